@@ -1,0 +1,1 @@
+"""Pure maths: advantages, divergence, credit rules, losses, estimators. No I/O."""

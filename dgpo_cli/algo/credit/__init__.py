@@ -1,0 +1,15 @@
+"""Credit rules: one file each, one line each in the union."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dgpo_cli.algo.credit.dgpo import DgpoCredit
+from dgpo_cli.algo.credit.entropy import EntropyCredit
+from dgpo_cli.algo.credit.uniform import UniformCredit
+
+CreditRule = Annotated[DgpoCredit | UniformCredit | EntropyCredit, Field(discriminator="rule")]
+
+__all__ = ["CreditRule", "DgpoCredit", "EntropyCredit", "UniformCredit"]

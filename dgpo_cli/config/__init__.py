@@ -1,0 +1,1 @@
+"""Typed settings, presets and where each value came from."""

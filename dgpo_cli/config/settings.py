@@ -1,0 +1,68 @@
+"""The whole tree of settings of a run, and the combinations that cannot work. No torch here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from dgpo_cli.algo.advantages import AdvantageSettings
+from dgpo_cli.algo.credit import CreditRule, DgpoCredit
+from dgpo_cli.algo.losses import ClipLoss, LossSettings
+from dgpo_cli.backends.settings import RolloutSettings
+from dgpo_cli.models.settings import AdapterSettings, ModelSettings, NoAdapter, ParallelSettings
+from dgpo_cli.prompts.settings import PromptSettings, SumsPrompts
+from dgpo_cli.rewards.settings import IntegerReward, RewardSettings
+from dgpo_cli.schema import Frozen
+
+
+class OptimSettings(Frozen):
+    """AdamW and how a batch is cut up for it."""
+
+    lr: float = Field(1e-6, gt=0, lt=1, description="Learning rate after the warm-up.")
+    warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises linearly.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="Course of the rate after the warm-up, down to 0 at train.steps."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first-moment decay.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second-moment decay.")
+    eps: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="The gradient is scaled down to this norm; 0 switches it off."
+    )
+    updates_per_step: int = Field(
+        1, ge=1, description="Optimiser updates on one rollout batch, each on its own groups."
+    )
+    micro_batch_size: int = Field(
+        8, ge=1, description="Completions in one forward and backward; moves memory, not numbers."
+    )
+
+
+class TrainSettings(Frozen):
+    """Length of the run and what it leaves behind."""
+
+    steps: int = Field(100, ge=1, description="Rollout batches to train on.")
+    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints.")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints that are kept.")
+    rollouts_every: int = Field(
+        10, ge=1, description="Steps between rollouts written to the run folder."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads for torch; 0 leaves it to torch.")
+
+
+class Settings(Frozen):
+    """Everything that decides what a run computes."""
+
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random in the run.")
+    model: ModelSettings = Field(ModelSettings(), description="The policy.")
+    adapter: AdapterSettings = Field(NoAdapter(), description="LoRA, or none for full training.")
+    prompts: PromptSettings = Field(SumsPrompts(), description="What is asked.")
+    rollout: RolloutSettings = Field(RolloutSettings(), description="How it is sampled.")
+    reward: RewardSettings = Field(IntegerReward(), description="How it is checked.")
+    advantage: AdvantageSettings = Field(AdvantageSettings(), description="Group advantages.")
+    credit: CreditRule = Field(DgpoCredit(), description="How credit is spread over tokens.")
+    loss: LossSettings = Field(ClipLoss(), description="The loss and its aggregation.")
+    optim: OptimSettings = Field(OptimSettings(), description="The optimiser.")
+    train: TrainSettings = Field(TrainSettings(), description="The run.")
+    parallel: ParallelSettings = Field(ParallelSettings(), description="Devices.")

@@ -1,0 +1,1 @@
+"""Loading, scoring, checkpoints."""

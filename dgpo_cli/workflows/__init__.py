@@ -1,0 +1,1 @@
+"""The commands as short compositions of the engine's verbs."""
