@@ -160,3 +160,80 @@ class SilentProgress:
 
     def phase(self, name: str, *, total: int, unit: str) -> AbstractContextManager[Advance]:
         return nullcontext(lambda amount: None)
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedToken:
+    """One completion token with the numbers behind its credit; entropy and logprob in nats."""
+
+    id: int
+    text: str
+    logprob: float
+    entropy: float
+    hellinger_sq: float
+    score: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedCompletion:
+    """One completion of a group, token by token. `advantage` is the completion's, not a token's."""
+
+    prompt_id: str
+    index: int
+    prompt: str
+    answer: str
+    outcome: Outcome
+    finish_reason: FinishReason
+    reward: float
+    advantage: float
+    effective_fraction: float
+    tokens: tuple[InspectedToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `dgpo inspect` shows: where the credit of some completions went.
+
+    rule: the credit rule that gave the weights; tau and kappa are None where it has none.
+    """
+
+    model: str
+    reference: str
+    rule: str
+    tau: float | None
+    kappa: float | None
+    completions: tuple[InspectedCompletion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemResult:
+    """How often one problem of a benchmark was solved in k samples."""
+
+    id: str
+    answer: str
+    correct: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `dgpo eval` reports; all shares and scores are between 0 and 1.
+
+    stderr_rerun: standard error over reruns with the same problems.
+    stderr_problems: standard error over problems drawn anew, clustered by problem.
+    pass_at_k: unbiased pass@j for some j up to k.
+    mean_tokens: mean completion tokens.
+    """
+
+    bench: str
+    k: int
+    n_problems: int
+    avg_at_k: float
+    stderr_rerun: float
+    stderr_problems: float
+    pass_at_k: dict[int, float]
+    maj_at_k: float
+    truncated: float
+    no_answer: float
+    mean_tokens: float
+    problems: tuple[ProblemResult, ...]
