@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dgpo_cli.schema import Frozen
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dgpo_cli.types import Credit, TokenStats
+
 
 class EntropyCredit(Frozen):
-    """w proportional to the entropy, row mean 1. Source: GTPO, arXiv 2508.04349."""
+    """w = T * H / sum H over the completion's own tokens, H the policy's entropy.
+
+    Takes from GTPO (Group Token Policy Optimization, arXiv 2508.04349) that unsure tokens get
+    more of the credit, in proportion to their entropy. It is not GTPO, which shares a bonus on
+    the reward among the completions of a group at the same position, weights wrong completions
+    by the inverse entropy, and normalises right and wrong ones apart.
+    """
 
     needs_reference: ClassVar[bool] = False
 
     rule: Literal["entropy"] = "entropy"
+
+    def credit(self, stats: TokenStats, mask: Tensor, *, vocab_size: int) -> Credit:
+        """Return the entropies as scores, and their weights, without gradient.
+
+        mask: bool [B, T]. A row whose entropies are all 0 has weights 1.
+        """
+        import torch
+
+        from dgpo_cli.algo.masked import masked_values
+        from dgpo_cli.types import Credit
+
+        with torch.no_grad():
+            scores = masked_values(stats.entropy.float().clamp(min=0.0), mask)
+            total = scores.sum(dim=1, keepdim=True)
+            lengths = mask.sum(dim=1, keepdim=True).to(scores.dtype)
+            shares = scores / torch.where(total > 0, total, torch.ones_like(total))
+            weights = torch.where(total > 0, shares * lengths, torch.ones_like(scores))
+            return Credit(scores=scores, weights=masked_values(weights, mask))

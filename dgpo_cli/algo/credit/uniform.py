@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dgpo_cli.schema import Frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dgpo_cli.types import Credit, TokenStats
 
 
 class UniformCredit(Frozen):
@@ -13,3 +18,12 @@ class UniformCredit(Frozen):
     needs_reference: ClassVar[bool] = False
 
     rule: Literal["uniform"] = "uniform"
+
+    def credit(self, stats: TokenStats, mask: Tensor, *, vocab_size: int) -> Credit:
+        """Return scores 0 and, where `mask` (bool [B, T]) is True, weights 1."""
+        import torch
+
+        from dgpo_cli.types import Credit
+
+        weights = mask.to(torch.float32)
+        return Credit(scores=torch.zeros_like(weights), weights=weights)

@@ -1,0 +1,64 @@
+"""What a batch's credit looks like, in numbers: how concentrated it is, and on what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dgpo_cli.types import Credit, StepMetrics, TokenStats
+
+QUANTILES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+
+
+def effective_fractions(weights: Tensor, mask: Tensor) -> Tensor:
+    """Return (sum w)^2 / (T sum w^2) of each row, float32 or better [B].
+
+    1: every token counts alike. 1/T: one token has it all. 0 for a row without tokens.
+    weights: [B, T]; mask: bool [B, T].
+    """
+    from dgpo_cli.algo.masked import masked_sum
+
+    total = masked_sum(weights, mask, dim=1)
+    squares = masked_sum(weights * weights, mask, dim=1) * mask.sum(dim=1)
+    return total * total / squares.clamp(min=1e-30)
+
+
+def credit_metrics(
+    stats: TokenStats,
+    credit: Credit,
+    mask: Tensor,  # bool [B, T]
+    *,
+    vocab_size: int,
+    has_reference: bool = True,
+) -> StepMetrics:
+    """Return the metrics of a whole batch, over its completion tokens.
+
+    Without a reference (`has_reference` False) there is no distance to report and
+    policy/hellinger_sq_* is left out.
+    """
+    from dgpo_cli.algo.credit.dgpo import entropy_gate
+    from dgpo_cli.algo.masked import masked_mean
+
+    fractions = effective_fractions(credit.weights, mask)
+    metrics = {
+        "credit/effective_fraction": float(masked_mean(fractions, mask.any(dim=1))),
+        "policy/entropy": float(masked_mean(stats.entropy, mask)),
+    }
+    metrics |= _quantiles("credit/weight", credit.weights, mask)
+    metrics |= _quantiles("credit/score", credit.scores, mask)
+    gate = entropy_gate(stats.entropy, vocab_size=vocab_size)
+    metrics |= _quantiles("policy/gate", gate, mask)
+    if has_reference:
+        metrics["policy/hellinger_sq_mean"] = float(masked_mean(stats.hellinger_sq, mask))
+        metrics |= _quantiles("policy/hellinger_sq", stats.hellinger_sq, mask)
+    return metrics
+
+
+def _quantiles(name: str, values: Tensor, mask: Tensor) -> StepMetrics:
+    from dgpo_cli.algo.masked import masked_quantiles
+
+    found = masked_quantiles(values, mask, levels=tuple(QUANTILES.values()))
+    return {f"{name}_{suffix}": value for suffix, value in zip(QUANTILES, found, strict=True)}
