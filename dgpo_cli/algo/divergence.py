@@ -6,6 +6,7 @@ vocabulary entry is -inf. V is the width of the logits.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -74,21 +75,22 @@ def hellinger_sq(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
 def _hellinger_sq(policy: Tensor, reference: Tensor, *, log_p: Tensor, work: Tensor) -> Tensor:
     """Sum 1/2 max(p, q) (1 - exp(-|log p - log q| / 2))^2; overwrites `log_p` and `work`.
 
-    Each term is (sqrt p - sqrt q)^2 without the cancellation: log p - log q is taken from the
-    logits themselves, whose difference is exact where it matters, and one shift for the row. A
-    rounding error e of that shift moves the sum by e * d + e^2 / 8 only, as p and q sum to 1.
+    Each term is (sqrt p - sqrt q)^2 without the cancellation. log p - log q comes from logits less
+    the largest of their row, which loses no digits where p is large, and one shift for the row. A
+    rounding error e of the shift moves the sum by e * d + e^2 / 8 only, as p and q sum to 1.
     """
     import torch
 
+    top_p = policy.amax(dim=-1, keepdim=True)
+    top_q = reference.amax(dim=-1, keepdim=True)
+    torch.sub(policy, top_p, out=work)
+    work.sub_(reference - top_q)
+    # -inf less -inf: the entry is masked out in both, and max(p, q) = 0 takes it away below.
+    work.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
     log_q = torch.log_softmax(reference, dim=-1)
-    # The largest logit less the largest log-probability is the log-sum-exp of the row.
-    shift = policy.amax(dim=-1, keepdim=True) - reference.amax(dim=-1, keepdim=True)
-    shift -= log_p.amax(dim=-1, keepdim=True) - log_q.amax(dim=-1, keepdim=True)
-    torch.sub(policy, reference, out=work)
-    # -inf less -inf: the entry is masked out in both and max(p, q) = 0 takes it away.
-    inf = float("inf")
-    work.nan_to_num_(nan=0.0, posinf=inf, neginf=-inf)
-    work.sub_(shift).abs_().mul_(-0.5)
+    # The largest log-probability is minus the log of the row's sum of exp(logit - largest).
+    work.add_(log_p.amax(dim=-1, keepdim=True) - log_q.amax(dim=-1, keepdim=True))
+    work.abs_().mul_(-0.5)
     torch.expm1(work, out=work)
     torch.maximum(log_p, log_q, out=log_p).exp_()
     return work.square_().mul_(log_p).sum(dim=-1).mul_(0.5).clamp_(max=1.0)
