@@ -1,0 +1,137 @@
+"""Combinations of settings that cannot work, cannot train, or are not built in this version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dgpo_cli.config.settings import Settings
+from dgpo_cli.errors import BackendError, ConfigError
+from dgpo_cli.rewards.settings import IntegerReward
+
+
+def always_wrong(settings: Settings) -> Iterator[str]:
+    """Yield one line for each combination that no command can use."""
+    reward = settings.reward
+    if reward.correct <= reward.wrong:
+        yield (
+            f"reward.correct={reward.correct:g}: must be greater than "
+            f"reward.wrong={reward.wrong:g}; set reward.correct higher"
+        )
+    if (
+        isinstance(reward, IntegerReward)
+        and reward.minimum is not None
+        and reward.maximum is not None
+        and reward.minimum > reward.maximum
+    ):
+        yield (
+            f"reward.minimum={reward.minimum}: is above reward.maximum={reward.maximum}, so no "
+            "answer is in range; set reward.minimum lower"
+        )
+    if settings.parallel.kind == "single" and settings.parallel.gpus > 1:
+        yield (
+            f"parallel.gpus={settings.parallel.gpus}: parallel.kind=single uses one device; "
+            "set parallel.gpus=1, or parallel.kind=fsdp2"
+        )
+
+
+def check_trainable(settings: Settings) -> None:
+    """Refuse settings that can sample and evaluate but not train.
+
+    Raises:
+        ConfigError: one line for each thing that is wrong.
+    """
+    lines = [*_sampling(settings), *_batch(settings), *_optimiser(settings), *_weights(settings)]
+    if lines:
+        raise ConfigError("\n".join(lines))
+
+
+def _sampling(settings: Settings) -> Iterator[str]:
+    rollout = settings.rollout
+    if rollout.group_size < 2:
+        yield (
+            f"rollout.group_size={rollout.group_size}: needs at least 2, because an advantage "
+            "compares completions of one prompt; set rollout.group_size=16"
+        )
+    if rollout.top_p < 1:
+        yield (
+            f"rollout.top_p={rollout.top_p:g}: training would need a correction for the tokens "
+            "cut off, which there is none of; set rollout.top_p=1"
+        )
+    if rollout.top_k > 0:
+        yield (
+            f"rollout.top_k={rollout.top_k}: training would need a correction for the tokens "
+            "cut off, which there is none of; set rollout.top_k=0"
+        )
+
+
+def _batch(settings: Settings) -> Iterator[str]:
+    rollout, optim = settings.rollout, settings.optim
+    if rollout.prompts_per_step % optim.updates_per_step:
+        yield (
+            f"optim.updates_per_step={optim.updates_per_step}: does not divide "
+            f"rollout.prompts_per_step={rollout.prompts_per_step}; set a divisor of it"
+        )
+        return
+    batch = rollout.prompts_per_step // optim.updates_per_step * rollout.group_size
+    if optim.micro_batch_size > batch:
+        yield (
+            f"optim.micro_batch_size={optim.micro_batch_size}: is larger than the {batch} "
+            f"completions of one update (rollout.prompts_per_step={rollout.prompts_per_step} x "
+            f"rollout.group_size={rollout.group_size} / optim.updates_per_step="
+            f"{optim.updates_per_step}); set optim.micro_batch_size={batch} or less"
+        )
+
+
+def _optimiser(settings: Settings) -> Iterator[str]:
+    optim, steps = settings.optim, settings.train.steps
+    if optim.schedule != "constant" and optim.warmup_steps >= steps:
+        yield (
+            f"optim.warmup_steps={optim.warmup_steps}: leaves nothing of train.steps={steps} for "
+            f"optim.schedule={optim.schedule}; set optim.warmup_steps below {steps}, or "
+            "optim.schedule=constant"
+        )
+    if settings.advantage.baseline == "leave-one-out" and settings.advantage.std == "group":
+        yield (
+            "advantage.baseline=leave-one-out: divided by the group's deviation it is group-mean "
+            "times a constant; set advantage.std=none, or advantage.baseline=group-mean"
+        )
+
+
+def _weights(settings: Settings) -> Iterator[str]:
+    model = settings.model
+    if settings.adapter.kind != "none":
+        return
+    if model.quantization != "none":
+        yield (
+            f"model.quantization={model.quantization}: weights in 4 bits cannot be trained; "
+            "set adapter.kind=lora, or model.quantization=none"
+        )
+    if model.dtype != "float32":
+        yield (
+            f"model.dtype={model.dtype}: small updates of the weights are lost in its rounding; "
+            "set model.dtype=float32, or adapter.kind=lora"
+        )
+
+
+def check_built(settings: Settings, *, prompts: bool = True) -> None:
+    """Refuse settings that are valid but that this version cannot run.
+
+    prompts: whether the command draws from settings.prompts; rollout and eval bring their own.
+
+    Raises:
+        BackendError: one line that says what is missing and what to set to run now.
+    """
+    missing = []
+    backend, quantization = settings.rollout.backend.kind, settings.model.quantization
+    if backend != "hf":
+        missing.append(f"rollout.backend.kind={backend} (set rollout.backend.kind=hf)")
+    if settings.parallel.kind != "single":
+        missing.append(
+            f"parallel.kind={settings.parallel.kind} (set parallel.kind=single parallel.gpus=1)"
+        )
+    if quantization != "none":
+        missing.append(f"model.quantization={quantization} (set model.quantization=none)")
+    if prompts and settings.prompts.kind == "hub":
+        missing.append("prompts.kind=hub (set prompts.kind=file prompts.path=FILE.jsonl)")
+    if missing:
+        raise BackendError(f"not built in this version: {', '.join(missing)}")

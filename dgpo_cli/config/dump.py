@@ -1,0 +1,52 @@
+"""Writes resolved settings: as TOML for the run folder, as rows for --dry-run."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dgpo_cli.config.explain import shown
+from dgpo_cli.config.load import DEFAULT, Resolved
+from dgpo_cli.config.tree import flatten
+
+
+class Row(NamedTuple):
+    """One setting as --dry-run shows it."""
+
+    key: str
+    value: str
+    source: str
+
+
+def describe(resolved: Resolved) -> list[Row]:
+    """Return every setting with its value and the layer it came from, in the order of the tree."""
+    return [
+        Row(key, "(unset)" if value is None else shown(value), resolved.sources[key])
+        for key, value in flatten(resolved.settings).items()
+    ]
+
+
+def dump_toml(resolved: Resolved) -> str:
+    """Return all settings as TOML that resolves to equal settings.
+
+    A comment names the layer of each value that is not a default. Unset values are left out: they
+    are unset by default.
+    """
+    import tomlkit
+
+    document = tomlkit.document()
+    for key, value in flatten(resolved.settings).items():
+        if value is None:
+            continue
+        *path, name = key.split(".")
+        table: tomlkit.TOMLDocument | tomlkit.items.Table = document
+        for part in path:
+            if part not in table:
+                table.add(part, tomlkit.table())
+            inner = table[part]
+            assert isinstance(inner, tomlkit.items.Table)
+            table = inner
+        item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
+        if resolved.sources[key] != DEFAULT:
+            item.comment(f"from {resolved.sources[key]}")
+        table.add(name, item)
+    return tomlkit.dumps(document)

@@ -1,0 +1,149 @@
+"""Turns what is wrong with a setting into one line: the value, the setting, the fix."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dgpo_cli.config.layers import Argument
+from dgpo_cli.config.tree import Choice, known_leaves, locate
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
+
+_WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
+
+
+def shown(value: object) -> str:
+    """Write a value as it would be typed after --set."""
+    if isinstance(value, Argument):
+        return value.raw
+    if isinstance(value, str):
+        return value
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(_in_list(item) for item in value)}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def _in_list(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else shown(value)
+
+
+def unknown_key(key: str, *, source: str) -> str:
+    """Say that a setting does not exist, and which known one was most likely meant."""
+    near = nearest_key(key)
+    hint = f"did you mean {near}?" if near else "--dry-run lists all settings"
+    return f"{key} ({source}): unknown setting; {hint}"
+
+
+def nearest_key(key: str) -> str | None:
+    """Return the known dotted name closest to `key`, by its last part or as a whole."""
+    known = list(known_leaves())
+    leaf = key.rpartition(".")[2]
+    same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
+    if same_leaf:
+        return max(same_leaf, key=lambda name: _likeness(key, name))
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    if near:
+        return near[0]
+    leaves = {name.rpartition(".")[2]: name for name in known}
+    near_leaves = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)
+    return leaves[near_leaves[0]] if near_leaves else None
+
+
+def _likeness(key: str, name: str) -> float:
+    return difflib.SequenceMatcher(None, key, name).ratio()
+
+
+def foreign_key(key: str, *, source: str, prefix: str, tag: str, choice: Choice) -> str:
+    """Say that a setting belongs to another variant of its section than the chosen one."""
+    name = key.removeprefix(f"{prefix}.")
+    owners = [v for v, model in choice.variants.items() if name in model.model_fields]
+    return (
+        f"{key} ({source}): {choice.tag} {tag} has no {name}; "
+        f"set {prefix}.{choice.tag}={' or '.join(owners)}, or leave it out"
+    )
+
+
+def unknown_tag(key: str, *, value: object, choice: Choice) -> str:
+    """Say that a section has no such variant."""
+    return f"{key}={shown(value)}: {_one_of(shown(value), list(choice.variants))}"
+
+
+def not_a_section(key: str, *, value: object, source: str, inner: Iterable[str]) -> str:
+    """Say that a value was given where a section stands."""
+    names = ", ".join(f"{key}.{name}" for name in inner)
+    return f"{key}={shown(value)} ({source}): is a section, not a value; it has {names}"
+
+
+def _one_of(value: str, choices: Sequence[str]) -> str:
+    near = difflib.get_close_matches(value, choices, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"must be one of {', '.join(choices)}{hint}"
+
+
+def invalid_values(error: ValidationError, *, sources: Mapping[str, str]) -> Iterator[str]:
+    """Yield one line for each setting that pydantic refuses."""
+    seen: set[str] = set()
+    for details in error.errors(include_url=False):
+        key, field = locate(details["loc"])
+        if key in seen:  # each arm of a union of plain types complains
+            continue
+        seen.add(key)
+        source = sources.get(key, "")
+        origin = f" ({source})" if source not in ("", "--set") else ""
+        given = "" if details["type"] == "missing" else f"={shown(details['input'])}"
+        yield f"{key}{given}{origin}: {_problem(details)}{_fix(details, field)}"
+
+
+def _problem(details: ErrorDetails) -> str:
+    """Put pydantic's complaint into the words of the other messages."""
+    context: dict[str, Any] = details.get("ctx", {})
+    kind = details["type"]
+    match kind:
+        case "greater_than":
+            return f"must be greater than {context['gt']:g}"
+        case "greater_than_equal":
+            return f"must be at least {context['ge']:g}"
+        case "less_than":
+            return f"must be less than {context['lt']:g}"
+        case "less_than_equal":
+            return f"must be at most {context['le']:g}"
+        case "literal_error":
+            choices = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            return _one_of(shown(details["input"]), choices)
+        case "missing":
+            return "is required"
+        case "too_short" | "string_too_short":
+            return "must not be empty"
+        case "finite_number":
+            return "must be finite"
+        case "tuple_type":
+            return "must be a list, such as [1, 2]"
+        case "string_pattern_mismatch":
+            return "is not of the right form"
+    for start, wanted in (
+        ("int_", "a whole number"),
+        ("float_", "a number"),
+        ("bool_", "true or false"),
+        ("string_", "text"),
+    ):
+        if kind.startswith(start):
+            return f"must be {wanted}"
+    return details["msg"].lower()
+
+
+def _fix(details: ErrorDetails, field: FieldInfo | None) -> str:
+    if field is None or details["type"] == "literal_error":
+        return ""
+    example = ""
+    if not field.is_required() and field.default is not None and field.default != details["input"]:
+        example = f"; set for example {shown(field.default)}"
+    return f"{example} ({field.description})" if field.description else example

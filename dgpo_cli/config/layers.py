@@ -1,0 +1,100 @@
+"""Reads one layer of settings: a TOML file, a preset, --set arguments, flags."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dgpo_cli.config.presets import preset_text
+from dgpo_cli.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A value typed after --set: `parsed` as TOML where it can be, else the same as `raw`."""
+
+    raw: str
+    parsed: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Settings from one place. `name` is what the user is shown: "preset tiny", "--seed"."""
+
+    name: str
+    tree: Mapping[str, Any]
+
+
+def preset_layer(name: str) -> Layer:
+    """Read a preset. Raises ConfigError if there is none of that name."""
+    return Layer(f"preset {name}", _settings_of(preset_text(name), f"preset {name}"))
+
+
+def file_layer(path: Path) -> Layer:
+    """Read a settings file. Raises ConfigError if it cannot be read or is not TOML."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config={path}: is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        reason = (error.strerror or "cannot be read").lower()
+        raise ConfigError(f"--config={path}: {reason}; give a TOML file") from error
+    return Layer(f"file {path}", _settings_of(text, f"file {path}"))
+
+
+def _settings_of(text: str, name: str) -> dict[str, Any]:
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: is not valid TOML: {error}") from error
+    if isinstance(tree.get("description"), str):
+        del tree["description"]  # says what the recipe is for; no setting
+    return tree
+
+
+def set_layer(arguments: Sequence[str]) -> Layer:
+    """Read the arguments of --set, the last one winning. Raises ConfigError without a '='."""
+    tree: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, raw = argument.partition("=")
+        parts = [part.strip() for part in key.split(".")]
+        if not equals or not all(parts):
+            raise ConfigError(
+                f"--set {argument}: needs the form key=value, for example --set optim.lr=1e-6"
+            )
+        _insert(tree, parts, _parse(raw.strip()))
+    return Layer("--set", tree)
+
+
+def flag_layers(flags: Mapping[str, tuple[str, Any]]) -> list[Layer]:
+    """Make a layer of each flag; `flags` maps dotted leaves to the flag's name and value."""
+    layers = []
+    for key, (name, value) in flags.items():
+        tree: dict[str, Any] = {}
+        _insert(tree, key.split("."), value)
+        layers.append(Layer(name, tree))
+    return layers
+
+
+def _insert(tree: dict[str, Any], parts: Sequence[str], value: Any) -> None:
+    node = tree
+    for part in parts[:-1]:
+        inner = node.get(part)
+        if not isinstance(inner, dict):
+            inner = node[part] = {}
+        node = inner
+    node[parts[-1]] = value
+
+
+def _parse(raw: str) -> Argument | dict[str, Any]:
+    try:
+        table = tomllib.loads(f"value = {raw}")
+    except tomllib.TOMLDecodeError:
+        return Argument(raw, raw)
+    if table.keys() != {"value"}:  # a line break let a second key in
+        return Argument(raw, raw)
+    value = table["value"]
+    return value if isinstance(value, dict) else Argument(raw, value)

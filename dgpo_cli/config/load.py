@@ -1,0 +1,185 @@
+"""Puts the layers of settings on top of each other and says where each value came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from dgpo_cli.config import explain
+from dgpo_cli.config.checks import always_wrong
+from dgpo_cli.config.layers import Argument, Layer, file_layer, flag_layers, preset_layer, set_layer
+from dgpo_cli.config.settings import Settings
+from dgpo_cli.config.tree import Choice, Model, arms, flatten, nest, section
+from dgpo_cli.errors import ConfigError
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Settings of a run. `sources` maps each dotted leaf to the layer that its value is from."""
+
+    settings: Settings
+    sources: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def resolve(
+    *,
+    preset: str | None = None,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, tuple[str, Any]] | None = None,
+) -> Resolved:
+    """Resolve settings: defaults < preset or file < overrides (--set) < flags.
+
+    overrides: "a.b=value", the value written as TOML or as a bare string.
+    flags: dotted leaf to (name of the flag, value).
+    Where a layer changes the tag of a union, lower values that the new variant lacks are dropped
+    and noted.
+
+    Raises:
+        ConfigError: one line for each thing that is wrong.
+    """
+    if preset is not None and config is not None:
+        raise ConfigError(f"--preset={preset} and --config={config}: give one of them")
+    stack = _Stack()
+    if preset is not None:
+        stack.put(preset_layer(preset))
+    if config is not None:
+        stack.put(file_layer(config))
+    for layer in (set_layer(overrides), *flag_layers(flags or {})):
+        stack.put(layer)
+    return stack.resolved()
+
+
+@dataclass(slots=True)
+class _Stack:
+    """The values so far, as dotted leaves, while layers are put on top."""
+
+    values: dict[str, Any] = field(default_factory=lambda: flatten(Settings()))
+    sources: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def put(self, layer: Layer) -> None:
+        self._section(Settings, "", layer.tree, layer.name)
+
+    def resolved(self) -> Resolved:
+        try:
+            settings = Settings.model_validate(nest(self.values))
+        except ValidationError as error:
+            self.errors += explain.invalid_values(error, sources=self.sources)
+        else:
+            self.errors += always_wrong(settings)
+        if self.errors:
+            raise ConfigError("\n".join(self.errors))
+        sources = {key: self.sources.get(key, DEFAULT) for key in flatten(settings)}
+        return Resolved(settings, sources, tuple(self.notes))
+
+    def _section(self, model: Model, prefix: str, tree: Mapping[str, Any], source: str) -> None:
+        for name, value in tree.items():
+            key = f"{prefix}{name}"
+            known = model.model_fields.get(name)
+            inner = section(known) if known is not None else None
+            if known is None or (inner is None and isinstance(value, Mapping)):
+                self._unknown(key, value, source)
+            elif inner is None:
+                self.values[key] = _typed(known, value)
+                self.sources[key] = source
+            elif not isinstance(value, Mapping):
+                names = [inner.tag] if isinstance(inner, Choice) else list(inner.model_fields)
+                self.errors.append(
+                    explain.not_a_section(key, value=value, source=source, inner=names)
+                )
+            elif isinstance(inner, Choice):
+                self._choice(inner, key, value, source)
+            else:
+                self._section(inner, f"{key}.", value, source)
+
+    def _choice(self, choice: Choice, prefix: str, tree: Mapping[str, Any], source: str) -> None:
+        tag_key = f"{prefix}.{choice.tag}"
+        given = tree.get(choice.tag, self.values[tag_key])
+        tag = given.raw if isinstance(given, Argument) else given
+        if tag not in choice.variants:
+            self.errors.append(explain.unknown_tag(tag_key, value=given, choice=choice))
+            return
+        if tag != self.values[tag_key]:
+            self._switch(choice, prefix, tag)
+        own = choice.variants[tag].model_fields
+        others = {name for model in choice.variants.values() for name in model.model_fields}
+        foreign = [name for name in tree if name in others and name not in own]
+        self.errors += [
+            explain.foreign_key(
+                f"{prefix}.{name}", source=source, prefix=prefix, tag=tag, choice=choice
+            )
+            for name in foreign
+        ]
+        rest = {name: value for name, value in tree.items() if name not in foreign}
+        self._section(choice.variants[tag], f"{prefix}.", rest, source)
+
+    def _switch(self, choice: Choice, prefix: str, tag: str) -> None:
+        """Change a section's variant: keep what both have, drop and note the rest."""
+        variant = choice.variants[tag]
+        for key in [key for key in self.values if key.startswith(f"{prefix}.")]:
+            name = key.removeprefix(f"{prefix}.").partition(".")[0]
+            source = self.sources.get(key)
+            if source is not None and name in variant.model_fields:
+                continue
+            del self.values[key]
+            if source is not None:
+                del self.sources[key]
+                self.notes.append(
+                    f"{key} from {source} is dropped: {choice.tag} {tag} has no {name}"
+                )
+        for key, value in _defaults(variant, f"{prefix}.").items():
+            self.values.setdefault(key, value)
+        self.values[f"{prefix}.{choice.tag}"] = tag
+
+    def _unknown(self, key: str, value: object, source: str) -> None:
+        if isinstance(value, Mapping) and value:
+            for name, inner in value.items():
+                self._unknown(f"{key}.{name}", inner, source)
+        else:
+            self.errors.append(explain.unknown_key(key, source=source))
+
+
+def _defaults(model: Model, prefix: str) -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, known in model.model_fields.items():
+        if known.is_required():
+            continue
+        value = known.get_default(call_default_factory=True, validated_data={})
+        leaves |= (
+            flatten(value, f"{prefix}{name}.") if section(known) else {f"{prefix}{name}": value}
+        )
+    return leaves
+
+
+def _typed(known: FieldInfo, value: Any) -> Any:
+    """Choose how to read a value: as TOML gave it, or as the bare text that was typed.
+
+    Nothing after the "=" clears a setting that may be unset. Pydantic would take true for 1, so
+    a bool where none belongs is left as text, which it refuses.
+    """
+    plain = arms(known.annotation)
+    if not isinstance(value, Argument):
+        misplaced = isinstance(value, bool) and not {bool, str} & set(plain)
+        return str(value).lower() if misplaced else value
+    if value.raw == "" and type(None) in plain:
+        return None
+    adapter: TypeAdapter[Any] = TypeAdapter(known.annotation or Any)
+    for candidate in (value.parsed, value.raw):
+        if isinstance(candidate, bool) and bool not in plain:
+            continue
+        try:
+            adapter.validate_python(candidate)
+        except ValidationError:
+            continue
+        return candidate
+    return value.raw

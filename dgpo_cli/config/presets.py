@@ -1,0 +1,59 @@
+"""The recipes that come with dgpo: list, read, copy. Standard library only, so it is fast."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from dgpo_cli.errors import ConfigError
+from dgpo_cli.resources import resource_dir
+
+
+@dataclass(frozen=True, slots=True)
+class PresetInfo:
+    """A preset's name and what it is for, in one line."""
+
+    name: str
+    description: str
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the names of all presets, sorted."""
+    return tuple(sorted(path.stem for path in resource_dir("presets").glob("*.toml")))
+
+
+def list_presets() -> tuple[PresetInfo, ...]:
+    """Return all presets with their descriptions, sorted by name."""
+    return tuple(
+        PresetInfo(name, str(tomllib.loads(preset_text(name)).get("description", "")))
+        for name in preset_names()
+    )
+
+
+def preset_text(name: str) -> str:
+    """Return a preset's TOML, comments and all. Raises ConfigError if there is none."""
+    names = preset_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"preset {name}: not known; {hint}presets are {', '.join(names)}")
+    return (resource_dir("presets") / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def copy_preset(name: str, destination: Path) -> Path:
+    """Copy a preset to a file, or into a folder under its own name, and return that file.
+
+    Raises ConfigError if there is no such preset, the file exists already, or its folder does not.
+    """
+    text = preset_text(name)
+    target = destination / f"{name}.toml" if destination.is_dir() else destination
+    if not target.parent.is_dir():
+        raise ConfigError(f"{target}: there is no folder {target.parent}; make it first")
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise ConfigError(f"{target}: exists already; give another name or remove it") from error
+    return target
