@@ -36,11 +36,17 @@ class SumsPrompts(TemplateFields):
 
 
 class FilePrompts(TemplateFields):
-    """Problems and answers from a local JSONL file."""
+    """Problems and answers from a local file: JSONL, JSON (a list), CSV or Parquet."""
 
     kind: Literal["file"] = "file"
-    path: str = Field(min_length=1, description="The JSONL file.")
-    problem_column: str = Field("problem", min_length=1, description="Field with the problem.")
+    path: str = Field(
+        min_length=1, description="The file; its suffix says what it is, JSONL where unknown."
+    )
+    problem_column: str = Field(
+        "problem",
+        min_length=1,
+        description="Field with the problem: text, or a list of chat messages; a.b for nested.",
+    )
     answer_column: str = Field("answer", min_length=1, description="Field with the answer.")
 
 
