@@ -1,0 +1,60 @@
+"""The protocol that every sampler follows: token ids in, completions out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from dgpo_cli.types import Completion, Progress
+
+if TYPE_CHECKING:
+    from dgpo_cli.backends.settings import RolloutSettings
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """What moves the distribution that tokens are drawn from.
+
+    temperature 0 is greedy; top_k 0 and top_p 1 keep every token.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_completion_tokens: int
+
+    @classmethod
+    def of(cls, settings: RolloutSettings) -> SamplingParams:
+        return cls(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            max_completion_tokens=settings.max_completion_tokens,
+        )
+
+
+class Sampler(Protocol):
+    """Draws completions of prompts from the current policy."""
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[Sequence[int]],
+        params: SamplingParams,
+        progress: Progress,
+    ) -> list[tuple[Completion, ...]]:
+        """Return len(seeds[i]) completions of prompt i, one for each of its seeds.
+
+        Args:
+            prompts: token ids of P prompts.
+            seeds: a seed for every completion wanted of each prompt. A completion depends on
+                the weights, the prompt, the parameters and its own seed, not on its neighbours
+                (up to the rounding of the model's own arithmetic).
+        """
+        ...
+
+    def sync(self, *, policy_version: int) -> None:
+        """Sample from the policy's present weights from now on, and call them that version."""
+        ...

@@ -1,0 +1,95 @@
+"""Draws next tokens from logits, with a stream of uniform numbers of its own for every row.
+
+One uniform number a token and the inverse of the cumulative distribution: what a row draws
+depends on its seed and its logits alone, so that batching, order and resuming cannot move it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dgpo_cli.backends.base import SamplingParams
+
+_BLOCK = 1024
+
+
+class UniformStreams:
+    """A counter-based stream (Philox) of uniform numbers in [0, 1) for each seed."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        import numpy as np
+
+        self._streams = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
+        self._block = torch.empty(len(seeds), 0, dtype=torch.float64)
+        self._start = 0
+
+    def at(self, position: int) -> Tensor:
+        """Return number `position` of every stream, float64 [B]. Positions must not go back."""
+        import numpy as np
+
+        if position >= self._start + self._block.shape[1]:
+            self._start += self._block.shape[1]
+            assert position == self._start
+            # The first block is small: most completions are short, drawing ahead costs time.
+            size = min(_BLOCK, max(64, position))
+            block = np.stack([stream.random(size) for stream in self._streams])
+            self._block = torch.from_numpy(block)
+        return self._block[:, position - self._start]
+
+
+def draw_tokens(
+    logits: Tensor, *, uniforms: Tensor, params: SamplingParams
+) -> tuple[Tensor, Tensor]:
+    """Draw one token a row.
+
+    Args:
+        logits: float32 [B, V], not yet divided by the temperature.
+        uniforms: float64 [B] in [0, 1).
+
+    Returns:
+        tokens int64 [B], and their log-probabilities float32 [B] in nats under the logits
+        divided by the temperature (under the plain logits when greedy). top_p and top_k decide
+        what is drawn but do not change these log-probabilities.
+    """
+    if params.temperature == 0:
+        tokens = logits.argmax(dim=-1)
+        logprobs = torch.log_softmax(logits, dim=-1)
+        return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+    logprobs = torch.log_softmax(logits / params.temperature, dim=-1)
+    probs = logprobs.exp()
+    kept = _keep(probs, params=params)
+    tokens = _invert(kept, uniforms=uniforms)
+    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+
+def _keep(probs: Tensor, *, params: SamplingParams) -> Tensor:
+    """Zero the probabilities outside top_k and the nucleus; rows then sum to at most 1."""
+    vocab_size = probs.shape[-1]
+    if 0 < params.top_k < vocab_size:
+        # By rank and not by value: with ties the k-th value would let more than k pass.
+        ranked = probs.topk(params.top_k, dim=-1)
+        probs = torch.zeros_like(probs).scatter_(-1, ranked.indices, ranked.values)
+    if params.top_p < 1.0:
+        ranked_probs, order = probs.sort(dim=-1, descending=True, stable=True)
+        total = ranked_probs.sum(dim=-1, keepdim=True)
+        before = ranked_probs.cumsum(dim=-1) - ranked_probs
+        ranked_probs = ranked_probs.masked_fill(before >= params.top_p * total, 0.0)
+        probs = torch.zeros_like(probs).scatter_(-1, order, ranked_probs)
+    return probs
+
+
+def _invert(probs: Tensor, *, uniforms: Tensor) -> Tensor:
+    """Return the token at which the cumulative distribution passes each uniform, int64 [B]."""
+    # float64: over 150,000 tokens a float32 sum loses the ends of the distribution.
+    cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
+    target = uniforms.to(cumulative.device)[:, None] * cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    # Rounding can put the target on the very end; the last token with any probability is meant.
+    last = probs.shape[-1] - 1 - (probs.flip(-1) > 0).to(torch.int8).argmax(dim=-1)
+    return torch.minimum(tokens, last)

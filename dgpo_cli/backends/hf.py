@@ -1,0 +1,191 @@
+"""Samples with the policy itself through transformers' own forward pass and cache.
+
+transformers' `generate` is not used: it prefills each prompt once per completion, goes on
+computing rows that have ended, draws from one global generator (so a completion would depend on
+its neighbours) and applies the checkpoint's default top_k unless told otherwise.
+`benchmarks/sampling.py` compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dgpo_cli.backends.draw import UniformStreams, draw_tokens
+from dgpo_cli.types import Advance, Completion, FinishReason, Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dgpo_cli.backends.base import SamplingParams
+    from dgpo_cli.backends.generator import Generator
+
+# Rows that have ended are cut out of the cache when they are at least this share of it: cutting
+# copies the cache, so that doing it for every single row would cost more than it saves.
+_COMPACT_SHARE = 0.2
+
+
+class HfSampler:
+    """The sampler of `rollout.backend.kind = "hf"`."""
+
+    def __init__(self, generator: Generator, *, batch_size: int) -> None:
+        self._generator = generator
+        self._batch_size = batch_size
+        self._policy_version = 0
+
+    def sync(self, *, policy_version: int) -> None:
+        """The sampler holds the policy itself: only the version has to move."""
+        self._policy_version = policy_version
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[Sequence[int]],
+        params: SamplingParams,
+        progress: Progress,
+    ) -> list[tuple[Completion, ...]]:
+        """See Sampler.sample. Longest prompts first, `batch_size` completions side by side."""
+        rows = [(i, j) for i in range(len(prompts)) for j in range(len(seeds[i]))]
+        rows.sort(key=lambda row: -len(prompts[row[0]]))
+        found: dict[tuple[int, int], Completion] = {}
+        with progress.phase("sampling", total=len(rows), unit="completions") as advance:
+            for start in range(0, len(rows), self._batch_size):
+                chunk = rows[start : start + self._batch_size]
+                sampled = _Rollout(
+                    self._generator,
+                    prompts=[prompts[i] for i, _ in chunk],
+                    seeds=[seeds[i][j] for i, j in chunk],
+                    params=params,
+                ).run(advance)
+                for row, (ids, logprobs) in zip(chunk, sampled, strict=True):
+                    found[row] = self._completion(ids, logprobs, seed=seeds[row[0]][row[1]])
+        return [tuple(found[i, j] for j in range(len(seeds[i]))) for i in range(len(prompts))]
+
+    def _completion(
+        self, ids: tuple[int, ...], logprobs: tuple[float, ...], *, seed: int
+    ) -> Completion:
+        stopped = bool(ids) and ids[-1] in self._generator.stop_ids
+        reason: FinishReason = "stop" if stopped else "length"
+        return Completion(
+            token_ids=ids,
+            sampling_logprobs=logprobs,
+            text=self._generator.decode(ids[:-1] if stopped else ids),
+            finish_reason=reason,
+            policy_version=self._policy_version,
+            seed=seed,
+        )
+
+
+class _Rollout:
+    """One batch of rows from prompts to the end of the last completion."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        params: SamplingParams,
+    ) -> None:
+        self._generator = generator
+        self._prompts = prompts
+        self._params = params
+        self._uniforms = UniformStreams(seeds)
+        self._stop = torch.tensor(sorted(generator.stop_ids), device=generator.device)
+        self._rows = torch.arange(len(prompts), device=generator.device)  # row of each cache line
+        self._cache: Any = None
+        self._mask = torch.empty(0)
+        self._positions = torch.empty(0)
+
+    @torch.inference_mode()
+    def run(self, advance: Advance) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+        """Return the token ids and log-probabilities of each row, EOS included."""
+        count, limit = len(self._prompts), self._params.max_completion_tokens
+        device = self._generator.device
+        lengths = torch.full((count,), limit, device=device)
+        columns: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, tokens, logprobs of one position
+        alive = torch.ones(count, dtype=torch.bool, device=device)  # of the cache lines
+        logits = self._prefill()
+        for position in range(limit):
+            uniforms = self._uniforms.at(position)[self._rows.cpu()]
+            tokens, logprobs = draw_tokens(logits, uniforms=uniforms, params=self._params)
+            columns.append((self._rows, tokens, logprobs))
+            ended = alive & torch.isin(tokens, self._stop)
+            if position + 1 == limit:
+                ended = alive
+            lengths[self._rows[ended]] = position + 1
+            alive = alive & ~ended
+            advance(int(ended.sum()))
+            if not bool(alive.any()):
+                break
+            if 1.0 - float(alive.float().mean()) >= _COMPACT_SHARE:
+                tokens, alive = self._compact(tokens, alive=alive)
+            logits = self._decode(tokens)
+        return _gather(columns, lengths=lengths)
+
+    def _prefill(self) -> Tensor:
+        """Run each distinct prompt once; return the first logits of every row, float32 [B, V]."""
+        distinct = list(dict.fromkeys(map(tuple, self._prompts)))
+        place = {prompt: i for i, prompt in enumerate(distinct)}
+        ids, mask = left_pad(distinct, pad_id=self._generator.pad_id)
+        ids, mask = ids.to(self._generator.device), mask.to(self._generator.device)
+        positions = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
+        self._cache = self._generator.new_cache()
+        logits = self._generator.next_logits(
+            ids, attention_mask=mask.long(), position_ids=positions, cache=self._cache
+        )
+        spread = torch.tensor([place[tuple(p)] for p in self._prompts], device=logits.device)
+        self._cache.batch_select_indices(spread)
+        self._mask = mask.long()[spread]
+        self._positions = positions[spread, -1:]
+        return logits[spread]
+
+    def _decode(self, tokens: Tensor) -> Tensor:
+        """Feed one token a row; return the next logits, float32 [B, V]."""
+        self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
+        self._positions = self._positions + 1
+        return self._generator.next_logits(
+            tokens[:, None],
+            attention_mask=self._mask,
+            position_ids=self._positions,
+            cache=self._cache,
+        )
+
+    def _compact(self, tokens: Tensor, *, alive: Tensor) -> tuple[Tensor, Tensor]:
+        """Drop the cache lines of rows that have ended."""
+        keep = alive.nonzero()[:, 0]
+        self._cache.batch_select_indices(keep)
+        self._mask, self._positions = self._mask[keep], self._positions[keep]
+        self._rows = self._rows[keep]
+        return tokens[keep], alive[keep]
+
+
+def left_pad(prompts: Sequence[Sequence[int]], *, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Return ids int64 [P, L] and mask bool [P, L], padded on the left to the longest prompt."""
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), pad_id)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.bool)
+    for i, prompt in enumerate(prompts):
+        ids[i, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[i, longest - len(prompt) :] = True
+    return ids, mask
+
+
+def _gather(
+    columns: list[tuple[Tensor, Tensor, Tensor]], *, lengths: Tensor
+) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    """Turn the columns (one a position) into rows cut at their lengths."""
+    shape = (len(lengths), len(columns))
+    ids = torch.zeros(shape, dtype=torch.long, device=lengths.device)
+    logprobs = torch.zeros(shape, device=lengths.device)
+    for position, (rows, tokens, values) in enumerate(columns):
+        ids[rows, position] = tokens
+        logprobs[rows, position] = values
+    id_rows, logprob_rows, ends = ids.tolist(), logprobs.tolist(), lengths.tolist()
+    return [
+        (tuple(row[:end]), tuple(values[:end]))
+        for row, values, end in zip(id_rows, logprob_rows, ends, strict=True)
+    ]

@@ -1,0 +1,71 @@
+"""Completions as padded tensors, and how a batch is cut into micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """B prompts, padded on the left, and their completions, padded on the right."""
+
+    prompt_ids: Tensor  # int64 [B, L]
+    prompt_mask: Tensor  # bool [B, L]
+    completion_ids: Tensor  # int64 [B, T]
+    mask: Tensor  # bool [B, T]
+
+    def take(self, index: Tensor) -> Rows:
+        """Return the rows `index` (int64 [M]), trimmed to their own longest prompt and completion.
+
+        Trimming moves no number: what is cut off is padding.
+        """
+        prompt_mask, mask = self.prompt_mask[index], self.mask[index]
+        width = int(prompt_mask.sum(dim=1).max())
+        length = int(mask.sum(dim=1).max())
+        start = prompt_mask.shape[1] - width
+        return Rows(
+            prompt_ids=self.prompt_ids[index, start:],
+            prompt_mask=prompt_mask[:, start:],
+            completion_ids=self.completion_ids[index, :length],
+            mask=mask[:, :length],
+        )
+
+
+def pad_rows(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, pad_id: int, device: torch.device
+) -> Rows:
+    """Pad B pairs of prompt ids and completion ids; neither may be empty."""
+    width = max(len(prompt) for prompt, _ in pairs)
+    length = max(len(completion) for _, completion in pairs)
+    prompt_ids = torch.full((len(pairs), width), pad_id)
+    prompt_mask = torch.zeros(len(pairs), width, dtype=torch.bool)
+    completion_ids = torch.full((len(pairs), length), pad_id)
+    mask = torch.zeros(len(pairs), length, dtype=torch.bool)
+    for row, (prompt, completion) in enumerate(pairs):
+        prompt_ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        prompt_mask[row, width - len(prompt) :] = True
+        completion_ids[row, : len(completion)] = torch.tensor(completion)
+        mask[row, : len(completion)] = True
+    return Rows(
+        prompt_ids=prompt_ids.to(device),
+        prompt_mask=prompt_mask.to(device),
+        completion_ids=completion_ids.to(device),
+        mask=mask.to(device),
+    )
+
+
+def micro_batches(lengths: Tensor, *, size: int) -> Iterator[Tensor]:
+    """Yield indices of at most `size` rows, longest rows first, so that little is padded.
+
+    Args:
+        lengths: tokens of each row, int64 [B].
+    """
+    order = torch.argsort(lengths, descending=True, stable=True)
+    yield from order.split(size)

@@ -1,0 +1,171 @@
+"""Checkpoints: a folder is complete or it does not exist.
+
+A checkpoint is the model or adapter in the ecosystem's own format, the tokenizer, `trainer.pt`
+(optimiser and random generators) and `state.json` (counters). It is written to a temporary
+folder, flushed to disk and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgpo_cli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dgpo_cli.models.policy import Policy
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """Counters of a run after `step` finished steps; the next prompts are those of that step."""
+
+    step: int
+    policy_version: int
+    bad_streak: int
+    format: int = FORMAT
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    state: TrainerState,
+) -> None:
+    """Write a checkpoint to `folder`, which must not exist.
+
+    Raises:
+        CheckpointError: it could not be written (a full disk, say); nothing is left behind.
+    """
+    import torch
+
+    temporary = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        policy.save(temporary)
+        trainer = {"optimizer": optimizer.state_dict(), "rng": rng_state()}
+        torch.save(trainer, temporary / "trainer.pt")
+        (temporary / "state.json").write_text(json.dumps(asdict(state)) + "\n")
+        _flush(temporary)
+        os.rename(temporary, folder)
+        _flush_folder(folder.parent)
+    except (OSError, RuntimeError) as error:
+        # torch and safetensors report a full disk as RuntimeError.
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(f"{folder}: cannot be written: {error}") from error
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if type(error).__name__ == "SafetensorError":
+            raise CheckpointError(f"{folder}: cannot be written: {error}") from error
+        raise
+
+
+def load_state(folder: Path) -> TrainerState:
+    """Read the counters of a checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing, broken or of another format.
+    """
+    try:
+        state = TrainerState(**json.loads((folder / "state.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder}/state.json: cannot be read: {error}") from error
+    if state.format != FORMAT:
+        raise CheckpointError(
+            f"{folder}: checkpoint format {state.format}, this dgpo reads {FORMAT}"
+        )
+    return state
+
+
+def load_trainer(folder: Path, *, optimizer: torch.optim.Optimizer) -> None:
+    """Put the optimiser and every random generator back as the checkpoint had them.
+
+    Raises:
+        CheckpointError: the file is missing, broken or of another model.
+    """
+    import torch
+
+    try:
+        # weights_only: a checkpoint from elsewhere must not be able to run code.
+        saved = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(saved["optimizer"])
+        set_rng_state(saved["rng"])
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
+        raise CheckpointError(f"{folder}/trainer.pt: cannot be resumed from: {error}") from error
+
+
+def rng_state() -> dict[str, Any]:
+    """Return the states of Python's, NumPy's and torch's generators, as plain data."""
+    import numpy as np
+    import torch
+
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, [int(key) for key in keys], position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put back what `rng_state` returned."""
+    import numpy as np
+    import torch
+
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def atomic_text(path: Path) -> Iterator[Any]:
+    """Open a text file that appears under its name only when it is complete."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    _flush_folder(folder)
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot flush a folder, and renames are durable there.
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

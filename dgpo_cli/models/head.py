@@ -1,0 +1,100 @@
+"""The language-model head of a Hugging Face causal model: final hidden states to logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dgpo_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """logits = softcap(scale * (hidden @ weight.T + bias)), in float32."""
+
+    weight: Tensor  # [V, D], any floating dtype
+    bias: Tensor | None  # [V]
+    scale: float
+    softcap: float | None
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.weight.shape[0])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return float32 logits [..., V] of hidden states [..., D].
+
+        The product is taken in float32 whatever the dtype of the weights: bfloat16 logits alone
+        would make equal models look 1e-4 apart in squared Hellinger distance.
+        """
+        import torch.nn.functional as F
+
+        bias = None if self.bias is None else self.bias.float()
+        logits = F.linear(hidden.float(), self.weight.float(), bias)
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = (logits / self.softcap).tanh() * self.softcap
+        return logits
+
+
+def head_of(model: Any) -> Head:
+    """Return the head of a Hugging Face causal model, with its family's scale and soft-cap.
+
+    Raises:
+        ModelError: the model has no plain linear head, or an adapter sits on it.
+    """
+    output = model.get_output_embeddings()
+    weight = getattr(output, "weight", None)
+    if output is None or weight is None:
+        raise ModelError(f"{type(model).__name__} has no output embedding to score tokens with")
+    if any("lora_" in name for name, _ in output.named_parameters()):
+        raise ModelError("adapter.targets includes the output head: leave lm_head out")
+    config = model.config.get_text_config()
+    scale = 1.0
+    if getattr(config, "logit_scale", None) is not None:  # Cohere
+        scale *= float(config.logit_scale)
+    if getattr(config, "logits_scaling", None) is not None:  # Granite
+        scale /= float(config.logits_scaling)
+    softcap = getattr(config, "final_logit_softcapping", None)  # Gemma
+    return Head(
+        weight=weight,
+        bias=getattr(output, "bias", None),
+        scale=scale,
+        softcap=None if softcap is None else float(softcap),
+    )
+
+
+def check_head(model: Any, *, head: Head) -> None:
+    """Compare the head on the decoder's hidden states with the model's own logits.
+
+    A family whose logits are computed in another way would give wrong numbers in silence; this
+    makes it an error before the first step.
+
+    Raises:
+        ModelError: the two disagree.
+    """
+    import torch
+
+    ids = torch.arange(1, 5, device=head.weight.device)[None] % head.vocab_size
+    with torch.no_grad():
+        own = model(input_ids=ids, use_cache=False).logits.float()
+        hidden = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+        ours = head.logits(hidden)
+    # The model's own product may be in bfloat16: 3 significant digits of the largest logit.
+    tolerance = 1e-4 if head.weight.dtype == torch.float32 else 2e-2
+    if own.shape != ours.shape or not torch.allclose(
+        own, ours, rtol=tolerance, atol=tolerance * float(own.abs().max())
+    ):
+        raise ModelError(
+            f"{type(model).__name__} computes its logits in a way that dgpo does not know; "
+            "token statistics would be wrong"
+        )
+
+
+def decoder_of(model: Any) -> Any:
+    """Return the part of a causal model that gives final hidden states."""
+    return model.get_decoder()

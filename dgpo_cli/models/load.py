@@ -1,0 +1,174 @@
+"""Loads models, tokenizers and adapters through transformers and peft."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgpo_cli.errors import ModelError
+from dgpo_cli.models.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
+from dgpo_cli.resources import resource_dir
+
+if TYPE_CHECKING:
+    import torch
+
+
+def model_location(path: str) -> str:
+    """Return the folder or hub id behind the setting `model.path`."""
+    return str(resource_dir("data") / "tiny") if path == EMBEDDED_TINY else path
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that `model.device` names; auto takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ModelError: the device is not there.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"model.device={name}: torch sees no CUDA device; set model.device=cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelError(f"model.device={name}: torch sees no MPS device; set model.device=cpu")
+    return device
+
+
+def load_tokenizer(settings: ModelSettings, *, folder: Path | None = None) -> Any:
+    """Load the tokenizer of the model, or of a checkpoint `folder` that carries one.
+
+    Raises:
+        ModelError: it cannot be loaded, or it has no EOS token.
+    """
+    from transformers import AutoTokenizer
+
+    here = folder is not None and (folder / "tokenizer_config.json").exists()
+    location = str(folder) if here else model_location(settings.path)
+    with _explained(location, settings=settings):
+        tokenizer = AutoTokenizer.from_pretrained(
+            location,
+            revision=None if here else settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{location}: the tokenizer has no EOS token, completions could not end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(settings: ModelSettings, *, folder: Path | None = None) -> Any:
+    """Load the causal model (from a checkpoint `folder` if given) onto its device, for inference.
+
+    Dropout is set to zero everywhere: the probability of a sampled token must be the one that
+    it was sampled with.
+
+    Raises:
+        ModelError: it cannot be found or loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    location = str(folder) if folder else model_location(settings.path)
+    with _explained(location, settings=settings):
+        model = AutoModelForCausalLM.from_pretrained(
+            location,
+            revision=None if folder else settings.revision,
+            dtype=getattr(torch, settings.dtype),
+            attn_implementation=None if settings.attention == "auto" else settings.attention,
+            trust_remote_code=settings.trust_remote_code,
+            use_safetensors=True,
+        )
+    without_dropout(model)
+    return model.to(pick_device(settings.device)).eval()
+
+
+def without_dropout(model: Any) -> None:
+    """Set every dropout probability of the base model to zero."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def add_adapter(model: Any, *, adapter: LoraAdapter, seed: int) -> Any:
+    """Wrap a model with a fresh LoRA adapter, initialised from `seed`.
+
+    Raises:
+        ModelError: the targets match nothing in the model.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=(
+            adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets)
+        ),
+    )
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelError(f"adapter.targets={adapter.targets}: {_first_line(error)}") from error
+
+
+def load_adapter(model: Any, *, folder: Path, trainable: bool) -> Any:
+    """Wrap a model with the saved adapter in `folder`.
+
+    Raises:
+        ModelError: the folder holds no adapter, or one of another model.
+    """
+    from peft import PeftModel
+
+    if not (folder / "adapter_config.json").exists():
+        raise ModelError(f"{folder}: no adapter_config.json; give a folder that peft can load")
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise ModelError(f"{folder}: the adapter does not load: {_first_line(error)}") from error
+
+
+class _explained:
+    """Turns what transformers raises into one line that names the model and the fix."""
+
+    def __init__(self, location: str, *, settings: ModelSettings) -> None:
+        self._location = location
+        self._settings = settings
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, ModelError):
+            return
+        where = f"model.path={self._settings.path}"
+        local = Path(self._location)
+        looks_local = self._location.startswith((".", "/", "~")) or local.exists()
+        if looks_local and not local.is_dir():
+            raise ModelError(f"{where}: no such folder") from error
+        if looks_local and not (local / "config.json").exists():
+            raise ModelError(f"{where}: no config.json in that folder") from error
+        hint = "" if looks_local else " (is the hub reachable, and the id right?)"
+        raise ModelError(f"{where}: cannot be loaded: {_first_line(error)}{hint}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, cut to a readable length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 300 else text[:299] + "…"

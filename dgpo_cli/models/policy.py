@@ -1,0 +1,209 @@
+"""The policy and its reference: one model with an adapter that goes on and off, or two models."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgpo_cli.models import load
+from dgpo_cli.models.head import check_head, decoder_of, head_of
+from dgpo_cli.models.settings import LoraAdapter, ModelSettings, NoAdapter
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Policy:
+    """A causal model that is trained or sampled from, with the frozen reference beside it.
+
+    With an adapter the reference is the same model with the adapter off: there is no second copy.
+    Satisfies backends.generator.Generator.
+    """
+
+    def __init__(
+        self, model: Any, *, tokenizer: Any, reference: Any | None, has_adapter: bool
+    ) -> None:
+        """Take a loaded model; `reference` is a second model, None with an adapter or without
+        a reference."""
+        self.model = model
+        self.tokenizer = tokenizer
+        self.has_adapter = has_adapter
+        self._reference = reference
+        self._base = model.get_base_model() if has_adapter else model
+        self.head = head_of(self._base)
+        self.reference_head = self.head if reference is None else head_of(reference)
+        check_head(self._base, head=self.head)
+
+    # What the sampler needs.
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokenizer's EOS and whatever the model's generation config ends on."""
+        configured = getattr(self._base.generation_config, "eos_token_id", None)
+        ids = configured if isinstance(configured, list) else [configured]
+        return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+
+    def new_cache(self) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self._base.config)
+
+    def next_logits(
+        self, input_ids: Tensor, *, attention_mask: Tensor, position_ids: Tensor, cache: Any
+    ) -> Tensor:
+        """See Generator.next_logits."""
+        output = decoder_of(self._base)(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return self.head.logits(output.last_hidden_state[:, -1])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    # What the trainer needs.
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits, padded rows included."""
+        return self.head.vocab_size
+
+    @property
+    def has_reference(self) -> bool:
+        return self.has_adapter or self._reference is not None
+
+    def hidden(self, input_ids: Tensor, *, attention_mask: Tensor) -> Tensor:
+        """Return the policy's final hidden states [B, S, D] of left-padded ids [B, S]."""
+        return self._forward(self._base, input_ids, attention_mask=attention_mask)
+
+    def reference_hidden(self, input_ids: Tensor, *, attention_mask: Tensor) -> Tensor:
+        """Return the reference's, for the same layout, so that equal weights give equal bits."""
+        assert self.has_reference
+        off = self.model.disable_adapter() if self.has_adapter else nullcontext()
+        with off:
+            model = self._base if self._reference is None else self._reference
+            return self._forward(model, input_ids, attention_mask=attention_mask)
+
+    @staticmethod
+    def _forward(model: Any, input_ids: Tensor, *, attention_mask: Tensor) -> Tensor:
+        positions = (attention_mask.long().cumsum(dim=1) - 1).clamp_min(0)
+        output = decoder_of(model)(
+            input_ids=input_ids,
+            attention_mask=attention_mask.long(),
+            position_ids=positions,
+            use_cache=False,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Training mode: switches on gradient checkpointing and the adapter's own dropout."""
+        self.model.train()
+        try:
+            yield
+        finally:
+            self.model.eval()
+
+    def trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """Return the named parameters that the optimiser moves."""
+        return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Return how many parameters are held and how many are trained, each weight once."""
+        models = [self.model] if self._reference is None else [self.model, self._reference]
+        held = {id(p): p.numel() for model in models for p in model.parameters()}
+        return {
+            "held": sum(held.values()),
+            "trained": sum(p.numel() for _, p in self.trainable()),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the model or adapter, and the tokenizer, in the ecosystem's own format."""
+        if self.has_adapter:
+            self.model.save_pretrained(str(folder), save_embedding_layers=False)
+        else:
+            self.model.save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))
+
+
+def load_policy(
+    settings: ModelSettings,
+    *,
+    adapter: LoraAdapter | NoAdapter,
+    seed: int,
+    with_reference: bool,
+    checkpoint: Path | None = None,
+) -> Policy:
+    """Load a policy to train: its weights from `checkpoint` if given, its reference always from
+    `settings`, the initial model.
+
+    Raises:
+        ModelError: anything that does not load.
+    """
+    tokenizer = load.load_tokenizer(settings, folder=checkpoint)
+    if isinstance(adapter, LoraAdapter):
+        base = load.load_model(settings).requires_grad_(False)
+        if checkpoint is None:
+            model = load.add_adapter(base, adapter=adapter, seed=seed)
+        else:
+            model = load.load_adapter(base, folder=checkpoint, trainable=True)
+        if settings.gradient_checkpointing:
+            model.enable_input_require_grads()
+        reference = None
+    else:
+        model = load.load_model(settings, folder=checkpoint)
+        reference = _reference(settings, model=model, fresh=checkpoint is None, on=with_reference)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return Policy(
+        model.eval(),
+        tokenizer=tokenizer,
+        reference=reference,
+        has_adapter=isinstance(adapter, LoraAdapter),
+    )
+
+
+def load_for_sampling(
+    settings: ModelSettings, *, adapter: Path | None = None, reference: ModelSettings | None = None
+) -> Policy:
+    """Load a model to sample from or to score with; nothing in it is trainable.
+
+    Args:
+        adapter: folder of a saved adapter; the reference is then the model without it.
+        reference: another model to compare with; not together with `adapter`.
+    """
+    model = load.load_model(settings).requires_grad_(False)
+    other = None
+    if adapter is not None:
+        model = load.load_adapter(model, folder=adapter, trainable=False)
+    elif reference is not None:
+        other = load.load_model(reference).requires_grad_(False)
+    return Policy(
+        model.eval(),
+        tokenizer=load.load_tokenizer(settings, folder=adapter),
+        reference=other,
+        has_adapter=adapter is not None,
+    )
+
+
+def _reference(settings: ModelSettings, *, model: Any, fresh: bool, on: bool) -> Any | None:
+    if not on:
+        return None
+    frozen = copy.deepcopy(model) if fresh else load.load_model(settings)
+    return frozen.requires_grad_(False).eval()

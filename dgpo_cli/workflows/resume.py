@@ -1,0 +1,78 @@
+"""Whether a run folder can be gone on with, and from where."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from dgpo_cli.config.dump import dump_toml
+from dgpo_cli.config.load import Resolved
+from dgpo_cli.errors import CheckpointError, ConfigError
+from dgpo_cli.models.checkpoint import load_state
+from dgpo_cli.workflows.run_folder import RunFolder
+
+Resume = Literal["auto", "never", "must"]
+OnEvent = Callable[[str], None]
+
+# Settings that a run cannot change between its parts: the weights or the reference would differ.
+_FIXED = ("seed", "model", "adapter")
+# Settings that move no number of the run.
+_FREE = ("train",)
+
+
+def starting_point(
+    folder: RunFolder, *, resolved: Resolved, resume: Resume, on_event: OnEvent
+) -> Path | None:
+    """Return the checkpoint to go on from, None to start at step 0."""
+    found = folder.checkpoints()
+    if resume == "never":
+        if folder.metrics_file.exists():
+            raise ConfigError(
+                f"--resume never: {folder.path} already holds a run; "
+                "give another --out, or --resume auto to go on with it"
+            )
+        return None
+    if not found:
+        if resume == "must":
+            raise CheckpointError(f"--resume must: no checkpoint in {folder.path}")
+        return None
+    _compare_settings(folder, resolved=resolved, on_event=on_event)
+    state = load_state(found[-1])
+    if state.step > resolved.settings.train.steps:
+        raise ConfigError(
+            f"{folder.path} is at step {state.step}, train.steps={resolved.settings.train.steps} "
+            "is fewer; raise it or give another --out"
+        )
+    return found[-1]
+
+
+def _compare_settings(folder: RunFolder, *, resolved: Resolved, on_event: OnEvent) -> None:
+    """Refuse to resume another run; name every setting that has changed."""
+    try:
+        before = _flat(tomllib.loads(folder.settings_file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder.settings_file}: cannot be read: {error}") from error
+    now = _flat(tomllib.loads(dump_toml(resolved)))
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        section = key.split(".")[0]
+        if old == new or section in _FREE:
+            continue
+        if section in _FIXED:
+            raise ConfigError(
+                f"{key}={new}: the run in {folder.path} has {old}; "
+                "give another --out to start a new run"
+            )
+        on_event(f"{key} was {old} until here, now {new}")
+
+
+def _flat(tree: dict[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, prefix=f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

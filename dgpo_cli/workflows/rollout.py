@@ -1,0 +1,118 @@
+"""Sample and score completions of a benchmark or a file, and write them down."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dgpo_cli.config.load import Resolved
+from dgpo_cli.engine import Engine
+from dgpo_cli.errors import DataError
+from dgpo_cli.models.policy import load_for_sampling
+from dgpo_cli.prompts.benchmarks import load_benchmark
+from dgpo_cli.rewards.grader import Grader
+from dgpo_cli.types import Progress, Prompt, ScoredGroup
+from dgpo_cli.workflows.rollouts import rollout_lines, write_lines
+from dgpo_cli.workflows.setup import completion_seeds, make_sampler, set_threads
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutResult:
+    """What was written: shares of outcomes add up to 1."""
+
+    out: Path
+    completions: int
+    mean_reward: float
+    outcomes: dict[str, float]
+
+
+def run(
+    resolved: Resolved,
+    *,
+    source: str,
+    out: Path,
+    limit: int | None,
+    adapter: Path | None,
+    progress: Progress,
+    on_event: Callable[[str], None],
+) -> RolloutResult:
+    """Sample `rollout.group_size` completions of each prompt of `source`; write them to `out`.
+
+    Args:
+        source: name of a benchmark, or a file of problems.
+        limit: only the first prompts.
+        adapter: folder of a saved adapter to sample with.
+    """
+    settings = resolved.settings
+    prompts = read_source(resolved, source=source, on_event=on_event)[:limit]
+    with Grader(settings.reward) as grader:
+        engine = sampling_engine(resolved, adapter=adapter, grader=grader, progress=progress)
+        prompts = fitting(engine, prompts, on_event=on_event)
+        seeds = completion_seeds(
+            settings.seed,
+            scope="rollout",
+            ids=[prompt.id for prompt in prompts],
+            count=settings.rollout.group_size,
+        )
+        groups = engine.score(engine.sample(prompts, seeds=seeds))
+    write_lines(out, rollout_lines(groups, temperature=settings.rollout.temperature))
+    return _result(groups, out=out)
+
+
+def read_source(
+    resolved: Resolved, *, source: str, on_event: Callable[[str], None]
+) -> tuple[Prompt, ...]:
+    """Return the prompts of a benchmark or file, written as the settings' template says."""
+    prompts = resolved.settings.prompts
+    benchmark = load_benchmark(source, template=prompts.template, system=prompts.system)
+    for note in benchmark.notes:
+        on_event(note)
+    return benchmark.prompts
+
+
+def sampling_engine(
+    resolved: Resolved, *, adapter: Path | None, grader: Grader, progress: Progress
+) -> Engine:
+    """Return an engine that can sample and score, with no reference and no optimiser."""
+    settings = resolved.settings
+    set_threads(settings.train.threads)
+    policy = load_for_sampling(settings.model, adapter=adapter)
+    return Engine(
+        settings,
+        policy=policy,
+        sampler=make_sampler(settings, policy=policy),
+        grader=grader,
+        progress=progress,
+    )
+
+
+def fitting(
+    engine: Engine, prompts: tuple[Prompt, ...], *, on_event: Callable[[str], None]
+) -> tuple[Prompt, ...]:
+    """Leave out the prompts that are too long, and say how many.
+
+    Raises:
+        DataError: none is left.
+    """
+    limit = engine.settings.prompts.max_prompt_tokens
+    kept = tuple(prompt for prompt in prompts if engine.prompt_length(prompt) <= limit)
+    if not kept:
+        raise DataError(f"no prompt has at most prompts.max_prompt_tokens={limit} tokens; raise it")
+    if len(kept) < len(prompts):
+        left_out = len(prompts) - len(kept)
+        on_event(f"{left_out} prompts are longer than prompts.max_prompt_tokens={limit}: left out")
+    return kept
+
+
+def _result(groups: list[ScoredGroup], *, out: Path) -> RolloutResult:
+    verdicts = [verdict for group in groups for verdict in group.verdicts]
+    outcomes = Counter(verdict.outcome for verdict in verdicts)
+    return RolloutResult(
+        out=out,
+        completions=len(verdicts),
+        mean_reward=statistics.fmean(verdict.reward for verdict in verdicts),
+        outcomes={name: count / len(verdicts) for name, count in sorted(outcomes.items())},
+    )

@@ -1,0 +1,148 @@
+"""A run folder: its lock, settings, metrics, rollouts and checkpoints.
+
+settings.toml     the resolved settings
+metrics.jsonl     a line a step
+rollouts/         step-000010.jsonl, with the statistics of every token
+checkpoints/      step-000050/, complete or absent
+bad_batches/      batches whose loss or gradient was not finite
+run.lock          who holds the folder
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dgpo_cli.errors import CheckpointError, ConfigError, RunFolderBusy
+from dgpo_cli.models.checkpoint import atomic_text
+from dgpo_cli.types import StepMetrics
+
+_STEP = re.compile(r"step-(\d{6,})(\.jsonl)?")
+
+
+class RunFolder:
+    """The files of one run. Only the holder of the lock writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings_file = path / "settings.toml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.tokenizer_dir = path / "tokenizer"
+        self.rollouts_dir = path / "rollouts"
+        self.checkpoints_dir = path / "checkpoints"
+        self.bad_batches_dir = path / "bad_batches"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process; the system lets go when the process ends.
+
+        Raises:
+            RunFolderBusy: another process holds it; the message says which.
+            ConfigError: the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / "run.lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--out {self.path}: {error.strerror or error}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise RunFolderBusy(f"{self.path} is in use by {holder}") from None
+            file.truncate(0)
+            started = time.strftime("%Y-%m-%d %H:%M:%S")
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, since {started}\n")
+            file.flush()
+            yield
+
+    def checkpoints(self) -> list[Path]:
+        """Return the complete checkpoints, oldest first."""
+        return _numbered(self.checkpoints_dir)
+
+    def rollouts(self) -> list[Path]:
+        """Return the files of rollouts, oldest first."""
+        return _numbered(self.rollouts_dir)
+
+    def checkpoint_dir(self, step: int) -> Path:
+        return self.checkpoints_dir / f"step-{step:06d}"
+
+    def rollout_file(self, step: int) -> Path:
+        return self.rollouts_dir / f"step-{step:06d}.jsonl"
+
+    def write_metrics(self, step: int, metrics: StepMetrics) -> None:
+        """Append the line of one step; what is not finite is written as null."""
+        values = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def read_metrics(self) -> list[dict[str, float | None]]:
+        """Return the lines of metrics.jsonl; a last line cut short by a kill is left out."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        found = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                if number < len(lines):
+                    raise CheckpointError(f"{self.metrics_file}:{number}: not JSON") from None
+        return found
+
+    def forget_after(self, step: int) -> None:
+        """Drop what was written after `step` finished steps: those steps are done again."""
+        kept = [line for line in self.read_metrics() if (line["step"] or 0) <= step]
+        with atomic_text(self.metrics_file) as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
+        for path in [*self.rollouts(), *self.checkpoints()]:
+            if step_of(path) > step:
+                path.unlink() if path.is_file() else shutil.rmtree(path)
+
+    def prune_checkpoints(self, *, keep: int) -> None:
+        """Delete all but the newest `keep` checkpoints, and what an interrupted write left."""
+        for path in self.checkpoints()[:-keep]:
+            shutil.rmtree(path)
+        for path in self.checkpoints_dir.glob(".step-*.partial"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def step_of(path: Path) -> int:
+    """Return the number in step-000050 or step-000050.jsonl."""
+    match = _STEP.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """Return the newest complete checkpoint of a run folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = RunFolder(run).checkpoints()
+    if not found:
+        raise CheckpointError(f"{run}: no checkpoint in it")
+    return found[-1]
+
+
+def newest_run(root: Path) -> Path | None:
+    """Return the run folder under `root` that was written to last."""
+    runs = [path.parent for path in root.glob("*/metrics.jsonl")]
+    return max(runs, key=lambda run: (run / "metrics.jsonl").stat().st_mtime, default=None)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    found = [p for p in folder.glob("step-*") if _STEP.fullmatch(p.name)]
+    return sorted(found, key=step_of)

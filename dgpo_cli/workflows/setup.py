@@ -1,0 +1,49 @@
+"""Builds the parts of an engine from settings."""
+
+from __future__ import annotations
+
+from dgpo_cli.backends.base import Sampler
+from dgpo_cli.backends.settings import HfBackend
+from dgpo_cli.config.settings import Settings
+from dgpo_cli.errors import BackendError
+from dgpo_cli.models.policy import Policy
+from dgpo_cli.seeds import derive_seed
+
+
+def make_sampler(settings: Settings, *, policy: Policy) -> Sampler:
+    """Return the sampler that `rollout.backend` names.
+
+    Raises:
+        BackendError: this version has no such sampler.
+    """
+    backend = settings.rollout.backend
+    if not isinstance(backend, HfBackend):
+        raise BackendError(f"rollout.backend.kind={backend.kind}: not in this version of dgpo")
+    from dgpo_cli.backends.hf import HfSampler
+
+    return HfSampler(policy, batch_size=backend.batch_size)
+
+
+def completion_seeds(seed: int, *, scope: str, ids: list[str], count: int) -> list[list[int]]:
+    """Return `count` seeds for each prompt id; no two scopes, prompts or samples share one."""
+    return [[derive_seed(seed, scope, name, j) for j in range(count)] for name in ids]
+
+
+def set_threads(count: int) -> None:
+    """Set torch's CPU threads; 0 leaves them as they are."""
+    import torch
+
+    if count:
+        torch.set_num_threads(count)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators, for what has no generator of its own (dropout)."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

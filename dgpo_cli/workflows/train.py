@@ -1,0 +1,239 @@
+"""The training loop: sample, score, make_batch, step; then what a run leaves behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dgpo_cli.config.dump import dump_toml
+from dgpo_cli.config.load import Resolved
+from dgpo_cli.engine import Engine
+from dgpo_cli.errors import NonFiniteError
+from dgpo_cli.models.checkpoint import (
+    TrainerState,
+    atomic_text,
+    load_state,
+    load_trainer,
+    save_checkpoint,
+)
+from dgpo_cli.models.policy import load_policy
+from dgpo_cli.models.update import build_adamw
+from dgpo_cli.prompts.datasets import open_prompts
+from dgpo_cli.rewards.grader import Grader
+from dgpo_cli.types import Batch, Progress, ScoredGroup, StepMetrics
+from dgpo_cli.workflows.resume import OnEvent, Resume, starting_point
+from dgpo_cli.workflows.rollouts import training_lines, write_lines
+from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.workflows.setup import (
+    completion_seeds,
+    make_sampler,
+    seed_everything,
+    set_threads,
+)
+
+OnStep = Callable[[int, StepMetrics], None]
+
+MAX_BAD_STEPS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """Where the run ended. `first` and `last` are the metrics of its first and last step."""
+
+    out: Path
+    steps: int
+    checkpoint: Path
+    first: StepMetrics
+    last: StepMetrics
+
+
+def run(
+    resolved: Resolved,
+    *,
+    out: Path,
+    resume: Resume,
+    progress: Progress,
+    on_step: OnStep,
+    on_event: OnEvent,
+) -> TrainResult:
+    """Train until `train.steps`, from the newest checkpoint of `out` if `resume` allows.
+
+    Raises:
+        RunFolderBusy: another process holds `out`.
+        ConfigError: `out` holds a run and resume is "never", or another run than these settings'.
+        CheckpointError: resume is "must" and there is no checkpoint, or it cannot be read.
+        NonFiniteError: three steps in a row were not finite.
+    """
+    folder = RunFolder(out)
+    with folder.lock():
+        checkpoint = starting_point(folder, resolved=resolved, resume=resume, on_event=on_event)
+        loop = _Loop(
+            resolved, folder=folder, checkpoint=checkpoint, progress=progress, on_event=on_event
+        )
+        with loop.grader:
+            loop.run(on_step=on_step)
+        return loop.result()
+
+
+class _Loop:
+    """A run in progress."""
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        *,
+        folder: RunFolder,
+        checkpoint: Path | None,
+        progress: Progress,
+        on_event: OnEvent,
+    ) -> None:
+        settings = self.settings = resolved.settings
+        self.folder = folder
+        self.on_event = on_event
+        set_threads(settings.train.threads)
+        seed_everything(settings.seed)
+        self.grader = Grader(settings.reward)
+        policy = load_policy(
+            settings.model,
+            adapter=settings.adapter,
+            seed=settings.seed,
+            with_reference=settings.credit.needs_reference,
+            checkpoint=checkpoint,
+        )
+        optim = settings.optim
+        self.engine = Engine(
+            settings,
+            policy=policy,
+            sampler=make_sampler(settings, policy=policy),
+            grader=self.grader,
+            optimizer=build_adamw(
+                policy,
+                lr=optim.lr,
+                betas=(optim.beta1, optim.beta2),
+                eps=optim.eps,
+                weight_decay=optim.weight_decay,
+            ),
+            progress=progress,
+        )
+        limit = settings.prompts.max_prompt_tokens
+        self.prompts = open_prompts(settings.prompts, seed=settings.seed).keep(
+            lambda prompt: self.engine.prompt_length(prompt) <= limit,
+            reason=f"longer than prompts.max_prompt_tokens={limit}",
+        )
+        for note in self.prompts.notes:
+            on_event(note)
+        self.step = 0
+        self.bad_streak = 0
+        self._begin(resolved, checkpoint=checkpoint)
+
+    def _begin(self, resolved: Resolved, *, checkpoint: Path | None) -> None:
+        """Write what a run starts with, or take up the state of a checkpoint."""
+        counts = self.engine.policy.parameter_counts()
+        self.on_event(
+            f"{self.settings.model.path}: {counts['held']:,} parameters held, "
+            f"{counts['trained']:,} trained, on {self.engine.policy.device}"
+        )
+        if checkpoint is not None:
+            assert self.engine.optimizer is not None
+            state = load_state(checkpoint)
+            load_trainer(checkpoint, optimizer=self.engine.optimizer)
+            self.step, self.bad_streak = state.step, state.bad_streak
+            self.engine.resume_at(policy_version=state.policy_version)
+            self.on_event(f"resumed from {checkpoint} at step {state.step}")
+        self.folder.forget_after(self.step)
+        with atomic_text(self.folder.settings_file) as file:
+            file.write(dump_toml(resolved))
+        self.engine.policy.tokenizer.save_pretrained(str(self.folder.tokenizer_dir))
+
+    def run(self, *, on_step: OnStep) -> None:
+        """Run the steps that are left."""
+        total = self.settings.train.steps
+        while self.step < total:
+            started = time.perf_counter()
+            metrics = self._one_step()
+            metrics |= self.engine.take_times()
+            seconds = metrics["time/step_s"] = time.perf_counter() - started
+            metrics["throughput/tokens_per_s"] = metrics["completion/tokens"] / seconds
+            self.step += 1
+            self.folder.write_metrics(self.step, metrics)
+            on_step(self.step, metrics)
+            if self.bad_streak >= MAX_BAD_STEPS:
+                raise NonFiniteError(
+                    f"loss or gradient was not finite in {MAX_BAD_STEPS} steps in a row, the last "
+                    f"is step {self.step}; the weights were not touched by them. The batches are "
+                    f"in {self.folder.bad_batches_dir}; a lower optim.lr is the usual cure"
+                )
+            if self.step % self.settings.train.checkpoint_every == 0 or self.step == total:
+                self._checkpoint()
+
+    def _one_step(self) -> StepMetrics:
+        engine, number = self.engine, self.step + 1
+        prompts = self.prompts.take(step=self.step, count=self.settings.rollout.prompts_per_step)
+        seeds = completion_seeds(
+            self.settings.seed,
+            scope=f"train step {number}",
+            ids=[f"{i} {prompt.id}" for i, prompt in enumerate(prompts)],
+            count=self.settings.rollout.group_size,
+        )
+        scored = engine.score(engine.sample(prompts, seeds=seeds))
+        batch = engine.make_batch(scored)
+        metrics = engine.metrics(scored, batch=batch)
+        metrics |= engine.step(batch, step=self.step)
+        if metrics["optim/skipped_nonfinite"]:
+            self.bad_streak += 1
+            self._keep_bad_batch(scored, batch)
+        else:
+            self.bad_streak = 0
+        every = self.settings.train.rollouts_every
+        if number == 1 or number % every == 0 or number == self.settings.train.steps:
+            self._write_rollouts(self.folder.rollout_file(number), scored, batch)
+        return metrics
+
+    def _write_rollouts(self, path: Path, scored: list[ScoredGroup], batch: Batch) -> None:
+        lines = training_lines(
+            scored,
+            batch,
+            temperature=self.settings.rollout.temperature,
+            credit=self.settings.credit.model_dump(mode="json"),
+            vocab_size=self.engine.policy.vocab_size,
+        )
+        write_lines(path, lines)
+
+    def _keep_bad_batch(self, scored: list[ScoredGroup], batch: Batch) -> None:
+        path = self.folder.bad_batches_dir / f"step-{self.step + 1:06d}.jsonl"
+        self._write_rollouts(path, scored, batch)
+        self.on_event(
+            f"step {self.step + 1}: loss or gradient is not finite; the weights are as they were, "
+            f"the batch is in {path}"
+        )
+
+    def _checkpoint(self) -> None:
+        assert self.engine.optimizer is not None
+        target = self.folder.checkpoint_dir(self.step)
+        if not target.exists():
+            save_checkpoint(
+                target,
+                policy=self.engine.policy,
+                optimizer=self.engine.optimizer,
+                state=TrainerState(
+                    step=self.step,
+                    policy_version=self.engine.policy_version,
+                    bad_streak=self.bad_streak,
+                ),
+            )
+        self.folder.prune_checkpoints(keep=self.settings.train.keep_checkpoints)
+
+    def result(self) -> TrainResult:
+        lines = [
+            {k: float("nan") if v is None else v for k, v in line.items()}
+            for line in self.folder.read_metrics()
+        ]
+        return TrainResult(
+            out=self.folder.path,
+            steps=self.step,
+            checkpoint=self.folder.checkpoints()[-1],
+            first=lines[0],
+            last=lines[-1],
+        )
