@@ -109,7 +109,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
                 raise DataError(f"{path}, line {number}: must have {width} columns as the header")
             yield Row(fields, path, f"line {number}", number)
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+        raise DataError(f"{path}, line {reader.reader.line_num}: not CSV ({error})") from error
 
 
 def _read_parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:

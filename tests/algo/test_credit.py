@@ -1,0 +1,209 @@
+"""Credit rules: the slow twin, and what every rule must keep whole."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from dgpo_cli.algo.credit import DgpoCredit, EntropyCredit, UniformCredit
+from dgpo_cli.types import TokenStats
+from tests.algo import twins
+
+VOCAB = 100
+RULES = [DgpoCredit(), DgpoCredit(tau=0.01, kappa=0.0), UniformCredit(), EntropyCredit()]
+EVERY_RULE = pytest.mark.parametrize("rule", RULES, ids=lambda rule: repr(rule))
+UNIT = st.floats(0, 1, width=32)
+BATCH = st.tuples(
+    hnp.arrays("float32", (4, 7), elements=UNIT),
+    hnp.arrays("float32", (4, 7), elements=UNIT),
+    st.lists(st.integers(0, 7), min_size=4, max_size=4),
+)
+
+
+def make(d, h, lengths) -> tuple[TokenStats, torch.Tensor]:  # type: ignore[no-untyped-def]
+    """Statistics with deviations `d` and gates `h`; NaN where the mask is False."""
+    d, h = torch.as_tensor(d).float().clone(), torch.as_tensor(h).float().clone()
+    mask = torch.arange(d.shape[1]) < torch.tensor(lengths).unsqueeze(1)
+    d[~mask], h[~mask] = math.nan, math.nan
+    entropy = h * math.log(VOCAB)
+    return TokenStats(old_logprobs=torch.zeros_like(d), entropy=entropy, hellinger_sq=d), mask
+
+
+def random_batch(lengths: list[int], *, seed: int = 0) -> tuple[TokenStats, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    width = max(lengths)
+    d = torch.rand(len(lengths), width, generator=generator)
+    return make(d, torch.rand(len(lengths), width, generator=generator), lengths)
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("tau", [0.01, 0.5, 3.0])
+@given(BATCH)
+@settings(max_examples=25, deadline=None)
+def test_dgpo_equals_the_slow_twin(tau: float, kappa: float, batch) -> None:  # type: ignore[no-untyped-def]
+    stats, mask = make(*batch)
+    credit = DgpoCredit(tau=tau, kappa=kappa).credit(stats, mask, vocab_size=VOCAB)
+    for row, length in enumerate(batch[2]):
+        d = stats.hellinger_sq[row, :length].tolist()
+        h = [min(e / math.log(VOCAB), 1.0) for e in stats.entropy[row, :length].tolist()]
+        scores, weights = twins.dgpo_weights(d, h, tau=tau, kappa=kappa)
+        assert credit.scores[row, :length].tolist() == pytest.approx(scores, rel=1e-4, abs=1e-6)
+        assert credit.weights[row, :length].tolist() == pytest.approx(weights, rel=1e-3, abs=1e-6)
+
+
+@EVERY_RULE
+@given(BATCH)
+@settings(max_examples=40, deadline=None)
+def test_weights_of_a_completion_have_mean_one(rule, batch) -> None:  # type: ignore[no-untyped-def]
+    stats, mask = make(*batch)
+    weights = rule.credit(stats, mask, vocab_size=VOCAB).weights
+    assert (weights >= 0).all()
+    assert weights.sum(1).tolist() == pytest.approx(batch[2], rel=1e-5)
+
+
+@EVERY_RULE
+def test_credit_is_moved_and_never_made(rule) -> None:  # type: ignore[no-untyped-def]
+    lengths = [5, 1, 9]
+    stats, mask = random_batch(lengths)
+    weights = rule.credit(stats, mask, vocab_size=VOCAB).weights
+    advantages = torch.tensor([1.5, -0.3, -2.0])
+    shared = (advantages.unsqueeze(1) * weights).sum(1)
+    expected = [a * length for a, length in zip(advantages.tolist(), lengths, strict=True)]
+    assert shared.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@EVERY_RULE
+@given(BATCH)
+@settings(max_examples=40, deadline=None)
+def test_padding_has_no_credit_and_gives_no_nan(rule, batch) -> None:  # type: ignore[no-untyped-def]
+    stats, mask = make(*batch)
+    credit = rule.credit(stats, mask, vocab_size=VOCAB)
+    assert (credit.scores[~mask] == 0).all()
+    assert (credit.weights[~mask] == 0).all()
+    assert torch.isfinite(credit.scores).all()
+    assert torch.isfinite(credit.weights).all()
+
+
+@EVERY_RULE
+def test_weights_carry_no_gradient(rule) -> None:  # type: ignore[no-untyped-def]
+    stats, mask = random_batch([3, 4])
+    live = TokenStats(
+        old_logprobs=stats.old_logprobs,
+        entropy=stats.entropy.nan_to_num().requires_grad_(),
+        hellinger_sq=stats.hellinger_sq.nan_to_num().requires_grad_(),
+    )
+    credit = rule.credit(live, mask, vocab_size=VOCAB)
+    assert not credit.weights.requires_grad
+    assert not credit.scores.requires_grad
+
+
+def rows_of(stats: TokenStats, mask: torch.Tensor, order: list[int]) -> tuple:  # type: ignore[type-arg]
+    parts = (stats.old_logprobs, stats.entropy, stats.hellinger_sq)
+    return TokenStats(*(part[order] for part in parts)), mask[order]
+
+
+@EVERY_RULE
+def test_permuting_or_splitting_the_batch_changes_nothing(rule) -> None:  # type: ignore[no-untyped-def]
+    stats, mask = random_batch([4, 9, 1, 6])
+    whole = rule.credit(stats, mask, vocab_size=VOCAB).weights
+    for order in ([2, 0, 3, 1], [1], [3, 2]):
+        part = rule.credit(*rows_of(stats, mask, order), vocab_size=VOCAB).weights
+        torch.testing.assert_close(part, whole[order], rtol=1e-6, atol=0.0)
+
+
+@EVERY_RULE
+def test_padding_more_on_either_side_changes_nothing(rule) -> None:  # type: ignore[no-untyped-def]
+    stats, mask = random_batch([4, 9, 1])
+    narrow = rule.credit(stats, mask, vocab_size=VOCAB).weights
+
+    def pad(part: torch.Tensor, value: float) -> torch.Tensor:
+        return torch.nn.functional.pad(part, (3, 40), value=value)
+
+    parts = (stats.old_logprobs, stats.entropy, stats.hellinger_sq)
+    wide_stats = TokenStats(*(pad(part, math.nan) for part in parts))
+    wide = rule.credit(wide_stats, pad(mask, False).bool(), vocab_size=VOCAB).weights
+    torch.testing.assert_close(wide[:, 3:-40], narrow, rtol=1e-6, atol=0.0)
+
+
+def test_equal_models_give_weight_exactly_one() -> None:
+    stats, mask = make(torch.zeros(3, 11), torch.rand(3, 11), [11, 7, 1])
+    credit = DgpoCredit().credit(stats, mask, vocab_size=VOCAB)
+    assert (credit.weights[mask] == 1.0).all()
+    assert (credit.scores == 0.0).all()
+
+
+def test_infinite_tau_is_grpo() -> None:
+    stats, mask = random_batch([40, 17, 3])
+    uniform = UniformCredit().credit(stats, mask, vocab_size=VOCAB).weights
+    assert torch.equal(uniform, mask.float())
+    distances = []
+    for tau in (0.1, 1.0, 10.0, 1e3, 1e12):
+        weights = DgpoCredit(tau=tau).credit(stats, mask, vocab_size=VOCAB).weights
+        distances.append(float((weights - uniform).abs().max()))
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 1e-6
+
+
+@pytest.mark.parametrize("tau", [1e-3, 1e-12, 1e-300])
+def test_tiny_tau_gives_all_credit_to_the_highest_score(tau: float) -> None:
+    stats, mask = make([[0.1, 0.9, 0.4, 0.0]], [[1.0, 1.0, 1.0, 1.0]], [4])
+    weights = DgpoCredit(tau=tau).credit(stats, mask, vocab_size=VOCAB).weights
+    assert weights.tolist() == [[0.0, 4.0, 0.0, 0.0]]
+
+
+def test_a_constant_added_to_all_scores_changes_nothing() -> None:
+    d = torch.tensor([[0.1, 0.35, 0.02, 0.2]])
+    ones = torch.ones_like(d)
+    rule = DgpoCredit(tau=0.2, kappa=0.0)
+    plain = rule.credit(*make(d, ones, [4]), vocab_size=VOCAB).weights
+    moved = rule.credit(*make(d + 0.6, ones, [4]), vocab_size=VOCAB).weights
+    torch.testing.assert_close(moved, plain, rtol=1e-5, atol=0.0)
+
+
+def test_kappa_zero_switches_the_gate_off_even_for_certain_tokens() -> None:
+    stats, mask = make([[0.3, 0.3, 0.6]], [[0.0, 0.5, 1.0]], [3])
+    credit = DgpoCredit(kappa=0.0).credit(stats, mask, vocab_size=VOCAB)
+    assert credit.scores.tolist() == [pytest.approx([0.3, 0.3, 0.6])]
+
+
+def test_gate_is_entropy_over_log_v_held_to_one() -> None:
+    d = torch.ones(1, 3)
+    stats = TokenStats(d, torch.tensor([[0.0, math.log(10), 50.0]]), d)
+    credit = DgpoCredit().credit(stats, d.bool(), vocab_size=VOCAB)
+    assert credit.scores.tolist() == [pytest.approx([0.0, 0.5, 1.0])]
+
+
+def test_weights_by_hand() -> None:
+    # scores 0 and 0.5 * ln 3 at tau 0.5: shares 1/4 and 3/4 of T = 2
+    stats, mask = make([[0.0, 0.5 * math.log(3)]], [[1.0, 1.0]], [2])
+    weights = DgpoCredit(tau=0.5).credit(stats, mask, vocab_size=VOCAB).weights
+    assert weights.tolist() == [pytest.approx([0.5, 1.5], rel=1e-6)]
+
+
+def test_entropy_rule_by_hand() -> None:
+    stats, mask = make(torch.zeros(2, 3), [[0.1, 0.3, 0.2], [0.5, 0.0, 0.0]], [3, 2])
+    credit = EntropyCredit().credit(stats, mask, vocab_size=VOCAB)
+    assert credit.weights.tolist() == [pytest.approx([0.5, 1.5, 1.0]), pytest.approx([2, 0, 0])]
+    assert credit.scores[0].tolist() == pytest.approx(stats.entropy[0].tolist())
+
+
+def test_entropy_rule_is_uniform_where_nothing_is_unsure() -> None:
+    stats, mask = make(torch.zeros(2, 3), torch.zeros(2, 3), [3, 1])
+    weights = EntropyCredit().credit(stats, mask, vocab_size=VOCAB).weights
+    assert torch.equal(weights, mask.float())
+
+
+def test_rows_without_tokens_have_no_credit() -> None:
+    stats, mask = make(torch.rand(2, 3), torch.rand(2, 3), [0, 2])
+    for rule in RULES:
+        weights = rule.credit(stats, mask, vocab_size=VOCAB).weights
+        assert weights.sum(1).tolist() == pytest.approx([0.0, 2.0])
+
+
+def test_a_vocabulary_of_one_has_no_gate() -> None:
+    stats, mask = make([[0.5, 0.1]], [[0.0, 0.0]], [2])
+    credit = DgpoCredit().credit(stats, mask, vocab_size=1)
+    assert credit.weights.tolist() == [[1.0, 1.0]]

@@ -1,0 +1,68 @@
+"""Metrics of the credit against arithmetic written out."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dgpo_cli.algo.summary import credit_metrics, effective_fractions
+from dgpo_cli.types import Credit, TokenStats
+
+NAN = math.nan
+
+
+def test_effective_fraction_by_hand() -> None:
+    weights = torch.tensor([[1.0, 1.0, 1.0, 1.0], [4.0, 0.0, 0.0, 0.0], [1.5, 0.5, NAN, NAN]])
+    mask = ~weights.isnan()
+    # (1.5 + 0.5)^2 / (2 * 2.5) = 0.8
+    assert effective_fractions(weights, mask).tolist() == pytest.approx([1.0, 0.25, 0.8])
+
+
+def test_rows_without_tokens_do_not_count_in_the_mean() -> None:
+    metrics = some_metrics(lengths=[2, 0, 3], weights=[[1, 1, 0], [0, 0, 0], [3, 0, 0]])
+    assert metrics["credit/effective_fraction"] == pytest.approx((1 + 1 / 3) / 2)
+
+
+def some_metrics(
+    *, lengths: list[int], weights: list[list[float]], has_reference: bool = True
+) -> dict[str, float]:
+    shape = (len(weights), len(weights[0]))
+    generator = torch.Generator().manual_seed(0)
+    d, entropy = (torch.rand(*shape, generator=generator) for _ in range(2))
+    mask = torch.arange(shape[1]) < torch.tensor(lengths).unsqueeze(1)
+    stats = TokenStats(
+        torch.zeros(shape), entropy.masked_fill(~mask, NAN), d.masked_fill(~mask, NAN)
+    )
+    credit = Credit(scores=d * entropy, weights=torch.tensor(weights).float())
+    return credit_metrics(stats, credit, mask, vocab_size=50, has_reference=has_reference)
+
+
+def test_metrics_are_those_of_the_tokens_alone() -> None:
+    lengths, weights = [2, 4], [[0.5, 1.5, 9.0, 9.0], [1.0, 2.0, 0.25, 0.75]]
+    metrics = some_metrics(lengths=lengths, weights=weights)
+    generator = torch.Generator().manual_seed(0)
+    d, entropy = (torch.rand(2, 4, generator=generator).numpy() for _ in range(2))
+    kept = np.array([[True, True, False, False], [True] * 4])
+    columns = {
+        "credit/weight": np.array(weights)[kept],
+        "credit/score": (d * entropy)[kept],
+        "policy/gate": entropy[kept] / math.log(50),
+        "policy/hellinger_sq": d[kept],
+    }
+    for name, values in columns.items():
+        for suffix, level in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)):
+            expected = float(np.quantile(values, level))
+            assert metrics.pop(f"{name}_{suffix}") == pytest.approx(expected, rel=1e-5)
+    assert metrics.pop("policy/hellinger_sq_mean") == pytest.approx(d[kept].mean(), rel=1e-5)
+    assert metrics.pop("policy/entropy") == pytest.approx(entropy[kept].mean(), rel=1e-5)
+    # rows: (2)^2 / (2 * 2.5) and (4)^2 / (4 * (1 + 4 + 1/16 + 9/16))
+    expected = (4 / 5 + 16 / (4 * 5.625)) / 2
+    assert metrics.pop("credit/effective_fraction") == pytest.approx(expected)
+    assert not metrics
+
+
+def test_without_a_reference_no_distance_is_reported() -> None:
+    metrics = some_metrics(lengths=[2], weights=[[1.0, 1.0]], has_reference=False)
+    assert not [name for name in metrics if "hellinger" in name]
+    assert metrics["credit/weight_max"] == 1.0

@@ -1,0 +1,67 @@
+"""Slow twins: every formula of ALGORITHM written with Python floats and loops."""
+
+from __future__ import annotations
+
+import math
+
+Row = list[float]
+
+
+def softmax(logits: Row) -> Row:
+    top = max(logits)
+    powers = [math.exp(x - top) for x in logits]
+    total = math.fsum(powers)
+    return [power / total for power in powers]
+
+
+def entropy(logits: Row) -> float:
+    return -math.fsum(p * math.log(p) for p in softmax(logits) if p > 0)
+
+
+def hellinger_sq(policy: Row, reference: Row) -> float:
+    pairs = zip(softmax(policy), softmax(reference), strict=True)
+    return 0.5 * math.fsum((math.sqrt(p) - math.sqrt(q)) ** 2 for p, q in pairs)
+
+
+def dgpo_weights(d: Row, h: Row, *, tau: float, kappa: float) -> tuple[Row, Row]:
+    scores = [a * b**kappa for a, b in zip(d, h, strict=True)]
+    shares = softmax([s / tau for s in scores]) if scores else []
+    return scores, [len(scores) * share for share in shares]
+
+
+def advantages(rewards: Row, *, baseline: str, std: str) -> Row:
+    n = len(rewards)
+    mean = math.fsum(rewards) / n
+    deviation = math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / (n - 1))
+    out = []
+    for i, reward in enumerate(rewards):
+        others = rewards[:i] + rewards[i + 1 :]
+        base = mean if baseline == "group-mean" else math.fsum(others) / (n - 1)
+        out.append((reward - base) / (deviation + 1e-6 if std == "group" else 1.0))
+    return out
+
+
+def loss(
+    logprobs: list[Row],
+    old: list[Row],
+    token_advantages: list[Row],
+    *,
+    low: float,
+    high: float,
+    aggregation: str,
+    max_tokens: int,
+) -> float:
+    """Rows hold only their own tokens: nothing is padded and nothing is masked."""
+    sums = []
+    for new_row, old_row, advantage_row in zip(logprobs, old, token_advantages, strict=True):
+        total = 0.0
+        for new, before, advantage in zip(new_row, old_row, advantage_row, strict=True):
+            rho = math.exp(new - before)
+            clipped = min(max(rho, 1 - low), 1 + high)
+            total += -min(rho * advantage, clipped * advantage)
+        sums.append(total)
+    if aggregation == "token-mean":
+        return sum(sums) / sum(len(row) for row in logprobs)
+    if aggregation == "constant":
+        return sum(sums) / (len(sums) * max_tokens)
+    return sum(s / len(row) for s, row in zip(sums, logprobs, strict=True)) / len(sums)
