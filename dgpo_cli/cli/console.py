@@ -1,0 +1,129 @@
+"""The only file that prints. Results go to stdout; progress, notes and errors to stderr.
+
+Every text goes through rich's Text, never through markup, with control characters shown instead
+of sent. In a pipe there are no escape codes and no line is wrapped or cut.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dgpo_cli.report.text import visible
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+PIPE_WIDTH = 10_000  # wide enough that rich never wraps a line of ours
+PIPE_PICTURE_WIDTH = 100  # for what fills the width, such as a heatmap
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    """Whether `stream` is a terminal and not a pipe or a file."""
+    return stream.isatty()
+
+
+def can_animate() -> bool:
+    """Whether bars can be drawn on stderr: it is a terminal that can move its cursor."""
+    return is_terminal(sys.stderr) and not stderr().is_dumb_terminal
+
+
+def stdout() -> Console:
+    """Return the console for results."""
+    return _console(sys.stdout)
+
+
+def stderr() -> Console:
+    """Return the console for progress, notes and errors."""
+    return _console(sys.stderr)
+
+
+def _console(stream: IO[str]) -> Console:
+    width = None if is_terminal(stream) else PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
+
+
+def picture_width() -> int:
+    """Return the columns that a picture on stdout may fill."""
+    return stdout().width if is_terminal(sys.stdout) else PIPE_PICTURE_WIDTH
+
+
+def tolerate_encodings() -> None:
+    """Let characters that a stream's encoding lacks come out as escapes, not as a crash."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def say(text: str, *, style: str = "") -> None:
+    """Print one line of the result."""
+    stdout().print(Text(visible(text), style=style))
+
+
+def as_json(value: object) -> str:
+    """Write a result as JSON, in ASCII so that no text in it can steer a terminal."""
+    return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=2) + "\n"
+
+
+def say_json(value: object) -> None:
+    """Print a result as JSON."""
+    raw(as_json(value))
+
+
+def raw(text: str) -> None:
+    """Print text as it is: only for text of our own and for JSON."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def show(picture: RenderableType) -> None:
+    """Print something that rich can draw."""
+    stdout().print(picture)
+
+
+def table(rows: Sequence[Sequence[str]], *, styles: Sequence[str]) -> None:
+    """Print aligned columns: folded to the width of a terminal, one line a row in a pipe."""
+    cells = [[visible(cell) for cell in row] for row in rows]
+    if is_terminal(sys.stdout):
+        grid = Table.grid(padding=(0, 2))
+        for style in styles:
+            grid.add_column(style=style, overflow="fold")
+        for row in cells:
+            grid.add_row(*map(Text, row))
+        stdout().print(grid)
+        return
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        raw("  ".join(padded).rstrip() + "\n")
+
+
+def note(text: str, *, on: Console | None = None) -> None:
+    """Tell the user something in passing, on stderr or above the bars that are drawn on it."""
+    _labelled("note", text, style="cyan", on=on)
+
+
+def error(text: str) -> None:
+    """Print an error, each line of it with its label, on stderr."""
+    for line in text.splitlines() or [""]:
+        _labelled("error", line, style="bold red")
+
+
+def _labelled(label: str, text: str, *, style: str, on: Console | None = None) -> None:
+    line = Text.assemble((f"{label}:", style), " ", visible(text))
+    (on or stderr()).print(line, soft_wrap=True)
+
+
+def show_traceback(exception: BaseException) -> None:
+    """Print where an exception came from, on stderr."""
+    lines = traceback.format_exception(exception)
+    for line in "".join(lines).splitlines():
+        stderr().print(Text(visible(line)), soft_wrap=True)

@@ -1,0 +1,87 @@
+"""Ends the process for every way a command can end: exit codes and one line to the user.
+
+0 done, 1 a failed run, 2 usage or settings, 130 Ctrl-C. Tracebacks only with --debug.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+
+from dgpo_cli.cli import console
+from dgpo_cli.errors import DgpoError
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+
+def take_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """Take --debug out of the arguments, wherever it stands before a "--"."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    rest = [argument for argument in arguments[:end] if argument != "--debug"]
+    return [*rest, *arguments[end:]], len(rest) < end
+
+
+def guarded(command: Callable[[], object], *, debug: bool) -> int:
+    """Run a command and return the exit code of the process."""
+    try:
+        result = command()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        result = INTERRUPTED
+    except Exception as error:
+        if debug and not isinstance(error, BrokenPipeError):
+            console.show_traceback(error)
+        return _explain(error)
+    # Typer returns the code of an early exit, and makes one of Ctrl-C.
+    code = result if isinstance(result, int) else 0
+    if code == INTERRUPTED:
+        console.error("interrupted")
+    return code
+
+
+def _explain(error: Exception) -> int:
+    """Tell the user what happened, in one line where it is not ours to say more."""
+    match error:
+        case DgpoError():
+            console.error(str(error))
+            return error.exit_code
+        case typer.Abort():
+            console.error("interrupted")
+            return INTERRUPTED
+        case typer.TyperException():
+            console.error(_usage(error))
+            return error.exit_code
+        case BrokenPipeError():
+            _forget_stdout()
+            return FAILED
+        case OSError(errno=errno.ENOSPC):
+            console.error(f"no space left on the disk{_place(error)}; make room and run it again")
+        case OSError(strerror=str(reason)):
+            console.error(f"{reason.lower()}{_place(error)}")
+        case _:
+            first = (str(error).splitlines() or [""])[0]
+            console.error(f"{type(error).__name__}: {first} (--debug shows where)")
+    return FAILED
+
+
+def _usage(error: typer.TyperException) -> str:
+    """Put a usage error into one line, with the command that explains more."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{message}; see {context.command_path} --help" if context is not None else message
+
+
+def _place(error: OSError) -> str:
+    return f": {error.filename}" if error.filename else ""
+
+
+def _forget_stdout() -> None:
+    """Nobody reads stdout any more: let Python's own flush at exit go nowhere, quietly."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())

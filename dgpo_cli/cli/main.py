@@ -1,0 +1,102 @@
+"""The command `dgpo`: its subcommands and what holds for all of them. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from dgpo_cli import __version__
+from dgpo_cli.cli import console, preset
+from dgpo_cli.cli.eval import evaluate
+from dgpo_cli.cli.guard import guarded, take_debug
+from dgpo_cli.cli.inspect import inspect
+from dgpo_cli.cli.rollout import rollout
+from dgpo_cli.cli.train import train
+
+
+class Root(TyperGroup):
+    """The group of all commands; runs them under `guarded` and takes --debug anywhere."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> NoReturn:
+        """Run the command line and end the process."""
+        console.tolerate_encodings()
+        arguments, debug = take_debug(list(sys.argv[1:] if args is None else args))
+
+        def command() -> object:
+            return super(Root, self).main(
+                arguments or ["--help"],
+                prog_name or "dgpo",
+                complete_var,
+                False,
+                windows_expand_args,
+                **extra,
+            )
+
+        sys.exit(guarded(command, debug=debug))
+
+
+app = typer.Typer(
+    cls=Root,
+    name="dgpo",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.say(f"dgpo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            callback=_print_version,
+            is_eager=True,
+            show_default="off",
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            help="Show the traceback of an error; may stand anywhere.",
+            show_default="off",
+        ),
+    ] = False,
+) -> None:
+    """Train language models with DGPO (arXiv 2605.03327): sample, train, evaluate, inspect.
+
+    Start with: dgpo train --preset tiny
+    """
+
+
+app.command(short_help="Train a model with DGPO, GRPO, DAPO or Dr. GRPO.")(train)
+app.command(short_help="Sample completions and check their answers.")(rollout)
+app.command("eval", short_help="Evaluate a model: Avg@k, pass@k, maj@k.")(evaluate)
+app.command(short_help="Show where the credit of a completion went.")(inspect)
+app.add_typer(preset.app, name="preset")
+
+
+def main() -> NoReturn:
+    """Entry point of the command `dgpo`."""
+    app()
+    raise AssertionError("Root.main ends the process")

@@ -1,0 +1,107 @@
+"""Options that several commands share, and how they become settings. No torch, no pydantic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dgpo_cli.cli import console
+from dgpo_cli.config.presets import preset_names
+from dgpo_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dgpo_cli.config.load import Resolved
+
+
+def complete_preset(incomplete: str) -> list[str]:
+    """Return the presets that a half-typed name can become."""
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
+PresetName = Annotated[
+    str, typer.Argument(help="Name of a preset.", metavar="NAME", autocompletion=complete_preset)
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="Recipe that comes with dgpo; see dgpo preset list.",
+        metavar="NAME",
+        show_default="none",
+        autocompletion=complete_preset,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(help="Settings from a TOML file.", metavar="FILE.toml", show_default="none"),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Hub id or folder of a model, with default settings.",
+        metavar="M",
+        show_default="none",
+    ),
+]
+Adapter = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of a LoRA adapter to put on the model.", metavar="DIR", show_default="none"
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change one setting, as in --set optim.lr=1e-6; may be repeated. "
+        "Nothing after the = unsets it.",
+        metavar="KEY=VALUE",
+        show_default="none",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Same as --set seed=N.", metavar="N", show_default="the preset's, else 0"),
+]
+Flags = dict[str, tuple[str, Any]]
+
+
+def one_of(given: dict[str, object | None], *, why: str) -> str:
+    """Return the name of the one option that was given.
+
+    Raises:
+        ConfigError: none was given, or several.
+    """
+    chosen = [name for name, value in given.items() if value is not None]
+    if len(chosen) > 1:
+        raise ConfigError(f"{' and '.join(chosen)}: give only one of them")
+    if not chosen:
+        *first, last = given
+        raise ConfigError(f"give {', '.join(first)} or {last} {why}")
+    return chosen[0]
+
+
+def flags_of(**given: tuple[str, Any]) -> Flags:
+    """Return the flags that were given; a dotted leaf is written with __ for its dots."""
+    return {
+        key.replace("__", "."): (name, value)
+        for key, (name, value) in given.items()
+        if value is not None
+    }
+
+
+def resolve(
+    *,
+    preset: str | None = None,
+    config: Path | None = None,
+    overrides: list[str] | None,
+    flags: Flags,
+) -> Resolved:
+    """Resolve settings and tell the user of values that were dropped."""
+    from dgpo_cli.config.load import resolve as resolve_layers
+
+    resolved = resolve_layers(preset=preset, config=config, overrides=overrides or (), flags=flags)
+    for line in resolved.notes:
+        console.note(line)
+    return resolved

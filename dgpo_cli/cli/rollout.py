@@ -1,0 +1,77 @@
+"""dgpo rollout: sample completions, check their answers, write them down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dgpo_cli.cli import console, options
+
+Prompts = Annotated[
+    str,
+    typer.Option(help="File of problems, or name of a benchmark.", metavar="FILE|BENCH"),
+]
+Out = Annotated[
+    Path, typer.Option(help="Where the completions go, a line each.", metavar="FILE.jsonl")
+]
+GroupSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Completions for each prompt; same as --set rollout.group_size=N.",
+        metavar="N",
+        show_default="the preset's, else 16",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(help="Use only the first N prompts.", metavar="N", min=1, show_default="all"),
+]
+
+
+def rollout(
+    prompts: Prompts,
+    out: Out,
+    preset: options.Preset = None,
+    config: options.Config = None,
+    model: options.Model = None,
+    adapter: options.Adapter = None,
+    group_size: GroupSize = None,
+    limit: Limit = None,
+    overrides: options.Set = None,
+    seed: options.Seed = None,
+) -> None:
+    """Sample completions of prompts and check their answers, without training.
+
+    Temperature, length and the answer checker are settings: --set rollout.temperature=0.7,
+    --set rollout.max_completion_tokens=512, --set reward.kind=math.
+    """
+    options.one_of(
+        {"--preset": preset, "--config": config, "--model": model}, why="to say what to sample from"
+    )
+    flags = options.flags_of(
+        model__path=("--model", model),
+        rollout__group_size=("--group-size", group_size),
+        seed=("--seed", seed),
+    )
+    resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags=flags)
+    from dgpo_cli.config.checks import check_built
+
+    check_built(resolved.settings, prompts=False)
+    from dgpo_cli.cli.bars import Bars
+    from dgpo_cli.workflows import rollout as workflow
+
+    with Bars() as bars:
+        result = workflow.run(
+            resolved,
+            source=prompts,
+            out=out,
+            limit=limit,
+            adapter=adapter,
+            progress=bars,
+            on_event=bars.event,
+        )
+    shares = "  ".join(f"{name} {share:.1%}" for name, share in result.outcomes.items() if share)
+    console.say(f"{result.completions} completions  mean reward {result.mean_reward:.3f}  {shares}")
+    console.say(f"written to {result.out}")

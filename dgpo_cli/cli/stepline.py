@@ -1,0 +1,48 @@
+"""One training step in one line: what fits the width, the most telling numbers first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dgpo_cli.types import StepMetrics
+
+
+class _Field(NamedTuple):
+    """metric: its name. rank: fields of a high rank are the first to go in a narrow terminal."""
+
+    metric: str
+    rank: int
+    render: Callable[[float], str]
+
+
+def _thousands(value: float) -> str:
+    return f"{value / 1000:.1f}k" if value >= 1000 else f"{value:.0f}"
+
+
+_FIELDS = (
+    _Field("reward/mean", 0, lambda v: f"reward {v:.2f}"),
+    _Field("outcome/correct", 2, lambda v: f"correct {v:.0%}"),
+    _Field("completion/length_mean", 4, lambda v: f"len {v:.1f}"),
+    _Field("policy/entropy", 6, lambda v: f"entropy {v:.2f}"),
+    _Field("policy/hellinger_sq_mean", 5, lambda v: f"d {v:.1e}"),
+    _Field("credit/effective_fraction", 3, lambda v: f"eff {v:.3f}"),
+    _Field("loss/clip_frac", 8, lambda v: f"clip {v:.1%}"),
+    _Field("optim/grad_norm", 7, lambda v: f"|g| {v:.2f}"),
+    _Field("time/step_s", 1, lambda v: f"{v:.2f} s"),
+    _Field("throughput/tokens_per_s", 9, lambda v: f"{_thousands(v)} tok/s"),
+)
+
+
+def step_line(step: int, metrics: StepMetrics, *, total: int | None, width: int) -> str:
+    """Write the line of a finished step, dropping fields until it fits `width` columns.
+
+    A metric that is missing is left out. total: steps of the whole run, if known.
+    """
+    head = f"step {step}" if total is None else f"step {step:>{len(str(total))}}/{total}"
+    kept = [field for field in _FIELDS if field.metric in metrics]
+    while True:
+        line = "  ".join([head, *(field.render(metrics[field.metric]) for field in kept)])
+        if len(line) <= width or not kept:
+            return line
+        kept.remove(max(kept, key=lambda field: field.rank))
