@@ -1,0 +1,87 @@
+r"""Checks answers that are integers, as in AIME: pure Python, linear in the text, never evaluating.
+
+What is read, and where:
+
+| written | verdict |
+| --- | --- |
+| before the last </think>, or after a <think> that is not closed | not read |
+| several boxes | the complete, non-empty one that closes last; an outer box before its inner |
+| `\boxed{20`, `\boxed{}` | passed over: an earlier complete box counts |
+| `\boxed 204`, `\fbox{204}` | boxes; the bare one ends at the line, formula or sentence |
+| `Answer: 204` | the last one, in any case, anywhere in a line; if empty, the line after it |
+| `<answer>204</answer>` | an answer line; the later of both counts |
+| a box and an answer line | the box, with `boxed-or-answer-line` |
+| the last number | only with `last-number`, and never in a text cut at the limit |
+
+What is 204 (with 204 for any integer):
+
+| written | verdict |
+| --- | --- |
+| `0204`, `204.`, `204.00`, `+204`, `(204)`, `[204]`, `\{204\}`, `**204**`, `$204$`, `\$204` | 204 |
+| `\text{...}`, `\mathrm{...}`, `\textbf{...}` and other fonts around or beside | 204 |
+| units, degree signs, words: `204\text{ cm}^2`, `204^\circ`, `The answer is 204` | 204 |
+| `1,016`, `1{,}016`, `1\,016`, `1 016`: groups of three, one kind of separator | 1016 |
+| `x = 100 + 104 = 204`, `\Rightarrow`, `\implies`, `\to`, `\equiv`: the right side | 204 |
+| `204 \pmod{1000}`, `204_{10}` | 204: notation, the residue and the base ten |
+| full-width and bold Unicode digits, Unicode minus and en dash | as ASCII |
+| `204, 205`, `204 or 205`, `x = 204, y = 3` | wrong: more than one answer |
+| `\frac{208}{2}`, `5!`, `2^3`, `|-3|`, `2.04\times10^2`, `3 \cdot 4`, `16 \bmod 7` | wrong |
+| `5\%`, `5 percent`, `5 million`, `\approx 5`, `< 5`, `not 5`, `5x`, `x5`, `5_8` | wrong |
+| `204.05`, `204,5`, `\text{two hundred four}`, more than 2,048 characters | wrong |
+
+Outcomes: `correct` and `wrong` as above; `out_of_range` is a wrong integer outside the bounds
+where they are set; `no_answer` where nothing of the asked form was found; `truncated` instead of
+`no_answer` for a completion cut at its token limit. A cut completion that had already given a
+complete answer (a closed box, a closed tag, an answer line with its line end) is judged by it,
+as evaluation harnesses do; what only the limit ended may lack digits and is no answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dgpo_cli.rewards.extract import Extraction, extract
+from dgpo_cli.rewards.integer import read_integer
+
+if TYPE_CHECKING:
+    from dgpo_cli.rewards.settings import Extract
+    from dgpo_cli.types import FinishReason, Outcome
+
+__all__ = ["MAX_SHOWN_CHARS", "Extraction", "check_integer", "extract", "read_integer"]
+
+MAX_SHOWN_CHARS = 200  # of an extracted answer that is no integer
+
+
+def check_integer(
+    gold: str,
+    text: str,
+    *,
+    finish_reason: FinishReason,
+    where: Extract,
+    minimum: int | None = None,
+    maximum: int | None = None,
+) -> tuple[Outcome, str | None]:
+    """Judge the completion `text` against the integer `gold`.
+
+    Returns the outcome and the extracted answer: plain digits where it is an integer, otherwise
+    its first characters as written, None where there is none.
+
+    Raises:
+        ValueError: `gold` is no integer.
+    """
+    wanted = read_integer(gold)
+    if wanted is None:
+        raise ValueError(f"gold={gold[:MAX_SHOWN_CHARS]!r} is no integer")
+    cut = finish_reason == "length"
+    found = extract(text, where=where, cut=cut)
+    if found is None:
+        return ("truncated" if cut else "no_answer"), None
+    given = read_integer(found.text)
+    if given is None:
+        return "wrong", found.text.strip()[:MAX_SHOWN_CHARS]
+    if given == wanted:
+        return "correct", given
+    value = int(given)
+    if (minimum is not None and value < minimum) or (maximum is not None and value > maximum):
+        return "out_of_range", given
+    return "wrong", given

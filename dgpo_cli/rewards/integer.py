@@ -1,0 +1,253 @@
+r"""Reads one integer out of an answer: `\textbf{(1{,}016)}` is 1016, `5!` and `5\%` are nothing.
+
+Nothing is ever evaluated. The answer is cut into tokens once, then judged: exactly one number,
+at most a sign before it, and around it only what does not change it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import Literal, TypeGuard
+
+from dgpo_cli.rewards import vocabulary as v
+
+MAX_ANSWER_CHARS = 2048  # also far below the 4,300 digits at which Python refuses int()
+
+Kind = Literal["number", "sign", "equals", "separator", "and", "bad"] | v.WordKind
+Atom = tuple[Kind, str]
+
+_WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+_BOLD = {0x1D7CE + i: ord("0") + i % 10 for i in range(50)}
+_DASHES = dict.fromkeys(map(ord, "−–﹣"), "-")
+_SPACES = dict.fromkeys([0xA0, 0x2007, 0x2008, 0x2009, 0x202F, 0x3000], " ")
+_NOTHING = dict.fromkeys([0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0xFEFF])
+_TRANSLATION: dict[int, int | str | None] = {**_WIDE, **_BOLD, **_DASHES, **_SPACES, **_NOTHING}
+
+_DEGREE = re.compile(
+    r"\^\s*\{\s*(?:\\circ|∘|°)\s*\}|\^\s*(?:\\circ(?![A-Za-z])|∘|°)|\\degree(?![A-Za-z])|[°º]"
+)
+_INVISIBLE = re.compile(
+    r"\\(?:[hv]space|color|textcolor|colorbox|tag|label|h?phantom)\*?\s*\{[^{}]*\}"
+)
+_MODULUS = re.compile(
+    r"\\p?mod(?![A-Za-z])\s*(?:\{[^{}]*\}|[0-9]+)"
+    r"|\(\s*(?:\\b?mod|mod|\\(?:text|mathrm|operatorname)\s*\{\s*mod\s*\})"
+    r"\s*\{?\s*[0-9]+\s*\}?\s*\)"
+)
+_TOKEN = re.compile(
+    r"""
+    (?P<number>
+        [1-9][0-9]{0,2}(?P<sep>,|\{,\}|\\[,;:!\ ]|\ )[0-9]{3}(?:(?P=sep)[0-9]{3})*(?![0-9])
+        (?:\.[0-9]*)?
+        | [0-9]+(?:\.[0-9]*)? | \.[0-9]+
+    )
+    | \\(?P<command>[A-Za-z]+)\*?
+    | \\(?P<escaped>.)
+    | (?P<word>[^\W\d_]+)
+    | (?P<space>\s+)
+    | (?P<other>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_NOT_DIGIT = re.compile(r"[^0-9.]")
+_UNIT_POWER = re.compile(r"\s*(?:\{\s*-?[0-9]\s*\}|-?[0-9])(?![0-9])")
+_BASE_TEN = re.compile(r"\s*(?:\{\s*(?:10|ten|\\text\s*\{\s*ten\s*\})\s*\}|10(?![0-9]))")
+
+
+@lru_cache(maxsize=4096)
+def read_integer(answer: str) -> str | None:
+    """Return the integer that `answer` is, as plain digits with at most a minus sign, or None."""
+    if len(answer) > MAX_ANSWER_CHARS:
+        return None
+    if answer.isascii() and answer.isdigit():
+        return answer.lstrip("0") or "0"
+    text = answer if answer.isascii() else answer.translate(_TRANSLATION)
+    text = _DEGREE.sub(" degrees ", text)
+    if "\\" in text or "mod" in text:
+        text = _MODULUS.sub(" ", _INVISIBLE.sub(" ", text))
+    return _judge(_Tokens(text).read())
+
+
+def _judge(atoms: list[Atom]) -> str | None:
+    """Take the right-hand side of the last equality and ask that it is one number."""
+    while atoms and atoms[-1][0] == "separator":
+        atoms.pop()
+    kinds = [kind for kind, _ in atoms]
+    if "separator" in kinds:
+        return None
+    if "and" in kinds and ("equals" not in kinds or "and" in kinds[kinds.index("equals") :]):
+        return None
+    right = len(kinds) - kinds[::-1].index("equals") if "equals" in kinds else 0
+    sign = number = ""
+    for kind, value in atoms[right:]:
+        if kind == "number" and not number:
+            number = value
+        elif kind == "sign" and not number and not sign:
+            sign = value
+        elif _is_word(kind) and (number or not sign):
+            harmless = v.may_follow(value, kind) if number else v.may_lead(value, kind)
+            if not harmless:
+                return None
+        else:
+            return None
+    whole, _, decimals = _NOT_DIGIT.sub("", number).partition(".")
+    if not whole or decimals.strip("0"):
+        return None
+    digits = whole.lstrip("0") or "0"
+    return f"-{digits}" if sign == "-" and digits != "0" else digits
+
+
+def _is_word(kind: Kind | None) -> TypeGuard[v.WordKind]:
+    return kind in ("text", "bare", "touching")
+
+
+class _Tokens:
+    """Turns an answer into atoms. Grouping, formatting and spacing leave none."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._atoms: list[Atom] = []
+        self._modes = [False]  # for each open brace: is it text, where letters are no variables
+        self._opens_text = False
+        self._depth = 0
+        self._spaced = True
+
+    def read(self) -> list[Atom]:
+        position = 0
+        while position < len(self._text):
+            token = _TOKEN.match(self._text, position)
+            assert token is not None
+            position = token.end()
+            if token["space"]:
+                self._spaced = True
+                continue
+            kind = token.lastgroup
+            if kind == "number":
+                self._number(token["number"])
+            elif kind == "command":
+                self._command(token["command"])
+            elif kind == "word":
+                self._word(token["word"])
+            elif kind == "escaped":
+                self._escaped(token["escaped"])
+            else:
+                position = self._other(token["other"], position)
+        return self._atoms
+
+    def _add(self, kind: Kind, value: str = "") -> None:
+        self._atoms.append((kind, value))
+        self._spaced = False
+
+    def _last(self) -> Kind | None:
+        return self._atoms[-1][0] if self._atoms else None
+
+    def _number(self, digits: str) -> None:
+        # In x204 the letter makes the number something else; scripts without spaces are exempt.
+        touches = self._last() in ("bare", "touching") and not self._spaced
+        if touches and self._atoms[-1][1].isascii():
+            self._add("bad")
+        self._add("number", digits)
+
+    def _command(self, name: str) -> None:
+        if name in v.TEXT_COMMANDS:
+            self._opens_text = True
+            self._spaced = True
+        elif name in v.EQUALITY_COMMANDS:
+            self._add("equals")
+        elif name in v.OR_COMMANDS:
+            self._add("separator")
+        elif name in v.AND_COMMANDS:
+            self._add("and")
+        elif name in v.IGNORED_COMMANDS:
+            self._spaced = True
+        else:
+            self._add("bad", name)
+
+    def _escaped(self, char: str) -> None:
+        if char in "{}":
+            self._group(opens=char == "{")
+        elif char in v.IGNORED_ESCAPES:
+            self._spaced = True
+        else:
+            self._add("bad")
+
+    def _word(self, word: str) -> None:
+        word = word.rstrip("²³")  # as in cm²
+        lower = word.lower()
+        if not word.isalpha():
+            if word or not _is_word(self._last()):
+                self._add("bad")
+        elif lower == "or":
+            self._add("separator")
+        elif lower == "and":
+            self._add("and")
+        elif self._modes[-1]:
+            self._add("text", word)
+        else:
+            self._add("bare" if self._spaced else "touching", word)
+
+    def _group(self, *, opens: bool) -> None:
+        self._depth = max(0, self._depth + (1 if opens else -1))
+
+    def _other(self, char: str, position: int) -> int:
+        """Take one character; return where reading goes on."""
+        if char == "{":
+            self._modes.append(self._opens_text or self._modes[-1])
+            self._opens_text = False
+        elif char == "}":
+            if len(self._modes) > 1:
+                self._modes.pop()
+        elif char in "()[]":
+            self._group(opens=char in "([")
+        elif char in ",;":
+            self._add("separator" if self._depth == 0 else "bad")
+        elif char in "^_/":
+            return self._script(char, position)
+        elif char in "=-":
+            return self._relation(char, position)
+        elif char == "+":
+            self._add("sign", char)
+        elif char in v.EQUALITY_CHARS:
+            self._add("equals")
+        elif char in "~:.":
+            self._spaced = True
+        elif char not in v.IGNORED_CHARS and unicodedata.category(char) != "So":
+            self._add("bad", char)
+        return position
+
+    def _script(self, char: str, position: int) -> int:
+        """Powers and quotients of units, the base ten, and underscores of markdown."""
+        after = self._text[position : position + 1]
+        if char == "/":
+            if not (_is_word(self._last()) and (after.isalpha() or after == "\\")):
+                self._add("bad")
+            self._spaced = True
+            return position
+        if char == "^":
+            power = _UNIT_POWER.match(self._text, position)
+            if power is not None and _is_word(self._last()):
+                return power.end()
+            self._add("bad")
+            return position
+        base = _BASE_TEN.match(self._text, position)
+        if base is not None and self._last() == "number":
+            return base.end()
+        if after == "{" or (self._last() == "number" and (after.isalnum() or after == "\\")):
+            self._add("bad")
+        return position
+
+    def _relation(self, char: str, position: int) -> int:
+        """Equals signs and arrows; `!=`, `<=` and a negated equality are none."""
+        if char == "-":
+            if self._text.startswith(">", position):
+                self._add("equals")
+                return position + 1
+            self._add("sign", char)
+            return position
+        before = self._text[max(0, position - 3) : position - 1]
+        unequal = before[-1:] == "!" and not before[:-1].strip()
+        negated = bool(self._atoms) and self._atoms[-1] == ("bad", "not")
+        self._add("bad" if unequal or negated or before[-1:] in ("<", ">") else "equals")
+        return position + 1 if self._text.startswith(">", position) else position

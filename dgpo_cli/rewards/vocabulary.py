@@ -1,0 +1,97 @@
+r"""The LaTeX commands and words that may stand around an integer without changing it.
+
+`\text{ minutes}` may; `\text{ percent}`, `million`, `not`, a variable and a function may not.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+# A word inside \text{}, one outside it after a space, and one outside it that touches its left.
+WordKind = Literal["text", "bare", "touching"]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+TEXT_COMMANDS = _words(
+    "text textbf textit textrm textsf texttt textnormal textup emph mbox hbox mathrm mathsf "
+    "mathtt operatorname"
+)
+IGNORED_COMMANDS = _words(
+    "mathbf mathit mathnormal boldsymbol bm pmb boxed fbox framebox frame underline uline "
+    "ensuremath displaystyle textstyle scriptstyle bf rm it tt sf bfseries left right middle big "
+    "Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr large Large LARGE huge Huge "
+    "normalsize small quad qquad thinspace medspace thickspace enspace space nobreakspace "
+    "lbrace rbrace lbrack rbrack lparen rparen dollar pounds euro yen checkmark"
+)
+EQUALITY_COMMANDS = _words(
+    "Rightarrow implies Longrightarrow rightarrow longrightarrow to equiv therefore eq coloneqq"
+)
+OR_COMMANDS = frozenset(["lor", "vee"])
+AND_COMMANDS = frozenset(["land", "wedge"])
+EQUALITY_CHARS = "≡⇒→⟹∴"
+IGNORED_CHARS = "$&*`\"“”'‘’#€£¥•。\x00"
+IGNORED_ESCAPES = " ,;:!>()[]$#&_\\\n"
+
+_DENIED = _words(
+    # amounts that multiply or divide
+    "percent percents percentage pct cent hundred hundreds thousand thousands million millions "
+    "billion billions trillion trillions dozen dozens lakh crore half halves third thirds quarter "
+    "quarters fourth fourths fifth fifths sixth sixths seventh eighth eighths ninth tenth tenths "
+    "hundredth hundredths thousandth thousandths bps "
+    # operations
+    "plus minus times divided multiplied over squared cubed factorial choose mod modulo div sqrt "
+    "root negative log ln exp sin cos tan cot csc gcd lcm lim det pi "
+    # doubt, bounds, denial
+    "not no none never neither nor either except unknown wrong incorrect less more greater fewer "
+    "least most than below above under between about around approximately approx nearly almost "
+    "roughly maybe perhaps possibly up isn aren cannot undefined infinity infinite"
+)
+_FUNCTIONS_IN_FRONT = _words("sec max min arg")
+_UNIT_LETTERS = frozenset("mshgLJNWVACF")
+_SHORT_UNITS = _words("mm cm dm km nm kg mg lb oz ft in yd mi hr hz kw ml cl kl pm am")
+_UNITS = _words(
+    "degrees degree deg minutes minute min mins seconds second sec secs hours hour hrs days day "
+    "weeks week months month years year yrs yr meters meter metres metre kilometers kilometres "
+    "centimeters centimetres inches inch feet foot yards miles units unit grams kilograms pounds "
+    "dollars dollar cents ways kmh kph mph"
+)
+_SHORT_WORDS = _words("is of in as at by to we it so be my an")
+_DENIED_CHARS = frozenset("万萬亿億千百兆或和约約")  # ten thousand, ..., or, and, about
+
+
+def may_lead(word: str, kind: WordKind) -> bool:
+    """Whether `word` may stand before the number."""
+    if not _is_harmless(word):
+        return False
+    if kind == "text" or not word.isascii():
+        return True
+    lower = word.lower()
+    if len(word) <= 2:
+        return lower == "a" or lower in _SHORT_WORDS
+    return lower not in _FUNCTIONS_IN_FRONT
+
+
+def may_follow(word: str, kind: WordKind) -> bool:
+    """Whether `word` may stand after the number: a unit, a noun, the rest of a sentence."""
+    if not _is_harmless(word):
+        return False
+    if not word.isascii():
+        return True
+    lower = word.lower()
+    if len(word) == 1:
+        return word in _UNIT_LETTERS and kind != "touching"
+    if kind == "touching":
+        return lower in _UNITS or lower in _SHORT_UNITS
+    if kind == "bare" and len(word) == 2:
+        return lower in _SHORT_UNITS or lower in _SHORT_WORDS
+    return True
+
+
+def _is_harmless(word: str) -> bool:
+    if word.isascii():
+        return word.lower() not in _DENIED
+    greek = any("Ͱ" <= char <= "Ͽ" for char in word)
+    return not greek and _DENIED_CHARS.isdisjoint(word)
