@@ -56,9 +56,9 @@ class Policy:
         return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
 
     def new_cache(self) -> Any:
-        from transformers import DynamicCache
+        from dgpo_cli.models.cache import growing_cache
 
-        return DynamicCache(config=self._base.config)
+        return growing_cache(self._base.config)
 
     def next_logits(
         self, input_ids: Tensor, *, attention_mask: Tensor, position_ids: Tensor, cache: Any
