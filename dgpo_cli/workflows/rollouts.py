@@ -91,7 +91,10 @@ def training_lines(
     advantages = [a for group in groups for a in group.advantages]
     for row, line in enumerate(rollout_lines(groups, temperature=temperature)):
         length = len(line["token_ids"])
-        own = {name: column[row][:length] for name, column in zip(_TOKEN_FIELDS, rows, strict=True)}
+        own = {
+            name: [_number(x) for x in column[row][:length]]
+            for name, column in zip(_TOKEN_FIELDS, rows, strict=True)
+        }
         yield {
             **line,
             "advantage": advantages[row],
@@ -99,6 +102,11 @@ def training_lines(
             "credit": credit,
             **own,
         }
+
+
+def _number(value: float) -> float | None:
+    """Return a float32 number with the 9 digits that give it back exactly; JSON has no NaN."""
+    return float(f"{value:.9g}") if math.isfinite(value) else None
 
 
 def write_lines(path: Path, lines: Iterator[dict[str, Any]]) -> int:

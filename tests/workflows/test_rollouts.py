@@ -1,0 +1,161 @@
+"""Laws of the rollouts file: what is written is what is read, and a broken line is named."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from dgpo_cli.errors import DataError
+from dgpo_cli.types import (
+    Batch,
+    Completion,
+    Credit,
+    Message,
+    Prompt,
+    ScoredGroup,
+    TokenStats,
+    Verdict,
+)
+from dgpo_cli.workflows.rollouts import read_lines, rollout_lines, training_lines, write_lines
+
+INTERFACE = {
+    "prompt_id",
+    "prompt",
+    "answer",
+    "index",
+    "completion",
+    "prompt_token_ids",
+    "token_ids",
+    "sampling_logprobs",
+    "finish_reason",
+    "outcome",
+    "extracted",
+    "reward",
+}
+
+
+def _group() -> ScoredGroup:
+    prompt = Prompt("p0", (Message("system", "be brief"), Message("user", "1+1?")), "2", "here")
+    return ScoredGroup(
+        prompt=prompt,
+        prompt_ids=(5, 6),
+        completions=(
+            Completion((7, 8, 1), (-0.5, -0.25, -0.125), "é\ud800\x1b[31m", "stop", 3, 11),
+            Completion((9,), (-2.0,), "", "length", 3, 12),
+        ),
+        verdicts=(Verdict("correct", "2", 1.0), Verdict("truncated", None, 0.0)),
+        advantages=(0.5, -0.5),
+    )
+
+
+def _batch() -> Batch:
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    numbers = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.0, 0.0]])
+    return Batch(
+        prompt_ids=torch.zeros(2, 2, dtype=torch.long),
+        prompt_mask=torch.ones(2, 2, dtype=torch.bool),
+        completion_ids=torch.zeros(2, 3, dtype=torch.long),
+        mask=mask,
+        advantages=torch.tensor([0.5, -0.5]),
+        stats=TokenStats(old_logprobs=-numbers, entropy=numbers, hellinger_sq=numbers / 10),
+        credit=Credit(scores=numbers / 100, weights=torch.where(mask, 1.0, 0.0)),
+    )
+
+
+def test_a_line_has_every_field_of_the_interface_and_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "rollouts.jsonl"
+    assert write_lines(path, rollout_lines([_group()], temperature=0.7)) == 2
+    raw = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(line.keys() >= INTERFACE for line in raw)
+    back = read_lines(path)
+    assert [line.completion for line in back] == list(_group().completions)
+    assert [line.verdict for line in back] == list(_group().verdicts)
+    assert back[0].prompt.messages == _group().prompt.messages
+    assert (back[0].prompt_ids, back[0].index, back[1].index) == ((5, 6), 0, 1)
+    assert back[0].temperature == 0.7
+    assert back[0].stats is None and back[0].advantage is None
+
+
+def test_training_lines_keep_every_number_of_every_token_and_no_padding(tmp_path: Path) -> None:
+    path = tmp_path / "step.jsonl"
+    lines = training_lines(
+        [_group()], _batch(), temperature=1.0, credit={"rule": "dgpo", "tau": 0.5}, vocab_size=10
+    )
+    write_lines(path, lines)
+    first, second = read_lines(path)
+    assert first.stats is not None and second.stats is not None
+    assert first.stats.hellinger_sq == pytest.approx((0.01, 0.02, 0.03), rel=1e-6)
+    assert first.stats.logprobs == pytest.approx((-0.1, -0.2, -0.3), rel=1e-6)
+    assert second.stats.entropy == pytest.approx((0.4,), rel=1e-6)
+    assert (first.advantage, second.advantage) == (0.5, -0.5)
+    assert first.stats.credit == {"rule": "dgpo", "tau": 0.5}
+    assert first.stats.vocab_size == 10
+
+
+def test_what_is_not_finite_is_null_and_comes_back_as_nan(tmp_path: Path) -> None:
+    batch = _batch()
+    batch.stats.entropy[0, 1] = math.nan
+    path = tmp_path / "bad.jsonl"
+    write_lines(path, training_lines([_group()], batch, temperature=1.0, credit={}, vocab_size=10))
+    assert "NaN" not in path.read_text()
+    stats = read_lines(path)[0].stats
+    assert stats is not None
+    assert math.isnan(stats.entropy[1]) and stats.entropy[0] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda line: line.pop("completion"), "'completion' is missing"),
+        (lambda line: line.update(finish_reason="tired"), "'tired' is none of stop, length"),
+        (lambda line: line.update(outcome="maybe"), "'maybe' is none of correct"),
+        (lambda line: line.update(version=99), "version 99"),
+        (lambda line: line.update(weights=[1.0]), "'logprobs' is missing"),
+        (lambda line: line.update(token_ids="x"), "not a line of rollouts"),
+    ],
+)
+def test_broken_line_names_file_line_and_field(tmp_path, change, message) -> None:  # type: ignore[no-untyped-def]
+    good, bad = rollout_lines([_group()], temperature=1.0)
+    change(bad)
+    path = tmp_path / "rollouts.jsonl"
+    write_lines(path, iter([good, bad]))
+    with pytest.raises(DataError, match=r"rollouts\.jsonl:2: ") as caught:
+        read_lines(path)
+    assert message in str(caught.value)
+
+
+def test_statistics_of_another_length_are_refused(tmp_path: Path) -> None:
+    lines = list(training_lines([_group()], _batch(), temperature=1.0, credit={}, vocab_size=10))
+    lines[0]["entropy"].append(1.0)
+    path = tmp_path / "rollouts.jsonl"
+    write_lines(path, iter(lines))
+    with pytest.raises(DataError, match="entropy has 4 numbers for 3 tokens"):
+        read_lines(path)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "[1]\n", "{\n"])
+def test_files_without_rollouts_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"x\.jsonl"):
+        read_lines(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_lines(tmp_path / "missing.jsonl")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.jsonl"
+    path.write_text("old")
+
+    def broken():  # type: ignore[no-untyped-def]
+        yield {"a": 1}
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_lines(path, broken())
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["rollouts.jsonl"]
