@@ -68,7 +68,7 @@ class Bars:
         """Print the line of a finished step and move the bar of the run."""
         width = self._console.width
         line = step_line(step, metrics, total=self._steps, width=width)
-        self._console.print(Text(line), soft_wrap=True)
+        console.log(line, on=self._console)
         if self._steps is None:
             return
         if self._run is None:

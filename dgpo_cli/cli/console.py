@@ -7,6 +7,7 @@ of sent. In a pipe there are no escape codes and no line is wrapped or cut.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -63,6 +64,17 @@ def tolerate_encodings() -> None:
             reconfigure(errors="backslashreplace")
 
 
+def flush() -> None:
+    """Send what was printed on its way, so that a reader who has gone is noticed now."""
+    sys.stdout.flush()
+
+
+def forget_stdout() -> None:
+    """Nobody reads stdout any more: let Python's own flush at exit go nowhere, quietly."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+
+
 def say(text: str, *, style: str = "") -> None:
     """Print one line of the result."""
     stdout().print(Text(visible(text), style=style))
@@ -104,6 +116,11 @@ def table(rows: Sequence[Sequence[str]], *, styles: Sequence[str]) -> None:
     for row in cells:
         padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         raw("  ".join(padded).rstrip() + "\n")
+
+
+def log(text: str, *, on: Console) -> None:
+    """Print one line above the bars that are drawn on a console."""
+    on.print(Text(visible(text)), soft_wrap=True)
 
 
 def note(text: str, *, on: Console | None = None) -> None:

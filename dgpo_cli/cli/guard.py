@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import sys
 from collections.abc import Callable
 
 import typer
@@ -31,7 +29,7 @@ def guarded(command: Callable[[], object], *, debug: bool) -> int:
     """Run a command and return the exit code of the process."""
     try:
         result = command()
-        sys.stdout.flush()
+        console.flush()
     except KeyboardInterrupt:
         result = INTERRUPTED
     except Exception as error:
@@ -58,7 +56,7 @@ def _explain(error: Exception) -> int:
             console.error(_usage(error))
             return error.exit_code
         case BrokenPipeError():
-            _forget_stdout()
+            console.forget_stdout()
             return FAILED
         case OSError(errno=errno.ENOSPC):
             console.error(f"no space left on the disk{_place(error)}; make room and run it again")
@@ -79,9 +77,3 @@ def _usage(error: typer.TyperException) -> str:
 
 def _place(error: OSError) -> str:
     return f": {error.filename}" if error.filename else ""
-
-
-def _forget_stdout() -> None:
-    """Nobody reads stdout any more: let Python's own flush at exit go nowhere, quietly."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())

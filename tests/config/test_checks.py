@@ -1,0 +1,115 @@
+"""Combinations that cannot work are refused with the fix, and the fix works."""
+
+from __future__ import annotations
+
+import pytest
+
+from dgpo_cli.config.checks import check_built, check_trainable
+from dgpo_cli.config.load import resolve
+from dgpo_cli.errors import BackendError, ConfigError
+
+NEEDS_FILE = ("prompts.kind=file", "prompts.path=x.jsonl")
+
+
+def training_refusal(*overrides: str) -> list[str]:
+    settings = resolve(preset="tiny", overrides=overrides).settings
+    with pytest.raises(ConfigError) as caught:
+        check_trainable(settings)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fix"),
+    [
+        (("rollout.group_size=1", "optim.micro_batch_size=8"), "rollout.group_size=16"),
+        (("rollout.top_p=0.9",), "rollout.top_p=1"),
+        (("rollout.top_k=5",), "rollout.top_k=0"),
+        (("optim.micro_batch_size=257",), "optim.micro_batch_size=256"),
+        (
+            ("optim.micro_batch_size=65", "optim.updates_per_step=4"),
+            "optim.micro_batch_size=64",
+        ),
+        (
+            ("optim.schedule=cosine", "optim.warmup_steps=100", "train.steps=100"),
+            "optim.schedule=constant",
+        ),
+        (("advantage.baseline=leave-one-out",), "advantage.std=none"),
+        (("model.quantization=nf4",), "adapter.kind=lora"),
+        (("model.dtype=bfloat16",), "model.dtype=float32"),
+        (("model.dtype=float16",), "adapter.kind=lora"),
+    ],
+)
+def test_what_cannot_train_is_refused_and_the_named_fix_trains(
+    wrong: tuple[str, ...], fix: str
+) -> None:
+    (line,) = training_refusal(*wrong)
+    assert line.startswith(tuple(f"{argument}:" for argument in wrong))
+    assert f"set {fix}" in line or f"or {fix}" in line
+    check_trainable(resolve(preset="tiny", overrides=[*wrong, fix]).settings)
+
+
+def test_updates_must_divide_the_prompts_of_a_step() -> None:
+    assert training_refusal("optim.updates_per_step=3") == [
+        "optim.updates_per_step=3: does not divide rollout.prompts_per_step=16; set a divisor of it"
+    ]
+
+
+def test_a_constant_rate_may_warm_up_over_the_whole_run() -> None:
+    check_trainable(resolve(preset="tiny", overrides=["optim.warmup_steps=100"]).settings)
+
+
+def test_all_that_cannot_train_is_reported_at_once() -> None:
+    assert len(training_refusal("rollout.top_p=0.5", "rollout.top_k=3", "model.dtype=float16")) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (("reward.correct=0",), "reward.correct=0: must be greater than reward.wrong=0"),
+        (("reward.minimum=5", "reward.maximum=4"), "reward.minimum=5: is above reward.maximum=4"),
+        (("parallel.gpus=2",), "parallel.gpus=2: parallel.kind=single uses one device"),
+    ],
+)
+def test_what_no_command_can_use_is_refused_when_resolved(
+    overrides: tuple[str, ...], named: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(overrides=overrides)
+    assert str(caught.value).startswith(named)
+
+
+def test_the_defaults_and_tiny_are_built_and_train() -> None:
+    for resolved in (resolve(), resolve(preset="tiny"), resolve(preset="smollm2-lora")):
+        check_trainable(resolved.settings)
+        check_built(resolved.settings)
+
+
+@pytest.mark.parametrize(
+    ("missing", "fixes"),
+    [
+        (("rollout.backend.kind=vllm",), ("rollout.backend.kind=hf",)),
+        (("rollout.backend.kind=vllm-server",), ("rollout.backend.kind=hf",)),
+        (
+            ("parallel.kind=fsdp2", "parallel.gpus=4"),
+            ("parallel.kind=single", "parallel.gpus=1"),
+        ),
+        (("model.quantization=nf4",), ("model.quantization=none",)),
+        (
+            ("prompts.kind=hub", "prompts.dataset=d"),
+            ("prompts.kind=file", "prompts.path=FILE.jsonl"),
+        ),
+    ],
+)
+def test_what_is_not_built_is_one_line_with_what_runs_now(
+    missing: tuple[str, ...], fixes: tuple[str, ...]
+) -> None:
+    with pytest.raises(BackendError) as caught:
+        check_built(resolve(overrides=missing).settings)
+    assert str(caught.value) == (f"not built in this version: {missing[0]} (set {' '.join(fixes)})")
+    stays = [argument for argument in missing if "dataset" not in argument]
+    check_built(resolve(overrides=[*stays, *fixes]).settings)
+
+
+def test_commands_that_bring_their_prompts_do_not_mind_the_hub() -> None:
+    settings = resolve(overrides=["prompts.kind=hub", "prompts.dataset=d"]).settings
+    check_built(settings, prompts=False)
