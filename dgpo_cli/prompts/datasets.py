@@ -7,7 +7,7 @@ is resumed from its step number alone.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -49,7 +49,7 @@ class PromptStream(Protocol):
     def keep(self, fits: Fits, *, reason: str) -> PromptStream:
         """Return a stream of only the prompts that fit; `notes` counts the others with `reason`.
 
-        Generated prompts that do not fit are drawn again.
+        Generated prompts that do not fit are drawn again, and nothing is left out.
 
         Raises:
             DataError: no prompt fits.
@@ -125,8 +125,7 @@ class SumsStream:
         return list(found.values())
 
     def keep(self, fits: Fits, *, reason: str) -> SumsStream:
-        note = f"generated problems are drawn again where they are {reason}"
-        stream = replace(self, fits=fits, notes=(*self.notes, note))
+        stream = replace(self, fits=fits)
         stream.take(step=0, count=1)  # fails now where nothing fits
         return stream
 
@@ -182,14 +181,6 @@ class FileStream:
 def _epoch_order(seed: int, epoch: int, size: int) -> tuple[int, ...]:
     rng = random.Random(derive_seed("prompts.file", seed, epoch))
     return tuple(rng.sample(range(size), size))
-
-
-def drop_long(
-    encoded: Sequence[tuple[Prompt, tuple[int, ...]]], *, max_prompt_tokens: int
-) -> tuple[list[tuple[Prompt, tuple[int, ...]]], int]:
-    """Return the prompts of at most `max_prompt_tokens` token ids, and how many were longer."""
-    kept = [pair for pair in encoded if len(pair[1]) <= max_prompt_tokens]
-    return kept, len(encoded) - len(kept)
 
 
 def read_prompts(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dgpo_cli.errors import BackendError, ConfigError, DataError
-from dgpo_cli.prompts.datasets import drop_long, open_prompts, read_prompts
+from dgpo_cli.prompts.datasets import open_prompts, read_prompts
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts, SumsPrompts
 from dgpo_cli.prompts.sums import held_out
 from dgpo_cli.types import Message, Prompt
@@ -96,7 +96,7 @@ def test_sums_that_do_not_fit_are_drawn_again() -> None:
     batch = stream.take(step=3, count=20)
     assert len(batch) == 20
     assert all(len(prompt.id) <= 6 for prompt in batch)
-    assert stream.notes == ("generated problems are drawn again where they are too long",)
+    assert stream.notes == ()
     assert stream.size is None
 
 
@@ -143,13 +143,6 @@ def test_problems_that_do_not_fit_are_left_out_and_counted(tmp_path: Path) -> No
     assert kept.keep(lambda p: True, reason="x").notes == kept.notes
     with pytest.raises(DataError, match="all 12 problems are too long"):
         stream.keep(lambda p: False, reason="too long")
-
-
-def test_long_prompts_are_dropped_and_counted() -> None:
-    pairs = [(Prompt(str(n), (), "", ""), tuple(range(n))) for n in (3, 5, 4, 9)]
-    kept, dropped = drop_long(pairs, max_prompt_tokens=4)
-    assert [len(ids) for _, ids in kept] == [3, 4]
-    assert dropped == 2
 
 
 # ---------------------------------------------------------------- files
