@@ -17,10 +17,9 @@ _LOG_ZERO = -1e30
 
 
 def _widened(logits: Tensor) -> Tensor:
-    """Float32 or better, contiguous: equal inputs then take equal roundings."""
     import torch
 
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).contiguous()
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def selected_logprobs(logits: Tensor, ids: Tensor) -> Tensor:

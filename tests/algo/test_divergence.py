@@ -100,6 +100,14 @@ def test_disjoint_supports_are_at_distance_one() -> None:
     assert float(hellinger_sq(far, -far)) == 1.0
 
 
+def test_rounding_never_lifts_the_distance_above_one() -> None:
+    policy, reference = logits(2000, 500, seed=21), logits(2000, 500, seed=22)
+    policy[:, ::2], reference[:, 1::2] = -INF, -INF
+    distance = hellinger_sq(policy, reference)
+    assert float(distance.max()) == 1.0
+    assert float(distance.min()) > 1 - 1e-6
+
+
 def test_vocabulary_masked_in_both_changes_nothing() -> None:
     policy, reference = logits(9, 12, seed=6), logits(9, 12, seed=7)
     ids = torch.arange(9)

@@ -47,10 +47,10 @@ def test_json_is_a_list_of_objects(tmp_path: Path) -> None:
 
 
 def test_csv_keeps_quoted_lines_and_odd_separators_together(tmp_path: Path) -> None:
-    text = 'problem,answer\r\n"two\nlines, ""quoted""",4\r\na\u2028b,05\r\n'
+    text = 'problem,answer\r\n"two\r\nlines, ""quoted""",4\r\na\u2028b,05\r\n'
     found = rows(write(tmp_path, "a.CSV", "\ufeff" + text))
     assert [dict(row.fields) for row in found] == [
-        {"problem": 'two\nlines, "quoted"', "answer": "4"},
+        {"problem": 'two\r\nlines, "quoted"', "answer": "4"},
         {"problem": "a\u2028b", "answer": "05"},
     ]
 

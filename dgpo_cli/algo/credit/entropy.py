@@ -36,7 +36,7 @@ class EntropyCredit(Frozen):
         from dgpo_cli.types import Credit
 
         with torch.no_grad():
-            scores = masked_values(stats.entropy.float().clamp(min=0.0), mask)
+            scores = masked_values(stats.entropy.float(), mask)
             total = scores.sum(dim=1, keepdim=True)
             lengths = mask.sum(dim=1, keepdim=True).to(scores.dtype)
             shares = scores / torch.where(total > 0, total, torch.ones_like(total))
