@@ -39,6 +39,7 @@ class Bars:
             *_columns(wide=self._console.width >= NARROW),
             console=self._console,
             transient=True,
+            speed_estimate_period=3600,  # seconds: steps of a large model take minutes
             redirect_stdout=False,  # results may go down a pipe while bars are on the terminal
             disable=not console.can_animate(),
         )

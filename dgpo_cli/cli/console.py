@@ -13,7 +13,8 @@ import traceback
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 PIPE_WIDTH = 10_000  # wide enough that rich never wraps a line of ours
+NARROW = 60  # columns; below, a table becomes a list
 PIPE_PICTURE_WIDTH = 100  # for what fills the width, such as a heatmap
 
 
@@ -105,12 +107,7 @@ def table(rows: Sequence[Sequence[str]], *, styles: Sequence[str]) -> None:
     """Print aligned columns: folded to the width of a terminal, one line a row in a pipe."""
     cells = [[visible(cell) for cell in row] for row in rows]
     if is_terminal(sys.stdout):
-        grid = Table.grid(padding=(0, 2))
-        for style in styles:
-            grid.add_column(style=style, overflow="fold")
-        for row in cells:
-            grid.add_row(*map(Text, row))
-        stdout().print(grid)
+        stdout().print(_table(cells, styles=styles, narrow=stdout().width < NARROW))
         return
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
@@ -118,9 +115,24 @@ def table(rows: Sequence[Sequence[str]], *, styles: Sequence[str]) -> None:
         raw("  ".join(padded).rstrip() + "\n")
 
 
+def _table(rows: Sequence[Sequence[str]], *, styles: Sequence[str], narrow: bool) -> RenderableType:
+    if not narrow:
+        grid = Table.grid(padding=(0, 2))
+        for style in styles:
+            grid.add_column(style=style, overflow="fold")
+        for row in rows:
+            grid.add_row(*map(Text, row))
+        return grid
+    lines: list[RenderableType] = []
+    for first, *rest in rows:  # no room for columns: what belongs to a name goes below it
+        below = Text("  ").join(map(Text, rest, styles[1:]))
+        lines += [Text(first, style=styles[0]), Padding(below, (0, 0, 0, 2))]
+    return Group(*lines)
+
+
 def log(text: str, *, on: Console) -> None:
     """Print one line above the bars that are drawn on a console."""
-    on.print(Text(visible(text)), soft_wrap=True)
+    on.print(Text(visible(text)))
 
 
 def note(text: str, *, on: Console | None = None) -> None:
@@ -136,7 +148,7 @@ def error(text: str) -> None:
 
 def _labelled(label: str, text: str, *, style: str, on: Console | None = None) -> None:
     line = Text.assemble((f"{label}:", style), " ", visible(text))
-    (on or stderr()).print(line, soft_wrap=True)
+    (on or stderr()).print(line)
 
 
 def show_traceback(exception: BaseException) -> None:

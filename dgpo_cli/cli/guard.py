@@ -63,8 +63,8 @@ def _explain(error: Exception) -> int:
         case OSError(strerror=str(reason)):
             console.error(f"{reason.lower()}{_place(error)}")
         case _:
-            first = (str(error).splitlines() or [""])[0]
-            console.error(f"{type(error).__name__}: {first} (--debug shows where)")
+            lines = [type(error).__name__, *str(error).splitlines()]
+            console.error(f"{': '.join(lines[:2])} (--debug shows where)")
     return FAILED
 
 

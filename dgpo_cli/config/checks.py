@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.errors import BackendError, ConfigError
-from dgpo_cli.rewards.settings import IntegerReward
 
 
 def always_wrong(settings: Settings) -> Iterator[str]:
@@ -16,16 +15,6 @@ def always_wrong(settings: Settings) -> Iterator[str]:
         yield (
             f"reward.correct={reward.correct:g}: must be greater than "
             f"reward.wrong={reward.wrong:g}; set reward.correct higher"
-        )
-    if (
-        isinstance(reward, IntegerReward)
-        and reward.minimum is not None
-        and reward.maximum is not None
-        and reward.minimum > reward.maximum
-    ):
-        yield (
-            f"reward.minimum={reward.minimum}: is above reward.maximum={reward.maximum}, so no "
-            "answer is in range; set reward.minimum lower"
         )
     if settings.parallel.kind == "single" and settings.parallel.gpus > 1:
         yield (

@@ -97,6 +97,9 @@ def invalid_values(error: ValidationError, *, sources: Mapping[str, str]) -> Ite
         if key in seen:  # each arm of a union of plain types complains
             continue
         seen.add(key)
+        if details["type"] == "value_error":  # a section's own check of its settings together
+            yield f"{key}: {details['ctx']['error']}"
+            continue
         source = sources.get(key, "")
         origin = f" ({source})" if source not in ("", "--set") else ""
         given = "" if details["type"] == "missing" else f"={shown(details['input'])}"

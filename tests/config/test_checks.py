@@ -66,7 +66,7 @@ def test_all_that_cannot_train_is_reported_at_once() -> None:
     ("overrides", "named"),
     [
         (("reward.correct=0",), "reward.correct=0: must be greater than reward.wrong=0"),
-        (("reward.minimum=5", "reward.maximum=4"), "reward.minimum=5: is above reward.maximum=4"),
+        (("reward.minimum=5", "reward.maximum=4"), "reward: minimum=5 is above maximum=4"),
         (("parallel.gpus=2",), "parallel.gpus=2: parallel.kind=single uses one device"),
     ],
 )

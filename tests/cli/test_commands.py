@@ -1,0 +1,376 @@
+"""Laws of the commands: what they hand to the workflows, what they print, how failures end."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import dgpo_cli.workflows
+from dgpo_cli.cli.main import app
+from dgpo_cli.config.presets import list_presets, preset_text
+from dgpo_cli.errors import CheckpointError, NonFiniteError
+from dgpo_cli.types import Evaluation, Inspection
+
+COMMANDS = (["train"], ["rollout"], ["eval"], ["inspect"], ["preset", "copy"])
+Install = Callable[..., list[dict[str, Any]]]
+
+
+def dgpo(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture
+def workflow(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Replace a workflow; returns the list of the arguments of its calls."""
+
+    def install(name: str, *, returns: object = None, raises: BaseException | None = None) -> list:
+        calls: list[dict[str, Any]] = []
+
+        def run(*positional: object, **named: Any) -> object:
+            calls.append({"resolved": positional[0] if positional else None, **named})
+            if raises is not None:
+                raise raises
+            return returns
+
+        monkeypatch.setattr(dgpo_cli.workflows, name, SimpleNamespace(run=run), raising=False)
+        return calls
+
+    return install
+
+
+@pytest.fixture
+def trained() -> SimpleNamespace:
+    return SimpleNamespace(
+        out=Path("runs/tiny"),
+        steps=3,
+        checkpoint=Path("runs/tiny/checkpoints/step-000003"),
+        first={"reward/mean": 0.25},
+        last={"reward/mean": 0.5},
+    )
+
+
+@pytest.fixture
+def evaluation() -> Evaluation:
+    return Evaluation(
+        bench="sums",
+        k=2,
+        n_problems=1,
+        avg_at_k=0.5,
+        stderr_rerun=0.1,
+        stderr_problems=0.2,
+        pass_at_k={1: 0.5, 2: 1.0},
+        maj_at_k=1.0,
+        truncated=0.0,
+        no_answer=0.0,
+        mean_tokens=7.0,
+        problems=(),
+    )
+
+
+def test_help_names_every_command() -> None:
+    result = dgpo("--help")
+    assert result.exit_code == 0
+    for command in ("train", "rollout", "eval", "inspect", "preset"):
+        assert re.search(rf"^  {command} ", result.stdout, re.MULTILINE)
+    assert "2605.03327" in result.stdout
+
+
+def test_no_arguments_show_the_help() -> None:
+    assert dgpo().stdout == dgpo("--help").stdout
+    assert dgpo().exit_code == 0
+
+
+@pytest.mark.parametrize("command", [[], *COMMANDS], ids=lambda words: " ".join(words) or "root")
+def test_every_option_shows_its_default_or_that_it_is_required(command: list[str]) -> None:
+    text = dgpo(*command, "--help").stdout
+    options = re.split(
+        r"^  (?=-)", text.partition("Options:")[2].partition("Commands:")[0], flags=re.M
+    )
+    checked = 0
+    for option in options[1:]:
+        if re.match(r"--(install|show)-completion|-h, --help", option):
+            continue
+        assert "[default:" in option or "[required]" in option, option
+        checked += 1
+    assert checked or command == ["preset", "copy"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["frob"],
+        ["train", "--nonsense"],
+        ["train", "--preset"],
+        ["train", "--preset", "tiny", "--resume", "perhaps"],
+        ["train", "--preset", "tiny", "--steps", "many"],
+        ["train"],
+        ["train", "--preset", "tiny", "--config", "x.toml"],
+        ["train", "--preset", "nope"],
+        ["train", "--config", "absent.toml"],
+        ["rollout", "--prompts", "sums", "--model", "m"],
+        ["rollout", "--prompts", "sums", "--out", "x.jsonl"],
+        ["rollout", "--prompts", "sums", "--out", "x.jsonl", "--model", "m", "--limit", "0"],
+        ["eval", "--bench", "sums"],
+        ["eval", "--bench", "sums", "--preset", "tiny", "--model", "m"],
+        ["eval", "--bench", "sums", "--preset", "tiny", "--k", "0"],
+        ["eval", "--bench", "sums", "--run", "absent"],
+        ["inspect", "a", "--rollouts", "b"],
+        ["inspect", "a", "--tau", "0"],
+        ["inspect", "a", "--tau", "nan"],
+        ["inspect", "a", "--kappa", "-1"],
+        ["preset"],
+        ["preset", "show", "nope"],
+    ],
+    ids=" ".join,
+)
+def test_usage_errors_exit_with_2_in_one_line(arguments: list[str]) -> None:
+    result = dgpo(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert re.fullmatch(r"error: .+\n", result.stderr)
+
+
+def test_a_usage_error_names_the_command_that_explains_more() -> None:
+    assert "see dgpo train --help" in dgpo("train", "--nonsense").stderr
+
+
+def test_a_missing_choice_says_what_to_give() -> None:
+    message = "error: give --run, --preset or --model to say what to evaluate\n"
+    assert dgpo("eval", "--bench", "sums").stderr == message
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "said"),
+    [
+        (NonFiniteError("3 steps in a row"), 1, "error: 3 steps in a row\n"),
+        (CheckpointError("line one\nline two"), 1, "error: line one\nerror: line two\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/x"),
+            1,
+            "error: no space left on the disk: runs/x; make room and run it again\n",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "x"),
+            1,
+            "error: permission denied: x\n",
+        ),
+        (ValueError("bad\nvalue"), 1, "error: ValueError: bad (--debug shows where)\n"),
+        (AssertionError(), 1, "error: AssertionError (--debug shows where)\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_a_failed_run_is_explained_without_a_traceback(
+    workflow: Install, failure: BaseException, code: int, said: str
+) -> None:
+    workflow("train", raises=failure)
+    result = dgpo("train", "--preset", "tiny")
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", said)
+
+
+def test_debug_shows_where_an_unexpected_error_is_from(workflow: Install) -> None:
+    workflow("train", raises=ValueError("bad"))
+    result = dgpo("train", "--preset", "tiny", "--debug")
+    assert result.exit_code == 1
+    assert "ValueError: bad" in result.stderr
+    assert "test_commands.py" in result.stderr
+
+
+def test_train_hands_over_settings_folder_and_listeners(
+    workflow: Install, trained: SimpleNamespace
+) -> None:
+    calls = workflow("train", returns=trained)
+    result = dgpo("train", "--preset", "tiny", "--steps", "3", "--seed", "4", "--set", "seed=5")
+    (call,) = calls
+    resolved = call["resolved"]
+    assert (resolved.settings.train.steps, resolved.settings.seed) == (3, 4)
+    assert (resolved.sources["train.steps"], resolved.sources["seed"]) == ("--steps", "--seed")
+    assert (call["out"], call["resume"]) == (Path("runs/tiny"), "auto")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "trained to step 3: reward 0.250 at its first step, 0.500 at its last",
+        "run         runs/tiny",
+        "checkpoint  runs/tiny/checkpoints/step-000003",
+    ]
+
+
+def test_train_names_the_run_folder_after_the_file(
+    workflow: Install, trained: SimpleNamespace, tmp_path: Path
+) -> None:
+    calls = workflow("train", returns=trained)
+    config = tmp_path / "mine.toml"
+    config.write_text("seed = 1\noptim.micro_batch_size = 2\n")
+    assert dgpo("train", "--config", str(config)).exit_code == 0
+    assert dgpo("train", "--config", str(config), "--out", "elsewhere").exit_code == 0
+    assert [call["out"] for call in calls] == [Path("runs/mine"), Path("elsewhere")]
+
+
+def test_a_run_with_nothing_left_to_do_says_so(workflow: Install, trained: SimpleNamespace) -> None:
+    trained.first, trained.last = {}, {}
+    workflow("train", returns=trained)
+    assert "nothing was left to do" in dgpo("train", "--preset", "tiny").stdout
+
+
+def test_dropped_values_are_noted_on_stderr(workflow: Install, trained: SimpleNamespace) -> None:
+    workflow("train", returns=trained)
+    result = dgpo("train", "--preset", "tiny", "--set", "credit.rule=uniform")
+    assert "note: credit.tau from preset tiny is dropped" in result.stderr
+    assert "note" not in result.stdout
+
+
+def test_a_dry_run_prints_every_setting_with_its_source_and_stops(workflow: Install) -> None:
+    calls = workflow("train")
+    result = dgpo("train", "--preset", "tiny", "--dry-run", "--set", "optim.lr=1e-5", "--seed", "3")
+    lines = [re.split(r" {2,}", line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 0
+    assert calls == []
+    assert ["optim.lr", "1e-05", "--set"] in lines
+    assert ["seed", "3", "--seed"] in lines
+    assert ["credit.tau", "0.5", "preset tiny"] in lines
+    assert ["model.revision", "(unset)", "default"] in lines
+    assert len(lines) == len({line[0] for line in lines}) > 50
+
+
+def test_a_dry_run_needs_nothing_that_is_not_built() -> None:
+    assert dgpo("train", "--preset", "qwen32b-full", "--dry-run").exit_code == 0
+    assert dgpo("train", "--preset", "qwen32b-full").exit_code == 1
+
+
+def test_a_dry_run_refuses_what_cannot_train() -> None:
+    result = dgpo("train", "--preset", "tiny", "--dry-run", "--set", "rollout.top_p=0.9")
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_rollout_may_sample_one_completion_and_cut_the_tail(workflow: Install) -> None:
+    outcome = SimpleNamespace(
+        out=Path("x.jsonl"),
+        completions=4,
+        mean_reward=0.75,
+        outcomes={"correct": 0.75, "wrong": 0.25},
+    )
+    calls = workflow("rollout", returns=outcome)
+    result = dgpo(
+        *["rollout", "--prompts", "sums", "--model", "some/model", "--group-size", "1"],
+        *["--out", "x.jsonl", "--set", "rollout.top_p=0.9", "--limit", "4", "--adapter", "a"],
+    )
+    (call,) = calls
+    settings = call["resolved"].settings
+    assert (settings.model.path, settings.rollout.group_size) == ("some/model", 1)
+    assert (call["source"], call["out"], call["limit"]) == ("sums", Path("x.jsonl"), 4)
+    assert call["adapter"] == Path("a")
+    assert result.stdout.splitlines() == [
+        "4 completions  mean reward 0.750  correct 75.0%  wrong 25.0%",
+        "written to x.jsonl",
+    ]
+
+
+def test_eval_of_a_preset_writes_and_prints_the_report(
+    workflow: Install, evaluation: Evaluation, tmp_path: Path
+) -> None:
+    calls = workflow("evaluate", returns=evaluation)
+    command = ["eval", "--bench", "sums", "--k", "2", "--preset", "tiny", "--out", str(tmp_path)]
+    shown, data = dgpo(*command), dgpo(*command, "--json")
+    assert (calls[0]["bench"], calls[0]["k"], calls[0]["out"]) == ("sums", 2, tmp_path)
+    assert "50.0" in shown.stdout and str(tmp_path) in shown.stdout
+    parsed = json.loads(data.stdout)
+    assert (parsed["avg_at_k"], parsed["pass_at_k"]) == (0.5, {"1": 0.5, "2": 1.0})
+    assert json.loads((tmp_path / "report.json").read_text()) == parsed
+
+
+@pytest.mark.parametrize(
+    ("subject", "folder"),
+    [
+        (["--preset", "tiny"], "evals/sums-tiny-32"),
+        (["--model", "Qwen/Qwen2.5-7B"], "evals/sums-Qwen2.5-7B-32"),
+    ],
+)
+def test_eval_names_its_folder_after_benchmark_model_and_k(
+    workflow: Install,
+    evaluation: Evaluation,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    subject: list[str],
+    folder: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(folder).mkdir(parents=True)
+    calls = workflow("evaluate", returns=evaluation)
+    dgpo("eval", "--bench", "sums", *subject)
+    assert [call["out"] for call in calls] == [Path(folder)]
+
+
+def run_folder(folder: Path, *overrides: str) -> Path:
+    """Make a run folder with settings and two checkpoints; returns the newer one."""
+    from dgpo_cli.config.dump import dump_toml
+    from dgpo_cli.config.load import resolve
+
+    for step in (1, 2):
+        (folder / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
+    settings = dump_toml(resolve(preset="tiny", overrides=overrides))
+    (folder / "settings.toml").write_text(settings, encoding="utf-8")
+    return folder / "checkpoints" / "step-000002"
+
+
+def test_eval_of_a_run_takes_its_settings_and_newest_checkpoint(
+    workflow: Install, evaluation: Evaluation, tmp_path: Path
+) -> None:
+    newest = run_folder(tmp_path, "rollout.temperature=0.5")
+    calls = workflow("evaluate", returns=evaluation)
+    result = dgpo("eval", "--bench", "sums", "--run", str(tmp_path), "--out", str(tmp_path))
+    assert result.exit_code == 0, result.stderr
+    settings = calls[0]["resolved"].settings
+    assert (settings.model.path, settings.rollout.temperature) == (str(newest), 0.5)
+    assert calls[0]["adapter"] is None
+
+
+def test_eval_of_a_lora_run_puts_the_checkpoint_on_the_base_model(
+    workflow: Install, evaluation: Evaluation, tmp_path: Path
+) -> None:
+    newest = run_folder(tmp_path, "adapter.kind=lora")
+    calls = workflow("evaluate", returns=evaluation)
+    dgpo("eval", "--bench", "sums", "--run", str(tmp_path), "--out", str(tmp_path))
+    assert calls[0]["resolved"].settings.model.path == "embedded:tiny"
+    assert calls[0]["adapter"] == newest
+
+
+def test_eval_refuses_an_adapter_on_a_run_without_one(workflow: Install, tmp_path: Path) -> None:
+    run_folder(tmp_path)
+    calls = workflow("evaluate")
+    result = dgpo("eval", "--bench", "sums", "--run", str(tmp_path), "--adapter", "a")
+    assert (result.exit_code, calls) == (2, [])
+
+
+def test_inspect_shows_one_completion_but_exports_all(workflow: Install) -> None:
+    nothing = Inspection(model="m", reference="r", rule="dgpo", tau=0.5, kappa=1.0, completions=())
+    calls = workflow("inspect", returns=nothing)
+    assert dgpo("inspect", "a").exit_code == 0
+    assert dgpo("inspect", "a", "--prompt", "2").exit_code == 0
+    exported = dgpo("inspect", "--json", "--tau", "0.1")
+    found = [(call["source"], call["prompt"], call["completion"]) for call in calls]
+    assert found == [(Path("a"), 0, 0), (Path("a"), 2, 0), (None, None, None)]
+    assert calls[2]["tau"] == 0.1
+    assert json.loads(exported.stdout)["completions"] == []
+
+
+def test_preset_list_has_a_line_for_every_preset() -> None:
+    lines = [re.split(r" {2,}", line) for line in dgpo("preset", "list").stdout.splitlines()]
+    assert lines == [[preset.name, preset.description] for preset in list_presets()]
+
+
+def test_preset_show_prints_the_file_as_it_is() -> None:
+    assert dgpo("preset", "show", "tiny").stdout == preset_text("tiny")
+
+
+def test_preset_copy_writes_a_file_that_train_takes(tmp_path: Path) -> None:
+    target = tmp_path / "mine.toml"
+    assert dgpo("preset", "copy", "tiny", str(target)).exit_code == 0
+    assert dgpo("train", "--config", str(target), "--dry-run").exit_code == 0
+    assert dgpo("preset", "copy", "tiny", str(target)).exit_code == 2

@@ -1,0 +1,91 @@
+"""Laws of the step line and the bars."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from dgpo_cli.cli.bars import Bars
+from dgpo_cli.cli.stepline import step_line
+from tests.cli.helpers import ESCAPE, on_terminal, without_escapes
+
+METRICS = {
+    "reward/mean": 0.614,
+    "outcome/correct": 0.61,
+    "completion/length_mean": 38.21,
+    "policy/entropy": 0.2099,
+    "policy/hellinger_sq_mean": 0.0031,
+    "credit/effective_fraction": 0.999,
+    "loss/clip_frac": 0.001,
+    "optim/grad_norm": 0.344,
+    "time/step_s": 1.018,
+    "throughput/tokens_per_s": 8123.0,
+}
+FULL = (
+    "step  12/100  reward 0.61  correct 61%  len 38.2  entropy 0.21  d 3.1e-03  eff 0.999  "
+    "clip 0.1%  |g| 0.34  1.02 s  8.1k tok/s"
+)
+DRAW = """
+import sys, time
+from dgpo_cli.cli.bars import Bars
+with Bars(steps=3) as bars:
+    with bars.phase("sample [red]", total=10, unit="completion") as advance:
+        advance(4)
+        bars.event("resumed [bold]")
+        bars.step(2, {"reward/mean": 0.5})
+        time.sleep(0.3)
+print("result")
+"""
+
+
+def test_the_step_line_has_every_number() -> None:
+    assert step_line(12, METRICS, total=100, width=1000) == FULL
+
+
+def test_the_step_line_loses_whole_fields_until_it_fits() -> None:
+    fields = FULL.split("  ")
+    for width in range(20, 130):
+        line = step_line(12, METRICS, total=100, width=width)
+        assert len(line) <= width
+        assert set(line.split("  ")) <= set(fields)
+    assert step_line(12, METRICS, total=100, width=40) == "step  12/100  reward 0.61  1.02 s"
+
+
+def test_a_missing_or_strange_metric_is_no_crash() -> None:
+    assert step_line(3, {}, total=None, width=80) == "step 3"
+    odd = {"reward/mean": float("nan"), "optim/grad_norm": float("inf"), "other": 1.0}
+    assert step_line(3, odd, total=None, width=80) == "step 3  reward nan  |g| inf"
+
+
+def test_off_a_terminal_only_the_step_lines_appear(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bars(steps=100) as bars:
+        with bars.phase("sample", total=10, unit="completion") as advance:
+            advance(10)
+        bars.event("resumed from x")
+        bars.step(12, METRICS)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"note: resumed from x\n{FULL}\n"
+
+
+def test_a_terminal_sees_bars_that_are_gone_afterwards() -> None:
+    ended = on_terminal(sys.executable, "-c", DRAW, columns=100)
+    assert ESCAPE in ended.out
+    plain = without_escapes(ended.out)
+    assert "sample [red]" in plain and "4/10" in plain
+    assert "train" in plain and "2/3" in plain
+    assert "note: resumed [bold]" in plain
+    assert plain.rstrip().endswith("result")
+
+
+def test_bars_fit_a_narrow_terminal() -> None:
+    ended = on_terminal(sys.executable, "-c", DRAW, columns=40)
+    lines = without_escapes(ended.out).replace("\r", "\n").splitlines()
+    assert any("4/10" in line for line in lines)
+    assert max(map(len, lines)) <= 40
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_no_bars() -> None:
+    ended = on_terminal(sys.executable, "-c", DRAW, env={"TERM": "dumb"})
+    assert ended.out == "note: resumed [bold]\nstep 2/3  reward 0.50\nresult\n"
