@@ -62,10 +62,11 @@ def pad_rows(
 
 
 def micro_batches(lengths: Tensor, *, size: int) -> Iterator[Tensor]:
-    """Yield indices of at most `size` rows, longest rows first, so that little is padded.
+    """Yield indices of 1 to `size` rows, longest rows first, so that little is padded.
 
     Args:
         lengths: tokens of each row, int64 [B].
     """
     order = torch.argsort(lengths, descending=True, stable=True)
-    yield from order.split(size)
+    if len(order):  # the split of nothing would be one empty piece
+        yield from order.split(size)

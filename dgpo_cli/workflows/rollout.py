@@ -13,6 +13,7 @@ from dgpo_cli.engine import Engine
 from dgpo_cli.errors import DataError
 from dgpo_cli.models.policy import load_for_sampling
 from dgpo_cli.prompts.benchmarks import load_benchmark
+from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.types import Progress, Prompt, ScoredGroup
 from dgpo_cli.workflows.rollouts import rollout_lines, write_lines
@@ -67,7 +68,14 @@ def read_source(
 ) -> tuple[Prompt, ...]:
     """Return the prompts of a benchmark or file, written as the settings' template says."""
     prompts = resolved.settings.prompts
-    benchmark = load_benchmark(source, template=prompts.template, system=prompts.system)
+    columns = prompts if isinstance(prompts, FilePrompts | HubPrompts) else FilePrompts(path=source)
+    benchmark = load_benchmark(
+        source,
+        template=prompts.template,
+        system=prompts.system,
+        problem_column=columns.problem_column,
+        answer_column=columns.answer_column,
+    )
     for note in benchmark.notes:
         on_event(note)
     return benchmark.prompts
