@@ -182,4 +182,4 @@ def _typed(known: FieldInfo, value: Any) -> Any:
         except ValidationError:
             continue
         return candidate
-    return value.raw
+    return value.parsed if isinstance(value.parsed, list) else value.raw

@@ -27,7 +27,7 @@ class SumsPrompts(TemplateFields):
     """Generated nested arithmetic with integer answers 0 to 999; never the held-out test set."""
 
     kind: Literal["sums"] = "sums"
-    operations: tuple[int, ...] = Field(
+    operations: tuple[Annotated[int, Field(ge=1, le=32)], ...] = Field(
         (2,), min_length=1, description="Numbers of operations a problem may have, equally likely."
     )
     max_operand: int = Field(

@@ -211,6 +211,11 @@ def test_a_refused_value_is_named_with_its_fix_in_one_line(argument: str, compla
     assert line.startswith(f"{argument}: {complaint}")
 
 
+def test_a_refused_item_of_a_list_is_named_by_itself() -> None:
+    (line,) = refusal("prompts.operations=[2, 0]")
+    assert line.startswith("prompts.operations=0: must be at least 1")
+
+
 def test_a_refused_value_says_which_file_or_flag_it_is_from(tmp_path: Path) -> None:
     config = file_with("[optim]\nlr = -1\n", tmp_path)
     with pytest.raises(ConfigError) as caught:
