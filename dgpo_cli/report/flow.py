@@ -1,0 +1,166 @@
+"""Running text of a completion: visible pieces wrapped to lines of cells, each with its level.
+
+Own code rather than rich's wrapping: it keeps thousands of styled pieces fast, breaks where a
+newline was, and lets a row of level glyphs stand under the text where there is no colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+
+from dgpo_cli.report.ramp import Ramp
+from dgpo_cli.report.text import Glyphs, Piece, split_cells, visible
+
+
+class Run(NamedTuple):
+    """Visible text of one level; `listed` if its token is in the table."""
+
+    text: str
+    level: int
+    listed: bool
+
+
+Line = list[Run]
+
+
+def show(text: str | None, *, glyphs: Glyphs) -> str:
+    """A piece in running text: a line break follows each newline symbol.
+
+    Spaces stay spaces where a letter follows; where they could be missed (several in a row, or
+    at a line's end) they are shown.
+    """
+    if text is None:
+        return glyphs.empty
+    if "\n" not in text and "  " not in text:
+        return visible(text, glyphs=glyphs)
+    lines = text.split("\n")
+    shown = []
+    for line in lines[:-1]:
+        body = line.rstrip(" ")
+        ends = visible(line[len(body) :], glyphs=glyphs, spaces=True)
+        shown.append(_inner(body, glyphs=glyphs) + ends + glyphs.newline + "\n")
+    return "".join(shown) + _inner(lines[-1], glyphs=glyphs)
+
+
+def _inner(line: str, *, glyphs: Glyphs) -> str:
+    several = "  " in line
+    return visible(line, glyphs=glyphs, spaces=several)
+
+
+class _Wrapper:
+    """Fills lines; a word that does not fit moves to the next line unless it is long."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.line: Line = []
+        self.used = 0
+        self.word: Line = []
+        self.word_used = 0
+
+    def add(self, run: Run) -> Iterator[Line]:
+        """Take the text of one run up to the next break; yields lines that are full."""
+        size = cell_len(run.text)
+        self.word.append(run)
+        self.word_used += size
+        if self.word_used > self.width // 2 or run.text.endswith(" "):
+            yield from self.end_word()
+
+    def end_word(self) -> Iterator[Line]:
+        """Place the word, on a new line if it is short and there is no room."""
+        fits = self.used + self.word_used <= self.width
+        if not fits and self.word_used <= self.width // 2:
+            yield self.end_line()
+        for run in self.word:
+            text = run.text
+            while text:
+                head, text = split_cells(text, self.width - self.used)
+                if head:
+                    self.line.append(run._replace(text=head))
+                    self.used += cell_len(head)
+                if text:
+                    yield self.end_line()
+        self.word, self.word_used = [], 0
+
+    def end_line(self) -> Line:
+        line, self.line, self.used = self.line, [], 0
+        return line
+
+
+def wrap(runs: Iterable[Run], *, width: int) -> Iterator[Line]:
+    """Lines of at most `width` cells (at least 2); "\\n" in a run's text ends a line."""
+    wrapper = _Wrapper(max(width, 2))
+    for run in runs:
+        if "\n" not in run.text and " " not in run.text:
+            yield from wrapper.add(run)
+            continue
+        *lines, last = run.text.split("\n")
+        for line in lines:
+            yield from _words(wrapper, run, line)
+            yield from wrapper.end_word()
+            yield wrapper.end_line()
+        yield from _words(wrapper, run, last)
+    yield from wrapper.end_word()
+    if wrapper.line:
+        yield wrapper.end_line()
+
+
+def _words(wrapper: _Wrapper, run: Run, text: str) -> Iterator[Line]:
+    start = 0
+    while start < len(text):
+        stop = text.find(" ", start) + 1 or len(text)
+        yield from wrapper.add(run._replace(text=text[start:stop]))
+        start = stop
+
+
+def runs_of(
+    pieces: Iterable[Piece], *, levels: Iterable[int], listed: Iterable[bool], glyphs: Glyphs
+) -> Iterator[Run]:
+    """The pieces as runs, neighbours of one look joined."""
+    parts: list[str] = []
+    look = (0, False)
+    for piece, level, is_listed in zip(pieces, levels, listed, strict=True):
+        if parts and look != (level, is_listed):
+            yield Run("".join(parts), *look)
+            parts = []
+        look = (level, is_listed)
+        parts.append(show(piece.text, glyphs=glyphs))
+    if parts:
+        yield Run("".join(parts), *look)
+
+
+def coloured(lines: Iterable[Line], *, width: int, ramp: Ramp, margin: int) -> Iterator[Segment]:
+    """Lines on the ramp's card, `margin` empty cells on both sides, filled to `width`."""
+    styles: dict[tuple[int, bool], Style] = {}
+    card = ramp.card.style()
+    for line in lines:
+        yield Segment(" " * margin, card)
+        used = margin
+        for text, level, listed in line:
+            key = (level, listed)
+            if key not in styles:
+                styles[key] = ramp.style(level, listed=listed)
+            yield Segment(text, styles[key])
+            used += cell_len(text)
+        yield Segment(" " * max(0, width - used), card)
+        yield Segment.line()
+
+
+def marked(lines: Iterable[Line], *, glyphs: Glyphs) -> Iterator[Segment]:
+    """Lines with, under each, a glyph for the level of every cell; none under about 1."""
+    for line in lines:
+        yield Segment("".join(run.text for run in line) + "\n")
+        under = "".join(level_glyph(run.level, glyphs=glyphs) * cell_len(run.text) for run in line)
+        if under.strip():
+            yield Segment(under.rstrip() + "\n")
+
+
+def level_glyph(level: int, *, glyphs: Glyphs) -> str:
+    """The glyph of a level, a space for 0; ink grows with the distance from 1."""
+    if level == 0:
+        return " "
+    return glyphs.above[level - 1] if level > 0 else glyphs.below[-level - 1]

@@ -1,0 +1,162 @@
+"""The colours and marks that stand for credit weights, at each colour depth.
+
+Two arms part at w = 1, GRPO's weight: orange above, blue below. On each arm lightness grows with
+|log w|, equally on both, and the text on every colour has a WCAG contrast of at least 4.5. The
+colours are laid on a dark card of our own, so that they read alike on any terminal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.color import Color
+from rich.console import Console
+from rich.style import Style
+
+Depth = Literal["truecolor", "256", "16", "none"]
+DEPTHS: tuple[Depth, ...] = ("none", "16", "256", "truecolor")
+
+# OKLCH: lightness 0.27 to 0.90, the same on both arms; hue 48 to 86 above, 262 to 212 below.
+_ABOVE = (
+    "#3f1b05 #4e2201 #5f2e01 #713b00 #834a02 #975a01 "
+    "#ab6b00 #c07d02 #d39215 #e1a944 #f0c166 #ffd986"
+)
+_BELOW = (
+    "#19263f #1b314f #1e3e62 #204e76 #205f8b #1d71a1 "
+    "#1585b7 #209ac9 #44aed5 #62c3e1 #80d8ef #9eedfd"
+)
+_BLACK, _WHITE = "#000000", "#ffffff"
+
+
+@dataclass(frozen=True, slots=True)
+class Paint:
+    """A background and the text on it, as rich names colours."""
+
+    background: str
+    text: str
+
+    def style(self, *, bold: bool = False, underline: bool = False) -> Style:
+        return Style(
+            color=self.text,
+            bgcolor=self.background,
+            bold=bold or None,
+            underline=underline or None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """One depth's card and arms; `above[i]` and `below[i]` are as far from w = 1 as each other.
+
+    bold_is_safe: whether a terminal leaves the text colour alone when the text is bold. Many turn
+    bold black into grey at 16 colours.
+    """
+
+    card: Paint
+    above: tuple[Paint, ...]
+    below: tuple[Paint, ...]
+    bold_is_safe: bool
+
+    def style(self, level: int, *, listed: bool = False) -> Style:
+        """What a token at `level` looks like; `listed` tokens are in the table.
+
+        More than GRPO's weight is also said by bold (by underline where bold is not safe), and a
+        listed token by underline: nothing is said by hue alone.
+        """
+        above = level > 0
+        paint = self.above[level - 1] if above else self.below[-level - 1] if level else self.card
+        if self.bold_is_safe:
+            return paint.style(bold=above, underline=listed)
+        return paint.style(underline=above or listed)
+
+
+def luminance(color: str) -> float:
+    """Relative luminance in [0, 1] of a colour by rich's name. Source: WCAG 2.2."""
+    triplet = Color.parse(color).get_truecolor()
+    red, green, blue = (
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+        for value in (triplet.red / 255, triplet.green / 255, triplet.blue / 255)
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(first: str, second: str) -> float:
+    """Contrast ratio in [1, 21] of two colours. Source: WCAG 2.2."""
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _paints(backgrounds: list[str], *, black: str, white: str) -> tuple[Paint, ...]:
+    return tuple(
+        Paint(background, max((black, white), key=lambda text: contrast(text, background)))
+        for background in backgrounds
+    )
+
+
+def _truecolor() -> Ramp:
+    return Ramp(
+        card=Paint("#16171b", "#d6d7dc"),
+        above=_paints(_ABOVE.split(), black=_BLACK, white=_WHITE),
+        below=_paints(_BELOW.split(), black=_BLACK, white=_WHITE),
+        bold_is_safe=True,
+    )
+
+
+def _cube() -> Ramp:
+    def paints(*numbers: int) -> tuple[Paint, ...]:
+        names = [f"color({number})" for number in numbers]
+        return _paints(names, black="color(16)", white="color(231)")
+
+    return Ramp(
+        card=Paint("color(233)", "color(252)"),
+        above=paints(52, 94, 130, 166, 172, 208, 214, 220),
+        below=paints(17, 24, 31, 67, 38, 75, 81, 153),
+        bold_is_safe=True,
+    )
+
+
+def _ansi() -> Ramp:
+    black, white = "color(0)", "color(15)"
+    return Ramp(
+        card=Paint(black, "color(7)"),
+        above=(
+            Paint("color(1)", white),
+            Paint("color(9)", black),
+            Paint("color(11)", black),
+        ),
+        below=(
+            Paint("color(4)", white),
+            Paint("color(6)", black),
+            Paint("color(14)", black),
+        ),
+        bold_is_safe=False,
+    )
+
+
+RAMPS: dict[Depth, Ramp] = {"truecolor": _truecolor(), "256": _cube(), "16": _ansi()}
+MARK_LEVELS = 3  # glyphs on each arm where there is no colour
+
+
+def levels(depth: Depth) -> int:
+    """How many steps each arm of the scale has."""
+    ramp = RAMPS.get(depth)
+    return len(ramp.above) if ramp else MARK_LEVELS
+
+
+def depth_of(console: Console) -> Depth:
+    """What a console can show: NO_COLOR, pipes and dumb terminals show no colour."""
+    if console.no_color:
+        return "none"
+    known: dict[str | None, Depth] = {
+        "truecolor": "truecolor",
+        "256": "256",
+        "standard": "16",
+        "windows": "16",
+    }
+    return known.get(console.color_system, "none")
+
+
+def shallower(first: Depth, second: Depth) -> Depth:
+    """The lesser of two depths."""
+    return min(first, second, key=DEPTHS.index)

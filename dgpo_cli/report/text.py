@@ -1,0 +1,257 @@
+"""Text from a model, made safe and visible for a terminal.
+
+Model text is untrusted: whatever a terminal would obey or hide is shown as an escape and never
+sent, and nothing goes through rich markup. `Glyphs` holds the symbols for UTF-8 and for ASCII.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rich.cells import cell_len
+from rich.style import Style
+from rich.text import Text
+
+from dgpo_cli.types import InspectedToken
+
+REPLACEMENT = "\ufffd"  # what decoders give for bytes that are not (yet) a character
+MAX_PARTS = 4  # a UTF-8 character has at most 4 bytes, so at most 4 tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Glyphs:
+    """The symbols that one encoding can show. Strings of levels run from weak to strong."""
+
+    newline: str
+    tab: str
+    space: str
+    ellipsis: str
+    empty: str
+    partial: str
+    rule: str
+    separator: str
+    times: str
+    plus_minus: str
+    passed: str
+    failed: str
+    above: str
+    below: str
+    fractions: str  # none, eight or so steps, all
+    ascii_only: bool
+
+
+UNICODE = Glyphs(
+    newline="↵",
+    tab="⇥",
+    space="·",
+    ellipsis="…",
+    empty="∅",
+    partial=REPLACEMENT,
+    rule="─",
+    separator="·",
+    times="×",
+    plus_minus="±",
+    passed="✓",
+    failed="✗",
+    above="▂▅█",
+    below="-=≡",
+    fractions="·▁▂▃▄▅▆▇█",
+    ascii_only=False,
+)
+ASCII = Glyphs(
+    newline="\\n",
+    tab="\\t",
+    space="_",
+    ellipsis="..",
+    empty="<>",
+    partial="\\ufffd",
+    rule="-",
+    separator="|",
+    times="x",
+    plus_minus="+-",
+    passed="ok",
+    failed="x",
+    above="+*#",
+    below=".-=",
+    fractions=".12345678#",
+    ascii_only=True,
+)
+
+# Letters and marks by category that show as nothing, or that change how their neighbour looks.
+_INVISIBLE = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+) | frozenset(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
+
+
+def glyphs_for(*, ascii_only: bool) -> Glyphs:
+    """The symbols to use; `ascii_only` is what rich's ConsoleOptions say of the encoding."""
+    return ASCII if ascii_only else UNICODE
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if code < 0x100:
+        return {"\r": "\\r"}.get(char, f"\\x{code:02x}")
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _show(char: str, *, glyphs: Glyphs, spaces: bool) -> str:
+    if char == "\n":
+        return glyphs.newline
+    if char == "\t":
+        return glyphs.tab
+    if char == " ":
+        return glyphs.space if spaces else char
+    if char == REPLACEMENT:
+        return glyphs.partial
+    hidden = not char.isprintable() or char in _INVISIBLE or cell_len(char) == 0
+    return _escape(char) if hidden or (glyphs.ascii_only and char > "~") else char
+
+
+@lru_cache(maxsize=65536)
+def visible(text: str, *, glyphs: Glyphs = UNICODE, spaces: bool = False) -> str:
+    """`text` on one line, with nothing in it that a terminal would obey or hide.
+
+    Newlines and tabs become symbols, so do spaces with `spaces`; control characters, bidirectional
+    overrides, zero-width, private and unassigned characters become escapes such as \\x1b.
+    At most three combining marks stay on a letter, so that no text reaches into other lines.
+    """
+    if text.isascii() and text.isprintable() and not spaces:
+        return text
+    shown: list[str] = []
+    room = 0  # marks that the letter before can still take
+    for char in text:
+        category = unicodedata.category(char)
+        if category[0] == "M" and char not in _INVISIBLE and not glyphs.ascii_only:
+            lone = not shown
+            shown.append(f"◌{char}" if lone else char if room > 0 else _escape(char))
+            room = 2 if lone else room - 1
+        else:
+            shown.append(_show(char, glyphs=glyphs, spaces=spaces))
+            room = 3 if category[0] in "LNPS" else 0
+    return "".join(shown)
+
+
+def plain(text: str, *, glyphs: Glyphs = UNICODE, style: Style | str = "") -> Text:
+    """`visible(text)` as a rich Text that never wraps, never marks up and never highlights."""
+    return Text(visible(text, glyphs=glyphs), style=style, no_wrap=True, end="")
+
+
+def split_cells(text: str, room: int) -> tuple[str, str]:
+    """The longest start of visible text that fits `room` cells, and the rest.
+
+    Marks stay with their letter; a wide character that would straddle the edge is in the rest.
+    """
+    if len(text) <= room and text.isascii():
+        return text, ""
+    used = 0
+    for at, char in enumerate(text):
+        used += cell_len(char)
+        if used > room:
+            return text[:at], text[at:]
+    return text, ""
+
+
+def split_cells_end(text: str, room: int) -> tuple[str, str]:
+    """The rest, and the longest end of visible text that fits `room` cells."""
+    used = 0
+    cut = len(text)
+    for at in range(len(text) - 1, -1, -1):
+        size = cell_len(text[at])
+        if used + size > room:
+            break
+        used += size
+        if size:
+            cut = at
+    return text[:cut], text[cut:]
+
+
+def elide(text: str, width: int, *, glyphs: Glyphs = UNICODE) -> str:
+    """Visible text in at most `width` cells; an ellipsis says that its end is missing."""
+    if cell_len(text) <= width:
+        return text
+    mark = glyphs.ellipsis[:width]
+    return split_cells(text, width - cell_len(mark))[0] + mark
+
+
+def pad(text: str, width: int, *, right: bool = False) -> str:
+    """Visible text filled with spaces to `width` cells, aligned right on request."""
+    fill = " " * (width - cell_len(text))
+    return fill + text if right else text + fill
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One or more tokens that are shown as one: a character may be split over several.
+
+    start, stop: the tokens it stands for. weight: the sum of their credit weights.
+    text: raw model text; None for tokens that have no text of their own.
+    """
+
+    text: str | None
+    start: int
+    stop: int
+    weight: float
+
+
+def token_texts(
+    token_ids: Sequence[int], *, decode: Callable[[Sequence[int]], str]
+) -> tuple[str, ...]:
+    """The text of every token, such that the joined texts are the decoded completion.
+
+    A character that is split over several tokens is the text of the token that completes it; the
+    parts before have the text "". Tokens that never become a character keep what `decode` gives,
+    U+FFFD. Each token is decoded behind the last whole one, because some decoders strip the space
+    that starts a text.
+    """
+    texts: list[str] = []
+    before: Sequence[int] = ()
+    before_text = ""
+    start = 0
+    while start < len(token_ids):
+        size = 1
+        for size in range(1, min(MAX_PARTS, len(token_ids) - start) + 1):
+            part = token_ids[start : start + size]
+            text = decode([*before, *part])[len(before_text) :]
+            if not text.endswith(REPLACEMENT):
+                break
+        if REPLACEMENT in text:  # no character begins here
+            size, part = 1, token_ids[start : start + 1]
+            text = decode(part)
+        texts.extend([""] * (size - 1))
+        texts.append(text)
+        before, before_text = part, decode(part)
+        start += size
+    return tuple(texts)
+
+
+def _pieces(tokens: Sequence[InspectedToken]) -> Iterator[tuple[str | None, int, int]]:
+    start = 0
+    while start < len(tokens):
+        text, stop = tokens[start].text, start + 1
+        if text == "":
+            while stop < len(tokens) and stop - start < MAX_PARTS and tokens[stop].text == "":
+                stop += 1
+            if stop < len(tokens) and stop - start < MAX_PARTS and not tokens[stop].text.isascii():
+                text, stop = tokens[stop].text, stop + 1
+        elif text == REPLACEMENT:
+            while stop < len(tokens) and tokens[stop].text == REPLACEMENT:
+                stop += 1
+        yield text or None, start, stop
+        start = stop
+
+
+def pieces(tokens: Sequence[InspectedToken]) -> tuple[Piece, ...]:
+    """The tokens as they are shown: the parts of one character together, their weights summed.
+
+    Parts are known by the convention of `token_texts`; neighbouring tokens that are U+FFFD alone
+    are parts of characters that cannot be told apart and make one piece.
+    """
+    return tuple(
+        Piece(text, start, stop, math.fsum(token.weight for token in tokens[start:stop]))
+        for text, start, stop in _pieces(tokens)
+    )
