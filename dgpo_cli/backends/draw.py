@@ -86,10 +86,13 @@ def _keep(probs: Tensor, *, params: SamplingParams) -> Tensor:
 
 def _invert(probs: Tensor, *, uniforms: Tensor) -> Tensor:
     """Return the token at which the cumulative distribution passes each uniform, int64 [B]."""
-    # float64: over 150,000 tokens a float32 sum loses the ends of the distribution.
+    # float64: over 150,000 tokens a float32 sum loses the ends of the distribution. Apple's GPUs
+    # have none, so that there the sum is the CPU's.
+    device = probs.device
+    probs = probs.cpu() if device.type == "mps" else probs
     cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
     target = uniforms.to(cumulative.device)[:, None] * cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, target, right=True)[:, 0]
     # Rounding can put the target on the very end; the last token with any probability is meant.
     last = probs.shape[-1] - 1 - (probs.flip(-1) > 0).to(torch.int8).argmax(dim=-1)
-    return torch.minimum(tokens, last)
+    return torch.minimum(tokens, last).to(device)
