@@ -75,7 +75,7 @@ class Bars:
         if self._run is None:
             # A resumed run starts in the middle: what is behind it must not count as speed.
             self._run = self._progress.add_task(
-                "train", total=self._steps, completed=step, unit="step"
+                "train", total=self._steps, completed=step, unit="steps"
             )
         else:
             self._progress.update(self._run, completed=step)
@@ -91,10 +91,9 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         if not task.speed:
             return Text("")
-        unit = task.fields["unit"]
         if task.speed < 1:
-            return Text(f"{1 / task.speed:.1f} s/{unit}", style="cyan")
-        return Text(f"{task.speed:,.0f} {unit}/s", style="cyan")
+            return Text(f"{1 / task.speed:.1f} s each", style="cyan")
+        return Text(f"{task.speed:,.0f} {task.fields['unit']}/s", style="cyan")
 
 
 def _columns(*, wide: bool) -> list[ProgressColumn]:

@@ -100,7 +100,7 @@ def raw(text: str) -> None:
 
 def show(picture: RenderableType) -> None:
     """Print something that rich can draw."""
-    stdout().print(picture)
+    stdout().print(picture, width=picture_width())
 
 
 def table(rows: Sequence[Sequence[str]], *, styles: Sequence[str]) -> None:

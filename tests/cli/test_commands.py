@@ -280,6 +280,7 @@ def test_eval_of_a_preset_writes_and_prints_the_report(
     shown, data = dgpo(*command), dgpo(*command, "--json")
     assert (calls[0]["bench"], calls[0]["k"], calls[0]["out"]) == ("sums", 2, tmp_path)
     assert "50.0" in shown.stdout and str(tmp_path) in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) < 200  # rules do not fill a pipe's width
     parsed = json.loads(data.stdout)
     assert (parsed["avg_at_k"], parsed["pass_at_k"]) == (0.5, {"1": 0.5, "2": 1.0})
     assert json.loads((tmp_path / "report.json").read_text()) == parsed
