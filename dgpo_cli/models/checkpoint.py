@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.errors import CheckpointError
@@ -103,8 +104,9 @@ def load_trainer(folder: Path, *, optimizer: torch.optim.Optimizer) -> None:
         saved = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
         optimizer.load_state_dict(saved["optimizer"])
         set_rng_state(saved["rng"])
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        raise CheckpointError(f"{folder}/trainer.pt: cannot be resumed from: {error}") from error
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]  # torch's messages run over many lines
+        raise CheckpointError(f"{folder}/trainer.pt: cannot be resumed from: {reason}") from error
 
 
 def rng_state() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,10 +16,8 @@ from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
+from dgpo_cli.models.token_texts import MAX_PARTS, REPLACEMENT
 from dgpo_cli.types import InspectedToken
-
-REPLACEMENT = "\ufffd"  # what decoders give for bytes that are not (yet) a character
-MAX_PARTS = 4  # a UTF-8 character has at most 4 bytes, so at most 4 tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,37 +194,6 @@ class Piece:
     start: int
     stop: int
     weight: float
-
-
-def token_texts(
-    token_ids: Sequence[int], *, decode: Callable[[Sequence[int]], str]
-) -> tuple[str, ...]:
-    """The text of every token, such that the joined texts are the decoded completion.
-
-    A character that is split over several tokens is the text of the token that completes it; the
-    parts before have the text "". Tokens that never become a character keep what `decode` gives,
-    U+FFFD. Each token is decoded behind the last whole one, because some decoders strip the space
-    that starts a text.
-    """
-    texts: list[str] = []
-    before: Sequence[int] = ()
-    before_text = ""
-    start = 0
-    while start < len(token_ids):
-        size = 1
-        for size in range(1, min(MAX_PARTS, len(token_ids) - start) + 1):
-            part = token_ids[start : start + size]
-            text = decode([*before, *part])[len(before_text) :]
-            if not text.endswith(REPLACEMENT):
-                break
-        if REPLACEMENT in text:  # no character begins here
-            size, part = 1, token_ids[start : start + 1]
-            text = decode(part)
-        texts.extend([""] * (size - 1))
-        texts.append(text)
-        before, before_text = part, decode(part)
-        start += size
-    return tuple(texts)
 
 
 def _pieces(tokens: Sequence[InspectedToken]) -> Iterator[tuple[str | None, int, int]]:

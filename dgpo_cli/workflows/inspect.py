@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dgpo_cli.algo.credit import CreditRule, DgpoCredit
 from dgpo_cli.config.load import resolve
 from dgpo_cli.errors import ConfigError, DataError
+from dgpo_cli.models.token_texts import token_texts
 from dgpo_cli.types import (
     InspectedCompletion,
     InspectedToken,
@@ -229,9 +230,7 @@ class _TokenTexts:
             raise DataError(f"{rollouts}: no {file} to show its tokens with; give --model")
         return cls(Tokenizer.from_file(str(file)))
 
-    def of(self, ids: Sequence[int]) -> list[str]:
-        known: dict[int, str] = {}
-        for i in ids:
-            if i not in known:
-                known[i] = self._tokenizer.decode([i], skip_special_tokens=False)
-        return [known[i] for i in ids]
+    def of(self, ids: Sequence[int]) -> tuple[str, ...]:
+        return token_texts(
+            ids, decode=lambda part: self._tokenizer.decode(list(part), skip_special_tokens=False)
+        )

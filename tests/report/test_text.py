@@ -18,7 +18,6 @@ from dgpo_cli.report.text import (
     plain,
     split_cells,
     split_cells_end,
-    token_texts,
     visible,
 )
 from dgpo_cli.types import InspectedToken
@@ -105,38 +104,6 @@ def test_an_elided_text_says_so_and_wide_characters_count_twice() -> None:
     assert elide("abcdef", 5, glyphs=ASCII) == "abc.."
     assert pad("你", 4) == "你  "
     assert pad("你", 4, right=True) == "  你"
-
-
-EMOJI = "😀".encode()  # f0 9f 98 80
-
-
-def decode_bytes(token_ids: list[int] | tuple[int, ...]) -> str:
-    """A byte-level tokenizer: a token is a byte."""
-    return bytes(token_ids).decode("utf-8", errors="replace")
-
-
-def test_a_split_character_belongs_to_the_token_that_completes_it() -> None:
-    assert token_texts(b"a" + EMOJI + b"b", decode=decode_bytes) == ("a", "", "", "", "😀", "b")
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd")))
-def test_token_texts_join_to_the_decoded_completion(text: str) -> None:
-    ids = text.encode()
-    assert "".join(token_texts(ids, decode=decode_bytes)) == text
-
-
-def test_bytes_that_are_no_character_do_not_swallow_their_neighbours() -> None:
-    ids = b"\xf0" + EMOJI + b"\x80a"
-    assert token_texts(ids, decode=decode_bytes) == ("\ufffd", "", "", "", "😀", "\ufffd", "a")
-
-
-def test_a_decoder_that_strips_a_leading_space_loses_no_space() -> None:
-    words = {1: "▁the", 2: "▁cat", 3: "s"}
-
-    def decode(ids: list[int] | tuple[int, ...]) -> str:
-        return "".join(words[token_id] for token_id in ids).replace("▁", " ").removeprefix(" ")
-
-    assert token_texts([1, 2, 3], decode=decode) == ("the", " cat", "s")
 
 
 def test_a_merged_character_has_the_sum_of_its_parts_weights() -> None:

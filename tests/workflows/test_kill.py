@@ -1,0 +1,151 @@
+"""A run that was killed and resumed is the run that was not; nothing of it stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+STEPS = 10
+ARGS = [
+    "train",
+    "--preset",
+    "tiny",
+    "--steps",
+    str(STEPS),
+    *(
+        part
+        for value in (
+            "rollout.prompts_per_step=4",
+            "rollout.group_size=4",
+            "rollout.max_completion_tokens=48",
+            "optim.lr=1e-3",
+            "train.checkpoint_every=2",
+            "train.keep_checkpoints=1",
+            "train.rollouts_every=1",
+            "train.threads=1",
+            "reward.workers=1",
+        )
+        for part in ("--set", value)
+    ),
+]
+
+
+def start(out: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dgpo_cli", *ARGS, "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(out: Path) -> str:
+    process = start(out)
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    return text
+
+
+def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
+    metrics = out / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= step:
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    raise AssertionError(f"step {step} was not reached")
+
+
+def numbers(out: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "throughput/"))}
+        for line in lines
+    ]
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    assert numbers(one) == numbers(two)
+    last = f"checkpoints/step-{STEPS:06d}"
+    model = "model.safetensors"
+    assert (one / last / model).read_bytes() == (two / last / model).read_bytes()
+    first, second = (torch.load(run / last / "trainer.pt", weights_only=True) for run in (one, two))
+    assert torch.equal(first["rng"]["torch"], second["rng"]["torch"])
+    states = [trainer["optimizer"]["state"] for trainer in (first, second)]
+    for index, state in states[0].items():
+        for name, value in state.items():
+            assert torch.equal(value, states[1][index][name]), name
+    for path in sorted((one / "rollouts").iterdir()):
+        assert path.read_bytes() == (two / "rollouts" / path.name).read_bytes()
+
+
+def processes_of(session: int) -> list[int]:
+    """Processes of a session that are still there (Linux)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.slow
+def test_killed_at_random_steps_and_resumed_is_the_run_that_was_not(tmp_path: Path) -> None:
+    finish(tmp_path / "whole")
+    rng = random.Random(int.from_bytes(os.urandom(4), "little"))
+    for number in range(3):
+        step = rng.randrange(1, STEPS)
+        out = tmp_path / f"kill-{number}-after-step-{step}"  # a failure names the step
+        process = start(out)
+        wait_for_step(out, step, process)
+        time.sleep(rng.random() * 0.3)  # anywhere within the step, a checkpoint's write included
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        finish(out)
+        assert_same_run(tmp_path / "whole", out)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_however_a_run_ends_no_process_stays_behind(tmp_path: Path, how: signal.Signals) -> None:
+    process = start(tmp_path / "run")
+    wait_for_step(tmp_path / "run", 1, process)
+    assert len(processes_of(process.pid)) >= 2  # the run and its worker
+    os.kill(process.pid, how)
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode == {signal.SIGINT: 130}.get(how, process.returncode)
+    assert "Traceback" not in text
+    deadline = time.monotonic() + 10
+    while processes_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(process.pid) == []
+
+
+@pytest.mark.slow
+def test_second_process_on_a_run_folder_exits_with_1_and_says_who_holds_it(tmp_path: Path) -> None:
+    process = start(tmp_path / "run")
+    try:
+        wait_for_step(tmp_path / "run", 1, process)
+        second = start(tmp_path / "run")
+        text = second.communicate(timeout=120)[0]
+        assert second.returncode == 1
+        assert f"in use by process {process.pid} on" in text
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()

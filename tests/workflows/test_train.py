@@ -1,0 +1,227 @@
+"""Laws of the training loop, on short runs of the embedded model."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import dgpo_cli.models.update as update_module
+from dgpo_cli.config.load import resolve
+from dgpo_cli.errors import CheckpointError, ConfigError, NonFiniteError
+from dgpo_cli.types import SilentProgress, StepMetrics
+from dgpo_cli.workflows import train
+from dgpo_cli.workflows.run_folder import RunFolder
+
+SMALL = (
+    "rollout.prompts_per_step=4",
+    "rollout.group_size=4",
+    "rollout.max_completion_tokens=48",
+    "optim.micro_batch_size=8",
+    "reward.workers=1",
+    "train.rollouts_every=2",
+)
+
+
+def run_tiny(
+    out: Path,
+    *overrides: str,
+    steps: int = 3,
+    resume: train.Resume = "auto",
+    events: list[str] | None = None,
+) -> tuple[train.TrainResult, list[StepMetrics]]:
+    lines: list[StepMetrics] = []
+    result = train.run(
+        resolve(preset="tiny", overrides=[*SMALL, f"train.steps={steps}", *overrides]),
+        out=out,
+        resume=resume,
+        progress=SilentProgress(),
+        on_step=lambda step, metrics: lines.append({"step": step, **metrics}),
+        on_event=(events if events is not None else []).append,
+    )
+    return result, lines
+
+
+def numbers(lines: Sequence[StepMetrics]) -> list[StepMetrics]:
+    """The metrics without the times, which no two runs share."""
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "throughput/"))}
+        for line in lines
+    ]
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return dict(AutoModelForCausalLM.from_pretrained(str(checkpoint)).state_dict())
+
+
+def test_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path) -> None:
+    first, first_lines = run_tiny(tmp_path / "a")
+    second, second_lines = run_tiny(tmp_path / "b")
+    assert numbers(first_lines) == numbers(second_lines)
+    one, two = weights(first.checkpoint), weights(second.checkpoint)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    _, other = run_tiny(tmp_path / "c", "seed=1", steps=1)
+    assert numbers(other)[0] != numbers(first_lines)[0]
+
+
+def test_a_run_in_two_parts_is_the_run_in_one(tmp_path: Path) -> None:
+    whole, whole_lines = run_tiny(tmp_path / "whole", steps=4)
+    run_tiny(tmp_path / "parts", steps=2)
+    parts, part_lines = run_tiny(tmp_path / "parts", steps=4, resume="must")
+    assert [line["step"] for line in part_lines] == [3, 4]
+    assert numbers(part_lines) == numbers(whole_lines[2:])
+    one, two = weights(whole.checkpoint), weights(parts.checkpoint)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    on_disk = RunFolder(tmp_path / "parts").read_metrics()
+    assert [line["step"] for line in on_disk] == [1, 2, 3, 4]
+
+
+def test_run_leaves_the_interface_behind(tmp_path: Path) -> None:
+    result, lines = run_tiny(tmp_path / "run")
+    names = {
+        "reward/mean",
+        "loss/value",
+        "credit/effective_fraction",
+        "credit/weight_max",
+        "policy/entropy",
+        "policy/hellinger_sq_mean",
+        "optim/grad_norm",
+        "time/step_s",
+        "loss/clip_frac",
+        "loss/ratio_max",
+        "groups/no_signal",
+        "outcome/correct",
+        "completion/length_mean",
+        "time/sample_s",
+        "time/update_s",
+        "throughput/tokens_per_s",
+    }
+    stored = [json.loads(line) for line in (result.out / "metrics.jsonl").read_text().splitlines()]
+    assert all(line.keys() >= names for line in stored)
+    assert stored == json.loads(json.dumps(lines))
+    folder = RunFolder(result.out)
+    assert [path.name for path in folder.rollouts()] == [
+        "step-000001.jsonl",
+        "step-000002.jsonl",
+        "step-000003.jsonl",
+    ]
+    assert (result.steps, result.checkpoint.name) == (3, "step-000003")
+    assert resolve(config=folder.settings_file).settings.train.steps == 3
+
+
+def test_first_step_has_weights_of_one_and_later_steps_have_not(tmp_path: Path) -> None:
+    _, lines = run_tiny(tmp_path / "run", "optim.lr=1e-3")
+    assert lines[0]["policy/hellinger_sq_max"] == 0.0
+    assert lines[0]["credit/weight_max"] == 1.0
+    assert lines[0]["credit/effective_fraction"] == 1.0
+    assert lines[2]["policy/hellinger_sq_mean"] > 0.0
+    assert lines[2]["credit/weight_max"] > 1.0
+
+
+def test_sampler_and_trainer_agree_on_every_logprob(tmp_path: Path) -> None:
+    _, lines = run_tiny(tmp_path / "run", "optim.lr=1e-3", "rollout.temperature=1.3")
+    assert all(line["sampler/logprob_gap_max"] < 1e-4 for line in lines)
+
+
+def test_finished_run_does_nothing_more(tmp_path: Path) -> None:
+    first, _ = run_tiny(tmp_path / "run", steps=2)
+    before = (first.checkpoint / "model.safetensors").stat().st_mtime_ns
+    again, lines = run_tiny(tmp_path / "run", steps=2)
+    assert lines == [] and again.steps == 2
+    assert (again.checkpoint / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_resume_never_refuses_a_run_and_must_refuses_none(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="--resume must: no checkpoint"):
+        run_tiny(tmp_path / "run", resume="must")
+    run_tiny(tmp_path / "run", steps=1)
+    with pytest.raises(ConfigError, match=r"--resume never: .* already holds a run"):
+        run_tiny(tmp_path / "run", resume="never")
+
+
+@pytest.mark.parametrize("change", ["seed=5", "model.dtype=bfloat16", "adapter.kind=lora"])
+def test_another_run_cannot_take_over_the_folder(tmp_path: Path, change: str) -> None:
+    run_tiny(tmp_path / "run", steps=1)
+    with pytest.raises(ConfigError, match="give another --out"):
+        run_tiny(tmp_path / "run", change, steps=2)
+
+
+def test_changed_setting_is_named_on_resume(tmp_path: Path) -> None:
+    run_tiny(tmp_path / "run", "optim.lr=1e-4", steps=1)
+    events: list[str] = []
+    run_tiny(tmp_path / "run", "optim.lr=2e-4", steps=2, events=events)
+    assert "optim.lr was 0.0001 until here, now 0.0002" in events
+
+
+def test_fewer_steps_than_done_is_refused(tmp_path: Path) -> None:
+    run_tiny(tmp_path / "run", steps=2)
+    with pytest.raises(ConfigError, match=r"is at step 2, train\.steps=1"):
+        run_tiny(tmp_path / "run", steps=1)
+
+
+def test_broken_checkpoint_is_an_error_and_not_a_new_run(tmp_path: Path) -> None:
+    result, _ = run_tiny(tmp_path / "run", steps=1)
+    (result.checkpoint / "trainer.pt").write_bytes(b"garbage")
+    with pytest.raises(CheckpointError, match=r"trainer\.pt: cannot be resumed from"):
+        run_tiny(tmp_path / "run", steps=2)
+
+
+def _poison(monkeypatch: pytest.MonkeyPatch, *, calls: set[int]) -> None:
+    """Make the log-probabilities of the micro-batches `calls` (from 0) NaN."""
+    real = update_module.token_logprobs
+    seen = [-1]
+
+    def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
+        seen[0] += 1
+        found = real(*args, **kwargs)
+        return found * math.nan if seen[0] in calls else found
+
+    monkeypatch.setattr(update_module, "token_logprobs", poisoned)
+
+
+def test_three_bad_steps_in_a_row_end_the_run_and_touch_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, _ = run_tiny(tmp_path / "start", "train.checkpoint_every=1", steps=1)
+    folder = RunFolder(start.out)
+    _poison(monkeypatch, calls=set(range(1000)))
+    with pytest.raises(NonFiniteError, match="3 steps in a row, the last is step 4"):
+        run_tiny(
+            tmp_path / "start", "train.checkpoint_every=1", "train.keep_checkpoints=9", steps=9
+        )
+    bad = sorted(path.name for path in folder.bad_batches_dir.iterdir())
+    assert bad == ["step-000002.jsonl", "step-000003.jsonl", "step-000004.jsonl"]
+    assert len((folder.bad_batches_dir / bad[0]).read_text().splitlines()) == 16
+    stored = folder.read_metrics()
+    assert [line["optim/skipped_nonfinite"] for line in stored] == [0, 1, 1, 1]
+    assert stored[-1]["loss/value"] is None
+    before, after = weights(folder.checkpoint_dir(1)), weights(folder.checkpoint_dir(3))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_one_bad_step_is_counted_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _poison(monkeypatch, calls={0})
+    events: list[str] = []
+    _, lines = run_tiny(tmp_path / "run", steps=3, events=events)
+    assert [line["optim/skipped_nonfinite"] for line in lines] == [1, 0, 0]
+    assert any("step 1: loss or gradient is not finite" in event for event in events)
+    assert lines[1]["policy/hellinger_sq_max"] == 0.0  # the weights were not touched by step 1
+
+
+@pytest.mark.parametrize("rule", ["uniform", "entropy", "dgpo"])
+def test_every_rule_trains_and_uniform_holds_no_reference(tmp_path: Path, rule: str) -> None:
+    events: list[str] = []
+    _, lines = run_tiny(tmp_path / "run", f"credit.rule={rule}", steps=2, events=events)
+    held = next(event for event in events if "parameters held" in event)
+    twice = held.split(": ")[1].split(" ")[0] != held.split(" trained")[0].split(" ")[-1]
+    assert twice == (rule == "dgpo")
+    assert ("policy/hellinger_sq_mean" in lines[0]) == (rule == "dgpo")
+    assert (lines[1]["credit/weight_max"] == 1.0) == (rule == "uniform")
