@@ -11,10 +11,19 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from typer.testing import CliRunner, Result
+
+from dgpo_cli.cli.main import app
+
 CLEAN = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERMINAL_WIDTH", "GITHUB_ACTIONS", "PY_COLORS")
 ESCAPE = "\x1b"
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|38|9[0-7]|4[0-7])(?:;\d+)*m")
 OTHER = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def in_process(*arguments: str) -> Result:
+    """Run dgpo in this process, so that its workflows can be replaced."""
+    return CliRunner().invoke(app, list(arguments))
 
 
 @dataclass(frozen=True)

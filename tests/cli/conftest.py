@@ -1,0 +1,63 @@
+"""What the tests of the commands share: a runner in this process and stand-ins for workflows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import dgpo_cli.workflows
+from dgpo_cli.types import Evaluation
+
+Install = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def workflow(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Replace a workflow; returns the list of the arguments of its calls."""
+
+    def install(name: str, *, returns: object = None, raises: BaseException | None = None) -> list:
+        calls: list[dict[str, Any]] = []
+
+        def run(*positional: object, **named: Any) -> object:
+            calls.append({"resolved": positional[0] if positional else None, **named})
+            if raises is not None:
+                raise raises
+            return returns
+
+        monkeypatch.setattr(dgpo_cli.workflows, name, SimpleNamespace(run=run), raising=False)
+        return calls
+
+    return install
+
+
+@pytest.fixture
+def trained() -> SimpleNamespace:
+    return SimpleNamespace(
+        out=Path("runs/tiny"),
+        steps=3,
+        checkpoint=Path("runs/tiny/checkpoints/step-000003"),
+        first={"reward/mean": 0.25},
+        last={"reward/mean": 0.5},
+    )
+
+
+@pytest.fixture
+def evaluation() -> Evaluation:
+    return Evaluation(
+        bench="sums",
+        k=2,
+        n_problems=1,
+        avg_at_k=0.5,
+        stderr_rerun=0.1,
+        stderr_problems=0.2,
+        pass_at_k={1: 0.5, 2: 1.0},
+        maj_at_k=1.0,
+        truncated=0.0,
+        no_answer=0.0,
+        mean_tokens=7.0,
+        problems=(),
+    )
