@@ -123,7 +123,7 @@ def test_debug_shows_where_an_unexpected_error_is_from(workflow: Install) -> Non
     result = dgpo("train", "--preset", "tiny", "--debug")
     assert result.exit_code == 1
     assert "ValueError: bad" in result.stderr
-    assert "test_commands.py" in result.stderr
+    assert "conftest.py" in result.stderr  # where the stand-in raised it
 
 
 def test_train_hands_over_settings_folder_and_listeners(
