@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from dgpo_cli.rewards.protocol import Check
 from dgpo_cli.schema import Frozen
 
 Extract = Literal["boxed", "answer-line", "boxed-or-answer-line", "last-number"]
@@ -32,11 +33,40 @@ class IntegerReward(RewardValues):
     minimum: int | None = Field(None, description="Smallest answer that is in range.")
     maximum: int | None = Field(None, description="Largest answer that is in range.")
 
+    @model_validator(mode="after")
+    def _range_is_not_empty(self) -> Self:
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(
+                f"minimum={self.minimum} is above maximum={self.maximum}: no answer is in range"
+            )
+        return self
+
+    def check(self) -> Check:
+        """What the workers run."""
+        options = {"where": self.extract, "minimum": self.minimum, "maximum": self.maximum}
+        return Check("dgpo_cli.rewards.answer:check_integer", options)
+
+    def problem_with(self, gold: str) -> str | None:
+        """Why `gold` cannot be compared with, or None."""
+        from dgpo_cli.rewards.integer import read_integer
+
+        if read_integer(gold) is not None:
+            return None
+        return f"answer={gold[:80]!r} is no integer; fix the data or set reward.kind = 'math'"
+
 
 class MathReward(RewardValues):
     """General mathematical answers, compared by math-verify."""
 
     kind: Literal["math"] = "math"
+
+    def check(self) -> Check:
+        """What the workers run."""
+        return Check("dgpo_cli.rewards.math:check_math", {"where": self.extract}, chunk_tasks=8)
+
+    def problem_with(self, gold: str) -> str | None:
+        """Why `gold` cannot be compared with, or None."""
+        return None if gold.strip() else "an empty answer cannot be compared with; fix the data"
 
 
 RewardSettings = Annotated[IntegerReward | MathReward, Field(discriminator="kind")]

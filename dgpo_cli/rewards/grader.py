@@ -1,0 +1,73 @@
+"""Grades completions: one path for every checker, from settings through workers to verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from dgpo_cli.errors import DataError
+from dgpo_cli.rewards.pool import WorkerPool
+from dgpo_cli.rewards.protocol import Task
+from dgpo_cli.rewards.settings import RewardSettings
+from dgpo_cli.types import FinishReason, Progress, SilentProgress, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class GradeItem:
+    """A completion's text to be judged against the answer `gold`."""
+
+    gold: str
+    text: str
+    finish_reason: FinishReason
+
+
+class Grader:
+    """Turns completions into verdicts; a context manager. Workers start with the first grade."""
+
+    def __init__(self, settings: RewardSettings) -> None:
+        self._settings = settings
+        self._pool = WorkerPool(
+            settings.check(), workers=settings.workers, timeout_s=settings.timeout_s
+        )
+
+    def grade(
+        self, items: Sequence[GradeItem], *, progress: Progress | None = None
+    ) -> list[Verdict]:
+        """Return a verdict for each item, in order.
+
+        Every outcome but `correct` earns `settings.wrong`; `timeout` and `crash` keep their names,
+        so that what is not known is never reported as wrong.
+
+        Raises:
+            DataError: a gold answer that this checker cannot compare with.
+            DgpoError: the workers cannot be started.
+        """
+        for gold in dict.fromkeys(item.gold for item in items):
+            if (problem := self._settings.problem_with(gold)) is not None:
+                raise DataError(problem)
+        tasks: list[Task] = [(item.gold, item.text, item.finish_reason) for item in items]
+        listener = SilentProgress() if progress is None else progress
+        with listener.phase("scoring", total=len(tasks), unit="completions") as advance:
+            results = self._pool.run(tasks, on_done=advance)
+        right, wrong = self._settings.correct, self._settings.wrong
+        return [
+            Verdict(outcome, extracted, right if outcome == "correct" else wrong)
+            for outcome, extracted in results
+        ]
+
+    def close(self) -> None:
+        """End the workers."""
+        self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

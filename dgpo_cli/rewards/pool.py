@@ -1,0 +1,214 @@
+"""Checks answers in killable worker processes, each task under its own hard deadline.
+
+Workers start on first use, are reused, and are replaced when they hang or die. Results come in
+the order of the tasks. Not multiprocessing: a fork would copy torch's threads and CUDA's state.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from dgpo_cli.errors import DgpoError
+from dgpo_cli.rewards.process import WorkerProcess
+from dgpo_cli.rewards.protocol import Check, CheckResult, Task
+
+if TYPE_CHECKING:
+    from dgpo_cli.types import Outcome
+
+DEFAULT_MEMORY_BYTES = 1 << 30
+MAX_CHUNK_CHARS = 1 << 20
+MAX_FAILED_STARTS = 3
+CHUNKS_PER_WORKER = 4  # so that the slowest chunk does not decide when all are done
+
+
+class _Job:
+    """The state of one `run`: which tasks wait, and what has come out."""
+
+    def __init__(
+        self, tasks: Sequence[Task], *, chunk_tasks: int, on_done: Callable[[int], None] | None
+    ) -> None:
+        self.tasks = tasks
+        self.chunk_tasks = chunk_tasks
+        self.waiting = deque(range(len(tasks)))
+        self.results: dict[int, CheckResult] = {}
+        self._on_done = on_done
+
+    @property
+    def done(self) -> bool:
+        return len(self.results) == len(self.tasks)
+
+    def take_chunk(self) -> list[int]:
+        """Remove some waiting tasks, few enough and small enough for one message."""
+        indices = [self.waiting.popleft()]
+        chars = len(self.tasks[indices[0]][1])
+        while self.waiting and len(indices) < self.chunk_tasks and chars < MAX_CHUNK_CHARS:
+            indices.append(self.waiting.popleft())
+            chars += len(self.tasks[indices[-1]][1])
+        return indices
+
+    def finish(self, index: int, result: CheckResult) -> None:
+        self.results[index] = result
+        if self._on_done is not None:
+            self._on_done(1)
+
+
+class WorkerPool:
+    """At most `workers` processes that run one `Check`; a context manager.
+
+    timeout_s: hard deadline of a task. Its worker is then killed and the result is `timeout`.
+    memory_bytes: address space of a worker. A task that asks for more ends as `crash`.
+    """
+
+    def __init__(
+        self,
+        check: Check,
+        *,
+        workers: int,
+        timeout_s: float,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    ) -> None:
+        self._check = check
+        self._size = workers
+        self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
+        self._workers: list[WorkerProcess] = []
+        self._failed_starts = 0
+        self._lock = threading.Lock()
+        self._closed = False
+        self._finalizer = weakref.finalize(self, _kill_all, self._workers, os.getpid())
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the workers that run now."""
+        return tuple(worker.pid for worker in self._workers)
+
+    def run(
+        self, tasks: Sequence[Task], *, on_done: Callable[[int], None] | None = None
+    ) -> list[CheckResult]:
+        """Check all `tasks`; results are in their order. `on_done(1)` is called for each.
+
+        Raises:
+            DgpoError: the workers cannot be started, or the pool is closed.
+        """
+        even = len(tasks) // (self._size * CHUNKS_PER_WORKER)
+        chunk_tasks = max(1, min(self._check.chunk_tasks, even))
+        job = _Job(tasks, chunk_tasks=chunk_tasks, on_done=on_done)
+        with self._lock:
+            if self._closed:
+                raise DgpoError("the answer checker is closed")
+            try:
+                self._drop_exited()
+                while not job.done:
+                    self._start_missing(job)
+                    self._assign(job)
+                    self._wait(job)
+            except BaseException:
+                # Ctrl-C included: what is in flight belongs to nobody any more.
+                _kill_all(self._workers, os.getpid())
+                raise
+        return [job.results[index] for index in range(len(tasks))]
+
+    def close(self) -> None:
+        """Kill all workers. Nothing is lost: they keep no state."""
+        with self._lock:
+            self._closed = True
+            self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _drop_exited(self) -> None:
+        """Forget idle workers that someone else ended since the last run."""
+        for worker in [worker for worker in self._workers if worker.has_exited()]:
+            self._remove(worker)
+
+    def _start_missing(self, job: _Job) -> None:
+        chunks = -(-len(job.waiting) // job.chunk_tasks)
+        free = sum(1 for worker in self._workers if not worker.tasks)
+        for _ in range(min(self._size - len(self._workers), chunks - free)):
+            self._workers.append(WorkerProcess(self._check, memory_bytes=self._memory_bytes))
+
+    def _assign(self, job: _Job) -> None:
+        for worker in self._workers:
+            if worker.idle and job.waiting:
+                indices = job.take_chunk()
+                tasks = [job.tasks[index] for index in indices]
+                worker.assign(indices, tasks, timeout_s=self._timeout_s)
+
+    def _wait(self, job: _Job) -> None:
+        """Sleep until a worker speaks, takes input, ends or is late, and act on it."""
+        poll = select.poll()
+        for worker in self._workers:
+            poll.register(worker.output_fd, select.POLLIN)
+            if worker.unsent and not worker.ended:
+                poll.register(worker.input_fd, select.POLLOUT)
+        deadlines = [worker.deadline for worker in self._workers if worker.deadline is not None]
+        lost = any(worker.ended for worker in self._workers)
+        seconds = 0.0 if lost else max(0.0, min(deadlines) - time.monotonic())
+        active = {fd for fd, _ in poll.poll(seconds * 1000 + 1)}
+        for worker in list(self._workers):
+            if worker.input_fd in active:
+                worker.write()
+            late = worker.deadline is not None and time.monotonic() >= worker.deadline
+            # A late worker is heard first: we may be the ones who were slow.
+            messages = worker.read() if late or worker.ended or worker.output_fd in active else []
+            for message in messages:
+                self._receive(worker, message, job)
+            if worker.ended:
+                self._lose(worker, job, outcome="crash")
+            elif late and not messages:
+                self._lose(worker, job, outcome="timeout")
+
+    def _receive(self, worker: WorkerProcess, message: Any, job: _Job) -> None:
+        if worker.ready:
+            outcome, extracted = message
+            job.finish(worker.tasks.popleft(), (outcome, extracted))
+            worker.deadline = time.monotonic() + self._timeout_s if worker.tasks else None
+        elif "error" in message:
+            raise DgpoError(f"answer checker {self._check.target}: {message['error']}")
+        else:
+            worker.ready = True
+            worker.deadline = None
+            self._failed_starts = 0
+
+    def _lose(self, worker: WorkerProcess, job: _Job, *, outcome: Outcome) -> None:
+        """Remove a worker that died or hangs: its current task is judged so, the others wait."""
+        never_sent = worker.unsent
+        exit_code = self._remove(worker)
+        if not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                raise DgpoError(
+                    f"answer checker {self._check.target}: its worker process does not start "
+                    f"({outcome}, exit code {exit_code})"
+                )
+        elif worker.tasks and not (never_sent and outcome == "crash"):
+            job.finish(worker.tasks.popleft(), (outcome, None))
+        job.waiting.extendleft(reversed(worker.tasks))
+
+    def _remove(self, worker: WorkerProcess) -> int:
+        self._workers.remove(worker)
+        return worker.kill()
+
+
+def _kill_all(workers: list[WorkerProcess], owner: int) -> None:
+    """Kill and forget `workers`, unless this is a forked copy of the process that owns them."""
+    if os.getpid() == owner:
+        while workers:
+            workers.pop().kill()

@@ -1,0 +1,125 @@
+"""One worker process as the pool sees it: started, fed, listened to, killed. Never blocks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from dgpo_cli.rewards.protocol import Check, Task, encode, take_frames
+
+START_TIMEOUT_S = 120.0  # covers the import of sympy on a busy machine
+READ_BYTES = 1 << 16
+# One thread a worker: they are as many as the user asked for, and memory is limited.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class WorkerProcess:
+    """A worker, its pipes, and the indices of the tasks that it has not answered yet."""
+
+    def __init__(self, check: Check, *, memory_bytes: int) -> None:
+        read_end, self._lifeline = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                _command(read_end, memory_bytes),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                env=_environment(),
+                pass_fds=(read_end,),
+                process_group=0,  # Ctrl-C in a terminal is for the parent alone
+            )
+        except BaseException:
+            os.close(self._lifeline)
+            raise
+        finally:
+            os.close(read_end)
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self.input_fd = self._process.stdin.fileno()
+        self.output_fd = self._process.stdout.fileno()
+        os.set_blocking(self.input_fd, False)
+        os.set_blocking(self.output_fd, False)
+        self._inbox = bytearray()
+        self._outbox = memoryview(b"")
+        self.ready = False
+        self.ended = False
+        self.tasks: deque[int] = deque()
+        self.deadline: float | None = time.monotonic() + START_TIMEOUT_S
+        self._send({"target": check.target, "options": check.options})
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def idle(self) -> bool:
+        return self.ready and not self.tasks and not self.ended
+
+    @property
+    def unsent(self) -> bool:
+        """Whether part of the last message has not been taken by the pipe yet."""
+        return len(self._outbox) > 0
+
+    def assign(self, indices: list[int], tasks: list[Task], *, timeout_s: float) -> None:
+        """Send `tasks`, known to the caller by `indices`; the first one's deadline starts."""
+        self.tasks.extend(indices)
+        self.deadline = time.monotonic() + timeout_s
+        self._send(tasks)
+
+    def _send(self, message: Any) -> None:
+        self._outbox = memoryview(encode(message))
+        self.write()
+
+    def write(self) -> None:
+        """Write what the pipe takes now."""
+        try:
+            while self.unsent:
+                self._outbox = self._outbox[os.write(self.input_fd, self._outbox) :]
+        except BlockingIOError:
+            return
+        except OSError:  # the worker is gone
+            self.ended = True
+
+    def read(self) -> list[Any]:
+        """Return the messages that have come in; sets `ended` at the end of the pipe."""
+        try:
+            while data := os.read(self.output_fd, READ_BYTES):
+                self._inbox += data
+            self.ended = True
+        except BlockingIOError:
+            pass
+        return take_frames(self._inbox)
+
+    def has_exited(self) -> bool:
+        return self._process.poll() is not None
+
+    def kill(self) -> int:
+        """Kill, wait for the end, close the pipes. Returns the exit code; may be called twice."""
+        if self._lifeline >= 0:
+            self._process.kill()
+            os.close(self._lifeline)
+            self._lifeline = -1
+            assert self._process.stdin is not None and self._process.stdout is not None
+            self._process.stdin.close()
+            self._process.stdout.close()
+        return self._process.wait()
+
+
+def _command(lifeline: int, memory_bytes: int) -> list[str]:
+    from_main_thread = threading.current_thread() is threading.main_thread()
+    arguments = (os.getpid(), lifeline, memory_bytes, int(from_main_thread))
+    # -P: a json.py in the user's folder is not to be taken for the standard library's.
+    return [sys.executable, "-P", "-m", "dgpo_cli.rewards.worker", *map(str, arguments)]
+
+
+def _environment() -> dict[str, str]:
+    package_parent = str(Path(__file__).resolve().parents[2])
+    python_path = os.environ.get("PYTHONPATH")
+    paths = package_parent if not python_path else os.pathsep.join([package_parent, python_path])
+    return {**os.environ, **_ENVIRONMENT, "PYTHONPATH": paths}

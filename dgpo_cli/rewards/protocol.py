@@ -1,0 +1,62 @@
+"""What the pool and its worker processes say to each other: length-prefixed JSON frames.
+
+The first frame to a worker is the check it serves, its first answer `{"ready": true}` or
+`{"error": ...}`. After that each frame is a list of tasks, answered by one frame a task, in order.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dgpo_cli.types import Outcome
+
+HEADER = struct.Struct(">I")
+CRASH_EXIT_CODE = 3  # a worker that ran out of memory leaves with it, and is replaced
+
+Task = tuple[str, str, str]  # gold, text, finish_reason
+CheckResult = tuple["Outcome", str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A function that workers import and call as `f(gold, text, finish_reason=..., **options)`.
+
+    target: "module:function". The module may have a function `warm_up()`, which each worker calls
+        once, outside any deadline.
+    options: keyword arguments that JSON can carry.
+    chunk_tasks: most tasks sent to a worker at once; each still has its own deadline.
+    """
+
+    target: str
+    options: dict[str, Any] = field(default_factory=dict)
+    chunk_tasks: int = 64
+
+
+def encode(message: Any) -> bytes:
+    """Return `message` as one frame. Lone surrogates, which models do produce, survive."""
+    body = json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return HEADER.pack(len(body)) + body
+
+
+def decode(body: bytes | bytearray | memoryview) -> Any:
+    """Return the message in the body of one frame."""
+    return json.loads(str(body, "utf-8", "surrogatepass"))
+
+
+def take_frames(buffer: bytearray) -> list[Any]:
+    """Remove all complete frames from the front of `buffer` and return their messages."""
+    messages = []
+    position = 0
+    while len(buffer) - position >= HEADER.size:
+        (length,) = HEADER.unpack_from(buffer, position)
+        end = position + HEADER.size + length
+        if end > len(buffer):
+            break
+        messages.append(decode(buffer[position + HEADER.size : end]))
+        position = end
+    del buffer[:position]
+    return messages
