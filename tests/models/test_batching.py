@@ -1,0 +1,67 @@
+"""Padding, trimming and micro-batches keep every token in its place."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dgpo_cli.models.batching import Rows, micro_batches
+from tests.models import tiny
+
+SHAPES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=8)
+
+
+def read_back(rows: Rows) -> list[tuple[list[int], list[int]]]:
+    return [
+        (rows.prompt_ids[i][rows.prompt_mask[i]].tolist(), rows.completion_ids[i][m].tolist())
+        for i, m in enumerate(rows.mask)
+    ]
+
+
+@given(SHAPES, st.integers(0, 3), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_padding_touches_on_the_inside_and_loses_no_token(
+    shapes: list[tuple[int, int]], left: int, right: int
+) -> None:
+    pairs = tiny.random_pairs(shapes)
+    rows = tiny.rows_of_pairs(pairs, more_left=left, more_right=right)
+    assert read_back(rows) == pairs
+    both = torch.cat([rows.prompt_mask, rows.mask], dim=1).int()
+    # Prompt and completion meet: reading a row, the mask rises once and falls once.
+    assert int((both.diff(dim=1) > 0).sum(dim=1).max()) <= 1
+    assert int((both.diff(dim=1) < 0).sum(dim=1).max()) <= 1
+    assert torch.all(rows.prompt_ids[~rows.prompt_mask] == 0)
+    assert torch.all(rows.completion_ids[~rows.mask] == 0)
+
+
+@given(SHAPES, st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_taking_rows_keeps_them_and_trims_to_the_longest(
+    shapes: list[tuple[int, int]], rng: random.Random
+) -> None:
+    pairs = tiny.random_pairs(shapes)
+    chosen = [rng.randrange(len(pairs)) for _ in range(rng.randint(1, 5))]
+    part = tiny.rows_of_pairs(pairs, more_left=2, more_right=2).take(torch.tensor(chosen))
+    assert read_back(part) == [pairs[i] for i in chosen]
+    assert part.prompt_ids.shape[1] == max(len(pairs[i][0]) for i in chosen)
+    assert part.mask.shape[1] == max(len(pairs[i][1]) for i in chosen)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 8))
+@settings(max_examples=60, deadline=None)
+def test_micro_batches_hold_every_row_once_longest_first(lengths: list[int], size: int) -> None:
+    parts = [part.tolist() for part in micro_batches(torch.tensor(lengths), size=size)]
+    flat = [i for part in parts for i in part]
+    assert sorted(flat) == list(range(len(lengths)))
+    assert [lengths[i] for i in flat] == sorted(lengths, reverse=True)
+    assert all(len(part) == size for part in parts[:-1])
+    assert 1 <= len(parts[-1]) <= size
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_no_rows_make_no_micro_batch(size: int) -> None:
+    assert list(micro_batches(torch.zeros(0, dtype=torch.long), size=size)) == []

@@ -1,0 +1,271 @@
+"""Token statistics and log-probabilities: slow twins, layout, and how much is held at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dgpo_cli.models import scoring
+from dgpo_cli.models.batching import Rows
+from dgpo_cli.models.policy import Policy
+from dgpo_cli.models.scoring import token_logprobs, token_stats
+from dgpo_cli.types import Advance, TokenStats
+from tests.models import tiny, twins
+
+FAMILIES = ("qwen2-tied", "qwen2-untied", "gemma2-softcap", "granite-scaled", "cohere-scaled")
+SHAPES = [(4, 6), (9, 11), (1, 3), (5, 17), (2, 1), (9, 8)]
+PAIRS = tiny.random_pairs(SHAPES)
+ROWS = tiny.rows_of_pairs(PAIRS)
+TEMPERATURE = 0.8
+COLUMNS = ("old_logprobs", "entropy", "hellinger_sq")
+
+
+def stats_of(policy: Policy, rows: Rows = ROWS, **changes: Any) -> TokenStats:
+    arguments = {"temperature": TEMPERATURE, "micro_batch_size": 4, "with_reference": True}
+    return token_stats(policy, rows, **(arguments | changes))
+
+
+def reference_of(policy: Policy) -> Any:
+    """The reference as a model of its own, in float64."""
+    if policy.has_adapter:
+        return twins.widened(policy.model).unload()
+    return twins.widened(policy._reference)
+
+
+def assert_close(found: TokenStats, expected: TokenStats) -> None:
+    """Equal up to the rounding of another order of summation."""
+    for name in ("old_logprobs", "entropy"):
+        a, b = getattr(found, name), getattr(expected, name)
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    # What rounding of the logits moves is the root of the distance, not the distance.
+    a, b = found.hellinger_sq.sqrt(), expected.hellinger_sq.sqrt()
+    torch.testing.assert_close(a, b, rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("apart", [1e-3, 5e-2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_statistics_equal_the_slow_twin(family: str, apart: float) -> None:
+    policy = tiny.make_policy(family, apart=apart)
+    stats = stats_of(policy)
+    models = twins.widened(policy.model), reference_of(policy)
+    largest = 0.0
+    for i, pair in enumerate(PAIRS):
+        twin = twins.completion_stats(*models, pair, temperature=TEMPERATURE)
+        size = len(pair[1])
+        assert stats.old_logprobs[i, :size].tolist() == pytest.approx(twin.logprobs, abs=1e-5)
+        assert stats.entropy[i, :size].tolist() == pytest.approx(twin.entropy, abs=1e-5)
+        for d, exact in zip(stats.hellinger_sq[i].tolist(), twin.hellinger_sq, strict=False):
+            # The float32 forward pass itself is good to about 1e-6 of the root.
+            assert math.sqrt(d) == pytest.approx(math.sqrt(exact), rel=1e-5, abs=3e-6)
+            largest = max(largest, exact)
+        for name in COLUMNS:
+            assert not getattr(stats, name)[i, size:].any()
+    assert largest > apart**2  # the reference is away, or the distance was not put to a test
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 4])
+def test_statistics_with_an_adapter_equal_the_slow_twin(
+    lora_policy: Policy, micro_batch_size: int
+) -> None:
+    """The twin's policy has the adapter merged into its weights, the reference has none."""
+    stats = stats_of(lora_policy, micro_batch_size=micro_batch_size)
+    merged = twins.widened(lora_policy.model).merge_and_unload()
+    base = reference_of(lora_policy)
+    for i, pair in enumerate(PAIRS):
+        twin = twins.completion_stats(merged, base, pair, temperature=TEMPERATURE)
+        size = len(pair[1])
+        assert stats.old_logprobs[i, :size].tolist() == pytest.approx(twin.logprobs, abs=1e-5)
+        assert stats.entropy[i, :size].tolist() == pytest.approx(twin.entropy, abs=1e-5)
+        found = stats.hellinger_sq[i, :size].sqrt().tolist()
+        assert found == pytest.approx([math.sqrt(d) for d in twin.hellinger_sq], abs=3e-6)
+        assert min(twin.hellinger_sq) > 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("micro_batch_size", [1, 4, 6])
+@pytest.mark.parametrize("family", [*FAMILIES, "lora"])
+def test_an_unmoved_policy_has_a_distance_of_exactly_zero(
+    family: str, micro_batch_size: int, dtype: torch.dtype
+) -> None:
+    lora = family == "lora"
+    policy = tiny.make_lora_policy(dtype=dtype) if lora else tiny.make_policy(family, dtype=dtype)
+    stats = stats_of(policy, micro_batch_size=micro_batch_size)
+    assert torch.count_nonzero(stats.hellinger_sq) == 0
+    assert torch.count_nonzero(stats.entropy) == int(ROWS.mask.sum())
+    assert stats.entropy.dtype == stats.hellinger_sq.dtype == torch.float32
+
+
+def test_without_the_reference_only_the_distance_is_missing(policy: Policy) -> None:
+    alone, both = stats_of(policy, with_reference=False), stats_of(policy)
+    assert torch.equal(alone.old_logprobs, both.old_logprobs)
+    assert torch.equal(alone.entropy, both.entropy)
+    assert not alone.hellinger_sq.any() and both.hellinger_sq.any()
+
+
+def test_the_temperature_divides_the_logits_of_both(policy: Policy) -> None:
+    """Logits of half the weights are those of twice the temperature."""
+    warm = stats_of(policy, temperature=2.0)
+    for model in (policy.model, policy._reference):
+        inner = model.model
+        with torch.no_grad():
+            inner.norm.weight.mul_(0.5)
+    assert_close(stats_of(policy, temperature=1.0), warm)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 5, 6, 100])
+def test_the_micro_batch_size_changes_nothing(policy: Policy, micro_batch_size: int) -> None:
+    assert_close(stats_of(policy, micro_batch_size=micro_batch_size), stats_of(policy))
+
+
+@pytest.mark.parametrize(("left", "right"), [(7, 0), (0, 5), (3, 9)])
+def test_more_padding_changes_nothing(policy: Policy, left: int, right: int) -> None:
+    """Not a bit: what is only padding is cut off before the forward pass."""
+    wide = stats_of(policy, tiny.rows_of_pairs(PAIRS, more_left=left, more_right=right))
+    plain = stats_of(policy)
+    for name in COLUMNS:
+        found = getattr(wide, name)
+        assert torch.equal(found[:, : ROWS.mask.shape[1]], getattr(plain, name))
+        assert not found[:, ROWS.mask.shape[1] :].any()
+
+
+def test_longer_neighbours_change_nothing(policy: Policy) -> None:
+    """Their lengths are padding to a row, on both sides."""
+    together = stats_of(policy, micro_batch_size=6)
+    for i, pair in enumerate(PAIRS):
+        alone, size = stats_of(policy, tiny.rows_of_pairs([pair])), len(pair[1])
+        row = TokenStats(*(getattr(together, name)[[i], :size] for name in COLUMNS))
+        assert_close(row, alone)
+
+
+def test_permuting_rows_permutes_the_statistics(policy: Policy) -> None:
+    order = [4, 0, 3, 5, 1, 2]
+    turned = stats_of(policy, tiny.rows_of_pairs([PAIRS[i] for i in order]), micro_batch_size=2)
+    plain = stats_of(policy)
+    expected = TokenStats(*(getattr(plain, name)[order] for name in COLUMNS))
+    assert_close(turned, expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 7])
+def test_the_size_of_a_chunk_changes_nothing(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    whole = stats_of(policy)
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", tokens * tiny.VOCAB)
+    assert_close(stats_of(policy), whole)
+
+
+def test_a_chunk_holds_one_token_at_least(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = stats_of(policy)
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 1)
+    assert_close(stats_of(policy), whole)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation makes, in elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.numel = max([self.numel, *sizes])
+        return result
+
+
+@pytest.mark.parametrize("what", ["statistics", "gradient"])
+@pytest.mark.parametrize("small", [True, False])
+def test_logits_of_a_whole_batch_are_never_held(
+    monkeypatch: pytest.MonkeyPatch, what: str, small: bool
+) -> None:
+    """A vocabulary of 1500 against 32 hidden numbers: logits dwarf whatever else there is.
+
+    With room for all of them the same measurement finds them, so that it does measure.
+    """
+    policy = tiny.make_policy("qwen2-untied", apart=0.05, vocab_size=1500)
+    rows = tiny.rows_of_pairs(tiny.random_pairs([(5, 40)] * 8, vocab=1500))
+    logits = 8 * 40 * 1500
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 8 * 1500 if small else logits)
+    with Largest() as largest:
+        if what == "statistics":
+            stats_of(policy, rows, micro_batch_size=8)
+        else:
+            token_logprobs(policy, rows, temperature=TEMPERATURE).sum().backward()
+    if small:
+        # The head itself is the largest thing (V * D); every chunk of logits is a quarter of it.
+        assert largest.numel == 1500 * 32 < logits / 8
+    else:
+        assert largest.numel >= logits
+
+
+def test_the_adapters_reference_is_the_base_and_no_second_copy() -> None:
+    policy = tiny.make_lora_policy(apart=0.05)
+    base = sum(p.numel() for p in tiny.build_model("qwen2-untied").parameters())
+    adapter = sum(p.numel() for name, p in policy.model.named_parameters() if "lora_" in name)
+    assert policy.parameter_counts() == {"held": base + adapter, "trained": adapter}
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("family", [*FAMILIES, "lora"])
+def test_logprobs_of_an_update_are_the_old_ones(
+    monkeypatch: pytest.MonkeyPatch, family: str, chunked: bool
+) -> None:
+    """In one layout bit for bit: the ratio of a first update is exactly 1."""
+    if chunked:
+        monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 5 * tiny.VOCAB)
+    lora = family == "lora"
+    policy = tiny.make_lora_policy(apart=0.05) if lora else tiny.make_policy(family, apart=0.05)
+    with policy.training():
+        found = token_logprobs(policy, ROWS, temperature=TEMPERATURE)
+    # As update does it: in the order, and with the width, of the micro-batch.
+    order = torch.argsort(ROWS.prompt_mask.sum(1) + ROWS.mask.sum(1), descending=True, stable=True)
+    old = stats_of(policy, micro_batch_size=6).old_logprobs
+    with policy.training():
+        same_layout = token_logprobs(policy, ROWS.take(order), temperature=TEMPERATURE)
+    assert torch.equal(same_layout, old[order])
+    torch.testing.assert_close(found, old, rtol=0, atol=1e-5)
+    assert not found.masked_select(~ROWS.mask).any()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_gradient_of_logprobs_equals_the_slow_twin(
+    monkeypatch: pytest.MonkeyPatch, family: str, chunked: bool
+) -> None:
+    if chunked:
+        monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 5 * tiny.VOCAB)
+    policy = tiny.make_policy(family)
+    pull = torch.randn(ROWS.mask.shape, generator=torch.Generator().manual_seed(1))
+    (token_logprobs(policy, ROWS, temperature=TEMPERATURE) * pull).sum().backward()
+    twin = twins.widened(policy.model)
+    twin.zero_grad()
+    for i, pair in enumerate(PAIRS):
+        logprobs = twins.completion_logprobs(twin, pair, temperature=TEMPERATURE)
+        (logprobs * pull[i, : len(pair[1])].double()).sum().backward()
+    expected = dict(twin.named_parameters())
+    for name, parameter in policy.model.named_parameters():
+        exact = expected[name].grad
+        error = (parameter.grad.double() - exact).norm() / exact.norm()
+        assert error < 2e-5, name
+
+
+def test_progress_counts_every_token_once(policy: Policy) -> None:
+    seen: list[int] = []
+
+    class Recorder:
+        @contextmanager
+        def phase(self, name: str, *, total: int, unit: str) -> Iterator[Advance]:
+            assert (name, total, unit) == ("statistics", int(ROWS.mask.sum()), "tokens")
+            yield seen.append
+
+    stats_of(policy, micro_batch_size=2, progress=Recorder())
+    assert len(seen) == 3 and sum(seen) == int(ROWS.mask.sum())
