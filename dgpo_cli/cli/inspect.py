@@ -44,7 +44,7 @@ PromptIndex = Annotated[
         help="Show this prompt, from 0.",
         metavar="I",
         min=0,
-        show_default="the first, all with --json",
+        show_default="that of the completion with the least even weights; all with --json",
     ),
 ]
 CompletionIndex = Annotated[
@@ -53,7 +53,7 @@ CompletionIndex = Annotated[
         help="Show this completion of the prompt, from 0.",
         metavar="J",
         min=0,
-        show_default="the first, all with --json",
+        show_default="the one with the least even weights; all with --json",
     ),
 ]
 Tau = Annotated[
@@ -89,8 +89,6 @@ def inspect(
     --rollouts FILE.
     """
     _check(source=source, rollouts=rollouts, tau=tau, kappa=kappa)
-    if not as_json:  # a picture is of one completion
-        prompt, completion = prompt or 0, completion or 0
     from dgpo_cli.cli.bars import Bars
     from dgpo_cli.workflows import inspect as workflow
 
@@ -103,6 +101,7 @@ def inspect(
             rollouts=rollouts,
             prompt=prompt,
             completion=completion,
+            one=not as_json,  # a picture is of one completion
             tau=tau,
             kappa=kappa,
             progress=bars,

@@ -36,6 +36,7 @@ def run(
     rollouts: Path | None,
     prompt: int | None,
     completion: int | None,
+    one: bool,
     tau: float | None,
     kappa: float | None,
     progress: Progress,
@@ -48,11 +49,14 @@ def run(
         model, reference, adapter: compute the statistics afresh with these.
         rollouts: the rollouts file for `model`, if `source` is not given.
         prompt, completion: only this prompt (counted from 0 in the file) and this completion.
+        one: of the completions that are left, only the most telling one.
         tau, kappa: weights under these instead of the stored or published ones.
     """
     path, name = _locate(source or rollouts)
     everything = read_lines(path)
     lines = _chosen(everything, prompt=prompt, completion=completion, path=path)
+    if one:
+        lines = [min(lines, key=_evenness)]
     if model is not None:
         found, policy = fresh_stats(
             lines,
@@ -127,6 +131,15 @@ def _chosen(
             raise ConfigError(f"--completion {completion}: {path} has completions 0 to {highest}")
         lines = found
     return lines
+
+
+def _evenness(line: RolloutLine) -> float:
+    """Return the effective fraction of a line's stored weights; lines without an advantage, or
+    without statistics, come last: their weights move nothing."""
+    if line.stats is None or not line.advantage:
+        return 2.0
+    weights = line.stats.weights
+    return sum(weights) ** 2 / (len(weights) * sum(w * w for w in weights))
 
 
 def _rule(stored: dict[str, Any] | None, *, tau: float | None, kappa: float | None) -> CreditRule:

@@ -118,7 +118,7 @@ def test_inspect_shows_one_completion_but_exports_all(workflow: Install) -> None
     assert dgpo("inspect", "a").exit_code == 0
     assert dgpo("inspect", "a", "--prompt", "2").exit_code == 0
     exported = dgpo("inspect", "--json", "--tau", "0.1")
-    found = [(call["source"], call["prompt"], call["completion"]) for call in calls]
-    assert found == [(Path("a"), 0, 0), (Path("a"), 2, 0), (None, None, None)]
+    found = [(call["source"], call["prompt"], call["one"]) for call in calls]
+    assert found == [(Path("a"), None, True), (Path("a"), 2, True), (None, None, False)]
     assert calls[2]["tau"] == 0.1
     assert json.loads(exported.stdout)["completions"] == []

@@ -28,6 +28,7 @@ ARGS = [
             "rollout.group_size=4",
             "rollout.max_completion_tokens=48",
             "optim.lr=1e-3",
+            "optim.micro_batch_size=8",
             "train.checkpoint_every=2",
             "train.keep_checkpoints=1",
             "train.rollouts_every=1",
@@ -39,9 +40,9 @@ ARGS = [
 ]
 
 
-def start(out: Path) -> subprocess.Popen[str]:
+def start(out: Path, *extra: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "dgpo_cli", *ARGS, "--out", str(out)],
+        [sys.executable, "-m", "dgpo_cli", *ARGS, "--out", str(out), *extra],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -124,7 +125,7 @@ def test_killed_at_random_steps_and_resumed_is_the_run_that_was_not(tmp_path: Pa
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_however_a_run_ends_no_process_stays_behind(tmp_path: Path, how: signal.Signals) -> None:
-    process = start(tmp_path / "run")
+    process = start(tmp_path / "run", "--steps", "1000")
     wait_for_step(tmp_path / "run", 1, process)
     assert len(processes_of(process.pid)) >= 2  # the run and its worker
     os.kill(process.pid, how)
@@ -139,10 +140,10 @@ def test_however_a_run_ends_no_process_stays_behind(tmp_path: Path, how: signal.
 
 @pytest.mark.slow
 def test_second_process_on_a_run_folder_exits_with_1_and_says_who_holds_it(tmp_path: Path) -> None:
-    process = start(tmp_path / "run")
+    process = start(tmp_path / "run", "--steps", "1000")
     try:
         wait_for_step(tmp_path / "run", 1, process)
-        second = start(tmp_path / "run")
+        second = start(tmp_path / "run", "--steps", "1000")
         text = second.communicate(timeout=120)[0]
         assert second.returncode == 1
         assert f"in use by process {process.pid} on" in text
