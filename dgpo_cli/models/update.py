@@ -24,8 +24,9 @@ class UpdateResult:
     """What one update did. Sums run over the completion tokens of rows with an advantage.
 
     grad_norm: before clipping; 0 when no row had an advantage.
-    applied: whether the weights were moved; not when the loss or the gradient was not finite,
-        nor when no completion had an advantage.
+    applied: whether the weights were moved; not when the update was not finite, nor when no
+        completion had an advantage.
+    finite: whether the loss, its gradient and the logarithm of every ratio were finite numbers.
     """
 
     loss: float
@@ -90,7 +91,7 @@ def update(
     # An infinite limit only measures the norm.
     limit = max_grad_norm if max_grad_norm > 0 else math.inf
     grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-    applied = math.isfinite(grad_norm) and math.isfinite(tally.loss)
+    applied = tally.finite and math.isfinite(grad_norm)
     if applied:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -106,6 +107,28 @@ class _Tally:
     ratio_max: float = -math.inf
     clipped: int = 0
     tokens: int = 0
+    ratios_finite: bool = True
+
+    @property
+    def finite(self) -> bool:
+        return self.ratios_finite and math.isfinite(self.loss)
+
+    def add(
+        self,
+        loss: Tensor,  # scalar
+        *,
+        log_ratios: Tensor,  # [N], of the tokens on the mask, and so the two below
+        ratios: Tensor,
+        clipped: Tensor,
+    ) -> None:
+        """Count one micro-batch."""
+        self.loss += float(loss.detach())
+        self.ratio_min = min(self.ratio_min, float(ratios.min()))
+        self.ratio_max = max(self.ratio_max, float(ratios.max()))
+        self.clipped += int(clipped.sum())
+        self.tokens += len(ratios)
+        # A probability of zero gives a ratio of 0 or a clipped one, and so a finite loss.
+        self.ratios_finite &= bool(log_ratios.isfinite().all())
 
     def result(self, *, grad_norm: float, applied: bool) -> UpdateResult:
         empty = self.tokens == 0
@@ -117,7 +140,7 @@ class _Tally:
             clipped_tokens=self.clipped,
             signal_tokens=self.tokens,
             applied=applied,
-            finite=math.isfinite(self.loss) and math.isfinite(grad_norm),
+            finite=self.finite and math.isfinite(grad_norm),
         )
 
 
@@ -152,18 +175,20 @@ def _accumulate(
             width = part.mask.shape[1]
             logprobs = token_logprobs(policy, part, temperature=temperature)
             weights = batch.credit.weights[part_index, :width]
-            losses, ratio, clipped = loss.token_losses(
+            old_logprobs = batch.stats.old_logprobs[part_index, :width]
+            losses, ratios, clipped = loss.token_losses(
                 logprobs,
-                old_logprobs=batch.stats.old_logprobs[part_index, :width],
+                old_logprobs=old_logprobs,
                 token_advantages=batch.advantages[part_index, None] * weights,
             )
             value = (losses * row_scale[part_index, None])[part.mask].sum()
             value.backward()
-            tally.loss += float(value.detach())
-            tally.ratio_min = min(tally.ratio_min, float(ratio[part.mask].min()))
-            tally.ratio_max = max(tally.ratio_max, float(ratio[part.mask].max()))
-            tally.clipped += int(clipped[part.mask].sum())
-            tally.tokens += int(part.mask.sum())
+            tally.add(
+                value,
+                log_ratios=(logprobs.detach() - old_logprobs)[part.mask],
+                ratios=ratios[part.mask],
+                clipped=clipped[part.mask],
+            )
             advance(int(part.mask.sum()))
     return tally
 
