@@ -4,6 +4,7 @@ by the model's own logits. Nothing of the engine is used."""
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,3 +53,62 @@ def completion_stats(policy: Any, reference: Any, pair: Pair, *, temperature: fl
         entropy=[twins.entropy(row) for row in mine],
         hellinger_sq=[twins.hellinger_sq(p, q) for p, q in zip(mine, other, strict=True)],
     )
+
+
+@dataclass(frozen=True)
+class TwinUpdate:
+    """How a loss is made; the fields are those of ALGORITHM's symbols."""
+
+    temperature: float
+    tau: float
+    kappa: float
+    clip_low: float
+    clip_high: float
+    aggregation: str
+    max_tokens: int
+
+
+def update_gradient(
+    policy: Any,
+    reference: Any,
+    pairs: list[Pair],
+    *,
+    advantages: list[float],
+    shifts: list[list[float]],
+    rule: TwinUpdate,
+) -> tuple[float, dict[str, Tensor]]:
+    """Return the loss and its gradient for every trainable parameter, completion by completion.
+
+    policy, reference: float64 models. shifts: old_logprobs are the present ones plus these.
+    Completions without an advantage are computed like all others.
+    """
+    policy.zero_grad()
+    num_tokens = sum(len(completion) for _, completion in pairs)
+    loss = torch.zeros((), dtype=torch.float64)
+    for pair, advantage, shift in zip(pairs, advantages, shifts, strict=True):
+        stats = completion_stats(policy, reference, pair, temperature=rule.temperature)
+        size = len(pair[1])
+        vocab = policy.get_output_embeddings().weight.shape[0]
+        gates = [h / math.log(vocab) for h in stats.entropy]
+        _, weights = twins.dgpo_weights(stats.hellinger_sq, gates, tau=rule.tau, kappa=rule.kappa)
+        logprobs = completion_logprobs(policy, pair, temperature=rule.temperature)
+        total = torch.zeros((), dtype=torch.float64)
+        for t in range(size):
+            own = advantage * weights[t]
+            ratio = (logprobs[t] - (stats.logprobs[t] + shift[t])).exp()
+            held = ratio
+            if float(ratio.detach()) > 1 + rule.clip_high:
+                held = torch.tensor(1 + rule.clip_high, dtype=torch.float64)
+            if float(ratio.detach()) < 1 - rule.clip_low:
+                held = torch.tensor(1 - rule.clip_low, dtype=torch.float64)
+            plain_is_less = float((ratio * own).detach()) <= float((held * own).detach())
+            total = total - (ratio * own if plain_is_less else held * own)
+        divisor = {
+            "token-mean": num_tokens,
+            "sequence-mean": len(pairs) * size,
+            "constant": len(pairs) * rule.max_tokens,
+        }[rule.aggregation]
+        loss = loss + total / divisor
+    loss.backward()
+    named = policy.named_parameters()
+    return float(loss.detach()), {n: p.grad for n, p in named if p.requires_grad}
