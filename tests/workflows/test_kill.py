@@ -50,6 +50,15 @@ def start(out: Path, *extra: str) -> subprocess.Popen[str]:
     )
 
 
+def run_command(*arguments: str) -> str:
+    """Run dgpo to its end; return what it wrote to stdout."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dgpo_cli", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def finish(out: Path) -> str:
     process = start(out)
     text, _ = process.communicate(timeout=300)
