@@ -1,0 +1,47 @@
+"""Reduces tiles of half logits to moments. Every operation is in place or into scratch memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def reduce_one(x: Tensor, *, top: Tensor, norm: Tensor) -> None:
+    """Turn half logits `x` [R, C] into f in place; write m and |f| into `top`, `norm` [R].
+
+    The operations on the way to `norm` are those of `reduce_two`, bit for bit.
+    """
+    torch.amax(x, dim=1, out=top)
+    x.sub_(top.unsqueeze(1)).exp_()
+    torch.linalg.vector_norm(x, dim=1, out=norm)
+
+
+def reduce_two(x: Tensor, z: Tensor | None, *, scratch: Tensor, numbers: Tensor) -> None:
+    """Write the moments of one tile into `numbers`, float32 [8, R]; see Ledger.next_tile.
+
+    x, z: half logits of policy and reference, [R, C], overwritten. Without a reference the policy
+    is its own, so that the distance comes out as 0. scratch: float32 [R, C].
+    """
+    top, f_norm, weighted, reference_top, g_norm, slope, cross, gap = numbers.unbind(dim=0)
+    f = scratch
+    torch.amax(x, dim=1, out=top)
+    x.sub_(top.unsqueeze(1))
+    torch.exp(x, out=f)
+    torch.linalg.vector_norm(f, dim=1, out=f_norm)
+    torch.sum(x.mul_(f).mul_(f), dim=1, out=weighted)
+    if z is None:
+        reference_top.copy_(top)
+        g_norm.copy_(f_norm)
+        slope.fill_(1.0)
+        cross.zero_()
+        gap.zero_()
+        return
+    reduce_one(z, top=reference_top, norm=g_norm)
+    torch.div(g_norm, f_norm, out=slope)
+    z.addcmul_(f, slope.unsqueeze(1), value=-1.0)
+    torch.linalg.vector_norm(z, dim=1, out=gap)
+    torch.sum(z.mul_(f), dim=1, out=cross)

@@ -1,0 +1,161 @@
+"""The pass without gradient: log-probability, entropy and distance to the reference, at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from dgpo_cli.models.token_pass.moments import Ledger
+from dgpo_cli.models.token_pass.reduce import reduce_two
+from dgpo_cli.models.token_pass.tiles import (
+    LOG_ZERO,
+    HalfLogits,
+    Tiles,
+    check_heads,
+    chosen_in,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dgpo_cli.models.head import Head
+    from dgpo_cli.models.token_pass.moments import Moments
+
+
+@dataclass(frozen=True, slots=True)
+class TokenColumns:
+    """What two models say of N tokens; float32 [N] each, no gradient."""
+
+    logprobs: Tensor  # nats
+    entropy: Tensor  # nats, the policy's
+    hellinger_sq: Tensor  # in [0, 1]
+    reference_logprobs: Tensor | None  # nats
+
+
+@torch.no_grad()
+def token_pass(
+    policy_hidden: Tensor,  # [N, D], any floating dtype
+    reference_hidden: Tensor | None,  # [N, D'] of the same tokens
+    *,
+    head: Head,
+    reference_head: Head | None,
+    ids: Tensor,  # int64 [N], in [0, V)
+    temperature: float,
+    want_reference_logprobs: bool = False,
+    tiles: Tiles | None = None,
+) -> TokenColumns:
+    """Compute log-probability, entropy and squared Hellinger distance of N chosen tokens.
+
+    Exact, in one walk over both models' logits, a tile at a time: the memory beyond inputs and
+    outputs does not depend on N or V. Without a reference the distance is 0. Inputs that are
+    equal in value have a distance of exactly 0.
+
+    Args:
+        reference_head: None when the policy's head is the reference's too.
+        tiles: how to cut; by default what suits the device.
+
+    Raises:
+        ModelError: the two heads have different vocabularies.
+
+    Source: quantities 2 and 3 of DGPO, arXiv 2605.03327; the sums are derived in moments.py.
+    """
+    mine = HalfLogits(head, temperature=temperature)
+    other = None
+    if reference_hidden is not None:
+        shared = reference_head is None or reference_head is head
+        other = mine if shared else HalfLogits(reference_head or head, temperature=temperature)
+        check_heads(head, other.head)
+    count, width = policy_hidden.shape
+    if reference_hidden is not None:
+        width = max(width, reference_hidden.shape[1])
+    tiles = tiles or Tiles.fitting(width, device=policy_hidden.device)
+    want = want_reference_logprobs and reference_hidden is not None
+    columns = torch.zeros(4, count, device=policy_hidden.device)
+    buffers = _Buffers(min(tiles.rows, count), tiles, pair=other is not None, like=columns)
+    for rows in tiles.row_blocks(count):
+        block = _Block(
+            mine.prepare(policy_hidden[rows]),
+            None if other is None or reference_hidden is None
+            else other.prepare(reference_hidden[rows]),
+            ids[rows],
+        )
+        _fill(columns[:, rows], block, mine, other, tiles=tiles, buffers=buffers)
+    logprobs, entropy, distance, reference_logprobs = columns.unbind(dim=0)
+    return TokenColumns(logprobs, entropy, distance, reference_logprobs if want else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """The tokens of one row block, as HalfLogits.tile takes them."""
+
+    hidden: Tensor  # [R, D]
+    reference_hidden: Tensor | None  # [R, D']
+    ids: Tensor  # int64 [R]
+
+
+class _Buffers:
+    """The memory of a pass: two tiles of half logits and one slice of scratch."""
+
+    def __init__(self, rows: int, tiles: Tiles, *, pair: bool, like: Tensor) -> None:
+        self._x = like.new_empty(rows * tiles.columns)
+        self._z = like.new_empty(rows * tiles.columns if pair else 0)
+        self._scratch = like.new_empty(min(rows, tiles.slice_rows) * tiles.columns)
+
+    def x(self, rows: int, columns: int) -> Tensor:
+        return self._x[: rows * columns].view(rows, columns)
+
+    def z(self, rows: int, columns: int) -> Tensor:
+        return self._z[: rows * columns].view(rows, columns)
+
+    def scratch(self, rows: int, columns: int) -> Tensor:
+        return self._scratch[: rows * columns].view(rows, columns)
+
+
+def _fill(
+    columns: Tensor,  # [4, R]: logprobs, entropy, distance, reference's logprobs
+    block: _Block,
+    mine: HalfLogits,
+    other: HalfLogits | None,
+    *,
+    tiles: Tiles,
+    buffers: _Buffers,
+) -> None:
+    """Compute the four numbers of a block of R tokens."""
+    count = len(block.ids)
+    ledger = Ledger(count, device=columns.device)
+    chosen, reference_chosen = columns.new_full((2, count), LOG_ZERO).unbind(dim=0)
+    for part in tiles.column_blocks(mine.head.vocab_size):
+        size = part.stop - part.start
+        weights = mine.weights(part)
+        x = mine.tile(block.hidden, weights, part, out=buffers.x(count, size))
+        chosen_in(x, block.ids, part, found=chosen)
+        z = None
+        if other is not None and block.reference_hidden is not None:
+            if other is not mine:
+                weights = other.weights(part)
+            z = other.tile(block.reference_hidden, weights, part, out=buffers.z(count, size))
+            chosen_in(z, block.ids, part, found=reference_chosen)
+        numbers = ledger.next_tile()
+        for rows in tiles.slices(count):
+            reduce_two(
+                x[rows],
+                None if z is None else z[rows],
+                scratch=buffers.scratch(rows.stop - rows.start, size),
+                numbers=numbers[:, rows],
+            )
+    _finish(columns, ledger.result(), chosen, reference_chosen)
+
+
+def _finish(columns: Tensor, sums: Moments, chosen: Tensor, reference_chosen: Tensor) -> None:
+    columns[0] = logprobs_of(chosen, sums.log_total())
+    columns[1] = sums.entropy()
+    columns[2] = sums.hellinger_sq()
+    columns[3] = logprobs_of(reference_chosen, sums.reference_log_total())
+
+
+def logprobs_of(chosen: Tensor, log_total: Tensor) -> Tensor:
+    """Return log-probabilities from half logits; a masked token has -inf. float64 [R]."""
+    logprobs = 2 * chosen.double() - log_total
+    return logprobs.clamp(max=0.0).masked_fill(chosen <= LOG_ZERO, -torch.inf)

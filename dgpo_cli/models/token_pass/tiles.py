@@ -1,0 +1,141 @@
+"""Tiles of half logits, x = logits / (2 * temperature), in float32 whatever the head's dtype.
+
+Half of a logit is what both passes need: f = exp(x) is the root of a probability. The factor that
+turns a product into x goes into the hidden states, where it costs D numbers a token and not V.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from dgpo_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dgpo_cli.models.head import Head
+
+# Stands in for a half logit of -inf: exp of it, less any real maximum, is exactly 0, and the
+# difference of two of them is 0 and not NaN.
+LOG_ZERO = -1e30
+
+_MIB = 1 << 20
+_WIDE_BYTES = 8 * _MIB  # a float32 copy of hidden states or of weights may be this large
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """How tokens and vocabulary are cut.
+
+    rows, columns: tokens and vocabulary entries of one matrix product; large enough for the
+        product to run at full speed.
+    slice_rows: tokens whose numbers are reduced at a time; small enough that three arrays of
+        slice_rows x columns stay in a core's own cache.
+    """
+
+    rows: int
+    columns: int
+    slice_rows: int
+
+    @staticmethod
+    def fitting(width: int, *, device: torch.device) -> Tiles:
+        """Return the tiles for hidden states of `width` numbers.
+
+        The buffers of a pass are then at most about 50 MiB, whatever N and V.
+        """
+        fit = _power_of_two(_WIDE_BYTES // (4 * width))
+        if device.type == "cpu":
+            return Tiles(rows=min(1024, fit), columns=min(1024, fit), slice_rows=64)
+        rows = min(2048, 2 * fit)  # few launches, large products; there is no cache to slice for
+        return Tiles(rows=rows, columns=1024, slice_rows=rows)
+
+    def row_blocks(self, count: int) -> Iterator[slice]:
+        yield from _cuts(0, count, self.rows)
+
+    def column_blocks(self, count: int) -> Iterator[slice]:
+        yield from _cuts(0, count, self.columns)
+
+    def slices(self, rows: int) -> Iterator[slice]:
+        yield from _cuts(0, rows, self.slice_rows)
+
+
+def _power_of_two(limit: int) -> int:
+    """Return the largest power of two that is at most `limit`, and 64 at least."""
+    return max(64, 1 << (max(1, limit).bit_length() - 1))
+
+
+def _cuts(start: int, stop: int, size: int) -> Iterator[slice]:
+    for low in range(start, stop, size):
+        yield slice(low, min(low + size, stop))
+
+
+class HalfLogits:
+    """Computes tiles of half logits of one head at one temperature."""
+
+    def __init__(self, head: Head, *, temperature: float) -> None:
+        self.head = head
+        self._half = 0.5 / temperature
+        # Under a soft-cap the product becomes the argument of tanh.
+        self.factor = head.scale * (self._half if head.softcap is None else 1 / head.softcap)
+        # d logit / d product, a soft-cap's own slope apart.
+        self.slope = head.scale / temperature
+        weight = head.weight
+        # A GPU multiplies half-precision numbers into float32 by itself; a CPU would round.
+        self._mixed = weight.is_cuda and weight.dtype in (torch.bfloat16, torch.float16)
+
+    @property
+    def cap(self) -> float | None:
+        """The soft-cap in half logits."""
+        return None if self.head.softcap is None else self.head.softcap * self._half
+
+    def prepare(self, hidden: Tensor) -> Tensor:
+        """Return hidden states [R, D] as `tile` takes them: a copy, without gradient."""
+        hidden = hidden.detach()
+        if self._mixed:
+            return hidden.to(self.head.weight.dtype)
+        return hidden.to(torch.float32, copy=True).mul_(self.factor)
+
+    def weights(self, columns: slice) -> Tensor:
+        """Return the weights [C, D] as `tile` takes them; float32 weights are not copied."""
+        part = self.head.weight.detach()[columns]
+        return part if self._mixed else part.float()
+
+    def tile(self, hidden: Tensor, weights: Tensor, columns: slice, *, out: Tensor) -> Tensor:
+        """Write the half logits of prepared hidden states [R, D] into `out`, float32 [R, C]."""
+        if self._mixed:
+            torch.mm(hidden, weights.t(), out_dtype=torch.float32, out=out)
+            out.mul_(self.factor)
+        else:
+            torch.mm(hidden, weights.t(), out=out)
+        if self.head.bias is not None:
+            out.add_(self.head.bias.detach()[columns].float() * self.factor)
+        if self.cap is not None:
+            out.tanh_().mul_(self.cap)
+        elif self.head.bias is not None:
+            out.clamp_(min=LOG_ZERO)
+        return out
+
+
+def check_heads(head: Head, reference_head: Head) -> None:
+    """Refuse two heads that do not speak of the same vocabulary.
+
+    Raises:
+        ModelError: the numbers of logits differ.
+    """
+    if head.vocab_size != reference_head.vocab_size:
+        raise ModelError(
+            f"the policy has {head.vocab_size} logits and the reference "
+            f"{reference_head.vocab_size}: give two models of one vocabulary"
+        )
+
+
+def chosen_in(tile: Tensor, ids: Tensor, columns: slice, *, found: Tensor) -> None:
+    """Copy the entries of `tile` [R, C] that `ids` [R] point at into `found` [R]."""
+    local = ids - columns.start
+    inside = (local >= 0) & (local < tile.shape[1])
+    values = tile.gather(1, local.clamp(0, tile.shape[1] - 1).unsqueeze(1)).squeeze(1)
+    torch.where(inside, values, found, out=found)
