@@ -110,8 +110,15 @@ class Engine:
                 )
         return scored
 
-    def make_batch(self, groups: Sequence[ScoredGroup]) -> Batch:
-        """Pad the completions, compute their token statistics and their credit weights."""
+    def make_batch(self, groups: Sequence[ScoredGroup], *, every_distance: bool = False) -> Batch:
+        """Pad the completions, compute their token statistics and their credit weights.
+
+        Completions without an advantage do not move the policy: the reference does not run on
+        them and their distance is left at 0, which gives them even weights.
+
+        Args:
+            every_distance: run the reference on every completion all the same, to look at it.
+        """
         import torch
 
         from dgpo_cli.models.batching import pad_rows
@@ -120,24 +127,29 @@ class Engine:
         with self._timed("statistics"):
             pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
             rows = pad_rows(pairs, pad_id=self.policy.pad_id, device=self.policy.device)
+            advantages = torch.tensor(
+                [a for g in groups for a in g.advantages],
+                dtype=torch.float32,
+                device=self.policy.device,
+            )
             stats = token_stats(
                 self.policy,
                 rows,
                 temperature=self._temperature,
                 micro_batch_size=self.settings.optim.micro_batch_size,
                 with_reference=self._measures_distance,
+                needs_reference=None if every_distance else advantages != 0,
                 progress=self._progress,
             )
             credit = self.settings.credit.credit(
                 stats, rows.mask, vocab_size=self.policy.vocab_size
             )
-        advantages = [a for g in groups for a in g.advantages]
         return Batch(
             prompt_ids=rows.prompt_ids,
             prompt_mask=rows.prompt_mask,
             completion_ids=rows.completion_ids,
             mask=rows.mask,
-            advantages=torch.tensor(advantages, dtype=torch.float32, device=self.policy.device),
+            advantages=advantages,
             stats=stats,
             credit=credit,
         )
@@ -178,6 +190,7 @@ class Engine:
                 batch.mask,
                 vocab_size=self.policy.vocab_size,
                 has_reference=self._measures_distance,
+                rows=batch.advantages != 0 if self._measures_distance else None,
             ),
             **_sampler_metrics(groups, batch),
         }

@@ -33,8 +33,12 @@ def credit_metrics(
     *,
     vocab_size: int,
     has_reference: bool = True,
+    rows: Tensor | None = None,  # bool [B]
 ) -> StepMetrics:
     """Return the metrics of a whole batch, over its completion tokens.
+
+    The entropy and the gate are over all of them; distance, scores and weights over those of
+    `rows`, the rows that the reference ran on (None: all). Over no rows they are 0.
 
     Without a reference (`has_reference` False) there is no distance to report and
     policy/hellinger_sq_* is left out.
@@ -42,18 +46,19 @@ def credit_metrics(
     from dgpo_cli.algo.credit.dgpo import entropy_gate
     from dgpo_cli.algo.masked import masked_mean
 
+    credited = mask if rows is None else mask & rows.unsqueeze(1)
     fractions = effective_fractions(credit.weights, mask)
     metrics = {
-        "credit/effective_fraction": float(masked_mean(fractions, mask.any(dim=1))),
+        "credit/effective_fraction": float(masked_mean(fractions, credited.any(dim=1))),
         "policy/entropy": float(masked_mean(stats.entropy, mask)),
     }
-    metrics |= _quantiles("credit/weight", credit.weights, mask)
-    metrics |= _quantiles("credit/score", credit.scores, mask)
+    metrics |= _quantiles("credit/weight", credit.weights, credited)
+    metrics |= _quantiles("credit/score", credit.scores, credited)
     gate = entropy_gate(stats.entropy, vocab_size=vocab_size)
     metrics |= _quantiles("policy/gate", gate, mask)
     if has_reference:
-        metrics["policy/hellinger_sq_mean"] = float(masked_mean(stats.hellinger_sq, mask))
-        metrics |= _quantiles("policy/hellinger_sq", stats.hellinger_sq, mask)
+        metrics["policy/hellinger_sq_mean"] = float(masked_mean(stats.hellinger_sq, credited))
+        metrics |= _quantiles("policy/hellinger_sq", stats.hellinger_sq, credited)
     return metrics
 
 

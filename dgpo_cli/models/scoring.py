@@ -1,7 +1,6 @@
-"""Token statistics and log-probabilities of completions, from chunks of tokens.
+"""Token statistics and log-probabilities of completions: the model forward, then the token pass.
 
-No tensor of logits of a whole batch is ever held: the head runs on a bounded number of logits at
-a time, and backward computes them again.
+No tensor of logits of a batch is ever held; see token_pass.
 """
 
 from __future__ import annotations
@@ -9,21 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
-from dgpo_cli.algo.divergence import selected_logprobs, token_statistics
+from dgpo_cli.models import token_pass
 from dgpo_cli.models.batching import Rows, micro_batches
 from dgpo_cli.types import Progress, SilentProgress, TokenStats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.models.head import Head
     from dgpo_cli.models.policy import Policy
-
-# Logits held at once: 4 Mi float32 numbers are 16 MiB, small against a model and large enough
-# for the matrix product to run at full speed.
-LOGITS_AT_ONCE = 1 << 22
 
 
 @torch.no_grad()
@@ -34,27 +27,39 @@ def token_stats(
     temperature: float,
     micro_batch_size: int,
     with_reference: bool,
+    needs_reference: Tensor | None = None,  # bool [B]
     progress: Progress | None = None,
 ) -> TokenStats:
     """Compute log-probability, entropy and squared Hellinger distance of every completion token.
 
     Policy and reference run with the same layout, so that equal weights give a distance of
     exactly 0. Without the reference `hellinger_sq` is 0.
+
+    Args:
+        needs_reference: rows to run the reference on; None for all. The others have a distance
+            of 0 and are batched apart, so that the micro-batches of the rows of an update are
+            those of the update.
     """
     shape, device = rows.mask.shape, rows.mask.device
     logprobs, entropy, distance = (torch.zeros(shape, device=device) for _ in range(3))
+    wanted = torch.full(shape[:1], with_reference, device=device)
+    if needs_reference is not None:
+        wanted &= needs_reference
     total = int(rows.mask.sum())
     with (progress or SilentProgress()).phase("statistics", total=total, unit="tokens") as advance:
         lengths = rows.prompt_mask.sum(dim=1) + rows.mask.sum(dim=1)
-        for index in micro_batches(lengths, size=micro_batch_size):
-            part = rows.take(index)
-            columns = _columns(policy, part, temperature=temperature, reference=with_reference)
-            width = part.mask.shape[1]
-            for target, values in zip((logprobs, entropy, distance), columns, strict=True):
-                padded = torch.zeros(part.mask.shape, device=device)
-                padded[part.mask] = values
-                target[index, :width] = padded
-            advance(int(part.mask.sum()))
+        for reference in (True, False):
+            group = torch.nonzero(wanted == reference).squeeze(1)
+            for local in micro_batches(lengths[group], size=micro_batch_size):
+                index = group[local]
+                part = rows.take(index)
+                columns = _columns(policy, part, temperature=temperature, reference=reference)
+                width = part.mask.shape[1]
+                for target, values in zip((logprobs, entropy, distance), columns, strict=True):
+                    padded = torch.zeros(part.mask.shape, device=device)
+                    padded[part.mask] = values
+                    target[index, :width] = padded
+                advance(int(part.mask.sum()))
     return TokenStats(old_logprobs=logprobs, entropy=entropy, hellinger_sq=distance)
 
 
@@ -65,21 +70,11 @@ def token_logprobs(policy: Policy, rows: Rows, *, temperature: float) -> Tensor:
     """
     ids, attention = _inputs(rows)
     hidden = _completion_hidden(policy.hidden(ids, attention_mask=attention), rows)
-    chosen = rows.completion_ids[rows.mask]
-    step = max(1, LOGITS_AT_ONCE // policy.head.vocab_size)
-    pieces = [
-        checkpoint(_chunk_logprobs, part, ids_part, policy.head, temperature, use_reentrant=False)
-        if hidden.shape[0] > step
-        else _chunk_logprobs(part, ids_part, policy.head, temperature)
-        for part, ids_part in zip(hidden.split(step), chosen.split(step), strict=True)
-    ]
-    return torch.zeros(rows.mask.shape, device=hidden.device).masked_scatter(
-        rows.mask, torch.cat(pieces)
+    found = token_pass.token_logprobs(
+        hidden, head=policy.head, ids=rows.completion_ids[rows.mask], temperature=temperature
     )
-
-
-def _chunk_logprobs(hidden: Tensor, ids: Tensor, head: Head, temperature: float) -> Tensor:
-    return selected_logprobs(head.logits(hidden) / temperature, ids)
+    empty = torch.zeros(rows.mask.shape, device=hidden.device)
+    return empty.masked_scatter(rows.mask, found)
 
 
 def _columns(
@@ -91,16 +86,15 @@ def _columns(
     other = None
     if reference:
         other = _completion_hidden(policy.reference_hidden(ids, attention_mask=attention), rows)
-    chosen = rows.completion_ids[rows.mask]
-    step = max(1, LOGITS_AT_ONCE // policy.head.vocab_size)
-    pieces = []
-    for start in range(0, hidden.shape[0], step):
-        cut = slice(start, start + step)
-        q = None if other is None else policy.reference_head.logits(other[cut]) / temperature
-        p = policy.head.logits(hidden[cut]) / temperature
-        pieces.append(token_statistics(p, q, chosen[cut]))
-    logprobs, entropy, distance = (torch.cat(column) for column in zip(*pieces, strict=True))
-    return logprobs, entropy, distance
+    found = token_pass.token_pass(
+        hidden,
+        other,
+        head=policy.head,
+        reference_head=policy.reference_head,
+        ids=rows.completion_ids[rows.mask],
+        temperature=temperature,
+    )
+    return found.logprobs, found.entropy, found.hellinger_sq
 
 
 def _inputs(rows: Rows) -> tuple[Tensor, Tensor]:

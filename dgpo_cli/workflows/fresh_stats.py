@@ -80,7 +80,8 @@ def fresh_stats(
         )
         for line in lines
     ]
-    stats = Engine(settings, policy=policy, progress=progress).make_batch(groups).stats
+    engine = Engine(settings, policy=policy, progress=progress)
+    stats = engine.make_batch(groups, every_distance=True).stats
     columns = [c.tolist() for c in (stats.old_logprobs, stats.entropy, stats.hellinger_sq)]
     found = []
     for row, line in enumerate(lines):

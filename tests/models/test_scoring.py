@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dgpo_cli.models import scoring
 from dgpo_cli.models.batching import Rows
 from dgpo_cli.models.policy import Policy
 from dgpo_cli.models.scoring import token_logprobs, token_stats
+from dgpo_cli.models.token_pass import Tiles
 from dgpo_cli.types import Advance, TokenStats
 from tests.models import tiny, twins
 
@@ -153,19 +153,43 @@ def test_permuting_rows_permutes_the_statistics(policy: Policy) -> None:
     assert_close(turned, expected)
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 7])
-def test_the_size_of_a_chunk_changes_nothing(
-    policy: Policy, monkeypatch: pytest.MonkeyPatch, tokens: int
+def cut_into(monkeypatch: pytest.MonkeyPatch, tiles: Tiles) -> None:
+    monkeypatch.setattr(Tiles, "fitting", staticmethod(lambda width, *, device: tiles))
+
+
+@pytest.mark.parametrize("tiles", [Tiles(1, 1, 1), Tiles(2, 7, 1), Tiles(7, 1000, 3)])
+def test_the_size_of_a_tile_changes_nothing(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, tiles: Tiles
 ) -> None:
     whole = stats_of(policy)
-    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", tokens * tiny.VOCAB)
+    cut_into(monkeypatch, tiles)
     assert_close(stats_of(policy), whole)
 
 
-def test_a_chunk_holds_one_token_at_least(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = stats_of(policy)
-    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 1)
-    assert_close(stats_of(policy), whole)
+def test_rows_that_need_no_reference_have_no_distance(policy: Policy) -> None:
+    """And the reference does not run on them; the other rows are as if alone."""
+    needed = torch.tensor([True, False, True, False, False, True])
+    seen: list[int] = []
+    forward = policy.reference_hidden
+
+    def counted(ids: Tensor, *, attention_mask: Tensor) -> Tensor:
+        seen.append(len(ids))
+        return forward(ids, attention_mask=attention_mask)
+
+    policy.reference_hidden = counted  # type: ignore[method-assign]
+    part = stats_of(policy, needs_reference=needed, micro_batch_size=2)
+    assert sum(seen) == int(needed.sum())
+    alone = stats_of(policy, ROWS.take(needed.nonzero().squeeze(1)), micro_batch_size=2)
+    width = alone.entropy.shape[1]
+    for name in COLUMNS:
+        assert torch.equal(getattr(part, name)[needed, :width], getattr(alone, name))
+    assert not part.hellinger_sq[~needed].any()
+    assert_close(
+        TokenStats(part.old_logprobs, part.entropy, alone.hellinger_sq.new_zeros(1)),
+        TokenStats(
+            stats_of(policy).old_logprobs, stats_of(policy).entropy, alone.hellinger_sq.new_zeros(1)
+        ),
+    )
 
 
 class Largest(TorchDispatchMode):
@@ -194,7 +218,7 @@ def test_logits_of_a_whole_batch_are_never_held(
     policy = tiny.make_policy("qwen2-untied", apart=0.05, vocab_size=1500)
     rows = tiny.rows_of_pairs(tiny.random_pairs([(5, 40)] * 8, vocab=1500))
     logits = 8 * 40 * 1500
-    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 8 * 1500 if small else logits)
+    cut_into(monkeypatch, Tiles(64, 128, 16) if small else Tiles(320, 1500, 320))
     with Largest() as largest:
         if what == "statistics":
             stats_of(policy, rows, micro_batch_size=8)
@@ -221,7 +245,7 @@ def test_logprobs_of_an_update_are_the_old_ones(
 ) -> None:
     """In one layout bit for bit: the ratio of a first update is exactly 1."""
     if chunked:
-        monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 5 * tiny.VOCAB)
+        cut_into(monkeypatch, Tiles(5, 8, 2))
     lora = family == "lora"
     policy = tiny.make_lora_policy(apart=0.05) if lora else tiny.make_policy(family, apart=0.05)
     with policy.training():
@@ -242,7 +266,7 @@ def test_the_gradient_of_logprobs_equals_the_slow_twin(
     monkeypatch: pytest.MonkeyPatch, family: str, chunked: bool
 ) -> None:
     if chunked:
-        monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 5 * tiny.VOCAB)
+        cut_into(monkeypatch, Tiles(5, 8, 2))
     policy = tiny.make_policy(family)
     pull = torch.randn(ROWS.mask.shape, generator=torch.Generator().manual_seed(1))
     (token_logprobs(policy, ROWS, temperature=TEMPERATURE) * pull).sum().backward()

@@ -42,7 +42,8 @@ def token_logprobs(
     """
     tiles = tiles or Tiles.fitting(hidden.shape[1], device=hidden.device)
     logits = HalfLogits(head, temperature=temperature)
-    result: Tensor = _TokenLogprobs.apply(hidden, head.weight, head.bias, ids, logits, tiles)
+    apply: Any = _TokenLogprobs.apply
+    result: Tensor = apply(hidden, head.weight, head.bias, ids, logits, tiles)
     return result
 
 
@@ -72,7 +73,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, pull: Tensor) -> tuple[Tensor | None, ...]:
         slopes, weight, bias, hidden, ids, log_total = ctx.saved_tensors
         to_hidden = None if slopes is None else (slopes * pull.unsqueeze(1)).to(ctx.dtype)

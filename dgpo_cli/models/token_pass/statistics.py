@@ -77,7 +77,8 @@ def token_pass(
     for rows in tiles.row_blocks(count):
         block = _Block(
             mine.prepare(policy_hidden[rows]),
-            None if other is None or reference_hidden is None
+            None
+            if other is None or reference_hidden is None
             else other.prepare(reference_hidden[rows]),
             ids[rows],
         )
