@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgpo_cli.errors import ModelError
 from dgpo_cli.models import load
 from dgpo_cli.models.head import check_head, decoder_of, head_of
 from dgpo_cli.models.settings import LoraAdapter, ModelSettings, NoAdapter
@@ -28,7 +29,11 @@ class Policy:
         self, model: Any, *, tokenizer: Any, reference: Any | None, has_adapter: bool
     ) -> None:
         """Take a loaded model; `reference` is a second model, None with an adapter or without
-        a reference."""
+        a reference.
+
+        Raises:
+            ModelError: a model's logits cannot be computed here, or the two do not compare.
+        """
         self.model = model
         self.tokenizer = tokenizer
         self.has_adapter = has_adapter
@@ -37,6 +42,13 @@ class Policy:
         self.head = head_of(self._base)
         self.reference_head = self.head if reference is None else head_of(reference)
         check_head(self._base, head=self.head)
+        if reference is not None:
+            check_head(reference, head=self.reference_head)
+            if self.reference_head.vocab_size != self.head.vocab_size:
+                raise ModelError(
+                    f"the model has {self.head.vocab_size} logits and the reference "
+                    f"{self.reference_head.vocab_size}: give two models of one vocabulary"
+                )
 
     # What the sampler needs.
 
