@@ -46,6 +46,7 @@ def load_tokenizer(settings: ModelSettings, *, folder: Path | None = None) -> An
     """
     from transformers import AutoTokenizer
 
+    _quiet()
     here = folder is not None and (folder / "tokenizer_config.json").exists()
     location = str(folder) if here else model_location(settings.path)
     with _explained(location, settings=settings):
@@ -72,10 +73,8 @@ def load_model(settings: ModelSettings, *, folder: Path | None = None) -> Any:
     """
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    _quiet()
     location = str(folder) if folder else model_location(settings.path)
     with _explained(location, settings=settings):
         model = AutoModelForCausalLM.from_pretrained(
@@ -141,6 +140,16 @@ def load_adapter(model: Any, *, folder: Path, trainable: bool) -> Any:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise ModelError(f"{folder}: the adapter does not load: {_first_line(error)}") from error
+
+
+def _quiet() -> None:
+    """Leave it to dgpo to tell what went wrong: no warnings and bars of the libraries' own."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()
 
 
 class _explained:
