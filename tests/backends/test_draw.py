@@ -162,6 +162,18 @@ def test_an_impossible_token_is_never_drawn(uniform: float, size: int) -> None:
         assert int(token) == possible[0 if uniform == 0 else -1]
 
 
+def test_the_largest_uniform_takes_the_last_possible_token() -> None:
+    """Probabilities rounded to float32 can add up to more than 1; times 1 - eps that is, rounded,
+    the very end of the distribution, which belongs to no token."""
+    logits = torch.tensor([random_logits(6, seed=seed) for seed in range(200)])
+    assert float(logits.softmax(-1).double().sum(-1).max()) > 1.0
+    logits = torch.nn.functional.pad(logits, (0, 3), value=-math.inf)
+    uniforms = torch.full((200,), ALMOST_ONE, dtype=torch.float64)
+    tokens, logprobs = draw_tokens(logits, uniforms=uniforms, params=params())
+    assert tokens.tolist() == [5] * 200
+    assert logprobs.isfinite().all()
+
+
 def test_truncated_tokens_are_never_drawn_at_the_ends() -> None:
     """The likeliest tokens in the middle: what top_k and top_p cut lies at both ends."""
     logits = torch.tensor([[0.0, 0.1, 5.0, 4.9, 0.2, 0.0]] * 2)
