@@ -207,6 +207,27 @@ def test_logits_of_a_whole_batch_are_never_held(
         assert largest.numel >= logits
 
 
+def test_logits_are_not_kept_for_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks that are small one by one would add up to the whole."""
+    policy = tiny.make_policy("qwen2-untied", vocab_size=1500)
+    rows = tiny.rows_of_pairs(tiny.random_pairs([(5, 40)] * 8, vocab=1500))
+
+    def kept(tokens_at_once: int) -> int:
+        saved: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            saved.append(tensor.numel() if tensor.shape[-1:] == (1500,) else 0)
+            return tensor
+
+        monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", tokens_at_once * 1500)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            token_logprobs(policy, rows, temperature=TEMPERATURE)
+        return sum(saved)
+
+    assert kept(8) == 0
+    assert kept(8 * 40) >= 8 * 40 * 1500  # in one piece there is nothing to compute again
+
+
 def test_the_adapters_reference_is_the_base_and_no_second_copy() -> None:
     policy = tiny.make_lora_policy(apart=0.05)
     base = sum(p.numel() for p in tiny.build_model("qwen2-untied").parameters())
