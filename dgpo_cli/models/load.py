@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.errors import ModelError
+from dgpo_cli.models import packing
 from dgpo_cli.models.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
 from dgpo_cli.resources import resource_dir
 
@@ -86,6 +87,8 @@ def load_model(settings: ModelSettings, *, folder: Path | None = None) -> Any:
             use_safetensors=True,
         )
     without_dropout(model)
+    if settings.attention in ("auto", "sdpa"):
+        packing.attach(model)
     return model.to(pick_device(settings.device)).eval()
 
 

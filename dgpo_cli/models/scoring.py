@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dgpo_cli.algo.divergence import selected_logprobs, token_statistics
 from dgpo_cli.models.batching import Rows, micro_batches
+from dgpo_cli.models.packing import Packed, pack
 from dgpo_cli.types import Progress, SilentProgress, TokenStats
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def token_stats(
     *,
     temperature: float,
     micro_batch_size: int,
+    micro_batch_tokens: int | None = None,
     with_reference: bool,
     progress: Progress | None = None,
 ) -> TokenStats:
@@ -46,7 +48,7 @@ def token_stats(
     total = int(rows.mask.sum())
     with (progress or SilentProgress()).phase("statistics", total=total, unit="tokens") as advance:
         lengths = rows.prompt_mask.sum(dim=1) + rows.mask.sum(dim=1)
-        for index in micro_batches(lengths, size=micro_batch_size):
+        for index in micro_batches(lengths, size=micro_batch_size, max_tokens=micro_batch_tokens):
             part = rows.take(index)
             columns = _columns(policy, part, temperature=temperature, reference=with_reference)
             width = part.mask.shape[1]
@@ -63,8 +65,8 @@ def token_logprobs(policy: Policy, rows: Rows, *, temperature: float) -> Tensor:
 
     Positions outside the mask are 0.
     """
-    ids, attention = _inputs(rows)
-    hidden = _completion_hidden(policy.hidden(ids, attention_mask=attention), rows)
+    packed, predicting = _packed(rows)
+    hidden = policy.hidden(packed)[predicting]
     chosen = rows.completion_ids[rows.mask]
     step = max(1, LOGITS_AT_ONCE // policy.head.vocab_size)
     pieces = [
@@ -86,11 +88,9 @@ def _columns(
     policy: Policy, rows: Rows, *, temperature: float, reference: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return logprobs, entropy, hellinger_sq of the N tokens on the mask, float32 [N] each."""
-    ids, attention = _inputs(rows)
-    hidden = _completion_hidden(policy.hidden(ids, attention_mask=attention), rows)
-    other = None
-    if reference:
-        other = _completion_hidden(policy.reference_hidden(ids, attention_mask=attention), rows)
+    packed, predicting = _packed(rows)
+    hidden = policy.hidden(packed)[predicting]
+    other = policy.reference_hidden(packed)[predicting] if reference else None
     chosen = rows.completion_ids[rows.mask]
     step = max(1, LOGITS_AT_ONCE // policy.head.vocab_size)
     pieces = []
@@ -103,14 +103,16 @@ def _columns(
     return logprobs, entropy, distance
 
 
-def _inputs(rows: Rows) -> tuple[Tensor, Tensor]:
-    """Return ids and attention mask of prompt and completion, without the last token, which
-    nothing is predicted from."""
+def _packed(rows: Rows) -> tuple[Packed, Tensor]:
+    """Return prompts and completions as packed sequences, and which of the S tokens predict the
+    completion tokens (bool [S], N of them, in the order of the mask).
+
+    The last token of a completion is left out: nothing is predicted from it.
+    """
     ids = torch.cat([rows.prompt_ids, rows.completion_ids], dim=1)[:, :-1]
-    attention = torch.cat([rows.prompt_mask, rows.mask], dim=1)[:, :-1]
-    return ids, attention
-
-
-def _completion_hidden(hidden: Tensor, rows: Rows) -> Tensor:
-    """Return the hidden states that predict the completion tokens on the mask, [N, D]."""
-    return hidden[:, rows.prompt_ids.shape[1] - 1 :][rows.mask]
+    lengths = rows.prompt_mask.sum(dim=1)
+    # A completion's last token is the last of its row, wherever the row ends.
+    kept = rows.mask & (rows.mask.cumsum(dim=1) < rows.mask.sum(dim=1, keepdim=True))
+    packed = pack(ids, torch.cat([rows.prompt_mask, kept], dim=1)[:, :-1])
+    line = packed.slots // packed.width
+    return packed, packed.positions >= lengths[line] - 1

@@ -67,6 +67,7 @@ def update(
     max_completion_tokens: int,
     max_grad_norm: float,
     micro_batch_size: int,
+    micro_batch_tokens: int | None = None,
     advance: Advance,
 ) -> UpdateResult:
     """Update the policy on the completions `index` (int64 [M]) of a batch.
@@ -83,6 +84,7 @@ def update(
         temperature=temperature,
         max_completion_tokens=max_completion_tokens,
         micro_batch_size=micro_batch_size,
+        micro_batch_tokens=micro_batch_tokens,
         advance=advance,
     )
     if tally.tokens == 0:
@@ -153,6 +155,7 @@ def _accumulate(
     temperature: float,
     max_completion_tokens: int,
     micro_batch_size: int,
+    micro_batch_tokens: int | None = None,
     advance: Advance,
 ) -> _Tally:
     """Run forward and backward over the rows with an advantage; gradients add up in .grad."""
@@ -162,7 +165,9 @@ def _accumulate(
     tally = _Tally()
     row_lengths = batch.prompt_mask.sum(dim=1) + batch.lengths
     with policy.training():
-        for local in micro_batches(row_lengths[signal], size=micro_batch_size):
+        for local in micro_batches(
+            row_lengths[signal], size=micro_batch_size, max_tokens=micro_batch_tokens
+        ):
             part_index = signal[local]
             part = rows.take(part_index)
             width = part.mask.shape[1]

@@ -11,6 +11,7 @@ import torch
 
 from dgpo_cli.errors import ModelError
 from dgpo_cli.models.batching import Rows
+from dgpo_cli.models.packing import pack
 from dgpo_cli.models.policy import Policy, load_for_sampling, load_policy
 from dgpo_cli.models.scoring import token_stats
 from dgpo_cli.models.settings import LoraAdapter, ModelSettings, NoAdapter
@@ -71,10 +72,10 @@ def test_dropout_of_an_adapter_acts_in_training_alone() -> None:
     model = add_adapter(base, adapter=LoraAdapter(rank=3, dropout=0.5), seed=0)
     tiny.nudge((p for p in model.parameters() if p.requires_grad), scale=0.2)
     policy = Policy(model.eval(), tokenizer=tiny.char_tokenizer(), reference=None, has_adapter=True)
-    ids, mask = torch.arange(5, 15)[None], torch.ones(1, 10, dtype=torch.bool)
+    packed = pack(torch.arange(5, 15)[None], torch.ones(1, 10, dtype=torch.bool))
 
     def hidden() -> torch.Tensor:
-        return policy.hidden(ids, attention_mask=mask).detach()
+        return policy.hidden(packed).detach()
 
     assert torch.equal(hidden(), hidden())
     with policy.training():
@@ -84,10 +85,10 @@ def test_dropout_of_an_adapter_acts_in_training_alone() -> None:
 
 @torch.no_grad()
 def test_the_adapter_is_on_again_after_the_reference(lora_policy: Policy) -> None:
-    ids, mask = torch.arange(5, 15)[None], torch.ones(1, 10, dtype=torch.bool)
-    before = lora_policy.hidden(ids, attention_mask=mask)
-    reference = lora_policy.reference_hidden(ids, attention_mask=mask)
-    after = lora_policy.hidden(ids, attention_mask=mask)
+    packed = pack(torch.arange(5, 15)[None], torch.ones(1, 10, dtype=torch.bool))
+    before = lora_policy.hidden(packed)
+    reference = lora_policy.reference_hidden(packed)
+    after = lora_policy.hidden(packed)
     assert torch.equal(before, after)
     assert not torch.equal(before, reference)
 

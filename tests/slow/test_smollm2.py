@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dgpo_cli.models.packing import Packed
 from dgpo_cli.models.policy import Policy
 from tests.cli.helpers import in_process as dgpo
 
@@ -105,7 +106,7 @@ def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wat
     out = tmp_path_factory.mktemp("run") / "lora"
     reference_hidden = Policy.reference_hidden
 
-    def look(self: Policy, input_ids: torch.Tensor, *, attention_mask: torch.Tensor) -> Any:
+    def look(self: Policy, packed: Packed) -> Any:
         if not watched:
             watched.append(Watched(out, smollm2, self))
         alive = [o for o in tensors() if id(o) not in known]
@@ -113,7 +114,7 @@ def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wat
         watched[0].parameters.add(sum(held))
         storages = {o.untyped_storage().data_ptr(): o.untyped_storage().nbytes() for o in alive}
         watched[0].most_bytes = max(watched[0].most_bytes, sum(storages.values()))
-        return reference_hidden(self, input_ids, attention_mask=attention_mask)
+        return reference_hidden(self, packed)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Policy, "reference_hidden", look)
