@@ -137,6 +137,7 @@ class Engine:
                 rows,
                 temperature=self._temperature,
                 micro_batch_size=self.settings.optim.micro_batch_size,
+                micro_batch_tokens=self.settings.optim.micro_batch_tokens,
                 with_reference=self._measures_distance,
                 needs_reference=None if every_distance else advantages != 0,
                 progress=self._progress,
@@ -193,6 +194,7 @@ class Engine:
                 rows=batch.advantages != 0 if self._measures_distance else None,
             ),
             **_sampler_metrics(groups, batch),
+            "batch/padding_saved": self._padding_saved(batch),
         }
 
     def take_times(self) -> StepMetrics:
@@ -204,6 +206,19 @@ class Engine:
     def _measures_distance(self) -> bool:
         # A rule that does not look at the reference is not made to pay for its forward pass.
         return self.settings.credit.needs_reference and self.policy.has_reference
+
+    def _padding_saved(self, batch: Batch) -> float:
+        """Return the share of tokens that a padded batch would compute for nothing; 0 where the
+        model cannot be packed, and pays for them."""
+        from dgpo_cli.models.batching import padding_share
+        from dgpo_cli.models.update import rows_of
+
+        if not self.policy.packs:
+            return 0.0
+        optim = self.settings.optim
+        return padding_share(
+            rows_of(batch), size=optim.micro_batch_size, max_tokens=optim.micro_batch_tokens
+        )
 
     @property
     def _temperature(self) -> float:
@@ -240,6 +255,7 @@ class Engine:
                         max_completion_tokens=self.settings.rollout.max_completion_tokens,
                         max_grad_norm=optim.max_grad_norm,
                         micro_batch_size=optim.micro_batch_size,
+                        micro_batch_tokens=optim.micro_batch_tokens,
                         advance=advance,
                     )
                 )

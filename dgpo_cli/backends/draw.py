@@ -92,7 +92,7 @@ def _invert(probs: Tensor, *, uniforms: Tensor) -> Tensor:
     probs = probs.cpu() if device.type == "mps" else probs
     cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
     target = uniforms.to(cumulative.device)[:, None] * cumulative[:, -1:]
+    # A uniform below 1 stays below 1 when rounded: its target is below the sum, and found.
     tokens = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    # Rounding can put the target on the very end; the last token with any probability is meant.
-    last = probs.shape[-1] - 1 - (probs.flip(-1) > 0).to(torch.int8).argmax(dim=-1)
-    return torch.minimum(tokens, last).to(device)
+    # NaN is never found. Its row gets some token: the trainer refuses batches that are not finite.
+    return tokens.clamp(max=probs.shape[-1] - 1).to(device)

@@ -37,6 +37,12 @@ class OptimSettings(Frozen):
     micro_batch_size: int = Field(
         8, ge=1, description="Completions in one forward and backward; moves memory, not numbers."
     )
+    micro_batch_tokens: int = Field(
+        16384,
+        ge=1,
+        description="Tokens in one forward and backward, prompts included; a longer completion "
+        "goes alone. Moves memory, not numbers.",
+    )
 
 
 class TrainSettings(Frozen):

@@ -61,12 +61,32 @@ def pad_rows(
     )
 
 
-def micro_batches(lengths: Tensor, *, size: int) -> Iterator[Tensor]:
-    """Yield indices of 1 to `size` rows, longest rows first, so that little is padded.
+def micro_batches(lengths: Tensor, *, size: int, max_tokens: int | None = None) -> Iterator[Tensor]:
+    """Yield indices of micro-batches, longest rows first.
+
+    A micro-batch has at most `size` rows and at most `max_tokens` tokens, but always one row.
 
     Args:
         lengths: tokens of each row, int64 [B].
     """
     order = torch.argsort(lengths, descending=True, stable=True)
-    if len(order):  # the split of nothing would be one empty piece
-        yield from order.split(size)
+    start = tokens = 0
+    for stop, length in enumerate(lengths[order].tolist()):
+        tokens += length
+        full = max_tokens is not None and tokens > max_tokens
+        if stop - start == size or (full and stop > start):
+            yield order[start:stop]
+            start, tokens = stop, length
+    if start < len(order):
+        yield order[start:]
+
+
+def padding_share(rows: Rows, *, size: int, max_tokens: int | None = None) -> float:
+    """Return the share of padding that the micro-batches of `rows` would have as rectangles."""
+    prompts, completions = rows.prompt_mask.sum(dim=1), rows.mask.sum(dim=1)
+    filled = places = 0
+    for index in micro_batches(prompts + completions, size=size, max_tokens=max_tokens):
+        width = int(prompts[index].max()) + int(completions[index].max())
+        places += len(index) * width
+        filled += int((prompts[index] + completions[index]).sum())
+    return 1.0 - filled / places if places else 0.0

@@ -27,6 +27,18 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
+# What torch.load raises for a broken file, and what taking a wrong structure apart raises.
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    EOFError,
+    UnpicklingError,
+    TypeError,
+    AttributeError,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
@@ -82,6 +94,8 @@ def load_state(folder: Path) -> TrainerState:
     """
     try:
         state = TrainerState(**json.loads((folder / "state.json").read_text()))
+        if not all(type(value) is int for value in asdict(state).values()):
+            raise ValueError("a counter is not a whole number")
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}/state.json: cannot be read: {error}") from error
     if state.format != FORMAT:
@@ -104,8 +118,9 @@ def load_trainer(folder: Path, *, optimizer: torch.optim.Optimizer) -> None:
         saved = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
         optimizer.load_state_dict(saved["optimizer"])
         set_rng_state(saved["rng"])
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+    except _UNREADABLE as error:
         reason = str(error).partition("\n")[0]  # torch's messages run over many lines
+        reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
         raise CheckpointError(f"{folder}/trainer.pt: cannot be resumed from: {reason}") from error
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.errors import ModelError
+from dgpo_cli.models import packing
 from dgpo_cli.models.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
 from dgpo_cli.resources import resource_dir
 
@@ -46,6 +47,7 @@ def load_tokenizer(settings: ModelSettings, *, folder: Path | None = None) -> An
     """
     from transformers import AutoTokenizer
 
+    _quiet()
     here = folder is not None and (folder / "tokenizer_config.json").exists()
     location = str(folder) if here else model_location(settings.path)
     with _explained(location, settings=settings):
@@ -72,10 +74,8 @@ def load_model(settings: ModelSettings, *, folder: Path | None = None) -> Any:
     """
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    _quiet()
     location = str(folder) if folder else model_location(settings.path)
     with _explained(location, settings=settings):
         model = AutoModelForCausalLM.from_pretrained(
@@ -87,6 +87,8 @@ def load_model(settings: ModelSettings, *, folder: Path | None = None) -> Any:
             use_safetensors=True,
         )
     without_dropout(model)
+    if settings.attention in ("auto", "sdpa"):
+        packing.attach(model)
     return model.to(pick_device(settings.device)).eval()
 
 
@@ -141,6 +143,16 @@ def load_adapter(model: Any, *, folder: Path, trainable: bool) -> Any:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise ModelError(f"{folder}: the adapter does not load: {_first_line(error)}") from error
+
+
+def _quiet() -> None:
+    """Leave it to dgpo to tell what went wrong: no warnings and bars of the libraries' own."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()
 
 
 class _explained:

@@ -8,8 +8,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgpo_cli.errors import ModelError
 from dgpo_cli.models import load
 from dgpo_cli.models.head import check_head, decoder_of, head_of
+from dgpo_cli.models.packing import Packed, can_pack, packed_hidden, padded_hidden
 from dgpo_cli.models.settings import LoraAdapter, ModelSettings, NoAdapter
 
 if TYPE_CHECKING:
@@ -28,7 +30,11 @@ class Policy:
         self, model: Any, *, tokenizer: Any, reference: Any | None, has_adapter: bool
     ) -> None:
         """Take a loaded model; `reference` is a second model, None with an adapter or without
-        a reference."""
+        a reference.
+
+        Raises:
+            ModelError: a model's logits cannot be computed here, or the two do not compare.
+        """
         self.model = model
         self.tokenizer = tokenizer
         self.has_adapter = has_adapter
@@ -37,6 +43,14 @@ class Policy:
         self.head = head_of(self._base)
         self.reference_head = self.head if reference is None else head_of(reference)
         check_head(self._base, head=self.head)
+        self.packs = can_pack(self._base) and (reference is None or can_pack(reference))
+        if reference is not None:
+            check_head(reference, head=self.reference_head)
+            if self.reference_head.vocab_size != self.head.vocab_size:
+                raise ModelError(
+                    f"the model has {self.head.vocab_size} logits and the reference "
+                    f"{self.reference_head.vocab_size}: give two models of one vocabulary"
+                )
 
     # What the sampler needs.
 
@@ -87,29 +101,20 @@ class Policy:
     def has_reference(self) -> bool:
         return self.has_adapter or self._reference is not None
 
-    def hidden(self, input_ids: Tensor, *, attention_mask: Tensor) -> Tensor:
-        """Return the policy's final hidden states [B, S, D] of left-padded ids [B, S]."""
-        return self._forward(self._base, input_ids, attention_mask=attention_mask)
+    def hidden(self, packed: Packed) -> Tensor:
+        """Return the policy's final hidden states [S, D] of packed sequences."""
+        return self._forward(self._base, packed)
 
-    def reference_hidden(self, input_ids: Tensor, *, attention_mask: Tensor) -> Tensor:
+    def reference_hidden(self, packed: Packed) -> Tensor:
         """Return the reference's, for the same layout, so that equal weights give equal bits."""
         assert self.has_reference
         off = self.model.disable_adapter() if self.has_adapter else nullcontext()
         with off:
-            model = self._base if self._reference is None else self._reference
-            return self._forward(model, input_ids, attention_mask=attention_mask)
+            return self._forward(self._base if self._reference is None else self._reference, packed)
 
-    @staticmethod
-    def _forward(model: Any, input_ids: Tensor, *, attention_mask: Tensor) -> Tensor:
-        positions = (attention_mask.long().cumsum(dim=1) - 1).clamp_min(0)
-        output = decoder_of(model)(
-            input_ids=input_ids,
-            attention_mask=attention_mask.long(),
-            position_ids=positions,
-            use_cache=False,
-        )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+    def _forward(self, model: Any, packed: Packed) -> Tensor:
+        forward = packed_hidden if self.packs else padded_hidden
+        return forward(decoder_of(model), packed)
 
     @contextmanager
     def training(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ import torch
 
 from dgpo_cli.models import token_pass
 from dgpo_cli.models.batching import Rows, micro_batches
+from dgpo_cli.models.packing import Packed, pack
 from dgpo_cli.types import Progress, SilentProgress, TokenStats
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def token_stats(
     *,
     temperature: float,
     micro_batch_size: int,
+    micro_batch_tokens: int | None = None,
     with_reference: bool,
     needs_reference: Tensor | None = None,  # bool [B]
     progress: Progress | None = None,
@@ -50,7 +52,9 @@ def token_stats(
         lengths = rows.prompt_mask.sum(dim=1) + rows.mask.sum(dim=1)
         for reference in (True, False):
             group = torch.nonzero(wanted == reference).squeeze(1)
-            for local in micro_batches(lengths[group], size=micro_batch_size):
+            for local in micro_batches(
+                lengths[group], size=micro_batch_size, max_tokens=micro_batch_tokens
+            ):
                 index = group[local]
                 part = rows.take(index)
                 columns = _columns(policy, part, temperature=temperature, reference=reference)
@@ -68,8 +72,8 @@ def token_logprobs(policy: Policy, rows: Rows, *, temperature: float) -> Tensor:
 
     Positions outside the mask are 0.
     """
-    ids, attention = _inputs(rows)
-    hidden = _completion_hidden(policy.hidden(ids, attention_mask=attention), rows)
+    packed, predicting = _packed(rows)
+    hidden = policy.hidden(packed)[predicting]
     found = token_pass.token_logprobs(
         hidden, head=policy.head, ids=rows.completion_ids[rows.mask], temperature=temperature
     )
@@ -81,11 +85,9 @@ def _columns(
     policy: Policy, rows: Rows, *, temperature: float, reference: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return logprobs, entropy, hellinger_sq of the N tokens on the mask, float32 [N] each."""
-    ids, attention = _inputs(rows)
-    hidden = _completion_hidden(policy.hidden(ids, attention_mask=attention), rows)
-    other = None
-    if reference:
-        other = _completion_hidden(policy.reference_hidden(ids, attention_mask=attention), rows)
+    packed, predicting = _packed(rows)
+    hidden = policy.hidden(packed)[predicting]
+    other = policy.reference_hidden(packed)[predicting] if reference else None
     found = token_pass.token_pass(
         hidden,
         other,
@@ -97,14 +99,16 @@ def _columns(
     return found.logprobs, found.entropy, found.hellinger_sq
 
 
-def _inputs(rows: Rows) -> tuple[Tensor, Tensor]:
-    """Return ids and attention mask of prompt and completion, without the last token, which
-    nothing is predicted from."""
+def _packed(rows: Rows) -> tuple[Packed, Tensor]:
+    """Return prompts and completions as packed sequences, and which of the S tokens predict the
+    completion tokens (bool [S], N of them, in the order of the mask).
+
+    The last token of a completion is left out: nothing is predicted from it.
+    """
     ids = torch.cat([rows.prompt_ids, rows.completion_ids], dim=1)[:, :-1]
-    attention = torch.cat([rows.prompt_mask, rows.mask], dim=1)[:, :-1]
-    return ids, attention
-
-
-def _completion_hidden(hidden: Tensor, rows: Rows) -> Tensor:
-    """Return the hidden states that predict the completion tokens on the mask, [N, D]."""
-    return hidden[:, rows.prompt_ids.shape[1] - 1 :][rows.mask]
+    lengths = rows.prompt_mask.sum(dim=1)
+    # A completion's last token is the last of its row, wherever the row ends.
+    kept = rows.mask & (rows.mask.cumsum(dim=1) < rows.mask.sum(dim=1, keepdim=True))
+    packed = pack(ids, torch.cat([rows.prompt_mask, kept], dim=1)[:, :-1])
+    line = packed.slots // packed.width
+    return packed, packed.positions >= lengths[line] - 1

@@ -67,6 +67,7 @@ def update(
     max_completion_tokens: int,
     max_grad_norm: float,
     micro_batch_size: int,
+    micro_batch_tokens: int | None = None,
     advance: Advance,
 ) -> UpdateResult:
     """Update the policy on the completions `index` (int64 [M]) of a batch.
@@ -83,6 +84,7 @@ def update(
         temperature=temperature,
         max_completion_tokens=max_completion_tokens,
         micro_batch_size=micro_batch_size,
+        micro_batch_tokens=micro_batch_tokens,
         advance=advance,
     )
     if tally.tokens == 0:
@@ -153,23 +155,19 @@ def _accumulate(
     temperature: float,
     max_completion_tokens: int,
     micro_batch_size: int,
+    micro_batch_tokens: int | None = None,
     advance: Advance,
 ) -> _Tally:
     """Run forward and backward over the rows with an advantage; gradients add up in .grad."""
-    lengths = batch.lengths
-    scales = loss.row_scales(
-        lengths[index],
-        num_tokens=int(lengths[index].sum()),
-        num_completions=len(index),
-        max_completion_tokens=max_completion_tokens,
-    )
-    row_scale = torch.zeros_like(batch.advantages).index_copy(0, index, scales)
+    scales = _row_scales(batch, index, loss=loss, max_completion_tokens=max_completion_tokens)
     signal = index[batch.advantages[index] != 0]
     rows = rows_of(batch)
     tally = _Tally()
-    total_lengths = batch.prompt_mask.sum(dim=1) + lengths
+    row_lengths = batch.prompt_mask.sum(dim=1) + batch.lengths
     with policy.training():
-        for local in micro_batches(total_lengths[signal], size=micro_batch_size):
+        for local in micro_batches(
+            row_lengths[signal], size=micro_batch_size, max_tokens=micro_batch_tokens
+        ):
             part_index = signal[local]
             part = rows.take(part_index)
             width = part.mask.shape[1]
@@ -181,7 +179,7 @@ def _accumulate(
                 old_logprobs=old_logprobs,
                 token_advantages=batch.advantages[part_index, None] * weights,
             )
-            value = (losses * row_scale[part_index, None])[part.mask].sum()
+            value = (losses * scales[part_index, None])[part.mask].sum()
             value.backward()
             tally.add(
                 value,
@@ -191,6 +189,20 @@ def _accumulate(
             )
             advance(int(part.mask.sum()))
     return tally
+
+
+def _row_scales(
+    batch: Batch, index: Tensor, *, loss: ClipLoss, max_completion_tokens: int
+) -> Tensor:
+    """Return what each row's token losses are multiplied by, float32 [B]; 0 outside `index`."""
+    lengths = batch.lengths[index]
+    scales = loss.row_scales(
+        lengths,
+        num_tokens=int(lengths.sum()),
+        num_completions=len(index),
+        max_completion_tokens=max_completion_tokens,
+    )
+    return torch.zeros_like(batch.advantages).index_copy(0, index, scales)
 
 
 def rows_of(batch: Batch) -> Rows:

@@ -23,6 +23,7 @@ from dgpo_cli.models.update import build_adamw
 from dgpo_cli.prompts.datasets import open_prompts
 from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.types import Batch, Progress, ScoredGroup, StepMetrics
+from dgpo_cli.workflows.interrupt import Interrupt
 from dgpo_cli.workflows.resume import OnEvent, Resume, starting_point
 from dgpo_cli.workflows.rollouts import training_lines, write_lines
 from dgpo_cli.workflows.run_folder import RunFolder
@@ -72,8 +73,8 @@ def run(
         loop = _Loop(
             resolved, folder=folder, checkpoint=checkpoint, progress=progress, on_event=on_event
         )
-        with loop.grader:
-            loop.run(on_step=on_step)
+        with loop.grader, Interrupt(on_event) as interrupt:
+            loop.run(on_step=on_step, interrupt=interrupt)
         return loop.result()
 
 
@@ -147,9 +148,14 @@ class _Loop:
             file.write(dump_toml(resolved))
         self.engine.policy.tokenizer.save_pretrained(str(self.folder.tokenizer_dir))
 
-    def run(self, *, on_step: OnStep) -> None:
-        """Run the steps that are left."""
+    def run(self, *, on_step: OnStep, interrupt: Interrupt) -> None:
+        """Run the steps that are left, or those until the user interrupts."""
         total = self.settings.train.steps
+        if self.step == total:
+            self.on_event(
+                f"all {total} steps are done already; "
+                "raise train.steps to go on, or give another --out to start anew"
+            )
         while self.step < total:
             started = time.perf_counter()
             metrics = self._one_step()
@@ -165,8 +171,12 @@ class _Loop:
                     f"is step {self.step}; the weights were not touched by them. The batches are "
                     f"in {self.folder.bad_batches_dir}; a lower optim.lr is the usual cure"
                 )
-            if self.step % self.settings.train.checkpoint_every == 0 or self.step == total:
+            due = self.step % self.settings.train.checkpoint_every == 0 or self.step == total
+            if due or interrupt.requested:
                 self._checkpoint()
+            if interrupt.requested and self.step < total:
+                self.on_event(f"stopped at step {self.step}; the same command goes on from there")
+                interrupt.end()
 
     def _one_step(self) -> StepMetrics:
         engine, number = self.engine, self.step + 1

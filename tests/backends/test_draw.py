@@ -162,6 +162,17 @@ def test_an_impossible_token_is_never_drawn(uniform: float, size: int) -> None:
         assert int(token) == possible[0 if uniform == 0 else -1]
 
 
+def test_the_largest_uniform_takes_the_last_possible_token() -> None:
+    """Never one past the end, though probabilities rounded to float32 add up to more than 1."""
+    logits = torch.tensor([random_logits(6, seed=seed) for seed in range(200)])
+    assert float(logits.softmax(-1).double().sum(-1).max()) > 1.0
+    logits = torch.nn.functional.pad(logits, (0, 3), value=-math.inf)
+    uniforms = torch.full((200,), ALMOST_ONE, dtype=torch.float64)
+    tokens, logprobs = draw_tokens(logits, uniforms=uniforms, params=params())
+    assert tokens.tolist() == [5] * 200
+    assert logprobs.isfinite().all()
+
+
 def test_truncated_tokens_are_never_drawn_at_the_ends() -> None:
     """The likeliest tokens in the middle: what top_k and top_p cut lies at both ends."""
     logits = torch.tensor([[0.0, 0.1, 5.0, 4.9, 0.2, 0.0]] * 2)
@@ -171,13 +182,31 @@ def test_truncated_tokens_are_never_drawn_at_the_ends() -> None:
         assert tokens.tolist() == [2, 3]
 
 
-def test_the_tail_of_a_large_vocabulary_is_drawn_as_often_as_it_should() -> None:
-    """The last tenth of 150,000 equal tokens: a float32 sum would move its edges."""
-    rows = torch.zeros(1, 150_000).expand(64, -1)
-    uniforms = 0.9 + 0.1 * grid(64)
-    tokens, _ = draw_tokens(rows, uniforms=uniforms, params=params())
-    expected = [int(float(u) * 150_000) for u in uniforms]
-    assert max(abs(a - b) for a, b in zip(tokens.tolist(), expected, strict=True)) <= 1
+def test_the_tail_of_a_large_vocabulary_is_drawn_as_it_should() -> None:
+    """150,000 equal tokens share 1e-5: each less than float32 tells apart near 1."""
+    logits = torch.zeros(1, 150_000)
+    logits[0, 0] = math.log(150_000 / 1e-5)
+    shares = 0.01 + 0.98 * grid(100)
+    tokens = [
+        int(draw_tokens(logits, uniforms=1 - 1e-5 * (1 - share[None]), params=params())[0])
+        for share in shares
+    ]
+    # float32 probabilities of the head are good to 6e-8, 0.6 % of the tail.
+    assert tokens == pytest.approx([150_000 * float(s) for s in shares], abs=1500)
+    nearby = torch.linspace(0.5, 0.501, 100, dtype=torch.float64)[:, None]
+    drawn = {
+        int(draw_tokens(logits, uniforms=1 - 1e-5 * (1 - share), params=params())[0])
+        for share in nearby
+    }
+    assert len(drawn) == 100  # 1.5 tokens apart
+
+
+def test_logits_that_are_not_numbers_give_a_token_and_a_logprob_that_shows_it() -> None:
+    logits = torch.tensor([[0.0, math.nan, 1.0], [math.inf, 0.0, 1.0], [0.0, -50.0, -50.0]])
+    tokens, logprobs = draw_tokens(logits, uniforms=grid(3), params=params())
+    assert all(0 <= token < 3 for token in tokens.tolist())
+    assert logprobs.isnan().tolist() == [True, True, False]
+    assert int(tokens[2]) == 0
 
 
 def test_greedy_takes_the_likeliest_whatever_the_uniform() -> None:

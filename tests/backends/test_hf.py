@@ -167,8 +167,7 @@ def test_greedy_equals_generate(family: str) -> None:
 
 
 def test_greedy_does_not_depend_on_the_seed() -> None:
-    policy, prompts = make_policy(), make_prompts([4, 6])
-    found = sample(policy, prompts, [[1, 2], [3, 4]], params=GREEDY)
+    found = sample(make_policy(), make_prompts([4, 6]), [[1, 2], [3, 4]], params=GREEDY)
     assert all(a.token_ids == b.token_ids for a, b in found)
 
 
@@ -211,10 +210,8 @@ def test_completions_carry_the_version_that_was_last_synced() -> None:
     sampler = HfSampler(make_policy(), batch_size=4)
 
     def version() -> int:
-        found = sampler.sample(
-            make_prompts([3]), seeds=[[0]], params=PARAMS, progress=SilentProgress()
-        )
-        return found[0][0].policy_version
+        [[found]] = sampler.sample([[5]], seeds=[[0]], params=PARAMS, progress=SilentProgress())
+        return found.policy_version
 
     assert version() == 0
     sampler.sync(policy_version=17)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgpo_cli.models.batching import Rows, micro_batches
+from dgpo_cli.models.batching import Rows, micro_batches, padding_share
 from tests.models import tiny
 
 SHAPES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=8)
@@ -65,3 +65,24 @@ def test_micro_batches_hold_every_row_once_longest_first(lengths: list[int], siz
 @pytest.mark.parametrize("size", [1, 4])
 def test_no_rows_make_no_micro_batch(size: int) -> None:
     assert list(micro_batches(torch.zeros(0, dtype=torch.long), size=size)) == []
+
+
+@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 8), st.integers(1, 120))
+def test_micro_batches_hold_every_row_once_within_both_limits(
+    lengths: list[int], size: int, tokens: int
+) -> None:
+    parts = [p.tolist() for p in micro_batches(torch.tensor(lengths), size=size, max_tokens=tokens)]
+    assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
+    for part in parts:
+        assert 1 <= len(part) <= size
+        assert len(part) == 1 or sum(lengths[row] for row in part) <= tokens
+    flat = [lengths[row] for part in parts for row in part]
+    assert flat == sorted(lengths, reverse=True)
+
+
+def test_the_share_of_padding_is_arithmetic() -> None:
+    rows = tiny.rows_of_pairs(tiny.random_pairs([(2, 4), (3, 1)], seed=0))
+    # One rectangle of 2 rows x (3 + 4) places for 10 tokens; two rows alone have no padding.
+    assert padding_share(rows, size=2) == pytest.approx(1 - 10 / 14)
+    assert padding_share(rows, size=1) == 0.0
+    assert padding_share(rows, size=2, max_tokens=9) == 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dgpo_cli.models.batching import Rows
+from dgpo_cli.models.packing import Packed
 from dgpo_cli.models.policy import Policy
 from dgpo_cli.models.scoring import token_logprobs, token_stats
 from dgpo_cli.models.token_pass import Tiles
@@ -172,9 +173,9 @@ def test_rows_that_need_no_reference_have_no_distance(policy: Policy) -> None:
     seen: list[int] = []
     forward = policy.reference_hidden
 
-    def counted(ids: Tensor, *, attention_mask: Tensor) -> Tensor:
-        seen.append(len(ids))
-        return forward(ids, attention_mask=attention_mask)
+    def counted(packed: Packed) -> Tensor:
+        seen.append(int((packed.positions == 0).sum()))  # every sequence starts at 0
+        return forward(packed)
 
     policy.reference_hidden = counted  # type: ignore[method-assign]
     part = stats_of(policy, needs_reference=needed, micro_batch_size=2)
@@ -229,6 +230,27 @@ def test_logits_of_a_whole_batch_are_never_held(
         assert largest.numel == 1500 * 32 < logits / 8
     else:
         assert largest.numel >= logits
+
+
+def test_logits_are_not_kept_for_backward() -> None:
+    """Tiles that are small one by one would add up to the whole, which autograd's own way keeps."""
+    policy = tiny.make_policy("qwen2-untied", vocab_size=1500)
+    rows = tiny.rows_of_pairs(tiny.random_pairs([(5, 40)] * 8, vocab=1500))
+
+    def kept(run: Callable[[], object]) -> int:
+        saved: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            saved.append(tensor.numel() if tensor.shape[-1:] == (1500,) else 0)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            run()
+        return sum(saved)
+
+    hidden = torch.zeros(8 * 40, 32, requires_grad=True)
+    assert kept(lambda: policy.head.logits(hidden).log_softmax(-1)) >= 8 * 40 * 1500
+    assert kept(lambda: token_logprobs(policy, rows, temperature=TEMPERATURE)) == 0
 
 
 def test_the_adapters_reference_is_the_base_and_no_second_copy() -> None:

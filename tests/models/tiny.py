@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dgpo_cli.models import packing
 from dgpo_cli.models.batching import Rows, pad_rows
 from dgpo_cli.models.policy import Policy
 
@@ -93,7 +94,9 @@ def _built(family: str, changes: tuple[tuple[str, Any], ...]) -> Any:
 
 def build_model(family: str = "qwen2-tied", **changes: Any) -> Any:
     """Return a fresh copy of a model: the same weights on every call."""
-    return copy.deepcopy(_built(family, tuple(sorted(changes.items()))))
+    model = copy.deepcopy(_built(family, tuple(sorted(changes.items()))))
+    packing.attach(model)
+    return model
 
 
 def nudge(parameters: Any, *, scale: float, seed: int = 5) -> None:

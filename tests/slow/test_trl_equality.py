@@ -1,8 +1,8 @@
 """The loss and its gradient are those of TRL 1.16.0's GRPOTrainer, where the two have names for the
 same thing: w = 1 and TRL's loss types grpo, dapo, bnpo and dr_grpo.
 
-Ours is the path that training takes, models.update, in micro-batches of 3 rows; TRL's is
-`_compute_loss` of a GRPOTrainer over all rows at once, or over its own micro-batches.
+Ours is the path that training takes, models.update, in micro-batches of 3 rows, packed and padded;
+TRL's is `_compute_loss` of a GRPOTrainer over all rows at once, or over its own micro-batches.
 """
 
 from __future__ import annotations
@@ -79,10 +79,15 @@ def batch_at(temperature: float, family: str) -> Batch:
     )
 
 
-def our_step(batch: Batch, *, aggregation: Any, temperature: float, family: str) -> Step:
+def our_step(
+    batch: Batch, *, aggregation: Any, temperature: float, family: str, packs: bool = True
+) -> Step:
     """Take the gradient that the optimiser is given by one update."""
     model = tiny.build_model(family)
+    if not packs:
+        model.set_attn_implementation("sdpa")
     policy = Policy(model, tokenizer=tiny.char_tokenizer(), reference=None, has_adapter=False)
+    assert policy.packs == packs
     gradient: dict[str, torch.Tensor] = {}
 
     def keep(*_: Any) -> None:
@@ -127,8 +132,10 @@ def trl_trainer(
         use_cpu=True,
         report_to="none",
     )
+    model = tiny.build_model(family)
+    model.set_attn_implementation("sdpa")  # nothing of ours in it
     trainer = GRPOTrainer(
-        model=tiny.build_model(family),
+        model=model,
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         args=config,
         train_dataset=Dataset.from_dict({"prompt": ["1+1?"] * len(SHAPES)}),
@@ -184,14 +191,17 @@ def _trl() -> None:
     assert trl.__version__ == TRL_VERSION
 
 
+@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("family", ["qwen2-untied", "qwen2-tied"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize(("loss_type", "aggregation"), PAIRS)
 def test_loss_and_gradient_are_trls(
-    loss_type: str, aggregation: str, temperature: float, family: str, tmp_path: Path
+    loss_type: str, aggregation: str, temperature: float, family: str, packs: bool, tmp_path: Path
 ) -> None:
     batch = batch_at(temperature, family)
-    ours = our_step(batch, aggregation=aggregation, temperature=temperature, family=family)
+    ours = our_step(
+        batch, aggregation=aggregation, temperature=temperature, family=family, packs=packs
+    )
     theirs = trl_step(batch, tmp_path, loss_type=loss_type, temperature=temperature, family=family)
     assert ours.gradient.keys() == dict(tiny.build_model(family).named_parameters()).keys()
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)

@@ -139,12 +139,30 @@ def test_however_a_run_ends_no_process_stays_behind(tmp_path: Path, how: signal.
     assert len(processes_of(process.pid)) >= 2  # the run and its worker
     os.kill(process.pid, how)
     text = process.communicate(timeout=60)[0]
-    assert process.returncode == {signal.SIGINT: 130}.get(how, process.returncode)
+    expected = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
+    assert process.returncode == expected[how]
     assert "Traceback" not in text
+    if how != signal.SIGKILL:  # the step was finished and nothing is lost
+        done = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+        assert (tmp_path / "run" / "checkpoints" / f"step-{done:06d}").is_dir()
+        assert f"stopped at step {done}; the same command goes on from there" in text
     deadline = time.monotonic() + 10
     while processes_of(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert processes_of(process.pid) == []
+
+
+@pytest.mark.slow
+def test_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
+    process = start(tmp_path / "run", "--steps", "1000", "--set", "rollout.group_size=256")
+    wait_for_step(tmp_path / "run", 1, process)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert "stopping with a checkpoint after this step" in text
+    assert "stopped at step" not in text
 
 
 @pytest.mark.slow

@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM while training: the first ends the run after the step, with a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    """Catches the first signal and lets the second one through; use it as a context.
+
+    Outside the main thread, where Python delivers no signals, it does nothing.
+    """
+
+    def __init__(self, on_event: Callable[[str], None]) -> None:
+        self._on_event = on_event
+        self._caught: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def requested(self) -> bool:
+        """Whether the run is to end."""
+        return self._caught is not None
+
+    def end(self) -> None:
+        """End the process as the signal would have."""
+        if self._caught == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + (self._caught or 0))
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again = self.requested
+        self._caught = number
+        if again:
+            self.end()
+        # A signal can arrive in the middle of a write to the same stream: then it is not told.
+        with contextlib.suppress(RuntimeError):
+            self._on_event(
+                "stopping with a checkpoint after this step; once more to stop at once, without"
+            )

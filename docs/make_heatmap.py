@@ -1,0 +1,48 @@
+"""Draws docs/heatmap.svg, the picture of the README: `python docs/make_heatmap.py RUN [OPTIONS]`.
+
+RUN is a run folder; the options are those of `dgpo inspect` that choose and weigh the completion.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dgpo_cli.report.heatmap import render
+from dgpo_cli.report.svg import export_svg
+from dgpo_cli.types import SilentProgress
+from dgpo_cli.workflows import inspect
+
+WIDTH = 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--prompt", type=int)
+    parser.add_argument("--completion", type=int)
+    parser.add_argument("--tau", type=float)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("heatmap.svg"))
+    args = parser.parse_args()
+    inspection = inspect.run(
+        source=args.run,
+        model=None,
+        reference=None,
+        adapter=None,
+        rollouts=None,
+        prompt=args.prompt,
+        completion=args.completion,
+        one=True,
+        tau=args.tau,
+        kappa=None,
+        progress=SilentProgress(),
+        on_event=lambda text: None,
+    )
+    picture = render(
+        inspection.completions[0], inspection=inspection, width=WIDTH, top=8, color="truecolor"
+    )
+    args.out.write_text(export_svg(picture, title="dgpo inspect", width=WIDTH), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

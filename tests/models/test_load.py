@@ -1,0 +1,170 @@
+"""Loading: what is set on the way in, and one line for everything that does not load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dgpo_cli.errors import ModelError
+from dgpo_cli.models.load import (
+    add_adapter,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    model_location,
+    pick_device,
+)
+from dgpo_cli.models.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
+from tests.models import checkpoints, tiny
+
+
+def settings_of(path: Path | str, **changes: Any) -> ModelSettings:
+    return ModelSettings(path=str(path), device="cpu", **changes)
+
+
+def edited(folder: Path, target: Path, name: str, **changes: Any) -> Path:
+    """Copy a model folder with some keys of one of its JSON files changed."""
+    shutil.copytree(folder, target)
+    path = target / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return target
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_weights_are_those_of_the_folder_in_the_dtype_asked_for(
+    model_folder: Path, dtype: str
+) -> None:
+    model = load_model(settings_of(model_folder, dtype=dtype))
+    expected = dict(tiny.build_model().named_parameters())
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == getattr(torch, dtype)
+        assert torch.equal(parameter, expected[name].to(parameter.dtype)), name
+    assert not model.training
+
+
+def test_dropout_of_the_base_is_off_even_in_training(model_folder: Path, tmp_path: Path) -> None:
+    folder = edited(model_folder, tmp_path / "m", "config.json", attention_dropout=0.5)
+    model = load_model(settings_of(folder)).train()
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
+        model.model.layers[0].self_attn.attention_dropout = 0.5
+        assert not torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_the_embedded_model_is_a_folder_of_the_package() -> None:
+    location = Path(model_location(EMBEDDED_TINY))
+    assert (location.parent.name, location.name) == ("data", "tiny")
+    assert model_location("Qwen/Qwen2.5-7B") == "Qwen/Qwen2.5-7B"
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end_token(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    folder = edited(model_folder, tmp_path / "m", "tokenizer_config.json", pad_token=None)
+    assert load_tokenizer(settings_of(folder)).pad_token_id == tiny.END
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    folder = edited(model_folder, tmp_path / "m", "tokenizer_config.json", eos_token=None)
+    with pytest.raises(ModelError, match="no EOS token"):
+        load_tokenizer(settings_of(folder))
+
+
+def test_a_checkpoints_own_tokenizer_is_preferred(model_folder: Path, tmp_path: Path) -> None:
+    own = edited(model_folder, tmp_path / "m", "tokenizer_config.json", pad_token="<unk>")
+    (tmp_path / "bare").mkdir()
+    settings = settings_of(model_folder)
+    assert load_tokenizer(settings, folder=own).pad_token_id == 2
+    assert load_tokenizer(settings, folder=tmp_path / "bare").pad_token_id == 0
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_what_cannot_be_loaded_is_explained_in_one_line(load: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    cases = {
+        str(tmp_path / "nowhere"): "no such folder",
+        str(tmp_path / "empty"): "no config.json in that folder",
+        str(tmp_path / "broken"): "cannot be loaded",
+        "nobody/no-such-model": "is the hub reachable, and the id right",
+    }
+    for path, reason in cases.items():
+        with pytest.raises(ModelError) as caught:
+            load(settings_of(path))
+        message = str(caught.value)
+        assert message.startswith(f"model.path={path}: ") and reason in message
+        assert "\n" not in message and len(message) < 500
+
+
+def test_weights_that_could_run_code_are_not_loaded(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(tiny.build_model().state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(settings_of(folder))
+
+
+def test_targets_that_match_nothing_are_refused() -> None:
+    adapter = LoraAdapter(targets=("no_such_module",))
+    with pytest.raises(ModelError, match=r"adapter\.targets=.*no_such_module"):
+        add_adapter(tiny.build_model(), adapter=adapter, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ("all-linear", {"q", "k", "v", "o", "gate", "up", "down"}),
+        (("q_proj", "v_proj"), {"q", "v"}),
+    ],
+)
+def test_the_adapter_sits_on_its_targets_and_never_on_the_head(
+    targets: str | tuple[str, ...], expected: set[str]
+) -> None:
+    model = add_adapter(
+        tiny.build_model("qwen2-untied"), adapter=LoraAdapter(rank=3, targets=targets), seed=0
+    )
+    named = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert {name.split(".")[-4].removesuffix("_proj") for name in named} == expected
+    assert all("lora_" in name for name in named)
+
+
+def test_the_adapter_adds_alpha_over_rank_times_its_product() -> None:
+    model = tiny.build_model("qwen2-untied")
+    weight = model.model.layers[1].mlp.up_proj.weight.detach().clone()
+    adapted = add_adapter(model, adapter=LoraAdapter(rank=3, alpha=12.0), seed=0)
+    layer = adapted.get_base_model().model.layers[1].mlp.up_proj
+    tiny.nudge((p for p in layer.parameters() if p.requires_grad), scale=0.1)
+    product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    x = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layer(x), x @ (weight + 4.0 * product).T, rtol=1e-5, atol=1e-5)
+
+
+def test_a_folder_that_is_no_adapter_is_refused(model_folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"no adapter_config\.json"):
+        load_adapter(tiny.build_model(), folder=model_folder, trainable=False)
+
+
+def test_the_adapter_of_another_model_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    checkpoints.save(tmp_path / "c", *checkpoints.trained(model_folder, "lora"))
+    wider = tiny.build_model(hidden_size=64)
+    with pytest.raises(ModelError, match="the adapter does not load") as caught:
+        load_adapter(wider, folder=tmp_path / "c", trainable=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match=r"model\.device=cuda:1: .* set model\.device=cpu"):
+            pick_device("cuda:1")
+    if not torch.backends.mps.is_available():
+        with pytest.raises(ModelError, match=r"model\.device=mps: .* set model\.device=cpu"):
+            pick_device("mps")

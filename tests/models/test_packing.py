@@ -1,0 +1,125 @@
+"""Laws of packing: what is packed is what stands alone, and nothing crosses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dgpo_cli.models import packing
+from dgpo_cli.models.packing import Packed, can_pack, pack, packed_hidden, padded_hidden
+from tests.models import tiny
+
+LENGTHS = (9, 3, 7, 1, 5)
+PACKING = ["qwen2-tied", "qwen2-untied", "granite-scaled", "cohere-scaled"]
+
+
+def sequences(*, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return ids and mask of five sequences, each somewhere in its line."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, tiny.VOCAB, (5, 12), generator=generator)
+    places = torch.arange(12)[None]
+    starts = torch.tensor([0, 4, 5, 11, 2])[:, None]
+    return ids, (places >= starts) & (places < starts + torch.tensor(LENGTHS)[:, None])
+
+
+def alone(model: torch.nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return the hidden states of every sequence in a forward pass of its own, [S, D]."""
+    lines = [line[kept][None] for line, kept in zip(ids, mask, strict=True)]
+    decoder = model.get_decoder()  # type: ignore[operator]
+    return torch.cat([decoder(input_ids=x, use_cache=False).last_hidden_state[0] for x in lines])
+
+
+def test_a_rectangle_and_back_is_the_identity() -> None:
+    ids, mask = sequences()
+    packed = pack(ids, mask)
+    assert (packed.lines, packed.width, len(packed.ids)) == (5, 9, sum(LENGTHS))
+    assert torch.equal(packed.ids, ids[mask])
+    expected = [position for length in LENGTHS for position in range(length)]
+    assert packed.positions.tolist() == expected
+    values = torch.randn(len(packed.ids), 2, 3)
+    rectangle = packed.rectangle(values)
+    assert torch.equal(packed.take(rectangle), values)
+    empty = torch.arange(9)[None] >= torch.tensor(LENGTHS)[:, None]
+    assert torch.count_nonzero(rectangle[empty]) == 0
+
+
+@pytest.mark.parametrize("family", PACKING)
+def test_packed_is_what_each_sequence_gives_alone_forward_and_backward(family: str) -> None:
+    gradients = []
+    for forward in (packed_hidden, padded_hidden, None):
+        model = tiny.build_model(family)
+        assert can_pack(model)
+        ids, mask = sequences()
+        packed = pack(ids, mask)
+        hidden = forward(model.get_decoder(), packed) if forward else alone(model, ids, mask)
+        weights = torch.linspace(-1, 1, hidden.numel()).view_as(hidden)
+        (hidden * weights).sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    for one, other, twin in zip(*gradients, strict=True):
+        scale = float(twin.norm()) + 1e-12
+        assert float((one - twin).norm()) <= 2e-6 * scale
+        assert float((one - other).norm()) <= 2e-6 * scale
+
+
+@torch.no_grad()
+def test_no_token_sees_another_sequence() -> None:
+    model = tiny.build_model("qwen2-untied")
+    ids, mask = sequences()
+    before = packed_hidden(model.get_decoder(), pack(ids, mask))
+    other = ids.clone()
+    other[2] = (other[2] + 7) % tiny.VOCAB
+    after = packed_hidden(model.get_decoder(), pack(other, mask))
+    start, stop = sum(LENGTHS[:2]), sum(LENGTHS[:3])
+    same = torch.ones(len(before), dtype=torch.bool)
+    same[start:stop] = False
+    assert torch.equal(before[same], after[same])
+    assert not torch.equal(before[~same], after[~same])
+
+
+@torch.no_grad()
+def test_the_future_is_hidden_within_a_sequence() -> None:
+    model = tiny.build_model("qwen2-untied")
+    ids, mask = sequences()
+    before = packed_hidden(model.get_decoder(), pack(ids, mask))
+    ids[0, 8] = (ids[0, 8] + 7) % tiny.VOCAB  # the last token of the first sequence
+    after = packed_hidden(model.get_decoder(), pack(ids, mask))
+    assert torch.equal(before[:8], after[:8])
+    assert not torch.equal(before[8], after[8])
+
+
+def test_gradient_checkpointing_computes_the_same_again() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny.build_model("qwen2-untied").train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        packed_hidden(model.get_decoder(), pack(*sequences())).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_models_with_sliding_windows_or_another_attention_are_padded() -> None:
+    assert not can_pack(tiny.build_model("gemma2-softcap"))
+    model = tiny.build_model("qwen2-untied")
+    model.set_attn_implementation("eager")
+    assert not can_pack(model)
+
+
+def test_a_model_that_packs_wrongly_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.build_model("qwen2-untied")
+    assert can_pack(model)
+
+    def one_sequence(decoder: object, packed: Packed) -> Tensor:
+        whole = pack(packed.ids[None], torch.ones_like(packed.ids, dtype=torch.bool)[None])
+        return packed_hidden(decoder, whole)
+
+    monkeypatch.setattr(packing, "packed_hidden", one_sequence)
+    assert not can_pack(model)
+
+
+def test_a_saved_model_does_not_name_our_attention(tmp_path: Path) -> None:
+    tiny.build_model("qwen2-untied").save_pretrained(tmp_path)
+    assert packing.IMPLEMENTATION not in (tmp_path / "config.json").read_text()
