@@ -188,7 +188,10 @@ class _Loop:
             count=self.settings.rollout.group_size,
         )
         scored = engine.score(engine.sample(prompts, seeds=seeds))
-        batch = engine.make_batch(scored)
+        every = self.settings.train.rollouts_every
+        kept = number == 1 or number % every == 0 or number == self.settings.train.steps
+        # What is written down is looked at: there the distance of every completion is wanted.
+        batch = engine.make_batch(scored, every_distance=kept)
         metrics = engine.metrics(scored, batch=batch)
         metrics |= engine.step(batch, step=self.step)
         if metrics["optim/skipped_nonfinite"]:
@@ -196,8 +199,7 @@ class _Loop:
             self._keep_bad_batch(scored, batch)
         else:
             self.bad_streak = 0
-        every = self.settings.train.rollouts_every
-        if number == 1 or number % every == 0 or number == self.settings.train.steps:
+        if kept:
             self._write_rollouts(self.folder.rollout_file(number), scored, batch)
         return metrics
 
