@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,8 @@ def credit_metrics(
     """Return the metrics of a whole batch, over its completion tokens.
 
     The entropy and the gate are over all of them; distance, scores and weights over those of
-    `rows`, the rows that the reference ran on (None: all). Over no rows they are 0.
+    `rows`, the rows that the reference ran on (None: all). Over no rows they are NaN: nothing is
+    known of them.
 
     Without a reference (`has_reference` False) there is no distance to report and
     policy/hellinger_sq_* is left out.
@@ -59,6 +61,9 @@ def credit_metrics(
     if has_reference:
         metrics["policy/hellinger_sq_mean"] = float(masked_mean(stats.hellinger_sq, credited))
         metrics |= _quantiles("policy/hellinger_sq", stats.hellinger_sq, credited)
+    if not bool(credited.any()):
+        unknown = ("credit/", "policy/hellinger_sq")
+        metrics |= {name: math.nan for name in metrics if name.startswith(unknown)}
     return metrics
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,13 +35,22 @@ _FIELDS = (
 )
 
 
+# NaN where no completion had an advantage; a NaN elsewhere is to be seen.
+_MAY_BE_UNKNOWN = ("credit/", "policy/hellinger_sq")
+
+
 def step_line(step: int, metrics: StepMetrics, *, total: int | None, width: int) -> str:
     """Write the line of a finished step, dropping fields until it fits `width` columns.
 
-    A metric that is missing is left out. total: steps of the whole run, if known.
+    A metric that is missing or unknown is left out. total: steps of the whole run, if known.
     """
     head = f"step {step}" if total is None else f"step {step:>{len(str(total))}}/{total}"
-    kept = [field for field in _FIELDS if field.metric in metrics]
+    kept = [
+        field
+        for field in _FIELDS
+        if field.metric in metrics
+        and not (field.metric.startswith(_MAY_BE_UNKNOWN) and math.isnan(metrics[field.metric]))
+    ]
     while True:
         line = "  ".join([head, *(field.render(metrics[field.metric]) for field in kept)])
         if len(line) <= width or not kept:

@@ -66,3 +66,16 @@ def test_without_a_reference_no_distance_is_reported() -> None:
     metrics = some_metrics(lengths=[2], weights=[[1.0, 1.0]], has_reference=False)
     assert not [name for name in metrics if "hellinger" in name]
     assert metrics["credit/weight_max"] == 1.0
+
+
+def test_credit_of_no_completion_is_unknown_and_not_zero() -> None:
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    numbers = torch.rand(2, 3)
+    stats = TokenStats(old_logprobs=-numbers, entropy=numbers, hellinger_sq=numbers)
+    credit = Credit(scores=numbers, weights=torch.ones(2, 3))
+    rows = torch.zeros(2, dtype=torch.bool)
+    metrics = credit_metrics(stats, credit, mask, vocab_size=10, rows=rows)
+    for name, value in metrics.items():
+        unknown = name.startswith(("credit/", "policy/hellinger_sq"))
+        assert math.isnan(value) == unknown, name
+    assert metrics["policy/entropy"] == pytest.approx(float(numbers.mean()))
