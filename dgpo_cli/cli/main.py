@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
@@ -16,6 +17,11 @@ from dgpo_cli.cli.guard import guarded, take_debug
 from dgpo_cli.cli.inspect import inspect
 from dgpo_cli.cli.rollout import rollout
 from dgpo_cli.cli.train import train
+
+# OpenMP threads wait for each other by spinning. As long as libgomp spins by default, a second
+# program on the same cores makes a step of a small model ten times slower; this long costs an idle
+# machine a tenth and a busy one a factor of two. Read once, when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
 class Root(TyperGroup):
