@@ -111,11 +111,15 @@ def tokenizer() -> Any:
 
 
 def shake(model: Any) -> None:
-    """Move what is trained a little away from the reference, the same way for the same model."""
+    """Move what is trained a little away from the reference; equal models stay equal.
+
+    Adapters are set to noise whole, because their own start differs from one to the next.
+    """
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for _, p in sorted((n, p) for n, p in model.named_parameters() if p.requires_grad):
-            p.add_(torch.empty_like(p).normal_(std=0.01, generator=generator))
+        for name, p in sorted((n, p) for n, p in model.named_parameters() if p.requires_grad):
+            noise = torch.empty_like(p).normal_(std=0.01, generator=generator)
+            p.copy_(noise if "lora_" in name else p + noise)
 
 
 class Ours:

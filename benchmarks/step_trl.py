@@ -53,8 +53,12 @@ class Trl:
             processing_class=tokenizer(),
             peft_config=lora,
         )
-        # Trainer.train sets it before the first micro-batch.
+        # Trainer.train sets these before the first micro-batch.
         self.trainer.current_gradient_accumulation_steps = pieces
+        if checkpointing:
+            self.trainer.model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs=config.gradient_checkpointing_kwargs
+            )
         shake(self.trainer.model)
         self.size, self.clock = size, Clock()
         self.optimizer = self.trainer.create_optimizer()
