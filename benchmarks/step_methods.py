@@ -1,0 +1,228 @@
+"""The steps that benchmarks/step.py compares: ours, and GRPO made of our parts. TRL's is apart."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgpo_cli.algo.credit import DgpoCredit, UniformCredit
+from dgpo_cli.algo.losses import ClipLoss
+from dgpo_cli.models import load, packing
+from dgpo_cli.models.batching import Rows, micro_batches, pad_rows
+from dgpo_cli.models.policy import Policy
+from dgpo_cli.models.scoring import token_logprobs, token_stats
+from dgpo_cli.models.settings import LoraAdapter, ModelSettings
+from dgpo_cli.models.update import build_adamw, update
+from dgpo_cli.types import Batch
+
+BETA = 0.04
+LR = 1e-6
+LORA = LoraAdapter(rank=16, alpha=32.0)
+SMOLLM2: dict[str, Any] = {
+    "vocab_size": 49_152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+# Prompt and completion tokens of each completion. Two groups of four, but for the embedded model.
+CASES = {
+    "tiny": [(12 + i % 5, 16 + i * 7 % 17) for i in range(256)],
+    "even": [(32, 64)] * 8,
+    "uneven": [*[(40, t) for t in (64, 21, 38, 17)], *[(28, t) for t in (52, 12, 30, 45)]],
+}
+
+
+@dataclass
+class Clock:
+    """CPU seconds by phase; what an inner phase takes is not the outer's."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _inner: list[float] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._inner.append(0.0)
+        start = time.process_time()
+        try:
+            yield
+        finally:
+            spent = time.process_time() - start
+            self.seconds[name] += spent - self._inner.pop()
+            if self._inner:
+                self._inner[-1] += spent
+
+    def timed(self, name: str, call: Callable[..., Any], *, training: str = "") -> Any:
+        """Return the call with its time taken, as phase `training` where gradients are on."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self.phase(training if training and torch.is_grad_enabled() else name):
+                return call(*args, **kwargs)
+
+        return run
+
+    def take(self) -> dict[str, float]:
+        found = dict(self.seconds)
+        self.seconds.clear()
+        return found
+
+
+def rows_of(case: str, vocab: int) -> tuple[Rows, Tensor]:
+    """Return the completions of a case and their advantages, none of them zero."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(count: int) -> list[int]:
+        found: list[int] = torch.randint(3, vocab, (count,), generator=generator).tolist()
+        return found
+
+    rows = pad_rows(
+        [(ids(p), ids(t)) for p, t in CASES[case]], pad_id=0, device=torch.device("cpu")
+    )
+    return rows, torch.tensor([1.0, -0.5, 0.7, -1.2] * (len(CASES[case]) // 4))
+
+
+def smollm2(folder: str | None) -> Any:
+    if folder:
+        return load.load_model(ModelSettings(path=folder, device="cpu"))
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**SMOLLM2)).eval()
+
+
+def tokenizer() -> Any:
+    """Return a tokenizer of three tokens: nothing is read or written here."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({"<pad>": 0, "<end>": 1, "<unk>": 2}, unk_token="<unk>"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="<end>", unk_token="<unk>"
+    )
+
+
+def shake(model: Any) -> None:
+    """Move what is trained a little away from the reference; equal models stay equal.
+
+    Adapters are set to noise whole, because their own start differs from one to the next.
+    """
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in sorted((n, p) for n, p in model.named_parameters() if p.requires_grad):
+            noise = torch.empty_like(p).normal_(std=0.01, generator=generator)
+            p.copy_(noise if "lora_" in name else p + noise)
+
+
+class Ours:
+    """Our policy with its optimiser, and the steps that can be taken with them."""
+
+    def __init__(self, case: str, folder: str | None) -> None:
+        self.case = case
+        reference = None
+        if case == "tiny":
+            settings = ModelSettings(path=folder or "embedded:tiny", device="cpu")
+            model, reference = load.load_model(settings), load.load_model(settings)
+            reference.requires_grad_(False)
+        else:
+            base = smollm2(folder).requires_grad_(False)
+            packing.attach(base)
+            model = load.add_adapter(base, adapter=LORA, seed=0).eval()
+        shake(model)
+        self.policy = Policy(
+            model, tokenizer=tokenizer(), reference=reference, has_adapter=reference is None
+        )
+        self.optimizer = build_adamw(
+            self.policy, lr=LR, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0
+        )
+        self.rows, self.advantages = rows_of(case, self.policy.vocab_size)
+        self.clock = clock = Clock()
+        policy: Any = self.policy
+        policy.hidden = clock.timed("policy forward", policy.hidden, training="forward to train")
+        policy.reference_hidden = clock.timed("reference forward", policy.reference_hidden)
+        self.optimizer.step = clock.timed("optimiser", self.optimizer.step)
+
+    def step(self, method: str, *, size: int = 8) -> float:
+        """Take one step in micro-batches of `size` completions; return the gradient's norm."""
+        if method == "GRPO+KL":
+            return self._step_with_kl(size)
+        rule = DgpoCredit() if method == "DGPO" else UniformCredit()
+        with self.clock.phase("token pass"):
+            stats = token_stats(
+                self.policy,
+                self.rows,
+                temperature=1.0,
+                micro_batch_size=size,
+                with_reference=rule.needs_reference,
+                needs_reference=self.advantages != 0,
+            )
+        with self.clock.phase("credit"):
+            credit = rule.credit(stats, self.rows.mask, vocab_size=self.policy.vocab_size)
+        with self.clock.phase("loss, backward"):
+            rows = self.rows
+            batch = Batch(
+                prompt_ids=rows.prompt_ids,
+                prompt_mask=rows.prompt_mask,
+                completion_ids=rows.completion_ids,
+                mask=rows.mask,
+                advantages=self.advantages,
+                stats=stats,
+                credit=credit,
+            )
+            result = update(
+                self.policy,
+                self.optimizer,
+                batch,
+                torch.arange(len(self.advantages)),
+                loss=ClipLoss(),
+                temperature=1.0,
+                max_completion_tokens=64,
+                max_grad_norm=1.0,
+                micro_batch_size=size,
+                advance=lambda amount: None,
+            )
+        assert result.applied
+        return result.grad_norm
+
+    def _parts(self, size: int) -> list[tuple[Tensor, Rows]]:
+        lengths = self.rows.prompt_mask.sum(dim=1) + self.rows.mask.sum(dim=1)
+        return [(index, self.rows.take(index)) for index in micro_batches(lengths, size=size)]
+
+    def _step_with_kl(self, size: int) -> float:
+        """GRPO with a KL term, by the same forward, log-probabilities, loss and optimiser."""
+        loss, total, kept = ClipLoss(), int(self.rows.mask.sum()), []
+        with self.clock.phase("token pass"), torch.no_grad():
+            for index, part in self._parts(size):
+                old = token_logprobs(self.policy, part, temperature=1.0)
+                other: Any = _Reference(self.policy)
+                kept.append((index, part, old, token_logprobs(other, part, temperature=1.0)))
+        with self.clock.phase("loss, backward"):
+            with self.policy.training():
+                for index, part, old, other in kept:
+                    now = token_logprobs(self.policy, part, temperature=1.0)
+                    losses, _, _ = loss.token_losses(
+                        now,
+                        old_logprobs=old,
+                        token_advantages=self.advantages[index, None].expand_as(now),
+                    )
+                    gap = other - now
+                    ((losses + BETA * (gap.exp() - gap - 1))[part.mask].sum() / total).backward()
+            norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.policy.trainable()], 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+
+class _Reference:
+    """The reference, as token_logprobs takes a policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.hidden, self.head = policy.reference_hidden, policy.reference_head
