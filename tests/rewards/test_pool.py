@@ -67,8 +67,12 @@ def test_no_tasks_start_no_worker(pool: WorkerPool) -> None:
 
 def test_workers_are_started_once(pool: WorkerPool) -> None:
     first = {pid for _, pid in pool.run([task("pid")] * 50)}
+    started = pool.pids
     again = {pid for _, pid in pool.run([task("pid")] * 50)}
-    assert again <= first == {str(pid) for pid in pool.pids}
+    # On a busy machine one worker may do all of a run; the other is there all the same.
+    assert len(started) == 2
+    assert pool.pids == started
+    assert first | again <= {str(pid) for pid in started}
 
 
 @pytest.mark.parametrize("hang", ["hang", "hang in C"])
