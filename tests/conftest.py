@@ -4,6 +4,8 @@ parameters with random weights."""
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
+
+
+def _default_signals_for_children() -> None:
+    """Let what the tests start take SIGINT and SIGHUP as usual.
+
+    A run in the background starts with both ignored, children inherit that, and a test that
+    interrupts one would wait for ever. What has a handler here is back at its default there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
+
+
+_default_signals_for_children()
 
 
 @pytest.fixture(scope="session")
