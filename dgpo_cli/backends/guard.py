@@ -26,6 +26,8 @@ KEEP = b"k"  # written to the lifeline before it is closed: FOLDER stays
 _POLL_S = 0.5
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+# Places in /proc/PID/stat, counted from after the name; a process that has ended has one thread.
+_STATE, _PARENT, _THREADS = 0, 1, 17
 
 
 def main(arguments: list[str]) -> int:
@@ -94,27 +96,34 @@ def _reap() -> None:
 
 
 def descendants(root: int) -> list[int]:
-    """Return the processes below `root` that have not ended."""
+    """Return the processes below `root` that have not ended.
+
+    The way to them leads through those that have: a process of several threads looks ended as soon
+    as its first thread is, while what it has started is still below it.
+    """
     children: dict[int, list[int]] = {}
-    for pid, parent in _living():
+    living = set()
+    for pid, parent, lives in _processes():
         children.setdefault(parent, []).append(pid)
+        if lives:
+            living.add(pid)
     found: list[int] = []
     waiting = [root]
     while waiting:
         below = children.get(waiting.pop(), [])
         found += below
         waiting += below
-    return found
+    return [pid for pid in found if pid in living]
 
 
-def _living() -> list[tuple[int, int]]:
-    """Return (process, parent) of everything that runs, zombies left out."""
+def _processes() -> list[tuple[int, int, bool]]:
+    """Return (process, parent, whether it has not ended) of everything that there is."""
     if not Path("/proc/self/stat").exists():
         listed = subprocess.run(
             ["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=False
         )
         rows = [line.split() for line in listed.stdout.splitlines()]
-        return [(int(r[0]), int(r[1])) for r in rows if len(r) == 3 and not r[2].startswith("Z")]
+        return [(int(r[0]), int(r[1]), not r[2].startswith("Z")) for r in rows if len(r) == 3]
     found = []
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
@@ -122,9 +131,9 @@ def _living() -> list[tuple[int, int]]:
                 text = Path(entry.path, "stat").read_text(errors="replace")
             except OSError:
                 continue
-            state, parent = text.rpartition(")")[2].split()[:2]
-            if state != "Z":
-                found.append((int(entry.name), int(parent)))
+            fields = text.rpartition(")")[2].split()
+            lives = fields[_STATE] != "Z" or int(fields[_THREADS]) > 1
+            found.append((int(entry.name), int(fields[_PARENT]), lives))
     return found
 
 
