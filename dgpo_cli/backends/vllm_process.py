@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,8 @@ _POLL_S = 0.2
 _KILLED_S = 15.0  # within which what was killed is gone, on a busy machine too
 _STDERR = 2
 _SHORT = 60  # characters
+# At the start of a line or of a word: quoted in a warning it is not the reason.
+_EXCEPTION = re.compile(r"(?<![^\s\]])(?:\w+\.)*\w*(?:Error|Exception): \S[^\n]*")
 
 
 class OwnedProcess:
@@ -95,17 +98,18 @@ class OwnedProcess:
             time.sleep(_POLL_S)
 
     def reason(self) -> str:
-        """Return the most telling line of the log's end."""
+        """Return the first error in the log, or else its last line; and put the log aside."""
         if self.log is None:
             return "see its output above"
         try:
             text = self.log.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return "its log is gone"
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        telling = [line for line in lines if "Error" in line and "Traceback" not in line]
         # The first error is the cause; what comes after it is how the others noticed.
-        return (telling[:1] or lines[-1:] or ["it wrote nothing"])[0]
+        if telling := _EXCEPTION.search(text):
+            return f"{telling[0]} (the whole log: {_put_aside(text)})"
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return f"{lines[-1]} (the whole log: {_put_aside(text)})" if lines else "it wrote nothing"
 
     def close(self, *, keep: bool = False) -> None:
         """End the command and all that it started, and wait for it. May be called twice.
@@ -124,6 +128,14 @@ class OwnedProcess:
             self._guard.kill()
             self._guard.wait()
         _kill_session(self._guard.pid)  # only if the guard itself was killed is anything there
+
+
+def _put_aside(text: str) -> Path:
+    """Keep a log where it outlives the server's folder."""
+    handle, path = tempfile.mkstemp(prefix="dgpo-vllm-", suffix=".log")
+    with open(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    return Path(path)
 
 
 def _kill_session(session: int) -> None:

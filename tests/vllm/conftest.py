@@ -68,7 +68,7 @@ def load(small_model: Path) -> Callable[..., tuple[Any, Policy]]:
         from dgpo_cli.config.load import resolve
         from dgpo_cli.models.policy import load_policy
 
-        every = [f"model.path={small_model}", *overrides, *SETTINGS]
+        every = [f"model.path={small_model}", *SETTINGS, *overrides]
         settings = resolve(overrides=every).settings
         policy = load_policy(settings.model, adapter=settings.adapter, seed=0, with_reference=False)
         return settings, policy

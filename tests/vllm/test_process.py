@@ -54,6 +54,23 @@ def test_an_engine_that_is_killed_comes_back_with_the_same_weights(load: Load) -
     assert [pid for pid in below if Path(f"/proc/{pid}").exists() and not is_zombie(pid)] == []
 
 
+def test_more_seeded_prompts_than_fit_one_pass_are_sampled(load: Load) -> None:
+    """vLLM would read some of them in two parts, which ends its engine on a CPU."""
+    wide = ("rollout.backend.max_num_seqs=60", "prompts.max_prompt_tokens=400")
+    settings, policy = load(*MEMORY, *LORA, *wide)
+    sampler = make_sampler(settings, policy=policy)
+    assert isinstance(sampler, VllmSampler)
+    prompts = [[2 + (at + i * at) % 20 for i in range(390)] for at in range(60)]
+    try:
+        found = sample(sampler, prompts=prompts, seeds=[[at] for at in range(60)])
+        again = sample(sampler, prompts=prompts[30:31], seeds=[[30]])
+        assert sampler._fleet._starts == 1  # type: ignore[attr-defined]
+    finally:
+        sampler.close()
+    assert len(found) == 60
+    assert again[0][0].token_ids == found[30][0].token_ids
+
+
 def name(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/comm").read_bytes()
 
