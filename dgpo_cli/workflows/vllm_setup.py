@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dgpo_cli.backends.base import Sampler
 from dgpo_cli.backends.canary import TOLERANCES
-from dgpo_cli.backends.settings import VllmBackend, VllmServerBackend
+from dgpo_cli.backends.settings import HfBackend, VllmBackend, VllmServerBackend
 from dgpo_cli.backends.vllm import Fleet, Limits, VllmSampler
 from dgpo_cli.backends.vllm_command import ServerFlags
 from dgpo_cli.backends.vllm_engine import OwnEngine
@@ -31,13 +31,13 @@ def make_vllm_sampler(
         )
     else:
         fleet = SharedServers(backend)
-    roughest = _roughest(settings, backend=backend)
+    roughest = roughest_dtype(settings)
     limits = Limits(
         # More than max_num_seqs at once would wait in the engine; seeded ones even end it on a CPU.
         max_in_flight=backend.max_num_seqs,
         retries=backend.retries,
         request_timeout_s=backend.request_timeout_s,
-        tolerance=backend.canary_tolerance or TOLERANCES[roughest],
+        tolerance=logprob_tolerance(settings),
         dtype=roughest,
     )
     return VllmSampler(policy, fleet=fleet, limits=limits)
@@ -84,10 +84,20 @@ def _sleeps(backend: VllmBackend, *, policy: Policy) -> bool:
     return backend.sleep == "on"
 
 
-def _roughest(settings: Settings, *, backend: VllmBackend | VllmServerBackend) -> str:
-    """Return the type whose rounding is the largest on either side."""
+def roughest_dtype(settings: Settings) -> str:
+    """Return the type whose rounding is the largest on either side, a key of TOLERANCES."""
+    backend = settings.rollout.backend
+    if isinstance(backend, HfBackend):
+        return settings.model.dtype  # the sampler is the policy itself
     if settings.model.quantization != "none":
         return settings.model.quantization
     # What a server computes in is not known here; bfloat16 is what nearly all of them do.
     other = _dtype(settings, backend) if isinstance(backend, VllmBackend) else settings.model.dtype
     return max((settings.model.dtype, other), key=lambda name: TOLERANCES[name])
+
+
+def logprob_tolerance(settings: Settings) -> float:
+    """Return how far the log-probabilities of sampler and trainer may be apart, in nats a token."""
+    backend = settings.rollout.backend
+    own = None if isinstance(backend, HfBackend) else backend.canary_tolerance
+    return own or TOLERANCES[roughest_dtype(settings)]
