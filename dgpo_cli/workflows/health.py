@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CLEAR_STEPS = 5
 EXCERPT = 80  # characters of a completion's end
 LOOKED_AT = 64  # lines of a rollouts file in which an example is looked for
+NEWEST = 3  # files of rollouts that are looked at
 # The strictest first: what an answer is mistaken for least.
 _FORMS: tuple[Extract, ...] = ("boxed", "answer-line", "boxed-or-answer-line", "last-number")
 assert set(_FORMS) == set(get_args(Extract))
@@ -58,6 +59,7 @@ class Watch:
         self._start: list[Line] = list(lines[:START])
         self._last: deque[Line] = deque(lines[START:], maxlen=LAST)
         self._seen: dict[str, Diagnosis] = {}
+        self._example: tuple[Path | None, Unread | None] = (None, None)
 
     @property
     def current(self) -> tuple[Diagnosis, ...]:
@@ -83,8 +85,15 @@ class Watch:
         return diagnose(
             [*self._start, *self._last],
             facts=self._facts,
-            find_unread=lambda: unread_example(self._folder),
+            find_unread=self._unread,
         )
+
+    def _unread(self) -> Unread | None:
+        """Look at the rollouts only when there are new ones: their files may be large."""
+        newest = next(reversed(self._folder.rollouts()), None)
+        if newest != self._example[0]:
+            self._example = (newest, unread_example(self._folder))
+        return self._example[1]
 
 
 def diagnose_run(folder: RunFolder) -> tuple[Diagnosis, ...]:
@@ -140,7 +149,7 @@ def gone_text(diagnosis: Diagnosis) -> str:
 
 def unread_example(folder: RunFolder) -> Unread | None:
     """Look through the newest rollouts for completions in which no answer was found."""
-    for path in reversed(folder.rollouts()):
+    for path in reversed(folder.rollouts()[-NEWEST:]):
         texts = list(_unread_texts(path))
         if texts:
             return Unread(ending=texts[0][-EXCERPT:], readable_as=_form_of(texts))
@@ -150,9 +159,12 @@ def unread_example(folder: RunFolder) -> Unread | None:
 def _unread_texts(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8") as file:
         for raw in islice(file, LOOKED_AT):
-            line = json.loads(raw)
-            if line.get("outcome") == "no_answer":
-                yield str(line["completion"])
+            try:
+                line = json.loads(raw)
+            except ValueError:
+                return  # no file of ours any more; `dgpo inspect` says where
+            if isinstance(line, dict) and line.get("outcome") == "no_answer":
+                yield str(line.get("completion", ""))
 
 
 def _form_of(texts: list[str]) -> str | None:

@@ -10,6 +10,7 @@ import pytest
 
 from dgpo_cli.algo.diagnosis import LAST, START, Facts, Line, Unread, diagnose
 from dgpo_cli.algo.diagnosis.history import WINDOW, History
+from dgpo_cli.algo.diagnosis.update import moved_at_most
 
 FACTS = Facts(
     prompts_per_step=16,
@@ -42,6 +43,7 @@ HEALTHY: dict[str, float | None] = {
     "groups/no_signal": 0.2,
     "groups/all_correct": 0.1,
     "groups/none_correct": 0.1,
+    "completion/length_mean": 500.0,
     "policy/entropy": 0.3,
     "policy/hellinger_sq_mean": 1e-3,
     "loss/signal_tokens": 4000.0,
@@ -275,13 +277,13 @@ def test_one_gradient_within_the_limit_is_enough_to_say_nothing() -> None:
 @pytest.mark.parametrize(
     ("dtype", "distance", "found"),
     [
-        ("float32", 1e-13, ["update_too_small"]),
-        ("float32", 1e-9, []),
-        ("bfloat16", 5e-5, ["update_too_small"]),
-        ("bfloat16", 1e-3, []),
+        ("float32", 0.9e-7, ["update_too_small"]),  # 1 % of the answers at 500 tokens: 1e-7
+        ("float32", 1.1e-7, []),
+        ("bfloat16", 1.9e-4, ["update_too_small"]),
+        ("bfloat16", 2.1e-4, []),
     ],
 )
-def test_d_is_held_against_the_noise_of_the_dtype(
+def test_d_is_held_against_its_noise_and_what_it_can_move(
     dtype: str, distance: float, found: list[str]
 ) -> None:
     facts = replace(FACTS, dtype=dtype, logprob_tolerance=0.12)
@@ -289,6 +291,7 @@ def test_d_is_held_against_the_noise_of_the_dtype(
     assert keys(lines, facts) == found
     assert keys(lines[:15], facts) == []  # too early to say
     assert keys(lines, replace(facts, warmup_steps=10)) == []
+    assert keys(run(25, first=500, policy__hellinger_sq_mean=distance), facts) == found
 
 
 def test_measured_noise_is_believed_before_the_constant() -> None:
@@ -296,7 +299,24 @@ def test_measured_noise_is_believed_before_the_constant() -> None:
     assert keys(lines) == []
     lines[0] = {**lines[0], "noise/hellinger_sq_mean": 1e-5}
     (found,) = diagnose(lines, facts=FACTS)
-    assert found.key == "update_too_small" and "noise measured, 1.0e-05" in found.evidence
+    assert found.key == "update_too_small" and "its noise is 1.0e-05" in found.evidence
+    half = replace(FACTS, dtype="bfloat16", logprob_tolerance=0.12)
+    assert keys(run(25, policy__hellinger_sq_mean=1e-5), half) == ["update_too_small"]
+    quiet = run(25, policy__hellinger_sq_mean=1e-5, noise__hellinger_sq_mean=1e-7)
+    assert keys(quiet, half) == []
+
+
+def test_no_event_moves_by_more_than_the_distance_of_the_completions_allows() -> None:
+    """Policy and reference as coins of a token each: all completions, and the worst event."""
+    for length, p, q in [(1, 0.3, 0.31), (4, 0.5, 0.52), (6, 0.01, 0.02), (8, 0.5, 0.4)]:
+        distance = 1 - math.sqrt(p * q) - math.sqrt((1 - p) * (1 - q))
+        gaps = 0.0
+        for heads in range(length + 1):
+            ways = math.comb(length, heads)
+            here = p**heads * (1 - p) ** (length - heads)
+            gaps += ways * max(0.0, here - q**heads * (1 - q) ** (length - heads))
+        assert 0 < gaps <= moved_at_most(distance, length=length)
+    assert moved_at_most(0.9, length=1000) == 1.0
 
 
 def test_an_adapter_is_given_no_more_than_an_adapter_bears() -> None:
@@ -357,3 +377,27 @@ def test_completions_that_grew_into_the_limit_are_told_apart_from_those_that_nev
 def test_crashes_are_not_mended_with_time() -> None:
     (found,) = diagnose(run(8, outcome__crash=0.2, outcome__wrong=0.3), facts=FACTS)
     assert found.key == "verifier_timeout" and "timeout_s=20" not in found.advice
+
+
+@pytest.mark.parametrize(
+    ("template", "advice"),
+    [
+        ("{problem}", "--set 'prompts.template={problem} Put the answer into \\boxed{}.'"),
+        ("It's {problem}", "ask in prompts.template"),
+        ("{problem}\nThink.", "ask in prompts.template"),
+    ],
+)
+def test_a_form_that_nothing_has_is_asked_for(template: str, advice: str) -> None:
+    facts = replace(FACTS, template=template)
+    (found,) = diagnose(run(8, **FAULTS["no_answer"]), facts=facts)
+    assert found.advice.startswith(advice)
+
+
+def test_a_failure_of_many_kinds_is_told_with_its_kinds() -> None:
+    mixed = run(
+        8, outcome__correct=0.0, outcome__wrong=0.3, outcome__truncated=0.4, outcome__no_answer=0.3,
+        groups__none_correct=1.0, groups__all_correct=0.0, groups__no_signal=1.0,
+    )  # fmt: skip
+    (found,) = diagnose(mixed, facts=FACTS)
+    assert found.key == "no_signal"
+    assert "30 % wrong, 40 % cut off, 30 % without an answer" in found.evidence

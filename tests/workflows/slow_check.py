@@ -9,7 +9,7 @@ from dgpo_cli.rewards.answer import check_integer
 
 
 def sometimes(gold: str, text: str, **options: Any) -> Any:
-    """Judge three of four texts at once, and the fourth not before any deadline."""
-    if sum(map(ord, text)) % 4 == 0:
+    """Judge five of six texts at once, and the sixth not before any deadline."""
+    if sum(map(ord, text)) % 6 == 0:
         time.sleep(60)
     return check_integer(gold, text, **options)

@@ -121,7 +121,8 @@ FAULTS = {
         advice="--set rollout.temperature=1.0",
     ),
     "update_too_small": Fault(
-        22, ("adapter.kind=lora", "adapter.rank=4", "optim.lr=1e-10"), advice="--set optim.lr="
+        # What suits full training of a large model; this adapter wants 2e-3.
+        22, ("adapter.kind=lora", "adapter.rank=4", "optim.lr=1e-6"), advice="--set optim.lr=0.0001"
     ),
     "grad_clipped": Fault(11, ("optim.max_grad_norm=1e-3",), advice="--set optim.max_grad_norm="),
 }  # fmt: skip

@@ -12,6 +12,8 @@ MOST = 0.5
 NEARLY_ALL = 0.9
 # Unjudged completions count as wrong without being it. What one busy moment loses is less.
 UNJUDGED = 0.05
+LONGEST_TEMPLATE = 60  # characters; a longer one is not repeated in an advice of one line
+MAX_TIMEOUT_S = 600.0  # that reward.timeout_s takes
 
 _EXPECTED = {
     "boxed": r"\boxed{42}",
@@ -33,8 +35,8 @@ def truncated(history: History, facts: Facts) -> Diagnosis | None:
     limit, share = facts.max_completion_tokens, history.share(name)
     longer = f"--set rollout.max_completion_tokens={2 * limit}"
     advice = f"{longer}: give them room for an answer"
-    if history.begun_with(name) < share / 2:
-        buffer = max(1, limit // 5)
+    buffer = limit // 5  # DAPO's
+    if buffer and history.begun_with(name) < share / 2:
         advice = (
             f"--set reward.overlong.buffer_tokens={buffer}: they have grown since the run began, "
             f"and a penalty for length holds them; or {longer}"
@@ -60,7 +62,7 @@ def no_answer(history: History, facts: Facts, find: FindUnread) -> Diagnosis | N
         key="no_answer",
         step=history.step,
         headline="Completions hold no answer that can be read",
-        evidence=f"{percent(history.share(name))} of those of {history.span}; "
+        evidence=f"{percent(history.share(name))} of those of {history.span} have none; "
         f"reward.extract={facts.extract} reads {_EXPECTED.get(facts.extract, 'another form')}"
         f"{seen}",
         advice=_readable(facts, example),
@@ -74,9 +76,9 @@ def _readable(facts: Facts, example: Unread | None) -> str:
             "that have none now"
         )
     asked = _REQUEST.get(facts.extract, r"Put the answer into \boxed{}.")
-    # An apostrophe of the user's own would end the shell's.
-    template = f"{facts.template} {asked}".replace("'", "’")
-    return f"--set 'prompts.template={template}': ask for the form that is read"
+    if "'" in facts.template or "\n" in facts.template or len(facts.template) > LONGEST_TEMPLATE:
+        return f"ask in prompts.template for the form that is read: {asked}"
+    return f"--set 'prompts.template={facts.template} {asked}': ask for the form that is read"
 
 
 def verifier_timeout(history: History, facts: Facts) -> Diagnosis | None:
@@ -90,8 +92,9 @@ def verifier_timeout(history: History, facts: Facts) -> Diagnosis | None:
     )
     if not history.has_window or not late + died >= UNJUDGED or steps <= history.width / 2:
         return None
+    patience = min(4 * facts.timeout_s, MAX_TIMEOUT_S)
     advice = (
-        f"--set reward.timeout_s={4 * facts.timeout_s:g}: give it more time; if that changes "
+        f"--set reward.timeout_s={patience:g}: give it more time; if that changes "
         "nothing, look at those completions in the rollouts (outcome timeout)"
     )
     if died > late:

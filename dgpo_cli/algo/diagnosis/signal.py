@@ -11,6 +11,7 @@ MOST = 0.8
 # Below it samples of one prompt are mostly alike; published runs sample at 0.6 to 1.2.
 COLD = 0.6
 PAPER_GROUP = 16
+MAX_OPERATIONS = 32  # of a generated sum
 
 
 def too_easy(history: History, facts: Facts) -> Diagnosis | None:
@@ -19,7 +20,7 @@ def too_easy(history: History, facts: Facts) -> Diagnosis | None:
     if not _mostly(history, name):
         return None
     advice = _dynamic(history, facts) or "take harder prompts (prompts.path or prompts.dataset)"
-    if facts.operations:
+    if facts.operations and max(facts.operations) < MAX_OPERATIONS:
         advice = f"--set 'prompts.operations=[{max(facts.operations) + 1}]': harder problems"
     learnt = history.begun_with(name) < MOST / 2
     return Diagnosis(

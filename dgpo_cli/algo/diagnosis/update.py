@@ -6,7 +6,7 @@ import math
 import statistics
 
 from dgpo_cli.algo.diagnosis.facts import Facts
-from dgpo_cli.algo.diagnosis.history import WINDOW, History, Line, number
+from dgpo_cli.algo.diagnosis.history import WINDOW, History, Line, number, percent
 from dgpo_cli.types import Diagnosis
 
 # Skipped steps of the window; one alone is told when it happens, and three in a row end the run.
@@ -24,6 +24,8 @@ CUT_BY = 2.0  # the median gradient, in limits
 UPDATES = 20
 # Mean d of a policy that has moved as far as the noise is twice that of the noise alone.
 VISIBLE = 2.0
+# Share of right answers that so many updates are to move, at the very least.
+MOVES = 0.01
 # Mean d of a policy against itself where the run has not measured it: in float32 3e-14 was seen on
 # the embedded model; bfloat16 logits make it 1e-4, float16 has three bits more, and d goes with
 # the square of the error.
@@ -105,35 +107,52 @@ def grad_clipped(history: History, facts: Facts) -> Diagnosis | None:
 
 
 def update_too_small(history: History, facts: Facts) -> Diagnosis | None:
-    """After many updates the policy is still its reference, as far as d can tell."""
-    name = "policy/hellinger_sq_mean"
+    """After many updates the policy is still its reference: d is noise, or moves no answer."""
     updates = history.known("optim/updates", width=len(history.last))
-    distances = history.newest(name, count=WINDOW)
+    distances = history.newest("policy/hellinger_sq_mean", count=WINDOW)
+    lengths = history.known("completion/length_mean")
     if (
         history.step < facts.warmup_steps + UPDATES
         or sum(value > 0 for value in updates) < UPDATES
         or len(distances) < WINDOW
+        or not lengths
         or history.rises("reward/mean")
     ):
         return None
     measured = history.newest(MEASURED, count=1) or history.first(MEASURED)[-1:]
     noise = measured[0] if measured and measured[0] > 0 else NOISE.get(facts.dtype, 0.0)
-    floor, distance = VISIBLE * noise, statistics.median(distances)
+    length, distance = statistics.median(lengths), statistics.median(distances)
+    floor = max(VISIBLE * noise, MOVES**2 / (2 * length))
     if not distance < floor:
         return None
-    said = "measured" if measured else f"of {facts.dtype}"
+    why = f"; its noise is {noise:.1e}" if distance < VISIBLE * noise else ""
     return Diagnosis(
         key="update_too_small",
         step=history.step,
         headline="The learning rate is too small: the policy is still its reference",
-        evidence=f"d is {distance:.1e} on average in {history.span}, not above the noise {said}, "
-        f"{noise:.1e}",
+        evidence=f"d is {distance:.1e} on average in {history.span}, which moves about "
+        f"{percent(moved_at_most(distance, length=length))} of the answers at most{why}",
         advice=_larger(facts, distance=distance, floor=floor),
     )
 
 
+def moved_at_most(distance: float, *, length: float) -> float:
+    """Return how far the share of right answers may differ between policy and reference.
+
+    The squared Hellinger distances of independent tokens add up to no less than that of the
+    completion, H^2, and the probability of any event differs by sqrt(2 H^2) at most. Tokens of a
+    completion depend on each other, so for them this is an order of magnitude and no bound.
+
+    Args:
+        distance: mean d of a token. length: tokens of a completion.
+
+    Source: Le Cam and Yang, Asymptotics in Statistics (2000), chapter 3.
+    """
+    return min(1.0, math.sqrt(2 * length * distance))
+
+
 def _larger(facts: Facts, *, distance: float, floor: float) -> str:
-    """d grows with the square of the learning rate: advise what takes it to ten times the noise."""
+    """d grows with the square of the learning rate: advise what takes it to ten times the floor."""
     factor = math.sqrt(10 * floor / max(distance, floor * 1e-12))
     rate = facts.lr * max(10.0, 10 ** math.ceil(math.log10(factor)))
     limit = max(MAX_LR[facts.has_adapter], 2 * facts.lr)
