@@ -21,7 +21,7 @@ from dgpo_cli.rewards.extract import extract
 from dgpo_cli.rewards.protocol import Extract
 from dgpo_cli.types import Diagnosis, StepMetrics
 from dgpo_cli.workflows.run_folder import RunFolder
-from dgpo_cli.workflows.vllm_setup import logprob_tolerance
+from dgpo_cli.workflows.tolerance import logprob_tolerance
 
 if TYPE_CHECKING:
     from dgpo_cli.config.settings import Settings
