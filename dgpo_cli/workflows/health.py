@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from dgpo_cli.algo.diagnosis import LAST, START, Facts, Line, Unread, diagnose
+from dgpo_cli.algo.diagnosis import EXPLAINS, LAST, START, Facts, Line, Unread, diagnose
 from dgpo_cli.config.load import resolve
 from dgpo_cli.prompts.settings import SumsPrompts
 from dgpo_cli.rewards.extract import extract
@@ -75,7 +75,9 @@ class Watch:
             self._last.append(line)
         found = {each.key: each for each in self._diagnose()}
         appeared = tuple(each for key, each in found.items() if key not in self._seen)
-        old = {key: each for key, each in self._seen.items() if key not in found}
+        # What follows from something that is told has not gone: it is only not told beside it.
+        covered = {*found, *(key for cause in found for key in EXPLAINS[cause])}
+        old = {key: each for key, each in self._seen.items() if key not in covered}
         gone = tuple(each for each in old.values() if step - each.step >= CLEAR_STEPS)
         kept = {key: each for key, each in old.items() if each not in gone}
         self._seen = {**found, **kept}
@@ -139,7 +141,7 @@ def facts_of(settings: Settings) -> Facts:
 
 def appeared_text(diagnosis: Diagnosis) -> str:
     """What is told when something has gone wrong."""
-    return f"{diagnosis.headline}: {diagnosis.evidence}. First: {diagnosis.advice}"
+    return f"{diagnosis.headline}: {diagnosis.evidence}. To change first: {diagnosis.advice}"
 
 
 def gone_text(diagnosis: Diagnosis) -> str:

@@ -401,3 +401,11 @@ def test_a_failure_of_many_kinds_is_told_with_its_kinds() -> None:
     (found,) = diagnose(mixed, facts=FACTS)
     assert found.key == "no_signal"
     assert "30 % wrong, 40 % cut off, 30 % without an answer" in found.evidence
+
+
+def test_steps_without_a_number_are_counted() -> None:
+    lines = [
+        {k: v for k, v in line.items() if k != "step"} for line in run(8, **FAULTS["too_easy"])
+    ]
+    (found,) = diagnose(lines, facts=FACTS)
+    assert (found.key, found.step) == ("too_easy", 8)

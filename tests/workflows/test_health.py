@@ -343,3 +343,20 @@ def test_a_run_of_a_hundred_thousand_steps_is_read_from_its_ends(
         folder.write_metrics(step, {**CUT})
     (found,) = diagnose_run(folder)
     assert (found.key, found.step) == ("truncated", 100_000 + LAST - 1)
+
+
+def test_what_its_cause_covers_is_not_told_to_have_gone(tmp_path: Path) -> None:
+    watched = watch(tmp_path)
+    well = {**WELL, "outcome/timeout": 0.0, "outcome/crash": 0.0}
+    fell = {**well, "outcome/correct": 0.05}
+    late = {**fell, "outcome/timeout": 0.5}
+    notes = [watched.add(n, well).notes for n in range(1, 6)]
+    notes += [watched.add(n, fell).notes for n in range(6, 20)]
+    assert [each.key for each in watched.current] == ["reward_fell"]
+    notes += [watched.add(n, late).notes for n in range(20, 40)]
+    assert [each.key for each in watched.current] == ["verifier_timeout"]
+    assert len([note for told in notes for note in told]) == 2
+    notes = [watched.add(n, fell).notes for n in range(40, 60)]
+    assert [each.key for each in watched.current] == ["reward_fell"]
+    told, gone = [note for each in notes for note in each]
+    assert "worse than it began" in told and gone.startswith("no longer")

@@ -23,7 +23,7 @@ from dgpo_cli.algo.diagnosis.update import (
 )
 from dgpo_cli.types import Diagnosis
 
-__all__ = ["KEYS", "LAST", "START", "Facts", "FindUnread", "Line", "Unread", "diagnose"]
+__all__ = ["EXPLAINS", "KEYS", "LAST", "START", "Facts", "FindUnread", "Line", "Unread", "diagnose"]
 
 
 class _Rule(NamedTuple):
@@ -67,6 +67,7 @@ _RULES = (
     _Rule("grad_clipped", _plain(grad_clipped)),
 )
 KEYS = tuple(rule.key for rule in _RULES)
+EXPLAINS = {rule.key: rule.explains for rule in _RULES}
 
 
 def diagnose(

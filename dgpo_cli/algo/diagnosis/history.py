@@ -43,8 +43,9 @@ class History:
 
     @property
     def step(self) -> int:
-        """Number of the last step."""
-        return int(number(self.last[-1], "step"))
+        """Number of the last step; where it is unknown, how many there are."""
+        step = number(self.last[-1], "step")
+        return int(step) if math.isfinite(step) else self.count
 
     @property
     def has_window(self) -> bool:
@@ -133,8 +134,10 @@ class History:
 
     def last_steps(self, width: int) -> str:
         """The last `width` steps, as a reader is told."""
-        first = int(number(self.last[-width:][0], "step"))
-        return f"step {first}" if first == self.step else f"steps {first} to {self.step}"
+        first = number(self.last[-width:][0], "step")
+        if not first < self.step:
+            return f"step {self.step}"
+        return f"steps {int(first)} to {self.step}"
 
     def _share(self, lines: Sequence[Line], name: str) -> float:
         known = [line for line in lines if math.isfinite(number(line, name))]
