@@ -17,6 +17,7 @@ import torch
 import dgpo_cli.models.accumulate as accumulate_module
 from dgpo_cli.algo.diagnosis import KEYS, LAST, START
 from dgpo_cli.cli import console
+from dgpo_cli.config.checks import check_trainable
 from dgpo_cli.config.load import resolve
 from dgpo_cli.errors import NonFiniteError
 from dgpo_cli.rewards.protocol import Check
@@ -194,7 +195,9 @@ def test_a_planted_fault_is_found_and_no_other(planted: Callable[[str], Ran], ke
         (event,) = [event for event in ran.events if found.headline in event]
         assert found.advice.partition("=")[0] in event
     # What is advised can be set on this very run.
-    resolve(config=ran.folder.settings_file, overrides=settings_in(found.advice))
+    changed = resolve(config=ran.folder.settings_file, overrides=settings_in(found.advice))
+    check_trainable(changed.settings)
+    assert changed.settings != resolve(config=ran.folder.settings_file).settings
 
 
 @pytest.mark.parametrize(

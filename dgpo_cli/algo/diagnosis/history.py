@@ -150,6 +150,8 @@ class History:
 
 def percent(share: float) -> str:
     """A share in whole percent; never 0 or 100 for one that is not."""
+    if not math.isfinite(share):
+        return "an unknown share"
     if 0 < share < 0.005:
         return "under 1 %"
     return "over 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
