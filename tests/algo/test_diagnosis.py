@@ -300,6 +300,10 @@ def test_measured_noise_is_believed_before_the_constant() -> None:
     lines[0] = {**lines[0], "noise/hellinger_sq_mean": 1e-5}
     (found,) = diagnose(lines, facts=FACTS)
     assert found.key == "update_too_small" and "its noise is 1.0e-05" in found.evidence
+    assert "1 % of the answers" not in found.evidence  # it might, if it were not noise
+    (found,) = diagnose(run(25, policy__hellinger_sq_mean=1e-8), facts=FACTS)
+    assert "too little to change 1 % of the answers" in found.evidence
+    assert "noise" not in found.evidence
     half = replace(FACTS, dtype="bfloat16", logprob_tolerance=0.12)
     assert keys(run(25, policy__hellinger_sq_mean=1e-5), half) == ["update_too_small"]
     quiet = run(25, policy__hellinger_sq_mean=1e-5, noise__hellinger_sq_mean=1e-7)

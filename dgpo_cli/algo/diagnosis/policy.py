@@ -63,8 +63,8 @@ def entropy_collapsed(history: History, facts: Facts) -> Diagnosis | None:
         key="entropy_collapsed",
         step=history.step,
         headline="The entropy has collapsed: wrong answers are given with certainty",
-        evidence=f"{left:.2g} nats in {history.span}, {left / begun:.2g} of the {begun:.2g} of the "
-        f"first steps; {percent(right)} of the answers are right, and {percent(stuck)} of the "
+        evidence=f"{left:.2g} nats in {history.span}, {percent(left / begun)} of the {begun:.2g} "
+        f"that the run began with; {percent(right)} of the answers are right, and {percent(stuck)} of the "
         "groups have no right one",
         advice=_variety(history, facts),
     )

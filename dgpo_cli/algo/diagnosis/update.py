@@ -125,13 +125,14 @@ def update_too_small(history: History, facts: Facts) -> Diagnosis | None:
     floor = max(VISIBLE * noise, MOVES**2 / (2 * length))
     if not distance < floor:
         return None
-    why = f"; its noise is {noise:.1e}" if distance < VISIBLE * noise else ""
+    still = moved_at_most(distance, length=length) < MOVES
     return Diagnosis(
         key="update_too_small",
         step=history.step,
         headline="The learning rate is too small: the policy is still its reference",
-        evidence=f"d is {distance:.1e} on average in {history.span}, which moves about "
-        f"{percent(moved_at_most(distance, length=length))} of the answers at most{why}",
+        evidence=f"d is {distance:.1e} on average in {history.span}"
+        + (f", too little to change {percent(MOVES)} of the answers" if still else "")
+        + (f"; its noise is {noise:.1e}" if distance < VISIBLE * noise else ""),
         advice=_larger(facts, distance=distance, floor=floor),
     )
 
