@@ -91,7 +91,7 @@ class Fault:
     advice: str = ""  # how it begins
 
 
-LONG = "rollout.max_completion_tokens=96"
+LONG = "rollout.max_completion_tokens=128"
 FAULTS = {
     "nonfinite": Fault(6, (), _nan, "--set optim.lr=2e-05"),
     "sampler_disagrees": Fault(6, (), _unsure_sampler, "--set off_policy.correction=token"),
@@ -113,12 +113,12 @@ FAULTS = {
     ),
     "no_answer": Fault(6, ("reward.extract=answer-line",), advice="--set reward.extract=boxed:"),
     "too_easy": Fault(
-        6, ("prompts.operations=[1]", "rollout.temperature=0.3"),
+        6, ("prompts.operations=[1]", "rollout.temperature=0.1"),
         advice="--set 'prompts.operations=[2]'",
     ),
-    "too_hard": Fault(6, ("prompts.operations=[5]", LONG), advice="--set 'prompts.operations=[4]'"),
+    "too_hard": Fault(6, ("prompts.operations=[6]", LONG), advice="--set 'prompts.operations=[5]'"),
     "no_signal": Fault(
-        6, ("prompts.operations=[2, 5]", "rollout.temperature=0.05", LONG),
+        6, ("prompts.operations=[2, 6]", "rollout.temperature=0.02", LONG),
         advice="--set rollout.temperature=1.0",
     ),
     "update_too_small": Fault(

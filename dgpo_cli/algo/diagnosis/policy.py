@@ -64,8 +64,8 @@ def entropy_collapsed(history: History, facts: Facts) -> Diagnosis | None:
         step=history.step,
         headline="The entropy has collapsed: wrong answers are given with certainty",
         evidence=f"{left:.2g} nats in {history.span}, {percent(left / begun)} of the {begun:.2g} "
-        f"that the run began with; {percent(right)} of the answers are right, and {percent(stuck)} of the "
-        "groups have no right one",
+        f"that the run began with; {percent(right)} of the answers are right, "
+        f"{percent(stuck)} of the groups have no right one",
         advice=_variety(history, facts),
     )
 
