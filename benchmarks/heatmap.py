@@ -41,6 +41,7 @@ def completion(count: int) -> InspectedCompletion:
         reward=1.0,
         advantage=0.5,
         effective_fraction=0.5,
+        tau=0.2,
         tokens=tokens,
     )
 
@@ -49,7 +50,7 @@ def main() -> None:
     """Print the CPU seconds of each mode and width, the slowest of three."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     shown = completion(count)
-    inspection = Inspection("model", "reference", "dgpo", 0.2, 1.0, (shown,))
+    inspection = Inspection("model", "reference", "dgpo", 0.2, 1.0, 1000, (shown,))
     modes: tuple[Depth, ...] = ("truecolor", "256", "16", "none")
     for width in (40, 80, 200):
         for mode in modes:

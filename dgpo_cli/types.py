@@ -196,7 +196,10 @@ class InspectedToken:
 
 @dataclass(frozen=True, slots=True)
 class InspectedCompletion:
-    """One completion of a group, token by token. `advantage` is the completion's, not a token's."""
+    """One completion of a group, token by token. `advantage` is the completion's, not a token's.
+
+    tau: the temperature that its weights were made with; None where the rule has none.
+    """
 
     prompt_id: str
     index: int
@@ -207,6 +210,7 @@ class InspectedCompletion:
     reward: float
     advantage: float
     effective_fraction: float
+    tau: float | None
     tokens: tuple[InspectedToken, ...]
 
 
@@ -215,6 +219,7 @@ class Inspection:
     """What `dgpo inspect` shows: where the credit of some completions went.
 
     rule: the credit rule that gave the weights; tau and kappa are None where it has none.
+    vocab_size: width of the policy's logits; the gate h of a token is entropy / log vocab_size.
     """
 
     model: str
@@ -222,6 +227,7 @@ class Inspection:
     rule: str
     tau: float | None
     kappa: float | None
+    vocab_size: int
     completions: tuple[InspectedCompletion, ...]
 
 
@@ -348,3 +354,19 @@ class Finding:
     state: Literal["ok", "warn", "fail"]
     found: str
     fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One thing that is wrong with a run, as its metrics show it.
+
+    key: its stable name, such as "no_signal". step: the step at which it was seen last.
+    headline: one line. evidence: the numbers behind it; it may hold text of a model, which is
+    made visible where it is shown. advice: the first thing to change.
+    """
+
+    key: str
+    step: int
+    headline: str
+    evidence: str
+    advice: str

@@ -83,6 +83,7 @@ def run(
             model=f"{model} with the adapter {adapter}" if adapter else model,
             reference=reference or model,
             rule=rule,
+            vocab_size=policy.vocab_size,
         )
     if reference is not None or adapter is not None:
         raise ConfigError("--reference and --adapter need --model")
@@ -176,7 +177,13 @@ def _from_stored(
                 texts=tokens.of(line.completion.token_ids),
             )
         )
-    return _inspection(found, model=name, reference="the initial model", rule=rule)
+    return _inspection(
+        found,
+        model=name,
+        reference="the initial model",
+        rule=rule,
+        vocab_size=lines[0].stats.vocab_size if lines[0].stats else 0,
+    )
 
 
 def _completion(
@@ -209,12 +216,18 @@ def _completion(
         reward=line.verdict.reward,
         advantage=advantage,
         effective_fraction=float(effective_fractions(credit.weights, mask)[0]),
+        tau=rule.tau if isinstance(rule, DgpoCredit) else None,
         tokens=tuple(InspectedToken(*row) for row in rows),
     )
 
 
 def _inspection(
-    completions: list[InspectedCompletion], *, model: str, reference: str, rule: CreditRule
+    completions: list[InspectedCompletion],
+    *,
+    model: str,
+    reference: str,
+    rule: CreditRule,
+    vocab_size: int,
 ) -> Inspection:
     dgpo = rule if isinstance(rule, DgpoCredit) else None
     return Inspection(
@@ -223,6 +236,7 @@ def _inspection(
         rule=rule.rule,
         tau=dgpo.tau if dgpo else None,
         kappa=dgpo.kappa if dgpo else None,
+        vocab_size=vocab_size,
         completions=tuple(completions),
     )
 

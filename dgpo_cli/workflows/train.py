@@ -22,9 +22,10 @@ from dgpo_cli.models.checkpoint import (
 from dgpo_cli.models.optimizers import build_optimizer
 from dgpo_cli.models.policy import load_policy
 from dgpo_cli.rewards.grader import Grader
-from dgpo_cli.types import Batch, Progress, ScoredGroup, StepMetrics
+from dgpo_cli.types import Batch, Diagnosis, Progress, ScoredGroup, StepMetrics
 from dgpo_cli.workflows.collect import starting_collector
 from dgpo_cli.workflows.data import open_training_prompts, pin_data
+from dgpo_cli.workflows.health import Watch
 from dgpo_cli.workflows.interrupt import Interrupt
 from dgpo_cli.workflows.request import Save
 from dgpo_cli.workflows.resume import OnEvent, Resume, starting_point
@@ -38,6 +39,7 @@ from dgpo_cli.workflows.setup import (
 from dgpo_cli.workflows.train_eval import OnEval, RunEvaluations
 
 OnStep = Callable[[int, StepMetrics], None]
+OnDiagnoses = Callable[[tuple[Diagnosis, ...]], None]
 
 MAX_BAD_STEPS = 3
 
@@ -67,12 +69,15 @@ def run(
     on_event: OnEvent,
     save_eval: Save = lambda out, evaluation, card: None,
     on_eval: OnEval = lambda step, evaluation, curve: None,
+    on_diagnoses: OnDiagnoses = lambda diagnoses: None,
 ) -> TrainResult:
     """Train until `train.steps`, from the newest checkpoint of `out` if `resume` allows.
 
     Args:
         save_eval: writes the report of an evaluation into its folder.
         on_eval: told the step, the evaluation and the lines of evals.jsonl so far.
+        on_diagnoses: told after every step what is wrong with the run, the most important first;
+            `on_event` is told only when something of that changes.
 
     Raises:
         RunFolderBusy: another process holds `out`.
@@ -98,7 +103,12 @@ def run(
             resolved, folder=folder, checkpoint=checkpoint, progress=progress, on_event=on_event
         )
         with loop.grader, evaluations or nullcontext(), Interrupt(on_event) as interrupt:
-            loop.run(on_step=on_step, interrupt=interrupt, evaluations=evaluations)
+            loop.run(
+                on_step=on_step,
+                on_diagnoses=on_diagnoses,
+                interrupt=interrupt,
+                evaluations=evaluations,
+            )
         return loop.result()
 
 
@@ -155,6 +165,7 @@ class _Loop:
         self.step = 0
         self.bad_streak = 0
         self._begin(resolved, checkpoint=checkpoint)
+        self.watch = Watch(settings, folder=folder)
 
     def _begin(self, resolved: Resolved, *, checkpoint: Path | None) -> None:
         """Write what a run starts with, or take up the state of a checkpoint."""
@@ -178,7 +189,12 @@ class _Loop:
         self.engine.policy.tokenizer.save_pretrained(str(self.folder.tokenizer_dir))
 
     def run(
-        self, *, on_step: OnStep, interrupt: Interrupt, evaluations: RunEvaluations | None
+        self,
+        *,
+        on_step: OnStep,
+        on_diagnoses: OnDiagnoses,
+        interrupt: Interrupt,
+        evaluations: RunEvaluations | None,
     ) -> None:
         """Run the steps that are left, or those until the user interrupts.
 
@@ -201,6 +217,9 @@ class _Loop:
             self.step += 1
             self.folder.write_metrics(self.step, metrics)
             on_step(self.step, metrics)
+            for note in self.watch.add(self.step, metrics).notes:
+                self.on_event(note)
+            on_diagnoses(self.watch.current)
             if self.bad_streak >= MAX_BAD_STEPS:
                 raise NonFiniteError(
                     f"loss or gradient was not finite in {MAX_BAD_STEPS} steps in a row, the last "

@@ -35,7 +35,9 @@ def test_rollout_may_sample_one_completion_and_cut_the_tail(workflow: Install) -
 
 
 def test_inspect_shows_one_completion_but_exports_all(workflow: Install) -> None:
-    nothing = Inspection(model="m", reference="r", rule="dgpo", tau=0.5, kappa=1.0, completions=())
+    nothing = Inspection(
+        model="m", reference="r", rule="dgpo", tau=0.5, kappa=1.0, vocab_size=9, completions=()
+    )
     calls = workflow("inspect", returns=nothing)
     assert dgpo("inspect", "a").exit_code == 0
     assert dgpo("inspect", "a", "--prompt", "2").exit_code == 0

@@ -247,6 +247,7 @@ COMPLETION_KEYS = [
     "reward",
     "advantage",
     "effective_fraction",
+    "tau",
     "tokens",
 ]
 
