@@ -74,12 +74,13 @@ def _in_another_layout(policy: Policy, rows: Rows) -> Tensor:
     if count > 1:
         every = torch.arange(count, device=rows.mask.device)
         return torch.cat([hidden_states(policy, rows.take(one)) for one in every.split(1)])
-    # One that is alone gets its own beginning for company.
+    # One that is alone gets its own beginning for company, before it: its tokens move to other
+    # places in the blocks of a matrix product.
     both = rows.take(torch.zeros(2, dtype=torch.int64, device=rows.mask.device))
     length = both.mask.shape[1]
     mask = both.mask.clone()
-    mask[1, max(1, length // 4) :] = False
-    return hidden_states(policy, replace(both, mask=mask))[:length]
+    mask[0, max(1, length // 4) :] = False
+    return hidden_states(policy, replace(both, mask=mask))[-length:]
 
 
 def noise_metrics(noise: Tensor, *, dtype: torch.dtype) -> StepMetrics:
