@@ -103,7 +103,19 @@ def test_over_a_batch_the_mean_of_the_completions_is_the_target() -> None:
     assert max(found) - min(found) > 0.05
     rows = [credit.scores[i, :n].tolist() for i, n in enumerate(LENGTHS) if n]
     expected = twins.smallest_tau(rows, fraction=0.8, cap=10.0, floor=1e-30)
-    assert taus(credit) == pytest.approx([expected] * len(LENGTHS), rel=1e-5)
+    assert taus(credit)[:3] + taus(credit)[5:] == pytest.approx([expected] * 4, rel=1e-5)
+    assert math.isnan(taus(credit)[3]) and math.isnan(taus(credit)[4])  # of one token, and of none
+
+
+def test_a_row_that_the_cap_holds_does_not_hold_the_batch() -> None:
+    """Its tau alone is higher; the others make up for it."""
+    stats, mask = batch([40, 90, 200])
+    stats.hellinger_sq[1, 17] = 1.0  # one token that would take it all
+    credit = made(DgpoCredit(target_ess=0.8, target_ess_over="batch", max_weight=6.0), stats, mask)
+    assert held_by(credit) == ["none", "cap", "none"]
+    assert taus(credit)[0] == taus(credit)[2] < taus(credit)[1]
+    assert float(credit.weights[1].max()) == pytest.approx(6.0, rel=1e-4)
+    assert sum(fractions(credit, mask)) / 3 == pytest.approx(0.8, abs=1e-3)
 
 
 def test_a_batchs_tau_is_found_on_the_rows_that_it_is_told() -> None:
@@ -117,10 +129,11 @@ def test_a_batchs_tau_is_found_on_the_rows_that_it_is_told() -> None:
         vocab_size=VOCAB,
     )
     credit = made(rule, stats, mask, rows=some)
-    assert taus(credit) == pytest.approx([taus(alone)[0]] * len(LENGTHS), rel=1e-9)
+    for row in (0, 1, 2, 5):
+        assert taus(credit)[row] == pytest.approx(taus(alone)[0], rel=1e-9)
     assert taus(credit)[0] != pytest.approx(taus(made(rule, stats, mask))[0], rel=1e-3)
     nobody = made(rule, stats, mask, rows=torch.zeros_like(some))
-    assert taus(nobody) == taus(made(rule, stats, mask))
+    assert torch.equal(nobody.weights, made(rule, stats, mask).weights)
 
 
 @pytest.mark.parametrize("over", ["completion", "batch"])

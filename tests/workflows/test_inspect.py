@@ -182,7 +182,8 @@ def test_weights_of_a_tau_that_was_found_are_shown_with_it(tmp_path: Path, over:
     inspection = look(source=run)
     assert (inspection.rule, inspection.tau) == ("dgpo", None)
     lines = stored_lines(run)
-    assert (len({line["tau"] for line in lines}) == 1) == (over == "batch")
+    taus = [line["tau"] for line in lines]
+    assert (max(map(taus.count, taus)) > 8) == (over == "batch")  # some are held up by the cap
     for shown, line in zip(inspection.completions, lines, strict=True):
         assert [t.weight for t in shown.tokens] == pytest.approx(line["weights"], rel=1e-5)
         assert shown.tau == line["tau"] > 0

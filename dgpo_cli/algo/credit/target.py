@@ -2,9 +2,10 @@
 
 The effective fraction of a completion, (sum w)^2 / (T sum w^2), grows with tau, and its largest
 weight falls: in b = 1 / tau, log(sum w)^2 - log(sum w^2) is 2 L(b) - L(2b) for the convex
-L(b) = log sum exp(b s), whose slope at 2b is at least that at b. So there is one smallest tau
-with a fraction of at least the target and no weight above the cap, and bisection finds it. A cap is
-held by a larger tau and not by cutting weights off: their mean stays 1 and their order what it was.
+L(b) = log sum exp(b s), whose slope at 2b is at least that at b. So there is one smallest tau with
+a fraction of at least the target, and one with no weight above the cap, and bisection finds them.
+A cap is held by a larger tau and not by cutting weights off: their mean stays 1, and their order is
+still that of the scores.
 
 Below a floor tau does not go, where rounding would be taken for a signal. sqrt(d) is a metric, so
 policies that are a distance e apart by rounding alone have sqrt(d) at most sqrt(e) apart: d is
@@ -15,6 +16,7 @@ moves no score / tau of the completion by more than NOISE_SHARE.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,13 +33,11 @@ ASSUMED_NOISE = 1e-12
 # Stands for no floor at all: no noise, or a closed gate and a score of 0 at every token.
 _SMALLEST = 1e-30
 _HALVINGS = 40
-# A fraction this far above the target is one that something held up.
-_REACHED = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is asked of the weights. whole: one tau for all rows, where their mean is `fraction`."""
+    """What is asked of the weights. whole: one tau for all rows, whose mean has this fraction."""
 
     fraction: float
     max_weight: float
@@ -69,91 +69,109 @@ def find_tau(
     target: Target,
     rows: Tensor | None,  # bool [B], those that a tau of all rows is found on; None: all
 ) -> Found:
-    """Return the smallest tau that keeps to the target, the cap and the floor."""
+    """Return the smallest tau that keeps to the target, the cap and the floor.
+
+    Cap and floor are each row's own: where there is one tau for all, they hold only the rows up
+    that need it, and the others make up for them in the mean.
+    """
     import torch
 
-    counted = mask.any(dim=1)
-    if target.whole and rows is not None:
-        counted = torch.where((counted & rows).any(), counted & rows, counted)
-    search = _Search(gaps, mask, target=target, counted=counted)
-    lowest = search.joined(floor.double()).amax(dim=1).clamp(min=_SMALLEST)
-    tau = search.smallest(lowest)
-    fraction, _ = search.shape_at(tau)
-    limit = torch.full_like(tau, LIMITS.index("cap"), dtype=torch.int64)
-    limit[fraction <= target.fraction + _REACHED] = LIMITS.index("none")
-    limit[tau <= lowest] = LIMITS.index("noise")
-    limit[search.least_fraction() > target.fraction] = LIMITS.index("ties")
-    tau = tau.masked_fill(search.spread <= 0, math.nan)
-    return Found(tau=tau.expand(len(mask)), limit=limit.expand(len(mask)))
+    weights = _Weights(gaps, mask)
+    lowest = floor.double().clamp(min=_SMALLEST)
+    # Weights lie in [exp(-x), 1] of the largest, x = spread / tau. So the largest is at most
+    # exp(x), and the fraction at least 1 / cosh(x / 2)^2 (Kantorovich's inequality).
+    capped = _smallest(
+        lambda tau: weights.shape_at(tau)[1] <= target.max_weight,
+        low=lowest,
+        high=weights.unit / math.log(target.max_weight),
+    )
+    sets = _Sets(mask.any(dim=1), rows=rows, whole=target.whole)
+    found = _smallest(
+        lambda tau: sets.mean(weights.shape_at(torch.maximum(tau, capped))[0]) >= target.fraction,
+        low=sets.least(capped),
+        high=sets.most(
+            torch.maximum(weights.unit * 0.5 / math.acosh(target.fraction**-0.5), capped)
+        ),
+    )
+    tau = torch.maximum(found, capped)
+    tied = (sets.mean(weights.ties) > target.fraction) | ~weights.uneven
+    limit = torch.zeros_like(tau, dtype=torch.int64)
+    for name, holds in (("cap", tau <= capped), ("noise", tau <= lowest), ("ties", tied)):
+        limit[holds] = LIMITS.index(name)
+    return Found(tau=tau.masked_fill(~weights.uneven, math.nan), limit=limit)
 
 
-class _Search:
-    """Weights as tau moves, for K sets of rows that have a tau of their own: each row, or all.
+class _Weights:
+    """The shape of each row's weights as tau moves.
 
-    spread: the largest gap of each set, float64 [K].
+    unit: the row's largest gap, float64 [B]; 1 where all its scores are equal.
+    uneven: bool [B], where they are not. ties: share of tokens with the largest score, [B], which
+    is the effective fraction as tau goes to 0.
     """
 
-    def __init__(self, gaps: Tensor, mask: Tensor, *, target: Target, counted: Tensor) -> None:
+    def __init__(self, gaps: Tensor, mask: Tensor) -> None:
         import torch
 
-        self._target = target
-        self._counted = counted
-        self.spread = self.joined(gaps.amax(dim=1).double()).amax(dim=1)
-        self._unit = torch.where(self.spread > 0, self.spread, torch.ones_like(self.spread))
+        spread = gaps.amax(dim=1).double()
+        self.uneven = spread > 0
+        self.unit = torch.where(self.uneven, spread, torch.ones_like(spread))
         # In units of the spread nothing overflows, however small the distances are.
-        self._gaps = (gaps / self._unit.unsqueeze(1)).float().masked_fill(~mask, math.inf)
+        self._gaps = (gaps / self.unit.unsqueeze(1)).float().masked_fill(~mask, math.inf)
         self._powers = torch.empty_like(self._gaps)
         self._lengths = mask.sum(dim=1).double()
-
-    def joined(self, values: Tensor) -> Tensor:
-        """Return the values [B] by set, [K, B / K]; 0 for rows that do not count."""
-        if not self._target.whole:
-            return values.unsqueeze(1)
-        return values.masked_fill(~self._counted, 0.0).unsqueeze(0)
+        self.ties = (self._gaps == 0).sum(dim=1) / self._lengths.clamp(min=1.0)
 
     def shape_at(self, tau: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean effective fraction and the largest weight of each set, float64 [K]."""
+        """Return each row's effective fraction and largest weight, float64 [B]."""
         import torch
 
-        slope = (-self._unit / tau).float().unsqueeze(1)
+        slope = (-self.unit / tau).float().unsqueeze(1)
         torch.mul(self._gaps, slope, out=self._powers).exp_()
         total = self._powers.sum(dim=1, dtype=torch.float64)
         squares = self._powers.square_().sum(dim=1, dtype=torch.float64) * self._lengths
         # A row without tokens has no weights; the clamp keeps it from being NaN.
-        fraction = total * total / squares.clamp(min=1.0)
-        largest = self._lengths / total.clamp(min=1.0)
-        return self._mean(fraction), self.joined(largest).amax(dim=1)
+        return total * total / squares.clamp(min=1.0), self._lengths / total.clamp(min=1.0)
 
-    def least_fraction(self) -> Tensor:
-        """Return the fraction of each set as tau goes to 0, when equal scores share it all."""
-        return self._mean((self._gaps == 0).sum(dim=1) / self._lengths.clamp(min=1.0))
 
-    def smallest(self, lowest: Tensor) -> Tensor:
-        """Return the smallest tau from `lowest` [K] on that keeps to target and cap.
+class _Sets:
+    """Which rows share a tau: each has its own, or the rows that count are one set."""
 
-        By bisection in its logarithm, to more digits than float32 has.
-        """
+    def __init__(self, filled: Tensor, *, rows: Tensor | None, whole: bool) -> None:
         import torch
 
-        target, cap = self._target.fraction, self._target.max_weight
-        # Weights lie in [exp(-x), 1] of the largest, x = spread / tau. Then the fraction is at
-        # least 1 / cosh(x / 2)^2 (Kantorovich's inequality), and the largest at most exp(x).
-        enough = self._unit * max(0.5 / math.acosh(target**-0.5), 1.0 / math.log(cap))
-        high = torch.maximum(enough, lowest).log()
-        low = lowest.log()
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            even = self._keeps(middle.exp())
-            high = torch.where(even, middle, high)
-            low = torch.where(even, low, middle)
-        return torch.where(self._keeps(lowest), lowest, high.exp())
+        self._whole = whole
+        self._counted = filled
+        if rows is not None:
+            both = filled & rows
+            self._counted = torch.where(both.any(), both, filled)
 
-    def _keeps(self, tau: Tensor) -> Tensor:
-        """Return which sets keep to target and cap at `tau` [K]."""
-        fraction, largest = self.shape_at(tau)
-        return (fraction >= self._target.fraction) & (largest <= self._target.max_weight)
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the values [B], or their mean [1]."""
+        if not self._whole:
+            return values
+        kept = values.masked_fill(~self._counted, 0.0)
+        return kept.sum(dim=0, keepdim=True) / self._counted.sum().clamp(min=1)
 
-    def _mean(self, values: Tensor) -> Tensor:
-        """Return the mean of the values [B] in each set, [K]."""
-        count = self._counted.sum() if self._target.whole else 1
-        return self.joined(values).sum(dim=1) / count
+    def least(self, values: Tensor) -> Tensor:
+        """Return the values [B], or the smallest of them [1]."""
+        return values.amin(dim=0, keepdim=True) if self._whole else values
+
+    def most(self, values: Tensor) -> Tensor:
+        """Return the values [B], or the largest of them [1]."""
+        return values.amax(dim=0, keepdim=True) if self._whole else values
+
+
+def _smallest(keeps: Callable[[Tensor], Tensor], *, low: Tensor, high: Tensor) -> Tensor:
+    """Return the smallest tau from `low` on that `keeps`, float64 [K]; it does at `high` and above.
+
+    By bisection in its logarithm, to more digits than float32 has.
+    """
+    import torch
+
+    below, above = low.log(), torch.maximum(low, high).log()
+    for _ in range(_HALVINGS):
+        middle = (below + above) / 2
+        kept = keeps(middle.exp())
+        above = torch.where(kept, middle, above)
+        below = torch.where(kept, below, middle)
+    return torch.where(keeps(low), low, above.exp())
