@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.models.token_texts import token_texts
 from dgpo_cli.types import (
+    Credit,
     InspectedCompletion,
     InspectedToken,
     Inspection,
@@ -143,10 +145,23 @@ def _evenness(line: RolloutLine) -> float:
     return sum(weights) ** 2 / (len(weights) * sum(w * w for w in weights))
 
 
-def _rule(stored: dict[str, Any] | None, *, tau: float | None, kappa: float | None) -> CreditRule:
-    """Return the stored credit rule, the published one, or DGPO's with another tau or kappa."""
+def _rule(
+    stored: dict[str, Any] | None,
+    *,
+    tau: float | None,
+    kappa: float | None,
+    found: float | None = None,
+) -> CreditRule:
+    """Return the stored credit rule, the published one, or DGPO's with another tau or kappa.
+
+    found: the tau that a completion was trained with; it is looked for again under another kappa.
+    """
     if stored is None or (stored["rule"] != "dgpo" and (tau is not None or kappa is not None)):
         stored = {"rule": "dgpo"}
+    if tau is None and kappa is None and stored.get("target_ess") is not None:
+        tau = found
+    if tau is not None:
+        stored = {**stored, "target_ess": None}
     changes = {k: v for k, v in (("tau", tau), ("kappa", kappa)) if v is not None}
     overrides = [f"credit.{k}={v}" for k, v in ({**stored, **changes}).items() if v is not None]
     return resolve(overrides=overrides).settings.credit
@@ -171,7 +186,8 @@ def _from_stored(
             _completion(
                 line,
                 columns=columns,
-                rule=_rule(line.stats.credit, tau=tau, kappa=kappa),
+                rule=_rule(line.stats.credit, tau=tau, kappa=kappa, found=line.stats.tau),
+                noise_floor=line.stats.noise_floor,
                 vocab_size=line.stats.vocab_size,
                 advantage=line.advantage or 0.0,
                 texts=tokens.of(line.completion.token_ids),
@@ -191,6 +207,7 @@ def _completion(
     *,
     columns: Sequence[Sequence[float]],
     rule: CreditRule,
+    noise_floor: float | None = None,
     vocab_size: int,
     advantage: float,
     texts: Sequence[str],
@@ -201,7 +218,7 @@ def _completion(
     from dgpo_cli.algo.summary import effective_fractions
 
     logprobs, entropy, distance = (torch.tensor(column)[None] for column in columns)
-    stats = TokenStats(old_logprobs=logprobs, entropy=entropy, hellinger_sq=distance)
+    stats = TokenStats(logprobs, entropy, distance, noise_floor=noise_floor)
     mask = torch.ones(logprobs.shape, dtype=torch.bool)
     credit = rule.credit(stats, mask, vocab_size=vocab_size)
     values = (logprobs, entropy, distance, credit.scores, credit.weights)
@@ -216,9 +233,15 @@ def _completion(
         reward=line.verdict.reward,
         advantage=advantage,
         effective_fraction=float(effective_fractions(credit.weights, mask)[0]),
-        tau=rule.tau if isinstance(rule, DgpoCredit) else None,
+        tau=_tau_of(credit),
         tokens=tuple(InspectedToken(*row) for row in rows),
     )
+
+
+def _tau_of(credit: Credit) -> float | None:
+    """Return the tau of a single row; None where there is none, or none makes a difference."""
+    tau = math.nan if credit.tau is None else float(credit.tau[0])
+    return None if math.isnan(tau) else tau
 
 
 def _inspection(
@@ -234,7 +257,7 @@ def _inspection(
         model=model,
         reference=reference,
         rule=rule.rule,
-        tau=dgpo.tau if dgpo else None,
+        tau=dgpo.tau if dgpo and dgpo.target_ess is None else None,
         kappa=dgpo.kappa if dgpo else None,
         vocab_size=vocab_size,
         completions=tuple(completions),

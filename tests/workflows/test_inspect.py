@@ -166,3 +166,35 @@ def test_without_a_source_the_newest_run_is_shown(
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(trained)
     assert len(look().completions) == 16
+
+
+@pytest.mark.parametrize("over", ["completion", "batch"])
+def test_weights_of_a_tau_that_was_found_are_shown_with_it(tmp_path: Path, over: str) -> None:
+    run = tmp_path / "run"
+    run_tiny(
+        run,
+        "optim.lr=1e-3",
+        "credit.target_ess=0.9",
+        f"credit.target_ess_over={over}",
+        "train.rollouts_every=1",
+        steps=2,
+    )
+    inspection = look(source=run)
+    assert (inspection.rule, inspection.tau) == ("dgpo", None)
+    lines = stored_lines(run)
+    taus = [line["tau"] for line in lines]
+    assert (max(map(taus.count, taus)) > 8) == (over == "batch")  # some are held up by the cap
+    for shown, line in zip(inspection.completions, lines, strict=True):
+        assert [t.weight for t in shown.tokens] == pytest.approx(line["weights"], rel=1e-5)
+        assert shown.tau == line["tau"] > 0
+        assert line["noise_floor"] > 0
+    # Another tau is another tau, and not one to look for.
+    (fixed,) = look(source=run, tau=0.25, prompt=0, completion=0).completions
+    assert fixed.tau == 0.25
+    (changed,) = look(source=run, kappa=0.5, prompt=0, completion=0).completions
+    assert changed.effective_fraction == pytest.approx(0.9, abs=2e-3)
+
+
+def test_a_fixed_tau_is_every_completions(trained: Path) -> None:
+    assert {shown.tau for shown in look(source=trained).completions} == {0.5}
+    assert {shown.tau for shown in look(source=trained, tau=0.02).completions} == {0.02}
