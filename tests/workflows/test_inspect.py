@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.types import Inspection, SilentProgress
 from dgpo_cli.workflows import inspect
+from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
 from dgpo_cli.workflows.run_folder import RunFolder
 from tests.workflows.test_train import run_tiny
 
@@ -24,21 +26,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def look(**changes: Any) -> Inspection:
-    arguments: dict[str, Any] = {
-        "source": None,
-        "model": None,
-        "reference": None,
-        "adapter": None,
-        "rollouts": None,
-        "prompt": None,
-        "completion": None,
-        "one": False,
-        "tau": None,
-        "kappa": None,
-        "progress": SilentProgress(),
-        "on_event": lambda text: None,
-    }
-    return inspect.run(**{**arguments, **changes})
+    """Inspect with these of the workflow's arguments, whichever of its parts they belong to."""
+    parts = [
+        part(**{f.name: changes.pop(f.name) for f in fields(part) if f.name in changes})
+        for part in (Origin, Models, Choice, WhatIf)
+    ]
+    origin, models, choice, what_if = parts
+    given = {"at": None, "progress": SilentProgress(), "on_event": lambda text: None, **changes}
+    return inspect.run(origin, models=models, choice=choice, what_if=what_if, **given)
 
 
 def stored_lines(run: Path) -> list[dict[str, Any]]:
@@ -77,7 +72,7 @@ def test_computed_afresh_from_the_checkpoint_it_is_the_same(trained: Path) -> No
 
 def test_a_model_against_itself_has_no_distance_and_even_weights(trained: Path) -> None:
     rollouts = RunFolder(trained).rollouts()[-1]
-    inspection = look(model="embedded:tiny", reference="embedded:tiny", rollouts=rollouts, prompt=0)
+    inspection = look(model="embedded:tiny", reference="embedded:tiny", rollouts=rollouts, group=0)
     tokens = [token for shown in inspection.completions for token in shown.tokens]
     assert all(token.hellinger_sq == 0.0 and token.weight == 1.0 for token in tokens)
 
@@ -100,14 +95,14 @@ def test_one_is_the_least_even_completion_with_an_advantage(trained: Path) -> No
     assert one.advantage != 0
 
 
-def test_prompt_and_completion_choose_and_are_checked(trained: Path) -> None:
-    (shown,) = look(source=trained, prompt=2, completion=3).completions
+def test_group_and_sample_choose_and_are_checked(trained: Path) -> None:
+    (shown,) = look(source=trained, group=2, sample=3).completions
     line = stored_lines(trained)[2 * 4 + 3]
     assert (shown.prompt_id, shown.index) == (line["prompt_id"], 3)
-    with pytest.raises(ConfigError, match=r"--prompt 4: .* has prompts 0 to 3"):
-        look(source=trained, prompt=4)
-    with pytest.raises(ConfigError, match=r"--completion 9: .* has completions 0 to 3"):
-        look(source=trained, completion=9)
+    with pytest.raises(ConfigError, match=r"--group 4: .* has groups 0 to 3"):
+        look(source=trained, group=4)
+    with pytest.raises(ConfigError, match=r"--sample 9: .* has samples 0 to 3"):
+        look(source=trained, sample=9)
 
 
 def _plain(trained: Path, path: Path, *, drop: tuple[str, ...]) -> Path:
