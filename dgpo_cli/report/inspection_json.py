@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from dgpo_cli.report.header import share_of_top
@@ -84,7 +83,16 @@ def _detail(detail: TokenDetail | None) -> dict[str, Any] | None:
         "temperature": detail.temperature,
         "policy_rank": detail.policy_rank if known else None,
         "reference_rank": detail.reference_rank if known else None,
-        "alternatives": [jsonable(asdict(each)) for each in detail.alternatives],
+        "alternatives": [
+            {
+                "id": each.id,
+                "text": each.text,
+                "bytes": each.hex or None,
+                "policy": jsonable(each.policy),
+                "reference": jsonable(each.reference),
+            }
+            for each in detail.alternatives
+        ],
         "hint": detail.hint or None,
     }
 

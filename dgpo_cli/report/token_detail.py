@@ -104,7 +104,7 @@ class _Detail:
     def _factors(self, page: Page) -> Iterator[Text]:
         """The way from the two distributions to the token's advantage."""
         token, times = self.token, page.glyphs.times
-        number = Scale.of([each.weight for each in self.completion.tokens], steps=1).number
+        number = Scale.of([token.weight], steps=1).number  # with the digits that this one needs
         yield plain("From the distributions to the advantage", style=page.style("bold"))
         yield page.fact("log-probability", small(token.logprob))
         yield page.fact("d, squared Hellinger", small(token.hellinger_sq))
@@ -195,7 +195,7 @@ class _Alternatives:
             return
         yield page.field("policy", visible(detail.weights, glyphs=page.glyphs))
         yield page.field("temperature", f"{detail.temperature:g}")
-        ranks = f"{detail.policy_rank:,} by the policy, {detail.reference_rank:,} by the reference"
+        ranks = f"{detail.policy_rank:,} policy, {detail.reference_rank:,} reference"
         yield page.field("its rank", ranks)
         yield plain(self._head(), style=page.style("dim"))
         for each in detail.alternatives:
