@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dgpo_cli.backends.settings import RolloutSettings
@@ -11,7 +13,7 @@ from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.models.settings import ModelSettings
 from dgpo_cli.types import Progress, Prompt, ScoredGroup, Verdict
 from dgpo_cli.workflows.inspect_request import Models
-from dgpo_cli.workflows.rollouts import RolloutLine, with_ids
+from dgpo_cli.workflows.rollouts import RolloutLine
 from dgpo_cli.workflows.shown_credit import Statistics
 
 if TYPE_CHECKING:
@@ -147,7 +149,11 @@ def _with_token_ids(line: RolloutLine, *, policy: Policy, assumed: dict[str, Non
             f"{source}: token id {wrong[0]} is not in the model's vocabulary of "
             f"{policy.vocab_size}; these rollouts are another model's"
         )
-    return with_ids(line, prompt_ids=prompt_ids, ids=ids)
+    logprobs = line.completion.sampling_logprobs
+    if len(logprobs) != len(ids):  # nobody told them, or of other tokens; nothing here needs them
+        logprobs = (math.nan,) * len(ids)
+    completion = replace(line.completion, token_ids=ids, sampling_logprobs=logprobs)
+    return replace(line, prompt_ids=prompt_ids, completion=completion)
 
 
 def _prompt_ids(prompt: Prompt, *, policy: Policy, assumed: dict[str, None]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -206,12 +206,3 @@ def _one_of(value: Any, allowed: Sequence[str]) -> Any:
     if value not in allowed:
         raise ValueError(f"{value!r} is none of {', '.join(allowed)}")
     return value
-
-
-def with_ids(line: RolloutLine, *, prompt_ids: Sequence[int], ids: Sequence[int]) -> RolloutLine:
-    """Return the line with token ids, for a file that has only text."""
-    return replace(
-        line,
-        prompt_ids=tuple(prompt_ids),
-        completion=replace(line.completion, token_ids=tuple(ids)),
-    )

@@ -3,42 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.types import Inspection, SilentProgress
-from dgpo_cli.workflows import inspect
-from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
 from dgpo_cli.workflows.run_folder import RunFolder
-from tests.workflows.test_train import run_tiny
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose last rollout was sampled by the weights of its checkpoint at step 2."""
-    out = tmp_path_factory.mktemp("inspect") / "run"
-    run_tiny(out, "optim.lr=1e-3", "train.checkpoint_every=2", "train.rollouts_every=1", steps=3)
-    return out
-
-
-def look(**changes: Any) -> Inspection:
-    """Inspect with these of the workflow's arguments, whichever of its parts they belong to."""
-    parts = [
-        part(**{f.name: changes.pop(f.name) for f in fields(part) if f.name in changes})
-        for part in (Origin, Models, Choice, WhatIf)
-    ]
-    origin, models, choice, what_if = parts
-    given = {"at": None, "progress": SilentProgress(), "on_event": lambda text: None, **changes}
-    return inspect.run(origin, models=models, choice=choice, what_if=what_if, **given)
-
-
-def stored_lines(run: Path) -> list[dict[str, Any]]:
-    path = RunFolder(run).rollouts()[-1]
-    return [json.loads(line) for line in path.read_text().splitlines()]
+from tests.workflows.looks import look, stored_lines
 
 
 def test_stored_statistics_give_the_weights_that_training_used(trained: Path) -> None:
@@ -158,6 +130,15 @@ def test_without_a_source_the_newest_run_is_shown(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"no run under \./runs"):
         look()
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "mine").symlink_to(trained)
-    assert len(look().completions) == 16
+    for name, changed in (("b-old", 1_000_000_000), ("a-new", 1_000_000_100), ("c-old", 1)):
+        run = tmp_path / "runs" / name
+        (run / "rollouts").mkdir(parents=True)
+        (run / "tokenizer").symlink_to(trained / "tokenizer")
+        for file in RunFolder(trained).rollouts():
+            (run / "rollouts" / file.name).write_bytes(file.read_bytes())
+        (run / "metrics.jsonl").write_text("")
+        os.utime(run / "metrics.jsonl", (changed, changed))
+    shown = look()
+    assert shown.model == "runs/a-new step-000003"
+    assert shown.source == "runs/a-new/rollouts/step-000003.jsonl"
+    assert len(shown.completions) == 16
