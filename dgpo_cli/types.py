@@ -121,19 +121,45 @@ class ScoredGroup:
 
 @dataclass(frozen=True, slots=True)
 class TokenStats:
-    """Per-token statistics over the whole vocabulary; zero where the mask is False."""
+    """Per-token statistics over the whole vocabulary; zero where the mask is False.
+
+    noise_floor: what rounding alone makes of hellinger_sq, as the policy and itself in another
+        batch layout have it; None where it was not measured.
+    """
 
     old_logprobs: Tensor  # float32 [B, T], no gradient
     entropy: Tensor  # float32 [B, T], nats
     hellinger_sq: Tensor  # float32 [B, T], in [0, 1]
+    noise_floor: float | None = None
+
+
+# What kept the tau of a completion above the one that its target asks for: nothing, the noise of
+# the distance, the cap on weights, or scores too equal to get there with any tau.
+LIMITS = ("none", "noise", "cap", "ties")
 
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """What a credit rule returns; both are zero where the mask is False."""
+    """What a credit rule returns; scores and weights are zero where the mask is False.
+
+    tau: the temperature that each row's weights were made with, NaN where none makes a
+        difference, because the row's scores are equal. None: the rule has no such thing.
+    limit: index into LIMITS; None where tau was not looked for.
+    """
 
     scores: Tensor  # float32 [B, T]
     weights: Tensor  # float32 [B, T], row mean 1 on the mask
+    tau: Tensor | None = None  # float64 [B]
+    limit: Tensor | None = None  # int64 [B]
+
+    def put(self, index: Tensor, rows: Credit) -> None:
+        """Write the rows `index` (int64 [M]) in place."""
+        for mine, new in zip(self._columns(), rows._columns(), strict=True):
+            if mine is not None and new is not None:
+                mine[index] = new
+
+    def _columns(self) -> tuple[Tensor | None, ...]:
+        return self.scores, self.weights, self.tau, self.limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,10 +139,9 @@ def check_numbers(
         raise ConfigError(f"--tau={tau:g}: must be greater than 0; the paper's is 0.5")
     if kappa is not None and not kappa >= 0:
         raise ConfigError(f"--kappa={kappa:g}: must be at least 0; the paper's is 1")
-    if target_ess is not None and not 0 < target_ess <= 1:
+    if target_ess is not None and not 0 < target_ess < 1:
         raise ConfigError(
-            f"--target-ess={target_ess:g}: must be above 0 and at most 1, a share of the tokens; "
-            "try 0.9"
+            f"--target-ess={target_ess:g}: must be between 0 and 1, a share of the tokens; try 0.9"
         )
     if tau is not None and target_ess is not None:
         raise ConfigError(

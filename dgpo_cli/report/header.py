@@ -30,7 +30,7 @@ def header(
     yield page.field("answer", shown(completion.answer))
     yield page.field("model", shown(inspection.model))
     yield page.field("reference", shown(inspection.reference))
-    yield page.field("credit rule", rule_name(inspection, glyphs=glyphs))
+    yield page.field("credit rule", rule_name(inspection, tau=completion.tau, glyphs=glyphs))
     yield from page.fields(
         ("outcome", _outcome(completion, glyphs=glyphs)),
         ("finish", completion.finish_reason),
@@ -56,11 +56,15 @@ def _known(number: str) -> str:
     return "unknown" if number.endswith("nan") else number
 
 
-def rule_name(inspection: Inspection, *, glyphs: Glyphs) -> str:
-    """The credit rule with the parameters that it has."""
+def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> str:
+    """The credit rule with the parameters that it has; tau: that of the completion shown."""
     parts = [visible(inspection.rule, glyphs=glyphs)]
     if inspection.tau is not None:
         parts.append(f"tau {inspection.tau:g}")
+    elif tau is not None:
+        target = inspection.parameters.get("target_ess")
+        asked = "" if target is None else f" for effective fraction {target:g}"
+        parts.append(f"tau {tau:.3g}{asked}")
     if inspection.kappa is not None:
         parts.append(f"kappa {inspection.kappa:g}")
     return ", ".join(parts)

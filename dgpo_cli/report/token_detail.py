@@ -73,7 +73,8 @@ class _Detail:
         yield page.field("bytes", _bytes(token.hex))
         yield page.field("model", visible(self.inspection.model, glyphs=page.glyphs))
         yield page.field("reference", visible(self.inspection.reference, glyphs=page.glyphs))
-        yield page.field("credit rule", rule_name(self.inspection, glyphs=page.glyphs))
+        rule = rule_name(self.inspection, tau=shown.tau, glyphs=page.glyphs)
+        yield page.field("credit rule", rule)
         rank = ranked(shown.tokens, top=len(shown.tokens)).index(at) + 1
         yield page.field("rank", f"{rank:,} of {len(shown.tokens):,} by weight")
         yield plain("")

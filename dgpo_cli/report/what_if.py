@@ -95,11 +95,9 @@ def _named(rule: str, parameters: Mapping[str, Any], tau: float | None) -> str:
     parts = [visible(rule)]
     if tau is not None:
         parts.append(f"tau {tau:.4g}")
-    parts += [
-        f"{name} {value:g}"
-        for name, value in parameters.items()
-        if name != "tau" and isinstance(value, (int, float)) and not isinstance(value, bool)
-    ]
+    looked_for = parameters.get("target_ess") is not None
+    names = ("kappa", "target_ess", "max_weight") if looked_for else ("kappa",)
+    parts += [f"{name} {parameters[name]:g}" for name in names if name in parameters]
     return ", ".join(parts)
 
 

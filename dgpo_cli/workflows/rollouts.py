@@ -3,8 +3,10 @@
 Every line has version, prompt_id, prompt, messages, answer, index, completion, prompt_token_ids,
 token_ids, sampling_logprobs, temperature, finish_reason, outcome, extracted, reward, seed and
 policy_version. Lines that training wrote also have length_penalty (added to the reward before the
-advantages), advantage, vocab_size, credit (the rule's settings) and, a number a token, logprobs,
-entropy, hellinger_sq, scores and weights.
+advantages), advantage, vocab_size, credit (the rule's settings), tau (that its weights were made
+with; null where none makes a difference), noise_floor (of hellinger_sq; null where it was not
+measured) and, a number a token, logprobs, entropy, hellinger_sq, scores and weights. Lines of
+earlier versions have no tau and no noise_floor.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class StoredStats:
     hellinger_sq: tuple[float, ...]
     scores: tuple[float, ...]
     weights: tuple[float, ...]
+    tau: float | None = None
+    noise_floor: float | None = None
 
 
 def rollout_lines(groups: Sequence[ScoredGroup], *, temperature: float) -> Iterator[dict[str, Any]]:
@@ -88,6 +92,8 @@ def training_lines(
         batch.credit.weights,
     )
     rows = [column.tolist() for column in columns]
+    no_tau = [math.nan] * len(batch.mask)
+    taus = no_tau if batch.credit.tau is None else batch.credit.tau.tolist()
     advantages = [a for group in groups for a in group.advantages]
     penalties = [p for group in groups for p in group.penalties or (0.0,) * len(group.advantages)]
     for row, line in enumerate(rollout_lines(groups, temperature=temperature)):
@@ -102,6 +108,8 @@ def training_lines(
             "advantage": advantages[row],
             "vocab_size": vocab_size,
             "credit": credit,
+            "tau": _number(taus[row]),
+            "noise_floor": batch.stats.noise_floor,
             **own,
         }
 
@@ -199,7 +207,14 @@ def _stats(line: dict[str, Any], *, length: int) -> StoredStats | None:
     for name, values in columns.items():
         if len(values) != length:
             raise ValueError(f"{name} has {len(values)} numbers for {length} tokens")
-    return StoredStats(credit=line["credit"], vocab_size=int(line["vocab_size"]), **columns)
+    tau, noise_floor = line.get("tau"), line.get("noise_floor")
+    return StoredStats(
+        credit=line["credit"],
+        vocab_size=int(line["vocab_size"]),
+        tau=None if tau is None else float(tau),
+        noise_floor=None if noise_floor is None else float(noise_floor),
+        **columns,
+    )
 
 
 def _one_of(value: Any, allowed: Sequence[str]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,13 @@ from typing import Any
 from dgpo_cli.algo.credit import CreditRule, DgpoCredit
 from dgpo_cli.config.load import resolve
 from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.types import InspectedCompletion, InspectedToken, StoredCredit, TokenStats
+from dgpo_cli.types import (
+    Credit,
+    InspectedCompletion,
+    InspectedToken,
+    StoredCredit,
+    TokenStats,
+)
 from dgpo_cli.workflows.inspect_request import WhatIf
 from dgpo_cli.workflows.rollouts import RolloutLine
 
@@ -81,7 +88,9 @@ def _resolved(stored: dict[str, Any], what_if: WhatIf) -> CreditRule:
             f"has no {name}; leave one of them out"
         )
     rule = what_if.rule or ("dgpo" if changes else stored["rule"])
-    if rule == stored["rule"] and "tau" in changes and "target_ess" not in changes:
+    if any(stored.get(name) != value for name, value in changes.items()):
+        stored.pop("target_ess_over", None)  # the rest of a batch is not here to look for one with
+    if "tau" in changes:
         stored.pop("target_ess", None)  # a tau that is named is not looked for
     flags: dict[str, tuple[str, Any]] = {"credit.rule": ("--rule", rule)} if what_if.asks else {}
     flags |= {f"credit.{name}": (_flag(name), value) for name, value in changes.items()}
@@ -109,7 +118,8 @@ def inspected(
     rule, trained = rules.shown(line), rules.trained(line)
     if found.stored and rule.needs_reference and not trained.needs_reference:
         _check_distances(found, rule=rule, trained=trained)
-    scores, weights, fraction = _credit(found, rule)
+    credit = _credit(found, _with_tau_that_trained(rule, found, trained=trained))
+    scores, weights = credit.scores[0].tolist(), credit.weights[0].tolist()
     columns = (found.logprobs, found.entropy, found.hellinger_sq, scores, weights, hexes)
     rows = zip(line.completion.token_ids, texts, *columns, strict=True)
     stored = _stored(line, rule=trained) if found.stored and rules.what_if.asks else None
@@ -122,15 +132,34 @@ def inspected(
         finish_reason=line.completion.finish_reason,
         reward=line.reward,
         advantage=found.advantage,
-        effective_fraction=fraction,
-        tau=tau_of(rule),
+        effective_fraction=_effective_fraction(weights),
+        tau=_found_tau(credit),
         tokens=tuple(InspectedToken(*row) for row in rows),
         stored=stored,
     )
 
 
 def tau_of(rule: CreditRule) -> float | None:
-    return rule.tau if isinstance(rule, DgpoCredit) else None
+    """Return the tau that a rule sets; None where it has none or looks for it."""
+    return rule.tau if isinstance(rule, DgpoCredit) and rule.target_ess is None else None
+
+
+def _found_tau(credit: Credit) -> float | None:
+    """Return the tau of the only row; None where there is none, or none makes a difference."""
+    tau = math.nan if credit.tau is None else float(credit.tau[0])
+    return None if math.isnan(tau) else tau
+
+
+def _with_tau_that_trained(
+    rule: CreditRule, found: Statistics, *, trained: CreditRule
+) -> CreditRule:
+    """Where training looked for tau, take what it found: it may have been a whole batch's."""
+    stats = found.line.stats
+    if not isinstance(rule, DgpoCredit) or rule.target_ess is None or rule != trained:
+        return rule
+    if not found.stored or stats is None or stats.tau is None:
+        return rule
+    return DgpoCredit(tau=stats.tau, kappa=rule.kappa)
 
 
 def _check_distances(found: Statistics, *, rule: CreditRule, trained: CreditRule) -> None:
@@ -142,31 +171,32 @@ def _check_distances(found: Statistics, *, rule: CreditRule, trained: CreditRule
         )
 
 
-def _credit(found: Statistics, rule: CreditRule) -> tuple[list[float], list[float], float]:
-    """Return the scores and weights of the tokens, and the effective fraction."""
+def _credit(found: Statistics, rule: CreditRule) -> Credit:
+    """Return the scores and weights of the tokens, [1, T]."""
     import torch
-
-    from dgpo_cli.algo.summary import effective_fractions
 
     columns = (found.logprobs, found.entropy, found.hellinger_sq)
     logprobs, entropy, distance = (torch.tensor(column)[None] for column in columns)
-    stats = TokenStats(old_logprobs=logprobs, entropy=entropy, hellinger_sq=distance)
+    noise = found.line.stats.noise_floor if found.line.stats else None
+    stats = TokenStats(logprobs, entropy, distance, noise_floor=noise)
     mask = torch.ones(logprobs.shape, dtype=torch.bool)
-    credit = rule.credit(stats, mask, vocab_size=found.vocab_size)
-    fraction = float(effective_fractions(credit.weights, mask)[0])
-    return credit.scores[0].tolist(), credit.weights[0].tolist(), fraction
+    return rule.credit(stats, mask, vocab_size=found.vocab_size)
+
+
+def _effective_fraction(weights: Sequence[float]) -> float:
+    """Return (sum w)^2 / (T sum w^2); 1 without tokens."""
+    squares = len(weights) * math.fsum(weight * weight for weight in weights)
+    return math.fsum(weights) ** 2 / squares if squares else 1.0
 
 
 def _stored(line: RolloutLine, *, rule: CreditRule) -> StoredCredit:
     assert line.stats is not None
-    weights = line.stats.weights
-    squares = len(weights) * sum(weight * weight for weight in weights)
     return StoredCredit(
         rule=rule.rule,
         parameters=parameters_of(rule),
-        tau=tau_of(rule),
-        effective_fraction=sum(weights) ** 2 / squares if squares else 1.0,
-        weights=weights,
+        tau=line.stats.tau if line.stats.tau is not None else tau_of(rule),
+        effective_fraction=_effective_fraction(line.stats.weights),
+        weights=line.stats.weights,
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.workflows.run_folder import RunFolder
 from tests.workflows.looks import look, stored_lines
+from tests.workflows.test_train import run_tiny
 
 
 def test_stored_statistics_give_the_weights_that_training_used(trained: Path) -> None:
@@ -142,3 +143,34 @@ def test_without_a_source_the_newest_run_is_shown(
     assert shown.model == "runs/a-new step-000003"
     assert shown.source == "runs/a-new/rollouts/step-000003.jsonl"
     assert len(shown.completions) == 16
+
+
+@pytest.mark.parametrize("over", ["completion", "batch"])
+def test_weights_of_a_tau_that_was_found_are_shown_with_it(tmp_path: Path, over: str) -> None:
+    run = tmp_path / "run"
+    run_tiny(
+        run,
+        "optim.lr=1e-3",
+        "credit.target_ess=0.9",
+        f"credit.target_ess_over={over}",
+        "train.rollouts_every=1",
+        steps=2,
+    )
+    inspection = look(source=run)
+    assert (inspection.rule, inspection.tau) == ("dgpo", None)
+    lines = stored_lines(run)
+    assert (len({line["tau"] for line in lines}) == 1) == (over == "batch")
+    for shown, line in zip(inspection.completions, lines, strict=True):
+        assert [t.weight for t in shown.tokens] == pytest.approx(line["weights"], rel=1e-5)
+        assert shown.tau == line["tau"] > 0
+        assert line["noise_floor"] > 0
+    # Another tau is another tau, and not one to look for.
+    (fixed,) = look(source=run, tau=0.25, group=0, sample=0).completions
+    assert fixed.tau == 0.25
+    (changed,) = look(source=run, kappa=0.5, group=0, sample=0).completions
+    assert changed.effective_fraction == pytest.approx(0.9, abs=2e-3)
+
+
+def test_a_fixed_tau_is_every_completions(trained: Path) -> None:
+    assert {shown.tau for shown in look(source=trained).completions} == {0.5}
+    assert {shown.tau for shown in look(source=trained, tau=0.02).completions} == {0.02}

@@ -12,6 +12,7 @@ import pytest
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.workflows.run_folder import RunFolder
 from tests.workflows.looks import look, stored_lines
+from tests.workflows.test_train import run_tiny
 
 
 @pytest.mark.parametrize("asked", [{"tau": 0.5}, {"kappa": 1.0}, {"rule": "dgpo"}])
@@ -101,3 +102,33 @@ def test_statistics_computed_afresh_are_weighed_by_the_rule_that_trained(
     powers = [math.exp(score / 0.03) for score in scores]
     for token, power in zip(one.tokens, powers, strict=True):
         assert token.weight == pytest.approx(len(powers) * power / sum(powers), rel=1e-4)
+
+
+def test_target_ess_finds_the_tau_of_each_completion(trained: Path) -> None:
+    shown = look(source=trained, target_ess=0.8)
+    assert (shown.tau, shown.parameters["target_ess"]) == (None, 0.8)
+    reached = [each for each in shown.completions if each.tau is not None]
+    assert len(reached) > len(shown.completions) // 2
+    for each, line in zip(shown.completions, stored_lines(trained), strict=True):
+        assert each.stored is not None
+        assert (each.stored.tau, list(each.stored.weights)) == (0.5, line["weights"])
+        if each.tau is None:
+            continue
+        powers = [math.exp(token.score / each.tau) for token in each.tokens]
+        weights = [len(powers) * power / sum(powers) for power in powers]
+        assert [t.weight for t in each.tokens] == pytest.approx(weights, rel=1e-3)
+        assert each.effective_fraction >= 0.8 - 1e-3
+        if max(weights) < shown.parameters["max_weight"] - 1e-3:  # else the cap held it up
+            assert each.effective_fraction == pytest.approx(0.8, abs=2e-3)
+
+
+@pytest.mark.parametrize("over", ["completion", "batch"])
+def test_the_target_that_trained_changes_nothing(tmp_path: Path, over: str) -> None:
+    run = tmp_path / "run"
+    asked = ("credit.target_ess=0.9", f"credit.target_ess_over={over}", "train.rollouts_every=1")
+    run_tiny(run, "optim.lr=1e-3", *asked, steps=2)
+    for shown in look(source=run, target_ess=0.9).completions:
+        assert shown.stored is not None and shown.stored.parameters["target_ess"] == 0.9
+        assert shown.tau == shown.stored.tau
+        weights = [token.weight for token in shown.tokens]
+        assert weights == pytest.approx(shown.stored.weights, rel=1e-5)
