@@ -27,7 +27,7 @@ def header(
     yield title_line(page, f"{shown(completion.prompt_id)}, completion {completion.index}")
     yield page.rule()
     yield page.field("prompt", shown(completion.prompt))
-    yield page.field("answer", shown(completion.answer))
+    yield page.field("answer", shown(completion.answer) or "unknown")
     yield page.field("model", shown(inspection.model))
     yield page.field("reference", shown(inspection.reference))
     yield page.field("credit rule", rule_name(inspection, tau=completion.tau, glyphs=glyphs))

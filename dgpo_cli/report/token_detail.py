@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from dgpo_cli.models.token_texts import REPLACEMENT
 from dgpo_cli.report.header import rule_name
 from dgpo_cli.report.inspection_json import gate
 from dgpo_cli.report.page import LEAST_WIDTH, Page, page_for, stack, title_line
@@ -68,7 +69,7 @@ class _Detail:
         name = visible(shown.prompt_id, glyphs=page.glyphs)
         yield title_line(page, f"token {at} of {name}, completion {shown.index}")
         yield page.rule()
-        yield page.field("token", _name(token.text, page=page))
+        yield page.field("token", self._whole_name(page))
         yield page.field("id", str(token.id))
         yield page.field("bytes", _bytes(token.hex))
         yield page.field("model", visible(self.inspection.model, glyphs=page.glyphs))
@@ -79,6 +80,13 @@ class _Detail:
         yield page.field("rank", f"{rank:,} of {len(shown.tokens):,} by weight")
         yield plain("")
         yield self._context(page)
+
+    def _whole_name(self, page: Page) -> str:
+        """The token, or which part of the character it is a part of."""
+        at = self.detail.position
+        piece = next(p for p in pieces(self.completion.tokens) if p.start <= at < p.stop)
+        name, parts = _name(piece.text or "", page=page), piece.stop - piece.start
+        return name if parts == 1 else f"part {at - piece.start + 1} of {parts} of {name}"
 
     def _context(self, page: Page) -> Text:
         """The token in brackets between its neighbours, on one line."""
@@ -227,7 +235,7 @@ class _Alternatives:
         text += f"{small(part):>8}  " + (f"{each.id:>7}  " if self._wide else "")
         line = plain(text, style=self.page.style("bold" if came else ""))
         name = _name(each.text, page=self.page)
-        if not each.text and each.hex:
+        if each.hex and (not each.text or REPLACEMENT in each.text):  # a part of a character
             name = _bytes(each.hex).partition("  ")[2]
         return line.append(elide(name, self.page.width - len(text), glyphs=self.page.glyphs))
 

@@ -103,6 +103,14 @@ def test_probabilities_and_their_rest_add_up_to_one() -> None:
 
 def test_a_part_of_a_character_is_told_by_its_bytes() -> None:
     assert re.search(r"\\xe2$", drawn(view()), re.M)
+    broken = Alternative(99, " \ufffd", "20e2", 0.5, 0.5)
+    assert re.search(r" {3}\\xe2$", drawn(view(alternatives=(broken,))), re.M)
+    at = HOSTILE.index("🎉")
+    first, last = (
+        drawn(inspection(hostile(), detail=TokenDetail(position=each, hint="x")))
+        for each in (at - 1, at)
+    )
+    assert "token       part 1 of 2 of 🎉" in first and "part 2 of 2 of 🎉" in last
 
 
 def test_what_is_not_known_is_said() -> None:
