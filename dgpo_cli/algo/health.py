@@ -11,6 +11,12 @@ EVEN = 0.999
 # Below this they are uneven again, so that a run on the edge does not say it again and again.
 UNEVEN = 0.998
 
+_HOLDS = {
+    "noise": "the noise of d holds",
+    "cap": "credit.max_weight holds",
+    "ties": "equal scores hold",
+}
+
 
 class CreditHealth:
     """Watches the metrics of one run, step by step."""
@@ -38,9 +44,10 @@ class CreditHealth:
                 f"{head}; d (99 % below {distance:.0e}) is within its noise ({noise_floor:.0e}): "
                 "the policy has hardly moved"
             )
-        held = metrics.get("credit/held_by_noise")
-        if held is not None:
-            return f"{head}; the noise of d holds tau up in {held:.0%} of the completions"
+        held = {name: metrics.get(f"credit/held_by_{name}", 0.0) for name in _HOLDS}
+        most = max(held, key=lambda name: held[name])
+        if held[most] > 0:
+            return f"{head}; {_HOLDS[most]} tau up in {held[most]:.0%} of the completions"
         return f"{head}; see credit.target_ess"
 
 

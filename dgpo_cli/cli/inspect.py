@@ -36,7 +36,7 @@ def inspect(
     --rollouts FILE, or --prompt TEXT --completion TEXT. --rule, --tau, --kappa and --target-ess
     show the weights as they would be.
     """
-    own.check_numbers(rule=rule, tau=tau, kappa=kappa, target_ess=target_ess)
+    own.check_numbers(tau=tau, kappa=kappa, target_ess=target_ess)
     own.check_source(source=source, rollouts=rollouts, prompt=prompt, completion=completion)
     if prompt == "-" and completion == "-":
         raise ConfigError("--prompt=- and --completion=-: only one of them can be stdin")

@@ -88,7 +88,7 @@ At = Annotated[
 Rule = Annotated[
     str | None,
     typer.Option(
-        help="Show the weights of another credit rule: dgpo, uniform or entropy.",
+        help="Show the weights of another credit rule: dgpo, uniform, entropy.",
         metavar="RULE",
         show_default="the run's, else dgpo",
     ),
@@ -122,19 +122,13 @@ Top = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", show_default="off")]
 
-RULES = ("dgpo", "uniform", "entropy")
 
-
-def check_numbers(
-    *, rule: str | None, tau: float | None, kappa: float | None, target_ess: float | None
-) -> None:
+def check_numbers(*, tau: float | None, kappa: float | None, target_ess: float | None) -> None:
     """Refuse settings of the what-if that no rule can have.
 
     Raises:
         ConfigError: see above.
     """
-    if rule is not None and rule not in RULES:
-        raise ConfigError(f"--rule={rule}: give {', '.join(RULES[:-1])} or {RULES[-1]}")
     if tau is not None and not tau > 0:
         raise ConfigError(f"--tau={tau:g}: must be greater than 0; the paper's is 0.5")
     if kappa is not None and not kappa >= 0:

@@ -8,13 +8,14 @@ layouts. What is below that in d is no signal.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from dgpo_cli.algo.masked import masked_quantiles
 from dgpo_cli.models import token_pass
-from dgpo_cli.models.batching import micro_batches, pad_rows
+from dgpo_cli.models.batching import Rows, micro_batches, pad_rows
 from dgpo_cli.models.scoring import hidden_states
 from dgpo_cli.types import StepMetrics
 
@@ -43,7 +44,7 @@ def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, plan: Plan) -> T
     """Return the squared Hellinger distance of the policy to itself at each token, float32 [N].
 
     One forward pass has the layout of training, its micro-batches; in the other every completion
-    is alone.
+    is alone, or not alone where it was in the first.
 
     Args:
         pairs: ids of prompts and completions.
@@ -55,10 +56,9 @@ def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, plan: Plan) -> T
         lengths, size=plan.micro_batch_size, max_tokens=plan.micro_batch_tokens
     ):
         part = rows.take(index)
-        alone = [hidden_states(policy, rows.take(one)) for one in index.split(1)]
         columns = token_pass.token_pass(
             hidden_states(policy, part),
-            torch.cat(alone),
+            _in_another_layout(policy, part),
             head=policy.head,
             reference_head=None,
             ids=part.completion_ids[part.mask],
@@ -66,6 +66,21 @@ def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, plan: Plan) -> T
         )
         found.append(columns.hellinger_sq)
     return torch.cat(found)
+
+
+def _in_another_layout(policy: Policy, rows: Rows) -> Tensor:
+    """Return the hidden states of `hidden_states`, [N, D], from other forward passes."""
+    count = len(rows.mask)
+    if count > 1:
+        every = torch.arange(count, device=rows.mask.device)
+        return torch.cat([hidden_states(policy, rows.take(one)) for one in every.split(1)])
+    # One that is alone gets its own beginning for company, before it: its tokens move to other
+    # places in the blocks of a matrix product.
+    both = rows.take(torch.zeros(2, dtype=torch.int64, device=rows.mask.device))
+    length = both.mask.shape[1]
+    mask = both.mask.clone()
+    mask[0, max(1, length // 4) :] = False
+    return hidden_states(policy, replace(both, mask=mask))[-length:]
 
 
 def noise_metrics(noise: Tensor, *, dtype: torch.dtype) -> StepMetrics:

@@ -123,6 +123,9 @@ class _Detail:
         score, weight = self._formulas(h, times)
         yield _with_formula(page, score[0], small(token.score), score[1])
         yield _with_formula(page, weight[0], number(token.weight), weight[1])
+        if self.completion.stored is not None:
+            trained = self.completion.stored.weights[self.detail.position]
+            yield page.fact("w that trained", Scale.of([trained], steps=1).number(trained))
         advantage = self.completion.advantage
         if math.isnan(advantage):
             yield page.fact(f"A {times} w", "unknown: no reward")

@@ -11,7 +11,7 @@ from dgpo_cli.backends.settings import RolloutSettings
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.models.settings import ModelSettings
-from dgpo_cli.types import Progress, Prompt, ScoredGroup, Verdict
+from dgpo_cli.types import Progress, Prompt, ScoredGroup, TokenStats, Verdict
 from dgpo_cli.workflows.inspect_request import Models
 from dgpo_cli.workflows.rollouts import RolloutLine
 from dgpo_cli.workflows.shown_credit import Statistics
@@ -75,7 +75,7 @@ def fresh_stats(
     """
     from dgpo_cli.engine import Engine
 
-    settings = Settings(rollout=RolloutSettings(temperature=temperature_of(lines)))
+    temperature = temperature_of(lines)
     assumed: dict[str, None] = {}
     lines = [_with_token_ids(line, policy=policy, assumed=assumed) for line in lines]
     for text in assumed:
@@ -90,8 +90,20 @@ def fresh_stats(
         )
         for line, advantage in zip(lines, advantages, strict=True)
     ]
+    settings = Settings(rollout=RolloutSettings(temperature=temperature))
     engine = Engine(settings, policy=policy, progress=progress)
     stats = engine.make_batch(groups, every_distance=True).stats
+    return _unpadded(stats, lines=lines, advantages=advantages, vocab_size=policy.vocab_size)
+
+
+def _unpadded(
+    stats: TokenStats,
+    *,
+    lines: Sequence[RolloutLine],
+    advantages: Sequence[float],
+    vocab_size: int,
+) -> list[Statistics]:
+    """Take the rows of a batch apart."""
     columns = [c.tolist() for c in (stats.old_logprobs, stats.entropy, stats.hellinger_sq)]
     found = []
     for row, (line, advantage) in enumerate(zip(lines, advantages, strict=True)):
@@ -101,7 +113,7 @@ def fresh_stats(
             Statistics(
                 line=line,
                 advantage=advantage,
-                vocab_size=policy.vocab_size,
+                vocab_size=vocab_size,
                 logprobs=logprobs,
                 entropy=entropy,
                 hellinger_sq=distance,

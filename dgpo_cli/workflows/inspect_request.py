@@ -50,12 +50,12 @@ class WhatIf:
     target_ess: float | None = None
 
     @property
-    def of_dgpo(self) -> dict[str, float]:
-        """The settings of the rule dgpo that are given."""
+    def changes(self) -> dict[str, float]:
+        """The settings of the rule that are given."""
         named = {"tau": self.tau, "kappa": self.kappa, "target_ess": self.target_ess}
         return {name: value for name, value in named.items() if value is not None}
 
     @property
     def asks(self) -> bool:
         """Whether anything is given."""
-        return self.rule is not None or bool(self.of_dgpo)
+        return self.rule is not None or bool(self.changes)

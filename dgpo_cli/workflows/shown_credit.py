@@ -10,7 +10,7 @@ from typing import Any
 
 from dgpo_cli.algo.credit import CreditRule, DgpoCredit
 from dgpo_cli.config.load import resolve
-from dgpo_cli.errors import ConfigError, DataError
+from dgpo_cli.errors import DataError
 from dgpo_cli.types import (
     Credit,
     InspectedCompletion,
@@ -73,21 +73,17 @@ class Rules:
 
     def _rule(self, line: RolloutLine, what_if: WhatIf) -> CreditRule:
         stored = dict(line.stats.credit) if line.stats and line.stats.credit else {"rule": "dgpo"}
-        key = json.dumps([stored, what_if.rule, what_if.of_dgpo])
+        key = json.dumps([stored, what_if.rule, what_if.changes])
         if key not in self._found:
             self._found[key] = _resolved(stored, what_if)
         return self._found[key]
 
 
 def _resolved(stored: dict[str, Any], what_if: WhatIf) -> CreditRule:
-    changes = what_if.of_dgpo
-    if changes and what_if.rule not in (None, "dgpo"):
-        name = next(iter(changes))
-        raise ConfigError(
-            f"{_flag(name)}={changes[name]:g} belongs to the rule dgpo and --rule={what_if.rule} "
-            f"has no {name}; leave one of them out"
-        )
-    rule = what_if.rule or ("dgpo" if changes else stored["rule"])
+    changes = what_if.changes
+    # A rule that has no such setting cannot be meant; of a rule that is named, resolve says so.
+    meant = stored["rule"] if all(name in stored for name in changes) else "dgpo"
+    rule = what_if.rule or meant
     if any(stored.get(name) != value for name, value in changes.items()):
         stored.pop("target_ess_over", None)  # the rest of a batch is not here to look for one with
     if "tau" in changes:

@@ -55,9 +55,19 @@ def test_nothing_is_said_before_the_policy_has_moved_or_where_nothing_is_known()
             "d (99 % below 1e-05) is within its noise (6e-05): the policy has hardly moved",
         ),
         (
-            metrics(0.9995, **{"credit/held_by_noise": 0.75}),
+            metrics(0.9995, **{"credit/held_by_noise": 0.75, "credit/held_by_cap": 0.1}),
             1e-12,
-            "the noise of d holds tau up in 75% of the completions",
+            "0.9995; the noise of d holds tau up in 75% of the completions",
+        ),
+        (
+            metrics(0.9995, **{"credit/held_by_noise": 0.0, "credit/held_by_cap": 0.9}),
+            1e-12,
+            "0.9995; credit.max_weight holds tau up in 90% of the completions",
+        ),
+        (
+            metrics(0.999, **{"credit/held_by_noise": 0.0}),  # a target of 0.999
+            1e-12,
+            "effective fraction 0.9990; see credit.target_ess",
         ),
     ],
 )

@@ -128,7 +128,12 @@ def test_hostile_text_steers_no_terminal_of_40_columns(run: Path, arguments: lis
         (["--sample", "7"], 2, "has samples 0 to 1"),
         (["--at", "7"], 2, "has tokens 0 to 6"),
         (["--reference", "r"], 2, "need --model"),
-        (["--rule", "entropy", "--kappa", "1"], 2, "--kappa=1 belongs to the rule dgpo"),
+        (
+            ["--rule", "entropy", "--kappa", "1"],
+            2,
+            "credit.kappa (--kappa): rule entropy has no kappa",
+        ),
+        (["--rule", "grpo"], 2, "credit.rule=grpo: must be one of dgpo, uniform, entropy"),
         (["--target-ess", "0.9999"], 2, "--target-ess"),
         (["--model", "./absent", "--reference", "r"], 1, "absent: no such folder"),
     ],

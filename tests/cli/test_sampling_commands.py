@@ -81,7 +81,6 @@ def test_inspect_reads_texts_from_the_line_from_stdin_and_from_files(
         (["--prompt", "@absent", "--completion", "x"], "--prompt=@absent: cannot be read: No such"),
         (["a", "--prompt", "x"], "a and --prompt: give only one of them"),
         (["a", "--prompt", "x", "--completion", "y"], "a and --prompt: give only one of them"),
-        (["a", "--rule", "grpo"], "--rule=grpo: give dgpo, uniform or entropy"),
         (["a", "--target-ess", "1.5"], "--target-ess=1.5: must be between 0 and 1"),
         (["a", "--target-ess", "0.9", "--tau", "1"], "the second finds tau; give one"),
         (["a", "--at", "-1"], "--at"),

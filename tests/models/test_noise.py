@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -50,6 +51,29 @@ def test_a_difference_between_the_layouts_is_measured_token_by_token(
     expected = [twins.hellinger_sq(p, q) for p, q in zip(*logits, strict=True)]
     assert max(expected) > 1e-2
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-10)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 9])
+def test_no_completion_has_the_same_layout_twice(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where training has one completion a micro-batch."""
+    policy = tiny.make_policy()
+    plain = noise.hidden_states
+    layouts: list[list[int]] = []
+
+    def noted(policy: Any, rows: Any) -> torch.Tensor:
+        layouts.append(rows.mask.sum(dim=1).tolist())
+        return plain(policy, rows)
+
+    monkeypatch.setattr(noise, "hidden_states", noted)
+    plan = dataclasses.replace(PLAN, micro_batch_size=size)
+    found = noise_of_distance(policy, updates.PAIRS, plan=plan)
+    lengths = [len(completion) for _, completion in updates.PAIRS]
+    assert len(found) == sum(lengths) and float(found.max()) < 1e-11
+    for length in lengths:
+        own = [tuple(layout) for layout in layouts if length in layout]
+        assert len(set(own)) >= 2, length
 
 
 def test_half_precision_has_a_larger_floor_than_full() -> None:

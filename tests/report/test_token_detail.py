@@ -11,7 +11,13 @@ import pytest
 from rich.cells import cell_len
 
 from dgpo_cli.report.token_detail import render
-from dgpo_cli.types import Alternative, InspectedCompletion, Inspection, TokenDetail
+from dgpo_cli.types import (
+    Alternative,
+    InspectedCompletion,
+    Inspection,
+    StoredCredit,
+    TokenDetail,
+)
 from tests.report.samples import HOSTILE, check_snapshot, hostile, inspection, printed, solution
 
 AT = 6  # the 9 of 19
@@ -90,6 +96,14 @@ def test_formulas_stand_only_where_they_give_the_number() -> None:
     tokens[AT] = replace(token, score=0.3, weight=1.5)  # as if a rule had capped it
     wrong = drawn(view(shown=replace(bent, tokens=tuple(tokens))))
     assert "  = e^(" not in wrong and f"{h:.4f}^1" not in wrong
+
+
+def test_beside_a_what_if_stands_the_weight_that_trained() -> None:
+    shown = exact(solution())
+    weights = tuple(1.0 + at / 64 for at in range(len(shown.tokens)))
+    stored = StoredCredit("uniform", {}, None, 1.0, weights)
+    assert "w that trained            1.09" in drawn(view(shown=replace(shown, stored=stored)))
+    assert "w that trained" not in drawn(view())
 
 
 def test_probabilities_and_their_rest_add_up_to_one() -> None:

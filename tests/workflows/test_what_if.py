@@ -60,7 +60,7 @@ def test_what_if_shows_the_completion_that_is_shown_without(trained: Path) -> No
 
 
 def test_settings_of_another_rule_are_refused(trained: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--tau=0\.1 belongs to the rule dgpo"):
+    with pytest.raises(ConfigError, match=r"\(--tau\): rule uniform has no tau"):
         look(source=trained, rule="uniform", tau=0.1)
 
 
