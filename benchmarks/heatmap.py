@@ -13,7 +13,7 @@ import time
 
 from rich.console import Console
 
-from dgpo_cli.report.heatmap import render, to_json
+from dgpo_cli.report.heatmap import render
 from dgpo_cli.report.ramp import Depth
 from dgpo_cli.types import InspectedCompletion, InspectedToken, Inspection
 
@@ -66,9 +66,6 @@ def main() -> None:
                 console.print(render(shown, inspection=inspection, width=width, top=20, color=mode))
                 times.append(time.process_time() - start)
             print(f"{count} tokens, width {width:3}, {mode:9}: {max(times):.2f} s CPU")
-    start = time.process_time()
-    to_json(inspection)
-    print(f"{count} tokens, to_json: {time.process_time() - start:.2f} s CPU")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from dgpo_cli.types import (
     TokenStats,
     Verdict,
 )
-from dgpo_cli.workflows.rollouts import read_lines, rollout_lines, training_lines, write_lines
+from dgpo_cli.workflows.rollout_file import read_lines
+from dgpo_cli.workflows.rollouts import rollout_lines, training_lines, write_lines
 
 INTERFACE = {
     "prompt_id",
