@@ -101,7 +101,8 @@ class Pipeline:
         if self._sampler is None:
             return {}
         waited, self._waited_s = self._waited_s, 0.0
-        return {"time/wait_s": waited}
+        # Of the draw that has ended in this step; in the last there is none.
+        return {"time/sample_s": 0.0, "time/score_s": 0.0, "time/wait_s": waited}
 
     def texts(self) -> dict[str, str]:
         """Return what a checkpoint between two steps keeps, by the name of the file."""
