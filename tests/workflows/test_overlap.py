@@ -408,6 +408,8 @@ def test_dynamic_sampling_keeps_groups_over_that_are_two_steps_old(case: Case) -
     _, lines = case.run(AHEAD, *DYNAMIC, steps=6)
     carried = [line["dynamic/groups_carried_in"] for line in lines]
     assert any(carried)
+    # No group is lost between the draw that kept it and the one that builds on it.
+    assert carried == [0.0, *(line["dynamic/groups_kept_over"] for line in lines[:-1])]
     for number, (line, batch) in enumerate(zip(lines, case.rollouts(), strict=True), start=1):
         old = int(line["dynamic/groups_carried_in"]) * 4
         assert versions(batch[:old]) <= {max(number - 3, 0)}
