@@ -9,9 +9,10 @@ with overlap nothing was sampled ahead of it) and the last (nothing is sampled b
 out. The trainer has one thread, and so has the engine (OMP_NUM_THREADS).
 
 On a CPU the two share cores, caches and memory's bandwidth: what is gained is what one of them
-left idle, less the pass for old_logprobs. On devices of their own a step should take
-max(sampling, training + that pass) in place of sampling + training; the last lines compute that
-from the phases as they were without overlap.
+left idle, less the pass for old_logprobs. Wall seconds say that only on a machine with nothing
+else to do; CPU seconds of trainer and engine hold on a busy one as well, and their sum and maximum
+bound what a step can take, apart and at once. On devices of their own a step should take
+max(sampling, training + that pass) in place of sampling + training; the last lines compute both.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+from dgpo_cli.backends.guard import descendants
 from dgpo_cli.config.load import resolve
 from dgpo_cli.types import SilentProgress
 from dgpo_cli.workflows import train
@@ -69,10 +72,15 @@ def run_once(overlap: int, *, options: argparse.Namespace, out: Path) -> list[Fi
         ],
     )
     lines: list[Figures] = []
+    before = [time.process_time(), 0.0]
 
     def on_step(step: int, metrics: Figures) -> None:
-        lines.append(metrics)
+        now = [time.process_time(), cpu_below()]
+        trainer, engine = (b - a for a, b in zip(before, now, strict=True))
+        before[:] = now
+        lines.append(metrics | {"trainer CPU": trainer, "engine CPU": engine})
         shown = ", ".join(f"{n} {metrics.get(f'time/{n}_s', 0.0):.2f}" for n in PHASES)
+        shown += f"; CPU {trainer:.2f} + {engine:.2f}"
         print(f"  overlap {overlap} step {step}: {shown}", file=sys.stderr, flush=True)
 
     train.run(
@@ -85,9 +93,22 @@ def run_once(overlap: int, *, options: argparse.Namespace, out: Path) -> list[Fi
     )
     return [
         {n: line.get(f"time/{n}_s", 0.0) for n in PHASES}
+        | {n: line[n] for n in ("trainer CPU", "engine CPU")}
         | {"tokens": line["completion/tokens"], "load": os.getloadavg()[0]}
         for line in lines[1:-1]
     ]
+
+
+def cpu_below() -> float:
+    """Return the CPU seconds of everything that this process has started and that lives."""
+    ticks = 0
+    for pid in descendants(os.getpid()):
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def medians(steps: list[Figures]) -> Figures:
@@ -100,6 +121,8 @@ def table(apart: Figures, ahead: Figures) -> list[str]:
         first = "" if name == "wait" else f"{apart[name]:.2f}"
         lines.append(f"{name:<18}{first:>11}{ahead[name]:>11.2f}")
     saved = 1 - ahead["step"] / apart["step"]
+    for name in ("trainer CPU", "engine CPU"):
+        lines.append(f"{name:<18}{apart[name]:>11.2f}{ahead[name]:>11.2f}")
     lines.append(f"{'tokens a step':<18}{apart['tokens']:>11.0f}{ahead['tokens']:>11.0f}")
     lines.append(
         f"a step takes {ahead['step'] / apart['step']:.2f} of the time: {saved:+.0%} saved"
@@ -110,6 +133,9 @@ def table(apart: Figures, ahead: Figures) -> list[str]:
     # and the gradients are the rest.
     low, high = max(sampling, training), max(sampling, 4 / 3 * training)
     whole = sampling + training
+    bound = max(ahead["trainer CPU"], ahead["engine CPU"])
+    both = apart["trainer CPU"] + apart["engine CPU"]
+    lines.append(f"by CPU seconds on two free cores: {bound / both:.2f} of the time at best")
     lines.append(
         f"on devices of their own, each as fast as here without overlap: {low:.2f} to {high:.2f} s "
         f"a step, {low / whole:.2f} to {high / whole:.2f} of the sum"
