@@ -148,13 +148,12 @@ class Engine:
         Args:
             every_distance: run the reference on every completion all the same, to look at it.
             carried: old_logprobs of the completions of the first groups, which earlier weights
-                sampled and measured. With them the pass that measures is not the one that is
-                trained on: their ratio does not start at 1.
+                sampled: measured under those, so that their ratio does not start at 1. All other
+                statistics are the present policy's.
         """
         import torch
 
         from dgpo_cli.models.batching import pad_rows, pad_values
-        from dgpo_cli.models.learner import Learner
 
         with self._watch.phase("statistics"):
             pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
@@ -164,8 +163,7 @@ class Engine:
                 dtype=torch.float32,
                 device=self.policy.device,
             )
-            learner = Learner(self.policy, None) if carried else self._learning
-            batch = learner.measure(
+            return self._learning.measure(
                 rows,
                 advantages,
                 recipe=self._recipe,
@@ -177,12 +175,8 @@ class Engine:
                 ),
                 counted=self._counted(groups),
                 noise_floor=self.noise_floor,
+                carried=pad_values(carried, mask=rows.mask[: len(carried)]) if carried else None,
             )
-            for row, logprobs in enumerate(carried):
-                batch.stats.old_logprobs[row, : len(logprobs)] = torch.tensor(
-                    logprobs, dtype=torch.float32, device=self.policy.device
-                )
-            return batch
 
     def logprobs(self, groups: Sequence[Group | ScoredGroup]) -> list[TokenLogprobs]:
         """Return the policy's log-probabilities now of the tokens of every completion, in nats."""
@@ -239,11 +233,12 @@ class Engine:
             [not is_truncated(c) for g in groups for c in g.completions], device=self.policy.device
         )
 
-    def step(self, batch: Batch, *, step: int) -> StepMetrics:
+    def step(self, batch: Batch, *, step: int, sync: bool = True) -> StepMetrics:
         """Update the policy on a batch and hand the new weights to the sampler.
 
         Args:
             step: number of the step, from 0; it decides the learning rate.
+            sync: False leaves the sampler alone, for one that is at work; `sync` is due then.
         """
         from dgpo_cli.models.update import off_policy_metrics, update_metrics
 
@@ -261,12 +256,18 @@ class Engine:
         with self._watch.phase("update"):
             results = self._learning.update(batch, recipe=self._recipe, progress=self.progress)
             self.policy_version += sum(result.applied for result in results)
-            if self._sampler is not None:
-                self._sampler.sync(policy_version=self.policy_version)
+        if sync:
+            self.sync()
         metrics = {**update_metrics(results), "optim/lr": rate}
         if self._correction.level != "none":
             metrics |= off_policy_metrics(results)
         return metrics
+
+    def sync(self) -> None:
+        """Hand the policy's weights to the sampler."""
+        if self._sampler is not None:
+            with self._watch.phase("update"):
+                self._sampler.sync(policy_version=self.policy_version)
 
     def metrics(
         self,
@@ -301,6 +302,7 @@ class Engine:
                 rows=batch.advantages != 0 if distance else None,
             ),
             **_sampler_metrics(groups, batch),
+            **_lag_metrics(groups, batch, policy_version=self.policy_version),
             "batch/padding_saved": self._padding_saved(batch),
         }
 
@@ -377,6 +379,26 @@ def _sampler_metrics(groups: Sequence[ScoredGroup], batch: Batch) -> StepMetrics
         "sampler/logprob_gap_mean": float(change.abs().mean()),
         "sampler/logprob_gap_max": float(change.abs().max()),
         "sampler/k3": float((change.expm1() - change).mean()),
+    }
+
+
+def _lag_metrics(
+    groups: Sequence[ScoredGroup], batch: Batch, *, policy_version: int
+) -> StepMetrics:
+    """Say how old the completions are, and how far the policy has moved on the drawn tokens.
+
+    rollout/lag: optimiser updates between the weights that sampled and those that are trained,
+    the mean over completions. Both log-probabilities behind off_policy/stale_* are the trainer's,
+    under those two weights; k3 estimates KL(sampled by || trained) as above.
+    """
+    versions = [c.policy_version for g in groups for c in g.completions]
+    metrics = {"rollout/lag": policy_version - sum(versions) / len(versions)}
+    if batch.policy_logprobs is None:
+        return metrics
+    change = (batch.policy_logprobs - batch.stats.old_logprobs)[batch.mask].double()
+    return metrics | {
+        "off_policy/stale_gap_mean": float(change.abs().mean()),
+        "off_policy/stale_k3": float((change.expm1() - change).mean()),
     }
 
 

@@ -178,6 +178,7 @@ class Batch:
     credit: Credit
     sampling_logprobs: Tensor | None = None  # float32 [B, T], nats; None: those of the trainer
     counted: Tensor | None = None  # bool [B], rows that enter loss and normaliser; None: all
+    policy_logprobs: Tensor | None = None  # float32 [B, T], before the update; None: old_logprobs
 
     @property
     def lengths(self) -> Tensor:

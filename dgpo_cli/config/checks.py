@@ -32,6 +32,7 @@ def check_trainable(settings: Settings) -> None:
     """
     lines = [
         *_sampling(settings),
+        *_overlap(settings),
         *_overlong(settings),
         *_batch(settings),
         *_optimiser(settings),
@@ -57,6 +58,22 @@ def _sampling(settings: Settings) -> Iterator[str]:
         yield (
             f"rollout.top_k={rollout.top_k}: training would need a correction for the tokens "
             "cut off, which there is none of; set rollout.top_k=0"
+        )
+
+
+def _overlap(settings: Settings) -> Iterator[str]:
+    if not settings.rollout.overlap:
+        return
+    backend = settings.rollout.backend
+    if backend.kind == "hf":
+        yield (
+            "rollout.overlap=1: rollout.backend.kind=hf samples with the very weights that are "
+            "trained meanwhile; set rollout.backend.kind=vllm or vllm-server, or rollout.overlap=0"
+        )
+    elif backend.kind == "vllm" and backend.sleep == "on":
+        yield (
+            "rollout.overlap=1: an engine that is at work all the time cannot sleep; set "
+            "rollout.backend.sleep=off, or rollout.overlap=0"
         )
 
 

@@ -3,7 +3,7 @@
 Nothing has moved between a rollout and the first update on it. So the completions of that update
 are measured by the pass that is trained on, whose gradient then waits for the update. Those of
 later updates are measured before the first one moves the policy, and run again when it is their
-turn.
+turn. Completions that earlier weights sampled bring their old_logprobs with them.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class Learner:
         sampling_logprobs: Tensor | None = None,  # float32 [B, T]
         counted: Tensor | None = None,  # bool [B]
         noise_floor: float | None = None,
+        carried: Tensor | None = None,  # float32 [C, T]
     ) -> Batch:
         """Return the batch of `rows`, with statistics and weights; begin its first update.
 
@@ -84,6 +85,8 @@ class Learner:
             sampling_logprobs: the sampler's, for the plan's correction.
             counted: rows that enter loss and normaliser; the others have no advantage. None: all.
             noise_floor: see TokenStats.
+            carried: old_logprobs of the first C rows, under the weights that sampled them. None:
+                they were sampled by the weights as they are.
         """
         signal = advantages != 0
         learnt = self._learnt_at_once(signal, recipe=recipe)
@@ -113,11 +116,17 @@ class Learner:
             ),
             sampling_logprobs=sampling_logprobs,
             counted=counted,
+            policy_logprobs=None if carried is None else torch.zeros_like(table.stats.old_logprobs),
         )
         self._begun = None
         if learnt.any():
-            tally = self._begin(batch, table, recipe=recipe, progress=progress, watch=watch)
+            tally = self._begin(
+                batch, table, recipe=recipe, progress=progress, watch=watch, carried=carried
+            )
             self._begun = _Begun(batch, tally)
+        if carried is not None and batch.policy_logprobs is not None:
+            batch.policy_logprobs.copy_(table.stats.old_logprobs)
+            table.stats.old_logprobs[: len(carried)] = carried
         return batch
 
     def update(self, batch: Batch, *, recipe: Recipe, progress: Progress) -> list[UpdateResult]:
@@ -163,7 +172,14 @@ class Learner:
         return learnt
 
     def _begin(
-        self, batch: Batch, table: StatsTable, *, recipe: Recipe, progress: Progress, watch: Watch
+        self,
+        batch: Batch,
+        table: StatsTable,
+        *,
+        recipe: Recipe,
+        progress: Progress,
+        watch: Watch,
+        carried: Tensor | None,
     ) -> Tally:
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
@@ -180,4 +196,5 @@ class Learner:
                 plan=recipe.plan,
                 advance=advance,
                 watch=watch,
+                carried=carried,
             )

@@ -28,6 +28,7 @@ from dgpo_cli.workflows.collect import starting_collector
 from dgpo_cli.workflows.data import open_training_prompts, pin_data
 from dgpo_cli.workflows.health import Watch
 from dgpo_cli.workflows.interrupt import Interrupt
+from dgpo_cli.workflows.overlap import starting_pipeline
 from dgpo_cli.workflows.request import Save
 from dgpo_cli.workflows.resume import OnEvent, Resume, starting_point
 from dgpo_cli.workflows.rollouts import training_lines, write_lines
@@ -103,7 +104,13 @@ def run(
         loop = _Loop(
             resolved, folder=folder, checkpoint=checkpoint, progress=progress, on_event=on_event
         )
-        with loop.grader, evaluations or nullcontext(), Interrupt(on_event) as interrupt:
+        # The grader is closed before the pipeline: what is being scored ahead ends then.
+        with (
+            loop.pipeline,
+            loop.grader,
+            evaluations or nullcontext(),
+            Interrupt(on_event) as interrupt,
+        ):
             loop.run(
                 on_step=on_step,
                 on_diagnoses=on_diagnoses,
@@ -139,10 +146,11 @@ class _Loop:
             checkpoint=checkpoint,
         )
         optim = settings.optim
+        sampler = make_sampler(settings, policy=policy)
         self.engine = Engine(
             settings,
             policy=policy,
-            sampler=make_sampler(settings, policy=policy),
+            sampler=sampler,
             grader=self.grader,
             optimizer=build_optimizer(
                 policy,
@@ -162,6 +170,9 @@ class _Loop:
         )
         self.collector = starting_collector(
             self.engine, prompts, checkpoint=checkpoint, on_event=on_event
+        )
+        self.pipeline = starting_pipeline(
+            self.engine, self.collector, sampler=sampler, checkpoint=checkpoint, on_event=on_event
         )
         self.health = CreditHealth()
         self.step = 0
@@ -252,7 +263,7 @@ class _Loop:
 
     def _one_step(self) -> StepMetrics:
         engine, number = self.engine, self.step + 1
-        found = self.collector.collect(number)
+        found = self.pipeline.begin(number)
         scored = found.groups
         every = self.settings.train.rollouts_every
         kept = number == 1 or number % every == 0 or number == self.settings.train.steps
@@ -262,7 +273,7 @@ class _Loop:
         metrics = engine.metrics(scored, batch=batch, sampled=found.sampled) | found.metrics | noise
         if (said := self.health.line(metrics, noise_floor=engine.noise_floor)) is not None:
             self.on_event(f"step {number}: {said}")
-        metrics |= engine.step(batch, step=self.step)
+        metrics |= engine.step(batch, step=self.step, sync=False)
         if metrics["optim/skipped_nonfinite"]:
             self.bad_streak += 1
             self._keep_bad_batch(scored, batch)
@@ -270,7 +281,7 @@ class _Loop:
             self.bad_streak = 0
         if kept:
             self._write_rollouts(self.folder.rollout_file(number), scored, batch)
-        return metrics
+        return metrics | self.pipeline.end()
 
     def _write_rollouts(self, path: Path, scored: list[ScoredGroup], batch: Batch) -> None:
         lines = training_lines(
@@ -299,7 +310,7 @@ class _Loop:
                 policy=self.engine.policy,
                 optimizer=self.engine.optimizer,
                 state=self.collector.state(step=self.step, bad_streak=self.bad_streak),
-                texts=self.collector.texts(),
+                texts=self.pipeline.texts(),
             )
         self.folder.prune_checkpoints(keep=self.settings.train.keep_checkpoints)
 

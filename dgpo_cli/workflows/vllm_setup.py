@@ -23,7 +23,7 @@ def make_vllm_sampler(
     """Return a sampler on an engine of our own, or on servers of others."""
     fleet: Fleet
     if isinstance(backend, VllmBackend):
-        sleeps = _sleeps(backend, policy=policy)
+        sleeps = _sleeps(settings, backend=backend, policy=policy)
         fleet = OwnEngine(
             engine_flags(settings, backend=backend, policy=policy, sleeps=sleeps),
             startup_timeout_s=backend.startup_timeout_s,
@@ -74,7 +74,7 @@ def _quantization(settings: Settings, *, backend: VllmBackend, policy: Policy) -
     return "bitsandbytes" if nf4 and policy.device.type == "cuda" else None
 
 
-def _sleeps(backend: VllmBackend, *, policy: Policy) -> bool:
+def _sleeps(settings: Settings, *, backend: VllmBackend, policy: Policy) -> bool:
     if backend.sleep == "auto":
-        return policy.device.type == "cuda"
+        return policy.device.type == "cuda" and not settings.rollout.overlap
     return backend.sleep == "on"

@@ -36,6 +36,12 @@ def training_refusal(*overrides: str) -> list[str]:
             "optim.schedule=constant",
         ),
         (("advantage.baseline=leave-one-out",), "advantage.std=none"),
+        (("rollout.overlap=1",), "rollout.backend.kind=vllm"),
+        (("rollout.overlap=1",), "rollout.overlap=0"),
+        (
+            ("rollout.overlap=1", "rollout.backend.kind=vllm", "rollout.backend.sleep=on"),
+            "rollout.backend.sleep=off",
+        ),
         (("model.quantization=nf4",), "adapter.kind=lora"),
         (("model.dtype=bfloat16",), "model.dtype=float32"),
         (("model.dtype=float16",), "adapter.kind=lora"),

@@ -46,7 +46,11 @@ def recipe(*, updates_per_step: int = 1, rule: Any = updates.CREDIT) -> Recipe:
 
 
 def measured(
-    learner: Learner, *, advantages: list[float] = updates.ADVANTAGES, **changes: Any
+    learner: Learner,
+    *,
+    advantages: list[float] = updates.ADVANTAGES,
+    carried: Tensor | None = None,
+    **changes: Any,
 ) -> Batch:
     return learner.measure(
         tiny.rows_of_pairs(updates.PAIRS),
@@ -55,6 +59,7 @@ def measured(
         every_distance=False,
         progress=SilentProgress(),
         watch=lambda name: nullcontext(),
+        carried=carried,
     )
 
 
@@ -373,3 +378,29 @@ def test_the_noise_floor_reaches_the_rule_in_the_pass_that_trains() -> None:
         effective_fractions(b.credit.weights, b.mask)[b.advantages != 0].min() for b in batches
     )
     assert float(quiet) < 0.95 and float(loud) > 0.999
+
+
+@pytest.mark.parametrize("rows", [4, 9])
+@EVERY_POLICY
+def test_old_logprobs_of_earlier_weights_give_the_gradient_of_two_passes(
+    kind: str, rows: int
+) -> None:
+    """Ratios on both sides of both bounds; rows without old_logprobs of their own start at 1."""
+    shifts = [s if i < rows else [0.0] * len(s) for i, s in enumerate(updates.random_shifts())]
+    policy = MAKERS[kind]()
+    apart = updates.make_batch(policy, shifts=shifts)
+    expected = updates.gradient_of(policy, apart)
+    capture = updates.Capture(policy)
+    learner = Learner(policy, capture)
+    batch = measured(learner, carried=apart.stats.old_logprobs[:rows])
+    (result,) = finished(learner, batch)
+    updates.assert_same_gradient(capture.gradients, expected)
+    assert result.clipped_tokens > 0 and result.ratio_max > 1.28 and result.ratio_min < 0.8
+    assert torch.equal(batch.stats.old_logprobs[:rows], apart.stats.old_logprobs[:rows])
+    assert batch.policy_logprobs is not None
+    present = updates.make_batch(policy).stats
+    torch.testing.assert_close(batch.policy_logprobs, present.old_logprobs, rtol=0, atol=1e-5)
+    assert torch.equal(batch.policy_logprobs[rows:], batch.stats.old_logprobs[rows:])
+    # The weights of the credit are the present policy's, whatever the old_logprobs are.
+    torch.testing.assert_close(batch.stats.hellinger_sq[0], present.hellinger_sq[0])
+    torch.testing.assert_close(batch.stats.entropy, present.entropy, rtol=0, atol=1e-4)
