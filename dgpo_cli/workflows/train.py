@@ -25,6 +25,7 @@ from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.types import Batch, Progress, ScoredGroup, StepMetrics
 from dgpo_cli.workflows.collect import starting_collector
 from dgpo_cli.workflows.data import open_training_prompts, pin_data
+from dgpo_cli.workflows.glimpse import OnGlimpse, glimpse
 from dgpo_cli.workflows.interrupt import Interrupt
 from dgpo_cli.workflows.request import Save
 from dgpo_cli.workflows.resume import OnEvent, Resume, starting_point
@@ -67,12 +68,14 @@ def run(
     on_event: OnEvent,
     save_eval: Save = lambda out, evaluation, card: None,
     on_eval: OnEval = lambda step, evaluation, curve: None,
+    on_glimpse: OnGlimpse = lambda glimpse: None,
 ) -> TrainResult:
     """Train until `train.steps`, from the newest checkpoint of `out` if `resume` allows.
 
     Args:
         save_eval: writes the report of an evaluation into its folder.
         on_eval: told the step, the evaluation and the lines of evals.jsonl so far.
+        on_glimpse: shown a few completions of every step, before the step is trained on.
 
     Raises:
         RunFolderBusy: another process holds `out`.
@@ -95,7 +98,12 @@ def run(
                 on_eval=on_eval,
             )
         loop = _Loop(
-            resolved, folder=folder, checkpoint=checkpoint, progress=progress, on_event=on_event
+            resolved,
+            folder=folder,
+            checkpoint=checkpoint,
+            progress=progress,
+            on_event=on_event,
+            on_glimpse=on_glimpse,
         )
         with loop.grader, evaluations or nullcontext(), Interrupt(on_event) as interrupt:
             loop.run(on_step=on_step, interrupt=interrupt, evaluations=evaluations)
@@ -113,10 +121,11 @@ class _Loop:
         checkpoint: Path | None,
         progress: Progress,
         on_event: OnEvent,
+        on_glimpse: OnGlimpse,
     ) -> None:
         settings = self.settings = resolved.settings
         self.folder = folder
-        self.on_event = on_event
+        self.on_event, self.on_glimpse = on_event, on_glimpse
         set_threads(settings.train.threads)
         seed_everything(settings.seed)
         self.grader = Grader(settings.reward)
@@ -232,6 +241,7 @@ class _Loop:
         engine, number = self.engine, self.step + 1
         found = self.collector.collect(number)
         scored = found.groups
+        self.on_glimpse(glimpse(number, found.sampled))
         every = self.settings.train.rollouts_every
         kept = number == 1 or number % every == 0 or number == self.settings.train.steps
         # What is written down is looked at: there the distance of every completion is wanted.
