@@ -73,9 +73,8 @@ class _Frame:
         self._lines, self._old, self._back, self._above = lines, old, back, above
 
     def __rich_console__(self, on: Console, options: ConsoleOptions) -> RenderResult:
+        # Lines are cleared one by one: tmux would put what is cleared at once into its scrollback.
         yield _control(_BEGIN + "\r" + (f"\x1b[{self._back}A" if self._back else ""))
-        if not self._old:
-            yield _control(_CLEAR_BELOW)
         for text in self._above:  # these wrap as any line does
             yield _control("\x1b[?7h")
             yield from _drawn(text, on, wrapped=options.max_width)
