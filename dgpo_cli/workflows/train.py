@@ -36,6 +36,7 @@ from dgpo_cli.workflows.setup import (
     seed_everything,
     set_threads,
 )
+from dgpo_cli.workflows.tracking import Tracking, both
 from dgpo_cli.workflows.train_eval import OnEval, RunEvaluations
 
 OnStep = Callable[[int, StepMetrics], None]
@@ -87,6 +88,7 @@ def run(
     with folder.lock():
         resolved = pin_data(resolved, folder=folder, on_event=on_event)
         checkpoint = starting_point(folder, resolved=resolved, resume=resume, on_event=on_event)
+        tracking = Tracking(resolved, folder=folder, on_event=on_event)
         evaluations = None
         if resolved.settings.eval.every:
             evaluations = RunEvaluations(
@@ -95,7 +97,7 @@ def run(
                 progress=progress,
                 save=save_eval,
                 on_event=on_event,
-                on_eval=on_eval,
+                on_eval=both(tracking.evaluated, on_eval),
             )
         loop = _Loop(
             resolved,
@@ -105,8 +107,15 @@ def run(
             on_event=on_event,
             on_glimpse=on_glimpse,
         )
-        with loop.grader, evaluations or nullcontext(), Interrupt(on_event) as interrupt:
-            loop.run(on_step=on_step, interrupt=interrupt, evaluations=evaluations)
+        with (
+            loop.grader,
+            evaluations or nullcontext(),
+            Interrupt(on_event) as interrupt,
+            tracking.at(loop.step),
+        ):
+            loop.run(
+                on_step=both(tracking.step, on_step), interrupt=interrupt, evaluations=evaluations
+            )
         return loop.result()
 
 
