@@ -126,10 +126,13 @@ class Panel:
         self._pace.step(step, seconds=metrics.get("time/step_s", 0.0), now=time.monotonic())
         _extend(self._reward, step, metrics.get("reward/mean"))
         _extend(self._entropy, step, metrics.get("policy/entropy"))
+        glimpse = self._state.glimpse
         self._state = replace(
             self._state,
             step=step,
             metrics=dict(metrics),
+            completions=glimpse.completions if glimpse is not None else None,
+            groups=glimpse.groups if glimpse is not None else None,
             reward=tuple(self._reward),
             entropy=tuple(self._entropy),
             memory=usage.memory(),

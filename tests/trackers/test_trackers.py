@@ -32,7 +32,7 @@ Read = Callable[[Path], dict[str, list[tuple[int, Any]]]]
 
 
 def metrics(step: int) -> dict[str, float]:
-    """Values that float32 cannot hold, one that is unknown, and one that is never twice the same."""
+    """Values that float32 cannot hold, one that is unknown, and one that is new every time."""
     return {
         "reward/mean": step / 7,
         "optim/lr": 2e-4 / 3,

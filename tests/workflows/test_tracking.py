@@ -12,7 +12,7 @@ import pytest
 from dgpo_cli.config.load import resolve
 from dgpo_cli.trackers.protocol import TrackedRun
 from dgpo_cli.types import Diagnosis, SilentProgress
-from dgpo_cli.workflows import train, tracking
+from dgpo_cli.workflows import tracking, train
 from dgpo_cli.workflows.run_folder import RunFolder
 from dgpo_cli.workflows.tracking import Tracking, both
 from tests.trackers.test_trackers import float32, in_event_files

@@ -88,30 +88,36 @@ def outcome_rows(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     for name, number in zip(OUTCOMES, cells, strict=True):
         glyph = outcomes.glyph(name, glyphs=page.glyphs)
         bar.append(glyph * number, outcomes.style(name, depth=depth))
-    total = state.glimpse.completions if state.glimpse else None
     legend = []
     for name, part in zip(OUTCOMES, counts, strict=True):
         if part > 0 or name == "correct":
-            count = share(part) if total is None else f"{round(part * total):,}"
+            count = _count(part, state.completions)
             mark = outcomes.glyph(name, glyphs=page.glyphs)
             key = plain("").append(mark, outcomes.style(name, depth=depth))
             legend.append(key.append(f" {outcomes.NAMES[name]} {count}"))
     return [row(page, "outcome", bar), *rows(page, legend)]
 
 
+def _count(part: float, total: int | None) -> str:
+    """A share of a known number as a count, of an unknown one in percent."""
+    if total is None or not math.isfinite(part):
+        return share(part)
+    return f"{round(part * total):,}"
+
+
 def groups(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     """How many groups have something to learn from."""
-    if "groups/all_correct" not in state.metrics:
+    names = ("groups/all_correct", "groups/none_correct", "groups/no_signal")
+    if any(name not in state.metrics for name in names):
         return []
-    right, wrong = state.metrics["groups/all_correct"], state.metrics["groups/none_correct"]
-    total = state.glimpse.groups if state.glimpse else None
+    right, wrong, silent = (state.metrics[name] for name in names)
     words = [
-        f"{name} {share(part) if total is None else f'{round(part * total):,}'}"
+        f"{name} {_count(part, state.groups)}"
         for name, part in (
             ("mixed", 1.0 - right - wrong),
             ("all correct", right),
             ("none correct", wrong),
-            ("without signal", state.metrics.get("groups/no_signal", 0.0)),
+            ("without signal", silent),
         )
     ]
     return [row(page, "groups", *words)]

@@ -55,9 +55,10 @@ class Score:
 class PanelState:
     """A run at one moment.
 
-    name: of its settings. metrics: of the last finished step. reward, entropy: their course, as
-    points of step and value. scores: oldest first. left_s: seconds to the end, None where there
-    is no ground for an estimate; ends_at: the same as a time of day.
+    name: of its settings. metrics: of the last finished step, which drew so many `completions` in
+    so many `groups` (None: unknown). glimpse: of the step that goes on. reward, entropy: their
+    course, as points of step and value. scores: oldest first. left_s: seconds to the end, None
+    where there is no ground for an estimate; ends_at: the same as a time of day.
     """
 
     name: str
@@ -66,6 +67,8 @@ class PanelState:
     doing: Doing = "starting"
     step: int = 0
     metrics: Mapping[str, float] = field(default_factory=lambda: NOTHING)
+    completions: int | None = None
+    groups: int | None = None
     reward: tuple[Point, ...] = ()
     entropy: tuple[Point, ...] = ()
     scores: tuple[Score, ...] = ()

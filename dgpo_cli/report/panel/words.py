@@ -117,18 +117,22 @@ def meter(done: float, *, cells: int, page: Page) -> Text:
 def split_cells_by(counts: list[float], *, cells: int) -> list[int]:
     """Share out `cells` in proportion, at least one to whatever is not 0, exactly `cells` in all.
 
-    Where there are more parts than cells, the smallest parts get none.
+    What is not a positive number gets none; where there are more parts than cells, some get none.
     """
+    counts = [count if 0 < count < math.inf else 0.0 for count in counts]
     total = sum(counts)
-    if total <= 0 or cells <= 0:
+    if not 0 < total < math.inf or cells <= 0:
         return [0] * len(counts)
     exact = [count / total * cells for count in counts]
-    given = [max(1, math.floor(value)) if value > 0 else 0 for value in exact]
-    order = sorted(range(len(counts)), key=lambda at: exact[at] - given[at])
-    while sum(given) > cells:
-        given[next(at for at in order if given[at] == max(given))] -= 1
-        order.sort(key=lambda at: exact[at] - given[at])
-    while sum(given) < cells:
-        at = max((at for at in order if counts[at] > 0), key=lambda at: exact[at] - given[at])
-        given[at] += 1
+    given = [
+        max(1, math.floor(value)) if count else 0
+        for value, count in zip(exact, counts, strict=True)
+    ]
+    while sum(given) != cells:
+        step = 1 if sum(given) < cells else -1
+        # Who is furthest from his share; nothing goes below one cell as long as another can.
+        able = [at for at in range(len(given)) if given[at] > (step < 0)] or [
+            at for at in range(len(given)) if given[at]
+        ]
+        given[max(able, key=lambda at: step * (exact[at] - given[at]))] += step
     return given
