@@ -26,7 +26,7 @@ from dgpo_cli.cli.bars import new_diagnoses
 from dgpo_cli.cli.evalline import eval_line
 from dgpo_cli.cli.pace import Pace
 from dgpo_cli.cli.screen import Screen
-from dgpo_cli.report.panel.layout import panel
+from dgpo_cli.report.panel.layout import Memory, panel
 from dgpo_cli.report.panel.state import Doing, PanelState, Phase, Score
 from dgpo_cli.report.ramp import depth_of
 from dgpo_cli.report.text import plain
@@ -77,6 +77,7 @@ class Panel:
         self._told: set[str] = set()
         self._began = time.monotonic()
         self._anew = False
+        self._memory = Memory()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._draw_on, name="panel", daemon=True)
         self._stack = ExitStack()
@@ -193,6 +194,7 @@ class Panel:
             height=max(1, height - 2),
             depth=depth_of(self._console),
             ascii_only=self._console.options.ascii_only,
+            memory=self._memory,
         )
         anew, self._anew = self._anew, False
         with suppress(OSError):  # the terminal has gone: the run goes on without it

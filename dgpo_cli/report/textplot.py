@@ -78,8 +78,9 @@ def plot(
     most `width` cells.
     """
     known = [(x, y) for x, y in points if math.isfinite(y)]
-    values = [y for _, y in _columns(known, count=2 * width, x_end=x_end)] or [0.0]
-    axis = axis or nice_axis(min(values), max(values))
+    if axis is None:
+        values = [y for _, y in known] or [0.0]
+        axis = nice_axis(min(values), max(values))
     rows = height - 1
     labels = _labels(axis, rows)
     margin = max(map(len, labels))
@@ -99,19 +100,19 @@ def plot(
 def sparkline(values: Sequence[float], *, width: int, ascii_only: bool = False) -> str:
     """Draw values as one character each, the lowest of them lowest; averaged where they are more
     than `width`."""
-    known = [(float(at), value) for at, value in enumerate(values) if math.isfinite(value)]
+    known = [value for value in values if math.isfinite(value)]
     if not known or width < 1:
         return ""
     if len(known) > width:
-        end = known[-1][0] or 1.0
-        known = [(x, y) for x, y in _columns(known, count=width, x_end=end)]
+        edges = [at * len(known) // width for at in range(width + 1)]
+        known = [sum(known[a:b]) / (b - a) for a, b in pairwise(edges)]
     glyphs = _ASCII_BLOCKS if ascii_only else _BLOCKS
-    low = min(value for _, value in known)
-    span = max(value for _, value in known) - low
+    low = min(known)
+    span = max(known) - low
     if span <= 1e-9 * max(1.0, abs(low)):
         return glyphs[len(glyphs) // 2 - 1] * len(known)
     top = len(glyphs) - 1
-    return "".join(glyphs[round((value - low) / span * top)] for _, value in known)
+    return "".join(glyphs[round((value - low) / span * top)] for value in known)
 
 
 def _labels(axis: Axis, rows: int) -> list[str]:
@@ -127,14 +128,20 @@ def _labels(axis: Axis, rows: int) -> list[str]:
 
 
 def _columns(points: Sequence[Point], *, count: int, x_end: float) -> list[tuple[int, float]]:
-    """Average the points of each of `count` columns; columns without any are left out."""
-    sums: dict[int, tuple[float, int]] = {}
+    """Average the points of each of `count` columns; columns without any are left out.
+
+    No x is negative; what lies beyond `x_end` is in the last column.
+    """
+    sums, numbers = [0.0] * count, [0] * count
     scale = (count - 1) / x_end if x_end > 0 else 0.0
-    for x, y in points:
-        column = min(count - 1, max(0, round(x * scale)))
-        total, number = sums.get(column, (0.0, 0))
-        sums[column] = (total + y, number + 1)
-    return [(column, total / number) for column, (total, number) in sorted(sums.items())]
+    last = count - 1
+    for x, y in points:  # tens of thousands: kept plain
+        column = int(x * scale + 0.5)
+        if column > last:
+            column = last
+        sums[column] += y
+        numbers[column] += 1
+    return [(at, sums[at] / number) for at, number in enumerate(numbers) if number]
 
 
 class _Canvas:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Group
 
+from dgpo_cli.report.panel.layout import Memory as Drawn
 from dgpo_cli.report.panel.layout import panel
 from dgpo_cli.report.panel.state import Memory, PanelState, Phase, Score
 from dgpo_cli.report.panel.words import duration, share, short, size, split_cells_by
@@ -254,3 +255,18 @@ def test_numbers_are_short_and_never_round_to_what_they_are_not() -> None:
         "2.5M",
     ]
     assert [size(v * 2**20) for v in (512, 9000, 20480)] == ["512 MiB", "9,000 MiB", "20.0 GiB"]
+
+
+def test_memory_of_earlier_frames_changes_nothing_that_is_drawn() -> None:
+    memory = Drawn()
+    later = replace(STATE, step=43, metrics=METRICS | {"reward/mean": 0.9})
+    moved = replace(STATE, phases=(Phase("update", 7000, 7500, "tokens", 2.0),), left_s=60.0)
+    ended = replace(later, doing="done", phases=(), diagnoses=())
+    for state in (EARLY, STATE, moved, STATE, later, ended):
+        for width, height in (*SIZES, SIZES[0]):
+            for depth in ("none", "256"):
+                fresh = panel(state, width=width, height=height, depth=depth)
+                again = panel(state, width=width, height=height, depth=depth, memory=memory)
+                assert [(line.plain, line.spans) for line in again] == [
+                    (line.plain, line.spans) for line in fresh
+                ]

@@ -24,12 +24,13 @@ _Draw = Callable[[PanelState, Page, Depth], list[Text]]
 class _Part:
     """rank: parts of a high rank are the first to go on a low terminal.
 
-    shrinks: some of its lines are better than none.
+    shrinks: some of its lines are better than none. moves: it changes between two steps.
     """
 
     rank: int
     draw: _Draw
     shrinks: bool = False
+    moves: bool = False
 
 
 def _reward(state: PanelState, page: Page, depth: Depth) -> list[Text]:
@@ -52,8 +53,8 @@ def _rule(state: PanelState, page: Page, depth: Depth) -> list[Text]:
 _REWARD, _SCORE = _Part(2, _reward), _Part(7, _score)
 _PLOTS = _Part(9, _nothing)  # drawn last, with the lines that are left
 _PARTS = (
-    _Part(0, parts.header),
-    _Part(1, parts.progress),
+    _Part(0, parts.header, moves=True),
+    _Part(1, parts.progress, moves=True),
     _REWARD,
     _SCORE,
     _Part(4, parts.outcome_rows),
@@ -66,19 +67,59 @@ _PARTS = (
     _Part(15, _rule),
     _Part(11, told.completions, shrinks=True),
     _Part(3, told.diagnoses),
-    _Part(5, parts.now),
+    _Part(5, parts.now, moves=True),
 )
 
 
+class Memory:
+    """Keeps what was drawn of one state, for the frames between two steps."""
+
+    def __init__(self) -> None:
+        self._of: tuple[object, ...] = ()
+        self._drawn: dict[object, list[Text]] = {}
+
+    def look_at(self, state: PanelState, page: Page, depth: Depth) -> None:
+        """Forget everything where a state has other contents than the last, or another place."""
+        of = (
+            *(state.metrics, state.completions, state.reward, state.entropy, state.scores),
+            *(state.glimpse, state.diagnoses, state.memory, state.step, state.total),
+        )
+        place = (page.width, page.glyphs, page.styled, depth)
+        same = len(self._of) == len(of) + 1 and self._of[-1] == place
+        if not same or any(a is not b for a, b in zip(of, self._of[:-1], strict=True)):
+            self._of, self._drawn = (*of, place), {}
+
+    def get(self, key: object, draw: Callable[[], list[Text]]) -> list[Text]:
+        """Return what was drawn under this key, drawing it if need be."""
+        if key not in self._drawn:
+            self._drawn[key] = draw()
+        return self._drawn[key]
+
+
 def panel(
-    state: PanelState, *, width: int, height: int, depth: Depth, ascii_only: bool = False
+    state: PanelState,
+    *,
+    width: int,
+    height: int,
+    depth: Depth,
+    ascii_only: bool = False,
+    memory: Memory | None = None,
 ) -> list[Text]:
     """Return the panel as at most `height` lines of at most `width` cells.
 
     width, height: what may be filled, at least 1 each. ascii_only: the encoding has nothing else.
+    memory: of the frames before, to draw less; it changes nothing of what is returned.
     """
     page = Page(width=width, glyphs=glyphs_for(ascii_only=ascii_only), styled=depth != "none")
-    every = {part: part.draw(state, page, depth) for part in _PARTS}
+    memory = memory or Memory()
+    memory.look_at(state, page, depth)
+
+    def draw(part: _Part) -> list[Text]:
+        if part.moves:
+            return part.draw(state, page, depth)
+        return memory.get(part, lambda: part.draw(state, page, depth))
+
+    every = {part: draw(part) for part in _PARTS}
     room, tall = height, 0
     kept: dict[_Part, list[Text]] = {}
     for part in sorted((*_PARTS, _PLOTS), key=lambda part: part.rank):
@@ -94,7 +135,8 @@ def panel(
             kept[part] = lines
             room -= len(lines)
     if tall:
-        kept[_REWARD] = curves.curves(state, page, height=min(tall + room, curves.MOST_HEIGHT))
+        tall = min(tall + room, curves.MOST_HEIGHT)
+        kept[_REWARD] = memory.get(tall, lambda: curves.curves(state, page, height=tall))
     return [_cut(line, width) for part in _PARTS for line in kept.get(part, ())]
 
 
