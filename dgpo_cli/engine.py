@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dgpo_cli.algo.group_split import split_metrics
 from dgpo_cli.algo.overlong import is_truncated, overlong_metrics
 from dgpo_cli.algo.rollout_summary import rollout_metrics
 from dgpo_cli.algo.schedule import learning_rate
@@ -256,8 +257,10 @@ class Engine:
         from dgpo_cli.algo.summary import credit_metrics
 
         distance = self._learning.measures_distance(self.settings.credit)
+        dynamic = self.settings.rollout.dynamic_sampling
         return {
             **rollout_metrics(groups if sampled is None else sampled),
+            **split_metrics(groups if sampled is None else sampled, dynamic_sampling=dynamic),
             **overlong_metrics(
                 groups if sampled is None else sampled, masks=self.settings.loss.mask_truncated
             ),

@@ -361,7 +361,8 @@ class Diagnosis:
     """One thing that is wrong with a run, as its metrics show it.
 
     key: its stable name, such as "no_signal". step: the step at which it was seen last.
-    headline: one line. evidence: the numbers behind it. advice: the first thing to change.
+    headline: one line. evidence: the numbers behind it; it may hold text of a model, which is
+    made visible where it is shown. advice: the first thing to change.
     """
 
     key: str

@@ -28,7 +28,7 @@ LEVELS = (
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 HEAVY = {"torch", "transformers", "vllm", "peft", "sympy", "math_verify"}
 LIGHT = ("config", "cli", "types", "errors", "schema", "seeds", "resources", "timing", "__main__")
-LIGHT_ALGO = ("algo.credit", "algo.losses", "algo.advantages")
+LIGHT_ALGO = ("algo.credit", "algo.losses", "algo.advantages", "algo.diagnosis")
 PRINTER = "cli.console"
 
 

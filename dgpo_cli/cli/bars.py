@@ -36,7 +36,6 @@ class Bars:
         self._console = console.stderr()
         self._steps = steps
         self._run: TaskID | None = None
-        self._told: set[str] = set()
         self._progress = Progress(
             *_columns(wide=self._console.width >= NARROW),
             console=self._console,
@@ -95,28 +94,11 @@ class Bars:
         """Completions are not shown between the lines."""
 
     def diagnosed(self, diagnoses: Sequence[Diagnosis]) -> None:
-        """Print a note of every diagnosis that was not there the last time."""
-        for each in new_diagnoses(diagnoses, known=self._told):
-            self.event(each)
+        """What appears and what goes is a note of its own."""
 
     def event(self, text: str) -> None:
         """Print a note above the bars."""
         console.note(text, on=self._console)
-
-
-def new_diagnoses(diagnoses: Sequence[Diagnosis], *, known: set[str]) -> list[str]:
-    """Write a line for each diagnosis whose key is not known; `known` is those of now afterwards.
-
-    What went away and comes again is told again.
-    """
-    lines = [
-        f"step {each.step}: {each.headline} ({each.evidence}); {each.advice}"
-        for each in diagnoses
-        if each.key not in known
-    ]
-    known.clear()
-    known.update(each.key for each in diagnoses)
-    return lines
 
 
 class _Rate(ProgressColumn):

@@ -22,7 +22,6 @@ from rich.ansi import AnsiDecoder
 from rich.text import Text
 
 from dgpo_cli.cli import console, usage
-from dgpo_cli.cli.bars import new_diagnoses
 from dgpo_cli.cli.evalline import eval_line
 from dgpo_cli.cli.pace import Pace
 from dgpo_cli.cli.screen import Screen
@@ -74,7 +73,6 @@ class Panel:
         self._phases: list[_Open] = []
         self._shown: tuple[Phase, ...] = ()
         self._above: deque[Text] = deque()
-        self._told: set[str] = set()
         self._began = time.monotonic()
         self._anew = False
         self._memory = Memory()
@@ -153,10 +151,8 @@ class Panel:
         self._state = replace(self._state, glimpse=glimpse)
 
     def diagnosed(self, diagnoses: Sequence[Diagnosis]) -> None:
-        """Show these diagnoses until the next call; those that are new also stay as notes."""
+        """Show these diagnoses until the next call."""
         self._state = replace(self._state, diagnoses=tuple(diagnoses))
-        for line in new_diagnoses(diagnoses, known=self._told):
-            self.event(line)
 
     def event(self, text: str) -> None:
         """Say something in passing, in a line that stays. A signal handler may call this."""

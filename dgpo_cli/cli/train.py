@@ -118,6 +118,7 @@ def _run(
             save_eval=scores.save,
             on_eval=shown.evaluated,
             on_glimpse=shown.glimpse,
+            on_diagnoses=shown.diagnosed,
         )
     console.say(f"trained to step {result.steps}: {_change(result.first, result.last)}")
     if (told := summary(result.curve)) is not None:

@@ -22,10 +22,11 @@ from dgpo_cli.models.checkpoint import (
 from dgpo_cli.models.optimizers import build_optimizer
 from dgpo_cli.models.policy import load_policy
 from dgpo_cli.rewards.grader import Grader
-from dgpo_cli.types import Batch, Progress, ScoredGroup, StepMetrics
+from dgpo_cli.types import Batch, Diagnosis, Progress, ScoredGroup, StepMetrics
 from dgpo_cli.workflows.collect import starting_collector
 from dgpo_cli.workflows.data import open_training_prompts, pin_data
 from dgpo_cli.workflows.glimpse import OnGlimpse, glimpse
+from dgpo_cli.workflows.health import Watch
 from dgpo_cli.workflows.interrupt import Interrupt
 from dgpo_cli.workflows.request import Save
 from dgpo_cli.workflows.resume import OnEvent, Resume, starting_point
@@ -40,6 +41,7 @@ from dgpo_cli.workflows.tracking import Tracking, both
 from dgpo_cli.workflows.train_eval import OnEval, RunEvaluations
 
 OnStep = Callable[[int, StepMetrics], None]
+OnDiagnoses = Callable[[tuple[Diagnosis, ...]], None]
 
 MAX_BAD_STEPS = 3
 
@@ -70,6 +72,7 @@ def run(
     save_eval: Save = lambda out, evaluation, card: None,
     on_eval: OnEval = lambda step, evaluation, curve: None,
     on_glimpse: OnGlimpse = lambda glimpse: None,
+    on_diagnoses: OnDiagnoses = lambda diagnoses: None,
 ) -> TrainResult:
     """Train until `train.steps`, from the newest checkpoint of `out` if `resume` allows.
 
@@ -77,6 +80,8 @@ def run(
         save_eval: writes the report of an evaluation into its folder.
         on_eval: told the step, the evaluation and the lines of evals.jsonl so far.
         on_glimpse: shown a few completions of every step, before the step is trained on.
+        on_diagnoses: told after every step what is wrong with the run, the most important first;
+            `on_event` is told only when something of that changes.
 
     Raises:
         RunFolderBusy: another process holds `out`.
@@ -114,7 +119,10 @@ def run(
             tracking.at(loop.step),
         ):
             loop.run(
-                on_step=both(tracking.step, on_step), interrupt=interrupt, evaluations=evaluations
+                on_step=both(tracking.step, on_step),
+                on_diagnoses=both(tracking.diagnosed, on_diagnoses),
+                interrupt=interrupt,
+                evaluations=evaluations,
             )
         return loop.result()
 
@@ -173,6 +181,7 @@ class _Loop:
         self.step = 0
         self.bad_streak = 0
         self._begin(resolved, checkpoint=checkpoint)
+        self.watch = Watch(settings, folder=folder)
 
     def _begin(self, resolved: Resolved, *, checkpoint: Path | None) -> None:
         """Write what a run starts with, or take up the state of a checkpoint."""
@@ -196,7 +205,12 @@ class _Loop:
         self.engine.policy.tokenizer.save_pretrained(str(self.folder.tokenizer_dir))
 
     def run(
-        self, *, on_step: OnStep, interrupt: Interrupt, evaluations: RunEvaluations | None
+        self,
+        *,
+        on_step: OnStep,
+        on_diagnoses: OnDiagnoses,
+        interrupt: Interrupt,
+        evaluations: RunEvaluations | None,
     ) -> None:
         """Run the steps that are left, or those until the user interrupts.
 
@@ -219,6 +233,9 @@ class _Loop:
             self.step += 1
             self.folder.write_metrics(self.step, metrics)
             on_step(self.step, metrics)
+            for note in self.watch.add(self.step, metrics).notes:
+                self.on_event(note)
+            on_diagnoses(self.watch.current)
             if self.bad_streak >= MAX_BAD_STEPS:
                 raise NonFiniteError(
                     f"loss or gradient was not finite in {MAX_BAD_STEPS} steps in a row, the last "
