@@ -270,3 +270,14 @@ def test_memory_of_earlier_frames_changes_nothing_that_is_drawn() -> None:
                 assert [(line.plain, line.spans) for line in again] == [
                     (line.plain, line.spans) for line in fresh
                 ]
+
+
+def test_advice_is_whole_where_three_lines_hold_it_and_says_so_where_not() -> None:
+    advice = "--set rollout.max_completion_tokens=24: give them room for an answer"
+    ill = Diagnosis("truncated", 1, "cut off", "all", advice)
+    text = drawn(replace(STATE, diagnoses=(ill,)), 39, 40)
+    words = " ".join(text.split("cut off\n")[1].split("now")[0].split())
+    assert words == advice
+    long = replace(STATE, diagnoses=(replace(ill, advice="word " * 200),))
+    lines = drawn(long, 39, 40).split("cut off\n")[1].split("now")[0].rstrip().splitlines()
+    assert len(lines) == 3 and lines[-1].endswith("…")

@@ -5,6 +5,7 @@ A completion is the model's own text: it is shown, on one line each, and nothing
 
 from __future__ import annotations
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from dgpo_cli.report import outcomes
@@ -13,8 +14,9 @@ from dgpo_cli.report.panel.state import PanelState
 from dgpo_cli.report.panel.words import label_width, row
 from dgpo_cli.report.ramp import Depth
 from dgpo_cli.report.text import elide, plain, split_cells_end, visible
-from dgpo_cli.types import Shown
+from dgpo_cli.types import Diagnosis, Shown
 
+_ADVICE = 3  # lines at most
 _MOST = 300  # characters of a text that are looked at: more never fits a line
 
 
@@ -28,8 +30,21 @@ def diagnoses(state: PanelState, page: Page, depth: Depth) -> list[Text]:
         head += f" (and {len(more)} more)"
     mark = "! "
     lines = [plain(mark + elide(head, page.width - 2, glyphs=page.glyphs), style=_alarm(page))]
-    advice = visible(first.advice, glyphs=page.glyphs)
-    return [*lines, plain("  " + elide(advice, page.width - 2, glyphs=page.glyphs))]
+    return [*lines, *(plain(f"  {line}") for line in _advice(first, page))]
+
+
+def _advice(diagnosis: Diagnosis, page: Page) -> list[str]:
+    """What to change first, in at most so many lines that it stays a remark."""
+    room = max(8, page.width - 2)
+    lines = [""]
+    for word in visible(diagnosis.advice, glyphs=page.glyphs).split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if cell_len(longer) <= room or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    last = " ".join(lines[_ADVICE - 1 :])
+    return [elide(line, room, glyphs=page.glyphs) for line in [*lines[: _ADVICE - 1], last] if line]
 
 
 def _alarm(page: Page) -> str:
