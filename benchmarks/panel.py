@@ -67,7 +67,12 @@ def frames(steps: int, count: int) -> list[str]:
     past = [{"step": n, "reward/mean": draw.random()} | entropy for n in range(1, steps)]
     shown = tuple(Shown("1 + 1?", "\\boxed{2}" * 200, "correct", 1.0) for _ in range(3))
     view = Panel(
-        name="bench", out=Path("runs/x"), steps=2 * steps, eval_every=0, past=lambda: (past, [])
+        name="bench",
+        out=Path("runs/x"),
+        steps=2 * steps,
+        eval_every=0,
+        start=steps - 1,
+        past=(past, []),
     )
     moved, stepped, taken = [], [], []
     with view.phase("sampling", total=10**9, unit="completions") as advance:

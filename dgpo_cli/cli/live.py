@@ -59,15 +59,15 @@ class Panel:
         out: Path,
         steps: int,
         eval_every: int,
-        past: Callable[[], tuple[Lines, Lines]] = lambda: ((), ()),
+        start: int = 0,
+        past: tuple[Lines, Lines] = ((), ()),
     ) -> None:
-        """past: reads the metrics and evaluations of a run that goes on, when its first number
-        has come."""
+        """start: steps that are finished already. past: their metrics and evaluations, as the run
+        folder has them; what lies behind `start` is done again and left out."""
         self._console = console.stderr()
         self._screen = Screen(self._console)
-        self._state = PanelState(name=name, folder=str(out), total=steps)
+        self._state = PanelState(name=name, folder=str(out), total=steps, step=start)
         self._pace = Pace(total=steps, eval_every=eval_every)
-        self._past: Callable[[], tuple[Lines, Lines]] | None = past
         self._reward: list[tuple[float, float]] = []
         self._entropy: list[tuple[float, float]] = []
         self._phases: list[_Open] = []
@@ -79,6 +79,7 @@ class Panel:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._draw_on, name="panel", daemon=True)
         self._stack = ExitStack()
+        self._take_up(*past)
 
     def __enter__(self) -> Self:
         decode = AnsiDecoder().decode_line
@@ -121,7 +122,6 @@ class Panel:
 
     def step(self, step: int, metrics: StepMetrics) -> None:
         """Take the numbers of a finished step."""
-        self._read_past(before=step)
         self._pace.step(step, seconds=metrics.get("time/step_s", 0.0), now=time.monotonic())
         _extend(self._reward, step, metrics.get("reward/mean"))
         _extend(self._entropy, step, metrics.get("policy/entropy"))
@@ -139,7 +139,6 @@ class Panel:
 
     def evaluated(self, step: int, evaluation: Evaluation, curve: Lines) -> None:
         """Take an evaluation, and say it in a line that stays."""
-        self._read_past(before=step + 1)
         self._pace.evaluation(step, since=self._began, now=time.monotonic())
         self._state = replace(self._state, scores=tuple(map(_score, curve)))
         options = self._console.options
@@ -158,22 +157,21 @@ class Panel:
         """Say something in passing, in a line that stays. A signal handler may call this."""
         self._above.append(console.noted(text))
 
-    def _read_past(self, *, before: int) -> None:
-        """Take up the curves of a run that goes on where it was, once."""
-        past, self._past = self._past, None
-        if past is None:
-            return
-        lines, evals = past()
+    def _take_up(self, lines: Lines, evals: Lines) -> None:
+        """Draw the curves of a run that goes on from where they were."""
+        start = self._state.step
         for line in lines:
-            if line["step"] < before:
+            if line["step"] <= start:
                 _extend(self._reward, line["step"], line.get("reward/mean"))
                 _extend(self._entropy, line["step"], line.get("policy/entropy"))
+        scores = [_score(line) for line in evals if line["step"] <= start]
+        if scores:
+            self._pace.evaluated(scores[-1].step)
         self._state = replace(
             self._state,
-            step=max(self._state.step, before - 1),
             reward=tuple(self._reward),
             entropy=tuple(self._entropy),
-            scores=tuple(_score(line) for line in evals if line["step"] <= before),
+            scores=tuple(scores),
         )
 
     def _draw_on(self) -> None:

@@ -43,6 +43,10 @@ class Pace:
             self._last = now
         self._evaluated = step
 
+    def evaluated(self, step: int) -> None:
+        """Take that the weights after `step` steps were evaluated before this part of the run."""
+        self._evaluated = step
+
     def due(self, step: int) -> bool:
         """Whether the weights after `step` steps are evaluated and have not been."""
         wanted = bool(self._every) and (step % self._every == 0 or step == self._total)

@@ -107,7 +107,8 @@ def _run(
     from dgpo_cli.cli.evalline import summary
     from dgpo_cli.workflows import train as workflow
 
-    with _view(view, name=name, out=out, settings=resolved.settings) as shown:
+    chosen = _view(view, name=name, out=out, settings=resolved.settings, goes_on=resume != "never")
+    with chosen as shown:
         result = workflow.run(
             resolved,
             out=out,
@@ -128,16 +129,21 @@ def _run(
 
 
 def _view(
-    kind: Literal["auto", "panel", "lines"], *, name: str, out: Path, settings: Settings
+    kind: Literal["auto", "panel", "lines"],
+    *,
+    name: str,
+    out: Path,
+    settings: Settings,
+    goes_on: bool,
 ) -> Bars | Panel:
-    """Return what shows the run.
+    """Return what shows the run. goes_on: whether it may go on from a checkpoint in `out`.
 
     Raises:
         ConfigError: the panel was asked for where it cannot be drawn.
     """
     from dgpo_cli.cli.bars import Bars
     from dgpo_cli.cli.live import LEAST_COLUMNS, LEAST_ROWS, Panel
-    from dgpo_cli.workflows.run_folder import RunFolder
+    from dgpo_cli.workflows.run_folder import RunFolder, step_of
 
     if kind == "panel" and not console.can_animate():
         raise ConfigError(
@@ -151,12 +157,15 @@ def _view(
     if kind == "lines" or (kind == "auto" and not automatic):
         return Bars(steps=steps)
     folder = RunFolder(out)
+    checkpoints = folder.checkpoints() if goes_on else []
+    start = step_of(checkpoints[-1]) if checkpoints else 0
     return Panel(
         name=name,
         out=out,
         steps=steps,
         eval_every=settings.eval.every,
-        past=lambda: (folder.read_metrics(), folder.read_evals()),
+        start=start,
+        past=(folder.read_metrics(), folder.read_evals()) if start else ((), ()),
     )
 
 

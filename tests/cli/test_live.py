@@ -35,7 +35,8 @@ from pathlib import Path
 from dgpo_cli.cli.live import Panel
 from dgpo_cli.types import Diagnosis, Glimpse, Shown
 past = [{"step": n, "reward/mean": 0.1 * n} for n in (1, 2, 3, 9)]
-with Panel(name="[b]", out=Path("runs/x"), steps=10, eval_every=0, past=lambda: (past, [])) as view:
+run = dict(name="[b]", out=Path("runs/x"), steps=10, eval_every=0)
+with Panel(**run, start=3, past=(past, [])) as view:
     view.event("resumed [red]")
     view.glimpse(Glimpse(4, 8, 2, (Shown("1+1?", "\\x1b[31m\\\\boxed{2}", "correct", 1.0),)))
     with view.phase("sampling", total=8, unit="completions") as advance:
@@ -119,6 +120,14 @@ def test_a_real_run_draws_the_panel_and_ends_with_the_summary(tmp_path: Path) ->
     below = lines[lines.index(header) + 1 :]
     assert sum(line.startswith("trained to step 3: reward ") for line in below) == 1
     assert "sampling" in ended.out  # drawn while it went on
+    again = on_terminal(
+        *(sys.executable, "-m", "dgpo_cli"),
+        *train(tmp_path / "run", steps=4),
+        columns=COLUMNS,
+        env={"LINES": str(ROWS), "CI": ""},
+    )
+    assert "step 3/4" in again.out and "step 0/4" not in again.out
+    assert any(line.endswith("step 4/4 · done") for line in screen_of(again))
 
 
 def test_in_a_pipe_there_is_a_line_a_step_and_nothing_else(tmp_path: Path) -> None:
@@ -161,7 +170,7 @@ import sys
 from pathlib import Path
 from dgpo_cli.cli.train import _view
 from dgpo_cli.config.settings import Settings
-print(type(_view(sys.argv[1], name="x", out=Path("x"), settings=Settings())).__name__)
+print(type(_view(sys.argv[1], name="x", out=Path("x"), settings=Settings(), goes_on=True)).__name__)
 """
 
 
