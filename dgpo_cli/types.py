@@ -461,3 +461,23 @@ class Diagnosis:
     headline: str
     evidence: str
     advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A completion as a live view shows it; `prompt` and `text` are as they were drawn."""
+
+    prompt: str
+    text: str
+    outcome: Outcome
+    reward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """What a training step drew, in short: how much, and a few of the completions."""
+
+    step: int
+    completions: int
+    groups: int
+    shown: tuple[Shown, ...]

@@ -18,7 +18,7 @@ PACKAGE = "dgpo_cli"
 LEVELS = (
     {"types", "errors", "schema", "seeds", "resources", "timing"},
     {"algo"},
-    {"models", "backends", "rewards", "prompts"},
+    {"models", "backends", "rewards", "prompts", "trackers"},
     {"config"},
     {"engine"},
     {"workflows", "report"},

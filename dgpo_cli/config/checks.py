@@ -166,7 +166,13 @@ def check_built(settings: Settings, *, training: bool = True) -> None:
 
 
 def _check_installed(settings: Settings, *, training: bool) -> None:
-    """Refuse what needs bitsandbytes where it is not, before anything is downloaded."""
+    """Refuse what needs a package that is not here, before anything is downloaded."""
+    for name in settings.track.to if training else ():
+        if find_spec(name) is None:
+            raise ConfigError(
+                f"track.to={name}: needs the package {name}, which is not installed; "
+                f"pip install 'dgpo-cli[{name}]'"
+            )
     wanting = []
     if settings.model.quantization != "none":
         wanting.append(f"model.quantization={settings.model.quantization}")

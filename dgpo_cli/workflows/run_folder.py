@@ -7,6 +7,8 @@ evals.jsonl       a line an evaluation during training
 evals/            step-000010/, the folder of each: card, samples, report
 checkpoints/      step-000050/, complete or absent
 bad_batches/      batches whose loss or gradient was not finite
+trackers.json     the id of the run with each tracker, and how far it was told
+tensorboard/, wandb/   what those trackers write
 run.lock          who holds the folder
 """
 

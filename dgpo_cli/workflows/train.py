@@ -26,6 +26,7 @@ from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.types import Batch, Diagnosis, Progress, ScoredGroup, StepMetrics
 from dgpo_cli.workflows.collect import starting_collector
 from dgpo_cli.workflows.data import open_training_prompts, pin_data
+from dgpo_cli.workflows.glimpse import OnGlimpse, glimpse
 from dgpo_cli.workflows.health import Watch
 from dgpo_cli.workflows.interrupt import Interrupt
 from dgpo_cli.workflows.overlap import starting_pipeline
@@ -38,6 +39,7 @@ from dgpo_cli.workflows.setup import (
     seed_everything,
     set_threads,
 )
+from dgpo_cli.workflows.tracking import Tracking, both
 from dgpo_cli.workflows.train_eval import OnEval, RunEvaluations
 
 OnStep = Callable[[int, StepMetrics], None]
@@ -71,6 +73,7 @@ def run(
     on_event: OnEvent,
     save_eval: Save = lambda out, evaluation, card: None,
     on_eval: OnEval = lambda step, evaluation, curve: None,
+    on_glimpse: OnGlimpse = lambda glimpse: None,
     on_diagnoses: OnDiagnoses = lambda diagnoses: None,
 ) -> TrainResult:
     """Train until `train.steps`, from the newest checkpoint of `out` if `resume` allows.
@@ -78,6 +81,7 @@ def run(
     Args:
         save_eval: writes the report of an evaluation into its folder.
         on_eval: told the step, the evaluation and the lines of evals.jsonl so far.
+        on_glimpse: shown a few completions of every step, before the step is trained on.
         on_diagnoses: told after every step what is wrong with the run, the most important first;
             `on_event` is told only when something of that changes.
 
@@ -91,6 +95,7 @@ def run(
     with folder.lock():
         resolved = pin_data(resolved, folder=folder, on_event=on_event)
         checkpoint = starting_point(folder, resolved=resolved, resume=resume, on_event=on_event)
+        tracking = Tracking(resolved, folder=folder, on_event=on_event)
         evaluations = None
         if resolved.settings.eval.every:
             evaluations = RunEvaluations(
@@ -99,10 +104,15 @@ def run(
                 progress=progress,
                 save=save_eval,
                 on_event=on_event,
-                on_eval=on_eval,
+                on_eval=both(tracking.evaluated, on_eval),
             )
         loop = _Loop(
-            resolved, folder=folder, checkpoint=checkpoint, progress=progress, on_event=on_event
+            resolved,
+            folder=folder,
+            checkpoint=checkpoint,
+            progress=progress,
+            on_event=on_event,
+            on_glimpse=on_glimpse,
         )
         # The grader is closed before the pipeline: what is being scored ahead ends then.
         with (
@@ -110,10 +120,11 @@ def run(
             loop.grader,
             evaluations or nullcontext(),
             Interrupt(on_event) as interrupt,
+            tracking.at(loop.step),
         ):
             loop.run(
-                on_step=on_step,
-                on_diagnoses=on_diagnoses,
+                on_step=both(tracking.step, on_step),
+                on_diagnoses=both(tracking.diagnosed, on_diagnoses),
                 interrupt=interrupt,
                 evaluations=evaluations,
             )
@@ -131,10 +142,11 @@ class _Loop:
         checkpoint: Path | None,
         progress: Progress,
         on_event: OnEvent,
+        on_glimpse: OnGlimpse,
     ) -> None:
         settings = self.settings = resolved.settings
         self.folder = folder
-        self.on_event = on_event
+        self.on_event, self.on_glimpse = on_event, on_glimpse
         set_threads(settings.train.threads)
         seed_everything(settings.seed)
         self.grader = Grader(settings.reward)
@@ -265,6 +277,7 @@ class _Loop:
         engine, number = self.engine, self.step + 1
         found = self.pipeline.begin(number)
         scored = found.groups
+        self.on_glimpse(glimpse(number, found.sampled))
         every = self.settings.train.rollouts_every
         kept = number == 1 or number % every == 0 or number == self.settings.train.steps
         noise = engine.measure_noise(scored, number=number)
