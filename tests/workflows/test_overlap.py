@@ -21,7 +21,8 @@ from dgpo_cli.errors import BackendError, CheckpointError
 from dgpo_cli.models.policy import Policy, load_policy
 from dgpo_cli.types import SilentProgress, StepMetrics
 from dgpo_cli.workflows import train
-from dgpo_cli.workflows.rollouts import RolloutLine, read_lines
+from dgpo_cli.workflows.rollout_file import read_lines
+from dgpo_cli.workflows.rollouts import RolloutLine
 from dgpo_cli.workflows.run_folder import RunFolder
 from dgpo_cli.workflows.waiting import FILE
 from tests.workflows.remote import LIMIT_S, THREAD, TwinSampler, sampling_threads
