@@ -13,7 +13,7 @@ import time
 
 from rich.console import Console
 
-from dgpo_cli.report.heatmap import render, to_json
+from dgpo_cli.report.heatmap import render
 from dgpo_cli.report.ramp import Depth
 from dgpo_cli.types import InspectedCompletion, InspectedToken, Inspection
 
@@ -41,6 +41,7 @@ def completion(count: int) -> InspectedCompletion:
         reward=1.0,
         advantage=0.5,
         effective_fraction=0.5,
+        tau=0.2,
         tokens=tokens,
     )
 
@@ -49,7 +50,7 @@ def main() -> None:
     """Print the CPU seconds of each mode and width, the slowest of three."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     shown = completion(count)
-    inspection = Inspection("model", "reference", "dgpo", 0.2, 1.0, (shown,))
+    inspection = Inspection("model", "reference", "dgpo", 0.2, 1.0, 1000, (shown,))
     modes: tuple[Depth, ...] = ("truecolor", "256", "16", "none")
     for width in (40, 80, 200):
         for mode in modes:
@@ -65,9 +66,6 @@ def main() -> None:
                 console.print(render(shown, inspection=inspection, width=width, top=20, color=mode))
                 times.append(time.process_time() - start)
             print(f"{count} tokens, width {width:3}, {mode:9}: {max(times):.2f} s CPU")
-    start = time.process_time()
-    to_json(inspection)
-    print(f"{count} tokens, to_json: {time.process_time() - start:.2f} s CPU")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dgpo_cli.algo.credit import DgpoCredit
+from dgpo_cli.algo.group_split import split_metrics
 from dgpo_cli.algo.overlong import is_truncated, overlong_metrics
 from dgpo_cli.algo.rollout_summary import rollout_metrics
 from dgpo_cli.algo.schedule import learning_rate
@@ -58,6 +61,7 @@ class Engine:
         self.policy = policy
         self.optimizer = optimizer
         self.policy_version = 0
+        self.noise_floor: float | None = None
         self._sampler = sampler
         self._grader = grader
         self.progress = progress or SilentProgress()
@@ -144,13 +148,12 @@ class Engine:
         Args:
             every_distance: run the reference on every completion all the same, to look at it.
             carried: old_logprobs of the completions of the first groups, which earlier weights
-                sampled and measured. With them the pass that measures is not the one that is
-                trained on: their ratio does not start at 1.
+                sampled: measured under those, so that their ratio does not start at 1. All other
+                statistics are the present policy's.
         """
         import torch
 
         from dgpo_cli.models.batching import pad_rows, pad_values
-        from dgpo_cli.models.learner import Learner
 
         with self._watch.phase("statistics"):
             pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
@@ -160,8 +163,7 @@ class Engine:
                 dtype=torch.float32,
                 device=self.policy.device,
             )
-            learner = Learner(self.policy, None) if carried else self._learning
-            batch = learner.measure(
+            return self._learning.measure(
                 rows,
                 advantages,
                 recipe=self._recipe,
@@ -172,12 +174,9 @@ class Engine:
                     [c.sampling_logprobs for g in groups for c in g.completions], mask=rows.mask
                 ),
                 counted=self._counted(groups),
+                noise_floor=self.noise_floor,
+                carried=pad_values(carried, mask=rows.mask[: len(carried)]) if carried else None,
             )
-            for row, logprobs in enumerate(carried):
-                batch.stats.old_logprobs[row, : len(logprobs)] = torch.tensor(
-                    logprobs, dtype=torch.float32, device=self.policy.device
-                )
-            return batch
 
     def logprobs(self, groups: Sequence[Group | ScoredGroup]) -> list[TokenLogprobs]:
         """Return the policy's log-probabilities now of the tokens of every completion, in nats."""
@@ -200,6 +199,30 @@ class Engine:
             found = stats.old_logprobs.tolist()
         return [tuple(row[: len(ids)]) for row, (_, ids) in zip(found, pairs, strict=True)]
 
+    def measure_noise(self, groups: Sequence[ScoredGroup], *, number: int) -> StepMetrics:
+        """Measure the noise floor of the distance, for this batch and those to come, if it is time.
+
+        On a few completions; a rule that does not look at the distance is not made to pay.
+
+        Args:
+            number: number of the step, from 1.
+        """
+        from dgpo_cli.models.noise import noise_metrics, noise_of_distance, noise_pairs
+
+        rule = self.settings.credit
+        if not isinstance(rule, DgpoCredit) or not self._learning.measures_distance(rule):
+            return {}
+        if self.noise_floor is not None and (not rule.noise_every or number % rule.noise_every):
+            return {}
+        with self._watch.phase("statistics"):
+            pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
+            chosen = noise_pairs(pairs)
+            noise = noise_of_distance(self.policy, chosen, plan=self._recipe.plan)
+            found = noise_metrics(noise, dtype=self.policy.head.weight.dtype)
+        if math.isfinite(found["noise/floor"]):
+            self.noise_floor = found["noise/floor"]
+        return found
+
     def _counted(self, groups: Sequence[ScoredGroup]) -> torch.Tensor | None:
         """Return which completions enter the loss and its normaliser, bool [B]; None: all."""
         import torch
@@ -210,11 +233,12 @@ class Engine:
             [not is_truncated(c) for g in groups for c in g.completions], device=self.policy.device
         )
 
-    def step(self, batch: Batch, *, step: int) -> StepMetrics:
+    def step(self, batch: Batch, *, step: int, sync: bool = True) -> StepMetrics:
         """Update the policy on a batch and hand the new weights to the sampler.
 
         Args:
             step: number of the step, from 0; it decides the learning rate.
+            sync: False leaves the sampler alone, for one that is at work; `sync` is due then.
         """
         from dgpo_cli.models.update import off_policy_metrics, update_metrics
 
@@ -232,12 +256,18 @@ class Engine:
         with self._watch.phase("update"):
             results = self._learning.update(batch, recipe=self._recipe, progress=self.progress)
             self.policy_version += sum(result.applied for result in results)
-            if self._sampler is not None:
-                self._sampler.sync(policy_version=self.policy_version)
+        if sync:
+            self.sync()
         metrics = {**update_metrics(results), "optim/lr": rate}
         if self._correction.level != "none":
             metrics |= off_policy_metrics(results)
         return metrics
+
+    def sync(self) -> None:
+        """Hand the policy's weights to the sampler."""
+        if self._sampler is not None:
+            with self._watch.phase("update"):
+                self._sampler.sync(policy_version=self.policy_version)
 
     def metrics(
         self,
@@ -256,8 +286,10 @@ class Engine:
         from dgpo_cli.algo.summary import credit_metrics
 
         distance = self._learning.measures_distance(self.settings.credit)
+        dynamic = self.settings.rollout.dynamic_sampling
         return {
             **rollout_metrics(groups if sampled is None else sampled),
+            **split_metrics(groups if sampled is None else sampled, dynamic_sampling=dynamic),
             **overlong_metrics(
                 groups if sampled is None else sampled, masks=self.settings.loss.mask_truncated
             ),
@@ -270,6 +302,7 @@ class Engine:
                 rows=batch.advantages != 0 if distance else None,
             ),
             **_sampler_metrics(groups, batch),
+            **_lag_metrics(groups, batch, policy_version=self.policy_version),
             "batch/padding_saved": self._padding_saved(batch),
         }
 
@@ -346,6 +379,26 @@ def _sampler_metrics(groups: Sequence[ScoredGroup], batch: Batch) -> StepMetrics
         "sampler/logprob_gap_mean": float(change.abs().mean()),
         "sampler/logprob_gap_max": float(change.abs().max()),
         "sampler/k3": float((change.expm1() - change).mean()),
+    }
+
+
+def _lag_metrics(
+    groups: Sequence[ScoredGroup], batch: Batch, *, policy_version: int
+) -> StepMetrics:
+    """Say how old the completions are, and how far the policy has moved on the drawn tokens.
+
+    rollout/lag: optimiser updates between the weights that sampled and those that are trained,
+    the mean over completions. Both log-probabilities behind off_policy/stale_* are the trainer's,
+    under those two weights; k3 estimates KL(sampled by || trained) as above.
+    """
+    versions = [c.policy_version for g in groups for c in g.completions]
+    metrics = {"rollout/lag": policy_version - sum(versions) / len(versions)}
+    if batch.policy_logprobs is None:
+        return metrics
+    change = (batch.policy_logprobs - batch.stats.old_logprobs)[batch.mask].double()
+    return metrics | {
+        "off_policy/stale_gap_mean": float(change.abs().mean()),
+        "off_policy/stale_k3": float((change.expm1() - change).mean()),
     }
 
 

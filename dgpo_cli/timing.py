@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,36 +11,51 @@ from contextlib import contextmanager
 class Stopwatch:
     """Adds up wall seconds by phase; what an inner phase takes is not the outer's.
 
-    settle: called before each reading, for a device that works behind our back.
+    Each thread has phases of its own: two that work at once are both counted in full.
+
+    settle: called before each reading, for a device that works behind our back. Only in the
+        thread that made the watch: another one would wait for work that is not its own.
     """
 
     def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
         self._settle = settle
+        self._owner = threading.get_ident()
         self._seconds: dict[str, float] = {}
-        self._open: list[str] = []
-        self._since = 0.0
+        self._lock = threading.Lock()
+        self._own = _Readings()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count the time inside as `name`."""
         self._book()
-        self._open.append(name)
+        self._own.open.append(name)
         try:
             yield
         finally:
             self._book()
-            self._open.pop()
+            self._own.open.pop()
 
     def take(self) -> dict[str, float]:
         """Return the seconds of each phase since the last call."""
-        found, self._seconds = self._seconds, {}
+        with self._lock:
+            found, self._seconds = self._seconds, {}
         return found
 
     def _book(self) -> None:
         """Give the time since the last reading to the innermost phase."""
-        self._settle()
-        now = time.perf_counter()
-        if self._open:
-            name = self._open[-1]
-            self._seconds[name] = self._seconds.get(name, 0.0) + now - self._since
-        self._since = now
+        if threading.get_ident() == self._owner:
+            self._settle()
+        own, now = self._own, time.perf_counter()
+        if own.open:
+            name = own.open[-1]
+            with self._lock:
+                self._seconds[name] = self._seconds.get(name, 0.0) + now - own.since
+        own.since = now
+
+
+class _Readings(threading.local):
+    """The phases that a thread is in, the innermost last, and when it read the clock last."""
+
+    def __init__(self) -> None:
+        self.open: list[str] = []
+        self.since = 0.0

@@ -18,7 +18,7 @@ PACKAGE = "dgpo_cli"
 LEVELS = (
     {"types", "errors", "schema", "seeds", "resources", "timing"},
     {"algo"},
-    {"models", "backends", "rewards", "prompts"},
+    {"models", "backends", "rewards", "prompts", "trackers"},
     {"config"},
     {"engine"},
     {"workflows", "report"},
@@ -28,7 +28,7 @@ LEVELS = (
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 HEAVY = {"torch", "transformers", "vllm", "peft", "sympy", "math_verify"}
 LIGHT = ("config", "cli", "types", "errors", "schema", "seeds", "resources", "timing", "__main__")
-LIGHT_ALGO = ("algo.credit", "algo.losses", "algo.advantages")
+LIGHT_ALGO = ("algo.credit", "algo.losses", "algo.advantages", "algo.diagnosis")
 PRINTER = "cli.console"
 
 

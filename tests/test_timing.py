@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from dgpo_cli import timing
@@ -54,3 +56,29 @@ def test_the_device_is_waited_for_before_every_reading(monkeypatch: pytest.Monke
     with watch.phase("update"):
         clock.now += 1
     assert watch.take() == {"update": 4.0}
+
+
+def test_threads_at_work_at_once_are_counted_in_full_and_only_the_owner_settles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    settled: list[int] = []
+    watch = Stopwatch(lambda: settled.append(threading.get_ident()))
+    inside, leave = threading.Event(), threading.Event()
+
+    def beside() -> None:
+        with watch.phase("sample"):
+            inside.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=beside)
+    with watch.phase("statistics"):
+        thread.start()
+        inside.wait(60)
+        clock.now += 3
+        with watch.phase("update"):
+            clock.now += 4
+        leave.set()
+        thread.join()
+    assert watch.take() == {"sample": 7.0, "statistics": 3.0, "update": 4.0}
+    assert set(settled) == {threading.get_ident()}

@@ -31,7 +31,17 @@ def rollout_metrics(groups: Sequence[ScoredGroup]) -> StepMetrics:
         "groups/none_correct": sum(n == 0 for n in right) / len(groups),
         "completion/length_mean": statistics.fmean(lengths),
         "completion/length_min": float(min(lengths)),
+        "completion/length_p90": _quantile(lengths, 0.9),
         "completion/length_max": float(max(lengths)),
         "completion/cut": cut / len(completions),
         "completion/tokens": float(sum(lengths)),
     }
+
+
+def _quantile(values: Sequence[int], level: float) -> float:
+    """Return the quantile, interpolated between the neighbouring values."""
+    ordered = sorted(values)
+    place = level * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dgpo_cli.types import Completion, Progress
 
@@ -57,4 +57,24 @@ class Sampler(Protocol):
 
     def sync(self, *, policy_version: int) -> None:
         """Sample from the policy's present weights from now on, and call them that version."""
+        ...
+
+
+@runtime_checkable
+class RemoteSampler(Sampler, Protocol):
+    """A sampler with weights of its own: the policy may be trained while it samples.
+
+    One thread may be in `sample` while another trains; `sync` waits for nobody, so that whoever
+    calls it has to see that no `sample` is under way.
+    """
+
+    def prepare(self, progress: Progress) -> None:
+        """Start what samples, with the policy's present weights, unless that is done.
+
+        Until the next `sync`, `sample` then reads nothing of the policy that training moves.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Have a `sample` in another thread raise soon; nothing can be sampled any more."""
         ...

@@ -105,6 +105,10 @@ class Dispatch:
         finally:
             self._end()
 
+    def cancel(self) -> None:
+        """Have `run`, which is in another thread, end with a BackendError."""
+        self._told.put(BackendError("sampling was called off"))
+
     def _next(self) -> _Done | _Gone | BaseException:
         while True:  # a wait without an end could not be interrupted on every platform
             try:

@@ -120,4 +120,11 @@ class RolloutSettings(Frozen):
         description="Most draws of prompts_per_step prompts in a step with dynamic_sampling; "
         "then the batch is smaller.",
     )
+    overlap: int = Field(
+        0,
+        ge=0,
+        le=1,
+        description="1: sample the next batch while the present one trains, one step off-policy; "
+        "with vLLM only.",
+    )
     backend: BackendSettings = Field(HfBackend(), description="Who samples.")

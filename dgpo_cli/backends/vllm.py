@@ -99,6 +99,8 @@ class VllmSampler:
         self._served: dict[str, Served] = {}
         self._canaries: dict[str, Canary] = {}
         self._adapters: dict[str, str] = {}  # the adapter that each server has
+        self._dispatch: Dispatch | None = None
+        self._cancelled = False
         self.close = weakref.finalize(self, fleet.close)
 
     def sync(self, *, policy_version: int) -> None:
@@ -126,7 +128,7 @@ class VllmSampler:
         Raises:
             BackendError: a server is gone, refuses, or fails too often.
         """
-        self._start(progress)
+        self.prepare(progress)
         self._wake()
         self._check_lengths(prompts, params=params)
         if self._fleet.shared:
@@ -137,6 +139,16 @@ class VllmSampler:
         self._sleep()
         rest = iter(found)
         return [tuple(self._completion(next(rest), seed=seed) for seed in own) for own in seeds]
+
+    def cancel(self) -> None:
+        """See RemoteSampler.cancel."""
+        self._cancelled = True
+        if self._dispatch is not None:
+            self._dispatch.cancel()
+
+    def _go_on(self) -> None:
+        if self._cancelled:
+            raise BackendError("sampling was called off")
 
     def _draw_all(
         self,
@@ -166,20 +178,21 @@ class VllmSampler:
             jobs.append([Job(count + j, prompt, seed) for j, seed in enumerate(own)])
             count += len(own)
         found: list[Drawn | None] = [None] * count
-        dispatch = Dispatch(
+        self._dispatch = Dispatch(
             self._fleet.clients,
             draw=draw,
             max_in_flight=self._limits.max_in_flight,
             retries=self._limits.retries,
             bring_back=self._bring_back,
         )
+        self._go_on()  # after the dispatch is there: `cancel` looks at both in the other order
         with progress.phase("sampling", total=count, unit="completions") as advance:
 
             def on_done(index: int, drawn: Drawn) -> None:
                 found[index] = drawn
                 advance(1)
 
-            dispatch.run(jobs, on_done=on_done)
+            self._dispatch.run(jobs, on_done=on_done)
         return [drawn for drawn in found if drawn is not None]
 
     def _completion(self, drawn: Drawn, *, seed: int) -> Completion:
@@ -203,7 +216,8 @@ class VllmSampler:
         url = client.address.url
         return self._adapters.get(url) or self._served[url].model
 
-    def _start(self, progress: Progress) -> None:
+    def prepare(self, progress: Progress) -> None:
+        """See RemoteSampler.prepare. Raises BackendError."""
         if self._started:
             return
         self._fleet.start(progress)
@@ -313,6 +327,7 @@ class VllmSampler:
         for _ in range(self._limits.retries + 1):
             if isinstance(error, ServerSaysNo) and not error.may_pass and error.status != 404:
                 raise BackendError(f"{client}: {error}") from error
+            self._go_on()
             self._fleet.bring_back(client, error)
             try:
                 self._publish(client, first=client.address.url not in self._served)

@@ -23,7 +23,7 @@ from rich.text import Text
 from dgpo_cli.cli import console
 from dgpo_cli.cli.evalline import eval_line
 from dgpo_cli.cli.stepline import step_line
-from dgpo_cli.types import Advance, Evaluation, StepMetrics
+from dgpo_cli.types import Advance, Diagnosis, Evaluation, Glimpse, StepMetrics
 
 NARROW = 70  # columns; below, the bar itself and the rate are left out
 
@@ -89,6 +89,12 @@ class Bars:
             curve, width=self._console.width, ascii_only=self._console.options.ascii_only
         )
         console.log(line, on=self._console)
+
+    def glimpse(self, glimpse: Glimpse) -> None:
+        """Completions are not shown between the lines."""
+
+    def diagnosed(self, diagnoses: Sequence[Diagnosis]) -> None:
+        """What appears and what goes is a note of its own."""
 
     def event(self, text: str) -> None:
         """Print a note above the bars."""

@@ -6,11 +6,13 @@ of sent. In a pipe there are no escape codes and no line is wrapped or cut.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import IO, TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -58,6 +60,42 @@ def picture_width() -> int:
     return stdout().width if is_terminal(sys.stdout) else PIPE_PICTURE_WIDTH
 
 
+@contextmanager
+def captured(sink: Callable[[str], None]) -> Iterator[None]:
+    """Hand every line that anything else prints on the terminal to `sink` instead.
+
+    stdout is left alone where it is no terminal: results may go down a pipe.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stderr(_Lines(sys.stderr, sink)))
+        if is_terminal(sys.stdout):
+            stack.enter_context(redirect_stdout(_Lines(sys.stdout, sink)))
+        yield
+
+
+class _Lines(io.TextIOBase):
+    """A stream that gives away whole lines; of one that is written over, the last state."""
+
+    def __init__(self, real: IO[str], sink: Callable[[str], None]) -> None:
+        self._real, self._sink, self._rest = real, sink, ""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._real, "encoding", "utf-8")
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._real.fileno()
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._sink(line.rstrip("\r").rpartition("\r")[2])
+        return len(text)
+
+
 def tolerate_encodings() -> None:
     """Let characters that a stream's encoding lacks come out as escapes, not as a crash."""
     for stream in (sys.stdout, sys.stderr):
@@ -98,6 +136,13 @@ def raw(text: str) -> None:
     sys.stdout.flush()
 
 
+def stream(chunks: Iterable[str]) -> None:
+    """Print text of our own, such as JSON, in parts: what is large is never held whole."""
+    for chunk in chunks:
+        sys.stdout.write(chunk)
+    sys.stdout.flush()
+
+
 def show(picture: RenderableType) -> None:
     """Print something that rich can draw."""
     stdout().print(picture, width=picture_width())
@@ -130,6 +175,11 @@ def _table(rows: Sequence[Sequence[str]], *, styles: Sequence[str], narrow: bool
     return Group(*lines)
 
 
+def draw(picture: RenderableType, *, on: Console) -> None:
+    """Send a picture to the terminal as it is: what moves the cursor in it is our own."""
+    on.print(picture, end="", crop=False, soft_wrap=True)
+
+
 def log(text: str, *, on: Console) -> None:
     """Print one line above the bars that are drawn on a console."""
     on.print(Text(visible(text)))
@@ -146,9 +196,17 @@ def error(text: str) -> None:
         _labelled("error", line, style="bold red")
 
 
+def noted(text: str) -> Text:
+    """Return what `note` prints."""
+    return _with_label("note", text, style="cyan")
+
+
 def _labelled(label: str, text: str, *, style: str, on: Console | None = None) -> None:
-    line = Text.assemble((f"{label}:", style), " ", visible(text))
-    (on or stderr()).print(line)
+    (on or stderr()).print(_with_label(label, text, style=style))
+
+
+def _with_label(label: str, text: str, *, style: str) -> Text:
+    return Text.assemble((f"{label}:", style), " ", visible(text))
 
 
 def show_traceback(exception: BaseException) -> None:

@@ -32,6 +32,7 @@ def check_trainable(settings: Settings) -> None:
     """
     lines = [
         *_sampling(settings),
+        *_overlap(settings),
         *_overlong(settings),
         *_batch(settings),
         *_optimiser(settings),
@@ -57,6 +58,22 @@ def _sampling(settings: Settings) -> Iterator[str]:
         yield (
             f"rollout.top_k={rollout.top_k}: training would need a correction for the tokens "
             "cut off, which there is none of; set rollout.top_k=0"
+        )
+
+
+def _overlap(settings: Settings) -> Iterator[str]:
+    if not settings.rollout.overlap:
+        return
+    backend = settings.rollout.backend
+    if backend.kind == "hf":
+        yield (
+            "rollout.overlap=1: rollout.backend.kind=hf samples with the very weights that are "
+            "trained meanwhile; set rollout.backend.kind=vllm or vllm-server, or rollout.overlap=0"
+        )
+    elif backend.kind == "vllm" and backend.sleep == "on":
+        yield (
+            "rollout.overlap=1: an engine that is at work all the time cannot sleep; set "
+            "rollout.backend.sleep=off, or rollout.overlap=0"
         )
 
 
@@ -149,7 +166,13 @@ def check_built(settings: Settings, *, training: bool = True) -> None:
 
 
 def _check_installed(settings: Settings, *, training: bool) -> None:
-    """Refuse what needs bitsandbytes where it is not, before anything is downloaded."""
+    """Refuse what needs a package that is not here, before anything is downloaded."""
+    for name in settings.track.to if training else ():
+        if find_spec(name) is None:
+            raise ConfigError(
+                f"track.to={name}: needs the package {name}, which is not installed; "
+                f"pip install 'dgpo-cli[{name}]'"
+            )
     wanting = []
     if settings.model.quantization != "none":
         wanting.append(f"model.quantization={settings.model.quantization}")

@@ -21,6 +21,7 @@ from dgpo_cli.models.settings import (
 from dgpo_cli.prompts.settings import PromptSettings, SumsPrompts
 from dgpo_cli.rewards.settings import IntegerReward, RewardSettings
 from dgpo_cli.schema import Frozen
+from dgpo_cli.trackers.settings import TrackSettings
 
 
 class OptimSettings(Frozen):
@@ -107,4 +108,5 @@ class Settings(Frozen):
     optim: OptimSettings = Field(OptimSettings(), description="The optimiser.")
     train: TrainSettings = Field(TrainSettings(), description="The run.")
     eval: EvalSettings = Field(EvalSettings(), description="Evaluations during training.")
+    track: TrackSettings = Field(TrackSettings(), description="Where the numbers go as well.")
     parallel: ParallelSettings = Field(ParallelSettings(), description="Devices.")

@@ -4,7 +4,9 @@ There are two ways in. `accumulate` takes a batch whose statistics are known, fo
 measured before earlier updates moved the policy. `measure_and_accumulate` takes the statistics from
 the same forward pass that is trained on: while nothing has moved since the rollout, the policy's
 log-probabilities are their own old_logprobs, and the weights of a completion's tokens need nothing
-but its own statistics.
+but its own statistics. (Under a rule whose weights need those of the whole batch, it is the first.)
+Where something has moved, old_logprobs come from outside, measured under the weights that sampled;
+everything else is the present policy's all the same.
 """
 
 from __future__ import annotations
@@ -123,6 +125,7 @@ def measure_and_accumulate(
     plan: Plan,
     advance: Advance,
     watch: Watch,
+    carried: Tensor | None = None,  # float32 [C, T]
 ) -> Tally:
     """Measure the rows of `index` that have an advantage, weight them and run backward on them.
 
@@ -130,6 +133,7 @@ def measure_and_accumulate(
         batch: `table` holds its statistics; those of these rows, and their credit, are filled in.
         reference: whether to measure the distance to the reference.
         watch: opened as "update" around each backward pass.
+        carried: old_logprobs of the first C rows; None: those of this pass.
     """
     scales = _row_scales(batch.lengths, batch.counting(index), plan=plan)
     tally = Tally()
@@ -138,8 +142,7 @@ def measure_and_accumulate(
             columns = token_columns(policy, part, temperature=plan.temperature, reference=reference)
             table.put(chosen, part.mask, columns)
             own = rule.credit(table.take(chosen), batch.mask[chosen], vocab_size=policy.vocab_size)
-            batch.credit.scores[chosen] = own.scores
-            batch.credit.weights[chosen] = own.weights
+            batch.credit.put(chosen, own)
             logprobs = on_grid(columns.logprobs, part.mask)
             width = part.mask.shape[1]
             weights = own.weights[:, :width]
@@ -147,7 +150,7 @@ def measure_and_accumulate(
                 _backward(
                     logprobs,
                     part.mask,
-                    old_logprobs=logprobs.detach(),
+                    old_logprobs=_old(logprobs, carried, chosen=chosen),
                     token_advantages=batch.advantages[chosen, None] * weights,
                     sampling_logprobs=_sampling_logprobs(batch, chosen, width=width),
                     plan=plan,
@@ -194,6 +197,17 @@ def _backward(
         weights=weights[mask],
         within=within[mask],
     )
+
+
+def _old(logprobs: Tensor, carried: Tensor | None, *, chosen: Tensor) -> Tensor:
+    """Return the ratio's denominators of the rows `chosen`, float32 [M, t]."""
+    found = logprobs.detach()
+    if carried is None:
+        return found
+    first = chosen < len(carried)
+    found = found.clone()
+    found[first] = carried[chosen[first], : found.shape[1]]
+    return found
 
 
 def _sampling_logprobs(batch: Batch, chosen: Tensor, *, width: int) -> Tensor | None:

@@ -42,11 +42,15 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class PhaseTime:
-    """Seconds of one phase of a step, and what limits it."""
+    """Seconds of one phase of a step, and what limits it.
+
+    beside: whether it runs while the others do, on devices of its own.
+    """
 
     name: str
     seconds: float
     limit: str
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,5 +124,9 @@ class Plan:
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of a step; 0 where they are unknown."""
-        return sum(phase.seconds for phase in self.times)
+        """Seconds of a step; 0 where they are unknown.
+
+        What runs beside the rest counts only as far as it takes longer than that.
+        """
+        beside = sum(phase.seconds for phase in self.times if phase.beside)
+        return max(beside, sum(phase.seconds for phase in self.times if not phase.beside))

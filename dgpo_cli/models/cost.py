@@ -68,6 +68,9 @@ def _phases(job: Job, device: Device, *, flops: float) -> Iterator[PhaseTime]:
     # Rows of all updates but the first are measured before it and run again when it is their turn.
     again = 1 - 1 / job.updates
     yield _sampling(job, device, flops=flops)
+    if job.overlap:
+        # The completions are scored once more by the weights that sampled them.
+        yield PhaseTime("old log-probs", (forward + head) / speed, "compute")
     if job.distance:
         yield PhaseTime("reference", (forward + head) / speed, "compute")
     # The pass sums a mean row of the head beside the logits.
@@ -106,4 +109,13 @@ def _sampling(job: Job, device: Device, *, flops: float) -> PhaseTime:
     limit = {memory_s: "bandwidth", compute_s: "compute", launch: "launches"}[slowest]
     prefill = forward_flops(job, rows=job.prompts) * job.typical_prompt / length
     prefill_s = prefill / (_MFU[device.kind] * flops * job.shards)
-    return PhaseTime("sampling", steps * slowest + prefill_s, f"{limit}, {rows:,} rows at a time")
+    note = f"{limit}, {rows:,} rows at a time"
+    return PhaseTime("sampling", steps * slowest + prefill_s, note, beside=samples_beside(job))
+
+
+def samples_beside(job: Job) -> bool:
+    """Whether sampling costs a step nothing but what it takes longer than training.
+
+    An engine of our own shares the device with the trainer: at work at once, each is slower.
+    """
+    return job.overlap and job.sampling.kind == "vllm-server"

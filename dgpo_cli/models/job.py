@@ -30,6 +30,7 @@ class Job:
     prompt, completion: the longest that the settings allow, in tokens.
     typical_prompt, typical_completion: what time is reckoned with, in tokens.
     shards: devices over which weights, gradients and optimiser are spread.
+    overlap: whether the next batch is sampled while the present one trains.
     """
 
     shape: ModelShape
@@ -52,6 +53,7 @@ class Job:
     sampling: Sampling
     workers: int
     shards: int
+    overlap: bool = False
 
     @property
     def full(self) -> bool:

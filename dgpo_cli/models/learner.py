@@ -3,7 +3,7 @@
 Nothing has moved between a rollout and the first update on it. So the completions of that update
 are measured by the pass that is trained on, whose gradient then waits for the update. Those of
 later updates are measured before the first one moves the policy, and run again when it is their
-turn.
+turn. Completions that earlier weights sampled bring their old_logprobs with them.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ class Learner:
         watch: Watch,
         sampling_logprobs: Tensor | None = None,  # float32 [B, T]
         counted: Tensor | None = None,  # bool [B]
+        noise_floor: float | None = None,
+        carried: Tensor | None = None,  # float32 [C, T]
     ) -> Batch:
         """Return the batch of `rows`, with statistics and weights; begin its first update.
 
@@ -82,10 +84,13 @@ class Learner:
             every_distance: run the reference on rows without an advantage too.
             sampling_logprobs: the sampler's, for the plan's correction.
             counted: rows that enter loss and normaliser; the others have no advantage. None: all.
+            noise_floor: see TokenStats.
+            carried: old_logprobs of the first C rows, under the weights that sampled them. None:
+                they were sampled by the weights as they are.
         """
         signal = advantages != 0
         learnt = self._learnt_at_once(signal, recipe=recipe)
-        table = StatsTable(rows)
+        table = StatsTable(rows, noise_floor=noise_floor)
         plan = recipe.plan
         token_stats(
             self.policy,
@@ -106,14 +111,22 @@ class Learner:
             mask=rows.mask,
             advantages=advantages,
             stats=table.stats,
-            credit=recipe.rule.credit(table.stats, rows.mask, vocab_size=self.policy.vocab_size),
+            credit=recipe.rule.credit(
+                table.stats, rows.mask, vocab_size=self.policy.vocab_size, rows=signal
+            ),
             sampling_logprobs=sampling_logprobs,
             counted=counted,
+            policy_logprobs=None if carried is None else torch.zeros_like(table.stats.old_logprobs),
         )
         self._begun = None
         if learnt.any():
-            tally = self._begin(batch, table, recipe=recipe, progress=progress, watch=watch)
+            tally = self._begin(
+                batch, table, recipe=recipe, progress=progress, watch=watch, carried=carried
+            )
             self._begun = _Begun(batch, tally)
+        if carried is not None and batch.policy_logprobs is not None:
+            batch.policy_logprobs.copy_(table.stats.old_logprobs)
+            table.stats.old_logprobs[: len(carried)] = carried
         return batch
 
     def update(self, batch: Batch, *, recipe: Recipe, progress: Progress) -> list[UpdateResult]:
@@ -148,16 +161,25 @@ class Learner:
     def _learnt_at_once(self, signal: Tensor, *, recipe: Recipe) -> Tensor:
         """Return which rows are measured by the pass that trains on them, bool [B].
 
-        Under dropout none: statistics are taken without it.
+        Under dropout none: statistics are taken without it. Nor where the weights of a row wait
+        for the statistics of all.
         """
         learnt = torch.zeros_like(signal)
-        if self.optimizer is not None and not self.policy.has_dropout:
+        apart = self.policy.has_dropout or recipe.rule.whole_batch
+        if self.optimizer is not None and not apart:
             start, stop = recipe.pieces(len(signal))[0]
             learnt[start:stop] = signal[start:stop]
         return learnt
 
     def _begin(
-        self, batch: Batch, table: StatsTable, *, recipe: Recipe, progress: Progress, watch: Watch
+        self,
+        batch: Batch,
+        table: StatsTable,
+        *,
+        recipe: Recipe,
+        progress: Progress,
+        watch: Watch,
+        carried: Tensor | None,
     ) -> Tally:
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
@@ -174,4 +196,5 @@ class Learner:
                 plan=recipe.plan,
                 advance=advance,
                 watch=watch,
+                carried=carried,
             )

@@ -27,17 +27,16 @@ def header(
     yield title_line(page, f"{shown(completion.prompt_id)}, completion {completion.index}")
     yield page.rule()
     yield page.field("prompt", shown(completion.prompt))
-    yield page.field("answer", shown(completion.answer))
+    yield page.field("answer", shown(completion.answer) or "unknown")
     yield page.field("model", shown(inspection.model))
     yield page.field("reference", shown(inspection.reference))
-    yield page.field("credit rule", rule_name(inspection, glyphs=glyphs))
-    mark = glyphs.passed if completion.outcome == "correct" else glyphs.failed
+    yield page.field("credit rule", rule_name(inspection, tau=completion.tau, glyphs=glyphs))
     yield from page.fields(
-        ("outcome", f"{mark} {completion.outcome}"),
+        ("outcome", _outcome(completion, glyphs=glyphs)),
         ("finish", completion.finish_reason),
         ("tokens", f"{len(completion.tokens):,}"),
-        ("reward", f"{completion.reward:g}"),
-        ("advantage", f"{completion.advantage:+.4g}"),
+        ("reward", _known(f"{completion.reward:g}")),
+        ("advantage", _known(f"{completion.advantage:+.4g}")),
     )
     yield plain("")
     yield from _credit(completion, scale=scale, page=page)
@@ -45,11 +44,27 @@ def header(
     yield from page.paragraph(in_words(completion, scale=scale), style="bold")
 
 
-def rule_name(inspection: Inspection, *, glyphs: Glyphs) -> str:
-    """The credit rule with the parameters that it has."""
+def _outcome(completion: InspectedCompletion, *, glyphs: Glyphs) -> str:
+    if completion.outcome is None:
+        return "unknown"
+    mark = glyphs.passed if completion.outcome == "correct" else glyphs.failed
+    return f"{mark} {completion.outcome}"
+
+
+def _known(number: str) -> str:
+    """A number as it is written, or that it is not known."""
+    return "unknown" if number.endswith("nan") else number
+
+
+def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> str:
+    """The credit rule with the parameters that it has; tau: that of the completion shown."""
     parts = [visible(inspection.rule, glyphs=glyphs)]
     if inspection.tau is not None:
         parts.append(f"tau {inspection.tau:g}")
+    elif tau is not None:
+        target = inspection.parameters.get("target_ess")
+        asked = "" if target is None else f" for effective fraction {target:g}"
+        parts.append(f"tau {tau:.3g}{asked}")
     if inspection.kappa is not None:
         parts.append(f"kappa {inspection.kappa:g}")
     return ", ".join(parts)
@@ -71,6 +86,8 @@ def _credit(completion: InspectedCompletion, *, scale: Scale, page: Page) -> Ite
     yield page.fact("effective token fraction", fraction(completion.effective_fraction))
     yield page.fact("largest weight", f"{scale.number(scale.high)} (GRPO: 1)")
     yield page.fact("mean weight", checked(f"{mean:.6f}", _close(mean, 1.0), "1"))
+    if math.isnan(completion.advantage):
+        return
     sum_label = f"sum of advantages = T{page.glyphs.times}A"
     total_is_right = _close(total, expected)
     yield page.fact(sum_label, checked(f"{total:.4f}", total_is_right, f"{expected:.4f}"))

@@ -1,10 +1,9 @@
-"""The credit of one completion as coloured tokens, for a terminal; and all of it as JSON data."""
+"""The credit of one completion as coloured tokens, for a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
@@ -12,7 +11,6 @@ from rich.text import Text
 
 from dgpo_cli.report.flow import coloured, marked, runs_of, wrap
 from dgpo_cli.report.header import header
-from dgpo_cli.report.jsonable import jsonable
 from dgpo_cli.report.legend import legend
 from dgpo_cli.report.page import LEAST_WIDTH, Page, page_for, stack
 from dgpo_cli.report.ramp import RAMPS, Depth, depth_of, levels, shallower
@@ -20,8 +18,6 @@ from dgpo_cli.report.ranking import Ranking, ranked
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.text import Piece, pieces
 from dgpo_cli.types import InspectedCompletion, Inspection
-
-VERSION = 1  # of to_json's interface
 
 
 def render(
@@ -104,19 +100,3 @@ class _Heatmap:
         yield stack(legend(scale, page=page, ramp=ramp, merged=merged))
         yield blank
         yield stack(Ranking(tokens, shown, scale, page, ramp).lines(positions))
-
-
-def to_json(inspection: Inspection) -> dict[str, Any]:
-    """The documented, versioned data of `dgpo inspect --json`; texts are raw model text.
-
-    A number that is not finite becomes None, so that the JSON is valid anywhere.
-    """
-    return {
-        "version": VERSION,
-        "model": inspection.model,
-        "reference": inspection.reference,
-        "rule": inspection.rule,
-        "tau": jsonable(inspection.tau),
-        "kappa": jsonable(inspection.kappa),
-        "completions": jsonable([asdict(each) for each in inspection.completions]),
-    }

@@ -108,11 +108,11 @@ class WorkerPool:
         chunk_tasks = max(1, min(self._check.chunk_tasks, even))
         job = _Job(tasks, chunk_tasks=chunk_tasks, on_done=on_done)
         with self._lock:
-            if self._closed:
-                raise DgpoError("the answer checker is closed")
             try:
                 self._drop_exited()
                 while not job.done:
+                    if self._closed:  # by another thread, which waits for the lock
+                        raise DgpoError("the answer checker is closed")
                     self._start_missing(job)
                     self._assign(job)
                     self._wait(job)
@@ -124,8 +124,8 @@ class WorkerPool:
 
     def close(self) -> None:
         """Kill all workers. Nothing is lost: they keep no state."""
+        self._closed = True
         with self._lock:
-            self._closed = True
             self._finalizer()
 
     def __enter__(self) -> Self:

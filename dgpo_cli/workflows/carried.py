@@ -48,12 +48,13 @@ def read_carried(checkpoint: Path) -> tuple[CarriedGroup, ...]:
 
 def _carried(fields: dict[str, Any]) -> CarriedGroup:
     return CarriedGroup(
-        group=_group(fields["group"]),
+        group=group_of(fields["group"]),
         old_logprobs=tuple(map(tuple, fields["old_logprobs"])),
     )
 
 
-def _group(fields: dict[str, Any]) -> ScoredGroup:
+def group_of(fields: dict[str, Any]) -> ScoredGroup:
+    """Return the group that was written as JSON; raises what a wrong structure raises."""
     prompt = fields["prompt"]
     return ScoredGroup(
         prompt=Prompt(**prompt | {"messages": tuple(Message(**m) for m in prompt["messages"])}),

@@ -48,7 +48,11 @@ class Collected:
 
 
 class Collector:
-    """Where a run stands in its prompts, and the groups that wait for the next step."""
+    """Where a run stands in its prompts, and the groups that wait for the next step.
+
+    `draw` leaves the policy alone, so that another thread may train it meanwhile; `measure` does
+    not.
+    """
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class Collector:
     ) -> None:
         self.position = position
         self.carried = tuple(carried)
+        self.surplus: list[ScoredGroup] = []  # of the last draw, not measured yet
         self._engine = engine
         self._stream = stream
         self._data = stream.digest()
@@ -81,6 +86,7 @@ class Collector:
             draws=self.position.draws,
             prompts=self.position.prompts,
             data=self._data,
+            noise_floor=self._engine.noise_floor,
         )
 
     def texts(self) -> dict[str, str]:
@@ -88,6 +94,22 @@ class Collector:
         return {CARRIED_FILE: carried_text(self.carried)} if self.carried else {}
 
     def collect(self, number: int) -> Collected:
+        """Draw the groups of step `number` (from 1) and measure those that are kept over."""
+        found = self.draw(number)
+        self.measure()
+        return found
+
+    def measure(self) -> None:
+        """Measure the surplus of the last draw; the policy must have the weights it is of."""
+        if self.surplus:
+            self.carried = (*self.carried, *self._measured(self.surplus))
+            self.surplus = []
+
+    def rewind(self, position: Position) -> None:
+        """Draw from `position` on, as if what was drawn since had not been."""
+        self.position, self.carried = position, ()
+
+    def draw(self, number: int) -> Collected:
         """Draw the groups of step `number` (from 1); the position moves by every prompt drawn."""
         if self._engine.settings.rollout.dynamic_sampling:
             return self._dynamic(number)
@@ -122,8 +144,8 @@ class Collector:
             rounds += 1
         used = before[:wanted]
         chosen = fresh[: wanted - len(used)]
-        surplus = fresh[len(chosen) :]
-        self.carried = (*before[wanted:], *self._measured(surplus))
+        self.surplus = fresh[len(chosen) :]
+        self.carried = before[wanted:]
         groups = [*(each.group for each in used), *chosen]
         if len(groups) < wanted:
             self._on_event(
@@ -136,7 +158,7 @@ class Collector:
             "dynamic/groups_dropped": float(len(sampled) - len(fresh)),
             "dynamic/groups_carried_in": float(len(used)),
             "dynamic/groups_trained": float(len(groups)),
-            "dynamic/groups_kept_over": float(len(self.carried)),
+            "dynamic/groups_kept_over": float(len(self.carried) + len(self.surplus)),
             "dynamic/prompts_repeated": float(_repeated(sampled)),
         }
         return Collected(
@@ -147,8 +169,6 @@ class Collector:
         )
 
     def _measured(self, groups: Sequence[ScoredGroup]) -> list[CarriedGroup]:
-        if not groups:
-            return []
         rows = iter(self._engine.logprobs(groups))
         return [
             CarriedGroup(group, tuple(next(rows) for _ in group.completions)) for group in groups

@@ -14,7 +14,7 @@ from dgpo_cli.config.settings import Settings
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.budget import Change, Device, DiskPart, Memory, Plan
 from dgpo_cli.models.config_file import find_config
-from dgpo_cli.models.cost import ASSUMPTIONS, times_of
+from dgpo_cli.models.cost import ASSUMPTIONS, samples_beside, times_of
 from dgpo_cli.models.job import Job, Sampling
 from dgpo_cli.models.memory import (
     GIB,
@@ -155,6 +155,7 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical) -> Job:
         ),
         workers=settings.reward.workers,
         shards=settings.parallel.gpus,
+        overlap=rollout.overlap > 0,
     )
 
 
@@ -228,6 +229,8 @@ def _notes(settings: Settings, job: Job, memory: Memory, device: Device) -> list
         )
     if device.kind != "cpu":
         notes.append("measured on CPUs; the reserves for CUDA, its allocator and vLLM are assumed")
+    if job.overlap:
+        notes.append(_overlap_note(job))
     if times_of(job, device):
         notes.append(
             f"times are for prompts of {job.typical_prompt:,} and completions of "
@@ -237,3 +240,15 @@ def _notes(settings: Settings, job: Job, memory: Memory, device: Device) -> list
     else:
         notes.append(f"{device.name}: its speed is not known here, so there is no estimate of time")
     return notes
+
+
+def _overlap_note(job: Job) -> str:
+    if samples_beside(job):
+        return (
+            "with rollout.overlap=1 a step takes as long as the longer of sampling and the rest, "
+            "the servers being on devices of their own"
+        )
+    return (
+        "rollout.overlap=1 is reckoned to save nothing with an engine on the trainer's own device; "
+        "rollout.backend.kind=vllm-server samples on another"
+    )

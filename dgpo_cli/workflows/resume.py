@@ -20,7 +20,7 @@ OnEvent = Callable[[str], None]
 # optimiser's state would differ.
 _FIXED = ("seed", "model", "adapter", "optim.kind")
 # Settings that move no number of the run.
-_FREE = ("train", "eval")
+_FREE = ("train", "eval", "track")
 
 
 def starting_point(

@@ -7,6 +7,8 @@ evals.jsonl       a line an evaluation during training
 evals/            step-000010/, the folder of each: card, samples, report
 checkpoints/      step-000050/, complete or absent
 bad_batches/      batches whose loss or gradient was not finite
+trackers.json     the id of the run with each tracker, and how far it was told
+tensorboard/, wandb/   what those trackers write
 run.lock          who holds the folder
 """
 
@@ -21,7 +23,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from dgpo_cli.models.checkpoint import atomic_text
 from dgpo_cli.types import StepMetrics
 
 _STEP = re.compile(r"step-(\d{6,})(\.jsonl)?")
+_BLOCK = 1 << 16  # bytes read at once from the end of a file
 
 
 class RunFolder:
@@ -95,6 +98,20 @@ class RunFolder:
         if not self.metrics_file.exists():
             return []
         return _read_lines(self.metrics_file)
+
+    def metric_ends(self, *, first: int, last: int) -> list[dict[str, float | None]]:
+        """Return the first and the last lines of metrics.jsonl, however many lie between them.
+
+        A file with no more lines than that is returned whole, none of it twice. What is broken
+        other than by a kill in the last line is left to `read_metrics` to complain about.
+        """
+        if not self.metrics_file.exists():
+            return []
+        found = []
+        for line in _ends(self.metrics_file, first=first, last=last):
+            with suppress(ValueError):
+                found.append(json.loads(line))
+        return found
 
     def eval_dir(self, step: int) -> Path:
         return self.evals_dir / f"step-{step:06d}"
@@ -189,6 +206,19 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise CheckpointError(f"{path}:{number}: not JSON") from None
     return found
+
+
+def _ends(path: Path, *, first: int, last: int) -> list[bytes]:
+    """Return the first and the last lines of a file, read from both of its ends."""
+    with path.open("rb") as file:
+        head = [line for line in (file.readline() for _ in range(first)) if line]
+        begin, at = file.tell(), file.seek(0, os.SEEK_END)
+        tail = b""
+        while at > begin and tail.count(b"\n") <= last:  # one more: the first may be half a line
+            size = min(_BLOCK, at - begin)
+            at = file.seek(at - size)
+            tail = file.read(size) + tail
+    return head + tail.splitlines()[-last:]
 
 
 def _numbered(folder: Path) -> list[Path]:

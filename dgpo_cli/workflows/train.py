@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dgpo_cli.algo.health import CreditHealth
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.engine import Engine
@@ -22,10 +23,13 @@ from dgpo_cli.models.checkpoint import (
 from dgpo_cli.models.optimizers import build_optimizer
 from dgpo_cli.models.policy import load_policy
 from dgpo_cli.rewards.grader import Grader
-from dgpo_cli.types import Batch, Progress, ScoredGroup, StepMetrics
+from dgpo_cli.types import Batch, Diagnosis, Progress, ScoredGroup, StepMetrics
 from dgpo_cli.workflows.collect import starting_collector
 from dgpo_cli.workflows.data import open_training_prompts, pin_data
+from dgpo_cli.workflows.glimpse import OnGlimpse, glimpse
+from dgpo_cli.workflows.health import Watch
 from dgpo_cli.workflows.interrupt import Interrupt
+from dgpo_cli.workflows.overlap import starting_pipeline
 from dgpo_cli.workflows.request import Save
 from dgpo_cli.workflows.resume import OnEvent, Resume, starting_point
 from dgpo_cli.workflows.rollouts import training_lines, write_lines
@@ -35,9 +39,11 @@ from dgpo_cli.workflows.setup import (
     seed_everything,
     set_threads,
 )
+from dgpo_cli.workflows.tracking import Tracking, both
 from dgpo_cli.workflows.train_eval import OnEval, RunEvaluations
 
 OnStep = Callable[[int, StepMetrics], None]
+OnDiagnoses = Callable[[tuple[Diagnosis, ...]], None]
 
 MAX_BAD_STEPS = 3
 
@@ -67,12 +73,17 @@ def run(
     on_event: OnEvent,
     save_eval: Save = lambda out, evaluation, card: None,
     on_eval: OnEval = lambda step, evaluation, curve: None,
+    on_glimpse: OnGlimpse = lambda glimpse: None,
+    on_diagnoses: OnDiagnoses = lambda diagnoses: None,
 ) -> TrainResult:
     """Train until `train.steps`, from the newest checkpoint of `out` if `resume` allows.
 
     Args:
         save_eval: writes the report of an evaluation into its folder.
         on_eval: told the step, the evaluation and the lines of evals.jsonl so far.
+        on_glimpse: shown a few completions of every step, before the step is trained on.
+        on_diagnoses: told after every step what is wrong with the run, the most important first;
+            `on_event` is told only when something of that changes.
 
     Raises:
         RunFolderBusy: another process holds `out`.
@@ -84,6 +95,7 @@ def run(
     with folder.lock():
         resolved = pin_data(resolved, folder=folder, on_event=on_event)
         checkpoint = starting_point(folder, resolved=resolved, resume=resume, on_event=on_event)
+        tracking = Tracking(resolved, folder=folder, on_event=on_event)
         evaluations = None
         if resolved.settings.eval.every:
             evaluations = RunEvaluations(
@@ -92,13 +104,30 @@ def run(
                 progress=progress,
                 save=save_eval,
                 on_event=on_event,
-                on_eval=on_eval,
+                on_eval=both(tracking.evaluated, on_eval),
             )
         loop = _Loop(
-            resolved, folder=folder, checkpoint=checkpoint, progress=progress, on_event=on_event
+            resolved,
+            folder=folder,
+            checkpoint=checkpoint,
+            progress=progress,
+            on_event=on_event,
+            on_glimpse=on_glimpse,
         )
-        with loop.grader, evaluations or nullcontext(), Interrupt(on_event) as interrupt:
-            loop.run(on_step=on_step, interrupt=interrupt, evaluations=evaluations)
+        # The grader is closed before the pipeline: what is being scored ahead ends then.
+        with (
+            loop.pipeline,
+            loop.grader,
+            evaluations or nullcontext(),
+            Interrupt(on_event) as interrupt,
+            tracking.at(loop.step),
+        ):
+            loop.run(
+                on_step=both(tracking.step, on_step),
+                on_diagnoses=both(tracking.diagnosed, on_diagnoses),
+                interrupt=interrupt,
+                evaluations=evaluations,
+            )
         return loop.result()
 
 
@@ -113,10 +142,11 @@ class _Loop:
         checkpoint: Path | None,
         progress: Progress,
         on_event: OnEvent,
+        on_glimpse: OnGlimpse,
     ) -> None:
         settings = self.settings = resolved.settings
         self.folder = folder
-        self.on_event = on_event
+        self.on_event, self.on_glimpse = on_event, on_glimpse
         set_threads(settings.train.threads)
         seed_everything(settings.seed)
         self.grader = Grader(settings.reward)
@@ -128,10 +158,11 @@ class _Loop:
             checkpoint=checkpoint,
         )
         optim = settings.optim
+        sampler = make_sampler(settings, policy=policy)
         self.engine = Engine(
             settings,
             policy=policy,
-            sampler=make_sampler(settings, policy=policy),
+            sampler=sampler,
             grader=self.grader,
             optimizer=build_optimizer(
                 policy,
@@ -152,9 +183,14 @@ class _Loop:
         self.collector = starting_collector(
             self.engine, prompts, checkpoint=checkpoint, on_event=on_event
         )
+        self.pipeline = starting_pipeline(
+            self.engine, self.collector, sampler=sampler, checkpoint=checkpoint, on_event=on_event
+        )
+        self.health = CreditHealth()
         self.step = 0
         self.bad_streak = 0
         self._begin(resolved, checkpoint=checkpoint)
+        self.watch = Watch(settings, folder=folder)
 
     def _begin(self, resolved: Resolved, *, checkpoint: Path | None) -> None:
         """Write what a run starts with, or take up the state of a checkpoint."""
@@ -171,6 +207,7 @@ class _Loop:
             load_trainer(checkpoint, optimizer=self.engine.optimizer)
             self.step, self.bad_streak = state.step, state.bad_streak
             self.engine.resume_at(policy_version=state.policy_version)
+            self.engine.noise_floor = state.noise_floor
             self.on_event(f"resumed from {checkpoint} at step {state.step}")
         self.folder.forget_after(self.step)
         with atomic_text(self.folder.settings_file) as file:
@@ -178,7 +215,12 @@ class _Loop:
         self.engine.policy.tokenizer.save_pretrained(str(self.folder.tokenizer_dir))
 
     def run(
-        self, *, on_step: OnStep, interrupt: Interrupt, evaluations: RunEvaluations | None
+        self,
+        *,
+        on_step: OnStep,
+        on_diagnoses: OnDiagnoses,
+        interrupt: Interrupt,
+        evaluations: RunEvaluations | None,
     ) -> None:
         """Run the steps that are left, or those until the user interrupts.
 
@@ -201,6 +243,9 @@ class _Loop:
             self.step += 1
             self.folder.write_metrics(self.step, metrics)
             on_step(self.step, metrics)
+            for note in self.watch.add(self.step, metrics).notes:
+                self.on_event(note)
+            on_diagnoses(self.watch.current)
             if self.bad_streak >= MAX_BAD_STEPS:
                 raise NonFiniteError(
                     f"loss or gradient was not finite in {MAX_BAD_STEPS} steps in a row, the last "
@@ -230,14 +275,18 @@ class _Loop:
 
     def _one_step(self) -> StepMetrics:
         engine, number = self.engine, self.step + 1
-        found = self.collector.collect(number)
+        found = self.pipeline.begin(number)
         scored = found.groups
+        self.on_glimpse(glimpse(number, found.sampled))
         every = self.settings.train.rollouts_every
         kept = number == 1 or number % every == 0 or number == self.settings.train.steps
+        noise = engine.measure_noise(scored, number=number)
         # What is written down is looked at: there the distance of every completion is wanted.
         batch = engine.make_batch(scored, every_distance=kept, carried=found.old_logprobs)
-        metrics = engine.metrics(scored, batch=batch, sampled=found.sampled) | found.metrics
-        metrics |= engine.step(batch, step=self.step)
+        metrics = engine.metrics(scored, batch=batch, sampled=found.sampled) | found.metrics | noise
+        if (said := self.health.line(metrics, noise_floor=engine.noise_floor)) is not None:
+            self.on_event(f"step {number}: {said}")
+        metrics |= engine.step(batch, step=self.step, sync=False)
         if metrics["optim/skipped_nonfinite"]:
             self.bad_streak += 1
             self._keep_bad_batch(scored, batch)
@@ -245,7 +294,7 @@ class _Loop:
             self.bad_streak = 0
         if kept:
             self._write_rollouts(self.folder.rollout_file(number), scored, batch)
-        return metrics
+        return metrics | self.pipeline.end()
 
     def _write_rollouts(self, path: Path, scored: list[ScoredGroup], batch: Batch) -> None:
         lines = training_lines(
@@ -274,7 +323,7 @@ class _Loop:
                 policy=self.engine.policy,
                 optimizer=self.engine.optimizer,
                 state=self.collector.state(step=self.step, bad_streak=self.bad_streak),
-                texts=self.collector.texts(),
+                texts=self.pipeline.texts(),
             )
         self.folder.prune_checkpoints(keep=self.settings.train.keep_checkpoints)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dgpo_cli.backends.base import Sampler
-from dgpo_cli.backends.canary import TOLERANCES
 from dgpo_cli.backends.settings import VllmBackend, VllmServerBackend
 from dgpo_cli.backends.vllm import Fleet, Limits, VllmSampler
 from dgpo_cli.backends.vllm_command import ServerFlags
@@ -12,6 +11,7 @@ from dgpo_cli.backends.vllm_server import SharedServers
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.models.load import model_location
 from dgpo_cli.models.policy import Policy
+from dgpo_cli.workflows.tolerance import engine_dtype, logprob_tolerance, roughest_dtype
 
 # A share of a CPU's memory, as of a GPU's, would be taken from everything else on the machine.
 _CPU_CACHE_GIB = 2.0
@@ -23,7 +23,7 @@ def make_vllm_sampler(
     """Return a sampler on an engine of our own, or on servers of others."""
     fleet: Fleet
     if isinstance(backend, VllmBackend):
-        sleeps = _sleeps(backend, policy=policy)
+        sleeps = _sleeps(settings, backend=backend, policy=policy)
         fleet = OwnEngine(
             engine_flags(settings, backend=backend, policy=policy, sleeps=sleeps),
             startup_timeout_s=backend.startup_timeout_s,
@@ -31,13 +31,13 @@ def make_vllm_sampler(
         )
     else:
         fleet = SharedServers(backend)
-    roughest = _roughest(settings, backend=backend)
+    roughest = roughest_dtype(settings)
     limits = Limits(
         # More than max_num_seqs at once would wait in the engine; seeded ones even end it on a CPU.
         max_in_flight=backend.max_num_seqs,
         retries=backend.retries,
         request_timeout_s=backend.request_timeout_s,
-        tolerance=backend.canary_tolerance or TOLERANCES[roughest],
+        tolerance=logprob_tolerance(settings),
         dtype=roughest,
     )
     return VllmSampler(policy, fleet=fleet, limits=limits)
@@ -52,7 +52,7 @@ def engine_flags(
     return ServerFlags(
         model=model_location(model.path),
         revision=model.revision,
-        dtype=_dtype(settings, backend),
+        dtype=engine_dtype(settings, backend),
         quantization=_quantization(settings, backend=backend, policy=policy),
         trust_remote_code=model.trust_remote_code,
         max_model_len=backend.max_model_len or room,
@@ -66,10 +66,6 @@ def engine_flags(
     )
 
 
-def _dtype(settings: Settings, backend: VllmBackend) -> str:
-    return settings.model.dtype if backend.dtype == "auto" else backend.dtype
-
-
 def _quantization(settings: Settings, *, backend: VllmBackend, policy: Policy) -> str | None:
     if backend.quantization != "auto":
         return None if backend.quantization == "none" else backend.quantization
@@ -78,16 +74,7 @@ def _quantization(settings: Settings, *, backend: VllmBackend, policy: Policy) -
     return "bitsandbytes" if nf4 and policy.device.type == "cuda" else None
 
 
-def _sleeps(backend: VllmBackend, *, policy: Policy) -> bool:
+def _sleeps(settings: Settings, *, backend: VllmBackend, policy: Policy) -> bool:
     if backend.sleep == "auto":
-        return policy.device.type == "cuda"
+        return policy.device.type == "cuda" and not settings.rollout.overlap
     return backend.sleep == "on"
-
-
-def _roughest(settings: Settings, *, backend: VllmBackend | VllmServerBackend) -> str:
-    """Return the type whose rounding is the largest on either side."""
-    if settings.model.quantization != "none":
-        return settings.model.quantization
-    # What a server computes in is not known here; bfloat16 is what nearly all of them do.
-    other = _dtype(settings, backend) if isinstance(backend, VllmBackend) else settings.model.dtype
-    return max((settings.model.dtype, other), key=lambda name: TOLERANCES[name])

@@ -438,3 +438,95 @@ def test_progress_counts_every_completion_once(server: FakeVllm) -> None:
     server.faults.status = [200, 500, 200, 500]
     sample(sampler_of(server, weights=FakeWeights(adapter=True)), progress=Listener())
     assert told == [("waiting", 1, 1), ("syncing", 1, 1), ("sampling", 9, 9)]
+
+
+class Beside:
+    """A sample in another thread."""
+
+    def __init__(self, sampler: VllmSampler) -> None:
+        self.found: list[tuple[Completion, ...]] = []
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, args=(sampler,), daemon=True)
+        self.thread.start()
+
+    def _run(self, sampler: VllmSampler) -> None:
+        try:
+            self.found = sample(sampler)
+        except BaseException as error:
+            self.error = error
+
+
+@pytest.mark.parametrize("fault", ["adapters are gone", "connections are cut", "refused"])
+def test_a_server_lost_while_the_policy_is_trained_gets_the_weights_of_its_own_version(
+    server: FakeVllm, fault: str
+) -> None:
+    weights = FakeWeights(adapter=True)
+    sampler = sampler_of(server, weights=weights, in_flight=1)
+    weights.weight = 0.25
+    sampler.sync(policy_version=1)
+    sampler.prepare(SilentProgress())
+    server.bodies.clear()
+    moved = threading.Event()
+    answer = server.answer
+
+    def after_the_update(method: str, path: str, body: Any) -> tuple[int, Any]:
+        if path == "/v1/completions" and len(server.bodies) == 2:
+            assert moved.wait(60)
+        return answer(method, path, body)
+
+    server.answer = after_the_update  # type: ignore[method-assign]
+    beside = Beside(sampler)
+    if fault == "adapters are gone":
+        server.faults.forget_after = 2
+    elif fault == "connections are cut":
+        server.faults.drop = 1
+    else:
+        server.faults.status = [503]
+    weights.weight = 0.75  # the update
+    moved.set()
+    beside.thread.join(60)
+    assert beside.error is None and beside.found == expected(0.25, version=1)
+    sampler.sync(policy_version=2)
+    assert sample(sampler) == expected(0.75, version=2)
+
+
+def test_prepare_starts_once_and_a_sample_then_reads_nothing_that_training_moves(
+    server: FakeVllm,
+) -> None:
+    weights = FakeWeights(adapter=True, weight=0.5)
+    sampler = sampler_of(server, weights=weights)
+    for _ in range(2):
+        sampler.prepare(SilentProgress())
+    assert len(weights.saved) == 1
+    weights.weight = 0.9
+    assert sample(sampler) == expected(0.5, version=0)
+    assert len(weights.saved) == 1
+
+
+@pytest.mark.parametrize("when", ["under way", "before"])
+def test_a_sample_that_is_called_off_raises_and_leaves_no_thread(
+    server: FakeVllm, when: str
+) -> None:
+    sampler = sampler_of(server, weights=FakeWeights(adapter=True), wait_s=30.0, timeout_s=60.0)
+    sampler.prepare(SilentProgress())
+    before = threading.active_count()
+    server.bodies.clear()
+    server.faults.hang_s = 3.0
+    if when == "before":
+        sampler.cancel()
+    beside = Beside(sampler)
+    if when != "before":
+        deadline = time.monotonic() + 60
+        while not server.bodies and time.monotonic() < deadline:
+            time.sleep(0.005)
+        sampler.cancel()
+    beside.thread.join(60)
+    assert not beside.thread.is_alive()
+    assert isinstance(beside.error, BackendError)
+    assert "called off" in str(beside.error)
+    deadline = time.monotonic() + 60
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+    with pytest.raises(BackendError, match="called off"):
+        sample(sampler)

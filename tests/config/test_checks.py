@@ -36,6 +36,12 @@ def training_refusal(*overrides: str) -> list[str]:
             "optim.schedule=constant",
         ),
         (("advantage.baseline=leave-one-out",), "advantage.std=none"),
+        (("rollout.overlap=1",), "rollout.backend.kind=vllm"),
+        (("rollout.overlap=1",), "rollout.overlap=0"),
+        (
+            ("rollout.overlap=1", "rollout.backend.kind=vllm", "rollout.backend.sleep=on"),
+            "rollout.backend.sleep=off",
+        ),
         (("model.quantization=nf4",), "adapter.kind=lora"),
         (("model.dtype=bfloat16",), "model.dtype=float32"),
         (("model.dtype=float16",), "adapter.kind=lora"),
@@ -154,3 +160,18 @@ def test_the_7b_presets_stop_for_nothing_of_their_own(name: str) -> None:
     check_built(settings)
     assert settings.adapter.kind == "lora"
     assert (settings.model.quantization == "nf4") == name.endswith("qlora")
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
+def test_a_tracker_without_its_package_is_refused_with_the_command(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dgpo_cli.config.checks.find_spec", lambda asked: None)
+    settings = resolve(preset="tiny", overrides=[f'track.to=["{name}"]']).settings
+    with pytest.raises(ConfigError) as caught:
+        check_built(settings)
+    assert str(caught.value) == (
+        f"track.to={name}: needs the package {name}, which is not installed; "
+        f"pip install 'dgpo-cli[{name}]'"
+    )
+    check_built(settings, training=False)  # what trains not, tracks not

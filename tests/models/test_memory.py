@@ -177,3 +177,21 @@ def test_lora_runs_half_of_the_backward_pass() -> None:
 
 def test_an_unknown_speed_gives_no_times() -> None:
     assert times_of(job(), CPU) == ()
+
+
+def test_overlap_costs_a_forward_pass_and_hides_what_servers_elsewhere_do() -> None:
+    elsewhere = Sampling("vllm-server", rows=0, share=0.0)
+    before = {p.name: p.seconds for p in times_of(lora(sampling=elsewhere), GPU)}
+    found = times_of(lora(sampling=elsewhere, overlap=True), GPU)
+    after = {p.name: p.seconds for p in found}
+    assert {name: after[name] for name in before} == before
+    assert after["old log-probs"] == before["reference"]  # both are a forward pass and the head
+    assert [p.name for p in found if p.beside] == ["sampling"]
+    here = times_of(lora(sampling=Sampling("vllm", rows=0, share=0.9), overlap=True), GPU)
+    assert not any(p.beside for p in here)
+
+
+def test_overlap_keeps_the_trained_weights_of_one_step_before_in_the_hosts_memory() -> None:
+    assert memory_of(lora(overlap=True), CPU).part("weights before") == 4 * lora().adapter
+    assert memory_of(job(overlap=True), CPU).part("weights before") == 4 * P
+    assert memory_of(job(overlap=True), GPU).part("weights before") == 0

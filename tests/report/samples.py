@@ -86,6 +86,7 @@ def completion(texts: Sequence[str], scores: Sequence[float], *, tau: float, **c
         "reward": 1.0,
         "advantage": 0.75,
         "effective_fraction": len(weights) / squares if weights else 1.0,
+        "tau": tau,
         "tokens": tokens,
     }
     return InspectedCompletion(**(fields | changes))
@@ -112,6 +113,7 @@ def inspection(*completions: InspectedCompletion, **changes: Any) -> Inspection:
         "rule": "dgpo",
         "tau": 0.1,
         "kappa": 1.0,
+        "vocab_size": 1024,
         "completions": completions,
     }
     return Inspection(**(fields | changes))

@@ -79,12 +79,13 @@ def is_zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def start_training(out: Path, *, model: Path, mark: str) -> subprocess.Popen[str]:
+def start_training(out: Path, *extra: str, model: Path, mark: str) -> subprocess.Popen[str]:
     settings = (
         *(f"model.path={model}", "model.device=cpu", *MEMORY, *LORA),
         *("rollout.prompts_per_step=2", "rollout.group_size=4", "optim.micro_batch_size=4"),
         *("rollout.max_completion_tokens=16", "rollout.backend.max_num_seqs=4"),
         *("train.threads=1", "reward.workers=1", "train.checkpoint_every=1000", "eval.every=0"),
+        *extra,
     )
     variable, value = mark.split("=")
     return subprocess.Popen(
@@ -146,3 +147,44 @@ def test_a_run_trains_with_the_engine_and_takes_it_along_when_it_ends(
         metrics = json.loads(line)
         assert metrics["sampler/logprob_gap_max"] < CLOSE
         assert 0 <= metrics["sampler/k3"] < 1e-9
+
+
+# Rewards that differ by length, so that the weights move: random weights give no right answers.
+MOVES = ("reward.overlong.buffer_tokens=15", "optim.lr=1e-2", "train.rollouts_every=1")
+
+
+def test_a_run_that_samples_ahead_is_exact_goes_on_where_it_stopped_and_leaves_nothing(
+    small_model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    mark = f"DGPO_VLLM_TEST={uuid.uuid4().hex}"
+    for count, end, code in ((4, subprocess.Popen.terminate, 143), (8, interrupt_twice, 130)):
+        process = start_training(out, "rollout.overlap=1", *MOVES, model=small_model, mark=mark)
+        try:
+            wait_for_steps(out, count, process)
+            end(process)
+            text = process.communicate(timeout=120)[0]
+            assert process.returncode == code, text
+            assert "Traceback" not in text
+            assert ("stopped at step" in text) == (code == 143)
+            assert left_behind(mark, within_s=30) == []
+        finally:
+            for pid in with_mark(mark):
+                os.kill(pid, signal.SIGKILL)
+    steps = steps_of(out)
+    assert [m["step"] for m in steps] == list(range(1, len(steps) + 1))
+    updates = [m["optim/updates"] for m in steps]
+    assert sum(updates) >= len(steps) / 2
+    # Always the weights of one step before, across the interruption as well.
+    assert [m["rollout/lag"] for m in steps] == [0.0, *updates[:-1]]
+    for metrics in steps:
+        assert metrics["sampler/logprob_gap_max"] < CLOSE  # of one version on both sides
+        if metrics["rollout/lag"]:
+            assert metrics["off_policy/stale_gap_mean"] > 10 * CLOSE  # the test can fail
+    for path in sorted((out / "rollouts").iterdir()):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len({line["policy_version"] for line in lines}) == 1
+
+
+def steps_of(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -159,3 +159,18 @@ def test_the_cpu_is_measured() -> None:
     assert found.flops["float32"] > 1e8
     assert found.bandwidth > 1e8
     assert 0 < found.room <= found.memory
+
+
+def test_a_step_with_overlap_takes_as_long_as_the_longer_of_sampling_and_the_rest() -> None:
+    device = devices.GPUS["h200"]
+    servers = ("rollout.backend.kind=vllm-server",)
+    apart = planned("qwen7b-lora", device, *servers)
+    ahead = planned("qwen7b-lora", device, *servers, "rollout.overlap=1")
+    sampling = next(p.seconds for p in ahead.times if p.name == "sampling")
+    rest = sum(p.seconds for p in ahead.times if p.name != "sampling")
+    assert ahead.step_seconds == max(sampling, rest)
+    assert apart.step_seconds > ahead.step_seconds
+    assert any("the longer of sampling and the rest" in note for note in ahead.notes)
+    here = planned("qwen7b-lora", device, "rollout.overlap=1")
+    assert here.step_seconds == sum(p.seconds for p in here.times)
+    assert any("saves nothing" in n or "save nothing" in n for n in here.notes)

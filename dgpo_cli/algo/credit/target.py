@@ -1,0 +1,177 @@
+"""Finds the tau under which credit is as concentrated as it was asked to be.
+
+The effective fraction of a completion, (sum w)^2 / (T sum w^2), grows with tau, and its largest
+weight falls: in b = 1 / tau, log(sum w)^2 - log(sum w^2) is 2 L(b) - L(2b) for the convex
+L(b) = log sum exp(b s), whose slope at 2b is at least that at b. So there is one smallest tau with
+a fraction of at least the target, and one with no weight above the cap, and bisection finds them.
+A cap is held by a larger tau and not by cutting weights off: their mean stays 1, and their order is
+still that of the scores.
+
+Below a floor tau does not go, where rounding would be taken for a signal. sqrt(d) is a metric, so
+policies that are a distance e apart by rounding alone have sqrt(d) at most sqrt(e) apart: d is
+known to 2 sqrt(d e) + e, and the score to h^kappa times that. The floor is the tau under which this
+moves no score / tau of the completion by more than NOISE_SHARE.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dgpo_cli.types import LIMITS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# What noise may move log w by, in score / tau.
+NOISE_SHARE = 0.05
+# The noise of d where nobody has measured it: that of a model in float32.
+ASSUMED_NOISE = 1e-12
+
+# Stands for no floor at all: no noise, or a closed gate and a score of 0 at every token.
+_SMALLEST = 1e-30
+_HALVINGS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is asked of the weights. whole: one tau for all rows, whose mean has this fraction."""
+
+    fraction: float
+    max_weight: float
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A tau a row and what held it up; see types.Credit."""
+
+    tau: Tensor  # float64 [B], NaN where no tau makes a difference
+    limit: Tensor  # int64 [B], index into LIMITS
+
+
+def noise_of_scores(distance: Tensor, gate: Tensor, *, noise: float | None) -> Tensor:
+    """Return how far rounding may have moved each score, [B, T].
+
+    distance: d, [B, T]. gate: h^kappa, [B, T]. noise: d between two evaluations of one policy.
+    """
+    size = ASSUMED_NOISE if noise is None else noise
+    return gate * (2.0 * (distance * size).sqrt() + size)
+
+
+def find_tau(
+    gaps: Tensor,  # float32 [B, T], the row's largest score less each; 0 outside the mask
+    mask: Tensor,  # bool [B, T]
+    *,
+    floor: Tensor,  # [B], the least tau that noise allows
+    target: Target,
+    rows: Tensor | None,  # bool [B], those that a tau of all rows is found on; None: all
+) -> Found:
+    """Return the smallest tau that keeps to the target, the cap and the floor.
+
+    Cap and floor are each row's own: where there is one tau for all, they hold only the rows up
+    that need it, and the others make up for them in the mean.
+    """
+    import torch
+
+    weights = _Weights(gaps, mask)
+    lowest = floor.double().clamp(min=_SMALLEST)
+    # Weights lie in [exp(-x), 1] of the largest, x = spread / tau. So the largest is at most
+    # exp(x), and the fraction at least 1 / cosh(x / 2)^2 (Kantorovich's inequality).
+    capped = _smallest(
+        lambda tau: weights.shape_at(tau)[1] <= target.max_weight,
+        low=lowest,
+        high=weights.unit / math.log(target.max_weight),
+    )
+    sets = _Sets(mask.any(dim=1), rows=rows, whole=target.whole)
+    found = _smallest(
+        lambda tau: sets.mean(weights.shape_at(torch.maximum(tau, capped))[0]) >= target.fraction,
+        low=sets.least(capped),
+        high=sets.most(
+            torch.maximum(weights.unit * 0.5 / math.acosh(target.fraction**-0.5), capped)
+        ),
+    )
+    tau = torch.maximum(found, capped)
+    tied = (sets.mean(weights.ties) > target.fraction) | ~weights.uneven
+    limit = torch.zeros_like(tau, dtype=torch.int64)
+    for name, holds in (("cap", tau <= capped), ("noise", tau <= lowest), ("ties", tied)):
+        limit[holds] = LIMITS.index(name)
+    return Found(tau=tau.masked_fill(~weights.uneven, math.nan), limit=limit)
+
+
+class _Weights:
+    """The shape of each row's weights as tau moves.
+
+    unit: the row's largest gap, float64 [B]; 1 where all its scores are equal.
+    uneven: bool [B], where they are not. ties: share of tokens with the largest score, [B], which
+    is the effective fraction as tau goes to 0.
+    """
+
+    def __init__(self, gaps: Tensor, mask: Tensor) -> None:
+        import torch
+
+        spread = gaps.amax(dim=1).double()
+        self.uneven = spread > 0
+        self.unit = torch.where(self.uneven, spread, torch.ones_like(spread))
+        # In units of the spread nothing overflows, however small the distances are.
+        self._gaps = (gaps / self.unit.unsqueeze(1)).float().masked_fill(~mask, math.inf)
+        self._powers = torch.empty_like(self._gaps)
+        self._lengths = mask.sum(dim=1).double()
+        self.ties = (self._gaps == 0).sum(dim=1) / self._lengths.clamp(min=1.0)
+
+    def shape_at(self, tau: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each row's effective fraction and largest weight, float64 [B]."""
+        import torch
+
+        slope = (-self.unit / tau).float().unsqueeze(1)
+        torch.mul(self._gaps, slope, out=self._powers).exp_()
+        total = self._powers.sum(dim=1, dtype=torch.float64)
+        squares = self._powers.square_().sum(dim=1, dtype=torch.float64) * self._lengths
+        # A row without tokens has no weights; the clamp keeps it from being NaN.
+        return total * total / squares.clamp(min=1.0), self._lengths / total.clamp(min=1.0)
+
+
+class _Sets:
+    """Which rows share a tau: each has its own, or the rows that count are one set."""
+
+    def __init__(self, filled: Tensor, *, rows: Tensor | None, whole: bool) -> None:
+        import torch
+
+        self._whole = whole
+        self._counted = filled
+        if rows is not None:
+            both = filled & rows
+            self._counted = torch.where(both.any(), both, filled)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the values [B], or their mean [1]."""
+        if not self._whole:
+            return values
+        kept = values.masked_fill(~self._counted, 0.0)
+        return kept.sum(dim=0, keepdim=True) / self._counted.sum().clamp(min=1)
+
+    def least(self, values: Tensor) -> Tensor:
+        """Return the values [B], or the smallest of them [1]."""
+        return values.amin(dim=0, keepdim=True) if self._whole else values
+
+    def most(self, values: Tensor) -> Tensor:
+        """Return the values [B], or the largest of them [1]."""
+        return values.amax(dim=0, keepdim=True) if self._whole else values
+
+
+def _smallest(keeps: Callable[[Tensor], Tensor], *, low: Tensor, high: Tensor) -> Tensor:
+    """Return the smallest tau from `low` on that `keeps`, float64 [K]; it does at `high` and above.
+
+    By bisection in its logarithm, to more digits than float32 has.
+    """
+    import torch
+
+    below, above = low.log(), torch.maximum(low, high).log()
+    for _ in range(_HALVINGS):
+        middle = (below + above) / 2
+        kept = keeps(middle.exp())
+        above = torch.where(kept, middle, above)
+        below = torch.where(kept, below, middle)
+    return torch.where(keeps(low), low, above.exp())

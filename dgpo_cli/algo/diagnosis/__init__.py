@@ -1,0 +1,95 @@
+"""Why the reward is flat: reads the metrics of a run and names the first thing to change.
+
+A diagnosis is one function in a file of its theme and one line here. Its cause may make others
+true as well: those are left out, so that what is told is what to change first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from dgpo_cli.algo.diagnosis.answers import no_answer, truncated, verifier_timeout
+from dgpo_cli.algo.diagnosis.facts import Facts, FindUnread, Unread, no_example
+from dgpo_cli.algo.diagnosis.history import LAST, START, History, Line
+from dgpo_cli.algo.diagnosis.policy import entropy_collapsed, reward_fell
+from dgpo_cli.algo.diagnosis.sampler import sampler_disagrees
+from dgpo_cli.algo.diagnosis.signal import no_signal, too_easy, too_hard
+from dgpo_cli.algo.diagnosis.update import (
+    grad_clipped,
+    nonfinite,
+    ratio_exploding,
+    update_too_small,
+)
+from dgpo_cli.types import Diagnosis
+
+__all__ = ["EXPLAINS", "KEYS", "LAST", "START", "Facts", "FindUnread", "Line", "Unread", "diagnose"]
+
+
+class _Rule(NamedTuple):
+    """explains: keys of what follows from it, and is not told beside it."""
+
+    key: str
+    find: Callable[[History, Facts, FindUnread], Diagnosis | None]
+    explains: tuple[str, ...] = ()
+
+
+def _plain(
+    find: Callable[[History, Facts], Diagnosis | None],
+) -> Callable[[History, Facts, FindUnread], Diagnosis | None]:
+    return lambda history, facts, _: find(history, facts)
+
+
+_STILL = ("no_signal", "update_too_small")
+_SILENT = ("too_easy", "too_hard", *_STILL)
+_UNREAD = ("truncated", "no_answer", *_SILENT)
+
+# The most important first: nothing that is told further down would help while it lasts.
+_RULES = (
+    _Rule("nonfinite", _plain(nonfinite), ("ratio_exploding", "grad_clipped", *_STILL)),
+    _Rule("sampler_disagrees", _plain(sampler_disagrees), ("ratio_exploding", "reward_fell")),
+    _Rule(
+        "ratio_exploding",
+        _plain(ratio_exploding),
+        ("reward_fell", "entropy_collapsed", "grad_clipped", *_UNREAD),
+    ),
+    _Rule("verifier_timeout", _plain(verifier_timeout), ("reward_fell", *_SILENT)),
+    _Rule(
+        "entropy_collapsed", _plain(entropy_collapsed), ("reward_fell", "grad_clipped", *_UNREAD)
+    ),
+    _Rule("reward_fell", _plain(reward_fell), ("grad_clipped", *_UNREAD)),
+    _Rule("truncated", _plain(truncated), _SILENT),
+    _Rule("no_answer", no_answer, _SILENT),
+    _Rule("too_easy", _plain(too_easy), _STILL),
+    _Rule("too_hard", _plain(too_hard), _STILL),
+    _Rule("no_signal", _plain(no_signal), _STILL),
+    _Rule("update_too_small", _plain(update_too_small)),
+    _Rule("grad_clipped", _plain(grad_clipped)),
+)
+KEYS = tuple(rule.key for rule in _RULES)
+EXPLAINS = {rule.key: rule.explains for rule in _RULES}
+
+
+def diagnose(
+    lines: Sequence[Line], *, facts: Facts, find_unread: FindUnread = no_example
+) -> tuple[Diagnosis, ...]:
+    """Say what is wrong with a run at its last step, the most important first.
+
+    Args:
+        lines: metrics of its steps, oldest first, each with its "step". The first START and the
+            last LAST are enough; steps may be missing in between.
+        find_unread: looks for a completion without an answer, when there are too many of them.
+    """
+    history = History(lines, prompts_per_step=facts.prompts_per_step)
+    if not history.count:
+        return ()
+    explained: set[str] = set()
+    found = []
+    for rule in _RULES:
+        if rule.key in explained:
+            continue
+        diagnosis = rule.find(history, facts, find_unread)
+        if diagnosis is not None:
+            found.append(diagnosis)
+            explained.update(rule.explains)
+    return tuple(found)

@@ -1,0 +1,121 @@
+"""Answers that never reach the reward: cut off, not readable, or not judged in time."""
+
+from __future__ import annotations
+
+from dgpo_cli.algo.diagnosis.facts import Facts, FindUnread, Unread
+from dgpo_cli.algo.diagnosis.history import History, percent
+from dgpo_cli.types import Diagnosis
+
+# Share of completions from which one failure decides the reward of most groups.
+MOST = 0.5
+# From here on nothing is left to learn from; below, a reward that rises is left to rise.
+NEARLY_ALL = 0.9
+# Unjudged completions count as wrong without being it. What one busy moment loses is less.
+UNJUDGED = 0.05
+LONGEST_TEMPLATE = 60  # characters; a longer one is not repeated in an advice of one line
+MAX_TIMEOUT_S = 600.0  # that reward.timeout_s takes
+
+_EXPECTED = {
+    "boxed": r"\boxed{42}",
+    "answer-line": "a last line such as Answer: 42",
+    "boxed-or-answer-line": r"\boxed{42} or a last line such as Answer: 42",
+    "last-number": "a number, with the last one counting",
+}
+_REQUEST = {
+    "answer-line": "End with a line of the form Answer: ...",
+    "last-number": "Write only the answer, as a number.",
+}
+
+
+def truncated(history: History, facts: Facts) -> Diagnosis | None:
+    """Most completions are cut off before they give an answer."""
+    name = "outcome/truncated"
+    if not _decides(history, name):
+        return None
+    limit, share = facts.max_completion_tokens, history.share(name)
+    longer = f"--set rollout.max_completion_tokens={2 * limit}"
+    advice = f"{longer}: give them room for an answer"
+    buffer = limit // 5  # DAPO's
+    if buffer and history.begun_with(name) < share / 2:
+        advice = (
+            f"--set reward.overlong.buffer_tokens={buffer}: they have grown since the run began, "
+            f"and a penalty for length holds them; or {longer}"
+        )
+    return Diagnosis(
+        key="truncated",
+        step=history.step,
+        headline="Completions are cut off before they give an answer",
+        evidence=f"{percent(share)} of the completions of {history.span} reached "
+        f"rollout.max_completion_tokens={limit} without one",
+        advice=advice,
+    )
+
+
+def no_answer(history: History, facts: Facts, find: FindUnread) -> Diagnosis | None:
+    """Most completions end by themselves, with nothing in them that can be read as an answer."""
+    name = "outcome/no_answer"
+    if not _decides(history, name):
+        return None
+    example = find()
+    seen = "" if example is None else f"; one ends: {example.ending}"
+    return Diagnosis(
+        key="no_answer",
+        step=history.step,
+        headline="Completions hold no answer that can be read",
+        evidence=f"{percent(history.share(name))} of those of {history.span} have none; "
+        f"reward.extract={facts.extract} reads {_EXPECTED.get(facts.extract, 'another form')}"
+        f"{seen}",
+        advice=_readable(facts, example),
+    )
+
+
+def _readable(facts: Facts, example: Unread | None) -> str:
+    if example is not None and example.readable_as is not None:
+        return (
+            f"--set reward.extract={example.readable_as}: that finds an answer in most completions "
+            "that have none now"
+        )
+    asked = _REQUEST.get(facts.extract, r"Put the answer into \boxed{}.")
+    if "'" in facts.template or "\n" in facts.template or len(facts.template) > LONGEST_TEMPLATE:
+        return f"ask in prompts.template for the form that is read: {asked}"
+    return f"--set 'prompts.template={facts.template} {asked}': ask for the form that is read"
+
+
+def verifier_timeout(history: History, facts: Facts) -> Diagnosis | None:
+    """The answer checker does not get done, or dies, often enough to move the reward."""
+    late, died = history.share("outcome/timeout"), history.share("outcome/crash")
+    steps = sum(
+        a > 0 or b > 0
+        for a, b in zip(
+            history.known("outcome/timeout"), history.known("outcome/crash"), strict=False
+        )
+    )
+    if not history.has_window or not late + died >= UNJUDGED or steps <= history.width / 2:
+        return None
+    patience = min(4 * facts.timeout_s, MAX_TIMEOUT_S)
+    advice = (
+        f"--set reward.timeout_s={patience:g}: give it more time; if that changes "
+        "nothing, look at those completions in the rollouts (outcome timeout)"
+    )
+    if died > late:
+        advice = (
+            "look at those completions in the rollouts (outcome crash): a worker that asks for too "
+            "much memory is ended; --set reward.kind=integer needs least, if the answers are "
+            "integers"
+        )
+    return Diagnosis(
+        key="verifier_timeout",
+        step=history.step,
+        headline="Answers are not judged and count as wrong",
+        evidence=f"in {history.span} the check of {percent(late)} of the completions ran into "
+        f"reward.timeout_s={facts.timeout_s:g}, that of {percent(died)} crashed",
+        advice=advice,
+    )
+
+
+def _decides(history: History, name: str) -> bool:
+    if not history.has_window or history.likely(name).low <= MOST:
+        return False
+    if history.share(name) >= NEARLY_ALL:
+        return True
+    return history.count >= 2 * history.width and not history.rises("reward/mean")

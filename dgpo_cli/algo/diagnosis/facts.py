@@ -1,0 +1,56 @@
+"""What a diagnosis must know of a run besides its metrics. No torch, no settings: plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The settings that thresholds and advice are made from, under their own names.
+
+    logprob_tolerance: mean distance in nats that rounding may put between the log-probabilities
+        of sampler and trainer.
+    correction: level of the off-policy correction: none, token or sequence.
+    operations: of generated sums; empty for prompts from data.
+    """
+
+    prompts_per_step: int
+    group_size: int
+    max_completion_tokens: int
+    temperature: float
+    dynamic_sampling: bool
+    extract: str
+    template: str
+    timeout_s: float
+    lr: float
+    warmup_steps: int
+    max_grad_norm: float
+    updates_per_step: int
+    clip_high: float
+    has_adapter: bool
+    dtype: str
+    logprob_tolerance: float
+    correction: str
+    operations: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A completion in which no answer was found, to show its user.
+
+    ending: its last characters, as the model wrote them: untrusted, made visible where it is shown.
+    readable_as: the value of reward.extract that finds an answer in most such completions, if any.
+    """
+
+    ending: str
+    readable_as: str | None
+
+
+FindUnread = Callable[[], Unread | None]
+
+
+def no_example() -> Unread | None:
+    """Say that there is no completion to show."""
+    return None

@@ -1,0 +1,267 @@
+"""The live panel of `dgpo train`: takes what a run tells, and draws it some times a second.
+
+What tells it anything only puts it down; a thread of its own draws, so that no signal handler
+and no hot loop ever waits for a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.ansi import AnsiDecoder
+from rich.text import Text
+
+from dgpo_cli.cli import console, usage
+from dgpo_cli.cli.evalline import eval_line
+from dgpo_cli.cli.pace import Pace
+from dgpo_cli.cli.screen import Screen
+from dgpo_cli.report.panel.layout import Memory, panel
+from dgpo_cli.report.panel.state import Doing, PanelState, Phase, Score
+from dgpo_cli.report.ramp import depth_of
+from dgpo_cli.report.text import plain
+from dgpo_cli.types import Advance, Diagnosis, Evaluation, Glimpse, StepMetrics
+
+INTERVAL_S = 0.25  # between two frames
+LEAST_COLUMNS, LEAST_ROWS = 60, 20  # of a terminal that gets the panel unasked
+_DAY_S = 86_400.0
+
+Lines = Sequence[Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class _Open:
+    """A phase that is going on."""
+
+    name: str
+    total: int
+    unit: str
+    since: float
+    done: int = 0
+
+
+class Panel:
+    """Implements `types.Progress` and takes the callbacks of a run; use it as a context."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        out: Path,
+        steps: int,
+        eval_every: int,
+        start: int = 0,
+        past: tuple[Lines, Lines] = ((), ()),
+    ) -> None:
+        """start: steps that are finished already. past: their metrics and evaluations, as the run
+        folder has them; what lies behind `start` is done again and left out."""
+        self._console = console.stderr()
+        self._screen = Screen(self._console)
+        self._state = PanelState(name=name, folder=str(out), total=steps, step=start)
+        self._pace = Pace(total=steps, eval_every=eval_every)
+        self._reward: list[tuple[float, float]] = []
+        self._entropy: list[tuple[float, float]] = []
+        self._phases: list[_Open] = []
+        self._shown: tuple[Phase, ...] = ()
+        self._above: deque[Text] = deque()
+        self._began = time.monotonic()
+        self._anew = False
+        self._memory = Memory()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._draw_on, name="panel", daemon=True)
+        self._stack = ExitStack()
+        self._take_up(*past)
+
+    def __enter__(self) -> Self:
+        decode = AnsiDecoder().decode_line
+        self._stack.enter_context(
+            console.captured(lambda line: self._above.append(_harmless(decode(line))))
+        )
+        self._stack.enter_context(_continued(self._came_back))
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._phases.clear()
+        self._stack.close()
+        doing: Doing = "done" if kind is None else "stopped"
+        if kind is not None and issubclass(kind, Exception):
+            doing = "failed"
+        self._state = replace(self._state, doing=doing)
+        self._frame(last=True)
+
+    @contextmanager
+    def phase(self, name: str, *, total: int, unit: str) -> Iterator[Advance]:
+        """Show a phase of `total` units while the context is open."""
+        opened = _Open(name, total, unit, since=time.monotonic())
+
+        def advance(amount: int) -> None:
+            opened.done += amount
+
+        self._phases.append(opened)
+        try:
+            yield advance
+        finally:
+            self._phases.remove(opened)
+
+    def step(self, step: int, metrics: StepMetrics) -> None:
+        """Take the numbers of a finished step."""
+        self._pace.step(step, seconds=metrics.get("time/step_s", 0.0), now=time.monotonic())
+        _extend(self._reward, step, metrics.get("reward/mean"))
+        _extend(self._entropy, step, metrics.get("policy/entropy"))
+        glimpse = self._state.glimpse
+        self._state = replace(
+            self._state,
+            step=step,
+            metrics=dict(metrics),
+            completions=glimpse.completions if glimpse is not None else None,
+            groups=glimpse.groups if glimpse is not None else None,
+            reward=tuple(self._reward),
+            entropy=tuple(self._entropy),
+            memory=usage.memory(),
+        )
+
+    def evaluated(self, step: int, evaluation: Evaluation, curve: Lines) -> None:
+        """Take an evaluation, and say it in a line that stays."""
+        self._pace.evaluation(step, since=self._began, now=time.monotonic())
+        self._state = replace(self._state, scores=tuple(map(_score, curve)))
+        options = self._console.options
+        line = eval_line(curve, width=self._console.width, ascii_only=options.ascii_only)
+        self._above.append(plain(line))
+
+    def glimpse(self, glimpse: Glimpse) -> None:
+        """Take the completions to show."""
+        self._state = replace(self._state, glimpse=glimpse)
+
+    def diagnosed(self, diagnoses: Sequence[Diagnosis]) -> None:
+        """Show these diagnoses until the next call."""
+        self._state = replace(self._state, diagnoses=tuple(diagnoses))
+
+    def event(self, text: str) -> None:
+        """Say something in passing, in a line that stays. A signal handler may call this."""
+        self._above.append(console.noted(text))
+
+    def _take_up(self, lines: Lines, evals: Lines) -> None:
+        """Draw the curves of a run that goes on from where they were."""
+        start = self._state.step
+        for line in lines:
+            if line["step"] <= start:
+                _extend(self._reward, line["step"], line.get("reward/mean"))
+                _extend(self._entropy, line["step"], line.get("policy/entropy"))
+        scores = [_score(line) for line in evals if line["step"] <= start]
+        if scores:
+            self._pace.evaluated(scores[-1].step)
+        self._state = replace(
+            self._state,
+            reward=tuple(self._reward),
+            entropy=tuple(self._entropy),
+            scores=tuple(scores),
+        )
+
+    def _draw_on(self) -> None:
+        while not self._ended.wait(INTERVAL_S):
+            if self._screen.in_front():
+                self._frame()
+
+    def _frame(self, *, last: bool = False) -> None:
+        above = [self._above.popleft() for _ in range(len(self._above))]
+        width, height = self._console.size
+        lines = panel(
+            self._state if last else self._now(),
+            width=max(1, width - 1),
+            height=max(1, height - 2),
+            depth=depth_of(self._console),
+            ascii_only=self._console.options.ascii_only,
+            memory=self._memory,
+        )
+        anew, self._anew = self._anew, False
+        with suppress(OSError):  # the terminal has gone: the run goes on without it
+            self._screen.show(lines, above=above, anew=anew)
+
+    def _now(self) -> PanelState:
+        """The state with what changes by the moment."""
+        now = time.monotonic()
+        state = self._state
+        left = self._pace.left(now=now)
+        doing: Doing = "training" if self._phases or state.step else "starting"
+        if self._phases and self._pace.due(state.step):
+            doing = "evaluating"
+        phases = [
+            Phase(each.name, each.done, each.total, each.unit, now - each.since)
+            for each in tuple(self._phases)
+        ]
+        if phases:  # between two phases the last one stays, so that no line comes and goes
+            self._shown = tuple(phases)
+        return replace(
+            state,
+            doing=doing,
+            phases=self._shown,
+            left_s=left,
+            ends_at="" if left is None else _clock(left),
+        )
+
+    def _came_back(self) -> None:
+        self._anew = True
+
+
+def _extend(series: list[tuple[float, float]], step: int, value: float | None) -> None:
+    if value is not None:
+        series.append((float(step), value))
+
+
+def _score(line: Mapping[str, Any]) -> Score:
+    unknown = float("nan")
+    return Score(
+        step=line["step"],
+        bench=str(line["bench"]),
+        k=line["k"],
+        avg_at_k=line["avg_at_k"],
+        stderr_rerun=unknown if line["stderr_rerun"] is None else line["stderr_rerun"],
+        stderr_problems=unknown if line["stderr_problems"] is None else line["stderr_problems"],
+    )
+
+
+def _clock(left_s: float) -> str:
+    """The time of day so many seconds from now, with the day where it is not today."""
+    end = time.localtime(time.time() + left_s)
+    today = time.localtime()
+    if end[:3] == today[:3]:
+        return time.strftime("%H:%M", end)
+    return time.strftime("%a %H:%M" if left_s < 6 * _DAY_S else "%d %b %H:%M", end)
+
+
+def _harmless(text: Text) -> Text:
+    """Foreign output keeps its colours; whatever else a terminal would obey is shown."""
+    shown = plain(text.plain)
+    if shown.plain == text.plain:
+        return text
+    return shown
+
+
+@contextmanager
+def _continued(told: Callable[[], None]) -> Iterator[None]:
+    """Call `told` when the process is continued after Ctrl-Z, in the main thread."""
+    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
+        yield
+        return
+    before = signal.signal(signal.SIGCONT, lambda number, frame: told())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCONT, before)

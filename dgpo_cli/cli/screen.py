@@ -1,0 +1,105 @@
+"""A block of lines at the foot of a terminal that is drawn over itself, with text going by above.
+
+The terminal's own screen is used and not the alternate one, so what went by stays in the
+scrollback and the last block stays where it was. The cursor rests below the block and is never
+hidden: a process that is killed leaves a terminal as it should be. One write a frame, only the
+lines that changed, inside a synchronised update (ignored where a terminal has none): no flicker.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.segment import ControlType, Segment
+from rich.text import Text
+
+from dgpo_cli.cli import console
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+_BEGIN = "\x1b[?2026h\x1b[?7l"  # synchronised; nothing wraps, should a width be misjudged
+_END = "\x1b[?7h\x1b[?2026l"
+_CLEAR_LINE, _CLEAR_BELOW = "\x1b[K", "\x1b[J"
+
+
+class Screen:
+    """Draws on one console. All of it is to be called from one thread."""
+
+    def __init__(self, on: Console) -> None:
+        self._console = on
+        self._shown: list[Text] = []
+        self._columns = 0
+
+    def show(
+        self, lines: Sequence[Text], *, above: Sequence[Text] = (), anew: bool = False
+    ) -> None:
+        """Draw the block, and `above` it what is to stay.
+
+        anew: something else may have written since: draw every line, from where the cursor is.
+        """
+        columns = self._console.width
+        if anew:
+            self._shown = []
+        same = columns == self._columns and not above
+        if same and self._shown and _looks(self._shown) == _looks(lines):
+            return
+        back = self._rows(columns)
+        old = self._shown if same else []
+        frame = _Frame(list(lines), old=old, back=back, above=list(above))
+        self._shown, self._columns = list(lines), columns
+        console.draw(frame, on=self._console)
+
+    def in_front(self) -> bool:
+        """Whether this process may write: it is not in the background of a shell."""
+        try:
+            return os.tcgetpgrp(self._console.file.fileno()) == os.getpgrp()
+        except (OSError, ValueError):  # not our controlling terminal: nobody takes it from us
+            return True
+
+    def _rows(self, columns: int) -> int:
+        """How many rows the block takes now: a terminal made narrower has wrapped its lines."""
+        if columns >= self._columns:
+            return len(self._shown)
+        return sum(max(1, -(-line.cell_len // columns)) for line in self._shown)
+
+
+class _Frame:
+    """What takes the terminal from the old block to the new one."""
+
+    def __init__(self, lines: list[Text], *, old: list[Text], back: int, above: list[Text]) -> None:
+        self._lines, self._old, self._back, self._above = lines, old, back, above
+
+    def __rich_console__(self, on: Console, options: ConsoleOptions) -> RenderResult:
+        # Lines are cleared one by one: tmux would put what is cleared at once into its scrollback.
+        yield _control(_BEGIN + "\r" + (f"\x1b[{self._back}A" if self._back else ""))
+        for text in self._above:  # these wrap as any line does
+            yield _control("\x1b[?7h")
+            yield from _drawn(text, on, wrapped=options.max_width)
+            yield _control("\x1b[?7l")
+        looks = _looks(self._old)
+        for at, line in enumerate(self._lines):
+            if at >= len(looks) or looks[at] != _looks([line])[0]:
+                yield from _drawn(line, on)
+                yield _control(_CLEAR_LINE)
+            yield _control("\r\n")
+        yield _control(_CLEAR_BELOW + _END)
+
+
+def _drawn(text: Text, on: Console, *, wrapped: int | None = None) -> Iterator[Segment]:
+    lines = text.wrap(on, wrapped) if wrapped else [text]
+    for line in lines:
+        line.end = ""
+        yield from line.render(on)
+        if wrapped:
+            yield _control(_CLEAR_LINE + "\r\n")
+
+
+def _looks(lines: Sequence[Text]) -> list[tuple[str, str, tuple[object, ...]]]:
+    return [(line.plain, str(line.style), tuple(line.spans)) for line in lines]
+
+
+def _control(codes: str) -> Segment:
+    return Segment(codes, None, [(ControlType.CARRIAGE_RETURN,)])

@@ -1,0 +1,45 @@
+"""Memory of this process and of its device, read without importing anything heavy."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+from dgpo_cli.report.panel.state import Memory
+
+
+def memory() -> Memory:
+    """Return what is used now, and at most so far; what this system does not tell is None."""
+    device, device_peak, device_total = _device()
+    return Memory(
+        now=_resident(),
+        peak=_peak(),
+        device=device,
+        device_peak=device_peak,
+        device_total=device_total,
+    )
+
+
+def _resident() -> int | None:
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _peak() -> int:
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024  # kibibytes but on a Mac
+
+
+def _device() -> tuple[int | None, int | None, int | None]:
+    """Bytes of the current CUDA device: reserved by torch now and at most, and in all."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None, None, None
+    cuda = torch.cuda
+    total = cuda.get_device_properties(cuda.current_device()).total_memory
+    return cuda.memory_reserved(), cuda.max_memory_reserved(), total

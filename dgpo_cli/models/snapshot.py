@@ -1,0 +1,54 @@
+"""The trained weights of one moment, kept so that the policy can be as it was once more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dgpo_cli.models.policy import Policy
+
+
+class Snapshot:
+    """A copy of what the optimiser moves, in the host's memory: megabytes for an adapter."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._kept: list[Tensor] = []
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Keep the weights as they are, in place of those kept before."""
+        weights = [weight.detach() for _, weight in self._policy.trainable()]
+        if not self._kept:
+            self._kept = [_host_copy(weight) for weight in weights]
+            return
+        for kept, weight in zip(self._kept, weights, strict=True):
+            kept.copy_(weight)
+
+    @contextmanager
+    def as_it_was(self) -> Iterator[None]:
+        """Have the policy with the kept weights inside; afterwards it is as before, to the bit."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for kept, (_, weight) in zip(self._kept, self._policy.trainable(), strict=True):
+            present = _host_copy(weight.detach())
+            weight.copy_(kept)
+            kept.copy_(present)
+
+
+def _host_copy(weight: Tensor) -> Tensor:
+    copy = weight.to("cpu", copy=True)
+    # Pinned memory goes to a GPU and back several times as fast.
+    return copy.pin_memory() if weight.is_cuda else copy

@@ -1,0 +1,129 @@
+"""The parts of the panel that are plots: the reward of the steps, Avg@k of the evaluations."""
+
+from __future__ import annotations
+
+import math
+
+from rich.text import Text
+
+from dgpo_cli.report.page import Page
+from dgpo_cli.report.panel.state import PanelState, Score
+from dgpo_cli.report.panel.words import row
+from dgpo_cli.report.text import pad, plain
+from dgpo_cli.report.textplot import Axis, growing_end, nice_axis, plot, sparkline
+
+SIDE_BY_SIDE = 76  # columns from which two plots stand beside each other
+LEAST_HEIGHT = 6  # title, rows of dots and the axis
+MOST_HEIGHT = 11
+_LEAST_SPAN = 0.1  # of reward or share that a plot shows at least
+
+
+def curves(state: PanelState, page: Page, *, height: int) -> list[Text]:
+    """The plots, each under its title: beside each other where there is room, else the reward's."""
+    if not both(state, page):
+        return _reward(state, page, width=page.width, height=height)
+    width = (page.width - 3) // 2
+    left = _reward(state, page, width=width, height=height)
+    right = _scores(state, page, width=width, height=height)
+    return [
+        one.append(pad("", width + 3 - one.cell_len)).append_text(two)
+        for one, two in zip(left, right, strict=True)
+    ]
+
+
+def both(state: PanelState, page: Page) -> bool:
+    """Whether there are two plots, and room for them beside each other."""
+    return page.width >= SIDE_BY_SIDE and bool(state.scores)
+
+
+def reward_row(state: PanelState, page: Page) -> list[Text]:
+    """The reward of the last step and its course in one line."""
+    if not state.reward:
+        return []
+    course = sparkline(
+        [value for _, value in state.reward], width=24, ascii_only=page.glyphs.ascii_only
+    )
+    return [row(page, "reward", f"{state.reward[-1][1]:.3f}", course)]
+
+
+def score_row(state: PanelState, page: Page) -> list[Text]:
+    """The newest evaluation with its errors and the course so far in one line."""
+    same = _same(state)
+    if not same:
+        return []
+    last = same[-1]
+    course = sparkline(
+        [score.avg_at_k for score in same], width=16, ascii_only=page.glyphs.ascii_only
+    )
+    bench = plain(last.bench, glyphs=page.glyphs).plain
+    return [row(page, f"Avg@{last.k}", f"{_percent(last)} {bench}", course, *_errors(last, page))]
+
+
+def _reward(state: PanelState, page: Page, *, width: int, height: int) -> list[Text]:
+    values = [value for _, value in state.reward if math.isfinite(value)]
+    title = plain("reward", style=page.style("bold"))
+    if values:
+        title.append(f"  {values[-1]:.3f}  best {max(values):.3f}", page.style("dim"))
+    return [title, *_plot(state, list(state.reward), page, width=width, height=height - 1)]
+
+
+def _scores(state: PanelState, page: Page, *, width: int, height: int) -> list[Text]:
+    same = _same(state)
+    last = same[-1]
+    bench = plain(last.bench, glyphs=page.glyphs).plain
+    title = plain(f"Avg@{last.k}", style=page.style("bold")).append(f" {bench}")
+    for part in (_percent(last), *_errors(last, page)):
+        if title.cell_len + 2 + len(part) <= width:
+            title.append(f"  {part}", page.style("dim"))
+    points = [(float(score.step), score.avg_at_k) for score in same]
+    return [title, *_plot(state, points, page, width=width, height=height - 1, most=1.0)]
+
+
+def _plot(
+    state: PanelState,
+    points: list[tuple[float, float]],
+    page: Page,
+    *,
+    width: int,
+    height: int,
+    most: float = math.inf,
+) -> list[Text]:
+    lines = plot(
+        points,
+        width=width,
+        height=height,
+        x_end=growing_end(state.step, total=state.total),
+        axis=_axis([value for _, value in points if math.isfinite(value)], most=most),
+        ascii_only=page.glyphs.ascii_only,
+    )
+    return [plain(line) for line in lines]
+
+
+def _axis(values: list[float], *, most: float) -> Axis:
+    if not values:
+        return Axis(0.0, 1.0, 1.0)
+    axis = nice_axis(min(values), max(values), least=_LEAST_SPAN)
+    if axis.high > most >= max(values):  # no share is above 1
+        return nice_axis(min(min(values), most - _LEAST_SPAN), most)
+    return axis
+
+
+def _same(state: PanelState) -> list[Score]:
+    """The evaluations that share benchmark and k with the newest."""
+    if not state.scores:
+        return []
+    last = state.scores[-1]
+    return [s for s in state.scores if (s.bench, s.k) == (last.bench, last.k)]
+
+
+def _percent(score: Score) -> str:
+    return f"{100.0 * score.avg_at_k:.1f} %"
+
+
+def _errors(score: Score, page: Page) -> list[str]:
+    """Both errors in percentage points, where they are known."""
+    return [
+        f"{page.glyphs.plus_minus}{100.0 * value:.1f} {name}"
+        for value, name in ((score.stderr_rerun, "rerun"), (score.stderr_problems, "problems"))
+        if math.isfinite(value)
+    ]

@@ -1,0 +1,155 @@
+"""Puts the parts of the panel together: all of them where there is room, the most telling first.
+
+Which parts there are depends on the size of the terminal and on what is known, not on how much
+of it there is at the moment, so that little jumps while a run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from dgpo_cli.report.page import Page
+from dgpo_cli.report.panel import curves, parts, told
+from dgpo_cli.report.panel.state import PanelState
+from dgpo_cli.report.ramp import Depth
+from dgpo_cli.report.text import glyphs_for
+
+_Draw = Callable[[PanelState, Page, Depth], list[Text]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """rank: parts of a high rank are the first to go on a low terminal.
+
+    shrinks: some of its lines are better than none. moves: it changes between two steps.
+    """
+
+    rank: int
+    draw: _Draw
+    shrinks: bool = False
+    moves: bool = False
+
+
+def _reward(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+    return curves.reward_row(state, page)
+
+
+def _score(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+    return curves.score_row(state, page)
+
+
+def _nothing(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+    return []
+
+
+def _rule(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+    return [page.rule()] if state.glimpse else []
+
+
+# As they stand on the page. The plots take the place of the rows that they make superfluous.
+_REWARD, _SCORE = _Part(2, _reward), _Part(7, _score)
+_PLOTS = _Part(9, _nothing)  # drawn last, with the lines that are left
+_PARTS = (
+    _Part(0, parts.header, moves=True),
+    _Part(1, parts.progress, moves=True),
+    _REWARD,
+    _SCORE,
+    _Part(4, parts.outcome_rows),
+    _Part(13, parts.groups),
+    _Part(8, parts.lengths),
+    _Part(6, parts.credit),
+    _Part(12, parts.policy),
+    _Part(10, parts.times),
+    _Part(14, parts.memory),
+    _Part(15, _rule),
+    _Part(11, told.completions, shrinks=True),
+    _Part(3, told.diagnoses),
+    _Part(5, parts.now, moves=True),
+)
+
+
+class Memory:
+    """Keeps what was drawn of one state, for the frames between two steps."""
+
+    def __init__(self) -> None:
+        self._of: tuple[object, ...] = ()
+        self._drawn: dict[object, list[Text]] = {}
+
+    def look_at(self, state: PanelState, page: Page, depth: Depth) -> None:
+        """Forget everything where a state has other contents than the last, or another place."""
+        of = (
+            *(state.metrics, state.completions, state.reward, state.entropy, state.scores),
+            *(state.glimpse, state.diagnoses, state.memory, state.step, state.total),
+        )
+        place = (page.width, page.glyphs, page.styled, depth)
+        same = len(self._of) == len(of) + 1 and self._of[-1] == place
+        if not same or any(a is not b for a, b in zip(of, self._of[:-1], strict=True)):
+            self._of, self._drawn = (*of, place), {}
+
+    def get(self, key: object, draw: Callable[[], list[Text]]) -> list[Text]:
+        """Return what was drawn under this key, drawing it if need be."""
+        if key not in self._drawn:
+            self._drawn[key] = draw()
+        return self._drawn[key]
+
+
+def panel(
+    state: PanelState,
+    *,
+    width: int,
+    height: int,
+    depth: Depth,
+    ascii_only: bool = False,
+    memory: Memory | None = None,
+) -> list[Text]:
+    """Return the panel as at most `height` lines of at most `width` cells.
+
+    width, height: what may be filled, at least 1 each. ascii_only: the encoding has nothing else.
+    memory: of the frames before, to draw less; it changes nothing of what is returned.
+    """
+    page = Page(width=width, glyphs=glyphs_for(ascii_only=ascii_only), styled=depth != "none")
+    memory = memory or Memory()
+    memory.look_at(state, page, depth)
+
+    def draw(part: _Part) -> list[Text]:
+        if part.moves:
+            return part.draw(state, page, depth)
+        return memory.get(part, lambda: part.draw(state, page, depth))
+
+    every = {part: draw(part) for part in _PARTS}
+    room, tall = height, 0
+    kept: dict[_Part, list[Text]] = {}
+    for part in sorted((*_PARTS, _PLOTS), key=lambda part: part.rank):
+        if part is _PLOTS:
+            superfluous = [row for row in _superfluous(state, page) if row in kept]
+            freed = sum(len(kept[row]) for row in superfluous)
+            if superfluous and room + freed >= curves.LEAST_HEIGHT:
+                room, tall = room + freed - curves.LEAST_HEIGHT, curves.LEAST_HEIGHT
+                kept |= {row: [] for row in superfluous}
+            continue
+        lines = every[part][:room] if part.shrinks else every[part]
+        if len(lines) <= room:
+            kept[part] = lines
+            room -= len(lines)
+    if tall:
+        tall = min(tall + room, curves.MOST_HEIGHT)
+        kept[_REWARD] = memory.get(tall, lambda: curves.curves(state, page, height=tall))
+    return [_cut(line, width) for part in _PARTS for line in kept.get(part, ())]
+
+
+def _superfluous(state: PanelState, page: Page) -> list[_Part]:
+    """The rows whose numbers the plots show as well; none where there is nothing to plot."""
+    if not state.reward and not state.scores:
+        return []
+    return [_REWARD, _SCORE] if curves.both(state, page) else [_REWARD]
+
+
+def _cut(line: Text, width: int) -> Text:
+    """A last guard: no line is longer than the terminal is wide."""
+    if line.cell_len > width:
+        line.truncate(width, overflow="crop")
+    line.rstrip()
+    return line

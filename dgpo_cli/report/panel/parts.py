@@ -1,0 +1,220 @@
+"""The parts of the panel that are rows of numbers: header, outcomes, lengths, credit, time, memory.
+
+Each takes the state and a page and returns its lines, none where it has nothing to say.
+"""
+
+from __future__ import annotations
+
+import math
+
+from rich.text import Text
+
+from dgpo_cli.report import outcomes
+from dgpo_cli.report.page import Page
+from dgpo_cli.report.panel.state import PanelState, Phase
+from dgpo_cli.report.panel.words import (
+    NARROW,
+    duration,
+    joined,
+    label_width,
+    meter,
+    rate,
+    row,
+    rows,
+    share,
+    short,
+    size,
+    split_cells_by,
+)
+from dgpo_cli.report.ramp import Depth
+from dgpo_cli.report.text import plain
+from dgpo_cli.report.textplot import sparkline
+from dgpo_cli.types import OUTCOMES
+
+_VERBS = ("sample", "score", "statistics", "update")
+_FILLS, _ASCII_FILLS = "█▓▒░", "#=+-"
+_VERB_COLOURS = ("cyan", "green", "yellow", "magenta")
+
+
+def header(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+    """Name and folder, and where the run is."""
+    left = plain("").append(plain(state.name, glyphs=page.glyphs).plain, page.style("bold"))
+    folder = plain(state.folder, glyphs=page.glyphs).plain
+    if state.folder and page.width >= NARROW:
+        left.append(f"  {folder}", page.style("dim"))
+    here = f"step {state.step:,}/{state.total:,}"
+    right = plain("").append(here, page.style("bold"))
+    if state.doing != "training":
+        right.append(f" {page.glyphs.separator} {state.doing}")
+    return [joined(left, right, page=page)]
+
+
+def progress(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+    """The bar of the run, and its end as expected."""
+    done = state.step / state.total
+    right = plain(f" {math.floor(100 * done)} %")
+    over = state.doing in ("done", "stopped", "failed")
+    if state.left_s is not None and not over:
+        right.append(f"  {duration(state.left_s)} left")
+        if state.ends_at and page.width >= NARROW:
+            right.append(f", until {state.ends_at}")
+    return [meter(done, cells=page.width - right.cell_len, page=page).append_text(right)]
+
+
+def now(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+    """What is going on at this moment."""
+    return [_phase(phase, page) for phase in state.phases[-2:]]
+
+
+def _phase(phase: Phase, page: Page) -> Text:
+    count = f"{phase.done:,}/{phase.total:,}"
+    speed = rate(phase.done, phase.seconds, phase.unit)
+    if not speed and phase.seconds >= 2:
+        speed = f"since {duration(phase.seconds)}"
+    name = plain(f"{phase.name:<10} ", glyphs=page.glyphs)
+    room = page.width - label_width(page) - name.cell_len
+    cells = max(4, min(24, room - len(count) - 2 - (len(speed) + 2 if speed else 0)))
+    bar = meter(phase.done / max(1, phase.total), cells=cells, page=page)
+    return row(page, "now", name.append_text(bar), count, *([speed] if speed else []))
+
+
+def outcome_rows(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+    """How the completions of the last step ended: a bar, and the counts as its legend."""
+    if "outcome/correct" not in state.metrics:
+        return []
+    counts = [state.metrics.get(f"outcome/{name}", 0.0) for name in OUTCOMES]
+    cells = split_cells_by(counts, cells=page.width - label_width(page))
+    bar = plain("")
+    for name, number in zip(OUTCOMES, cells, strict=True):
+        glyph = outcomes.glyph(name, glyphs=page.glyphs)
+        bar.append(glyph * number, outcomes.style(name, depth=depth))
+    legend = []
+    for name, part in zip(OUTCOMES, counts, strict=True):
+        if part > 0 or name == "correct":
+            count = _count(part, state.completions)
+            mark = outcomes.glyph(name, glyphs=page.glyphs)
+            key = plain("").append(mark, outcomes.style(name, depth=depth))
+            legend.append(key.append(f" {outcomes.NAMES[name]} {count}"))
+    return [row(page, "outcome", bar), *rows(page, legend)]
+
+
+def _count(part: float, total: int | None) -> str:
+    """A share of a known number as a count, of an unknown one in percent."""
+    if total is None or not math.isfinite(part):
+        return share(part)
+    return f"{round(part * total):,}"
+
+
+def groups(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+    """How many groups have something to learn from."""
+    names = ("groups/all_correct", "groups/none_correct", "groups/no_signal")
+    if any(name not in state.metrics for name in names):
+        return []
+    right, wrong, silent = (state.metrics[name] for name in names)
+    words = [
+        f"{name} {_count(part, state.groups)}"
+        for name, part in (
+            ("mixed", 1.0 - right - wrong),
+            ("all correct", right),
+            ("none correct", wrong),
+            ("without signal", silent),
+        )
+    ]
+    return [row(page, "groups", *words)]
+
+
+def lengths(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+    names = (("mean", "length_mean"), ("p90", "length_p90"), ("max", "length_max"))
+    found = [
+        f"{label} {short(state.metrics[f'completion/{name}'])}"
+        for label, name in names
+        if f"completion/{name}" in state.metrics
+    ]
+    if not found:
+        return []
+    cut = state.metrics.get("completion/cut")
+    truncated = [] if cut is None else [f"truncated {share(cut)}"]
+    return [row(page, "lengths", found[0], *found[1:2], *truncated, *found[2:])]
+
+
+def credit(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+    """How far the credit is from GRPO's: effective fraction 1 and largest weight 1 are GRPO."""
+    facts = (
+        ("credit/effective_fraction", "effective", _fraction),
+        ("credit/weight_max", "largest w", "{:.2f}".format),
+        ("policy/hellinger_sq_mean", "d", "{:.1e}".format),
+        ("credit/weight_p99", "p99 w", "{:.2f}".format),
+    )
+    found = [
+        f"{label} {form(value)}"
+        for name, label, form in facts
+        if math.isfinite(value := state.metrics.get(name, math.nan))
+    ]
+    if found:
+        return [row(page, "credit", *found)]
+    unknown = "credit/effective_fraction" in state.metrics
+    return [row(page, "credit", "unknown: no completion has an advantage")] if unknown else []
+
+
+def _fraction(value: float) -> str:
+    """An effective fraction, which reads as 1 only where it is."""
+    return ">0.9999" if 0.99995 <= value < 1 else f"{value:.4f}"
+
+
+def policy(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+    """Entropy with its course, and what the update did."""
+    if "policy/entropy" not in state.metrics:
+        return []
+    course = sparkline(
+        [value for _, value in state.entropy], width=16, ascii_only=page.glyphs.ascii_only
+    )
+    facts = (
+        ("optim/grad_norm", "gradient {:.2f}"),
+        ("loss/clip_frac", "clipped {:.1%}"),
+        ("optim/lr", "lr {:.1e}"),
+    )
+    found = [form.format(state.metrics[name]) for name, form in facts if name in state.metrics]
+    return [row(page, "entropy", f"{state.metrics['policy/entropy']:.3f} {course}", *found)]
+
+
+def times(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+    """What the last step took, as a bar of its parts and their shares."""
+    total = state.metrics.get("time/step_s")
+    if total is None or not total > 0:
+        return []
+    seconds = [state.metrics.get(f"time/{verb}_s", 0.0) for verb in _VERBS]
+    fills = _ASCII_FILLS if page.glyphs.ascii_only else _FILLS
+    head = [plain(f"{total:.2f} s a step" if total < 100 else f"{duration(total)} a step")]
+    speed = state.metrics.get("throughput/tokens_per_s")
+    if speed is not None:
+        head.append(plain(f"{short(speed)} tokens/s"))
+    used = label_width(page) + sum(part.cell_len + 2 for part in head)
+    cells = min(32, page.width - used)
+    bar = plain("")
+    if cells >= 8:
+        shares = [*seconds, max(0.0, total - sum(seconds))]
+        for at, count in enumerate(split_cells_by(shares, cells=cells)[:4]):
+            bar.append(fills[at] * count, page.style(_VERB_COLOURS[at]))
+        head.append(bar)
+    legend = [
+        plain("")
+        .append(fills[at], page.style(_VERB_COLOURS[at]))
+        .append(f" {verb} {share(seconds[at] / total)}")
+        for at, verb in enumerate(_VERBS)
+    ]
+    return [row(page, "time", *head), row(page, "", *legend)]
+
+
+def memory(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+    own = state.memory
+    found = []
+    if own.now is not None:
+        found.append(f"process {size(own.now)}")
+    if own.peak is not None:
+        found.append(f"peak {size(own.peak)}")
+    if own.device is not None:
+        of = f" of {size(own.device_total)}" if own.device_total else ""
+        found.append(f"device {size(own.device)}{of}")
+    if own.device_peak is not None:
+        found.append(f"peak {size(own.device_peak)}")
+    return [row(page, "memory", *found)] if found else []

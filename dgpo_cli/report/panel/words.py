@@ -1,0 +1,138 @@
+"""How the panel writes durations, sizes and rates, and the rows that its parts are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from dgpo_cli.report.page import Page
+from dgpo_cli.report.text import elide, pad, plain
+
+LABEL = 10  # cells before the value of a row
+NARROW = 56  # columns; below, rows have short labels and fewer facts
+_SHORT_LABEL = 8
+
+
+def duration(seconds: float) -> str:
+    """h:mm:ss or m:ss; days where there are any."""
+    whole = max(0, round(seconds))
+    days, rest = divmod(whole, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, left = divmod(rest, 60)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
+def size(value: int) -> str:
+    """Bytes in the unit that leaves two to four digits."""
+    if value < 10 * 2**30:
+        return f"{value / 2**20:,.0f} MiB"
+    return f"{value / 2**30:.1f} GiB"
+
+
+def short(value: float) -> str:
+    """A number in at most seven characters."""
+    if not math.isfinite(value):
+        return "unknown"
+    if value >= 1e6:
+        return f"{value / 1e6:.1f}M"
+    if value >= 1e4:
+        return f"{value / 1e3:.1f}k"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def rate(done: int, seconds: float, unit: str) -> str:
+    """Units a second, or seconds a unit where they are slow."""
+    if done <= 0 or seconds < 0.2:
+        return ""
+    speed = done / seconds
+    return f"{short(speed)} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
+
+
+def share(value: float) -> str:
+    """A share in percent, never 0 % or 100 % where it is not."""
+    if not math.isfinite(value):
+        return "unknown"
+    if 0 < value < 0.005 or 0.995 < value < 1:
+        return "<1 %" if value < 0.5 else ">99 %"
+    return f"{value:.0%}".replace("%", " %")
+
+
+def label_width(page: Page) -> int:
+    return LABEL if page.width >= NARROW else _SHORT_LABEL
+
+
+def row(page: Page, label: str, *values: str | Text) -> Text:
+    """A dim label and as many whole values, two spaces apart, as have room."""
+    start = label_width(page)
+    line = plain("").append(pad(elide(label, start - 1), start), page.style("dim"))
+    for number, value in enumerate(values):
+        text = plain(value) if isinstance(value, str) else value
+        gap = 2 if number else 0
+        room = page.width - line.cell_len - gap
+        if text.cell_len > room:
+            if number:
+                break
+            text = plain(elide(text.plain, room, glyphs=page.glyphs))
+        line.append(" " * gap).append_text(text)
+    return line
+
+
+def rows(page: Page, values: Sequence[Text]) -> list[Text]:
+    """Values without a label in as many rows as they need."""
+    room = page.width - label_width(page)
+    lines: list[list[Text]] = [[]]
+    for value in values:
+        used = sum(each.cell_len + 2 for each in lines[-1])
+        if lines[-1] and used + value.cell_len > room:
+            lines.append([])
+        lines[-1].append(value)
+    return [row(page, "", *line) for line in lines]
+
+
+def joined(left: Text, right: Text, *, page: Page) -> Text:
+    """Two texts at both edges; the left one is cut where they do not fit."""
+    room = page.width - right.cell_len - (2 if right.cell_len else 0)
+    if left.cell_len > room:
+        left = left.copy()
+        left.truncate(max(0, room), overflow="crop" if page.glyphs.ascii_only else "ellipsis")
+    gap = page.width - left.cell_len - right.cell_len
+    return left.copy().append(" " * max(0, gap)).append_text(right)
+
+
+def meter(done: float, *, cells: int, page: Page) -> Text:
+    """A bar of which the share `done` is full."""
+    full, empty = ("#", "-") if page.glyphs.ascii_only else ("━", "─")
+    count = min(cells, max(0, math.floor(done * cells + 1e-9)))
+    return (
+        plain("")
+        .append(full * count, page.style("cyan"))
+        .append(empty * (cells - count), page.style("dim"))
+    )
+
+
+def split_cells_by(counts: list[float], *, cells: int) -> list[int]:
+    """Share out `cells` in proportion, at least one to whatever is not 0, exactly `cells` in all.
+
+    What is not a positive number gets none; where there are more parts than cells, some get none.
+    """
+    counts = [count if 0 < count < math.inf else 0.0 for count in counts]
+    total = sum(counts)
+    if not 0 < total < math.inf or cells <= 0:
+        return [0] * len(counts)
+    exact = [count / total * cells for count in counts]
+    given = [
+        max(1, math.floor(value)) if count else 0
+        for value, count in zip(exact, counts, strict=True)
+    ]
+    while sum(given) != cells:
+        step = 1 if sum(given) < cells else -1
+        # Who is furthest from his share; nothing goes below one cell as long as another can.
+        able = [at for at in range(len(given)) if given[at] > (step < 0)] or [
+            at for at in range(len(given)) if given[at]
+        ]
+        given[max(able, key=lambda at: step * (exact[at] - given[at]))] += step
+    return given

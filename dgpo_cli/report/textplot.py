@@ -1,0 +1,193 @@
+"""Small plots in text: curves of braille dots with numbers at their axes, and sparklines.
+
+A cell of braille holds 2 x 4 dots; where the encoding has none, a cell holds one of three levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+Point = tuple[float, float]  # x and y
+
+_BRAILLE = 0x2800
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # [row][column] of a cell
+_ASCII = " .-'"  # nothing, low, middle, high; a cell with several shows ":" or "|"
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_ASCII_BLOCKS = "_.-=+*%#"
+_TICKS = 5  # at most so many parts between the ends of an axis
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """From `low` to `high` in parts of `step`, all of them short numbers."""
+
+    low: float
+    high: float
+    step: float
+
+    def label(self, value: float) -> str:
+        digits = max(0, -math.floor(math.log10(self.step) + 1e-9))
+        if self.step >= 1e5 or digits > 4:
+            return f"{value:.1e}"
+        return f"{value + 0.0:,.{digits}f}"
+
+
+def nice_axis(low: float, high: float, *, least: float = 0.0) -> Axis:
+    """Return the shortest axis with round ends that holds low to high.
+
+    least: the span that is shown at least, so that a flat curve is not noise magnified.
+    """
+    if high - low < least:
+        middle = (low + high) / 2
+        low, high = middle - least / 2, middle + least / 2
+    if high <= low:
+        high = low + (abs(low) or 1.0) * 0.1
+    power = 10.0 ** math.floor(math.log10((high - low) / _TICKS))
+    for factor in (1.0, 2.0, 5.0, 10.0, 20.0):
+        step = factor * power
+        bottom, top = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        if top - bottom <= _TICKS:
+            return Axis(bottom * step, top * step, step)
+    raise AssertionError("20 times a power of ten below a fifth of the span has few parts")
+
+
+def growing_end(step: int, *, total: int) -> int:
+    """Return where the axis of steps ends: it doubles now and then and is `total` at last, so that
+    a curve is not rescaled at every step."""
+    end = 25
+    while end < step:
+        end *= 2
+    return max(1, step, total if 2 * end > total else end)
+
+
+def plot(
+    points: Sequence[Point],
+    *,
+    width: int,
+    height: int,
+    x_end: float,
+    axis: Axis | None = None,
+    ascii_only: bool = False,
+) -> list[str]:
+    """Draw a curve from x = 0 to `x_end` as `height` lines, the last of them with the numbers of x.
+
+    Points that share a column are averaged; what is not finite is left out. Every line has at
+    most `width` cells.
+    """
+    known = [(x, y) for x, y in points if math.isfinite(y)]
+    if axis is None:
+        values = [y for _, y in known] or [0.0]
+        axis = nice_axis(min(values), max(values))
+    rows = height - 1
+    labels = _labels(axis, rows)
+    margin = max(map(len, labels))
+    cells = max(2, width - margin - 1)
+    canvas = _Canvas(cells, rows, ascii_only=ascii_only)
+    canvas.draw(_columns(known, count=canvas.across, x_end=x_end), axis)
+    bar, tick, corner = "||+" if ascii_only else "│┤└"
+    lines = [
+        f"{label:>{margin}}{tick if label else bar}{row}".rstrip()
+        for label, row in zip(labels, canvas.rows(), strict=True)
+    ]
+    end = f"{x_end:,.0f}"
+    rule = ("-" if ascii_only else "─") * max(0, cells - len(end) - 1)
+    return [*lines, f"{'0':>{margin}}{corner}{rule} {end}"[:width]]
+
+
+def sparkline(values: Sequence[float], *, width: int, ascii_only: bool = False) -> str:
+    """Draw values as one character each, the lowest of them lowest; averaged where they are more
+    than `width`."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known or width < 1:
+        return ""
+    if len(known) > width:
+        edges = [at * len(known) // width for at in range(width + 1)]
+        known = [sum(known[a:b]) / (b - a) for a, b in pairwise(edges)]
+    glyphs = _ASCII_BLOCKS if ascii_only else _BLOCKS
+    low = min(known)
+    span = max(known) - low
+    if span <= 1e-9 * max(1.0, abs(low)):
+        return glyphs[len(glyphs) // 2 - 1] * len(known)
+    top = len(glyphs) - 1
+    return "".join(glyphs[round((value - low) / span * top)] for value in known)
+
+
+def _labels(axis: Axis, rows: int) -> list[str]:
+    """The numbers beside the rows: the ends, and what lies between where it meets a row."""
+    labels = [""] * rows
+    parts = round((axis.high - axis.low) / axis.step)
+    for part in range(parts + 1):
+        place = (rows - 1) * (1 - part / parts)
+        # Between the ends only where the row is that of the number.
+        if part in (0, parts) or (rows >= 4 and abs(place - round(place)) < 0.2):
+            labels[round(place)] = axis.label(axis.low + part * axis.step)
+    return labels
+
+
+def _columns(points: Sequence[Point], *, count: int, x_end: float) -> list[tuple[int, float]]:
+    """Average the points of each of `count` columns; columns without any are left out.
+
+    No x is negative; what lies beyond `x_end` is in the last column.
+    """
+    sums, numbers = [0.0] * count, [0] * count
+    scale = (count - 1) / x_end if x_end > 0 else 0.0
+    last = count - 1
+    for x, y in points:  # tens of thousands: kept plain
+        column = int(x * scale + 0.5)
+        if column > last:
+            column = last
+        sums[column] += y
+        numbers[column] += 1
+    return [(at, sums[at] / number) for at, number in enumerate(numbers) if number]
+
+
+class _Canvas:
+    """A grid of dots, drawn on column by column."""
+
+    def __init__(self, cells: int, rows: int, *, ascii_only: bool) -> None:
+        self._cells, self._rows, self._ascii = cells, rows, ascii_only
+        self.across = cells if ascii_only else 2 * cells
+        self._down = (3 if ascii_only else 4) * rows
+        self._dots: list[set[int]] = [set() for _ in range(self.across)]
+
+    def draw(self, columns: Sequence[tuple[int, float]], axis: Axis) -> None:
+        """Join the columns' values by lines."""
+        height = self._down - 1
+        span = axis.high - axis.low
+        heights = [
+            (column, min(max((value - axis.low) / span, 0.0), 1.0) * height)
+            for column, value in columns
+        ]
+        if len(heights) == 1:
+            self._dots[heights[0][0]].add(round(heights[0][1]))
+        for (x0, y0), (x1, y1) in pairwise(heights):
+            before = round(y0)
+            for column in range(x0, x1 + 1):
+                now = round(y0 + (y1 - y0) * (column - x0) / (x1 - x0))
+                low, high = min(before, now), max(before, now)
+                self._dots[column].update(range(low + (before < now), high + (before <= now)))
+                self._dots[column].add(now)
+                before = now
+
+    def rows(self) -> list[str]:
+        """The dots as text, the top row first."""
+        size = 3 if self._ascii else 4
+        return [
+            "".join(self._cell(cell, (self._rows - 1 - row) * size) for cell in range(self._cells))
+            for row in range(self._rows)
+        ]
+
+    def _cell(self, cell: int, bottom: int) -> str:
+        if self._ascii:
+            levels = [level for level in range(3) if bottom + level in self._dots[cell]]
+            return _ASCII[levels[0] + 1] if len(levels) == 1 else " :|"[max(0, len(levels) - 1)]
+        bits = 0
+        for side in (0, 1):
+            dots = self._dots[2 * cell + side]
+            for level in range(4):
+                if bottom + level in dots:
+                    bits |= _DOTS[3 - level][side]
+        return chr(_BRAILLE + bits) if bits else " "

@@ -1,0 +1,177 @@
+"""Why the reward is flat, for a run in progress and for one on disk.
+
+`Watch` is fed the metrics of each step and says what has appeared and what has gone;
+`diagnose_run` reads a run folder. What is diagnosed is in `algo/diagnosis`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from dgpo_cli.algo.diagnosis import EXPLAINS, LAST, START, Facts, Line, Unread, diagnose
+from dgpo_cli.config.load import resolve
+from dgpo_cli.prompts.settings import SumsPrompts
+from dgpo_cli.rewards.extract import extract
+from dgpo_cli.rewards.protocol import Extract
+from dgpo_cli.types import Diagnosis, StepMetrics
+from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.workflows.tolerance import logprob_tolerance
+
+if TYPE_CHECKING:
+    from dgpo_cli.config.settings import Settings
+
+# Steps without a diagnosis after which it has gone: one on the edge comes and goes at each step.
+CLEAR_STEPS = 5
+EXCERPT = 80  # characters of a completion's end
+LOOKED_AT = 64  # lines of a rollouts file in which an example is looked for
+NEWEST = 3  # files of rollouts that are looked at
+# The strictest first: what an answer is mistaken for least.
+_FORMS: tuple[Extract, ...] = ("boxed", "answer-line", "boxed-or-answer-line", "last-number")
+assert set(_FORMS) == set(get_args(Extract))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a step has changed of a run's diagnoses."""
+
+    appeared: tuple[Diagnosis, ...] = ()
+    gone: tuple[Diagnosis, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each. Text of a model may be in it: make it visible where it is printed."""
+        return (*map(appeared_text, self.appeared), *map(gone_text, self.gone))
+
+
+class Watch:
+    """The diagnoses of a run in progress; goes on from the metrics that are in its folder."""
+
+    def __init__(self, settings: Settings, *, folder: RunFolder) -> None:
+        self._facts = facts_of(settings)
+        self._folder = folder
+        lines = folder.metric_ends(first=START, last=LAST)
+        self._start: list[Line] = list(lines[:START])
+        self._last: deque[Line] = deque(lines[START:], maxlen=LAST)
+        self._seen: dict[str, Diagnosis] = {}
+        self._example: tuple[Path | None, Unread | None] = (None, None)
+
+    @property
+    def current(self) -> tuple[Diagnosis, ...]:
+        """What is wrong now, or was within the last CLEAR_STEPS steps; the first matters most."""
+        return tuple(self._seen.values())
+
+    def add(self, step: int, metrics: StepMetrics) -> Change:
+        """Take up the metrics of a finished step."""
+        line = {"step": float(step), **metrics}
+        if len(self._start) < START:
+            self._start.append(line)
+        else:
+            self._last.append(line)
+        found = {each.key: each for each in self._diagnose()}
+        appeared = tuple(each for key, each in found.items() if key not in self._seen)
+        # What follows from something that is told has not gone: it is only not told beside it.
+        covered = {*found, *(key for cause in found for key in EXPLAINS[cause])}
+        old = {key: each for key, each in self._seen.items() if key not in covered}
+        gone = tuple(each for each in old.values() if step - each.step >= CLEAR_STEPS)
+        kept = {key: each for key, each in old.items() if each not in gone}
+        self._seen = {**found, **kept}
+        return Change(appeared, gone)
+
+    def _diagnose(self) -> tuple[Diagnosis, ...]:
+        return diagnose(
+            [*self._start, *self._last],
+            facts=self._facts,
+            find_unread=self._unread,
+        )
+
+    def _unread(self) -> Unread | None:
+        """Look at the rollouts only when there are new ones: their files may be large."""
+        newest = next(reversed(self._folder.rollouts()), None)
+        if newest != self._example[0]:
+            self._example = (newest, unread_example(self._folder))
+        return self._example[1]
+
+
+def diagnose_run(folder: RunFolder) -> tuple[Diagnosis, ...]:
+    """Say what is wrong with a run at its last step, the most important first.
+
+    Only the ends of its metrics are read, however long it is.
+
+    Raises:
+        ConfigError: its settings cannot be read.
+    """
+    settings = resolve(config=folder.settings_file).settings
+    return diagnose(
+        folder.metric_ends(first=START, last=LAST),
+        facts=facts_of(settings),
+        find_unread=lambda: unread_example(folder),
+    )
+
+
+def facts_of(settings: Settings) -> Facts:
+    """Return what thresholds and advice are made from."""
+    rollout, optim, prompts = settings.rollout, settings.optim, settings.prompts
+    return Facts(
+        prompts_per_step=rollout.prompts_per_step,
+        group_size=rollout.group_size,
+        max_completion_tokens=rollout.max_completion_tokens,
+        temperature=rollout.temperature,
+        dynamic_sampling=rollout.dynamic_sampling,
+        extract=settings.reward.extract,
+        template=prompts.template,
+        timeout_s=settings.reward.timeout_s,
+        lr=optim.lr,
+        warmup_steps=optim.warmup_steps,
+        max_grad_norm=optim.max_grad_norm,
+        updates_per_step=optim.updates_per_step,
+        clip_high=settings.loss.clip_high,
+        has_adapter=settings.adapter.kind != "none",
+        dtype=settings.model.dtype,
+        logprob_tolerance=logprob_tolerance(settings),
+        correction=settings.off_policy.of(rollout.backend.kind).level,
+        operations=prompts.operations if isinstance(prompts, SumsPrompts) else (),
+    )
+
+
+def appeared_text(diagnosis: Diagnosis) -> str:
+    """What is told when something has gone wrong."""
+    return f"{diagnosis.headline}: {diagnosis.evidence}. To change first: {diagnosis.advice}"
+
+
+def gone_text(diagnosis: Diagnosis) -> str:
+    """What is told when it is over."""
+    return f"no longer since step {diagnosis.step}: {diagnosis.headline}"
+
+
+def unread_example(folder: RunFolder) -> Unread | None:
+    """Look through the newest rollouts for completions in which no answer was found."""
+    for path in reversed(folder.rollouts()[-NEWEST:]):
+        texts = list(_unread_texts(path))
+        if texts:
+            return Unread(ending=texts[0][-EXCERPT:], readable_as=_form_of(texts))
+    return None
+
+
+def _unread_texts(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as file:
+        for raw in islice(file, LOOKED_AT):
+            try:
+                line = json.loads(raw)
+            except ValueError:
+                return  # no file of ours any more; `dgpo inspect` says where
+            if isinstance(line, dict) and line.get("outcome") == "no_answer":
+                yield str(line.get("completion", ""))
+
+
+def _form_of(texts: list[str]) -> str | None:
+    """Return the value of reward.extract by which most of these texts have an answer."""
+    found = Counter(
+        form for form in _FORMS for text in texts if extract(text, where=form) is not None
+    )
+    return next((form for form in _FORMS if found[form] > len(texts) / 2), None)

@@ -1,0 +1,186 @@
+"""Sends a run to its trackers, and never lets one of them end it.
+
+trackers.json in the run folder keeps, for each tracker, the id of its run and how far it was
+told: when the run goes on, the tracker's run goes on as well, and no step is in it twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Self
+
+from dgpo_cli.config.dump import dump_toml
+from dgpo_cli.config.tree import flatten
+from dgpo_cli.models.checkpoint import atomic_text
+from dgpo_cli.trackers.open import open_tracker
+from dgpo_cli.trackers.protocol import TrackedRun
+
+if TYPE_CHECKING:
+    from dgpo_cli.config.load import Resolved
+    from dgpo_cli.trackers.protocol import Tracker
+    from dgpo_cli.trackers.settings import TrackerName
+    from dgpo_cli.types import Diagnosis, Evaluation, StepMetrics
+    from dgpo_cli.workflows.run_folder import RunFolder
+
+P = ParamSpec("P")
+_USER = re.compile(r"(?<=//)[^/\s\"@]+@")  # name and password before the host of an address
+
+
+@dataclass(slots=True)
+class _Open:
+    """A tracker with its marks: the last step of which it knows the numbers, by kind."""
+
+    name: TrackerName
+    tracker: Tracker
+    id: str
+    marks: dict[str, int]
+
+
+class Tracking:
+    """The trackers of one run; use it as a context, which opens and closes them."""
+
+    def __init__(
+        self, resolved: Resolved, *, folder: RunFolder, on_event: Callable[[str], None]
+    ) -> None:
+        self._resolved, self._folder, self._on_event = resolved, folder, on_event
+        self._settings = resolved.settings.track
+        self._file = folder.path / "trackers.json"
+        self._open: list[_Open] = []
+        self._told: set[str] = set()
+        self._step = 0
+
+    def at(self, step: int) -> Self:
+        """Say how many steps are finished before the trackers are opened."""
+        self._step = step
+        return self
+
+    def __enter__(self) -> Self:
+        kept = self._read()
+        for name in dict.fromkeys(self._settings.to):
+            mine = kept.get(name, {})
+            run_id = str(mine.get("id") or secrets.token_hex(4))
+            marks = {kind: int(step) for kind, step in mine.get("told", {}).items()}
+            try:
+                tracker = open_tracker(name, self._run(run_id, goes_on=bool(mine)))
+            except Exception as error:  # third-party code, and no network is no reason to stop
+                self._lost(name, error, while_="starting")
+                continue
+            self._open.append(_Open(name, tracker, run_id, marks))
+            self._on_event(f"{name}: {tracker.place}")
+        self._write()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for each in self._open:
+            try:
+                each.tracker.close(failed=kind is not None)
+            except Exception as found:
+                self._lost(each.name, found, while_="closing")
+        self._open = []
+
+    def step(self, step: int, metrics: StepMetrics) -> None:
+        """Send every metric of a finished step."""
+        self._send("step", step, lambda tracker: tracker.numbers(step, metrics))
+
+    def evaluated(
+        self, step: int, evaluation: Evaluation, curve: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Send the numbers of an evaluation: those of its line in evals.jsonl."""
+        values = {
+            f"eval/{name}": float(value)
+            for name, value in curve[-1].items()
+            if isinstance(value, int | float) and name != "step"
+        }
+        self._send("eval", step, lambda tracker: tracker.numbers(step, values))
+
+    def diagnosed(self, diagnoses: Sequence[Diagnosis]) -> None:
+        """Send every diagnosis that was not there the last time, as text."""
+        for each in diagnoses:
+            if each.key not in self._told:
+                text = f"{each.headline}\n{each.evidence}\n{each.advice}"
+                name, step = f"diagnosis/{each.key}", each.step
+                self._send(name, step, _words(step, name, text))
+        self._told = {each.key for each in diagnoses}
+
+    def _send(self, kind: str, step: int, send: Callable[[Tracker], None]) -> None:
+        if not self._open:
+            return
+        for each in tuple(self._open):
+            if not each.tracker.takes_steps_again and step <= each.marks.get(kind, -1):
+                continue
+            try:
+                send(each.tracker)
+            except Exception as error:
+                self._open.remove(each)
+                self._lost(each.name, error, while_=f"being told of step {step}")
+                continue
+            each.marks[kind] = step
+        self._write()
+
+    def _lost(self, name: str, error: Exception, *, while_: str) -> None:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        self._on_event(f"{name} failed while {while_} and is off from here on: {reason[:300]}")
+
+    def _run(self, run_id: str, *, goes_on: bool) -> TrackedRun:
+        return TrackedRun(
+            folder=self._folder.path,
+            project=self._settings.project,
+            name=self._settings.name or self._folder.path.resolve().name,
+            id=run_id,
+            goes_on=goes_on,
+            step=self._step,
+            mode=self._settings.mode,
+            config={
+                key: json.loads(_USER.sub("", json.dumps(value)))
+                for key, value in flatten(self._resolved.settings).items()
+            },
+            text=_USER.sub("", dump_toml(self._resolved)),
+        )
+
+    def _read(self) -> dict[str, Any]:
+        if not self._settings.to or not self._file.exists():
+            return {}
+        try:
+            kept = json.loads(self._file.read_text(encoding="utf-8"))
+        except ValueError:
+            self._on_event(f"{self._file}: not JSON; the trackers begin a new run")
+            return {}
+        return kept if isinstance(kept, dict) else {}
+
+    def _write(self) -> None:
+        if not self._settings.to:
+            return
+        kept = self._read()
+        kept |= {each.name: {"id": each.id, "told": each.marks} for each in self._open}
+        try:
+            with atomic_text(self._file) as file:
+                json.dump(kept, file)
+        except OSError as error:
+            self._settings = self._settings.model_copy(update={"to": ()})  # said once
+            self._on_event(
+                f"{self._file}: {error.strerror or error}; a resumed run may be told twice"
+            )
+
+
+def _words(step: int, name: str, text: str) -> Callable[[Tracker], None]:
+    return lambda tracker: tracker.words(step, name, text)
+
+
+def both(*told: Callable[P, None]) -> Callable[P, None]:
+    """Return a callback that tells several, in this order."""
+
+    def tell(*values: P.args, **named: P.kwargs) -> None:
+        for one in told:
+            one(*values, **named)
+
+    return tell

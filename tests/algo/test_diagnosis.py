@@ -1,0 +1,415 @@
+"""Diagnoses on histories written out by hand: edges, windows, and what explains what."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+from dgpo_cli.algo.diagnosis import LAST, START, Facts, Line, Unread, diagnose
+from dgpo_cli.algo.diagnosis.history import WINDOW, History
+from dgpo_cli.algo.diagnosis.update import moved_at_most
+
+FACTS = Facts(
+    prompts_per_step=16,
+    group_size=16,
+    max_completion_tokens=64,
+    temperature=1.0,
+    dynamic_sampling=False,
+    extract="boxed",
+    template="{problem}",
+    timeout_s=5.0,
+    lr=1e-6,
+    warmup_steps=0,
+    max_grad_norm=1.0,
+    updates_per_step=1,
+    clip_high=0.28,
+    has_adapter=False,
+    dtype="float32",
+    logprob_tolerance=2e-4,
+    correction="none",
+)
+HEALTHY: dict[str, float | None] = {
+    "reward/mean": 0.5,
+    "outcome/correct": 0.5,
+    "outcome/wrong": 0.5,
+    "outcome/truncated": 0.0,
+    "outcome/no_answer": 0.0,
+    "outcome/out_of_range": 0.0,
+    "outcome/timeout": 0.0,
+    "outcome/crash": 0.0,
+    "groups/no_signal": 0.2,
+    "groups/all_correct": 0.1,
+    "groups/none_correct": 0.1,
+    "completion/length_mean": 500.0,
+    "policy/entropy": 0.3,
+    "policy/hellinger_sq_mean": 1e-3,
+    "loss/signal_tokens": 4000.0,
+    "loss/ratio_min": 0.9,
+    "loss/ratio_max": 1.1,
+    "loss/clip_frac": 0.001,
+    "optim/grad_norm": 0.3,
+    "optim/updates": 1.0,
+    "optim/skipped_nonfinite": 0.0,
+    "sampler/logprob_gap_mean": 1e-6,
+    "sampler/k3": 1e-11,
+}
+
+
+def run(steps: int, *, first: int = 1, **changed: float | None) -> list[Line]:
+    """Steps that are well but for `changed`, whose names have `__` for the slash."""
+    other = {name.replace("__", "/"): value for name, value in changed.items()}
+    return [{"step": float(first + i), **HEALTHY, **other} for i in range(steps)]
+
+
+def keys(lines: list[Line], facts: Facts = FACTS) -> list[str]:
+    return [each.key for each in diagnose(lines, facts=facts)]
+
+
+FAULTS: dict[str, dict[str, float | None]] = {
+    "nonfinite": {"optim__skipped_nonfinite": 1.0, "loss__value": None},
+    "sampler_disagrees": {"sampler__logprob_gap_mean": 0.01},
+    "ratio_exploding": {"loss__ratio_max": 40.0, "loss__clip_frac": 0.2},
+    "verifier_timeout": {"outcome__timeout": 0.2, "outcome__wrong": 0.3},
+    "truncated": {"outcome__truncated": 0.95, "outcome__wrong": 0.05, "outcome__correct": 0.0},
+    "no_answer": {"outcome__no_answer": 0.95, "outcome__wrong": 0.05, "outcome__correct": 0.0},
+    "too_easy": {"groups__all_correct": 0.95, "outcome__correct": 0.99},
+    "too_hard": {"groups__none_correct": 0.95, "outcome__wrong": 0.99, "outcome__correct": 0.01},
+    "no_signal": {"groups__no_signal": 1.0, "loss__signal_tokens": 0.0},
+}
+
+
+def test_a_healthy_history_raises_none_at_any_length() -> None:
+    lines = run(60)
+    assert [keys(lines[:n]) for n in range(61)] == [[]] * 61
+
+
+@pytest.mark.parametrize("key", FAULTS)
+def test_a_fault_of_every_step_is_found_alone(key: str) -> None:
+    found = diagnose(run(8, **FAULTS[key]), facts=FACTS)
+    assert [each.key for each in found] == [key]
+    assert found[0].step == 8
+
+
+@pytest.mark.parametrize("key", [key for key in FAULTS if key != "nonfinite"])
+def test_a_fault_of_one_step_or_two_is_none(key: str) -> None:
+    """After a run that was well; and a single step proves nothing, whatever it says."""
+    assert keys(run(20) + run(2, first=21, **FAULTS[key])) == []
+    assert keys(run(1, **FAULTS[key])) == []
+
+
+@pytest.mark.parametrize("key", FAULTS)
+def test_a_fault_that_is_over_is_not_told(key: str) -> None:
+    start = run(8, **FAULTS[key])
+    assert keys(start + run(4 * WINDOW + 1, first=9)) == []
+
+
+def test_one_skipped_step_is_told_when_it_happens_and_is_no_diagnosis() -> None:
+    skipped = run(1, first=10, optim__skipped_nonfinite=1.0)
+    assert keys(run(9) + skipped) == []
+    assert keys(run(8) + run(2, first=9, optim__skipped_nonfinite=1.0)) == ["nonfinite"]
+
+
+def test_a_run_that_died_of_it_in_its_first_steps_says_so() -> None:
+    assert keys(run(3, optim__skipped_nonfinite=1.0)) == ["nonfinite"]
+
+
+@pytest.mark.parametrize("unknown", [None, math.nan])
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_metric_that_is_unknown_raises_nothing(name: str, unknown: float | None) -> None:
+    assert keys([{**line, name: unknown} for line in run(30)]) == []
+    missing = [{k: v for k, v in line.items() if k != name} for line in run(30)]
+    assert keys(missing) == []
+
+
+def test_nothing_known_at_all_raises_nothing() -> None:
+    assert keys([]) == []
+    assert keys([{"step": float(n)} for n in range(1, 30)]) == []
+
+
+def test_lines_that_are_no_training_step_do_not_count() -> None:
+    evaluation: Line = {"step": 4.0, "eval/avg_at_k": 0.3}
+    faulty = run(8, **FAULTS["truncated"])
+    mixed = [line for step in faulty for line in (step, evaluation)]
+    assert diagnose(mixed, facts=FACTS) == diagnose(faulty, facts=FACTS)
+
+
+def test_steps_that_are_missing_between_do_no_harm() -> None:
+    whole = run(48, **FAULTS["no_answer"])
+    gaps = [line for line in whole if line["step"] not in (2.0, 7.0, 8.0, 20.0, 44.0)]
+    (found,) = diagnose(gaps, facts=FACTS)
+    assert found.key == "no_answer" and "steps 43 to 48" in found.evidence
+    assert keys(whole) == ["no_answer"]
+
+
+@pytest.mark.parametrize("key", FAULTS)
+def test_both_ends_of_a_history_say_all_of_it(key: str) -> None:
+    rng = random.Random(1)
+    noisy: list[Line] = [
+        {**line, "policy/entropy": 0.3 * math.exp(rng.gauss(0, 0.2))}
+        for line in run(300) + run(30, first=301, **FAULTS[key])
+    ]
+    ends = [*noisy[:START], *noisy[-LAST:]]
+    assert diagnose(ends, facts=FACTS) == diagnose(noisy, facts=FACTS) != ()
+
+
+def test_few_groups_need_more_steps() -> None:
+    """Five steps of one group without signal are an accident; twenty are not."""
+    one = replace(FACTS, prompts_per_step=1)
+    fault = FAULTS["no_signal"]
+    assert keys(run(19, **fault), one) == []
+    assert keys(run(20, **fault), one) == ["no_signal"]
+    assert keys(run(5, **fault)) == ["no_signal"]
+
+
+def test_the_groups_of_dynamic_sampling_are_counted() -> None:
+    drawn = History(run(3, dynamic__groups_sampled=48.0), prompts_per_step=16)
+    assert drawn.groups(drawn.last) == 3 * 48
+    assert History(run(3), prompts_per_step=16).groups(drawn.last[:0]) == 0
+
+
+def test_with_dynamic_sampling_it_is_what_was_trained_on_that_counts() -> None:
+    dynamic = replace(FACTS, dynamic_sampling=True)
+    busy = run(8, groups__no_signal=0.9, dynamic__groups_sampled=160.0)
+    assert keys(busy, dynamic) == []
+    idle = run(8, groups__no_signal=0.97, dynamic__groups_sampled=160.0, loss__signal_tokens=0.0)
+    (found,) = diagnose(idle, facts=dynamic)
+    assert found.key == "no_signal" and "dynamic_sampling=true" not in found.advice
+
+
+def ramp(start: float, end: float, *, steps: int, name: str, **changed: float | None) -> list[Line]:
+    """A metric that moves on a logarithmic scale from step to step."""
+    return [
+        {**line, name: start * (end / start) ** (i / (steps - 1))}
+        for i, line in enumerate(run(steps, **changed))
+    ]
+
+
+STUCK = {"outcome__correct": 0.6, "outcome__wrong": 0.4, "groups__none_correct": 0.38}
+
+
+def test_entropy_that_is_gone_while_answers_stay_wrong_has_collapsed() -> None:
+    lines = ramp(0.3, 0.003, steps=40, name="policy/entropy", **STUCK)
+    assert keys(lines) == ["entropy_collapsed"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"outcome__correct": 0.95, "outcome__wrong": 0.05, "groups__none_correct": 0.04},  # learnt
+        {**STUCK, "groups__none_correct": 0.1},  # right and wrong answers to the same prompts
+    ],
+)
+def test_entropy_may_fall_where_the_policy_learns_or_can(changed: dict[str, float]) -> None:
+    assert keys(ramp(0.3, 0.003, steps=40, name="policy/entropy", **changed)) == []
+
+
+def test_entropy_may_fall_while_the_reward_rises() -> None:
+    lines = ramp(0.3, 0.003, steps=40, name="policy/entropy", **STUCK)
+    rising = [{**line, "reward/mean": 0.2 + 0.01 * i} for i, line in enumerate(lines)]
+    assert keys(rising) == []
+
+
+def test_entropy_is_held_against_its_own_start_and_no_constant() -> None:
+    """A model that is sure from the beginning has collapsed no more than one that never is."""
+    low = run(40, policy__entropy=1e-4, **STUCK)
+    high = ramp(3.0, 1.0, steps=40, name="policy/entropy", **STUCK)
+    assert keys(low) == keys(high) == []
+    assert keys(ramp(3.0, 0.1, steps=40, name="policy/entropy", **STUCK)) == ["entropy_collapsed"]
+
+
+def test_entropy_that_jumps_about_has_not_collapsed() -> None:
+    rng = random.Random(0)
+    tail = [
+        {**line, "policy/entropy": 0.05 * math.exp(rng.choice((-2.0, 2.0)))}
+        for line in run(30, first=11, **STUCK)
+    ]
+    assert keys(run(10, **STUCK) + tail) == []
+
+
+def test_answers_that_are_lost_are_told_with_both_shares() -> None:
+    lines = run(5) + run(10, first=6, outcome__correct=0.1, outcome__wrong=0.9)
+    (found,) = diagnose(lines, facts=FACTS)
+    assert found.key == "reward_fell"
+    assert (
+        "50 % of the answers" in found.evidence and "10 % are in steps 11 to 15" in found.evidence
+    )
+    assert "--set optim.lr=1e-07" in found.advice
+
+
+def test_a_fall_that_few_groups_may_show_by_chance_is_none() -> None:
+    few = replace(FACTS, prompts_per_step=2)
+    lines = run(1) + run(10, first=2, outcome__correct=0.05, outcome__wrong=0.95)
+    assert keys(lines, few) == []
+    assert keys(lines) == ["reward_fell"]
+
+
+def test_one_update_that_broke_the_policy_is_the_cause_of_all_that_follows() -> None:
+    first = run(1, loss__ratio_max=14.0, loss__ratio_min=1e-6, loss__clip_frac=0.08)
+    broken = run(
+        9, first=2, outcome__correct=0.0, outcome__wrong=0.1, outcome__truncated=0.9,
+        groups__no_signal=1.0, groups__none_correct=1.0, loss__signal_tokens=0.0,
+    )  # fmt: skip
+    assert keys(first + broken) == ["ratio_exploding"]
+    assert keys(run(1) + broken) == ["reward_fell"]
+
+
+def test_a_single_token_far_off_is_no_explosion() -> None:
+    assert keys(run(30, loss__ratio_max=1000.0, loss__clip_frac=1e-4)) == []
+
+
+@pytest.mark.parametrize(("norm", "found"), [(5.0, ["grad_clipped"]), (1.5, []), (0.9, [])])
+def test_a_gradient_is_clipped_too_much_at_twice_the_limit(norm: float, found: list[str]) -> None:
+    assert keys(run(10, optim__grad_norm=norm)) == found
+    assert keys(run(10, optim__grad_norm=norm), replace(FACTS, max_grad_norm=0.0)) == []
+
+
+def test_one_gradient_within_the_limit_is_enough_to_say_nothing() -> None:
+    lines = run(9, optim__grad_norm=5.0) + run(1, first=10, optim__grad_norm=0.9)
+    assert keys(lines) == []
+    # A step without signal has no gradient: it neither proves nor disproves.
+    idle = run(9, optim__grad_norm=5.0) + run(1, first=10, optim__grad_norm=0.0)
+    assert keys(idle + run(1, first=11, optim__grad_norm=5.0)) == ["grad_clipped"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "distance", "found"),
+    [
+        ("float32", 0.9e-7, ["update_too_small"]),  # 1 % of the answers at 500 tokens: 1e-7
+        ("float32", 1.1e-7, []),
+        ("bfloat16", 1.9e-4, ["update_too_small"]),
+        ("bfloat16", 2.1e-4, []),
+    ],
+)
+def test_d_is_held_against_its_noise_and_what_it_can_move(
+    dtype: str, distance: float, found: list[str]
+) -> None:
+    facts = replace(FACTS, dtype=dtype, logprob_tolerance=0.12)
+    lines = run(25, policy__hellinger_sq_mean=distance)
+    assert keys(lines, facts) == found
+    assert keys(lines[:15], facts) == []  # too early to say
+    assert keys(lines, replace(facts, warmup_steps=10)) == []
+    assert keys(run(25, first=500, policy__hellinger_sq_mean=distance), facts) == found
+
+
+def test_measured_noise_is_believed_before_the_constant() -> None:
+    lines = run(25, policy__hellinger_sq_mean=1e-6)
+    assert keys(lines) == []
+    lines[0] = {**lines[0], "noise/hellinger_sq_mean": 1e-5}
+    (found,) = diagnose(lines, facts=FACTS)
+    assert found.key == "update_too_small" and "its noise is 1.0e-05" in found.evidence
+    assert "1 % of the answers" not in found.evidence  # it might, if it were not noise
+    (found,) = diagnose(run(25, policy__hellinger_sq_mean=1e-8), facts=FACTS)
+    assert "too little to change 1 % of the answers" in found.evidence
+    assert "noise" not in found.evidence
+    half = replace(FACTS, dtype="bfloat16", logprob_tolerance=0.12)
+    assert keys(run(25, policy__hellinger_sq_mean=1e-5), half) == ["update_too_small"]
+    quiet = run(25, policy__hellinger_sq_mean=1e-5, noise__hellinger_sq_mean=1e-7)
+    assert keys(quiet, half) == []
+
+
+def test_no_event_moves_by_more_than_the_distance_of_the_completions_allows() -> None:
+    """Policy and reference as coins of a token each: all completions, and the worst event."""
+    for length, p, q in [(1, 0.3, 0.31), (4, 0.5, 0.52), (6, 0.01, 0.02), (8, 0.5, 0.4)]:
+        distance = 1 - math.sqrt(p * q) - math.sqrt((1 - p) * (1 - q))
+        gaps = 0.0
+        for heads in range(length + 1):
+            ways = math.comb(length, heads)
+            here = p**heads * (1 - p) ** (length - heads)
+            gaps += ways * max(0.0, here - q**heads * (1 - q) ** (length - heads))
+        assert 0 < gaps <= moved_at_most(distance, length=length)
+    assert moved_at_most(0.9, length=1000) == 1.0
+
+
+def test_an_adapter_is_given_no_more_than_an_adapter_bears() -> None:
+    lines = run(25, policy__hellinger_sq_mean=1e-18)
+    (full,) = diagnose(lines, facts=FACTS)
+    (lora,) = diagnose(lines, facts=replace(FACTS, has_adapter=True))
+    assert "--set optim.lr=1e-05:" in full.advice
+    assert "--set optim.lr=0.0001:" in lora.advice
+
+
+def test_the_sampler_is_held_to_the_rounding_of_its_dtype() -> None:
+    lines = run(8, sampler__logprob_gap_mean=0.04, sampler__k3=2e-3)
+    assert keys(lines) == ["sampler_disagrees"]
+    assert keys(lines, replace(FACTS, dtype="bfloat16", logprob_tolerance=0.12)) == []
+    heavy = run(8, sampler__k3=1e-5)  # a small mean gap with a few tokens far apart
+    assert keys(heavy) == ["sampler_disagrees"]
+
+
+def test_weights_of_few_tokens_are_a_disagreement_too() -> None:
+    token = replace(FACTS, correction="token", logprob_tolerance=0.12)
+    lines = run(8, off_policy__ess=0.2)
+    assert keys(lines, token) == ["sampler_disagrees"]
+    assert keys(lines, replace(token, correction="sequence")) == []
+    assert keys(run(8, off_policy__ess=0.95), token) == []
+
+
+def test_most_without_an_answer_are_left_to_learn_the_form_while_they_do() -> None:
+    flat = run(20, outcome__no_answer=0.7, outcome__correct=0.1, outcome__wrong=0.2)
+    assert keys(flat) == ["no_answer"]
+    rising = [{**line, "reward/mean": 0.1 + 0.01 * i} for i, line in enumerate(flat)]
+    assert keys(rising) == []
+
+
+def test_an_example_is_looked_for_only_where_it_is_needed() -> None:
+    looked = []
+
+    def find() -> Unread:
+        looked.append(1)
+        return Unread(ending="so it is \x1b[31m7", readable_as="last-number")
+
+    diagnose(run(8), facts=FACTS, find_unread=find)
+    assert looked == []
+    (found,) = diagnose(run(8, **FAULTS["no_answer"]), facts=FACTS, find_unread=find)
+    assert "one ends: so it is \x1b[31m7" in found.evidence
+    assert found.advice.startswith("--set reward.extract=last-number")
+
+
+def test_completions_that_grew_into_the_limit_are_told_apart_from_those_that_never_fitted() -> None:
+    fault = FAULTS["truncated"]
+    never = diagnose(run(8, **fault), facts=FACTS)
+    grew = diagnose(
+        run(5, **fault | {"outcome__truncated": 0.05}) + run(9, first=6, **fault), facts=FACTS
+    )
+    assert never[0].advice.startswith("--set rollout.max_completion_tokens=128:")
+    assert grew[0].advice.startswith("--set reward.overlong.buffer_tokens=12:")
+
+
+def test_crashes_are_not_mended_with_time() -> None:
+    (found,) = diagnose(run(8, outcome__crash=0.2, outcome__wrong=0.3), facts=FACTS)
+    assert found.key == "verifier_timeout" and "timeout_s=20" not in found.advice
+
+
+@pytest.mark.parametrize(
+    ("template", "advice"),
+    [
+        ("{problem}", "--set 'prompts.template={problem} Put the answer into \\boxed{}.'"),
+        ("It's {problem}", "ask in prompts.template"),
+        ("{problem}\nThink.", "ask in prompts.template"),
+    ],
+)
+def test_a_form_that_nothing_has_is_asked_for(template: str, advice: str) -> None:
+    facts = replace(FACTS, template=template)
+    (found,) = diagnose(run(8, **FAULTS["no_answer"]), facts=facts)
+    assert found.advice.startswith(advice)
+
+
+def test_a_failure_of_many_kinds_is_told_with_its_kinds() -> None:
+    mixed = run(
+        8, outcome__correct=0.0, outcome__wrong=0.3, outcome__truncated=0.4, outcome__no_answer=0.3,
+        groups__none_correct=1.0, groups__all_correct=0.0, groups__no_signal=1.0,
+    )  # fmt: skip
+    (found,) = diagnose(mixed, facts=FACTS)
+    assert found.key == "no_signal"
+    assert "30 % wrong, 40 % cut off, 30 % without an answer" in found.evidence
+
+
+def test_steps_without_a_number_are_counted() -> None:
+    lines = [
+        {k: v for k, v in line.items() if k != "step"} for line in run(8, **FAULTS["too_easy"])
+    ]
+    (found,) = diagnose(lines, facts=FACTS)
+    assert (found.key, found.step) == ("too_easy", 8)

@@ -1,0 +1,226 @@
+"""The live panel on a terminal, from its callbacks and from real runs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.helpers import ESCAPE, Ended, dgpo, environment, on_terminal
+from tests.cli.terminal import Terminal
+
+COLUMNS, ROWS = 90, 30
+TINY = (
+    "rollout.prompts_per_step=4",
+    "rollout.group_size=4",
+    "rollout.max_completion_tokens=48",
+    "optim.micro_batch_size=8",
+    "reward.workers=1",
+    "eval.every=0",
+)
+CALLBACKS = """
+import sys, warnings
+from pathlib import Path
+from dgpo_cli.cli.live import Panel
+from dgpo_cli.types import Diagnosis, Glimpse, Shown
+past = [{"step": n, "reward/mean": 0.1 * n} for n in (1, 2, 3, 9)]
+run = dict(name="[b]", out=Path("runs/x"), steps=10, eval_every=0)
+with Panel(**run, start=3, past=(past, [])) as view:
+    view.event("resumed [red]")
+    view.glimpse(Glimpse(4, 8, 2, (Shown("1+1?", "\\x1b[31m\\\\boxed{2}", "correct", 1.0),)))
+    with view.phase("sampling", total=8, unit="completions") as advance:
+        advance(8)
+    view.step(4, {"reward/mean": 0.75, "time/step_s": 1.0})
+    ill = Diagnosis("flat", 4, "the reward is flat", "for 4 steps", "raise optim.lr")
+    view.diagnosed([])
+    view.diagnosed([ill])
+    sys.stderr.write("half ")
+    sys.stderr.write("a line\\nloading  1%\\rloading 99%\\n")
+    print("from stdout")
+    warnings.warn("of a library")
+    if "fail" in sys.argv:
+        raise RuntimeError("boom")
+print("result")
+"""
+
+
+def screen_of(ended: Ended) -> list[str]:
+    terminal = Terminal(COLUMNS, ROWS)
+    terminal.feed(ended.out.replace("\n", "\r\n"))
+    assert terminal.modes == {"7": True, "25": True, "2026": False}
+    return terminal.shown()
+
+
+def run_callbacks(*arguments: str) -> Ended:
+    return on_terminal(
+        sys.executable, "-c", CALLBACKS, *arguments, columns=COLUMNS, env={"LINES": str(ROWS)}
+    )
+
+
+def test_everything_that_was_said_stays_above_the_last_panel() -> None:
+    lines = screen_of(run_callbacks())
+    text = "\n".join(lines)
+    start = next(at for at, line in enumerate(lines) if line.startswith("[b]  runs/x"))
+    above = lines[:start]
+    assert above[:4] == [
+        "note: resumed [red]",
+        "half a line",
+        "loading 99%",
+        "from stdout",
+    ]
+    assert "UserWarning: of a library" in "\n".join(above)
+    assert lines[start].endswith("step 4/10 · done")
+    assert lines[-1] == "result"
+    assert "! the reward is flat\n  raise optim.lr\n" in text
+    assert r"\x1b[31m\boxed{2}" in text
+    assert "best 0.750" in text  # step 9 of a part that is done again is no past
+
+
+def test_an_exception_leaves_the_panel_and_a_usable_terminal() -> None:
+    ended = run_callbacks("fail")
+    lines = screen_of(ended)
+    assert ended.code == 1
+    assert any(line.endswith("step 4/10 · failed") for line in lines)
+    assert lines[-1] == "RuntimeError: boom"
+
+
+def train(out: Path, *more: str, steps: int) -> list[str]:
+    settings = [part for one in TINY for part in ("--set", one)]
+    return [
+        *("train", "--preset", "tiny", "--steps", str(steps), "--out", str(out)),
+        *settings,
+        *more,
+    ]
+
+
+def test_a_real_run_draws_the_panel_and_ends_with_the_summary(tmp_path: Path) -> None:
+    ended = on_terminal(
+        *(sys.executable, "-m", "dgpo_cli"),
+        *train(tmp_path / "run", steps=3),
+        columns=COLUMNS,
+        env={"LINES": str(ROWS), "CI": ""},
+    )
+    lines = screen_of(ended)
+    assert ended.code == 0
+    (header,) = [line for line in lines if line.endswith("step 3/3 · done")]
+    assert header.startswith("tiny")
+    for label in ("outcome ", "credit ", "time ", "memory ", "last "):
+        assert sum(line.startswith(label) for line in lines) == 1, label
+    below = lines[lines.index(header) + 1 :]
+    assert sum(line.startswith("trained to step 3: reward ") for line in below) == 1
+    assert "sampling" in ended.out  # drawn while it went on
+    again = on_terminal(
+        *(sys.executable, "-m", "dgpo_cli"),
+        *train(tmp_path / "run", steps=4),
+        columns=COLUMNS,
+        env={"LINES": str(ROWS), "CI": ""},
+    )
+    assert "step 3/4" in again.out and "step 0/4" not in again.out
+    assert any(line.endswith("step 4/4 · done") for line in screen_of(again))
+
+
+def test_in_a_pipe_there_is_a_line_a_step_and_nothing_else(tmp_path: Path) -> None:
+    ended = dgpo(*train(tmp_path / "run", steps=2))
+    assert ended.code == 0
+    assert ESCAPE not in ended.out + ended.err
+    first, *steps = ended.err.splitlines()
+    assert first.startswith("note: embedded:tiny: ")
+    assert len(steps) == 2
+    for number, line in enumerate(steps, start=1):
+        assert re.fullmatch(rf"step {number}/2  reward \d\.\d\d  correct .* tok/s", line)
+    assert ended.out.splitlines()[0].startswith("trained to step 2: ")
+
+
+@pytest.mark.parametrize(
+    ("asked", "columns", "env", "shown"),
+    [
+        ("auto", COLUMNS, {}, "Panel"),
+        ("auto", 59, {}, "Bars"),
+        ("auto", COLUMNS, {"LINES": "19"}, "Bars"),
+        ("auto", COLUMNS, {"TERM": "dumb"}, "Bars"),
+        ("auto", COLUMNS, {"CI": "true"}, "Bars"),
+        ("lines", COLUMNS, {}, "Bars"),
+        ("panel", 40, {"LINES": "15", "CI": "true"}, "Panel"),
+    ],
+)
+def test_auto_is_the_panel_where_it_belongs_and_lines_elsewhere(
+    asked: str, columns: int, env: dict[str, str], shown: str
+) -> None:
+    ended = on_terminal(
+        *(sys.executable, "-c", VIEW, asked),
+        columns=columns,
+        env={"LINES": str(ROWS), "CI": ""} | env,
+    )
+    assert ended.out == f"{shown}\n"
+
+
+VIEW = """
+import sys
+from pathlib import Path
+from dgpo_cli.cli.train import _view
+from dgpo_cli.config.settings import Settings
+print(type(_view(sys.argv[1], name="x", out=Path("x"), settings=Settings(), goes_on=True)).__name__)
+"""
+
+
+def test_the_panel_is_refused_where_it_cannot_be_drawn(tmp_path: Path) -> None:
+    ended = dgpo(*train(tmp_path / "run", "--view", "panel", steps=1))
+    assert ended.code == 2
+    assert ended.err.startswith("error: --view panel: stderr is no terminal")
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_ends_after_the_step_and_leaves_a_usable_terminal(tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    before = termios.tcgetattr(follower)
+
+    def own_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(follower, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dgpo_cli", *train(tmp_path / "run", steps=10_000)],
+        env=environment(CI=""),
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        preexec_fn=own_terminal,
+    )
+    sent = b""
+    interrupted = False
+    deadline = time.monotonic() + 240
+    while process.poll() is None or select.select([leader], [], [], 0.2)[0]:
+        assert time.monotonic() < deadline, sent[-2000:]
+        if select.select([leader], [], [], 0.2)[0]:
+            sent += os.read(leader, 65536)
+        if not interrupted and b"step 1/10,000" in sent:
+            os.write(leader, b"\x03")
+            interrupted = True
+    after = termios.tcgetattr(follower)
+    os.close(follower)
+    os.close(leader)
+    assert process.returncode == 130
+    assert after == before
+    text = sent.decode()
+    assert "stopping with a checkpoint after this step" in text
+    assert "\x1b[?25l" not in text and "\x1b[?1049h" not in text
+    assert text.rfind("\x1b[?7h") > text.rfind("\x1b[?7l")
+    terminal = Terminal(COLUMNS, ROWS)
+    terminal.feed(text)
+    lines = terminal.shown()
+    assert lines[-1] == "error: interrupted"
+    assert any(line.endswith("stopped") for line in lines)
+    assert list((tmp_path / "run" / "checkpoints").iterdir())

@@ -1,0 +1,83 @@
+"""A sampler with weights of its own, as a vLLM server has them, in this process: a copied model."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Sequence
+
+from dgpo_cli.backends.base import SamplingParams
+from dgpo_cli.backends.hf import HfSampler
+from dgpo_cli.models.policy import Policy
+from dgpo_cli.types import Completion, Progress
+from dgpo_cli.workflows.train_eval import trained_fingerprint
+
+THREAD = "dgpo-sampling"
+LIMIT_S = 120.0  # no wait of a test is longer; one that ends by it has failed
+
+
+class TwinSampler:
+    """Samples from a copy of the policy, which only `sync` makes equal to it again.
+
+    on_sample: called with the number of the sample (from 1) while it is under way.
+    """
+
+    def __init__(self, policy: Policy, *, on_sample: Callable[[int], None] | None = None) -> None:
+        self._policy = policy
+        self._twin = Policy(
+            copy.deepcopy(policy.model),
+            tokenizer=policy.tokenizer,
+            reference=None,
+            has_adapter=policy.has_adapter,
+        )
+        self._inner = HfSampler(self._twin, batch_size=64)
+        self._on_sample = on_sample or (lambda number: None)
+        self._busy = threading.Lock()
+        self.cancelled = threading.Event()
+        self.version = 0
+        self.samples: list[tuple[int, str, int]] = []  # version, thread, prompts
+        self.prepared = 0
+
+    def prepare(self, progress: Progress) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        self.prepared += 1
+        if self.prepared == 1:
+            self._take()
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[Sequence[int]],
+        params: SamplingParams,
+        progress: Progress,
+    ) -> list[tuple[Completion, ...]]:
+        assert self._busy.acquire(blocking=False), "two samples at once"
+        try:
+            version, before = self.version, trained_fingerprint(self._twin)
+            self.samples.append((version, threading.current_thread().name, len(prompts)))
+            self._on_sample(len(self.samples))
+            found = self._inner.sample(prompts, seeds=seeds, params=params, progress=progress)
+            assert (self.version, trained_fingerprint(self._twin)) == (version, before)
+            return found
+        finally:
+            self._busy.release()
+
+    def sync(self, *, policy_version: int) -> None:
+        assert self._busy.acquire(blocking=False), "synced in the middle of a sample"
+        try:
+            self.version = policy_version
+            self._inner.sync(policy_version=policy_version)
+            self._take()
+        finally:
+            self._busy.release()
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+    def _take(self) -> None:
+        self._twin.model.load_state_dict(self._policy.model.state_dict())
+
+
+def sampling_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == THREAD]

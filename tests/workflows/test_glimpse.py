@@ -1,0 +1,37 @@
+"""What is shown of a step: one completion of each outcome first, the same for equal groups."""
+
+from __future__ import annotations
+
+from dgpo_cli.types import Completion, Message, Outcome, Prompt, ScoredGroup, Shown, Verdict
+from dgpo_cli.workflows.glimpse import glimpse
+
+
+def group(name: str, *outcomes: Outcome) -> ScoredGroup:
+    return ScoredGroup(
+        prompt=Prompt(name, (Message("user", f"{name}?"),), "1", "test"),
+        prompt_ids=(1,),
+        completions=tuple(
+            Completion((1,), (0.0,), f"{name} {at}", "stop", 0, at) for at in range(len(outcomes))
+        ),
+        verdicts=tuple(Verdict(outcome, None, float(outcome == "correct")) for outcome in outcomes),
+        advantages=(0.0,) * len(outcomes),
+    )
+
+
+def test_the_first_of_each_outcome_is_shown() -> None:
+    found = glimpse(7, [group("a", "wrong", "wrong"), group("b", "truncated", "correct")])
+    assert (found.step, found.completions, found.groups) == (7, 4, 2)
+    assert found.shown == (
+        Shown("b?", "b 1", "correct", 1.0),
+        Shown("a?", "a 0", "wrong", 0.0),
+        Shown("b?", "b 0", "truncated", 0.0),
+    )
+
+
+def test_where_all_ended_alike_others_fill_up() -> None:
+    found = glimpse(1, [group("a", "wrong", "wrong"), group("b", "wrong", "wrong")])
+    assert [shown.text for shown in found.shown] == ["a 0", "b 1", "b 0"]
+
+
+def test_fewer_completions_than_places_are_all_shown_once() -> None:
+    assert [s.text for s in glimpse(1, [group("a", "correct", "correct")]).shown] == ["a 0", "a 1"]
