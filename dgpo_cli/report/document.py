@@ -107,6 +107,12 @@ def asset(name: str) -> str:
     return text
 
 
+@cache
+def template(name: str) -> str:
+    """The text of an HTML file in assets/, with $names for string.Template."""
+    return (_ASSETS / name).read_text(encoding="utf-8")
+
+
 def _hash(text: str) -> str:
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
