@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dgpo_cli.cli import console, options
+from dgpo_cli.cli.inspect_files import WIDTH, Files
 from dgpo_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dgpo_cli.types import InspectedCompletion
 
 Source = Annotated[
     Path | None,
@@ -67,6 +73,26 @@ Kappa = Annotated[
     typer.Option(help="Power of the entropy gate.", metavar="X", show_default="the run's, else 1"),
 ]
 Top = Annotated[int, typer.Option(help="Most weighted tokens to list.", metavar="N", min=0)]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write all completions as one page for a browser; it needs no network.",
+        metavar="FILE.html",
+        show_default="none",
+    ),
+]
+Svg = Annotated[
+    Path | None,
+    typer.Option(help="Draw this view as SVG.", metavar="FILE.svg", show_default="none"),
+]
+Png = Annotated[
+    Path | None,
+    typer.Option(
+        help="Draw this view as PNG (needs the extra png).",
+        metavar="FILE.png",
+        show_default="none",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", show_default="off")]
 
 
@@ -81,14 +107,19 @@ def inspect(
     tau: Tau = None,
     kappa: Kappa = None,
     top: Top = 10,
+    html: Html = None,
+    svg: Svg = None,
+    png: Png = None,
     as_json: Json = False,
 ) -> None:
     """Show the tokens of a completion coloured by credit weight, with the numbers behind it.
 
     Reads what a run has stored, or computes it for any models: --model M --reference R
-    --rollouts FILE.
+    --rollouts FILE. With --html, --svg or --png nothing is shown but where the files are.
     """
     _check(source=source, rollouts=rollouts, tau=tau, kappa=kappa)
+    files = Files(html=html, svg=svg, png=png)
+    files.check()
     from dgpo_cli.cli.bars import Bars
     from dgpo_cli.workflows import inspect as workflow
 
@@ -101,7 +132,7 @@ def inspect(
             rollouts=rollouts,
             prompt=prompt,
             completion=completion,
-            one=not as_json,  # a picture is of one completion
+            one=not (as_json or html),  # a picture is of one completion
             tau=tau,
             kappa=kappa,
             progress=bars,
@@ -109,18 +140,20 @@ def inspect(
         )
     from dgpo_cli.report import heatmap, ramp
 
+    def draw(
+        shown: InspectedCompletion, *, width: int = WIDTH, color: ramp.Depth = "truecolor"
+    ) -> RenderableType:
+        return heatmap.render(shown, inspection=inspection, width=width, top=top, color=color)
+
+    for line in files.write(inspection, draw=draw):
+        (console.note if as_json else console.say)(line)
     if as_json:
         console.say_json(heatmap.to_json(inspection))
+    if as_json or files.asked:
         return
     for shown in inspection.completions:
-        picture = heatmap.render(
-            shown,
-            inspection=inspection,
-            width=console.picture_width(),
-            top=top,
-            color=ramp.depth_of(console.stdout()),
-        )
-        console.show(picture)
+        color = ramp.depth_of(console.stdout())
+        console.show(draw(shown, width=console.picture_width(), color=color))
 
 
 def _check(

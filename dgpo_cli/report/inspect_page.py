@@ -25,8 +25,9 @@ from dgpo_cli.report.token_html import shown_pieces, tokens_html, tokens_style
 from dgpo_cli.types import InspectedCompletion, Inspection
 
 MAX_TOKENS = 60_000  # of all completions of a page; each adds about 80 bytes
-DIGITS = 10  # of a number in the data; what the page recomputes is right to 1e-9
+DIGITS = 12  # of a number in the data; what the page recomputes is right to 1e-9
 
+_SCRIPTS = ("credit.js", "tables.js", "inspect.js", "events.js")
 _WHATS = {
     "weight": "credit weight w",
     "advantage": "token advantage A·w",
@@ -93,10 +94,12 @@ def inspect_page(inspection: Inspection) -> str:
     page = chosen(inspection.completions)
     first = page.completions[page.first]
     return document(
-        title=f"{first.prompt_id}, completion {first.index}: where the credit went",
+        title=f"{_name(first)}: where the credit went",
         body=_body(page, inspection=inspection),
         style=tokens_style() + asset("inspect.css"),
-        script="".join(asset(name) for name in ("credit.js", "tables.js", "inspect.js", "events.js")),
+        script="".join(
+            asset(name) for name in ("credit.js", "tables.js", "inspect.js", "events.js")
+        ),
         data=_data(page, inspection=inspection),
     )
 
@@ -118,7 +121,7 @@ def _completion(shown: InspectedCompletion) -> dict[str, Any]:
     tokens = shown.tokens
     parts = list(shown_pieces(tokens))
     return {
-        "name": f"{visible(shown.prompt_id)}, completion {shown.index}",
+        "name": _name(shown),
         "prompt": _lines(shown.prompt),
         "answer": visible(shown.answer),
         "outcome": shown.outcome,
@@ -154,37 +157,53 @@ def _lines(text: str) -> str:
 
 def _body(page: Chosen, *, inspection: Inspection) -> str:
     first = page.completions[page.first]
-    scale = Scale.of([token.weight for token in first.tokens], steps=STEPS)
-    mark = "✓" if first.outcome == "correct" else "✗"
-    verdict = "good" if first.outcome == "correct" else "bad"
-    left_out = ""
-    if page.left_out:
-        left_out = (
-            f'<p class="note">{page.left_out:,} more completions of this file are not on the '
-            f"page: it holds at most {MAX_TOKENS:,} tokens.</p>"
-        )
     slots = {
-        "name": escaped(f"{first.prompt_id}, completion {first.index}"),
         "theme": theme_button(),
         "options": _choices(page),
         "several": " data-script" if len(page.completions) > 1 else "",
-        "mark": f'<span class="{verdict}">{mark} {escaped(NAMES[first.outcome])}</span>',
-        "reward": f"{first.reward:g}",
-        "advantage": f"{first.advantage:+.4g}",
-        "tokens": f"{len(first.tokens):,}",
-        "finish": escaped(first.finish_reason),
-        "prompt": _html_lines(first.prompt),
-        "answer": escaped(first.answer),
+        "left_out": _left_out(page),
         "model": escaped(inspection.model),
         "reference": escaped(inspection.reference),
         "rule": escaped(rule_name(inspection, glyphs=UNICODE)),
-        "words": escaped(in_words(first, scale=scale)),
         "whats": _select_options(_WHATS),
         "ranges": _select_options(_RANGES),
         "text": tokens_html(first, inspection=inspection),
-        "left_out": left_out,
     }
-    return Template(template("inspect.html")).substitute(slots)
+    return Template(template("inspect.html")).substitute(slots | _facts(first))
+
+
+def _facts(shown: InspectedCompletion) -> dict[str, str]:
+    """What the page says of one completion before a script runs."""
+    scale = Scale.of([token.weight for token in shown.tokens], steps=STEPS)
+    look = "good" if shown.outcome == "correct" else "bad"
+    return {
+        "name": escaped(_name(shown)),
+        "mark": f'<span class="{look}">{_verdict(shown)}</span>',
+        "reward": f"{shown.reward:g}",
+        "advantage": f"{shown.advantage:+.4g}",
+        "tokens": f"{len(shown.tokens):,}",
+        "finish": escaped(shown.finish_reason),
+        "prompt": html.escape(_lines(shown.prompt), quote=True),
+        "answer": escaped(shown.answer),
+        "words": escaped(in_words(shown, scale=scale)),
+    }
+
+
+def _name(shown: InspectedCompletion) -> str:
+    return f"{visible(shown.prompt_id)}, completion {shown.index}"
+
+
+def _verdict(shown: InspectedCompletion) -> str:
+    return f"{'✓' if shown.outcome == 'correct' else '✗'} {NAMES[shown.outcome]}"
+
+
+def _left_out(page: Chosen) -> str:
+    if not page.left_out:
+        return ""
+    return (
+        f'<p class="note">{page.left_out:,} more completions are not on this page: it holds at '
+        f"most {MAX_TOKENS:,} tokens.</p>"
+    )
 
 
 def _choices(page: Chosen) -> str:
@@ -197,9 +216,8 @@ def _choices(page: Chosen) -> str:
             parts.append(f'<optgroup label="{escaped(shown.prompt_id)}">')
             prompt = shown.prompt_id
         picked = " selected" if at == page.first else ""
-        mark = "✓" if shown.outcome == "correct" else "✗"
         text = (
-            f"{shown.index}: {mark} {NAMES[shown.outcome]}, reward {shown.reward:g}, "
+            f"{shown.index}: {_verdict(shown)}, reward {shown.reward:g}, "
             f"A {shown.advantage:+.3g}, effective {fraction(shown.effective_fraction)}"
         )
         parts.append(f'<option value="{at}"{picked}>{escaped(text)}</option>')
@@ -210,7 +228,3 @@ def _select_options(names: dict[str, str]) -> str:
     return "".join(
         f'<option value="{value}">{escaped(name)}</option>' for value, name in names.items()
     )
-
-
-def _html_lines(text: str) -> str:
-    return html.escape(_lines(text), quote=True)

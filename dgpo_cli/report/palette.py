@@ -2,7 +2,7 @@
 
 `u1` to `u12` lie above the middle of a diverging scale (w = 1, or 0 for signed quantities), `d1` to
 `d12` below, `q1` to `q12` on a sequential scale; no class is the middle, or nothing. The dark
-scheme's diverging colours are the terminal's. On a light card strength darkens instead: lightness
+scheme's colours are the terminal's. On a light card strength darkens instead: lightness
 falls with the distance, equally on both arms. Text on every colour has a contrast of at least 4.5.
 """
 
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from dgpo_cli.report.ramp import RAMPS, contrast
+from dgpo_cli.report.ramp import GROWING, RAMPS, contrast
 
 Scheme = Literal["light", "dark"]
 ARMS = ("u", "d", "q")
 STEPS = 12
 
-# OKLCH: lightness 0.955 to 0.47 on light; hue 84 to 48 above, 214 to 262 below. The sequential
-# ramp runs from 0.955 to 0.40 on light (hue 320 to 290), from 0.27 to 0.92 on dark (295 to 340).
+# OKLCH: lightness 0.955 to 0.47, hue 84 to 48 above and 214 to 262 below; for numbers that only
+# grow 0.955 to 0.40, hue 140 to 175.
 _LIGHT_ABOVE = (
     "#fbefd6 #f4dfba #eece9d #e9bc81 #e4ab64 #df9844 "
     "#da8519 #ce7500 #bf6701 #b05902 #a14c01 #913f01"
@@ -28,13 +28,9 @@ _LIGHT_BELOW = (
     "#daf6fd #bfeaf7 #a3def3 #88d1f0 #6dc3ed #52b4eb "
     "#35a5e8 #3195dd #2f85d0 #2e75c3 #2d66b6 #2c56a8"
 )
-_LIGHT_SEQUENTIAL = (
-    "#f8ebfb #edd6f5 #e0c2ef #d3aeea #c49be6 #b587e2 "
-    "#a574de #9266d0 #7f58c1 #6d4ab3 #5b3ca4 #4b2e96"
-)
-_DARK_SEQUENTIAL = (
-    "#2a1c49 #3c295b #4f366d #63447f #795291 #8f60a3 "
-    "#a76eb5 #bd7fc4 #d490d2 #eca1e1 #ffb6ed #ffd7f0"
+_LIGHT_GROWING = (
+    "#e4f6e0 #cde8cb #b5dbb7 #9ccda4 #81c093 #64b383 "
+    "#42a675 #24976b #008761 #027559 #026550 #005545"
 )
 _BLACK, _WHITE = "#000000", "#ffffff"
 
@@ -51,13 +47,13 @@ class Colour:
 def colours(scheme: Scheme) -> dict[str, tuple[Colour, ...]]:
     """Each arm's colours from weak to strong."""
     if scheme == "light":
-        ramps = (_LIGHT_ABOVE, _LIGHT_BELOW, _LIGHT_SEQUENTIAL)
+        ramps = (_LIGHT_ABOVE, _LIGHT_BELOW, _LIGHT_GROWING)
         return {arm: _readable(ramp.split()) for arm, ramp in zip(ARMS, ramps, strict=True)}
     terminal = RAMPS["truecolor"]
     return {
         "u": _readable([paint.background for paint in terminal.above]),
         "d": _readable([paint.background for paint in terminal.below]),
-        "q": _readable(_DARK_SEQUENTIAL.split()),
+        "q": _readable([paint.background for paint in GROWING["truecolor"].above]),
     }
 
 

@@ -64,9 +64,7 @@ def _lines(
         yield line
 
 
-def _title(
-    piece: Piece, tokens: Sequence[InspectedToken], *, scale: Scale, vocab_size: int
-) -> str:
+def _title(piece: Piece, tokens: Sequence[InspectedToken], *, scale: Scale, vocab_size: int) -> str:
     token = tokens[piece.start]
     if piece.stop - piece.start > 1:
         last = piece.stop - 1

@@ -81,17 +81,19 @@ function factorOf(weights) {
   return reach < 1e-6 ? 1 : niceFactor(Math.exp(reach));
 }
 
-// The step of a weight in [-STEPS, STEPS]; 0 is about 1.
-function weightLevel(weight, factor) {
-  if (factor === 1) return 0;
-  const share = logWeight(weight) / Math.log(factor);
-  return roundEven(Math.max(-1, Math.min(1, share)) * STEPS);
+// Where a weight lies on the scale, in [-1, 1]; 0 is 1.
+function weightShare(weight, factor) {
+  return factor === 1 ? 0 : Math.max(-1, Math.min(1, logWeight(weight) / Math.log(factor)));
 }
 
-// The step of a signed value in [-STEPS, STEPS], of a plain one in [0, STEPS].
-function linearLevel(value, most) {
-  if (!(most > 0) || !Number.isFinite(value)) return 0;
-  return roundEven(Math.max(-1, Math.min(1, value / most)) * STEPS);
+// Where a value lies on a linear scale to `most`, in [-1, 1].
+function linearShare(value, most) {
+  return most > 0 && Number.isFinite(value) ? Math.max(-1, Math.min(1, value / most)) : 0;
+}
+
+// The step of a place on a scale, in [-STEPS, STEPS].
+function levelOf(share) {
+  return roundEven(share * STEPS);
 }
 
 function roundEven(value) { // as Python rounds

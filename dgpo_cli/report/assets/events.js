@@ -73,9 +73,17 @@ function onTokenKey(event) {
   event.preventDefault();
 }
 
+// A scale that fits anew at each move would hide the change: take the first fixed one, from 1/2 to
+// 2 up, that holds the weights as they were.
+function holdRange() {
+  const ranges = Array.from($("range").options, (option) => option.value).filter((range) => range >= 2);
+  state.range = ranges.find((range) => range >= view.factor) ?? ranges.at(-1);
+  $("range").value = state.range;
+}
+
 let isWaiting = false;
 function onSlider() {
-  if (!view.isWhatIf && state.range === "fit") $("range").value = state.range = "5"; // to see it change
+  if (!view.isWhatIf && state.range === "fit") holdRange();
   view.isWhatIf = true;
   if (isWaiting) return;
   isWaiting = true;

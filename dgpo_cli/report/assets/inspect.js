@@ -129,8 +129,10 @@ function setScale() {
   const isWeight = state.what === "weight";
   const most = largest(values.map(Math.abs));
   const factor = state.range === "fit" ? view.factor : Number(state.range);
-  const level = (x) => (isWeight ? weightLevel(x, factor) : linearLevel(x, most));
-  view.levels = values.map(level);
+  const share = (x) => (isWeight ? weightShare(x, factor) : linearShare(x, most));
+  const level = (x) => levelOf(share(x));
+  view.shares = values.map(share);
+  view.levels = view.shares.map(levelOf);
   view.pieceLevels = view.shown.starts.map((start, piece) => {
     const [, stop] = view.range_of(piece);
     const part = stop - start === 1 ? values[start] : values.slice(start, stop);

@@ -81,15 +81,16 @@ function paintStrip(view) {
   const total = view.w.length;
   const middle = view.scale.arms === "q" ? 60 : 30;
   for (let at = 0; at < count; at += 1) {
-    let level = 0;
-    const stop = Math.max(Math.floor(((at + 1) * total) / count), Math.floor((at * total) / count) + 1);
-    for (let t = Math.floor((at * total) / count); t < stop; t += 1) {
-      if (Math.abs(view.levels[t]) > Math.abs(level)) level = view.levels[t];
+    const start = Math.floor((at * total) / count);
+    const stop = Math.max(start + 1, Math.floor(((at + 1) * total) / count));
+    let most = 0;
+    for (let t = start; t < stop; t += 1) {
+      if (Math.abs(view.shares[t]) > Math.abs(most)) most = view.shares[t];
     }
-    const height = (middle * Math.abs(level)) / STEPS;
+    const height = middle * Math.abs(most);
     const bar = view.bars[at];
-    bar.setAttribute("class", levelClass(view, level));
-    bar.setAttribute("y", level > 0 || middle === 60 ? middle - height : middle);
+    bar.setAttribute("class", levelClass(view, levelOf(most) || Math.sign(most)));
+    bar.setAttribute("y", most > 0 || middle === 60 ? middle - height : middle);
     bar.setAttribute("height", height);
   }
   view.axis.setAttribute("y1", middle);
@@ -134,7 +135,7 @@ function showDetail(view, piece) {
   close.dataset.close = "";
   const token = make("p", "token");
   token.append(make("span", levelClass(view, view.levels[start]), named(view, piece)));
-  const parts = [make("p", "place", isFirst ? "The first of the table. Point at another." : ""), token];
+  const parts = [make("p", "place", isFirst ? "First of the table; point at another token." : ""), token];
   if (!isFirst) parts[0] = close;
   for (let t = start; t < stop; t += 1) {
     const part = stop - start > 1 ? `, part ${t - start + 1} of ${stop - start}` : "";
