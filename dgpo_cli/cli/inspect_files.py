@@ -65,7 +65,8 @@ class Files:
         if self.html is not None:
             left_out = chosen(inspection.completions).left_out
             _write("--html", self.html, inspect_page(inspection).encode("utf-8"))
-            rest = f" ({left_out} completions are not in it: too many tokens)" if left_out else ""
+            are = "completion is" if left_out == 1 else "completions are"
+            rest = f" ({left_out} {are} not in it: too many tokens)" if left_out else ""
             yield f"written to {self.html}{rest}"
         if self.svg is None and self.png is None:
             return

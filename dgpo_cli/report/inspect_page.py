@@ -16,6 +16,7 @@ from typing import Any
 
 from dgpo_cli.report.document import asset, document, escaped, template, theme_button
 from dgpo_cli.report.header import fraction, in_words, rule_name
+from dgpo_cli.report.numbers import counted
 from dgpo_cli.report.outcomes import NAMES
 from dgpo_cli.report.palette import STEPS
 from dgpo_cli.report.scale import Scale
@@ -201,8 +202,8 @@ def _left_out(page: Chosen) -> str:
     if not page.left_out:
         return ""
     return (
-        f'<p class="note">{page.left_out:,} more completions are not on this page: it holds at '
-        f"most {MAX_TOKENS:,} tokens.</p>"
+        f'<p class="note">{counted(page.left_out, "more completion")} not on this page, which '
+        f"holds at most {MAX_TOKENS:,} tokens.</p>"
     )
 
 

@@ -18,15 +18,15 @@ Scheme = Literal["light", "dark"]
 ARMS = ("u", "d", "q")
 STEPS = 12
 
-# OKLCH: lightness 0.955 to 0.47, hue 84 to 48 above and 214 to 262 below; for numbers that only
+# OKLCH: lightness 0.955 to 0.47, hue 84 to 48 above and 216 to 262 below; for numbers that only
 # grow 0.955 to 0.40, hue 140 to 175.
 _LIGHT_ABOVE = (
-    "#fbefd6 #f4dfba #eece9d #e9bc81 #e4ab64 #df9844 "
+    "#ffeece #f8deb3 #f1cd97 #ebbc7c #e5aa60 #e09842 "
     "#da8519 #ce7500 #bf6701 #b05902 #a14c01 #913f01"
 )
 _LIGHT_BELOW = (
-    "#daf6fd #bfeaf7 #a3def3 #88d1f0 #6dc3ed #52b4eb "
-    "#35a5e8 #3195dd #2f85d0 #2e75c3 #2d66b6 #2c56a8"
+    "#d8f6ff #bdeafa #a2def5 #87d0f2 #6dc3ef #53b4ec "
+    "#38a5e9 #3395dd #3185d0 #2f75c3 #2e66b6 #2c56a8"
 )
 _LIGHT_GROWING = (
     "#e4f6e0 #cde8cb #b5dbb7 #9ccda4 #81c093 #64b383 "

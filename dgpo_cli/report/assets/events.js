@@ -3,7 +3,7 @@
 
 function choose(piece, { keep = false, focus = false } = {}) {
   if (piece < 0 || piece >= view.spans.length) return;
-  view.spans[view.here].removeAttribute("tabindex");
+  if (piece !== view.here) view.spans[view.here].removeAttribute("tabindex"); // takes its focus away
   view.here = piece;
   view.spans[piece].tabIndex = 0;
   if (keep) keepOnly(piece);
@@ -171,5 +171,6 @@ function listen() {
 }
 
 for (const part of document.querySelectorAll("[data-script]")) part.hidden = false;
+$("no-script").hidden = true;
 listen();
 openAt(data.first);
