@@ -1,8 +1,9 @@
-"""The colours and marks that stand for credit weights, at each colour depth.
+"""The colours and marks that stand for credit weights and other numbers, at each colour depth.
 
 Two arms part at w = 1, GRPO's weight: orange above, blue below. On each arm lightness grows with
-|log w|, equally on both, and the text on every colour has a WCAG contrast of at least 4.5. The
-colours are laid on a dark card of our own, so that they read alike on any terminal.
+|log w|, equally on both. Numbers that only grow have one green arm. The text on every colour has a
+WCAG contrast of at least 4.5. The colours are laid on a dark card of our own, so that they read
+alike on any terminal.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ _ABOVE = (
 _BELOW = (
     "#19263f #1b314f #1e3e62 #204e76 #205f8b #1d71a1 "
     "#1585b7 #209ac9 #44aed5 #62c3e1 #80d8ef #9eedfd"
+)
+# The same lightness, hue 175 to 140.
+_GROWING = (
+    "#002e25 #003f31 #03503c #046247 #047550 #088958 "
+    "#029e5d #37af67 #5ebf76 #80cf88 #a1de9d #bfedb5"
 )
 _BLACK, _WHITE = "#000000", "#ffffff"
 
@@ -49,6 +55,7 @@ class Paint:
 class Ramp:
     """One depth's card and arms; `above[i]` and `below[i]` are as far from w = 1 as each other.
 
+    below: empty for numbers that only grow.
     bold_is_safe: whether a terminal leaves the text colour alone when the text is bold. Many turn
     bold black into grey at 16 colours.
     """
@@ -58,14 +65,20 @@ class Ramp:
     below: tuple[Paint, ...]
     bold_is_safe: bool
 
+    def paint(self, level: int) -> Paint:
+        """The colours of a level: 0 is the card's, positive ones are above."""
+        if level == 0:
+            return self.card
+        return self.above[level - 1] if level > 0 else self.below[-level - 1]
+
     def style(self, level: int, *, listed: bool = False) -> Style:
         """What a token at `level` looks like; `listed` tokens are in the table.
 
         More than GRPO's weight is also said by bold (by underline where bold is not safe), and a
-        listed token by underline: nothing is said by hue alone.
+        listed token by underline: nothing is said by hue alone. One arm alone needs no such sign.
         """
-        above = level > 0
-        paint = self.above[level - 1] if above else self.below[-level - 1] if level else self.card
+        paint = self.paint(level)
+        above = level > 0 and bool(self.below)
         if self.bold_is_safe:
             return paint.style(bold=above, underline=listed)
         return paint.style(underline=above or listed)
@@ -134,7 +147,22 @@ def _ansi() -> Ramp:
     )
 
 
+def _growing(depth: Depth) -> Ramp:
+    """The one-armed ramp that lies on the same card as the two-armed one."""
+    both = RAMPS[depth]
+    if depth == "truecolor":
+        above = _paints(_GROWING.split(), black=_BLACK, white=_WHITE)
+    elif depth == "256":
+        numbers = (22, 29, 35, 77, 114, 151, 157, 194)
+        names = [f"color({number})" for number in numbers]
+        above = _paints(names, black="color(16)", white="color(231)")
+    else:
+        above = tuple(Paint(f"color({number})", "color(0)") for number in (2, 10, 15))
+    return Ramp(card=both.card, above=above, below=(), bold_is_safe=both.bold_is_safe)
+
+
 RAMPS: dict[Depth, Ramp] = {"truecolor": _truecolor(), "256": _cube(), "16": _ansi()}
+GROWING: dict[Depth, Ramp] = {depth: _growing(depth) for depth in RAMPS}
 MARK_LEVELS = 3  # glyphs on each arm where there is no colour
 
 
