@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dgpo_cli.cli import console, options
 from dgpo_cli.errors import ConfigError
+from dgpo_cli.report.measure import What
+
+if TYPE_CHECKING:
+    from dgpo_cli.types import Inspection
 
 Source = Annotated[
     Path | None,
@@ -66,6 +70,39 @@ Kappa = Annotated[
     float | None,
     typer.Option(help="Power of the entropy gate.", metavar="X", show_default="the run's, else 1"),
 ]
+WhatShown = Annotated[
+    What | None,
+    typer.Option(
+        "--what",
+        help="What the colours show; advantage is the token's own, A x w.",
+        show_default="weight",
+    ),
+]
+Full = Annotated[
+    bool,
+    typer.Option(
+        "--full",
+        help="Show the whole text, through the pager on a terminal.",
+        show_default="the passages around the top tokens where the text is long",
+    ),
+]
+Steps = Annotated[
+    bool,
+    typer.Option(
+        "--steps",
+        help="Show what each line, sentence and clause holds.",
+        show_default="off",
+    ),
+]
+Pair = Annotated[
+    bool,
+    typer.Option(
+        "--pair",
+        help="Show a right and a wrong completion of a prompt side by side: "
+        "of those that begin alike the longest.",
+        show_default="off",
+    ),
+]
 Top = Annotated[int, typer.Option(help="Most weighted tokens to list.", metavar="N", min=0)]
 Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", show_default="off")]
 
@@ -80,6 +117,10 @@ def inspect(
     rollouts: Rollouts = None,
     tau: Tau = None,
     kappa: Kappa = None,
+    what: WhatShown = None,
+    full: Full = False,
+    steps: Steps = False,
+    pair: Pair = False,
     top: Top = 10,
     as_json: Json = False,
 ) -> None:
@@ -89,6 +130,8 @@ def inspect(
     --rollouts FILE.
     """
     _check(source=source, rollouts=rollouts, tau=tau, kappa=kappa)
+    views = {"--json": as_json, "--pair": pair, "--steps": steps, "--full": full}
+    _check_views(views, one=completion is not None, colours=what is not None)
     from dgpo_cli.cli.bars import Bars
     from dgpo_cli.workflows import inspect as workflow
 
@@ -106,21 +149,58 @@ def inspect(
             kappa=kappa,
             progress=bars,
             on_event=bars.event,
+            pair=pair,
         )
-    from dgpo_cli.report import heatmap, ramp
-
     if as_json:
+        from dgpo_cli.report import heatmap
+
         console.say_json(heatmap.to_json(inspection))
+    else:
+        _show(inspection, what=what or "weight", full=full, steps=steps, pair=pair, top=top)
+
+
+def _show(
+    inspection: Inspection, *, what: What, full: bool, steps: bool, pair: bool, top: int
+) -> None:
+    """Draw one completion, or two; what may be long goes through the pager."""
+    from dgpo_cli.report import heatmap, pair_view, ramp, step_table
+
+    width, color = console.picture_width(), ramp.depth_of(console.stdout())
+    if pair:
+        right, wrong = inspection.completions
+        picture = pair_view.render(
+            right, wrong, inspection=inspection, width=width, color=color, what=what, whole=full
+        )
+        console.page(picture)
         return
     for shown in inspection.completions:
+        if steps:
+            table = step_table.render(
+                shown, inspection=inspection, width=width, color=color, what=what
+            )
+            console.page(table)
+            continue
         picture = heatmap.render(
             shown,
             inspection=inspection,
-            width=console.picture_width(),
+            width=width,
             top=top,
-            color=ramp.depth_of(console.stdout()),
+            color=color,
+            what=what,
+            whole=full,
         )
-        console.show(picture)
+        (console.page if full else console.show)(picture)
+
+
+def _check_views(views: dict[str, bool], *, one: bool, colours: bool) -> None:
+    """Views that exclude each other; `views` are in the order in which they win."""
+    asked = [name for name, is_asked in views.items() if is_asked]
+    if "--json" in asked and colours:
+        raise ConfigError("--json and --what: the JSON holds every number; leave out --what")
+    if len(asked) > 1 and asked != ["--pair", "--full"]:
+        raise ConfigError(f"{asked[0]} and {asked[1]}: give only one of them")
+    if "--pair" in asked and one:
+        raise ConfigError("--pair chooses both completions itself: name only the group")
 
 
 def _check(
