@@ -25,7 +25,7 @@ from dgpo_cli.report.numbers import counted, probability
 from dgpo_cli.report.page import LABEL, LEAST_WIDTH, Page, page_for, stack, title_line
 from dgpo_cli.report.ramp import RAMPS, Depth, Ramp, depth_of, levels, shallower
 from dgpo_cli.report.scale import Scale
-from dgpo_cli.report.step_table import StepBars, StepTotals, totals_of
+from dgpo_cli.report.step_table import StepBars, StepTotals, longest_of, totals_of
 from dgpo_cli.report.text import Piece, elide, pad, pieces, plain, visible
 from dgpo_cli.types import InspectedCompletion, Inspection
 
@@ -222,8 +222,7 @@ class _Steps:
     console: Console
 
     def segments(self) -> Iterator[Segment]:
-        totals = [total for side in self.sides for total in side.totals]
-        longest = max((max(each.share, each.token_share) for each in totals), default=0.0)
+        longest = longest_of(total for side in self.sides for total in side.totals)
         columns = 2 if self._are_beside else 1
         column = replace(self.page, width=(self.page.width - 3 * (columns - 1)) // columns)
         digits = max(2, len(str(max(len(side.totals) for side in self.sides))))

@@ -30,6 +30,7 @@ from dgpo_cli.report.text import (
 from dgpo_cli.types import InspectedToken
 
 _WIDE = 72  # cells from which a token's numbers have columns of their own
+_NARROW = 36  # cells below which the text around a token is on a line of its own
 _ALL = 100  # cells from which every number has one
 _TITLES: dict[What, str] = {
     "weight": "Most weighted tokens",
@@ -90,6 +91,9 @@ class Ranking:
             line.append(f"{self.weights.number(self.tokens[position].weight):>8}  ")
             if wide:
                 line.append("".join(f"{text:>7}  " for _, text in self._numbers(position)))
+            if self.page.width < _NARROW:
+                yield line
+                line = plain("   ")
             room = self.page.width - line.cell_len
             yield self._context(line, position, piece_at[position], room=room)
             if not wide:
@@ -101,13 +105,13 @@ class Ranking:
         title = _TITLES[self.measure.what]
         if self.weights.is_uniform and self.measure.diverges:
             title = "All weights are equal; tokens by score"
-        yield plain(title, style=self.page.style("bold"))
+        yield from self.page.paragraph(title, style="bold")
 
     def _head(self, *, wide: bool) -> str:
         head = f"{'#':>2} {'token':>6} {'weight':>8}  "
         if wide:
             head += "".join(f"{name:>7}  " for name, _ in self._numbers(0))
-        return head + "in context"
+        return head + "in context" if self.page.width >= _NARROW else head.rstrip()
 
     def _numbers(self, position: int) -> list[tuple[str, str]]:
         """The names and numbers of the columns that the page has room for."""

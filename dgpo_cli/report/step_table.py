@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -71,6 +72,12 @@ def totals_of(completion: InspectedCompletion, *, start: int = 0) -> tuple[StepT
     return tuple(found)
 
 
+def longest_of(totals: Iterable[StepTotals]) -> float:
+    """The largest share that a bar of these steps shows."""
+    shares = (share for total in totals for share in (total.share, total.token_share))
+    return max((share for share in shares if math.isfinite(share)), default=0.0)
+
+
 def render(
     completion: InspectedCompletion,
     *,
@@ -118,7 +125,7 @@ def _rows(totals: Sequence[StepTotals], bars: StepBars, text: StepText) -> Itera
         return
     page = bars.page
     digits = max(2, len(str(len(totals))))
-    longest = max(max(total.share, total.token_share) for total in totals)
+    longest = longest_of(totals)
     yield plain(counted(len(totals), "step"), style=page.style("bold"))
     yield plain(f"{'#':>{digits}} ", style=page.style("dim")).append(bars.head(digits + 1))
     for number, total in enumerate(totals, start=1):
@@ -178,8 +185,11 @@ class StepBars:
 
     def _bar(self, total: StepTotals, *, longest: float, room: int) -> Text:
         """The share of the weight; a mark where the share of the tokens ends."""
-        scale = (room - 1) / longest if longest else 0.0
-        filled, even = round(scale * total.share), round(scale * total.token_share)
+        share = total.share if math.isfinite(total.share) else 0.0
+        filled, even = (
+            round((room - 1) * each / longest) if longest else 0
+            for each in (share, total.token_share)
+        )
         full, mark = self._marks
         text = plain((full * filled).ljust(room))
         if self.ramp:

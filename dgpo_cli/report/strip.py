@@ -20,6 +20,7 @@ from dgpo_cli.report.ramp import Ramp
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.text import Glyphs, plain
 
+_ASCII = "_.:-=+*#"  # no digits: the ranks stand below
 _RANKS = 9  # marked below the strip: one digit each
 
 
@@ -34,7 +35,7 @@ def bar(scale: Scale | Linear, value: float, *, glyphs: Glyphs) -> str:
 
     The bars of numbers on one side of 0 stand on 0.
     """
-    steps = glyphs.fractions[1:9]
+    steps = _ASCII if glyphs.ascii_only else glyphs.fractions[1:9]
     standing = isinstance(scale, Linear) and not scale.signed
     low, high = (scale.share(end) for end in (scale.low, scale.high))
     if standing:
