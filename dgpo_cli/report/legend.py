@@ -21,7 +21,7 @@ _MEANINGS: dict[What, str] = {
     "entropy": "entropy {range} nats",
     "score": "score {range}: what the credit rule makes of d and h",
     "advantage": "advantage of each token {range}: A {times} w",
-    "logprob": "log-probability {range} nats: lighter is less probable",
+    "logprob": "log-probability {range} nats",
 }
 _ALL_ZERO: dict[What, str] = {
     "weight": "Every token has weight 1.",

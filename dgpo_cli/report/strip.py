@@ -31,18 +31,17 @@ def spans(count: int, *, cells: int) -> tuple[tuple[int, int], ...]:
 
 
 def bar(scale: Scale | Linear, value: float, *, glyphs: Glyphs) -> str:
-    """The glyph of a number: the least there is has the lowest bar, the largest the highest.
+    """The glyph of a number: the least weight there is has the lowest bar, the largest the highest.
 
-    The bars of numbers on one side of 0 stand on 0.
+    Bars of other numbers stand on 0, and the one furthest from it is the highest.
     """
     steps = _ASCII if glyphs.ascii_only else glyphs.fractions[1:9]
-    standing = isinstance(scale, Linear) and not scale.signed
-    low, high = (scale.share(end) for end in (scale.low, scale.high))
-    if standing:
-        low, high = 0.0, max(low, high)
-    if not low < high:
-        return steps[0] if standing else steps[3]
-    height = (scale.share(value) - low) / (high - low)
+    share, low, high = (scale.share(each) for each in (value, scale.low, scale.high))
+    if isinstance(scale, Linear):
+        share, low, high = abs(share), 0.0, max(abs(low), abs(high))
+    elif not low < high:
+        return steps[3]
+    height = (share - low) / (high - low) if high else 0.0
     return steps[round(7 * min(1.0, max(0.0, height)))]
 
 
@@ -98,10 +97,8 @@ class Strip:
             count = " or ".join(f"{size:,}" for size in sizes)
             low, high = scale.number(scale.low), scale.number(scale.high)
             said = f"each bar is the mean {name} of {count} tokens: {low} to {high}"
-        if self.measure.diverges:
-            is_weight = self.measure.what == "weight"
-            middle = bar(scale, 1.0 if is_weight else 0.0, glyphs=self.page.glyphs)
-            said += f"; {middle} is about " + ("1, GRPO's" if is_weight else "0")
+        if self.measure.what == "weight":
+            said += f"; {bar(scale, 1.0, glyphs=self.page.glyphs)} is about 1, GRPO's"
         if not self.measure.scale.is_uniform:
             said += "; digits: ranks in the table"
         return said

@@ -11,6 +11,7 @@ import math
 import os
 import random
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -126,8 +127,7 @@ def reasoning(
     hot = {"Wait", "Alternatively", "not", "Hmm", "Therefore"}
     scores = [own.uniform(0.5, 0.9) if text.strip() in hot else own.random() / 20 for text in texts]
     shown = completion(texts, scores, tau=tau, **changes)
-    known = {text: number for number, text in enumerate(sorted(set(texts)))}
-    tokens = tuple(replace(token, id=known[token.text]) for token in shown.tokens)
+    tokens = tuple(replace(token, id=zlib.crc32(token.text.encode())) for token in shown.tokens)
     return replace(shown, tokens=tokens)
 
 
