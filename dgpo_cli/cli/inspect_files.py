@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dgpo_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from dgpo_cli.report.ramp import Depth
     from dgpo_cli.types import InspectedCompletion, Inspection
 
 WIDTH = 100  # cells of a drawing
+
+
+class Draw(Protocol):
+    """Draws the view that was asked for, of one completion."""
+
+    def __call__(
+        self, shown: InspectedCompletion, *, width: int, color: Depth
+    ) -> RenderableType: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +63,11 @@ class Files:
         self,
         inspection: Inspection,
         *,
-        draw: Callable[[InspectedCompletion], RenderableType],
+        draw: Draw,
     ) -> Iterator[str]:
         """Write them; yields a line for each that is written.
 
-        draw: the view of one completion, WIDTH cells wide; the most telling one is drawn.
+        draw: the view of one completion; that of the most telling one is drawn.
         """
         from dgpo_cli.report.inspect_page import chosen, inspect_page, most_telling
 
@@ -73,7 +82,8 @@ class Files:
         from dgpo_cli.report.svg import export_svg
 
         shown = inspection.completions[most_telling(inspection.completions)]
-        drawing = export_svg(draw(shown), title="dgpo inspect", width=WIDTH)
+        picture = draw(shown, width=WIDTH, color="truecolor")
+        drawing = export_svg(picture, title="dgpo inspect", width=WIDTH)
         if self.svg is not None:
             _write("--svg", self.svg, drawing.encode("utf-8"))
             yield f"written to {self.svg}"

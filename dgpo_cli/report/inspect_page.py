@@ -15,9 +15,8 @@ from string import Template
 from typing import Any
 
 from dgpo_cli.report.document import asset, document, escaped, template, theme_button
-from dgpo_cli.report.header import fraction, in_words, rule_name
-from dgpo_cli.report.numbers import counted
-from dgpo_cli.report.outcomes import NAMES
+from dgpo_cli.report.header import fraction, in_words, outcome, rule_name
+from dgpo_cli.report.numbers import UNKNOWN, counted
 from dgpo_cli.report.palette import STEPS
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.steps import steps_of
@@ -57,7 +56,8 @@ def most_telling(completions: Sequence[InspectedCompletion]) -> int:
 
     def evenness(at: int) -> float:
         shown = completions[at]
-        return shown.effective_fraction if shown.advantage and shown.tokens else 2.0
+        moves = math.isfinite(shown.advantage) and shown.advantage != 0.0
+        return shown.effective_fraction if moves and shown.tokens else 2.0
 
     return min(range(len(completions)), key=evenness)
 
@@ -125,8 +125,8 @@ def _completion(shown: InspectedCompletion) -> dict[str, Any]:
         "name": _name(shown),
         "prompt": _lines(shown.prompt),
         "answer": visible(shown.answer),
-        "outcome": shown.outcome,
-        "outcomeName": NAMES[shown.outcome],
+        "verdict": outcome(shown, glyphs=UNICODE),
+        "look": _look(shown),
         "finish": shown.finish_reason,
         "reward": shown.reward,
         "advantage": shown.advantage,
@@ -176,12 +176,11 @@ def _body(page: Chosen, *, inspection: Inspection) -> str:
 def _facts(shown: InspectedCompletion) -> dict[str, str]:
     """What the page says of one completion before a script runs."""
     scale = Scale.of([token.weight for token in shown.tokens], steps=STEPS)
-    look = "good" if shown.outcome == "correct" else "bad"
     return {
         "name": escaped(_name(shown)),
-        "mark": f'<span class="{look}">{_verdict(shown)}</span>',
-        "reward": f"{shown.reward:g}",
-        "advantage": f"{shown.advantage:+.4g}",
+        "mark": f'<span class="{_look(shown)}">{escaped(outcome(shown, glyphs=UNICODE))}</span>',
+        "reward": _known(shown.reward, "g"),
+        "advantage": _known(shown.advantage, "+.4g"),
         "tokens": f"{len(shown.tokens):,}",
         "finish": escaped(shown.finish_reason),
         "prompt": html.escape(_lines(shown.prompt), quote=True),
@@ -194,8 +193,12 @@ def _name(shown: InspectedCompletion) -> str:
     return f"{visible(shown.prompt_id)}, completion {shown.index}"
 
 
-def _verdict(shown: InspectedCompletion) -> str:
-    return f"{'✓' if shown.outcome == 'correct' else '✗'} {NAMES[shown.outcome]}"
+def _look(shown: InspectedCompletion) -> str:
+    return "good" if shown.outcome == "correct" else "bad"
+
+
+def _known(number: float, form: str) -> str:
+    return format(number, form) if math.isfinite(number) else UNKNOWN
 
 
 def _left_out(page: Chosen) -> str:
@@ -218,8 +221,8 @@ def _choices(page: Chosen) -> str:
             prompt = shown.prompt_id
         picked = " selected" if at == page.first else ""
         text = (
-            f"{shown.index}: {_verdict(shown)}, reward {shown.reward:g}, "
-            f"A {shown.advantage:+.3g}, effective {fraction(shown.effective_fraction)}"
+            f"{shown.index}: {outcome(shown, glyphs=UNICODE)}, reward {_known(shown.reward, 'g')}, "
+            f"A {_known(shown.advantage, '+.3g')}, effective {fraction(shown.effective_fraction)}"
         )
         parts.append(f'<option value="{at}"{picked}>{escaped(text)}</option>')
     return "".join([*parts, "</optgroup>"])

@@ -32,6 +32,7 @@ _GROWING = (
     "#002e25 #003f31 #03503c #046247 #047550 #088958 "
     "#029e5d #37af67 #5ebf76 #80cf88 #a1de9d #bfedb5"
 )
+MARK_CONTRAST = 3.0  # of a bar on the card. Source: WCAG 2.2, 1.4.11
 _BLACK, _WHITE = "#000000", "#ffffff"
 
 
@@ -55,7 +56,7 @@ class Paint:
 class Ramp:
     """One depth's card and arms; `above[i]` and `below[i]` are as far from w = 1 as each other.
 
-    below: empty for numbers that only grow.
+    below: empty for numbers that only grow. muted: the colour of notes of ours on the card.
     bold_is_safe: whether a terminal leaves the text colour alone when the text is bold. Many turn
     bold black into grey at 16 colours.
     """
@@ -64,6 +65,7 @@ class Ramp:
     above: tuple[Paint, ...]
     below: tuple[Paint, ...]
     bold_is_safe: bool
+    muted: str
 
     def paint(self, level: int) -> Paint:
         """The colours of a level: 0 is the card's, positive ones are above."""
@@ -82,6 +84,26 @@ class Ramp:
         if self.bold_is_safe:
             return paint.style(bold=above, underline=listed)
         return paint.style(underline=above or listed)
+
+    def ink(self, level: int) -> Style:
+        """What a mark on the card looks like, such as a bar: the level's hue, never too dark."""
+        return Style(color=self._ink(level), bgcolor=self.card.background)
+
+    def note(self) -> Style:
+        """What a note of ours on the card looks like."""
+        return Style(color=self.muted, bgcolor=self.card.background, italic=True)
+
+    def _ink(self, level: int) -> str:
+        if level == 0:
+            return self.muted
+        arm = self.above if level > 0 else self.below
+        card = self.card.background
+        least = next(
+            at for at, p in enumerate(arm) if contrast(p.background, card) >= MARK_CONTRAST
+        )
+        rest = len(arm) - 1 - least
+        at = least + round((abs(level) - 1) * rest / max(1, len(arm) - 1))
+        return arm[at].background
 
 
 def luminance(color: str) -> float:
@@ -113,6 +135,7 @@ def _truecolor() -> Ramp:
         above=_paints(_ABOVE.split(), black=_BLACK, white=_WHITE),
         below=_paints(_BELOW.split(), black=_BLACK, white=_WHITE),
         bold_is_safe=True,
+        muted="#9a9ba4",
     )
 
 
@@ -126,6 +149,7 @@ def _cube() -> Ramp:
         above=paints(52, 94, 130, 166, 172, 208, 214, 220),
         below=paints(17, 24, 31, 67, 38, 75, 81, 153),
         bold_is_safe=True,
+        muted="color(247)",
     )
 
 
@@ -144,6 +168,7 @@ def _ansi() -> Ramp:
             Paint("color(14)", black),
         ),
         bold_is_safe=False,
+        muted="color(7)",
     )
 
 
@@ -158,7 +183,9 @@ def _growing(depth: Depth) -> Ramp:
         above = _paints(names, black="color(16)", white="color(231)")
     else:
         above = tuple(Paint(f"color({number})", "color(0)") for number in (2, 10, 15))
-    return Ramp(card=both.card, above=above, below=(), bold_is_safe=both.bold_is_safe)
+    return Ramp(
+        card=both.card, above=above, below=(), bold_is_safe=both.bold_is_safe, muted=both.muted
+    )
 
 
 RAMPS: dict[Depth, Ramp] = {"truecolor": _truecolor(), "256": _cube(), "16": _ansi()}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Iterator, Sequence
 
 from dgpo_cli.report import palette
 from dgpo_cli.report.document import asset, escaped
 from dgpo_cli.report.flow import show
-from dgpo_cli.report.ranking import probability, small
+from dgpo_cli.report.measure import gate
+from dgpo_cli.report.numbers import probability, small
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.text import UNICODE, Piece, pieces
 from dgpo_cli.types import InspectedCompletion, InspectedToken, Inspection
@@ -40,11 +40,6 @@ def shown_pieces(tokens: Sequence[InspectedToken]) -> Iterator[tuple[Piece, str,
     for piece in pieces(tokens):
         text = show(piece.text, glyphs=UNICODE)
         yield piece, text.removesuffix("\n"), text.endswith("\n")
-
-
-def gate(entropy: float, *, vocab_size: int) -> float:
-    """h = entropy / log V in [0, 1], as the credit rule takes it."""
-    return min(1.0, max(0.0, entropy / math.log(vocab_size))) if vocab_size > 1 else 0.0
 
 
 def _lines(

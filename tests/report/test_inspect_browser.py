@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -14,11 +15,14 @@ import torch
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.report.header import fraction, share_of_top
 from dgpo_cli.report.inspect_page import inspect_page
+from dgpo_cli.report.linear import Linear
+from dgpo_cli.report.measure import What, gate, measure_of
+from dgpo_cli.report.numbers import probability, small
 from dgpo_cli.report.palette import STEPS
-from dgpo_cli.report.ranking import probability, ranked, small
+from dgpo_cli.report.ranking import ranked_by
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.text import pieces
-from dgpo_cli.report.token_html import gate, shown_pieces, tokens_html
+from dgpo_cli.report.token_html import shown_pieces, tokens_html
 from dgpo_cli.types import InspectedCompletion, TokenStats
 from tests.algo.twins import dgpo_weights
 from tests.report.conftest import Visit
@@ -95,21 +99,24 @@ def test_scales_and_numbers_are_the_terminals(visit: Open) -> None:
     values = [0.0, 1.0, 9.99996, 10.0, 123.456, 12345.6, 1e-3, 9.99e-4, 4.1e-5, 1e-300, -0.5]
     values += [draw.uniform(0, 1) ** 5 for _ in range(200)]
     logprobs = [0.0, -0.5, -7.0, -8.0, -40.0, -800.0, 0.1]
+    linear = [[0.0], [1.0, 3.1], [7.1], [9.99e-7, 1e-9], [15.0], [1e-320]]
     found = opened(visit, solution())(
-        """([rows, values, logprobs]) => ({
+        """([rows, values, logprobs, linear]) => ({
             rows: rows.map((row) => {
               const factor = factorOf(row);
               return [factor, row.map((w) => levelOf(weightShare(w, factor))),
                 row.map((w) => weightText(w, factor)), fractionText(effectiveFraction(row)),
                 sharesOfTop(row, [0.01, 0.05, 0.1])];
             }),
+            ends: linear.map(endOf),
             small: values.map(small),
             probability: logprobs.map(probability),
         })""",
-        [rows, values, logprobs],
+        [rows, values, logprobs, linear],
     )
     assert found["small"] == [small(value) for value in values]
     assert found["probability"] == [probability(value) for value in logprobs]
+    assert found["ends"] == pytest.approx([Linear.of(row, steps=STEPS).end for row in linear])
     for row, (factor, levels, texts, effective, shares) in zip(rows, found["rows"], strict=True):
         scale = Scale.of(row, steps=STEPS)
         assert factor == pytest.approx(scale.factor, rel=1e-12)
@@ -130,11 +137,18 @@ def test_the_script_shows_what_python_wrote(visit: Open) -> None:
         )
         written = Fragment(tokens_html(shown, inspection=inspection(shown))).lines
         assert spans == [[[look, text] for look, _, text in line] for line in written]
-        underlined = found("[...document.querySelectorAll('.listed')].map((span) => span.piece)")
-        positions = ranked(shown.tokens, top=10)
         parts = [range(piece.start, piece.stop) for piece in pieces(shown.tokens)]
-        expected = {at for at, part in enumerate(parts) for t in positions if t in part}
-        assert set(underlined) == expected
+        for what in get_args(What):
+            found.page.locator("#what").select_option(what)
+            measure = measure_of(shown, what=what, steps=STEPS)
+            levels = [measure.piece_level(piece) for piece in pieces(shown.tokens)]
+            assert found("view.pieceLevels") == levels, what
+            underlined = found("[...document.querySelectorAll('.listed')].map((s) => s.piece)")
+            positions = ranked_by(measure, shown.tokens, top=10)
+            assert set(underlined) == {
+                at for at, part in enumerate(parts) for position in positions if position in part
+            }
+        found.page.locator("#what").select_option("weight")
     assert quiet(found)
 
 

@@ -10,7 +10,7 @@ import pytest
 from dgpo_cli.report.palette import STEPS, level_class
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.text import pieces, visible
-from dgpo_cli.report.token_html import gate, tokens_html, tokens_style
+from dgpo_cli.report.token_html import tokens_html, tokens_style
 from dgpo_cli.types import InspectedCompletion
 from tests.report.samples import completion, hostile, inspection, solution
 
@@ -72,11 +72,6 @@ def test_equal_weights_have_no_colour() -> None:
 
 def test_no_tokens_make_no_lines() -> None:
     assert fragment(completion([], [], tau=1.0)).lines == []
-
-
-def test_the_gate_is_the_share_of_the_largest_entropy() -> None:
-    assert gate(2.0794415416798357, vocab_size=64) == pytest.approx(0.5)
-    assert [gate(9.0, vocab_size=2), gate(-1.0, vocab_size=9), gate(1.0, vocab_size=1)] == [1, 0, 0]
 
 
 def test_the_style_names_no_address() -> None:

@@ -86,9 +86,18 @@ function weightShare(weight, factor) {
   return factor === 1 ? 0 : Math.max(-1, Math.min(1, logWeight(weight) / Math.log(factor)));
 }
 
-// Where a value lies on a linear scale to `most`, in [-1, 1].
-function linearShare(value, most) {
-  return most > 0 && Number.isFinite(value) ? Math.max(-1, Math.min(1, value / most)) : 0;
+// The end of a linear scale: the next round number from the largest size up.
+function endOf(values) {
+  const most = largest(values.map(Math.abs).filter(Number.isFinite));
+  if (!(most > 0)) return 0;
+  const power = Math.pow(10, Math.floor(Math.log10(most)));
+  if (power === 0) return most;
+  return [1, 1.5, 2, 3, 5, 7, 10].map((step) => step * power).find((end) => end >= most * (1 - 1e-9)) ?? 10 * power;
+}
+
+// Where a value lies on a linear scale to `end`, in [-1, 1].
+function linearShare(value, end) {
+  return end > 0 && !Number.isNaN(value) ? Math.max(-1, Math.min(1, value / end)) : 0;
 }
 
 // The step of a place on a scale, in [-STEPS, STEPS].

@@ -11,6 +11,7 @@ const numbers = (column) => Float64Array.from(column, (value) => (value === null
 function openAt(at) {
   const shown = { ...data.completions[at] };
   for (const name of ["logprob", "entropy", "d", "s", "w"]) shown[name] = numbers(shown[name]);
+  shown.advantage ??= NaN;
   const count = shown.w.length;
   const pieceOf = new Int32Array(count);
   shown.starts.forEach((start, piece) => pieceOf.fill(piece, start));
@@ -39,11 +40,9 @@ function openAt(at) {
 
 function showFacts() {
   const { shown } = view;
-  const correct = shown.outcome === "correct";
   $("name").textContent = shown.name;
-  const verdict = make("span", correct ? "good" : "bad", (correct ? "✓ " : "✗ ") + shown.outcomeName);
-  $("outcome").replaceChildren(verdict);
-  $("reward").textContent = String(shown.reward);
+  $("outcome").replaceChildren(make("span", shown.look, shown.verdict));
+  $("reward").textContent = String(shown.reward ?? "unknown");
   $("advantage").textContent = signed(shown.advantage, 4);
   $("count").textContent = shown.w.length.toLocaleString("en");
   $("finish").textContent = shown.finish;
@@ -114,33 +113,34 @@ function repaint() {
   showDetail(view, view.kept);
 }
 
-const WHATS = { // per token; whether the parts of a character add up
-  weight: [(t) => view.w[t], true],
-  advantage: [(t) => view.shown.advantage * view.w[t], true],
-  score: [(t) => view.s[t], false],
-  hellinger: [(t) => view.shown.d[t], false],
-  entropy: [(t) => view.shown.entropy[t], false],
-  logprob: [(t) => -view.shown.logprob[t], true],
+const WHATS = { // of a token; the parts of a character add up
+  weight: (t) => view.w[t],
+  advantage: (t) => view.shown.advantage * view.w[t],
+  score: (t) => view.s[t],
+  hellinger: (t) => view.shown.d[t],
+  entropy: (t) => view.shown.entropy[t],
+  logprob: (t) => -view.shown.logprob[t],
 };
 
 function setScale() {
-  const [value, adds] = WHATS[state.what];
+  const value = WHATS[state.what];
   const values = Array.from(view.w, (_, t) => value(t));
   const isWeight = state.what === "weight";
-  const most = largest(values.map(Math.abs));
+  const end = endOf(values);
   const factor = state.range === "fit" ? view.factor : Number(state.range);
-  const share = (x) => (isWeight ? weightShare(x, factor) : linearShare(x, most));
+  const share = (x) => (isWeight ? weightShare(x, factor) : linearShare(x, end));
   const level = (x) => levelOf(share(x));
   view.shares = values.map(share);
   view.levels = view.shares.map(levelOf);
   view.pieceLevels = view.shown.starts.map((start, piece) => {
     const [, stop] = view.range_of(piece);
-    const part = stop - start === 1 ? values[start] : values.slice(start, stop);
-    return level(Array.isArray(part) ? (adds ? sum(part) : largest(part)) : part);
+    return stop - start === 1 ? view.levels[start] : level(sum(values.slice(start, stop)));
   });
-  view.scale = isWeight ? weightScale(factor) : linearScale(most);
+  view.scale = isWeight ? weightScale(factor) : linearScale(end);
   $("range-box").hidden = !isWeight;
 }
+
+const UNDERLINED = `underlined: first ${TOP} of the table`;
 
 function weightScale(factor) {
   if (factor === 1) return { arms: "du", low: "", high: "", notes: ["every token has weight 1"] };
@@ -151,19 +151,18 @@ function weightScale(factor) {
     arms: "du",
     low: (below ? "≤ " : "") + low,
     high: (above ? "≥ " : "") + high,
-    notes: ["log scale, 1 in the middle", "bold: above 1", `underlined: first ${TOP} of the table`],
+    notes: ["log scale, 1 in the middle", "bold: above 1", UNDERLINED],
   };
 }
 
-function linearScale(most) {
+function linearScale(end) {
   const isSigned = state.what === "advantage";
-  const negative = view.shown.advantage < 0;
-  const end = isSigned ? signed(negative ? -most : most) : small(most);
+  const round = (value) => signed(value, 3);
   return {
-    arms: isSigned ? (negative ? "d" : "u") : "q",
-    low: isSigned && negative ? end : "0",
-    high: isSigned && negative ? "0" : end,
-    notes: ["linear scale", `underlined: first ${TOP} of the table`],
+    arms: isSigned ? "du" : "q",
+    low: isSigned ? round(-end) : "0",
+    high: isSigned ? round(end) : round(end).slice(1),
+    notes: [isSigned ? "linear scale, 0 in the middle" : "linear scale", UNDERLINED],
   };
 }
 

@@ -55,7 +55,7 @@ function showLegend(view) {
   const box = make("span", "swatches");
   const down = Array.from({ length: STEPS }, (_, at) => "d" + (STEPS - at));
   const up = Array.from({ length: STEPS }, (_, at) => (arms === "q" ? "q" : "u") + (at + 1));
-  const names = [...(arms.includes("d") ? down : []), "one", ...(arms === "d" ? [] : up)];
+  const names = [...(arms === "q" ? [] : down), "one", ...up];
   for (const name of names) box.append(make("i", name));
   const bar = make("span", "scale");
   bar.append(make("span", "", low), box, make("span", "", high));
