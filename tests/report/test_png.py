@@ -17,6 +17,10 @@ from dgpo_cli.report.svg import export_svg
 from tests.report.samples import inspection, solution
 
 pytest.importorskip("resvg_py", reason="resvg-py is in the extra png")
+FONTS = set(png._font_files()) & set(png._MONOSPACED)
+needs_font = pytest.mark.skipif(
+    not FONTS, reason="no monospaced font here: apt-get install fonts-dejavu-core"
+)
 BACK, INK = (0, 0, 255), (255, 255, 0)
 
 
@@ -69,6 +73,7 @@ def ink(svg: str) -> int:
     return pixels(svg_to_png(svg, scale=1.0))[2].count(INK)
 
 
+@needs_font
 def test_a_unit_is_two_pixels_unless_told_otherwise() -> None:
     assert pixels(svg_to_png(drawing("")))[:2] == (80, 40)
     assert pixels(svg_to_png(drawing(""), scale=1.0))[:2] == (40, 20)
@@ -82,6 +87,9 @@ def test_letters_are_drawn_whatever_font_is_asked_for(family: str) -> None:
     assert ink(drawing(text("HHH", family))) > 20
 
 
+@pytest.mark.skipif(
+    "DejaVuSansMono.ttf" not in FONTS, reason="the font that surely has the symbols is missing"
+)
 def test_letters_of_the_terminal_are_equally_wide_and_its_symbols_are_no_boxes() -> None:
     def extent(value: str) -> int:
         _, _, found = pixels(svg_to_png(drawing(text(value, "monospace"), width=90), scale=1.0))
@@ -93,6 +101,7 @@ def test_letters_of_the_terminal_are_equally_wide_and_its_symbols_are_no_boxes()
         assert pixels(svg_to_png(drawing(text(symbol, "monospace")))) != missing, symbol
 
 
+@needs_font
 def test_a_heatmap_has_the_colours_of_its_drawing() -> None:
     view = render(solution(), inspection=inspection(solution()), width=60, top=3, color="truecolor")
     found = set(pixels(svg_to_png(export_svg(view, title="t", width=60), scale=1.0))[2])

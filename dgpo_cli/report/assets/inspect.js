@@ -3,6 +3,7 @@
 
 const data = JSON.parse($("data").textContent);
 const state = { at: data.first, what: "weight", range: "fit", sort: "weight", isLong: false };
+const SHORT = 160; // tokens; a text up to here has room for larger letters
 let view = null;
 
 const numbers = (column) => Float64Array.from(column, (value) => (value === null ? NaN : value));
@@ -55,7 +56,7 @@ function showFacts() {
 
 function buildText() {
   const { shown } = view;
-  const box = make("div", "tokens");
+  const box = make("div", shown.w.length <= SHORT ? "tokens short" : "tokens");
   const ends = new Set(shown.ends);
   let line = make("div", "line");
   view.spans = shown.texts.map((text, piece) => {
