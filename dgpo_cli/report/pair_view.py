@@ -275,7 +275,8 @@ class _Steps:
             line = plain(f"{short} {number:>{digits}} ")
             line.append_text(bars.row(total, longest=longest, used=used))
             yield [self._line(line), *side.drawn(total, page=column)]
-        yield [self._line(plain("ends here" if side.totals else "has ended", style=dim))]
+        end = f"{short} {'ends here' if side.totals else 'has ended'}"
+        yield [self._line(plain(end, style=dim))]
 
     def _line(self, text: Text) -> list[Segment]:
         text.stylize(text.style)
