@@ -53,12 +53,17 @@ def render(
 
 def parting(right: InspectedCompletion, wrong: InspectedCompletion) -> int:
     """How many tokens both begin with; a character of several tokens is in whole or not at all."""
+    return _parting((right, wrong), [pieces(right.tokens), pieces(wrong.tokens)])
+
+
+def _parting(
+    both: tuple[InspectedCompletion, InspectedCompletion], shown: Sequence[Sequence[Piece]]
+) -> int:
+    right, wrong = both
     same = (a.id == b.id for a, b in zip(right.tokens, wrong.tokens, strict=False))
     common = sum(1 for _ in takewhile(bool, same))
-    for each in (right, wrong):
-        for piece in pieces(each.tokens):
-            if piece.start < common < piece.stop:
-                common = piece.start
+    while straddling := next((p for own in shown for p in own if p.start < common < p.stop), None):
+        common = straddling.start
     return common
 
 
@@ -124,10 +129,12 @@ class _PairView:
         measures = [measure_of(each, what=self.what, steps=levels(depth)) for each in self.both]
         values = [value for measure in measures for value in measure.values]
         scale = scale_of(self.what, values, steps=levels(depth))
-        start = parting(*self.both)
+        every = [pieces(each.tokens) for each in self.both]
+        start = _parting(self.both, every)
 
-        def side(completion: InspectedCompletion, measure: Measure) -> _Side:
-            shown = pieces(completion.tokens)
+        def side(
+            completion: InspectedCompletion, measure: Measure, shown: tuple[Piece, ...]
+        ) -> _Side:
             measure = replace(measure, scale=scale)
             return _Side(
                 completion=completion,
@@ -138,7 +145,7 @@ class _PairView:
                 totals=totals_of(completion, start=start),
             )
 
-        right, wrong = map(side, self.both, measures)
+        right, wrong = map(side, self.both, measures, every)
         return right, wrong
 
     def _head(self, page: Page, sides: tuple[_Side, _Side]) -> Iterator[Text]:
@@ -268,7 +275,8 @@ class _Steps:
             line = plain(f"{short} {number:>{digits}} ")
             line.append_text(bars.row(total, longest=longest, used=used))
             yield [self._line(line), *side.drawn(total, page=column)]
-        yield [self._line(plain("ends here" if side.totals else "has ended", style=dim))]
+        end = f"{short} {'ends here' if side.totals else 'has ended'}"
+        yield [self._line(plain(end, style=dim))]
 
     def _line(self, text: Text) -> list[Segment]:
         text.stylize(text.style)

@@ -9,6 +9,7 @@ alike on any terminal.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from rich.color import Color
@@ -44,12 +45,7 @@ class Paint:
     text: str
 
     def style(self, *, bold: bool = False, underline: bool = False) -> Style:
-        return Style(
-            color=self.text,
-            bgcolor=self.background,
-            bold=bold or None,
-            underline=underline or None,
-        )
+        return _style(self.text, self.background, bold, underline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +83,7 @@ class Ramp:
 
     def ink(self, level: int) -> Style:
         """What a mark on the card looks like, such as a bar: the level's hue, never too dark."""
-        return Style(color=self._ink(level), bgcolor=self.card.background)
+        return _style(self._ink(level), self.card.background, False, False)
 
     def note(self) -> Style:
         """What a note of ours on the card looks like."""
@@ -116,6 +112,12 @@ def luminance(color: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
+@cache
+def _style(text: str, background: str, bold: bool, underline: bool) -> Style:
+    return Style(color=text, bgcolor=background, bold=bold or None, underline=underline or None)
+
+
+@cache
 def contrast(first: str, second: str) -> float:
     """Contrast ratio in [1, 21] of two colours. Source: WCAG 2.2."""
     low, high = sorted((luminance(first), luminance(second)))

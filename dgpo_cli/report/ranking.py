@@ -37,7 +37,7 @@ _TITLES: dict[What, str] = {
     "hellinger": "Tokens that moved furthest from the reference",
     "entropy": "Tokens of the highest entropy",
     "score": "Tokens of the highest score",
-    "advantage": "Tokens of the largest advantage",
+    "advantage": "Tokens with most of the advantage",
     "logprob": "Least probable tokens",
 }
 

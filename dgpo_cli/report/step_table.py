@@ -191,12 +191,11 @@ class StepBars:
             for each in (share, total.token_share)
         )
         full, mark = self._marks
-        text = plain((full * filled).ljust(room))
-        if self.ramp:
-            ink = self.ramp.ink(self.scale.level(total.mean)).color
-            text.stylize(Style(color=ink), 0, filled)
-        before, after = text[:even], text[even + 1 :]
-        return before.append(mark, style=self.page.style("dim")).append_text(after)
+        cells = (full * filled).ljust(room)
+        ink = self.ramp.ink(self.scale.level(total.mean)) if self.ramp else Style()
+        line = plain("").append(cells[:even], style=ink)
+        line.append(mark, style=self.ramp.ink(0) if self.ramp else self.page.style("dim"))
+        return line.append(cells[even + 1 :], style=ink)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def pair_of(lines: Sequence[RolloutLine], *, path: Path) -> tuple[RolloutLine, R
 
 
 def _common(pair: tuple[RolloutLine, RolloutLine]) -> int:
-    """How many tokens both begin with."""
-    first, second = (line.completion.token_ids for line in pair)
+    """How many tokens both begin with; of completions without ids, how many characters."""
+    first, second = (line.completion.token_ids or line.completion.text for line in pair)
     same = (a == b for a, b in zip(first, second, strict=False))
     return sum(1 for _ in takewhile(bool, same))

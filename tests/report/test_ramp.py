@@ -146,6 +146,30 @@ def test_the_growing_arm_has_no_sign_of_above_one(depth: Depth) -> None:
         assert not plain.bold and not plain.underline and listed.underline
 
 
+@pytest.mark.parametrize("depth", ["truecolor", "256"])
+@pytest.mark.parametrize("ramps", [RAMPS, GROWING], ids=["two arms", "one arm"])
+def test_bars_stand_out_from_the_card_and_grow_lighter(
+    depth: Depth, ramps: dict[Depth, Ramp]
+) -> None:
+    ramp = ramps[depth]
+    card = linear(ramp.card.background, "xterm")
+    for sign in (1, -1) if ramp.below else (1,):
+        inks = [ramp.ink(sign * level) for level in range(1, levels(depth) + 1)]
+        values = [luminance(linear(ink.color.name, "xterm")) for ink in inks if ink.color]
+        assert len(values) == levels(depth) and values == sorted(values)
+        assert values[0] < values[-1]
+        assert all((value + 0.05) / (luminance(card) + 0.05) >= 3.0 for value in values)
+
+
+@pytest.mark.parametrize(("depth", "palette"), CASES)
+def test_notes_on_the_card_have_the_contrast_of_text(depth: Depth, palette: str) -> None:
+    for ramp in (RAMPS[depth], GROWING[depth]):
+        low, high = sorted(
+            luminance(linear(color, palette)) for color in (ramp.card.background, ramp.muted)
+        )
+        assert (high + 0.05) / (low + 0.05) >= 4.5
+
+
 def test_contrast_of_black_and_white_is_21() -> None:
     assert contrast("#000000", "#ffffff") == pytest.approx(21.0)
     assert contrast("#777777", "#ffffff") == pytest.approx(4.478, abs=1e-3)

@@ -37,9 +37,10 @@ def test_totals_add_up_to_the_completion(texts: list[str], advantage: float, sta
 
 
 def test_the_peak_is_the_most_weighted_token_of_its_step() -> None:
-    for total in totals_of(reasoning()):
+    shown = reasoning()
+    for total in totals_of(shown):
         own = range(total.step.start, total.step.stop)
-        weights = {at: reasoning().tokens[at].weight for at in own}
+        weights = {at: shown.tokens[at].weight for at in own}
         assert total.peak in own
         assert total.peak_weight == weights[total.peak] == max(weights.values())
 
