@@ -400,7 +400,8 @@ def test_step_totals_add_up_to_the_whole(visit: Open) -> None:
         ".map((row) => [...row.cells].map((cell) => cell.innerText))"
     )
     assert [row[0] for row in rows] == ["0", "8", "16", "24", "35"]
-    assert sum(int(row[1]) for row in rows) == len(shown.tokens)
-    assert sum(float(row[2].split()[0]) for row in rows) == pytest.approx(100.0, abs=0.3)
-    moved = sum(float(row[5].replace("−", "-")) for row in rows)
+    assert [row[1] for row in rows][:4] == ["12+7=19;", "19*4=76;", "76-8=68;", "\\boxed{68}↵"]
+    assert sum(int(row[2]) for row in rows) == len(shown.tokens)
+    assert sum(float(row[3].split()[0]) for row in rows) == pytest.approx(100.0, abs=0.3)
+    moved = sum(float(row[6].replace("−", "-")) for row in rows)
     assert moved == pytest.approx(len(shown.tokens) * shown.advantage, abs=0.1)

@@ -249,14 +249,14 @@ function newSteps(view, most) {
     svg.append(share, even);
     bar.append(svg);
     const cells = Array.from({ length: 3 }, () => make("td"));
-    row.append(jump, make("td", "", String(stop - start)), cells[0], bar, cells[1], cells[2]);
-    row.append(make("td", "step", textOf(view, start, stop)));
+    const text = make("td", "step", textOf(view, start, stop));
+    row.append(jump, text, make("td", "", String(stop - start)), cells[0], bar, cells[1], cells[2]);
     return { row, start, stop, share, even, cells };
   });
   view.stepRows = rows;
   const head = make("tr");
-  for (const name of ["from", "tokens", "share", "", "mean w", "Σ A·w"]) head.append(make("th", "", name));
-  head.append(make("th", "text", "step"));
+  head.append(make("th", "", "from"), make("th", "text", "step"));
+  for (const name of ["tokens", "share", "", "mean w", "Σ A·w"]) head.append(make("th", "", name));
   const [top, body] = [make("thead"), make("tbody")];
   top.append(head);
   body.append(...rows.map(({ row }) => row));
