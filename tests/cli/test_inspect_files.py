@@ -118,3 +118,15 @@ def test_a_file_that_cannot_be_written_is_told_in_one_line_and_leaves_the_old_on
     assert done.exit_code == 2
     assert one_line(done).replace(" ", "") == f"error:--html={path}:Read-onlyfilesystem"
     assert list(tmp_path.iterdir()) == [path] and path.read_text() == "old"
+
+
+def test_a_drawing_holds_the_view_that_was_asked_for(workflow: Install, tmp_path: Path) -> None:
+    workflow("inspect", returns=inspection(solution(), solution()))
+    drawn = {}
+    for view in ((), ("--steps",), ("--pair",), ("--what", "entropy")):
+        path = tmp_path / "a.svg"
+        assert dgpo("inspect", "a", *view, "--svg", str(path)).exit_code == 0
+        drawn["".join(view)] = path.read_text(encoding="utf-8")
+    assert len(set(drawn.values())) == 4
+    assert "its&#160;step" in drawn["--steps"] and "its&#160;step" not in drawn[""]
+    assert "entropy" in drawn["--whatentropy"]
