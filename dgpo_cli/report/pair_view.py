@@ -23,7 +23,7 @@ from dgpo_cli.report.page import LABEL, LEAST_WIDTH, Page, page_for, stack, titl
 from dgpo_cli.report.pair_steps import PairSteps, Side, heading
 from dgpo_cli.report.ramp import RAMPS, Depth, Ramp, depth_of, levels, shallower
 from dgpo_cli.report.scale import Scale
-from dgpo_cli.report.step_table import StepBars, totals_of
+from dgpo_cli.report.step_table import StepBars, signed, totals_of
 from dgpo_cli.report.text import Piece, elide, pad, pieces, plain, visible
 from dgpo_cli.types import InspectedCompletion, Inspection
 
@@ -143,7 +143,7 @@ def _facts(side: Side, *, page: Page) -> list[tuple[str, str]]:
         ("tokens", f"{len(completion.tokens):,}"),
         ("eff. frac.", fraction(completion.effective_fraction)),
         ("same start", f"{share:.3g} % of w"),
-        ("  sum of A", f"{weight * completion.advantage:+.4g}"),
+        ("  sum of A", signed(weight * completion.advantage)),
         ("parts with", _parts_with(side, page=page)),
     ]
 
