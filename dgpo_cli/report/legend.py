@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from rich.text import Text
@@ -63,7 +64,9 @@ def legend(
     scale = measure.scale
     if scale.is_uniform:
         if measure.what != "weight":
-            yield from page.paragraph(_ALL_ZERO[measure.what], style="dim")
+            unknown = all(map(math.isnan, measure.values))
+            said = f"The {name_of(measure.what)} is not known." if unknown else None
+            yield from page.paragraph(said or _ALL_ZERO[measure.what], style="dim")
         return
     yield from _bar(measure, page=page, ramp=ramp) if ramp else _glyphs(measure, page=page)
     found = f"{scale.number(scale.low)} to {scale.number(scale.high)}"

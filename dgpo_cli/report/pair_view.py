@@ -6,30 +6,27 @@ where the page is narrow or a text runs from right to left, which terminals reor
 
 from __future__ import annotations
 
-import unicodedata
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile, zip_longest
+from itertools import takewhile
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
-from rich.style import Style
 from rich.text import Text
 
-from dgpo_cli.report.flow import Run, coloured, joined, marked, show, wrap
+from dgpo_cli.report.flow import Run, joined, show, wrap
 from dgpo_cli.report.header import fraction, outcome, question
 from dgpo_cli.report.legend import legend
 from dgpo_cli.report.measure import Measure, What, added, measure_of, scale_of
 from dgpo_cli.report.numbers import counted, known, probability
 from dgpo_cli.report.page import LABEL, LEAST_WIDTH, Page, page_for, stack, title_line
+from dgpo_cli.report.pair_steps import PairSteps, Side, heading
 from dgpo_cli.report.ramp import RAMPS, Depth, Ramp, depth_of, levels, shallower
 from dgpo_cli.report.scale import Scale
-from dgpo_cli.report.step_table import StepBars, StepTotals, longest_of, totals_of
+from dgpo_cli.report.step_table import StepBars, signed, totals_of
 from dgpo_cli.report.text import Piece, elide, pad, pieces, plain, visible
 from dgpo_cli.types import InspectedCompletion, Inspection
 
-_BESIDE = 80  # cells from which both fit side by side
 _SHARED_LINES = 4  # of what both begin with
 
 
@@ -68,35 +65,6 @@ def _parting(
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
-    """One completion, cut where the two part: `shared` before it, `pieces` and `totals` after."""
-
-    completion: InspectedCompletion
-    measure: Measure
-    ramp: Ramp | None
-    shared: tuple[Piece, ...]
-    pieces: tuple[Piece, ...]
-    totals: tuple[StepTotals, ...]
-
-    def drawn(self, total: StepTotals, *, page: Page) -> list[list[Segment]]:
-        """The text of a step as lines of segments, in colours or with marks."""
-        start = bisect_left(self.pieces, total.step.start, key=_start)
-        stop = bisect_left(self.pieces, total.step.stop, key=_start)
-        level = self.measure.piece_level
-        runs = [
-            Run(show(piece.text, glyphs=page.glyphs), level(piece), False)
-            for piece in self.pieces[start:stop]
-        ]
-        _end_on_one_line(runs, newline=page.glyphs.newline)
-        lines = wrap(joined(runs), width=page.width - (2 if self.ramp else 0))
-        if self.ramp:
-            segments = coloured(lines, width=page.width, ramp=self.ramp, margin=1)
-        else:
-            segments = marked(lines, glyphs=page.glyphs)
-        return list(Segment.split_lines(segments))
-
-
-@dataclass(frozen=True, slots=True)
 class _PairView:
     both: tuple[InspectedCompletion, InspectedCompletion]
     inspection: Inspection
@@ -119,12 +87,12 @@ class _PairView:
         yield Text("")
         yield from _shared(left.shared, page=page, ramp=RAMPS.get(depth), whole=self.whole)
         yield Text("")
-        yield from _Steps(sides, bars, page, console).segments()
+        yield from PairSteps(sides, bars, page, console).segments()
         yield stack(page.paragraph(bars.notes(), style="dim"))
         yield Text("")
         yield stack(legend(left.measure, page=page, ramp=left.ramp, merged=merged, listed=""))
 
-    def _sides(self, depth: Depth) -> tuple[_Side, _Side]:
+    def _sides(self, depth: Depth) -> tuple[Side, Side]:
         """Both completions on one scale, cut where they part."""
         measures = [measure_of(each, what=self.what, steps=levels(depth)) for each in self.both]
         values = [value for measure in measures for value in measure.values]
@@ -134,9 +102,9 @@ class _PairView:
 
         def side(
             completion: InspectedCompletion, measure: Measure, shown: tuple[Piece, ...]
-        ) -> _Side:
+        ) -> Side:
             measure = replace(measure, scale=scale)
-            return _Side(
+            return Side(
                 completion=completion,
                 measure=measure,
                 ramp=measure.ramp(depth),
@@ -148,7 +116,7 @@ class _PairView:
         right, wrong = map(side, self.both, measures, every)
         return right, wrong
 
-    def _head(self, page: Page, sides: tuple[_Side, _Side]) -> Iterator[Text]:
+    def _head(self, page: Page, sides: tuple[Side, Side]) -> Iterator[Text]:
         right, wrong = self.both
         name = visible(right.prompt_id, glyphs=page.glyphs)
         yield title_line(page, f"{name}, completions {right.index} and {wrong.index}")
@@ -162,7 +130,7 @@ class _PairView:
             yield line.append(elide(second, room, glyphs=page.glyphs))
 
 
-def _facts(side: _Side, *, page: Page) -> list[tuple[str, str]]:
+def _facts(side: Side, *, page: Page) -> list[tuple[str, str]]:
     completion = side.completion
     weight = added([piece.weight for piece in side.shared])
     total = added([token.weight for token in completion.tokens])
@@ -175,19 +143,20 @@ def _facts(side: _Side, *, page: Page) -> list[tuple[str, str]]:
         ("tokens", f"{len(completion.tokens):,}"),
         ("eff. frac.", fraction(completion.effective_fraction)),
         ("same start", f"{share:.3g} % of w"),
-        ("  sum of A", f"{weight * completion.advantage:+.4g}"),
+        ("  sum of A", signed(weight * completion.advantage)),
         ("parts with", _parts_with(side, page=page)),
     ]
 
 
-def _parts_with(side: _Side, *, page: Page) -> str:
+def _parts_with(side: Side, *, page: Page) -> str:
     """The token with which a completion goes its own way."""
     if not side.pieces:
         return "its end"
     piece = side.pieces[0]
     token = side.completion.tokens[piece.start]
     name = piece.text and visible(piece.text, glyphs=page.glyphs, spaces=True)
-    return f"p {probability(token.logprob)} [{name or page.glyphs.empty}]"
+    weight = f", w {token.weight:.4g}" if page.width >= 80 else ""
+    return f"p {probability(token.logprob)}{weight} [{name or page.glyphs.empty}]"
 
 
 def _shared(
@@ -198,7 +167,7 @@ def _shared(
     title = f"Both begin with the same {counted(count, 'token')}"
     if not count:
         title = "They part at the first token"
-    yield from _title(title, page=page)
+    yield from heading(title, page=page)
     style = ramp.note() if ramp else None
     margin = page.margin if ramp else 0
     runs = (Run(show(piece.text, glyphs=page.glyphs), 0, False) for piece in shown)
@@ -211,108 +180,3 @@ def _shared(
     for row in rows:
         yield Segment(pad(" " * margin + row, page.width) if ramp else row, style)
         yield Segment.line()
-
-
-def _title(text: str, *, page: Page) -> Iterator[Segment]:
-    for line in page.paragraph(text):
-        yield Segment(line.plain, Style(bold=True) if page.styled else None)
-        yield Segment.line()
-
-
-@dataclass(frozen=True, slots=True)
-class _Steps:
-    """The steps after the parting, each with the step of the same number of the other one."""
-
-    sides: tuple[_Side, _Side]
-    bars: StepBars
-    page: Page
-    console: Console
-
-    def segments(self) -> Iterator[Segment]:
-        longest = longest_of(total for side in self.sides for total in side.totals)
-        columns = 2 if self._are_beside else 1
-        column = replace(self.page, width=(self.page.width - 3 * (columns - 1)) // columns)
-        digits = max(2, len(str(max(len(side.totals) for side in self.sides))))
-        blocks = [
-            [
-                *self._block(
-                    side,
-                    column=column,
-                    digits=digits,
-                    longest=longest,
-                    shows_head=columns == 2 or side is self.sides[1],
-                )
-            ]
-            for side in self.sides
-        ]
-        yield from _title("From there on, step by step", page=self.page)
-        for first, second in zip_longest(*blocks, fillvalue=()):
-            if columns == 2:
-                yield from self._beside(first, second, width=column.width)
-            else:
-                for line in (*first, *second):
-                    yield from (*line, Segment.line())
-
-    @property
-    def _are_beside(self) -> bool:
-        pieces = (piece for side in self.sides for piece in side.pieces)
-        return self.page.width >= _BESIDE and not any(_runs_left(each.text) for each in pieces)
-
-    def _block(
-        self, side: _Side, *, column: Page, digits: int, longest: float, shows_head: bool
-    ) -> Iterator[list[list[Segment]]]:
-        """For each step a line of numbers and its text; first what the numbers are."""
-        mark = outcome(side.completion, glyphs=self.page.glyphs)
-        short, used = mark.split(" ")[0], digits + len(mark.split(" ")[0]) + 2
-        dim = self.page.style("dim")
-        bars = replace(self.bars, page=column)
-        head = plain(pad("", used) + bars.head(used), style=dim)
-        name = f"{mark}, completion {side.completion.index}"
-        name = elide(name, column.width, glyphs=self.page.glyphs)
-        title = plain(name, style=self.page.style("bold"))
-        yield [self._line(title), self._line(head)] if shows_head else [self._line(title)]
-        for number, total in enumerate(side.totals, start=1):
-            line = plain(f"{short} {number:>{digits}} ")
-            line.append_text(bars.row(total, longest=longest, used=used))
-            yield [self._line(line), *side.drawn(total, page=column)]
-        end = f"{short} {'ends here' if side.totals else 'has ended'}"
-        yield [self._line(plain(end, style=dim))]
-
-    def _line(self, text: Text) -> list[Segment]:
-        text.stylize(text.style)
-        return list(text.render(self.console))
-
-    def _beside(
-        self, first: Sequence[list[Segment]], second: Sequence[list[Segment]], *, width: int
-    ) -> Iterator[Segment]:
-        edge = "|" if self.page.glyphs.ascii_only else "│"
-        style = Style(dim=True) if self.page.styled else None
-        empty: list[Segment] = []
-        for left, right in zip_longest(first, second, fillvalue=empty):
-            yield from Segment.adjust_line_length(left, width)
-            yield Segment(f" {edge} ", style)
-            yield from right
-            yield Segment.line()
-
-
-def _end_on_one_line(runs: list[Run], *, newline: str) -> None:
-    """Let the empty lines at the end of a step take no lines of their own."""
-    for at in range(len(runs) - 1, -1, -1):
-        text = runs[at].text
-        body = text
-        while body.endswith(newline + "\n"):
-            body = body.removesuffix(newline + "\n")
-        runs[at] = runs[at]._replace(text=body + text[len(body) :].replace("\n", ""))
-        if body:
-            return
-
-
-def _start(piece: Piece) -> int:
-    return piece.start
-
-
-def _runs_left(text: str | None) -> bool:
-    """Whether a text has letters or digits that run from right to left."""
-    if text is None or text.isascii():
-        return False
-    return any(unicodedata.bidirectional(char) in ("R", "AL", "AN") for char in text)

@@ -72,6 +72,11 @@ def totals_of(completion: InspectedCompletion, *, start: int = 0) -> tuple[StepT
     return tuple(found)
 
 
+def signed(value: float) -> str:
+    """A sum of advantages in at most 9 cells; a dash where it is not known."""
+    return f"{value:+#.3g}" if math.isfinite(value) else "-"
+
+
 def longest_of(totals: Iterable[StepTotals]) -> float:
     """The largest share that a bar of these steps shows."""
     shares = (share for total in totals for share in (total.share, total.token_share))
@@ -155,7 +160,7 @@ class StepBars:
         line = plain(f"{total.tokens:>6,} {share:>7} ")
         line.append_text(self._bar(total, longest=longest, room=self._room(used)))
         numbers = {
-            "sum of A": f"{total.advantage:+#.3g}",
+            "sum of A": signed(total.advantage),
             "mean w": self.scale.number(total.mean),
             "peak w": self.scale.number(total.peak_weight),
         }

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from dgpo_cli.report.linear import Linear
 from dgpo_cli.report.measure import added, gate, mean, measure_of, value_of
-from tests.report.samples import solution
+from dgpo_cli.report.text import pieces
+from tests.report.samples import completion, solution
 
 NUMBERS = st.floats(1e-300, 1e300)
 
@@ -95,6 +96,17 @@ def test_each_measure_is_the_number_that_it_names() -> None:
         assert value_of(token, what=what, advantage=0.75) == value  # type: ignore[arg-type]
         measure = measure_of(shown, what=what, steps=12)  # type: ignore[arg-type]
         assert measure.values[5] == value and len(measure.values) == len(shown.tokens)
+
+
+def test_a_character_of_several_tokens_has_the_level_of_their_sum() -> None:
+    shown = completion(["a", "", "", "😀", "b"], [0.0, 0.3, 0.3, 0.3, 0.0], tau=0.3)
+    for what in ("weight", "hellinger", "score", "advantage"):
+        measure = measure_of(shown, what=what, steps=12)  # type: ignore[arg-type]
+        whole = pieces(shown.tokens)[1]
+        assert (whole.start, whole.stop) == (1, 4)
+        summed = math.fsum(measure.values[1:4])
+        assert measure.piece_level(whole) == measure.scale.level(summed)
+        assert measure.piece_level(pieces(shown.tokens)[0]) == measure.level(0)
 
 
 def test_sums_survive_numbers_that_are_not_finite() -> None:

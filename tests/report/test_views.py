@@ -200,6 +200,13 @@ def test_numbers_that_are_not_finite_are_shown_and_not_painted(what: What) -> No
         only_safe_and_narrow(output, width=80, color=color)
 
 
+def test_an_advantage_that_is_not_known_is_not_said_to_be_zero() -> None:
+    shown = reasoning(sentences=3, advantage=math.nan)
+    output = drawn(tokens_view, shown, what="advantage")
+    assert "The advantage is not known." in output
+    assert "nan" not in drawn(steps_view, shown).split("3 steps")[1]
+
+
 def test_a_completion_without_tokens_is_shown_in_every_view() -> None:
     nothing = completion([], [], tau=0.5)
     assert "no tokens" in drawn(tokens_view, nothing)
