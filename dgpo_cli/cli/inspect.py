@@ -44,9 +44,7 @@ def inspect(
     own.check_numbers(tau=tau, kappa=kappa, target_ess=target_ess)
     own.check_source(source=source, rollouts=rollouts, prompt=prompt, completion=completion)
     views = {"--json": as_json, "--at": at is not None, "--pair": pair, "--steps": steps}
-    own.check_views(
-        {**views, "--full": full}, sample=sample, prompt=prompt, what=what, html=html
-    )
+    own.check_views({**views, "--full": full}, sample=sample, prompt=prompt, what=what, html=html)
     if prompt == "-" and completion == "-":
         raise ConfigError("--prompt=- and --completion=-: only one of them can be stdin")
     files = Files(html=html, svg=svg, png=png)

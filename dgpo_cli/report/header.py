@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
+from dgpo_cli.report.measure import added
 from dgpo_cli.report.numbers import UNKNOWN, known
 from dgpo_cli.report.page import Page, title_line
 from dgpo_cli.report.scale import Scale
@@ -22,7 +23,7 @@ def header(
     """The lines above the coloured tokens."""
     name = visible(completion.prompt_id, glyphs=page.glyphs)
     yield title_line(page, f"{name}, completion {completion.index}")
-    yield from question(completion, inspection=inspection, page=page)
+    yield from question(completion, tau=completion.tau, inspection=inspection, page=page)
     yield from page.fields(
         ("outcome", outcome(completion, glyphs=page.glyphs)),
         ("finish", completion.finish_reason),
@@ -37,9 +38,9 @@ def header(
 
 
 def question(
-    completion: InspectedCompletion, *, inspection: Inspection, page: Page
+    completion: InspectedCompletion, *, tau: float | None, inspection: Inspection, page: Page
 ) -> Iterator[Text]:
-    """What was asked, and what measured the credit."""
+    """What was asked, and what measured the credit; tau: as for `rule_name`."""
 
     def shown(text: str) -> str:
         return visible(text, glyphs=page.glyphs)
@@ -49,7 +50,7 @@ def question(
     yield page.field("answer", shown(completion.answer) or UNKNOWN)
     yield page.field("model", shown(inspection.model))
     yield page.field("reference", shown(inspection.reference))
-    yield page.field("credit rule", rule_name(inspection, tau=completion.tau, glyphs=page.glyphs))
+    yield page.field("credit rule", rule_name(inspection, tau=tau, glyphs=page.glyphs))
 
 
 def outcome(completion: InspectedCompletion, *, glyphs: Glyphs) -> str:
@@ -61,14 +62,18 @@ def outcome(completion: InspectedCompletion, *, glyphs: Glyphs) -> str:
 
 
 def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> str:
-    """The credit rule with the parameters that it has; tau: that of the completion shown."""
+    """The credit rule with the parameters that it has.
+
+    tau: that of the completion shown; None where each has its own, or it has none.
+    """
+    target = inspection.parameters.get("target_ess")
     parts = [visible(inspection.rule, glyphs=glyphs)]
     if inspection.tau is not None:
         parts.append(f"tau {inspection.tau:g}")
-    elif tau is not None:
-        target = inspection.parameters.get("target_ess")
+    elif tau is not None or target is not None:
+        found = "tau" if tau is None else f"tau {tau:.3g}"
         asked = "" if target is None else f" for effective fraction {target:g}"
-        parts.append(f"tau {tau:.3g}{asked}")
+        parts.append(found + asked)
     if inspection.kappa is not None:
         parts.append(f"kappa {inspection.kappa:g}")
     return ", ".join(parts)

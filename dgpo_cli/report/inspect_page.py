@@ -22,7 +22,8 @@ from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.steps import steps_of
 from dgpo_cli.report.text import UNICODE, visible
 from dgpo_cli.report.token_html import shown_pieces, tokens_html, tokens_style
-from dgpo_cli.types import InspectedCompletion, Inspection
+from dgpo_cli.report.what_if import named
+from dgpo_cli.types import InspectedCompletion, Inspection, StoredCredit
 
 MAX_TOKENS = 60_000  # of all completions of a page; each adds about 80 bytes
 DIGITS = 12  # of a number in the data; what the page recomputes is right to 1e-9
@@ -52,12 +53,16 @@ class Chosen:
 
 
 def most_telling(completions: Sequence[InspectedCompletion]) -> int:
-    """The place of the completion whose credit is the least even and that moves the policy."""
+    """The place of the completion whose credit is the least even and that moves the policy.
+
+    It is the credit that trained, where that is known: every what-if shows the same completion.
+    """
 
     def evenness(at: int) -> float:
         shown = completions[at]
-        moves = math.isfinite(shown.advantage) and shown.advantage != 0.0
-        return shown.effective_fraction if moves and shown.tokens else 2.0
+        if shown.advantage == 0.0 or not shown.tokens:
+            return 2.0
+        return (shown.stored or shown).effective_fraction
 
     return min(range(len(completions)), key=evenness)
 
@@ -108,29 +113,30 @@ def inspect_page(inspection: Inspection) -> str:
 def _data(page: Chosen, *, inspection: Inspection) -> dict[str, Any]:
     return {
         "rule": inspection.rule,
-        "ruleName": rule_name(inspection, glyphs=UNICODE),
         "tau": inspection.tau,
         "kappa": inspection.kappa,
         "vocabSize": inspection.vocab_size,
         "first": page.first,
-        "completions": [_completion(each) for each in page.completions],
+        "completions": [_completion(each, inspection=inspection) for each in page.completions],
     }
 
 
-def _completion(shown: InspectedCompletion) -> dict[str, Any]:
+def _completion(shown: InspectedCompletion, *, inspection: Inspection) -> dict[str, Any]:
     """A completion by columns; texts are already safe to show, one for each piece of text."""
     tokens = shown.tokens
     parts = list(shown_pieces(tokens))
     return {
         "name": _name(shown),
         "prompt": _lines(shown.prompt),
-        "answer": visible(shown.answer),
+        "answer": visible(shown.answer) or UNKNOWN,
+        "ruleName": rule_name(inspection, tau=shown.tau, glyphs=UNICODE),
         "verdict": outcome(shown, glyphs=UNICODE),
         "look": _look(shown),
         "finish": shown.finish_reason,
         "reward": shown.reward,
         "advantage": shown.advantage,
         "tau": shown.tau,
+        "stored": _stored(shown.stored),
         "ids": [token.id for token in tokens],
         "logprob": [_number(token.logprob) for token in tokens],
         "entropy": [_number(token.entropy) for token in tokens],
@@ -141,6 +147,16 @@ def _completion(shown: InspectedCompletion) -> dict[str, Any]:
         "starts": [piece.start for piece, _, _ in parts],
         "ends": [at for at, (_, _, ends) in enumerate(parts) if ends],
         "steps": [step.start for step in steps_of(tokens)],
+    }
+
+
+def _stored(stored: StoredCredit | None) -> dict[str, Any] | None:
+    """The credit that trained, beside a what-if."""
+    if stored is None:
+        return None
+    return {
+        "name": named(stored.rule, stored.parameters, stored.tau),
+        "w": [_number(weight) for weight in stored.weights],
     }
 
 
@@ -165,7 +181,7 @@ def _body(page: Chosen, *, inspection: Inspection) -> str:
         "left_out": _left_out(page),
         "model": escaped(inspection.model),
         "reference": escaped(inspection.reference),
-        "rule": escaped(rule_name(inspection, glyphs=UNICODE)),
+        "rule": escaped(rule_name(inspection, tau=first.tau, glyphs=UNICODE)),
         "whats": _select_options(_WHATS),
         "ranges": _select_options(_RANGES),
         "text": tokens_html(first, inspection=inspection),
@@ -184,7 +200,7 @@ def _facts(shown: InspectedCompletion) -> dict[str, str]:
         "tokens": f"{len(shown.tokens):,}",
         "finish": escaped(shown.finish_reason),
         "prompt": html.escape(_lines(shown.prompt), quote=True),
-        "answer": escaped(shown.answer),
+        "answer": escaped(shown.answer or UNKNOWN),
         "words": escaped(in_words(shown, scale=scale)),
     }
 
@@ -194,6 +210,8 @@ def _name(shown: InspectedCompletion) -> str:
 
 
 def _look(shown: InspectedCompletion) -> str:
+    if shown.outcome is None:
+        return ""
     return "good" if shown.outcome == "correct" else "bad"
 
 

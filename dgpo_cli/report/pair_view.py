@@ -25,6 +25,7 @@ from dgpo_cli.report.ramp import RAMPS, Depth, Ramp, depth_of, levels, shallower
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.step_table import StepBars, signed, totals_of
 from dgpo_cli.report.text import Piece, elide, pad, pieces, plain, visible
+from dgpo_cli.report.what_if import moved
 from dgpo_cli.types import InspectedCompletion, Inspection
 
 _SHARED_LINES = 4  # of what both begin with
@@ -120,31 +121,46 @@ class _PairView:
         right, wrong = self.both
         name = visible(right.prompt_id, glyphs=page.glyphs)
         yield title_line(page, f"{name}, completions {right.index} and {wrong.index}")
-        yield from question(right, inspection=self.inspection, page=page)
+        yield from question(right, tau=None, inspection=self.inspection, page=page)
         yield plain("")
         room = (page.width - LABEL) // 2
-        rows = [_facts(side, page=page) for side in sides]
+        rows = [_facts(side, inspection=self.inspection, page=page) for side in sides]
         for (label, first), (_, second) in zip(*rows, strict=True):
             line = plain("").append(pad(label, LABEL), style=page.style("dim"))
             line.append(pad(elide(first, room - 1, glyphs=page.glyphs), room))
             yield line.append(elide(second, room, glyphs=page.glyphs))
 
 
-def _facts(side: Side, *, page: Page) -> list[tuple[str, str]]:
+def _facts(side: Side, *, inspection: Inspection, page: Page) -> list[tuple[str, str]]:
     completion = side.completion
     weight = added([piece.weight for piece in side.shared])
     total = added([token.weight for token in completion.tokens])
     share = 100.0 * weight / total if total else 0.0
+    own_tau = "none" if completion.tau is None else f"{completion.tau:.3g}"
     return [
         ("completion", str(completion.index)),
         ("outcome", outcome(completion, glyphs=page.glyphs)),
         ("reward", known(completion.reward, "g")),
         ("advantage", known(completion.advantage, "+.4g")),
         ("tokens", f"{len(completion.tokens):,}"),
+        *([("tau", own_tau)] if inspection.parameters.get("target_ess") is not None else []),
         ("eff. frac.", fraction(completion.effective_fraction)),
+        *_what_if(completion),
         ("same start", f"{share:.3g} % of w"),
         ("  sum of A", signed(weight * completion.advantage)),
         ("parts with", _parts_with(side, page=page)),
+    ]
+
+
+def _what_if(completion: InspectedCompletion) -> list[tuple[str, str]]:
+    """What the credit shown changes of the one that trained."""
+    stored = completion.stored
+    if stored is None:
+        return []
+    share = moved(stored.weights, [token.weight for token in completion.tokens])
+    return [
+        ("  trained", fraction(stored.effective_fraction)),
+        ("  moves", f"{100.0 * share:.3g} % of w"),
     ]
 
 

@@ -42,6 +42,11 @@ _TITLES: dict[What, str] = {
 }
 
 
+def _part(value: float) -> str:
+    """A token's part of the advantage; a dash where that is not known."""
+    return "-" if math.isnan(value) else small(value)
+
+
 def ranked(tokens: Sequence[InspectedToken], *, top: int) -> tuple[int, ...]:
     """Positions of the `top` tokens by weight; ties by score, by d, then first comes first."""
 
@@ -126,7 +131,7 @@ class Ranking:
         logprob = ("logprob", small(token.logprob))
         advantage = (
             f"A{self.page.glyphs.times}w",
-            small(self.measure.values[position]) if what == "advantage" else "",
+            _part(self.measure.values[position]) if what == "advantage" else "",
         )
         likely = (p, probability(token.logprob))
         if self.page.width >= _ALL:

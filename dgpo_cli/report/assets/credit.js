@@ -40,6 +40,11 @@ function effectiveFraction(weights) {
   return (total * total) / (weights.length * sum(weights.map((weight) => weight * weight)));
 }
 
+// The share of the credit that other tokens get: half the mean of |difference|, in [0, 1].
+function moved(before, after) {
+  return sum(after.map((weight, t) => Math.abs(weight - before[t]))) / (2 * after.length);
+}
+
 // The shares of all weight that the most weighted tokens hold, at least one token each.
 function sharesOfTop(weights, shares) {
   const ascending = Float64Array.from(weights).sort();
@@ -146,6 +151,11 @@ function signed(value, digits = 0) {
   const size = Math.abs(value);
   const text = digits && Number.isFinite(size) ? String(Number(size.toPrecision(digits))) : small(size);
   return value < 0 ? "−" + text : value > 0 ? "+" + text : text;
+}
+
+// A part of the advantage in a table; a dash where the advantage is not known.
+function partText(value) {
+  return Number.isNaN(value) ? "–" : signed(value);
 }
 
 // A fraction with enough digits that only 1 itself reads as 1.

@@ -13,6 +13,7 @@ function openAt(at) {
   const shown = { ...data.completions[at] };
   for (const name of ["logprob", "entropy", "d", "s", "w"]) shown[name] = numbers(shown[name]);
   shown.advantage ??= NaN;
+  if (shown.stored) shown.trained = numbers(shown.stored.w);
   const count = shown.w.length;
   const pieceOf = new Int32Array(count);
   shown.starts.forEach((start, piece) => pieceOf.fill(piece, start));
@@ -29,6 +30,8 @@ function openAt(at) {
     storedTau: shown.tau ?? data.tau ?? 0.5,
     storedKappa: data.kappa ?? 1,
     isWhatIf: false,
+    // Another rule than dgpo may have measured no distance, and then there is nothing to compute with.
+    hasDistances: data.rule === "dgpo" || shown.d.some((d) => d > 0),
   };
   Object.assign(view, { tau: view.storedTau, kappa: view.storedKappa });
   showFacts();
@@ -44,7 +47,8 @@ function showFacts() {
   $("name").textContent = shown.name;
   $("outcome").replaceChildren(make("span", shown.look, shown.verdict));
   $("reward").textContent = String(shown.reward ?? "unknown");
-  $("advantage").textContent = signed(shown.advantage, 4);
+  $("advantage").textContent = Number.isNaN(shown.advantage) ? "unknown" : signed(shown.advantage, 4);
+  $("rule").textContent = shown.ruleName;
   $("count").textContent = shown.w.length.toLocaleString("en");
   $("finish").textContent = shown.finish;
   $("prompt").textContent = shown.prompt;
@@ -87,7 +91,7 @@ function recompute() {
     Object.assign(view, { s: shown.s, w: shown.w });
   }
   view.isDgpo = view.isWhatIf || data.rule === "dgpo";
-  view.ruleName = view.isWhatIf ? `dgpo, tau ${view.tau}, kappa ${view.kappa}` : data.ruleName;
+  view.ruleName = view.isWhatIf ? `dgpo, tau ${view.tau}, kappa ${view.kappa}` : shown.ruleName;
   view.byWeight = ordered(view, "weight");
   view.ranks = new Int32Array(view.w.length);
   view.byWeight.forEach((t, at) => (view.ranks[t] = at + 1));
@@ -99,7 +103,7 @@ function repaint() {
   view.factor = factorOf(view.w);
   view.order = state.sort === "weight" ? view.byWeight : ordered(view, state.sort);
   setScale();
-  const isUniform = view.factor === 1 && state.what === "weight";
+  const isUniform = state.what === "weight" ? view.factor === 1 : view.scale.low === view.scale.high;
   const listed = new Set(isUniform ? [] : view.order.slice(0, TOP).map((t) => view.pieceOf[t]));
   view.spans.forEach((span, piece) => {
     let look = levelClass(view, view.pieceLevels[piece]);
@@ -137,7 +141,7 @@ function setScale() {
     const [, stop] = view.range_of(piece);
     return stop - start === 1 ? view.levels[start] : level(sum(values.slice(start, stop)));
   });
-  view.scale = isWeight ? weightScale(factor) : linearScale(end);
+  view.scale = isWeight ? weightScale(factor) : linearScale(end, values);
   $("range-box").hidden = !isWeight;
 }
 
@@ -156,8 +160,13 @@ function weightScale(factor) {
   };
 }
 
-function linearScale(end) {
+function linearScale(end, values) {
   const isSigned = state.what === "advantage";
+  if (end === 0) {
+    const isUnknown = values.length > 0 && values.every(Number.isNaN);
+    const found = isUnknown ? "not known" : "0 for every token";
+    return { arms: isSigned ? "du" : "q", low: "", high: "", notes: [`it is ${found}`] };
+  }
   const round = (value) => signed(value, 3);
   return {
     arms: isSigned ? "du" : "q",
@@ -169,26 +178,38 @@ function linearScale(end) {
 
 function showCredit() {
   const { shown, w } = view;
+  const base = shown.stored ? "as trained" : "as computed";
   const tile = (id, text, was) => {
-    const changed = view.isWhatIf && was !== text;
-    $(id).replaceChildren(text, make("span", "was", changed ? `as computed ${was}` : ""));
+    const changed = (view.isWhatIf || shown.stored) && was !== text;
+    $(id).replaceChildren(text, make("span", "was", changed ? `${base} ${was}` : ""));
   };
   const found = spreadTexts(w);
-  view.was ??= spreadTexts(shown.w);
+  view.was ??= spreadTexts(shown.trained ?? shown.w);
   for (const id of ["fraction", "largest", "tops"]) tile(id, found[id], view.was[id]);
   const total = sum(w.map((weight) => weight * shown.advantage));
   const expected = w.length * shown.advantage;
   const holds = Math.abs(total - expected) <= Math.max(1e-9, 1e-4 * Math.abs(expected));
   const check = `${holds ? "✓" : "✗"} ${signed(total, 6)}${holds ? "" : `, not ${signed(expected, 6)}`}`;
-  tile("sum", check, check);
+  const totalText = Number.isNaN(expected) ? "unknown" : check;
+  tile("sum", totalText, totalText);
   $("words").textContent = inWords(w);
   $("tau-value").textContent = String(view.tau);
   $("kappa-value").textContent = String(view.kappa);
   $("tau").setAttribute("aria-valuetext", `tau ${view.tau}`);
-  $("what-if").textContent = view.isWhatIf
-    ? `What if: ${view.ruleName}, computed here from d and h. As computed: ${data.ruleName}.`
-    : `As computed: ${data.ruleName}. Move a slider to see the weights under other settings.`;
+  $("what-if").textContent = whatIfText();
   $("reset").disabled = !view.isWhatIf;
+}
+
+// Which rule gave the weights that are shown, and what that changes.
+function whatIfText() {
+  const { shown, isWhatIf, ruleName } = view;
+  const share = percent(moved(shown.trained ?? shown.w, view.w));
+  const base = shown.stored ? `Trained with: ${shown.stored.name}.` : `As computed: ${shown.ruleName}.`;
+  if (isWhatIf) return `What if: ${ruleName}, computed here from d and h. ${base} Credit that moves: ${share}.`;
+  const shows = shown.stored ? `What if: ${ruleName}. ${base} Credit that moves: ${share}.` : base;
+  if (!view.hasDistances) return `${shows} No distances were measured to compute other weights from.`;
+  const rule = data.rule === "dgpo" ? "other settings" : "the rule dgpo instead";
+  return `${shows} Move a slider to see the weights under ${rule}.`;
 }
 
 function spreadTexts(w) {
@@ -215,6 +236,7 @@ function inWords(w) {
 function setSliders() {
   const tau = Math.log10(view.tau);
   const bounds = { min: Math.min(-4, Math.floor(tau)), max: Math.max(1, Math.ceil(tau)) };
+  $("tau").disabled = $("kappa").disabled = !view.hasDistances;
   Object.assign($("tau"), { ...bounds, step: 0.01, value: tau });
   Object.assign($("kappa"), { min: 0, max: Math.max(3, view.kappa), step: 0.05, value: view.kappa });
 }

@@ -112,8 +112,9 @@ function numbersOf(view, t) {
   const { shown } = view;
   return [
     ["weight w", weightText(view.w[t], view.factor)],
+    ...(shown.trained ? [["w that trained", weightText(shown.trained[t], view.factor)]] : []),
     ["rank", `${view.ranks[t]} of ${view.w.length}`],
-    ["token advantage", signed(shown.advantage * view.w[t])],
+    ["token advantage", Number.isNaN(shown.advantage) ? "unknown" : signed(shown.advantage * view.w[t])],
     ["score s", small(view.s[t])],
     ["deviation d", small(shown.d[t])],
     ["gate h", small(view.h[t])],
@@ -213,7 +214,7 @@ function topRow(view, t, rank) {
   row.append(make("td", "", String(rank)), jump, context);
   const cells = [
     weightText(view.w[t], view.factor),
-    signed(shown.advantage * view.w[t]),
+    partText(shown.advantage * view.w[t]),
     small(view.s[t]),
     small(shown.d[t]),
     small(view.h[t]),
@@ -280,7 +281,7 @@ function fillSteps(view) {
     const even = (100 * count) / view.w.length / most;
     step.cells[0].textContent = percent(shares[at]);
     step.cells[1].textContent = weightText((shares[at] * total) / count, view.factor);
-    step.cells[2].textContent = signed(shares[at] * total * view.shown.advantage);
+    step.cells[2].textContent = partText(shares[at] * total * view.shown.advantage);
     step.share.setAttribute("width", (100 * shares[at]) / most || 0);
     step.even.setAttribute("x1", even || 0);
     step.even.setAttribute("x2", even || 0);
