@@ -114,9 +114,6 @@ def main() -> None:
             slowest = max(slowest, times[mode])
             print(f"{count} tokens, {name:14} width {width:3}: {times[mode]:.2f} s CPU at {mode}")
     print(f"slowest {slowest:.2f} s CPU")
-    start = time.process_time()
-    heatmap.to_json(Inspection("model", "reference", "dgpo", 0.2, 1.0, 1000, (first,)))
-    print(f"{count} tokens, to_json: {time.process_time() - start:.2f} s CPU")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.overlong import is_truncated, overlong_metrics
 from dgpo_cli.algo.rollout_summary import rollout_metrics
 from dgpo_cli.algo.schedule import learning_rate
@@ -58,6 +60,7 @@ class Engine:
         self.policy = policy
         self.optimizer = optimizer
         self.policy_version = 0
+        self.noise_floor: float | None = None
         self._sampler = sampler
         self._grader = grader
         self.progress = progress or SilentProgress()
@@ -172,6 +175,7 @@ class Engine:
                     [c.sampling_logprobs for g in groups for c in g.completions], mask=rows.mask
                 ),
                 counted=self._counted(groups),
+                noise_floor=self.noise_floor,
             )
             for row, logprobs in enumerate(carried):
                 batch.stats.old_logprobs[row, : len(logprobs)] = torch.tensor(
@@ -199,6 +203,30 @@ class Engine:
             )
             found = stats.old_logprobs.tolist()
         return [tuple(row[: len(ids)]) for row, (_, ids) in zip(found, pairs, strict=True)]
+
+    def measure_noise(self, groups: Sequence[ScoredGroup], *, number: int) -> StepMetrics:
+        """Measure the noise floor of the distance, for this batch and those to come, if it is time.
+
+        On a few completions; a rule that does not look at the distance is not made to pay.
+
+        Args:
+            number: number of the step, from 1.
+        """
+        from dgpo_cli.models.noise import noise_metrics, noise_of_distance, noise_pairs
+
+        rule = self.settings.credit
+        if not isinstance(rule, DgpoCredit) or not self._learning.measures_distance(rule):
+            return {}
+        if self.noise_floor is not None and (not rule.noise_every or number % rule.noise_every):
+            return {}
+        with self._watch.phase("statistics"):
+            pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
+            chosen = noise_pairs(pairs)
+            noise = noise_of_distance(self.policy, chosen, plan=self._recipe.plan)
+            found = noise_metrics(noise, dtype=self.policy.head.weight.dtype)
+        if math.isfinite(found["noise/floor"]):
+            self.noise_floor = found["noise/floor"]
+        return found
 
     def _counted(self, groups: Sequence[ScoredGroup]) -> torch.Tensor | None:
         """Return which completions enter the loss and its normaliser, bool [B]; None: all."""

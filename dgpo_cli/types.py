@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -121,19 +121,45 @@ class ScoredGroup:
 
 @dataclass(frozen=True, slots=True)
 class TokenStats:
-    """Per-token statistics over the whole vocabulary; zero where the mask is False."""
+    """Per-token statistics over the whole vocabulary; zero where the mask is False.
+
+    noise_floor: what rounding alone makes of hellinger_sq, as the policy and itself in another
+        batch layout have it; None where it was not measured.
+    """
 
     old_logprobs: Tensor  # float32 [B, T], no gradient
     entropy: Tensor  # float32 [B, T], nats
     hellinger_sq: Tensor  # float32 [B, T], in [0, 1]
+    noise_floor: float | None = None
+
+
+# What kept the tau of a completion above the one that its target asks for: nothing, the noise of
+# the distance, the cap on weights, or scores too equal to get there with any tau.
+LIMITS = ("none", "noise", "cap", "ties")
 
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """What a credit rule returns; both are zero where the mask is False."""
+    """What a credit rule returns; scores and weights are zero where the mask is False.
+
+    tau: the temperature that each row's weights were made with, NaN where none makes a
+        difference, because the row's scores are equal. None: the rule has no such thing.
+    limit: index into LIMITS; None where tau was not looked for.
+    """
 
     scores: Tensor  # float32 [B, T]
     weights: Tensor  # float32 [B, T], row mean 1 on the mask
+    tau: Tensor | None = None  # float64 [B]
+    limit: Tensor | None = None  # int64 [B]
+
+    def put(self, index: Tensor, rows: Credit) -> None:
+        """Write the rows `index` (int64 [M]) in place."""
+        for mine, new in zip(self._columns(), rows._columns(), strict=True):
+            if mine is not None and new is not None:
+                mine[index] = new
+
+    def _columns(self) -> tuple[Tensor | None, ...]:
+        return self.scores, self.weights, self.tau, self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +209,10 @@ class SilentProgress:
 
 @dataclass(frozen=True, slots=True)
 class InspectedToken:
-    """One completion token with the numbers behind its credit; entropy and logprob in nats."""
+    """One completion token with the numbers behind its credit; entropy and logprob in nats.
+
+    hex: the bytes that it stands for, two digits each; empty where the tokenizer cannot tell.
+    """
 
     id: int
     text: str
@@ -192,26 +221,79 @@ class InspectedToken:
     hellinger_sq: float
     score: float
     weight: float
+    hex: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCredit:
+    """The credit that a completion was trained with, kept where another one is shown.
+
+    parameters: every setting of the rule. tau: the temperature that the weights were made with,
+    None where the rule has none. weights: one per token.
+    """
+
+    rule: str
+    parameters: Mapping[str, Any]
+    tau: float | None
+    effective_fraction: float
+    weights: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class InspectedCompletion:
     """One completion of a group, token by token. `advantage` is the completion's, not a token's.
 
+    outcome is None, reward and advantage are NaN, where the rollouts do not tell them.
     tau: the temperature that its weights were made with; None where the rule has none.
+    stored: the credit that trained, where a what-if shows another; else None.
     """
 
     prompt_id: str
     index: int
     prompt: str
     answer: str
-    outcome: Outcome
+    outcome: Outcome | None
     finish_reason: FinishReason
     reward: float
     advantage: float
     effective_fraction: float
     tau: float | None
     tokens: tuple[InspectedToken, ...]
+    stored: StoredCredit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that could have come at some place, with its probability there under both models.
+
+    The probabilities are of the logits divided by the sampling temperature.
+    """
+
+    id: int
+    text: str
+    hex: str
+    policy: float
+    reference: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDetail:
+    """Everything about the token at `position` (from 0) of the one completion that is shown.
+
+    alternatives: the likeliest tokens of either model and the sampled one, by the policy's
+        probability; empty where no model was run.
+    policy_rank, reference_rank: place of the sampled token among all, from 1; 0 if not known.
+    weights: which weights gave them; empty if none did.
+    hint: the command that computes them, or why it cannot be told; empty where they are there.
+    """
+
+    position: int
+    alternatives: tuple[Alternative, ...] = ()
+    policy_rank: int = 0
+    reference_rank: int = 0
+    temperature: float = 1.0
+    weights: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +301,11 @@ class Inspection:
     """What `dgpo inspect` shows: where the credit of some completions went.
 
     rule: the credit rule that gave the weights; tau and kappa are None where it has none.
+    parameters: every setting of the rule.
     vocab_size: width of the policy's logits; the gate h of a token is entropy / log vocab_size.
+    source: the file, or what else, the completions are from.
+    computed: whether the statistics were computed now, and not by training.
+    detail: of one token of the one completion.
     """
 
     model: str
@@ -229,6 +315,10 @@ class Inspection:
     kappa: float | None
     vocab_size: int
     completions: tuple[InspectedCompletion, ...]
+    source: str = ""
+    computed: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    detail: TokenDetail | None = None
 
 
 @dataclass(frozen=True, slots=True)

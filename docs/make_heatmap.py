@@ -12,6 +12,7 @@ from dgpo_cli.report.heatmap import render
 from dgpo_cli.report.svg import export_svg
 from dgpo_cli.types import SilentProgress
 from dgpo_cli.workflows import inspect
+from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
 
 WIDTH = 100
 
@@ -19,22 +20,17 @@ WIDTH = 100
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--prompt", type=int)
-    parser.add_argument("--completion", type=int)
+    parser.add_argument("--group", type=int)
+    parser.add_argument("--sample", type=int)
     parser.add_argument("--tau", type=float)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("heatmap.svg"))
     args = parser.parse_args()
     inspection = inspect.run(
-        source=args.run,
-        model=None,
-        reference=None,
-        adapter=None,
-        rollouts=None,
-        prompt=args.prompt,
-        completion=args.completion,
-        one=True,
-        tau=args.tau,
-        kappa=None,
+        Origin(source=args.run),
+        models=Models(),
+        choice=Choice(group=args.group, sample=args.sample, one=True),
+        what_if=WhatIf(tau=args.tau),
+        at=None,
         progress=SilentProgress(),
         on_event=lambda text: None,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -186,3 +187,59 @@ def test_groups_of_any_size_are_scored_alone(policy: Policy) -> None:
     assert [group.rewards for group in scored] == [(1.0, 0.0), (1.0,), (0.0, 1.0, 1.0, 1.0)]
     assert scored[1].advantages == (0.0,)
     assert scored[2].advantages == pytest.approx((-1.5, 0.5, 0.5, 0.5), abs=1e-5)
+
+
+@pytest.mark.parametrize(("every", "measured"), [(0, [1]), (3, [1, 3, 6]), (1, [1, 2, 3, 4, 5, 6])])
+def test_the_noise_floor_is_measured_at_first_and_every_so_many_steps(
+    policy: Policy, every: int, measured: list[int]
+) -> None:
+    engine = make_engine(policy, credit=DgpoCredit(noise_every=every))
+    scored = rollout(engine)
+    assert engine.make_batch(scored).stats.noise_floor is None
+    found = {number: engine.measure_noise(scored, number=number) for number in range(1, 7)}
+    assert [number for number, metrics in found.items() if metrics] == measured
+    last = found[measured[-1]]["noise/floor"]
+    assert 0 < last < 1e-11
+    assert engine.make_batch(scored).stats.noise_floor == engine.noise_floor == last
+
+
+def test_a_run_that_went_on_measures_at_once_only_where_no_floor_was_kept(policy: Policy) -> None:
+    engine = make_engine(policy, credit=DgpoCredit(noise_every=20))
+    scored = rollout(engine)
+    engine.noise_floor = 3e-13
+    assert engine.measure_noise(scored, number=8) == {}
+    assert engine.noise_floor == 3e-13
+    engine.noise_floor = None
+    assert engine.measure_noise(scored, number=8)["noise/floor"] == engine.noise_floor
+
+
+@pytest.mark.parametrize("rule", [UniformCredit(), EntropyCredit()])
+def test_a_rule_without_a_distance_pays_for_no_noise(
+    policy: Policy, rule: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(policy, credit=rule)
+    scored = rollout(engine)
+    monkeypatch.setattr(policy, "hidden", None)  # nothing may be run
+    assert engine.measure_noise(scored, number=1) == {}
+    assert engine.noise_floor is None
+
+
+@pytest.mark.parametrize("over", ["completion", "batch"])
+def test_a_target_takes_hold_as_soon_as_the_policy_has_moved(over: Any) -> None:
+    """The first step is GRPO's to the bit; the fraction of the second is the target, and said."""
+    rule = DgpoCredit(target_ess=0.9, target_ess_over=over, max_weight=100.0)
+    engine = make_engine(tiny.make_policy(), credit=rule)
+    scored = rollout(engine)
+    found = []
+    for step in range(2):
+        noise = engine.measure_noise(scored, number=step + 1)
+        batch = engine.make_batch(scored)
+        found.append(engine.metrics(scored, batch=batch) | noise)
+        engine.step(batch, step=step)
+    first, second = found
+    assert first["credit/effective_fraction"] == first["credit/weight_max"] == 1.0
+    assert math.isnan(first["credit/tau_p50"]) and first["credit/held_by_ties"] == 1.0
+    assert second["credit/tau_min"] > 0
+    # Most of these completions have two or three tokens: some are held up by ties or the noise.
+    assert second["credit/effective_fraction"] == pytest.approx(0.9, abs=0.02)
+    assert second["credit/tau_min"] <= second["credit/tau_p50"] <= second["credit/tau_max"] < 0.5

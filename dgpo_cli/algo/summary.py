@@ -54,6 +54,8 @@ def credit_metrics(
         "credit/effective_fraction": float(masked_mean(fractions, credited.any(dim=1))),
         "policy/entropy": float(masked_mean(stats.entropy, mask)),
     }
+    metrics |= _spread(credit.weights, credited)
+    metrics |= _tau_metrics(credit, credited.any(dim=1))
     metrics |= _quantiles("credit/weight", credit.weights, credited)
     metrics |= _quantiles("credit/score", credit.scores, credited)
     gate = entropy_gate(stats.entropy, vocab_size=vocab_size)
@@ -65,6 +67,35 @@ def credit_metrics(
         unknown = ("credit/", "policy/hellinger_sq")
         metrics |= {name: math.nan for name in metrics if name.startswith(unknown)}
     return metrics
+
+
+def _spread(weights: Tensor, mask: Tensor) -> StepMetrics:
+    """Return the deviation of all weights from 1, their mean, as a share of it."""
+    from dgpo_cli.algo.masked import masked_mean
+
+    return {"credit/weight_cv": float(masked_mean((weights - 1.0).square(), mask).sqrt())}
+
+
+def _tau_metrics(credit: Credit, rows: Tensor) -> StepMetrics:
+    """Return the taus that were found for `rows` (bool [B]), and how many of them something held.
+
+    Rows where no tau makes a difference have none, and are held by ties.
+    """
+    from dgpo_cli.algo.masked import masked_mean, masked_quantiles
+    from dgpo_cli.types import LIMITS
+
+    if credit.tau is None or credit.limit is None:
+        return {}
+    known = rows & credit.tau.isfinite()
+    found = masked_quantiles(credit.tau, known, levels=(0.0, 0.5, 1.0))
+    found = found if bool(known.any()) else [math.nan] * 3
+    taus = dict(zip(("credit/tau_min", "credit/tau_p50", "credit/tau_max"), found, strict=True))
+    held = {
+        f"credit/held_by_{name}": float(masked_mean((credit.limit == code).float(), rows))
+        for code, name in enumerate(LIMITS)
+        if name != "none"
+    }
+    return taus | held
 
 
 def _quantiles(name: str, values: Tensor, mask: Tensor) -> StepMetrics:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -96,6 +96,13 @@ def say_json(value: object) -> None:
 def raw(text: str) -> None:
     """Print text as it is: only for text of our own and for JSON."""
     sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def stream(chunks: Iterable[str]) -> None:
+    """Print text of our own, such as JSON, in parts: what is large is never held whole."""
+    for chunk in chunks:
+        sys.stdout.write(chunk)
     sys.stdout.flush()
 
 

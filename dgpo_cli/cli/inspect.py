@@ -2,181 +2,115 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from dgpo_cli.cli import console, options
+from dgpo_cli.cli import inspect_options as own
 from dgpo_cli.errors import ConfigError
-from dgpo_cli.report.measure import What
 
 if TYPE_CHECKING:
+    from dgpo_cli.report.measure import What
     from dgpo_cli.types import Inspection
-
-Source = Annotated[
-    Path | None,
-    typer.Argument(
-        help="Run folder, or file of rollouts.",
-        metavar="[RUN|ROLLOUTS.jsonl]",
-        show_default="--rollouts, or the newest run under ./runs",
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        help="Policy: hub id or folder.", metavar="M", show_default="the run's newest checkpoint"
-    ),
-]
-Reference = Annotated[
-    str | None,
-    typer.Option(
-        help="Reference: hub id or folder.", metavar="R", show_default="the run's initial model"
-    ),
-]
-Rollouts = Annotated[
-    Path | None,
-    typer.Option(
-        help="Completions to compute the credit of, as dgpo rollout writes them.",
-        metavar="FILE.jsonl",
-        show_default="SOURCE",
-    ),
-]
-PromptIndex = Annotated[
-    int | None,
-    typer.Option(
-        help="Show this prompt, from 0.",
-        metavar="I",
-        min=0,
-        show_default="that of the completion with the least even weights; all with --json",
-    ),
-]
-CompletionIndex = Annotated[
-    int | None,
-    typer.Option(
-        help="Show this completion of the prompt, from 0.",
-        metavar="J",
-        min=0,
-        show_default="the one with the least even weights; all with --json",
-    ),
-]
-Tau = Annotated[
-    float | None,
-    typer.Option(
-        help="Temperature of the weights.", metavar="X", show_default="the run's, else 0.5"
-    ),
-]
-Kappa = Annotated[
-    float | None,
-    typer.Option(help="Power of the entropy gate.", metavar="X", show_default="the run's, else 1"),
-]
-WhatShown = Annotated[
-    What | None,
-    typer.Option(
-        "--what",
-        help="What the colours show; advantage is the token's own, A x w.",
-        show_default="weight",
-    ),
-]
-Full = Annotated[
-    bool,
-    typer.Option(
-        "--full",
-        help="Show the whole text, through the pager on a terminal.",
-        show_default="the passages around the top tokens where the text is long",
-    ),
-]
-Steps = Annotated[
-    bool,
-    typer.Option(
-        "--steps",
-        help="Show what each line, sentence and clause holds.",
-        show_default="off",
-    ),
-]
-Pair = Annotated[
-    bool,
-    typer.Option(
-        "--pair",
-        help="Show a right and a wrong completion of a prompt side by side: "
-        "of those that begin alike the longest.",
-        show_default="off",
-    ),
-]
-Top = Annotated[int, typer.Option(help="Most weighted tokens to list.", metavar="N", min=0)]
-Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", show_default="off")]
 
 
 def inspect(
-    source: Source = None,
-    prompt: PromptIndex = None,
-    completion: CompletionIndex = None,
-    model: Model = None,
-    reference: Reference = None,
+    source: own.Source = None,
+    group: own.Group = None,
+    sample: own.Sample = None,
+    at: own.At = None,
+    model: own.Model = None,
+    reference: own.Reference = None,
     adapter: options.Adapter = None,
-    rollouts: Rollouts = None,
-    tau: Tau = None,
-    kappa: Kappa = None,
-    what: WhatShown = None,
-    full: Full = False,
-    steps: Steps = False,
-    pair: Pair = False,
-    top: Top = 10,
-    as_json: Json = False,
+    rollouts: own.Rollouts = None,
+    prompt: own.Prompt = None,
+    completion: own.Completion = None,
+    rule: own.Rule = None,
+    tau: own.Tau = None,
+    kappa: own.Kappa = None,
+    target_ess: own.TargetEss = None,
+    what: own.What = None,
+    full: own.Full = False,
+    steps: own.Steps = False,
+    pair: own.Pair = False,
+    top: own.Top = 10,
+    as_json: own.Json = False,
 ) -> None:
     """Show the tokens of a completion coloured by credit weight, with the numbers behind it.
 
     Reads what a run has stored, or computes it for any models: --model M --reference R
-    --rollouts FILE.
+    --rollouts FILE, or --prompt TEXT --completion TEXT. --rule, --tau, --kappa and --target-ess
+    show the weights as they would be.
     """
-    _check(source=source, rollouts=rollouts, tau=tau, kappa=kappa)
-    views = {"--json": as_json, "--pair": pair, "--steps": steps, "--full": full}
-    _check_views(views, one=completion is not None, colours=what is not None)
+    own.check_numbers(tau=tau, kappa=kappa, target_ess=target_ess)
+    own.check_source(source=source, rollouts=rollouts, prompt=prompt, completion=completion)
+    views = {"--json": as_json, "--at": at is not None, "--pair": pair, "--steps": steps}
+    own.check_views({**views, "--full": full}, sample=sample, what=what)
+    if prompt == "-" and completion == "-":
+        raise ConfigError("--prompt=- and --completion=-: only one of them can be stdin")
     from dgpo_cli.cli.bars import Bars
     from dgpo_cli.workflows import inspect as workflow
+    from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
 
+    origin = Origin(
+        source=source,
+        rollouts=rollouts,
+        prompt=own.read_text(prompt, flag="--prompt"),
+        completion=own.read_text(completion, flag="--completion"),
+    )
     with Bars() as bars:
         inspection = workflow.run(
-            source=source,
-            model=model,
-            reference=reference,
-            adapter=adapter,
-            rollouts=rollouts,
-            prompt=prompt,
-            completion=completion,
-            one=not as_json,  # a picture is of one completion
-            tau=tau,
-            kappa=kappa,
+            origin,
+            models=Models(model=model, reference=reference, adapter=adapter),
+            choice=Choice(group=group, sample=sample, one=not as_json, pair=pair),
+            what_if=WhatIf(rule=rule, tau=tau, kappa=kappa, target_ess=target_ess),
+            at=at,
             progress=bars,
             on_event=bars.event,
-            pair=pair,
         )
     if as_json:
-        from dgpo_cli.report import heatmap
+        from dgpo_cli.report import inspection_json
 
-        console.say_json(heatmap.to_json(inspection))
-    else:
-        _show(inspection, what=what or "weight", full=full, steps=steps, pair=pair, top=top)
-
-
-def _show(
-    inspection: Inspection, *, what: What, full: bool, steps: bool, pair: bool, top: int
-) -> None:
-    """Draw one completion, or two; what may be long goes through the pager."""
-    from dgpo_cli.report import heatmap, pair_view, ramp, step_table
-
-    width, color = console.picture_width(), ramp.depth_of(console.stdout())
-    if pair:
-        right, wrong = inspection.completions
-        picture = pair_view.render(
-            right, wrong, inspection=inspection, width=width, color=color, what=what, whole=full
-        )
-        console.page(picture)
+        console.stream(inspection_json.chunks(inspection))
         return
+    if pair:
+        _show_pair(inspection, what=what or "weight", full=full)
+    else:
+        _show(inspection, what=what or "weight", full=full, steps=steps, top=top)
+
+
+def _show_pair(inspection: Inspection, *, what: What, full: bool) -> None:
+    """Draw two completions beside each other, through the pager."""
+    from dgpo_cli.report import pair_view, ramp
+
+    right, wrong = inspection.completions
+    picture = pair_view.render(
+        right,
+        wrong,
+        inspection=inspection,
+        width=console.picture_width(),
+        color=ramp.depth_of(console.stdout()),
+        what=what,
+        whole=full,
+    )
+    console.page(picture)
+
+
+def _show(inspection: Inspection, *, what: What, full: bool, steps: bool, top: int) -> None:
+    """Draw what was asked for: one token, or the completion and what a what-if changes.
+
+    What may be long goes through the pager.
+    """
+    from dgpo_cli.report import heatmap, ramp, step_table, token_detail, what_if
+
+    depth = ramp.depth_of(console.stdout())
+    width = console.picture_width()
     for shown in inspection.completions:
+        if inspection.detail is not None:
+            console.show(token_detail.render(inspection, width=width, color=depth))
+            continue
         if steps:
             table = step_table.render(
-                shown, inspection=inspection, width=width, color=color, what=what
+                shown, inspection=inspection, width=width, color=depth, what=what
             )
             console.page(table)
             continue
@@ -185,30 +119,12 @@ def _show(
             inspection=inspection,
             width=width,
             top=top,
-            color=color,
+            color=depth,
             what=what,
             whole=full,
         )
         (console.page if full else console.show)(picture)
-
-
-def _check_views(views: dict[str, bool], *, one: bool, colours: bool) -> None:
-    """Views that exclude each other; `views` are in the order in which they win."""
-    asked = [name for name, is_asked in views.items() if is_asked]
-    if "--json" in asked and colours:
-        raise ConfigError("--json and --what: the JSON holds every number; leave out --what")
-    if len(asked) > 1 and asked != ["--pair", "--full"]:
-        raise ConfigError(f"{asked[0]} and {asked[1]}: give only one of them")
-    if "--pair" in asked and one:
-        raise ConfigError("--pair chooses both completions itself: name only the group")
-
-
-def _check(
-    *, source: Path | None, rollouts: Path | None, tau: float | None, kappa: float | None
-) -> None:
-    if source is not None and rollouts is not None:
-        raise ConfigError(f"{source} and --rollouts={rollouts}: give only one of them")
-    if tau is not None and not tau > 0:
-        raise ConfigError(f"--tau={tau:g}: must be greater than 0; the paper's is 0.5")
-    if kappa is not None and not kappa >= 0:
-        raise ConfigError(f"--kappa={kappa:g}: must be at least 0; the paper's is 1")
+        if shown.stored is not None:
+            console.show(
+                what_if.render(shown, inspection=inspection, width=width, top=top, color=depth)
+            )

@@ -152,3 +152,10 @@ def _fix(details: ErrorDetails, field: FieldInfo | None) -> str:
     if not field.is_required() and field.default is not None and field.default != details["input"]:
         example = f"; set for example {shown(field.default)}"
     return f"{example} ({field.description})" if field.description else example
+
+
+def dropped(keys: Sequence[str], *, source: str, tag: str) -> str:
+    """Say which settings a section's new variant has no place for; `tag` is "rule uniform"."""
+    if len(keys) == 1:
+        return f"{keys[0]} from {source} is dropped: {tag} has no {keys[0].rpartition('.')[2]}"
+    return f"{', '.join(keys)} from {source} are dropped: {tag} has none of them"

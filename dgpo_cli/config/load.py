@@ -148,6 +148,7 @@ class _Stack:
     def _switch(self, choice: Choice, prefix: str, tag: str) -> None:
         """Change a section's variant: keep what both have, drop and note the rest."""
         variant = choice.variants[tag]
+        dropped: dict[str, list[str]] = {}
         for key in [key for key in self.values if key.startswith(f"{prefix}.")]:
             name = key.removeprefix(f"{prefix}.").partition(".")[0]
             source = self.sources.get(key)
@@ -156,9 +157,11 @@ class _Stack:
             del self.values[key]
             if source is not None:
                 del self.sources[key]
-                self.notes.append(
-                    f"{key} from {source} is dropped: {choice.tag} {tag} has no {name}"
-                )
+                dropped.setdefault(source, []).append(key)
+        self.notes += [
+            explain.dropped(keys, source=source, tag=f"{choice.tag} {tag}")
+            for source, keys in dropped.items()
+        ]
         for key, value in _defaults(variant, f"{prefix}.").items():
             self.values.setdefault(key, value)
         self.values[f"{prefix}.{choice.tag}"] = tag

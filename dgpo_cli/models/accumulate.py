@@ -4,7 +4,7 @@ There are two ways in. `accumulate` takes a batch whose statistics are known, fo
 measured before earlier updates moved the policy. `measure_and_accumulate` takes the statistics from
 the same forward pass that is trained on: while nothing has moved since the rollout, the policy's
 log-probabilities are their own old_logprobs, and the weights of a completion's tokens need nothing
-but its own statistics.
+but its own statistics. (Under a rule whose weights need those of the whole batch, it is the first.)
 """
 
 from __future__ import annotations
@@ -138,8 +138,7 @@ def measure_and_accumulate(
             columns = token_columns(policy, part, temperature=plan.temperature, reference=reference)
             table.put(chosen, part.mask, columns)
             own = rule.credit(table.take(chosen), batch.mask[chosen], vocab_size=policy.vocab_size)
-            batch.credit.scores[chosen] = own.scores
-            batch.credit.weights[chosen] = own.weights
+            batch.credit.put(chosen, own)
             logprobs = on_grid(columns.logprobs, part.mask)
             width = part.mask.shape[1]
             weights = own.weights[:, :width]

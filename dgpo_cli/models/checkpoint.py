@@ -47,6 +47,7 @@ class TrainerState:
     draws, prompts: the position in the prompts, how often and how many were drawn; None in
         checkpoints of earlier versions, which drew once a step.
     data: SHA-256 of the prompts that the position is one of; None where they are generated.
+    noise_floor: as it was last measured; None before that.
     """
 
     step: int
@@ -56,6 +57,7 @@ class TrainerState:
     draws: int | None = None
     prompts: int | None = None
     data: str | None = None
+    noise_floor: float | None = None
 
 
 def save_checkpoint(
@@ -124,6 +126,8 @@ def load_state(folder: Path) -> TrainerState:
         position = (state.draws or 0, state.prompts or 0)
         if not all(type(value) is int for value in (*counters, *position)):
             raise ValueError("a counter is not a whole number")
+        if not isinstance(state.noise_floor, float | None):
+            raise ValueError("noise_floor is not a number")
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder}/state.json: cannot be read: {error}") from error
     if state.format != FORMAT:

@@ -75,6 +75,7 @@ class Learner:
         watch: Watch,
         sampling_logprobs: Tensor | None = None,  # float32 [B, T]
         counted: Tensor | None = None,  # bool [B]
+        noise_floor: float | None = None,
     ) -> Batch:
         """Return the batch of `rows`, with statistics and weights; begin its first update.
 
@@ -82,10 +83,11 @@ class Learner:
             every_distance: run the reference on rows without an advantage too.
             sampling_logprobs: the sampler's, for the plan's correction.
             counted: rows that enter loss and normaliser; the others have no advantage. None: all.
+            noise_floor: see TokenStats.
         """
         signal = advantages != 0
         learnt = self._learnt_at_once(signal, recipe=recipe)
-        table = StatsTable(rows)
+        table = StatsTable(rows, noise_floor=noise_floor)
         plan = recipe.plan
         token_stats(
             self.policy,
@@ -106,7 +108,9 @@ class Learner:
             mask=rows.mask,
             advantages=advantages,
             stats=table.stats,
-            credit=recipe.rule.credit(table.stats, rows.mask, vocab_size=self.policy.vocab_size),
+            credit=recipe.rule.credit(
+                table.stats, rows.mask, vocab_size=self.policy.vocab_size, rows=signal
+            ),
             sampling_logprobs=sampling_logprobs,
             counted=counted,
         )
@@ -148,10 +152,12 @@ class Learner:
     def _learnt_at_once(self, signal: Tensor, *, recipe: Recipe) -> Tensor:
         """Return which rows are measured by the pass that trains on them, bool [B].
 
-        Under dropout none: statistics are taken without it.
+        Under dropout none: statistics are taken without it. Nor where the weights of a row wait
+        for the statistics of all.
         """
         learnt = torch.zeros_like(signal)
-        if self.optimizer is not None and not self.policy.has_dropout:
+        apart = self.policy.has_dropout or recipe.rule.whole_batch
+        if self.optimizer is not None and not apart:
             start, stop = recipe.pieces(len(signal))[0]
             learnt[start:stop] = signal[start:stop]
         return learnt

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 class StatsTable:
     """Token statistics of B completions that are filled in row by row; 0 until then."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, *, noise_floor: float | None = None) -> None:
         shape, device = rows.mask.shape, rows.mask.device
         self.stats = TokenStats(
             old_logprobs=torch.zeros(shape, device=device),
             entropy=torch.zeros(shape, device=device),
             hellinger_sq=torch.zeros(shape, device=device),
+            noise_floor=noise_floor,
         )
 
     def put(self, index: Tensor, mask: Tensor, columns: TokenColumns) -> None:
@@ -48,6 +49,7 @@ class StatsTable:
             old_logprobs=stats.old_logprobs[index],
             entropy=stats.entropy[index],
             hellinger_sq=stats.hellinger_sq[index],
+            noise_floor=stats.noise_floor,
         )
 
 
@@ -127,12 +129,19 @@ def token_logprobs(policy: Policy, rows: Rows, *, temperature: float) -> Tensor:
 
     Positions outside the mask are 0.
     """
-    packed, predicting = _packed(rows)
-    hidden = policy.hidden(packed)[predicting]
     found = token_pass.token_logprobs(
-        hidden, head=policy.head, ids=rows.completion_ids[rows.mask], temperature=temperature
+        hidden_states(policy, rows),
+        head=policy.head,
+        ids=rows.completion_ids[rows.mask],
+        temperature=temperature,
     )
     return on_grid(found, rows.mask)
+
+
+def hidden_states(policy: Policy, rows: Rows) -> Tensor:
+    """Return the policy's final hidden states that predict the tokens on the mask, [N, D]."""
+    packed, predicting = _packed(rows)
+    return policy.hidden(packed)[predicting]
 
 
 def on_grid(values: Tensor, mask: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ def header(
         ("outcome", outcome(completion, glyphs=page.glyphs)),
         ("finish", completion.finish_reason),
         ("tokens", f"{len(completion.tokens):,}"),
-        ("reward", f"{completion.reward:g}"),
-        ("advantage", f"{completion.advantage:+.4g}"),
+        ("reward", known(f"{completion.reward:g}")),
+        ("advantage", known(f"{completion.advantage:+.4g}")),
     )
     yield plain("")
     yield from _credit(completion, scale=scale, page=page)
@@ -45,23 +45,34 @@ def question(
 
     yield page.rule()
     yield page.field("prompt", shown(completion.prompt))
-    yield page.field("answer", shown(completion.answer))
+    yield page.field("answer", shown(completion.answer) or "unknown")
     yield page.field("model", shown(inspection.model))
     yield page.field("reference", shown(inspection.reference))
-    yield page.field("credit rule", rule_name(inspection, glyphs=page.glyphs))
+    yield page.field("credit rule", rule_name(inspection, tau=completion.tau, glyphs=page.glyphs))
 
 
 def outcome(completion: InspectedCompletion, *, glyphs: Glyphs) -> str:
     """The outcome and a mark for right or not."""
+    if completion.outcome is None:
+        return "unknown"
     mark = glyphs.passed if completion.outcome == "correct" else glyphs.failed
     return f"{mark} {completion.outcome}"
 
 
-def rule_name(inspection: Inspection, *, glyphs: Glyphs) -> str:
-    """The credit rule with the parameters that it has."""
+def known(number: str) -> str:
+    """A number as it is written, or that it is not known."""
+    return "unknown" if number.endswith("nan") else number
+
+
+def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> str:
+    """The credit rule with the parameters that it has; tau: that of the completion shown."""
     parts = [visible(inspection.rule, glyphs=glyphs)]
     if inspection.tau is not None:
         parts.append(f"tau {inspection.tau:g}")
+    elif tau is not None:
+        target = inspection.parameters.get("target_ess")
+        asked = "" if target is None else f" for effective fraction {target:g}"
+        parts.append(f"tau {tau:.3g}{asked}")
     if inspection.kappa is not None:
         parts.append(f"kappa {inspection.kappa:g}")
     return ", ".join(parts)
@@ -81,13 +92,17 @@ def _credit(completion: InspectedCompletion, *, scale: Scale, page: Page) -> Ite
         return f"{mark} {value}" if holds else f"{mark} {value}, not {otherwise}"
 
     held = (f"{100 * share_of_top(weights, share):.3g}" for share in (0.01, 0.05, 0.1))
-    yield from page.fact("effective token fraction", fraction(completion.effective_fraction))
-    yield from page.fact("largest weight", f"{scale.number(scale.high)} (GRPO: 1)")
-    yield from page.fact("held by top 1 / 5 / 10 %", f"{' / '.join(held)} % of the weight")
-    yield from page.fact("mean weight", checked(f"{mean:.6f}", _close(mean, 1.0), "1"))
+    yield from page.fact_lines("effective token fraction", fraction(completion.effective_fraction))
+    yield from page.fact_lines("largest weight", f"{scale.number(scale.high)} (GRPO: 1)")
+    yield from page.fact_lines("held by top 1 / 5 / 10 %", f"{' / '.join(held)} % of the weight")
+    yield from page.fact_lines("mean weight", checked(f"{mean:.6f}", _close(mean, 1.0), "1"))
+    if math.isnan(completion.advantage):
+        return
     sum_label = f"sum of advantages = T{page.glyphs.times}A"
     total_is_right = _close(total, expected)
-    yield from page.fact(sum_label, checked(f"{total:.4f}", total_is_right, f"{expected:.4f}"))
+    yield from page.fact_lines(
+        sum_label, checked(f"{total:.4f}", total_is_right, f"{expected:.4f}")
+    )
 
 
 def _close(total: float, expected: float) -> bool:

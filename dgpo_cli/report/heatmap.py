@@ -1,16 +1,14 @@
-"""The credit of one completion as coloured tokens, for a terminal; and all of it as JSON data."""
+"""The credit of one completion as coloured tokens, for a terminal."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from dgpo_cli.report.body import Body
 from dgpo_cli.report.header import header
-from dgpo_cli.report.jsonable import jsonable
 from dgpo_cli.report.legend import legend
 from dgpo_cli.report.measure import What, measure_of
 from dgpo_cli.report.page import LEAST_WIDTH, page_for, stack
@@ -21,7 +19,6 @@ from dgpo_cli.report.strip import Strip
 from dgpo_cli.report.text import pieces
 from dgpo_cli.types import InspectedCompletion, Inspection
 
-VERSION = 1  # of to_json's interface
 PEAKS = 8  # tokens whose passages are shown even where the table has fewer
 
 
@@ -79,19 +76,3 @@ class _Heatmap:
         yield stack(legend(measure, page=page, ramp=ramp, merged=merged))
         yield blank
         yield stack(table.lines(positions))
-
-
-def to_json(inspection: Inspection) -> dict[str, Any]:
-    """The documented, versioned data of `dgpo inspect --json`; texts are raw model text.
-
-    A number that is not finite becomes None, so that the JSON is valid anywhere.
-    """
-    return {
-        "version": VERSION,
-        "model": inspection.model,
-        "reference": inspection.reference,
-        "rule": inspection.rule,
-        "tau": jsonable(inspection.tau),
-        "kappa": jsonable(inspection.kappa),
-        "completions": jsonable([asdict(each) for each in inspection.completions]),
-    }

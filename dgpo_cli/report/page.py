@@ -55,11 +55,14 @@ class Page:
             line.rstrip()
             yield line
 
-    def fact(self, label: str, value: str) -> Iterator[Text]:
-        """A long label and a number, below it where the line has no room."""
-        line = plain("").append(pad(label, FACT), style=self.style("dim"))
+    def fact(self, label: str, value: str) -> Text:
+        """A long label and a number."""
+        return plain("").append(pad(label, FACT), style=self.style("dim")).append(value)
+
+    def fact_lines(self, label: str, value: str) -> Iterator[Text]:
+        """A fact whose value stands below its label where the line has no room."""
         if FACT + cell_len(value) <= self.width:
-            yield line.append(value)
+            yield self.fact(label, value)
             return
         yield plain(label, style=self.style("dim"))
         yield from self.paragraph(value, indent=2)

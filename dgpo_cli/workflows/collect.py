@@ -81,6 +81,7 @@ class Collector:
             draws=self.position.draws,
             prompts=self.position.prompts,
             data=self._data,
+            noise_floor=self._engine.noise_floor,
         )
 
     def texts(self) -> dict[str, str]:

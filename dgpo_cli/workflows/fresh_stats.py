@@ -1,141 +1,186 @@
-"""Token statistics of stored rollouts, computed afresh under any model and its reference."""
+"""Token statistics of rollouts, computed afresh under any model and its reference."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.backends.settings import RolloutSettings
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.models.settings import ModelSettings
-from dgpo_cli.types import Progress, ScoredGroup
-from dgpo_cli.workflows.rollouts import RolloutLine, with_ids
+from dgpo_cli.types import Progress, Prompt, ScoredGroup, TokenStats, Verdict
+from dgpo_cli.workflows.inspect_request import Models
+from dgpo_cli.workflows.rollouts import RolloutLine
+from dgpo_cli.workflows.shown_credit import Statistics
 
 if TYPE_CHECKING:
     from dgpo_cli.models.policy import Policy
 
 
-@dataclass(frozen=True, slots=True)
-class FreshStats:
-    """One completion's statistics: T numbers in each column."""
+def load_models(models: Models) -> Policy:
+    """Load a model and its reference.
 
-    line: RolloutLine
-    advantage: float
-    logprobs: tuple[float, ...]
-    entropy: tuple[float, ...]
-    hellinger_sq: tuple[float, ...]
+    Raises:
+        ConfigError: not exactly one of `reference` and `adapter`, or two vocabularies.
+        ModelError: anything that does not load.
+    """
+    from dgpo_cli.models.policy import load_for_sampling
+
+    assert models.model is not None
+    if (models.reference is None) == (models.adapter is None):
+        raise ConfigError(
+            "--model needs --reference M (another model) or --adapter A (the model without it "
+            "is then the reference)"
+        )
+    settings = ModelSettings(path=models.model)
+    reference = None if models.reference is None else ModelSettings(path=models.reference)
+    if reference is not None:
+        _check_vocabularies(settings, reference)
+    return load_for_sampling(settings, adapter=models.adapter, reference=reference)
+
+
+def _check_vocabularies(model: ModelSettings, reference: ModelSettings) -> None:
+    """Compare the widths of the logits before any weights are loaded."""
+    from dgpo_cli.models.load import load_config
+
+    sizes = [
+        getattr(load_config(settings).get_text_config(), "vocab_size", None)
+        for settings in (model, reference)
+    ]
+    if None not in sizes and sizes[0] != sizes[1]:
+        raise ConfigError(
+            f"--reference {reference.path} has a vocabulary of {sizes[1]}, --model {model.path} "
+            f"one of {sizes[0]}: their distributions cannot be compared; give two models of one "
+            "vocabulary"
+        )
 
 
 def fresh_stats(
     lines: Sequence[RolloutLine],
     *,
-    everything: Sequence[RolloutLine],
-    model: str,
-    reference: str | None,
-    adapter: Path | None,
+    advantages: Sequence[float],
+    policy: Policy,
     progress: Progress,
-) -> tuple[list[FreshStats], Policy]:
+    on_event: Callable[[str], None],
+) -> list[Statistics]:
     """Run the model and its reference once over every line.
 
-    Args:
-        everything: all lines of the file; advantages that are not stored come from whole groups.
-        reference: another model; with `adapter` it is the model without the adapter instead.
+    advantages: of every line; NaN where it is not known.
 
     Raises:
-        ConfigError: not exactly one of `reference` and `adapter`.
         DataError: a line has no tokens, or tokens of another vocabulary.
     """
     from dgpo_cli.engine import Engine
-    from dgpo_cli.models.policy import load_for_sampling
 
-    if (reference is None) == (adapter is None):
-        raise ConfigError(
-            "--model needs --reference M (another model) or --adapter A (the model without it "
-            "is then the reference)"
-        )
-    policy = load_for_sampling(
-        ModelSettings(path=model),
-        adapter=adapter,
-        reference=None if reference is None else ModelSettings(path=reference),
-    )
-    if reference is not None and policy.reference_head.vocab_size != policy.vocab_size:
-        raise ConfigError(
-            f"--reference {reference} has a vocabulary of {policy.reference_head.vocab_size}, "
-            f"--model {model} one of {policy.vocab_size}: their distributions cannot be compared"
-        )
-    settings = Settings(rollout=RolloutSettings(temperature=_temperature(lines)))
-    advantages = _advantages(everything, settings=settings.advantage)
-    lines = [_with_token_ids(line, policy=policy) for line in lines]
+    temperature = temperature_of(lines)
+    assumed: dict[str, None] = {}
+    lines = [_with_token_ids(line, policy=policy, assumed=assumed) for line in lines]
+    for text in assumed:
+        on_event(text)
     groups = [
         ScoredGroup(
             prompt=line.prompt,
             prompt_ids=line.prompt_ids,
             completions=(line.completion,),
-            verdicts=(line.verdict,),
-            advantages=(advantages[line.prompt.id, line.index],),
+            verdicts=(line.verdict or Verdict("no_answer", None, line.reward),),
+            advantages=(advantage,),
         )
-        for line in lines
+        for line, advantage in zip(lines, advantages, strict=True)
     ]
+    settings = Settings(rollout=RolloutSettings(temperature=temperature))
     engine = Engine(settings, policy=policy, progress=progress)
     stats = engine.make_batch(groups, every_distance=True).stats
+    return _unpadded(stats, lines=lines, advantages=advantages, vocab_size=policy.vocab_size)
+
+
+def _unpadded(
+    stats: TokenStats,
+    *,
+    lines: Sequence[RolloutLine],
+    advantages: Sequence[float],
+    vocab_size: int,
+) -> list[Statistics]:
+    """Take the rows of a batch apart."""
     columns = [c.tolist() for c in (stats.old_logprobs, stats.entropy, stats.hellinger_sq)]
     found = []
-    for row, line in enumerate(lines):
+    for row, (line, advantage) in enumerate(zip(lines, advantages, strict=True)):
         length = len(line.completion.token_ids)
         logprobs, entropy, distance = (tuple(column[row][:length]) for column in columns)
-        found.append(FreshStats(line, groups[row].advantages[0], logprobs, entropy, distance))
-    return found, policy
-
-
-def _temperature(lines: Sequence[RolloutLine]) -> float:
-    """Return the sampling temperature of the lines; greedy ones are scored at 1."""
-    temperatures = {line.temperature for line in lines}
-    if len(temperatures) > 1:
-        raise DataError(
-            f"{lines[0].prompt.source}: sampled at temperatures {sorted(temperatures)}; "
-            "inspect them one by one"
+        found.append(
+            Statistics(
+                line=line,
+                advantage=advantage,
+                vocab_size=vocab_size,
+                logprobs=logprobs,
+                entropy=entropy,
+                hellinger_sq=distance,
+                stored=False,
+            )
         )
-    return temperatures.pop() or 1.0
-
-
-def _advantages(
-    lines: Sequence[RolloutLine], *, settings: AdvantageSettings
-) -> dict[tuple[str, int], float]:
-    """Return the advantage of every line: as stored, else from the rewards of its group."""
-    groups: dict[str, list[RolloutLine]] = {}
-    for line in lines:
-        groups.setdefault(line.prompt.id, []).append(line)
-    found = {}
-    for name, group in groups.items():
-        computed = settings.advantages([line.verdict.reward for line in group])
-        for line, advantage in zip(group, computed, strict=True):
-            stored = line.advantage
-            found[name, line.index] = advantage if stored is None else stored
     return found
 
 
-def _with_token_ids(line: RolloutLine, *, policy: Policy) -> RolloutLine:
-    """Encode the text of a line that has no token ids."""
-    from dgpo_cli.prompts.templates import encode_prompt
+def temperature_of(lines: Sequence[RolloutLine]) -> float:
+    """Return the sampling temperature of the lines; greedy ones are scored at 1.
 
+    Raises:
+        DataError: there are several, or it is none.
+    """
+    temperatures = {line.temperature for line in lines}
+    source = lines[0].prompt.source
+    if len(temperatures) > 1:
+        raise DataError(
+            f"{source}: sampled at temperatures {sorted(temperatures)}; inspect them one by one "
+            "with --group and --sample"
+        )
+    temperature = temperatures.pop() or 1.0
+    if not 0 < temperature < float("inf"):
+        raise DataError(f"{source}: temperature {temperature:g}; it must be 0 or more and finite")
+    return temperature
+
+
+def _with_token_ids(line: RolloutLine, *, policy: Policy, assumed: dict[str, None]) -> RolloutLine:
+    """Encode the text of a line that has no token ids."""
+    source = line.prompt.source
     ids = line.completion.token_ids
     if not ids:
-        text = line.completion.text
-        ids = tuple(policy.tokenizer.encode(text, add_special_tokens=False))
-        if line.completion.finish_reason == "stop":
+        ids = tuple(policy.tokenizer.encode(line.completion.text, add_special_tokens=False))
+        ended = bool(ids) and ids[-1] in policy.stop_ids
+        if line.completion.finish_reason == "stop" and not ended:
             ids = (*ids, policy.tokenizer.eos_token_id)
+        assumed[f"{source}: no token ids; the completion's text is tokenised"] = None
     if not ids:
+        raise DataError(f"{source}: completion {line.index} of {line.prompt.id} is empty")
+    prompt_ids = line.prompt_ids or _prompt_ids(line.prompt, policy=policy, assumed=assumed)
+    wrong = [i for i in (*prompt_ids, *ids) if not 0 <= i < policy.vocab_size]
+    if wrong:
         raise DataError(
-            f"{line.prompt.source}: completion {line.index} of {line.prompt.id} is empty"
-        )
-    if max(ids) >= policy.vocab_size:
-        raise DataError(
-            f"{line.prompt.source}: token id {max(ids)} is not in the model's vocabulary of "
+            f"{source}: token id {wrong[0]} is not in the model's vocabulary of "
             f"{policy.vocab_size}; these rollouts are another model's"
         )
-    prompt_ids = line.prompt_ids or encode_prompt(policy.tokenizer, line.prompt)
-    return with_ids(line, prompt_ids=prompt_ids, ids=ids)
+    logprobs = line.completion.sampling_logprobs
+    if len(logprobs) != len(ids):  # nobody told them, or of other tokens; nothing here needs them
+        logprobs = (math.nan,) * len(ids)
+    completion = replace(line.completion, token_ids=ids, sampling_logprobs=logprobs)
+    return replace(line, prompt_ids=prompt_ids, completion=completion)
+
+
+def _prompt_ids(prompt: Prompt, *, policy: Policy, assumed: dict[str, None]) -> tuple[int, ...]:
+    """Encode a prompt: as it is where it is a rendered conversation already, else as a chat."""
+    from dgpo_cli.prompts.templates import encode_prompt
+
+    tokenizer = policy.tokenizer
+    special: Mapping[int, object] = getattr(tokenizer, "added_tokens_decoder", {})
+    texts = [str(token) for token in special.values() if getattr(token, "special", False)]
+    if any(text in message.content for message in prompt.messages for text in texts if text):
+        assumed[f"{prompt.source}: prompts hold special tokens and are tokenised as they are"] = (
+            None
+        )
+        text = "".join(message.content for message in prompt.messages)
+        return tuple(tokenizer.encode(text, add_special_tokens=False))
+    if tokenizer.chat_template:
+        assumed[f"{prompt.source}: prompts go through the model's chat template"] = None
+    return encode_prompt(tokenizer, prompt)

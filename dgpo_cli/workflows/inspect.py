@@ -2,105 +2,91 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.algo.credit import CreditRule, DgpoCredit
-from dgpo_cli.config.load import resolve
+from dgpo_cli.algo.advantages import AdvantageSettings
+from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.models.token_texts import token_texts
-from dgpo_cli.types import (
-    InspectedCompletion,
-    InspectedToken,
-    Inspection,
-    Progress,
-    TokenStats,
-)
-from dgpo_cli.workflows.fresh_stats import fresh_stats
+from dgpo_cli.types import InspectedCompletion, Inspection, Progress
+from dgpo_cli.workflows.fresh_stats import fresh_stats, load_models
+from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
 from dgpo_cli.workflows.pairing import pair_of
-from dgpo_cli.workflows.rollouts import RolloutLine, read_lines
+from dgpo_cli.workflows.rollout_file import Entry, RolloutFile, open_rollouts, typed_rollout
 from dgpo_cli.workflows.run_folder import RunFolder, newest_run
-
-if TYPE_CHECKING:
-    pass
+from dgpo_cli.workflows.shown_credit import (
+    Rules,
+    Statistics,
+    inspected,
+    parameters_of,
+    stored_statistics,
+    tau_of,
+)
+from dgpo_cli.workflows.token_detail import check_position, computed_detail, stored_detail
+from dgpo_cli.workflows.token_texts import TokenTexts
 
 RUNS = Path("runs")
+OnEvent = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The completions to show, and what they are to be called."""
+
+    name: str
+    file: RolloutFile
+    entries: Sequence[Entry]
 
 
 def run(
+    origin: Origin,
     *,
-    source: Path | None,
-    model: str | None,
-    reference: str | None,
-    adapter: Path | None,
-    rollouts: Path | None,
-    prompt: int | None,
-    completion: int | None,
-    one: bool,
-    tau: float | None,
-    kappa: float | None,
+    models: Models,
+    choice: Choice,
+    what_if: WhatIf,
+    at: int | None,
     progress: Progress,
-    on_event: Callable[[str], None],
-    pair: bool = False,
+    on_event: OnEvent,
 ) -> Inspection:
-    """Inspect a run folder, a rollouts file, or a rollouts file under a model and a reference.
+    """Inspect completions. Only those that are shown are parsed and computed.
 
     Args:
-        source: run folder or rollouts file; None is the newest run under ./runs.
-        model, reference, adapter: compute the statistics afresh with these.
-        rollouts: the rollouts file for `model`, if `source` is not given.
-        prompt, completion: only this prompt (counted from 0 in the file) and this completion.
-        one: of the completions that are left, only the most telling one.
-        tau, kappa: weights under these instead of the stored or published ones.
-        pair: of the completions that are left, a right and a wrong one of one prompt, in this
-            order, instead of one.
+        at: tell everything about this token of the one completion that is shown.
+
+    Raises:
+        ConfigError: what is asked for does not exist or does not go together.
+        DataError: a file is broken, or lacks what is needed.
+        ModelError: a model does not load.
     """
-    path, name = _locate(source or rollouts)
-    everything = read_lines(path)
-    lines = _chosen(everything, prompt=prompt, completion=completion, path=path)
-    if pair:
-        lines = list(pair_of(lines, path=path))
-    elif one:
-        lines = [min(lines, key=_evenness)]
-    if model is not None:
-        found, policy = fresh_stats(
-            lines,
-            everything=everything,
-            model=model,
-            reference=reference,
-            adapter=adapter,
-            progress=progress,
+    if models.model is None and (models.reference or models.adapter or origin.prompt is not None):
+        typed = origin.prompt is not None
+        given = "--prompt and --completion" if typed else "--reference and --adapter"
+        raise ConfigError(f"{given} need --model: --model M --reference R, or --adapter A")
+    found = _find(origin, choice=replace(choice, one=choice.one or at is not None))
+    rules = Rules(what_if)
+    if models.model is not None:
+        return _computed(
+            found, models=models, rules=rules, at=at, progress=progress, on_event=on_event
         )
-        texts = _TokenTexts(policy.tokenizer.backend_tokenizer)
-        rule = _rule(None, tau=tau, kappa=kappa)
-        return _inspection(
-            [
-                _completion(
-                    stats.line,
-                    columns=(stats.logprobs, stats.entropy, stats.hellinger_sq),
-                    rule=rule,
-                    vocab_size=policy.vocab_size,
-                    advantage=stats.advantage,
-                    texts=texts.of(stats.line.completion.token_ids),
-                )
-                for stats in found
-            ],
-            model=f"{model} with the adapter {adapter}" if adapter else model,
-            reference=reference or model,
-            rule=rule,
-            vocab_size=policy.vocab_size,
-        )
-    if reference is not None or adapter is not None:
-        raise ConfigError("--reference and --adapter need --model")
-    missing = next((line for line in lines if line.stats is None), None)
-    if missing is not None:
-        raise DataError(
-            f"{path}: no token statistics in it; give --model and --reference (or --adapter) "
-            "to compute them"
-        )
-    on_event(f"{path}: statistics as training stored them")
-    return _from_stored(lines, name=name, path=path, tau=tau, kappa=kappa)
+    return _from_stored(found, rules=rules, at=at, on_event=on_event)
+
+
+def _find(origin: Origin, *, choice: Choice) -> _Found:
+    """Open what the completions are from, and choose."""
+    if origin.prompt is not None and origin.completion is not None:
+        file, name = typed_rollout(origin.prompt, origin.completion), "what was typed"
+    else:
+        path, name = _locate(origin.source or origin.rollouts)
+        file = open_rollouts(path)
+    entries = _chosen(file, choice=choice)
+    if choice.pair:
+        lines = [entry.line() for entry in entries]
+        entries = [entries[at] for at in pair_of(lines, path=file.path)]
+    elif choice.one:
+        entries = [_most_telling(entries, file=file)]
+    return _Found(name, file, entries)
 
 
 def _locate(source: Path | None) -> tuple[Path, str]:
@@ -122,148 +108,142 @@ def _locate(source: Path | None) -> tuple[Path, str]:
     return source, str(source)
 
 
-def _chosen(
-    lines: list[RolloutLine], *, prompt: int | None, completion: int | None, path: Path
-) -> list[RolloutLine]:
-    """Return the lines of the prompt and completion asked for, all where nothing is asked."""
-    ids = list(dict.fromkeys(line.prompt.id for line in lines))
-    if prompt is not None:
-        if not 0 <= prompt < len(ids):
-            raise ConfigError(f"--prompt {prompt}: {path} has prompts 0 to {len(ids) - 1}")
-        lines = [line for line in lines if line.prompt.id == ids[prompt]]
-    if completion is not None:
-        found = [line for line in lines if line.index == completion]
-        if not found:
-            highest = max(line.index for line in lines)
-            raise ConfigError(f"--completion {completion}: {path} has completions 0 to {highest}")
-        lines = found
-    return lines
-
-
-def _evenness(line: RolloutLine) -> float:
-    """Return the effective fraction of a line's stored weights; lines without an advantage, or
-    without statistics, come last: their weights move nothing."""
-    if line.stats is None or not line.advantage:
-        return 2.0
-    weights = line.stats.weights
-    return sum(weights) ** 2 / (len(weights) * sum(w * w for w in weights))
-
-
-def _rule(stored: dict[str, Any] | None, *, tau: float | None, kappa: float | None) -> CreditRule:
-    """Return the stored credit rule, the published one, or DGPO's with another tau or kappa."""
-    if stored is None or (stored["rule"] != "dgpo" and (tau is not None or kappa is not None)):
-        stored = {"rule": "dgpo"}
-    changes = {k: v for k, v in (("tau", tau), ("kappa", kappa)) if v is not None}
-    overrides = [f"credit.{k}={v}" for k, v in ({**stored, **changes}).items() if v is not None]
-    return resolve(overrides=overrides).settings.credit
-
-
-def _from_stored(
-    lines: Sequence[RolloutLine],
-    *,
-    name: str,
-    path: Path,
-    tau: float | None,
-    kappa: float | None,
-) -> Inspection:
-    """Recompute scores and weights from the stored distances and entropies."""
-    tokens = _TokenTexts.of_run(path)
-    rule = _rule(lines[0].stats.credit if lines[0].stats else None, tau=tau, kappa=kappa)
-    found = []
-    for line in lines:
-        assert line.stats is not None
-        columns = (line.stats.logprobs, line.stats.entropy, line.stats.hellinger_sq)
-        found.append(
-            _completion(
-                line,
-                columns=columns,
-                rule=_rule(line.stats.credit, tau=tau, kappa=kappa),
-                vocab_size=line.stats.vocab_size,
-                advantage=line.advantage or 0.0,
-                texts=tokens.of(line.completion.token_ids),
+def _chosen(file: RolloutFile, *, choice: Choice) -> Sequence[Entry]:
+    """Return the entries of the group and sample asked for, all where nothing is asked."""
+    entries: Sequence[Entry] = file.entries
+    if choice.group is not None:
+        groups = file.groups
+        if not 0 <= choice.group < len(groups):
+            raise ConfigError(
+                f"--group {choice.group}: {file.path} has groups 0 to {len(groups) - 1}"
             )
-        )
-    return _inspection(
-        found,
-        model=name,
-        reference="the initial model",
-        rule=rule,
-        vocab_size=lines[0].stats.vocab_size if lines[0].stats else 0,
-    )
+        entries = [entry for entry in entries if entry.prompt_id == groups[choice.group]]
+    if choice.sample is not None:
+        found = [entry for entry in entries if entry.index == choice.sample]
+        if not found:
+            highest = max(entry.index for entry in entries)
+            raise ConfigError(f"--sample {choice.sample}: {file.path} has samples 0 to {highest}")
+        entries = found
+    return entries
 
 
-def _completion(
-    line: RolloutLine,
+def _most_telling(entries: Sequence[Entry], *, file: RolloutFile) -> Entry:
+    """Return the entry with the least even weights that trained, of those with an advantage.
+
+    What a what-if would make of them does not count: all of them show the same completion.
+    """
+    advantages = file.advantages(AdvantageSettings())
+
+    def evenness(entry: Entry) -> float:
+        if advantages[entry.number] == 0:  # its weights move nothing
+            return 4.0
+        weights = entry.weights()
+        if weights is None:
+            return 2.0 if math.isfinite(advantages[entry.number]) else 3.0
+        return sum(weights) ** 2 / (len(weights) * sum(w * w for w in weights))
+
+    return min(entries, key=evenness)
+
+
+def _computed(
+    found: _Found,
     *,
-    columns: Sequence[Sequence[float]],
-    rule: CreditRule,
-    vocab_size: int,
-    advantage: float,
-    texts: Sequence[str],
-) -> InspectedCompletion:
-    """Apply the rule to one completion's statistics."""
-    import torch
-
-    from dgpo_cli.algo.summary import effective_fractions
-
-    logprobs, entropy, distance = (torch.tensor(column)[None] for column in columns)
-    stats = TokenStats(old_logprobs=logprobs, entropy=entropy, hellinger_sq=distance)
-    mask = torch.ones(logprobs.shape, dtype=torch.bool)
-    credit = rule.credit(stats, mask, vocab_size=vocab_size)
-    values = (logprobs, entropy, distance, credit.scores, credit.weights)
-    rows = zip(line.completion.token_ids, texts, *(v[0].tolist() for v in values), strict=True)
-    return InspectedCompletion(
-        prompt_id=line.prompt.id,
-        index=line.index,
-        prompt=line.prompt.text,
-        answer=line.prompt.answer,
-        outcome=line.verdict.outcome,
-        finish_reason=line.completion.finish_reason,
-        reward=line.verdict.reward,
-        advantage=advantage,
-        effective_fraction=float(effective_fractions(credit.weights, mask)[0]),
-        tau=rule.tau if isinstance(rule, DgpoCredit) else None,
-        tokens=tuple(InspectedToken(*row) for row in rows),
+    models: Models,
+    rules: Rules,
+    at: int | None,
+    progress: Progress,
+    on_event: OnEvent,
+) -> Inspection:
+    """Run a model and its reference over the completions."""
+    lines = [entry.line() for entry in found.entries]
+    policy = load_models(models)
+    if found.file.assumed:
+        on_event(f"{found.file.path}: {'; '.join(found.file.assumed)}")
+    advantages = found.file.advantages(AdvantageSettings())
+    statistics = fresh_stats(
+        lines,
+        advantages=[advantages[entry.number] for entry in found.entries],
+        policy=policy,
+        progress=progress,
+        on_event=on_event,
     )
+    texts = TokenTexts.of_model(policy.tokenizer)
+    adapter = models.adapter
+    name = f"{models.model} with the adapter {adapter}" if adapter else str(models.model)
+    shown = _inspection(
+        statistics,
+        rules=rules,
+        texts=texts,
+        model=name,
+        reference=models.reference or str(models.model),
+        source=str(found.file.path),
+    )
+    if at is None:
+        return shown
+    check_position(at, shown.completions[0])
+    detail = computed_detail(at, found=statistics[0], policy=policy, texts=texts, weights=name)
+    return replace(shown, detail=detail)
+
+
+def _from_stored(found: _Found, *, rules: Rules, at: int | None, on_event: OnEvent) -> Inspection:
+    """Recompute scores and weights from the stored distances and entropies."""
+    path = found.file.path
+    lines = [entry.line() for entry in found.entries]
+    if any(line.stats is None for line in lines):
+        raise DataError(
+            f"{path}: no token statistics in it; give --model and --reference (or --adapter) "
+            "to compute them"
+        )
+    on_event(f"{path}: statistics as training stored them")
+    statistics = [stored_statistics(line) for line in lines]
+    texts = TokenTexts.of_run(path)
+    shown = _inspection(
+        statistics,
+        rules=rules,
+        texts=texts,
+        model=found.name,
+        reference="the initial model",
+        source=str(path),
+    )
+    if at is None:
+        return shown
+    check_position(at, shown.completions[0])
+    detail = stored_detail(
+        at,
+        found=statistics[0],
+        file=found.file,
+        entry=found.entries[0],
+        texts=texts,
+        on_event=on_event,
+    )
+    return replace(shown, detail=detail)
 
 
 def _inspection(
-    completions: list[InspectedCompletion],
+    statistics: Sequence[Statistics],
     *,
+    rules: Rules,
+    texts: TokenTexts,
     model: str,
     reference: str,
-    rule: CreditRule,
-    vocab_size: int,
+    source: str,
 ) -> Inspection:
-    dgpo = rule if isinstance(rule, DgpoCredit) else None
+    """Put the completions together under the name of the first one's rule."""
+    rule = rules.shown(statistics[0].line)
     return Inspection(
         model=model,
         reference=reference,
         rule=rule.rule,
-        tau=dgpo.tau if dgpo else None,
-        kappa=dgpo.kappa if dgpo else None,
-        vocab_size=vocab_size,
-        completions=tuple(completions),
+        tau=tau_of(rule),
+        kappa=rule.kappa if isinstance(rule, DgpoCredit) else None,
+        vocab_size=statistics[0].vocab_size,
+        completions=tuple(_shown(found, rules=rules, texts=texts) for found in statistics),
+        source=source,
+        computed=not statistics[0].stored,
+        parameters=parameters_of(rule),
     )
 
 
-class _TokenTexts:
-    """The text of single token ids, read with the tokenizers library alone: no model is loaded."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    @classmethod
-    def of_run(cls, rollouts: Path) -> _TokenTexts:
-        """Find the tokenizer beside a run's rollouts."""
-        from tokenizers import Tokenizer
-
-        file = RunFolder(rollouts.parent.parent).tokenizer_dir / "tokenizer.json"
-        if not file.exists():
-            raise DataError(f"{rollouts}: no {file} to show its tokens with; give --model")
-        return cls(Tokenizer.from_file(str(file)))
-
-    def of(self, ids: Sequence[int]) -> tuple[str, ...]:
-        return token_texts(
-            ids, decode=lambda part: self._tokenizer.decode(list(part), skip_special_tokens=False)
-        )
+def _shown(found: Statistics, *, rules: Rules, texts: TokenTexts) -> InspectedCompletion:
+    ids = found.line.completion.token_ids
+    return inspected(found, rules=rules, texts=texts.texts(ids), hexes=texts.hexes(ids))

@@ -14,8 +14,8 @@ from dgpo_cli.workflows.rollouts import RolloutLine
 _NOT_RIGHT: tuple[Outcome, ...] = ("wrong", "out_of_range", "no_answer", "truncated")
 
 
-def pair_of(lines: Sequence[RolloutLine], *, path: Path) -> tuple[RolloutLine, RolloutLine]:
-    """The right and the wrong completion of one prompt with the longest start in common.
+def pair_of(lines: Sequence[RolloutLine], *, path: Path) -> tuple[int, int]:
+    """The places of the right and the wrong completion of one prompt that begin alike the longest.
 
     Of several prompts it is one with an answer that is wrong rather than none, and of these the one
     whose right and other completions are most evenly mixed; ties go to the longest start, then to
@@ -24,19 +24,21 @@ def pair_of(lines: Sequence[RolloutLine], *, path: Path) -> tuple[RolloutLine, R
     Raises:
         DataError: no prompt has both.
     """
-    groups: dict[str, list[RolloutLine]] = {}
-    for line in lines:
-        groups.setdefault(line.prompt.id, []).append(line)
-    best: tuple[tuple[float, ...], tuple[RolloutLine, RolloutLine]] | None = None
+    groups: dict[str, list[int]] = {}
+    for at, line in enumerate(lines):
+        groups.setdefault(line.prompt.id, []).append(at)
+    best: tuple[tuple[float, ...], tuple[int, int]] | None = None
     for group in groups.values():
-        right = [line for line in group if line.verdict.outcome == "correct"]
+        outcomes = {at: verdict.outcome for at in group if (verdict := lines[at].verdict)}
+        right = [at for at in group if outcomes.get(at) == "correct"]
         for rank, outcome in enumerate(_NOT_RIGHT):
-            other = [line for line in group if line.verdict.outcome == outcome]
+            other = [at for at in group if outcomes.get(at) == outcome]
             if not right or not other:
                 continue
-            pair = max(((a, b) for a in right for b in other), key=_common)
+            common = {(a, b): _common(lines[a], lines[b]) for a in right for b in other}
+            pair = max(common, key=lambda each: common[each])
             unevenness = abs(len(right) / len(group) - 0.5)
-            key = (rank, unevenness, -_common(pair))
+            key = (rank, unevenness, -common[pair])
             if best is None or key < best[0]:
                 best = key, pair
             break
@@ -45,8 +47,8 @@ def pair_of(lines: Sequence[RolloutLine], *, path: Path) -> tuple[RolloutLine, R
     return best[1]
 
 
-def _common(pair: tuple[RolloutLine, RolloutLine]) -> int:
+def _common(one: RolloutLine, other: RolloutLine) -> int:
     """How many tokens both begin with; of completions without ids, how many characters."""
-    first, second = (line.completion.token_ids or line.completion.text for line in pair)
+    first, second = (line.completion.token_ids or line.completion.text for line in (one, other))
     same = (a == b for a, b in zip(first, second, strict=False))
     return sum(1 for _ in takewhile(bool, same))

@@ -3,8 +3,10 @@
 Every line has version, prompt_id, prompt, messages, answer, index, completion, prompt_token_ids,
 token_ids, sampling_logprobs, temperature, finish_reason, outcome, extracted, reward, seed and
 policy_version. Lines that training wrote also have length_penalty (added to the reward before the
-advantages), advantage, vocab_size, credit (the rule's settings) and, a number a token, logprobs,
-entropy, hellinger_sq, scores and weights.
+advantages), advantage, vocab_size, credit (the rule's settings), tau (that its weights were made
+with; null where none makes a difference), noise_floor (of hellinger_sq; null where it was not
+measured) and, a number a token, logprobs, entropy, hellinger_sq, scores and weights. Lines of
+earlier versions have no tau and no noise_floor.
 """
 
 from __future__ import annotations
@@ -12,11 +14,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from dgpo_cli.errors import DataError
 from dgpo_cli.types import (
     OUTCOMES,
     Batch,
@@ -29,7 +30,7 @@ from dgpo_cli.types import (
 )
 
 VERSION = 1
-_TOKEN_FIELDS = ("logprobs", "entropy", "hellinger_sq", "scores", "weights")
+TOKEN_FIELDS = ("logprobs", "entropy", "hellinger_sq", "scores", "weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class StoredStats:
     hellinger_sq: tuple[float, ...]
     scores: tuple[float, ...]
     weights: tuple[float, ...]
+    tau: float | None = None
+    noise_floor: float | None = None
 
 
 def rollout_lines(groups: Sequence[ScoredGroup], *, temperature: float) -> Iterator[dict[str, Any]]:
@@ -89,13 +92,15 @@ def training_lines(
         batch.credit.weights,
     )
     rows = [column.tolist() for column in columns]
+    no_tau = [math.nan] * len(batch.mask)
+    taus = no_tau if batch.credit.tau is None else batch.credit.tau.tolist()
     advantages = [a for group in groups for a in group.advantages]
     penalties = [p for group in groups for p in group.penalties or (0.0,) * len(group.advantages)]
     for row, line in enumerate(rollout_lines(groups, temperature=temperature)):
         length = len(line["token_ids"])
         own = {
             name: [_number(x) for x in column[row][:length]]
-            for name, column in zip(_TOKEN_FIELDS, rows, strict=True)
+            for name, column in zip(TOKEN_FIELDS, rows, strict=True)
         }
         yield {
             **line,
@@ -103,6 +108,8 @@ def training_lines(
             "advantage": advantages[row],
             "vocab_size": vocab_size,
             "credit": credit,
+            "tau": _number(taus[row]),
+            "noise_floor": batch.stats.noise_floor,
             **own,
         }
 
@@ -130,54 +137,29 @@ def write_lines(path: Path, lines: Iterator[dict[str, Any]]) -> int:
 class RolloutLine:
     """One completion read back. `stats` is None where the file has no token statistics.
 
-    completion.token_ids is empty where the line has only text.
+    completion.token_ids is empty where the line has only text. verdict is None and reward NaN
+    where the line does not tell them.
     """
 
     prompt: Prompt
     index: int
     prompt_ids: tuple[int, ...]
     completion: Completion
-    verdict: Verdict
+    verdict: Verdict | None
+    reward: float
     temperature: float
     advantage: float | None
     stats: StoredStats | None
 
 
-def read_lines(path: Path) -> list[RolloutLine]:
-    """Read a rollouts file.
+def parse_line(line: dict[str, Any], *, source: str) -> RolloutLine:
+    """Read the line of one completion.
 
     Raises:
-        DataError: it is not there, or a line is broken; the message names file, line and field.
+        KeyError, TypeError, ValueError, AttributeError: a field is missing or not what it must be.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    found: list[RolloutLine] = []
-    for number, raw in enumerate(text.splitlines(), start=1):
-        if not raw.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            line = json.loads(raw)
-        except ValueError as error:
-            raise DataError(f"{where}: not JSON: {error}") from error
-        if not isinstance(line, dict):
-            raise DataError(f"{where}: not a JSON object")
-        try:
-            found.append(_parse(line, where=where))
-        except KeyError as error:
-            raise DataError(f"{where}: the field {error} is missing") from error
-        except (TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{where}: not a line of rollouts: {error}") from error
-    if not found:
-        raise DataError(f"{path}: no rollouts in it")
-    return found
-
-
-def _parse(line: dict[str, Any], *, where: str) -> RolloutLine:
     if line.get("version", VERSION) != VERSION:
-        raise DataError(f"{where}: version {line['version']}, this dgpo reads {VERSION}")
+        raise ValueError(f"version {line['version']}, this dgpo reads {VERSION}")
     ids = tuple(int(i) for i in line.get("token_ids", ()))
     completion = Completion(
         token_ids=ids,
@@ -188,28 +170,31 @@ def _parse(line: dict[str, Any], *, where: str) -> RolloutLine:
         seed=int(line.get("seed", 0)),
     )
     messages = line.get("messages") or [{"role": "user", "content": line["prompt"]}]
-    answer = str(line.get("answer", ""))
-    verdict = Verdict(
-        outcome=_one_of(line.get("outcome", "no_answer"), OUTCOMES),
-        extracted=line.get("extracted"),
-        reward=float(line.get("reward", 0.0)),
-    )
+    reward = float(line.get("reward", math.nan))
     advantage = line.get("advantage")
     return RolloutLine(
         prompt=Prompt(
             id=str(line["prompt_id"]),
             messages=tuple(Message(role=m["role"], content=m["content"]) for m in messages),
-            answer=answer,
-            source=where.rpartition(":")[0],
+            answer=str(line.get("answer", "")),
+            source=source,
         ),
         index=int(line["index"]),
         prompt_ids=tuple(int(i) for i in line.get("prompt_token_ids", ())),
         completion=completion,
-        verdict=verdict,
+        verdict=_verdict(line, reward=reward),
+        reward=reward,
         temperature=float(line.get("temperature", 1.0)),
         advantage=None if advantage is None else float(advantage),
         stats=_stats(line, length=len(ids)),
     )
+
+
+def _verdict(line: dict[str, Any], *, reward: float) -> Verdict | None:
+    if line.get("outcome") is None:
+        return None
+    outcome = _one_of(line["outcome"], OUTCOMES)
+    return Verdict(outcome=outcome, extracted=line.get("extracted"), reward=reward)
 
 
 def _stats(line: dict[str, Any], *, length: int) -> StoredStats | None:
@@ -217,24 +202,22 @@ def _stats(line: dict[str, Any], *, length: int) -> StoredStats | None:
         return None
     columns = {
         name: tuple(math.nan if x is None else float(x) for x in line[name])
-        for name in _TOKEN_FIELDS
+        for name in TOKEN_FIELDS
     }
     for name, values in columns.items():
         if len(values) != length:
             raise ValueError(f"{name} has {len(values)} numbers for {length} tokens")
-    return StoredStats(credit=line["credit"], vocab_size=int(line["vocab_size"]), **columns)
+    tau, noise_floor = line.get("tau"), line.get("noise_floor")
+    return StoredStats(
+        credit=line["credit"],
+        vocab_size=int(line["vocab_size"]),
+        tau=None if tau is None else float(tau),
+        noise_floor=None if noise_floor is None else float(noise_floor),
+        **columns,
+    )
 
 
 def _one_of(value: Any, allowed: Sequence[str]) -> Any:
     if value not in allowed:
         raise ValueError(f"{value!r} is none of {', '.join(allowed)}")
     return value
-
-
-def with_ids(line: RolloutLine, *, prompt_ids: Sequence[int], ids: Sequence[int]) -> RolloutLine:
-    """Return the line with token ids, for a file that has only text."""
-    return replace(
-        line,
-        prompt_ids=tuple(prompt_ids),
-        completion=replace(line.completion, token_ids=tuple(ids)),
-    )

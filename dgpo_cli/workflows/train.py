@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dgpo_cli.algo.health import CreditHealth
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.engine import Engine
@@ -152,6 +153,7 @@ class _Loop:
         self.collector = starting_collector(
             self.engine, prompts, checkpoint=checkpoint, on_event=on_event
         )
+        self.health = CreditHealth()
         self.step = 0
         self.bad_streak = 0
         self._begin(resolved, checkpoint=checkpoint)
@@ -171,6 +173,7 @@ class _Loop:
             load_trainer(checkpoint, optimizer=self.engine.optimizer)
             self.step, self.bad_streak = state.step, state.bad_streak
             self.engine.resume_at(policy_version=state.policy_version)
+            self.engine.noise_floor = state.noise_floor
             self.on_event(f"resumed from {checkpoint} at step {state.step}")
         self.folder.forget_after(self.step)
         with atomic_text(self.folder.settings_file) as file:
@@ -234,9 +237,12 @@ class _Loop:
         scored = found.groups
         every = self.settings.train.rollouts_every
         kept = number == 1 or number % every == 0 or number == self.settings.train.steps
+        noise = engine.measure_noise(scored, number=number)
         # What is written down is looked at: there the distance of every completion is wanted.
         batch = engine.make_batch(scored, every_distance=kept, carried=found.old_logprobs)
-        metrics = engine.metrics(scored, batch=batch, sampled=found.sampled) | found.metrics
+        metrics = engine.metrics(scored, batch=batch, sampled=found.sampled) | found.metrics | noise
+        if (said := self.health.line(metrics, noise_floor=engine.noise_floor)) is not None:
+            self.on_event(f"step {number}: {said}")
         metrics |= engine.step(batch, step=self.step)
         if metrics["optim/skipped_nonfinite"]:
             self.bad_streak += 1

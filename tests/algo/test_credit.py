@@ -13,7 +13,13 @@ from dgpo_cli.types import TokenStats
 from tests.algo import twins
 
 VOCAB = 100
-RULES = [DgpoCredit(), DgpoCredit(tau=0.01, kappa=0.0), UniformCredit(), EntropyCredit()]
+RULES = [
+    DgpoCredit(),
+    DgpoCredit(tau=0.01, kappa=0.0),
+    DgpoCredit(target_ess=0.8),
+    UniformCredit(),
+    EntropyCredit(),
+]
 EVERY_RULE = pytest.mark.parametrize("rule", RULES, ids=lambda rule: repr(rule))
 UNIT = st.floats(0, 1, width=32)
 BATCH = st.tuples(

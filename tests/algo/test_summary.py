@@ -59,6 +59,8 @@ def test_metrics_are_those_of_the_tokens_alone() -> None:
     # rows: (2)^2 / (2 * 2.5) and (4)^2 / (4 * (1 + 4 + 1/16 + 9/16))
     expected = (4 / 5 + 16 / (4 * 5.625)) / 2
     assert metrics.pop("credit/effective_fraction") == pytest.approx(expected)
+    squares = [0.5**2, 0.5**2, 0.0, 1.0, 0.75**2, 0.25**2]  # (w - 1)^2
+    assert metrics.pop("credit/weight_cv") == pytest.approx(math.sqrt(sum(squares) / 6))
     assert not metrics
 
 

@@ -65,3 +65,26 @@ def loss(
     if aggregation == "constant":
         return sum(sums) / (len(sums) * max_tokens)
     return sum(s / len(row) for s, row in zip(sums, logprobs, strict=True)) / len(sums)
+
+
+def effective_fraction(weights: Row) -> float:
+    return math.fsum(weights) ** 2 / (len(weights) * math.fsum(w * w for w in weights))
+
+
+def smallest_tau(rows: list[Row], *, fraction: float, cap: float, floor: float) -> float:
+    """The smallest tau from `floor` on with a mean effective fraction of at least `fraction` over
+    the rows of scores, and no weight above `cap`: halved until floats cannot be halved."""
+
+    def keeps(tau: float) -> bool:
+        weights = [[len(row) * p for p in softmax([s / tau for s in row])] for row in rows]
+        mean = math.fsum(effective_fraction(own) for own in weights) / len(rows)
+        return mean >= fraction and max(max(own) for own in weights) <= cap
+
+    if keeps(floor):
+        return floor
+    low, high = floor, 2 * floor
+    while not keeps(high):
+        low, high = high, 2 * high
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (low, middle) if keeps(middle) else (middle, high)
+    return high

@@ -194,7 +194,7 @@ def test_a_run_with_nothing_left_to_do_says_so(workflow: Install, trained: Simpl
 def test_dropped_values_are_noted_on_stderr(workflow: Install, trained: SimpleNamespace) -> None:
     workflow("train", returns=trained)
     result = dgpo("train", "--preset", "tiny", "--set", "credit.rule=uniform")
-    assert "note: credit.tau from preset tiny is dropped" in result.stderr
+    assert "note: credit.tau, credit.kappa, " in result.stderr
     assert "note" not in result.stdout
 
 

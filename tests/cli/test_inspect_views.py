@@ -22,14 +22,14 @@ def test_each_flag_draws_its_view(workflow: Install) -> None:
     assert "% of the weight ───" not in full and len(full) > len(default)
     assert "40 steps" in steps and "Most weighted tokens" not in steps
     assert "Tokens of the highest entropy" in entropy
-    assert [call["pair"] for call in calls] == [False] * 4
+    assert [call["choice"].pair for call in calls] == [False] * 4
 
 
 def test_a_pair_is_of_two_completions(workflow: Install) -> None:
     both = pair()
     calls = workflow("inspect", returns=inspection(*both))
     output = dgpo("inspect", "a", "--pair").stdout
-    assert calls[0]["pair"] is True
+    assert calls[0]["choice"].pair is True
     assert "Both begin with the same" in output and "lines before" in output
     assert "lines before" not in dgpo("inspect", "a", "--pair", "--full").stdout
     coloured = dgpo("inspect", "a", "--pair", "--what", "entropy").stdout

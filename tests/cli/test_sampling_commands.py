@@ -6,9 +6,18 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+from typer.testing import CliRunner
+
+from dgpo_cli.cli.main import app
 from dgpo_cli.types import Inspection
+from dgpo_cli.workflows.inspect_request import Choice, WhatIf
 from tests.cli.conftest import Install
 from tests.cli.helpers import in_process as dgpo
+
+NOTHING = Inspection(
+    model="m", reference="r", rule="dgpo", tau=0.5, kappa=1.0, vocab_size=9, completions=()
+)
 
 
 def test_rollout_may_sample_one_completion_and_cut_the_tail(workflow: Install) -> None:
@@ -35,14 +44,52 @@ def test_rollout_may_sample_one_completion_and_cut_the_tail(workflow: Install) -
 
 
 def test_inspect_shows_one_completion_but_exports_all(workflow: Install) -> None:
-    nothing = Inspection(
-        model="m", reference="r", rule="dgpo", tau=0.5, kappa=1.0, vocab_size=9, completions=()
-    )
-    calls = workflow("inspect", returns=nothing)
+    calls = workflow("inspect", returns=NOTHING)
     assert dgpo("inspect", "a").exit_code == 0
-    assert dgpo("inspect", "a", "--prompt", "2").exit_code == 0
-    exported = dgpo("inspect", "--json", "--tau", "0.1")
-    found = [(call["source"], call["prompt"], call["one"]) for call in calls]
-    assert found == [(Path("a"), None, True), (Path("a"), 2, True), (None, None, False)]
-    assert calls[2]["tau"] == 0.1
+    assert dgpo("inspect", "a", "--group", "2", "--at", "7").exit_code == 0
+    exported = dgpo("inspect", "--json", "--tau", "0.1", "--rule", "dgpo")
+    found = [(call["resolved"].source, call["choice"], call["at"]) for call in calls]
+    assert found == [
+        (Path("a"), Choice(one=True), None),
+        (Path("a"), Choice(group=2, one=True), 7),
+        (None, Choice(one=False), None),
+    ]
+    assert calls[2]["what_if"] == WhatIf(rule="dgpo", tau=0.1)
     assert json.loads(exported.stdout)["completions"] == []
+
+
+def test_inspect_reads_texts_from_the_line_from_stdin_and_from_files(
+    workflow: Install, tmp_path: Path
+) -> None:
+    calls = workflow("inspect", returns=NOTHING)
+    file = tmp_path / "prompt.txt"
+    file.write_text("é\n", encoding="utf-8")
+    runner, models = CliRunner(), ("--model", "m", "--reference", "r")
+    given = ("inspect", *models, "--prompt", f"@{file}", "--completion", "-")
+    assert runner.invoke(app, given, input="from stdin\n").exit_code == 0
+    assert dgpo("inspect", *models, "--prompt", "@@x", "--completion", "-1").exit_code == 0
+    origins = [(call["resolved"].prompt, call["resolved"].completion) for call in calls]
+    assert origins == [("é\n", "from stdin\n"), ("@x", "-1")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--prompt", "3"], "--prompt=3: give --completion TEXT too; --group 3 chooses a prompt"),
+        (["--completion", "1"], "--sample 1 chooses a completion by its number"),
+        (["--prompt", "-", "--completion", "-"], "only one of them can be stdin"),
+        (["--prompt", "@absent", "--completion", "x"], "--prompt=@absent: cannot be read: No such"),
+        (["a", "--prompt", "x"], "a and --prompt: give only one of them"),
+        (["a", "--prompt", "x", "--completion", "y"], "a and --prompt: give only one of them"),
+        (["a", "--target-ess", "1.5"], "--target-ess=1.5: must be between 0 and 1"),
+        (["a", "--target-ess", "0.9", "--tau", "1"], "the second finds tau; give one"),
+        (["a", "--at", "-1"], "--at"),
+        (["a", "--group", "-1"], "--group"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_inspected_exits_with_2_in_one_line(arguments: list[str], said: str) -> None:
+    result = dgpo("inspect", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert said in result.stderr

@@ -108,8 +108,8 @@ def test_changing_a_tag_drops_what_the_new_variant_lacks_and_says_so() -> None:
     resolved = resolve(preset="tiny", overrides=["credit.rule=uniform"])
     assert flatten(resolved.settings.credit) == {"rule": "uniform"}
     assert resolved.notes == (
-        "credit.tau from preset tiny is dropped: rule uniform has no tau",
-        "credit.kappa from preset tiny is dropped: rule uniform has no kappa",
+        "credit.tau, credit.kappa, credit.target_ess_over, credit.max_weight, credit.noise_every "
+        "from preset tiny are dropped: rule uniform has none of them",
     )
 
 

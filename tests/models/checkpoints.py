@@ -12,7 +12,9 @@ from dgpo_cli.models.settings import LoraAdapter, ModelSettings, NoAdapter
 from dgpo_cli.models.update import build_adamw
 from tests.models import updates
 
-STATE = TrainerState(step=7, policy_version=5, bad_streak=2, draws=9, prompts=36, data="0a")
+STATE = TrainerState(
+    step=7, policy_version=5, bad_streak=2, draws=9, prompts=36, data="0a", noise_floor=3e-13
+)
 ADAPTERS = {"full": NoAdapter(), "lora": LoraAdapter(rank=3, alpha=6.0)}
 
 

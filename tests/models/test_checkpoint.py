@@ -96,5 +96,6 @@ def test_the_folder_holds_what_its_documentation_says(model_folder: Path, tmp_pa
         "draws": 9,
         "prompts": 36,
         "data": "0a",
+        "noise_floor": 3e-13,
     }
     assert [path.name for path in tmp_path.iterdir()] == ["c"]

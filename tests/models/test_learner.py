@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgpo_cli.algo.credit import UniformCredit
+from dgpo_cli.algo.credit import DgpoCredit, UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
 from dgpo_cli.algo.off_policy import Correction
+from dgpo_cli.algo.summary import effective_fractions
 from dgpo_cli.models.accumulate import Plan
 from dgpo_cli.models.learner import Learner, Recipe
 from dgpo_cli.models.policy import Policy
@@ -286,3 +287,89 @@ def test_the_correction_multiplies_the_losses_of_its_tokens() -> None:
                 )
             gradients.append(capture.gradients)  # of the last update
         updates.assert_same_gradient(gradients[0], gradients[1], error=1e-5)
+
+
+EACH = DgpoCredit(target_ess=0.8, max_weight=5.0)
+WHOLE = DgpoCredit(target_ess=0.8, max_weight=5.0, target_ess_over="batch")
+
+
+@pytest.mark.parametrize("rule", [EACH, WHOLE], ids=["completion", "batch"])
+@EVERY_POLICY
+def test_a_tau_that_is_found_gives_the_gradient_of_two_passes(kind: str, rule: Any) -> None:
+    """And the weights, the tau and what held it of the whole batch at once, to the bit."""
+    policy = MAKERS[kind]()
+    plain = measured(Learner(policy, None), rule=rule)
+    expected = updates.gradient_of(policy, plain)
+    capture = updates.Capture(policy)
+    learner = Learner(policy, capture)
+    batch = measured(learner, rule=rule)
+    [result] = finished(learner, batch, rule=rule)
+    assert result.applied and (result.ratio_min, result.ratio_max) == pytest.approx((1.0, 1.0))
+    updates.assert_same_gradient(capture.gradients, expected, error=1e-6)
+    for name in ("scores", "weights", "tau", "limit"):
+        found, whole = getattr(batch.credit, name), getattr(plain.credit, name)
+        assert torch.equal(found.nan_to_num(), whole.nan_to_num()), name
+    signal = batch.advantages != 0
+    fractions = effective_fractions(batch.credit.weights, batch.mask)[signal]
+    assert float(fractions.min()) < 0.95
+
+
+def test_a_tau_of_the_whole_batch_is_that_of_the_rows_with_an_advantage() -> None:
+    """Whether the others are looked at, because they are written down, moves it by no more than
+    the rounding of other micro-batches."""
+    policy = MAKERS["full"]()
+    batches = [
+        Learner(policy, None).measure(
+            tiny.rows_of_pairs(updates.PAIRS),
+            torch.tensor(updates.ADVANTAGES),
+            recipe=recipe(rule=WHOLE),
+            every_distance=every,
+            progress=SilentProgress(),
+            watch=lambda name: nullcontext(),
+        )
+        for every in (False, True)
+    ]
+    signal = batches[0].advantages != 0
+    assert float(batches[0].stats.hellinger_sq[~signal].max()) == 0.0
+    assert float(batches[1].stats.hellinger_sq[~signal].max()) > 0.0
+    fractions = effective_fractions(batches[0].credit.weights, batches[0].mask)[signal]
+    assert float(fractions.mean()) == pytest.approx(0.8, abs=1e-3)
+    one, other = (batch.credit for batch in batches)
+    torch.testing.assert_close(other.weights[signal], one.weights[signal], rtol=1e-4, atol=0.0)
+    assert one.tau is not None and other.tau is not None
+    assert float(other.tau[0]) == pytest.approx(float(one.tau[0]), rel=1e-4)
+    everyone = WHOLE.credit(batches[1].stats, batches[1].mask, vocab_size=policy.vocab_size)
+    assert everyone.tau is not None
+    assert float(everyone.tau[0]) != pytest.approx(float(one.tau[0]), rel=1e-2)
+
+
+def test_a_tau_of_the_whole_batch_is_known_before_anything_is_trained_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So every token with an advantage is run twice."""
+    policy = MAKERS["full"]()
+    seen = forward_tokens(policy, monkeypatch)
+    learner = Learner(policy, updates.Capture(policy))
+    finished(learner, measured(learner, rule=WHOLE), rule=WHOLE)
+    tokens = [len(p) + len(c) - 1 for p, c in updates.PAIRS]
+    assert sum(seen) == sum(tokens) + sum(tokens[:3] + tokens[6:])
+
+
+def test_the_noise_floor_reaches_the_rule_in_the_pass_that_trains() -> None:
+    policy = MAKERS["full"]()
+    batches = [
+        Learner(policy, updates.Capture(policy)).measure(
+            tiny.rows_of_pairs(updates.PAIRS),
+            torch.tensor(updates.ADVANTAGES),
+            recipe=recipe(rule=EACH),
+            every_distance=False,
+            progress=SilentProgress(),
+            watch=lambda name: nullcontext(),
+            noise_floor=floor,
+        )
+        for floor in (1e-14, 1.0)
+    ]
+    quiet, loud = (
+        effective_fractions(b.credit.weights, b.mask)[b.advantages != 0].min() for b in batches
+    )
+    assert float(quiet) < 0.95 and float(loud) > 0.999

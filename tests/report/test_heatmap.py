@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import unicodedata
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from dgpo_cli.report.heatmap import render, to_json
+from dgpo_cli.report.heatmap import render
 from dgpo_cli.report.ramp import Depth
 from dgpo_cli.report.ranking import probability, ranked, small
 from dgpo_cli.types import InspectedCompletion, InspectedToken
@@ -236,39 +235,3 @@ def test_probabilities_are_exponentials_of_logprobs() -> None:
     assert probability(math.log(0.25)) == "0.250"
     assert probability(math.log(3e-5)) == "3e-05"
     assert probability(0.0) == "1.000"
-
-
-TOKEN_KEYS = ["id", "text", "logprob", "entropy", "hellinger_sq", "score", "weight"]
-COMPLETION_KEYS = [
-    "prompt_id",
-    "index",
-    "prompt",
-    "answer",
-    "outcome",
-    "finish_reason",
-    "reward",
-    "advantage",
-    "effective_fraction",
-    "tau",
-    "tokens",
-]
-
-
-def test_the_json_has_exactly_the_documented_keys() -> None:
-    data = to_json(inspection(solution(), hostile()))
-    assert list(data) == ["version", "model", "reference", "rule", "tau", "kappa", "completions"]
-    assert data["version"] == 1
-    for each in data["completions"]:
-        assert list(each) == COMPLETION_KEYS
-        assert all(list(token) == TOKEN_KEYS for token in each["tokens"])
-
-
-def test_the_json_is_valid_and_keeps_raw_text_and_every_digit() -> None:
-    shown = hostile()
-    broken = replace(shown.tokens[0], logprob=-math.inf, score=math.nan)
-    shown = replace(shown, tokens=(broken, *shown.tokens[1:]))
-    data = json.loads(json.dumps(to_json(inspection(shown, tau=None)), allow_nan=False))
-    tokens = data["completions"][0]["tokens"]
-    assert tuple(token["text"] for token in tokens) == HOSTILE
-    assert tokens[0]["logprob"] is None and tokens[0]["score"] is None and data["tau"] is None
-    assert [token["weight"] for token in tokens] == [token.weight for token in shown.tokens]

@@ -241,7 +241,7 @@ def test_inspect_agrees_with_the_policy_that_sampled(run: Watched) -> None:
     # The rollouts of step 3 were made by the policy after two steps: its checkpoint gives the
     # numbers that training stored, the one after step 3 does not.
     stored = json.loads(dgpo("inspect", str(run.out), "--json").stdout)
-    assert stored["version"] == 1
+    assert stored["version"] == 2
     assert len(stored["completions"]) == PROMPTS * GROUP_SIZE
     same, later = (inspected_afresh(run, checkpoint=step) for step in (STEPS - 1, STEPS))
     for key in ("logprob", "entropy", "weight"):

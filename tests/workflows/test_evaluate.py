@@ -14,7 +14,7 @@ from dgpo_cli.config.protocols import load_protocol
 from dgpo_cli.errors import ConfigError, DataError, ModelError, RunFolderBusy
 from dgpo_cli.types import Disagreement
 from dgpo_cli.workflows import evaluate, second, tally
-from dgpo_cli.workflows.rollouts import read_lines
+from dgpo_cli.workflows.rollout_file import read_lines
 from tests.workflows.evaluations import (
     Asked,
     Saved,

@@ -3,47 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.types import Inspection, SilentProgress
-from dgpo_cli.workflows import inspect
 from dgpo_cli.workflows.run_folder import RunFolder
+from tests.workflows.looks import look, stored_lines
 from tests.workflows.test_train import run_tiny
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose last rollout was sampled by the weights of its checkpoint at step 2."""
-    out = tmp_path_factory.mktemp("inspect") / "run"
-    run_tiny(out, "optim.lr=1e-3", "train.checkpoint_every=2", "train.rollouts_every=1", steps=3)
-    return out
-
-
-def look(**changes: Any) -> Inspection:
-    arguments: dict[str, Any] = {
-        "source": None,
-        "model": None,
-        "reference": None,
-        "adapter": None,
-        "rollouts": None,
-        "prompt": None,
-        "completion": None,
-        "one": False,
-        "tau": None,
-        "kappa": None,
-        "progress": SilentProgress(),
-        "on_event": lambda text: None,
-    }
-    return inspect.run(**{**arguments, **changes})
-
-
-def stored_lines(run: Path) -> list[dict[str, Any]]:
-    path = RunFolder(run).rollouts()[-1]
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_stored_statistics_give_the_weights_that_training_used(trained: Path) -> None:
@@ -77,7 +45,7 @@ def test_computed_afresh_from_the_checkpoint_it_is_the_same(trained: Path) -> No
 
 def test_a_model_against_itself_has_no_distance_and_even_weights(trained: Path) -> None:
     rollouts = RunFolder(trained).rollouts()[-1]
-    inspection = look(model="embedded:tiny", reference="embedded:tiny", rollouts=rollouts, prompt=0)
+    inspection = look(model="embedded:tiny", reference="embedded:tiny", rollouts=rollouts, group=0)
     tokens = [token for shown in inspection.completions for token in shown.tokens]
     assert all(token.hellinger_sq == 0.0 and token.weight == 1.0 for token in tokens)
 
@@ -100,14 +68,14 @@ def test_one_is_the_least_even_completion_with_an_advantage(trained: Path) -> No
     assert one.advantage != 0
 
 
-def test_prompt_and_completion_choose_and_are_checked(trained: Path) -> None:
-    (shown,) = look(source=trained, prompt=2, completion=3).completions
+def test_group_and_sample_choose_and_are_checked(trained: Path) -> None:
+    (shown,) = look(source=trained, group=2, sample=3).completions
     line = stored_lines(trained)[2 * 4 + 3]
     assert (shown.prompt_id, shown.index) == (line["prompt_id"], 3)
-    with pytest.raises(ConfigError, match=r"--prompt 4: .* has prompts 0 to 3"):
-        look(source=trained, prompt=4)
-    with pytest.raises(ConfigError, match=r"--completion 9: .* has completions 0 to 3"):
-        look(source=trained, completion=9)
+    with pytest.raises(ConfigError, match=r"--group 4: .* has groups 0 to 3"):
+        look(source=trained, group=4)
+    with pytest.raises(ConfigError, match=r"--sample 9: .* has samples 0 to 3"):
+        look(source=trained, sample=9)
 
 
 def _plain(trained: Path, path: Path, *, drop: tuple[str, ...]) -> Path:
@@ -163,6 +131,46 @@ def test_without_a_source_the_newest_run_is_shown(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"no run under \./runs"):
         look()
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "mine").symlink_to(trained)
-    assert len(look().completions) == 16
+    for name, changed in (("b-old", 1_000_000_000), ("a-new", 1_000_000_100), ("c-old", 1)):
+        run = tmp_path / "runs" / name
+        (run / "rollouts").mkdir(parents=True)
+        (run / "tokenizer").symlink_to(trained / "tokenizer")
+        for file in RunFolder(trained).rollouts():
+            (run / "rollouts" / file.name).write_bytes(file.read_bytes())
+        (run / "metrics.jsonl").write_text("")
+        os.utime(run / "metrics.jsonl", (changed, changed))
+    shown = look()
+    assert shown.model == "runs/a-new step-000003"
+    assert shown.source == "runs/a-new/rollouts/step-000003.jsonl"
+    assert len(shown.completions) == 16
+
+
+@pytest.mark.parametrize("over", ["completion", "batch"])
+def test_weights_of_a_tau_that_was_found_are_shown_with_it(tmp_path: Path, over: str) -> None:
+    run = tmp_path / "run"
+    run_tiny(
+        run,
+        "optim.lr=1e-3",
+        "credit.target_ess=0.9",
+        f"credit.target_ess_over={over}",
+        "train.rollouts_every=1",
+        steps=2,
+    )
+    inspection = look(source=run)
+    assert (inspection.rule, inspection.tau) == ("dgpo", None)
+    lines = stored_lines(run)
+    assert (len({line["tau"] for line in lines}) == 1) == (over == "batch")
+    for shown, line in zip(inspection.completions, lines, strict=True):
+        assert [t.weight for t in shown.tokens] == pytest.approx(line["weights"], rel=1e-5)
+        assert shown.tau == line["tau"] > 0
+        assert line["noise_floor"] > 0
+    # Another tau is another tau, and not one to look for.
+    (fixed,) = look(source=run, tau=0.25, group=0, sample=0).completions
+    assert fixed.tau == 0.25
+    (changed,) = look(source=run, kappa=0.5, group=0, sample=0).completions
+    assert changed.effective_fraction == pytest.approx(0.9, abs=2e-3)
+
+
+def test_a_fixed_tau_is_every_completions(trained: Path) -> None:
+    assert {shown.tau for shown in look(source=trained).completions} == {0.5}
+    assert {shown.tau for shown in look(source=trained, tau=0.02).completions} == {0.02}

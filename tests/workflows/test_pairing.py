@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from dgpo_cli.errors import DataError
 from dgpo_cli.types import Completion, Message, Outcome, Prompt, Verdict
-from dgpo_cli.workflows.pairing import pair_of
+from dgpo_cli.workflows import pairing
 from dgpo_cli.workflows.rollouts import RolloutLine
 
 FILE = Path("x.jsonl")
@@ -26,9 +27,15 @@ def line(prompt: str, outcome: Outcome, ids: tuple[int, ...], *, index: int = 0)
         completion=Completion(ids, tuple(0.0 for _ in ids), "", "stop", 0, 0),
         temperature=1.0,
         verdict=Verdict(outcome, None, float(outcome == "correct")),
+        reward=float(outcome == "correct"),
         advantage=None,
         stats=None,
     )
+
+
+def pair_of(lines: list[RolloutLine], *, path: Path) -> tuple[RolloutLine, RolloutLine]:
+    first, second = pairing.pair_of(lines, path=path)
+    return lines[first], lines[second]
 
 
 def common(a: RolloutLine, b: RolloutLine) -> int:
@@ -70,5 +77,11 @@ def test_of_several_prompts_the_most_evenly_mixed_one_is_taken() -> None:
 
 def test_unknown_outcomes_are_not_wrong() -> None:
     lines = [line("a", "correct", (1,)), line("a", "crash", (1,)), line("a", "timeout", (1,))]
+    with pytest.raises(DataError, match="right and a wrong"):
+        pair_of(lines, path=FILE)
+
+
+def test_a_completion_without_a_verdict_is_in_no_pair() -> None:
+    lines = [line("a", "correct", (1,)), replace(line("a", "wrong", (1,)), verdict=None)]
     with pytest.raises(DataError, match="right and a wrong"):
         pair_of(lines, path=FILE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from dgpo_cli.types import (
     TokenStats,
     Verdict,
 )
-from dgpo_cli.workflows.rollouts import read_lines, rollout_lines, training_lines, write_lines
+from dgpo_cli.workflows.rollout_file import read_lines
+from dgpo_cli.workflows.rollouts import rollout_lines, training_lines, write_lines
 
 INTERFACE = {
     "prompt_id",
@@ -94,6 +96,33 @@ def test_training_lines_keep_every_number_of_every_token_and_no_padding(tmp_path
     assert (first.advantage, second.advantage) == (0.5, -0.5)
     assert first.stats.credit == {"rule": "dgpo", "tau": 0.5}
     assert first.stats.vocab_size == 10
+
+
+def test_training_lines_keep_the_tau_of_each_completion_and_the_noise_floor(tmp_path: Path) -> None:
+    path = tmp_path / "step.jsonl"
+    batch = _batch()
+    tau = torch.tensor([0.0123456789, math.nan], dtype=torch.float64)
+    batch = replace(
+        batch,
+        credit=replace(batch.credit, tau=tau),
+        stats=replace(batch.stats, noise_floor=3e-13),
+    )
+    write_lines(path, training_lines([_group()], batch, temperature=1.0, credit={}, vocab_size=10))
+    first, second = (line.stats for line in read_lines(path))
+    assert first is not None and second is not None
+    assert (first.tau, second.tau) == (pytest.approx(0.0123456789, rel=1e-8), None)
+    assert first.noise_floor == second.noise_floor == 3e-13
+
+
+def test_lines_of_earlier_versions_have_no_tau_and_no_noise_floor(tmp_path: Path) -> None:
+    lines = list(training_lines([_group()], _batch(), temperature=1.0, credit={}, vocab_size=10))
+    for line in lines:
+        del line["tau"], line["noise_floor"]
+    path = tmp_path / "old.jsonl"
+    write_lines(path, iter(lines))
+    stats = read_lines(path)[0].stats
+    assert stats is not None and (stats.tau, stats.noise_floor) == (None, None)
+    assert stats.weights == (1.0, 1.0, 1.0)
 
 
 def test_what_is_not_finite_is_null_and_comes_back_as_nan(tmp_path: Path) -> None:

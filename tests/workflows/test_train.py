@@ -240,3 +240,42 @@ def test_every_rule_trains_and_uniform_holds_no_reference(tmp_path: Path, rule: 
     assert twice == (rule == "dgpo")
     assert ("policy/hellinger_sq_mean" in lines[0]) == (rule == "dgpo")
     assert (lines[1]["credit/weight_max"] == 1.0) == (rule == "uniform")
+
+
+TARGET = ("optim.lr=1e-3", "credit.target_ess=0.9", "credit.noise_every=3")
+
+
+def test_a_target_is_kept_from_the_second_step_on(tmp_path: Path) -> None:
+    _, lines = run_tiny(tmp_path / "run", *TARGET)
+    assert lines[0]["credit/effective_fraction"] == 1.0
+    for line in lines[1:]:
+        free = 1 - sum(line[f"credit/held_by_{name}"] for name in ("noise", "cap", "ties"))
+        assert free > 0.5
+        assert 0.9 - 1e-3 <= line["credit/effective_fraction"] < 0.97
+        assert line["credit/weight_max"] <= 10 * (1 + 1e-4)
+    assert ["noise/floor" in line for line in lines] == [True, False, True]
+
+
+@pytest.mark.parametrize("over", ["completion", "batch"])
+def test_a_run_with_a_target_in_two_parts_is_the_run_in_one(tmp_path: Path, over: str) -> None:
+    """The noise floor of the first part is the second's, until it is measured again."""
+    target = (*TARGET, f"credit.target_ess_over={over}")
+    whole, whole_lines = run_tiny(tmp_path / "whole", *target, steps=4)
+    first, _ = run_tiny(tmp_path / "parts", *target, steps=1)
+    state = json.loads((first.checkpoint / "state.json").read_text())
+    assert state["noise_floor"] == whole_lines[0]["noise/floor"] > 0
+    parts, part_lines = run_tiny(tmp_path / "parts", *target, steps=4, resume="must")
+    assert repr(numbers(part_lines)) == repr(numbers(whole_lines[1:]))
+    one, two = weights(whole.checkpoint), weights(parts.checkpoint)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_even_credit_is_told_once(tmp_path: Path) -> None:
+    events: list[str] = []
+    run_tiny(tmp_path / "even", "optim.lr=1e-3", steps=4, events=events)
+    told = [event for event in events if "credit is GRPO's" in event]
+    assert len(told) == 1
+    assert told[0].startswith("step 2: ") and told[0].endswith("see credit.target_ess")
+    events.clear()
+    run_tiny(tmp_path / "uneven", *TARGET, events=events)
+    assert not [event for event in events if "GRPO" in event]

@@ -26,33 +26,94 @@ def entropy_gate(entropy: Tensor, *, vocab_size: int) -> Tensor:
 
 
 class DgpoCredit(Frozen):
-    """w = T * softmax(d * h^kappa / tau). Source: arXiv 2605.03327."""
+    """w = T * softmax(d * h^kappa / tau). Source: arXiv 2605.03327.
+
+    The paper's tau is fixed. With `target_ess` it is found instead, so that the weights are as
+    uneven as they are meant to be, however small the distances; see target.py.
+    """
 
     needs_reference: ClassVar[bool] = True
 
     rule: Literal["dgpo"] = "dgpo"
     tau: float = Field(
-        0.5, gt=0, description="Temperature of the weights; larger is closer to GRPO's."
+        0.5,
+        gt=0,
+        description="Temperature of the weights; larger is closer to GRPO's. Not looked at with "
+        "target_ess.",
     )
     kappa: float = Field(1.0, ge=0, description="Power of the entropy gate; 0 switches it off.")
+    target_ess: float | None = Field(
+        None,
+        ge=0.01,
+        le=0.999,
+        description="Effective fraction of the tokens, (sum w)^2 / (T sum w^2), that tau is found "
+        "for; unset: tau is fixed, as in the paper.",
+    )
+    target_ess_over: Literal["completion", "batch"] = Field(
+        "completion",
+        description="With target_ess: a tau for each completion, or one for the mean over the "
+        "completions of a step, which costs a second forward pass.",
+    )
+    max_weight: float = Field(
+        10.0,
+        gt=1,
+        description="With target_ess: tau is raised until no weight is above this; GRPO's are 1.",
+    )
+    noise_every: int = Field(
+        20,
+        ge=0,
+        description="Steps between measurements of the noise floor of the distance, which tau is "
+        "kept above with target_ess; 0: at the first step only.",
+    )
 
-    def credit(self, stats: TokenStats, mask: Tensor, *, vocab_size: int) -> Credit:
-        """Return scores and weights, without gradient, each row by itself.
+    @property
+    def whole_batch(self) -> bool:
+        """Whether the weights of a row depend on other rows."""
+        return self.target_ess is not None and self.target_ess_over == "batch"
 
-        mask: bool [B, T]. vocab_size: width of the logits. Equal scores in a row give weights of
-        exactly 1; a row without tokens has zeros.
+    def credit(
+        self, stats: TokenStats, mask: Tensor, *, vocab_size: int, rows: Tensor | None = None
+    ) -> Credit:
+        """Return scores and weights, without gradient.
+
+        mask: bool [B, T]. vocab_size: width of the logits. rows: bool [B], those that a tau of
+        the whole batch is found on; None: all. Equal scores in a row give weights of exactly 1; a
+        row without tokens has zeros.
         """
         import torch
 
+        from dgpo_cli.algo.credit.target import NOISE_SHARE, Target, find_tau, noise_of_scores
         from dgpo_cli.algo.masked import masked_max, masked_values
         from dgpo_cli.types import Credit
 
         with torch.no_grad():
-            gate = entropy_gate(stats.entropy.float(), vocab_size=vocab_size)
-            scores = masked_values(stats.hellinger_sq.float() * gate.pow(self.kappa), mask)
+            distance = stats.hellinger_sq.float()
+            gate = entropy_gate(stats.entropy.float(), vocab_size=vocab_size).pow(self.kappa)
+            scores = masked_values(distance * gate, mask)
             # The row's largest is taken off before the division: no tau, however small, overflows.
             peak = masked_max(scores, mask, dim=1).unsqueeze(1)
-            powers = masked_values((scores - peak).div(max(self.tau, _SMALLEST_TAU)).exp(), mask)
-            total = powers.sum(dim=1, keepdim=True).clamp(min=1.0)  # the largest gives 1
-            lengths = mask.sum(dim=1, keepdim=True).to(powers.dtype)
-            return Credit(scores=scores, weights=powers * (lengths / total))
+            if self.target_ess is None:
+                weights = _weights(scores - peak, mask, tau=max(self.tau, _SMALLEST_TAU))
+                tau = torch.full((len(mask),), self.tau, dtype=torch.float64, device=mask.device)
+                return Credit(scores, weights, tau=tau)
+            noise = noise_of_scores(distance, gate, noise=stats.noise_floor)
+            found = find_tau(
+                masked_values(peak - scores, mask),
+                mask,
+                floor=masked_max(noise, mask, dim=1) / NOISE_SHARE,
+                target=Target(self.target_ess, self.max_weight, self.whole_batch),
+                rows=rows,
+            )
+            tau = found.tau.float().nan_to_num(1.0).unsqueeze(1)
+            weights = _weights(scores - peak, mask, tau=tau)
+            return Credit(scores, weights, tau=found.tau, limit=found.limit)
+
+
+def _weights(gaps: Tensor, mask: Tensor, *, tau: float | Tensor) -> Tensor:
+    """Return T * softmax(gaps / tau) of each row, [B, T]; the largest gap is 0, the rest below."""
+    from dgpo_cli.algo.masked import masked_values
+
+    powers = masked_values(gaps.div(tau).exp(), mask)
+    total = powers.sum(dim=1, keepdim=True).clamp(min=1.0)  # the largest gives 1
+    lengths = mask.sum(dim=1, keepdim=True).to(powers.dtype)
+    return powers * (lengths / total)

@@ -22,10 +22,13 @@ class EntropyCredit(Frozen):
     """
 
     needs_reference: ClassVar[bool] = False
+    whole_batch: ClassVar[bool] = False
 
     rule: Literal["entropy"] = "entropy"
 
-    def credit(self, stats: TokenStats, mask: Tensor, *, vocab_size: int) -> Credit:
+    def credit(
+        self, stats: TokenStats, mask: Tensor, *, vocab_size: int, rows: Tensor | None = None
+    ) -> Credit:
         """Return the entropies as scores, and their weights, without gradient.
 
         mask: bool [B, T]. A row whose entropies are all 0 has weights 1.

@@ -16,10 +16,13 @@ class UniformCredit(Frozen):
     """w = 1."""
 
     needs_reference: ClassVar[bool] = False
+    whole_batch: ClassVar[bool] = False
 
     rule: Literal["uniform"] = "uniform"
 
-    def credit(self, stats: TokenStats, mask: Tensor, *, vocab_size: int) -> Credit:
+    def credit(
+        self, stats: TokenStats, mask: Tensor, *, vocab_size: int, rows: Tensor | None = None
+    ) -> Credit:
         """Return scores 0 and, where `mask` (bool [B, T]) is True, weights 1."""
         import torch
 

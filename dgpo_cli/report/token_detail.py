@@ -1,0 +1,266 @@
+"""Everything about one token: its bytes, its factors, and what else could have come there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.text import Text
+
+from dgpo_cli.models.token_texts import REPLACEMENT
+from dgpo_cli.report.header import rule_name
+from dgpo_cli.report.measure import gate
+from dgpo_cli.report.page import LEAST_WIDTH, Page, page_for, stack, title_line
+from dgpo_cli.report.ramp import Depth, depth_of, shallower
+from dgpo_cli.report.ranking import probability, ranked, small
+from dgpo_cli.report.scale import Scale
+from dgpo_cli.report.text import (
+    elide,
+    pad,
+    pieces,
+    plain,
+    split_cells,
+    split_cells_end,
+    visible,
+)
+from dgpo_cli.types import Alternative, InspectedCompletion, InspectedToken, Inspection, TokenDetail
+
+_WIDE = 72  # cells from which formulas show their numbers and alternatives have bars
+_BAR = 10  # cells of a probability of 1
+_HOLDS = 1e-3  # relative; float32 sums of a whole completion
+
+
+def render(inspection: Inspection, *, width: int, color: Depth) -> RenderableType:
+    """The token of `inspection.detail`, which is of the inspection's only completion.
+
+    width, color: as in heatmap.render. Model text is shown, never obeyed.
+    """
+    (completion,) = inspection.completions
+    assert inspection.detail is not None
+    return _Detail(inspection, completion, inspection.detail, max(width, LEAST_WIDTH), color)
+
+
+@dataclass(frozen=True, slots=True)
+class _Detail:
+    inspection: Inspection
+    completion: InspectedCompletion
+    detail: TokenDetail
+    width: int
+    color: Depth
+
+    @property
+    def token(self) -> InspectedToken:
+        return self.completion.tokens[self.detail.position]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        depth = shallower(self.color, depth_of(console))
+        page = page_for(options, width=self.width, depth=depth)
+        yield stack(self._about(page))
+        yield Text("")
+        yield stack(self._factors(page))
+        yield Text("")
+        yield stack(_Alternatives(self.detail, self.token, page).lines())
+
+    def _about(self, page: Page) -> Iterator[Text]:
+        shown, token, at = self.completion, self.token, self.detail.position
+        name = visible(shown.prompt_id, glyphs=page.glyphs)
+        yield title_line(page, f"token {at} of {name}, completion {shown.index}")
+        yield page.rule()
+        yield page.field("token", self._whole_name(page))
+        yield page.field("id", str(token.id))
+        yield page.field("bytes", _bytes(token.hex))
+        yield page.field("model", visible(self.inspection.model, glyphs=page.glyphs))
+        yield page.field("reference", visible(self.inspection.reference, glyphs=page.glyphs))
+        rule = rule_name(self.inspection, tau=shown.tau, glyphs=page.glyphs)
+        yield page.field("credit rule", rule)
+        rank = ranked(shown.tokens, top=len(shown.tokens)).index(at) + 1
+        yield page.field("rank", f"{rank:,} of {len(shown.tokens):,} by weight")
+        yield plain("")
+        yield self._context(page)
+
+    def _whole_name(self, page: Page) -> str:
+        """The token, or which part of the character it is a part of."""
+        at = self.detail.position
+        piece = next(p for p in pieces(self.completion.tokens) if p.start <= at < p.stop)
+        name, parts = _name(piece.text or "", page=page), piece.stop - piece.start
+        return name if parts == 1 else f"part {at - piece.start + 1} of {parts} of {name}"
+
+    def _context(self, page: Page) -> Text:
+        """The token in brackets between its neighbours, on one line."""
+        parts, at = pieces(self.completion.tokens), self.detail.position
+        index = next(i for i, piece in enumerate(parts) if piece.start <= at < piece.stop)
+        name = _name(parts[index].text or "", page=page)
+        name = elide(name, max(1, page.width // 2), glyphs=page.glyphs)
+        room = page.width - cell_len(name) - 2
+        before, after = "", ""
+        for piece in reversed(parts[:index]):
+            if cell_len(before) > room:
+                break
+            before = visible(piece.text or "", glyphs=page.glyphs) + before
+        for piece in parts[index + 1 :]:
+            if cell_len(after) > room:
+                break
+            after += visible(piece.text or "", glyphs=page.glyphs)
+        before = split_cells_end(before, max(room // 2, room - cell_len(after)))[1]
+        after = split_cells(after, room - cell_len(before))[0]
+        dim = page.style("dim")
+        line = plain("").append(before, style=dim)
+        return line.append(f"[{name}]", style=page.style("bold")).append(after, style=dim)
+
+    def _factors(self, page: Page) -> Iterator[Text]:
+        """The way from the two distributions to the token's advantage."""
+        token, times = self.token, page.glyphs.times
+        number = Scale.of([token.weight], steps=1).number  # with the digits that this one needs
+        yield plain("From the distributions to the advantage", style=page.style("bold"))
+        yield page.fact("log-probability", small(token.logprob))
+        yield page.fact("d, squared Hellinger", small(token.hellinger_sq))
+        yield page.fact("H, entropy in nats", small(token.entropy))
+        h = gate(token.entropy, vocab_size=self.inspection.vocab_size)
+        yield page.fact("h = H / log V", small(h))
+        score, weight = self._formulas(h, times)
+        yield _with_formula(page, score[0], small(token.score), score[1])
+        yield _with_formula(page, weight[0], number(token.weight), weight[1])
+        if self.completion.stored is not None:
+            trained = self.completion.stored.weights[self.detail.position]
+            yield page.fact("w that trained", Scale.of([trained], steps=1).number(trained))
+        advantage = self.completion.advantage
+        if math.isnan(advantage):
+            yield page.fact(f"A {times} w", "unknown: no reward")
+            return
+        product = f"{advantage:+.4g} {times} {number(token.weight)}"
+        yield _with_formula(page, f"A {times} w", f"{advantage * token.weight:+.4g}", product)
+
+    def _formulas(self, h: float, times: str) -> tuple[tuple[str, str], tuple[str, str]]:
+        """How s and w follow under the rule shown; numbers only where they give what is shown."""
+        token, tokens = self.token, self.completion.tokens
+        rule, tau, kappa = self.inspection.rule, self.completion.tau, self.inspection.kappa
+        if rule == "uniform":
+            return ("s, score", ""), ("w, weight", "1 for every token")
+        if rule == "entropy":
+            mean = math.fsum(each.entropy for each in tokens) / len(tokens)
+            made = token.entropy / mean if mean > 0 else 1.0
+            numbers = f"{small(token.entropy)} / {small(mean)}, the mean H"
+            return ("s = H", ""), ("w = H / mean H", _if_right(numbers, made, token.weight))
+        if tau is None or kappa is None:
+            return ("s, score", ""), ("w, weight", "")
+        score = f"{small(token.hellinger_sq)} {times} {small(h)}^{kappa:g}"
+        power = token.hellinger_sq * h**kappa
+        level = _log_mean_exp([each.score / tau for each in tokens])
+        exponent = f"e^({small(token.score)} / {tau:.4g} - {small(level)})"
+        made = math.exp(min(700.0, token.score / tau - level))
+        return (
+            (f"s = d {times} h^kappa", _if_right(score, power, token.score)),
+            ("w = e^(s/tau) / mean", _if_right(exponent, made, token.weight)),
+        )
+
+
+def _if_right(formula: str, value: float, shown: float) -> str:
+    """A formula, only where it gives the number that it stands beside."""
+    return formula if math.isclose(value, shown, rel_tol=_HOLDS, abs_tol=1e-12) else ""
+
+
+def _log_mean_exp(values: list[float]) -> float:
+    peak = max(values)
+    return peak + math.log(math.fsum(math.exp(value - peak) for value in values) / len(values))
+
+
+def _with_formula(page: Page, label: str, value: str, formula: str) -> Text:
+    """A fact, with where it comes from where there is room."""
+    line = page.fact(label, value)
+    if formula and page.width >= _WIDE:
+        line.append("  " + " " * max(0, 9 - len(value)) + f"= {formula}", style=page.style("dim"))
+    return line
+
+
+def _name(text: str, *, page: Page) -> str:
+    return visible(text, glyphs=page.glyphs, spaces=True) if text else page.glyphs.empty
+
+
+def _bytes(digits: str) -> str:
+    """Bytes in hex, and as they would be written in source text."""
+    if not digits:
+        return "unknown"
+    data = bytes.fromhex(digits)
+    return f"{data.hex(' ')}  {repr(data)[2:-1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Alternatives:
+    """The table of what else could have come."""
+
+    detail: TokenDetail
+    token: InspectedToken
+    page: Page
+
+    def lines(self) -> Iterator[Text]:
+        page, detail = self.page, self.detail
+        yield plain("What else could have come", style=page.style("bold"))
+        if not detail.alternatives:
+            yield from page.paragraph(
+                "The numbers above are training's. The weights that sampled it are not here; "
+                "this computes the alternatives:"
+            )
+            yield from self._command(visible(detail.hint, glyphs=page.glyphs))
+            return
+        yield page.field("policy", visible(detail.weights, glyphs=page.glyphs))
+        yield page.field("temperature", f"{detail.temperature:g}")
+        ranks = f"{detail.policy_rank:,} policy, {detail.reference_rank:,} reference"
+        yield page.field("its rank", ranks)
+        yield plain(self._head(), style=page.style("dim"))
+        for each in detail.alternatives:
+            yield self._row(each)
+        yield plain(self._rest())
+        yield from page.paragraph(
+            "> is the one that came; d: its part of the squared Hellinger distance", style="dim"
+        )
+
+    def _command(self, text: str) -> Iterator[Text]:
+        while text:
+            line, text = split_cells(text, self.page.width)
+            yield plain(line)
+
+    @property
+    def _wide(self) -> bool:
+        return self.page.width >= _WIDE
+
+    def _head(self) -> str:
+        bar = " " * _BAR if self._wide else ""
+        head = f"  {'policy':>6} {bar}{'refer.':>6} {bar}{'d':>8}  "
+        return head + (f"{'id':>7}  text" if self._wide else "text")
+
+    def _row(self, each: Alternative) -> Text:
+        came = each.id == self.token.id
+        part = (math.sqrt(each.policy) - math.sqrt(each.reference)) ** 2 / 2
+        text = f"{'>' if came else ' '} {self._cells(each.policy, each.reference)}"
+        text += f"{small(part):>8}  " + (f"{each.id:>7}  " if self._wide else "")
+        line = plain(text, style=self.page.style("bold" if came else ""))
+        name = _name(each.text, page=self.page)
+        if each.hex and (not each.text or REPLACEMENT in each.text):  # a part of a character
+            name = _bytes(each.hex).partition("  ")[2]
+        return line.append(elide(name, self.page.width - len(text), glyphs=self.page.glyphs))
+
+    def _cells(self, *shares: float) -> str:
+        return "".join(
+            f"{_share(share):>6} {self._bar(share) if self._wide else ''}" for share in shares
+        )
+
+    def _bar(self, share: float) -> str:
+        full = self.page.glyphs.above[-1] * round(_BAR * share)
+        return pad(full, _BAR)
+
+    def _rest(self) -> str:
+        """The probability of all that is not listed."""
+        shares = (
+            1.0 - math.fsum(each.policy for each in self.detail.alternatives),
+            1.0 - math.fsum(each.reference for each in self.detail.alternatives),
+        )
+        cells = self._cells(*(max(0.0, share) for share in shares))
+        return f"  {cells}{'':>8}  " + (f"{'':>7}  " if self._wide else "") + "all others"
+
+
+def _share(share: float) -> str:
+    """A probability in 6 cells; what is below the last digit is written as a power."""
+    return "0" if share <= 0.0 else probability(math.log(share))

@@ -1,0 +1,201 @@
+"""The credit that an inspection shows: a rule applied to one completion's statistics."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dgpo_cli.algo.credit import CreditRule, DgpoCredit
+from dgpo_cli.config.load import resolve
+from dgpo_cli.errors import DataError
+from dgpo_cli.types import (
+    Credit,
+    InspectedCompletion,
+    InspectedToken,
+    StoredCredit,
+    TokenStats,
+)
+from dgpo_cli.workflows.inspect_request import WhatIf
+from dgpo_cli.workflows.rollouts import RolloutLine
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a model said of a completion, T numbers each.
+
+    stored: whether training wrote them. advantage: the completion's; NaN where it is not known.
+    """
+
+    line: RolloutLine
+    advantage: float
+    vocab_size: int
+    logprobs: Sequence[float]
+    entropy: Sequence[float]
+    hellinger_sq: Sequence[float]
+    stored: bool
+
+
+def stored_statistics(line: RolloutLine) -> Statistics:
+    """Take the statistics that training wrote."""
+    assert line.stats is not None
+    return Statistics(
+        line=line,
+        advantage=float("nan") if line.advantage is None else line.advantage,
+        vocab_size=line.stats.vocab_size,
+        logprobs=line.stats.logprobs,
+        entropy=line.stats.entropy,
+        hellinger_sq=line.stats.hellinger_sq,
+        stored=True,
+    )
+
+
+class Rules:
+    """The rule to show each completion under."""
+
+    def __init__(self, what_if: WhatIf) -> None:
+        self.what_if = what_if
+        self._found: dict[str, CreditRule] = {}
+
+    def trained(self, line: RolloutLine) -> CreditRule:
+        """Return the rule that a line was trained with; the published one where it tells none."""
+        return self._rule(line, WhatIf())
+
+    def shown(self, line: RolloutLine) -> CreditRule:
+        """Return that rule with the what-if's changes.
+
+        Raises:
+            ConfigError: the changes do not go together.
+        """
+        return self._rule(line, self.what_if)
+
+    def _rule(self, line: RolloutLine, what_if: WhatIf) -> CreditRule:
+        stored = dict(line.stats.credit) if line.stats and line.stats.credit else {"rule": "dgpo"}
+        key = json.dumps([stored, what_if.rule, what_if.changes])
+        if key not in self._found:
+            self._found[key] = _resolved(stored, what_if)
+        return self._found[key]
+
+
+def _resolved(stored: dict[str, Any], what_if: WhatIf) -> CreditRule:
+    changes = what_if.changes
+    # A rule that has no such setting cannot be meant; of a rule that is named, resolve says so.
+    meant = stored["rule"] if all(name in stored for name in changes) else "dgpo"
+    rule = what_if.rule or meant
+    if any(stored.get(name) != value for name, value in changes.items()):
+        stored.pop("target_ess_over", None)  # the rest of a batch is not here to look for one with
+    if "tau" in changes:
+        stored.pop("target_ess", None)  # a tau that is named is not looked for
+    flags: dict[str, tuple[str, Any]] = {"credit.rule": ("--rule", rule)} if what_if.asks else {}
+    flags |= {f"credit.{name}": (_flag(name), value) for name, value in changes.items()}
+    written = [f"credit.{k}={_toml(v)}" for k, v in stored.items() if v is not None]
+    return resolve(overrides=written, flags=flags).settings.credit
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _toml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def inspected(
+    found: Statistics, *, rules: Rules, texts: Sequence[str], hexes: Sequence[str]
+) -> InspectedCompletion:
+    """Apply the rule to a completion's statistics.
+
+    Raises:
+        DataError: the rule needs distances, and training measured none.
+    """
+    line = found.line
+    rule, trained = rules.shown(line), rules.trained(line)
+    if found.stored and rule.needs_reference and not trained.needs_reference:
+        _check_distances(found, rule=rule, trained=trained)
+    credit = _credit(found, _with_tau_that_trained(rule, found, trained=trained))
+    scores, weights = credit.scores[0].tolist(), credit.weights[0].tolist()
+    columns = (found.logprobs, found.entropy, found.hellinger_sq, scores, weights, hexes)
+    rows = zip(line.completion.token_ids, texts, *columns, strict=True)
+    stored = _stored(line, rule=trained) if found.stored and rules.what_if.asks else None
+    return InspectedCompletion(
+        prompt_id=line.prompt.id,
+        index=line.index,
+        prompt=line.prompt.text,
+        answer=line.prompt.answer,
+        outcome=None if line.verdict is None else line.verdict.outcome,
+        finish_reason=line.completion.finish_reason,
+        reward=line.reward,
+        advantage=found.advantage,
+        effective_fraction=_effective_fraction(weights),
+        tau=_found_tau(credit),
+        tokens=tuple(InspectedToken(*row) for row in rows),
+        stored=stored,
+    )
+
+
+def tau_of(rule: CreditRule) -> float | None:
+    """Return the tau that a rule sets; None where it has none or looks for it."""
+    return rule.tau if isinstance(rule, DgpoCredit) and rule.target_ess is None else None
+
+
+def _found_tau(credit: Credit) -> float | None:
+    """Return the tau of the only row; None where there is none, or none makes a difference."""
+    tau = math.nan if credit.tau is None else float(credit.tau[0])
+    return None if math.isnan(tau) else tau
+
+
+def _with_tau_that_trained(
+    rule: CreditRule, found: Statistics, *, trained: CreditRule
+) -> CreditRule:
+    """Where training looked for tau, take what it found: it may have been a whole batch's."""
+    stats = found.line.stats
+    if not isinstance(rule, DgpoCredit) or rule.target_ess is None or rule != trained:
+        return rule
+    if not found.stored or stats is None or stats.tau is None:
+        return rule
+    return DgpoCredit(tau=stats.tau, kappa=rule.kappa)
+
+
+def _check_distances(found: Statistics, *, rule: CreditRule, trained: CreditRule) -> None:
+    if not any(found.hellinger_sq):
+        raise DataError(
+            f"{found.line.prompt.source}: trained with the rule {trained.rule}, which measures no "
+            f"distance from the reference; to show the rule {rule.rule} give --model and "
+            "--reference (or --adapter)"
+        )
+
+
+def _credit(found: Statistics, rule: CreditRule) -> Credit:
+    """Return the scores and weights of the tokens, [1, T]."""
+    import torch
+
+    columns = (found.logprobs, found.entropy, found.hellinger_sq)
+    logprobs, entropy, distance = (torch.tensor(column)[None] for column in columns)
+    noise = found.line.stats.noise_floor if found.line.stats else None
+    stats = TokenStats(logprobs, entropy, distance, noise_floor=noise)
+    mask = torch.ones(logprobs.shape, dtype=torch.bool)
+    return rule.credit(stats, mask, vocab_size=found.vocab_size)
+
+
+def _effective_fraction(weights: Sequence[float]) -> float:
+    """Return (sum w)^2 / (T sum w^2); 1 without tokens."""
+    squares = len(weights) * math.fsum(weight * weight for weight in weights)
+    return math.fsum(weights) ** 2 / squares if squares else 1.0
+
+
+def _stored(line: RolloutLine, *, rule: CreditRule) -> StoredCredit:
+    assert line.stats is not None
+    return StoredCredit(
+        rule=rule.rule,
+        parameters=parameters_of(rule),
+        tau=line.stats.tau if line.stats.tau is not None else tau_of(rule),
+        effective_fraction=_effective_fraction(line.stats.weights),
+        weights=line.stats.weights,
+    )
+
+
+def parameters_of(rule: CreditRule) -> Mapping[str, Any]:
+    """Return every setting of a rule but its name."""
+    return rule.model_dump(mode="json", exclude={"rule"})

@@ -1,0 +1,79 @@
+"""What is said of a step whose credit is GRPO's, and how often."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from dgpo_cli.algo.health import CreditHealth
+
+
+def metrics(fraction: float, *, largest: float = 1e-3, p99: float = 1e-4, **more: float) -> dict:  # type: ignore[type-arg]
+    return {
+        "credit/effective_fraction": fraction,
+        "policy/hellinger_sq_max": largest,
+        "policy/hellinger_sq_p99": p99,
+        **more,
+    }
+
+
+def said(*steps: dict, noise_floor: float | None = 1e-12) -> list[int]:  # type: ignore[type-arg]
+    """The numbers of the steps, from 0, of which something was said."""
+    health = CreditHealth()
+    lines = [health.line(step, noise_floor=noise_floor) for step in steps]
+    return [number for number, line in enumerate(lines) if line is not None]
+
+
+def test_it_is_said_when_it_becomes_true_and_not_at_every_step() -> None:
+    even, uneven = metrics(0.99999), metrics(0.9)
+    assert said(even, even, even) == [0]
+    assert said(uneven, even, even, uneven, uneven, even, even) == [1, 5]
+    assert said(uneven, uneven) == []
+
+
+def test_a_run_on_the_edge_says_it_once() -> None:
+    above, below = metrics(0.9991), metrics(0.9989)
+    assert said(above, below, above, below, above) == [0]
+
+
+def test_nothing_is_said_before_the_policy_has_moved_or_where_nothing_is_known() -> None:
+    still = metrics(1.0, largest=0.0)
+    unknown = metrics(math.nan, largest=math.nan)
+    assert said(still, unknown, {"credit/effective_fraction": 1.0}) == []
+    assert said(still, metrics(1.0), unknown, metrics(1.0)) == [1]
+
+
+@pytest.mark.parametrize(
+    ("step", "noise_floor", "end"),
+    [
+        (metrics(0.99999), 1e-12, "effective fraction 0.99999; see credit.target_ess"),
+        (metrics(0.99999994), None, "effective fraction 0.9999999; see credit.target_ess"),
+        (
+            metrics(0.99999, p99=1e-5),
+            6e-5,
+            "d (99 % below 1e-05) is within its noise (6e-05): the policy has hardly moved",
+        ),
+        (
+            metrics(0.9995, **{"credit/held_by_noise": 0.75, "credit/held_by_cap": 0.1}),
+            1e-12,
+            "0.9995; the noise of d holds tau up in 75% of the completions",
+        ),
+        (
+            metrics(0.9995, **{"credit/held_by_noise": 0.0, "credit/held_by_cap": 0.9}),
+            1e-12,
+            "0.9995; credit.max_weight holds tau up in 90% of the completions",
+        ),
+        (
+            metrics(0.999, **{"credit/held_by_noise": 0.0}),  # a target of 0.999
+            1e-12,
+            "effective fraction 0.9990; see credit.target_ess",
+        ),
+    ],
+)
+def test_the_line_names_what_to_look_at(
+    step: dict[str, float], noise_floor: float | None, end: str
+) -> None:
+    line = CreditHealth().line(step, noise_floor=noise_floor)
+    assert line is not None
+    assert line.startswith("credit is GRPO's at this step: ") and line.endswith(end)

@@ -1,0 +1,28 @@
+"""What the tests of inspect share: the call of its workflow, and the lines of a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from dgpo_cli.types import Inspection, SilentProgress
+from dgpo_cli.workflows import inspect
+from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
+from dgpo_cli.workflows.run_folder import RunFolder
+
+
+def look(**changes: Any) -> Inspection:
+    """Inspect with these of the workflow's arguments, whichever of its parts they belong to."""
+    origin, models, choice, what_if = (
+        part(**{f.name: changes.pop(f.name) for f in fields(part) if f.name in changes})
+        for part in (Origin, Models, Choice, WhatIf)
+    )
+    given = {"at": None, "progress": SilentProgress(), "on_event": lambda text: None, **changes}
+    return inspect.run(origin, models=models, choice=choice, what_if=what_if, **given)
+
+
+def stored_lines(run: Path) -> list[dict[str, Any]]:
+    path = RunFolder(run).rollouts()[-1]
+    return [json.loads(line) for line in path.read_text().splitlines()]

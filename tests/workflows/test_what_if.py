@@ -1,0 +1,134 @@
+"""Laws of the what-ifs: they are arithmetic on the stored numbers, beside what trained."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dgpo_cli.errors import ConfigError, DataError
+from dgpo_cli.workflows.run_folder import RunFolder
+from tests.workflows.looks import look, stored_lines
+from tests.workflows.test_train import run_tiny
+
+
+@pytest.mark.parametrize("asked", [{"tau": 0.5}, {"kappa": 1.0}, {"rule": "dgpo"}])
+def test_the_parameters_that_trained_change_nothing(trained: Path, asked: dict[str, Any]) -> None:
+    for shown, plain, line in zip(
+        look(source=trained, **asked).completions,
+        look(source=trained).completions,
+        stored_lines(trained),
+        strict=True,
+    ):
+        assert shown.tokens == plain.tokens
+        assert shown.stored is not None and plain.stored is None
+        assert list(shown.stored.weights) == line["weights"]
+        assert [t.weight for t in shown.tokens] == pytest.approx(line["weights"], rel=1e-6)
+        assert shown.stored.effective_fraction == pytest.approx(shown.effective_fraction, rel=1e-5)
+
+
+def test_the_rules_are_written_out(trained: Path) -> None:
+    uniform, entropy = (look(source=trained, rule=r).completions for r in ("uniform", "entropy"))
+    for even, unsure, line in zip(uniform, entropy, stored_lines(trained), strict=True):
+        assert {t.weight for t in even.tokens} == {1.0} and even.tau is None
+        mean = sum(line["entropy"]) / len(line["entropy"])
+        weights = [h / mean for h in line["entropy"]]
+        assert [t.weight for t in unsure.tokens] == pytest.approx(weights, rel=1e-4, abs=1e-9)
+        for shown in (even, unsure):
+            assert shown.stored is not None
+            assert (shown.stored.rule, shown.stored.tau) == ("dgpo", 0.5)
+            assert shown.stored.parameters["kappa"] == 1.0
+
+
+def test_tau_keeps_the_kappa_that_trained_and_the_other_way_round(trained: Path) -> None:
+    colder = look(source=trained, tau=0.01, group=0, sample=0)
+    gateless = look(source=trained, kappa=0.0, group=0, sample=0)
+    assert (colder.tau, colder.kappa) == (0.01, 1.0)
+    assert (gateless.tau, gateless.kappa) == (0.5, 0.0)
+    (token, *_), line = gateless.completions[0].tokens, stored_lines(trained)[0]
+    assert token.score == pytest.approx(line["hellinger_sq"][0])
+
+
+def test_what_if_shows_the_completion_that_is_shown_without(trained: Path) -> None:
+    (plain,) = look(source=trained, one=True).completions
+    for asked in ({"tau": 1e-4}, {"rule": "uniform"}, {"rule": "entropy"}):
+        (shown,) = look(source=trained, one=True, **asked).completions
+        assert (shown.prompt_id, shown.index) == (plain.prompt_id, plain.index)
+
+
+def test_settings_of_another_rule_are_refused(trained: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\(--tau\): rule uniform has no tau"):
+        look(source=trained, rule="uniform", tau=0.1)
+
+
+def _trained_with(trained: Path, tmp_path: Path, **credit: Any) -> Path:
+    """The run's last rollouts, as if a rule had trained that measures no distance."""
+    run = tmp_path / "uniform"
+    (run / "rollouts").mkdir(parents=True)
+    (run / "tokenizer").symlink_to(trained / "tokenizer")
+    with RunFolder(run).rollout_file(3).open("w") as file:
+        for line in stored_lines(trained):
+            length = len(line["weights"])
+            same = {"scores": [0.0] * length, "weights": [1.0] * length}
+            none = {"hellinger_sq": [0.0] * length, "credit": credit}
+            file.write(json.dumps(line | same | none) + "\n")
+    return run
+
+
+def test_without_distances_dgpo_is_refused_and_entropy_is_not(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = _trained_with(trained, tmp_path, rule="uniform")
+    assert look(source=run).rule == "uniform"
+    assert look(source=run, rule="entropy").rule == "entropy"
+    for asked in ({"tau": 0.1}, {"rule": "dgpo"}):
+        with pytest.raises(DataError, match=r"measures no distance .* give --model"):
+            look(source=run, **asked)
+
+
+def test_statistics_computed_afresh_are_weighed_by_the_rule_that_trained(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = _trained_with(trained, tmp_path, rule="dgpo", tau=0.03, kappa=0.5)
+    models = {"model": str(RunFolder(trained).checkpoint_dir(2)), "reference": "embedded:tiny"}
+    shown = look(source=run, group=0, sample=0, **models)
+    (one,) = shown.completions
+    assert (shown.tau, shown.kappa, shown.computed, one.stored) == (0.03, 0.5, True, None)
+    gate = [token.entropy / math.log(shown.vocab_size) for token in one.tokens]
+    scores = [t.hellinger_sq * h**0.5 for t, h in zip(one.tokens, gate, strict=True)]
+    powers = [math.exp(score / 0.03) for score in scores]
+    for token, power in zip(one.tokens, powers, strict=True):
+        assert token.weight == pytest.approx(len(powers) * power / sum(powers), rel=1e-4)
+
+
+def test_target_ess_finds_the_tau_of_each_completion(trained: Path) -> None:
+    shown = look(source=trained, target_ess=0.8)
+    assert (shown.tau, shown.parameters["target_ess"]) == (None, 0.8)
+    reached = [each for each in shown.completions if each.tau is not None]
+    assert len(reached) > len(shown.completions) // 2
+    for each, line in zip(shown.completions, stored_lines(trained), strict=True):
+        assert each.stored is not None
+        assert (each.stored.tau, list(each.stored.weights)) == (0.5, line["weights"])
+        if each.tau is None:
+            continue
+        powers = [math.exp(token.score / each.tau) for token in each.tokens]
+        weights = [len(powers) * power / sum(powers) for power in powers]
+        assert [t.weight for t in each.tokens] == pytest.approx(weights, rel=1e-3)
+        assert each.effective_fraction >= 0.8 - 1e-3
+        if max(weights) < shown.parameters["max_weight"] - 1e-3:  # else the cap held it up
+            assert each.effective_fraction == pytest.approx(0.8, abs=2e-3)
+
+
+@pytest.mark.parametrize("over", ["completion", "batch"])
+def test_the_target_that_trained_changes_nothing(tmp_path: Path, over: str) -> None:
+    run = tmp_path / "run"
+    asked = ("credit.target_ess=0.9", f"credit.target_ess_over={over}", "train.rollouts_every=1")
+    run_tiny(run, "optim.lr=1e-3", *asked, steps=2)
+    for shown in look(source=run, target_ess=0.9).completions:
+        assert shown.stored is not None and shown.stored.parameters["target_ess"] == 0.9
+        assert shown.tau == shown.stored.tau
+        weights = [token.weight for token in shown.tokens]
+        assert weights == pytest.approx(shown.stored.weights, rel=1e-5)
