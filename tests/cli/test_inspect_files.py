@@ -7,12 +7,14 @@ import importlib.util
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import Result
 
 from dgpo_cli.report import inspect_page
+from dgpo_cli.types import StoredCredit, TokenDetail
 from tests.cli.conftest import Install
 from tests.cli.helpers import in_process as dgpo
 from tests.report.samples import hostile, inspection, solution
@@ -35,7 +37,7 @@ def test_each_file_is_written_and_named_and_nothing_else_is_shown(
     done = dgpo("inspect", "a", *flags)
     assert done.exit_code == 0, done.output
     assert "".join(done.stdout.split()) == "".join(f"writtento{path}" for path in files.values())
-    assert calls[0]["one"] is False
+    assert calls[0]["choice"].one is False
     assert files["html"].read_text(encoding="utf-8") == inspect_page.inspect_page(ALL)
     drawn = files["svg"].read_text(encoding="utf-8")
     assert drawn.startswith("<svg") and "sums-17," in drawn  # the less even of the two
@@ -48,7 +50,7 @@ def test_png_is_the_drawing_of_svg(workflow: Install, tmp_path: Path) -> None:
     done = dgpo("inspect", "a", "--png", str(tmp_path / "a.png"))
     assert done.exit_code == 0, done.output
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    assert calls[0]["one"] is True
+    assert calls[0]["choice"].one is True
 
 
 def test_json_stays_alone_on_stdout(workflow: Install, tmp_path: Path) -> None:
@@ -130,3 +132,21 @@ def test_a_drawing_holds_the_view_that_was_asked_for(workflow: Install, tmp_path
     assert len(set(drawn.values())) == 4
     assert "its&#160;step" in drawn["--steps"] and "its&#160;step" not in drawn[""]
     assert "entropy" in drawn["--whatentropy"]
+
+
+def test_a_drawing_of_a_token_or_a_what_if_is_what_the_terminal_shows(
+    workflow: Install, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.svg"
+    detail = TokenDetail(position=6, hint="dgpo inspect --model M")
+    workflow("inspect", returns=inspection(solution(), detail=detail))
+    assert dgpo("inspect", "a", "--at", "6", "--svg", str(path)).exit_code == 0
+    assert "token&#160;6&#160;of" in path.read_text(encoding="utf-8")
+    even = StoredCredit("uniform", {}, None, 1.0, (1.0,) * len(solution().tokens))
+    workflow("inspect", returns=inspection(replace(solution(), stored=even)))
+    for view in ((), ("--steps",), ("--full",)):
+        assert dgpo("inspect", "a", "--tau", "1", *view, "--svg", str(path)).exit_code == 0
+        drawn = path.read_text(encoding="utf-8").replace("&#160;", " ")
+        shown = dgpo("inspect", "a", "--tau", "1", *view).stdout
+        for line in ("Against the weights that trained", "stored: uniform, effective fraction 1.0"):
+            assert line in drawn and line in shown

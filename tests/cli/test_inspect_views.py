@@ -22,14 +22,14 @@ def test_each_flag_draws_its_view(workflow: Install) -> None:
     assert "% of the weight ───" not in full and len(full) > len(default)
     assert "40 steps" in steps and "Most weighted tokens" not in steps
     assert "Tokens of the highest entropy" in entropy
-    assert [call["pair"] for call in calls] == [False] * 4
+    assert [call["choice"].pair for call in calls] == [False] * 4
 
 
 def test_a_pair_is_of_two_completions(workflow: Install) -> None:
     both = pair()
     calls = workflow("inspect", returns=inspection(*both))
     output = dgpo("inspect", "a", "--pair").stdout
-    assert calls[0]["pair"] is True
+    assert calls[0]["choice"].pair is True
     assert "Both begin with the same" in output and "lines before" in output
     assert "lines before" not in dgpo("inspect", "a", "--pair", "--full").stdout
     coloured = dgpo("inspect", "a", "--pair", "--what", "entropy").stdout
@@ -46,6 +46,12 @@ def test_a_pair_is_of_two_completions(workflow: Install) -> None:
         (["--json", "--pair"], ["--json", "--pair"]),
         (["--json", "--what", "score"], ["--json", "--what"]),
         (["--pair", "--steps", "--full"], ["--pair", "--steps"]),
+        (["--at", "3", "--what", "score"], ["--at", "--what"]),
+        (["--at", "3", "--pair"], ["--at", "--pair"]),
+        (["--at", "3", "--steps"], ["--at", "--steps"]),
+        (["--at", "3", "--full"], ["--at", "--full"]),
+        (["--at", "3", "--html", "a.html"], ["--at", "--html", "--svg"]),
+        (["--pair", "--sample", "1"], ["--pair", "--sample=1"]),
         (["--what", "wait"], ["--what", "'weight'"]),
     ],
     ids=" ".join,
@@ -58,3 +64,10 @@ def test_flags_that_exclude_each_other_exit_with_2_in_one_line(
     assert result.exit_code == 2 and result.stdout == "" and calls == []
     assert re.fullmatch(r"error: .+\n", result.stderr)
     assert all(name in result.stderr for name in named)
+
+
+def test_a_pair_cannot_be_typed(workflow: Install) -> None:
+    calls = workflow("inspect", returns=inspection(reasoning()))
+    result = dgpo("inspect", "--prompt", "1+1?", "--completion", "2", "--model", "m", "--pair")
+    assert result.exit_code == 2 and calls == []
+    assert re.fullmatch(r"error: --pair and --completion: .+\n", result.stderr)

@@ -23,7 +23,8 @@ from dgpo_cli.report.ranking import ranked_by
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.text import pieces
 from dgpo_cli.report.token_html import shown_pieces, tokens_html
-from dgpo_cli.types import InspectedCompletion, TokenStats
+from dgpo_cli.report.what_if import moved
+from dgpo_cli.types import InspectedCompletion, StoredCredit, TokenStats
 from tests.algo.twins import dgpo_weights
 from tests.report.conftest import Visit
 from tests.report.samples import completion, hostile, inspection, solution
@@ -405,3 +406,82 @@ def test_step_totals_add_up_to_the_whole(visit: Open) -> None:
     assert sum(float(row[3].split()[0]) for row in rows) == pytest.approx(100.0, abs=0.3)
     moved = sum(float(row[6].replace("−", "-")) for row in rows)
     assert moved == pytest.approx(len(shown.tokens) * shown.advantage, abs=0.1)
+
+
+def test_what_is_not_known_is_never_zero_or_wrong(visit: Open) -> None:
+    unknown = replace(solution(), outcome=None, reward=math.nan, advantage=math.nan, index=0)
+    found = opened(visit, unknown, solution())
+    found("openAt(0)")
+    page = found.page
+    for place in ("outcome", "reward", "advantage", "sum"):
+        assert page.locator(f"#{place}").inner_text() == "unknown", place
+    assert page.locator("#outcome .bad, #outcome .good").count() == 0
+    page.locator("#what").select_option("advantage")
+    assert "not known" in page.locator("#legend").inner_text()
+    assert found("view.levels.every((level) => level === 0)")
+    assert page.locator("#top tbody tr").first.locator("td").nth(4).inner_text() == "–"
+    assert page.locator("#steps tbody tr").first.locator("td").nth(6).inner_text() == "–"
+    page.locator(TOKENS).nth(3).click()
+    text = page.locator("#detail").inner_text()
+    assert re.search(r"token advantage\s+unknown", text) and "NaN" not in text
+    found("openAt(1)")
+    assert page.locator("#advantage").inner_text() == "+0.75"
+    assert page.locator("#sum").inner_text().startswith("✓")
+    assert quiet(found)
+
+
+def test_a_what_if_is_told_from_what_trained(visit: Open) -> None:
+    shown = solution(tau=0.02)
+    before = solution(tau=0.5)
+    weights = tuple(token.weight for token in before.tokens)
+    stored = StoredCredit("dgpo", {"kappa": 1.0}, 0.5, before.effective_fraction, weights)
+    asked = inspection(replace(shown, stored=stored), tau=0.02)
+    found = visit(inspect_page(asked))
+    page = found.page
+    share = moved(weights, [token.weight for token in shown.tokens])
+    told = page.locator("#what-if").inner_text()
+    assert told.startswith("What if: dgpo, tau 0.02, kappa 1. Trained with: dgpo, tau 0.5, kappa 1")
+    assert f"Credit that moves: {100 * share:.1f} %" in told
+    assert (
+        f"as trained {fraction(before.effective_fraction)}"
+        in page.locator("#fraction").inner_text()
+    )
+    page.locator(TOKENS).nth(3).click()
+    assert "w that trained" in page.locator("#detail").inner_text()
+    assert found("view.tau") == 0.02 and page.locator("#reset").is_disabled()
+    page.locator("#tau").focus()
+    page.keyboard.press("End")
+    page.wait_for_function("view.isWhatIf && view.tau === 10")
+    assert "Trained with: dgpo, tau 0.5" in page.locator("#what-if").inner_text()
+    assert "as trained" in page.locator("#fraction").inner_text()
+    assert quiet(found)
+
+
+def test_of_another_rule_the_page_says_what_its_sliders_show(visit: Open) -> None:
+    tokens = tuple(replace(token, weight=1.0) for token in solution().tokens)
+    even = replace(solution(), tokens=tokens, tau=None, effective_fraction=1.0)
+    blind = replace(even, tokens=tuple(replace(token, hellinger_sq=0.0) for token in tokens))
+    uniform = {"rule": "uniform", "tau": None, "kappa": None}
+    found = visit(inspect_page(inspection(even, **uniform)))
+    page = found.page
+    assert "As computed: uniform. Move a slider" in page.locator("#what-if").inner_text()
+    assert "under the rule dgpo instead" in page.locator("#what-if").inner_text()
+    assert found("view.tau") == 0.5 and page.locator("#tau").is_enabled()
+    page.locator("#tau").focus()
+    page.keyboard.press("Home")
+    page.wait_for_function("view.isWhatIf && view.factor > 2")
+    found = visit(inspect_page(inspection(blind, **uniform)))
+    assert "No distances were measured" in found.page.locator("#what-if").inner_text()
+    assert found.page.locator("#tau").is_disabled() and found.page.locator("#kappa").is_disabled()
+    assert quiet(found)
+
+
+def test_sliders_start_at_the_tau_and_the_kappa_that_are_shown(visit: Open) -> None:
+    each = [replace(solution(tau=tau), index=at) for at, tau in enumerate((0.03, 0.25))]
+    settings = {"tau": None, "kappa": 2.0, "parameters": {"target_ess": 0.8, "kappa": 2.0}}
+    found = visit(inspect_page(inspection(*each, **settings)))
+    for at, tau in enumerate((0.03, 0.25)):
+        found("(at) => openAt(at)", at)
+        assert found("[view.tau, view.kappa]") == [tau, 2.0]
+        assert 10 ** float(found.page.locator("#tau").input_value()) == pytest.approx(tau, rel=0.02)
+        assert found.page.locator("#rule").inner_text().startswith(f"dgpo, tau {tau} for")

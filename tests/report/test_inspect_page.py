@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import pytest
 from dgpo_cli.report import inspect_page as module
 from dgpo_cli.report.inspect_page import chosen, inspect_page, most_telling
 from dgpo_cli.report.text import pieces, visible
-from dgpo_cli.types import InspectedCompletion
+from dgpo_cli.types import InspectedCompletion, StoredCredit
 from tests.report.samples import completion, hostile, inspection, solution
 from tests.report.test_document import Elements
 
@@ -123,3 +124,44 @@ def test_the_chooser_names_outcome_reward_and_advantage_of_each() -> None:
 def test_a_page_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one completion"):
         inspect_page(inspection())
+
+
+def test_what_is_not_known_is_said_and_takes_no_side() -> None:
+    shown = replace(solution(), outcome=None, reward=math.nan, advantage=math.nan, answer="")
+    page = inspect_page(inspection(shown))
+    elements = Elements(page)
+    facts = {
+        attrs["id"]: text
+        for tag in ("b", "dd")
+        for attrs, text in elements.named(tag)
+        if attrs.get("id")
+    }
+    assert facts["reward"] == facts["advantage"] == facts["answer"] == "unknown"
+    (option,) = [text for attrs, text in elements.named("option") if attrs.get("value") == "0"]
+    assert option.startswith("3: unknown, reward unknown, A unknown, effective")
+    (found,) = data_of(page)["completions"]  # type: ignore[misc]
+    assert (found["verdict"], found["look"], found["answer"]) == ("unknown", "", "unknown")
+    assert (found["reward"], found["advantage"]) == (None, None)
+
+
+def test_a_what_if_stands_beside_what_trained() -> None:
+    weights = tuple(1.0 + at / 64 for at in range(len(solution().tokens)))
+    stored = StoredCredit("dgpo", {"tau": 0.5, "kappa": 1.0}, 0.5, 0.9, weights)
+    shown = replace(solution(tau=0.02), stored=stored)
+    (found,) = data_of(inspect_page(inspection(shown, tau=0.02)))["completions"]  # type: ignore[misc]
+    assert found["ruleName"] == "dgpo, tau 0.02, kappa 1"
+    assert found["stored"] == {"name": "dgpo, tau 0.5, kappa 1", "w": pytest.approx(weights)}
+
+
+def test_a_what_if_shows_the_same_completion_as_what_trained() -> None:
+    even = StoredCredit("uniform", {}, None, 1.0, (1.0,) * 4)
+    each = [uneven("a", 0, tau=0.5), uneven("a", 1, tau=0.05)]
+    assert most_telling(each) == 1
+    assert most_telling([each[0], replace(each[1], stored=even)]) == 0
+
+
+def test_each_completion_has_the_tau_that_was_found_for_it() -> None:
+    each = [replace(uneven("a", at, tau=tau), tau=tau) for at, tau in enumerate((0.03, 0.25))]
+    page = inspect_page(inspection(*each, tau=None, parameters={"target_ess": 0.8, "kappa": 1.0}))
+    names = [found["ruleName"] for found in data_of(page)["completions"]]  # type: ignore[attr-defined]
+    assert names == [f"dgpo, tau {tau} for effective fraction 0.8, kappa 1" for tau in (0.03, 0.25)]
