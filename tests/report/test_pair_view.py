@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dgpo_cli.report import pair_view
 from dgpo_cli.report.pair_view import parting
-from dgpo_cli.types import InspectedCompletion
+from dgpo_cli.types import InspectedCompletion, StoredCredit
 from tests.report.samples import completion, hostile_pair, inspection, pair, printed
 
 
@@ -110,3 +110,26 @@ def test_both_are_on_one_scale() -> None:
     high, low = (4 * math.exp(x) / (math.exp(x) + 3) for x in (4, 0.8))
     assert [round(3 * math.log(weight) / math.log(5)) for weight in (high, low)] == [2, 1]
     assert (marks[0][0], marks[1][0]) == ("▅", "▂")
+
+
+def test_a_what_if_tells_of_both_sides_what_it_changes() -> None:
+    right = with_ids(["a", "b", "c", "d"], [1, 2, 3, 4])
+    wrong = with_ids(["a", "b", "c"], [1, 2, 5], index=8, outcome="wrong")
+    stored = [
+        StoredCredit("dgpo", {}, 0.5, 0.25, (4.0, 0.0, 0.0, 0.0)),
+        StoredCredit("dgpo", {}, 0.5, 0.6, (0.0, 1.5, 1.5)),
+    ]
+    both = [replace(each, stored=own) for each, own in zip((right, wrong), stored, strict=True)]
+    rows = [line.split() for line in view((both[0], both[1])).splitlines()]
+    assert ["trained", "0.25000", "0.60000"] in rows
+    assert ["moves", "75", "%", "of", "w", "33.3", "%", "of", "w"] in rows
+    assert not any(row[:1] == ["moves"] for row in map(str.split, view((right, wrong)).split("\n")))
+
+
+def test_each_side_has_the_tau_that_was_found_for_it() -> None:
+    both = [replace(with_ids(["a", "b"], [1, at]), tau=tau) for at, tau in enumerate((0.03, None))]
+    asked = inspection(*both, tau=None, parameters={"target_ess": 0.8})
+    picture = pair_view.render(*both, inspection=asked, width=80, color="none")
+    lines = printed(picture, width=80).splitlines()
+    assert ["tau", "0.03", "none"] in [line.split() for line in lines]
+    assert "credit rule dgpo, tau for effective fraction 0.8, kappa 1" in lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import unicodedata
@@ -222,3 +223,21 @@ def test_the_header_says_what_the_top_tokens_hold() -> None:
     shares = 2 * math.e / total, 10 * math.e / total, (10 * math.e + 10) / total
     numbers = " / ".join(f"{100 * share:.3g}" for share in shares)
     assert f"held by top 1 / 5 / 10 %  {numbers} % of the weight" in drawn(tokens_view, shown)
+
+
+def test_what_is_not_known_is_said_in_every_view() -> None:
+    nothing = {"reward": math.nan, "advantage": math.nan}
+    shown = replace(reasoning(sentences=4), outcome=None, answer="", **nothing)  # type: ignore[arg-type]
+    for draw, what in itertools.product((tokens_view, steps_view), ("weight", "advantage")):
+        output = drawn(draw, shown, what=what)
+        for label in ("answer", "outcome", "reward", "advantage"):
+            assert re.search(rf"{label} +unknown", output), label
+        assert not re.search(r"\bnan\b|sum of advantages|✗", output)
+    rows = [row.split() for row in drawn(tokens_view, shown, what="advantage").splitlines()]
+    ranks = [row for row in rows if len(row) > 6 and row[0] in "123456"]
+    assert len(ranks) == 6 and all(row[6] == "-" for row in ranks)
+    both = pair(sentences=4)
+    output = drawn(shown_pair, tuple(replace(each, **nothing) for each in both), what="advantage")  # type: ignore[arg-type]
+    for label in ("reward", "advantage"):
+        assert re.search(rf"{label} +unknown +unknown", output), label
+    assert not re.search(r"\bnan\b", output) and "The advantage is not known." in output
