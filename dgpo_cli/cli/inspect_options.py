@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dgpo_cli.errors import ConfigError
+from dgpo_cli.report import measure
 
 Source = Annotated[
     Path | None,
@@ -117,8 +119,61 @@ TargetEss = Annotated[
         show_default="the run's, else tau is fixed",
     ),
 ]
+What = Annotated[
+    measure.What | None,
+    typer.Option(
+        "--what",
+        help="What the colours show; advantage is the token's own, A x w.",
+        show_default="weight",
+    ),
+]
+Full = Annotated[
+    bool,
+    typer.Option(
+        "--full",
+        help="Show the whole text, through the pager on a terminal.",
+        show_default="the passages around the top tokens where the text is long",
+    ),
+]
+Steps = Annotated[
+    bool,
+    typer.Option(
+        "--steps",
+        help="Show what each line, sentence and clause holds.",
+        show_default="off",
+    ),
+]
+Pair = Annotated[
+    bool,
+    typer.Option(
+        "--pair",
+        help="Show a right and a wrong completion of a prompt side by side: "
+        "of those that begin alike the longest.",
+        show_default="off",
+    ),
+]
 Top = Annotated[
     int, typer.Option(help="Most weighted, or most changed, tokens to list.", metavar="N", min=0)
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write all completions as one page for a browser; it needs no network.",
+        metavar="FILE.html",
+        show_default="none",
+    ),
+]
+Svg = Annotated[
+    Path | None,
+    typer.Option(help="Draw this view as SVG.", metavar="FILE.svg", show_default="none"),
+]
+Png = Annotated[
+    Path | None,
+    typer.Option(
+        help="Draw this view as PNG (needs the extra png).",
+        metavar="FILE.png",
+        show_default="none",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", show_default="off")]
 
@@ -140,6 +195,35 @@ def check_numbers(*, tau: float | None, kappa: float | None, target_ess: float |
     if tau is not None and target_ess is not None:
         raise ConfigError(
             f"--tau={tau:g} and --target-ess={target_ess:g}: the second finds tau; give one"
+        )
+
+
+def check_views(
+    views: Mapping[str, bool],
+    *,
+    sample: int | None,
+    prompt: str | None,
+    what: str | None,
+    html: Path | None,
+) -> None:
+    """Refuse views that exclude each other; `views` are in the order in which they win.
+
+    Raises:
+        ConfigError: two of them are asked for, or one and what it leaves no choice of.
+    """
+    asked = [name for name, is_asked in views.items() if is_asked]
+    if what is not None and asked[:1] in (["--json"], ["--at"]):
+        raise ConfigError(f"{asked[0]} and --what: it tells every number; leave out --what")
+    if len(asked) > 1 and asked not in (["--json", "--at"], ["--pair", "--full"]):
+        raise ConfigError(f"{asked[0]} and {asked[1]}: give only one of them")
+    if "--pair" in asked and sample is not None:
+        raise ConfigError(f"--pair and --sample={sample}: a pair is chosen in the whole --group")
+    if "--pair" in asked and prompt is not None:
+        raise ConfigError("--pair and --completion: a pair is of two; name a run or --rollouts")
+    if "--at" in asked and html is not None:
+        raise ConfigError(
+            "--at and --html: the page tells the numbers of every token; leave out --at, "
+            "or draw the token with --svg or --png"
         )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
+from dgpo_cli.report.measure import added
+from dgpo_cli.report.numbers import UNKNOWN, known
 from dgpo_cli.report.page import Page, title_line
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.text import Glyphs, plain, visible
@@ -19,24 +21,15 @@ def header(
     completion: InspectedCompletion, *, inspection: Inspection, scale: Scale, page: Page
 ) -> Iterator[Text]:
     """The lines above the coloured tokens."""
-    glyphs = page.glyphs
-
-    def shown(text: str) -> str:
-        return visible(text, glyphs=glyphs)
-
-    yield title_line(page, f"{shown(completion.prompt_id)}, completion {completion.index}")
-    yield page.rule()
-    yield page.field("prompt", shown(completion.prompt))
-    yield page.field("answer", shown(completion.answer) or "unknown")
-    yield page.field("model", shown(inspection.model))
-    yield page.field("reference", shown(inspection.reference))
-    yield page.field("credit rule", rule_name(inspection, tau=completion.tau, glyphs=glyphs))
+    name = visible(completion.prompt_id, glyphs=page.glyphs)
+    yield title_line(page, f"{name}, completion {completion.index}")
+    yield from question(completion, tau=completion.tau, inspection=inspection, page=page)
     yield from page.fields(
-        ("outcome", _outcome(completion, glyphs=glyphs)),
+        ("outcome", outcome(completion, glyphs=page.glyphs)),
         ("finish", completion.finish_reason),
         ("tokens", f"{len(completion.tokens):,}"),
-        ("reward", _known(f"{completion.reward:g}")),
-        ("advantage", _known(f"{completion.advantage:+.4g}")),
+        ("reward", known(completion.reward, "g")),
+        ("advantage", known(completion.advantage, "+.4g")),
     )
     yield plain("")
     yield from _credit(completion, scale=scale, page=page)
@@ -44,27 +37,43 @@ def header(
     yield from page.paragraph(in_words(completion, scale=scale), style="bold")
 
 
-def _outcome(completion: InspectedCompletion, *, glyphs: Glyphs) -> str:
+def question(
+    completion: InspectedCompletion, *, tau: float | None, inspection: Inspection, page: Page
+) -> Iterator[Text]:
+    """What was asked, and what measured the credit; tau: as for `rule_name`."""
+
+    def shown(text: str) -> str:
+        return visible(text, glyphs=page.glyphs)
+
+    yield page.rule()
+    yield page.field("prompt", shown(completion.prompt))
+    yield page.field("answer", shown(completion.answer) or UNKNOWN)
+    yield page.field("model", shown(inspection.model))
+    yield page.field("reference", shown(inspection.reference))
+    yield page.field("credit rule", rule_name(inspection, tau=tau, glyphs=page.glyphs))
+
+
+def outcome(completion: InspectedCompletion, *, glyphs: Glyphs) -> str:
+    """The outcome and a mark for right or not."""
     if completion.outcome is None:
-        return "unknown"
+        return UNKNOWN
     mark = glyphs.passed if completion.outcome == "correct" else glyphs.failed
     return f"{mark} {completion.outcome}"
 
 
-def _known(number: str) -> str:
-    """A number as it is written, or that it is not known."""
-    return "unknown" if number.endswith("nan") else number
-
-
 def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> str:
-    """The credit rule with the parameters that it has; tau: that of the completion shown."""
+    """The credit rule with the parameters that it has.
+
+    tau: that of the completion shown; None where each has its own, or it has none.
+    """
+    target = inspection.parameters.get("target_ess")
     parts = [visible(inspection.rule, glyphs=glyphs)]
     if inspection.tau is not None:
         parts.append(f"tau {inspection.tau:g}")
-    elif tau is not None:
-        target = inspection.parameters.get("target_ess")
+    elif tau is not None or target is not None:
+        found = "tau" if tau is None else f"tau {tau:.3g}"
         asked = "" if target is None else f" for effective fraction {target:g}"
-        parts.append(f"tau {tau:.3g}{asked}")
+        parts.append(found + asked)
     if inspection.kappa is not None:
         parts.append(f"kappa {inspection.kappa:g}")
     return ", ".join(parts)
@@ -83,14 +92,18 @@ def _credit(completion: InspectedCompletion, *, scale: Scale, page: Page) -> Ite
         mark = page.glyphs.passed if holds else page.glyphs.failed
         return f"{mark} {value}" if holds else f"{mark} {value}, not {otherwise}"
 
-    yield page.fact("effective token fraction", fraction(completion.effective_fraction))
-    yield page.fact("largest weight", f"{scale.number(scale.high)} (GRPO: 1)")
-    yield page.fact("mean weight", checked(f"{mean:.6f}", _close(mean, 1.0), "1"))
+    held = (f"{100 * share_of_top(weights, share):.3g}" for share in (0.01, 0.05, 0.1))
+    yield from page.fact_lines("effective token fraction", fraction(completion.effective_fraction))
+    yield from page.fact_lines("largest weight", f"{scale.number(scale.high)} (GRPO: 1)")
+    yield from page.fact_lines("held by top 1 / 5 / 10 %", f"{' / '.join(held)} % of the weight")
+    yield from page.fact_lines("mean weight", checked(f"{mean:.6f}", _close(mean, 1.0), "1"))
     if math.isnan(completion.advantage):
         return
     sum_label = f"sum of advantages = T{page.glyphs.times}A"
     total_is_right = _close(total, expected)
-    yield page.fact(sum_label, checked(f"{total:.4f}", total_is_right, f"{expected:.4f}"))
+    yield from page.fact_lines(
+        sum_label, checked(f"{total:.4f}", total_is_right, f"{expected:.4f}")
+    )
 
 
 def _close(total: float, expected: float) -> bool:
@@ -106,9 +119,15 @@ def fraction(value: float) -> str:
 
 
 def share_of_top(weights: Sequence[float], share: float) -> float:
-    """The share of all weight that the most weighted `share` of tokens holds, at least one."""
+    """The share of all weight that the most weighted `share` of tokens holds, at least one.
+
+    NaN where there is no weight to share, or a weight is not a number.
+    """
+    total = added(weights)
+    if not (math.isfinite(total) and total > 0.0):
+        return math.nan
     count = max(1, math.ceil(share * len(weights)))
-    return math.fsum(sorted(weights, reverse=True)[:count]) / math.fsum(weights)
+    return math.fsum(sorted(weights, reverse=True)[:count]) / total
 
 
 def in_words(completion: InspectedCompletion, *, scale: Scale) -> str:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dgpo_cli.report.header import share_of_top
 from dgpo_cli.report.jsonable import jsonable
+from dgpo_cli.report.measure import gate
 from dgpo_cli.report.ranking import ranked
 from dgpo_cli.types import InspectedCompletion, Inspection, StoredCredit, TokenDetail
 
@@ -118,16 +119,11 @@ def _completion(shown: InspectedCompletion) -> dict[str, Any]:
                 "advantage_sum_expected": len(weights) * shown.advantage,
             }
         ),
-        "shares": {name: _share(weights, share) for name, share in TOP_SHARES.items()},
+        "shares": {
+            name: jsonable(share_of_top(weights, share)) for name, share in TOP_SHARES.items()
+        },
         "stored": _stored(shown.stored),
     }
-
-
-def _share(weights: Sequence[float], share: float) -> float | None:
-    """The share of the weight on top; null where there is none to share."""
-    if not weights or not math.isfinite(total := math.fsum(weights)) or total <= 0.0:
-        return None
-    return share_of_top(weights, share)
 
 
 def _stored(stored: StoredCredit | None) -> dict[str, Any] | None:
@@ -165,10 +161,3 @@ def _tokens(shown: InspectedCompletion, *, vocab_size: int) -> Iterator[dict[str
             **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
             "rank": ranks[at],
         }
-
-
-def gate(entropy: float, *, vocab_size: int) -> float:
-    """h = entropy / log V, held to [0, 1]; NaN where the entropy is; 0 for a vocabulary of one."""
-    if vocab_size < 2:
-        return 0.0
-    return entropy if math.isnan(entropy) else min(1.0, max(0.0, entropy / math.log(vocab_size)))

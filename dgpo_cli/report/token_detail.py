@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dgpo_cli.models.token_texts import REPLACEMENT
 from dgpo_cli.report.header import rule_name
-from dgpo_cli.report.inspection_json import gate
+from dgpo_cli.report.measure import gate
 from dgpo_cli.report.page import LEAST_WIDTH, Page, page_for, stack, title_line
 from dgpo_cli.report.ramp import Depth, depth_of, shallower
 from dgpo_cli.report.ranking import probability, ranked, small

@@ -56,12 +56,12 @@ class _WhatIf:
         yield plain("Against the weights that trained", style=page.style("bold"))
         yield from page.paragraph(
             "stored: "
-            + _named(stored.rule, stored.parameters, stored.tau)
+            + named(stored.rule, stored.parameters, stored.tau)
             + f", effective fraction {fraction(stored.effective_fraction)}"
         )
         yield from page.paragraph(
             "shown: "
-            + _named(self.inspection.rule, self.inspection.parameters, shown.tau)
+            + named(self.inspection.rule, self.inspection.parameters, shown.tau)
             + f", effective fraction {fraction(shown.effective_fraction)}"
         )
         if not weights or _same(stored.weights, weights):
@@ -90,8 +90,8 @@ class _WhatIf:
             yield plain(line).append(elide(text or page.glyphs.empty, room, glyphs=page.glyphs))
 
 
-def _named(rule: str, parameters: Mapping[str, Any], tau: float | None) -> str:
-    """A rule with its settings; the tau is the one that was used, whether set or found."""
+def named(rule: str, parameters: Mapping[str, Any], tau: float | None) -> str:
+    """A rule with its settings; tau: the one that was used, whether set or found."""
     parts = [visible(rule)]
     if tau is not None:
         parts.append(f"tau {tau:.4g}")
@@ -119,7 +119,7 @@ def _same(stored: Sequence[float], shown: Sequence[float]) -> bool:
 def moved(stored: Sequence[float], shown: Sequence[float]) -> float:
     """The share of the credit that other tokens get: half the mean of |difference|, in [0, 1]."""
     gaps = [abs(one - other) for one, other in zip(stored, shown, strict=True)]
-    return math.fsum(gaps) / (2 * len(gaps))
+    return math.fsum(gaps) / (2 * len(gaps)) if gaps else 0.0
 
 
 def largest_changes(stored: Sequence[float], shown: Sequence[float], *, top: int) -> list[int]:

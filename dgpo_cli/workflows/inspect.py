@@ -13,6 +13,7 @@ from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.types import InspectedCompletion, Inspection, Progress
 from dgpo_cli.workflows.fresh_stats import fresh_stats, load_models
 from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
+from dgpo_cli.workflows.pairing import pair_of
 from dgpo_cli.workflows.rollout_file import Entry, RolloutFile, open_rollouts, typed_rollout
 from dgpo_cli.workflows.run_folder import RunFolder, newest_run
 from dgpo_cli.workflows.shown_credit import (
@@ -80,7 +81,10 @@ def _find(origin: Origin, *, choice: Choice) -> _Found:
         path, name = _locate(origin.source or origin.rollouts)
         file = open_rollouts(path)
     entries = _chosen(file, choice=choice)
-    if choice.one:
+    if choice.pair:
+        lines = [entry.line() for entry in entries]
+        entries = [entries[at] for at in pair_of(lines, path=file.path)]
+    elif choice.one:
         entries = [_most_telling(entries, file=file)]
     return _Found(name, file, entries)
 

@@ -33,11 +33,13 @@ class Choice:
     """Which completions of the file. A group is all completions of a prompt, counted from 0.
 
     one: of those that are left, only the most telling one.
+    pair: of those that are left, a right and a wrong one of one prompt, in this order.
     """
 
     group: int | None = None
     sample: int | None = None
     one: bool = False
+    pair: bool = False
 
 
 @dataclass(frozen=True, slots=True)

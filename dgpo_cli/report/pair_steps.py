@@ -1,0 +1,159 @@
+"""The steps of two completions after the token at which they part, beside or below each other."""
+
+from __future__ import annotations
+
+import unicodedata
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+from rich.console import Console
+from rich.segment import Segment
+from rich.style import Style
+from rich.text import Text
+
+from dgpo_cli.report.flow import Run, coloured, joined, marked, show, wrap
+from dgpo_cli.report.header import outcome
+from dgpo_cli.report.measure import Measure
+from dgpo_cli.report.page import Page
+from dgpo_cli.report.ramp import Ramp
+from dgpo_cli.report.step_table import StepBars, StepTotals, longest_of
+from dgpo_cli.report.text import Piece, elide, pad, plain
+from dgpo_cli.types import InspectedCompletion
+
+_BESIDE = 80  # cells from which both fit side by side
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One completion, cut where the two part: `shared` before it, `pieces` and `totals` after."""
+
+    completion: InspectedCompletion
+    measure: Measure
+    ramp: Ramp | None
+    shared: tuple[Piece, ...]
+    pieces: tuple[Piece, ...]
+    totals: tuple[StepTotals, ...]
+
+    def drawn(self, total: StepTotals, *, page: Page) -> list[list[Segment]]:
+        """The text of a step as lines of segments, in colours or with marks."""
+        start = bisect_left(self.pieces, total.step.start, key=_start)
+        stop = bisect_left(self.pieces, total.step.stop, key=_start)
+        level = self.measure.piece_level
+        runs = [
+            Run(show(piece.text, glyphs=page.glyphs), level(piece), False)
+            for piece in self.pieces[start:stop]
+        ]
+        _end_on_one_line(runs, newline=page.glyphs.newline)
+        lines = wrap(joined(runs), width=page.width - (2 if self.ramp else 0))
+        if self.ramp:
+            segments = coloured(lines, width=page.width, ramp=self.ramp, margin=1)
+        else:
+            segments = marked(lines, glyphs=page.glyphs)
+        return list(Segment.split_lines(segments))
+
+
+def heading(text: str, *, page: Page) -> Iterator[Segment]:
+    for line in page.paragraph(text):
+        yield Segment(line.plain, Style(bold=True) if page.styled else None)
+        yield Segment.line()
+
+
+@dataclass(frozen=True, slots=True)
+class PairSteps:
+    """The steps after the parting, each with the step of the same number of the other one."""
+
+    sides: tuple[Side, Side]
+    bars: StepBars
+    page: Page
+    console: Console
+
+    def segments(self) -> Iterator[Segment]:
+        longest = longest_of(total for side in self.sides for total in side.totals)
+        columns = 2 if self._are_beside else 1
+        column = replace(self.page, width=(self.page.width - 3 * (columns - 1)) // columns)
+        digits = max(2, len(str(max(len(side.totals) for side in self.sides))))
+        blocks = [
+            [
+                *self._block(
+                    side,
+                    column=column,
+                    digits=digits,
+                    longest=longest,
+                    shows_head=columns == 2 or side is self.sides[1],
+                )
+            ]
+            for side in self.sides
+        ]
+        yield from heading("From there on, step by step", page=self.page)
+        for first, second in zip_longest(*blocks, fillvalue=()):
+            if columns == 2:
+                yield from self._beside(first, second, width=column.width)
+            else:
+                for line in (*first, *second):
+                    yield from (*line, Segment.line())
+
+    @property
+    def _are_beside(self) -> bool:
+        pieces = (piece for side in self.sides for piece in side.pieces)
+        return self.page.width >= _BESIDE and not any(_runs_left(each.text) for each in pieces)
+
+    def _block(
+        self, side: Side, *, column: Page, digits: int, longest: float, shows_head: bool
+    ) -> Iterator[list[list[Segment]]]:
+        """For each step a line of numbers and its text; first what the numbers are."""
+        mark = outcome(side.completion, glyphs=self.page.glyphs)
+        short, used = mark.split(" ")[0], digits + len(mark.split(" ")[0]) + 2
+        dim = self.page.style("dim")
+        bars = replace(self.bars, page=column)
+        head = plain(pad("", used) + bars.head(used), style=dim)
+        name = f"{mark}, completion {side.completion.index}"
+        name = elide(name, column.width, glyphs=self.page.glyphs)
+        title = plain(name, style=self.page.style("bold"))
+        yield [self._line(title), self._line(head)] if shows_head else [self._line(title)]
+        for number, total in enumerate(side.totals, start=1):
+            line = plain(f"{short} {number:>{digits}} ")
+            line.append_text(bars.row(total, longest=longest, used=used))
+            yield [self._line(line), *side.drawn(total, page=column)]
+        end = f"{short} {'ends here' if side.totals else 'has ended'}"
+        yield [self._line(plain(end, style=dim))]
+
+    def _line(self, text: Text) -> list[Segment]:
+        text.stylize(text.style)
+        return list(text.render(self.console))
+
+    def _beside(
+        self, first: Sequence[list[Segment]], second: Sequence[list[Segment]], *, width: int
+    ) -> Iterator[Segment]:
+        edge = "|" if self.page.glyphs.ascii_only else "│"
+        style = Style(dim=True) if self.page.styled else None
+        empty: list[Segment] = []
+        for left, right in zip_longest(first, second, fillvalue=empty):
+            yield from Segment.adjust_line_length(left, width)
+            yield Segment(f" {edge} ", style)
+            yield from right
+            yield Segment.line()
+
+
+def _end_on_one_line(runs: list[Run], *, newline: str) -> None:
+    """Let the empty lines at the end of a step take no lines of their own."""
+    for at in range(len(runs) - 1, -1, -1):
+        text = runs[at].text
+        body = text
+        while body.endswith(newline + "\n"):
+            body = body.removesuffix(newline + "\n")
+        runs[at] = runs[at]._replace(text=body + text[len(body) :].replace("\n", ""))
+        if body:
+            return
+
+
+def _start(piece: Piece) -> int:
+    return piece.start
+
+
+def _runs_left(text: str | None) -> bool:
+    """Whether a text has letters or digits that run from right to left."""
+    if text is None or text.isascii():
+        return False
+    return any(unicodedata.bidirectional(char) in ("R", "AL", "AN") for char in text)

@@ -1,0 +1,198 @@
+"""A right and a wrong completion of one prompt beside each other: where they part, and the credit.
+
+What both begin with is shown once. From there on the steps stand side by side, or below each other
+where the page is narrow or a text runs from right to left, which terminals reorder by whole lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
+from rich.text import Text
+
+from dgpo_cli.report.flow import Run, joined, show, wrap
+from dgpo_cli.report.header import fraction, outcome, question
+from dgpo_cli.report.legend import legend
+from dgpo_cli.report.measure import Measure, What, added, measure_of, scale_of
+from dgpo_cli.report.numbers import counted, known, probability
+from dgpo_cli.report.page import LABEL, LEAST_WIDTH, Page, page_for, stack, title_line
+from dgpo_cli.report.pair_steps import PairSteps, Side, heading
+from dgpo_cli.report.ramp import RAMPS, Depth, Ramp, depth_of, levels, shallower
+from dgpo_cli.report.scale import Scale
+from dgpo_cli.report.step_table import StepBars, signed, totals_of
+from dgpo_cli.report.text import Piece, elide, pad, pieces, plain, visible
+from dgpo_cli.report.what_if import moved
+from dgpo_cli.types import InspectedCompletion, Inspection
+
+_SHARED_LINES = 4  # of what both begin with
+
+
+def render(
+    right: InspectedCompletion,
+    wrong: InspectedCompletion,
+    *,
+    inspection: Inspection,
+    width: int,
+    color: Depth,
+    what: What = "weight",
+    whole: bool = False,
+) -> RenderableType:
+    """Two completions of one prompt; the first is the one that was right.
+
+    width, color, what: as for the view of the tokens; one scale holds for both. whole: show all
+    of what both begin with. Model text is shown, never obeyed.
+    """
+    return _PairView((right, wrong), inspection, max(width, LEAST_WIDTH), color, what, whole)
+
+
+def parting(right: InspectedCompletion, wrong: InspectedCompletion) -> int:
+    """How many tokens both begin with; a character of several tokens is in whole or not at all."""
+    return _parting((right, wrong), [pieces(right.tokens), pieces(wrong.tokens)])
+
+
+def _parting(
+    both: tuple[InspectedCompletion, InspectedCompletion], shown: Sequence[Sequence[Piece]]
+) -> int:
+    right, wrong = both
+    same = (a.id == b.id for a, b in zip(right.tokens, wrong.tokens, strict=False))
+    common = sum(1 for _ in takewhile(bool, same))
+    while straddling := next((p for own in shown for p in own if p.start < common < p.stop), None):
+        common = straddling.start
+    return common
+
+
+@dataclass(frozen=True, slots=True)
+class _PairView:
+    both: tuple[InspectedCompletion, InspectedCompletion]
+    inspection: Inspection
+    width: int
+    color: Depth
+    what: What
+    whole: bool
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        depth = shallower(self.color, depth_of(console))
+        page = page_for(options, width=self.width, depth=depth)
+        sides = self._sides(depth)
+        left = sides[0]
+        weights = Scale.of(
+            [token.weight for each in self.both for token in each.tokens], steps=levels(depth)
+        )
+        bars = StepBars(weights, page, None if weights.is_uniform else RAMPS.get(depth))
+        merged = any(p.stop - p.start > 1 for side in sides for p in (*side.shared, *side.pieces))
+        yield stack(self._head(page, sides))
+        yield Text("")
+        yield from _shared(left.shared, page=page, ramp=RAMPS.get(depth), whole=self.whole)
+        yield Text("")
+        yield from PairSteps(sides, bars, page, console).segments()
+        yield stack(page.paragraph(bars.notes(), style="dim"))
+        yield Text("")
+        yield stack(legend(left.measure, page=page, ramp=left.ramp, merged=merged, listed=""))
+
+    def _sides(self, depth: Depth) -> tuple[Side, Side]:
+        """Both completions on one scale, cut where they part."""
+        measures = [measure_of(each, what=self.what, steps=levels(depth)) for each in self.both]
+        values = [value for measure in measures for value in measure.values]
+        scale = scale_of(self.what, values, steps=levels(depth))
+        every = [pieces(each.tokens) for each in self.both]
+        start = _parting(self.both, every)
+
+        def side(
+            completion: InspectedCompletion, measure: Measure, shown: tuple[Piece, ...]
+        ) -> Side:
+            measure = replace(measure, scale=scale)
+            return Side(
+                completion=completion,
+                measure=measure,
+                ramp=measure.ramp(depth),
+                shared=tuple(piece for piece in shown if piece.start < start),
+                pieces=tuple(piece for piece in shown if piece.start >= start),
+                totals=totals_of(completion, start=start),
+            )
+
+        right, wrong = map(side, self.both, measures, every)
+        return right, wrong
+
+    def _head(self, page: Page, sides: tuple[Side, Side]) -> Iterator[Text]:
+        right, wrong = self.both
+        name = visible(right.prompt_id, glyphs=page.glyphs)
+        yield title_line(page, f"{name}, completions {right.index} and {wrong.index}")
+        yield from question(right, tau=None, inspection=self.inspection, page=page)
+        yield plain("")
+        room = (page.width - LABEL) // 2
+        rows = [_facts(side, inspection=self.inspection, page=page) for side in sides]
+        for (label, first), (_, second) in zip(*rows, strict=True):
+            line = plain("").append(pad(label, LABEL), style=page.style("dim"))
+            line.append(pad(elide(first, room - 1, glyphs=page.glyphs), room))
+            yield line.append(elide(second, room, glyphs=page.glyphs))
+
+
+def _facts(side: Side, *, inspection: Inspection, page: Page) -> list[tuple[str, str]]:
+    completion = side.completion
+    weight = added([piece.weight for piece in side.shared])
+    total = added([token.weight for token in completion.tokens])
+    share = 100.0 * weight / total if total else 0.0
+    own_tau = "none" if completion.tau is None else f"{completion.tau:.3g}"
+    return [
+        ("completion", str(completion.index)),
+        ("outcome", outcome(completion, glyphs=page.glyphs)),
+        ("reward", known(completion.reward, "g")),
+        ("advantage", known(completion.advantage, "+.4g")),
+        ("tokens", f"{len(completion.tokens):,}"),
+        *([("tau", own_tau)] if inspection.parameters.get("target_ess") is not None else []),
+        ("eff. frac.", fraction(completion.effective_fraction)),
+        *_what_if(completion),
+        ("same start", f"{share:.3g} % of w"),
+        ("  sum of A", signed(weight * completion.advantage)),
+        ("parts with", _parts_with(side, page=page)),
+    ]
+
+
+def _what_if(completion: InspectedCompletion) -> list[tuple[str, str]]:
+    """What the credit shown changes of the one that trained."""
+    stored = completion.stored
+    if stored is None:
+        return []
+    share = moved(stored.weights, [token.weight for token in completion.tokens])
+    return [
+        ("  trained", fraction(stored.effective_fraction)),
+        ("  moves", f"{100.0 * share:.3g} % of w"),
+    ]
+
+
+def _parts_with(side: Side, *, page: Page) -> str:
+    """The token with which a completion goes its own way."""
+    if not side.pieces:
+        return "its end"
+    piece = side.pieces[0]
+    token = side.completion.tokens[piece.start]
+    name = piece.text and visible(piece.text, glyphs=page.glyphs, spaces=True)
+    weight = f", w {token.weight:.4g}" if page.width >= 80 else ""
+    return f"p {probability(token.logprob)}{weight} [{name or page.glyphs.empty}]"
+
+
+def _shared(
+    shown: Sequence[Piece], *, page: Page, ramp: Ramp | None, whole: bool
+) -> Iterator[Segment]:
+    """What both begin with, once and without credit: its end, or all of it."""
+    count = shown[-1].stop if shown else 0
+    title = f"Both begin with the same {counted(count, 'token')}"
+    if not count:
+        title = "They part at the first token"
+    yield from heading(title, page=page)
+    style = ramp.note() if ramp else None
+    margin = page.margin if ramp else 0
+    runs = (Run(show(piece.text, glyphs=page.glyphs), 0, False) for piece in shown)
+    lines = list(wrap(joined(runs), width=page.width - 2 * margin))
+    hidden = len(lines) - _SHARED_LINES
+    rows = ["".join(run.text for run in line) for line in lines]
+    if hidden > 1 and not whole:
+        rule = page.glyphs.rule * 3
+        rows[:hidden] = [f"{rule} {counted(hidden, 'line')} before {rule}"]
+    for row in rows:
+        yield Segment(pad(" " * margin + row, page.width) if ramp else row, style)
+        yield Segment.line()
