@@ -35,6 +35,9 @@ class Axis:
         return f"{value + 0.0:,.{digits}f}"
 
 
+_LEAST_SPAN = 1e-300  # less has no logarithm once it is cut into parts
+
+
 def nice_axis(low: float, high: float, *, least: float = 0.0) -> Axis:
     """Return the shortest axis with round ends that holds low to high.
 
@@ -43,7 +46,7 @@ def nice_axis(low: float, high: float, *, least: float = 0.0) -> Axis:
     if high - low < least:
         middle = (low + high) / 2
         low, high = middle - least / 2, middle + least / 2
-    if high <= low:
+    if high - low < _LEAST_SPAN:
         high = low + (abs(low) or 1.0) * 0.1
     power = 10.0 ** math.floor(math.log10((high - low) / _TICKS))
     for factor in (1.0, 2.0, 5.0, 10.0, 20.0):

@@ -77,6 +77,7 @@ def test_every_metric_is_what_counting_gives() -> None:
             "groups/none_correct": 1 / 4,
             "completion/length_mean": 53 / 12,
             "completion/length_min": 1.0,
+            "completion/length_p90": 8.9,  # of 1 1 2 2 2 3 4 5 7 8 9 9: nine tenths from 8 to 9
             "completion/length_max": 9.0,
             "completion/cut": 3 / 12,
             "completion/tokens": 53.0,

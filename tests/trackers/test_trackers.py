@@ -8,6 +8,7 @@ import os
 import sqlite3
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,15 +103,24 @@ def records(data: bytes) -> Iterator[bytes]:
             whole = b""
 
 
-def in_wandb_files(out: Path) -> dict[str, list[tuple[int, Any]]]:
-    """What the offline files of wandb hold, in the order of their making."""
+def closed_records(path: Path) -> list[Any]:
+    """The records of a file; wandb's own process writes the last of them after it was closed."""
     from wandb.proto import wandb_internal_pb2
 
+    deadline = time.monotonic() + 60
+    while True:
+        found = [wandb_internal_pb2.Record.FromString(data) for data in records(path.read_bytes())]
+        if found and found[-1].HasField("exit"):
+            return found
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+
+
+def in_wandb_files(out: Path) -> dict[str, list[tuple[int, Any]]]:
+    """What the offline files of wandb hold, in the order of their making."""
     found: dict[str, list[tuple[int, Any]]] = {}
-    for path in sorted((out / "wandb").glob("offline-run-*/run-*.wandb")):
-        for data in records(path.read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
+    for folder in sorted((out / "wandb").glob("offline-run-*")):
+        for record in closed_records(next(folder.glob("run-*.wandb"))):
             if record.HasField("history"):
                 step = record.history.step.num
                 for item in record.history.item:
