@@ -18,6 +18,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from dgpo_cli.cli import pager
 from dgpo_cli.report.text import visible
 
 if TYPE_CHECKING:
@@ -101,6 +102,24 @@ def raw(text: str) -> None:
 def show(picture: RenderableType) -> None:
     """Print something that rich can draw."""
     stdout().print(picture, width=picture_width())
+
+
+def page(picture: RenderableType) -> None:
+    """Print something that rich can draw, through the user's pager where there is one.
+
+    In a pipe, on a dumb terminal or without a pager it is printed as by `show`.
+    """
+    command = pager.command() if is_terminal(sys.stdout) else None
+    if command is None:
+        show(picture)
+        return
+    out = stdout()
+    with out.capture() as captured:
+        out.print(picture, width=picture_width())
+    text = captured.get()
+    if not pager.run(command, text, encoding=sys.stdout.encoding):
+        note(f"{command[0]} of PAGER did not start")
+        raw(text)
 
 
 def table(rows: Sequence[Sequence[str]], *, styles: Sequence[str]) -> None:

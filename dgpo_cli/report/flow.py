@@ -14,7 +14,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from dgpo_cli.report.ramp import Ramp
-from dgpo_cli.report.text import Glyphs, Piece, split_cells, visible
+from dgpo_cli.report.text import Glyphs, split_cells, visible
 
 
 class Run(NamedTuple):
@@ -117,18 +117,16 @@ def _words(wrapper: _Wrapper, run: Run, text: str) -> Iterator[Line]:
         start = stop
 
 
-def runs_of(
-    pieces: Iterable[Piece], *, levels: Iterable[int], listed: Iterable[bool], glyphs: Glyphs
-) -> Iterator[Run]:
-    """The pieces as runs, neighbours of one look joined."""
+def joined(runs: Iterable[Run]) -> Iterator[Run]:
+    """The same runs, neighbours of one look as one."""
     parts: list[str] = []
     look = (0, False)
-    for piece, level, is_listed in zip(pieces, levels, listed, strict=True):
-        if parts and look != (level, is_listed):
+    for text, level, listed in runs:
+        if parts and look != (level, listed):
             yield Run("".join(parts), *look)
             parts = []
-        look = (level, is_listed)
-        parts.append(show(piece.text, glyphs=glyphs))
+        look = (level, listed)
+        parts.append(text)
     if parts:
         yield Run("".join(parts), *look)
 

@@ -19,21 +19,11 @@ def header(
     completion: InspectedCompletion, *, inspection: Inspection, scale: Scale, page: Page
 ) -> Iterator[Text]:
     """The lines above the coloured tokens."""
-    glyphs = page.glyphs
-
-    def shown(text: str) -> str:
-        return visible(text, glyphs=glyphs)
-
-    yield title_line(page, f"{shown(completion.prompt_id)}, completion {completion.index}")
-    yield page.rule()
-    yield page.field("prompt", shown(completion.prompt))
-    yield page.field("answer", shown(completion.answer))
-    yield page.field("model", shown(inspection.model))
-    yield page.field("reference", shown(inspection.reference))
-    yield page.field("credit rule", rule_name(inspection, glyphs=glyphs))
-    mark = glyphs.passed if completion.outcome == "correct" else glyphs.failed
+    name = visible(completion.prompt_id, glyphs=page.glyphs)
+    yield title_line(page, f"{name}, completion {completion.index}")
+    yield from question(completion, inspection=inspection, page=page)
     yield from page.fields(
-        ("outcome", f"{mark} {completion.outcome}"),
+        ("outcome", outcome(completion, glyphs=page.glyphs)),
         ("finish", completion.finish_reason),
         ("tokens", f"{len(completion.tokens):,}"),
         ("reward", f"{completion.reward:g}"),
@@ -43,6 +33,28 @@ def header(
     yield from _credit(completion, scale=scale, page=page)
     yield plain("")
     yield from page.paragraph(in_words(completion, scale=scale), style="bold")
+
+
+def question(
+    completion: InspectedCompletion, *, inspection: Inspection, page: Page
+) -> Iterator[Text]:
+    """What was asked, and what measured the credit."""
+
+    def shown(text: str) -> str:
+        return visible(text, glyphs=page.glyphs)
+
+    yield page.rule()
+    yield page.field("prompt", shown(completion.prompt))
+    yield page.field("answer", shown(completion.answer))
+    yield page.field("model", shown(inspection.model))
+    yield page.field("reference", shown(inspection.reference))
+    yield page.field("credit rule", rule_name(inspection, glyphs=page.glyphs))
+
+
+def outcome(completion: InspectedCompletion, *, glyphs: Glyphs) -> str:
+    """The outcome and a mark for right or not."""
+    mark = glyphs.passed if completion.outcome == "correct" else glyphs.failed
+    return f"{mark} {completion.outcome}"
 
 
 def rule_name(inspection: Inspection, *, glyphs: Glyphs) -> str:
@@ -68,12 +80,14 @@ def _credit(completion: InspectedCompletion, *, scale: Scale, page: Page) -> Ite
         mark = page.glyphs.passed if holds else page.glyphs.failed
         return f"{mark} {value}" if holds else f"{mark} {value}, not {otherwise}"
 
-    yield page.fact("effective token fraction", fraction(completion.effective_fraction))
-    yield page.fact("largest weight", f"{scale.number(scale.high)} (GRPO: 1)")
-    yield page.fact("mean weight", checked(f"{mean:.6f}", _close(mean, 1.0), "1"))
+    held = (f"{100 * share_of_top(weights, share):.3g}" for share in (0.01, 0.05, 0.1))
+    yield from page.fact("effective token fraction", fraction(completion.effective_fraction))
+    yield from page.fact("largest weight", f"{scale.number(scale.high)} (GRPO: 1)")
+    yield from page.fact("held by top 1 / 5 / 10 %", f"{' / '.join(held)} % of the weight")
+    yield from page.fact("mean weight", checked(f"{mean:.6f}", _close(mean, 1.0), "1"))
     sum_label = f"sum of advantages = T{page.glyphs.times}A"
     total_is_right = _close(total, expected)
-    yield page.fact(sum_label, checked(f"{total:.4f}", total_is_right, f"{expected:.4f}"))
+    yield from page.fact(sum_label, checked(f"{total:.4f}", total_is_right, f"{expected:.4f}"))
 
 
 def _close(total: float, expected: float) -> bool:

@@ -7,61 +7,130 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from dgpo_cli.report.flow import level_glyph
+from dgpo_cli.report.linear import Linear
+from dgpo_cli.report.measure import Measure, What
 from dgpo_cli.report.page import Page
 from dgpo_cli.report.ramp import Ramp
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.text import pad, plain
 
+# What the numbers are, for those who meet them first here.
+_MEANINGS: dict[What, str] = {
+    "weight": "weights {range}, log scale",
+    "hellinger": "d {range}: squared Hellinger distance of policy and reference",
+    "entropy": "entropy {range} nats",
+    "score": "score {range}: what the credit rule makes of d and h",
+    "advantage": "advantage of each token {range}: A {times} w",
+    "logprob": "log-probability {range} nats",
+}
+_ALL_ZERO: dict[What, str] = {
+    "weight": "Every token has weight 1.",
+    "hellinger": "d is 0 for every token: policy and reference are the same here.",
+    "entropy": "The entropy is 0 for every token.",
+    "score": "The score is 0 for every token.",
+    "advantage": "The advantage is 0: this completion moves nothing.",
+    "logprob": "Every token has probability 1.",
+}
 
-def ends(scale: Scale) -> tuple[str, str]:
+
+def name_of(what: What) -> str:
+    """What a number is called in a line of text."""
+    return "d" if what == "hellinger" else what
+
+
+def ends(scale: Scale | Linear) -> tuple[str, str]:
     """The scale's end points; a sign where weights lie beyond the lower one."""
+    if isinstance(scale, Linear):
+        low = scale.number(-scale.end, short=True) if scale.signed else "0"
+        return low, scale.number(scale.end, short=True)
     low, high = (scale.number(end, short=True) for end in (1.0 / scale.factor, scale.factor))
     return (f"<= {low}" if scale.clips_low else low), high
 
 
-def legend(scale: Scale, *, page: Page, ramp: Ramp | None, merged: bool) -> Iterator[Text]:
-    """The bar (or the glyphs), the range of this completion, and what the marks mean."""
+def legend(
+    measure: Measure,
+    *,
+    page: Page,
+    ramp: Ramp | None,
+    merged: bool,
+    listed: str = "in the table",
+) -> Iterator[Text]:
+    """The bar (or the glyphs), the range of this completion, and what the marks mean.
+
+    merged: whether some characters are made of several tokens. listed: what underlined tokens
+    are, if any.
+    """
+    scale = measure.scale
     if scale.is_uniform:
+        if measure.what != "weight":
+            yield from page.paragraph(_ALL_ZERO[measure.what], style="dim")
         return
-    yield from _bar(scale, page=page, ramp=ramp) if ramp else _glyphs(scale, page=page)
-    notes = [f"weights {scale.number(scale.low)} to {scale.number(scale.high)}, log scale"]
-    if ramp and ramp.bold_is_safe:
-        notes += ["bold: above 1", "underlined: in the table"]
-    elif ramp:
-        notes += ["underlined: above 1 or in the table"]
+    yield from _bar(measure, page=page, ramp=ramp) if ramp else _glyphs(measure, page=page)
+    found = f"{scale.number(scale.low)} to {scale.number(scale.high)}"
+    notes = [_MEANINGS[measure.what].format(range=found, times=page.glyphs.times)]
+    if ramp:
+        notes += _marks(measure, ramp=ramp, listed=listed)
     if merged:
-        notes += ["characters made of several tokens: the sum of their weights"]
-    yield from page.paragraph(" · ".join(notes).replace("·", page.glyphs.separator), style="dim")
+        numbers = "their weights" if measure.what == "weight" else "their numbers"
+        notes += [f"characters made of several tokens: the sum of {numbers}"]
+    text = " · ".join(notes).replace("·", page.glyphs.separator)
+    yield from page.paragraph(text, style="dim")
 
 
-def _bar(scale: Scale, *, page: Page, ramp: Ramp) -> Iterator[Text]:
+def _marks(measure: Measure, *, ramp: Ramp, listed: str) -> list[str]:
+    """What bold and underline say."""
+    underlined = [listed] if listed else []
+    above = "above 1" if measure.what == "weight" else "above 0"
+    if measure.diverges and not ramp.bold_is_safe:
+        underlined = [above, *underlined]
+    bold = [f"bold: {above}"] if measure.diverges and ramp.bold_is_safe else []
+    return bold + ([f"underlined: {' or '.join(underlined)}"] if underlined else [])
+
+
+def _bar(measure: Measure, *, page: Page, ramp: Ramp) -> Iterator[Text]:
+    scale = measure.scale
     low, high = ends(scale)
     line = plain("")
-    line.append("weight  " if page.width >= 60 else "", style=page.style("dim"))
+    line.append(f"{name_of(measure.what)}  " if page.width >= 60 else "", style=page.style("dim"))
     line.append(low + " ")
     start = line.cell_len
-    room = (page.width - start - len(high) - 4) // 2  # of an arm
+    arms = 2 if measure.diverges else 1
+    room = (page.width - start - len(high) - 4) // arms  # of an arm
     stride = -(-scale.steps // max(1, room))  # where there is no room, only every so many steps
     steps = range(stride, scale.steps + 1, stride)
-    cells = max(1, min(room, 14) // len(steps))
-    for level in reversed(steps):
-        line.append(" " * cells, style=ramp.style(-level))
-    line.append(" 1 ", style=ramp.style(0))
+    cells = max(1, min(room, 14 if arms == 2 else 28) // len(steps))
+    middle = ""
+    if measure.diverges:
+        middle = " 1 " if measure.what == "weight" else " 0 "
+        for level in reversed(steps):
+            line.append(" " * cells, style=ramp.style(-level))
+        line.append(middle, style=ramp.style(0))
     for level in steps:
         line.append(" " * cells, style=ramp.style(level))
     yield line.append(" " + high)
     arm = cells * len(steps)
-    if arm >= 10:
+    if measure.what == "weight" and arm >= 10:
         words = pad("below GRPO", arm + 3) + pad("above GRPO", arm, right=True)
         yield plain(" " * start + words, style=page.style("dim"))
 
 
-def _glyphs(scale: Scale, *, page: Page) -> Iterator[Text]:
-    def entry(level: int, sign: str) -> str:
+def _glyphs(measure: Measure, *, page: Page) -> Iterator[Text]:
+    scale = measure.scale
+    falls = isinstance(scale, Linear) and scale.end < 0.0
+
+    def entry(level: int) -> str:
+        sign = "<=" if (level < 0) != falls else ">="
         glyph = level_glyph(level, glyphs=page.glyphs)
         return f"{glyph} {sign} {scale.number(scale.start_of(level))}"
 
     low, high = ends(scale)
-    yield from page.paragraph(f"weight {low} to {high}; no mark: about 1, GRPO's")
-    yield plain("   ".join(entry(level, "<=") for level in range(-scale.steps, 0)))
-    yield plain("   ".join(entry(level, ">=") for level in range(1, scale.steps + 1)))
+    about = "about 1, GRPO's" if measure.what == "weight" else "about 0"
+    yield from page.paragraph(f"{name_of(measure.what)} {low} to {high}; no mark: {about}")
+    if measure.diverges:
+        yield from _entries([entry(level) for level in range(-scale.steps, 0)], page=page)
+    yield from _entries([entry(level) for level in range(1, scale.steps + 1)], page=page)
+
+
+def _entries(entries: list[str], *, page: Page) -> Iterator[Text]:
+    line = "   ".join(entries)
+    yield from [plain(line)] if len(line) <= page.width else map(plain, entries)

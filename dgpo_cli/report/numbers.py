@@ -1,4 +1,4 @@
-"""How shares, differences, p-values and lengths are written."""
+"""How shares, differences, p-values, lengths and small numbers are written."""
 
 from __future__ import annotations
 
@@ -63,3 +63,20 @@ def tokens(length: float, *, narrow: bool = False) -> str:
 def counted(number: int, noun: str) -> str:
     """A number and its noun, in the plural where it is not 1."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def small(value: float) -> str:
+    """A number of any size in at most 7 cells: 0.0123, 4.1e-05, 12.3."""
+    if not math.isfinite(value):
+        return "none" if math.isnan(value) else f"{value}"
+    if value == 0.0:
+        return "0"
+    if 1e-3 <= abs(value) < 10.0:
+        return f"{value:.4f}"
+    return f"{value:.1f}" if 10.0 <= abs(value) < 1e4 else f"{value:.1e}"
+
+
+def probability(logprob: float) -> str:
+    """exp(logprob) in at most 6 cells."""
+    value = math.exp(min(0.0, logprob))
+    return f"{value:.3f}" if value >= 5e-4 or value == 0.0 else f"{value:.0e}"

@@ -25,6 +25,11 @@ class Page:
     glyphs: Glyphs
     styled: bool
 
+    @property
+    def margin(self) -> int:
+        """Empty cells on both sides of a card."""
+        return 2 if self.width >= 60 else 1
+
     def style(self, name: str) -> str:
         return name if self.styled else ""
 
@@ -50,20 +55,25 @@ class Page:
             line.rstrip()
             yield line
 
-    def fact(self, label: str, value: str) -> Text:
-        """A long label and a number."""
-        return plain("").append(pad(label, FACT), style=self.style("dim")).append(value)
+    def fact(self, label: str, value: str) -> Iterator[Text]:
+        """A long label and a number, below it where the line has no room."""
+        line = plain("").append(pad(label, FACT), style=self.style("dim"))
+        if FACT + cell_len(value) <= self.width:
+            yield line.append(value)
+            return
+        yield plain(label, style=self.style("dim"))
+        yield from self.paragraph(value, indent=2)
 
-    def paragraph(self, text: str, style: str = "") -> Iterator[Text]:
+    def paragraph(self, text: str, style: str = "", *, indent: int = 0) -> Iterator[Text]:
         """A sentence of ours wrapped at spaces; untrusted text has no place in it."""
         line = ""
         for word in text.split():
-            if line and cell_len(line) + 1 + cell_len(word) > self.width:
-                yield plain(line, style=self.style(style))
+            if line and indent + cell_len(line) + 1 + cell_len(word) > self.width:
+                yield plain(" " * indent + line, style=self.style(style))
                 line = word
             else:
                 line = f"{line} {word}" if line else word
-        yield plain(line, style=self.style(style))
+        yield plain(" " * indent + line, style=self.style(style))
 
 
 def title_line(page: Page, left: str, right: str = "") -> Text:

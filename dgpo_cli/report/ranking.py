@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
+from dgpo_cli.report.measure import Measure, What, gate
+from dgpo_cli.report.numbers import probability as probability
+from dgpo_cli.report.numbers import small as small
 from dgpo_cli.report.page import Page
 from dgpo_cli.report.ramp import Ramp
 from dgpo_cli.report.scale import Scale
@@ -27,7 +30,16 @@ from dgpo_cli.report.text import (
 from dgpo_cli.types import InspectedToken
 
 _WIDE = 72  # cells from which a token's numbers have columns of their own
-_LOGPROB = 96  # cells from which the log-probability has one too
+_NARROW = 36  # cells below which the text around a token is on a line of its own
+_ALL = 100  # cells from which every number has one
+_TITLES: dict[What, str] = {
+    "weight": "Most weighted tokens",
+    "hellinger": "Tokens that moved furthest from the reference",
+    "entropy": "Tokens of the highest entropy",
+    "score": "Tokens of the highest score",
+    "advantage": "Tokens with most of the advantage",
+    "logprob": "Least probable tokens",
+}
 
 
 def ranked(tokens: Sequence[InspectedToken], *, top: int) -> tuple[int, ...]:
@@ -41,90 +53,103 @@ def ranked(tokens: Sequence[InspectedToken], *, top: int) -> tuple[int, ...]:
     return tuple(sorted(range(len(tokens)), key=key)[: max(0, top)])
 
 
-def small(value: float) -> str:
-    """A number of any size in at most 7 cells: 0.0123, 4.1e-05, 12.3."""
-    if not math.isfinite(value):
-        return "none" if math.isnan(value) else f"{value}"
-    if value == 0.0:
-        return "0"
-    if 1e-3 <= abs(value) < 10.0:
-        return f"{value:.4f}"
-    return f"{value:.1f}" if 10.0 <= abs(value) < 1e4 else f"{value:.1e}"
+def ranked_by(measure: Measure, tokens: Sequence[InspectedToken], *, top: int) -> tuple[int, ...]:
+    """Positions of the `top` tokens by what is coloured; ties by weight."""
+    by_weight = ranked(tokens, top=len(tokens))
+    if measure.diverges:  # one sign for all tokens: the order of A x w is that of w
+        return by_weight[: max(0, top)]
 
+    def key(position: int) -> float:
+        value = measure.values[position]
+        return math.inf if math.isnan(value) else -abs(value)
 
-def probability(logprob: float) -> str:
-    """exp(logprob) in at most 6 cells."""
-    value = math.exp(min(0.0, logprob))
-    return f"{value:.3f}" if value >= 5e-4 or value == 0.0 else f"{value:.0e}"
+    return tuple(sorted(by_weight, key=key)[: max(0, top)])
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """What the table needs: the tokens, how they are shown, and how they are painted."""
+    """The table of one completion; `weights` is the scale of the weights, whatever is coloured."""
 
     tokens: Sequence[InspectedToken]
     pieces: Sequence[Piece]
-    scale: Scale
+    measure: Measure
+    weights: Scale
+    vocab_size: int
     page: Page
     ramp: Ramp | None
 
     def lines(self, positions: Sequence[int]) -> Iterator[Text]:
-        """The table of these positions, best first."""
+        """The table of these tokens, in this order."""
         if not positions:
             return
         wide = self.page.width >= _WIDE
-        piece_at = {
-            position: index
-            for index, piece in enumerate(self.pieces)
-            for position in range(piece.start, piece.stop)
-        }
+        piece_at = {at: i for i, p in enumerate(self.pieces) for at in range(p.start, p.stop)}
         yield from self._title()
         yield plain(self._head(wide=wide), style=self.page.style("dim"))
         for rank, position in enumerate(positions, start=1):
-            token = self.tokens[position]
-            line = plain(self._numbers(rank, position, token, wide=wide))
+            line = plain(f"{rank:>2} {position:>6} ")
+            line.append(f"{self.weights.number(self.tokens[position].weight):>8}  ")
+            if wide:
+                line.append("".join(f"{text:>7}  " for _, text in self._numbers(position)))
+            if self.page.width < _NARROW:
+                yield line
+                line = plain("   ")
             room = self.page.width - line.cell_len
             yield self._context(line, position, piece_at[position], room=room)
             if not wide:
-                yield plain(self._second(token), style=self.page.style("dim"))
-        yield from self.page.paragraph(self._notes(wide=wide), style="dim")
-
-    def _notes(self, *, wide: bool) -> str:
-        score, entropy, prob = ("score", "entropy", "prob") if wide else ("s", "H", "p")
-        return (
-            "d: squared Hellinger distance of policy and reference; "
-            f"{score}: the credit rule's score; {entropy}: the policy's entropy in nats; "
-            f"{prob}: the policy's probability; tokens count from 0"
-        )
+                short = " ".join(f"{name} {text}" for name, text in self._numbers(position))
+                yield from self.page.paragraph(short, style="dim", indent=3)
+        yield from self.page.paragraph(self._notes(), style="dim")
 
     def _title(self) -> Iterator[Text]:
-        title = "Most weighted tokens"
-        if self.scale.is_uniform:
+        title = _TITLES[self.measure.what]
+        if self.weights.is_uniform and self.measure.diverges:
             title = "All weights are equal; tokens by score"
-        yield plain(title, style=self.page.style("bold"))
+        yield from self.page.paragraph(title, style="bold")
 
     def _head(self, *, wide: bool) -> str:
         head = f"{'#':>2} {'token':>6} {'weight':>8}  "
         if wide:
-            head += f"{'score':>7}  {'d':>7}  {'entropy':>7}  "
-            head += f"{'logprob':>7}  " if self.page.width >= _LOGPROB else ""
-            head += f"{'prob':>6}  "
-        return head + "in context"
+            head += "".join(f"{name:>7}  " for name, _ in self._numbers(0))
+        return head + "in context" if self.page.width >= _NARROW else head.rstrip()
 
-    def _numbers(self, rank: int, position: int, token: InspectedToken, *, wide: bool) -> str:
-        text = f"{rank:>2} {position:>6} {self.scale.number(token.weight):>8}  "
-        if wide:
-            text += f"{small(token.score):>7}  {small(token.hellinger_sq):>7}  "
-            text += f"{small(token.entropy):>7}  "
-            text += f"{small(token.logprob):>7}  " if self.page.width >= _LOGPROB else ""
-            text += f"{probability(token.logprob):>6}  "
-        return text
-
-    def _second(self, token: InspectedToken) -> str:
-        return (
-            f"   s {small(token.score)} d {small(token.hellinger_sq)}"
-            f" H {small(token.entropy)} p {probability(token.logprob)}"
+    def _numbers(self, position: int) -> list[tuple[str, str]]:
+        """The names and numbers of the columns that the page has room for."""
+        token, what = self.tokens[position], self.measure.what
+        d, s, h, p = ("d", "score", "h", "prob") if self.page.width >= _WIDE else "dshp"
+        found = [
+            (d, small(token.hellinger_sq)),
+            (h, small(gate(token.entropy, vocab_size=self.vocab_size))),
+            (s, small(token.score)),
+        ]
+        entropy = ("entropy", small(token.entropy))
+        logprob = ("logprob", small(token.logprob))
+        advantage = (
+            f"A{self.page.glyphs.times}w",
+            small(self.measure.values[position]) if what == "advantage" else "",
         )
+        likely = (p, probability(token.logprob))
+        if self.page.width >= _ALL:
+            extra = [entropy, logprob, likely]
+            return [*found, *([advantage] if what == "advantage" else []), *extra]
+        own = {"entropy": entropy, "logprob": logprob, "advantage": advantage}
+        return [*found, own.get(what, likely)]
+
+    def _notes(self) -> str:
+        score, prob = ("score", "prob") if self.page.width >= _WIDE else ("s", "p")
+        notes = (
+            "d: squared Hellinger distance of policy and reference; "
+            "h: the gate, entropy / log V; "
+            f"{score}: the credit rule's, of d and h; "
+        )
+        names = [name for name, _ in self._numbers(0)]
+        if "entropy" in names:
+            notes += "entropy, logprob in nats; " if "logprob" in names else "entropy in nats; "
+        elif "logprob" in names:
+            notes += "logprob in nats; "
+        if prob in names:
+            notes += f"{prob}: the policy's probability; "
+        return notes + "tokens count from 0"
 
     def _context(self, line: Text, position: int, index: int, *, room: int) -> Text:
         """The token between what comes before and after, the tokens of all rows in one column."""
@@ -135,9 +160,7 @@ class Ranking:
         name = elide(name, max(1, room - left_room - brackets), glyphs=self.page.glyphs)
         line.append(pad(self._before(index, left_room), left_room, right=True), style=self._dim())
         if self.ramp:
-            level = self.scale.level(self.tokens[position].weight)
-            listed = not self.scale.is_uniform
-            line.append(name, style=self.ramp.style(level, listed=listed) if listed else "bold")
+            line.append(name, style=self.ramp.style(self.measure.level(position), listed=True))
         else:
             line.append(f"[{name}]")
         rest = room - left_room - cell_len(name) - brackets

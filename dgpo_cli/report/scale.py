@@ -80,12 +80,15 @@ class Scale:
         """Whether some weights lie below the scale's lower end."""
         return log_weight(self.low) < -math.log(self.factor) - EQUAL
 
+    def share(self, weight: float) -> float:
+        """Where a weight lies between the ends: -1 and 1 are the ends, 0 is a weight of 1."""
+        if self.is_uniform:
+            return 0.0
+        return max(-1.0, min(1.0, log_weight(weight) / math.log(self.factor)))
+
     def level(self, weight: float) -> int:
         """The step of a weight, in [-steps, steps]; 0 is about 1, positive is above."""
-        if self.is_uniform:
-            return 0
-        share = log_weight(weight) / math.log(self.factor)
-        return round(max(-1.0, min(1.0, share)) * self.steps)
+        return round(self.share(weight) * self.steps)
 
     def start_of(self, level: int) -> float:
         """The weight nearest to 1 that is at `level`."""

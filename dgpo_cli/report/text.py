@@ -219,6 +219,12 @@ def pieces(tokens: Sequence[InspectedToken]) -> tuple[Piece, ...]:
     are parts of characters that cannot be told apart and make one piece.
     """
     return tuple(
-        Piece(text, start, stop, math.fsum(token.weight for token in tokens[start:stop]))
+        Piece(text, start, stop, _weight(tokens[start:stop]))
         for text, start, stop in _pieces(tokens)
     )
+
+
+def _weight(tokens: Sequence[InspectedToken]) -> float:
+    if len(tokens) == 1:
+        return tokens[0].weight
+    return math.fsum(token.weight for token in tokens)

@@ -18,6 +18,7 @@ from dgpo_cli.types import (
     TokenStats,
 )
 from dgpo_cli.workflows.fresh_stats import fresh_stats
+from dgpo_cli.workflows.pairing import pair_of
 from dgpo_cli.workflows.rollouts import RolloutLine, read_lines
 from dgpo_cli.workflows.run_folder import RunFolder, newest_run
 
@@ -41,6 +42,7 @@ def run(
     kappa: float | None,
     progress: Progress,
     on_event: Callable[[str], None],
+    pair: bool = False,
 ) -> Inspection:
     """Inspect a run folder, a rollouts file, or a rollouts file under a model and a reference.
 
@@ -51,11 +53,15 @@ def run(
         prompt, completion: only this prompt (counted from 0 in the file) and this completion.
         one: of the completions that are left, only the most telling one.
         tau, kappa: weights under these instead of the stored or published ones.
+        pair: of the completions that are left, a right and a wrong one of one prompt, in this
+            order, instead of one.
     """
     path, name = _locate(source or rollouts)
     everything = read_lines(path)
     lines = _chosen(everything, prompt=prompt, completion=completion, path=path)
-    if one:
+    if pair:
+        lines = list(pair_of(lines, path=path))
+    elif one:
         lines = [min(lines, key=_evenness)]
     if model is not None:
         found, policy = fresh_stats(

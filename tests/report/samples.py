@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import math
 import os
+import random
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +34,16 @@ SNAPSHOTS = Path(__file__).parent / "snapshots"
 SYSTEMS = {"truecolor": "truecolor", "256": "256", "16": "standard", "none": None}
 SGR = re.compile(r"\x1b\[[0-9;]*m")
 
+SENTENCES = (
+    "We need to find the sum of all integer bases",
+    "Let me denote the number by $n$",
+    "So $17_b = b + 7$ and $97_b = 9b + 7$",
+    "Wait, that is not right because $b > 9$ is required",
+    "Hmm... is 3.14 relevant here",
+    "The divisors of 56 are 1, 2, 4, 7, 8, 14, 28, 56",
+    "Alternatively, consider the case $b = 21$",
+    "Therefore the answer is $\\boxed{70}$",
+)
 HOSTILE = (
     "[red]",
     "\x1b[31m",
@@ -97,6 +109,42 @@ def solution(*, tau: float = 0.1) -> InspectedCompletion:
     texts = [*"12+7=19;19*4=76;76-8=68;\\boxed{68}", "\n", "<|endoftext|>"]
     scores = [0.25 if at and texts[at - 1] == "=" else 0.01 * (at % 4) for at in range(len(texts))]
     return completion(texts, scores, tau=tau)
+
+
+def reasoning(
+    *, seed: int = 0, sentences: int = 40, alike: int = 12, tau: float = 0.3, **changes: Any
+) -> InspectedCompletion:
+    """A long completion of many sentences; the first `alike` are the same for every seed.
+
+    Tokens are words and signs, equal texts have equal ids; sentences end in one of three ways.
+    """
+    common, own = random.Random(99), random.Random(seed)
+    texts: list[str] = []
+    for number in range(sentences):
+        draw = common if number < alike else own
+        text = draw.choice(SENTENCES) + draw.choice([". ", ".\n", ".\n\n"])
+        texts += re.findall(r"\s?[A-Za-z]+|\s?\d|\s?[^\w\s]|\s+", text)
+    hot = {"Wait", "Alternatively", "not", "Hmm", "Therefore"}
+    scores = [own.uniform(0.5, 0.9) if text.strip() in hot else own.random() / 20 for text in texts]
+    shown = completion(texts, scores, tau=tau, **changes)
+    tokens = tuple(replace(token, id=zlib.crc32(token.text.encode())) for token in shown.tokens)
+    return replace(shown, tokens=tokens)
+
+
+def pair(**changes: Any) -> tuple[InspectedCompletion, InspectedCompletion]:
+    """A right and a wrong completion that begin with the same sentences."""
+    wrong = {"index": 6, "outcome": "wrong", "reward": 0.0, "advantage": -0.5}
+    first, second = {"seed": 1, **changes}, {"seed": 2, **changes, **wrong}
+    return reasoning(**first), reasoning(**second)
+
+
+def hostile_pair() -> tuple[InspectedCompletion, InspectedCompletion]:
+    """Two hostile completions that part in the middle of a character."""
+    first = hostile()
+    at = HOSTILE.index("") + 1
+    other = replace(first.tokens[at], id=-1, text="🎊")
+    tokens = (*first.tokens[:at], other, *reversed(first.tokens[at + 1 :]))
+    return first, replace(first, index=9, outcome="wrong", advantage=-0.75, tokens=tokens)
 
 
 def hostile() -> InspectedCompletion:

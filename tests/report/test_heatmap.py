@@ -63,8 +63,9 @@ def test_snapshot_of_nearly_uniform_weights() -> None:
 
 
 def body(output: str) -> str:
-    """The running text: between the sentence and the legend."""
-    return output[output.index("of the credit") : output.index("\nweight ")]
+    """The running text: between the caption of the strip and the legend."""
+    caption = output.index("each bar")
+    return output[output.index("\n\n", caption) : output.index("\nweight ")]
 
 
 def only_safe(output: str, *, color: Depth) -> None:
@@ -110,7 +111,7 @@ def test_every_line_fits_the_width(color: Depth, width: int) -> None:
 def test_the_card_is_filled_to_the_edge_also_beside_wide_characters() -> None:
     output = SGR.sub("", view(hostile(), color="truecolor"))
     text = body(output)
-    card = [line for line in text.split("\n")[1:] if line]
+    card = [line for line in text.split("\n") if line]
     assert len(card) >= 4
     assert {cell_len(line) for line in card} == {80}
 
@@ -175,8 +176,9 @@ def test_the_table_lists_tokens_by_weight_with_their_numbers() -> None:
     shown = replace(solution(), tokens=tokens)
     rows = [line.split() for line in view(shown, top=2).split("\n")]
     start = next(at for at, row in enumerate(rows) if row[:2] == ["#", "token"])
-    assert rows[start + 1] == ["1", "1", "1.75", "0.1250", "0.2500", "1.5000", "0.500", "a[b]c"]
-    assert rows[start + 2] == ["2", "2", "0.75", "1.0e-07", "1.0e-06", "0", "1.000", "ab[c]"]
+    h = f"{1.5 / math.log(1024):.4f}"  # the gate of b; the vocabulary has 1024
+    assert rows[start + 1] == ["1", "1", "1.75", "0.2500", h, "0.1250", "0.500", "a[b]c"]
+    assert rows[start + 2] == ["2", "2", "0.75", "1.0e-06", "0", "1.0e-07", "1.000", "ab[c]"]
 
 
 def test_ranking_breaks_ties_by_score_then_d_then_position() -> None:

@@ -10,7 +10,17 @@ import pytest
 from rich.color import Color
 from rich.console import Console
 
-from dgpo_cli.report.ramp import RAMPS, Depth, Paint, Ramp, contrast, depth_of, levels, shallower
+from dgpo_cli.report.ramp import (
+    GROWING,
+    RAMPS,
+    Depth,
+    Paint,
+    Ramp,
+    contrast,
+    depth_of,
+    levels,
+    shallower,
+)
 
 # The 16 colours of terminals in wide use: xterm, VGA and the Windows Terminal.
 PALETTES = {
@@ -66,7 +76,7 @@ def paints(ramp: Ramp) -> list[Paint]:
 
 @pytest.mark.parametrize(("depth", "palette"), CASES)
 def test_text_on_every_colour_has_a_contrast_of_at_least_4_5(depth: Depth, palette: str) -> None:
-    for paint in paints(RAMPS[depth]):
+    for paint in (*paints(RAMPS[depth]), *paints(GROWING[depth])):
         values = (luminance(linear(c, palette)) for c in (paint.background, paint.text))
         low, high = sorted(values)
         assert (high + 0.05) / (low + 0.05) >= 4.5, paint
@@ -75,26 +85,41 @@ def test_text_on_every_colour_has_a_contrast_of_at_least_4_5(depth: Depth, palet
 @pytest.mark.parametrize(("depth", "palette"), CASES)
 def test_lightness_grows_with_the_distance_from_one(depth: Depth, palette: str) -> None:
     ramp = RAMPS[depth]
-    for arm in (ramp.above, ramp.below):
+    for arm in (ramp.above, ramp.below, GROWING[depth].above):
         colors = [ramp.card.background, *(paint.background for paint in arm)]
         lightness = [luminance(linear(color, palette)) for color in colors]
         assert all(a < b for a, b in pairwise(lightness)), lightness
 
 
+def lab(color: str, *, reader: str) -> tuple[float, float, float]:
+    """CIE L*, a*, b* of a colour as this reader sees it."""
+    matrix, rgb = COLOUR_BLIND[reader], linear(color, "xterm")
+    seen = [max(0.0, sum(m * v for m, v in zip(row, rgb, strict=True))) for row in matrix]
+    x = (0.4124 * seen[0] + 0.3576 * seen[1] + 0.1805 * seen[2]) / 0.9505
+    y = luminance((seen[0], seen[1], seen[2]))
+    z = (0.0193 * seen[0] + 0.1192 * seen[1] + 0.9505 * seen[2]) / 1.089
+    f = [t ** (1 / 3) if t > 0.008856 else 7.787 * t + 16 / 116 for t in (x, y, z)]
+    return 116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])
+
+
 @pytest.mark.parametrize("reader", COLOUR_BLIND)
 @pytest.mark.parametrize("depth", ["truecolor", "256", "16"])
 def test_the_arms_stay_apart_for_every_reader(depth: Depth, reader: str) -> None:
-    def lab(color: str) -> tuple[float, float, float]:
-        matrix, rgb = COLOUR_BLIND[reader], linear(color, "xterm")
-        seen = [max(0.0, sum(m * v for m, v in zip(row, rgb, strict=True))) for row in matrix]
-        x = (0.4124 * seen[0] + 0.3576 * seen[1] + 0.1805 * seen[2]) / 0.9505
-        y = luminance((seen[0], seen[1], seen[2]))
-        z = (0.0193 * seen[0] + 0.1192 * seen[1] + 0.9505 * seen[2]) / 1.089
-        f = [t ** (1 / 3) if t > 0.008856 else 7.787 * t + 16 / 116 for t in (x, y, z)]
-        return 116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])
-
     for high, low in zip(RAMPS[depth].above, RAMPS[depth].below, strict=True):
-        assert math.dist(lab(high.background), lab(low.background)) > 20.0, (high, low)
+        one, other = (lab(paint.background, reader=reader) for paint in (high, low))
+        assert math.dist(one, other) > 20.0, (high, low)
+
+
+@pytest.mark.parametrize("reader", COLOUR_BLIND)
+@pytest.mark.parametrize("depth", ["truecolor", "256", "16"])
+def test_the_steps_of_the_growing_arm_stay_apart_for_every_reader(
+    depth: Depth, reader: str
+) -> None:
+    ramp = GROWING[depth]
+    assert ramp.below == () and len(ramp.above) == levels(depth)
+    seen = [lab(paint.background, reader=reader) for paint in (ramp.card, *ramp.above)]
+    assert all(math.dist(a, b) > 4.0 for a, b in pairwise(seen))
+    assert all(a[0] < b[0] for a, b in pairwise(seen))
 
 
 def test_the_arms_are_equally_long_and_equally_light() -> None:
@@ -112,6 +137,37 @@ def test_nothing_is_said_by_hue_alone(depth: Depth) -> None:
         above, below = ramp.style(level), ramp.style(-level)
         assert (above.bold, above.underline) != (below.bold, below.underline)
     assert ramp.style(-1, listed=True).underline and not ramp.style(-1).underline
+
+
+@pytest.mark.parametrize("depth", ["truecolor", "256", "16"])
+def test_the_growing_arm_has_no_sign_of_above_one(depth: Depth) -> None:
+    for level in range(levels(depth) + 1):
+        plain, listed = GROWING[depth].style(level), GROWING[depth].style(level, listed=True)
+        assert not plain.bold and not plain.underline and listed.underline
+
+
+@pytest.mark.parametrize("depth", ["truecolor", "256"])
+@pytest.mark.parametrize("ramps", [RAMPS, GROWING], ids=["two arms", "one arm"])
+def test_bars_stand_out_from_the_card_and_grow_lighter(
+    depth: Depth, ramps: dict[Depth, Ramp]
+) -> None:
+    ramp = ramps[depth]
+    card = linear(ramp.card.background, "xterm")
+    for sign in (1, -1) if ramp.below else (1,):
+        inks = [ramp.ink(sign * level) for level in range(1, levels(depth) + 1)]
+        values = [luminance(linear(ink.color.name, "xterm")) for ink in inks if ink.color]
+        assert len(values) == levels(depth) and values == sorted(values)
+        assert values[0] < values[-1]
+        assert all((value + 0.05) / (luminance(card) + 0.05) >= 3.0 for value in values)
+
+
+@pytest.mark.parametrize(("depth", "palette"), CASES)
+def test_notes_on_the_card_have_the_contrast_of_text(depth: Depth, palette: str) -> None:
+    for ramp in (RAMPS[depth], GROWING[depth]):
+        low, high = sorted(
+            luminance(linear(color, palette)) for color in (ramp.card.background, ramp.muted)
+        )
+        assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
 def test_contrast_of_black_and_white_is_21() -> None:

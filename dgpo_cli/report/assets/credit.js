@@ -1,0 +1,160 @@
+
+// The maths of the page, without the page: the credit rule, the scales of the colours, numbers.
+// What is computed here is what dgpo computes; tests hold the two together.
+
+const STEPS = 12;
+
+// The gate h: entropy in nats / log V, held to [0, 1].
+function gateOf(entropy, vocabSize) {
+  return vocabSize < 2 ? 0 : Math.min(1, Math.max(0, entropy / Math.log(vocabSize)));
+}
+
+// s = d * h^kappa, w = T * softmax(s / tau); the largest score is taken off before the division.
+function dgpoCredit(entropy, d, { tau, kappa, vocabSize }) {
+  const scores = Float64Array.from(d, (value, t) => value * Math.pow(gateOf(entropy[t], vocabSize), kappa));
+  const peak = largest(scores);
+  const powers = scores.map((score) => Math.exp((score - peak) / tau));
+  const factor = scores.length / sum(powers);
+  return { scores, weights: powers.map((power) => power * factor) };
+}
+
+function sum(values) {
+  let total = 0;
+  let lost = 0; // Neumaier: the digits that the running total could not hold
+  for (const value of values) {
+    const next = total + value;
+    lost += Math.abs(total) >= Math.abs(value) ? total - next + value : value - next + total;
+    total = next;
+  }
+  return total + lost;
+}
+
+function largest(values) {
+  let most = -Infinity;
+  for (const value of values) if (value > most) most = value;
+  return most;
+}
+
+function effectiveFraction(weights) {
+  const total = sum(weights);
+  return (total * total) / (weights.length * sum(weights.map((weight) => weight * weight)));
+}
+
+// The shares of all weight that the most weighted tokens hold, at least one token each.
+function sharesOfTop(weights, shares) {
+  const ascending = Float64Array.from(weights).sort();
+  const total = sum(weights);
+  return shares.map((share) => {
+    const count = Math.max(1, Math.ceil(share * weights.length));
+    return sum(ascending.subarray(Math.max(0, weights.length - count))) / total;
+  });
+}
+
+function logWeight(weight) {
+  if (!Number.isFinite(weight)) return 0;
+  return weight > 0 ? Math.log(weight) : -Infinity;
+}
+
+function spreadOf(weights) {
+  let most = 0;
+  for (const weight of weights) most = Math.max(most, Math.abs(logWeight(weight)));
+  return most;
+}
+
+// The next round number from `factor` up: 1.0005, 1.02, 1.5, 3, 20.
+function niceFactor(factor) {
+  const excess = factor < 2 ? factor - 1 : factor;
+  const exponent = Math.floor(Math.log10(excess));
+  for (const power of [exponent, exponent + 1]) {
+    for (const step of [1, 1.5, 2, 3, 5, 7]) {
+      const rounded = step * Math.pow(10, power);
+      if (rounded >= excess * (1 - 1e-9)) return factor < 2 ? 1 + rounded : rounded;
+    }
+  }
+  return factor;
+}
+
+// How far the scale of the weights reaches, to 1 / factor and factor: 1 where all weights are 1.
+function factorOf(weights) {
+  const upper = Math.max(logWeight(largest(weights)), Math.log(5));
+  const reach = Math.min(spreadOf(weights), upper);
+  return reach < 1e-6 ? 1 : niceFactor(Math.exp(reach));
+}
+
+// Where a weight lies on the scale, in [-1, 1]; 0 is 1.
+function weightShare(weight, factor) {
+  return factor === 1 ? 0 : Math.max(-1, Math.min(1, logWeight(weight) / Math.log(factor)));
+}
+
+// The end of a linear scale: the next round number from the largest size up.
+function endOf(values) {
+  const most = largest(values.map(Math.abs).filter(Number.isFinite));
+  if (!(most > 0)) return 0;
+  const power = Math.pow(10, Math.floor(Math.log10(most)));
+  if (power === 0) return most;
+  return [1, 1.5, 2, 3, 5, 7, 10].map((step) => step * power).find((end) => end >= most * (1 - 1e-9)) ?? 10 * power;
+}
+
+// Where a value lies on a linear scale to `end`, in [-1, 1].
+function linearShare(value, end) {
+  return end > 0 && !Number.isNaN(value) ? Math.max(-1, Math.min(1, value / end)) : 0;
+}
+
+// The step of a place on a scale, in [-STEPS, STEPS].
+function levelOf(share) {
+  return roundEven(share * STEPS);
+}
+
+function roundEven(value) { // as Python rounds
+  const below = Math.floor(value);
+  const rest = value - below;
+  if (rest !== 0.5) return Math.round(value);
+  return below % 2 === 0 ? below : below + 1;
+}
+
+// A number of any size: 0.0123, 4.1e-05, 12.3.
+function small(value) {
+  if (!Number.isFinite(value)) return Number.isNaN(value) ? "none" : String(value);
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e-3 && size < 10) return value.toFixed(4);
+  return size >= 10 && size < 1e4 ? value.toFixed(1) : scientific(value, 1);
+}
+
+function scientific(value, digits) {
+  return value.toExponential(digits).replace(/e([+-])(\d)$/, "e$10$2");
+}
+
+function probability(logprob) {
+  const value = Math.exp(Math.min(0, logprob));
+  return value >= 5e-4 || value === 0 ? value.toFixed(3) : scientific(value, 0);
+}
+
+// A weight with the digits that a scale of this factor needs to tell it from 1.
+function weightText(weight, factor) {
+  if (!Number.isFinite(weight)) return "none";
+  if (weight >= 100) return weight.toFixed(0);
+  if (factor !== 1 && factor < 2) {
+    const digits = 1 - Math.floor(Math.log10(factor - 1));
+    return weight.toFixed(Math.min(7, Math.max(2, digits)));
+  }
+  if (weight > 0 && weight < 0.1) return weight < 0.001 ? scientific(weight, 1) : weight.toFixed(3);
+  return weight.toFixed(2);
+}
+
+function signed(value, digits = 0) {
+  const size = Math.abs(value);
+  const text = digits && Number.isFinite(size) ? String(Number(size.toPrecision(digits))) : small(size);
+  return value < 0 ? "−" + text : value > 0 ? "+" + text : text;
+}
+
+// A fraction with enough digits that only 1 itself reads as 1.
+function fractionText(value) {
+  let digits = 5;
+  while (digits < 12 && value < 1 && Number(value.toFixed(digits)) === 1) digits += 1;
+  return value.toFixed(digits);
+}
+
+function percent(share) {
+  return Number.isFinite(share) ? (100 * share).toFixed(1) + " %" : "none";
+}

@@ -1,0 +1,220 @@
+
+// The page of dgpo inspect: builds the text, keeps what is chosen, and answers mouse and keys.
+
+const data = JSON.parse($("data").textContent);
+const state = { at: data.first, what: "weight", range: "fit", sort: "weight", isLong: false };
+const SHORT = 160; // tokens; a text up to here has room for larger letters
+let view = null;
+
+const numbers = (column) => Float64Array.from(column, (value) => (value === null ? NaN : value));
+
+// A completion with everything that does not depend on tau and kappa.
+function openAt(at) {
+  const shown = { ...data.completions[at] };
+  for (const name of ["logprob", "entropy", "d", "s", "w"]) shown[name] = numbers(shown[name]);
+  shown.advantage ??= NaN;
+  const count = shown.w.length;
+  const pieceOf = new Int32Array(count);
+  shown.starts.forEach((start, piece) => pieceOf.fill(piece, start));
+  state.at = at;
+  view = {
+    kept: -1,
+    here: 0,
+    shown,
+    s: shown.s,
+    w: shown.w,
+    pieceOf,
+    h: shown.entropy.map((entropy) => gateOf(entropy, data.vocabSize)),
+    range_of: (piece) => [shown.starts[piece], shown.starts[piece + 1] ?? count],
+    storedTau: shown.tau ?? data.tau ?? 0.5,
+    storedKappa: data.kappa ?? 1,
+    isWhatIf: false,
+  };
+  Object.assign(view, { tau: view.storedTau, kappa: view.storedKappa });
+  showFacts();
+  buildText();
+  newStrip(view);
+  newSteps(view, STEPS_AT_FIRST);
+  setSliders();
+  recompute();
+}
+
+function showFacts() {
+  const { shown } = view;
+  $("name").textContent = shown.name;
+  $("outcome").replaceChildren(make("span", shown.look, shown.verdict));
+  $("reward").textContent = String(shown.reward ?? "unknown");
+  $("advantage").textContent = signed(shown.advantage, 4);
+  $("count").textContent = shown.w.length.toLocaleString("en");
+  $("finish").textContent = shown.finish;
+  $("prompt").textContent = shown.prompt;
+  $("answer").textContent = shown.answer;
+  $("chooser").value = String(state.at);
+  $("before").disabled = state.at === 0;
+  $("after").disabled = state.at === data.completions.length - 1;
+}
+
+function buildText() {
+  const { shown } = view;
+  const box = make("div", shown.w.length <= SHORT ? "tokens short" : "tokens");
+  const ends = new Set(shown.ends);
+  let line = make("div", "line");
+  view.spans = shown.texts.map((text, piece) => {
+    const span = document.createElement("span");
+    span.textContent = text;
+    span.piece = piece;
+    line.append(span);
+    if (ends.has(piece)) {
+      box.append(line);
+      line = make("div", "line");
+    }
+    return span;
+  });
+  if (line.firstChild) box.append(line);
+  view.looks = view.spans.map(() => "");
+  if (view.spans.length) view.spans[0].tabIndex = 0;
+  $("text").replaceChildren(box);
+}
+
+// Scores and weights: those that came with the page, or the rule's under the sliders.
+function recompute() {
+  const { shown } = view;
+  if (view.isWhatIf) {
+    const { tau, kappa } = view;
+    const found = dgpoCredit(shown.entropy, shown.d, { tau, kappa, vocabSize: data.vocabSize });
+    Object.assign(view, { s: found.scores, w: found.weights });
+  } else {
+    Object.assign(view, { s: shown.s, w: shown.w });
+  }
+  view.isDgpo = view.isWhatIf || data.rule === "dgpo";
+  view.ruleName = view.isWhatIf ? `dgpo, tau ${view.tau}, kappa ${view.kappa}` : data.ruleName;
+  view.byWeight = ordered(view, "weight");
+  view.ranks = new Int32Array(view.w.length);
+  view.byWeight.forEach((t, at) => (view.ranks[t] = at + 1));
+  showCredit();
+  repaint();
+}
+
+function repaint() {
+  view.factor = factorOf(view.w);
+  view.order = state.sort === "weight" ? view.byWeight : ordered(view, state.sort);
+  setScale();
+  const isUniform = view.factor === 1 && state.what === "weight";
+  const listed = new Set(isUniform ? [] : view.order.slice(0, TOP).map((t) => view.pieceOf[t]));
+  view.spans.forEach((span, piece) => {
+    let look = levelClass(view, view.pieceLevels[piece]);
+    if (listed.has(piece)) look += " listed";
+    if (piece === view.kept) look += " kept";
+    if (look !== view.looks[piece]) span.className = view.looks[piece] = look;
+  });
+  paintStrip(view);
+  showLegend(view);
+  showTop(view, state.sort, state.isLong);
+  fillSteps(view);
+  showDetail(view, view.kept);
+}
+
+const WHATS = { // of a token; the parts of a character add up
+  weight: (t) => view.w[t],
+  advantage: (t) => view.shown.advantage * view.w[t],
+  score: (t) => view.s[t],
+  hellinger: (t) => view.shown.d[t],
+  entropy: (t) => view.shown.entropy[t],
+  logprob: (t) => -view.shown.logprob[t],
+};
+
+function setScale() {
+  const value = WHATS[state.what];
+  const values = Array.from(view.w, (_, t) => value(t));
+  const isWeight = state.what === "weight";
+  const end = endOf(values);
+  const factor = state.range === "fit" ? view.factor : Number(state.range);
+  const share = (x) => (isWeight ? weightShare(x, factor) : linearShare(x, end));
+  const level = (x) => levelOf(share(x));
+  view.shares = values.map(share);
+  view.levels = view.shares.map(levelOf);
+  view.pieceLevels = view.shown.starts.map((start, piece) => {
+    const [, stop] = view.range_of(piece);
+    return stop - start === 1 ? view.levels[start] : level(sum(values.slice(start, stop)));
+  });
+  view.scale = isWeight ? weightScale(factor) : linearScale(end);
+  $("range-box").hidden = !isWeight;
+}
+
+const UNDERLINED = `underlined: first ${TOP} of the table`;
+
+function weightScale(factor) {
+  if (factor === 1) return { arms: "du", low: "", high: "", notes: ["every token has weight 1"] };
+  const [low, high] = [1 / factor, factor].map((end) => String(Number(end.toPrecision(4))));
+  const below = view.w.some((weight) => logWeight(weight) < -Math.log(factor) - 1e-6);
+  const above = view.w.some((weight) => logWeight(weight) > Math.log(factor) + 1e-6);
+  return {
+    arms: "du",
+    low: (below ? "≤ " : "") + low,
+    high: (above ? "≥ " : "") + high,
+    notes: ["log scale, 1 in the middle", "bold: above 1", UNDERLINED],
+  };
+}
+
+function linearScale(end) {
+  const isSigned = state.what === "advantage";
+  const round = (value) => signed(value, 3);
+  return {
+    arms: isSigned ? "du" : "q",
+    low: isSigned ? round(-end) : "0",
+    high: isSigned ? round(end) : round(end).slice(1),
+    notes: [isSigned ? "linear scale, 0 in the middle" : "linear scale", UNDERLINED],
+  };
+}
+
+function showCredit() {
+  const { shown, w } = view;
+  const tile = (id, text, was) => {
+    const changed = view.isWhatIf && was !== text;
+    $(id).replaceChildren(text, make("span", "was", changed ? `as computed ${was}` : ""));
+  };
+  const found = spreadTexts(w);
+  view.was ??= spreadTexts(shown.w);
+  for (const id of ["fraction", "largest", "tops"]) tile(id, found[id], view.was[id]);
+  const total = sum(w.map((weight) => weight * shown.advantage));
+  const expected = w.length * shown.advantage;
+  const holds = Math.abs(total - expected) <= Math.max(1e-9, 1e-4 * Math.abs(expected));
+  const check = `${holds ? "✓" : "✗"} ${signed(total, 6)}${holds ? "" : `, not ${signed(expected, 6)}`}`;
+  tile("sum", check, check);
+  $("words").textContent = inWords(w);
+  $("tau-value").textContent = String(view.tau);
+  $("kappa-value").textContent = String(view.kappa);
+  $("tau").setAttribute("aria-valuetext", `tau ${view.tau}`);
+  $("what-if").textContent = view.isWhatIf
+    ? `What if: ${view.ruleName}, computed here from d and h. As computed: ${data.ruleName}.`
+    : `As computed: ${data.ruleName}. Move a slider to see the weights under other settings.`;
+  $("reset").disabled = !view.isWhatIf;
+}
+
+function spreadTexts(w) {
+  const shares = sharesOfTop(w, [0.01, 0.05, 0.1]).map((share) => (100 * share).toFixed(1));
+  return {
+    fraction: fractionText(effectiveFraction(w)),
+    largest: weightText(largest(w), factorOf(w)),
+    tops: shares.join(" / ") + " %",
+  };
+}
+
+function inWords(w) {
+  if (!w.length) return "This completion has no tokens.";
+  const spread = spreadOf(w);
+  if (spread < 1e-6) return "Every token has weight 1: credit is exactly GRPO's here.";
+  if (spread < 0.01) {
+    const fraction = fractionText(effectiveFraction(w));
+    return `Weights are nearly uniform: effective fraction ${fraction}; credit is close to GRPO's here.`;
+  }
+  const held = (100 * sharesOfTop(w, [0.1])[0]).toFixed(0);
+  return `The top 10 % of tokens hold ${held} % of the credit (GRPO: 10 %).`;
+}
+
+function setSliders() {
+  const tau = Math.log10(view.tau);
+  const bounds = { min: Math.min(-4, Math.floor(tau)), max: Math.max(1, Math.ceil(tau)) };
+  Object.assign($("tau"), { ...bounds, step: 0.01, value: tau });
+  Object.assign($("kappa"), { min: 0, max: Math.max(3, view.kappa), step: 0.05, value: view.kappa });
+}

@@ -1,0 +1,153 @@
+"""The coloured text of a completion: all of it, or the passages around the tokens that matter."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
+
+from dgpo_cli.report.flow import Line, Run, coloured, joined, marked, show, wrap
+from dgpo_cli.report.measure import Measure, added
+from dgpo_cli.report.numbers import counted
+from dgpo_cli.report.page import Page
+from dgpo_cli.report.ramp import Ramp
+from dgpo_cli.report.text import Piece
+
+CONTEXT = 1  # lines before and after the line of a token that matters
+ROWS = 14  # of passages, about; gaps and marks not counted
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Lines from `start` up to, not including, `stop`."""
+
+    start: int
+    stop: int
+
+
+def passages_around(
+    wanted: Iterable[int], *, count: int, rows: int, empty: Container[int] = ()
+) -> tuple[Passage, ...]:
+    """The lines around the wanted ones in the order of their importance, until `rows` are full.
+
+    Passages that touch, or that one line parts, are one: the note on a gap takes a line as well.
+    The first wanted line is always in. count: lines there are. empty: those that are no context.
+    """
+    chosen: set[int] = set()
+    for line in wanted:
+        context = range(max(0, line - CONTEXT), min(count, line + CONTEXT + 1))
+        around = [each for each in context if each == line or each not in empty]
+        if chosen and len(chosen.union(around)) > rows:
+            continue
+        chosen.update(around)
+    found: list[Passage] = []
+    for line in sorted(chosen):
+        if found and line - found[-1].stop <= 1:
+            found[-1] = Passage(found[-1].start, line + 1)
+        else:
+            found.append(Passage(0 if line == 1 else line, line + 1))
+    if found and count - found[-1].stop == 1:
+        found[-1] = Passage(found[-1].start, count)
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The running text.
+
+    listed: the tokens of the table. peaks: those that passages are shown around, most important
+    first.
+    whole: show all of it, however long; otherwise all of it where a screen holds it.
+    """
+
+    pieces: tuple[Piece, ...]
+    measure: Measure
+    listed: tuple[int, ...]
+    peaks: tuple[int, ...]
+    page: Page
+    ramp: Ramp | None
+    whole: bool
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        texts = [show(piece.text, glyphs=self.page.glyphs) for piece in self.pieces]
+        margin = self.page.margin if self.ramp else 0
+        lines = list(wrap(self._runs(texts), width=self.page.width - 2 * margin))
+        rows = len(lines) * (1 if self.ramp else 2)
+        if self.ramp:
+            yield from self._edge(self.ramp)
+        if self.whole or not self.peaks or rows <= console.height:
+            yield from self._drawn(lines)
+        else:
+            yield from self._passages(lines, _Places(texts, lines))
+        if self.ramp:
+            yield from self._edge(self.ramp)
+
+    def _runs(self, texts: Sequence[str]) -> Iterator[Run]:
+        listed = frozenset() if self.measure.scale.is_uniform else frozenset(self.listed)
+        level = self.measure.piece_level
+        return joined(
+            Run(text, level(piece), not listed.isdisjoint(range(piece.start, piece.stop)))
+            for piece, text in zip(self.pieces, texts, strict=True)
+        )
+
+    def _edge(self, ramp: Ramp) -> Iterator[Segment]:
+        yield Segment(" " * self.page.width, ramp.card.style())
+        yield Segment.line()
+
+    def _drawn(self, lines: Iterable[Line]) -> Iterator[Segment]:
+        if self.ramp is None:
+            return marked(lines, glyphs=self.page.glyphs)
+        return coloured(lines, width=self.page.width, ramp=self.ramp, margin=self.page.margin)
+
+    def _passages(self, lines: Sequence[Line], places: _Places) -> Iterator[Segment]:
+        piece_of = {at: i for i, p in enumerate(self.pieces) for at in range(p.start, p.stop)}
+        wanted = [places.line(piece_of[position]) for position in self.peaks]
+        newline = self.page.glyphs.newline
+        empty = {at for at, line in enumerate(lines) if "".join(r.text for r in line) == newline}
+        shown = 0
+        for passage in passages_around(wanted, count=len(lines), rows=ROWS, empty=empty):
+            yield from self._gap(places, shown, passage.start)
+            yield from self._drawn(lines[passage.start : passage.stop])
+            shown = passage.stop
+        yield from self._gap(places, shown, len(lines))
+
+    def _gap(self, places: _Places, start: int, stop: int) -> Iterator[Segment]:
+        """One line on what is left out: how many tokens, and how much of the weight."""
+        if start >= stop:
+            return
+        pieces = self.pieces[places.first(start) : places.first(stop)]
+        left_out = added([piece.weight for piece in pieces])
+        total = added([piece.weight for piece in self.pieces])
+        tokens = pieces[-1].stop - pieces[0].start if pieces else 0
+        share = f"{100.0 * left_out / total:.2g}" if total else "0"
+        rule = self.page.glyphs.rule * 3
+        text = f"{rule} {counted(tokens, 'token')}, {share} % of the weight {rule}"
+        if self.ramp is None:
+            yield Segment(text[: self.page.width] + "\n")
+            return
+        text = (" " * self.page.margin + text)[: self.page.width]
+        yield Segment(text.ljust(self.page.width), self.ramp.note())
+        yield Segment.line()
+
+
+class _Places:
+    """In which line each piece begins; a line break is not a character of any line."""
+
+    def __init__(self, texts: Sequence[str], lines: Sequence[Line]) -> None:
+        sizes = (len(text) - text.count("\n") for text in texts)
+        self._pieces = list(accumulate(sizes, initial=0))
+        self._lines = list(
+            accumulate((sum(len(r.text) for r in line) for line in lines), initial=0)
+        )
+
+    def line(self, piece: int) -> int:
+        """The line in which a piece begins."""
+        return bisect_right(self._lines, self._pieces[piece]) - 1
+
+    def first(self, line: int) -> int:
+        """The first piece that begins in a line or after it."""
+        return bisect_left(self._pieces, self._lines[line], hi=len(self._pieces) - 1)

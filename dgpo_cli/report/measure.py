@@ -1,0 +1,106 @@
+"""The number of each token that a view colours: its weight or one of those that lead to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dgpo_cli.report.linear import Linear
+from dgpo_cli.report.ramp import GROWING, RAMPS, Depth, Ramp
+from dgpo_cli.report.scale import Scale
+from dgpo_cli.report.text import Piece
+from dgpo_cli.types import InspectedCompletion, InspectedToken
+
+What = Literal["weight", "hellinger", "entropy", "score", "advantage", "logprob"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One number a token, the scale it is coloured on, and how people call it.
+
+    values: T numbers. weight diverges on a logarithmic scale around 1, advantage (the token's
+    own, A x w) on a linear one around 0; the others grow from 0.
+    """
+
+    what: What
+    values: tuple[float, ...]
+    scale: Scale | Linear
+
+    @property
+    def diverges(self) -> bool:
+        return self.what in ("weight", "advantage")
+
+    def ramp(self, depth: Depth) -> Ramp | None:
+        """The colours; None where there are none, or nothing to tell apart."""
+        if self.scale.is_uniform:
+            return None
+        return (RAMPS if self.diverges else GROWING).get(depth)
+
+    def level(self, position: int) -> int:
+        """The step of a token on the scale."""
+        return self.scale.level(self.values[position])
+
+    def piece_level(self, piece: Piece) -> int:
+        """The step of the sum over the tokens that are shown as one."""
+        if piece.stop - piece.start == 1:
+            return self.level(piece.start)
+        return self.scale.level(added(self.values[piece.start : piece.stop]))
+
+    def shared(self, values: Sequence[float]) -> Scale | Linear:
+        """A scale of the same kind for other values, such as those of two completions."""
+        return scale_of(self.what, values, steps=self.scale.steps)
+
+
+def measure_of(completion: InspectedCompletion, *, what: What, steps: int) -> Measure:
+    """The numbers of a completion's tokens on a scale with `steps` steps an arm."""
+    values = tuple(
+        value_of(token, what=what, advantage=completion.advantage) for token in completion.tokens
+    )
+    return Measure(what, values, scale_of(what, values, steps=steps))
+
+
+def scale_of(what: What, values: Sequence[float], *, steps: int) -> Scale | Linear:
+    """The scale for these numbers."""
+    if what == "weight":
+        return Scale.of(values, steps=steps)
+    return Linear.of(values, steps=steps, signed=what == "advantage")
+
+
+def value_of(token: InspectedToken, *, what: What, advantage: float) -> float:
+    """The token's number; `advantage` is its completion's."""
+    match what:
+        case "weight":
+            return token.weight
+        case "hellinger":
+            return token.hellinger_sq
+        case "entropy":
+            return token.entropy
+        case "score":
+            return token.score
+        case "advantage":
+            return advantage * token.weight
+        case "logprob":
+            return token.logprob
+
+
+def gate(entropy: float, *, vocab_size: int) -> float:
+    """h = entropy / log V, entropy in nats, held to [0, 1]; a vocabulary of one has 0."""
+    if vocab_size < 2:
+        return 0.0
+    share = entropy / math.log(vocab_size)
+    return share if math.isnan(share) else min(1.0, max(0.0, share))
+
+
+def added(values: Sequence[float]) -> float:
+    """The sum, also of numbers that are not finite."""
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):  # a huge sum, or inf - inf
+        return math.nan
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean, also of numbers that are not finite; NaN of none."""
+    return added(values) / len(values) if values else math.nan

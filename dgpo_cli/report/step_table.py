@@ -1,0 +1,263 @@
+"""The credit of a completion step by step, so that a long one stays readable."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.style import Style
+from rich.text import Text
+
+from dgpo_cli.report.header import header
+from dgpo_cli.report.legend import legend
+from dgpo_cli.report.measure import Measure, What, added, measure_of
+from dgpo_cli.report.numbers import counted
+from dgpo_cli.report.page import LEAST_WIDTH, Page, page_for, stack
+from dgpo_cli.report.ramp import RAMPS, Depth, Ramp, depth_of, levels, shallower
+from dgpo_cli.report.ranking import ranked
+from dgpo_cli.report.scale import Scale
+from dgpo_cli.report.steps import Step, steps_of
+from dgpo_cli.report.text import Piece, pieces, plain, split_cells, visible
+from dgpo_cli.types import InspectedCompletion, Inspection
+
+
+@dataclass(frozen=True, slots=True)
+class StepTotals:
+    """What a step holds: its share of all tokens (GRPO's of the credit) and of all weight.
+
+    advantage: the sum over its tokens of A x w. peak: its most weighted token.
+    """
+
+    step: Step
+    tokens: int
+    token_share: float
+    share: float
+    mean: float
+    advantage: float
+    peak: int
+    peak_weight: float
+
+
+def totals_of(completion: InspectedCompletion, *, start: int = 0) -> tuple[StepTotals, ...]:
+    """The totals of every step, in the order of the text; over all they are T, 1, 1 and T x A.
+
+    start: only of the tokens from here on; the step that holds it begins there.
+    """
+    tokens = completion.tokens
+    everything = added([token.weight for token in tokens])
+    found = []
+    for whole in steps_of(tokens):
+        step = Step(max(start, whole.start), whole.stop)
+        if step.start >= step.stop:
+            continue
+        own = tokens[step.start : step.stop]
+        weight = added([token.weight for token in own])
+        peak = step.start + ranked(own, top=1)[0]
+        found.append(
+            StepTotals(
+                step=step,
+                tokens=len(own),
+                token_share=len(own) / len(tokens),
+                share=weight / everything if everything else 0.0,
+                mean=weight / len(own),
+                advantage=weight * completion.advantage,
+                peak=peak,
+                peak_weight=tokens[peak].weight,
+            )
+        )
+    return tuple(found)
+
+
+def longest_of(totals: Iterable[StepTotals]) -> float:
+    """The largest share that a bar of these steps shows."""
+    shares = (share for total in totals for share in (total.share, total.token_share))
+    return max((share for share in shares if math.isfinite(share)), default=0.0)
+
+
+def render(
+    completion: InspectedCompletion,
+    *,
+    inspection: Inspection,
+    width: int,
+    color: Depth,
+    what: What = "weight",
+) -> RenderableType:
+    """A row of numbers and a line of coloured text for each step.
+
+    width, color, what: as for the view of the tokens. Model text is shown, never obeyed.
+    """
+    return _StepView(completion, inspection, max(width, LEAST_WIDTH), color, what)
+
+
+@dataclass(frozen=True, slots=True)
+class _StepView:
+    completion: InspectedCompletion
+    inspection: Inspection
+    width: int
+    color: Depth
+    what: What
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        depth = shallower(self.color, depth_of(console))
+        page = page_for(options, width=self.width, depth=depth)
+        tokens = self.completion.tokens
+        weights = Scale.of([token.weight for token in tokens], steps=levels(depth))
+        measure = measure_of(self.completion, what=self.what, steps=levels(depth))
+        ramp = measure.ramp(depth)
+        shown = pieces(tokens)
+        merged = any(piece.stop - piece.start > 1 for piece in shown)
+        bars = StepBars(weights, page, None if weights.is_uniform else RAMPS.get(depth))
+        yield stack(header(self.completion, inspection=self.inspection, scale=weights, page=page))
+        yield Text("")
+        yield stack(_rows(totals_of(self.completion), bars, StepText(shown, measure, page, ramp)))
+        yield Text("")
+        yield stack(
+            legend(measure, page=page, ramp=ramp, merged=merged, listed="peak weight of its step")
+        )
+
+
+def _rows(totals: Sequence[StepTotals], bars: StepBars, text: StepText) -> Iterator[Text]:
+    if not totals:
+        return
+    page = bars.page
+    digits = max(2, len(str(len(totals))))
+    longest = longest_of(totals)
+    yield plain(counted(len(totals), "step"), style=page.style("bold"))
+    yield plain(f"{'#':>{digits}} ", style=page.style("dim")).append(bars.head(digits + 1))
+    for number, total in enumerate(totals, start=1):
+        line = plain(f"{number:>{digits}} ")
+        yield line.append_text(bars.row(total, longest=longest, used=digits + 1))
+        yield text.line(total, indent=digits + 1)
+    marked = "underlined" if text.ramp else "in brackets"
+    peak = f"{marked}: the step's most weighted token; long steps are shown around it"
+    yield from page.paragraph(f"{bars.notes()}; {peak}", style="dim")
+
+
+@dataclass(frozen=True, slots=True)
+class StepBars:
+    """The numbers of a step; the narrower the page, the fewer. scale: of the weights."""
+
+    scale: Scale
+    page: Page
+    ramp: Ramp | None
+
+    def head(self, used: int) -> str:
+        head = f"{'tokens':>6} {'share':>7} {'':{self._room(used)}}"
+        return head + "".join(f" {name:>9}" for name in self._names)
+
+    def row(self, total: StepTotals, *, longest: float, used: int) -> Text:
+        """One line; longest: the share that fills a bar. used: cells taken before it."""
+        share = f"{100.0 * total.share:.1f} %"
+        line = plain(f"{total.tokens:>6,} {share:>7} ")
+        line.append_text(self._bar(total, longest=longest, room=self._room(used)))
+        numbers = {
+            "sum of A": f"{total.advantage:+#.3g}",
+            "mean w": self.scale.number(total.mean),
+            "peak w": self.scale.number(total.peak_weight),
+        }
+        return line.append("".join(f" {numbers[name]:>9}" for name in self._names))
+
+    def notes(self) -> str:
+        notes = (
+            f"share: of all weight; {self._marks[1]} is the share of the tokens, what GRPO gives; "
+        )
+        if self._names:
+            notes += f"sum of A: of the token advantages A{self.page.glyphs.times}w; "
+        return notes.removesuffix("; ")
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        width = self.page.width
+        return ("mean w", "sum of A", "peak w")[
+            : 3 if width >= 72 else 2 if width >= 60 else 0
+        ] or (("sum of A",) if width >= 36 else ())
+
+    @property
+    def _marks(self) -> tuple[str, str]:
+        return ("=", "|") if self.page.glyphs.ascii_only else ("━", "┃")
+
+    def _room(self, used: int) -> int:
+        return max(2, min(48, self.page.width - used - 15 - 10 * len(self._names)))
+
+    def _bar(self, total: StepTotals, *, longest: float, room: int) -> Text:
+        """The share of the weight; a mark where the share of the tokens ends."""
+        share = total.share if math.isfinite(total.share) else 0.0
+        filled, even = (
+            round((room - 1) * each / longest) if longest else 0
+            for each in (share, total.token_share)
+        )
+        full, mark = self._marks
+        cells = (full * filled).ljust(room)
+        ink = self.ramp.ink(self.scale.level(total.mean)) if self.ramp else Style()
+        line = plain("").append(cells[:even], style=ink)
+        line.append(mark, style=self.ramp.ink(0) if self.ramp else self.page.style("dim"))
+        return line.append(cells[even + 1 :], style=ink)
+
+
+@dataclass(frozen=True, slots=True)
+class StepText:
+    """The text of a step on one line, coloured as in the view of the tokens."""
+
+    pieces: Sequence[Piece]
+    measure: Measure
+    page: Page
+    ramp: Ramp | None
+
+    def line(self, total: StepTotals, *, indent: int) -> Text:
+        """As much as there is room for, with the peak."""
+        first = bisect_right(self.pieces, total.step.start, key=_start) - 1
+        last = bisect_right(self.pieces, total.step.stop - 1, key=_start) - 1
+        peak = bisect_right(self.pieces, total.peak, key=_start) - 1
+        room = self.page.width - indent
+        begin = self._begin(first, peak, room=room)
+        line = plain(" " * indent)
+        used = self._add(line, self.page.glyphs.ellipsis, room=room) if begin > first else 0
+        for index in range(begin, last + 1):
+            space = room - used - (cell_len(self.page.glyphs.ellipsis) if index < last else 0)
+            name = self._name(index, is_peak=index == peak)
+            used += self._add(line, name, room=space, style=self._style(index, index == peak))
+            if cell_len(name) > space:
+                used += self._add(line, self.page.glyphs.ellipsis, room=room - used)
+                break
+        self._add(line, " " * (room - used) if self.ramp else "", room=room - used)
+        return line
+
+    def _add(self, line: Text, text: str, *, room: int, style: Style | None = None) -> int:
+        """Append what fits; return its cells."""
+        card = self.ramp.note() if self.ramp else ""
+        text = split_cells(text, max(0, room))[0]
+        line.append(text, style=style or card)
+        return cell_len(text)
+
+    def _begin(self, first: int, peak: int, *, room: int) -> int:
+        """The first piece, or, where the peak would not fit then, one a little before the peak."""
+        used = 0
+        for index in range(first, peak + 1):
+            used += cell_len(self._name(index, is_peak=index == peak))
+            if used > room * 3 // 4:
+                break
+        else:
+            return first
+        used, begin = 0, peak
+        while begin > first and used < room // 3:
+            begin -= 1
+            used += cell_len(self._name(begin, is_peak=False))
+        return begin if used < room // 2 else min(peak, begin + 1)
+
+    def _name(self, index: int, *, is_peak: bool) -> str:
+        piece, glyphs = self.pieces[index], self.page.glyphs
+        name = glyphs.empty if piece.text is None else visible(piece.text, glyphs=glyphs)
+        return f"[{name}]" if is_peak and not self.ramp else name
+
+    def _style(self, index: int, is_peak: bool) -> Style | None:
+        if self.ramp is None:
+            return None
+        return self.ramp.style(self.measure.piece_level(self.pieces[index]), listed=is_peak)
+
+
+def _start(piece: Piece) -> int:
+    return piece.start

@@ -1,0 +1,104 @@
+"""The whole completion on one line: a bar a cell, and below it where the table's tokens are.
+
+A cell stands for one token, or for the mean of several: means add up to the whole, so a high cell
+is a stretch that holds much of the credit. Single tokens that stand out are marked by their rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from rich.text import Text
+
+from dgpo_cli.report.legend import name_of
+from dgpo_cli.report.linear import Linear
+from dgpo_cli.report.measure import Measure, mean
+from dgpo_cli.report.page import Page
+from dgpo_cli.report.ramp import Ramp
+from dgpo_cli.report.scale import Scale
+from dgpo_cli.report.text import Glyphs, plain
+
+_ASCII = "_.:-=+*#"  # no digits: the ranks stand below
+_RANKS = 9  # marked below the strip: one digit each
+
+
+def spans(count: int, *, cells: int) -> tuple[tuple[int, int], ...]:
+    """Tokens from, up to and not including, of each cell: at most `cells`, as even as can be."""
+    cells = min(count, cells)
+    return tuple(pairwise(count * cell // cells for cell in range(cells + 1))) if cells else ()
+
+
+def bar(scale: Scale | Linear, value: float, *, glyphs: Glyphs) -> str:
+    """The glyph of a number: the least weight there is has the lowest bar, the largest the highest.
+
+    Bars of other numbers stand on 0, and the one furthest from it is the highest.
+    """
+    steps = _ASCII if glyphs.ascii_only else glyphs.fractions[1:9]
+    share, low, high = (scale.share(each) for each in (value, scale.low, scale.high))
+    if isinstance(scale, Linear):
+        share, low, high = abs(share), 0.0, max(abs(low), abs(high))
+    elif not low < high:
+        return steps[3]
+    height = (share - low) / (high - low) if high else 0.0
+    return steps[round(7 * min(1.0, max(0.0, height)))]
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """The strip of one measure; `ramp` None is without colour."""
+
+    measure: Measure
+    page: Page
+    ramp: Ramp | None
+
+    def lines(self, positions: Sequence[int]) -> Iterator[Text]:
+        """The bars, the ranks of these tokens below them, and what a bar stands for."""
+        if not self.measure.values:
+            return
+        margin = self.page.margin if self.ramp else 0
+        cells = spans(len(self.measure.values), cells=self.page.width - 2 * margin)
+        values = [mean(self.measure.values[start:stop]) for start, stop in cells]
+        scale = self.measure.shared(values)
+        glyphs = self.page.glyphs
+        if self.ramp:
+            line = plain(" " * margin, style=self.ramp.card.style())
+            for value in values:
+                style = self.ramp.ink(scale.level(value))
+                line.append(bar(scale, value, glyphs=glyphs), style=style)
+            yield line.append(" " * (self.page.width - line.cell_len))
+        else:
+            yield plain("".join(bar(scale, value, glyphs=glyphs) for value in values))
+        if not self.measure.scale.is_uniform:
+            yield self._ranks(positions[:_RANKS], cells=cells, margin=margin)
+        yield from self.page.paragraph(self._caption(cells, values, scale), style="dim")
+
+    def _ranks(
+        self, positions: Sequence[int], *, cells: Sequence[tuple[int, int]], margin: int
+    ) -> Text:
+        line = [" "] * len(cells)
+        for rank, position in reversed([*enumerate(positions, start=1)]):
+            cell = next(at for at, span in enumerate(cells) if span[0] <= position < span[1])
+            line[cell] = str(rank)
+        return plain((" " * margin + "".join(line)).rstrip(), style=self.page.style("bold"))
+
+    def _caption(
+        self,
+        cells: Sequence[tuple[int, int]],
+        values: Sequence[float],
+        scale: Scale | Linear,
+    ) -> str:
+        sizes = sorted({stop - start for start, stop in cells})
+        name = name_of(self.measure.what)
+        if sizes == [1]:
+            said = f"each bar is the {name} of a token"
+        else:
+            count = " or ".join(f"{size:,}" for size in sizes)
+            low, high = scale.number(scale.low), scale.number(scale.high)
+            said = f"each bar is the mean {name} of {count} tokens: {low} to {high}"
+        if self.measure.what == "weight":
+            said += f"; {bar(scale, 1.0, glyphs=self.page.glyphs)} is about 1, GRPO's"
+        if not self.measure.scale.is_uniform:
+            said += "; digits: ranks in the table"
+        return said

@@ -1,0 +1,71 @@
+"""A completion as coloured tokens in HTML, which needs no script; numbers are in the titles."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+
+from dgpo_cli.report import palette
+from dgpo_cli.report.document import asset, escaped
+from dgpo_cli.report.flow import show
+from dgpo_cli.report.measure import gate
+from dgpo_cli.report.numbers import probability, small
+from dgpo_cli.report.scale import Scale
+from dgpo_cli.report.text import UNICODE, Piece, pieces
+from dgpo_cli.types import InspectedCompletion, InspectedToken, Inspection
+
+
+def tokens_style() -> str:
+    """The CSS that `tokens_html` needs, for `document`."""
+    return asset("tokens.css") + palette.css()
+
+
+def tokens_html(completion: InspectedCompletion, *, inspection: Inspection) -> str:
+    """The completion's text, each token on the colour of its weight; a line is a block.
+
+    The scale is the terminal's: centred on w = 1, its ends follow the completion. More than
+    GRPO's weight is bold as well.
+    """
+    tokens = completion.tokens
+    scale = Scale.of([token.weight for token in tokens], steps=palette.STEPS)
+    lines = "".join(
+        f'<div class="line">{"".join(spans)}</div>'
+        for spans in _lines(tokens, scale=scale, vocab_size=inspection.vocab_size)
+    )
+    return f'<div class="tokens">{lines}</div>'
+
+
+def shown_pieces(tokens: Sequence[InspectedToken]) -> Iterator[tuple[Piece, str, bool]]:
+    """Each piece, its visible text in running lines, and whether a line ends behind it."""
+    for piece in pieces(tokens):
+        text = show(piece.text, glyphs=UNICODE)
+        yield piece, text.removesuffix("\n"), text.endswith("\n")
+
+
+def _lines(
+    tokens: Sequence[InspectedToken], *, scale: Scale, vocab_size: int
+) -> Iterator[list[str]]:
+    line: list[str] = []
+    for piece, text, ends in shown_pieces(tokens):
+        name = palette.level_class(scale.level(piece.weight))
+        look = f' class="{name}"' if name else ""
+        title = _title(piece, tokens, scale=scale, vocab_size=vocab_size)
+        body = html.escape(text, quote=True)
+        line.append(f'<span{look} title="{escaped(title)}">{body}</span>')
+        if ends:
+            yield line
+            line = []
+    if line:
+        yield line
+
+
+def _title(piece: Piece, tokens: Sequence[InspectedToken], *, scale: Scale, vocab_size: int) -> str:
+    token = tokens[piece.start]
+    if piece.stop - piece.start > 1:
+        last = piece.stop - 1
+        return f"tokens {piece.start} to {last}: w {scale.number(piece.weight)} in all"
+    return (
+        f"token {piece.start}: w {scale.number(token.weight)}, s {small(token.score)}, "
+        f"d {small(token.hellinger_sq)}, h {small(gate(token.entropy, vocab_size=vocab_size))}, "
+        f"p {probability(token.logprob)}"
+    )

@@ -1,0 +1,407 @@
+"""The page of an inspection in headless Chromium: it computes, colours and answers as promised."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+
+from dgpo_cli.algo.credit import DgpoCredit
+from dgpo_cli.report.header import fraction, share_of_top
+from dgpo_cli.report.inspect_page import inspect_page
+from dgpo_cli.report.linear import Linear
+from dgpo_cli.report.measure import What, gate, measure_of
+from dgpo_cli.report.numbers import probability, small
+from dgpo_cli.report.palette import STEPS
+from dgpo_cli.report.ranking import ranked_by
+from dgpo_cli.report.scale import Scale
+from dgpo_cli.report.text import pieces
+from dgpo_cli.report.token_html import shown_pieces, tokens_html
+from dgpo_cli.types import InspectedCompletion, TokenStats
+from tests.algo.twins import dgpo_weights
+from tests.report.conftest import Visit
+from tests.report.samples import completion, hostile, inspection, solution
+from tests.report.test_token_html import Fragment
+
+Open = Callable[..., Visit]
+SETTINGS = [(0.5, 1.0), (0.02, 1.0), (1e-4, 0.0), (3.0, 2.5), (0.1, 0.05)]
+TOKENS = "#text .line > span"
+
+
+def measured(count: int = 300, seed: int = 0) -> InspectedCompletion:
+    """Statistics over many orders of magnitude, with zeros and a full gate among them."""
+    draw = random.Random(seed)
+    shown = completion(["x "] * count, [0.0] * count, tau=1.0, advantage=-1.25)
+    tokens = tuple(
+        replace(
+            token,
+            entropy=draw.choice([0.0, math.log(1024), 7.0 * draw.random() ** 3]),
+            hellinger_sq=draw.choice([0.0, 10.0 ** draw.uniform(-9, 0)]),
+        )
+        for token in shown.tokens
+    )
+    return replace(shown, tokens=tokens)
+
+
+def opened(visit: Open, *shown: InspectedCompletion, **settings: object) -> Visit:
+    return visit(inspect_page(inspection(*shown)), **settings)
+
+
+def quiet(found: Visit) -> bool:
+    """Nothing on the console, and nothing asked for but the page itself."""
+    return found.complaints == [] and len(found.requests) == 1
+
+
+def token(found: Visit) -> int:
+    """The token that has the focus, by its place among the spans."""
+    place = found(
+        "[...document.querySelectorAll('#text .line > span')].indexOf(document.activeElement)"
+    )
+    assert isinstance(place, int)
+    return place
+
+
+def test_the_page_computes_the_rule_of_the_paper(visit: Open) -> None:
+    shown = measured()
+    entropy = [token.entropy for token in shown.tokens]
+    d = [token.hellinger_sq for token in shown.tokens]
+    gates = [gate(value, vocab_size=1024) for value in entropy]
+    columns = [torch.tensor([column]) for column in (entropy, d)]
+    stats = TokenStats(old_logprobs=columns[0], entropy=columns[0], hellinger_sq=columns[1])
+    mask = torch.ones_like(columns[0], dtype=torch.bool)
+    page = opened(visit, solution())
+    for tau, kappa in SETTINGS:
+        found = page(
+            "([h, d, rest]) => { const found = dgpoCredit(h, d, rest);"
+            " return [Array.from(found.scores), Array.from(found.weights)]; }",
+            [entropy, d, {"tau": tau, "kappa": kappa, "vocabSize": 1024}],
+        )
+        scores, weights = dgpo_weights(d, gates, tau=tau, kappa=kappa)
+        assert found[0] == pytest.approx(scores, rel=1e-9, abs=0.0)
+        assert found[1] == pytest.approx(weights, rel=1e-9, abs=1e-300)
+        assert math.fsum(found[1]) == pytest.approx(len(d), rel=1e-12)
+        credit = DgpoCredit(tau=tau, kappa=kappa).credit(stats, mask, vocab_size=1024)
+        lost = 3e-7 * max(scores) / tau  # by float32 in s / tau, and so relatively in w
+        trainer = credit.weights[0].tolist()
+        assert found[1] == pytest.approx(trainer, rel=1e-5 + 10 * lost, abs=1e-30)
+
+
+def test_scales_and_numbers_are_the_terminals(visit: Open) -> None:
+    draw = random.Random(1)
+    rows = [[math.exp(draw.gauss(0, size)) for _ in range(40)] for size in (1e-8, 1e-4, 0.05, 1, 4)]
+    rows += [[1.0] * 5, [0.0, 2.0], [1.0 + 2**-20, 1.0]]
+    values = [0.0, 1.0, 9.99996, 10.0, 123.456, 12345.6, 1e-3, 9.99e-4, 4.1e-5, 1e-300, -0.5]
+    values += [draw.uniform(0, 1) ** 5 for _ in range(200)]
+    logprobs = [0.0, -0.5, -7.0, -8.0, -40.0, -800.0, 0.1]
+    linear = [[0.0], [1.0, 3.1], [7.1], [9.99e-7, 1e-9], [15.0], [1e-320]]
+    found = opened(visit, solution())(
+        """([rows, values, logprobs, linear]) => ({
+            rows: rows.map((row) => {
+              const factor = factorOf(row);
+              return [factor, row.map((w) => levelOf(weightShare(w, factor))),
+                row.map((w) => weightText(w, factor)), fractionText(effectiveFraction(row)),
+                sharesOfTop(row, [0.01, 0.05, 0.1])];
+            }),
+            ends: linear.map(endOf),
+            small: values.map(small),
+            probability: logprobs.map(probability),
+        })""",
+        [rows, values, logprobs, linear],
+    )
+    assert found["small"] == [small(value) for value in values]
+    assert found["probability"] == [probability(value) for value in logprobs]
+    assert found["ends"] == pytest.approx([Linear.of(row, steps=STEPS).end for row in linear])
+    for row, (factor, levels, texts, effective, shares) in zip(rows, found["rows"], strict=True):
+        scale = Scale.of(row, steps=STEPS)
+        assert factor == pytest.approx(scale.factor, rel=1e-12)
+        assert levels == [scale.level(weight) for weight in row]
+        assert texts == [scale.number(weight) for weight in row]
+        squares = math.fsum(weight * weight for weight in row)
+        assert effective == fraction(math.fsum(row) ** 2 / (len(row) * squares))
+        assert shares == pytest.approx([share_of_top(row, s) for s in (0.01, 0.05, 0.1)], rel=1e-12)
+
+
+def test_the_script_shows_what_python_wrote(visit: Open) -> None:
+    found = opened(visit, solution(), hostile())
+    for at, shown in enumerate((solution(), hostile())):
+        found("(at) => openAt(at)", at)
+        spans = found(
+            "[...document.querySelectorAll('#text .line')].map((line) => [...line.children].map("
+            "(span) => [span.className.replace(/ ?listed/, ''), span.textContent]))"
+        )
+        written = Fragment(tokens_html(shown, inspection=inspection(shown))).lines
+        assert spans == [[[look, text] for look, _, text in line] for line in written]
+        parts = [range(piece.start, piece.stop) for piece in pieces(shown.tokens)]
+        for what in get_args(What):
+            found.page.locator("#what").select_option(what)
+            measure = measure_of(shown, what=what, steps=STEPS)
+            levels = [measure.piece_level(piece) for piece in pieces(shown.tokens)]
+            assert found("view.pieceLevels") == levels, what
+            underlined = found("[...document.querySelectorAll('.listed')].map((s) => s.piece)")
+            positions = ranked_by(measure, shown.tokens, top=10)
+            assert set(underlined) == {
+                at for at, part in enumerate(parts) for position in positions if position in part
+            }
+        found.page.locator("#what").select_option("weight")
+    assert quiet(found)
+
+
+def test_without_a_script_the_text_is_there_and_nothing_that_does_not_work(visit: Open) -> None:
+    shown = solution()
+    page = opened(visit, shown, hostile(), java_script_enabled=False).page
+    assert page.locator("#text").inner_text().replace("\n", "") == "".join(
+        text for _, text, _ in shown_pieces(shown.tokens)
+    )
+    assert page.get_by_text("Without JavaScript").is_visible()
+    for control in ("#tau", "#what", "#chooser", "#theme", "#strip", "#top", "#reset"):
+        assert not page.locator(control).is_visible(), control
+    painted = page.locator("#text .u11").first.evaluate(
+        "(e) => getComputedStyle(e).backgroundColor"
+    )
+    assert painted not in ("rgba(0, 0, 0, 0)", "")
+
+
+def test_tau_moves_by_keys_and_by_mouse_and_goes_back(visit: Open) -> None:
+    shown = measured()
+    found = opened(visit, shown)
+    page = found.page
+
+    def holds(tau: float) -> None:
+        gates = [gate(token.entropy, vocab_size=1024) for token in shown.tokens]
+        d = [token.hellinger_sq for token in shown.tokens]
+        _, weights = dgpo_weights(d, gates, tau=tau, kappa=1.0)
+        squares = math.fsum(weight * weight for weight in weights)
+        expected = fraction(len(weights) / squares)
+        page.wait_for_function(
+            "(text) => document.getElementById('fraction').firstChild.data === text", arg=expected
+        )
+        assert found("Array.from(view.w)") == pytest.approx(weights, rel=1e-8)
+        assert page.locator("#tau-value").inner_text() == f"{tau:g}"
+
+    before = page.locator("#fraction").inner_text()
+    assert page.locator("#reset").is_disabled()
+    page.locator("#tau").focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    holds(0.955)
+    page.keyboard.press("Home")
+    holds(1e-4)
+    assert "as computed" in page.locator("#fraction").inner_text()
+    assert page.locator("#range").input_value() == "2"  # held, so that the change is seen
+    box = page.locator("#tau").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
+    holds(found("view.tau"))
+    assert 0.01 < found("view.tau") < 0.1
+    page.locator("#reset").click()
+    assert page.locator("#fraction").inner_text() == before
+    assert page.locator("#range").input_value() == "fit"
+    assert found("view.w === view.shown.w") and quiet(found)
+
+
+def test_kappa_moves_and_zero_takes_the_gate_away(visit: Open) -> None:
+    found = opened(visit, measured())
+    found.page.locator("#kappa").focus()
+    found.page.keyboard.press("Home")
+    found.page.wait_for_function(
+        "view.isWhatIf && view.kappa === 0 && view.s[0] === view.shown.d[0]"
+    )
+    assert found("Array.from(view.s)") == found("Array.from(view.shown.d)")
+
+
+def test_tokens_are_one_stop_of_the_tab_key_and_arrows_move_among_them(visit: Open) -> None:
+    words = [f"w{at} " for at in range(400)]
+    found = opened(visit, completion(words, [0.001 * (at % 7) for at in range(400)], tau=0.1))
+    page = found.page
+    assert found("document.querySelectorAll('#text [tabindex]').length") == 1
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if token(found) >= 0:
+            break
+    assert token(found) == 0
+    assert (
+        page.locator("#text :focus").evaluate("(e) => getComputedStyle(e).outlineStyle") == "solid"
+    )
+    for key, place in (
+        ("ArrowRight", 1),
+        ("ArrowRight", 2),
+        ("ArrowLeft", 1),
+        ("Home", 0),
+        ("ArrowLeft", 0),
+    ):
+        page.keyboard.press(key)
+        assert token(found) == place
+    assert "token 0" in page.locator("#detail").inner_text()
+    left = "(at) => view.spans[at].getBoundingClientRect().left"
+    page.keyboard.press("ArrowDown")
+    below = token(found)
+    assert below > 5 and abs(found(left, below) - found(left, 0)) < 20
+    page.keyboard.press("End")
+    end = token(found)
+    assert end > below and found(left, end + 1) < found(left, end)
+    page.keyboard.press("ArrowUp")
+    assert token(found) < below
+    page.keyboard.press("Control+End")
+    assert token(found) == 399
+    page.keyboard.press("Tab")
+    assert token(found) == -1
+    assert quiet(found)
+
+
+def test_enter_keeps_a_token_and_escape_lets_it_go(visit: Open) -> None:
+    found = opened(visit, solution())
+    page = found.page
+    found("choose(7, { focus: true })")
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowRight")
+    assert [found("view.kept"), token(found)] == [7, 8]
+    assert page.locator(".kept").count() == 1
+    page.keyboard.press("Escape")
+    assert found("view.kept") == -1 and page.locator(".kept").count() == 0
+    assert token(found) == 8
+
+
+def test_a_token_pointed_at_shows_its_numbers(visit: Open) -> None:
+    shown = solution()
+    page = opened(visit, shown).page
+    page.locator(TOKENS).nth(21).hover()
+    text = page.locator("#detail").inner_text()
+    given = shown.tokens[21]
+    scale = Scale.of([token.weight for token in shown.tokens], steps=STEPS)
+    for number in (
+        scale.number(given.weight),
+        small(given.score),
+        small(given.hellinger_sq),
+        small(gate(given.entropy, vocab_size=1024)),
+        small(given.entropy),
+        probability(given.logprob),
+        f"+{small(given.weight * shown.advantage)}",
+        "token 21",
+        "3 of 36",
+    ):
+        assert number in text, number
+
+
+def test_on_a_phone_a_tap_opens_the_numbers_and_close_closes_them(visit: Open) -> None:
+    found = opened(visit, solution(), width=390, has_touch=True, is_mobile=True)
+    page = found.page
+    assert not page.locator("#detail").is_visible()
+    page.locator(TOKENS).nth(5).tap()
+    assert "token 5" in page.locator("#detail").inner_text()
+    page.get_by_role("button", name="Close").tap()
+    assert not page.locator("#detail").is_visible()
+    assert quiet(found)
+
+
+def test_a_phone_never_scrolls_sideways(visit: Open) -> None:
+    wide = ["x" * 300, "\t" * 50, "漢字" * 90]
+    long = completion(wide, [0.1, 0.2, 0.3], tau=0.2, prompt_id="p" * 200)
+    found = opened(visit, hostile(), long, solution(), width=390, has_touch=True)
+    for width in (390, 320):
+        found.page.set_viewport_size({"width": width, "height": 800})
+        for at in range(3):
+            found("(at) => openAt(at)", at)
+            found.page.locator(TOKENS).first.tap()
+            assert found("document.documentElement.scrollWidth") == width
+    assert quiet(found)
+
+
+def test_the_theme_follows_the_system_until_the_button_is_pressed(visit: Open) -> None:
+    light, dark = "rgb(255, 255, 255)", "rgb(22, 23, 27)"
+    card = "getComputedStyle(document.querySelector('.card')).backgroundColor"
+    found = opened(visit, solution(), color_scheme="dark")
+    button = found.page.locator("#theme")
+    assert (found(card), button.inner_text()) == (dark, "Light")
+    button.focus()
+    found.page.keyboard.press("Enter")
+    assert (found(card), button.inner_text()) == (light, "Dark")
+    found.page.reload()
+    assert found(card) == light
+    found("localStorage.clear()")
+    for scheme, expected in (("dark", dark), ("light", light)):
+        found.page.emulate_media(color_scheme=scheme)
+        found.page.reload()
+        assert found(card) == expected
+    assert found.complaints == []
+
+
+def test_hostile_texts_stay_text_whatever_is_done(visit: Open) -> None:
+    attack = '</script><script>alert(1)</script><img src=x onerror="alert(1)"><a href="http://a.b">'
+    texts = [attack, *(token.text for token in hostile().tokens)]
+    nasty = completion(texts, [0.01 * at for at in range(len(texts))], tau=0.1, prompt=attack)
+    nasty = replace(nasty, prompt_id=attack, answer=attack)
+    found = opened(visit, nasty, hostile())
+    page = found.page
+    elements = "document.querySelectorAll('img, a, iframe, object, embed, link').length"
+    for at in (0, 1, 0):
+        found("(at) => openAt(at)", at)
+        for what in ("weight", "advantage", "score", "hellinger", "entropy", "logprob"):
+            page.locator("#what").select_option(what)
+        for place in range(found("view.spans.length")):
+            found("(at) => choose(at, { keep: true })", place)
+        assert found(elements) == 0 and found("document.scripts.length") == 2
+    assert page.locator("#prompt").inner_text() == attack
+    assert page.locator(TOKENS).first.inner_text() == attack
+    assert not re.search(
+        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028\u202e\ud800]", found("document.body.textContent")
+    )
+    assert quiet(found)
+
+
+def test_everything_on_the_page_can_be_used_in_silence(visit: Open) -> None:
+    words = [f"Word {at}. " for at in range(130)]
+    long = completion(words, [0.01 * (at % 11) for at in range(130)], tau=0.1, index=1)
+    found = opened(visit, solution(), long)
+    page = found.page
+    assert page.locator("#before").is_enabled() != page.locator("#after").is_enabled()
+    page.locator("#chooser").select_option("1")
+    assert page.locator("#name").inner_text().endswith("completion 1")
+    for column in ("token", "advantage", "score", "hellinger", "gate", "entropy", "prob", "weight"):
+        page.locator(f"[data-sort={column}]").click()
+        assert page.locator("th[aria-sort]").count() == 1
+    page.locator("#more").click()
+    assert page.locator("#top tbody tr").count() == 100
+    page.locator("#more-steps").click()
+    assert page.locator("#steps tbody tr").count() == 130
+    page.locator("#top [data-piece]").nth(3).click()
+    assert token(found) == found("view.kept") >= 0
+    page.locator("#strip").click(position={"x": 2, "y": 10})
+    assert token(found) == 0
+    for scale in ("1.1", "2", "5", "20", "fit"):
+        page.locator("#range").select_option(scale)
+    page.locator("#before").click()
+    assert page.locator("#name").inner_text().endswith("completion 3")
+    assert quiet(found)
+
+
+def test_a_completion_without_tokens_or_without_numbers_is_shown(visit: Open) -> None:
+    broken = replace(
+        solution(), tokens=(replace(solution().tokens[0], entropy=math.nan, weight=math.nan),)
+    )
+    found = opened(visit, completion([], [], tau=1.0, index=0), broken)
+    for at in (0, 1, 0):
+        found("(at) => openAt(at)", at)
+        found.page.locator("#tau").focus()
+        found.page.keyboard.press("ArrowLeft")
+    assert "no tokens" in found.page.locator("#words").inner_text()
+    assert quiet(found)
+
+
+def test_step_totals_add_up_to_the_whole(visit: Open) -> None:
+    shown = solution()
+    found = opened(visit, shown)
+    rows = found(
+        "[...document.querySelectorAll('#steps tbody tr')]"
+        ".map((row) => [...row.cells].map((cell) => cell.innerText))"
+    )
+    assert [row[0] for row in rows] == ["0", "8", "16", "24", "35"]
+    assert [row[1] for row in rows][:4] == ["12+7=19;", "19*4=76;", "76-8=68;", "\\boxed{68}↵"]
+    assert sum(int(row[2]) for row in rows) == len(shown.tokens)
+    assert sum(float(row[3].split()[0]) for row in rows) == pytest.approx(100.0, abs=0.3)
+    moved = sum(float(row[6].replace("−", "-")) for row in rows)
+    assert moved == pytest.approx(len(shown.tokens) * shown.advantage, abs=0.1)

@@ -1,0 +1,98 @@
+"""The strip covers the whole completion, and its bars are as high as what they stand for."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgpo_cli.report.linear import Linear
+from dgpo_cli.report.measure import measure_of
+from dgpo_cli.report.page import Page
+from dgpo_cli.report.ramp import RAMPS
+from dgpo_cli.report.scale import Scale
+from dgpo_cli.report.strip import Strip, bar, spans
+from dgpo_cli.report.text import ASCII, UNICODE
+from tests.report.samples import completion, printed
+
+
+@given(st.integers(0, 3000), st.integers(1, 200))
+def test_the_cells_cover_every_token_exactly_once_and_evenly(count: int, cells: int) -> None:
+    found = spans(count, cells=cells)
+    assert [at for start, stop in found for at in range(start, stop)] == list(range(count))
+    assert len(found) == min(count, cells)
+    sizes = {stop - start for start, stop in found}
+    assert not sizes or (max(sizes) - min(sizes) <= 1 and min(sizes) >= 1)
+
+
+@given(st.lists(st.floats(0.0, 50.0), min_size=2, max_size=30), st.sampled_from([UNICODE, ASCII]))
+def test_a_higher_weight_never_has_a_lower_bar(weights: list[float], glyphs) -> None:  # type: ignore[no-untyped-def]
+    scale = Scale.of(weights, steps=12)
+    order = bar_order(glyphs)
+    heights = [order.index(bar(scale, weight, glyphs=glyphs)) for weight in sorted(weights)]
+    assert heights == sorted(heights)
+
+
+def bar_order(glyphs) -> str:  # type: ignore[no-untyped-def]
+    return "_.:-=+*#" if glyphs.ascii_only else "▁▂▃▄▅▆▇█"
+
+
+def test_the_least_weight_has_the_lowest_bar_and_the_largest_the_highest() -> None:
+    scale = Scale.of([0.5, 1.0, 4.0], steps=12)
+    # log 1 lies a third of the way from log 0.5 to log 4
+    shown = [bar(scale, weight, glyphs=UNICODE) for weight in (0.5, 1.0, 2.0, 4.0)]
+    assert shown == ["▁", "▃", "▆", "█"]
+    assert bar(Scale.of([1.0, 1.0], steps=12), 1.0, glyphs=UNICODE) == "▄"
+
+
+def test_bars_of_other_numbers_stand_on_zero() -> None:
+    up = Linear.of([3.0, 6.0], steps=12)
+    assert [bar(up, value, glyphs=UNICODE) for value in (0.0, 3.0, 6.0)] == ["▁", "▅", "█"]
+    down = Linear.of([-3.0, -6.0], steps=12)
+    assert [bar(down, value, glyphs=UNICODE) for value in (0.0, -3.0, -6.0)] == ["▁", "▅", "█"]
+    signed = Linear.of([-3.0, -6.0], steps=12, signed=True)
+    assert bar(signed, -6.0, glyphs=UNICODE) == "█"
+    assert bar(Linear.of([0.0], steps=12), 0.0, glyphs=UNICODE) == "▁"
+
+
+def lines(count: int, *, heavy: int, width: int, positions: list[int]) -> list[str]:
+    shown = completion(["x"] * count, [0.5 * (at == heavy) for at in range(count)], tau=0.2)
+    measure = measure_of(shown, what="weight", steps=3)
+    page = Page(width=width, glyphs=UNICODE, styled=False)
+    return [line.plain for line in Strip(measure, page, None).lines(positions)]
+
+
+def test_a_cell_is_the_mean_of_its_tokens() -> None:
+    bars, ranks, *caption = lines(120, heavy=37, width=40, positions=[37, 2])
+    # three tokens a cell: the heavy one is in cell 12, the other in cell 0
+    assert bars == "▁" * 12 + "█" + "▁" * 27
+    assert ranks == "2" + " " * 11 + "1"
+    assert "the mean weight of 3 tokens" in " ".join(caption)
+
+
+def test_of_the_ranks_in_one_cell_the_best_is_shown() -> None:
+    _, ranks, *_ = lines(400, heavy=5, width=40, positions=[399, 0, 398, 3])
+    assert ranks == "2" + " " * 38 + "1"
+
+
+def test_few_tokens_have_a_cell_each() -> None:
+    bars, _, *caption = lines(7, heavy=6, width=40, positions=[6])
+    assert bars == "▁" * 6 + "█"
+    assert "the weight of a token" in " ".join(caption)
+
+
+def test_on_a_card_the_strip_fills_the_page() -> None:
+    shown = completion(["x"] * 30, [0.01 * at for at in range(30)], tau=0.2)
+    strip = Strip(
+        measure_of(shown, what="weight", steps=12),
+        Page(width=80, glyphs=UNICODE, styled=True),
+        RAMPS["truecolor"],
+    )
+    first = next(strip.lines([]))
+    assert first.cell_len == 80
+    sent = printed(first, color="truecolor")
+    assert "48;2;22;23;27" in sent and "38;2;" in sent  # inks on the card
+
+
+def test_two_or_more_sizes_are_said() -> None:
+    *_, caption = [" ".join(lines(90, heavy=1, width=40, positions=[]))]
+    assert "of 2 or 3 tokens" in caption
