@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from dgpo_cli.algo.credit import CreditRule, DgpoCredit
 from dgpo_cli.config.load import resolve
 from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.models.token_texts import token_texts
 from dgpo_cli.types import (
     InspectedCompletion,
     InspectedToken,
@@ -21,6 +20,7 @@ from dgpo_cli.workflows.fresh_stats import fresh_stats
 from dgpo_cli.workflows.pairing import pair_of
 from dgpo_cli.workflows.rollouts import RolloutLine, read_lines
 from dgpo_cli.workflows.run_folder import RunFolder, newest_run
+from dgpo_cli.workflows.run_tokens import TokenTexts
 
 if TYPE_CHECKING:
     pass
@@ -72,7 +72,7 @@ def run(
             adapter=adapter,
             progress=progress,
         )
-        texts = _TokenTexts(policy.tokenizer.backend_tokenizer)
+        texts = TokenTexts(policy.tokenizer.backend_tokenizer)
         rule = _rule(None, tau=tau, kappa=kappa)
         return _inspection(
             [
@@ -167,7 +167,7 @@ def _from_stored(
     kappa: float | None,
 ) -> Inspection:
     """Recompute scores and weights from the stored distances and entropies."""
-    tokens = _TokenTexts.of_run(path)
+    tokens = TokenTexts.of_run(path)
     rule = _rule(lines[0].stats.credit if lines[0].stats else None, tau=tau, kappa=kappa)
     found = []
     for line in lines:
@@ -245,25 +245,3 @@ def _inspection(
         vocab_size=vocab_size,
         completions=tuple(completions),
     )
-
-
-class _TokenTexts:
-    """The text of single token ids, read with the tokenizers library alone: no model is loaded."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    @classmethod
-    def of_run(cls, rollouts: Path) -> _TokenTexts:
-        """Find the tokenizer beside a run's rollouts."""
-        from tokenizers import Tokenizer
-
-        file = RunFolder(rollouts.parent.parent).tokenizer_dir / "tokenizer.json"
-        if not file.exists():
-            raise DataError(f"{rollouts}: no {file} to show its tokens with; give --model")
-        return cls(Tokenizer.from_file(str(file)))
-
-    def of(self, ids: Sequence[int]) -> tuple[str, ...]:
-        return token_texts(
-            ids, decode=lambda part: self._tokenizer.decode(list(part), skip_special_tokens=False)
-        )

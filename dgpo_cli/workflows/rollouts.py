@@ -149,30 +149,40 @@ def read_lines(path: Path) -> list[RolloutLine]:
     Raises:
         DataError: it is not there, or a line is broken; the message names file, line and field.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    found: list[RolloutLine] = []
-    for number, raw in enumerate(text.splitlines(), start=1):
-        if not raw.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            line = json.loads(raw)
-        except ValueError as error:
-            raise DataError(f"{where}: not JSON: {error}") from error
-        if not isinstance(line, dict):
-            raise DataError(f"{where}: not a JSON object")
-        try:
-            found.append(_parse(line, where=where))
-        except KeyError as error:
-            raise DataError(f"{where}: the field {error} is missing") from error
-        except (TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{where}: not a line of rollouts: {error}") from error
+    found = list(each_line(path))
     if not found:
         raise DataError(f"{path}: no rollouts in it")
     return found
+
+
+def each_line(path: Path) -> Iterator[RolloutLine]:
+    """Read a rollouts file line by line, as far as it is asked for.
+
+    Raises:
+        DataError: as for `read_lines`, when the line is come to.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, raw in enumerate(file, start=1):
+                if raw.strip():
+                    yield _parsed(raw, where=f"{path}:{number}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _parsed(raw: str, *, where: str) -> RolloutLine:
+    try:
+        line = json.loads(raw)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON: {error}") from error
+    if not isinstance(line, dict):
+        raise DataError(f"{where}: not a JSON object")
+    try:
+        return _parse(line, where=where)
+    except KeyError as error:
+        raise DataError(f"{where}: the field {error} is missing") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{where}: not a line of rollouts: {error}") from error
 
 
 def _parse(line: dict[str, Any], *, where: str) -> RolloutLine:
