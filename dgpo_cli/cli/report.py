@@ -11,8 +11,6 @@ import typer
 from dgpo_cli.cli import console
 from dgpo_cli.errors import ConfigError
 
-MAX_RUNS = 8  # as many as there are looks of curves that can be told apart
-
 Runs = Annotated[
     list[Path] | None,
     typer.Argument(
@@ -48,9 +46,11 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
     folder of the first.
     """
     _check({"--out": out, "--png": png})
+    from dgpo_cli.report.run_page.page import MAX_RUNS
+    from dgpo_cli.workflows import report as workflow
+
     if len(runs or []) > MAX_RUNS:
         raise ConfigError(f"{len(runs or [])} runs: a page shows at most {MAX_RUNS}; name fewer")
-    from dgpo_cli.workflows import report as workflow
 
     with_page = out is not None or not (as_json or png is not None)
     records = workflow.run(runs or [], with_samples=with_page or as_json)

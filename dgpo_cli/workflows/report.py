@@ -24,6 +24,7 @@ from dgpo_cli.workflows.report_samples import newest_samples
 from dgpo_cli.workflows.run_folder import RunFolder, newest_run, step_of
 
 RUNS = Path("runs")
+UNSET = "(unset)"  # as --dry-run writes it
 T = TypeVar("T")
 
 
@@ -72,13 +73,13 @@ def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
         raise ConfigError(f"{folder.path}: is no run folder: no metrics.jsonl in it")
     notes = _Notes()
     part = notes.part
-    metrics = part(lambda: _metrics(folder), otherwise=(), lost="metrics.jsonl cannot be read")
-    settings = part(lambda: _settings(folder), otherwise=(), lost="settings.toml cannot be read")
-    evals = part(lambda: _evals(folder), otherwise=(), lost="evals.jsonl cannot be read")
+    metrics = part(lambda: _metrics(folder), lost="metrics.jsonl cannot be read") or ()
+    settings = part(lambda: _settings(folder), lost="settings.toml cannot be read") or ()
+    evals = part(lambda: _evals(folder), lost="evals.jsonl cannot be read") or ()
     samples = None
     if with_samples:
-        samples = part(lambda: newest_samples(folder), otherwise=None, lost="no samples shown")
-    diagnoses = part(lambda: diagnose_run(folder), otherwise=(), lost="not diagnosed")
+        samples = part(lambda: newest_samples(folder), lost="no samples shown")
+    diagnoses = part(lambda: diagnose_run(folder), lost="not diagnosed") or ()
     total = next((_whole(each.value) for each in settings if each.key == "train.steps"), None)
     return RunRecord(
         name=name,
@@ -102,14 +103,14 @@ class _Notes:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def part(self, read: Callable[[], T], *, otherwise: T, lost: str) -> T:
-        """Read a part of a run; a part that is broken costs no other."""
+    def part(self, read: Callable[[], T], *, lost: str) -> T | None:
+        """Read a part of a run, None if it is broken; that costs no other part."""
         try:
             return read()
         except (DgpoError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             first = next(iter(str(error).splitlines()), type(error).__name__)
             self.lines.append(f"{lost}: {first}")
-            return otherwise
+            return None
 
 
 def _metrics(folder: RunFolder) -> tuple[Mapping[str, float | None], ...]:
@@ -143,7 +144,9 @@ def _settings(folder: RunFolder) -> tuple[StoredSetting, ...]:
 
     text = folder.settings_file.read_text(encoding="utf-8")
     sources = dict(_sources(tomlkit.parse(text)))
-    defaults = {key: shown(value) for key, value in flatten(Settings()).items()}
+    defaults = {
+        key: UNSET if value is None else shown(value) for key, value in flatten(Settings()).items()
+    }
     return tuple(
         StoredSetting(key, shown(value), sources.get(key, ""), defaults.get(key))
         for key, value in _leaves(tomllib.loads(text))

@@ -30,7 +30,14 @@ function short(value) {
   const size = Math.abs(value);
   if (size < 1e-3 || size >= 1e15) return general(value, 3);
   for (const [scale, unit] of UNITS) if (size >= 10 * scale) return general(value / scale, 3) + unit;
+  const off = Math.abs(size - 1);
+  if (off > 0 && off < 1e-2) return general(value, off >= 1e-6 ? 7 : 12);
   return size >= 1000 ? Math.round(value).toLocaleString("en-US") : general(value, 4);
+}
+
+function inPowers(ticks, largest) {
+  const power = Math.floor(Math.log10(largest) + 1e-9);
+  return ticks.map((tick) => (tick === 0 ? "0" : `${general(tick / 10 ** power, 3)}e${power}`));
 }
 
 function seconds(value) {
@@ -96,7 +103,7 @@ function tickLabels(axis, write = null) {
   if (write) return axis.ticks.map(write);
   if (axis.log) return axis.ticks.map(short);
   const largest = Math.max(0, ...axis.ticks.map(Math.abs));
-  if (largest && (largest < 1e-3 || largest >= 1e15)) return axis.ticks.map((tick) => (tick === 0 ? "0" : general(tick, 3)));
+  if (largest && (largest < 1e-3 || largest >= 1e15)) return inPowers(axis.ticks, largest);
   const [size, unit] = UNITS.find(([each]) => largest >= 10 * each) ?? [1, ""];
   let texts = [];
   for (let digits = 0; digits < 12; digits++) {

@@ -19,7 +19,7 @@ function shown(chart) {
   const sources = spec.lines.filter((_, at) => !hidden.has(at));
   let lines = sources.map((source) => (spec.evals ? evalLine(source) : curve(source, spec.stacked)));
   if (spec.stacked) lines = filled(lines);
-  const room = Math.max(0, ...spec.lines.map((line) => 6.1 * line[2].length + 4));
+  const room = Math.max(0, ...spec.lines.map((line) => 7.2 * line[2].length + 4));
   return { ...spec, lines, names: spec.lines.length, room };
 }
 

@@ -14,7 +14,7 @@ from dgpo_cli.report.charts.ticks import Axis, axis
 from dgpo_cli.report.document import escaped
 
 LOOKS = 8  # classes of series
-_LETTER = 6.1  # units of a character of 11 px
+_LETTER = 7.2  # units of a bold character of 11 px
 _ROW = 12.0  # units between labels
 
 
@@ -159,9 +159,9 @@ def _axes(place: Frame, *, chart: Chart) -> Iterator[str]:
     yield '</g><g class="ticks">'
     for tick, text in zip(y.ticks, y.labels, strict=True):
         yield f'<text x="40" y="{number(y.at(tick) + 3.8)}" text-anchor="end">{text}</text>'
+    foot = number(place.height - 9)
     for tick, text in zip(x.ticks, x.labels, strict=True):
-        at, last = x.at(tick), place.height - 9
-        yield f'<text x="{number(at)}" y="{number(last)}" text-anchor="middle">{text}</text>'
+        yield f'<text x="{number(x.at(tick))}" y="{foot}" text-anchor="middle">{text}</text>'
     yield "</g>"
 
 
@@ -189,12 +189,21 @@ def _dots(line: Line, *, place: Frame) -> Iterator[str]:
         yield mark(line.look, place.x.at(line.xs[at]), place.y.at(y))
 
 
+_MARKS = (
+    "M-3,0a3,3 0 1 0 6,0a3,3 0 1 0 -6,0",
+    "M-3,-3h6v6h-6z",
+    "M0,-4L3.6,3H-3.6z",
+    "M0,-4L4,0L0,4L-4,0z",
+    "M0,4L3.6,-3H-3.6z",
+    "M-3.5,-1h7v2h-7z",
+    "M-1,-3.5h2v7h-2z",
+    "M-3,-2.5L3,2.5M-3,2.5L3,-2.5",
+)
+
+
 def mark(look: int, x: float, y: float) -> str:
     """A small shape, another for each look."""
-    shapes = ("M-3,0a3,3 0 1 0 6,0a3,3 0 1 0 -6,0", "M-3,-3h6v6h-6z", "M0,-4L3.6,3H-3.6z")
-    shapes += ("M0,-4L4,0L0,4L-4,0z", "M0,4L3.6,-3H-3.6z", "M-3.5,-1h7v2h-7z")
-    shapes += ("M-1,-3.5h2v7h-2z", "M-3,-2.5L3,2.5M-3,2.5L3,-2.5")
-    shape = shapes[(look - 1) % len(shapes)]
+    shape = _MARKS[(look - 1) % len(_MARKS)]
     return f'<path class="dot s{look}" transform="translate({number(x)} {number(y)})" d="{shape}"/>'
 
 
@@ -247,7 +256,8 @@ def _level(level: Level, *, place: Frame) -> Iterator[str]:
     start, end = number(place.x.start), number(place.x.end)
     yield f'<path class="level" d="M{start},{number(y)}H{end}"/>'
     above = y - 3 if y > 20 else y + 11
-    yield f'<text class="level-name" x="{start}" dx="3" y="{number(above)}">{escaped(level.label)}</text>'
+    label = escaped(level.label)
+    yield f'<text class="level-name" x="{start}" dx="3" y="{number(above)}">{label}</text>'
 
 
 def _labels(lines: Sequence[Line], *, place: Frame) -> Iterator[str]:
@@ -266,7 +276,7 @@ def _labels(lines: Sequence[Line], *, place: Frame) -> Iterator[str]:
 
 
 def spread(heights: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
-    """Heights moved apart to at least `gap`, in their order, as little as one pass each way does."""
+    """Heights moved apart to at least `gap`, in their order, moved little."""
     order = sorted(range(len(heights)), key=lambda at: heights[at])
     moved = list(heights)
     for before, at in zip([None, *order], order, strict=False):

@@ -110,7 +110,8 @@ def tick_labels(ticks: Sequence[float], *, log: bool = False) -> tuple[str, ...]
         return tuple(short(tick) for tick in ticks)
     largest = max((abs(tick) for tick in ticks), default=0.0)
     if largest and (largest < 1e-3 or largest >= 1e15):
-        return tuple("0" if tick == 0 else f"{tick:.3g}" for tick in ticks)
+        power = math.floor(math.log10(largest) + 1e-9)
+        return tuple("0" if tick == 0 else f"{tick / 10.0**power:.3g}e{power}" for tick in ticks)
     size, unit = next(((s, u) for s, u in _UNITS if largest >= 10 * s), (1.0, ""))
     scaled = [tick / size for tick in ticks]
     for digits in range(12):
@@ -125,7 +126,7 @@ def tick_labels(ticks: Sequence[float], *, log: bool = False) -> tuple[str, ...]
 
 
 def short(value: float) -> str:
-    """A number of any size in few characters: 0.05, 12.3k, 1e-06."""
+    """A number of any size in few characters: 0.05, 12.3k, 1e-6; only 1 itself reads as 1."""
     if value == 0.0:
         return "0"
     if not math.isfinite(value):
@@ -136,4 +137,6 @@ def short(value: float) -> str:
     for scale, unit in _UNITS:
         if size >= 10 * scale:
             return f"{value / scale:.3g}{unit}"
+    if 0.0 < abs(size - 1.0) < 1e-2:
+        return f"{value:.7g}" if abs(size - 1.0) >= 1e-6 else f"{value:.12g}"
     return f"{value:,.0f}" if size >= 1000 else f"{value:.4g}"

@@ -106,8 +106,8 @@ def warned(records: Sequence[RunRecord]) -> Iterator[str]:
         yield f"Benchmarks differ ({', '.join(sorted(benches))}): their Avg@k are not comparable."
     if len(ks) > 1:
         yield (
-            f"k differs ({', '.join(sorted(ks))}): Avg@k has the same mean for every k, but not the "
-            "same error; pass@k and maj@k are not comparable."
+            f"k differs ({', '.join(sorted(ks))}): Avg@k has the same mean for every k, but not "
+            "the same error; pass@k and maj@k are not comparable."
         )
     for key, what in (("model.path", "models"), ("prompts.kind", "prompts")):
         values = {setting.value for r in records for setting in r.settings if setting.key == key}

@@ -35,6 +35,11 @@ class Drawn:
     sources: tuple[Source, ...]
 
     @property
+    def unit(self) -> str:
+        """The unit, and that the axis is logarithmic."""
+        return ", ".join(part for part in (self.panel.unit, "log scale" * self.chart.log) if part)
+
+    @property
     def for_script(self) -> dict[str, Any]:
         """What the script needs to draw it over another x axis or smoother."""
         chart = self.chart
@@ -65,16 +70,28 @@ def draw(panel: Panel, runs: Sequence[RunSeries]) -> Drawn | None:
     stacked = panel.stacked and not several
     levels = () if stacked else tuple(_levels(panel, runs))
     lines = [line_of(source, runs[source.run], stacked=stacked) for source in sources]
+    title = panel.title
+    if several and len(panel.curves) > 1:
+        title += f": {next(c.label for c in panel.curves if c.metric == sources[0].metric)}"
     chart = Chart(
-        title=panel.title,
+        title=title,
         lines=_filled(lines) if stacked else lines,
         stacked=stacked,
-        log=panel.log,
+        log=panel.log and _spans_decades(lines),
         floor=panel.floor,
         ceiling=panel.ceiling if stacked else None,
         levels=levels,
     )
     return Drawn(panel=panel, chart=chart, sources=sources)
+
+
+def _spans_decades(lines: Sequence[Line]) -> bool:
+    """Whether a logarithmic axis shows more than a plain one: the numbers differ tenfold."""
+    known_values = [
+        value for line in lines for values in (line.ys, line.low, line.high) for value in values
+    ]
+    positive = [value for value in known_values if value is not None and value > 0.0]
+    return bool(positive) and max(positive) >= 10.0 * min(positive)
 
 
 def _sources(panel: Panel, runs: Sequence[RunSeries]) -> Iterator[Source]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dgpo_cli.report.charts.drawing import mark, svg
 from dgpo_cli.report.document import escaped
-from dgpo_cli.report.run_page.draw import Drawn
+from dgpo_cli.report.run_page.draw import Drawn, Source
 from dgpo_cli.report.run_page.series import RunSeries
 
 WIDTH, HEIGHT = 384.0, 224.0  # of a chart in units, which are pixels of a card at most screens
@@ -19,29 +19,39 @@ def figure(drawn: Drawn, *, runs: Sequence[RunSeries], wide: bool = False) -> st
     pictures = f'<div class="fit">{svg(drawn.chart, width=WIDTH, height=HEIGHT)}</div>'
     if wide:
         pictures = (
-            f'<div class="wide">{svg(drawn.chart, width=WIDE, height=HEIGHT + 16)}</div>'
+            f'<div class="wide">{svg(drawn.chart, width=WIDE, height=HEIGHT + 40)}</div>'
             f'<div class="narrow">{svg(drawn.chart, width=WIDTH, height=HEIGHT)}</div>'
         )
-    unit = f' <span class="unit">{escaped(panel.unit)}</span>' if panel.unit else ""
+    unit = f' <span class="unit">{escaped(drawn.unit)}</span>' if drawn.unit else ""
     about = f'<p class="note">{escaped(panel.about)}</p>' if panel.about else ""
     return (
         f'<figure class="card chart{" hero" if wide else ""}" data-chart="{panel.key}">'
-        f"<figcaption><h3>{escaped(panel.title)}</h3>{unit}</figcaption>"
-        f'{legend(drawn, runs=runs)}<div class="drawing">{pictures}</div>{about}</figure>'
+        f"<figcaption><h3>{escaped(drawn.chart.title)}</h3>{unit}</figcaption>"
+        f"{legend(drawn, runs=runs, named=wide)}"
+        f'<div class="drawing">{pictures}</div>{about}</figure>'
     )
 
 
-def legend(drawn: Drawn, *, runs: Sequence[RunSeries]) -> str:
-    """What each look stands for; nothing where there is only one. Letters stand for runs."""
-    if len(drawn.sources) < 2:
+def legend(drawn: Drawn, *, runs: Sequence[RunSeries], named: bool = False) -> str:
+    """What each look stands for; nothing where there is only one curve.
+
+    Letters stand for runs; `named`: their names behind them.
+    """
+    if len(drawn.sources) < 2 and not drawn.chart.stacked:
         return ""
     kind = "area" if drawn.chart.stacked else "line"
     items = "".join(
         f'<li><button type="button" class="key" aria-pressed="true" data-line="{at}">'
-        f"{swatch(source.look, kind=kind)}{escaped(source.label)}</button></li>"
+        f"{swatch(source.look, kind=kind)}{_label(source, runs=runs, named=named)}</button></li>"
         for at, source in enumerate(drawn.sources)
     )
     return f'<ul class="legend">{items}</ul>'
+
+
+def _label(source: Source, *, runs: Sequence[RunSeries], named: bool) -> str:
+    if named and len(runs) > 1:
+        return f"{source.label} · {escaped(runs[source.run].name)}"
+    return escaped(source.label)
 
 
 def swatch(look: int, *, kind: str = "line") -> str:

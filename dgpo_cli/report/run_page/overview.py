@@ -85,7 +85,7 @@ def _evaluated(evals: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     first, last = evals[0], evals[-1]
     scores = [known(line.get("avg_at_k")) for line in (first, last)]
     shown = [UNKNOWN if score is None else percent(score) for score in scores]
-    text = shown[1] if len(evals) == 1 else f"{shown[0]} → {shown[1]}"
+    text = shown[1] if len(evals) == 1 else f"{shown[0].removesuffix(' %')} → {shown[1]}"
     return text, f"{escaped(str(last.get('bench')))}, step {last['step']}: {errors(last)}"
 
 
@@ -120,15 +120,25 @@ def best(record: RunRecord, series: RunSeries) -> tuple[str, str]:
     return f"step {step}", f"{percent(score)}, {where}{sure}"
 
 
-def diagnoses(found: Sequence[Diagnosis], *, name: str = "") -> str:
-    """What to change first, or that nothing is wrong."""
-    of = f" · {escaped(name)}" if name else ""
-    head = f"<h2>What to change first{of}</h2>"
+def diagnoses(records: Sequence[RunRecord]) -> str:
+    """What to change first in each run, or that nothing is wrong; nothing where none is known."""
+    known_records = [record for record in records if not _undiagnosed(record)]
+    if not known_records:
+        return ""
+    alarm = " alarm" if any(record.diagnoses for record in known_records) else ""
+    parts = [f'<section class="card{alarm}"><h2>What to change first</h2>']
+    for record in known_records:
+        if len(records) > 1:
+            parts.append(f"<h3>{escaped(record.name)}</h3>")
+        parts.append(_diagnoses(record.diagnoses))
+    return "".join([*parts, "</section>"])
+
+
+def _diagnoses(found: Sequence[Diagnosis]) -> str:
     if not found:
-        text = (
+        return (
             '<p class="good">✓ Nothing is wrong as far as the metrics of the last steps show.</p>'
         )
-        return f'<section class="card">{head}{text}</section>'
     items = "".join(
         f'<li><p class="headline"><strong>{escaped(each.headline)}</strong> '
         f'<span class="muted">step {each.step}</span></p>'
@@ -136,15 +146,15 @@ def diagnoses(found: Sequence[Diagnosis], *, name: str = "") -> str:
         f'<p class="advice"><b>Change</b> {escaped(each.advice)}</p></li>'
         for each in found
     )
-    return f'<section class="card alarm">{head}<ol class="diagnoses">{items}</ol></section>'
+    return f'<ol class="diagnoses">{items}</ol>'
 
 
-def undiagnosed(record: RunRecord) -> bool:
+def _undiagnosed(record: RunRecord) -> bool:
     """Whether nothing could be said because nothing could be read."""
     return not record.metrics or any(note.startswith("not diagnosed") for note in record.notes)
 
 
-def events(record: RunRecord, *, series: RunSeries) -> str:
+def events(record: RunRecord, *, series: RunSeries, named: bool = False) -> str:
     """What else a reader has to know: what was not finite, not read, or put together."""
     lines = [*record.notes]
     if record.bad_batches:
@@ -168,7 +178,8 @@ def events(record: RunRecord, *, series: RunSeries) -> str:
     if not lines:
         return ""
     items = "".join(f"<li>{html.escape(visible(line))}</li>" for line in lines)
-    return f'<section class="card"><h2>Notes</h2><ul class="events">{items}</ul></section>'
+    of = f" · {escaped(record.name)}" if named else ""
+    return f'<section class="card"><h2>Notes{of}</h2><ul class="events">{items}</ul></section>'
 
 
 def _gaps(record: RunRecord) -> Iterator[str]:

@@ -58,11 +58,9 @@ def _body(
         yield overview.overview(records[0], runs[0])
     else:
         yield compare.comparison(records, runs)
-    for record in records:
-        if not overview.undiagnosed(record):
-            yield overview.diagnoses(record.diagnoses, name=record.name if len(records) > 1 else "")
+    yield overview.diagnoses(records)
     for record, run in zip(records, runs, strict=True):
-        yield overview.events(record, series=run)
+        yield overview.events(record, series=run, named=len(records) > 1)
     if len(records) > 1:
         yield compare.differing(records, runs)
     yield _controls()

@@ -46,7 +46,7 @@ def _curves(**labels: str) -> tuple[Curve, ...]:
 
 
 def _quantiles(name: str) -> tuple[Curve, ...]:
-    return tuple(Curve(f"{name}_{each}", each) for each in ("p99", "max", "p90", "p50"))
+    return tuple(Curve(f"{name}_{each}", each) for each in ("max", "p99", "p90", "p50"))
 
 
 REWARD = Panel(
@@ -109,7 +109,7 @@ EFFECTIVE = Panel(
 DISTANCE = Panel(
     "distance",
     "Distance d from the reference",
-    "squared Hellinger, log scale",
+    "squared Hellinger",
     (
         Curve("policy/hellinger_sq_mean", "mean"),
         *_quantiles("policy/hellinger_sq"),
@@ -117,22 +117,21 @@ DISTANCE = Panel(
         Curve("noise/hellinger_sq_mean", "noise mean"),
     ),
     log=True,
+    about="0, as in the first step, stands at the foot.",
 )
 ENTROPY = Panel(
     "entropy", "Entropy of the policy", "nats", _curves(policy_entropy="entropy"), floor=0.0
 )
 _CREDIT = (
     EFFECTIVE,
-    Panel(
-        "weights", "Credit weight w", "log scale; GRPO: 1", _quantiles("credit/weight"), log=True
-    ),
+    Panel("weights", "Credit weight w", "GRPO: 1", _quantiles("credit/weight"), log=True),
     DISTANCE,
-    Panel("scores", "Credit score s", "log scale", _quantiles("credit/score"), log=True),
+    Panel("scores", "Credit score s", "", _quantiles("credit/score"), log=True),
     Panel("gate", "Entropy gate h", "entropy / log V", _quantiles("policy/gate"), floor=0.0),
     Panel(
         "tau",
         "Tau that was found",
-        "log scale",
+        "",
         _curves(credit_tau_p50="median", credit_tau_min="min", credit_tau_max="max"),
         log=True,
     ),
@@ -161,7 +160,7 @@ _SAMPLER = (
     Panel(
         "gap",
         "Sampler against trainer",
-        "nats, log scale",
+        "nats",
         _curves(sampler_logprob_gap_mean="mean", sampler_logprob_gap_max="max"),
         log=True,
         about="How far the log-probabilities of the sampled tokens are apart.",
@@ -169,7 +168,7 @@ _SAMPLER = (
     Panel(
         "k3",
         "Divergence k3 of sampler and trainer",
-        "log scale",
+        "",
         _curves(sampler_k3="k3"),
         log=True,
     ),

@@ -71,11 +71,7 @@ def _cell(drawn: Drawn, at: int) -> str:
             )
             names += f'<text class="key" x="{at_x + 16:g}" y="28.5">{escaped(source.label)}</text>'
             at_x += 26 + 6.2 * len(source.label)
-    unit = (
-        f'<tspan class="unit" dx="8">{escaped(drawn.panel.unit)}</tspan>'
-        if drawn.panel.unit
-        else ""
-    )
+    unit = f'<tspan class="unit" dx="8">{escaped(drawn.unit)}</tspan>' if drawn.unit else ""
     return (
         f'<g transform="translate({x:g} {y:g})">'
         f'<text class="title" x="12" y="12">{escaped(chart.title)}{unit}</text>{names}'

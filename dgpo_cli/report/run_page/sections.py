@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from dgpo_cli.report.charts.drawing import Line, Chart, frame, path, polyline
+from dgpo_cli.report.charts.drawing import Chart, Line, frame, path, polyline
 from dgpo_cli.report.charts.sampling import Buckets, Column, column
 from dgpo_cli.report.document import escaped
 from dgpo_cli.report.header import fraction, outcome
