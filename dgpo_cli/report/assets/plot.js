@@ -4,6 +4,7 @@
 const STEPS = [1, 2, 2.5, 5, 10];
 const UNITS = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
 const MAX_DECADES = 12;
+const DENSE = 120;
 const END = "<\u002f"; // an end tag may not stand in a script
 const MARKS = [
   "M-3,0a3,3 0 1 0 6,0a3,3 0 1 0 -6,0", "M-3,-3h6v6h-6z", "M0,-4L3.6,3H-3.6z", "M0,-4L4,0L0,4L-4,0z",
@@ -206,9 +207,9 @@ function plot(chart, { width, height, writeX = null }) {
   const x = axisOf(xs, { start: 46, end: width - right, count: width < 480 ? 5 : 8, tight: true });
   const { log, floor, ceiling } = chart;
   const y = axisOf(heightsOf(chart, layers), { start: height - 24, end: 8, log, floor, ceiling });
-  const parts = [axesOf({ x, y }, { height, writeX })];
+  const parts = [axesOf({ x, y }, { width, height, writeX })];
   chart.lines.forEach((line, at) => {
-    if (chart.stacked) parts.push(path("area", line.look, bandOf(line.xs, ...layers[at], { x, y })));
+    if (chart.stacked) parts.push(path(line.xs.length > DENSE ? "area dense" : "area", line.look, bandOf(line.xs, ...layers[at], { x, y })));
   });
   if (!chart.stacked) {
     for (const [label, value] of chart.levels) parts.push(levelOf(label, value, { x, y }));
@@ -218,7 +219,7 @@ function plot(chart, { width, height, writeX = null }) {
   return { x, y, layers, inner: parts.join("") };
 }
 
-function axesOf({ x, y }, { height, writeX }) {
+function axesOf({ x, y }, { width, height, writeX }) {
   const lines = y.ticks.map((tick) => {
     const at = coordinate(place(y, tick));
     return `<line x1="${coordinate(x.start)}" x2="${coordinate(x.end)}" y1="${at}" y2="${at}"/>`;
@@ -227,7 +228,11 @@ function axesOf({ x, y }, { height, writeX }) {
     (text, at) => `<text x="40" y="${coordinate(place(y, y.ticks[at]) + 3.8)}" text-anchor="end">${text}${END}text>`,
   );
   const below = tickLabels(x, writeX).map(
-    (text, at) => `<text x="${coordinate(place(x, x.ticks[at]))}" y="${coordinate(height - 9)}" text-anchor="middle">${text}${END}text>`,
+    (text, tick) => {
+      let [at, anchor] = [place(x, x.ticks[tick]), "middle"];
+      if (at + text.length * 3.5 > width) [at, anchor] = [width - 1, "end"];
+      return `<text x="${coordinate(at)}" y="${coordinate(height - 9)}" text-anchor="${anchor}">${text}${END}text>`;
+    },
   );
   return `<g class="grid">${lines.join("")}${END}g><g class="ticks">${left.join("")}${below.join("")}${END}g>`;
 }

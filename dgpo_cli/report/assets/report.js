@@ -50,7 +50,11 @@ function curve([run, metric, label, look, low, high], stacked) {
 
 function filled(lines) {
   const gaps = lines.length ? lines[0].ys.map((_, at) => lines.every((line) => !isKnown(line.ys[at]))) : [];
-  return lines.map((line) => ({ ...line, ys: line.ys.map((y, at) => (gaps[at] ? null : y ?? 0)) }));
+  return lines.map((line) => {
+    const raw = line.ys.map((y, at) => (gaps[at] ? null : y ?? 0));
+    // Smoothing is linear: smoothed parts add up to the smoothed whole.
+    return state.span > 1 ? { ...line, raw, ys: smoothed(raw, state.span) } : { ...line, ys: raw };
+  });
 }
 
 function redraw(chart) {

@@ -14,6 +14,7 @@ from dgpo_cli.report.charts.ticks import Axis, axis
 from dgpo_cli.report.document import escaped
 
 LOOKS = 8  # classes of series
+DENSE = 120  # points from which edges between areas would hide them
 _LETTER = 7.2  # units of a bold character of 11 px
 _ROW = 12.0  # units between labels
 
@@ -132,7 +133,8 @@ def svg(chart: Chart, *, width: float, height: float, inner: bool = False) -> st
     parts = [*_axes(place, chart=chart)]
     layers = stacked(chart.lines) if chart.stacked else []
     for line, (low, high) in zip(chart.lines, layers, strict=False):
-        parts.append(path("area", line.look, band(line.xs, low, high, place=place)))
+        kind = "area" if len(line.xs) <= DENSE else "area dense"
+        parts.append(path(kind, line.look, band(line.xs, low, high, place=place)))
     if not chart.stacked:
         for level in chart.levels:
             parts.extend(_level(level, place=place))
@@ -161,7 +163,10 @@ def _axes(place: Frame, *, chart: Chart) -> Iterator[str]:
         yield f'<text x="40" y="{number(y.at(tick) + 3.8)}" text-anchor="end">{text}</text>'
     foot = number(place.height - 9)
     for tick, text in zip(x.ticks, x.labels, strict=True):
-        yield f'<text x="{number(x.at(tick))}" y="{foot}" text-anchor="middle">{text}</text>'
+        at, anchor = x.at(tick), "middle"
+        if at + len(text) * 3.5 > place.width:
+            at, anchor = place.width - 1, "end"
+        yield f'<text x="{number(at)}" y="{foot}" text-anchor="{anchor}">{text}</text>'
     yield "</g>"
 
 

@@ -146,10 +146,13 @@ def _filled(lines: Sequence[Line]) -> list[Line]:
     """Parts of a whole: one that is missing where others are known is nothing of it."""
     rows = list(zip(*(line.ys for line in lines), strict=True))
     gaps = [all(value is None for value in row) for row in rows]
-    return [
-        replace(line, ys=[None if gap else y or 0.0 for y, gap in zip(line.ys, gaps, strict=True)])
-        for line in lines
-    ]
+    span = usual_span(len(gaps))
+    found = []
+    for line in lines:
+        whole = [None if gap else y or 0.0 for y, gap in zip(line.ys, gaps, strict=True)]
+        # Smoothing is linear: smoothed parts add up to the smoothed whole.
+        found.append(replace(line, ys=smoothed(whole, span=span) if span > 1 else whole))
+    return found
 
 
 def _levels(panel: Panel, runs: Sequence[RunSeries]) -> Iterator[Level]:

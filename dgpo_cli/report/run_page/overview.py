@@ -49,14 +49,14 @@ def _tiles(record: RunRecord, series: RunSeries) -> Iterator[tuple[str, str, str
 
 
 def _gain(record: RunRecord) -> tuple[str, str]:
-    """The reward of the first and the last steps: means of a tenth of the run, with their errors."""
+    """The reward of the first and the last steps: means with their errors."""
     first, last, width = reward_ends(record)
     if first is None or last is None:
         return UNKNOWN, "no reward in metrics.jsonl"
     if width == 0:
         return value(last[0]), "of one step"
     many = "first and last step" if width == 1 else f"means of the first and last {width} steps"
-    errors = "" if width == 1 else f", each ± {value(max(first[1], last[1]))}"
+    errors = "" if width == 1 else f", each ± {max(first[1], last[1]):.2g}"
     return f"{first[0]:.3f} → {last[0]:.3f}", f"{many}{errors}"
 
 

@@ -134,7 +134,8 @@ def _curves(
     head = figures([draw(REWARD, runs)], wide=True) + figures([draw_evals(runs)])
     if head:
         tables = sections.evaluations(records[0]) if len(records) == 1 else ""
-        yield f'<section><h2>Reward and evaluation</h2><div class="charts">{head}</div>{tables}</section>'
+        yield f'<section><h2>Reward and evaluation</h2><div class="charts">{head}</div>'
+        yield f"{tables}</section>"
     for group in GROUPS:
         shown = figures([draw(panel, runs) for panel in group.panels])
         if shown:

@@ -71,9 +71,17 @@ def _cell(drawn: Drawn, at: int) -> str:
             )
             names += f'<text class="key" x="{at_x + 16:g}" y="28.5">{escaped(source.label)}</text>'
             at_x += 26 + 6.2 * len(source.label)
-    unit = f'<tspan class="unit" dx="8">{escaped(drawn.unit)}</tspan>' if drawn.unit else ""
+    unit = next(
+        (each for each in (drawn.unit, "log scale" * chart.log) if _fits(chart.title, each)), ""
+    )
+    unit = f'<tspan class="unit" dx="8">{escaped(unit)}</tspan>' if unit else ""
     return (
         f'<g transform="translate({x:g} {y:g})">'
         f'<text class="title" x="12" y="12">{escaped(chart.title)}{unit}</text>{names}'
         f'<g transform="translate(0 {_LEGEND:g})">{inner}</g></g>'
     )
+
+
+def _fits(title: str, unit: str) -> bool:
+    """Whether both stand on one line above a chart."""
+    return 8.6 * len(title) + 6.3 * len(unit) < CELL_WIDTH - 30
