@@ -16,6 +16,7 @@ from dgpo_cli.types import RunRecord
 from dgpo_cli.workflows import report
 from dgpo_cli.workflows.run_folder import RunFolder
 from tests.report.run_page.records import evaluation, line
+from tests.workflows.test_train import run_tiny
 
 TOKENS = ["[UNK]", "6", "7", " ", "<b>"]
 
@@ -231,3 +232,26 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(ConfigError, match=words) as caught:
             report.run(paths)
         assert "\n" not in str(caught.value)
+
+
+def test_a_real_run_is_on_its_page(tmp_path: Path) -> None:
+    from dgpo_cli.report.run_page.page import report_page
+
+    out = tmp_path / "run"
+    run_tiny(out, "train.rollouts_every=1", "train.checkpoint_every=2", "optim.lr=1e-3", steps=3)
+    (found,) = report.run([out])
+    assert (found.state, found.total, found.notes) == ("finished", 3, ())
+    assert [each.step for each in found.checkpoints] == [2, 3]
+    assert found.samples is not None and found.samples.step == 3
+    stored = [json.loads(raw) for raw in RunFolder(out).rollout_file(3).read_text().splitlines()]
+    for shown in found.samples.inspection.completions:
+        (written,) = [
+            each
+            for each in stored
+            if (each["prompt_id"], each["index"]) == (shown.prompt_id, shown.index)
+        ]
+        assert [token.weight for token in shown.tokens] == written["weights"]
+        assert "".join(token.text for token in shown.tokens).startswith(written["completion"])
+    page = report_page([found])
+    for key in ("reward", "outcomes", "split", "lengths", "effective", "distance", "phases"):
+        assert f'data-chart="{key}"' in page

@@ -4,8 +4,8 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const root = document.documentElement;
-const state = { axis: "steps", span: Math.max(1, ...data.runs.map((run) => run.span)), hidden: new Map(), here: null };
-const charts = [];
+const state = { axis: "steps", span: data.span, hidden: new Map(), here: null };
+const charts = []; // state.span is in steps; a point of a long run stands for several
 const AXES = {
   steps: { title: "step", write: null, tell: (value) => `step ${value.toLocaleString("en-US")}` },
   seconds: { title: "time", write: (value) => seconds(value).replace(/ 0 s$/, ""), tell: seconds },
@@ -44,16 +44,20 @@ function curve([run, metric, label, look, low, high], stacked) {
     line.low = columns[low][1] ?? columns[low][0];
     line.high = columns[high][2] ?? columns[high][0];
   }
-  if (state.span > 1) Object.assign(line, { ys: smoothed(mean, state.span), raw: mean });
+  const span = points(run);
+  if (span > 1) Object.assign(line, { ys: smoothed(mean, span), raw: mean });
   return line;
 }
+
+const points = (run) => Math.max(1, state.span / data.runs[run].size);
 
 function filled(lines) {
   const gaps = lines.length ? lines[0].ys.map((_, at) => lines.every((line) => !isKnown(line.ys[at]))) : [];
   return lines.map((line) => {
     const raw = line.ys.map((y, at) => (gaps[at] ? null : y ?? 0));
     // Smoothing is linear: smoothed parts add up to the smoothed whole.
-    return state.span > 1 ? { ...line, raw, ys: smoothed(raw, state.span) } : { ...line, ys: raw };
+    const span = points(line.run);
+    return span > 1 ? { ...line, raw, ys: smoothed(raw, span) } : { ...line, ys: raw };
   });
 }
 
@@ -244,12 +248,11 @@ function start() {
     });
   }
   const span = document.getElementById("span");
-  const most = Math.max(2, ...data.runs.map((run) => run.steps.length)) / 2;
+  const most = Math.max(2, ...data.runs.map((run) => run.steps.length * run.size)) / 2;
   // The slider is logarithmic: half of it lies below the root of the longest span.
   const spanAt = (value) => (value === 0 ? 1 : Math.max(2, Math.round(most ** (value / 100))));
   const tell = () => {
-    const steps = state.span * Math.max(...data.runs.map((run) => run.size));
-    document.getElementById("span-value").textContent = state.span > 1 ? `over ${steps} steps` : "off";
+    document.getElementById("span-value").textContent = state.span > 1 ? `over ${state.span} steps` : "off";
   };
   span.value = state.span > 1 ? Math.round((100 * Math.log(state.span)) / Math.log(Math.max(most, 2))) : 0;
   span.addEventListener("input", () => {

@@ -163,10 +163,10 @@ def _axes(place: Frame, *, chart: Chart) -> Iterator[str]:
         yield f'<text x="40" y="{number(y.at(tick) + 3.8)}" text-anchor="end">{text}</text>'
     foot = number(place.height - 9)
     for tick, text in zip(x.ticks, x.labels, strict=True):
-        at, anchor = x.at(tick), "middle"
-        if at + len(text) * 3.5 > place.width:
-            at, anchor = place.width - 1, "end"
-        yield f'<text x="{number(at)}" y="{foot}" text-anchor="{anchor}">{text}</text>'
+        centre, anchor = x.at(tick), "middle"
+        if centre + len(text) * 3.5 > place.width:
+            centre, anchor = place.width - 1, "end"
+        yield f'<text x="{number(centre)}" y="{foot}" text-anchor="{anchor}">{text}</text>'
     yield "</g>"
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dgpo_cli.report.charts.drawing import LOOKS, Chart, Level, Line
-from dgpo_cli.report.charts.sampling import Values, smoothed, usual_span
+from dgpo_cli.report.charts.sampling import Values, smoothed
 from dgpo_cli.report.run_page.panels import Curve, Panel
-from dgpo_cli.report.run_page.series import RunSeries, known
+from dgpo_cli.report.run_page.series import RunSeries, known, span_steps
 
 MIN_SHARE = 1e-9  # of a stacked part that is shown
 
@@ -69,13 +69,18 @@ def draw(panel: Panel, runs: Sequence[RunSeries]) -> Drawn | None:
     several = len(runs) > 1
     stacked = panel.stacked and not several
     levels = () if stacked else tuple(_levels(panel, runs))
-    lines = [line_of(source, runs[source.run], stacked=stacked) for source in sources]
+    span = span_steps(runs)
+    spans = [runs[source.run].points(span) for source in sources]
+    lines = [
+        line_of(source, runs[source.run], span=1.0 if stacked else points)
+        for source, points in zip(sources, spans, strict=True)
+    ]
     title = panel.title
     if several and len(panel.curves) > 1:
         title += f": {next(c.label for c in panel.curves if c.metric == sources[0].metric)}"
     chart = Chart(
         title=title,
-        lines=_filled(lines) if stacked else lines,
+        lines=_filled(lines, span=spans[0]) if stacked else lines,
         stacked=stacked,
         log=panel.log and _spans_decades(lines),
         floor=panel.floor,
@@ -121,32 +126,27 @@ def look(at: int) -> int:
     return at % LOOKS + 1
 
 
-def line_of(source: Source, run: RunSeries, *, stacked: bool = False) -> Line:
-    """A curve as the page shows it at first: smoothed, what it smooths behind it.
+def line_of(source: Source, run: RunSeries, *, span: float) -> Line:
+    """A curve smoothed over `span` points, what it smooths behind it.
 
     Where steps were put together, the band runs over their extremes.
     """
     column = run.columns[source.metric]
-    line = Line(label=source.label, look=source.look, xs=run.steps, ys=column.mean)
-    if stacked:
-        return line
     low: Values = column.low
     high: Values = column.high
     if source.low is not None and source.high is not None:
         lowest, highest = run.columns[source.low], run.columns[source.high]
         low, high = lowest.low or lowest.mean, highest.high or highest.mean
-    line = replace(line, low=low, high=high)
-    span = usual_span(len(run.steps))
+    line = Line(source.label, source.look, run.steps, column.mean, low=low, high=high)
     if span > 1:
         return replace(line, ys=smoothed(column.mean, span=span), raw=column.mean)
     return line
 
 
-def _filled(lines: Sequence[Line]) -> list[Line]:
+def _filled(lines: Sequence[Line], *, span: float) -> list[Line]:
     """Parts of a whole: one that is missing where others are known is nothing of it."""
     rows = list(zip(*(line.ys for line in lines), strict=True))
     gaps = [all(value is None for value in row) for row in rows]
-    span = usual_span(len(gaps))
     found = []
     for line in lines:
         whole = [None if gap else y or 0.0 for y, gap in zip(line.ys, gaps, strict=True)]

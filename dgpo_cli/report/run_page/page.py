@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from dgpo_cli.report.charts.sampling import usual_span
 from dgpo_cli.report.document import asset, document, escaped, theme_button
 from dgpo_cli.report.run_page import compare, overview, sections
 from dgpo_cli.report.run_page.draw import Drawn, draw, draw_evals, whisker
 from dgpo_cli.report.run_page.figures import figure
 from dgpo_cli.report.run_page.panels import GROUPS, REWARD
-from dgpo_cli.report.run_page.series import RunSeries, known, series_of
+from dgpo_cli.report.run_page.series import RunSeries, known, series_of, span_steps
 from dgpo_cli.report.token_html import tokens_style
 from dgpo_cli.types import RunRecord
 
@@ -144,6 +143,7 @@ def _curves(
 
 def _data(runs: Sequence[RunSeries], drawn: Sequence[Drawn]) -> dict[str, Any]:
     return {
+        "span": span_steps(runs),
         "runs": [_run(run) for run in runs],
         "metrics": sections.metric_names(runs),
         "charts": {each.panel.key: each.for_script for each in drawn},
@@ -159,7 +159,6 @@ def _run(run: RunSeries) -> dict[str, Any]:
         "letter": run.letter,
         "name": escaped(run.name),
         "size": run.size,
-        "span": usual_span(len(run.steps)),
         "steps": [_rounded(step, digits=12) for step in run.steps],
         "seconds": [_rounded(each, digits=7) for each in run.seconds],
         "tokens": [_rounded(each, digits=12) for each in run.tokens],

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dgpo_cli.report.charts.sampling import Buckets, Column, column
+from dgpo_cli.report.charts.sampling import Buckets, Column, column, usual_span
 from dgpo_cli.types import RunRecord
 
 MAX_POINTS = 500  # of a curve; longer runs show the mean and the extremes of neighbouring steps
@@ -35,6 +35,10 @@ class RunSeries:
     def has(self, metric: str) -> bool:
         """Whether anything is known of a metric."""
         return metric in self.columns
+
+    def points(self, steps: float) -> float:
+        """How many points so many steps are; at least one."""
+        return max(1.0, steps / self.size)
 
     def cost_at(self, step: float, costs: Sequence[float]) -> float:
         """The seconds or tokens up to a step, from the points around it."""
@@ -70,6 +74,12 @@ def series_of(record: RunRecord, *, letter: str, runs: int) -> RunSeries:
         evals=comparable(record.evals),
         levels=_levels(record),
     )
+
+
+def span_steps(runs: Sequence[RunSeries]) -> int:
+    """Over how many steps all curves are smoothed at first: what suits the shortest long run."""
+    spans = [usual_span(len(run.steps)) * run.size for run in runs]
+    return min((span for span in spans if span > 1), default=1)
 
 
 def comparable(evals: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
