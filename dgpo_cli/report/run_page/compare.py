@@ -94,7 +94,7 @@ def _against_first(
             None if number is None else number * scale, None if first is None else first * scale
         )
         shown = at and apart and (comparable is None or comparable[at])
-        cells.append(f'{text} <span class="muted">({apart})</span>' if shown else text)
+        cells.append(f'{text} <span class="muted apart">({apart})</span>' if shown else text)
     return cells
 
 
