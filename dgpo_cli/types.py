@@ -481,3 +481,62 @@ class Glimpse:
     completions: int
     groups: int
     shown: tuple[Shown, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A complete checkpoint of a run. written: Unix time, seconds."""
+
+    step: int
+    size: int
+    written: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSetting:
+    """A setting as the run folder holds it, and as it would be typed after --set.
+
+    source: the layer it came from, such as "preset tiny"; empty for a default. default: what it
+    would be otherwise; None where this version has none.
+    """
+
+    key: str
+    value: str
+    source: str
+    default: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSamples:
+    """Some completions of the newest rollouts. step: that of the rollouts.
+
+    lengths: tokens of each completion; those shown may be fewer.
+    """
+
+    step: int
+    inspection: Inspection
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """All that a run folder holds, as `dgpo report` shows it; texts are untrusted.
+
+    metrics: the lines of metrics.jsonl, each with its step; evals: those of evals.jsonl.
+    total: steps that the run is to have; None if unknown. state: "running" while a process holds
+    the folder. bad_batches: steps whose loss or gradient was not finite. notes: what could not be
+    read, a line each.
+    """
+
+    name: str
+    path: str
+    state: Literal["finished", "running", "stopped"]
+    total: int | None
+    metrics: tuple[Mapping[str, float | None], ...]
+    evals: tuple[Mapping[str, Any], ...]
+    settings: tuple[StoredSetting, ...]
+    checkpoints: tuple[StoredCheckpoint, ...]
+    samples: StoredSamples | None
+    diagnoses: tuple[Diagnosis, ...]
+    bad_batches: tuple[int, ...]
+    notes: tuple[str, ...]

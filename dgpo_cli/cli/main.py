@@ -23,6 +23,7 @@ from dgpo_cli.cli.merge import merge
 from dgpo_cli.cli.plan import plan
 from dgpo_cli.cli.push import push
 from dgpo_cli.cli.regrade import regrade
+from dgpo_cli.cli.report import report
 from dgpo_cli.cli.rollout import rollout
 from dgpo_cli.cli.serve import serve
 from dgpo_cli.cli.train import train
@@ -113,6 +114,7 @@ app.command(short_help="Judge stored samples again with today's checker.")(regra
 app.command(short_help="Check this machine; say what to fix.")(doctor)
 app.command(short_help="Say what a run needs: memory, time, disk.")(plan)
 app.command(short_help="Show where the credit of a completion went.")(inspect)
+app.command(short_help="Write a run, or several, as one page.")(report)
 app.command(short_help="Start a vLLM server to sample from.")(serve)
 app.command(short_help="Write a trained model as a plain folder.")(merge)
 app.command(short_help="Upload a trained model to the Hugging Face hub.")(push)

@@ -208,7 +208,8 @@ def test_offline_files_of_wandb_hold_every_number_once(tmp_path: Path) -> None:
     assert found["config seed"][0][1] == 7
     folders = list((tmp_path / "wandb").glob("offline-run-*"))
     assert len(folders) == 2
-    assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1  # one run, one id
+    names = {file.name for folder in folders for file in folder.glob("run-*.wandb")}
+    assert len(names) == 1  # one run, one id
 
 
 def test_the_database_of_trackio_holds_every_number_once(

@@ -1,0 +1,100 @@
+"""dgpo report: a run, or several over each other, as one page."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dgpo_cli.cli import console
+from dgpo_cli.errors import ConfigError
+
+Runs = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Run folders; several are laid over each other.",
+        metavar="[RUN ...]",
+        show_default="the newest run under ./runs",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="The page.", metavar="FILE.html", show_default="RUN/report.html"),
+]
+Png = Annotated[
+    Path | None,
+    typer.Option(
+        help="Draw the main curves as PNG (needs the extra png).",
+        metavar="FILE.png",
+        show_default="none",
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print it as JSON; pages only where they are asked for.", show_default="off"
+    ),
+]
+
+
+def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = False) -> None:
+    """Write a run as one page: curves, diagnoses, samples with their credit, settings.
+
+    The page needs no network. Several runs are laid over each other; the page then lies in the
+    folder of the first.
+    """
+    _check({"--out": out, "--png": png})
+    from dgpo_cli.report.run_page.page import MAX_RUNS
+    from dgpo_cli.workflows import report as workflow
+
+    if len(runs or []) > MAX_RUNS:
+        raise ConfigError(f"{len(runs or [])} runs: a page shows at most {MAX_RUNS}; name fewer")
+
+    with_page = out is not None or not (as_json or png is not None)
+    records = workflow.run(runs or [], with_samples=with_page or as_json)
+    if as_json:
+        from dgpo_cli.report.run_page.as_json import to_json
+
+        console.say_json(to_json(records))
+    tell = console.note if as_json else console.say
+    if with_page:
+        from dgpo_cli.report.run_page.page import report_page
+
+        page = out or Path(records[0].path) / "report.html"
+        _write(page, report_page(records).encode("utf-8"), flag="--out")
+        tell(f"written to {page}")
+    if png is not None:
+        from dgpo_cli.report.png import svg_to_png
+        from dgpo_cli.report.run_page.picture import report_svg
+
+        _write(png, svg_to_png(report_svg(records)), flag="--png")
+        tell(f"written to {png}")
+
+
+def _check(files: dict[str, Path | None]) -> None:
+    """Find out before any work what would make it vain."""
+    seen: set[Path] = set()
+    for flag, path in files.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise ConfigError(f"{flag}={path}: is a folder; name a file")
+        if not path.absolute().parent.is_dir():
+            raise ConfigError(f"{flag}={path}: there is no folder {path.parent}; make it first")
+        if path.absolute() in seen:
+            raise ConfigError(f"{flag}={path}: --out writes to it too; give another name")
+        seen.add(path.absolute())
+    if files["--png"] is not None and importlib.util.find_spec("resvg_py") is None:
+        raise ConfigError("--png needs resvg-py: pip install 'dgpo-cli[png]'")
+
+
+def _write(path: Path, content: bytes, *, flag: str) -> None:
+    from dgpo_cli.models.checkpoint import atomic_bytes
+
+    try:
+        with atomic_bytes(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise ConfigError(f"{flag}={path}: {error.strerror or error}") from error

@@ -1,0 +1,1 @@
+"""Small charts as SVG: ticks, fewer points for long curves, and the drawing itself."""

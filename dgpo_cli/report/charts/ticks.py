@@ -1,0 +1,142 @@
+"""Where the ticks of an axis stand and how they are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+MAX_DECADES = 12  # of a logarithmic axis; what lies further down stands at its foot
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A range of numbers on a range of units, linear or logarithmic.
+
+    low, high: the numbers at the ends, high > low; start, end: where they stand.
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool
+    ticks: tuple[float, ...]
+
+    def at(self, value: float) -> float:
+        """Where a number stands; what lies outside stands at the end it is beyond."""
+        if self.log:
+            low, high = math.log10(self.low), math.log10(self.high)
+            here = math.log10(max(value, self.low))
+        else:
+            low, high, here = self.low, self.high, value
+        share = min(1.0, max(0.0, (here - low) / (high - low)))
+        return self.start + share * (self.end - self.start)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tick_labels(self.ticks, log=self.log)
+
+
+def axis(
+    values: Sequence[float],
+    *,
+    start: float,
+    end: float,
+    log: bool = False,
+    floor: float | None = None,
+    ceiling: float | None = None,
+    count: int = 5,
+    tight: bool = False,
+) -> Axis:
+    """The axis that holds all these numbers, finite ones; with log the positive ones.
+
+    floor, ceiling: numbers that it holds besides. count: about so many ticks. tight: it ends where
+    the numbers end, not at the next tick.
+    """
+    held = [*values, *(each for each in (floor, ceiling) if each is not None)]
+    if log:
+        held = [value for value in held if value > 0.0]
+        if held:
+            return _log_axis(min(held), max(held), start=start, end=end)
+        held = [1.0]  # nothing to show: any axis will do
+    low, high = (min(held), max(held)) if held else (0.0, 1.0)
+    if not high > low:
+        margin = abs(low) * 0.1 or 1.0
+        low, high = low - margin, high + margin
+        if floor is not None:
+            low = max(low, floor) if max(low, floor) < high else low
+    step = _nice_step((high - low) / max(1, count - 1))
+    if not tight:
+        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    ticks = tuple(_clean(at * step) for at in range(first, last + 1))
+    return Axis(low=low, high=high, start=start, end=end, log=False, ticks=ticks)
+
+
+def _log_axis(low: float, high: float, *, start: float, end: float) -> Axis:
+    top = math.ceil(math.log10(high) - 1e-9)
+    bottom = max(math.floor(math.log10(low) + 1e-9), top - MAX_DECADES)
+    if bottom == top:
+        bottom -= 1
+    decades = top - bottom
+    every = max(1, math.ceil(decades / 5))
+    powers = range(bottom, top + 1, every)
+    ticks = [10.0**power for power in powers]
+    if decades == 1:
+        ticks = [factor * 10.0**bottom for factor in (1, 2, 5)] + [10.0**top]
+    return Axis(
+        low=10.0**bottom, high=10.0**top, start=start, end=end, log=True, ticks=tuple(ticks)
+    )
+
+
+def _nice_step(raw: float) -> float:
+    """The smallest of 1, 2, 2.5 and 5 times a power of ten that is at least `raw`."""
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(step * power for step in _STEPS if step * power >= raw * (1 - 1e-9))
+
+
+def _clean(value: float) -> float:
+    """A tick without the dust of its arithmetic: 0.30000000000000004 is 0.3."""
+    return float(f"{value:.12g}") + 0.0
+
+
+def tick_labels(ticks: Sequence[float], *, log: bool = False) -> tuple[str, ...]:
+    """The ticks in as few digits as tell them apart, all of one form; 12500 is 12.5k."""
+    if log:
+        return tuple(short(tick) for tick in ticks)
+    largest = max((abs(tick) for tick in ticks), default=0.0)
+    if largest and (largest < 1e-3 or largest >= 1e15):
+        power = math.floor(math.log10(largest) + 1e-9)
+        return tuple("0" if tick == 0 else f"{tick / 10.0**power:.3g}e{power}" for tick in ticks)
+    size, unit = next(((s, u) for s, u in _UNITS if largest >= 10 * s), (1.0, ""))
+    scaled = [tick / size for tick in ticks]
+    for digits in range(12):
+        texts = [f"{value:.{digits}f}" for value in scaled]
+        near = (
+            math.isclose(float(text), value, rel_tol=1e-6, abs_tol=1e-12 * largest)
+            for text, value in zip(texts, scaled, strict=True)
+        )
+        if all(near):
+            break
+    return tuple("0" if float(text) == 0 else f"{text}{unit}" for text in texts)
+
+
+def short(value: float) -> str:
+    """A number of any size in few characters: 0.05, 12.3k, 1e-6; only 1 itself reads as 1."""
+    if value == 0.0:
+        return "0"
+    if not math.isfinite(value):
+        return "unknown"
+    size = abs(value)
+    if size < 1e-3 or size >= 1e15:
+        return f"{value:.3g}".replace("e-0", "e-").replace("e+", "e")
+    for scale, unit in _UNITS:
+        if size >= 10 * scale:
+            return f"{value / scale:.3g}{unit}"
+    if 0.0 < abs(size - 1.0) < 1e-2:
+        return f"{value:.7g}" if abs(size - 1.0) >= 1e-6 else f"{value:.12g}"
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.4g}"

@@ -1,0 +1,137 @@
+"""Several runs side by side: which settings differ, how each ended, and what cannot be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from dgpo_cli.report.document import escaped
+from dgpo_cli.report.numbers import percent
+from dgpo_cli.report.run_page.draw import look
+from dgpo_cli.report.run_page.figures import swatch
+from dgpo_cli.report.run_page.overview import reward_ends
+from dgpo_cli.report.run_page.sections import table
+from dgpo_cli.report.run_page.series import RunSeries, kind_of, known
+from dgpo_cli.report.run_page.values import UNKNOWN, difference, duration, value
+from dgpo_cli.types import RunRecord
+
+UNSET = "(unset)"
+
+
+def comparison(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> str:
+    """The runs and their final numbers, with the differences from the first run."""
+    head = ["", *(_head(run, at) for at, run in enumerate(runs))]
+    rows = [[name, *cells] for name, cells in _rows(records, runs)]
+    warnings = "".join(f'<p class="warn">{escaped(line)}</p>' for line in warned(records))
+    return (
+        '<section class="card" aria-label="Comparison"><h2>The runs</h2>'
+        f"{table(head, rows)}{warnings}"
+        f'<p class="note">In brackets: the difference from {runs[0].letter}. One run of each kind '
+        "says little about settings: other seeds of the same settings differ, too.</p></section>"
+    )
+
+
+def _head(run: RunSeries, at: int) -> str:
+    return f"{swatch(look(at))} {run.letter}"
+
+
+def _rows(
+    records: Sequence[RunRecord], runs: Sequence[RunSeries]
+) -> Iterator[tuple[str, list[str]]]:
+    yield "run", [escaped(record.name) for record in records]
+    yield "state", [record.state for record in records]
+    steps = [run.steps[-1] if run.steps else None for run in runs]
+    yield "steps", _against_first(steps, lambda step: f"{step:,.0f}")
+    spent = [run.seconds[-1] if run.has("time/step_s") else None for run in runs]
+    yield "time in steps", [UNKNOWN if each is None else duration(each) for each in spent]
+    firsts, lasts = zip(*(reward_ends(record)[:2] for record in records), strict=True)
+    yield "reward, first steps", _against_first([each and each[0] for each in firsts], value)
+    yield "reward, last steps", _against_first([each and each[0] for each in lasts], value)
+    yield "standard error of it", [value(each[1]) if each else UNKNOWN for each in lasts]
+    for metric, name in (
+        ("outcome/correct", "correct, last step"),
+        ("completion/length_mean", "length, last step"),
+        ("policy/entropy", "entropy, last step"),
+        ("credit/effective_fraction", "effective fraction, last step"),
+        ("policy/hellinger_sq_mean", "mean d, last step"),
+    ):
+        if any(run.has(metric) for run in runs):
+            yield name, _against_first([_last(run, metric) for run in runs], value)
+    if any(run.evals for run in runs):
+        kinds = [kind_of(run.evals[-1]) if run.evals else None for run in runs]
+        scores = [known(run.evals[-1].get("avg_at_k")) if run.evals else None for run in runs]
+        same = [kind == kinds[0] for kind in kinds]
+        yield "last Avg@k", _against_first(scores, percent, comparable=same, points=True)
+        yield (
+            "of",
+            [
+                f"{escaped(kind[0])}, k = {escaped(str(kind[1]))}" if kind else UNKNOWN
+                for kind in kinds
+            ],
+        )
+
+
+def _last(run: RunSeries, metric: str) -> float | None:
+    column = run.columns.get(metric)
+    return (
+        next((each for each in reversed(column.mean) if each is not None), None) if column else None
+    )
+
+
+def _against_first(
+    numbers: Sequence[float | None],
+    written: Callable[[float], str],
+    *,
+    comparable: Sequence[bool] | None = None,
+    points: bool = False,
+) -> list[str]:
+    """Each number, those after the first with their difference from it."""
+    first = numbers[0]
+    cells = []
+    for at, number in enumerate(numbers):
+        text = UNKNOWN if number is None else written(number)
+        scale = 100.0 if points else 1.0
+        apart = difference(
+            None if number is None else number * scale, None if first is None else first * scale
+        )
+        shown = at and apart and (comparable is None or comparable[at])
+        cells.append(f'{text} <span class="muted apart">({apart})</span>' if shown else text)
+    return cells
+
+
+def warned(records: Sequence[RunRecord]) -> Iterator[str]:
+    """What makes these runs hard to compare."""
+    kinds = {kind_of(line) for record in records for line in record.evals}
+    benches, ks = {kind[0] for kind in kinds}, {str(kind[1]) for kind in kinds}
+    if len(benches) > 1:
+        yield f"Benchmarks differ ({', '.join(sorted(benches))}): their Avg@k are not comparable."
+    if len(ks) > 1:
+        yield (
+            f"k differs ({', '.join(sorted(ks))}): Avg@k has the same mean for every k, but not "
+            "the same error; pass@k and maj@k are not comparable."
+        )
+    for key, what in (("model.path", "models"), ("prompts.kind", "prompts")):
+        values = {setting.value for r in records for setting in r.settings if setting.key == key}
+        if len(values) > 1:
+            yield f"The {what} differ: rewards are of other problems or other policies."
+    rewards = {
+        tuple((s.key, s.value) for s in record.settings if s.key.startswith("reward."))
+        for record in records
+        if record.settings
+    }
+    if len(rewards) > 1:
+        yield "The reward settings differ: equal rewards do not mean the same."
+
+
+def differing(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> str:
+    """The settings that are not the same in all runs."""
+    columns = [{each.key: each.value for each in record.settings} for record in records]
+    keys = list(dict.fromkeys(key for column in columns for key in column))
+    rows = []
+    for key in keys:
+        values = [column.get(key, UNSET) for column in columns]
+        if len(set(values)) > 1:
+            cells = (f"<code>{escaped(each)}</code>" for each in values)
+            rows.append([f"<code>{escaped(key)}</code>", *cells])
+    head = ["setting", *(run.letter for run in runs)]
+    body = table(head, rows, text=len(head)) if rows else "<p>None: the settings are the same.</p>"
+    return f'<section class="card"><h2>Settings that differ</h2>{body}</section>'

@@ -1,0 +1,228 @@
+"""Panels and runs made into charts: what the SVG shows, and what the script needs to redraw it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dgpo_cli.report.charts.drawing import LOOKS, Chart, Level, Line
+from dgpo_cli.report.charts.sampling import Values, smoothed
+from dgpo_cli.report.run_page.panels import Curve, Panel
+from dgpo_cli.report.run_page.series import RunSeries, known, span_steps
+
+MIN_SHARE = 1e-9  # of a stacked part that is shown
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the script finds a curve: the run by its place, the metric, the band's metrics."""
+
+    run: int
+    metric: str
+    label: str
+    look: int
+    low: str | None = None
+    high: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A chart with the panel it is of and the sources of its curves."""
+
+    panel: Panel
+    chart: Chart
+    sources: tuple[Source, ...]
+
+    @property
+    def unit(self) -> str:
+        """The unit, and that the axis is logarithmic."""
+        return ", ".join(part for part in (self.panel.unit, "log scale" * self.chart.log) if part)
+
+    @property
+    def for_script(self) -> dict[str, Any]:
+        """What the script needs to draw it over another x axis or smoother."""
+        chart = self.chart
+        return {
+            "stacked": chart.stacked,
+            "log": chart.log,
+            "floor": chart.floor,
+            "ceiling": chart.ceiling,
+            "levels": [[level.label, level.value] for level in chart.levels],
+            "labelled": chart.labelled,
+            "evals": self.panel.key == "avg",
+            "lines": [
+                [each.run, each.metric, each.label, each.look, each.low, each.high]
+                for each in self.sources
+            ],
+        }
+
+
+def draw(panel: Panel, runs: Sequence[RunSeries]) -> Drawn | None:
+    """A panel of these runs; None where none of them knows anything of it.
+
+    Of one run all curves are shown, of several the first curve of each.
+    """
+    sources = tuple(_sources(panel, runs))
+    if not sources:
+        return None
+    several = len(runs) > 1
+    stacked = panel.stacked and not several
+    levels = () if stacked else tuple(_levels(panel, runs))
+    span = span_steps(runs)
+    spans = [runs[source.run].points(span) for source in sources]
+    lines = [
+        line_of(source, runs[source.run], span=1.0 if stacked else points)
+        for source, points in zip(sources, spans, strict=True)
+    ]
+    title = panel.title
+    if several and len(panel.curves) > 1:
+        title += f": {next(c.label for c in panel.curves if c.metric == sources[0].metric)}"
+    chart = Chart(
+        title=title,
+        lines=_filled(lines, span=spans[0]) if stacked else lines,
+        stacked=stacked,
+        log=panel.log and _spans_decades(lines),
+        floor=panel.floor,
+        ceiling=panel.ceiling if stacked else None,
+        levels=levels,
+    )
+    return Drawn(panel=panel, chart=chart, sources=sources)
+
+
+def _spans_decades(lines: Sequence[Line]) -> bool:
+    """Whether a logarithmic axis shows more than a plain one: the numbers differ tenfold."""
+    known_values = [
+        value for line in lines for values in (line.ys, line.low, line.high) for value in values
+    ]
+    positive = [value for value in known_values if value is not None and value > 0.0]
+    return bool(positive) and max(positive) >= 10.0 * min(positive)
+
+
+def _sources(panel: Panel, runs: Sequence[RunSeries]) -> Iterator[Source]:
+    if len(runs) > 1:
+        curve = next((c for c in panel.curves if any(run.has(c.metric) for run in runs)), None)
+        for at, run in enumerate(runs):
+            if curve is not None and run.has(curve.metric):
+                yield Source(at, curve.metric, run.letter, look(at))
+        return
+    (run,) = runs
+    shown = [(at, c) for at, c in enumerate(panel.curves) if run.has(c.metric)]
+    for at, curve in shown:
+        # A part that never occurs takes no room, but keeps its colour for where it does.
+        if panel.stacked and not _occurs(run, curve):
+            continue
+        source = Source(0, curve.metric, curve.label, look(at))
+        if at == 0 and panel.band is not None and all(map(run.has, panel.band)):
+            source = replace(source, low=panel.band[0], high=panel.band[1])
+        yield source
+
+
+def _occurs(run: RunSeries, curve: Curve) -> bool:
+    return any((value or 0.0) > MIN_SHARE for value in run.columns[curve.metric].mean)
+
+
+def look(at: int) -> int:
+    return at % LOOKS + 1
+
+
+def line_of(source: Source, run: RunSeries, *, span: float) -> Line:
+    """A curve smoothed over `span` points, what it smooths behind it.
+
+    Where steps were put together, the band runs over their extremes.
+    """
+    column = run.columns[source.metric]
+    low: Values = column.low
+    high: Values = column.high
+    if source.low is not None and source.high is not None:
+        lowest, highest = run.columns[source.low], run.columns[source.high]
+        low, high = lowest.low or lowest.mean, highest.high or highest.mean
+    line = Line(source.label, source.look, run.steps, column.mean, low=low, high=high)
+    if span > 1:
+        return replace(line, ys=smoothed(column.mean, span=span), raw=column.mean)
+    return line
+
+
+def _filled(lines: Sequence[Line], *, span: float) -> list[Line]:
+    """Parts of a whole: one that is missing where others are known is nothing of it."""
+    rows = list(zip(*(line.ys for line in lines), strict=True))
+    gaps = [all(value is None for value in row) for row in rows]
+    found = []
+    for line in lines:
+        whole = [None if gap else y or 0.0 for y, gap in zip(line.ys, gaps, strict=True)]
+        # Smoothing is linear: smoothed parts add up to the smoothed whole.
+        found.append(replace(line, ys=smoothed(whole, span=span) if span > 1 else whole))
+    return found
+
+
+def _levels(panel: Panel, runs: Sequence[RunSeries]) -> Iterator[Level]:
+    """The setting's value, where all runs have the same and it is not far off the curves."""
+    if panel.level is None:
+        return
+    key, label = panel.level
+    values = {run.levels.get(key) for run in runs}
+    value = values.pop() if len(values) == 1 else None
+    if value is None:
+        return
+    names = [curve.metric for curve in panel.curves] + list(panel.band or ())
+    highest = max((_highest(run, name) for run in runs for name in names), default=0.0)
+    if value <= 3 * highest:
+        yield Level(f"{label} {value:g}", value)
+
+
+def _highest(run: RunSeries, name: str) -> float:
+    column = run.columns.get(name)
+    values = (column.high or column.mean) if column is not None else ()
+    return max((value for value in values if value is not None), default=0.0)
+
+
+AVG = Panel("avg", "Evaluation", "", (Curve("avg_at_k", "Avg@k"),), floor=0.0)
+
+
+def draw_evals(runs: Sequence[RunSeries]) -> Drawn | None:
+    """Avg@k of every run that has evaluations, with both intervals of 95 %."""
+    shown = [(at, run) for at, run in enumerate(runs) if run.evals]
+    if not shown:
+        return None
+    kinds = {(str(line.get("bench")), line.get("k")) for _, run in shown for line in run.evals}
+    bench, k = next(iter(kinds))
+    title = f"Avg@{k} on {bench}" if len(kinds) == 1 else "Avg@k, not of one benchmark and k"
+    several = len(runs) > 1
+    sources, lines = [], []
+    for at, run in shown:
+        source = Source(at, "avg_at_k", run.letter if several else "Avg@k", look(at))
+        sources.append(source)
+        lines.append(
+            Line(
+                label=source.label,
+                look=source.look,
+                xs=[float(line["step"]) for line in run.evals],
+                ys=[known(line.get("avg_at_k")) for line in run.evals],
+                whiskers=[whisker(line) for line in run.evals],
+            )
+        )
+    chart = Chart(title=title, lines=lines, floor=None)
+    panel = replace(AVG, title=title, about=_EVAL_NOTE)
+    return Drawn(panel=panel, chart=chart, sources=tuple(sources))
+
+
+_EVAL_NOTE = (
+    "Intervals of 95 %: the strong one says where Avg@k of these problems would be with endless "
+    "samples, the faint one where it would be on other problems of the kind."
+)
+
+
+def whisker(line: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
+    """Both intervals of an evaluation; None where the line has none."""
+    ends = []
+    for name in ("rerun_95", "problems_95"):
+        interval = line.get(name)
+        interval = interval if isinstance(interval, Mapping) else {}
+        ends += [known(interval.get("low")), known(interval.get("high"))]
+    inner, outer = ends[:2], ends[2:]
+    if None in inner:
+        return None
+    if None in outer:
+        outer = inner
+    low, high, least, most = (float(end or 0.0) for end in (*inner, *outer))
+    return low, high, least, most

@@ -1,0 +1,220 @@
+"""Which curves the page shows, in which groups. A metric that a run lacks is left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A metric and what it is called in a chart."""
+
+    metric: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One chart. The first curve is the one by which several runs are compared.
+
+    stacked: the curves are parts of a whole. band: metrics of the ends around the first curve.
+    level: a setting to compare with, and what it is called. about: one line below the chart.
+    """
+
+    key: str
+    title: str
+    unit: str
+    curves: tuple[Curve, ...]
+    stacked: bool = False
+    log: bool = False
+    floor: float | None = None
+    ceiling: float | None = None
+    band: tuple[str, str] | None = None
+    level: tuple[str, str] | None = None
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    title: str
+    panels: tuple[Panel, ...]
+
+
+def _curves(**labels: str) -> tuple[Curve, ...]:
+    """Curves from metric=label, the first "_" of a metric standing for its slash."""
+    return tuple(Curve(name.replace("_", "/", 1), label) for name, label in labels.items())
+
+
+def _quantiles(name: str) -> tuple[Curve, ...]:
+    return tuple(Curve(f"{name}_{each}", each) for each in ("max", "p99", "p90", "p50"))
+
+
+REWARD = Panel(
+    "reward",
+    "Reward",
+    "mean of the step's completions",
+    _curves(reward_mean="reward"),
+)
+OUTCOMES = Panel(
+    "outcomes",
+    "Outcomes of completions",
+    "share",
+    _curves(
+        outcome_correct="correct",
+        outcome_wrong="wrong",
+        outcome_out_of_range="out of range",
+        outcome_no_answer="no answer",
+        outcome_truncated="truncated",
+        outcome_timeout="timeout",
+        outcome_crash="crash",
+    ),
+    stacked=True,
+    floor=0.0,
+    ceiling=1.0,
+)
+SPLIT = Panel(
+    "split",
+    "What became of the groups",
+    "share",
+    _curves(
+        split_signal="signal",
+        split_all_right="all right",
+        split_all_wrong="all wrong",
+        split_no_answer="no answer",
+        split_truncated="truncated",
+        split_unjudged="unjudged",
+        split_filtered="filtered",
+    ),
+    stacked=True,
+    floor=0.0,
+    ceiling=1.0,
+    about="Only groups with signal move the policy.",
+)
+LENGTHS = Panel(
+    "lengths",
+    "Completion length",
+    "tokens",
+    _curves(completion_length_mean="mean"),
+    floor=0.0,
+    band=("completion/length_min", "completion/length_max"),
+    level=("rollout.max_completion_tokens", "limit"),
+    about="The band runs from the shortest to the longest completion of a step.",
+)
+EFFECTIVE = Panel(
+    "effective",
+    "Effective token fraction",
+    "1: every token counts alike, GRPO",
+    _curves(credit_effective_fraction="effective"),
+)
+DISTANCE = Panel(
+    "distance",
+    "Distance d from the reference",
+    "squared Hellinger",
+    (
+        Curve("policy/hellinger_sq_mean", "mean"),
+        *_quantiles("policy/hellinger_sq"),
+        Curve("noise/floor", "noise"),
+        Curve("noise/hellinger_sq_mean", "noise mean"),
+    ),
+    log=True,
+    about="0, as in the first step, stands at the foot.",
+)
+ENTROPY = Panel(
+    "entropy", "Entropy of the policy", "nats", _curves(policy_entropy="entropy"), floor=0.0
+)
+_CREDIT = (
+    EFFECTIVE,
+    Panel("weights", "Credit weight w", "GRPO: 1", _quantiles("credit/weight"), log=True),
+    DISTANCE,
+    Panel("scores", "Credit score s", "", _quantiles("credit/score"), log=True),
+    Panel("gate", "Entropy gate h", "entropy / log V", _quantiles("policy/gate"), floor=0.0),
+    Panel(
+        "tau",
+        "Tau that was found",
+        "",
+        _curves(credit_tau_p50="median", credit_tau_min="min", credit_tau_max="max"),
+        log=True,
+    ),
+    Panel("variation", "Variation of the weights", "cv", _curves(credit_weight_cv="cv"), floor=0.0),
+)
+_UPDATE = (
+    Panel("loss", "Loss", "", _curves(loss_value="loss")),
+    Panel(
+        "grad",
+        "Gradient norm before clipping",
+        "",
+        _curves(optim_grad_norm="norm"),
+        floor=0.0,
+        level=("optim.max_grad_norm", "clipped above"),
+    ),
+    Panel("clip", "Clipped tokens", "share", _curves(loss_clip_frac="clipped"), floor=0.0),
+    Panel(
+        "ratio",
+        "Ratio of new to old policy",
+        "1: on-policy",
+        _curves(loss_ratio_max="largest", loss_ratio_min="smallest"),
+    ),
+    Panel("lr", "Learning rate", "", _curves(optim_lr="lr"), floor=0.0),
+)
+_SAMPLER = (
+    Panel(
+        "gap",
+        "Sampler against trainer",
+        "nats",
+        _curves(sampler_logprob_gap_mean="mean", sampler_logprob_gap_max="max"),
+        log=True,
+        about="How far the log-probabilities of the sampled tokens are apart.",
+    ),
+    Panel(
+        "k3",
+        "Divergence k3 of sampler and trainer",
+        "",
+        _curves(sampler_k3="k3"),
+        log=True,
+    ),
+    Panel(
+        "off-policy",
+        "Left by the off-policy correction",
+        "share",
+        (Curve("off_policy/ess", "sample size"), Curve("off_policy/kept_frac", "tokens kept")),
+        floor=0.0,
+    ),
+)
+_COST = (
+    Panel(
+        "phases",
+        "Time of a step by phase",
+        "seconds",
+        _curves(
+            time_sample_s="sample",
+            time_score_s="score",
+            time_statistics_s="statistics",
+            time_update_s="update",
+            time_sync_s="sync",
+        ),
+        stacked=True,
+        floor=0.0,
+    ),
+    Panel(
+        "throughput",
+        "Throughput",
+        "tokens a second",
+        _curves(throughput_tokens_per_s="tokens"),
+        floor=0.0,
+    ),
+    Panel(
+        "memory",
+        "Memory",
+        "bytes",
+        _curves(memory_device_peak="device", memory_process_peak="process"),
+        floor=0.0,
+    ),
+)
+GROUPS = (
+    Group("Outcomes", (OUTCOMES, SPLIT, LENGTHS)),
+    Group("Credit", _CREDIT),
+    Group("Policy and update", (ENTROPY, *_UPDATE)),
+    Group("Sampler", _SAMPLER),
+    Group("Time", _COST),
+)
+PICTURE = (REWARD, OUTCOMES, LENGTHS, EFFECTIVE, DISTANCE, ENTROPY)

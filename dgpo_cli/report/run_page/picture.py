@@ -1,0 +1,87 @@
+"""The main curves as one SVG, for papers and READMEs: light, with its own style."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dgpo_cli.report.charts.drawing import Chart, mark, svg
+from dgpo_cli.report.document import asset, escaped
+from dgpo_cli.report.run_page.draw import Drawn, draw, draw_evals, look
+from dgpo_cli.report.run_page.page import all_series
+from dgpo_cli.report.run_page.panels import GROUPS, PICTURE
+from dgpo_cli.report.run_page.series import RunSeries
+from dgpo_cli.types import RunRecord
+
+COLUMNS = 3
+CELL_WIDTH, CELL_HEIGHT = 400.0, 264.0
+_LEGEND = 34.0  # units of a chart's title and legend
+_CHARTS = 6
+
+
+def report_svg(records: Sequence[RunRecord]) -> str:
+    """The reward, the evaluations and what else there is of the main curves, six charts at most."""
+    runs = all_series(records)
+    charts = _charts(runs)
+    rows = max(1, -(-len(charts) // COLUMNS))
+    width, height = COLUMNS * CELL_WIDTH + 24, rows * CELL_HEIGHT + 56
+    cells = "".join(_cell(each, at) for at, each in enumerate(charts))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}">'
+        f"<style>{asset('picture.css')}</style>"
+        f'<rect class="paper" width="{width:g}" height="{height:g}"/>'
+        f"{''.join(_head(records, runs))}{cells}</svg>"
+    )
+
+
+def _charts(runs: Sequence[RunSeries]) -> list[Drawn]:
+    wanted = [draw(PICTURE[0], runs), draw_evals(runs)]
+    wanted += [draw(panel, runs) for panel in PICTURE[1:]]
+    found = [each for each in wanted if each is not None]
+    if not found:  # a run of other metrics than these: whatever it has
+        others = (draw(panel, runs) for group in GROUPS for panel in group.panels)
+        found = [each for each in others if each is not None]
+    return found[:_CHARTS]
+
+
+def _head(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> Iterator[str]:
+    if len(runs) == 1:
+        yield f'<text class="head" x="24" y="34">{escaped(records[0].name)}</text>'
+        return
+    x = 24.0
+    for at, run in enumerate(runs):
+        text = f"{run.letter}  {run.name}"
+        text = text if len(text) <= 40 else f"{text[:39]}…"
+        yield f'<path class="line s{look(at)}" d="M{x:g},30h24"/>{mark(look(at), x + 12, 30)}'
+        yield f'<text class="head small" x="{x + 30:g}" y="34">{escaped(text)}</text>'
+        x += 48 + 7.6 * len(text)
+
+
+def _cell(drawn: Drawn, at: int) -> str:
+    """A chart with its title, and the names of its areas."""
+    row, column = divmod(at, COLUMNS)
+    x, y = 12 + column * CELL_WIDTH, 52 + row * CELL_HEIGHT
+    chart: Chart = drawn.chart
+    inner = svg(chart, width=CELL_WIDTH - 12, height=CELL_HEIGHT - _LEGEND - 8, inner=True)
+    names = ""
+    if chart.stacked:
+        at_x = 46.0
+        for source in drawn.sources:
+            names += (
+                f'<rect class="area s{source.look}" x="{at_x:g}" y="20" width="12" height="9"/>'
+            )
+            names += f'<text class="key" x="{at_x + 16:g}" y="28.5">{escaped(source.label)}</text>'
+            at_x += 26 + 6.2 * len(source.label)
+    unit = next(
+        (each for each in (drawn.unit, "log scale" * chart.log) if _fits(chart.title, each)), ""
+    )
+    unit = f'<tspan class="unit" dx="8">{escaped(unit)}</tspan>' if unit else ""
+    return (
+        f'<g transform="translate({x:g} {y:g})">'
+        f'<text class="title" x="12" y="12">{escaped(chart.title)}{unit}</text>{names}'
+        f'<g transform="translate(0 {_LEGEND:g})">{inner}</g></g>'
+    )
+
+
+def _fits(title: str, unit: str) -> bool:
+    """Whether both stand on one line above a chart."""
+    return 8.6 * len(title) + 6.3 * len(unit) < CELL_WIDTH - 30

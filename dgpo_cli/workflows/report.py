@@ -1,0 +1,220 @@
+"""Reads all that a run folder holds, for `dgpo report`. Needs no model and no torch.
+
+A run may be in progress, killed, resumed, of one step or of an older version: what is missing is
+left out, and what cannot be read is noted. Only a folder that is no run is an error.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from dgpo_cli.config.explain import shown
+from dgpo_cli.config.settings import Settings
+from dgpo_cli.config.tree import flatten
+from dgpo_cli.errors import ConfigError, DataError, DgpoError
+from dgpo_cli.types import RunRecord, StoredCheckpoint, StoredSetting
+from dgpo_cli.workflows.health import diagnose_run
+from dgpo_cli.workflows.report_samples import newest_samples
+from dgpo_cli.workflows.run_folder import RunFolder, newest_run, step_of
+
+RUNS = Path("runs")
+UNSET = "(unset)"  # as --dry-run writes it
+T = TypeVar("T")
+
+
+def run(paths: Sequence[Path], *, with_samples: bool = True) -> tuple[RunRecord, ...]:
+    """Read these runs, or the newest under ./runs; the names tell them apart.
+
+    Raises:
+        ConfigError: a path is no run folder, or is given twice; or there is no run at all.
+    """
+    folders = list(paths) or [_newest()]
+    seen = [folder.resolve() for folder in folders]
+    for at, folder in enumerate(folders):
+        if seen[at] in seen[:at]:
+            raise ConfigError(f"{folder}: is named twice; a run is compared with other runs")
+    names = _names(folders)
+    return tuple(
+        _record(RunFolder(folder), name=name, with_samples=with_samples)
+        for folder, name in zip(folders, names, strict=True)
+    )
+
+
+def _newest() -> Path:
+    found = newest_run(RUNS)
+    if found is None:
+        raise ConfigError(
+            "no run under ./runs; name a run folder, or train one with: dgpo train --preset tiny"
+        )
+    return found
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' own names, with those above them as far as that is needed to differ."""
+    parts = [folder.absolute().parts for folder in folders]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
+    """One run. What goes wrong with a part of it becomes a note."""
+    if not folder.path.is_dir():
+        raise ConfigError(f"{folder.path}: there is no such folder")
+    if not folder.metrics_file.exists() and not folder.settings_file.exists():
+        raise ConfigError(f"{folder.path}: is no run folder: no metrics.jsonl in it")
+    notes = _Notes()
+    part = notes.part
+    metrics = part(lambda: _metrics(folder), lost="metrics.jsonl cannot be read") or ()
+    settings = part(lambda: _settings(folder), lost="settings.toml cannot be read") or ()
+    evals = part(lambda: _evals(folder), lost="evals.jsonl cannot be read") or ()
+    samples = None
+    if with_samples:
+        samples = part(lambda: newest_samples(folder), lost="no samples shown")
+    diagnoses = part(lambda: diagnose_run(folder), lost="not diagnosed") or ()
+    total = next((_whole(each.value) for each in settings if each.key == "train.steps"), None)
+    return RunRecord(
+        name=name,
+        path=str(folder.path),
+        state=_state(folder, done=_last_step(metrics), total=total),
+        total=total,
+        metrics=metrics,
+        evals=evals,
+        settings=settings,
+        checkpoints=tuple(_checkpoints(folder)),
+        samples=samples,
+        diagnoses=diagnoses,
+        bad_batches=tuple(_bad_batches(folder)),
+        notes=tuple(notes.lines),
+    )
+
+
+class _Notes:
+    """What could not be read, a line each."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def part(self, read: Callable[[], T], *, lost: str) -> T | None:
+        """Read a part of a run, None if it is broken; that costs no other part."""
+        try:
+            return read()
+        except (DgpoError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            self.lines.append(f"{lost}: {first}")
+            return None
+
+
+def _metrics(folder: RunFolder) -> tuple[Mapping[str, float | None], ...]:
+    """The steps in their order, each once: of a step written twice the later line counts."""
+    found: dict[int, dict[str, float | None]] = {}
+    for at, line in enumerate(folder.read_metrics(), start=1):
+        if not isinstance(line, dict):
+            raise DataError(f"line {at} is no object")
+        known = {name: _number(value) for name, value in line.items()}
+        step = known.get("step")
+        found[int(step) if step is not None else at] = known
+    return tuple({**found[step], "step": float(step)} for step in sorted(found))
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None: JSON from elsewhere may hold NaN, text or lists."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _evals(folder: RunFolder) -> tuple[Mapping[str, Any], ...]:
+    lines = [line for line in folder.read_evals() if _number(line.get("step")) is not None]
+    latest = {(line["step"], str(line.get("bench"))): line for line in lines}
+    return tuple(sorted(latest.values(), key=lambda line: (line["step"], str(line.get("bench")))))
+
+
+def _settings(folder: RunFolder) -> tuple[StoredSetting, ...]:
+    """The settings as they stand in the file, also those that this version does not know."""
+    import tomlkit
+
+    text = folder.settings_file.read_text(encoding="utf-8")
+    sources = dict(_sources(tomlkit.parse(text)))
+    defaults = {
+        key: UNSET if value is None else shown(value) for key, value in flatten(Settings()).items()
+    }
+    return tuple(
+        StoredSetting(key, shown(value), sources.get(key, ""), defaults.get(key))
+        for key, value in _leaves(tomllib.loads(text))
+    )
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _sources(table: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The layer of each value that the comment behind it names: "# from preset tiny"."""
+    for name, item in table.items():
+        if hasattr(item, "items"):
+            yield from _sources(item, f"{prefix}{name}.")
+            continue
+        comment = str(getattr(getattr(item, "trivia", None), "comment", ""))
+        if comment.startswith("# from "):
+            yield f"{prefix}{name}", comment.removeprefix("# from ").strip()
+
+
+def _checkpoints(folder: RunFolder) -> Iterator[StoredCheckpoint]:
+    for path in folder.checkpoints():
+        try:
+            files = [file.stat() for file in path.rglob("*") if file.is_file()]
+            written = path.stat().st_mtime
+        except OSError:
+            continue  # pruned by the run in progress
+        yield StoredCheckpoint(step_of(path), sum(file.st_size for file in files), written)
+
+
+def _bad_batches(folder: RunFolder) -> Iterator[int]:
+    for path in sorted(folder.bad_batches_dir.glob("step-*.jsonl")):
+        digits = path.stem.removeprefix("step-")
+        if digits.isdigit():
+            yield int(digits)
+
+
+def _state(
+    folder: RunFolder, *, done: int, total: int | None
+) -> Literal["finished", "running", "stopped"]:
+    if _is_held(folder.path / "run.lock"):
+        return "running"
+    return "finished" if total is not None and done >= total else "stopped"
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process holds the run. The lock is asked for and let go at once."""
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _last_step(metrics: Sequence[Mapping[str, float | None]]) -> int:
+    return int(metrics[-1]["step"] or 0) if metrics else 0
+
+
+def _whole(text: str) -> int | None:
+    try:
+        return int(json.loads(text))
+    except (ValueError, TypeError):
+        return None

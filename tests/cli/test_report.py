@@ -1,0 +1,96 @@
+"""dgpo report: what it writes, what it prints, and every error in one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.helpers import in_process as dgpo
+from tests.cli.helpers import run_python
+from tests.cli.test_process import RUN_AND_REPORT
+from tests.workflows.test_report import append, make, rollout, with_rollouts
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = make(tmp_path / "runs" / "one")
+    with_rollouts(folder, rollout("p", "wrong"), rollout("p", "correct", index=1))
+    return folder.path
+
+
+def test_the_page_lies_in_the_run_that_is_the_newest(run: Path) -> None:
+    result = dgpo("report")
+    assert (result.exit_code, result.stdout) == (0, "written to runs/one/report.html\n")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "Samples of step 6" in page
+
+
+def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
+    pages = []
+    for name in ("a.html", "b.html"):
+        assert dgpo("report", str(run), "--out", name).exit_code == 0
+        pages.append(Path(name).read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_several_runs_are_one_page_in_the_first(run: Path) -> None:
+    other = make(run.parent / "two", 4, "credit.rule=uniform").path
+    result = dgpo("report", str(run), str(other))
+    assert result.exit_code == 0, result.stderr
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Settings that differ" in page and not (other / "report.html").exists()
+
+
+def test_json_is_all_that_is_printed_and_nothing_is_written(run: Path) -> None:
+    result = dgpo("report", str(run), "--json")
+    found = json.loads(result.stdout)
+    assert (found["version"], found["runs"][0]["steps"]) == (1, 6)
+    assert not (run / "report.html").exists()
+    result = dgpo("report", str(run), "--json", "--out", "a.html")
+    assert json.loads(result.stdout) == found
+    assert "written to a.html" in result.stderr and Path("a.html").exists()
+
+
+def test_a_picture_is_a_png(run: Path) -> None:
+    pytest.importorskip("resvg_py", reason="resvg-py is in the extra png")
+    result = dgpo("report", str(run), "--png", "a.png")
+    if "no monospaced font" in result.stderr:
+        pytest.skip("no font here")
+    assert result.exit_code == 0, result.stderr
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert not (run / "report.html").exists()
+
+
+def test_without_the_extra_the_picture_is_refused_before_any_work(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+
+    def find(name: str, *rest: Any) -> Any:
+        return None if name == "resvg_py" else real(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    result = dgpo("report", str(run), "--png", "a.png", "--out", "a.html")
+    assert result.exit_code == 2
+    assert result.stderr == "error: --png needs resvg-py: pip install 'dgpo-cli[png]'\n"
+    assert not Path("a.html").exists()
+
+
+def test_a_run_that_is_broken_in_parts_has_a_page_that_says_so(run: Path) -> None:
+    append(run / "evals.jsonl", "{broken\n{}\n")
+    append(run / "metrics.jsonl", '{"step": 7, "rew')
+    assert dgpo("report").exit_code == 0
+    assert "evals.jsonl cannot be read" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_no_torch_is_needed(run: Path, tmp_path: Path) -> None:
+    heavy = tmp_path / "heavy.txt"
+    ended = run_python(RUN_AND_REPORT, "report", str(run), str(heavy))
+    assert ended.code == 0, ended.err
+    assert heavy.read_text() == "none"

@@ -1,0 +1,109 @@
+"""A drawing holds every known point inside its plot, breaks at gaps and obeys no text."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgpo_cli.report.charts.drawing import Chart, Level, Line, frame, polyline, spread, stacked, svg
+from tests.report.samples import HOSTILE
+
+SIZE = {"width": 384.0, "height": 224.0}
+YS = st.lists(st.none() | st.floats(-1e9, 1e9), min_size=1, max_size=30)
+
+
+def line(*ys: float | None, label: str = "a", look: int = 1) -> Line:
+    return Line(label, look, list(range(1, len(ys) + 1)), ys)
+
+
+def points(data: str) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in re.findall(r"(-?[\d.]+),(-?[\d.]+)", data)]
+
+
+def paths(drawing: str, kind: str) -> list[str]:
+    return re.findall(rf'<path class="{kind} s\d" d="([^"]*)"', drawing)
+
+
+@given(YS, st.booleans())
+def test_every_known_point_lies_inside_the_plot(ys: list[float | None], log: bool) -> None:
+    chart = Chart("t", [line(*ys), line(*reversed(ys), label="b", look=2)], log=log)
+    place = frame(chart, **SIZE)
+    drawing = svg(chart, **SIZE)
+    ElementTree.fromstring(drawing)
+    assert "nan" not in drawing and "inf" not in drawing
+    for data in paths(drawing, "line"):
+        for x, y in points(data):
+            assert place.x.start - 0.06 <= x <= place.x.end + 0.06
+            assert place.y.end - 0.06 <= y <= place.y.start + 0.06
+
+
+def test_a_line_is_broken_where_a_value_is_missing() -> None:
+    chart = Chart("t", [line(1.0, 2.0, None, 3.0, 4.0, 5.0)])
+    (data,) = paths(svg(chart, **SIZE), "line")
+    strokes = data.split("M")[1:]
+    assert [len(points(stroke)) for stroke in strokes] == [2, 3]
+
+
+def test_a_point_between_gaps_is_a_dot() -> None:
+    chart = Chart("t", [line(1.0, None, 2.0, None, 3.0)])
+    drawing = svg(chart, **SIZE)
+    assert paths(drawing, "line") == []
+    assert drawing.count('class="dot s1"') == 3
+
+
+def test_higher_values_stand_higher_and_later_ones_further_right() -> None:
+    chart = Chart("t", [line(1.0, 2.0, 8.0)])
+    found = points(polyline([1, 2, 3], [1.0, 2.0, 8.0], place=frame(chart, **SIZE)))
+    assert all(a[0] < b[0] and a[1] > b[1] for a, b in pairwise(found))
+
+
+def test_layers_stand_on_each_other_and_add_up() -> None:
+    lines = [line(0.5, 0.25), line(0.25, 0.25), line(0.25, 0.5)]
+    layers = stacked(lines)
+    assert list(layers[0][0]) == [0.0, 0.0]
+    for (_, above), (below, _) in pairwise(layers):
+        assert list(above) == list(below)
+    assert list(layers[-1][1]) == [1.0, 1.0]
+
+
+def test_a_stack_has_a_gap_where_a_part_is_unknown() -> None:
+    layers = stacked([line(0.5, None, 0.5), line(0.5, 0.5, 0.5)])
+    assert all(edge[1] is None for layer in layers for edge in layer)
+
+
+def test_whiskers_reach_to_both_intervals() -> None:
+    whiskers = [(0.4, 0.6, 0.3, 0.7)]
+    chart = Chart("t", [Line("a", 1, [0], [0.5], whiskers=whiskers)])
+    place = frame(chart, **SIZE)
+    drawing = svg(chart, **SIZE)
+    for kind, low, high in (("inner", 0.4, 0.6), ("outer", 0.3, 0.7)):
+        (data,) = paths(drawing, kind)
+        ys = [float(y) for _, y in re.findall(r"M(-?[\d.]+),(-?[\d.]+)h6", data)]
+        assert ys == pytest.approx([place.y.at(high), place.y.at(low)], abs=0.06)
+
+
+@given(st.lists(st.floats(0, 200), max_size=8))
+def test_labels_are_moved_apart_and_keep_their_order(heights: list[float]) -> None:
+    moved = spread(heights, gap=12.0, low=10.0, high=200.0)
+    order = sorted(range(len(heights)), key=lambda at: heights[at])
+    assert all(moved[b] - moved[a] >= 12.0 - 1e-9 for a, b in pairwise(order))
+    assert all(10.0 - 1e-9 <= each <= 200.0 + 1e-9 for each in moved)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_in_a_drawing_stays_text(text: str) -> None:
+    lines = [line(1.0, 2.0, label=text), line(2.0, 1.0, label=text, look=2)]
+    drawing = svg(Chart(text, lines, levels=[Level(text, 1.5)]), **SIZE)
+    tree = ElementTree.fromstring(drawing)
+    assert {element.tag for element in tree.iter()} == {"svg", "g", "line", "path", "text"}
+    assert not any(name.startswith("on") for each in tree.iter() for name in each.attrib)
+
+
+def test_the_same_chart_gives_the_same_bytes() -> None:
+    chart = Chart("t", [line(1.0, None, 3.0), line(2.0, 2.0, 2.0)], levels=[Level("l", 2.5)])
+    assert svg(chart, **SIZE) == svg(chart, **SIZE)

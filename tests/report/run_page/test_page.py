@@ -1,0 +1,293 @@
+"""The page says what the records hold, whatever is missing, and obeys no text in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from dgpo_cli.report.run_page.as_json import to_json
+from dgpo_cli.report.run_page.draw import draw, draw_evals
+from dgpo_cli.report.run_page.overview import reward_ends
+from dgpo_cli.report.run_page.page import MAX_RUNS, all_series, report_page
+from dgpo_cli.report.run_page.panels import GROUPS, LENGTHS, OUTCOMES, REWARD
+from dgpo_cli.report.run_page.picture import report_svg
+from dgpo_cli.report.run_page.series import series_of
+from dgpo_cli.types import RunRecord, StoredSetting
+from tests.report.run_page.records import evaluation, line, record, trouble
+from tests.report.samples import hostile, inspection
+
+NASTY = '</script><script>alert(1)</script><img src=x onerror="alert(2)">\x1b[31m\u202e'
+
+
+class Page(HTMLParser):
+    """The text of a page without its style and scripts, its elements and its data."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self._stack: list[str] = []
+        self.blocks: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._stack.append(tag)
+        if tag in ("style", "script"):
+            self.blocks.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._stack and self._stack.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self._stack and self._stack[-1] in ("style", "script"):
+            self.blocks[-1] += data
+        else:
+            self.text += data
+
+    @property
+    def data(self) -> dict[str, Any]:
+        found = next(block for block in self.blocks if block.startswith("{"))
+        return dict(json.loads(found))
+
+    @property
+    def charts(self) -> list[str]:
+        return [str(a["data-chart"]) for tag, a in self.tags if tag == "figure"]
+
+
+def page(*records: RunRecord) -> Page:
+    return Page(report_page(records))
+
+
+def test_the_overview_tells_steps_time_reward_and_both_errors() -> None:
+    text = page(record()).text
+    for part in (
+        "30 of 30",
+        "finished",
+        "1 min 45 s",  # 30 steps of 3.5 s
+        "40.0 → 60.0 %",
+        "± 2.0 rerun, ± 3.0 problems, 95 %: 54.0 to 66.0",
+        "step 15",  # the best evaluation
+        "61.0 %, not kept; 1 other within one rerun error",
+    ):
+        assert part in text
+
+
+def test_the_ends_of_the_reward_are_plain_means() -> None:
+    found = record([line(at, reward_mean=float(at)) for at in range(1, 101)])
+    first, last, width = reward_ends(found)
+    assert (width, first and first[0], last and last[0]) == (10, 5.5, 95.5)
+    assert first is not None and first[1] == pytest.approx((82.5 / 9) ** 0.5 / 10**0.5)
+
+
+def test_a_diagnosis_comes_first_with_its_evidence_and_advice() -> None:
+    shown = page(record(diagnoses=(trouble(),)))
+    assert shown.text.index("What to change first") < shown.text.index("Reward and evaluation")
+    for part in ("No group has signal", "evidence of No group", "--set a.b=1"):
+        assert part in shown.text
+    assert "Nothing is wrong" not in shown.text
+    assert "Nothing is wrong" in page(record()).text
+
+
+def test_nothing_is_said_of_a_run_that_could_not_be_diagnosed() -> None:
+    for found in (record([], evals=()), record(notes=("not diagnosed: settings broken",))):
+        assert "Nothing is wrong" not in page(found).text
+
+
+def test_every_metric_of_the_file_is_on_the_page() -> None:
+    found = record()
+    shown = page(found)
+    names = {name for each in found.metrics for name in each} - {"step"}
+    assert set(shown.data["metrics"]) == names
+    for name in names:
+        assert name in shown.text
+        assert shown.data["runs"][0]["columns"][name][0] == pytest.approx(
+            [each[name] for each in found.metrics], rel=1e-4
+        )
+
+
+def test_a_run_of_an_older_version_shows_what_it_has() -> None:
+    old = [{"step": float(at), "reward/mean": 0.1 * at} for at in range(1, 4)]
+    shown = page(record(old, evals=(), settings=(), checkpoints=(), samples=None, total=None))
+    assert shown.charts == ["reward"]
+    assert "Checkpoints" not in shown.text and "Settings" not in shown.text
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 19, 20, 501])
+def test_a_run_of_any_length_has_a_page(steps: int) -> None:
+    shown = page(record(steps, state="running"))
+    assert "running" in shown.text
+    assert ("reward" in shown.charts) == (steps > 0)
+
+
+def test_unknown_values_are_gaps_and_metrics_without_any_have_no_chart() -> None:
+    lines = [line(1), line(2, reward_mean=None, policy_entropy=None), line(3)]
+    lines = [each | {"policy/entropy": None} for each in lines]
+    shown = page(record(lines))
+    assert shown.data["runs"][0]["columns"]["reward/mean"][0][1] is None
+    assert "entropy" not in shown.charts
+    assert "policy/entropy" not in shown.text
+
+
+def test_long_runs_say_how_they_are_put_together_and_keep_their_extremes() -> None:
+    lines = [line(at) for at in range(1, 2001)]
+    lines[1234]["reward/mean"] = 77.0
+    shown = page(record(lines, total=2000))
+    assert "each point is the mean of 4 steps" in shown.text
+    mean, _, high = shown.data["runs"][0]["columns"]["reward/mean"]
+    assert len(mean) == 500
+    assert max(high) == 77.0 > max(mean)
+
+
+def test_steps_that_are_missing_in_the_file_are_told() -> None:
+    shown = page(record([line(1), line(2), line(6)]))
+    assert "3 steps between 1 and 6 are not in the file" in shown.text
+
+
+def test_parts_that_never_occur_take_no_room_and_the_rest_adds_up() -> None:
+    (run,) = all_series([record(10)])
+    drawn = draw(OUTCOMES, [run])
+    assert drawn is not None
+    assert [source.label for source in drawn.sources] == ["correct", "wrong"]
+    for parts in zip(*(each.ys for each in drawn.chart.lines), strict=True):
+        assert sum(parts) == pytest.approx(1.0)
+
+
+def test_smoothed_parts_still_add_up() -> None:
+    (run,) = all_series([record(100)])
+    drawn = draw(OUTCOMES, [run])
+    assert drawn is not None
+    assert drawn.chart.lines[0].ys != run.columns["outcome/correct"].mean
+    for parts in zip(*(each.ys for each in drawn.chart.lines), strict=True):
+        assert sum(parts) == pytest.approx(1.0)
+
+
+def test_the_limit_is_a_level_only_where_it_is_near_the_curve() -> None:
+    def levels(limit: str) -> list[float]:
+        setting = StoredSetting("rollout.max_completion_tokens", limit, "", None)
+        drawn = draw(LENGTHS, all_series([record(settings=(setting,))]))
+        assert drawn is not None
+        return [level.value for level in drawn.chart.levels]
+
+    assert levels("128") == [128.0]
+    assert levels("32768") == []
+
+
+def test_evaluations_of_another_kind_are_not_in_the_curve() -> None:
+    evals = (evaluation(0, 0.1), evaluation(5, 0.9, k=2), evaluation(10, 0.3))
+    found = record(evals=evals)
+    drawn = draw_evals(all_series([found]))
+    assert drawn is not None
+    assert list(drawn.chart.lines[0].ys) == [0.1, 0.3]
+    assert "1 evaluation of another benchmark or k" in page(found).text
+
+
+def test_an_evaluation_with_broken_fields_costs_only_itself() -> None:
+    broken = {"step": 5, "bench": None, "k": "x", "avg_at_k": "high", "rerun_95": 3}
+    shown = page(record(evals=(broken,)))
+    assert "reward" in shown.charts
+
+
+def test_costs_between_points_lie_between_them() -> None:
+    run = series_of(record(10), letter="A", runs=1)
+    assert run.cost_at(0, run.tokens) == 0.0
+    assert run.cost_at(3, run.seconds) == pytest.approx(10.5)
+    assert run.cost_at(3.5, run.tokens) == pytest.approx(3500.0)
+    assert run.cost_at(99, run.tokens) == 10_000.0
+
+
+def test_settings_by_hand_come_first_then_those_that_differ() -> None:
+    text = page(record()).text
+    places = [text.index(key) for key in ("credit.rule", "optim.lr", "seed")]
+    assert places == sorted(places)
+    assert "Set by hand (1)" in text and "Other than the defaults (1)" in text
+
+
+def test_several_runs_are_laid_over_each_other_and_their_differences_told() -> None:
+    first = record(name="one")
+    changed = (*first.settings[:2], replace(first.settings[2], value="0.1"), first.settings[3])
+    second = record(20, name="two", settings=changed, evals=(evaluation(20, 0.7),))
+    shown = page(first, second)
+    drawn = draw(REWARD, all_series([first, second]))
+    assert drawn is not None
+    assert [(each.label, each.look) for each in drawn.chart.lines] == [("A", 1), ("B", 2)]
+    settings = shown.text[shown.text.index("Settings that differ") :]
+    assert settings.index("optim.lr") < settings.index("0.0002") < settings.index("0.1")
+    assert "credit.rule" not in settings
+    assert "70.0 % (+10)" in shown.text
+    assert "not comparable" not in shown.text
+
+
+def test_runs_of_other_benchmarks_or_k_are_not_compared() -> None:
+    other = record(name="two", evals=(evaluation(30, 0.9, bench="aime", k=32),))
+    text = page(record(), other).text
+    assert "Benchmarks differ (aime, sums)" in text
+    assert "k differs (32, 8)" in text
+    assert "90.0 % (" not in text
+
+
+def test_untrusted_text_stays_text() -> None:
+    nasty = record(
+        [line(1) | {NASTY: 1.0}, line(2) | {NASTY: 2.0}],
+        name=NASTY,
+        evals=(evaluation(0, 0.5, bench=NASTY, k=NASTY),),
+        settings=(StoredSetting(NASTY, NASTY, NASTY, NASTY),),
+        diagnoses=(trouble(NASTY),),
+        notes=(NASTY,),
+        samples=replace(record().samples, inspection=inspection(hostile())),  # type: ignore[type-var]
+    )
+    for shown in (page(nasty), page(nasty, replace(nasty, path="b"))):
+        assert [tag for tag, _ in shown.tags].count("script") == 2
+        assert "img" not in {tag for tag, _ in shown.tags}
+        assert not any(name.startswith("on") for _, attrs in shown.tags for name in attrs)
+        assert "style" not in {name for _, attrs in shown.tags for name in attrs}
+        assert "\x1b" not in shown.text and "\u202e" not in shown.text
+        assert NASTY in shown.data["metrics"]
+    assert "<script" not in report_svg([nasty])
+
+
+def test_the_same_records_give_the_same_bytes() -> None:
+    records = [record(600), record(name="b")]
+    assert report_page(records) == report_page(records)
+    assert report_svg(records) == report_svg(records)
+
+
+def test_a_page_has_a_run_and_no_more_than_can_be_told_apart() -> None:
+    for count in (0, MAX_RUNS + 1):
+        with pytest.raises(ValueError, match="runs"):
+            report_page([record(name=str(at)) for at in range(count)])
+
+
+def test_a_page_with_as_many_points_as_there_can_be_is_below_3_megabytes() -> None:
+    lines = [line(at) | {f"m/{n}": at / (n + 7.1) for n in range(60)} for at in range(1, 1_001)]
+    assert len(report_page([record(lines)]).encode()) < 3_000_000
+
+
+def test_the_picture_shows_the_main_curves_with_plain_colours() -> None:
+    drawing = report_svg([record()])
+    for title in ("Reward", "Avg@8 on sums", "Outcomes of completions", "Completion length"):
+        assert f">{title}" in drawing
+    assert "var(" not in drawing and "light-dark" not in drawing
+    assert re.search(r'viewBox="0 0 [\d.]+ [\d.]+"', drawing)
+
+
+def test_no_two_panels_share_a_key() -> None:
+    keys = ["reward", "avg", *(panel.key for group in GROUPS for panel in group.panels)]
+    assert len(keys) == len(set(keys))
+
+
+def test_the_json_holds_the_numbers_and_no_nan() -> None:
+    found = to_json([record(1), record([], evals=())])
+    json.dumps(found, allow_nan=False)
+    one, empty = found["runs"]
+    assert one["metrics"]["completion/length_mean"] == dict.fromkeys(
+        ("first", "last", "min", "max"), 21.0
+    )
+    assert one["reward"]["last"]["stderr"] is None
+    assert (empty["steps"], empty["reward"]["first"]) == (0, None)
