@@ -35,7 +35,7 @@ class Axis:
         return f"{value + 0.0:,.{digits}f}"
 
 
-_LEAST_SPAN = 1e-300  # less has no logarithm once it is cut into parts
+_LEAST_SPAN = 1e-290  # less has no logarithm once it is cut into parts
 
 
 def nice_axis(low: float, high: float, *, least: float = 0.0) -> Axis:
@@ -47,7 +47,7 @@ def nice_axis(low: float, high: float, *, least: float = 0.0) -> Axis:
         middle = (low + high) / 2
         low, high = middle - least / 2, middle + least / 2
     if high - low < _LEAST_SPAN:
-        high = low + (abs(low) or 1.0) * 0.1
+        high = low + (abs(low) if abs(low) > _LEAST_SPAN else 1.0) * 0.1
     power = 10.0 ** math.floor(math.log10((high - low) / _TICKS))
     for factor in (1.0, 2.0, 5.0, 10.0, 20.0):
         step = factor * power
