@@ -2,7 +2,7 @@
 
     python benchmarks/whole_step.py --model DIR [--rounds 2] [--steps 6] [--threads 1]
 
-SmolLM2-135M-Instruct with LoRA r=16 on one-digit sums: 8 prompts with 8 completions of 32 tokens,
+SmolLM2-135M-Instruct with LoRA r=16 on one-digit sums: 4 prompts with 8 completions of 32 tokens,
 at most, temperature 1, one update a step. Every case is a process of its own; the rounds run all
 cases in turn. A step is the median of the steps after the first, which warms up. What a model says
 decides how long its completions are, so tokens a step stand beside the time.
@@ -27,13 +27,17 @@ from pathlib import Path
 from typing import Any
 
 CASES = ("dgpo hf", "dgpo vllm", "trl", "trl kl", "trl kl x16", "trl paged")
-PROMPTS, GROUP, LIMIT = 8, 8, 32
+GROUP, LIMIT = 8, 32
 TEMPLATE = "Compute {problem} Write only the answer, as a number."
 
 
-def ours(model: str, backend: str, *, steps: int) -> dict[str, list[float]]:
+def ours(model: str, backend: str, *, steps: int, prompts: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"model.path": model, "rollout.backend.kind": backend, "train.threads": 0}
+        settings = {
+            "model.path": model,
+            "rollout.backend.kind": backend,
+            "rollout.prompts_per_step": prompts,
+        }
         command = [
             *(sys.executable, "-m", "dgpo_cli", "train", "--preset", "smollm2-lora"),
             *("--steps", str(steps), "--out", f"{folder}/run"),
@@ -53,7 +57,9 @@ def last_number(text: str) -> str | None:
     return found[-1] if found else None
 
 
-def trl(model: str, *, steps: int, kl: bool, size: int, paged: bool) -> dict[str, list[float]]:
+def trl(
+    model: str, *, steps: int, prompts: int, kl: bool, size: int, paged: bool
+) -> dict[str, list[float]]:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
@@ -99,7 +105,7 @@ def trl(model: str, *, steps: int, kl: bool, size: int, paged: bool) -> dict[str
         lr_scheduler_type="constant",
         num_generations=GROUP,
         per_device_train_batch_size=size,
-        gradient_accumulation_steps=PROMPTS * GROUP // size,
+        gradient_accumulation_steps=prompts * GROUP // size,
         max_completion_length=LIMIT,
         temperature=1.0,
         gradient_checkpointing=False,
@@ -126,16 +132,18 @@ def trl(model: str, *, steps: int, kl: bool, size: int, paged: bool) -> dict[str
     return {"seconds": seconds, "tokens": tokens}
 
 
-def run(case: str, model: str, *, steps: int) -> dict[str, list[float]]:
+def run(case: str, model: str, *, steps: int, prompts: int) -> dict[str, list[float]]:
     if case.startswith("dgpo"):
-        return ours(model, case.split()[1], steps=steps)
-    size = 16 if "x16" in case else PROMPTS * GROUP
-    return trl(model, steps=steps, kl="kl" in case, size=size, paged="paged" in case)
+        return ours(model, case.split()[1], steps=steps, prompts=prompts)
+    size = 16 if "x16" in case else prompts * GROUP
+    kl, paged = "kl" in case, "paged" in case
+    return trl(model, steps=steps, prompts=prompts, kl=kl, size=size, paged=paged)
 
 
 def child(case: str, args: argparse.Namespace) -> dict[str, Any]:
     """Run a case in a process of its own."""
     command = [sys.executable, __file__, "--model", args.model, "--steps", str(args.steps)]
+    command += ["--prompts", str(args.prompts)]
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
     done = subprocess.run(
         [*command, "--child", case], capture_output=True, text=True, env=environment, check=False
@@ -151,12 +159,13 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder of SmolLM2-135M-Instruct")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--prompts", type=int, default=4, help="prompts a step")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cases", nargs="+", default=list(CASES))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(run(args.child, args.model, steps=args.steps)))
+        print(json.dumps(run(args.child, args.model, steps=args.steps, prompts=args.prompts)))
         return
     print(f"{'round':>5}  {'case':12} {'s a step':>9} {'tokens':>7} {'ms a token':>10}", flush=True)
     medians: dict[str, list[float]] = {case: [] for case in args.cases}
