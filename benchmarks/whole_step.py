@@ -26,16 +26,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-CASES = ("dgpo hf", "dgpo vllm", "trl", "trl kl", "trl kl x16", "trl paged")
+CASES = ("dgpo hf", "dgpo vllm", "grpo hf", "trl", "trl kl", "trl kl x16", "trl paged")
 GROUP, LIMIT = 8, 32
 TEMPLATE = "Compute {problem} Write only the answer, as a number."
 
 
-def ours(model: str, backend: str, *, steps: int, prompts: int) -> dict[str, list[float]]:
+def ours(model: str, case: str, *, steps: int, prompts: int) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             "model.path": model,
-            "rollout.backend.kind": backend,
+            "credit.rule": "dgpo" if case.startswith("dgpo") else "uniform",
+            "rollout.backend.kind": case.split()[1],
             "rollout.prompts_per_step": prompts,
         }
         command = [
@@ -133,8 +134,8 @@ def trl(
 
 
 def run(case: str, model: str, *, steps: int, prompts: int) -> dict[str, list[float]]:
-    if case.startswith("dgpo"):
-        return ours(model, case.split()[1], steps=steps, prompts=prompts)
+    if not case.startswith("trl"):
+        return ours(model, case, steps=steps, prompts=prompts)
     size = 16 if "x16" in case else prompts * GROUP
     kl, paged = "kl" in case, "paged" in case
     return trl(model, steps=steps, prompts=prompts, kl=kl, size=size, paged=paged)
@@ -186,7 +187,7 @@ def main() -> None:
             )
     rivals = {c: statistics.median(v) for c, v in medians.items() if c.startswith("trl") and v}
     for case, values in medians.items():
-        for rival, seconds in rivals.items() if case.startswith("dgpo") and values else ():
+        for rival, seconds in rivals.items() if case not in rivals and values else ():
             print(f"{case} over {rival}: {statistics.median(values) / seconds:.2f}")
 
 
