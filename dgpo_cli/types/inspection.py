@@ -1,0 +1,123 @@
+"""What `dgpo inspect` shows of completions: tokens and the numbers behind their credit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dgpo_cli.types.rollout import FinishReason, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedToken:
+    """One completion token with the numbers behind its credit; entropy and logprob in nats.
+
+    hex: the bytes that it stands for, two digits each; empty where the tokenizer cannot tell.
+    """
+
+    id: int
+    text: str
+    logprob: float
+    entropy: float
+    hellinger_sq: float
+    score: float
+    weight: float
+    hex: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCredit:
+    """The credit that a completion was trained with, kept where another one is shown.
+
+    parameters: every setting of the rule. tau: the temperature that the weights were made with,
+    None where the rule has none. weights: one per token.
+    """
+
+    rule: str
+    parameters: Mapping[str, Any]
+    tau: float | None
+    effective_fraction: float
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedCompletion:
+    """One completion of a group, token by token. `advantage` is the completion's, not a token's.
+
+    outcome is None, reward and advantage are NaN, where the rollouts do not tell them.
+    tau: the temperature that its weights were made with; None where the rule has none.
+    stored: the credit that trained, where a what-if shows another; else None.
+    """
+
+    prompt_id: str
+    index: int
+    prompt: str
+    answer: str
+    outcome: Outcome | None
+    finish_reason: FinishReason
+    reward: float
+    advantage: float
+    effective_fraction: float
+    tau: float | None
+    tokens: tuple[InspectedToken, ...]
+    stored: StoredCredit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that could have come at some place, with its probability there under both models.
+
+    The probabilities are of the logits divided by the sampling temperature.
+    """
+
+    id: int
+    text: str
+    hex: str
+    policy: float
+    reference: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDetail:
+    """Everything about the token at `position` (from 0) of the one completion that is shown.
+
+    alternatives: the likeliest tokens of either model and the sampled one, by the policy's
+        probability; empty where no model was run.
+    policy_rank, reference_rank: place of the sampled token among all, from 1; 0 if not known.
+    weights: which weights gave them; empty if none did.
+    hint: the command that computes them, or why it cannot be told; empty where they are there.
+    """
+
+    position: int
+    alternatives: tuple[Alternative, ...] = ()
+    policy_rank: int = 0
+    reference_rank: int = 0
+    temperature: float = 1.0
+    weights: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `dgpo inspect` shows: where the credit of some completions went.
+
+    rule: the credit rule that gave the weights; tau and kappa are None where it has none.
+    parameters: every setting of the rule.
+    vocab_size: width of the policy's logits; the gate h of a token is entropy / log vocab_size.
+    source: the file, or what else, the completions are from.
+    computed: whether the statistics were computed now, and not by training.
+    detail: of one token of the one completion.
+    """
+
+    model: str
+    reference: str
+    rule: str
+    tau: float | None
+    kappa: float | None
+    vocab_size: int
+    completions: tuple[InspectedCompletion, ...]
+    source: str = ""
+    computed: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    detail: TokenDetail | None = None

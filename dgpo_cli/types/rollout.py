@@ -1,0 +1,206 @@
+"""What the engine passes on: prompts, completions, groups, batches, statistics.
+
+P prompts, G group size, B = P * G completions, L prompt tokens, T completion tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+FinishReason = Literal["stop", "length"]
+Outcome = Literal["correct", "wrong", "no_answer", "truncated", "out_of_range", "timeout", "crash"]
+OUTCOMES: tuple[Outcome, ...] = (
+    "correct",
+    "wrong",
+    "no_answer",
+    "truncated",
+    "out_of_range",
+    "timeout",
+    "crash",
+)
+StepMetrics = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question with a known answer. `source` names the file, benchmark or generator."""
+
+    id: str
+    messages: tuple[Message, ...]
+    answer: str
+    source: str
+
+    @property
+    def text(self) -> str:
+        """The last user turn, as people read it."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled completion; `token_ids` are the sampler's own and include EOS where it came.
+
+    sampling_logprobs: the sampler's log-probability in nats of each token, one per token id, of
+    the logits divided by the sampling temperature.
+    policy_version: optimiser updates that the sampling weights had seen.
+    """
+
+    token_ids: tuple[int, ...]
+    sampling_logprobs: tuple[float, ...]
+    text: str
+    finish_reason: FinishReason
+    policy_version: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the answer checker says of one completion, and the reward that follows."""
+
+    outcome: Outcome
+    extracted: str | None
+    reward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All completions of one prompt in one rollout."""
+
+    prompt: Prompt
+    prompt_ids: tuple[int, ...]
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A group with a verdict and an advantage for each completion.
+
+    penalties: what was added to each reward for the completion's length before the advantages
+        were computed, 0 or less; empty where lengths were not looked at.
+    """
+
+    prompt: Prompt
+    prompt_ids: tuple[int, ...]
+    completions: tuple[Completion, ...]
+    verdicts: tuple[Verdict, ...]
+    advantages: tuple[float, ...]
+    penalties: tuple[float, ...] = ()
+
+    @property
+    def rewards(self) -> tuple[float, ...]:
+        return tuple(verdict.reward for verdict in self.verdicts)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether any completion of the group moves the policy."""
+        return any(advantage != 0.0 for advantage in self.advantages)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether some completions are correct and some are not, whatever their rewards."""
+        correct = sum(verdict.outcome == "correct" for verdict in self.verdicts)
+        return 0 < correct < len(self.verdicts)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStats:
+    """Per-token statistics over the whole vocabulary; zero where the mask is False.
+
+    noise_floor: what rounding alone makes of hellinger_sq, as the policy and itself in another
+        batch layout have it; None where it was not measured.
+    """
+
+    old_logprobs: Tensor  # float32 [B, T], no gradient
+    entropy: Tensor  # float32 [B, T], nats
+    hellinger_sq: Tensor  # float32 [B, T], in [0, 1]
+    noise_floor: float | None = None
+
+
+# What kept the tau of a completion above the one that its target asks for: nothing, the noise of
+# the distance, the cap on weights, or scores too equal to get there with any tau.
+LIMITS = ("none", "noise", "cap", "ties")
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """What a credit rule returns; scores and weights are zero where the mask is False.
+
+    tau: the temperature that each row's weights were made with, NaN where none makes a
+        difference, because the row's scores are equal. None: the rule has no such thing.
+    limit: index into LIMITS; None where tau was not looked for.
+    """
+
+    scores: Tensor  # float32 [B, T]
+    weights: Tensor  # float32 [B, T], row mean 1 on the mask
+    tau: Tensor | None = None  # float64 [B]
+    limit: Tensor | None = None  # int64 [B]
+
+    def put(self, index: Tensor, rows: Credit) -> None:
+        """Write the rows `index` (int64 [M]) in place."""
+        for mine, new in zip(self._columns(), rows._columns(), strict=True):
+            if mine is not None and new is not None:
+                mine[index] = new
+
+    def _columns(self) -> tuple[Tensor | None, ...]:
+        return self.scores, self.weights, self.tau, self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded tensors of B completions: prompts left-padded, completions right-padded.
+
+    Row i is completion `i % G` of group `i // G` while the batch is whole.
+    """
+
+    prompt_ids: Tensor  # int64 [B, L]
+    prompt_mask: Tensor  # bool [B, L]
+    completion_ids: Tensor  # int64 [B, T]
+    mask: Tensor  # bool [B, T], True on completion tokens, EOS included
+    advantages: Tensor  # float32 [B]
+    stats: TokenStats
+    credit: Credit
+    sampling_logprobs: Tensor | None = None  # float32 [B, T], nats; None: those of the trainer
+    counted: Tensor | None = None  # bool [B], rows that enter loss and normaliser; None: all
+    policy_logprobs: Tensor | None = None  # float32 [B, T], before the update; None: old_logprobs
+
+    @property
+    def lengths(self) -> Tensor:
+        """Completion tokens of each row, int64 [B]."""
+        return self.mask.sum(dim=1)
+
+    def counting(self, index: Tensor) -> Tensor:
+        """Return the rows of `index` (int64 [M]) that enter loss and normaliser."""
+        return index if self.counted is None else index[self.counted[index]]
+
+
+Advance = Callable[[int], None]
+
+
+class Progress(Protocol):
+    """Who listens to how far a phase has come. The engine reports; only the CLI draws."""
+
+    def phase(self, name: str, *, total: int, unit: str) -> AbstractContextManager[Advance]:
+        """Open a phase of `total` units; the returned callable adds finished units."""
+        ...
+
+
+class SilentProgress:
+    """Listens to nothing."""
+
+    def phase(self, name: str, *, total: int, unit: str) -> AbstractContextManager[Advance]:
+        return nullcontext(lambda amount: None)
