@@ -154,8 +154,13 @@ def test_the_script_shows_what_python_wrote(visit: Open) -> None:
 
 
 def test_without_a_script_the_text_is_there_and_nothing_that_does_not_work(visit: Open) -> None:
+    from playwright.sync_api import expect
+
     shown = solution()
     page = opened(visit, shown, hostile(), java_script_enabled=False).page
+
+    # Lines have their text once the browser has found them to be in view.
+    expect(page.locator("#text .line").last).to_have_text("<|endoftext|>", use_inner_text=True)
     assert page.locator("#text").inner_text().replace("\n", "") == "".join(
         text for _, text, _ in shown_pieces(shown.tokens)
     )

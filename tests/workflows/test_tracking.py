@@ -166,11 +166,13 @@ def test_a_real_run_is_in_tensorboard_as_it_is_in_its_folder(tmp_path: Path) -> 
     assert [line["step"] for line in lines] == [1, 2, 3]
     for name in lines[0].keys() - {"step"}:
         values = [value for _, value in found[name]]
-        assert [step for step, _ in found[name]] == [1, 2, 3]
-        for value, line in zip(values, lines, strict=True):
+        measured = [line for line in lines if name in line]  # the noise is not at every step
+        assert [step for step, _ in found[name]] == [line["step"] for line in measured]
+        for value, line in zip(values, measured, strict=True):
             assert (
                 not math.isfinite(value) if line[name] is None else value == float32(line[name])
             ), name
+    assert all(len(found[name]) == 3 for name in ("reward/mean", "loss/value", "optim/lr"))
     evals = [json.loads(line) for line in (tmp_path / "evals.jsonl").read_text().splitlines()]
     assert found["eval/avg_at_k"] == [(e["step"], float32(e["avg_at_k"])) for e in evals]
     assert [e["step"] for e in evals] == [0, 2, 3]
