@@ -5,6 +5,7 @@ const STEPS = [1, 2, 2.5, 5, 10];
 const UNITS = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
 const MAX_DECADES = 12;
 const DENSE = 120;
+const DIGIT = 6.6; // units of one in the ticks
 const END = "<\u002f"; // an end tag may not stand in a script
 const MARKS = [
   "M-3,0a3,3 0 1 0 6,0a3,3 0 1 0 -6,0", "M-3,-3h6v6h-6z", "M0,-4L3.6,3H-3.6z", "M0,-4L4,0L0,4L-4,0z",
@@ -204,9 +205,10 @@ function plot(chart, { width, height, writeX = null }) {
   const right = 10 + (named ? chart.room : 0);
   const xs = [];
   for (const line of chart.lines) line.ys.forEach((y, at) => isKnown(y) && xs.push(line.xs[at]));
-  const x = axisOf(xs, { start: 46, end: width - right, count: width < 480 ? 5 : 8, tight: true });
   const { log, floor, ceiling } = chart;
   const y = axisOf(heightsOf(chart, layers), { start: height - 24, end: 8, log, floor, ceiling });
+  const start = Math.max(46, DIGIT * Math.max(0, ...tickLabels(y).map((text) => text.length)) + 7);
+  const x = axisOf(xs, { start, end: width - right, count: width < 480 ? 5 : 8, tight: true });
   const parts = [axesOf({ x, y }, { width, height, writeX })];
   chart.lines.forEach((line, at) => {
     if (chart.stacked) parts.push(path(line.xs.length > DENSE ? "area dense" : "area", line.look, bandOf(line.xs, ...layers[at], { x, y })));
@@ -225,7 +227,7 @@ function axesOf({ x, y }, { width, height, writeX }) {
     return `<line x1="${coordinate(x.start)}" x2="${coordinate(x.end)}" y1="${at}" y2="${at}"/>`;
   });
   const left = tickLabels(y).map(
-    (text, at) => `<text x="40" y="${coordinate(place(y, y.ticks[at]) + 3.8)}" text-anchor="end">${text}${END}text>`,
+    (text, at) => `<text x="${coordinate(x.start - 6)}" y="${coordinate(place(y, y.ticks[at]) + 3.8)}" text-anchor="end">${text}${END}text>`,
   );
   const below = tickLabels(x, writeX).map(
     (text, tick) => {

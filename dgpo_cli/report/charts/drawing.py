@@ -16,6 +16,7 @@ from dgpo_cli.report.document import escaped
 LOOKS = 8  # classes of series
 DENSE = 120  # points from which edges between areas would hide them
 _LETTER = 7.2  # units of a bold character of 11 px
+_DIGIT = 6.6  # and of a digit
 _ROW = 12.0  # units between labels
 
 
@@ -71,11 +72,11 @@ class Frame:
 
 
 def frame(chart: Chart, *, width: float, height: float) -> Frame:
-    """Lay out the axes; there is room on the right for the labels of the curves."""
+    """Lay out the axes; there is room on the right for the labels of the curves, on the left for
+    the numbers of the y axis."""
     labels = [line.label for line in chart.lines] if _has_labels(chart) else []
     right = 10.0 + max((_LETTER * len(label) + 4 for label in labels), default=0.0)
     xs = [x for line in chart.lines for x, y in zip(line.xs, line.ys, strict=True) if y is not None]
-    x = axis(xs, start=46.0, end=width - right, count=5 if width < 480 else 8, tight=True)
     y = axis(
         list(_heights(chart)),
         start=height - 24.0,
@@ -84,6 +85,8 @@ def frame(chart: Chart, *, width: float, height: float) -> Frame:
         floor=chart.floor,
         ceiling=chart.ceiling,
     )
+    left = max(46.0, _DIGIT * max(map(len, y.labels), default=0) + 7.0)
+    x = axis(xs, start=left, end=width - right, count=5 if width < 480 else 8, tight=True)
     return Frame(width=width, height=height, x=x, y=y)
 
 
@@ -160,7 +163,8 @@ def _axes(place: Frame, *, chart: Chart) -> Iterator[str]:
         yield f'<line x1="{number(x.start)}" x2="{number(x.end)}" y1="{at}" y2="{at}"/>'
     yield '</g><g class="ticks">'
     for tick, text in zip(y.ticks, y.labels, strict=True):
-        yield f'<text x="40" y="{number(y.at(tick) + 3.8)}" text-anchor="end">{text}</text>'
+        edge, base = number(x.start - 6), number(y.at(tick) + 3.8)
+        yield f'<text x="{edge}" y="{base}" text-anchor="end">{text}</text>'
     foot = number(place.height - 9)
     for tick, text in zip(x.ticks, x.labels, strict=True):
         centre, anchor = x.at(tick), "middle"

@@ -107,3 +107,10 @@ def test_text_in_a_drawing_stays_text(text: str) -> None:
 def test_the_same_chart_gives_the_same_bytes() -> None:
     chart = Chart("t", [line(1.0, None, 3.0), line(2.0, 2.0, 2.0)], levels=[Level("l", 2.5)])
     assert svg(chart, **SIZE) == svg(chart, **SIZE)
+
+
+def test_long_numbers_of_the_y_axis_have_room() -> None:
+    place = frame(Chart("c", [line(0.99999, 1.0)]), width=300, height=200)
+    longest = max(map(len, place.y.labels))
+    assert longest >= 7
+    assert place.x.start - 6 >= 6.1 * longest  # a digit of 11 px in a common sans serif
