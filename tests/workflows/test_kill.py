@@ -165,6 +165,7 @@ def test_however_a_run_ends_no_process_stays_behind(tmp_path: Path, how: signal.
 def test_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
     process = start(tmp_path / "run", "--steps", "1000", "--set", "rollout.group_size=256")
     wait_for_step(tmp_path / "run", 1, process)
+    time.sleep(1.0)  # well into the second step, which takes several seconds with 4,096 completions
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.2)
     for _ in range(3):  # and again, while the process is ending: there is no traceback to it
