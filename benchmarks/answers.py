@@ -15,10 +15,11 @@ import time
 from dgpo_cli.rewards.answer import check_integer
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.rewards.integer import read_integer
+from dgpo_cli.rewards.protocol import Extract
 from dgpo_cli.rewards.second_opinion import second_opinions
 from dgpo_cli.types import SilentProgress, Verdict
 
-WHERE = "boxed-or-answer-line"
+WHERE: Extract = "boxed-or-answer-line"
 COMMON = (
     "so", "we", "have", "that", "the", "triangle", "$x^2 + y^2 = 25$", "and", r"\frac{1}{2}",
     "let", r"$\angle ABC = 60^\circ$", "which", "is", "therefore", r"\[ n = 12 \]", "wait,", "3",

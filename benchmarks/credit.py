@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     stats, mask = make_stats(options.rows, options.tokens)
     found = {
-        name: median_ms(lambda r=rule: r.credit(stats, mask, vocab_size=VOCAB), options.rounds)
+        name: median_ms(partial(rule.credit, stats, mask, vocab_size=VOCAB), options.rounds)
         for name, rule in RULES.items()
     }
     count = int(mask.sum())

@@ -81,11 +81,12 @@ def completions(count: int, *, tokens: int) -> list[Completion]:
 @contextmanager
 def sampler(make: Callable[..., Any]) -> Iterator[None]:
     """Put another sampler in the place of the settings' one."""
-    before, rollout.make_sampler = rollout.make_sampler, make
+    names = vars(rollout)
+    before, names["make_sampler"] = names["make_sampler"], make
     try:
         yield
     finally:
-        rollout.make_sampler = before
+        names["make_sampler"] = before
 
 
 def cpu_seconds() -> float:

@@ -12,7 +12,8 @@ Every case runs twice. `returned`: with MALLOC_MMAP_THRESHOLD_=65536, where free
 the system, so that the peak is what the program holds. `heap`: glibc as it is, whose holes the plan
 only estimates.
 
-Without --smollm2 only the embedded model is measured; DIR is a folder of SmolLM2-135M-Instruct.
+Without --smollm2 only the embedded model is measured; DIR is a folder of SmolLM2-135M-Instruct
+(benchmarks/smollm2.py writes one).
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.models.memory import MALLOC, MIB
-from dgpo_cli.types import Message, Prompt, Verdict
+from dgpo_cli.types import Message, Prompt, StepMetrics, Verdict
 
 STEPS = 3
 ALLOCATORS = {"returned": "65536", "heap": None}
@@ -67,8 +68,8 @@ def peak() -> int:
     raise RuntimeError("this system does not tell a process its peak memory")
 
 
-def train(resolved: Resolved) -> int:
-    """Take the steps; return the peak of the process in bytes."""
+def steps_of(resolved: Resolved, *, steps: int) -> Iterator[StepMetrics]:
+    """Take the steps; yield the seconds of each by phase."""
     import torch
 
     from dgpo_cli import engine as engine_module
@@ -93,7 +94,7 @@ def train(resolved: Resolved) -> int:
         ids = torch.randint(3, policy.vocab_size, (length,), generator=generator)
         return tuple(ids.tolist())
 
-    engine_module.encode_prompt = encode
+    vars(engine_module)["encode_prompt"] = encode
     grader: Any = Alternating()
     engine = Engine(
         settings,
@@ -107,10 +108,17 @@ def train(resolved: Resolved) -> int:
         Prompt(str(i), (Message("user", str(i)),), "1", "benchmark")
         for i in range(rollout.prompts_per_step)
     ]
-    for step in range(STEPS):
+    for step in range(steps):
         seeds = [[1000 * i + j for j in range(rollout.group_size)] for i in range(len(prompts))]
         batch = engine.make_batch(engine.score(engine.sample(prompts, seeds=seeds)))
         engine.step(batch, step=step)
+        yield engine.take_times()
+
+
+def train(resolved: Resolved) -> int:
+    """Take the steps; return the peak of the process in bytes."""
+    for _ in steps_of(resolved, steps=STEPS):
+        pass
     return peak()
 
 

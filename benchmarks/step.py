@@ -79,7 +79,8 @@ def take(subject: Ours | Trl, method: str) -> float:
 def measure(subjects: Mapping[str, Ours | Trl], rounds: int) -> Figures:
     """Run all methods in turn, in another order each round; the first round warms up."""
     methods = list(subjects)
-    norms, seconds = {}, {name: [] for name in methods}
+    norms: dict[str, float] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     phases: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
     for number in range(rounds + 1):
         shift = number % len(methods)
@@ -106,7 +107,7 @@ def measure(subjects: Mapping[str, Ours | Trl], rounds: int) -> Figures:
 
 def ratio(figures: Figures, one: str, other: str) -> float:
     pairs = zip(figures["seconds"][one], figures["seconds"][other], strict=True)
-    return statistics.median(a / b for a, b in pairs)
+    return float(statistics.median(a / b for a, b in pairs))
 
 
 def show_phases(title: str, figures: Figures) -> None:
@@ -207,7 +208,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.peak:
-        print(own_peak(*args.peak, args.smollm2))
+        case, method = args.peak
+        print(own_peak(case, method, args.smollm2))
         return
     found: Figures = {"torch": torch.__version__, "grpo": {}, "trl": {}}
     for case in args.cases:

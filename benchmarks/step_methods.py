@@ -151,7 +151,8 @@ class Ours:
         policy: Any = self.policy
         policy.hidden = clock.timed("policy forward", policy.hidden)
         policy.reference_hidden = clock.timed("reference forward", policy.reference_hidden)
-        self.optimizer.step = clock.timed("optimiser", self.optimizer.step)
+        optimizer: Any = self.optimizer
+        optimizer.step = clock.timed("optimiser", optimizer.step)
 
     def step(self, method: str, *, size: int = 8) -> float:
         """Take one step in micro-batches of `size` completions; return the gradient's norm."""

@@ -107,6 +107,7 @@ class Trl:
             disable_gradient_checkpointing(trainer.model, keywords),
             trainer.model.disable_adapter(),
         ):
+            found: torch.Tensor
             found, _, _ = trainer._get_per_token_logps_and_entropies(
                 trainer.model,
                 torch.cat([columns["prompt_ids"], columns["completion_ids"]], dim=1),

