@@ -284,6 +284,7 @@ class Engine:
                 None: those of the batch.
         """
         from dgpo_cli.algo.summary import credit_metrics
+        from dgpo_cli.models.batch_metrics import lag_metrics, layout_metrics, sampler_metrics
 
         distance = self._learning.measures_distance(self.settings.credit)
         dynamic = self.settings.rollout.dynamic_sampling
@@ -301,27 +302,14 @@ class Engine:
                 has_reference=distance,
                 rows=batch.advantages != 0 if distance else None,
             ),
-            **_sampler_metrics(groups, batch),
-            **_lag_metrics(groups, batch, policy_version=self.policy_version),
-            "batch/padding_saved": self._padding_saved(batch),
+            **sampler_metrics(groups, batch),
+            **lag_metrics(groups, batch, policy_version=self.policy_version),
+            **layout_metrics(self.policy, batch, plan=self._recipe.plan),
         }
 
     def take_times(self) -> StepMetrics:
         """Return the seconds spent in each verb since the last call, as time/<verb>_s."""
         return {f"time/{name}_s": value for name, value in self._watch.take().items()}
-
-    def _padding_saved(self, batch: Batch) -> float:
-        """Return the share of tokens that a padded batch would compute for nothing; 0 where the
-        model cannot be packed, and pays for them."""
-        from dgpo_cli.models.accumulate import rows_of
-        from dgpo_cli.models.batching import padding_share
-
-        if not self.policy.packs:
-            return 0.0
-        optim = self.settings.optim
-        return padding_share(
-            rows_of(batch), size=optim.micro_batch_size, max_tokens=optim.micro_batch_tokens
-        )
 
     @property
     def _temperature(self) -> float:
@@ -361,45 +349,6 @@ class Engine:
             group_size=rollout.group_size,
             max_grad_norm=optim.max_grad_norm,
         )
-
-
-def _sampler_metrics(groups: Sequence[ScoredGroup], batch: Batch) -> StepMetrics:
-    """Compare the sampler's log-probabilities with the trainer's on the sampled tokens.
-
-    k3 estimates KL(sampler || trainer) in nats a token: the mean of r - 1 - log r over the tokens
-    that the sampler drew, r = trainer / sampler; it is never negative.
-    Source: Schulman, "Approximating KL Divergence" (2020).
-    """
-    import torch
-
-    flat = [x for g in groups for c in g.completions for x in c.sampling_logprobs]
-    own = batch.stats.old_logprobs[batch.mask].cpu()
-    change = (own - torch.tensor(flat, dtype=torch.float32)).double()
-    return {
-        "sampler/logprob_gap_mean": float(change.abs().mean()),
-        "sampler/logprob_gap_max": float(change.abs().max()),
-        "sampler/k3": float((change.expm1() - change).mean()),
-    }
-
-
-def _lag_metrics(
-    groups: Sequence[ScoredGroup], batch: Batch, *, policy_version: int
-) -> StepMetrics:
-    """Say how old the completions are, and how far the policy has moved on the drawn tokens.
-
-    rollout/lag: optimiser updates between the weights that sampled and those that are trained,
-    the mean over completions. Both log-probabilities behind off_policy/stale_* are the trainer's,
-    under those two weights; k3 estimates KL(sampled by || trained) as above.
-    """
-    versions = [c.policy_version for g in groups for c in g.completions]
-    metrics = {"rollout/lag": policy_version - sum(versions) / len(versions)}
-    if batch.policy_logprobs is None:
-        return metrics
-    change = (batch.policy_logprobs - batch.stats.old_logprobs)[batch.mask].double()
-    return metrics | {
-        "off_policy/stale_gap_mean": float(change.abs().mean()),
-        "off_policy/stale_k3": float((change.expm1() - change).mean()),
-    }
 
 
 def _settle(policy: Policy) -> Callable[[], None]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dgpo_cli.algo.off_policy import Correction
-from dgpo_cli.models.batching import Rows, micro_batches
+from dgpo_cli.models.batching import Rows, cut_rows
 from dgpo_cli.models.scoring import StatsTable, on_grid, token_columns, token_logprobs
 from dgpo_cli.types import Advance, Batch
 
@@ -97,7 +97,7 @@ def accumulate(
     rows = rows_of(batch)
     tally = Tally()
     with policy.training():
-        for chosen, part in _parts(rows, signal, plan=plan):
+        for chosen, part in _parts(policy, rows, signal, plan=plan):
             width = part.mask.shape[1]
             _backward(
                 token_logprobs(policy, part, temperature=plan.temperature),
@@ -138,7 +138,8 @@ def measure_and_accumulate(
     scales = _row_scales(batch.lengths, batch.counting(index), plan=plan)
     tally = Tally()
     with policy.training():
-        for chosen, part in _parts(rows_of(batch), index[batch.advantages[index] != 0], plan=plan):
+        signal = index[batch.advantages[index] != 0]
+        for chosen, part in _parts(policy, rows_of(batch), signal, plan=plan):
             columns = token_columns(policy, part, temperature=plan.temperature, reference=reference)
             table.put(chosen, part.mask, columns)
             own = rule.credit(table.take(chosen), batch.mask[chosen], vocab_size=policy.vocab_size)
@@ -161,13 +162,16 @@ def measure_and_accumulate(
     return tally
 
 
-def _parts(rows: Rows, index: Tensor, *, plan: Plan) -> list[tuple[Tensor, Rows]]:
+def _parts(policy: Policy, rows: Rows, index: Tensor, *, plan: Plan) -> list[tuple[Tensor, Rows]]:
     """Return the micro-batches of the rows `index`: which rows, and the rows."""
-    lengths = rows.prompt_mask.sum(dim=1) + rows.mask.sum(dim=1)
-    cuts = micro_batches(
-        lengths[index], size=plan.micro_batch_size, max_tokens=plan.micro_batch_tokens
+    cuts = cut_rows(
+        rows,
+        index,
+        size=plan.micro_batch_size,
+        max_tokens=plan.micro_batch_tokens,
+        even_length=policy.even_length,
     )
-    return [(index[local], rows.take(index[local])) for local in cuts]
+    return [(chosen, rows.take(chosen)) for chosen in cuts]
 
 
 def _backward(

@@ -31,16 +31,15 @@ class Training:
 
 
 def block_bytes(shape: ModelShape, training: Training) -> int:
-    """Return the bytes that one block keeps of one token.
+    """Return the bytes that one block keeps of one token, attention's rectangle apart.
 
     Args:
         shape: of the model; an adapter is taken to sit on every linear layer.
     """
-    d, i, q, k = shape.hidden, shape.intermediate, shape.queries, shape.keys
+    d, i, q = shape.hidden, shape.intermediate, shape.queries
     e = training.element
     mlp = 3 * i * e  # gate before and after its activation, up
-    attention = (3 * q + 4 * k) * e  # queries, output twice; keys and values, in a row and by line
-    sums = FLOAT32 * (shape.heads + 2)  # log-sum-exp of each head, 1 / rms of both norms
+    sums = FLOAT32 * 2  # 1 / rms of both norms
     norms = 2 * d * FLOAT32  # both norms work in float32
     if training.full:
         norms += 2 * d * e  # the normed rows, for the gradient of the norms' weights
@@ -49,11 +48,21 @@ def block_bytes(shape: ModelShape, training: Training) -> int:
         # LoRA multiplies in float32: a base in another dtype gives every layer a copy of its own.
         inputs = FLOAT32 * ((2 * d if e == FLOAT32 else 5 * d) + q + i)
         inputs += FLOAT32 * training.rank * len(shape.linears)
-    return mlp + attention + sums + norms + inputs
+    return mlp + sums + norms + inputs
 
 
-def kept_bytes(shape: ModelShape, training: Training, *, tokens: int) -> int:
-    """Return the bytes that a forward pass over `tokens` tokens keeps until backward."""
+def place_bytes(shape: ModelShape, training: Training) -> int:
+    """Return the bytes that one block keeps of one place in attention's rectangle: queries, keys,
+    values, the output and the log-sum-exp of each head.
+    """
+    return 2 * (shape.queries + shape.keys) * training.element + FLOAT32 * shape.heads
+
+
+def kept_bytes(shape: ModelShape, training: Training, *, tokens: int, places: int) -> int:
+    """Return the bytes that a forward pass over `tokens` tokens keeps until backward.
+
+    places: of attention's rectangle; more than tokens where sequences share a beginning.
+    """
     e = training.element
     last_norm = shape.hidden * (FLOAT32 + (e if training.full else 0)) + FLOAT32
     per_token = last_norm
@@ -65,10 +74,11 @@ def kept_bytes(shape: ModelShape, training: Training, *, tokens: int) -> int:
         if not training.full:
             # Nothing below the first norm is trained: it keeps no input.
             per_token -= shape.hidden * FLOAT32 + FLOAT32
-    return tokens * per_token
+    attention = 0 if training.checkpointing else shape.layers * place_bytes(shape, training)
+    return tokens * per_token + places * attention
 
 
-def backward_bytes(shape: ModelShape, training: Training, *, tokens: int) -> int:
+def backward_bytes(shape: ModelShape, training: Training, *, tokens: int, places: int) -> int:
     """Return what backward holds at most beside what forward has kept.
 
     The most is at the last block's MLP, while everything below is still kept: the gradients of its
@@ -78,8 +88,10 @@ def backward_bytes(shape: ModelShape, training: Training, *, tokens: int) -> int
     d, i, e = shape.hidden, shape.intermediate, training.element
     # LoRA's own share of a gradient is in float32, and there before the two are added.
     flow = (i + 2 * d) * e if training.full else i * (FLOAT32 + e) + d * FLOAT32
-    again = block_bytes(shape, training) if training.checkpointing else 0
-    return tokens * (flow + again)
+    if not training.checkpointing:
+        return tokens * flow
+    again = tokens * block_bytes(shape, training) + places * place_bytes(shape, training)
+    return tokens * flow + again
 
 
 def forward_bytes(shape: ModelShape, *, tokens: int, element: int) -> int:

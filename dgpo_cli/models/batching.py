@@ -79,15 +79,87 @@ def micro_batches(lengths: Tensor, *, size: int, max_tokens: int | None = None) 
         lengths: tokens of each row, int64 [B].
     """
     order = torch.argsort(lengths, descending=True, stable=True)
-    start = tokens = 0
-    for stop, length in enumerate(lengths[order].tolist()):
-        tokens += length
-        full = max_tokens is not None and tokens > max_tokens
-        if stop - start == size or (full and stop > start):
-            yield order[start:stop]
-            start, tokens = stop, length
-    if start < len(order):
-        yield order[start:]
+    for part in _cut(order.tolist(), lengths.tolist(), size=size, max_tokens=max_tokens):
+        yield torch.tensor(part, device=lengths.device)
+
+
+def _cut(
+    order: Sequence[int], lengths: Sequence[int], *, size: int, max_tokens: int | None
+) -> Iterator[list[int]]:
+    """Cut rows, in this order, into micro-batches as large as both limits allow."""
+    part: list[int] = []
+    tokens = 0
+    for row in order:
+        tokens += lengths[row]
+        if part and (len(part) == size or (max_tokens is not None and tokens > max_tokens)):
+            yield part
+            part, tokens = [], lengths[row]
+        part.append(row)
+    if part:
+        yield part
+
+
+def prompt_owners(rows: Rows) -> Tensor:
+    """Return for each row the first row with the same prompt, int64 [B]."""
+    prompts = rows.prompt_ids.masked_fill(~rows.prompt_mask, -1)
+    _, number = torch.unique(prompts, dim=0, return_inverse=True)
+    every = torch.arange(len(number), device=number.device)
+    first = torch.full_like(number, len(number))
+    return first.scatter_reduce(0, number, every, "amin")[number]
+
+
+def cut_rows(
+    rows: Rows,
+    index: Tensor,
+    *,
+    size: int,
+    max_tokens: int | None = None,
+    even_length: float | None = None,
+) -> list[Tensor]:
+    """Return the micro-batches of the rows `index` (int64 [M]), each as their numbers.
+
+    Rows of one length side by side save padding in attention; rows of one prompt side by side save
+    that prompt. What costs less is taken.
+
+    Args:
+        even_length: see Policy.even_length; None: nothing is shared.
+    """
+    prompts = rows.prompt_mask.sum(dim=1)[index]
+    lengths = (prompts + rows.mask.sum(dim=1)[index]).tolist()
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    parts = list(_cut(order, lengths, size=size, max_tokens=max_tokens))
+    if even_length is not None and len(parts) > 1:
+        cost = _Cost(lengths, prompts.tolist(), prompt_owners(rows)[index].tolist(), even_length)
+        by_prompt = list(_cut(cost.by_prompt(order), lengths, size=size, max_tokens=max_tokens))
+        parts = min(parts, by_prompt, key=cost.of)
+    return [index[part] for part in parts]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What micro-batches cost, in tokens to compute. Lengths and prompts' lengths in tokens."""
+
+    lengths: list[int]
+    prompts: list[int]
+    owners: list[int]  # equal for rows of one prompt
+    even_length: float
+
+    def by_prompt(self, order: Sequence[int]) -> list[int]:
+        """Return rows of one prompt side by side; otherwise in this order."""
+        first: dict[int, int] = {}
+        for place, row in enumerate(order):
+            first.setdefault(self.owners[row], place)
+        return sorted(order, key=lambda row: first[self.owners[row]])
+
+    def of(self, parts: Sequence[Sequence[int]]) -> float:
+        """Attention computes the whole rectangle of a micro-batch, and shared prompts again."""
+        total = 0.0
+        for part in parts:
+            width = max(self.lengths[row] for row in part)
+            shared = {self.owners[row]: self.prompts[row] for row in part}
+            total += sum(self.lengths[row] - self.prompts[row] for row in part)
+            total += sum(shared.values()) + len(part) * width * width / self.even_length
+        return total
 
 
 def padding_share(rows: Rows, *, size: int, max_tokens: int | None = None) -> float:
@@ -99,6 +171,25 @@ def padding_share(rows: Rows, *, size: int, max_tokens: int | None = None) -> fl
         places += len(index) * width
         filled += int((prompts[index] + completions[index]).sum())
     return 1.0 - filled / places if places else 0.0
+
+
+def shared_share(
+    rows: Rows, *, size: int, max_tokens: int | None = None, even_length: float
+) -> float:
+    """Return the share of the tokens of all rows that a shared prompt saves."""
+    prompts, every = rows.prompt_mask.sum(dim=1), torch.arange(len(rows.mask))
+    saved = 0
+    for index in cut_rows(
+        rows,
+        every.to(rows.mask.device),
+        size=size,
+        max_tokens=max_tokens,
+        even_length=even_length,
+    ):
+        own = prompts[index]
+        owners = prompt_owners(rows.take(index))
+        saved += int(own[owners != torch.arange(len(owners), device=owners.device)].sum())
+    return saved / int(prompts.sum() + rows.mask.sum())
 
 
 def whole_groups(rows: int, *, group_size: int, pieces: int) -> list[tuple[int, int]]:

@@ -46,13 +46,27 @@ def dtype_name(element: int) -> str:
 
 
 def forward_flops(job: Job, *, rows: int) -> float:
-    """Return the operations of a forward pass over `rows` typical rows, the head apart."""
-    tokens = job.typical_prompt + job.typical_completion
-    shape = job.shape
-    products = 2.0 * (shape.block_matrices + job.adapter) * tokens
+    """Return the operations of a forward pass over `rows` typical rows, the head apart.
+
+    Prompts that rows share count once, but for attention.
+    """
+    places = job.typical_prompt + job.typical_completion
+    return rows * (_products(job, tokens=job.tokens_of_a_row) + _attention(job, places=places))
+
+
+def prefill_flops(job: Job) -> float:
+    """Return the operations of a forward pass over every prompt of a step, once."""
+    tokens = job.typical_prompt
+    return job.prompts * (_products(job, tokens=tokens) + _attention(job, places=tokens))
+
+
+def _products(job: Job, *, tokens: float) -> float:
+    return 2.0 * (job.shape.block_matrices + job.adapter) * tokens
+
+
+def _attention(job: Job, *, places: int) -> float:
     # Queries with keys, and weights with values: causal, so half of the square.
-    attention = 2.0 * 2 * shape.layers * shape.queries * tokens * tokens / 2
-    return rows * (products + attention)
+    return 2.0 * 2 * job.shape.layers * job.shape.queries * places * places / 2
 
 
 def head_flops(job: Job, *, rows: int) -> float:
@@ -107,8 +121,7 @@ def _sampling(job: Job, device: Device, *, flops: float) -> PhaseTime:
     launch = (_LAUNCH_S[device.kind] if kind == "hf" else _VLLM_LAUNCH_S) * job.shape.layers
     slowest = max(memory_s, compute_s, launch)
     limit = {memory_s: "bandwidth", compute_s: "compute", launch: "launches"}[slowest]
-    prefill = forward_flops(job, rows=job.prompts) * job.typical_prompt / length
-    prefill_s = prefill / (_MFU[device.kind] * flops * job.shards)
+    prefill_s = prefill_flops(job) / (_MFU[device.kind] * flops * job.shards)
     note = f"{limit}, {rows:,} rows at a time"
     return PhaseTime("sampling", steps * slowest + prefill_s, note, beside=samples_beside(job))
 

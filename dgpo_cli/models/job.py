@@ -22,6 +22,18 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Most tokens that a micro-batch computes, that attention has places for, and that it predicts.
+
+    A prompt that several of its completions share is computed once, but has a place in each.
+    """
+
+    tokens: int
+    places: int
+    predicted: int
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A run as a plan sees it.
 
@@ -79,11 +91,32 @@ class Job:
         return Training(self.element, self.rank, self.checkpointing)
 
     @property
-    def micro_batch(self) -> tuple[int, int]:
-        """Most tokens of a micro-batch, and most of them that are predicted.
+    def micro_batch(self) -> MicroBatch:
+        """The largest micro-batch.
 
         Rows of many lengths can fill the limit of tokens where equal ones would not.
         """
         rows = min(self.micro_rows, self.rows)
-        tokens = min(rows * self.row_tokens, max(self.micro_tokens, self.row_tokens))
-        return tokens, min(tokens, rows * self.completion)
+        places = min(rows * self.row_tokens, max(self.micro_tokens, self.row_tokens))
+        shared = rows * self.completion + self._prompts_of(rows) * self.prompt
+        return MicroBatch(min(places, shared), places, min(places, rows * self.completion))
+
+    @property
+    def tokens_of_a_row(self) -> float:
+        """Tokens computed for a typical row, its share of a shared prompt included."""
+        typical = self.typical_prompt + self.typical_completion
+        rows = max(1, min(self.micro_rows, self.rows, self.micro_tokens // typical))
+        prompts = rows if self._prompts_of(rows) == rows else -(-rows // self.group_size)
+        return self.typical_completion + self.typical_prompt * prompts / rows
+
+    def _prompts_of(self, rows: int) -> int:
+        """Return how many prompts a micro-batch of so many rows has at most.
+
+        Rows of a prompt stand side by side, unless they are so long that attention's padding
+        counts more (see models/batching.py).
+        """
+        if self.row_tokens >= 12 * self.shape.hidden:
+            return rows
+        # Where neither divides the other a group may begin in one and end in the next.
+        cut = 1 if self.group_size % rows and rows % self.group_size else 0
+        return min(rows, -(-rows // self.group_size) + cut)

@@ -18,6 +18,7 @@ from dgpo_cli.models.activations import (
     block_bytes,
     forward_bytes,
     kept_bytes,
+    place_bytes,
 )
 from dgpo_cli.models.budget import Device, Memory, MemoryPart
 from dgpo_cli.models.growth import final_room
@@ -174,19 +175,20 @@ def _sampling(job: Job, device: Device) -> Iterator[MemoryPart]:
 
 def _training(job: Job, device: Device) -> Iterator[MemoryPart]:
     shape, training = job.shape, job.training
-    tokens, predicted = job.micro_batch
+    micro = job.micro_batch
+    tokens, places = micro.tokens, micro.places
     # Trained weights and their gradients are in float32.
     yield MemoryPart("gradients", job.trained * FLOAT32 // job.shards, "training", "float32")
     note = f"{tokens:,} tokens" + (", checkpointed" if job.checkpointing else "")
-    kept = kept_bytes(shape, training, tokens=tokens)
-    back = backward_bytes(shape, training, tokens=tokens)
+    kept = kept_bytes(shape, training, tokens=tokens, places=places)
+    back = backward_bytes(shape, training, tokens=tokens, places=places)
     reference = forward_bytes(shape, tokens=tokens, element=job.element) if job.distance else 0
     yield MemoryPart("activations", max(kept + back, reference), "training", note)
     yield MemoryPart(
         "statistics pass",
-        _pass_bytes(job, device, predicted=predicted, back=back),
+        _pass_bytes(job, device, predicted=micro.predicted, back=back),
         "training",
-        f"{predicted:,} predicted tokens",
+        f"{micro.predicted:,} predicted tokens",
     )
     if job.packed:
         largest = max(x.inputs * x.outputs for x in shape.linears)
@@ -222,10 +224,12 @@ def _allocator(job: Job, device: Device, parts: list[MemoryPart]) -> MemoryPart 
         return MemoryPart("allocator", round(_CACHE_CUDA * moving), when, "assumed: a tenth")
     if when == "sampling" or not heap_is_used():
         return None
-    tokens, _ = job.micro_batch
+    micro, shape, training = job.micro_batch, job.shape, job.training
+    tokens = micro.tokens
     if tokens * job.shape.intermediate * job.element >= _HEAP_BLOCK:
         return None
-    made = job.shape.layers * block_bytes(job.shape, job.training) * tokens
+    made = tokens * block_bytes(shape, training) + micro.places * place_bytes(shape, training)
+    made *= shape.layers
     return MemoryPart("allocator", round(_HEAP_HOLES * made), when, "holes in glibc's heap")
 
 

@@ -15,7 +15,7 @@ import torch
 
 from dgpo_cli.algo.masked import masked_quantiles
 from dgpo_cli.models import token_pass
-from dgpo_cli.models.batching import Rows, micro_batches, pad_rows
+from dgpo_cli.models.batching import Rows, cut_rows, pad_rows
 from dgpo_cli.models.scoring import hidden_states
 from dgpo_cli.types import StepMetrics
 
@@ -50,10 +50,13 @@ def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, plan: Plan) -> T
         pairs: ids of prompts and completions.
     """
     rows = pad_rows(pairs, pad_id=policy.pad_id, device=policy.device)
-    lengths = rows.prompt_mask.sum(dim=1) + rows.mask.sum(dim=1)
     found = []
-    for index in micro_batches(
-        lengths, size=plan.micro_batch_size, max_tokens=plan.micro_batch_tokens
+    for index in cut_rows(
+        rows,
+        torch.arange(len(pairs), device=rows.mask.device),
+        size=plan.micro_batch_size,
+        max_tokens=plan.micro_batch_tokens,
+        even_length=policy.even_length,
     ):
         part = rows.take(index)
         columns = token_pass.token_pass(

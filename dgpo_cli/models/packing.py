@@ -1,9 +1,10 @@
 """Several sequences in one row, without padding, and attention that cannot cross them.
 
-Linear layers, norms and the head see the tokens of a micro-batch in one row of S tokens. Attention
-puts them into a rectangle, one sequence a line, runs torch's causal kernel, which needs no mask
-there, and takes them out again: padding costs something in attention only, and padded keys lie
-after every real query of their line, where causality hides them.
+Linear layers, norms and the head see the tokens of a micro-batch in one row of S tokens; a
+beginning that several sequences have in common, the prompt of a group, is in it once. Attention
+puts them into a rectangle, one whole sequence a line, runs torch's causal kernel, which needs no
+mask there, and takes them out again: padding and what is shared cost something in attention only,
+and padded keys lie after every real query of their line, where causality hides them.
 """
 
 from __future__ import annotations
@@ -24,31 +25,37 @@ IMPLEMENTATION = "dgpo_packed"
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """R sequences of S tokens in all; the longest has W."""
+    """R sequences of S tokens in all; the longest has W. What is shared counts once in S."""
 
     ids: Tensor  # int64 [S]
     positions: Tensor  # int64 [S], from 0 in each sequence
-    slots: Tensor  # int64 [S], ascending: line * W + position, the token's place in the rectangle
+    slots: Tensor  # int64 [S], ascending: line * W + position, the token's (first) place
+    sources: Tensor  # int64 [R * W]: the token in each place of the rectangle; 0 in padding
     lines: int
     width: int
 
     @property
     def full(self) -> bool:
-        """Whether all sequences are of one length: the row and the rectangle are the same then."""
+        """Whether the row and the rectangle are the same: one length, and nothing shared."""
         return len(self.ids) == self.lines * self.width
 
-    def rectangle(self, values: Tensor, *, fill: int = 0) -> Tensor:
-        """Return [R, W, ...] with the values [S, ...] in their places and `fill` elsewhere."""
-        shape = (self.lines, self.width, *values.shape[1:])
-        if self.full:
-            return values.reshape(shape)
-        spread = values.new_full((self.lines * self.width, *values.shape[1:]), fill)
-        return spread.index_copy_(0, self.slots, values).view(shape)
+    def rectangle(self, values: Tensor) -> Tensor:
+        """Return [R, W, ...] with the values [S, ...] in their places, and any in padding."""
+        spread = values if self.full else values.index_select(0, self.sources)
+        return spread.reshape(self.lines, self.width, *values.shape[1:])
 
     def take(self, rectangle: Tensor) -> Tensor:
         """Return the values [S, ...] of a rectangle [R, W, ...]."""
         row = rectangle.reshape(-1, *rectangle.shape[2:])
         return row if self.full else row.index_select(0, self.slots)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """For each of R sequences: the first one that begins alike, and with how many tokens."""
+
+    owners: Tensor  # int64 [R], each at most the sequence's own number
+    lengths: Tensor  # int64 [R], equal for sequences of one owner
 
 
 # Whether a packed row is on its way: no mask is made then. Attention itself is told by an argument,
@@ -102,30 +109,34 @@ def attach(model: Any) -> None:
             model.set_attn_implementation(IMPLEMENTATION)
 
 
-def pack(ids: Tensor, mask: Tensor) -> Packed:
+def pack(ids: Tensor, mask: Tensor, *, shared: Shared | None = None) -> Packed:
     """Pack the tokens on the mask.
 
     Args:
         ids: int64 [R, W]; mask: bool [R, W]. Each line's tokens stand side by side, anywhere.
+        shared: beginnings that are to be computed once.
     """
     lengths = mask.sum(dim=1)
     width = int(lengths.max())
     positions = (mask.long().cumsum(dim=1) - 1)[mask]
     line = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)[mask]
-    return Packed(
-        ids=ids[mask],
-        positions=positions,
-        slots=line * width + positions,
-        lines=len(ids),
-        width=width,
-    )
+    places = line * width + positions
+    sources = torch.zeros(len(ids) * width, dtype=torch.int64, device=ids.device)
+    if shared is None:
+        sources[places] = torch.arange(len(places), device=ids.device)
+        return Packed(ids[mask], positions, places, sources, len(ids), width)
+    owners = shared.owners[line]
+    own = (owners == line) | (positions >= shared.lengths[line])
+    sources[places[own]] = torch.arange(int(own.sum()), device=ids.device)
+    sources[places[~own]] = sources[(owners * width + positions)[~own]]
+    return Packed(ids[mask][own], positions[own], places[own], sources, len(ids), width)
 
 
 def can_pack(model: Any) -> bool:
     """Whether packing gives the hidden states that the model gives for each sequence alone.
 
     Models with sliding windows, states or another attention do not qualify; the others are tried
-    with two short sequences.
+    with two short sequences that begin alike.
     """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -135,16 +146,16 @@ def can_pack(model: Any) -> bool:
         return False
     decoder = model.get_decoder()
     device = next(model.parameters()).device
-    ids = torch.arange(1, 9, device=device).view(2, 4) % config.vocab_size
-    mask = torch.tensor([[True] * 4, [True, True, False, False]], device=device)
-    packed = pack(ids, mask)
+    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 0]], device=device) % config.vocab_size
+    mask = torch.tensor([[True] * 4, [True] * 3 + [False]], device=device)
+    begin = Shared(torch.zeros_like(ids[:, 0]), torch.full_like(ids[:, 0], 2))
     with torch.no_grad():
         alone = [
             decoder(input_ids=line[kept][None], use_cache=False).last_hidden_state[0]
             for line, kept in zip(ids, mask, strict=True)
         ]
-        together = packed_hidden(decoder, packed)
-    expected = torch.cat(alone).float()
+        together = packed_hidden(decoder, pack(ids, mask, shared=begin))
+    expected = torch.cat([alone[0], alone[1][2:]]).float()
     tolerance = (1e-4 if expected.dtype == together.dtype else 5e-2) * float(expected.abs().max())
     return torch.allclose(together.float(), expected, atol=tolerance, rtol=0.0)
 
@@ -168,11 +179,14 @@ def packed_hidden(decoder: Any, packed: Packed) -> Tensor:
 
 def padded_hidden(decoder: Any, packed: Packed) -> Tensor:
     """Return the same from a padded batch, for models that cannot be packed."""
-    mask = packed.rectangle(torch.ones_like(packed.ids))
+    places = torch.arange(packed.lines * packed.width, device=packed.ids.device)
+    # A token's place is its own; padding names one that is another's.
+    filled = packed.slots[packed.sources] == places
+    assert int(filled.sum()) == len(packed.ids)  # what is shared has one place, but several lines
     output = decoder(
         input_ids=packed.rectangle(packed.ids),
         position_ids=packed.rectangle(packed.positions),
-        attention_mask=mask,
+        attention_mask=filled.view(packed.lines, packed.width).long(),
         use_cache=False,
     )
     return packed.take(output.last_hidden_state)

@@ -140,6 +140,16 @@ class Policy:
         return self.head.vocab_size
 
     @property
+    def even_length(self) -> float | None:
+        """Length in tokens at which attention costs a row as much as everything else; None where
+        prompts cannot be shared.
+
+        A block of width D has about 12 D^2 weights, each good for 2 operations a token; attention
+        over W tokens needs 2 D W of them.
+        """
+        return 12.0 * self.head.weight.shape[1] if self.packs else None
+
+    @property
     def has_reference(self) -> bool:
         return self.has_adapter or self._reference is not None
 

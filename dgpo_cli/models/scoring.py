@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from dgpo_cli.models import token_pass
-from dgpo_cli.models.batching import Rows, micro_batches
-from dgpo_cli.models.packing import Packed, pack
+from dgpo_cli.models.batching import Rows, cut_rows, prompt_owners
+from dgpo_cli.models.packing import Packed, Shared, pack
 from dgpo_cli.types import Progress, SilentProgress, TokenStats
 
 if TYPE_CHECKING:
@@ -87,13 +87,14 @@ def token_stats(
         wanted &= needs_reference
     total = int(rows.mask[only].sum())
     with (progress or SilentProgress()).phase("statistics", total=total, unit="tokens") as advance:
-        lengths = rows.prompt_mask.sum(dim=1) + rows.mask.sum(dim=1)
         for reference in (True, False):
-            group = only[wanted[only] == reference]
-            for local in micro_batches(
-                lengths[group], size=micro_batch_size, max_tokens=micro_batch_tokens
+            for index in cut_rows(
+                rows,
+                only[wanted[only] == reference],
+                size=micro_batch_size,
+                max_tokens=micro_batch_tokens,
+                even_length=policy.even_length,
             ):
-                index = group[local]
                 part = rows.take(index)
                 columns = token_columns(policy, part, temperature=temperature, reference=reference)
                 table.put(index, part.mask, columns)
@@ -109,7 +110,7 @@ def token_columns(
     The log-probabilities are differentiable where gradients are on. Without the reference the
     distance is 0.
     """
-    packed, predicting = _packed(rows)
+    packed, predicting = _packed(rows, shares=policy.packs)
     other = None
     if reference:
         with torch.no_grad():
@@ -140,7 +141,7 @@ def token_logprobs(policy: Policy, rows: Rows, *, temperature: float) -> Tensor:
 
 def hidden_states(policy: Policy, rows: Rows) -> Tensor:
     """Return the policy's final hidden states that predict the tokens on the mask, [N, D]."""
-    packed, predicting = _packed(rows)
+    packed, predicting = _packed(rows, shares=policy.packs)
     return policy.hidden(packed)[predicting]
 
 
@@ -149,16 +150,20 @@ def on_grid(values: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
 
 
-def _packed(rows: Rows) -> tuple[Packed, Tensor]:
-    """Return prompts and completions as packed sequences, and which of the S tokens predict the
-    completion tokens (bool [S], N of them, in the order of the mask).
+def _packed(rows: Rows, *, shares: bool) -> tuple[Packed, Tensor]:
+    """Return prompts and completions as packed sequences, and which of the S tokens predict the N
+    completion tokens, int64 [N], in the order of the mask.
 
     The last token of a completion is left out: nothing is predicted from it.
+
+    shares: compute a prompt once for all its completions; its last token then predicts several.
     """
     ids = torch.cat([rows.prompt_ids, rows.completion_ids], dim=1)[:, :-1]
     lengths = rows.prompt_mask.sum(dim=1)
     # A completion's last token is the last of its row, wherever the row ends.
     kept = rows.mask & (rows.mask.cumsum(dim=1) < rows.mask.sum(dim=1, keepdim=True))
-    packed = pack(ids, torch.cat([rows.prompt_mask, kept], dim=1)[:, :-1])
-    line = packed.slots // packed.width
-    return packed, packed.positions >= lengths[line] - 1
+    mask = torch.cat([rows.prompt_mask, kept], dim=1)[:, :-1]
+    owners = prompt_owners(rows) if shares else None
+    packed = pack(ids, mask, shared=None if owners is None else Shared(owners, lengths))
+    line, place = torch.nonzero(rows.mask, as_tuple=True)
+    return packed, packed.sources[line * packed.width + lengths[line] - 1 + place]

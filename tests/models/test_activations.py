@@ -19,14 +19,15 @@ from dgpo_cli.models.activations import (
     backward_bytes,
     block_bytes,
     kept_bytes,
+    place_bytes,
 )
 from dgpo_cli.models.load import add_adapter
-from dgpo_cli.models.packing import Packed, packed_hidden
+from dgpo_cli.models.packing import Packed, Shared, pack, packed_hidden
 from dgpo_cli.models.settings import LoraAdapter
 from tests.models.configs import SMALL, shape
 
 ROWS, WIDTH = 4, 25
-TOKENS = ROWS * WIDTH
+PLACES = ROWS * WIDTH
 CASES = [
     Training(element=4, rank=0, checkpointing=False),
     Training(element=4, rank=0, checkpointing=True),
@@ -60,25 +61,24 @@ def decoder(training: Training, *, family: str) -> tuple[Any, Any]:
     return model, base.get_decoder()
 
 
-def packed() -> Packed:
-    return Packed(
-        ids=torch.arange(TOKENS) % 300,
-        positions=torch.arange(WIDTH).repeat(ROWS),
-        slots=torch.arange(TOKENS),
-        lines=ROWS,
-        width=WIDTH,
-    )
+def packed(*, prompt: int = 0) -> Packed:
+    """Return rows of one length, whose first `prompt` tokens are shared."""
+    ids = (torch.arange(ROWS * WIDTH) % 300).view(ROWS, WIDTH)
+    shared = Shared(torch.zeros_like(ids[:, 0]), torch.full_like(ids[:, 0], prompt))
+    return pack(ids, torch.ones_like(ids, dtype=torch.bool), shared=shared)
 
 
+@pytest.mark.parametrize("prompt", [0, 10])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @pytest.mark.parametrize("training", CASES, ids=str)
-def test_what_is_kept_is_what_autograd_saves(training: Training, family: str) -> None:
+def test_what_is_kept_is_what_autograd_saves(training: Training, family: str, prompt: int) -> None:
     model, body = decoder(training, family=family)
-    rows = packed()
+    rows = packed(prompt=prompt)
+    tokens = PLACES - (ROWS - 1) * prompt
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     # The ids and the places of the packing are the batch's own, not activations.
     foreign = weights | {
-        t.untyped_storage().data_ptr() for t in (rows.ids, rows.positions, rows.slots)
+        t.untyped_storage().data_ptr() for t in (rows.ids, rows.positions, rows.slots, rows.sources)
     }
     saved: dict[int, torch.UntypedStorage] = {}
 
@@ -91,10 +91,10 @@ def test_what_is_kept_is_what_autograd_saves(training: Training, family: str) ->
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         packed_hidden(body, rows)
     found = sum(storage.nbytes() for storage in saved.values())
-    counted = kept_bytes(shape(), training, tokens=TOKENS)
+    counted = kept_bytes(shape(), training, tokens=tokens, places=PLACES)
     if training.checkpointing:
         # Checkpoints keep the rotary angles as arguments, which the hooks do not see.
-        counted -= TOKENS * 2 * shape().head_dim * training.element
+        counted -= tokens * 2 * shape().head_dim * training.element
     assert found == counted
 
 
@@ -133,10 +133,12 @@ class Live(TorchDispatchMode):
         self.now -= size
 
 
+@pytest.mark.parametrize("prompt", [0, 10])
 @pytest.mark.parametrize("training", CASES, ids=str)
-def test_the_peak_of_backward_is_near_the_counted_one(training: Training) -> None:
+def test_the_peak_of_backward_is_near_the_counted_one(training: Training, prompt: int) -> None:
     model, body = decoder(training, family="llama")
-    rows = packed()
+    rows = packed(prompt=prompt)
+    tokens = PLACES - (ROWS - 1) * prompt
     live = Live()
     for parameter in model.parameters():
         live.add(parameter)
@@ -145,15 +147,15 @@ def test_the_peak_of_backward_is_near_the_counted_one(training: Training) -> Non
         before = live.peak = live.now
         with live:
             packed_hidden(body, rows).float().sum().backward()
-    counted = kept_bytes(shape(), training, tokens=TOKENS) + backward_bytes(
-        shape(), training, tokens=TOKENS
+    counted = kept_bytes(shape(), training, tokens=tokens, places=PLACES) + backward_bytes(
+        shape(), training, tokens=tokens, places=PLACES
     )
     assert counted == pytest.approx(live.peak - before, rel=0.12)
 
 
 def test_checkpointing_keeps_one_row_a_block() -> None:
     plain, less = CASES[0], CASES[1]
-    blocks = shape().layers * block_bytes(shape(), plain)
-    rows = shape().layers * shape().hidden * 4
-    difference = kept_bytes(shape(), plain, tokens=7) - kept_bytes(shape(), less, tokens=7)
-    assert difference == 7 * (blocks - rows)
+    block = 7 * block_bytes(shape(), plain) + 9 * place_bytes(shape(), plain)
+    row = shape().hidden * 4
+    counts = [kept_bytes(shape(), each, tokens=7, places=9) for each in (plain, less)]
+    assert counts[0] - counts[1] == shape().layers * (block - 7 * row)

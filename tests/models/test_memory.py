@@ -11,9 +11,9 @@ from transformers import AutoConfig
 from dgpo_cli.models import memory as module
 from dgpo_cli.models.budget import Device
 from dgpo_cli.models.cache import growing_cache
-from dgpo_cli.models.cost import forward_flops, head_flops, times_of
+from dgpo_cli.models.cost import forward_flops, head_flops, prefill_flops, times_of
 from dgpo_cli.models.growth import final_room
-from dgpo_cli.models.job import Job, Sampling
+from dgpo_cli.models.job import Job, MicroBatch, Sampling
 from dgpo_cli.models.memory import (
     GIB,
     MALLOC,
@@ -118,10 +118,24 @@ def test_the_peak_is_the_larger_of_two_phases() -> None:
 
 
 def test_a_micro_batch_is_bounded_by_rows_and_by_tokens_but_holds_one_row() -> None:
-    assert job(micro_rows=3, micro_tokens=10_000).micro_batch == (120, 90)
-    assert job(micro_rows=8, micro_tokens=100).micro_batch[0] == 100
-    assert job(micro_rows=8, micro_tokens=1).micro_batch == (40, 40)
-    assert job(micro_rows=99).micro_batch[0] == 8 * 40  # a step has no more rows
+    # Groups of 4 in runs of 3: two prompts may meet in one.
+    assert job(micro_rows=3, micro_tokens=10_000).micro_batch == MicroBatch(2 * 10 + 90, 120, 90)
+    assert job(micro_rows=8, micro_tokens=100).micro_batch == MicroBatch(100, 100, 100)
+    assert job(micro_rows=8, micro_tokens=1).micro_batch == MicroBatch(40, 40, 40)
+    # A step has no more rows; two groups of 4 have two prompts.
+    assert job(micro_rows=99).micro_batch == MicroBatch(2 * 10 + 8 * 30, 8 * 40, 8 * 30)
+
+
+def test_rows_so_long_that_padding_counts_more_are_taken_to_share_nothing() -> None:
+    long = job(completion=12 * shape().hidden, micro_tokens=10**6)
+    assert long.micro_batch.tokens == long.micro_batch.places == 4 * long.row_tokens
+
+
+def test_a_typical_row_has_its_share_of_the_prompt() -> None:
+    assert job().tokens_of_a_row == 30 + 10 / 4
+    assert job(micro_rows=2).tokens_of_a_row == 30 + 10 / 2
+    assert job(micro_rows=8).tokens_of_a_row == 30 + 2 * 10 / 8
+    assert job(micro_rows=1).tokens_of_a_row == job(micro_tokens=1).tokens_of_a_row == 40
 
 
 def test_tiles_bound_the_statistics_pass_whatever_the_vocabulary() -> None:
@@ -155,10 +169,12 @@ def test_the_tiles_of_a_plan_are_those_of_the_pass(width: int, kind: str) -> Non
 
 
 def test_forward_work_is_two_operations_a_weight_and_attention() -> None:
-    tokens = 40
-    products = 2 * shape().block_matrices * tokens
-    attention = 4 * 3 * 96 * tokens * tokens / 2
+    # Four rows in a micro-batch share a prompt of 10, but for attention.
+    products = 2 * shape().block_matrices * (30 + 10 / 4)
+    attention = 4 * 3 * 96 * 40 * 40 / 2
     assert forward_flops(job(), rows=5) == 5 * (products + attention)
+    one_prompt = 2 * shape().block_matrices * 10 + 4 * 3 * 96 * 10 * 10 / 2
+    assert prefill_flops(job()) == 2 * one_prompt
     assert head_flops(job(), rows=5) == 2 * 300 * 96 * 5 * 30
 
 

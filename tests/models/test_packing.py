@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from dgpo_cli.models import packing
-from dgpo_cli.models.packing import Packed, can_pack, pack, packed_hidden, padded_hidden
+from dgpo_cli.models.packing import (
+    Packed,
+    Shared,
+    can_pack,
+    pack,
+    packed_hidden,
+    padded_hidden,
+)
 from tests.models import tiny
 
 LENGTHS = (9, 3, 7, 1, 5)
@@ -42,8 +49,9 @@ def test_a_rectangle_and_back_is_the_identity() -> None:
     values = torch.randn(len(packed.ids), 2, 3)
     rectangle = packed.rectangle(values)
     assert torch.equal(packed.take(rectangle), values)
-    empty = torch.arange(9)[None] >= torch.tensor(LENGTHS)[:, None]
-    assert torch.count_nonzero(rectangle[empty]) == 0
+    filled = torch.arange(9)[None] < torch.tensor(LENGTHS)[:, None]
+    assert torch.equal(rectangle[filled], values)
+    assert rectangle.isfinite().all()
 
 
 def test_sequences_of_one_length_are_their_rectangle_without_a_copy() -> None:
@@ -76,6 +84,62 @@ def test_packed_is_what_each_sequence_gives_alone_forward_and_backward(
         scale = float(twin.norm()) + 1e-12
         assert float((one - twin).norm()) <= 2e-6 * scale
         assert float((one - other).norm()) <= 2e-6 * scale
+
+
+SHARED = Shared(owners=torch.tensor([0, 1, 0, 3, 1]), lengths=torch.tensor([4, 2, 4, 0, 2]))
+
+
+def beginning_alike() -> tuple[Tensor, Tensor, Tensor]:
+    """Return ids and mask, and which of the tokens on the mask another line has already."""
+    ids, mask = sequences()
+    places = mask.nonzero()
+    again = torch.zeros(len(places), dtype=torch.bool)
+    for line, (owner, length) in enumerate(
+        zip(SHARED.owners.tolist(), SHARED.lengths.tolist(), strict=True)
+    ):
+        if owner != line:
+            starts = [int(mask[each].int().argmax()) for each in (line, owner)]
+            for place in range(length):
+                ids[line, starts[0] + place] = ids[owner, starts[1] + place]
+            again |= (places[:, 0] == line) & (places[:, 1] < starts[0] + length)
+    return ids, mask, again
+
+
+def test_what_is_shared_is_in_the_row_once_and_in_the_rectangle_in_every_line() -> None:
+    ids, mask, again = beginning_alike()
+    packed = pack(ids, mask, shared=SHARED)
+    assert len(packed.ids) == sum(LENGTHS) - 4 - 2
+    assert torch.equal(packed.ids, ids[mask][~again])
+    filled = torch.arange(9)[None] < torch.tensor(LENGTHS)[:, None]
+    assert torch.equal(packed.rectangle(packed.ids)[filled], ids[mask])
+    expected = torch.cat([torch.arange(length) for length in LENGTHS])
+    assert torch.equal(packed.rectangle(packed.positions)[filled], expected)
+    assert torch.equal(packed.take(packed.rectangle(packed.ids)), packed.ids)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", PACKING)
+def test_sharing_a_beginning_changes_no_hidden_state_and_no_gradient(
+    family: str, checkpointing: bool
+) -> None:
+    ids, mask, again = beginning_alike()
+    states, gradients = [], []
+    for shares in (True, False):
+        model = tiny.build_model(family).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        packed = pack(ids, mask, shared=SHARED if shares else None)
+        hidden = packed_hidden(model.get_decoder(), packed)
+        # One loss on the states of all lines: those that are shared count once for each.
+        whole = packed.rectangle(hidden)[torch.arange(9)[None] < torch.tensor(LENGTHS)[:, None]]
+        weights = torch.linspace(-1, 1, whole.numel()).view_as(whole)
+        (whole * weights).sum().backward()
+        states.append(whole.detach())
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert again.sum() == 6
+    torch.testing.assert_close(*states, rtol=0, atol=1e-5)
+    for one, twin in zip(*gradients, strict=True):
+        assert float((one - twin).norm()) <= 2e-6 * (float(twin.norm()) + 1e-12)
 
 
 @torch.no_grad()
@@ -126,11 +190,23 @@ def test_a_model_that_packs_wrongly_is_noticed(monkeypatch: pytest.MonkeyPatch) 
     model = tiny.build_model("qwen2-untied")
     assert can_pack(model)
 
-    def one_sequence(decoder: object, packed: Packed) -> Tensor:
+    def one_sequence(decoder: object, packed: Packed) -> Tensor:  # nothing keeps the two apart
         whole = pack(packed.ids[None], torch.ones_like(packed.ids, dtype=torch.bool)[None])
         return packed_hidden(decoder, whole)
 
     monkeypatch.setattr(packing, "packed_hidden", one_sequence)
+    assert not can_pack(model)
+
+
+def test_a_model_that_shares_wrongly_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.build_model("qwen2-untied")
+
+    def padding_instead(self: Packed, values: Tensor) -> Tensor:  # nothing but the first line's
+        spread = values.new_zeros((self.lines * self.width, *values.shape[1:]))
+        spread[self.slots] = values
+        return spread.view(self.lines, self.width, *values.shape[1:])
+
+    monkeypatch.setattr(Packed, "rectangle", padding_instead)
     assert not can_pack(model)
 
 

@@ -24,6 +24,8 @@ from tests.models import tiny, twins
 FAMILIES = ("qwen2-tied", "qwen2-untied", "gemma2-softcap", "granite-scaled", "cohere-scaled")
 SHAPES = [(4, 6), (9, 11), (1, 3), (5, 17), (2, 1), (9, 8)]
 PAIRS = tiny.random_pairs(SHAPES)
+PAIRS[3] = (PAIRS[0][0], PAIRS[3][1])  # two groups have more than one completion
+PAIRS[5] = (PAIRS[1][0], PAIRS[5][1])
 ROWS = tiny.rows_of_pairs(PAIRS)
 TEMPERATURE = 0.8
 COLUMNS = ("old_logprobs", "entropy", "hellinger_sq")
@@ -124,6 +126,26 @@ def test_the_temperature_divides_the_logits_of_both(policy: Policy) -> None:
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 5, 6, 100])
 def test_the_micro_batch_size_changes_nothing(policy: Policy, micro_batch_size: int) -> None:
     assert_close(stats_of(policy, micro_batch_size=micro_batch_size), stats_of(policy))
+
+
+@pytest.mark.parametrize(("family", "shares"), [("qwen2-tied", True), ("gemma2-softcap", False)])
+def test_a_prompt_is_computed_once_where_the_model_can_be_packed(
+    family: str, shares: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tiny.make_policy(family)
+    prompts = [prompt for prompt, _ in PAIRS]
+    counted: list[int] = []
+    plain = policy.hidden
+
+    def noted(packed: Packed) -> Tensor:
+        counted.append(len(packed.ids))
+        return plain(packed)
+
+    monkeypatch.setattr(policy, "hidden", noted)
+    stats_of(policy, micro_batch_size=len(PAIRS))
+    whole = sum(len(prompt) + len(completion) - 1 for prompt, completion in PAIRS)
+    twice = len(prompts[3]) + len(prompts[5])
+    assert counted == [whole - twice if shares else whole]
 
 
 @pytest.mark.parametrize(("left", "right"), [(7, 0), (0, 5), (3, 9)])

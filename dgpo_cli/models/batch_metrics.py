@@ -1,0 +1,70 @@
+"""What a batch says of its sampler, its age and its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from dgpo_cli.models.accumulate import Plan, rows_of
+from dgpo_cli.models.batching import padding_share, shared_share
+from dgpo_cli.types import Batch, ScoredGroup, StepMetrics
+
+if TYPE_CHECKING:
+    from dgpo_cli.models.policy import Policy
+
+
+def sampler_metrics(groups: Sequence[ScoredGroup], batch: Batch) -> StepMetrics:
+    """Compare the sampler's log-probabilities with the trainer's on the sampled tokens.
+
+    k3 estimates KL(sampler || trainer) in nats a token: the mean of r - 1 - log r over the tokens
+    that the sampler drew, r = trainer / sampler; it is never negative.
+    Source: Schulman, "Approximating KL Divergence" (2020).
+    """
+    flat = [x for g in groups for c in g.completions for x in c.sampling_logprobs]
+    own = batch.stats.old_logprobs[batch.mask].cpu()
+    change = (own - torch.tensor(flat, dtype=torch.float32)).double()
+    return {
+        "sampler/logprob_gap_mean": float(change.abs().mean()),
+        "sampler/logprob_gap_max": float(change.abs().max()),
+        "sampler/k3": float((change.expm1() - change).mean()),
+    }
+
+
+def lag_metrics(groups: Sequence[ScoredGroup], batch: Batch, *, policy_version: int) -> StepMetrics:
+    """Say how old the completions are, and how far the policy has moved on the drawn tokens.
+
+    rollout/lag: optimiser updates between the weights that sampled and those that are trained,
+    the mean over completions. Both log-probabilities behind off_policy/stale_* are the trainer's,
+    under those two weights; k3 estimates KL(sampled by || trained) as above.
+    """
+    versions = [c.policy_version for g in groups for c in g.completions]
+    metrics = {"rollout/lag": policy_version - sum(versions) / len(versions)}
+    if batch.policy_logprobs is None:
+        return metrics
+    change = (batch.policy_logprobs - batch.stats.old_logprobs)[batch.mask].double()
+    return metrics | {
+        "off_policy/stale_gap_mean": float(change.abs().mean()),
+        "off_policy/stale_k3": float((change.expm1() - change).mean()),
+    }
+
+
+def layout_metrics(policy: Policy, batch: Batch, *, plan: Plan) -> StepMetrics:
+    """Return the shares of tokens that are not computed; 0 where the model cannot be packed.
+
+    batch/padding_saved: of a padded batch's tokens, those that would be padding.
+    batch/prompts_saved: of all prompts' and completions' tokens, those of a prompt that is computed
+    with another completion.
+    """
+    even_length = policy.even_length
+    if even_length is None:
+        return {"batch/padding_saved": 0.0, "batch/prompts_saved": 0.0}
+    rows = rows_of(batch)
+    size, most = plan.micro_batch_size, plan.micro_batch_tokens
+    return {
+        "batch/padding_saved": padding_share(rows, size=size, max_tokens=most),
+        "batch/prompts_saved": shared_share(
+            rows, size=size, max_tokens=most, even_length=even_length
+        ),
+    }
