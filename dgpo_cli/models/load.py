@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,11 +217,13 @@ def load_adapter(model: Any, *, folder: Path, trainable: bool) -> Any:
 def _quiet() -> None:
     """Leave it to dgpo to tell what went wrong: no warnings and bars of the libraries' own."""
     from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     hub_logging.set_verbosity_error()
+    # At import, on some processors, it asks for a package that it only could make use of.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 class _explained:

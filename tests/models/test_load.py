@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,17 @@ def test_the_adapter_adds_alpha_over_rank_times_its_product() -> None:
     product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     x = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(layer(x), x @ (weight + 4.0 * product).T, rtol=1e-5, atol=1e-5)
+
+
+def test_what_bitsandbytes_warns_of_at_import_does_not_reach_the_user(
+    model_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_model(ModelSettings(path=str(model_folder), device="cpu"))
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.warning("Failed to load a kernel that nobody asked for")
+    logger.error("this is more than a warning")
+    assert "Failed to load" not in caplog.text
+    assert "more than a warning" in caplog.text
 
 
 def test_a_folder_that_is_no_adapter_is_refused(model_folder: Path) -> None:
