@@ -6,12 +6,10 @@ and no hot loop ever waits for a terminal.
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from dgpo_cli.cli import console, usage
 from dgpo_cli.cli.evalline import eval_line
 from dgpo_cli.cli.pace import Pace
 from dgpo_cli.cli.screen import Screen
+from dgpo_cli.cli.stopped import Stopped
 from dgpo_cli.report.panel.layout import Memory, panel
 from dgpo_cli.report.panel.state import Doing, PanelState, Phase, Score
 from dgpo_cli.report.ramp import depth_of
@@ -74,7 +73,7 @@ class Panel:
         self._shown: tuple[Phase, ...] = ()
         self._above: deque[Text] = deque()
         self._began = time.monotonic()
-        self._anew = False
+        self._stopped = Stopped()
         self._memory = Memory()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._draw_on, name="panel", daemon=True)
@@ -86,7 +85,7 @@ class Panel:
         self._stack.enter_context(
             console.captured(lambda line: self._above.append(_harmless(decode(line))))
         )
-        self._stack.enter_context(_continued(self._came_back))
+        self._stack.enter_context(self._stopped)
         self._thread.start()
         return self
 
@@ -190,9 +189,9 @@ class Panel:
             ascii_only=self._console.options.ascii_only,
             memory=self._memory,
         )
-        anew, self._anew = self._anew, False
         with suppress(OSError):  # the terminal has gone: the run goes on without it
-            self._screen.show(lines, above=above, anew=anew)
+            # After Ctrl-Z and fg the shell has written below the panel.
+            self._screen.show(lines, above=above, anew=self._stopped.since())
 
     def _now(self) -> PanelState:
         """The state with what changes by the moment."""
@@ -215,9 +214,6 @@ class Panel:
             left_s=left,
             ends_at="" if left is None else _clock(left),
         )
-
-    def _came_back(self) -> None:
-        self._anew = True
 
 
 def _extend(series: list[tuple[float, float]], step: int, value: float | None) -> None:
@@ -252,16 +248,3 @@ def _harmless(text: Text) -> Text:
     if shown.plain == text.plain:
         return text
     return shown
-
-
-@contextmanager
-def _continued(told: Callable[[], None]) -> Iterator[None]:
-    """Call `told` when the process is continued after Ctrl-Z, in the main thread."""
-    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
-        yield
-        return
-    before = signal.signal(signal.SIGCONT, lambda number, frame: told())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCONT, before)

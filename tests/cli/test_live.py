@@ -231,3 +231,56 @@ def test_ctrl_c_ends_after_the_step_and_leaves_a_usable_terminal(tmp_path: Path)
     assert lines[-1] == "error: interrupted"
     assert any(line.endswith("stopped") for line in lines)
     assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+BUSY = """
+import hashlib, sys
+from pathlib import Path
+from dgpo_cli.cli.live import Panel
+view = Panel(name="b", out=Path("runs/x"), steps=10, eval_every=0)
+with view, view.phase("sampling", total=100, unit="completions") as advance:
+    advance(50)  # its rate is another in every frame
+    while not Path(sys.argv[1]).exists():  # C code that lets other threads run, but no handler
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 1_500_000)
+"""
+
+
+def test_after_ctrl_z_the_panel_is_drawn_below_what_the_shell_wrote(tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY, str(tmp_path / "end")],
+        env=environment(CI=""),
+        stderr=follower,
+        start_new_session=True,
+    )
+    sent = ""
+
+    def read_until(found: str, *, count: int = 1) -> None:
+        nonlocal sent
+        deadline = time.monotonic() + 60
+        while sent.count(found) < count:
+            assert time.monotonic() < deadline and process.poll() in (None, 0), sent
+            if select.select([leader], [], [], 0.2)[0]:
+                sent += os.read(leader, 65536).decode()
+
+    try:
+        read_until("/s")
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        os.write(follower, b"$ fg\ndgpo train\n")
+        process.send_signal(signal.SIGCONT)
+        read_until("step 0/10", count=2)
+        (tmp_path / "end").touch()
+        assert process.wait(60) == 0
+        read_until("done")
+    finally:
+        process.kill()
+        os.close(follower)
+        os.close(leader)
+    terminal = Terminal(COLUMNS, ROWS)
+    terminal.feed(sent)
+    first, bar, phase, *shell, last, _ = terminal.shown()
+    assert "step 0/10" in first and bar.endswith("0 %") and "sampling" in phase
+    assert shell == ["$ fg", "dgpo train"]
+    assert last.endswith("step 0/10 · done")
