@@ -4,6 +4,7 @@
 const STEPS = [1, 2, 2.5, 5, 10];
 const UNITS = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
 const MAX_DECADES = 12;
+const ROUNDING = 1e-3;
 const DENSE = 120;
 const DIGIT = 6.6; // units of one in the ticks
 const END = "<\u002f"; // an end tag may not stand in a script
@@ -62,6 +63,7 @@ function axisOf(values, { start, end, log = false, floor = null, ceiling = null,
   hold(ceiling);
   if (log) return logAxis(low <= high ? low : 1, low <= high ? high : 1, { start, end });
   if (low > high) [low, high] = [0, 1];
+  if (ceiling !== null && high - ceiling <= ROUNDING * Math.abs(ceiling)) high = ceiling;
   if (!(high > low)) {
     const margin = Math.abs(low) * 0.1 || 1;
     [low, high] = [low - margin, high + margin];

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 MAX_DECADES = 12  # of a logarithmic axis; what lies further down stands at its foot
+_ROUNDING = 1e-3  # of a ceiling: rounded shares may add up to a little more than 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,9 @@ def axis(
 ) -> Axis:
     """The axis that holds all these numbers, finite ones; with log the positive ones.
 
-    floor, ceiling: numbers that it holds besides. count: about so many ticks. tight: it ends where
-    the numbers end, not at the next tick.
+    floor, ceiling: numbers that it holds besides; above the ceiling by no more than rounding is at
+    the ceiling. count: about so many ticks. tight: it ends where the numbers end, not at the next
+    tick.
     """
     held = [*values, *(each for each in (floor, ceiling) if each is not None)]
     if log:
@@ -63,6 +65,8 @@ def axis(
             return _log_axis(min(held), max(held), start=start, end=end)
         held = [1.0]  # nothing to show: any axis will do
     low, high = (min(held), max(held)) if held else (0.0, 1.0)
+    if ceiling is not None and high - ceiling <= _ROUNDING * abs(ceiling):
+        high = ceiling
     if not high > low:
         margin = abs(low) * 0.1 or 1.0
         low, high = low - margin, high + margin

@@ -64,6 +64,13 @@ def test_an_axis_of_one_number_or_of_none_has_a_width() -> None:
     assert axis([0.0], start=0.0, end=1.0, floor=0.0).low == 0.0
 
 
+def test_shares_that_add_up_to_a_little_more_than_1_end_at_1() -> None:
+    for total in (0.999, 1.0, 1.0 + 1e-6):
+        found = axis([0.0, total], start=0.0, end=1.0, floor=0.0, ceiling=1.0)
+        assert (found.low, found.high) == (0.0, 1.0)
+    assert axis([0.0, 1.2], start=0.0, end=1.0, floor=0.0, ceiling=1.0).high >= 1.2
+
+
 def test_labels_tell_ticks_apart_in_few_digits() -> None:
     assert tick_labels([0.0, 0.25, 0.5]) == ("0", "0.25", "0.50")
     assert tick_labels([0.9996, 0.9998, 1.0]) == ("0.9996", "0.9998", "1.0000")

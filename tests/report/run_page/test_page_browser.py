@@ -13,7 +13,12 @@ from tests.report.conftest import Visit
 from tests.report.run_page.records import evaluation, line, record
 
 Open = Callable[..., Visit]
-GAPS = [line(at, reward_mean=None if at in (7, 8, 20) else at / 40) for at in range(1, 41)]
+# 235 and 21 of 256: with the five digits of the data their shares add up to more than 1.
+SHARES = {"outcome_correct": 235 / 256, "outcome_wrong": 21 / 256}
+GAPS = [
+    line(at, reward_mean=None if at in (7, 8, 20) else at / 40, **SHARES if at == 9 else {})
+    for at in range(1, 41)
+]
 READ = "document.querySelector('[data-chart=reward] .readout').textContent"
 DRAWN = (
     "[...document.querySelectorAll('figure[data-chart]')].map((figure) => [figure.dataset.chart,"
