@@ -50,7 +50,8 @@ function seconds(value) {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-function axisOf(values, { start, end, log = false, floor = null, ceiling = null, count = 5, tight = false }) {
+function axisOf(values, look) {
+  const { start, end, log = false, floor = null, ceiling = null, count = 5, tight = false, whole = false } = look;
   let low = Infinity;
   let high = -Infinity;
   const hold = (value) => {
@@ -65,13 +66,14 @@ function axisOf(values, { start, end, log = false, floor = null, ceiling = null,
   if (low > high) [low, high] = [0, 1];
   if (ceiling !== null && high - ceiling <= ROUNDING * Math.abs(ceiling)) high = ceiling;
   if (!(high > low)) {
-    const margin = Math.abs(low) * 0.1 || 1;
+    const margin = whole ? 0.5 : Math.abs(low) * 0.1 || 1;
     [low, high] = [low - margin, high + margin];
     if (floor !== null && Math.max(low, floor) < high) low = Math.max(low, floor);
   }
   const raw = (high - low) / Math.max(1, count - 1);
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = STEPS.map((each) => each * power).find((each) => each >= raw * (1 - 1e-9));
+  let step = STEPS.map((each) => each * power).find((each) => each >= raw * (1 - 1e-9));
+  if (whole && !Number.isInteger(step)) step = step > 1 ? 5 : 1;
   if (!tight) {
     low = Math.floor(low / step + 1e-9) * step;
     high = Math.ceil(high / step - 1e-9) * step;
@@ -210,7 +212,8 @@ function plot(chart, { width, height, writeX = null }) {
   const { log, floor, ceiling } = chart;
   const y = axisOf(heightsOf(chart, layers), { start: height - 24, end: 8, log, floor, ceiling });
   const start = Math.max(46, DIGIT * Math.max(0, ...tickLabels(y).map((text) => text.length)) + 7);
-  const x = axisOf(xs, { start, end: width - right, count: width < 480 ? 5 : 8, tight: true });
+  const count = width < 480 ? 5 : 8;
+  const x = axisOf(xs, { start, end: width - right, count, tight: true, whole: xs.every(Number.isInteger) });
   const parts = [axesOf({ x, y }, { width, height, writeX })];
   chart.lines.forEach((line, at) => {
     if (chart.stacked) parts.push(path(line.xs.length > DENSE ? "area dense" : "area", line.look, bandOf(line.xs, ...layers[at], { x, y })));

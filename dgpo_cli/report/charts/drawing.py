@@ -86,7 +86,9 @@ def frame(chart: Chart, *, width: float, height: float) -> Frame:
         ceiling=chart.ceiling,
     )
     left = max(46.0, _DIGIT * max(map(len, y.labels), default=0) + 7.0)
-    x = axis(xs, start=left, end=width - right, count=5 if width < 480 else 8, tight=True)
+    whole = all(float(x).is_integer() for x in xs)
+    count = 5 if width < 480 else 8
+    x = axis(xs, start=left, end=width - right, count=count, tight=True, whole=whole)
     return Frame(width=width, height=height, x=x, y=y)
 
 

@@ -51,12 +51,13 @@ def axis(
     ceiling: float | None = None,
     count: int = 5,
     tight: bool = False,
+    whole: bool = False,
 ) -> Axis:
     """The axis that holds all these numbers, finite ones; with log the positive ones.
 
     floor, ceiling: numbers that it holds besides; above the ceiling by no more than rounding is at
     the ceiling. count: about so many ticks. tight: it ends where the numbers end, not at the next
-    tick.
+    tick. whole: ticks are whole numbers, as steps are.
     """
     held = [*values, *(each for each in (floor, ceiling) if each is not None)]
     if log:
@@ -68,11 +69,13 @@ def axis(
     if ceiling is not None and high - ceiling <= _ROUNDING * abs(ceiling):
         high = ceiling
     if not high > low:
-        margin = abs(low) * 0.1 or 1.0
+        margin = 0.5 if whole else abs(low) * 0.1 or 1.0
         low, high = low - margin, high + margin
         if floor is not None:
             low = max(low, floor) if max(low, floor) < high else low
     step = _nice_step((high - low) / max(1, count - 1))
+    if whole and not step.is_integer():  # 2.5, or below 1
+        step = 5.0 if step > 1.0 else 1.0
     if not tight:
         low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
     first = math.ceil(low / step - 1e-9)

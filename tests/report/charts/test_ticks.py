@@ -64,6 +64,16 @@ def test_an_axis_of_one_number_or_of_none_has_a_width() -> None:
     assert axis([0.0], start=0.0, end=1.0, floor=0.0).low == 0.0
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 9, 12, 30, 101])
+def test_an_axis_of_steps_has_whole_ticks(steps: int) -> None:
+    for first in (1, 7):
+        numbers = [float(first), float(first + steps - 1)]
+        found = axis(numbers, start=0.0, end=1.0, tight=True, whole=True)
+        assert all(tick.is_integer() for tick in found.ticks)
+        assert 1 <= len(found.ticks) <= 6
+        assert all(label.isdigit() for label in found.labels)
+
+
 def test_shares_that_add_up_to_a_little_more_than_1_end_at_1() -> None:
     for total in (0.999, 1.0, 1.0 + 1e-6):
         found = axis([0.0, total], start=0.0, end=1.0, floor=0.0, ceiling=1.0)
