@@ -97,8 +97,8 @@ class RunRecord:
 
     metrics: the lines of metrics.jsonl, each with its step; evals: those of evals.jsonl.
     total: steps that the run is to have; None if unknown. state: "running" while a process holds
-    the folder. bad_batches: steps whose loss or gradient was not finite. notes: what could not be
-    read, a line each.
+    the folder. diagnosed_from: steps that a diagnosis takes. bad_batches: steps whose loss
+    or gradient was not finite. notes: what could not be read, a line each.
     """
 
     name: str
@@ -111,5 +111,6 @@ class RunRecord:
     checkpoints: tuple[StoredCheckpoint, ...]
     samples: StoredSamples | None
     diagnoses: tuple[Diagnosis, ...]
+    diagnosed_from: int
     bad_batches: tuple[int, ...]
     notes: tuple[str, ...]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -98,17 +98,19 @@ class Watch:
         return self._example[1]
 
 
-def diagnose_run(folder: RunFolder) -> tuple[Diagnosis, ...]:
+def diagnose_run(
+    folder: RunFolder, *, lines: Sequence[Line] | None = None
+) -> tuple[Diagnosis, ...]:
     """Say what is wrong with a run at its last step, the most important first.
 
-    Only the ends of its metrics are read, however long it is.
+    lines: its metrics, where they are known. Of their file only the ends are read.
 
     Raises:
         ConfigError: its settings cannot be read.
     """
     settings = resolve(config=folder.settings_file).settings
     return diagnose(
-        folder.metric_ends(first=START, last=LAST),
+        folder.metric_ends(first=START, last=LAST) if lines is None else lines,
         facts=facts_of(settings),
         find_unread=lambda: unread_example(folder),
     )

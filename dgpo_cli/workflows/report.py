@@ -14,17 +14,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from dgpo_cli.algo.diagnosis import steps_needed
 from dgpo_cli.config.explain import shown
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import flatten
-from dgpo_cli.errors import ConfigError, DataError, DgpoError
+from dgpo_cli.errors import ConfigError, DgpoError
 from dgpo_cli.types import RunRecord, StoredCheckpoint, StoredSetting
 from dgpo_cli.workflows.health import diagnose_run
 from dgpo_cli.workflows.report_samples import newest_samples
-from dgpo_cli.workflows.run_folder import RunFolder, newest_run, step_of
+from dgpo_cli.workflows.run_folder import RunFolder, newest_run, readable_lines, step_of
 
 RUNS = Path("runs")
 UNSET = "(unset)"  # as --dry-run writes it
+_NAMED = 10  # broken lines whose numbers are told
 T = TypeVar("T")
 
 
@@ -73,14 +75,15 @@ def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
         raise ConfigError(f"{folder.path}: is no run folder: no metrics.jsonl in it")
     notes = _Notes()
     part = notes.part
-    metrics = part(lambda: _metrics(folder), lost="metrics.jsonl cannot be read") or ()
+    metrics = part(lambda: _metrics(folder, notes), lost="metrics.jsonl cannot be read") or ()
     settings = part(lambda: _settings(folder), lost="settings.toml cannot be read") or ()
-    evals = part(lambda: _evals(folder), lost="evals.jsonl cannot be read") or ()
+    evals = part(lambda: _evals(folder, notes), lost="evals.jsonl cannot be read") or ()
     samples = None
     if with_samples:
         samples = part(lambda: newest_samples(folder), lost="no samples shown")
-    diagnoses = part(lambda: diagnose_run(folder), lost="not diagnosed") or ()
-    total = next((_whole(each.value) for each in settings if each.key == "train.steps"), None)
+    diagnoses = part(lambda: diagnose_run(folder, lines=metrics), lost="not diagnosed") or ()
+    numbers = {each.key: _whole(each.value) for each in settings}
+    total = numbers.get("train.steps")
     return RunRecord(
         name=name,
         path=str(folder.path),
@@ -92,6 +95,7 @@ def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
         checkpoints=tuple(_checkpoints(folder)),
         samples=samples,
         diagnoses=diagnoses,
+        diagnosed_from=steps_needed(numbers.get("rollout.prompts_per_step") or 1),
         bad_batches=tuple(_bad_batches(folder)),
         notes=tuple(notes.lines),
     )
@@ -112,16 +116,22 @@ class _Notes:
             self.lines.append(f"{lost}: {first}")
             return None
 
+    def objects(self, path: Path) -> list[dict[str, Any]]:
+        """Read the lines of a file; those that are broken cost only themselves."""
+        found, broken = readable_lines(path)
+        if broken:
+            places = ", ".join(map(str, broken[:_NAMED])) + " ..." * (len(broken) > _NAMED)
+            self.lines.append(
+                f"{path.name} cannot be read at {len(broken)} of its lines, left out: {places}"
+            )
+        return found
 
-def _metrics(folder: RunFolder) -> tuple[Mapping[str, float | None], ...]:
+
+def _metrics(folder: RunFolder, notes: _Notes) -> tuple[Mapping[str, float | None], ...]:
     """The steps in their order, each once: of a step written twice the later line counts."""
     found: dict[int, dict[str, float | None]] = {}
-    for at, line in enumerate(folder.read_metrics(), start=1):
-        if not isinstance(line, dict):
-            raise DataError(f"line {at} is no object")
-        known = {name: _number(value) for name, value in line.items()}
-        step = known.get("step")
-        found[int(step) if step is not None else at] = known
+    for line in notes.objects(folder.metrics_file):
+        found[int(line["step"])] = {name: _number(value) for name, value in line.items()}
     return tuple({**found[step], "step": float(step)} for step in sorted(found))
 
 
@@ -132,8 +142,8 @@ def _number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _evals(folder: RunFolder) -> tuple[Mapping[str, Any], ...]:
-    lines = [line for line in folder.read_evals() if _number(line.get("step")) is not None]
+def _evals(folder: RunFolder, notes: _Notes) -> tuple[Mapping[str, Any], ...]:
+    lines = notes.objects(folder.evals_file)
     latest = {(line["step"], str(line.get("bench"))): line for line in lines}
     return tuple(sorted(latest.values(), key=lambda line: (line["step"], str(line.get("bench")))))
 
@@ -143,13 +153,14 @@ def _settings(folder: RunFolder) -> tuple[StoredSetting, ...]:
     import tomlkit
 
     text = folder.settings_file.read_text(encoding="utf-8")
+    values = tomllib.loads(text)  # its error says more than the other parser's
     sources = dict(_sources(tomlkit.parse(text)))
     defaults = {
         key: UNSET if value is None else shown(value) for key, value in flatten(Settings()).items()
     }
     return tuple(
         StoredSetting(key, shown(value), sources.get(key, ""), defaults.get(key))
-        for key, value in _leaves(tomllib.loads(text))
+        for key, value in _leaves(values)
     )
 
 

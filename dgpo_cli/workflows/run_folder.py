@@ -208,6 +208,32 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def readable_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the lines of a file that hold a step, and the numbers of those that should and do not.
+
+    Without the file there is none of either; a last line cut short by a kill is left out.
+    """
+    if not path.exists():
+        return [], []
+    *lines, cut = path.read_bytes().split(b"\n")
+    found, broken = [], []
+    for number, line in enumerate([*lines, cut], start=1):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            values = None
+        if isinstance(values, dict) and _is_number(values.get("step")):
+            found.append(values)
+        elif line.strip() and number <= len(lines):
+            broken.append(number)
+    return found, broken
+
+
+def _is_number(value: Any) -> bool:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and math.isfinite(value)
+
+
 def _ends(path: Path, *, first: int, last: int) -> list[bytes]:
     """Return the first and the last lines of a file, read from both of its ends."""
     with path.open("rb") as file:

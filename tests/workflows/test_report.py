@@ -145,7 +145,7 @@ def test_what_is_no_finite_number_is_unknown(tmp_path: Path) -> None:
         ("metrics.jsonl", "{broken\n{}\n", "metrics.jsonl cannot be read"),
         ("metrics.jsonl", "[1]\n[2]\n", "metrics.jsonl cannot be read"),
         ("evals.jsonl", "{broken\n{}\n", "evals.jsonl cannot be read"),
-        ("settings.toml", "= broken", "settings.toml cannot be read"),
+        ("settings.toml", "= broken", "settings.toml cannot be read: Invalid statement (at line 1"),
         ("settings.toml", "[future]\nsetting = 1\n", "not diagnosed"),
     ],
 )
@@ -163,6 +163,24 @@ def test_a_broken_file_costs_no_other_and_is_told(
         assert [(each.key, each.value, each.default) for each in found.settings] == [
             ("future.setting", "1", None)
         ]
+
+
+def test_a_broken_line_costs_only_itself(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a", 12)
+    lines = folder.metrics_file.read_bytes().splitlines(keepends=True)
+    lines[5] = b'{"step": 6, "reward/me{"step": 7}\n'
+    lines[7:7] = [b"[1]\n", b"\n", b'{"step": "x"}\n', b"\xff\xfe\n", b'{"step": true}\n']
+    folder.metrics_file.write_bytes(b"".join(lines))
+    folder.write_eval(0, evaluation(0, 0.5))
+    append(folder.evals_file, "broken\n")
+    folder.write_eval(6, evaluation(6, 0.75))
+    (found,) = read(folder)
+    assert [each["step"] for each in found.metrics] == [*range(1, 6), *range(7, 13)]
+    assert [each["step"] for each in found.evals] == [0, 6]
+    assert found.notes == (
+        "metrics.jsonl cannot be read at 5 of its lines, left out: 6, 8, 10, 11, 12",
+        "evals.jsonl cannot be read at 1 of its lines, left out: 2",
+    )
 
 
 def test_samples_are_a_right_and_a_wrong_one_of_a_prompt(tmp_path: Path) -> None:

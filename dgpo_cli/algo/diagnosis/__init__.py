@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from dgpo_cli.algo.diagnosis.answers import no_answer, truncated, verifier_timeout
 from dgpo_cli.algo.diagnosis.facts import Facts, FindUnread, Unread, no_example
-from dgpo_cli.algo.diagnosis.history import LAST, START, History, Line
+from dgpo_cli.algo.diagnosis.history import LAST, START, History, Line, steps_needed
 from dgpo_cli.algo.diagnosis.policy import entropy_collapsed, reward_fell
 from dgpo_cli.algo.diagnosis.sampler import sampler_disagrees
 from dgpo_cli.algo.diagnosis.signal import no_signal, too_easy, too_hard
@@ -23,7 +23,18 @@ from dgpo_cli.algo.diagnosis.update import (
 )
 from dgpo_cli.types import Diagnosis
 
-__all__ = ["EXPLAINS", "KEYS", "LAST", "START", "Facts", "FindUnread", "Line", "Unread", "diagnose"]
+__all__ = [
+    "EXPLAINS",
+    "KEYS",
+    "LAST",
+    "START",
+    "Facts",
+    "FindUnread",
+    "Line",
+    "Unread",
+    "diagnose",
+    "steps_needed",
+]
 
 
 class _Rule(NamedTuple):

@@ -27,6 +27,11 @@ LAST = 2 * MIN_GROUPS
 SIGMAS = 3.5
 
 
+def steps_needed(prompts_per_step: int) -> int:
+    """How many steps make a window: a shorter run is not diagnosed."""
+    return max(WINDOW, math.ceil(MIN_GROUPS / prompts_per_step))
+
+
 class History:
     """The lines of metrics of a run, oldest first; lines that are no training step do not count.
 
@@ -39,7 +44,7 @@ class History:
         self.last: Sequence[Line] = steps[-LAST:]
         self.count = len(steps)
         self.prompts_per_step = prompts_per_step
-        self.width = max(WINDOW, math.ceil(MIN_GROUPS / prompts_per_step))
+        self.width = steps_needed(prompts_per_step)
 
     @property
     def step(self) -> int:

@@ -55,7 +55,7 @@ def _rows(
         ("policy/hellinger_sq_mean", "mean d, last step"),
     ):
         if any(run.has(metric) for run in runs):
-            yield name, _against_first([_last(run, metric) for run in runs], value)
+            yield name, _against_first([_last(record, metric) for record in records], value)
     if any(run.evals for run in runs):
         kinds = [kind_of(run.evals[-1]) if run.evals else None for run in runs]
         scores = [known(run.evals[-1].get("avg_at_k")) if run.evals else None for run in runs]
@@ -70,11 +70,10 @@ def _rows(
         )
 
 
-def _last(run: RunSeries, metric: str) -> float | None:
-    column = run.columns.get(metric)
-    return (
-        next((each for each in reversed(column.mean) if each is not None), None) if column else None
-    )
+def _last(record: RunRecord, metric: str) -> float | None:
+    """The last known value; not a point of the curve, which may be the mean of several steps."""
+    known_values = (line.get(metric) for line in reversed(record.metrics))
+    return next((each for each in known_values if each is not None), None)
 
 
 def _against_first(

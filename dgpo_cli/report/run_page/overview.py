@@ -13,7 +13,7 @@ from dgpo_cli.report.numbers import counted, ends, percent, size
 from dgpo_cli.report.run_page.series import RunSeries, known
 from dgpo_cli.report.run_page.values import UNKNOWN, duration, value
 from dgpo_cli.report.text import visible
-from dgpo_cli.types import Diagnosis, Interval, RunRecord
+from dgpo_cli.types import Interval, RunRecord
 
 _STATES = {
     "finished": '<span class="good">✓ finished</span>',
@@ -130,11 +130,18 @@ def diagnoses(records: Sequence[RunRecord]) -> str:
     for record in known_records:
         if len(records) > 1:
             parts.append(f"<h3>{escaped(record.name)}</h3>")
-        parts.append(_diagnoses(record.diagnoses))
+        parts.append(_diagnoses(record))
     return "".join([*parts, "</section>"])
 
 
-def _diagnoses(found: Sequence[Diagnosis]) -> str:
+def _diagnoses(record: RunRecord) -> str:
+    found = record.diagnoses
+    steps = sum(line.get("reward/mean") is not None for line in record.metrics)
+    if not found and steps < record.diagnosed_from:
+        return (
+            f'<p class="muted">Too early to say: it takes {record.diagnosed_from} steps with a '
+            f"reward, and there {'is' if steps == 1 else 'are'} {steps or 'none'}.</p>"
+        )
     if not found:
         return (
             '<p class="good">✓ Nothing is wrong as far as the metrics of the last steps show.</p>'

@@ -78,6 +78,7 @@ def record(steps: int | Sequence[dict[str, float | None]] = 30, **changes: Any) 
         checkpoints=(StoredCheckpoint(30, 5_000_000, 1_700_000_000.0),),
         samples=StoredSamples(30, inspection(solution()), (len(solution().tokens),)),
         diagnoses=(),
+        diagnosed_from=5,
         bad_batches=(),
         notes=(),
     )

@@ -100,6 +100,16 @@ def test_nothing_is_said_of_a_run_that_could_not_be_diagnosed() -> None:
         assert "Nothing is wrong" not in page(found).text
 
 
+def test_a_run_of_few_steps_is_not_called_healthy() -> None:
+    text = page(record(4)).text
+    assert "Nothing is wrong" not in text
+    assert "it takes 5 steps with a reward, and there are 4." in text
+    assert "there is 1." in page(record(1)).text
+    assert "Nothing is wrong" in page(record(5)).text
+    early = page(record(2, diagnoses=(trouble(),))).text  # what is wrong already is told
+    assert "No group has signal" in early and "Too early" not in early
+
+
 def test_every_metric_of_the_file_is_on_the_page() -> None:
     found = record()
     shown = page(found)
@@ -222,6 +232,12 @@ def test_several_runs_are_laid_over_each_other_and_their_differences_told() -> N
     assert "credit.rule" not in settings
     assert "70.0 % (+10)" in shown.text
     assert "not comparable" not in shown.text
+
+
+def test_the_last_step_of_a_long_run_is_one_step_and_no_mean() -> None:
+    steps = [line(at, policy_entropy=float(at)) for at in range(1, 1201)]
+    text = page(record(steps, name="one"), record(steps, name="two")).text
+    assert "entropy, last step1,2001,200 (±0)" in text
 
 
 def test_runs_of_other_benchmarks_or_k_are_not_compared() -> None:
