@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from dgpo_cli.cli.files import write, write_png
 from dgpo_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Files:
 
         if self.html is not None:
             left_out = chosen(inspection.completions).left_out
-            _write("--html", self.html, inspect_page(inspection).encode("utf-8"))
+            write("--html", self.html, inspect_page(inspection).encode("utf-8"))
             are = "completion is" if left_out == 1 else "completions are"
             rest = f" ({left_out} {are} not in it: too many tokens)" if left_out else ""
             yield f"written to {self.html}{rest}"
@@ -85,20 +86,8 @@ class Files:
         picture = draw(shown, width=WIDTH, color="truecolor")
         drawing = export_svg(picture, title="dgpo inspect", width=WIDTH)
         if self.svg is not None:
-            _write("--svg", self.svg, drawing.encode("utf-8"))
+            write("--svg", self.svg, drawing.encode("utf-8"))
             yield f"written to {self.svg}"
         if self.png is not None:
-            from dgpo_cli.report.png import svg_to_png
-
-            _write("--png", self.png, svg_to_png(drawing))
+            write_png(self.png, drawing)
             yield f"written to {self.png}"
-
-
-def _write(flag: str, path: Path, content: bytes) -> None:
-    from dgpo_cli.models.checkpoint import atomic_bytes
-
-    try:
-        with atomic_bytes(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise ConfigError(f"{flag}={path}: {error.strerror or error}") from error

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from dgpo_cli.cli import console
+from dgpo_cli.cli.files import write, write_png
 from dgpo_cli.errors import ConfigError
 
 Runs = Annotated[
@@ -63,13 +64,12 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
         from dgpo_cli.report.run_page.page import report_page
 
         page = out or Path(records[0].path) / "report.html"
-        _write(page, report_page(records).encode("utf-8"), flag="--out")
+        write("--out", page, report_page(records).encode("utf-8"))
         tell(f"written to {page}")
     if png is not None:
-        from dgpo_cli.report.png import svg_to_png
         from dgpo_cli.report.run_page.picture import report_svg
 
-        _write(png, svg_to_png(report_svg(records)), flag="--png")
+        write_png(png, report_svg(records))
         tell(f"written to {png}")
 
 
@@ -88,13 +88,3 @@ def _check(files: dict[str, Path | None]) -> None:
         seen.add(path.absolute())
     if files["--png"] is not None and importlib.util.find_spec("resvg_py") is None:
         raise ConfigError("--png needs resvg-py: pip install 'dgpo-cli[png]'")
-
-
-def _write(path: Path, content: bytes, *, flag: str) -> None:
-    from dgpo_cli.models.checkpoint import atomic_bytes
-
-    try:
-        with atomic_bytes(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise ConfigError(f"{flag}={path}: {error.strerror or error}") from error

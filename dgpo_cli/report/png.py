@@ -5,16 +5,21 @@ resvg draws nothing where it knows no font, so that the fonts are looked for her
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from rich.cells import cell_len
+
 from dgpo_cli.errors import ConfigError, DataError
+from dgpo_cli.report.font_characters import held
 
 SCALE = 2.0  # pixels for a unit of the drawing
 MAX_PIXELS = 100_000_000  # 400 MB while it is drawn
@@ -39,6 +44,15 @@ _PLAIN = {
     "arial.ttf": "Arial",
     "LiberationSans-Regular.ttf": "Liberation Sans",
 }
+_BOX = "\u25a1"  # for a character that no font has
+_NAMED = 8  # of those characters
+_FONTS = frozenset((".ttf", ".otf", ".ttc", ".otc"))
+_UNDRAWN = frozenset(("Cc", "Cf", "Zs", "Zl", "Zp"))  # categories that no font needs to have
+_CJK = re.compile(
+    "[\u1100-\u11ff\u2e80-\ua4cf\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef"
+    "\U0001b000-\U0001b2ff\U00020000-\U0003ffff]"
+)
+_EMOJI = re.compile("[\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]")
 
 
 def svg_to_png(svg: str, *, scale: float = SCALE) -> bytes:
@@ -65,7 +79,8 @@ def svg_to_png(svg: str, *, scale: float = SCALE) -> bytes:
     plain_file, plain_family = _plain_font() or (file, family)
     return bytes(
         resvg_py.svg_to_bytes(
-            svg_string=svg,
+            # At the first character that no font has, resvg gives up on those after it.
+            svg_string=svg.translate({ord(each): _box(each) for each in lacking(svg)}),
             zoom=scale,
             font_files=[str(file), str(plain_file)],
             monospace_family=family,
@@ -74,6 +89,47 @@ def svg_to_png(svg: str, *, scale: float = SCALE) -> bytes:
             serif_family=plain_family,
         )
     )
+
+
+def lacking(svg: str) -> tuple[str, ...]:
+    """The characters of a drawing's texts that no font of this machine has: they become boxes."""
+    texts = html.unescape(re.sub(r"<style>.*?</style>|<[^>]*>", "", svg, flags=re.DOTALL))
+    wanted = {each for each in texts if not each.isascii() and _is_drawn(each)}
+    files = _font_files()
+    first = [files[name] for name in (*_MONOSPACED, *_PLAIN) if name in files]
+    rest = (path for path in files.values() if path.suffix.lower() in _FONTS)
+    for path in (*first, *rest):
+        if not wanted:
+            break
+        wanted -= held(path, wanted)
+    return tuple(sorted(wanted))
+
+
+def lacking_note(characters: Sequence[str]) -> str:
+    """Say that these are boxes in a picture, and how to have them drawn."""
+    text = "".join(characters)
+    packages = [
+        name
+        for name, pattern in (("fonts-noto-cjk", _CJK), ("fonts-noto-color-emoji", _EMOJI))
+        if pattern.search(text)
+    ]
+    if _EMOJI.sub("", _CJK.sub("", text)):
+        packages.append("fonts-noto-core")
+    some = " ".join(characters[:_NAMED]) + " ..." * (len(characters) > _NAMED)
+    return (
+        f"no font here has {some}, so that the picture has boxes there; "
+        f"on Debian: apt-get install {' '.join(packages)}"
+    )
+
+
+def _box(character: str) -> str:
+    """As wide as the character is on a terminal."""
+    return _BOX + " " * (cell_len(character) - 1)
+
+
+def _is_drawn(character: str) -> bool:
+    variation = "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
+    return unicodedata.category(character) not in _UNDRAWN and not variation
 
 
 def _size(svg: str) -> tuple[float, float]:

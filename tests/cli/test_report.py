@@ -67,6 +67,20 @@ def test_a_picture_is_a_png(run: Path) -> None:
     assert not (run / "report.html").exists()
 
 
+def test_what_no_font_has_is_told_with_the_fix(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("resvg_py", reason="resvg-py is in the extra png")
+    from dgpo_cli.report import png
+
+    few = {name: path for name, path in png._font_files().items() if name in png._MONOSPACED}
+    if not few:
+        pytest.skip("no font here")
+    monkeypatch.setattr(png, "_font_files", lambda: few)
+    result = dgpo("report", str(run.rename(run.with_name("走る"))), "--png", "a.png")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("note: no font here has ") == 1
+    assert "apt-get install fonts-noto-cjk" in " ".join(result.stderr.split())
+
+
 def test_without_the_extra_the_picture_is_refused_before_any_work(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,36 @@ def test_letters_of_the_terminal_are_equally_wide_and_its_symbols_are_no_boxes()
 
 
 @needs_font
+def test_a_character_that_no_font_has_is_a_box_and_costs_no_other() -> None:
+    """resvg alone stops looking for fonts at the first: what comes after it would be boxes, too."""
+
+    def drawn(value: str) -> bytes:
+        return svg_to_png(drawing(text(value, "monospace"), width=60))
+
+    assert drawn("\U000f0000é") == drawn("□é") != drawn("□□")
+    if "DejaVuSans.ttf" in png._font_files() and "DejaVuSansMono.ttf" in FONTS:
+        assert drawn("\U000f0000😀") == drawn("□😀") != drawn("□□")
+
+
+@needs_font
+def test_characters_that_no_font_has_are_named_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = {name: path for name, path in png._font_files().items() if name in FONTS}
+    monkeypatch.setattr(png, "_font_files", lambda: few)
+    styled = "<style>.漢 {}</style>" + text("é 走る &#3585; 走 \u200b\ufe0f", "monospace")
+    assert png.lacking(drawing(styled)) == ("ก", "る", "走")
+    assert png.lacking(drawing(text("A", "monospace"))) == ()
+    assert png.lacking_note("る走") == (
+        "no font here has る 走, so that the picture has boxes there; "
+        "on Debian: apt-get install fonts-noto-cjk"
+    )
+    assert png.lacking_note("ก").endswith("apt-get install fonts-noto-core")
+    assert png.lacking_note("😀走").endswith("fonts-noto-cjk fonts-noto-color-emoji")
+    assert "a b c d e f g h ..., so" in png.lacking_note("abcdefghi")
+
+
+@needs_font
 def test_a_heatmap_has_the_colours_of_its_drawing() -> None:
     view = render(solution(), inspection=inspection(solution()), width=60, top=3, color="truecolor")
     found = set(pixels(svg_to_png(export_svg(view, title="t", width=60), scale=1.0))[2])

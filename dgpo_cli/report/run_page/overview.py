@@ -196,7 +196,7 @@ def _gaps(record: RunRecord) -> Iterator[str]:
         return
     missing = steps[-1] - steps[0] + 1 - len(steps)
     if missing:
-        yield f"{counted(missing, 'step')} between {steps[0]} and {steps[-1]} are not in the file"
+        yield f"metrics.jsonl lacks {counted(missing, 'step')} between {steps[0]} and {steps[-1]}"
     skipped = sum(line.get("optim/skipped_no_signal") == 1.0 for line in record.metrics)
     if skipped:
         yield f"{counted(skipped, 'step')} moved nothing: no group had signal"

@@ -157,7 +157,7 @@ def test_long_runs_say_how_they_are_put_together_and_keep_their_extremes() -> No
 
 def test_steps_that_are_missing_in_the_file_are_told() -> None:
     shown = page(record([line(1), line(2), line(6)]))
-    assert "3 steps between 1 and 6 are not in the file" in shown.text
+    assert "metrics.jsonl lacks 3 steps between 1 and 6" in shown.text
 
 
 def test_parts_that_never_occur_take_no_room_and_the_rest_adds_up() -> None:
