@@ -44,7 +44,8 @@ class Screen:
         if anew:
             self._shown = []
         same = columns == self._columns and not above
-        if same and self._shown and _looks(self._shown) == _looks(lines):
+        shown = self._shown
+        if same and 0 < len(shown) == len(lines) and all(map(_equal, shown, lines)):
             return
         back = self._rows(columns)
         old = self._shown if same else []
@@ -79,9 +80,8 @@ class _Frame:
             yield _control("\x1b[?7h")
             yield from _drawn(text, on, wrapped=options.max_width)
             yield _control("\x1b[?7l")
-        looks = _looks(self._old)
         for at, line in enumerate(self._lines):
-            if at >= len(looks) or looks[at] != _looks([line])[0]:
+            if at >= len(self._old) or not _equal(self._old[at], line):
                 yield from _drawn(line, on)
                 yield _control(_CLEAR_LINE)
             yield _control("\r\n")
@@ -97,8 +97,11 @@ def _drawn(text: Text, on: Console, *, wrapped: int | None = None) -> Iterator[S
             yield _control(_CLEAR_LINE + "\r\n")
 
 
-def _looks(lines: Sequence[Text]) -> list[tuple[str, str, tuple[object, ...]]]:
-    return [(line.plain, str(line.style), tuple(line.spans)) for line in lines]
+def _equal(old: Text, new: Text) -> bool:
+    """Whether two lines look alike; most are the same object as in the frame before."""
+    if old is new:
+        return True
+    return old.plain == new.plain and old.style == new.style and old.spans == new.spans
 
 
 def _control(codes: str) -> Segment:

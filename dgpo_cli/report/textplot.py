@@ -14,7 +14,7 @@ Point = tuple[float, float]  # x and y
 
 _BRAILLE = 0x2800
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # [row][column] of a cell
-_ASCII = " .-'"  # nothing, low, middle, high; a cell with several shows ":" or "|"
+_ASCII_CELLS = " .-:'::|"  # by bits for low, middle and high
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = "_.-=+*%#"
 _TICKS = 5  # at most so many parts between the ends of an axis
@@ -177,20 +177,16 @@ class _Canvas:
 
     def rows(self) -> list[str]:
         """The dots as text, the top row first."""
-        size = 3 if self._ascii else 4
-        return [
-            "".join(self._cell(cell, (self._rows - 1 - row) * size) for cell in range(self._cells))
-            for row in range(self._rows)
-        ]
+        bits = [[0] * self._cells for _ in range(self._rows)]
+        for column, dots in enumerate(self._dots):  # there are far fewer dots than places for them
+            cell, side = (column, 0) if self._ascii else divmod(column, 2)
+            for dot in dots:
+                up, level = divmod(dot, 3 if self._ascii else 4)
+                bit = 1 << level if self._ascii else _DOTS[3 - level][side]
+                bits[self._rows - 1 - up][cell] |= bit
+        write = _ASCII_CELLS.__getitem__ if self._ascii else _braille
+        return ["".join(map(write, row)) for row in bits]
 
-    def _cell(self, cell: int, bottom: int) -> str:
-        if self._ascii:
-            levels = [level for level in range(3) if bottom + level in self._dots[cell]]
-            return _ASCII[levels[0] + 1] if len(levels) == 1 else " :|"[max(0, len(levels) - 1)]
-        bits = 0
-        for side in (0, 1):
-            dots = self._dots[2 * cell + side]
-            for level in range(4):
-                if bottom + level in dots:
-                    bits |= _DOTS[3 - level][side]
-        return chr(_BRAILLE + bits) if bits else " "
+
+def _braille(bits: int) -> str:
+    return chr(_BRAILLE + bits) if bits else " "

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo_cli.report.textplot import Axis, growing_end, nice_axis, plot, sparkline
+from dgpo_cli.report.textplot import Axis, _Canvas, growing_end, nice_axis, plot, sparkline
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 UNIT = Axis(0.0, 1.0, 1.0)
@@ -111,3 +111,16 @@ def test_labels_of_neighbours_differ(step: float) -> None:
     axis = Axis(0.0, 5 * step, step)
     labels = [axis.label(part * step) for part in range(6)]
     assert len(set(labels)) == 6
+
+
+def test_a_cell_shows_which_of_its_dots_are_set() -> None:
+    ascii_cells = []
+    for bits in range(8):
+        canvas = _Canvas(1, 1, ascii_only=True)
+        canvas._dots[0] = {level for level in range(3) if bits >> level & 1}
+        ascii_cells += canvas.rows()
+    assert ascii_cells == [" ", ".", "-", ":", "'", ":", ":", "|"]
+    canvas = _Canvas(2, 2, ascii_only=False)
+    canvas._dots[:] = [{0}, {3}, {4, 5, 6, 7}, {7}]  # of each column, from the foot
+    # By the Unicode standard: dots 1 2 3 7 are the left column from the top, 4 5 6 8 the right.
+    assert canvas.rows() == [" " + chr(0x2800 + 0x01 + 0x02 + 0x04 + 0x40 + 0x08), "\u2848 "]

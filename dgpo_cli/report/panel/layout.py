@@ -20,7 +20,7 @@ from dgpo_cli.report.text import glyphs_for
 _Draw = Callable[[PanelState, Page, Depth], list[Text]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # each is itself: keys that cost nothing
 class _Part:
     """rank: parts of a high rank are the first to go on a low terminal.
 
@@ -115,9 +115,10 @@ def panel(
     memory.look_at(state, page, depth)
 
     def draw(part: _Part) -> list[Text]:
-        if part.moves:
-            return part.draw(state, page, depth)
-        return memory.get(part, lambda: part.draw(state, page, depth))
+        def drawn() -> list[Text]:
+            return [_cut(line, width) for line in part.draw(state, page, depth)]
+
+        return drawn() if part.moves else memory.get(part, drawn)
 
     every = {part: draw(part) for part in _PARTS}
     room, tall = height, 0
@@ -136,8 +137,8 @@ def panel(
             room -= len(lines)
     if tall:
         tall = min(tall + room, curves.MOST_HEIGHT)
-        kept[_REWARD] = memory.get(tall, lambda: curves.curves(state, page, height=tall))
-    return [_cut(line, width) for part in _PARTS for line in kept.get(part, ())]
+        kept[_REWARD] = memory.get(tall, lambda: _curves(state, page, height=tall))
+    return [line for part in _PARTS for line in kept.get(part, ())]
 
 
 def _superfluous(state: PanelState, page: Page) -> list[_Part]:
@@ -145,6 +146,10 @@ def _superfluous(state: PanelState, page: Page) -> list[_Part]:
     if not state.reward and not state.scores:
         return []
     return [_REWARD, _SCORE] if curves.both(state, page) else [_REWARD]
+
+
+def _curves(state: PanelState, page: Page, *, height: int) -> list[Text]:
+    return [_cut(line, page.width) for line in curves.curves(state, page, height=height)]
 
 
 def _cut(line: Text, width: int) -> Text:
