@@ -13,9 +13,10 @@ from dgpo_cli.report.panel.state import Memory
 def memory() -> Memory:
     """Return what is used now, and at most so far; what this system does not tell is None."""
     device, device_peak, device_total = _device()
+    now = _resident()
     return Memory(
-        now=_resident(),
-        peak=_peak(),
+        now=now,
+        peak=max(now or 0, _peak()),  # the kernel brings its own up to date only now and then
         device=device,
         device_peak=device_peak,
         device_total=device_total,
