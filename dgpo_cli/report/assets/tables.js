@@ -188,7 +188,7 @@ function showTop(view, sort, isLong) {
     if (column === sort) button.textContent = name + (down ? " ↓" : " ↑");
     cell.append(button);
     head.append(cell);
-    if (column === "token") head.append(make("th", "text", "in context"));
+    if (column === "weight") head.append(make("th", "text", "in context"));
   }
   const rows = view.order.slice(0, isLong ? MORE : TOP).map((t, at) => topRow(view, t, at + 1));
   const kept = table.contains(document.activeElement) && document.activeElement.dataset.sort;
@@ -211,9 +211,8 @@ function topRow(view, t, rank) {
   const context = make("td", "context");
   const [before, after] = [-1, 1].map((way) => around(view, piece, way));
   context.append(before, make("span", levelClass(view, view.levels[t]), named(view, piece)), after);
-  row.append(make("td", "", String(rank)), jump, context);
+  row.append(make("td", "", String(rank)), jump, make("td", "", weightText(view.w[t], view.factor)), context);
   const cells = [
-    weightText(view.w[t], view.factor),
     partText(shown.advantage * view.w[t]),
     small(view.s[t]),
     small(shown.d[t]),
