@@ -14,6 +14,8 @@ from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.text import Glyphs, plain, visible
 from dgpo_cli.types import InspectedCompletion, Inspection
 
+NEARLY_HELD = 0.105  # of the top 10 %: below it reads as GRPO's
+SHARPER = "--target-ess 0.9 shows what a smaller tau would give; credit.target_ess trains with it."
 TOLERANCE = 1e-4  # relative; float32 weights of 20,000 tokens sum to better than this
 
 
@@ -35,6 +37,8 @@ def header(
     yield from _credit(completion, scale=scale, page=page)
     yield plain("")
     yield from page.paragraph(in_words(completion, scale=scale), style="bold")
+    if can_be_sharper(completion, inspection=inspection, scale=scale):
+        yield from page.paragraph(SHARPER, style="dim")
 
 
 def question(
@@ -119,15 +123,35 @@ def fraction(value: float) -> str:
 
 
 def share_of_top(weights: Sequence[float], share: float) -> float:
-    """The share of all weight that the most weighted `share` of tokens holds, at least one.
+    """The share of all weight that the most weighted `share` of tokens holds.
 
-    NaN where there is no weight to share, or a weight is not a number.
+    Of the token at the border only the part that is needed counts: equal weights give `share`
+    itself, whatever their number. NaN where there is no weight, or a weight is not a number.
     """
     total = added(weights)
     if not (math.isfinite(total) and total > 0.0):
         return math.nan
-    count = max(1, math.ceil(share * len(weights)))
-    return math.fsum(sorted(weights, reverse=True)[:count]) / total
+    count = share * len(weights)
+    whole = math.floor(count + 1e-9)
+    ordered = sorted(weights, reverse=True)
+    border = max(0.0, count - whole) * ordered[whole] if whole < len(weights) else 0.0
+    return (math.fsum(ordered[:whole]) + border) / total
+
+
+def is_like_grpo(weights: Sequence[float], *, scale: Scale) -> bool:
+    """Whether credit is close to GRPO's: no weight is far from 1, or too few are to matter."""
+    return scale.is_nearly_uniform or share_of_top(weights, 0.1) < NEARLY_HELD
+
+
+def can_be_sharper(
+    completion: InspectedCompletion, *, inspection: Inspection, scale: Scale
+) -> bool:
+    """Whether the weights are close to GRPO's only because tau is large beside the scores."""
+    if inspection.rule != "dgpo" or inspection.parameters.get("target_ess") is not None:
+        return False
+    scores = {token.score for token in completion.tokens if math.isfinite(token.score)}
+    weights = [token.weight for token in completion.tokens]
+    return len(scores) > 1 and is_like_grpo(weights, scale=scale)
 
 
 def in_words(completion: InspectedCompletion, *, scale: Scale) -> str:
@@ -137,7 +161,7 @@ def in_words(completion: InspectedCompletion, *, scale: Scale) -> str:
         return "This completion has no tokens."
     if scale.is_uniform:
         return "Every token has weight 1: credit is exactly GRPO's here."
-    if scale.is_nearly_uniform:
+    if is_like_grpo(weights, scale=scale):
         return (
             "Weights are nearly uniform: effective fraction "
             f"{fraction(completion.effective_fraction)}; credit is close to GRPO's here."

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
+
+from dgpo_cli.report.header import SHARPER, share_of_top
 from dgpo_cli.report.heatmap import render
 from dgpo_cli.types import InspectedCompletion
-from tests.report.samples import inspection, printed, solution
+from tests.report.samples import completion, inspection, printed, solution
 
 
 def head(shown: InspectedCompletion, **changes: object) -> str:
@@ -28,3 +31,34 @@ def test_a_tau_that_was_found_is_shown_with_what_it_was_found_for() -> None:
     )
     assert "dgpo, tau 0.0123 for effective fraction 0.9, kappa 1" in found
     assert "dgpo, tau 0.1, kappa 1" in head(solution())
+
+
+@pytest.mark.parametrize("count", [1, 7, 10, 32, 101, 1000])
+def test_equal_weights_hold_their_share_whatever_their_number(count: int) -> None:
+    for share in (0.01, 0.05, 0.1):
+        assert share_of_top([2.5] * count, share) == pytest.approx(share, rel=1e-12)
+
+
+def test_the_token_at_the_border_of_a_share_counts_in_part() -> None:
+    # 10 % of 25 tokens are 2.5 of them
+    weights = [1.0] * 22 + [2.0, 8.0, 4.0]
+    assert share_of_top(weights, 0.1) == pytest.approx((8 + 4 + 0.5 * 2) / 36)
+    assert share_of_top([0.0, 0.0], 0.1) != share_of_top([0.0, 0.0], 0.1)  # NaN
+
+
+def test_nearly_even_credit_is_said_to_be_and_how_to_look_for_more() -> None:
+    # One of 32 tokens a little above the others: 10 % of them hold 10.1 %.
+    shown = completion(["x"] * 32, [0.01] + [0.0] * 31, tau=0.4)
+    assert max(token.weight for token in shown.tokens) > 1.02
+    told = " ".join(head(shown).split())
+    assert "Weights are nearly uniform: effective fraction 0.99998" in told
+    assert SHARPER in told
+    # No tau can tell equal scores apart; the last three have asked for it, or cannot.
+    even = completion(["x"] * 32, [0.01] * 32, tau=0.4)
+    for other in (
+        head(even),
+        head(solution()),
+        head(shown, parameters={"target_ess": 0.9}),
+        head(shown, rule="entropy"),
+    ):
+        assert SHARPER not in " ".join(other.split())

@@ -12,7 +12,14 @@ import pytest
 
 from dgpo_cli.report.inspection_json import chunks, to_json
 from dgpo_cli.types import Alternative, InspectedCompletion, Inspection, StoredCredit, TokenDetail
-from tests.report.samples import HOSTILE, hostile, inspection, solution
+from tests.report.samples import (
+    HOSTILE,
+    check_snapshot,
+    completion,
+    hostile,
+    inspection,
+    solution,
+)
 
 jsonschema = pytest.importorskip("jsonschema")
 SCHEMA = json.loads(
@@ -86,6 +93,13 @@ def test_the_text_in_parts_is_the_same_data_in_ascii(name: str) -> None:
     assert found == json.loads(json.dumps(to_json(CASES[name]), allow_nan=False))
 
 
+def test_snapshot_of_the_output() -> None:
+    small = completion(["a", "", "é"], [0.1, 0.0, 0.3], tau=0.25)
+    stored = replace(STORED, weights=(1.0, 1.25, 0.75))
+    shown = inspection(replace(small, stored=stored), detail=DETAIL, computed=True)
+    check_snapshot("json.txt", "".join(chunks(shown)))
+
+
 def test_the_schema_refuses_what_is_not_it() -> None:
     good = to_json(CASES["detail"])
     for change in (
@@ -124,10 +138,9 @@ def test_every_number_of_a_token_is_arithmetic_on_the_others() -> None:
         assert heavier < token["rank"] <= heavier + equal
     assert sorted(t["rank"] for t in found["tokens"]) == list(range(1, len(weights) + 1))
     total = sum(weights)
-    top = sorted(weights, reverse=True)
+    hundredths = [each / 100 for each in sorted(weights, reverse=True) for _ in range(100)]
     for percent in (1, 5, 10):
-        count = math.ceil(percent * len(weights) / 100)
         share = found["shares"][f"top_{percent}_percent"]
-        assert share == pytest.approx(sum(top[:count]) / total)
+        assert share == pytest.approx(sum(hundredths[: percent * len(weights)]) / total)
     assert found["invariants"]["mean_weight"] == pytest.approx(1.0)
     assert found["invariants"]["advantage_sum"] == pytest.approx(0.75 * len(weights))

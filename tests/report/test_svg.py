@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 from dgpo_cli.report.heatmap import render
 from dgpo_cli.report.svg import export_svg
-from tests.report.samples import hostile, inspection, printed, solution
+from tests.report.samples import check_snapshot, completion, hostile, inspection, printed, solution
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 
@@ -46,6 +46,12 @@ def test_the_picture_holds_the_text_and_the_colours_of_the_terminal() -> None:
         for match in re.findall(r"48;2;(\d+);(\d+);(\d+)", terminal)
     }
     assert painted and painted <= fills
+
+
+def test_snapshot_of_the_picture() -> None:
+    shown = completion("ab", [0.1, 0.3], tau=0.25)
+    view = render(shown, inspection=inspection(shown), width=60, top=1, color="truecolor")
+    check_snapshot("picture.txt", export_svg(view, title="dgpo inspect", width=60))
 
 
 def test_the_same_input_gives_the_same_picture() -> None:

@@ -90,6 +90,24 @@ def test_snapshot_of_a_pair(width: int, color: Depth) -> None:
     check_snapshot(f"pair-{color}-{width}.txt", output)
 
 
+@pytest.mark.parametrize("color", MODES)
+@pytest.mark.parametrize("width", [40, 80])
+def test_snapshot_of_the_whole_text(width: int, color: Depth) -> None:
+    looks = {"width": width, "color": color, "whole": True}
+    check_snapshot(f"full-{color}-{width}.txt", drawn(tokens_view, reasoning(), **looks))
+    both = pair(sentences=10, alike=6)
+    check_snapshot(f"pair-full-{color}-{width}.txt", drawn(shown_pair, both, **looks))
+
+
+@pytest.mark.parametrize("color", MODES)
+@pytest.mark.parametrize("what", [what for what in WHATS if what != "weight"])
+def test_snapshot_of_steps_and_a_pair_by_every_number(what: What, color: Depth) -> None:
+    shown = reasoning(sentences=5)
+    steps = drawn(steps_view, shown, what=what, color=color)
+    both = drawn(shown_pair, pair(sentences=5, alike=3), what=what, color=color)
+    check_snapshot(f"by-{what}-{color}.txt", steps + "\n" + both)
+
+
 @pytest.mark.parametrize("color", ["truecolor", "none"])
 def test_snapshot_of_hostile_steps_and_pair(color: Depth) -> None:
     check_snapshot(f"steps-hostile-{color}.txt", drawn(steps_view, hostile(), color=color))

@@ -12,7 +12,15 @@ from rich.cells import cell_len
 
 from dgpo_cli.report.what_if import largest_changes, moved, rank_correlation, render
 from dgpo_cli.types import InspectedCompletion, StoredCredit
-from tests.report.samples import check_snapshot, hostile, inspection, printed, solution
+from tests.report.samples import (
+    SGR,
+    SYSTEMS,
+    check_snapshot,
+    hostile,
+    inspection,
+    printed,
+    solution,
+)
 
 
 def against(shown: InspectedCompletion, other: InspectedCompletion) -> InspectedCompletion:
@@ -27,20 +35,29 @@ def against(shown: InspectedCompletion, other: InspectedCompletion) -> Inspected
     return replace(shown, stored=stored)
 
 
-def drawn(shown: InspectedCompletion, *, width: int = 80, color: str = "none") -> str:
+def drawn(
+    shown: InspectedCompletion, *, width: int = 80, color: str = "none", encoding: str = "utf-8"
+) -> str:
     own = inspection(shown, tau=shown.tau, parameters={"tau": shown.tau, "kappa": 1.0})
     return printed(
         render(shown, inspection=own, width=width, top=5, color=color),  # type: ignore[arg-type]
         width=width,
         color=color,
+        encoding=encoding,
     )
 
 
 @pytest.mark.parametrize("width", [40, 80])
-def test_the_difference_looks_like_its_snapshot(width: int) -> None:
-    output = drawn(against(solution(tau=0.02), solution(tau=0.5)), width=width)
-    assert all(cell_len(line) <= width for line in output.splitlines())
-    check_snapshot(f"what-if-{width}.txt", output)
+@pytest.mark.parametrize("color", SYSTEMS)
+def test_the_difference_looks_like_its_snapshot(width: int, color: str) -> None:
+    output = drawn(against(solution(tau=0.02), solution(tau=0.5)), width=width, color=color)
+    assert all(cell_len(line) <= width for line in SGR.sub("", output).splitlines())
+    check_snapshot(f"what-if-{color}-{width}.txt", output)
+
+
+def test_the_difference_in_ascii_looks_like_its_snapshot() -> None:
+    shown = against(hostile(), replace(hostile(), tokens=hostile().tokens[::-1]))
+    check_snapshot("what-if-ascii.txt", drawn(shown, encoding="ascii"))
 
 
 def test_the_same_weights_are_said_to_be_the_same() -> None:

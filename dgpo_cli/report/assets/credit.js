@@ -45,13 +45,15 @@ function moved(before, after) {
   return sum(after.map((weight, t) => Math.abs(weight - before[t]))) / (2 * after.length);
 }
 
-// The shares of all weight that the most weighted tokens hold, at least one token each.
+// The shares of all weight that the most weighted tokens hold; the token at the border counts in part.
 function sharesOfTop(weights, shares) {
   const ascending = Float64Array.from(weights).sort();
   const total = sum(weights);
   return shares.map((share) => {
-    const count = Math.max(1, Math.ceil(share * weights.length));
-    return sum(ascending.subarray(Math.max(0, weights.length - count))) / total;
+    const count = share * weights.length;
+    const whole = Math.floor(count + 1e-9);
+    const border = Math.max(0, count - whole) * (ascending[weights.length - whole - 1] ?? 0);
+    return (sum(ascending.subarray(weights.length - whole)) + border) / total;
   });
 }
 

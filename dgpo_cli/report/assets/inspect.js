@@ -225,12 +225,12 @@ function inWords(w) {
   if (!w.length) return "This completion has no tokens.";
   const spread = spreadOf(w);
   if (spread < 1e-6) return "Every token has weight 1: credit is exactly GRPO's here.";
-  if (spread < 0.01) {
+  const held = sharesOfTop(w, [0.1])[0];
+  if (spread < 0.01 || held < 0.105) {
     const fraction = fractionText(effectiveFraction(w));
     return `Weights are nearly uniform: effective fraction ${fraction}; credit is close to GRPO's here.`;
   }
-  const held = (100 * sharesOfTop(w, [0.1])[0]).toFixed(0);
-  return `The top 10 % of tokens hold ${held} % of the credit (GRPO: 10 %).`;
+  return `The top 10 % of tokens hold ${(100 * held).toFixed(0)} % of the credit (GRPO: 10 %).`;
 }
 
 function setSliders() {
