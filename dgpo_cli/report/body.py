@@ -10,7 +10,7 @@ from itertools import accumulate
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 
-from dgpo_cli.report.flow import Line, Run, coloured, joined, marked, show, wrap
+from dgpo_cli.report.flow import Line, Run, coloured, joined, marked, show_all, wrap
 from dgpo_cli.report.measure import Measure, added
 from dgpo_cli.report.numbers import counted
 from dgpo_cli.report.page import Page
@@ -73,7 +73,7 @@ class Body:
     whole: bool
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        texts = [show(piece.text, glyphs=self.page.glyphs) for piece in self.pieces]
+        texts = show_all((piece.text for piece in self.pieces), glyphs=self.page.glyphs)
         margin = self.page.margin if self.ramp else 0
         lines = list(wrap(self._runs(texts), width=self.page.width - 2 * margin))
         rows = len(lines) * (1 if self.ramp else 2)

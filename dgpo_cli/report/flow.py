@@ -47,6 +47,23 @@ def show(text: str | None, *, glyphs: Glyphs) -> str:
     return "".join(shown) + _inner(lines[-1], glyphs=glyphs)
 
 
+def show_all(texts: Iterable[str | None], *, glyphs: Glyphs) -> list[str]:
+    """Pieces that follow each other in running text, each as `show` has it.
+
+    Spaces that could be missed are shown also where they are in different pieces.
+    """
+    shown: list[str] = []
+    before: str | None = None
+    for text in texts:
+        own = show(text, glyphs=glyphs)
+        if before and text and before[-1] == " " and text[0] in " \n":
+            shown[-1] = shown[-1][:-1] + glyphs.space
+            own = glyphs.space + own[1:] if text[0] == " " else own
+        shown.append(own)
+        before = text
+    return shown
+
+
 def _inner(line: str, *, glyphs: Glyphs) -> str:
     several = "  " in line
     return visible(line, glyphs=glyphs, spaces=several)

@@ -13,7 +13,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from dgpo_cli.report.flow import Run, coloured, joined, marked, show, wrap
+from dgpo_cli.report.flow import Run, coloured, joined, marked, show_all, wrap
 from dgpo_cli.report.header import outcome
 from dgpo_cli.report.measure import Measure
 from dgpo_cli.report.page import Page
@@ -41,10 +41,9 @@ class Side:
         start = bisect_left(self.pieces, total.step.start, key=_start)
         stop = bisect_left(self.pieces, total.step.stop, key=_start)
         level = self.measure.piece_level
-        runs = [
-            Run(show(piece.text, glyphs=page.glyphs), level(piece), False)
-            for piece in self.pieces[start:stop]
-        ]
+        shown = self.pieces[start:stop]
+        texts = show_all((piece.text for piece in shown), glyphs=page.glyphs)
+        runs = [Run(text, level(piece), False) for piece, text in zip(shown, texts, strict=True)]
         _end_on_one_line(runs, newline=page.glyphs.newline)
         lines = wrap(joined(runs), width=page.width - (2 if self.ramp else 0))
         if self.ramp:

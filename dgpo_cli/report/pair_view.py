@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.text import Text
 
-from dgpo_cli.report.flow import Run, joined, show, wrap
+from dgpo_cli.report.flow import Run, joined, show_all, wrap
 from dgpo_cli.report.header import fraction, outcome, question
 from dgpo_cli.report.legend import legend
 from dgpo_cli.report.measure import Measure, What, added, measure_of, scale_of
@@ -186,7 +186,8 @@ def _shared(
     yield from heading(title, page=page)
     style = ramp.note() if ramp else None
     margin = page.margin if ramp else 0
-    runs = (Run(show(piece.text, glyphs=page.glyphs), 0, False) for piece in shown)
+    texts = show_all((piece.text for piece in shown), glyphs=page.glyphs)
+    runs = (Run(text, 0, False) for text in texts)
     lines = list(wrap(joined(runs), width=page.width - 2 * margin))
     hidden = len(lines) - _SHARED_LINES
     rows = ["".join(run.text for run in line) for line in lines]

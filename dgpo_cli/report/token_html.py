@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from dgpo_cli.report import palette
 from dgpo_cli.report.document import asset, escaped
-from dgpo_cli.report.flow import show
+from dgpo_cli.report.flow import show_all
 from dgpo_cli.report.measure import gate
 from dgpo_cli.report.numbers import probability, small
 from dgpo_cli.report.scale import Scale
@@ -37,8 +37,9 @@ def tokens_html(completion: InspectedCompletion, *, inspection: Inspection) -> s
 
 def shown_pieces(tokens: Sequence[InspectedToken]) -> Iterator[tuple[Piece, str, bool]]:
     """Each piece, its visible text in running lines, and whether a line ends behind it."""
-    for piece in pieces(tokens):
-        text = show(piece.text, glyphs=UNICODE)
+    found = pieces(tokens)
+    texts = show_all((piece.text for piece in found), glyphs=UNICODE)
+    for piece, text in zip(found, texts, strict=True):
         yield piece, text.removesuffix("\n"), text.endswith("\n")
 
 

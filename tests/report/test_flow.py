@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from dgpo_cli.report.flow import Run, marked, show, wrap
+from dgpo_cli.report.flow import Run, marked, show, show_all, wrap
 from dgpo_cli.report.text import ASCII, UNICODE, visible
 
 
@@ -40,6 +40,17 @@ def test_spaces_that_could_be_missed_are_shown() -> None:
     assert show("a b", glyphs=UNICODE) == "a b"
     assert show("a \n", glyphs=UNICODE) == "a·↵\n"
     assert show("a  b", glyphs=UNICODE) == "a··b"
+
+
+@given(st.lists(st.text(alphabet=" a\n\té", max_size=3), max_size=12))
+def test_spaces_are_not_missed_between_tokens(texts: list[str]) -> None:
+    shown = show_all((text or None for text in texts), glyphs=UNICODE)
+    joined = "".join(shown)
+    assert "  " not in joined and " ↵" not in joined
+    alone = [show(text or None, glyphs=UNICODE) for text in texts]
+    assert [text.replace("·", " ") for text in shown] == [text.replace("·", " ") for text in alone]
+    words = ["a b", " c ", "d"]  # what cannot be missed stays a space
+    assert show_all(words, glyphs=UNICODE) == words
 
 
 def test_level_glyphs_stand_under_the_cells_of_their_run() -> None:
