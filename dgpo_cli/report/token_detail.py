@@ -218,9 +218,16 @@ class _Alternatives:
         )
 
     def _command(self, text: str) -> Iterator[Text]:
-        while text:
-            line, text = split_cells(text, self.page.width)
-            yield plain(line)
+        """Lines that a shell takes as they are: a backslash joins them; the comment comes first."""
+        command, hash_, comment = text.partition("  # ")
+        if hash_:
+            yield from self.page.paragraph(f"# {comment}", style="dim")
+        while cell_len(command) > self.page.width:
+            line, _ = split_cells(command, self.page.width - 1)
+            cut = line.rfind(" ") + 1 or len(line)
+            yield plain(command[:cut] + "\\")
+            command = command[cut:]
+        yield plain(command)
 
     @property
     def _wide(self) -> bool:

@@ -175,4 +175,4 @@ def _nearest(run: RunFolder, settings: Settings, *, asked: _Asked) -> str:
         if lora
         else (f"--model {newest} --reference {initial}")
     )
-    return f"{asked.command(models)}  (weights after step {step_of(checkpoints[-1])})"
+    return f"{asked.command(models)}  # weights after step {step_of(checkpoints[-1])}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -72,6 +73,16 @@ def test_without_weights_it_says_what_computes_them() -> None:
     output = drawn(inspection(exact(solution()), detail=bare))
     assert "--at 6" in output and "\\x1b[31m" in output and "refer." not in output
     check_snapshot("token-hint-80.txt", output)
+
+
+@pytest.mark.parametrize("width", [24, 40, 61, 80, 200])
+def test_the_command_can_be_copied_from_any_width(width: int) -> None:
+    words = ["dgpo", "inspect", "--model", "runs/" + "long/" * 12 + "last", "--at", "6"]
+    hint = f"{' '.join(words)}  # weights after step 12"
+    output = drawn(inspection(exact(solution()), detail=TokenDetail(AT, hint=hint)), width=width)
+    assert all(cell_len(line) <= width for line in output.splitlines())
+    *_, copied = output.partition("\n# weights after step 12\n")
+    assert shlex.split(copied.replace("\\\n", "")) == words  # as a shell joins lines
 
 
 def test_ascii_terminals_get_ascii() -> None:

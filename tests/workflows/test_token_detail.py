@@ -72,7 +72,7 @@ def test_where_the_weights_are_not_kept_a_command_is_named(trained: Path) -> Non
     assert found.alternatives == () and found.weights == ""
     assert found.hint == (
         f"dgpo inspect --model {newest} --reference embedded:tiny --rollouts {second} "
-        "--group 3 --sample 1 --at 5  (weights after step 3)"
+        "--group 3 --sample 1 --at 5  # weights after step 3"
     )
 
 
