@@ -435,6 +435,15 @@ def test_what_is_not_known_is_never_zero_or_wrong(visit: Open) -> None:
     assert quiet(found)
 
 
+def test_a_colour_that_is_a_sum_is_said_to_be_one(visit: Open) -> None:
+    found = opened(visit, solution(), hostile())  # the second has a character of two tokens
+    legend = found.page.locator("#legend")
+    for what in ("weight", "entropy"):
+        found.page.locator("#what").select_option(what)
+        said = [found("(at) => openAt(at)", at) or legend.inner_text() for at in range(2)]
+        assert ["several tokens: their sum" in text for text in said] == [False, True], what
+
+
 def test_a_what_if_is_told_from_what_trained(visit: Open) -> None:
     shown = solution(tau=0.02)
     before = solution(tau=0.5)

@@ -145,6 +145,8 @@ function setScale() {
   $("range-box").hidden = !isWeight;
 }
 
+// Characters that several tokens make have the colour of a sum, which may lie beyond the scale.
+const summed = () => (view.shown.starts.length < view.w.length ? ["characters made of several tokens: their sum"] : []);
 const UNDERLINED = `underlined: first ${TOP} of the table`;
 
 function weightScale(factor) {
@@ -156,7 +158,7 @@ function weightScale(factor) {
     arms: "du",
     low: (below ? "≤ " : "") + low,
     high: (above ? "≥ " : "") + high,
-    notes: ["log scale, 1 in the middle", "bold: above 1", UNDERLINED],
+    notes: ["log scale, 1 in the middle", "bold: above 1", UNDERLINED, ...summed()],
   };
 }
 
@@ -172,7 +174,7 @@ function linearScale(end, values) {
     arms: isSigned ? "du" : "q",
     low: isSigned ? round(-end) : "0",
     high: isSigned ? round(end) : round(end).slice(1),
-    notes: [isSigned ? "linear scale, 0 in the middle" : "linear scale", UNDERLINED],
+    notes: [isSigned ? "linear scale, 0 in the middle" : "linear scale", UNDERLINED, ...summed()],
   };
 }
 
