@@ -133,7 +133,7 @@ FAULTS = {
     # Nobody reads the texts: they may be short.
     "reward_flat": Fault(
         62, ("rollout.max_completion_tokens=16",), _lottery,
-        advice="see with dgpo inspect --pair whether",
+        advice="look with dgpo inspect --pair",
     ),
 }  # fmt: skip
 

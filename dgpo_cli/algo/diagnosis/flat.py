@@ -102,4 +102,4 @@ def _advice(facts: Facts, reach: Reach | None) -> str:
     )
 
 
-_LOOK = "see with dgpo inspect --pair whether answers that are called right and wrong are"
+_LOOK = "look with dgpo inspect --pair whether the verdicts are sound"

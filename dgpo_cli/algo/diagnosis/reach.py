@@ -70,7 +70,7 @@ def update_too_small(history: History, facts: Facts) -> Diagnosis | None:
         step=history.step,
         headline="The learning rate is too small: the policy is still its reference",
         evidence=f"d is {reach.distance:.1e} on average in {history.span}"
-        + _few(reach, facts)
+        + _few(reach, facts, step=history.step)
         + (f"; its noise is {noise:.1e}" if unseen else ""),
         advice=_larger(facts, reach=reach, unseen=VISIBLE * noise if unseen else 0.0),
     )
@@ -118,13 +118,13 @@ def _rate_has_risen(history: History) -> bool:
     return bool(rates) and min(rates) < rates[-1] / 2
 
 
-def _few(reach: Reach, facts: Facts) -> str:
+def _few(reach: Reach, facts: Facts, *, step: int) -> str:
     if reach.end >= ENOUGH:
         return ""
-    return (
-        f", which changes {percent(reach.now)} of the answers at most; going on like this, "
-        f"{percent(reach.end)} by step {facts.total_steps}"
-    )
+    now = f", which changes {percent(reach.now)} of the answers at most"
+    if step >= facts.total_steps:
+        return now
+    return f"{now}; going on like this, {percent(reach.end)} by step {facts.total_steps}"
 
 
 def _larger(facts: Facts, *, reach: Reach, unseen: float) -> str:
