@@ -40,8 +40,9 @@ class CreditHealth:
         head = f"credit is GRPO's at this step: effective fraction {_shown(fraction)}"
         distance = metrics["policy/hellinger_sq_p99"]
         if noise_floor is not None and distance <= noise_floor:
+            most = f"99 % below {distance:.0e}" if distance else "0 at 99 % of the tokens"
             return (
-                f"{head}; d (99 % below {distance:.0e}) is within its noise ({noise_floor:.0e}): "
+                f"{head}; d ({most}) is within its noise ({noise_floor:.0e}): "
                 "the policy has hardly moved"
             )
         held = {name: metrics.get(f"credit/held_by_{name}", 0.0) for name in _HOLDS}

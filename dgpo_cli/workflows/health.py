@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from dgpo_cli.algo.diagnosis import EXPLAINS, LAST, START, Facts, Line, Unread, diagnose
+from dgpo_cli.algo.diagnosis import EXPLAINS, FIRST, LAST, Facts, Line, Unread, diagnose
 from dgpo_cli.config.load import resolve
 from dgpo_cli.prompts.settings import SumsPrompts
 from dgpo_cli.rewards.extract import extract
@@ -55,9 +55,9 @@ class Watch:
     def __init__(self, settings: Settings, *, folder: RunFolder) -> None:
         self._facts = facts_of(settings)
         self._folder = folder
-        lines = folder.metric_ends(first=START, last=LAST)
-        self._start: list[Line] = list(lines[:START])
-        self._last: deque[Line] = deque(lines[START:], maxlen=LAST)
+        lines = folder.metric_ends(first=FIRST, last=LAST)
+        self._start: list[Line] = list(lines[:FIRST])
+        self._last: deque[Line] = deque(lines[FIRST:], maxlen=LAST)
         self._seen: dict[str, Diagnosis] = {}
         self._example: tuple[Path | None, Unread | None] = (None, None)
 
@@ -69,7 +69,7 @@ class Watch:
     def add(self, step: int, metrics: StepMetrics) -> Change:
         """Take up the metrics of a finished step."""
         line = {"step": float(step), **metrics}
-        if len(self._start) < START:
+        if len(self._start) < FIRST:
             self._start.append(line)
         else:
             self._last.append(line)
@@ -110,7 +110,7 @@ def diagnose_run(
     """
     settings = resolve(config=folder.settings_file).settings
     return diagnose(
-        folder.metric_ends(first=START, last=LAST) if lines is None else lines,
+        folder.metric_ends(first=FIRST, last=LAST) if lines is None else lines,
         facts=facts_of(settings),
         find_unread=lambda: unread_example(folder),
     )
@@ -130,6 +130,7 @@ def facts_of(settings: Settings) -> Facts:
         timeout_s=settings.reward.timeout_s,
         lr=optim.lr,
         warmup_steps=optim.warmup_steps,
+        total_steps=settings.train.steps,
         max_grad_norm=optim.max_grad_norm,
         updates_per_step=optim.updates_per_step,
         clip_high=settings.loss.clip_high,

@@ -55,6 +55,12 @@ def test_nothing_is_said_before_the_policy_has_moved_or_where_nothing_is_known()
             "d (99 % below 1e-05) is within its noise (6e-05): the policy has hardly moved",
         ),
         (
+            metrics(1.0, largest=5e-10, p99=0.0),
+            6e-5,
+            "effective fraction 1; d (0 at 99 % of the tokens) is within its noise (6e-05): the "
+            "policy has hardly moved",
+        ),
+        (
             metrics(0.9995, **{"credit/held_by_noise": 0.75, "credit/held_by_cap": 0.1}),
             1e-12,
             "0.9995; the noise of d holds tau up in 75% of the completions",

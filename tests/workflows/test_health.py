@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import dgpo_cli.models.accumulate as accumulate_module
-from dgpo_cli.algo.diagnosis import KEYS, LAST, START
+from dgpo_cli.algo.diagnosis import FIRST, KEYS, LAST
 from dgpo_cli.cli import console
 from dgpo_cli.config.checks import check_trainable
 from dgpo_cli.config.load import resolve
@@ -46,6 +46,11 @@ def _slow_checker(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"where": "boxed", "minimum": None, "maximum": None}
     slow = Check("tests.workflows.slow_check:sometimes", options)
     monkeypatch.setattr(IntegerReward, "check", lambda self: slow)
+
+
+def _lottery(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Check("tests.workflows.lottery:every_second", {})
+    monkeypatch.setattr(IntegerReward, "check", lambda self: check)
 
 
 class _Unsure:
@@ -91,6 +96,7 @@ class Fault:
     advice: str = ""  # how it begins
 
 
+LORA = ("adapter.kind=lora", "adapter.rank=4")
 LONG = "rollout.max_completion_tokens=128"
 FAULTS = {
     "nonfinite": Fault(6, (), _nan, "--set optim.lr=2e-05"),
@@ -121,11 +127,14 @@ FAULTS = {
         6, ("prompts.operations=[2, 6]", "rollout.temperature=0.02", LONG),
         advice="--set rollout.temperature=1.0",
     ),
-    "update_too_small": Fault(
-        # What suits full training of a large model; this adapter wants 2e-3.
-        22, ("adapter.kind=lora", "adapter.rank=4", "optim.lr=1e-6"), advice="--set optim.lr=0.0001"
-    ),
+    # This adapter wants 2e-3, and learns with 2e-4; 2e-5 suits full training.
+    "update_too_small": Fault(22, (*LORA, "optim.lr=2e-5"), advice="--set optim.lr=0.0001"),
     "grad_clipped": Fault(11, ("optim.max_grad_norm=1e-3",), advice="--set optim.max_grad_norm="),
+    # Nobody reads the texts: they may be short.
+    "reward_flat": Fault(
+        62, ("rollout.max_completion_tokens=16",), _lottery,
+        advice="look with dgpo inspect --pair",
+    ),
 }  # fmt: skip
 
 
@@ -237,6 +246,22 @@ def test_the_preset_as_it_is_raises_none(tmp_path: Path) -> None:
     assert (last["policy/entropy"] or 1) < 0.3 * (first["policy/entropy"] or 0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lr", "found"), [("2e-3", set()), ("2e-4", set()), ("2e-5", {"update_too_small"})]
+)
+def test_a_rate_is_too_small_where_a_whole_run_learns_nothing_with_it(
+    tmp_path: Path, lr: str, found: set[str]
+) -> None:
+    """A tenth of the best rate learns in 100 steps, a hundredth does not: that is told early."""
+    more = ("rollout.prompts_per_step=8", "rollout.group_size=8", "optim.micro_batch_size=64")
+    ran = run(tmp_path, (*LORA, f"optim.lr={lr}", *more), steps=100)
+    assert {each.key for told in ran.told for each in told} == found
+    right = [metrics["outcome/correct"] for metrics in ran.metrics]
+    assert (sum(right[-20:]) - sum(right[:20]) > 20 * 0.1) != bool(found)
+    assert bool(ran.told[20]) == bool(found)
+
+
 def test_the_end_of_an_unread_completion_is_shown_and_a_form_that_reads_it(
     planted: Callable[[str], Ran],
 ) -> None:
@@ -311,7 +336,7 @@ def test_a_diagnosis_on_the_edge_is_told_once(tmp_path: Path) -> None:
     assert [each.key for each in watched.current] == ["truncated"]
 
 
-@pytest.mark.parametrize("count", [0, 1, 4, 5, 6, START + LAST, START + LAST + 1, 3000])
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 6, FIRST, FIRST + LAST, FIRST + LAST + 1, 3000])
 @pytest.mark.parametrize("cut", [False, True])
 def test_the_ends_of_the_metrics_are_its_first_and_last_lines(
     tmp_path: Path, count: int, cut: bool
@@ -323,9 +348,9 @@ def test_the_ends_of_the_metrics_are_its_first_and_last_lines(
         with folder.metrics_file.open("a") as file:
             file.write('{"step": 99')
     whole = folder.read_metrics() if count or cut else []
-    ends = folder.metric_ends(first=START, last=LAST)
-    room = LAST - 1 if cut and count >= START else LAST
-    expected = whole if count <= START + room else whole[:START] + whole[-room:]
+    ends = folder.metric_ends(first=FIRST, last=LAST)
+    room = LAST - 1 if cut and count >= FIRST else LAST
+    expected = whole if count <= FIRST + room else whole[:FIRST] + whole[-room:]
     assert ends == expected
 
 
@@ -338,7 +363,7 @@ def test_a_run_of_a_hundred_thousand_steps_is_read_from_its_ends(
     from dgpo_cli.config.dump import dump_toml
 
     folder.settings_file.write_text(dump_toml(whole))
-    for step in range(1, START + 1):
+    for step in range(1, FIRST + 1):
         folder.write_metrics(step, {**CUT, "outcome/truncated": 1.0})
     with folder.metrics_file.open("a") as file:
         file.write("no JSON\n" * 100_000)

@@ -11,23 +11,20 @@ from typing import NamedTuple
 
 from dgpo_cli.algo.diagnosis.answers import no_answer, truncated, verifier_timeout
 from dgpo_cli.algo.diagnosis.facts import Facts, FindUnread, Unread, no_example
-from dgpo_cli.algo.diagnosis.history import LAST, START, History, Line, steps_needed
+from dgpo_cli.algo.diagnosis.flat import reward_flat
+from dgpo_cli.algo.diagnosis.history import FIRST, LAST, History, Line, steps_needed
 from dgpo_cli.algo.diagnosis.policy import entropy_collapsed, reward_fell
+from dgpo_cli.algo.diagnosis.reach import update_too_small
 from dgpo_cli.algo.diagnosis.sampler import sampler_disagrees
 from dgpo_cli.algo.diagnosis.signal import no_signal, too_easy, too_hard
-from dgpo_cli.algo.diagnosis.update import (
-    grad_clipped,
-    nonfinite,
-    ratio_exploding,
-    update_too_small,
-)
+from dgpo_cli.algo.diagnosis.update import grad_clipped, nonfinite, ratio_exploding
 from dgpo_cli.types import Diagnosis
 
 __all__ = [
     "EXPLAINS",
+    "FIRST",
     "KEYS",
     "LAST",
-    "START",
     "Facts",
     "FindUnread",
     "Line",
@@ -54,6 +51,8 @@ def _plain(
 _STILL = ("no_signal", "update_too_small")
 _SILENT = ("too_easy", "too_hard", *_STILL)
 _UNREAD = ("truncated", "no_answer", *_SILENT)
+# Told where nothing else is: whatever is wrong explains a reward that does not rise.
+_LAST_RESORT = "reward_flat"
 
 # The most important first: nothing that is told further down would help while it lasts.
 _RULES = (
@@ -76,9 +75,10 @@ _RULES = (
     _Rule("no_signal", _plain(no_signal), _STILL),
     _Rule("update_too_small", _plain(update_too_small)),
     _Rule("grad_clipped", _plain(grad_clipped)),
+    _Rule(_LAST_RESORT, _plain(reward_flat)),
 )
 KEYS = tuple(rule.key for rule in _RULES)
-EXPLAINS = {rule.key: rule.explains for rule in _RULES}
+EXPLAINS = {rule.key: (*rule.explains, _LAST_RESORT) for rule in _RULES}
 
 
 def diagnose(
@@ -87,7 +87,7 @@ def diagnose(
     """Say what is wrong with a run at its last step, the most important first.
 
     Args:
-        lines: metrics of its steps, oldest first, each with its "step". The first START and the
+        lines: metrics of its steps, oldest first, each with its "step". The first FIRST and the
             last LAST are enough; steps may be missing in between.
         find_unread: looks for a completion without an answer, when there are too many of them.
     """
@@ -102,5 +102,5 @@ def diagnose(
         diagnosis = rule.find(history, facts, find_unread)
         if diagnosis is not None:
             found.append(diagnosis)
-            explained.update(rule.explains)
+            explained.update(EXPLAINS[rule.key])
     return tuple(found)

@@ -26,6 +26,7 @@ class Facts:
     timeout_s: float
     lr: float
     warmup_steps: int
+    total_steps: int
     max_grad_norm: float
     updates_per_step: int
     clip_high: float

@@ -21,6 +21,8 @@ WINDOW = 5
 MIN_GROUPS = 20
 # First steps of a run, of weights that are still close to those it began with.
 START = 5
+# First lines that no diagnosis looks beyond: what a trend is held against.
+FIRST = 20
 # Lines that no diagnosis looks behind: two windows of 20 steps of one group each.
 LAST = 2 * MIN_GROUPS
 # Standard errors from which a change is one: once in 4,000 windows by chance, and a run has many.
@@ -41,6 +43,7 @@ class History:
     def __init__(self, lines: Sequence[Line], *, prompts_per_step: int) -> None:
         steps = [line for line in lines if math.isfinite(number(line, "reward/mean"))]
         self.start: Sequence[Line] = steps[:START]
+        self.early: Sequence[Line] = steps[:FIRST]
         self.last: Sequence[Line] = steps[-LAST:]
         self.count = len(steps)
         self.prompts_per_step = prompts_per_step

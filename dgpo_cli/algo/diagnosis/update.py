@@ -1,4 +1,4 @@
-"""Updates that go wrong: not finite, too large, always cut, or too small to be seen."""
+"""Updates that go wrong: not finite, too large, or always cut."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import statistics
 
 from dgpo_cli.algo.diagnosis.facts import Facts
-from dgpo_cli.algo.diagnosis.history import WINDOW, History, Line, number, percent
+from dgpo_cli.algo.diagnosis.history import WINDOW, History, Line, number
 from dgpo_cli.types import Diagnosis
 
 # Skipped steps of the window; one alone is told when it happens, and three in a row end the run.
@@ -20,18 +20,6 @@ CLIPPED = 0.01
 # always cuts does no harm by its size: it makes large and small gradients count alike.
 CUT_STEPS = 10
 CUT_BY = 2.0  # the median gradient, in limits
-# Updates after which a policy that learns has left the noise: d goes with their square.
-UPDATES = 20
-# Mean d of a policy that has moved as far as the noise is twice that of the noise alone.
-VISIBLE = 2.0
-# Share of right answers that so many updates are to move, at the very least.
-MOVES = 0.01
-# Mean d of a policy against itself where the run has not measured it: in float32 3e-14 was seen on
-# the embedded model; bfloat16 logits make it 1e-4, float16 has three bits more, and d goes with
-# the square of the error.
-NOISE = {"float32": 1e-12, "float16": 1e-4 / 64, "bfloat16": 1e-4}
-MEASURED = "noise/hellinger_sq_mean"
-MAX_LR = {True: 1e-4, False: 1e-5}  # with and without an adapter: no larger rate is advised
 
 
 def nonfinite(history: History, facts: Facts) -> Diagnosis | None:
@@ -104,62 +92,3 @@ def grad_clipped(history: History, facts: Facts) -> Diagnosis | None:
         f"{max(norms):.2g}, optim.max_grad_norm={limit:g}: large and small gradients count alike",
         advice=f"--set optim.max_grad_norm={roomy:g}: twice the usual norm",
     )
-
-
-def update_too_small(history: History, facts: Facts) -> Diagnosis | None:
-    """After many updates the policy is still its reference: d is noise, or moves no answer."""
-    updates = history.known("optim/updates", width=len(history.last))
-    distances = history.newest("policy/hellinger_sq_mean", count=WINDOW)
-    lengths = history.known("completion/length_mean")
-    if (
-        history.step < facts.warmup_steps + UPDATES
-        or sum(value > 0 for value in updates) < UPDATES
-        or len(distances) < WINDOW
-        or not lengths
-        or history.rises("reward/mean")
-    ):
-        return None
-    measured = history.newest(MEASURED, count=1) or history.first(MEASURED)[-1:]
-    noise = measured[0] if measured and measured[0] > 0 else NOISE.get(facts.dtype, 0.0)
-    length, distance = statistics.median(lengths), statistics.median(distances)
-    floor = max(VISIBLE * noise, MOVES**2 / (2 * length))
-    if not distance < floor:
-        return None
-    still = moved_at_most(distance, length=length) < MOVES
-    return Diagnosis(
-        key="update_too_small",
-        step=history.step,
-        headline="The learning rate is too small: the policy is still its reference",
-        evidence=f"d is {distance:.1e} on average in {history.span}"
-        + (f", too little to change {percent(MOVES)} of the answers" if still else "")
-        + (f"; its noise is {noise:.1e}" if distance < VISIBLE * noise else ""),
-        advice=_larger(facts, distance=distance, floor=floor),
-    )
-
-
-def moved_at_most(distance: float, *, length: float) -> float:
-    """Return how far the share of right answers may differ between policy and reference.
-
-    The squared Hellinger distances of independent tokens add up to no less than that of the
-    completion, H^2, and the probability of any event differs by sqrt(2 H^2) at most. Tokens of a
-    completion depend on each other, so for them this is an order of magnitude and no bound.
-
-    Args:
-        distance: mean d of a token. length: tokens of a completion.
-
-    Source: Le Cam and Yang, Asymptotics in Statistics (2000), chapter 3.
-    """
-    return min(1.0, math.sqrt(2 * length * distance))
-
-
-def _larger(facts: Facts, *, distance: float, floor: float) -> str:
-    """d grows with the square of the learning rate: advise what takes it to ten times the floor."""
-    factor = math.sqrt(10 * floor / max(distance, floor * 1e-12))
-    rate = facts.lr * max(10.0, 10 ** math.ceil(math.log10(factor)))
-    limit = max(MAX_LR[facts.has_adapter], 2 * facts.lr)
-    why = (
-        "an adapter wants about ten times the rate of full training"
-        if facts.has_adapter
-        else "d grows with the square of it"
-    )
-    return f"--set optim.lr={min(rate, limit):.2g}: {why}"

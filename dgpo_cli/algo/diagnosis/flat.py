@@ -1,0 +1,105 @@
+"""A reward that does not rise, in a run in which nothing else is found wrong."""
+
+from __future__ import annotations
+
+from dgpo_cli.algo.diagnosis.facts import Facts
+from dgpo_cli.algo.diagnosis.history import FIRST, LAST, START, History, percent
+from dgpo_cli.algo.diagnosis.policy import SOLVED
+from dgpo_cli.algo.diagnosis.reach import Reach, reach_of
+from dgpo_cli.algo.diagnosis.trend import SURE, Rise, has_risen, rise_of_late, rise_since_start
+from dgpo_cli.types import Diagnosis
+
+# A rise of a whole run that matters, in shares of right answers; less where few are right or wrong.
+LEAST = 0.1
+LEAST_OF_ROOM = 0.5
+# Share of a run before which a reward may be late.
+HALF = 0.5
+# Share of completions with a penalty for length from which they may be what is learnt first.
+PENALISED = 0.1
+# Reach of a policy that has moved far enough to answer otherwise; see reach.py.
+FAR = 0.5
+
+_RIGHT = "outcome/correct"
+
+
+def reward_flat(history: History, facts: Facts) -> Diagnosis | None:
+    """No more answers are right than in the first steps, and few enough that more could be.
+
+    It is not enough that no rise is seen: none that comes to something by the last step may hide in
+    the noise. Nor does a run count that rose and has come to rest, or that rises at last.
+    """
+    if history.count < FIRST + LAST or not _time_enough(history, facts):
+        return None
+    rise, late = rise_since_start(history, _RIGHT), rise_of_late(history, _RIGHT)
+    if rise is None or late is None or _is_busy(history):
+        return None
+    if not rise.now + SURE * rise.error < SOLVED:
+        return None
+    least = min(LEAST, LEAST_OF_ROOM * min(rise.now, 1 - rise.now))
+    if not _by_the_end(history, facts, rise) < least or late.is_sure:
+        return None
+    if _hints_at_a_rise(history):
+        return None
+    reach = reach_of(history, facts)
+    return Diagnosis(
+        key="reward_flat",
+        step=history.step,
+        headline="The reward does not rise, and nothing else is found wrong",
+        evidence=_evidence(history, facts, rise, reach),
+        advice=_advice(facts, reach),
+    )
+
+
+def _hints_at_a_rise(history: History) -> bool:
+    """Whether anything looks like one. One of the first few steps is enough if it exceeds its
+    error: there a run that is fast rises, and the steps after them hide it."""
+    begun = rise_since_start(history, _RIGHT, first=START)
+    if begun is None or begun.size > begun.error:
+        return True
+    return any(has_risen(history, name) or history.rises(name) for name in (_RIGHT, "reward/mean"))
+
+
+def _time_enough(history: History, facts: Facts) -> bool:
+    after = history.step - facts.warmup_steps
+    return after >= max(FIRST + LAST, HALF * facts.total_steps)
+
+
+def _by_the_end(history: History, facts: Facts, rise: Rise) -> float:
+    """Return the most that the rise may be at the last step if it goes on like this."""
+    between = history.step - (LAST + FIRST) / 2
+    return rise.at_most * max(1.0, facts.total_steps / between)
+
+
+def _is_busy(history: History) -> bool:
+    """Whether something else is learnt, or too few updates were made to learn anything."""
+    updates = history.known("optim/updates", width=LAST)
+    return (
+        sum(value > 0 for value in updates) < LAST / 2
+        or history.share("overlong/penalised") > PENALISED
+    )
+
+
+def _evidence(history: History, facts: Facts, rise: Rise, reach: Reach | None) -> str:
+    most = max(0.0, _by_the_end(history, facts, rise))
+    seen = (
+        f"{rise.before:.1%} of the answers were right in the first {FIRST} steps, {rise.now:.1%} "
+        f"are in {history.last_steps(LAST)}, {100 * most:.1f} points more at most by step "
+        f"{max(history.step, facts.total_steps)} at this pace"
+    )
+    if reach is None:
+        return seen
+    moved = percent(min(1.0, reach.now))
+    return f"{seen}; d is {reach.distance:.1e}, by which up to {moved} of the answers may differ"
+
+
+def _advice(facts: Facts, reach: Reach | None) -> str:
+    if reach is None or reach.now < FAR:
+        short = "" if reach is None else "the policy has not come far; "
+        return f"--set optim.lr={3 * facts.lr:.2g}: {short}if that changes nothing, {_LOOK}"
+    return (
+        f"{_LOOK}; if they are, --set rollout.prompts_per_step={2 * facts.prompts_per_step}: the "
+        "policy moves, but not to better answers, and more groups make the gradient surer"
+    )
+
+
+_LOOK = "look with dgpo inspect --pair whether the verdicts are sound"
