@@ -11,7 +11,7 @@ from dgpo_cli.errors import DataError
 from dgpo_cli.rewards.pool import WorkerPool
 from dgpo_cli.rewards.protocol import Task
 from dgpo_cli.rewards.settings import RewardSettings
-from dgpo_cli.types import FinishReason, Progress, SilentProgress, Verdict
+from dgpo_cli.types import FinishReason, Progress, Prompt, SilentProgress, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,21 @@ class GradeItem:
     gold: str
     text: str
     finish_reason: FinishReason
+
+
+def check_answers(prompts: Sequence[Prompt], *, reward: RewardSettings) -> None:
+    """Refuse problems whose answers `reward` cannot compare with, before anything is sampled.
+
+    Raises:
+        DataError: there are some; their number, and the first of them.
+    """
+    found = [(p, text) for p in prompts if (text := reward.problem_with(p.answer)) is not None]
+    if found:
+        first, text = found[0]
+        raise DataError(
+            f"{first.source}: {len(found):,} of {len(prompts):,} answers cannot be compared with, "
+            f"the first is that of problem {first.id!r}: {text}"
+        )
 
 
 class Grader:

@@ -17,6 +17,7 @@ from dgpo_cli.prompts.hub_dataset import is_commit, resolve_revision
 from dgpo_cli.prompts.manifests import HubManifest
 from dgpo_cli.prompts.overlap import find_overlap
 from dgpo_cli.prompts.settings import HubPrompts, RowFields
+from dgpo_cli.rewards.grader import check_answers
 from dgpo_cli.types import Progress, Prompt
 from dgpo_cli.workflows.run_folder import RunFolder
 
@@ -66,7 +67,8 @@ def open_training_prompts(
 
     Raises:
         ConfigError: the file does not exist, or no file of the dataset fits.
-        DataError: the data is broken, or nothing of it is left.
+        DataError: the data is broken, an answer is not of the kind that reward.kind compares, or
+            nothing is left.
         BackendError: the hub does not give it.
     """
     limit = settings.prompts.max_prompt_tokens
@@ -75,6 +77,7 @@ def open_training_prompts(
         reason=f"longer than prompts.max_prompt_tokens={limit}",
     )
     if stream.prompts is not None:  # generated sums are never those of the benchmarks
+        check_answers(stream.prompts, reward=settings.reward)
         stream = _without_overlap(stream, stream.prompts, settings=settings, progress=progress)
     for note in stream.notes:
         on_event(note)

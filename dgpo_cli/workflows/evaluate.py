@@ -20,7 +20,7 @@ from dgpo_cli.prompts.benchmarks import Benchmark, benchmark_names, load_benchma
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from dgpo_cli.prompts.templates import encode_prompt
 from dgpo_cli.rewards.answer import CHECKER_VERSION
-from dgpo_cli.rewards.grader import Grader
+from dgpo_cli.rewards.grader import Grader, check_answers
 from dgpo_cli.seeds import derive_seed
 from dgpo_cli.types import Card, Progress, Prompt
 from dgpo_cli.workflows.card import build_card
@@ -110,7 +110,8 @@ def load(resolved: Resolved, *, request: EvalRequest, progress: Progress) -> Ben
     """Load the benchmark under the settings' template and system turn.
 
     Raises:
-        DataError: two problems have one id, or the data is not what it should be.
+        DataError: two problems have one id, an answer is not of the kind that reward.kind
+            compares, or the data is not what it should be.
     """
     prompts = resolved.settings.prompts
     columns = dict(request.columns or {})
@@ -132,6 +133,7 @@ def load(resolved: Resolved, *, request: EvalRequest, progress: Progress) -> Ben
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise DataError(f"{request.bench}: two problems have the id {twice!r}; give each its own")
+    check_answers(benchmark.prompts, reward=resolved.settings.reward)
     return benchmark
 
 

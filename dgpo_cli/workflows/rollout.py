@@ -14,7 +14,7 @@ from dgpo_cli.errors import DataError
 from dgpo_cli.models.policy import load_for_sampling
 from dgpo_cli.prompts.benchmarks import load_benchmark
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
-from dgpo_cli.rewards.grader import Grader
+from dgpo_cli.rewards.grader import Grader, check_answers
 from dgpo_cli.types import Progress, Prompt, ScoredGroup
 from dgpo_cli.workflows.rollouts import rollout_lines, write_lines
 from dgpo_cli.workflows.setup import completion_seeds, make_sampler, set_threads
@@ -49,6 +49,7 @@ def run(
     """
     settings = resolved.settings
     prompts = read_source(resolved, source=source, on_event=on_event)[:limit]
+    check_answers(prompts, reward=settings.reward)
     with Grader(settings.reward) as grader:
         engine = sampling_engine(resolved, adapter=adapter, grader=grader, progress=progress)
         prompts = fitting(engine, prompts, on_event=on_event)

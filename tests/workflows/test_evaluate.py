@@ -16,6 +16,7 @@ from dgpo_cli.types import Disagreement
 from dgpo_cli.workflows import evaluate, second, tally
 from dgpo_cli.workflows.rollout_file import read_lines
 from tests.workflows.evaluations import (
+    PROBLEMS,
     Asked,
     Saved,
     boxed,
@@ -283,6 +284,17 @@ def test_a_prompt_with_two_bos_tokens_stops_before_anything_is_drawn(
 def test_a_problem_that_is_too_long_stops_the_evaluation(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"prompts\.max_prompt_tokens=3; raise it"):
         run(problems(tmp_path), 1, tmp_path / "out", "prompts.max_prompt_tokens=3")
+
+
+def test_an_answer_that_cannot_be_judged_stops_the_evaluation_before_it_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = install(monkeypatch, Asked(boxed))
+    bench = problems(tmp_path, PROBLEMS | {"half": "1/2"})
+    with pytest.raises(DataError, match=r"1 of 4 answers .* problem 'half': answer='1/2'"):
+        run(bench, 1, tmp_path / "out")
+    assert sampler.seeds == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_stored_samples_are_a_file_of_rollouts(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dgpo_cli.config.load import resolve
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.models.checkpoint import load_state
 from dgpo_cli.workflows import data as data_module
 from dgpo_cli.workflows.carried import FILE, read_carried
@@ -82,6 +82,16 @@ def test_a_change_of_prompts_per_step_skips_and_repeats_no_prompt(tmp_path: Path
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         drawn += list(dict.fromkeys(line["prompt_id"] for line in lines))
     assert len(drawn) == 4 + 4 + 8 + 8 == len(set(drawn))
+
+
+def test_an_answer_that_cannot_be_judged_ends_the_run_before_its_first_step(tmp_path: Path) -> None:
+    rows = sums(10, 60).splitlines(keepends=True)
+    rows[40] = json.dumps({"problem": "1/2?", "answer": "1/2"}) + "\n"
+    settings = file_of(tmp_path, "".join(rows))
+    message = r"data\.jsonl: 1 of 50 answers .* problem 'data:41': answer='1/2' is no integer"
+    with pytest.raises(DataError, match=message):
+        run_tiny(tmp_path / "run", *settings, steps=20)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize("other", [sums(10, 39), sums(11, 41), sums(10, 40).replace("21", "22")])
