@@ -43,8 +43,10 @@ class Row:
         value = self._find(name)
         return None if value is _MISSING else value
 
-    def require(self, name: str) -> object:
+    def require(self, name: str, *, fix: str) -> object:
         """Return the field `name`.
+
+        fix: what to do where there is none, for the error.
 
         Raises:
             DataError: the row has no such field.
@@ -52,7 +54,7 @@ class Row:
         value = self._find(name)
         if value is _MISSING:
             known = ", ".join(map(repr, self.fields)) or "none"
-            raise self.error(f"no field {name!r} (fields: {known})")
+            raise self.error(f"no field {name!r} (fields: {known}); {fix}")
         return value
 
     def _find(self, name: str) -> object:

@@ -116,6 +116,8 @@ class _Reading:
     def _read(self, row: Row, *, label: str) -> None:
         messages = _messages(row, self.columns.problem, template=self.template, system=self.system)
         answer = _answer(row, self.columns.answer)
+        _check_text(row, self.columns.problem, [turn.content for turn in messages])
+        _check_text(row, self.columns.answer, [answer])
         key = problem_key(messages)
         number = self.numbers.get(key)
         if number is not None:
@@ -175,7 +177,9 @@ def _identity(row: Row, label: str) -> str:
 
 
 def _answer(row: Row, column: str) -> str:
-    value = row.require(column)
+    value = row.require(
+        column, fix="name it with prompts.answer_column, or in eval with --columns answer=NAME"
+    )
     text = exact_text(value)
     if text is None:
         raise row.error(f"field {column!r} must be text or a number, not {_kind(value)}")
@@ -185,7 +189,9 @@ def _answer(row: Row, column: str) -> str:
 
 
 def _messages(row: Row, column: str, *, template: str, system: str | None) -> tuple[Message, ...]:
-    value = row.require(column)
+    value = row.require(
+        column, fix="name it with prompts.problem_column, or in eval with --columns problem=NAME"
+    )
     if isinstance(value, list):
         turns = [_turn(row, column, item) for item in value]
         try:
@@ -197,6 +203,18 @@ def _messages(row: Row, column: str, *, template: str, system: str | None) -> tu
     if not value.strip():
         raise row.error(f"field {column!r} is empty")
     return problem_messages(value.strip(), template=template, system=system)
+
+
+def _check_text(row: Row, column: str, texts: Sequence[str]) -> None:
+    """Refuse half a surrogate pair, which JSON can write and no tokenizer takes."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(text[error.start]):04x}"
+            raise row.error(
+                f"field {column!r} has {half}, half of a surrogate pair and no character; mend it"
+            ) from error
 
 
 def _turn(row: Row, column: str, item: object) -> Message:

@@ -212,13 +212,15 @@ def test_repeated_problems_are_left_out_and_counted(tmp_path: Path) -> None:
 
 GOOD = {"problem": "a", "answer": 1}
 BROKEN: list[tuple[dict[str, Any], str]] = [
-    ({"problem": "b"}, "no field 'answer' .*'problem'"),
-    ({"answer": 1}, "no field 'problem'"),
+    ({"problem": "b"}, r"no field 'answer' .*'problem'\); name it with prompts\.answer_column"),
+    ({"answer": 1}, r"no field 'problem' .*; name it with prompts\.problem_column"),
     ({"problem": "b", "answer": ""}, "field 'answer' is empty"),
     ({"problem": "b", "answer": None}, "field 'answer' must be .* not null"),
     ({"problem": "b", "answer": [1]}, "field 'answer' must be .* not a list"),
     ({"problem": "b", "answer": True}, "field 'answer' must be .* not a boolean"),
     ({"problem": " ", "answer": 1}, "field 'problem' is empty"),
+    ({"problem": "\ud83d b", "answer": 1}, r"field 'problem' has \\ud83d, half of a surrogate"),
+    ({"problem": "b", "answer": "\udc00"}, r"field 'answer' has \\udc00, half of a surrogate"),
     ({"problem": 5, "answer": 1}, "field 'problem' must be text"),
     ({"problem": {"x": 1}, "answer": 1}, "field 'problem' must be .* not an object"),
     ({"problem": ["b"], "answer": 1}, "field 'problem': every message needs a role"),

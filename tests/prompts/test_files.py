@@ -71,9 +71,9 @@ def test_parquet_reads_nested_columns(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(data), path)
     found = list(read_rows(path, columns=("prompt", "reward_model.truth")))
     assert len(found) == 5000
-    assert found[4999].require("reward_model.truth") == "4999"
+    assert found[4999].get("reward_model.truth") == "4999"
     assert found[4999].place == "row 5000"
-    assert found[7].require("prompt") == [{"role": "user", "content": "7?"}]
+    assert found[7].get("prompt") == [{"role": "user", "content": "7?"}]
     assert set(found[0].fields) == {"prompt", "reward_model"}  # x was not asked for
 
 
@@ -85,8 +85,8 @@ def test_a_dotted_name_may_also_be_the_columns_own(tmp_path: Path) -> None:
 def test_a_missing_field_names_file_line_and_what_there_is(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", '\n{"question": "x", "answer": 1}')
     with pytest.raises(DataError) as caught:
-        rows(path)[0].require("problem")
-    expected = f"{path}, line 2: no field 'problem' (fields: 'question', 'answer')"
+        rows(path)[0].require("problem", fix="name it")
+    expected = f"{path}, line 2: no field 'problem' (fields: 'question', 'answer'); name it"
     assert str(caught.value) == expected
 
 
