@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from dgpo_cli.config.new_file import write_new
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.resources import resource_dir
 
@@ -38,22 +39,19 @@ def preset_text(name: str) -> str:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"preset {name}: not known; {hint}There are: {', '.join(names)}")
+        raise ConfigError(f"preset {name}: not known; {hint}there are {', '.join(names)}")
     return (resource_dir("presets") / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def copy_preset(name: str, destination: Path) -> Path:
     """Copy a preset to a file, or into a folder under its own name, and return that file.
 
-    Raises ConfigError if there is no such preset, the file exists already, or its folder does not.
+    Raises ConfigError if there is no such preset, the file exists already, its folder does not, or
+    it cannot be written.
     """
     text = preset_text(name)
     target = destination / f"{name}.toml" if destination.is_dir() else destination
     if not target.parent.is_dir():
         raise ConfigError(f"{target}: there is no folder {target.parent}; make it first")
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise ConfigError(f"{target}: exists already; give another name or remove it") from error
+    write_new(target, text, what=str(target))
     return target

@@ -7,6 +7,7 @@ folder, flushed to disk and renamed.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dgpo_cli.models.policy import Policy
 
 FORMAT = 1
+_FULL = 2**20  # bytes free; a file system may refuse the last blocks
 
 # What torch.load raises for a broken file, and what taking a wrong structure apart raises.
 _UNREADABLE = (
@@ -105,13 +107,27 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         _flush_folder(folder.parent)
     except (OSError, RuntimeError) as error:
         # torch and safetensors report a full disk as RuntimeError.
+        reason = _reason(error, folder=temporary)
         shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(f"{folder}: cannot be written: {error}") from error
+        raise CheckpointError(f"{folder}: cannot be written: {reason}") from error
     except BaseException as error:
+        reason = _reason(error, folder=temporary)
         shutil.rmtree(temporary, ignore_errors=True)
         if type(error).__name__ == "SafetensorError":
-            raise CheckpointError(f"{folder}: cannot be written: {error}") from error
+            raise CheckpointError(f"{folder}: cannot be written: {reason}") from error
         raise
+
+
+def _reason(error: BaseException, *, folder: Path) -> str:
+    """Say why a file of `folder` could not be written; asked before anything is taken away.
+
+    torch does not tell a full disk from anything else, so the disk is looked at.
+    """
+    place = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
+    is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    if is_full or shutil.disk_usage(place).free < _FULL:
+        return f"no space left on the disk of {place.parent}; make room and run it again"
+    return str(error)
 
 
 def load_state(folder: Path) -> TrainerState:

@@ -10,6 +10,7 @@ from dgpo_cli.backends.settings import HfBackend, VllmBackend
 from dgpo_cli.config.checks import check_trainable
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
+from dgpo_cli.config.new_file import write_new
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.budget import Change, Device, DiskPart, Memory, Plan
@@ -105,15 +106,7 @@ def apply(plan: Plan, changed: Changed, *, to: Path) -> None:
         ConfigError: it exists, or cannot be written.
     """
     text = dump_toml(changed({k: v for c in plan.changes for k, v in c.settings.items()}))
-    try:
-        with to.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise ConfigError(f"--apply={to}: exists already; give another name") from error
-    except OSError as error:
-        raise ConfigError(
-            f"--apply={to}: {(error.strerror or 'cannot be written').lower()}"
-        ) from error
+    write_new(to, text, what=f"--apply={to}")
 
 
 def job_of(settings: Settings, *, shape: ModelShape, typical: Typical) -> Job:

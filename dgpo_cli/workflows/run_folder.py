@@ -61,7 +61,10 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / "run.lock").open("a+", encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"--out {self.path}: {error.strerror or error}") from error
+            reason = (error.strerror or str(error)).lower()
+            raise ConfigError(
+                f"--out {self.path}: {reason}; give a folder that can be made and written"
+            ) from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_a_preset_is_copied_into_a_folder_under_its_own_name(tmp_path: Path) -> 
 def test_a_copy_never_replaces_a_file(tmp_path: Path) -> None:
     target = tmp_path / "mine.toml"
     target.write_text("keep me")
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="exists already; give another name"):
         copy_preset("tiny", target)
     assert target.read_text() == "keep me"
 
@@ -120,3 +121,14 @@ def test_a_copy_never_replaces_a_file(tmp_path: Path) -> None:
 def test_a_copy_needs_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no folder"):
         copy_preset("tiny", tmp_path / "absent" / "mine.toml")
+
+
+def test_a_copy_that_cannot_be_written_whole_is_not_left_behind(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(ConfigError, match=r"mine\.toml: file too large; give a file that can"):
+            copy_preset("tiny", tmp_path / "mine.toml")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

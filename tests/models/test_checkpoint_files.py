@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,22 @@ def test_a_failed_write_leaves_nothing_behind(
     with pytest.raises(CheckpointError, match=r"c: cannot be written: .*\S"):
         save(tmp_path / "c", policy, adamw_of(policy))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failure", [full_disk, torn_zip])
+def test_a_full_disk_is_told_as_one(
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Callable[..., None],
+) -> None:
+    policy = load(model_folder, "full")
+    monkeypatch.setattr(torch, "save", failure)
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 4096))
+    told = rf"c: cannot be written: no space left on the disk of {tmp_path}; make room"
+    with pytest.raises(CheckpointError, match=told):
+        save(tmp_path / "c", policy, adamw_of(policy))
 
 
 def test_an_interrupt_leaves_nothing_behind_and_stays_an_interrupt(
