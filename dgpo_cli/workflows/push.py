@@ -12,7 +12,7 @@ from typing import Any
 
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.tree import flatten
-from dgpo_cli.errors import CheckpointError, HubError
+from dgpo_cli.errors import CheckpointError, ConfigError, HubError
 from dgpo_cli.models.settings import EMBEDDED_TINY
 from dgpo_cli.workflows.model_card import CardFacts, model_card
 from dgpo_cli.workflows.run_folder import RunFolder, checkpoint_of, step_of
@@ -53,9 +53,11 @@ def run(
         dry_run: prepare everything, and reach out to nobody.
 
     Raises:
+        ConfigError: `repo` is no name of a repository.
         CheckpointError: there is no such checkpoint, or it is not made of safe files.
         HubError: the hub refused or was not reached; nothing was committed.
     """
+    check_name(repo)
     checkpoint = checkpoint_of(run, step=step)
     with tempfile.TemporaryDirectory(prefix=".push-", dir=run) as place:
         folder = Path(place) / "model"
@@ -84,6 +86,23 @@ def run(
             on_event(f"uploading {len(files)} files, {total / 1e6:,.1f} MB, to {repo}")
             address = upload(folder, repo=repo, private=private)
     return PushResult(files=files, card=card, address=address)
+
+
+def check_name(repo: str) -> None:
+    """Make sure that `repo` is USER/NAME, before anything is prepared for it.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ConfigError(f"{repo}: is no name of a repository; give USER/NAME") from error
+    if "/" not in repo:
+        raise ConfigError(f"{repo}: has no user before the name; give USER/NAME")
 
 
 def _copy(checkpoint: Path, folder: Path) -> None:
@@ -216,11 +235,9 @@ _REASONS = {
 
 def _explained(error: Exception, *, repo: str, endpoint: str, token: str) -> HubError:
     """Put what huggingface_hub raised into one line, without the token."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     match error:
-        case HFValidationError():
-            reason = "is no name of a repository; give USER/NAME"
         case OfflineModeIsEnabled():
             reason = "HF_HUB_OFFLINE is set; unset it to upload"
         case HfHubHTTPError() if error.response.status_code in _REASONS:

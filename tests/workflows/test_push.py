@@ -186,10 +186,15 @@ def test_a_hub_that_is_not_there_is_one_line(runs: Path) -> None:
     assert ended.code == 1 and f"{address} was not reached" in ended.err
 
 
-def test_a_name_that_is_none_is_told(runs: Path, hub: Hub) -> None:
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+@pytest.mark.parametrize("name", ["a/b/c", "b", "a b/c"])
+def test_a_name_that_is_none_is_told_before_anything_else(
+    runs: Path, hub: Hub, name: str, flags: tuple[str, ...]
+) -> None:
     env = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
-    ended = dgpo("push", str(runs / "lora"), "a/b/c", env=env)
-    assert ended.code == 1 and "a/b/c: is no name of a repository; give USER/NAME" in ended.err
+    ended = dgpo("push", str(runs / "lora"), name, *flags, env=env)
+    assert ended.code == 2 and ended.err.startswith(f"error: {name}: ")
+    assert ended.err.endswith("; give USER/NAME\n") and ended.out == "" and hub.asked == []
 
 
 @pytest.mark.parametrize(
