@@ -70,7 +70,7 @@ def _explain(error: Exception) -> int:
 
 def _usage(error: typer.TyperException) -> str:
     """Put a usage error into one line, with the command that explains more."""
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     return f"{message}; see {context.command_path} --help" if context is not None else message
 

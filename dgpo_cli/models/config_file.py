@@ -29,6 +29,11 @@ def find_config(settings: ModelSettings) -> Found:
         return Found(_read(resource_dir("data") / "tiny" / "config.json"), "comes with dgpo")
     folder = Path(settings.path).expanduser()
     if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise ModelError(
+                f"model.path={settings.path}: no config.json in that folder; give the folder of a "
+                "model, or a hub id"
+            )
         return Found(_read(folder / "config.json"), f"{folder / 'config.json'}")
     if settings.path.startswith((".", "/", "~")):
         raise ModelError(f"model.path={settings.path}: no such folder")

@@ -134,25 +134,36 @@ def add_adapter(model: Any, *, adapter: LoraAdapter, seed: int) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
+    targets = adapter.targets
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
-        target_modules=(
-            adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets)
-        ),
+        target_modules=targets if isinstance(targets, str) else list(targets),
         use_rslora=adapter.rslora,
         use_dora=adapter.dora,
     )
+    names = _linear_names(model)
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             adapted = get_peft_model(model, config)
     except ValueError as error:
-        raise ModelError(f"adapter.targets={adapter.targets}: {_first_line(error)}") from error
+        raise ModelError(
+            f"adapter.targets={targets if isinstance(targets, str) else ', '.join(targets)}: "
+            f"{_first_line(error).rstrip('.')}; set all-linear, or a list of some of {names}"
+        ) from error
     _start_at_the_base(adapted)
     return adapted
+
+
+def _linear_names(model: Any) -> str:
+    """Return what the linear layers inside a model are called, the head left out."""
+    import torch
+
+    linear = (name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear))
+    return ", ".join(sorted({name.rpartition(".")[2] for name in linear} - {"lm_head"}))
 
 
 def _start_at_the_base(model: Any) -> None:

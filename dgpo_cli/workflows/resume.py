@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dgpo_cli.config.dump import dump_toml
+from dgpo_cli.config.explain import shown
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.errors import CheckpointError, ConfigError
 from dgpo_cli.models.checkpoint import load_state
@@ -37,7 +38,9 @@ def starting_point(
         return None
     if not found:
         if resume == "must":
-            raise CheckpointError(f"--resume must: no checkpoint in {folder.path}")
+            raise CheckpointError(
+                f"--resume must: no checkpoint in {folder.path}; leave it out to start there"
+            )
         return None
     _compare_settings(folder, resolved=resolved, on_event=on_event)
     state = load_state(found[-1])
@@ -65,10 +68,15 @@ def _compare_settings(folder: RunFolder, *, resolved: Resolved, on_event: OnEven
             continue
         if section in _FIXED or key in _FIXED:
             raise ConfigError(
-                f"{key}={new}: the run in {folder.path} has {old}; "
+                f"{key}={_said(new)}: the run in {folder.path} has {_said(old)}; "
                 "give another --out to start a new run"
             )
-        on_event(f"{key} was {old} until here, now {new}")
+        on_event(f"{key} was {_said(old)} until here, now {_said(new)}")
+
+
+def _said(value: object) -> str:
+    """Return a value as it would be set."""
+    return "unset" if value is None else shown(value)
 
 
 def _flat(tree: dict[str, Any], *, prefix: str = "") -> dict[str, Any]:

@@ -117,6 +117,8 @@ def test_usage_errors_exit_with_2_in_one_line(arguments: list[str]) -> None:
 
 def test_a_usage_error_names_the_command_that_explains_more() -> None:
     assert "see dgpo train --help" in dgpo("train", "--nonsense").stderr
+    refused = dgpo("train", "--preset", "tiny", "--view", "foo").stderr
+    assert refused.startswith("error: Invalid value for '--view': 'foo' is not one of 'auto'")
 
 
 def test_a_missing_choice_says_what_to_give() -> None:

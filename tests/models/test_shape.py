@@ -74,6 +74,10 @@ def test_a_missing_number_is_named() -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Any) -> None:
+    with pytest.raises(
+        ModelError, match=f"model.path={tmp_path}: no config.json in that folder; give"
+    ):
+        find_config(ModelSettings(path=str(tmp_path)))
     with pytest.raises(ModelError, match="no such folder"):
         find_config(ModelSettings(path=str(tmp_path / "none")))
 

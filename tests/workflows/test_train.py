@@ -139,7 +139,7 @@ def test_finished_run_does_nothing_more(tmp_path: Path) -> None:
 
 
 def test_resume_never_refuses_a_run_and_must_refuses_none(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="--resume must: no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"--resume must: no checkpoint in .*; leave it out"):
         run_tiny(tmp_path / "run", resume="must")
     run_tiny(tmp_path / "run", steps=1)
     with pytest.raises(ConfigError, match=r"--resume never: .* already holds a run"):
@@ -158,8 +158,11 @@ def test_another_run_cannot_take_over_the_folder(tmp_path: Path, change: str) ->
 def test_changed_setting_is_named_on_resume(tmp_path: Path) -> None:
     run_tiny(tmp_path / "run", "optim.lr=1e-4", steps=1)
     events: list[str] = []
-    run_tiny(tmp_path / "run", "optim.lr=2e-4", steps=2, events=events)
+    changes = ("optim.lr=2e-4", "rollout.dynamic_sampling=true", "prompts.system=Add.")
+    run_tiny(tmp_path / "run", *changes, steps=2, events=events)
     assert "optim.lr was 0.0001 until here, now 0.0002" in events
+    assert "rollout.dynamic_sampling was false until here, now true" in events
+    assert "prompts.system was unset until here, now Add." in events
 
 
 def test_a_run_of_an_earlier_version_lacks_later_settings_and_goes_on(tmp_path: Path) -> None:
