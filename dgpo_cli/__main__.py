@@ -1,5 +1,30 @@
-"""Lets `python -m dgpo_cli` do what `dgpo` does."""
+"""The program `dgpo`, also as `python -m dgpo_cli`: ends quietly on Ctrl-C while it still loads."""
 
-from dgpo_cli.cli.main import main
+from __future__ import annotations
 
-main()
+import os
+import signal
+from typing import Any, NoReturn
+
+
+def main() -> NoReturn:
+    """Load the command line and run it."""
+    # Whoever started us may have switched Ctrl-C off, as nohup does; that stays.
+    listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if listens:
+        signal.signal(signal.SIGINT, _end)
+    from dgpo_cli.cli.main import main as command
+
+    if listens:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    command()
+
+
+def _end(number: int, frame: Any) -> NoReturn:
+    # No exception: it would come out of some import, with a traceback.
+    os.write(2, b"error: interrupted\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    main()
