@@ -44,7 +44,7 @@ def load_tokenizer(settings: ModelSettings, *, folder: Path | None = None) -> An
     """Load the tokenizer of the model, or of a checkpoint `folder` that carries one.
 
     Raises:
-        ModelError: it cannot be loaded, or it has no EOS token.
+        ModelError: it cannot be loaded, it is empty, or it has no EOS token.
     """
     from transformers import AutoTokenizer
 
@@ -57,6 +57,9 @@ def load_tokenizer(settings: ModelSettings, *, folder: Path | None = None) -> An
             revision=None if here else settings.revision,
             trust_remote_code=settings.trust_remote_code,
         )
+    if not tokenizer.encode("1 + 1", add_special_tokens=False):
+        # Without its files transformers makes an empty one up.
+        raise ModelError(f"{location}: no tokenizer comes with it; add its tokenizer.json")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{location}: the tokenizer has no EOS token, completions could not end")
     if tokenizer.pad_token_id is None:
@@ -261,6 +264,11 @@ class _explained:
             raise ModelError(
                 f"{where}: comes with Python code of its own, which is not run; if you trust who "
                 "made it, set model.trust_remote_code=true"
+            ) from error
+        if "model.safetensors" in str(error) and any(local.glob("*.bin")):
+            raise ModelError(
+                f"{where}: has weights as pickles (.bin) only, which can run code and are not "
+                "loaded; convert them to safetensors"
             ) from error
         hint = "" if looks_local else " (is the hub reachable, and the id right?)"
         raise ModelError(f"{where}: cannot be loaded: {_first_line(error)}{hint}") from error

@@ -110,8 +110,16 @@ def test_weights_that_could_run_code_are_not_loaded(model_folder: Path, tmp_path
     shutil.copytree(model_folder, folder)
     (folder / "model.safetensors").unlink()
     torch.save(tiny.build_model().state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    told = r"model\.path=.*: has weights as pickles \(\.bin\) only, .*; convert them to safetensors"
+    with pytest.raises(ModelError, match=told):
         load_model(settings_of(folder))
+
+
+def test_a_model_without_a_tokenizer_is_told(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder, folder, ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(ModelError, match=r"m: no tokenizer comes with it; add its tokenizer\.json"):
+        load_tokenizer(settings_of(folder))
 
 
 def with_own_code(folder: Path, target: Path, *, ran: Path, model_type: str) -> Path:
