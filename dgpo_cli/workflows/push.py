@@ -95,7 +95,7 @@ def check_name(repo: str) -> None:
         ConfigError: it is not.
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(repo)
