@@ -10,6 +10,7 @@ _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 MAX_DECADES = 12  # of a logarithmic axis; what lies further down stands at its foot
 _ROUNDING = 1e-3  # of a ceiling: rounded shares may add up to a little more than 1
+_LEAST = 1e-300  # what is smaller counts as 0: its ticks could not be told from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ def axis(
     tick. whole: ticks are whole numbers, as steps are.
     """
     held = [*values, *(each for each in (floor, ceiling) if each is not None)]
+    held = [0.0 if abs(value) < _LEAST else value for value in held]
     if log:
         held = [value for value in held if value > 0.0]
         if held:

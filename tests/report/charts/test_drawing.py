@@ -7,7 +7,7 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dgpo_cli.report.charts.drawing import Chart, Level, Line, frame, polyline, spread, stacked, svg
@@ -30,6 +30,8 @@ def paths(drawing: str, kind: str) -> list[str]:
 
 
 @given(YS, st.booleans())
+@example([0.0, 5e-324], False)
+@example([5e-324], True)
 def test_every_known_point_lies_inside_the_plot(ys: list[float | None], log: bool) -> None:
     chart = Chart("t", [line(*ys), line(*reversed(ys), label="b", look=2)], log=log)
     place = frame(chart, **SIZE)
