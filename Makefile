@@ -60,7 +60,7 @@ test: dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 test-slow: dev
-	$(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m slow
 
 # Without a GPU: vLLM's build for CPUs, whose torch is one for CPUs too. It asks for packages for
 # pictures and sound that do not fit that torch, and transformers would try them at import.
@@ -78,7 +78,7 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
 	@touch $@
 
 test-vllm: $(VLLM_VENV)/.installed
-	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q -m vllm tests/vllm
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -n 2 --dist loadfile -q -m vllm tests/vllm
 
 test-mutations: dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m mutation

@@ -114,16 +114,29 @@ def _sampling(job: Job, device: Device, *, flops: float) -> PhaseTime:
     steps = math.ceil(total / rows) * job.typical_completion
     middle = job.typical_prompt + job.typical_completion / 2
     weights = weight_bytes(job) if kind == "hf" else sampler_weights(job, device)
-    read = weights + per_device * middle * cache_bytes_per_token(job)
+    read = weights + per_device * middle * cache_bytes_per_token(job) * _cache_passes(job)
     memory_s = read / (_BANDWIDTH * device.bandwidth)
     work = 2.0 * (job.shape.block_matrices + job.shape.head_weights) * per_device
     compute_s = work / (_MFU_DECODING * flops)
     launch = (_LAUNCH_S[device.kind] if kind == "hf" else _VLLM_LAUNCH_S) * job.shape.layers
     slowest = max(memory_s, compute_s, launch)
     limit = {memory_s: "bandwidth", compute_s: "compute", launch: "launches"}[slowest]
+    if device.kind == "cpu" and slowest != launch:
+        slowest += launch  # nothing runs ahead there: it waits while the next is prepared
     prefill_s = prefill_flops(job) / (_MFU[device.kind] * flops * job.shards)
     note = f"{limit}, {rows:,} rows at a time"
     return PhaseTime("sampling", steps * slowest + prefill_s, note, beside=samples_beside(job))
+
+
+def _cache_passes(job: Job) -> float:
+    """Return how often the cache goes through memory in one step of decoding.
+
+    transformers repeats keys and values for every query head: read, written larger, read again.
+    """
+    shape = job.shape
+    if job.sampling.kind != "hf" or shape.heads == shape.kv_heads:
+        return 1.0
+    return 1.0 + 2.0 * shape.heads / shape.kv_heads
 
 
 def samples_beside(job: Job) -> bool:

@@ -49,7 +49,7 @@ _NODE = 8
 _CACHE_CUDA = 0.1
 # glibc serves blocks below 32 MiB from a heap, where blocks that were aligned do not fit again into
 # the holes that they leave: measured, as a share of what all blocks keep in one pass.
-_HEAP_HOLES = 1.5
+_HEAP_HOLES = 1.25
 _HEAP_BLOCK = 32 * MIB
 MALLOC = "MALLOC_MMAP_THRESHOLD_"
 

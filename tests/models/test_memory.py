@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from dgpo_cli.models import memory as module
 from dgpo_cli.models.budget import Device
 from dgpo_cli.models.cache import growing_cache
-from dgpo_cli.models.cost import forward_flops, head_flops, prefill_flops, times_of
+from dgpo_cli.models.cost import _MFU, forward_flops, head_flops, prefill_flops, times_of
 from dgpo_cli.models.growth import final_room
 from dgpo_cli.models.job import Job, MicroBatch, Sampling
 from dgpo_cli.models.memory import (
@@ -189,6 +189,31 @@ def test_checkpointing_costs_one_more_forward_pass() -> None:
 def test_lora_runs_half_of_the_backward_pass() -> None:
     (back,) = [p.seconds for p in times_of(lora(), GPU) if p.name == "backward"]
     assert back == pytest.approx(forward_flops(lora(), rows=8) / (0.4 * 1e12))
+
+
+def test_decoding_reads_the_weights_and_a_cache_that_is_repeated_for_every_query_head() -> None:
+    # So slow a memory that nothing else counts; 8 rows side by side, 30 tokens each.
+    slow = replace(GPU, bandwidth=1e6)
+    prefill = prefill_flops(job()) / (0.4 * 1e12)
+    for kv_heads, passes in ((2, 1 + 2 * 6 / 2), (6, 1)):
+        one = job(shape=replace(shape(), kv_heads=kv_heads))
+        (found,) = [p.seconds for p in times_of(one, slow) if p.name == "sampling"]
+        cached = 8 * (10 + 30 / 2) * cache_bytes_per_token(one)
+        expected = 30 * (weight_bytes(one) + cached * passes) / (0.6 * 1e6) + prefill
+        assert found == pytest.approx(expected)
+
+
+def test_on_a_cpu_the_next_step_is_prepared_while_nothing_is_computed() -> None:
+    device = Device("C", "cpu", 8 * GIB, 8 * GIB, {"float32": 1e12}, 1e6, "test")
+    seconds = {
+        kind: next(
+            p.seconds for p in times_of(job(), replace(device, kind=kind)) if p.name == "sampling"
+        )
+        for kind in ("cpu", "cuda")
+    }
+    prefill = {kind: prefill_flops(job()) / (mfu * 1e12) for kind, mfu in _MFU.items()}
+    waits = seconds["cpu"] - prefill["cpu"] - (seconds["cuda"] - prefill["cuda"])
+    assert waits == pytest.approx(30 * 3 * 2e-4, rel=1e-6)
 
 
 def test_an_unknown_speed_gives_no_times() -> None:
