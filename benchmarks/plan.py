@@ -41,7 +41,8 @@ LENGTHS = (
     "prompts.max_prompt_tokens=64",
     "rollout.max_completion_tokens=16",
 )
-CASES: dict[str, tuple[str, tuple[str, ...]]] = {
+Case = tuple[str, tuple[str, ...]]  # a preset, and what is changed of it
+CASES: dict[str, Case] = {
     "embedded, all weights": ("tiny", ()),
     "SmolLM2 LoRA": ("smollm2-lora", LENGTHS),
     "SmolLM2 LoRA, checkpointing": (
@@ -122,8 +123,8 @@ def train(resolved: Resolved) -> int:
     return peak()
 
 
-def settings_of(name: str, *, smollm2: str | None) -> Resolved:
-    preset, changes = CASES[name]
+def settings_of(case: Case, *, smollm2: str | None) -> Resolved:
+    preset, changes = case
     overrides = [*changes, "model.device=cpu"]
     if preset == "smollm2-lora":
         overrides.append(f"model.path={smollm2}")
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        resolved = settings_of(arguments.child, smollm2=arguments.smollm2)
+        resolved = settings_of(CASES[arguments.child], smollm2=arguments.smollm2)
         print(json.dumps({"predicted": predict(resolved), "measured": train(resolved)}))
         return
     names = [arguments.only] if arguments.only else list(CASES)

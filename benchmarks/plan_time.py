@@ -22,9 +22,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from plan import steps_of
+from plan import Case, settings_of, steps_of
 
-from dgpo_cli.config.load import Resolved, resolve
+from dgpo_cli.config.load import Resolved
 
 STEPS = 4
 SHORT = (
@@ -37,7 +37,7 @@ LONG = (
     "prompts.max_prompt_tokens=128",
     "rollout.max_completion_tokens=256",
 )
-CASES: dict[str, tuple[str, tuple[str, ...]]] = {
+CASES: dict[str, Case] = {
     "embedded, all weights": ("tiny", ()),
     "SmolLM2 LoRA": ("smollm2-lora", SHORT),
     "SmolLM2 LoRA, long": ("smollm2-lora", LONG),
@@ -50,14 +50,6 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "SmolLM2 LoRA, two updates": ("smollm2-lora", (*SHORT, "optim.updates_per_step=2")),
 }
 Seconds = dict[str, float]
-
-
-def settings_of(name: str, *, smollm2: str | None) -> Resolved:
-    preset, changes = CASES[name]
-    overrides = [*changes, "model.device=cpu"]
-    if preset == "smollm2-lora":
-        overrides.append(f"model.path={smollm2}")
-    return resolve(preset=preset, overrides=overrides)
 
 
 def estimate(resolved: Resolved) -> Seconds:
@@ -81,7 +73,7 @@ def measure(resolved: Resolved) -> Seconds:
 
 
 def case(name: str, *, smollm2: str | None) -> dict[str, Seconds]:
-    resolved = settings_of(name, smollm2=smollm2)
+    resolved = settings_of(CASES[name], smollm2=smollm2)
     before = estimate(resolved)
     measured = measure(resolved)
     after = estimate(resolved)
