@@ -1,7 +1,10 @@
-"""Counts processes (Linux)."""
+"""Counts processes and interrupts them (Linux)."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -30,3 +33,15 @@ def left_behind(mark: str, *, within_s: float) -> list[int]:
     while (found := with_mark(mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return found
+
+
+def interrupt_until_told(process: subprocess.Popen[str], log: Path) -> None:
+    """Press Ctrl-C in a process group and wait until the run, which writes to `log`, has told.
+
+    Two signals that come before Python gets to the first one count as one.
+    """
+    os.killpg(process.pid, signal.SIGINT)
+    deadline = time.monotonic() + 60
+    while "stopping with a checkpoint after this step" not in log.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.002)

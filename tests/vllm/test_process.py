@@ -18,7 +18,7 @@ from dgpo_cli.backends.guard import descendants
 from dgpo_cli.backends.vllm import VllmSampler
 from dgpo_cli.backends.vllm_engine import OwnEngine
 from dgpo_cli.workflows.setup import make_sampler
-from tests.processes import left_behind, with_mark
+from tests.processes import interrupt_until_told, left_behind, with_mark
 from tests.vllm.test_server import CLOSE, LORA, Load, largest_gap, move, sample
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -82,38 +82,47 @@ def is_zombie(pid: int) -> bool:
 def start_training(out: Path, *extra: str, model: Path, mark: str) -> subprocess.Popen[str]:
     settings = (
         *(f"model.path={model}", "model.device=cpu", *MEMORY, *LORA),
-        *("rollout.prompts_per_step=2", "rollout.group_size=4", "optim.micro_batch_size=4"),
+        # Steps of a second or so: what is done in the middle of one is not done after it.
+        *("rollout.prompts_per_step=4", "rollout.group_size=8", "optim.micro_batch_size=4"),
         *("rollout.max_completion_tokens=16", "rollout.backend.max_num_seqs=4"),
         *("train.threads=1", "reward.workers=1", "train.checkpoint_every=1000", "eval.every=0"),
         *extra,
     )
     variable, value = mark.split("=")
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "dgpo_cli", "train", "--preset", "tiny", "--steps", "100000"),
-            *(part for setting in settings for part in ("--set", setting)),
-            *("--out", str(out)),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {variable: value},
-    )
+    with log_of(out).open("w") as log:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "dgpo_cli", "train", "--preset", "tiny"),
+                *("--steps", "100000", "--out", str(out)),
+                *(part for setting in settings for part in ("--set", setting)),
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env=os.environ | {variable: value},
+        )
+
+
+def log_of(out: Path) -> Path:
+    """Return where a run of `start_training` says what it does."""
+    return out.with_suffix(".log")
 
 
 def wait_for_steps(out: Path, count: int, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 600
     file = out / "metrics.jsonl"
     while not file.exists() or len(file.read_text().splitlines()) < count:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, log_of(out).read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def interrupt_twice(process: subprocess.Popen[str]) -> None:
-    os.killpg(process.pid, signal.SIGINT)
-    time.sleep(0.02)
+End = Callable[[subprocess.Popen[str], Path], None]
+
+
+def interrupt_twice(process: subprocess.Popen[str], log: Path) -> None:
+    interrupt_until_told(process, log)
     os.killpg(process.pid, signal.SIGINT)
 
 
@@ -121,13 +130,13 @@ def interrupt_twice(process: subprocess.Popen[str]) -> None:
     ("end", "code"),
     [
         (interrupt_twice, 130),
-        (lambda process: process.terminate(), 143),
-        (lambda process: process.kill(), -9),
+        (lambda process, log: process.terminate(), 143),
+        (lambda process, log: process.kill(), -9),
     ],
     ids=["Ctrl-C-twice", "SIGTERM", "SIGKILL"],
 )
 def test_a_run_trains_with_the_engine_and_takes_it_along_when_it_ends(
-    small_model: Path, tmp_path: Path, end: Callable[[subprocess.Popen[str]], None], code: int
+    small_model: Path, tmp_path: Path, end: End, code: int
 ) -> None:
     mark = f"DGPO_VLLM_TEST={uuid.uuid4().hex}"
     out = tmp_path / "run"
@@ -136,9 +145,9 @@ def test_a_run_trains_with_the_engine_and_takes_it_along_when_it_ends(
         wait_for_steps(out, 3, process)
         names = b" ".join(name(pid) for pid in with_mark(mark))
         assert b"EngineCore" in names and b"VLLM::Worker" in names
-        end(process)
-        text = process.communicate(timeout=120)[0]
-        assert process.returncode == code, text
+        end(process, log_of(out))
+        process.wait(timeout=120)
+        assert process.returncode == code, log_of(out).read_text()
         assert left_behind(mark, within_s=30) == []
     finally:
         for pid in with_mark(mark):
@@ -158,12 +167,17 @@ def test_a_run_that_samples_ahead_is_exact_goes_on_where_it_stopped_and_leaves_n
 ) -> None:
     out = tmp_path / "run"
     mark = f"DGPO_VLLM_TEST={uuid.uuid4().hex}"
-    for count, end, code in ((4, subprocess.Popen.terminate, 143), (8, interrupt_twice, 130)):
+    ends: tuple[tuple[int, End, int], ...] = (
+        (4, lambda process, log: process.terminate(), 143),
+        (8, interrupt_twice, 130),
+    )
+    for count, end, code in ends:
         process = start_training(out, "rollout.overlap=1", *MOVES, model=small_model, mark=mark)
         try:
             wait_for_steps(out, count, process)
-            end(process)
-            text = process.communicate(timeout=120)[0]
+            end(process, log_of(out))
+            process.wait(timeout=120)
+            text = log_of(out).read_text()
             assert process.returncode == code, text
             assert "Traceback" not in text
             assert ("stopped at step" in text) == (code == 143)

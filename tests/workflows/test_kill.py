@@ -10,9 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
+
+from tests.processes import interrupt_until_told
 
 STEPS = 10
 ARGS = [
@@ -46,10 +49,10 @@ DYNAMIC = (
 )
 
 
-def start(out: Path, *extra: str) -> subprocess.Popen[str]:
+def start(out: Path, *extra: str, log: IO[str] | int = subprocess.PIPE) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "dgpo_cli", *ARGS, "--out", str(out), *extra],
-        stdout=subprocess.PIPE,
+        stdout=log,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
@@ -163,15 +166,19 @@ def test_however_a_run_ends_no_process_stays_behind(tmp_path: Path, how: signal.
 
 @pytest.mark.slow
 def test_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
-    process = start(tmp_path / "run", "--steps", "1000", "--set", "rollout.group_size=256")
+    log = tmp_path / "log"
+    large = ("--steps", "1000", "--set", "rollout.group_size=256")
+    with log.open("w") as file:
+        process = start(tmp_path / "run", *large, log=file)
     wait_for_step(tmp_path / "run", 1, process)
-    time.sleep(1.0)  # well into the second step, which takes several seconds with 4,096 completions
-    os.kill(process.pid, signal.SIGINT)
-    time.sleep(0.2)
+    time.sleep(1.0)  # well into the second step, which takes several seconds with 1,024 completions
+    interrupt_until_told(process, log)
     for _ in range(3):  # and again, while the process is ending: there is no traceback to it
-        os.kill(process.pid, signal.SIGINT)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.02)
-    text = process.communicate(timeout=60)[0]
+    process.wait(timeout=60)
+    text = log.read_text()
     assert process.returncode == 130
     assert "Traceback" not in text
     assert "stopping with a checkpoint after this step" in text
