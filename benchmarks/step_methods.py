@@ -212,4 +212,5 @@ class _Reference:
     """The reference, as token_logprobs takes a policy."""
 
     def __init__(self, policy: Policy) -> None:
+        self.packs = policy.packs
         self.hidden, self.head = policy.reference_hidden, policy.reference_head
