@@ -78,7 +78,7 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
 	@touch $@
 
 test-vllm: $(VLLM_VENV)/.installed
-	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -n 2 --dist loadfile -q -m vllm tests/vllm
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -n 2 -q -m vllm tests/vllm
 
 test-mutations: dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m mutation
