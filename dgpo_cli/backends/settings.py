@@ -74,6 +74,12 @@ class VllmBackend(_Vllm):
         description="Give weights and cache of vLLM back while the trainer works; auto: on a GPU.",
     )
 
+    weight_transfer: Literal["auto", "tcp", "ipc", "folder"] = Field(
+        "auto",
+        description="How all weights reach vLLM, without an adapter: tcp, ipc (CUDA IPC, on one "
+        "GPU) or through a folder; auto: tcp.",
+    )
+
 
 class VllmServerBackend(_Vllm):
     """One or more vLLM servers, started by `dgpo serve` on this machine or others."""
@@ -92,6 +98,17 @@ class VllmServerBackend(_Vllm):
         min_length=1,
         description="Folder that the servers can read, for weights on their way to them; "
         "unset: this machine's folder for temporary files.",
+    )
+    sync_host: str | None = Field(
+        None,
+        min_length=1,
+        description="Address of this machine from which the servers can fetch weights; unset: the "
+        "one from which it reaches them.",
+    )
+    weight_transfer: Literal["auto", "folder"] = Field(
+        "auto",
+        description="How all weights reach the servers, without an adapter; auto: as each was "
+        "started (dgpo serve --weight-transfer), or else through sync_dir.",
     )
 
 

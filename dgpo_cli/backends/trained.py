@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
 
 
 class TrainedWeights(Protocol):
@@ -34,6 +37,11 @@ class TrainedWeights(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the adapter alone, or without one the whole model, into a folder."""
+        ...
+
+    def tensors(self) -> Sequence[tuple[str, torch.Tensor]]:
+        """Return all weights, without an adapter, under the names that `save` gives them: the
+        policy's own memory wherever a checkpoint has it in one piece."""
         ...
 
     def canary_ids(self) -> tuple[int, ...]:

@@ -1,72 +1,32 @@
 """Samples with vLLM servers and gives them the policy's weights: the part that both kinds share.
 
-With an adapter the server keeps the base and gets the adapter alone, under a new name for every
-version. Otherwise the whole model goes through a folder. Either way a canary proves it.
+How the weights get there is the carrier's (carriers.py); a canary proves that they did.
 """
 
 from __future__ import annotations
 
-import secrets
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.canary import Canary, mean_gap
 from dgpo_cli.backends.dispatch import Dispatch, Job
 from dgpo_cli.backends.http_json import Connection, ServerGone, ServerSaysNo, ServerSlow
 from dgpo_cli.backends.vllm_client import Drawn, Served, VllmClient
-from dgpo_cli.backends.vllm_process import remove_tree
 from dgpo_cli.errors import BackendError
 from dgpo_cli.types import Completion, Progress
 
 if TYPE_CHECKING:
+    from dgpo_cli.backends.carriers import Carrier
+    from dgpo_cli.backends.fleet import Fleet
     from dgpo_cli.backends.trained import TrainedWeights
 
 _UNREACHED = (ServerGone, ServerSlow, ServerSaysNo)
 # As hot as vLLM allows: log-probabilities of the plain logits are told from those asked for.
 _PROBE = SamplingParams(temperature=2.0, top_p=1.0, top_k=0, max_completion_tokens=4)
-
-
-class Fleet(Protocol):
-    """The servers, and who looks after them."""
-
-    @property
-    def clients(self) -> Sequence[VllmClient]: ...
-
-    @property
-    def shared(self) -> bool:
-        """Whether somebody else may have restarted a server or changed its weights."""
-        ...
-
-    @property
-    def sleeps(self) -> bool:
-        """Whether the servers give their memory back between two phases of sampling."""
-        ...
-
-    @property
-    def folder(self) -> Path:
-        """An own folder for weights on their way, which the servers can read."""
-        ...
-
-    def start(self, progress: Progress) -> None:
-        """Have every server ready. Raises BackendError."""
-        ...
-
-    def bring_back(self, client: VllmClient, error: Exception) -> None:
-        """Have a server ready again that `error` came from. Raises BackendError."""
-        ...
-
-    def went_well(self) -> None:
-        """A round of sampling is complete: what was brought back has proven itself."""
-        ...
-
-    def close(self) -> None:
-        """End what was started and remove `folder`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +43,23 @@ class Limits:
 class VllmSampler:
     """The sampler of `rollout.backend.kind` "vllm" and "vllm-server"."""
 
-    def __init__(self, weights: TrainedWeights, *, fleet: Fleet, limits: Limits) -> None:
+    def __init__(
+        self, weights: TrainedWeights, *, fleet: Fleet, carrier: Carrier, limits: Limits, run: str
+    ) -> None:
+        """run: names this sampler's adapters and cached prompts on servers that others share."""
         self._weights = weights
         self._fleet = fleet
+        self._carrier = carrier
         self._limits = limits
         self._policy_version = 0
-        self._run = secrets.token_hex(4)
+        self._run = run
         self._started = False
         self._asleep = False
-        self._folder: Path | None = None  # the weights of this version, for servers that restart
         self._count = 0  # syncs so far: two of one version must not share a name
-        self._loads = 0
         self._expected: list[float] = []
         self._ids = weights.canary_ids()
         self._served: dict[str, Served] = {}
         self._canaries: dict[str, Canary] = {}
-        self._adapters: dict[str, str] = {}  # the adapter that each server has
         self._dispatch: Dispatch | None = None
         self._cancelled = False
         self.close = weakref.finalize(self, fleet.close)
@@ -213,8 +174,7 @@ class VllmSampler:
         return f"{self._run}-{self._count}"
 
     def _model(self, client: VllmClient) -> str:
-        url = client.address.url
-        return self._adapters.get(url) or self._served[url].model
+        return self._carrier.name(client) or self._served[client.address.url].model
 
     def prepare(self, progress: Progress) -> None:
         """See RemoteSampler.prepare. Raises BackendError."""
@@ -227,51 +187,27 @@ class VllmSampler:
             advance(1)
 
     def _publish_all(self, *, first: bool = False) -> None:
-        """Write the weights down, hand them to every server, and forget the version before."""
+        """Hand the present weights to every server, and forget the version before."""
         self._wake()
-        before = self._folder
         self._count += 1
-        if not first or not self._as_served():
-            self._folder = self._fleet.folder / f"weights-{self._count}"
-            self._weights.save(self._folder)
+        self._carrier.renew(first=first)
         self._expected = self._weights.logprobs_of(self._ids, temperature=1.0)
         for client in self._fleet.clients:
             try:
                 self._publish(client, first=first)
             except _UNREACHED as error:
                 self._bring_back(client, error)
-        if before is not None and before != self._folder:
-            remove_tree(before)
-
-    def _as_served(self) -> bool:
-        """Whether the servers have the right weights as they are, as far as one can know.
-
-        Our own have read `model.path` themselves. A shared one may have got others since, unless
-        it takes none.
-        """
-        if self._weights.has_adapter or not self._weights.untouched:
-            return False
-        clients = self._fleet.clients
-        return not self._fleet.shared or not any(client.takes_weights() for client in clients)
+        self._carrier.drop_older()
 
     def _publish(self, client: VllmClient, *, first: bool = False) -> None:
-        """Hand the weights that are written down to one server and prove that it has them."""
-        url = client.address.url
+        """Hand the weights of this version to one server and prove that it has them."""
         if first:
             self._meet(client)
-        if self._weights.has_adapter:
-            assert self._folder is not None
-            self._loads += 1  # a name is used once: the same one may still be there
-            name = f"dgpo-{self._run}-{self._loads}"
-            client.load_adapter(name, self._folder)
-            before, self._adapters[url] = self._adapters.get(url), name
-            if before is not None:
-                client.unload_adapter(before)
-        elif self._folder is not None:
-            client.reload_weights(self._folder)
+        self._carrier.give(client)
         measured = client.score(self._ids, model=self._model(client), cache_salt=self._salt)
         what = f"policy version {self._policy_version}"
-        self._canaries[url].check(measured, self._expected, what=what, where=str(client))
+        canary = self._canaries[client.address.url]
+        canary.check(measured, self._expected, what=what, where=str(client))
         if first:
             self._check_logprobs(client)
 
@@ -320,6 +256,7 @@ class VllmSampler:
             self._bring_back(client, error)
             return
         if not self._canaries[client.address.url].holds(measured):
+            self._carrier.lost(client)  # another may listen there now
             self._publish(client)
 
     def _bring_back(self, client: VllmClient, error: Exception) -> None:
@@ -328,6 +265,7 @@ class VllmSampler:
             if isinstance(error, ServerSaysNo) and not error.may_pass and error.status != 404:
                 raise BackendError(f"{client}: {error}") from error
             self._go_on()
+            self._carrier.lost(client)
             self._fleet.bring_back(client, error)
             try:
                 self._publish(client, first=client.address.url not in self._served)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.backends.http_json import Address, Connection, ServerSaysNo
-from dgpo_cli.backends.vllm_command import WORKER
-from dgpo_cli.backends.vllm_worker import METHOD
+from dgpo_cli.backends.vllm_command import RELOAD, WORKER
 from dgpo_cli.errors import BackendError
 from dgpo_cli.types import FinishReason
 
@@ -41,12 +40,25 @@ class Served:
     max_model_len: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """How a server takes all weights anew.
+
+    reload: the name of its reload from a folder. transfer: of its weight transfer, None without.
+    dtype: torch's name of the type that it computes in, None where it does not say.
+    """
+
+    reload: str
+    transfer: str | None = None
+    dtype: str | None = None
+
+
 class VllmClient:
     """Speaks to one server. The methods take the connection to use, one per thread."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self._method: str | None = None
+        self._configured: Configured | None = None
 
     def __str__(self) -> str:
         return self.address.url
@@ -198,25 +210,58 @@ class VllmClient:
             BackendError: the server does not do that.
         """
         try:
-            body = {"method": self._reload_method(), "kwargs": {"weights_path": str(folder)}}
+            body = {"method": self.configured().reload, "kwargs": {"weights_path": str(folder)}}
             self.call("POST", "/collective_rpc", body, timeout_s=LOAD_TIMEOUT_S)
-            answer = self.call("POST", "/reset_prefix_cache")
+            self.reset_cache()
         except ServerSaysNo as error:
             raise BackendError(
                 f"{self}: does not take new weights from {folder}: {error}; start the server with "
                 "dgpo serve (on another machine: with --updates-from-anywhere), and see that it "
                 "can read that folder (rollout.backend.sync_dir)"
             ) from error
+
+    def reset_cache(self) -> None:
+        """Forget what older weights have cached. Raises BackendError if that cannot be."""
+        answer = self.call("POST", "/reset_prefix_cache")
         if not isinstance(answer, dict) or answer.get("success") is not True:
             raise BackendError(f"{self}: the prefix cache was not reset: somebody else is using it")
 
-    def _reload_method(self) -> str:
-        """Return dgpo's own reload where the server was started with it, else vLLM's."""
-        if self._method is None:
+    def configured(self) -> Configured:
+        """Ask, once, how the server was started: with dgpo's extension or without."""
+        if self._configured is None:
             info = self.call("GET", "/server_info?config_format=json", timeout_s=LOAD_TIMEOUT_S)
-            extended = WORKER in json.dumps(info)
-            self._method = METHOD if extended else "reload_weights"
-        return self._method
+            self._configured = _configured(info)
+        return self._configured
+
+    def forget(self) -> None:
+        """Ask again what was asked once: it may be another server now."""
+        self._configured = None
+
+    # vLLM's weight transfer: the four calls around weights that go their own way.
+
+    def init_transfer(self, info: dict[str, Any]) -> None:
+        """Tell the workers how the weights come."""
+        self._control("/init_weight_transfer_engine", {"init_info": info})
+
+    def start_update(self) -> None:
+        """Have every layer ready for new weights."""
+        self._control("/start_weight_update")
+
+    def update(self, info: dict[str, Any]) -> None:
+        """Have the workers take what comes; returns when they have it."""
+        self._control("/update_weights", {"update_info": info})
+
+    def finish_update(self) -> None:
+        """Compute with the new weights, and forget what the old ones cached."""
+        self._control("/finish_weight_update")
+        self.reset_cache()
+
+    def world_size(self) -> int:
+        """Ask how many workers share the model or copies of it."""
+        return int(self.call("GET", "/get_world_size")["world_size"])
+
+    def _control(self, path: str, body: Any = None) -> None:
+        self.call("POST", path, body, timeout_s=LOAD_TIMEOUT_S)
 
     def sleep(self) -> None:
         """Give the memory of weights and cache back to the device until `wake`."""
@@ -224,3 +269,15 @@ class VllmClient:
 
     def wake(self) -> None:
         self.call("POST", "/wake_up", timeout_s=LOAD_TIMEOUT_S)
+
+
+def _configured(info: Any) -> Configured:
+    """Read the configuration as JSON; an older vLLM gives less of it, or text."""
+    reload = RELOAD if WORKER in json.dumps(info) else "reload_weights"  # vLLM's own
+    config = info.get("vllm_config") if isinstance(info, dict) else None
+    if not isinstance(config, dict):
+        return Configured(reload)
+    transfer = config.get("weight_transfer_config") or {}
+    return Configured(
+        reload, transfer.get("backend"), (config.get("model_config") or {}).get("dtype")
+    )

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from dgpo_cli.backends.weight_stream import BACKEND
+
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM reserves room for
 WORKER = "dgpo_cli.backends.vllm_worker.FullReload"
+RELOAD = "dgpo_reload_weights"  # its method
+
+
+def transfer_name(way: str) -> str | None:
+    """Return vLLM's name of a way to send all weights; None for a folder."""
+    return {"auto": BACKEND, "tcp": BACKEND, "folder": None}.get(way, way)
 
 
 def reserved_rank(rank: int) -> int:
@@ -40,6 +49,7 @@ class ServerFlags:
 
     updates: whether the server takes new weights, through vLLM's development interface, which
         can run anything and has no password.
+    weight_transfer: vLLM's name of how all weights come; None: from a folder.
     """
 
     model: str
@@ -58,6 +68,7 @@ class ServerFlags:
     served_name: str | None = None
     sleep: bool = False
     updates: bool = True
+    weight_transfer: str | None = BACKEND
 
     def command(
         self, *, socket: Path | None = None, host: str = "127.0.0.1", port: int = 8000
@@ -83,6 +94,8 @@ class ServerFlags:
             "--generation-config": "vllm",
             "--worker-extension-cls": WORKER if self.updates else None,
         }
+        if self.updates and self.weight_transfer is not None:
+            options["--weight-transfer-config"] = json.dumps({"backend": self.weight_transfer})
         if self.lora_rank:
             rank = reserved_rank(self.lora_rank)
             options |= {"--max-lora-rank": rank, "--max-loras": 1, "--max-cpu-loras": 2}
@@ -112,7 +125,11 @@ class ServerFlags:
     def environment(self) -> dict[str, str]:
         """Return what is added to the environment of the server."""
         updates = "1" if self.updates else "0"
-        return {
+        # CUDA's handles are pickled Python; the socket of such an engine is the user's alone.
+        pickles = (
+            {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} if self.weight_transfer == "ipc" else {}
+        )
+        return pickles | {
             "VLLM_SERVER_DEV_MODE": updates,
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": updates,
             "VLLM_NO_USAGE_STATS": "1",

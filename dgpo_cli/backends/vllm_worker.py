@@ -1,30 +1,44 @@
-"""What dgpo adds to vLLM's workers: a reload that reaches tied output weights. Runs inside vLLM.
+"""What dgpo adds to vLLM's workers. Runs inside vLLM, under --worker-extension-cls.
 
-vLLM 0.32 packs weights for a CPU's kernels when it loads them. Its `reload_weights` packs every
-layer again that finds weights of its own in the folder; an output layer that is tied to the
-embedding finds none and keeps computing with the packed weights of before.
+A transport of weights over TCP is registered among vLLM's own (--weight-transfer-config), and its
+reload from a folder is made to reach tied output weights.
+
+vLLM 0.32 packs weights for a CPU's kernels when it loads them. Both of its ways to new weights
+pack every layer again that finds weights of its own among them; an output layer that is tied to
+the embedding finds none and keeps computing with the packed weights of before.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-METHOD = "dgpo_reload_weights"
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+from dgpo_cli.backends.weight_stream import BACKEND
+
+WeightTransferEngineFactory.register_engine(
+    BACKEND, "dgpo_cli.backends.vllm_receiver", "StreamEngine"
+)
 
 
 class FullReload:
-    """Mixed into vLLM's worker class by --worker-extension-cls."""
+    """Mixed into vLLM's worker class."""
 
     model_runner: Any
 
     def dgpo_reload_weights(self, weights_path: str) -> int:
         """Reload from a folder; return how many tied layers were packed again."""
         self.model_runner.reload_weights(weights_path=weights_path)
-        layers = list(self.model_runner.get_model().modules())
-        tied = [layer for layer in layers if _is_packed(layer) and _shares(layer, layers)]
-        for layer in tied:
-            layer.quant_method.process_weights_after_loading(layer)
-        return len(tied)
+        return pack_tied(self.model_runner.get_model())
+
+
+def pack_tied(model: Any) -> int:
+    """Pack layers again that share the weights of another; return how many there are."""
+    layers = list(model.modules())
+    tied = [layer for layer in layers if _is_packed(layer) and _shares(layer, layers)]
+    for layer in tied:
+        layer.quant_method.process_weights_after_loading(layer)
+    return len(tied)
 
 
 def _is_packed(layer: Any) -> bool:

@@ -90,6 +90,13 @@ Updates = Annotated[
         show_default="off",
     ),
 ]
+Transfer = Annotated[
+    Literal["tcp", "nccl", "folder"],
+    typer.Option(
+        help="How all weights of a trainer come: tcp: from wherever it runs; nccl: to GPUs other "
+        "than its own, from a trainer with vLLM installed; folder: one that both can read."
+    ),
+]
 Remote = Annotated[
     bool,
     typer.Option(
@@ -119,6 +126,7 @@ def serve(
     enforce_eager: Eager = False,
     api_key_env: KeyEnv = None,
     updates_from_anywhere: Updates = False,
+    weight_transfer: Transfer = "tcp",
     trust_remote_code: Remote = False,
     startup_timeout_s: Timeout = 900.0,
 ) -> None:
@@ -126,7 +134,7 @@ def serve(
 
     It runs until Ctrl-C, SIGTERM or the end of this process, and leaves nothing behind.
     """
-    from dgpo_cli.backends.vllm_command import ServerFlags
+    from dgpo_cli.backends.vllm_command import ServerFlags, transfer_name
     from dgpo_cli.config import checks
     from dgpo_cli.models.load import model_location
     from dgpo_cli.workflows import serve as workflow
@@ -152,6 +160,7 @@ def serve(
         lora_rank=lora_rank,
         adapter=adapter,
         updates=updates,
+        weight_transfer=transfer_name(weight_transfer),
     )
     if not updates:
         console.note(

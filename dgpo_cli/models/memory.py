@@ -132,6 +132,9 @@ def _always(job: Job, device: Device) -> Iterator[MemoryPart]:
     if job.overlap and cpu:  # on a GPU they are kept in the host's memory
         kept = job.trained * FLOAT32 // job.shards
         yield MemoryPart("weights before", kept, "always", "of the last step, for rollout.overlap")
+        if job.full:
+            aside = "as the sampler has them, should it start again"
+            yield MemoryPart("weights aside", weights, "always", aside)
     yield MemoryPart("optimiser", _state_bytes(job) // job.shards, "always", _STATES[job.state])
     yield MemoryPart(
         "sampler", sampler_share(job, device), "always", "vLLM: its own weights and cache"

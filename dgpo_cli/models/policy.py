@@ -111,6 +111,17 @@ class Policy:
         config = self.model.active_peft_config
         return max([int(config.r), *map(int, (config.rank_pattern or {}).values())])
 
+    def tensors(self) -> list[tuple[str, torch.Tensor]]:
+        """Return the weights as a checkpoint names and cuts them, without copies where it can be.
+
+        Weights that are tied come once. Not for a policy with an adapter.
+        """
+        from transformers.core_model_loading import revert_weight_conversion
+
+        own = {name for name, _ in [*self.model.named_parameters(), *self.model.named_buffers()]}
+        state = {name: t for name, t in self.model.state_dict().items() if name in own}
+        return list(revert_weight_conversion(self.model, state).items())
+
     def canary_ids(self) -> tuple[int, ...]:
         """Return the token ids of a fixed text."""
         return tuple(self.tokenizer.encode(_CANARY, add_special_tokens=False))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
+
 from dgpo_cli.backends.base import Sampler
+from dgpo_cli.backends.carriers import AdapterCarrier, Carrier, FullCarrier
+from dgpo_cli.backends.fleet import Fleet
 from dgpo_cli.backends.settings import VllmBackend, VllmServerBackend
-from dgpo_cli.backends.vllm import Fleet, Limits, VllmSampler
-from dgpo_cli.backends.vllm_command import ServerFlags
+from dgpo_cli.backends.vllm import Limits, VllmSampler
+from dgpo_cli.backends.vllm_command import ServerFlags, transfer_name
 from dgpo_cli.backends.vllm_engine import OwnEngine
 from dgpo_cli.backends.vllm_server import SharedServers
 from dgpo_cli.config.settings import Settings
@@ -40,7 +44,17 @@ def make_vllm_sampler(
         tolerance=logprob_tolerance(settings),
         dtype=roughest,
     )
-    return VllmSampler(policy, fleet=fleet, limits=limits)
+    run = secrets.token_hex(4)
+    carrier: Carrier = FullCarrier(
+        policy,
+        fleet=fleet,
+        sync_host=backend.sync_host if isinstance(backend, VllmServerBackend) else None,
+        folder=backend.weight_transfer == "folder",
+        keep=settings.rollout.overlap > 0,
+    )
+    if policy.has_adapter:
+        carrier = AdapterCarrier(policy, fleet=fleet, run=run)
+    return VllmSampler(policy, fleet=fleet, carrier=carrier, limits=limits, run=run)
 
 
 def engine_flags(
@@ -62,6 +76,7 @@ def engine_flags(
         tensor_parallel_size=backend.tensor_parallel_size,
         enforce_eager=backend.enforce_eager,
         lora_rank=policy.adapter_rank,
+        weight_transfer=None if policy.has_adapter else transfer_name(backend.weight_transfer),
         sleep=sleeps,
     )
 

@@ -17,8 +17,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.backends.vllm_command import WORKER
-from dgpo_cli.backends.vllm_worker import METHOD
+import torch
+
+from dgpo_cli.backends.carriers import AdapterCarrier, Carrier, FullCarrier
+from dgpo_cli.backends.fleet import Fleet
+from dgpo_cli.backends.vllm import Limits, VllmSampler
+from dgpo_cli.backends.vllm_command import RELOAD, WORKER
+from dgpo_cli.backends.weight_stream import BACKEND, Listing, receive
 
 STOP = 7
 BASE = "base-model"
@@ -44,7 +49,7 @@ class FakeWeights:
         self.has_adapter = adapter
         self.adapter_rank = 4 if adapter else 0
         self.untouched = untouched
-        self.weight = weight
+        self._weight = torch.tensor([weight], dtype=torch.float64)
         self.stop_ids = frozenset({STOP})
         self.saved: list[Path] = []
 
@@ -55,6 +60,17 @@ class FakeWeights:
         folder.mkdir(parents=True)
         (folder / FILE).write_text(json.dumps(self.weight))
         self.saved.append(folder)
+
+    @property
+    def weight(self) -> float:
+        return float(self._weight)
+
+    @weight.setter
+    def weight(self, value: float) -> None:
+        self._weight.fill_(value)  # as an update does, in place
+
+    def tensors(self) -> list[tuple[str, torch.Tensor]]:
+        return [("weight", self._weight)]
 
     def canary_ids(self) -> tuple[int, ...]:
         return (3, 5, 8, 9)
@@ -80,6 +96,8 @@ class Faults:
     raw_logprobs: bool = False
     no_ids: bool = False
     cache_busy: bool = False
+    break_updates: int = 0  # transfers that end in an error of the worker's
+    die_in_update: bool = False  # cuts the connection, once
     forget_after: int | None = None  # completions, then the adapters are gone
     refuse: str = ""  # 400 with this text
 
@@ -87,9 +105,15 @@ class Faults:
 class FakeVllm:
     """One server; `address` is where it listens."""
 
+    transfer: str | None = None  # how all weights come, beside from a folder
+    dtype = "torch.float64"
+
     def __init__(self, *, listen: bool = True) -> None:
         self.faults = Faults()
         self.plain = False  # started without dgpo's extension of the worker
+        self.start_info: dict[str, Any] = {}
+        self.started: dict[str, float] | None = None
+        self.dtypes: list[str] = []  # in which weights have come over TCP
         self.base = 0.0
         self.adapters: dict[str, float] = {}
         self.last_given = 0.0
@@ -129,7 +153,9 @@ class FakeVllm:
 
     def take_sync(self, folder: str) -> float:
         """Return the weight that a sync leaves here, faults included."""
-        given = float(json.loads((Path(folder) / FILE).read_text()))
+        return self.take(float(json.loads((Path(folder) / FILE).read_text())))
+
+    def take(self, given: float) -> float:
         before, self.last_given = self.last_given, given
         if self.faults.zero_sync:
             return 0.0
@@ -159,19 +185,50 @@ class FakeVllm:
                 if not self.faults.ignore_sync:
                     self.adapters.pop(body["lora_name"], None)
             case "/collective_rpc":
-                assert body["method"] == ("reload_weights" if self.plain else METHOD)
+                assert body["method"] == ("reload_weights" if self.plain else RELOAD)
                 weight = self.take_sync(body["kwargs"]["weights_path"])
                 if not self.faults.ignore_sync:
                     self.base = weight
                 return 200, {"results": [None]}
+            case "/init_weight_transfer_engine":
+                self.start_info, self.started = body["init_info"], None
+            case "/start_weight_update":
+                if self.transfer is None:
+                    return 500, {"error": {"message": "Weight transfer not configured."}}
+                assert self.started is None
+                self.started = {}
+            case "/update_weights":
+                return self._update(body["update_info"])
+            case "/finish_weight_update":
+                assert self.started is not None
+                weight = self.take(self.started["weight"])
+                if not self.faults.ignore_sync:
+                    self.base = weight
+                self.started = None
             case "/reset_prefix_cache":
                 return 200, {"success": not self.faults.cache_busy}
             case "/server_info":
                 worker = "" if self.plain else WORKER
-                return 200, {"vllm_config": {"parallel_config": {"worker_extension_cls": worker}}}
+                config: dict[str, Any] = {"parallel_config": {"worker_extension_cls": worker}}
+                config["model_config"] = {"dtype": self.dtype}
+                if self.transfer is not None:
+                    config["weight_transfer_config"] = {"backend": self.transfer}
+                return 200, {"vllm_config": config}
             case "/is_sleeping":
                 return 200, {"is_sleeping": False}
         return 200, None
+
+    def _update(self, info: dict[str, Any]) -> tuple[int, Any]:
+        assert self.started == {} and self.transfer == BACKEND
+        if self.faults.break_updates:
+            self.faults.break_updates -= 1
+            self.started = None
+            return 500, {"error": {"message": "planted"}}
+        listing = Listing(info["names"], info["dtype_names"], info["shapes"])
+        self.dtypes += listing.dtype_names
+        for name, tensor in receive(listing, **self.start_info):
+            self.started[name] = float(tensor)
+        return 200, {"message": "Weights updated"}
 
     def _complete(self, body: dict[str, Any]) -> tuple[int, Any]:
         with self._lock:
@@ -232,6 +289,12 @@ def handler_of(fake: FakeVllm) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 self.connection.close()
                 return
+            if fake.faults.die_in_update and self.path == "/update_weights":
+                fake.faults.die_in_update = False
+                fake.base, fake.started = 0.0, None
+                self.close_connection = True
+                self.connection.close()
+                return
             status, value = fake.answer(self.command, self.path.partition("?")[0], body)
             data = b"" if value is None else json.dumps(value).encode()
             with contextlib.suppress(OSError):
@@ -246,6 +309,21 @@ def handler_of(fake: FakeVllm) -> type[BaseHTTPRequestHandler]:
             return None
 
     return Handler
+
+
+def fake_sampler(
+    weights: FakeWeights,
+    *,
+    fleet: Fleet,
+    limits: Limits,
+    keep: bool = False,
+    sync_host: str | None = None,
+) -> VllmSampler:
+    """A sampler as settings would make it."""
+    carrier: Carrier = FullCarrier(weights, fleet=fleet, keep=keep, sync_host=sync_host)
+    if weights.has_adapter:
+        carrier = AdapterCarrier(weights, fleet=fleet, run="test")
+    return VllmSampler(weights, fleet=fleet, carrier=carrier, limits=limits, run="test")
 
 
 @contextlib.contextmanager

@@ -20,11 +20,11 @@ import pytest
 from dgpo_cli.backends import vllm_engine, vllm_process
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.vllm import Limits, VllmSampler
-from dgpo_cli.backends.vllm_command import ServerFlags, reserved_rank
+from dgpo_cli.backends.vllm_command import ServerFlags, reserved_rank, transfer_name
 from dgpo_cli.backends.vllm_engine import OwnEngine
 from dgpo_cli.errors import BackendError
 from dgpo_cli.types import SilentProgress
-from tests.backends.fake_vllm import FakeWeights, logprob
+from tests.backends.fake_vllm import FakeWeights, fake_sampler, logprob
 from tests.processes import left_behind, with_mark
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -64,6 +64,10 @@ def engine_of(*modes: str, timeout_s: float = 30.0) -> OwnEngine:
     return OwnEngine(flags, startup_timeout_s=timeout_s, sleeps=False)
 
 
+def sampler_of(weights: FakeWeights, engine: OwnEngine) -> VllmSampler:
+    return fake_sampler(weights, fleet=engine, limits=LIMITS)
+
+
 def sample(sampler: VllmSampler) -> Any:
     return sampler.sample(
         [[1, 2], [3]], seeds=[[1, 2], [3]], params=PARAMS, progress=SilentProgress()
@@ -73,7 +77,7 @@ def sample(sampler: VllmSampler) -> Any:
 def test_an_engine_that_dies_is_started_once_more_with_the_present_weights(mark: str) -> None:
     engine = engine_of("ok", "ok")
     weights = FakeWeights(adapter=True)
-    sampler = VllmSampler(weights, fleet=engine, limits=LIMITS)
+    sampler = sampler_of(weights, engine)
     sample(sampler)
     weights.weight = 0.25
     sampler.sync(policy_version=1)
@@ -98,7 +102,7 @@ def is_leaf(pid: int, mark: str) -> bool:
 def test_weights_of_a_checkpoint_reach_an_engine_that_has_read_the_base(mark: str) -> None:
     for untouched in (True, False):
         weights = FakeWeights(adapter=False, weight=5e-4, untouched=untouched)  # < tolerance
-        sampler = VllmSampler(weights, fleet=engine_of("ok"), limits=LIMITS)
+        sampler = sampler_of(weights, engine_of("ok"))
         completion = sample(sampler)[0][0]
         held = 0.0 if untouched else 5e-4
         first = logprob(completion.token_ids[0], weight=held, temperature=0.5)
@@ -108,7 +112,7 @@ def test_weights_of_a_checkpoint_reach_an_engine_that_has_read_the_base(mark: st
 
 def test_an_engine_that_dies_again_is_a_clear_error_and_leaves_nothing(mark: str) -> None:
     engine = engine_of("mortal")
-    sampler = VllmSampler(FakeWeights(adapter=True), fleet=engine, limits=LIMITS)
+    sampler = sampler_of(FakeWeights(adapter=True), engine)
     with pytest.raises(BackendError, match=r"died again .* set rollout\.backend\.kind=hf"):
         sample(sampler)
     assert engine._starts == 2
@@ -138,11 +142,10 @@ PARENT = """
 import signal, sys, time
 from dgpo_cli.backends import vllm_process
 vllm_process.GRACE_S = 0.2
-from tests.backends.test_vllm_engine import engine_of, sample, LIMITS
-from dgpo_cli.backends.vllm import VllmSampler
+from tests.backends.test_vllm_engine import engine_of, sample, sampler_of
 from tests.backends.fake_vllm import FakeWeights
 engine = engine_of(sys.argv[1])
-sampler = VllmSampler(FakeWeights(adapter=True), fleet=engine, limits=LIMITS)
+sampler = sampler_of(FakeWeights(adapter=True), engine)
 print(engine.folder, flush=True)
 sample(sampler)
 print("ready", flush=True)
@@ -243,6 +246,23 @@ def test_the_interface_for_weights_is_closed_unless_it_is_wanted() -> None:
         environment = ServerFlags("m", updates=updates).environment()
         assert environment["VLLM_SERVER_DEV_MODE"] == value
         assert environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == value
+
+
+@pytest.mark.parametrize(
+    ("way", "name"), [("auto", "dgpo_tcp"), ("tcp", "dgpo_tcp"), ("nccl", "nccl"), ("ipc", "ipc")]
+)
+def test_the_way_of_all_weights_is_asked_for(way: str, name: str) -> None:
+    flags = ServerFlags("m", weight_transfer=transfer_name(way))
+    assert f'--weight-transfer-config={{"backend": "{name}"}}' in flags.command()
+    pickles = flags.environment().get("VLLM_ALLOW_INSECURE_SERIALIZATION")
+    assert (pickles == "1") is (way == "ipc")
+
+
+@pytest.mark.parametrize(
+    "flags", [{"weight_transfer": transfer_name("folder")}, {"updates": False}]
+)
+def test_no_way_of_all_weights_is_open_that_is_not_wanted(flags: dict[str, Any]) -> None:
+    assert "--weight-transfer-config" not in " ".join(ServerFlags("m", **flags).command())
 
 
 @pytest.mark.parametrize(("rank", "room"), [(0, 0), (1, 1), (2, 8), (16, 16), (17, 32), (321, 512)])

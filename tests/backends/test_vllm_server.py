@@ -13,9 +13,11 @@ import pytest
 
 from dgpo_cli.backends import dispatch
 from dgpo_cli.backends.base import SamplingParams
+from dgpo_cli.backends.carriers import FullCarrier
 from dgpo_cli.backends.settings import VllmServerBackend
 from dgpo_cli.backends.vllm import Limits, VllmSampler
 from dgpo_cli.backends.vllm_server import SharedServers
+from dgpo_cli.backends.weight_stream import BACKEND
 from dgpo_cli.errors import BackendError
 from dgpo_cli.types import Completion, SilentProgress
 from tests.backends.fake_vllm import (
@@ -23,6 +25,7 @@ from tests.backends.fake_vllm import (
     FakeVllm,
     FakeWeights,
     drawn,
+    fake_sampler,
     fake_servers,
     logprob,
 )
@@ -52,6 +55,8 @@ def sampler_of(
     wait_s: float = 0.2,
     tolerance: float = 1e-3,
     sync_dir: Path | None = None,
+    keep: bool = False,
+    sync_host: str | None = None,
 ) -> VllmSampler:
     backend = VllmServerBackend(
         urls=tuple(server.address for server in servers),
@@ -59,7 +64,9 @@ def sampler_of(
         sync_dir=None if sync_dir is None else str(sync_dir),
     )
     limits = Limits(in_flight, retries, timeout_s, tolerance, "float32")
-    return VllmSampler(weights, fleet=SharedServers(backend), limits=limits)
+    return fake_sampler(
+        weights, fleet=SharedServers(backend), limits=limits, keep=keep, sync_host=sync_host
+    )
 
 
 def sample(sampler: VllmSampler, progress: Any = None) -> list[tuple[Completion, ...]]:
@@ -92,7 +99,19 @@ def expected(weight: float, *, version: int) -> list[tuple[Completion, ...]]:
     return found
 
 
-adapter_or_full = pytest.mark.parametrize("adapter", [True, False], ids=["adapter", "full"])
+adapter_or_full = pytest.mark.parametrize("adapter", ["adapter", "folder", "tcp"], indirect=True)
+
+
+@pytest.fixture
+def adapter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the policy has an adapter; without one, servers get all weights in two ways."""
+    monkeypatch.setattr(FakeVllm, "transfer", BACKEND if request.param == "tcp" else None)
+    return bool(request.param == "adapter")
+
+
+@pytest.fixture
+def over_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeVllm, "transfer", BACKEND)
 
 
 @adapter_or_full
@@ -283,6 +302,98 @@ def test_a_cache_that_is_not_reset_is_an_error(server: FakeVllm) -> None:
         sample(sampler)
 
 
+# All weights over TCP.
+
+
+def test_weights_over_tcp_are_not_written_down_and_come_in_the_servers_type(
+    server: FakeVllm, over_tcp: None
+) -> None:
+    server.dtype = "torch.bfloat16"
+    weights = FakeWeights(adapter=False)
+    sampler = sampler_of(server, weights=weights)
+    sample(sampler)
+    weights.weight = 0.25
+    sampler.sync(policy_version=1)
+    assert sample(sampler) == expected(0.25, version=1)
+    assert weights.saved == [] and set(server.dtypes) == {"bfloat16"}
+
+
+def test_a_folder_can_be_chosen_whatever_the_servers_take(server: FakeVllm, over_tcp: None) -> None:
+    backend = VllmServerBackend(urls=(server.address,), startup_timeout_s=0.2)
+    fleet = SharedServers(backend)
+    weights = FakeWeights(adapter=False, weight=0.25, untouched=False)
+    sampler = VllmSampler(
+        weights,
+        fleet=fleet,
+        carrier=FullCarrier(weights, fleet=fleet, folder=True),
+        limits=Limits(3, 2, 5.0, 1e-3, "float32"),
+        run="test",
+    )
+    assert sample(sampler) == expected(0.25, version=0)
+    assert len(weights.saved) == 1 and server.dtypes == []
+
+
+def test_a_transfer_that_fails_in_a_worker_is_an_error_with_its_fix(
+    server: FakeVllm, over_tcp: None
+) -> None:
+    weights = FakeWeights(adapter=False)
+    sampler = sampler_of(server, weights=weights)
+    sample(sampler)
+    weights.weight = 0.25
+    server.faults.break_updates = 1
+    with pytest.raises(BackendError, match=r"HTTP 500: planted.*sync_host.*weight_transfer=fold"):
+        sampler.sync(policy_version=1)
+    sampler.sync(policy_version=2)
+    assert sample(sampler) == expected(0.25, version=2)
+
+
+def test_a_server_that_dies_in_a_transfer_is_given_the_weights_again(
+    server: FakeVllm, over_tcp: None
+) -> None:
+    weights = FakeWeights(adapter=False)
+    sampler = sampler_of(server, weights=weights)
+    sample(sampler)
+    weights.weight = 0.25
+    server.faults.die_in_update = True
+    sampler.sync(policy_version=1)
+    assert not server.faults.die_in_update
+    assert sample(sampler) == expected(0.25, version=1)
+
+
+def test_a_server_that_is_back_without_the_interface_gets_its_weights_from_a_folder(
+    server: FakeVllm, over_tcp: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = FakeWeights(adapter=False, weight=0.25, untouched=False)
+    sampler = sampler_of(server, weights=weights)
+    sample(sampler)
+    monkeypatch.setattr(FakeVllm, "transfer", None)
+    server.down()
+    server.up()
+    assert sample(sampler) == expected(0.25, version=0)
+    assert len(weights.saved) == 1
+
+
+@pytest.mark.parametrize(("transfer", "named"), [("nccl", "NCCL"), ("ipc", "CUDA IPC")])
+def test_a_transport_that_needs_a_gpu_is_named_with_the_fix(
+    server: FakeVllm, transfer: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeVllm, "transfer", transfer)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    sampler = sampler_of(server, weights=FakeWeights(adapter=False, untouched=False))
+    with pytest.raises(BackendError, match=rf"weights by {named}.* a GPU.*transfer tcp.*=folder"):
+        sample(sampler)
+
+
+def test_an_address_that_is_not_this_machines_is_named_with_the_fix(
+    server: FakeVllm, over_tcp: None
+) -> None:
+    sampler = sampler_of(
+        server, weights=FakeWeights(adapter=False, untouched=False), sync_host="192.0.2.1"
+    )
+    with pytest.raises(BackendError, match=r"cannot listen on 192\.0\.2\.1 .*sync_host"):
+        sample(sampler)
+
+
 # Faults of requests.
 
 
@@ -394,7 +505,7 @@ def test_an_address_where_nobody_listens_is_named_with_the_fix() -> None:
         address = server.address
     backend = VllmServerBackend(urls=(address,), startup_timeout_s=0.05)
     limits = Limits(1, 1, 1.0, 1e-3, "float32")
-    sampler = VllmSampler(FakeWeights(adapter=True), fleet=SharedServers(backend), limits=limits)
+    sampler = fake_sampler(FakeWeights(adapter=True), fleet=SharedServers(backend), limits=limits)
     with pytest.raises(BackendError, match=r"after 0\.05 s .* set rollout\.backend\.urls"):
         sample(sampler)
 
@@ -456,36 +567,27 @@ class Beside:
             self.error = error
 
 
-@pytest.mark.parametrize("fault", ["adapters are gone", "connections are cut", "refused"])
+@adapter_or_full
+@pytest.mark.parametrize("fault", ["weights are gone", "connections are cut", "refused"])
 def test_a_server_lost_while_the_policy_is_trained_gets_the_weights_of_its_own_version(
-    server: FakeVllm, fault: str
+    server: FakeVllm, fault: str, adapter: bool
 ) -> None:
-    weights = FakeWeights(adapter=True)
-    sampler = sampler_of(server, weights=weights, in_flight=1)
+    weights = FakeWeights(adapter=adapter)
+    sampler = sampler_of(server, weights=weights, in_flight=1, keep=True)
+    sampler.prepare(SilentProgress())
     weights.weight = 0.25
     sampler.sync(policy_version=1)
-    sampler.prepare(SilentProgress())
     server.bodies.clear()
-    moved = threading.Event()
-    answer = server.answer
-
-    def after_the_update(method: str, path: str, body: Any) -> tuple[int, Any]:
-        if path == "/v1/completions" and len(server.bodies) == 2:
-            assert moved.wait(60)
-        return answer(method, path, body)
-
-    server.answer = after_the_update  # type: ignore[method-assign]
-    beside = Beside(sampler)
-    if fault == "adapters are gone":
+    if fault == "weights are gone":
+        if not adapter:
+            server.base = 0.0  # started anew, and found so before the first completion
         server.faults.forget_after = 2
     elif fault == "connections are cut":
         server.faults.drop = 1
     else:
         server.faults.status = [503]
     weights.weight = 0.75  # the update
-    moved.set()
-    beside.thread.join(60)
-    assert beside.error is None and beside.found == expected(0.25, version=1)
+    assert sample(sampler) == expected(0.25, version=1)
     sampler.sync(policy_version=2)
     assert sample(sampler) == expected(0.75, version=2)
 

@@ -235,4 +235,6 @@ def test_overlap_costs_a_forward_pass_and_hides_what_servers_elsewhere_do() -> N
 def test_overlap_keeps_the_trained_weights_of_one_step_before_in_the_hosts_memory() -> None:
     assert memory_of(lora(overlap=True), CPU).part("weights before") == 4 * lora().adapter
     assert memory_of(job(overlap=True), CPU).part("weights before") == 4 * P
+    assert memory_of(job(overlap=True), CPU).part("weights aside") == 4 * P
+    assert memory_of(lora(overlap=True), CPU).part("weights aside") == 0
     assert memory_of(job(overlap=True), GPU).part("weights before") == 0

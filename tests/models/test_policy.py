@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
+import transformers
 
 from dgpo_cli.errors import ModelError
 from dgpo_cli.models.batching import Rows
@@ -168,3 +170,40 @@ def test_a_reference_whose_logits_are_not_the_heads_is_refused() -> None:
     reference.forward = forward
     with pytest.raises(ModelError, match="computes its logits"):
         Policy(model, tokenizer=tiny.char_tokenizer(), reference=reference, has_adapter=False)
+
+
+def mixture() -> Any:
+    """A mixture of experts: transformers keeps them in one tensor, a checkpoint each in its own."""
+    torch.manual_seed(0)
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    config = transformers.Qwen3MoeConfig(**tiny.SIZES, **experts, head_dim=8)
+    return transformers.Qwen3MoeForCausalLM(config)
+
+
+@pytest.mark.parametrize("loaded", [False, True], ids=["made", "loaded"])
+@pytest.mark.parametrize("family", ["qwen2-tied", "qwen2-untied", "gemma2-softcap", "mixture"])
+def test_tensors_are_what_a_checkpoint_has(family: str, loaded: bool, tmp_path: Path) -> None:
+    model = mixture() if family == "mixture" else tiny.build_model(family)
+    if loaded:
+        model.save_pretrained(tmp_path / "before")
+        model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "before")
+    policy = Policy(model, tokenizer=tiny.char_tokenizer(), reference=None, has_adapter=False)
+    policy.save(tmp_path / "after")
+    saved = safetensors.torch.load_file(tmp_path / "after" / "model.safetensors")
+    found = dict(policy.tensors())
+    assert found.keys() == saved.keys() and len(policy.tensors()) == len(saved)
+    assert all(torch.equal(found[name], saved[name]) for name in saved)
+
+
+def test_tensors_are_the_policys_own_memory() -> None:
+    policy = Policy(
+        tiny.build_model("qwen2-tied"),
+        tokenizer=tiny.char_tokenizer(),
+        reference=None,
+        has_adapter=False,
+    )
+    with torch.no_grad():
+        policy.model.model.embed_tokens.weight.add_(1.0)
+        name, first = policy.tensors()[0]
+        assert name == "model.embed_tokens.weight"
+        assert first.data_ptr() == policy.model.model.embed_tokens.weight.data_ptr()

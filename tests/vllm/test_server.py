@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from dgpo_cli.backends import weight_stream
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.hf import HfSampler
 from dgpo_cli.backends.http_json import Address
@@ -79,7 +80,10 @@ def move(policy: Policy, *, scale: float = 0.05, seed: int = 5) -> None:
 
 
 LORA, FULL = ("adapter.kind=lora", "adapter.rank=4"), ("adapter.kind=none",)
-lora_or_full = pytest.mark.parametrize("adapter", [LORA, FULL], ids=["lora", "full"])
+FOLDER = (*FULL, "rollout.backend.weight_transfer=folder")
+lora_or_full = pytest.mark.parametrize(
+    "adapter", [LORA, FULL, FOLDER], ids=["lora", "full", "full-folder"]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -192,9 +196,48 @@ def test_a_sync_that_changes_nothing_on_the_server_is_found(
         policy.model.load_state_dict(fresh)
 
     monkeypatch.setattr(policy, "save", save_stale)
+    monkeypatch.setattr(policy, "tensors", lambda: list(stale.items()))
     move(policy, scale=scale, seed=8)
     with pytest.raises(BackendError, match="policy version 1"):
         sampler.sync(policy_version=1)
+
+
+def test_all_weights_go_over_without_a_folder(load: Load, served: str, monkeypatch: Any) -> None:
+    policy, sampler = sampler_of(load, served, *FULL)
+
+    def save(folder: Path) -> None:
+        raise AssertionError("written down")
+
+    monkeypatch.setattr(policy, "save", save)
+    policy.untouched = False
+    sample(sampler)
+    move(policy)
+    sampler.sync(policy_version=1)
+    assert largest_gap(policy, sample(sampler), temperature=0.7) < CLOSE
+
+
+def test_a_transfer_that_breaks_off_is_an_error_and_the_next_one_is_whole(
+    load: Load, served: str, monkeypatch: Any
+) -> None:
+    policy, sampler = sampler_of(load, served, *FULL)
+    sample(sampler)
+    move(policy)
+    fill, sent = weight_stream._bytes_of, []
+
+    def cut(tensor: torch.Tensor, *, dtype: torch.dtype | None) -> memoryview:
+        sent.append(tensor)
+        if len(sent) == 6:  # within a layer, of which some weights are there by now
+            raise ConnectionResetError
+        return fill(tensor, dtype=dtype)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(weight_stream, "_bytes_of", cut)
+        with pytest.raises(BackendError, match=r"over TCP .*weight_transfer=folder"):
+            sampler.sync(policy_version=1)
+    assert len(sent) == 6
+    move(policy, seed=6)
+    sampler.sync(policy_version=2)
+    assert largest_gap(policy, sample(sampler), temperature=0.7) < CLOSE
 
 
 def test_a_sequence_of_the_longest_length_fits_and_one_more_is_refused(

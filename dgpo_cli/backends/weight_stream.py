@@ -1,0 +1,188 @@
+"""A model's weights over TCP, tensor after tensor: both ends, for vLLM's weight-transfer interface.
+
+The trainer listens for the time of one transfer; whoever connects and knows its token gets the raw
+bytes of every tensor in the order of the listing. No disk, no shared folder, and at no time more
+than one tensor in flight on either side. Nothing is encrypted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import secrets
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import torch
+
+# The name of this transport among vLLM's.
+BACKEND = "dgpo_tcp"
+CONNECT_TIMEOUT_S = 30.0
+# Between two pieces: a peer that hangs for longer has died without a word.
+STALL_TIMEOUT_S = 300.0
+_TOKEN_BYTES = 32
+
+
+def sent_as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """Return the type in which a tensor goes over: `dtype` for numbers with a point."""
+    return tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What comes, in order: names as in a checkpoint, torch's names of the types, shapes."""
+
+    names: list[str]
+    dtype_names: list[str]
+    shapes: list[list[int]]
+
+    @classmethod
+    def of(
+        cls, tensors: Sequence[tuple[str, torch.Tensor]], *, dtype: torch.dtype | None
+    ) -> Listing:
+        """List the tensors as `Offer` sends them."""
+        return cls(
+            [name for name, _ in tensors],
+            [str(sent_as(tensor, dtype)).removeprefix("torch.") for _, tensor in tensors],
+            [list(tensor.shape) for _, tensor in tensors],
+        )
+
+
+class Offer:
+    """Hands tensors to every receiver that knows the token, from `with` on until its end."""
+
+    def __init__(
+        self,
+        tensors: Sequence[tuple[str, torch.Tensor]],
+        *,
+        host: str,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """host: the address of this machine to listen on. dtype: floating tensors are rounded to
+        it on their way; None sends each as it is.
+
+        Raises:
+            OSError: nobody can listen there.
+        """
+        self._tensors = tensors
+        self._dtype = dtype
+        self.token = secrets.token_hex(_TOKEN_BYTES // 2)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, 0), family=family, backlog=64)
+        self.host = host
+        self.port = int(self._listener.getsockname()[1])
+        self._lock = threading.Lock()
+        self._open: list[socket.socket] | None = []  # None: closed
+        self._error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, name="dgpo-weights", daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close()
+        if self._error is not None and isinstance(error, Exception):
+            raise self._error from error  # the cause; what the receiver says comes of it
+
+    def _close(self) -> None:
+        with self._lock:
+            left, self._open = self._open or [], None
+        for sock in (self._listener, *left):
+            # close() alone would leave a thread waiting that uses the socket.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            with self._lock:
+                if self._open is None:
+                    connection.close()
+                    return
+                self._open.append(connection)
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            connection.settimeout(CONNECT_TIMEOUT_S)
+            token = bytearray(_TOKEN_BYTES)
+            _fill(connection, memoryview(token))
+            if not hmac.compare_digest(bytes(token), self.token.encode()):
+                connection.close()
+                return
+            connection.settimeout(STALL_TIMEOUT_S)
+            for _, tensor in self._tensors:
+                connection.sendall(_bytes_of(tensor.detach(), dtype=self._dtype))
+        except OSError:
+            connection.close()  # the receiver notices, and tells the server why
+        except Exception as error:
+            self._error = error
+            connection.close()
+
+
+def receive(
+    listing: Listing, *, host: str, port: int, token: str
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the name and tensor, on the CPU, of everything in the listing.
+
+    Raises:
+        OSError: nobody is there, or the stream breaks off or stalls.
+    """
+    import torch
+
+    with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S) as connection:
+        connection.settimeout(STALL_TIMEOUT_S)
+        connection.sendall(token.encode())
+        for name, dtype, shape in zip(
+            listing.names, listing.dtype_names, listing.shapes, strict=True
+        ):
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+            _fill(connection, _view(tensor))
+            yield name, tensor
+
+
+def _bytes_of(tensor: torch.Tensor, *, dtype: torch.dtype | None) -> memoryview:
+    # Rounded where it lies: half as much crosses the bus.
+    return _view(tensor.to(sent_as(tensor, dtype)).cpu().contiguous())
+
+
+def _view(tensor: torch.Tensor) -> memoryview:
+    """Return the memory of a contiguous tensor on the CPU."""
+    import torch
+
+    view: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(view)
+
+
+def _fill(connection: socket.socket, view: memoryview) -> None:
+    while len(view):
+        count = connection.recv_into(view)
+        if count == 0:
+            raise ConnectionError("the trainer broke the transfer of weights off")
+        view = view[count:]
+
+
+def reaching(url_host: str) -> str:
+    """Return the address of this machine under which the machine `url_host` can reach it.
+
+    Raises:
+        OSError: there is no way to that machine.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(url_host, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as sock:
+        sock.connect(address)  # a datagram socket: chooses a way and sends nothing
+        return str(sock.getsockname()[0])
