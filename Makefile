@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 DGPO := $(BIN)/dgpo
 
-.PHONY: install dev demo test test-slow test-vllm test-mutations clean
+.PHONY: install dev dev-vllm demo test test-slow test-vllm test-mutations clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.installed-dev
@@ -77,7 +77,9 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
 		-c constraints-vllm.txt -e .
 	@touch $@
 
-test-vllm: $(VLLM_VENV)/.installed
+dev-vllm: $(VLLM_VENV)/.installed
+
+test-vllm: dev-vllm
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -n 2 -q -m vllm tests/vllm
 
 test-mutations: dev

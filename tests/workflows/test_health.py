@@ -247,9 +247,7 @@ def test_the_preset_as_it_is_raises_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("lr", "found"), [("2e-3", set()), ("2e-4", set()), ("2e-5", {"update_too_small"})]
-)
+@pytest.mark.parametrize(("lr", "found"), [("2e-4", set()), ("2e-5", {"update_too_small"})])
 def test_a_rate_is_too_small_where_a_whole_run_learns_nothing_with_it(
     tmp_path: Path, lr: str, found: set[str]
 ) -> None:
