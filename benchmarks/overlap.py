@@ -52,7 +52,7 @@ SETTINGS = (
     "eval.every=0",
 )
 OWN_ENGINE = ("rollout.backend.cache_gib=0.5", "rollout.backend.enforce_eager=true")
-PHASES = ("step", "sample", "score", "statistics", "update", "wait")
+PHASES = ("step", "sample", "score", "statistics", "update", "sync", "wait")
 Figures = dict[str, float]
 
 
@@ -128,7 +128,7 @@ def table(apart: Figures, ahead: Figures) -> list[str]:
         f"a step takes {ahead['step'] / apart['step']:.2f} of the time: {saved:+.0%} saved"
     )
     sampling = apart["sample"] + apart["score"]
-    training = apart["statistics"] + apart["update"]
+    training = apart["statistics"] + apart["update"] + apart["sync"]
     # A forward pass is between none and a third of a step: the reference, the checkpointed layers
     # and the gradients are the rest.
     low, high = max(sampling, training), max(sampling, 4 / 3 * training)

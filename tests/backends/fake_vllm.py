@@ -191,19 +191,22 @@ class FakeVllm:
                     self.base = weight
                 return 200, {"results": [None]}
             case "/init_weight_transfer_engine":
-                self.start_info, self.started = body["init_info"], None
+                self.start_info = body["init_info"]
             case "/start_weight_update":
                 if self.transfer is None:
                     return 500, {"error": {"message": "Weight transfer not configured."}}
-                assert self.started is None
+                if self.started is not None:
+                    return 500, {"error": {"message": "Call finish_weight_update first."}}
                 self.started = {}
             case "/update_weights":
                 return self._update(body["update_info"])
             case "/finish_weight_update":
-                assert self.started is not None
-                weight = self.take(self.started["weight"])
-                if not self.faults.ignore_sync:
-                    self.base = weight
+                if self.started is None:
+                    return 500, {"error": {"message": "without a start_weight_update"}}
+                if self.started:
+                    weight = self.take(self.started["weight"])
+                    if not self.faults.ignore_sync:
+                        self.base = weight
                 self.started = None
             case "/reset_prefix_cache":
                 return 200, {"success": not self.faults.cache_busy}

@@ -347,6 +347,14 @@ def test_a_transfer_that_fails_in_a_worker_is_an_error_with_its_fix(
     assert sample(sampler) == expected(0.25, version=2)
 
 
+def test_an_update_that_another_trainer_has_left_open_is_closed_first(
+    server: FakeVllm, over_tcp: None
+) -> None:
+    server.started = {}
+    sampler = sampler_of(server, weights=FakeWeights(adapter=False, weight=0.25, untouched=False))
+    assert sample(sampler) == expected(0.25, version=0)
+
+
 def test_a_server_that_dies_in_a_transfer_is_given_the_weights_again(
     server: FakeVllm, over_tcp: None
 ) -> None:

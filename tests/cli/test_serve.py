@@ -8,7 +8,7 @@ import pytest
 
 from dgpo_cli.cli import serve as module
 from dgpo_cli.config import checks
-from dgpo_cli.errors import BackendError, ConfigError
+from dgpo_cli.errors import ConfigError
 from dgpo_cli.workflows import serve as workflow
 from tests.cli.helpers import in_process as dgpo
 
@@ -26,9 +26,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def test_without_vllm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "has_vllm", lambda: False)
-    with pytest.raises(
-        BackendError, match=r"vLLM is not installed; pip install 'dgpo-cli\[vllm\]'"
-    ):
+    with pytest.raises(ConfigError, match=r"vLLM is not installed; pip install 'dgpo-cli\[vllm\]'"):
         module.serve("m")
 
 

@@ -119,7 +119,7 @@ def test_vllm_is_not_asked_for_dora() -> None:
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_an_engine_of_vllm_needs_vllm_and_a_server_elsewhere_does_not() -> None:
-    with pytest.raises(BackendError) as caught:
+    with pytest.raises(ConfigError) as caught:
         check_built(resolve(overrides=["rollout.backend.kind=vllm"]).settings)
     assert str(caught.value) == (
         "rollout.backend.kind=vllm: vLLM is not installed; pip install 'dgpo-cli[vllm]' "

@@ -183,6 +183,12 @@ def test_all_numbers_of_the_state_are_there() -> None:
         assert words in text, words
 
 
+def test_syncing_is_a_part_of_the_step_where_there_is_something_to_sync() -> None:
+    assert "sync" not in drawn(STATE, 110, 60)
+    elsewhere = replace(STATE, metrics={**STATE.metrics, "time/sync_s": 0.0305})
+    assert "sync 3 %" in drawn(elsewhere, 110, 60)
+
+
 def test_the_bar_of_outcomes_is_in_proportion_and_shows_the_smallest() -> None:
     few = dict.fromkeys((f"outcome/{name}" for name in OUTCOMES), 0.0)
     state = replace(STATE, metrics=few | {"outcome/correct": 0.999, "outcome/timeout": 0.001})

@@ -235,6 +235,7 @@ def test_a_transfer_that_breaks_off_is_an_error_and_the_next_one_is_whole(
         with pytest.raises(BackendError, match=r"over TCP .*weight_transfer=folder"):
             sampler.sync(policy_version=1)
     assert len(sent) == 6
+    VllmClient(Address(served)).start_update()  # as a trainer that was killed then leaves it
     move(policy, seed=6)
     sampler.sync(policy_version=2)
     assert largest_gap(policy, sample(sampler), temperature=0.7) < CLOSE

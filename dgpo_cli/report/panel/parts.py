@@ -31,9 +31,9 @@ from dgpo_cli.report.text import plain
 from dgpo_cli.report.textplot import sparkline
 from dgpo_cli.types import OUTCOMES
 
-_VERBS = ("sample", "score", "statistics", "update")
-_FILLS, _ASCII_FILLS = "█▓▒░", "#=+-"
-_VERB_COLOURS = ("cyan", "green", "yellow", "magenta")
+_VERBS = ("sample", "score", "statistics", "update", "sync")
+_FILLS, _ASCII_FILLS = "█▓▒░╌", "#=+-~"
+_VERB_COLOURS = ("cyan", "green", "yellow", "magenta", "blue")
 
 
 def header(state: PanelState, page: Page, depth: Depth) -> list[Text]:
@@ -182,7 +182,9 @@ def times(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     total = state.metrics.get("time/step_s")
     if total is None or not total > 0:
         return []
-    seconds = [state.metrics.get(f"time/{verb}_s", 0.0) for verb in _VERBS]
+    # Only a sampler with weights of its own has to be synced.
+    verbs = _VERBS if "time/sync_s" in state.metrics else _VERBS[:-1]
+    seconds = [state.metrics.get(f"time/{verb}_s", 0.0) for verb in verbs]
     fills = _ASCII_FILLS if page.glyphs.ascii_only else _FILLS
     head = [plain(f"{total:.2f} s a step" if total < 100 else f"{duration(total)} a step")]
     speed = state.metrics.get("throughput/tokens_per_s")
@@ -193,14 +195,14 @@ def times(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     bar = plain("")
     if cells >= 8:
         shares = [*seconds, max(0.0, total - sum(seconds))]
-        for at, count in enumerate(split_cells_by(shares, cells=cells)[:4]):
+        for at, count in enumerate(split_cells_by(shares, cells=cells)[: len(verbs)]):
             bar.append(fills[at] * count, page.style(_VERB_COLOURS[at]))
         head.append(bar)
     legend = [
         plain("")
         .append(fills[at], page.style(_VERB_COLOURS[at]))
         .append(f" {verb} {share(seconds[at] / total)}")
-        for at, verb in enumerate(_VERBS)
+        for at, verb in enumerate(verbs)
     ]
     return [row(page, "time", *head), row(page, "", *legend)]
 
