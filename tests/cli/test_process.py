@@ -36,7 +36,7 @@ finally:
         (["train", "--preset", "qwen32b-full", "--dry-run"], 0),
         (["train", "--preset", "tiny", "--set", "credit.tau=0"], 2),
         (["train", "--preset", "tiny", "--nonsense"], 2),
-        (["train", "--preset", "qwen7b-lora"], 1),
+        (["train", "--preset", "qwen7b-lora"], 2),
         (["eval", "--bench", "sums"], 2),
         (["eval", "--bench", "sums", "--preset", "tiny", "--protocol", "boxd"], 2),
         (["eval", "--bench", "sums", "--preset", "tiny", "--set", "credit.tau=0"], 2),
