@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import pickle
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from dgpo_cli.backends.http_json import ServerGone, ServerSaysNo
-from dgpo_cli.backends.weight_stream import BACKEND, Listing, Offer, reaching, sent_as
+from dgpo_cli.backends.weight_stream import BACKEND, Listing, Offer, listen, reaching, sent_as
 from dgpo_cli.errors import BackendError
 
 if TYPE_CHECKING:
@@ -131,7 +130,10 @@ class _Control:
 
 
 class VllmTransfer:
-    """By vLLM's own sender; its connection to the server's GPUs stays open between updates."""
+    """By vLLM's own sender; its connection to the server's GPUs stays open between updates.
+
+    NCCL waits for a server that dies in the middle of a transfer until its own timeout.
+    """
 
     def __init__(
         self,
@@ -269,5 +271,5 @@ def _host_for(client: VllmClient) -> str:
 
 
 def _free_port(host: str) -> int:
-    with socket.create_server((host, 0)) as sock:
+    with listen(host) as sock:
         return int(sock.getsockname()[1])

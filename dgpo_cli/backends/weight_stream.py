@@ -72,8 +72,7 @@ class Offer:
         self._tensors = tensors
         self._dtype = dtype
         self.token = secrets.token_hex(_TOKEN_BYTES // 2)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, 0), family=family, backlog=64)
+        self._listener = listen(host)
         self.host = host
         self.port = int(self._listener.getsockname()[1])
         self._lock = threading.Lock()
@@ -174,6 +173,12 @@ def _fill(connection: socket.socket, view: memoryview) -> None:
         if count == 0:
             raise ConnectionError("the trainer broke the transfer of weights off")
         view = view[count:]
+
+
+def listen(host: str) -> socket.socket:
+    """Listen at an address of this machine, on a free port. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, 0), family=family, backlog=64)
 
 
 def reaching(url_host: str) -> str:

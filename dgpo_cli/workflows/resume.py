@@ -24,6 +24,18 @@ _FIXED = ("seed", "model", "adapter", "optim.kind")
 _FREE = ("train", "eval", "track")
 
 
+def refuse_nothing_there(folder: RunFolder, *, resume: Resume) -> None:
+    """Raise CheckpointError for `resume` "must" before a folder is made that is not there."""
+    if resume == "must" and not folder.path.exists():
+        raise _no_checkpoint(folder)
+
+
+def _no_checkpoint(folder: RunFolder) -> CheckpointError:
+    return CheckpointError(
+        f"--resume must: no checkpoint in {folder.path}; leave it out to start there"
+    )
+
+
 def starting_point(
     folder: RunFolder, *, resolved: Resolved, resume: Resume, on_event: OnEvent
 ) -> Path | None:
@@ -38,9 +50,7 @@ def starting_point(
         return None
     if not found:
         if resume == "must":
-            raise CheckpointError(
-                f"--resume must: no checkpoint in {folder.path}; leave it out to start there"
-            )
+            raise _no_checkpoint(folder)
         return None
     _compare_settings(folder, resolved=resolved, on_event=on_event)
     state = load_state(found[-1])

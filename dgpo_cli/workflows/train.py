@@ -31,7 +31,7 @@ from dgpo_cli.workflows.health import Watch
 from dgpo_cli.workflows.interrupt import Interrupt
 from dgpo_cli.workflows.overlap import starting_pipeline
 from dgpo_cli.workflows.request import Save
-from dgpo_cli.workflows.resume import OnEvent, Resume, starting_point
+from dgpo_cli.workflows.resume import OnEvent, Resume, refuse_nothing_there, starting_point
 from dgpo_cli.workflows.rollouts import training_lines, write_lines
 from dgpo_cli.workflows.run_folder import RunFolder
 from dgpo_cli.workflows.setup import (
@@ -92,6 +92,7 @@ def run(
         NonFiniteError: three steps in a row were not finite.
     """
     folder = RunFolder(out)
+    refuse_nothing_there(folder, resume=resume)
     with folder.lock():
         resolved = pin_data(resolved, folder=folder, on_event=on_event)
         checkpoint = starting_point(folder, resolved=resolved, resume=resume, on_event=on_event)

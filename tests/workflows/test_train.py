@@ -141,6 +141,7 @@ def test_finished_run_does_nothing_more(tmp_path: Path) -> None:
 def test_resume_never_refuses_a_run_and_must_refuses_none(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"--resume must: no checkpoint in .*; leave it out"):
         run_tiny(tmp_path / "run", resume="must")
+    assert not (tmp_path / "run").exists()
     run_tiny(tmp_path / "run", steps=1)
     with pytest.raises(ConfigError, match=r"--resume never: .* already holds a run"):
         run_tiny(tmp_path / "run", resume="never")
