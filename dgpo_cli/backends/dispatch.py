@@ -140,7 +140,7 @@ class Dispatch:
         with self._changed:
             self._changed.notify_all()
         for connection in lane.connections:
-            connection.close()
+            connection.abandon()
         for thread in lane.threads:
             thread.join()
 
@@ -150,7 +150,7 @@ class Dispatch:
             self._changed.notify_all()
         for lane in self._lanes:
             for connection in lane.connections:
-                connection.close()
+                connection.abandon()
 
     def _work(self, lane: _Lane, connection: Connection) -> None:
         while (job := self._take(lane)) is not None:

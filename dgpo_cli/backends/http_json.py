@@ -58,6 +58,8 @@ class Connection:
         parts = urlsplit(address.url)
         self._prefix = "" if parts.scheme == "unix" else parts.path.rstrip("/")
         self._http = _open(address.url)
+        self._http.auto_open = 0  # another thread may have closed it, for good
+        self._abandoned = False
 
     def request(self, method: str, path: str, body: Any = None, *, timeout_s: float) -> Any:
         """Send one request; return the decoded answer, None if it is empty or not JSON.
@@ -73,6 +75,8 @@ class Connection:
             if self._http.sock is None:
                 self._http.timeout = min(timeout_s, CONNECT_TIMEOUT_S)
                 self._http.connect()
+            if self._abandoned:
+                raise ConnectionError("called off")
             self._http.sock.settimeout(timeout_s)
             self._http.request(method, self._prefix + path, body=data, headers=headers)
             answer = self._http.getresponse()
@@ -87,6 +91,11 @@ class Connection:
         if not 200 <= status < 300:
             raise ServerSaysNo(status, _message(text))
         return _decoded(text)
+
+    def abandon(self) -> None:
+        """Close, from another thread, for good: also one that is just about to be opened."""
+        self._abandoned = True
+        self.close()
 
     def close(self) -> None:
         """Break the connection off; the server then stops working on its request."""

@@ -149,3 +149,28 @@ def test_closing_ends_a_request_that_another_thread_waits_for() -> None:
         thread.join(timeout=2.0)
         assert not thread.is_alive()
         assert [type(error) for error in errors] == [ServerGone]
+
+
+@pytest.mark.parametrize("moment", ["before", "while it opens", "after"])
+def test_a_connection_that_is_given_up_sends_nothing_and_is_closed(moment: str) -> None:
+    seen: list[bytes] = []
+    with listening(says("200 OK", b"{}", seen)) as url:
+        connection = Address(url).connect()
+        if moment == "before":
+            connection.abandon()
+        elif moment == "after":
+            connection.request("POST", "/early", {}, timeout_s=5)
+            connection.abandon()
+        else:
+            opens = connection._http.connect
+
+            def slowly() -> None:
+                connection.abandon()  # in the other thread, which sees no socket yet
+                opens()
+
+            connection._http.connect = slowly  # type: ignore[method-assign]
+        for _ in range(2):
+            with pytest.raises(ServerGone):
+                connection.request("POST", "/late", {}, timeout_s=5)
+        assert connection._http.sock is None
+    assert not [request for request in seen if b"/late" in request]
