@@ -40,10 +40,13 @@ def listening(
 
 
 def whole_request(connection: socket.socket) -> bytes:
-    """Read head and body, which may come in two pieces."""
+    """Read head and body, which may come in two pieces; nothing from who sends nothing."""
     data = b""
     while b"\r\n\r\n" not in data:
-        data += connection.recv(65536)
+        piece = connection.recv(65536)
+        if not piece:
+            return b""
+        data += piece
     head, _, body = data.partition(b"\r\n\r\n")
     (length,) = re.findall(rb"Content-Length: (\d+)", head)
     while len(body) < int(length):
@@ -54,6 +57,8 @@ def whole_request(connection: socket.socket) -> bytes:
 def says(status: str, body: bytes, seen: list[bytes] | None = None) -> Callable[..., None]:
     def answer(connection: socket.socket) -> None:
         request = whole_request(connection)
+        if not request:
+            return
         if seen is not None:
             seen.append(request)
         head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
