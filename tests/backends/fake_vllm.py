@@ -15,15 +15,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.backends.carriers import AdapterCarrier, Carrier, FullCarrier
 from dgpo_cli.backends.fleet import Fleet
 from dgpo_cli.backends.vllm import Limits, VllmSampler
 from dgpo_cli.backends.vllm_command import RELOAD, WORKER
 from dgpo_cli.backends.weight_stream import BACKEND, Listing, receive
+
+if TYPE_CHECKING:
+    import torch
 
 STOP = 7
 BASE = "base-model"
@@ -49,7 +50,8 @@ class FakeWeights:
         self.has_adapter = adapter
         self.adapter_rank = 4 if adapter else 0
         self.untouched = untouched
-        self._weight = torch.tensor([weight], dtype=torch.float64)
+        self._weight = weight
+        self._tensor: torch.Tensor | None = None
         self.stop_ids = frozenset({STOP})
         self.saved: list[Path] = []
 
@@ -63,14 +65,20 @@ class FakeWeights:
 
     @property
     def weight(self) -> float:
-        return float(self._weight)
+        return self._weight
 
     @weight.setter
     def weight(self, value: float) -> None:
-        self._weight.fill_(value)  # as an update does, in place
+        self._weight = value
+        if self._tensor is not None:
+            self._tensor.fill_(value)  # as an update does, in place
 
     def tensors(self) -> list[tuple[str, torch.Tensor]]:
-        return [("weight", self._weight)]
+        import torch  # by those who want tensors alone: the fake engines start without
+
+        if self._tensor is None:
+            self._tensor = torch.tensor([self._weight], dtype=torch.float64)
+        return [("weight", self._tensor)]
 
     def canary_ids(self) -> tuple[int, ...]:
         return (3, 5, 8, 9)
