@@ -11,107 +11,29 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.backends import dispatch
 from dgpo_cli.backends.base import SamplingParams
-from dgpo_cli.backends.carriers import FullCarrier
 from dgpo_cli.backends.settings import VllmServerBackend
-from dgpo_cli.backends.vllm import Limits, VllmSampler
+from dgpo_cli.backends.vllm import Limits
 from dgpo_cli.backends.vllm_server import SharedServers
-from dgpo_cli.backends.weight_stream import BACKEND
 from dgpo_cli.errors import BackendError
-from dgpo_cli.types import Completion, SilentProgress
+from dgpo_cli.types import SilentProgress
 from tests.backends.fake_vllm import (
     STOP,
     FakeVllm,
     FakeWeights,
-    drawn,
     fake_sampler,
     fake_servers,
-    logprob,
+)
+from tests.backends.vllm_cases import (
+    PROMPTS,
+    SEEDS,
+    adapter_or_full,
+    expected,
+    sample,
+    sampler_of,
 )
 
-PARAMS = SamplingParams(temperature=0.5, top_p=1.0, top_k=0, max_completion_tokens=9)
-PROMPTS = [[1, 2, 3], [4, 5], [6], [9, 9, 9, 9]]
-SEEDS = [[10, 11, 12], [20, 21], [2**62 + 1], [40, 41, 42]]
-
-
-@pytest.fixture
-def server() -> Iterator[FakeVllm]:
-    with fake_servers() as (server,):
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_LONGEST_BACKOFF_S", 0.01)
-
-
-def sampler_of(
-    *servers: FakeVllm,
-    weights: FakeWeights,
-    retries: int = 2,
-    in_flight: int = 3,
-    timeout_s: float = 5.0,
-    wait_s: float = 0.2,
-    tolerance: float = 1e-3,
-    sync_dir: Path | None = None,
-    keep: bool = False,
-    sync_host: str | None = None,
-) -> VllmSampler:
-    backend = VllmServerBackend(
-        urls=tuple(server.address for server in servers),
-        startup_timeout_s=wait_s,
-        sync_dir=None if sync_dir is None else str(sync_dir),
-    )
-    limits = Limits(in_flight, retries, timeout_s, tolerance, "float32")
-    return fake_sampler(
-        weights, fleet=SharedServers(backend), limits=limits, keep=keep, sync_host=sync_host
-    )
-
-
-def sample(sampler: VllmSampler, progress: Any = None) -> list[tuple[Completion, ...]]:
-    return sampler.sample(
-        PROMPTS, seeds=SEEDS, params=PARAMS, progress=progress or SilentProgress()
-    )
-
-
-def expected(weight: float, *, version: int) -> list[tuple[Completion, ...]]:
-    """What must come back, from the definition of the fake."""
-    found = []
-    for prompt, own in zip(PROMPTS, SEEDS, strict=True):
-        group = []
-        for seed in own:
-            ids = drawn(prompt, seed=seed, weight=weight, limit=9)
-            stopped = ids[-1] == STOP
-            group.append(
-                Completion(
-                    token_ids=tuple(ids),
-                    sampling_logprobs=tuple(
-                        logprob(i, weight=weight, temperature=0.5) for i in ids
-                    ),
-                    text=" ".join(map(str, ids[:-1] if stopped else ids)),
-                    finish_reason="stop" if stopped else "length",
-                    policy_version=version,
-                    seed=seed,
-                )
-            )
-        found.append(tuple(group))
-    return found
-
-
-adapter_or_full = pytest.mark.parametrize("adapter", ["adapter", "folder", "tcp"], indirect=True)
-
-
-@pytest.fixture
-def adapter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the policy has an adapter; without one, servers get all weights in two ways."""
-    monkeypatch.setattr(FakeVllm, "transfer", BACKEND if request.param == "tcp" else None)
-    return bool(request.param == "adapter")
-
-
-@pytest.fixture
-def over_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeVllm, "transfer", BACKEND)
+pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 @adapter_or_full
@@ -302,106 +224,6 @@ def test_a_cache_that_is_not_reset_is_an_error(server: FakeVllm) -> None:
         sample(sampler)
 
 
-# All weights over TCP.
-
-
-def test_weights_over_tcp_are_not_written_down_and_come_in_the_servers_type(
-    server: FakeVllm, over_tcp: None
-) -> None:
-    server.dtype = "torch.bfloat16"
-    weights = FakeWeights(adapter=False)
-    sampler = sampler_of(server, weights=weights)
-    sample(sampler)
-    weights.weight = 0.25
-    sampler.sync(policy_version=1)
-    assert sample(sampler) == expected(0.25, version=1)
-    assert weights.saved == [] and set(server.dtypes) == {"bfloat16"}
-
-
-def test_a_folder_can_be_chosen_whatever_the_servers_take(server: FakeVllm, over_tcp: None) -> None:
-    backend = VllmServerBackend(urls=(server.address,), startup_timeout_s=0.2)
-    fleet = SharedServers(backend)
-    weights = FakeWeights(adapter=False, weight=0.25, untouched=False)
-    sampler = VllmSampler(
-        weights,
-        fleet=fleet,
-        carrier=FullCarrier(weights, fleet=fleet, folder=True),
-        limits=Limits(3, 2, 5.0, 1e-3, "float32"),
-        run="test",
-    )
-    assert sample(sampler) == expected(0.25, version=0)
-    assert len(weights.saved) == 1 and server.dtypes == []
-
-
-def test_a_transfer_that_fails_in_a_worker_is_an_error_with_its_fix(
-    server: FakeVllm, over_tcp: None
-) -> None:
-    weights = FakeWeights(adapter=False)
-    sampler = sampler_of(server, weights=weights)
-    sample(sampler)
-    weights.weight = 0.25
-    server.faults.break_updates = 1
-    with pytest.raises(BackendError, match=r"HTTP 500: planted.*sync_host.*weight_transfer=fold"):
-        sampler.sync(policy_version=1)
-    sampler.sync(policy_version=2)
-    assert sample(sampler) == expected(0.25, version=2)
-
-
-def test_an_update_that_another_trainer_has_left_open_is_closed_first(
-    server: FakeVllm, over_tcp: None
-) -> None:
-    server.started = {}
-    sampler = sampler_of(server, weights=FakeWeights(adapter=False, weight=0.25, untouched=False))
-    assert sample(sampler) == expected(0.25, version=0)
-
-
-def test_a_server_that_dies_in_a_transfer_is_given_the_weights_again(
-    server: FakeVllm, over_tcp: None
-) -> None:
-    weights = FakeWeights(adapter=False)
-    sampler = sampler_of(server, weights=weights)
-    sample(sampler)
-    weights.weight = 0.25
-    server.faults.die_in_update = True
-    sampler.sync(policy_version=1)
-    assert not server.faults.die_in_update
-    assert sample(sampler) == expected(0.25, version=1)
-
-
-def test_a_server_that_is_back_without_the_interface_gets_its_weights_from_a_folder(
-    server: FakeVllm, over_tcp: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights = FakeWeights(adapter=False, weight=0.25, untouched=False)
-    sampler = sampler_of(server, weights=weights)
-    sample(sampler)
-    monkeypatch.setattr(FakeVllm, "transfer", None)
-    server.down()
-    server.up()
-    assert sample(sampler) == expected(0.25, version=0)
-    assert len(weights.saved) == 1
-
-
-@pytest.mark.parametrize(("transfer", "named"), [("nccl", "NCCL"), ("ipc", "CUDA IPC")])
-def test_a_transport_that_needs_a_gpu_is_named_with_the_fix(
-    server: FakeVllm, transfer: str, named: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(FakeVllm, "transfer", transfer)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    sampler = sampler_of(server, weights=FakeWeights(adapter=False, untouched=False))
-    with pytest.raises(BackendError, match=rf"weights by {named}.* a GPU.*transfer tcp.*=folder"):
-        sample(sampler)
-
-
-def test_an_address_that_is_not_this_machines_is_named_with_the_fix(
-    server: FakeVllm, over_tcp: None
-) -> None:
-    sampler = sampler_of(
-        server, weights=FakeWeights(adapter=False, untouched=False), sync_host="192.0.2.1"
-    )
-    with pytest.raises(BackendError, match=r"cannot listen on 192\.0\.2\.1 .*sync_host"):
-        sample(sampler)
-
-
 # Faults of requests.
 
 
@@ -557,86 +379,3 @@ def test_progress_counts_every_completion_once(server: FakeVllm) -> None:
     server.faults.status = [200, 500, 200, 500]
     sample(sampler_of(server, weights=FakeWeights(adapter=True)), progress=Listener())
     assert told == [("waiting", 1, 1), ("syncing", 1, 1), ("sampling", 9, 9)]
-
-
-class Beside:
-    """A sample in another thread."""
-
-    def __init__(self, sampler: VllmSampler) -> None:
-        self.found: list[tuple[Completion, ...]] = []
-        self.error: BaseException | None = None
-        self.thread = threading.Thread(target=self._run, args=(sampler,), daemon=True)
-        self.thread.start()
-
-    def _run(self, sampler: VllmSampler) -> None:
-        try:
-            self.found = sample(sampler)
-        except BaseException as error:
-            self.error = error
-
-
-@adapter_or_full
-@pytest.mark.parametrize("fault", ["weights are gone", "connections are cut", "refused"])
-def test_a_server_lost_while_the_policy_is_trained_gets_the_weights_of_its_own_version(
-    server: FakeVllm, fault: str, adapter: bool
-) -> None:
-    weights = FakeWeights(adapter=adapter)
-    sampler = sampler_of(server, weights=weights, in_flight=1, keep=True)
-    sampler.prepare(SilentProgress())
-    weights.weight = 0.25
-    sampler.sync(policy_version=1)
-    server.bodies.clear()
-    if fault == "weights are gone":
-        if not adapter:
-            server.base = 0.0  # started anew, and found so before the first completion
-        server.faults.forget_after = 2
-    elif fault == "connections are cut":
-        server.faults.drop = 1
-    else:
-        server.faults.status = [503]
-    weights.weight = 0.75  # the update
-    assert sample(sampler) == expected(0.25, version=1)
-    sampler.sync(policy_version=2)
-    assert sample(sampler) == expected(0.75, version=2)
-
-
-def test_prepare_starts_once_and_a_sample_then_reads_nothing_that_training_moves(
-    server: FakeVllm,
-) -> None:
-    weights = FakeWeights(adapter=True, weight=0.5)
-    sampler = sampler_of(server, weights=weights)
-    for _ in range(2):
-        sampler.prepare(SilentProgress())
-    assert len(weights.saved) == 1
-    weights.weight = 0.9
-    assert sample(sampler) == expected(0.5, version=0)
-    assert len(weights.saved) == 1
-
-
-@pytest.mark.parametrize("when", ["under way", "before"])
-def test_a_sample_that_is_called_off_raises_and_leaves_no_thread(
-    server: FakeVllm, when: str
-) -> None:
-    sampler = sampler_of(server, weights=FakeWeights(adapter=True), wait_s=30.0, timeout_s=60.0)
-    sampler.prepare(SilentProgress())
-    before = threading.active_count()
-    server.bodies.clear()
-    server.faults.hang_s = 3.0
-    if when == "before":
-        sampler.cancel()
-    beside = Beside(sampler)
-    if when != "before":
-        deadline = time.monotonic() + 60
-        while not server.bodies and time.monotonic() < deadline:
-            time.sleep(0.005)
-        sampler.cancel()
-    beside.thread.join(60)
-    assert not beside.thread.is_alive()
-    assert isinstance(beside.error, BackendError)
-    assert "called off" in str(beside.error)
-    deadline = time.monotonic() + 60
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() <= before
-    with pytest.raises(BackendError, match="called off"):
-        sample(sampler)
