@@ -163,9 +163,8 @@ def _parse(text: str, path: Path, place: str) -> Any:
         return json.loads(text, parse_float=Decimal, parse_int=Decimal, parse_constant=_refuse)
     except json.JSONDecodeError as error:
         where = place if error.lineno == 1 else f"line {error.lineno}"
-        raise DataError(
-            f"{path}, {where}: not JSON ({error.msg} at column {error.colno})"
-        ) from error
+        what = error.msg.removesuffix(" at")  # some of Python's messages end with it
+        raise DataError(f"{path}, {where}: not JSON ({what} at column {error.colno})") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}, {place}: not JSON ({error})") from error
 

@@ -93,6 +93,7 @@ def test_a_missing_field_names_file_line_and_what_there_is(tmp_path: Path) -> No
 BROKEN = {
     "cut.jsonl": (b'{"a": 1}\n{"a": ', r"line 2: not JSON \(.*column"),
     "list.jsonl": (b'{"a": 1}\n[1]', "line 2: must be an object"),
+    "open.jsonl": (b'{"a": "x', r"line 1: not JSON \(Unterminated string starting at column 7\)"),
     "nan.jsonl": (b'{"a": NaN}', "line 1: not JSON .*NaN"),
     "deep.jsonl": (b"[" * 200_000, "line 1: not JSON"),
     "latin.jsonl": ('{"a": 1}\n{"a": "é"}'.encode("latin-1"), "line 2: not UTF-8 .*0xe9"),
