@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dgpo_cli.algo.credit import DgpoCredit
@@ -15,9 +16,11 @@ from dgpo_cli.algo.shaping import scored_group
 from dgpo_cli.backends.base import RemoteSampler, SamplingParams
 from dgpo_cli.prompts.templates import encode_prompt
 from dgpo_cli.rewards.grader import GradeItem
+from dgpo_cli.thinking import ends_in_thought
 from dgpo_cli.timing import Stopwatch
 from dgpo_cli.types import (
     Batch,
+    Completion,
     Group,
     Progress,
     Prompt,
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
 
 
 TokenLogprobs = tuple[float, ...]
+
+_PROMPT_END = 256  # tokens in which a chat template opens the assistant's turn
+_PROBLEM_END = 64  # characters of the user's last turn that it is found behind
 
 
 class Engine:
@@ -100,16 +106,25 @@ class Engine:
                 progress=self.progress,
             )
         return [
-            Group(prompt=prompt, prompt_ids=ids, completions=completions)
+            Group(prompt, ids, self._marked(prompt, ids, completions))
             for prompt, ids, completions in zip(prompts, encoded, sampled, strict=True)
         ]
+
+    def _marked(
+        self, prompt: Prompt, ids: Sequence[int], completions: tuple[Completion, ...]
+    ) -> tuple[Completion, ...]:
+        """Say of each completion whether its prompt left a thought open."""
+        end = self.policy.tokenizer.decode(list(ids[-_PROMPT_END:]), skip_special_tokens=False)
+        if not ends_in_thought(str(end), problem=prompt.text.strip()[-_PROBLEM_END:]):
+            return completions
+        return tuple(replace(each, starts_in_thought=True) for each in completions)
 
     def score(self, groups: Sequence[Group]) -> list[ScoredGroup]:
         """Check every completion's answer and compute the advantages of each group."""
         assert self._grader is not None
         with self._watch.phase("score"):
             items = [
-                GradeItem(gold=g.prompt.answer, text=c.text, finish_reason=c.finish_reason)
+                GradeItem(g.prompt.answer, c.text, c.finish_reason, c.starts_in_thought)
                 for g in groups
                 for c in g.completions
             ]

@@ -16,7 +16,7 @@ import dgpo_cli
 
 PACKAGE = "dgpo_cli"
 LEVELS = (
-    {"types", "errors", "schema", "seeds", "resources", "timing"},
+    {"types", "errors", "schema", "seeds", "resources", "timing", "thinking"},
     {"algo"},
     {"models", "backends", "rewards", "prompts", "trackers"},
     {"config"},

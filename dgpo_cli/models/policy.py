@@ -13,6 +13,7 @@ from dgpo_cli.models import load, quantization
 from dgpo_cli.models.head import check_head, decoder_of, head_of
 from dgpo_cli.models.packing import Packed, can_pack, packed_hidden, padded_hidden
 from dgpo_cli.models.settings import LoraAdapter, ModelSettings, NoAdapter
+from dgpo_cli.models.token_texts import completion_text
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +100,7 @@ class Policy:
         return self.head.logits(output.last_hidden_state[:, -1])
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        return completion_text(self.tokenizer, token_ids)
 
     # What a sampler with weights of its own needs.
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dgpo_cli.thinking import is_part_of_mark
 
 REPLACEMENT = "\ufffd"  # what decoders give for bytes that are not (yet) a character
 MAX_PARTS = 4  # a UTF-8 character has at most 4 bytes, so at most 4 tokens
+
+
+def completion_text(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """The text of a completion: without special tokens, but for those that mark thoughts."""
+    added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {token_id: str(token) for token_id, token in added.items() if token.special}
+    marks = {token_id for token_id, text in special.items() if is_part_of_mark(text)}
+    if marks.isdisjoint(token_ids):
+        return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
+    kept = [i for i in token_ids if i not in special or i in marks]
+    return str(tokenizer.decode(kept, skip_special_tokens=False))
 
 
 def token_texts(

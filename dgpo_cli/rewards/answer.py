@@ -17,8 +17,8 @@ What is read, and where:
 | | later, opens its own line (or the box gives no integer) and gives an integer |
 | the last number | only with `last-number`, and never in a text cut at the limit |
 
-Thinking is also between <thinking>, <thought>, <reasoning>, <seed:think> and ◁think▷ and their
-ends. Which forms count is the setting `reward.extract`.
+Thinking is also between the other marks of `thinking.py`; a prompt that ends inside a thought is
+as a <think> before the completion. Which forms count is the setting `reward.extract`.
 
 What is 204 (with 204 for any integer):
 

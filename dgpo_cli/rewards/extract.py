@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dgpo_cli.rewards.boxes import last_box
-from dgpo_cli.rewards.thinking import after_thinking
+from dgpo_cli.thinking import after_thinking
 
 if TYPE_CHECKING:
     from dgpo_cli.rewards.settings import Extract

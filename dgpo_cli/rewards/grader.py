@@ -11,16 +11,26 @@ from dgpo_cli.errors import DataError
 from dgpo_cli.rewards.pool import WorkerPool
 from dgpo_cli.rewards.protocol import Task
 from dgpo_cli.rewards.settings import RewardSettings
+from dgpo_cli.thinking import OPENER
 from dgpo_cli.types import FinishReason, Progress, Prompt, SilentProgress, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class GradeItem:
-    """A completion's text to be judged against the answer `gold`."""
+    """A completion's text to be judged against the answer `gold`.
+
+    starts_in_thought: the text begins inside a thought that its prompt has opened.
+    """
 
     gold: str
     text: str
     finish_reason: FinishReason
+    starts_in_thought: bool = False
+
+    @property
+    def judged(self) -> str:
+        """The text with the mark that opened its first thought, wherever that stood."""
+        return OPENER + self.text if self.starts_in_thought else self.text
 
 
 def check_answers(prompts: Sequence[Prompt], *, reward: RewardSettings) -> None:
@@ -66,7 +76,7 @@ class Grader:
         for gold in dict.fromkeys(item.gold for item in items):
             if (problem := self._settings.problem_with(gold)) is not None:
                 raise DataError(problem)
-        tasks: list[Task] = [(item.gold, item.text, item.finish_reason) for item in items]
+        tasks: list[Task] = [(item.gold, item.judged, item.finish_reason) for item in items]
         listener = SilentProgress() if progress is None else progress
         with listener.phase("scoring", total=len(tasks), unit="completions") as advance:
             results = self._pool.run(tasks, on_done=advance)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from dgpo_cli.rewards.answer import read_answer
 from dgpo_cli.rewards.pool import WorkerPool
 from dgpo_cli.rewards.protocol import Check, Task
-from dgpo_cli.rewards.thinking import after_thinking
+from dgpo_cli.thinking import after_thinking
 from dgpo_cli.types import Progress, Verdict
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def _question(item: GradeItem, verdict: Verdict, *, where: Extract) -> Task | Ou
     """What a worker is to be asked about `item`, or the opinion where there is nothing to ask."""
     cut = item.finish_reason == "length"
     gold = item.gold.strip()
-    found, _ = read_answer(item.text, where=where, cut=cut)
+    text = item.judged
+    found, _ = read_answer(text, where=where, cut=cut)
     if found is not None:
         answer = found.text.strip()
         if _is_digits(answer) and _is_digits(gold):
@@ -108,10 +109,10 @@ def _question(item: GradeItem, verdict: Verdict, *, where: Extract) -> Task | Ou
             return "wrong"
         form = _BOX if found.form == "boxed" else _LINE
         return (gold, f"{form}\n{answer}", "stop")
-    start = after_thinking(item.text)
+    start = after_thinking(text)
     if cut or start is None:
         return verdict.outcome
-    ending = item.text[max(start, len(item.text) - ENDING_CHARS) :].strip()
+    ending = text[max(start, len(text) - ENDING_CHARS) :].strip()
     return (gold, f"{_ENDING}\n{ending}", "stop") if ending else verdict.outcome
 
 

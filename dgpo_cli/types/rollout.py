@@ -58,6 +58,7 @@ class Completion:
     sampling_logprobs: the sampler's log-probability in nats of each token, one per token id, of
     the logits divided by the sampling temperature.
     policy_version: optimiser updates that the sampling weights had seen.
+    starts_in_thought: the prompt leaves a thought open, so that the text begins inside it.
     """
 
     token_ids: tuple[int, ...]
@@ -66,6 +67,7 @@ class Completion:
     finish_reason: FinishReason
     policy_version: int
     seed: int
+    starts_in_thought: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from dgpo_cli.rewards.grader import GradeItem, Grader
 from dgpo_cli.rewards.settings import RewardSettings
+from dgpo_cli.thinking import ends_in_thought
 from dgpo_cli.types import OUTCOMES, FinishReason, Outcome
 
 NO_OPINION = "policy"
@@ -142,7 +143,8 @@ def _case(line: bytes, number: int) -> Case:
     want = fields.pop("want", None)
     if want is not None and want not in WANTS:
         raise _BrokenLine(f"want={want!r:.80}: must be one of {', '.join(WANTS)}")
-    item = GradeItem(gold, output, _finish_reason(fields.pop("finish_reason", None)))
+    reason = _finish_reason(fields.pop("finish_reason", None))
+    item = GradeItem(gold, output, reason, _starts_in_thought(fields))
     return Case(number, item, want, fields)
 
 
@@ -151,6 +153,15 @@ def _take(fields: dict[str, Any], name: str) -> Any:
         known = ", ".join(map(repr, fields)) or "none"
         raise _BrokenLine(f"no field {name!r} (fields: {known:.200})")
     return fields.pop(name)
+
+
+def _starts_in_thought(fields: dict[str, Any]) -> bool:
+    """As the line says, or as its prompt ends."""
+    told = fields.pop("starts_in_thought", None)
+    if told is not None and not isinstance(told, bool):
+        raise _BrokenLine(f"starts_in_thought={told!r:.80}: must be true or false")
+    prompt = fields.get("prompt")
+    return ends_in_thought(prompt) if told is None and isinstance(prompt, str) else told is True
 
 
 def _finish_reason(value: object) -> FinishReason:

@@ -19,6 +19,7 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.prompts.settings import SumsPrompts
 from dgpo_cli.rewards.extract import extract
 from dgpo_cli.rewards.protocol import Extract
+from dgpo_cli.thinking import OPENER
 from dgpo_cli.types import Diagnosis, StepMetrics
 from dgpo_cli.workflows.run_folder import RunFolder
 from dgpo_cli.workflows.tolerance import logprob_tolerance
@@ -169,7 +170,8 @@ def _unread_texts(path: Path) -> Iterator[str]:
             except ValueError:
                 return  # no file of ours any more; `dgpo inspect` says where
             if isinstance(line, dict) and line.get("outcome") == "no_answer":
-                yield str(line.get("completion", ""))
+                text = str(line.get("completion", ""))
+                yield OPENER + text if line.get("starts_in_thought") is True else text
 
 
 def _form_of(texts: list[str]) -> str | None:

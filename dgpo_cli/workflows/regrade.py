@@ -12,13 +12,17 @@ from typing import Any
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.errors import ConfigError, DataError
+from dgpo_cli.models.fingerprint import model_folder
+from dgpo_cli.models.settings import EMBEDDED_TINY
+from dgpo_cli.resources import resource_dir
 from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.grader import GradeItem, Grader
-from dgpo_cli.types import Card, Progress
+from dgpo_cli.thinking import after_thinking, ends_in_thought
+from dgpo_cli.types import Card, Progress, Verdict
 from dgpo_cli.workflows.card import checker_entry
 from dgpo_cli.workflows.eval_folder import EvalFolder
 from dgpo_cli.workflows.request import Flip, RegradeResult, Save
-from dgpo_cli.workflows.samples import Sample, sample_of, verdict_fields, verdict_of
+from dgpo_cli.workflows.samples import Sample, item_of, sample_of, verdict_fields, verdict_of
 from dgpo_cli.workflows.tally import report_of
 
 _CHUNK = 256  # lines whose texts are held at a time
@@ -44,7 +48,12 @@ def run(
             on_event(f"{folder.samples.path}: its last line was cut short and is left out")
         settings = resolve(config=folder.settings_file).settings
         card = _today(folder.read_card(), settings)
-        samples, flips = _judge(folder, settings, progress=progress)
+        samples, flips = _judge(
+            folder,
+            settings,
+            in_thought=_open_prompts(folder, card, on_event=on_event),
+            progress=progress,
+        )
         folder.write_card(card)
         ids, k = _complete(samples, card=card, folder=folder)
         evaluation = report_of(
@@ -60,31 +69,71 @@ def run(
     return RegradeResult(evaluation=evaluation, card=card, samples=len(samples), flips=tuple(flips))
 
 
+def _open_prompts(folder: EvalFolder, card: Card, *, on_event: Callable[[str], None]) -> bool:
+    """Whether the prompts leave a thought open, for samples that do not tell it themselves.
+
+    The card keeps the last ids of a prompt, and the chat template ends all of them alike.
+    """
+    if all("starts_in_thought" in line for line in folder.samples.lines()):
+        return False
+    from tokenizers import Tokenizer
+
+    model = str(card.subject.get("model"))
+    path = str(resource_dir("data") / "tiny") if model == EMBEDDED_TINY else model
+    try:
+        file = model_folder(path, revision=card.subject.get("revision")) / "tokenizer.json"
+        ids = card.subject["prompt_ids"]["last"]
+        end = Tokenizer.from_file(str(file)).decode(ids, skip_special_tokens=False)
+    except Exception:  # no such model here any more; the tokenizers library raises nothing finer
+        on_event(
+            f"{folder.path}: its samples do not say whether the prompts leave a thought open, and "
+            f"the tokenizer of {model} is not on this machine; they are judged as if none did"
+        )
+        return False
+    return ends_in_thought(end)
+
+
 def _judge(
-    folder: EvalFolder, settings: Settings, *, progress: Progress
+    folder: EvalFolder, settings: Settings, *, in_thought: bool, progress: Progress
 ) -> tuple[list[Sample], list[Flip]]:
-    """Judge every line again and store what changed; return all samples, and the flips."""
-    checker = CHECKER_VERSION
+    """Judge every line again and store what changed; return all samples, and the flips.
+
+    in_thought: whether lines that do not tell it begin inside a thought.
+    """
     samples: list[Sample] = []
     flips: list[Flip] = []
     tails: dict[int, dict[str, Any]] = {}
     with Grader(settings.reward) as grader:
         for lines in _chunks(folder.samples.lines(), size=_CHUNK):
-            items = [
-                GradeItem(line["answer"], line["completion"], line["finish_reason"])
-                for line in lines
-            ]
-            for line, verdict in zip(lines, grader.grade(items, progress=progress), strict=True):
+            items = [item_of(line, starts_in_thought=in_thought) for line in lines]
+            verdicts = grader.grade(items, progress=progress)
+            for line, item, verdict in zip(lines, items, verdicts, strict=True):
                 old = sample_of(line)
-                today = verdict_of(verdict.outcome, verdict.extracted)
-                new = replace(old, verdict=today, checker=checker)
+                new = _judged(old, item, verdict)
                 if new != old:
-                    tails[len(samples)] = verdict_fields(today, checker=checker, second=old.second)
+                    tails[len(samples)] = verdict_fields(
+                        new.verdict,
+                        checker=new.checker,
+                        second=new.second,
+                        starts_in_thought=new.starts_in_thought,
+                    )
                 if verdict.outcome != old.verdict.outcome:
                     flips.append(_flip(old, new))
                 samples.append(new)
     folder.samples.judge_again(tails)
     return samples, flips
+
+
+def _judged(old: Sample, item: GradeItem, verdict: Verdict) -> Sample:
+    """Return a sample with today's verdict; nobody has a second opinion of an open thought."""
+    thinks = item.starts_in_thought and after_thinking(item.judged) is None
+    return replace(
+        old,
+        verdict=verdict_of(verdict.outcome, verdict.extracted),
+        checker=CHECKER_VERSION,
+        second=verdict.outcome if thinks and old.second is not None else old.second,
+        starts_in_thought=item.starts_in_thought,
+    )
 
 
 def _flip(old: Sample, new: Sample) -> Flip:

@@ -1,7 +1,8 @@
 """The rollouts file: JSONL, a line a completion, the same for every command. Version 1.
 
 Every line has version, prompt_id, prompt, messages, answer, index, completion, prompt_token_ids,
-token_ids, sampling_logprobs, temperature, finish_reason, outcome, extracted, reward, seed and
+token_ids, sampling_logprobs, temperature, finish_reason, starts_in_thought (the prompt leaves a
+thought open, so that the completion begins inside it), outcome, extracted, reward, seed and
 policy_version. Lines that training wrote also have length_penalty (added to the reward before the
 advantages), advantage, vocab_size, credit (the rule's settings), tau (that its weights were made
 with; null where none makes a difference), noise_floor (of hellinger_sq; null where it was not
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from dgpo_cli.thinking import ends_in_thought
 from dgpo_cli.types import (
     OUTCOMES,
     Batch,
@@ -67,6 +69,7 @@ def rollout_lines(groups: Sequence[ScoredGroup], *, temperature: float) -> Itera
                 "sampling_logprobs": list(completion.sampling_logprobs),
                 "temperature": temperature,
                 "finish_reason": completion.finish_reason,
+                "starts_in_thought": completion.starts_in_thought,
                 "outcome": verdict.outcome,
                 "extracted": verdict.extracted,
                 "reward": verdict.reward,
@@ -168,6 +171,7 @@ def parse_line(line: dict[str, Any], *, source: str) -> RolloutLine:
         finish_reason=_one_of(line.get("finish_reason", "stop"), get_args(FinishReason)),
         policy_version=int(line.get("policy_version", 0)),
         seed=int(line.get("seed", 0)),
+        starts_in_thought=_starts_in_thought(line),
     )
     messages = line.get("messages") or [{"role": "user", "content": line["prompt"]}]
     reward = float(line.get("reward", math.nan))
@@ -188,6 +192,12 @@ def parse_line(line: dict[str, Any], *, source: str) -> RolloutLine:
         advantage=None if advantage is None else float(advantage),
         stats=_stats(line, length=len(ids)),
     )
+
+
+def _starts_in_thought(line: dict[str, Any]) -> bool:
+    """As the line says; one that does not may hold the prompt as it was rendered."""
+    told = line.get("starts_in_thought")
+    return ends_in_thought(str(line.get("prompt", ""))) if told is None else bool(told)
 
 
 def _verdict(line: dict[str, Any], *, reward: float) -> Verdict | None:

@@ -2,7 +2,8 @@
 
 A line is one of the rollouts file (`workflows/rollouts.py`) without log-probabilities and prompt
 ids, which a sample does not need to be judged again, and with `checker`, the version that judged
-it. A sample that math-verify was asked about also has `second`, its outcome.
+it. A sample that math-verify was asked about also has `second`, its outcome. Lines of earlier
+versions lack `starts_in_thought`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any, get_args
 
 from dgpo_cli.errors import DataError
 from dgpo_cli.models.checkpoint import atomic_bytes
+from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.types import OUTCOMES, Completion, FinishReason, Outcome, Prompt, Verdict
 
 VERSION = 1
-_TAIL = ("outcome", "extracted", "checker", "second")
+_TAIL = ("outcome", "extracted", "checker", "second", "starts_in_thought")
 Key = tuple[str, int]  # id of the problem, number of the sample
 
 
@@ -27,7 +29,8 @@ Key = tuple[str, int]  # id of the problem, number of the sample
 class Sample:
     """What a report needs of a stored sample; text and token ids stay in the file.
 
-    tokens: their number. fingerprint: equal for equal token ids.
+    tokens: their number. fingerprint: equal for equal token ids. starts_in_thought: None where an
+        earlier version did not tell.
     """
 
     prompt_id: str
@@ -38,6 +41,7 @@ class Sample:
     verdict: Verdict
     checker: str
     second: str | None
+    starts_in_thought: bool | None
 
     @property
     def key(self) -> Key:
@@ -65,14 +69,28 @@ def sample_line(
         "token_ids": completion.token_ids,
         "temperature": temperature,
         "finish_reason": completion.finish_reason,
-        **verdict_fields(verdict, checker=checker, second=None),
+        **verdict_fields(
+            verdict,
+            checker=checker,
+            second=None,
+            starts_in_thought=completion.starts_in_thought,
+        ),
     }
 
 
-def verdict_fields(verdict: Verdict, *, checker: str, second: str | None) -> dict[str, Any]:
-    """Return the fields that end a line; without a second opinion there is no field for it."""
+def verdict_fields(
+    verdict: Verdict, *, checker: str, second: str | None, starts_in_thought: bool | None
+) -> dict[str, Any]:
+    """Return the fields that end a line; what is None has no field."""
     fields = {"outcome": verdict.outcome, "extracted": verdict.extracted, "checker": checker}
-    return fields if second is None else {**fields, "second": second}
+    others = {"starts_in_thought": starts_in_thought, "second": second}
+    return fields | {name: value for name, value in others.items() if value is not None}
+
+
+def item_of(line: Mapping[str, Any], *, starts_in_thought: bool = False) -> GradeItem:
+    """Return what is judged of a line; `starts_in_thought` stands in where it does not tell."""
+    inside = line.get("starts_in_thought", starts_in_thought)
+    return GradeItem(line["answer"], line["completion"], line["finish_reason"], inside)
 
 
 class SampleFile:
@@ -219,6 +237,7 @@ def sample_of(line: dict[str, Any]) -> Sample:
         verdict=verdict_of(line["outcome"], line["extracted"]),
         checker=line["checker"],
         second=line.get("second"),
+        starts_in_thought=line.get("starts_in_thought"),
     )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.rewards.second_opinion import second_opinions
 from dgpo_cli.rewards.settings import IntegerReward, RewardSettings
 from dgpo_cli.types import Outcome, Progress
-from dgpo_cli.workflows.samples import Sample, SampleFile, verdict_fields
+from dgpo_cli.workflows.samples import Sample, SampleFile, item_of, verdict_fields
 
 
 def ask_again(
@@ -36,7 +35,12 @@ def ask_again(
     ]
     file.judge_again(
         {
-            n: verdict_fields(judged[n].verdict, checker=judged[n].checker, second=found[n])
+            n: verdict_fields(
+                judged[n].verdict,
+                checker=judged[n].checker,
+                second=found[n],
+                starts_in_thought=judged[n].starts_in_thought,
+            )
             for n in found
         }
     )
@@ -53,11 +57,7 @@ def _opinions(
 ) -> dict[int, Outcome]:
     """Return the second outcome of the samples of these numbers."""
     wanted = set(unseen)
-    items = {
-        number: GradeItem(line["answer"], line["completion"], line["finish_reason"])
-        for number, line in enumerate(file.lines())
-        if number in wanted
-    }
+    items = {number: item_of(line) for number, line in enumerate(file.lines()) if number in wanted}
     outcomes = second_opinions(
         list(items.values()),
         verdicts=[samples[number].verdict for number in items],

@@ -34,6 +34,7 @@ INTERFACE = {
     "token_ids",
     "sampling_logprobs",
     "finish_reason",
+    "starts_in_thought",
     "outcome",
     "extracted",
     "reward",
@@ -47,7 +48,7 @@ def _group() -> ScoredGroup:
         prompt_ids=(5, 6),
         completions=(
             Completion((7, 8, 1), (-0.5, -0.25, -0.125), "é\ud800\x1b[31m", "stop", 3, 11),
-            Completion((9,), (-2.0,), "", "length", 3, 12),
+            Completion((9,), (-2.0,), "", "length", 3, 12, starts_in_thought=True),
         ),
         verdicts=(Verdict("correct", "2", 1.0), Verdict("truncated", None, 0.0)),
         advantages=(0.5, -0.5),

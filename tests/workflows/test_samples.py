@@ -121,7 +121,9 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
 def test_judging_again_changes_verdicts_and_nothing_else(tmp_path: Path) -> None:
     file = filled(tmp_path)
     before = file.path.read_bytes().splitlines()
-    tail = verdict_fields(Verdict("correct", "2", 1.0), checker="2", second="wrong")
+    tail = verdict_fields(
+        Verdict("correct", "2", 1.0), checker="2", second="wrong", starts_in_thought=False
+    )
     file.judge_again({1: tail})
     after = file.path.read_bytes().splitlines()
     assert (after[0], after[2]) == (before[0], before[2])
@@ -135,7 +137,9 @@ def test_a_line_in_another_order_is_judged_again_too(tmp_path: Path) -> None:
     file = filled(tmp_path, count=1)
     turned = dict(reversed(list(line(1).items())))
     file.append([turned])
-    tail = verdict_fields(Verdict("correct", "2", 1.0), checker="2", second=None)
+    tail = verdict_fields(
+        Verdict("correct", "2", 1.0), checker="2", second=None, starts_in_thought=True
+    )
     file.judge_again({1: tail})
     assert list(file.lines())[1] == {**turned, **tail, "token_ids": [5, 6, 1]}
 

@@ -1,0 +1,103 @@
+"""Laws of a chat template that opens a thought: every file says so, and no box in it earns."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dgpo_cli.resources import resource_dir
+from dgpo_cli.types import SilentProgress
+from dgpo_cli.workflows import regrade
+from dgpo_cli.workflows.health import unread_example
+from dgpo_cli.workflows.run_folder import RunFolder
+from tests.workflows.evaluations import Asked, Saved, install, problems, run, stored
+
+OPENING = "{{ '<|assistant|>' }}"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """The embedded model with a chat template that opens a thought."""
+    folder = tmp_path / "thinker"
+    shutil.copytree(resource_dir("data") / "tiny", folder)
+    template = folder / "chat_template.jinja"
+    text = template.read_text()
+    assert OPENING in text
+    template.write_text(text.replace(OPENING, "{{ '<|assistant|><think>\n' }}"))
+    return str(folder)
+
+
+def text_of(seed: int) -> str:
+    """A thought that never ends, and one that does; either has the same box in it."""
+    return (r"\boxed{19}", r"\boxed{3}</think>\boxed{19}")[seed % 2] + str(seed)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    install(monkeypatch, Asked(text_of))
+    bench = problems(tmp_path, {"12+7": "19"})
+    result = run(bench, 8, tmp_path / "out", f"model.path={model}", second_opinion=True)
+    assert 0 < result.evaluation.avg_at_k < 1
+    return tmp_path / "out"
+
+
+def judged(folder: Path) -> list[tuple[Any, ...]]:
+    names = ("completion", "outcome", "second", "starts_in_thought")
+    return [tuple(line.get(name) for name in names) for line in stored(folder)]
+
+
+def again(folder: Path) -> list[str]:
+    saved = Saved()
+    regrade.run(folder, progress=SilentProgress(), on_event=saved.events.append, save=saved.save)
+    return saved.events
+
+
+def as_before(folder: Path) -> None:
+    """Make the samples those of a version that knew nothing of thoughts in prompts."""
+    lines = []
+    for line in stored(folder):
+        del line["starts_in_thought"]
+        lines.append(line | {"outcome": "correct", "extracted": "19", "second": "correct"})
+    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    (folder / "samples.jsonl").write_text(text)
+
+
+def test_an_evaluation_takes_no_open_thought_for_an_answer(folder: Path) -> None:
+    for text, *rest in judged(folder):
+        outcome = "correct" if "</think>" in text else "no_answer"
+        assert rest == [outcome, outcome, True]
+
+
+def test_old_samples_are_judged_by_how_their_prompts_end(folder: Path) -> None:
+    truth = judged(folder)
+    as_before(folder)
+    assert judged(folder) != truth
+    assert again(folder) == []
+    assert judged(folder) == truth
+    bytes_then = (folder / "samples.jsonl").read_bytes()
+    assert again(folder) == [] and (folder / "samples.jsonl").read_bytes() == bytes_then
+
+
+def test_old_samples_whose_model_is_gone_are_judged_as_before_and_it_is_said(
+    folder: Path, model: str
+) -> None:
+    as_before(folder)
+    shutil.rmtree(model)
+    (told,) = again(folder)
+    assert model in told and "as if none did" in told
+    assert all(row[1:] == ("correct", "correct", False) for row in judged(folder))
+
+
+def test_an_example_of_an_unread_completion_is_not_read_inside_its_thought(
+    tmp_path: Path,
+) -> None:
+    run_folder = RunFolder(tmp_path)
+    (tmp_path / "rollouts").mkdir()
+    line = {"outcome": "no_answer", "completion": r"so \boxed{3}", "starts_in_thought": True}
+    run_folder.rollout_file(1).write_text(json.dumps(line) + "\n")
+    example = unread_example(run_folder)
+    assert example is not None and example.readable_as is None
