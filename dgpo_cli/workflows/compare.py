@@ -13,6 +13,7 @@ from dgpo_cli.types import Card, ProblemResult
 # Entries of the protocol that go with the subject: another seed is a rerun, and which tokens end
 # a completion is the tokenizer's.
 _SUBJECTS_OWN = ("seed", "stop")
+_FEWEST = 6  # problems of one sign that the sign test takes for p < 0.05: 2 / 2^6
 # Where the data came from, when it is the same.
 _ORIGIN = ("dataset", "revision")
 
@@ -120,8 +121,8 @@ def _notes(
         )
     if all(a.outcomes == b.outcomes and a.lengths == b.lengths for a, b in common):
         yield "Every sample has the same outcome and length in both: these are the same samples."
-    elif len(common) > 1 and len({b.correct * old.k - a.correct * new.k for a, b in common}) == 1:
+    elif len(common) < _FEWEST:
         yield (
-            "All problems changed by the same amount: drawing problems anew shows no error then, "
-            "so go by the rerun error."
+            f"The test over other problems cannot reach p < 0.05 with {len(common)} in both: it "
+            f"takes {_FEWEST} that all change the same way."
         )

@@ -5,24 +5,23 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgpo_cli.algo import comparison, permutation
+from dgpo_cli.algo import permutation
 from dgpo_cli.algo.comparison import (
-    bootstrap_interval,
     compare_runs,
+    over_problems,
     rerun_difference,
     smallest_problems,
     smallest_rerun,
 )
 from dgpo_cli.algo.permutation import fisher, holm, shuffled_samples, sign_flip
 from dgpo_cli.algo.student import student_quantile
-from dgpo_cli.types import Outcome, ProblemResult
+from dgpo_cli.types import Interval, Outcome, ProblemResult
 
 SIZES = st.integers(-6, 6)
 
@@ -168,38 +167,74 @@ def test_one_problem_has_no_error_over_problems() -> None:
     assert all(map(math.isnan, unknown))
 
 
-def test_the_bootstrap_is_near_the_list_of_all_resamples() -> None:
-    values = [0.11, -0.23, 0.41, 0.02, 0.37]
-    means = [np.mean(chosen) for chosen in itertools.product(values, repeat=5)]
-    level = student_quantile(0.975, freedom=4) * math.sqrt(5 / 4)
-    tail = NormalDist().cdf(-level)
-    low, high = np.quantile(means, [tail, 1 - tail])
-    found = bootstrap_interval(values, seed=1)
-    many = np.random.default_rng(4).normal(size=20).tolist()
-    assert bootstrap_interval(many, seed=1) == bootstrap_interval(many, seed=1)
-    assert bootstrap_interval(many, seed=1) != bootstrap_interval(many, seed=2)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.02)
-    # two problems: the widened levels reach the least and the largest mean there is
-    ends = bootstrap_interval([-1.0, 3.0], seed=1)
-    assert (ends.low, ends.high) == (-1.0, 3.0)
+def over(before: Sequence[int], after: Sequence[int], *, k: int) -> Interval:
+    return compare_runs(results(before, k=k), results(after, k=k)).problems_95
 
 
-@pytest.mark.parametrize("n", [8, 30])
-@pytest.mark.parametrize("shift", [0.0, 0.15])
-def test_the_bootstrap_interval_covers_the_true_difference(
-    n: int, shift: float, monkeypatch: pytest.MonkeyPatch
+def test_no_change_of_problems_at_an_edge_leaves_open_what_two_more_of_them_may_do() -> None:
+    # 30 differences of 0, one of 1 and one of -1: variance 2 / 31, over 32
+    half = student_quantile(0.975, freedom=29) * math.sqrt(2 / 31 / 32)
+    for correct in ([8] * 30, [0] * 30, [0, 8] * 15):
+        found = over(correct, correct, k=8)
+        assert (found.low, found.high) == pytest.approx((-half, half))
+    # 30 rates below 8.5 % are likely to show no change: 0.915^30 is 7 %
+    assert half > 0.085
+
+
+def test_a_change_of_all_problems_leaves_open_that_others_do_not_change() -> None:
+    found = over([0] * 30, [8] * 30, k=8)
+    mean, square = 30 / 32, (30 + 2) / 32
+    half = student_quantile(0.975, freedom=29) * math.sqrt((square - mean**2) / 31)
+    assert (found.low, found.high) == (pytest.approx(mean - half), 1.0)
+
+
+def test_over_middling_problems_the_interval_is_that_of_student() -> None:
+    # shares of 3/8 and 5/8, so nearly no weight: (1/4)^8
+    before, after = [3, 5] * 15, [5, 3, 5, 5, 3, 5] * 5
+    differences = [(b - a) / 8 for a, b in zip(before, after, strict=True)]
+    half = student_quantile(0.975, freedom=29) * np.std(differences, ddof=1) / math.sqrt(30)
+    found = over_problems([c / 8 for c in before], [c / 8 for c in after]).interval()
+    ends = np.mean(differences) - half, np.mean(differences) + half
+    assert (found.low, found.high) == pytest.approx(ends, abs=1e-4)
+
+
+def test_equal_changes_keep_the_width_of_a_rerun() -> None:
+    found = compare_runs(results([4] * 30, k=16), results([10] * 30, k=16))
+    assert found.stderr_problems == 0.0
+    assert found.problems_95.low <= found.rerun_95.low < found.difference
+    assert found.problems_95.high >= found.rerun_95.high > found.difference
+
+
+COUNTS = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=2, max_size=20)
+
+
+@settings(deadline=None)
+@given(COUNTS)
+def test_the_interval_over_problems_contains_that_of_a_rerun(
+    counts: list[tuple[int, int]],
 ) -> None:
-    """Between 92.5 % and 97.5 % of 800 intervals; 0.95 has a standard error of 0.8 % then."""
-    monkeypatch.setattr(comparison, "RESAMPLES", 600)
-    rng = np.random.default_rng(n)
-    covered, runs, k = 0, 800, 8
-    for run in range(runs):
-        chances = rng.beta(1.0, 1.5, n)
-        later = chances + shift * (1 - chances)
-        old, new = rng.binomial(k, chances), rng.binomial(k, later)
-        found = bootstrap_interval(((new - old) / k).tolist(), seed=run)
-        covered += found.low <= shift * 0.6 <= found.high  # the mean of 1 - chance is 0.6
-    assert 0.925 <= covered / runs <= 0.975
+    before, after = zip(*counts, strict=True)
+    found = compare_runs(results(before, k=8), results(after, k=8))
+    assert found.problems_95.low <= found.rerun_95.low <= found.difference + 1e-12
+    assert found.problems_95.high >= found.rerun_95.high >= found.difference - 1e-12
+
+
+@settings(deadline=None)
+@given(COUNTS)
+def test_the_interval_over_problems_goes_with_the_sign_test(counts: list[tuple[int, int]]) -> None:
+    before, after = zip(*counts, strict=True)
+    found = compare_runs(results(before, k=8), results(after, k=8))
+    low, high = found.problems_95.low, found.problems_95.high
+    rerun = found.rerun_95
+    if found.p_problems >= 0.05:
+        assert low <= 0 <= high
+    else:  # it ends at 0 at the latest, unless a rerun alone goes further
+        assert low >= min(0.0, rerun.low) if found.difference > 0 else high <= max(0.0, rerun.high)
+
+
+def test_many_small_changes_of_one_sign_show_near_an_edge_too() -> None:
+    # every problem from 61 to 63 of 64: p is 2 / 2^30, so 0 is not left open
+    assert over([61] * 30, [63] * 30, k=64).low > 0.0
 
 
 @pytest.mark.parametrize("edge", [False, True])

@@ -131,7 +131,7 @@ def test_the_json_is_exactly_the_documented_and_valid() -> None:
     ]  # fmt: skip
     assert found["run"]["name"] == "evals/other" and len(found["rerun_95"]) == 2
     assert found["changes"][1]["flipped"] is None and found["changes"][0]["flipped"] == "gained"
-    assert len(found["forced"]) == 2 and len(found["notes"]) == 1
+    assert len(found["forced"]) == 2 and len(found["notes"]) == 2
 
 
 def test_an_evaluation_is_read_from_its_folder_or_its_report(tmp_path: Path) -> None:
