@@ -15,6 +15,7 @@ def inspect(
     sample: own.Sample = None,
     at: own.At = None,
     what: own.What = None,
+    fit: own.Fit = False,
     full: own.Full = False,
     steps: own.Steps = False,
     pair: own.Pair = False,
@@ -70,7 +71,9 @@ def inspect(
             progress=bars,
             on_event=bars.event,
         )
-    view = View(inspection, what=what or "weight", full=full, steps=steps, pair=pair, top=top)
+    view = View(
+        inspection, what=what or "weight", fit=fit, full=full, steps=steps, pair=pair, top=top
+    )
     for line in files.write(inspection, draw=view.draw):
         (console.note if as_json else console.say)(line)
     if as_json:

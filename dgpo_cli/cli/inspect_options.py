@@ -127,6 +127,14 @@ What = Annotated[
         show_default="weight",
     ),
 ]
+Fit = Annotated[
+    bool,
+    typer.Option(
+        "--fit",
+        help="Let the colours of the weights run over the range of the completion.",
+        show_default="1/2 to 2, none from 0.8 to 1.25",
+    ),
+]
 Full = Annotated[
     bool,
     typer.Option(

@@ -21,6 +21,7 @@ class View:
 
     inspection: Inspection = field(kw_only=False)
     what: What
+    fit: bool
     full: bool
     steps: bool
     pair: bool
@@ -51,6 +52,7 @@ class View:
             width=width,
             color=color,
             what=self.what,
+            fit=self.fit,
             whole=self.full,
         )
 
@@ -64,9 +66,11 @@ class View:
 
         looks: Any = {"inspection": self.inspection, "width": width, "color": color}
         if self.steps:
-            view = step_table.render(shown, what=self.what, **looks)
+            view = step_table.render(shown, what=self.what, fit=self.fit, **looks)
         else:
-            view = heatmap.render(shown, what=self.what, top=self.top, whole=self.full, **looks)
+            view = heatmap.render(
+                shown, what=self.what, fit=self.fit, top=self.top, whole=self.full, **looks
+            )
         if shown.stored is None:
             return view
         return Group(view, what_if.render(shown, top=self.top, **looks))

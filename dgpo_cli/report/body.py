@@ -13,7 +13,7 @@ from rich.segment import Segment
 from dgpo_cli.report.flow import Line, Run, coloured, joined, marked, show_all, wrap
 from dgpo_cli.report.measure import Measure, added
 from dgpo_cli.report.numbers import counted
-from dgpo_cli.report.page import Page
+from dgpo_cli.report.page import NOTE, Page
 from dgpo_cli.report.ramp import Ramp
 from dgpo_cli.report.text import Piece
 
@@ -74,17 +74,12 @@ class Body:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         texts = show_all((piece.text for piece in self.pieces), glyphs=self.page.glyphs)
-        margin = self.page.margin if self.ramp else 0
-        lines = list(wrap(self._runs(texts), width=self.page.width - 2 * margin))
+        lines = list(wrap(self._runs(texts), width=self.page.width))
         rows = len(lines) * (1 if self.ramp else 2)
-        if self.ramp:
-            yield from self._edge(self.ramp)
         if self.whole or not self.peaks or rows <= console.height:
             yield from self._drawn(lines)
         else:
             yield from self._passages(lines, _Places(texts, lines))
-        if self.ramp:
-            yield from self._edge(self.ramp)
 
     def _runs(self, texts: Sequence[str]) -> Iterator[Run]:
         listed = frozenset() if self.measure.scale.is_uniform else frozenset(self.listed)
@@ -94,14 +89,10 @@ class Body:
             for piece, text in zip(self.pieces, texts, strict=True)
         )
 
-    def _edge(self, ramp: Ramp) -> Iterator[Segment]:
-        yield Segment(" " * self.page.width, ramp.card.style())
-        yield Segment.line()
-
     def _drawn(self, lines: Iterable[Line]) -> Iterator[Segment]:
         if self.ramp is None:
             return marked(lines, glyphs=self.page.glyphs)
-        return coloured(lines, width=self.page.width, ramp=self.ramp, margin=self.page.margin)
+        return coloured(lines, ramp=self.ramp)
 
     def _passages(self, lines: Sequence[Line], places: _Places) -> Iterator[Segment]:
         piece_of = {at: i for i, p in enumerate(self.pieces) for at in range(p.start, p.stop)}
@@ -126,11 +117,7 @@ class Body:
         share = f"{100.0 * left_out / total:.2g}" if total else "0"
         rule = self.page.glyphs.rule * 3
         text = f"{rule} {counted(tokens, 'token')}, {share} % of the weight {rule}"
-        if self.ramp is None:
-            yield Segment(text[: self.page.width] + "\n")
-            return
-        text = (" " * self.page.margin + text)[: self.page.width]
-        yield Segment(text.ljust(self.page.width), self.ramp.note())
+        yield Segment(text[: self.page.width], NOTE if self.ramp else None)
         yield Segment.line()
 
 

@@ -148,20 +148,15 @@ def joined(runs: Iterable[Run]) -> Iterator[Run]:
         yield Run("".join(parts), *look)
 
 
-def coloured(lines: Iterable[Line], *, width: int, ramp: Ramp, margin: int) -> Iterator[Segment]:
-    """Lines on the ramp's card, `margin` empty cells on both sides, filled to `width`."""
+def coloured(lines: Iterable[Line], *, ramp: Ramp) -> Iterator[Segment]:
+    """Lines in the ramp's colours."""
     styles: dict[tuple[int, bool], Style] = {}
-    card = ramp.card.style()
     for line in lines:
-        yield Segment(" " * margin, card)
-        used = margin
         for text, level, listed in line:
             key = (level, listed)
             if key not in styles:
                 styles[key] = ramp.style(level, listed=listed)
             yield Segment(text, styles[key])
-            used += cell_len(text)
-        yield Segment(" " * max(0, width - used), card)
         yield Segment.line()
 
 

@@ -30,6 +30,7 @@ def render(
     top: int,
     color: Depth,
     what: What = "weight",
+    fit: bool = False,
     whole: bool = False,
 ) -> RenderableType:
     """The credit of one completion, to be printed by a rich console.
@@ -37,11 +38,12 @@ def render(
     width: cells a line at most. top: rows of the table of the most weighted tokens.
     color: the most colour to use; the console that prints may allow less (NO_COLOR, a pipe).
     what: the number of each token that is coloured, and that orders the table.
+    fit: whether the scale of the weights fits the completion; otherwise it is 1/2 to 2.
     whole: show all of the text; otherwise what does not fit a screen is cut to the passages
     around the table's tokens.
     Symbols follow that console's encoding. Model text is shown, never obeyed.
     """
-    return _Heatmap(completion, inspection, max(width, LEAST_WIDTH), top, color, what, whole)
+    return _Heatmap(completion, inspection, max(width, LEAST_WIDTH), top, color, what, fit, whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class _Heatmap:
     top: int
     color: Depth
     what: What
+    fit: bool
     whole: bool
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -60,7 +63,7 @@ class _Heatmap:
         tokens = self.completion.tokens
         shown = pieces(tokens)
         weights = Scale.of([token.weight for token in tokens], steps=levels(depth))
-        measure = measure_of(self.completion, what=self.what, steps=levels(depth))
+        measure = measure_of(self.completion, what=self.what, steps=levels(depth), fit=self.fit)
         ramp = measure.ramp(depth)
         peaks = ranked_by(measure, tokens, top=max(self.top, PEAKS))
         positions = peaks[: max(0, self.top)]

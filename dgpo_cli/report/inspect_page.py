@@ -37,9 +37,11 @@ _WHATS = {
     "entropy": "entropy H",
     "logprob": "surprise −log p",
 }
-_RANGES = {"fit": "fits the completion", "1.1": "1/1.1 to 1.1", "2": "1/2 to 2"} | {
+_RANGES = {
+    "2": "1/2 to 2",
     "5": "1/5 to 5",
     "20": "1/20 to 20",
+    "fit": "fits the completion",
 }
 
 

@@ -40,12 +40,19 @@ def name_of(what: What) -> str:
 
 
 def ends(scale: Scale | Linear) -> tuple[str, str]:
-    """The scale's end points; a sign where weights lie beyond the lower one."""
+    """The scale's end points; a sign where weights lie beyond them."""
     if isinstance(scale, Linear):
         low = scale.number(-scale.end, short=True) if scale.signed else "0"
         return low, scale.number(scale.end, short=True)
-    low, high = (scale.number(end, short=True) for end in (1.0 / scale.factor, scale.factor))
-    return (f"<= {low}" if scale.clips_low else low), high
+    low, high = (_short(scale, end) for end in (1.0 / scale.factor, scale.factor))
+    return (f"<= {low}" if scale.clips_low else low), (f">= {high}" if scale.clips_high else high)
+
+
+def _short(scale: Scale | Linear, number: float) -> str:
+    """A number of the scale itself; those of the fixed scale need no more digits than it has."""
+    if isinstance(scale, Scale) and not scale.fit:
+        return f"{number:.2f}".rstrip("0").rstrip(".")
+    return scale.number(number, short=True)
 
 
 def legend(
@@ -71,6 +78,9 @@ def legend(
     yield from _bar(measure, page=page, ramp=ramp) if ramp else _glyphs(measure, page=page)
     found = f"{scale.number(scale.low)} to {scale.number(scale.high)}"
     notes = [_MEANINGS[measure.what].format(range=found, times=page.glyphs.times)]
+    if isinstance(scale, Scale) and not scale.fit:
+        low, high = _short(scale, 1.0 / scale.neutral), _short(scale, scale.neutral)
+        notes.append(f"{low} to {high}: no {'colour' if ramp else 'mark'}")
     if ramp:
         notes += _marks(measure, ramp=ramp, listed=listed)
     if merged:
@@ -124,7 +134,7 @@ def _glyphs(measure: Measure, *, page: Page) -> Iterator[Text]:
     def entry(level: int) -> str:
         sign = "<=" if (level < 0) != falls else ">="
         glyph = level_glyph(level, glyphs=page.glyphs)
-        return f"{glyph} {sign} {scale.number(scale.start_of(level))}"
+        return f"{glyph} {sign} {_short(scale, scale.start_of(level))}"
 
     low, high = ends(scale)
     about = "about 1, GRPO's" if measure.what == "weight" else "about 0"

@@ -50,21 +50,29 @@ class Measure:
 
     def shared(self, values: Sequence[float]) -> Scale | Linear:
         """A scale of the same kind for other values, such as those of two completions."""
-        return scale_of(self.what, values, steps=self.scale.steps)
+        fit = isinstance(self.scale, Scale) and self.scale.fit
+        return scale_of(self.what, values, steps=self.scale.steps, fit=fit)
 
 
-def measure_of(completion: InspectedCompletion, *, what: What, steps: int) -> Measure:
-    """The numbers of a completion's tokens on a scale with `steps` steps an arm."""
+def measure_of(
+    completion: InspectedCompletion, *, what: What, steps: int, fit: bool = False
+) -> Measure:
+    """The numbers of a completion's tokens on a scale with `steps` steps an arm.
+
+    fit: whether the scale of the weights follows the completion; that of other numbers always does.
+    """
     values = tuple(
         value_of(token, what=what, advantage=completion.advantage) for token in completion.tokens
     )
-    return Measure(what, values, scale_of(what, values, steps=steps))
+    return Measure(what, values, scale_of(what, values, steps=steps, fit=fit))
 
 
-def scale_of(what: What, values: Sequence[float], *, steps: int) -> Scale | Linear:
+def scale_of(
+    what: What, values: Sequence[float], *, steps: int, fit: bool = False
+) -> Scale | Linear:
     """The scale for these numbers."""
     if what == "weight":
-        return Scale.of(values, steps=steps)
+        return Scale.of(values, steps=steps, fit=fit)
     return Linear.of(values, steps=steps, signed=what == "advantage")
 
 

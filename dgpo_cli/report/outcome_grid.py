@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
-from rich.style import Style
 from rich.text import Text
 
 from dgpo_cli.report.outcomes import NAMES, glyph, style
 from dgpo_cli.report.page import Page
-from dgpo_cli.report.ramp import RAMPS, Depth
+from dgpo_cli.report.ramp import Depth
 from dgpo_cli.report.text import pad, plain, split_cells_end, visible
 from dgpo_cli.types import OUTCOMES, Outcome, ProblemResult
 
@@ -60,11 +59,9 @@ def elide_start(text: str, width: int, *, page: Page) -> str:
 
 
 def _samples(head: Text, outcomes: Sequence[Outcome], *, page: Page, depth: Depth) -> Text:
-    ramp = RAMPS.get(depth)
-    ground = ramp.card.style() if ramp else Style.null()
     for at, outcome in enumerate(outcomes):
         if at and at % _BLOCK == 0:
-            head.append(" ", ground)
+            head.append(" ")
         head.append(glyph(outcome, glyphs=page.glyphs), style(outcome, depth=depth))
     return head
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.style import Style
 
-from dgpo_cli.report.ramp import RAMPS, Depth
+from dgpo_cli.report.ramp import Depth
 from dgpo_cli.report.text import Glyphs
 from dgpo_cli.types import Outcome
 
@@ -27,32 +27,33 @@ _UNICODE: dict[Outcome, str] = {
     "crash": "X",
 }
 _ASCII = _UNICODE | {"correct": "#", "wrong": ".", "truncated": ">"}
+# Of middle lightness: they stand out from light and dark terminals.
 _TRUECOLOR: dict[Outcome, str] = {
-    "correct": "#62c3e1",
-    "wrong": "#d39215",
-    "no_answer": "#d6d7dc",
-    "truncated": "#ffd986",
-    "out_of_range": "#e1a944",
-    "timeout": "#ff9d9d",
-    "crash": "#ff9d9d",
+    "correct": "#2f8fd0",
+    "wrong": "#c8722b",
+    "no_answer": "#858585",
+    "truncated": "#9a8420",
+    "out_of_range": "#b07a1c",
+    "timeout": "#d65a62",
+    "crash": "#d65a62",
 }
 _CUBE: dict[Outcome, str] = {
-    "correct": "color(81)",
-    "wrong": "color(172)",
-    "no_answer": "color(252)",
-    "truncated": "color(221)",
-    "out_of_range": "color(214)",
-    "timeout": "color(217)",
-    "crash": "color(217)",
+    "correct": "color(32)",
+    "wrong": "color(166)",
+    "no_answer": "color(244)",
+    "truncated": "color(136)",
+    "out_of_range": "color(130)",
+    "timeout": "color(167)",
+    "crash": "color(167)",
 }
 _ANSI: dict[Outcome, str] = {
-    "correct": "color(14)",
+    "correct": "color(12)",
     "wrong": "color(9)",
-    "no_answer": "color(15)",
-    "truncated": "color(11)",
-    "out_of_range": "color(11)",
-    "timeout": "color(13)",
-    "crash": "color(13)",
+    "no_answer": "default",
+    "truncated": "color(13)",
+    "out_of_range": "color(9)",
+    "timeout": "color(5)",
+    "crash": "color(5)",
 }
 COLOURS: dict[Depth, dict[Outcome, str]] = {"truecolor": _TRUECOLOR, "256": _CUBE, "16": _ANSI}
 
@@ -63,8 +64,5 @@ def glyph(outcome: Outcome, *, glyphs: Glyphs) -> str:
 
 
 def style(outcome: Outcome, *, depth: Depth) -> Style:
-    """The colour of an outcome on the card of its depth; none where there is no colour."""
-    ramp = RAMPS.get(depth)
-    if ramp is None:
-        return Style.null()
-    return Style(color=COLOURS[depth][outcome], bgcolor=ramp.card.background)
+    """The colour of an outcome; none where there is no colour."""
+    return Style(color=COLOURS[depth][outcome]) if depth in COLOURS else Style.null()

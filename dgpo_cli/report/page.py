@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.console import ConsoleOptions, Group
+from rich.style import Style
 from rich.text import Text
 
 from dgpo_cli.report.ramp import Depth
 from dgpo_cli.report.text import Glyphs, elide, glyphs_for, pad, plain
 
+NOTE = Style(dim=True, italic=True)  # a note of ours among a model's text
 LEAST_WIDTH = 24  # narrower terminals wrap
 LABEL = 12  # cells of the label of a field
 FACT = 26  # and of a fact
@@ -24,11 +26,6 @@ class Page:
     width: int
     glyphs: Glyphs
     styled: bool
-
-    @property
-    def margin(self) -> int:
-        """Empty cells on both sides of a card."""
-        return 2 if self.width >= 60 else 1
 
     def style(self, name: str) -> str:
         return name if self.styled else ""

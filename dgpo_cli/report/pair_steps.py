@@ -45,9 +45,9 @@ class Side:
         texts = show_all((piece.text for piece in shown), glyphs=page.glyphs)
         runs = [Run(text, level(piece), False) for piece, text in zip(shown, texts, strict=True)]
         _end_on_one_line(runs, newline=page.glyphs.newline)
-        lines = wrap(joined(runs), width=page.width - (2 if self.ramp else 0))
+        lines = wrap(joined(runs), width=page.width)
         if self.ramp:
-            segments = coloured(lines, width=page.width, ramp=self.ramp, margin=1)
+            segments = coloured(lines, ramp=self.ramp)
         else:
             segments = marked(lines, glyphs=page.glyphs)
         return list(Segment.split_lines(segments))

@@ -19,9 +19,9 @@ from dgpo_cli.report.header import fraction, outcome, question
 from dgpo_cli.report.legend import legend
 from dgpo_cli.report.measure import Measure, What, added, measure_of, scale_of
 from dgpo_cli.report.numbers import counted, known, probability
-from dgpo_cli.report.page import LABEL, LEAST_WIDTH, Page, page_for, stack, title_line
+from dgpo_cli.report.page import LABEL, LEAST_WIDTH, NOTE, Page, page_for, stack, title_line
 from dgpo_cli.report.pair_steps import PairSteps, Side, heading
-from dgpo_cli.report.ramp import RAMPS, Depth, Ramp, depth_of, levels, shallower
+from dgpo_cli.report.ramp import RAMPS, Depth, depth_of, levels, shallower
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.step_table import StepBars, signed, totals_of
 from dgpo_cli.report.text import Piece, elide, pad, pieces, plain, visible
@@ -39,14 +39,15 @@ def render(
     width: int,
     color: Depth,
     what: What = "weight",
+    fit: bool = False,
     whole: bool = False,
 ) -> RenderableType:
     """Two completions of one prompt; the first is the one that was right.
 
-    width, color, what: as for the view of the tokens; one scale holds for both. whole: show all
-    of what both begin with. Model text is shown, never obeyed.
+    width, color, what, fit: as for the view of the tokens; one scale holds for both. whole: show
+    all of what both begin with. Model text is shown, never obeyed.
     """
-    return _PairView((right, wrong), inspection, max(width, LEAST_WIDTH), color, what, whole)
+    return _PairView((right, wrong), inspection, max(width, LEAST_WIDTH), color, what, fit, whole)
 
 
 def parting(right: InspectedCompletion, wrong: InspectedCompletion) -> int:
@@ -72,6 +73,7 @@ class _PairView:
     width: int
     color: Depth
     what: What
+    fit: bool
     whole: bool
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -86,7 +88,7 @@ class _PairView:
         merged = any(p.stop - p.start > 1 for side in sides for p in (*side.shared, *side.pieces))
         yield stack(self._head(page, sides))
         yield Text("")
-        yield from _shared(left.shared, page=page, ramp=RAMPS.get(depth), whole=self.whole)
+        yield from _shared(left.shared, page=page, whole=self.whole)
         yield Text("")
         yield from PairSteps(sides, bars, page, console).segments()
         yield stack(page.paragraph(bars.notes(), style="dim"))
@@ -97,7 +99,7 @@ class _PairView:
         """Both completions on one scale, cut where they part."""
         measures = [measure_of(each, what=self.what, steps=levels(depth)) for each in self.both]
         values = [value for measure in measures for value in measure.values]
-        scale = scale_of(self.what, values, steps=levels(depth))
+        scale = scale_of(self.what, values, steps=levels(depth), fit=self.fit)
         every = [pieces(each.tokens) for each in self.both]
         start = _parting(self.both, every)
 
@@ -175,25 +177,21 @@ def _parts_with(side: Side, *, page: Page) -> str:
     return f"p {probability(token.logprob)}{weight} [{name or page.glyphs.empty}]"
 
 
-def _shared(
-    shown: Sequence[Piece], *, page: Page, ramp: Ramp | None, whole: bool
-) -> Iterator[Segment]:
+def _shared(shown: Sequence[Piece], *, page: Page, whole: bool) -> Iterator[Segment]:
     """What both begin with, once and without credit: its end, or all of it."""
     count = shown[-1].stop if shown else 0
     title = f"Both begin with the same {counted(count, 'token')}"
     if not count:
         title = "They part at the first token"
     yield from heading(title, page=page)
-    style = ramp.note() if ramp else None
-    margin = page.margin if ramp else 0
     texts = show_all((piece.text for piece in shown), glyphs=page.glyphs)
     runs = (Run(text, 0, False) for text in texts)
-    lines = list(wrap(joined(runs), width=page.width - 2 * margin))
+    lines = list(wrap(joined(runs), width=page.width))
     hidden = len(lines) - _SHARED_LINES
     rows = ["".join(run.text for run in line) for line in lines]
     if hidden > 1 and not whole:
         rule = page.glyphs.rule * 3
         rows[:hidden] = [f"{rule} {counted(hidden, 'line')} before {rule}"]
     for row in rows:
-        yield Segment(pad(" " * margin + row, page.width) if ramp else row, style)
+        yield Segment(row, NOTE if page.styled else None)
         yield Segment.line()

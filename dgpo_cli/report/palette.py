@@ -1,9 +1,9 @@
 """The colours of tokens on a page, in both schemes, as CSS classes.
 
 `u1` to `u12` lie above the middle of a diverging scale (w = 1, or 0 for signed quantities), `d1` to
-`d12` below, `q1` to `q12` on a sequential scale; no class is the middle, or nothing. The dark
-scheme's colours are the terminal's. On a light card strength darkens instead: lightness
-falls with the distance, equally on both arms. Text on every colour has a contrast of at least 4.5.
+`d12` below, `q1` to `q12` on a sequential scale; no class is the middle, or nothing. Strength is
+lightness: on a dark card it rises with the distance, on a light one it falls, equally on both arms.
+Text on every colour has a contrast of at least 4.5.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from dgpo_cli.report.ramp import GROWING, RAMPS, contrast
+from dgpo_cli.report.ramp import contrast
 
 Scheme = Literal["light", "dark"]
 ARMS = ("u", "d", "q")
@@ -32,6 +32,19 @@ _LIGHT_GROWING = (
     "#e4f6e0 #cde8cb #b5dbb7 #9ccda4 #81c093 #64b383 "
     "#42a675 #24976b #008761 #027559 #026550 #005545"
 )
+# OKLCH: lightness 0.27 to 0.90, the hues of the light scheme.
+_DARK_ABOVE = (
+    "#3f1b05 #4e2201 #5f2e01 #713b00 #834a02 #975a01 "
+    "#ab6b00 #c07d02 #d39215 #e1a944 #f0c166 #ffd986"
+)
+_DARK_BELOW = (
+    "#19263f #1b314f #1e3e62 #204e76 #205f8b #1d71a1 "
+    "#1585b7 #209ac9 #44aed5 #62c3e1 #80d8ef #9eedfd"
+)
+_DARK_GROWING = (
+    "#002e25 #003f31 #03503c #046247 #047550 #088958 "
+    "#029e5d #37af67 #5ebf76 #80cf88 #a1de9d #bfedb5"
+)
 _BLACK, _WHITE = "#000000", "#ffffff"
 
 
@@ -46,15 +59,11 @@ class Colour:
 @cache
 def colours(scheme: Scheme) -> dict[str, tuple[Colour, ...]]:
     """Each arm's colours from weak to strong."""
-    if scheme == "light":
-        ramps = (_LIGHT_ABOVE, _LIGHT_BELOW, _LIGHT_GROWING)
-        return {arm: _readable(ramp.split()) for arm, ramp in zip(ARMS, ramps, strict=True)}
-    terminal = RAMPS["truecolor"]
-    return {
-        "u": _readable([paint.background for paint in terminal.above]),
-        "d": _readable([paint.background for paint in terminal.below]),
-        "q": _readable([paint.background for paint in GROWING["truecolor"].above]),
-    }
+    ramps = {
+        "light": (_LIGHT_ABOVE, _LIGHT_BELOW, _LIGHT_GROWING),
+        "dark": (_DARK_ABOVE, _DARK_BELOW, _DARK_GROWING),
+    }[scheme]
+    return {arm: _readable(ramp.split()) for arm, ramp in zip(ARMS, ramps, strict=True)}
 
 
 def css() -> str:

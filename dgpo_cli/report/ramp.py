@@ -1,9 +1,9 @@
 """The colours and marks that stand for credit weights and other numbers, at each colour depth.
 
-Two arms part at w = 1, GRPO's weight: orange above, blue below. On each arm lightness grows with
-|log w|, equally on both. Numbers that only grow have one green arm. The text on every colour has a
-WCAG contrast of at least 4.5. The colours are laid on a dark card of our own, so that they read
-alike on any terminal.
+Two arms part at w = 1, GRPO's weight: orange above, blue below. Numbers that only grow have one
+green arm. A terminal's own background may be light or dark, so every colour is of middle lightness
+and stands out from both; strength is saturation. Text on every colour has a WCAG contrast of at
+least 4.5. What has no colour keeps the terminal's own.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from rich.style import Style
 Depth = Literal["truecolor", "256", "16", "none"]
 DEPTHS: tuple[Depth, ...] = ("none", "16", "256", "truecolor")
 
-# OKLCH: lightness 0.27 to 0.90, the same on both arms; hue 48 to 86 above, 262 to 212 below.
+# OKLCH: lightness 0.54 to 0.70 and chroma from 0.05 up, nearly the same on both arms; hue 50 to 58
+# above, 256 to 248 below.
 _ABOVE = (
-    "#3f1b05 #4e2201 #5f2e01 #713b00 #834a02 #975a01 "
-    "#ab6b00 #c07d02 #d39215 #e1a944 #f0c166 #ffd986"
+    "#876655 #906953 #986c51 #a16e4f #a9704c #b27349 "
+    "#ba7545 #c37841 #cb7a3c #d37d36 #dc802f #e48225"
 )
 _BELOW = (
-    "#19263f #1b314f #1e3e62 #204e76 #205f8b #1d71a1 "
-    "#1585b7 #209ac9 #44aed5 #62c3e1 #80d8ef #9eedfd"
+    "#5c708c #5c7595 #5c799e #5c7ea7 #5c82b0 #5b87b9 "
+    "#5a8cc2 #5891cc #5795d5 #549ade #519fe7 #4ea4f1"
 )
-# The same lightness, hue 175 to 140.
+# Lightness 0.44 to 0.80, chroma from 0.03 up, hue 162 to 142.
 _GROWING = (
-    "#002e25 #003f31 #03503c #046247 #047550 #088958 "
-    "#029e5d #37af67 #5ebf76 #80cf88 #a1de9d #bfedb5"
+    "#3c4c3f #405a45 #44684a #47764f #4a8454 #4d9258 "
+    "#50a15d #53b061 #56bf64 #59ce67 #5cdd6a #5fed6c"
 )
-MARK_CONTRAST = 3.0  # of a bar on the card. Source: WCAG 2.2, 1.4.11
+MARK_CONTRAST = 3.0  # of a bar on black and on white. Source: WCAG 2.2, 1.4.11
 _BLACK, _WHITE = "#000000", "#ffffff"
 
 
@@ -50,56 +51,43 @@ class Paint:
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
-    """One depth's card and arms; `above[i]` and `below[i]` are as far from w = 1 as each other.
+    """One depth's arms; `above[i]` and `below[i]` are as far from w = 1 as each other.
 
-    below: empty for numbers that only grow. muted: the colour of notes of ours on the card.
-    bold_is_safe: whether a terminal leaves the text colour alone when the text is bold. Many turn
-    bold black into grey at 16 colours.
+    below: empty for numbers that only grow. bold_is_safe: whether a terminal leaves the text
+    colour alone when the text is bold. Many turn bold black into grey at 16 colours.
+    inks: the colours of bars above and below, from weak to strong; where empty, those of `above`
+    and `below` that stand out from black and from white.
     """
 
-    card: Paint
     above: tuple[Paint, ...]
     below: tuple[Paint, ...]
     bold_is_safe: bool
-    muted: str
-
-    def paint(self, level: int) -> Paint:
-        """The colours of a level: 0 is the card's, positive ones are above."""
-        if level == 0:
-            return self.card
-        return self.above[level - 1] if level > 0 else self.below[-level - 1]
+    inks: tuple[str, ...] = ()
 
     def style(self, level: int, *, listed: bool = False) -> Style:
         """What a token at `level` looks like; `listed` tokens are in the table.
 
         More than GRPO's weight is also said by bold (by underline where bold is not safe), and a
         listed token by underline: nothing is said by hue alone. One arm alone needs no such sign.
+        Level 0 has no colour.
         """
-        paint = self.paint(level)
+        if level == 0:
+            return Style(underline=listed or None)
+        paint = self.above[level - 1] if level > 0 else self.below[-level - 1]
         above = level > 0 and bool(self.below)
         if self.bold_is_safe:
             return paint.style(bold=above, underline=listed)
         return paint.style(underline=above or listed)
 
     def ink(self, level: int) -> Style:
-        """What a mark on the card looks like, such as a bar: the level's hue, never too dark."""
-        return _style(self._ink(level), self.card.background, False, False)
-
-    def note(self) -> Style:
-        """What a note of ours on the card looks like."""
-        return Style(color=self.muted, bgcolor=self.card.background, italic=True)
-
-    def _ink(self, level: int) -> str:
+        """What a mark such as a bar looks like; level 0 is dim text."""
         if level == 0:
-            return self.muted
+            return Style(dim=True)
+        if self.inks:
+            return Style(color=self.inks[level < 0])
         arm = self.above if level > 0 else self.below
-        card = self.card.background
-        least = next(
-            at for at, p in enumerate(arm) if contrast(p.background, card) >= MARK_CONTRAST
-        )
-        rest = len(arm) - 1 - least
-        at = least + round((abs(level) - 1) * rest / max(1, len(arm) - 1))
-        return arm[at].background
+        found = [p.background for p in arm if _reads_anywhere(p.background)]
+        return Style(color=found[(abs(level) - 1) * len(found) // len(arm)])
 
 
 def luminance(color: str) -> float:
@@ -124,6 +112,10 @@ def contrast(first: str, second: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def _reads_anywhere(color: str) -> bool:
+    return min(contrast(color, _BLACK), contrast(color, _WHITE)) >= MARK_CONTRAST
+
+
 def _paints(backgrounds: list[str], *, black: str, white: str) -> tuple[Paint, ...]:
     return tuple(
         Paint(background, max((black, white), key=lambda text: contrast(text, background)))
@@ -133,11 +125,9 @@ def _paints(backgrounds: list[str], *, black: str, white: str) -> tuple[Paint, .
 
 def _truecolor() -> Ramp:
     return Ramp(
-        card=Paint("#16171b", "#d6d7dc"),
         above=_paints(_ABOVE.split(), black=_BLACK, white=_WHITE),
         below=_paints(_BELOW.split(), black=_BLACK, white=_WHITE),
         bold_is_safe=True,
-        muted="#9a9ba4",
     )
 
 
@@ -147,18 +137,15 @@ def _cube() -> Ramp:
         return _paints(names, black="color(16)", white="color(231)")
 
     return Ramp(
-        card=Paint("color(233)", "color(252)"),
-        above=paints(52, 94, 130, 166, 172, 208, 214, 220),
-        below=paints(17, 24, 31, 67, 38, 75, 81, 153),
+        above=paints(95, 137, 173, 172, 208),
+        below=paints(60, 67, 68, 69, 33),
         bold_is_safe=True,
-        muted="color(247)",
     )
 
 
 def _ansi() -> Ramp:
     black, white = "color(0)", "color(15)"
     return Ramp(
-        card=Paint(black, "color(7)"),
         above=(
             Paint("color(1)", white),
             Paint("color(9)", black),
@@ -170,24 +157,22 @@ def _ansi() -> Ramp:
             Paint("color(14)", black),
         ),
         bold_is_safe=False,
-        muted="color(7)",
+        inks=("color(9)", "color(12)"),
     )
 
 
 def _growing(depth: Depth) -> Ramp:
-    """The one-armed ramp that lies on the same card as the two-armed one."""
-    both = RAMPS[depth]
+    """The ramp with one arm."""
+    inks: tuple[str, ...] = ()
     if depth == "truecolor":
         above = _paints(_GROWING.split(), black=_BLACK, white=_WHITE)
     elif depth == "256":
-        numbers = (22, 29, 35, 77, 114, 151, 157, 194)
-        names = [f"color({number})" for number in numbers]
+        names = [f"color({number})" for number in (65, 71, 77, 83, 118)]
         above = _paints(names, black="color(16)", white="color(231)")
     else:
-        above = tuple(Paint(f"color({number})", "color(0)") for number in (2, 10, 15))
-    return Ramp(
-        card=both.card, above=above, below=(), bold_is_safe=both.bold_is_safe, muted=both.muted
-    )
+        above = tuple(Paint(f"color({number})", "color(0)") for number in (2, 10, 11))
+        inks = ("color(2)",)
+    return Ramp(above=above, below=(), bold_is_safe=RAMPS[depth].bold_is_safe, inks=inks)
 
 
 RAMPS: dict[Depth, Ramp] = {"truecolor": _truecolor(), "256": _cube(), "16": _ansi()}

@@ -16,7 +16,7 @@ from dgpo_cli.report.header import header
 from dgpo_cli.report.legend import legend
 from dgpo_cli.report.measure import Measure, What, added, measure_of
 from dgpo_cli.report.numbers import counted
-from dgpo_cli.report.page import LEAST_WIDTH, Page, page_for, stack
+from dgpo_cli.report.page import LEAST_WIDTH, NOTE, Page, page_for, stack
 from dgpo_cli.report.ramp import RAMPS, Depth, Ramp, depth_of, levels, shallower
 from dgpo_cli.report.ranking import ranked
 from dgpo_cli.report.scale import Scale
@@ -90,12 +90,13 @@ def render(
     width: int,
     color: Depth,
     what: What = "weight",
+    fit: bool = False,
 ) -> RenderableType:
     """A row of numbers and a line of coloured text for each step.
 
-    width, color, what: as for the view of the tokens. Model text is shown, never obeyed.
+    width, color, what, fit: as for the view of the tokens. Model text is shown, never obeyed.
     """
-    return _StepView(completion, inspection, max(width, LEAST_WIDTH), color, what)
+    return _StepView(completion, inspection, max(width, LEAST_WIDTH), color, what, fit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +106,14 @@ class _StepView:
     width: int
     color: Depth
     what: What
+    fit: bool
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         depth = shallower(self.color, depth_of(console))
         page = page_for(options, width=self.width, depth=depth)
         tokens = self.completion.tokens
         weights = Scale.of([token.weight for token in tokens], steps=levels(depth))
-        measure = measure_of(self.completion, what=self.what, steps=levels(depth))
+        measure = measure_of(self.completion, what=self.what, steps=levels(depth), fit=self.fit)
         ramp = measure.ramp(depth)
         shown = pieces(tokens)
         merged = any(piece.stop - piece.start > 1 for piece in shown)
@@ -228,14 +230,12 @@ class StepText:
             if cell_len(name) > space:
                 used += self._add(line, self.page.glyphs.ellipsis, room=room - used)
                 break
-        self._add(line, " " * (room - used) if self.ramp else "", room=room - used)
         return line
 
     def _add(self, line: Text, text: str, *, room: int, style: Style | None = None) -> int:
         """Append what fits; return its cells."""
-        card = self.ramp.note() if self.ramp else ""
         text = split_cells(text, max(0, room))[0]
-        line.append(text, style=style or card)
+        line.append(text, style=style or (NOTE if self.ramp else ""))
         return cell_len(text)
 
     def _begin(self, first: int, peak: int, *, room: int) -> int:

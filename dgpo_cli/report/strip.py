@@ -31,16 +31,19 @@ def spans(count: int, *, cells: int) -> tuple[tuple[int, int], ...]:
 
 
 def bar(scale: Scale | Linear, value: float, *, glyphs: Glyphs) -> str:
-    """The glyph of a number: the least weight there is has the lowest bar, the largest the highest.
+    """The glyph of a number: from the lowest bar at the scale's lower end to the highest.
 
-    Bars of other numbers stand on 0, and the one furthest from it is the highest.
+    On a fitted scale the least weight there is has the lowest bar, the largest the highest. Bars of
+    other numbers stand on 0, and the one furthest from it is the highest.
     """
     steps = _ASCII if glyphs.ascii_only else glyphs.fractions[1:9]
     share, low, high = (scale.share(each) for each in (value, scale.low, scale.high))
     if isinstance(scale, Linear):
         share, low, high = abs(share), 0.0, max(abs(low), abs(high))
-    elif not low < high:
+    elif scale.is_uniform:
         return steps[3]
+    elif not scale.fit:
+        low, high = -1.0, 1.0
     height = (share - low) / (high - low) if high else 0.0
     return steps[round(7 * min(1.0, max(0.0, height)))]
 
@@ -57,31 +60,25 @@ class Strip:
         """The bars, the ranks of these tokens below them, and what a bar stands for."""
         if not self.measure.values:
             return
-        margin = self.page.margin if self.ramp else 0
-        cells = spans(len(self.measure.values), cells=self.page.width - 2 * margin)
+        cells = spans(len(self.measure.values), cells=self.page.width)
         values = [mean(self.measure.values[start:stop]) for start, stop in cells]
         scale = self.measure.shared(values)
         glyphs = self.page.glyphs
-        if self.ramp:
-            line = plain(" " * margin, style=self.ramp.card.style())
-            for value in values:
-                style = self.ramp.ink(scale.level(value))
-                line.append(bar(scale, value, glyphs=glyphs), style=style)
-            yield line.append(" " * (self.page.width - line.cell_len))
-        else:
-            yield plain("".join(bar(scale, value, glyphs=glyphs) for value in values))
+        line = plain("")
+        for value in values:
+            style = self.ramp.ink(scale.level(value)) if self.ramp else ""
+            line.append(bar(scale, value, glyphs=glyphs), style=style)
+        yield line
         if not self.measure.scale.is_uniform:
-            yield self._ranks(positions[:_RANKS], cells=cells, margin=margin)
+            yield self._ranks(positions[:_RANKS], cells=cells)
         yield from self.page.paragraph(self._caption(cells, values, scale), style="dim")
 
-    def _ranks(
-        self, positions: Sequence[int], *, cells: Sequence[tuple[int, int]], margin: int
-    ) -> Text:
+    def _ranks(self, positions: Sequence[int], *, cells: Sequence[tuple[int, int]]) -> Text:
         line = [" "] * len(cells)
         for rank, position in reversed([*enumerate(positions, start=1)]):
             cell = next(at for at, span in enumerate(cells) if span[0] <= position < span[1])
             line[cell] = str(rank)
-        return plain((" " * margin + "".join(line)).rstrip(), style=self.page.style("bold"))
+        return plain("".join(line).rstrip(), style=self.page.style("bold"))
 
     def _caption(
         self,

@@ -23,8 +23,8 @@ def tokens_style() -> str:
 def tokens_html(completion: InspectedCompletion, *, inspection: Inspection) -> str:
     """The completion's text, each token on the colour of its weight; a line is a block.
 
-    The scale is the terminal's: centred on w = 1, its ends follow the completion. More than
-    GRPO's weight is bold as well.
+    The scale is the terminal's fixed one: 1/2 to 2, no colour from 0.8 to 1.25. A coloured token
+    with more than GRPO's weight is bold as well.
     """
     tokens = completion.tokens
     scale = Scale.of([token.weight for token in tokens], steps=palette.STEPS)

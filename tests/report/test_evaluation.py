@@ -6,9 +6,8 @@ import pytest
 from rich.cells import cell_len
 
 from dgpo_cli.report.evaluation import pass_levels, render
-from dgpo_cli.report.grid import bar, colours
+from dgpo_cli.report.grid import bar
 from dgpo_cli.report.numbers import p_value, points, size
-from dgpo_cli.report.ramp import RAMPS, contrast, luminance
 from dgpo_cli.report.text import ASCII, UNICODE
 from dgpo_cli.types import Disagreement, Evaluation, Interval
 from tests.report.samples import HOSTILE, SGR, card, check_snapshot, evaluation, printed
@@ -179,12 +178,3 @@ def test_the_bars_show_none_all_and_between() -> None:
     assert bar(1, k=1000, glyphs=UNICODE) == "▁"
     assert bar(999, k=1000, glyphs=UNICODE) == "▇"
     assert [bar(c, k=1, glyphs=ASCII) for c in (0, 1)] == [".", "#"]
-
-
-@pytest.mark.parametrize("depth", ["truecolor", "256", "16"])
-def test_the_bars_read_on_the_card_and_brighten(depth) -> None:  # type: ignore[no-untyped-def]
-    ramp = RAMPS[depth]
-    shades = colours(ramp)
-    assert len(shades) >= (1 if depth == "16" else 2)
-    assert all(contrast(shade, ramp.card.background) >= 4.5 for shade in shades)
-    assert [luminance(shade) for shade in shades] == sorted(map(luminance, shades))

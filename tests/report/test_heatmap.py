@@ -37,8 +37,11 @@ def view(
     color: Depth = "none",
     top: int = 6,
     encoding: str = "utf-8",
+    fit: bool = False,
 ) -> str:
-    renderable = render(shown, inspection=inspection(shown), width=width, top=top, color=color)
+    renderable = render(
+        shown, inspection=inspection(shown), width=width, top=top, color=color, fit=fit
+    )
     return printed(renderable, width=width, color=color, encoding=encoding)
 
 
@@ -64,7 +67,9 @@ def test_snapshot_of_nearly_uniform_weights() -> None:
 def body(output: str) -> str:
     """The running text: between the caption of the strip and the legend."""
     caption = output.index("each bar")
-    return output[output.index("\n\n", caption) : output.index("\nweight ")]
+    legend = re.search(r"\n(?:\x1b\[2m)?weight ", output)
+    assert legend
+    return output[output.index("\n\n", caption) : legend.start()]
 
 
 def only_safe(output: str, *, color: Depth) -> None:
@@ -107,12 +112,13 @@ def test_every_line_fits_the_width(color: Depth, width: int) -> None:
             assert cell_len(line) <= width, line
 
 
-def test_the_card_is_filled_to_the_edge_also_beside_wide_characters() -> None:
-    output = SGR.sub("", view(hostile(), color="truecolor"))
-    text = body(output)
-    card = [line for line in text.split("\n") if line]
-    assert len(card) >= 4
-    assert {cell_len(line) for line in card} == {80}
+@pytest.mark.parametrize("color", ["truecolor", "256", "16"])
+def test_a_token_of_about_grpos_weight_keeps_the_terminals_own_colours(color: Depth) -> None:
+    shown = completion(["even", "heavy", *"." * 12], [0.1, 0.5, *[0.1] * 12], tau=0.4)
+    assert 0.8 < shown.tokens[0].weight < 0.9 and shown.tokens[1].weight > 2.0
+    found = body(view(shown, color=color, top=0))
+    assert re.search(r"^even\x1b", found.strip("\n"))
+    assert re.search(r"\x1b\[[0-9;]*4[0-9;]*mheavy", found)
 
 
 def test_markup_in_a_token_stays_text() -> None:
@@ -126,7 +132,7 @@ def test_equal_weights_have_no_colour_at_all() -> None:
     assert "Every token has weight 1" in output
 
 
-def test_nearly_uniform_weights_are_said_to_be_so_and_keep_their_contrast() -> None:
+def test_nearly_uniform_weights_are_said_to_be_so_and_only_a_fitted_scale_colours_them() -> None:
     shown = solution(tau=60.0)
     output = view(shown, color="truecolor")
     weights = [token.weight for token in shown.tokens]
@@ -134,9 +140,12 @@ def test_nearly_uniform_weights_are_said_to_be_so_and_keep_their_contrast() -> N
     assert 1.0 < high < 1.005 and low > 0.999
     plain = SGR.sub("", output)
     assert "nearly uniform" in plain and "credit is close to" in plain
-    assert re.search(r"weight  0\.995 +1 +1\.005", plain)
+    assert re.search(r"weight  0\.5 +1 +2", plain) and "0.8 to 1.25: no colour" in plain
     assert f"weights {low:.4f} to {high:.4f}" in plain
-    assert len(set(re.findall(r"48;2;\d+;\d+;\d+", output))) > 5
+    assert "48;2;" not in body(output)
+    fitted = view(shown, color="truecolor", fit=True)
+    assert re.search(r"weight  0\.995 +1 +1\.005", SGR.sub("", fitted))
+    assert len(set(re.findall(r"48;2;\d+;\d+;\d+", body(fitted)))) == 2
 
 
 def test_an_effective_fraction_below_one_never_reads_as_one() -> None:

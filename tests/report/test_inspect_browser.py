@@ -106,8 +106,10 @@ def test_scales_and_numbers_are_the_terminals(visit: Open) -> None:
         """([rows, values, logprobs, linear]) => ({
             rows: rows.map((row) => {
               const factor = factorOf(row);
-              return [factor, row.map((w) => levelOf(weightShare(w, factor))),
-                row.map((w) => weightText(w, factor)), fractionText(effectiveFraction(row)),
+              const fitted = row.map((w) => weightLevel(w, factor, Math.pow(factor, 0.5 / STEPS)));
+              const fixed = row.map((w) => (factor === 1 ? 0 : weightLevel(w, 2, NEUTRAL)));
+              return [factor, fitted, fixed, row.map((w) => weightText(w, factor)),
+                fractionText(effectiveFraction(row)),
                 sharesOfTop(row, [0.01, 0.05, 0.1])];
             }),
             ends: linear.map(endOf),
@@ -119,10 +121,12 @@ def test_scales_and_numbers_are_the_terminals(visit: Open) -> None:
     assert found["small"] == [small(value) for value in values]
     assert found["probability"] == [probability(value) for value in logprobs]
     assert found["ends"] == pytest.approx([Linear.of(row, steps=STEPS).end for row in linear])
-    for row, (factor, levels, texts, effective, shares) in zip(rows, found["rows"], strict=True):
+    for row, (factor, *levels, texts, effective, shares) in zip(rows, found["rows"], strict=True):
         scale = Scale.of(row, steps=STEPS)
-        assert factor == pytest.approx(scale.factor, rel=1e-12)
-        assert levels == [scale.level(weight) for weight in row]
+        assert factor == pytest.approx(scale.fitted, rel=1e-12)
+        for fit, found_levels in zip((True, False), levels, strict=True):
+            each = Scale.of(row, steps=STEPS, fit=fit)
+            assert found_levels == [each.level(weight) for weight in row]
         assert texts == [scale.number(weight) for weight in row]
         squares = math.fsum(weight * weight for weight in row)
         assert effective == fraction(math.fsum(row) ** 2 / (len(row) * squares))
@@ -168,7 +172,7 @@ def test_without_a_script_the_text_is_there_and_nothing_that_does_not_work(visit
     assert page.get_by_text("Without JavaScript").is_visible()
     for control in ("#tau", "#what", "#chooser", "#theme", "#strip", "#top", "#reset"):
         assert not page.locator(control).is_visible(), control
-    painted = page.locator("#text .u11").first.evaluate(
+    painted = page.locator("#text .u12").first.evaluate(
         "(e) => getComputedStyle(e).backgroundColor"
     )
     assert painted not in ("rgba(0, 0, 0, 0)", "")
@@ -200,14 +204,13 @@ def test_tau_moves_by_keys_and_by_mouse_and_goes_back(visit: Open) -> None:
     page.keyboard.press("Home")
     holds(1e-4)
     assert "as computed" in page.locator("#fraction").inner_text()
-    assert page.locator("#range").input_value() == "2"  # held, so that the change is seen
+    assert page.locator("#range").input_value() == "2"
     box = page.locator("#tau").bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
     holds(found("view.tau"))
     assert 0.01 < found("view.tau") < 0.1
     page.locator("#reset").click()
     assert page.locator("#fraction").inner_text() == before
-    assert page.locator("#range").input_value() == "fit"
     assert found("view.w === view.shown.w") and quiet(found)
 
 
@@ -387,7 +390,7 @@ def test_everything_on_the_page_can_be_used_in_silence(visit: Open) -> None:
     assert token(found) == found("view.kept") >= 0
     page.locator("#strip").click(position={"x": 2, "y": 10})
     assert token(found) == 0
-    for scale in ("1.1", "2", "5", "20", "fit"):
+    for scale in ("2", "5", "20", "fit"):
         page.locator("#range").select_option(scale)
     page.locator("#before").click()
     assert page.locator("#name").inner_text().endswith("completion 3")

@@ -40,10 +40,14 @@ def test_a_character_is_in_what_both_begin_with_as_a_whole_or_not_at_all() -> No
 
 
 def view(
-    both: tuple[InspectedCompletion, InspectedCompletion], *, width: int = 100, whole: bool = False
+    both: tuple[InspectedCompletion, InspectedCompletion],
+    *,
+    width: int = 100,
+    whole: bool = False,
+    fit: bool = False,
 ) -> str:
     picture = pair_view.render(
-        *both, inspection=inspection(*both), width=width, color="none", whole=whole
+        *both, inspection=inspection(*both), width=width, color="none", fit=fit, whole=whole
     )
     return printed(picture, width=width)
 
@@ -103,13 +107,15 @@ def test_both_are_on_one_scale() -> None:
     right = completion("abcd", [1.0, 0, 0, 0], tau=0.25)
     wrong = completion("wxyz", [0.2, 0, 0, 0], tau=0.25, outcome="wrong")
     tokens = (replace(token, id=100 + token.id) for token in wrong.tokens)
-    output = view((right, replace(wrong, tokens=tuple(tokens))))
+    output = view((right, replace(wrong, tokens=tuple(tokens))), fit=True)
     row = output.split("\n").index(next(line for line in output.split("\n") if "abcd" in line))
     marks = [part.strip() for part in output.split("\n")[row + 1].split("│")]
-    # the scale reaches to 5 in three levels: 3.79 is 2.5 of them, 1.70 is 1 of them
+    # three levels from 5 ** (1 / 6), half a step, to 5: 3.79 is in the last, 1.70 in the first
     high, low = (4 * math.exp(x) / (math.exp(x) + 3) for x in (4, 0.8))
-    assert [round(3 * math.log(weight) / math.log(5)) for weight in (high, low)] == [2, 1]
-    assert (marks[0][0], marks[1][0]) == ("▅", "▂")
+    start = math.log(5) / 6
+    step = (math.log(5) - start) / 3
+    assert [math.floor((math.log(weight) - start) / step) for weight in (high, low)] == [2, 0]
+    assert (marks[0][0], marks[1][0]) == ("█", "▂")
 
 
 def test_a_what_if_tells_of_both_sides_what_it_changes() -> None:

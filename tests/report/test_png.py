@@ -135,7 +135,7 @@ def test_characters_that_no_font_has_are_named_with_what_to_install(
 def test_a_heatmap_has_the_colours_of_its_drawing() -> None:
     view = render(solution(), inspection=inspection(solution()), width=60, top=3, color="truecolor")
     found = set(pixels(svg_to_png(export_svg(view, title="t", width=60), scale=1.0))[2])
-    assert {(0x16, 0x17, 0x1B), (0xF0, 0xC1, 0x66), (0, 0, 0)} <= found
+    assert {(0x0D, 0x0E, 0x11), (0xE4, 0x82, 0x25), (0, 0, 0)} <= found
 
 
 def test_a_picture_that_no_memory_holds_is_refused() -> None:

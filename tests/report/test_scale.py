@@ -28,14 +28,14 @@ WEIGHTS = st.lists(st.floats(1e-9, 1e4), min_size=1, max_size=30)
     ],
 )
 def test_the_ends_are_the_next_round_numbers(weights: list[float], factor: float) -> None:
-    assert Scale.of(weights, steps=12).factor == pytest.approx(factor)
+    assert Scale.of(weights, steps=12, fit=True).factor == pytest.approx(factor)
 
 
-@given(WEIGHTS, st.integers(1, 12))
+@given(WEIGHTS, st.integers(1, 12), st.booleans())
 def test_levels_grow_with_the_weight_and_are_symmetric_about_one(
-    weights: list[float], steps: int
+    weights: list[float], steps: int, fit: bool
 ) -> None:
-    scale = Scale.of(weights, steps=steps)
+    scale = Scale.of(weights, steps=steps, fit=fit)
     found = [scale.level(weight) for weight in sorted(weights)]
     assert found == sorted(found)
     assert all(-steps <= level <= steps for level in found)
@@ -46,18 +46,38 @@ def test_levels_grow_with_the_weight_and_are_symmetric_about_one(
         assert scale.level(1.0 / scale.factor) == -steps
 
 
+@given(WEIGHTS, WEIGHTS)
+def test_a_weight_has_one_level_whatever_the_other_weights_are(
+    some: list[float], others: list[float]
+) -> None:
+    one, other = Scale.of([0.5, *some], steps=12), Scale.of([0.5, *others], steps=12)
+    assert [one.level(weight) for weight in some] == [other.level(weight) for weight in some]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5, 12])
+def test_weights_near_one_have_no_colour_and_twice_or_half_has_the_strongest(steps: int) -> None:
+    scale = Scale.of([0.1, 8.0], steps=steps)
+    assert {scale.level(weight) for weight in (0.8, 0.86, 1.0, 1.0012, 1.25)} == {0}
+    assert scale.level(1.26) == 1 and scale.level(0.79) == -1
+    assert {scale.level(weight) for weight in (2.0, 8.0, math.inf)} == {steps, 0}  # inf: unknown
+    assert {scale.level(weight) for weight in (0.5, 0.1, 0.0)} == {-steps}
+    assert scale.clips_low and scale.clips_high
+
+
 @given(WEIGHTS)
-def test_no_weight_lies_above_the_scale(weights: list[float]) -> None:
-    scale = Scale.of(weights, steps=12)
+def test_no_weight_lies_above_a_fitted_scale(weights: list[float]) -> None:
+    scale = Scale.of(weights, steps=12, fit=True)
     assert max(weights) <= scale.factor * (1.0 + 2e-6)
     assert scale.clips_low or min(weights) >= (1.0 - 2e-6) / scale.factor
 
 
-def test_a_level_starts_half_a_step_before_its_middle() -> None:
-    scale = Scale.of([0.5, 8.0], steps=3)
-    assert scale.factor == 10.0
-    assert scale.start_of(1) == pytest.approx(10 ** (0.5 / 3))
-    assert scale.start_of(-3) == pytest.approx(10 ** (-2.5 / 3))
+@pytest.mark.parametrize("fit", [True, False])
+def test_levels_are_equally_wide_from_the_neutral_band_to_the_end(fit: bool) -> None:
+    scale = Scale.of([0.5, 8.0], steps=3, fit=fit)
+    factor, neutral = (10.0, 10 ** (0.5 / 3)) if fit else (2.0, 1.25)
+    assert (scale.factor, scale.neutral) == pytest.approx((factor, neutral))
+    assert scale.start_of(1) == pytest.approx(neutral)
+    assert scale.start_of(-3) == pytest.approx(1 / (neutral ** (1 / 3) * factor ** (2 / 3)))
     for level in (1, 2, 3):
         assert scale.level(scale.start_of(level) * 1.001) == level
         assert scale.level(scale.start_of(level) * 0.999) == level - 1

@@ -91,13 +91,13 @@ def test_a_long_step_is_cut_around_its_peak() -> None:
 
 
 @pytest.mark.parametrize("color", ["truecolor", "256", "16"])
-def test_the_text_of_each_step_fills_a_line_of_the_card(color: str) -> None:
+def test_the_text_of_each_step_is_one_line_that_fits(color: str) -> None:
     for shown in (reasoning(sentences=9), hostile()):
         lines = [SGR.sub("", line) for line in view(shown, color=color)]
         steps = len(totals_of(shown))
         at = lines.index(f"{steps} steps") + 2
         assert {len(line) for line in lines[at : at + 2 * steps : 2]} == {80}
-        assert all(sum(map(_cells, line)) == 80 for line in lines[at + 1 : at + 2 * steps : 2])
+        assert all(0 < sum(map(_cells, line)) <= 80 for line in lines[at + 1 : at + 2 * steps : 2])
 
 
 def _cells(char: str) -> int:

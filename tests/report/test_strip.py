@@ -36,8 +36,18 @@ def bar_order(glyphs) -> str:  # type: ignore[no-untyped-def]
     return "_.:-=+*#" if glyphs.ascii_only else "▁▂▃▄▅▆▇█"
 
 
-def test_the_least_weight_has_the_lowest_bar_and_the_largest_the_highest() -> None:
-    scale = Scale.of([0.5, 1.0, 4.0], steps=12)
+def test_on_the_fixed_scale_a_bar_has_the_same_height_whatever_the_other_weights_are() -> None:
+    for rest in ([], [0.9999], [0.01, 50.0]):
+        scale = Scale.of([1.0012, *rest], steps=12)
+        assert bar(scale, 1.0012, glyphs=UNICODE) == "▅"
+        shown = [bar(scale, weight, glyphs=UNICODE) for weight in (0.1, 0.5, 1.0, 2.0, 50.0)]
+        assert shown == ["▁", "▁", "▅", "█", "█"]
+
+
+def test_on_a_fitted_scale_the_least_weight_has_the_lowest_bar_and_the_largest_the_highest() -> (
+    None
+):
+    scale = Scale.of([0.5, 1.0, 4.0], steps=12, fit=True)
     # log 1 lies a third of the way from log 0.5 to log 4
     shown = [bar(scale, weight, glyphs=UNICODE) for weight in (0.5, 1.0, 2.0, 4.0)]
     assert shown == ["▁", "▃", "▆", "█"]
@@ -64,7 +74,8 @@ def lines(count: int, *, heavy: int, width: int, positions: list[int]) -> list[s
 def test_a_cell_is_the_mean_of_its_tokens() -> None:
     bars, ranks, *caption = lines(120, heavy=37, width=40, positions=[37, 2])
     # three tokens a cell: the heavy one is in cell 12, the other in cell 0
-    assert bars == "▁" * 12 + "█" + "▁" * 27
+    # each weight but one is 0.92; a cell with the heavy one has a mean of 3.9
+    assert bars == "▄" * 12 + "█" + "▄" * 27
     assert ranks == "2" + " " * 11 + "1"
     assert "the mean weight of 3 tokens" in " ".join(caption)
 
@@ -76,11 +87,11 @@ def test_of_the_ranks_in_one_cell_the_best_is_shown() -> None:
 
 def test_few_tokens_have_a_cell_each() -> None:
     bars, _, *caption = lines(7, heavy=6, width=40, positions=[6])
-    assert bars == "▁" * 6 + "█"
+    assert bars == "▁" * 6 + "█"  # weights of 0.4 and 4.7
     assert "the weight of a token" in " ".join(caption)
 
 
-def test_on_a_card_the_strip_fills_the_page() -> None:
+def test_the_strip_has_inks_and_no_background_of_its_own() -> None:
     shown = completion(["x"] * 30, [0.01 * at for at in range(30)], tau=0.2)
     strip = Strip(
         measure_of(shown, what="weight", steps=12),
@@ -88,9 +99,9 @@ def test_on_a_card_the_strip_fills_the_page() -> None:
         RAMPS["truecolor"],
     )
     first = next(strip.lines([]))
-    assert first.cell_len == 80
+    assert first.cell_len == 30
     sent = printed(first, color="truecolor")
-    assert "48;2;22;23;27" in sent and "38;2;" in sent  # inks on the card
+    assert "38;2;" in sent and "48;" not in sent
 
 
 def test_two_or_more_sizes_are_said() -> None:

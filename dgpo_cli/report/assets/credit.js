@@ -3,6 +3,7 @@
 // What is computed here is what dgpo computes; tests hold the two together.
 
 const STEPS = 12;
+const NEUTRAL = 1.25; // weights from 1 / NEUTRAL to NEUTRAL have no colour, unless the scale fits the completion
 
 // The gate h: entropy in nats / log V, held to [0, 1].
 function gateOf(entropy, vocabSize) {
@@ -107,7 +108,16 @@ function linearShare(value, end) {
   return end > 0 && !Number.isNaN(value) ? Math.max(-1, Math.min(1, value / end)) : 0;
 }
 
-// The step of a place on a scale, in [-STEPS, STEPS].
+// The step of a weight on the scale to `factor`, which has no colour from 1 / neutral to neutral.
+function weightLevel(weight, factor, neutral) {
+  if (factor === 1) return 0;
+  const excess = (Math.abs(logWeight(weight)) - Math.log(neutral)) / Math.log(factor / neutral);
+  if (excess <= 1e-6) return 0;
+  const step = Math.min(STEPS, 1 + Math.floor(Math.min(excess, 1) * STEPS));
+  return weight > 1 ? step : -step;
+}
+
+// The step of a place on a linear scale, in [-STEPS, STEPS].
 function levelOf(share) {
   return roundEven(share * STEPS);
 }

@@ -73,17 +73,8 @@ function onTokenKey(event) {
   event.preventDefault();
 }
 
-// A scale that fits anew at each move would hide the change: take the first fixed one, from 1/2 to
-// 2 up, that holds the weights as they were.
-function holdRange() {
-  const ranges = Array.from($("range").options, (option) => option.value).filter((range) => range >= 2);
-  state.range = ranges.find((range) => range >= view.factor) ?? ranges.at(-1);
-  $("range").value = state.range;
-}
-
 let isWaiting = false;
 function onSlider() {
-  if (!view.isWhatIf && state.range === "fit") holdRange();
   view.isWhatIf = true;
   if (isWaiting) return;
   isWaiting = true;
@@ -148,7 +139,6 @@ function listen() {
   });
   $("reset").addEventListener("click", () => {
     Object.assign(view, { isWhatIf: false, tau: view.storedTau, kappa: view.storedKappa });
-    $("range").value = state.range = "fit";
     setSliders();
     recompute();
   });

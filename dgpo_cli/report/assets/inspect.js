@@ -2,7 +2,7 @@
 // The page of dgpo inspect: builds the text, keeps what is chosen, and answers mouse and keys.
 
 const data = JSON.parse($("data").textContent);
-const state = { at: data.first, what: "weight", range: "fit", sort: "weight", isLong: false };
+const state = { at: data.first, what: "weight", range: "2", sort: "weight", isLong: false };
 const SHORT = 160; // tokens; a text up to here has room for larger letters
 let view = null;
 
@@ -132,16 +132,18 @@ function setScale() {
   const values = Array.from(view.w, (_, t) => value(t));
   const isWeight = state.what === "weight";
   const end = endOf(values);
-  const factor = state.range === "fit" ? view.factor : Number(state.range);
+  const fits = state.range === "fit" || view.factor === 1;
+  const factor = fits ? view.factor : Number(state.range);
+  const neutral = fits ? Math.pow(factor, 0.5 / STEPS) : NEUTRAL;
   const share = (x) => (isWeight ? weightShare(x, factor) : linearShare(x, end));
-  const level = (x) => levelOf(share(x));
+  const level = (x) => (isWeight ? weightLevel(x, factor, neutral) : levelOf(share(x)));
   view.shares = values.map(share);
-  view.levels = view.shares.map(levelOf);
+  view.levels = values.map(level);
   view.pieceLevels = view.shown.starts.map((start, piece) => {
     const [, stop] = view.range_of(piece);
     return stop - start === 1 ? view.levels[start] : level(sum(values.slice(start, stop)));
   });
-  view.scale = isWeight ? weightScale(factor) : linearScale(end, values);
+  view.scale = isWeight ? weightScale(factor, fits) : linearScale(end, values);
   $("range-box").hidden = !isWeight;
 }
 
@@ -149,7 +151,7 @@ function setScale() {
 const summed = () => (view.shown.starts.length < view.w.length ? ["characters made of several tokens: their sum"] : []);
 const UNDERLINED = `underlined: first ${TOP} of the table`;
 
-function weightScale(factor) {
+function weightScale(factor, fits) {
   if (factor === 1) return { arms: "du", low: "", high: "", notes: ["every token has weight 1"] };
   const [low, high] = [1 / factor, factor].map((end) => String(Number(end.toPrecision(4))));
   const below = view.w.some((weight) => logWeight(weight) < -Math.log(factor) - 1e-6);
@@ -158,7 +160,7 @@ function weightScale(factor) {
     arms: "du",
     low: (below ? "≤ " : "") + low,
     high: (above ? "≥ " : "") + high,
-    notes: ["log scale, 1 in the middle", "bold: above 1", UNDERLINED, ...summed()],
+    notes: ["log scale, 1 in the middle", ...(fits ? [] : ["0.8 to 1.25: no colour"]), "bold: above 1", UNDERLINED, ...summed()],
   };
 }
 

@@ -83,13 +83,14 @@ function paintStrip(view) {
   for (let at = 0; at < count; at += 1) {
     const start = Math.floor((at * total) / count);
     const stop = Math.max(start + 1, Math.floor(((at + 1) * total) / count));
-    let most = 0;
-    for (let t = start; t < stop; t += 1) {
-      if (Math.abs(view.shares[t]) > Math.abs(most)) most = view.shares[t];
+    let furthest = start;
+    for (let t = start + 1; t < stop; t += 1) {
+      if (Math.abs(view.shares[t]) > Math.abs(view.shares[furthest])) furthest = t;
     }
+    const most = view.shares[furthest];
     const height = middle * Math.abs(most);
     const bar = view.bars[at];
-    bar.setAttribute("class", levelClass(view, levelOf(most) || Math.sign(most)));
+    bar.setAttribute("class", levelClass(view, view.levels[furthest]) || "faint");
     bar.setAttribute("y", most > 0 || middle === 60 ? middle - height : middle);
     bar.setAttribute("height", height);
   }

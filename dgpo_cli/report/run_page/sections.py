@@ -76,8 +76,8 @@ def samples(found: StoredSamples | None) -> str:
     return (
         f'<section class="card" id="samples"><h2>Samples of step {found.step}</h2>'
         '<p class="note">Each token on the colour of its credit weight w: orange and bold above 1, '
-        "GRPO's weight, blue below. The scale follows each completion. Numbers are in the titles; "
-        "dgpo inspect shows everything.</p>"
+        "GRPO's weight, blue below; strongest at 2 and 1/2, none from 0.8 to 1.25. Numbers are in "
+        "the titles; dgpo inspect shows everything.</p>"
         f'<div class="samples">{"".join(parts)}</div></section>'
     )
 
