@@ -23,14 +23,26 @@ class Generator(Protocol):
         """Token ids that end a completion."""
         ...
 
-    def new_cache(self) -> Any:
-        """Return an empty key-value cache that has `batch_select_indices`."""
+    @property
+    def pads_prompts(self) -> bool:
+        """Whether prompts of different lengths can be sampled side by side.
+
+        Raises:
+            ModelError: the model cannot be sampled from here.
+        """
         ...
 
-    def next_logits(
-        self, input_ids: Tensor, *, attention_mask: Tensor, position_ids: Tensor, cache: Any
-    ) -> Tensor:
-        """Return the logits after the last token of each row, float32 [B, V]."""
+    def new_cache(self) -> Any:
+        """Return an empty cache whose `select` keeps rows by their numbers."""
+        ...
+
+    def next_logits(self, ids: Tensor, *, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        """Return the logits after the last token of each row, float32 [B, V].
+
+        Args:
+            ids: the next tokens, int64 [B, T]; mask: int64 [B, L], of those so far and these.
+            positions: int64 [B, T].
+        """
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:

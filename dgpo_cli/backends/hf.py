@@ -8,7 +8,7 @@ its neighbours) and applies the checkpoint's default top_k unless told otherwise
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dgpo_cli.backends.base import SamplingParams
     from dgpo_cli.backends.generator import Generator
 
+Row = tuple[int, int]  # number of the prompt, and of the completion
+
 # Rows that have ended are cut out of the cache when they are at least this share of it: cutting
 # copies the cache, so that doing it for every single row would cost more than it saves.
 _COMPACT_SHARE = 0.2
@@ -31,8 +33,14 @@ class HfSampler:
     """The sampler of `rollout.backend.kind = "hf"`."""
 
     def __init__(self, generator: Generator, *, batch_size: int) -> None:
+        """Take a model.
+
+        Raises:
+            ModelError: it cannot be sampled from here.
+        """
         self._generator = generator
         self._batch_size = batch_size
+        self._pads = generator.pads_prompts
         self._policy_version = 0
 
     def sync(self, *, policy_version: int) -> None:
@@ -51,10 +59,9 @@ class HfSampler:
         rows = [(i, j) for i in range(len(prompts)) for j in range(len(seeds[i]))]
         rows.sort(key=lambda row: -len(prompts[row[0]]))
         stop_ids = self._generator.stop_ids
-        found: dict[tuple[int, int], Completion] = {}
+        found: dict[Row, Completion] = {}
         with progress.phase("sampling", total=len(rows), unit="completions") as advance:
-            for start in range(0, len(rows), self._batch_size):
-                chunk = rows[start : start + self._batch_size]
+            for chunk in self._chunks(rows, lengths=[len(prompts[i]) for i, _ in rows]):
                 sampled = _Rollout(
                     self._generator,
                     prompts=[prompts[i] for i, _ in chunk],
@@ -65,6 +72,16 @@ class HfSampler:
                     seed = seeds[row[0]][row[1]]
                     found[row] = self._completion(ids, logprobs, seed=seed, stop_ids=stop_ids)
         return [tuple(found[i, j] for j in range(len(seeds[i]))) for i in range(len(prompts))]
+
+    def _chunks(self, rows: list[Row], *, lengths: list[int]) -> Iterator[list[Row]]:
+        """Cut the rows into batches, with prompts of one length where padding is let in."""
+        start = 0
+        while start < len(rows):
+            stop = min(start + self._batch_size, len(rows))
+            if not self._pads:
+                stop = start + lengths[start:stop].count(lengths[start])
+            yield rows[start:stop]
+            start = stop
 
     def _completion(
         self,
@@ -142,10 +159,10 @@ class _Rollout:
         positions = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
         self._cache = self._generator.new_cache()
         logits = self._generator.next_logits(
-            ids, attention_mask=mask.long(), position_ids=positions, cache=self._cache
+            ids, mask=mask.long(), positions=positions, cache=self._cache
         )
         spread = torch.tensor([place[tuple(p)] for p in self._prompts], device=logits.device)
-        self._cache.batch_select_indices(spread)
+        self._cache.select(spread)
         self._mask = mask.long()[spread]
         self._positions = positions[spread, -1:]
         return logits[spread]
@@ -155,16 +172,13 @@ class _Rollout:
         self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
         self._positions = self._positions + 1
         return self._generator.next_logits(
-            tokens[:, None],
-            attention_mask=self._mask,
-            position_ids=self._positions,
-            cache=self._cache,
+            tokens[:, None], mask=self._mask, positions=self._positions, cache=self._cache
         )
 
     def _compact(self, tokens: Tensor, *, alive: Tensor) -> tuple[Tensor, Tensor]:
         """Drop the cache lines of rows that have ended."""
         keep = alive.nonzero()[:, 0]
-        self._cache.batch_select_indices(keep)
+        self._cache.select(keep)
         self._mask, self._positions = self._mask[keep], self._positions[keep]
         self._rows = self._rows[keep]
         return tokens[keep], alive[keep]

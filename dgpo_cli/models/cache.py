@@ -1,14 +1,27 @@
-"""A key-value cache that grows in blocks: one copy a block, where `torch.cat` copies all of the
-cache for every token."""
+"""What a model remembers of the rows that it samples: keys and values, states of recurrent layers.
+
+Keys and values grow in blocks: one copy a block, where `torch.cat` copies all of the cache for
+every token.
+"""
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from dgpo_cli.models.growth import room_for
+from dgpo_cli.models.packing import alike
+
+# What families call the argument, and the field of the output, that holds the cache. The second
+# are those without attention: a mask is of the tokens that they are fed, not of all before.
+_ARGUMENTS = ("past_key_values", "cache_params")
+# What a family's code raises when a cache is used in a way that it does not know.
+_NOT_MEANT_FOR_IT = (AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
@@ -39,12 +52,14 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = self._keys[:, :, :total], self._values[:, :, :total]
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def reorder_cache(self, indices: Tensor) -> None:
         """Keep the rows `indices` (int64), which may repeat."""
         if self.is_initialized:
             # Several times as fast as keys[indices]: it copies whole rows.
             self.keys = self._keys = self.keys.index_select(0, indices)
             self.values = self._values = self.values.index_select(0, indices)
+
+    batch_select_indices = reorder_cache
 
 
 def _grown(filled: Tensor, *, tokens: int) -> Tensor:
@@ -65,3 +80,119 @@ def growing_cache(config: Any) -> DynamicCache:
         GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+class RowCache:
+    """The cache of a batch of rows, whatever the family calls it and keeps in it."""
+
+    def __init__(self, argument: str, *, content: Any | None) -> None:
+        """content: an empty cache; None: the model makes one of its own kind."""
+        self._argument = argument
+        self._content = content
+
+    def feed(self, decoder: Any, ids: Tensor, *, mask: Tensor, positions: Tensor) -> Tensor:
+        """Run the next tokens; return the final hidden state of the last one of each row, [B, D].
+
+        Args:
+            ids: int64 [B, T]; mask: int64 [B, L], of the tokens so far and these.
+            positions: int64 [B, T], from 0 at the first token on the mask.
+        """
+        if self._argument == "cache_params":
+            mask = mask[:, -ids.shape[1] :]
+        output = decoder(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=True,
+            **{self._argument: self._content},
+        )
+        self._content = getattr(output, self._argument)
+        hidden: Tensor = output.last_hidden_state[:, -1]
+        return hidden
+
+    def select(self, indices: Tensor) -> None:
+        """Keep the rows `indices` (int64), which may repeat."""
+        content = self._content
+        assert content is not None
+        for layer in content.layers:
+            layer.reorder_cache(indices)
+        # MiniMax keeps its states beside the layers.
+        states = getattr(content, "linear_cache", [])
+        states[:] = [s.index_select(0, indices) if isinstance(s, Tensor) else s for s in states]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKind:
+    """How caches of a model are made and passed to it."""
+
+    argument: str
+    config: Any | None  # of a growing cache; None: the model makes its own
+
+    def new(self) -> RowCache:
+        """Return an empty cache."""
+        content = None if self.config is None else growing_cache(self.config)
+        return RowCache(self.argument, content=content)
+
+
+def cache_kind(decoder: Any) -> CacheKind | None:
+    """Return the kind of a model's caches; None where their rows cannot be selected."""
+    known = inspect.signature(decoder.forward).parameters
+    argument = next((name for name in _ARGUMENTS if name in known), None)
+    if argument is None:
+        return None
+    token = torch.ones(1, 1, dtype=torch.int64, device=next(decoder.parameters()).device)
+    try:
+        with torch.no_grad():
+            own = getattr(decoder(input_ids=token, use_cache=True), argument, None)
+    except _NOT_MEANT_FOR_IT:
+        return None
+    if not isinstance(own, Cache):
+        return None
+    return CacheKind(argument, decoder.config if type(own) is DynamicCache else None)
+
+
+# Rows that are kept after each feeding of the check: some move, one is there twice, one goes.
+_KEPT = ([0, 1], [1, 0, 1], [2, 1], [0])
+_PROMPT = 5  # tokens
+
+
+def cache_is_right(decoder: Any, kind: CacheKind, *, padded: bool) -> bool:
+    """Whether tokens fed one by one, with rows selected in between, give the hidden states that
+    each sequence gives as a whole.
+
+    padded: try prompts of different lengths, padded on the left.
+    """
+    device = next(decoder.parameters()).device
+    width = _PROMPT + len(_KEPT) - 1
+    ids = (torch.arange(2 * width, device=device).view(2, -1) + 1) % decoder.config.vocab_size
+    starts = torch.tensor([0, 3 if padded else 0], device=device)
+    mask = torch.arange(width, device=device)[None] >= starts[:, None]
+    with torch.no_grad():
+        wholes = [line[kept][None] for line, kept in zip(ids, mask, strict=True)]
+        states = [decoder(input_ids=x, use_cache=False).last_hidden_state[0] for x in wholes]
+        expected = torch.stack([found[-len(_KEPT) :] for found in states])
+        try:
+            return _fed_alike(decoder, kind.new(), ids, mask=mask, expected=expected)
+        except _NOT_MEANT_FOR_IT:
+            return False
+
+
+def _fed_alike(
+    decoder: Any, cache: RowCache, ids: Tensor, *, mask: Tensor, expected: Tensor
+) -> bool:
+    """Feed a prompt and then token by token; compare with the states `expected` [2, 4, D]."""
+    positions = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
+    rows, begin = torch.arange(2, device=ids.device), 0
+    for step, kept in enumerate(_KEPT):
+        end = _PROMPT + step
+        hidden = cache.feed(
+            decoder,
+            ids[rows, begin:end],
+            mask=mask[rows, :end].long(),
+            positions=positions[rows, begin:end],
+        )
+        if not all(map(alike, hidden, expected[rows, step])):
+            return False
+        cache.select(torch.tensor(kept, device=ids.device))
+        rows, begin = rows[kept], end
+    return True

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# Names of the soft-cap on logits: Gemma's, RecurrentGemma's and xLSTM's.
+_SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """logits = softcap(scale * (hidden @ weight.T + bias)), in float32."""
@@ -65,7 +69,8 @@ def head_of(model: Any) -> Head:
         scale *= float(config.logit_scale)
     if getattr(config, "logits_scaling", None) is not None:  # Granite
         scale /= float(config.logits_scaling)
-    softcap = getattr(config, "final_logit_softcapping", None)  # Gemma
+    found = (getattr(config, name, None) for name in _SOFTCAPS)
+    softcap = next((value for value in found if value is not None), None)
     return Head(
         weight=weight,
         bias=getattr(output, "bias", None),
@@ -103,4 +108,5 @@ def check_head(model: Any, *, head: Head) -> None:
 
 def decoder_of(model: Any) -> Any:
     """Return the part of a causal model that gives final hidden states."""
-    return model.get_decoder()
+    decoder = model.get_decoder()
+    return model.model if decoder is model else decoder  # Llama 4 names itself

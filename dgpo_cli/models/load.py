@@ -118,14 +118,26 @@ def load_model(settings: ModelSettings, *, folder: Path | None = None) -> Any:
 
 
 def without_dropout(model: Any) -> None:
-    """Set every dropout probability of the base model to zero."""
+    """Set every dropout probability of the base model to zero, layer drop included."""
+    for module, name in dropouts(model):
+        setattr(module, name, 0.0)
+
+
+def dropouts(model: Any) -> list[tuple[Any, str]]:
+    """Return what holds a probability of dropout that is not zero, and under which name.
+
+    Some families use torch's modules, others a number of their own, or the configuration's.
+    """
     import torch
 
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+    found = []
+    for module in (model.config.get_text_config(), *model.modules()):
+        names = [name for name, value in vars(module).items() if "drop" in name and value]
+        names = [name for name in names if isinstance(getattr(module, name), float)]
+        if isinstance(module, torch.nn.Dropout) and module.p:
+            names.append("p")
+        found += [(module, name) for name in names]
+    return found
 
 
 def add_adapter(model: Any, *, adapter: LoraAdapter, seed: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,13 +12,22 @@ from typing import TYPE_CHECKING, Any
 from dgpo_cli.errors import ModelError
 from dgpo_cli.models import load, quantization
 from dgpo_cli.models.head import check_head, decoder_of, head_of
-from dgpo_cli.models.packing import Packed, can_pack, packed_hidden, padded_hidden
+from dgpo_cli.models.packing import (
+    Packed,
+    can_pack,
+    can_pad,
+    lone_hidden,
+    packed_hidden,
+    padded_hidden,
+)
 from dgpo_cli.models.settings import LoraAdapter, ModelSettings, NoAdapter
 from dgpo_cli.models.token_texts import completion_text
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from dgpo_cli.models.cache import CacheKind, RowCache
 
 _CANARY = "Compute 12+34. First 2+4=6, then 10+30=40, so that 12+34=46. The answer is 46."
 
@@ -55,7 +65,9 @@ class Policy:
         self.head = head_of(self._base)
         self.reference_head = self.head if reference is None else head_of(reference)
         check_head(self._base, head=self.head)
-        self.packs = can_pack(self._base) and (reference is None or can_pack(reference))
+        models = [self._base] if reference is None else [self._base, reference]
+        self.packs = all(map(can_pack, models))
+        self.pads = self.packs or all(map(can_pad, models))
         if reference is not None:
             check_head(reference, head=self.reference_head)
             if self.reference_head.vocab_size != self.head.vocab_size:
@@ -81,23 +93,34 @@ class Policy:
         ids = configured if isinstance(configured, list) else [configured]
         return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
 
-    def new_cache(self) -> Any:
-        from dgpo_cli.models.cache import growing_cache
+    @functools.cached_property
+    def _cache_kind(self) -> CacheKind:
+        from dgpo_cli.models.cache import cache_is_right, cache_kind
 
-        return growing_cache(self._base.config)
+        decoder = decoder_of(self._base)
+        kind = cache_kind(decoder)
+        if kind is None or not cache_is_right(decoder, kind, padded=False):
+            raise ModelError(
+                f"rollout.backend.kind=hf cannot sample from {type(self._base).__name__}: several "
+                "completions cannot go on from one state of it; set rollout.backend.kind=vllm"
+            )
+        return kind
 
-    def next_logits(
-        self, input_ids: Tensor, *, attention_mask: Tensor, position_ids: Tensor, cache: Any
-    ) -> Tensor:
+    @functools.cached_property
+    def pads_prompts(self) -> bool:
+        """See Generator.pads_prompts."""
+        from dgpo_cli.models.cache import cache_is_right
+
+        return cache_is_right(decoder_of(self._base), self._cache_kind, padded=True)
+
+    def new_cache(self) -> RowCache:
+        """See Generator.new_cache."""
+        return self._cache_kind.new()
+
+    def next_logits(self, ids: Tensor, *, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         """See Generator.next_logits."""
-        output = decoder_of(self._base)(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return self.head.logits(output.last_hidden_state[:, -1])
+        hidden = cache.feed(decoder_of(self._base), ids, mask=mask, positions=positions)
+        return self.head.logits(hidden)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return completion_text(self.tokenizer, token_ids)
@@ -177,18 +200,14 @@ class Policy:
             return self._forward(self._base if self._reference is None else self._reference, packed)
 
     def _forward(self, model: Any, packed: Packed) -> Tensor:
-        forward = packed_hidden if self.packs else padded_hidden
+        padded = padded_hidden if self.pads else lone_hidden
+        forward = packed_hidden if self.packs else padded
         return forward(decoder_of(model), packed)
 
     @property
     def has_dropout(self) -> bool:
         """Whether two forward passes in training mode may differ."""
-        import torch
-
-        shares = [m.p for m in self.model.modules() if isinstance(m, torch.nn.Dropout)]
-        config = self._base.config.get_text_config()
-        shares.append(float(getattr(config, "attention_dropout", 0.0) or 0.0))
-        return any(share > 0 for share in shares)
+        return bool(load.dropouts(self.model))
 
     @contextmanager
     def training(self) -> Iterator[None]:

@@ -16,13 +16,15 @@ import torch
 from dgpo_cli.backends import hf
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.hf import HfSampler
+from dgpo_cli.errors import ModelError
 from dgpo_cli.models.policy import Policy
 from dgpo_cli.types import Advance, Completion, SilentProgress
-from tests.models import tiny
+from tests.models import families, tiny
 
 LIMIT = 24
 STOPS = (tiny.END, 9, 20, 33)
 FAMILIES = ("qwen2-tied", "qwen2-untied", "gemma2-softcap", "granite-scaled", "cohere-scaled")
+EVERY = (*FAMILIES, *families.ATTENTION, *families.RECURRENT)
 PARAMS = SamplingParams(temperature=0.9, top_p=1.0, top_k=0, max_completion_tokens=LIMIT)
 GREEDY = SamplingParams(temperature=0.0, top_p=1.0, top_k=0, max_completion_tokens=LIMIT)
 
@@ -153,7 +155,39 @@ def test_a_longer_neighbour_changes_nothing() -> None:
     assert_same(beside[:1], sample(policy, [short], [seeds]))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
+@torch.no_grad()
+def test_sampling_logprobs_are_those_of_each_whole_sequence(family: str) -> None:
+    """States, windows, padding and dropped rows included: LIMIT is beyond every window."""
+    policy = make_policy(family)
+    prompts = make_prompts([3, 11, 1, 7, 3])
+    found = sample(policy, prompts, [[10 * i + j for j in range(4)] for i in range(5)])
+    for prompt, completions in zip(prompts, found, strict=True):
+        for completion in completions:
+            ids = torch.tensor([[*prompt, *completion.token_ids]])
+            logits = policy.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+            every = (logits / PARAMS.temperature).log_softmax(dim=-1)
+            expected = every[range(len(completion.token_ids)), completion.token_ids]
+            assert completion.sampling_logprobs == pytest.approx(expected.tolist(), abs=2e-4)
+
+
+@pytest.mark.parametrize("family", families.NOT_SAMPLED)
+def test_a_model_whose_rows_cannot_be_selected_is_refused_by_the_sampler(family: str) -> None:
+    told = r"rollout\.backend\.kind=hf cannot sample from \w+: .*; set rollout\.backend\.kind=vllm"
+    with pytest.raises(ModelError, match=told):
+        HfSampler(make_policy(family), batch_size=4)
+
+
+def test_prompts_of_other_lengths_are_not_padded_where_padding_is_let_in() -> None:
+    """The convolutions of LFM2 have biases: they make something of padding."""
+    counting = Counting(make_policy("lfm2"))
+    assert not counting.pads_prompts
+    sample(counting, make_prompts([3, 11, 11, 3, 7]), [[0, 1]] * 5, batch_size=4)
+    shapes = [shape for shape in counting.shapes if shape[1] > 1]
+    assert shapes == [(2, 11), (1, 7), (2, 3)]
+
+
+@pytest.mark.parametrize("family", EVERY)
 def test_greedy_equals_generate(family: str) -> None:
     policy = make_policy(family)
     prompts = make_prompts([4, 9, 1, 6, 12], seed=3)

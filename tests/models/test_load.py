@@ -14,12 +14,14 @@ import torch
 from dgpo_cli.errors import ModelError
 from dgpo_cli.models.load import (
     add_adapter,
+    dropouts,
     load_adapter,
     load_config,
     load_model,
     load_tokenizer,
     model_location,
     pick_device,
+    without_dropout,
 )
 from dgpo_cli.models.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
 from tests.models import checkpoints, tiny
@@ -57,6 +59,21 @@ def test_dropout_of_the_base_is_off_even_in_training(model_folder: Path, tmp_pat
         assert torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
         model.model.layers[0].self_attn.attention_dropout = 0.5
         assert not torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("family", ["bloom", "falcon", "gpt2", "opt"])
+def test_no_kind_of_dropout_is_left_on(family: str) -> None:
+    """As modules, as numbers of modules at functional calls, and as the configuration's."""
+    names = ("attention_dropout", "hidden_dropout", "dropout", "resid_pdrop", "layerdrop")
+    known = {name for name in names if hasattr(tiny.config_of(family), name)}
+    model = tiny.build_model(family, **dict.fromkeys(known, 0.5)).train()
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        assert not torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
+        assert dropouts(model)
+        without_dropout(model)
+        assert not dropouts(model)
+        assert torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
 
 
 def test_the_embedded_model_is_a_folder_of_the_package() -> None:

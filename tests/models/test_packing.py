@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgpo_cli.models import packing
+from dgpo_cli.models import load, packing
+from dgpo_cli.models.head import decoder_of
 from dgpo_cli.models.packing import (
     Packed,
     Shared,
@@ -17,7 +18,8 @@ from dgpo_cli.models.packing import (
     packed_hidden,
     padded_hidden,
 )
-from tests.models import tiny
+from dgpo_cli.models.policy import Policy
+from tests.models import families, tiny
 
 LENGTHS = (9, 3, 7, 1, 5)
 PACKING = ["qwen2-tied", "qwen2-untied", "granite-scaled", "cohere-scaled"]
@@ -35,7 +37,7 @@ def sequences(*, seed: int = 0, lengths: tuple[int, ...] = LENGTHS) -> tuple[Ten
 def alone(model: torch.nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
     """Return the hidden states of every sequence in a forward pass of its own, [S, D]."""
     lines = [line[kept][None] for line, kept in zip(ids, mask, strict=True)]
-    decoder = model.get_decoder()  # type: ignore[operator]
+    decoder = decoder_of(model)
     return torch.cat([decoder(input_ids=x, use_cache=False).last_hidden_state[0] for x in lines])
 
 
@@ -84,6 +86,44 @@ def test_packed_is_what_each_sequence_gives_alone_forward_and_backward(
         scale = float(twin.norm()) + 1e-12
         assert float((one - twin).norm()) <= 2e-6 * scale
         assert float((one - other).norm()) <= 2e-6 * scale
+
+
+@pytest.mark.parametrize("family", families.ALL)
+def test_no_family_lets_a_neighbour_or_padding_into_a_sequence(family: str) -> None:
+    gradients, states = [], []
+    for together in (True, False):
+        policy = tiny.make_policy(family)
+        load.without_dropout(policy.model)
+        ids, mask = sequences()
+        with policy.training():
+            packed = pack(ids, mask)
+            hidden = policy.hidden(packed) if together else alone(policy.model, ids, mask)
+            weights = torch.linspace(-1, 1, hidden.numel()).view_as(hidden)
+            (hidden * weights).sum().backward()
+        states.append(hidden.detach())
+        gradients.append([p.grad for p in policy.model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*states, rtol=0, atol=1e-4)
+    largest = max(float(twin.norm()) for twin in gradients[1])
+    for one, twin in zip(*gradients, strict=True):  # some are 0 but for rounding
+        assert float((one - twin).norm()) <= 1e-3 * float(twin.norm()) + 1e-6 * largest
+
+
+@pytest.mark.parametrize("family", [*families.RECURRENT, *families.NOT_SAMPLED])
+def test_layers_with_a_state_are_not_packed(family: str) -> None:
+    assert not can_pack(tiny.build_model(family))
+
+
+def test_a_model_that_lets_padding_in_is_run_one_sequence_at_a_time() -> None:
+    """Its last norm adds the mean over the whole row."""
+    model = tiny.build_model("llama")
+    model.model.norm.register_forward_hook(
+        lambda module, inputs, output: output + output.mean(dim=1, keepdim=True)
+    )
+    policy = Policy(model, tokenizer=tiny.char_tokenizer(), reference=None, has_adapter=False)
+    assert not policy.packs and not policy.pads
+    ids, mask = sequences()
+    with torch.no_grad():
+        assert torch.equal(policy.hidden(pack(ids, mask)), alone(model, ids, mask))
 
 
 SHARED = Shared(owners=torch.tensor([0, 1, 0, 3, 1]), lengths=torch.tensor([4, 2, 4, 0, 2]))

@@ -12,6 +12,7 @@ import torch
 from dgpo_cli.models import packing
 from dgpo_cli.models.batching import Rows, pad_rows
 from dgpo_cli.models.policy import Policy
+from tests.models import families
 
 SPECIAL = ("<pad>", "<end>", "<unk>", "<user>", "<assistant>")
 ALPHABET = tuple("0123456789+-*/=;()?abcdefghijklmnopqrstuvwxyz")
@@ -57,6 +58,9 @@ def char_tokenizer() -> Any:
 def config_of(family: str, **changes: Any) -> Any:
     import transformers
 
+    if family in families.ALL:
+        own = SIZES | families.ALL[family] | changes
+        return transformers.AutoConfig.for_model(family, **own)
     sizes = SIZES | changes
     if family == "qwen2-tied":
         return transformers.Qwen2Config(**sizes, tie_word_embeddings=True)
