@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,11 +40,12 @@ class ServerSaysNo(Exception):
 class Address:
     """Where a server listens: http://HOST:PORT[/PREFIX], https://..., or unix:/PATH.
 
-    api_key: sent as a bearer token, if there is one; never shown.
+    api_key: what to send as a bearer token, if anything; never shown. A function is asked with
+        every new connection: a server that was started anew has a new key.
     """
 
     url: str
-    api_key: str | None = None
+    api_key: str | Callable[[], str | None] | None = None
 
     def connect(self) -> Connection:
         """Return a connection that opens itself with the first request."""
@@ -58,6 +60,7 @@ class Connection:
         parts = urlsplit(address.url)
         self._prefix = "" if parts.scheme == "unix" else parts.path.rstrip("/")
         self._http = _open(address.url)
+        self._key: str | None = None
         self._http.auto_open = 0  # another thread may have closed it, for good
         self._abandoned = False
 
@@ -68,15 +71,17 @@ class Connection:
             ServerGone, ServerSlow, ServerSaysNo: see there.
         """
         headers = {"Content-Type": "application/json"}
-        if self._address.api_key:
-            headers["Authorization"] = f"Bearer {self._address.api_key}"
         data = None if body is None else json.dumps(body).encode()
         try:
             if self._http.sock is None:
+                key = self._address.api_key
+                self._key = key() if callable(key) else key
                 self._http.timeout = min(timeout_s, CONNECT_TIMEOUT_S)
                 self._http.connect()
             if self._abandoned:
                 raise ConnectionError("called off")
+            if self._key:
+                headers["Authorization"] = f"Bearer {self._key}"
             self._http.sock.settimeout(timeout_s)
             self._http.request(method, self._prefix + path, body=data, headers=headers)
             answer = self._http.getresponse()

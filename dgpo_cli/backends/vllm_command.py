@@ -8,12 +8,17 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dgpo_cli.backends.weight_stream import BACKEND
+
+if TYPE_CHECKING:
+    from dgpo_cli.backends.vllm_gate import Rules
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM reserves room for
 WORKER = "dgpo_cli.backends.vllm_worker.FullReload"
 RELOAD = "dgpo_reload_weights"  # its method
+GATE = "dgpo_cli.backends.vllm_gate.Gate"
 
 
 def transfer_name(way: str) -> str | None:
@@ -48,7 +53,8 @@ class ServerFlags:
     """What a server serves, and how. `lora_rank` 0: no adapters. None: vLLM's own choice.
 
     updates: whether the server takes new weights, through vLLM's development interface, which
-        can run anything and has no password.
+        can run anything and has no password of its own.
+    rules: who may call it, and for what; None: whoever reaches its socket, for anything.
     weight_transfer: vLLM's name of how all weights come; None: from a folder.
     """
 
@@ -69,6 +75,7 @@ class ServerFlags:
     sleep: bool = False
     updates: bool = True
     weight_transfer: str | None = BACKEND
+    rules: Rules | None = None
 
     def command(
         self, *, socket: Path | None = None, host: str = "127.0.0.1", port: int = 8000
@@ -93,6 +100,7 @@ class ServerFlags:
             # The checkpoint's own temperature, top_k and stop tokens are not to be mixed in.
             "--generation-config": "vllm",
             "--worker-extension-cls": WORKER if self.updates else None,
+            "--middleware": GATE if self.rules else None,
         }
         if self.updates and self.weight_transfer is not None:
             options["--weight-transfer-config"] = json.dumps({"backend": self.weight_transfer})
@@ -129,8 +137,13 @@ class ServerFlags:
         pickles = (
             {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} if self.weight_transfer == "ipc" else {}
         )
-        return pickles | {
-            "VLLM_SERVER_DEV_MODE": updates,
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": updates,
-            "VLLM_NO_USAGE_STATS": "1",
-        }
+        gate = self.rules.environment() if self.rules else {}
+        return (
+            pickles
+            | gate
+            | {
+                "VLLM_SERVER_DEV_MODE": updates,
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING": updates,
+                "VLLM_NO_USAGE_STATS": "1",
+            }
+        )

@@ -161,9 +161,14 @@ def own_folder(place: str | None) -> Path:
     """Make a folder that only this user can enter, in `place` or where temporary files go."""
     if place is not None:
         Path(place).mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="dgpo-vllm-", dir=place or temporary_place()))
+
+
+def temporary_place() -> str:
+    """Return this machine's folder for temporary files."""
     # A Unix socket's path has to be short, and some systems' own choice is long.
-    short = place or (None if len(tempfile.gettempdir()) < _SHORT else "/tmp")
-    return Path(tempfile.mkdtemp(prefix="dgpo-vllm-", dir=short))
+    usual = tempfile.gettempdir()
+    return usual if len(usual) < _SHORT else "/tmp"
 
 
 def remove_tree(folder: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgpo_cli.backends.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
 from dgpo_cli.backends.vllm_client import VllmClient
+from dgpo_cli.backends.vllm_gate import key_file, read_key
 from dgpo_cli.backends.vllm_process import own_folder, remove_tree
 from dgpo_cli.errors import BackendError
 
@@ -29,7 +31,8 @@ class SharedServers:
     def __init__(self, settings: VllmServerBackend) -> None:
         key = os.environ.get(settings.api_key_env) or None
         self.clients: Sequence[VllmClient] = tuple(
-            VllmClient(Address(url, key)) for url in settings.urls
+            VllmClient(Address(url, key or partial(read_key, key_file(url))))
+            for url in settings.urls
         )
         self._timeout_s = settings.startup_timeout_s
         self._folder: Path | None = None

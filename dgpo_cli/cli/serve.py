@@ -76,17 +76,18 @@ Eager = Annotated[
 KeyEnv = Annotated[
     str | None,
     typer.Option(
-        help="Environment variable with a key that clients must send.",
+        help="Environment variable with the key that clients must send, for samples and for new "
+        "weights.",
         metavar="NAME",
-        show_default="none",
+        show_default="a new key, in a file that only you can read",
     ),
 ]
 Updates = Annotated[
     bool,
     typer.Option(
         "--updates-from-anywhere",
-        help="Take new weights also when --host is reachable from other machines. The interface "
-        "for that has no password and can run anything: only in a network that you trust.",
+        help="Take new weights also when --host is reachable from other machines. Neither they "
+        "nor the key are encrypted on their way: only in a network that you trust.",
         show_default="off",
     ),
 ]
@@ -95,6 +96,15 @@ Transfer = Annotated[
     typer.Option(
         help="How all weights of a trainer come: tcp: from wherever it runs; nccl: to GPUs other "
         "than its own, from a trainer with vLLM installed; folder: one that both can read."
+    ),
+]
+SyncDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Load adapters and weights from folders below this one only: the trainer's "
+        "rollout.backend.sync_dir.",
+        metavar="DIR",
+        show_default="your own folders for temporary files",
     ),
 ]
 Remote = Annotated[
@@ -127,12 +137,15 @@ def serve(
     api_key_env: KeyEnv = None,
     updates_from_anywhere: Updates = False,
     weight_transfer: Transfer = "tcp",
+    sync_dir: SyncDir = None,
     trust_remote_code: Remote = False,
     startup_timeout_s: Timeout = 900.0,
 ) -> None:
     """Start a vLLM server that dgpo can sample from and give new weights to.
 
-    It runs until Ctrl-C, SIGTERM or the end of this process, and leaves nothing behind.
+    It runs until Ctrl-C, SIGTERM or the end of this process, and leaves nothing behind. Every
+    request but GET /health must carry its key; requests of web pages are refused, and so is every
+    call that neither samples nor hands over weights.
     """
     from dgpo_cli.backends.vllm_command import ServerFlags, transfer_name
     from dgpo_cli.config import checks
@@ -170,10 +183,11 @@ def serve(
         )
     elif host not in workflow.LOOPBACK:
         console.note(
-            f"--host {host}: whoever can reach this port can replace the weights and run code here"
+            f"--host {host}: whoever has the key can replace the weights, and whoever can read "
+            "the network's traffic has the key"
         )
 
-    def on_ready(url: str) -> None:
+    def on_ready(url: str, key_file: Path | None) -> None:
         console.say(f"serving {model} at {url}")
         console.say(
             "use it with: --set rollout.backend.kind=vllm-server "
@@ -181,6 +195,11 @@ def serve(
             f"--set rollout.backend.max_num_seqs={max_num_seqs}"
             + (f" --set rollout.backend.api_key_env={api_key_env}" if api_key_env else "")
         )
+        if key_file is not None:
+            console.say(
+                f"its key is in {key_file}: dgpo finds it there when you run it on this machine; "
+                "elsewhere set DGPO_VLLM_API_KEY to it"
+            )
         console.flush()
 
     workflow.run(
@@ -188,6 +207,7 @@ def serve(
         host=host,
         port=port,
         api_key=key,
+        sync_dir=sync_dir,
         startup_timeout_s=startup_timeout_s,
         on_ready=on_ready,
     )

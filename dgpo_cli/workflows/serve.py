@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -13,7 +15,13 @@ from types import FrameType
 from dgpo_cli.backends.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
 from dgpo_cli.backends.vllm_client import VllmClient
 from dgpo_cli.backends.vllm_command import ServerFlags
-from dgpo_cli.backends.vllm_process import OwnedProcess, own_folder, remove_tree
+from dgpo_cli.backends.vllm_gate import Rules, key_file, names_of, write_key
+from dgpo_cli.backends.vllm_process import (
+    OwnedProcess,
+    own_folder,
+    remove_tree,
+    temporary_place,
+)
 from dgpo_cli.errors import BackendError, ConfigError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -45,43 +53,97 @@ def run(
     host: str,
     port: int,
     api_key: str | None,
+    sync_dir: Path | None,
     startup_timeout_s: float,
-    on_ready: Callable[[str], None],
+    on_ready: Callable[[str, Path | None], None],
 ) -> None:
     """Serve until a signal or the server's own end.
 
     Args:
         port: 0 takes a free one.
-        api_key: what clients of /v1 must send, if anything.
-        on_ready: told the address when the server takes requests.
+        api_key: what clients must send; None makes a key and leaves it in a file.
+        sync_dir: weights are read from folders below it alone; None: from this user's folders
+            for temporary files.
+        on_ready: told the address when the server takes requests, and the file of the key.
 
     Raises:
         BackendError: the server ended by itself, or never was ready.
-        ConfigError: the adapter cannot be read.
+        ConfigError: the adapter or sync_dir cannot be read, or the key not be written.
         KeyboardInterrupt: Ctrl-C.
         SystemExit: SIGTERM, with 143.
     """
     flags = with_room(flags)
+    place, owner = _place_of_weights(sync_dir)
     port = _claim(host, port)
-    reach = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    url = f"http://[{reach}]:{port}" if ":" in reach else f"http://{reach}:{port}"
-    client = VllmClient(Address(url, api_key))
-    environment = flags.environment() | ({} if api_key is None else {"VLLM_API_KEY": api_key})
-    folder = own_folder(None)
-    before = signal.signal(signal.SIGTERM, _end)
-    process = None
-    try:
-        process = OwnedProcess(
-            flags.command(host=host, port=port), folder=folder, log=None, environment=environment
+    url = _url(host, port)
+    with _key(url, given=api_key) as (key, file):
+        rules = Rules(
+            key,
+            folder=str(place),
+            owner=owner,
+            updates=flags.updates,
+            names=None if host in LOOPBACK else names_of(host),
         )
-        process.wait_ready(lambda: _is_ready(client), timeout_s=startup_timeout_s)
-        on_ready(url)
-        raise BackendError(f"vLLM ended with exit code {process.wait()}; see its output above")
+        command = replace(flags, rules=rules)
+        process = None
+        folder = own_folder(None)
+        try:
+            process = OwnedProcess(
+                command.command(host=host, port=port),
+                folder=folder,
+                log=None,
+                # vLLM's own check of /v1 goes by a key that the environment may hold.
+                environment=command.environment() | {"VLLM_API_KEY": key},
+            )
+            client = VllmClient(Address(url))
+            process.wait_ready(lambda: _is_ready(client), timeout_s=startup_timeout_s)
+            on_ready(url, file)
+            raise BackendError(f"vLLM ended with exit code {process.wait()}; see its output above")
+        finally:
+            if process is not None:
+                process.close()
+            remove_tree(folder)
+
+
+def _url(host: str, port: int) -> str:
+    reach = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    return f"http://[{reach}]:{port}" if ":" in reach else f"http://{reach}:{port}"
+
+
+@contextmanager
+def _key(url: str, *, given: str | None) -> Iterator[tuple[str, Path | None]]:
+    """Hold the key of a server, and the file that it lies in if it was not given.
+
+    SIGTERM ends the process by an exception meanwhile, so that nothing is left behind.
+    """
+    before = signal.signal(signal.SIGTERM, _end)
+    file = None if given else key_file(url)
+    try:
+        yield given or _written_key(key_file(url)), file
     finally:
-        if process is not None:
-            process.close()
-        remove_tree(folder)
+        if file is not None:
+            with suppress(OSError):
+                file.unlink()
         signal.signal(signal.SIGTERM, before)
+
+
+def _place_of_weights(sync_dir: Path | None) -> tuple[Path, int | None]:
+    """Return the folder below which weights are read, and whose they must be."""
+    if sync_dir is None:
+        return Path(temporary_place()), os.getuid()  # anybody may write there
+    if not sync_dir.is_dir():
+        raise ConfigError(f"--sync-dir {sync_dir}: no such folder; make it, or give another")
+    return sync_dir.resolve(), None
+
+
+def _written_key(file: Path) -> str:
+    try:
+        return write_key(file)
+    except OSError as error:
+        raise ConfigError(
+            f"{file}: the server's key cannot be written there ({error.strerror}); set "
+            "XDG_STATE_HOME to a folder of yours, or give a key with --api-key-env"
+        ) from error
 
 
 def _claim(host: str, port: int) -> int:

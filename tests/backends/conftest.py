@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from dgpo_cli.backends import dispatch
 from dgpo_cli.backends.weight_stream import BACKEND
 from tests.backends.fake_vllm import FakeVllm, fake_servers
+
+
+@pytest.fixture(autouse=True)
+def keys_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where servers leave their keys."""
+    folder = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    return folder
 
 
 @pytest.fixture

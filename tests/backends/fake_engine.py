@@ -8,6 +8,7 @@ after the check of its log-probabilities.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socketserver
@@ -18,6 +19,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from dgpo_cli.backends.vllm_gate import Rules
 from tests.backends.fake_vllm import FakeVllm, handler_of
 
 STUBBORN = (
@@ -45,6 +47,8 @@ def main(path: str, mode: str) -> None:
     if mode == "mute":
         time.sleep(600)
     fake = FakeVllm(listen=False)
+    with contextlib.suppress(KeyError):
+        fake.rules = Rules.from_environment()
     answer = fake.answer
 
     def mortal(method: str, path: str, body: Any) -> tuple[int, Any]:

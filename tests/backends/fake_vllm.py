@@ -1,5 +1,7 @@
 """A server that speaks vLLM's HTTP interface and has one number for weights, and faults to plant.
 
+It lets in whom a server of `dgpo serve` lets in, and leaves its key where that one does.
+
 The log-probability of token t at weights w and temperature T is -(1 + t/100 + w) / T, and what is
 drawn depends on the weights, the prompt and the seed alone.
 """
@@ -8,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +25,7 @@ from dgpo_cli.backends.carriers import AdapterCarrier, Carrier, FullCarrier
 from dgpo_cli.backends.fleet import Fleet
 from dgpo_cli.backends.vllm import Limits, VllmSampler
 from dgpo_cli.backends.vllm_command import RELOAD, WORKER
+from dgpo_cli.backends.vllm_gate import NAME_A_FOLDER, Refused, Rules, key_file, write_key
 from dgpo_cli.backends.weight_stream import BACKEND, Listing, receive
 
 if TYPE_CHECKING:
@@ -130,6 +135,7 @@ class FakeVllm:
         self.in_flight = 0
         self.most_in_flight = 0
         self.keys: set[str | None] = set()
+        self.rules: Rules | None = None
         self._lock = threading.Lock()
         self.port = 0
         self._http: ThreadingHTTPServer | None = None
@@ -151,6 +157,8 @@ class FakeVllm:
 
         self._http = Server(("127.0.0.1", self.port), handler_of(self))
         self.port = self._http.server_address[1]
+        key = write_key(key_file(self.address))
+        self.rules = Rules(key, folder=tempfile.gettempdir(), owner=os.getuid())
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def down(self) -> None:
@@ -293,7 +301,18 @@ def handler_of(fake: FakeVllm) -> type[BaseHTTPRequestHandler]:
 
         def _serve(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
+            data = self.rfile.read(length)
+            path = self.path.partition("?")[0]
+            if fake.rules is not None:
+                try:
+                    head = [(k.encode(), v.encode("latin-1")) for k, v in self.headers.items()]
+                    fake.rules.admit(self.command, path, head)
+                    if path in NAME_A_FOLDER:
+                        data = fake.rules.narrowed(path, data)
+                except Refused as refused:
+                    self._say(refused.status, {"error": {"message": str(refused)}})
+                    return
+            body = json.loads(data) if data else None
             fake.keys.add(self.headers.get("Authorization"))
             if fake.faults.drop and body and "seed" in body:
                 fake.faults.drop -= 1
@@ -306,7 +325,9 @@ def handler_of(fake: FakeVllm) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 self.connection.close()
                 return
-            status, value = fake.answer(self.command, self.path.partition("?")[0], body)
+            self._say(*fake.answer(self.command, path, body))
+
+        def _say(self, status: int, value: Any) -> None:
             data = b"" if value is None else json.dumps(value).encode()
             with contextlib.suppress(OSError):
                 self.send_response(status)
@@ -314,7 +335,7 @@ def handler_of(fake: FakeVllm) -> type[BaseHTTPRequestHandler]:
                 self.end_headers()
                 self.wfile.write(data)
 
-        do_GET = do_POST = _serve
+        do_GET = do_POST = do_PUT = do_OPTIONS = _serve
 
         def log_message(self, *arguments: Any) -> None:
             return None

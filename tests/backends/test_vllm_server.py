@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.settings import VllmServerBackend
 from dgpo_cli.backends.vllm import Limits
+from dgpo_cli.backends.vllm_gate import Rules
 from dgpo_cli.backends.vllm_server import SharedServers
 from dgpo_cli.errors import BackendError
 from dgpo_cli.types import SilentProgress
@@ -49,7 +51,7 @@ def test_completions_are_those_of_the_synced_weights_prompts_and_seeds(
 
 
 def test_a_server_that_others_started_reloads_in_vllms_own_way(server: FakeVllm) -> None:
-    server.plain = True
+    server.plain, server.rules = True, None
     weights = FakeWeights(adapter=False)
     sampler = sampler_of(server, weights=weights)
     sample(sampler)
@@ -140,6 +142,7 @@ def test_memory_is_given_back_between_phases_and_taken_before_each(
     server: FakeVllm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SharedServers, "sleeps", True)
+    server.rules = None  # an engine of our own has a socket that is ours
     sampler = sampler_of(server, weights=FakeWeights(adapter=True))
     for version in (1, 2):
         sample(sampler)
@@ -357,6 +360,7 @@ def test_the_key_goes_to_the_server_and_into_no_error(
     server: FakeVllm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DGPO_VLLM_API_KEY", "s3cret")
+    server.rules = Rules("s3cret", folder=tempfile.gettempdir())
     sampler = sampler_of(server, weights=FakeWeights(adapter=True))
     sample(sampler)
     assert server.keys == {"Bearer s3cret"}

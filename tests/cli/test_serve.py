@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,6 +58,12 @@ def test_the_key_comes_from_the_environment(
     monkeypatch.delenv("MY_KEY")
     with pytest.raises(ConfigError, match="--api-key-env MY_KEY: that variable is not set"):
         module.serve("m", api_key_env="MY_KEY")
+
+
+def test_the_folder_of_weights_arrives(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    dgpo("serve", "--model", "m", "--sync-dir", str(tmp_path))
+    dgpo("serve", "--model", "m")
+    assert [call["sync_dir"] for call in asked] == [tmp_path, None]
 
 
 def test_flags_arrive_as_they_were_given(asked: list[dict[str, Any]]) -> None:

@@ -11,12 +11,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dgpo_cli.backends.http_json import Address
+from dgpo_cli.backends.vllm_client import VllmClient
+from dgpo_cli.backends.vllm_gate import key_file, read_key
 from tests.processes import left_behind
 
 if TYPE_CHECKING:
@@ -49,12 +53,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="vLLM is not installed"))
 
 
+def client_of(url: str) -> VllmClient:
+    """A client with the key that the server has left."""
+    return VllmClient(Address(url, partial(read_key, key_file(url))))
+
+
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tied Qwen2 model, as transformers writes it."""
+    """A tied Qwen2 model, as transformers writes it, in a folder of weights for servers."""
     from tests.models import tiny
 
-    folder = tmp_path_factory.mktemp("small-model")
+    folder = tmp_path_factory.mktemp("served") / "model"
     tiny.build_model("qwen2-tied", **SMALL).save_pretrained(folder)
     tiny.char_tokenizer().save_pretrained(folder)
     return folder
@@ -69,6 +78,8 @@ def load(small_model: Path) -> Callable[..., tuple[Any, Policy]]:
         from dgpo_cli.models.policy import load_policy
 
         every = [f"model.path={small_model}", *SETTINGS, *overrides]
+        if "rollout.backend.kind=vllm-server" in overrides:
+            every.append(f"rollout.backend.sync_dir={small_model.parent}")
         settings = resolve(overrides=every).settings
         policy = load_policy(settings.model, adapter=settings.adapter, seed=0, with_reference=False)
         return settings, policy
@@ -85,6 +96,7 @@ def served(small_model: Path) -> Iterator[str]:
             *(sys.executable, "-m", "dgpo_cli", "serve", "--model", str(small_model)),
             *("--port", "0", "--dtype", "float32", "--lora-rank", "8", "--max-num-seqs", "4"),
             *("--max-model-len", "128", "--cache-gib", "0.25", "--enforce-eager"),
+            *("--sync-dir", str(small_model.parent)),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -103,7 +115,9 @@ def served(small_model: Path) -> Iterator[str]:
         process.wait()
         drain.join()
         raise AssertionError("".join(log)[-4000:])
-    yield line.split()[-1]
+    url = line.split()[-1]
+    yield url
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
     assert left_behind(MARK, within_s=10) == []
+    assert not key_file(url).exists()

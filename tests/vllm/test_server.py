@@ -14,15 +14,14 @@ import torch
 from dgpo_cli.backends import weight_stream
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.hf import HfSampler
-from dgpo_cli.backends.http_json import Address
 from dgpo_cli.backends.vllm import VllmSampler
-from dgpo_cli.backends.vllm_client import VllmClient
 from dgpo_cli.errors import BackendError
 from dgpo_cli.models.policy import Policy
 from dgpo_cli.types import Completion, SilentProgress
 from dgpo_cli.workflows.setup import make_sampler
 from tests.cli.helpers import in_process as dgpo
 from tests.models import tiny
+from tests.vllm.conftest import client_of
 
 LIMIT = 24
 PARAMS = SamplingParams(temperature=0.7, top_p=1.0, top_k=0, max_completion_tokens=LIMIT)
@@ -89,7 +88,7 @@ lora_or_full = pytest.mark.parametrize(
 @pytest.fixture(autouse=True)
 def fresh_base(served: str, small_model: Path) -> None:
     """Undo what a test of full weights has left on the server: an adapter needs its base."""
-    VllmClient(Address(served)).reload_weights(small_model)
+    client_of(served).reload_weights(small_model)
 
 
 @lora_or_full
@@ -235,7 +234,7 @@ def test_a_transfer_that_breaks_off_is_an_error_and_the_next_one_is_whole(
         with pytest.raises(BackendError, match=r"over TCP .*weight_transfer=folder"):
             sampler.sync(policy_version=1)
     assert len(sent) == 6
-    VllmClient(Address(served)).start_update()  # as a trainer that was killed then leaves it
+    client_of(served).start_update()  # as a trainer that was killed then leaves it
     move(policy, seed=6)
     sampler.sync(policy_version=2)
     assert largest_gap(policy, sample(sampler), temperature=0.7) < CLOSE

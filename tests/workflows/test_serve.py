@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from dgpo_cli.backends.http_json import ServerSaysNo
+from dgpo_cli.backends.settings import VllmServerBackend
 from dgpo_cli.backends.vllm_command import ServerFlags
+from dgpo_cli.backends.vllm_server import SharedServers
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.workflows import serve
 from tests.processes import left_behind, with_mark
@@ -56,6 +59,18 @@ def start(mode: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def run(*, port: int, sync_dir: Path | None = None) -> None:
+    serve.run(
+        ServerFlags("m"),
+        host="127.0.0.1",
+        port=port,
+        api_key=None,
+        sync_dir=sync_dir,
+        startup_timeout_s=1.0,
+        on_ready=lambda url, key: None,
+    )
+
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
@@ -65,8 +80,9 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
 )
 def test_it_says_where_it_serves_and_ends_with_everything(
-    mark: str, number: signal.Signals, code: int
+    mark: str, number: signal.Signals, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     own = set(with_mark(mark))
     process = start("ok", "--max-num-seqs", "5")
     assert process.stdout is not None
@@ -77,12 +93,52 @@ def test_it_says_where_it_serves_and_ends_with_everything(
         "use it with: --set rollout.backend.kind=vllm-server "
         f"--set 'rollout.backend.urls=[\"{url}\"]' --set rollout.backend.max_num_seqs=5\n"
     )
-    with urllib.request.urlopen(f"{url}/v1/models", timeout=5) as answer:
-        assert json.load(answer)["data"][0]["id"] == "base-model"
+    (key,) = tmp_path.glob("dgpo/serve/*.key")
+    assert process.stdout.readline().startswith(f"its key is in {key}: dgpo finds it there")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{url}/v1/models", timeout=5)
+    (client,) = SharedServers(VllmServerBackend(urls=(url,))).clients
+    assert client.served().model == "base-model"  # a trainer of this user finds the key
     assert len(set(with_mark(mark)) - own) == 4  # dgpo, the guard, the server, its child
     process.send_signal(number)
     assert process.wait(timeout=30) == code
     assert set(left_behind(mark, within_s=15)) <= own
+    assert key.exists() == (number == signal.SIGKILL)  # and opens nothing then
+
+
+@linux
+def test_the_key_of_the_user_is_the_only_one(
+    mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("DGPO_VLLM_API_KEY", "s3cret")
+    process = start("ok", "--api-key-env", "DGPO_VLLM_API_KEY")
+    assert process.stdout is not None
+    url = process.stdout.readline().split()[-1]
+    (client,) = SharedServers(VllmServerBackend(urls=(url,))).clients
+    assert client.served().model == "base-model"
+    monkeypatch.setenv("DGPO_VLLM_API_KEY", "other")
+    (client,) = SharedServers(VllmServerBackend(urls=(url,))).clients
+    with pytest.raises(ServerSaysNo, match="401"):
+        client.served()
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert "its key is in" not in out and "s3cret" not in out + err
+    assert list(tmp_path.rglob("*.key")) == []
+
+
+def test_a_key_that_cannot_be_written_is_named_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match=r"file/dgpo/serve/.*\.key: .*--api-key-env"):
+        run(port=0)
+
+
+def test_a_folder_of_weights_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--sync-dir .*absent: no such folder"):
+        run(port=0, sync_dir=tmp_path / "absent")
 
 
 @linux
@@ -115,14 +171,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts() -> None:
         holder.listen()
         port = holder.getsockname()[1]
         with pytest.raises(ConfigError, match=f"--port {port}: .*choose another --port"):
-            serve.run(
-                ServerFlags("m"),
-                host="127.0.0.1",
-                port=port,
-                api_key=None,
-                startup_timeout_s=1.0,
-                on_ready=lambda url: None,
-            )
+            run(port=port)
 
 
 def test_room_for_an_adapter_is_its_largest_rank(tmp_path: Path) -> None:
