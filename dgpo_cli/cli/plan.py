@@ -12,7 +12,7 @@ from dgpo_cli.cli import console, options
 if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
 
-DOES_NOT_FIT = 3  # exit code
+CANNOT_RUN = 3  # exit code
 
 Gpus = Annotated[
     int | None,
@@ -26,9 +26,10 @@ Gpus = Annotated[
 Gpu = Annotated[
     str | None,
     typer.Option(
-        help="Device to plan for: h200, h100, a100, a100-40, l40s, l4, 4090, 3090, t4 or cpu.",
+        help="Device to plan for: h200, h100, a100, a100-40, l40s, l4, 4090, 3090, t4, cpu, or "
+        "here for the one of this machine.",
         metavar="NAME",
-        show_default="the one that is here",
+        show_default="the one that the preset is meant for, else here",
     ),
 ]
 PromptTokens = Annotated[
@@ -73,7 +74,8 @@ def plan(
 ) -> None:
     """Say what a run needs in memory, time and disk, from the model's config alone.
 
-    If it does not fit, say what to change, and exit with 3.
+    If it does not fit, say what to change. Exit with 3 if it does not fit or this version cannot
+    run it.
     """
     options.one_of({"--preset": preset, "--config": config}, why="to say what to plan")
     flags = options.flags_of(
@@ -94,10 +96,12 @@ def plan(
             preset=preset, config=config, overrides=overrides or (), flags={**flags, **more}
         )
 
-    if gpu is None:
+    source = "hardware" if gpu is None and resolved.hardware else "--gpu"
+    name = gpu or resolved.hardware or "here"
+    if name == "here":
         device = devices.here(resolved.settings.model.device)
     else:
-        device = devices.cpu() if gpu == "cpu" else devices.named(gpu)
+        device = devices.cpu() if name == "cpu" else devices.named(name, setting=source)
     found = workflow.run(
         changed, device=device, typical=workflow.Typical(prompt_tokens, completion_tokens)
     )
@@ -110,7 +114,12 @@ def plan(
         console.say_json(report.to_json(found))
     else:
         console.show(report.render(found, color=ramp.depth_of(console.stdout())))
+    if source == "hardware":
+        console.note(
+            f"planned for {device.name}, which {preset or config} is meant for; "
+            "--gpu here plans for this machine"
+        )
     if apply is not None:
         console.note(f"{apply}: use it with dgpo train --config {apply}")
-    if not found.fits:
-        raise typer.Exit(DOES_NOT_FIT)
+    if not found.fits or found.not_built:
+        raise typer.Exit(CANNOT_RUN)

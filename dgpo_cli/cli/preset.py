@@ -19,9 +19,16 @@ Destination = Annotated[
 
 @app.command("list")
 def list_() -> None:
-    """List the presets with what each is for."""
-    rows = [(preset.name, preset.description) for preset in presets.list_presets()]
-    console.table(rows, styles=("bold", ""))
+    """List the presets with what each is for, and which of them this version cannot train."""
+    from dgpo_cli.config.checks import not_built
+    from dgpo_cli.config.load import resolve
+
+    def row(preset: presets.PresetInfo) -> tuple[str, str, str]:
+        missing = not_built(resolve(preset=preset.name).settings)
+        lacks = f"not in this version: {', '.join(missing)}" if missing else ""
+        return preset.name, preset.description, lacks
+
+    console.table([row(preset) for preset in presets.list_presets()], styles=("bold", "", "yellow"))
 
 
 @app.command()

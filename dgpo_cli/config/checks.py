@@ -135,6 +135,12 @@ def _weights(settings: Settings) -> Iterator[str]:
         )
 
 
+def not_built(settings: Settings) -> tuple[str, ...]:
+    """Return the settings that are valid but that this version cannot train with."""
+    parallel = settings.parallel.kind
+    return () if parallel == "single" else (f"parallel.kind={parallel}",)
+
+
 def check_built(settings: Settings, *, training: bool = True) -> None:
     """Refuse settings that are valid but that this version cannot run.
 
@@ -155,13 +161,12 @@ def check_built(settings: Settings, *, training: bool = True) -> None:
             f"{settings.rollout.backend.kind} cannot sample from it; set adapter.dora=false, or "
             "rollout.backend.kind=hf"
         )
-    missing = []
-    if settings.parallel.kind != "single":
-        missing.append(
-            f"parallel.kind={settings.parallel.kind} (set parallel.kind=single parallel.gpus=1)"
-        )
+    missing = not_built(settings)
     if missing:
-        raise BackendError(f"not built in this version: {', '.join(missing)}")
+        raise BackendError(
+            f"not built in this version: {', '.join(missing)} "
+            "(set parallel.kind=single parallel.gpus=1)"
+        )
     _check_installed(settings, training=training)
 
 

@@ -22,15 +22,19 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Settings from one place. `name` is what the user is shown: "preset tiny", "--seed"."""
+    """Settings from one place. `name` is what the user is shown: "preset tiny", "--seed".
+
+    hardware: the GPU that a preset or file is meant for, as `dgpo plan --gpu` names it.
+    """
 
     name: str
     tree: Mapping[str, Any]
+    hardware: str | None = None
 
 
 def preset_layer(name: str) -> Layer:
     """Read a preset. Raises ConfigError if there is none of that name."""
-    return Layer(f"preset {name}", _settings_of(preset_text(name), f"preset {name}"))
+    return _recipe(preset_text(name), f"preset {name}")
 
 
 def file_layer(path: Path) -> Layer:
@@ -42,17 +46,18 @@ def file_layer(path: Path) -> Layer:
     except OSError as error:
         reason = (error.strerror or "cannot be read").lower()
         raise ConfigError(f"--config={path}: {reason}; give a TOML file") from error
-    return Layer(f"file {path}", _settings_of(text, f"file {path}"))
+    return _recipe(text, f"file {path}")
 
 
-def _settings_of(text: str, name: str) -> dict[str, Any]:
+def _recipe(text: str, name: str) -> Layer:
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: is not valid TOML: {error}") from error
     if isinstance(tree.get("description"), str):
         del tree["description"]  # says what the recipe is for; no setting
-    return tree
+    hardware = tree.pop("hardware") if isinstance(tree.get("hardware"), str) else None
+    return Layer(name, tree, hardware)
 
 
 def set_layer(arguments: Sequence[str]) -> Layer:

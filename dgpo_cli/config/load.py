@@ -22,11 +22,15 @@ DEFAULT = "default"
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Settings of a run. `sources` maps each dotted leaf to the layer that its value is from."""
+    """Settings of a run. `sources` maps each dotted leaf to the layer that its value is from.
+
+    hardware: the GPU that the preset or file is meant for, None where it names none.
+    """
 
     settings: Settings
     sources: dict[str, str]
     notes: tuple[str, ...]
+    hardware: str | None = None
 
 
 def resolve(
@@ -69,7 +73,7 @@ def layered(resolved: Resolved, *layers: Layer) -> Resolved:
         ConfigError: one line for each thing that is wrong.
     """
     own = {key: source for key, source in resolved.sources.items() if source != DEFAULT}
-    stack = _Stack(values=flatten(resolved.settings), sources=own)
+    stack = _Stack(values=flatten(resolved.settings), sources=own, hardware=resolved.hardware)
     for layer in layers:
         stack.put(layer)
     return stack.resolved()
@@ -83,8 +87,10 @@ class _Stack:
     sources: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    hardware: str | None = None
 
     def put(self, layer: Layer) -> None:
+        self.hardware = layer.hardware or self.hardware
         self._section(Settings, "", layer.tree, layer.name)
 
     def resolved(self) -> Resolved:
@@ -102,7 +108,7 @@ class _Stack:
                 f"model.trust_remote_code=true: Python code that comes with {settings.model.path} "
                 "runs here, with all your rights"
             )
-        return Resolved(settings, sources, tuple(self.notes))
+        return Resolved(settings, sources, tuple(self.notes), self.hardware)
 
     def _section(self, model: Model, prefix: str, tree: Mapping[str, Any], source: str) -> None:
         for name, value in tree.items():

@@ -97,7 +97,8 @@ class Plan:
     """What a run needs, against what a device has.
 
     times: empty where the device's speed is unknown. after: the memory once all `changes` are
-    made; None where none are needed. step_tokens, step_samples: sampled in a step.
+    made; None where none are needed. step_tokens, step_samples: sampled in a step. not_built:
+    settings that this version cannot train with, whatever fits.
     """
 
     model: str
@@ -108,6 +109,7 @@ class Plan:
     devices: int
     memory: Memory
     problems: tuple[str, ...]
+    not_built: tuple[str, ...]
     times: tuple[PhaseTime, ...]
     steps: int
     step_samples: int

@@ -32,6 +32,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
     data |= {
         "version": 1,
         "fits": plan.fits,
+        "runs": plan.fits and not plan.not_built,
         "peak_bytes": plan.memory.peak,
         "peak_phase": plan.memory.peak_phase,
         "step_seconds": plan.step_seconds or None,
@@ -143,11 +144,16 @@ def _memory(plan: Plan, *, page: Page) -> Iterator[Text]:
     left = plan.device.room - memory.peak
     if left >= 0:
         words = f"{glyph} fits, {size(left)} to spare" if plan.fits else f"{glyph} cannot run"
+    elif plan.device.free is not None and memory.peak <= plan.device.memory:
+        words = f"{glyph} does not fit now: {size(-left)} more than is free"
     else:
         words = f"{glyph} does not fit: {size(-left)} too much"
     yield from page.paragraph(words, style="bold")
     for problem in plan.problems:
         yield from page.paragraph(problem)
+    for setting in plan.not_built:
+        words = f"{page.glyphs.failed} this version cannot run it: {setting} is not built"
+        yield from page.paragraph(words, style="bold")
 
 
 def _changes(plan: Plan, *, page: Page) -> Iterator[Text]:

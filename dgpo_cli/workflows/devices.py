@@ -38,14 +38,16 @@ GPUS = {
 NO_BFLOAT16 = frozenset({"T4"})
 
 
-def named(name: str) -> Device:
-    """Return a GPU of the table.
+def named(name: str, *, setting: str = "--gpu") -> Device:
+    """Return a GPU of the table; `setting` is what named it.
 
     Raises:
         ConfigError: it has none of that name.
     """
     if name not in GPUS:
-        raise ConfigError(f"--gpu={name}: not in the table; give one of {', '.join(GPUS)}, cpu")
+        raise ConfigError(
+            f"{setting}={name}: not in the table; give one of {', '.join(GPUS)}, cpu, here"
+        )
     return GPUS[name]
 
 

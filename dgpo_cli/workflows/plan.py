@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgpo_cli.backends.settings import HfBackend, VllmBackend
-from dgpo_cli.config.checks import check_trainable
+from dgpo_cli.config.checks import check_trainable, not_built
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.new_file import write_new
@@ -87,6 +87,7 @@ def run(changed: Changed, *, device: Device, typical: Typical, repair: bool = Tr
         devices=now.shards,
         memory=memory,
         problems=problems,
+        not_built=not_built(settings),
         times=() if problems else times_of(now, device),
         steps=settings.train.steps,
         step_samples=now.rows,
@@ -105,7 +106,9 @@ def apply(plan: Plan, changed: Changed, *, to: Path) -> None:
     Raises:
         ConfigError: it exists, or cannot be written.
     """
-    text = dump_toml(changed({k: v for c in plan.changes for k, v in c.settings.items()}))
+    resolved = changed({k: v for c in plan.changes for k, v in c.settings.items()})
+    hardware = f'hardware = "{resolved.hardware}"\n\n' if resolved.hardware else ""
+    text = hardware + dump_toml(resolved)
     write_new(to, text, what=f"--apply={to}")
 
 

@@ -38,6 +38,32 @@ def test_the_json_holds_every_part_and_the_verdict() -> None:
     assert data["step_seconds"] == pytest.approx(sum(t["seconds"] for t in data["times"]))
 
 
+def test_a_preset_is_planned_for_the_hardware_it_is_meant_for_unless_gpu_says_otherwise() -> None:
+    meant = in_process("plan", "--preset", "qwen7b-qlora", "--json")
+    assert json.loads(meant.stdout)["device"]["name"] == "RTX 4090"
+    assert "planned for RTX 4090, which qwen7b-qlora is meant for" in meant.stderr
+    other = in_process("plan", "--preset", "qwen7b-qlora", "--gpu", "l4", "--json")
+    assert json.loads(other.stdout)["device"]["name"] == "L4" and "meant for" not in other.stderr
+    here = in_process("plan", "--preset", "tiny", "--json")
+    assert json.loads(here.stdout)["device"]["free"] is not None
+
+
+def test_a_plan_that_this_version_cannot_run_never_ends_with_0() -> None:
+    done = in_process("plan", "--preset", "qwen7b-full")
+    assert done.exit_code == 3
+    assert "✓ fits" in done.stdout
+    assert "✗ this version cannot run it: parallel.kind=fsdp2 is not built" in done.stdout
+    data = json.loads(in_process("plan", "--preset", "qwen7b-full", "--json").stdout)
+    assert (data["fits"], data["runs"]) == (True, False)
+
+
+def test_the_list_of_presets_says_which_of_them_cannot_be_trained() -> None:
+    lines = in_process("preset", "list").stdout.splitlines()
+    lacks = "not in this version: parallel.kind=fsdp2"
+    lacking = {line.split()[0] for line in lines if line.endswith(lacks)}
+    assert lacking == {"qwen7b-full", "qwen32b-full"}
+
+
 def test_gpus_shard_the_weights() -> None:
     def weights(*more: str) -> int:
         done = in_process("plan", "--preset", "qwen7b-full", "--gpu", "h100", *more, "--json")

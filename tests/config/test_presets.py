@@ -13,6 +13,7 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.config.presets import copy_preset, list_presets, preset_names, preset_text
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.errors import ConfigError
+from dgpo_cli.workflows import devices
 
 every_preset = pytest.mark.parametrize("name", preset_names())
 METHODS = {
@@ -85,9 +86,15 @@ def test_the_32b_preset_has_the_published_settings() -> None:
         "credit.tau": 0.5,
         "credit.kappa": 1.0,
         "loss.clip_low": 0.2,
-        "loss.clip_high": 0.28,
+        "loss.clip_high": 0.2,
     }
     assert flatten(settings) | published == flatten(settings)
+
+
+@every_preset
+def test_the_hardware_of_a_preset_is_in_the_table_of_gpus(name: str) -> None:
+    hardware = resolve(preset=name).hardware
+    assert hardware is None if name in ("tiny", "smollm2-lora") else hardware in devices.GPUS
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
