@@ -6,15 +6,23 @@ What is read, and where:
 | --- | --- |
 | before the last </think>, or after a <think> that is not closed | not read |
 | several boxes | the complete, non-empty one that closes last; an outer box before its inner |
-| `\boxed{1} or \boxed{2}`, `\boxed{1} and \boxed{2}` | both together: more than one answer |
+| `\boxed{1} or \boxed{2}`, with "and", with a comma | together: a list, where gold is one; |
+| | otherwise ways to write one answer, and every one of them must be right |
 | `\boxed{20`, `\boxed{}` | passed over: an earlier complete box counts |
-| `\boxed 204`, `\fbox{204}` | boxes; the bare one ends at the line, formula or sentence |
+| `\boxed 204`, `\fbox{204}`, `\framebox{204}` | boxes; the bare one ends at the line, formula or |
+| | sentence |
+| `-\boxed{7}`, `\frac{\boxed{7}}{2}`, `10^{\boxed{7}}`, `\boxed{7}!`, `(\boxed{7}, 3)` | the |
+| | whole expression: a box that is part of one is not the answer |
+| `x+y=\boxed{7}`, `2x=\boxed{7}`, `x \approx \boxed{7}`, `\boxed{7}\text{ cm}` | 7: left of a box |
+| | may stand what it is the value of, right of it a unit |
+| `n \ge \boxed{7}`, `\ne\boxed{7}`, "not \boxed{7}", `\boxed{7}` percent | not 7 |
 | `Answer: 204`, `answer is: 204` | the last one, in any case, anywhere in a line |
 | `Answer:` and nothing behind it | the line after it |
+| `Answer: The largest n is 204.` | 204: what the sentence states |
 | `Answer: 204. By 3 cases.` | 204: the line ends with the sentence, unless the next takes it back |
 | `<answer>204</answer>` | an answer line; the later of both counts |
 | a box and an answer line | the box, with `boxed-or-answer-line`, unless the answer line comes |
-| | later, opens its own line (or the box gives no integer) and gives an integer |
+| | later, opens its own line (or the box gives no answer) and gives an answer |
 | the last number | only with `last-number`, and never in a text cut at the limit |
 
 Thinking is also between the other marks of `thinking.py`; a prompt that ends inside a thought is
@@ -31,6 +39,8 @@ What is 204 (with 204 for any integer):
 | `x = 100 + 104 = 204`, `\to`, `\equiv`: the right side; in `aligned` too | 204 |
 | `m = 3, n = 5 \Rightarrow 204`, `\implies`, `\therefore`: what is concluded | 204 |
 | `204 = x`: the left side, where the right is but a variable | 204 |
+| left of the last `=`: `x`, `m+n`, `a_1`, `f(2)`, `|AB|`, words; or no unknown at all | 204 |
+| `2x = 204`, `x^2+y^2 = 204`, `xy = 204`, `x-5 = 204`, `n! = 204`: equations | wrong |
 | `204, as desired`, `204 where x = 5`, `since`, `because`: asides and reasons | 204 |
 | `204 \pmod{1000}`, `204_{10}` | 204: notation, the residue and the base ten |
 | decimal digits of any script, Unicode minus and en dash; invisible characters | as ASCII |
@@ -54,7 +64,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dgpo_cli.rewards.extract import Extraction, extract, line_after
+from dgpo_cli.rewards.extract import Extraction, extract, find_answer
 from dgpo_cli.rewards.integer import read_integer
 
 if TYPE_CHECKING:
@@ -73,7 +83,7 @@ __all__ = [
 
 # Scores are comparable where this is the same: it changes with any verdict, and a test holds it
 # to a digest of the verdicts on all cases.
-CHECKER_VERSION = "1"
+CHECKER_VERSION = "2"
 MAX_SHOWN_CHARS = 200  # of an extracted answer that is no integer
 
 
@@ -116,16 +126,13 @@ def read_answer(
     text: str, *, where: Extract, cut: bool = False
 ) -> tuple[Extraction | None, str | None]:
     """Return where an integer answer stands in `text`, and the integer that it is, if it is one."""
-    found = extract(text, where=where, cut=cut)
+    found = find_answer(
+        text, where=where, cut=cut, is_answer=lambda answer: read_integer(answer) is not None
+    )
     if found is None:
         return None, None
-    given = read_integer(found.text)
-    if where == "boxed-or-answer-line" and found.form == "boxed":
-        line = line_after(text, found, cut=cut, opens_line=given is not None)
-        later = None if line is None else read_integer(line)
-        if line is not None and later is not None:
-            return Extraction(line, "answer-line", len(text)), later
-    return found, given
+    integers = {read_integer(part) for part in found.parts or (found.text,)}
+    return found, integers.pop() if len(integers) == 1 else None
 
 
 def _is_beyond(value: int, minimum: int | None, maximum: int | None) -> bool:

@@ -1,4 +1,4 @@
-r"""Finds the last complete box: `\boxed{204}`, `\fbox{204}` or the bare `\boxed 204`.
+r"""Finds the last complete box: `\boxed{204}`, `\fbox{204}`, `\framebox{204}` or `\boxed 204`.
 
 Linear in the text, and for all but contrived text without a Python step for each brace.
 """
@@ -25,7 +25,7 @@ def _balanced(depth: int) -> str:
 # One backslash is the box's own, two are of text that was escaped once too often, and with three
 # there is a line break before it: what counts is whether their number is even.
 _BOX = (
-    r"(?P<slashes>\\{1,3})(?:boxed|fbox)"
+    r"(?P<slashes>\\{1,3})(?:boxed|fbox|framebox(?:\[[^\[\]{}]{0,20}\]){0,2})"
     rf"(?:\s*(?P<open>\{{)|[ \t]*(?=(?P<bare>[-+−]?[0-9０-９][^\n$]{{0,{MAX_BARE_CHARS}}})))"
 )
 _BOX_OR_BRACE = re.compile(_BOX + r"|\\.|(?P<brace>[{}])", re.DOTALL)
@@ -37,20 +37,30 @@ _SPACE = re.compile(r"\s*")
 _NO_BRACES = bytes(set(range(256)) - set(b"{}"))
 _NESTS = tuple(b"{" * depth + b"}" * depth for depth in (4096, 256, 16, 4, 1, 1, 1, 1))
 # From the brace that closes one box to the next, where the two are offered together.
+_GAP = r"(?:[\s$()\[\]*]|\\(?:[()\[\]\\,;:! ]|q?quad(?![A-Za-z])))*+"
+_JOINT = r"(?:or|and|\\(?:text|mathrm)\s*\{\s*(?:or|and)\s*\}|\\lor|\\vee|\\land|\\wedge)"
+_NAME = r"(?:[A-Za-z](?:_\{?[0-9A-Za-z]\}?)?\s*=\s*)?"
 _OFFERED_TOGETHER = re.compile(
-    r"\}[\s$.,;)\]\\]*(?:or|and|\\(?:text|mathrm)\s*\{\s*(?:or|and)\s*\}|\\lor|\\vee)[\s$([\\]*\Z",
-    re.IGNORECASE,
+    rf"\}}{_GAP}(?:[.,;]?{_GAP}{_JOINT}|[,;]){_GAP}{_NAME}{_GAP}\Z", re.IGNORECASE
 )
+_MAX_TOGETHER = 16
 _MAX_BETWEEN_CHARS = 40
 _MAX_SLASHES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """The content of a box, and where in the text it ends."""
+    """The content of the last box, and where in the text it stands.
 
-    text: str
+    parts: the contents of the boxes that are offered together, the last one last.
+    begin, end: where the first of them begins, and the last one's content ends.
+    over: where what follows them begins.
+    """
+
+    parts: tuple[str, ...]
+    begin: int
     end: int
+    over: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +75,23 @@ class _Span:
 
 
 def last_box(text: str, start: int, *, cut: bool) -> Box | None:
-    """The complete, non-empty box that closes last; with the box before it if joined by "or".
+    """The complete, non-empty box that closes last, with those that are joined to it.
+
+    They are joined by commas, "and" or "or"; `x = ` may stand before each.
 
     cut: the text was ended by the token limit, which may have ended a bare box.
     """
     span = _last_span(text, start, cut=cut)
     if span is None:
         return None
-    begin = _offered_with(text, start, span)
-    content = text[span.begin if begin is None else begin : span.end]
-    return Box(content.replace("\\\\", "\\") if span.doubled else content, span.end)
+    spans = _offered_together(text, start, span)
+    parts = tuple(_content(text, each) for each in spans)
+    return Box(parts, spans[0].at, span.end, max(span.over, span.end))
+
+
+def _content(text: str, span: _Span) -> str:
+    content = text[span.begin : span.end]
+    return content.replace("\\\\", "\\") if span.doubled else content
 
 
 def _last_span(text: str, start: int, *, cut: bool) -> _Span | None:
@@ -94,9 +111,9 @@ def _last_span(text: str, start: int, *, cut: bool) -> _Span | None:
 
 
 def _name_before(text: str, start: int, stop: int) -> int:
-    r"""Index of the last `boxed` or `fbox` before `stop` that has a backslash, or -1."""
+    r"""Index of the last `boxed`, `fbox` or `framebox` before `stop` with a backslash, or -1."""
     # Longer needles are found sooner, and the word box alone is common.
-    found = max(text.rfind("\\boxed", start, stop), text.rfind("\\fbox", start, stop))
+    found = max(text.rfind(name, start, stop) for name in ("\\boxed", "\\fbox", "\\framebox"))
     return found + 1 if found >= 0 else -1
 
 
@@ -193,11 +210,15 @@ def _is_blank(text: str, begin: int, end: int) -> bool:
     return space is not None and space.end() >= end
 
 
-def _offered_with(text: str, start: int, span: _Span) -> int | None:
-    r"""Where the box before begins if this one is joined to it: `\boxed{1} or \boxed{2}`."""
-    joined = _OFFERED_TOGETHER.search(text, max(start, span.at - _MAX_BETWEEN_CHARS), span.at)
-    if joined is None:
-        return None
-    name = _name_before(text, start, joined.start())
-    before = _span_at(text, start, name, cut=False) if name >= 0 else None
-    return before.at if before is not None and before.end == joined.start() else None
+def _offered_together(text: str, start: int, span: _Span) -> list[_Span]:
+    r"""The boxes that end with `span` and are joined: `\boxed{1}, \boxed{2} or \boxed{3}`."""
+    spans = [span]
+    while len(spans) < _MAX_TOGETHER:
+        at = spans[0].at
+        joined = _OFFERED_TOGETHER.search(text, max(start, at - _MAX_BETWEEN_CHARS), at)
+        name = _name_before(text, start, joined.start()) if joined is not None else -1
+        before = _span_at(text, start, name, cut=False) if name >= 0 else None
+        if joined is None or before is None or before.end != joined.start():
+            break
+        spans.insert(0, before)
+    return spans

@@ -6,11 +6,13 @@ Every search is linear in the text, whatever the text is; the rules are in `rewa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from dgpo_cli.rewards.boxes import last_box
+from dgpo_cli.rewards.boxes import Box, last_box
+from dgpo_cli.rewards.stated import stated
+from dgpo_cli.rewards.surroundings import MAX_CHARS, with_surroundings
 from dgpo_cli.thinking import after_thinking
 
 if TYPE_CHECKING:
@@ -44,11 +46,37 @@ _NUMBER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """The piece of a completion that is taken as its answer, as it was written, and its end."""
+    """The piece of a completion that is taken as its answer, and where in the completion it ends.
+
+    parts: each of several boxes that are offered together; empty where there is one. `text` has
+        all of them, with commas. They are a list, or one answer that is written more than once.
+    """
 
     text: str
     form: Literal["boxed", "answer-line", "last-number"]
     end: int
+    parts: tuple[str, ...] = ()
+
+
+def find_answer(
+    text: str, *, where: Extract, cut: bool = False, is_answer: Callable[[str], bool]
+) -> Extraction | None:
+    """Return where the answer stands in `text`: the one rule for every kind of answer.
+
+    With `boxed-or-answer-line` it is the last box, unless an answer line behind it opens its line
+    and gives an answer; behind a box that gives none, the line need not open with it.
+
+    cut: the text was ended by the token limit.
+    is_answer: whether a box or a line gives an answer of the kind that is judged.
+    """
+    found = extract(text, where=where, cut=cut)
+    if found is None or found.form != "boxed" or where != "boxed-or-answer-line":
+        return found
+    opens_line = all(map(is_answer, found.parts or (found.text,)))
+    line = _last_answer_line(text, found.end, cut=cut, opens_line=opens_line)
+    if line is None or not is_answer(stated(line)):
+        return found
+    return Extraction(stated(line), "answer-line", len(text))
 
 
 def extract(text: str, *, where: Extract, cut: bool = False) -> Extraction | None:
@@ -62,18 +90,27 @@ def extract(text: str, *, where: Extract, cut: bool = False) -> Extraction | Non
     if where in ("boxed", "boxed-or-answer-line"):
         box = last_box(text, start, cut=cut)
         if box is not None or where == "boxed":
-            return None if box is None else Extraction(box.text, "boxed", box.end)
+            return None if box is None else _from_box(text, start, box)
     if where == "last-number":
         # A text that was cut has a last number wherever it was cut: that is no answer.
         number = None if cut else _last_number(text, start)
         return None if number is None else Extraction(number, "last-number", len(text))
     line = _last_answer_line(text, start, cut=cut)
-    return None if line is None else Extraction(line, "answer-line", len(text))
+    return None if line is None else Extraction(stated(line), "answer-line", len(text))
 
 
-def line_after(text: str, box: Extraction, *, cut: bool, opens_line: bool) -> str | None:
-    """The last answer line behind `box`, or None. opens_line: only one that opens a line."""
-    return _last_answer_line(text, box.end, cut=cut, opens_line=opens_line)
+def _from_box(text: str, start: int, box: Box) -> Extraction:
+    several = len(box.parts) > 1
+    content = ", ".join(part.strip() for part in box.parts) if several else box.parts[0]
+    whole = with_surroundings(
+        text[max(start, box.begin - MAX_CHARS) : box.begin],
+        content,
+        text[box.over : box.over + MAX_CHARS],
+        listed=several,
+    )
+    if whole is not None:
+        return Extraction(whole, "boxed", box.end)
+    return Extraction(content, "boxed", box.end, box.parts if several else ())
 
 
 def _last_answer_line(text: str, start: int, *, cut: bool, opens_line: bool = False) -> str | None:

@@ -38,6 +38,8 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_PRODUCT = re.compile("[abcd]{2,4}|[k-t]{2,3}|[u-z]{2,4}")  # of unknowns; other letters are a word
+_LETTER = re.compile(r"\s*[A-Za-z]")
 _NOT_DIGIT = re.compile(r"[^0-9.]")
 _UNIT_POWER = re.compile(r"\s*(?:\{\s*-?[0-9]\s*\}|-?[0-9])(?![0-9])")
 _BASE_TEN = re.compile(
@@ -65,9 +67,61 @@ def _judge(atoms: list[Atom]) -> str | None:
         return None
     right = len(kinds) - kinds[::-1].index("equals") if "equals" in kinds else 0
     last = statement[right:]
-    if right and last and all(map(_is_variable, last)):  # 204 = x says what x = 204 does
+    # 204 = x says what x = 204 does
+    if right and last and all(map(_is_variable, last)) and _names_a_value(last):
         return _judge(statement[: right - 1])
+    if right and not _names_a_value(_part_before(statement, right - 1)):
+        return None
     return _one_number(last)
+
+
+def _part_before(atoms: list[Atom], equals: int) -> list[Atom]:
+    """What stands between the equality at `equals` and the one before it."""
+    begin = equals
+    while begin and atoms[begin - 1][0] not in ("equals", "hence"):
+        begin -= 1
+    return atoms[begin:equals]
+
+
+def _names_a_value(left: list[Atom]) -> bool:
+    """Whether `left` = 204 says what is asked for, and is no equation that x has to fulfil.
+
+    Names do: x, m+n, a_1, f(2), |AB|, "the area". So does what has no unknown: 5!, 3 \\cdot 68.
+    2x, x^2+y^2, xy, x-5, n!, |x| and \\frac{x}{2} do not: from 2x = 204 the answer is 102.
+    """
+    if not any(map(_is_unknown, left)):
+        return True
+    if left[0] == ("sign", "-"):
+        return False
+    before: Atom | None = None
+    for at, atom in enumerate(left):
+        kind, value = atom
+        after = left[at + 1] if at + 1 < len(left) else None
+        if kind == "bad" and not (value in v.NAMING_MARKS or value in v.GREEK_COMMANDS):
+            return False
+        if _PRODUCT.fullmatch(value) and _is_unknown(atom):
+            return False
+        if kind == "bad" and value == "|" and (_is_small(before) or _is_small(after)):
+            return False
+        if kind == "number" and (before is None or before[0] not in ("bare", "touching", "bad")):
+            return False
+        if _is_small(atom) and before is not None and (_is_small(before) or before[0] == "number"):
+            return False
+        before = atom
+    return True
+
+
+def _is_unknown(atom: Atom) -> bool:
+    kind, value = atom
+    if kind in ("bare", "touching"):
+        short = len(value) <= 2 and value.lower() not in v.SHORT_WORDS_AND_UNITS
+        return short or _PRODUCT.fullmatch(value) is not None
+    return kind == "bad" and value in v.GREEK_COMMANDS
+
+
+def _is_small(atom: Atom | None) -> bool:
+    """Whether it is a small letter, as unknowns are, or a product of two."""
+    return atom is not None and _is_unknown(atom) and atom[1].islower()
 
 
 def _conclusion(atoms: list[Atom]) -> list[Atom]:
@@ -172,6 +226,12 @@ class _Tokens:
     def _has_number(self) -> bool:
         return any(kind == "number" for kind, _ in self._atoms)
 
+    def _has_number_on_this_side(self) -> bool:
+        for kind, _ in reversed(self._atoms):
+            if kind in ("equals", "hence", "number"):
+                return kind == "number"
+        return False
+
     def _last(self) -> Kind | None:
         return self._atoms[-1][0] if self._atoms else None
 
@@ -179,7 +239,7 @@ class _Tokens:
         # In x204 the letter makes the number something else; scripts without spaces are exempt.
         touches = self._last() in ("bare", "touching") and not self._spaced
         if touches and self._atoms[-1][1].isascii():
-            self._add("bad")
+            self._add("bad", v.TOUCHED)
         self._add("number", digits)
 
     def _command(self, name: str) -> None:
@@ -239,7 +299,7 @@ class _Tokens:
         elif char in "()[]":
             self._group(opens=char in "([")
         elif char in ",;":
-            self._add("separator" if self._depth == 0 else "bad")
+            self._add("separator" if self._depth == 0 else "bad", char)
         elif char in "^_/":
             return self._script(char, position)
         elif char in "=-":
@@ -251,7 +311,9 @@ class _Tokens:
         elif char in v.HENCE_CHARS:
             self._add("hence")
         elif char == ":" and _is_word(self._last()) and not self._has_number():
-            self._add("equals")  # N: 204
+            # N: 204 is an equality, a:b a ratio
+            ratio = _is_unknown(self._atoms[-1]) and _LETTER.match(self._text, position)
+            self._add(*(("bad", char) if ratio else ("equals", "")))
         elif char in "~:.":
             self._spaced = True
         elif char not in v.IGNORED_CHARS and unicodedata.category(char) != "So":
@@ -263,20 +325,22 @@ class _Tokens:
         after = self._text[position : position + 1]
         if char == "/":
             if not (_is_word(self._last()) and (after.isalpha() or after == "\\")):
-                self._add("bad")
+                self._add("bad", char)
             self._spaced = True
             return position
         if char == "^":
             power = _UNIT_POWER.match(self._text, position)
             if power is not None and _is_word(self._last()):
+                if _is_unknown(self._atoms[-1]) and not self._has_number_on_this_side():
+                    self._add("bad", char)  # x^2; in 204 m^2 it is a unit
                 return power.end()
-            self._add("bad")
+            self._add("bad", char)
             return position
         base = _BASE_TEN.match(self._text, position)
         if base is not None and self._last() == "number":
             return base.end()
         if after == "{" or (self._last() == "number" and (after.isalnum() or after == "\\")):
-            self._add("bad")
+            self._add("bad", char)
         return position
 
     def _relation(self, char: str, position: int) -> int:

@@ -23,8 +23,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.rewards.answer import MAX_SHOWN_CHARS
-from dgpo_cli.rewards.extract import extract
+from dgpo_cli.rewards.extract import find_answer
 from dgpo_cli.rewards.integer import read_integer
+from dgpo_cli.rewards.stated import looks_like_answer
 from dgpo_cli.rewards.vocabulary import CHANGING_WORDS, PERCENT
 
 if TYPE_CHECKING:
@@ -52,11 +53,13 @@ def check_math(
         MemoryError: the comparison ran out of memory, which math-verify itself hides.
     """
     cut = finish_reason == "length"
-    found = extract(text, where=where, cut=cut)
+    found = find_answer(text, where=where, cut=cut, is_answer=looks_like_answer)
     if found is None:
         return ("truncated" if cut else "no_answer"), None
     given, wanted = bare(found.text), bare(gold)
     shown = given[:MAX_SHOWN_CHARS]
+    if found.parts and all(_is_right(gold, part) for part in found.parts):
+        return "correct", shown  # one answer, written more than once
     if given == wanted:
         return "correct", shown
     if len(given) > MAX_ANSWER_CHARS:
@@ -67,6 +70,11 @@ def check_math(
     if _says_more(given, wanted):
         return "wrong", shown
     return ("correct" if is_equal(wanted, given) else "wrong"), shown
+
+
+def _is_right(gold: str, answer: str) -> bool:
+    box = rf"\boxed{{{answer}}}"
+    return check_math(gold, box, finish_reason="stop", where="boxed")[0] == "correct"
 
 
 def _says_more(given: str, wanted: str) -> bool:

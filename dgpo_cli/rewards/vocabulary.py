@@ -66,6 +66,16 @@ _UNITS = _words(
     "dollars dollar cents ways kmh kph mph"
 )
 _SHORT_WORDS = _words("is of in as at by to we it so be my an")
+SHORT_WORDS_AND_UNITS = _SHORT_WORDS | _SHORT_UNITS
+TOUCHED = "touched"  # stands between a letter and the digits that touch it
+# What may stand in a name of a number: x_1, f(2, 3), |AB|, \\angle B.
+NAMING_MARKS = frozenset([TOUCHED, *"_,|#'"]) | _words(
+    "angle triangle overline overrightarrow vec gcd lcm max min deg dim prime mathcal"
+)
+GREEK_COMMANDS = _words(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi rho sigma tau "
+    "phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell"
+)
 _DENIED_CHARS = frozenset("万萬亿億千百兆或和约約")  # ten thousand, ..., or, and, about
 
 

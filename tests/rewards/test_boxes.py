@@ -69,7 +69,7 @@ TEXTS = (
 @example("\\boxed{1" + "\\boxed{ }" * 20 + "}")
 def test_the_last_box_is_the_twins(text: str) -> None:
     box = last_box(text, 0, cut=False)
-    assert (box.text if box else None) == twin(text)
+    assert (box.parts[-1] if box else None) == twin(text)
 
 
 @given(TEXTS, st.sampled_from([1, 2, 3]), st.sampled_from([0, 1, 2]))
@@ -95,10 +95,13 @@ def test_no_more_braces_close_where_that_is_said(tail: str) -> None:
         assert lowest == 0
 
 
-def test_the_box_before_counts_only_where_or_and_and_join_them() -> None:
-    for joint in ("or", " or ", "$ or $", r"\) or \(", r"\text{ or }", " and ", r" \lor "):
-        joined = last_box(r"\boxed{1}" + joint + r"\boxed{2}", 0, cut=False)
-        assert joined is not None and joined.text == r"\boxed{1}" + joint + r"\boxed{2"
-    for joint in ("", ", ", "\n\n", " so ", " or else ", "or, after a check, ", "} or "):
+def test_boxes_are_offered_together_where_commas_or_and_and_join_them() -> None:
+    joints = ("or", " or ", "$ or $", r"\) or \(", r"\text{ or }", " and ", r" \lor ", ", ", "; ")
+    for joint in (*joints, "$, $", ", and ", r" and $x = ", r",\quad "):
+        together = last_box(r"\boxed{1}" + joint + r"\boxed{2}", 0, cut=False)
+        assert together is not None and together.parts == ("1", "2"), joint
+    for joint in ("", "\n\n", " so ", " or else ", "or, after a check, ", "} or ", ", so $m+n="):
         last = last_box(r"\boxed{1}" + joint + r"\boxed{2}", 0, cut=False)
-        assert last is not None and last.text == "2"
+        assert last is not None and last.parts == ("2",), joint
+    three = last_box(r"\boxed{1}, $\boxed{2}$, and \boxed{3}", 0, cut=False)
+    assert three is not None and three.parts == ("1", "2", "3")

@@ -14,7 +14,7 @@ from tests.rewards.test_answer import FOUND, NOT_FOUND
 
 # A changed verdict asks for a new version, here and in rewards/answer.py; a new case with the old
 # verdicts for a new digest alone.
-DIGESTS = {"1": "6c785244e090976d1013df98ab2f2988a09201e61b21e7503d0da05412de5ecd"}
+DIGESTS = {"2": "50311f9c7f762bb4b314b949e75320468472528f868bf45eaa0e5516f5b6e42f"}
 PLACES: tuple[Extract, ...] = ("boxed", "answer-line", "boxed-or-answer-line", "last-number")
 REASONS: tuple[FinishReason, ...] = ("stop", "length")
 

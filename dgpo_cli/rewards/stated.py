@@ -1,0 +1,90 @@
+r"""Reads the sentence of an answer line: "The final answer is 7.25." states 7.25.
+
+Taken is what stands behind the last "is", "are" or "equals" outside formulas. Where the sentence
+denies, changes the number ("half of n is 3") or states more than one thing, it is left as it is.
+"""
+
+from __future__ import annotations
+
+import re
+
+MOST_WORDS = 4  # of a line that is an answer, not a remark about one
+MAX_CHARS = 1024
+
+_FORMULA = re.compile(r"\$\$.*?\$\$|\$.*?\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[A-Za-z]+(?:\s*\{[^{}]*\})?")
+_MASK = "\x01"
+_STATES = re.compile(
+    r"(?:\b(?:is|are|equals|be)|(?<=\bit)['’]s)\b"
+    r"(?:\s+(?:equal\s+to|exactly|simply|therefore|thus|hence|indeed|just|given\s+by)\b)*\s*:?\s*",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_CHANGES = re.compile(
+    r"\b(?:not|never|no|none|neither|nor|cannot|wrong|incorrect|false|unless|whether|either|twice"
+    r"|half|double|triple|thrice|almost|if)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+_CONDITION = re.compile(r"\s*(?:for|when|with|since|because|as|given|where|if|by)\b", re.IGNORECASE)
+_HENCE = re.compile(r"\s*(?:so|thus|hence|therefore|then|and\s+so)\b", re.IGNORECASE)
+_CLAUSE = re.compile(r"[,;]|\band\b|\bor\b", re.IGNORECASE)
+_SAYS = re.compile(r"\b(?:is|are|equals|be)\b|=|[0-9]", re.IGNORECASE)
+_REASON = re.compile(
+    rf"(?<=[0-9A-Za-z{_MASK})\]}}!%])[*_]*,?\s+(?:because|since|which|as\s+(?:desired|required"
+    r"|claimed|expected|shown|wanted))\b",
+    re.IGNORECASE,
+)
+_NAME = re.compile(rf"[\s*_`]*(?:{_MASK}{{1,12}}|[A-Za-z])[\s*_`]*")
+_STARTS = re.compile(rf"[\s*_`]*(?:[-+−±≈~$€£¥\\({{\[|0-9.√π∞∅{_MASK}]|[A-Za-z](?![A-Za-z]))")
+_NOUN = re.compile(r"[\s*_`\"“]*[A-Za-z]+(?:[ -][A-Za-z]+){0,2}[\s*_`\"”.!]*")
+_NO_NOUN = re.compile(
+    r"[\s*_`]*(?:the|a|an|not|also|in|at|of|as|to|very|too|given|shown|above|below|found|obtained"
+    r"|boxed|unknown|unclear|correct|right|true\s+that|false\s+that)\b",
+    re.IGNORECASE,
+)
+_POINTS = re.compile(
+    r"\b(?:see|above|below|box|boxed|earlier|previous|following|shown|given|explained|stated|same"
+    r"|answer|solution|unknown|unclear)\b",
+    re.IGNORECASE,
+)
+
+
+def stated(line: str) -> str:
+    """The answer that the sentence `line` states; `line` itself where it is no such sentence."""
+    if len(line) > MAX_CHARS:
+        return line
+    masked = _masked(line)
+    found = None
+    for found in _STATES.finditer(masked):  # noqa: B007  the last one counts
+        pass
+    if found is None or not _is_plain(masked[: found.start()], masked[found.end() :]):
+        return line
+    reason = _REASON.search(masked, found.end())
+    rest = line[found.end() : reason.start() if reason else len(line)].strip()
+    return rest or line
+
+
+def looks_like_answer(text: str) -> bool:
+    """Whether `text` is an answer, and no remark such as "see the box above"."""
+    masked = _masked(text[:MAX_CHARS])
+    if not masked.strip(" \t\r\n*_`#.") or _POINTS.search(masked):
+        return False
+    return len(_WORD.findall(masked)) <= MOST_WORDS
+
+
+def _masked(line: str) -> str:
+    """`line` with every formula covered, at the same length."""
+    return _FORMULA.sub(lambda found: _MASK * len(found[0]), line)
+
+
+def _is_plain(subject: str, rest: str) -> bool:
+    """Whether "`subject` is `rest`" gives one answer, and that is `rest`."""
+    if _CHANGES.search(subject) or not rest.strip():
+        return False
+    if not (_STARTS.match(rest) or (_NOUN.fullmatch(rest) and not _NO_NOUN.match(rest))):
+        return False
+    *before, last = _CLAUSE.split(subject)
+    if not _WORD.search(last) and not _NAME.fullmatch(last):
+        return False  # "2x is 34"
+    if _HENCE.match(last) or (before and _CONDITION.match(before[0])):
+        return True
+    return not any(_SAYS.search(clause) for clause in before)
