@@ -19,7 +19,12 @@ class ConfigError(DgpoError):
 
 
 class DataError(DgpoError):
-    """A file of prompts, rollouts or a benchmark that cannot be read or is not what it claims."""
+    """A file of prompts, rollouts or a benchmark that cannot be read or is not what it claims.
+
+    Exit code 2: files are read before anything is run.
+    """
+
+    exit_code = 2
 
 
 class ModelError(DgpoError):

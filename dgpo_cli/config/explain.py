@@ -105,10 +105,10 @@ def invalid_values(error: ValidationError, *, sources: Mapping[str, str]) -> Ite
         source = sources.get(key, "")
         origin = f" ({source})" if source not in ("", "--set") else ""
         given = "" if details["type"] == "missing" else f"={shown(details['input'])}"
-        yield f"{key}{given}{origin}: {_problem(details)}{_fix(details, field)}"
+        yield f"{key}{given}{origin}: {problem(details)}{_fix(details, field)}"
 
 
-def _problem(details: ErrorDetails) -> str:
+def problem(details: ErrorDetails) -> str:
     """Put pydantic's complaint into the words of the other messages."""
     context: dict[str, Any] = details.get("ctx", {})
     kind = details["type"]

@@ -8,11 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dgpo_cli.errors import DataError
+from dgpo_cli.workflows.codec import shown
+
 # Fields that other programs name otherwise; ours comes first.
 NAMES: Mapping[str, Sequence[str]] = {
     "prompt": ("prompt", "problem", "question", "instruction", "query", "input"),
     "completion": ("completion", "response", "generation", "output"),
-    "answer": ("answer", "gold", "ground_truth", "target"),
+    "answer": (
+        *("answer", "gold", "ground_truth", "target"),
+        *("expected_answer", "gts", "solution"),
+    ),
     "reward": ("reward", "score"),
     "prompt_token_ids": ("prompt_token_ids", "prompt_ids"),
     "token_ids": (
@@ -27,71 +33,63 @@ NAMES: Mapping[str, Sequence[str]] = {
 _ENDED = {"length": "length", "max_tokens": "length", "max_length": "length"}
 
 
-def adapted(line: dict[str, Any], assumed: dict[str, None]) -> dict[str, Any]:
-    """Return a line under our names; what had to be assumed is added to `assumed`.
+def adapted(
+    line: dict[str, Any], assumed: dict[str, None], *, where: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a line under our names, and by these what the line itself calls its fields.
 
-    prompt_id and index are left out where the line has none.
+    What is null is left out; what had to be assumed is added to `assumed`. prompt_id and index are
+    left out where the line has none.
 
     Raises:
-        KeyError: it has no prompt, or no completion.
-        ValueError: a conversation does not end with the assistant's turn.
+        DataError: it has no prompt, or no completion.
     """
-    if isinstance(line.get("completion"), str) and "prompt_id" in line and "messages" in line:
-        return line
-    own = dict(line)
-    for name, value, other in _renamed(line):
-        own[name] = value
+    own = {name: value for name, value in line.items() if value is not None}
+    if own.keys() >= {"prompt_id", "messages", "completion", "version"}:
+        return own, {}
+    named = dict(_renamed(own))
+    for name, other in named.items():
+        own[name] = own[other]
         assumed[f'"{name}" is taken from "{other}"'] = None
-    _split_conversation(own)
+    if isinstance(own.get("prompt"), list):  # of turns
+        named["messages"] = named.pop("prompt", "prompt")
+        own["messages"] = own.pop("prompt")
+    _split_conversation(own, where=where)
     if "token_ids" in own and "version" not in own:
         own.setdefault("completion", "")
-    if own.get("completion") is None:
-        raise KeyError("completion")
-    if not own.get("messages") and not isinstance(own.get("prompt"), str):
-        raise KeyError("prompt")
-    _check_numbers(own, assumed)
-    return own
+    for name in ("completion", "prompt"):
+        if name not in own and not (name == "prompt" and own.get("messages")):
+            raise DataError(f"{where}: the field {name} is missing")
+    _assume(own, assumed)
+    return own, named
 
 
-def _renamed(line: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """Yield our name, the value and the line's own name of fields that are named otherwise."""
+def _renamed(own: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield our name and the line's own name of fields that are named otherwise."""
     for name, others in NAMES.items():
-        if line.get(name) is not None or (name == "prompt" and line.get("messages")):
+        if name in own or (name == "prompt" and own.get("messages")):
             continue
-        for other in others[1:]:
-            if line.get(other) is not None:
-                yield name, line[other], other
-                break
+        other = next((other for other in others[1:] if other in own), None)
+        if other is not None:
+            yield name, other
 
 
-def _split_conversation(own: dict[str, Any]) -> None:
-    """Take lists of turns apart: those of the prompt, and the assistant's last."""
-    if isinstance(own.get("prompt"), list):
-        own["messages"] = own["prompt"]
-    if isinstance(own.get("completion"), list):
-        own["completion"] = "".join(_text(turn["content"]) for turn in own["completion"])
-    if not own.get("messages"):
+def _split_conversation(own: dict[str, Any], *, where: str) -> None:
+    """Take the completion from the assistant's turn at the end of the messages."""
+    turns = own.get("messages")
+    if "completion" in own or "token_ids" in own or not turns or not isinstance(turns, list):
         return
-    turns = [{"role": turn["role"], "content": _text(turn["content"])} for turn in own["messages"]]
-    if own.get("completion") is None and "token_ids" not in own:
-        if len(turns) < 2 or turns[-1]["role"] != "assistant":
-            raise ValueError("no completion, and messages do not end with the assistant's turn")
-        own["completion"] = turns.pop()["content"]
-    own["messages"] = turns
+    last = turns[-1]
+    if not isinstance(last, dict) or len(turns) < 2 or last.get("role") != "assistant":
+        raise DataError(
+            f"{where}: no completion, and messages do not end with the assistant's turn"
+        )
+    own["completion"] = last.get("content") or ""
+    own["messages"] = turns[:-1]
 
 
-def _text(content: Any) -> str:
-    """Return the text of a turn, which may come in parts."""
-    if isinstance(content, list):
-        return "".join(str(part["text"]) for part in content if part.get("type") == "text")
-    return str(content)
-
-
-def _check_numbers(own: dict[str, Any], assumed: dict[str, None]) -> None:
-    """Drop what is null, and note what nobody said."""
-    for name in ("reward", "temperature", "finish_reason", "advantage", "policy_version", "seed"):
-        if own.get(name) is None:
-            own.pop(name, None)
+def _assume(own: dict[str, Any], assumed: dict[str, None]) -> None:
+    """Note what nobody said."""
     if "prompt_id" not in own:
         assumed["prompts are told apart by their text"] = None
     if "reward" not in own and "advantage" not in own:
@@ -101,9 +99,9 @@ def _check_numbers(own: dict[str, Any], assumed: dict[str, None]) -> None:
     reason = own.get("finish_reason")
     if reason is None:
         assumed["every completion ended by itself"] = None
-    elif reason not in ("stop", "length"):
-        own["finish_reason"] = _ENDED.get(str(reason).lower(), "stop")
-        assumed[f'finish_reason "{reason}" means {own["finish_reason"]}'] = None
+    elif isinstance(reason, str) and reason not in ("stop", "length"):
+        own["finish_reason"] = _ENDED.get(reason.lower(), "stop")
+        assumed[f"finish_reason {shown(reason)} means {own['finish_reason']}"] = None
 
 
 def typed(prompt: str, completion: str) -> dict[str, Any]:

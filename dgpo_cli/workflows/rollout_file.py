@@ -6,72 +6,89 @@ its weights, so that columns stay bytes and the rest of each line is read withou
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.errors import DataError
+from dgpo_cli.workflows.codec import TOO_DEEP, parsed
 from dgpo_cli.workflows.foreign import NAMES, adapted, typed
-from dgpo_cli.workflows.rollouts import TOKEN_FIELDS, RolloutLine, parse_line
-
-_CUT = "\0column"  # stands for a column, with where it starts and stops
-_COLUMNS = (
-    *NAMES["prompt_token_ids"],
-    *NAMES["token_ids"],
-    "sampling_logprobs",
-    *TOKEN_FIELDS,
+from dgpo_cli.workflows.rollouts import (
+    COLUMNS,
+    RECORD,
+    RolloutColumns,
+    RolloutLine,
+    RolloutRecord,
+    parse_line,
 )
+
+_LONG = tuple(field.name for field in fields(RolloutColumns))
+_NAMES = (name for own in _LONG for name in NAMES.get(own, (own,)))
 # A quote inside of a JSON text has a backslash before it, so that this finds keys alone.
-_COLUMN = re.compile(rb'"(?:' + "|".join(_COLUMNS).encode() + rb')"\s*:\s*(?=\[)')
-_WRONG = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+_COLUMN = re.compile(rb'"(?:' + "|".join(_NAMES).encode() + rb')"\s*:\s*(?=\[)')
+_TEXT = re.compile(rb"\S")
+_GZIP = b"\x1f\x8b"
+_MOST_UNPACKED = 4 << 30  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One completion of a file. advantage: as stored; None where the line has none."""
+    """One completion of a file; its columns are read when they are asked for."""
 
     source: str
     number: int
-    prompt_id: str
-    index: int
-    advantage: float | None
-    reward: float
-    _fields: dict[str, Any] = field(repr=False)
+    record: RolloutRecord
+    _columns: Mapping[str, Any] = field(repr=False)
+    _named: Mapping[str, str] = field(repr=False)
     _data: bytes = field(repr=False)
+
+    @property
+    def prompt_id(self) -> str:
+        return self.record.prompt_id
+
+    @property
+    def index(self) -> int:
+        return self.record.index
 
     @property
     def where(self) -> str:
         return f"{self.source}:{self.number}" if self.number else self.source
 
     def line(self) -> RolloutLine:
-        """Parse all of it.
+        """Read all of it.
 
         Raises:
-            DataError: a field is missing or broken; the message names file, line and field.
+            DataError: a field is missing or wrong; the message names file, line and field.
         """
+        columns = self._read(*self._columns)
         try:
-            whole = {key: self._column(value) for key, value in self._fields.items()}
-            return parse_line(whole, source=self.source)
-        except _WRONG as error:
-            raise _broken(error, where=self.where) from error
+            return parse_line(self.record, columns, source=self.source)
+        except KeyError as error:
+            raise DataError(f"{self.where}: the field {error.args[0]} is missing") from error
+        except ValueError as error:
+            raise DataError(f"{self.where}: {error}") from error
 
     def weights(self) -> list[float] | None:
         """Return the weights that trained, if they are stored and all are numbers."""
-        try:
-            found = self._column(self._fields.get("weights"))
-            return found if found and None not in found else None
-        except _WRONG as error:
-            raise _broken(error, where=self.where) from error
+        found = self._read("weights").weights
+        return None if not found or None in found else [x for x in found if x is not None]
+
+    def _read(self, *names: str) -> RolloutColumns:
+        columns = {name: self._column(self._columns.get(name)) for name in names}
+        return COLUMNS.read(columns, where=self.where, named=self._named)
 
     def _column(self, value: Any) -> Any:
-        if isinstance(value, dict) and _CUT in value:
-            start, stop = value[_CUT]
-            return json.loads(self._data[start:stop])
+        match value:
+            case {"\0column": [int(start), int(stop)]}:
+                return parsed(self._data[start:stop], where=self.where)
         return value
 
 
@@ -96,11 +113,12 @@ class RolloutFile:
             groups.setdefault(entry.prompt_id, []).append(entry)
         found: dict[int, float] = {}
         for group in groups.values():
-            rewards = [entry.reward for entry in group]
+            rewards = [entry.record.reward for entry in group]
             known = all(math.isfinite(reward) for reward in rewards)
             made = settings.advantages(rewards) if known else (math.nan,) * len(group)
             for entry, advantage in zip(group, made, strict=True):
-                found[entry.number] = advantage if entry.advantage is None else entry.advantage
+                own = entry.record.advantage
+                found[entry.number] = advantage if own is None else own
         return found
 
 
@@ -114,15 +132,17 @@ def read_lines(path: Path) -> list[RolloutLine]:
 
 
 def open_rollouts(path: Path) -> RolloutFile:
-    """Open a file of rollouts.
+    """Open a file of rollouts, which may be packed by gzip.
 
     Raises:
-        DataError: it cannot be read, or a line is not JSON or no completion.
+        DataError: it cannot be read, or a line is no completion; the message names its field.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if data.startswith(_GZIP):
+        data = _unpacked(data, path=path)
     maker = _Maker(str(path), data)
     start = 3 if data.startswith(b"\xef\xbb\xbf") else 0
     number = 0
@@ -130,7 +150,7 @@ def open_rollouts(path: Path) -> RolloutFile:
         number += 1
         stop = data.find(b"\n", start)
         stop = len(data) if stop < 0 else stop
-        if not data[start : min(stop, start + 80)].isspace() and start < stop:
+        if _TEXT.search(data, start, stop):
             maker.add(number, start, stop)
         start = stop + 1
     if not maker.entries:
@@ -138,11 +158,22 @@ def open_rollouts(path: Path) -> RolloutFile:
     return RolloutFile(path, maker.entries, assumed=list(maker.assumed))
 
 
+def _unpacked(data: bytes, *, path: Path) -> bytes:
+    try:
+        with gzip.open(io.BytesIO(data)) as file:
+            found = file.read(_MOST_UNPACKED + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: is damaged: {error}") from error
+    if len(found) > _MOST_UNPACKED:
+        raise DataError(f"{path}: unpacks to more than {_MOST_UNPACKED >> 30} GiB; gunzip it first")
+    return found
+
+
 def typed_rollout(prompt: str, completion: str) -> RolloutFile:
     """Return a completion that the user typed as a file of one line."""
     name = "--completion"
     maker = _Maker(name, b"")
-    maker.take(0, typed(prompt, completion))
+    maker.take(0, typed(prompt, completion), where=name)
     return RolloutFile(Path(name), maker.entries, assumed=["the completion ended by itself"])
 
 
@@ -160,45 +191,29 @@ class _Maker:
     def add(self, number: int, start: int, stop: int) -> None:
         """Take the line that is data[start:stop]."""
         where = f"{self.source}:{number}"
-        try:
-            line = _skimmed(self.data, start, stop)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{where}: not UTF-8; save it as UTF-8") from error
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: not JSON: {error}") from error
+        line = _skimmed(self.data, start, stop, where=where)
         if not isinstance(line, dict):
             raise DataError(f"{where}: not a JSON object")
         try:
-            self.take(number, adapted(line, self.assumed))
-        except _WRONG as error:
-            raise _broken(error, where=where) from error
+            self.take(number, line, where=where)
+        except RecursionError as error:
+            raise DataError(f"{where}: {TOO_DEEP}") from error
 
-    def take(self, number: int, line: dict[str, Any]) -> None:
-        if "prompt_id" not in line:
-            line["prompt_id"] = self._prompt_id(line)
-        name = str(line["prompt_id"])
-        line.setdefault("index", self._counts.get(name, 0))
-        self._counts[name] = self._counts.get(name, 0) + 1
-        advantage = line.get("advantage")
-        self.entries.append(
-            Entry(
-                source=self.source,
-                number=number,
-                prompt_id=name,
-                index=int(line["index"]),
-                advantage=None if advantage is None else float(advantage),
-                reward=float(line.get("reward", math.nan)),
-                _fields=line,
-                _data=self.data,
-            )
-        )
+    def take(self, number: int, line: dict[str, Any], *, where: str) -> None:
+        own, named = adapted(line, self.assumed, where=where)
+        own.setdefault("prompt_id", self._prompt_id(own))
+        own.setdefault("index", self._counts.get(str(own["prompt_id"]), 0))
+        record = RECORD.read(own, where=where, named=named)
+        self._counts[record.prompt_id] = self._counts.get(record.prompt_id, 0) + 1
+        columns = {name: own[name] for name in _LONG if name in own}
+        self.entries.append(Entry(self.source, number, record, columns, named, self.data))
 
     def _prompt_id(self, line: dict[str, Any]) -> str:
-        key = json.dumps([line.get("messages"), line.get("prompt")])
+        key = repr((line.get("messages"), line.get("prompt")))
         return f"prompt {self._prompts.setdefault(key, len(self._prompts))}"
 
 
-def _skimmed(data: bytes, start: int, stop: int) -> Any:
+def _skimmed(data: bytes, start: int, stop: int, *, where: str) -> Any:
     """Parse a line with its columns cut out; each is replaced by where it starts and stops."""
     parts: list[bytes] = []
     at = start
@@ -211,20 +226,10 @@ def _skimmed(data: bytes, start: int, stop: int) -> Any:
         at = last
     parts.append(data[at:stop])
     try:
-        return json.loads(b"".join(parts).decode("utf-8"))
-    except UnicodeDecodeError:
-        raise
-    except ValueError:
+        return parsed(b"".join(parts), where=where)
+    except DataError:
         # A column that is no flat list of numbers; or not JSON at all, which this explains.
-        return json.loads(data[start:stop].decode("utf-8"))
+        return parsed(data[start:stop], where=where)
 
 
-_ESCAPED = json.dumps(_CUT)[1:-1]
-
-
-def _broken(error: Exception, *, where: str) -> DataError:
-    if isinstance(error, DataError):
-        return error
-    if isinstance(error, KeyError):
-        return DataError(f"{where}: the field {error} is missing")
-    return DataError(f"{where}: not a line of rollouts: {error}")
+_ESCAPED = json.dumps("\0column")[1:-1]

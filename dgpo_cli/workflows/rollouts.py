@@ -14,22 +14,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, cast
+
+from pydantic import BeforeValidator, Field, Strict
 
 from dgpo_cli.thinking import ends_in_thought
 from dgpo_cli.types import (
-    OUTCOMES,
     Batch,
     Completion,
     FinishReason,
     Message,
+    Outcome,
     Prompt,
     ScoredGroup,
     Verdict,
 )
+from dgpo_cli.workflows.codec import Count, Flag, Format, Id, Number, Object, Text, TokenId, Whole
 
 VERSION = 1
 TOKEN_FIELDS = ("logprobs", "entropy", "hellinger_sq", "scores", "weights")
@@ -136,6 +139,87 @@ def write_lines(path: Path, lines: Iterator[dict[str, Any]]) -> int:
     return count
 
 
+def _joined(content: Any) -> Any:
+    """Return the text of a turn, which may come in parts; of several turns, all of it."""
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        return content
+    parts = [part if isinstance(part, dict) else {"text": part} for part in content]
+    return _all_texts(_joined(part.get("text", part.get("content"))) for part in parts)
+
+
+def _written(answer: Any) -> Any:
+    """Return an answer as text: a number as it is written, of a list all of it."""
+    if isinstance(answer, list):
+        return _all_texts(map(_written, answer), between=", ")
+    number = isinstance(answer, int | float) and not isinstance(answer, bool)
+    return json.dumps(answer) if number else answer
+
+
+def _all_texts(values: Iterable[Any], *, between: str = "") -> str:
+    found = list(values)
+    if not all(isinstance(value, str) for value in found):
+        raise ValueError("must be text, or a list of texts")
+    return between.join(found)
+
+
+_Content = Annotated[Text, BeforeValidator(_joined)]
+_Column = tuple[Number | None, ...]  # null: not finite
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation as a file has it; the role may be any program's."""
+
+    role: Text
+    content: _Content = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRecord:
+    """The fields of a line that are short; `messages` come before `prompt`."""
+
+    prompt_id: Id
+    index: Count
+    completion: _Content
+    version: Annotated[int, Strict(), Field(ge=VERSION, le=VERSION)] = VERSION
+    prompt: Text = ""
+    messages: tuple[Turn, ...] = ()
+    answer: Annotated[Text, BeforeValidator(_written)] = ""
+    temperature: Annotated[Number, Field(ge=0)] = 1.0
+    finish_reason: FinishReason = "stop"
+    starts_in_thought: Flag | None = None
+    outcome: Outcome | None = None
+    extracted: Text | None = None
+    reward: Number = math.nan
+    advantage: Number | None = None
+    seed: Whole = 0
+    policy_version: Count = 0
+    credit: Object | None = None
+    vocab_size: Annotated[TokenId, Field(ge=2)] | None = None
+    tau: Annotated[Number, Field(ge=0)] | None = None
+    noise_floor: Annotated[Number, Field(ge=0)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutColumns:
+    """The fields of a line that are long: a number a token."""
+
+    prompt_token_ids: tuple[TokenId, ...] = ()
+    token_ids: tuple[TokenId, ...] = ()
+    sampling_logprobs: _Column = ()
+    logprobs: _Column | None = None
+    entropy: _Column | None = None
+    hellinger_sq: _Column | None = None
+    scores: _Column | None = None
+    weights: _Column | None = None
+
+
+RECORD = Format(RolloutRecord)
+COLUMNS = Format(RolloutColumns)
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutLine:
     """One completion read back. `stats` is None where the file has no token statistics.
@@ -155,79 +239,75 @@ class RolloutLine:
     stats: StoredStats | None
 
 
-def parse_line(line: dict[str, Any], *, source: str) -> RolloutLine:
-    """Read the line of one completion.
+def parse_line(record: RolloutRecord, columns: RolloutColumns, *, source: str) -> RolloutLine:
+    """Put a line together from its two parts.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: a field is missing or not what it must be.
+        ValueError, KeyError: the parts do not go together; the message names the field.
     """
-    if line.get("version", VERSION) != VERSION:
-        raise ValueError(f"version {line['version']}, this dgpo reads {VERSION}")
-    ids = tuple(int(i) for i in line.get("token_ids", ()))
-    completion = Completion(
-        token_ids=ids,
-        sampling_logprobs=tuple(float(x) for x in line.get("sampling_logprobs", ())),
-        text=str(line["completion"]),
-        finish_reason=_one_of(line.get("finish_reason", "stop"), get_args(FinishReason)),
-        policy_version=int(line.get("policy_version", 0)),
-        seed=int(line.get("seed", 0)),
-        starts_in_thought=_starts_in_thought(line),
-    )
-    messages = line.get("messages") or [{"role": "user", "content": line["prompt"]}]
-    reward = float(line.get("reward", math.nan))
-    advantage = line.get("advantage")
+    ids = columns.token_ids
     return RolloutLine(
         prompt=Prompt(
-            id=str(line["prompt_id"]),
-            messages=tuple(Message(role=m["role"], content=m["content"]) for m in messages),
-            answer=str(line.get("answer", "")),
+            id=record.prompt_id,
+            messages=tuple(Message(turn.role, turn.content) for turn in record.messages)  # type: ignore[arg-type]
+            or (Message("user", record.prompt),),
+            answer=record.answer,
             source=source,
         ),
-        index=int(line["index"]),
-        prompt_ids=tuple(int(i) for i in line.get("prompt_token_ids", ())),
-        completion=completion,
-        verdict=_verdict(line, reward=reward),
-        reward=reward,
-        temperature=float(line.get("temperature", 1.0)),
-        advantage=None if advantage is None else float(advantage),
-        stats=_stats(line, length=len(ids)),
+        index=record.index,
+        prompt_ids=columns.prompt_token_ids,
+        completion=Completion(
+            token_ids=ids,
+            sampling_logprobs=_numbers(columns.sampling_logprobs),
+            text=record.completion,
+            finish_reason=record.finish_reason,
+            policy_version=record.policy_version,
+            seed=record.seed,
+            starts_in_thought=(
+                ends_in_thought(record.prompt)
+                if record.starts_in_thought is None
+                else record.starts_in_thought
+            ),
+        ),
+        verdict=(
+            None
+            if record.outcome is None
+            else Verdict(record.outcome, record.extracted, record.reward)
+        ),
+        reward=record.reward,
+        temperature=record.temperature,
+        advantage=record.advantage,
+        stats=_stats(record, columns),
     )
 
 
-def _starts_in_thought(line: dict[str, Any]) -> bool:
-    """As the line says; one that does not may hold the prompt as it was rendered."""
-    told = line.get("starts_in_thought")
-    return ends_in_thought(str(line.get("prompt", ""))) if told is None else bool(told)
-
-
-def _verdict(line: dict[str, Any], *, reward: float) -> Verdict | None:
-    if line.get("outcome") is None:
+def _stats(record: RolloutRecord, columns: RolloutColumns) -> StoredStats | None:
+    if columns.weights is None:
         return None
-    outcome = _one_of(line["outcome"], OUTCOMES)
-    return Verdict(outcome=outcome, extracted=line.get("extracted"), reward=reward)
-
-
-def _stats(line: dict[str, Any], *, length: int) -> StoredStats | None:
-    if "weights" not in line:
-        return None
-    columns = {
-        name: tuple(math.nan if x is None else float(x) for x in line[name])
-        for name in TOKEN_FIELDS
-    }
-    for name, values in columns.items():
-        if len(values) != length:
-            raise ValueError(f"{name} has {len(values)} numbers for {length} tokens")
-    tau, noise_floor = line.get("tau"), line.get("noise_floor")
+    found: dict[str, tuple[float, ...]] = {}
+    for name in TOKEN_FIELDS:
+        values = getattr(columns, name)
+        if values is None:
+            raise KeyError(name)
+        if len(values) != len(columns.token_ids):
+            raise ValueError(
+                f"{name} has {len(values)} numbers for {len(columns.token_ids)} tokens"
+            )
+        found[name] = _numbers(values)
+    for name in ("credit", "vocab_size"):
+        if getattr(record, name) is None:
+            raise KeyError(name)
+    assert record.credit is not None and record.vocab_size is not None
     return StoredStats(
-        credit=line["credit"],
-        vocab_size=int(line["vocab_size"]),
-        tau=None if tau is None else float(tau),
-        noise_floor=None if noise_floor is None else float(noise_floor),
-        **columns,
+        credit=record.credit,
+        vocab_size=record.vocab_size,
+        tau=record.tau,
+        noise_floor=record.noise_floor,
+        **found,
     )
 
 
-def _one_of(value: Any, allowed: Sequence[str]) -> Any:
-    if value not in allowed:
-        raise ValueError(f"{value!r} is none of {', '.join(allowed)}")
-    return value
+def _numbers(values: tuple[float | None, ...]) -> tuple[float, ...]:
+    if None in values:
+        return tuple(math.nan if x is None else x for x in values)
+    return cast("tuple[float, ...]", values)

@@ -69,14 +69,14 @@ def test_another_protocol_is_usage_and_force_goes_on(tmp_path: Path) -> None:
     assert "not comparable" in ended.out and "protocol.temperature: 0.6 -> 1.0" in ended.out
 
 
-def test_a_missing_folder_is_usage_and_a_broken_report_a_failure(tmp_path: Path) -> None:
+def test_a_missing_folder_and_a_broken_report_are_usage(tmp_path: Path) -> None:
     folder = stored(tmp_path / "a")
     ended = dgpo("compare", folder, str(tmp_path / "nowhere"))
     assert ended.exit_code == 2
     assert dgpo("compare", folder).exit_code == 2
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "report.json").write_text('{"version": 1}')
-    assert dgpo("compare", folder, str(tmp_path / "b")).exit_code == 1
+    assert dgpo("compare", folder, str(tmp_path / "b")).exit_code == 2
 
 
 def test_on_a_terminal_every_line_fits(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from hypothesis import strategies as st
 
 from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.errors import DataError
+from dgpo_cli.workflows.foreign import NAMES
 from dgpo_cli.workflows.rollout_file import RolloutFile, _skimmed, open_rollouts, typed_rollout
-from dgpo_cli.workflows.rollouts import TOKEN_FIELDS
+from dgpo_cli.workflows.rollouts import TOKEN_FIELDS, RolloutColumns, RolloutRecord
 
 TRICKY = 'say "token_ids": [1, 2] and \\"weights\\": [3] ]['
 STATS = {name: [0.5, None, 2.0] for name in TOKEN_FIELDS}
@@ -76,7 +79,7 @@ def test_columns_put_back_give_the_whole_line(line: dict[str, Any]) -> None:
             return {key: restored(item) for key, item in value.items()}
         return [restored(item) for item in value] if isinstance(value, list) else value
 
-    assert restored(_skimmed(data, 0, len(data))) == line
+    assert restored(_skimmed(data, 0, len(data), where="")) == line
 
 
 def test_line_breaks_inside_of_texts_do_not_end_a_line(tmp_path: Path) -> None:
@@ -171,20 +174,39 @@ def test_only_the_lines_that_are_asked_for_are_parsed(tmp_path: Path) -> None:
     broken = {**LINE, "index": 1, "entropy": ["x"]}
     found = opened(tmp_path, LINE, broken)
     assert found.entries[0].line().index == 0
-    with pytest.raises(DataError, match=r"x\.jsonl:2: not a line of rollouts"):
+    with pytest.raises(DataError, match=r"x\.jsonl:2: entropy\[0\]=\"x\": must be a number"):
         found.entries[1].line()
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"prompt": "q"}', "'completion' is missing"),
-        ('{"completion": "c"}', "'prompt' is missing"),
+        ('{"prompt": "q"}', "the field completion is missing"),
+        ('{"completion": "c"}', "the field prompt is missing"),
         ('{"messages": [{"role": "user", "content": "q"}]}', "do not end with the assistant"),
         ('{"prompt": "q", "completion": "c", "weights": [1, 2}', "not JSON"),
-        ('{"prompt": "q", "completion": 3, "messages": 4}', "not a line of rollouts"),
+        ('{"prompt": "q", "completion": 3, "messages": 4}', "completion=3: must be text"),
         ('"text"', "not a JSON object"),
-        ('{"a": ' * 9999, "not JSON"),
+        ('{"a": ' * 9999, "nested too deep"),
+        (
+            '{"prompt": "q", "completion": "c", "seed": ' + "9" * 9999 + "}",
+            "seed=a number too large",
+        ),
+        ('{"prompt": "q", "completion": "c", "seed": true}', "seed=true: must be a whole number"),
+        ('{"prompt": "q", "completion": "c", "reward": 1e400}', "reward=a number too large"),
+        ('{"prompt": "q", "completion": "c", "reward": NaN}', "reward=NaN: must be finite"),
+        ('{"prompt": "q", "completion": "c", "version": "v2"}', 'version="v2": this dgpo reads'),
+        ('{"prompt": "q", "completion": "c", "score": {"a": 1}}', "score={...}: must be a number"),
+        ('{"prompt": "q", "response": ["c", 3]}', "response=[...]: must be text, or a list"),
+        (
+            '{"prompt": "q", "completion": "c", "policy_version": "step-3"}',
+            'policy_version="step-3": must be a whole number',
+        ),
+        (
+            '{"completion": "c", "messages": [{"role": "user", "content": {"text": "q"}}]}',
+            "messages[0].content={...}: must be text",
+        ),
+        ('{"prompt": [["q"]], "completion": "c"}', "prompt[0]=[...]: must be an object"),
     ],
 )
 def test_broken_lines_are_named(tmp_path: Path, text: str, said: str) -> None:
@@ -200,6 +222,52 @@ def test_a_file_that_is_not_utf8_says_so(tmp_path: Path) -> None:
     path.write_bytes(b'{"prompt": "\xff", "completion": "c"}')
     with pytest.raises(DataError, match=r"x\.jsonl:1: not UTF-8"):
         open_rollouts(path)
+
+
+def test_null_is_not_there(tmp_path: Path) -> None:
+    bare = {"prompt": "q", "completion": "c"}
+    names = {field.name for each in (RolloutRecord, RolloutColumns) for field in fields(each)}
+    line = dict.fromkeys(names) | bare
+    assert opened(tmp_path, line).entries[0].line() == opened(tmp_path, bare).entries[0].line()
+
+
+def test_content_of_null_is_no_text(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": None}, {"role": "assistant", "content": None}]
+    line = opened(tmp_path, {"messages": turns}).entries[0].line()
+    assert (line.prompt.text, line.completion.text) == ("", "")
+
+
+@pytest.mark.parametrize("name", NAMES["answer"])
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [("12", "12"), (12, "12"), (0.5, "0.5"), (["1/2"], "1/2"), (["2", 5], "2, 5"), ([], "")],
+)
+def test_answers_of_other_programs_are_read(
+    tmp_path: Path, name: str, answer: object, text: str
+) -> None:
+    found = opened(tmp_path, {"prompt": "q", "completion": "c", name: answer})
+    assert found.entries[0].line().prompt.answer == text
+
+
+def test_a_packed_file_is_the_file(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "x.jsonl", tmp_path / "x.jsonl.gz"
+    plain.write_text(json.dumps(LINE) + "\n" + json.dumps(LINE))
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    lines = [[entry.line() for entry in open_rollouts(path).entries] for path in (plain, packed)]
+    assert [replace(line, prompt=replace(line.prompt, source="")) for line in lines[0]] == [
+        replace(line, prompt=replace(line.prompt, source="")) for line in lines[1]
+    ]
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"x\.jsonl\.gz: is damaged"):
+        open_rollouts(packed)
+
+
+def test_a_prompt_as_it_was_rendered_tells_of_its_thought(tmp_path: Path) -> None:
+    line = {"prompt": "<|user|>1+1?<|assistant|><think>\n", "completion": "2"}
+    told = {**line, "starts_in_thought": False}
+    first, second = opened(tmp_path, line, told).entries
+    assert first.line().completion.starts_in_thought
+    assert not second.line().completion.starts_in_thought
 
 
 def test_a_typed_completion_is_a_file_of_one_line() -> None:

@@ -140,12 +140,18 @@ def test_what_is_not_finite_is_null_and_comes_back_as_nan(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda line: line.pop("completion"), "'completion' is missing"),
-        (lambda line: line.update(finish_reason="tired"), "'tired' is none of stop, length"),
-        (lambda line: line.update(outcome="maybe"), "'maybe' is none of correct"),
-        (lambda line: line.update(version=99), "version 99"),
-        (lambda line: line.update(weights=[1.0]), "'logprobs' is missing"),
-        (lambda line: line.update(token_ids="x"), "not a line of rollouts"),
+        (lambda line: line.pop("completion"), "the field completion is missing"),
+        (
+            lambda line: line.update(finish_reason="tired"),
+            '="tired": must be stop or length',
+        ),
+        (
+            lambda line: line.update(outcome="maybe"),
+            'outcome="maybe": must be correct, wrong,',
+        ),
+        (lambda line: line.update(version=99), "version=99: this dgpo reads version 1"),
+        (lambda line: line.update(weights=[1.0]), "the field logprobs is missing"),
+        (lambda line: line.update(token_ids="x"), 'token_ids="x": must be a list'),
     ],
 )
 def test_broken_line_names_file_line_and_field(tmp_path, change, message) -> None:  # type: ignore[no-untyped-def]
