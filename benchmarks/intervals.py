@@ -35,6 +35,7 @@ Rng = np.random.Generator
 Draw = Callable[[Rng, int], np.ndarray]
 RESAMPLES = 1000
 MANY = 1_000_000  # problems that stand for the population
+EXACT = 1e-3  # how far their mean may be from its
 
 
 def always(rng: Rng, n: int) -> np.ndarray:
@@ -174,7 +175,7 @@ def measure(
 
 
 def _holds(interval: Interval, truth: float) -> bool:
-    return interval.low - 1e-9 <= truth <= interval.high + 1e-9
+    return interval.low - EXACT <= truth <= interval.high + EXACT
 
 
 def _at_odds(interval: Interval, *, p: float) -> bool:

@@ -18,20 +18,28 @@ def eval_line(curve: Sequence[Mapping[str, Any]], *, width: int, ascii_only: boo
     """
     last = curve[-1]
     head = f"eval {last['bench']} after step {last['step']}  Avg@{last['k']} {last['avg_at_k']:.1%}"
-    sign = "+-" if ascii_only else "±"
-    errors = [
-        f"{sign}{100 * last[key]:.1f} {name}"
-        for key, name in (("stderr_rerun", "rerun"), ("stderr_problems", "problems"))
-        if last[key] is not None and math.isfinite(last[key])
-    ]
+    errors = _errors(last)
     same = [line["avg_at_k"] for line in curve if line["bench"] == last["bench"]]
-    cut = f"  truncated {last['truncated']:.0%}" if last["truncated"] else ""
-    for parts in ([*errors, cut.strip()], errors, errors[:1], []):
+    cut = f"truncated {last['truncated']:.0%}" if last["truncated"] else ""
+    both, one = ", ".join(errors), errors[0] if errors else ""
+    for parts in ([both, cut], [both], [one], []):
         line = "  ".join([head, *(part for part in parts if part)])
         room = width - len(line) - 2
         if room >= min(len(same), 4):
             return f"{line}  {levels(same[-room:], ascii_only=ascii_only)}"
     return head
+
+
+def _errors(line: Mapping[str, Any]) -> list[str]:
+    """The intervals that are known, in percent; the first says that they are of 95 %."""
+    known = [
+        f"{100 * low:.1f} to {100 * high:.1f} {name}"
+        for key, name in (("rerun_95", "rerun"), ("problems_95", "problems"))
+        if (ends := line.get(key))
+        and None not in (low := ends["low"], high := ends["high"])
+        and math.isfinite(low + high)
+    ]
+    return [f"95%: {known[0]}", *known[1:]] if known else []
 
 
 def levels(shares: Sequence[float], *, ascii_only: bool = False) -> str:

@@ -6,6 +6,7 @@ and no hot loop ever waits for a terminal.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -28,7 +29,7 @@ from dgpo_cli.report.panel.layout import Memory, panel
 from dgpo_cli.report.panel.state import Doing, PanelState, Phase, Score
 from dgpo_cli.report.ramp import depth_of
 from dgpo_cli.report.text import plain
-from dgpo_cli.types import Advance, Diagnosis, Evaluation, Glimpse, StepMetrics
+from dgpo_cli.types import Advance, Diagnosis, Evaluation, Glimpse, Interval, StepMetrics
 
 INTERVAL_S = 0.25  # between two frames
 LEAST_COLUMNS, LEAST_ROWS = 60, 20  # of a terminal that gets the panel unasked
@@ -222,15 +223,19 @@ def _extend(series: list[tuple[float, float]], step: int, value: float | None) -
 
 
 def _score(line: Mapping[str, Any]) -> Score:
-    unknown = float("nan")
     return Score(
         step=line["step"],
         bench=str(line["bench"]),
         k=line["k"],
         avg_at_k=line["avg_at_k"],
-        stderr_rerun=unknown if line["stderr_rerun"] is None else line["stderr_rerun"],
-        stderr_problems=unknown if line["stderr_problems"] is None else line["stderr_problems"],
+        rerun_95=_interval(line.get("rerun_95")),
+        problems_95=_interval(line.get("problems_95")),
     )
+
+
+def _interval(ends: Mapping[str, float | None] | None) -> Interval:
+    low, high = ((ends or {}).get(name) for name in ("low", "high"))
+    return Interval(math.nan if low is None else low, math.nan if high is None else high)
 
 
 def _clock(left_s: float) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from dgpo_cli.algo.compared import Change, Comparison, Pair
-from dgpo_cli.report.evaluation import LABEL, error_lines
+from dgpo_cli.report.evaluation import LABEL, error_line, noted
 from dgpo_cli.report.numbers import (
     UNKNOWN,
     counted,
@@ -118,21 +118,15 @@ def _row(label: str, before: float, after: float, *, page: Page, style: str = ""
 
 def _errors(found: Comparison, *, page: Page) -> Iterator[Text]:
     yield plain("")
-    head = f"difference {points(found.difference)} points"
-    yield plain(head, style=page.style("bold"))
+    head = plain(f"difference {points(found.difference)} points", style=page.style("bold"))
+    yield from noted(head, "intervals of 95 %:", page=page)
     drawn = "" if found.exact else " (drawn)"
-    for label, stderr, interval, p, meaning in (
-        ("rerun", found.stderr_rerun, found.rerun_95, found.p_rerun, ", these problems again"),
-        (
-            "problems",
-            found.stderr_problems,
-            found.problems_95,
-            found.p_problems,
-            f"{drawn}, other problems",
-        ),
+    for label, interval, p, meaning in (
+        ("rerun", found.rerun_95, found.p_rerun, ", these problems again"),
+        ("problems", found.problems_95, found.p_problems, f"{drawn}, other problems"),
     ):
         said = f"p = {p_value(p)}".replace("= <", "<") + meaning
-        yield from error_lines(label, stderr, signed_ends(interval), said, page=page)
+        yield from error_line(label, signed_ends(interval), said, page=page)
     least = " and ".join(
         f"{size(value)} {name}" if math.isfinite(value) else f"{UNKNOWN} {name}"
         for value, name in (

@@ -13,7 +13,7 @@ from dgpo_cli.report.card import card_lines
 from dgpo_cli.report.evaluation_json import from_json, to_json
 from dgpo_cli.report.grid import grid, grid_legend
 from dgpo_cli.report.histogram import histogram
-from dgpo_cli.report.numbers import UNKNOWN, counted, ends, percent, size, tokens
+from dgpo_cli.report.numbers import counted, ends, percent, tokens
 from dgpo_cli.report.outcome_grid import outcome_grid, outcome_legend
 from dgpo_cli.report.page import Page, page_for, stack, title_line
 from dgpo_cli.report.ramp import Depth, depth_of, shallower
@@ -62,13 +62,10 @@ def noted(line: Text, *notes: str, page: Page) -> Iterator[Text]:
             yield plain("    ").append_text(text)
 
 
-def error_lines(
-    label: str, stderr: float, interval: str, meaning: str, *, page: Page
-) -> Iterator[Text]:
-    """A standard error with its interval of 95 % and what it is the error of."""
-    shown = f"{page.glyphs.plus_minus} {size(stderr)}" if math.isfinite(stderr) else UNKNOWN
-    line = value_line(f"  {label}", shown, page=page)
-    yield from noted(line, f"95 %: {interval}", meaning, page=page)
+def error_line(label: str, interval: str, *notes: str, page: Page) -> Iterator[Text]:
+    """An interval of 95 % and what it is the error of; the view says once that it is 95 %."""
+    line = plain("").append(pad(f"  {label}", LABEL), page.style("dim"))
+    yield from noted(line.append(f" {interval}"), *notes, page=page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +101,13 @@ class _Report:
 
 
 def _score(result: Evaluation, *, page: Page) -> Iterator[Text]:
-    yield value_line(f"Avg@{result.k}", percent(result.avg_at_k), page=page, style="bold")
-    for label, stderr, interval, meaning in (
-        ("rerun", result.stderr_rerun, result.rerun_95, "these problems sampled again"),
-        ("problems", result.stderr_problems, result.problems_95, "other problems of this kind"),
+    score = value_line(f"Avg@{result.k}", percent(result.avg_at_k), page=page, style="bold")
+    yield from noted(score, "intervals of 95 %:", page=page)
+    for label, interval, meaning in (
+        ("rerun", result.rerun_95, "these problems sampled again"),
+        ("problems", result.problems_95, "other problems of this kind"),
     ):
-        yield from error_lines(label, stderr, ends(interval), meaning, page=page)
+        yield from error_line(label, ends(interval), meaning, page=page)
     yield plain("")
     yield value_line(f"maj@{result.k}", percent(result.maj_at_k), page=page)
     yield from _pass_table(result, page=page)

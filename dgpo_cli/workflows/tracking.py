@@ -95,10 +95,13 @@ class Tracking:
     def evaluated(
         self, step: int, evaluation: Evaluation, curve: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Send the numbers of an evaluation: those of its line in evals.jsonl."""
+        """Send the numbers of an evaluation: those of its line in evals.jsonl, intervals by end."""
+        line = dict(curve[-1])
+        for name in ("rerun_95", "problems_95"):
+            line |= {f"{name}_{end}": value for end, value in (line.get(name) or {}).items()}
         values = {
             f"eval/{name}": float(value)
-            for name, value in curve[-1].items()
+            for name, value in line.items()
             if isinstance(value, int | float) and name != "step"
         }
         self._send("eval", step, lambda tracker: tracker.numbers(step, values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from dgpo_cli.cli.evalline import eval_line, levels, summary
@@ -13,8 +14,8 @@ def line(step: int, share: float, **changes: Any) -> dict[str, Any]:
         "bench": "sums",
         "k": 8,
         "avg_at_k": share,
-        "stderr_rerun": 0.0213,
-        "stderr_problems": 0.04,
+        "rerun_95": {"low": share - 0.0213, "high": share + 0.0213},
+        "problems_95": {"low": share - 0.04, "high": share + 0.042},
         "truncated": 0.0,
         **changes,
     }
@@ -25,7 +26,8 @@ CURVE = [line(0, 0.0), line(10, 0.49), line(20, 0.999), line(30, 1.0)]
 
 def test_the_newest_value_stands_with_both_errors_and_the_curve() -> None:
     assert eval_line(CURVE, width=100) == (
-        "eval sums after step 30  Avg@8 100.0%  ±2.1 rerun  ±4.0 problems  ▁▄██"
+        "eval sums after step 30  Avg@8 100.0%  "
+        "95%: 97.9 to 102.1 rerun, 96.0 to 104.2 problems  ▁▄██"
     )
 
 
@@ -40,8 +42,13 @@ def test_what_does_not_fit_is_left_out_the_score_last() -> None:
 
 
 def test_truncated_samples_are_told_of_and_unknown_errors_are_not() -> None:
-    text = eval_line([line(0, 0.5, truncated=0.25, stderr_rerun=None)], width=100)
-    assert text == "eval sums after step 0  Avg@8 50.0%  ±4.0 problems  truncated 25%  ▅"
+    unknown = {"low": None, "high": math.nan}
+    text = eval_line([line(0, 0.5, truncated=0.25, rerun_95=unknown)], width=100)
+    head = "eval sums after step 0  Avg@8 50.0%"
+    assert text == f"{head}  95%: 46.0 to 54.2 problems  truncated 25%  ▅"
+    unknown = {"low": math.nan, "high": math.nan}
+    text = eval_line([line(0, 0.5, rerun_95=unknown, problems_95=unknown)], width=100)
+    assert text == f"{head}  ▅"
 
 
 def test_a_long_curve_keeps_its_end() -> None:
@@ -57,7 +64,7 @@ def test_only_points_of_the_same_benchmark_are_on_a_curve() -> None:
 
 def test_plain_terminals_get_digits() -> None:
     text = eval_line(CURVE, width=100, ascii_only=True)
-    assert text.endswith("+-4.0 problems  1488") and text.isascii()
+    assert text.endswith("104.2 problems  1488") and text.isascii()
     assert levels([0.0, 0.124, 0.126, 1.0], ascii_only=True) == "1128"
 
 

@@ -18,7 +18,7 @@ from dgpo_cli.report.panel.layout import panel
 from dgpo_cli.report.panel.state import Memory, PanelState, Phase, Score
 from dgpo_cli.report.panel.words import duration, share, short, size, split_cells_by
 from dgpo_cli.report.ramp import DEPTHS, Depth
-from dgpo_cli.types import OUTCOMES, Diagnosis, Glimpse, Shown
+from dgpo_cli.types import OUTCOMES, Diagnosis, Glimpse, Interval, Shown
 from tests.report.samples import HOSTILE, SGR, check_snapshot, printed
 
 METRICS = {
@@ -65,8 +65,8 @@ STATE = PanelState(
     reward=tuple((float(i), 0.8 - 0.3 * math.exp(-i / 15) + 0.02 * (i % 3)) for i in range(1, 43)),
     entropy=tuple((float(i), 0.1 + 0.4 * math.exp(-i / 30)) for i in range(1, 43)),
     scores=(
-        Score(0, "sums", 8, 0.525, 0.012, 0.05),
-        Score(25, "sums", 8, 0.81, 0.011, 0.04),
+        Score(0, "sums", 8, 0.525, Interval(0.501, 0.549), Interval(0.427, 0.622)),
+        Score(25, "sums", 8, 0.81, Interval(0.787, 0.831), Interval(0.713, 0.88)),
     ),
     completions=256,
     groups=16,
@@ -146,14 +146,18 @@ LABELS = (
 )
 
 
+def test_the_interval_over_problems_stands_beside_that_of_a_rerun_where_there_is_room() -> None:
+    assert "95 %: 78.7 to 83.1 rerun, 71.3 to 88.0 problems" in drawn(STATE, 140, 60)
+    assert "95 %: 78.7 to 83.1\n" in drawn(STATE, 79, 22)
+
+
 def test_all_numbers_of_the_state_are_there() -> None:
     text = drawn(STATE, 110, 60)
     for words in (
         "42 %",
         "Avg@8 sums",
         "81.0 %",
-        "±1.1 rerun",
-        "±4.0 problems",
+        "95 %: 78.7 to 83.1 rerun",
         "correct 156",
         "wrong 79",
         "no answer 13",

@@ -20,13 +20,14 @@ from dgpo_cli.types import Diagnosis
 from dgpo_cli.workflows.run_folder import RunFolder
 from dgpo_cli.workflows.tracking import Tracking
 
-LINE = {
+LINE: dict[str, Any] = {
     "step": 2,
     "bench": "sums",
     "k": 8,
     "avg_at_k": 0.625,
     "stderr_rerun": 0.0123,
     "stderr_problems": 0.0456,
+    "rerun_95": {"low": 0.59, "high": 0.65},
 }
 SICK = Diagnosis("no_signal", 2, "no group has signal", "0 of 16 groups", "raise [group_size] *")
 Read = Callable[[Path], dict[str, list[tuple[int, Any]]]]
@@ -178,6 +179,9 @@ def check_numbers(found: dict[str, list[tuple[int, Any]]], *, steps: int) -> Non
     for name in ("k", "avg_at_k", "stderr_rerun", "stderr_problems"):
         ((step, value),) = found[f"eval/{name}"]
         assert step == 2 and same(value, LINE[name])
+    for end, expected in LINE["rerun_95"].items():
+        ((step, value),) = found[f"eval/rerun_95_{end}"]
+        assert step == 2 and same(value, expected)
     ((step, text),) = next(found[name] for name in found if name.startswith("diagnosis/no_signal"))
     text = text.decode() if isinstance(text, bytes) else text
     assert step == 2

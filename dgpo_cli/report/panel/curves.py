@@ -6,6 +6,7 @@ import math
 
 from rich.text import Text
 
+from dgpo_cli.report.numbers import ends
 from dgpo_cli.report.page import Page
 from dgpo_cli.report.panel.state import PanelState, Score
 from dgpo_cli.report.panel.words import row
@@ -56,7 +57,9 @@ def score_row(state: PanelState, page: Page) -> list[Text]:
         [score.avg_at_k for score in same], width=16, ascii_only=page.glyphs.ascii_only
     )
     bench = plain(last.bench, glyphs=page.glyphs).plain
-    return [row(page, f"Avg@{last.k}", f"{_percent(last)} {bench}", course, *_errors(last, page))]
+    line = row(page, f"Avg@{last.k}", f"{_percent(last)} {bench}", course)
+    errors = _errors(last, room=page.width - line.cell_len - 2)
+    return [line.append(f"  {errors}") if errors else line]
 
 
 def _reward(state: PanelState, page: Page, *, width: int, height: int) -> list[Text]:
@@ -72,9 +75,10 @@ def _scores(state: PanelState, page: Page, *, width: int, height: int) -> list[T
     last = same[-1]
     bench = plain(last.bench, glyphs=page.glyphs).plain
     title = plain(f"Avg@{last.k}", style=page.style("bold")).append(f" {bench}")
-    for part in (_percent(last), *_errors(last, page)):
-        if title.cell_len + 2 + len(part) <= width:
-            title.append(f"  {part}", page.style("dim"))
+    title.append(f"  {_percent(last)}", page.style("dim"))
+    errors = _errors(last, room=width - title.cell_len - 2)
+    if errors:
+        title.append(f"  {errors}", page.style("dim"))
     points = [(float(score.step), score.avg_at_k) for score in same]
     return [title, *_plot(state, points, page, width=width, height=height - 1, most=1.0)]
 
@@ -120,10 +124,14 @@ def _percent(score: Score) -> str:
     return f"{100.0 * score.avg_at_k:.1f} %"
 
 
-def _errors(score: Score, page: Page) -> list[str]:
-    """Both errors in percentage points, where they are known."""
-    return [
-        f"{page.glyphs.plus_minus}{100.0 * value:.1f} {name}"
-        for value, name in ((score.stderr_rerun, "rerun"), (score.stderr_problems, "problems"))
-        if math.isfinite(value)
+def _errors(score: Score, *, room: int) -> str:
+    """Both intervals as long as there is room, else that of a rerun; empty where none is known."""
+    known = [
+        f"{ends(interval)} {name}"
+        for interval, name in ((score.rerun_95, "rerun"), (score.problems_95, "problems"))
+        if math.isfinite(interval.low) and math.isfinite(interval.high)
     ]
+    forms = [", ".join(known), *known[:1], *(each.removesuffix(" rerun") for each in known[:1])]
+    return (
+        next((text for form in forms if len(text := f"95 %: {form}") <= room), "") if known else ""
+    )

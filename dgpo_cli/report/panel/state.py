@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from dgpo_cli.report.textplot import Point
-from dgpo_cli.types import Diagnosis, Glimpse
+from dgpo_cli.types import Diagnosis, Glimpse, Interval
 
 Doing = Literal["starting", "training", "evaluating", "done", "stopped", "failed"]
 NOTHING: Mapping[str, float] = MappingProxyType({})
@@ -47,8 +47,8 @@ class Score:
     bench: str
     k: int
     avg_at_k: float
-    stderr_rerun: float
-    stderr_problems: float
+    rerun_95: Interval
+    problems_95: Interval
 
 
 @dataclass(frozen=True, slots=True)

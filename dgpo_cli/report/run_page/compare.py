@@ -8,7 +8,7 @@ from dgpo_cli.report.document import escaped
 from dgpo_cli.report.numbers import percent
 from dgpo_cli.report.run_page.draw import look
 from dgpo_cli.report.run_page.figures import swatch
-from dgpo_cli.report.run_page.overview import reward_ends
+from dgpo_cli.report.run_page.overview import half_95, reward_ends
 from dgpo_cli.report.run_page.sections import table
 from dgpo_cli.report.run_page.series import RunSeries, kind_of, known
 from dgpo_cli.report.run_page.values import UNKNOWN, difference, duration, value
@@ -43,10 +43,11 @@ def _rows(
     yield "steps", _against_first(steps, lambda step: f"{step:,.0f}")
     spent = [run.seconds[-1] if run.has("time/step_s") else None for run in runs]
     yield "time in steps", [UNKNOWN if each is None else duration(each) for each in spent]
-    firsts, lasts = zip(*(reward_ends(record)[:2] for record in records), strict=True)
+    firsts, lasts, widths = zip(*map(reward_ends, records), strict=True)
     yield "reward, first steps", _against_first([each and each[0] for each in firsts], value)
     yield "reward, last steps", _against_first([each and each[0] for each in lasts], value)
-    yield "standard error of it", [value(each[1]) if each else UNKNOWN for each in lasts]
+    errors = [each and half_95(each[1], width) for each, width in zip(lasts, widths, strict=True)]
+    yield "± of it, 95 %", [value(each) if each is not None else UNKNOWN for each in errors]
     for metric, name in (
         ("outcome/correct", "correct, last step"),
         ("completion/length_mean", "length, last step"),

@@ -8,8 +8,9 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dgpo_cli.algo.student import student_quantile
 from dgpo_cli.report.document import escaped
-from dgpo_cli.report.numbers import counted, ends, percent, size
+from dgpo_cli.report.numbers import counted, ends, percent
 from dgpo_cli.report.run_page.series import RunSeries, known
 from dgpo_cli.report.run_page.values import UNKNOWN, duration, value
 from dgpo_cli.report.text import visible
@@ -56,7 +57,10 @@ def _gain(record: RunRecord) -> tuple[str, str]:
     if width == 0:
         return value(last[0]), "of one step"
     many = "first and last step" if width == 1 else f"means of the first and last {width} steps"
-    errors = "" if width == 1 else f", each ± {max(first[1], last[1]):.2g}"
+    errors = (
+        "" if width == 1 else f", each ± {max(half_95(e, width) for _, e in (first, last)):.2g}"
+    )
+    errors += "" if width == 1 else " (95 %)"
     return f"{first[0]:.3f} → {last[0]:.3f}", f"{many}{errors}"
 
 
@@ -76,6 +80,11 @@ def reward_ends(
     return _mean(rewards[:width]), _mean(rewards[-width:]), width
 
 
+def half_95(stderr: float, count: int) -> float:
+    """Half of Student's interval of 95 % for a mean of `count` values; NaN for one."""
+    return student_quantile(0.975, freedom=count - 1) * stderr if count > 1 else math.nan
+
+
 def _mean(values: Sequence[float]) -> tuple[float, float]:
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return statistics.fmean(values), error
@@ -86,22 +95,25 @@ def _evaluated(evals: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     scores = [known(line.get("avg_at_k")) for line in (first, last)]
     shown = [UNKNOWN if score is None else percent(score) for score in scores]
     text = shown[1] if len(evals) == 1 else f"{shown[0].removesuffix(' %')} → {shown[1]}"
-    return text, f"{escaped(str(last.get('bench')))}, step {last['step']}: {errors(last)}"
+    return text, f"{escaped(str(last.get('bench')))}, step {last['step']}; 95 %: {errors(last)}"
 
 
 def errors(line: Mapping[str, Any]) -> str:
-    """Both errors of an evaluation in words."""
-    parts = []
-    for key, name in (("stderr_rerun", "rerun"), ("stderr_problems", "problems")):
-        error = known(line.get(key))
-        if error is not None:
-            parts.append(f"± {size(error)} {name}")
-    interval = line.get("problems_95")
-    if isinstance(interval, Mapping):
-        low, high = known(interval.get("low")), known(interval.get("high"))
-        if low is not None and high is not None:
-            parts.append(f"95 %: {ends(Interval(low, high))}")
-    return ", ".join(parts) or "errors unknown"
+    """Both intervals of 95 % of an evaluation in words."""
+    parts = [
+        f"{ends(interval)} {name}"
+        for key, name in (("rerun_95", "rerun"), ("problems_95", "problems"))
+        if (interval := interval_of(line, key)) is not None
+    ]
+    return ", ".join(parts) or UNKNOWN
+
+
+def interval_of(line: Mapping[str, Any], key: str) -> Interval | None:
+    """An interval of a line of evals.jsonl; None where it is not known."""
+    found = line.get(key)
+    found = found if isinstance(found, Mapping) else {}
+    low, high = known(found.get("low")), known(found.get("high"))
+    return None if low is None or high is None else Interval(low, high)
 
 
 def best(record: RunRecord, series: RunSeries) -> tuple[str, str]:
@@ -115,8 +127,10 @@ def best(record: RunRecord, series: RunSeries) -> tuple[str, str]:
     step = int(line["step"])
     kept = any(each.step == step for each in record.checkpoints)
     where = "kept" if kept else "the untrained model" if step == 0 else "not kept"
-    rivals = sum(score - other <= (known(line.get("stderr_rerun")) or 0.0) for other, _ in scored)
-    sure = "" if rivals < 2 else f"; {counted(rivals - 1, 'other')} within one rerun error"
+    rerun = interval_of(line, "rerun_95")
+    least = score if rerun is None else rerun.low
+    rivals = sum(other >= least for other, _ in scored)
+    sure = "" if rivals < 2 else f"; {counted(rivals - 1, 'other')} within its rerun interval"
     return f"step {step}", f"{percent(score)}, {where}{sure}"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from dgpo_cli.report.run_page.as_json import to_json
 from dgpo_cli.report.run_page.draw import draw, draw_evals
-from dgpo_cli.report.run_page.overview import reward_ends
+from dgpo_cli.report.run_page.overview import half_95, reward_ends
 from dgpo_cli.report.run_page.page import MAX_RUNS, all_series, report_page
 from dgpo_cli.report.run_page.panels import GROUPS, LENGTHS, OUTCOMES, REWARD
 from dgpo_cli.report.run_page.picture import report_svg
@@ -72,9 +72,9 @@ def test_the_overview_tells_steps_time_reward_and_both_errors() -> None:
         "finished",
         "1 min 45 s",  # 30 steps of 3.5 s
         "40.0 → 60.0 %",
-        "± 2.0 rerun, ± 3.0 problems, 95 %: 54.0 to 66.0",
+        "95 %: 56.0 to 64.0 rerun, 54.0 to 66.0 problems",
         "step 15",  # the best evaluation
-        "61.0 %, not kept; 1 other within one rerun error",
+        "61.0 %, not kept; 1 other within its rerun interval",
     ):
         assert part in text
 
@@ -307,3 +307,10 @@ def test_the_json_holds_the_numbers_and_no_nan() -> None:
     )
     assert one["reward"]["last"]["stderr"] is None
     assert (empty["steps"], empty["reward"]["first"]) == (0, None)
+
+
+def test_the_error_of_a_reward_is_students_interval_of_95_percent() -> None:
+    assert half_95(0.1, 10) == pytest.approx(0.2262, abs=1e-4)  # t of 9 degrees of freedom
+    found = record([line(at, reward_mean=float(at % 3)) for at in range(1, 101)])
+    _, last, _ = reward_ends(found)
+    assert last is not None and f"each ± {2.2622 * last[1]:.2g} (95 %)" in page(found).text
