@@ -12,6 +12,7 @@ import hmac
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -25,6 +26,11 @@ BACKEND = "dgpo_tcp"
 CONNECT_TIMEOUT_S = 30.0
 # Between two pieces: a peer that hangs for longer has died without a word.
 STALL_TIMEOUT_S = 300.0
+TOKEN_TIMEOUT_S = 10.0
+# At once. A newcomer takes the place of who has been silent for longest.
+MOST_CONNECTIONS = 64
+_PIECE_BYTES = 2**24
+_PAUSE_S = 0.2  # after a connection that could not be taken, for want of file descriptors
 _TOKEN_BYTES = 32
 
 
@@ -76,7 +82,8 @@ class Offer:
         self.host = host
         self.port = int(self._listener.getsockname()[1])
         self._lock = threading.Lock()
-        self._open: list[socket.socket] | None = []  # None: closed
+        self._open: dict[socket.socket, bool] = {}  # whether each has told the token
+        self._closed = threading.Event()
         self._error: Exception | None = None
 
     def __enter__(self) -> Self:
@@ -95,7 +102,8 @@ class Offer:
 
     def _close(self) -> None:
         with self._lock:
-            left, self._open = self._open or [], None
+            self._closed.set()
+            left = tuple(self._open)
         for sock in (self._listener, *left):
             # close() alone would leave a thread waiting that uses the socket.
             with contextlib.suppress(OSError):
@@ -103,34 +111,63 @@ class Offer:
             sock.close()
 
     def _accept(self) -> None:
-        while True:
+        while not self._closed.is_set():
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                return  # closed
+                # Closed, or out of file descriptors for a while: whoever knocks waits meanwhile.
+                self._closed.wait(_PAUSE_S)
+                continue
             with self._lock:
-                if self._open is None:
+                if self._closed.is_set():
                     connection.close()
                     return
-                self._open.append(connection)
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+                self._make_room()
+                self._open[connection] = False
+            try:
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            except RuntimeError:  # no more threads
+                self._drop(connection)
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            connection.settimeout(CONNECT_TIMEOUT_S)
-            token = bytearray(_TOKEN_BYTES)
-            _fill(connection, memoryview(token))
-            if not hmac.compare_digest(bytes(token), self.token.encode()):
-                connection.close()
-                return
-            connection.settimeout(STALL_TIMEOUT_S)
-            for _, tensor in self._tensors:
-                connection.sendall(_bytes_of(tensor.detach(), dtype=self._dtype))
+            if self._knows_token(connection):
+                with self._lock:
+                    self._open[connection] = True
+                connection.settimeout(STALL_TIMEOUT_S)
+                for _, tensor in self._tensors:
+                    view = _bytes_of(tensor.detach(), dtype=self._dtype)
+                    for start in range(0, len(view), _PIECE_BYTES):
+                        connection.sendall(view[start : start + _PIECE_BYTES])
         except OSError:
-            connection.close()  # the receiver notices, and tells the server why
+            pass  # the receiver notices, and tells the server why
         except Exception as error:
             self._error = error
-            connection.close()
+        finally:
+            self._drop(connection)
+
+    def _knows_token(self, connection: socket.socket) -> bool:
+        """Read the token, all of it within TOKEN_TIMEOUT_S however slowly it comes."""
+        deadline = time.monotonic() + TOKEN_TIMEOUT_S
+        token = bytearray(_TOKEN_BYTES)
+        view = memoryview(token)
+        while len(view):
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
+            view = view[_some(connection, view) :]
+        return hmac.compare_digest(token, self.token.encode())
+
+    def _make_room(self) -> None:
+        """Break off who came first of those that have not told the token, if there are many."""
+        strangers = [each for each, known in self._open.items() if not known]
+        if len(strangers) >= MOST_CONNECTIONS:
+            with contextlib.suppress(OSError):
+                strangers[0].shutdown(socket.SHUT_RDWR)  # its thread closes it
+            del self._open[strangers[0]]
+
+    def _drop(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._open.pop(connection, None)
+        connection.close()
 
 
 def receive(
@@ -169,10 +206,15 @@ def _view(tensor: torch.Tensor) -> memoryview:
 
 def _fill(connection: socket.socket, view: memoryview) -> None:
     while len(view):
-        count = connection.recv_into(view)
-        if count == 0:
-            raise ConnectionError("the trainer broke the transfer of weights off")
-        view = view[count:]
+        view = view[_some(connection, view) :]
+
+
+def _some(connection: socket.socket, view: memoryview) -> int:
+    """Read what is there, at most as much as `view` holds; return how much it was."""
+    count = connection.recv_into(view)
+    if count == 0:
+        raise ConnectionError("the trainer broke the transfer of weights off")
+    return count
 
 
 def listen(host: str) -> socket.socket:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import socket
 import threading
 import time
@@ -79,13 +82,76 @@ def test_several_receivers_get_everything_each() -> None:
 def test_who_does_not_know_the_token_gets_nothing(
     token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weight_stream, "CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(weight_stream, "TOKEN_TIMEOUT_S", 0.5)
     tensors = of_all_kinds()
     listing = Listing.of(tensors, dtype=None)
     with Offer(tensors, host="127.0.0.1") as offer:
         with pytest.raises(ConnectionError):
             taken(offer, listing, token=token)
         assert len(taken(offer, listing)) == len(tensors)  # the others are served all the same
+
+
+def test_a_silent_and_a_trickling_stranger_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_stream, "TOKEN_TIMEOUT_S", 0.5)
+    with Offer(of_all_kinds(), host="127.0.0.1") as offer:
+        silent = socket.create_connection((offer.host, offer.port), timeout=20)
+        trickling = socket.create_connection((offer.host, offer.port), timeout=20)
+        started = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - started < 10:
+                trickling.sendall(b"0")  # each byte comes in time, all of them do not
+                time.sleep(0.05)
+        assert 0.4 < time.monotonic() - started < 5
+        with contextlib.suppress(ConnectionResetError):
+            assert silent.recv(1) == b""
+        silent.close()
+        trickling.close()
+
+
+def test_strangers_hold_so_many_connections_and_keep_no_receiver_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(weight_stream, "MOST_CONNECTIONS", 3)
+    tensors = of_all_kinds()
+    before = threading.active_count()
+    with Offer(tensors, host="127.0.0.1") as offer:
+        strangers = [
+            socket.create_connection((offer.host, offer.port), timeout=20) for _ in range(9)
+        ]
+        for stranger in strangers[:6]:
+            assert stranger.recv(1) == b""  # the oldest go, the newest may yet tell a token
+        assert threading.active_count() <= before + 1 + 3
+        assert len(taken(offer, Listing.of(tensors, dtype=None))) == len(tensors)
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_want_of_file_descriptors_is_waited_out_without_spinning() -> None:
+    tensors = of_all_kinds()
+    listing = Listing.of(tensors, dtype=None)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    receiver = socket.socket()
+    receiver.settimeout(20)
+    taken_up: list[int] = []
+    with Offer(tensors, host="127.0.0.1") as offer:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (receiver.fileno() + 20, hard))
+            with pytest.raises(OSError):
+                while True:
+                    taken_up.append(os.dup(receiver.fileno()))
+            receiver.connect((offer.host, offer.port))
+            time.sleep(0.2)
+            spent = time.process_time()
+            time.sleep(1.0)
+            assert time.process_time() - spent < 0.3
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for each in taken_up:
+                os.close(each)
+        receiver.sendall(offer.token.encode())
+        assert receiver.recv(1)  # who came in between is served all the same
+        assert len(taken(offer, listing)) == len(tensors)
+        receiver.close()
 
 
 def test_no_receiver_can_come_after_the_end() -> None:
