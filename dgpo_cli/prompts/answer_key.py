@@ -1,4 +1,4 @@
-"""Lines up a benchmark's rows with its answer key, whatever ids the rows have."""
+"""Reads the answers of rows, and lines up a benchmark's rows with its answer key."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ class Alignment:
 
     ids: tuple[str | None, ...]
     how: str
+
+
+def final_answer(answer: str) -> str:
+    """Return what stands behind the last `####`, as in GSM8K, or all where there is none."""
+    return answer.rpartition("####")[2].strip() if "####" in answer else answer
 
 
 def read_integer(text: str) -> int | None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dgpo_cli.errors import ConfigError, DataError
@@ -61,7 +61,7 @@ class _Wrapping:
 
     def around(self, bare: Prompt) -> Prompt:
         messages = chat_messages(bare.messages, template=self.template, system=self.system)
-        return Prompt(bare.id, messages, bare.answer, bare.source)
+        return replace(bare, messages=messages)
 
 
 def protocol_of(name_or_path: str) -> str | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dgpo_cli.errors import DataError
+from dgpo_cli.prompts.answer_key import final_answer
 from dgpo_cli.prompts.files import Row, exact_text, read_rows
 from dgpo_cli.prompts.templates import chat_messages, problem_messages
 from dgpo_cli.types import Message, Prompt
@@ -124,7 +125,7 @@ class _Reading:
             if self.prompts[number].answer != answer:
                 self.disputed.add(number)
             return
-        prompt = Prompt(_identity(row, label), messages, answer, self.source)
+        prompt = Prompt(_identity(row, label), messages, answer, self.source, row.place)
         if prompt.id in self.places:
             raise row.error(f"id {prompt.id!r} is already that of {self.places[prompt.id]}")
         self.places[prompt.id] = row.place
@@ -183,9 +184,10 @@ def _answer(row: Row, column: str) -> str:
     text = exact_text(value)
     if text is None:
         raise row.error(f"field {column!r} must be text or a number, not {_kind(value)}")
-    if not text:
+    answer = final_answer(text)
+    if not answer:
         raise row.error(f"field {column!r} is empty")
-    return text
+    return answer
 
 
 def _messages(row: Row, column: str, *, template: str, system: str | None) -> tuple[Message, ...]:

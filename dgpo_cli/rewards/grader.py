@@ -42,9 +42,10 @@ def check_answers(prompts: Sequence[Prompt], *, reward: RewardSettings) -> None:
     found = [(p, text) for p in prompts if (text := reward.problem_with(p.answer)) is not None]
     if found:
         first, text = found[0]
+        place = f" ({first.place})" if first.place else ""
         raise DataError(
             f"{first.source}: {len(found):,} of {len(prompts):,} answers cannot be compared with, "
-            f"the first is that of problem {first.id!r}: {text}"
+            f"the first is that of problem {first.id!r}{place}: {text}"
         )
 
 

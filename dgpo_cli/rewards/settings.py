@@ -55,7 +55,7 @@ class IntegerReward(RewardValues):
 
         if read_integer(gold) is not None:
             return None
-        return f"answer={gold[:80]!r} is no integer; fix the data or set reward.kind = 'math'"
+        return f"answer={gold[:80]!r} is not an integer; fix the data or set reward.kind = 'math'"
 
 
 class MathReward(RewardValues):
@@ -69,7 +69,11 @@ class MathReward(RewardValues):
 
     def problem_with(self, gold: str) -> str | None:
         """Why `gold` cannot be compared with, or None."""
-        return None if gold.strip() else "an empty answer cannot be compared with; fix the data"
+        from dgpo_cli.rewards.gold import SHOWN_CHARS, why_unusable
+
+        problem = why_unusable(gold)
+        shown = gold if len(gold) <= SHOWN_CHARS else f"{gold[:SHOWN_CHARS]}…"
+        return None if problem is None else f"answer={shown!r} {problem}; fix the data"
 
 
 RewardSettings = Annotated[IntegerReward | MathReward, Field(discriminator="kind")]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -38,12 +38,16 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A question with a known answer. `source` names the file, benchmark or generator."""
+    """A question with a known answer. `source` names the file, benchmark or generator.
+
+    place: where in the file it stands, such as "line 7"; empty where there is no file.
+    """
 
     id: str
     messages: tuple[Message, ...]
     answer: str
     source: str
+    place: str = field(default="", compare=False)
 
     @property
     def text(self) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from dgpo_cli.prompts.answer_key import final_answer
 from dgpo_cli.rewards.grader import GradeItem, Grader
 from dgpo_cli.rewards.settings import RewardSettings
 from dgpo_cli.thinking import ends_in_thought
@@ -144,7 +145,7 @@ def _case(line: bytes, number: int) -> Case:
     if want is not None and want not in WANTS:
         raise _BrokenLine(f"want={want!r:.80}: must be one of {', '.join(WANTS)}")
     reason = _finish_reason(fields.pop("finish_reason", None))
-    item = GradeItem(gold, output, reason, _starts_in_thought(fields))
+    item = GradeItem(final_answer(gold), output, reason, _starts_in_thought(fields))
     return Case(number, item, want, fields)
 
 

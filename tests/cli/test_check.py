@@ -110,6 +110,13 @@ def test_a_verdict_that_is_not_the_wanted_one_exits_with_1(
     assert ("0 as wanted, 1 not" in ended.out) == (code == 1)
 
 
+def test_a_gold_of_gsm8k_is_what_stands_behind_its_marker(tmp_path: Path) -> None:
+    line = {"gold": "4+15=<<4+15=19>>19\n#### 19", "output": r"\boxed{19}", "want": "correct"}
+    ended = check(tmp_path, lines_of(line), "--json")
+    assert ended.code == 0
+    assert json.loads(ended.out)["gold"] == "19"
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
@@ -118,7 +125,7 @@ def test_a_verdict_that_is_not_the_wanted_one_exits_with_1(
         ("[1]", "no JSON object with gold and output"),
         ('{"gold": "1", "text": "x"}', "no field 'output' (fields: 'text')"),
         ('{"output": "1"}', "no field 'gold' (fields: 'output')"),
-        ('{"gold": "1/2", "output": ""}', "answer='1/2' is no integer"),
+        ('{"gold": "1/2", "output": ""}', "answer='1/2' is not an integer"),
         ('{"gold": true, "output": ""}', "gold=True is no text; put it in quotes"),
         ('{"gold": "1", "output": null}', "output=None is no text"),
         ('{"gold": "1", "output": "", "want": "yes"}', "want='yes': must be one of correct, "),

@@ -42,6 +42,16 @@ def test_a_problem_with_two_answers_is_left_out_wherever_they_stand(tmp_path: Pa
     )
 
 
+def test_an_answer_stands_behind_the_last_marker_of_gsm8k(tmp_path: Path) -> None:
+    answers = ["He has 4*5=<<4*5=20>>20.\n#### 20", "#### 1\nNo: #### 1,000 ", "3", "####"]
+    rows = [{"problem": str(n), "answer": each} for n, each in enumerate(answers)]
+    found, _ = read(save(tmp_path / "x.jsonl", rows[:3]))
+    assert [p.answer for p in found] == ["20", "1,000", "3"]
+    assert [p.place for p in found] == ["line 1", "line 2", "line 3"]
+    with pytest.raises(DataError, match="line 4: field 'answer' is empty"):
+        read(save(tmp_path / "x.jsonl", rows))
+
+
 def test_data_that_is_all_disputed_is_an_error(tmp_path: Path) -> None:
     path = save(tmp_path / "x.jsonl", [{"problem": "a", "answer": n} for n in range(2)])
     with pytest.raises(DataError, match="every problem stands there with different answers"):

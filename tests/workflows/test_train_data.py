@@ -88,9 +88,24 @@ def test_an_answer_that_cannot_be_judged_ends_the_run_before_its_first_step(tmp_
     rows = sums(10, 60).splitlines(keepends=True)
     rows[40] = json.dumps({"problem": "1/2?", "answer": "1/2"}) + "\n"
     settings = file_of(tmp_path, "".join(rows))
-    message = r"data\.jsonl: 1 of 50 answers .* problem 'data:41': answer='1/2' is no integer"
+    message = (
+        r"data\.jsonl: 1 of 50 answers .* problem 'data:41' \(line 41\): "
+        r"answer='1/2' is not an integer"
+    )
     with pytest.raises(DataError, match=message):
         run_tiny(tmp_path / "run", *settings, steps=20)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_general_answer_that_cannot_be_judged_ends_the_run_before_its_first_step(
+    tmp_path: Path,
+) -> None:
+    rows = sums(10, 60).splitlines(keepends=True)
+    rows[40] = json.dumps({"id": "p7", "problem": "Prove it.", "answer": "N/A"}) + "\n"
+    settings = file_of(tmp_path, "".join(rows))
+    message = r"data\.jsonl: 1 of 50 .* problem 'p7' \(line 41\): answer='N/A' stands for a missing"
+    with pytest.raises(DataError, match=message):
+        run_tiny(tmp_path / "run", *settings, "reward.kind=math", steps=20)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
