@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from pydantic import BaseModel, ConfigDict
+
+
+class Change(IntEnum):
+    """What changing a setting means for a run that has begun.
+
+    A field is marked as Annotated[int, Change.FREE]; the mark of a section counts for all of it. A
+    field without a mark is LEARNT.
+    """
+
+    FREE = 0  # moves no weight, except by rounding
+    LEARNT = 1  # what the run learns depends on it
+    FIXED = 2  # a checkpoint's weights, optimiser state or place in the data belong to it
 
 
 class Frozen(BaseModel):

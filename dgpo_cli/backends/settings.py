@@ -6,32 +6,34 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dgpo_cli.schema import Frozen
+from dgpo_cli.schema import Change, Frozen
 
 
 class HfBackend(Frozen):
     """Samples with the policy itself, in this process, through transformers."""
 
     kind: Literal["hf"] = "hf"
-    batch_size: int = Field(256, ge=1, description="Completions sampled side by side.")
+    batch_size: Annotated[int, Change.FREE] = Field(
+        256, ge=1, description="Completions sampled side by side."
+    )
 
 
 class _Vllm(Frozen):
     """What both ways to use vLLM share."""
 
-    max_num_seqs: int = Field(
+    max_num_seqs: Annotated[int, Change.FREE] = Field(
         128, ge=1, le=4096, description="Completions sampled side by side by each engine."
     )
-    retries: int = Field(
+    retries: Annotated[int, Change.FREE] = Field(
         3, ge=0, le=100, description="How often a request that fails is sent again."
     )
-    request_timeout_s: float = Field(
+    request_timeout_s: Annotated[float, Change.FREE] = Field(
         3600.0, gt=0, description="Seconds after which a completion counts as failed."
     )
-    startup_timeout_s: float = Field(
+    startup_timeout_s: Annotated[float, Change.FREE] = Field(
         900.0, gt=0, description="Seconds that an engine may take until it is ready."
     )
-    canary_tolerance: float | None = Field(
+    canary_tolerance: Annotated[float | None, Change.FREE] = Field(
         None,
         gt=0,
         description="Mean distance in nats that rounding may put between the log-probabilities "
@@ -43,10 +45,10 @@ class VllmBackend(_Vllm):
     """vLLM as an engine of this process's own, which ends with it."""
 
     kind: Literal["vllm"] = "vllm"
-    gpu_memory_utilization: float = Field(
+    gpu_memory_utilization: Annotated[float, Change.FREE] = Field(
         0.45, gt=0, lt=1, description="Share of the device's memory that vLLM may take."
     )
-    cache_gib: float | None = Field(
+    cache_gib: Annotated[float | None, Change.FREE] = Field(
         None,
         gt=0,
         description="GiB for the key-value cache; unset: what gpu_memory_utilization leaves on a "
@@ -63,18 +65,18 @@ class VllmBackend(_Vllm):
     quantization: Literal["auto", "none", "bitsandbytes"] = Field(
         "auto", description="Of the base in vLLM; auto: bitsandbytes for nf4 on a GPU."
     )
-    tensor_parallel_size: int = Field(
+    tensor_parallel_size: Annotated[int, Change.FREE] = Field(
         1, ge=1, le=64, description="Devices over which vLLM splits the model."
     )
-    enforce_eager: bool = Field(
+    enforce_eager: Annotated[bool, Change.FREE] = Field(
         False, description="No compilation and no CUDA graphs: starts sooner, samples slower."
     )
-    sleep: Literal["auto", "on", "off"] = Field(
+    sleep: Annotated[Literal["auto", "on", "off"], Change.FREE] = Field(
         "auto",
         description="Give weights and cache of vLLM back while the trainer works; auto: on a GPU.",
     )
 
-    weight_transfer: Literal["auto", "tcp", "ipc", "folder"] = Field(
+    weight_transfer: Annotated[Literal["auto", "tcp", "ipc", "folder"], Change.FREE] = Field(
         "auto",
         description="How all weights reach vLLM, without an adapter: tcp, ipc (CUDA IPC, on one "
         "GPU) or through a folder; auto: tcp.",
@@ -85,27 +87,29 @@ class VllmServerBackend(_Vllm):
     """One or more vLLM servers, started by `dgpo serve` on this machine or others."""
 
     kind: Literal["vllm-server"] = "vllm-server"
-    urls: tuple[Annotated[str, Field(pattern=r"^(https?://[^/]+|unix:/)")], ...] = Field(
+    urls: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^(https?://[^/]+|unix:/)")], ...], Change.FREE
+    ] = Field(
         ("http://127.0.0.1:8000",), min_length=1, description="Base addresses of the servers."
     )
-    api_key_env: str = Field(
+    api_key_env: Annotated[str, Change.FREE] = Field(
         "DGPO_VLLM_API_KEY",
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
         description="Environment variable with the servers' key, if they want one.",
     )
-    sync_dir: str | None = Field(
+    sync_dir: Annotated[str | None, Change.FREE] = Field(
         None,
         min_length=1,
         description="Folder that the servers can read, for weights on their way to them; "
         "unset: this machine's folder for temporary files.",
     )
-    sync_host: str | None = Field(
+    sync_host: Annotated[str | None, Change.FREE] = Field(
         None,
         min_length=1,
         description="Address of this machine from which the servers can fetch weights; unset: the "
         "one from which it reaches them.",
     )
-    weight_transfer: Literal["auto", "folder"] = Field(
+    weight_transfer: Annotated[Literal["auto", "folder"], Change.FREE] = Field(
         "auto",
         description="How all weights reach the servers, without an adapter; auto: as each was "
         "started (dgpo serve --weight-transfer), or else through sync_dir.",

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from dgpo_cli.cli.live import Panel
     from dgpo_cli.config.load import Resolved
     from dgpo_cli.config.settings import Settings
-    from dgpo_cli.types import StepMetrics
+    from dgpo_cli.workflows.train import TrainResult
 
 Out = Annotated[
     Path | None,
     typer.Option(
         help="Run folder: settings, metrics, rollouts and checkpoints.",
         metavar="DIR",
-        show_default="runs/NAME of the preset or file",
+        show_default="runs/NAME of the preset or file, with what is learnt otherwise: "
+        "runs/tiny-uniform",
     ),
 ]
 Steps = Annotated[
@@ -37,6 +38,15 @@ Resume = Annotated[
     typer.Option(
         help="auto: go on from the newest checkpoint in the run folder, if any. "
         "never: refuse a folder that has one. must: refuse a folder that has none."
+    ),
+]
+AllowChange = Annotated[
+    bool,
+    typer.Option(
+        "--allow-change",
+        help="Go on with the run in --out under settings that what is learnt depends on and that "
+        "are not its own; the run keeps a record of the change.",
+        show_default="off",
     ),
 ]
 DryRun = Annotated[
@@ -66,13 +76,15 @@ def train(
     steps: Steps = None,
     seed: options.Seed = None,
     resume: Resume = "auto",
+    allow_change: AllowChange = False,
     view: View = "auto",
     dry_run: DryRun = False,
 ) -> None:
     """Train a model with DGPO (arXiv 2605.03327), or with GRPO, DAPO and relatives by --set.
 
     Settings: defaults < preset or file < --set < flags. The same command again goes on where an
-    interrupted run stopped.
+    interrupted run stopped. A run folder is of one method: other settings that what is learnt
+    depends on have a folder of their own, or need --allow-change.
     """
     options.one_of({"--preset": preset, "--config": config}, why="to say what to train")
     flags = options.flags_of(train__steps=("--steps", steps), seed=("--seed", seed))
@@ -84,8 +96,28 @@ def train(
         print_settings(resolved)
         return
     check_built(resolved.settings)
+    if allow_change and out is None:
+        raise ConfigError("--allow-change: give the folder of the run to go on with as --out")
+    run = _run_name(resolved, preset=preset, config=config)
+    _run(
+        resolved,
+        out=out or Path("runs") / run,
+        resume=resume,
+        allow_change=allow_change,
+        view=view,
+    )
+
+
+def _run_name(resolved: Resolved, *, preset: str | None, config: Path | None) -> str:
+    from dgpo_cli.config.changes import run_name
+    from dgpo_cli.config.load import resolve
+
+    try:
+        recipe = resolve(preset=preset, config=config)
+    except ConfigError:  # it is whole only with what --set gives
+        recipe = resolve()
     name = config.stem if config is not None else str(preset)
-    _run(resolved, name=name, out=out or Path("runs") / name, resume=resume, view=view)
+    return run_name(name, recipe=recipe, resolved=resolved)
 
 
 def print_settings(resolved: Resolved) -> None:
@@ -98,21 +130,22 @@ def print_settings(resolved: Resolved) -> None:
 def _run(
     resolved: Resolved,
     *,
-    name: str,
     out: Path,
     resume: Literal["auto", "never", "must"],
+    allow_change: bool,
     view: Literal["auto", "panel", "lines"],
 ) -> None:
     from dgpo_cli.cli import scores
     from dgpo_cli.cli.evalline import summary
     from dgpo_cli.workflows import train as workflow
 
-    chosen = _view(view, name=name, out=out, settings=resolved.settings, goes_on=resume != "never")
+    chosen = _view(view, out=out, settings=resolved.settings, goes_on=resume != "never")
     with chosen as shown:
         result = workflow.run(
             resolved,
             out=out,
             resume=resume,
+            allow_change=allow_change,
             progress=shown,
             on_step=shown.step,
             on_event=shown.event,
@@ -121,7 +154,7 @@ def _run(
             on_glimpse=shown.glimpse,
             on_diagnoses=shown.diagnosed,
         )
-    console.say(f"trained to step {result.steps}: {_change(result.first, result.last)}")
+    console.say(_ended(result))
     if (told := summary(result.curve)) is not None:
         console.say(f"eval        {told}")
     console.say(f"run         {result.out}")
@@ -131,7 +164,6 @@ def _run(
 def _view(
     kind: Literal["auto", "panel", "lines"],
     *,
-    name: str,
     out: Path,
     settings: Settings,
     goes_on: bool,
@@ -160,7 +192,7 @@ def _view(
     checkpoints = folder.checkpoints() if goes_on else []
     start = step_of(checkpoints[-1]) if checkpoints else 0
     return Panel(
-        name=name,
+        name=out.resolve().name,
         out=out,
         steps=steps,
         eval_every=settings.eval.every,
@@ -169,8 +201,15 @@ def _view(
     )
 
 
-def _change(first: StepMetrics, last: StepMetrics) -> str:
+def _ended(result: TrainResult) -> str:
+    if not result.trained:
+        return (
+            f"all {result.steps} steps are done already; --set train.steps={2 * result.steps} "
+            "goes on"
+        )
     name = "reward/mean"
-    if name not in first or name not in last:
-        return "nothing was left to do"
-    return f"reward {first[name]:.3f} at its first step, {last[name]:.3f} at its last"
+    first, last = result.first[name], result.last[name]
+    return (
+        f"trained to step {result.steps}: reward {first:.3f} at its first step, {last:.3f} at its "
+        "last"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,14 +20,14 @@ from dgpo_cli.models.settings import (
 )
 from dgpo_cli.prompts.settings import PromptSettings, SumsPrompts
 from dgpo_cli.rewards.settings import IntegerReward, RewardSettings
-from dgpo_cli.schema import Frozen
+from dgpo_cli.schema import Change, Frozen
 from dgpo_cli.trackers.settings import TrackSettings
 
 
 class OptimSettings(Frozen):
     """AdamW and how a batch is cut up for it."""
 
-    kind: OptimizerKind = Field(
+    kind: Annotated[OptimizerKind, Change.FIXED] = Field(
         "adamw",
         description="adamw8bit keeps AdamW's state in 8 bits, paged-adamw8bit lets it move to the "
         "host's memory (CUDA only); both need bitsandbytes.",
@@ -47,10 +47,10 @@ class OptimSettings(Frozen):
     updates_per_step: int = Field(
         1, ge=1, description="Optimiser updates on one rollout batch, each on its own groups."
     )
-    micro_batch_size: int = Field(
+    micro_batch_size: Annotated[int, Change.FREE] = Field(
         8, ge=1, description="Completions in one forward and backward; moves memory, not numbers."
     )
-    micro_batch_tokens: int = Field(
+    micro_batch_tokens: Annotated[int, Change.FREE] = Field(
         16384,
         ge=1,
         description="Tokens in one forward and backward, prompts included; a longer completion "
@@ -95,7 +95,9 @@ class Settings(Frozen):
 
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random in the run.")
     model: ModelSettings = Field(ModelSettings(), description="The policy.")
-    adapter: AdapterSettings = Field(NoAdapter(), description="LoRA, or none for full training.")
+    adapter: Annotated[AdapterSettings, Change.FIXED] = Field(
+        NoAdapter(), description="LoRA, or none for full training."
+    )
     prompts: PromptSettings = Field(SumsPrompts(), description="What is asked.")
     rollout: RolloutSettings = Field(RolloutSettings(), description="How it is sampled.")
     reward: RewardSettings = Field(IntegerReward(), description="How it is checked.")
@@ -106,7 +108,13 @@ class Settings(Frozen):
         OffPolicySettings(), description="Correction for a sampler that is not quite the policy."
     )
     optim: OptimSettings = Field(OptimSettings(), description="The optimiser.")
-    train: TrainSettings = Field(TrainSettings(), description="The run.")
-    eval: EvalSettings = Field(EvalSettings(), description="Evaluations during training.")
-    track: TrackSettings = Field(TrackSettings(), description="Where the numbers go as well.")
-    parallel: ParallelSettings = Field(ParallelSettings(), description="Devices.")
+    train: Annotated[TrainSettings, Change.FREE] = Field(TrainSettings(), description="The run.")
+    eval: Annotated[EvalSettings, Change.FREE] = Field(
+        EvalSettings(), description="Evaluations during training."
+    )
+    track: Annotated[TrackSettings, Change.FREE] = Field(
+        TrackSettings(), description="Where the numbers go as well."
+    )
+    parallel: Annotated[ParallelSettings, Change.FREE] = Field(
+        ParallelSettings(), description="Devices."
+    )

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.schema import Change
 
 Model = type[BaseModel]
 
@@ -74,6 +75,34 @@ def _leaves(model: Model, prefix: str) -> Iterator[tuple[str, FieldInfo]]:
                     yield from _leaves(variant, f"{key}.")
             case inner:
                 yield from _leaves(inner, f"{key}.")
+
+
+def change_of(key: str) -> Change:
+    """Return what changing the setting `key`, a dotted leaf, means for a run that has begun."""
+    return _changes().get(key, Change.LEARNT)
+
+
+@cache
+def _changes() -> Mapping[str, Change]:
+    """Map every dotted leaf to its mark; where variants of a section differ, to the strictest."""
+    found: dict[str, Change] = {}
+    for key, change in _marks(Settings, "", Change.LEARNT):
+        found[key] = max(change, found.get(key, change))
+    return found
+
+
+def _marks(model: Model, prefix: str, outer: Change) -> Iterator[tuple[str, Change]]:
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{name}"
+        mark = next((mark for mark in field.metadata if isinstance(mark, Change)), outer)
+        match section(field):
+            case None:
+                yield key, mark
+            case Choice(variants=variants):
+                for variant in variants.values():
+                    yield from _marks(variant, f"{key}.", mark)
+            case inner:
+                yield from _marks(inner, f"{key}.", mark)
 
 
 def flatten(settings: BaseModel, prefix: str = "") -> dict[str, Any]:

@@ -64,12 +64,17 @@ def saved_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def restore_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Put back what `saved_state` returned.
+    """Put back the moments that `saved_state` returned.
+
+    Rates and decays stay those that the optimiser was built with: they are settings.
 
     Raises:
         ValueError: it is the state of another optimiser or of other parameters.
     """
+    built = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
+    for group, settings in zip(optimizer.param_groups, built, strict=True):
+        group.update(settings)
     moment = "state1" if hasattr(optimizer, "get_state_buffer") else "exp_avg"
     for group in optimizer.param_groups:
         for parameter in group["params"]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dgpo_cli.schema import Frozen
+from dgpo_cli.schema import Change, Frozen
 
 EMBEDDED_TINY = "embedded:tiny"
 
@@ -16,16 +16,18 @@ OptimizerKind = Literal["adamw", "adamw8bit", "paged-adamw8bit"]
 class ModelSettings(Frozen):
     """Which model is trained, and how it is loaded."""
 
-    path: str = Field(
+    path: Annotated[str, Change.FIXED] = Field(
         EMBEDDED_TINY,
         min_length=1,
         description=f"Hub id, local folder, or '{EMBEDDED_TINY}' for the model that dgpo ships.",
     )
-    revision: str | None = Field(None, description="Hub revision (commit, tag or branch).")
+    revision: Annotated[str | None, Change.FIXED] = Field(
+        None, description="Hub revision (commit, tag or branch)."
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Data type of the weights in memory."
     )
-    device: str = Field(
+    device: Annotated[str, Change.FREE] = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
         description="Where the model runs: auto, cpu, cuda, cuda:1 or mps.",
@@ -38,7 +40,7 @@ class ModelSettings(Frozen):
         description="nf4 keeps the frozen base in 4 bits, computed in model.dtype (QLoRA); needs "
         "bitsandbytes.",
     )
-    gradient_checkpointing: bool = Field(
+    gradient_checkpointing: Annotated[bool, Change.FREE] = Field(
         False, description="Recompute activations in backward: less memory, more time."
     )
     trust_remote_code: bool = Field(

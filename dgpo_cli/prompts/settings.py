@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dgpo_cli.schema import Frozen
+from dgpo_cli.schema import Change, Frozen
 
 
 class TemplateFields(Frozen):
@@ -26,7 +26,7 @@ class TemplateFields(Frozen):
 class SumsPrompts(TemplateFields):
     """Generated nested arithmetic with integer answers 0 to 999; never the held-out test set."""
 
-    kind: Literal["sums"] = "sums"
+    kind: Annotated[Literal["sums"], Change.FIXED] = "sums"
     operations: tuple[Annotated[int, Field(ge=1, le=32)], ...] = Field(
         (2,), min_length=1, description="Numbers of operations a problem may have, equally likely."
     )
@@ -38,12 +38,14 @@ class SumsPrompts(TemplateFields):
 class RowFields(TemplateFields):
     """How problems are read from rows of data."""
 
-    problem_column: str = Field(
+    problem_column: Annotated[str, Change.FIXED] = Field(
         "problem",
         min_length=1,
         description="Field with the problem: text, or a list of chat messages; nested: a.b, a.0.b.",
     )
-    answer_column: str = Field("answer", min_length=1, description="Field with the answer.")
+    answer_column: Annotated[str, Change.FIXED] = Field(
+        "answer", min_length=1, description="Field with the answer."
+    )
     drop_overlap: bool = Field(
         False,
         description="Leave out problems that the run's benchmark (eval.bench) or a generated one "
@@ -54,7 +56,7 @@ class RowFields(TemplateFields):
 class FilePrompts(RowFields):
     """Problems and answers from a local file: JSONL, JSON (a list), CSV or Parquet."""
 
-    kind: Literal["file"] = "file"
+    kind: Annotated[Literal["file"], Change.FIXED] = "file"
     path: str = Field(
         min_length=1, description="The file; its suffix says what it is, JSONL where unknown."
     )
@@ -63,13 +65,17 @@ class FilePrompts(RowFields):
 class HubPrompts(RowFields):
     """Problems and answers from a Hugging Face dataset: its Parquet, JSONL, JSON or CSV files."""
 
-    kind: Literal["hub"] = "hub"
-    dataset: str = Field(min_length=1, description="Hub id of the dataset.")
-    revision: str | None = Field(
+    kind: Annotated[Literal["hub"], Change.FIXED] = "hub"
+    dataset: Annotated[str, Change.FIXED] = Field(
+        min_length=1, description="Hub id of the dataset."
+    )
+    revision: Annotated[str | None, Change.FIXED] = Field(
         None, description="Commit, tag or branch; resolved to a commit at the start of a run."
     )
-    split: str = Field("train", min_length=1, description="Split of the dataset.")
-    files: str | None = Field(
+    split: Annotated[str, Change.FIXED] = Field(
+        "train", min_length=1, description="Split of the dataset."
+    )
+    files: Annotated[str | None, Change.FIXED] = Field(
         None,
         min_length=1,
         description="Pattern of the data files, such as 'en/*.parquet'; unset: the split's.",

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from dgpo_cli.algo.overlong import OverlongSettings
 from dgpo_cli.rewards.protocol import Check
 from dgpo_cli.rewards.protocol import Extract as Extract
-from dgpo_cli.schema import Frozen
+from dgpo_cli.schema import Change, Frozen
 
 
 class RewardValues(Frozen):
@@ -23,7 +23,9 @@ class RewardValues(Frozen):
     timeout_s: float = Field(
         5.0, gt=0, le=600, description="Hard deadline of one verdict; then its worker is killed."
     )
-    workers: int = Field(2, ge=1, le=256, description="Worker processes that check answers.")
+    workers: Annotated[int, Change.FREE] = Field(
+        2, ge=1, le=256, description="Worker processes that check answers."
+    )
     overlong: OverlongSettings = Field(
         OverlongSettings(), description="Penalty for completions close to the limit of tokens."
     )

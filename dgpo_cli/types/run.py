@@ -80,6 +80,19 @@ class StoredSetting:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingChange:
+    """A setting that a run changed on its way. step: steps that were finished by then.
+
+    old, new: as JSON holds them; None: unset, or the rule or kind of that time has none.
+    """
+
+    step: int
+    setting: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True, slots=True)
 class StoredSamples:
     """Some completions of the newest rollouts. step: that of the rollouts.
 
@@ -96,6 +109,7 @@ class RunRecord:
     """All that a run folder holds, as `dgpo report` shows it; texts are untrusted.
 
     metrics: the lines of metrics.jsonl, each with its step; evals: those of evals.jsonl.
+    settings: those of the newest steps; changes: what was otherwise before, oldest first.
     total: steps that the run is to have; None if unknown. state: "running" while a process holds
     the folder. diagnosed_from: steps that a diagnosis takes. bad_batches: steps whose loss
     or gradient was not finite. notes: what could not be read, a line each.
@@ -108,6 +122,7 @@ class RunRecord:
     metrics: tuple[Mapping[str, float | None], ...]
     evals: tuple[Mapping[str, Any], ...]
     settings: tuple[StoredSetting, ...]
+    changes: tuple[SettingChange, ...]
     checkpoints: tuple[StoredCheckpoint, ...]
     samples: StoredSamples | None
     diagnoses: tuple[Diagnosis, ...]

@@ -22,14 +22,26 @@ from typing import TYPE_CHECKING
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.checkpoint import TrainerState, load_state
 from dgpo_cli.prompts.datasets import Position
+from dgpo_cli.schema import Change
 from dgpo_cli.workflows.carried import FILE as CARRIED_FILE
 from dgpo_cli.workflows.carried import CarriedGroup, carried_text, read_carried
 from dgpo_cli.workflows.setup import completion_seeds
 
 if TYPE_CHECKING:
+    from dgpo_cli.config.changes import Difference
     from dgpo_cli.engine import Engine
     from dgpo_cli.prompts.datasets import PromptStream
     from dgpo_cli.types import ScoredGroup, StepMetrics
+
+
+# Sections that decide how a group is sampled and scored, and of rollout what only counts groups.
+_SAMPLED = ("seed", "model", "prompts", "rollout", "reward", "advantage")
+_COUNTED = (
+    "rollout.prompts_per_step",
+    "rollout.dynamic_sampling",
+    "rollout.max_rounds",
+    "rollout.overlap",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +73,14 @@ class Collector:
         *,
         position: Position,
         carried: Sequence[CarriedGroup] = (),
+        stale: bool = False,
         on_event: Callable[[str], None],
     ) -> None:
+        """
+        Args:
+            carried: the groups that a checkpoint kept for the next step.
+            stale: whether those were sampled or judged under other settings.
+        """
         self.position = position
         self.carried = tuple(carried)
         self.surplus: list[ScoredGroup] = []  # of the last draw, not measured yet
@@ -70,11 +88,10 @@ class Collector:
         self._stream = stream
         self._data = stream.digest()
         self._on_event = on_event
-        if self.carried and not engine.settings.rollout.dynamic_sampling:
-            on_event(
-                f"{len(self.carried)} groups that were kept for this step are left out: "
-                "rollout.dynamic_sampling is off now"
-            )
+        off = not engine.settings.rollout.dynamic_sampling
+        if self.carried and (off or stale):
+            why = "rollout.dynamic_sampling is off now" if off else "they are of the old settings"
+            on_event(f"{len(self.carried)} groups that were kept for this step are left out: {why}")
             self.carried = ()
 
     def state(self, *, step: int, bad_streak: int) -> TrainerState:
@@ -180,9 +197,12 @@ def starting_collector(
     stream: PromptStream,
     *,
     checkpoint: Path | None,
+    found: Sequence[Difference],
     on_event: Callable[[str], None],
 ) -> Collector:
     """Return a collector at the start of the prompts, or where a checkpoint stands in them.
+
+    found: how the settings differ from those that the checkpoint was written under.
 
     Raises:
         ConfigError: the prompts are others than those that the checkpoint's position is one of.
@@ -191,17 +211,39 @@ def starting_collector(
     if checkpoint is None:
         return Collector(engine, stream, position=Position(), on_event=on_event)
     state, data = load_state(checkpoint), stream.digest()
-    if state.data is not None and data is not None and state.data != data:
+    # Checkpoints of earlier versions have neither draws nor data.
+    if state.draws is not None and state.data != data:
         raise ConfigError(
-            f"prompts: the data differ from those that {checkpoint} was trained on (sha256 "
-            f"{data[:12]}…, there {state.data[:12]}…), so its position in them means nothing; put "
-            "back the data and the settings under prompts, or give another --out"
+            f"prompts: the data differ from those that {checkpoint} was trained on "
+            f"({_named(data)}, there {_named(state.data)}), so its position in them means nothing; "
+            "put back the data and the settings under prompts, or give another --out"
         )
     position = Position(state.step, state.step * engine.settings.rollout.prompts_per_step)
     if state.draws is not None and state.prompts is not None:
         position = Position(state.draws, state.prompts)
     carried = read_carried(checkpoint)
-    return Collector(engine, stream, position=position, carried=carried, on_event=on_event)
+    return Collector(
+        engine,
+        stream,
+        position=position,
+        carried=carried,
+        stale=is_stale(found),
+        on_event=on_event,
+    )
+
+
+def is_stale(found: Sequence[Difference]) -> bool:
+    """Whether groups that were sampled and scored before these differences are of no use now."""
+    return any(
+        each.change != Change.FREE
+        and each.setting.partition(".")[0] in _SAMPLED
+        and each.setting not in _COUNTED
+        for each in found
+    )
+
+
+def _named(data: str | None) -> str:
+    return "generated problems" if data is None else f"sha256 {data[:12]}…"
 
 
 def _repeated(groups: Sequence[ScoredGroup]) -> int:

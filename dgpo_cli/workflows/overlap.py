@@ -24,19 +24,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from dgpo_cli.backends.base import RemoteSampler
+from dgpo_cli.workflows.collect import is_stale
 from dgpo_cli.workflows.waiting import FILE, Waiting, read_waiting, waiting_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from dgpo_cli.backends.base import Sampler
+    from dgpo_cli.config.changes import Difference
     from dgpo_cli.engine import Engine
     from dgpo_cli.models.snapshot import Snapshot
     from dgpo_cli.types import StepMetrics
@@ -61,6 +63,7 @@ class Pipeline:
         sampler: RemoteSampler | None,
         total: int,
         waiting: Waiting | None = None,
+        stale: bool = False,
         on_event: Callable[[str], None],
     ) -> None:
         """
@@ -68,6 +71,7 @@ class Pipeline:
             sampler: the engine's, to sample ahead with; None: nothing is sampled ahead.
             total: steps of the run.
             waiting: the batch that a checkpoint kept for the next step.
+            stale: whether that was sampled or judged under other settings.
         """
         self._engine = engine
         self._collector = collector
@@ -76,7 +80,7 @@ class Pipeline:
         self._draw: _Draw | None = None
         self._snapshot: Snapshot | None = None
         self._waited_s = 0.0
-        self._waiting = self._checked(waiting, on_event=on_event)
+        self._waiting = self._checked(waiting, stale=stale, on_event=on_event)
 
     def begin(self, number: int) -> Collected:
         """Return the groups of step `number` (from 1) and begin to sample those of the next."""
@@ -185,16 +189,16 @@ class Pipeline:
         return replace(waiting, found=replace(found, old_logprobs=logprobs), measured=True)
 
     def _checked(
-        self, waiting: Waiting | None, *, on_event: Callable[[str], None]
+        self, waiting: Waiting | None, *, stale: bool, on_event: Callable[[str], None]
     ) -> Waiting | None:
-        """Return a checkpoint's batch, unless it was sampled under settings that do not fit it."""
+        """Return a checkpoint's batch, unless it was sampled or judged under other settings."""
         rollout = self._engine.settings.rollout
         now = (rollout.group_size, rollout.temperature)
-        if waiting is None or (waiting.group_size, waiting.temperature) == now:
+        if waiting is None or (not stale and (waiting.group_size, waiting.temperature) == now):
             return waiting
         on_event(
             f"{len(waiting.found.groups)} groups that were sampled ahead are left out, their "
-            "prompts are drawn again: rollout.group_size or rollout.temperature is another now"
+            "prompts are drawn again: they are of the old settings"
         )
         self._collector.rewind(waiting.before)
         return None
@@ -206,9 +210,12 @@ def starting_pipeline(
     *,
     sampler: Sampler,
     checkpoint: Path | None,
+    found: Sequence[Difference],
     on_event: Callable[[str], None],
 ) -> Pipeline:
     """Return the pipeline of a run at its start, or with what a checkpoint keeps for its next step.
+
+    found: how the settings differ from those that the checkpoint was written under.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -223,6 +230,7 @@ def starting_pipeline(
         sampler=ahead,
         total=engine.settings.train.steps,
         waiting=None if checkpoint is None else read_waiting(checkpoint),
+        stale=is_stale(found),
         on_event=on_event,
     )
 

@@ -6,7 +6,6 @@ left out, and what cannot be read is noted. Only a folder that is no run is an e
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import tomllib
@@ -21,6 +20,8 @@ from dgpo_cli.config.tree import flatten
 from dgpo_cli.errors import ConfigError, DgpoError
 from dgpo_cli.types import RunRecord, StoredCheckpoint, StoredSetting
 from dgpo_cli.workflows.health import diagnose_run
+from dgpo_cli.workflows.history import FILE as HISTORY
+from dgpo_cli.workflows.history import changes_from
 from dgpo_cli.workflows.report_samples import newest_samples
 from dgpo_cli.workflows.run_folder import RunFolder, newest_run, readable_lines, step_of
 
@@ -92,6 +93,7 @@ def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
         metrics=metrics,
         evals=evals,
         settings=settings,
+        changes=changes_from(notes.objects(folder.path / HISTORY)),
         checkpoints=tuple(_checkpoints(folder)),
         samples=samples,
         diagnoses=diagnoses,
@@ -203,21 +205,9 @@ def _bad_batches(folder: RunFolder) -> Iterator[int]:
 def _state(
     folder: RunFolder, *, done: int, total: int | None
 ) -> Literal["finished", "running", "stopped"]:
-    if _is_held(folder.path / "run.lock"):
+    if folder.is_held():
         return "running"
     return "finished" if total is not None and done >= total else "stopped"
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether a process holds the run. The lock is asked for and let go at once."""
-    try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
 
 
 def _last_step(metrics: Sequence[Mapping[str, float | None]]) -> int:

@@ -3,6 +3,8 @@
 settings.toml     the resolved settings
 metrics.jsonl     a line a step
 rollouts/         step-000010.jsonl, with the statistics of every token
+changes.jsonl     a line for each setting that what is learnt depends on and that was changed
+                  on the way; see history.py
 evals.jsonl       a line an evaluation during training
 evals/            step-000010/, the folder of each: card, samples, report
 checkpoints/      step-000050/, complete or absent
@@ -78,6 +80,22 @@ class RunFolder:
             file.flush()
             yield
 
+    def is_held(self) -> bool:
+        """Whether a process holds the folder. The lock is asked for and let go at once."""
+        try:
+            with (self.path / "run.lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return False
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def has_lines(self) -> bool:
+        """Whether a step or an evaluation was finished, with or without a checkpoint after it."""
+        files = (self.metrics_file, self.evals_file)
+        return any(path.exists() and path.stat().st_size > 0 for path in files)
+
     def checkpoints(self) -> list[Path]:
         """Return the complete checkpoints, oldest first."""
         return _numbered(self.checkpoints_dir)
@@ -149,9 +167,10 @@ class RunFolder:
 
 
 def step_of(path: Path) -> int:
-    """Return the number in step-000050 or step-000050.jsonl."""
+    """Return the number in step-000050 or step-000050.jsonl; ValueError for other names."""
     match = _STEP.fullmatch(path.name)
-    assert match is not None
+    if match is None:
+        raise ValueError(f"{path.name}: is not named after a step")
     return int(match[1])
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dgpo_cli.algo.health import CreditHealth
+from dgpo_cli.config.changes import Difference
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.engine import Engine
@@ -23,15 +24,17 @@ from dgpo_cli.models.checkpoint import (
 from dgpo_cli.models.optimizers import build_optimizer
 from dgpo_cli.models.policy import load_policy
 from dgpo_cli.rewards.grader import Grader
+from dgpo_cli.schema import Change
 from dgpo_cli.types import Batch, Diagnosis, Progress, ScoredGroup, StepMetrics
 from dgpo_cli.workflows.collect import starting_collector
 from dgpo_cli.workflows.data import open_training_prompts, pin_data
 from dgpo_cli.workflows.glimpse import OnGlimpse, glimpse
 from dgpo_cli.workflows.health import Watch
+from dgpo_cli.workflows.history import record_changes
 from dgpo_cli.workflows.interrupt import Interrupt
 from dgpo_cli.workflows.overlap import starting_pipeline
 from dgpo_cli.workflows.request import Save
-from dgpo_cli.workflows.resume import OnEvent, Resume, refuse_nothing_there, starting_point
+from dgpo_cli.workflows.resume import OnEvent, Resume, check_folder, is_done, starting_point
 from dgpo_cli.workflows.rollouts import training_lines, write_lines
 from dgpo_cli.workflows.run_folder import RunFolder
 from dgpo_cli.workflows.setup import (
@@ -52,11 +55,13 @@ MAX_BAD_STEPS = 3
 class TrainResult:
     """Where the run ended. `first` and `last` are the metrics of its first and last step.
 
+    trained: steps that were done now; 0 where all were done already.
     curve: the lines of its evaluations, oldest first.
     """
 
     out: Path
     steps: int
+    trained: int
     checkpoint: Path
     first: StepMetrics
     last: StepMetrics
@@ -68,6 +73,7 @@ def run(
     *,
     out: Path,
     resume: Resume,
+    allow_change: bool = False,
     progress: Progress,
     on_step: OnStep,
     on_event: OnEvent,
@@ -79,6 +85,8 @@ def run(
     """Train until `train.steps`, from the newest checkpoint of `out` if `resume` allows.
 
     Args:
+        allow_change: go on under other settings than the run's, also where what is learnt depends
+            on them; the change is written down.
         save_eval: writes the report of an evaluation into its folder.
         on_eval: told the step, the evaluation and the lines of evals.jsonl so far.
         on_glimpse: shown a few completions of every step, before the step is trained on.
@@ -92,10 +100,13 @@ def run(
         NonFiniteError: three steps in a row were not finite.
     """
     folder = RunFolder(out)
-    refuse_nothing_there(folder, resume=resume)
+    # Until here nothing is written: what is refused, or done already, is left as it is.
+    resolved = pin_data(resolved, folder=folder, on_event=on_event)
+    found = check_folder(folder, resolved=resolved, resume=resume, allow_change=allow_change)
+    if is_done(folder, settings=resolved.settings):
+        return _result(folder, steps=resolved.settings.train.steps, trained=0)
     with folder.lock():
-        resolved = pin_data(resolved, folder=folder, on_event=on_event)
-        checkpoint = starting_point(folder, resolved=resolved, resume=resume, on_event=on_event)
+        checkpoint = starting_point(folder, resume=resume, found=found, on_event=on_event)
         tracking = Tracking(resolved, folder=folder, on_event=on_event)
         evaluations = None
         if resolved.settings.eval.every:
@@ -111,6 +122,7 @@ def run(
             resolved,
             folder=folder,
             checkpoint=checkpoint,
+            found=found,
             progress=progress,
             on_event=on_event,
             on_glimpse=on_glimpse,
@@ -129,7 +141,23 @@ def run(
                 interrupt=interrupt,
                 evaluations=evaluations,
             )
-        return loop.result()
+        return _result(folder, steps=loop.step, trained=loop.trained)
+
+
+def _result(folder: RunFolder, *, steps: int, trained: int) -> TrainResult:
+    lines = [
+        {k: float("nan") if v is None else v for k, v in line.items()}
+        for line in folder.read_metrics()
+    ]
+    return TrainResult(
+        out=folder.path,
+        steps=steps,
+        trained=trained,
+        checkpoint=folder.checkpoints()[-1],
+        first=lines[0],
+        last=lines[-1],
+        curve=tuple(folder.read_evals()),
+    )
 
 
 class _Loop:
@@ -141,6 +169,7 @@ class _Loop:
         *,
         folder: RunFolder,
         checkpoint: Path | None,
+        found: Sequence[Difference],
         progress: Progress,
         on_event: OnEvent,
         on_glimpse: OnGlimpse,
@@ -182,18 +211,26 @@ class _Loop:
             on_event=on_event,
         )
         self.collector = starting_collector(
-            self.engine, prompts, checkpoint=checkpoint, on_event=on_event
+            self.engine, prompts, checkpoint=checkpoint, found=found, on_event=on_event
         )
         self.pipeline = starting_pipeline(
-            self.engine, self.collector, sampler=sampler, checkpoint=checkpoint, on_event=on_event
+            self.engine,
+            self.collector,
+            sampler=sampler,
+            checkpoint=checkpoint,
+            found=found,
+            on_event=on_event,
         )
         self.health = CreditHealth()
         self.step = 0
+        self.trained = 0
         self.bad_streak = 0
-        self._begin(resolved, checkpoint=checkpoint)
+        self._begin(resolved, checkpoint=checkpoint, found=found)
         self.watch = Watch(settings, folder=folder)
 
-    def _begin(self, resolved: Resolved, *, checkpoint: Path | None) -> None:
+    def _begin(
+        self, resolved: Resolved, *, checkpoint: Path | None, found: Sequence[Difference]
+    ) -> None:
         """Write what a run starts with, or take up the state of a checkpoint."""
         counts = self.engine.policy.parameter_counts()
         packed = self.engine.policy.packed_count()
@@ -210,7 +247,10 @@ class _Loop:
             self.engine.resume_at(policy_version=state.policy_version)
             self.engine.noise_floor = state.noise_floor
             self.on_event(f"resumed from {checkpoint} at step {state.step}")
-        self.folder.forget_after(self.step)
+        # An evaluation of the weights at the start counts only if the settings are still its own.
+        anew = checkpoint is None and any(each.change != Change.FREE for each in found)
+        self.folder.forget_after(-1 if anew else self.step)
+        record_changes(self.folder.path, step=self.step, found=found, resolved=resolved)
         with atomic_text(self.folder.settings_file) as file:
             file.write(dump_toml(resolved))
         self.engine.policy.tokenizer.save_pretrained(str(self.folder.tokenizer_dir))
@@ -229,11 +269,6 @@ class _Loop:
         there is one, is written.
         """
         total = self.settings.train.steps
-        if self.step == total:
-            self.on_event(
-                f"all {total} steps are done already; "
-                "raise train.steps to go on, or give another --out to start anew"
-            )
         self._evaluate(evaluations, interrupt=interrupt)
         while self.step < total:
             started = time.perf_counter()
@@ -242,6 +277,7 @@ class _Loop:
             seconds = metrics["time/step_s"] = time.perf_counter() - started
             metrics["throughput/tokens_per_s"] = metrics["completion/tokens"] / seconds
             self.step += 1
+            self.trained += 1
             self.folder.write_metrics(self.step, metrics)
             on_step(self.step, metrics)
             for note in self.watch.add(self.step, metrics).notes:
@@ -327,17 +363,3 @@ class _Loop:
                 texts=self.pipeline.texts(),
             )
         self.folder.prune_checkpoints(keep=self.settings.train.keep_checkpoints)
-
-    def result(self) -> TrainResult:
-        lines = [
-            {k: float("nan") if v is None else v for k, v in line.items()}
-            for line in self.folder.read_metrics()
-        ]
-        return TrainResult(
-            out=self.folder.path,
-            steps=self.step,
-            checkpoint=self.folder.checkpoints()[-1],
-            first=lines[0],
-            last=lines[-1],
-            curve=tuple(self.folder.read_evals()),
-        )

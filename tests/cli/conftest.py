@@ -40,6 +40,7 @@ def trained() -> SimpleNamespace:
     return SimpleNamespace(
         out=Path("runs/tiny"),
         steps=3,
+        trained=3,
         checkpoint=Path("runs/tiny/checkpoints/step-000003"),
         first={"reward/mean": 0.25},
         last={"reward/mean": 0.5},

@@ -167,12 +167,14 @@ def test_train_hands_over_settings_folder_and_listeners(
     workflow: Install, trained: SimpleNamespace
 ) -> None:
     calls = workflow("train", returns=trained)
-    result = dgpo("train", "--preset", "tiny", "--steps", "3", "--seed", "4", "--set", "seed=5")
+    flags = ("--steps", "3", "--seed", "4", "--set", "seed=5")
+    result = dgpo("train", "--preset", "tiny", *flags, "--out", "runs/tiny", "--allow-change")
     (call,) = calls
     resolved = call["resolved"]
     assert (resolved.settings.train.steps, resolved.settings.seed) == (3, 4)
     assert (resolved.sources["train.steps"], resolved.sources["seed"]) == ("--steps", "--seed")
     assert (call["out"], call["resume"]) == (Path("runs/tiny"), "auto")
+    assert call["allow_change"]
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "trained to step 3: reward 0.250 at its first step, 0.500 at its last",
@@ -193,10 +195,36 @@ def test_train_names_the_run_folder_after_the_file(
     assert [call["out"] for call in calls] == [Path("runs/mine"), Path("elsewhere")]
 
 
+def test_the_folder_of_a_run_says_how_it_differs_from_its_recipe(
+    workflow: Install, trained: SimpleNamespace, tmp_path: Path
+) -> None:
+    calls = workflow("train", returns=trained)
+    config = tmp_path / "mine.toml"
+    config.write_text("[optim]\nlr = 1e-4\n[prompts]\nkind = 'file'\n")  # not whole by itself
+    dgpo("train", "--preset", "tiny", "--set", "credit.rule=uniform", "--steps", "5")
+    dgpo("train", "--preset", "tiny", "--seed", "4", "--view", "lines")
+    dgpo("train", "--config", str(config), "--set", "prompts.path=a/b.jsonl")
+    folders = [call["out"] for call in calls]
+    assert folders[:2] == [Path("runs/tiny-uniform"), Path("runs/tiny-seed4")]
+    assert folders[2] == Path("runs/mine-file-b.jsonl-lr0.0001")
+
+
+def test_a_change_is_allowed_for_a_folder_that_is_named() -> None:
+    result = dgpo("train", "--preset", "tiny", "--allow-change", "--set", "optim.lr=1e-4")
+    assert result.exit_code == 2
+    assert "--allow-change: give the folder of the run to go on with as --out" in result.stderr
+
+
 def test_a_run_with_nothing_left_to_do_says_so(workflow: Install, trained: SimpleNamespace) -> None:
-    trained.first, trained.last = {}, {}
+    trained.trained = 0
     workflow("train", returns=trained)
-    assert "nothing was left to do" in dgpo("train", "--preset", "tiny").stdout
+    result = dgpo("train", "--preset", "tiny")
+    told, *rest = result.stdout.splitlines()
+    assert (result.exit_code, told) == (
+        0,
+        "all 3 steps are done already; --set train.steps=6 goes on",
+    )
+    assert "checkpoint  runs/tiny/checkpoints/step-000003" in rest
 
 
 def test_dropped_values_are_noted_on_stderr(workflow: Install, trained: SimpleNamespace) -> None:

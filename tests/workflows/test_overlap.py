@@ -61,7 +61,11 @@ class Case:
         return self.sampler
 
     def run(
-        self, *overrides: str, steps: int = 4, resume: train.Resume = "auto"
+        self,
+        *overrides: str,
+        steps: int = 4,
+        resume: train.Resume = "auto",
+        allow_change: bool = False,
     ) -> tuple[train.TrainResult, list[StepMetrics]]:
         lines: list[StepMetrics] = []
 
@@ -73,6 +77,7 @@ class Case:
             resolve(preset="tiny", overrides=[*SMALL, f"train.steps={steps}", *overrides]),
             out=self.out,
             resume=resume,
+            allow_change=allow_change,
             progress=SilentProgress(),
             on_step=on_step,
             on_event=self.events.append,
@@ -295,7 +300,7 @@ def test_an_interrupted_run_keeps_what_was_sampled_and_goes_on_as_the_whole_one(
 
 def test_switched_off_on_resume_the_kept_batch_is_trained_on_first(case: Case) -> None:
     stop_after(case, 2, AHEAD)
-    _, lines = case.run(steps=5)
+    _, lines = case.run(steps=5, allow_change=True)
     assert "rollout.overlap was 1 until here, now 0" in case.events
     assert [line["rollout/lag"] for line in lines] == [1.0, 0.0, 0.0]
     assert [thread for _, thread, _ in case.sampler.samples] == ["MainThread"] * 2
@@ -308,7 +313,8 @@ def test_a_batch_of_another_group_size_is_left_out_and_its_prompts_are_drawn_aga
 ) -> None:
     stop_after(case, 2, AHEAD)
     kept = json.loads((RunFolder(case.out).checkpoint_dir(2) / FILE).read_text())
-    _, lines = case.run(AHEAD, "rollout.group_size=2", "optim.micro_batch_size=4", steps=4)
+    other = ("rollout.group_size=2", "optim.micro_batch_size=4")
+    _, lines = case.run(AHEAD, *other, steps=4, allow_change=True)
     assert any("4 groups that were sampled ahead are left out" in event for event in case.events)
     assert [line["rollout/lag"] for line in lines] == [0.0, 1.0]
     again = list(dict.fromkeys(line.prompt.id for line in case.rollouts()[2]))

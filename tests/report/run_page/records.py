@@ -75,6 +75,7 @@ def record(steps: int | Sequence[dict[str, float | None]] = 30, **changes: Any) 
             StoredSetting("optim.lr", "0.0002", "preset tiny", "1e-06"),
             StoredSetting("seed", "0", "", "0"),
         ),
+        changes=(),
         checkpoints=(StoredCheckpoint(30, 5_000_000, 1_700_000_000.0),),
         samples=StoredSamples(30, inspection(solution()), (len(solution().tokens),)),
         diagnoses=(),

@@ -1,0 +1,138 @@
+"""How two sets of settings differ, and a run's name that says how it differs from its recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dgpo_cli.config.dump import dump_toml
+from dgpo_cli.config.explain import shown
+from dgpo_cli.config.load import Resolved
+from dgpo_cli.config.settings import Settings
+from dgpo_cli.config.tree import change_of, flatten, known_leaves
+from dgpo_cli.schema import Change
+
+_LONGEST = 64  # characters that a run's name may add to its recipe's
+_LONGEST_VALUE = 24  # of one value in them
+_NO_NAMES = ("", "none", "auto", "off", "on")  # say nothing without their setting
+_TAGS = ("kind", "rule")  # say nothing without their section
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A setting with two values, each as TOML holds it; None: unset, or the variant has none."""
+
+    setting: str
+    old: Any
+    new: Any
+
+    @property
+    def change(self) -> Change:
+        return change_of(self.setting)
+
+
+def moves_learning(difference: Difference, *, settings: Settings) -> bool:
+    """Whether what is learnt depends on a difference.
+
+    train.steps is where a schedule of the learning rate ends.
+    """
+    if difference.setting == "train.steps":
+        return settings.optim.schedule != "constant"
+    return difference.change != Change.FREE
+
+
+def differences(old: Resolved, new: Resolved) -> tuple[Difference, ...]:
+    """Return the settings that are not equal, in the order of the tree.
+
+    Where a section has another variant, that says it all: what only one of the variants has is
+    left out where it has its default.
+    """
+    before, after = written(old), written(new)
+    in_old, in_new = flatten(old.settings).keys(), flatten(new.settings).keys()
+    found = []
+    for key in known_leaves():
+        x, y = before.get(key), after.get(key)
+        one_sided = (key in in_old) != (key in in_new)
+        if x != y and not (one_sided and _is_default(key, y if x is None else x)):
+            found.append(Difference(key, x, y))
+    return tuple(found)
+
+
+def written(resolved: Resolved) -> dict[str, Any]:
+    """Return the leaves as a settings file has them, without those that are unset."""
+    return dict(_leaves(tomllib.loads(dump_toml(resolved))))
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _is_default(key: str, value: Any) -> bool:
+    defaults = [field.get_default() for field in known_leaves()[key]]
+    return value in [list(each) if isinstance(each, tuple) else each for each in defaults]
+
+
+def value_text(value: Any) -> str:
+    """Write a value as it would be set; what is unset is said to be."""
+    return "unset" if value is None else shown(value)
+
+
+def run_name(name: str, *, recipe: Resolved, resolved: Resolved) -> str:
+    """Return `name` with what a run learns otherwise than `recipe` does: tiny-uniform.
+
+    Only letters, digits and ._- are added. A name that would get too long ends in a hash of all
+    the differences.
+    """
+    here = flatten(resolved.settings).keys()
+    found = [
+        each
+        for each in differences(recipe, resolved)
+        if each.change != Change.FREE and each.setting in here
+    ]
+    parts = [_part(each) for each in found]
+    full = "-".join([name, *parts])
+    room = len(name) + _LONGEST
+    if len(full) <= room:
+        return full
+    short = name
+    for part in parts:
+        if len(short) + len(part) > room - len("--12345678"):
+            break
+        short += f"-{part}"
+    return f"{short}-{_hash([[each.setting, each.new] for each in found])}"
+
+
+def _part(difference: Difference) -> str:
+    """Return a difference as a part of a file name: uniform, lr1e-5, dynamic_sampling."""
+    key, value = difference.setting, difference.new
+    *_, outer, leaf = ("", *key.split("."))
+    if value is None or value is False:
+        return f"no-{leaf}"
+    if value is True:
+        return leaf
+    if not isinstance(value, str):
+        text = re.sub(r"e([+-])0+(?=\d)", r"e\1", shown(value))
+        return f"{leaf}-{_plain(text)}" if leaf[-1].isdigit() else f"{leaf}{_plain(text)}"
+    if value in _NO_NAMES:
+        return f"{outer if leaf in _TAGS else leaf}-{value}"
+    last = value.rstrip("/").rpartition("/")[2]  # of a path or an id
+    if len(last) > _LONGEST_VALUE or last != _plain(last):
+        return f"{leaf}-{_hash(value)}"
+    return last
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode("ascii")).hexdigest()[:8]

@@ -1,0 +1,93 @@
+"""What a run changed on its way: changes.jsonl in its folder, a line a setting.
+
+settings.toml holds what the run does now. A line says that from `step` finished steps on, a
+setting was `new` and no longer `old`. A run that never changed what it learns has no such file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dgpo_cli.config.changes import Difference, moves_learning, value_text, written
+from dgpo_cli.config.load import Resolved
+from dgpo_cli.models.checkpoint import atomic_text
+from dgpo_cli.types import SettingChange
+from dgpo_cli.workflows.run_folder import readable_lines, step_of
+
+FILE = "changes.jsonl"
+
+
+def read_changes(run: Path) -> tuple[SettingChange, ...]:
+    """Return the changes of a run, oldest first; a line that cannot be read is left out."""
+    return changes_from(readable_lines(run / FILE)[0])
+
+
+def changes_from(lines: Iterable[Mapping[str, Any]]) -> tuple[SettingChange, ...]:
+    """Return the changes that are written on lines with a step."""
+    found = [
+        SettingChange(int(line["step"]), line["setting"], line.get("old"), line.get("new"))
+        for line in lines
+        if isinstance(line.get("setting"), str)
+    ]
+    return tuple(sorted(found, key=lambda each: each.step))
+
+
+def changes_behind(path: Path) -> tuple[SettingChange, ...]:
+    """Return the changes that a checkpoint or a file of rollouts was made with, by its path.
+
+    Those that came later had no part in it; what lies in no run folder has none.
+    """
+    path = path.resolve()
+    try:
+        step = step_of(path)
+    except ValueError:
+        return ()
+    return tuple(each for each in read_changes(path.parent.parent) if each.step < step)
+
+
+def change_text(change: SettingChange) -> str:
+    """Say a change in one line."""
+    values = f"{value_text(change.old)} -> {value_text(change.new)}"
+    return f"{change.setting} {values} after step {change.step}"
+
+
+def settings_until(
+    step: int, settings: Mapping[str, Any], *, changes: Sequence[SettingChange]
+) -> dict[str, Any]:
+    """Return the dotted settings that the first `step` steps ended with."""
+    found = dict(settings)
+    for each in reversed(changes):
+        if each.step >= step:
+            found[each.setting] = each.old
+    return found
+
+
+def record_changes(
+    run: Path, *, step: int, found: Sequence[Difference], resolved: Resolved
+) -> None:
+    """Write down which settings are `found` to be others from `step` finished steps on.
+
+    Steps after `step` are done again, under the settings `resolved`: what was noted at a later
+    step, or at this one by a start that came to nothing, takes effect here, is another change, or
+    is none.
+    """
+    known, now = read_changes(run), written(resolved)
+    old = {
+        each.setting: each.old for each in found if moves_learning(each, settings=resolved.settings)
+    }
+    old |= {each.setting: each.old for each in reversed(known) if each.step >= step}
+    kept = [each for each in known if each.step < step]
+    if step > 0:
+        kept += [
+            SettingChange(step, setting, before, now.get(setting))
+            for setting, before in old.items()
+            if before != now.get(setting)
+        ]
+    if tuple(kept) == known:
+        return
+    with atomic_text(run / FILE) as file:
+        file.writelines(json.dumps(asdict(each)) + "\n" for each in kept)

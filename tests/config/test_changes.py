@@ -1,0 +1,137 @@
+"""Laws of settings that change within a run: which may, how they are told, and a run's name."""
+
+from __future__ import annotations
+
+import pytest
+
+from dgpo_cli.config.changes import differences, run_name
+from dgpo_cli.config.load import resolve
+from dgpo_cli.config.tree import change_of, known_leaves
+from dgpo_cli.schema import Change
+
+FIXED = "model.path model.revision adapter.kind adapter.rank adapter.alpha adapter.dropout "
+FIXED += "adapter.targets adapter.rslora adapter.dora optim.kind "
+FIXED += "prompts.kind prompts.problem_column prompts.answer_column prompts.dataset "
+FIXED += "prompts.revision prompts.split prompts.files"
+FREE = """
+model.device model.gradient_checkpointing
+rollout.backend.batch_size rollout.backend.max_num_seqs rollout.backend.retries
+rollout.backend.request_timeout_s rollout.backend.startup_timeout_s
+rollout.backend.canary_tolerance rollout.backend.gpu_memory_utilization rollout.backend.cache_gib
+rollout.backend.tensor_parallel_size rollout.backend.enforce_eager rollout.backend.sleep
+rollout.backend.weight_transfer rollout.backend.urls rollout.backend.api_key_env
+rollout.backend.sync_dir rollout.backend.sync_host
+reward.workers optim.micro_batch_size optim.micro_batch_tokens
+train.steps train.checkpoint_every train.keep_checkpoints train.rollouts_every train.threads
+eval.every eval.bench eval.data eval.k eval.protocol eval.temperature eval.top_p eval.top_k
+eval.max_completion_tokens
+track.to track.project track.name track.mode parallel.kind parallel.gpus
+"""
+LEARNT = """
+seed model.dtype model.attention model.quantization model.trust_remote_code
+prompts.template prompts.system prompts.max_prompt_tokens prompts.operations prompts.max_operand
+prompts.drop_overlap prompts.path
+rollout.prompts_per_step rollout.group_size rollout.temperature rollout.top_p rollout.top_k
+rollout.max_completion_tokens rollout.dynamic_sampling rollout.max_rounds rollout.overlap
+rollout.backend.kind rollout.backend.max_model_len rollout.backend.dtype
+rollout.backend.quantization
+reward.extract reward.correct reward.wrong reward.timeout_s reward.overlong.buffer_tokens
+reward.overlong.penalty reward.kind reward.minimum reward.maximum
+advantage.baseline advantage.std
+credit.rule credit.tau credit.kappa credit.target_ess credit.target_ess_over credit.max_weight
+credit.noise_every
+loss.kind loss.clip_low loss.clip_high loss.aggregation loss.mask_truncated
+off_policy.correction off_policy.mode off_policy.cap
+optim.lr optim.warmup_steps optim.schedule optim.weight_decay optim.beta1 optim.beta2 optim.eps
+optim.max_grad_norm optim.updates_per_step
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [(Change.FREE, FREE), (Change.LEARNT, LEARNT), (Change.FIXED, FIXED)],
+    ids=lambda value: value.name if isinstance(value, Change) else "",
+)
+def test_every_setting_is_known_to_be_free_learnt_or_fixed(change: Change, names: str) -> None:
+    """A new setting fails here until somebody has thought about what it does to a run."""
+    assert {key for key in known_leaves() if change_of(key) == change} == set(names.split())
+
+
+def test_a_setting_that_nobody_marked_counts_as_learnt() -> None:
+    assert change_of("credit.a_new_one") == Change.LEARNT
+
+
+def told(old: list[str], new: list[str]) -> list[tuple[str, object, object]]:
+    before, after = (resolve(preset="tiny", overrides=each) for each in (old, new))
+    return [(each.setting, each.old, each.new) for each in differences(before, after)]
+
+
+def test_another_variant_is_one_difference_and_what_was_set_in_it() -> None:
+    assert told([], ["credit.rule=uniform"]) == [("credit.rule", "dgpo", "uniform")]
+    assert told(["credit.tau=0.02"], ["credit.rule=uniform"]) == [
+        ("credit.rule", "dgpo", "uniform"),
+        ("credit.tau", 0.02, None),
+    ]
+    assert told(["credit.rule=uniform"], ["credit.target_ess=0.9"]) == [
+        ("credit.rule", "uniform", "dgpo"),
+        ("credit.target_ess", None, 0.9),
+    ]
+
+
+def test_equal_settings_do_not_differ_however_they_were_given() -> None:
+    assert told(["prompts.operations=[2]", "optim.lr=0.0002"], ["optim.lr=2e-4"]) == []
+    assert told([], ["prompts.system="]) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "tiny"),
+        (["credit.rule=dgpo", "optim.lr=2e-4"], "tiny"),
+        (["train.steps=5", "eval.every=0", "track.to=[]", "model.device=cpu"], "tiny"),
+        (["credit.rule=uniform"], "tiny-uniform"),
+        (["seed=3", "credit.tau=0.02"], "tiny-seed3-tau0.02"),
+        (["optim.lr=1e-5", "optim.beta1=0.8"], "tiny-lr1e-5-beta1-0.8"),
+        (["adapter.kind=lora", "adapter.rank=4"], "tiny-lora-rank4"),
+        (["advantage.std=none", "loss.aggregation=constant"], "tiny-std-none-constant"),
+        (["rollout.dynamic_sampling=true", "reward.minimum="], "tiny-dynamic_sampling-no-minimum"),
+        (["prompts.kind=file", "prompts.path=../my data/x.jsonl"], "tiny-file-x.jsonl"),
+        (["model.path=Qwen/Qwen2.5-7B"], "tiny-Qwen2.5-7B"),
+        (["prompts.operations=[1, 2]"], "tiny-operations1-2"),
+    ],
+)
+def test_a_name_says_what_is_learnt_otherwise(overrides: list[str], name: str) -> None:
+    recipe, resolved = resolve(preset="tiny"), resolve(preset="tiny", overrides=overrides)
+    assert run_name("tiny", recipe=recipe, resolved=resolved) == name
+
+
+def test_a_recipe_with_an_adapter_says_that_there_is_none() -> None:
+    recipe = resolve(preset="smollm2-lora")
+    full = resolve(preset="smollm2-lora", overrides=["adapter.kind=none"])
+    assert run_name("smollm2-lora", recipe=recipe, resolved=full) == "smollm2-lora-adapter-none"
+
+
+MANY = ["seed=17", "rollout.group_size=8", "rollout.prompts_per_step=4", "optim.lr=3e-4"]
+MANY += ["credit.tau=0.0001", "loss.clip_high=0.2", "off_policy.correction=none"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([*MANY, "optim.eps=1e-6"], [*MANY, "optim.eps=1e-7"]),
+        (["prompts.template=A/{problem}"], ["prompts.template=B/{problem}"]),
+        (["prompts.system=../../etc"], ["prompts.system=.."]),
+    ],
+)
+def test_long_and_strange_values_become_a_short_hash_of_their_own(
+    one: list[str], other: list[str]
+) -> None:
+    recipe = resolve(preset="tiny")
+    first, second = (
+        run_name("tiny", recipe=recipe, resolved=resolve(preset="tiny", overrides=each))
+        for each in (one, other)
+    )
+    assert first != second
+    for name in (first, second):
+        assert len(name) <= 64 + len("tiny")
+        assert name.replace("-", "").replace("_", "").replace(".", "").isalnum()
