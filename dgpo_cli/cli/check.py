@@ -37,7 +37,7 @@ Where = Annotated[
 ]
 Kind = Annotated[
     Literal["integer", "math"],
-    typer.Option(help="Checker: exact integers, or general answers by math-verify."),
+    typer.Option(help="Checker: exact integers, or general answers."),
 ]
 Minimum = Annotated[
     int | None,

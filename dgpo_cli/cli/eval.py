@@ -95,7 +95,7 @@ SecondOpinion = Annotated[
     bool,
     typer.Option(
         "--second-opinion/--no-second-opinion",
-        help="Ask math-verify as well, and list where it does not agree.",
+        help="Ask the math checker as well, and list where it does not agree.",
         show_default="on",
     ),
 ]

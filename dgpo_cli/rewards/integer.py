@@ -154,8 +154,10 @@ def _only_statement(atoms: list[Atom]) -> list[Atom] | None:
 def _one_number(atoms: list[Atom]) -> str | None:
     """The integer, if nothing but one is there, a sign before it and words that may be there."""
     sign = number = ""
-    for kind, value in atoms:
+    for at, (kind, value) in enumerate(atoms):
         if kind == "number" and not number:
+            if v.operates([word for _, word in atoms[:at]]):
+                return None
             number = value
         elif kind == "sign" and not number and not sign:
             sign = value
@@ -253,7 +255,7 @@ class _Tokens:
         elif name in v.AND_COMMANDS:
             self._add("and")
         elif name in v.IGNORED_COMMANDS:
-            self._spaced = True
+            self._spaced = self._spaced or name not in ("left", "big", "Big", "bigl", "Bigl")
         else:
             self._add("bad", name)
 
@@ -297,6 +299,9 @@ class _Tokens:
             if len(self._modes) > 1:
                 self._modes.pop()
         elif char in "()[]":
+            touches = char in "([" and _is_word(self._last()) and not self._spaced
+            if touches and not self._has_number_on_this_side():
+                self._add("bad", v.TOUCHED)  # floor(204)
             self._group(opens=char in "([")
         elif char in ",;":
             self._add("separator" if self._depth == 0 else "bad", char)

@@ -1,16 +1,36 @@
-r"""Checks general mathematical answers with math-verify. Runs in worker processes only.
+r"""Checks general mathematical answers: reads both, and compares what they say.
 
-math-verify evaluates what it reads: towers of powers keep it busy for hours, and its own alarm
-cannot tell a timeout from a wrong answer. So its alarm is off, the pool's deadline kills it, and
-what it is given is cut down to the final answer first.
+An answer is read into nodes (`rewards/formula.py`), which are compared by their kind
+(`rewards/equality.py`); nothing is taken for equal that was not understood. Limits, integrals and
+what else needs calculus go to math-verify, whose "equal" is confirmed at random points. All of it
+runs in worker processes with a deadline and a limit of memory.
 
-| case | verdict |
+| gold and answer | verdict |
 | --- | --- |
-| the answer equals gold as written, whatever its length | correct |
-| both are integers, as `rewards/answer.py` reads them | compared exactly |
-| `5\text{ thousand}`, `5\text{ percent}`, `5_8` where gold has no such word or base | wrong |
+| equal as written, whatever the length; equal but for fonts, spaces and words' capitals | correct |
 | more than 4,096 characters otherwise | wrong: no such text is a final answer |
-| math-verify cannot read it, or fails while comparing | wrong: not shown to be equal |
+| one of them cannot be read | wrong: not shown to be equal |
+| numbers and constants | equal exactly: 1/2 and 0.5 are, 1/3 and 0.333 are not |
+| an exact value and a decimal of 10 or more digits that is its rounding | correct |
+| `13\%`, `13\text{ percent}` | 13/100: equal to 0.13, not to 13 |
+| `5\text{ million}`, `2\text{ dozen}` | the number that is meant: 5,000,000, 24 |
+| `101_2` | equal to `101_{2}` alone: not to 101, 5 or `12_3` |
+| units: on one side, or the same on both | do not count; `5\text{ cm}` is not `5\text{ m}` |
+| `90^\circ` | 90; in sin, cos, tan an angle in degrees |
+| expressions with variables | equal where both are real, at all places that are tried |
+| `x^2 + C` and `x^2 + 1 + C` | equal: C is any constant |
+| `y = 2x + 1`, `2x - y + 1 = 0`, `x^2 = 9` and `x = \pm 3` | equal: the same solutions |
+| `x \equiv 2 \pmod 5` and `x \equiv 7 \pmod 5` | equal: the same numbers |
+| gold `x = 3`, `\lim ... = 2`, `f(x) = x^2`, `(x, y) = (1, 2)` | the right side alone will do |
+| any other equation, congruence, label, and `y = 2x + 1` | the right side alone is wrong |
+| an answer `x = 3`, `\angle A = 3`, `x = 6/2 = 3` to the gold 3 | correct; `x + y = 3` is wrong |
+| `(1, 2)`, `[1, 2)`, `\langle 1, 2 \rangle` | same brackets, same order; `(4,112)` is no number |
+| `\{1, 2\}`, `1, 2`, `1` and `2`, `\pm 1` | in any order; sets without repeats |
+| several answers to one gold | correct if each of them is gold: `0.5` or `1/2` |
+| `x > 2`, `2 < x`, `(2, \infty)`, `\{x : x > 2\}` | equal: the same real numbers |
+| `3:4`, `6:8`, `3/4` | equal; `12:30` is a time, and only itself |
+| `Alice: 3` | label and value must both agree |
+| a power or factorial beyond millions of digits | equal to nothing but itself as written |
 | math-verify swallowed a MemoryError on its way to "not equal" | crash: unknown, not wrong |
 | where the answer stands, cut completions | as for integers, see `rewards/answer.py` |
 """
@@ -23,23 +43,30 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.rewards.answer import MAX_SHOWN_CHARS
+from dgpo_cli.rewards.equality import equal
 from dgpo_cli.rewards.extract import find_answer
+from dgpo_cli.rewards.formula import read
 from dgpo_cli.rewards.integer import read_integer
+from dgpo_cli.rewards.nodes import Several
 from dgpo_cli.rewards.stated import looks_like_answer
-from dgpo_cli.rewards.vocabulary import CHANGING_WORDS, PERCENT
+from dgpo_cli.rewards.tokens import Unread, canonical, tokens_of
+from dgpo_cli.rewards.values import TooLarge
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from dgpo_cli.rewards.nodes import Node
     from dgpo_cli.rewards.settings import Extract
     from dgpo_cli.types import FinishReason, Outcome
 
 MAX_ANSWER_CHARS = 4096
 _MAY_EXPLODE = re.compile(r"[\^!*]|binom|choose|times|cdot|matrix|sum|prod|int")
-_TEXT = re.compile(r"\\(?:text|textrm|textbf|mathrm|mbox)\s*\{([^{}]*)\}")
-_WORD = re.compile(r"[A-Za-z]+")
-_BASE = re.compile(r"[0-9]\s*_\s*(?!\{?\s*(?:10|ten|\\text\{ten\})\s*\}?)")
+_CALCULUS = re.compile(r"\\(?:int|iint|lim|sum|prod|frac\{d\}|partial|det|operatorname)")
+_LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
+_EQUALITY = re.compile(r"=|≡|:|\\equiv|\\(?:to|rightarrow)(?![a-z])")
+_BARE_NUMBER = re.compile(r"[-+]?\$?[0-9][0-9,]*")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_PLACES = ("3/7", "19/11", "7/5")  # where math-verify's readings are evaluated
 
 
 def check_math(
@@ -57,43 +84,116 @@ def check_math(
     if found is None:
         return ("truncated" if cut else "no_answer"), None
     given, wanted = bare(found.text), bare(gold)
-    shown = given[:MAX_SHOWN_CHARS]
-    if found.parts and all(_is_right(gold, part) for part in found.parts):
-        return "correct", shown  # one answer, written more than once
-    if given == wanted:
-        return "correct", shown
-    if len(given) > MAX_ANSWER_CHARS:
-        return "wrong", shown
-    integers = read_integer(wanted), read_integer(given)
-    if None not in integers:
-        return ("correct" if integers[0] == integers[1] else "wrong"), shown
-    if _says_more(given, wanted):
-        return "wrong", shown
-    return ("correct" if is_equal(wanted, given) else "wrong"), shown
+    # Several boxes are a list, or one answer written more than once.
+    right = _is_right(wanted, given) or (
+        len(found.parts) > 0 and all(_is_right(wanted, bare(part)) for part in found.parts)
+    )
+    return ("correct" if right else "wrong"), given[:MAX_SHOWN_CHARS]
 
 
 def _is_right(gold: str, answer: str) -> bool:
-    box = rf"\boxed{{{answer}}}"
-    return check_math(gold, box, finish_reason="stop", where="boxed")[0] == "correct"
-
-
-def _says_more(given: str, wanted: str) -> bool:
-    """Whether `given` has a word or a base, which math-verify drops, that `wanted` has not."""
-    if _BASE.search(given) and "_" not in wanted:
+    if is_equal(gold, answer):
         return True
-    words = {word.lower() for part in _TEXT.findall(given) for word in _WORD.findall(part)}
-    meant = {word.lower() for word in _WORD.findall(wanted)}
-    if "%" in wanted:
-        meant |= PERCENT
-    return not (words & CHANGING_WORDS) <= meant
+    if not _BARE_NUMBER.fullmatch(gold) or _EQUALITY.search(answer):
+        return False
+    # Words and signs around an integer, which are no formula.
+    return _reading(answer) is None and read_integer(answer) == read_integer(gold) is not None
 
 
 def is_equal(gold: str, answer: str) -> bool:
-    """Whether math-verify takes the two answers, each without prose around it, for equal.
+    """Whether two answers, each without prose around it, say the same.
 
     Raises:
         MemoryError: the comparison ran out of memory, which math-verify itself hides.
     """
+    if gold == answer:
+        return True
+    if max(len(gold), len(answer)) > MAX_ANSWER_CHARS:
+        return False
+    if _same_spelling(gold, answer):
+        return True
+    wanted = _reading(gold)
+    given = _reading(answer)
+    if isinstance(wanted, Several) and given is not None and not isinstance(given, Several):
+        given = _reading(answer, grouping=False)  # 2,345 for the list 2, 345
+    if wanted is not None and given is not None:
+        try:
+            if equal(wanted, given):
+                return True
+        except (TooLarge, RecursionError):
+            return False
+    return _needs_calculus(gold, answer) and _is_equal_by_math_verify(gold, answer)
+
+
+def is_equal_to_any(gold: str, prose: str) -> bool | None:
+    """Whether an answer that math-verify finds in `prose` is `gold`; None if it finds none.
+
+    Raises:
+        MemoryError: as `is_equal`.
+    """
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
+    places = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+    found = parse(prose, extraction_config=places, parsing_timeout=None, raise_on_error=True)
+    if not found:
+        return None
+    return any(is_equal(gold, bare(str(one))) for one in found if _is_plain(one))
+
+
+def _is_plain(found: object) -> bool:
+    """Whether what math-verify found is text, or a number that can be written as one."""
+    return isinstance(found, str) or getattr(found, "is_Rational", False)
+
+
+def warm_up() -> None:
+    """Import math-verify, and sympy's lazy parts by using them once."""
+    for gold, answer in ((r"\int_0^1 x dx", r"\frac{1}{2}"), (r"\sqrt{2}+x", r"x+\sqrt{2}")):
+        _is_equal_by_math_verify(gold, answer)
+        is_equal(gold, answer)
+
+
+def bare(answer: str) -> str:
+    """`answer` without markdown, a full stop and math delimiters around the whole."""
+    answer = answer.strip().strip("*`").strip().removesuffix(".").strip()
+    for opener, closer in _DELIMITERS:
+        inside = answer.removeprefix(opener).removesuffix(closer)
+        whole = len(inside) == len(answer) - len(opener) - len(closer)
+        if whole and opener not in inside and closer not in inside:
+            return inside.strip()
+    return answer
+
+
+def _same_spelling(gold: str, answer: str) -> bool:
+    """Whether two answers are the same tokens; of words alone, in any capitals."""
+    try:
+        one, other = tokens_of(gold), tokens_of(answer)
+    except Unread:
+        return gold.split() == answer.split()
+    left, right = canonical(one), canonical(other)
+    if not left or not right:
+        return False
+    words = all(token.kind == "word" or token.text in ",'?!" for token in (*one, *other))
+    return left.lower() == right.lower() if words else left == right
+
+
+def _reading(answer: str, *, grouping: bool = True) -> Node | None:
+    try:
+        return read(answer, grouping=grouping)
+    except (Unread, RecursionError):
+        return None
+
+
+# Calculus, by math-verify
+
+
+def _needs_calculus(gold: str, answer: str) -> bool:
+    """Whether one of two answers that are no equations has a limit, an integral or the like."""
+    return "=" not in f"{gold}{answer}".replace("_{", "_") and any(
+        _CALCULUS.search(text) for text in (gold, answer)
+    )
+
+
+def _is_equal_by_math_verify(gold: str, answer: str) -> bool:
     if _equal(gold, answer):
         return True
     if _MAY_EXPLODE.search(answer) and _runs_out_of_memory(lambda: _equal(gold, answer)):
@@ -101,40 +201,34 @@ def is_equal(gold: str, answer: str) -> bool:
     return False
 
 
-def is_equal_to_any(gold: str, prose: str) -> bool | None:
-    """Whether the answer that math-verify itself finds in `prose` is `gold`; None if it finds none.
-
-    Raises:
-        MemoryError: as `is_equal`.
-    """
-    found: list[Any] = []
-
-    def compare() -> bool:
-        from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-
-        nonlocal found
-        places = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-        found = parse(prose, extraction_config=places, parsing_timeout=None, raise_on_error=True)
-        return bool(found) and verify(_parse(gold), found, timeout_seconds=None)
-
-    if compare():
-        return True
-    if _MAY_EXPLODE.search(prose) and _runs_out_of_memory(compare):
-        raise MemoryError
-    return False if found else None
-
-
-def warm_up() -> None:
-    """Import math-verify, and sympy's lazy parts by using them once."""
-    for gold, answer in (("\\frac{1}{2}", "0.5"), ("x^2+1", "1+x^2"), ("(1,2)", "(1, 3)")):
-        _equal(gold, answer)
-
-
 def _equal(gold: str, answer: str) -> bool:
+    """Whether math-verify says so, and both of its readings have the same value at some places."""
     from math_verify import verify
 
-    equal: bool = verify(_parse(gold), _parse(answer), timeout_seconds=None)
-    return equal
+    readings = [_parse(text) for text in (gold, answer)]
+    if not verify(*readings, timeout_seconds=None):
+        return False
+    return _confirmed(*(reading[0] for reading in readings), written=(gold, answer))
+
+
+def _confirmed(one: Any, other: Any, *, written: tuple[str, str]) -> bool:
+    import sympy
+
+    if not (isinstance(one, sympy.Expr) and isinstance(other, sympy.Expr)):
+        return False
+    symbols = sorted(one.free_symbols | other.free_symbols, key=str)
+    for reading, text in zip((one, other), written, strict=True):
+        # What was passed over in reading would be missing from the letters.
+        if not set(_LETTER.findall(text)) - set("eid") <= set(str(reading)):
+            return False
+    for place in _PLACES:
+        point = {symbol: sympy.Rational(place) * (at + 1) for at, symbol in enumerate(symbols)}
+        values = [sympy.N(reading.subs(point).doit(), 30) for reading in (one, other)]
+        if not all(value.is_number for value in values):
+            return False
+        if abs(values[0] - values[1]) > abs(values[0]) * sympy.Float("1e-20"):
+            return False
+    return True
 
 
 def _parse(answer: str) -> list[Any]:
@@ -144,7 +238,7 @@ def _parse(answer: str) -> list[Any]:
     # With "first_match" the whole box is read or nothing: by default, a box that is too deep to
     # be read would be judged by whatever fraction stands somewhere in it.
     parsed: list[Any] = parse(
-        _as_latex(answer),
+        rf"\boxed{{{answer}}}",
         extraction_config=[LatexExtractionConfig(boxed_match_priority=0)],
         extraction_mode="first_match",
         parsing_timeout=None,
@@ -170,20 +264,3 @@ def _runs_out_of_memory(call: Callable[[], Any]) -> bool:
     finally:
         sys.settrace(None)
     return seen
-
-
-def bare(answer: str) -> str:
-    """`answer` without markdown, a full stop and math delimiters around the whole."""
-    answer = answer.strip().strip("*`").strip().removesuffix(".").strip()
-    answer = answer.replace(r"\varnothing", r"\emptyset")
-    for opener, closer in _DELIMITERS:
-        inside = answer.removeprefix(opener).removesuffix(closer)
-        whole = len(inside) == len(answer) - len(opener) - len(closer)
-        if whole and opener not in inside and closer not in inside:
-            return inside.strip()
-    return answer
-
-
-def _as_latex(answer: str) -> str:
-    """`answer` in a box, unless formulas stand in it that math-verify finds by their dollars."""
-    return answer if "$" in answer.replace(r"\$", "") else rf"\boxed{{{answer}}}"

@@ -1,6 +1,6 @@
-r"""What math-verify says of answers that the integer checker has judged; it settles nothing.
+r"""What the math checker says of answers that the integer checker has judged; it settles nothing.
 
-| the integer checker found | math-verify is given |
+| the integer checker found | the math checker is given |
 | --- | --- |
 | only digits, and gold is only digits | nothing: the integers are compared, as it would do |
 | any other box | the content as it was written: reading it is what the two may disagree on |
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ENDING_CHARS = 400  # of a completion without an answer: two or three sentences
 MAX_ANSWER_CHARS = 4096
-TASKS_PER_WORKER = 64  # as long as the import of math-verify, so that fewer start no other worker
+TASKS_PER_WORKER = 64  # as long as the import of sympy, so that fewer start no other worker
 MAX_DIGITS = 300
 _BOX, _LINE, _ENDING = "box", "line", "ending"  # what a worker is told to read the text as
 _UNKNOWN = ("timeout", "crash")
@@ -45,7 +45,7 @@ def second_opinions(
     workers: int,
     progress: Progress,
 ) -> list[Outcome]:
-    """Return math-verify's outcome for each of `items`, which have `verdicts`.
+    """Return the math checker's outcome for each of `items`, which have `verdicts`.
 
     where: as the first checker was told.
     timeout_s: hard deadline of one opinion; its worker is then killed.
@@ -76,11 +76,11 @@ def disagree(outcome: Outcome, second: Outcome) -> bool:
 
 
 def judge(gold: str, text: str, *, finish_reason: FinishReason) -> tuple[Outcome, str | None]:
-    """Let math-verify judge what `second_opinions` sends; runs in worker processes only."""
+    """Let the math checker judge what `second_opinions` sends; runs in worker processes only."""
     from dgpo_cli.rewards.math import bare, is_equal, is_equal_to_any
 
     form, _, body = text.partition("\n")
-    if form != _ENDING and (bare(gold) == bare(body) or is_equal(bare(gold), bare(body))):
+    if form != _ENDING and is_equal(bare(gold), bare(body)):
         return "correct", None
     if form == _BOX:
         return "wrong", None

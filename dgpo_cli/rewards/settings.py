@@ -61,7 +61,7 @@ class IntegerReward(RewardValues):
 
 
 class MathReward(RewardValues):
-    """General mathematical answers, compared by math-verify."""
+    """General mathematical answers, compared by what they say."""
 
     kind: Literal["math"] = "math"
 

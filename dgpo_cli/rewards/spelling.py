@@ -56,19 +56,30 @@ _IN_BASE_TEN = re.compile(r"\(\s*base\s*(?:10|ten)\s*\)")
 
 def plain(answer: str) -> str:
     """`answer` in ASCII where it can be, without what changes no number but looks like it did."""
-    if not answer.isascii():
-        answer = _FOREIGN_DIGIT.sub(_as_ascii, answer.translate(_TRANSLATION))
+    answer = in_ascii(answer)
     if "\\\\" in answer:
         answer = _DOUBLED.sub(r"\\", answer)
     answer = _ORDINAL.sub(" ", _DEGREE.sub(" degrees ", answer))
     if "\\" in answer:
-        answer = _INVISIBLE.sub(" ", _ROWS.sub(" ", answer))
+        answer = without_layout(answer)
         answer = _UNIT_FRACTION.sub(r" \\text{ units} ", answer)
     if "mod" in answer:
         answer = _MODULUS.sub(" ", answer)
     if "base" in answer:
         answer = _IN_BASE_TEN.sub(" ", answer)
     return _CHOICE.sub("", answer, count=1) if _CHOICE.match(answer) else answer
+
+
+def in_ascii(answer: str) -> str:
+    """`answer` with digits, dashes and spaces of any script in ASCII, without invisible marks."""
+    if answer.isascii():
+        return answer
+    return _FOREIGN_DIGIT.sub(_as_ascii, answer.translate(_TRANSLATION))
+
+
+def without_layout(answer: str) -> str:
+    """`answer` without colours, spaces, labels and environments that only line up rows."""
+    return _INVISIBLE.sub(" ", _ROWS.sub(" ", answer))
 
 
 def _as_ascii(char: re.Match[str]) -> str:

@@ -11,15 +11,16 @@ from typing import Literal
 WordKind = Literal["text", "bare", "touching"]
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """The words of `text`, between spaces."""
     return frozenset(text.split())
 
 
-TEXT_COMMANDS = _words(
+TEXT_COMMANDS = words(
     "text textbf textit textrm textsf texttt textnormal textup textsc textsl textmd emph mbox hbox "
     "mathrm mathsf mathtt operatorname"
 )
-IGNORED_COMMANDS = _words(
+IGNORED_COMMANDS = words(
     "mathbf mathit mathnormal mathbb mathcal mathfrak mathscr mathord mathop num ang boldsymbol "
     "bm pmb boxed fbox framebox frame underline uline ensuremath displaystyle textstyle "
     "scriptstyle bf rm it tt sf bfseries left right middle big Big bigg Bigg bigl bigr Bigl Bigr "
@@ -28,18 +29,18 @@ IGNORED_COMMANDS = _words(
     "lbrace rbrace lbrack rbrack lparen rparen dollar pounds euro yen checkmark blacksquare qed "
     "null nonumber notag newline par hfill n"
 )
-EQUALITY_COMMANDS = _words("rightarrow longrightarrow to equiv eq coloneqq")
-HENCE_COMMANDS = _words("Rightarrow implies Longrightarrow therefore")
+EQUALITY_COMMANDS = words("rightarrow longrightarrow to equiv eq coloneqq")
+HENCE_COMMANDS = words("Rightarrow implies Longrightarrow therefore")
 AND_COMMANDS = frozenset(["land", "wedge"])
 EQUALITY_CHARS = "≡→"
 HENCE_CHARS = "⇒⟹∴"
-REASONS = _words("where since because")
+REASONS = words("where since because")
 IGNORED_CHARS = "$&*`\"“”'‘’#€£¥•。∎\x00"
 IGNORED_ESCAPES = " ,;:!>()[]$#&_/\n"
 
-PERCENT = _words("percent percents percentage pct")
+PERCENT = words("percent percents percentage pct")
 # Of these words, none may stand beside a number that is to be the answer.
-CHANGING_WORDS = PERCENT | _words(
+CHANGING_WORDS = PERCENT | words(
     # amounts that multiply or divide
     "cent hundred hundreds thousand thousands million millions billion billions trillion trillions "
     "dozen dozens lakh crore half halves third thirds quarter quarters fourth fourths fifth fifths "
@@ -54,25 +55,30 @@ CHANGING_WORDS = PERCENT | _words(
     "least most than below above under between about around approximately approx nearly almost "
     "roughly maybe perhaps possibly up isn aren cannot undefined infinity infinite"
 )
-_FUNCTIONS_IN_FRONT = _words("sec max min arg")
-_FACTORS_IN_FRONT = _words("times twice thrice double triple reciprocal inverse")
+_FUNCTIONS_IN_FRONT = words("sec max min arg")
+_FACTORS_IN_FRONT = words("times twice thrice double triple reciprocal inverse")
+# What these stand in front of is not the answer: the square of 204, floor 204.
+_OPERATIONS_IN_FRONT = words(
+    "of square cube floor ceil ceiling round eval evaluate abs sqrt root power"
+)
+_AMOUNTS_OF = words("total sum answer value result maximum minimum count")  # a total of 204
 _UNIT_LETTERS = frozenset("mshgLJNWVACF")
 _TEXT_UNIT_LETTERS = frozenset("u")  # for "units"; outside text it is a variable
-_SHORT_UNITS = _words("sq cu mm cm dm km nm kg mg lb oz ft in yd mi hr hz kw ml cl kl pm am")
-_UNITS = _words(
+_SHORT_UNITS = words("sq cu mm cm dm km nm kg mg lb oz ft in yd mi hr hz kw ml cl kl pm am")
+_UNITS = words(
     "degrees degree deg minutes minute min mins seconds second sec secs hours hour hrs days day "
     "weeks week months month years year yrs yr meters meter metres metre kilometers kilometres "
     "centimeters centimetres inches inch feet foot yards miles units unit grams kilograms pounds "
     "dollars dollar cents ways kmh kph mph"
 )
-_SHORT_WORDS = _words("is of in as at by to we it so be my an")
+_SHORT_WORDS = words("is of in as at by to we it so be my an")
 SHORT_WORDS_AND_UNITS = _SHORT_WORDS | _SHORT_UNITS
 TOUCHED = "touched"  # stands between a letter and the digits that touch it
 # What may stand in a name of a number: x_1, f(2, 3), |AB|, \\angle B.
-NAMING_MARKS = frozenset([TOUCHED, *"_,|#'"]) | _words(
+NAMING_MARKS = frozenset([TOUCHED, *"_,|#'"]) | words(
     "angle triangle overline overrightarrow vec gcd lcm max min deg dim prime mathcal"
 )
-GREEK_COMMANDS = _words(
+GREEK_COMMANDS = words(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi rho sigma tau "
     "phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell"
 )
@@ -89,6 +95,13 @@ def may_lead(word: str, kind: WordKind) -> bool:
     if len(word) <= 2:
         return lower == "a" or lower in _SHORT_WORDS
     return lower not in _FUNCTIONS_IN_FRONT
+
+
+def operates(before: list[str]) -> bool:
+    """Whether `before`, the words before a number, name what is done to it: the square of 204."""
+    if not before or before[-1].lower() not in _OPERATIONS_IN_FRONT:
+        return False
+    return before[-1].lower() != "of" or len(before) < 2 or before[-2].lower() not in _AMOUNTS_OF
 
 
 def may_follow(word: str, kind: WordKind) -> bool:

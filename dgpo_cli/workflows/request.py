@@ -22,7 +22,7 @@ class EvalRequest:
     columns: names of the columns "problem" and "answer", where they are others.
     strict: stop at what is wrong with the data; None leaves it to the benchmark.
     fresh: throw away what is in the folder.
-    second_opinion: ask math-verify as well where the checker is for integers.
+    second_opinion: ask the math checker as well where the checker is for integers.
     """
 
     bench: str

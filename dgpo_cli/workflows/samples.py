@@ -2,7 +2,7 @@
 
 A line is one of the rollouts file (`workflows/rollouts.py`) without log-probabilities and prompt
 ids, which a sample does not need to be judged again, and with `checker`, the version that judged
-it. A sample that math-verify was asked about also has `second`, its outcome. Lines of earlier
+it. A sample that the math checker was asked about also has `second`, its outcome. Lines of earlier
 versions lack `starts_in_thought`.
 """
 

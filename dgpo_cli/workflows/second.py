@@ -1,4 +1,4 @@
-"""The second opinion on stored samples: math-verify's, asked once and kept in the line."""
+"""The second opinion on stored samples: the math checker's, asked once and kept in the line."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def ask_again(
     reward: RewardSettings,
     progress: Progress,
 ) -> list[Sample]:
-    """Ask math-verify about the samples 0 to k - 1 that it has not seen; return them all, in order.
+    """Ask the math checker about the samples 0 to k - 1 that it has not seen; return all, in order.
 
-    Only where the checker is for integers: elsewhere math-verify is the first opinion.
+    Only where the checker is for integers: elsewhere it is the first opinion.
 
     samples: those of the file, in its order.
     """

@@ -23,7 +23,7 @@ def report_of(
 ) -> Evaluation:
     """Return the report over samples 0 to k - 1 of the problems `ids`, which must all be there.
 
-    second_opinion: list where math-verify does not agree.
+    second_opinion: list where the math checker does not agree.
     """
     found: dict[Key, Sample] = {sample.key: sample for sample in samples}
     chosen = [[found[name, index] for index in range(k)] for name in ids]

@@ -116,6 +116,6 @@ def test_no_hostile_completion_outlasts_the_integer_checkers_deadline() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["math", "second"])
-def test_no_hostile_answer_outlasts_the_deadline_of_math_verify(kind: str) -> None:
+def test_no_hostile_answer_outlasts_the_deadline_of_the_math_checker(kind: str) -> None:
     outcomes = ordeal(kind, timeout_s=2)["outcomes"]
     assert "correct" not in outcomes.values()

@@ -76,7 +76,7 @@ def test_no_answer_and_truncated_are_told_apart(grader: Grader) -> None:
 
 def test_an_answer_without_end_times_out_and_blocks_no_other() -> None:
     with Grader(MathReward(timeout_s=0.5)) as grader:
-        answers = [r"\boxed{9^{9^{9^{9}}}}", r"\boxed{0.5}"]
+        answers = [r"\boxed{\int_0^1 x^{x^{x^{x}}} dx}", r"\boxed{0.5}"]
         items = [GradeItem("1/2", text, "stop") for text in answers]
         assert [verdict.outcome for verdict in grader.grade(items)] == ["timeout", "correct"]
 
@@ -110,6 +110,13 @@ def test_hostile_answers_end_at_the_deadline(answer: str) -> None:
     assert second.outcome == "correct"
 
 
+def test_a_number_beyond_all_digits_is_wrong_at_once(grader: Grader) -> None:
+    answers = ["9^{9^{9^{9}}}", "(10^{12})!", r"\binom{10^{9}}{10^{8}}", r"\sum_{k=1}^{10^{12}} k"]
+    items = [GradeItem("1/2", rf"\boxed{{{answer}}}", "stop") for answer in answers]
+    items += [GradeItem(answer, rf"\boxed{{{answer}}}", "stop") for answer in answers]
+    assert [verdict.outcome for verdict in grader.grade(items)] == ["wrong"] * 4 + ["correct"] * 4
+
+
 def test_a_memory_error_that_was_swallowed_is_not_a_wrong_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -119,9 +126,10 @@ def test_a_memory_error_that_was_swallowed_is_not_a_wrong_answer(
         except Exception:
             return False
 
+    integral = r"\int_0^1 x^{2} dx"
     monkeypatch.setattr(math, "_equal", swallow)
     with pytest.raises(MemoryError):
-        math.check_math("1/2", r"\boxed{2^{2}}", finish_reason="stop", where="boxed")
+        math.check_math("1/2", rf"\boxed{{{integral}}}", finish_reason="stop", where="boxed")
     monkeypatch.setattr(math, "_equal", lambda gold, answer: False)
-    wrong = math.check_math("1/2", r"\boxed{2^{2}}", finish_reason="stop", where="boxed")
-    assert wrong == ("wrong", "2^{2}")
+    wrong = math.check_math("1/2", rf"\boxed{{{integral}}}", finish_reason="stop", where="boxed")
+    assert wrong == ("wrong", integral)

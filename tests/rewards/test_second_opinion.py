@@ -1,4 +1,4 @@
-r"""What math-verify is asked, what it is not asked, and when it counts as a disagreement."""
+r"""What the math checker is asked, what it is not asked, and when it counts as a disagreement."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def opinions(
     )
 
 
-# gold, completion, finish_reason, what the integer checker says, what math-verify says
+# gold, completion, finish_reason, what the integer checker says, what the math checker says
 CASES: list[tuple[str, str, FinishReason, Outcome, Outcome]] = [
     ("204", r"\boxed{204\text{ cm}}", "stop", "correct", "correct"),
     ("204", r"\boxed{205\text{ cm}}", "stop", "wrong", "wrong"),
@@ -63,13 +63,13 @@ CASES: list[tuple[str, str, FinishReason, Outcome, Outcome]] = [
 ]
 
 
-def test_the_second_opinion_is_math_verifys() -> None:
+def test_the_second_opinion_is_the_math_checkers() -> None:
     items = [GradeItem(gold, text, reason) for gold, text, reason, _, _ in CASES]
     assert [verdict(item).outcome for item in items] == [case[3] for case in CASES]
     assert opinions(items) == [case[4] for case in CASES]
 
 
-def test_digits_are_compared_as_math_verify_would_without_asking_it(
+def test_digits_are_compared_as_the_math_checker_would_without_asking_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     golds = ["0", "5", "25", "025", "204", "500", "999"]
@@ -79,9 +79,9 @@ def test_digits_are_compared_as_math_verify_would_without_asking_it(
     with WorkerPool(
         Check("dgpo_cli.rewards.second_opinion:judge"), workers=2, timeout_s=20
     ) as workers:
-        by_math_verify = [outcome for outcome, _ in workers.run(asked)]
+        by_math_checker = [outcome for outcome, _ in workers.run(asked)]
     monkeypatch.setattr(pool, "WorkerProcess", None)  # none can be started
-    assert opinions(items) == by_math_verify
+    assert opinions(items) == by_math_checker
 
 
 def test_equal_answers_are_asked_about_once() -> None:
@@ -95,7 +95,8 @@ def test_equal_answers_are_asked_about_once() -> None:
 
 
 def test_an_opinion_without_end_is_a_timeout_and_blocks_no_other() -> None:
-    texts = [r"\boxed{9^{9^{9^{9}}}}", r"\boxed{x=5}", "Answer: 9^{9^{9^{9}}}", "so 9^{9^{9^{9}}}$"]
+    endless = r"\int_0^1 x^{x^{x^{x}}} dx"
+    texts = [rf"\boxed{{{endless}}}", r"\boxed{x=5}", f"Answer: {endless}", rf"so \({endless}\)"]
     items = [GradeItem("5", text, "stop") for text in texts]
     first = [verdict(item).outcome for item in items]
     second = opinions(items, timeout_s=1)

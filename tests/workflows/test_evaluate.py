@@ -367,7 +367,7 @@ def test_the_second_opinion_is_asked_once_and_kept(
     assert first.evaluation.avg_at_k == 0.0  # a second opinion settles nothing
 
 
-def test_math_verify_is_asked_where_reading_is_an_art(
+def test_the_math_checker_is_asked_where_reading_is_an_art(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = (r"so \boxed{\frac{38}{2}} (%d)", r"so \boxed{19} (%d)", r"no idea (%d)")

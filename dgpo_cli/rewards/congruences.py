@@ -1,0 +1,69 @@
+"""Whether two congruences hold for the same whole numbers."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import lcm
+
+from dgpo_cli.rewards.nodes import Call, Node, Relation, variables
+from dgpo_cli.rewards.sameness import same_value
+from dgpo_cli.rewards.values import Evaluator, Undefined
+
+MAX_MODULUS = 5_000  # of what is tried number by number
+
+
+def same_congruence(gold: Relation, answer: Relation) -> bool:
+    r"""`x \equiv 2 \pmod 5` is `x \equiv 7 \pmod 5`; numbers themselves must be congruent, too.
+
+    Raises:
+        TooLarge: a value is beyond what is looked at.
+    """
+    assert gold.modulus is not None and answer.modulus is not None
+    names = variables(gold) | variables(answer)
+    moduli = [_whole(gold.modulus), _whole(answer.modulus)]
+    if None in moduli or len(names) > 1 or len(gold.signs) != len(answer.signs):
+        return _same_as_written(gold, answer)
+    one, other = (abs(modulus) for modulus in moduli if modulus is not None)
+    if not gold.signs:
+        left, right = (_whole(relation.members[0]) for relation in (gold, answer))
+        return one == other > 0 and None not in (left, right) and (left - right) % one == 0  # type: ignore[operator]
+    period = lcm(one, other)
+    if len(gold.members) != 2 or not names or not 0 < period <= MAX_MODULUS:
+        return one == other and _same_as_written(gold, answer)
+    name = next(iter(names))
+    return all(
+        _holds(gold, name, value, one) == _holds(answer, name, value, other)
+        for value in range(period)
+    )
+
+
+def _holds(relation: Relation, name: str, value: int, modulus: int) -> bool:
+    left, right = relation.members
+    difference = Call("+", (left, Call("-", (right,))))
+    try:
+        result = Evaluator({name: Fraction(value)}, digits=15)(difference)
+    except Undefined:
+        return False
+    if not isinstance(result, Fraction) or result.denominator != 1:
+        return False
+    return result.numerator % modulus == 0
+
+
+def _same_as_written(gold: Relation, answer: Relation) -> bool:
+    """Side by side, with the same modulus."""
+    assert gold.modulus is not None and answer.modulus is not None
+    return (
+        gold.signs == answer.signs
+        and same_value(gold.modulus, answer.modulus)
+        and all(map(same_value, gold.members, answer.members))
+    )
+
+
+def _whole(node: Node) -> int | None:
+    try:
+        value = Evaluator({}, digits=15)(node)
+    except Undefined:
+        return None
+    if isinstance(value, Fraction) and value.denominator == 1:
+        return value.numerator
+    return None

@@ -1,0 +1,415 @@
+"""Whether two answers that were read say the same: the rules of the table in `rewards/math.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import product
+
+from dgpo_cli.rewards.congruences import same_congruence
+from dgpo_cli.rewards.nodes import (
+    Call,
+    Constant,
+    Grid,
+    Labelled,
+    Measure,
+    Name,
+    Node,
+    Number,
+    Relation,
+    Row,
+    Several,
+    Words,
+    below,
+    children,
+    variables,
+)
+from dgpo_cli.rewards.realsets import same_real_set
+from dgpo_cli.rewards.sameness import proportional, same_value
+from dgpo_cli.rewards.units import units_agree
+
+MAX_ITEMS = 200  # of a list or set
+MAX_SIGNS = 5  # of plus or minus in one answer
+_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_SYMMETRIC = frozenset(["=", "!=", "approx", "cong", "sim", "parallel", "perp", "iff"])
+
+
+def equal(gold: Node, answer: Node) -> bool:
+    """Whether `answer` says what `gold` does.
+
+    Raises:
+        TooLarge: a value is beyond what is looked at.
+    """
+    gold, answer = _spread(gold), _spread(answer)
+    if gold == answer:
+        return True
+    gold_set, answer_set = _members(gold), _members(answer)
+    if gold_set is not None or answer_set is not None:
+        return _same_members(gold, answer, gold_set, answer_set)
+    if isinstance(gold, Relation) or isinstance(answer, Relation):
+        return _related(gold, answer)
+    return _same(gold, answer)
+
+
+def _same(gold: Node, answer: Node) -> bool:
+    """Compare what is no list, no set and no relation."""
+    match gold, answer:
+        case Measure() | Labelled(), _:
+            return _dressed(gold, answer)
+        case _, Measure() | Labelled():
+            return _dressed(gold, answer)
+        case Words(), _:
+            return False
+        case _, Words():
+            return False
+        case Row(), Row():
+            same = (gold.opener, gold.closer) == (answer.opener, answer.closer)
+            return same and _in_order(gold.items, answer.items)
+        case Grid(), Grid():
+            return _same_grid(gold, answer)
+    if _is_ratio(gold) or _is_ratio(answer):
+        return _same_ratio(gold, answer)
+    if _is_set(gold) or _is_set(answer):
+        return same_real_set(gold, answer)
+    return same_value(gold, answer)
+
+
+def _dressed(gold: Node, answer: Node) -> bool:
+    """Compare units and labels, then what they belong to."""
+    if isinstance(gold, Labelled) or isinstance(answer, Labelled):
+        if not (isinstance(gold, Labelled) and isinstance(answer, Labelled)):
+            return False
+        return gold.label == answer.label and equal(gold.value, answer.value)
+    gold, gold_units = (gold.value, gold.units) if isinstance(gold, Measure) else (gold, ())
+    answer, units = (answer.value, answer.units) if isinstance(answer, Measure) else (answer, ())
+    return units_agree(gold_units, units) and equal(gold, answer)
+
+
+def _in_order(golds: Sequence[Node], answers: Sequence[Node]) -> bool:
+    return len(golds) == len(answers) and all(map(equal, golds, answers))
+
+
+def _same_grid(gold: Grid, answer: Grid) -> bool:
+    if gold.cases != answer.cases or len(gold.rows) != len(answer.rows):
+        return False
+    if gold.cases:
+        rows = [Row("(", ")", row) for row in gold.rows]
+        return _matched(rows, [Row("(", ")", row) for row in answer.rows])
+    return all(map(_in_order, gold.rows, answer.rows))
+
+
+def _is_ratio(node: Node) -> bool:
+    return isinstance(node, Call) and node.name == "ratio"
+
+
+def _same_ratio(gold: Node, answer: Node) -> bool:
+    """3:4 is 6:8, and 3/4."""
+    one, other = (
+        node.args if isinstance(node, Call) and node.name == "ratio" else None
+        for node in (gold, answer)
+    )
+    if one is None or other is None:
+        return len(one or other or ()) == 2 and same_value(gold, answer)
+    if len(one) != len(other):
+        return False
+    return all(
+        same_value(Call("*", (left, other[0])), Call("*", (one[0], right)))
+        for left, right in zip(one[1:], other[1:], strict=True)
+    )
+
+
+def _is_set(node: Node) -> bool:
+    match node:
+        case Row():
+            return True
+        case Constant(text):
+            return text not in ("pi", "e", "i", "infty", "...")
+        case Call(name):
+            return name in ("cup", "cap", "setminus", "where")
+    return False
+
+
+# Lists and sets
+
+
+def _members(node: Node) -> tuple[Node, ...] | None:
+    """The items of a list or of a set in braces; None for anything else."""
+    if isinstance(node, Several):
+        return _inherited(node.items)
+    if isinstance(node, Row) and node.opener == "\\{":
+        return node.items
+    return None
+
+
+def _inherited(items: tuple[Node, ...]) -> tuple[Node, ...]:
+    """`x = 2, 5` says that x is 2 or 5."""
+    match items[0]:
+        case Relation((name, *_), ("=",), None) if is_name(name):
+            return tuple(
+                item if isinstance(item, Relation) else Relation((name, item), ("=",))
+                for item in items
+            )
+    return items
+
+
+def _same_members(
+    gold: Node,
+    answer: Node,
+    golds: tuple[Node, ...] | None,
+    answers: tuple[Node, ...] | None,
+) -> bool:
+    if same_real_set(gold, answer):
+        return True
+    if golds is None:
+        assert answers is not None
+        if isinstance(gold, Relation):
+            return _as_one_equation(answers, gold) or _values_of(gold, answer)
+        return all(equal(gold, one) for one in answers)
+    if answers is None:
+        if isinstance(answer, Relation):
+            return _as_one_equation(golds, answer) or _values_of(answer, gold)
+        braces = isinstance(gold, Row) and len(golds) == 1
+        return braces and equal(golds[0], answer)
+    if len(golds) > MAX_ITEMS or len(answers) > MAX_ITEMS:
+        return False
+    if Constant("...") in golds or Constant("...") in answers:
+        return _in_order(golds, answers)
+    if isinstance(gold, Row) and isinstance(answer, Row):
+        golds, answers = _distinct(golds), _distinct(answers)
+    named = [any(isinstance(one, Relation) for one in many) for many in (golds, answers)]
+    if named == [True, False]:
+        golds = _without_name(golds)
+    elif named == [False, True]:
+        answers = _without_name(answers)
+    return _matched(golds, answers)
+
+
+def _values_of(relation: Relation, values: Node) -> bool:
+    r"""`x = \{2, 5\}` and `x \in \{2, 5\}` say what `2, 5` does."""
+    match relation:
+        case Relation((name, right), ("=" | "in",), None) if is_name(name):
+            return _members(right) is not None and equal(right, values)
+    return False
+
+
+def _distinct(items: tuple[Node, ...]) -> tuple[Node, ...]:
+    kept: list[Node] = []
+    for item in items:
+        if not any(equal(item, other) for other in kept):
+            kept.append(item)
+    return tuple(kept)
+
+
+def _without_name(items: tuple[Node, ...]) -> tuple[Node, ...]:
+    """The values in `x = 2, x = 5` and `x_1 = 2, x_2 = 5`; the items where the names differ."""
+    names: set[str] = set()
+    values: list[Node] = []
+    for item in items:
+        said = _said(item) if isinstance(item, Relation) else None
+        if said is None or not isinstance(said[0], Name):
+            return items
+        names.add(said[0].text.partition("_")[0])
+        values.append(said[1])
+    return tuple(values) if len(names) == 1 else items
+
+
+def _matched(golds: Sequence[Node], answers: Sequence[Node]) -> bool:
+    """Whether each gold item has an answer of its own."""
+    left = list(answers)
+    if len(left) != len(golds):
+        return False
+    for gold in golds:
+        index = next((at for at, one in enumerate(left) if equal(gold, one)), None)
+        if index is None:
+            return False
+        del left[index]
+    return True
+
+
+def _as_one_equation(items: tuple[Node, ...], equation: Relation) -> bool:
+    r"""`x = 3` or `x = -3` is `x^2 = 9`: the product of their differences is its multiple."""
+    parts = [_difference(item) for item in items if isinstance(item, Relation)]
+    whole = _difference(equation)
+    if whole is None or len(parts) != len(items) or len(parts) > MAX_ITEMS:
+        return False
+    factors: Node = Number(Fraction(1))
+    names: set[frozenset[str]] = {variables(whole)}
+    for part in parts:
+        if part is None:
+            return False
+        names.add(variables(part))
+        factors = Call("*", (factors, part))
+    return len(names) == 1 and len(names.pop()) == 1 and proportional(whole, factors)
+
+
+# Relations
+
+
+def _related(gold: Node, answer: Node) -> bool:
+    if same_real_set(gold, answer):
+        return True
+    if isinstance(gold, Relation) and isinstance(answer, Relation):
+        return _same_relation(gold, answer)
+    if isinstance(gold, Relation):
+        said = _said(gold)
+        return said is not None and _asks_for_value(*said) and equal(said[1], answer)
+    assert isinstance(answer, Relation)
+    said = _said(answer)
+    return said is not None and equal(gold, said[1])
+
+
+def is_name(node: Node) -> bool:
+    r"""Whether `node` only names what an equation gives: `x`, `f(2)`, `AB`, `\angle A`, words."""
+    match node:
+        case Name() | Words():
+            return True
+        case Row("(", ")", items):
+            return all(isinstance(item, Name) for item in items)
+        case Call("*", _):
+            factors = [one for one in below(node) if not children(one)]
+            if not all(isinstance(one, Name) for one in factors):
+                return False
+            texts = [one.text for one in factors if isinstance(one, Name)]
+            figure = any(text.startswith(("\\angle", "\\triangle")) for text in texts)
+            return figure or all(text.isalpha() and text.isupper() for text in texts)
+        case Call("abs", (Call("*", _) as inside,)):
+            return is_name(inside)
+    return False
+
+
+def _said(relation: Relation) -> tuple[Node | None, Node] | None:
+    """What `x = 2/4 = 1/2` says of x: the name, if there is one, and the value.
+
+    None where it says anything else: an equation between expressions, an inequality.
+    """
+    members, signs = list(relation.members), list(relation.signs)
+    if relation.modulus is not None:
+        return None
+    while len(members) > 2 and signs[-1] == "approx":
+        members.pop()
+        signs.pop()
+    if any(sign != "=" for sign in signs):
+        return None
+    name: Node | None = None
+    if is_name(members[-1]) and not is_name(members[0]):
+        members = [members[-1], *members[:-1]]
+    if is_name(members[0]):
+        name = members.pop(0)
+    if name is None and len(members) < 2:
+        return None
+    if name is not None and any(variables(name) & variables(one) for one in members):
+        return None
+    first = members[0]
+    if not all(equal(first, other) for other in members[1:]):
+        return None
+    return name, first
+
+
+def _asks_for_value(name: Node | None, value: Node) -> bool:
+    """Whether an equation of gold is answered by its value alone, as x = 3 is by 3."""
+    if name is None:
+        return not variables(value)
+    if isinstance(name, Words):
+        return False
+    of_arguments = isinstance(name, Name) and "(" in name.text
+    return of_arguments or not variables(value)
+
+
+def _same_relation(gold: Relation, answer: Relation) -> bool:
+    if (gold.modulus is None) != (answer.modulus is None):
+        return False
+    if gold.modulus is not None and answer.modulus is not None:
+        return same_congruence(gold, answer)
+    one, other = _said(gold), _said(answer)
+    if one is not None and other is not None and _same_name(one[0], other[0]):
+        return equal(one[1], other[1])
+    if len(gold.signs) != len(answer.signs):
+        return False
+    return _same_chain(gold, answer) or _same_chain(gold, _mirrored(answer))
+
+
+def _same_name(one: Node | None, other: Node | None) -> bool:
+    return one == other or (isinstance(one, Row) and isinstance(other, Row) and equal(one, other))
+
+
+def _mirrored(relation: Relation) -> Relation:
+    signs = tuple(_MIRRORED.get(sign, sign) for sign in reversed(relation.signs))
+    if not set(relation.signs) <= _SYMMETRIC | set(_MIRRORED):
+        return relation
+    return Relation(tuple(reversed(relation.members)), signs)
+
+
+def _same_chain(gold: Relation, answer: Relation) -> bool:
+    if gold.signs != answer.signs:
+        return False
+    if _in_order(gold.members, answer.members):
+        return True
+    return all(_same_link(gold, answer, index, sign) for index, sign in enumerate(gold.signs))
+
+
+def _same_link(gold: Relation, answer: Relation, index: int, sign: str) -> bool:
+    """Whether two neighbours are related alike: by one side less the other, up to a factor."""
+    if sign not in ("=", "!=", *_MIRRORED):
+        return False
+    left, right = (
+        _difference(Relation(one.members[index : index + 2], (sign,))) for one in (gold, answer)
+    )
+    if left is None or right is None or variables(left) != variables(right):
+        return False
+    return proportional(left, right, positive=sign in _MIRRORED)
+
+
+def _difference(relation: Relation) -> Node | None:
+    """One side less the other; None where a side is no expression."""
+    if len(relation.members) != 2 or relation.modulus is not None:
+        return None
+    for node in relation.members:
+        if any(isinstance(one, Row | Words | Several | Labelled | Grid) for one in below(node)):
+            return None
+    left, right = relation.members
+    return Call("+", (left, Call("-", (right,))))
+
+
+# Plus or minus
+
+
+def _spread(node: Node) -> Node:
+    """`node` with each plus-or-minus written out, and points as equations left as they are."""
+    if isinstance(node, Several):
+        items: list[Node] = []
+        for item in node.items:
+            spread = _spread(item)
+            items += spread.items if isinstance(spread, Several) else [spread]
+        return Several(tuple(items), node.joiner)
+    signs = [one for one in below(node) if isinstance(one, Call) and one.name in ("pm", "mp")]
+    if not signs or len(signs) > MAX_SIGNS:
+        return node
+    tied = any(one.name == "mp" for one in signs)
+    choices: list[tuple[bool, ...]]
+    if tied:
+        choices = [(True,) * len(signs), (False,) * len(signs)]
+    else:
+        choices = list(product((True, False), repeat=len(signs)))
+    variants = [_with_signs(node, list(choice)) for choice in choices]
+    if isinstance(node, Row) and node.opener == "\\{":
+        members = [item for one in variants if isinstance(one, Row) for item in one.items]
+        return Row("\\{", "\\}", tuple(members))
+    return Several(tuple(variants), "or")
+
+
+def _with_signs(node: Node, plus: list[bool]) -> Node:
+    """`node` with its signs decided, from left to right."""
+    match node:
+        case Call("pm" | "mp" as name, (inner,)):
+            positive = plus.pop(0) == (name == "pm")
+            inner = _with_signs(inner, plus)
+            return inner if positive else Call("-", (inner,))
+        case Call(name, args):
+            return Call(name, tuple(_with_signs(arg, plus) for arg in args))
+        case Row(opener, closer, items):
+            return Row(opener, closer, tuple(_with_signs(item, plus) for item in items))
+        case Relation(members, signs, modulus):
+            return Relation(tuple(_with_signs(one, plus) for one in members), signs, modulus)
+        case Measure(value, units):
+            return Measure(_with_signs(value, plus), units)
+    return node

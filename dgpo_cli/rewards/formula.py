@@ -1,0 +1,307 @@
+r"""Reads an answer into nodes: lists of statements, which are relations, labels, words, values.
+
+What it does not know raises `Unread`; nothing is skipped but a few words such as "the answer is".
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from dgpo_cli.rewards import vocabulary as v
+from dgpo_cli.rewards.expression import CALCULUS, FUNCTION_LETTERS, SIGNS, ExpressionReader
+from dgpo_cli.rewards.nodes import (
+    Call,
+    Labelled,
+    Measure,
+    Name,
+    Node,
+    Number,
+    Relation,
+    Several,
+    Words,
+)
+from dgpo_cli.rewards.tokens import Token, Unread, canonical, tokens_of
+
+MAX_TOKENS = 2000
+_LEAD = v.words(
+    "the final answer correct is are result value solution so thus hence therefore we get have it "
+    "equals equal to be that our my a an"
+)
+AMOUNTS = {
+    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+    "dozen": 12, "lakh": 10**5, "crore": 10**7,
+}  # fmt: skip
+_POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
+
+
+def read(answer: str, *, grouping: bool = True) -> Node:
+    """What `answer` is; grouping as in `tokens_of`.
+
+    Raises:
+        Unread: it has no meaning here, or is too long or too deep.
+    """
+    tokens = _conclusion(tokens_of(answer, grouping=grouping))
+    if not tokens or len(tokens) > MAX_TOKENS:
+        raise Unread(f"{len(tokens)} tokens")
+    return _AnswerReader(tokens).answer()
+
+
+def _conclusion(tokens: list[Token]) -> list[Token]:
+    """What follows the last arrow, up to the reasons that are given for it."""
+    arrows = [at for at, token in enumerate(tokens) if token.text == "implies"]
+    if arrows and arrows[-1] + 1 < len(tokens):
+        tokens = tokens[arrows[-1] + 1 :]
+    for at, token in enumerate(tokens):
+        if at and token.kind == "word" and token.text in v.REASONS:
+            return tokens[: at - 1] if tokens[at - 1].text == "," else tokens[:at]
+    return tokens
+
+
+class _AnswerReader(ExpressionReader):
+    # Lists and statements
+
+    def answer(self) -> Node:
+        node = self._list()
+        if self._at < len(self._tokens):
+            raise Unread(self._tokens[self._at].text)
+        return node
+
+    def _list(self) -> Node:
+        """Statements between commas, `and`, `or` and row ends, up to what ends them all."""
+        items: list[Node] = []
+        joiners: set[str] = set()
+        while True:
+            while (joiner := self._separator()) is not None:
+                joiners.add(joiner)
+            if self._ends():
+                break
+            if items and not joiners:
+                raise Unread("two statements without a separator")
+            items.append(self._statement())
+            if not self._ends() and self._peek_separator() is None:
+                raise Unread(self._tokens[self._at].text)
+        if not items:
+            raise Unread("nothing")
+        if len(items) == 1:
+            return items[0]
+        joiner = next((one for one in ("or", "and") if one in joiners), ",")
+        return Several(tuple(items), joiner)
+
+    def _ends(self) -> bool:
+        token = self._peek()
+        if token is None:
+            return True
+        if token.kind == "symbol" and token.text == "|":
+            return self._bars > 0 or self._in_set
+        if token.text == ":" and self._in_set:
+            return True
+        if token.kind == "symbol" and token.text in (")", "]", "\\}", "}", "\\|"):
+            return True
+        return token.kind == "command" and token.text in ("rangle", "rfloor", "rceil", "end")
+
+    def _peek_separator(self) -> str | None:
+        token = self._peek()
+        if token is None:
+            return None
+        if token.kind == "symbol" and token.text in (",", ";"):
+            return ","
+        if token.kind == "command" and token.text == "\\" and not self._in_grid:
+            return ","
+        return token.text if token.kind == "word" and token.text in ("and", "or") else None
+
+    def _separator(self) -> str | None:
+        joiner = self._peek_separator()
+        if joiner is not None:
+            self._at += 1
+            following = self._peek()
+            if joiner == "," and following is not None and following.text == "=":
+                raise Unread("a row that begins with =")
+        return joiner
+
+    def _statement(self) -> Node:
+        """One item of a list: an expression, a relation, a label with its value, words."""
+        outer, self._units = self._units, []
+        self._skip_lead()
+        first = self._declared() or self._words() or self._union()
+        if isinstance(first, Words) and self._take(":"):
+            node: Node = Labelled(first.text, self._statement())
+        elif self._peek_is(":") and not self._in_set:
+            node = self._ratio(first)
+        else:
+            node = first
+        members, signs = [node], []
+        while (sign := self._sign()) is not None:
+            signs.append(sign)
+            members.append(self._words() or self._union())
+            if self._peek_is(":") and not self._in_set:
+                members[-1] = self._ratio(members[-1])
+        modulus = self._modulus()
+        if signs or modulus is not None:
+            node = Relation(tuple(members), tuple(signs), modulus)
+        if self._units:
+            node = _measured(node, tuple(self._units))
+        self._units = outer
+        return node
+
+    def _ratio(self, first: Node) -> Node:
+        items, begin = [first], self._at - 1
+        while self._take(":"):
+            items.append(self._union())
+        written = canonical(self._tokens[begin : self._at])
+        minutes = written.rpartition(":")[2]
+        if len(minutes) == 2 and len(items) < 4 and written.replace(":", "").isdigit():
+            return Words(written)  # 12:00 is a time
+        return Call("ratio", tuple(items))
+
+    def _sign(self) -> str | None:
+        token = self._peek()
+        if token is None or token.kind not in ("symbol", "command"):
+            return None
+        text = token.text
+        if text == "!" and self._peek_is("=", 1):
+            self._at += 2
+            return "!="
+        if text == "not" and token.kind == "command":
+            self._at += 1
+            inner = self._sign()
+            if inner in ("=", "in"):
+                return {"=": "!=", "in": "notin"}[inner]
+            raise Unread("not")
+        if text not in SIGNS or (text == "in" and token.kind != "command"):
+            return None
+        self._at += 1
+        if text in "<>" and self._take("="):
+            return f"{text}="
+        return SIGNS[text]
+
+    def _modulus(self) -> Node | None:
+        token = self._peek()
+        if token is None:
+            return None
+        if token.kind == "command" and token.text in ("pmod", "mod", "bmod"):
+            self._at += 1
+            return self._argument() if token.text == "pmod" else self._union()
+        inside = self._peek(1)
+        if token.text == "(" and inside is not None and inside.text in ("mod", "bmod", "pmod"):
+            self._at += 2
+            modulus = self._union()
+            self._expect(")")
+            return modulus
+        return None
+
+    def _declared(self) -> Node | None:
+        r"""`f(x)`, `P(A)`, `\lim_{n\to\infty} a_n` and so on before `=`: what is said to be."""
+        token = self._peek()
+        if token is None or token.kind not in ("letter", "command"):
+            return None
+        end = self._at
+        if token.kind == "command":
+            if token.text not in CALCULUS:
+                return None
+            end = self._index_of_sign()
+            if end == len(self._tokens) or self._tokens[end].text != "=":
+                return None
+        else:
+            opening = end + 1
+            if [one.text for one in self._tokens[opening : opening + 5]] == list("^{-1}"):
+                opening += 5
+            if not self._tokens[opening:] or self._tokens[opening].text != "(":
+                return None
+            closing = self._closing(opening)
+            after = self._tokens[closing + 1 : closing + 2]
+            inside = closing - opening - 1
+            known = token.text in FUNCTION_LETTERS or token.text in "PEpqTVSNA"
+            if not after or after[0].text != "=" or inside < 1 or not (known or inside == 1):
+                return None
+            end = closing + 1
+        name = canonical(self._tokens[self._at : end])
+        self._at = end
+        return Name(name, opaque=token.kind == "command")
+
+    # Words and units
+
+    def _skip_lead(self) -> None:
+        """Pass over `The answer is`, `Area =` is left; and over an equals sign in front."""
+        start = at = self._at
+        while at < len(self._tokens) and self._tokens[at].kind == "word":
+            if self._tokens[at].text in ("and", "or"):
+                break
+            at += 1
+        said = [token.text for token in self._tokens[start:at]]
+        more = at < len(self._tokens) and not self._ends_at(at)
+        if said and more and all(v.may_lead(word, "text") for word in said):
+            known = all(word in _LEAD for word in said)
+            if known or (said[-1] in ("is", "are", "equals") and "of" not in said[-2:]):
+                self._at = at
+                self._take(":")
+        if self._at == start == 0 or self._at > start:
+            self._take("=")
+
+    def _ends_at(self, at: int) -> bool:
+        here, self._at = self._at, at
+        ends = self._ends() or self._peek_separator() is not None or self._peek_is(":")
+        self._at = here
+        return ends and self._tokens[at].text != ":"
+
+    def _words(self) -> Node | None:
+        """Words that stand for themselves, if nothing follows that they could belong to."""
+        at = self._at
+        while at < len(self._tokens) and self._tokens[at].kind == "word":
+            if self._tokens[at].text in ("and", "or"):
+                break
+            at += 1
+        if at == self._at or (at == self._at + 1 and len(self._tokens[at - 1].text) == 1):
+            return None
+        text = " ".join(token.text for token in self._tokens[self._at : at])
+        following = self._tokens[at].text if at < len(self._tokens) else ""
+        self._at = at
+        if self._ends() or self._peek_separator() or following == ":" or following in SIGNS:
+            return Words(text.lower())
+        raise Unread(text)
+
+    def _unit(self, value: Node) -> Node:
+        """Take the words behind `value`: units go to the statement, amounts multiply."""
+        power = ""
+        while (token := self._peek()) is not None:
+            if token.kind == "symbol" and token.text == "/" and self._next_is_unit():
+                self._at += 1
+                self._units.append("per")
+                continue
+            if token.kind != "word" or token.text in ("and", "or"):
+                break
+            self._at += 1
+            word = token.text
+            lower = word.lower().removesuffix("s")
+            if lower in AMOUNTS:
+                value = Call("*", (value, Number(Fraction(AMOUNTS[lower]))))
+            elif word in v.PERCENT:
+                value = Call("percent", (value,))
+            elif word in _POWERS:
+                power = _POWERS[word]
+            elif word in ("st", "nd", "rd", "th") or v.may_follow(word, "text"):
+                written = self._power_of_unit() or power
+                self._units.append(f"{word}^{written}" if written not in ("", "1") else word)
+                power = ""
+            else:
+                raise Unread(word)
+        return value
+
+    def _next_is_unit(self) -> bool:
+        following = self._peek(1)
+        return bool(self._units) and following is not None and following.kind == "word"
+
+    def _power_of_unit(self) -> str:
+        if not self._take("^"):
+            return ""
+        exponent = self._script()
+        if isinstance(exponent, Number):
+            return str(exponent.value)
+        raise Unread("a unit's power")
+
+
+def _measured(node: Node, units: tuple[str, ...]) -> Node:
+    """`node` with its units, which belong to the last member of a relation."""
+    if isinstance(node, Relation):
+        last = Measure(node.members[-1], units)
+        return Relation((*node.members[:-1], last), node.signs, node.modulus)
+    return Measure(node, units)

@@ -1,0 +1,136 @@
+"""What an answer is, once read: numbers, names, operations, brackets, relations, lists, words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """places: decimals as written, None for whole numbers and fractions."""
+
+    value: Fraction
+    places: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A variable. opaque: a limit or an integral, which is compared as it is written."""
+
+    text: str
+    opaque: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    r"""`pi`, `e`, `i`, `infty`, `...`, or a set of numbers such as `R`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An operation or a function of `args`."""
+
+    name: str
+    args: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What stands in brackets, between commas: a tuple, an interval or a set."""
+
+    opener: str
+    closer: str
+    items: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A matrix, or the rows of a definition by cases."""
+
+    rows: tuple[tuple[Node, ...], ...]
+    cases: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """`members` with `signs` between them: 1 < x = y. modulus: of a congruence."""
+
+    members: tuple[Node, ...]
+    signs: tuple[str, ...]
+    modulus: Node | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """A list without brackets. joiner: `,`, `and` or `or`."""
+
+    items: tuple[Node, ...]
+    joiner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A value with units, which are words or a currency's sign."""
+
+    value: Node
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """`Alice: 3`."""
+
+    label: str
+    value: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Nothing but words; also a number in another base than ten, which has one spelling."""
+
+    text: str
+
+
+Node = (
+    Number | Name | Constant | Call | Row | Grid | Relation | Several | Measure | Labelled | Words
+)
+
+
+def children(node: Node) -> tuple[Node, ...]:
+    """The nodes directly below `node`."""
+    match node:
+        case Call(_, args):
+            return args
+        case Row(_, _, items) | Several(items, _):
+            return items
+        case Grid(rows):
+            return tuple(item for row in rows for item in row)
+        case Relation(members, _, modulus):
+            return members if modulus is None else (*members, modulus)
+        case Measure(value, _) | Labelled(_, value):
+            return (value,)
+    return ()
+
+
+def below(node: Node) -> Iterator[Node]:
+    """`node` and all nodes below it."""
+    waiting = [node]
+    while waiting:
+        one = waiting.pop()
+        yield one
+        waiting.extend(children(one))
+
+
+def variables(node: Node) -> frozenset[str]:
+    """The variables of `node`, without those that a sum or product binds."""
+    if isinstance(node, Name):
+        return frozenset([node.text])
+    if isinstance(node, Call) and node.name in ("sum", "prod"):
+        bound, low, high, body = node.args
+        assert isinstance(bound, Name)
+        return (variables(body) - {bound.text}) | variables(low) | variables(high)
+    return frozenset().union(*map(variables, children(node)))

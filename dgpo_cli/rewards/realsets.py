@@ -1,0 +1,161 @@
+r"""Whether two descriptions are of one set of real numbers: `x > 2` and `(2, \infty)`.
+
+A set is a test for membership and the few numbers at which it may change; two sets are the same
+if the test says the same at all those numbers, between them and beyond them.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from mpmath import mp
+
+from dgpo_cli.rewards.nodes import (
+    Call,
+    Constant,
+    Measure,
+    Name,
+    Node,
+    Relation,
+    Row,
+    Several,
+    below,
+    variables,
+)
+from dgpo_cli.rewards.values import Evaluator, TooLarge, Undefined, Value, as_mp, is_real
+
+DIGITS = 120
+_INTERVALS = frozenset("([")
+_ORDER = frozenset(["<", "<=", ">", ">=", "!=", "="])
+MAX_BORDERS = 100
+
+
+class _NoSet(Exception):
+    """The node describes no set of real numbers that is understood here."""
+
+
+def same_real_set(gold: Node, answer: Node) -> bool:
+    """Whether both describe sets of real numbers, in the same variable if in any, and the same."""
+    if isinstance(gold, Row) and isinstance(answer, Row):
+        return False  # brackets, order and items decide
+    names = [_names(node) for node in (gold, answer)]
+    if any(len(one) > 1 for one in names) or (all(names) and names[0] != names[1]):
+        return False
+    if not (_may_be_set(gold) and _may_be_set(answer)):
+        return False
+    with mp.workdps(DIGITS):
+        try:
+            borders = sorted({*_borders(gold), *_borders(answer)})
+            if not borders or len(borders) > MAX_BORDERS:
+                places = [mp.mpf(0)] if not borders else []
+            else:
+                between = [(a + b) / 2 for a, b in pairwise(borders)]
+                places = [*borders, *between, borders[0] - 1, borders[-1] + 1]
+            return bool(places) and all(
+                _contains(gold, place) == _contains(answer, place) for place in places
+            )
+        except (_NoSet, Undefined, TooLarge):
+            return False
+
+
+def _names(node: Node) -> frozenset[str]:
+    return variables(node)
+
+
+def _may_be_set(node: Node) -> bool:
+    match node:
+        case Relation(_, signs, None):
+            return set(signs) != {"="}
+        case Several(items, joiner):
+            relations = any(isinstance(item, Relation) for item in items)
+            rows = all(isinstance(item, Row | Relation) for item in items)
+            return joiner in ("or", "and") and (relations or rows)
+        case Row(_, _, items):
+            return not any(isinstance(one, Row | Relation) for item in items for one in below(item))
+        case Constant(text):
+            return text in ("R", "emptyset")
+        case Call(name):
+            return name in ("cup", "cap", "setminus", "where")
+        case Measure():
+            return False
+    return False
+
+
+def _borders(node: Node) -> list[Value]:
+    """The numbers at which membership may change."""
+    match node:
+        case Row(opener, _, items):
+            if opener in _INTERVALS and (len(items) != 2 or _number(items[0]) > _number(items[1])):
+                raise _NoSet
+            return [one for one in map(_number, items) if mp.isfinite(one)]
+        case Constant("R" | "emptyset"):
+            return []
+        case Call("cup" | "cap" | "setminus", args) | Several(args, _):
+            return [border for arg in args for border in _borders(arg)]
+        case Call("where", (Name(), condition)):
+            return _borders(condition)
+        case Call("where", (Relation() as first, condition)):
+            return _borders(first) + _borders(condition)
+        case Relation((Name(), right), ("in" | "notin",), None):
+            return _borders(right)
+        case Relation(members, signs, None) if set(signs) <= _ORDER:
+            numbers = [_number(one) for one in members if not isinstance(one, Name)]
+            if len(numbers) == len(members):
+                raise _NoSet
+            return [one for one in numbers if mp.isfinite(one)]
+    raise _NoSet
+
+
+def _contains(node: Node, place: Value) -> bool:
+    match node:
+        case Row(opener, closer, items) if opener in _INTERVALS:
+            low, high = map(_number, items)
+            return _compare(low, "<" if opener == "(" else "<=", place) and _compare(
+                place, "<" if closer == ")" else "<=", high
+            )
+        case Row(_, _, items):
+            return any(_compare(_number(item), "=", place) for item in items)
+        case Constant(text):
+            return text == "R"
+        case Call("cup", args) | Several(args, "or"):
+            return any(_contains(arg, place) for arg in args)
+        case Call("cap", args) | Several(args, _):
+            return all(_contains(arg, place) for arg in args)
+        case Call("setminus", (left, right)):
+            return _contains(left, place) and not _contains(right, place)
+        case Call("where", (first, condition)):
+            return _contains(condition, place) and (
+                isinstance(first, Name) or _contains(first, place)
+            )
+        case Relation((_, right), ("in" | "notin" as sign,), None):
+            return _contains(right, place) == (sign == "in")
+        case Relation(members, signs, _):
+            values = [place if isinstance(one, Name) else _number(one) for one in members]
+            return all(map(_compare, values, signs, values[1:]))
+    raise _NoSet
+
+
+def _compare(left: Value, sign: str, right: Value) -> bool:
+    close = left == right
+    if mp.isfinite(left) and mp.isfinite(right):
+        close = mp.fabs(left - right) <= mp.mpf(10) ** (10 - DIGITS) * mp.fabs(left)
+    match sign:
+        case "=":
+            return bool(close)
+        case "!=":
+            return not close
+        case "<=" | ">=":
+            return bool(close or (left < right if sign == "<=" else left > right))
+    return bool(not close and (left < right if sign == "<" else left > right))
+
+
+def _number(node: Node) -> Value:
+    if variables(node):
+        raise _NoSet
+    value = Evaluator({}, digits=DIGITS)(node)
+    if isinstance(value, tuple):
+        raise _NoSet
+    value = as_mp(value)
+    if not (is_real(value) or mp.isinf(value)):
+        raise _NoSet
+    return value.real
