@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dgpo_cli.algo.credit import DgpoCredit, UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.models import load, packing
+from dgpo_cli.models import load
 from dgpo_cli.models.accumulate import Plan
 from dgpo_cli.models.batching import Rows, micro_batches, pad_rows
 from dgpo_cli.models.learner import Learner, Recipe
@@ -136,7 +136,6 @@ class Ours:
             reference.requires_grad_(False)
         else:
             base = smollm2(folder).requires_grad_(False)
-            packing.attach(base)
             model = load.add_adapter(base, adapter=LORA, seed=0).eval()
         shake(model)
         self.policy = Policy(

@@ -20,7 +20,6 @@ class Trl:
         from trl import GRPOConfig, GRPOTrainer
 
         model = smollm2(folder)
-        model.set_attn_implementation("sdpa")  # nothing of ours in it
         self.rows, self.advantages = rows_of(case, model.config.vocab_size)
         pieces = len(self.advantages) // size
         config = GRPOConfig(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.errors import ModelError
-from dgpo_cli.models import packing, quantization
+from dgpo_cli.models import attention, quantization
 from dgpo_cli.models.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
 from dgpo_cli.resources import resource_dir
 
@@ -83,14 +83,20 @@ def load_config(settings: ModelSettings) -> Any:
         )
 
 
-def load_model(settings: ModelSettings, *, folder: Path | None = None) -> Any:
+def load_model(
+    settings: ModelSettings, *, folder: Path | None = None, notes: list[str] | None = None
+) -> Any:
     """Load the causal model (from a checkpoint `folder` if given) onto its device, for inference.
 
     Dropout is set to zero everywhere: the probability of a sampled token must be the one that
     it was sampled with.
 
+    Args:
+        notes: what to tell the user is added here.
+
     Raises:
         ModelError: it cannot be found or loaded.
+        ConfigError: `model.attention` names one that is wrong for it.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -112,9 +118,11 @@ def load_model(settings: ModelSettings, *, folder: Path | None = None) -> Any:
     quantization.check_loaded(model, settings=settings)
     quantization.keep_layout(model)
     without_dropout(model)
-    if settings.attention in ("auto", "sdpa"):
-        packing.attach(model)
-    return model.eval() if packed else model.to(device).eval()
+    model = model.eval() if packed else model.to(device).eval()
+    note = attention.settle(model, chosen=settings.attention)
+    if note is not None and notes is not None:
+        notes.append(note)
+    return model
 
 
 def without_dropout(model: Any) -> None:

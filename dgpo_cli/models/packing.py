@@ -9,7 +9,6 @@ and padded keys lie after every real query of their line, where causality hides 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -22,8 +21,6 @@ from dgpo_cli.models.head import decoder_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-IMPLEMENTATION = "dgpo_packed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +64,12 @@ _PACKING: ContextVar[bool] = ContextVar("packing", default=False)
 
 
 @functools.cache
-def register() -> None:
-    """Make `IMPLEMENTATION` known to transformers: its own sdpa, except for packed rows."""
+def attach() -> None:
+    """Let transformers' sdpa pack: what it computes stays the same but for packed rows.
+
+    It keeps its name. Some families ask for the name of their attention, and do something else
+    under one that they do not know.
+    """
     from transformers import AttentionInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -97,19 +98,8 @@ def register() -> None:
     def mask(*args: Any, **kwargs: Any) -> Any:
         return None if _PACKING.get() else sdpa_mask(*args, **kwargs)
 
-    AttentionInterface.register(IMPLEMENTATION, attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, mask)
-
-
-def attach(model: Any) -> None:
-    """Let a model that uses torch's sdpa use `IMPLEMENTATION`, which is the same but can pack.
-
-    Models that do not look their attention up keep what they have, and are padded.
-    """
-    if model.config._attn_implementation == "sdpa":
-        register()
-        with contextlib.suppress(ValueError):
-            model.set_attn_implementation(IMPLEMENTATION)
+    AttentionInterface.register("sdpa", attention)
+    AttentionMaskInterface.register("sdpa", mask)
 
 
 def pack(ids: Tensor, mask: Tensor, *, shared: Shared | None = None) -> Packed:
@@ -143,8 +133,9 @@ def can_pack(model: Any) -> bool:
     """
     from dgpo_cli.models.cache import GrowingLayer, growing_cache
 
-    if model.config.get_text_config()._attn_implementation != IMPLEMENTATION:
+    if model.config.get_text_config()._attn_implementation != "sdpa":
         return False
+    attach()
     if any(type(layer) is not GrowingLayer for layer in growing_cache(model.config).layers):
         return False
     return _as_alone(model, packed_hidden, shared=2)

@@ -47,11 +47,14 @@ class Policy:
         reference: Any | None,
         has_adapter: bool,
         untouched: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         """Take a loaded model; `reference` is a second model, None with an adapter or without
         a reference.
 
-        untouched: whether the base weights are those that `model.path` names.
+        Args:
+            untouched: whether the base weights are those that `model.path` names.
+            notes: what to tell the user about the models.
 
         Raises:
             ModelError: a model's logits cannot be computed here, or the two do not compare.
@@ -68,6 +71,12 @@ class Policy:
         models = [self._base] if reference is None else [self._base, reference]
         self.packs = all(map(can_pack, models))
         self.pads = self.packs or all(map(can_pad, models))
+        self.notes = list(dict.fromkeys(notes))
+        if not self.pads:
+            self.notes.append(
+                f"{type(self._base).__name__} lets padding into its sequences: each is computed "
+                "alone, which takes longer"
+            )
         if reference is not None:
             check_head(reference, head=self.reference_head)
             if self.reference_head.vocab_size != self.head.vocab_size:
@@ -185,6 +194,11 @@ class Policy:
         return 12.0 * self.head.weight.shape[1] if self.packs else None
 
     @property
+    def is_eager(self) -> bool:
+        """Whether attention is transformers' eager one, chosen or for want of another."""
+        return bool(self._base.config._attn_implementation == "eager")
+
+    @property
     def has_reference(self) -> bool:
         return self.has_adapter or self._reference is not None
 
@@ -260,8 +274,9 @@ def load_policy(
         ModelError: anything that does not load.
     """
     tokenizer = load.load_tokenizer(settings, folder=checkpoint)
+    notes: list[str] = []
     if isinstance(adapter, LoraAdapter):
-        base = load.load_model(settings).requires_grad_(False)
+        base = load.load_model(settings, notes=notes).requires_grad_(False)
         if checkpoint is None:
             model = load.add_adapter(base, adapter=adapter, seed=seed)
         else:
@@ -271,7 +286,7 @@ def load_policy(
             model.enable_input_require_grads()
         reference = None
     else:
-        model = load.load_model(settings, folder=checkpoint)
+        model = load.load_model(settings, folder=checkpoint, notes=notes)
         reference = _reference(settings, model=model, fresh=checkpoint is None, on=with_reference)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -281,6 +296,7 @@ def load_policy(
         reference=reference,
         has_adapter=isinstance(adapter, LoraAdapter),
         untouched=checkpoint is None or isinstance(adapter, LoraAdapter),
+        notes=notes,
     )
 
 
@@ -293,18 +309,20 @@ def load_for_sampling(
         adapter: folder of a saved adapter; the reference is then the model without it.
         reference: another model to compare with; not together with `adapter`.
     """
-    model = load.load_model(settings).requires_grad_(False)
+    notes: list[str] = []
+    model = load.load_model(settings, notes=notes).requires_grad_(False)
     other = None
     if adapter is not None:
         model = load.load_adapter(model, folder=adapter, trainable=False)
     elif reference is not None:
-        other = load.load_model(reference).requires_grad_(False)
+        other = load.load_model(reference, notes=notes).requires_grad_(False)
     return Policy(
         model.eval(),
         tokenizer=load.load_tokenizer(settings, folder=adapter),
         reference=other,
         has_adapter=adapter is not None,
         untouched=True,
+        notes=notes,
     )
 
 

@@ -11,6 +11,9 @@ from dgpo_cli.errors import ModelError
 # Decoders of these families hold the linear layers that are counted here and no others.
 KNOWN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
+# Families whose states cannot be handed from row to row, so that backend hf refuses them.
+NOT_SAMPLED = frozenset({"recurrent_gemma", "rwkv", "xlstm"})
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:
@@ -27,6 +30,7 @@ class ModelShape:
     """A dense decoder: attention with grouped keys, a gated MLP, two norms a block.
 
     tied: the output head is the input embedding. qk_norm: queries and keys are normed by head.
+    softcap: the logits of attention have a soft-cap, which only eager attention computes.
     """
 
     family: str
@@ -42,6 +46,7 @@ class ModelShape:
     output_bias: bool
     mlp_bias: bool
     qk_norm: bool
+    softcap: bool = False
 
     @property
     def queries(self) -> int:
@@ -141,6 +146,7 @@ def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
         output_bias=biased and family != "qwen2",
         mlp_bias=bool(text.get("mlp_bias", False)),
         qk_norm=family == "qwen3",
+        softcap=text.get("attn_logit_softcapping") is not None,
     )
 
 

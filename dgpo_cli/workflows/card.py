@@ -178,7 +178,7 @@ def _subject(
         "chat_template": text_fingerprint(tokenizer.chat_template),
         "dtype": model.dtype,
         "quantization": model.quantization,
-        "attention": model.attention,
+        "attention": "eager" if policy.is_eager else model.attention,
         "prompt_ids": {
             "first": [int(i) for i in first[:_SHOWN_IDS]],
             "last": [int(i) for i in first[-_SHOWN_IDS:]],

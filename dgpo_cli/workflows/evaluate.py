@@ -68,7 +68,11 @@ def run(
         on_event(note)
     with Grader(settings.reward) as grader:
         engine = sampling_engine(
-            resolved, adapter=request.adapter, grader=grader, progress=progress
+            resolved,
+            adapter=request.adapter,
+            grader=grader,
+            progress=progress,
+            on_event=on_event,
         )
         card = build_card(
             resolved,

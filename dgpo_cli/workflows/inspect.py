@@ -157,6 +157,8 @@ def _computed(
     """Run a model and its reference over the completions."""
     lines = [entry.line() for entry in found.entries]
     policy = load_models(models)
+    for note in policy.notes:
+        on_event(note)
     if found.file.assumed:
         on_event(f"{found.file.path}: {'; '.join(found.file.assumed)}")
     advantages = found.file.advantages(AdvantageSettings())

@@ -27,7 +27,7 @@ from dgpo_cli.models.memory import (
     vllm_cache,
 )
 from dgpo_cli.models.settings import LoraAdapter
-from dgpo_cli.models.shape import KNOWN_FAMILIES, ModelShape, shape_of
+from dgpo_cli.models.shape import KNOWN_FAMILIES, NOT_SAMPLED, ModelShape, shape_of
 from dgpo_cli.workflows.devices import NO_BFLOAT16
 from dgpo_cli.workflows.remedies import remedies
 
@@ -176,6 +176,11 @@ def problems_of(job: Job, device: Device) -> tuple[str, ...]:
                 "for vLLM do not hold the weights, its workspace and the cache of one row; "
                 "set it higher"
             )
+    if job.sampling.kind == "hf" and job.shape.family in NOT_SAMPLED:
+        lines.append(
+            f"rollout.backend.kind=hf: cannot sample from {job.shape.family}; "
+            "set rollout.backend.kind=vllm"
+        )
     if job.state == "paged-adamw8bit" and device.kind != "cuda":
         lines.append("optim.kind=paged-adamw8bit: needs a CUDA device; set optim.kind=adamw8bit")
     return tuple(lines)
@@ -207,8 +212,8 @@ def _notes(settings: Settings, job: Job, memory: Memory, device: Device) -> list
             f"{job.shape.family} is reckoned as a decoder of Llama's kind; the counts were checked "
             f"on {', '.join(sorted(KNOWN_FAMILIES))} only"
         )
-    if settings.model.attention == "eager":
-        notes.append("model.attention=eager keeps whole attention matrices, which are not counted")
+    if settings.model.attention == "eager" or job.shape.softcap:
+        notes.append("eager attention keeps whole attention matrices, which are not counted")
     if settings.model.dtype == "bfloat16" and device.name in NO_BFLOAT16:
         notes.append(f"{device.name} has no bfloat16 arithmetic; set model.dtype=float16")
     if job.shards > 1:

@@ -51,7 +51,9 @@ def run(
     prompts = read_source(resolved, source=source, on_event=on_event)[:limit]
     check_answers(prompts, reward=settings.reward)
     with Grader(settings.reward) as grader:
-        engine = sampling_engine(resolved, adapter=adapter, grader=grader, progress=progress)
+        engine = sampling_engine(
+            resolved, adapter=adapter, grader=grader, progress=progress, on_event=on_event
+        )
         prompts = fitting(engine, prompts, on_event=on_event)
         seeds = completion_seeds(
             settings.seed,
@@ -84,12 +86,19 @@ def read_source(
 
 
 def sampling_engine(
-    resolved: Resolved, *, adapter: Path | None, grader: Grader, progress: Progress
+    resolved: Resolved,
+    *,
+    adapter: Path | None,
+    grader: Grader,
+    progress: Progress,
+    on_event: Callable[[str], None],
 ) -> Engine:
     """Return an engine that can sample and score, with no reference and no optimiser."""
     settings = resolved.settings
     set_threads(settings.train.threads)
     policy = load_for_sampling(settings.model, adapter=adapter)
+    for note in policy.notes:
+        on_event(note)
     return Engine(
         settings,
         policy=policy,

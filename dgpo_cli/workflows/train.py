@@ -235,6 +235,8 @@ class _Loop:
         counts = self.engine.policy.parameter_counts()
         packed = self.engine.policy.packed_count()
         in_4_bits = f" ({packed:,} in 4 bits)" if packed else ""
+        for note in self.engine.policy.notes:
+            self.on_event(note)
         self.on_event(
             f"{self.settings.model.path}: {counts['held']:,} parameters held{in_4_bits}, "
             f"{counts['trained']:,} trained, on {self.engine.policy.device}"

@@ -13,6 +13,14 @@ _MLA = {
     "qk_nope_head_dim": 4,
     "v_head_dim": 8,
 }
+_ROUTED = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+}
 _LINEAR = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
@@ -36,18 +44,17 @@ _TURNS = ["linear_attention", "full_attention"]
 ATTENTION: dict[str, dict[str, Any]] = {
     "bloom": {},  # ALiBi
     "cohere2": _WINDOW,
-    "deepseek_v3": _MLA
-    | {
-        "n_routed_experts": 4,
-        "num_experts_per_tok": 2,
-        "n_group": 2,
-        "topk_group": 1,
-        "moe_intermediate_size": 16,
-        "first_k_dense_replace": 1,
-    },
+    "deepseek_v3": _MLA | _ROUTED,
+    "deepseek_v32": _MLA | _ROUTED | {"index_topk": 64, "index_n_heads": 2, "index_head_dim": 8},
     "diffllama": {},
     "exaone4": _WINDOW,
-    "falcon": {"alibi": True, "new_decoder_architecture": False, "multi_query": False},
+    "falcon": {},
+    "falcon_alibi": {
+        "model_type": "falcon",
+        "alibi": True,
+        "new_decoder_architecture": False,
+        "multi_query": False,
+    },
     "gemma": {"head_dim": 8},
     "gemma2": _GEMMA | {"attn_logit_softcapping": 1.0, "final_logit_softcapping": 2.0},
     "gemma3_text": _GEMMA | {"layer_types": ["sliding_attention", "full_attention"]},

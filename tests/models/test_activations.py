@@ -49,7 +49,7 @@ def decoder(training: Training, *, family: str) -> tuple[Any, Any]:
     config = AutoConfig.for_model(**{**SMALL, "model_type": family})
     dtype = torch.float32 if training.element == 4 else torch.bfloat16
     model = base = AutoModelForCausalLM.from_config(config).to(dtype)
-    packing.attach(model)
+    packing.attach()
     if not training.full:
         model.requires_grad_(False)
         model = add_adapter(model, adapter=LoraAdapter(rank=training.rank), seed=0)

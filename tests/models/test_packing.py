@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -250,6 +248,16 @@ def test_a_model_that_shares_wrongly_is_noticed(monkeypatch: pytest.MonkeyPatch)
     assert not can_pack(model)
 
 
-def test_a_saved_model_does_not_name_our_attention(tmp_path: Path) -> None:
-    tiny.build_model("qwen2-untied").save_pretrained(tmp_path)
-    assert packing.IMPLEMENTATION not in (tmp_path / "config.json").read_text()
+@torch.no_grad()
+def test_sparse_attention_stays_sparse() -> None:
+    """Families that choose keys ask for the name of their attention, which is not to change."""
+    model = tiny.build_model("deepseek_v32", index_topk=4)
+    ids = sequences()[0]
+    model.set_attn_implementation("eager")
+    expected = model(input_ids=ids, use_cache=False).logits
+    model.set_attn_implementation("sdpa")
+    assert not can_pack(model)
+    found = model(input_ids=ids, use_cache=False).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    dense = tiny.build_model("deepseek_v32", index_topk=12)
+    assert (dense(input_ids=ids, use_cache=False).logits - expected).abs().max() > 0.1

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from dgpo_cli.models import packing
 from dgpo_cli.models.batching import Rows, pad_rows
 from dgpo_cli.models.policy import Policy
 from tests.models import families
@@ -59,8 +58,8 @@ def config_of(family: str, **changes: Any) -> Any:
     import transformers
 
     if family in families.ALL:
-        own = SIZES | families.ALL[family] | changes
-        return transformers.AutoConfig.for_model(family, **own)
+        own = {"model_type": family} | SIZES | families.ALL[family] | changes
+        return transformers.AutoConfig.for_model(**own)
     sizes = SIZES | changes
     if family == "qwen2-tied":
         return transformers.Qwen2Config(**sizes, tie_word_embeddings=True)
@@ -98,9 +97,7 @@ def _built(family: str, changes: tuple[tuple[str, Any], ...]) -> Any:
 
 def build_model(family: str = "qwen2-tied", **changes: Any) -> Any:
     """Return a fresh copy of a model: the same weights on every call."""
-    model = copy.deepcopy(_built(family, tuple(sorted(changes.items()))))
-    packing.attach(model)
-    return model
+    return copy.deepcopy(_built(family, tuple(sorted(changes.items()))))
 
 
 def nudge(parameters: Any, *, scale: float, seed: int = 5) -> None:

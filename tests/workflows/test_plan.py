@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.budget import Device, Plan
 from dgpo_cli.models.memory import GIB
 from dgpo_cli.workflows import devices, plan
+from tests.models.configs import SMALL
 
 
 def changer(preset: str, overrides: Sequence[str] = ()) -> plan.Changed:
@@ -174,3 +176,22 @@ def test_a_step_with_overlap_takes_as_long_as_the_longer_of_sampling_and_the_res
     here = planned("qwen7b-lora", device, "rollout.overlap=1")
     assert here.step_seconds == sum(p.seconds for p in here.times)
     assert any("saves nothing" in n or "save nothing" in n for n in here.notes)
+
+
+@pytest.mark.parametrize(
+    ("family", "softcap", "problem", "note"),
+    [
+        ("recurrent_gemma", None, "rollout.backend.kind=hf: cannot sample from recurrent", None),
+        ("gemma2", 50.0, None, "eager attention keeps whole attention matrices"),
+        ("llama", None, None, None),
+    ],
+)
+def test_what_a_family_cannot_do_is_said(
+    tmp_path: Path, family: str, softcap: float | None, problem: str | None, note: str | None
+) -> None:
+    config = SMALL | {"model_type": family, "attn_logit_softcapping": softcap}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = planned("tiny", gpu(80), *HF, f"model.path={tmp_path}")
+    assert [problem in line for line in found.problems if problem] == ([True] if problem else [])
+    assert found.fits == (problem is None)
+    assert any("keeps whole attention" in line for line in found.notes) == (note is not None)
