@@ -240,12 +240,12 @@ def _from_run(
 ) -> _Subject:
     """Take settings and the newest checkpoint from a run folder."""
     from dgpo_cli.errors import ConfigError
-    from dgpo_cli.workflows.run_folder import newest_checkpoint
+    from dgpo_cli.workflows.run_folder import checkpoint_to_load
 
     settings_file = run / "settings.toml"
     if not settings_file.is_file():
         raise ConfigError(f"--run={run}: no settings.toml in it; give the folder of a training run")
-    checkpoint = newest_checkpoint(run)
+    checkpoint = checkpoint_to_load(run, step=None, on_event=console.note)
     name = run.resolve().name
 
     def resolve(flags: options.Flags) -> Resolved:

@@ -218,6 +218,8 @@ class Panel:
 
 
 def _extend(series: list[tuple[float, float]], step: int, value: float | None) -> None:
+    while series and series[-1][0] >= step:  # it is done again
+        series.pop()
     if value is not None:
         series.append((float(step), value))
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dgpo_cli.cli.live import Panel
     from dgpo_cli.config.load import Resolved
     from dgpo_cli.config.settings import Settings
+    from dgpo_cli.workflows.resume import Resume as Resuming
     from dgpo_cli.workflows.train import TrainResult
 
 Out = Annotated[
@@ -34,10 +35,12 @@ Steps = Annotated[
     ),
 ]
 Resume = Annotated[
-    Literal["auto", "never", "must"],
+    str,
     typer.Option(
-        help="auto: go on from the newest checkpoint in the run folder, if any. "
-        "never: refuse a folder that has one. must: refuse a folder that has none."
+        help="auto: go on from the newest whole checkpoint in the run folder, if any. "
+        "never: refuse a folder that has one. must: refuse a folder that has none. "
+        "A number: go on from the checkpoint of that step; what came after it is done again.",
+        metavar="auto|never|must|STEP",
     ),
 ]
 AllowChange = Annotated[
@@ -87,6 +90,7 @@ def train(
     depends on have a folder of their own, or need --allow-change.
     """
     options.one_of({"--preset": preset, "--config": config}, why="to say what to train")
+    how = parse_resume(resume)
     flags = options.flags_of(train__steps=("--steps", steps), seed=("--seed", seed))
     resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags=flags)
     from dgpo_cli.config.checks import check_built, check_trainable
@@ -102,7 +106,7 @@ def train(
     _run(
         resolved,
         out=out or Path("runs") / run,
-        resume=resume,
+        resume=how,
         allow_change=allow_change,
         view=view,
     )
@@ -120,6 +124,22 @@ def _run_name(resolved: Resolved, *, preset: str | None, config: Path | None) ->
     return run_name(name, recipe=recipe, resolved=resolved)
 
 
+def parse_resume(text: str) -> Resuming:
+    """Read --resume.
+
+    Raises:
+        ConfigError: it is none of the words and no number.
+    """
+    words: dict[str, Resuming] = {"auto": "auto", "never": "never", "must": "must"}
+    if text in words:
+        return words[text]
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise ConfigError(
+        f"--resume {text}: give auto, never, must or the step of a checkpoint, as in --resume 40"
+    )
+
+
 def print_settings(resolved: Resolved) -> None:
     """Print key, value and source of every setting."""
     from dgpo_cli.config.dump import describe
@@ -131,7 +151,7 @@ def _run(
     resolved: Resolved,
     *,
     out: Path,
-    resume: Literal["auto", "never", "must"],
+    resume: Resuming,
     allow_change: bool,
     view: Literal["auto", "panel", "lines"],
 ) -> None:
@@ -139,7 +159,7 @@ def _run(
     from dgpo_cli.cli.evalline import summary
     from dgpo_cli.workflows import train as workflow
 
-    chosen = _view(view, out=out, settings=resolved.settings, goes_on=resume != "never")
+    chosen = _view(view, out=out, settings=resolved.settings, resume=resume)
     with chosen as shown:
         result = workflow.run(
             resolved,
@@ -166,9 +186,9 @@ def _view(
     *,
     out: Path,
     settings: Settings,
-    goes_on: bool,
+    resume: Resuming,
 ) -> Bars | Panel:
-    """Return what shows the run. goes_on: whether it may go on from a checkpoint in `out`.
+    """Return what shows the run.
 
     Raises:
         ConfigError: the panel was asked for where it cannot be drawn.
@@ -189,8 +209,10 @@ def _view(
     if kind == "lines" or (kind == "auto" and not automatic):
         return Bars(steps=steps)
     folder = RunFolder(out)
-    checkpoints = folder.checkpoints() if goes_on else []
+    checkpoints = folder.checkpoints() if resume != "never" else []
     start = step_of(checkpoints[-1]) if checkpoints else 0
+    if isinstance(resume, int):
+        start = min(start, resume)
     return Panel(
         name=out.resolve().name,
         out=out,

@@ -1,14 +1,15 @@
 """Checkpoints: a folder is complete or it does not exist.
 
 A checkpoint is the model or adapter in the ecosystem's own format, the tokenizer, `trainer.pt`
-(optimiser and random generators) and `state.json` (counters). It is written to a temporary
-folder, flushed to disk and renamed.
+(optimiser and random generators), `state.json` (counters) and `SHA256SUMS`. It is written to a
+temporary folder, flushed to disk and renamed.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import random
 import shutil
@@ -20,13 +21,23 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.errors import CheckpointError
+from dgpo_cli.models.digests import (
+    OPTIMIZER,
+    STATE,
+    SUMS,
+    check_digests,
+    check_whole,
+    has_digests,
+    write_digests,
+)
 
 if TYPE_CHECKING:
     import torch
 
     from dgpo_cli.models.policy import Policy
 
-FORMAT = 1
+FORMAT = 2
+_WITHOUT_DIGESTS = 1
 _FULL = 2**20  # bytes free; a file system may refuse the last blocks
 
 # What torch.load raises for a broken file, and what taking a wrong structure apart raises.
@@ -84,10 +95,11 @@ def save_checkpoint(
     with atomic_folder(folder) as temporary:
         policy.save(temporary)
         trainer = {"optimizer": saved_state(optimizer), "rng": rng_state()}
-        torch.save(trainer, temporary / "trainer.pt")
-        (temporary / "state.json").write_text(json.dumps(asdict(state)) + "\n")
+        torch.save(trainer, temporary / OPTIMIZER)
+        (temporary / STATE).write_text(json.dumps(asdict(state)) + "\n")
         for name, text in (texts or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
+        write_digests(temporary)
 
 
 @contextmanager
@@ -104,7 +116,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         os.rename(temporary, folder)
-        _flush_folder(folder.parent)
+        flush_folder(folder.parent)
     except (OSError, RuntimeError) as error:
         # torch and safetensors report a full disk as RuntimeError.
         reason = _reason(error, folder=temporary)
@@ -137,20 +149,43 @@ def load_state(folder: Path) -> TrainerState:
         CheckpointError: the file is missing, broken or of another format.
     """
     try:
-        state = TrainerState(**json.loads((folder / "state.json").read_text()))
-        counters = (state.step, state.policy_version, state.bad_streak, state.format)
-        position = (state.draws or 0, state.prompts or 0)
-        if not all(type(value) is int for value in (*counters, *position)):
-            raise ValueError("a counter is not a whole number")
-        if not isinstance(state.noise_floor, float | None):
-            raise ValueError("noise_floor is not a number")
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder}/state.json: cannot be read: {error}") from error
-    if state.format != FORMAT:
+        state = TrainerState(**json.loads((folder / STATE).read_text()))
+        for name in ("step", "policy_version", "bad_streak", "format", "draws", "prompts"):
+            value = getattr(state, name)
+            if value is None and name in ("draws", "prompts"):
+                continue
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name} is {value!r}, not a whole number of 0 or more")
+        floor = state.noise_floor
+        if floor is not None and not (isinstance(floor, float) and 0 <= floor < math.inf):
+            raise ValueError(f"noise_floor is {floor!r}, not a number of 0 or more")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{folder / STATE}: cannot be read: {error}") from error
+    if state.format not in (FORMAT, _WITHOUT_DIGESTS):
         raise CheckpointError(
             f"{folder}: checkpoint format {state.format}, this dgpo reads {FORMAT}"
         )
     return state
+
+
+def check_checkpoint(folder: Path, *, optimizer: bool = True) -> bool:
+    """Make sure that a checkpoint is as it was written.
+
+    optimizer: whether the optimiser's state is read as well.
+
+    Returns:
+        Whether there were digests to tell; checkpoints of earlier versions have none.
+
+    Raises:
+        CheckpointError: a file is missing, empty, cut short or changed; the message names it.
+    """
+    if has_digests(folder):
+        check_digests(folder, optimizer=optimizer)
+        return True
+    if load_state(folder).format != _WITHOUT_DIGESTS:
+        raise CheckpointError(f"{folder / SUMS}: is missing")
+    check_whole(folder)
+    return False
 
 
 def load_trainer(folder: Path, *, optimizer: torch.optim.Optimizer) -> None:
@@ -165,13 +200,13 @@ def load_trainer(folder: Path, *, optimizer: torch.optim.Optimizer) -> None:
 
     try:
         # weights_only: a checkpoint from elsewhere must not be able to run code.
-        saved = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
+        saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
         restore_state(optimizer, saved["optimizer"])
         set_rng_state(saved["rng"])
     except _UNREADABLE as error:
         reason = str(error).partition("\n")[0]  # torch's messages run over many lines
         reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-        raise CheckpointError(f"{folder}/trainer.pt: cannot be resumed from: {reason}") from error
+        raise CheckpointError(f"{folder / OPTIMIZER}: cannot be resumed from: {reason}") from error
 
 
 def rng_state() -> dict[str, Any]:
@@ -220,13 +255,23 @@ def atomic_bytes(path: Path) -> Iterator[Any]:
 def _atomic(path: Path, *, mode: str, encoding: str | None) -> Iterator[Any]:
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        with temporary.open(mode, encoding=encoding) as file:
+        with naming(path), temporary.open(mode, encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Make an error of the system tell the file that is written: a full disk's tells none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
         raise
 
 
@@ -238,10 +283,11 @@ def _flush(folder: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-    _flush_folder(folder)
+    flush_folder(folder)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
     if os.name == "nt":  # Windows cannot flush a folder, and renames are durable there.
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.errors import ModelError
 from dgpo_cli.models import attention, quantization
+from dgpo_cli.models.digests import check_loaded
 from dgpo_cli.models.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
 from dgpo_cli.resources import resource_dir
 
@@ -97,12 +98,14 @@ def load_model(
     Raises:
         ModelError: it cannot be found or loaded.
         ConfigError: `model.attention` names one that is wrong for it.
+        CheckpointError: it is a checkpoint that is damaged.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     _quiet()
     location = str(folder) if folder else model_location(settings.path)
+    check_loaded(Path(location))
     device = pick_device(settings.device)
     packed = quantization.loading_arguments(settings, device=device)
     with _explained(location, settings=settings):
@@ -237,11 +240,13 @@ def load_adapter(model: Any, *, folder: Path, trainable: bool) -> Any:
 
     Raises:
         ModelError: the folder holds no adapter, or one of another model.
+        CheckpointError: it is a checkpoint that is damaged.
     """
     from peft import PeftModel
 
     if not (folder / "adapter_config.json").exists():
         raise ModelError(f"{folder}: no adapter_config.json; give a folder that peft can load")
+    check_loaded(folder)
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError, OSError) as error:

@@ -16,6 +16,7 @@ from dgpo_cli.errors import CheckpointError
 from dgpo_cli.types import Completion, Message, Prompt, ScoredGroup, Verdict
 
 FILE = "carried.json"
+WAITING_FILE = "waiting.json"  # the batch that was sampled ahead (waiting.py)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,20 @@ from dgpo_cli.config.changes import Difference, moves_learning, value_text, writ
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.models.checkpoint import atomic_text
 from dgpo_cli.types import SettingChange
-from dgpo_cli.workflows.run_folder import readable_lines, step_of
+from dgpo_cli.workflows.run_folder import step_of
+from dgpo_cli.workflows.step_lines import StepLines
 
 FILE = "changes.jsonl"
 
 
 def read_changes(run: Path) -> tuple[SettingChange, ...]:
     """Return the changes of a run, oldest first; a line that cannot be read is left out."""
-    return changes_from(readable_lines(run / FILE)[0])
+    return changes_from(change_lines(run).read().lines)
+
+
+def change_lines(run: Path) -> StepLines:
+    """Return the file of a run's changes."""
+    return StepLines(run / FILE, what="changes", beside="setting")
 
 
 def changes_from(lines: Iterable[Mapping[str, Any]]) -> tuple[SettingChange, ...]:

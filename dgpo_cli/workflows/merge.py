@@ -12,7 +12,7 @@ from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.checkpoint import atomic_folder
 from dgpo_cli.models.merge import Difference, Precision, check_space, merge
 from dgpo_cli.models.settings import ModelSettings
-from dgpo_cli.workflows.run_folder import checkpoint_of
+from dgpo_cli.workflows.run_folder import checkpoint_to_load
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ def run(
 
     Raises:
         ConfigError: `out` exists.
-        CheckpointError: there is no such checkpoint, or no room on the disk.
+        CheckpointError: there is no such checkpoint, it is damaged, or no room on the disk.
         ModelError: something does not load.
     """
     from dgpo_cli.models.load import load_tokenizer
 
     if out.exists():
         raise ConfigError(f"--out {out}: exists already; give a new folder")
-    checkpoint = checkpoint_of(run, step=step)
+    checkpoint = checkpoint_to_load(run, step=step, on_event=on_event)
     adapter = resolved.settings.adapter.kind == "lora"
     model_settings = _of_checkpoint(resolved.settings.model, checkpoint=checkpoint, adapter=adapter)
     check_space(model_settings, dtype=dtype, folder=out)

@@ -31,8 +31,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from dgpo_cli.backends.base import RemoteSampler
+from dgpo_cli.workflows.carried import WAITING_FILE
 from dgpo_cli.workflows.collect import is_stale
-from dgpo_cli.workflows.waiting import FILE, Waiting, read_waiting, waiting_text
+from dgpo_cli.workflows.waiting import Waiting, read_waiting, waiting_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,7 +112,7 @@ class Pipeline:
     def texts(self) -> dict[str, str]:
         """Return what a checkpoint between two steps keeps, by the name of the file."""
         assert self._draw is None
-        waiting = {} if self._waiting is None else {FILE: waiting_text(self._measure())}
+        waiting = {} if self._waiting is None else {WAITING_FILE: waiting_text(self._measure())}
         return self._collector.texts() | waiting
 
     def __enter__(self) -> Self:

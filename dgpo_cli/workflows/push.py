@@ -13,13 +13,16 @@ from typing import Any
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.errors import CheckpointError, ConfigError, HubError
+from dgpo_cli.models.digests import OPTIMIZER, STATE, SUMS
 from dgpo_cli.models.settings import EMBEDDED_TINY
+from dgpo_cli.workflows.carried import FILE as CARRIED
+from dgpo_cli.workflows.carried import WAITING_FILE
 from dgpo_cli.workflows.model_card import CardFacts, model_card
-from dgpo_cli.workflows.run_folder import RunFolder, checkpoint_of, step_of
+from dgpo_cli.workflows.run_folder import RunFolder, checkpoint_to_load, step_of
 
-# What belongs to a model or adapter; trainer.pt and state.json are dgpo's own and stay here.
+# What belongs to a model or adapter; the run's own files stay here, samples that wait among them.
 _KINDS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
-_OWN = ("trainer.pt", "state.json")
+_OWN = (OPTIMIZER, STATE, SUMS, CARRIED, WAITING_FILE)
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
 
 
@@ -54,11 +57,11 @@ def run(
 
     Raises:
         ConfigError: `repo` is no name of a repository.
-        CheckpointError: there is no such checkpoint, or it is not made of safe files.
+        CheckpointError: there is no such checkpoint, it is damaged, or not made of safe files.
         HubError: the hub refused or was not reached; nothing was committed.
     """
     check_name(repo)
-    checkpoint = checkpoint_of(run, step=step)
+    checkpoint = checkpoint_to_load(run, step=step, on_event=on_event)
     with tempfile.TemporaryDirectory(prefix=".push-", dir=run) as place:
         folder = Path(place) / "model"
         if merged and resolved.settings.adapter.kind == "lora":

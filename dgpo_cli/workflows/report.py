@@ -7,7 +7,6 @@ left out, and what cannot be read is noted. Only a folder that is no run is an e
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,14 +19,20 @@ from dgpo_cli.config.tree import flatten
 from dgpo_cli.errors import ConfigError, DgpoError
 from dgpo_cli.types import RunRecord, StoredCheckpoint, StoredSetting
 from dgpo_cli.workflows.health import diagnose_run
-from dgpo_cli.workflows.history import FILE as HISTORY
-from dgpo_cli.workflows.history import changes_from
+from dgpo_cli.workflows.history import change_lines, changes_from
 from dgpo_cli.workflows.report_samples import newest_samples
-from dgpo_cli.workflows.run_folder import RunFolder, newest_run, readable_lines, step_of
+from dgpo_cli.workflows.run_folder import RunFolder, newest_run, step_of
+from dgpo_cli.workflows.step_lines import (
+    Line,
+    StepLines,
+    missing_notes,
+    named,
+    number_of,
+    repeated_notes,
+)
 
 RUNS = Path("runs")
 UNSET = "(unset)"  # as --dry-run writes it
-_NAMED = 10  # broken lines whose numbers are told
 T = TypeVar("T")
 
 
@@ -78,7 +83,7 @@ def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
     part = notes.part
     metrics = part(lambda: _metrics(folder, notes), lost="metrics.jsonl cannot be read") or ()
     settings = part(lambda: _settings(folder), lost="settings.toml cannot be read") or ()
-    evals = part(lambda: _evals(folder, notes), lost="evals.jsonl cannot be read") or ()
+    evals = part(lambda: notes.of(folder.evals), lost="evals.jsonl cannot be read") or ()
     samples = None
     if with_samples:
         samples = part(lambda: newest_samples(folder), lost="no samples shown")
@@ -93,7 +98,7 @@ def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
         metrics=metrics,
         evals=evals,
         settings=settings,
-        changes=changes_from(notes.objects(folder.path / HISTORY)),
+        changes=changes_from(notes.of(change_lines(folder.path))),
         checkpoints=tuple(_checkpoints(folder)),
         samples=samples,
         diagnoses=diagnoses,
@@ -118,36 +123,24 @@ class _Notes:
             self.lines.append(f"{lost}: {first}")
             return None
 
-    def objects(self, path: Path) -> list[dict[str, Any]]:
-        """Read the lines of a file; those that are broken cost only themselves."""
-        found, broken = readable_lines(path)
-        if broken:
-            places = ", ".join(map(str, broken[:_NAMED])) + " ..." * (len(broken) > _NAMED)
+    def of(self, file: StepLines) -> tuple[Line, ...]:
+        """Read a file with a line a step; those that are broken cost only themselves."""
+        found = file.read()
+        if found.broken:
             self.lines.append(
-                f"{path.name} cannot be read at {len(broken)} of its lines, left out: {places}"
+                f"{file.path.name} cannot be read at {len(found.broken)} of its lines, left out: "
+                f"{named(found.broken)}"
             )
-        return found
+        self.lines += repeated_notes(file.what, found.repeated)
+        return found.lines
 
 
 def _metrics(folder: RunFolder, notes: _Notes) -> tuple[Mapping[str, float | None], ...]:
-    """The steps in their order, each once: of a step written twice the later line counts."""
-    found: dict[int, dict[str, float | None]] = {}
-    for line in notes.objects(folder.metrics_file):
-        found[int(line["step"])] = {name: _number(value) for name, value in line.items()}
-    return tuple({**found[step], "step": float(step)} for step in sorted(found))
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or None: JSON from elsewhere may hold NaN, text or lists."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def _evals(folder: RunFolder, notes: _Notes) -> tuple[Mapping[str, Any], ...]:
-    lines = notes.objects(folder.evals_file)
-    latest = {(line["step"], str(line.get("bench"))): line for line in lines}
-    return tuple(sorted(latest.values(), key=lambda line: (line["step"], str(line.get("bench")))))
+    """The steps in their order, each once."""
+    found = notes.of(folder.metrics)
+    there = [line["step"] for line in found]
+    notes.lines += missing_notes(folder.metrics.what, there, last=max(there, default=0))
+    return tuple({name: number_of(value) for name, value in line.items()} for line in found)
 
 
 def _settings(folder: RunFolder) -> tuple[StoredSetting, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,9 +12,10 @@ from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.errors import CheckpointError, ConfigError
 from dgpo_cli.schema import Change
-from dgpo_cli.workflows.run_folder import RunFolder, step_of
+from dgpo_cli.workflows.run_folder import RunFolder, check_run_checkpoint, step_of
 
-Resume = Literal["auto", "never", "must"]
+Resume = Literal["auto", "never", "must"] | int  # a number: the step of a checkpoint
+DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside
 OnEvent = Callable[[str], None]
 
 
@@ -25,14 +27,14 @@ def check_folder(
     allow_change: whether settings may differ that what is learnt depends on.
 
     Raises:
-        CheckpointError: `resume` is "must" and there is no checkpoint, or the run's settings
+        CheckpointError: the checkpoint that `resume` asks for is not there, or the run's settings
             cannot be read.
         ConfigError: `resume` is "never" and there is a run, or the settings are another run's.
     """
     checkpoints = folder.checkpoints()
-    if resume == "must" and not checkpoints:
+    if resume not in ("auto", "never") and not checkpoints:
         raise CheckpointError(
-            f"--resume must: no checkpoint in {folder.path}; leave it out to start there"
+            f"--resume {resume}: no checkpoint in {folder.path}; leave it out to start there"
         )
     if resume == "never" and folder.metrics_file.exists():
         raise ConfigError(
@@ -42,6 +44,8 @@ def check_folder(
     if resume == "never" or not (checkpoints or folder.has_lines()):
         return ()
     step = step_of(checkpoints[-1]) if checkpoints else 0
+    if isinstance(resume, int):
+        step = step_of(_chosen(folder, step=resume))
     total = resolved.settings.train.steps
     if step > total:
         raise ConfigError(
@@ -103,10 +107,17 @@ def _refusal(
         )
 
 
-def is_done(folder: RunFolder, *, settings: Settings) -> bool:
-    """Whether there is nothing left to do: no step, and no evaluation that the run had to do."""
-    found = folder.checkpoints()
+def is_done(folder: RunFolder, *, settings: Settings, resume: Resume) -> bool:
+    """Whether there is nothing left to do: no step, and no evaluation that the run had to do.
+
+    A damaged last checkpoint is something to do: its steps are done again.
+    """
+    found = [_chosen(folder, step=resume)] if isinstance(resume, int) else folder.checkpoints()
     if not found or step_of(found[-1]) != settings.train.steps or folder.is_held():
+        return False
+    try:
+        check_run_checkpoint(found[-1], on_event=lambda text: None)
+    except CheckpointError:
         return False
     step, stored = settings.train.steps, _stored(folder).settings
     every = stored.eval.every if settings.eval.every else 0
@@ -118,14 +129,67 @@ def is_done(folder: RunFolder, *, settings: Settings) -> bool:
 def starting_point(
     folder: RunFolder, *, resume: Resume, found: Sequence[Difference], on_event: OnEvent
 ) -> Path | None:
-    """Return the checkpoint to go on from, None to start at step 0; say which settings differ."""
-    checkpoints = folder.checkpoints() if resume != "never" else []
-    if not checkpoints:
+    """Return the checkpoint to go on from, None to start at step 0; say which settings differ.
+
+    That is the one that `resume` names, or the newest whose files are as they were written: newer
+    ones are set aside.
+
+    Raises:
+        CheckpointError: the one that is named is damaged, or all are.
+    """
+    if resume == "never" or not folder.checkpoints():
         return None
+    if isinstance(resume, int):
+        checkpoint = _chosen(folder, step=resume)
+        check_run_checkpoint(checkpoint, on_event=on_event)
+    else:
+        checkpoint = _newest_whole(folder, on_event=on_event)
     for each in found:
         free = "; nothing that is learnt depends on it" if each.change == Change.FREE else ""
         on_event(
             f"{each.setting} was {value_text(each.old)} until here, now "
             f"{value_text(each.new)}{free}"
         )
-    return checkpoints[-1]
+    _say_what_is_lost(folder, step=step_of(checkpoint), on_event=on_event)
+    return checkpoint
+
+
+def _chosen(folder: RunFolder, *, step: int) -> Path:
+    """Return the checkpoint of a step, which must be there."""
+    checkpoint, found = folder.checkpoint_dir(step), folder.checkpoints()
+    if checkpoint not in found:
+        have = ", ".join(str(step_of(path)) for path in found)
+        raise CheckpointError(
+            f"--resume {step}: {folder.path} has no checkpoint of that step; there are: {have}"
+        )
+    return checkpoint
+
+
+def _newest_whole(folder: RunFolder, *, on_event: OnEvent) -> Path:
+    """Return the newest checkpoint that is whole; set aside those that are newer and are not."""
+    damaged: list[tuple[Path, CheckpointError]] = []
+    for checkpoint in reversed(folder.checkpoints()):
+        try:
+            check_run_checkpoint(checkpoint, on_event=on_event)
+        except CheckpointError as error:
+            damaged.append((checkpoint, error))
+            continue
+        for path, reason in damaged:
+            aside = path.with_name(path.name + DAMAGED)
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            on_event(f"{reason}; this checkpoint is left out and kept as {aside}")
+        return checkpoint
+    reasons = "; ".join(str(error) for _, error in damaged)
+    raise CheckpointError(
+        f"no checkpoint can be resumed from: {reasons}; give another --out to start anew"
+    )
+
+
+def _say_what_is_lost(folder: RunFolder, *, step: int, on_event: OnEvent) -> None:
+    """Say which finished steps are done again: those behind the checkpoint."""
+    lines = folder.metric_ends(first=0, last=1)
+    last = int(lines[-1]["step"] or 0) if lines else 0
+    if last > step:
+        which = f"step {last} is" if last == step + 1 else f"steps {step + 1} to {last} are"
+        on_event(f"{which} done again, from the checkpoint of step {step}")

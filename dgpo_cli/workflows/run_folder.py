@@ -1,13 +1,13 @@
 """A run folder: its lock, settings, metrics, rollouts and checkpoints.
 
 settings.toml     the resolved settings
-metrics.jsonl     a line a step
+metrics.jsonl     a line a step; metrics.jsonl.bad has the broken ones of an earlier part
 rollouts/         step-000010.jsonl, with the statistics of every token
 changes.jsonl     a line for each setting that what is learnt depends on and that was changed
                   on the way; see history.py
 evals.jsonl       a line an evaluation during training
 evals/            step-000010/, the folder of each: card, samples, report
-checkpoints/      step-000050/, complete or absent
+checkpoints/      step-000050/, complete or absent; step-000050.damaged/ was set aside
 bad_batches/      batches whose loss or gradient was not finite
 trackers.json     the id of the run with each tracker, and how far it was told
 tensorboard/, wandb/   what those trackers write
@@ -17,24 +17,22 @@ run.lock          who holds the folder
 from __future__ import annotations
 
 import fcntl
-import json
-import math
 import os
 import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dgpo_cli.errors import CheckpointError, ConfigError, RunFolderBusy
-from dgpo_cli.models.checkpoint import atomic_text
+from dgpo_cli.models.checkpoint import TrainerState, check_checkpoint, load_state, naming
 from dgpo_cli.types import StepMetrics
+from dgpo_cli.workflows.step_lines import Line, StepLines, missing_notes, number_of
 
 _STEP = re.compile(r"step-(\d{6,})(\.jsonl)?")
-_BLOCK = 1 << 16  # bytes read at once from the end of a file
 
 
 class RunFolder:
@@ -44,9 +42,11 @@ class RunFolder:
         self.path = path
         self.settings_file = path / "settings.toml"
         self.metrics_file = path / "metrics.jsonl"
+        self.metrics = StepLines(self.metrics_file, what="metrics")
         self.tokenizer_dir = path / "tokenizer"
         self.rollouts_dir = path / "rollouts"
         self.evals_file = path / "evals.jsonl"
+        self.evals = StepLines(self.evals_file, what="evaluations", beside="bench")
         self.evals_dir = path / "evals"
         self.checkpoints_dir = path / "checkpoints"
         self.bad_batches_dir = path / "bad_batches"
@@ -74,10 +74,11 @@ class RunFolder:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
                 raise RunFolderBusy(f"{self.path} is in use by {holder}") from None
-            file.truncate(0)
             started = time.strftime("%Y-%m-%d %H:%M:%S")
-            file.write(f"process {os.getpid()} on {socket.gethostname()}, since {started}\n")
-            file.flush()
+            with naming(self.path / "run.lock"):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}, since {started}\n")
+                file.flush()
             yield
 
     def is_held(self) -> bool:
@@ -112,51 +113,45 @@ class RunFolder:
 
     def write_metrics(self, step: int, metrics: StepMetrics) -> None:
         """Append the line of one step; what is not finite is written as null."""
-        _append(self.metrics_file, {"step": step, **metrics})
+        self.metrics.append(step, metrics)
 
     def read_metrics(self) -> list[dict[str, float | None]]:
-        """Return the lines of metrics.jsonl; a last line cut short by a kill is left out."""
-        if not self.metrics_file.exists():
-            return []
-        return _read_lines(self.metrics_file)
+        """Return the metrics of every step, in order; lines that are broken are passed over."""
+        return [_numbers(line) for line in self.metrics.read().lines]
 
     def metric_ends(self, *, first: int, last: int) -> list[dict[str, float | None]]:
-        """Return the first and the last lines of metrics.jsonl, however many lie between them.
-
-        A file with no more lines than that is returned whole, none of it twice. What is broken
-        other than by a kill in the last line is left to `read_metrics` to complain about.
-        """
-        if not self.metrics_file.exists():
-            return []
-        found = []
-        for line in _ends(self.metrics_file, first=first, last=last):
-            with suppress(ValueError):
-                found.append(json.loads(line))
-        return found
+        """Return the first and the last lines of metrics.jsonl, however many lie between them."""
+        return [_numbers(line) for line in self.metrics.ends(first=first, last=last)]
 
     def eval_dir(self, step: int) -> Path:
         return self.evals_dir / f"step-{step:06d}"
 
     def write_eval(self, step: int, values: dict[str, Any]) -> None:
         """Append the line of the evaluation after `step` steps."""
-        _append(self.evals_file, {"step": step, **values})
+        self.evals.append(step, values)
 
     def read_evals(self) -> list[dict[str, Any]]:
-        """Return the lines of evals.jsonl, oldest first."""
-        return _read_lines(self.evals_file) if self.evals_file.exists() else []
+        """Return the lines of evals.jsonl, oldest first; those that are broken are passed over."""
+        return list(self.evals.read().lines)
 
-    def forget_after(self, step: int) -> None:
-        """Drop what was written after `step` finished steps: those steps are done again."""
-        kept = [line for line in self.read_metrics() if (line["step"] or 0) <= step]
-        with atomic_text(self.metrics_file) as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
-        if self.evals_file.exists():
-            lines = [line for line in self.read_evals() if line["step"] <= step]
-            with atomic_text(self.evals_file) as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
+    def sync(self) -> None:
+        """Put metrics and evaluations on the disk, before a checkpoint counts on them."""
+        self.metrics.sync()
+        self.evals.sync()
+
+    def forget_after(self, step: int) -> list[str]:
+        """Drop what was written after `step` finished steps: those steps are done again.
+
+        Returns:
+            What is wrong with what is kept: broken, repeated and missing lines.
+        """
+        notes = [*self.metrics.cut(step), *self.evals.cut(step)]
+        there = [line["step"] for line in self.metrics.read().lines]
+        notes += missing_notes(self.metrics.what, there, last=step)
         for path in [*self.rollouts(), *self.checkpoints(), *_numbered(self.evals_dir)]:
             if step_of(path) > step:
                 path.unlink() if path.is_file() else shutil.rmtree(path)
+        return notes
 
     def prune_checkpoints(self, *, keep: int) -> None:
         """Delete all but the newest `keep` checkpoints, and what an interrupted write left."""
@@ -174,32 +169,63 @@ def step_of(path: Path) -> int:
     return int(match[1])
 
 
-def newest_checkpoint(run: Path) -> Path:
-    """Return the newest complete checkpoint of a run folder.
+def check_state(checkpoint: Path) -> TrainerState:
+    """Read the counters of a run's checkpoint.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: they cannot be read, or are of another step than the folder's name.
     """
-    found = RunFolder(run).checkpoints()
+    state = load_state(checkpoint)
+    if state.step != step_of(checkpoint):
+        raise CheckpointError(f"{checkpoint}: its state.json is that of step {state.step}")
+    return state
+
+
+def check_run_checkpoint(
+    checkpoint: Path, *, on_event: Callable[[str], None], optimizer: bool = True
+) -> TrainerState:
+    """Make sure that a run's checkpoint is as it was written, and return its counters.
+
+    optimizer: whether the optimiser's state is read as well.
+
+    Raises:
+        CheckpointError: a file is missing, cut short or changed; the message names it.
+    """
+    state = check_state(checkpoint)
+    if not check_checkpoint(checkpoint, optimizer=optimizer):
+        on_event(
+            f"{checkpoint}: was written by an earlier version, without checksums; changed weights "
+            "would not be noticed"
+        )
+    return state
+
+
+def checkpoint_to_load(run: Path, *, step: int | None, on_event: Callable[[str], None]) -> Path:
+    """Return the checkpoint after `step` steps, or the newest, when its weights are as written.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    folder = RunFolder(run)
+    found = folder.checkpoints()
     if not found:
         raise CheckpointError(f"{run}: no checkpoint in it")
-    return found[-1]
-
-
-def checkpoint_of(run: Path, *, step: int | None) -> Path:
-    """Return the checkpoint after `step` steps, or the newest.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if step is None:
-        return newest_checkpoint(run)
-    folder = RunFolder(run)
-    path = folder.checkpoint_dir(step)
-    if not path.is_dir():
-        have = ", ".join(str(step_of(found)) for found in folder.checkpoints()) or "none"
-        raise CheckpointError(f"{run}: no checkpoint of step {step}; there are: {have}")
+    path = found[-1] if step is None else folder.checkpoint_dir(step)
+    if path not in found:
+        raise CheckpointError(
+            f"{run}: no checkpoint of step {step}; there are: {', '.join(_steps(found))}"
+        )
+    try:
+        check_run_checkpoint(path, on_event=on_event, optimizer=False)
+    except CheckpointError as error:
+        others = _steps([each for each in found if each != path])
+        rest = f"the run also has step {', '.join(others)}" if others else "the run has no other"
+        raise CheckpointError(f"{error}; {rest}") from error
     return path
+
+
+def _steps(checkpoints: Sequence[Path]) -> list[str]:
+    return [str(step_of(path)) for path in checkpoints]
 
 
 def newest_run(root: Path) -> Path | None:
@@ -208,65 +234,8 @@ def newest_run(root: Path) -> Path | None:
     return max(runs, key=lambda run: (run / "metrics.jsonl").stat().st_mtime, default=None)
 
 
-def _append(path: Path, values: Mapping[str, Any]) -> None:
-    line = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in values.items()
-    }
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; a last one cut short by a kill is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise CheckpointError(f"{path}:{number}: not JSON") from None
-    return found
-
-
-def readable_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the lines of a file that hold a step, and the numbers of those that should and do not.
-
-    Without the file there is none of either; a last line cut short by a kill is left out.
-    """
-    if not path.exists():
-        return [], []
-    *lines, cut = path.read_bytes().split(b"\n")
-    found, broken = [], []
-    for number, line in enumerate([*lines, cut], start=1):
-        try:
-            values = json.loads(line)
-        except ValueError:
-            values = None
-        if isinstance(values, dict) and _is_number(values.get("step")):
-            found.append(values)
-        elif line.strip() and number <= len(lines):
-            broken.append(number)
-    return found, broken
-
-
-def _is_number(value: Any) -> bool:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and math.isfinite(value)
-
-
-def _ends(path: Path, *, first: int, last: int) -> list[bytes]:
-    """Return the first and the last lines of a file, read from both of its ends."""
-    with path.open("rb") as file:
-        head = [line for line in (file.readline() for _ in range(first)) if line]
-        begin, at = file.tell(), file.seek(0, os.SEEK_END)
-        tail = b""
-        while at > begin and tail.count(b"\n") <= last:  # one more: the first may be half a line
-            size = min(_BLOCK, at - begin)
-            at = file.seek(at - size)
-            tail = file.read(size) + tail
-    return head + tail.splitlines()[-last:]
+def _numbers(line: Line) -> dict[str, float | None]:
+    return {name: number_of(value) for name, value in line.items()} | {"step": line["step"]}
 
 
 def _numbered(folder: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from dgpo_cli.backends.vllm_process import (
     temporary_place,
 )
 from dgpo_cli.errors import BackendError, ConfigError
+from dgpo_cli.models.digests import check_loaded
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -69,10 +70,13 @@ def run(
     Raises:
         BackendError: the server ended by itself, or never was ready.
         ConfigError: the adapter or sync_dir cannot be read, or the key not be written.
+        CheckpointError: model or adapter is a damaged checkpoint.
         KeyboardInterrupt: Ctrl-C.
         SystemExit: SIGTERM, with 143.
     """
     flags = with_room(flags)
+    for folder in (Path(flags.model), *([flags.adapter] if flags.adapter else [])):
+        check_loaded(folder)
     place, owner = _place_of_weights(sync_dir)
     port = _claim(host, port)
     url = _url(host, port)

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.errors import CheckpointError, ConfigError, ModelError
-from dgpo_cli.models.checkpoint import load_state
 from dgpo_cli.models.settings import LoraAdapter
 from dgpo_cli.types import Alternative, InspectedCompletion, TokenDetail
 from dgpo_cli.workflows.rollout_file import Entry, RolloutFile
-from dgpo_cli.workflows.run_folder import RunFolder, step_of
+from dgpo_cli.workflows.run_folder import RunFolder, check_state, step_of
 from dgpo_cli.workflows.shown_credit import Statistics
 from dgpo_cli.workflows.token_texts import TokenTexts
 
@@ -100,7 +99,7 @@ def stored_detail(
     weights = "the initial model" if checkpoint is None else str(checkpoint)
     try:
         policy = _load(settings, checkpoint=checkpoint)
-    except ModelError as error:
+    except (CheckpointError, ModelError) as error:
         on_event(f"{weights}, which sampled it, does not load: {error}")
         return _with_hint(bare, asked.command("--model M --reference R"))
     detail = computed_detail(position, found=found, policy=policy, texts=texts, weights=weights)
@@ -125,7 +124,7 @@ def _checkpoint_of(run: RunFolder, *, version: int) -> Path | None:
     """Return the checkpoint whose weights had seen so many updates."""
     for checkpoint in run.checkpoints():
         try:
-            if load_state(checkpoint).policy_version == version:
+            if check_state(checkpoint).policy_version == version:
                 return checkpoint
         except CheckpointError:
             continue  # a broken checkpoint is no reason not to look at another one

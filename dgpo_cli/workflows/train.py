@@ -82,7 +82,7 @@ def run(
     on_glimpse: OnGlimpse = lambda glimpse: None,
     on_diagnoses: OnDiagnoses = lambda diagnoses: None,
 ) -> TrainResult:
-    """Train until `train.steps`, from the newest checkpoint of `out` if `resume` allows.
+    """Train until `train.steps`, from the newest whole checkpoint of `out` if `resume` allows.
 
     Args:
         allow_change: go on under other settings than the run's, also where what is learnt depends
@@ -96,14 +96,14 @@ def run(
     Raises:
         RunFolderBusy: another process holds `out`.
         ConfigError: `out` holds a run and resume is "never", or another run than these settings'.
-        CheckpointError: resume is "must" and there is no checkpoint, or it cannot be read.
+        CheckpointError: resume asks for a checkpoint that is not there, or none can be read.
         NonFiniteError: three steps in a row were not finite.
     """
     folder = RunFolder(out)
     # Until here nothing is written: what is refused, or done already, is left as it is.
     resolved = pin_data(resolved, folder=folder, on_event=on_event)
     found = check_folder(folder, resolved=resolved, resume=resume, allow_change=allow_change)
-    if is_done(folder, settings=resolved.settings):
+    if is_done(folder, settings=resolved.settings, resume=resume):
         return _result(folder, steps=resolved.settings.train.steps, trained=0)
     with folder.lock():
         checkpoint = starting_point(folder, resume=resume, found=found, on_event=on_event)
@@ -154,8 +154,8 @@ def _result(folder: RunFolder, *, steps: int, trained: int) -> TrainResult:
         steps=steps,
         trained=trained,
         checkpoint=folder.checkpoints()[-1],
-        first=lines[0],
-        last=lines[-1],
+        first=lines[0] if lines else {},
+        last=lines[-1] if lines else {},
         curve=tuple(folder.read_evals()),
     )
 
@@ -251,7 +251,8 @@ class _Loop:
             self.on_event(f"resumed from {checkpoint} at step {state.step}")
         # An evaluation of the weights at the start counts only if the settings are still its own.
         anew = checkpoint is None and any(each.change != Change.FREE for each in found)
-        self.folder.forget_after(-1 if anew else self.step)
+        for note in self.folder.forget_after(-1 if anew else self.step):
+            self.on_event(note)
         record_changes(self.folder.path, step=self.step, found=found, resolved=resolved)
         with atomic_text(self.folder.settings_file) as file:
             file.write(dump_toml(resolved))
@@ -357,6 +358,7 @@ class _Loop:
         assert self.engine.optimizer is not None
         target = self.folder.checkpoint_dir(self.step)
         if not target.exists():
+            self.folder.sync()
             save_checkpoint(
                 target,
                 policy=self.engine.policy,

@@ -13,10 +13,9 @@ from pathlib import Path
 from dgpo_cli.errors import CheckpointError
 from dgpo_cli.models.checkpoint import load_state
 from dgpo_cli.prompts.datasets import Position
-from dgpo_cli.workflows.carried import group_of
+from dgpo_cli.workflows.carried import WAITING_FILE, group_of
 from dgpo_cli.workflows.collect import Collected
 
-FILE = "waiting.json"
 FORMAT = 1
 
 
@@ -65,7 +64,7 @@ def read_waiting(checkpoint: Path) -> Waiting | None:
     Raises:
         CheckpointError: the file is broken, of another format or of another step.
     """
-    path = checkpoint / FILE
+    path = checkpoint / WAITING_FILE
     if not path.exists():
         return None
     step = load_state(checkpoint).step

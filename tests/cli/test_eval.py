@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,8 @@ import pytest
 from dgpo_cli.cli import scores
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import resolve
+from dgpo_cli.models.checkpoint import TrainerState
+from dgpo_cli.models.digests import write_digests
 from dgpo_cli.prompts import benchmarks
 from dgpo_cli.types import Card, Evaluation, Interval
 from dgpo_cli.workflows.request import EvalResult, Flip, RegradeResult
@@ -129,7 +131,11 @@ def test_min_score_leaves_json_alone(workflow: Install, result: EvalResult) -> N
 def run_folder(folder: Path, *overrides: str) -> Path:
     """Make a run folder with settings and two checkpoints; returns the newer one."""
     for step in (1, 2):
-        (folder / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
+        checkpoint = folder / "checkpoints" / f"step-{step:06d}"
+        checkpoint.mkdir(parents=True)
+        state = asdict(TrainerState(step=step, policy_version=step, bad_streak=0))
+        (checkpoint / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        write_digests(checkpoint)
     settings = dump_toml(resolve(preset="tiny", overrides=overrides))
     (folder / "settings.toml").write_text(settings, encoding="utf-8")
     return folder / "checkpoints" / "step-000002"
@@ -145,6 +151,17 @@ def test_a_run_gives_its_settings_and_newest_checkpoint(
     settings = calls[0]["resolved"].settings
     assert (settings.model.path, settings.rollout.temperature) == (str(newest), 0.5)
     assert (calls[0]["request"].adapter, calls[0]["request"].name) == (None, tmp_path.name)
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_is_not_evaluated(
+    workflow: Install, tmp_path: Path
+) -> None:
+    newest = run_folder(tmp_path)
+    (newest / "state.json").write_text('{"step": 2}', encoding="utf-8")
+    calls = workflow("evaluate")
+    ended = dgpo("eval", "--bench", "sums", "--run", str(tmp_path))
+    assert (ended.exit_code, calls) == (1, [])
+    assert f"{newest}/state.json" in ended.stderr and "also has step 1" in ended.stderr
 
 
 def test_a_protocol_goes_above_the_settings_of_a_run(

@@ -171,7 +171,8 @@ import sys
 from pathlib import Path
 from dgpo_cli.cli.train import _view
 from dgpo_cli.config.settings import Settings
-print(type(_view(sys.argv[1], name="x", out=Path("x"), settings=Settings(), goes_on=True)).__name__)
+view = _view(sys.argv[1], name="x", out=Path("x"), settings=Settings(), resume="auto")
+print(type(view).__name__)
 """
 
 

@@ -87,12 +87,18 @@ def test_an_adapter_checkpoint_loads_with_peft(model_folder: Path, tmp_path: Pat
 def test_the_folder_holds_what_its_documentation_says(model_folder: Path, tmp_path: Path) -> None:
     save(tmp_path / "c", *trained(model_folder, "full"))
     names = {path.name for path in (tmp_path / "c").iterdir()}
-    assert names >= {"model.safetensors", "config.json", "tokenizer_config.json", "trainer.pt"}
+    assert names >= {
+        "model.safetensors",
+        "config.json",
+        "tokenizer_config.json",
+        "trainer.pt",
+        "SHA256SUMS",
+    }
     assert json.loads((tmp_path / "c" / "state.json").read_text()) == {
         "step": 7,
         "policy_version": 5,
         "bad_streak": 2,
-        "format": 1,
+        "format": 2,
         "draws": 9,
         "prompts": 36,
         "data": "0a",

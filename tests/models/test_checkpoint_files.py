@@ -141,6 +141,12 @@ def test_every_file_is_flushed_before_the_rename(
         '{"step": 7, "policy_version": 5, "bad_streak": 2, "format": 1, "more": 0}',
         '{"step": "7", "policy_version": 5, "bad_streak": 2, "format": 1}',
         '{"step": 7, "policy_version": 5, "bad_streak": null, "format": 1}',
+        '{"step": -7, "policy_version": 5, "bad_streak": 2, "format": 1}',
+        '{"step": 7, "policy_version": -5, "bad_streak": 2, "format": 1}',
+        '{"step": 7, "policy_version": 5, "bad_streak": 2, "format": 1, "draws": -1}',
+        '{"step": 7, "policy_version": 5, "bad_streak": 2, "format": 1, "prompts": true}',
+        '{"step": 7, "policy_version": 5, "bad_streak": 2, "format": 1, "noise_floor": 1e400}',
+        "[" * 100_000,
     ],
 )
 def test_a_broken_state_is_explained(tmp_path: Path, text: str | None) -> None:
@@ -152,9 +158,9 @@ def test_a_broken_state_is_explained(tmp_path: Path, text: str | None) -> None:
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text(
-        '{"step": 7, "policy_version": 5, "bad_streak": 2, "format": 2}'
+        '{"step": 7, "policy_version": 5, "bad_streak": 2, "format": 3}'
     )
-    with pytest.raises(CheckpointError, match="format 2, this dgpo reads 1"):
+    with pytest.raises(CheckpointError, match="format 3, this dgpo reads 2"):
         load_state(tmp_path)
 
 

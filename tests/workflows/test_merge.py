@@ -13,6 +13,7 @@ import torch
 
 from dgpo_cli.errors import CheckpointError, ConfigError, ModelError
 from dgpo_cli.models import merge as models_merge
+from dgpo_cli.models.digests import write_digests
 from dgpo_cli.models.settings import ModelSettings
 from dgpo_cli.workflows import merge
 from tests.workflows.finished import LORA, make_run
@@ -161,6 +162,7 @@ def test_weights_too_large_for_float16_are_refused(wide_folder: Path, tmp_path: 
     weights = load_file(path)
     weights["model.norm.weight"][3] = 1e5
     save_file(weights, path, metadata={"format": "pt"})
+    write_digests(path.parent)
     with pytest.raises(ModelError, match=r"--dtype float16: model\.norm\.weight .* bfloat16"):
         merged(resolved, tmp_path / "run", tmp_path / "m", dtype="float16")
     assert not (tmp_path / "m").exists()

@@ -18,13 +18,14 @@ import dgpo_cli.models.accumulate as accumulate_module
 from dgpo_cli.config.load import resolve
 from dgpo_cli.engine import Engine
 from dgpo_cli.errors import BackendError, CheckpointError
+from dgpo_cli.models.digests import write_digests
 from dgpo_cli.models.policy import Policy, load_policy
 from dgpo_cli.types import SilentProgress, StepMetrics
 from dgpo_cli.workflows import train
+from dgpo_cli.workflows.carried import WAITING_FILE as FILE
 from dgpo_cli.workflows.rollout_file import read_lines
 from dgpo_cli.workflows.rollouts import RolloutLine
 from dgpo_cli.workflows.run_folder import RunFolder
-from dgpo_cli.workflows.waiting import FILE
 from tests.workflows.remote import LIMIT_S, THREAD, TwinSampler, sampling_threads
 from tests.workflows.test_train import numbers, weights
 
@@ -324,7 +325,9 @@ def test_a_batch_of_another_group_size_is_left_out_and_its_prompts_are_drawn_aga
 @pytest.mark.parametrize("damage", ["{", '{"format": 9, "number": 3}', '{"format": 1}'])
 def test_a_broken_batch_in_a_checkpoint_is_an_error(case: Case, damage: str) -> None:
     stop_after(case, 2, AHEAD)
-    (RunFolder(case.out).checkpoint_dir(2) / FILE).write_text(damage)
+    checkpoint = RunFolder(case.out).checkpoint_dir(2)
+    (checkpoint / FILE).write_text(damage)
+    write_digests(checkpoint)
     with pytest.raises(CheckpointError, match=r"waiting\.json: cannot be read"):
         case.run(AHEAD, steps=5)
 

@@ -217,6 +217,16 @@ def test_what_could_run_code_is_not_uploaded(
     assert f"error: {name}: {reason}" in ended.err
 
 
+def test_samples_that_wait_for_their_step_are_not_uploaded(
+    runs: Path, tmp_path: Path, hub: Hub
+) -> None:
+    run = shutil.copytree(runs / "lora", tmp_path / "run")
+    for name in ("carried.json", "waiting.json"):
+        (run / "checkpoints" / "step-000004" / name).write_text("[]")
+    assert pushed(run, hub=hub).code == 0
+    assert hub.files.keys() == FILES
+
+
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="no weights in safetensors format"):

@@ -179,6 +179,7 @@ def test_a_broken_line_costs_only_itself(tmp_path: Path) -> None:
     assert [each["step"] for each in found.evals] == [0, 6]
     assert found.notes == (
         "metrics.jsonl cannot be read at 5 of its lines, left out: 6, 8, 10, 11, 12",
+        "metrics of step 6 are missing",
         "evals.jsonl cannot be read at 1 of its lines, left out: 2",
     )
 

@@ -1,0 +1,150 @@
+"""Digests of a checkpoint's files, as `sha256sum -c SHA256SUMS` reads them, and their check.
+
+What a file system or a copy does to a file is not always an error that anybody sees: a flipped
+bit of a weight loads. A checkpoint of a version without digests is only looked at for being whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+from dgpo_cli.errors import CheckpointError
+
+SUMS = "SHA256SUMS"
+STATE = "state.json"
+OPTIMIZER = "trainer.pt"  # the largest file, and no part of the model
+_THREADS = 4  # hashing lets go of the interpreter's lock
+_KEPT = 4096  # digests that are remembered
+
+
+def write_digests(folder: Path) -> None:
+    """Write SHA256SUMS over every file that is in `folder`."""
+    names = sorted(str(path.relative_to(folder)) for path in _files(folder))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        digests = list(pool.map(lambda name: _digest(folder / name), names))
+    lines = [f"{digest}  {name}\n" for digest, name in zip(digests, names, strict=True)]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def has_digests(folder: Path) -> bool:
+    return (folder / SUMS).exists()
+
+
+def check_digests(folder: Path, *, optimizer: bool = True) -> None:
+    """Compare the files of a folder with its SHA256SUMS.
+
+    optimizer: whether the optimiser's state is read as well, or only looked for.
+
+    Raises:
+        CheckpointError: a file is missing, empty or not what was written; the message names it.
+    """
+    expected = _read_sums(folder)
+    for name in expected:
+        _check_there(folder / name)
+    read = [name for name in expected if optimizer or name != OPTIMIZER]
+    try:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = list(pool.map(lambda name: _digest(folder / name), read))
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: {error.strerror}") from error
+    for name, digest in zip(read, found, strict=True):
+        if digest != expected[name]:
+            raise CheckpointError(
+                f"{folder / name}: has changed since it was written (its SHA-256 is not the one in "
+                f"{SUMS})"
+            )
+
+
+def check_loaded(folder: Path) -> None:
+    """Check the files that a model is about to be loaded from, where they are a checkpoint's.
+
+    Raises:
+        CheckpointError: as `check_digests`.
+    """
+    if has_digests(folder) and (folder / STATE).is_file():
+        check_digests(folder, optimizer=False)
+
+
+def check_whole(folder: Path) -> None:
+    """Find files that are missing or cut short, where there are no digests to tell.
+
+    Raises:
+        CheckpointError: see above.
+    """
+    _check_there(folder / OPTIMIZER)
+    if not zipfile.is_zipfile(folder / OPTIMIZER):
+        raise CheckpointError(f"{folder / OPTIMIZER}: is cut short or no file of torch")
+    for path in _weights(folder):
+        _check_there(path)
+        _check_safetensors(path)
+
+
+def _weights(folder: Path) -> Iterator[Path]:
+    """The files that must hold the weights."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "adapter_config.json").exists():
+        yield folder / "adapter_model.safetensors"
+    elif index.exists():
+        try:
+            yield from {
+                folder / name for name in json.loads(index.read_text())["weight_map"].values()
+            }
+        except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{index}: cannot be read: {error}") from error
+    else:
+        yield folder / "config.json"
+        yield folder / "model.safetensors"
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is missing")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path}: is empty")
+
+
+def _check_safetensors(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return
+    try:
+        with safe_open(str(path), framework="np") as file:
+            file.keys()
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: is cut short or no safetensors file ({error})") from error
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    path = folder / SUMS
+    _check_there(path)
+    try:
+        pairs = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
+        expected = {name: digest for digest, name in pairs}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if any(len(digest) != hashlib.sha256().digest_size * 2 for digest in expected.values()):
+        raise CheckpointError(f"{path}: has a line without a digest")
+    return expected
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file. One that has not been touched since is not read again."""
+    found = path.stat()
+    return _digest_of(path.resolve(), found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@lru_cache(maxsize=_KEPT)
+def _digest_of(path: Path, size: int, mtime_ns: int, inode: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,199 @@
+"""Files whose lines are of a step: metrics.jsonl, evals.jsonl, changes.jsonl.
+
+A run trusts no line that it finds: a disk that was full or lost power leaves zeros, halves and
+holes. Readers pass over a line that is broken; only the run that holds the folder moves it away.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from dgpo_cli.models.checkpoint import atomic_bytes, flush_folder, naming
+
+BAD = ".bad"  # added to the name of the file that broken lines are moved to
+_BLOCK = 1 << 16  # bytes read at once from the end of a file
+_MOST = 10  # places that a note names
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a file holds.
+
+    lines: each step once and in order; of a step written twice the later line. broken: numbers,
+    from 1, of lines that hold no step. repeated: steps that stand there more than once.
+    """
+
+    lines: tuple[Line, ...] = ()
+    broken: tuple[int, ...] = ()
+    repeated: tuple[int, ...] = ()
+
+
+class StepLines:
+    """One such file."""
+
+    def __init__(self, path: Path, *, what: str, beside: str = "") -> None:
+        """
+        Args:
+            what: it holds for a step, in words.
+            beside: a field that tells the lines of one step apart, where there are several.
+        """
+        self.path = path
+        self.what = what
+        self._beside = beside
+
+    def append(self, step: int, values: Mapping[str, Any]) -> None:
+        """Add the line of a step; what is not finite is written as null."""
+        line = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in {"step": step, **values}.items()
+        }
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def sync(self) -> None:
+        """Put on the disk what was appended."""
+        if not self.path.exists():
+            return
+        with naming(self.path), self.path.open("rb") as file:
+            os.fsync(file.fileno())
+        flush_folder(self.path.parent)
+
+    def read(self) -> Found:
+        """Read the file; without it there is nothing. A last line that a kill cut is left out."""
+        if not self.path.exists():
+            return Found()
+        good, broken = _sorted(self.path.read_bytes())
+        times = Counter(self._key(line) for _, line in good)
+        latest = {self._key(line): line for _, line in good}
+        return Found(
+            lines=tuple(sorted(latest.values(), key=lambda line: line["step"])),
+            broken=tuple(number for number, _ in broken),
+            repeated=tuple(sorted({step for (step, _), count in times.items() if count > 1})),
+        )
+
+    def ends(self, *, first: int, last: int) -> list[Line]:
+        """Return the first and the last lines, however many lie between them, as `read` would.
+
+        A file with no more lines than that is returned whole, none of it twice.
+        """
+        if not self.path.exists():
+            return []
+        raws = _ends(self.path, first=first, last=last)
+        return [line for raw in raws if (line := _parsed(raw)) is not None]
+
+    def cut(self, step: int) -> list[str]:
+        """Drop the lines behind `step`, move broken ones away, and return what there is to say."""
+        if not self.path.exists():
+            return []
+        found = self.read()
+        good, broken = _sorted(self.path.read_bytes())
+        latest = {self._key(line): raw for raw, line in good if line["step"] <= step}
+        notes = repeated_notes(self.what, [each for each in found.repeated if each <= step])
+        if broken:
+            aside = self.path.with_name(self.path.name + BAD)
+            with naming(aside), aside.open("ab") as file:
+                file.writelines(raw + b"\n" for _, raw in broken)
+                file.flush()
+                os.fsync(file.fileno())
+            are = "line holds" if len(broken) == 1 else "lines hold"
+            notes.insert(
+                0,
+                f"{self.path}: {len(broken)} {are} no step and went to {aside.name}: "
+                f"{named(found.broken)}",
+            )
+        with atomic_bytes(self.path) as file:
+            file.writelines(latest[key] + b"\n" for key in sorted(latest, key=lambda key: key[0]))
+        return notes
+
+    def _key(self, line: Line) -> tuple[int, str]:
+        return line["step"], str(line.get(self._beside, ""))
+
+
+def repeated_notes(what: str, steps: Sequence[int]) -> list[str]:
+    """Say which steps stand in a file more than once."""
+    if not steps:
+        return []
+    which = _steps([(step, step) for step in steps])
+    return [f"{what} of {which} are there twice; the last line counts"]
+
+
+def missing_notes(what: str, there: Sequence[int], *, last: int) -> list[str]:
+    """Say which of the steps from 1 to `last` are missing in those that are there, in order."""
+    spans = [(low + 1, high - 1) for low, high in pairwise([0, *there, last + 1])]
+    gaps = [(low, high) for low, high in spans if low <= high]
+    if not gaps:
+        return []
+    return [f"{what} of {_steps(gaps)} are missing"]
+
+
+def _steps(spans: Sequence[tuple[int, int]]) -> str:
+    """Name steps by their spans: "step 3", "steps 3, 7 to 12"."""
+    texts = [str(low) if low == high else f"{low} to {high}" for low, high in spans]
+    return f"{'step' if spans[0][0] == spans[-1][1] else 'steps'} {named(texts)}"
+
+
+def named(places: Sequence[object]) -> str:
+    """Name the first places of many."""
+    return ", ".join(map(str, places[:_MOST])) + " ..." * (len(places) > _MOST)
+
+
+def number_of(value: Any) -> float | None:
+    """Return a finite number, None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond the range of floats
+        return None
+
+
+def _sorted(content: bytes) -> tuple[list[tuple[bytes, Line]], list[tuple[int, bytes]]]:
+    """Part the lines of a file into those with a step and the others, with their numbers."""
+    *whole, cut = content.split(b"\n")
+    good: list[tuple[bytes, Line]] = []
+    broken: list[tuple[int, bytes]] = []
+    for number, raw in enumerate([*whole, cut], start=1):
+        line = _parsed(raw)
+        if line is not None:
+            good.append((raw, line))
+        elif raw.strip() and number <= len(whole):
+            broken.append((number, raw))
+    return good, broken
+
+
+def _parsed(raw: bytes) -> Line | None:
+    """Return the object of a line when it holds a step."""
+    try:
+        values = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict):
+        return None
+    step = number_of(values.get("step"))
+    if step is None or step < 0 or step != int(step):
+        return None
+    return {**values, "step": int(step)}
+
+
+def _ends(path: Path, *, first: int, last: int) -> Iterator[bytes]:
+    """Yield the first and the last lines of a file, read from both of its ends."""
+    with path.open("rb") as file:
+        yield from (line for line in (file.readline() for _ in range(first)) if line)
+        begin, at = file.tell(), file.seek(0, os.SEEK_END)
+        tail = b""
+        while at > begin and tail.count(b"\n") <= last:  # one more: the first may be half a line
+            size = min(_BLOCK, at - begin)
+            at = file.seek(at - size)
+            tail = file.read(size) + tail
+    lines = tail.split(b"\n")
+    yield from (lines if lines[-1] else lines[:-1])[-last:]
