@@ -75,6 +75,11 @@ class RemoteSampler(Sampler, Protocol):
         """
         ...
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for what samples to start, and not for a sample."""
+        ...
+
     def cancel(self) -> None:
         """Have a `sample` in another thread raise soon; nothing can be sampled any more."""
         ...

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,14 @@ _TEXT = 300  # characters of a server's answer that an error shows
 
 
 class ServerGone(Exception):
-    """Nobody answers: refused, reset, or the answer broke off."""
+    """Nobody answers: refused, reset, or the answer broke off.
+
+    may_pass: whether somebody may answer a little later.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = True) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 class ServerSlow(Exception):
@@ -92,7 +101,7 @@ class Connection:
         except (OSError, http.client.HTTPException, AttributeError) as error:
             # AttributeError: another thread has closed the socket under us.
             self.close()
-            raise ServerGone(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+            raise _gone(error) from error
         if not 200 <= status < 300:
             raise ServerSaysNo(status, _message(text))
         return _decoded(text)
@@ -134,6 +143,28 @@ def _open(url: str) -> http.client.HTTPConnection:
         return _UnixConnection(parts.path)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     return kind(parts.hostname or "", parts.port)
+
+
+def _gone(error: Exception) -> ServerGone:
+    """Say what became of a connection, and whether it may be otherwise a little later."""
+    match error:
+        case socket.gaierror():
+            return ServerGone(f"no machine of that name ({error.strerror})", may_pass=False)
+        case ssl.SSLCertVerificationError():
+            return ServerGone(f"certificate not trusted ({error.verify_message})", may_pass=False)
+        case ssl.SSLError():
+            return ServerGone("no TLS there; http:// in place of https://?", may_pass=False)
+        case ConnectionRefusedError():
+            return ServerGone("connection refused")
+        case http.client.RemoteDisconnected() | ConnectionResetError():
+            return ServerGone("connection closed without an answer")
+        case http.client.BadStatusLine():
+            return ServerGone("what answers is no HTTP", may_pass=False)
+        case FileNotFoundError():
+            return ServerGone("no socket there")
+        case OSError(errno=errno.EHOSTUNREACH | errno.ENETUNREACH | errno.EACCES):
+            return ServerGone((error.strerror or "unreachable").lower(), may_pass=False)
+    return ServerGone(f"{type(error).__name__}: {error}".rstrip(": "))
 
 
 def _decoded(text: bytes) -> Any:

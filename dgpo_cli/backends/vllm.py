@@ -104,8 +104,14 @@ class VllmSampler:
     def cancel(self) -> None:
         """See RemoteSampler.cancel."""
         self._cancelled = True
+        self._fleet.call_off()
         if self._dispatch is not None:
             self._dispatch.cancel()
+
+    @property
+    def waiting(self) -> bool:
+        """See RemoteSampler.waiting."""
+        return self._fleet.waiting
 
     def _go_on(self) -> None:
         if self._cancelled:

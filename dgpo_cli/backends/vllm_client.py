@@ -76,13 +76,13 @@ class VllmClient:
         finally:
             connection.close()
 
-    def check_health(self) -> None:
+    def check_health(self, *, timeout_s: float = CONTROL_TIMEOUT_S) -> None:
         """Raise what Connection.request raises unless the server is ready."""
-        self.call("GET", "/health", timeout_s=CONTROL_TIMEOUT_S)
+        self.call("GET", "/health", timeout_s=timeout_s)
 
-    def served(self) -> Served:
+    def served(self, *, timeout_s: float = CONTROL_TIMEOUT_S) -> Served:
         """Ask which base model is served. Raises BackendError if the answer is another's."""
-        answer = self.call("GET", "/v1/models")
+        answer = self.call("GET", "/v1/models", timeout_s=timeout_s)
         try:
             (base,) = [card for card in answer["data"] if card.get("parent") is None]
             length = base.get("max_model_len")

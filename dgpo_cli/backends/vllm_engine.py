@@ -8,6 +8,7 @@ socket lies in a folder that only the user can enter, so that nobody else reache
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ class OwnEngine:
         self._starts = 0
         self._restarted = False
         self._process: OwnedProcess | None = None
+        self._off = threading.Event()
+        self.waiting = False
         self._client = VllmClient(Address(f"unix:{self.folder / 's'}"))
 
     @property
@@ -68,6 +71,10 @@ class OwnEngine:
         self._process.close(keep=True)
         self._launch()
 
+    def call_off(self) -> None:
+        """See Fleet.call_off."""
+        self._off.set()
+
     def went_well(self) -> None:
         """A round is complete: another death, much later, is worth another start."""
         self._restarted = False
@@ -88,9 +95,15 @@ class OwnEngine:
             log=self.folder / f"engine-{self._starts}.log",
             environment=self._flags.environment(),
         )
-        self._process.wait_ready(self._is_ready, timeout_s=self._timeout_s)
+        self.waiting = True
+        try:
+            self._process.wait_ready(self._is_ready, timeout_s=self._timeout_s)
+        finally:
+            self.waiting = False
 
     def _is_ready(self) -> bool:
+        if self._off.is_set():
+            raise BackendError("waiting for vLLM was called off")
         try:
             self._client.check_health()
         except (ServerGone, ServerSlow, ServerSaysNo):

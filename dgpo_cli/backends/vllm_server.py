@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from dgpo_cli.backends.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
@@ -14,12 +17,19 @@ from dgpo_cli.backends.vllm_client import VllmClient
 from dgpo_cli.backends.vllm_gate import key_file, read_key
 from dgpo_cli.backends.vllm_process import own_folder, remove_tree
 from dgpo_cli.errors import BackendError
+from dgpo_cli.types import SilentProgress
 
 if TYPE_CHECKING:
     from dgpo_cli.backends.settings import VllmServerBackend
     from dgpo_cli.types import Progress
 
 _POLL_S = 1.0
+_NOTICE_S = 0.2  # within which a wait that is called off ends
+_LOOK_S = 5.0  # that a server may take to say whether it is ready
+
+_FIX = "; no vLLM server: give the base address of one, without /v1, in rollout.backend.urls"
+
+_State = str | BackendError | None  # not ready yet; never will be; ready
 
 
 class SharedServers:
@@ -28,47 +38,149 @@ class SharedServers:
     sleeps = False
     shared = True
 
-    def __init__(self, settings: VllmServerBackend) -> None:
+    def __init__(self, settings: VllmServerBackend, *, model: str | None = None) -> None:
+        """model: what is to be served, as the settings name it."""
         key = os.environ.get(settings.api_key_env) or None
         self.clients: Sequence[VllmClient] = tuple(
             VllmClient(Address(url, key or partial(read_key, key_file(url))))
             for url in settings.urls
         )
-        self._timeout_s = settings.startup_timeout_s
+        self.waiting = False
+        self._settings = settings
+        self._model = model
         self._folder: Path | None = None
-        self._sync_dir = settings.sync_dir
+        self._progress: Progress = SilentProgress()
+        self._served: dict[VllmClient, str] = {}
+        self._off = threading.Event()
 
     @property
     def folder(self) -> Path:
         if self._folder is None:
-            self._folder = own_folder(self._sync_dir)
+            self._folder = own_folder(self._settings.sync_dir)
         return self._folder
 
     def start(self, progress: Progress) -> None:
         """Wait until every server is ready. Raises BackendError for one that is not."""
+        self._progress = progress
         with progress.phase("waiting", total=len(self.clients), unit="servers") as advance:
-            for client in self.clients:
-                self._wait(client)
-                advance(1)
+            self._wait(self.clients, advance=advance)
+        for client in self.clients:
+            self._name_another_model(client)
 
     def bring_back(self, client: VllmClient, error: Exception) -> None:
         """Wait for a server that did not answer; somebody may be starting it again."""
-        self._wait(client, after=error)
+        self._wait((client,), after=error)
 
-    def _wait(self, client: VllmClient, *, after: Exception | None = None) -> None:
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            try:
-                client.check_health()
-                return
-            except (ServerGone, ServerSlow, ServerSaysNo) as error:
-                if time.monotonic() >= deadline:
-                    said = after or error
-                    raise BackendError(
-                        f"{client}: no vLLM server is ready there after {self._timeout_s:g} s "
-                        f"({said}); start it with dgpo serve, or set rollout.backend.urls"
-                    ) from error
-            time.sleep(min(_POLL_S, self._timeout_s))
+    def call_off(self) -> None:
+        """See Fleet.call_off."""
+        self._off.set()
+
+    def _wait(
+        self,
+        clients: Sequence[VllmClient],
+        *,
+        after: Exception | None = None,
+        advance: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Wait until these are ready, and say why they are not where that changes.
+
+        after: why one is waited for that was ready before.
+        """
+        deadline = time.monotonic() + self._settings.startup_timeout_s
+        told = dict.fromkeys(clients, "")
+        self.waiting = True
+        try:
+            while told:
+                for client, state in self._look(told, before=after is not None).items():
+                    if isinstance(state, BackendError):
+                        raise state
+                    if state is None:
+                        del told[client]
+                        advance(1)
+                    elif time.monotonic() >= deadline:
+                        raise self._too_late(client, said=str(after or state))
+                    elif state != told[client]:
+                        told[client] = state
+                        self._progress.event(self._waits_for(client, state))
+                if told and self._off.wait(min(_POLL_S, self._settings.startup_timeout_s)):
+                    raise BackendError("waiting for vLLM servers was called off")
+        finally:
+            self.waiting = False
+
+    def _look(self, clients: Iterable[VllmClient], *, before: bool) -> dict[VllmClient, _State]:
+        """Look at all of them at once, in threads: nothing here keeps Ctrl-C waiting."""
+        found: SimpleQueue[tuple[VllmClient, _State]] = SimpleQueue()
+
+        def look(client: VllmClient) -> None:
+            found.put((client, self._state(client, before=before)))
+
+        left = set(clients)
+        for client in left:
+            threading.Thread(target=look, args=(client,), daemon=True).start()
+        states: dict[VllmClient, _State] = {}
+        while len(states) < len(left) and not self._off.is_set():
+            with suppress(Empty):
+                client, state = found.get(timeout=_NOTICE_S)
+                states[client] = state
+        return states
+
+    def _state(self, client: VllmClient, *, before: bool) -> _State:
+        """Return why a server is not ready, None if it is, or the error that waiting cannot mend.
+
+        before: it was ready once, so that there is a server of that name.
+        """
+        path = "/health"
+        try:
+            client.check_health(timeout_s=_LOOK_S)
+            path = "/v1/models"
+            self._served[client] = client.served(timeout_s=_LOOK_S).model
+        except ServerSlow as error:
+            return str(error)
+        except ServerGone as error:
+            return (
+                str(error) if error.may_pass or before else BackendError(f"{client}: {error}{_FIX}")
+            )
+        except ServerSaysNo as error:
+            said = f"GET {path}: {error}"
+            return (
+                said
+                if error.may_pass
+                else BackendError(f"{client}: {said}{self._fix(client, error)}")
+            )
+        except BackendError as error:
+            return error
+        return None
+
+    def _fix(self, client: VllmClient, error: ServerSaysNo) -> str:
+        """Return what to do about an answer that will be the same next time."""
+        if error.status == 401:
+            name, file = self._settings.api_key_env, key_file(client.address.url)
+            if os.environ.get(name):
+                return f"; the key in {name} is not the server's"
+            known = f"the key in {file} is not the server's" if file.exists() else "it wants a key"
+            return f"; {known}: set {name} to the one that it was started with"
+        return _FIX if error.status == 404 else ""
+
+    def _waits_for(self, client: VllmClient, state: str) -> str:
+        return (
+            f"waiting for {client} ({state}) up to {self._settings.startup_timeout_s:g} s "
+            "(rollout.backend.startup_timeout_s)"
+        )
+
+    def _too_late(self, client: VllmClient, *, said: str) -> BackendError:
+        return BackendError(
+            f"{client}: no vLLM server is ready there after "
+            f"{self._settings.startup_timeout_s:g} s ({said}); start it with dgpo serve, or set "
+            "rollout.backend.urls"
+        )
+
+    def _name_another_model(self, client: VllmClient) -> None:
+        """Say it where a server and the run name their models differently; they may be the same."""
+        served = self._served[client]
+        if self._model is not None and _last_name(served) != _last_name(self._model):
+            self._progress.event(
+                f"{client} serves {served}; the model of this run is {self._model}"
+            )
 
     def went_well(self) -> None:
         """Nothing is counted here."""
@@ -77,3 +189,7 @@ class SharedServers:
         """Remove the folder of weights; the servers are not ours to end."""
         if self._folder is not None:
             remove_tree(self._folder)
+
+
+def _last_name(model: str) -> str:
+    return Path(model).name.lower()

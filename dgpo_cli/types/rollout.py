@@ -204,9 +204,16 @@ class Progress(Protocol):
         """Open a phase of `total` units; the returned callable adds finished units."""
         ...
 
+    def event(self, text: str) -> None:
+        """Say something in passing, in a line that stays."""
+        ...
+
 
 class SilentProgress:
     """Listens to nothing."""
 
     def phase(self, name: str, *, total: int, unit: str) -> AbstractContextManager[Advance]:
         return nullcontext(lambda amount: None)
+
+    def event(self, text: str) -> None:
+        """Say nothing."""

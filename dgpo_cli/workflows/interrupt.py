@@ -18,8 +18,13 @@ class Interrupt:
     Outside the main thread, where Python delivers no signals, it does nothing.
     """
 
-    def __init__(self, on_event: Callable[[str], None]) -> None:
+    def __init__(
+        self, on_event: Callable[[str], None], *, waits: Callable[[], bool] = lambda: False
+    ) -> None:
+        """waits: whether the run waits for something else to start: then the first signal ends it
+        at once, for no step may ever end."""
         self._on_event = on_event
+        self._waits = waits
         self._caught: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -51,7 +56,7 @@ class Interrupt:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self.requested
         self._caught = number
-        if again:
+        if again or self._waits():
             self.end()
         # A signal can arrive in the middle of a write to the same stream: then it is not told.
         with contextlib.suppress(RuntimeError):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo_cli.algo.health import CreditHealth
+from dgpo_cli.backends.base import RemoteSampler
 from dgpo_cli.config.changes import Difference
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
@@ -132,7 +133,7 @@ def run(
             loop.pipeline,
             loop.grader,
             evaluations or nullcontext(),
-            Interrupt(on_event) as interrupt,
+            Interrupt(on_event, waits=loop.waits) as interrupt,
             tracking.at(loop.step),
         ):
             loop.run(
@@ -188,7 +189,7 @@ class _Loop:
             checkpoint=checkpoint,
         )
         optim = settings.optim
-        sampler = make_sampler(settings, policy=policy)
+        sampler = self.sampler = make_sampler(settings, policy=policy)
         self.engine = Engine(
             settings,
             policy=policy,
@@ -257,6 +258,10 @@ class _Loop:
         with atomic_text(self.folder.settings_file) as file:
             file.write(dump_toml(resolved))
         self.engine.policy.tokenizer.save_pretrained(str(self.folder.tokenizer_dir))
+
+    def waits(self) -> bool:
+        """Whether the sampler waits for its servers to start."""
+        return isinstance(self.sampler, RemoteSampler) and self.sampler.waiting
 
     def run(
         self,

@@ -34,7 +34,7 @@ def make_vllm_sampler(
             sleeps=sleeps,
         )
     else:
-        fleet = SharedServers(backend)
+        fleet = SharedServers(backend, model=model_location(settings.model.path))
     roughest = roughest_dtype(settings)
     limits = Limits(
         # More than max_num_seqs at once would wait in the engine; seeded ones even end it on a CPU.

@@ -72,6 +72,10 @@ class TwinSampler:
         finally:
             self._busy.release()
 
+    @property
+    def waiting(self) -> bool:
+        return False
+
     def cancel(self) -> None:
         self.cancelled.set()
 
