@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -50,12 +50,20 @@ def check_answers(prompts: Sequence[Prompt], *, reward: RewardSettings) -> None:
 
 
 class Grader:
-    """Turns completions into verdicts; a context manager. Workers start with the first grade."""
+    """Turns completions into verdicts; a context manager. Workers start with the first grade.
 
-    def __init__(self, settings: RewardSettings) -> None:
+    on_note: told once, when fewer workers run than `settings` ask for.
+    """
+
+    def __init__(
+        self, settings: RewardSettings, *, on_note: Callable[[str], None] = lambda note: None
+    ) -> None:
         self._settings = settings
         self._pool = WorkerPool(
-            settings.check(), workers=settings.workers, timeout_s=settings.timeout_s
+            settings.check(),
+            workers=settings.workers,
+            timeout_s=settings.timeout_s,
+            on_note=on_note,
         )
 
     def start(self) -> None:

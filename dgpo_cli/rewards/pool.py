@@ -1,7 +1,9 @@
 """Checks answers in killable worker processes, each task under its own hard deadline.
 
-Workers start on first use, are reused, and are replaced when they hang or die. Results come in
-the order of the tasks. Not multiprocessing: a fork would copy torch's threads and CUDA's state.
+Workers start on first use, are reused, and are replaced when they hang or die. Where one does not
+start, the others go on without it and it is tried again later, less and less often; the run ends
+only when none starts. Results come in the order of the tasks. Not multiprocessing: a fork would
+copy torch's threads and CUDA's state.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from dgpo_cli.errors import DgpoError
-from dgpo_cli.rewards.process import WorkerProcess
+from dgpo_cli.rewards.process import START_TIMEOUT_S, WorkerProcess
 from dgpo_cli.rewards.protocol import Check, CheckResult, Task
 
 if TYPE_CHECKING:
@@ -25,7 +27,13 @@ if TYPE_CHECKING:
 
 DEFAULT_MEMORY_BYTES = 1 << 30
 MAX_CHUNK_CHARS = 1 << 20
-MAX_FAILED_STARTS = 3
+MAX_FAILED_STARTS = 6  # in a row, with no worker left
+FIRST_PAUSE_S = 0.1  # after a failed start; doubled by each further one
+MAX_PAUSE_S = 30.0
+_START_FIX = (
+    "lower reward.workers, or raise the limits of processes and memory (ulimit -u, ulimit -v); "
+    "dgpo doctor shows them"
+)
 CHUNKS_PER_WORKER = 4  # so that the slowest chunk does not decide when all are done
 
 
@@ -65,6 +73,7 @@ class WorkerPool:
 
     timeout_s: hard deadline of a task. Its worker is then killed and the result is `timeout`.
     memory_bytes: address space of a worker. A task that asks for more ends as `crash`.
+    on_note: told once, when fewer workers run than were asked for.
     """
 
     def __init__(
@@ -74,13 +83,17 @@ class WorkerPool:
         workers: int,
         timeout_s: float,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        on_note: Callable[[str], None] = lambda note: None,
     ) -> None:
         self._check = check
         self._size = workers
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._workers: list[WorkerProcess] = []
-        self._failed_starts = 0
+        self._on_note = on_note
+        self._noted = False
+        self._failed_starts = 0  # since a worker last did something
+        self._start_at = 0.0  # no worker is started before; monotonic
         self._lock = threading.Lock()
         self._closed = False
         self._finalizer = weakref.finalize(self, _kill_all, self._workers, os.getpid())
@@ -93,8 +106,8 @@ class WorkerPool:
     def start(self) -> None:
         """Start the workers without waiting for them, so that the first `run` finds them ready."""
         with self._lock:
-            while not self._closed and len(self._workers) < self._size:
-                self._workers.append(WorkerProcess(self._check, memory_bytes=self._memory_bytes))
+            if not self._closed:
+                self._start(self._size - len(self._workers))
 
     def run(
         self, tasks: Sequence[Task], *, on_done: Callable[[int], None] | None = None
@@ -147,8 +160,41 @@ class WorkerPool:
     def _start_missing(self, job: _Job) -> None:
         chunks = -(-len(job.waiting) // job.chunk_tasks)
         free = sum(1 for worker in self._workers if not worker.tasks)
-        for _ in range(min(self._size - len(self._workers), chunks - free)):
-            self._workers.append(WorkerProcess(self._check, memory_bytes=self._memory_bytes))
+        self._start(min(self._size - len(self._workers), chunks - free))
+
+    def _start(self, count: int) -> None:
+        """Start `count` workers, unless the last start failed just now."""
+        for _ in range(count):
+            if time.monotonic() < self._start_at:
+                return
+            try:
+                worker = WorkerProcess(self._check, memory_bytes=self._memory_bytes)
+            except OSError as error:  # no process, no memory or no descriptor is left
+                self._fail(str(error))
+            else:
+                self._workers.append(worker)
+
+    def _fail(self, reason: str) -> None:
+        """Take note that a worker did not start.
+
+        Raises:
+            DgpoError: it was the last of several, and no other one runs.
+        """
+        pause_s = min(FIRST_PAUSE_S * 2**self._failed_starts, MAX_PAUSE_S)
+        self._failed_starts += 1
+        self._start_at = time.monotonic() + pause_s
+        running = sum(worker.ready for worker in self._workers)
+        if running and not self._noted:
+            self._noted = True
+            self._on_note(
+                f"{running} of {self._size} workers check answers, another does not start "
+                f"({reason}); {_START_FIX}"
+            )
+        if not self._workers and self._failed_starts >= MAX_FAILED_STARTS:
+            raise DgpoError(
+                f"answer checker {self._check.target}: no worker process starts, the last of "
+                f"{self._failed_starts} tries ended with: {reason}; {_START_FIX}"
+            )
 
     def _assign(self, job: _Job) -> None:
         for worker in self._workers:
@@ -159,6 +205,9 @@ class WorkerPool:
 
     def _wait(self, job: _Job) -> None:
         """Sleep until a worker speaks, takes input, ends or is late, and act on it."""
+        if not self._workers:
+            time.sleep(max(0.0, self._start_at - time.monotonic()))
+            return
         poll = select.poll()
         for worker in self._workers:
             poll.register(worker.output_fd, select.POLLIN)
@@ -184,33 +233,36 @@ class WorkerPool:
     def _receive(self, worker: WorkerProcess, message: Any, job: _Job) -> None:
         if worker.ready:
             outcome, extracted = message
+            self._failed_starts = 0
             job.finish(worker.tasks.popleft(), (outcome, extracted))
             worker.deadline = time.monotonic() + self._timeout_s if worker.tasks else None
         elif "error" in message:
-            raise DgpoError(f"answer checker {self._check.target}: {message['error']}")
+            worker.start_error = message["error"]
+            worker.ended = True
         else:
             worker.ready = True
             worker.deadline = None
-            self._failed_starts = 0
 
     def _lose(self, worker: WorkerProcess, job: _Job, *, outcome: Outcome) -> None:
         """Remove a worker that died or hangs: its current task is judged so, the others wait."""
-        never_sent = worker.unsent
+        never_sent = worker.unsent and outcome == "crash"
         exit_code = self._remove(worker)
-        if not worker.ready:
-            self._failed_starts += 1
-            if self._failed_starts >= MAX_FAILED_STARTS:
-                raise DgpoError(
-                    f"answer checker {self._check.target}: its worker process does not start "
-                    f"({outcome}, exit code {exit_code})"
-                )
-        elif worker.tasks and not (never_sent and outcome == "crash"):
+        if worker.ready and worker.tasks and not never_sent:
             job.finish(worker.tasks.popleft(), (outcome, None))
         job.waiting.extendleft(reversed(worker.tasks))
+        if not worker.ready or never_sent:
+            late = f"not ready after {START_TIMEOUT_S:g} s" if outcome == "timeout" else ""
+            self._fail(late or worker.start_error or _ending(exit_code))
 
     def _remove(self, worker: WorkerProcess) -> int:
         self._workers.remove(worker)
         return worker.kill()
+
+
+def _ending(exit_code: int) -> str:
+    if exit_code < 0:
+        return f"ended by signal {-exit_code}"
+    return f"exit code {exit_code}"
 
 
 def _kill_all(workers: list[WorkerProcess], owner: int) -> None:

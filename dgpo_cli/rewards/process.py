@@ -14,6 +14,7 @@ from typing import Any
 from dgpo_cli.rewards.protocol import Check, Task, encode, take_frames
 
 START_TIMEOUT_S = 120.0  # covers the import of sympy on a busy machine
+MAX_ERROR_CHARS = 300
 READ_BYTES = 1 << 16
 # One thread a worker: they are as many as the user asked for, and memory is limited.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -29,7 +30,7 @@ class WorkerProcess:
                 _command(read_end, memory_bytes),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 bufsize=0,
                 env=_environment(),
                 pass_fds=(read_end,),
@@ -49,6 +50,7 @@ class WorkerProcess:
         self._outbox = memoryview(b"")
         self.ready = False
         self.ended = False
+        self.start_error = ""  # why it did not start, where it said so
         self.tasks: deque[int] = deque()
         self.deadline: float | None = time.monotonic() + START_TIMEOUT_S
         self._send({"target": check.target, "options": check.options})
@@ -108,7 +110,17 @@ class WorkerProcess:
             assert self._process.stdin is not None and self._process.stdout is not None
             self._process.stdin.close()
             self._process.stdout.close()
+            self._read_errors()
         return self._process.wait()
+
+    def _read_errors(self) -> None:
+        """Take the last line that Python printed before the worker took its pipes over."""
+        assert self._process.stderr is not None
+        with self._process.stderr as errors:
+            if not self.ready and not self.start_error:
+                os.set_blocking(errors.fileno(), False)
+                lines = (errors.read(READ_BYTES) or b"").decode(errors="replace").splitlines()
+                self.start_error = lines[-1].strip()[:MAX_ERROR_CHARS] if lines else ""
 
 
 def _command(lifeline: int, memory_bytes: int) -> list[str]:

@@ -88,7 +88,7 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
     try:
         check = load(setup["target"])
     except Exception as error:
-        outgoing.write(encode({"error": f"{type(error).__name__}: {error}"}))
+        outgoing.write(encode({"error": f"{type(error).__name__}: {error}".rstrip(": ")}))
         return
     outgoing.write(encode({"ready": True}))
     while (tasks := read_message(incoming)) is not None:

@@ -127,10 +127,18 @@ class Collector:
         self.position, self.carried = position, ()
 
     def draw(self, number: int) -> Collected:
-        """Draw the groups of step `number` (from 1); the position moves by every prompt drawn."""
-        if self._engine.settings.rollout.dynamic_sampling:
-            return self._dynamic(number)
-        groups = self._round(number, drawn=0)
+        """Draw the groups of step `number` (from 1); the position moves by every prompt drawn.
+
+        Where that fails, it is as if nothing had been drawn.
+        """
+        before = self.position
+        try:
+            if self._engine.settings.rollout.dynamic_sampling:
+                return self._dynamic(number)
+            groups = self._round(number, drawn=0)
+        except BaseException:
+            self.position = before
+            raise
         return Collected(groups=groups, old_logprobs=[], sampled=groups, metrics={})
 
     def _round(self, number: int, *, drawn: int) -> list[ScoredGroup]:

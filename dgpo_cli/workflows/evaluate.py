@@ -66,7 +66,7 @@ def run(
     benchmark = load(resolved, request=request, progress=progress)
     for note in benchmark.notes:
         on_event(note)
-    with Grader(settings.reward) as grader:
+    with Grader(settings.reward, on_note=on_event) as grader:
         engine = sampling_engine(
             resolved,
             adapter=request.adapter,

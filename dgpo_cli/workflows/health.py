@@ -129,6 +129,7 @@ def facts_of(settings: Settings) -> Facts:
         extract=settings.reward.extract,
         template=prompts.template,
         timeout_s=settings.reward.timeout_s,
+        workers=settings.reward.workers,
         lr=optim.lr,
         warmup_steps=optim.warmup_steps,
         total_steps=settings.train.steps,

@@ -50,7 +50,7 @@ def run(
     settings = resolved.settings
     prompts = read_source(resolved, source=source, on_event=on_event)[:limit]
     check_answers(prompts, reward=settings.reward)
-    with Grader(settings.reward) as grader:
+    with Grader(settings.reward, on_note=on_event) as grader:
         engine = sampling_engine(
             resolved, adapter=adapter, grader=grader, progress=progress, on_event=on_event
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from dgpo_cli.config.changes import Difference
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.engine import Engine
-from dgpo_cli.errors import NonFiniteError
+from dgpo_cli.errors import CheckpointError, DgpoError, NonFiniteError
 from dgpo_cli.models.checkpoint import (
     atomic_text,
     load_state,
@@ -180,7 +180,7 @@ class _Loop:
         self.on_event, self.on_glimpse = on_event, on_glimpse
         set_threads(settings.train.threads)
         seed_everything(settings.seed)
-        self.grader = Grader(settings.reward)
+        self.grader = Grader(settings.reward, on_note=on_event)
         policy = load_policy(
             settings.model,
             adapter=settings.adapter,
@@ -284,8 +284,6 @@ class _Loop:
             metrics |= self.engine.take_times()
             seconds = metrics["time/step_s"] = time.perf_counter() - started
             metrics["throughput/tokens_per_s"] = metrics["completion/tokens"] / seconds
-            self.step += 1
-            self.trained += 1
             self.folder.write_metrics(self.step, metrics)
             on_step(self.step, metrics)
             for note in self.watch.add(self.step, metrics).notes:
@@ -309,7 +307,8 @@ class _Loop:
         """Evaluate the weights if it is time to. An interrupt ends the run between two batches."""
         if evaluations is None or not evaluations.due(self.step):
             return
-        evaluations.run(self.engine, step=self.step, should_stop=lambda: interrupt.requested)
+        with self._keeping_what_is_trained():
+            evaluations.run(self.engine, step=self.step, should_stop=lambda: interrupt.requested)
         if interrupt.requested:
             if self.step > 0:
                 self._checkpoint()
@@ -320,7 +319,8 @@ class _Loop:
 
     def _one_step(self) -> StepMetrics:
         engine, number = self.engine, self.step + 1
-        found = self.pipeline.begin(number)
+        with self._keeping_what_is_trained():
+            found = self.pipeline.begin(number)
         scored = found.groups
         self.on_glimpse(glimpse(number, found.sampled))
         every = self.settings.train.rollouts_every
@@ -339,7 +339,33 @@ class _Loop:
             self.bad_streak = 0
         if kept:
             self._write_rollouts(self.folder.rollout_file(number), scored, batch)
-        return metrics | self.pipeline.end()
+        self.step += 1
+        self.trained += 1
+        with self._keeping_what_is_trained(metrics):
+            return metrics | self.pipeline.end()
+
+    @contextmanager
+    def _keeping_what_is_trained(self, metrics: StepMetrics | None = None) -> Iterator[None]:
+        """Write a checkpoint of the last step before a failure inside ends the run.
+
+        What fails is sampling, scoring or handing over weights: the policy's are whole.
+
+        metrics: of the last step, where they are not written down yet.
+        """
+        try:
+            yield
+        except DgpoError:
+            if metrics is not None:
+                self.folder.write_metrics(self.step, metrics)
+            if self.step > 0:
+                try:
+                    self._checkpoint()
+                except CheckpointError as error:  # the first failure is the one to tell
+                    self.on_event(str(error))
+                else:
+                    saved = self.folder.checkpoint_dir(self.step)
+                    self.on_event(f"what is trained so far is in {saved}; the same command goes on")
+            raise
 
     def _write_rollouts(self, path: Path, scored: list[ScoredGroup], batch: Batch) -> None:
         lines = training_lines(

@@ -84,7 +84,7 @@ class RunEvaluations:
         )
         for note in self._benchmark.notes:
             on_event(note)
-        self._grader = Grader(self._resolved.settings.reward)
+        self._grader = Grader(self._resolved.settings.reward, on_note=on_event)
 
     def __enter__(self) -> Self:
         self._grader.__enter__()

@@ -20,6 +20,7 @@ FACTS = Facts(
     extract="boxed",
     template="{problem}",
     timeout_s=5.0,
+    workers=4,
     lr=1e-6,
     warmup_steps=0,
     total_steps=100,
@@ -319,6 +320,19 @@ def test_completions_that_grew_into_the_limit_are_told_apart_from_those_that_nev
     )
     assert never[0].advice.startswith("--set rollout.max_completion_tokens=128:")
     assert grew[0].advice.startswith("--set reward.overlong.buffer_tokens=12:")
+
+
+def test_verdicts_that_mostly_run_out_of_time_are_told_after_two_steps_with_their_cost() -> None:
+    """192 of 256 completions, 5 s each, 4 workers: 240 s of every step."""
+    late = {"outcome__timeout": 0.75, "outcome__wrong": 0.25, "outcome__correct": 0.0}
+    assert keys(run(1, **late)) == []
+    (found,) = diagnose(run(2, **late), facts=FACTS)
+    assert found.key == "verifier_timeout"
+    assert "the check of 75 % of the completions ran into reward.timeout_s=5" in found.evidence
+    assert "192 of 256 a step, which takes about 240 s of it" in found.evidence
+    assert "reward.workers=4" in found.evidence
+    assert keys(run(20) + run(2, first=21, **late)) == ["verifier_timeout"]
+    assert keys(run(20) + run(1, first=21, **late)) == []
 
 
 def test_crashes_are_not_mended_with_time() -> None:

@@ -12,6 +12,7 @@ MOST = 0.5
 NEARLY_ALL = 0.9
 # Unjudged completions count as wrong without being it. What one busy moment loses is less.
 UNJUDGED = 0.05
+SOON = 2  # steps that are enough where MOST completions are not judged
 LONGEST_TEMPLATE = 60  # characters; a longer one is not repeated in an advice of one line
 MAX_TIMEOUT_S = 600.0  # that reward.timeout_s takes
 
@@ -82,34 +83,61 @@ def _readable(facts: Facts, example: Unread | None) -> str:
 
 
 def verifier_timeout(history: History, facts: Facts) -> Diagnosis | None:
-    """The answer checker does not get done, or dies, often enough to move the reward."""
-    late, died = history.share("outcome/timeout"), history.share("outcome/crash")
-    steps = sum(
-        a > 0 or b > 0
-        for a, b in zip(
-            history.known("outcome/timeout"), history.known("outcome/crash"), strict=False
-        )
-    )
-    if not history.has_window or not late + died >= UNJUDGED or steps <= history.width / 2:
+    """The answer checker does not get done, or dies, often enough to move the reward.
+
+    Where that is so for most completions, two steps show it.
+    """
+    width = history.width if _some_are_unjudged(history) else SOON
+    if width == SOON and not _most_are_unjudged(history):
         return None
-    patience = min(4 * facts.timeout_s, MAX_TIMEOUT_S)
-    advice = (
-        f"--set reward.timeout_s={patience:g}: give it more time; if that changes "
-        "nothing, look at those completions in the rollouts (outcome timeout)"
-    )
-    if died > late:
-        advice = (
-            "look at those completions in the rollouts (outcome crash): a worker that asks for too "
-            "much memory is ended; --set reward.kind=integer needs least, if the answers are "
-            "integers"
-        )
+    late, died = history.mean("outcome/timeout", width), history.mean("outcome/crash", width)
+    completions = history.groups(history.last[-width:]) / width * facts.group_size
     return Diagnosis(
         key="verifier_timeout",
         step=history.step,
         headline="Answers are not judged and count as wrong",
-        evidence=f"in {history.span} the check of {percent(late)} of the completions ran into "
-        f"reward.timeout_s={facts.timeout_s:g}, that of {percent(died)} crashed",
-        advice=advice,
+        evidence=f"in {history.last_steps(width)} the check of {percent(late)} of the completions "
+        f"ran into reward.timeout_s={facts.timeout_s:g}, that of {percent(died)} crashed"
+        + _cost(late * completions, of=completions, facts=facts),
+        advice=_judged(facts, late=late, died=died),
+    )
+
+
+def _some_are_unjudged(history: History) -> bool:
+    found = history.known("outcome/timeout"), history.known("outcome/crash")
+    steps = sum(a > 0 or b > 0 for a, b in zip(*found, strict=False))
+    share = history.share("outcome/timeout") + history.share("outcome/crash")
+    return history.has_window and share >= UNJUDGED and steps > history.width / 2
+
+
+def _most_are_unjudged(history: History) -> bool:
+    found = (history.known(f"outcome/{name}", width=SOON) for name in ("timeout", "crash"))
+    shares = [a + b for a, b in zip(*found, strict=False)]
+    return len(shares) == SOON and min(shares) > MOST
+
+
+def _cost(late: float, *, of: float, facts: Facts) -> str:
+    """What the verdicts that ran into the deadline cost of each step."""
+    if late < 1:
+        return ""
+    seconds = late * facts.timeout_s / facts.workers
+    return (
+        f"; {late:,.0f} of {of:,.0f} a step, which takes about {seconds:,.0f} s of it with "
+        f"reward.workers={facts.workers}"
+    )
+
+
+def _judged(facts: Facts, *, late: float, died: float) -> str:
+    if died > late:
+        return (
+            "look at those completions in the rollouts (outcome crash): a worker that asks for too "
+            "much memory is ended; --set reward.kind=integer needs least, if the answers are "
+            "integers"
+        )
+    patience = min(4 * facts.timeout_s, MAX_TIMEOUT_S)
+    return (
+        f"--set reward.timeout_s={patience:g}: give it more time; if that changes "
+        "nothing, look at those completions in the rollouts (outcome timeout)"
     )
 
 

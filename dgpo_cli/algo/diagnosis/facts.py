@@ -24,6 +24,7 @@ class Facts:
     extract: str
     template: str
     timeout_s: float
+    workers: int
     lr: float
     warmup_steps: int
     total_steps: int

@@ -81,6 +81,10 @@ class History:
         """Return a share over the groups or completions of the window; NaN where unknown."""
         return self._share(self.last[-self.width :], name)
 
+    def mean(self, name: str, width: int) -> float:
+        """Return a share over the groups or completions of the last `width` lines."""
+        return self._share(self.last[-width:], name)
+
     def likely(self, name: str) -> Interval:
         """Return where the share lies with 95 %, counted by groups.
 
