@@ -16,11 +16,12 @@ from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import change_of, flatten, known_leaves
 from dgpo_cli.schema import Change
+from dgpo_cli.types import SettingChange
 
+TAGS = ("kind", "rule")  # what says which variant a section is
 _LONGEST = 64  # characters that a run's name may add to its recipe's
 _LONGEST_VALUE = 24  # of one value in them
 _NO_NAMES = ("", "none", "auto", "off", "on")  # say nothing without their setting
-_TAGS = ("kind", "rule")  # say nothing without their section
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,12 @@ def value_text(value: Any) -> str:
     return "unset" if value is None else shown(value)
 
 
+def change_text(change: SettingChange) -> str:
+    """Say in one line what a run changed on its way."""
+    values = f"{value_text(change.old)} -> {value_text(change.new)}"
+    return f"{change.setting} {values} after step {change.step}"
+
+
 def run_name(name: str, *, recipe: Resolved, resolved: Resolved) -> str:
     """Return `name` with what a run learns otherwise than `recipe` does: tiny-uniform.
 
@@ -123,7 +130,7 @@ def _part(difference: Difference) -> str:
         text = re.sub(r"e([+-])0+(?=\d)", r"e\1", shown(value))
         return f"{leaf}-{_plain(text)}" if leaf[-1].isdigit() else f"{leaf}{_plain(text)}"
     if value in _NO_NAMES:
-        return f"{outer if leaf in _TAGS else leaf}-{value}"
+        return f"{outer if leaf in TAGS else leaf}-{value}"
     last = value.rstrip("/").rpartition("/")[2]  # of a path or an id
     if len(last) > _LONGEST_VALUE or last != _plain(last):
         return f"{leaf}-{_hash(value)}"

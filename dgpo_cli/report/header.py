@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
+from dgpo_cli.config.changes import change_text
 from dgpo_cli.report.measure import added
 from dgpo_cli.report.numbers import UNKNOWN, known
 from dgpo_cli.report.page import Page, title_line
@@ -55,6 +56,8 @@ def question(
     yield page.field("model", shown(inspection.model))
     yield page.field("reference", shown(inspection.reference))
     yield page.field("credit rule", rule_name(inspection, tau=tau, glyphs=page.glyphs))
+    for change in inspection.changes:
+        yield page.field("changed", shown(change_text(change)), style="yellow")
 
 
 def outcome(completion: InspectedCompletion, *, glyphs: Glyphs) -> str:

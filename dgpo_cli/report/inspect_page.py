@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from string import Template
 from typing import Any
 
+from dgpo_cli.config.changes import change_text
 from dgpo_cli.report.document import asset, document, escaped, template, theme_button
 from dgpo_cli.report.header import fraction, in_words, outcome, rule_name
 from dgpo_cli.report.numbers import UNKNOWN, counted, known
@@ -184,6 +185,10 @@ def _body(page: Chosen, *, inspection: Inspection) -> str:
         "model": escaped(inspection.model),
         "reference": escaped(inspection.reference),
         "rule": escaped(rule_name(inspection, tau=first.tau, glyphs=UNICODE)),
+        "changed": "".join(
+            f'<dt>changed</dt><dd class="warn">{escaped(change_text(each))}</dd>'
+            for each in inspection.changes
+        ),
         "whats": _select_options(_WHATS),
         "ranges": _select_options(_RANGES),
         "text": tokens_html(first, inspection=inspection),

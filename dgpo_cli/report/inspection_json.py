@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from dgpo_cli.report.header import share_of_top
@@ -70,6 +71,7 @@ def _head(inspection: Inspection) -> dict[str, Any]:
         "kappa": jsonable(inspection.kappa),
         "parameters": jsonable(dict(inspection.parameters)),
         "vocab_size": inspection.vocab_size,
+        "changes": [asdict(each) for each in inspection.changes],
         "detail": _detail(inspection.detail),
     }
 

@@ -15,6 +15,7 @@ from dgpo_cli.types.inspection import (
     InspectedCompletion,
     InspectedToken,
     Inspection,
+    SettingChange,
     StoredCredit,
     TokenDetail,
 )
@@ -42,7 +43,6 @@ from dgpo_cli.types.run import (
     Finding,
     Glimpse,
     RunRecord,
-    SettingChange,
     Shown,
     StoredCheckpoint,
     StoredSamples,

@@ -10,6 +10,19 @@ from dgpo_cli.types.rollout import FinishReason, Outcome
 
 
 @dataclass(frozen=True, slots=True)
+class SettingChange:
+    """A setting that a run changed on its way. step: steps that were finished by then.
+
+    old, new: as JSON holds them; None: unset, or the rule or kind of that time has none.
+    """
+
+    step: int
+    setting: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True, slots=True)
 class InspectedToken:
     """One completion token with the numbers behind its credit; entropy and logprob in nats.
 
@@ -108,6 +121,7 @@ class Inspection:
     source: the file, or what else, the completions are from.
     computed: whether the statistics were computed now, and not by training.
     detail: of one token of the one completion.
+    changes: what the run had changed on its way before it trained on these completions.
     """
 
     model: str
@@ -121,3 +135,4 @@ class Inspection:
     computed: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict)
     detail: TokenDetail | None = None
+    changes: tuple[SettingChange, ...] = ()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dgpo_cli.types.inspection import Inspection
+from dgpo_cli.types.inspection import Inspection, SettingChange
 from dgpo_cli.types.rollout import Outcome
 
 
@@ -77,19 +77,6 @@ class StoredSetting:
     value: str
     source: str
     default: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class SettingChange:
-    """A setting that a run changed on its way. step: steps that were finished by then.
-
-    old, new: as JSON holds them; None: unset, or the rule or kind of that time has none.
-    """
-
-    step: int
-    setting: str
-    old: Any
-    new: Any
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli import __version__
+from dgpo_cli.config.changes import change_text
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.protocols import SETTINGS, Protocol
 from dgpo_cli.config.settings import Settings
@@ -25,6 +26,7 @@ from dgpo_cli.prompts.benchmarks import Benchmark
 from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.settings import IntegerReward
 from dgpo_cli.types import Card, Prompt
+from dgpo_cli.workflows.history import changes_behind
 
 if TYPE_CHECKING:
     from dgpo_cli.models.policy import Policy
@@ -163,7 +165,9 @@ def _subject(
     # The hub's cache keeps each snapshot under its commit.
     on_hub = folder.parent.name == "snapshots"
     own = adapter is not None and (adapter / "tokenizer_config.json").exists()
+    behind = changes_behind(adapter or Path(model.path))
     return {
+        **({"changed": list(map(change_text, behind))} if behind else {}),
         "model": model.path,
         "revision": folder.name if on_hub else model.revision,
         "weights": weights_fingerprint(folder),

@@ -12,8 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.config.changes import Difference, moves_learning, value_text, written
-from dgpo_cli.config.load import Resolved
+from dgpo_cli.config.changes import TAGS, Difference, moves_learning, written
+from dgpo_cli.config.layers import Layer
+from dgpo_cli.config.load import Resolved, layered
+from dgpo_cli.config.tree import nest
 from dgpo_cli.models.checkpoint import atomic_text
 from dgpo_cli.types import SettingChange
 from dgpo_cli.workflows.run_folder import step_of
@@ -55,21 +57,24 @@ def changes_behind(path: Path) -> tuple[SettingChange, ...]:
     return tuple(each for each in read_changes(path.parent.parent) if each.step < step)
 
 
-def change_text(change: SettingChange) -> str:
-    """Say a change in one line."""
-    values = f"{value_text(change.old)} -> {value_text(change.new)}"
-    return f"{change.setting} {values} after step {change.step}"
+def resolved_until(step: int, resolved: Resolved, *, changes: Sequence[SettingChange]) -> Resolved:
+    """Return the settings that the first `step` steps ended with; `resolved`: the newest.
 
-
-def settings_until(
-    step: int, settings: Mapping[str, Any], *, changes: Sequence[SettingChange]
-) -> dict[str, Any]:
-    """Return the dotted settings that the first `step` steps ended with."""
-    found = dict(settings)
-    for each in reversed(changes):
-        if each.step >= step:
-            found[each.setting] = each.old
+    Raises:
+        ConfigError: what was changed is no setting of this version.
+    """
+    found = resolved
+    for at in sorted({each.step for each in changes if each.step >= step}, reverse=True):
+        old = {each.setting: each.old for each in changes if each.step == at}
+        tree = {key: value for key, value in old.items() if not _goes_with_its_variant(key, old)}
+        found = layered(found, Layer(FILE, nest(tree)))
     return found
+
+
+def _goes_with_its_variant(key: str, old: Mapping[str, Any]) -> bool:
+    """Whether a setting was not there because its section was another variant then."""
+    section = key.rpartition(".")[0]
+    return old[key] is None and any(f"{section}.{tag}" in old for tag in TAGS)
 
 
 def record_changes(

@@ -12,6 +12,7 @@ from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.types import InspectedCompletion, Inspection, Progress
 from dgpo_cli.workflows.fresh_stats import fresh_stats, load_models
+from dgpo_cli.workflows.history import changes_behind
 from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
 from dgpo_cli.workflows.pairing import pair_of
 from dgpo_cli.workflows.rollout_file import Entry, RolloutFile, open_rollouts, typed_rollout
@@ -241,6 +242,7 @@ def _inspection(
         vocab_size=statistics[0].vocab_size,
         completions=tuple(_shown(found, rules=rules, texts=texts) for found in statistics),
         source=source,
+        changes=changes_behind(Path(source)),
         computed=not statistics[0].stored,
         parameters=parameters_of(rule),
     )

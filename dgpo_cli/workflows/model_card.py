@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from dgpo_cli import __version__
+from dgpo_cli.types import SettingChange
 
 _CURVE_ROWS = 11
 _ENDS = 5  # steps that the first and last mean are over
@@ -27,7 +28,8 @@ _LEFT_OUT = ("url", "urls", "api_key", "password", "secret", "host")
 class CardFacts:
     """What a card is made from.
 
-    base: hub id of the base model, or the name of a local folder. settings: dotted leaf to value.
+    base: hub id of the base model, or the name of a local folder. settings: dotted leaf to value,
+    at the step that is pushed. changes: what was otherwise before.
     metrics: the lines of metrics.jsonl up to the step that is pushed.
     """
 
@@ -38,6 +40,7 @@ class CardFacts:
     is_adapter: bool
     step: int
     settings: Mapping[str, Any]
+    changes: Sequence[SettingChange]
     metrics: Sequence[Mapping[str, float | None]]
 
 
@@ -50,6 +53,7 @@ def model_card(facts: CardFacts) -> str:
         _usage(facts),
         "## Data\n\n" + _data(facts.settings),
         "## Reward over the run\n\n" + _curve(facts.metrics),
+        *_changes(facts.changes),
         "## Settings\n\n" + _settings(facts.settings),
         f"Made with dgpo {__version__} (DGPO: arXiv 2605.03327).",
     ]
@@ -75,8 +79,13 @@ def _summary(facts: CardFacts) -> str:
         f"{what} {_code(facts.base)}{where}{revision}, trained for {facts.step} steps with "
         f"credit rule {_code(settings['credit.rule'])} and loss aggregation "
         f"{_code(settings['loss.aggregation'])}: {settings['rollout.prompts_per_step']} prompts of "
-        f"{settings['rollout.group_size']} completions a step."
+        f"{settings['rollout.group_size']} completions a step{_until(facts.changes)}."
     )
+
+
+def _until(changes: Sequence[SettingChange]) -> str:
+    steps = sorted({each.step for each in changes})
+    return f" (other settings until step {steps[-1]}, see below)" if steps else ""
 
 
 def _usage(facts: CardFacts) -> str:
@@ -135,6 +144,18 @@ def _settings(settings: Mapping[str, Any]) -> str:
             continue
         rows.append(f"| {_code(key)} | {_code(value)} |")
     return "\n".join(rows)
+
+
+def _changes(changes: Sequence[SettingChange]) -> Iterator[str]:
+    """Say what the run changed on its way; nothing where it changed nothing."""
+    if not changes:
+        return
+    rows = ["| after step | setting | until then | from then on |", "| ---: | --- | --- | --- |"]
+    for each in changes:
+        values = (_code("unset" if value is None else value) for value in (each.old, each.new))
+        rows.append(f"| {each.step} | {_code(each.setting)} | {' | '.join(values)} |")
+    text = "This run is of more than one method: it went on under other settings on its way."
+    yield f"## Changed on the way\n\n{text}\n\n" + "\n".join(rows)
 
 
 def _number(value: float | None) -> str:

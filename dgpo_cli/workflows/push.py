@@ -17,6 +17,7 @@ from dgpo_cli.models.digests import OPTIMIZER, STATE, SUMS
 from dgpo_cli.models.settings import EMBEDDED_TINY
 from dgpo_cli.workflows.carried import FILE as CARRIED
 from dgpo_cli.workflows.carried import WAITING_FILE
+from dgpo_cli.workflows.history import read_changes, resolved_until
 from dgpo_cli.workflows.model_card import CardFacts, model_card
 from dgpo_cli.workflows.run_folder import RunFolder, checkpoint_to_load, step_of
 
@@ -167,7 +168,9 @@ def _facts(resolved: Resolved, *, run: Path, checkpoint: Path, folder: Path) -> 
     stored = checkpoint / "adapter_config.json"
     if stored.exists():
         revision = json.loads(stored.read_text(encoding="utf-8")).get("revision") or revision
-    settings: dict[str, Any] = flatten(resolved.settings)
+    changes = read_changes(run)
+    then = resolved_until(step, resolved, changes=changes)
+    settings: dict[str, Any] = flatten(then.settings)
     return CardFacts(
         title=run.resolve().name,
         base=_name_of(model.path),
@@ -176,6 +179,7 @@ def _facts(resolved: Resolved, *, run: Path, checkpoint: Path, folder: Path) -> 
         is_adapter=(folder / "adapter_config.json").exists(),
         step=step,
         settings=settings | {"model.path": _name_of(model.path)},
+        changes=tuple(each for each in changes if each.step < step),
         metrics=[line for line in RunFolder(run).read_metrics() if (line["step"] or 0) <= step],
     )
 

@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self
 
+from dgpo_cli.config.changes import change_text
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.models.checkpoint import atomic_text
 from dgpo_cli.trackers.open import open_tracker
 from dgpo_cli.trackers.protocol import TrackedRun
+from dgpo_cli.workflows.history import read_changes
 
 if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
     from dgpo_cli.trackers.protocol import Tracker
     from dgpo_cli.trackers.settings import TrackerName
-    from dgpo_cli.types import Diagnosis, Evaluation, StepMetrics
+    from dgpo_cli.types import Diagnosis, Evaluation, SettingChange, StepMetrics
     from dgpo_cli.workflows.run_folder import RunFolder
 
 P = ParamSpec("P")
@@ -53,6 +55,7 @@ class Tracking:
         self._open: list[_Open] = []
         self._told: set[str] = set()
         self._step = 0
+        self._changes: tuple[SettingChange, ...] = ()
 
     def at(self, step: int) -> Self:
         """Say how many steps are finished before the trackers are opened."""
@@ -61,6 +64,7 @@ class Tracking:
 
     def __enter__(self) -> Self:
         kept = self._read()
+        self._changes = read_changes(self._folder.path)
         for name in dict.fromkeys(self._settings.to):
             mine = kept.get(name, {})
             run_id = str(mine.get("id") or secrets.token_hex(4))
@@ -73,6 +77,7 @@ class Tracking:
             self._open.append(_Open(name, tracker, run_id, marks))
             self._on_event(f"{name}: {tracker.place}")
         self._write()
+        self._tell_changes()
         return self
 
     def __exit__(
@@ -87,6 +92,13 @@ class Tracking:
             except Exception as found:
                 self._lost(each.name, found, while_="closing")
         self._open = []
+
+    def _tell_changes(self) -> None:
+        """Send what this part of the run does otherwise, at its first step."""
+        text = "\n".join(change_text(each) for each in self._changes if each.step == self._step)
+        if text:
+            kind, step = "settings/changed", self._step + 1
+            self._send(kind, step, _words(step, kind, text))
 
     def step(self, step: int, metrics: StepMetrics) -> None:
         """Send every metric of a finished step."""
@@ -146,7 +158,8 @@ class Tracking:
             config={
                 key: json.loads(_USER.sub("", json.dumps(value)))
                 for key, value in flatten(self._resolved.settings).items()
-            },
+            }
+            | ({"changed": list(map(change_text, self._changes))} if self._changes else {}),
             text=_USER.sub("", dump_toml(self._resolved)),
         )
 

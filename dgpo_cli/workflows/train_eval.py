@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from dgpo_cli.config.changes import change_text
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
@@ -23,6 +24,7 @@ from dgpo_cli.types import Evaluation, Progress
 from dgpo_cli.workflows.card import build_card
 from dgpo_cli.workflows.eval_folder import EvalFolder
 from dgpo_cli.workflows.evaluate import encode_all, fill, load
+from dgpo_cli.workflows.history import changes_behind
 from dgpo_cli.workflows.request import EvalRequest, Save
 from dgpo_cli.workflows.run_folder import RunFolder
 from dgpo_cli.workflows.tally import report_of
@@ -114,6 +116,7 @@ class RunEvaluations:
         """
         settings = self._resolved.settings
         twin = engine.twin(settings, grader=self._grader)
+        behind = changes_behind(self._folder.checkpoint_dir(step))
         card = build_card(
             self._resolved,
             protocol=self._protocol,
@@ -125,6 +128,7 @@ class RunEvaluations:
                 "step": step,
                 "policy_version": engine.policy_version,
                 "sha256": trained_fingerprint(engine.policy),
+                **({"changed": list(map(change_text, behind))} if behind else {}),
             },
         )
         target = EvalFolder(self._folder.eval_dir(step))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from html import escape
 
 import pytest
 
 from dgpo_cli.report.header import SHARPER, share_of_top
 from dgpo_cli.report.heatmap import render
-from dgpo_cli.types import InspectedCompletion
+from dgpo_cli.report.inspect_page import inspect_page
+from dgpo_cli.report.text import visible
+from dgpo_cli.types import InspectedCompletion, SettingChange
 from tests.report.samples import completion, inspection, printed, solution
 
 
@@ -62,3 +65,20 @@ def test_nearly_even_credit_is_said_to_be_and_how_to_look_for_more() -> None:
         head(shown, rule="entropy"),
     ):
         assert SHARPER not in " ".join(other.split())
+
+
+def test_what_a_run_had_changed_before_stands_in_every_view() -> None:
+    changes = (
+        SettingChange(2, "credit.tau", 0.5, 0.02),
+        SettingChange(4, "prompts.system", None, "\x1b[31m<b>"),
+    )
+    told = head(solution(), changes=changes)
+    assert "changed     credit.tau 0.5 -> 0.02 after step 2\n" in told
+    safe = visible("\x1b[31m<b>")
+    assert f"changed     prompts.system unset -> {safe} after step 4\n" in told
+    assert "changed " not in head(solution())
+    page = inspect_page(inspection(solution(), changes=changes))
+    assert '<dt>changed</dt><dd class="warn">credit.tau 0.5 -&gt; 0.02 after step 2</dd>' in page
+    assert "<b>" not in page.partition("changed</dt>")[2].partition("</dl>")[0]
+    assert f"{escape(safe)} after step 4" in page
+    assert "<dt>changed</dt>" not in inspect_page(inspection(solution()))

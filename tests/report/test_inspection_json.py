@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from dgpo_cli.report.inspection_json import chunks, to_json
-from dgpo_cli.types import Alternative, InspectedCompletion, Inspection, StoredCredit, TokenDetail
+from dgpo_cli.types import (
+    Alternative,
+    InspectedCompletion,
+    Inspection,
+    SettingChange,
+    StoredCredit,
+    TokenDetail,
+)
 from tests.report.samples import (
     HOSTILE,
     check_snapshot,
@@ -61,6 +68,7 @@ CASES: dict[str, Inspection] = {
     "hint": inspection(solution(), detail=TokenDetail(position=0, hint="dgpo inspect ...")),
     "unknown": inspection(nothing_known(), tau=None, kappa=None, rule="uniform"),
     "no tokens": inspection(replace(solution(), tokens=())),
+    "changed": inspection(solution(), changes=(SettingChange(2, "seed", None, 0),)),
     "none": inspection(),
 }
 

@@ -11,22 +11,24 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.config.changes import differences
+from dgpo_cli.config.changes import change_text, differences
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import resolve
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.types import SettingChange, SilentProgress
-from dgpo_cli.workflows import train
+from dgpo_cli.workflows import push, report, train
 from dgpo_cli.workflows.carried import read_carried
 from dgpo_cli.workflows.history import (
     FILE,
-    change_text,
     changes_behind,
     read_changes,
     record_changes,
-    settings_until,
+    resolved_until,
 )
 from dgpo_cli.workflows.run_folder import RunFolder
+from tests.workflows.evaluations import Asked, boxed, install, problems
+from tests.workflows.evaluations import run as evaluated
+from tests.workflows.looks import look
 from tests.workflows.test_train import SMALL, numbers, run_tiny
 from tests.workflows.test_train_data import DYNAMIC, file_of, sums
 
@@ -328,12 +330,22 @@ def test_what_came_later_had_no_part_in_a_checkpoint(tmp_path: Path) -> None:
     assert behind == {2: 0, 3: 1, 4: 1, 5: 2}
     assert len(changes_behind(folder.rollout_file(3))) == 1
     assert changes_behind(tmp_path / "data" / "model") == ()
-    known = read_changes(tmp_path)
-    assert settings_until(2, {"optim.lr": 2, "seed": 2}, changes=known) == {
-        "optim.lr": 1,
-        "seed": None,
-    }
-    assert settings_until(4, {"optim.lr": 2, "seed": 2}, changes=known)["optim.lr"] == 2
+
+
+def test_the_settings_of_an_older_step_are_those_of_its_time() -> None:
+    parts = (
+        ["credit.tau=0.02", "optim.lr=1e-5"],
+        ["credit.rule=uniform", "optim.lr=1e-5"],
+        ["credit.target_ess=0.9", "reward.minimum=", "optim.lr=1e-4"],
+    )
+    first, second, third = (resolve(preset="tiny", overrides=part) for part in parts)
+    changes = [
+        SettingChange(step, each.setting, each.old, each.new)
+        for step, old, new in ((4, first, second), (8, second, third))
+        for each in differences(old, new)
+    ]
+    until = {step: resolved_until(step, third, changes=changes).settings for step in (4, 5, 8, 9)}
+    assert until == {4: first.settings, 5: second.settings, 8: second.settings, 9: third.settings}
 
 
 def test_an_interrupted_run_of_two_methods_says_so_to_the_end(tmp_path: Path) -> None:
@@ -356,3 +368,64 @@ def test_an_interrupted_run_of_two_methods_says_so_to_the_end(tmp_path: Path) ->
     assert [line["step"] for line in lines] == [2, 3]
     (change,) = read_changes(out)
     assert (change.step, change.setting, change.new) == (1, "credit.rule", "entropy")
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that turned to another rule and rate after its first step, and was evaluated twice."""
+    place = tmp_path_factory.mktemp("changed")
+    bench = f"eval.bench={problems(place)}"
+    evals = ("train.checkpoint_every=1", "eval.every=1", "eval.k=1", bench)
+    run_tiny(place / "run", *evals, steps=1)
+    other = ("credit.rule=uniform", "optim.lr=1e-5", "train.rollouts_every=1")
+    run_tiny(place / "run", *evals, *other, steps=2, allow_change=True)
+    return place / "run"
+
+
+CHANGED = ["credit.rule dgpo -> uniform after step 1", "optim.lr 0.0002 -> 1e-05 after step 1"]
+
+
+def test_report_and_inspect_tell_of_the_change(changed: Path) -> None:
+    (record,) = report.run([changed])
+    assert [change_text(each) for each in record.changes] == CHANGED
+    folder = RunFolder(changed)
+    before, after = (look(source=folder.rollout_file(step)).changes for step in (1, 2))
+    assert [change_text(each) for each in after] == CHANGED
+    assert before == ()
+
+
+def test_a_pushed_checkpoint_tells_of_the_settings_that_made_it(changed: Path) -> None:
+    first, second = (
+        push.run(
+            resolve(config=changed / "settings.toml"),
+            run=changed,
+            repo="a/b",
+            private=False,
+            merged=False,
+            step=step,
+            dry_run=True,
+            on_event=lambda text: None,
+        ).card
+        for step in (1, 2)
+    )
+    assert "Changed on the way" in second and "credit rule <code>uniform</code>" in second
+    assert "Changed on the way" not in first and "credit rule <code>dgpo</code>" in first
+    row = "| <code>credit.tau</code> | <code>0.5</code> |"
+    assert row in first and row not in second
+
+
+def test_the_card_of_an_evaluation_tells_of_the_change(
+    changed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = [
+        json.loads((changed / "evals" / f"step-{step:06d}" / "card.json").read_text())
+        for step in (0, 1, 2)
+    ]
+    told = [card["subject"]["trained"].get("changed") for card in cards]
+    assert told == [None, None, CHANGED]
+    install(monkeypatch, Asked(boxed))
+    for step, expected in ((1, None), (2, CHANGED)):
+        checkpoint = RunFolder(changed).checkpoint_dir(step)
+        out = tmp_path / str(step)
+        card = evaluated(problems(tmp_path), 1, out, f"model.path={checkpoint}").card
+        assert card.subject.get("changed") == expected

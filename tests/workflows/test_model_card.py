@@ -10,6 +10,7 @@ from typing import Any
 from dgpo_cli import __version__
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.tree import flatten
+from dgpo_cli.types import SettingChange
 from dgpo_cli.workflows.model_card import CardFacts, model_card
 
 METRICS = [
@@ -28,6 +29,7 @@ def card(*overrides: str, **changes: Any) -> str:
         "is_adapter": True,
         "step": 40,
         "settings": settings,
+        "changes": (),
         "metrics": METRICS,
     }
     return model_card(CardFacts(**(facts | changes)))
@@ -114,3 +116,21 @@ def test_a_title_and_base_cannot_bring_markup_or_metadata() -> None:
     assert "license" not in metadata(text)
     [heading] = [line for line in text.splitlines() if line.startswith("# ")]
     assert heading == "# x------ y -z--u-"
+
+
+def test_a_run_of_two_methods_says_so_with_step_and_both_values() -> None:
+    assert "Changed on the way" not in card()
+    text = card(
+        changes=(
+            SettingChange(10, "credit.rule", "dgpo", "uniform"),
+            SettingChange(20, "reward.minimum", None, 0),
+        )
+    )
+    assert "completions a step (other settings until step 20, see below)." in text
+    rows = [line for line in text.splitlines() if line.startswith(("| 10 |", "| 20 |"))]
+    assert rows == [
+        "| 10 | <code>credit.rule</code> | <code>dgpo</code> | <code>uniform</code> |",
+        "| 20 | <code>reward.minimum</code> | <code>unset</code> | <code>0</code> |",
+    ]
+    evil = card(changes=(SettingChange(1, "a|`b", "</code>\n| x |", "<b>"),))
+    assert "<b>" not in evil and "| x |" not in evil

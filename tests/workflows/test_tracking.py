@@ -13,6 +13,7 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.trackers.protocol import TrackedRun
 from dgpo_cli.types import Diagnosis, SilentProgress
 from dgpo_cli.workflows import tracking, train
+from dgpo_cli.workflows.history import FILE
 from dgpo_cli.workflows.run_folder import RunFolder
 from dgpo_cli.workflows.tracking import Tracking, both
 from tests.trackers.test_trackers import float32, in_event_files
@@ -112,6 +113,23 @@ def test_a_resumed_run_keeps_its_id_and_tells_no_step_twice(
     assert [step for step, _ in first.told + second.told] == [1, 2, 3, 4, 5, 6, 7]
     (other, _) = desk.opened["trackio"]
     assert other.run.id != first.run.id
+
+
+def test_a_change_is_told_once_at_its_first_step_and_stands_in_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(monkeypatch)
+    desk.part(tmp_path, after=0, to=4)
+    (tmp_path / FILE).write_text('{"step": 4, "setting": "optim.lr", "old": 0.1, "new": 0.2}\n')
+    for to in (4, 6):  # the first of the two ends before a step
+        desk.part(tmp_path, after=4, to=to)
+    desk.part(tmp_path, after=6, to=7)
+    first, *later = desk.opened["wandb"]
+    assert "changed" not in first.run.config
+    assert all(each.run.config["changed"] == ["optim.lr 0.1 -> 0.2 after step 4"] for each in later)
+    told = [each for notebook in later for each in notebook.told]
+    assert [step for step, name in told if name == "settings/changed"] == [5]
+    assert told[0] == (5, "settings/changed")
 
 
 def test_a_diagnosis_is_told_when_it_comes_and_when_it_comes_again(

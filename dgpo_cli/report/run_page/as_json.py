@@ -1,8 +1,9 @@
 """The report as JSON, version 1: what the page says, without its curves' drawings.
 
 A run has name, path, state, steps, total, seconds, reward (first, last: mean and stderr, and the
-number of steps of an end), metrics (name to first, last, min, max), evals, diagnoses, settings,
-checkpoints, bad_batches and notes. The whole curves are in metrics.jsonl.
+number of steps of an end), metrics (name to first, last, min, max), evals, diagnoses, changes (what
+it changed on its way: step, setting, old, new), settings, checkpoints, bad_batches and notes. The
+whole curves are in metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def _run(record: RunRecord) -> dict[str, Any]:
         "metrics": _metrics(record),
         "evals": [dict(line) for line in record.evals],
         "diagnoses": [asdict(each) for each in record.diagnoses],
+        "changes": [asdict(each) for each in record.changes],
         "settings": {each.key: asdict(each) for each in record.settings},
         "checkpoints": [asdict(each) for each in record.checkpoints],
         "bad_batches": list(record.bad_batches),

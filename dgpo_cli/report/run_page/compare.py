@@ -8,7 +8,7 @@ from dgpo_cli.report.document import escaped
 from dgpo_cli.report.numbers import percent
 from dgpo_cli.report.run_page.draw import look
 from dgpo_cli.report.run_page.figures import swatch
-from dgpo_cli.report.run_page.overview import half_95, reward_ends
+from dgpo_cli.report.run_page.overview import changed_after, half_95, reward_ends
 from dgpo_cli.report.run_page.sections import table
 from dgpo_cli.report.run_page.series import RunSeries, kind_of, known
 from dgpo_cli.report.run_page.values import UNKNOWN, difference, duration, value
@@ -100,6 +100,9 @@ def _against_first(
 
 def warned(records: Sequence[RunRecord]) -> Iterator[str]:
     """What makes these runs hard to compare."""
+    for record in records:
+        if text := changed_after(record):
+            yield f"{record.name}: {text}; it is of more than one method."
     kinds = {kind_of(line) for record in records for line in record.evals}
     benches, ks = {kind[0] for kind in kinds}, {str(kind[1]) for kind in kinds}
     if len(benches) > 1:

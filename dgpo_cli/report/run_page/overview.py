@@ -134,6 +134,12 @@ def best(record: RunRecord, series: RunSeries) -> tuple[str, str]:
     return f"step {step}", f"{percent(score)}, {where}{sure}"
 
 
+def changed_after(record: RunRecord) -> str:
+    """After which steps the run changed its settings, in words; empty if it never did."""
+    steps = ", ".join(f"{step:,}" for step in sorted({each.step for each in record.changes}))
+    return f"settings changed after step {steps}" if steps else ""
+
+
 def diagnoses(records: Sequence[RunRecord]) -> str:
     """What to change first in each run, or that nothing is wrong; nothing where none is known."""
     known_records = [record for record in records if not _undiagnosed(record)]

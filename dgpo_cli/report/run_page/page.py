@@ -57,6 +57,8 @@ def _body(
         yield overview.overview(records[0], runs[0])
     else:
         yield compare.comparison(records, runs)
+    for record in records:
+        yield sections.changes(record, named=len(records) > 1)
     yield overview.diagnoses(records)
     for record, run in zip(records, runs, strict=True):
         yield overview.events(record, series=run, named=len(records) > 1)
@@ -98,6 +100,7 @@ def _subject(record: RunRecord) -> str:
         )
     if "optim.lr" in values:
         parts.append(f"lr {values['optim.lr']}")
+    parts.append(overview.changed_after(record))
     text = " · ".join(part for part in parts if part)
     return f'<p class="muted subject">{escaped(text)}</p>' if text else ""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dgpo_cli.report.charts.drawing import Chart, mark, svg
 from dgpo_cli.report.document import asset, escaped
 from dgpo_cli.report.run_page.draw import Drawn, draw, draw_evals, look
+from dgpo_cli.report.run_page.overview import changed_after
 from dgpo_cli.report.run_page.page import all_series
 from dgpo_cli.report.run_page.panels import GROUPS, PICTURE
 from dgpo_cli.report.run_page.series import RunSeries
@@ -45,7 +46,9 @@ def _charts(runs: Sequence[RunSeries]) -> list[Drawn]:
 
 def _head(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> Iterator[str]:
     if len(runs) == 1:
-        yield f'<text class="head" x="24" y="34">{escaped(records[0].name)}</text>'
+        changed = changed_after(records[0])
+        text = f"{records[0].name} ({changed})" if changed else records[0].name
+        yield f'<text class="head" x="24" y="34">{escaped(text)}</text>'
         return
     x = 24.0
     for at, run in enumerate(runs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
+from dgpo_cli.config.changes import value_text
 from dgpo_cli.report.charts.drawing import Chart, Line, frame, path, polyline
 from dgpo_cli.report.charts.sampling import Buckets, Column, column
 from dgpo_cli.report.document import escaped
@@ -33,6 +34,28 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, text: int = 1) 
     return (
         f'<div class="scroll" tabindex="0"><table><thead><tr>{cells("th", head)}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def changes(record: RunRecord, *, named: bool = False) -> str:
+    """What the run changed on its way, a line a setting; nothing where it changed nothing."""
+    if not record.changes:
+        return ""
+    rows = [
+        [
+            f"<code>{escaped(each.setting)}</code>",
+            f"<code>{escaped(value_text(each.old))}</code>",
+            f"<code>{escaped(value_text(each.new))}</code>",
+            f"{each.step:,}",
+        ]
+        for each in record.changes
+    ]
+    of = f" · {escaped(record.name)}" if named else ""
+    return (
+        f'<section class="card alarm" id="changes"><h2>Changed on the way{of}</h2>'
+        '<p class="note">What this run learnt is of more than one method: from these steps on it '
+        "went on under other settings.</p>"
+        f"{table(['setting', 'until then', 'from then on', 'after step'], rows, text=3)}</section>"
     )
 
 

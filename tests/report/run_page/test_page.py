@@ -17,7 +17,7 @@ from dgpo_cli.report.run_page.page import MAX_RUNS, all_series, report_page
 from dgpo_cli.report.run_page.panels import GROUPS, LENGTHS, OUTCOMES, REWARD
 from dgpo_cli.report.run_page.picture import report_svg
 from dgpo_cli.report.run_page.series import series_of
-from dgpo_cli.types import RunRecord, StoredSetting
+from dgpo_cli.types import RunRecord, SettingChange, StoredSetting
 from tests.report.run_page.records import evaluation, line, record, trouble
 from tests.report.samples import hostile, inspection
 
@@ -314,3 +314,36 @@ def test_the_error_of_a_reward_is_students_interval_of_95_percent() -> None:
     found = record([line(at, reward_mean=float(at % 3)) for at in range(1, 101)])
     _, last, _ = reward_ends(found)
     assert last is not None and f"each ± {2.2622 * last[1]:.2g} (95 %)" in page(found).text
+
+
+CHANGES = (
+    SettingChange(10, "credit.rule", "dgpo", "uniform"),
+    SettingChange(20, "prompts.system", None, "<b>new</b>"),
+)
+
+
+def test_a_run_that_changed_on_its_way_says_so_above_its_curves() -> None:
+    assert "Changed on the way" not in report_page([record()])
+    page = report_page([record(changes=CHANGES)])
+    assert "settings changed after step 10, 20" in page
+    section = page[page.index('id="changes"') : page.index("x axis")]
+    cells = ("credit.rule", "dgpo", "uniform", "prompts.system", "unset")
+    assert all(f"<code>{cell}</code>" in section for cell in cells)
+    assert "<b>new</b>" not in page and "&lt;b&gt;new&lt;/b&gt;" in page
+    assert "settings changed after step 10, 20" in report_svg([record(changes=CHANGES)])
+
+
+def test_a_comparison_with_a_run_of_two_methods_says_so() -> None:
+    page = report_page([record(), record(name="run-2", changes=CHANGES)])
+    assert "run-2: settings changed after step 10, 20; it is of more than one method." in page
+    assert "Changed on the way · run-2" in page and "Changed on the way · run-1" not in page
+
+
+def test_the_json_has_every_change() -> None:
+    (run,) = to_json([record(changes=CHANGES)])["runs"]
+    assert run["changes"][0] == {
+        "step": 10,
+        "setting": "credit.rule",
+        "old": "dgpo",
+        "new": "uniform",
+    }
