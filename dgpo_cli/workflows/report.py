@@ -84,6 +84,10 @@ def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
     metrics = part(lambda: _metrics(folder, notes), lost="metrics.jsonl cannot be read") or ()
     settings = part(lambda: _settings(folder), lost="settings.toml cannot be read") or ()
     evals = part(lambda: notes.of(folder.evals), lost="evals.jsonl cannot be read") or ()
+    changes = part(
+        lambda: changes_from(notes.of(change_lines(folder.path))),
+        lost="changes.jsonl cannot be read",
+    )
     samples = None
     if with_samples:
         samples = part(lambda: newest_samples(folder), lost="no samples shown")
@@ -98,7 +102,7 @@ def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
         metrics=metrics,
         evals=evals,
         settings=settings,
-        changes=changes_from(notes.of(change_lines(folder.path))),
+        changes=changes or (),
         checkpoints=tuple(_checkpoints(folder)),
         samples=samples,
         diagnoses=diagnoses,

@@ -101,7 +101,7 @@ def run(
         NonFiniteError: three steps in a row were not finite.
     """
     folder = RunFolder(out)
-    # Until here nothing is written: what is refused, or done already, is left as it is.
+    # Before the lock nothing is written: what is refused, or done already, is left as it is.
     resolved = pin_data(resolved, folder=folder, on_event=on_event)
     found = check_folder(folder, resolved=resolved, resume=resume, allow_change=allow_change)
     if is_done(folder, settings=resolved.settings, resume=resume):
