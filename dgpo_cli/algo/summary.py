@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from dgpo_cli.algo.health import IS_NOISE, is_noise
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -63,6 +65,9 @@ def credit_metrics(
     if has_reference:
         metrics["policy/hellinger_sq_mean"] = float(masked_mean(stats.hellinger_sq, credited))
         metrics |= _quantiles("policy/hellinger_sq", stats.hellinger_sq, credited)
+        if stats.noise_floor is not None:
+            most = metrics["policy/hellinger_sq_p99"]
+            metrics[IS_NOISE] = float(is_noise(most, noise_floor=stats.noise_floor))
     if not bool(credited.any()):
         unknown = ("credit/", "policy/hellinger_sq")
         metrics |= {name: math.nan for name in metrics if name.startswith(unknown)}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from dgpo_cli.algo.health import IS_NOISE
 from dgpo_cli.types import StepMetrics
 
 
@@ -39,6 +40,11 @@ _FIELDS = (
 _MAY_BE_UNKNOWN = ("credit/", "policy/hellinger_sq")
 
 
+def _rendered(field: _Field, metrics: StepMetrics) -> str:
+    noise = field.metric == "policy/hellinger_sq_mean" and metrics.get(IS_NOISE) == 1.0
+    return field.render(metrics[field.metric]) + (" (noise)" if noise else "")
+
+
 def step_line(step: int, metrics: StepMetrics, *, total: int | None, width: int) -> str:
     """Write the line of a finished step, dropping fields until it fits `width` columns.
 
@@ -52,7 +58,7 @@ def step_line(step: int, metrics: StepMetrics, *, total: int | None, width: int)
         and not (field.metric.startswith(_MAY_BE_UNKNOWN) and math.isnan(metrics[field.metric]))
     ]
     while True:
-        line = "  ".join([head, *(field.render(metrics[field.metric]) for field in kept)])
+        line = "  ".join([head, *(_rendered(field, metrics) for field in kept)])
         if len(line) <= width or not kept:
             return line
         kept.remove(max(kept, key=lambda field: field.rank))

@@ -1,21 +1,21 @@
-"""What rounding alone makes of the distance: the policy against itself, batched in another way.
+"""What rounding alone makes of the distance: the policy against itself, rounded differently.
 
 Policy and reference run with the same layout, so equal weights have a distance of exactly 0. Once
-the weights differ, their rounding differs as well, by as much as that of one model under two
-layouts. What is below that in d is no signal.
+the weights differ in anything, every product after that is rounded on its own. That is what a last
+digit moved in the input embeddings does to one model. What is below it in d is no signal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dgpo_cli.algo.masked import masked_quantiles
 from dgpo_cli.models import token_pass
-from dgpo_cli.models.batching import Rows, cut_rows, pad_rows
+from dgpo_cli.models.batching import cut_rows, pad_rows
 from dgpo_cli.models.scoring import hidden_states
 from dgpo_cli.types import StepMetrics
 
@@ -43,8 +43,8 @@ def noise_pairs(pairs: Sequence[Pair]) -> list[Pair]:
 def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, plan: Plan) -> Tensor:
     """Return the squared Hellinger distance of the policy to itself at each token, float32 [N].
 
-    One forward pass has the layout of training, its micro-batches; in the other every completion
-    is alone, or not alone where it was in the first.
+    Both passes have the layout of training, its micro-batches. In the second every embedding is
+    moved by up to half a unit in its last place, always by the same draws.
 
     Args:
         pairs: ids of prompts and completions.
@@ -59,9 +59,12 @@ def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, plan: Plan) -> T
         even_length=policy.even_length,
     ):
         part = rows.take(index)
+        plain = hidden_states(policy, part)
+        with _rounded_otherwise(policy):
+            moved = hidden_states(policy, part)
         columns = token_pass.token_pass(
-            hidden_states(policy, part),
-            _in_another_layout(policy, part),
+            plain,
+            moved,
             head=policy.head,
             reference_head=None,
             ids=part.completion_ids[part.mask],
@@ -71,26 +74,28 @@ def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, plan: Plan) -> T
     return torch.cat(found)
 
 
-def _in_another_layout(policy: Policy, rows: Rows) -> Tensor:
-    """Return the hidden states of `hidden_states`, [N, D], from other forward passes."""
-    count = len(rows.mask)
-    if count > 1:
-        every = torch.arange(count, device=rows.mask.device)
-        return torch.cat([hidden_states(policy, rows.take(one)) for one in every.split(1)])
-    # One that is alone gets its own beginning for company, before it: its tokens move to other
-    # places in the blocks of a matrix product.
-    both = rows.take(torch.zeros(2, dtype=torch.int64, device=rows.mask.device))
-    length = both.mask.shape[1]
-    mask = both.mask.clone()
-    mask[0, max(1, length // 4) :] = False
-    return hidden_states(policy, replace(both, mask=mask))[-length:]
+@contextmanager
+def _rounded_otherwise(policy: Policy) -> Iterator[None]:
+    """Move the input embeddings by less than their dtype can tell apart, for a while."""
+    generator = torch.Generator(policy.device).manual_seed(0)
+
+    def moved(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        share = torch.rand(output.shape, generator=generator, device=output.device) - 0.5
+        by = torch.finfo(output.dtype).eps * share
+        return (output.float() * (1.0 + by)).to(output.dtype)
+
+    handle = policy.model.get_input_embeddings().register_forward_hook(moved)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def noise_metrics(noise: Tensor, *, dtype: torch.dtype) -> StepMetrics:
     """Return mean, 99 % quantile and largest of what `noise_of_distance` found, and the floor.
 
-    Two layouts may happen to round alike, all of a small model's, say. The floor is the quantile,
-    but at least what rounding to the model's dtype makes of the distance: the square of its eps.
+    The floor is the quantile, but at least what rounding to the model's dtype makes of the
+    distance: the square of its eps.
     """
     p99, largest = masked_quantiles(noise, torch.ones_like(noise).bool(), levels=(0.99, 1.0))
     return {

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
+from dgpo_cli.algo.health import is_noise
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.report.measure import added
 from dgpo_cli.report.numbers import UNKNOWN, known
@@ -103,6 +104,8 @@ def _credit(completion: InspectedCompletion, *, scale: Scale, page: Page) -> Ite
     yield from page.fact_lines("effective token fraction", fraction(completion.effective_fraction))
     yield from page.fact_lines("largest weight", f"{scale.number(scale.high)} (GRPO: 1)")
     yield from page.fact_lines("held by top 1 / 5 / 10 %", f"{' / '.join(held)} % of the weight")
+    if (noise := distance_is_noise(completion)) is not None:
+        yield from page.fact_lines("distance d", noise)
     yield from page.fact_lines("mean weight", checked(f"{mean:.6f}", _close(mean, 1.0), "1"))
     if math.isnan(completion.advantage):
         return
@@ -111,6 +114,17 @@ def _credit(completion: InspectedCompletion, *, scale: Scale, page: Page) -> Ite
     yield from page.fact_lines(
         sum_label, checked(f"{total:.4f}", total_is_right, f"{expected:.4f}")
     )
+
+
+def distance_is_noise(completion: InspectedCompletion) -> str | None:
+    """That the distances are near what rounding alone makes; None where they are not."""
+    distances = sorted(token.hellinger_sq for token in completion.tokens)
+    if not distances or completion.noise_floor is None:
+        return None
+    most = distances[math.ceil(0.99 * len(distances)) - 1]
+    if not is_noise(most, noise_floor=completion.noise_floor):
+        return None
+    return f"up to {most:.1e} (noise: rounding alone makes {completion.noise_floor:.1e})"
 
 
 def _close(total: float, expected: float) -> bool:

@@ -114,6 +114,7 @@ def _completion(shown: InspectedCompletion) -> dict[str, Any]:
         "advantage": jsonable(shown.advantage),
         "effective_fraction": jsonable(shown.effective_fraction),
         "tau": jsonable(shown.tau),
+        "noise_floor": jsonable(shown.noise_floor),
         "invariants": jsonable(
             {
                 "mean_weight": total / len(weights) if weights else math.nan,

@@ -60,6 +60,7 @@ class InspectedCompletion:
 
     outcome is None, reward and advantage are NaN, where the rollouts do not tell them.
     tau: the temperature that its weights were made with; None where the rule has none.
+    noise_floor: what rounding alone makes of hellinger_sq, as measured; None where it was not.
     stored: the credit that trained, where a what-if shows another; else None.
     """
 
@@ -75,6 +76,7 @@ class InspectedCompletion:
     tau: float | None
     tokens: tuple[InspectedToken, ...]
     stored: StoredCredit | None = None
+    noise_floor: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

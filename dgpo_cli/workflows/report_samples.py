@@ -100,6 +100,7 @@ def _completion(line: RolloutLine, *, texts: TokenTexts) -> InspectedCompletion:
         effective_fraction=total * total / (len(weights) * squares) if squares else math.nan,
         tau=_setting(stats, "tau") if stats.tau is None else stats.tau,
         tokens=tuple(InspectedToken(*row) for row in rows),
+        noise_floor=stats.noise_floor,
     )
 
 

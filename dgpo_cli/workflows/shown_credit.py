@@ -132,6 +132,7 @@ def inspected(
         tau=_found_tau(credit),
         tokens=tuple(InspectedToken(*row) for row in rows),
         stored=stored,
+        noise_floor=line.stats.noise_floor if found.stored and line.stats else None,
     )
 
 

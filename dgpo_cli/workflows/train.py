@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.algo.health import CreditHealth
+from dgpo_cli.algo.health import CreditHealth, TauHealth
 from dgpo_cli.backends.base import RemoteSampler
 from dgpo_cli.config.changes import Difference
 from dgpo_cli.config.dump import dump_toml
@@ -222,7 +222,7 @@ class _Loop:
             found=found,
             on_event=on_event,
         )
-        self.health = CreditHealth()
+        self.health = CreditHealth(), TauHealth(settings.credit)
         self.step = 0
         self.trained = 0
         self.bad_streak = 0
@@ -329,8 +329,9 @@ class _Loop:
         # What is written down is looked at: there the distance of every completion is wanted.
         batch = engine.make_batch(scored, every_distance=kept, carried=found.old_logprobs)
         metrics = engine.metrics(scored, batch=batch, sampled=found.sampled) | found.metrics | noise
-        if (said := self.health.line(metrics, noise_floor=engine.noise_floor)) is not None:
-            self.on_event(f"step {number}: {said}")
+        for health in self.health:
+            if (said := health.line(metrics, noise_floor=engine.noise_floor)) is not None:
+                self.on_event(f"step {number}: {said}")
         metrics |= engine.step(batch, step=self.step, sync=False)
         if metrics["optim/skipped_nonfinite"]:
             self.bad_streak += 1

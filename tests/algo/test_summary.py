@@ -81,3 +81,15 @@ def test_credit_of_no_completion_is_unknown_and_not_zero() -> None:
         unknown = name.startswith(("credit/", "policy/hellinger_sq"))
         assert math.isnan(value) == unknown, name
     assert metrics["policy/entropy"] == pytest.approx(float(numbers.mean()))
+
+
+def test_whether_d_is_noise_is_told_where_the_noise_was_measured() -> None:
+    mask = torch.ones(1, 4).bool()
+    distance = torch.tensor([[1e-6, 2e-6, 0.0, 5e-6]])
+    credit = Credit(scores=distance, weights=torch.ones(1, 4))
+    found = {}
+    for floor in (None, 1e-6, 1e-5):
+        stats = TokenStats(torch.zeros(1, 4), torch.ones(1, 4), distance, noise_floor=floor)
+        metrics = credit_metrics(stats, credit, mask, vocab_size=50)
+        found[floor] = metrics.get("policy/hellinger_sq_is_noise")
+    assert found == {None: None, 1e-6: 0.0, 1e-5: 1.0}

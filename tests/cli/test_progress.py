@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -41,6 +42,14 @@ print("result")
 
 def test_the_step_line_has_every_number() -> None:
     assert step_line(12, METRICS, total=100, width=1000) == FULL
+
+
+def test_a_distance_that_is_noise_is_marked_in_the_step_line() -> None:
+    marked = METRICS | {"policy/hellinger_sq_is_noise": 1.0}
+    shown = step_line(12, marked, total=100, width=1000)
+    assert shown.replace(" (noise)", "") == FULL and re.search(r"  d \S+ \(noise\)  ", shown)
+    clear = METRICS | {"policy/hellinger_sq_is_noise": 0.0}
+    assert step_line(12, clear, total=100, width=1000) == FULL
 
 
 def test_the_step_line_loses_whole_fields_until_it_fits() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from html import escape
 
 import pytest
 
-from dgpo_cli.report.header import SHARPER, share_of_top
+from dgpo_cli.report.header import SHARPER, distance_is_noise, share_of_top
 from dgpo_cli.report.heatmap import render
 from dgpo_cli.report.inspect_page import inspect_page
 from dgpo_cli.report.text import visible
@@ -82,3 +83,14 @@ def test_what_a_run_had_changed_before_stands_in_every_view() -> None:
     assert "<b>" not in page.partition("changed</dt>")[2].partition("</dl>")[0]
     assert f"{escape(safe)} after step 4" in page
     assert "<dt>changed</dt>" not in inspect_page(inspection(solution()))
+
+
+def test_distances_near_the_measured_noise_are_told_to_be_noise() -> None:
+    shown = completion(["a", "b"], [0.1, 0.2], tau=0.1)
+    most = max(token.hellinger_sq for token in shown.tokens)
+    assert most > 0 and distance_is_noise(shown) is None  # not measured
+    assert distance_is_noise(replace(shown, noise_floor=most / 4)) is None
+    said = distance_is_noise(replace(shown, noise_floor=most / 2))
+    assert said == f"up to {most:.1e} (noise: rounding alone makes {most / 2:.1e})"
+    view = head(replace(shown, noise_floor=most))
+    assert re.search(r"distance d +up to \S+ \(noise", view)

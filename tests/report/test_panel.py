@@ -146,6 +146,12 @@ LABELS = (
 )
 
 
+def test_a_distance_that_is_noise_is_marked_beside_the_number() -> None:
+    noisy = replace(STATE, metrics=METRICS | {"policy/hellinger_sq_is_noise": 1.0})
+    assert "d 3.1e-03 (noise)" in drawn(noisy, 110, 60)
+    assert "noise" not in drawn(STATE, 110, 60)
+
+
 def test_the_interval_over_problems_stands_beside_that_of_a_rerun_where_there_is_room() -> None:
     assert "95 %: 78.7 to 83.1 rerun, 71.3 to 88.0 problems" in drawn(STATE, 140, 60)
     assert "95 %: 78.7 to 83.1\n" in drawn(STATE, 79, 22)

@@ -62,8 +62,9 @@ class DgpoCredit(Frozen):
     noise_every: int = Field(
         20,
         ge=0,
-        description="Steps between measurements of the noise floor of the distance, which tau is "
-        "kept above with target_ess; 0: at the first step only.",
+        description="Steps between measurements of the noise floor of the distance: two forward "
+        "passes over an eighth of the completions, 8 at most. target_ess keeps tau above it, and d "
+        "near it is marked. 0: at the first step only.",
     )
 
     @property

@@ -9,6 +9,7 @@ import math
 
 from rich.text import Text
 
+from dgpo_cli.algo.health import IS_NOISE
 from dgpo_cli.report import outcomes
 from dgpo_cli.report.page import Page
 from dgpo_cli.report.panel.state import PanelState, Phase
@@ -145,8 +146,9 @@ def credit(state: PanelState, page: Page, depth: Depth) -> list[Text]:
         ("policy/hellinger_sq_mean", "d", "{:.1e}".format),
         ("credit/weight_p99", "p99 w", "{:.2f}".format),
     )
+    noise = " (noise)" if state.metrics.get(IS_NOISE) == 1.0 else ""
     found = [
-        f"{label} {form(value)}"
+        f"{label} {form(value)}{noise if label == 'd' else ''}"
         for name, label, form in facts
         if math.isfinite(value := state.metrics.get(name, math.nan))
     ]

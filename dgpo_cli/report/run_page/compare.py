@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from dgpo_cli.algo.health import IS_NOISE
 from dgpo_cli.report.document import escaped
 from dgpo_cli.report.numbers import percent
 from dgpo_cli.report.run_page.draw import look
@@ -56,7 +57,11 @@ def _rows(
         ("policy/hellinger_sq_mean", "mean d, last step"),
     ):
         if any(run.has(metric) for run in runs):
-            yield name, _against_first([_last(record, metric) for record in records], value)
+            cells = _against_first([_last(record, metric) for record in records], value)
+            if metric == "policy/hellinger_sq_mean":
+                noisy = [_last(record, IS_NOISE) == 1.0 for record in records]
+                cells = [f"{c} (noise)" if n else c for c, n in zip(cells, noisy, strict=True)]
+            yield name, cells
     if any(run.evals for run in runs):
         kinds = [kind_of(run.evals[-1]) if run.evals else None for run in runs]
         scores = [known(run.evals[-1].get("avg_at_k")) if run.evals else None for run in runs]

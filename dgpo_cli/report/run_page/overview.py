@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dgpo_cli.algo.health import IS_NOISE
 from dgpo_cli.algo.student import student_quantile
 from dgpo_cli.report.document import escaped
 from dgpo_cli.report.numbers import counted, ends, percent
@@ -217,6 +218,12 @@ def _gaps(record: RunRecord) -> Iterator[str]:
     missing = steps[-1] - steps[0] + 1 - len(steps)
     if missing:
         yield f"metrics.jsonl lacks {counted(missing, 'step')} between {steps[0]} and {steps[-1]}"
+    noisy = [int(line["step"] or 0) for line in record.metrics if line.get(IS_NOISE) == 1.0]
+    if noisy:
+        yield (
+            f"d was noise in {counted(len(noisy), 'step')}, the last of them step {noisy[-1]}: "
+            "rounding alone makes about as much of it"
+        )
     skipped = sum(line.get("optim/skipped_no_signal") == 1.0 for line in record.metrics)
     if skipped:
         yield f"{counted(skipped, 'step')} moved nothing: no group had signal"

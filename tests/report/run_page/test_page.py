@@ -347,3 +347,11 @@ def test_the_json_has_every_change() -> None:
         "old": "dgpo",
         "new": "uniform",
     }
+
+
+def test_distances_that_are_noise_are_marked_and_their_steps_counted() -> None:
+    lines = [line(at) | {"policy/hellinger_sq_is_noise": float(at < 4)} for at in range(1, 7)]
+    assert "d was noise in 3 steps, the last of them step 3" in page(record(lines)).text
+    early = record(lines[:3])
+    assert re.search(r"mean d, last step\S+ \(noise\)", page(early, record(lines)).text)
+    assert "noise" not in page(record()).text.replace("noise mean", "").replace("noise floor", "")
