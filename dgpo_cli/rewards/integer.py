@@ -40,6 +40,7 @@ _TOKEN = re.compile(
 )
 _PRODUCT = re.compile("[abcd]{2,4}|[k-t]{2,3}|[u-z]{2,4}")  # of unknowns; other letters are a word
 _LETTER = re.compile(r"\s*[A-Za-z]")
+_COMMA = re.compile(r"[0-9],[0-9]")
 _NOT_DIGIT = re.compile(r"[^0-9.]")
 _UNIT_POWER = re.compile(r"\s*(?:\{\s*-?[0-9]\s*\}|-?[0-9])(?![0-9])")
 _BASE_TEN = re.compile(
@@ -242,6 +243,8 @@ class _Tokens:
         touches = self._last() in ("bare", "touching") and not self._spaced
         if touches and self._atoms[-1][1].isascii():
             self._add("bad", v.TOUCHED)
+        if self._depth and _COMMA.search(digits):
+            self._add("bad")  # (1,234) is a pair
         self._add("number", digits)
 
     def _command(self, name: str) -> None:

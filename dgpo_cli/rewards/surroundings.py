@@ -33,6 +33,7 @@ _RELATIONS = r"neq?|le|leq|geq?|leqslant|geqslant|lt|gt|ll|gg|not|nless|ngtr|nle
 
 _INVISIBLE = re.compile(
     r"\\(?:[hvm]space|color|textcolor|colorbox|tag|label)\*?\s*\{[^{}]*\}"
+    r"|_\s*\{\s*\\(?:text|mathrm)\s*\{\s*(?:base[\s~]*)?(?:10|ten)\s*\}\s*\}"
     r"|\\fcolorbox\s*\{[^{}]*\}\s*\{[^{}]*\}"
     r"|\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|bf|rm|it|large|Large|LARGE|huge|Huge|small"
     r"|normalsize|thinspace|medspace|thickspace)(?![A-Za-z])|\\[,;:! ]|\{\}"
@@ -68,12 +69,14 @@ _RELATED_LEFT = re.compile(
 # The common case, which is to be known soon: a formula of its own, a right side, after a word.
 _ALONE_LEFT = re.compile(r"(?:\$|\\[(\[]|=|\n\n|(?:\A|\s)[a-z]{2,20} )\s*\Z")
 _ALONE_RIGHT = re.compile(r"\s*(?:\$|\\[)\]]|\n\n|\Z|[.,;](?:\s|\Z))")
-_NO_RELATION = re.compile(r"(?:[-=~]>|<[/|A-Za-z][^<>]*>|(?:\A|\n)\s*>)\s*\Z")
+_NO_RELATION = re.compile(r"(?:[-=~]>|<[/|A-Za-z][^<>]*>|(?:\A|\n)\s*>)\s*(?:\\?[$(\[{]\s*)*\Z")
 _RATIO_LEFT = re.compile(r"[0-9]\s*:\Z")
 _TOUCHES_LEFT = re.compile(r"(?:[0-9})]|(?<![A-Za-z])[A-Za-z])\Z")
 _SIGN_LEFT = re.compile(r"(?P<sign>[-−–+])(?P<space>\s*)\Z")
 _WORD_LEFT = re.compile(
-    r"(?:\b(not|minus|negative|twice|thrice|half|double|triple)|(n't))[\s}]*(?:\\?[$(\[]\s*)*\Z",
+    r"(?:\b(not|minus|negative|twice|thrice|half|double|triple"
+    r"|(?:half|third|square|cube|root|reciprocal|inverse|negative|factorial)\s+of)|(n't))"
+    r"[\s}]*(?:\\?[$(\[]\s*)*\Z",
     re.IGNORECASE,
 )
 _AMOUNTS = (
@@ -224,6 +227,8 @@ def _look_through_groups(sides: _Sides) -> None:
             sides.right = right[1:]
             continue
         for opener, closer in _BRACKETS:
+            if opener == "|" and (sides.prose or not sides.left.endswith("|")):
+                continue  # a cell of a table
             if left.endswith(opener) and right.startswith(closer):
                 sides.left, sides.right = left[: -len(opener)], right[len(closer) :]
                 sides.bound = "|" in opener or "floor" in opener or _is_touched(sides)

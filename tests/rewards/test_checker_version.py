@@ -14,7 +14,7 @@ from tests.rewards.test_answer import FOUND, NOT_FOUND
 
 # A changed verdict asks for a new version, here and in rewards/answer.py; a new case with the old
 # verdicts for a new digest alone.
-DIGESTS = {"2": "50311f9c7f762bb4b314b949e75320468472528f868bf45eaa0e5516f5b6e42f"}
+DIGESTS = {"2": "969a200ec45880c0534f33cd7411cb6dc356393a984ff946b992eb61f9671c75"}
 PLACES: tuple[Extract, ...] = ("boxed", "answer-line", "boxed-or-answer-line", "last-number")
 REASONS: tuple[FinishReason, ...] = ("stop", "length")
 

@@ -2,10 +2,15 @@ r"""Where an answer stands: a box that is part of an expression, several boxes, 
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from dgpo_cli.rewards.answer import check_integer
 from dgpo_cli.rewards.extract import extract, find_answer
+from dgpo_cli.rewards.math import check_math
 from dgpo_cli.rewards.stated import looks_like_answer, stated
 
 PART_OF = [
@@ -197,3 +202,22 @@ def test_an_answer_line_behind_the_box_wins_if_it_gives_an_answer(text: str, ans
     found = find_answer(text, where="boxed-or-answer-line", is_answer=looks_like_answer)
     assert found is not None
     assert found.text == answer
+
+
+CASES = Path(__file__).parent / "cases"
+
+
+@pytest.mark.parametrize(
+    ("file", "check"), [("integer_cases.jsonl", check_integer), ("place_cases.jsonl", check_math)]
+)
+def test_every_case_gets_the_verdict_that_it_wants(file: str, check: Any) -> None:
+    """`dgpo check --kind integer`, or math, prints the same."""
+    lines = (CASES / file).read_text(encoding="utf-8").splitlines()
+    wrong = []
+    for case in map(json.loads, lines):
+        outcome, answer = check(
+            case["gold"], case["output"], finish_reason="stop", where="boxed-or-answer-line"
+        )
+        if (outcome == "correct") != (case["want"] == "correct"):
+            wrong.append((case, answer))
+    assert wrong == []
