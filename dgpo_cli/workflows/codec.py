@@ -13,13 +13,22 @@ from dataclasses import fields
 from functools import cached_property
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BeforeValidator, Field, InstanceOf, Strict, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+)
 
 from dgpo_cli.config.explain import problem
 from dgpo_cli.errors import DataError
 
 T = TypeVar("T")
 
+_DEEPEST = 64  # levels of objects and lists in one field
 _SHOWN = 60  # characters of a wrong value
 TOO_DEEP = "lists or objects are nested too deep to be read"
 _MAX_DIGITS = 4300  # of a whole number; Python refuses longer ones
@@ -31,8 +40,26 @@ Count = Annotated[int, Strict(), Field(ge=0, lt=2**53)]
 TokenId = Annotated[int, Strict(), Field(ge=0, lt=2**31)]
 # Float32 can hold them: what is beyond is damage, and not a number of ours.
 Number = Annotated[float, Strict(), Field(ge=-3e38, le=3e38, allow_inf_nan=False)]
-Object = InstanceOf[dict[str, Any]]
 Id = Annotated[Text, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+
+
+def _tame(tree: dict[str, Any]) -> dict[str, Any]:
+    """Refuse an object that cannot be written back, or not be walked through."""
+    waiting: list[tuple[str, Any, int]] = [("", tree, 0)]
+    while waiting:
+        name, value, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise ValueError(f"is nested deeper than {_DEEPEST} levels")
+        if isinstance(value, dict):
+            waiting += [(f"{name}.{key}", each, depth + 1) for key, each in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{name}[{at}]", each, depth + 1) for at, each in enumerate(value)]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name.removeprefix('.')} must be finite")
+    return tree
+
+
+Object = Annotated[InstanceOf[dict[str, Any]], AfterValidator(_tame)]
 
 
 class Format(Generic[T]):

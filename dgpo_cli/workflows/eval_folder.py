@@ -12,18 +12,40 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field, Strict
 
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.models.checkpoint import atomic_text
 from dgpo_cli.types import Card
 from dgpo_cli.workflows.card import differences
+from dgpo_cli.workflows.codec import Count, Format, Object, Text, parsed
 from dgpo_cli.workflows.run_folder import RunFolder
 from dgpo_cli.workflows.samples import SampleFile
 
 CARD_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    version: Annotated[int, Strict(), Field(ge=CARD_VERSION, le=CARD_VERSION)]
+    protocol: Object
+    subject: Object
+    environment: Object
+
+
+@dataclass(frozen=True, slots=True)
+class _Protocol:
+    """The entries that a report needs; the others are only shown and compared."""
+
+    bench: Text
+    n_problems: Annotated[Count, Field(ge=1)]
+
+
+_CARD, _PROTOCOL = Format(_Card), Format(_Protocol)
 
 
 class EvalFolder:
@@ -78,17 +100,15 @@ class EvalFolder:
         Raises:
             DataError: it is missing or broken.
         """
+        where = str(self.card_file)
         try:
-            data: dict[str, Any] = json.loads(self.card_file.read_text(encoding="utf-8"))
-            if data["version"] != CARD_VERSION:
-                raise ValueError(f"version {data['version']}, this dgpo reads {CARD_VERSION}")
-            return Card(
-                protocol=dict(data["protocol"]),
-                subject=dict(data["subject"]),
-                environment=dict(data["environment"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.card_file}: cannot be read: {error}") from error
+            raw = self.card_file.read_bytes()
+        except OSError as error:
+            raise DataError(f"{where}: cannot be read: {error.strerror or error}") from error
+        record = _CARD.read(parsed(raw, where=where), where=where)
+        needed = {field.name: f"protocol.{field.name}" for field in fields(_Protocol)}
+        _PROTOCOL.read(record.protocol, where=where, named=needed)
+        return Card(record.protocol, record.subject, record.environment)
 
     def write_card(self, card: Card) -> None:
         """Write card.json in one piece."""

@@ -13,12 +13,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
+
+from pydantic import Field, Strict
 
 from dgpo_cli.errors import DataError
 from dgpo_cli.models.checkpoint import atomic_bytes
 from dgpo_cli.rewards.grader import GradeItem
-from dgpo_cli.types import OUTCOMES, Completion, FinishReason, Outcome, Prompt, Verdict
+from dgpo_cli.types import Completion, FinishReason, Outcome, Prompt, Verdict
+from dgpo_cli.workflows.codec import Count, Flag, Format, Text, TokenId, parsed
 
 VERSION = 1
 _TAIL = ("outcome", "extracted", "checker", "second", "starts_in_thought")
@@ -93,6 +96,27 @@ def item_of(line: Mapping[str, Any], *, starts_in_thought: bool = False) -> Grad
     return GradeItem(line["answer"], line["completion"], line["finish_reason"], inside)
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What a line must hold."""
+
+    version: Annotated[int, Strict(), Field(ge=VERSION, le=VERSION)]
+    prompt_id: Text
+    index: Count
+    answer: Text
+    completion: Text
+    token_ids: tuple[TokenId, ...]
+    finish_reason: FinishReason
+    outcome: Outcome
+    checker: Text
+    extracted: Text | None = None
+    second: Outcome | None = None
+    starts_in_thought: Flag | None = None
+
+
+_SAMPLE = Format(_Line)
+
+
 class SampleFile:
     """samples.jsonl of one folder. Only the holder of the folder's lock may call it."""
 
@@ -145,20 +169,18 @@ class SampleFile:
         seen: set[Key] = set()
         with self.path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
+                where = f"{self.path}:{number}"
                 try:
-                    line = json.loads(raw)
-                    _check(line)
-                    key = (line["prompt_id"], line["index"])
+                    line = parsed(raw, where=where)
+                    record = _SAMPLE.read(line, where=where)
+                    key = (record.prompt_id, record.index)
                     if key in seen:
-                        raise ValueError(f"problem {key[0]!r} has a sample {key[1]} already")
-                except (ValueError, KeyError, TypeError) as error:
-                    reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-                    raise DataError(
-                        f"{self.path}:{number}: no sample of an evaluation ({reason}); "
-                        "start the folder anew with --fresh"
-                    ) from error
+                        raise DataError(f"{where}: a second sample {key[1]} of problem {key[0]!r}")
+                except DataError as error:
+                    raise DataError(f"{error}; start the folder anew with --fresh") from error
                 seen.add(key)
-                yield line
+                there = {name: value for name, value in line.items() if value is not None}
+                yield {"extracted": None, **there}
 
     def judge_again(self, tails: Mapping[int, dict[str, Any]]) -> None:
         """Give the lines of these numbers, counted from 0, other verdicts, in one piece.
@@ -184,7 +206,7 @@ def _with_tail(raw: bytes, tail: dict[str, Any]) -> bytes:
     own = json.loads(b"{" + raw[cut + 1 :]) if cut >= 0 else {}
     if own.keys() <= set(_TAIL) and "outcome" in own:
         return raw[:cut] + b"," + _encoded(tail)[1:]
-    return _encoded({**json.loads(raw), **tail})  # not in the order that we write
+    return _encoded({**parsed(raw, where=""), **tail})  # not in the order that we write
 
 
 def _last_line(file: Any, end: int) -> int:
@@ -202,28 +224,10 @@ def _last_line(file: Any, end: int) -> int:
 
 def _is_json(raw: bytes) -> bool:
     try:
-        json.loads(raw)
-    except ValueError:
+        parsed(raw, where="")
+    except DataError:
         return False
     return True
-
-
-def _check(line: Any) -> None:
-    """Raise ValueError, KeyError or TypeError unless this is a line of version 1."""
-    if not isinstance(line, dict):
-        raise ValueError("not an object")
-    if line["version"] != VERSION:
-        raise ValueError(f"version {line['version']}, this dgpo reads {VERSION}")
-    for name in ("outcome", "second"):
-        if line.get(name, line["outcome"]) not in OUTCOMES:
-            raise ValueError(f"{name} {line[name]!r}")
-    if line["finish_reason"] not in get_args(FinishReason):
-        raise ValueError(f"finish_reason {line['finish_reason']!r}")
-    for name, kind in (("prompt_id", str), ("index", int), ("answer", str), ("checker", str)):
-        if not isinstance(line[name], kind):
-            raise ValueError(f"{name} {line[name]!r}")
-    if not isinstance(line["completion"], str) or not isinstance(line["token_ids"], list):
-        raise ValueError("completion or token_ids is not what it should be")
 
 
 def sample_of(line: dict[str, Any]) -> Sample:

@@ -95,12 +95,12 @@ def test_a_last_line_that_ends_but_is_no_json_is_cut_off(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        ({"outcome": "right"}, "outcome 'right'"),
-        ({"second": "perhaps"}, "second 'perhaps'"),
-        ({"version": 2}, "version 2, this dgpo reads 1"),
-        ({"index": "0"}, "index '0'"),
-        ({"token_ids": 5}, "token_ids"),
-        ({"index": 0}, "problem 'p' has a sample 0 already"),
+        ({"outcome": "right"}, 'outcome="right": must be correct, wrong'),
+        ({"second": "perhaps"}, 'second="perhaps": must be'),
+        ({"version": 2}, "version=2: this dgpo reads version 1"),
+        ({"index": "0"}, 'index="0": must be a whole number'),
+        ({"token_ids": 5}, "token_ids=5: must be a list"),
+        ({"index": 0}, "a second sample 0 of problem 'p'"),
         ({"finish_reason": "tired"}, "finish_reason"),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_broken_line_is_named(tmp_path: Path, edit: dict[str, Any], said: str)
 def test_a_missing_field_is_named(tmp_path: Path) -> None:
     file = filled(tmp_path, count=1)
     file.append([{key: value for key, value in line(1).items() if key != "checker"}])
-    with pytest.raises(DataError, match=r"samples\.jsonl:2: .*no 'checker'"):
+    with pytest.raises(DataError, match=r"samples\.jsonl:2: the field checker is missing"):
         list(file.lines())
 
 

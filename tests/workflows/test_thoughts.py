@@ -33,7 +33,7 @@ def model(tmp_path: Path) -> str:
 
 def text_of(seed: int) -> str:
     """A thought that never ends, and one that does; either has the same box in it."""
-    return (r"\boxed{19}", r"\boxed{3}</think>\boxed{19}")[seed % 2] + str(seed)
+    return f"{seed}: " + (r"\boxed{19}", r"\boxed{3}</think> \boxed{19}")[seed % 2]
 
 
 @pytest.fixture
