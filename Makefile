@@ -2,6 +2,7 @@
 # make test       formatter, linter, type checker, tests
 # make test-slow  the tests marked slow
 # make test-vllm  the tests of the vLLM backends with a real vLLM, in a venv of its own (Linux)
+# make fuzz       damage rollouts, settings, samples and cards, FUZZ_S seconds each (300)
 # make test-mutations  break the answer checker rule by rule; a test must notice each time
 #
 # PYTHON=python3.12   another interpreter (3.11 or newer)
@@ -13,6 +14,7 @@ VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 RULE ?= dgpo
 SEED ?= 0
+FUZZ_S ?= 300
 DEMO := runs/demo-$(RULE)-seed$(SEED)
 
 BIN := $(VENV)/bin
@@ -20,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 DGPO := $(BIN)/dgpo
 
-.PHONY: install dev dev-vllm demo test test-slow test-vllm test-mutations clean
+.PHONY: install dev dev-vllm demo test test-slow test-vllm test-mutations fuzz clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.installed-dev
@@ -84,6 +86,10 @@ test-vllm: dev-vllm
 
 test-mutations: dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m mutation
+
+fuzz: dev
+	OMP_NUM_THREADS=1 DGPO_FUZZ_S=$(FUZZ_S) $(BIN)/python -m pytest -n 2 -q tests/fuzz \
+		--timeout $$(($(FUZZ_S) + 600))
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) build dist

@@ -5,11 +5,24 @@ A message is one line for the user: the value, the setting, the fix.
 
 from __future__ import annotations
 
+import re
+
+# User and password before the host of an address; the second form has a slash in the password.
+_LOGIN = re.compile(r"(?<=//)(?:[^/\s\"'<>]*@|[^/\s\"'<>@:\[]+:(?!\d+/)[^/\s\"'<>@]*/[^\s\"'<>]*@)")
+
+
+def without_logins(text: str) -> str:
+    """Return text in which no address has a user and a password."""
+    return _LOGIN.sub("", text) if "@" in text else text
+
 
 class DgpoError(Exception):
     """A failed run, explained in one line. Exit code 1."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_logins(message))  # what others say of an address is in it too
 
 
 class ConfigError(DgpoError):

@@ -20,6 +20,7 @@ LEVELS = (
     {"algo"},
     {"models", "backends", "rewards", "prompts", "trackers"},
     {"config"},
+    {"codec"},
     {"engine"},
     {"workflows", "report"},
     {"cli"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import http.client
@@ -9,9 +10,9 @@ import json
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 CONNECT_TIMEOUT_S = 10.0
 _TEXT = 300  # characters of a server's answer that an error shows
@@ -49,12 +50,14 @@ class ServerSaysNo(Exception):
 class Address:
     """Where a server listens: http://HOST:PORT[/PREFIX], https://..., or unix:/PATH.
 
-    api_key: what to send as a bearer token, if anything; never shown. A function is asked with
-        every new connection: a server that was started anew has a new key.
+    api_key: what to send as a bearer token, if anything. A function is asked with every new
+        connection: a server that was started anew has a new key.
+    login: user and password, USER:PASSWORD as an address has them, to send instead of a key.
     """
 
     url: str
-    api_key: str | Callable[[], str | None] | None = None
+    api_key: str | Callable[[], str | None] | None = field(default=None, repr=False)
+    login: str | None = field(default=None, repr=False)
 
     def connect(self) -> Connection:
         """Return a connection that opens itself with the first request."""
@@ -89,7 +92,9 @@ class Connection:
                 self._http.connect()
             if self._abandoned:
                 raise ConnectionError("called off")
-            if self._key:
+            if self._address.login is not None:
+                headers["Authorization"] = f"Basic {basic(self._address.login)}"
+            elif self._key:
                 headers["Authorization"] = f"Bearer {self._key}"
             self._http.sock.settimeout(timeout_s)
             self._http.request(method, self._prefix + path, body=data, headers=headers)
@@ -119,6 +124,11 @@ class Connection:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         self._http.close()
+
+
+def basic(login: str) -> str:
+    """Return USER:PASSWORD of an address as the header for it has them."""
+    return base64.b64encode(unquote(login).encode()).decode("ascii")
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import contextlib
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from dgpo_cli.schema import Change, Frozen
+
+
+class ServerUrl(str):
+    """The address of a server as everybody may see it: what is written, shown and compared.
+
+    login: the user and password that stood before its host, for the connection alone.
+    """
+
+    login: str | None
+
+    def __new__(cls, text: str) -> Self:
+        scheme, mark, rest = text.partition("://")
+        host, slash, path = rest.partition("/")
+        login, at, host = host.rpartition("@")
+        url = super().__new__(cls, "".join((scheme, mark, host, slash, path)))
+        url.login = login if at else None
+        return url
+
+
+def _address(value: Any) -> ServerUrl:
+    """Check an address without a word of what it says: a password may be anywhere in it."""
+    if not isinstance(value, str):
+        raise ValueError("an address must be text")
+    url = value if isinstance(value, ServerUrl) else ServerUrl(value)
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        served = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        if served or (parts.scheme == "unix" and parts.path.startswith("/")):
+            return url
+    raise ValueError(
+        "an address must be http://HOST:PORT, https://HOST or unix:/PATH; a slash or @ in a "
+        "password is written as %2F or %40"
+    )
 
 
 class HfBackend(Frozen):
@@ -87,10 +122,12 @@ class VllmServerBackend(_Vllm):
     """One or more vLLM servers, started by `dgpo serve` on this machine or others."""
 
     kind: Literal["vllm-server"] = "vllm-server"
-    urls: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^(https?://[^/]+|unix:/)")], ...], Change.FREE
-    ] = Field(
-        ("http://127.0.0.1:8000",), min_length=1, description="Base addresses of the servers."
+    urls: Annotated[tuple[Annotated[ServerUrl, PlainValidator(_address)], ...], Change.FREE] = (
+        Field(
+            (ServerUrl("http://127.0.0.1:8000"),),
+            min_length=1,
+            description="Base addresses of the servers; a password in one is not stored.",
+        )
     )
     api_key_env: Annotated[str, Change.FREE] = Field(
         "DGPO_VLLM_API_KEY",

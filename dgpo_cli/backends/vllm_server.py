@@ -42,7 +42,7 @@ class SharedServers:
         """model: what is to be served, as the settings name it."""
         key = os.environ.get(settings.api_key_env) or None
         self.clients: Sequence[VllmClient] = tuple(
-            VllmClient(Address(url, key or partial(read_key, key_file(url))))
+            VllmClient(Address(url, key or partial(read_key, key_file(url)), login=url.login))
             for url in settings.urls
         )
         self.waiting = False

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dgpo_cli.cli import pager
+from dgpo_cli.errors import without_logins
 from dgpo_cli.report.text import visible
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def draw(picture: RenderableType, *, on: Console) -> None:
 
 def log(text: str, *, on: Console) -> None:
     """Print one line above the bars that are drawn on a console."""
-    on.print(Text(visible(text)))
+    on.print(Text(_harmless(text)))
 
 
 def note(text: str, *, on: Console | None = None) -> None:
@@ -225,11 +226,16 @@ def _labelled(label: str, text: str, *, style: str, on: Console | None = None) -
 
 
 def _with_label(label: str, text: str, *, style: str) -> Text:
-    return Text.assemble((f"{label}:", style), " ", visible(text))
+    return Text.assemble((f"{label}:", style), " ", _harmless(text))
+
+
+def _harmless(text: str) -> str:
+    """Return text as a terminal and whoever looks at it may have it."""
+    return visible(without_logins(text))
 
 
 def show_traceback(exception: BaseException) -> None:
     """Print where an exception came from, on stderr."""
     lines = traceback.format_exception(exception)
     for line in "".join(lines).splitlines():
-        stderr().print(Text(visible(line)), soft_wrap=True)
+        stderr().print(Text(_harmless(line)), soft_wrap=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dgpo_cli.config.explain import shown
 from dgpo_cli.config.load import DEFAULT, Resolved
 from dgpo_cli.config.tree import flatten
+from dgpo_cli.errors import without_logins
 
 
 class Row(NamedTuple):
@@ -15,6 +16,13 @@ class Row(NamedTuple):
     key: str
     value: str
     source: str
+
+
+def _storable(value: Any) -> Any:
+    """Return a value as a file may hold it: a list for a tuple, no address with a password."""
+    if isinstance(value, tuple):
+        return [_storable(each) for each in value]
+    return without_logins(value) if isinstance(value, str) else value
 
 
 def describe(resolved: Resolved) -> list[Row]:
@@ -45,7 +53,7 @@ def dump_toml(resolved: Resolved) -> str:
             inner = table[part]
             assert isinstance(inner, tomlkit.items.Table)
             table = inner
-        item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
+        item = tomlkit.item(_storable(value))
         if resolved.sources[key] != DEFAULT:
             item.comment(f"from {resolved.sources[key]}")
         table.add(name, item)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.config.layers import Argument
 from dgpo_cli.config.tree import Choice, known_leaves, locate
+from dgpo_cli.errors import without_logins
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -16,15 +17,15 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
-_WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
+_SHOWN = 100  # characters of a value, or of a name that does not exist
 
 
 def shown(value: object) -> str:
     """Write a value as it would be typed after --set."""
     if isinstance(value, Argument):
-        return value.raw
+        return without_logins(value.raw)
     if isinstance(value, str):
-        return value
+        return without_logins(value)
     if isinstance(value, tuple | list):
         return f"[{', '.join(_in_list(item) for item in value)}]"
     if isinstance(value, bool):
@@ -33,11 +34,18 @@ def shown(value: object) -> str:
 
 
 def _in_list(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else shown(value)
+    is_text = isinstance(value, str)
+    return json.dumps(shown(value), ensure_ascii=False) if is_text else shown(value)
+
+
+def cut(text: str) -> str:
+    """Return text as an error shows it, not longer than a line."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def unknown_key(key: str, *, source: str) -> str:
     """Say that a setting does not exist, and which known one was most likely meant."""
+    key = cut(key)
     near = nearest_key(key)
     hint = f"did you mean {near}?" if near else "--dry-run lists all settings"
     return f"{key} ({source}): unknown setting; {hint}"
@@ -76,13 +84,14 @@ def foreign_key(key: str, *, source: str, prefix: str, tag: str, choice: Choice)
 
 def unknown_tag(key: str, *, value: object, choice: Choice) -> str:
     """Say that a section has no such variant."""
-    return f"{key}={shown(value)}: {_one_of(shown(value), list(choice.variants))}"
+    text = cut(shown(value))
+    return f"{key}={text}: {_one_of(text, list(choice.variants))}"
 
 
 def not_a_section(key: str, *, value: object, source: str, inner: Iterable[str]) -> str:
     """Say that a value was given where a section stands."""
     names = ", ".join(f"{key}.{name}" for name in inner)
-    return f"{key}={shown(value)} ({source}): is a section, not a value; it has {names}"
+    return f"{key}={cut(shown(value))} ({source}): is a section, not a value; it has {names}"
 
 
 def _one_of(value: str, choices: Sequence[str]) -> str:
@@ -104,7 +113,7 @@ def invalid_values(error: ValidationError, *, sources: Mapping[str, str]) -> Ite
             continue
         source = sources.get(key, "")
         origin = f" ({source})" if source not in ("", "--set") else ""
-        given = "" if details["type"] == "missing" else f"={shown(details['input'])}"
+        given = "" if details["type"] == "missing" else f"={cut(shown(details['input']))}"
         yield f"{key}{given}{origin}: {problem(details)}{_fix(details, field)}"
 
 
@@ -123,7 +132,7 @@ def problem(details: ErrorDetails) -> str:
             return f"must be at most {context['le']:g}"
         case "literal_error":
             choices = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            return _one_of(shown(details["input"]), choices)
+            return _one_of(cut(shown(details["input"])), choices)
         case "missing":
             return "is required"
         case "too_short" | "string_too_short":

@@ -11,6 +11,8 @@ from typing import Any
 from dgpo_cli.config.presets import preset_text
 from dgpo_cli.errors import ConfigError
 
+_DEEPEST = 16  # levels of tables; settings have four
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
@@ -54,10 +56,25 @@ def _recipe(text: str, name: str) -> Layer:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: is not valid TOML: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{name}: holds a whole number with too many digits") from error
+    except RecursionError as error:
+        raise ConfigError(f"{name}: is nested too deep; no setting is") from error
+    if _depth(tree) > _DEEPEST:
+        raise ConfigError(f"{name}: is nested too deep; no setting is")
     if isinstance(tree.get("description"), str):
         del tree["description"]  # says what the recipe is for; no setting
     hardware = tree.pop("hardware") if isinstance(tree.get("hardware"), str) else None
     return Layer(name, tree, hardware)
+
+
+def _depth(tree: dict[str, Any]) -> int:
+    """How many levels of tables there are, counted without a call for each."""
+    depth, level = 0, [tree]
+    while level:
+        depth += 1
+        level = [each for table in level for each in table.values() if isinstance(each, dict)]
+    return depth
 
 
 def set_layer(arguments: Sequence[str]) -> Layer:
@@ -97,7 +114,7 @@ def _insert(tree: dict[str, Any], parts: Sequence[str], value: Any) -> None:
 def _parse(raw: str) -> Argument | dict[str, Any]:
     try:
         table = tomllib.loads(f"value = {raw}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return Argument(raw, raw)
     if table.keys() != {"value"}:  # a line break let a second key in
         return Argument(raw, raw)

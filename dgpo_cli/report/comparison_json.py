@@ -8,13 +8,13 @@ sentences. Shares are between -1 and 1, null is unknown, intervals are [low, hig
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dgpo_cli.algo.compared import Pair, Run
+from dgpo_cli.codec import parsed
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.report.evaluation_json import from_json
 from dgpo_cli.report.jsonable import jsonable
@@ -36,9 +36,9 @@ def read_run(path: Path) -> Run:
             f"{REPORT_FILE}"
         )
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file}: cannot be read as JSON: {error}") from error
+        data = parsed(file.read_bytes(), where=str(file))
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
     try:
         evaluation, card = from_json(data)
     except DataError as error:

@@ -15,12 +15,13 @@ outcomes (a letter a sample), lengths (a number a sample); card; card_key.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from dgpo_cli.codec import Format, Object, told
 from dgpo_cli.errors import DataError
 from dgpo_cli.report.jsonable import jsonable
 from dgpo_cli.report.warnings import warnings
@@ -75,19 +76,32 @@ def from_json(data: object) -> tuple[Evaluation, Card | None]:
         raise DataError(f"is of version {data['version']!r}; this dgpo reads {VERSION}")
     try:
         evaluation = _reader(Evaluation).validate_python(_restored(data))
-        card = None if data["card"] is None else _reader(Card).validate_python(data["card"])
+        card = None if data["card"] is None else _card(data["card"])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+        raise DataError(told(error)) from error
     except KeyError as error:
         raise DataError(f"the field {error} is missing") from error
-    except (TypeError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise DataError(f"not a report of dgpo eval: {error}") from error
     _check(evaluation)
     if card is not None and card.key != data.get("card_key"):
         raise DataError("card_key is not that of the card: one of them was changed")
     return evaluation, card
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    protocol: Object
+    subject: Object
+    environment: Object
+
+
+_CARD = Format(_Card)
+
+
+def _card(data: Any) -> Card:
+    found = _CARD.read(data, where="card")
+    return Card(found.protocol, found.subject, found.environment)
 
 
 @cache

@@ -18,11 +18,11 @@ from typing import Annotated
 
 from pydantic import Field, Strict
 
+from dgpo_cli.codec import Count, Format, Object, Text, parsed
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.models.checkpoint import atomic_text
 from dgpo_cli.types import Card
 from dgpo_cli.workflows.card import differences
-from dgpo_cli.workflows.codec import Count, Format, Object, Text, parsed
 from dgpo_cli.workflows.run_folder import RunFolder
 from dgpo_cli.workflows.samples import SampleFile
 

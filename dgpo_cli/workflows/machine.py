@@ -10,6 +10,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from dgpo_cli.backends.http_json import basic
+from dgpo_cli.backends.settings import ServerUrl
 from dgpo_cli.types import Finding
 from dgpo_cli.workflows.devices import host_memory
 
@@ -116,7 +118,7 @@ def hub(*, timeout_s: float = _HUB_S) -> Finding:
         if os.environ.get(name, "").lower() in _TRUE:
             fix = f"unset {name} to download; local folders and what is cached work"
             return Finding("hub", "warn", f"not asked: {name} is set", fix)
-    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    address = ServerUrl(os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/"))
     answer: list[str] = []
     asking = threading.Thread(target=_ask, args=(address, timeout_s, answer), daemon=True)
     asking.start()
@@ -128,9 +130,11 @@ def hub(*, timeout_s: float = _HUB_S) -> Finding:
     return Finding("hub", "ok", f"{address} answers")
 
 
-def _ask(address: str, timeout_s: float, answer: list[str]) -> None:
+def _ask(address: ServerUrl, timeout_s: float, answer: list[str]) -> None:
     try:
         request = urllib.request.Request(f"{address}/api/models?limit=1", method="GET")
+        if address.login is not None:
+            request.add_header("Authorization", f"Basic {basic(address.login)}")
         with urllib.request.urlopen(request, timeout=timeout_s):
             answer.append("")
     except urllib.error.HTTPError as error:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from dgpo_cli.algo.advantages import AdvantageSettings
+from dgpo_cli.codec import TOO_DEEP, parsed
 from dgpo_cli.errors import DataError
-from dgpo_cli.workflows.codec import TOO_DEEP, parsed
 from dgpo_cli.workflows.foreign import NAMES, adapted, typed
 from dgpo_cli.workflows.rollouts import (
     COLUMNS,

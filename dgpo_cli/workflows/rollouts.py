@@ -21,6 +21,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field, Strict
 
+from dgpo_cli.codec import Count, Flag, Format, Id, Number, Object, Text, TokenId, Whole
 from dgpo_cli.thinking import ends_in_thought
 from dgpo_cli.types import (
     Batch,
@@ -32,7 +33,6 @@ from dgpo_cli.types import (
     ScoredGroup,
     Verdict,
 )
-from dgpo_cli.workflows.codec import Count, Flag, Format, Id, Number, Object, Text, TokenId, Whole
 
 VERSION = 1
 TOKEN_FIELDS = ("logprobs", "entropy", "hellinger_sq", "scores", "weights")

@@ -17,11 +17,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, Strict
 
+from dgpo_cli.codec import Count, Flag, Format, Text, TokenId, parsed
 from dgpo_cli.errors import DataError
 from dgpo_cli.models.checkpoint import atomic_bytes
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.types import Completion, FinishReason, Outcome, Prompt, Verdict
-from dgpo_cli.workflows.codec import Count, Flag, Format, Text, TokenId, parsed
 
 VERSION = 1
 _TAIL = ("outcome", "extracted", "checker", "second", "starts_in_thought")

@@ -7,7 +7,6 @@ told: when the run goes on, the tracker's run goes on as well, and no step is in
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.tree import flatten
+from dgpo_cli.errors import without_logins
 from dgpo_cli.models.checkpoint import atomic_text
 from dgpo_cli.trackers.open import open_tracker
 from dgpo_cli.trackers.protocol import TrackedRun
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from dgpo_cli.workflows.run_folder import RunFolder
 
 P = ParamSpec("P")
-_USER = re.compile(r"(?<=//)[^/\s\"@]+@")  # name and password before the host of an address
 
 
 @dataclass(slots=True)
@@ -75,7 +74,7 @@ class Tracking:
                 self._lost(name, error, while_="starting")
                 continue
             self._open.append(_Open(name, tracker, run_id, marks))
-            self._on_event(f"{name}: {tracker.place}")
+            self._on_event(f"{name}: {without_logins(tracker.place)}")
         self._write()
         self._tell_changes()
         return self
@@ -144,7 +143,8 @@ class Tracking:
 
     def _lost(self, name: str, error: Exception, *, while_: str) -> None:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        self._on_event(f"{name} failed while {while_} and is off from here on: {reason[:300]}")
+        reason = without_logins(reason)[:300]
+        self._on_event(f"{name} failed while {while_} and is off from here on: {reason}")
 
     def _run(self, run_id: str, *, goes_on: bool) -> TrackedRun:
         return TrackedRun(
@@ -156,11 +156,11 @@ class Tracking:
             step=self._step,
             mode=self._settings.mode,
             config={
-                key: json.loads(_USER.sub("", json.dumps(value)))
+                key: json.loads(without_logins(json.dumps(value)))
                 for key, value in flatten(self._resolved.settings).items()
             }
             | ({"changed": list(map(change_text, self._changes))} if self._changes else {}),
-            text=_USER.sub("", dump_toml(self._resolved)),
+            text=dump_toml(self._resolved),
         )
 
     def _read(self) -> dict[str, Any]:

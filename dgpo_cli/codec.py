@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cached_property
+from types import MappingProxyType
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import (
@@ -91,7 +92,7 @@ class Format(Generic[T]):
         try:
             return self._adapter.validate_python(known)
         except ValidationError as error:
-            raise DataError(f"{where}: {_told(error, named or {})}") from error
+            raise DataError(f"{where}: {told(error, named or {})}") from error
         except RecursionError as error:
             raise DataError(f"{where}: {TOO_DEEP}") from error
 
@@ -122,7 +123,7 @@ def _whole(digits: str) -> int | float:
     return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
 
 
-def _told(error: ValidationError, named: Mapping[str, str]) -> str:
+def told(error: ValidationError, named: Mapping[str, str] = MappingProxyType({})) -> str:
     """Say what is wrong first: the field, its value, what it must be."""
     details = error.errors(include_url=False)[0]
     name = _place(details["loc"], named)
