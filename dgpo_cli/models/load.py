@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,8 +208,11 @@ def _start_at_the_base(model: Any) -> None:
             if not isinstance(layer, LoraLayer):
                 continue
             for magnitude in layer.lora_magnitude_vector.values():
-                weight = dequantize_module_weight(layer.get_base_layer())
-                norm = torch.linalg.norm(weight.to(magnitude.weight.dtype), dim=1)
+                base = layer.get_base_layer()
+                weight = dequantize_module_weight(base)
+                # An embedding is looked up in by rows: what it adds up over is its other side.
+                over = 0 if isinstance(base, torch.nn.Embedding) else 1
+                norm = torch.linalg.norm(weight.to(magnitude.weight.dtype), dim=over)
                 magnitude.weight.copy_(norm)
 
 
@@ -261,6 +265,8 @@ def _quiet() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     hub_logging.set_verbosity_error()
+    # peft, of an adapter on an embedding that is the head too: merging unties the two.
+    warnings.filterwarnings("ignore", message="Model (with|has) `?tie_word_embeddings")
     # At import, on some processors, it asks for a package that it only could make use of.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 

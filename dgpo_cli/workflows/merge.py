@@ -10,7 +10,7 @@ from pathlib import Path
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.checkpoint import atomic_folder
-from dgpo_cli.models.merge import Difference, Precision, check_space, merge
+from dgpo_cli.models.merge import Difference, Precision, check_space, check_written, merge
 from dgpo_cli.models.settings import ModelSettings
 from dgpo_cli.workflows.run_folder import checkpoint_to_load
 
@@ -39,7 +39,8 @@ def run(
     Raises:
         ConfigError: `out` exists.
         CheckpointError: there is no such checkpoint, it is damaged, or no room on the disk.
-        ModelError: something does not load.
+        ModelError: something does not load, or what was written differs from the policy by more
+            than rounding.
     """
     from dgpo_cli.models.load import load_tokenizer
 
@@ -50,18 +51,21 @@ def run(
     model_settings = _of_checkpoint(resolved.settings.model, checkpoint=checkpoint, adapter=adapter)
     check_space(model_settings, dtype=dtype, folder=out)
     tokenizer = load_tokenizer(model_settings, folder=checkpoint)
-    model, difference = merge(
+    merged = merge(
         model_settings, checkpoint=checkpoint, adapter=adapter, dtype=dtype, tokenizer=tokenizer
     )
+    with atomic_folder(out) as folder:
+        merged.model.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+        difference = check_written(
+            folder, merged, settings=model_settings, dtype=dtype, tokenizer=tokenizer
+        )
     if model_settings.quantization != "none":
         on_event(
             f"the policy computes with weights in 4 bits, unpacked here and rounded to {dtype}: "
             f"log-probabilities differ by at most {difference.largest:.2g} and by "
             f"{difference.mean:.2g} in the mean, over {difference.tokens} fixed tokens"
         )
-    with atomic_folder(out) as folder:
-        model.save_pretrained(str(folder))
-        tokenizer.save_pretrained(str(folder))
     size = sum(path.stat().st_size for path in out.iterdir())
     return MergeResult(out=out, checkpoint=checkpoint, size=size, difference=difference)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dgpo_cli.errors import ModelError
+from dgpo_cli.models.head import head_of
 from dgpo_cli.models.load import (
     add_adapter,
     dropouts,
@@ -224,6 +225,22 @@ def test_the_adapter_adds_alpha_over_rank_times_its_product() -> None:
     product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     x = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(layer(x), x @ (weight + 4.0 * product).T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@torch.no_grad()
+def test_an_adapter_on_the_embedding_starts_at_the_base_and_leaves_the_tied_head(
+    dora: bool,
+) -> None:
+    model = tiny.build_model("qwen2-tied")
+    ids = torch.arange(5, 15)[None]
+    before, head = model(input_ids=ids).logits, model.lm_head.weight.clone()
+    adapter = LoraAdapter(rank=3, targets=("embed_tokens",), dora=dora)
+    adapted = add_adapter(model, adapter=adapter, seed=0)
+    assert torch.equal(adapted(input_ids=ids).logits, before)
+    tiny.nudge((p for p in adapted.parameters() if p.requires_grad), scale=0.1)
+    assert (adapted(input_ids=ids).logits - before).abs().max() > 0.1
+    assert torch.equal(head_of(adapted.get_base_model()).weight, head)
 
 
 def test_what_bitsandbytes_warns_of_at_import_does_not_reach_the_user(

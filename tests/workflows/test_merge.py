@@ -16,6 +16,7 @@ from dgpo_cli.models import merge as models_merge
 from dgpo_cli.models.digests import write_digests
 from dgpo_cli.models.settings import ModelSettings
 from dgpo_cli.workflows import merge
+from tests.models import tiny
 from tests.workflows.finished import LORA, make_run
 
 IDS = torch.tensor([[5, 9, 23, 11, 7, 40, 18, 6, 30, 12]])
@@ -69,6 +70,69 @@ def test_the_folder_loads_as_a_plain_model_with_the_policys_logits(
         assert AutoTokenizer.from_pretrained(out)("12+3?")["input_ids"] == [6, 7, 15, 8, 23]
         assert result.size == sum(path.stat().st_size for path in out.iterdir())
         assert len(events) == (1 if "q" in kind else 0)
+
+
+@pytest.fixture(scope="module")
+def tied_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tied-model")
+    tiny.build_model("qwen2-tied", hidden_size=64, intermediate_size=128).save_pretrained(folder)
+    tiny.char_tokenizer().save_pretrained(folder)
+    return folder
+
+
+EMBEDDING = (*LORA, 'adapter.targets=["embed_tokens","q_proj"]')
+
+
+@pytest.mark.parametrize("kind", [(), ("adapter.dora=true",), ("model.quantization=nf4",)])
+def test_an_adapter_on_an_embedding_that_is_the_head_too_is_merged_into_the_one_alone(
+    tied_folder: Path, tmp_path: Path, kind: tuple[str, ...]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    resolved, policy = make_run(tmp_path / "run", tied_folder, *EMBEDDING, *kind)
+    result, _ = merged(resolved, tmp_path / "run", tmp_path / "m")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    base = AutoModelForCausalLM.from_pretrained(tied_folder)
+    assert not model.config.tie_word_embeddings
+    assert torch.equal(model.lm_head.weight, base.lm_head.weight)
+    assert not torch.equal(model.model.embed_tokens.weight, base.lm_head.weight)
+    assert float((logits_of(model) - logits_of(policy.model)).abs().max()) < 1e-4
+    assert result.difference.mean < 1e-5
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("kind", [(), ("model.quantization=nf4",)])
+def test_a_merge_that_is_not_the_policy_is_refused_and_leaves_nothing(
+    tied_folder: Path,
+    tmp_path: Path,
+    kind: tuple[str, ...],
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As it was when the head got what was meant for the embedding."""
+    resolved, _ = make_run(tmp_path / "run", tied_folder, *EMBEDDING, *kind)
+    monkeypatch.setattr(models_merge, "_untie", lambda model: None)
+    told = r"the merged model is not the policy: .* nats off in the mean, where rounding makes "
+    with pytest.raises(ModelError, match=told):
+        merged(resolved, tmp_path / "run", tmp_path / "m", dtype=dtype)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_is_written_is_what_is_measured(
+    wide_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weight that goes wrong on its way to the disk is one that the policy does not have."""
+    resolved, policy = make_run(tmp_path / "run", wide_folder, *LORA)
+    save = type(policy.model.get_base_model()).save_pretrained
+
+    def without_a_layer(self: Any, folder: str, **others: Any) -> None:
+        self.model.layers[1].mlp.up_proj.weight.data.zero_()
+        save(self, folder, **others)
+
+    monkeypatch.setattr(type(policy.model.get_base_model()), "save_pretrained", without_a_layer)
+    with pytest.raises(ModelError, match="not the policy"):
+        merged(resolved, tmp_path / "run", tmp_path / "m")
+    assert not (tmp_path / "m").exists()
 
 
 def test_the_warning_tells_the_difference_that_there_is(wide_folder: Path, tmp_path: Path) -> None:
