@@ -22,7 +22,7 @@ def main() -> NoReturn:
 
 def _end(number: int, frame: Any) -> NoReturn:
     # No exception: it would come out of some import, with a traceback.
-    os.write(2, b"error: interrupted\n")
+    os.write(2, b"interrupted\n")
     os._exit(130)
 
 

@@ -25,6 +25,12 @@ class DgpoError(Exception):
         super().__init__(without_logins(message))  # what others say of an address is in it too
 
 
+class Interrupted(DgpoError):
+    """Ctrl-C. The message says what is kept and how to go on; exit code 130, no error."""
+
+    exit_code = 130
+
+
 class ConfigError(DgpoError):
     """A setting, flag or combination that cannot work. Exit code 2, nothing has been run."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -208,6 +209,18 @@ def log(text: str, *, on: Console) -> None:
 def note(text: str, *, on: Console | None = None) -> None:
     """Tell the user something in passing, on stderr or above the bars that are drawn on it."""
     _labelled("note", text, style="cyan", on=on)
+
+
+def aside(text: str) -> None:
+    """Print one plain line on stderr: how a command was stopped, what to run next."""
+    stderr().print(Text(visible(text)))
+
+
+def suggest(*commands: Sequence[object]) -> None:
+    """Name commands of dgpo that a user is likely to want next, on stderr, ready to be copied."""
+    for at, words in enumerate(commands):
+        line = Text("next: " if at == 0 else "      ", style="dim")
+        stderr().print(line.append(visible(shlex.join(["dgpo", *map(str, words)]))))
 
 
 def error(text: str) -> None:

@@ -47,3 +47,6 @@ def doctor(
         console.show(report.render(findings, color=ramp.depth_of(console.stdout())))
     if any(finding.state == "fail" for finding in findings):
         raise typer.Exit(CANNOT_RUN)
+    if not as_json:
+        named = ["--config", config] if config is not None else ["--preset", preset or "tiny"]
+        console.suggest(["train", *named])

@@ -43,7 +43,7 @@ Run = Annotated[
     typer.Option(
         help="Run folder: its settings and its newest checkpoint.",
         metavar="DIR",
-        show_default="none",
+        show_default="the newest run under ./runs",
     ),
 ]
 Data = Annotated[
@@ -99,10 +99,20 @@ SecondOpinion = Annotated[
         show_default="on",
     ),
 ]
+WithCard = Annotated[
+    bool,
+    typer.Option(
+        "--card",
+        help="Print the card too: every setting, version and file that moves the score. It is "
+        "always in card.json and --json.",
+        show_default="off",
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print the report as JSON.", show_default="off"),
 ]
+RUNS = Path("runs")
 
 
 class _Subject(NamedTuple):
@@ -130,14 +140,18 @@ def evaluate(
     second_opinion: SecondOpinion = True,
     overrides: options.Set = None,
     seed: options.Seed = None,
+    with_card: WithCard = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model: sample each problem k times and report Avg@k with its error.
 
-    --run takes a trained model, --preset a recipe's model before training, --model any other.
+    --run takes a trained model, --preset a recipe's model before training, --model any other;
+    without any of them the newest run under ./runs is evaluated.
     Settings: preset or run < protocol < --set < flags. Every sample is kept as soon as it is
     there: the same command goes on where it was stopped, and a larger --k adds what is missing.
     """
+    if run is None and preset is None and model is None:
+        run = _newest_run()
     options.one_of(
         {"--run": run, "--preset": preset, "--model": model}, why="to say what to evaluate"
     )
@@ -170,7 +184,8 @@ def evaluate(
         fresh=fresh,
         second_opinion=second_opinion,
     )
-    _report(_sample(subject.resolved, request), least=least, as_json=as_json)
+    result = _sample(subject.resolved, request)
+    _report(result, least=least, with_card=with_card, as_json=as_json)
 
 
 def parse_columns(text: str | None) -> dict[str, str] | None:
@@ -212,13 +227,28 @@ def _sample(resolved: Resolved, request: EvalRequest) -> EvalResult:
         )
 
 
-def _report(result: EvalResult, *, least: float | None, as_json: bool) -> None:
+def _newest_run() -> Path:
+    from dgpo_cli.errors import ConfigError
+    from dgpo_cli.workflows.run_folder import newest_run
+
+    found = newest_run(RUNS)
+    if found is None:
+        raise ConfigError(
+            "nothing says what to evaluate, and there is no run under ./runs: give --model MODEL "
+            "(a folder or a name on the hub), --run RUN (a trained model), or --preset NAME"
+        )
+    console.note(f"evaluating {found}, the newest run; --run, --model or --preset choose another")
+    return found
+
+
+def _report(result: EvalResult, *, least: float | None, with_card: bool, as_json: bool) -> None:
     """Print the report; end with 3 where the score is not shown to reach `least`."""
     if as_json:
         console.say_json(scores.as_data(result.evaluation, result.card))
     else:
-        scores.show(result.evaluation, result.card)
+        scores.show(result.evaluation, result.card if with_card else None)
         console.say(f"written to {result.out}")
+        console.suggest(["compare", result.out, "OTHER"])
     if least is None:
         return
     lower = scores.lower_end(result.evaluation)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import typer
 
 from dgpo_cli.cli import console
-from dgpo_cli.errors import DgpoError
+from dgpo_cli.errors import DgpoError, Interrupted
 
 FAILED = 1
 USAGE = 2
@@ -30,28 +30,28 @@ def guarded(command: Callable[[], object], *, debug: bool) -> int:
     try:
         result = command()
         console.flush()
-    except KeyboardInterrupt:
-        result = INTERRUPTED
+    except KeyboardInterrupt as stop:
+        return _explain(Interrupted(str(stop)))
     except Exception as error:
-        if debug and not isinstance(error, BrokenPipeError):
+        if debug and not isinstance(error, (BrokenPipeError, Interrupted)):
             console.show_traceback(error)
         return _explain(error)
-    # Typer returns the code of an early exit, and makes one of Ctrl-C.
+    # Typer returns the code of an early exit, and makes one of a Ctrl-C outside of any command.
     code = result if isinstance(result, int) else 0
-    if code == INTERRUPTED:
-        console.error("interrupted")
-    return code
+    return _explain(Interrupted()) if code == INTERRUPTED else code
 
 
 def _explain(error: Exception) -> int:
     """Tell the user what happened, in one line where it is not ours to say more."""
     match error:
+        case Interrupted():
+            console.aside(str(error) or "interrupted")
+            return INTERRUPTED
         case DgpoError():
             console.error(str(error))
             return error.exit_code
         case typer.Abort():
-            console.error("interrupted")
-            return INTERRUPTED
+            return _explain(Interrupted())
         case typer.TyperException():
             console.error(_usage(error))
             return error.exit_code

@@ -27,6 +27,7 @@ from dgpo_cli.cli.report import report
 from dgpo_cli.cli.rollout import rollout
 from dgpo_cli.cli.serve import serve
 from dgpo_cli.cli.train import train
+from dgpo_cli.errors import Interrupted
 
 # OpenMP threads wait for each other by spinning. As long as libgomp spins by default, a second
 # program on the same cores makes a step of a small model ten times slower; this long costs an idle
@@ -36,6 +37,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 class Root(TyperGroup):
     """The group of all commands; runs them under `guarded` and takes --debug anywhere."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; typer would drop what a KeyboardInterrupt says."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(str(stop)) from stop
 
     def main(
         self,

@@ -123,3 +123,7 @@ def plan(
         console.note(f"{apply}: use it with dgpo train --config {apply}")
     if not found.fits or found.not_built:
         raise typer.Exit(CANNOT_RUN)
+    if apply is None and not as_json:
+        named = ["--preset", preset] if preset is not None else ["--config", config]
+        changes = [word for each in overrides or () for word in ("--set", each)]
+        console.suggest(["train", *named, *changes])

@@ -29,6 +29,7 @@ def list_() -> None:
         return preset.name, preset.description, lacks
 
     console.table([row(preset) for preset in presets.list_presets()], styles=("bold", "", "yellow"))
+    console.suggest(["preset", "show", "tiny"], ["train", "--preset", "tiny"])
 
 
 @app.command()

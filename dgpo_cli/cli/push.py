@@ -66,3 +66,4 @@ def push(
     console.say(f"would be uploaded to {repo}, with this card:")
     for line in result.card.splitlines():
         console.say(line)
+    console.suggest(["push", run, repo, *(["--merged"] if merged else [])])

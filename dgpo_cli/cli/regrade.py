@@ -37,16 +37,17 @@ def regrade(folder: Folder, as_json: Json = False) -> None:
         flips = [asdict(flip) for flip in result.flips]
         console.say_json({"version": 1, "flips": flips, "report": report})
     else:
-        _print(result)
+        _print(result, folder=folder)
 
 
-def _print(result: RegradeResult) -> None:
+def _print(result: RegradeResult, *, folder: Path) -> None:
     if result.flips:
         rows = [("problem", "sample", "answer", "outcome", "extracted")]
         rows += [_row(flip) for flip in result.flips]
         console.table(rows, styles=("bold", "", "", "", "dim"))
     console.say(f"{len(result.flips)} of {result.samples} samples flipped")
-    scores.show(result.evaluation, result.card)
+    scores.show(result.evaluation, None)
+    console.suggest(["compare", folder, "OTHER"])
 
 
 def _row(flip: Flip) -> tuple[str, str, str, str, str]:

@@ -66,6 +66,8 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
         page = out or Path(records[0].path) / "report.html"
         write("--out", page, report_page(records).encode("utf-8"))
         tell(f"written to {page}")
+        if not as_json:
+            console.suggest(["inspect", records[0].path])
     if png is not None:
         from dgpo_cli.report.run_page.picture import report_svg
 

@@ -30,8 +30,8 @@ def as_data(evaluation: Evaluation, card: Card) -> dict[str, Any]:
     return report.to_json(evaluation, card)
 
 
-def show(evaluation: Evaluation, card: Card) -> None:
-    """Print the report with the card below it."""
+def show(evaluation: Evaluation, card: Card | None) -> None:
+    """Print the report, the score last; with a card, what moved the score above it."""
     from dgpo_cli.report import evaluation as report
 
     console.show(report.render(evaluation, card))

@@ -179,6 +179,11 @@ def _run(
         console.say(f"eval        {told}")
     console.say(f"run         {result.out}")
     console.say(f"checkpoint  {result.checkpoint}")
+    console.suggest(
+        ["report", result.out],
+        ["inspect", result.out],
+        ["eval", "--bench", resolved.settings.eval.bench, "--run", result.out],
+    )
 
 
 def _view(

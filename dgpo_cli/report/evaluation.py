@@ -33,8 +33,9 @@ _LISTED = 5  # disagreements
 def render(
     evaluation: Evaluation, card: Card | None = None, *, color: Depth = "truecolor"
 ) -> RenderableType:
-    """The score with its errors, its card, and where it came from: problems and lengths.
+    """Problems, lengths, the card if it is asked for, and last the score with its errors.
 
+    The end of a long output is what a terminal shows.
     color: the most colour to use; the console that prints may allow less.
     """
     return _Report(evaluation, card, color)
@@ -81,6 +82,16 @@ class _Report:
 
     def _lines(self, *, page: Page, depth: Depth) -> Iterator[Text]:
         result = self.evaluation
+        yield from _problems(result, page=page, depth=depth)
+        yield plain("")
+        yield from _lengths(result, page=page, depth=depth)
+        if result.disagreements:
+            yield plain("")
+            yield from _disagreements(result.disagreements, page=page)
+        if self.card is not None:
+            yield plain("")
+            yield from card_lines(self.card, page=page)
+        yield plain("")
         name = visible(result.bench, glyphs=page.glyphs)
         of = f"{counted(result.n_problems, 'problem')}, {counted(result.k, 'sample')} each"
         yield title_line(page, name, of)
@@ -88,16 +99,6 @@ class _Report:
         yield from _score(result, page=page)
         for warning in warnings(result):
             yield from page.paragraph(f"Warning: {warning}", style="bold")
-        if self.card is not None:
-            yield plain("")
-            yield from card_lines(self.card, page=page)
-        yield plain("")
-        yield from _problems(result, page=page, depth=depth)
-        yield plain("")
-        yield from _lengths(result, page=page, depth=depth)
-        if result.disagreements:
-            yield plain("")
-            yield from _disagreements(result.disagreements, page=page)
 
 
 def _score(result: Evaluation, *, page: Page) -> Iterator[Text]:

@@ -189,14 +189,13 @@ def fill(
                 folder.samples.append(lines)
                 samples += map(sample_of, lines)
                 advance(len(lines))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         # The file is asked: the signal may have come between a batch's writing and its counting.
         there_now = folder.samples.count() - (before - kept)
-        on_event(
-            f"stopped: {there_now} of {len(wanted)} samples are kept in "
-            f"{folder.path}; the same command goes on from there"
-        )
-        raise
+        raise KeyboardInterrupt(
+            f"stopped; {there_now} of {len(wanted)} samples are kept in {folder.path}; "
+            "the same command continues"
+        ) from stop
     drawn = samples[before:]
     seconds = engine.take_times().get("time/sample_s", 0.0)
     return samples, Drawn(len(drawn), sum(sample.tokens for sample in drawn), seconds)

@@ -19,11 +19,17 @@ class Interrupt:
     """
 
     def __init__(
-        self, on_event: Callable[[str], None], *, waits: Callable[[], bool] = lambda: False
+        self,
+        on_event: Callable[[str], None],
+        *,
+        at_once: Callable[[], str],
+        waits: Callable[[], bool] = lambda: False,
     ) -> None:
-        """waits: whether the run waits for something else to start: then the first signal ends it
-        at once, for no step may ever end."""
+        """at_once: gives the last line for a run that a signal ends within a step. waits: whether
+        the run waits for something else to start: then the first signal does, for no step may
+        ever end."""
         self._on_event = on_event
+        self._at_once = at_once
         self._waits = waits
         self._caught: int | None = None
         self._before: dict[int, Any] = {}
@@ -47,17 +53,18 @@ class Interrupt:
         """Whether the run is to end."""
         return self._caught is not None
 
-    def end(self) -> None:
-        """End the process as the signal would have."""
+    def end(self, told: str) -> None:
+        """End the process as the signal would have; `told` is the last line for the user."""
         if self._caught == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(told)
+        self._on_event(told)
         raise SystemExit(128 + (self._caught or 0))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self.requested
         self._caught = number
         if again or self._waits():
-            self.end()
+            self.end(self._at_once())
         # A signal can arrive in the middle of a write to the same stream: then it is not told.
         with contextlib.suppress(RuntimeError):
             self._on_event(

@@ -133,7 +133,7 @@ def run(
             loop.pipeline,
             loop.grader,
             evaluations or nullcontext(),
-            Interrupt(on_event, waits=loop.waits) as interrupt,
+            Interrupt(on_event, at_once=loop.stopped_at_once, waits=loop.waits) as interrupt,
             tracking.at(loop.step),
         ):
             loop.run(
@@ -299,8 +299,7 @@ class _Loop:
             if due or interrupt.requested:
                 self._checkpoint()
             if interrupt.requested and self.step < total:
-                self.on_event(f"stopped at step {self.step}; the same command goes on from there")
-                interrupt.end()
+                interrupt.end(self._stopped(f"at step {self.step}"))
             self._evaluate(evaluations, interrupt=interrupt)
 
     def _evaluate(self, evaluations: RunEvaluations | None, *, interrupt: Interrupt) -> None:
@@ -312,10 +311,18 @@ class _Loop:
         if interrupt.requested:
             if self.step > 0:
                 self._checkpoint()
-            self.on_event(
-                f"stopped while evaluating after step {self.step}; the same command goes on there"
-            )
-            interrupt.end()
+            interrupt.end(self._stopped(f"while evaluating after step {self.step}"))
+
+    def stopped_at_once(self) -> str:
+        """The last line of a run that was interrupted twice."""
+        checkpoints = self.folder.checkpoints()
+        goes_on = f"continues from {checkpoints[-1]}" if checkpoints else "starts anew"
+        return f"stopped at once in step {self.step + 1}; the same command {goes_on}"
+
+    def _stopped(self, where: str) -> str:
+        """The last line of a run that was interrupted."""
+        saved = f"checkpoint {self.folder.checkpoint_dir(self.step)}; " if self.step > 0 else ""
+        return f"stopped {where}; {saved}the same command continues"
 
     def _one_step(self) -> StepMetrics:
         engine, number = self.engine, self.step + 1

@@ -236,7 +236,7 @@ def test_ctrl_c_ends_it_and_its_workers_in_one_line() -> None:
     assert workers
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=SECONDS)
-    assert (process.returncode, out, err) == (130, "", "error: interrupted\n")
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 

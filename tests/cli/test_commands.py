@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,8 +124,24 @@ def test_a_usage_error_names_the_command_that_explains_more() -> None:
 
 
 def test_a_missing_choice_says_what_to_give() -> None:
-    message = "error: give --run, --preset or --model to say what to evaluate\n"
-    assert dgpo("eval", "--bench", "sums").stderr == message
+    message = "error: give --preset, --config or --model to say what to sample from\n"
+    assert dgpo("rollout", "--prompts", "sums", "--out", "x.jsonl").stderr == message
+
+
+def test_eval_takes_the_newest_run_and_without_one_shows_the_three_ways(
+    workflow: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = dgpo("eval", "--bench", "aime2025", "--k", "32")
+    assert refused.exit_code == 2 and refused.stdout == ""
+    assert all(way in refused.stderr for way in ("--model MODEL", "--run RUN", "--preset NAME"))
+    for age, name in ((20, "old"), (10, "new")):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text("{}\n")
+        os.utime(folder / "metrics.jsonl", (time.time() - age,) * 2)
+    taken = dgpo("eval", "--bench", "aime2025", "--k", "32")
+    assert taken.stderr.startswith("note: evaluating runs/new, the newest run; ")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +161,8 @@ def test_a_missing_choice_says_what_to_give() -> None:
         ),
         (ValueError("bad\nvalue"), 1, "error: ValueError: bad (--debug shows where)\n"),
         (AssertionError(), 1, "error: AssertionError (--debug shows where)\n"),
-        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (KeyboardInterrupt("stopped at step 7"), 130, "stopped at step 7\n"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
@@ -260,7 +279,7 @@ def test_a_dry_run_refuses_what_cannot_train() -> None:
 
 def test_preset_list_has_a_line_for_every_preset() -> None:
     lines = [re.split(r" {2,}", line) for line in dgpo("preset", "list").stdout.splitlines()]
-    assert lines == [[preset.name, preset.description] for preset in list_presets()]
+    assert [line[:2] for line in lines] == [[p.name, p.description] for p in list_presets()]
 
 
 def test_preset_show_prints_the_file_as_it_is() -> None:

@@ -29,7 +29,7 @@ main()
 @pytest.mark.parametrize(
     ("handler", "code", "out", "err"),
     [
-        ("default_int_handler", 130, "", "error: interrupted\n"),
+        ("default_int_handler", 130, "", "interrupted\n"),
         ("SIG_IGN", 0, "dgpo ", ""),
     ],
 )

@@ -158,9 +158,9 @@ def test_many_problems_are_a_bar_each() -> None:
     assert "· none" in output
 
 
-def test_the_card_is_under_the_score_only_where_there_is_one() -> None:
+def test_the_score_comes_last_and_the_card_only_where_it_is_asked_for() -> None:
     output = printed(render(evaluation(), card()))
-    assert output.index("Avg@8") < output.index("Card ") < output.index("Problems  id")
+    assert output.index("Problems  id") < output.index("Card ") < output.index("Avg@8")
     assert card().key[:12] in output
     assert "Card" not in printed(render(evaluation()))
 

@@ -101,7 +101,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> 
     kept = len(lines(tmp_path / "out"))
     assert process.returncode == 130
     assert kept % BATCH == 0 and kept >= 2 * BATCH
-    assert f"stopped: {kept} of {30 * K} samples are kept in {tmp_path / 'out'}" in text
+    assert f"stopped; {kept} of {30 * K} samples are kept in {tmp_path / 'out'}" in text
     assert "Traceback" not in text
     deadline = time.monotonic() + 10
     while processes_of(process.pid) and time.monotonic() < deadline:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -156,8 +157,10 @@ def test_however_a_run_ends_no_process_stays_behind(tmp_path: Path, how: signal.
     assert "Traceback" not in text
     if how != signal.SIGKILL:  # the step was finished and nothing is lost
         done = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
-        assert (tmp_path / "run" / "checkpoints" / f"step-{done:06d}").is_dir()
-        assert f"stopped at step {done}; the same command goes on from there" in text
+        kept = tmp_path / "run" / "checkpoints" / f"step-{done:06d}"
+        assert kept.is_dir()
+        assert f"stopped at step {done}; checkpoint {kept}; the same command continues" in text
+        assert "error" not in text
     deadline = time.monotonic() + 10
     while processes_of(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -182,7 +185,7 @@ def test_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "Traceback" not in text
     assert "stopping with a checkpoint after this step" in text
-    assert "stopped at step" not in text
+    assert re.search(r"^stopped at once in step \d+; the same command starts anew$", text, re.M)
 
 
 @pytest.mark.slow

@@ -89,7 +89,9 @@ def test_an_evaluation_that_was_cut_short_goes_on_where_it_stopped(
 
     with monkeypatch.context() as patch:
         patch.setattr(train.Interrupt, "requested", property(third))
-        patch.setattr(train.Interrupt, "end", lambda self: (_ for _ in ()).throw(SystemExit(130)))
+        patch.setattr(
+            train.Interrupt, "end", lambda self, told: (_ for _ in ()).throw(SystemExit(130))
+        )
         with pytest.raises(SystemExit):
             run_tiny(out, *more, steps=2)
     assert evals(out) == []
