@@ -324,6 +324,8 @@ class _Tokens:
             self._add(*(("bad", char) if ratio else ("equals", "")))
         elif char in "~:.":
             self._spaced = True
+        elif char in "'’" and self._last() == "number" and self._text.count(char) == 1:
+            self._add("bad", char)  # minutes of arc, feet
         elif char not in v.IGNORED_CHARS and unicodedata.category(char) != "So":
             self._add("bad", char)
         return position

@@ -43,13 +43,21 @@ _ROWS = re.compile(
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2})")
 _CHOICE = re.compile(r"\s*(?:\([A-E]\)|[A-E][.)])(?=[\s~\\])")
 _INVISIBLE = re.compile(
-    r"\\(?:[hvm]space|color|textcolor|colorbox|tag|label|[hv]?phantom)\*?\s*\{[^{}]*\}"
+    r"\\(?:[hvm]space|color|textcolor|colorbox|tag|label|[hv]?phantom)\*?\s*"
+    r"(?:\[[^\[\]]*\]\s*)?\{[^{}]*\}|\\bbox\s*(?:\[[^\[\]]*\])?"
     r"|\\(?:fcolorbox|rule)\s*\{[^{}]*\}\s*\{[^{}]*\}|\\(?:left|right)\s*\."
 )
 _MODULUS = re.compile(
     r"\\p?mod(?![A-Za-z])\s*(?:\{[^{}]*\}|[0-9]+)"
     r"|\(\s*(?:\\b?mod|mod|\\(?:text|mathrm|operatorname)\s*\{\s*mod\s*\})"
-    r"(?:\s|~|\\[ ,;])*\{?\s*[0-9]+\s*\}?\s*\)"
+    r"(?:[\s~}]|\\[ ,;])*\{?\s*[0-9]+\s*\}?\s*\)"
+)
+# 41 (forty-one)
+_SPELLED_OUT = re.compile(
+    r"(?<=[0-9])[\s~]*\((?:(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen"
+    r"|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy"
+    r"|eighty|ninety|hundred|thousand|and)[-\s]*)+\)",
+    re.IGNORECASE,
 )
 _IN_BASE_TEN = re.compile(r"\(\s*base\s*(?:10|ten)\s*\)")
 
@@ -63,6 +71,8 @@ def plain(answer: str) -> str:
     if "\\" in answer:
         answer = without_layout(answer)
         answer = _UNIT_FRACTION.sub(r" \\text{ units} ", answer)
+    if "(" in answer:
+        answer = _SPELLED_OUT.sub(" ", answer)
     if "mod" in answer:
         answer = _MODULUS.sub(" ", answer)
     if "base" in answer:

@@ -32,12 +32,14 @@ _OPERATORS = (
 _RELATIONS = r"neq?|le|leq|geq?|leqslant|geqslant|lt|gt|ll|gg|not|nless|ngtr|nleq|ngeq|mid|nmid"
 
 _INVISIBLE = re.compile(
-    r"\\(?:[hvm]space|color|textcolor|colorbox|tag|label)\*?\s*\{[^{}]*\}"
+    r"\\(?:[hvm]space|color|textcolor|colorbox|tag|label)\*?\s*(?:\[[^\[\]]*\]\s*)?\{[^{}]*\}"
+    r"|\\bbox\s*(?:\[[^\[\]]*\])?"
     r"|_\s*\{\s*\\(?:text|mathrm)\s*\{\s*(?:base[\s~]*)?(?:10|ten)\s*\}\s*\}"
     r"|\\fcolorbox\s*\{[^{}]*\}\s*\{[^{}]*\}"
     r"|\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|bf|rm|it|large|Large|LARGE|huge|Huge|small"
     r"|normalsize|thinspace|medspace|thickspace)(?![A-Za-z])|\\[,;:! ]|\{\}"
 )
+_UPRIGHT = re.compile(r"\\mathrm\s*\{\s*([ie])\s*\}")
 _OPEN_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{([^{}]*)\}")
 _ROW_JOINT = re.compile(r"(?<=[{(^_/])[ \t]*\n\s*|[ \t]*\n\s*(?=[})^_/])")
 _BULLET = re.compile(r"\s*(?:(?:[-*+•]|[0-9]{1,3}[.)]|#+|>)\s+)+")
@@ -85,11 +87,20 @@ _AMOUNTS = (
     r"|hundredths|thousandths"
 )
 _WORD_RIGHT = re.compile(
-    rf"\s*(?:\\?[$)\]]\s*)*(?:\\(?:text|mathrm|textrm)\s*\{{\s*)?({_AMOUNTS})\b", re.IGNORECASE
+    rf"(?:[\s~]|\\[,;:! ]|\\?[$)\]])*(?:\\(?:text|mathrm|textrm)\s*\{{\s*)?"
+    rf"(?:({_AMOUNTS})\b|\\%|%(?!\s*[A-Za-z]))",
+    re.IGNORECASE,
 )
+# Another integer is offered beside the box, or the box is the end of a number.
+_OR_RIGHT = re.compile(
+    r"(?:[\s~]|\\[,;:! ]|\\?[$)\]])*(?:\\text\s*\{\s*)?or\b[\s~}]*(?:\\?[$(\[]\s*)*"
+    r"(-?[0-9]+)(?![0-9.,/])"
+)
+_NUMBER_LEFT = re.compile(r"(?:(?<![0-9])0\.|[0-9]\{,\})\Z")
 _BOUND_RIGHT = re.compile(
-    rf"\s*(?:\\(?:{_FUNCTIONS}|{_OPERATORS}|{_GREEK}|{_RELATIONS})(?![A-Za-z])|\\?%|[±∓×·÷√≠≤≥²³½]"
+    rf"\s*(?:\{{?\\(?:{_FUNCTIONS}|{_OPERATORS}|{_GREEK}|{_RELATIONS})(?![A-Za-z])|\\?%|[±∓×·÷√≠≤≥²³½]"
     r"|\^(?!\s*\{?\s*(?:\\?(?:circ|degree|textdegree|prime)|[°∘o]\b|(?:st|nd|rd|th)\b|\Z))"
+    r"|\^\s*\{?\s*\\circ\s*\}?\s*[0-9]"
     r"|[<>]=?(?=\s|[0-9\\])|!=|/\s*(?=[0-9\\({A-Za-z])|\*\s*(?=[0-9\\({])(?!\*)"
     r"|[-+−]\s*(?:[0-9\\({]|[A-Za-z](?![A-Za-z])))"
     r"|_(?!\s*(?:\{\s*)?(?:10|ten|\x00)\b)(?=[0-9A-Za-z{\\])|[.:][0-9]|,[0-9]{3}(?![0-9])|[0-9]"
@@ -118,7 +129,11 @@ def with_surroundings(before: str, content: str, after: str, *, listed: bool) ->
     if (word := _WORD_LEFT.search(near)) is not None:
         return rf"\text{{{word[1] or 'not'} }}{content}"
     if (word := _WORD_RIGHT.match(after)) is not None:
-        return rf"{content}\text{{ {word[1]}}}"
+        return rf"{content}\text{{ {word[1]}}}" if word[1] else rf"{content}\%"
+    if (other := _OR_RIGHT.match(after)) is not None and content.strip().isdigit():
+        return f"{content} or {other[1]}" if other[1] != content.strip() else None
+    if (begun := _NUMBER_LEFT.search(near)) is not None:
+        return f"{begun[0]}{content}"
     related = _RELATED_LEFT.search(near)
     if related is not None and not listed and not _NO_RELATION.search(near):
         return rf"{related[1]} {content}"
@@ -145,6 +160,7 @@ def _cleaned(text: str) -> str:
     r"""`text` without what cannot be seen; boxes in it opened; `\\frac` as `\frac`."""
     text = re.sub(r"\\\\(?=[A-Za-z]{2})", r"\\", text)
     text = _OPEN_BOX.sub(r" \1 ", _INVISIBLE.sub("", text))
+    text = _UPRIGHT.sub(r"\1", text).replace(r"\langle", "(").replace(r"\rangle", ")")
     return _ROW_JOINT.sub("", text)
 
 

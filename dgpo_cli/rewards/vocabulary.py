@@ -56,7 +56,9 @@ CHANGING_WORDS = PERCENT | words(
     "roughly maybe perhaps possibly up isn aren cannot undefined infinity infinite"
 )
 _FUNCTIONS_IN_FRONT = words("sec max min arg")
-_FACTORS_IN_FRONT = words("times twice thrice double triple reciprocal inverse")
+_FACTORS_IN_FRONT = words(
+    "times twice thrice double triple reciprocal inverse next previous preceding"
+)
 # What these stand in front of is not the answer: the square of 204, floor 204.
 _OPERATIONS_IN_FRONT = words(
     "of square cube floor ceil ceiling round eval evaluate abs sqrt root power"
