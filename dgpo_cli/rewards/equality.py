@@ -25,7 +25,7 @@ from dgpo_cli.rewards.nodes import (
     variables,
 )
 from dgpo_cli.rewards.realsets import same_real_set
-from dgpo_cli.rewards.sameness import proportional, same_value
+from dgpo_cli.rewards.sameness import proportional, same_value, same_zeros
 from dgpo_cli.rewards.units import units_agree
 
 MAX_ITEMS = 200  # of a list or set
@@ -53,6 +53,7 @@ def equal(gold: Node, answer: Node) -> bool:
 
 def _same(gold: Node, answer: Node) -> bool:
     """Compare what is no list, no set and no relation."""
+    gold, answer = _in_degrees(gold), _in_degrees(answer)
     match gold, answer:
         case Measure() | Labelled(), _:
             return _dressed(gold, answer)
@@ -72,6 +73,16 @@ def _same(gold: Node, answer: Node) -> bool:
     if _is_set(gold) or _is_set(answer):
         return same_real_set(gold, answer)
     return same_value(gold, answer)
+
+
+def _in_degrees(node: Node) -> Node:
+    """An angle in degrees, with them as its unit."""
+    match node:
+        case Call("degree", (inner,)):
+            return Measure(inner, ("degree",))
+        case Measure(Call("degree", (inner,)), units):
+            return Measure(inner, ("degree", *units))
+    return node
 
 
 def _dressed(gold: Node, answer: Node) -> bool:
@@ -168,8 +179,8 @@ def _same_members(
     if answers is None:
         if isinstance(answer, Relation):
             return _as_one_equation(golds, answer) or _values_of(answer, gold)
-        braces = isinstance(gold, Row) and len(golds) == 1
-        return braces and equal(golds[0], answer)
+        single = isinstance(gold, Row) and len(golds) == 1 and not isinstance(answer, Row)
+        return single and equal(golds[0], answer)
     if len(golds) > MAX_ITEMS or len(answers) > MAX_ITEMS:
         return False
     if Constant("...") in golds or Constant("...") in answers:
@@ -177,10 +188,11 @@ def _same_members(
     if isinstance(gold, Row) and isinstance(answer, Row):
         golds, answers = _distinct(golds), _distinct(answers)
     named = [any(isinstance(one, Relation) for one in many) for many in (golds, answers)]
-    if named == [True, False]:
-        golds = _without_name(golds)
-    elif named == [False, True]:
-        answers = _without_name(answers)
+    if named[0] != named[1]:
+        values = _without_names(golds if named[0] else answers)
+        if values is None:
+            return False
+        golds, answers = (values, answers) if named[0] else (golds, values)
     return _matched(golds, answers)
 
 
@@ -200,17 +212,17 @@ def _distinct(items: tuple[Node, ...]) -> tuple[Node, ...]:
     return tuple(kept)
 
 
-def _without_name(items: tuple[Node, ...]) -> tuple[Node, ...]:
-    """The values in `x = 2, x = 5` and `x_1 = 2, x_2 = 5`; the items where the names differ."""
+def _without_names(items: tuple[Node, ...]) -> tuple[Node, ...] | None:
+    """The values in `x = 2, x = 5` and `x_1 = 2, x_2 = 5`; None where the names differ."""
     names: set[str] = set()
     values: list[Node] = []
     for item in items:
         said = _said(item) if isinstance(item, Relation) else None
         if said is None or not isinstance(said[0], Name):
-            return items
+            return None
         names.add(said[0].text.partition("_")[0])
         values.append(said[1])
-    return tuple(values) if len(names) == 1 else items
+    return tuple(values) if len(names) == 1 else None
 
 
 def _matched(golds: Sequence[Node], answers: Sequence[Node]) -> bool:
@@ -254,6 +266,8 @@ def _related(gold: Node, answer: Node) -> bool:
         said = _said(gold)
         return said is not None and _asks_for_value(*said) and equal(said[1], answer)
     assert isinstance(answer, Relation)
+    if answer.modulus is not None and not answer.signs:
+        return equal(gold, answer.members[0])  # 3 (mod 7) for 3
     said = _said(answer)
     return said is not None and equal(gold, said[1])
 
@@ -285,7 +299,7 @@ def _said(relation: Relation) -> tuple[Node | None, Node] | None:
     members, signs = list(relation.members), list(relation.signs)
     if relation.modulus is not None:
         return None
-    while len(members) > 2 and signs[-1] == "approx":
+    while signs and signs[-1] == "approx":
         members.pop()
         signs.pop()
     if any(sign != "=" for sign in signs):
@@ -295,7 +309,7 @@ def _said(relation: Relation) -> tuple[Node | None, Node] | None:
         members = [members[-1], *members[:-1]]
     if is_name(members[0]):
         name = members.pop(0)
-    if name is None and len(members) < 2:
+    if not members or (name is None and len(set(relation.members)) < 2):
         return None
     if name is not None and any(variables(name) & variables(one) for one in members):
         return None
@@ -356,7 +370,9 @@ def _same_link(gold: Relation, answer: Relation, index: int, sign: str) -> bool:
     )
     if left is None or right is None or variables(left) != variables(right):
         return False
-    return proportional(left, right, positive=sign in _MIRRORED)
+    if sign in _MIRRORED:
+        return proportional(left, right, positive=True)
+    return same_zeros(left, right)
 
 
 def _difference(relation: Relation) -> Node | None:

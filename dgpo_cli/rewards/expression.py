@@ -52,6 +52,7 @@ class ExpressionReader(Cursor, ABC):
         self._bars = 0  # open | of absolute values
         self._in_set = False
         self._in_grid = False
+        self._congruent = False  # behind the sign of a congruence, whose modulus is to come
         self._units: list[str] = []
 
     @abstractmethod
@@ -100,7 +101,7 @@ class ExpressionReader(Cursor, ABC):
         left = self._unit(self._power())
         while (token := self._peek()) is not None:
             operator = token.text if token.kind in ("symbol", "command") else ""
-            if operator in ("*", "div", "/", "bmod"):
+            if operator in ("*", "div", "/") or (operator == "bmod" and not self._congruent):
                 self._at += 1
                 right = self._signed_power()
                 name = {"*": "*", "bmod": "mod"}.get(operator, "/")
@@ -124,6 +125,8 @@ class ExpressionReader(Cursor, ABC):
             self._at += 3
             return _mixed(left, Call("/", (Number(token.value), Number(last.value))))
         right = self._power()
+        if isinstance(right, Row) and isinstance(left, Name) and left.text.isupper():
+            return Relation((left, right), ("=",))  # the point P(1, 2)
         if before.kind == "number" and token.text == "frac" and isinstance(left, Number):
             return _mixed(left, right)
         return Call("*", (left, right))
@@ -326,7 +329,10 @@ class ExpressionReader(Cursor, ABC):
         return letter + script
 
     def _fraction(self) -> Node:
+        begin = self._at
         top, bottom = self._argument(), self._argument()
+        if _begins_with_d(top) and isinstance(bottom, Call) and _begins_with_d(bottom):
+            return Name(f"\\frac{canonical(self._tokens[begin : self._at])}")
         return Call("/", (top, bottom))
 
     def _binomial(self) -> Node:
@@ -429,11 +435,14 @@ class ExpressionReader(Cursor, ABC):
                 row = []
                 continue
             row.append(self._inside(self._list if kind == "cases" else self._statement))
-            self._take(",")
+            if kind != "cases":
+                self._take(",")
         self._in_grid = in_grid
         self._expect("end")
         self._written()
         rows += [tuple(row)] if row else []
+        if kind == "cases" and all(len(row) == 1 for row in rows):
+            return Several(tuple(item for row in rows for item in row), ",")  # a system
         grid = Grid(tuple(rows), cases=kind == "cases")
         return Call("det", (grid,)) if kind == "vmatrix" else grid
 
@@ -484,6 +493,13 @@ _ATOMS = (
     | _FIGURES
     | {"Re", "Im", "lim", "int", "sum", "prod"}
 )
+
+
+def _begins_with_d(node: Node) -> bool:
+    """Whether `node` is the d or the dy of a derivative."""
+    while isinstance(node, Call) and node.name == "*":
+        node = node.args[0]
+    return node == Name("d")
 
 
 def _mixed(whole: Number, part: Node) -> Node:

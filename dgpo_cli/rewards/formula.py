@@ -25,7 +25,7 @@ from dgpo_cli.rewards.tokens import Token, Unread, canonical, tokens_of
 MAX_TOKENS = 2000
 _LEAD = v.words(
     "the final answer correct is are result value solution so thus hence therefore we get have it "
-    "equals equal to be that our my a an"
+    "equals equal to be that our my a an if for when"
 )
 AMOUNTS = {
     "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
@@ -95,6 +95,8 @@ class _AnswerReader(ExpressionReader):
             return self._bars > 0 or self._in_set
         if token.text == ":" and self._in_set:
             return True
+        if self._in_grid and token.text in ("&", "\\"):
+            return True
         if token.kind == "symbol" and token.text in (")", "]", "\\}", "}", "\\|"):
             return True
         return token.kind == "command" and token.text in ("rangle", "rfloor", "rceil", "end")
@@ -132,7 +134,9 @@ class _AnswerReader(ExpressionReader):
         members, signs = [node], []
         while (sign := self._sign()) is not None:
             signs.append(sign)
+            congruent, self._congruent = self._congruent, sign == "equiv"
             members.append(self._words() or self._union())
+            self._congruent = congruent
             if self._peek_is(":") and not self._in_set:
                 members[-1] = self._ratio(members[-1])
         modulus = self._modulus()

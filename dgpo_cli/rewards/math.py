@@ -50,7 +50,7 @@ from dgpo_cli.rewards.integer import read_integer
 from dgpo_cli.rewards.nodes import Several
 from dgpo_cli.rewards.stated import looks_like_answer
 from dgpo_cli.rewards.tokens import Unread, canonical, tokens_of
-from dgpo_cli.rewards.values import TooLarge
+from dgpo_cli.rewards.values import TooLarge, Undefined
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -120,7 +120,7 @@ def is_equal(gold: str, answer: str) -> bool:
         try:
             if equal(wanted, given):
                 return True
-        except (TooLarge, RecursionError):
+        except (TooLarge, Undefined, RecursionError):
             return False
     return _needs_calculus(gold, answer) and _is_equal_by_math_verify(gold, answer)
 

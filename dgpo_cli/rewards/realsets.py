@@ -51,9 +51,8 @@ def same_real_set(gold: Node, answer: Node) -> bool:
             else:
                 between = [(a + b) / 2 for a, b in pairwise(borders)]
                 places = [*borders, *between, borders[0] - 1, borders[-1] + 1]
-            return bool(places) and all(
-                _contains(gold, place) == _contains(answer, place) for place in places
-            )
+            inside = [_contains(gold, place) for place in places]
+            return any(inside) and inside == [_contains(answer, place) for place in places]
         except (_NoSet, Undefined, TooLarge):
             return False
 
@@ -67,9 +66,12 @@ def _may_be_set(node: Node) -> bool:
         case Relation(_, signs, None):
             return set(signs) != {"="}
         case Several(items, joiner):
-            relations = any(isinstance(item, Relation) for item in items)
-            rows = all(isinstance(item, Row | Relation) for item in items)
-            return joiner in ("or", "and") and (relations or rows)
+            # `x = 1 and x = 2` lists solutions, and `(1, 2) and (3, 4)` points.
+            said = {sign for item in items if isinstance(item, Relation) for sign in item.signs}
+            parts = all(isinstance(item, Row | Relation) for item in items)
+            return (
+                parts and bool(said) and (joiner == "or" or (joiner == "and" and "=" not in said))
+            )
         case Row(_, _, items):
             return not any(isinstance(one, Row | Relation) for item in items for one in below(item))
         case Constant(text):
@@ -84,10 +86,13 @@ def _may_be_set(node: Node) -> bool:
 def _borders(node: Node) -> list[Value]:
     """The numbers at which membership may change."""
     match node:
-        case Row(opener, _, items):
-            if opener in _INTERVALS and (len(items) != 2 or _number(items[0]) > _number(items[1])):
+        case Row(opener, closer, items):
+            ends = list(map(_number, items))
+            if opener in _INTERVALS and (len(ends) != 2 or ends[0] > ends[1]):
                 raise _NoSet
-            return [one for one in map(_number, items) if mp.isfinite(one)]
+            if (opener == "[" and mp.isinf(ends[0])) or (closer == "]" and mp.isinf(ends[-1])):
+                raise _NoSet
+            return [one for one in ends if mp.isfinite(one)]
         case Constant("R" | "emptyset"):
             return []
         case Call("cup" | "cap" | "setminus", args) | Several(args, _):
@@ -115,7 +120,7 @@ def _contains(node: Node, place: Value) -> bool:
             )
         case Row(_, _, items):
             return any(_compare(_number(item), "=", place) for item in items)
-        case Constant(text):
+        case Constant("R" | "emptyset" as text):
             return text == "R"
         case Call("cup", args) | Several(args, "or"):
             return any(_contains(arg, place) for arg in args)

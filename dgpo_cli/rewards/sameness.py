@@ -75,6 +75,67 @@ def proportional(one: Node, other: Node, *, positive: bool = False) -> bool:
     return agreed > ENOUGH
 
 
+def same_zeros(one: Node, other: Node) -> bool:
+    """Whether `one = 0` and `other = 0` have the same solutions, as far as is seen from factors.
+
+    Either they are multiples of each other, or their numerators are, and what stands below the
+    line is a product of variables that are zero at no solution: xy - 1 and y - 1/x.
+
+    Raises:
+        TooLarge: a value is beyond what is looked at.
+    """
+    if proportional(one, other):
+        return True
+    (top, bottom), (other_top, other_bottom) = _over_one_line(one), _over_one_line(other)
+    if bottom == other_bottom or not proportional(top, other_top):
+        return False
+    return _never_zero(bottom, top) and _never_zero(other_bottom, other_top)
+
+
+def _over_one_line(node: Node) -> tuple[Node, Node]:
+    """The numerator and the denominator of `node`, nothing cancelled."""
+    one = Number(Fraction(1))
+    match node:
+        case Call("/", (left, right)):
+            (a, b), (c, d) = _over_one_line(left), _over_one_line(right)
+            return Call("*", (a, d)), Call("*", (b, c))
+        case Call("*", (left, right)):
+            (a, b), (c, d) = _over_one_line(left), _over_one_line(right)
+            return Call("*", (a, c)), Call("*", (b, d))
+        case Call("-", (inner,)):
+            top, bottom = _over_one_line(inner)
+            return Call("-", (top,)), bottom
+        case Call("+", args):
+            top, bottom = _over_one_line(args[0])
+            for arg in args[1:]:
+                c, d = _over_one_line(arg)
+                left, right = Call("*", (top, d)), Call("*", (c, bottom))
+                top, bottom = Call("+", (left, right)), Call("*", (bottom, d))
+            return top, bottom
+    return node, one
+
+
+def _never_zero(bottom: Node, top: Node) -> bool:
+    """Whether `bottom` is a product of numbers and variables, and `top` no zero where one is 0."""
+    for part in below(bottom):
+        if not isinstance(part, Number | Name) and not (
+            isinstance(part, Call) and part.name in ("*", "-")
+        ):
+            return False
+    for name in variables(bottom):
+        others = variables(top) - {name}
+        values: list[Value] = []
+        for point, _ in _points(others, frozenset()):
+            try:
+                values.append(Evaluator({**point, name: Fraction(0)}, digits=DIGITS)(top))
+            except (Undefined, TooLarge):
+                return False
+        exact = all(isinstance(value, Fraction) for value in values)
+        if not exact or len(set(values)) != 1 or values[0] == 0:
+            return False
+    return True
+
+
 def _same_constant(one: Node, other: Node) -> bool:
     low = _pair(one, other, {}, DIGITS)
     if low is None or low[0] is None or low[1] is None:
@@ -210,6 +271,10 @@ def _agree(one: Node, other: Node, point: Mapping[str, Value], digits: int) -> b
             if left != right:
                 return False
             continue
+        if mp.isinf(as_mp(left)) or mp.isinf(as_mp(right)):
+            if left != right:
+                return False
+            continue
         with mp.workdps(2 * digits):
             rough = as_mp(left) - as_mp(right)
             fine = as_mp(finer_left) - as_mp(finer_right)
@@ -311,7 +376,7 @@ def _points(names: frozenset[str], whole: frozenset[str]) -> Iterator[tuple[Poin
 
     def point(scale: int, negative: frozenset[str]) -> Point:
         drawn = {name: -size(scale) if name in negative else size(scale) for name in ordered}
-        return drawn | {name: Fraction(draw.randint(1, 14)) for name in ordered if name in whole}
+        return drawn | {name: Fraction(draw.randint(4, 17)) for name in ordered if name in whole}
 
     for scale in (1, 1, 1, 4, 4, 30, 300):
         yield point(scale, frozenset()), False

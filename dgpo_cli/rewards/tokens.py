@@ -331,7 +331,9 @@ class _Lexer:
     def _letters(self, run: str) -> None:
         lower = run.lower()
         after_number = bool(self._tokens) and self._tokens[-1].kind == "number"
-        if self._in_text or lower in _WORDS or (after_number and run in _NUMBER_UNITS):
+        if lower == "mod":
+            self._add("command", "mod")
+        elif self._in_text or lower in _WORDS or (after_number and run in _NUMBER_UNITS):
             self._add("word", run if len(run) == 1 else lower)
         elif run in FUNCTIONS or lower == "pi":
             self._add("command", _RENAMED.get(run, run) if run in FUNCTIONS else "pi")

@@ -14,8 +14,13 @@ _MEASURES = _synonyms(
     "in inch inche; ft foot feet; yd yard; mi mile; mg milligram; g gram; kg kilogram; "
     "lb pound; oz ounce; ton tonne; s sec second; min minute; h hr hour; day; week; month; "
     "year yr; ml milliliter millilitre; l liter litre; gal gallon; $ dollar usd; £; € euro; "
-    "cent ¢; mph; kmh kph; degree deg; radian rad; N newton; J joule; W watt; V volt; A ampere amp"
+    "cent ¢; degree deg; radian rad; N newton; J joule; W watt; V volt; A ampere amp"
 )
+_QUOTIENTS = {
+    "mph": ("mile", "per", "hour"),
+    "kmh": ("km", "per", "hour"),
+    "kph": ("km", "per", "hour"),
+}
 _SILENT = words(
     "unit units st nd rd th the a an of in is as at by to we it so be my answer only exactly each "
     "total all different possible"
@@ -33,7 +38,8 @@ def units_agree(gold: tuple[str, ...], answer: tuple[str, ...]) -> bool:
 
 
 def _names(units: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(_name(unit) for unit in units if unit.partition("^")[0] not in _SILENT)
+    spelled = [part for unit in units for part in _QUOTIENTS.get(unit, (unit,))]
+    return frozenset(_name(unit) for unit in spelled if unit.partition("^")[0] not in _SILENT)
 
 
 def _name(unit: str) -> str:
