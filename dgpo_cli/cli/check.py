@@ -75,8 +75,9 @@ def check(
     """Judge lines of JSON with gold and output; print each one's outcome and extracted answer.
 
     A line may have finish_reason (stop or length), and want: correct, incorrect, policy (either
-    is fine) or an outcome. Exits with 1 if a verdict is not the wanted one, with 2 if a line
-    cannot be judged; the other lines are judged all the same.
+    is fine) or an outcome; precision and recall are over the lines that want one. Exits with 1 if
+    a verdict is not the wanted one, with 2 if a line cannot be judged; the other lines are judged
+    all the same.
     """
     settings = _settings(
         extract=extract, kind=kind, minimum=minimum, maximum=maximum, timeout=timeout
@@ -155,6 +156,14 @@ def _say_summary(summary: CheckSummary, *, as_json: bool) -> None:
     parts = [f"{summary.checked} checked" + (f": {counts}" if counts else "")]
     if summary.agreed or summary.disagreed:
         parts.append(f"{summary.agreed} as wanted, {summary.disagreed} not")
+        parts += [
+            f"{name} {100 * share:.1f} % (false {kind}: {count})"
+            for name, share, count, kind in (
+                ("precision", summary.precision, summary.false_positives, "positives"),
+                ("recall", summary.recall, summary.false_negatives, "negatives"),
+            )
+            if share is not None
+        ]
     if summary.broken:
         parts.append(f"{summary.broken} cannot be judged")
     (console.note if as_json else console.say)("; ".join(parts))

@@ -65,10 +65,36 @@ class CheckSummary:
     agreed: int = 0
     disagreed: int = 0
     broken: int = 0
+    true_positives: int = 0
+    false_positives: int = 0
+    false_negatives: int = 0
 
     @property
     def checked(self) -> int:
         return self.outcomes.total()
+
+    @property
+    def precision(self) -> float | None:
+        """Of the answers that were called correct, the share that is; None where none was."""
+        called = self.true_positives + self.false_positives
+        return self.true_positives / called if called else None
+
+    @property
+    def recall(self) -> float | None:
+        """Of the answers that are correct, the share that was called so; None where none is."""
+        right = self.true_positives + self.false_negatives
+        return self.true_positives / right if right else None
+
+    def count(self, checked: CheckedCase) -> None:
+        self.outcomes[checked.outcome] += 1
+        self.agreed += checked.agrees is True
+        self.disagreed += checked.agrees is False
+        if checked.agrees is None:
+            return
+        called, right = checked.outcome == "correct", checked.case.want == "correct"
+        self.true_positives += called and right
+        self.false_positives += called and not right
+        self.false_negatives += right and not called
 
 
 class _BrokenLine(Exception):
@@ -98,9 +124,7 @@ def run(
             verdicts = grader.grade([case.item for case in some])
             for case, verdict in zip(some, verdicts, strict=True):
                 checked = CheckedCase(case, verdict.outcome, verdict.extracted)
-                summary.outcomes[checked.outcome] += 1
-                summary.agreed += checked.agrees is True
-                summary.disagreed += checked.agrees is False
+                summary.count(checked)
                 on_case(checked)
     return summary
 

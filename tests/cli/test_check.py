@@ -48,7 +48,8 @@ CASES = lines_of(
 
 
 SUMMARY = (
-    "7 checked: 2 correct, 2 wrong, 1 out_of_range, 1 no_answer, 1 truncated; 4 as wanted, 0 not"
+    "7 checked: 2 correct, 2 wrong, 1 out_of_range, 1 no_answer, 1 truncated; 4 as wanted, 0 not; "
+    "precision 100.0 % (false positives: 0); recall 100.0 % (false negatives: 0)"
 )
 
 
@@ -110,6 +111,16 @@ def test_a_verdict_that_is_not_the_wanted_one_exits_with_1(
     assert ("0 as wanted, 1 not" in ended.out) == (code == 1)
 
 
+def test_precision_and_recall_are_over_the_lines_that_want_a_verdict(tmp_path: Path) -> None:
+    called = [("4", "correct")] * 3 + [("4", "incorrect"), ("5", "correct"), ("5", "incorrect")]
+    lines = [
+        {"gold": "4", "output": rf"\boxed{{{answer}}}", "want": want} for answer, want in called
+    ]
+    ended = check(tmp_path, lines_of(*lines, {"gold": "4", "output": r"\boxed{4}"}))
+    assert ended.code == 1
+    assert "precision 75.0 % (false positives: 1); recall 75.0 % (false negatives: 1)" in ended.out
+
+
 def test_a_gold_of_gsm8k_is_what_stands_behind_its_marker(tmp_path: Path) -> None:
     line = {"gold": "4+15=<<4+15=19>>19\n#### 19", "output": r"\boxed{19}", "want": "correct"}
     ended = check(tmp_path, lines_of(line), "--json")
@@ -143,7 +154,10 @@ def test_a_broken_line_is_named_and_the_others_are_judged(
     error, note = ended.err.splitlines()
     assert error.startswith(f"error: {tmp_path / 'cases.jsonl'}, line 2: ")
     assert reason in error
-    assert note.endswith("2 checked: 2 correct; 0 as wanted, 2 not; 1 cannot be judged")
+    assert note.endswith(
+        "2 checked: 2 correct; 0 as wanted, 2 not; precision 0.0 % (false positives: 2); "
+        "1 cannot be judged"
+    )
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dgpo_cli.prompts.answer_key import final_answer
 from dgpo_cli.rewards.answer import check_integer
 from dgpo_cli.rewards.extract import extract, find_answer
 from dgpo_cli.rewards.math import check_math
@@ -208,15 +209,21 @@ CASES = Path(__file__).parent / "cases"
 
 
 @pytest.mark.parametrize(
-    ("file", "check"), [("integer_cases.jsonl", check_integer), ("place_cases.jsonl", check_math)]
+    ("file", "check"),
+    [
+        ("integer_cases.jsonl", check_integer),
+        ("place_cases.jsonl", check_math),
+        ("math_cases.jsonl", check_math),
+    ],
 )
 def test_every_case_gets_the_verdict_that_it_wants(file: str, check: Any) -> None:
     """`dgpo check --kind integer`, or math, prints the same."""
     lines = (CASES / file).read_text(encoding="utf-8").splitlines()
     wrong = []
     for case in map(json.loads, lines):
+        gold = final_answer(case["gold"])
         outcome, answer = check(
-            case["gold"], case["output"], finish_reason="stop", where="boxed-or-answer-line"
+            gold, case["output"], finish_reason="stop", where="boxed-or-answer-line"
         )
         if (outcome == "correct") != (case["want"] == "correct"):
             wrong.append((case, answer))
