@@ -14,6 +14,7 @@ from dgpo_cli.algo.rollout_summary import rollout_metrics
 from dgpo_cli.algo.schedule import learning_rate
 from dgpo_cli.algo.shaping import scored_group
 from dgpo_cli.backends.base import RemoteSampler, SamplingParams
+from dgpo_cli.errors import ConfigError
 from dgpo_cli.prompts.templates import encode_prompt
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.thinking import ends_in_thought
@@ -92,13 +93,30 @@ class Engine:
 
     def prompt_length(self, prompt: Prompt) -> int:
         """Return how many tokens the prompt has under the policy's template."""
-        return len(encode_prompt(self.policy.tokenizer, prompt))
+        return len(self.encode(prompt))
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the token ids of a prompt under the policy's template.
+
+        Raises:
+            ConfigError: the model has no embedding for one of them.
+        """
+        ids = encode_prompt(self.policy.tokenizer, prompt)
+        foreign = next((i for i in ids if i >= self.policy.embeddings), None)
+        if foreign is not None:
+            token = self.policy.tokenizer.convert_ids_to_tokens(foreign)
+            raise ConfigError(
+                f"{prompt.source}: prompt {prompt.id!r} has token id {foreign} ({token!r}), and "
+                f"the model has {self.policy.embeddings} token embeddings; give a model.path whose "
+                "tokenizer and chat template are the model's own"
+            )
+        return ids
 
     def sample(self, prompts: Sequence[Prompt], *, seeds: Sequence[Sequence[int]]) -> list[Group]:
         """Sample len(seeds[i]) completions of prompt i from the current policy."""
         assert self._sampler is not None
         with self._watch.phase("sample"):
-            encoded = [encode_prompt(self.policy.tokenizer, prompt) for prompt in prompts]
+            encoded = [self.encode(prompt) for prompt in prompts]
             sampled = self._sampler.sample(
                 encoded,
                 seeds=seeds,

@@ -68,6 +68,12 @@ class Policy:
         self.head = head_of(self._base)
         self.reference_head = self.head if reference is None else head_of(reference)
         check_head(self._base, head=self.head)
+        if min(self.stop_ids) >= self.head.vocab_size:
+            raise ModelError(
+                f"the tokenizer's EOS token has id {min(self.stop_ids)}, and the model has "
+                f"{self.head.vocab_size} logits: completions could not end; give a model.path "
+                "whose tokenizer is the model's own"
+            )
         models = [self._base] if reference is None else [self._base, reference]
         self.packs = all(map(can_pack, models))
         self.pads = self.packs or all(map(can_pad, models))
@@ -93,7 +99,15 @@ class Policy:
 
     @property
     def pad_id(self) -> int:
-        return int(self.tokenizer.pad_token_id)
+        """The tokenizer's; an added one may be beyond the embedding, which is looked up in under
+        the mask too."""
+        own = int(self.tokenizer.pad_token_id)
+        return own if own < self.embeddings else 0
+
+    @property
+    def embeddings(self) -> int:
+        """How many token ids the model can be fed: rows of its input embedding."""
+        return int(self._base.get_input_embeddings().weight.shape[0])
 
     @property
     def stop_ids(self) -> frozenset[int]:

@@ -18,7 +18,6 @@ from dgpo_cli.engine import Engine
 from dgpo_cli.errors import DataError
 from dgpo_cli.prompts.benchmarks import Benchmark, benchmark_names, load_benchmark
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
-from dgpo_cli.prompts.templates import encode_prompt
 from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.grader import Grader, check_answers
 from dgpo_cli.seeds import derive_seed
@@ -240,9 +239,14 @@ def _draw(engine: Engine, batch: Sequence[Missing]) -> list[dict[str, Any]]:
 
 
 def encode_all(engine: Engine, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
-    """Return the token ids of every prompt. Raises DataError for one that is too long."""
+    """Return the token ids of every prompt.
+
+    Raises:
+        DataError: one is too long.
+        ConfigError: the model has no embedding for one of its tokens.
+    """
     limit = engine.settings.prompts.max_prompt_tokens
-    encoded = [encode_prompt(engine.policy.tokenizer, prompt) for prompt in prompts]
+    encoded = [engine.encode(prompt) for prompt in prompts]
     for prompt, ids in zip(prompts, encoded, strict=True):
         if len(ids) > limit:
             raise DataError(

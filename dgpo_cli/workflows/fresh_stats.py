@@ -155,11 +155,12 @@ def _with_token_ids(line: RolloutLine, *, policy: Policy, assumed: dict[str, Non
     if not ids:
         raise DataError(f"{source}: completion {line.index} of {line.prompt.id} is empty")
     prompt_ids = line.prompt_ids or _prompt_ids(line.prompt, policy=policy, assumed=assumed)
-    wrong = [i for i in (*prompt_ids, *ids) if not 0 <= i < policy.vocab_size]
+    known = min(policy.vocab_size, policy.embeddings)
+    wrong = [i for i in (*prompt_ids, *ids) if not 0 <= i < known]
     if wrong:
         raise DataError(
-            f"{source}: token id {wrong[0]} is not in the model's vocabulary of "
-            f"{policy.vocab_size}; these rollouts are another model's"
+            f"{source}: token id {wrong[0]} is not in the model's vocabulary of {known}; these "
+            "rollouts are another model's"
         )
     logprobs = line.completion.sampling_logprobs
     if len(logprobs) != len(ids):  # nobody told them, or of other tokens; nothing here needs them
