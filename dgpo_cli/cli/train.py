@@ -102,10 +102,11 @@ def train(
     check_built(resolved.settings)
     if allow_change and out is None:
         raise ConfigError("--allow-change: give the folder of the run to go on with as --out")
-    run = _run_name(resolved, preset=preset, config=config)
+    if out is None:
+        out = Path("runs") / _run_name(resolved, preset=preset, config=config)
     _run(
         resolved,
-        out=out or Path("runs") / run,
+        out=out,
         resume=how,
         allow_change=allow_change,
         view=view,
@@ -113,6 +114,7 @@ def train(
 
 
 def _run_name(resolved: Resolved, *, preset: str | None, config: Path | None) -> str:
+    """Return the name of the preset or file, with what is learnt otherwise; that is told."""
     from dgpo_cli.config.changes import run_name
     from dgpo_cli.config.load import resolve
 
@@ -120,8 +122,11 @@ def _run_name(resolved: Resolved, *, preset: str | None, config: Path | None) ->
         recipe = resolve(preset=preset, config=config)
     except ConfigError:  # it is whole only with what --set gives
         recipe = resolve()
-    name = config.stem if config is not None else str(preset)
-    return run_name(name, recipe=recipe, resolved=resolved)
+    plain = config.stem if config is not None else str(preset)
+    name = run_name(plain, recipe=recipe, resolved=resolved)
+    if name != plain:
+        console.note(f"the run folder is runs/{name}")
+    return name
 
 
 def parse_resume(text: str) -> Resuming:

@@ -88,7 +88,7 @@ def value_text(value: Any) -> str:
 
 
 def change_text(change: SettingChange) -> str:
-    """Say in one line what a run changed on its way."""
+    """Say in one line what changed within a run."""
     values = f"{value_text(change.old)} -> {value_text(change.new)}"
     return f"{change.setting} {values} after step {change.step}"
 

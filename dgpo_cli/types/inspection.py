@@ -11,7 +11,7 @@ from dgpo_cli.types.rollout import FinishReason, Outcome
 
 @dataclass(frozen=True, slots=True)
 class SettingChange:
-    """A setting that a run changed on its way. step: steps that were finished by then.
+    """A setting that changed within a run. step: steps that were finished by then.
 
     old, new: as JSON holds them; None: unset, or the rule or kind of that time has none.
     """
@@ -123,7 +123,7 @@ class Inspection:
     source: the file, or what else, the completions are from.
     computed: whether the statistics were computed now, and not by training.
     detail: of one token of the one completion.
-    changes: what the run had changed on its way before it trained on these completions.
+    changes: what had changed within the run before it trained on these completions.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""What a run changed on its way: changes.jsonl in its folder, a line a setting.
+"""The settings that changed within a run: changes.jsonl in its folder, a line a setting.
 
 settings.toml holds what the run does now. A line says that from `step` finished steps on, a
 setting was `new` and no longer `old`. A run that never changed what it learns has no such file.

@@ -147,15 +147,15 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 
 def _changes(changes: Sequence[SettingChange]) -> Iterator[str]:
-    """Say what the run changed on its way; nothing where it changed nothing."""
+    """Say what the run changed; nothing where it changed nothing."""
     if not changes:
         return
     rows = ["| after step | setting | until then | from then on |", "| ---: | --- | --- | --- |"]
     for each in changes:
         values = (_code("unset" if value is None else value) for value in (each.old, each.new))
         rows.append(f"| {each.step} | {_code(each.setting)} | {' | '.join(values)} |")
-    text = "This run is of more than one method: it went on under other settings on its way."
-    yield f"## Changed on the way\n\n{text}\n\n" + "\n".join(rows)
+    text = "The run went on under other settings after these steps."
+    yield f"## Changed within the run\n\n{text}\n\n" + "\n".join(rows)
 
 
 def _number(value: float | None) -> str:

@@ -408,8 +408,8 @@ def test_a_pushed_checkpoint_tells_of_the_settings_that_made_it(changed: Path) -
         ).card
         for step in (1, 2)
     )
-    assert "Changed on the way" in second and "credit rule <code>uniform</code>" in second
-    assert "Changed on the way" not in first and "credit rule <code>dgpo</code>" in first
+    assert "Changed within the run" in second and "credit rule <code>uniform</code>" in second
+    assert "Changed within the run" not in first and "credit rule <code>dgpo</code>" in first
     row = "| <code>credit.tau</code> | <code>0.5</code> |"
     assert row in first and row not in second
 

@@ -119,7 +119,7 @@ def test_a_title_and_base_cannot_bring_markup_or_metadata() -> None:
 
 
 def test_a_run_of_two_methods_says_so_with_step_and_both_values() -> None:
-    assert "Changed on the way" not in card()
+    assert "Changed within the run" not in card()
     text = card(
         changes=(
             SettingChange(10, "credit.rule", "dgpo", "uniform"),

@@ -2,7 +2,7 @@
 
 A run has name, path, state, steps, total, seconds, reward (first, last: mean and stderr, and the
 number of steps of an end), metrics (name to first, last, min, max), evals, diagnoses, changes (what
-it changed on its way: step, setting, old, new), settings, checkpoints, bad_batches and notes. The
+changed within it: step, setting, old, new), settings, checkpoints, bad_batches and notes. The
 whole curves are in metrics.jsonl.
 """
 

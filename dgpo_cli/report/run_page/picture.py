@@ -52,7 +52,7 @@ def _head(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> Iterator[s
         return
     x = 24.0
     for at, run in enumerate(runs):
-        text = f"{run.letter}  {run.name}"
+        text = f"{run.letter}  {run.name}{' (changed)' * bool(records[at].changes)}"
         text = text if len(text) <= 40 else f"{text[:39]}…"
         yield f'<path class="line s{look(at)}" d="M{x:g},30h24"/>{mark(look(at), x + 12, 30)}'
         yield f'<text class="head small" x="{x + 30:g}" y="34">{escaped(text)}</text>'

@@ -38,7 +38,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, text: int = 1) 
 
 
 def changes(record: RunRecord, *, named: bool = False) -> str:
-    """What the run changed on its way, a line a setting; nothing where it changed nothing."""
+    """What the run changed, a line a setting; nothing where it changed nothing."""
     if not record.changes:
         return ""
     rows = [
@@ -52,9 +52,9 @@ def changes(record: RunRecord, *, named: bool = False) -> str:
     ]
     of = f" · {escaped(record.name)}" if named else ""
     return (
-        f'<section class="card alarm" id="changes"><h2>Changed on the way{of}</h2>'
-        '<p class="note">What this run learnt is of more than one method: from these steps on it '
-        "went on under other settings.</p>"
+        f'<section class="card alarm" id="changes"><h2>Changed within the run{of}</h2>'
+        '<p class="note">From these steps on the run was trained under other settings: its '
+        "curves are of no single method.</p>"
         f"{table(['setting', 'until then', 'from then on', 'after step'], rows, text=3)}</section>"
     )
 

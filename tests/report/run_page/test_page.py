@@ -323,7 +323,7 @@ CHANGES = (
 
 
 def test_a_run_that_changed_on_its_way_says_so_above_its_curves() -> None:
-    assert "Changed on the way" not in report_page([record()])
+    assert "Changed within the run" not in report_page([record()])
     page = report_page([record(changes=CHANGES)])
     assert "settings changed after step 10, 20" in page
     section = page[page.index('id="changes"') : page.index("x axis")]
@@ -335,8 +335,8 @@ def test_a_run_that_changed_on_its_way_says_so_above_its_curves() -> None:
 
 def test_a_comparison_with_a_run_of_two_methods_says_so() -> None:
     page = report_page([record(), record(name="run-2", changes=CHANGES)])
-    assert "run-2: settings changed after step 10, 20; it is of more than one method." in page
-    assert "Changed on the way · run-2" in page and "Changed on the way · run-1" not in page
+    assert "run-2: settings changed after step 10, 20; its curves are of no single method." in page
+    assert "Changed within the run · run-2" in page and "Changed within the run · run-1" not in page
 
 
 def test_the_json_has_every_change() -> None:
