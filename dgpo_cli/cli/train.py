@@ -164,6 +164,8 @@ def _run(
     from dgpo_cli.cli.evalline import summary
     from dgpo_cli.workflows import train as workflow
 
+    if _nothing_to_draw(resolved, out=out, resume=resume, allow_change=allow_change):
+        view = "lines"
     chosen = _view(view, out=out, settings=resolved.settings, resume=resume)
     with chosen as shown:
         result = workflow.run(
@@ -189,6 +191,25 @@ def _run(
         ["inspect", result.out],
         ["eval", "--bench", resolved.settings.eval.bench, "--run", result.out],
     )
+
+
+def _nothing_to_draw(
+    resolved: Resolved, *, out: Path, resume: Resuming, allow_change: bool
+) -> bool:
+    """Whether all steps are done. Raises what refuses the run, before a view is opened."""
+    from dgpo_cli.workflows.resume import look
+    from dgpo_cli.workflows.run_folder import RunFolder
+
+    folder = RunFolder(out)
+    if not folder.settings_file.exists():  # a new run
+        return False
+    return look(
+        folder,
+        resolved=resolved,
+        resume=resume,
+        allow_change=allow_change,
+        on_event=lambda text: None,  # told when the run begins
+    ).done
 
 
 def _view(

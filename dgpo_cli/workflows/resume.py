@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +13,45 @@ from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.errors import CheckpointError, ConfigError
 from dgpo_cli.schema import Change
+from dgpo_cli.workflows.data import pin_data
 from dgpo_cli.workflows.run_folder import RunFolder, check_run_checkpoint, step_of
 
 Resume = Literal["auto", "never", "must"] | int  # a number: the step of a checkpoint
 DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside
 OnEvent = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a command stands to the run in its folder, if there is one.
+
+    resolved: its settings with the commit of the hub's data. found: how they differ from those of
+    the run. done: whether there is nothing left to do.
+    """
+
+    resolved: Resolved
+    found: tuple[Difference, ...]
+    done: bool
+
+
+def look(
+    folder: RunFolder,
+    *,
+    resolved: Resolved,
+    resume: Resume,
+    allow_change: bool,
+    on_event: OnEvent,
+) -> Standing:
+    """Look whether and how the run in `folder` can be gone on with; writes nothing.
+
+    Raises:
+        CheckpointError, ConfigError: as `check_folder`.
+        BackendError: the hub does not say at which commit its data are.
+    """
+    resolved = pin_data(resolved, folder=folder, on_event=on_event)
+    found = check_folder(folder, resolved=resolved, resume=resume, allow_change=allow_change)
+    done = is_done(folder, settings=resolved.settings, resume=resume)
+    return Standing(resolved, found, done)
 
 
 def check_folder(

@@ -28,14 +28,14 @@ from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.schema import Change
 from dgpo_cli.types import Batch, Diagnosis, Progress, ScoredGroup, StepMetrics
 from dgpo_cli.workflows.collect import starting_collector
-from dgpo_cli.workflows.data import open_training_prompts, pin_data
+from dgpo_cli.workflows.data import open_training_prompts
 from dgpo_cli.workflows.glimpse import OnGlimpse, glimpse
 from dgpo_cli.workflows.health import Watch
 from dgpo_cli.workflows.history import record_changes
 from dgpo_cli.workflows.interrupt import Interrupt
 from dgpo_cli.workflows.overlap import starting_pipeline
 from dgpo_cli.workflows.request import Save
-from dgpo_cli.workflows.resume import OnEvent, Resume, check_folder, is_done, starting_point
+from dgpo_cli.workflows.resume import OnEvent, Resume, look, starting_point
 from dgpo_cli.workflows.rollouts import training_lines, write_lines
 from dgpo_cli.workflows.run_folder import RunFolder
 from dgpo_cli.workflows.setup import (
@@ -102,9 +102,11 @@ def run(
     """
     folder = RunFolder(out)
     # Before the lock nothing is written: what is refused, or done already, is left as it is.
-    resolved = pin_data(resolved, folder=folder, on_event=on_event)
-    found = check_folder(folder, resolved=resolved, resume=resume, allow_change=allow_change)
-    if is_done(folder, settings=resolved.settings, resume=resume):
+    standing = look(
+        folder, resolved=resolved, resume=resume, allow_change=allow_change, on_event=on_event
+    )
+    resolved, found = standing.resolved, standing.found
+    if standing.done:
         return _result(folder, steps=resolved.settings.train.steps, trained=0)
     with folder.lock():
         checkpoint = starting_point(folder, resume=resume, found=found, on_event=on_event)

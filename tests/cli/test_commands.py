@@ -11,8 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from dgpo_cli.config.dump import dump_toml
+from dgpo_cli.config.load import resolve
 from dgpo_cli.config.presets import list_presets, preset_text
 from dgpo_cli.errors import CheckpointError, NonFiniteError
+from dgpo_cli.workflows.run_folder import RunFolder
 from tests.cli.conftest import Install
 from tests.cli.helpers import in_process as dgpo
 
@@ -226,6 +229,19 @@ def test_the_folder_of_a_run_says_how_it_differs_from_its_recipe(
     folders = [call["out"] for call in calls]
     assert folders[:2] == [Path("runs/tiny-uniform"), Path("runs/tiny-seed4")]
     assert folders[2] == Path("runs/mine-file-b.jsonl-lr0.0001")
+
+
+def test_another_run_is_refused_before_anything_is_drawn(workflow: Install, tmp_path: Path) -> None:
+    calls = workflow("train")
+    folder = RunFolder(tmp_path)
+    folder.settings_file.write_text(dump_toml(resolve(preset="tiny")), encoding="utf-8")
+    folder.write_metrics(1, {"reward/mean": 0.5})
+    changed = ("--set", "optim.lr=1e-4", "--set", "optim.micro_batch_size=8")
+    result = dgpo("train", "--preset", "tiny", *changed, "--out", str(tmp_path))
+    assert (result.exit_code, result.stdout, calls) == (2, "", [])
+    first, last = result.stderr.splitlines()
+    assert first == f"error: optim.lr: 0.0002 in {tmp_path}, now 0.0001"
+    assert "another --out" in last and "--allow-change" in last
 
 
 def test_a_change_is_allowed_for_a_folder_that_is_named() -> None:
