@@ -218,6 +218,7 @@ def _least(text: str | None, *, k: int) -> float | None:
 
 
 def _sample(resolved: Resolved, request: EvalRequest) -> EvalResult:
+    options.reach(resolved.settings.model)
     from dgpo_cli.cli.bars import Bars
     from dgpo_cli.workflows import evaluate as workflow
 

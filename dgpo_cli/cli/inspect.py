@@ -50,6 +50,10 @@ def inspect(
         raise ConfigError("--prompt=- and --completion=-: only one of them can be stdin")
     files = Files(html=html, svg=svg, png=png)
     files.check()
+    from dgpo_cli.models.settings import ModelSettings
+
+    for name in filter(None, (model, reference if model else None)):
+        options.reach(ModelSettings(path=name))
     from dgpo_cli.cli.bars import Bars
     from dgpo_cli.workflows import inspect as workflow
     from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf

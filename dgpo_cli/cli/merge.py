@@ -26,10 +26,12 @@ def merge(run: Run, out: Out, checkpoint: Checkpoint = None, dtype: Dtype = "bfl
 
     A LoRA adapter is added to the weights; 4-bit weights are unpacked. The tokenizer comes with it.
     """
+    resolved = options.resolve_run(run)
+    options.reach(resolved.settings.model)
     from dgpo_cli.workflows import merge as workflow
 
     result = workflow.run(
-        options.resolve_run(run),
+        resolved,
         run=run,
         out=out,
         step=checkpoint,

@@ -14,6 +14,7 @@ from dgpo_cli.errors import ConfigError
 if TYPE_CHECKING:
     from dgpo_cli.config.layers import Layer
     from dgpo_cli.config.load import Resolved
+    from dgpo_cli.models.settings import ModelSettings
 
 
 def complete_preset(incomplete: str) -> list[str]:
@@ -121,3 +122,14 @@ def resolve_run(run: Path) -> Resolved:
     if not settings_file.is_file():
         raise ConfigError(f"{run}: no settings.toml in it; give the folder of a training run")
     return resolve(config=settings_file, overrides=None, flags={})
+
+
+def reach(model: ModelSettings) -> None:
+    """See that a model of the hub is to be had, before anything slow is imported for it.
+
+    Raises:
+        BackendError: it is not.
+    """
+    from dgpo_cli.workflows.hub_model import reach_model
+
+    reach_model(model, on_event=console.note)

@@ -85,6 +85,7 @@ def plan(
     resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags=flags)
     from dgpo_cli.config.checks import check_trainable
     from dgpo_cli.config.load import resolve
+    from dgpo_cli.models.config_file import is_at_hand
     from dgpo_cli.workflows import devices
     from dgpo_cli.workflows import plan as workflow
 
@@ -96,6 +97,8 @@ def plan(
             preset=preset, config=config, overrides=overrides or (), flags={**flags, **more}
         )
 
+    if not is_at_hand(resolved.settings.model):
+        options.reach(resolved.settings.model)
     source = "hardware" if gpu is None and resolved.hardware else "--gpu"
     name = gpu or resolved.hardware or "here"
     if name == "here":

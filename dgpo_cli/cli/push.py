@@ -47,10 +47,13 @@ def push(
     The token is HF_TOKEN or that of hf auth login; HF_ENDPOINT names another hub. Only safetensors,
     the tokenizer and the card are uploaded: no optimiser state, no samples.
     """
+    resolved = options.resolve_run(run)
+    if merged:
+        options.reach(resolved.settings.model)
     from dgpo_cli.workflows import push as workflow
 
     result = workflow.run(
-        options.resolve_run(run),
+        resolved,
         run=run,
         repo=repo,
         private=private,

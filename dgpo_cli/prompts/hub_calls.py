@@ -5,18 +5,26 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from dgpo_cli.errors import BackendError, DgpoError
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 4.0  # of a small request
+_PATIENCE_S = 8.0  # after which nobody is there, attempts and the look-up of the name included
 _ATTEMPTS = 3  # on top of what huggingface_hub repeats by itself
 _WAIT_S = 1.0
 _LOCAL_FAULTS = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM)
 _T = TypeVar("_T")
+_left_alone = ""  # why the hub is asked no more
+
+
+class Unreached(Exception):
+    """The hub did not answer `probe`; the cause says how."""
 
 
 def ask(call: Callable[[], _T], *, what: str, instead: str, damaged: str | None = None) -> _T:
@@ -42,6 +50,57 @@ def ask(call: Callable[[], _T], *, what: str, instead: str, damaged: str | None 
     raise AssertionError("the last attempt returns or raises")
 
 
+def probe(call: Callable[[], _T]) -> _T:
+    """Return what a small request returns that stands before larger ones.
+
+    Raises:
+        Unreached: there was no answer, or one that may be another later, within _PATIENCE_S.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return _within(call, timeout_s=deadline - time.monotonic())
+        except Exception as error:
+            if not _passing(error):
+                raise
+            pause = _WAIT_S * attempt
+            if attempt == _ATTEMPTS or time.monotonic() + pause >= deadline:
+                raise Unreached(_root(error)) from error
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _within(call: Callable[[], _T], *, timeout_s: float) -> _T:
+    """Call in a thread: no timeout of a request holds for the look-up of a name."""
+    told: SimpleQueue[_T | Exception] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            told.put(call())
+        except Exception as error:
+            told.put(error)
+
+    threading.Thread(target=run, name="dgpo-hub", daemon=True).start()
+    try:
+        found = told.get(timeout=timeout_s)
+    except Empty:
+        raise TimeoutError(f"no answer within {_PATIENCE_S:g} s") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def go_offline(why: Unreached) -> str:
+    """Ask the hub no more in this process and what it starts; return why, in a few words."""
+    global _left_alone
+    from huggingface_hub import constants
+
+    _left_alone = str(why)
+    constants.HF_HUB_OFFLINE = True
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return _left_alone
+
+
 def given_endpoint() -> str | None:
     """Return HF_ENDPOINT, read now and not when huggingface_hub was imported."""
     return os.environ.get("HF_ENDPOINT") or None
@@ -65,7 +124,7 @@ def _passing(error: Exception) -> bool:
         return error.response.status_code >= 500
     if isinstance(error, OSError) and error.errno in _LOCAL_FAULTS:
         return False
-    return not isinstance(error, EntryNotFoundError | ValueError | TypeError)
+    return not isinstance(error, EntryNotFoundError | ValueError | TypeError | Unreached)
 
 
 def _explained(error: Exception, what: str, *, instead: str, damaged: str | None) -> DgpoError:
@@ -75,9 +134,9 @@ def _explained(error: Exception, what: str, *, instead: str, damaged: str | None
     own = f"or {instead}"
     cached = f" (the cached copy was damaged: {damaged}; it is removed)" if damaged else ""
     if constants.is_offline_mode():
+        why = f"the hub does not answer ({_left_alone})" if _left_alone else "HF_HUB_OFFLINE is set"
         return BackendError(
-            f"{what} is not in the cache and HF_HUB_OFFLINE is set{cached}; fetch it once with a "
-            f"network, {own}"
+            f"{what} is not in the cache and {why}{cached}; fetch it once with a network, {own}"
         )
     match error:
         case errors.GatedRepoError():

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from dgpo_cli.errors import BackendError, ConfigError
 from dgpo_cli.prompts.hub import DATA_SUFFIXES, HubFile, fetch, list_files
-from dgpo_cli.prompts.hub_calls import TIMEOUT_S, ask, given_endpoint
+from dgpo_cli.prompts.hub_calls import TIMEOUT_S, ask, given_endpoint, probe
 from dgpo_cli.prompts.settings import HubPrompts
 from dgpo_cli.types import Progress
 
@@ -60,7 +60,9 @@ def resolve_revision(dataset: str, revision: str | None) -> tuple[str, tuple[str
     api = HfApi(endpoint=given_endpoint())
     try:
         found = ask(
-            lambda: api.dataset_info(dataset, revision=revision, timeout=TIMEOUT_S).sha,
+            lambda: (
+                probe(lambda: api.dataset_info(dataset, revision=revision, timeout=TIMEOUT_S)).sha
+            ),
             what=f"{dataset} at {name}",
             instead=f"set prompts.revision to a commit that is in the cache, or {_INSTEAD}",
         )

@@ -11,6 +11,7 @@ import pytest
 
 import dgpo_cli.workflows
 from dgpo_cli.algo.estimators import ProblemSamples, summarise
+from dgpo_cli.cli import options
 from dgpo_cli.types import Evaluation, Verdict
 
 Install = Callable[..., list[dict[str, Any]]]
@@ -30,6 +31,7 @@ def workflow(monkeypatch: pytest.MonkeyPatch) -> Install:
             return returns
 
         monkeypatch.setattr(dgpo_cli.workflows, name, SimpleNamespace(run=run), raising=False)
+        monkeypatch.setattr(options, "reach", lambda model: None)
         return calls
 
     return install

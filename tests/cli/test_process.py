@@ -41,6 +41,8 @@ finally:
         (["eval", "--bench", "sums", "--preset", "tiny", "--protocol", "boxd"], 2),
         (["eval", "--bench", "sums", "--preset", "tiny", "--set", "credit.tau=0"], 2),
         (["regrade", "absent"], 2),
+        (["eval", "--bench", "sums", "--model", "org/absent"], 1),
+        (["rollout", "--prompts", "sums", "--model", "org/absent"], 1),
     ],
 )
 def test_nothing_heavy_is_imported_to_answer(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dgpo_cli.cli import options
 from dgpo_cli.cli import serve as module
 from dgpo_cli.config import checks
 from dgpo_cli.errors import ConfigError
@@ -19,6 +20,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """vLLM seems to be there; the workflow only notes what it is asked."""
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(checks, "has_vllm", lambda: True)
+    monkeypatch.setattr(options, "reach", lambda model: None)
     monkeypatch.setattr(
         workflow, "run", lambda flags, **rest: calls.append({"flags": flags} | rest)
     )

@@ -37,6 +37,9 @@ class Listener:
         self.phases.append((name, total, unit))
         yield self._add
 
+    def event(self, text: str) -> None:
+        """Notes are of no interest here."""
+
     def _add(self, amount: int) -> None:
         self.done += amount
 

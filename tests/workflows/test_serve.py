@@ -27,10 +27,11 @@ SERVE = """
 import sys
 from dgpo_cli.backends import vllm_process
 from dgpo_cli.backends.vllm_command import ServerFlags
-from dgpo_cli.cli import main
+from dgpo_cli.cli import main, options
 from dgpo_cli.config import checks
 vllm_process.GRACE_S = 0.2
 checks.has_vllm = lambda: True
+options.reach = lambda model: None
 mode = sys.argv.pop(1)
 ServerFlags.command = lambda self, *, host, port: [
     sys.executable, "-m", "tests.backends.fake_engine", str(port), mode

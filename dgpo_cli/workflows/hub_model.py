@@ -1,0 +1,66 @@
+"""Asks the hub for a model before anything large is imported or loaded: one line at once, and a
+network that is dead costs seconds. transformers would try for minutes, file by file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dgpo_cli.errors import BackendError, ModelError
+from dgpo_cli.models.settings import EMBEDDED_TINY, ModelSettings
+from dgpo_cli.prompts.hub_calls import (
+    TIMEOUT_S,
+    Unreached,
+    ask,
+    given_endpoint,
+    go_offline,
+    probe,
+)
+
+
+def reach_model(settings: ModelSettings, *, on_event: Callable[[str], None]) -> None:
+    """See that the hub gives a model, or take the copy in the cache where it does not answer.
+
+    In the second case the hub is left alone by this process from then on. A model in a folder asks
+    nobody.
+
+    Raises:
+        BackendError: there is neither.
+        ModelError: the folder is not there.
+    """
+    path = settings.path
+    if path == EMBEDDED_TINY or path.startswith("~") or Path(path).exists():
+        return
+    if path.startswith((".", "/")):
+        raise ModelError(f"model.path={path}: no such folder")
+    # Before the import of the hub's library, which takes a second.
+    if not os.environ.get("HF_HUB_OFFLINE"):
+        on_event(f"{path}: asking {given_endpoint() or 'the Hugging Face hub'}")
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    what, instead = f"model.path={path}", "give the folder of a model"
+    there = _is_cached(path, revision=settings.revision)
+    if constants.is_offline_mode() and there:
+        return
+
+    def first() -> None:
+        url = hf_hub_url(path, "config.json", revision=settings.revision, endpoint=given_endpoint())
+        get_hf_file_metadata(url, timeout=TIMEOUT_S, endpoint=given_endpoint())
+
+    try:
+        ask(lambda: probe(first), what=what, instead=instead)
+    except BackendError as error:
+        if isinstance(error.__cause__, EntryNotFoundError):
+            return  # whoever loads it may know another name
+        if not (there and isinstance(error.__cause__, Unreached)):
+            raise
+        reason = go_offline(error.__cause__)
+        on_event(f"{path}: the hub does not answer ({reason}); the copy in the cache is taken")
+
+
+def _is_cached(path: str, *, revision: str | None) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str)
