@@ -30,7 +30,7 @@ MAX_CHUNK_CHARS = 1 << 20
 MAX_FAILED_STARTS = 6  # in a row, with no worker left
 FIRST_PAUSE_S = 0.1  # after a failed start; doubled by each further one
 MAX_PAUSE_S = 30.0
-_START_FIX = (
+_LIMITS_FIX = (
     "lower reward.workers, or raise the limits of processes and memory (ulimit -u, ulimit -v); "
     "dgpo doctor shows them"
 )
@@ -188,13 +188,19 @@ class WorkerPool:
             self._noted = True
             self._on_note(
                 f"{running} of {self._size} workers check answers, another does not start "
-                f"({reason}); {_START_FIX}"
+                f"({reason}); {self._start_fix(reason)}"
             )
         if not self._workers and self._failed_starts >= MAX_FAILED_STARTS:
             raise DgpoError(
                 f"answer checker {self._check.target}: no worker process starts, the last of "
-                f"{self._failed_starts} tries ended with: {reason}; {_START_FIX}"
+                f"{self._failed_starts} tries ended with: {reason}; {self._start_fix(reason)}"
             )
+
+    def _start_fix(self, reason: str) -> str:
+        if "ImportError" in reason or "ModuleNotFoundError" in reason:
+            module = self._check.target.partition(":")[0]
+            return f"reinstall what is missing; python -c 'import {module}' shows it"
+        return _LIMITS_FIX
 
     def _assign(self, job: _Job) -> None:
         for worker in self._workers:

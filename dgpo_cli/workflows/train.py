@@ -374,7 +374,10 @@ class _Loop:
                     self.on_event(str(error))
                 else:
                     saved = self.folder.checkpoint_dir(self.step)
-                    self.on_event(f"what is trained so far is in {saved}; the same command goes on")
+                    self.on_event(
+                        f"trained up to step {self.step}; checkpoint {saved}; "
+                        "the same command continues"
+                    )
             raise
 
     def _write_rollouts(self, path: Path, scored: list[ScoredGroup], batch: Batch) -> None:

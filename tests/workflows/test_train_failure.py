@@ -54,7 +54,10 @@ def test_a_run_whose_answer_checker_does_not_start_goes_on_where_it_was(
             run_tiny(tmp_path / "run", *settings, steps=4, events=events)
     assert ended.value.exit_code == 1
     (saved,) = RunFolder(tmp_path / "run").checkpoints()
-    assert events[-1] == f"what is trained so far is in {saved}; the same command goes on"
+    step = int(saved.name.removeprefix("step-"))
+    assert (
+        events[-1] == f"trained up to step {step}; checkpoint {saved}; the same command continues"
+    )
     again, lines = run_tiny(tmp_path / "run", *settings, steps=4, resume="must")
     assert lines[0]["step"] > 1
     assert numbers(lines) == numbers(whole_lines)[-len(lines) :]
