@@ -131,6 +131,7 @@ def summarise(
     sampled_tokens: int = 0,
     sampling_s: float = 0.0,
     duplicates: int = 0,
+    odd_duplicates: bool = False,
     disagreements: Sequence[Disagreement] = (),
 ) -> Evaluation:
     """Turn the judged samples of each problem into the report of a benchmark.
@@ -169,6 +170,7 @@ def summarise(
         lengths_wrong=length_summary(wrong),
         tokens_per_s=sampled_tokens / sampling_s if sampled_tokens and sampling_s else math.nan,
         duplicates=duplicates,
+        odd_duplicates=odd_duplicates,
         disagreements=tuple(disagreements),
         problems=results,
     )

@@ -7,6 +7,7 @@ version, bench, k, n_problems, avg_at_k, stderr_rerun, rerun_95, stderr_problems
 pass_at_k: "1" to "k"; maj_at_k; truncated, no_answer, out_of_range, unjudged: shares of samples;
 if_truncated: avg_at_k with the truncated counted as all wrong and as all right;
 lengths, lengths_right, lengths_wrong: count, mean, p10, p50, p90, max; tokens_per_s; duplicates;
+odd_duplicates: earlier reports lack it;
 disagreements: problem_id, index, gold, extracted, outcome, second; warnings: sentences;
 outcome_letters: what the letters of `outcomes` mean; problems: id, answer, correct, majority,
 outcomes (a letter a sample), lengths (a number a sample); card; card_key.
@@ -111,6 +112,7 @@ def _reader(kind: type) -> TypeAdapter[Any]:
 
 def _restored(data: dict[str, Any]) -> dict[str, Any]:
     """The fields of an Evaluation, with NaN where a number is unknown."""
+    data = {"odd_duplicates": False, **data}
     found = {name: data[name] for name in _FIELDS}
     for name in _MAY_BE_UNKNOWN:
         found[name] = _number(found[name])

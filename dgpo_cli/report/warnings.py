@@ -27,12 +27,12 @@ def warnings(evaluation: Evaluation) -> tuple[str, ...]:
             f"The check of {counted(count, 'sample')} ran into its deadline or crashed; "
             "counted as wrong, though not known to be."
         )
-    if evaluation.duplicates:
+    if evaluation.odd_duplicates:
         verb = "repeats" if evaluation.duplicates == 1 else "repeat"
         found.append(
             f"{counted(evaluation.duplicates, 'sample')} {verb} an earlier sample of the same "
-            "problem byte for byte. Unless answers are very short or the temperature is near 0, "
-            "look at the seeds: repeated samples make the errors too small."
+            "problem token for token, more than independent samples would by their probabilities: "
+            "the sampler reuses seeds, or draws otherwise than it says. The errors are too small."
         )
     if evaluation.k == 1:
         found.append(

@@ -94,7 +94,8 @@ class Evaluation:
     pass_at_k: unbiased pass@j for every j from 1 to k.
     unjudged: share of samples whose check ran into its deadline or crashed.
     tokens_per_s: of what was sampled now; NaN where all samples were there already.
-    duplicates: samples that repeat an earlier one of the same problem byte for byte.
+    duplicates: samples that repeat an earlier one of the same problem token for token.
+    odd_duplicates: there are more than independent samples would have; False where unknown.
     """
 
     bench: str
@@ -116,6 +117,7 @@ class Evaluation:
     lengths_wrong: LengthSummary
     tokens_per_s: float
     duplicates: int
+    odd_duplicates: bool
     disagreements: tuple[Disagreement, ...]
     problems: tuple[ProblemResult, ...]
 

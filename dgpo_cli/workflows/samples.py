@@ -1,14 +1,16 @@
 """The samples of an evaluation: JSONL, a line a sample, appended as they come. Version 1.
 
-A line is one of the rollouts file (`workflows/rollouts.py`) without log-probabilities and prompt
-ids, which a sample does not need to be judged again, and with `checker`, the version that judged
-it. A sample that the math checker was asked about also has `second`, its outcome. Lines of earlier
-versions lack `starts_in_thought`.
+A line is one of the rollouts file (`workflows/rollouts.py`) without prompt ids and the
+log-probabilities of tokens, which a sample does not need to be judged again, and with `logprob`,
+their sum in whole nats towards 0, and `checker`, the version that judged it. A sample that the math
+checker was asked about also has `second`, its outcome. Lines of earlier versions lack `logprob` and
+`starts_in_thought`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, Strict
 
-from dgpo_cli.codec import Count, Flag, Format, Text, TokenId, parsed
+from dgpo_cli.codec import Count, Flag, Format, Number, Text, TokenId, parsed
 from dgpo_cli.errors import DataError
 from dgpo_cli.models.checkpoint import atomic_bytes
 from dgpo_cli.rewards.grader import GradeItem
@@ -32,8 +34,9 @@ Key = tuple[str, int]  # id of the problem, number of the sample
 class Sample:
     """What a report needs of a stored sample; text and token ids stay in the file.
 
-    tokens: their number. fingerprint: equal for equal token ids. starts_in_thought: None where an
-        earlier version did not tell.
+    tokens: their number. fingerprint: equal for equal token ids. logprob: of all of them, in nats
+        towards 0, before top_p and top_k. It and starts_in_thought: None where an earlier version
+        did not tell.
     """
 
     prompt_id: str
@@ -45,6 +48,7 @@ class Sample:
     checker: str
     second: str | None
     starts_in_thought: bool | None
+    logprob: float | None
 
     @property
     def key(self) -> Key:
@@ -70,6 +74,7 @@ def sample_line(
         "answer": prompt.answer,
         "completion": completion.text,
         "token_ids": completion.token_ids,
+        **_whole_nats(completion),
         "temperature": temperature,
         "finish_reason": completion.finish_reason,
         **verdict_fields(
@@ -79,6 +84,13 @@ def sample_line(
             starts_in_thought=completion.starts_in_thought,
         ),
     }
+
+
+def _whole_nats(completion: Completion) -> dict[str, int]:
+    """The field `logprob`, if it is known; the digits behind depend on the batch it came from."""
+    logprobs = completion.sampling_logprobs
+    total = math.fsum(logprobs) if len(logprobs) == len(completion.token_ids) else math.nan
+    return {"logprob": math.ceil(total)} if math.isfinite(total) else {}
 
 
 def verdict_fields(
@@ -109,6 +121,7 @@ class _Line:
     finish_reason: FinishReason
     outcome: Outcome
     checker: Text
+    logprob: Number | None = None
     extracted: Text | None = None
     second: Outcome | None = None
     starts_in_thought: Flag | None = None
@@ -242,6 +255,7 @@ def sample_of(line: dict[str, Any]) -> Sample:
         checker=line["checker"],
         second=line.get("second"),
         starts_in_thought=line.get("starts_in_thought"),
+        logprob=line.get("logprob"),
     )
 
 

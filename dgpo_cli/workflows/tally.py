@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from dgpo_cli.algo.estimators import ProblemSamples, summarise
 from dgpo_cli.types import Card, Disagreement, Evaluation
 from dgpo_cli.workflows.samples import Key, Sample
 
+_SURE = 4.0  # standard errors
+_MATTERS = 0.01  # share of the samples: less does not move an error that is told to one digit
 _UNKNOWN = ("timeout", "crash")  # outcomes that say nothing of the answer
 
 
@@ -41,6 +44,9 @@ def report_of(
         sampled_tokens=sampled_tokens,
         sampling_s=sampling_s,
         duplicates=duplicates(chosen),
+        odd_duplicates=are_odd(
+            chosen, top_p=card.protocol.get("top_p"), top_k=card.protocol.get("top_k")
+        ),
         disagreements=disagreements(chosen) if second_opinion else [],
     )
 
@@ -48,6 +54,39 @@ def report_of(
 def duplicates(problems: Sequence[Sequence[Sample]]) -> int:
     """Return how many samples have the token ids of an earlier one of the same problem."""
     return sum(len(own) - len({sample.fingerprint for sample in own}) for own in problems)
+
+
+def are_odd(problems: Sequence[Sequence[Sample]], *, top_p: object, top_k: object) -> bool:
+    """Return whether samples repeat each other more often than independent ones would.
+
+    k draws find text c with chance 1 - (1 - p)^k for its probability p, so the mean of that over p
+    over the samples estimates how many texts k independent ones find. It is held against those
+    found, with its own error and theirs. p is what the sampler said; a nucleus makes it at most
+    p / top_p^tokens, which is taken. Where p is not known, or top_k cuts, nothing is odd.
+    """
+    if top_k != 0 or not isinstance(top_p, int | float):
+        return False
+    missing, variance = 0.0, 1.0  # one repetition, or two, prove nothing
+    for own in problems:
+        if any(sample.logprob is None for sample in own):
+            return False
+        ways = [_texts_for_one(sample, k=len(own), top_p=top_p) for sample in own]
+        expected = math.fsum(ways) / len(ways)
+        missing += expected - len({sample.fingerprint for sample in own})
+        # Texts found and repetitions, which add up to k, both vary by less than a Poisson count.
+        variance += min(expected, len(own) - expected)
+        variance += math.fsum((way - expected) ** 2 for way in ways) / len(ways) ** 2
+    total = sum(map(len, problems))
+    return missing > _SURE * math.sqrt(variance) and missing > _MATTERS * total
+
+
+def _texts_for_one(sample: Sample, *, k: int, top_p: float) -> float:
+    """Return (1 - (1 - p)^k) / p: k where p is nothing, 1 where it is 1."""
+    assert sample.logprob is not None
+    chance = math.exp(min(0.0, sample.logprob - sample.tokens * math.log(top_p)))
+    if chance >= 1.0:
+        return 1.0
+    return -math.expm1(k * math.log1p(-chance)) / chance if chance > 0.0 else float(k)
 
 
 def disagreements(problems: Sequence[Sequence[Sample]]) -> list[Disagreement]:

@@ -20,7 +20,7 @@ def odd(count: int) -> tuple[Disagreement, ...]:
 
 
 def full() -> Evaluation:
-    return evaluation(duplicates=3, disagreements=odd(7), tokens_per_s=1234.5)
+    return evaluation(duplicates=3, odd_duplicates=True, disagreements=odd(7), tokens_per_s=1234.5)
 
 
 def line_of(output: str, start: str) -> str:
@@ -51,7 +51,7 @@ def test_every_line_fits_the_width(width: int, encoding: str) -> None:
     views = [
         evaluation([at % 9 for at in range(500)]),
         evaluation([3], k=7),
-        evaluation([0, 100], k=257, duplicates=1, disagreements=odd(2)),
+        evaluation([0, 100], k=257, duplicates=1, odd_duplicates=True, disagreements=odd(2)),
         evaluation([32] * 30, k=32),
         evaluation([5], k=8, rerun_95=Interval(0.999, 1.0), problems_95=Interval(0.111, 1.0)),
     ]
@@ -102,12 +102,12 @@ def test_more_than_five_percent_without_a_verdict_is_a_warning(share: float, war
 
 
 def test_repeated_and_unjudged_samples_are_a_warning_with_their_number() -> None:
-    output = printed(render(evaluation(duplicates=1)))
+    output = printed(render(evaluation(duplicates=1, odd_duplicates=True)))
     assert "1 sample repeats an earlier sample" in output
-    output = printed(render(evaluation(duplicates=41, unjudged=2 / 48)))
+    output = printed(render(evaluation(duplicates=41, odd_duplicates=True, unjudged=2 / 48)))
     assert "41 samples repeat an earlier sample" in output
     assert "check of 2 samples ran into its deadline" in output
-    assert "repeat" not in printed(render(evaluation()))
+    assert "repeat" not in printed(render(evaluation(duplicates=41)))
 
 
 def test_the_first_disagreements_are_listed_and_said_to_settle_nothing() -> None:

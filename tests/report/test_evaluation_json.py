@@ -35,8 +35,8 @@ def test_the_data_is_exactly_the_documented() -> None:
         "version", "bench", "k", "n_problems", "avg_at_k", "stderr_rerun", "rerun_95",
         "stderr_problems", "problems_95", "pass_at_k", "maj_at_k", "truncated", "no_answer",
         "out_of_range", "unjudged", "lengths", "lengths_right", "lengths_wrong", "tokens_per_s",
-        "duplicates", "disagreements", "if_truncated", "warnings", "outcome_letters", "problems",
-        "card", "card_key",
+        "duplicates", "odd_duplicates", "disagreements", "if_truncated", "warnings",
+        "outcome_letters", "problems", "card", "card_key",
     ]  # fmt: skip
     assert data["version"] == 1
     assert data["problems"][1] == {
@@ -59,7 +59,7 @@ def test_every_outcome_has_a_letter_of_its_own() -> None:
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(5, 9), st.booleans())
 def test_the_round_trip_is_exact(correct: list[int], k: int, with_card: bool) -> None:
     odd = Disagreement("p0", 3, "68", None, "wrong", "correct")
-    result = evaluation(correct, k=k, disagreements=(odd,), duplicates=2)
+    result = evaluation(correct, k=k, disagreements=(odd,), duplicates=2, odd_duplicates=True)
     ticket = card() if with_card else None
     again, ticket_again = from_json(stored(result, card=ticket))
     assert same(again, result) and ticket_again == ticket
@@ -107,3 +107,10 @@ def test_a_damaged_report_is_refused_with_the_field(damage: Damage, message: str
 def test_what_is_no_report_is_refused(data: object) -> None:
     with pytest.raises(DataError, match="no version"):
         from_json(data)
+
+
+def test_a_report_from_before_repetitions_were_judged_is_read() -> None:
+    data = to_json(evaluation([1], k=1, duplicates=3))
+    del data["odd_duplicates"]
+    again, _ = from_json(data)
+    assert again.duplicates == 3 and not again.odd_duplicates

@@ -236,6 +236,9 @@ def test_repeated_samples_are_counted_within_their_problem(
     lines = stored(tmp_path / "out")
     kinds = {(line["prompt_id"], line["completion"]) for line in lines}
     assert result.duplicates == 24 - len(kinds) > 0
+    # A seed decides between two texts, each of which the sampler says is 1 in e^4 or rarer.
+    assert result.odd_duplicates
+    assert all(line["logprob"] == -0.5 * len(line["token_ids"]) for line in lines)
     install(monkeypatch, Asked(boxed))
     assert run(problems(tmp_path), 8, tmp_path / "other").evaluation.duplicates == 0
 
