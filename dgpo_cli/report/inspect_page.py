@@ -16,7 +16,7 @@ from typing import Any
 
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.report.document import asset, document, escaped, template, theme_button
-from dgpo_cli.report.header import fraction, in_words, outcome, rule_name
+from dgpo_cli.report.header import distance_is_noise, fraction, in_words, outcome, rule_name
 from dgpo_cli.report.numbers import UNKNOWN, counted, known
 from dgpo_cli.report.palette import STEPS
 from dgpo_cli.report.scale import Scale
@@ -244,6 +244,7 @@ def _choices(page: Chosen) -> str:
         text = (
             f"{shown.index}: {outcome(shown, glyphs=UNICODE)}, reward {known(shown.reward, 'g')}, "
             f"A {known(shown.advantage, '+.3g')}, effective {fraction(shown.effective_fraction)}"
+            + (", d is noise" if distance_is_noise(shown) else "")
         )
         parts.append(f'<option value="{at}"{picked}>{escaped(text)}</option>')
     return "".join([*parts, "</optgroup>"])

@@ -92,5 +92,7 @@ def test_distances_near_the_measured_noise_are_told_to_be_noise() -> None:
     assert distance_is_noise(replace(shown, noise_floor=most / 4)) is None
     said = distance_is_noise(replace(shown, noise_floor=most / 2))
     assert said == f"up to {most:.1e} (noise: rounding alone makes {most / 2:.1e})"
+    assert ", d is noise</option>" in inspect_page(inspection(replace(shown, noise_floor=most)))
+    assert "d is noise" not in inspect_page(inspection(shown))
     view = head(replace(shown, noise_floor=most))
     assert re.search(r"distance d +up to \S+ \(noise", view)

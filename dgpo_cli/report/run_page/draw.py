@@ -176,7 +176,7 @@ def _highest(run: RunSeries, name: str) -> float:
     return max((value for value in values if value is not None), default=0.0)
 
 
-AVG = Panel("avg", "Evaluation", "", (Curve("avg_at_k", "Avg@k"),), floor=0.0)
+AVG = Panel("avg", "Evaluation", "intervals of 95 %", (Curve("avg_at_k", "Avg@k"),), floor=0.0)
 
 
 def draw_evals(runs: Sequence[RunSeries]) -> Drawn | None:
@@ -207,8 +207,8 @@ def draw_evals(runs: Sequence[RunSeries]) -> Drawn | None:
 
 
 _EVAL_NOTE = (
-    "Intervals of 95 %: the strong one says where Avg@k of these problems would be with endless "
-    "samples, the faint one where it would be on other problems of the kind."
+    "The strong interval says where Avg@k of these problems would be with endless samples, the "
+    "faint one where it would be on other problems of the kind."
 )
 
 
