@@ -20,6 +20,7 @@ from dgpo_cli.config.layers import set_layer
 from dgpo_cli.config.load import Resolved, layered, resolve
 from dgpo_cli.errors import BackendError, ConfigError, without_logins
 from dgpo_cli.prompts.hub import HubFile, fetch
+from dgpo_cli.types import SilentProgress
 from dgpo_cli.workflows import machine
 from tests.cli.helpers import dgpo
 from tests.prompts.hub_server import Hub, serving
@@ -107,13 +108,15 @@ def test_a_connection_sends_the_login_of_its_address(
     monkeypatch.setenv("DGPO_VLLM_API_KEY", "k3y")
     backend = resolved(f"http://{address}").settings.rollout.backend
     assert isinstance(backend, VllmServerBackend)
-    (client,) = SharedServers(backend).clients
-    with pytest.raises(Exception, match="401") as caught:
-        client.served()
+    servers = SharedServers(backend)
+    (client,) = servers.clients
+    with pytest.raises(
+        BackendError, match=r"401.*user and password in its address .* wrong$"
+    ) as no:
+        servers.start(SilentProgress())
     assert set(sent) == {BASIC}
-    assert SECRET not in f"{caught.value} {client} {client.address!r}" and "k3y" not in repr(
-        client.address
-    )
+    shown = f"{no.value} {client} {client.address!r}"
+    assert SECRET not in shown and "k3y" not in shown
 
 
 def test_the_doctor_asks_the_hub_with_its_login_and_shows_none(

@@ -153,12 +153,17 @@ class SharedServers:
 
     def _fix(self, client: VllmClient, error: ServerSaysNo) -> str:
         """Return what to do about an answer that will be the same next time."""
+        if error.status == 401 and client.address.login is not None:
+            return "; the user and password in its address in rollout.backend.urls are wrong"
         if error.status == 401:
             name, file = self._settings.api_key_env, key_file(client.address.url)
             if os.environ.get(name):
                 return f"; the key in {name} is not the server's"
             known = f"the key in {file} is not the server's" if file.exists() else "it wants a key"
-            return f"; {known}: set {name} to the one that it was started with"
+            return (
+                f"; {known}: set {name} to the one that it was started with, or give the user and "
+                "password in its address again: they are not stored"
+            )
         return _FIX if error.status == 404 else ""
 
     def _waits_for(self, client: VllmClient, state: str) -> str:

@@ -21,6 +21,7 @@ from dgpo_cli.models.packing import (
     padded_hidden,
 )
 from dgpo_cli.models.settings import LoraAdapter, ModelSettings, NoAdapter
+from dgpo_cli.models.shape import context_length
 from dgpo_cli.models.token_texts import completion_text
 
 if TYPE_CHECKING:
@@ -135,6 +136,11 @@ class Policy:
         from dgpo_cli.models.cache import cache_is_right
 
         return cache_is_right(decoder_of(self._base), self._cache_kind, padded=True)
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens the model can take at once; None where its config does not say."""
+        return context_length(self._base.config.get_text_config().to_dict())
 
     def new_cache(self) -> RowCache:
         """See Generator.new_cache."""

@@ -150,6 +150,24 @@ def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
     )
 
 
+def context_length(config: Mapping[str, Any]) -> int | None:
+    """Return how many tokens a model can take at once; None where its config does not say.
+
+    Rotary positions may be stretched: by a factor, over what the model was first made for.
+    """
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length")
+    length = next((n for name in names if isinstance(n := config.get(name), int) and n > 0), None)
+    if length is None:
+        return None
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    reached = [
+        int((each.get("original_max_position_embeddings") or length) * each["factor"])
+        for each in (rope, *rope.values())
+        if isinstance(each, Mapping) and isinstance(each.get("factor"), int | float)
+    ]
+    return max([length, *reached])
+
+
 def _number(config: Mapping[str, Any], key: str, name: str) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:

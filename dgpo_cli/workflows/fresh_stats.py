@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,6 +19,10 @@ from dgpo_cli.workflows.shown_credit import Statistics
 
 if TYPE_CHECKING:
     from dgpo_cli.models.policy import Policy
+
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_CHARACTERS = 64  # more than a token has on average in any text
 
 
 def load_models(models: Models) -> Policy:
@@ -146,8 +151,12 @@ def _with_token_ids(line: RolloutLine, *, policy: Policy, assumed: dict[str, Non
     """Encode the text of a line that has no token ids."""
     source = line.prompt.source
     ids = line.completion.token_ids
+    context = math.inf if policy.context is None else policy.context
     if not ids:
-        ids = tuple(policy.tokenizer.encode(line.completion.text, add_special_tokens=False))
+        text = _encodable(line.completion.text, source=source, assumed=assumed)
+        if len(text) > _CHARACTERS * context:
+            raise _too_long(line, f"{len(text):,} characters", context=context)
+        ids = tuple(policy.tokenizer.encode(text, add_special_tokens=False))
         ended = bool(ids) and ids[-1] in policy.stop_ids
         if line.completion.finish_reason == "stop" and not ended:
             ids = (*ids, policy.tokenizer.eos_token_id)
@@ -162,6 +171,9 @@ def _with_token_ids(line: RolloutLine, *, policy: Policy, assumed: dict[str, Non
             f"{source}: token id {wrong[0]} is not in the model's vocabulary of {known}; these "
             "rollouts are another model's"
         )
+    if len(prompt_ids) + len(ids) > context:
+        count = f"{len(prompt_ids):,} + {len(ids):,} tokens of prompt and completion"
+        raise _too_long(line, count, context=context)
     logprobs = line.completion.sampling_logprobs
     if len(logprobs) != len(ids):  # nobody told them, or of other tokens; nothing here needs them
         logprobs = (math.nan,) * len(ids)
@@ -169,11 +181,32 @@ def _with_token_ids(line: RolloutLine, *, policy: Policy, assumed: dict[str, Non
     return replace(line, prompt_ids=prompt_ids, completion=completion)
 
 
+def _too_long(line: RolloutLine, count: str, *, context: float) -> DataError:
+    return DataError(
+        f"{line.prompt.source}: completion {line.index} of {line.prompt.id}: {count}, and the "
+        f"model's context is {context:,} tokens; inspect shorter ones (--group, --sample), or give "
+        "a --model with a longer one"
+    )
+
+
+def _encodable(text: str, *, source: str, assumed: dict[str, None]) -> str:
+    """Return text that a tokenizer takes: none takes half of a surrogate pair."""
+    if not _SURROGATE.search(text):
+        return text
+    assumed[f"{source}: half surrogate pairs are tokenised as U+FFFD"] = None
+    return _SURROGATE.sub("\ufffd", text)
+
+
 def _prompt_ids(prompt: Prompt, *, policy: Policy, assumed: dict[str, None]) -> tuple[int, ...]:
     """Encode a prompt: as it is where it is a rendered conversation already, else as a chat."""
     from dgpo_cli.prompts.templates import encode_prompt
 
     tokenizer = policy.tokenizer
+    turns = [
+        replace(turn, content=_encodable(turn.content, source=prompt.source, assumed=assumed))
+        for turn in prompt.messages
+    ]
+    prompt = replace(prompt, messages=tuple(turns))
     special: Mapping[int, object] = getattr(tokenizer, "added_tokens_decoder", {})
     texts = [str(token) for token in special.values() if getattr(token, "special", False)]
     if any(text in message.content for message in prompt.messages for text in texts if text):

@@ -29,6 +29,8 @@ from dgpo_cli.workflows.token_detail import check_position, computed_detail, sto
 from dgpo_cli.workflows.token_texts import TokenTexts
 
 RUNS = Path("runs")
+MAX_TOKENS = 1 << 18  # of a completion: more take minutes, and no screen or browser
+MAX_CHARACTERS = 16 * MAX_TOKENS
 OnEvent = Callable[[str], None]
 
 
@@ -81,7 +83,7 @@ def _find(origin: Origin, *, choice: Choice) -> _Found:
     else:
         path, name = _locate(origin.source or origin.rollouts)
         file = open_rollouts(path)
-    entries = _chosen(file, choice=choice)
+    entries = _not_too_long(_chosen(file, choice=choice), any_of_them=choice.one)
     if choice.pair:
         lines = [entry.line() for entry in entries]
         entries = [entries[at] for at in pair_of(lines, path=file.path)]
@@ -126,6 +128,30 @@ def _chosen(file: RolloutFile, *, choice: Choice) -> Sequence[Entry]:
             raise ConfigError(f"--sample {choice.sample}: {file.path} has samples 0 to {highest}")
         entries = found
     return entries
+
+
+def _not_too_long(entries: Sequence[Entry], *, any_of_them: bool) -> Sequence[Entry]:
+    """Refuse completions that would take minutes to show, before they are read.
+
+    any_of_them: those that are left will do.
+    """
+    long = [e for e in entries if e.tokens > MAX_TOKENS or _characters(e) > MAX_CHARACTERS]
+    if long and (not any_of_them or len(long) == len(entries)):
+        count, limit = (
+            (f"{long[0].tokens:,} tokens", f"{MAX_TOKENS:,}")
+            if long[0].tokens
+            else (f"{_characters(long[0]):,} characters", f"{MAX_CHARACTERS:,}")
+        )
+        raise DataError(
+            f"{long[0].where}: a completion of {count}, inspect shows up to {limit}; shorten it, "
+            "or choose others with --group and --sample"
+        )
+    return [entry for entry in entries if entry not in long] if long else entries
+
+
+def _characters(entry: Entry) -> int:
+    """How many have to be tokenised."""
+    return 0 if entry.tokens else len(entry.record.completion) + len(entry.record.prompt)
 
 
 def _most_telling(entries: Sequence[Entry], *, file: RolloutFile) -> Entry:

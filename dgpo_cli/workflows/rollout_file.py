@@ -59,6 +59,16 @@ class Entry:
         return self.record.index
 
     @property
+    def tokens(self) -> int:
+        """How many there are, told without reading them; 0 where the line has only text."""
+        match self._columns.get("token_ids"):
+            case {"\0column": [int(start), int(stop)]}:
+                return self._data.count(b",", start, stop) + 1
+            case list(ids):
+                return len(ids)
+        return 0
+
+    @property
     def where(self) -> str:
         return f"{self.source}:{self.number}" if self.number else self.source
 

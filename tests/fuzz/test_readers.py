@@ -167,3 +167,23 @@ def test_fuzz_cards(evaluation: Path) -> None:
         st.one_of(*(st.tuples(st.just(path), text) for path, text in texts.items())),
         law,
     )
+
+
+HALF = "a\ud83db \udc00c"
+
+
+@pytest.mark.parametrize(
+    "view", ["", "--full", "--steps", "--pair", "--at 1", "--json", "--html", "--svg", "--png"]
+)
+def test_half_a_surrogate_pair_is_shown_in_every_view(rollouts: Path, view: str) -> None:
+    names = ("prompt", "completion", "answer", "extracted", "prompt_id")
+    halves = dict.fromkeys(names, HALF) | {"messages": [{"role": "user", "content": HALF}]}
+    lines = [json.dumps(line | halves) for line in (LINE, WRONG)]
+    rollouts.write_text("\n".join(lines))
+    file = rollouts.with_name("out")
+    written = view in ("--html", "--svg", "--png")
+    ended = dgpo("inspect", str(rollouts), *view.split(), *([str(file)] if written else []))
+    assert ended.exit_code == 0, ended.stderr
+    if view != "--png":
+        shown = file.read_text("utf-8") if written else ended.stdout
+        assert r"a\ud83db" in shown and "\ud83d" not in shown

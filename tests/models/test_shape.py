@@ -12,7 +12,7 @@ from dgpo_cli.errors import ModelError
 from dgpo_cli.models.config_file import find_config
 from dgpo_cli.models.load import add_adapter
 from dgpo_cli.models.settings import LoraAdapter, ModelSettings
-from dgpo_cli.models.shape import ModelShape, shape_of
+from dgpo_cli.models.shape import ModelShape, context_length, shape_of
 from tests.models.configs import SMALL, shape
 
 # Numbers of weights that the models' own safetensors files hold, tied heads once.
@@ -86,3 +86,51 @@ def test_an_unknown_hub_model_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=r"model\.path=nobody/nothing.*local folder"):
         find_config(ModelSettings(path="nobody/nothing"))
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"n_positions": 1024}, 1024),
+        ({}, None),
+        ({"max_position_embeddings": -1}, None),
+        ({"max_position_embeddings": 4096, "rope_parameters": {"rope_type": "default"}}, 4096),
+        (
+            {
+                "max_position_embeddings": 40_960,
+                "rope_scaling": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 32_768,
+                },
+            },
+            131_072,
+        ),
+        (
+            {
+                "max_position_embeddings": 131_072,
+                "rope_parameters": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "original_max_position_embeddings": 8192,
+                },
+            },
+            131_072,
+        ),
+        (
+            {
+                "max_position_embeddings": 1000,
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "factor": 8.0},
+                    "sliding_attention": {"rope_type": "default"},
+                },
+            },
+            8000,
+        ),
+    ],
+)
+def test_a_models_context_is_its_positions_and_how_far_they_are_stretched(
+    config: dict[str, Any], length: int | None
+) -> None:
+    assert context_length(config) == length

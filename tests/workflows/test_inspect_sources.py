@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +180,47 @@ def test_a_tokenizer_that_is_missing_or_broken_is_named(trained: Path, tmp_path:
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
     with pytest.raises(DataError, match=r"tokenizer\.json: not a tokenizer: .*; give --model"):
         look(source=path)
+
+
+def test_half_a_surrogate_pair_is_tokenised_as_what_stands_for_it(
+    tmp_path: Path, models: dict[str, Any]
+) -> None:
+    half, whole = "1\ud83d", "1\ufffd"
+    paths = [
+        written(tmp_path / f"{name}.jsonl", {"prompt": text, "completion": text})
+        for name, text in (("half", half), ("whole", whole))
+    ]
+    events: list[str] = []
+    first = look(rollouts=paths[0], on_event=events.append, **models).completions[0]
+    second = look(rollouts=paths[1], **models).completions[0]
+    assert numbers(first) == numbers(second)
+    assert any("half surrogate pairs are tokenised as U+FFFD" in event for event in events)
+
+
+def test_tokens_beyond_the_models_context_are_refused(
+    tmp_path: Path, models: dict[str, Any]
+) -> None:
+    tokenizer = load_tokenizer(ModelSettings(path="embedded:tiny"))
+    prompt = encode_prompt(tokenizer, Prompt("", (Message("user", "1+1?"),), "", ""))
+    room = 256 - len(prompt)
+    line = {"prompt": "1+1?", "prompt_token_ids": prompt, "finish_reason": "length"}
+    fits = written(tmp_path / "a.jsonl", line | {"token_ids": [20] * room})
+    assert len(look(rollouts=fits, **models).completions[0].tokens) == room
+    long = written(tmp_path / "b.jsonl", line | {"token_ids": [20] * (room + 1)})
+    with pytest.raises(DataError, match=r"completion 0 of .* context is 256 tokens; inspect short"):
+        look(rollouts=long, **models)
+
+
+def test_a_completion_of_10_mb_ends_at_once(tmp_path: Path, models: dict[str, Any]) -> None:
+    text = "1+1=2;" * 1_800_000
+    line = {"prompt": "1+1?", "completion": text}
+    ids = line | {"completion": "", "token_ids": [20] * 2_000_000}
+    for name, long, count in (("text", line, "10,800,004 char"), ("ids", ids, "2,000,000 tokens")):
+        path = written(tmp_path / f"{name}.jsonl", line | {"completion": "2"}, long)
+        start = time.process_time()
+        with pytest.raises(DataError, match=rf"{name}\.jsonl:2: a completion of {count}.*shorten"):
+            look(rollouts=path, **models)
+        assert time.process_time() - start < 2
+        assert len(look(rollouts=path, one=True, **models).completions) == 1
+    with pytest.raises(DataError, match=r"100,000 characters, .* context is 256 tokens"):
+        look(prompt="1+1?", completion="1" * 100_000, **models)
