@@ -38,10 +38,8 @@ def same_congruence(gold: Relation, answer: Relation) -> bool:
 
 
 def _holds(relation: Relation, name: str, value: int, modulus: int) -> bool:
-    left, right = relation.members
-    difference = Call("+", (left, Call("-", (right,))))
     try:
-        result = Evaluator({name: Fraction(value)}, digits=15)(difference)
+        result = Evaluator({name: Fraction(value)}, digits=15)(_difference(relation))
     except Undefined:
         return False
     if not isinstance(result, Fraction) or result.denominator != 1:
@@ -52,11 +50,17 @@ def _holds(relation: Relation, name: str, value: int, modulus: int) -> bool:
 def _same_as_written(gold: Relation, answer: Relation) -> bool:
     """Side by side, with the same modulus."""
     assert gold.modulus is not None and answer.modulus is not None
-    return (
-        gold.signs == answer.signs
-        and same_value(gold.modulus, answer.modulus)
-        and all(map(same_value, gold.members, answer.members))
-    )
+    if gold.signs != answer.signs or not same_value(gold.modulus, answer.modulus):
+        return False
+    if len(gold.members) != 2:
+        return all(map(same_value, gold.members, answer.members))
+    left, right = (_difference(relation) for relation in (gold, answer))
+    return same_value(left, right) or same_value(left, Call("-", (right,)))
+
+
+def _difference(relation: Relation) -> Node:
+    left, right = relation.members
+    return Call("+", (left, Call("-", (right,))))
 
 
 def _whole(node: Node) -> int | None:

@@ -22,6 +22,7 @@ from dgpo_cli.rewards.nodes import (
     Words,
     below,
     children,
+    renamed,
     variables,
 )
 from dgpo_cli.rewards.realsets import same_real_set
@@ -40,7 +41,7 @@ def equal(gold: Node, answer: Node) -> bool:
     Raises:
         TooLarge: a value is beyond what is looked at.
     """
-    gold, answer = _spread(gold), _spread(answer)
+    gold, answer = _unconditioned(_spread(gold), _spread(answer))
     if gold == answer:
         return True
     gold_set, answer_set = _members(gold), _members(answer)
@@ -154,7 +155,14 @@ def _members(node: Node) -> tuple[Node, ...] | None:
 
 def _inherited(items: tuple[Node, ...]) -> tuple[Node, ...]:
     """`x = 2, 5` says that x is 2 or 5."""
+    last = items[-1]
     match items[0]:
+        case Relation((left, first), ("equiv",), None) if isinstance(last, Relation):
+            # x is 2, 3 (mod 5)
+            plain = not any(isinstance(one, Relation) for one in items[1:-1])
+            if last.modulus is not None and not last.signs and plain:
+                values = (first, *items[1:-1], last.members[0])
+                return tuple(Relation((left, one), ("equiv",), last.modulus) for one in values)
         case Relation((name, *_), ("=",), None) if is_name(name):
             return tuple(
                 item if isinstance(item, Relation) else Relation((name, item), ("=",))
@@ -254,6 +262,38 @@ def _as_one_equation(items: tuple[Node, ...], equation: Relation) -> bool:
     return len(names) == 1 and len(names.pop()) == 1 and proportional(whole, factors)
 
 
+def _unconditioned(gold: Node, answer: Node) -> tuple[Node, Node]:
+    r"""Without `k \in \mathbb{Z}` if one leaves it out; with one name for k if both have it."""
+    (first, one), (second, other) = _conditions(gold), _conditions(answer)
+    if not one and not other:
+        return gold, answer
+    if len(one) == len(other) == 1:
+        (name, numbers), (given, given_numbers) = one[0], other[0]
+        if numbers != given_numbers or (name != given and name in variables(second)):
+            return gold, answer
+        second = renamed(second, given, name)
+    elif one and other:
+        return gold, answer
+    return first, second
+
+
+def _conditions(node: Node) -> tuple[Node, list[tuple[str, str]]]:
+    """The items of a list without those that say what numbers a parameter runs through."""
+    if not isinstance(node, Several):
+        return node, []
+    kept: list[Node] = []
+    found: list[tuple[str, str]] = []
+    for item in node.items:
+        match item:
+            case Relation((Name(text), Constant(numbers)), ("in",), None):
+                found.append((text, numbers))
+            case _:
+                kept.append(item)
+    if not kept or not found or not all(name in variables(kept[0]) for name, _ in found):
+        return node, []
+    return (kept[0] if len(kept) == 1 else Several(tuple(kept), node.joiner)), found
+
+
 # Relations
 
 
@@ -325,7 +365,7 @@ def _asks_for_value(name: Node | None, value: Node) -> bool:
         return not variables(value)
     if isinstance(name, Words):
         return False
-    of_arguments = isinstance(name, Name) and "(" in name.text
+    of_arguments = isinstance(name, Name) and ("(" in name.text or "\\frac{d" in name.text)
     return of_arguments or not variables(value)
 
 

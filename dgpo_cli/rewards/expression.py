@@ -22,16 +22,10 @@ from dgpo_cli.rewards.nodes import (
     Several,
     Words,
 )
-from dgpo_cli.rewards.tokens import FUNCTIONS, Cursor, Token, Unread, canonical
+from dgpo_cli.rewards.tokens import FUNCTIONS, SIGNS, Cursor, Token, Unread, canonical
 from dgpo_cli.rewards.vocabulary import words
 
 MAX_DEPTH = 50  # of brackets in brackets
-SIGNS = {
-    "=": "=", "<": "<", ">": ">", "leq": "<=", "geq": ">=", "neq": "!=", "equiv": "equiv",
-    "approx": "approx", "in": "in", "notin": "notin", "to": "to", "subset": "subset",
-    "subseteq": "subseteq", "iff": "iff", "cong": "cong", "sim": "sim",
-    "parallel": "parallel", "perp": "perp", "propto": "propto",
-}  # fmt: skip
 _GREEK = words(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau "
     "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar"
@@ -409,6 +403,8 @@ class ExpressionReader(Cursor, ABC):
             raise Unread(name)
         high = self._argument()
         body = self._product()
+        if Constant("infty") in (high, low):
+            return Name(canonical(self._tokens[begin : self._at]), opaque=True)
         if isinstance(low, Relation) and low.signs == ("=",) and isinstance(low.members[0], Name):
             return Call(name, (low.members[0], low.members[1], high, body))
         return Name(canonical(self._tokens[begin : self._at]), opaque=True)
@@ -450,24 +446,6 @@ class ExpressionReader(Cursor, ABC):
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise Unread("too deep")
-
-    def _index_of_sign(self) -> int:
-        """Where the next relation outside brackets stands, or the end."""
-        depth = 0
-        for index in range(self._at, len(self._tokens)):
-            text = self._tokens[index].text
-            depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(text, 0)
-            if depth < 0 or (depth == 0 and index > self._at and text in SIGNS):
-                return index
-        return len(self._tokens)
-
-    def _closing(self, opening: int) -> int:
-        depth = 0
-        for index in range(opening, len(self._tokens)):
-            depth += {"(": 1, ")": -1}.get(self._tokens[index].text, 0)
-            if depth == 0:
-                return index
-        raise Unread("a bracket without end")
 
 
 _READERS: dict[str, Callable[[ExpressionReader], Node]] = {

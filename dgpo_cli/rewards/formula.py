@@ -8,9 +8,10 @@ from __future__ import annotations
 from fractions import Fraction
 
 from dgpo_cli.rewards import vocabulary as v
-from dgpo_cli.rewards.expression import CALCULUS, FUNCTION_LETTERS, SIGNS, ExpressionReader
+from dgpo_cli.rewards.expression import CALCULUS, FUNCTION_LETTERS, ExpressionReader
 from dgpo_cli.rewards.nodes import (
     Call,
+    Constant,
     Labelled,
     Measure,
     Name,
@@ -20,13 +21,19 @@ from dgpo_cli.rewards.nodes import (
     Several,
     Words,
 )
-from dgpo_cli.rewards.tokens import Token, Unread, canonical, tokens_of
+from dgpo_cli.rewards.tokens import SIGNS, Token, Unread, canonical, tokens_of
 
 MAX_TOKENS = 2000
 _LEAD = v.words(
     "the final answer correct is are result value solution so thus hence therefore we get have it "
     "equals equal to be that our my a an if for when"
 )
+_ALIASES: dict[str, Node] = {
+    **dict.fromkeys(["all real numbers", "all reals", "real numbers"], Constant("R")),
+    **dict.fromkeys(["no solution", "no solutions", "empty set"], Constant("emptyset")),
+    "infinity": Constant("infty"),
+    "dne": Words("does not exist"),
+}
 AMOUNTS = {
     "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
     "dozen": 12, "lakh": 10**5, "crore": 10**7,
@@ -206,9 +213,7 @@ class _AnswerReader(ExpressionReader):
             if end == len(self._tokens) or self._tokens[end].text != "=":
                 return None
         else:
-            opening = end + 1
-            if [one.text for one in self._tokens[opening : opening + 5]] == list("^{-1}"):
-                opening += 5
+            opening = self._after_marks(end + 1)
             if not self._tokens[opening:] or self._tokens[opening].text != "(":
                 return None
             closing = self._closing(opening)
@@ -221,6 +226,19 @@ class _AnswerReader(ExpressionReader):
         name = canonical(self._tokens[self._at : end])
         self._at = end
         return Name(name, opaque=token.kind == "command")
+
+    def _after_marks(self, at: int) -> int:
+        """Where a name ends that has primes, indices and powers, as `f''`, `f_1` and `f^{-1}`."""
+        while at < len(self._tokens) and self._tokens[at].text in ("'", "^", "_"):
+            braced = self._tokens[at + 1 : at + 2]
+            if self._tokens[at].text == "'":
+                at += 1
+            elif braced and braced[0].text == "{":
+                texts = [token.text for token in self._tokens[at:]]
+                at += texts.index("}") + 1 if "}" in texts else len(texts)
+            else:
+                at += 2
+        return at
 
     # Words and units
 
@@ -260,7 +278,7 @@ class _AnswerReader(ExpressionReader):
         following = self._tokens[at].text if at < len(self._tokens) else ""
         self._at = at
         if self._ends() or self._peek_separator() or following == ":" or following in SIGNS:
-            return Words(text.lower())
+            return _ALIASES.get(text.lower()) or Words(_singular(text.lower()))
         raise Unread(text)
 
     def _unit(self, value: Node) -> Node:
@@ -301,6 +319,10 @@ class _AnswerReader(ExpressionReader):
         if isinstance(exponent, Number):
             return str(exponent.value)
         raise Unread("a unit's power")
+
+
+def _singular(text: str) -> str:
+    return " ".join(word.removesuffix("s") if len(word) > 3 else word for word in text.split())
 
 
 def _measured(node: Node, units: tuple[str, ...]) -> Node:

@@ -61,7 +61,8 @@ if TYPE_CHECKING:
 
 MAX_ANSWER_CHARS = 4096
 _MAY_EXPLODE = re.compile(r"[\^!*]|binom|choose|times|cdot|matrix|sum|prod|int")
-_CALCULUS = re.compile(r"\\(?:int|iint|lim|sum|prod|frac\{d\}|partial|det|operatorname)")
+_CALCULUS = re.compile(r"\\(?:int|iint|lim|sum|prod|frac\{d\}|det)(?![A-Za-z])")
+_BOUND = re.compile(r"_\s*\{[^{}]*\}")
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
 _EQUALITY = re.compile(r"=|≡|:|\\equiv|\\(?:to|rightarrow)(?![a-z])")
 _BARE_NUMBER = re.compile(r"[-+]?\$?[0-9][0-9,]*")
@@ -172,8 +173,11 @@ def _same_spelling(gold: str, answer: str) -> bool:
     left, right = canonical(one), canonical(other)
     if not left or not right:
         return False
-    words = all(token.kind == "word" or token.text in ",'?!" for token in (*one, *other))
-    return left.lower() == right.lower() if words else left == right
+    if left == right:
+        return True
+    both = (*one, *other)
+    words = all(token.kind in ("word", "letter") or token.text in ",'?!" for token in both)
+    return words and any(token.kind == "word" for token in both) and left.lower() == right.lower()
 
 
 def _reading(answer: str, *, grouping: bool = True) -> Node | None:
@@ -188,7 +192,7 @@ def _reading(answer: str, *, grouping: bool = True) -> Node | None:
 
 def _needs_calculus(gold: str, answer: str) -> bool:
     """Whether one of two answers that are no equations has a limit, an integral or the like."""
-    return "=" not in f"{gold}{answer}".replace("_{", "_") and any(
+    return "=" not in _BOUND.sub("", f"{gold} {answer}") and any(
         _CALCULUS.search(text) for text in (gold, answer)
     )
 

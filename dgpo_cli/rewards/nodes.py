@@ -134,3 +134,19 @@ def variables(node: Node) -> frozenset[str]:
         assert isinstance(bound, Name)
         return (variables(body) - {bound.text}) | variables(low) | variables(high)
     return frozenset().union(*map(variables, children(node)))
+
+
+def renamed(node: Node, old: str, new: str) -> Node:
+    """`node` with the variable `old` called `new`."""
+    match node:
+        case Name(text, opaque) if text == old:
+            return Name(new, opaque)
+        case Call(name, args):
+            return Call(name, tuple(renamed(arg, old, new) for arg in args))
+        case Row(opener, closer, items):
+            return Row(opener, closer, tuple(renamed(item, old, new) for item in items))
+        case Several(items, joiner):
+            return Several(tuple(renamed(item, old, new) for item in items), joiner)
+        case Relation(members, signs, modulus):
+            return Relation(tuple(renamed(one, old, new) for one in members), signs, modulus)
+    return node

@@ -39,8 +39,14 @@ class Token:
 
 FUNCTIONS = words(
     "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln lg exp sqrt "
-    "gcd lcm max min det arg floor ceil"
+    "gcd lcm max min det arg"
 )
+SIGNS = {
+    "=": "=", "<": "<", ">": ">", "leq": "<=", "geq": ">=", "neq": "!=", "equiv": "equiv",
+    "approx": "approx", "in": "in", "notin": "notin", "to": "to", "subset": "subset",
+    "subseteq": "subseteq", "iff": "iff", "cong": "cong", "sim": "sim",
+    "parallel": "parallel", "perp": "perp", "propto": "propto",
+}  # fmt: skip
 _WORDS = words(
     "and or yes no not the is one two six ten odd all day cm mm km kg mg ml ft lb oz hr mph cent "
     "sec min hrs per nor any none even true false"
@@ -119,6 +125,10 @@ _BASES = {
 _TIMES_TEN = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")
 _BRACKETED_BASE = re.compile(r"\(\s*([0-9A-F]+)\s*\)(?=\s*_)")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z({\[%$])")
+_UNIT_FRACTION = re.compile(
+    r"\\[dt]?frac\s*\{\s*\\(?:text|mathrm)\s*(\{[A-Za-z ]+\})\s*\}"
+    r"\s*\{\s*\\(?:text|mathrm)\s*(\{[A-Za-z ]+\})\s*\}"
+)
 _ROW_SPACE = re.compile(r"\\\\\s*\[[0-9.]+\s*(?:pt|em|ex|mm|cm)\]")
 
 
@@ -132,6 +142,7 @@ def tokens_of(answer: str, *, grouping: bool = True) -> list[Token]:
     """
     answer = in_ascii(answer).translate(_TRANSLATION)
     if "\\" in answer:
+        answer = _UNIT_FRACTION.sub(r"\\text\1/\\text\2", answer)
         answer = _ROW_SPACE.sub(r"\\\\ ", answer)
         if r"\begin" not in answer:
             answer = _DOUBLED.sub(r"\\", answer)
@@ -182,6 +193,24 @@ class Cursor:
     def _expect(self, text: str) -> None:
         if not self._take(text):
             raise Unread(f"no {text}")
+
+    def _index_of_sign(self) -> int:
+        """Where the next relation outside brackets stands, or the end."""
+        depth = 0
+        for index in range(self._at, len(self._tokens)):
+            text = self._tokens[index].text
+            depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(text, 0)
+            if depth < 0 or (depth == 0 and index > self._at and text in SIGNS):
+                return index
+        return len(self._tokens)
+
+    def _closing(self, opening: int) -> int:
+        depth = 0
+        for index in range(opening, len(self._tokens)):
+            depth += {"(": 1, ")": -1}.get(self._tokens[index].text, 0)
+            if depth == 0:
+                return index
+        raise Unread("a bracket without end")
 
 
 class _Lexer:
