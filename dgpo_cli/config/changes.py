@@ -15,6 +15,7 @@ from dgpo_cli.config.explain import shown
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import change_of, flatten, known_leaves
+from dgpo_cli.prompts.settings import RowFields
 from dgpo_cli.schema import Change
 from dgpo_cli.types import SettingChange
 
@@ -26,25 +27,16 @@ _NO_NAMES = ("", "none", "auto", "off", "on")  # say nothing without their setti
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A setting with two values, each as TOML holds it; None: unset, or the variant has none."""
+    """A setting with two values, each as TOML holds it; None: unset, or the variant has none.
+
+    change: what it means for a run that has begun. learnt: whether what is learnt depends on it.
+    """
 
     setting: str
     old: Any
     new: Any
-
-    @property
-    def change(self) -> Change:
-        return change_of(self.setting)
-
-
-def moves_learning(difference: Difference, *, settings: Settings) -> bool:
-    """Whether what is learnt depends on a difference.
-
-    train.steps is where a schedule of the learning rate ends.
-    """
-    if difference.setting == "train.steps":
-        return settings.optim.schedule != "constant"
-    return difference.change != Change.FREE
+    change: Change
+    learnt: bool
 
 
 def differences(old: Resolved, new: Resolved) -> tuple[Difference, ...]:
@@ -60,8 +52,19 @@ def differences(old: Resolved, new: Resolved) -> tuple[Difference, ...]:
         x, y = before.get(key), after.get(key)
         one_sided = (key in in_old) != (key in in_new)
         if x != y and not (one_sided and _is_default(key, y if x is None else x)):
-            found.append(Difference(key, x, y))
+            change = _change(key, new.settings)
+            # More steps are always allowed, but a schedule of the learning rate ends with them.
+            ends = key == "train.steps" and new.settings.optim.schedule != "constant"
+            found.append(Difference(key, x, y, change, ends or change != Change.FREE))
     return tuple(found)
+
+
+def _change(key: str, settings: Settings) -> Change:
+    prompts = settings.prompts
+    if key in ("eval.bench", "eval.data") and isinstance(prompts, RowFields):
+        # The benchmark's problems are left out of the prompts then.
+        return Change.FIXED if prompts.drop_overlap else Change.FREE
+    return change_of(key)
 
 
 def written(resolved: Resolved) -> dict[str, Any]:

@@ -3,7 +3,6 @@ what they share with benchmarks."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from dgpo_cli.types import Progress, Prompt
 from dgpo_cli.workflows.run_folder import RunFolder
 
 OnEvent = Callable[[str], None]
+_HUB = "the hub"  # where a pinned commit is from, in settings.toml
 _SHOWN = 3  # ids that a note names for each benchmark
 
 
@@ -36,24 +36,37 @@ def pin_data(resolved: Resolved, *, folder: RunFolder, on_event: OnEvent) -> Res
     prompts = resolved.settings.prompts
     if not isinstance(prompts, HubPrompts) or is_commit(prompts.revision):
         return resolved
-    commit = _commit_of(folder.settings_file, dataset=prompts.dataset)
-    if commit is not None:
+    name = prompts.revision
+    known = _known_commit(folder.settings_file, prompts=prompts)
+    if known is not None:
+        commit, name = known
         on_event(f"{prompts.dataset}: read at commit {commit}, as the run began")
     else:
-        commit, notes = resolve_revision(prompts.dataset, prompts.revision)
+        commit, notes = resolve_revision(prompts.dataset, name)
         for note in notes:
             on_event(note)
-    return layered(resolved, Layer("the hub", {"prompts": {"revision": commit}}))
+    source = _HUB if name is None else f"{_HUB}, {name}"
+    return layered(resolved, Layer(source, {"prompts": {"revision": commit}}))
 
 
-def _commit_of(settings_file: Path, *, dataset: str) -> str | None:
-    """Return the commit in the settings of a run of that dataset; None where there is none."""
+def _known_commit(settings_file: Path, *, prompts: HubPrompts) -> tuple[str, str | None] | None:
+    """Return the commit that the run of these settings began with, and the branch or tag it was.
+
+    None where there is no such run, or where it began with another branch or tag than is asked for.
+    """
+    import tomlkit
+
     try:
-        before = tomllib.loads(settings_file.read_text(encoding="utf-8")).get("prompts", {})
+        before = tomlkit.parse(settings_file.read_text(encoding="utf-8")).get("prompts", {})
     except (OSError, ValueError):  # no run yet; one that cannot be read is told of on resuming
         return None
     commit = before.get("revision")
-    return str(commit) if before.get("dataset") == dataset and is_commit(commit) else None
+    if before.get("dataset") != prompts.dataset or not is_commit(commit):
+        return None
+    name = commit.trivia.comment.partition(f"{_HUB}, ")[2] or None
+    if name is not None and prompts.revision not in (None, name):
+        return None
+    return str(commit), name
 
 
 def open_training_prompts(

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.config.changes import TAGS, Difference, moves_learning, written
+from dgpo_cli.config.changes import TAGS, Difference, written
 from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.tree import nest
@@ -87,9 +87,7 @@ def record_changes(
     is none.
     """
     known, now = read_changes(run), written(resolved)
-    old = {
-        each.setting: each.old for each in found if moves_learning(each, settings=resolved.settings)
-    }
+    old = {each.setting: each.old for each in found if each.learnt}
     old |= {each.setting: each.old for each in reversed(known) if each.step >= step}
     kept = [each for each in known if each.step < step]
     if step > 0:

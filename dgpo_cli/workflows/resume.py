@@ -180,7 +180,7 @@ def starting_point(
     else:
         checkpoint = _newest_whole(folder, on_event=on_event)
     for each in found:
-        free = "; nothing that is learnt depends on it" if each.change == Change.FREE else ""
+        free = "" if each.learnt else "; nothing that is learnt depends on it"
         on_event(
             f"{each.setting} was {value_text(each.old)} until here, now "
             f"{value_text(each.new)}{free}"

@@ -250,7 +250,8 @@ class _Loop:
             load_trainer(checkpoint, optimizer=self.engine.optimizer)
             self.step, self.bad_streak = state.step, state.bad_streak
             self.engine.resume_at(policy_version=state.policy_version)
-            self.engine.noise_floor = state.noise_floor
+            if not any(each.learnt and each.setting.startswith("model.") for each in found):
+                self.engine.noise_floor = state.noise_floor  # else measured again
             self.on_event(f"resumed from {checkpoint} at step {state.step}")
         # An evaluation of the weights at the start counts only if the settings are still its own.
         anew = checkpoint is None and any(each.change != Change.FREE for each in found)

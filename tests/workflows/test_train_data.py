@@ -144,6 +144,46 @@ def test_a_run_on_the_hub_reads_the_commit_it_began_with(
     assert getattr(stored, "revision", None) == "f" * 40
 
 
+def test_a_run_on_the_hub_is_not_gone_on_with_at_another_tag(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, hub_data = tmp_path / "run", ("prompts.kind=hub", "prompts.dataset=a/b")
+    source = Hub("a/b", REVISION, {"data.jsonl": sums(10, 40).encode()})
+    source.branches = ("v1", "v2")
+    with serving(source) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        run_tiny(out, *hub_data, "prompts.revision=v1", steps=1)
+        hub.revision = "f" * 40
+        for same in ((), ("prompts.revision=v1",), (f"prompts.revision={REVISION}",)):
+            result, _ = run_tiny(out, *hub_data, *same, steps=1)
+            assert result.trained == 0
+        for allow in (False, True):
+            with pytest.raises(ConfigError, match=r"a run cannot change prompts\.revision"):
+                run_tiny(out, *hub_data, "prompts.revision=v2", steps=2, allow_change=allow)
+        run_tiny(out, *hub_data, steps=2)
+        with pytest.raises(ConfigError, match=rf"prompts\.revision: {REVISION} in .*, now f"):
+            run_tiny(out, *hub_data, "prompts.revision=v2", steps=3)
+
+
+def test_a_benchmark_that_is_left_out_of_the_data_belongs_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_module, "benchmark_names", lambda: ())
+    data = file_of(tmp_path, sums(10, 40))
+    for name, problems in (("a", sums(10, 13)), ("b", sums(20, 23))):
+        (tmp_path / f"{name}.jsonl").write_text(problems)
+    first, second = (f"eval.bench={tmp_path / name}.jsonl" for name in ("a", "b"))
+    events: list[str] = []
+    run_tiny(tmp_path / "free", *data, first, steps=1)
+    run_tiny(tmp_path / "free", *data, second, steps=2, events=events)
+    assert any(event.startswith("eval.bench was") for event in events)
+    drop = (*data, "prompts.drop_overlap=true")
+    run_tiny(tmp_path / "run", *drop, first, steps=1)
+    for allow in (False, True):
+        with pytest.raises(ConfigError, match=r"a run cannot change eval\.bench"):
+            run_tiny(tmp_path / "run", *drop, second, steps=2, allow_change=allow)
+
+
 def overlap_notes(events: list[str]) -> list[str]:
     return [event for event in events if "overlap" in event]
 
