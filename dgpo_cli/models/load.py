@@ -123,6 +123,7 @@ def load_model(
     quantization.keep_layout(model)
     without_dropout(model)
     model = model.eval() if packed else model.to(device).eval()
+    quantization.check_runs(model, settings=settings)
     note = attention.settle(model, chosen=settings.attention)
     if note is not None and notes is not None:
         notes.append(note)
@@ -156,18 +157,20 @@ def add_adapter(model: Any, *, adapter: LoraAdapter, seed: int) -> Any:
     """Wrap a model with a fresh LoRA adapter, initialised from `seed`.
 
     Raises:
-        ModelError: the targets match nothing in the model.
+        ModelError: the targets match nothing in the model, or what cannot have an adapter.
     """
     import torch
     from peft import LoraConfig, get_peft_model
 
     targets = adapter.targets
+    unfit = _unfit_for_adapters(model)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
+        exclude_modules=unfit if unfit and targets == "all-linear" else None,
         use_rslora=adapter.rslora,
         use_dora=adapter.dora,
     )
@@ -181,8 +184,31 @@ def add_adapter(model: Any, *, adapter: LoraAdapter, seed: int) -> Any:
             f"adapter.targets={targets if isinstance(targets, str) else ', '.join(targets)}: "
             f"{_first_line(error).rstrip('.')}; set all-linear, or a list of some of {names}"
         ) from error
+    wrong = [name for name in unfit if hasattr(model.get_submodule(name), "lora_A")]
+    if wrong:
+        raise ModelError(
+            f"adapter.targets includes {wrong[0].rpartition('.')[2]}: {wrong[0]} gives more than a "
+            "product, or its weight is read by a kernel that knows of no adapter; leave it out"
+        )
     _start_at_the_base(adapted)
     return adapted
+
+
+def _unfit_for_adapters(model: Any) -> list[str]:
+    """Return the linear layers that an adapter would break, or have no part in.
+
+    Routers and grouped layers, whose output is more than one product; and in Mamba's layers all
+    but the first, whose weights the fused kernel of training reads instead of calling them.
+    """
+    import torch
+
+    found = set()
+    for name, module in model.named_modules():
+        if hasattr(module, "A_log") and hasattr(module, "D"):
+            found |= {f"{name}.{key}" for key, _ in module.named_children() if key != "in_proj"}
+        if any(word in type(module).__name__ for word in ("Router", "Grouped")):
+            found.add(name)
+    return sorted(n for n in found if isinstance(model.get_submodule(n), torch.nn.Linear))
 
 
 def _linear_names(model: Any) -> str:
@@ -265,8 +291,8 @@ def _quiet() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     hub_logging.set_verbosity_error()
-    # peft, of an adapter on an embedding that is the head too: merging unties the two.
-    warnings.filterwarnings("ignore", message="Model (with|has) `?tie_word_embeddings")
+    # An adapter on an embedding that is the head too, say: what it warns of is dealt with here.
+    warnings.filterwarnings("ignore", module=r"peft\.")
     # At import, on some processors, it asks for a package that it only could make use of.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 

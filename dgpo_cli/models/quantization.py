@@ -84,6 +84,29 @@ def check_loaded(model: Any, *, settings: ModelSettings) -> None:
             )
 
 
+def check_runs(model: Any, *, settings: ModelSettings) -> None:
+    """Run a model with packed weights over two tokens: some families read weights by themselves.
+
+    Raises:
+        ModelError: it does not run.
+    """
+    import torch
+
+    if settings.quantization == "none":
+        return
+    ids = torch.ones(1, 2, dtype=torch.int64, device=next(model.parameters()).device)
+    try:
+        with torch.no_grad():
+            model(input_ids=ids, use_cache=False)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        raise ModelError(
+            f"model.quantization={settings.quantization}: {type(model).__name__} does not run with "
+            "packed weights; set model.quantization=none"
+        ) from error
+
+
 def keep_layout(model: Any) -> None:
     """Hold the packed weights in the one layout that has a gradient.
 

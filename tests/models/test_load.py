@@ -25,7 +25,7 @@ from dgpo_cli.models.load import (
     without_dropout,
 )
 from dgpo_cli.models.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
-from tests.models import checkpoints, tiny
+from tests.models import checkpoints, families, tiny
 
 
 def settings_of(path: Path | str, **changes: Any) -> ModelSettings:
@@ -225,6 +225,34 @@ def test_the_adapter_adds_alpha_over_rank_times_its_product() -> None:
     product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     x = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(layer(x), x @ (weight + 4.0 * product).T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [*families.ATTENTION, *families.RECURRENT])
+def test_all_linear_adapts_every_family_and_trains_as_it_samples(family: str) -> None:
+    model = tiny.build_model(family).requires_grad_(False)
+    without_dropout(model)
+    adapted = add_adapter(model, adapter=LoraAdapter(rank=3), seed=0)
+    tiny.nudge((p for p in adapted.parameters() if p.requires_grad), scale=0.1)
+    ids = torch.arange(5, 15)[None]
+    trained = adapted.train()(input_ids=ids, use_cache=False).logits
+    trained.square().sum().backward()
+    without = [n for n, p in adapted.named_parameters() if p.requires_grad and p.grad is None]
+    assert all("indexer" in name for name in without)  # DeepSeek's choice of keys has no gradient
+    with torch.no_grad():
+        sampled = adapted.eval()(input_ids=ids, use_cache=False).logits
+        with adapted.disable_adapter():
+            base = adapted(input_ids=ids, use_cache=False).logits
+    torch.testing.assert_close(trained, sampled, rtol=0, atol=1e-5)
+    assert (sampled - base).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("family", "target"), [("bamba", "out_proj"), ("mamba", "dt_proj"), ("llama4_text", "router")]
+)
+def test_a_target_that_an_adapter_would_break_is_refused(family: str, target: str) -> None:
+    adapter = LoraAdapter(targets=("in_proj", "q_proj", target))
+    with pytest.raises(ModelError, match=rf"adapter\.targets includes {target}: .*; leave it out$"):
+        add_adapter(tiny.build_model(family), adapter=adapter, seed=0)
 
 
 @pytest.mark.parametrize("dora", [False, True])

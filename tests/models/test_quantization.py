@@ -208,3 +208,12 @@ def test_a_head_that_is_no_plain_matrix_is_refused(wide_folder: Path) -> None:
     model.lm_head.weight = torch.nn.Parameter(torch.zeros(4, 4, 4))
     with pytest.raises(ModelError, match=r"\[4, 4, 4\], not as a plain matrix"):
         head_of(model)
+
+
+def test_a_family_that_reads_weights_by_itself_is_refused(tmp_path: Path) -> None:
+    tiny.build_model("mamba").save_pretrained(tmp_path)
+    told = (
+        r"model\.quantization=nf4: MambaForCausalLM does not run with packed weights; set model\."
+    )
+    with pytest.raises(ModelError, match=told):
+        load_model(adapters.settings_of(tmp_path, quantization="nf4"))
