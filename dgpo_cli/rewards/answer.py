@@ -20,6 +20,7 @@ What is read, and where:
 | `Answer:` and nothing behind it | the line after it |
 | `Answer: The largest n is 204.` | 204: what the sentence states |
 | `Answer: 204. By 3 cases.` | 204: the line ends with the sentence, unless the next takes it back |
+| `#### 204` in the last line, and no answer line | an answer line, as in GSM8K |
 | `<answer>204</answer>` | an answer line; the later of both counts |
 | a box and an answer line | the box, with `boxed-or-answer-line`, unless the answer line comes |
 | | later, opens its own line (or the box gives no answer) and gives an answer |

@@ -38,7 +38,10 @@ _NO_BRACES = bytes(set(range(256)) - set(b"{}"))
 _NESTS = tuple(b"{" * depth + b"}" * depth for depth in (4096, 256, 16, 4, 1, 1, 1, 1))
 # From the brace that closes one box to the next, where the two are offered together.
 _GAP = r"(?:[\s$()\[\]*]|\\(?:[()\[\]\\,;:! ]|q?quad(?![A-Za-z])))*+"
-_JOINT = r"(?:or|and|\\(?:text|mathrm)\s*\{\s*(?:or|and)\s*\}|\\lor|\\vee|\\land|\\wedge)"
+_JOINT = (
+    r"(?:or|and|\\(?:text|mathrm)\s*\{\s*(?:,?\s*(?:or|and)|,)\s*\}|as\s+well\s+as"
+    r"|\\lor|\\vee|\\land|\\wedge)"
+)
 _NAME = r"(?:[A-Za-z](?:_\{?[0-9A-Za-z]\}?)?\s*=\s*)?"
 _OFFERED_TOGETHER = re.compile(
     rf"\}}{_GAP}(?:[.,;]?{_GAP}{_JOINT}|[,;]){_GAP}{_NAME}{_GAP}\Z", re.IGNORECASE

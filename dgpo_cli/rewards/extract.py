@@ -29,6 +29,10 @@ _ANSWER_COLON = re.compile(r"answer(?:[ \t]+is)?[*_`\s]{0,8}[:：]", re.IGNORECA
 _LINE_OPENING = re.compile(
     r"[\s*_#>`$-]*(?:(?:so|thus|hence|therefore|the|my|our|final|correct)[,\s]+)*", re.IGNORECASE
 )
+_MARKED = re.compile(r"####[ \t]*(\$?[-−]?[0-9][0-9.,/]*(?: ?%)?)\s*")
+_LEFT_SIDE = re.compile(
+    r".*(?:\A|[\n$,;:&]|\\[(\[\\]|(?<![\\A-Za-z])[A-Za-z]{2,}\s)([^\n$=<>,;]+)=\s*\Z", re.DOTALL
+)
 _BULLET = re.compile(r"\s*- +")
 _MARKUP = " \t\r*_`#$\\[]()>"
 # A closing tag or special token is no part of the answer.
@@ -50,12 +54,14 @@ class Extraction:
 
     parts: each of several boxes that are offered together; empty where there is one. `text` has
         all of them, with commas. They are a list, or one answer that is written more than once.
+    equation: what a box is the right side of, with it: `y = 2x` of `y = \\boxed{2x}`.
     """
 
     text: str
     form: Literal["boxed", "answer-line", "last-number"]
     end: int
     parts: tuple[str, ...] = ()
+    equation: str | None = None
 
 
 def find_answer(
@@ -95,22 +101,23 @@ def extract(text: str, *, where: Extract, cut: bool = False) -> Extraction | Non
         # A text that was cut has a last number wherever it was cut: that is no answer.
         number = None if cut else _last_number(text, start)
         return None if number is None else Extraction(number, "last-number", len(text))
-    line = _last_answer_line(text, start, cut=cut)
+    line = _last_answer_line(text, start, cut=cut) or _marked_line(text, start, cut=cut)
     return None if line is None else Extraction(stated(line), "answer-line", len(text))
 
 
 def _from_box(text: str, start: int, box: Box) -> Extraction:
     several = len(box.parts) > 1
     content = ", ".join(part.strip() for part in box.parts) if several else box.parts[0]
-    whole = with_surroundings(
-        text[max(start, box.begin - MAX_CHARS) : box.begin],
-        content,
-        text[box.over : box.over + MAX_CHARS],
-        listed=several,
-    )
+    before = text[max(start, box.begin - MAX_CHARS) : box.begin]
+    after = text[box.over : box.over + MAX_CHARS]
+    whole = with_surroundings(before, content, after, listed=several)
     if whole is not None:
         return Extraction(whole, "boxed", box.end)
-    return Extraction(content, "boxed", box.end, box.parts if several else ())
+    if several:
+        return Extraction(content, "boxed", box.end, box.parts)
+    left = _LEFT_SIDE.match(before) if before.rstrip().endswith("=") else None
+    equation = None if left is None else f"{left[1].strip()} = {content}"
+    return Extraction(content, "boxed", box.end, equation=equation)
 
 
 def _last_answer_line(text: str, start: int, *, cut: bool, opens_line: bool = False) -> str | None:
@@ -134,6 +141,15 @@ def _last_answer_line(text: str, start: int, *, cut: bool, opens_line: bool = Fa
         if empty == MAX_EMPTY_LINES:
             return None
     return None
+
+
+def _marked_line(text: str, start: int, *, cut: bool) -> str | None:
+    """The number behind `####` where that is the last line, as in GSM8K; not of a cut text."""
+    at = text.rfind("####", start)
+    found = None if cut or at < 0 else _MARKED.fullmatch(text, at, min(len(text), at + 200))
+    if found is None or (at > start and text[at - 1] != "\n"):
+        return None
+    return found[1]
 
 
 def _opens_line(text: str, start: int, found: int) -> bool:

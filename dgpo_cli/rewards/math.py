@@ -89,6 +89,8 @@ def check_math(
     right = _is_right(wanted, given) or (
         len(found.parts) > 0 and all(_is_right(wanted, bare(part)) for part in found.parts)
     )
+    if not right and found.equation is not None and "=" in wanted:
+        right = is_equal(wanted, found.equation)
     return ("correct" if right else "wrong"), given[:MAX_SHOWN_CHARS]
 
 

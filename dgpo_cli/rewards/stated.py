@@ -1,7 +1,8 @@
 r"""Reads the sentence of an answer line: "The final answer is 7.25." states 7.25.
 
-Taken is what stands behind the last "is", "are" or "equals" outside formulas. Where the sentence
-denies, changes the number ("half of n is 3") or states more than one thing, it is left as it is.
+Taken is what stands behind the last "is", "are", "equals" or the like outside formulas, without the
+reason that follows. Where the sentence denies, changes the number ("half of n is 3") or states more
+than one thing, it is left as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ MAX_CHARS = 1024
 _FORMULA = re.compile(r"\$\$.*?\$\$|\$.*?\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[A-Za-z]+(?:\s*\{[^{}]*\})?")
 _MASK = "\x01"
 _STATES = re.compile(
-    r"(?:\b(?:is|are|equals|be)|(?<=\bit)['’]s)\b"
+    r"(?:\b(?:is|are|equals|be|becomes|get|have|find|obtain|gives|yields|has)"
+    r"|(?<=\bit)['’]s)\b"
     r"(?:\s+(?:equal\s+to|exactly|simply|therefore|thus|hence|indeed|just|given\s+by)\b)*\s*:?\s*",
     re.IGNORECASE,
 )
@@ -29,8 +31,8 @@ _HENCE = re.compile(r"\s*(?:so|thus|hence|therefore|then|and\s+so)\b", re.IGNORE
 _CLAUSE = re.compile(r"[,;]|\band\b|\bor\b", re.IGNORECASE)
 _SAYS = re.compile(r"\b(?:is|are|equals|be)\b|=|[0-9]", re.IGNORECASE)
 _REASON = re.compile(
-    rf"(?<=[0-9A-Za-z{_MASK})\]}}!%])[*_]*,?\s+(?:because|since|which|as\s+(?:desired|required"
-    r"|claimed|expected|shown|wanted))\b",
+    rf"(?<=[0-9A-Za-z{_MASK})\]}}!%])[*_]*,?\s+(?:because|since|which|that\s+is|i\.e\.|namely"
+    r"|as\s+(?:desired|required|claimed|expected|shown|wanted)\b|(?:or\s+)?equivalently)(?![A-Za-z])",
     re.IGNORECASE,
 )
 _NAME = re.compile(rf"[\s*_`]*(?:{_MASK}{{1,12}}|[A-Za-z])[\s*_`]*")
@@ -56,10 +58,15 @@ def stated(line: str) -> str:
     found = None
     for found in _STATES.finditer(masked):  # noqa: B007  the last one counts
         pass
-    if found is None or not _is_plain(masked[: found.start()], masked[found.end() :]):
+    begin = 0
+    if found is not None and _is_plain(masked[: found.start()], masked[found.end() :]):
+        begin = found.end()
+    elif not _STARTS.match(masked):
         return line
-    reason = _REASON.search(masked, found.end())
-    rest = line[found.end() : reason.start() if reason else len(line)].strip()
+    reason = _REASON.search(masked, begin)
+    if not begin and not reason:
+        return line
+    rest = line[begin : reason.start() if reason else len(line)].strip()
     return rest or line
 
 

@@ -14,7 +14,7 @@ from tests.rewards.test_answer import FOUND, NOT_FOUND
 
 # A changed verdict asks for a new version, here and in rewards/answer.py; a new case with the old
 # verdicts for a new digest alone.
-DIGESTS = {"2": "969a200ec45880c0534f33cd7411cb6dc356393a984ff946b992eb61f9671c75"}
+DIGESTS = {"2": "19b174f5834bb59de3ab60a2b510cfe31e1bd32ce51f65756435090339c17cf0"}
 PLACES: tuple[Extract, ...] = ("boxed", "answer-line", "boxed-or-answer-line", "last-number")
 REASONS: tuple[FinishReason, ...] = ("stop", "length")
 

@@ -132,6 +132,7 @@ def test_a_box_among_words_units_and_right_sides_is_the_answer(text: str) -> Non
         (r"$x=\boxed{2}$ or $x=\boxed{5}$", ("2", "5")),
         (r"$\boxed{(2, 2)} \text{ and } \boxed{(6, 2)}$", ("(2, 2)", "(6, 2)")),
         (r"\boxed{1}, \boxed{2}, and \boxed{3}", ("1", "2", "3")),
+        (r"\boxed{1}\text{, }\boxed{2}\text{, and }\boxed{3}", ("1", "2", "3")),
     ],
 )
 def test_boxes_that_are_joined_are_a_list_of_which_every_one_must_be_right(
@@ -162,6 +163,9 @@ def test_boxes_that_are_joined_are_a_list_of_which_every_one_must_be_right(
         ("The roots are 2 and 5.", "2 and 5."),
         ("The winner is Alice.", "Alice."),
         ("It's 34", "34"),
+        ("We get $\\frac12$.", "$\\frac12$."),
+        ("He has 7 apples.", "7 apples."),
+        ("$\\frac12$, i.e. 0.5", "$\\frac12$"),
     ],
 )
 def test_a_sentence_states_what_stands_behind_its_verb(line: str, answer: str) -> None:
@@ -182,6 +186,7 @@ def test_a_sentence_states_what_stands_behind_its_verb(line: str, answer: str) -
         "It is impossible to say; n is 34",
         "The number is as follows",
         "$x = 5$ is the only solution",
+        "He has not 34",
         "204",
     ],
 )
