@@ -5,6 +5,7 @@ A message is one line for the user: the value, the setting, the fix.
 
 from __future__ import annotations
 
+import errno
 import re
 
 # User and password before the host of an address; the second form has a slash in the password.
@@ -68,3 +69,20 @@ class NonFiniteError(DgpoError):
 
 class HubError(DgpoError):
     """The Hugging Face hub refused, or could not be reached."""
+
+
+# Why the disk did not take what was written, whatever the path.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def cannot_write(error: OSError, *, what: str, fix: str = "") -> DgpoError:
+    """Return the error that says why `what`, a path with its option, was not written.
+
+    A path that cannot be written is usage; a full disk is a failed run.
+    """
+    reason = (error.strerror or str(error) or "cannot be written").lower()
+    if error.errno == errno.ENOSPC:
+        return DgpoError(f"{what}: no space left on the disk; make room and run it again")
+    if error.errno in _DISK:
+        return DgpoError(f"{what}: {reason}")
+    return ConfigError(f"{what}: {reason}{fix}")

@@ -107,9 +107,20 @@ def tolerate_encodings() -> None:
             reconfigure(errors="backslashreplace")
 
 
+@contextmanager
+def _naming_stdout() -> Iterator[None]:
+    """Make an error of the system, such as that of a full disk, tell where it happened."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = "standard output"
+        raise
+
+
 def flush() -> None:
     """Send what was printed on its way, so that a reader who has gone is noticed now."""
-    sys.stdout.flush()
+    with _naming_stdout():
+        sys.stdout.flush()
 
 
 def forget_stdout() -> None:
@@ -120,7 +131,8 @@ def forget_stdout() -> None:
 
 def say(text: str, *, style: str = "") -> None:
     """Print one line of the result."""
-    stdout().print(Text(visible(text), style=style))
+    with _naming_stdout():
+        stdout().print(Text(visible(text), style=style))
 
 
 def as_json(value: object) -> str:
@@ -135,20 +147,21 @@ def say_json(value: object) -> None:
 
 def raw(text: str) -> None:
     """Print text as it is: only for text of our own and for JSON."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    stream([text])
 
 
 def stream(chunks: Iterable[str]) -> None:
     """Print text of our own, such as JSON, in parts: what is large is never held whole."""
     for chunk in chunks:
-        sys.stdout.write(chunk)
-    sys.stdout.flush()
+        with _naming_stdout():
+            sys.stdout.write(chunk)
+    flush()
 
 
 def show(picture: RenderableType) -> None:
     """Print something that rich can draw."""
-    stdout().print(picture, width=picture_width())
+    with _naming_stdout():
+        stdout().print(picture, width=picture_width())
 
 
 def page(picture: RenderableType) -> None:

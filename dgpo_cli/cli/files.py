@@ -5,28 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 
 from dgpo_cli.cli import console
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.errors import cannot_write
 
 
 def write(flag: str, path: Path, content: bytes) -> None:
-    """Write a file.
+    """Write a file; what stands in its place and is no file, such as a pipe, is written to.
 
     Raises:
+        DgpoError: the disk is full.
         ConfigError: it cannot be written.
     """
     from dgpo_cli.models.checkpoint import atomic_bytes
 
     try:
-        with atomic_bytes(path) as file:
-            file.write(content)
+        if path.exists() and not path.is_file():
+            with path.open("wb") as pipe:
+                pipe.write(content)
+        else:
+            with atomic_bytes(path.resolve()) as file:  # a link stays a link
+                file.write(content)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise ConfigError(f"{flag}={path}: {error.strerror or error}") from error
+        raise cannot_write(error, what=f"{flag}={path}") from error
 
 
 def write_png(path: Path, drawing: str) -> None:
     """Write an SVG of our own as PNG, and say which of its characters became boxes.
 
     Raises:
+        DgpoError: the disk is full.
         ConfigError: it cannot be written, or this machine cannot draw it.
         DataError: the picture would be too large.
     """

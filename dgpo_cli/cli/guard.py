@@ -76,4 +76,5 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _place(error: OSError) -> str:
-    return f": {error.filename}" if error.filename else ""
+    name = error.filename2 or error.filename  # of a copy or a rename, where it went
+    return f": {name}" if name else ""

@@ -34,7 +34,7 @@ def check_trainable(settings: Settings) -> None:
         *_sampling(settings),
         *_overlap(settings),
         *_overlong(settings),
-        *_batch(settings),
+        *_updates(settings),
         *_optimiser(settings),
         *_weights(settings),
     ]
@@ -86,21 +86,12 @@ def _overlong(settings: Settings) -> Iterator[str]:
         )
 
 
-def _batch(settings: Settings) -> Iterator[str]:
+def _updates(settings: Settings) -> Iterator[str]:
     rollout, optim = settings.rollout, settings.optim
     if rollout.prompts_per_step % optim.updates_per_step:
         yield (
             f"optim.updates_per_step={optim.updates_per_step}: does not divide "
             f"rollout.prompts_per_step={rollout.prompts_per_step}; set a divisor of it"
-        )
-        return
-    batch = rollout.prompts_per_step // optim.updates_per_step * rollout.group_size
-    if optim.micro_batch_size > batch:
-        yield (
-            f"optim.micro_batch_size={optim.micro_batch_size}: is larger than the {batch} "
-            f"completions of one update (rollout.prompts_per_step={rollout.prompts_per_step} x "
-            f"rollout.group_size={rollout.group_size} / optim.updates_per_step="
-            f"{optim.updates_per_step}); set optim.micro_batch_size={batch} or less"
         )
 
 

@@ -48,7 +48,9 @@ class OptimSettings(Frozen):
         1, ge=1, description="Optimiser updates on one rollout batch, each on its own groups."
     )
     micro_batch_size: Annotated[int, Change.FREE] = Field(
-        8, ge=1, description="Completions in one forward and backward; moves memory, not numbers."
+        8,
+        ge=1,
+        description="Most completions in one forward and backward; moves memory, not numbers.",
     )
     micro_batch_tokens: Annotated[int, Change.FREE] = Field(
         16384,

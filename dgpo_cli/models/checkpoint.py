@@ -117,15 +117,12 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         _flush(temporary)
         os.rename(temporary, folder)
         flush_folder(folder.parent)
-    except (OSError, RuntimeError) as error:
-        # torch and safetensors report a full disk as RuntimeError.
-        reason = _reason(error, folder=temporary)
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(f"{folder}: cannot be written: {reason}") from error
     except BaseException as error:
         reason = _reason(error, folder=temporary)
         shutil.rmtree(temporary, ignore_errors=True)
-        if type(error).__name__ == "SafetensorError":
+        # torch reports a full disk as RuntimeError, tokenizers as a bare Exception.
+        of_writing = isinstance(error, OSError | RuntimeError) or type(error) is Exception
+        if of_writing or type(error).__name__ == "SafetensorError":
             raise CheckpointError(f"{folder}: cannot be written: {reason}") from error
         raise
 

@@ -13,6 +13,7 @@ from typing import Any
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.errors import CheckpointError, ConfigError, HubError
+from dgpo_cli.models.checkpoint import naming
 from dgpo_cli.models.digests import OPTIMIZER, STATE, SUMS
 from dgpo_cli.models.settings import EMBEDDED_TINY
 from dgpo_cli.workflows.carried import FILE as CARRIED
@@ -81,7 +82,7 @@ def run(
                 "--merged uploads a model that needs no base"
             )
         card = model_card(facts)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        _write(folder / "README.md", card)
         check_files(folder)
         files = tuple((path.name, path.stat().st_size) for path in sorted(folder.iterdir()))
         address = None
@@ -121,14 +122,20 @@ def _copy(checkpoint: Path, folder: Path) -> None:
             continue
         if path.is_dir() or path.is_symlink():
             raise CheckpointError(f"{path}: is no plain file; push uploads plain files only")
-        shutil.copyfile(path, folder / path.name)
+        with naming(folder / path.name):
+            shutil.copyfile(path, folder / path.name)
     check_files(folder)
     config = folder / "adapter_config.json"
     if config.exists():
         stored = json.loads(config.read_text(encoding="utf-8"))
         base = str(stored.get("base_model_name_or_path") or "")
         stored["base_model_name_or_path"] = _name_of(base)
-        config.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+        _write(config, json.dumps(stored, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    with naming(path):
+        path.write_text(text, encoding="utf-8")
 
 
 def check_files(folder: Path) -> None:

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.errors import CheckpointError, ConfigError, RunFolderBusy
+from dgpo_cli.errors import CheckpointError, RunFolderBusy, cannot_write
 from dgpo_cli.models.checkpoint import TrainerState, check_checkpoint, load_state, naming
 from dgpo_cli.types import StepMetrics
 from dgpo_cli.workflows.step_lines import Line, StepLines, missing_notes, number_of
@@ -58,15 +58,14 @@ class RunFolder:
         Raises:
             RunFolderBusy: another process holds it; the message says which.
             ConfigError: the folder cannot be made.
+            DgpoError: the disk is full.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / "run.lock").open("a+", encoding="utf-8")
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise ConfigError(
-                f"--out {self.path}: {reason}; give a folder that can be made and written"
-            ) from error
+            fix = "; give a folder that can be made and written"
+            raise cannot_write(error, what=f"--out {self.path}", fix=fix) from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,10 +74,10 @@ class RunFolder:
                 holder = file.read().strip() or "another process"
                 raise RunFolderBusy(f"{self.path} is in use by {holder}") from None
             started = time.strftime("%Y-%m-%d %H:%M:%S")
+            holder = f"process {os.getpid()} on {socket.gethostname()}, since {started}\n"
             with naming(self.path / "run.lock"):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}, since {started}\n")
-                file.flush()
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), holder.encode())
             yield
 
     def is_held(self) -> bool:

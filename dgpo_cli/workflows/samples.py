@@ -21,7 +21,7 @@ from pydantic import Field, Strict
 
 from dgpo_cli.codec import Count, Flag, Format, Number, Text, TokenId, parsed
 from dgpo_cli.errors import DataError
-from dgpo_cli.models.checkpoint import atomic_bytes
+from dgpo_cli.models.checkpoint import atomic_bytes, naming
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.types import Completion, FinishReason, Outcome, Prompt, Verdict
 
@@ -139,7 +139,7 @@ class SampleFile:
     def append(self, lines: Sequence[dict[str, Any]]) -> None:
         """Add lines; they are on the disk when this returns."""
         text = b"".join(_encoded(line) for line in lines)
-        with self.path.open("ab") as file:
+        with naming(self.path), self.path.open("ab") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -158,7 +158,7 @@ class SampleFile:
         """
         if not self.path.exists():
             return 0
-        with self.path.open("rb+") as file:
+        with naming(self.path), self.path.open("rb+") as file:
             end = file.seek(0, os.SEEK_END)
             start = _last_line(file, end)
             if start == end:

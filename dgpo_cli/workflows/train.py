@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,6 +18,7 @@ from dgpo_cli.config.load import Resolved
 from dgpo_cli.engine import Engine
 from dgpo_cli.errors import CheckpointError, DgpoError, NonFiniteError
 from dgpo_cli.models.checkpoint import (
+    atomic_folder,
     atomic_text,
     load_state,
     load_trainer,
@@ -260,7 +262,9 @@ class _Loop:
         record_changes(self.folder.path, step=self.step, found=found, resolved=resolved)
         with atomic_text(self.folder.settings_file) as file:
             file.write(dump_toml(resolved))
-        self.engine.policy.tokenizer.save_pretrained(str(self.folder.tokenizer_dir))
+        shutil.rmtree(self.folder.tokenizer_dir, ignore_errors=True)
+        with atomic_folder(self.folder.tokenizer_dir) as folder:
+            self.engine.policy.tokenizer.save_pretrained(str(folder))
 
     def waits(self) -> bool:
         """Whether the sampler waits for its servers to start."""

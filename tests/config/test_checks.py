@@ -23,14 +23,9 @@ def training_refusal(*overrides: str) -> list[str]:
 @pytest.mark.parametrize(
     ("wrong", "fix"),
     [
-        (("rollout.group_size=1", "optim.micro_batch_size=8"), "rollout.group_size=16"),
+        (("rollout.group_size=1",), "rollout.group_size=16"),
         (("rollout.top_p=0.9",), "rollout.top_p=1"),
         (("rollout.top_k=5",), "rollout.top_k=0"),
-        (("optim.micro_batch_size=257",), "optim.micro_batch_size=256"),
-        (
-            ("optim.micro_batch_size=65", "optim.updates_per_step=4"),
-            "optim.micro_batch_size=64",
-        ),
         (
             ("optim.schedule=cosine", "optim.warmup_steps=100", "train.steps=100"),
             "optim.schedule=constant",

@@ -34,7 +34,11 @@ def torn_weights(*arguments: Any, **others: Any) -> None:
     raise SafetensorError("Error while serializing: I/O error: No space left on device")
 
 
-@pytest.mark.parametrize("failure", [full_disk, torn_zip, torn_weights])
+def torn_tokenizer(*arguments: Any, **others: Any) -> None:
+    raise Exception("No space left on device (os error 28)")  # that is what tokenizers raises
+
+
+@pytest.mark.parametrize("failure", [full_disk, torn_zip, torn_weights, torn_tokenizer])
 @pytest.mark.parametrize("where", ["weights", "trainer", "flush", "rename"])
 def test_a_failed_write_leaves_nothing_behind(
     model_folder: Path,

@@ -85,6 +85,21 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path: Path) -> None:
     assert [line["step"] for line in on_disk] == [1, 2, 3, 4]
 
 
+def test_a_micro_batch_that_is_larger_than_the_batch_is_the_batch(tmp_path: Path) -> None:
+    runs = [
+        run_tiny(
+            tmp_path / str(size),
+            "optim.updates_per_step=2",
+            f"optim.micro_batch_size={size}",
+            steps=2,
+        )
+        for size in (16, 1000)
+    ]
+    assert numbers(runs[0][1]) == numbers(runs[1][1])
+    one, two = (weights(result.checkpoint) for result, _ in runs)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_run_leaves_the_interface_behind(tmp_path: Path) -> None:
     result, lines = run_tiny(tmp_path / "run")
     names = {
