@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 MOST_WORDS = 12  # outside formulas; a longer text is no answer that could be compared
+MAX_CHARS = 4096  # that the math checker reads
 SHOWN_CHARS = 80
 
 _MISSING = re.compile(
@@ -38,6 +39,8 @@ def why_unusable(gold: str) -> str | None:
     text = gold.strip()
     if _EMPTY.fullmatch(text):
         return "is empty" if not text else "says nothing"
+    if len(text) > MAX_CHARS:
+        return f"has {len(text):,} characters"
     if _MISSING.fullmatch(text.strip("$ ")):
         return "stands for a missing answer"
     if _PROOF.match(text):

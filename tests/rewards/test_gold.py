@@ -30,6 +30,7 @@ UNUSABLE = [
     (r"\{1, 2", "not complete"),
     (r"\frac{1}{2", "not complete"),
     ("x =", "not complete"),
+    ("1" * 5000, "has 5,000 characters"),
     ("3 +", "not complete"),
 ]
 USABLE = [

@@ -294,7 +294,9 @@ def test_an_answer_that_cannot_be_judged_stops_the_evaluation_before_it_draws(
 ) -> None:
     sampler = install(monkeypatch, Asked(boxed))
     bench = problems(tmp_path, PROBLEMS | {"half": "1/2"})
-    with pytest.raises(DataError, match=r"1 of 4 answers .* problem 'half': answer='1/2'"):
+    with pytest.raises(
+        DataError, match=r"1 of 4 answers .* problem 'half' \(line 4\): answer='1/2'"
+    ):
         run(bench, 1, tmp_path / "out")
     assert sampler.seeds == []
     assert not (tmp_path / "out").exists()
