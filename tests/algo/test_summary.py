@@ -88,8 +88,8 @@ def test_whether_d_is_noise_is_told_where_the_noise_was_measured() -> None:
     distance = torch.tensor([[1e-6, 2e-6, 0.0, 5e-6]])
     credit = Credit(scores=distance, weights=torch.ones(1, 4))
     found = {}
-    for floor in (None, 1e-6, 1e-5):
+    for floor in (None, 1e-7, 1e-5):
         stats = TokenStats(torch.zeros(1, 4), torch.ones(1, 4), distance, noise_floor=floor)
         metrics = credit_metrics(stats, credit, mask, vocab_size=50)
         found[floor] = metrics.get("policy/hellinger_sq_is_noise")
-    assert found == {None: None, 1e-6: 0.0, 1e-5: 1.0}
+    assert found == {None: None, 1e-7: 0.0, 1e-5: 1.0}

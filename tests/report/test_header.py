@@ -89,7 +89,7 @@ def test_distances_near_the_measured_noise_are_told_to_be_noise() -> None:
     shown = completion(["a", "b"], [0.1, 0.2], tau=0.1)
     most = max(token.hellinger_sq for token in shown.tokens)
     assert most > 0 and distance_is_noise(shown) is None  # not measured
-    assert distance_is_noise(replace(shown, noise_floor=most / 4)) is None
+    assert distance_is_noise(replace(shown, noise_floor=most / 6)) is None
     said = distance_is_noise(replace(shown, noise_floor=most / 2))
     assert said == f"up to {most:.1e} (noise: rounding alone makes {most / 2:.1e})"
     assert ", d is noise</option>" in inspect_page(inspection(replace(shown, noise_floor=most)))
