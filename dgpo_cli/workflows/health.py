@@ -6,22 +6,24 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from dgpo_cli.algo.diagnosis import EXPLAINS, FIRST, LAST, Facts, Line, Unread, diagnose
+from dgpo_cli.codec import parsed
 from dgpo_cli.config.load import resolve
+from dgpo_cli.errors import DataError
 from dgpo_cli.prompts.settings import SumsPrompts
 from dgpo_cli.rewards.extract import extract
 from dgpo_cli.rewards.protocol import Extract
-from dgpo_cli.thinking import OPENER
+from dgpo_cli.thinking import OPENER, after_thinking, ends_in_thought
 from dgpo_cli.types import Diagnosis, StepMetrics
 from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.workflows.token_texts import TokenTexts
 from dgpo_cli.workflows.tolerance import logprob_tolerance
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 CLEAR_STEPS = 5
 EXCERPT = 80  # characters of a completion's end
 LOOKED_AT = 64  # lines of a rollouts file in which an example is looked for
+PROMPT_END = 8  # tokens of a prompt that show whether it ends in a thought
 NEWEST = 3  # files of rollouts that are looked at
 # The strictest first: what an answer is mistaken for least.
 _FORMS: tuple[Extract, ...] = ("boxed", "answer-line", "boxed-or-answer-line", "last-number")
@@ -159,20 +162,36 @@ def unread_example(folder: RunFolder) -> Unread | None:
     for path in reversed(folder.rollouts()[-NEWEST:]):
         texts = list(_unread_texts(path))
         if texts:
-            return Unread(ending=texts[0][-EXCERPT:], readable_as=_form_of(texts))
+            thinking = sum(after_thinking(text) is None for text in texts)
+            return Unread(
+                ending=texts[0].removeprefix(OPENER)[-EXCERPT:],
+                readable_as=_form_of(texts),
+                in_thought=thinking > len(texts) / 2,
+            )
     return None
 
 
 def _unread_texts(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for raw in islice(file, LOOKED_AT):
             try:
-                line = json.loads(raw)
-            except ValueError:
+                line = parsed(raw, where=str(path))
+            except DataError:
                 return  # no file of ours any more; `dgpo inspect` says where
             if isinstance(line, dict) and line.get("outcome") == "no_answer":
                 text = str(line.get("completion", ""))
-                yield OPENER + text if line.get("starts_in_thought") is True else text
+                yield OPENER + text if _starts_in_thought(line, path=path) else text
+
+
+def _starts_in_thought(line: dict[str, Any], *, path: Path) -> bool:
+    """As the line says; of earlier versions, as the ids of its prompt end."""
+    told, ids = line.get("starts_in_thought"), line.get("prompt_token_ids")
+    if isinstance(told, bool) or not isinstance(ids, list):
+        return told is True
+    try:
+        return ends_in_thought("".join(TokenTexts.of_run(path).texts(ids[-PROMPT_END:])))
+    except (DataError, TypeError, OverflowError):
+        return False
 
 
 def _form_of(texts: list[str]) -> str | None:

@@ -312,6 +312,16 @@ def test_an_example_is_looked_for_only_where_it_is_needed() -> None:
     assert found.advice.startswith("--set reward.extract=last-number")
 
 
+def test_thoughts_without_an_end_are_told_as_what_keeps_answers_from_being_read() -> None:
+    unread = Unread(ending="so it is 7", readable_as=None, in_thought=True)
+    (found,) = diagnose(run(8, **FAULTS["no_answer"]), facts=FACTS, find_unread=lambda: unread)
+    assert "most end inside a thought; one ends: so it is 7" in found.evidence
+    assert "a chat template that opens none" in found.advice
+    other = replace(unread, in_thought=False)
+    (found,) = diagnose(run(8, **FAULTS["no_answer"]), facts=FACTS, find_unread=lambda: other)
+    assert "thought" not in found.evidence + found.advice
+
+
 def test_completions_that_grew_into_the_limit_are_told_apart_from_those_that_never_fitted() -> None:
     fault = FAULTS["truncated"]
     never = diagnose(run(8, **fault), facts=FACTS)

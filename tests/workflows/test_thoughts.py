@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
+from dgpo_cli.algo.diagnosis import Unread
 from dgpo_cli.resources import resource_dir
 from dgpo_cli.types import SilentProgress
 from dgpo_cli.workflows import regrade
@@ -92,12 +94,20 @@ def test_old_samples_whose_model_is_gone_are_judged_as_before_and_it_is_said(
     assert all(row[1:] == ("correct", "correct", False) for row in judged(folder))
 
 
-def test_an_example_of_an_unread_completion_is_not_read_inside_its_thought(
-    tmp_path: Path,
+@pytest.mark.parametrize("told", [{"starts_in_thought": True}, {}])
+def test_unread_completions_are_not_read_inside_their_thoughts(
+    tmp_path: Path, told: dict[str, bool]
 ) -> None:
+    """Lines of earlier versions tell it by the ids of their prompts."""
     run_folder = RunFolder(tmp_path)
     (tmp_path / "rollouts").mkdir()
-    line = {"outcome": "no_answer", "completion": r"so \boxed{3}", "starts_in_thought": True}
+    shutil.copytree(resource_dir("data") / "tiny", run_folder.tokenizer_dir)
+    tokenizer = Tokenizer.from_file(str(run_folder.tokenizer_dir / "tokenizer.json"))
+    ids = tokenizer.encode("<|user|>1+1?<|assistant|><think>\n").ids
+    line = {"outcome": "no_answer", "completion": r"so \boxed{3}", "prompt_token_ids": ids, **told}
     run_folder.rollout_file(1).write_text(json.dumps(line) + "\n")
     example = unread_example(run_folder)
-    assert example is not None and example.readable_as is None
+    assert example == Unread(ending=r"so \boxed{3}", readable_as=None, in_thought=True)
+    run_folder.rollout_file(1).write_text(json.dumps(line | {"prompt_token_ids": ids[:-3]}) + "\n")
+    other = unread_example(run_folder)
+    assert other is not None and other.in_thought is bool(told)

@@ -59,6 +59,8 @@ def no_answer(history: History, facts: Facts, find: FindUnread) -> Diagnosis | N
         return None
     example = find()
     seen = "" if example is None else f"; one ends: {example.ending}"
+    if example is not None and example.in_thought:
+        seen = f"; most end inside a thought{seen}"
     return Diagnosis(
         key="no_answer",
         step=history.step,
@@ -75,6 +77,11 @@ def _readable(facts: Facts, example: Unread | None) -> str:
         return (
             f"--set reward.extract={example.readable_as}: that finds an answer in most completions "
             "that have none now"
+        )
+    if example is not None and example.in_thought:
+        return (
+            "nothing in a thought is read before it is closed, with </think> or as the model does: "
+            "take a model that closes the thought, or a chat template that opens none"
         )
     asked = _REQUEST.get(facts.extract, r"Put the answer into \boxed{}.")
     if "'" in facts.template or "\n" in facts.template or len(facts.template) > LONGEST_TEMPLATE:

@@ -44,10 +44,12 @@ class Unread:
 
     ending: its last characters, as the model wrote them: untrusted, made visible where it is shown.
     readable_as: the value of reward.extract that finds an answer in most such completions, if any.
+    in_thought: most such completions end inside a thought, where nothing is read.
     """
 
     ending: str
     readable_as: str | None
+    in_thought: bool = False
 
 
 FindUnread = Callable[[], Unread | None]
