@@ -55,6 +55,10 @@ class BackendError(DgpoError):
     """The sampler failed, or the chosen backend is not available here."""
 
 
+class CalledOff(BackendError):
+    """The sampler waits no more for what it samples with: the run is to end."""
+
+
 class CheckpointError(DgpoError):
     """A checkpoint that cannot be written, read or resumed from."""
 

@@ -75,9 +75,9 @@ class RemoteSampler(Sampler, Protocol):
         """
         ...
 
-    @property
-    def waiting(self) -> bool:
-        """Whether it waits for what samples to start, and not for a sample."""
+    def wait_no_more(self) -> None:
+        """Have whoever waits for what samples to start, now or later, raise CalledOff soon. A
+        signal handler may call it."""
         ...
 
     def cancel(self) -> None:

@@ -31,13 +31,8 @@ class Fleet(Protocol):
         """An own folder for weights on their way, which the servers can read."""
         ...
 
-    @property
-    def waiting(self) -> bool:
-        """Whether a server is waited for just now, in whatever thread."""
-        ...
-
-    def call_off(self) -> None:
-        """Have whoever waits for a server, in another thread, raise BackendError soon."""
+    def wait_no_more(self) -> None:
+        """See RemoteSampler.wait_no_more."""
         ...
 
     def start(self, progress: Progress) -> None:

@@ -104,14 +104,13 @@ class VllmSampler:
     def cancel(self) -> None:
         """See RemoteSampler.cancel."""
         self._cancelled = True
-        self._fleet.call_off()
+        self._fleet.wait_no_more()
         if self._dispatch is not None:
             self._dispatch.cancel()
 
-    @property
-    def waiting(self) -> bool:
-        """See RemoteSampler.waiting."""
-        return self._fleet.waiting
+    def wait_no_more(self) -> None:
+        """See RemoteSampler.wait_no_more."""
+        self._fleet.wait_no_more()
 
     def _go_on(self) -> None:
         if self._cancelled:

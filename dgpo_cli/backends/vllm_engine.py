@@ -8,7 +8,6 @@ socket lies in a folder that only the user can enter, so that nobody else reache
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 from dgpo_cli.backends.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
 from dgpo_cli.backends.vllm_client import VllmClient
 from dgpo_cli.backends.vllm_process import OwnedProcess, own_folder, remove_tree
-from dgpo_cli.errors import BackendError
+from dgpo_cli.errors import BackendError, CalledOff
 
 if TYPE_CHECKING:
     from dgpo_cli.backends.vllm_command import ServerFlags
@@ -36,8 +35,7 @@ class OwnEngine:
         self._starts = 0
         self._restarted = False
         self._process: OwnedProcess | None = None
-        self._off = threading.Event()
-        self.waiting = False
+        self._off = False
         self._client = VllmClient(Address(f"unix:{self.folder / 's'}"))
 
     @property
@@ -71,9 +69,9 @@ class OwnEngine:
         self._process.close(keep=True)
         self._launch()
 
-    def call_off(self) -> None:
-        """See Fleet.call_off."""
-        self._off.set()
+    def wait_no_more(self) -> None:
+        """See RemoteSampler.wait_no_more."""
+        self._off = True
 
     def went_well(self) -> None:
         """A round is complete: another death, much later, is worth another start."""
@@ -95,15 +93,11 @@ class OwnEngine:
             log=self.folder / f"engine-{self._starts}.log",
             environment=self._flags.environment(),
         )
-        self.waiting = True
-        try:
-            self._process.wait_ready(self._is_ready, timeout_s=self._timeout_s)
-        finally:
-            self.waiting = False
+        self._process.wait_ready(self._is_ready, timeout_s=self._timeout_s)
 
     def _is_ready(self) -> bool:
-        if self._off.is_set():
-            raise BackendError("waiting for vLLM was called off")
+        if self._off:
+            raise CalledOff("vLLM is waited for no more")
         try:
             self._client.check_health()
         except (ServerGone, ServerSlow, ServerSaysNo):

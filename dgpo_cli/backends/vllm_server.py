@@ -16,7 +16,7 @@ from dgpo_cli.backends.http_json import Address, ServerGone, ServerSaysNo, Serve
 from dgpo_cli.backends.vllm_client import VllmClient
 from dgpo_cli.backends.vllm_gate import key_file, read_key
 from dgpo_cli.backends.vllm_process import own_folder, remove_tree
-from dgpo_cli.errors import BackendError
+from dgpo_cli.errors import BackendError, CalledOff
 from dgpo_cli.types import SilentProgress
 
 if TYPE_CHECKING:
@@ -45,13 +45,12 @@ class SharedServers:
             VllmClient(Address(url, key or partial(read_key, key_file(url)), login=url.login))
             for url in settings.urls
         )
-        self.waiting = False
         self._settings = settings
         self._model = model
         self._folder: Path | None = None
         self._progress: Progress = SilentProgress()
         self._served: dict[VllmClient, str] = {}
-        self._off = threading.Event()
+        self._off = False  # no event: a signal handler sets it
 
     @property
     def folder(self) -> Path:
@@ -71,9 +70,9 @@ class SharedServers:
         """Wait for a server that did not answer; somebody may be starting it again."""
         self._wait((client,), after=error)
 
-    def call_off(self) -> None:
-        """See Fleet.call_off."""
-        self._off.set()
+    def wait_no_more(self) -> None:
+        """See RemoteSampler.wait_no_more."""
+        self._off = True
 
     def _wait(
         self,
@@ -88,24 +87,28 @@ class SharedServers:
         """
         deadline = time.monotonic() + self._settings.startup_timeout_s
         told = dict.fromkeys(clients, "")
-        self.waiting = True
-        try:
-            while told:
-                for client, state in self._look(told, before=after is not None).items():
-                    if isinstance(state, BackendError):
-                        raise state
-                    if state is None:
-                        del told[client]
-                        advance(1)
-                    elif time.monotonic() >= deadline:
-                        raise self._too_late(client, said=str(after or state))
-                    elif state != told[client]:
-                        told[client] = state
-                        self._progress.event(self._waits_for(client, state))
-                if told and self._off.wait(min(_POLL_S, self._settings.startup_timeout_s)):
-                    raise BackendError("waiting for vLLM servers was called off")
-        finally:
-            self.waiting = False
+        while told:
+            for client, state in self._look(told, before=after is not None).items():
+                if isinstance(state, BackendError):
+                    raise state
+                if state is None:
+                    del told[client]
+                    advance(1)
+                elif time.monotonic() >= deadline:
+                    raise self._too_late(client, said=str(after or state))
+                elif state != told[client]:
+                    told[client] = state
+                    self._progress.event(self._waits_for(client, state))
+            if told:
+                self._pause()
+
+    def _pause(self) -> None:
+        """Let some time pass between two looks. Raises CalledOff."""
+        until = time.monotonic() + min(_POLL_S, self._settings.startup_timeout_s)
+        while not self._off and (left := until - time.monotonic()) > 0:
+            time.sleep(min(_NOTICE_S, left))
+        if self._off:
+            raise CalledOff("vLLM servers are waited for no more")
 
     def _look(self, clients: Iterable[VllmClient], *, before: bool) -> dict[VllmClient, _State]:
         """Look at all of them at once, in threads: nothing here keeps Ctrl-C waiting."""
@@ -118,7 +121,7 @@ class SharedServers:
         for client in left:
             threading.Thread(target=look, args=(client,), daemon=True).start()
         states: dict[VllmClient, _State] = {}
-        while len(states) < len(left) and not self._off.is_set():
+        while len(states) < len(left) and not self._off:
             with suppress(Empty):
                 client, state = found.get(timeout=_NOTICE_S)
                 states[client] = state

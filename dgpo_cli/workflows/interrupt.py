@@ -23,14 +23,13 @@ class Interrupt:
         on_event: Callable[[str], None],
         *,
         at_once: Callable[[], str],
-        waits: Callable[[], bool] = lambda: False,
+        on_first: Callable[[], None] = lambda: None,
     ) -> None:
-        """at_once: gives the last line for a run that a signal ends within a step. waits: whether
-        the run waits for something else to start: then the first signal does, for no step may
-        ever end."""
+        """at_once: gives the last line for a run that the second signal ends. on_first: told of
+        the first one, in the signal's handler: it may take no lock."""
         self._on_event = on_event
         self._at_once = at_once
-        self._waits = waits
+        self._on_first = on_first
         self._caught: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -63,8 +62,9 @@ class Interrupt:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self.requested
         self._caught = number
-        if again or self._waits():
+        if again:
             self.end(self._at_once())
+        self._on_first()
         # A signal can arrive in the middle of a write to the same stream: then it is not told.
         with contextlib.suppress(RuntimeError):
             self._on_event(

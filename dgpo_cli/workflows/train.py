@@ -16,7 +16,7 @@ from dgpo_cli.config.changes import Difference
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.engine import Engine
-from dgpo_cli.errors import CheckpointError, DgpoError, NonFiniteError
+from dgpo_cli.errors import CalledOff, CheckpointError, DgpoError, NonFiniteError
 from dgpo_cli.models.checkpoint import (
     atomic_folder,
     atomic_text,
@@ -137,7 +137,7 @@ def run(
             loop.pipeline,
             loop.grader,
             evaluations or nullcontext(),
-            Interrupt(on_event, at_once=loop.stopped_at_once, waits=loop.waits) as interrupt,
+            loop.interrupt() as interrupt,
             tracking.at(loop.step),
         ):
             loop.run(
@@ -266,9 +266,14 @@ class _Loop:
         with atomic_folder(self.folder.tokenizer_dir) as folder:
             self.engine.policy.tokenizer.save_pretrained(str(folder))
 
-    def waits(self) -> bool:
-        """Whether the sampler waits for its servers to start."""
-        return isinstance(self.sampler, RemoteSampler) and self.sampler.waiting
+    def interrupt(self) -> Interrupt:
+        """Return what catches signals. From the first one on no server is waited for."""
+
+        def wait_no_more() -> None:
+            if isinstance(self.sampler, RemoteSampler):
+                self.sampler.wait_no_more()
+
+        return Interrupt(self.on_event, at_once=self.stopped_at_once, on_first=wait_no_more)
 
     def run(
         self,
@@ -283,6 +288,19 @@ class _Loop:
         The weights are evaluated before the first step, and after a step when its checkpoint, if
         there is one, is written.
         """
+        try:
+            self._run(on_step, on_diagnoses, interrupt=interrupt, evaluations=evaluations)
+        except CalledOff:
+            interrupt.end(self._stopped(f"while waiting for vLLM, after step {self.step}"))
+
+    def _run(
+        self,
+        on_step: OnStep,
+        on_diagnoses: OnDiagnoses,
+        *,
+        interrupt: Interrupt,
+        evaluations: RunEvaluations | None,
+    ) -> None:
         total = self.settings.train.steps
         self._evaluate(evaluations, interrupt=interrupt)
         while self.step < total:
@@ -369,7 +387,7 @@ class _Loop:
         """
         try:
             yield
-        except DgpoError:
+        except DgpoError as failure:
             if metrics is not None:
                 self.folder.write_metrics(self.step, metrics)
             if self.step > 0:
@@ -378,6 +396,8 @@ class _Loop:
                 except CheckpointError as error:  # the first failure is the one to tell
                     self.on_event(str(error))
                 else:
+                    if isinstance(failure, CalledOff):
+                        raise
                     saved = self.folder.checkpoint_dir(self.step)
                     self.on_event(
                         f"trained up to step {self.step}; checkpoint {saved}; "

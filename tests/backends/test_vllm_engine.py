@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.vllm import Limits, VllmSampler
 from dgpo_cli.backends.vllm_command import ServerFlags, reserved_rank, transfer_name
 from dgpo_cli.backends.vllm_engine import OwnEngine
-from dgpo_cli.errors import BackendError
+from dgpo_cli.errors import BackendError, CalledOff
 from dgpo_cli.types import SilentProgress
 from tests.backends.fake_vllm import FakeWeights, fake_sampler, logprob
 from tests.processes import left_behind, with_mark
@@ -135,6 +136,17 @@ def test_an_engine_that_is_never_ready_is_given_up_and_ended(mark: str) -> None:
     engine = engine_of("mute", timeout_s=0.5)
     with pytest.raises(BackendError, match=r"not ready after 0\.5 s; raise startup_timeout_s"):
         engine.start(SilentProgress())
+    assert left_behind(mark, within_s=10) == []
+
+
+def test_an_engine_that_is_waited_for_no_more_ends_the_wait_at_once(mark: str) -> None:
+    engine = engine_of("mute", timeout_s=60)
+    threading.Timer(1.0, engine.wait_no_more).start()
+    started = time.monotonic()
+    with pytest.raises(CalledOff):
+        engine.start(SilentProgress())
+    assert time.monotonic() - started < 20
+    engine.close()
     assert left_behind(mark, within_s=10) == []
 
 

@@ -23,7 +23,7 @@ from dgpo_cli.backends import vllm_server
 from dgpo_cli.backends.settings import VllmServerBackend
 from dgpo_cli.backends.vllm_gate import key_file
 from dgpo_cli.backends.vllm_server import SharedServers
-from dgpo_cli.errors import BackendError
+from dgpo_cli.errors import BackendError, CalledOff
 from tests.backends.fake_vllm import FakeVllm, fake_servers
 
 Answer = Callable[[str], tuple[int, bytes]]
@@ -244,11 +244,11 @@ def test_a_wait_that_is_called_off_ends(monkeypatch: pytest.MonkeyPatch) -> None
     with socket.create_server(("127.0.0.1", 0)) as mute:
         backend = VllmServerBackend(urls=(f"http://127.0.0.1:{mute.getsockname()[1]}",))
         servers = SharedServers(backend)
-        threading.Timer(0.2, servers.call_off).start()
+        threading.Timer(0.2, servers.wait_no_more).start()
         started = time.monotonic()
-        with pytest.raises(BackendError, match="called off"):
+        with pytest.raises(CalledOff):
             servers.start(Told())
-        assert time.monotonic() - started < 2 and not servers.waiting
+        assert time.monotonic() - started < 2
 
 
 # Real processes.

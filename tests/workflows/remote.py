@@ -34,6 +34,7 @@ class TwinSampler:
         self._on_sample = on_sample or (lambda number: None)
         self._busy = threading.Lock()
         self.cancelled = threading.Event()
+        self.waits_no_more = False
         self.version = 0
         self.samples: list[tuple[int, str, int]] = []  # version, thread, prompts
         self.prepared = 0
@@ -72,9 +73,8 @@ class TwinSampler:
         finally:
             self._busy.release()
 
-    @property
-    def waiting(self) -> bool:
-        return False
+    def wait_no_more(self) -> None:
+        self.waits_no_more = True
 
     def cancel(self) -> None:
         self.cancelled.set()

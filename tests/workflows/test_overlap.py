@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 import dgpo_cli.models.accumulate as accumulate_module
 from dgpo_cli.config.load import resolve
 from dgpo_cli.engine import Engine
-from dgpo_cli.errors import BackendError, CheckpointError
+from dgpo_cli.errors import BackendError, CalledOff, CheckpointError
 from dgpo_cli.models.digests import write_digests
 from dgpo_cli.models.policy import Policy, load_policy
 from dgpo_cli.types import SilentProgress, StepMetrics
@@ -383,6 +384,45 @@ def test_a_second_interrupt_ends_the_run_while_a_batch_is_sampled(case: Case) ->
         case.run(AHEAD)
     assert sampling_threads() == []
     assert not RunFolder(case.out).checkpoints()
+
+
+@pytest.mark.parametrize("ahead", [(), (AHEAD,)], ids=["in turns", "ahead"])
+@pytest.mark.parametrize("dynamic", [(), DYNAMIC], ids=["plain", "dynamic"])
+def test_an_interrupt_while_servers_are_waited_for_keeps_what_is_trained(
+    other: Callable[[str], Case], ahead: tuple[str, ...], dynamic: tuple[str, ...]
+) -> None:
+    """One signal, and the run goes on later as the whole one; what was being sampled ahead is
+    sampled by newer weights then, of the same prompts."""
+    whole = other("whole")
+    _, lines = whole.run(*ahead, *dynamic, steps=5)
+    drawn = [version for version, _, _ in whole.sampler.samples]
+    parts = other("parts")
+
+    def wait(number: int) -> None:
+        if number != drawn.index(2) + 1:
+            return
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        deadline = time.monotonic() + LIMIT_S
+        while not parts.sampler.waits_no_more and time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise CalledOff("waited for no more")
+
+    parts.on_sample = wait
+    with pytest.raises(KeyboardInterrupt, match="stopped while waiting for vLLM, after step") as e:
+        parts.run(*ahead, *dynamic, steps=5)
+    assert sampling_threads() == []
+    (checkpoint,) = RunFolder(parts.out).checkpoints()
+    assert f"; checkpoint {checkpoint}; the same command continues" in str(e.value)
+    parts.on_sample = lambda number: None
+    _, rest = parts.run(*ahead, *dynamic, steps=5, resume="must")
+    assert 0 < len(rest) < 5
+    if ahead:
+        at = 5 - len(rest)
+        first, again = whole.rollouts()[at], parts.rollouts()[at]
+        assert dynamic or [x.prompt.id for x in first] == [x.prompt.id for x in again]
+        assert (rest[0]["rollout/lag"], lines[at]["rollout/lag"]) == (0.0, 1.0)
+    else:
+        assert numbers(rest) == numbers(lines[-len(rest) :])
 
 
 def test_evaluations_are_of_the_newest_weights_and_wait_for_no_batch(case: Case) -> None:
