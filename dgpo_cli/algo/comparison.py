@@ -166,12 +166,14 @@ def smallest_problems(stderr: float, *, n: int, rerun: float = math.nan) -> floa
 
     Student's quantiles have n - 1 degrees of freedom. The error of a rerun is contained in this
     one, so where `rerun` is known and larger, it stands for it. No error at all is unknown: NaN.
+    Infinite where not even a difference of 1 is found so often.
     """
     if n < 2:
         return math.nan
     largest = max(stderr, 0.0 if math.isnan(rerun) else rerun)
     quantiles = (student_quantile(share, freedom=n - 1) for share in (0.975, POWER))
-    return sum(quantiles) * largest or math.nan
+    found = sum(quantiles) * largest or math.nan
+    return math.inf if found > 1.0 else found
 
 
 def _changes(

@@ -12,7 +12,6 @@ from rich.text import Text
 from dgpo_cli.algo.compared import Change, Comparison, Pair
 from dgpo_cli.report.evaluation import LABEL, error_line, noted
 from dgpo_cli.report.numbers import (
-    UNKNOWN,
     counted,
     p_value,
     percent,
@@ -128,7 +127,7 @@ def _errors(found: Comparison, *, page: Page) -> Iterator[Text]:
         said = f"p = {p_value(p)}".replace("= <", "<") + meaning
         yield from error_line(label, signed_ends(interval), said, page=page)
     least = " and ".join(
-        f"{size(value)} {name}" if math.isfinite(value) else f"{UNKNOWN} {name}"
+        f"{'none' if math.isinf(value) else size(value)} {name}"
         for value, name in (
             (found.smallest_rerun, "on these problems"),
             (found.smallest_problems, "on others"),

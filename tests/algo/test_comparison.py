@@ -295,3 +295,4 @@ def test_the_smallest_difference_on_other_problems_is_not_below_that_on_these() 
     assert smallest_problems(0.03, n=30, rerun=math.nan) == smallest_problems(0.03, n=30)
     assert math.isnan(smallest_problems(0.0, n=30))
     assert math.isnan(smallest_problems(0.1, n=1))
+    assert smallest_problems(0.2, n=3) == math.inf  # (4.303 + 1.061) * 0.2 is more than 1

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dgpo_cli.algo.intervals import NORMAL_95, problems_interval, rerun_interval, wilson
 from dgpo_cli.algo.student import student_cdf, student_quantile
@@ -86,6 +88,13 @@ def test_problems_solved_always_or_never_do_not_make_the_score_certain() -> None
 def test_the_error_of_a_rerun_is_contained_in_that_of_the_problems(correct: list[int]) -> None:
     rerun, problems = rerun_interval(correct, k=32), problems_interval(correct, k=32)
     assert problems.low <= rerun.low <= sum(correct) / 960 <= rerun.high <= problems.high
+
+
+@given(st.integers(1, 40), st.data())
+def test_the_interval_over_problems_contains_that_of_a_rerun(k: int, data: st.DataObject) -> None:
+    correct = data.draw(st.lists(st.integers(0, k), min_size=1, max_size=40))
+    rerun, problems = rerun_interval(correct, k=k), problems_interval(correct, k=k)
+    assert problems.low <= rerun.low + 1e-12 and rerun.high <= problems.high + 1e-12
 
 
 def test_intervals_mirror_when_right_and_wrong_change_places() -> None:
