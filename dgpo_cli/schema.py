@@ -15,7 +15,7 @@ class Change(IntEnum):
     """
 
     FREE = 0  # moves no weight, except by rounding
-    LEARNT = 1  # what the run learns depends on it
+    LEARNT = 1  # it affects what the run learns
     FIXED = 2  # a checkpoint's weights, optimiser state or place in the data belong to it
 
 

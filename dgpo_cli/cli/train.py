@@ -24,7 +24,7 @@ Out = Annotated[
     typer.Option(
         help="Run folder: settings, metrics, rollouts and checkpoints.",
         metavar="DIR",
-        show_default="runs/NAME of the preset or file, with what is learnt otherwise: "
+        show_default="runs/NAME of the preset or file, plus what differs from it: "
         "runs/tiny-uniform",
     ),
 ]
@@ -47,8 +47,8 @@ AllowChange = Annotated[
     bool,
     typer.Option(
         "--allow-change",
-        help="Go on with the run in --out under settings that what is learnt depends on and that "
-        "are not its own; the run keeps a record of the change.",
+        help="Continue the run in --out although settings that affect what it learns differ from "
+        "its own; the run folder records each change.",
         show_default="off",
     ),
 ]
@@ -86,8 +86,8 @@ def train(
     """Train a model with DGPO (arXiv 2605.03327), or with GRPO, DAPO and relatives by --set.
 
     Settings: defaults < preset or file < --set < flags. The same command again goes on where an
-    interrupted run stopped. A run folder is of one method: other settings that what is learnt
-    depends on have a folder of their own, or need --allow-change.
+    interrupted run stopped. A run folder holds one method: settings that affect what is learnt
+    get a folder of their own, or need --allow-change.
     """
     options.one_of({"--preset": preset, "--config": config}, why="to say what to train")
     how = parse_resume(resume)
@@ -101,7 +101,7 @@ def train(
         return
     check_built(resolved.settings)
     if allow_change and out is None:
-        raise ConfigError("--allow-change: give the folder of the run to go on with as --out")
+        raise ConfigError("--allow-change: needs --out with the folder of the run to continue")
     if out is None:
         out = Path("runs") / _run_name(resolved, preset=preset, config=config)
     _run(
@@ -114,7 +114,7 @@ def train(
 
 
 def _run_name(resolved: Resolved, *, preset: str | None, config: Path | None) -> str:
-    """Return the name of the preset or file, with what is learnt otherwise; that is told."""
+    """Return the name of the preset or file plus what differs from it; say so if anything does."""
     from dgpo_cli.config.changes import run_name
     from dgpo_cli.config.load import resolve
 

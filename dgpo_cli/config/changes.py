@@ -29,7 +29,7 @@ _NO_NAMES = ("", "none", "auto", "off", "on")  # say nothing without their setti
 class Difference:
     """A setting with two values, each as TOML holds it; None: unset, or the variant has none.
 
-    change: what it means for a run that has begun. learnt: whether what is learnt depends on it.
+    change: what it means for a run that has begun. learnt: whether it affects what is learnt.
     """
 
     setting: str
@@ -97,7 +97,7 @@ def change_text(change: SettingChange) -> str:
 
 
 def run_name(name: str, *, recipe: Resolved, resolved: Resolved) -> str:
-    """Return `name` with what a run learns otherwise than `recipe` does: tiny-uniform.
+    """Return `name` plus how a run differs from `recipe` in what it learns: tiny-uniform.
 
     Only letters, digits and ._- are added. A name that would get too long ends in a hash of all
     the differences.

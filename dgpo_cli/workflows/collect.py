@@ -90,7 +90,11 @@ class Collector:
         self._on_event = on_event
         off = not engine.settings.rollout.dynamic_sampling
         if self.carried and (off or stale):
-            why = "rollout.dynamic_sampling is off now" if off else "they are of the old settings"
+            why = (
+                "rollout.dynamic_sampling is off now"
+                if off
+                else "they were sampled with the old settings"
+            )
             on_event(f"{len(self.carried)} groups that were kept for this step are left out: {why}")
             self.carried = ()
 

@@ -1,7 +1,8 @@
 """The settings that changed within a run: changes.jsonl in its folder, a line a setting.
 
 settings.toml holds what the run does now. A line says that from `step` finished steps on, a
-setting was `new` and no longer `old`. A run that never changed what it learns has no such file.
+setting was `new` and no longer `old`. Only settings that affect what is learnt are in it; a run in
+which none of them changed has no such file.
 """
 
 from __future__ import annotations

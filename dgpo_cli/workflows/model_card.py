@@ -154,7 +154,7 @@ def _changes(changes: Sequence[SettingChange]) -> Iterator[str]:
     for each in changes:
         values = (_code("unset" if value is None else value) for value in (each.old, each.new))
         rows.append(f"| {each.step} | {_code(each.setting)} | {' | '.join(values)} |")
-    text = "The run went on under other settings after these steps."
+    text = "The run continued with other settings after these steps."
     yield f"## Changed within the run\n\n{text}\n\n" + "\n".join(rows)
 
 

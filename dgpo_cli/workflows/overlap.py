@@ -199,7 +199,7 @@ class Pipeline:
             return waiting
         on_event(
             f"{len(waiting.found.groups)} groups that were sampled ahead are left out, their "
-            "prompts are drawn again: they are of the old settings"
+            "prompts are drawn again: they were sampled with the old settings"
         )
         self._collector.rewind(waiting.before)
         return None

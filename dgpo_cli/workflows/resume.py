@@ -59,7 +59,7 @@ def check_folder(
 ) -> tuple[Difference, ...]:
     """Return how the settings differ from those of the run in `folder`; writes nothing.
 
-    allow_change: whether settings may differ that what is learnt depends on.
+    allow_change: whether settings that affect what is learnt may differ.
 
     Raises:
         CheckpointError: the checkpoint that `resume` asks for is not there, or the run's settings
@@ -120,24 +120,24 @@ def _refusal(
     if fixed:
         names = ", ".join(each.setting for each in fixed)
         yield (
-            f"a run cannot change {names}: its checkpoints belong to the old value; give another "
-            "--out to start a new run"
+            f"{names} cannot change within a run, because its checkpoints depend on it; give "
+            "another --out to start a new run"
         )
         return
     begin = "give another --out to start a new run, or --allow-change"
     if done:
         yield (
-            f"all {total} steps of {folder.path} are done: {begin} --set train.steps={2 * total} "
-            "to go on with this one under the new settings"
+            f"{folder.path} is finished, all {total} steps were trained with other settings: "
+            f"{begin} --set train.steps={2 * total} to continue this one with the new settings"
         )
     elif step:
         yield (
-            f"{folder.path} is at step {step} under the old settings: {begin} to go on with this "
-            f"one under the new settings from step {step + 1}"
+            f"{folder.path} was trained to step {step} with other settings: {begin} to continue "
+            f"this one with the new settings from step {step + 1}"
         )
     else:
         yield (
-            f"{folder.path} has no checkpoint yet: {begin} to start this one anew under the new "
+            f"{folder.path} has no checkpoint yet: {begin} to start this one over with the new "
             "settings"
         )
 
@@ -180,7 +180,7 @@ def starting_point(
     else:
         checkpoint = _newest_whole(folder, on_event=on_event)
     for each in found:
-        free = "" if each.learnt else "; nothing that is learnt depends on it"
+        free = "" if each.learnt else "; this does not affect what is learnt"
         on_event(
             f"{each.setting} was {value_text(each.old)} until here, now "
             f"{value_text(each.new)}{free}"

@@ -3,8 +3,7 @@
 settings.toml     the resolved settings
 metrics.jsonl     a line a step; metrics.jsonl.bad has the broken ones of an earlier part
 rollouts/         step-000010.jsonl, with the statistics of every token
-changes.jsonl     a line for each setting that what is learnt depends on and that was changed
-                  on the way; see history.py
+changes.jsonl     a line for each setting that changed within the run; see history.py
 evals.jsonl       a line an evaluation during training
 evals/            step-000010/, the folder of each: card, samples, report
 checkpoints/      step-000050/, complete or absent; step-000050.damaged/ was set aside

@@ -88,8 +88,8 @@ def run(
     """Train until `train.steps`, from the newest whole checkpoint of `out` if `resume` allows.
 
     Args:
-        allow_change: go on under other settings than the run's, also where what is learnt depends
-            on them; the change is written down.
+        allow_change: go on with other settings than the run's even if they affect what is learnt;
+            each change is recorded.
         save_eval: writes the report of an evaluation into its folder.
         on_eval: told the step, the evaluation and the lines of evals.jsonl so far.
         on_glimpse: shown a few completions of every step, before the step is trained on.

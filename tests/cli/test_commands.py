@@ -247,7 +247,7 @@ def test_another_run_is_refused_before_anything_is_drawn(workflow: Install, tmp_
 def test_a_change_is_allowed_for_a_folder_that_is_named() -> None:
     result = dgpo("train", "--preset", "tiny", "--allow-change", "--set", "optim.lr=1e-4")
     assert result.exit_code == 2
-    assert "--allow-change: give the folder of the run to go on with as --out" in result.stderr
+    assert "--allow-change: needs --out with the folder of the run to continue" in result.stderr
 
 
 def test_a_run_with_nothing_left_to_do_says_so(workflow: Install, trained: SimpleNamespace) -> None:

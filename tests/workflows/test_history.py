@@ -80,7 +80,7 @@ def test_a_finished_run_is_not_relabelled(
         run_tiny(finished, change, steps=2, allow_change=allow)
     first, last = str(caught.value).splitlines()
     assert first == told.format(out=finished)
-    assert "all 2 steps" in last
+    assert "is finished, all 2 steps" in last
     assert "another --out" in last and "--allow-change --set train.steps=4" in last
     assert listing(finished) == before
 
@@ -108,8 +108,8 @@ def test_a_run_that_is_not_finished_learns_nothing_else_unasked(
     *each, last = str(caught.value).splitlines()
     assert len(each) == 2
     assert last == (
-        f"{finished} is at step 2 under the old settings: give another --out to start a new run, "
-        "or --allow-change to go on with this one under the new settings from step 3"
+        f"{finished} was trained to step 2 with other settings: give another --out to start a new "
+        "run, or --allow-change to continue this one with the new settings from step 3"
     )
     assert listing(finished) == before
 
@@ -121,7 +121,7 @@ def test_what_a_checkpoint_is_made_for_cannot_be_changed_even_if_asked(
     before = listing(finished)
     with pytest.raises(ConfigError) as caught:
         run_tiny(finished, change, steps=3, allow_change=True)
-    assert f"a run cannot change {change.partition('=')[0]}" in str(caught.value)
+    assert f"{change.partition('=')[0]} cannot change within a run" in str(caught.value)
     assert "--allow-change" not in str(caught.value)
     assert listing(finished) == before
 
@@ -131,7 +131,7 @@ def test_settings_that_change_nothing_learnt_pass_with_a_note(tmp_path: Path) ->
     events: list[str] = []
     free = ("optim.micro_batch_size=4", "rollout.backend.batch_size=8", "train.keep_checkpoints=5")
     run_tiny(tmp_path / "run", *free, steps=2, events=events)
-    note = "was {} until here, now {}; nothing that is learnt depends on it"
+    note = "was {} until here, now {}; this does not affect what is learnt"
     assert f"train.steps {note.format(1, 2)}" in events
     assert f"optim.micro_batch_size {note.format(8, 4)}" in events
     assert not (tmp_path / "run" / FILE).exists()
@@ -271,7 +271,7 @@ def test_generated_and_given_problems_do_not_follow_each_other(
     run_tiny(out, *first, steps=1)
     before = listing(out)
     for allow in (False, True):
-        with pytest.raises(ConfigError, match=r"a run cannot change prompts\.kind: .* --out"):
+        with pytest.raises(ConfigError, match=r"prompts\.kind cannot change within a run.* --out"):
             run_tiny(out, *second, steps=2, allow_change=allow)
     # Nor where settings.toml does not tell: the checkpoint knows what it has drawn from.
     settings = RunFolder(out).settings_file
@@ -298,7 +298,7 @@ def test_the_same_data_elsewhere_may_be_gone_on_with_if_asked(tmp_path: Path) ->
     run_tiny(out, *here, steps=1)
     with pytest.raises(ConfigError, match=r"(?s)prompts\.path: .*/a/data.*--allow-change"):
         run_tiny(out, *there, steps=2)
-    with pytest.raises(ConfigError, match=r"a run cannot change prompts\.problem_column"):
+    with pytest.raises(ConfigError, match=r"prompts\.problem_column cannot change within a run"):
         run_tiny(out, *here, "prompts.problem_column=q", steps=2, allow_change=True)
     with pytest.raises(ConfigError, match="another --out"):
         run_tiny(out, *here, "prompts.template=Now {problem}", steps=2)
@@ -316,7 +316,7 @@ def test_kept_groups_of_the_old_settings_are_not_trained_on(tmp_path: Path) -> N
     told: list[str] = []
     changed = (*settings, "reward.correct=2")
     _, lines = run_tiny(tmp_path / "run", *changed, steps=3, allow_change=True, events=told)
-    why = "they are of the old settings"
+    why = "they were sampled with the old settings"
     assert f"{kept} groups that were kept for this step are left out: {why}" in told
     assert lines[0]["dynamic/groups_carried_in"] == 0
 

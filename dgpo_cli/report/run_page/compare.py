@@ -107,7 +107,7 @@ def warned(records: Sequence[RunRecord]) -> Iterator[str]:
     """What makes these runs hard to compare."""
     for record in records:
         if text := changed_after(record):
-            yield f"{record.name}: {text}; its curves are of no single method."
+            yield f"{record.name}: {text}, so its curves do not show a single method."
     kinds = {kind_of(line) for record in records for line in record.evals}
     benches, ks = {kind[0] for kind in kinds}, {str(kind[1]) for kind in kinds}
     if len(benches) > 1:

@@ -53,8 +53,8 @@ def changes(record: RunRecord, *, named: bool = False) -> str:
     of = f" · {escaped(record.name)}" if named else ""
     return (
         f'<section class="card alarm" id="changes"><h2>Changed within the run{of}</h2>'
-        '<p class="note">From these steps on the run was trained under other settings: its '
-        "curves are of no single method.</p>"
+        '<p class="note">The run was trained with different settings from these steps on, '
+        "so its curves do not show a single method.</p>"
         f"{table(['setting', 'until then', 'from then on', 'after step'], rows, text=3)}</section>"
     )
 
