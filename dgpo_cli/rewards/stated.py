@@ -1,8 +1,8 @@
 r"""Reads the sentence of an answer line: "The final answer is 7.25." states 7.25.
 
 Taken is what stands behind the last "is", "are", "equals" or the like outside formulas, without the
-reason that follows. Where the sentence denies, changes the number ("half of n is 3") or states more
-than one thing, it is left as it is.
+reason or condition that follows. Where the sentence denies, changes the number ("half of n is 3")
+or states more than one thing, it is left as it is.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ _CONDITION = re.compile(r"\s*(?:for|when|with|since|because|as|given|where|if|by
 _HENCE = re.compile(r"\s*(?:so|thus|hence|therefore|then|and\s+so)\b", re.IGNORECASE)
 _CLAUSE = re.compile(r"[,;]|\band\b|\bor\b", re.IGNORECASE)
 _SAYS = re.compile(r"\b(?:is|are|equals|be)\b|=|[0-9]", re.IGNORECASE)
+# What follows the answer: a reason, another writing of it, or the one case in which it holds.
+_AFTER_ANSWER = rf"(?<=[0-9A-Za-z{_MASK})\]}}!%])[*_]*,?\s+"
 _REASON = re.compile(
-    rf"(?<=[0-9A-Za-z{_MASK})\]}}!%])[*_]*,?\s+(?:because|since|which|that\s+is|i\.e\.|namely"
-    r"|as\s+(?:desired|required|claimed|expected|shown|wanted)\b|(?:or\s+)?equivalently)(?![A-Za-z])",
+    rf"{_AFTER_ANSWER}(?:because|since|which|that\s+is|i\.e\.|namely|in\s+total|in\s+all|altogether"
+    r"|as\s+(?:desired|required|claimed|expected|shown|wanted)|(?:or\s+)?equivalently)(?![A-Za-z])",
     re.IGNORECASE,
 )
+_CASE = re.compile(rf"{_AFTER_ANSWER}(?:when|where|for|if|as|at)\b", re.IGNORECASE)
+_OTHER_CASE = re.compile(r"\b(?:and|or|otherwise|else|but)\b|[,;]", re.IGNORECASE)
 _NAME = re.compile(rf"[\s*_`]*(?:{_MASK}{{1,12}}|[A-Za-z])[\s*_`]*")
 _STARTS = re.compile(rf"[\s*_`]*(?:[-+−±≈~$€£¥\\({{\[|0-9.√π∞∅{_MASK}]|[A-Za-z](?![A-Za-z]))")
 _NOUN = re.compile(r"[\s*_`\"“]*[A-Za-z]+(?:[ -][A-Za-z]+){0,2}[\s*_`\"”.!]*")
@@ -55,19 +59,26 @@ def stated(line: str) -> str:
     if len(line) > MAX_CHARS:
         return line
     masked = _masked(line)
-    found = None
-    for found in _STATES.finditer(masked):  # noqa: B007  the last one counts
-        pass
+    found: re.Match[str] | None = None
+    for verb in _STATES.finditer(masked):
+        if found is not None and _CASE.search(masked, found.end(), verb.start()):
+            break  # of "It is 12 if n is even" the first one counts, else the last
+        found = verb
     begin = 0
     if found is not None and _is_plain(masked[: found.start()], masked[found.end() :]):
         begin = found.end()
     elif not _STARTS.match(masked):
         return line
-    reason = _REASON.search(masked, begin)
-    if not begin and not reason:
-        return line
-    rest = line[begin : reason.start() if reason else len(line)].strip()
-    return rest or line
+    return line[begin : _end_of_answer(masked, begin)].strip() or line
+
+
+def _end_of_answer(masked: str, begin: int) -> int:
+    """Where the answer that begins at `begin` ends, and what is said about it begins."""
+    reason, case = _REASON.search(masked, begin), _CASE.search(masked, begin)
+    end = reason.start() if reason else len(masked)
+    if case is not None and case.start() < end and not _OTHER_CASE.search(masked, case.end(), end):
+        return case.start()
+    return end
 
 
 def looks_like_answer(text: str) -> bool:

@@ -165,6 +165,11 @@ def test_boxes_that_are_joined_are_a_list_of_which_every_one_must_be_right(
         ("It's 34", "34"),
         ("We get $\\frac12$.", "$\\frac12$."),
         ("He has 7 apples.", "7 apples."),
+        ("The maximum is $5$ when $x=1$", "$5$"),
+        ("The limit is 1/2 as $n \\to \\infty$.", "1/2"),
+        ("It is 12 if n is even", "12"),
+        ("It is 5 for odd n, 6 for even n", "5 for odd n, 6 for even n"),
+        ("$5$ for $n=1$, $6$ for $n=2$", "$5$ for $n=1$, $6$ for $n=2$"),
         ("$\\frac12$, i.e. 0.5", "$\\frac12$"),
     ],
 )
