@@ -18,7 +18,7 @@ from typing import Annotated
 
 from pydantic import Field, Strict
 
-from dgpo_cli.codec import Count, Format, Object, Text, parsed
+from dgpo_cli.codec import Count, Format, Number, Object, Text, parsed
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.models.checkpoint import atomic_text
 from dgpo_cli.types import Card
@@ -43,6 +43,8 @@ class _Protocol:
 
     bench: Text
     n_problems: Annotated[Count, Field(ge=1)]
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    top_k: Count = 0
 
 
 _CARD, _PROTOCOL = Format(_Card), Format(_Protocol)

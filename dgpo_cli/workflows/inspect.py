@@ -167,7 +167,8 @@ def _most_telling(entries: Sequence[Entry], *, file: RolloutFile) -> Entry:
         weights = entry.weights()
         if weights is None:
             return 2.0 if math.isfinite(advantages[entry.number]) else 3.0
-        return sum(weights) ** 2 / (len(weights) * sum(w * w for w in weights))
+        squares = len(weights) * sum(w * w for w in weights)
+        return sum(weights) ** 2 / squares if squares else 2.0
 
     return min(entries, key=evenness)
 

@@ -105,6 +105,9 @@ def _judge(
     tails: dict[int, dict[str, Any]] = {}
     with Grader(settings.reward) as grader:
         for lines in _chunks(folder.samples.lines(), size=_CHUNK):
+            for number, line in enumerate(lines, start=len(samples) + 1):
+                if (problem := settings.reward.problem_with(line["answer"])) is not None:
+                    raise DataError(f"{folder.samples.path}:{number}: {problem}")
             items = [item_of(line, starts_in_thought=in_thought) for line in lines]
             verdicts = grader.grade(items, progress=progress)
             for line, item, verdict in zip(lines, items, verdicts, strict=True):

@@ -187,3 +187,27 @@ def test_half_a_surrogate_pair_is_shown_in_every_view(rollouts: Path, view: str)
     if view != "--png":
         shown = file.read_text("utf-8") if written else ended.stdout
         assert r"a\ud83db" in shown and "\ud83d" not in shown
+
+
+def test_what_fuzzers_found_in_rollouts_stays_found(rollouts: Path) -> None:
+    """Weights that are no distribution are read as far as they go, and named where they do not."""
+    rollouts.write_text(json.dumps(LINE | {"weights": [0.0] * TOKENS}))
+    assert dgpo("inspect", str(rollouts)).exit_code == 0
+    rollouts.write_text(json.dumps(LINE | {"weights": [0]}))
+    ended = dgpo("inspect", str(rollouts))
+    assert ended.exit_code == 2 and "weights has 1 numbers for 6 tokens" in ended.stderr
+
+
+def test_what_fuzzers_found_in_evaluations_stays_found(evaluation: Path) -> None:
+    card, samples = evaluation / "card.json", evaluation / "samples.jsonl"
+    whole = card.read_text(), samples.read_text()
+    data = json.loads(whole[0])
+    data["protocol"]["top_p"] = False
+    card.write_text(json.dumps(data))
+    told(dgpo("regrade", str(evaluation)), r"card\.json: protocol\.top_p=false: must be a number$")
+    card.write_text(whole[0])
+    lines = whole[1].splitlines()
+    samples.write_text("\n".join([lines[0], json.dumps(json.loads(lines[1]) | {"answer": ""})]))
+    with samples.open("a") as file:
+        file.write("\n")
+    told(dgpo("regrade", str(evaluation)), r"samples\.jsonl:2: answer='' is not an integer")
