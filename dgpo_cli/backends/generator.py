@@ -28,7 +28,7 @@ class Generator(Protocol):
         """Whether prompts of different lengths can be sampled side by side.
 
         Raises:
-            ModelError: the model cannot be sampled from here.
+            ConfigError: the model cannot be sampled from here.
         """
         ...
 

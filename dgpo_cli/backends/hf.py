@@ -36,7 +36,7 @@ class HfSampler:
         """Take a model.
 
         Raises:
-            ModelError: it cannot be sampled from here.
+            ConfigError: it cannot be sampled from here.
         """
         self._generator = generator
         self._batch_size = batch_size

@@ -16,7 +16,7 @@ import torch
 
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.head import decoder_of
-from dgpo_cli.models.packing import alike
+from dgpo_cli.models.packing import alike, dtype_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,10 +65,12 @@ def _as_eager(model: Any, own: str) -> bool:
     with torch.no_grad(), _short_windows(model):
         with _compared(own) as same:
             found = decoder(input_ids=ids, use_cache=False).last_hidden_state
-        if not all(same) or (same and found.dtype != torch.float32):
+        dtype = dtype_of(decoder)
+        if not all(same) or (same and dtype != torch.float32):
             return all(same)
         with _eager(model, own):
-            return alike(found, decoder(input_ids=ids, use_cache=False).last_hidden_state)
+            expected = decoder(input_ids=ids, use_cache=False).last_hidden_state
+    return alike(found, expected, dtype=dtype)
 
 
 @contextlib.contextmanager

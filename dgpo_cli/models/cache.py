@@ -15,13 +15,13 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from dgpo_cli.models.growth import room_for
-from dgpo_cli.models.packing import alike
+from dgpo_cli.models.packing import alike, dtype_of
 
 # What families call the argument, and the field of the output, that holds the cache. The second
 # are those without attention: a mask is of the tokens that they are fed, not of all before.
 _ARGUMENTS = ("past_key_values", "cache_params")
 # What a family's code raises when a cache is used in a way that it does not know.
-_NOT_MEANT_FOR_IT = (AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
+_NOT_MEANT_FOR_IT = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
@@ -120,6 +120,22 @@ class RowCache:
         states = getattr(content, "linear_cache", [])
         states[:] = [s.index_select(0, indices) if isinstance(s, Tensor) else s for s in states]
 
+    def is_clean(self, lengths: Tensor) -> bool:
+        """Whether the states of convolutions hold nothing of what is before each row's tokens.
+
+        It is exactly nothing, or a bias has made something of padding, which may be little.
+
+        lengths: int64 [B]
+        """
+        layers = getattr(self._content, "layers", [])
+        states = [s for x in layers for s in getattr(x, "conv_states", {}).values()]
+        return not any(
+            row[:, : max(0, row.shape[-1] - length)].any()
+            for state in states
+            if state is not None
+            for row, length in zip(state, lengths.tolist(), strict=True)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class CacheKind:
@@ -144,6 +160,8 @@ def cache_kind(decoder: Any) -> CacheKind | None:
     try:
         with torch.no_grad():
             own = getattr(decoder(input_ids=token, use_cache=True), argument, None)
+    except torch.OutOfMemoryError:
+        raise
     except _NOT_MEANT_FOR_IT:
         return None
     if not isinstance(own, Cache):
@@ -173,6 +191,8 @@ def cache_is_right(decoder: Any, kind: CacheKind, *, padded: bool) -> bool:
         expected = torch.stack([found[-len(_KEPT) :] for found in states])
         try:
             return _fed_alike(decoder, kind.new(), ids, mask=mask, expected=expected)
+        except torch.OutOfMemoryError:
+            raise
         except _NOT_MEANT_FOR_IT:
             return False
 
@@ -191,7 +211,9 @@ def _fed_alike(
             mask=mask[rows, :end].long(),
             positions=positions[rows, begin:end],
         )
-        if not all(map(alike, hidden, expected[rows, step])):
+        if not alike(hidden, expected[rows, step], dtype=dtype_of(decoder)):
+            return False
+        if step == 0 and not cache.is_clean(mask[:, :end].sum(dim=1)):
             return False
         cache.select(torch.tensor(kept, device=ids.device))
         rows, begin = rows[kept], end

@@ -61,6 +61,8 @@ class Shared:
 # Whether a packed row is on its way: no mask is made then. Attention itself is told by an argument,
 # because gradient checkpointing runs it again in backward, when this is over.
 _PACKING: ContextVar[bool] = ContextVar("packing", default=False)
+# Calls of attention that have put a packed row into its rectangle.
+_CALLS: ContextVar[int] = ContextVar("calls", default=0)
 
 
 @functools.cache
@@ -88,6 +90,7 @@ def attach() -> None:
         if packed is None:
             found: tuple[Tensor, None] = sdpa(module, query, key, value, mask, **kwargs)
             return found
+        _CALLS.set(_CALLS.get() + 1)
         # [1, heads, S, size] to [R, heads, W, size]; sdpa gives [R, W, heads, size].
         lines = [
             packed.rectangle(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value)
@@ -128,17 +131,20 @@ def pack(ids: Tensor, mask: Tensor, *, shared: Shared | None = None) -> Packed:
 def can_pack(model: Any) -> bool:
     """Whether packing gives the hidden states that the model gives for each sequence alone.
 
-    Models with sliding windows, states or another attention do not qualify; the others are tried
-    with two short sequences that begin alike.
+    Models with sliding windows, states or another attention do not qualify, nor those with layers
+    that were not told of the packing; the others are tried with two short sequences that begin
+    alike.
     """
     from dgpo_cli.models.cache import GrowingLayer, growing_cache
 
     if model.config.get_text_config()._attn_implementation != "sdpa":
         return False
     attach()
-    if any(type(layer) is not GrowingLayer for layer in growing_cache(model.config).layers):
+    layers = growing_cache(model.config).layers
+    if any(type(layer) is not GrowingLayer for layer in layers):
         return False
-    return _as_alone(model, packed_hidden, shared=2)
+    before = _CALLS.get()
+    return _as_alone(model, packed_hidden, shared=2) and _CALLS.get() - before >= len(layers)
 
 
 def can_pad(model: Any) -> bool:
@@ -159,15 +165,23 @@ def _as_alone(model: Any, forward: Callable[[Any, Packed], Tensor], *, shared: i
     with torch.no_grad():
         first, second = lone_hidden(decoder, pack(ids, mask)).split([6, 3])
         together = forward(decoder, packed)
-    return alike(together[:6], first) and alike(together[6:], second[shared:])
+    expected = torch.cat([first, second[shared:]])
+    return alike(together, expected, dtype=dtype_of(decoder))
 
 
-def alike(found: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors of hidden states differ by rounding only.
+def dtype_of(decoder: Any) -> torch.dtype:
+    """Return what a model computes in; its hidden states may be added up in another dtype."""
+    dtype: torch.dtype = decoder.get_input_embeddings().weight.dtype
+    return dtype
 
-    A tenth of their norm is several times what rounding in 16 bits makes of a deep model's.
+
+def alike(found: Tensor, expected: Tensor, *, dtype: torch.dtype) -> bool:
+    """Whether two tensors of hidden states, computed in a dtype, differ by rounding only.
+
+    A fifth of their norm is several times what rounding in 16 bits makes of a deep model's (0.05
+    measured), where a token may also go to another expert; what is wrong is off by its own size.
     """
-    tolerance = 1e-4 if expected.dtype == torch.float32 else 0.1
+    tolerance = 1e-4 if dtype == torch.float32 else 0.2
     apart = (found.float() - expected.float()).norm()
     return bool(apart <= tolerance * expected.float().norm())
 

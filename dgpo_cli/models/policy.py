@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.errors import ModelError
+from dgpo_cli.errors import ConfigError, ModelError
 from dgpo_cli.models import load, quantization
 from dgpo_cli.models.head import check_head, decoder_of, head_of
 from dgpo_cli.models.packing import (
@@ -124,7 +124,7 @@ class Policy:
         decoder = decoder_of(self._base)
         kind = cache_kind(decoder)
         if kind is None or not cache_is_right(decoder, kind, padded=False):
-            raise ModelError(
+            raise ConfigError(
                 f"rollout.backend.kind=hf cannot sample from {type(self._base).__name__}: several "
                 "completions cannot go on from one state of it; set rollout.backend.kind=vllm"
             )

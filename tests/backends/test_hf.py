@@ -16,7 +16,7 @@ import torch
 from dgpo_cli.backends import hf
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.hf import HfSampler
-from dgpo_cli.errors import ModelError
+from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.policy import Policy
 from dgpo_cli.types import Advance, Completion, SilentProgress
 from tests.models import families, tiny
@@ -174,7 +174,7 @@ def test_sampling_logprobs_are_those_of_each_whole_sequence(family: str) -> None
 @pytest.mark.parametrize("family", families.NOT_SAMPLED)
 def test_a_model_whose_rows_cannot_be_selected_is_refused_by_the_sampler(family: str) -> None:
     told = r"rollout\.backend\.kind=hf cannot sample from \w+: .*; set rollout\.backend\.kind=vllm"
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ConfigError, match=told):
         HfSampler(make_policy(family), batch_size=4)
 
 

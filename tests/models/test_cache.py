@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, LinearAttentionLayer
 
-from dgpo_cli.models.cache import GrowingLayer, growing_cache
-from tests.models import tiny
+from dgpo_cli.models.cache import GrowingLayer, cache_is_right, cache_kind, growing_cache
+from dgpo_cli.models.head import decoder_of
+from tests.models import families, tiny
 
 # Append this many tokens, or (as rows 0 to 3, kept modulo the present rows) select rows.
 ACTIONS = st.lists(
@@ -66,3 +69,37 @@ def test_a_parents_method_that_replaces_the_tensors_is_noticed() -> None:
 def test_only_layers_of_full_attention_grow(family: str, growing: list[bool]) -> None:
     cache = growing_cache(tiny.build_model(family).config)
     assert [isinstance(layer, GrowingLayer) for layer in cache.layers] == growing
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padding_that_a_bias_makes_something_of_is_seen_whatever_its_size(
+    dtype: torch.dtype,
+) -> None:
+    for scale, clean in ((1.0, False), (1e-3, False), (0.0, True)):
+        model = tiny.build_model("lfm2").to(dtype)
+        with torch.no_grad():
+            model.model.layers[0].conv.in_proj.bias.mul_(scale)
+        decoder = model.get_decoder()
+        kind = cache_kind(decoder)
+        assert kind is not None and cache_is_right(decoder, kind, padded=False)
+        assert cache_is_right(decoder, kind, padded=True) == clean
+
+
+@pytest.mark.parametrize("family", [*families.ATTENTION, *families.RECURRENT])
+def test_rounding_to_16_bits_is_not_taken_for_a_wrong_cache(family: str) -> None:
+    decoder = decoder_of(tiny.build_model(family).bfloat16())
+    kind = cache_kind(decoder)
+    assert kind is not None and cache_is_right(decoder, kind, padded=False)
+    assert cache_is_right(decoder, kind, padded=True) == (family not in ("lfm2", "minimax"))
+
+
+@pytest.mark.parametrize("layer", [GrowingLayer, LinearAttentionLayer])
+def test_a_cache_whose_rows_go_to_the_wrong_place_is_seen(
+    layer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = decoder_of(tiny.build_model("qwen3_next"))
+    kind = cache_kind(decoder)
+    assert kind is not None and cache_is_right(decoder, kind, padded=False)
+    right = layer.reorder_cache
+    monkeypatch.setattr(layer, "reorder_cache", lambda x, rows: right(x, rows.sort().values))
+    assert not cache_is_right(decoder, kind, padded=False)

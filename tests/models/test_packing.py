@@ -12,6 +12,7 @@ from dgpo_cli.models.packing import (
     Packed,
     Shared,
     can_pack,
+    can_pad,
     pack,
     packed_hidden,
     padded_hidden,
@@ -104,6 +105,12 @@ def test_no_family_lets_a_neighbour_or_padding_into_a_sequence(family: str) -> N
     largest = max(float(twin.norm()) for twin in gradients[1])
     for one, twin in zip(*gradients, strict=True):  # some are 0 but for rounding
         assert float((one - twin).norm()) <= 1e-3 * float(twin.norm()) + 1e-6 * largest
+
+
+@pytest.mark.parametrize("family", [*families.ATTENTION, *families.RECURRENT])
+def test_rounding_to_16_bits_is_not_taken_for_padding_let_in(family: str) -> None:
+    exact, model = (tiny.build_model(family).to(d) for d in (torch.float32, torch.bfloat16))
+    assert can_pad(model) and can_pack(model) == can_pack(exact)
 
 
 @pytest.mark.parametrize("family", [*families.RECURRENT, *families.NOT_SAMPLED])
