@@ -19,6 +19,7 @@ import dgpo_cli.models.accumulate as accumulate_module
 from dgpo_cli.config.load import resolve
 from dgpo_cli.engine import Engine
 from dgpo_cli.errors import BackendError, CalledOff, CheckpointError
+from dgpo_cli.models.checkpoint import load_state
 from dgpo_cli.models.digests import write_digests
 from dgpo_cli.models.policy import Policy, load_policy
 from dgpo_cli.types import SilentProgress, StepMetrics
@@ -343,6 +344,28 @@ def test_an_error_of_the_sampling_thread_ends_the_run_with_it(case: Case) -> Non
         case.run(AHEAD)
     assert len(case.sampler.samples) == 3
     assert sampling_threads() == []
+
+
+@pytest.mark.parametrize("drawing", [(), DYNAMIC])
+def test_an_error_of_the_sampling_thread_costs_no_step_and_no_prompt(
+    case: Case, drawing: tuple[str, ...]
+) -> None:
+    def fail(number: int) -> None:
+        if case.sampler.samples[-1][0] == 1:  # ahead, while step 2 trains
+            raise BackendError("planted")
+
+    case.on_sample = fail
+    with pytest.raises(BackendError, match="planted"):
+        case.run(AHEAD, "train.checkpoint_every=100", *drawing)
+    folder = RunFolder(case.out)
+    (saved,) = folder.checkpoints()
+    assert saved == folder.checkpoint_dir(2)
+    case.on_sample = lambda number: None
+    _, lines = case.run(AHEAD, "train.checkpoint_every=100", *drawing, resume="must")
+    assert [line["step"] for line in lines] == [3, 4]
+    if not drawing:  # what was drawn in vain is drawn again
+        assert load_state(folder.checkpoint_dir(4)).prompts == 16
+    assert [line["step"] for line in folder.read_metrics()] == [1, 2, 3, 4]
 
 
 def test_an_error_in_training_calls_the_sampling_off_and_leaves_no_thread(
