@@ -220,9 +220,13 @@ def _least(text: str | None, *, k: int) -> float | None:
 def _sample(resolved: Resolved, request: EvalRequest) -> EvalResult:
     options.reach(resolved.settings.model)
     from dgpo_cli.cli.bars import Bars
-    from dgpo_cli.workflows import evaluate as workflow
+    from dgpo_cli.prompts.benchmarks import prefetch
 
     with Bars() as bars:
+        if request.data is None:
+            prefetch(request.bench, progress=bars)
+        from dgpo_cli.workflows import evaluate as workflow  # seconds, after what may fail
+
         return workflow.run(
             resolved, request=request, progress=bars, on_event=bars.event, save=scores.save
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dgpo_cli.config.layers import Layer
     from dgpo_cli.config.load import Resolved
     from dgpo_cli.models.settings import ModelSettings
+    from dgpo_cli.prompts.settings import PromptSettings
 
 
 def complete_preset(incomplete: str) -> list[str]:
@@ -122,6 +123,14 @@ def resolve_run(run: Path) -> Resolved:
     if not settings_file.is_file():
         raise ConfigError(f"{run}: no settings.toml in it; give the folder of a training run")
     return resolve(config=settings_file, overrides=None, flags={})
+
+
+def announce(prompts: PromptSettings) -> None:
+    """Say it where the prompts are data of the hub, before anything slow is imported."""
+    if prompts.kind == "hub":
+        from dgpo_cli.prompts.hub_calls import asked
+
+        console.note(f"{prompts.dataset}: asking {asked()}")
 
 
 def reach(model: ModelSettings) -> None:

@@ -160,6 +160,7 @@ def _run(
     allow_change: bool,
     view: Literal["auto", "panel", "lines"],
 ) -> None:
+    options.announce(resolved.settings.prompts)
     options.reach(resolved.settings.model)
     from dgpo_cli.cli import scores
     from dgpo_cli.cli.evalline import summary

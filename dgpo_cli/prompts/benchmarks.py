@@ -14,7 +14,7 @@ from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.prompts.answer_key import read_integer
 from dgpo_cli.prompts.datasets import sum_prompt
 from dgpo_cli.prompts.doctor import Diagnosis, examine, text_faults
-from dgpo_cli.prompts.hub import HubFile, fetch
+from dgpo_cli.prompts.hub import HubFile, cached, fetch
 from dgpo_cli.prompts.manifests import HubManifest, SumsManifest, benchmark_names, load_manifest
 from dgpo_cli.prompts.problems import read_prompts
 from dgpo_cli.prompts.records import Record, read_records
@@ -160,8 +160,7 @@ def _named(
     notes: tuple[str, ...] = ()
     path = data
     if path is None:
-        file = HubFile(manifest.dataset, manifest.revision, manifest.file)
-        path, notes = fetch(file, progress=progress)
+        path, notes = fetch(_file(manifest), progress=progress)
         notes += _other_bytes(path, manifest)
     diagnosis = _read_and_examine(path, manifest, columns)
     where = str(data) if data is not None else f"{manifest.dataset} at {manifest.revision[:8]}"
@@ -182,6 +181,23 @@ def _named(
         revision=manifest.revision if data is None else None,
         sha256=_digest((each.id or "", each.problem, each.answer) for each in diagnosis.records),
     )
+
+
+def _file(manifest: HubManifest) -> HubFile:
+    return HubFile(manifest.dataset, manifest.revision, manifest.file)
+
+
+def prefetch(name_or_path: str, *, progress: Progress) -> None:
+    """Put the file of a named benchmark into the cache, where it is not there yet.
+
+    Raises:
+        BackendError: the hub cannot be reached, or does not give the file.
+        DataError: what arrives is not the file that the hub announces.
+    """
+    if name_or_path in benchmark_names():
+        manifest = load_manifest(name_or_path)
+        if isinstance(manifest, HubManifest) and cached(_file(manifest)) is None:
+            fetch(_file(manifest), progress=progress)
 
 
 def _read_and_examine(path: Path, manifest: HubManifest, columns: tuple[str, str]) -> Diagnosis:

@@ -106,6 +106,11 @@ def given_endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None
 
 
+def asked() -> str:
+    """Return what is asked, as a note names it; imports nothing, unlike `endpoint`."""
+    return given_endpoint() or "the Hugging Face hub"
+
+
 def endpoint() -> str:
     """Return the address that is asked."""
     from huggingface_hub import constants

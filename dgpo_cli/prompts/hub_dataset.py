@@ -14,7 +14,14 @@ from pathlib import Path, PurePosixPath
 
 from dgpo_cli.errors import BackendError, ConfigError
 from dgpo_cli.prompts.hub import DATA_SUFFIXES, HubFile, fetch, list_files
-from dgpo_cli.prompts.hub_calls import TIMEOUT_S, ask, given_endpoint, probe
+from dgpo_cli.prompts.hub_calls import (
+    TIMEOUT_S,
+    Unreached,
+    ask,
+    given_endpoint,
+    go_offline,
+    probe,
+)
 from dgpo_cli.prompts.settings import HubPrompts
 from dgpo_cli.types import Progress
 
@@ -70,6 +77,7 @@ def resolve_revision(dataset: str, revision: str | None) -> tuple[str, tuple[str
         commits = [path.name for path in _snapshots(dataset) if is_commit(path.name)]
         if len(commits) != 1:
             raise
+        _leave_alone(error)
         note = f"{dataset}: the hub does not answer; the commit in the cache is read, {commits[0]}"
         return commits[0], (f"{note} ({error})",)
     assert found is not None
@@ -170,10 +178,17 @@ def _list(dataset: str, revision: str) -> tuple[list[str], tuple[str, ...]]:
     except BackendError as error:
         for folder in _snapshots(dataset):
             if folder.name == revision:
+                _leave_alone(error)
                 names = [str(path.relative_to(folder)) for path in folder.rglob("*")]
                 note = f"the hub does not answer; what the cache holds is read ({error})"
                 return names, (f"{dataset}: {note}",)
         raise
+
+
+def _leave_alone(error: BackendError) -> None:
+    """Ask a hub that is silent no more: every further question would wait as long."""
+    if isinstance(error.__cause__, Unreached):
+        go_offline(error.__cause__)
 
 
 def _snapshots(dataset: str) -> list[Path]:

@@ -13,6 +13,7 @@ from dgpo_cli.prompts.hub_calls import (
     TIMEOUT_S,
     Unreached,
     ask,
+    asked,
     given_endpoint,
     go_offline,
     probe,
@@ -35,8 +36,8 @@ def reach_model(settings: ModelSettings, *, on_event: Callable[[str], None]) -> 
     if path.startswith((".", "/")):
         raise ModelError(f"model.path={path}: no such folder")
     # Before the import of the hub's library, which takes a second.
-    if not os.environ.get("HF_HUB_OFFLINE"):
-        on_event(f"{path}: asking {given_endpoint() or 'the Hugging Face hub'}")
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() not in ("1", "on", "yes", "true"):
+        on_event(f"{path}: asking {asked()}")
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 

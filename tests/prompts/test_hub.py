@@ -51,6 +51,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("dgpo_cli.prompts.hub_calls._left_alone", "")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     return tmp_path / "cache"
 

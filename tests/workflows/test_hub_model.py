@@ -20,7 +20,8 @@ import pytest
 from dgpo_cli.errors import BackendError, ModelError
 from dgpo_cli.models.settings import EMBEDDED_TINY, ModelSettings
 from dgpo_cli.prompts import hub_calls
-from dgpo_cli.prompts.hub_dataset import resolve_revision
+from dgpo_cli.prompts.hub_dataset import fetch_split, resolve_revision
+from dgpo_cli.prompts.settings import HubPrompts
 from dgpo_cli.workflows.hub_model import reach_model
 
 COMMIT = "ab" * 20
@@ -193,6 +194,54 @@ def test_data_of_a_dead_hub_are_given_up_as_soon(
         monkeypatch.setenv("HF_ENDPOINT", url)
         with pytest.raises(BackendError, match=rf"org/data at .*{reason}"):
             resolve_revision("org/data", None)
+
+
+@dead
+def test_data_in_the_cache_are_read_where_the_hub_is_dead_and_nobody_is_asked_again(
+    network: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from huggingface_hub import constants
+
+    folder = network / "datasets--org--data" / "snapshots" / COMMIT
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text("{}")
+    open_hub, _ = DEAD[kind]
+    with open_hub() as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        commit, (note,) = resolve_revision("org/data", None)
+        assert commit == COMMIT and "the hub does not answer" in note
+        assert constants.is_offline_mode()
+        assert fetch_split(HubPrompts(dataset="org/data", revision=COMMIT)).names == (
+            "train.jsonl",
+        )
+
+
+BENCHMARK = """
+import sys
+from dgpo_cli.cli.main import main
+try:
+    main()
+finally:
+    print("torch" in sys.modules)
+"""
+
+
+def test_a_benchmark_that_cannot_be_fetched_is_told_before_anything_slow_is_imported(
+    tmp_path: Path,
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+    with absent() as url:
+        ended = subprocess.run(
+            [sys.executable, "-c", BENCHMARK, "eval", "--bench", "aime2025", "--preset", "tiny"],
+            env=environment | {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    first, last = ended.stderr.splitlines()
+    assert (ended.returncode, ended.stdout) == (1, "False\n")
+    assert first.startswith("note: ") and first.endswith(f": asking {url}")
+    assert last.startswith("error: ") and "refused" in last
 
 
 def test_the_patience_with_a_dead_network_ends_even_while_a_name_is_looked_up(
