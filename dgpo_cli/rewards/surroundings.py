@@ -35,6 +35,7 @@ _INVISIBLE = re.compile(
     r"\\(?:[hvm]space|color|textcolor|colorbox|tag|label)\*?\s*(?:\[[^\[\]]*\]\s*)?\{[^{}]*\}"
     r"|\\bbox\s*(?:\[[^\[\]]*\])?"
     r"|_\s*\{\s*\\(?:text|mathrm)\s*\{\s*(?:base[\s~]*)?(?:10|ten)\s*\}\s*\}"
+    r"|\\mu\s*(?=\\(?:mathrm|text))"  # micrometres
     r"|\\fcolorbox\s*\{[^{}]*\}\s*\{[^{}]*\}"
     r"|\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|bf|rm|it|large|Large|LARGE|huge|Huge|small"
     r"|normalsize|thinspace|medspace|thickspace)(?![A-Za-z])|\\[,;:! ]|\{\}"

@@ -99,6 +99,7 @@ ALONE = [
     r"$\boxed{7}^{\text{th}}$",
     r"$\boxed{7}_{10}$",
     r"$\boxed{7}\text{ cm}^2$",
+    r"$\boxed{7} \mu \mathrm{m}$",
     r"$\boxed{7} \pmod{1000}$",
     r"\$\boxed{7}",
     r"a \boxed{7}-gon",
