@@ -61,9 +61,12 @@ def rollout(
     check_built(resolved.settings, training=False)
     options.reach(resolved.settings.model)
     from dgpo_cli.cli.bars import Bars
-    from dgpo_cli.workflows import rollout as workflow
+    from dgpo_cli.prompts.benchmarks import prefetch
 
     with Bars() as bars:
+        prefetch(str(prompts), progress=bars)
+        from dgpo_cli.workflows import rollout as workflow
+
         result = workflow.run(
             resolved,
             source=prompts,

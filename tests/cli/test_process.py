@@ -42,7 +42,7 @@ finally:
         (["eval", "--bench", "sums", "--preset", "tiny", "--set", "credit.tau=0"], 2),
         (["regrade", "absent"], 2),
         (["eval", "--bench", "sums", "--model", "org/absent"], 1),
-        (["rollout", "--prompts", "sums", "--model", "org/absent"], 1),
+        (["rollout", "--prompts", "sums", "--out", "absent/r.jsonl", "--model", "org/absent"], 1),
     ],
 )
 def test_nothing_heavy_is_imported_to_answer(
