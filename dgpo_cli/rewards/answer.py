@@ -23,7 +23,7 @@ What is read, and where:
 | `#### 204` in the last line, and no answer line | an answer line, as in GSM8K |
 | `<answer>204</answer>` | an answer line; the later of both counts |
 | a box and an answer line | the box, with `boxed-or-answer-line`, unless the answer line comes |
-| | later, opens its own line (or the box gives no answer) and gives an answer |
+| | later, is a tag or opens its own line (or the box gives no answer), and gives an answer |
 | the last number | only with `last-number`, and never in a text cut at the limit |
 
 Thinking is also between the other marks of `thinking.py`; a prompt that ends inside a thought is
@@ -49,7 +49,7 @@ What is 204 (with 204 for any integer):
 | `204, 205`, `204 or 205`, `x = 204, y = 3` | wrong: more than one answer |
 | `\frac{208}{2}`, `5!`, `2^3`, `|-3|`, `2.04\times10^2`, `3 \cdot 4`, `16 \bmod 7` | wrong |
 | `5\%`, `5 percent`, `5 million`, `\approx 5`, `< 5`, `not 5`, `5x`, `x5`, `5_8` | wrong |
-| `204.05`, `204,5`, `20 4`, `\text{two hundred four}`, more than 2,048 characters | wrong |
+| `204.05`, `204,5`, `20 4`, `(1,204)`, `\text{two hundred four}`, over 2,048 characters | wrong |
 
 The line of `\frac{208}{2}` is a choice: these may have the value 204, but nothing is evaluated.
 

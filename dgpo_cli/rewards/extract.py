@@ -123,13 +123,14 @@ def _from_box(text: str, start: int, box: Box) -> Extraction:
 def _last_answer_line(text: str, start: int, *, cut: bool, opens_line: bool = False) -> str | None:
     """What follows the last `Answer:`, or stands in the last complete <answer> tag.
 
-    opens_line: only where it opens a line.
+    opens_line: only where it opens a line, or is a tag.
     """
     empty = 0
     for found in _answer_words(text, start):
-        if opens_line and not _opens_line(text, start, found):
+        tag = text.startswith("<answer>", found - 1)
+        if opens_line and not tag and not _opens_line(text, start, found):
             continue
-        if text.startswith("<answer>", found - 1):
+        if tag:
             line = _inside_tag(text, found + len("answer>"))
         elif (colon := _ANSWER_COLON.match(text, found)) is not None:
             line = _line_from(text, colon.end(), cut=cut)

@@ -208,6 +208,8 @@ def test_a_sentence_that_denies_or_says_more_is_left_as_it_is(line: str) -> None
         ("\\boxed{204}\n\nAnswer: see the box above, in section 3 of 4", "204"),
         ("\\boxed{204}. (A common wrong answer: 205.)", "204"),
         ("Answer: 216\nNo: \\boxed{204}", "204"),
+        ("We get \\boxed{17}.</think> <answer>204</answer>", "204"),
+        ("<answer>17</answer> or rather \\boxed{204}", "204"),
     ],
 )
 def test_an_answer_line_behind_the_box_wins_if_it_gives_an_answer(text: str, answer: str) -> None:
