@@ -181,12 +181,18 @@ def _same_members(
         return True
     if golds is None:
         assert answers is not None
+        if isinstance(gold, Row) and (point := _as_tuple(answers)) is not None:
+            return equal(gold, point)
         if isinstance(gold, Relation):
             return _as_one_equation(answers, gold) or _values_of(gold, answer)
         return all(equal(gold, one) for one in answers)
     if answers is None:
-        if isinstance(answer, Relation):
-            return _as_one_equation(golds, answer) or _values_of(answer, gold)
+        if isinstance(answer, Row) and (point := _as_tuple(golds)) is not None:
+            return equal(point, answer)
+        if isinstance(answer, Relation) and (
+            _as_one_equation(golds, answer) or _values_of(answer, gold)
+        ):
+            return True
         single = isinstance(gold, Row) and len(golds) == 1 and not isinstance(answer, Row)
         return single and equal(golds[0], answer)
     if len(golds) > MAX_ITEMS or len(answers) > MAX_ITEMS:
@@ -202,6 +208,20 @@ def _same_members(
             return False
         golds, answers = (values, answers) if named[0] else (golds, values)
     return _matched(golds, answers)
+
+
+def _as_tuple(items: tuple[Node, ...]) -> Row | None:
+    """`y = 3, x = 2` as (2, 3): one value for each of some variables, in their order."""
+    values: dict[str, Node] = {}
+    for item in items:
+        match item:
+            case Relation((Name(text), value), ("=",), None) if len(text) == 1:
+                values[text] = value
+            case _:
+                return None
+    if not 1 < len(values) == len(items):
+        return None
+    return Row("(", ")", tuple(values[name] for name in sorted(values)))
 
 
 def _values_of(relation: Relation, values: Node) -> bool:

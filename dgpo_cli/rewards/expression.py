@@ -47,6 +47,7 @@ class ExpressionReader(Cursor, ABC):
         self._in_set = False
         self._in_grid = False
         self._congruent = False  # behind the sign of a congruence, whose modulus is to come
+        self._indices: list[str] = []  # of sums; i is a number elsewhere
         self._units: list[str] = []
 
     @abstractmethod
@@ -215,10 +216,12 @@ class ExpressionReader(Cursor, ABC):
         if self._peek_is("_"):
             self._at += 1
             text += f"_{self._written()}"
-        elif text in ("e", "i"):
+        elif text in ("e", "i") and text not in self._indices:
             return Constant(text)
         if text in FUNCTION_LETTERS and self._peek_is("("):
             closing = self._closing(self._at)
+            if text != "f" and closing - self._at > 2:
+                return Name(text)  # h(a + b) is a product
             text += canonical(self._tokens[self._at : closing + 1])
             self._at = closing + 1
         return Name(text)
@@ -398,6 +401,13 @@ class ExpressionReader(Cursor, ABC):
         begin = self._at - 1
         if not self._take("_"):
             raise Unread(name)
+        index = self._peek(1)
+        self._indices.append(index.text if index is not None else "")
+        node = self._series(name, begin)
+        self._indices.pop()
+        return node
+
+    def _series(self, name: str, begin: int) -> Node:
         low = self._argument()
         if not self._take("^"):
             raise Unread(name)

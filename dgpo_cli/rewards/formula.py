@@ -289,10 +289,17 @@ class _AnswerReader(ExpressionReader):
                 self._at += 1
                 self._units.append("per")
                 continue
+            if token.kind == "letter" and self._is_unit_letter(token):
+                self._units.append(token.text)
+                self._at += 1
+                continue
             if token.kind != "word" or token.text in ("and", "or"):
                 break
             self._at += 1
             word = token.text
+            if word == "per" and self._peek_is_word("cent"):
+                self._at += 1
+                word = "percent"
             lower = word.lower().removesuffix("s")
             if lower in AMOUNTS:
                 value = Call("*", (value, Number(Fraction(AMOUNTS[lower]))))
@@ -311,6 +318,17 @@ class _AnswerReader(ExpressionReader):
     def _next_is_unit(self) -> bool:
         following = self._peek(1)
         return bool(self._units) and following is not None and following.kind == "word"
+
+    def _is_unit_letter(self, token: Token) -> bool:
+        """Whether `token` is the m in `5 m`, with nothing behind it; 5m is a product."""
+        if not (token.spaced and v.may_follow(token.text, "bare")):
+            return False
+        before, after = self._tokens[self._at - 1], self._peek(1)
+        return before.kind == "number" and (after is None or after.text in (",", ";"))
+
+    def _peek_is_word(self, word: str) -> bool:
+        token = self._peek()
+        return token is not None and token.kind == "word" and token.text == word
 
     def _power_of_unit(self) -> str:
         if not self._take("^"):

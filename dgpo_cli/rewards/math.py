@@ -47,7 +47,7 @@ from dgpo_cli.rewards.equality import equal
 from dgpo_cli.rewards.extract import find_answer
 from dgpo_cli.rewards.formula import read
 from dgpo_cli.rewards.integer import read_integer
-from dgpo_cli.rewards.nodes import Several
+from dgpo_cli.rewards.nodes import Name, Several, below
 from dgpo_cli.rewards.stated import looks_like_answer
 from dgpo_cli.rewards.tokens import Unread, canonical, tokens_of
 from dgpo_cli.rewards.values import TooLarge, Undefined
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 MAX_ANSWER_CHARS = 4096
 _MAY_EXPLODE = re.compile(r"[\^!*]|binom|choose|times|cdot|matrix|sum|prod|int")
 _CALCULUS = re.compile(r"\\(?:int|iint|lim|sum|prod|frac\{d\}|det)(?![A-Za-z])")
+_ABOUT = re.compile(r"\s*(?:\\approx(?![A-Za-z])|≈)")  # gold is as exact as it gets
 _BOUND = re.compile(r"_\s*\{[^{}]*\}")
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
 _EQUALITY = re.compile(r"=|≡|:|\\equiv|\\(?:to|rightarrow)(?![a-z])")
@@ -115,7 +116,7 @@ def is_equal(gold: str, answer: str) -> bool:
         return False
     if _same_spelling(gold, answer):
         return True
-    wanted = _reading(gold)
+    wanted = _reading(_ABOUT.sub("", gold))
     given = _reading(answer)
     if isinstance(wanted, Several) and given is not None and not isinstance(given, Several):
         given = _reading(answer, grouping=False)  # 2,345 for the list 2, 345
@@ -124,6 +125,8 @@ def is_equal(gold: str, answer: str) -> bool:
             if equal(wanted, given):
                 return True
         except (TooLarge, Undefined, RecursionError):
+            return False
+        if not any(isinstance(one, Name) and one.opaque for one in (*below(wanted), *below(given))):
             return False
     return _needs_calculus(gold, answer) and _is_equal_by_math_verify(gold, answer)
 

@@ -100,7 +100,7 @@ _TEXT = words("text textbf textit textrm textsf texttt textnormal textup textsc 
 _GROUP = r"(?:,\\!|\{,\}\\!|,\{\}|\{,\}|\\text\{,\}|\\[,;:! ]|[ ~'])"
 _TOKEN = re.compile(
     rf"""
-    (?P<based>(?<![A-Za-z\\0-9.])[0-9A-F]*[0-9][0-9A-F]*\s*_\s*
+    (?P<based>(?<![A-Za-z\\0-9.])(?=[A-F]*+[0-9])[0-9A-F]++\s*_\s*
         (?:\{{\s*(?:\\text\s*\{{)?\s*(?P<base>[0-9]+|[a-z]+)[\s}}]*\}}|(?P<digit>[0-9]+)))
     | (?P<number>
         (?P<grouped>[1-9][0-9]{{0,2}}(?P<sep>,|{_GROUP})[0-9]{{3}}(?:(?P=sep)[0-9]{{3}})*
@@ -123,12 +123,16 @@ _BASES = {
     "ten": 10, "eleven": 11, "twelve": 12, "sixteen": 16,
 }  # fmt: skip
 _TIMES_TEN = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")
-_BRACKETED_BASE = re.compile(r"\(\s*([0-9A-F]+)\s*\)(?=\s*_)")
+_BRACKETED_BASE = re.compile(r"(?:\(|\\text\s*\{)\s*([0-9A-F]+)\s*[)}](?=\s*_)")
+_BASE_IN_WORDS = re.compile(
+    r"(?<![0-9A-F])(?=[A-F]*+[0-9])([0-9A-F]++)(?:\s|\\text\s*\{|\()+(?:in\s+)?base[\s}-]+([0-9]{1,2}|[a-z]+)[\s)}]*$"
+)
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z({\[%$])")
 _UNIT_FRACTION = re.compile(
     r"\\[dt]?frac\s*\{\s*\\(?:text|mathrm)\s*(\{[A-Za-z ]+\})\s*\}"
     r"\s*\{\s*\\(?:text|mathrm)\s*(\{[A-Za-z ]+\})\s*\}"
 )
+_ORDINAL = re.compile(r"(?<=[0-9])\s*\^\s*\{\s*(?:\\\w+\s*\{)?(?:st|nd|rd|th)\s*\}+")
 _ROW_SPACE = re.compile(r"\\\\\s*\[[0-9.]+\s*(?:pt|em|ex|mm|cm)\]")
 
 
@@ -150,6 +154,8 @@ def tokens_of(answer: str, *, grouping: bool = True) -> list[Token]:
         for delimiter in (r"\(", r"\)", r"\[", r"\]"):
             answer = answer.replace(delimiter, " ")
     answer = _BRACKETED_BASE.sub(r"\1", _TIMES_TEN.sub("*", answer))
+    answer = _ORDINAL.sub(" ", answer)
+    answer = _BASE_IN_WORDS.sub(r"\1_{\2}", answer)
     return _Lexer(answer, grouping=grouping).read()
 
 
@@ -331,6 +337,9 @@ class _Lexer:
         if depth or self._level == MAX_DEPTH:
             raise Unread("text without end")
         inside = self._text[begin + 1 : end - 1]
+        if name == "mathrm" and inside.strip() in FUNCTIONS:
+            self._add("command", inside.strip())
+            return end
         if name == "mathrm" and len(inside.strip()) == 1 and inside.strip().isalpha():
             self._add("letter", inside.strip())
             return end
