@@ -21,9 +21,9 @@ from dgpo_cli.prompts.hub_calls import (
 
 
 def reach_model(settings: ModelSettings, *, on_event: Callable[[str], None]) -> None:
-    """See that the hub gives a model, or take the copy in the cache where it does not answer.
+    """See that the hub gives a model, or that the cache has a copy where it does not.
 
-    In the second case the hub is left alone by this process from then on. A model in a folder asks
+    A hub that does not answer is left alone by this process from then on. A model in a folder asks
     nobody.
 
     Raises:
@@ -36,7 +36,8 @@ def reach_model(settings: ModelSettings, *, on_event: Callable[[str], None]) -> 
     if path.startswith((".", "/")):
         raise ModelError(f"model.path={path}: no such folder")
     # Before the import of the hub's library, which takes a second.
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() not in ("1", "on", "yes", "true"):
+    offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    if offline.lower() not in ("1", "on", "yes", "true"):
         on_event(f"{path}: asking {asked()}")
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
@@ -55,10 +56,13 @@ def reach_model(settings: ModelSettings, *, on_event: Callable[[str], None]) -> 
     except BackendError as error:
         if isinstance(error.__cause__, EntryNotFoundError):
             return  # whoever loads it may know another name
-        if not (there and isinstance(error.__cause__, Unreached)):
+        if not there:
             raise
-        reason = go_offline(error.__cause__)
-        on_event(f"{path}: the hub does not answer ({reason}); the copy in the cache is taken")
+        if isinstance(error.__cause__, Unreached):
+            why = f"the hub does not answer ({go_offline(error.__cause__)})"
+        else:
+            why = "the hub does not give it"
+        on_event(f"{path}: {why}; the copy in the cache is taken")
 
 
 def _is_cached(path: str, *, revision: str | None) -> bool:

@@ -142,14 +142,18 @@ def test_a_cached_model_is_taken_where_the_hub_is_dead_and_nobody_is_asked_again
             reach("org/other")
 
 
-def test_a_hub_that_says_no_is_believed_at_once_whatever_the_cache_has(
+def test_a_hub_that_says_no_is_believed_at_once_unless_the_cache_has_a_copy(
     network: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path
 ) -> None:
-    put_into_cache(model_folder, cache=network)
+    from huggingface_hub import constants
+
     with answering(401, "GatedRepo") as url:
         monkeypatch.setenv("HF_ENDPOINT", url)
         with pytest.raises(BackendError, match=r"model\.path=org/m is gated: .* set HF_TOKEN"):
             reach()
+        put_into_cache(model_folder, cache=network)
+        assert reach()[1:] == ["org/m: the hub does not give it; the copy in the cache is taken"]
+        assert not constants.is_offline_mode()
     with answering(404, "RepoNotFound") as url:
         monkeypatch.setenv("HF_ENDPOINT", url)
         with pytest.raises(BackendError, match=r"org/n is private or not there"):
