@@ -51,6 +51,12 @@ class ModelError(DgpoError):
     """A model, adapter or tokenizer that cannot be loaded or does not fit the settings."""
 
 
+class NoModelError(ModelError):
+    """A folder that was named holds no model or adapter, or is not there. Exit code 2."""
+
+    exit_code = 2
+
+
 class BackendError(DgpoError):
     """The sampler failed, or the chosen backend is not available here."""
 
@@ -61,6 +67,12 @@ class CalledOff(BackendError):
 
 class CheckpointError(DgpoError):
     """A checkpoint that cannot be written, read or resumed from."""
+
+
+class NoCheckpointError(CheckpointError):
+    """A run has no such checkpoint. Exit code 2."""
+
+    exit_code = 2
 
 
 class RunFolderBusy(DgpoError):

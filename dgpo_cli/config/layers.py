@@ -53,7 +53,7 @@ def file_layer(path: Path) -> Layer:
 
 def _recipe(text: str, name: str) -> Layer:
     try:
-        tree = tomllib.loads(text)
+        tree = parse_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: is not valid TOML: {error}") from error
     except ValueError as error:
@@ -75,6 +75,16 @@ def _depth(tree: dict[str, Any]) -> int:
         depth += 1
         level = [each for table in level for each in table.values() if isinstance(each, dict)]
     return depth
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML; an error tells the line also where something is still open at the end."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        end = f"(at line {max(1, len(text.splitlines()))}, the end of the file)"
+        message = str(error).replace("(at end of document)", end)
+        raise tomllib.TOMLDecodeError(message) from error
 
 
 def set_layer(arguments: Sequence[str]) -> Layer:

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.errors import ModelError
+from dgpo_cli.errors import ModelError, NoModelError
 from dgpo_cli.models import attention, quantization
 from dgpo_cli.models.digests import check_loaded
 from dgpo_cli.models.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
@@ -275,7 +275,7 @@ def load_adapter(model: Any, *, folder: Path, trainable: bool) -> Any:
     from peft import PeftModel
 
     if not (folder / "adapter_config.json").exists():
-        raise ModelError(f"{folder}: no adapter_config.json; give a folder that peft can load")
+        raise NoModelError(f"{folder}: no adapter_config.json; give a folder that peft can load")
     check_loaded(folder)
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
@@ -314,9 +314,9 @@ class _explained:
         local = Path(self._location)
         looks_local = self._location.startswith((".", "/", "~")) or local.exists()
         if looks_local and not local.is_dir():
-            raise ModelError(f"{where}: no such folder") from error
+            raise NoModelError(f"{where}: no such folder") from error
         if looks_local and not (local / "config.json").exists():
-            raise ModelError(f"{where}: no config.json in that folder") from error
+            raise NoModelError(f"{where}: no config.json in that folder") from error
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"{where}: comes with Python code of its own, which is not run; if you trust who "

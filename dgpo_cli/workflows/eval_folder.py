@@ -92,9 +92,12 @@ class EvalFolder:
 
     def is_of(self, card: Card) -> bool:
         """Whether the folder's samples are of this card; an empty folder's are."""
-        return not self.samples.path.exists() or (
-            self.card_file.exists() and self.read_card().key == card.key
-        )
+        if not self.samples.path.exists():
+            return True
+        try:
+            return self.read_card().key == card.key
+        except DataError:  # without a card that can be read nobody knows
+            return False
 
     def read_card(self) -> Card:
         """Read card.json.

@@ -7,7 +7,7 @@ was killed and resumed, or extended to a larger k, has the samples of one that w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from dgpo_cli.workflows.card import build_card
 from dgpo_cli.workflows.eval_folder import EvalFolder
 from dgpo_cli.workflows.request import EvalRequest, EvalResult, Save
 from dgpo_cli.workflows.rollout import sampling_engine
-from dgpo_cli.workflows.samples import Key, Sample, sample_line, sample_of
+from dgpo_cli.workflows.samples import REMEDY, Key, Sample, SampleFile, sample_line, sample_of
 from dgpo_cli.workflows.second import ask_again
 from dgpo_cli.workflows.tally import report_of
 
@@ -154,6 +154,7 @@ def fill(
     on_begin: Callable[[], None],
     on_event: OnEvent,
     should_stop: Callable[[], bool] = lambda: False,
+    on_damage: Callable[[DataError], None] | None = None,
 ) -> tuple[list[Sample], Drawn]:
     """Draw the samples 0 to k - 1 of every problem that are not in the folder yet; return all
     that are there then, in the order of the file.
@@ -165,10 +166,19 @@ def fill(
     Args:
         on_begin: called before the first batch, if there is one.
         should_stop: asked before every batch; where it is true, what is there is returned.
+        on_damage: told what is wrong with samples that are there; all are drawn again then.
+
+    Raises:
+        DataError: without `on_damage`, a sample that is there is broken or was changed.
     """
-    if folder.samples.mend():
-        on_event(f"{folder.samples.path}: its last line was cut short; that sample is drawn again")
-    samples = [sample_of(line) for line in folder.samples.lines()]
+    try:
+        samples = stored(folder.samples, prompts, seed=engine.settings.seed, on_event=on_event)
+    except DataError as error:
+        if on_damage is None:
+            raise
+        on_damage(error)
+        folder.samples.path.unlink()
+        samples = []
     there = {sample.key for sample in samples}
     wanted = [(prompt, index) for index in range(k) for prompt in prompts]
     missing = [pair for pair in wanted if (pair[0].id, pair[1]) not in there]
@@ -198,6 +208,41 @@ def fill(
     drawn = samples[before:]
     seconds = engine.take_times().get("time/sample_s", 0.0)
     return samples, Drawn(len(drawn), sum(sample.tokens for sample in drawn), seconds)
+
+
+def stored(
+    file: SampleFile, prompts: Sequence[Prompt], *, seed: int, on_event: OnEvent
+) -> list[Sample]:
+    """Read the samples that are there, each as it was written and of the benchmark as it is.
+
+    Raises:
+        DataError: one is broken or was changed; the message names it.
+    """
+    if file.mend():
+        on_event(f"{file.path}: its last line was cut short; that sample is drawn again")
+    known = {prompt.id: prompt for prompt in prompts}
+    samples = []
+    for line in file.lines():
+        name, index = line["prompt_id"], line["index"]
+        changed = _changed(line, known.get(name), seed=derive_seed(seed, "eval", name, index))
+        if changed is not None:
+            raise DataError(f"{file.path}: sample {index} of problem {name!r}: {changed}; {REMEDY}")
+        samples.append(sample_of(line))
+    return samples
+
+
+def _changed(line: Mapping[str, Any], prompt: Prompt | None, *, seed: int) -> str | None:
+    """Say how a stored sample differs from one that would be drawn, if it does."""
+    if prompt is None:
+        return "the benchmark has no such problem"
+    asked = [{"role": m.role, "content": m.content} for m in prompt.messages]
+    if line["answer"] != prompt.answer:
+        return f"its answer is {line['answer']!r}, the benchmark's is {prompt.answer!r}"
+    if line.get("messages", asked) != asked:
+        return "its prompt is not the benchmark's"
+    if line.get("seed", seed) != seed:
+        return f"its seed is {line['seed']!r}, not {seed}"
+    return None
 
 
 def batch_size(engine: Engine) -> int:

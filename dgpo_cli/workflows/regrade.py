@@ -23,6 +23,7 @@ from dgpo_cli.workflows.card import checker_entry
 from dgpo_cli.workflows.eval_folder import EvalFolder
 from dgpo_cli.workflows.request import Flip, RegradeResult, Save
 from dgpo_cli.workflows.samples import Sample, item_of, sample_of, verdict_fields, verdict_of
+from dgpo_cli.workflows.step_lines import named
 from dgpo_cli.workflows.tally import report_of
 
 _CHUNK = 256  # lines whose texts are held at a time
@@ -53,6 +54,7 @@ def run(
             settings,
             in_thought=_open_prompts(folder, card, on_event=on_event),
             progress=progress,
+            on_event=on_event,
         )
         folder.write_card(card)
         ids, k = _complete(samples, card=card, folder=folder)
@@ -74,7 +76,8 @@ def _open_prompts(folder: EvalFolder, card: Card, *, on_event: Callable[[str], N
 
     The card keeps the last ids of a prompt, and the chat template ends all of them alike.
     """
-    if all("starts_in_thought" in line for line in folder.samples.lines()):
+    lines = folder.samples.lines(on_changed=lambda number: None)
+    if all("starts_in_thought" in line for line in lines):
         return False
     from tokenizers import Tokenizer
 
@@ -94,7 +97,12 @@ def _open_prompts(folder: EvalFolder, card: Card, *, on_event: Callable[[str], N
 
 
 def _judge(
-    folder: EvalFolder, settings: Settings, *, in_thought: bool, progress: Progress
+    folder: EvalFolder,
+    settings: Settings,
+    *,
+    in_thought: bool,
+    progress: Progress,
+    on_event: Callable[[str], None],
 ) -> tuple[list[Sample], list[Flip]]:
     """Judge every line again and store what changed; return all samples, and the flips.
 
@@ -103,8 +111,9 @@ def _judge(
     samples: list[Sample] = []
     flips: list[Flip] = []
     tails: dict[int, dict[str, Any]] = {}
+    changed: set[int] = set()
     with Grader(settings.reward) as grader:
-        for lines in _chunks(folder.samples.lines(), size=_CHUNK):
+        for lines in _chunks(folder.samples.lines(on_changed=changed.add), size=_CHUNK):
             for number, line in enumerate(lines, start=len(samples) + 1):
                 if (problem := settings.reward.problem_with(line["answer"])) is not None:
                     raise DataError(f"{folder.samples.path}:{number}: {problem}")
@@ -113,7 +122,7 @@ def _judge(
             for line, item, verdict in zip(lines, items, verdicts, strict=True):
                 old = sample_of(line)
                 new = _judged(old, item, verdict)
-                if new != old:
+                if new != old or len(samples) + 1 in changed:
                     tails[len(samples)] = verdict_fields(
                         new.verdict,
                         checker=new.checker,
@@ -123,6 +132,11 @@ def _judge(
                 if verdict.outcome != old.verdict.outcome:
                     flips.append(_flip(old, new))
                 samples.append(new)
+    if changed:
+        on_event(
+            f"{folder.samples.path}: {len(changed)} of its lines were changed since they were "
+            f"written, and are judged as they are now: {named(sorted(changed))}"
+        )
     folder.samples.judge_again(tails)
     return samples, flips
 

@@ -7,13 +7,13 @@ left out, and what cannot be read is noted. Only a folder that is no run is an e
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from dgpo_cli.algo.diagnosis import steps_needed
 from dgpo_cli.config.explain import shown
+from dgpo_cli.config.layers import parse_toml
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.errors import ConfigError, DgpoError
@@ -152,7 +152,7 @@ def _settings(folder: RunFolder) -> tuple[StoredSetting, ...]:
     import tomlkit
 
     text = folder.settings_file.read_text(encoding="utf-8")
-    values = tomllib.loads(text)  # its error says more than the other parser's
+    values = parse_toml(text)  # its error says more than the other parser's
     sources = dict(_sources(tomlkit.parse(text)))
     defaults = {
         key: UNSET if value is None else shown(value) for key, value in flatten(Settings()).items()

@@ -11,7 +11,7 @@ from typing import Literal
 from dgpo_cli.config.changes import Difference, differences, value_text
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.errors import CheckpointError, ConfigError
+from dgpo_cli.errors import CheckpointError, ConfigError, NoCheckpointError
 from dgpo_cli.schema import Change
 from dgpo_cli.workflows.data import pin_data
 from dgpo_cli.workflows.run_folder import RunFolder, check_run_checkpoint, step_of
@@ -68,7 +68,7 @@ def check_folder(
     """
     checkpoints = folder.checkpoints()
     if resume not in ("auto", "never") and not checkpoints:
-        raise CheckpointError(
+        raise NoCheckpointError(
             f"--resume {resume}: no checkpoint in {folder.path}; leave it out to start there"
         )
     if resume == "never" and folder.metrics_file.exists():
@@ -194,7 +194,7 @@ def _chosen(folder: RunFolder, *, step: int) -> Path:
     checkpoint, found = folder.checkpoint_dir(step), folder.checkpoints()
     if checkpoint not in found:
         have = ", ".join(str(step_of(path)) for path in found)
-        raise CheckpointError(
+        raise NoCheckpointError(
             f"--resume {step}: {folder.path} has no checkpoint of that step; there are: {have}"
         )
     return checkpoint

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.errors import CheckpointError, RunFolderBusy, cannot_write
+from dgpo_cli.errors import CheckpointError, NoCheckpointError, RunFolderBusy, cannot_write
 from dgpo_cli.models.checkpoint import TrainerState, check_checkpoint, load_state, naming
 from dgpo_cli.types import StepMetrics
 from dgpo_cli.workflows.step_lines import Line, StepLines, missing_notes, number_of
@@ -207,10 +207,10 @@ def checkpoint_to_load(run: Path, *, step: int | None, on_event: Callable[[str],
     folder = RunFolder(run)
     found = folder.checkpoints()
     if not found:
-        raise CheckpointError(f"{run}: no checkpoint in it")
+        raise NoCheckpointError(f"{run}: no checkpoint in it")
     path = found[-1] if step is None else folder.checkpoint_dir(step)
     if path not in found:
-        raise CheckpointError(
+        raise NoCheckpointError(
             f"{run}: no checkpoint of step {step}; there are: {', '.join(_steps(found))}"
         )
     try:

@@ -3,16 +3,17 @@
 A line is one of the rollouts file (`workflows/rollouts.py`) without prompt ids and the
 log-probabilities of tokens, which a sample does not need to be judged again, and with `logprob`,
 their sum in whole nats towards 0, and `checker`, the version that judged it. A sample that the math
-checker was asked about also has `second`, its outcome. Lines of earlier versions lack `logprob` and
-`starts_in_thought`.
+checker was asked about also has `second`, its outcome. `digest` ends a line: what was changed since
+it was written is told. Lines of earlier versions lack it, `logprob` and `starts_in_thought`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,9 @@ from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.types import Completion, FinishReason, Outcome, Prompt, Verdict
 
 VERSION = 1
-_TAIL = ("outcome", "extracted", "checker", "second", "starts_in_thought")
+_TAIL = ("outcome", "extracted", "checker", "second", "starts_in_thought", "digest")
+_DIGEST = b',"digest":"'
+REMEDY = "take the line out to have it drawn again, or start the folder anew with --fresh"
 Key = tuple[str, int]  # id of the problem, number of the sample
 
 
@@ -171,11 +174,15 @@ class SampleFile:
             os.fsync(file.fileno())
         return 1
 
-    def lines(self) -> Iterator[dict[str, Any]]:
+    def lines(self, *, on_changed: Callable[[int], None] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the lines as they are stored, checked.
 
+        on_changed: told the number, from 1, of each line that is not as it was written, which is
+            yielded then; without it such a line is an error.
+
         Raises:
-            DataError: a line is broken, or a sample is there twice; the message names the line.
+            DataError: a line is broken or changed, or a sample is there twice; the message names
+                the line.
         """
         if not self.path.exists():
             return
@@ -192,7 +199,18 @@ class SampleFile:
                 except DataError as error:
                     raise DataError(f"{error}; start the folder anew with --fresh") from error
                 seen.add(key)
-                there = {name: value for name, value in line.items() if value is not None}
+                if "digest" in line and not _is_sealed(raw):
+                    if on_changed is None:
+                        raise DataError(
+                            f"{where}: sample {key[1]} of problem {key[0]!r} was changed since it "
+                            f"was written; {REMEDY}, or judge it as it is now with dgpo regrade"
+                        )
+                    on_changed(number)
+                there = {
+                    name: value
+                    for name, value in line.items()
+                    if value is not None and name != "digest"
+                }
                 yield {"extracted": None, **there}
 
     def judge_again(self, tails: Mapping[int, dict[str, Any]]) -> None:
@@ -208,17 +226,35 @@ class SampleFile:
                 new.write(raw if tail is None else _with_tail(raw, tail))
 
 
-def _encoded(line: dict[str, Any]) -> bytes:
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    return _sealed(_json({name: value for name, value in line.items() if name != "digest"})[:-1])
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
     # ASCII: the text of a model may hold half of a surrogate pair.
-    return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
+    return json.dumps(values, separators=(",", ":")).encode("ascii")
 
 
-def _with_tail(raw: bytes, tail: dict[str, Any]) -> bytes:
+def _sealed(head: bytes) -> bytes:
+    """Return a whole line: an object that is still open, its digest and the end."""
+    return head + _DIGEST + _digest(head) + b'"}\n'
+
+
+def _is_sealed(raw: bytes) -> bool:
+    head, _, end = raw.rpartition(_DIGEST)
+    return end.rstrip(b"\r\n") == _digest(head) + b'"}'
+
+
+def _digest(head: bytes) -> bytes:
+    return hashlib.sha256(head).hexdigest()[:16].encode("ascii")
+
+
+def _with_tail(raw: bytes, tail: Mapping[str, Any]) -> bytes:
     # In JSON no text holds a bare quotation mark: this is the field and nothing else.
     cut = raw.rfind(b',"outcome":')
     own = json.loads(b"{" + raw[cut + 1 :]) if cut >= 0 else {}
     if own.keys() <= set(_TAIL) and "outcome" in own:
-        return raw[:cut] + b"," + _encoded(tail)[1:]
+        return _sealed(raw[:cut] + b"," + _json(tail)[1:-1])
     return _encoded({**parsed(raw, where=""), **tail})  # not in the order that we write
 
 

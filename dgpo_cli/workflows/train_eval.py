@@ -142,6 +142,9 @@ class RunEvaluations:
                 on_begin=self._grader.start,
                 on_event=self._on_event,
                 should_stop=should_stop,
+                on_damage=lambda error: self._on_event(
+                    f"evaluated anew after step {step}, what is there is damaged: {error}"
+                ),
             )
             if len(samples) < self._own.k * len(self._benchmark.prompts):
                 return

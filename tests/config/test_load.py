@@ -242,6 +242,15 @@ def test_broken_toml_names_file_and_line(tmp_path: Path) -> None:
     assert "line 2" in line
 
 
+@pytest.mark.parametrize("text", ["seed = 1\n[optim", "seed = [1,\n2", "seed = 1\nx = '''a"])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_toml_that_is_open_at_the_end_names_the_last_line(
+    tmp_path: Path, text: str, end: str
+) -> None:
+    (line,) = refusal(config=file_with(text + end, tmp_path))
+    assert "line 2" in line and "end of document" not in line
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (line,) = refusal(config=tmp_path / "absent.toml")
     assert (

@@ -102,6 +102,43 @@ def test_a_line_cut_short_is_drawn_again_and_said(tmp_path: Path) -> None:
     assert any("5 of 6 samples are there" in event for event in saved.events)
 
 
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ({"answer": "20"}, r"its answer is '20', the benchmark's is '19'"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "its prompt is not the benchmark's"),
+        ({"seed": 1}, "its seed is 1, not "),
+        ({"prompt_id": "x"}, "the benchmark has no such problem"),
+    ],
+)
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_stored_sample_that_was_edited_is_noticed(
+    tmp_path: Path, edit: dict[str, object], said: str, sealed: bool
+) -> None:
+    bench = problems(tmp_path)
+    run(bench, 2, tmp_path / "out")
+    lines = stored(tmp_path / "out")
+    number = next(n for n, line in enumerate(lines) if line["prompt_id"] == "12+7")
+    before = dict(lines[number])
+    lines[number] |= edit
+    if sealed:
+        said = f"samples.jsonl:{number + 1}: .* was changed since it was written"
+    else:  # of a version that wrote no digests
+        lines = [{k: v for k, v in line.items() if k != "digest"} for line in lines]
+    (tmp_path / "out" / "samples.jsonl").write_text(
+        "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    )
+    edited = samples(tmp_path / "out")
+    with pytest.raises(DataError, match=rf"{said}.*take the line out"):
+        run(bench, 2, tmp_path / "out")
+    assert samples(tmp_path / "out") == edited
+    kept = edited.splitlines(keepends=True)
+    del kept[number]
+    (tmp_path / "out" / "samples.jsonl").write_bytes(b"".join(kept))
+    assert run(bench, 2, tmp_path / "out").sampled == 1
+    assert stored(tmp_path / "out")[-1] == before
+
+
 def test_an_interrupt_keeps_finished_batches_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +395,8 @@ def test_the_second_opinion_is_asked_once_and_kept(
     run(bench, 4, tmp_path / "out")
     run(bench, 4, tmp_path / "out")
     lines = stored(tmp_path / "out")
+    for line in [*plain, *lines]:
+        del line["digest"]
     assert [{k: v for k, v in line.items() if k != "second"} for line in lines[:6]] == plain
     assert [len(call) for call in asked] == [6, 6]
     assert [text for call in asked for text in call] == [line["completion"] for line in lines]

@@ -75,6 +75,19 @@ def test_every_flip_is_listed_and_stored(folder: Path) -> None:
     assert again(folder).flips == ()
 
 
+def test_lines_that_were_edited_are_told_and_judged_as_they_are(folder: Path) -> None:
+    judge_wrongly(folder, 1, answer="123")
+    saved = Saved()
+    result = again(folder, saved)
+    said = "1 of its lines were changed since they were written, and are judged as they are now: 2"
+    assert any(event.endswith(said) for event in saved.events)
+    assert [flip.answer for flip in result.flips] in (["123"], [])
+    assert stored(folder)[1]["answer"] == "123" and stored(folder)[1]["outcome"] == "wrong"
+    quiet = Saved()
+    again(folder, quiet)
+    assert quiet.events == []
+
+
 def test_another_reading_of_a_wrong_answer_is_stored_but_no_flip(folder: Path) -> None:
     truth = stored(folder)
     number = next(n for n, line in enumerate(truth) if line["outcome"] == "wrong")

@@ -127,7 +127,9 @@ def test_judging_again_changes_verdicts_and_nothing_else(tmp_path: Path) -> None
     file.judge_again({1: tail})
     after = file.path.read_bytes().splitlines()
     assert (after[0], after[2]) == (before[0], before[2])
-    assert json.loads(after[1]) == {**json.loads(before[1]), **tail}
+    now, then = json.loads(after[1]), json.loads(before[1])
+    assert now.pop("digest") != then.pop("digest")
+    assert now == {**then, **tail}
     assert after[1].startswith(before[1][:150])
     file.judge_again({1: tail})
     assert file.path.read_bytes().splitlines() == after
@@ -142,6 +144,53 @@ def test_a_line_in_another_order_is_judged_again_too(tmp_path: Path) -> None:
     )
     file.judge_again({1: tail})
     assert list(file.lines())[1] == {**turned, **tail, "token_ids": [5, 6, 1]}
+
+
+EDITS = {
+    "answer": (b'"answer":"2"', b'"answer":"3"'),
+    "prompt": (b"1+1?", b"1+2?"),
+    "outcome": (b'"outcome":"wrong","ex', b'"outcome":"correct","ex'),
+    "token": (b'"token_ids":[5,6,1]', b'"token_ids":[5,6,2]'),
+    "finish reason": (b'"finish_reason":"stop"', b'"finish_reason":"length"'),
+    "completion": (b"a line", b"a lime"),
+    "digest": (b'"digest":"', b'"digest":"0'),
+    "a blank": (b'"index":1', b'"index": 1'),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), EDITS.values(), ids=EDITS)
+def test_a_line_that_was_changed_is_noticed(tmp_path: Path, old: bytes, new: bytes) -> None:
+    file = filled(tmp_path)
+    lines = file.path.read_bytes().splitlines(keepends=True)
+    changed = new.join(lines[1].rsplit(old, 1))
+    assert changed != lines[1]
+    file.path.write_bytes(b"".join([lines[0], changed, lines[2]]))
+    said = (
+        r"samples\.jsonl:2: sample 1 of problem 'p' was changed since it was written; take the line"
+    )
+    with pytest.raises(DataError, match=said):
+        list(file.lines())
+    numbers: list[int] = []
+    assert len(list(file.lines(on_changed=numbers.append))) == 3
+    assert numbers == [2]
+    file.path.write_bytes(b"".join([lines[0], lines[2]]))
+    assert [found["index"] for found in file.lines()] == [0, 2]
+
+
+def test_a_line_that_is_judged_again_is_whole_again(tmp_path: Path) -> None:
+    file = filled(tmp_path)
+    file.path.write_bytes(file.path.read_bytes().replace(b'"answer":"2"', b'"answer":"3"', 1))
+    tail = verdict_fields(
+        Verdict("wrong", "2", 0.0), checker="2", second=None, starts_in_thought=None
+    )
+    file.judge_again({0: tail})
+    assert next(iter(file.lines()))["answer"] == "3"
+
+
+def test_lines_of_an_earlier_version_have_no_digest_and_are_read(tmp_path: Path) -> None:
+    file = SampleFile(tmp_path / "samples.jsonl")
+    file.path.write_text(json.dumps(line(0)) + "\n")
+    assert [found["index"] for found in file.lines()] == [0]
 
 
 def test_nothing_to_change_does_not_touch_the_file(tmp_path: Path) -> None:

@@ -120,6 +120,24 @@ def test_a_resumed_run_repeats_no_evaluation_and_forgets_those_it_does_again(
     assert card.stat().st_mtime_ns == before
 
 
+def test_damaged_samples_of_an_evaluation_cost_the_evaluation_and_not_the_run(
+    tmp_path: Path, bench: str
+) -> None:
+    more = (*EVERY, f"eval.bench={bench}")
+    out = tmp_path / "run"
+    run_tiny(out, *more, steps=2)
+    last = out / "evals" / "step-000002"
+    whole, line = (last / "samples.jsonl").read_bytes(), (out / "evals.jsonl").read_bytes()
+    for damaged in (whole.replace(b'"outcome":"', b'"outcome" :"', 1), b"\0" * 80 + b"\n" + whole):
+        (last / "samples.jsonl").write_bytes(damaged)
+        (out / "evals.jsonl").write_bytes(line.splitlines(keepends=True)[0])
+        events: list[str] = []
+        run_tiny(out, *more, steps=2, events=events)
+        assert any("evaluated anew after step 2" in event for event in events)
+        assert (last / "samples.jsonl").read_bytes() == whole
+        assert (out / "evals.jsonl").read_bytes() == line
+
+
 def test_the_section_eval_goes_above_the_protocol_and_the_protocol_above_the_run() -> None:
     own = ["eval.protocol=dapo", "eval.temperature=0.3", "rollout.temperature=0.9"]
     resolved, protocol = train_eval.eval_settings(resolve(preset="tiny", overrides=own))
