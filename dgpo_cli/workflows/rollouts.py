@@ -69,7 +69,9 @@ def rollout_lines(groups: Sequence[ScoredGroup], *, temperature: float) -> Itera
                 "completion": completion.text,
                 "prompt_token_ids": list(group.prompt_ids),
                 "token_ids": list(completion.token_ids),
-                "sampling_logprobs": list(completion.sampling_logprobs),
+                "sampling_logprobs": [
+                    x if math.isfinite(x) else None for x in completion.sampling_logprobs
+                ],
                 "temperature": temperature,
                 "finish_reason": completion.finish_reason,
                 "starts_in_thought": completion.starts_in_thought,

@@ -74,6 +74,7 @@ def test_fuzz_rollouts(rollouts: Path) -> None:
     views = (("--json",), ("--pair",), ("--steps", "--sample", "0"), ("--tau", "0.1"), ("--full",))
     page, drawing = rollouts.with_name("page.html"), rollouts.with_name("drawing.svg")
     files = ("--html", str(page), "--svg", str(drawing))
+    models = ("--model", "embedded:tiny", "--reference", "embedded:tiny")
     lines = st.sampled_from([LINE, LINE, FOREIGN]).flatmap(damaged)
 
     def law(example: tuple[bytes, bool, tuple[str, ...]]) -> None:
@@ -82,7 +83,7 @@ def test_fuzz_rollouts(rollouts: Path) -> None:
         rollouts.write_bytes(b"\n".join([line, rest] if first else [rest, line]) + b"\n")
         told(dgpo("inspect", str(rollouts), *view), r"step-000001\.jsonl(:\d+)?(: | has )")
 
-    fuzz(st.tuples(lines, st.booleans(), st.sampled_from([*views, files])), law)
+    fuzz(st.tuples(lines, st.booleans(), st.sampled_from([*views, files, models])), law)
 
 
 def test_fuzz_settings(tmp_path: Path) -> None:

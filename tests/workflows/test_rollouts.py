@@ -137,6 +137,20 @@ def test_what_is_not_finite_is_null_and_comes_back_as_nan(tmp_path: Path) -> Non
     assert math.isnan(stats.entropy[1]) and stats.entropy[0] == pytest.approx(0.1)
 
 
+def test_a_sampled_token_of_probability_nothing_is_null_and_comes_back_as_nan(
+    tmp_path: Path,
+) -> None:
+    group = _group()
+    odd = replace(group.completions[0], sampling_logprobs=(-0.5, -math.inf, -0.125))
+    path = tmp_path / "odd.jsonl"
+    lines = rollout_lines([replace(group, completions=(odd, group.completions[1]))], temperature=1)
+    write_lines(path, lines)
+    assert "Infinity" not in path.read_text()
+    first, _ = read_lines(path)
+    assert math.isnan(first.completion.sampling_logprobs[1])
+    assert first.completion.sampling_logprobs[::2] == (-0.5, -0.125)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
