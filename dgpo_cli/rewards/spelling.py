@@ -33,7 +33,7 @@ _ORDINAL = re.compile(
     r"(?<=[0-9])(?:\s*\^\s*\{?\s*)?(?:\\(?:text|mathrm|textrm)\s*\{)?(?:st|nd|rd|th)(?![A-Za-z])[\s}]*"
 )
 # A fraction of units: km over h.
-_UNIT_FRACTION = re.compile(
+UNIT_FRACTION = re.compile(
     r"\\[dt]?frac\s*(?:\{\s*\\(?:text|mathrm|textrm)\s*\{\s*[A-Za-z]+\s*\}\s*\}\s*){2}"
 )
 _ROWS = re.compile(
@@ -70,7 +70,7 @@ def plain(answer: str) -> str:
     answer = _ORDINAL.sub(" ", _DEGREE.sub(" degrees ", answer))
     if "\\" in answer:
         answer = without_layout(answer)
-        answer = _UNIT_FRACTION.sub(r" \\text{ units} ", answer)
+        answer = UNIT_FRACTION.sub(r" \\text{ units} ", answer)
     if "(" in answer:
         answer = _SPELLED_OUT.sub(" ", answer)
     if "mod" in answer:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from dgpo_cli.rewards import vocabulary as v
+from dgpo_cli.rewards.spelling import UNIT_FRACTION
 
 MAX_CHARS = 160
 MAX_NEAR_CHARS = 24
@@ -77,19 +78,19 @@ _RATIO_LEFT = re.compile(r"[0-9]\s*:\Z")
 _TOUCHES_LEFT = re.compile(r"(?:[0-9})]|(?<![A-Za-z])[A-Za-z])\Z")
 _SIGN_LEFT = re.compile(r"(?P<sign>[-−–+])(?P<space>\s*)\Z")
 _WORD_LEFT = re.compile(
-    r"(?:\b(not|minus|negative|twice|thrice|half|double|triple"
-    r"|(?:half|third|square|cube|root|reciprocal|inverse|negative|factorial)\s+of)|(n't))"
+    r"(?:\b((?:not|never|cannot)(?:\s+be)?|minus|negative|twice|thrice|half|double|triple"
+    r"|(?:half|third|square|cube|root|reciprocal|inverse|negative|factorial)\s+of(?:\s+the)?)|(n't(?:\s+be)?))"
     r"[\s}]*(?:\\?[$(\[]\s*)*\Z",
     re.IGNORECASE,
 )
 _AMOUNTS = (
     r"percent|per\s?cent|pct|hundred|thousand|million|billion|trillion|dozen|lakh|crore|factorial"
     r"|squared|cubed|or\s+(?:more|less|fewer)|and\s+a\s+half|halves|thirds|quarters|fifths|tenths"
-    r"|hundredths|thousandths"
+    r"|hundredths|thousandths|is\s+(?:not|wrong|incorrect|false|impossible|too)"
 )
 _WORD_RIGHT = re.compile(
     rf"(?:[\s~]|\\[,;:! ]|\\?[$)\]])*(?:\\(?:text|mathrm|textrm)\s*\{{\s*)?"
-    rf"(?:({_AMOUNTS})\b|\\%|%(?!\s*[A-Za-z]))",
+    rf"(?:({_AMOUNTS})\b|\\?%)",
     re.IGNORECASE,
 )
 # Another integer is offered beside the box, or the box is the end of a number.
@@ -166,7 +167,7 @@ def _cleaned(text: str) -> str:
 
 
 def _as_break(text: str) -> str:
-    return re.sub(_TEXT, _BREAK, text)
+    return re.sub(_TEXT, _BREAK, UNIT_FRACTION.sub(_BREAK, text))
 
 
 def _formula(before: str, after: str) -> _Sides:
