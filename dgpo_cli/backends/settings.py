@@ -132,7 +132,8 @@ class VllmServerBackend(_Vllm):
     api_key_env: Annotated[str, Change.FREE] = Field(
         "DGPO_VLLM_API_KEY",
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="Environment variable with the servers' key, if they want one.",
+        description="Environment variable with the servers' key; where it is not set, the key that "
+        "dgpo serve has left on this machine is sent.",
     )
     sync_dir: Annotated[str | None, Change.FREE] = Field(
         None,

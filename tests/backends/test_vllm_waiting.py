@@ -79,7 +79,7 @@ def fails_at_once(*urls: str) -> str:
     started = time.monotonic()
     with pytest.raises(BackendError) as caught:
         wait(*urls)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     return str(caught.value)
 
 
