@@ -118,24 +118,25 @@ class Policy:
         return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
 
     @functools.cached_property
-    def _cache_kind(self) -> CacheKind:
+    def _sampling(self) -> tuple[CacheKind, bool]:
+        """How caches are made, and whether prompts of different lengths go side by side."""
         from dgpo_cli.models.cache import cache_is_right, cache_kind
 
         decoder = decoder_of(self._base)
         kind = cache_kind(decoder)
-        if kind is None or not cache_is_right(decoder, kind, padded=False):
-            raise ConfigError(
-                f"rollout.backend.kind=hf cannot sample from {type(self._base).__name__}: several "
-                "completions cannot go on from one state of it; set rollout.backend.kind=vllm"
-            )
-        return kind
+        for padded in (True, False):
+            if kind is not None and cache_is_right(decoder, kind, padded=padded):
+                return kind, padded
+        raise ConfigError(
+            f"rollout.backend.kind=hf cannot sample from {type(self._base).__name__}: several "
+            "completions cannot go on from one state of it; set rollout.backend.kind=vllm, if "
+            "vLLM runs the model"
+        )
 
-    @functools.cached_property
+    @property
     def pads_prompts(self) -> bool:
         """See Generator.pads_prompts."""
-        from dgpo_cli.models.cache import cache_is_right
-
-        return cache_is_right(decoder_of(self._base), self._cache_kind, padded=True)
+        return self._sampling[1]
 
     @property
     def context(self) -> int | None:
@@ -144,7 +145,7 @@ class Policy:
 
     def new_cache(self) -> RowCache:
         """See Generator.new_cache."""
-        return self._cache_kind.new()
+        return self._sampling[0].new()
 
     def next_logits(self, ids: Tensor, *, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         """See Generator.next_logits."""
