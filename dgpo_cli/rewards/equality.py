@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import product
 
 from dgpo_cli.rewards.congruences import same_congruence
 from dgpo_cli.rewards.nodes import (
@@ -23,14 +22,14 @@ from dgpo_cli.rewards.nodes import (
     below,
     children,
     renamed,
+    spread,
     variables,
 )
 from dgpo_cli.rewards.realsets import same_real_set
-from dgpo_cli.rewards.sameness import proportional, same_value, same_zeros
+from dgpo_cli.rewards.sameness import proportional, same_ratios, same_value, same_zeros
 from dgpo_cli.rewards.units import units_agree
 
 MAX_ITEMS = 200  # of a list or set
-MAX_SIGNS = 5  # of plus or minus in one answer
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _SYMMETRIC = frozenset(["=", "!=", "approx", "cong", "sim", "parallel", "perp", "iff"])
 
@@ -41,7 +40,7 @@ def equal(gold: Node, answer: Node) -> bool:
     Raises:
         TooLarge: a value is beyond what is looked at.
     """
-    gold, answer = _unconditioned(_spread(gold), _spread(answer))
+    gold, answer = _unconditioned(spread(gold), spread(answer))
     if gold == answer:
         return True
     gold_set, answer_set = _members(gold), _members(answer)
@@ -189,9 +188,7 @@ def _same_members(
     if answers is None:
         if isinstance(answer, Row) and (point := _as_tuple(golds)) is not None:
             return equal(point, answer)
-        if isinstance(answer, Relation) and (
-            _as_one_equation(golds, answer) or _values_of(answer, gold)
-        ):
+        if isinstance(answer, Relation) and _values_of(answer, gold):
             return True
         single = isinstance(gold, Row) and len(golds) == 1 and not isinstance(answer, Row)
         return single and equal(golds[0], answer)
@@ -385,8 +382,13 @@ def _asks_for_value(name: Node | None, value: Node) -> bool:
         return not variables(value)
     if isinstance(name, Words):
         return False
-    of_arguments = isinstance(name, Name) and ("(" in name.text or "\\frac{d" in name.text)
-    return of_arguments or not variables(value)
+    if not variables(value):
+        return True
+    if not isinstance(name, Name):
+        return False
+    # f(x), dy/dx, and a_n
+    index = name.text.partition("_")[2]
+    return "(" in name.text or "\\frac{d" in name.text or index in variables(value)
 
 
 def _same_relation(gold: Relation, answer: Relation) -> bool:
@@ -425,14 +427,25 @@ def _same_link(gold: Relation, answer: Relation, index: int, sign: str) -> bool:
     """Whether two neighbours are related alike: by one side less the other, up to a factor."""
     if sign not in ("=", "!=", *_MIRRORED):
         return False
-    left, right = (
-        _difference(Relation(one.members[index : index + 2], (sign,))) for one in (gold, answer)
-    )
+    links = [Relation(one.members[index : index + 2], (sign,)) for one in (gold, answer)]
+    if _is_solved(links[0]) and not _is_solved(links[1]):
+        return False  # 2x = 6 is what was to be solved
+    left, right = map(_difference, links)
     if left is None or right is None or variables(left) != variables(right):
         return False
     if sign in _MIRRORED:
         return proportional(left, right, positive=True)
+    if any(_is_ratio(node) for link in links for node in link.members):
+        return same_ratios(left, right)
     return same_zeros(left, right)
+
+
+def _is_solved(relation: Relation) -> bool:
+    """Whether it says of a name alone what number it is, or is less than."""
+    named = [isinstance(one, Name) for one in relation.members]
+    return any(named) and all(
+        name or not variables(one) for name, one in zip(named, relation.members, strict=True)
+    )
 
 
 def _difference(relation: Relation) -> Node | None:
@@ -444,48 +457,3 @@ def _difference(relation: Relation) -> Node | None:
             return None
     left, right = relation.members
     return Call("+", (left, Call("-", (right,))))
-
-
-# Plus or minus
-
-
-def _spread(node: Node) -> Node:
-    """`node` with each plus-or-minus written out, and points as equations left as they are."""
-    if isinstance(node, Several):
-        items: list[Node] = []
-        for item in node.items:
-            spread = _spread(item)
-            items += spread.items if isinstance(spread, Several) else [spread]
-        return Several(tuple(items), node.joiner)
-    signs = [one for one in below(node) if isinstance(one, Call) and one.name in ("pm", "mp")]
-    if not signs or len(signs) > MAX_SIGNS:
-        return node
-    tied = any(one.name == "mp" for one in signs)
-    choices: list[tuple[bool, ...]]
-    if tied:
-        choices = [(True,) * len(signs), (False,) * len(signs)]
-    else:
-        choices = list(product((True, False), repeat=len(signs)))
-    variants = [_with_signs(node, list(choice)) for choice in choices]
-    if isinstance(node, Row) and node.opener == "\\{":
-        members = [item for one in variants if isinstance(one, Row) for item in one.items]
-        return Row("\\{", "\\}", tuple(members))
-    return Several(tuple(variants), "or")
-
-
-def _with_signs(node: Node, plus: list[bool]) -> Node:
-    """`node` with its signs decided, from left to right."""
-    match node:
-        case Call("pm" | "mp" as name, (inner,)):
-            positive = plus.pop(0) == (name == "pm")
-            inner = _with_signs(inner, plus)
-            return inner if positive else Call("-", (inner,))
-        case Call(name, args):
-            return Call(name, tuple(_with_signs(arg, plus) for arg in args))
-        case Row(opener, closer, items):
-            return Row(opener, closer, tuple(_with_signs(item, plus) for item in items))
-        case Relation(members, signs, modulus):
-            return Relation(tuple(_with_signs(one, plus) for one in members), signs, modulus)
-        case Measure(value, units):
-            return Measure(_with_signs(value, plus), units)
-    return node

@@ -340,7 +340,10 @@ class _AnswerReader(ExpressionReader):
 
 
 def _singular(text: str) -> str:
-    return " ".join(word.removesuffix("s") if len(word) > 3 else word for word in text.split())
+    """`text` without the plural's s, and without an article in front."""
+    first, *more = text.split()
+    kept = more if more and first in ("a", "an", "the") else [first, *more]
+    return " ".join(word.removesuffix("s") if len(word) > 3 else word for word in kept)
 
 
 def _measured(node: Node, units: tuple[str, ...]) -> Node:

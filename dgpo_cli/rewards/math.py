@@ -22,6 +22,7 @@ runs in worker processes with a deadline and a limit of memory.
 | `y = 2x + 1`, `2x - y + 1 = 0`, `x^2 = 9` and `x = \pm 3` | equal: the same solutions |
 | `x \equiv 2 \pmod 5` and `x \equiv 7 \pmod 5` | equal: the same numbers |
 | gold `x = 3`, `\lim ... = 2`, `f(x) = x^2`, `(x, y) = (1, 2)` | the right side alone will do |
+| gold `x = 3` or `x > 2`, the answer `2x = 6` or `2x > 4` | wrong: not solved |
 | any other equation, congruence, label, and `y = 2x + 1` | the right side alone is wrong |
 | an answer `x = 3`, `\angle A = 3`, `x = 6/2 = 3` to the gold 3 | correct; `x + y = 3` is wrong |
 | `(1, 2)`, `[1, 2)`, `\langle 1, 2 \rangle` | same brackets, same order; `(4,112)` is no number |

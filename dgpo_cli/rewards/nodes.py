@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
+
+MAX_SIGNS = 5  # of plus or minus in one answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,4 +152,46 @@ def renamed(node: Node, old: str, new: str) -> Node:
             return Several(tuple(renamed(item, old, new) for item in items), joiner)
         case Relation(members, signs, modulus):
             return Relation(tuple(renamed(one, old, new) for one in members), signs, modulus)
+    return node
+
+
+def spread(node: Node) -> Node:
+    """`node` with each plus-or-minus written out, and points as equations left as they are."""
+    if isinstance(node, Several):
+        items: list[Node] = []
+        for item in node.items:
+            one = spread(item)
+            items += one.items if isinstance(one, Several) else [one]
+        return Several(tuple(items), node.joiner)
+    signs = [one for one in below(node) if isinstance(one, Call) and one.name in ("pm", "mp")]
+    if not signs or len(signs) > MAX_SIGNS:
+        return node
+    tied = any(one.name == "mp" for one in signs)
+    choices: list[tuple[bool, ...]]
+    if tied:
+        choices = [(True,) * len(signs), (False,) * len(signs)]
+    else:
+        choices = list(product((True, False), repeat=len(signs)))
+    variants = [_with_signs(node, list(choice)) for choice in choices]
+    if isinstance(node, Row) and node.opener == "\\{":
+        members = [item for one in variants if isinstance(one, Row) for item in one.items]
+        return Row("\\{", "\\}", tuple(members))
+    return Several(tuple(variants), "or")
+
+
+def _with_signs(node: Node, plus: list[bool]) -> Node:
+    """`node` with its signs decided, from left to right."""
+    match node:
+        case Call("pm" | "mp" as name, (inner,)):
+            positive = plus.pop(0) == (name == "pm")
+            inner = _with_signs(inner, plus)
+            return inner if positive else Call("-", (inner,))
+        case Call(name, args):
+            return Call(name, tuple(_with_signs(arg, plus) for arg in args))
+        case Row(opener, closer, items):
+            return Row(opener, closer, tuple(_with_signs(item, plus) for item in items))
+        case Relation(members, signs, modulus):
+            return Relation(tuple(_with_signs(one, plus) for one in members), signs, modulus)
+        case Measure(value, units):
+            return Measure(_with_signs(value, plus), units)
     return node

@@ -38,7 +38,7 @@ def same_real_set(gold: Node, answer: Node) -> bool:
     """Whether both describe sets of real numbers, in the same variable if in any, and the same."""
     if isinstance(gold, Row) and isinstance(answer, Row):
         return False  # brackets, order and items decide
-    names = [_names(node) for node in (gold, answer)]
+    names = [variables(node) for node in (gold, answer)]
     if any(len(one) > 1 for one in names) or (all(names) and names[0] != names[1]):
         return False
     if not (_may_be_set(gold) and _may_be_set(answer)):
@@ -51,14 +51,18 @@ def same_real_set(gold: Node, answer: Node) -> bool:
             else:
                 between = [(a + b) / 2 for a, b in pairwise(borders)]
                 places = [*borders, *between, borders[0] - 1, borders[-1] + 1]
-            inside = [_contains(gold, place) for place in places]
-            return any(inside) and inside == [_contains(answer, place) for place in places]
+            inside = _inside(gold, places)
+            return any(inside) and inside == _inside(answer, places)
         except (_NoSet, Undefined, TooLarge):
             return False
 
 
-def _names(node: Node) -> frozenset[str]:
-    return variables(node)
+def _inside(node: Node, places: list[Value]) -> list[bool]:
+    """Which places `node` contains. A comma is "and" where both sides can hold, "or" elsewhere."""
+    if isinstance(node, Several) and node.joiner == ",":
+        both = _inside(Several(node.items, "and"), places)
+        return both if any(both) else _inside(Several(node.items, "or"), places)
+    return [_contains(node, place) for place in places]
 
 
 def _may_be_set(node: Node) -> bool:
@@ -69,9 +73,7 @@ def _may_be_set(node: Node) -> bool:
             # `x = 1 and x = 2` lists solutions, and `(1, 2) and (3, 4)` points.
             said = {sign for item in items if isinstance(item, Relation) for sign in item.signs}
             parts = all(isinstance(item, Row | Relation) for item in items)
-            return (
-                parts and bool(said) and (joiner == "or" or (joiner == "and" and "=" not in said))
-            )
+            return parts and bool(said) and (joiner == "or" or "=" not in said)
         case Row(_, _, items):
             return not any(isinstance(one, Row | Relation) for item in items for one in below(item))
         case Constant(text):

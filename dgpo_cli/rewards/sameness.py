@@ -92,11 +92,16 @@ def same_zeros(one: Node, other: Node) -> bool:
     return _never_zero(bottom, top) and _never_zero(other_bottom, other_top)
 
 
+def same_ratios(one: Node, other: Node) -> bool:
+    """Whether two differences of ratios are zero together: m:n = 3:2 and n:m = 2:3."""
+    return proportional(_over_one_line(one)[0], _over_one_line(other)[0])
+
+
 def _over_one_line(node: Node) -> tuple[Node, Node]:
     """The numerator and the denominator of `node`, nothing cancelled."""
     one = Number(Fraction(1))
     match node:
-        case Call("/", (left, right)):
+        case Call("/" | "ratio", (left, right)):
             (a, b), (c, d) = _over_one_line(left), _over_one_line(right)
             return Call("*", (a, d)), Call("*", (b, c))
         case Call("*", (left, right)):

@@ -48,6 +48,19 @@ def test_equations_are_equal_when_their_solutions_are() -> None:
     )
 
 
+def test_what_was_to_be_solved_is_not_its_solution() -> None:
+    holds(
+        [("x^2=9", r"x=\pm 3"), ("2x=6", "x=3")],
+        [
+            ("x=3", "2x=6"),
+            ("2, 3", "x^2-5x+6=0"),
+            (r"x=2\text{ or }x=3", "x^2-5x+6=0"),
+            ("x>2", "2x>4"),
+            ("(-2,2)", "x^2<4"),
+        ],
+    )
+
+
 def test_a_name_with_its_value_is_the_value() -> None:
     values = [
         ("x=3", "3"),
