@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self
 
+from dgpo_cli.codec import Count, Format, Text, parsed
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.tree import flatten
-from dgpo_cli.errors import without_logins
+from dgpo_cli.errors import DataError, without_logins
 from dgpo_cli.models.checkpoint import atomic_text
 from dgpo_cli.trackers.open import open_tracker
 from dgpo_cli.trackers.protocol import TrackedRun
@@ -40,6 +41,17 @@ class _Open:
     tracker: Tracker
     id: str
     marks: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What trackers.json holds of a tracker."""
+
+    id: Text
+    told: dict[str, Count] = field(default_factory=dict)
+
+
+_KEPT = Format(_Kept)
 
 
 class Tracking:
@@ -66,8 +78,8 @@ class Tracking:
         self._changes = read_changes(self._folder.path)
         for name in dict.fromkeys(self._settings.to):
             mine = kept.get(name, {})
-            run_id = str(mine.get("id") or secrets.token_hex(4))
-            marks = {kind: int(step) for kind, step in mine.get("told", {}).items()}
+            run_id = mine.get("id") or secrets.token_hex(4)
+            marks = dict(mine.get("told", {}))
             try:
                 tracker = open_tracker(name, self._run(run_id, goes_on=bool(mine)))
             except Exception as error:  # third-party code, and no network is no reason to stop
@@ -167,11 +179,17 @@ class Tracking:
         if not self._settings.to or not self._file.exists():
             return {}
         try:
-            kept = json.loads(self._file.read_text(encoding="utf-8"))
-        except ValueError:
-            self._on_event(f"{self._file}: not JSON; the trackers begin a new run")
+            where = str(self._file)
+            kept = parsed(self._file.read_bytes(), where=where)
+            if not isinstance(kept, dict):
+                raise DataError(f"{where}: not a JSON object")
+            return {
+                name: asdict(_KEPT.read(each, where=f"{where}: {name}"))
+                for name, each in kept.items()
+            }
+        except DataError as error:
+            self._on_event(f"{error}; the trackers begin a new run")
             return {}
-        return kept if isinstance(kept, dict) else {}
 
     def _write(self) -> None:
         if not self._settings.to:

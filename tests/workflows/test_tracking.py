@@ -194,3 +194,28 @@ def test_a_real_run_is_in_tensorboard_as_it_is_in_its_folder(tmp_path: Path) -> 
     evals = [json.loads(line) for line in (tmp_path / "evals.jsonl").read_text().splitlines()]
     assert found["eval/avg_at_k"] == [(e["step"], float32(e["avg_at_k"])) for e in evals]
     assert [e["step"] for e in evals] == [0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "not a JSON object"),
+        ('{"wandb": 3}', "wandb: not a JSON object"),
+        ('{"wandb": {"id": ["x"]}}', "wandb: id=[...]: must be text"),
+        (
+            '{"wandb": {"id": "x", "told": {"step": true}}}',
+            "told.step=true: must be a whole",
+        ),
+        ("[" * 100_000, "nested too deep"),
+    ],
+)
+def test_damaged_marks_begin_a_new_run_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    desk = Desk(monkeypatch)
+    (tmp_path / "trackers.json").write_text(text)
+    desk.part(tmp_path, after=2, to=3)
+    assert said in desk.events[0] and "begin a new run" in desk.events[0]
+    (notebook,) = desk.opened["wandb"]
+    assert not notebook.run.goes_on and [step for step, _ in notebook.told] == [3]
