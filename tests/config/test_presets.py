@@ -12,7 +12,7 @@ from dgpo_cli.config.checks import check_trainable
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.presets import copy_preset, list_presets, preset_names, preset_text
 from dgpo_cli.config.tree import flatten
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.errors import ConfigError, DgpoError
 from dgpo_cli.workflows import devices
 
 every_preset = pytest.mark.parametrize("name", preset_names())
@@ -134,8 +134,9 @@ def test_a_copy_that_cannot_be_written_whole_is_not_left_behind(tmp_path: Path) 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
-        with pytest.raises(ConfigError, match=r"mine\.toml: file too large; give a file that can"):
+        with pytest.raises(DgpoError, match=r"mine\.toml: file too large") as caught:
             copy_preset("tiny", tmp_path / "mine.toml")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+    assert caught.value.exit_code == 1  # as a full disk
