@@ -180,7 +180,7 @@ def _gone(error: Exception) -> ServerGone:
 def _decoded(text: bytes) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from dgpo_cli.codec import Count, Format, parsed
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.errors import ConfigError, DataError
@@ -27,6 +29,16 @@ from dgpo_cli.workflows.step_lines import named
 from dgpo_cli.workflows.tally import report_of
 
 _CHUNK = 256  # lines whose texts are held at a time
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What is read of the last report."""
+
+    k: Annotated[Count, Field(ge=1)]
+
+
+_REPORT = Format(_Report)
 
 
 def run(
@@ -192,7 +204,8 @@ def _complete(samples: list[Sample], *, card: Card, folder: EvalFolder) -> tuple
 
 
 def _last_k(folder: EvalFolder) -> int | None:
+    file = folder.report_file
     try:
-        return int(json.loads(folder.report_file.read_text(encoding="utf-8"))["k"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return _REPORT.read(parsed(file.read_bytes(), where=str(file)), where=str(file)).k
+    except (OSError, DataError):
         return None

@@ -252,7 +252,7 @@ def _digest(head: bytes) -> bytes:
 def _with_tail(raw: bytes, tail: Mapping[str, Any]) -> bytes:
     # In JSON no text holds a bare quotation mark: this is the field and nothing else.
     cut = raw.rfind(b',"outcome":')
-    own = json.loads(b"{" + raw[cut + 1 :]) if cut >= 0 else {}
+    own = parsed(b"{" + raw[cut + 1 :], where="") if cut >= 0 else {}
     if own.keys() <= set(_TAIL) and "outcome" in own:
         return _sealed(raw[:cut] + b"," + _json(tail)[1:-1])
     return _encoded({**parsed(raw, where=""), **tail})  # not in the order that we write

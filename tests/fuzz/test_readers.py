@@ -207,6 +207,8 @@ def test_what_fuzzers_found_in_evaluations_stays_found(evaluation: Path) -> None
     card.write_text(json.dumps(data))
     told(dgpo("regrade", str(evaluation)), r"card\.json: protocol\.top_p=false: must be a number$")
     card.write_text(whole[0])
+    (evaluation / "report.json").write_text('{"k": 1e400}')  # of no use, and of no harm
+    assert dgpo("regrade", str(evaluation)).exit_code == 0
     lines = whole[1].splitlines()
     samples.write_text("\n".join([lines[0], json.dumps(json.loads(lines[1]) | {"answer": ""})]))
     with samples.open("a") as file:
