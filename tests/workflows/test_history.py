@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,25 @@ def test_settings_that_change_nothing_learnt_pass_with_a_note(tmp_path: Path) ->
     assert f"optim.micro_batch_size {note.format(8, 4)}" in events
     assert not (tmp_path / "run" / FILE).exists()
     assert resolve(config=tmp_path / "run" / "settings.toml").settings.optim.micro_batch_size == 4
+
+
+@pytest.mark.parametrize(
+    "free",
+    [
+        ("optim.micro_batch_size=3", "optim.micro_batch_tokens=150"),
+        ("rollout.backend.batch_size=5", "reward.workers=2", "train.threads=1"),
+        ("model.gradient_checkpointing=true", "train.rollouts_every=1", "train.checkpoint_every=1"),
+    ],
+)
+def test_what_may_change_at_any_time_moves_nothing_but_rounding(
+    tmp_path: Path, free: tuple[str, ...]
+) -> None:
+    run_tiny(tmp_path / "whole", steps=1)
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    _, (whole,) = run_tiny(tmp_path / "whole", steps=2)
+    _, (parts,) = run_tiny(tmp_path / "parts", *free, steps=2)
+    for name in ("loss/value", "optim/grad_norm", "policy/entropy", "reward/mean"):
+        assert parts[name] == pytest.approx(whole[name], rel=1e-3, abs=1e-6)
 
 
 def test_a_change_that_is_allowed_is_made_and_written_down(tmp_path: Path) -> None:
