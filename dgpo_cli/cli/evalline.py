@@ -20,7 +20,7 @@ def eval_line(curve: Sequence[Mapping[str, Any]], *, width: int, ascii_only: boo
     head = f"eval {last['bench']} after step {last['step']}  Avg@{last['k']} {last['avg_at_k']:.1%}"
     errors = _errors(last)
     same = [line["avg_at_k"] for line in curve if line["bench"] == last["bench"]]
-    cut = f"truncated {last['truncated']:.0%}" if last["truncated"] else ""
+    cut = f"truncated {last['truncated']:.0%}" if last.get("truncated") else ""
     both, one = ", ".join(errors), errors[0] if errors else ""
     for parts in ([both, cut], [both], [one], []):
         line = "  ".join([head, *(part for part in parts if part)])

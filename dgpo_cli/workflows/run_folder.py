@@ -29,7 +29,7 @@ from typing import Any
 from dgpo_cli.errors import CheckpointError, NoCheckpointError, RunFolderBusy, cannot_write
 from dgpo_cli.models.checkpoint import TrainerState, check_checkpoint, load_state, naming
 from dgpo_cli.types import StepMetrics
-from dgpo_cli.workflows.step_lines import Line, StepLines, missing_notes, number_of
+from dgpo_cli.workflows.step_lines import Line, StepLines, is_evaluation, missing_notes, number_of
 
 _STEP = re.compile(r"step-(\d{6,})(\.jsonl)?")
 
@@ -45,7 +45,9 @@ class RunFolder:
         self.tokenizer_dir = path / "tokenizer"
         self.rollouts_dir = path / "rollouts"
         self.evals_file = path / "evals.jsonl"
-        self.evals = StepLines(self.evals_file, what="evaluations", beside="bench")
+        self.evals = StepLines(
+            self.evals_file, what="evaluations", beside="bench", is_whole=is_evaluation
+        )
         self.evals_dir = path / "evals"
         self.checkpoints_dir = path / "checkpoints"
         self.bad_batches_dir = path / "bad_batches"

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,12 @@ from dgpo_cli.models.checkpoint import atomic_bytes, flush_folder, naming
 BAD = ".bad"  # added to the name of the file that broken lines are moved to
 _BLOCK = 1 << 16  # bytes read at once from the end of a file
 _MOST = 10  # places that a note names
+_LAST = 10**12  # steps; no run gets there
+
+_EVAL_NUMBERS = (
+    *("stderr_rerun", "stderr_problems", "pass_at_k", "maj_at_k"),
+    *("truncated", "no_answer", "length_mean"),
+)
 
 Line = dict[str, Any]
 
@@ -41,15 +47,24 @@ class Found:
 class StepLines:
     """One such file."""
 
-    def __init__(self, path: Path, *, what: str, beside: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        what: str,
+        beside: str = "",
+        is_whole: Callable[[Line], bool] = lambda line: True,
+    ) -> None:
         """
         Args:
             what: it holds for a step, in words.
             beside: a field that tells the lines of one step apart, where there are several.
+            is_whole: whether a line with a step has what else it must have.
         """
         self.path = path
         self.what = what
         self._beside = beside
+        self._is_whole = is_whole
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
         """Add the line of a step; what is not finite is written as null."""
@@ -72,7 +87,7 @@ class StepLines:
         """Read the file; without it there is nothing. A last line that a kill cut is left out."""
         if not self.path.exists():
             return Found()
-        good, broken = _sorted(self.path.read_bytes())
+        good, broken = self._sorted()
         times = Counter(self._key(line) for _, line in good)
         latest = {self._key(line): line for _, line in good}
         return Found(
@@ -89,14 +104,14 @@ class StepLines:
         if not self.path.exists():
             return []
         raws = _ends(self.path, first=first, last=last)
-        return [line for raw in raws if (line := _parsed(raw)) is not None]
+        return [line for raw in raws if (line := self._parsed(raw)) is not None]
 
     def cut(self, step: int) -> list[str]:
         """Drop the lines behind `step`, move broken ones away, and return what there is to say."""
         if not self.path.exists():
             return []
         found = self.read()
-        good, broken = _sorted(self.path.read_bytes())
+        good, broken = self._sorted()
         latest = {self._key(line): raw for raw, line in good if line["step"] <= step}
         notes = repeated_notes(self.what, [each for each in found.repeated if each <= step])
         if broken:
@@ -105,15 +120,39 @@ class StepLines:
                 file.writelines(raw + b"\n" for _, raw in broken)
                 file.flush()
                 os.fsync(file.fileno())
-            are = "line holds" if len(broken) == 1 else "lines hold"
-            notes.insert(
-                0,
-                f"{self.path}: {len(broken)} {are} no step and went to {aside.name}: "
-                f"{named(found.broken)}",
-            )
+            lines = "line {} is" if len(broken) == 1 else "lines {} are"
+            which = lines.format(named(found.broken))
+            notes.insert(0, f"{self.path}: {which} broken, moved to {aside.name}")
         with atomic_bytes(self.path) as file:
             file.writelines(latest[key] + b"\n" for key in sorted(latest, key=lambda key: key[0]))
         return notes
+
+    def _sorted(self) -> tuple[list[tuple[bytes, Line]], list[tuple[int, bytes]]]:
+        """Part the lines into those with a step and the others, with their numbers."""
+        *whole, cut = self.path.read_bytes().split(b"\n")
+        good: list[tuple[bytes, Line]] = []
+        broken: list[tuple[int, bytes]] = []
+        for number, raw in enumerate([*whole, cut], start=1):
+            line = self._parsed(raw)
+            if line is not None:
+                good.append((raw, line))
+            elif raw.strip() and number <= len(whole):
+                broken.append((number, raw))
+        return good, broken
+
+    def _parsed(self, raw: bytes) -> Line | None:
+        """Return the object of a line when it holds a step and is whole."""
+        try:
+            values = json.loads(raw.decode("utf-8"))
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(values, dict):
+            return None
+        step = number_of(values.get("step"))
+        if step is None or not 0 <= step < _LAST or step != int(step):
+            return None
+        line = {**values, "step": int(step)}
+        return line if self._is_whole(line) else None
 
     def _key(self, line: Line) -> tuple[int, str]:
         return line["step"], str(line.get(self._beside, ""))
@@ -147,6 +186,28 @@ def named(places: Sequence[object]) -> str:
     return ", ".join(map(str, places[:_MOST])) + " ..." * (len(places) > _MOST)
 
 
+def is_evaluation(line: Line) -> bool:
+    """Whether a line of evals.jsonl has what is drawn and printed of it."""
+
+    def is_known(value: Any) -> bool:
+        return value is None or number_of(value) is not None
+
+    intervals = [line.get("rerun_95") or {}, line.get("problems_95") or {}]
+    numbers = [line.get(name) for name in _EVAL_NUMBERS]
+    if not all(isinstance(each, dict) for each in intervals) or not all(map(is_known, numbers)):
+        return False
+    ends = [each.get(end) for each in intervals if each for end in ("low", "high")]
+    score, k = number_of(line.get("avg_at_k")), line.get("k")
+    return (
+        isinstance(line.get("bench"), str)
+        and type(k) is int
+        and score is not None
+        and 0 <= score <= 1
+        and all(map(is_known, ends))
+        and all(each.keys() >= {"low", "high"} for each in intervals if each)
+    )
+
+
 def number_of(value: Any) -> float | None:
     """Return a finite number, None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -155,34 +216,6 @@ def number_of(value: Any) -> float | None:
         return float(value) if math.isfinite(value) else None
     except OverflowError:  # an integer beyond the range of floats
         return None
-
-
-def _sorted(content: bytes) -> tuple[list[tuple[bytes, Line]], list[tuple[int, bytes]]]:
-    """Part the lines of a file into those with a step and the others, with their numbers."""
-    *whole, cut = content.split(b"\n")
-    good: list[tuple[bytes, Line]] = []
-    broken: list[tuple[int, bytes]] = []
-    for number, raw in enumerate([*whole, cut], start=1):
-        line = _parsed(raw)
-        if line is not None:
-            good.append((raw, line))
-        elif raw.strip() and number <= len(whole):
-            broken.append((number, raw))
-    return good, broken
-
-
-def _parsed(raw: bytes) -> Line | None:
-    """Return the object of a line when it holds a step."""
-    try:
-        values = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(values, dict):
-        return None
-    step = number_of(values.get("step"))
-    if step is None or step < 0 or step != int(step):
-        return None
-    return {**values, "step": int(step)}
 
 
 def _ends(path: Path, *, first: int, last: int) -> Iterator[bytes]:

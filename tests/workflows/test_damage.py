@@ -168,7 +168,7 @@ def test_metrics_that_a_run_lost_are_told_when_it_goes_on(run: RunFolder) -> Non
     lines = run.metrics_file.read_bytes().splitlines(keepends=True)
     run.metrics_file.write_bytes(lines[0] + b"\0" * 64 + b"\n" + lines[3])
     events = go_on(run)
-    assert f"{run.metrics_file}: 1 line holds no step and went to metrics.jsonl.bad: 2" in events
+    assert f"{run.metrics_file}: line 2 is broken, moved to metrics.jsonl.bad" in events
     assert "metrics of steps 2 to 3 are missing" in events
     assert [line["step"] for line in run.read_metrics()] == [1, 4, 5]
 

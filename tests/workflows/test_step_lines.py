@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_a_broken_line_is_moved_away_and_costs_only_itself(tmp_path: Path, raw: 
     assert folder.metric_ends(first=1, last=2) == lines
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]  # reading moves nothing
     assert folder.forget_after(3) == [
-        f"{folder.metrics_file}: 1 line holds no step and went to metrics.jsonl.bad: 2",
+        f"{folder.metrics_file}: line 2 is broken, moved to metrics.jsonl.bad",
         "metrics of step 2 are missing",
     ]
     assert folder.metrics_file.read_bytes() == b"\n".join([*good, b""])
@@ -107,3 +108,41 @@ def test_a_line_whose_end_was_cut_is_no_damage(tmp_path: Path) -> None:
     assert [line["step"] for line in folder.metric_ends(first=0, last=1)] == [2]
     assert folder.forget_after(2) == []
     assert folder.metrics_file.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+
+
+EVALUATION = {
+    **{"bench": "b", "k": 2, "avg_at_k": 0.5, "truncated": 0.0, "pass_at_k": None},
+    **{"rerun_95": {"low": 0.4, "high": None}, "problems_95": None},
+}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"bench": None},
+        {"k": "2"},
+        {"k": 2.5},
+        {"avg_at_k": None},
+        {"avg_at_k": 10**400},
+        {"avg_at_k": 1.5},
+        {"truncated": "x"},
+        {"pass_at_k": [1]},
+        {"rerun_95": 7},
+        {"rerun_95": {"low": 0.4}},
+        {"problems_95": {"low": "a", "high": 1}},
+    ],
+)
+def test_an_evaluation_that_cannot_be_drawn_is_a_broken_line(
+    tmp_path: Path, edit: dict[str, object]
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.evals_file.write_text(
+        "".join(
+            json.dumps({"step": step, **EVALUATION, **change}) + "\n"
+            for step, change in ((1, {}), (2, edit), (3, {}))
+        )
+    )
+    assert [line["step"] for line in folder.read_evals()] == [1, 3]
+    (note,) = folder.evals.cut(3)
+    assert note == f"{folder.evals_file}: line 2 is broken, moved to evals.jsonl.bad"
+    assert folder.evals.cut(3) == []
