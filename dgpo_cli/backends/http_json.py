@@ -7,6 +7,7 @@ import contextlib
 import errno
 import http.client
 import json
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -37,7 +38,7 @@ class ServerSaysNo(Exception):
     """An answer with an HTTP status that is not success."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(f"HTTP {status}: {message}")
+        super().__init__(f"HTTP {status}: {message}".rstrip(": "))
         self.status = status
 
     @property
@@ -163,7 +164,7 @@ def _gone(error: Exception) -> ServerGone:
         case ssl.SSLCertVerificationError():
             return ServerGone(f"certificate not trusted ({error.verify_message})", may_pass=False)
         case ssl.SSLError():
-            return ServerGone("no TLS there; http:// in place of https://?", may_pass=False)
+            return ServerGone("no TLS there (http:// instead?)", may_pass=False)
         case ConnectionRefusedError():
             return ServerGone("connection refused")
         case http.client.RemoteDisconnected() | ConnectionResetError():
@@ -192,5 +193,9 @@ def _message(text: bytes) -> str:
         told = inner.get("message") or inner.get("detail") if isinstance(inner, dict) else inner
         line = " ".join(str(told or value).split())
     else:
-        line = " ".join(text.decode(errors="replace").split())
+        words = text.decode(errors="replace")
+        if words.lstrip()[:9].lower().startswith(("<!doctype", "<html")):  # of a page the title
+            title = re.search(r"<title[^>]*>([^<]*)", words, re.IGNORECASE)
+            words = title[1] if title else ""
+        line = " ".join(words.split())
     return line if len(line) <= _TEXT else line[: _TEXT - 1] + "…"

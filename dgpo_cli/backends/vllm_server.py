@@ -27,8 +27,6 @@ _POLL_S = 1.0
 _NOTICE_S = 0.2  # within which a wait that is called off ends
 _LOOK_S = 5.0  # that a server may take to say whether it is ready
 
-_FIX = "; no vLLM server: give the base address of one, without /v1, in rollout.backend.urls"
-
 _State = str | BackendError | None  # not ready yet; never will be; ready
 
 
@@ -140,9 +138,9 @@ class SharedServers:
         except ServerSlow as error:
             return str(error)
         except ServerGone as error:
-            return (
-                str(error) if error.may_pass or before else BackendError(f"{client}: {error}{_FIX}")
-            )
+            if error.may_pass or before:
+                return str(error)
+            return BackendError(f"{client}: {error}; set rollout.backend.urls")
         except ServerSaysNo as error:
             said = f"GET {path}: {error}"
             return (
@@ -167,7 +165,9 @@ class SharedServers:
                 f"; {known}: set {name} to the one that it was started with, or give the user and "
                 "password in its address again: they are not stored"
             )
-        return _FIX if error.status == 404 else ""
+        if error.status == 404:
+            return "; no vLLM server: set rollout.backend.urls to the address of one, without /v1"
+        return ""
 
     def _waits_for(self, client: VllmClient, state: str) -> str:
         return (

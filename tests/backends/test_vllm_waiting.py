@@ -89,7 +89,7 @@ HEALTHY: dict[str, tuple[int, bytes]] = {"/health": (200, b"")}
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
-        ({}, r"GET /health: HTTP 404: .*no vLLM server: give the base address of one, without /v1"),
+        ({}, r"GET /health: HTTP 404: .*no vLLM server: set .* to the address of one, without /v1"),
         (HEALTHY, r"GET /v1/models: HTTP 404: .*no vLLM server"),
         ({"/health": (301, b"")}, r"GET /health: HTTP 301"),
         ({"/health": (401, b"")}, r"GET /health: HTTP 401"),
@@ -129,7 +129,9 @@ def test_what_speaks_no_http_or_no_tls_ends_the_wait_at_once() -> None:
 
         threading.Thread(target=greet, daemon=True).start()
         assert "what answers is no HTTP" in fails_at_once(f"http://127.0.0.1:{port}")
-        assert "no TLS there; http://" in fails_at_once(f"https://127.0.0.1:{port}")
+        assert "no TLS there (http:// instead?); set rollout.backend.urls" in fails_at_once(
+            f"https://127.0.0.1:{port}"
+        )
         listener.shutdown(socket.SHUT_RDWR)
 
 
