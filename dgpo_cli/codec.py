@@ -129,6 +129,8 @@ def told(error: ValidationError, named: Mapping[str, str] = MappingProxyType({})
     name = _place(details["loc"], named)
     if details["type"] == "missing":
         return f"the field {name} is missing"
+    if details["input"] == math.inf:  # of too many digits, or too large an exponent
+        return f"{name}: the number is too large"
     value = f"{name}={shown(details['input'])}"
     match details["type"]:
         case "is_instance_of":
@@ -161,7 +163,5 @@ def shown(value: object) -> str:
             return "{...}"
         case list():
             return "[...]"
-        case float() if not math.isfinite(value):
-            return "a number too large" if value > 0 else "NaN" if value != value else "-Infinity"
     text = json.dumps(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

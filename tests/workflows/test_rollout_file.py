@@ -190,10 +190,10 @@ def test_only_the_lines_that_are_asked_for_are_parsed(tmp_path: Path) -> None:
         ('{"a": ' * 9999, "nested too deep"),
         (
             '{"prompt": "q", "completion": "c", "seed": ' + "9" * 9999 + "}",
-            "seed=a number too large",
+            "seed: the number is too large",
         ),
         ('{"prompt": "q", "completion": "c", "seed": true}', "seed=true: must be a whole number"),
-        ('{"prompt": "q", "completion": "c", "reward": 1e400}', "reward=a number too large"),
+        ('{"prompt": "q", "completion": "c", "reward": 1e400}', "reward: the number is too large"),
         ('{"prompt": "q", "completion": "c", "reward": NaN}', "reward=NaN: must be finite"),
         ('{"prompt": "q", "completion": "c", "version": "v2"}', 'version="v2": this dgpo reads'),
         ('{"prompt": "q", "completion": "c", "score": {"a": 1}}', "score={...}: must be a number"),
