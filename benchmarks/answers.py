@@ -1,25 +1,30 @@
 r"""CPU time to judge answers: `python benchmarks/answers.py [CHARS]`.
 
 The goals are under 100 microseconds for a verdict of the integer checker on completions of 32 KB,
-and a few milliseconds at most for text that is made to be slow. Second opinions are measured over
-960 completions, with the workers' start and import counted.
+and a few milliseconds at most for text that is made to be slow. The math checker is measured on
+the cases of its tests. Second opinions are measured over 960 completions, with the workers' start
+and import counted.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import resource
 import sys
 import time
+from pathlib import Path
 
 from dgpo_cli.rewards.answer import check_integer
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.rewards.integer import read_integer
+from dgpo_cli.rewards.math import check_math, warm_up
 from dgpo_cli.rewards.protocol import Extract
 from dgpo_cli.rewards.second_opinion import second_opinions
 from dgpo_cli.types import SilentProgress, Verdict
 
 WHERE: Extract = "boxed-or-answer-line"
+MATH_CASES = Path(__file__).parents[1] / "tests" / "rewards" / "cases" / "math_cases.jsonl"
 COMMON = (
     "so", "we", "have", "that", "the", "triangle", "$x^2 + y^2 = 25$", "and", r"\frac{1}{2}",
     "let", r"$\angle ABC = 60^\circ$", "which", "is", "therefore", r"\[ n = 12 \]", "wait,", "3",
@@ -81,6 +86,18 @@ def microseconds(text: str, *, rounds: int) -> float:
     return best / rounds * 1e6
 
 
+def math_milliseconds() -> list[float]:
+    """CPU time of each of the math checker's cases, in ascending order."""
+    warm_up()
+    took = []
+    for line in MATH_CASES.read_text(encoding="utf-8").splitlines():
+        case = json.loads(line)
+        start = time.process_time()
+        check_math(case["gold"], case["output"], finish_reason="stop", where=WHERE)
+        took.append((time.process_time() - start) * 1e3)
+    return sorted(took)
+
+
 def second_opinion_seconds(chars: int) -> float:
     """CPU seconds of second opinions on 960 completions, workers included."""
     draw = random.Random(1)
@@ -123,6 +140,9 @@ def main() -> None:
     for name, unit in CONTRIVED.items():
         text = unit * (chars // len(unit))
         print(f"{'contrived: ' + name:26} {microseconds(text, rounds=20):9.1f} us")
+    took = math_milliseconds()
+    for share in (0.5, 0.9, 0.99, 1.0):
+        print(f"math, {share:4.0%} within {took[round(share * (len(took) - 1))]:8.2f} ms")
     print(f"second opinions on 960: {second_opinion_seconds(chars):.2f} s CPU")
 
 

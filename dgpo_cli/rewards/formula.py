@@ -23,6 +23,7 @@ from dgpo_cli.rewards.nodes import (
 )
 from dgpo_cli.rewards.tokens import SIGNS, Token, Unread, canonical, tokens_of
 
+MAX_CHARS = 4096  # no longer text is a final answer, and Python reads no longer integers
 MAX_TOKENS = 2000
 _LEAD = v.words(
     "the final answer correct is are result value solution so thus hence therefore we get have it "
@@ -47,6 +48,8 @@ def read(answer: str, *, grouping: bool = True) -> Node:
     Raises:
         Unread: it has no meaning here, or is too long or too deep.
     """
+    if len(answer) > MAX_CHARS:
+        raise Unread(f"{len(answer)} characters")
     tokens = _conclusion(tokens_of(answer, grouping=grouping))
     if not tokens or len(tokens) > MAX_TOKENS:
         raise Unread(f"{len(tokens)} tokens")

@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, Any
 from dgpo_cli.rewards.answer import MAX_SHOWN_CHARS
 from dgpo_cli.rewards.equality import equal
 from dgpo_cli.rewards.extract import find_answer
-from dgpo_cli.rewards.formula import read
+from dgpo_cli.rewards.formula import MAX_CHARS, read
 from dgpo_cli.rewards.integer import read_integer
 from dgpo_cli.rewards.nodes import Name, Several, below
 from dgpo_cli.rewards.stated import looks_like_answer
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from dgpo_cli.rewards.settings import Extract
     from dgpo_cli.types import FinishReason, Outcome
 
-MAX_ANSWER_CHARS = 4096
 _MAY_EXPLODE = re.compile(r"[\^!*]|binom|choose|times|cdot|matrix|sum|prod|int")
 _CALCULUS = re.compile(r"\\(?:int|iint|lim|sum|prod|frac\{d\}|det)(?![A-Za-z])")
 _ABOUT = re.compile(r"\s*(?:\\approx(?![A-Za-z])|≈)")  # gold is as exact as it gets
@@ -113,7 +112,7 @@ def is_equal(gold: str, answer: str) -> bool:
     """
     if gold == answer:
         return True
-    if max(len(gold), len(answer)) > MAX_ANSWER_CHARS:
+    if max(len(gold), len(answer)) > MAX_CHARS:
         return False
     if _same_spelling(gold, answer):
         return True

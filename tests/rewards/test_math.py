@@ -35,6 +35,8 @@ UNEQUAL = [
     # a box that cannot be read is not judged by a fraction inside it
     ("1/2", r"\boxed{\frac{1}{2} \\ @@ }"),
     ("5", r"\boxed{" + "5+" * 20_000 + "5}"),
+    ("5", r"\boxed{" + "5" * 2_000_000 + "}"),
+    ("5", r"\boxed{" + "5+" * 1_000_000 + "5}"),
 ]
 
 
