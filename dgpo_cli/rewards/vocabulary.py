@@ -48,7 +48,8 @@ CHANGING_WORDS = PERCENT | words(
     "hundredth hundredths thousandth thousandths bps "
     # operations
     "plus minus divided multiplied over squared cubed factorial choose mod modulo div sqrt "
-    "root negative log ln exp sin cos tan cot csc gcd lcm lim det pi "
+    "power powers raised doubled tripled halved increased decreased reduced added subtracted "
+    "inverted negated tens gross root negative log ln exp sin cos tan cot csc gcd lcm lim det pi "
     # doubt, bounds, denial
     "impossible false invalid fails but too "
     "not no none never neither nor either except unknown wrong incorrect less more greater fewer "

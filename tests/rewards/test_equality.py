@@ -200,6 +200,9 @@ def test_what_is_done_to_a_number_is_not_the_number() -> None:
         r"\operatorname{eval}(204)",
         r"\text{the square of }204",
         r"\text{twice }204",
+        r"204\text{ to the power of two}",
+        r"204\text{ doubled}",
+        r"204\text{ tens}",
         r"\text{rev}\left(204\right)",
     ]
     holds([("204", r"204\text{ ways}")], [("204", answer) for answer in applied])
