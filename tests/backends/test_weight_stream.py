@@ -112,6 +112,7 @@ def test_strangers_hold_so_many_connections_and_keep_no_receiver_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(weight_stream, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(weight_stream, "TOKEN_TIMEOUT_S", 120.0)  # nobody goes by that
     tensors = of_all_kinds()
     before = threading.active_count()
     with Offer(tensors, host="127.0.0.1") as offer:
@@ -120,6 +121,9 @@ def test_strangers_hold_so_many_connections_and_keep_no_receiver_out(
         ]
         for stranger in strangers[:6]:
             assert stranger.recv(1) == b""  # the oldest go, the newest may yet tell a token
+        deadline = time.monotonic() + 30
+        while threading.active_count() > before + 1 + 3 and time.monotonic() < deadline:
+            time.sleep(0.01)  # the threads of those that went are ending
         assert threading.active_count() <= before + 1 + 3
         assert len(taken(offer, Listing.of(tensors, dtype=None))) == len(tensors)
     for stranger in strangers:
