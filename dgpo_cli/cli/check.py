@@ -96,6 +96,8 @@ def check(
             on_case=_say_json if as_json else _say,
             on_broken=lambda number, why: console.error(f"{name}, line {number}: {why}"),
         )
+    if not summary.checked and not summary.broken:
+        raise ConfigError(f"{name}: no lines in it")
     _say_summary(summary, as_json=as_json)
     if summary.broken or summary.disagreed:
         raise typer.Exit(USAGE if summary.broken else FAILED)

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dgpo_cli.errors import ModelError
+from dgpo_cli.errors import ModelError, NoModelError
 from dgpo_cli.models.settings import EMBEDDED_TINY, ModelSettings
 from dgpo_cli.resources import resource_dir
 
@@ -30,13 +30,13 @@ def find_config(settings: ModelSettings) -> Found:
     folder = Path(settings.path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
-            raise ModelError(
+            raise NoModelError(
                 f"model.path={settings.path}: no config.json in that folder; give the folder of a "
                 "model, or a hub id"
             )
         return Found(_read(folder / "config.json"), f"{folder / 'config.json'}")
     if settings.path.startswith((".", "/", "~")):
-        raise ModelError(f"model.path={settings.path}: no such folder")
+        raise NoModelError(f"model.path={settings.path}: no such folder")
     known = _shipped().get(settings.path.removesuffix("-Instruct")) or _shipped().get(settings.path)
     if known is not None and settings.revision is None:
         return Found(known, "numbers that come with dgpo; nothing was downloaded")

@@ -219,7 +219,9 @@ def checkpoint_to_load(run: Path, *, step: int | None, on_event: Callable[[str],
         check_run_checkpoint(path, on_event=on_event, optimizer=False)
     except CheckpointError as error:
         others = _steps([each for each in found if each != path])
-        rest = f"the run also has step {', '.join(others)}" if others else "the run has no other"
+        rest = "the run has no other checkpoint"
+        if others:
+            rest = f"the run also has step {', '.join(others)}; dgpo train goes on from there"
         raise CheckpointError(f"{error}; {rest}") from error
     return path
 

@@ -157,7 +157,9 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed_from_with_a_note(
 
 def test_a_damaged_checkpoint_is_not_loaded_and_the_others_are_named(run: RunFolder) -> None:
     flip_a_bit(run.checkpoint_dir(4) / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"has changed .*; the run also has step 2"):
+    with pytest.raises(
+        CheckpointError, match=r"has changed .*; the run also has step 2; dgpo train"
+    ):
         checkpoint_to_load(run.path, step=None, on_event=print)
     assert checkpoint_to_load(run.path, step=2, on_event=print) == run.checkpoint_dir(2)
     with pytest.raises(CheckpointError, match="no checkpoint of step 3; there are: 2, 4"):
