@@ -192,6 +192,9 @@ def _same_members(
             return True
         single = isinstance(gold, Row) and len(golds) == 1 and not isinstance(answer, Row)
         return single and equal(golds[0], answer)
+    joiners = {one.joiner for one in (gold, answer) if isinstance(one, Several)}
+    if joiners == {"and", "or"} and all(isinstance(one, Name | Words) for one in golds):
+        return False  # "p and q" states another thing than "p or q"; 2 and 3 are 2 or 3 as roots
     if len(golds) > MAX_ITEMS or len(answers) > MAX_ITEMS:
         return False
     if Constant("...") in golds or Constant("...") in answers:

@@ -98,6 +98,7 @@ def test_brackets_and_order_are_kept() -> None:
             ("(3,100)", r"\{3,100\}"),
             ("(1,2)", "(2,1)"),
             ("1,2", "(1,2)"),
+            (r"p\land q", r"p\lor q"),
             (r"\langle 1,2\rangle", "(1,2)"),
         ],
     )
