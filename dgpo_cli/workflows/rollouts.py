@@ -300,6 +300,8 @@ def _stats(record: RolloutRecord, columns: RolloutColumns) -> StoredStats | None
         if getattr(record, name) is None:
             raise KeyError(name)
     assert record.credit is not None and record.vocab_size is not None
+    if record.credit and not isinstance(record.credit.get("rule"), str):
+        raise KeyError("credit.rule")
     return StoredStats(
         credit=record.credit,
         vocab_size=record.vocab_size,

@@ -10,7 +10,7 @@ from typing import Any
 
 from dgpo_cli.algo.credit import CreditRule, DgpoCredit
 from dgpo_cli.config.load import resolve
-from dgpo_cli.errors import DataError
+from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.types import (
     Credit,
     InspectedCompletion,
@@ -75,7 +75,17 @@ class Rules:
         stored = dict(line.stats.credit) if line.stats and line.stats.credit else {"rule": "dgpo"}
         key = json.dumps([stored, what_if.rule, what_if.changes])
         if key not in self._found:
-            self._found[key] = _resolved(stored, what_if)
+            if what_if.asks:
+                self.trained(line)  # what is wrong with it is not the what-if's fault
+            try:
+                self._found[key] = _resolved(stored, what_if)
+            except ConfigError as error:
+                if what_if.asks:
+                    raise
+                raise DataError(
+                    f"{line.prompt.source}: the credit of completion {line.index} of "
+                    f"{line.prompt.id}: {str(error).splitlines()[0]}"
+                ) from error
         return self._found[key]
 
 

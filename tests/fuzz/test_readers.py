@@ -197,6 +197,16 @@ def test_what_fuzzers_found_in_rollouts_stays_found(rollouts: Path) -> None:
     rollouts.write_text(json.dumps(LINE | {"weights": [0]}))
     ended = dgpo("inspect", str(rollouts))
     assert ended.exit_code == 2 and "weights has 1 numbers for 6 tokens" in ended.stderr
+    for credit, said in (
+        ({"tau": 0.5}, r"\.jsonl:1: the field credit\.rule is missing"),
+        ({"rule": "dgpo", "tau": [1]}, r"\.jsonl: the credit of completion 0 of p: credit\.tau="),
+        ({"rule": "other"}, r"\.jsonl: the credit of completion 0 of p: credit\.rule=other"),
+    ):
+        rollouts.write_text(json.dumps(LINE | {"credit": credit}))
+        for view in ((), ("--tau", "0.1"), ("--json",)):
+            ended = dgpo("inspect", str(rollouts), *view)
+            assert ended.exit_code == 2
+            told(ended, said)
 
 
 def test_what_fuzzers_found_in_evaluations_stays_found(evaluation: Path) -> None:
