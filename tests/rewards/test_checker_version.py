@@ -14,7 +14,7 @@ from tests.rewards.test_answer import FOUND, NOT_FOUND
 
 # A changed verdict asks for a new version, here and in rewards/answer.py; a new case with the old
 # verdicts for a new digest alone.
-DIGESTS = {"2": "19b174f5834bb59de3ab60a2b510cfe31e1bd32ce51f65756435090339c17cf0"}
+DIGESTS = {"2": "d8b89b64e6f9a1f3752dc1ebcdac0885fe3febc550fb2018150638989ddb6a3f"}
 PLACES: tuple[Extract, ...] = ("boxed", "answer-line", "boxed-or-answer-line", "last-number")
 REASONS: tuple[FinishReason, ...] = ("stop", "length")
 

@@ -90,6 +90,8 @@ ALONE = [
     r"$(\boxed{7})$",
     r"$\left(\boxed{7}\right)$",
     r"\textbf{Answer: \boxed{7}}",
+    r"$\mathbf{\boxed{7}}$",
+    r"$\underline{\boxed{7}}$",
     r"\textcolor{red}{\boxed{7}}",
     r"{\color{red}\boxed{7}}",
     r"\text{The answer is }\boxed{7}",
