@@ -1,4 +1,4 @@
-"""How often the intervals of 95 % of `dgpo compare` and `dgpo eval` hold the truth.
+"""How often the 95 % intervals of `dgpo compare` and `dgpo eval` hold the truth.
 
     OMP_NUM_THREADS=1 python benchmarks/intervals.py [--problems 30] [--runs 1000] [--json FILE]
 

@@ -92,7 +92,7 @@ class OverProblems(NamedTuple):
     n: int
 
     def interval(self) -> Interval:
-        """Student's interval of 95 %, within -1 and 1; NaN for one problem."""
+        """Student's 95 % interval, within -1 and 1; NaN for one problem."""
         if self.n < 2:
             return Interval(math.nan, math.nan)
         half = student_quantile(0.975, freedom=self.n - 1) * self.stderr
@@ -129,9 +129,9 @@ def problems_difference(
 ) -> Interval:
     """Where the mean difference over all problems of this kind is; NaN for one problem.
 
-    It goes with the sign test, whose `p` is given: it holds 0 where the test does not refuse it
-    (p >= 0.05). Where the test does, the problems that are added change no more than those seen
-    do for the end near 0: many small changes of one sign outweigh a large one that was never met.
+    It agrees with the sign test, whose `p` is given: it contains 0 if the test does not reject 0
+    (p >= 0.05). If the test rejects 0, the added problems change no more than the seen ones at the
+    end near 0: many small changes of one sign outweigh a large one that never occurred.
     The error of a rerun is part of this one, so the rerun's interval is within it.
     """
     old, new = [c / k_before for c in before], [c / k_after for c in after]
@@ -165,8 +165,8 @@ def smallest_problems(stderr: float, *, n: int, rerun: float = math.nan) -> floa
     """The same over problems drawn anew: (t_0.975 + t_0.8) standard errors; NaN for one problem.
 
     Student's quantiles have n - 1 degrees of freedom. The error of a rerun is contained in this
-    one, so where `rerun` is known and larger, it stands for it. No error at all is unknown: NaN.
-    Infinite where not even a difference of 1 is found so often.
+    one, so a known and larger `rerun` replaces it. An error of 0 means unknown: NaN.
+    Infinite if not even a difference of 1 is found so often.
     """
     if n < 2:
         return math.nan

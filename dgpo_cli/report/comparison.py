@@ -118,7 +118,7 @@ def _row(label: str, before: float, after: float, *, page: Page, style: str = ""
 def _errors(found: Comparison, *, page: Page) -> Iterator[Text]:
     yield plain("")
     head = plain(f"difference {points(found.difference)} points", style=page.style("bold"))
-    yield from noted(head, "intervals of 95 %:", page=page)
+    yield from noted(head, "95 % intervals:", page=page)
     drawn = "" if found.exact else " (drawn)"
     for label, interval, p, meaning in (
         ("rerun", found.rerun_95, found.p_rerun, ", these problems again"),

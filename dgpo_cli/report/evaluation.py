@@ -64,7 +64,7 @@ def noted(line: Text, *notes: str, page: Page) -> Iterator[Text]:
 
 
 def error_line(label: str, interval: str, *notes: str, page: Page) -> Iterator[Text]:
-    """An interval of 95 % and what it is the error of; the view says once that it is 95 %."""
+    """A 95 % interval and what it is the error of; the view says "95 %" once."""
     line = plain("").append(pad(f"  {label}", LABEL), page.style("dim"))
     yield from noted(line.append(f" {interval}"), *notes, page=page)
 
@@ -103,7 +103,7 @@ class _Report:
 
 def _score(result: Evaluation, *, page: Page) -> Iterator[Text]:
     score = value_line(f"Avg@{result.k}", percent(result.avg_at_k), page=page, style="bold")
-    yield from noted(score, "intervals of 95 %:", page=page)
+    yield from noted(score, "95 % intervals:", page=page)
     for label, interval, meaning in (
         ("rerun", result.rerun_95, "these problems sampled again"),
         ("problems", result.problems_95, "other problems of this kind"),

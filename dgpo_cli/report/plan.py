@@ -152,7 +152,7 @@ def _memory(plan: Plan, *, page: Page) -> Iterator[Text]:
     for problem in plan.problems:
         yield from page.paragraph(problem)
     for setting in plan.not_built:
-        words = f"{page.glyphs.failed} this version cannot run it: {setting} is not built"
+        words = f"{page.glyphs.failed} this version cannot run it: {setting} is not built yet"
         yield from page.paragraph(words, style="bold")
 
 

@@ -33,8 +33,8 @@ def spans(count: int, *, cells: int) -> tuple[tuple[int, int], ...]:
 def bar(scale: Scale | Linear, value: float, *, glyphs: Glyphs) -> str:
     """The glyph of a number: from the lowest bar at the scale's lower end to the highest.
 
-    On a fitted scale the least weight there is has the lowest bar, the largest the highest. Bars of
-    other numbers stand on 0, and the one furthest from it is the highest.
+    On a fitted scale the smallest weight has the lowest bar, the largest the highest. Bars of other
+    numbers stand on 0, and the one furthest from 0 is the highest.
     """
     steps = _ASCII if glyphs.ascii_only else glyphs.fractions[1:9]
     share, low, high = (scale.share(each) for each in (value, scale.low, scale.high))

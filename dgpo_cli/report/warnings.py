@@ -24,7 +24,7 @@ def warnings(evaluation: Evaluation) -> tuple[str, ...]:
     if evaluation.unjudged > 0:
         count = round(evaluation.unjudged * evaluation.k * evaluation.n_problems)
         found.append(
-            f"The check of {counted(count, 'sample')} ran into its deadline or crashed; "
+            f"The check of {counted(count, 'sample')} timed out or crashed; "
             "counted as wrong, though not known to be."
         )
     if evaluation.odd_duplicates:
@@ -32,7 +32,7 @@ def warnings(evaluation: Evaluation) -> tuple[str, ...]:
         found.append(
             f"{counted(evaluation.duplicates, 'sample')} {verb} an earlier sample of the same "
             "problem token for token, more than independent samples would by their probabilities: "
-            "the sampler reuses seeds, or draws otherwise than it says. The errors are too small."
+            "the sampler reuses seeds, or its probabilities are wrong. The errors are too small."
         )
     if evaluation.k == 1:
         found.append(

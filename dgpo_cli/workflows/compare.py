@@ -40,7 +40,7 @@ def _pair(before: Run, after: Run, *, force: bool) -> Pair:
         lines = "\n".join(f"  {line}" for line in forced)
         raise ConfigError(
             f"{before.name} and {after.name} cannot be compared "
-            f"(--force goes on and repeats what differs):\n{lines}"
+            f"(--force compares them anyway):\n{lines}"
         )
     if not common:
         raise ConfigError(f"{before.name} and {after.name}: no problem is in both")
@@ -117,12 +117,12 @@ def _notes(
     if old.k != new.k:
         yield (
             f"k differs, {old.k} and {new.k}: Avg@k estimates the same for any k, pass@k and "
-            "maj@k do not. The test over other problems is approximate then."
+            "maj@k do not. The test over other problems is then approximate."
         )
     if all(a.outcomes == b.outcomes and a.lengths == b.lengths for a, b in common):
         yield "Every sample has the same outcome and length in both: these are the same samples."
     elif len(common) < _FEWEST:
         yield (
             f"The test over other problems cannot reach p < 0.05 with {len(common)} in both: it "
-            f"takes {_FEWEST} that all change the same way."
+            f"needs {_FEWEST} that all change the same way."
         )

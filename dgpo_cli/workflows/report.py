@@ -78,7 +78,7 @@ def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
     if not folder.path.is_dir():
         raise ConfigError(f"{folder.path}: there is no such folder")
     if not folder.metrics_file.exists() and not folder.settings_file.exists():
-        raise ConfigError(f"{folder.path}: is no run folder: no metrics.jsonl in it")
+        raise ConfigError(f"{folder.path}: is not a run folder: no metrics.jsonl in it")
     notes = _Notes()
     part = notes.part
     metrics = part(lambda: _metrics(folder, notes), lost="metrics.jsonl cannot be read") or ()
@@ -132,8 +132,8 @@ class _Notes:
         found = file.read()
         if found.broken:
             self.lines.append(
-                f"{file.path.name} cannot be read at {len(found.broken)} of its lines, left out: "
-                f"{named(found.broken)}"
+                f"{file.path.name}: {len(found.broken)} of its lines left out, as they cannot be "
+                f"read: {named(found.broken)}"
             )
         self.lines += repeated_notes(file.what, found.repeated)
         return found.lines

@@ -52,7 +52,7 @@ def test_a_plan_that_this_version_cannot_run_never_ends_with_0() -> None:
     done = in_process("plan", "--preset", "qwen7b-full")
     assert done.exit_code == 3
     assert "✓ fits" in done.stdout
-    assert "✗ this version cannot run it: parallel.kind=fsdp2 is not built" in done.stdout
+    assert "✗ this version cannot run it: parallel.kind=fsdp2 is not built yet" in done.stdout
     data = json.loads(in_process("plan", "--preset", "qwen7b-full", "--json").stdout)
     assert (data["fits"], data["runs"]) == (True, False)
 

@@ -74,7 +74,7 @@ def test_both_errors_are_labelled_in_words_and_have_their_interval() -> None:
     assert "54.1 to 62.4  these problems sampled again" in rerun
     problems = line_of(output, "  problems")
     assert "28.0 to 84.0  other problems of this kind" in problems
-    assert output.count("95 %") == 1 and "intervals of 95 %:" in line_of(output, "Avg@8")
+    assert output.count("95 %") == 1 and "95 % intervals:" in line_of(output, "Avg@8")
 
 
 def test_one_sample_each_has_an_unknown_error_and_still_an_interval() -> None:
@@ -106,7 +106,7 @@ def test_repeated_and_unjudged_samples_are_a_warning_with_their_number() -> None
     assert "1 sample repeats an earlier sample" in output
     output = printed(render(evaluation(duplicates=41, odd_duplicates=True, unjudged=2 / 48)))
     assert "41 samples repeat an earlier sample" in output
-    assert "check of 2 samples ran into its deadline" in output
+    assert "check of 2 samples timed out" in output
     assert "repeat" not in printed(render(evaluation(duplicates=41)))
 
 

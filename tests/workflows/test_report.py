@@ -142,9 +142,9 @@ def test_what_is_no_finite_number_is_unknown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "note"),
     [
-        ("metrics.jsonl", "{broken\n{}\n", "metrics.jsonl cannot be read"),
-        ("metrics.jsonl", "[1]\n[2]\n", "metrics.jsonl cannot be read"),
-        ("evals.jsonl", "{broken\n{}\n", "evals.jsonl cannot be read"),
+        ("metrics.jsonl", "{broken\n{}\n", "metrics.jsonl: 2 of its lines left out"),
+        ("metrics.jsonl", "[1]\n[2]\n", "metrics.jsonl: 2 of its lines left out"),
+        ("evals.jsonl", "{broken\n{}\n", "evals.jsonl: 2 of its lines left out"),
         ("settings.toml", "= broken", "settings.toml cannot be read: Invalid statement (at line 1"),
         ("settings.toml", "[future]\nsetting = 1\n", "not diagnosed"),
     ],
@@ -178,9 +178,9 @@ def test_a_broken_line_costs_only_itself(tmp_path: Path) -> None:
     assert [each["step"] for each in found.metrics] == [*range(1, 6), *range(7, 13)]
     assert [each["step"] for each in found.evals] == [0, 6]
     assert found.notes == (
-        "metrics.jsonl cannot be read at 5 of its lines, left out: 6, 8, 10, 11, 12",
+        "metrics.jsonl: 5 of its lines left out, as they cannot be read: 6, 8, 10, 11, 12",
         "metrics of step 6 are missing",
-        "evals.jsonl cannot be read at 1 of its lines, left out: 2",
+        "evals.jsonl: 1 of its lines left out, as they cannot be read: 2",
     )
 
 
@@ -244,7 +244,7 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "empty").mkdir()
     for paths, words in (
         ([tmp_path / "none"], "there is no such folder"),
-        ([tmp_path / "empty"], "is no run folder"),
+        ([tmp_path / "empty"], "is not a run folder"),
         ([folder.path, folder.path], "is named twice"),
         ([], "no run under ./runs"),
     ):

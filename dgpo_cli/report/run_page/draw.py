@@ -176,11 +176,11 @@ def _highest(run: RunSeries, name: str) -> float:
     return max((value for value in values if value is not None), default=0.0)
 
 
-AVG = Panel("avg", "Evaluation", "intervals of 95 %", (Curve("avg_at_k", "Avg@k"),), floor=0.0)
+AVG = Panel("avg", "Evaluation", "95 % intervals", (Curve("avg_at_k", "Avg@k"),), floor=0.0)
 
 
 def draw_evals(runs: Sequence[RunSeries]) -> Drawn | None:
-    """Avg@k of every run that has evaluations, with both intervals of 95 %."""
+    """Avg@k of every run that has evaluations, with both 95 % intervals."""
     shown = [(at, run) for at, run in enumerate(runs) if run.evals]
     if not shown:
         return None
@@ -207,8 +207,8 @@ def draw_evals(runs: Sequence[RunSeries]) -> Drawn | None:
 
 
 _EVAL_NOTE = (
-    "The strong interval says where Avg@k of these problems would be with endless samples, the "
-    "faint one where it would be on other problems of the kind."
+    "The strong interval is for these problems sampled again, the faint one for other problems of "
+    "this kind."
 )
 
 

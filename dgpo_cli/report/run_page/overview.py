@@ -82,7 +82,7 @@ def reward_ends(
 
 
 def half_95(stderr: float, count: int) -> float:
-    """Half of Student's interval of 95 % for a mean of `count` values; NaN for one."""
+    """Half of Student's 95 % interval for a mean of `count` values; NaN for one."""
     return student_quantile(0.975, freedom=count - 1) * stderr if count > 1 else math.nan
 
 
@@ -100,7 +100,7 @@ def _evaluated(evals: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 def errors(line: Mapping[str, Any]) -> str:
-    """Both intervals of 95 % of an evaluation in words."""
+    """Both 95 % intervals of an evaluation as text."""
     parts = [
         f"{ends(interval)} {name}"
         for key, name in (("rerun_95", "rerun"), ("problems_95", "problems"))
@@ -222,7 +222,7 @@ def _gaps(record: RunRecord) -> Iterator[str]:
     if noisy:
         yield (
             f"d was noise in {counted(len(noisy), 'step')}, the last of them step {noisy[-1]}: "
-            "rounding alone makes about as much of it"
+            "rounding alone makes about as much"
         )
     skipped = sum(line.get("optim/skipped_no_signal") == 1.0 for line in record.metrics)
     if skipped:

@@ -82,7 +82,7 @@ def evaluations(record: RunRecord) -> str:
         ]
         for line in record.evals
     ]
-    head = ["step", "benchmark", "k", "Avg@k", "intervals of 95 %", "pass@k", "maj@k", "truncated"]
+    head = ["step", "benchmark", "k", "Avg@k", "95 % intervals", "pass@k", "maj@k", "truncated"]
     return (
         f"<details><summary>Evaluations</summary>{table([*head, 'length'], rows, text=2)}</details>"
     )
