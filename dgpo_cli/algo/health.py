@@ -1,4 +1,4 @@
-"""Says, once and not at every step, that a step's credit is no other than GRPO's, or is rounding's.
+"""Says, once and not at every step, that a step's credit equals GRPO's, or is rounding.
 
 The distance d of a token is known to about the noise floor, the 99 % quantile of what rounding
 alone makes of it.
@@ -89,17 +89,17 @@ class TauHealth:
             return None
         self._told = True
         return (
-            f"credit.tau={rule.tau:g} acts on rounding: d is known to {noise_floor:.0e}, which "
+            f"credit.tau={rule.tau:g} acts on rounding: d has an error of {noise_floor:.0e}, which "
             f"moves weights by a factor of up to {_factor(score / rule.tau)}; set credit.tau to "
-            f"{2 * score / NOISE_SHARE:.1g} or more, or credit.target_ess, which keeps above the "
-            "noise"
+            f"{2 * score / NOISE_SHARE:.1g} or more, or credit.target_ess, which keeps tau above "
+            "the noise"
         )
 
 
 def is_noise(distance: float, *, noise_floor: float | None) -> bool:
     """Whether distances are near what rounding makes; distance: their 99 % quantile.
 
-    Distances of exactly 0 are no noise: the models are equal.
+    Distances of exactly 0 are not noise: the models are equal.
     """
     return noise_floor is not None and 0 < distance < NEAR * noise_floor
 

@@ -76,8 +76,8 @@ class RemoteSampler(Sampler, Protocol):
         ...
 
     def wait_no_more(self) -> None:
-        """Have whoever waits for what samples to start, now or later, raise CalledOff soon. A
-        signal handler may call it."""
+        """Make every wait for the sampler to start, now or later, raise CalledOff soon. A signal
+        handler may call it."""
         ...
 
     def cancel(self) -> None:

@@ -157,7 +157,7 @@ def _open(url: str) -> http.client.HTTPConnection:
 
 
 def _gone(error: Exception) -> ServerGone:
-    """Say what became of a connection, and whether it may be otherwise a little later."""
+    """Say what happened to a connection, and whether another try later may work."""
     match error:
         case socket.gaierror():
             return ServerGone(f"no machine of that name ({error.strerror})", may_pass=False)
@@ -170,7 +170,7 @@ def _gone(error: Exception) -> ServerGone:
         case http.client.RemoteDisconnected() | ConnectionResetError():
             return ServerGone("connection closed without an answer")
         case http.client.BadStatusLine():
-            return ServerGone("what answers is no HTTP", may_pass=False)
+            return ServerGone("the answer is not HTTP", may_pass=False)
         case FileNotFoundError():
             return ServerGone("no socket there")
         case OSError(errno=errno.EHOSTUNREACH | errno.ENETUNREACH | errno.EACCES):

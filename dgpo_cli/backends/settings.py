@@ -12,9 +12,9 @@ from dgpo_cli.schema import Change, Frozen
 
 
 class ServerUrl(str):
-    """The address of a server as everybody may see it: what is written, shown and compared.
+    """The address of a server without secrets, as it is stored, shown and compared.
 
-    login: the user and password that stood before its host, for the connection alone.
+    login: the user and password in front of its host, only for the connection.
     """
 
     login: str | None
@@ -29,7 +29,7 @@ class ServerUrl(str):
 
 
 def _address(value: Any) -> ServerUrl:
-    """Check an address without a word of what it says: a password may be anywhere in it."""
+    """Check an address; errors quote nothing of it, as a password may be anywhere in it."""
     if not isinstance(value, str):
         raise ValueError("an address must be text")
     url = value if isinstance(value, ServerUrl) else ServerUrl(value)
@@ -132,8 +132,8 @@ class VllmServerBackend(_Vllm):
     api_key_env: Annotated[str, Change.FREE] = Field(
         "DGPO_VLLM_API_KEY",
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="Environment variable with the servers' key; where it is not set, the key that "
-        "dgpo serve has left on this machine is sent.",
+        description="Environment variable with the servers' key; if it is not set, dgpo sends the "
+        "key that dgpo serve stored on this machine.",
     )
     sync_dir: Annotated[str | None, Change.FREE] = Field(
         None,

@@ -97,7 +97,7 @@ class OwnEngine:
 
     def _is_ready(self) -> bool:
         if self._off:
-            raise CalledOff("vLLM is waited for no more")
+            raise CalledOff("no longer waiting for vLLM")
         try:
             self._client.check_health()
         except (ServerGone, ServerSlow, ServerSaysNo):

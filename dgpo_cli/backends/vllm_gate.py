@@ -1,10 +1,10 @@
-"""Who may call a server of `dgpo serve`, and for what: an ASGI middleware for vLLM's front.
+"""Who may call a server of `dgpo serve`, and for what: an ASGI middleware for vLLM's front end.
 
-vLLM's own key covers /v1 alone, while the calls that replace weights, run methods of the workers
-or end the engine lie beside it. This gate stands before all of them. Its rules come in through the
-environment, so that they are on no command line. It imports neither vLLM nor torch.
+vLLM's own key covers only /v1, but not the calls that replace weights, run methods of the workers
+or end the engine. This gate covers all of them. Its rules come from the environment, so that they
+appear on no command line. It imports neither vLLM nor torch.
 
-The key lies in a file that only its owner can read, where the same user's trainers find it.
+The key is in a file that only its owner can read, where the same user's trainers find it.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class Rules:
     """What a server lets through.
 
     key: what every call but GET /health must send as a bearer token.
-    folder: weights are read from folders below it alone.
-    owner: the user to whom those folders must belong; None: whoever.
-    updates: whether new weights are taken at all.
-    names: host names of a server that other machines reach; None: this machine alone reaches it.
+    folder: weights are read only from folders below it.
+    owner: the user who must own those folders; None: anyone.
+    updates: whether new weights are accepted at all.
+    names: host names of a server that other machines reach; None: only this machine reaches it.
     """
 
     key: str
@@ -82,7 +82,7 @@ class Rules:
     names: tuple[str, ...] | None = None
 
     def environment(self) -> dict[str, str]:
-        """Return what hands these rules to the gate in the server's process."""
+        """Return the environment variables that pass these rules to the server's process."""
         return {_VARIABLE: json.dumps(asdict(self))}
 
     @classmethod
@@ -93,15 +93,17 @@ class Rules:
         return cls(names=None if names is None else tuple(names), **values)
 
     def admit(self, method: str, path: str, headers: Headers) -> None:
-        """Raise Refused unless a request may go on, as far as its head says."""
+        """Raise Refused unless the head of a request allows it."""
         found: dict[str, list[bytes]] = {}
         for name, value in headers:
             found.setdefault(name.decode("latin-1").lower(), []).append(value)
         # A page that rebinds its own name to this machine sends that name.
         if not self._is_own(found.get("host", [])):
-            raise Refused(403, "Host is no name of this server; use its IP address or --host NAME")
+            raise Refused(
+                403, "Host is not a name of this server; use its IP address or --host NAME"
+            )
         if "origin" in found:
-            raise Refused(403, "requests of web pages (Origin) are not taken")
+            raise Refused(403, "requests from web pages (Origin) are refused")
         if (method, path) == ("GET", "/health"):
             return
         if not self._has_key(found.get("authorization", [])):
@@ -119,12 +121,12 @@ class Rules:
             Refused: it is another method, has fields of its own, or the folder lies elsewhere.
         """
         if len(body) > _MOST_BYTES:
-            raise Refused(413, f"more than {_MOST_BYTES} bytes")
+            raise Refused(413, f"the body has more than {_MOST_BYTES} bytes")
         try:
             values = json.loads(body)
             if path == "/collective_rpc":
                 if values["method"] != RELOAD or values.keys() != {"method", "kwargs"}:
-                    raise Refused(403, f"of the methods of the workers only {RELOAD} is open")
+                    raise Refused(403, f"the only open method of the workers is {RELOAD}")
                 holder, name, others = values["kwargs"], "weights_path", set[str]()
             else:
                 holder, name, others = values, "lora_path", {"lora_name"}
@@ -141,16 +143,16 @@ class Rules:
         place = os.path.realpath(given)
         fix = "; start the server with --sync-dir, and set rollout.backend.sync_dir to the same"
         if not os.path.isabs(given) or not _is_below(place, root):
-            raise Refused(403, f"weights are read from folders below {self.folder} alone{fix}")
+            raise Refused(403, f"weights are read only from folders below {self.folder}{fix}")
         try:
             entries = [os.path.realpath(entry.path) for entry in os.scandir(place)]
             owner = os.stat(place).st_uid
         except OSError as error:
             raise Refused(404, f"{given}: {error.strerror}{fix}") from error
         if self.owner is not None and owner != self.owner:
-            raise Refused(403, f"{given} belongs to another user than the server runs as{fix}")
+            raise Refused(403, f"{given} does not belong to the user that runs the server{fix}")
         if not all(_is_below(entry, place) for entry in entries):
-            raise Refused(403, f"{given} holds links to outside of it")
+            raise Refused(403, f"{given} contains links that point outside of it")
         return place
 
     def _is_own(self, hosts: list[bytes]) -> bool:
@@ -163,7 +165,7 @@ class Rules:
         try:
             address = ipaddress.ip_address(name)
         except ValueError:
-            # No name of the public internet is without a dot, and thus none of a foreign page.
+            # Names on the public internet have a dot: a name without one is no foreign page's.
             return self.names is not None and ("." not in name or name in self.names)
         return address.is_loopback or (self.names is not None and not address.is_unspecified)
 
@@ -250,9 +252,9 @@ def _is_below(place: str, root: str) -> bool:
 
 
 def key_file(url: str) -> Path:
-    """Return where the key of a server lies, below XDG_STATE_HOME or ~/.local/state.
+    """Return the path of a server's key, below XDG_STATE_HOME or ~/.local/state.
 
-    A server that is reached through loopback goes by the name of this machine: homes are shared.
+    The key of a server on loopback has the name of this machine: machines may share a home.
     """
     parts = urlsplit(url)
     name = (parts.hostname or "").lower()
@@ -275,7 +277,7 @@ def write_key(path: Path) -> str:
 
 
 def read_key(path: Path) -> str | None:
-    """Return the key in a file, None if there is none that is this user's alone."""
+    """Return the key in a file; None without one, or if others than this user have access."""
     try:
         with open(path, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW)) as file:
             status = os.fstat(file.fileno())

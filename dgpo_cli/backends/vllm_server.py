@@ -79,7 +79,7 @@ class SharedServers:
         after: Exception | None = None,
         advance: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """Wait until these are ready, and say why they are not where that changes.
+        """Wait until these are ready, and say why they are not whenever that changes.
 
         after: why one is waited for that was ready before.
         """
@@ -106,7 +106,7 @@ class SharedServers:
         while not self._off and (left := until - time.monotonic()) > 0:
             time.sleep(min(_NOTICE_S, left))
         if self._off:
-            raise CalledOff("vLLM servers are waited for no more")
+            raise CalledOff("no longer waiting for vLLM servers")
 
     def _look(self, clients: Iterable[VllmClient], *, before: bool) -> dict[VllmClient, _State]:
         """Look at all of them at once, in threads: nothing here keeps Ctrl-C waiting."""
@@ -126,7 +126,7 @@ class SharedServers:
         return states
 
     def _state(self, client: VllmClient, *, before: bool) -> _State:
-        """Return why a server is not ready, None if it is, or the error that waiting cannot mend.
+        """Return why a server is not ready, None if it is, or the error that waiting cannot fix.
 
         before: it was ready once, so that there is a server of that name.
         """
@@ -160,13 +160,15 @@ class SharedServers:
             name, file = self._settings.api_key_env, key_file(client.address.url)
             if os.environ.get(name):
                 return f"; the key in {name} is not the server's"
-            known = f"the key in {file} is not the server's" if file.exists() else "it wants a key"
+            known = f"the key in {file} is not the server's" if file.exists() else "it needs a key"
             return (
-                f"; {known}: set {name} to the one that it was started with, or give the user and "
-                "password in its address again: they are not stored"
+                f"; {known}: set {name} to the key that it was started with, or give the user and "
+                "password in its address again (they are not stored)"
             )
         if error.status == 404:
-            return "; no vLLM server: set rollout.backend.urls to the address of one, without /v1"
+            return (
+                "; not a vLLM server: set rollout.backend.urls to the address of one, without /v1"
+            )
         return ""
 
     def _waits_for(self, client: VllmClient, state: str) -> str:
@@ -183,7 +185,7 @@ class SharedServers:
         )
 
     def _name_another_model(self, client: VllmClient) -> None:
-        """Say it where a server and the run name their models differently; they may be the same."""
+        """Note a server whose name for the model is not the run's; they may be the same model."""
         served = self._served[client]
         if self._model is not None and _last_name(served) != _last_name(self._model):
             self._progress.event(

@@ -157,7 +157,7 @@ class Offer:
         return hmac.compare_digest(token, self.token.encode())
 
     def _make_room(self) -> None:
-        """Break off who came first of those that have not told the token, if there are many."""
+        """Drop the oldest connection that has not sent the token, if there are many."""
         strangers = [each for each, known in self._open.items() if not known]
         if len(strangers) >= MOST_CONNECTIONS:
             with contextlib.suppress(OSError):
@@ -213,7 +213,7 @@ def _some(connection: socket.socket, view: memoryview) -> int:
     """Read what is there, at most as much as `view` holds; return how much it was."""
     count = connection.recv_into(view)
     if count == 0:
-        raise ConnectionError("the trainer broke the transfer of weights off")
+        raise ConnectionError("the trainer aborted the transfer of weights")
     return count
 
 

@@ -86,8 +86,8 @@ Updates = Annotated[
     bool,
     typer.Option(
         "--updates-from-anywhere",
-        help="Take new weights also when --host is reachable from other machines. Neither they "
-        "nor the key are encrypted on their way: only in a network that you trust.",
+        help="Accept new weights even if --host is reachable from other machines. Weights and key "
+        "are sent unencrypted: use this only in a network that you trust.",
         show_default="off",
     ),
 ]
@@ -101,10 +101,10 @@ Transfer = Annotated[
 SyncDir = Annotated[
     Path | None,
     typer.Option(
-        help="Load adapters and weights from folders below this one only: the trainer's "
+        help="Load adapters and weights only from folders below this one; set it to the trainer's "
         "rollout.backend.sync_dir.",
         metavar="DIR",
-        show_default="your own folders for temporary files",
+        show_default="your own temporary folders",
     ),
 ]
 Remote = Annotated[
@@ -144,8 +144,8 @@ def serve(
     """Start a vLLM server that dgpo can sample from and give new weights to.
 
     It runs until Ctrl-C, SIGTERM or the end of this process, and leaves nothing behind. Every
-    request but GET /health must carry its key; requests of web pages are refused, and so is every
-    call that neither samples nor hands over weights.
+    request but GET /health must carry its key. Requests from web pages are refused, and so is
+    every call that neither samples nor hands over weights.
     """
     from dgpo_cli.backends.vllm_command import ServerFlags, transfer_name
     from dgpo_cli.config import checks
@@ -185,8 +185,8 @@ def serve(
         )
     elif host not in workflow.LOOPBACK:
         console.note(
-            f"--host {host}: whoever has the key can replace the weights, and whoever can read "
-            "the network's traffic has the key"
+            f"--host {host}: anyone with the key can replace the weights, and anyone who can read "
+            "the network's traffic can read the key"
         )
 
     def on_ready(url: str, key_file: Path | None) -> None:
@@ -199,8 +199,8 @@ def serve(
         )
         if key_file is not None:
             console.say(
-                f"its key is in {key_file}: dgpo finds it there when you run it on this machine; "
-                "elsewhere set DGPO_VLLM_API_KEY to it"
+                f"the key is in {key_file}: dgpo finds it there on this machine; on other machines "
+                "set DGPO_VLLM_API_KEY to it"
             )
         console.flush()
 

@@ -63,8 +63,8 @@ def run(
     Args:
         port: 0 takes a free one.
         api_key: what clients must send; None makes a key and leaves it in a file.
-        sync_dir: weights are read from folders below it alone; None: from this user's folders
-            for temporary files.
+        sync_dir: weights are read only from folders below it; None: from this user's temporary
+            folders.
         on_ready: told the address when the server takes requests, and the file of the key.
 
     Raises:
@@ -136,7 +136,7 @@ def _place_of_weights(sync_dir: Path | None) -> tuple[Path, int | None]:
     if sync_dir is None:
         return Path(temporary_place()), os.getuid()  # anybody may write there
     if not sync_dir.is_dir():
-        raise ConfigError(f"--sync-dir {sync_dir}: no such folder; make it, or give another")
+        raise ConfigError(f"--sync-dir {sync_dir}: no such folder; create it or give another")
     return sync_dir.resolve(), None
 
 

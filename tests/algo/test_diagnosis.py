@@ -316,7 +316,7 @@ def test_thoughts_without_an_end_are_told_as_what_keeps_answers_from_being_read(
     unread = Unread(ending="so it is 7", readable_as=None, in_thought=True)
     (found,) = diagnose(run(8, **FAULTS["no_answer"]), facts=FACTS, find_unread=lambda: unread)
     assert "most end inside a thought; one ends: so it is 7" in found.evidence
-    assert "a chat template that opens none" in found.advice
+    assert "a chat template that does not open one" in found.advice
     other = replace(unread, in_thought=False)
     (found,) = diagnose(run(8, **FAULTS["no_answer"]), facts=FACTS, find_unread=lambda: other)
     assert "thought" not in found.evidence + found.advice
@@ -338,8 +338,8 @@ def test_verdicts_that_mostly_run_out_of_time_are_told_after_two_steps_with_thei
     assert keys(run(1, **late)) == []
     (found,) = diagnose(run(2, **late), facts=FACTS)
     assert found.key == "verifier_timeout"
-    assert "the check of 75 % of the completions ran into reward.timeout_s=5" in found.evidence
-    assert "192 of 256 a step, which takes about 240 s of it" in found.evidence
+    assert "75 % of the checks ran into reward.timeout_s=5" in found.evidence
+    assert "192 of 256 per step, which costs about 240 s of every step" in found.evidence
     assert "reward.workers=4" in found.evidence
     assert keys(run(20) + run(2, first=21, **late)) == ["verifier_timeout"]
     assert keys(run(20) + run(1, first=21, **late)) == []

@@ -118,7 +118,9 @@ def test_a_tau_that_acts_on_rounding_is_told_once_with_one_that_does_not() -> No
     step = {"policy/gate_p99": 0.2}
     assert health.line(step, noise_floor=None) is None  # not measured yet
     said = health.line(step, noise_floor=6e-5)
-    assert said is not None and said.startswith("credit.tau=1e-05 acts on rounding: d is known to")
+    assert said is not None and said.startswith(
+        "credit.tau=1e-05 acts on rounding: d has an error of"
+    )
     # log w moves by 6e-5 * 0.2 / 1e-5 = 1.2
     assert "a factor of up to 3.3; set credit.tau to 0.0005 or more" in said
     assert health.line(step, noise_floor=6e-5) is None

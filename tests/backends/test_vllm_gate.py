@@ -82,7 +82,7 @@ def test_a_server_that_others_reach_knows_its_names_and_addresses(host: str, own
     if own:
         rules.admit("GET", "/v1/models", head)
     else:
-        with pytest.raises(Refused, match="Host is no name of this server"):
+        with pytest.raises(Refused, match="Host is not a name of this server"):
             rules.admit("GET", "/v1/models", head)
 
 
@@ -118,7 +118,7 @@ def test_an_owner_is_asked_for_where_anybody_may_write(tmp_path: Path) -> None:
     body = json.dumps(rpc(tmp_path / "w")).encode()
     mine = replace(RULES, folder=str(tmp_path), owner=os.getuid())
     assert json.loads(mine.narrowed("/collective_rpc", body)) == rpc(tmp_path / "w")
-    with pytest.raises(Refused, match="belongs to another user"):
+    with pytest.raises(Refused, match="does not belong to the user"):
         replace(mine, owner=os.getuid() + 1).narrowed("/collective_rpc", body)
 
 

@@ -89,8 +89,11 @@ HEALTHY: dict[str, tuple[int, bytes]] = {"/health": (200, b"")}
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
-        ({}, r"GET /health: HTTP 404: .*no vLLM server: set .* to the address of one, without /v1"),
-        (HEALTHY, r"GET /v1/models: HTTP 404: .*no vLLM server"),
+        (
+            {},
+            r"GET /health: HTTP 404: .*not a vLLM server: set .* to the address .*without /v1",
+        ),
+        (HEALTHY, r"GET /v1/models: HTTP 404: .*not a vLLM server"),
         ({"/health": (301, b"")}, r"GET /health: HTTP 301"),
         ({"/health": (401, b"")}, r"GET /health: HTTP 401"),
         (HEALTHY | {"/v1/models": (200, b"<html>")}, r"/v1/models does not answer as one vLLM"),
@@ -128,7 +131,7 @@ def test_what_speaks_no_http_or_no_tls_ends_the_wait_at_once() -> None:
                 connection.close()
 
         threading.Thread(target=greet, daemon=True).start()
-        assert "what answers is no HTTP" in fails_at_once(f"http://127.0.0.1:{port}")
+        assert "the answer is not HTTP" in fails_at_once(f"http://127.0.0.1:{port}")
         assert "no TLS there (http:// instead?); set rollout.backend.urls" in fails_at_once(
             f"https://127.0.0.1:{port}"
         )
@@ -161,7 +164,7 @@ def test_a_key_that_is_missing_or_wrong_ends_the_wait_and_says_whose(
         server.address
     )
     file.unlink()
-    assert "it wants a key: set DGPO_VLLM_API_KEY to" in fails_at_once(server.address)
+    assert "it needs a key: set DGPO_VLLM_API_KEY to" in fails_at_once(server.address)
 
 
 def test_one_of_several_servers_that_cannot_come_is_named_while_others_may(

@@ -95,7 +95,7 @@ def test_it_says_where_it_serves_and_ends_with_everything(
         f"--set 'rollout.backend.urls=[\"{url}\"]' --set rollout.backend.max_num_seqs=5\n"
     )
     (key,) = tmp_path.glob("dgpo/serve/*.key")
-    assert process.stdout.readline().startswith(f"its key is in {key}: dgpo finds it there")
+    assert process.stdout.readline().startswith(f"the key is in {key}: dgpo finds it there")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{url}/v1/models", timeout=5)
     (client,) = SharedServers(VllmServerBackend(urls=(url,))).clients
@@ -124,7 +124,7 @@ def test_the_key_of_the_user_is_the_only_one(
         client.served()
     process.terminate()
     out, err = process.communicate(timeout=30)
-    assert "its key is in" not in out and "s3cret" not in out + err
+    assert "the key is in" not in out and "s3cret" not in out + err
     assert list(tmp_path.rglob("*.key")) == []
 
 

@@ -63,7 +63,7 @@ class DgpoCredit(Frozen):
         20,
         ge=0,
         description="Steps between measurements of the noise floor of the distance: two forward "
-        "passes over an eighth of the completions, 8 at most. target_ess keeps tau above it, and d "
+        "passes over an eighth of the completions, at most 8. target_ess keeps tau above it, and d "
         "near it is marked. 0: at the first step only.",
     )
 

@@ -80,8 +80,8 @@ def _readable(facts: Facts, example: Unread | None) -> str:
         )
     if example is not None and example.in_thought:
         return (
-            "nothing in a thought is read before it is closed, with </think> or as the model does: "
-            "take a model that closes the thought, or a chat template that opens none"
+            "a thought is not read until it is closed (by </think> or the model's own tag): use a "
+            "model that closes it, or a chat template that does not open one"
         )
     asked = _REQUEST.get(facts.extract, r"Put the answer into \boxed{}.")
     if "'" in facts.template or "\n" in facts.template or len(facts.template) > LONGEST_TEMPLATE:
@@ -90,9 +90,9 @@ def _readable(facts: Facts, example: Unread | None) -> str:
 
 
 def verifier_timeout(history: History, facts: Facts) -> Diagnosis | None:
-    """The answer checker does not get done, or dies, often enough to move the reward.
+    """The answer checker times out or crashes often enough to move the reward.
 
-    Where that is so for most completions, two steps show it.
+    Two steps are enough if that happens to most completions.
     """
     width = history.width if _some_are_unjudged(history) else SOON
     if width == SOON and not _most_are_unjudged(history):
@@ -103,8 +103,8 @@ def verifier_timeout(history: History, facts: Facts) -> Diagnosis | None:
         key="verifier_timeout",
         step=history.step,
         headline="Answers are not judged and count as wrong",
-        evidence=f"in {history.last_steps(width)} the check of {percent(late)} of the completions "
-        f"ran into reward.timeout_s={facts.timeout_s:g}, that of {percent(died)} crashed"
+        evidence=f"in {history.last_steps(width)} {percent(late)} of the checks ran into "
+        f"reward.timeout_s={facts.timeout_s:g} and {percent(died)} crashed"
         + _cost(late * completions, of=completions, facts=facts),
         advice=_judged(facts, late=late, died=died),
     )
@@ -124,13 +124,13 @@ def _most_are_unjudged(history: History) -> bool:
 
 
 def _cost(late: float, *, of: float, facts: Facts) -> str:
-    """What the verdicts that ran into the deadline cost of each step."""
+    """The seconds of each step that timed-out verdicts cost."""
     if late < 1:
         return ""
     seconds = late * facts.timeout_s / facts.workers
     return (
-        f"; {late:,.0f} of {of:,.0f} a step, which takes about {seconds:,.0f} s of it with "
-        f"reward.workers={facts.workers}"
+        f"; {late:,.0f} of {of:,.0f} per step, which costs about {seconds:,.0f} s of every step "
+        f"with reward.workers={facts.workers}"
     )
 
 
@@ -138,7 +138,7 @@ def _judged(facts: Facts, *, late: float, died: float) -> str:
     if died > late:
         return (
             "look at those completions in the rollouts (outcome crash): a worker that asks for too "
-            "much memory is ended; --set reward.kind=integer needs least, if the answers are "
+            "much memory is ended; --set reward.kind=integer needs the least, if the answers are "
             "integers"
         )
     patience = min(4 * facts.timeout_s, MAX_TIMEOUT_S)
