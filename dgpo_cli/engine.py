@@ -106,7 +106,7 @@ class Engine:
         if foreign is not None:
             token = self.policy.tokenizer.convert_ids_to_tokens(foreign)
             raise ConfigError(
-                f"{prompt.source}: prompt {prompt.id!r} has token id {foreign} ({token!r}), and "
+                f"{prompt.source}: prompt {prompt.id!r} has token id {foreign} ({token!r}), but "
                 f"the model has {self.policy.embeddings} token embeddings; give a model.path whose "
                 "tokenizer and chat template are the model's own"
             )

@@ -75,9 +75,9 @@ def check(
     """Judge lines of JSON with gold and output; print each one's outcome and extracted answer.
 
     A line may have finish_reason (stop or length), and want: correct, incorrect, policy (either
-    is fine) or an outcome; precision and recall are over the lines that want one. Exits with 1 if
-    a verdict is not the wanted one, with 2 if a line cannot be judged; the other lines are judged
-    all the same.
+    is fine) or an outcome; precision and recall are over the lines with want. Exits with 1 if a
+    verdict is not the wanted one, with 2 if a line cannot be judged; the other lines are still
+    judged.
     """
     settings = _settings(
         extract=extract, kind=kind, minimum=minimum, maximum=maximum, timeout=timeout

@@ -95,7 +95,7 @@ SecondOpinion = Annotated[
     bool,
     typer.Option(
         "--second-opinion/--no-second-opinion",
-        help="Ask the math checker as well, and list where it does not agree.",
+        help="Ask the math checker too, and list where it disagrees.",
         show_default="on",
     ),
 ]
@@ -103,7 +103,7 @@ WithCard = Annotated[
     bool,
     typer.Option(
         "--card",
-        help="Print the card too: every setting, version and file that moves the score. It is "
+        help="Print the card too: every setting, version and file that affects the score. It is "
         "always in card.json and --json.",
         show_default="off",
     ),
@@ -145,10 +145,10 @@ def evaluate(
 ) -> None:
     """Evaluate a model: sample each problem k times and report Avg@k with its error.
 
-    --run takes a trained model, --preset a recipe's model before training, --model any other;
+    --run takes a trained model, --preset a preset's model before training, --model any other;
     without any of them the newest run under ./runs is evaluated.
-    Settings: preset or run < protocol < --set < flags. Every sample is kept as soon as it is
-    there: the same command goes on where it was stopped, and a larger --k adds what is missing.
+    Settings: preset or run < protocol < --set < flags. Samples are stored as they arrive: the same
+    command resumes an evaluation that was stopped, and a larger --k draws only what is missing.
     """
     if run is None and preset is None and model is None:
         run = _newest_run()
@@ -239,7 +239,7 @@ def _newest_run() -> Path:
     found = newest_run(RUNS)
     if found is None:
         raise ConfigError(
-            "nothing says what to evaluate, and there is no run under ./runs: give --model MODEL "
+            "no model was given, and there is no run under ./runs: give --model MODEL "
             "(a folder or a name on the hub), --run RUN (a trained model), or --preset NAME"
         )
     console.note(f"evaluating {found}, the newest run; --run, --model or --preset choose another")

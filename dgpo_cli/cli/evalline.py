@@ -31,7 +31,7 @@ def eval_line(curve: Sequence[Mapping[str, Any]], *, width: int, ascii_only: boo
 
 
 def _errors(line: Mapping[str, Any]) -> list[str]:
-    """The intervals that are known, in percent; the first says that they are of 95 %."""
+    """The known intervals, in percent; the first one says 95 %."""
     known = [
         f"{100 * low:.1f} to {100 * high:.1f} {name}"
         for key, name in (("rerun_95", "rerun"), ("problems_95", "problems"))

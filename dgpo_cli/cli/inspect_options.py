@@ -131,7 +131,7 @@ Fit = Annotated[
     bool,
     typer.Option(
         "--fit",
-        help="Let the colours of the weights run over the range of the completion.",
+        help="Scale the colours to the range of the completion's weights.",
         show_default="1/2 to 2, none from 0.8 to 1.25",
     ),
 ]

@@ -42,7 +42,7 @@ def merge(run: Run, out: Out, checkpoint: Checkpoint = None, dtype: Dtype = "bfl
     console.say(f"merged {result.checkpoint} in {dtype}, {result.size / 1e9:.2f} GB")
     console.say(
         f"log-probabilities against the policy's: at most {apart.largest:.2g} apart, "
-        f"{apart.mean:.2g} in the mean, over {apart.tokens} fixed tokens; rounding makes "
+        f"{apart.mean:.2g} on average, over {apart.tokens} fixed tokens; rounding alone makes "
         f"{apart.rounding:.2g}"
     )
     console.say(f"written to {result.out}")

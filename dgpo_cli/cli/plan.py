@@ -27,7 +27,7 @@ Gpu = Annotated[
     str | None,
     typer.Option(
         help="Device to plan for: h200, h100, a100, a100-40, l40s, l4, 4090, 3090, t4, cpu, or "
-        "here for the one of this machine.",
+        "here for this machine's.",
         metavar="NAME",
         show_default="the one that the preset is meant for, else here",
     ),

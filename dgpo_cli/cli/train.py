@@ -37,9 +37,9 @@ Steps = Annotated[
 Resume = Annotated[
     str,
     typer.Option(
-        help="auto: go on from the newest whole checkpoint in the run folder, if any. "
-        "never: refuse a folder that has one. must: refuse a folder that has none. "
-        "A number: go on from the checkpoint of that step; what came after it is done again.",
+        help="auto: resume from the newest undamaged checkpoint in the run folder, if any. "
+        "never: refuse a folder that holds a run. must: refuse a folder without a checkpoint. "
+        "A number: resume from the checkpoint of that step and redo the later steps.",
         metavar="auto|never|must|STEP",
     ),
 ]
@@ -47,7 +47,7 @@ AllowChange = Annotated[
     bool,
     typer.Option(
         "--allow-change",
-        help="Continue the run in --out although settings that affect what it learns differ from "
+        help="Continue the run in --out even if settings that affect what it learns differ from "
         "its own; the run folder records each change.",
         show_default="off",
     ),
@@ -85,9 +85,9 @@ def train(
 ) -> None:
     """Train a model with DGPO (arXiv 2605.03327), or with GRPO, DAPO and relatives by --set.
 
-    Settings: defaults < preset or file < --set < flags. The same command again goes on where an
-    interrupted run stopped. A run folder holds one method: settings that affect what is learnt
-    get a folder of their own, or need --allow-change.
+    Settings: defaults < preset or file < --set < flags. The same command resumes a run that
+    stopped. A run folder holds one method: other settings that affect what is learnt get a folder
+    of their own, or need --allow-change.
     """
     options.one_of({"--preset": preset, "--config": config}, why="to say what to train")
     how = parse_resume(resume)
@@ -232,7 +232,7 @@ def _view(
 
     if kind == "panel" and not console.can_animate():
         raise ConfigError(
-            "--view panel: stderr is no terminal that can move its cursor; leave it out for "
+            "--view panel: stderr is not a terminal that can move its cursor; leave it out for "
             "a line a step"
         )
     size = console.stderr().size
@@ -260,7 +260,7 @@ def _ended(result: TrainResult) -> str:
     if not result.trained:
         return (
             f"all {result.steps} steps are done already; --set train.steps={2 * result.steps} "
-            "goes on"
+            "continues"
         )
     name = "reward/mean"
     first, last = result.first[name], result.last[name]

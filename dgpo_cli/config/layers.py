@@ -59,9 +59,9 @@ def _recipe(text: str, name: str) -> Layer:
     except ValueError as error:
         raise ConfigError(f"{name}: holds a whole number with too many digits") from error
     except RecursionError as error:
-        raise ConfigError(f"{name}: is nested too deep; no setting is") from error
+        raise ConfigError(f"{name}: is nested deeper than any setting") from error
     if _depth(tree) > _DEEPEST:
-        raise ConfigError(f"{name}: is nested too deep; no setting is")
+        raise ConfigError(f"{name}: is nested deeper than any setting")
     if isinstance(tree.get("description"), str):
         del tree["description"]  # says what the recipe is for; no setting
     hardware = tree.pop("hardware") if isinstance(tree.get("hardware"), str) else None

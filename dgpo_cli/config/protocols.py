@@ -79,7 +79,7 @@ def load_protocol(name: str) -> Protocol | None:
     try:
         return parse_protocol(name, path.read_text(encoding="utf-8"))
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: is no protocol: {error}") from error
+        raise ConfigError(f"{path}: is not a protocol: {error}") from error
 
 
 def parse_protocol(name: str, text: str) -> Protocol:

@@ -52,7 +52,7 @@ def settle(model: Any, *, chosen: str) -> str | None:
     if chosen != "auto":
         raise ConfigError(f"model.attention={chosen}: {wrong}; set model.attention=eager")
     model.set_attn_implementation("eager")
-    return f"model.attention=auto: eager, because {wrong}"
+    return f"model.attention=auto uses eager, because {wrong}"
 
 
 def _as_eager(model: Any, own: str) -> bool:

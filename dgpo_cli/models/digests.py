@@ -1,7 +1,8 @@
 """Digests of a checkpoint's files, as `sha256sum -c SHA256SUMS` reads them, and their check.
 
-What a file system or a copy does to a file is not always an error that anybody sees: a flipped
-bit of a weight loads. A checkpoint of a version without digests is only looked at for being whole.
+Damage by a file system or a copy is not always an error that anybody sees: a weight with a flipped
+bit still loads. A checkpoint of a version without digests is only checked for missing and cut
+files.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def check_whole(folder: Path) -> None:
     """
     _check_there(folder / OPTIMIZER)
     if not zipfile.is_zipfile(folder / OPTIMIZER):
-        raise CheckpointError(f"{folder / OPTIMIZER}: is cut short or no file of torch")
+        raise CheckpointError(f"{folder / OPTIMIZER}: is cut short or not a torch file")
     for path in _weights(folder):
         _check_there(path)
         _check_safetensors(path)
@@ -118,7 +119,9 @@ def _check_safetensors(path: Path) -> None:
         with safe_open(str(path), framework="np") as file:
             file.keys()
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: is cut short or no safetensors file ({error})") from error
+        raise CheckpointError(
+            f"{path}: is cut short or not a safetensors file ({error})"
+        ) from error
 
 
 def _read_sums(folder: Path) -> dict[str, str]:

@@ -187,8 +187,8 @@ def add_adapter(model: Any, *, adapter: LoraAdapter, seed: int) -> Any:
     wrong = [name for name in unfit if hasattr(model.get_submodule(name), "lora_A")]
     if wrong:
         raise ModelError(
-            f"adapter.targets includes {wrong[0].rpartition('.')[2]}: {wrong[0]} gives more than a "
-            "product, or its weight is read by a kernel that knows of no adapter; leave it out"
+            f"adapter.targets includes {wrong[0].rpartition('.')[2]}: {wrong[0]} is not a plain "
+            "linear layer, or a kernel reads its weight without the adapter; leave it out"
         )
     _start_at_the_base(adapted)
     return adapted

@@ -128,7 +128,7 @@ def check_written(
     if not difference.is_rounding:
         raise ModelError(
             f"the merged model is not the policy: log-probabilities are {difference.mean:.2g} nats "
-            f"off in the mean, where rounding makes {difference.rounding:.2g}; nothing is written: "
+            f"off on average, and rounding makes {difference.rounding:.2g}; nothing was written: "
             "use the checkpoint's adapter with its base instead"
         )
     return difference
@@ -185,8 +185,8 @@ def _without_adapter(model: Any) -> Any:
 
 
 def _untie(model: Any) -> None:
-    """Give the head weights of its own where an adapter sits on the embedding that it is tied to:
-    what is added to the one is no part of the other."""
+    """Give the head weights of its own if an adapter sits on the embedding that it is tied to: the
+    adapter's update belongs to the embedding only."""
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 

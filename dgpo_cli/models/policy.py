@@ -71,7 +71,7 @@ class Policy:
         check_head(self._base, head=self.head)
         if min(self.stop_ids) >= self.head.vocab_size:
             raise ModelError(
-                f"the tokenizer's EOS token has id {min(self.stop_ids)}, and the model has "
+                f"the tokenizer's EOS token has id {min(self.stop_ids)}, but the model has "
                 f"{self.head.vocab_size} logits: completions could not end; give a model.path "
                 "whose tokenizer is the model's own"
             )
@@ -81,8 +81,8 @@ class Policy:
         self.notes = list(dict.fromkeys(notes))
         if not self.pads:
             self.notes.append(
-                f"{type(self._base).__name__} lets padding into its sequences: each is computed "
-                "alone, which takes longer"
+                f"padding changes the numbers of {type(self._base).__name__}: each sequence is "
+                "computed alone, which takes longer"
             )
         if reference is not None:
             check_head(reference, head=self.reference_head)
@@ -129,8 +129,8 @@ class Policy:
                 return kind, padded
         raise ConfigError(
             f"rollout.backend.kind=hf cannot sample from {type(self._base).__name__}: several "
-            "completions cannot go on from one state of it; set rollout.backend.kind=vllm, if "
-            "vLLM runs the model"
+            "completions cannot share its state; set rollout.backend.kind=vllm if vLLM supports "
+            "the model"
         )
 
     @property

@@ -237,7 +237,7 @@ def _judged(faults: Sequence[str], what: str, *, strict: bool) -> tuple[str, ...
         return tuple(f"{what}: {line}" for line in lines)
     count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
     listed = "".join(f"\n  {line}" for line in lines)
-    raise DataError(f"{what}: {count} in the data; mend it, or go on with --no-strict{listed}")
+    raise DataError(f"{what}: {count} in the data; fix it, or continue with --no-strict{listed}")
 
 
 def _from_file(
@@ -273,7 +273,7 @@ def _no_integers(prompts: Sequence[Prompt]) -> list[str]:
     if not found:
         return []
     return [
-        f"{len(found)} of {len(prompts)} answers are no plain integers, the first is "
+        f"{len(found)} of {len(prompts)} answers are not plain integers, the first is "
         f"{found[0].answer[:40]!r} of problem {found[0].id!r}; for general answers set "
         "reward.kind = 'math'"
     ]

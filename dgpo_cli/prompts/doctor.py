@@ -119,7 +119,7 @@ def _without_repeats(records: Sequence[Record]) -> tuple[list[Record], list[str]
 def _answer_faults(record: Record, manifest: HubManifest) -> Iterator[str]:
     answer = read_integer(record.answer)
     if answer is None:
-        yield f"{record.place}: answer {_short(record.answer)} is no integer"
+        yield f"{record.place}: answer {_short(record.answer)} is not an integer"
     elif not manifest.minimum <= answer <= manifest.maximum:
         yield (
             f"{record.place}: answer {_short(record.answer)} is not in "

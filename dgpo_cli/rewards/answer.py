@@ -107,7 +107,7 @@ def check_integer(
     """
     wanted = read_integer(gold)
     if wanted is None:
-        raise ValueError(f"gold={gold[:MAX_SHOWN_CHARS]!r} is no integer")
+        raise ValueError(f"gold={gold[:MAX_SHOWN_CHARS]!r} is not an integer")
     cut = finish_reason == "length"
     found, given = read_answer(text, where=where, cut=cut)
     if found is None:

@@ -44,7 +44,7 @@ def check_answers(prompts: Sequence[Prompt], *, reward: RewardSettings) -> None:
         first, text = found[0]
         place = f" ({first.place})" if first.place else ""
         raise DataError(
-            f"{first.source}: {len(found):,} of {len(prompts):,} answers cannot be compared with, "
+            f"{first.source}: {len(found):,} of {len(prompts):,} answers cannot be compared with; "
             f"the first is that of problem {first.id!r}{place}: {text}"
         )
 

@@ -187,12 +187,12 @@ class WorkerPool:
         if running and not self._noted:
             self._noted = True
             self._on_note(
-                f"{running} of {self._size} workers check answers, another does not start "
+                f"only {running} of {self._size} workers check answers, another does not start "
                 f"({reason}); {self._start_fix(reason)}"
             )
         if not self._workers and self._failed_starts >= MAX_FAILED_STARTS:
             raise DgpoError(
-                f"answer checker {self._check.target}: no worker process starts, the last of "
+                f"answer checker {self._check.target}: no worker process starts; the last of "
                 f"{self._failed_starts} tries ended with: {reason}; {self._start_fix(reason)}"
             )
 

@@ -164,7 +164,7 @@ def _case(line: bytes, number: int) -> Case:
         gold = str(gold)
     for name, value in (("gold", gold), ("output", output)):
         if not isinstance(value, str):
-            raise _BrokenLine(f"{name}={value!r:.80} is no text; put it in quotes")
+            raise _BrokenLine(f"{name}={value!r:.80} is not text; put it in quotes")
     want = fields.pop("want", None)
     if want is not None and want not in WANTS:
         raise _BrokenLine(f"want={want!r:.80}: must be one of {', '.join(WANTS)}")

@@ -95,7 +95,7 @@ class Collector:
                 if off
                 else "they were sampled with the old settings"
             )
-            on_event(f"{len(self.carried)} groups that were kept for this step are left out: {why}")
+            on_event(f"{len(self.carried)} groups that were kept for this step are dropped: {why}")
             self.carried = ()
 
     def state(self, *, step: int, bad_streak: int) -> TrainerState:
@@ -228,7 +228,7 @@ def starting_collector(
         raise ConfigError(
             f"prompts: the data differ from those that {checkpoint} was trained on "
             f"({_named(data)}, there {_named(state.data)}), so its position in them means nothing; "
-            "put back the data and the settings under prompts, or give another --out"
+            "restore the data and the settings under prompts, or give another --out"
         )
     position = Position(state.step, state.step * engine.settings.rollout.prompts_per_step)
     if state.draws is not None and state.prompts is not None:

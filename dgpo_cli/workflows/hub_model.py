@@ -1,5 +1,5 @@
-"""Asks the hub for a model before anything large is imported or loaded: one line at once, and a
-network that is dead costs seconds. transformers would try for minutes, file by file."""
+"""Asks the hub for a model before anything large is imported or loaded: the user sees a line at
+once, and a dead network costs seconds. transformers would try for minutes, file by file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from dgpo_cli.prompts.hub_calls import (
 
 
 def reach_model(settings: ModelSettings, *, on_event: Callable[[str], None]) -> None:
-    """See that the hub gives a model, or that the cache has a copy where it does not.
+    """Make sure that the hub gives a model, or else that the cache has a copy.
 
-    A hub that does not answer is left alone by this process from then on. A model in a folder asks
-    nobody.
+    If the hub does not answer, this process asks it no more. A model in a folder needs no hub.
 
     Raises:
         BackendError: there is neither.
@@ -61,8 +60,8 @@ def reach_model(settings: ModelSettings, *, on_event: Callable[[str], None]) -> 
         if isinstance(error.__cause__, Unreached):
             why = f"the hub does not answer ({go_offline(error.__cause__)})"
         else:
-            why = "the hub does not give it"
-        on_event(f"{path}: {why}; the copy in the cache is taken")
+            why = "the hub refuses it"
+        on_event(f"{path}: {why}; using the cached copy")
 
 
 def _is_cached(path: str, *, revision: str | None) -> bool:

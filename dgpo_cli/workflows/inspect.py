@@ -143,7 +143,7 @@ def _not_too_long(entries: Sequence[Entry], *, any_of_them: bool) -> Sequence[En
             else (f"{_characters(long[0]):,} characters", f"{MAX_CHARACTERS:,}")
         )
         raise DataError(
-            f"{long[0].where}: a completion of {count}, inspect shows up to {limit}; shorten it, "
+            f"{long[0].where}: a completion of {count}; inspect shows at most {limit}: shorten it, "
             "or choose others with --group and --sample"
         )
     return [entry for entry in entries if entry not in long] if long else entries

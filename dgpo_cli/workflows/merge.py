@@ -64,7 +64,7 @@ def run(
         on_event(
             f"the policy computes with weights in 4 bits, unpacked here and rounded to {dtype}: "
             f"log-probabilities differ by at most {difference.largest:.2g} and by "
-            f"{difference.mean:.2g} in the mean, over {difference.tokens} fixed tokens"
+            f"{difference.mean:.2g} on average, over {difference.tokens} fixed tokens"
         )
     size = sum(path.stat().st_size for path in out.iterdir())
     return MergeResult(out=out, checkpoint=checkpoint, size=size, difference=difference)

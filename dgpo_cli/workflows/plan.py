@@ -209,7 +209,7 @@ def _notes(settings: Settings, job: Job, memory: Memory, device: Device) -> list
     notes = []
     if job.shape.family not in KNOWN_FAMILIES:
         notes.append(
-            f"{job.shape.family} is reckoned as a decoder of Llama's kind; the counts were checked "
+            f"{job.shape.family} is counted as a decoder of Llama's kind; the counts were checked "
             f"on {', '.join(sorted(KNOWN_FAMILIES))} only"
         )
     if settings.model.attention == "eager" or job.shape.softcap:
@@ -250,6 +250,6 @@ def _overlap_note(job: Job) -> str:
             "the servers being on devices of their own"
         )
     return (
-        "rollout.overlap=1 is reckoned to save nothing with an engine on the trainer's own device; "
+        "rollout.overlap=1 is assumed to save nothing with an engine on the trainer's own device; "
         "rollout.backend.kind=vllm-server samples on another"
     )

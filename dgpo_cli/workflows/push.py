@@ -105,7 +105,7 @@ def check_name(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise ConfigError(f"{repo}: is no name of a repository; give USER/NAME") from error
+        raise ConfigError(f"{repo}: is not the name of a repository; give USER/NAME") from error
     if "/" not in repo:
         raise ConfigError(f"{repo}: has no user before the name; give USER/NAME")
 
@@ -121,7 +121,7 @@ def _copy(checkpoint: Path, folder: Path) -> None:
         if path.name in _OWN:
             continue
         if path.is_dir() or path.is_symlink():
-            raise CheckpointError(f"{path}: is no plain file; push uploads plain files only")
+            raise CheckpointError(f"{path}: is not a plain file; push uploads only plain files")
         with naming(folder / path.name):
             shutil.copyfile(path, folder / path.name)
     check_files(folder)
@@ -155,7 +155,9 @@ def check_files(folder: Path) -> None:
                 "safetensors are uploaded"
             )
         if path.suffix not in _KINDS:
-            raise CheckpointError(f"{path.name}: is no file of a model or tokenizer; take it out")
+            raise CheckpointError(
+                f"{path.name}: is not a file of a model or tokenizer; take it out"
+            )
         if path.suffix == ".safetensors":
             weights += 1
             try:

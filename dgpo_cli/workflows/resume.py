@@ -1,4 +1,4 @@
-"""Whether a run folder can be gone on with, from where, and under which settings."""
+"""Whether the run in a folder can be resumed, from where, and under which settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OnEvent = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a command stands to the run in its folder, if there is one.
+    """How a command relates to the run in its folder, if there is one.
 
     resolved: its settings with the commit of the hub's data. found: how they differ from those of
     the run. done: whether there is nothing left to do.
@@ -42,7 +42,7 @@ def look(
     allow_change: bool,
     on_event: OnEvent,
 ) -> Standing:
-    """Look whether and how the run in `folder` can be gone on with; writes nothing.
+    """Check whether and how the run in `folder` can be resumed; writes nothing.
 
     Raises:
         CheckpointError, ConfigError: as `check_folder`.
@@ -69,12 +69,12 @@ def check_folder(
     checkpoints = folder.checkpoints()
     if resume not in ("auto", "never") and not checkpoints:
         raise NoCheckpointError(
-            f"--resume {resume}: no checkpoint in {folder.path}; leave it out to start there"
+            f"--resume {resume}: no checkpoint in {folder.path}; leave --resume out to start a run"
         )
     if resume == "never" and folder.metrics_file.exists():
         raise ConfigError(
             f"--resume never: {folder.path} already holds a run; "
-            "give another --out, or --resume auto to go on with it"
+            "give another --out, or --resume auto to continue it"
         )
     if resume == "never" or not (checkpoints or folder.has_lines()):
         return ()
@@ -84,7 +84,7 @@ def check_folder(
     total = resolved.settings.train.steps
     if step > total:
         raise ConfigError(
-            f"{folder.path} is at step {step}, train.steps={total} is fewer; raise it or give "
+            f"{folder.path} is at step {step}, beyond train.steps={total}; raise it or give "
             "another --out"
         )
     found = differences(_stored(folder), resolved)
@@ -108,7 +108,7 @@ def _stored(folder: RunFolder) -> Resolved:
 def _refusal(
     folder: RunFolder, found: Sequence[Difference], *, step: int, total: int, allow_change: bool
 ) -> Iterator[str]:
-    """Yield why these settings cannot go on with the run, a line each and the ways on at last."""
+    """Yield why these settings cannot continue the run, a line each, and last what to do."""
     fixed = [each for each in found if each.change == Change.FIXED and step > 0]
     learnt = [each for each in found if each.change != Change.FREE]
     done = step == total
@@ -164,10 +164,10 @@ def is_done(folder: RunFolder, *, settings: Settings, resume: Resume) -> bool:
 def starting_point(
     folder: RunFolder, *, resume: Resume, found: Sequence[Difference], on_event: OnEvent
 ) -> Path | None:
-    """Return the checkpoint to go on from, None to start at step 0; say which settings differ.
+    """Return the checkpoint to resume from, None to start at step 0; say which settings differ.
 
-    That is the one that `resume` names, or the newest whose files are as they were written: newer
-    ones are set aside.
+    It is the one that `resume` names, or the newest undamaged one; damaged newer ones are set
+    aside.
 
     Raises:
         CheckpointError: the one that is named is damaged, or all are.
@@ -213,7 +213,7 @@ def _newest_whole(folder: RunFolder, *, on_event: OnEvent) -> Path:
             aside = path.with_name(path.name + DAMAGED)
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
-            on_event(f"{reason}; this checkpoint is left out and kept as {aside}")
+            on_event(f"{reason}; this checkpoint is not used and is now {aside}")
         return checkpoint
     reasons = "; ".join(str(error) for _, error in damaged)
     raise CheckpointError(

@@ -65,7 +65,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / "run.lock").open("a+", encoding="utf-8")
         except OSError as error:
-            fix = "; give a folder that can be made and written"
+            fix = "; give a folder that can be created and written"
             raise cannot_write(error, what=f"--out {self.path}", fix=fix) from error
         with file:
             try:

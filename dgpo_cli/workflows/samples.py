@@ -1,10 +1,10 @@
 """The samples of an evaluation: JSONL, a line a sample, appended as they come. Version 1.
 
-A line is one of the rollouts file (`workflows/rollouts.py`) without prompt ids and the
-log-probabilities of tokens, which a sample does not need to be judged again, and with `logprob`,
-their sum in whole nats towards 0, and `checker`, the version that judged it. A sample that the math
-checker was asked about also has `second`, its outcome. `digest` ends a line: what was changed since
-it was written is told. Lines of earlier versions lack it, `logprob` and `starts_in_thought`.
+A line has the fields of the rollouts file (`workflows/rollouts.py`) without prompt ids and the
+log-probabilities of tokens, which judging does not need. It also has `logprob`, their sum in whole
+nats rounded towards 0, and `checker`, the version that judged it. A sample that the math checker
+was asked about has `second`, its outcome. `digest` ends a line and shows later changes. Lines of
+earlier versions lack it, `logprob` and `starts_in_thought`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dgpo_cli.types import Completion, FinishReason, Outcome, Prompt, Verdict
 VERSION = 1
 _TAIL = ("outcome", "extracted", "checker", "second", "starts_in_thought", "digest")
 _DIGEST = b',"digest":"'
-REMEDY = "take the line out to have it drawn again, or start the folder anew with --fresh"
+REMEDY = "delete the line to draw that sample again, or start the folder anew with --fresh"
 Key = tuple[str, int]  # id of the problem, number of the sample
 
 

@@ -143,7 +143,7 @@ class RunEvaluations:
                 on_event=self._on_event,
                 should_stop=should_stop,
                 on_damage=lambda error: self._on_event(
-                    f"evaluated anew after step {step}, what is there is damaged: {error}"
+                    f"evaluating again after step {step}, the stored samples are damaged: {error}"
                 ),
             )
             if len(samples) < self._own.k * len(self._benchmark.prompts):

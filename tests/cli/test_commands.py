@@ -257,7 +257,7 @@ def test_a_run_with_nothing_left_to_do_says_so(workflow: Install, trained: Simpl
     told, *rest = result.stdout.splitlines()
     assert (result.exit_code, told) == (
         0,
-        "all 3 steps are done already; --set train.steps=6 goes on",
+        "all 3 steps are done already; --set train.steps=6 continues",
     )
     assert "checkpoint  runs/tiny/checkpoints/step-000003" in rest
 

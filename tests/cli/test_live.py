@@ -179,7 +179,7 @@ print(type(view).__name__)
 def test_the_panel_is_refused_where_it_cannot_be_drawn(tmp_path: Path) -> None:
     ended = dgpo(*train(tmp_path / "run", "--view", "panel", steps=1))
     assert ended.code == 2
-    assert ended.err.startswith("error: --view panel: stderr is no terminal")
+    assert ended.err.startswith("error: --view panel: stderr is not a terminal")
     assert not (tmp_path / "run").exists()
 
 

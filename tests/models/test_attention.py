@@ -113,5 +113,7 @@ def test_an_explicit_attention_that_is_wrong_is_refused(gemma2: Path) -> None:
 
 def test_the_choice_of_eager_is_told(gemma2: Path) -> None:
     [note] = load_for_sampling(adapters.settings_of(gemma2)).notes
-    assert note.startswith("model.attention=auto: eager, because sdpa computes the attention of")
+    assert note.startswith(
+        "model.attention=auto uses eager, because sdpa computes the attention of"
+    )
     assert not load_for_sampling(adapters.settings_of(gemma2, attention="eager")).notes

@@ -275,7 +275,7 @@ def test_a_strict_load_lists_the_faults_and_the_way_on(tmp_path: Path) -> None:
     assert "aime2026" in first
     assert "15 faults" in first
     assert "--no-strict" in first
-    assert lines[0] == "  line 1: answer 'x' is no integer"
+    assert lines[0] == "  line 1: answer 'x' is not an integer"
     assert lines[-1] == "  and 5 more faults"
     assert len(lines) == 11
     notes = load_benchmark("aime2026", data=path, strict=False).notes
@@ -411,7 +411,7 @@ def test_own_files_have_no_protocol_and_one_digest_in_every_format(tmp_path: Pat
 def test_own_files_may_have_general_answers(tmp_path: Path) -> None:
     path = save([*OWN, {"problem": "Half?", "answer": "1/2"}], tmp_path / "mine.jsonl")
     (note,) = load_benchmark(str(path)).notes
-    assert "1 of 5 answers are no plain integers" in note
+    assert "1 of 5 answers are not plain integers" in note
     assert "'1/2' of problem 'mine:5'" in note
     assert load_benchmark(str(path), integers=False).notes == ()
     with pytest.raises(DataError, match="no plain integers"):
@@ -423,7 +423,7 @@ def test_own_files_with_lost_backslashes_are_noted(tmp_path: Path) -> None:
     (note,) = load_benchmark(str(path)).notes
     assert "control character U+0009" in note
     assert "\\times" in note
-    with pytest.raises(DataError, match="a fault in the data; mend it"):
+    with pytest.raises(DataError, match="a fault in the data; fix it"):
         load_benchmark(str(path), strict=True)
 
 

@@ -78,7 +78,7 @@ def test_answers_out_of_range_are_named(answer: str) -> None:
 
 @pytest.mark.parametrize("answer", ["x", "5.0", "$5$", "5 or 6", "５"])
 def test_answers_that_are_no_integers_are_named(answer: str) -> None:
-    assert faults(*with_row(1, answer=answer)) == (f"line 1: answer '{answer}' is no integer",)
+    assert faults(*with_row(1, answer=answer)) == (f"line 1: answer '{answer}' is not an integer",)
 
 
 def test_leading_zeros_are_no_fault_and_go() -> None:

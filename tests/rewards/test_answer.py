@@ -267,5 +267,5 @@ def test_any_text_gets_a_verdict(text: str, where: Extract, reason: FinishReason
 
 
 def test_a_gold_that_is_no_integer_is_refused() -> None:
-    with pytest.raises(ValueError, match="is no integer"):
+    with pytest.raises(ValueError, match="is not an integer"):
         check_integer("1/2", r"\boxed{1/2}", finish_reason="stop", where="boxed")

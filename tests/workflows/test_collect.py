@@ -208,7 +208,7 @@ def test_groups_kept_by_a_run_that_has_switched_it_off_are_told_of() -> None:
         anything, stream(9), position=Position(), carried=carried, on_event=events.append
     )
     assert own.carried == ()
-    assert "4 groups that were kept for this step are left out" in events[0]
+    assert "4 groups that were kept for this step are dropped" in events[0]
 
 
 def test_a_checkpoint_gives_the_kept_groups_back_bit_by_bit(tmp_path: Path) -> None:

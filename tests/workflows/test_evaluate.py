@@ -129,7 +129,7 @@ def test_a_stored_sample_that_was_edited_is_noticed(
         "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     )
     edited = samples(tmp_path / "out")
-    with pytest.raises(DataError, match=rf"{said}.*take the line out"):
+    with pytest.raises(DataError, match=rf"{said}.*delete the line"):
         run(bench, 2, tmp_path / "out")
     assert samples(tmp_path / "out") == edited
     kept = edited.splitlines(keepends=True)

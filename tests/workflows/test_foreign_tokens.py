@@ -107,7 +107,7 @@ def test_a_prompt_with_a_token_that_the_model_lacks_is_refused_before_anything_i
     tokenizer.chat_template = tiny.CHAT.replace("<assistant>", "<assistant><go>")
     folder = saved(tmp_path / "m", tokenizer)
     told = (
-        rf"prompt '.+' has token id {tiny.VOCAB} \('<go>'\), and the model has {tiny.VOCAB} token "
+        rf"prompt '.+' has token id {tiny.VOCAB} \('<go>'\), but the model has {tiny.VOCAB} token "
         r"embeddings; give a model\.path whose tokenizer and chat template are the model's own"
     )
     with pytest.raises(ConfigError) as caught:
@@ -121,6 +121,6 @@ def test_a_tokenizer_whose_end_the_model_cannot_say_is_refused() -> None:
     tokenizer = with_added(eos_token="<stop>")
     model = tiny.build_model()
     model.generation_config.eos_token_id = None
-    told = rf"EOS token has id {tiny.VOCAB}, and the model has {tiny.VOCAB} logits: completions"
+    told = rf"EOS token has id {tiny.VOCAB}, but the model has {tiny.VOCAB} logits: completions"
     with pytest.raises(ModelError, match=told):
         Policy(model, tokenizer=tokenizer, reference=None, has_adapter=False)

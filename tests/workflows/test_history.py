@@ -337,7 +337,7 @@ def test_kept_groups_of_the_old_settings_are_not_trained_on(tmp_path: Path) -> N
     changed = (*settings, "reward.correct=2")
     _, lines = run_tiny(tmp_path / "run", *changed, steps=3, allow_change=True, events=told)
     why = "they were sampled with the old settings"
-    assert f"{kept} groups that were kept for this step are left out: {why}" in told
+    assert f"{kept} groups that were kept for this step are dropped: {why}" in told
     assert lines[0]["dynamic/groups_carried_in"] == 0
 
 

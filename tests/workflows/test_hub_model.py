@@ -134,7 +134,7 @@ def test_a_cached_model_is_taken_where_the_hub_is_dead_and_nobody_is_asked_again
         first, second = reach()
         assert first == f"org/m: asking {url}"
         assert second.startswith("org/m: the hub does not answer (") and reason in second
-        assert second.endswith("); the copy in the cache is taken")
+        assert second.endswith("); using the cached copy")
         assert constants.is_offline_mode() and os.environ["HF_HUB_OFFLINE"] == "1"
         assert reach() == []
         with pytest.raises(BackendError, match=r"model\.path=org/other is not in the cache and the "
@@ -152,7 +152,7 @@ def test_a_hub_that_says_no_is_believed_at_once_unless_the_cache_has_a_copy(
         with pytest.raises(BackendError, match=r"model\.path=org/m is gated: .* set HF_TOKEN"):
             reach()
         put_into_cache(model_folder, cache=network)
-        assert reach()[1:] == ["org/m: the hub does not give it; the copy in the cache is taken"]
+        assert reach()[1:] == ["org/m: the hub refuses it; using the cached copy"]
         assert not constants.is_offline_mode()
     with answering(404, "RepoNotFound") as url:
         monkeypatch.setenv("HF_ENDPOINT", url)
@@ -285,7 +285,7 @@ def test_a_command_says_whom_it_asks_and_samples_from_the_cache_beside_a_silent_
         assert ended.returncode == 0, ended.stderr
         lines = ended.stderr.splitlines()
         assert lines[0] == f"note: org/m: asking {url}"
-        assert "the copy in the cache is taken" in lines[1]
+        assert "using the cached copy" in lines[1]
         mute.settimeout(0.2)
         asked = 0
         with pytest.raises(TimeoutError):

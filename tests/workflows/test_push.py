@@ -203,7 +203,7 @@ def test_a_name_that_is_none_is_told_before_anything_else(
         ("pytorch_model.bin", "may hold a pickle"),
         ("adapter_model.pt", "may hold a pickle"),
         ("extra.pkl", "may hold a pickle"),
-        ("modeling_own.py", "is no file of a model"),
+        ("modeling_own.py", "is not a file of a model"),
         ("more.safetensors", "is not in safetensors format"),
     ],
 )
@@ -239,7 +239,7 @@ def test_links_are_not_followed(runs: Path, tmp_path: Path, hub: Hub) -> None:
     secret.write_text('{"password": 1}')
     (run / "checkpoints" / "step-000004" / "notes.json").symlink_to(secret)
     ended = pushed(run, hub=hub)
-    assert ended.code == 1 and hub.asked == [] and "is no plain file" in ended.err
+    assert ended.code == 1 and hub.asked == [] and "is not a plain file" in ended.err
 
 
 def test_pushing_an_adapter_needs_no_torch() -> None:

@@ -165,9 +165,7 @@ def test_a_line_that_was_changed_is_noticed(tmp_path: Path, old: bytes, new: byt
     changed = new.join(lines[1].rsplit(old, 1))
     assert changed != lines[1]
     file.path.write_bytes(b"".join([lines[0], changed, lines[2]]))
-    said = (
-        r"samples\.jsonl:2: sample 1 of problem 'p' was changed since it was written; take the line"
-    )
+    said = r"samples\.jsonl:2: sample 1 of problem 'p' was changed since it was written; delete"
     with pytest.raises(DataError, match=said):
         list(file.lines())
     numbers: list[int] = []

@@ -148,7 +148,9 @@ def test_sampler_and_trainer_agree_on_every_logprob(tmp_path: Path) -> None:
 
 
 def test_resume_never_refuses_a_run_and_must_refuses_none(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"--resume must: no checkpoint in .*; leave it out"):
+    with pytest.raises(
+        CheckpointError, match=r"--resume must: no checkpoint in .*; leave --resume out"
+    ):
         run_tiny(tmp_path / "run", resume="must")
     assert not (tmp_path / "run").exists()
     run_tiny(tmp_path / "run", steps=1)
@@ -170,7 +172,7 @@ def test_a_run_of_an_earlier_version_lacks_later_settings_and_goes_on(tmp_path: 
 
 def test_fewer_steps_than_done_is_refused(tmp_path: Path) -> None:
     run_tiny(tmp_path / "run", steps=2)
-    with pytest.raises(ConfigError, match=r"is at step 2, train\.steps=1"):
+    with pytest.raises(ConfigError, match=r"is at step 2, beyond train\.steps=1"):
         run_tiny(tmp_path / "run", steps=1)
 
 

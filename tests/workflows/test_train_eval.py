@@ -133,7 +133,7 @@ def test_damaged_samples_of_an_evaluation_cost_the_evaluation_and_not_the_run(
         (out / "evals.jsonl").write_bytes(line.splitlines(keepends=True)[0])
         events: list[str] = []
         run_tiny(out, *more, steps=2, events=events)
-        assert any("evaluated anew after step 2" in event for event in events)
+        assert any("evaluating again after step 2" in event for event in events)
         assert (last / "samples.jsonl").read_bytes() == whole
         assert (out / "evals.jsonl").read_bytes() == line
 
