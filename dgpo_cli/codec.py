@@ -1,7 +1,7 @@
-"""Reads JSON that may be anybody's: what is wrong with it is told by file, line and field.
+"""Reads JSON of any origin; errors name file, line and field.
 
-A format is a frozen dataclass of the types below. What is null is not there, fields that a format
-does not know are passed over, and nothing is taken for what it is not: no true for 1, no "1" for 1.
+A format is a frozen dataclass of the types below. null counts as missing, fields that a format does
+not know are ignored, and no value is converted: true is not 1, and neither is "1".
 """
 
 from __future__ import annotations

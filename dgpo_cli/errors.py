@@ -52,7 +52,7 @@ class ModelError(DgpoError):
 
 
 class NoModelError(ModelError):
-    """A folder that was named holds no model or adapter, or is not there. Exit code 2."""
+    """A given folder does not exist or holds no model or adapter. Exit code 2."""
 
     exit_code = 2
 
@@ -62,7 +62,7 @@ class BackendError(DgpoError):
 
 
 class CalledOff(BackendError):
-    """The sampler waits no more for what it samples with: the run is to end."""
+    """The sampler stops waiting for its engine or servers, as the run is to end."""
 
 
 class CheckpointError(DgpoError):

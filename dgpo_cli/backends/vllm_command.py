@@ -50,11 +50,11 @@ def _version(package: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServerFlags:
-    """What a server serves, and how. `lora_rank` 0: no adapters. None: vLLM's own choice.
+    """What a server serves, and how. `lora_rank` 0: no adapters. None: vLLM's default.
 
     updates: whether the server takes new weights, through vLLM's development interface, which
         can run anything and has no password of its own.
-    rules: who may call it, and for what; None: whoever reaches its socket, for anything.
+    rules: who may call it, and for what; None: anyone who reaches its socket, for anything.
     weight_transfer: vLLM's name of how all weights come; None: from a folder.
     """
 

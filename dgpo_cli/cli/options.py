@@ -29,7 +29,7 @@ PresetName = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="Recipe that comes with dgpo; see dgpo preset list.",
+        help="Preset that comes with dgpo; see dgpo preset list.",
         metavar="NAME",
         show_default="none",
         autocompletion=complete_preset,

@@ -1,4 +1,4 @@
-"""dgpo preset: list, show and copy the recipes that come with dgpo."""
+"""dgpo preset: list, show and copy the presets that come with dgpo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from dgpo_cli.cli import console, options
 from dgpo_cli.config import presets
 
-app = typer.Typer(help="List, show or copy the recipes that come with dgpo.")
+app = typer.Typer(help="List, show or copy the presets that come with dgpo.")
 
 Destination = Annotated[
     Path, typer.Argument(help="File to write; it must not exist yet.", metavar="FILE")

@@ -42,8 +42,8 @@ class Difference:
 def differences(old: Resolved, new: Resolved) -> tuple[Difference, ...]:
     """Return the settings that are not equal, in the order of the tree.
 
-    Where a section has another variant, that says it all: what only one of the variants has is
-    left out where it has its default.
+    If a section has another variant, that is the difference: settings that only one of the
+    variants has are left out if they have their default.
     """
     before, after = written(old), written(new)
     in_old, in_new = flatten(old.settings).keys(), flatten(new.settings).keys()

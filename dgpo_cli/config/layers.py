@@ -63,7 +63,7 @@ def _recipe(text: str, name: str) -> Layer:
     if _depth(tree) > _DEEPEST:
         raise ConfigError(f"{name}: is nested deeper than any setting")
     if isinstance(tree.get("description"), str):
-        del tree["description"]  # says what the recipe is for; no setting
+        del tree["description"]  # says what the preset is for; not a setting
     hardware = tree.pop("hardware") if isinstance(tree.get("hardware"), str) else None
     return Layer(name, tree, hardware)
 

@@ -1,4 +1,4 @@
-"""The recipes that come with dgpo: list, read, copy. Standard library only, so it is fast."""
+"""The presets that come with dgpo: list, read, copy. Standard library only, so it is fast."""
 
 from __future__ import annotations
 

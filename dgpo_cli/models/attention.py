@@ -1,7 +1,7 @@
 """Which implementation of attention a model may use: one that computes what eager does.
 
-A fast kernel knows nothing of what a family adds to attention (a soft-cap on its logits, sinks,
-biases) unless somebody taught it, and what it does not know it leaves out without a word.
+A fast kernel silently leaves out what a family adds to attention (a soft-cap on its logits, sinks,
+biases) unless it was written for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WINDOWS = ("sliding_window", "attention_chunk_size")
 
 
 def settle(model: Any, *, chosen: str) -> str | None:
-    """Give the model eager attention where its own computes something else; return what to tell.
+    """Give the model eager attention if its own computes something else; return a note on that.
 
     Two passes over a few tokens, whatever the size of the model.
 
@@ -75,7 +75,7 @@ def _as_eager(model: Any, own: str) -> bool:
 
 @contextlib.contextmanager
 def _eager(model: Any, own: str) -> Iterator[None]:
-    """Run eager for a while. Whoever cannot keeps its own: there is nothing to compare it with."""
+    """Run eager for a while. A model without it keeps its own: there is nothing to compare."""
     with contextlib.suppress(ValueError):
         model.set_attn_implementation("eager")
     try:

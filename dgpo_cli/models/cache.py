@@ -121,9 +121,9 @@ class RowCache:
         states[:] = [s.index_select(0, indices) if isinstance(s, Tensor) else s for s in states]
 
     def is_clean(self, lengths: Tensor) -> bool:
-        """Whether the states of convolutions hold nothing of what is before each row's tokens.
+        """Whether the states of convolutions hold nothing from before each row's tokens.
 
-        It is exactly nothing, or a bias has made something of padding, which may be little.
+        Anything but exactly 0 means that a bias has turned padding into a value, however small.
 
         lengths: int64 [B]
         """

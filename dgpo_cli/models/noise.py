@@ -1,8 +1,8 @@
 """What rounding alone makes of the distance: the policy against itself, rounded differently.
 
 Policy and reference run with the same layout, so equal weights have a distance of exactly 0. Once
-the weights differ in anything, every product after that is rounded on its own. That is what a last
-digit moved in the input embeddings does to one model. What is below it in d is no signal.
+any weight differs, all products after it round differently. Moving the last digit of the input
+embeddings does the same to a single model. A smaller d is not a signal.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def saved_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 def restore_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Put back the moments that `saved_state` returned.
 
-    Rates and decays stay those that the optimiser was built with: they are settings.
+    Rates and decays stay as the optimiser was built with: they are settings.
 
     Raises:
         ValueError: it is the state of another optimiser or of other parameters.

@@ -69,8 +69,8 @@ _CALLS: ContextVar[int] = ContextVar("calls", default=0)
 def attach() -> None:
     """Let transformers' sdpa pack: what it computes stays the same but for packed rows.
 
-    It keeps its name. Some families ask for the name of their attention, and do something else
-    under one that they do not know.
+    It keeps its name: some families look at the name of their attention, and do something else
+    under a name that they do not know.
     """
     from transformers import AttentionInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
@@ -219,7 +219,7 @@ def padded_hidden(decoder: Any, packed: Packed) -> Tensor:
 
 
 def lone_hidden(decoder: Any, packed: Packed) -> Tensor:
-    """Return the same from one sequence after the other, for models that let padding in."""
+    """Return the same, one sequence at a time, for models in which padding changes the numbers."""
     ends = (packed.slots // packed.width).bincount(minlength=packed.lines).tolist()
     outputs = [decoder(input_ids=ids[None], use_cache=False) for ids in packed.ids.split(ends)]
     return torch.cat([output.last_hidden_state[0] for output in outputs])

@@ -51,10 +51,10 @@ def ask(call: Callable[[], _T], *, what: str, instead: str, damaged: str | None 
 
 
 def probe(call: Callable[[], _T]) -> _T:
-    """Return what a small request returns that stands before larger ones.
+    """Return the result of a small request that is made before larger ones.
 
     Raises:
-        Unreached: there was no answer, or one that may be another later, within _PATIENCE_S.
+        Unreached: within _PATIENCE_S there was no answer, or only one that may change later.
     """
     deadline = time.monotonic() + _PATIENCE_S
     for attempt in range(1, _ATTEMPTS + 1):
@@ -91,7 +91,7 @@ def _within(call: Callable[[], _T], *, timeout_s: float) -> _T:
 
 
 def go_offline(why: Unreached) -> str:
-    """Ask the hub no more in this process and what it starts; return why, in a few words."""
+    """Stop asking the hub, in this process and those it starts; return why, in a few words."""
     global _left_alone
     from huggingface_hub import constants
 

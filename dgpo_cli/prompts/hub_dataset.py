@@ -186,7 +186,7 @@ def _list(dataset: str, revision: str) -> tuple[list[str], tuple[str, ...]]:
 
 
 def _leave_alone(error: BackendError) -> None:
-    """Ask a hub that is silent no more: every further question would wait as long."""
+    """Stop asking a hub that does not answer: every further request would wait as long."""
     if isinstance(error.__cause__, Unreached):
         go_offline(error.__cause__)
 

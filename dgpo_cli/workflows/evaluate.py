@@ -213,7 +213,7 @@ def fill(
 def stored(
     file: SampleFile, prompts: Sequence[Prompt], *, seed: int, on_event: OnEvent
 ) -> list[Sample]:
-    """Read the samples that are there, each as it was written and of the benchmark as it is.
+    """Read the stored samples: each must be as it was written and belong to the benchmark.
 
     Raises:
         DataError: one is broken or was changed; the message names it.

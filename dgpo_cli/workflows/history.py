@@ -1,8 +1,8 @@
 """The settings that changed within a run: changes.jsonl in its folder, a line a setting.
 
-settings.toml holds what the run does now. A line says that from `step` finished steps on, a
-setting was `new` and no longer `old`. Only settings that affect what is learnt are in it; a run in
-which none of them changed has no such file.
+settings.toml holds the run's present settings. A line says that after `step` finished steps a
+setting changed from `old` to `new`. Only settings that affect what is learnt are in it; a run
+without such a change has no such file.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def changes_from(lines: Iterable[Mapping[str, Any]]) -> tuple[SettingChange, ...
 def changes_behind(path: Path) -> tuple[SettingChange, ...]:
     """Return the changes that a checkpoint or a file of rollouts was made with, by its path.
 
-    Those that came later had no part in it; what lies in no run folder has none.
+    Later changes did not affect it; a path outside a run folder has none.
     """
     path = path.resolve()
     try:
@@ -59,7 +59,7 @@ def changes_behind(path: Path) -> tuple[SettingChange, ...]:
 
 
 def resolved_until(step: int, resolved: Resolved, *, changes: Sequence[SettingChange]) -> Resolved:
-    """Return the settings that the first `step` steps ended with; `resolved`: the newest.
+    """Return the settings that step `step` was trained with; `resolved`: the newest ones.
 
     Raises:
         ConfigError: what was changed is no setting of this version.
@@ -73,7 +73,7 @@ def resolved_until(step: int, resolved: Resolved, *, changes: Sequence[SettingCh
 
 
 def _goes_with_its_variant(key: str, old: Mapping[str, Any]) -> bool:
-    """Whether a setting was not there because its section was another variant then."""
+    """Whether a setting did not exist because its section was another variant then."""
     section = key.rpartition(".")[0]
     return old[key] is None and any(f"{section}.{tag}" in old for tag in TAGS)
 
@@ -81,11 +81,11 @@ def _goes_with_its_variant(key: str, old: Mapping[str, Any]) -> bool:
 def record_changes(
     run: Path, *, step: int, found: Sequence[Difference], resolved: Resolved
 ) -> None:
-    """Write down which settings are `found` to be others from `step` finished steps on.
+    """Write down which settings are `found` to differ after `step` finished steps.
 
-    Steps after `step` are done again, under the settings `resolved`: what was noted at a later
-    step, or at this one by a start that came to nothing, takes effect here, is another change, or
-    is none.
+    Steps after `step` are done again with the settings `resolved`. A change that was noted at a
+    later step, or at this one by a start that trained nothing, therefore moves to this step,
+    becomes another change, or disappears.
     """
     known, now = read_changes(run), written(resolved)
     old = {each.setting: each.old for each in found if each.learnt}

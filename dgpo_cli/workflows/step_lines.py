@@ -1,7 +1,7 @@
 """Files whose lines are of a step: metrics.jsonl, evals.jsonl, changes.jsonl.
 
-A run trusts no line that it finds: a disk that was full or lost power leaves zeros, halves and
-holes. Readers pass over a line that is broken; only the run that holds the folder moves it away.
+A run trusts no line that it finds: a full disk or a power cut leaves zeros, half lines and gaps.
+Readers skip broken lines; only the run that holds the folder moves them away.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Line = dict[str, Any]
 class Found:
     """What a file holds.
 
-    lines: each step once and in order; of a step written twice the later line. broken: numbers,
-    from 1, of lines that hold no step. repeated: steps that stand there more than once.
+    lines: each step once and in order; the later line of a step written twice. broken: numbers,
+    from 1, of lines without a step. repeated: steps with more than one line.
     """
 
     lines: tuple[Line, ...] = ()
@@ -159,7 +159,7 @@ class StepLines:
 
 
 def repeated_notes(what: str, steps: Sequence[int]) -> list[str]:
-    """Say which steps stand in a file more than once."""
+    """Say which steps have more than one line in a file."""
     if not steps:
         return []
     which = _steps([(step, step) for step in steps])
@@ -167,7 +167,7 @@ def repeated_notes(what: str, steps: Sequence[int]) -> list[str]:
 
 
 def missing_notes(what: str, there: Sequence[int], *, last: int) -> list[str]:
-    """Say which of the steps from 1 to `last` are missing in those that are there, in order."""
+    """Say which of the steps 1 to `last` are missing from `there`, which is in order."""
     spans = [(low + 1, high - 1) for low, high in pairwise([0, *there, last + 1])]
     gaps = [(low, high) for low, high in spans if low <= high]
     if not gaps:

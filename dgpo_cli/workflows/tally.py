@@ -59,10 +59,11 @@ def duplicates(problems: Sequence[Sequence[Sample]]) -> int:
 def are_odd(problems: Sequence[Sequence[Sample]], *, top_p: object, top_k: object) -> bool:
     """Return whether samples repeat each other more often than independent ones would.
 
-    k draws find text c with chance 1 - (1 - p)^k for its probability p, so the mean of that over p
-    over the samples estimates how many texts k independent ones find. It is held against those
-    found, with its own error and theirs. p is what the sampler said; a nucleus makes it at most
-    p / top_p^tokens, which is taken. Where p is not known, or top_k cuts, nothing is odd.
+    k draws find a text of probability p with chance 1 - (1 - p)^k. The mean of (1 - (1 - p)^k) / p
+    over the samples estimates how many different texts k independent samples find. It is compared
+    with the number found, allowing for the errors of both. p is what the sampler said; a nucleus
+    raises it to at most p / top_p^tokens, which is used. Nothing is odd if p is not known or top_k
+    cuts.
     """
     if top_k != 0 or not isinstance(top_p, int | float):
         return False
