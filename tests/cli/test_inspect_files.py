@@ -118,7 +118,7 @@ def test_a_file_that_cannot_be_written_is_told_in_one_line_and_leaves_the_old_on
     monkeypatch.setattr(os, "replace", refuse)
     done = dgpo("inspect", "a", "--html", str(path))
     assert done.exit_code == 2
-    assert one_line(done).replace(" ", "") == f"error:--html={path}:Read-onlyfilesystem"
+    assert one_line(done).replace(" ", "") == f"error:--html={path}:read-onlyfilesystem"
     assert list(tmp_path.iterdir()) == [path] and path.read_text() == "old"
 
 

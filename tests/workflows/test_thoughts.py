@@ -59,10 +59,10 @@ def again(folder: Path) -> list[str]:
 
 
 def as_before(folder: Path) -> None:
-    """Make the samples those of a version that knew nothing of thoughts in prompts."""
+    """Make the samples those of a version that knew of no thoughts in prompts and no digests."""
     lines = []
     for line in stored(folder):
-        del line["starts_in_thought"]
+        del line["starts_in_thought"], line["digest"]
         lines.append(line | {"outcome": "correct", "extracted": "19", "second": "correct"})
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     (folder / "samples.jsonl").write_text(text)
