@@ -1,11 +1,11 @@
-"""How often the 95 % intervals of `dgpo compare` and `dgpo eval` hold the truth.
+"""How often the 95 % intervals of `dgpo compare` and `dgpo eval` contain the truth.
 
     OMP_NUM_THREADS=1 python benchmarks/intervals.py [--problems 30] [--runs 1000] [--json FILE]
 
-Problems are drawn from a population and both models answer each of them k times. The intervals are
-held against the difference of the population (compare) and its score (eval), those of a rerun
-against the difference and the score of the problems drawn. A cell is the coverage in percent and
-the mean width in points.
+Problems are drawn from a population and both models answer each of them k times. The problems
+intervals are compared with the difference (compare) and the score (eval) of the population, the
+rerun intervals with those of the problems drawn. A cell is the coverage in percent and the mean
+width in points.
 
 percentiles: the bootstrap of the problems' differences that `dgpo compare` had before. student:
 their t interval. added: Student's with a problem won and one lost added, always in full.

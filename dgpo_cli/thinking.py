@@ -40,8 +40,8 @@ def after_thinking(text: str) -> int | None:
 def ends_in_thought(prompt: str, *, problem: str = "") -> bool:
     """Whether a rendered prompt leaves a thought open, so that its completion begins in it.
 
-    Texts that talk of marks open nothing: one counts at the very end, or behind `problem`, the
-    user's own last words, where the chat template writes.
+    A text that only mentions a mark opens nothing: a mark counts at the very end, or after
+    `problem`, the user's own last words, where the chat template writes.
     """
     if prompt.rstrip().removesuffix(_HEADER).endswith(_OPENERS):
         return True

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from dgpo_cli.types import Progress
 
 _POLL_S = 1.0
-_NOTICE_S = 0.2  # within which a wait that is called off ends
-_LOOK_S = 5.0  # that a server may take to say whether it is ready
+_NOTICE_S = 0.2  # a wait that is called off ends within this time
+_LOOK_S = 5.0  # time in which a server must say whether it is ready
 
 _State = str | BackendError | None  # not ready yet; never will be; ready
 

@@ -50,13 +50,13 @@ class OptimSettings(Frozen):
     micro_batch_size: Annotated[int, Change.FREE] = Field(
         8,
         ge=1,
-        description="Most completions in one forward and backward; moves memory, not numbers.",
+        description="Most completions in one forward and backward; affects memory, not numbers.",
     )
     micro_batch_tokens: Annotated[int, Change.FREE] = Field(
         16384,
         ge=1,
         description="Tokens in one forward and backward, prompts included; a longer completion "
-        "goes alone. Moves memory, not numbers.",
+        "goes alone. Affects memory, not numbers.",
     )
 
 

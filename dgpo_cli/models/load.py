@@ -98,8 +98,8 @@ def load_model(
 
     Raises:
         ModelError: it cannot be found or loaded.
-        ConfigError: `model.attention` names one that is wrong for it.
-        CheckpointError: it is a checkpoint that is damaged.
+        ConfigError: `model.attention` names an implementation that is wrong for the model.
+        CheckpointError: it is a damaged checkpoint.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -195,10 +195,10 @@ def add_adapter(model: Any, *, adapter: LoraAdapter, seed: int) -> Any:
 
 
 def _unfit_for_adapters(model: Any) -> list[str]:
-    """Return the linear layers that an adapter would break, or have no part in.
+    """Return the linear layers that an adapter would break, or on which it has no effect.
 
-    Routers and grouped layers, whose output is more than one product; and in Mamba's layers all
-    but the first, whose weights the fused kernel of training reads instead of calling them.
+    These are routers and grouped layers, whose output is not a single product, and in Mamba's
+    layers all but the first: the fused kernel of training reads their weights itself.
     """
     import torch
 

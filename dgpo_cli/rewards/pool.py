@@ -1,9 +1,9 @@
 """Checks answers in killable worker processes, each task under its own hard deadline.
 
-Workers start on first use, are reused, and are replaced when they hang or die. Where one does not
-start, the others go on without it and it is tried again later, less and less often; the run ends
-only when none starts. Results come in the order of the tasks. Not multiprocessing: a fork would
-copy torch's threads and CUDA's state.
+Workers start on first use, are reused, and are replaced when they hang or die. If one does not
+start, the others continue and it is retried, less and less often; the run ends only if none
+starts. Results come in the order of the tasks. This is not multiprocessing: a fork would copy
+torch's threads and CUDA's state.
 """
 
 from __future__ import annotations

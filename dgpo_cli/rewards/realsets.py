@@ -1,7 +1,7 @@
 r"""Whether two descriptions are of one set of real numbers: `x > 2` and `(2, \infty)`.
 
-A set is a test for membership and the few numbers at which it may change; two sets are the same
-if the test says the same at all those numbers, between them and beyond them.
+A set is a test for membership and the few numbers at which membership may change. Two sets are the
+same if their tests agree at all those numbers, between them and beyond them.
 """
 
 from __future__ import annotations

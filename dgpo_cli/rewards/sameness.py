@@ -1,11 +1,11 @@
 """Whether two expressions have the same value everywhere, or one is a multiple of the other.
 
-Rational values are compared exactly. Others are computed with two precisions: where they are the
-same, what differs is rounding and shrinks with it; where they are not, the difference stays. No
-tolerance is involved, so that 1/20! is not 1/21! and 2^-98 is not 0.
+Rational values are compared exactly. Others are computed with two precisions: the difference of
+equal values is rounding and shrinks, that of unequal values stays. There is no tolerance, so
+1/20! is not 1/21! and 2^-98 is not 0.
 
-Variables are real. Where one expression is real and the other is not, they differ; where neither
-is, nothing is compared, unless there is no other place.
+Variables are real. Expressions differ if only one of them is real at a place; a place at which
+neither is real is skipped, unless there is no other.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ r"""What the math checker says of answers that the integer checker has judged; i
 | nothing, and thinking has ended | the end of the completion, to search |
 | nothing in a text that was cut, or in thinking without end | nothing: the verdict stands |
 
-Equal pairs of gold and answer are judged once. What takes too long or breaks is `timeout` or
-`crash`, and no disagreement.
+Equal pairs of gold and answer are judged once. A `timeout` or `crash` is not a disagreement.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 r"""Reads the sentence of an answer line: "The final answer is 7.25." states 7.25.
 
-Taken is what stands behind the last "is", "are", "equals" or the like outside formulas, without the
-reason or condition that follows. Where the sentence denies, changes the number ("half of n is 3")
-or states more than one thing, it is left as it is.
+The answer is what follows the last "is", "are", "equals" or the like outside formulas, without the
+reason or condition after it. A sentence that denies, changes the number ("half of n is 3") or
+states more than one thing is left as it is.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _POINTS = re.compile(
 
 
 def stated(line: str) -> str:
-    """The answer that the sentence `line` states; `line` itself where it is no such sentence."""
+    """The answer that the sentence `line` states; `line` itself if it is not such a sentence."""
     if len(line) > MAX_CHARS:
         return line
     masked = _masked(line)

@@ -163,7 +163,7 @@ def repeated_notes(what: str, steps: Sequence[int]) -> list[str]:
     if not steps:
         return []
     which = _steps([(step, step) for step in steps])
-    return [f"{what} of {which} are there twice; the last line counts"]
+    return [f"{what} of {which} are duplicated; the last line counts"]
 
 
 def missing_notes(what: str, there: Sequence[int], *, last: int) -> list[str]:

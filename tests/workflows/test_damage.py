@@ -90,7 +90,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(
     found = starting_point(run, resume="auto", found=(), on_event=events.append)
     assert found == run.checkpoint_dir(2)
     assert events[0].startswith(str(newest)) and reason in events[0]
-    assert events[0].endswith(f"kept as {newest}.damaged")
+    assert events[0].endswith(f"is now {newest}.damaged")
     assert events[1:] == ["steps 3 to 4 are done again, from the checkpoint of step 2"]
     assert Path(f"{newest}.damaged").is_dir() and run.checkpoints() == [found]
 

@@ -60,7 +60,7 @@ def test_of_a_step_that_is_there_twice_the_last_line_counts(tmp_path: Path) -> N
         folder.write_metrics(step, {"a/b": value})
     lines = [{"step": 1, "a/b": 0.1}, {"step": 2, "a/b": 0.4}, {"step": 3, "a/b": 0.3}]
     assert folder.read_metrics() == lines
-    assert folder.forget_after(3) == ["metrics of step 2 are there twice; the last line counts"]
+    assert folder.forget_after(3) == ["metrics of step 2 are duplicated; the last line counts"]
     assert folder.read_metrics() == lines
     assert folder.forget_after(3) == []
 
