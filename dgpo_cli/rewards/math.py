@@ -1,9 +1,9 @@
 r"""Checks general mathematical answers: reads both, and compares what they say.
 
-An answer is read into nodes (`rewards/formula.py`), which are compared by their kind
-(`rewards/equality.py`); nothing is taken for equal that was not understood. Limits, integrals and
-what else needs calculus go to math-verify, whose "equal" is confirmed at random points. All of it
-runs in worker processes with a deadline and a limit of memory.
+An answer is read into nodes and compared by its kind (`rewards/formulas`); nothing is taken for
+equal that was not understood. Limits, integrals and what else needs calculus go to math-verify,
+whose "equal" is confirmed at random points. All of it runs in worker processes with a deadline and
+a limit of memory.
 
 | gold and answer | verdict |
 | --- | --- |
@@ -44,19 +44,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.rewards.answer import MAX_SHOWN_CHARS
-from dgpo_cli.rewards.equality import equal
 from dgpo_cli.rewards.extract import find_answer
-from dgpo_cli.rewards.formula import MAX_CHARS, read
+from dgpo_cli.rewards.formulas.equality import equal
+from dgpo_cli.rewards.formulas.formula import MAX_CHARS, read
+from dgpo_cli.rewards.formulas.nodes import Name, Several, below
+from dgpo_cli.rewards.formulas.tokens import Unread, canonical, tokens_of
+from dgpo_cli.rewards.formulas.values import TooLarge, Undefined
 from dgpo_cli.rewards.integer import read_integer
-from dgpo_cli.rewards.nodes import Name, Several, below
 from dgpo_cli.rewards.stated import looks_like_answer
-from dgpo_cli.rewards.tokens import Unread, canonical, tokens_of
-from dgpo_cli.rewards.values import TooLarge, Undefined
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from dgpo_cli.rewards.nodes import Node
+    from dgpo_cli.rewards.formulas.nodes import Node
     from dgpo_cli.rewards.settings import Extract
     from dgpo_cli.types import FinishReason, Outcome
 

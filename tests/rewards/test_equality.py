@@ -10,10 +10,10 @@ import time
 import pytest
 
 from dgpo_cli.rewards import math
-from dgpo_cli.rewards.formula import read
+from dgpo_cli.rewards.formulas.formula import read
+from dgpo_cli.rewards.formulas.nodes import Node, below
+from dgpo_cli.rewards.formulas.tokens import Unread
 from dgpo_cli.rewards.math import is_equal
-from dgpo_cli.rewards.nodes import Node, below
-from dgpo_cli.rewards.tokens import Unread
 from tests.rewards.hostile import ANSWERS
 
 Pairs = list[tuple[str, str]]

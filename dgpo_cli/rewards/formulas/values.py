@@ -13,7 +13,7 @@ from typing import Any
 import mpmath
 from mpmath import mp
 
-from dgpo_cli.rewards.nodes import Call, Constant, Grid, Measure, Name, Node, Number
+from dgpo_cli.rewards.formulas.nodes import Call, Constant, Grid, Measure, Name, Node, Number
 
 MAX_BITS = 300_000  # of an exact numerator or denominator
 MAX_LOG = 10**7  # of the base-2 logarithm of a number that is not exact

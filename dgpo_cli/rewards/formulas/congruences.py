@@ -5,9 +5,9 @@ from __future__ import annotations
 from fractions import Fraction
 from math import lcm
 
-from dgpo_cli.rewards.nodes import Call, Node, Relation, variables
-from dgpo_cli.rewards.sameness import same_value
-from dgpo_cli.rewards.values import Evaluator, Undefined
+from dgpo_cli.rewards.formulas.nodes import Call, Node, Relation, variables
+from dgpo_cli.rewards.formulas.sameness import same_value
+from dgpo_cli.rewards.formulas.values import Evaluator, Undefined
 
 MAX_MODULUS = 5_000  # of what is tried number by number
 

@@ -16,8 +16,8 @@ from fractions import Fraction
 
 from mpmath import mp
 
-from dgpo_cli.rewards.nodes import Call, Constant, Name, Node, Number, below, variables
-from dgpo_cli.rewards.values import Evaluator, TooLarge, Undefined, Value, as_mp, is_real
+from dgpo_cli.rewards.formulas.nodes import Call, Constant, Name, Node, Number, below, variables
+from dgpo_cli.rewards.formulas.values import Evaluator, TooLarge, Undefined, Value, as_mp, is_real
 
 DIGITS = 50  # at random points; twice as many confirm
 CONSTANT_DIGITS = 1000  # where there are no variables, and only one place to compare at

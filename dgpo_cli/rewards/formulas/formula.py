@@ -8,8 +8,8 @@ from __future__ import annotations
 from fractions import Fraction
 
 from dgpo_cli.rewards import vocabulary as v
-from dgpo_cli.rewards.expression import CALCULUS, FUNCTION_LETTERS, ExpressionReader
-from dgpo_cli.rewards.nodes import (
+from dgpo_cli.rewards.formulas.expression import CALCULUS, FUNCTION_LETTERS, ExpressionReader
+from dgpo_cli.rewards.formulas.nodes import (
     Call,
     Constant,
     Labelled,
@@ -21,7 +21,7 @@ from dgpo_cli.rewards.nodes import (
     Several,
     Words,
 )
-from dgpo_cli.rewards.tokens import SIGNS, Token, Unread, canonical, tokens_of
+from dgpo_cli.rewards.formulas.tokens import SIGNS, Token, Unread, canonical, tokens_of
 
 MAX_CHARS = 4096  # no longer text is a final answer, and Python reads no longer integers
 MAX_TOKENS = 2000

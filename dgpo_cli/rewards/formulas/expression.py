@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from fractions import Fraction
 
-from dgpo_cli.rewards.nodes import (
+from dgpo_cli.rewards.formulas.nodes import (
     Call,
     Constant,
     Grid,
@@ -22,7 +22,7 @@ from dgpo_cli.rewards.nodes import (
     Several,
     Words,
 )
-from dgpo_cli.rewards.tokens import FUNCTIONS, SIGNS, Cursor, Token, Unread, canonical
+from dgpo_cli.rewards.formulas.tokens import FUNCTIONS, SIGNS, Cursor, Token, Unread, canonical
 from dgpo_cli.rewards.vocabulary import words
 
 MAX_DEPTH = 50  # of brackets in brackets

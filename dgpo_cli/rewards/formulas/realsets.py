@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from mpmath import mp
 
-from dgpo_cli.rewards.nodes import (
+from dgpo_cli.rewards.formulas.nodes import (
     Call,
     Constant,
     Measure,
@@ -22,7 +22,7 @@ from dgpo_cli.rewards.nodes import (
     below,
     variables,
 )
-from dgpo_cli.rewards.values import Evaluator, TooLarge, Undefined, Value, as_mp, is_real
+from dgpo_cli.rewards.formulas.values import Evaluator, TooLarge, Undefined, Value, as_mp, is_real
 
 DIGITS = 120
 _INTERVALS = frozenset("([")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from dgpo_cli.rewards.congruences import same_congruence
-from dgpo_cli.rewards.nodes import (
+from dgpo_cli.rewards.formulas.congruences import same_congruence
+from dgpo_cli.rewards.formulas.nodes import (
     Call,
     Constant,
     Grid,
@@ -25,9 +25,9 @@ from dgpo_cli.rewards.nodes import (
     spread,
     variables,
 )
-from dgpo_cli.rewards.realsets import same_real_set
-from dgpo_cli.rewards.sameness import proportional, same_ratios, same_value, same_zeros
-from dgpo_cli.rewards.units import units_agree
+from dgpo_cli.rewards.formulas.realsets import same_real_set
+from dgpo_cli.rewards.formulas.sameness import proportional, same_ratios, same_value, same_zeros
+from dgpo_cli.rewards.formulas.units import units_agree
 
 MAX_ITEMS = 200  # of a list or set
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
