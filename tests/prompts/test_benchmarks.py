@@ -414,7 +414,7 @@ def test_own_files_may_have_general_answers(tmp_path: Path) -> None:
     assert "1 of 5 answers are not plain integers" in note
     assert "'1/2' of problem 'mine:5'" in note
     assert load_benchmark(str(path), integers=False).notes == ()
-    with pytest.raises(DataError, match="no plain integers"):
+    with pytest.raises(DataError, match="not plain integers"):
         load_benchmark(str(path), strict=True)
 
 
