@@ -6,7 +6,7 @@ What is read, and where:
 | --- | --- |
 | before the last </think>, or after a <think> that is not closed | not read |
 | several boxes | the complete, non-empty one that closes last; an outer box before its inner |
-| `\boxed{1} or \boxed{2}`, with "and", with a comma | together: a list, where gold is one; |
+| `\boxed{1} or \boxed{2}`, with "and", a comma, nothing | together: a list, where gold is one; |
 | | otherwise ways to write one answer, and every one of them must be right |
 | `\boxed{20`, `\boxed{}` | passed over: an earlier complete box counts |
 | `\boxed 204`, `\fbox{204}`, `\framebox{204}` | boxes; the bare one ends at the line, formula or |

@@ -321,7 +321,8 @@ class _Tokens:
         elif char == ":" and _is_word(self._last()) and not self._has_number():
             # N: 204 is an equality, a:b a ratio
             ratio = _is_unknown(self._atoms[-1]) and _LETTER.match(self._text, position)
-            self._add(*(("bad", char) if ratio else ("equals", "")))
+            denied = self._atoms[-1][1].lower() in v.DENIALS
+            self._add(*(("bad", char) if ratio or denied else ("equals", "")))
         elif char in "~:.":
             self._spaced = True
         elif char in "'’" and self._last() == "number" and self._text.count(char) == 1:

@@ -68,6 +68,7 @@ _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
 _EQUALITY = re.compile(r"=|≡|:|\\equiv|\\(?:to|rightarrow)(?![a-z])")
 _BARE_NUMBER = re.compile(r"[-+]?\$?[0-9][0-9,]*")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_LAST_SPACE = re.compile(r"(?<!\\)(?:\\\\)*\\\s*\Z")  # what stripping leaves of "\\ "
 _PLACES = ("3/7", "19/11", "7/5")  # where math-verify's readings are evaluated
 
 
@@ -160,7 +161,7 @@ def warm_up() -> None:
 
 def bare(answer: str) -> str:
     """`answer` without markdown, a full stop and math delimiters around the whole."""
-    answer = answer.strip().strip("*`").strip().removesuffix(".").strip()
+    answer = _LAST_SPACE.sub("", answer.strip().strip("*`").strip().removesuffix(".").strip())
     for opener, closer in _DELIMITERS:
         inside = answer.removeprefix(opener).removesuffix(closer)
         whole = len(inside) == len(answer) - len(opener) - len(closer)

@@ -98,12 +98,15 @@ _OR_RIGHT = re.compile(
     r"(?:[\s~]|\\[,;:! ]|\\?[$)\]])*(?:\\text\s*\{\s*)?or\b[\s~}]*(?:\\?[$(\[]\s*)*"
     r"(-?[0-9]+)(?![0-9.,/])"
 )
+# The formula is a list of numbers, of which one is in the box.
+_LIST_LEFT = re.compile(r"(?:(?<=\$)|(?<=\\[(\[])|\A)(?:\s*-?[0-9]+\s*,)+\s*\Z")
+_LIST_RIGHT = re.compile(r"(?:\s*,\s*-?[0-9]+)+(?=\s*(?:\$|\\[)\]]|\.?\s*\Z))")
 _NUMBER_LEFT = re.compile(r"(?:(?<![0-9])0\.|[0-9]\{,\})\Z")
 _BOUND_RIGHT = re.compile(
     rf"\s*(?:\{{?\\(?:{_FUNCTIONS}|{_OPERATORS}|{_GREEK}|{_RELATIONS})(?![A-Za-z])|\\?%|[±∓×·÷√≠≤≥²³½]"
     r"|\^(?!\s*\{?\s*(?:\\?(?:circ|degree|textdegree|prime)|[°∘o]\b|(?:st|nd|rd|th)\b|\Z))"
     r"|\^\s*\{?\s*\\circ\s*\}?\s*[0-9]"
-    r"|[<>]=?(?=\s|[0-9\\])|!=|/\s*(?=[0-9\\({A-Za-z])|\*\s*(?=[0-9\\({])(?!\*)"
+    r"|[<>]=?(?=\s|[0-9\\]|[A-Za-z](?![A-Za-z>]))|!=|/\s*(?=[0-9\\({A-Za-z])|\*\s*(?=[0-9\\({])(?!\*)"
     r"|[-+−]\s*(?:[0-9\\({]|[A-Za-z](?![A-Za-z])))"
     r"|_(?!\s*(?:\{\s*)?(?:10|ten|\x00)\b)(?=[0-9A-Za-z{\\])|[.:][0-9]|,[0-9]{3}(?![0-9])|[0-9]"
 )
@@ -134,6 +137,10 @@ def with_surroundings(before: str, content: str, after: str, *, listed: bool) ->
         return rf"{content}\text{{ {word[1]}}}" if word[1] else rf"{content}\%"
     if (other := _OR_RIGHT.match(after)) is not None and content.strip().isdigit():
         return f"{content} or {other[1]}" if other[1] != content.strip() else None
+    beside = _LIST_LEFT.search(before), _LIST_RIGHT.match(after)
+    if any(beside):
+        left, right = (found[0] if found else "" for found in beside)
+        return f"{left}{content}{right}"
     if (begun := _NUMBER_LEFT.search(near)) is not None:
         return f"{begun[0]}{content}"
     related = _RELATED_LEFT.search(near)

@@ -29,6 +29,10 @@ IGNORED_COMMANDS = words(
     "lbrace rbrace lbrack rbrack lparen rparen dollar pounds euro yen checkmark blacksquare qed "
     "null nonumber notag newline par hfill n"
 )
+GREEK = words(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau "
+    "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar"
+)
 EQUALITY_COMMANDS = words("rightarrow longrightarrow to equiv eq coloneqq")
 HENCE_COMMANDS = words("Rightarrow implies Longrightarrow therefore")
 AND_COMMANDS = frozenset(["land", "wedge"])
@@ -38,23 +42,30 @@ REASONS = words("where since because")
 IGNORED_CHARS = "$&*`\"“”'‘’#€£¥•。∎\x00"
 IGNORED_ESCAPES = " ,;:!>()[]$#&_/\n"
 
-PERCENT = words("percent percents percentage pct")
+PERCENT = words("percent percents percentage pct permille")
+DENIALS = words(
+    "not no none never neither nor impossible false invalid wrong incorrect excluded rejected "
+    "discarded isn aren doesn don didn cannot unequal exceeds exceeding excluding without"
+)
 # Of these words, none may stand beside a number that is to be the answer.
-CHANGING_WORDS = PERCENT | words(
-    # amounts that multiply or divide
-    "cent hundred hundreds thousand thousands million millions billion billions trillion trillions "
-    "dozen dozens lakh crore half halves third thirds quarter quarters fourth fourths fifth fifths "
-    "sixth sixths seventh eighth eighths ninth tenth tenths "
-    "hundredth hundredths thousandth thousandths bps "
-    # operations
-    "plus minus divided multiplied over squared cubed factorial choose mod modulo div sqrt "
-    "power powers raised doubled tripled halved increased decreased reduced added subtracted "
-    "inverted negated tens gross root negative log ln exp sin cos tan cot csc gcd lcm lim det pi "
-    # doubt, bounds, denial
-    "impossible false invalid fails but too "
-    "not no none never neither nor either except unknown wrong incorrect less more greater fewer "
-    "least most than below above under between about around approximately approx nearly almost "
-    "roughly maybe perhaps possibly up isn aren cannot undefined infinity infinite"
+CHANGING_WORDS = (
+    PERCENT
+    | DENIALS
+    | words(
+        # amounts that multiply or divide
+        "cent hundred hundreds thousand thousands million millions billion billions trillion trillions "
+        "dozen dozens lakh crore half halves third thirds quarter quarters fourth fourths fifth fifths "
+        "sixth sixths seventh eighth eighths ninth tenth tenths "
+        "hundredth hundredths thousandth thousandths bps "
+        # operations
+        "plus minus divided multiplied over squared cubed factorial choose mod modulo div sqrt "
+        "power powers raised doubled tripled halved increased decreased reduced added subtracted "
+        "inverted inverse reciprocal negated tens gross root negative log ln exp sin cos tan cot csc gcd lcm lim det pi "
+        # doubt, bounds, denial
+        "fails but too either except unknown less more greater fewer "
+        "least most than below above under between about around approximately approx nearly almost "
+        "roughly maybe perhaps possibly up undefined infinity infinite"
+    )
 )
 _FUNCTIONS_IN_FRONT = words("sec max min arg")
 _FACTORS_IN_FRONT = words(
@@ -62,7 +73,18 @@ _FACTORS_IN_FRONT = words(
 )
 # What these stand in front of is not the answer: the square of 204, floor 204.
 _OPERATIONS_IN_FRONT = words(
-    "of square cube floor ceil ceiling round eval evaluate abs sqrt root power"
+    "of square cube floor ceil ceiling round eval evaluate abs sqrt root power "
+    "rank trace bound base"
+)
+# Of a number behind these something else is said: divisible by 204, close to 204.
+_PREPOSITIONS = words("by to from near beyond opposite against until till past towards into")
+_AFTER_NOUNS = words("before after within")  # the number after 204; but after 204 days
+_SAYING = words(  # equal to 204, given by 204
+    "equal equals given simplifies reduces evaluates comes out amounts sums converges tends leads"
+)
+_NUMBERS = words(
+    "point two three four five six seven eight nine ten twenty thirty forty fifty sixty "
+    "seventy eighty ninety"
 )
 _AMOUNTS_OF = words("total sum answer value result maximum minimum count")  # a total of 204
 _UNIT_LETTERS = frozenset("mshgLJNWVACF")
@@ -101,15 +123,21 @@ def may_lead(word: str, kind: WordKind) -> bool:
 
 
 def operates(before: list[str]) -> bool:
-    """Whether `before`, the words before a number, name what is done to it: the square of 204."""
-    if not before or before[-1].lower() not in _OPERATIONS_IN_FRONT:
+    """Whether `before`, the words before a number, make another of it: the square of 204."""
+    if not before:
         return False
-    return before[-1].lower() != "of" or len(before) < 2 or before[-2].lower() not in _AMOUNTS_OF
+    *earlier, last = (word.lower() for word in before)
+    previous = earlier[-1] if earlier else ""
+    if last in _PREPOSITIONS:
+        return previous not in _SAYING
+    if last in _AFTER_NOUNS or last == "as":  # as many as 204
+        return "as" in earlier if last == "as" else bool(earlier)
+    return last in _OPERATIONS_IN_FRONT and (last != "of" or previous not in _AMOUNTS_OF)
 
 
 def may_follow(word: str, kind: WordKind) -> bool:
     """Whether `word` may stand after the number: a unit, a noun, the rest of a sentence."""
-    if not _is_harmless(word):
+    if not _is_harmless(word) or word.lower() in _NUMBERS:
         return False
     if not word.isascii():
         return True

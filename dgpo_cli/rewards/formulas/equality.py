@@ -21,10 +21,10 @@ from dgpo_cli.rewards.formulas.nodes import (
     Words,
     below,
     children,
-    renamed,
     spread,
     variables,
 )
+from dgpo_cli.rewards.formulas.parameters import without_conditions
 from dgpo_cli.rewards.formulas.realsets import same_real_set
 from dgpo_cli.rewards.formulas.sameness import proportional, same_ratios, same_value, same_zeros
 from dgpo_cli.rewards.formulas.units import units_agree
@@ -40,7 +40,7 @@ def equal(gold: Node, answer: Node) -> bool:
     Raises:
         TooLarge: a value is beyond what is looked at.
     """
-    gold, answer = _unconditioned(spread(gold), spread(answer))
+    gold, answer = without_conditions(spread(gold), spread(answer))
     if gold == answer:
         return True
     gold_set, answer_set = _members(gold), _members(answer)
@@ -54,6 +54,10 @@ def equal(gold: Node, answer: Node) -> bool:
 def _same(gold: Node, answer: Node) -> bool:
     """Compare what is no list, no set and no relation."""
     gold, answer = _in_degrees(gold), _in_degrees(answer)
+    if _is_ratio(gold):
+        answer = _as_ratio(answer)
+    if _is_spelt(gold) or _is_spelt(answer):
+        return gold == answer
     match gold, answer:
         case Measure() | Labelled(), _:
             return _dressed(gold, answer)
@@ -73,6 +77,16 @@ def _same(gold: Node, answer: Node) -> bool:
     if _is_set(gold) or _is_set(answer):
         return same_real_set(gold, answer)
     return same_value(gold, answer)
+
+
+def _is_spelt(node: Node) -> bool:
+    """Whether `node` is three or more capitals side by side, as CAB: an order, no product."""
+    if not isinstance(node, Call) or node.name != "*":
+        return False
+    letters = [one for one in below(node) if not (isinstance(one, Call) and one.name == "*")]
+    return len(letters) > 2 and all(
+        isinstance(one, Name) and len(one.text) == 1 and one.text.isupper() for one in letters
+    )
 
 
 def _in_degrees(node: Node) -> Node:
@@ -111,6 +125,16 @@ def _same_grid(gold: Grid, answer: Grid) -> bool:
 
 def _is_ratio(node: Node) -> bool:
     return isinstance(node, Call) and node.name == "ratio"
+
+
+def _as_ratio(node: Node) -> Node:
+    """6:10, which alone is a time, as the ratio that it is beside 3:5."""
+    if not (isinstance(node, Words) and ":" in node.text):
+        return node
+    parts = node.text.split(":")
+    if not all(map(str.isdecimal, parts)):
+        return node
+    return Call("ratio", tuple(Number(Fraction(part)) for part in parts))
 
 
 def _same_ratio(gold: Node, answer: Node) -> bool:
@@ -180,21 +204,25 @@ def _same_members(
         return True
     if golds is None:
         assert answers is not None
-        if isinstance(gold, Row) and (point := _as_tuple(answers)) is not None:
+        if isinstance(gold, Row) and (point := _as_tuple(answer)) is not None:
             return equal(gold, point)
         if isinstance(gold, Relation):
+            if (given := _by_coordinate(gold)) is not None:
+                return _matched(given, answers)
             return _as_one_equation(answers, gold) or _values_of(gold, answer)
-        return all(equal(gold, one) for one in answers)
+        return gold != Constant("emptyset") and all(equal(gold, one) for one in answers)
     if answers is None:
-        if isinstance(answer, Row) and (point := _as_tuple(golds)) is not None:
+        if isinstance(answer, Row) and (point := _as_tuple(gold)) is not None:
             return equal(point, answer)
-        if isinstance(answer, Relation) and _values_of(answer, gold):
-            return True
+        if isinstance(answer, Relation):
+            if (given := _by_coordinate(answer)) is not None:
+                return _matched(golds, given)
+            if _values_of(answer, gold):
+                return True
         single = isinstance(gold, Row) and len(golds) == 1 and not isinstance(answer, Row)
         return single and equal(golds[0], answer)
-    joiners = {one.joiner for one in (gold, answer) if isinstance(one, Several)}
-    if joiners == {"and", "or"} and all(isinstance(one, Name | Words) for one in golds):
-        return False  # "p and q" states another thing than "p or q"; 2 and 3 are 2 or 3 as roots
+    if _joined_otherwise(gold, answer):
+        return False
     if len(golds) > MAX_ITEMS or len(answers) > MAX_ITEMS:
         return False
     if Constant("...") in golds or Constant("...") in answers:
@@ -210,18 +238,44 @@ def _same_members(
     return _matched(golds, answers)
 
 
-def _as_tuple(items: tuple[Node, ...]) -> Row | None:
+def _joined_otherwise(gold: Node, answer: Node) -> bool:
+    """Whether "p and q" was asked for and "p or q" given; 2 and 3 are 2 or 3, as roots are."""
+    both = [one for one in (gold, answer) if isinstance(one, Several)]
+    joiners = {one.joiner for one in both}
+    if len(joiners) < 2 or "or" not in joiners:
+        return False
+    if "and" in joiners and all(isinstance(one, Name | Words) for one in both[0].items):
+        return True
+    # a = 2 or b = 3, but x = 2 or x = 3
+    said = [item.members[0] for item in both[0].items if isinstance(item, Relation)]
+    names = {one.text.partition("_")[0] for one in said if isinstance(one, Name)}
+    return len(names) > 1
+
+
+def _as_tuple(node: Node) -> Row | None:
     """`y = 3, x = 2` as (2, 3): one value for each of some variables, in their order."""
+    if not isinstance(node, Several) or node.joiner == "or":
+        return None
     values: dict[str, Node] = {}
-    for item in items:
+    for item in _inherited(node.items):
         match item:
             case Relation((Name(text), value), ("=",), None) if len(text) == 1:
                 values[text] = value
             case _:
                 return None
-    if not 1 < len(values) == len(items):
+    if not 1 < len(values) == len(node.items):
         return None
     return Row("(", ")", tuple(values[name] for name in sorted(values)))
+
+
+def _by_coordinate(relation: Relation) -> tuple[Node, ...] | None:
+    """`(x, y) = (2, 3)` as x = 2 and y = 3."""
+    match relation:
+        case Relation((Row("(", ")", names), Row("(", ")", values)), ("=",), None):
+            if len(names) == len(values) and all(map(is_name, names)):
+                pairs = zip(names, values, strict=True)
+                return tuple(Relation(pair, ("=",)) for pair in pairs)
+    return None
 
 
 def _values_of(relation: Relation, values: Node) -> bool:
@@ -280,38 +334,6 @@ def _as_one_equation(items: tuple[Node, ...], equation: Relation) -> bool:
         names.add(variables(part))
         factors = Call("*", (factors, part))
     return len(names) == 1 and len(names.pop()) == 1 and proportional(whole, factors)
-
-
-def _unconditioned(gold: Node, answer: Node) -> tuple[Node, Node]:
-    r"""Without `k \in \mathbb{Z}` if one leaves it out; with one name for k if both have it."""
-    (first, one), (second, other) = _conditions(gold), _conditions(answer)
-    if not one and not other:
-        return gold, answer
-    if len(one) == len(other) == 1:
-        (name, numbers), (given, given_numbers) = one[0], other[0]
-        if numbers != given_numbers or (name != given and name in variables(second)):
-            return gold, answer
-        second = renamed(second, given, name)
-    elif one and other:
-        return gold, answer
-    return first, second
-
-
-def _conditions(node: Node) -> tuple[Node, list[tuple[str, str]]]:
-    """The items of a list without those that say what numbers a parameter runs through."""
-    if not isinstance(node, Several):
-        return node, []
-    kept: list[Node] = []
-    found: list[tuple[str, str]] = []
-    for item in node.items:
-        match item:
-            case Relation((Name(text), Constant(numbers)), ("in",), None):
-                found.append((text, numbers))
-            case _:
-                kept.append(item)
-    if not kept or not found or not all(name in variables(kept[0]) for name, _ in found):
-        return node, []
-    return (kept[0] if len(kept) == 1 else Several(tuple(kept), node.joiner)), found
 
 
 # Relations

@@ -23,13 +23,9 @@ from dgpo_cli.rewards.formulas.nodes import (
     Words,
 )
 from dgpo_cli.rewards.formulas.tokens import FUNCTIONS, SIGNS, Cursor, Token, Unread, canonical
-from dgpo_cli.rewards.vocabulary import words
+from dgpo_cli.rewards.vocabulary import GREEK
 
 MAX_DEPTH = 50  # of brackets in brackets
-_GREEK = words(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau "
-    "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar"
-)
 CALCULUS = frozenset(["lim", "int", "iint", "oint", "limsup", "liminf", "sup", "inf"])
 _MARKED = frozenset(["overline", "vec", "hat", "tilde", "dot", "ddot"])
 _FIGURES = frozenset(["angle", "triangle", "widehat", "measuredangle", "square", "odot"])
@@ -110,7 +106,9 @@ class ExpressionReader(Cursor, ABC):
     def _juxtaposed(self, left: Node, token: Token) -> Node:
         """`2x`, and the mixed numbers `1\frac{1}{2}` and `3 1/2`."""
         before = self._tokens[self._at - 1]
-        if token.kind == "number":
+        if before.kind == "word" and len(before.text) > 1:
+            raise Unread("2 if x is not 2x")
+        if token.kind == "number" and before.text != "!":
             slash = self._peek_is("/", 1) and self._peek(2) is not None
             last = self._tokens[self._at + 2] if slash else None
             if last is None or last.value is None or token.value is None or not token.spaced:
@@ -259,6 +257,8 @@ class ExpressionReader(Cursor, ABC):
 
     def _group(self) -> Node:
         node = self._inside(self._list)
+        if self._take("choose"):
+            node = Call("binom", (node, self._inside(self._list)))
         if self._at < len(self._tokens):  # a brace that nothing closes ends with the answer
             self._expect("}")
         return node
@@ -299,7 +299,7 @@ class ExpressionReader(Cursor, ABC):
     def _command(self, name: str) -> Node:
         if name in _READERS:
             return _READERS[name](self)
-        if name in _GREEK:
+        if name in GREEK:
             return self._name(f"\\{name}")
         if name.startswith("mathbb "):
             return Constant(self._number_set(name[-1]))
@@ -473,14 +473,8 @@ _READERS: dict[str, Callable[[ExpressionReader], Node]] = {
     "emptyset": lambda reader: Constant("emptyset"),
     "ldots": lambda reader: Constant("..."),
 }
-_ATOMS = (
-    frozenset(_READERS)
-    | _GREEK
-    | FUNCTIONS
-    | _MARKED
-    | _FIGURES
-    | {"Re", "Im", "lim", "int", "sum", "prod"}
-)
+_CALCULUS_ATOMS = frozenset(["Re", "Im", "lim", "int", "sum", "prod"])
+_ATOMS = frozenset(_READERS) | GREEK | FUNCTIONS | _MARKED | _FIGURES | _CALCULUS_ATOMS
 
 
 def _begins_with_d(node: Node) -> bool:
@@ -497,4 +491,6 @@ def _mixed(whole: Number, part: Node) -> Node:
             if 0 < top < bottom and top.denominator == bottom.denominator == 1:
                 return Call("+", (whole, part))
             raise Unread("no mixed number")
+        case Call("percent" | "degree" as name, (inner,)):
+            return Call(name, (_mixed(whole, inner),))
     return Call("*", (whole, part))

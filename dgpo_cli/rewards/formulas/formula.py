@@ -39,6 +39,7 @@ AMOUNTS = {
     "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
     "dozen": 12, "lakh": 10**5, "crore": 10**7,
 }  # fmt: skip
+_CLOSERS = frozenset(["rangle", "rfloor", "rceil", "end", "choose"])
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 
 
@@ -57,14 +58,24 @@ def read(answer: str, *, grouping: bool = True) -> Node:
 
 
 def _conclusion(tokens: list[Token]) -> list[Token]:
-    """What follows the last arrow, up to the reasons that are given for it."""
+    """What follows the last arrow, up to the reasons for it and `for all x`."""
     arrows = [at for at, token in enumerate(tokens) if token.text == "implies"]
     if arrows and arrows[-1] + 1 < len(tokens):
         tokens = tokens[arrows[-1] + 1 :]
     for at, token in enumerate(tokens):
-        if at and token.kind == "word" and token.text in v.REASONS:
+        if token.kind != "word" or not at:
+            continue
+        for_all = token.text == "for" and tokens[at + 1 : at + 2]
+        everywhere = for_all and for_all[0].text in ("all", "every", "any", "each")
+        if token.text in v.REASONS or (everywhere and _is_one_name(tokens[at + 2 :])):
             return tokens[: at - 1] if tokens[at - 1].text == "," else tokens[:at]
     return tokens
+
+
+def _is_one_name(tokens: list[Token]) -> bool:
+    """Whether `tokens` are a letter, or what it runs through and a letter: `integers n`."""
+    kinds = [token.kind for token in tokens]
+    return kinds in (["letter"], ["word", "letter"], ["word"])
 
 
 class _AnswerReader(ExpressionReader):
@@ -109,7 +120,7 @@ class _AnswerReader(ExpressionReader):
             return True
         if token.kind == "symbol" and token.text in (")", "]", "\\}", "}", "\\|"):
             return True
-        return token.kind == "command" and token.text in ("rangle", "rfloor", "rceil", "end")
+        return token.kind == "command" and token.text in _CLOSERS
 
     def _peek_separator(self) -> str | None:
         token = self._peek()

@@ -133,6 +133,7 @@ _UNIT_FRACTION = re.compile(
     r"\s*\{\s*\\(?:text|mathrm)\s*(\{[A-Za-z ]+\})\s*\}"
 )
 _ORDINAL = re.compile(r"(?<=[0-9])\s*\^\s*\{\s*(?:\\\w+\s*\{)?(?:st|nd|rd|th)\s*\}+")
+_HALF_OF_DAY = re.compile(r"(?<![A-Za-z])([AaPp])\.\s?[Mm]\.?(?![A-Za-z])")
 _ROW_SPACE = re.compile(r"\\\\\s*\[[0-9.]+\s*(?:pt|em|ex|mm|cm)\]")
 
 
@@ -155,6 +156,8 @@ def tokens_of(answer: str, *, grouping: bool = True) -> list[Token]:
             answer = answer.replace(delimiter, " ")
     answer = _BRACKETED_BASE.sub(r"\1", _TIMES_TEN.sub("*", answer))
     answer = _ORDINAL.sub(" ", answer)
+    if ":" in answer:
+        answer = _HALF_OF_DAY.sub(r"\1m", answer.replace("{:}", ":"))
     answer = _BASE_IN_WORDS.sub(r"\1_{\2}", answer)
     return _Lexer(answer, grouping=grouping).read()
 
