@@ -49,6 +49,7 @@ What is 204 (with 204 for any integer):
 | `204, 205`, `204 or 205`, `x = 204, y = 3` | wrong: more than one answer |
 | `\frac{208}{2}`, `5!`, `2^3`, `|-3|`, `2.04\times10^2`, `3 \cdot 4`, `16 \bmod 7` | wrong |
 | `5\%`, `5 percent`, `5 million`, `\approx 5`, `< 5`, `not 5`, `5x`, `x5`, `5_8` | wrong |
+| `close to 5`, `divisible by 5`, `the number after 5`, `wrong: 5`, `5 is excluded` | wrong |
 | `204.05`, `204,5`, `20 4`, `(1,204)`, `\text{two hundred four}`, over 2,048 characters | wrong |
 
 The line of `\frac{208}{2}` is a choice: these may have the value 204, but nothing is evaluated.

@@ -44,7 +44,7 @@ _JOINT = (
 )
 _NAME = r"(?:[A-Za-z](?:_\{?[0-9A-Za-z]\}?)?\s*=\s*)?"
 _OFFERED_TOGETHER = re.compile(
-    rf"\}}(?:{_GAP}(?:[.,;]?{_GAP}{_JOINT}|[,;]){_GAP}{_NAME}{_GAP}|[ \t]*+)\Z", re.IGNORECASE
+    rf"\}}(?:{_GAP}(?:[.,;]?{_GAP}{_JOINT}|[,;]){_GAP}{_NAME}{_GAP})?\Z", re.IGNORECASE
 )
 _MAX_TOGETHER = 16
 _MAX_BETWEEN_CHARS = 40

@@ -29,7 +29,9 @@ a limit of memory.
 | `\{1, 2\}`, `1, 2`, `1` and `2`, `\pm 1` | in any order; sets without repeats |
 | several answers to one gold | correct if each of them is gold: `0.5` or `1/2` |
 | `x > 2`, `2 < x`, `(2, \infty)`, `\{x : x > 2\}` | equal: the same real numbers |
-| `3:4`, `6:8`, `3/4` | equal; `12:30` is a time, and only itself |
+| `3:4`, `6:8`, `3/4` | equal; `12:30` is a time, and only itself, unless gold is as `3:5` |
+| `CAB`, and other capitals side by side | an order: not `ABC`; of two, `AB` is `BA` |
+| `2k\pi` and `2n\pi, n \in \mathbb{Z}` | equal: k, l, m and n count turns |
 | `Alice: 3` | label and value must both agree |
 | a power or factorial beyond millions of digits | equal to nothing but itself as written |
 | math-verify swallowed a MemoryError on its way to "not equal" | crash: unknown, not wrong |

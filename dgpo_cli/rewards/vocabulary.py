@@ -47,26 +47,24 @@ DENIALS = words(
     "not no none never neither nor impossible false invalid wrong incorrect excluded rejected "
     "discarded isn aren doesn don didn cannot unequal exceeds exceeding excluding without"
 )
-# Of these words, none may stand beside a number that is to be the answer.
-CHANGING_WORDS = (
-    PERCENT
-    | DENIALS
-    | words(
-        # amounts that multiply or divide
-        "cent hundred hundreds thousand thousands million millions billion billions trillion trillions "
-        "dozen dozens lakh crore half halves third thirds quarter quarters fourth fourths fifth fifths "
-        "sixth sixths seventh eighth eighths ninth tenth tenths "
-        "hundredth hundredths thousandth thousandths bps "
-        # operations
-        "plus minus divided multiplied over squared cubed factorial choose mod modulo div sqrt "
-        "power powers raised doubled tripled halved increased decreased reduced added subtracted "
-        "inverted inverse reciprocal negated tens gross root negative log ln exp sin cos tan cot csc gcd lcm lim det pi "
-        # doubt, bounds, denial
-        "fails but too either except unknown less more greater fewer "
-        "least most than below above under between about around approximately approx nearly almost "
-        "roughly maybe perhaps possibly up undefined infinity infinite"
-    )
+_CHANGES = words(
+    # amounts that multiply or divide
+    "cent hundred hundreds thousand thousands million millions billion billions trillion trillions "
+    "dozen dozens lakh crore half halves third thirds quarter quarters fourth fourths fifth fifths "
+    "sixth sixths seventh eighth eighths ninth tenth tenths "
+    "hundredth hundredths thousandth thousandths bps "
+    # operations
+    "plus minus divided multiplied over squared cubed factorial choose mod modulo div sqrt "
+    "power powers raised doubled tripled halved increased decreased reduced added subtracted "
+    "inverted inverse reciprocal negated tens gross root negative log ln exp sin cos tan cot csc "
+    "gcd lcm lim det pi "
+    # doubt and bounds
+    "fails but too either except unknown less more greater fewer "
+    "least most than below above under between about around approximately approx nearly almost "
+    "roughly maybe perhaps possibly up undefined infinity infinite"
 )
+# Of these words, none may stand beside a number that is to be the answer.
+CHANGING_WORDS = PERCENT | DENIALS | _CHANGES
 _FUNCTIONS_IN_FRONT = words("sec max min arg")
 _FACTORS_IN_FRONT = words(
     "times twice thrice double triple reciprocal inverse next previous preceding"

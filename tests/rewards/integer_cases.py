@@ -3,6 +3,12 @@ r"""Answers that are the integer 204, another integer, or none."""
 from __future__ import annotations
 
 IS_204 = [
+    r"204\ ",
+    r"\text{simplifies to }204",
+    r"\text{is given by }204",
+    r"\text{after }204\text{ days}",
+    r"204\text{ by symmetry}",
+    r"\text{No. of ways: }204",
     "204",
     " 204 ",
     "\n204\n",
@@ -132,6 +138,20 @@ IS_SOMETHING_ELSE = [
 ]
 
 IS_NO_INTEGER = [
+    r"\text{close to }204",
+    r"\text{divisible by }204",
+    r"\text{the number after }204",
+    r"\text{as many as }204",
+    r"\text{exceeds }204",
+    r"\text{upper bound }204",
+    r"\operatorname{rank}204",
+    r"\text{unequal to }204",
+    r"\text{without }204",
+    r"\text{wrong: }204",
+    r"204\text{ is excluded}",
+    r"204\text{ point five}",
+    r"204\text{ permille}",
+    r"204\text{ inverse}",
     "",
     " ",
     ".",

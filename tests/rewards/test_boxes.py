@@ -97,10 +97,10 @@ def test_no_more_braces_close_where_that_is_said(tail: str) -> None:
 
 def test_boxes_are_offered_together_side_by_side_or_where_commas_or_and_and_join_them() -> None:
     joints = ("or", " or ", "$ or $", r"\) or \(", r"\text{ or }", " and ", r" \lor ", ", ", "; ")
-    for joint in (*joints, "", " ", "$, $", ", and ", r" and $x = ", r",\quad "):
+    for joint in (*joints, "", "$, $", ", and ", r" and $x = ", r",\quad "):
         together = last_box(r"\boxed{1}" + joint + r"\boxed{2}", 0, cut=False)
         assert together is not None and together.parts == ("1", "2"), joint
-    for joint in ("\n\n", " so ", " or else ", "or, after a check, ", "} or ", ", so $m+n="):
+    for joint in (" ", "\n\n", " so ", " or else ", "or, after a check, ", "} or ", ", so $m+n="):
         last = last_box(r"\boxed{1}" + joint + r"\boxed{2}", 0, cut=False)
         assert last is not None and last.parts == ("2",), joint
     three = last_box(r"\boxed{1}, $\boxed{2}$, and \boxed{3}", 0, cut=False)

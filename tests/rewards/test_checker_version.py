@@ -14,7 +14,7 @@ from tests.rewards.test_answer import FOUND, NOT_FOUND
 
 # A changed verdict asks for a new version, here and in rewards/answer.py; a new case with the old
 # verdicts for a new digest alone.
-DIGESTS = {"2": "d8b89b64e6f9a1f3752dc1ebcdac0885fe3febc550fb2018150638989ddb6a3f"}
+DIGESTS = {"2": "eee56a64adea42b86130ae48ffc3da6747998298dc81a9abea1f38bc3c0591f5"}
 PLACES: tuple[Extract, ...] = ("boxed", "answer-line", "boxed-or-answer-line", "last-number")
 REASONS: tuple[FinishReason, ...] = ("stop", "length")
 

@@ -239,3 +239,85 @@ def test_no_reading_takes_long(answer: str) -> None:
     began = time.process_time()
     assert math.is_equal("204", answer) is False
     assert time.process_time() - began < 1
+
+
+def test_capitals_side_by_side_are_an_order() -> None:
+    holds(
+        [("CAB", r"\text{CAB}"), ("pq", "qp"), ("2AB", "2BA"), ("ABC", "ABC")],
+        [("CAB", "ABC"), ("CAB", r"A\cdot B\cdot C"), ("SOS", "S^2O"), (r"\text{DCBA}", "ABCD")],
+    )
+
+
+def test_words_between_two_factors_multiply_nothing() -> None:
+    holds(
+        [("x^2+1", r"x^2+1\text{ for all }x"), ("36", r"12\text{ cm}\cdot 3")],
+        [
+            ("2x", r"2\text{ if }x"),
+            ("x^2+x", r"x^2+1\text{ for all }x"),
+            ("12x", r"12\text{ cm }x"),
+            ("2n", r"2\text{ for odd }n"),
+        ],
+    )
+
+
+def test_values_of_several_unknowns_hold_together() -> None:
+    holds(
+        [
+            ("a=2,b=3", "(b,a)=(3,2)"),
+            ("(a,b)=(2,3)", "b=3,a=2"),
+            (r"x=2\text{ or }x=3", "x=2,x=3"),
+            ("(2,3)", r"x=2\text{ and }y=3"),
+        ],
+        [
+            ("a=2,b=3", r"a=2\text{ or }b=3"),
+            (r"a=2\text{ or }b=3", "a=2,b=3"),
+            ("(2,3)", r"x=2\text{ or }y=3"),
+            ("(a,b)=(2,3)", "a=3,b=2"),
+        ],
+    )
+
+
+def test_a_number_of_turns_has_any_name() -> None:
+    holds(
+        [
+            (r"\frac{\pi}{4}+k\pi", r"n\pi+\frac{\pi}{4}, n\in\mathbb{Z}"),
+            (r"x=2k\pi, k\in\mathbb{Z}", r"2\pi n"),
+            (r"30^\circ+180^\circ k", r"180^\circ n+30^\circ"),
+        ],
+        [
+            (r"k\pi", r"2n\pi"),
+            ("2k+1", "2n+1"),
+            (r"k\pi x", r"x\pi n^2"),
+            (r"x=2k\pi, k\in\mathbb{Z}", "k"),
+            (r"n\pi r", r"n\pi k"),
+        ],
+    )
+
+
+def test_a_colon_makes_a_time_or_a_ratio_as_gold_does() -> None:
+    holds(
+        [("3:5", "6:10"), (r"3:15\text{ p.m.}", r"3{:}15\text{ PM}"), ("1{:}30", "1:30")],
+        [("6:10", "3:5"), (r"3:15\text{ PM}", r"\frac{1}{5}"), ("3:15 pm", "3:15 am")],
+    )
+
+
+def test_percent_and_degrees_belong_to_the_whole_mixed_number() -> None:
+    holds(
+        [(r"\frac{1}{3}", r"33\frac{1}{3}\%"), (r"22.5^\circ", r"22\frac12^\circ")],
+        [("0.11", r"33\frac{1}{3}\%")],
+    )
+
+
+def test_the_empty_set_is_no_element() -> None:
+    holds([(r"\emptyset", r"\varnothing")], [(r"\emptyset", r"\{\emptyset\}")])
+
+
+def test_binomials_and_factorials_are_read_in_each_writing() -> None:
+    holds(
+        [
+            (r"\binom{6}{3}", r"{6 \choose 3}"),
+            ("20", r"\frac{6!}{3!3!}"),
+            (r"\frac12", r"\frac12\ "),
+        ],
+        [(r"\binom{6}{3}", r"{3 \choose 6}"), ("36", r"6!3!"), ("63", r"6\ 3")],
+    )

@@ -15,6 +15,9 @@ from dgpo_cli.rewards.math import check_math
 from dgpo_cli.rewards.stated import looks_like_answer, stated
 
 PART_OF = [
+    (r"\boxed{7}<x", "7<x"),
+    (r"$\boxed{7}, 8, 9$", "7,8,9"),
+    (r"$5, \boxed{7}$", "5,7"),
     (r"$-\boxed{7}$", "-7"),
     (r"The answer is -\boxed{7}.", "-7"),
     (r"$x=-\boxed{7}$", "-7"),
@@ -67,6 +70,9 @@ PART_OF = [
     (r"\boxed{7} or more", r"7\text{ormore}"),
 ]
 ALONE = [
+    r"\boxed{7}<br>",
+    r"For $n = 5$, \boxed{7}, which has 2 digits",
+    r"So $x=5, \boxed{7}$",
     r"- \boxed{7}",
     r"* \boxed{7}",
     r"1. \boxed{7}",

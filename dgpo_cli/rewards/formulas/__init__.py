@@ -2,5 +2,6 @@
 
 Reading: `tokens`, then `expression` (one expression) and `formula` (the whole answer), into
 `nodes`. Comparing: `equality` decides by the kind of node and asks `sameness` (expressions),
-`realsets` (inequalities, intervals), `parameters`, `congruences` and `units`; `values` evaluates nodes at points.
+`realsets` (inequalities, intervals), `parameters`, `congruences` and `units`; `values` evaluates
+nodes at points.
 """

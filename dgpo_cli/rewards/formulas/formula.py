@@ -172,7 +172,7 @@ class _AnswerReader(ExpressionReader):
         items, begin = [first], self._at - 1
         while self._take(":"):
             items.append(self._union())
-        written = canonical(self._tokens[begin : self._at])
+        written = canonical([one for one in self._tokens[begin : self._at] if one.kind != "word"])
         minutes = written.rpartition(":")[2]
         if len(minutes) == 2 and len(items) < 4 and written.replace(":", "").isdigit():
             return Words(written)  # 12:00 is a time
