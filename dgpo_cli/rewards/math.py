@@ -32,6 +32,7 @@ a limit of memory.
 | `3:4`, `6:8`, `3/4` | equal; `12:30` is a time, and only itself, unless gold is as `3:5` |
 | `CAB`, and other capitals side by side | an order: not `ABC`; of two, `AB` is `BA` |
 | `2k\pi` and `2n\pi, n \in \mathbb{Z}` | equal: k, l, m and n count turns |
+| `\textbf{(B)}\ 12` | the option B, and 12 |
 | `Alice: 3` | label and value must both agree |
 | a power or factorial beyond millions of digits | equal to nothing but itself as written |
 | math-verify swallowed a MemoryError on its way to "not equal" | crash: unknown, not wrong |
@@ -49,7 +50,7 @@ from dgpo_cli.rewards.answer import MAX_SHOWN_CHARS
 from dgpo_cli.rewards.extract import find_answer
 from dgpo_cli.rewards.formulas.equality import equal
 from dgpo_cli.rewards.formulas.formula import MAX_CHARS, read
-from dgpo_cli.rewards.formulas.nodes import Name, Several, below
+from dgpo_cli.rewards.formulas.nodes import Name, Relation, Several, Words, below
 from dgpo_cli.rewards.formulas.tokens import Unread, canonical, tokens_of
 from dgpo_cli.rewards.formulas.values import TooLarge, Undefined
 from dgpo_cli.rewards.integer import read_integer
@@ -71,6 +72,12 @@ _EQUALITY = re.compile(r"=|≡|:|\\equiv|\\(?:to|rightarrow)(?![a-z])")
 _BARE_NUMBER = re.compile(r"[-+]?\$?[0-9][0-9,]*")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _LAST_SPACE = re.compile(r"(?<!\\)(?:\\\\)*\\\s*\Z")  # what stripping leaves of "\\ "
+# An option with its value, as AMC writes it; and an option alone.
+_OPTION = re.compile(
+    r"\\(?:textbf|text|mathrm|mathbf)\s*\{\s*\(([A-E])\)\s*\}(?:[\s~]|\\[ ,;:!]|\\q?quad)*(\S.*)"
+)
+_LETTER_ALONE = re.compile(r"(?:\\(?:textbf|text|mathrm|mathbf)\s*\{)?\s*\(?([A-E])\)?\s*\}?")
+_BESIDE_SIGN = re.compile(r"\s+(?![A-Za-z0-9])|(?<![A-Za-z0-9])\s+")
 _PLACES = ("3/7", "19/11", "7/5")  # where math-verify's readings are evaluated
 
 
@@ -101,10 +108,21 @@ def check_math(
 def _is_right(gold: str, answer: str) -> bool:
     if is_equal(gold, answer):
         return True
+    option = _OPTION.fullmatch(answer)
+    if option is not None and _is_value(option[2]):
+        letter = _LETTER_ALONE.fullmatch(gold)
+        return letter[1] == option[1] if letter is not None else is_equal(gold, option[2])
     if not _BARE_NUMBER.fullmatch(gold) or _EQUALITY.search(answer):
         return False
     # Words and signs around an integer, which are no formula.
     return _reading(answer) is None and read_integer(answer) == read_integer(gold) is not None
+
+
+def _is_value(text: str) -> bool:
+    node = _reading(text)
+    return node is not None and not any(
+        isinstance(one, Name | Several | Words | Relation) for one in below(node)
+    )
 
 
 def is_equal(gold: str, answer: str) -> bool:
@@ -177,7 +195,7 @@ def _same_spelling(gold: str, answer: str) -> bool:
     try:
         one, other = tokens_of(gold), tokens_of(answer)
     except Unread:
-        return gold.split() == answer.split()
+        return _BESIDE_SIGN.sub("", gold).split() == _BESIDE_SIGN.sub("", answer).split()
     left, right = canonical(one), canonical(other)
     if not left or not right:
         return False

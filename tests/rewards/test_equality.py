@@ -13,7 +13,7 @@ from dgpo_cli.rewards import math
 from dgpo_cli.rewards.formulas.formula import read
 from dgpo_cli.rewards.formulas.nodes import Node, below
 from dgpo_cli.rewards.formulas.tokens import Unread
-from dgpo_cli.rewards.math import is_equal
+from dgpo_cli.rewards.math import check_math, is_equal
 from tests.rewards.hostile import ANSWERS
 
 Pairs = list[tuple[str, str]]
@@ -273,6 +273,7 @@ def test_values_of_several_unknowns_hold_together() -> None:
             (r"a=2\text{ or }b=3", "a=2,b=3"),
             ("(2,3)", r"x=2\text{ or }y=3"),
             ("(a,b)=(2,3)", "a=3,b=2"),
+            ("(a,b)=(2,3)", r"a=2\text{ or }b=3"),
         ],
     )
 
@@ -321,3 +322,21 @@ def test_binomials_and_factorials_are_read_in_each_writing() -> None:
         ],
         [(r"\binom{6}{3}", r"{3 \choose 6}"), ("36", r"6!3!"), ("63", r"6\ 3")],
     )
+
+
+@pytest.mark.parametrize(
+    ("answer", "golds"),
+    [
+        (r"\textbf{(B)}\ \frac{1}{2}", ["B", "(B)", r"\text{(B)}", r"\frac12"]),
+        (r"\textbf{(B)}\ \textbf{(C)}", []),
+        (r"\textbf{(B)}\text{ or }\textbf{(C)}", []),
+    ],
+)
+def test_an_option_with_its_value_is_the_option_or_the_value(answer: str, golds: list[str]) -> None:
+    right = [
+        gold
+        for gold in ["B", "(B)", r"\text{(B)}", r"\frac12", "C", "A", "2"]
+        if check_math(gold, rf"\boxed{{{answer}}}", finish_reason="stop", where="boxed")[0]
+        == "correct"
+    ]
+    assert right == golds

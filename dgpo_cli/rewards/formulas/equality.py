@@ -208,7 +208,7 @@ def _same_members(
             return equal(gold, point)
         if isinstance(gold, Relation):
             if (given := _by_coordinate(gold)) is not None:
-                return _matched(given, answers)
+                return _hold_together(answer) and _matched(given, answers)
             return _as_one_equation(answers, gold) or _values_of(gold, answer)
         return gold != Constant("emptyset") and all(equal(gold, one) for one in answers)
     if answers is None:
@@ -216,7 +216,7 @@ def _same_members(
             return equal(point, answer)
         if isinstance(answer, Relation):
             if (given := _by_coordinate(answer)) is not None:
-                return _matched(golds, given)
+                return _hold_together(gold) and _matched(golds, given)
             if _values_of(answer, gold):
                 return True
         single = isinstance(gold, Row) and len(golds) == 1 and not isinstance(answer, Row)
@@ -254,7 +254,7 @@ def _joined_otherwise(gold: Node, answer: Node) -> bool:
 
 def _as_tuple(node: Node) -> Row | None:
     """`y = 3, x = 2` as (2, 3): one value for each of some variables, in their order."""
-    if not isinstance(node, Several) or node.joiner == "or":
+    if not isinstance(node, Several) or not _hold_together(node):
         return None
     values: dict[str, Node] = {}
     for item in _inherited(node.items):
@@ -266,6 +266,11 @@ def _as_tuple(node: Node) -> Row | None:
     if not 1 < len(values) == len(node.items):
         return None
     return Row("(", ")", tuple(values[name] for name in sorted(values)))
+
+
+def _hold_together(node: Node) -> bool:
+    """Whether x = 2 and y = 3 are said, not x = 2 or y = 3."""
+    return not isinstance(node, Several) or node.joiner != "or"
 
 
 def _by_coordinate(relation: Relation) -> tuple[Node, ...] | None:
