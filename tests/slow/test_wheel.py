@@ -119,8 +119,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 def trained(installed: Installed) -> Path:
     """One step of the embedded model by the installed command."""
     overrides = [f"--set={setting}" for setting in SMALL]
-    installed("dgpo", "train", "--preset", "tiny", "--steps", "1", *overrides)
-    return installed.cwd / "runs" / "tiny"
+    run = installed.cwd / "runs" / "tiny"
+    installed("dgpo", "train", "--preset", "tiny", "--steps", "1", *overrides, "--out", str(run))
+    return run
 
 
 def test_the_wheel_holds_package_presets_and_data_and_no_more(wheel: Path) -> None:
