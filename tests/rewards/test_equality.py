@@ -69,12 +69,14 @@ def test_a_name_with_its_value_is_the_value() -> None:
         ("(x,y)=(1,2)", "(1,2)"),
         ("3", "x=3"),
         ("3", r"\angle A = \frac{6}{2} = 3^\circ"),
+        ("3", "|S|=3"),
     ]
     others = [
         ("x=3", "y=3"),
         ("y=2x+1", "2x+1"),
         ("3", "x+y=3"),
         ("3", "x=4=3"),
+        ("3", "|x|=3"),
         ("P(1,2)", "Q(1,2)"),
     ]
     holds(values, others)

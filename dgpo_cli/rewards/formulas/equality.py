@@ -373,6 +373,8 @@ def is_name(node: Node) -> bool:
             texts = [one.text for one in factors if isinstance(one, Name)]
             figure = any(text.startswith(("\\angle", "\\triangle")) for text in texts)
             return figure or all(text.isalpha() and text.isupper() for text in texts)
+        case Call("abs", (Name(text),)):
+            return text.isupper()  # the size of a set
         case Call("abs", (Call("*", _) as inside,)):
             return is_name(inside)
     return False
