@@ -291,6 +291,7 @@ def test_a_number_of_turns_has_any_name() -> None:
             (r"k\pi", r"2n\pi"),
             ("2k+1", "2n+1"),
             (r"k\pi x", r"x\pi n^2"),
+            (r"k+\pi", r"n+\pi"),
             (r"x=2k\pi, k\in\mathbb{Z}", "k"),
             (r"n\pi r", r"n\pi k"),
         ],
@@ -300,7 +301,12 @@ def test_a_number_of_turns_has_any_name() -> None:
 def test_a_colon_makes_a_time_or_a_ratio_as_gold_does() -> None:
     holds(
         [("3:5", "6:10"), (r"3:15\text{ p.m.}", r"3{:}15\text{ PM}"), ("1{:}30", "1:30")],
-        [("6:10", "3:5"), (r"3:15\text{ PM}", r"\frac{1}{5}"), ("3:15 pm", "3:15 am")],
+        [
+            ("6:10", "3:5"),
+            ("3:5", "3:05"),
+            (r"3:15\text{ PM}", r"\frac{1}{5}"),
+            ("3:15 pm", "3:15 am"),
+        ],
     )
 
 

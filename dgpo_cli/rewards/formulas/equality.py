@@ -132,7 +132,7 @@ def _as_ratio(node: Node) -> Node:
     if not (isinstance(node, Words) and ":" in node.text):
         return node
     parts = node.text.split(":")
-    if not all(map(str.isdecimal, parts)):
+    if not all(part.isdecimal() and part[0] != "0" for part in parts):
         return node
     return Call("ratio", tuple(Number(Fraction(part)) for part in parts))
 

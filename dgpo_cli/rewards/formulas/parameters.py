@@ -46,16 +46,22 @@ def _named_alike(gold: Node, answer: Node) -> Node:
     wanted, found = names - given, given - names
     if not (len(wanted) == len(found) == 1 and wanted | found <= _WHOLE_NUMBERS):
         return answer
-    if not (_has_turns(gold) and _has_turns(answer)):
+    if not (_counts_turns(gold, wanted) and _counts_turns(answer, found)):
         return answer
     return renamed(answer, *found, *wanted)
 
 
-def _has_turns(node: Node) -> bool:
+def _counts_turns(node: Node, names: frozenset[str]) -> bool:
+    """Whether a product has the variable `names` and pi or degrees."""
     return any(
-        one == Constant("pi") or (isinstance(one, Call) and one.name == "degree")
-        for one in below(node)
+        names <= variables(product) and any(map(_is_turn, below(product)))
+        for product in below(node)
+        if isinstance(product, Call) and product.name == "*"
     )
+
+
+def _is_turn(node: Node) -> bool:
+    return node == Constant("pi") or (isinstance(node, Call) and node.name == "degree")
 
 
 def _conditions(node: Node) -> tuple[Node, list[tuple[str, str]]]:
