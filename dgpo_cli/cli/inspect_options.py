@@ -228,6 +228,11 @@ def check_views(
         raise ConfigError(f"--pair and --sample={sample}: a pair is chosen in the whole --group")
     if "--pair" in asked and prompt is not None:
         raise ConfigError("--pair and --completion: a pair is of two; name a run or --rollouts")
+    if "--pair" in asked and html is not None:
+        raise ConfigError(
+            "--pair and --html: the page shows one completion at a time; leave out --pair, or draw "
+            "the pair with --svg or --png"
+        )
     if "--at" in asked and html is not None:
         raise ConfigError(
             "--at and --html: the page tells the numbers of every token; leave out --at, "

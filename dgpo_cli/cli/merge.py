@@ -28,6 +28,7 @@ def merge(run: Run, out: Out, checkpoint: Checkpoint = None, dtype: Dtype = "bfl
     """
     resolved = options.resolve_run(run)
     options.reach(resolved.settings.model)
+    from dgpo_cli.models.merge import in_megabytes
     from dgpo_cli.workflows import merge as workflow
 
     result = workflow.run(
@@ -39,7 +40,7 @@ def merge(run: Run, out: Out, checkpoint: Checkpoint = None, dtype: Dtype = "bfl
         on_event=console.note,
     )
     apart = result.difference
-    console.say(f"merged {result.checkpoint} in {dtype}, {result.size / 1e9:.2f} GB")
+    console.say(f"merged {result.checkpoint} in {dtype}, {in_megabytes(result.size)}")
     console.say(
         f"log-probabilities against the policy's: at most {apart.largest:.2g} apart, "
         f"{apart.mean:.2g} on average, over {apart.tokens} fixed tokens; rounding alone makes "

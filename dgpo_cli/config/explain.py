@@ -121,15 +121,20 @@ def problem(details: ErrorDetails) -> str:
     """Put pydantic's complaint into the words of the other messages."""
     context: dict[str, Any] = details.get("ctx", {})
     kind = details["type"]
+
+    def bound(name: str) -> str:
+        limit = context[name]
+        return str(limit) if isinstance(limit, int) else f"{limit:g}"
+
     match kind:
         case "greater_than":
-            return f"must be greater than {context['gt']:g}"
+            return f"must be greater than {bound('gt')}"
         case "greater_than_equal":
-            return f"must be at least {context['ge']:g}"
+            return f"must be at least {bound('ge')}"
         case "less_than":
-            return f"must be less than {context['lt']:g}"
+            return f"must be less than {bound('lt')}"
         case "less_than_equal":
-            return f"must be at most {context['le']:g}"
+            return f"must be at most {bound('le')}"
         case "literal_error":
             choices = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
             return _one_of(cut(shown(details["input"])), choices)

@@ -155,10 +155,15 @@ def check_space(settings: ModelSettings, *, dtype: Precision, folder: Path) -> i
     free = shutil.disk_usage(parent).free
     if needed > free:
         raise CheckpointError(
-            f"{folder}: the model takes {needed / 1e9:.1f} GB and {parent} has {free / 1e9:.1f} GB "
-            "free; make room, or give a folder on another disk"
+            f"{folder}: the model needs {in_megabytes(needed)} and {parent} has "
+            f"{in_megabytes(free)} free; make room, or give a folder on another disk"
         )
     return needed
+
+
+def in_megabytes(count: int) -> str:
+    """Write a number of bytes as 2.1 MB, 350 MB or 15,200 MB."""
+    return f"{count / 1e6:,.{1 if count < 1e7 else 0}f} MB"
 
 
 def model_bytes(settings: ModelSettings, *, dtype: Precision) -> int:

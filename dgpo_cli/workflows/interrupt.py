@@ -68,5 +68,6 @@ class Interrupt:
         # A signal can arrive in the middle of a write to the same stream: then it is not told.
         with contextlib.suppress(RuntimeError):
             self._on_event(
-                "stopping with a checkpoint after this step; once more to stop at once, without"
+                "stopping with a checkpoint after this step; a second signal stops at once, "
+                "without one"
             )

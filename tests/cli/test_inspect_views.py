@@ -51,6 +51,7 @@ def test_a_pair_is_of_two_completions(workflow: Install) -> None:
         (["--at", "3", "--steps"], ["--at", "--steps"]),
         (["--at", "3", "--full"], ["--at", "--full"]),
         (["--at", "3", "--html", "a.html"], ["--at", "--html", "--svg"]),
+        (["--pair", "--html", "a.html"], ["--pair", "--html", "--svg"]),
         (["--pair", "--sample", "1"], ["--pair", "--sample=1"]),
         (["--what", "wait"], ["--what", "'weight'"]),
     ],

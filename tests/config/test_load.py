@@ -194,6 +194,7 @@ def test_a_value_in_place_of_a_section_names_what_is_in_it() -> None:
         ("seed=-1", "must be at least 0"),
         ("rollout.top_p=1.5", "must be at most 1"),
         ("optim.lr=1", "must be less than 1"),
+        ("seed=2147483648", "must be less than 2147483648"),
         ("optim.lr=nan", "must be finite"),
         ("train.steps=1.5", "must be a whole number"),
         ("train.steps=true", "must be a whole number"),
