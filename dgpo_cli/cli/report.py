@@ -55,6 +55,9 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
 
     with_page = out is not None or not (as_json or png is not None)
     records = workflow.run(runs or [], with_samples=with_page or as_json)
+    for record in records:
+        for text in record.notes:
+            console.note(f"{record.name}: {text}" if len(records) > 1 else text)
     if as_json:
         from dgpo_cli.report.run_page.as_json import to_json
 

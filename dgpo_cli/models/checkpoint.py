@@ -264,7 +264,7 @@ def _atomic(path: Path, *, mode: str, encoding: str | None) -> Iterator[Any]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Make an error of the system tell the file that is written: a full disk's tells none."""
+    """Make an error of the system tell the file: that of a full or failing disk tells none."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,8 @@
 """Reads all that a run folder holds, for `dgpo report`. Needs no model and no torch.
 
 A run may be in progress, killed, resumed, of one step or of an older version: what is missing is
-left out, and what cannot be read is noted. Only a folder that is no run is an error.
+left out, and what cannot be read is noted. Only a folder that is no run is an error, and metrics
+that the system does not let us read: a page without them would show a run of no steps.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from dgpo_cli.workflows.history import change_lines, changes_from
 from dgpo_cli.workflows.report_samples import newest_samples
 from dgpo_cli.workflows.run_folder import RunFolder, newest_run, step_of
 from dgpo_cli.workflows.step_lines import (
-    Line,
+    Found,
     StepLines,
+    lines_named,
     missing_notes,
-    named,
     number_of,
     repeated_notes,
 )
@@ -41,6 +42,7 @@ def run(paths: Sequence[Path], *, with_samples: bool = True) -> tuple[RunRecord,
 
     Raises:
         ConfigError: a path is no run folder, or is given twice; or there is no run at all.
+        DgpoError: the system does not let us read a run's metrics.
     """
     folders = list(paths) or [_newest()]
     seen = [folder.resolve() for folder in folders]
@@ -81,11 +83,11 @@ def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
         raise ConfigError(f"{folder.path}: is not a run folder: no metrics.jsonl in it")
     notes = _Notes()
     part = notes.part
-    metrics = part(lambda: _metrics(folder, notes), lost="metrics.jsonl cannot be read") or ()
+    metrics = _metrics(folder, notes)
     settings = part(lambda: _settings(folder), lost="settings.toml cannot be read") or ()
-    evals = part(lambda: notes.of(folder.evals), lost="evals.jsonl cannot be read") or ()
+    evals = part(lambda: notes.of(folder.evals).lines, lost="evals.jsonl cannot be read") or ()
     changes = part(
-        lambda: changes_from(notes.of(change_lines(folder.path))),
+        lambda: changes_from(notes.of(change_lines(folder.path)).lines),
         lost="changes.jsonl cannot be read",
     )
     samples = None
@@ -127,24 +129,41 @@ class _Notes:
             self.lines.append(f"{lost}: {first}")
             return None
 
-    def of(self, file: StepLines) -> tuple[Line, ...]:
+    def of(self, file: StepLines) -> Found:
         """Read a file with a line a step; those that are broken cost only themselves."""
         found = file.read()
         if found.broken:
-            self.lines.append(
-                f"{file.path.name}: {len(found.broken)} of its lines left out, as they cannot be "
-                f"read: {named(found.broken)}"
-            )
+            which = f"{lines_named(found.broken)} of {file.path.name} cannot be read and"
+            self.lines.append(f"{which} {'is' if len(found.broken) == 1 else 'are'} left out")
         self.lines += repeated_notes(file.what, found.repeated)
-        return found.lines
+        return found
 
 
 def _metrics(folder: RunFolder, notes: _Notes) -> tuple[Mapping[str, float | None], ...]:
     """The steps in their order, each once."""
-    found = notes.of(folder.metrics)
-    there = [line["step"] for line in found]
+    try:
+        found = notes.of(folder.metrics)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DgpoError(f"{folder.metrics_file}: cannot be read: {reason}") from error
+    there = [line["step"] for line in found.lines]
     notes.lines += missing_notes(folder.metrics.what, there, last=max(there, default=0))
-    return tuple({name: number_of(value) for name, value in line.items()} for line in found)
+    notes.lines += _no_numbers(folder.metrics_file.name, found)
+    return tuple({name: number_of(value) for name, value in line.items()} for line in found.lines)
+
+
+def _no_numbers(file: str, found: Found) -> Iterator[str]:
+    """Say which values are of a type that no metric has; numbers that are not finite are known."""
+    places = [
+        (number, name)
+        for number, line in zip(found.numbers, found.lines, strict=True)
+        for name, value in line.items()
+        if isinstance(value, bool) or not isinstance(value, int | float | None)
+    ]
+    if places:
+        number, name = places[0]
+        more = f", and {len(places) - 1} more like it" if len(places) > 1 else ""
+        yield f"line {number} of {file}: {name} is not a number and is left out{more}"
 
 
 def _settings(folder: RunFolder) -> tuple[StoredSetting, ...]:

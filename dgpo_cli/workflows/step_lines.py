@@ -35,11 +35,13 @@ Line = dict[str, Any]
 class Found:
     """What a file holds.
 
-    lines: each step once and in order; the later line of a step written twice. broken: numbers,
-    from 1, of lines without a step. repeated: steps with more than one line.
+    lines: each step once and in order; the later line of a step written twice. numbers: where
+    they are in the file, from 1. broken: numbers of lines without a step. repeated: steps with
+    more than one line.
     """
 
     lines: tuple[Line, ...] = ()
+    numbers: tuple[int, ...] = ()
     broken: tuple[int, ...] = ()
     repeated: tuple[int, ...] = ()
 
@@ -88,10 +90,12 @@ class StepLines:
         if not self.path.exists():
             return Found()
         good, broken = self._sorted()
-        times = Counter(self._key(line) for _, line in good)
-        latest = {self._key(line): line for _, line in good}
+        times = Counter(self._key(line) for _, _, line in good)
+        latest = {self._key(line): (number, line) for number, _, line in good}
+        ordered = sorted(latest.values(), key=lambda each: each[1]["step"])
         return Found(
-            lines=tuple(sorted(latest.values(), key=lambda line: line["step"])),
+            lines=tuple(line for _, line in ordered),
+            numbers=tuple(number for number, _ in ordered),
             broken=tuple(number for number, _ in broken),
             repeated=tuple(sorted({step for (step, _), count in times.items() if count > 1})),
         )
@@ -112,7 +116,7 @@ class StepLines:
             return []
         found = self.read()
         good, broken = self._sorted()
-        latest = {self._key(line): raw for raw, line in good if line["step"] <= step}
+        latest = {self._key(line): raw for _, raw, line in good if line["step"] <= step}
         notes = repeated_notes(self.what, [each for each in found.repeated if each <= step])
         if broken:
             aside = self.path.with_name(self.path.name + BAD)
@@ -120,22 +124,23 @@ class StepLines:
                 file.writelines(raw + b"\n" for _, raw in broken)
                 file.flush()
                 os.fsync(file.fileno())
-            lines = "line {} is" if len(broken) == 1 else "lines {} are"
-            which = lines.format(named(found.broken))
-            notes.insert(0, f"{self.path}: {which} broken, moved to {aside.name}")
+            verb = "is" if len(broken) == 1 else "are"
+            which = lines_named([number for number, _ in broken])
+            notes.insert(0, f"{self.path}: {which} {verb} broken, moved to {aside.name}")
         with atomic_bytes(self.path) as file:
             file.writelines(latest[key] + b"\n" for key in sorted(latest, key=lambda key: key[0]))
         return notes
 
-    def _sorted(self) -> tuple[list[tuple[bytes, Line]], list[tuple[int, bytes]]]:
+    def _sorted(self) -> tuple[list[tuple[int, bytes, Line]], list[tuple[int, bytes]]]:
         """Part the lines into those with a step and the others, with their numbers."""
-        *whole, cut = self.path.read_bytes().split(b"\n")
-        good: list[tuple[bytes, Line]] = []
+        with naming(self.path):
+            *whole, cut = self.path.read_bytes().split(b"\n")
+        good: list[tuple[int, bytes, Line]] = []
         broken: list[tuple[int, bytes]] = []
         for number, raw in enumerate([*whole, cut], start=1):
             line = self._parsed(raw)
             if line is not None:
-                good.append((raw, line))
+                good.append((number, raw, line))
             elif raw.strip() and number <= len(whole):
                 broken.append((number, raw))
         return good, broken
@@ -179,6 +184,11 @@ def _steps(spans: Sequence[tuple[int, int]]) -> str:
     """Name steps by their spans: "step 3", "steps 3, 7 to 12"."""
     texts = [str(low) if low == high else f"{low} to {high}" for low, high in spans]
     return f"{'step' if spans[0][0] == spans[-1][1] else 'steps'} {named(texts)}"
+
+
+def lines_named(numbers: Sequence[int]) -> str:
+    """Name lines: "line 3", "lines 3, 7"."""
+    return f"{'line' if len(numbers) == 1 else 'lines'} {named(numbers)}"
 
 
 def named(places: Sequence[object]) -> str:

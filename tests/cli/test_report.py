@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 from pathlib import Path
@@ -99,8 +100,35 @@ def test_without_the_extra_the_picture_is_refused_before_any_work(
 def test_a_run_that_is_broken_in_parts_has_a_page_that_says_so(run: Path) -> None:
     append(run / "evals.jsonl", "{broken\n{}\n")
     append(run / "metrics.jsonl", '{"step": 7, "rew')
-    assert dgpo("report").exit_code == 0
-    assert "evals.jsonl cannot be read" in (run / "report.html").read_text(encoding="utf-8")
+    told = "lines 1, 2 of evals.jsonl cannot be read and are left out"
+    result = dgpo("report")
+    assert result.exit_code == 0
+    assert told in (run / "report.html").read_text(encoding="utf-8")
+    assert result.stderr.startswith(f"note: {told}\n")
+    result = dgpo("report", "--json")
+    assert json.loads(result.stdout)["runs"] and result.stderr == f"note: {told}\n"
+    other = make(run.parent / "two").path
+    result = dgpo("report", str(run), str(other), "--json")
+    assert result.stderr == f"note: one: {told}\n"
+
+
+def test_metrics_that_the_system_does_not_give_end_the_report(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")  # as of a read: without the file's name
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        result = dgpo("report")
+    told = "error: runs/one/metrics.jsonl: cannot be read: Input/output error\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", told)
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").mkdir()
+    result = dgpo("report")
+    assert result.exit_code == 1
+    assert result.stderr == "error: runs/one/metrics.jsonl: cannot be read: Is a directory\n"
+    assert not (run / "report.html").exists()
 
 
 def test_no_torch_is_needed(run: Path, tmp_path: Path) -> None:

@@ -142,9 +142,9 @@ def test_what_is_no_finite_number_is_unknown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "note"),
     [
-        ("metrics.jsonl", "{broken\n{}\n", "metrics.jsonl: 2 of its lines left out"),
-        ("metrics.jsonl", "[1]\n[2]\n", "metrics.jsonl: 2 of its lines left out"),
-        ("evals.jsonl", "{broken\n{}\n", "evals.jsonl: 2 of its lines left out"),
+        ("metrics.jsonl", "{broken\n{}\n", "lines 1, 2 of metrics.jsonl cannot be read and are"),
+        ("metrics.jsonl", "[1]\n[2]\n", "lines 1, 2 of metrics.jsonl cannot be read and are"),
+        ("evals.jsonl", "{broken\n{}\n", "lines 1, 2 of evals.jsonl cannot be read and are"),
         ("settings.toml", "= broken", "settings.toml cannot be read: Invalid statement (at line 1"),
         ("settings.toml", "[future]\nsetting = 1\n", "not diagnosed"),
     ],
@@ -178,10 +178,20 @@ def test_a_broken_line_costs_only_itself(tmp_path: Path) -> None:
     assert [each["step"] for each in found.metrics] == [*range(1, 6), *range(7, 13)]
     assert [each["step"] for each in found.evals] == [0, 6]
     assert found.notes == (
-        "metrics.jsonl: 5 of its lines left out, as they cannot be read: 6, 8, 10, 11, 12",
+        "lines 6, 8, 10, 11, 12 of metrics.jsonl cannot be read and are left out",
         "metrics of step 6 are missing",
-        "evals.jsonl: 1 of its lines left out, as they cannot be read: 2",
+        "line 2 of evals.jsonl cannot be read and is left out",
     )
+
+
+def test_a_metric_that_is_no_number_is_told_once_with_its_line(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a", 0)
+    lines = ['{"step": 2, "a/b": 1, "a/c": NaN}', '{"step": 1, "a/b": null, "a/c": "x"}']
+    folder.metrics_file.write_text("\n".join(lines) + "\n")
+    told = "line 2 of metrics.jsonl: a/c is not a number and is left out"
+    assert read(folder)[0].notes == (told,)
+    append(folder.metrics_file, '{"step": 3, "a/b": true, "a/c": [1]}\n')
+    assert read(folder)[0].notes == (f"{told}, and 2 more like it",)
 
 
 def test_samples_are_a_right_and_a_wrong_one_of_a_prompt(tmp_path: Path) -> None:
