@@ -81,6 +81,25 @@ def test_an_address_that_is_none_is_refused_without_its_password(url: str) -> No
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:{}@bad host/",
+        "http://me:{}@host/a b",
+        r"http://me:{}@ho\tst",
+        r"http://me:{}@host\n",
+        r"http://me:{}@host\u007f",
+        r"http://me:{}@host/\u00e9",
+        "http://me:{}@host:99999",
+        "http://me:{}@:80",
+    ],
+)
+def test_an_address_that_cannot_be_sent_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"rollout\.backend\.urls: an address must be") as caught:
+        resolved(url.replace("{}", SECRET))
+    assert SECRET not in str(caught.value)
+
+
 @pytest.fixture
 def seen() -> Iterator[tuple[str, list[str | None]]]:
     """A server that refuses everybody, and what it was sent as authorization."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, PlainValidator
 
 from dgpo_cli.schema import Change, Frozen
+
+_UNSENDABLE = re.compile(r"[\x00-\x20\x7f]")
 
 
 class ServerUrl(str):
@@ -35,12 +38,15 @@ def _address(value: Any) -> ServerUrl:
     url = value if isinstance(value, ServerUrl) else ServerUrl(value)
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
-        served = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        if served or (parts.scheme == "unix" and parts.path.startswith("/")):
+        # urlsplit drops line breaks and tabs, and http.client sends neither spaces nor accents.
+        sendable = not _UNSENDABLE.search(url) and parts.path.isascii()
+        web = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        socket = parts.scheme == "unix" and parts.path.startswith("/") and "\0" not in url
+        if (web and sendable) or socket:
             return url
     raise ValueError(
-        "an address must be http://HOST:PORT, https://HOST or unix:/PATH; a slash or @ in a "
-        "password is written as %2F or %40"
+        "an address must be http://HOST:PORT, https://HOST or unix:/PATH, without spaces; a slash "
+        "or @ in a password is written as %2F or %40"
     )
 
 

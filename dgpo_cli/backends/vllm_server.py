@@ -113,7 +113,12 @@ class SharedServers:
         found: SimpleQueue[tuple[VllmClient, _State]] = SimpleQueue()
 
         def look(client: VllmClient) -> None:
-            found.put((client, self._state(client, before=before)))
+            try:
+                state = self._state(client, before=before)
+            except Exception as error:  # it would end this thread alone, and the wait never
+                said = " ".join(f"{type(error).__name__}: {error}".split())
+                state = BackendError(f"{client}: {said}; set rollout.backend.urls")
+            found.put((client, state))
 
         left = set(clients)
         for client in left:

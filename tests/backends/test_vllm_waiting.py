@@ -21,6 +21,7 @@ import pytest
 
 from dgpo_cli.backends import vllm_server
 from dgpo_cli.backends.settings import VllmServerBackend
+from dgpo_cli.backends.vllm_client import VllmClient
 from dgpo_cli.backends.vllm_gate import key_file
 from dgpo_cli.backends.vllm_server import SharedServers
 from dgpo_cli.errors import BackendError, CalledOff
@@ -81,6 +82,15 @@ def fails_at_once(*urls: str) -> str:
         wait(*urls)
     assert time.monotonic() - started < 20
     return str(caught.value)
+
+
+def test_a_look_that_breaks_ends_the_wait_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: VllmClient, *, timeout_s: float) -> None:
+        raise ValueError("no\nidea")
+
+    monkeypatch.setattr(VllmClient, "check_health", broken)
+    url = "http://127.0.0.1:1"
+    assert fails_at_once(url) == f"{url}: ValueError: no idea; set rollout.backend.urls"
 
 
 HEALTHY: dict[str, tuple[int, bytes]] = {"/health": (200, b"")}
