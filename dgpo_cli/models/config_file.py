@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ def find_config(settings: ModelSettings) -> Found:
     """
     if settings.path == EMBEDDED_TINY:
         return Found(_read(resource_dir("data") / "tiny" / "config.json"), "comes with dgpo")
-    folder = Path(settings.path).expanduser()
+    folder = Path(os.path.expanduser(settings.path))
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise NoModelError(
@@ -35,12 +36,26 @@ def find_config(settings: ModelSettings) -> Found:
                 "model, or a hub id"
             )
         return Found(_read(folder / "config.json"), f"{folder / 'config.json'}")
-    if settings.path.startswith((".", "/", "~")):
-        raise NoModelError(f"model.path={settings.path}: no such folder")
+    check_folder(settings.path)
     known = _shipped().get(settings.path.removesuffix("-Instruct")) or _shipped().get(settings.path)
     if known is not None and settings.revision is None:
         return Found(known, "numbers that come with dgpo; nothing was downloaded")
     return Found(_from_hub(settings), "config.json from the hub")
+
+
+def check_folder(path: str) -> None:
+    """Make sure that `model.path` names a folder, or else what may be an id on the hub.
+
+    Raises:
+        NoModelError: it is a file, or a folder that is not there.
+    """
+    local = Path(os.path.expanduser(path))
+    if local.is_dir():
+        return
+    if local.exists():
+        raise NoModelError(f"model.path={path}: is a file; give the folder of a model")
+    if path.startswith((".", "/", "~")):
+        raise NoModelError(f"model.path={path}: no such folder")
 
 
 def is_at_hand(settings: ModelSettings) -> bool:

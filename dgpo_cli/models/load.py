@@ -314,7 +314,8 @@ class _explained:
         local = Path(self._location)
         looks_local = self._location.startswith((".", "/", "~")) or local.exists()
         if looks_local and not local.is_dir():
-            raise NoModelError(f"{where}: no such folder") from error
+            said = "is a file; give the folder of a model" if local.exists() else "no such folder"
+            raise NoModelError(f"{where}: {said}") from error
         if looks_local and not (local / "config.json").exists():
             raise NoModelError(f"{where}: no config.json in that folder") from error
         if "trust_remote_code" in str(error):

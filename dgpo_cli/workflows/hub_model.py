@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from dgpo_cli.errors import BackendError, NoModelError
+from dgpo_cli.errors import BackendError
+from dgpo_cli.models.config_file import check_folder
 from dgpo_cli.models.settings import EMBEDDED_TINY, ModelSettings
 from dgpo_cli.prompts.hub_calls import (
     TIMEOUT_S,
@@ -27,13 +28,14 @@ def reach_model(settings: ModelSettings, *, on_event: Callable[[str], None]) -> 
 
     Raises:
         BackendError: there is neither.
-        NoModelError: the folder is not there.
+        NoModelError: the folder is not there, or is a file.
     """
     path = settings.path
-    if path == EMBEDDED_TINY or path.startswith("~") or Path(path).exists():
+    if path == EMBEDDED_TINY:
         return
-    if path.startswith((".", "/")):
-        raise NoModelError(f"model.path={path}: no such folder")
+    check_folder(path)
+    if path.startswith("~") or Path(path).is_dir():
+        return
     # Before the import of the hub's library, which takes a second.
     offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     if offline.lower() not in ("1", "on", "yes", "true"):

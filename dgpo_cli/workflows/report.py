@@ -78,7 +78,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
     """One run. What goes wrong with a part of it becomes a note."""
     if not folder.path.is_dir():
-        raise ConfigError(f"{folder.path}: there is no such folder")
+        said = "is a file; give a run folder" if folder.path.exists() else "there is no such folder"
+        raise ConfigError(f"{folder.path}: {said}")
     if not folder.metrics_file.exists() and not folder.settings_file.exists():
         raise ConfigError(f"{folder.path}: is not a run folder: no metrics.jsonl in it")
     notes = _Notes()

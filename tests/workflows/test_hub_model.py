@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.errors import BackendError, ModelError
+from dgpo_cli.errors import BackendError, ModelError, NoModelError
+from dgpo_cli.models.config_file import find_config
 from dgpo_cli.models.settings import EMBEDDED_TINY, ModelSettings
 from dgpo_cli.prompts import hub_calls
 from dgpo_cli.prompts.hub_dataset import fetch_split, resolve_revision
@@ -177,6 +178,17 @@ def test_a_model_in_a_folder_asks_nobody(network: Path, model_folder: Path) -> N
     for absent in ("./absent", "/absent"):
         with pytest.raises(ModelError, match=f"model.path={absent}: no such folder"):
             reach(absent)
+
+
+def test_a_model_that_is_a_file_is_refused_and_nobody_is_asked(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "m").write_bytes(b"\0\xff")
+    for refuses in (reach, lambda path: find_config(ModelSettings(path=path))):
+        with pytest.raises(NoModelError, match=r"model\.path=org/m: is a file; give the folder"):
+            refuses("org/m")
 
 
 def test_offline_without_a_copy_is_said_at_once(
