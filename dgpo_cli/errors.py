@@ -69,6 +69,10 @@ class CheckpointError(DgpoError):
     """A checkpoint that cannot be written, read or resumed from."""
 
 
+class UnreadableError(DgpoError):
+    """The system does not let us read a file of a checkpoint; nothing says that it is damaged."""
+
+
 class NoCheckpointError(CheckpointError):
     """A run has no such checkpoint. Exit code 2."""
 

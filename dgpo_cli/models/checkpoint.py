@@ -25,6 +25,7 @@ from dgpo_cli.models.digests import (
     OPTIMIZER,
     STATE,
     SUMS,
+    cannot_read,
     check_digests,
     check_whole,
     has_digests,
@@ -144,6 +145,7 @@ def load_state(folder: Path) -> TrainerState:
 
     Raises:
         CheckpointError: the file is missing, broken or of another format.
+        UnreadableError: the system does not let us read it.
     """
     try:
         state = TrainerState(**json.loads((folder / STATE).read_text()))
@@ -156,7 +158,9 @@ def load_state(folder: Path) -> TrainerState:
         floor = state.noise_floor
         if floor is not None and not (isinstance(floor, float) and 0 <= floor < math.inf):
             raise ValueError(f"noise_floor is {floor!r}, not a number of 0 or more")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except OSError as error:
+        raise cannot_read(folder / STATE, error) from error
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder / STATE}: cannot be read: {error}") from error
     if state.format not in (FORMAT, _WITHOUT_DIGESTS):
         raise CheckpointError(
@@ -175,6 +179,7 @@ def check_checkpoint(folder: Path, *, optimizer: bool = True) -> bool:
 
     Raises:
         CheckpointError: a file is missing, empty, cut short or changed; the message names it.
+        UnreadableError: the system does not let us read one.
     """
     if has_digests(folder):
         check_digests(folder, optimizer=optimizer)

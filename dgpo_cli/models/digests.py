@@ -15,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
-from dgpo_cli.errors import CheckpointError
+from dgpo_cli.errors import CheckpointError, DgpoError, UnreadableError
 
 SUMS = "SHA256SUMS"
 STATE = "state.json"
 OPTIMIZER = "trainer.pt"  # the largest file, and no part of the model
 _THREADS = 4  # hashing lets go of the interpreter's lock
+_GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # errors of missing files
 _KEPT = 4096  # digests that are remembered
 
 
@@ -34,7 +35,26 @@ def write_digests(folder: Path) -> None:
 
 
 def has_digests(folder: Path) -> bool:
-    return (folder / SUMS).exists()
+    try:
+        (folder / SUMS).stat()
+    except OSError as error:
+        if isinstance(error, _GONE):
+            return False
+        raise cannot_read(folder / SUMS, error) from error
+    return True
+
+
+def cannot_read(path: Path, error: OSError) -> DgpoError:
+    """Return the error for a file of a checkpoint that was not read: it is gone, or kept from us.
+
+    Only what is gone or has wrong content is damage. Access, disk and mounts can be mended.
+    """
+    if isinstance(error, _GONE):
+        return CheckpointError(f"{path}: cannot be read: {error}")
+    reason = (error.strerror or str(error)).lower()
+    return UnreadableError(
+        f"{path}: cannot be read: {reason}; make it readable and run the command again"
+    )
 
 
 def check_digests(folder: Path, *, optimizer: bool = True) -> None:
@@ -44,16 +64,14 @@ def check_digests(folder: Path, *, optimizer: bool = True) -> None:
 
     Raises:
         CheckpointError: a file is missing, empty or not what was written; the message names it.
+        UnreadableError: the system does not let us read one.
     """
     expected = _read_sums(folder)
     for name in expected:
         _check_there(folder / name)
     read = [name for name in expected if optimizer or name != OPTIMIZER]
-    try:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            found = list(pool.map(lambda name: _digest(folder / name), read))
-    except OSError as error:
-        raise CheckpointError(f"{error.filename}: {error.strerror}") from error
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(lambda name: _digest_now(folder / name), read))
     for name, digest in zip(read, found, strict=True):
         if digest != expected[name]:
             raise CheckpointError(
@@ -66,7 +84,7 @@ def check_loaded(folder: Path) -> None:
     """Check the files that a model is about to be loaded from, where they are a checkpoint's.
 
     Raises:
-        CheckpointError: as `check_digests`.
+        CheckpointError, UnreadableError: as `check_digests`.
     """
     if has_digests(folder) and (folder / STATE).is_file():
         check_digests(folder, optimizer=False)
@@ -77,6 +95,7 @@ def check_whole(folder: Path) -> None:
 
     Raises:
         CheckpointError: see above.
+        UnreadableError: the system does not let us read one.
     """
     _check_there(folder / OPTIMIZER)
     if not zipfile.is_zipfile(folder / OPTIMIZER):
@@ -96,7 +115,9 @@ def _weights(folder: Path) -> Iterator[Path]:
             yield from {
                 folder / name for name in json.loads(index.read_text())["weight_map"].values()
             }
-        except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        except OSError as error:
+            raise cannot_read(index, error) from error
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{index}: cannot be read: {error}") from error
     else:
         yield folder / "config.json"
@@ -104,9 +125,15 @@ def _weights(folder: Path) -> Iterator[Path]:
 
 
 def _check_there(path: Path) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: is missing")
-    if path.stat().st_size == 0:
+    """Read the first byte: what opens a file later may not tell why it cannot."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(1)
+    except _GONE as error:
+        raise CheckpointError(f"{path}: is missing") from error
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    if not first:
         raise CheckpointError(f"{path}: is empty")
 
 
@@ -130,7 +157,9 @@ def _read_sums(folder: Path) -> dict[str, str]:
     try:
         pairs = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
         expected = {name: digest for digest, name in pairs}
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    except ValueError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     if any(len(digest) != hashlib.sha256().digest_size * 2 for digest in expected.values()):
         raise CheckpointError(f"{path}: has a line without a digest")
@@ -139,6 +168,13 @@ def _read_sums(folder: Path) -> dict[str, str]:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+
+
+def _digest_now(path: Path) -> str:
+    try:
+        return _digest(path)
+    except OSError as error:
+        raise cannot_read(path, error) from error
 
 
 def _digest(path: Path) -> str:

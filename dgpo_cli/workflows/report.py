@@ -106,7 +106,7 @@ def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
         evals=evals,
         settings=settings,
         changes=changes or (),
-        checkpoints=tuple(_checkpoints(folder)),
+        checkpoints=part(lambda: tuple(_checkpoints(folder)), lost="no checkpoints shown") or (),
         samples=samples,
         diagnoses=diagnoses,
         diagnosed_from=steps_needed(numbers.get("rollout.prompts_per_step") or 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from dgpo_cli.config.settings import Settings
 from dgpo_cli.errors import CheckpointError, ConfigError, NoCheckpointError
 from dgpo_cli.schema import Change
 from dgpo_cli.workflows.data import pin_data
-from dgpo_cli.workflows.run_folder import RunFolder, check_run_checkpoint, step_of
+from dgpo_cli.workflows.run_folder import RunFolder, check_run_checkpoint, check_state, step_of
 
 Resume = Literal["auto", "never", "must"] | int  # a number: the step of a checkpoint
 DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside
@@ -62,8 +63,9 @@ def check_folder(
     allow_change: whether settings that affect what is learnt may differ.
 
     Raises:
-        CheckpointError: the checkpoint that `resume` asks for is not there, or the run's settings
-            cannot be read.
+        CheckpointError: the checkpoint that `resume` asks for is not there or of another step, or
+            the run's settings cannot be read.
+        UnreadableError: the system does not let us read a checkpoint.
         ConfigError: `resume` is "never" and there is a run, or the settings are another run's.
     """
     checkpoints = folder.checkpoints()
@@ -78,9 +80,7 @@ def check_folder(
         )
     if resume == "never" or not (checkpoints or folder.has_lines()):
         return ()
-    step = step_of(checkpoints[-1]) if checkpoints else 0
-    if isinstance(resume, int):
-        step = step_of(_chosen(folder, step=resume))
+    step = _step_reached(folder, resume=resume)
     total = resolved.settings.train.steps
     if step > total:
         raise ConfigError(
@@ -92,6 +92,19 @@ def check_folder(
     if lines:
         raise ConfigError("\n".join(lines))
     return found
+
+
+def _step_reached(folder: RunFolder, *, resume: Resume) -> int:
+    """Return the step to resume at, as the counters of the checkpoints have it and not their names.
+
+    All other files are checked when the folder is held.
+    """
+    if isinstance(resume, int):
+        return check_state(_chosen(folder, step=resume)).step
+    for checkpoint in reversed(folder.checkpoints()):
+        with suppress(CheckpointError):  # it will be set aside
+            return check_state(checkpoint).step
+    return 0
 
 
 def _stored(folder: RunFolder) -> Resolved:
@@ -171,6 +184,7 @@ def starting_point(
 
     Raises:
         CheckpointError: the one that is named is damaged, or all are.
+        UnreadableError: the system does not let us read one; none is set aside then.
     """
     if resume == "never" or not folder.checkpoints():
         return None

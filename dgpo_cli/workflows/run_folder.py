@@ -190,6 +190,7 @@ def check_run_checkpoint(
 
     Raises:
         CheckpointError: a file is missing, cut short or changed; the message names it.
+        UnreadableError: the system does not let us read one.
     """
     state = check_state(checkpoint)
     if not check_checkpoint(checkpoint, optimizer=optimizer):
@@ -205,6 +206,7 @@ def checkpoint_to_load(run: Path, *, step: int | None, on_event: Callable[[str],
 
     Raises:
         CheckpointError: there is none, or it is damaged.
+        UnreadableError: the system does not let us read it.
     """
     folder = RunFolder(run)
     found = folder.checkpoints()
@@ -241,5 +243,9 @@ def _numbers(line: Line) -> dict[str, float | None]:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    found = [p for p in folder.glob("step-*") if _STEP.fullmatch(p.name)]
-    return sorted(found, key=step_of)
+    """Return what is named after a step. OSError if the system does not say what there is."""
+    try:
+        names = os.listdir(folder)  # glob would pass a folder that cannot be read for an empty one
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted((folder / name for name in names if _STEP.fullmatch(name)), key=step_of)

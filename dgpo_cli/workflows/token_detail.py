@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.errors import CheckpointError, ConfigError, ModelError
+from dgpo_cli.errors import CheckpointError, ConfigError, ModelError, UnreadableError
 from dgpo_cli.models.settings import LoraAdapter
 from dgpo_cli.types import Alternative, InspectedCompletion, TokenDetail
 from dgpo_cli.workflows.rollout_file import Entry, RolloutFile
@@ -99,7 +99,7 @@ def stored_detail(
     weights = "the initial model" if checkpoint is None else str(checkpoint)
     try:
         policy = _load(settings, checkpoint=checkpoint)
-    except (CheckpointError, ModelError) as error:
+    except (CheckpointError, ModelError, UnreadableError) as error:
         on_event(f"{weights}, which sampled it, does not load: {error}")
         return _with_hint(bare, asked.command("--model M --reference R"))
     detail = computed_detail(position, found=found, policy=policy, texts=texts, weights=weights)
@@ -126,7 +126,7 @@ def _checkpoint_of(run: RunFolder, *, version: int) -> Path | None:
         try:
             if check_state(checkpoint).policy_version == version:
                 return checkpoint
-        except CheckpointError:
+        except (CheckpointError, UnreadableError):
             continue  # a broken checkpoint is no reason not to look at another one
     return None
 

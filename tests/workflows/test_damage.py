@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dgpo_cli.cli.train import parse_resume
-from dgpo_cli.errors import CheckpointError, ConfigError
+from dgpo_cli.errors import CheckpointError, ConfigError, UnreadableError
 from dgpo_cli.workflows.resume import starting_point
 from dgpo_cli.workflows.run_folder import RunFolder, checkpoint_to_load
 from tests.models.test_digests import DAMAGES, earlier, flip_a_bit
@@ -93,6 +98,57 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(
     assert events[0].endswith(f"is now {newest}.damaged")
     assert events[1:] == ["steps 3 to 4 are done again, from the checkpoint of step 2"]
     assert Path(f"{newest}.damaged").is_dir() and run.checkpoints() == [found]
+
+
+@pytest.mark.parametrize("name", ["state.json", "SHA256SUMS", "model.safetensors", "trainer.pt"])
+def test_a_checkpoint_that_the_system_does_not_give_is_no_damage(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    kept, plain = run.checkpoint_dir(4) / name, io.open
+    flip_a_bit(run.checkpoint_dir(2) / "model.safetensors")
+    before = sorted(run.path.rglob("*"))
+
+    def refuse(file: Any, *arguments: Any, **others: Any) -> Any:
+        if Path(file) == kept:
+            raise OSError(errno.EIO, "Input/output error")
+        return plain(file, *arguments, **others)
+
+    monkeypatch.setattr(io, "open", refuse)
+    told = re.escape(f"{kept}: cannot be read: input/output error; make it readable")
+    with pytest.raises(UnreadableError, match=told) as caught:
+        go_on(run)
+    assert caught.value.exit_code == 1
+    assert set(before) >= {path for path in run.path.rglob("*") if path.name != "run.lock"}
+    assert run.checkpoints() == [run.checkpoint_dir(2), run.checkpoint_dir(4)]
+    with pytest.raises(UnreadableError, match=told):
+        starting_point(run, resume=4, found=(), on_event=print)
+
+
+def test_checkpoints_that_cannot_be_listed_are_not_taken_for_none(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    before = run.metrics_file.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", refuse)
+        with pytest.raises(PermissionError, match="checkpoints"):
+            go_on(run)
+    assert run.metrics_file.read_bytes() == before
+
+
+def test_a_checkpoint_that_was_renamed_to_a_later_step_is_set_aside(
+    parts: tuple[Path, Path], run: RunFolder
+) -> None:
+    later = run.checkpoint_dir(4).rename(run.checkpoint_dir(9))
+    with pytest.raises(CheckpointError, match=r"step-000009: its state\.json is that of step 4"):
+        go_on(run, resume=9)
+    events = go_on(run)
+    assert events[0].endswith(
+        f"state.json is that of step 4; this checkpoint is not used and is now {later}.damaged"
+    )
+    assert_is_the_whole_run(parts[0], run)
 
 
 def test_after_a_damaged_checkpoint_the_run_is_the_one_that_was_not(
