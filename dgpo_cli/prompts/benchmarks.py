@@ -159,6 +159,9 @@ def _named(
 ) -> Benchmark:
     notes: tuple[str, ...] = ()
     path = data
+    if path is not None and not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise ConfigError(f"--data {path}: {what}; give a file with the problems of {name}")
     if path is None:
         path, notes = fetch(_file(manifest), progress=progress)
         notes += _other_bytes(path, manifest)
@@ -297,6 +300,8 @@ def _digest(triples: Iterable[tuple[str, str, str]]) -> str:
 
 def _unknown(name: str) -> str:
     names = benchmark_names()
+    if name not in ("", ".") and Path(name).is_dir():
+        return f"{name}: is a folder; give a file of problems, or one of {', '.join(names)}"
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{name}: no such benchmark or file; {hint}benchmarks: {', '.join(names)}"

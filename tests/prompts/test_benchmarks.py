@@ -63,6 +63,15 @@ def test_an_unknown_name_exits_with_the_nearest_and_the_list() -> None:
     assert all(name in str(caught.value) for name in benchmark_names())
 
 
+def test_a_folder_is_no_benchmark_and_no_data_and_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{tmp_path}: is a folder; give a file of problems"):
+        load_benchmark(str(tmp_path))
+    with pytest.raises(ConfigError, match=f"^--data {tmp_path}: is a folder; give a file"):
+        load_benchmark("aime2024", data=tmp_path)
+    with pytest.raises(ConfigError, match=f"^--data {tmp_path}/x: no such file; give a file"):
+        load_benchmark("aime2024", data=tmp_path / "x")
+
+
 @pytest.mark.parametrize("name", ["../benchmarks/sums", "sums.toml", "", "."])
 def test_only_plain_names_reach_a_manifest(name: str) -> None:
     with pytest.raises(ConfigError, match="no such benchmark or file"):
