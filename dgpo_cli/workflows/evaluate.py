@@ -219,7 +219,7 @@ def stored(
         DataError: one is broken or was changed; the message names it.
     """
     if file.mend():
-        on_event(f"{file.path}: its last line was cut short; that sample is drawn again")
+        on_event(f"{file.path}: its last line, cut short or damaged, was removed")
     known = {prompt.id: prompt for prompt in prompts}
     samples = []
     for line in file.lines():

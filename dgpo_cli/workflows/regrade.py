@@ -58,7 +58,7 @@ def run(
         raise ConfigError(f"{path}: no {folder.samples.path.name} in it; give an eval folder")
     with folder.lock():
         if folder.samples.mend():
-            on_event(f"{folder.samples.path}: its last line was cut short and is left out")
+            on_event(f"{folder.samples.path}: its last line, cut short or damaged, was removed")
         settings = resolve(config=folder.settings_file).settings
         card = _today(folder.read_card(), settings)
         samples, flips = _judge(

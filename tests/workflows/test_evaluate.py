@@ -102,6 +102,18 @@ def test_a_line_cut_short_is_drawn_again_and_said(tmp_path: Path) -> None:
     assert any("5 of 6 samples are there" in event for event in saved.events)
 
 
+def test_garbage_behind_whole_samples_is_removed_and_nothing_is_drawn(tmp_path: Path) -> None:
+    bench = problems(tmp_path)
+    run(bench, 2, tmp_path / "out")
+    whole = samples(tmp_path / "out")
+    (tmp_path / "out" / "samples.jsonl").write_bytes(whole + b"\0\0\0\xff\n")
+    saved = Saved()
+    assert run(bench, 2, tmp_path / "out", saved=saved).sampled == 0
+    assert samples(tmp_path / "out") == whole
+    assert not any("drawn again" in event for event in saved.events)
+    assert any("cut short or damaged, was removed" in event for event in saved.events)
+
+
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
