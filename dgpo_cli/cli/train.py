@@ -161,13 +161,15 @@ def _run(
     view: Literal["auto", "panel", "lines"],
 ) -> None:
     options.announce(resolved.settings.prompts)
-    options.reach(resolved.settings.model)
+    # Before the hub is asked for a model that may not be the run's.
+    if _nothing_to_draw(resolved, out=out, resume=resume, allow_change=allow_change):
+        view = "lines"
+    else:
+        options.reach(resolved.settings.model)
     from dgpo_cli.cli import scores
     from dgpo_cli.cli.evalline import summary
     from dgpo_cli.workflows import train as workflow
 
-    if _nothing_to_draw(resolved, out=out, resume=resume, allow_change=allow_change):
-        view = "lines"
     chosen = _view(view, out=out, settings=resolved.settings, resume=resume)
     with chosen as shown:
         result = workflow.run(

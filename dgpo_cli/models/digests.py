@@ -84,10 +84,19 @@ def check_loaded(folder: Path) -> None:
     """Check the files that a model is about to be loaded from, where they are a checkpoint's.
 
     Raises:
-        CheckpointError, UnreadableError: as `check_digests`.
+        CheckpointError, UnreadableError: as `check_digests`; damage names those beside it.
     """
-    if has_digests(folder) and (folder / STATE).is_file():
+    if not (has_digests(folder) and (folder / STATE).is_file()):
+        return
+    try:
         check_digests(folder, optimizer=False)
+    except CheckpointError as error:
+        beside = sorted(folder.absolute().parent.glob("step-*[0-9]"))
+        others = [path.name for path in beside if path.name != folder.name]
+        fix = "give an undamaged copy of it"
+        if others:
+            fix = f"give another checkpoint; beside it: {', '.join(others)}"
+        raise CheckpointError(f"{error}; {fix}") from error
 
 
 def check_whole(folder: Path) -> None:

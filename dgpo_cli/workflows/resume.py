@@ -15,7 +15,13 @@ from dgpo_cli.config.settings import Settings
 from dgpo_cli.errors import CheckpointError, ConfigError, NoCheckpointError
 from dgpo_cli.schema import Change
 from dgpo_cli.workflows.data import pin_data
-from dgpo_cli.workflows.run_folder import RunFolder, check_run_checkpoint, check_state, step_of
+from dgpo_cli.workflows.run_folder import (
+    RunFolder,
+    check_run_checkpoint,
+    check_state,
+    other_checkpoints,
+    step_of,
+)
 
 Resume = Literal["auto", "never", "must"] | int  # a number: the step of a checkpoint
 DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside
@@ -190,7 +196,7 @@ def starting_point(
         return None
     if isinstance(resume, int):
         checkpoint = _chosen(folder, step=resume)
-        check_run_checkpoint(checkpoint, on_event=on_event)
+        _check_chosen(folder, checkpoint, on_event=on_event)
     else:
         checkpoint = _newest_whole(folder, on_event=on_event)
     for each in found:
@@ -212,6 +218,19 @@ def _chosen(folder: RunFolder, *, step: int) -> Path:
             f"--resume {step}: {folder.path} has no checkpoint of that step; there are: {have}"
         )
     return checkpoint
+
+
+def _check_chosen(folder: RunFolder, checkpoint: Path, *, on_event: OnEvent) -> None:
+    """Make sure that the checkpoint of `--resume STEP` is whole, and name the others if not."""
+    try:
+        check_run_checkpoint(checkpoint, on_event=on_event)
+    except CheckpointError as error:
+        found = folder.checkpoints()
+        fix = "give another --out to start anew"
+        if len(found) > 1:
+            fix = "give one of them to --resume, or leave it out for the newest undamaged one"
+        rest = other_checkpoints(found, without=checkpoint)
+        raise CheckpointError(f"{error}; {rest}; {fix}") from error
 
 
 def _newest_whole(folder: RunFolder, *, on_event: OnEvent) -> Path:

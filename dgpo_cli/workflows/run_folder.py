@@ -220,12 +220,19 @@ def checkpoint_to_load(run: Path, *, step: int | None, on_event: Callable[[str],
     try:
         check_run_checkpoint(path, on_event=on_event, optimizer=False)
     except CheckpointError as error:
-        others = _steps([each for each in found if each != path])
-        rest = "the run has no other checkpoint"
-        if others:
-            rest = f"the run also has step {', '.join(others)}; dgpo train goes on from there"
+        rest = other_checkpoints(found, without=path)
+        if len(found) > 1:
+            rest += "; dgpo train goes on from the newest undamaged one"
         raise CheckpointError(f"{error}; {rest}") from error
     return path
+
+
+def other_checkpoints(found: Sequence[Path], *, without: Path) -> str:
+    """Say which checkpoints of a run there are beside a damaged one."""
+    others = _steps([path for path in found if path != without])
+    if not others:
+        return "the run has no other checkpoint"
+    return f"the run also has step{'s' if len(others) > 1 else ''} {', '.join(others)}"
 
 
 def _steps(checkpoints: Sequence[Path]) -> list[str]:

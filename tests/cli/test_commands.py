@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dgpo_cli.cli import options
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.presets import list_presets, preset_text
@@ -242,6 +243,21 @@ def test_another_run_is_refused_before_anything_is_drawn(workflow: Install, tmp_
     first, last = result.stderr.splitlines()
     assert first == f"error: optim.lr: 0.0002 in {tmp_path}, now 0.0001"
     assert "another --out" in last and "--allow-change" in last
+
+
+def test_another_model_than_the_runs_is_refused_before_the_hub_is_asked(
+    workflow: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = workflow("train")
+    asked: list[object] = []
+    monkeypatch.setattr(options, "reach", asked.append)
+    folder = RunFolder(tmp_path)
+    folder.settings_file.write_text(dump_toml(resolve(preset="tiny")), encoding="utf-8")
+    folder.write_metrics(1, {"reward/mean": 0.5})
+    other = ("--set", "model.path=org/other", "--out", str(tmp_path))
+    result = dgpo("train", "--preset", "tiny", *other)
+    assert (result.exit_code, calls, asked) == (2, [], [])
+    assert result.stderr.startswith("error: model.path: ")
 
 
 def test_a_change_is_allowed_for_a_folder_that_is_named() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from dgpo_cli.cli.train import parse_resume
 from dgpo_cli.errors import CheckpointError, ConfigError, UnreadableError
+from dgpo_cli.models.digests import check_loaded
 from dgpo_cli.workflows.resume import starting_point
 from dgpo_cli.workflows.run_folder import RunFolder, checkpoint_to_load
 from tests.models.test_digests import DAMAGES, earlier, flip_a_bit
@@ -170,7 +171,16 @@ def test_a_chosen_checkpoint_must_be_there_and_whole(run: RunFolder, tmp_path: P
     with pytest.raises(CheckpointError, match=r"--resume 3: .* no checkpoint .* are: 2, 4"):
         go_on(run, resume=3)
     flip_a_bit(run.checkpoint_dir(2) / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"step-000002/model\.safetensors: has changed"):
+    said = (
+        r"step-000002/model\.safetensors: has changed .*; the run also has step 4; give one of "
+        "them to --resume, or leave it out"
+    )
+    with pytest.raises(CheckpointError, match=said):
+        go_on(run, resume=2)
+    with pytest.raises(CheckpointError, match=r"another checkpoint; beside it: step-000004$"):
+        check_loaded(run.checkpoint_dir(2))
+    shutil.copytree(run.checkpoint_dir(4), run.checkpoint_dir(3))
+    with pytest.raises(CheckpointError, match="the run also has steps 3, 4; give"):
         go_on(run, resume=2)
     with pytest.raises(CheckpointError, match=r"--resume 2: no checkpoint in .*other"):
         run_tiny(tmp_path / "other", resume=2)
