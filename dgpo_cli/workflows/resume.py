@@ -25,6 +25,7 @@ from dgpo_cli.workflows.run_folder import (
 
 Resume = Literal["auto", "never", "must"] | int  # a number: the step of a checkpoint
 DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside
+_NEWEST = 10  # lines of metrics that are looked at: the last one may be broken
 OnEvent = Callable[[str], None]
 
 
@@ -256,8 +257,8 @@ def _newest_whole(folder: RunFolder, *, on_event: OnEvent) -> Path:
 
 def _say_what_is_lost(folder: RunFolder, *, step: int, on_event: OnEvent) -> None:
     """Say which finished steps are done again: those behind the checkpoint."""
-    lines = folder.metric_ends(first=0, last=1)
-    last = int(lines[-1]["step"] or 0) if lines else 0
+    lines = folder.metric_ends(first=0, last=_NEWEST)
+    last = max((int(line["step"] or 0) for line in lines), default=0)
     if last > step:
         which = f"step {last} is" if last == step + 1 else f"steps {step + 1} to {last} are"
         on_event(f"{which} done again, from the checkpoint of step {step}")

@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dgpo_cli.config.layers import parse_toml
 from dgpo_cli.errors import CheckpointError, NoCheckpointError, RunFolderBusy, cannot_write
 from dgpo_cli.models.checkpoint import TrainerState, check_checkpoint, load_state, naming
 from dgpo_cli.types import StepMetrics
@@ -41,12 +42,16 @@ class RunFolder:
         self.path = path
         self.settings_file = path / "settings.toml"
         self.metrics_file = path / "metrics.jsonl"
-        self.metrics = StepLines(self.metrics_file, what="metrics")
+        self.metrics = StepLines(self.metrics_file, what="metrics", last=self._last_step)
         self.tokenizer_dir = path / "tokenizer"
         self.rollouts_dir = path / "rollouts"
         self.evals_file = path / "evals.jsonl"
         self.evals = StepLines(
-            self.evals_file, what="evaluations", beside="bench", is_whole=is_evaluation
+            self.evals_file,
+            what="evaluations",
+            beside="bench",
+            is_whole=is_evaluation,
+            last=self._last_step,
         )
         self.evals_dir = path / "evals"
         self.checkpoints_dir = path / "checkpoints"
@@ -100,6 +105,16 @@ class RunFolder:
     def checkpoints(self) -> list[Path]:
         """Return the complete checkpoints, oldest first."""
         return _numbered(self.checkpoints_dir)
+
+    def _last_step(self) -> int | None:
+        """Return the step that no line can be beyond; None if the settings do not tell."""
+        try:
+            total = parse_toml(self.settings_file.read_text(encoding="utf-8"))["train"]["steps"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None
+        if type(total) is not int:
+            return None
+        return max([total, *map(step_of, self.checkpoints()[-1:])])
 
     def rollouts(self) -> list[Path]:
         """Return the files of rollouts, oldest first."""

@@ -56,17 +56,20 @@ class StepLines:
         what: str,
         beside: str = "",
         is_whole: Callable[[Line], bool] = lambda line: True,
+        last: Callable[[], int | None] = lambda: None,
     ) -> None:
         """
         Args:
             what: it holds for a step, in words.
             beside: a field that tells the lines of one step apart, where there are several.
             is_whole: whether a line with a step has what else it must have.
+            last: the step that no line can be beyond, None if unknown.
         """
         self.path = path
         self.what = what
         self._beside = beside
         self._is_whole = is_whole
+        self._last = last
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
         """Add the line of a step; what is not finite is written as null."""
@@ -86,10 +89,13 @@ class StepLines:
         flush_folder(self.path.parent)
 
     def read(self) -> Found:
-        """Read the file; without it there is nothing. A last line that a kill cut is left out."""
+        """Read the file; without it there is nothing.
+
+        A last line without its end is not called broken: it may be being written.
+        """
         if not self.path.exists():
             return Found()
-        good, broken = self._sorted()
+        good, broken = self._sorted(with_cut=False)
         times = Counter(self._key(line) for _, _, line in good)
         latest = {self._key(line): (number, line) for number, _, line in good}
         ordered = sorted(latest.values(), key=lambda each: each[1]["step"])
@@ -108,14 +114,15 @@ class StepLines:
         if not self.path.exists():
             return []
         raws = _ends(self.path, first=first, last=last)
-        return [line for raw in raws if (line := self._parsed(raw)) is not None]
+        beyond = self._beyond()
+        return [line for raw in raws if (line := self._parsed(raw, beyond=beyond)) is not None]
 
     def cut(self, step: int) -> list[str]:
         """Drop the lines behind `step`, move broken ones away, and return what there is to say."""
         if not self.path.exists():
             return []
         found = self.read()
-        good, broken = self._sorted()
+        good, broken = self._sorted(with_cut=True)
         latest = {self._key(line): raw for _, raw, line in good if line["step"] <= step}
         notes = repeated_notes(self.what, [each for each in found.repeated if each <= step])
         if broken:
@@ -131,22 +138,33 @@ class StepLines:
             file.writelines(latest[key] + b"\n" for key in sorted(latest, key=lambda key: key[0]))
         return notes
 
-    def _sorted(self) -> tuple[list[tuple[int, bytes, Line]], list[tuple[int, bytes]]]:
-        """Part the lines into those with a step and the others, with their numbers."""
+    def _sorted(
+        self, *, with_cut: bool
+    ) -> tuple[list[tuple[int, bytes, Line]], list[tuple[int, bytes]]]:
+        """Part the lines into those with a step and the others, with their numbers.
+
+        with_cut: whether the others have a last line without its end.
+        """
         with naming(self.path):
             *whole, cut = self.path.read_bytes().split(b"\n")
         good: list[tuple[int, bytes, Line]] = []
         broken: list[tuple[int, bytes]] = []
+        beyond = self._beyond()
         for number, raw in enumerate([*whole, cut], start=1):
-            line = self._parsed(raw)
+            line = self._parsed(raw, beyond=beyond)
             if line is not None:
                 good.append((number, raw, line))
-            elif raw.strip() and number <= len(whole):
+            elif raw.strip() and (with_cut or number <= len(whole)):
                 broken.append((number, raw))
         return good, broken
 
-    def _parsed(self, raw: bytes) -> Line | None:
-        """Return the object of a line when it holds a step and is whole."""
+    def _beyond(self) -> int:
+        """Return the first step that no line can be of."""
+        last = self._last()
+        return _LAST if last is None else min(last + 1, _LAST)
+
+    def _parsed(self, raw: bytes, *, beyond: int) -> Line | None:
+        """Return the object of a line when it holds a step of the run and is whole."""
         try:
             values = json.loads(raw.decode("utf-8"))
         except (ValueError, RecursionError):
@@ -154,7 +172,7 @@ class StepLines:
         if not isinstance(values, dict):
             return None
         step = number_of(values.get("step"))
-        if step is None or not 0 <= step < _LAST or step != int(step):
+        if step is None or not 0 <= step < beyond or step != int(step):
             return None
         line = {**values, "step": int(step)}
         return line if self._is_whole(line) else None

@@ -241,6 +241,16 @@ def test_metrics_that_a_run_lost_are_told_when_it_goes_on(run: RunFolder) -> Non
     assert [line["step"] for line in run.read_metrics()] == [1, 4, 5]
 
 
+def test_a_torn_last_line_hides_neither_itself_nor_what_is_done_again(run: RunFolder) -> None:
+    with run.metrics_file.open("ab") as file:
+        file.write(b'{"step": 999999999}\ngarbage')
+    shutil.rmtree(run.checkpoint_dir(4))
+    events = go_on(run)
+    assert "steps 3 to 4 are done again, from the checkpoint of step 2" in events
+    assert f"{run.metrics_file}: lines 5, 6 are broken, moved to metrics.jsonl.bad" in events
+    assert not any("missing" in event for event in events)
+
+
 def test_a_run_whose_metrics_are_gone_goes_on(run: RunFolder) -> None:
     run.metrics_file.unlink()
     assert "metrics of steps 1 to 4 are missing" in go_on(run)

@@ -357,7 +357,7 @@ def test_a_run_of_a_hundred_thousand_steps_is_read_from_its_ends(
 ) -> None:
     """The middle is not looked at: it could not even be parsed."""
     folder = RunFolder(tmp_path)
-    whole = resolve(preset="tiny")
+    whole = resolve(preset="tiny", overrides=["train.steps=200000"])
     from dgpo_cli.config.dump import dump_toml
 
     folder.settings_file.write_text(dump_toml(whole))

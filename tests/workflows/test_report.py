@@ -184,6 +184,14 @@ def test_a_broken_line_costs_only_itself(tmp_path: Path) -> None:
     )
 
 
+def test_a_step_beyond_the_end_of_the_run_is_a_broken_line(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a", 4, "train.steps=6")
+    folder.write_metrics(999_999_999, {})
+    (found,) = read(folder)
+    assert (found.state, len(found.metrics)) == ("stopped", 4)
+    assert found.notes == ("line 5 of metrics.jsonl cannot be read and is left out",)
+
+
 def test_a_metric_that_is_no_number_is_told_once_with_its_line(tmp_path: Path) -> None:
     folder = make(tmp_path / "a", 0)
     lines = ['{"step": 2, "a/b": 1, "a/c": NaN}', '{"step": 1, "a/b": null, "a/c": "x"}']

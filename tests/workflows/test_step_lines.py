@@ -98,11 +98,36 @@ def test_evaluations_of_several_benchmarks_after_one_step_are_no_repeat(tmp_path
     assert found.repeated == ()
 
 
-def test_a_line_whose_end_was_cut_is_no_damage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("torn", [b'{"step": 2, "a/', b"\0" * 40, b"garbage", b"\xff"])
+def test_a_last_line_without_its_end_is_moved_away_too(tmp_path: Path, torn: bytes) -> None:
     folder = RunFolder(tmp_path)
-    folder.metrics_file.write_bytes(b'{"step": 1}\n{"step": 2, "a/')
-    assert folder.forget_after(1) == []
+    folder.metrics_file.write_bytes(b'{"step": 1}\n' + torn)
+    assert folder.metrics.read().broken == ()  # it may be being written
+    assert folder.forget_after(1) == [
+        f"{folder.metrics_file}: line 2 is broken, moved to metrics.jsonl.bad"
+    ]
     assert folder.metrics_file.read_bytes() == b'{"step": 1}\n'
+    assert (tmp_path / "metrics.jsonl.bad").read_bytes() == torn + b"\n"
+
+
+def test_a_line_of_a_step_that_the_run_cannot_have_is_broken(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.settings_file.write_text("[train]\nsteps = 3\n")
+    folder.checkpoint_dir(4).mkdir(parents=True)  # of a run that was once to be longer
+    for step in (1, 2, 3, 4, 5):
+        folder.write_metrics(step, {})
+        folder.write_eval(step, EVALUATION)
+    assert [line["step"] for line in folder.read_metrics()] == [1, 2, 3, 4]
+    assert [line["step"] for line in folder.read_evals()] == [1, 2, 3, 4]
+    assert [line["step"] for line in folder.metric_ends(first=1, last=2)] == [1, 4]
+    assert folder.forget_after(4) == [
+        f"{file}: line 5 is broken, moved to {file.name}.bad"
+        for file in (folder.metrics_file, folder.evals_file)
+    ]
+
+
+def test_a_line_of_which_only_the_end_is_lost_counts(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
     folder.metrics_file.write_bytes(b'{"step": 1}\n{"step": 2}')  # only the line's end is lost
     assert [line["step"] for line in folder.read_metrics()] == [1, 2]
     assert [line["step"] for line in folder.metric_ends(first=0, last=1)] == [2]
