@@ -44,10 +44,12 @@ def file_layer(path: Path) -> Layer:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"--config={path}: is not UTF-8 text; save it as UTF-8") from error
+        raise ConfigError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
         reason = (error.strerror or "cannot be read").lower()
-        raise ConfigError(f"--config={path}: {reason}; give a TOML file") from error
+        absent = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+        fix = "give a TOML file" if absent else "make it readable"
+        raise ConfigError(f"{path}: {reason}; {fix}") from error
     return _recipe(text, f"file {path}")
 
 

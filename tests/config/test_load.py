@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -254,9 +255,18 @@ def test_toml_that_is_open_at_the_end_names_the_last_line(
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (line,) = refusal(config=tmp_path / "absent.toml")
-    assert (
-        line == f"--config={tmp_path / 'absent.toml'}: no such file or directory; give a TOML file"
-    )
+    assert line == f"{tmp_path / 'absent.toml'}: no such file or directory; give a TOML file"
+
+
+def test_a_file_that_cannot_be_read_is_named_without_an_option_that_was_not_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, **others: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    (line,) = refusal(config=tmp_path / "settings.toml")
+    assert line == f"{tmp_path / 'settings.toml'}: permission denied; make it readable"
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
