@@ -22,7 +22,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,14 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Hold the folder for this process; the system lets go when the process ends.
 
+        What fails before it wrote anything leaves no lock file, and no folder that was made for it.
+
         Raises:
             RunFolderBusy: another process holds it; the message says which.
             ConfigError: the folder cannot be made.
             DgpoError: the disk is full.
         """
+        made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / "run.lock").open("a+", encoding="utf-8")
@@ -79,12 +82,26 @@ class RunFolder:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
                 raise RunFolderBusy(f"{self.path} is in use by {holder}") from None
+            if os.fstat(file.fileno()).st_nlink == 0:  # its holder failed and has just removed it
+                raise RunFolderBusy(f"{self.path} was in use until now; run the command again")
             started = time.strftime("%Y-%m-%d %H:%M:%S")
             holder = f"process {os.getpid()} on {socket.gethostname()}, since {started}\n"
             with naming(self.path / "run.lock"):
                 os.ftruncate(file.fileno(), 0)
                 os.write(file.fileno(), holder.encode())
-            yield
+            try:
+                yield
+            except BaseException:
+                self._leave_nothing(folder=made)
+                raise
+
+    def _leave_nothing(self, *, folder: bool) -> None:
+        """Remove the lock file where it is the only file, and the folder then if `folder`."""
+        with suppress(OSError):
+            if os.listdir(self.path) == ["run.lock"]:
+                (self.path / "run.lock").unlink()
+                if folder:
+                    self.path.rmdir()
 
     def is_held(self) -> bool:
         """Whether a process holds the folder. The lock is asked for and let go at once."""

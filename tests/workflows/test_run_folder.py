@@ -44,6 +44,22 @@ def test_second_holder_is_refused_and_told_who_holds(tmp_path: Path) -> None:
         assert str(os.getpid()) in (tmp_path / "run.lock").read_text()
 
 
+def test_what_fails_before_it_wrote_leaves_no_lock_and_no_folder_of_its_own(tmp_path: Path) -> None:
+    def fails(out: Path, *, writes: str | None = None) -> None:
+        with pytest.raises(ConfigError), RunFolder(out).lock():
+            if writes is not None:
+                (out / writes).write_text("")
+            raise ConfigError("no")
+
+    (tmp_path / "there").mkdir()
+    fails(tmp_path / "there")
+    assert list((tmp_path / "there").iterdir()) == []
+    fails(tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+    fails(tmp_path / "made", writes="settings.toml")
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {"run.lock", "settings.toml"}
+
+
 def test_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--out"), RunFolder(tmp_path / "file" / "run").lock():
