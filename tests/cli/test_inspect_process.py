@@ -135,7 +135,7 @@ def test_hostile_text_steers_no_terminal_of_40_columns(run: Path, arguments: lis
         ),
         (["--rule", "grpo"], 2, "credit.rule=grpo: must be one of dgpo, uniform, entropy"),
         (["--target-ess", "0.9999"], 2, "--target-ess"),
-        (["--model", "./absent", "--reference", "r"], 1, "absent: no such folder"),
+        (["--model", "./absent", "--reference", "r"], 2, "absent: no such folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
