@@ -266,7 +266,6 @@ def _ended(result: TrainResult) -> str:
         )
     name = "reward/mean"
     first, last = result.first[name], result.last[name]
-    return (
-        f"trained to step {result.steps}: reward {first:.3f} at its first step, {last:.3f} at its "
-        "last"
-    )
+    step = int(result.first.get("step", 1))  # not 1 where earlier metrics were lost
+    begin = "its first step" if step == 1 else f"step {step}"
+    return f"trained to step {result.steps}: reward {first:.3f} at {begin}, {last:.3f} at its last"

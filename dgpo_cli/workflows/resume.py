@@ -147,12 +147,12 @@ def _refusal(
     begin = "give another --out to start a new run, or --allow-change"
     if done:
         yield (
-            f"{folder.path} is finished, all {total} steps were trained with other settings: "
+            f"{folder.path} is finished (all {total} steps), and its settings differ: "
             f"{begin} --set train.steps={2 * total} to continue this one with the new settings"
         )
     elif step:
         yield (
-            f"{folder.path} was trained to step {step} with other settings: {begin} to continue "
+            f"{folder.path} is at step {step}, and its settings differ: {begin} to continue "
             f"this one with the new settings from step {step + 1}"
         )
     else:

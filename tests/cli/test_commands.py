@@ -207,6 +207,15 @@ def test_train_hands_over_settings_folder_and_listeners(
     ]
 
 
+def test_a_reward_that_is_not_the_first_steps_is_not_said_to_be(
+    workflow: Install, trained: SimpleNamespace
+) -> None:
+    trained.first |= {"step": 2.0}
+    workflow("train", returns=trained)
+    told = dgpo("train", "--preset", "tiny", "--steps", "3").stdout.splitlines()[0]
+    assert told == "trained to step 3: reward 0.250 at step 2, 0.500 at its last"
+
+
 def test_train_names_the_run_folder_after_the_file(
     workflow: Install, trained: SimpleNamespace, tmp_path: Path
 ) -> None:

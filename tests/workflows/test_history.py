@@ -81,7 +81,7 @@ def test_a_finished_run_is_not_relabelled(
         run_tiny(finished, change, steps=2, allow_change=allow)
     first, last = str(caught.value).splitlines()
     assert first == told.format(out=finished)
-    assert "is finished, all 2 steps" in last
+    assert "is finished (all 2 steps), and its settings differ" in last
     assert "another --out" in last and "--allow-change --set train.steps=4" in last
     assert listing(finished) == before
 
@@ -109,7 +109,7 @@ def test_a_run_that_is_not_finished_learns_nothing_else_unasked(
     *each, last = str(caught.value).splitlines()
     assert len(each) == 2
     assert last == (
-        f"{finished} was trained to step 2 with other settings: give another --out to start a new "
+        f"{finished} is at step 2, and its settings differ: give another --out to start a new "
         "run, or --allow-change to continue this one with the new settings from step 3"
     )
     assert listing(finished) == before
