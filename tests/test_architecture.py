@@ -17,6 +17,7 @@ import dgpo_cli
 PACKAGE = "dgpo_cli"
 LEVELS = (
     {"types", "errors", "schema", "seeds", "resources", "timing", "thinking"},
+    {"core"},
     {"algo"},
     {"models", "backends", "rewards", "prompts", "trackers"},
     {"config"},
@@ -28,7 +29,18 @@ LEVELS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 HEAVY = {"torch", "transformers", "vllm", "peft", "sympy", "math_verify"}
-LIGHT = ("config", "cli", "types", "errors", "schema", "seeds", "resources", "timing", "__main__")
+LIGHT = (
+    "config",
+    "cli",
+    "core",
+    "types",
+    "errors",
+    "schema",
+    "seeds",
+    "resources",
+    "timing",
+    "__main__",
+)
 LIGHT_ALGO = ("algo.credit", "algo.losses", "algo.advantages", "algo.diagnosis")
 PRINTER = "cli.console"
 

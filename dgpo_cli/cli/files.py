@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dgpo_cli.cli import console
+from dgpo_cli.core import io
 from dgpo_cli.errors import cannot_write
 
 
@@ -15,15 +16,12 @@ def write(flag: str, path: Path, content: bytes) -> None:
         DgpoError: the disk is full.
         ConfigError: it cannot be written.
     """
-    from dgpo_cli.models.checkpoint import atomic_bytes
-
     try:
         if path.exists() and not path.is_file():
             with path.open("wb") as pipe:
                 pipe.write(content)
         else:
-            with atomic_bytes(path.resolve()) as file:  # a link stays a link
-                file.write(content)
+            io.write(path.resolve(), content)  # a link stays a link
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.cli import console
+from dgpo_cli.core import io
 from dgpo_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,10 +18,7 @@ BELOW = 3  # exit code of --min-score
 
 def save(out: Path, evaluation: Evaluation, card: Card) -> None:
     """Write report.json in one piece."""
-    from dgpo_cli.models.checkpoint import atomic_text
-
-    with atomic_text(out / "report.json") as file:
-        file.write(console.as_json(as_data(evaluation, card)))
+    io.write(out / "report.json", console.as_json(as_data(evaluation, card)))
 
 
 def as_data(evaluation: Evaluation, card: Card) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from dgpo_cli.config.new_file import write_new
+from dgpo_cli.core.io import write_new
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.resources import resource_dir
 

@@ -7,19 +7,16 @@ temporary folder, flushed to disk and renamed.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import random
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from dgpo_cli.core.io import atomic_folder
 from dgpo_cli.errors import CheckpointError
 from dgpo_cli.models.digests import (
     OPTIMIZER,
@@ -39,7 +36,6 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 _WITHOUT_DIGESTS = 1
-_FULL = 2**20  # bytes free; a file system may refuse the last blocks
 
 # What torch.load raises for a broken file, and what taking a wrong structure apart raises.
 _UNREADABLE = (
@@ -101,43 +97,6 @@ def save_checkpoint(
         for name, text in (texts or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
         write_digests(temporary)
-
-
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into that appears as `folder` only when all of it is on disk.
-
-    Raises:
-        CheckpointError: something could not be written (a full disk, say); nothing is left behind.
-    """
-    temporary = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        _flush(temporary)
-        os.rename(temporary, folder)
-        flush_folder(folder.parent)
-    except BaseException as error:
-        reason = _reason(error, folder=temporary)
-        shutil.rmtree(temporary, ignore_errors=True)
-        # torch reports a full disk as RuntimeError, tokenizers as a bare Exception.
-        of_writing = isinstance(error, OSError | RuntimeError) or type(error) is Exception
-        if of_writing or type(error).__name__ == "SafetensorError":
-            raise CheckpointError(f"{folder}: cannot be written: {reason}") from error
-        raise
-
-
-def _reason(error: BaseException, *, folder: Path) -> str:
-    """Say why a file of `folder` could not be written; asked before anything is taken away.
-
-    torch does not tell a full disk from anything else, so the disk is looked at.
-    """
-    place = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
-    is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    if is_full or shutil.disk_usage(place).free < _FULL:
-        return f"no space left on the disk of {place.parent}; make room and run it again"
-    return str(error)
 
 
 def load_state(folder: Path) -> TrainerState:
@@ -237,63 +196,3 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-@contextmanager
-def atomic_text(path: Path) -> Iterator[Any]:
-    """Open a text file that appears under its name only when it is complete."""
-    with _atomic(path, mode="w", encoding="utf-8") as file:
-        yield file
-
-
-@contextmanager
-def atomic_bytes(path: Path) -> Iterator[Any]:
-    """Open a file of bytes that appears under its name only when it is complete."""
-    with _atomic(path, mode="wb", encoding=None) as file:
-        yield file
-
-
-@contextmanager
-def _atomic(path: Path, *, mode: str, encoding: str | None) -> Iterator[Any]:
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with naming(path), temporary.open(mode, encoding=encoding) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Make an error of the system tell the file: that of a full or failing disk tells none."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = str(path)
-        raise
-
-
-def _flush(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-    flush_folder(folder)
-
-
-def flush_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk."""
-    if os.name == "nt":  # Windows cannot flush a folder, and renames are durable there.
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from typing import Any
 
 from dgpo_cli.algo.compared import Pair, Run
 from dgpo_cli.codec import parsed
+from dgpo_cli.core.io import read_bytes
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.report.evaluation_json import from_json
 from dgpo_cli.report.jsonable import jsonable
@@ -35,10 +36,7 @@ def read_run(path: Path) -> Run:
             f"{file}: not there; give the folder of an evaluation (dgpo eval --out), or its "
             f"{REPORT_FILE}"
         )
-    try:
-        data = parsed(file.read_bytes(), where=str(file))
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
+    data = parsed(read_bytes(file), where=str(file))
     try:
         evaluation, card = from_json(data)
     except DataError as error:

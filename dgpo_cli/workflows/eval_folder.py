@@ -19,8 +19,8 @@ from typing import Annotated
 from pydantic import Field, Strict
 
 from dgpo_cli.codec import Count, Format, Number, Object, Text, parsed
+from dgpo_cli.core import io
 from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.models.checkpoint import atomic_text
 from dgpo_cli.types import Card
 from dgpo_cli.workflows.card import differences
 from dgpo_cli.workflows.run_folder import RunFolder
@@ -71,7 +71,7 @@ class EvalFolder:
         run = RunFolder(self.path)
         if run.metrics_file.exists() or run.checkpoints_dir.exists():
             raise ConfigError(f"{self.path}: holds a training run; give another --out")
-        with run.lock():
+        with io.locked(self.path):
             yield
 
     def begin(self, card: Card, *, settings: str, fresh: bool) -> None:
@@ -87,8 +87,7 @@ class EvalFolder:
             self._compare(card)
         else:
             self.write_card(card)
-        with atomic_text(self.settings_file) as file:
-            file.write(settings)
+        io.write(self.settings_file, settings)
 
     def is_of(self, card: Card) -> bool:
         """Whether the folder's samples are of this card; an empty folder's are."""
@@ -106,20 +105,15 @@ class EvalFolder:
             DataError: it is missing or broken.
         """
         where = str(self.card_file)
-        try:
-            raw = self.card_file.read_bytes()
-        except OSError as error:
-            raise DataError(f"{where}: cannot be read: {error.strerror or error}") from error
-        record = _CARD.read(parsed(raw, where=where), where=where)
+        record = _CARD.read(parsed(io.read_bytes(self.card_file), where=where), where=where)
         needed = {field.name: f"protocol.{field.name}" for field in fields(_Protocol)}
         _PROTOCOL.read(record.protocol, where=where, named=needed)
         return Card(record.protocol, record.subject, record.environment)
 
     def write_card(self, card: Card) -> None:
         """Write card.json in one piece."""
-        with atomic_text(self.card_file) as file:
-            data = {"version": CARD_VERSION, "key": card.key, **asdict(card)}
-            file.write(json.dumps(data, indent=2) + "\n")
+        data = {"version": CARD_VERSION, "key": card.key, **asdict(card)}
+        io.write(self.card_file, json.dumps(data, indent=2) + "\n")
 
     def _compare(self, card: Card) -> None:
         fix = "give another --out, or --fresh to start this folder anew"

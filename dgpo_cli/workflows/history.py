@@ -17,7 +17,7 @@ from dgpo_cli.config.changes import TAGS, Difference, written
 from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.tree import nest
-from dgpo_cli.models.checkpoint import atomic_text
+from dgpo_cli.core import io
 from dgpo_cli.types import SettingChange
 from dgpo_cli.workflows.run_folder import step_of
 from dgpo_cli.workflows.step_lines import StepLines
@@ -99,5 +99,4 @@ def record_changes(
         ]
     if tuple(kept) == known:
         return
-    with atomic_text(run / FILE) as file:
-        file.writelines(json.dumps(asdict(each)) + "\n" for each in kept)
+    io.write(run / FILE, (json.dumps(asdict(each)).encode() + b"\n" for each in kept))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgpo_cli.config.load import Resolved
+from dgpo_cli.core.io import atomic_folder
 from dgpo_cli.errors import ConfigError
-from dgpo_cli.models.checkpoint import atomic_folder
 from dgpo_cli.models.merge import Difference, Precision, check_space, check_written, merge
 from dgpo_cli.models.settings import ModelSettings
 from dgpo_cli.workflows.run_folder import checkpoint_to_load

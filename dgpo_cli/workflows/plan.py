@@ -10,8 +10,8 @@ from dgpo_cli.backends.settings import HfBackend, VllmBackend
 from dgpo_cli.config.checks import check_trainable, not_built
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
-from dgpo_cli.config.new_file import write_new
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.io import write_new
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.budget import Change, Device, DiskPart, Memory, Plan
 from dgpo_cli.models.config_file import find_config

@@ -12,8 +12,8 @@ from typing import Any
 
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.tree import flatten
+from dgpo_cli.core.io import naming
 from dgpo_cli.errors import CheckpointError, ConfigError, HubError
-from dgpo_cli.models.checkpoint import naming
 from dgpo_cli.models.digests import OPTIMIZER, STATE, SUMS
 from dgpo_cli.models.settings import EMBEDDED_TINY
 from dgpo_cli.workflows.carried import FILE as CARRIED

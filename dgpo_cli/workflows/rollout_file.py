@@ -6,12 +6,9 @@ its weights, so that columns stay bytes and the rest of each line is read withou
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import math
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 
 from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.codec import TOO_DEEP, parsed
+from dgpo_cli.core.io import unpacked
 from dgpo_cli.errors import DataError
 from dgpo_cli.workflows.foreign import NAMES, adapted, typed
 from dgpo_cli.workflows.rollouts import (
@@ -35,8 +33,6 @@ _NAMES = (name for own in _LONG for name in NAMES.get(own, (own,)))
 # A quote inside of a JSON text has a backslash before it, so that this finds keys alone.
 _COLUMN = re.compile(rb'"(?:' + "|".join(_NAMES).encode() + rb')"\s*:\s*(?=\[)')
 _TEXT = re.compile(rb"\S")
-_GZIP = b"\x1f\x8b"
-_MOST_UNPACKED = 4 << 30  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +143,7 @@ def open_rollouts(path: Path) -> RolloutFile:
     Raises:
         DataError: it cannot be read, or a line is no completion; the message names its field.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if data.startswith(_GZIP):
-        data = _unpacked(data, path=path)
+    data = unpacked(path)
     maker = _Maker(str(path), data)
     start = 3 if data.startswith(b"\xef\xbb\xbf") else 0
     number = 0
@@ -166,17 +157,6 @@ def open_rollouts(path: Path) -> RolloutFile:
     if not maker.entries:
         raise DataError(f"{path}: no rollouts in it")
     return RolloutFile(path, maker.entries, assumed=list(maker.assumed))
-
-
-def _unpacked(data: bytes, *, path: Path) -> bytes:
-    try:
-        with gzip.open(io.BytesIO(data)) as file:
-            found = file.read(_MOST_UNPACKED + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: is damaged: {error}") from error
-    if len(found) > _MOST_UNPACKED:
-        raise DataError(f"{path}: unpacks to more than {_MOST_UNPACKED >> 30} GiB; gunzip it first")
-    return found
 
 
 def typed_rollout(prompt: str, completion: str) -> RolloutFile:

@@ -22,6 +22,7 @@ from typing import Annotated, Any, cast
 from pydantic import BeforeValidator, Field, Strict
 
 from dgpo_cli.codec import Count, Flag, Format, Id, Number, Object, Text, TokenId, Whole
+from dgpo_cli.core import io
 from dgpo_cli.thinking import ends_in_thought
 from dgpo_cli.types import (
     Batch,
@@ -129,15 +130,17 @@ def _number(value: float) -> float | None:
 
 def write_lines(path: Path, lines: Iterator[dict[str, Any]]) -> int:
     """Write a rollouts file in one piece; return the number of lines."""
-    from dgpo_cli.models.checkpoint import atomic_text
-
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with atomic_text(path) as file:
+
+    def encoded() -> Iterator[bytes]:
+        nonlocal count
         for line in lines:
-            # ensure_ascii: the text of a model may hold half of a surrogate pair.
-            file.write(json.dumps(line) + "\n")
             count += 1
+            # ASCII: the text of a model may hold half of a surrogate pair.
+            yield json.dumps(line).encode("ascii") + b"\n"
+
+    io.write(path, encoded())
     return count
 
 

@@ -15,20 +15,18 @@ run.lock          who holds the folder
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from dgpo_cli.config.layers import parse_toml
-from dgpo_cli.errors import CheckpointError, NoCheckpointError, RunFolderBusy, cannot_write
-from dgpo_cli.models.checkpoint import TrainerState, check_checkpoint, load_state, naming
+from dgpo_cli.core import io
+from dgpo_cli.errors import CheckpointError, NoCheckpointError
+from dgpo_cli.models.checkpoint import TrainerState, check_checkpoint, load_state
 from dgpo_cli.types import StepMetrics
 from dgpo_cli.workflows.step_lines import Line, StepLines, is_evaluation, missing_notes, number_of
 
@@ -57,62 +55,13 @@ class RunFolder:
         self.checkpoints_dir = path / "checkpoints"
         self.bad_batches_dir = path / "bad_batches"
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for this process; the system lets go when the process ends.
-
-        What fails before it wrote anything leaves no lock file, and no folder that was made for it.
-
-        Raises:
-            RunFolderBusy: another process holds it; the message says which.
-            ConfigError: the folder cannot be made.
-            DgpoError: the disk is full.
-        """
-        made = not self.path.exists()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / "run.lock").open("a+", encoding="utf-8")
-        except OSError as error:
-            fix = "; give a folder that can be created and written"
-            raise cannot_write(error, what=f"--out {self.path}", fix=fix) from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise RunFolderBusy(f"{self.path} is in use by {holder}") from None
-            if os.fstat(file.fileno()).st_nlink == 0:  # its holder failed and has just removed it
-                raise RunFolderBusy(f"{self.path} was in use until now; run the command again")
-            started = time.strftime("%Y-%m-%d %H:%M:%S")
-            holder = f"process {os.getpid()} on {socket.gethostname()}, since {started}\n"
-            with naming(self.path / "run.lock"):
-                os.ftruncate(file.fileno(), 0)
-                os.write(file.fileno(), holder.encode())
-            try:
-                yield
-            except BaseException:
-                self._leave_nothing(folder=made)
-                raise
-
-    def _leave_nothing(self, *, folder: bool) -> None:
-        """Remove the lock file where it is the only file, and the folder then if `folder`."""
-        with suppress(OSError):
-            if os.listdir(self.path) == ["run.lock"]:
-                (self.path / "run.lock").unlink()
-                if folder:
-                    self.path.rmdir()
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder for this process, as `io.locked` does."""
+        return io.locked(self.path)
 
     def is_held(self) -> bool:
-        """Whether a process holds the folder. The lock is asked for and let go at once."""
-        try:
-            with (self.path / "run.lock").open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return False
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        """Whether a process holds the folder."""
+        return io.is_locked(self.path)
 
     def has_lines(self) -> bool:
         """Whether a step or an evaluation was finished, with or without a checkpoint after it."""
@@ -189,8 +138,7 @@ class RunFolder:
         """Delete all but the newest `keep` checkpoints, and what an interrupted write left."""
         for path in self.checkpoints()[:-keep]:
             shutil.rmtree(path)
-        for path in self.checkpoints_dir.glob(".step-*.partial"):
-            shutil.rmtree(path, ignore_errors=True)
+        io.remove_partial(self.checkpoints_dir, "step-*")
 
 
 def step_of(path: Path) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from typing import Annotated, Any
 from pydantic import Field, Strict
 
 from dgpo_cli.codec import Count, Flag, Format, Number, Text, TokenId, parsed
+from dgpo_cli.core import io
 from dgpo_cli.errors import DataError
-from dgpo_cli.models.checkpoint import atomic_bytes, naming
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.types import Completion, FinishReason, Outcome, Prompt, Verdict
 
@@ -141,11 +140,7 @@ class SampleFile:
 
     def append(self, lines: Sequence[dict[str, Any]]) -> None:
         """Add lines; they are on the disk when this returns."""
-        text = b"".join(_encoded(line) for line in lines)
-        with naming(self.path), self.path.open("ab") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        io.append(self.path, b"".join(map(_encoded, lines)))
 
     def count(self) -> int:
         """Return how many finished lines there are."""
@@ -155,24 +150,8 @@ class SampleFile:
             return sum(line.endswith(b"\n") for line in file)
 
     def mend(self) -> int:
-        """Cut off a last line that a kill left unfinished; return how many there were, 0 or 1.
-
-        A line is whole when it ends, and is JSON.
-        """
-        if not self.path.exists():
-            return 0
-        with naming(self.path), self.path.open("rb+") as file:
-            end = file.seek(0, os.SEEK_END)
-            start = _last_line(file, end)
-            if start == end:
-                return 0
-            file.seek(start)
-            tail = file.read()
-            if tail.endswith(b"\n") and _is_json(tail):
-                return 0
-            file.truncate(start)
-            os.fsync(file.fileno())
-        return 1
+        """Cut off a last line that a kill left unfinished; return how many there were, 0 or 1."""
+        return io.drop_torn_line(self.path, is_whole=_is_json)
 
     def lines(self, *, on_changed: Callable[[int], None] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the lines as they are stored, checked.
@@ -220,10 +199,12 @@ class SampleFile:
         """
         if not tails:
             return
-        with self.path.open("rb") as old, atomic_bytes(self.path) as new:
-            for number, raw in enumerate(old):
-                tail = tails.get(number)
-                new.write(raw if tail is None else _with_tail(raw, tail))
+        with self.path.open("rb") as old:
+            lines = (
+                _with_tail(raw, tails[number]) if number in tails else raw
+                for number, raw in enumerate(old)
+            )
+            io.write(self.path, lines)
 
 
 def _encoded(line: Mapping[str, Any]) -> bytes:
@@ -256,19 +237,6 @@ def _with_tail(raw: bytes, tail: Mapping[str, Any]) -> bytes:
     if own.keys() <= set(_TAIL) and "outcome" in own:
         return _sealed(raw[:cut] + b"," + _json(tail)[1:-1])
     return _encoded({**parsed(raw, where=""), **tail})  # not in the order that we write
-
-
-def _last_line(file: Any, end: int) -> int:
-    """Return where the last line begins, finished or not."""
-    block, start = 1 << 16, max(0, end - 1)  # the very last byte may be its line end
-    while start > 0:
-        begin = max(0, start - block)
-        file.seek(begin)
-        found = file.read(start - begin).rfind(b"\n")
-        if found >= 0:
-            return int(begin + found + 1)
-        start = begin
-    return 0
 
 
 def _is_json(raw: bytes) -> bool:

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.models.checkpoint import atomic_bytes, flush_folder, naming
+from dgpo_cli.core import io
 
-BAD = ".bad"  # added to the name of the file that broken lines are moved to
-_BLOCK = 1 << 16  # bytes read at once from the end of a file
 _MOST = 10  # places that a note names
 _LAST = 10**12  # steps; no run gets there
 
@@ -77,16 +74,12 @@ class StepLines:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in {"step": step, **values}.items()
         }
-        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        io.append(self.path, json.dumps(line) + "\n", flush=False)
 
     def sync(self) -> None:
         """Put on the disk what was appended."""
-        if not self.path.exists():
-            return
-        with naming(self.path), self.path.open("rb") as file:
-            os.fsync(file.fileno())
-        flush_folder(self.path.parent)
+        if self.path.exists():
+            io.sync(self.path)
 
     def read(self) -> Found:
         """Read the file; without it there is nothing.
@@ -113,7 +106,7 @@ class StepLines:
         """
         if not self.path.exists():
             return []
-        raws = _ends(self.path, first=first, last=last)
+        raws = io.line_ends(self.path, first=first, last=last)
         beyond = self._beyond()
         return [line for raw in raws if (line := self._parsed(raw, beyond=beyond)) is not None]
 
@@ -126,16 +119,12 @@ class StepLines:
         latest = {self._key(line): raw for _, raw, line in good if line["step"] <= step}
         notes = repeated_notes(self.what, [each for each in found.repeated if each <= step])
         if broken:
-            aside = self.path.with_name(self.path.name + BAD)
-            with naming(aside), aside.open("ab") as file:
-                file.writelines(raw + b"\n" for _, raw in broken)
-                file.flush()
-                os.fsync(file.fileno())
+            aside = io.move_to_bad(self.path, (raw for _, raw in broken))
             verb = "is" if len(broken) == 1 else "are"
             which = lines_named([number for number, _ in broken])
             notes.insert(0, f"{self.path}: {which} {verb} broken, moved to {aside.name}")
-        with atomic_bytes(self.path) as file:
-            file.writelines(latest[key] + b"\n" for key in sorted(latest, key=lambda key: key[0]))
+        ordered = sorted(latest, key=lambda key: key[0])
+        io.write(self.path, (latest[key] + b"\n" for key in ordered))
         return notes
 
     def _sorted(
@@ -145,7 +134,7 @@ class StepLines:
 
         with_cut: whether the others have a last line without its end.
         """
-        with naming(self.path):
+        with io.naming(self.path):
             *whole, cut = self.path.read_bytes().split(b"\n")
         good: list[tuple[int, bytes, Line]] = []
         broken: list[tuple[int, bytes]] = []
@@ -244,17 +233,3 @@ def number_of(value: Any) -> float | None:
         return float(value) if math.isfinite(value) else None
     except OverflowError:  # an integer beyond the range of floats
         return None
-
-
-def _ends(path: Path, *, first: int, last: int) -> Iterator[bytes]:
-    """Yield the first and the last lines of a file, read from both of its ends."""
-    with path.open("rb") as file:
-        yield from (line for line in (file.readline() for _ in range(first)) if line)
-        begin, at = file.tell(), file.seek(0, os.SEEK_END)
-        tail = b""
-        while at > begin and tail.count(b"\n") <= last:  # one more: the first may be half a line
-            size = min(_BLOCK, at - begin)
-            at = file.seek(at - size)
-            tail = file.read(size) + tail
-    lines = tail.split(b"\n")
-    yield from (lines if lines[-1] else lines[:-1])[-last:]

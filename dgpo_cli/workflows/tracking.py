@@ -17,8 +17,8 @@ from dgpo_cli.codec import Count, Format, Text, parsed
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.tree import flatten
+from dgpo_cli.core import io
 from dgpo_cli.errors import DataError, without_logins
-from dgpo_cli.models.checkpoint import atomic_text
 from dgpo_cli.trackers.open import open_tracker
 from dgpo_cli.trackers.protocol import TrackedRun
 from dgpo_cli.workflows.history import read_changes
@@ -197,8 +197,7 @@ class Tracking:
         kept = self._read()
         kept |= {each.name: {"id": each.id, "told": each.marks} for each in self._open}
         try:
-            with atomic_text(self._file) as file:
-                json.dump(kept, file)
+            io.write(self._file, json.dumps(kept))
         except OSError as error:
             self._settings = self._settings.model_copy(update={"to": ()})  # said once
             self._on_event(

@@ -15,11 +15,10 @@ from dgpo_cli.backends.base import RemoteSampler
 from dgpo_cli.config.changes import Difference
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
+from dgpo_cli.core import io
 from dgpo_cli.engine import Engine
 from dgpo_cli.errors import CalledOff, CheckpointError, DgpoError, NonFiniteError
 from dgpo_cli.models.checkpoint import (
-    atomic_folder,
-    atomic_text,
     load_state,
     load_trainer,
     save_checkpoint,
@@ -260,10 +259,9 @@ class _Loop:
         for note in self.folder.forget_after(-1 if anew else self.step):
             self.on_event(note)
         record_changes(self.folder.path, step=self.step, found=found, resolved=resolved)
-        with atomic_text(self.folder.settings_file) as file:
-            file.write(dump_toml(resolved))
+        io.write(self.folder.settings_file, dump_toml(resolved))
         shutil.rmtree(self.folder.tokenizer_dir, ignore_errors=True)
-        with atomic_folder(self.folder.tokenizer_dir) as folder:
+        with io.atomic_folder(self.folder.tokenizer_dir) as folder:
             self.engine.policy.tokenizer.save_pretrained(str(folder))
 
     def interrupt(self) -> Interrupt:

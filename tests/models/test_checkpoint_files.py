@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dgpo_cli.errors import CheckpointError
-from dgpo_cli.models.checkpoint import atomic_text, load_state, load_trainer
+from dgpo_cli.models.checkpoint import load_state, load_trainer
 from dgpo_cli.models.policy import Policy
 from tests.models.checkpoints import adamw_of, load, save, trained
 
@@ -226,24 +226,3 @@ def test_code_in_a_trainer_file_is_refused_and_not_run(
     with pytest.raises(CheckpointError, match="cannot be resumed from"):
         load_trainer(tmp_path, optimizer=adamw_of(policy))
     assert not (tmp_path / "ran").exists()
-
-
-def test_an_atomic_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "file.txt"
-    path.write_text("before")
-
-    def write(*, fail: bool) -> None:
-        with atomic_text(path) as file:
-            file.write("after")
-            file.flush()
-            assert path.read_text() == "before"
-            if fail:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write(fail=True)
-    assert path.read_text() == "before"
-    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
-    write(fail=False)
-    assert path.read_text() == "after"
-    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]

@@ -1,0 +1,295 @@
+"""Files on disk: whole or absent, flushed in order, torn ends, gzip, and the lock of a folder.
+
+Standard library only. An error of the system names the file, as a full disk's own does not.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gzip
+import os
+import shutil
+import socket
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+from dgpo_cli.errors import CheckpointError, ConfigError, DataError, RunFolderBusy, cannot_write
+
+BAD = ".bad"  # added to the name of the file that broken lines are moved to
+LOCK = "run.lock"
+_PARTIAL = ".partial"
+_BLOCK = 1 << 16  # bytes read at once from the end of a file
+_FULL = 2**20  # bytes free; a file system may refuse the last blocks
+_GZIP = b"\x1f\x8b"
+_MOST_UNPACKED = 4 << 30  # bytes
+
+Content = str | bytes | Iterable[bytes]
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Make an error of the system name the file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        DataError: the system does not let us.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def unpacked(path: Path) -> bytes:
+    """Read a file that may be compressed by gzip.
+
+    Raises:
+        DataError: it cannot be read, is damaged or too large.
+    """
+    data = read_bytes(path)
+    if not data.startswith(_GZIP):
+        return data
+    try:
+        with gzip.open(BytesIO(data)) as file:
+            found = file.read(_MOST_UNPACKED + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: is damaged: {error}") from error
+    if len(found) > _MOST_UNPACKED:
+        raise DataError(f"{path}: unpacks to more than {_MOST_UNPACKED >> 30} GiB; gunzip it first")
+    return found
+
+
+def write(path: Path, content: Content) -> None:
+    """Write a file that appears under its name only when all of it is on the disk."""
+    temporary = path.with_name(f".{path.name}{_PARTIAL}")
+    try:
+        with naming(path), temporary.open("wb") as file:
+            _put(file, content)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_new(path: Path, text: str, *, what: str) -> None:
+    """Write a file that must not exist yet; one that cannot be written whole is removed.
+
+    what: the flag or argument as the user gave it, for errors.
+
+    Raises:
+        ConfigError: the file exists, or cannot be written.
+        DgpoError: the disk is full.
+    """
+    try:
+        with path.open("xb") as file:
+            try:
+                _put(file, text)
+            except OSError:
+                path.unlink()
+                raise
+    except FileExistsError as error:
+        raise ConfigError(f"{what}: exists already; give another name or remove it") from error
+    except OSError as error:
+        raise cannot_write(error, what=what, fix="; give a file that can be written") from error
+
+
+def append(path: Path, content: Content, *, flush: bool = True) -> None:
+    """Add to the end of a file; with `flush` it is on the disk when this returns."""
+    with naming(path), path.open("ab") as file:
+        _put(file, content, flush=flush)
+
+
+def _put(file: BinaryIO, content: Content, *, flush: bool = True) -> None:
+    parts = [content] if isinstance(content, str | bytes) else content
+    for part in parts:
+        file.write(part.encode("utf-8") if isinstance(part, str) else part)
+    if flush:
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Put on the disk what was appended to a file without a flush, and the file's name."""
+    _flush(path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # Windows cannot, and renames are durable there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with naming(path):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to write into that appears as `folder` only when all of it is on the disk.
+
+    Raises:
+        CheckpointError: something could not be written (a full disk, say); nothing is left behind.
+    """
+    temporary = folder.with_name(f".{folder.name}{_PARTIAL}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in chain(filter(Path.is_file, temporary.rglob("*")), [temporary]):
+            _flush(path)
+        os.rename(temporary, folder)
+        _flush(folder.parent)
+    except BaseException as error:
+        reason = _reason(error, folder=temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+        # torch reports a full disk as RuntimeError, tokenizers as a bare Exception.
+        of_writing = isinstance(error, OSError | RuntimeError) or type(error) is Exception
+        if of_writing or type(error).__name__ == "SafetensorError":
+            raise CheckpointError(f"{folder}: cannot be written: {reason}") from error
+        raise
+
+
+def _reason(error: BaseException, *, folder: Path) -> str:
+    """Say why a file of `folder` could not be written; asked before anything is removed.
+
+    torch does not tell a full disk from anything else, so the disk is looked at.
+    """
+    place = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
+    is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    if is_full or shutil.disk_usage(place).free < _FULL:
+        return f"no space left on the disk of {place.parent}; make room and run it again"
+    return str(error)
+
+
+def remove_partial(folder: Path, pattern: str) -> None:
+    """Remove what an interrupted `atomic_folder` left for names of a pattern."""
+    for path in folder.glob(f".{pattern}{_PARTIAL}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def move_to_bad(path: Path, lines: Iterable[bytes]) -> Path:
+    """Append broken lines of a file to the file beside it that keeps them, and return that."""
+    aside = path.with_name(path.name + BAD)
+    append(aside, (raw + b"\n" for raw in lines))
+    return aside
+
+
+def line_ends(path: Path, *, first: int, last: int) -> Iterator[bytes]:
+    """Yield the first and the last lines of a file, read from both of its ends, none of it twice.
+
+    A last line without its end is one of them.
+    """
+    with path.open("rb") as file:
+        yield from (line for line in (file.readline() for _ in range(first)) if line)
+        begin, at = file.tell(), file.seek(0, os.SEEK_END)
+        tail = b""
+        while at > begin and tail.count(b"\n") <= last:  # one more: the first may be half a line
+            size = min(_BLOCK, at - begin)
+            at = file.seek(at - size)
+            tail = file.read(size) + tail
+    lines = tail.split(b"\n")
+    yield from (lines if lines[-1] else lines[:-1])[-last:]
+
+
+def drop_torn_line(path: Path, *, is_whole: Callable[[bytes], bool]) -> int:
+    """Cut off a last line that a kill left unfinished; return how many there were, 0 or 1.
+
+    A line is whole when it ends and `is_whole` says so of it.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return 0
+    with naming(path), path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        start = _last_line(file, end)
+        file.seek(start)
+        tail = file.read()
+        if tail.endswith(b"\n") and is_whole(tail):
+            return 0
+        file.truncate(start)
+        os.fsync(file.fileno())
+    return 1
+
+
+def _last_line(file: BinaryIO, end: int) -> int:
+    """Return where the last line begins, finished or not."""
+    start = max(0, end - 1)  # the very last byte may be its line end
+    while start > 0:
+        begin = max(0, start - _BLOCK)
+        file.seek(begin)
+        found = file.read(start - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        start = begin
+    return 0
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made, for this process; the system lets go when the process ends.
+
+    What fails before it wrote anything leaves no lock file, and no folder that was made for it.
+
+    Raises:
+        RunFolderBusy: another process holds it; the message says which.
+        ConfigError: the folder cannot be made.
+        DgpoError: the disk is full.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        fix = "; give a folder that can be created and written"
+        raise cannot_write(error, what=f"--out {folder}", fix=fix) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise RunFolderBusy(f"{folder} is in use by {holder}") from None
+        if os.fstat(file.fileno()).st_nlink == 0:  # its holder failed and has just removed it
+            raise RunFolderBusy(f"{folder} was in use until now; run the command again")
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        holder = f"process {os.getpid()} on {socket.gethostname()}, since {started}\n"
+        with naming(folder / LOCK):
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), holder.encode())
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                if os.listdir(folder) == [LOCK]:
+                    (folder / LOCK).unlink()
+                    if made:
+                        folder.rmdir()
+            raise
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds a folder. The lock is asked for and let go at once."""
+    try:
+        with (folder / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
