@@ -1,5 +1,6 @@
 # make demo       train the embedded model with DGPO, evaluate it before and after, show the credit
 # make test       formatter, linter, type checker, tests
+# make docs       build the pages of docs/ into site/, broken links are errors
 # make test-slow  the tests marked slow
 # make test-vllm  the tests of the vLLM backends with a real vLLM, in a venv of its own (Linux)
 # make fuzz       damage rollouts, settings, samples and cards, FUZZ_S seconds each (300)
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 DGPO := $(BIN)/dgpo
 
-.PHONY: install dev dev-vllm demo test test-slow test-vllm test-mutations fuzz clean
+.PHONY: install dev dev-vllm demo test test-slow test-vllm test-mutations fuzz docs clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.installed-dev
@@ -61,6 +62,9 @@ test: dev
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
+docs: dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 test-slow: dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m slow
 
@@ -92,4 +96,4 @@ fuzz: dev
 		--timeout $$(($(FUZZ_S) + 600))
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) build dist
+	rm -rf $(VENV) $(VLLM_VENV) build dist site

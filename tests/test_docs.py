@@ -1,0 +1,120 @@
+"""Laws of the documents: what they name exists, and they stay short."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from dgpo_cli.cli.main import app
+from dgpo_cli.config.load import resolve
+from dgpo_cli.config.settings import Settings
+from dgpo_cli.config.tree import known_leaves
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
+EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+COMMAND = re.compile(
+    r"^ {4,8}\$ (?:echo .*\| )?(dgpo (?:[^\\\n]|\\\n|\\.)*)|`(dgpo [^`]+)`", re.MULTILINE
+)
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
+PATH = re.compile(r"`((?:dgpo_cli|tests|benchmarks|data|docs|presets)/[\w./-]*)`")
+# What a reader is to add, and a slip that is shown.
+MADE_UP = {"data/benchmarks/NAME.toml", "credit.rule=mine", "reward.kind=even", "credit.tua=0.1"}
+SETTING = re.compile(r"`([a-z_]+\.[a-z_.]*[a-z])(?:=[^`]*)?`")
+SECTIONS = frozenset(Settings.model_fields)
+
+
+def commands_of(text: str) -> Iterator[list[str]]:
+    """The words of every command of dgpo, in blocks and in lines, without comments."""
+    for block, inline in COMMAND.findall(text):
+        yield shlex.split((block or inline).replace("\\\n", " "), comments=True)[1:]
+
+
+def anchors_of(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+def overrides_of(words: list[str]) -> list[str]:
+    values = [value for option, value in itertools.pairwise(words) if option == "--set"]
+    return [value.replace("=N", "=8") for value in values if value not in MADE_UP]
+
+
+def test_the_readme_has_at_most_200_lines_and_a_page_not_many_more() -> None:
+    lengths = {page.name: len(page.read_text(encoding="utf-8").splitlines()) for page in PAGES}
+    assert lengths["README.md"] <= 200
+    assert {name: length for name, length in lengths.items() if length > 220} == {}
+
+
+@EVERY_PAGE
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors_of(file), f"{target}#{anchor}"
+
+
+@EVERY_PAGE
+def test_every_path_of_the_project_exists(page: Path) -> None:
+    named = PATH.findall(page.read_text(encoding="utf-8"))
+    assert {path for path in named if not (ROOT / path).exists()} <= MADE_UP
+
+
+@EVERY_PAGE
+def test_every_command_and_option_exists(page: Path) -> None:
+    root = typer.main.get_command(app)
+    for words in commands_of(page.read_text(encoding="utf-8")):
+        command = root
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
+        assert command is not root or words[0] == "COMMAND" or words[0].startswith("--"), words
+        known = {name for each in (*command.params, *root.params) for name in each.opts}
+        known |= {name for each in command.params for name in each.secondary_opts}
+        options = {word.partition("=")[0] for word in words if re.match(r"--\w", word)}
+        assert options - {"--help"} <= known, words
+
+
+@EVERY_PAGE
+def test_every_setting_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    leaves = known_leaves()
+    sections = {leaf.rpartition(".")[0] for leaf in leaves}
+    named = [name for name in SETTING.findall(text) if name.partition(".")[0] in SECTIONS]
+    files = re.compile(r"\.(?:toml|jsonl?|py|md|tsv)$")
+    unknown = [n for n in named if n not in leaves and n not in sections and not files.search(n)]
+    assert unknown == []
+
+
+@EVERY_PAGE
+def test_every_override_is_accepted(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    groups = [overrides_of(words) for words in commands_of(text)]
+    groups += [overrides_of(shlex.split(line)) for line in re.findall(r"`(--set [^`]+)`", text)]
+    for group in groups:
+        resolve(overrides=group)  # raises for a value that is not one of the setting's
+
+
+@EVERY_PAGE
+def test_every_block_of_settings_is_accepted(page: Path, tmp_path: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        file = tmp_path / "settings.toml"
+        file.write_text(block, encoding="utf-8")
+        assert set(tomllib.loads(block)) <= SECTIONS
+        resolve(config=file)
+
+
+def test_the_planted_faults_are_found() -> None:
+    text = "`dgpo train --no-such`, `optim.rate=1`, `dgpo_cli/nowhere.py`, [x](gone.md#a)\n"
+    assert list(commands_of(text)) == [["train", "--no-such"]]
+    assert SETTING.findall(text) == ["optim.rate"]
+    assert PATH.findall(text) == ["dgpo_cli/nowhere.py"]
+    assert LINK.findall(text) == [("gone.md", "a")]
