@@ -11,6 +11,7 @@ import typer
 
 from dgpo_cli.cli import console
 from dgpo_cli.cli.guard import FAILED, USAGE
+from dgpo_cli.cli.help import CHANGE, OUTPUT, READ
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.rewards.protocol import Extract
 
@@ -29,15 +30,18 @@ Source = Annotated[
     typer.Argument(
         help='Lines of JSON such as {"gold": "204", "output": "so \\boxed{204}"}; - reads stdin.',
         metavar="FILE.jsonl|-",
+        rich_help_panel=READ,
     ),
 ]
 Where = Annotated[
     Extract,
-    typer.Option("--extract", help="Where the answer stands, as in reward.extract."),
+    typer.Option(
+        "--extract", help="Where the answer stands, as in reward.extract.", rich_help_panel=CHANGE
+    ),
 ]
 Kind = Annotated[
     Literal["integer", "math"],
-    typer.Option(help="Checker: exact integers, or general answers."),
+    typer.Option(help="Checker: exact integers, or general answers.", rich_help_panel=CHANGE),
 ]
 Minimum = Annotated[
     int | None,
@@ -45,21 +49,29 @@ Minimum = Annotated[
         help="Smallest integer in range; another wrong one is out_of_range.",
         metavar="N",
         show_default=f"AIME's {AIME_RANGE[0]}",
+        rich_help_panel=CHANGE,
     ),
 ]
 Maximum = Annotated[
     int | None,
     typer.Option(
-        help="Largest integer in range.", metavar="N", show_default=f"AIME's {AIME_RANGE[1]}"
+        help="Largest integer in range.",
+        metavar="N",
+        show_default=f"AIME's {AIME_RANGE[1]}",
+        rich_help_panel=CHANGE,
     ),
 ]
 Timeout = Annotated[
     float,
-    typer.Option(help="Most seconds that one verdict may take; then it is timeout.", metavar="S"),
+    typer.Option(
+        help="Most seconds that one verdict may take; then it is timeout.",
+        metavar="S",
+        rich_help_panel=CHANGE,
+    ),
 ]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print a line of JSON for each line.", show_default="off"),
+    typer.Option("--json", help="Print a line of JSON for each line.", rich_help_panel=OUTPUT),
 ]
 
 
@@ -78,6 +90,12 @@ def check(
     is fine) or an outcome; precision and recall are over the lines with want. Exits with 1 if a
     verdict is not the wanted one, with 2 if a line cannot be judged; the other lines are still
     judged.
+
+    Examples:
+      Judge a file of answers as AIME would
+        dgpo check answers.jsonl
+      General answers, not only integers
+        dgpo check answers.jsonl --kind math
     """
     settings = _settings(
         extract=extract, kind=kind, minimum=minimum, maximum=maximum, timeout=timeout

@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from dgpo_cli.cli import console
+from dgpo_cli.cli.help import OUTPUT, READ
 
 Evaluations = Annotated[
     list[Path],
     typer.Argument(
         help="Folders of evaluations, or their report.json; the first is the baseline.",
         metavar="A B [C ...]",
+        rich_help_panel=READ,
     ),
 ]
 Force = Annotated[
@@ -21,11 +23,11 @@ Force = Annotated[
     typer.Option(
         "--force",
         help="Compare even where protocol, environment or problems differ.",
-        show_default="off",
+        rich_help_panel=READ,
     ),
 ]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print the comparison as JSON.", show_default="off")
+    bool, typer.Option("--json", help="Print the comparison as JSON.", rich_help_panel=OUTPUT)
 ]
 
 
@@ -34,6 +36,12 @@ def compare(evaluations: Evaluations, force: Force = False, as_json: Json = Fals
 
     Problems are paired. Runs made under different protocols, in different environments or on
     different problems are refused.
+
+    Examples:
+      Is the second better than the first?
+        dgpo compare evals/sums-base evals/sums-tiny
+      The differences as JSON
+        dgpo compare evals/sums-base evals/sums-tiny --json
     """
     from dgpo_cli.report import comparison, comparison_json
     from dgpo_cli.workflows import compare as workflow

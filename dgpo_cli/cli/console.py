@@ -158,6 +158,15 @@ def stream(chunks: Iterable[str]) -> None:
     flush()
 
 
+def drawn(lines: Iterable[Text], *, width: int) -> str:
+    """Return lines as stdout would get them, colours and all; none of them is wrapped."""
+    out = stdout()
+    with out.capture() as captured:
+        for line in lines:
+            out.print(line, width=width, soft_wrap=True)
+    return captured.get()
+
+
 def show(picture: RenderableType) -> None:
     """Print something that rich can draw."""
     with _naming_stdout():

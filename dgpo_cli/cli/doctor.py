@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgpo_cli.cli import console, options
+from dgpo_cli.cli.help import OUTPUT
 from dgpo_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 CANNOT_RUN = 3  # exit code
 
-Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", show_default="off")]
+Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=OUTPUT)]
 
 
 def doctor(
@@ -26,6 +27,12 @@ def doctor(
     """Check packages, devices, memory, disk, limits and the hub, each with its fix.
 
     With a preset also whether it can run here. Exits with 3 where something has failed.
+
+    Examples:
+      Is everything here that dgpo needs?
+        dgpo doctor
+      Can this machine run that preset?
+        dgpo doctor --preset qwen7b-lora
     """
     if preset is None and config is None and overrides:
         raise ConfigError(f"--set {overrides[0]}: give --preset or --config to say of what")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from dgpo_cli.cli import console, options, scores
+from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
 
 if TYPE_CHECKING:
     from dgpo_cli.config.layers import Layer
@@ -24,9 +25,15 @@ def complete_protocol(incomplete: str) -> list[str]:
 
 
 Bench = Annotated[
-    str, typer.Option(help="Name of a benchmark, or a file of problems.", metavar="NAME|FILE")
+    str,
+    typer.Option(
+        help="Name of a benchmark, or a file of problems.", metavar="NAME|FILE", rich_help_panel=RUN
+    ),
 ]
-K = Annotated[int, typer.Option("--k", help="Samples of each problem.", metavar="N", min=1)]
+K = Annotated[
+    int,
+    typer.Option("--k", help="Samples of each problem.", metavar="N", min=1, rich_help_panel=RUN),
+]
 ProtocolName = Annotated[
     str | None,
     typer.Option(
@@ -36,6 +43,7 @@ ProtocolName = Annotated[
         metavar="NAME",
         show_default="the benchmark's",
         autocompletion=complete_protocol,
+        rich_help_panel=CHANGE,
     ),
 ]
 Run = Annotated[
@@ -44,6 +52,7 @@ Run = Annotated[
         help="Run folder: its settings and its newest checkpoint.",
         metavar="DIR",
         show_default="the newest run under ./runs",
+        rich_help_panel=RUN,
     ),
 ]
 Data = Annotated[
@@ -51,7 +60,7 @@ Data = Annotated[
     typer.Option(
         help="Local copy of the benchmark's data: JSONL, JSON, CSV or Parquet.",
         metavar="FILE",
-        show_default="none",
+        rich_help_panel=RUN,
     ),
 ]
 Columns = Annotated[
@@ -60,6 +69,7 @@ Columns = Annotated[
         help="Where a file has other names, as in problem=question,answer=gold.",
         metavar="NAMES",
         show_default="problem=problem,answer=answer",
+        rich_help_panel=RUN,
     ),
 ]
 Strict = Annotated[
@@ -68,6 +78,7 @@ Strict = Annotated[
         "--strict/--no-strict",
         help="Stop at what is wrong with the data, or only say it.",
         show_default="strict for named benchmarks",
+        rich_help_panel=RUN,
     ),
 ]
 Out = Annotated[
@@ -76,11 +87,12 @@ Out = Annotated[
         help="Folder for the samples and the report. Samples that it holds are not drawn again.",
         metavar="DIR",
         show_default="evals/BENCH-MODEL-CARD",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Fresh = Annotated[
     bool,
-    typer.Option("--fresh", help="Throw away what the folder holds.", show_default="off"),
+    typer.Option("--fresh", help="Throw away what the folder holds.", rich_help_panel=OUTPUT),
 ]
 MinScore = Annotated[
     str | None,
@@ -88,7 +100,7 @@ MinScore = Annotated[
         help="Exit with 3 when the lower end of the 95 % interval over reruns is below X, "
         "a share such as 0.6 or percent such as 60%.",
         metavar="X",
-        show_default="none",
+        rich_help_panel=OUTPUT,
     ),
 ]
 SecondOpinion = Annotated[
@@ -97,6 +109,7 @@ SecondOpinion = Annotated[
         "--second-opinion/--no-second-opinion",
         help="Ask the math checker too, and list where it disagrees.",
         show_default="on",
+        rich_help_panel=OUTPUT,
     ),
 ]
 WithCard = Annotated[
@@ -105,12 +118,12 @@ WithCard = Annotated[
         "--card",
         help="Print the card too: every setting, version and file that affects the score. It is "
         "always in card.json and --json.",
-        show_default="off",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print the report as JSON.", show_default="off"),
+    typer.Option("--json", help="Print the report as JSON.", rich_help_panel=OUTPUT),
 ]
 RUNS = Path("runs")
 
@@ -149,6 +162,12 @@ def evaluate(
     without any of them the newest run under ./runs is evaluated.
     Settings: preset or run < protocol < --set < flags. Samples are stored as they arrive: the same
     command resumes an evaluation that was stopped, and a larger --k draws only what is missing.
+
+    Examples:
+      The newest run, eight samples of each problem
+        dgpo eval --bench sums --k 8
+      A model of the hub, on AIME 2025
+        dgpo eval --bench aime2025 --model Qwen/Qwen2.5-7B-Instruct
     """
     if run is None and preset is None and model is None:
         run = _newest_run()

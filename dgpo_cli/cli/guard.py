@@ -52,9 +52,6 @@ def _explain(error: Exception) -> int:
             return error.exit_code
         case typer.Abort():
             return _explain(Interrupted())
-        case typer.TyperException():
-            console.error(_usage(error))
-            return error.exit_code
         case BrokenPipeError():
             console.forget_stdout()
             return FAILED
@@ -66,13 +63,6 @@ def _explain(error: Exception) -> int:
             lines = [type(error).__name__, *str(error).splitlines()]
             console.error(f"{': '.join(lines[:2])} (--debug shows where)")
     return FAILED
-
-
-def _usage(error: typer.TyperException) -> str:
-    """Put a usage error into one line, with the command that explains more."""
-    message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
-    context = getattr(error, "ctx", None)
-    return f"{message}; see {context.command_path} --help" if context is not None else message
 
 
 def _place(error: OSError) -> str:

@@ -41,6 +41,12 @@ def inspect(
     --rollouts FILE, or --prompt TEXT --completion TEXT. --rule, --tau, --kappa and --target-ess
     show the weights as they would be. With --html, --svg or --png only the names of the files are
     printed.
+
+    Examples:
+      The most telling completion of a run
+        dgpo inspect runs/tiny
+      The weights at another temperature, as a page
+        dgpo inspect runs/tiny --tau 1.0 --html credit.html
     """
     own.check_numbers(tau=tau, kappa=kappa, target_ess=target_ess)
     own.check_source(source=source, rollouts=rollouts, prompt=prompt, completion=completion)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dgpo_cli.cli.help import CHANGE, OUTPUT, READ, RUN, SHOW
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.report import measure
 
@@ -18,6 +19,7 @@ Source = Annotated[
         help="Run folder, or file of rollouts.",
         metavar="[RUN|ROLLOUTS.jsonl]",
         show_default="--rollouts, or the newest run under ./runs",
+        rich_help_panel=READ,
     ),
 ]
 Model = Annotated[
@@ -26,6 +28,7 @@ Model = Annotated[
         help="Compute the statistics with this policy: hub id or folder.",
         metavar="M",
         show_default="show what training stored",
+        rich_help_panel=RUN,
     ),
 ]
 Reference = Annotated[
@@ -34,6 +37,7 @@ Reference = Annotated[
         help="Reference for --model: hub id or folder.",
         metavar="R",
         show_default="M without its adapter",
+        rich_help_panel=RUN,
     ),
 ]
 Rollouts = Annotated[
@@ -41,7 +45,8 @@ Rollouts = Annotated[
     typer.Option(
         help="Lines of JSON with prompts and completions: of dgpo rollout, or of any program.",
         metavar="FILE.jsonl",
-        show_default="SOURCE",
+        show_default="the first argument",
+        rich_help_panel=READ,
     ),
 ]
 Prompt = Annotated[
@@ -49,7 +54,8 @@ Prompt = Annotated[
     typer.Option(
         help="The prompt of a completion of your own; - reads stdin, @FILE a file.",
         metavar="TEXT",
-        show_default="those of SOURCE",
+        show_default="those of a run or file",
+        rich_help_panel=READ,
     ),
 ]
 Completion = Annotated[
@@ -57,7 +63,8 @@ Completion = Annotated[
     typer.Option(
         help="A completion of your own, with --prompt and --model; - reads stdin, @FILE a file.",
         metavar="TEXT",
-        show_default="those of SOURCE",
+        show_default="those of a run or file",
+        rich_help_panel=READ,
     ),
 ]
 Group = Annotated[
@@ -67,6 +74,7 @@ Group = Annotated[
         metavar="I",
         min=0,
         show_default="that of the completion with the least even weights; all with --json",
+        rich_help_panel=SHOW,
     ),
 ]
 Sample = Annotated[
@@ -76,6 +84,7 @@ Sample = Annotated[
         metavar="J",
         min=0,
         show_default="the one with the least even weights; all with --json",
+        rich_help_panel=SHOW,
     ),
 ]
 At = Annotated[
@@ -85,6 +94,7 @@ At = Annotated[
         metavar="N",
         min=0,
         show_default="the whole completion",
+        rich_help_panel=SHOW,
     ),
 ]
 Rule = Annotated[
@@ -93,6 +103,7 @@ Rule = Annotated[
         help="Show the weights of another credit rule: dgpo, uniform, entropy.",
         metavar="RULE",
         show_default="the run's, else dgpo",
+        rich_help_panel=CHANGE,
     ),
 ]
 Tau = Annotated[
@@ -101,6 +112,7 @@ Tau = Annotated[
         help="Show the weights at another temperature.",
         metavar="X",
         show_default="the run's, else 0.5",
+        rich_help_panel=CHANGE,
     ),
 ]
 Kappa = Annotated[
@@ -109,6 +121,7 @@ Kappa = Annotated[
         help="Show the weights with another power of the entropy gate.",
         metavar="X",
         show_default="the run's, else 1",
+        rich_help_panel=CHANGE,
     ),
 ]
 TargetEss = Annotated[
@@ -117,6 +130,7 @@ TargetEss = Annotated[
         help="Show the weights with tau such that the effective token fraction is this.",
         metavar="X",
         show_default="the run's, else tau is fixed",
+        rich_help_panel=CHANGE,
     ),
 ]
 What = Annotated[
@@ -125,6 +139,7 @@ What = Annotated[
         "--what",
         help="What the colours show; advantage is the token's own, A x w.",
         show_default="weight",
+        rich_help_panel=SHOW,
     ),
 ]
 Fit = Annotated[
@@ -133,6 +148,7 @@ Fit = Annotated[
         "--fit",
         help="Scale the colours to the range of the completion's weights.",
         show_default="1/2 to 2, none from 0.8 to 1.25",
+        rich_help_panel=SHOW,
     ),
 ]
 Full = Annotated[
@@ -141,14 +157,13 @@ Full = Annotated[
         "--full",
         help="Show the whole text, through the pager on a terminal.",
         show_default="the passages around the top tokens where the text is long",
+        rich_help_panel=SHOW,
     ),
 ]
 Steps = Annotated[
     bool,
     typer.Option(
-        "--steps",
-        help="Show what each line, sentence and clause holds.",
-        show_default="off",
+        "--steps", help="Show what each line, sentence and clause holds.", rich_help_panel=SHOW
     ),
 ]
 Pair = Annotated[
@@ -157,33 +172,39 @@ Pair = Annotated[
         "--pair",
         help="Show a right and a wrong completion of a prompt side by side: "
         "of those that begin alike the longest.",
-        show_default="off",
+        rich_help_panel=SHOW,
     ),
 ]
 Top = Annotated[
-    int, typer.Option(help="Most weighted, or most changed, tokens to list.", metavar="N", min=0)
+    int,
+    typer.Option(
+        help="Most weighted, or most changed, tokens to list.",
+        metavar="N",
+        min=0,
+        rich_help_panel=SHOW,
+    ),
 ]
 Html = Annotated[
     Path | None,
     typer.Option(
         help="Write all completions as one page for a browser; it needs no network.",
         metavar="FILE.html",
-        show_default="none",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Svg = Annotated[
     Path | None,
-    typer.Option(help="Draw this view as SVG.", metavar="FILE.svg", show_default="none"),
+    typer.Option(help="Draw this view as SVG.", metavar="FILE.svg", rich_help_panel=OUTPUT),
 ]
 Png = Annotated[
     Path | None,
     typer.Option(
         help="Draw this view as PNG (needs the extra png).",
         metavar="FILE.png",
-        show_default="none",
+        rich_help_panel=OUTPUT,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", show_default="off")]
+Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=OUTPUT)]
 
 
 def check_numbers(*, tau: float | None, kappa: float | None, target_ess: float | None) -> None:

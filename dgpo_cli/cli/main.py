@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from dgpo_cli import __version__
 from dgpo_cli.cli import console, preset
 from dgpo_cli.cli.check import check
+from dgpo_cli.cli.commands import Command, Group
 from dgpo_cli.cli.compare import compare
 from dgpo_cli.cli.doctor import doctor
 from dgpo_cli.cli.eval import evaluate
@@ -35,7 +35,7 @@ from dgpo_cli.errors import Interrupted
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
-class Root(TyperGroup):
+class Root(Group):
     """The group of all commands; runs them under `guarded` and takes --debug anywhere."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -95,7 +95,6 @@ def root(
             help="Print the version and exit.",
             callback=_print_version,
             is_eager=True,
-            show_default="off",
         ),
     ] = False,
     debug: Annotated[
@@ -103,7 +102,6 @@ def root(
         typer.Option(
             "--debug",
             help="Show the traceback of an error; may stand anywhere.",
-            show_default="off",
         ),
     ] = False,
 ) -> None:
@@ -113,20 +111,35 @@ def root(
     """
 
 
-app.command(short_help="Train a model with DGPO, GRPO, DAPO or Dr. GRPO.")(train)
-app.command(short_help="Sample completions and check their answers.")(rollout)
-app.command("eval", short_help="Evaluate a model: Avg@k, pass@k, maj@k.")(evaluate)
-app.command(short_help="Compare evaluations, problem by problem.")(compare)
-app.command(short_help="Try the answer checker on completions of your own.")(check)
-app.command(short_help="Judge stored samples again with today's checker.")(regrade)
-app.command(short_help="Check this machine; say what to fix.")(doctor)
-app.command(short_help="Say what a run needs: memory, time, disk.")(plan)
-app.command(short_help="Show where the credit of a completion went.")(inspect)
-app.command(short_help="Write a run, or several, as one page.")(report)
-app.command(short_help="Start a vLLM server to sample from.")(serve)
-app.command(short_help="Write a trained model as a plain folder.")(merge)
-app.command(short_help="Upload a trained model to the Hugging Face hub.")(push)
-app.add_typer(preset.app, name="preset")
+_COMMANDS: dict[str, dict[str, tuple[Callable[..., None], str]]] = {
+    "Train": {
+        "train": (train, "Train a model with DGPO, GRPO, DAPO or Dr. GRPO."),
+        "plan": (plan, "Say what a run needs: memory, time, disk."),
+        "rollout": (rollout, "Sample completions and check their answers."),
+    },
+    "Evaluate": {
+        "eval": (evaluate, "Evaluate a model: Avg@k, pass@k, maj@k."),
+        "compare": (compare, "Compare evaluations, problem by problem."),
+        "regrade": (regrade, "Judge stored samples again with today's checker."),
+        "check": (check, "Try the answer checker on completions of your own."),
+    },
+    "Look": {
+        "inspect": (inspect, "Show where the credit of a completion went."),
+        "report": (report, "Write a run, or several, as one page."),
+    },
+    "Publish": {
+        "merge": (merge, "Write a trained model as a plain folder."),
+        "push": (push, "Upload a trained model to the Hugging Face hub."),
+    },
+    "Machine": {
+        "doctor": (doctor, "Check this machine; say what to fix."),
+        "serve": (serve, "Start a vLLM server to sample from."),
+    },
+}
+for _panel, _group in _COMMANDS.items():
+    for _name, (_function, _short) in _group.items():
+        app.command(_name, cls=Command, short_help=_short, rich_help_panel=_panel)(_function)
+app.add_typer(preset.app, name="preset", cls=Group, rich_help_panel="Settings")
 
 
 def main() -> NoReturn:

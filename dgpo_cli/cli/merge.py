@@ -8,16 +8,24 @@ from typing import Annotated, Literal
 import typer
 
 from dgpo_cli.cli import console, options
+from dgpo_cli.cli.help import OUTPUT, READ
 
-Run = Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")]
-Out = Annotated[Path, typer.Option(help="New folder for the model.", metavar="DIR")]
+Run = Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN", rich_help_panel=READ)]
+Out = Annotated[
+    Path, typer.Option(help="New folder for the model.", metavar="DIR", rich_help_panel=OUTPUT)
+]
 Checkpoint = Annotated[
     int | None,
-    typer.Option(help="Step of the checkpoint.", metavar="STEP", show_default="the newest"),
+    typer.Option(
+        help="Step of the checkpoint.",
+        metavar="STEP",
+        show_default="the newest",
+        rich_help_panel=READ,
+    ),
 ]
 Dtype = Annotated[
     Literal["bfloat16", "float16", "float32"],
-    typer.Option(help="Data type of the weights that are written."),
+    typer.Option(help="Data type of the weights that are written.", rich_help_panel=OUTPUT),
 ]
 
 
@@ -25,6 +33,12 @@ def merge(run: Run, out: Out, checkpoint: Checkpoint = None, dtype: Dtype = "bfl
     """Write the trained model of a run as a plain folder that transformers and vLLM load.
 
     A LoRA adapter is added to the weights; 4-bit weights are unpacked. The tokenizer comes with it.
+
+    Examples:
+      The newest checkpoint as a model folder
+        dgpo merge runs/tiny --out model
+      An earlier one in full precision
+        dgpo merge runs/tiny --out model --checkpoint 50 --dtype float32
     """
     resolved = options.resolve_run(run)
     options.reach(resolved.settings.model)

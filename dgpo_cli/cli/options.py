@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgpo_cli.cli import console
+from dgpo_cli.cli.help import CHANGE, READ, RUN
 from dgpo_cli.config.presets import preset_names
 from dgpo_cli.errors import ConfigError
 
@@ -24,33 +25,37 @@ def complete_preset(incomplete: str) -> list[str]:
 
 
 PresetName = Annotated[
-    str, typer.Argument(help="Name of a preset.", metavar="NAME", autocompletion=complete_preset)
+    str,
+    typer.Argument(
+        help="Name of a preset.",
+        metavar="NAME",
+        autocompletion=complete_preset,
+        rich_help_panel=READ,
+    ),
 ]
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="Preset that comes with dgpo; see dgpo preset list.",
+        help="Preset that ships with dgpo; dgpo preset list names them.",
         metavar="NAME",
-        show_default="none",
         autocompletion=complete_preset,
+        rich_help_panel=RUN,
     ),
 ]
 Config = Annotated[
     Path | None,
-    typer.Option(help="Settings from a TOML file.", metavar="FILE.toml", show_default="none"),
+    typer.Option(help="Settings from a TOML file.", metavar="FILE.toml", rich_help_panel=RUN),
 ]
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Hub id or folder of a model, with default settings.",
-        metavar="M",
-        show_default="none",
+        help="Hub id or folder of a model, with default settings.", metavar="M", rich_help_panel=RUN
     ),
 ]
 Adapter = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of a LoRA adapter to put on the model.", metavar="DIR", show_default="none"
+        help="Folder of a LoRA adapter to put on the model.", metavar="DIR", rich_help_panel=RUN
     ),
 ]
 Set = Annotated[
@@ -60,12 +65,17 @@ Set = Annotated[
         help="Change one setting, as in --set optim.lr=1e-6; may be repeated. "
         "Nothing after the = unsets it.",
         metavar="KEY=VALUE",
-        show_default="none",
+        rich_help_panel=CHANGE,
     ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(help="Same as --set seed=N.", metavar="N", show_default="the preset's, else 0"),
+    typer.Option(
+        help="Same as --set seed=N.",
+        metavar="N",
+        show_default="the preset's, else 0",
+        rich_help_panel=CHANGE,
+    ),
 ]
 Flags = dict[str, tuple[str, Any]]
 

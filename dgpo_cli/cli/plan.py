@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgpo_cli.cli import console, options
+from dgpo_cli.cli.help import CHANGE, MACHINE, OUTPUT
 
 if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
@@ -21,6 +22,7 @@ Gpus = Annotated[
         metavar="N",
         min=1,
         show_default="the preset's, else 1",
+        rich_help_panel=MACHINE,
     ),
 ]
 Gpu = Annotated[
@@ -30,6 +32,7 @@ Gpu = Annotated[
         "here for this machine's.",
         metavar="NAME",
         show_default="the one that the preset is meant for, else here",
+        rich_help_panel=MACHINE,
     ),
 ]
 PromptTokens = Annotated[
@@ -39,6 +42,7 @@ PromptTokens = Annotated[
         metavar="N",
         min=1,
         show_default="prompts.max_prompt_tokens, 256 at most",
+        rich_help_panel=CHANGE,
     ),
 ]
 CompletionTokens = Annotated[
@@ -48,6 +52,7 @@ CompletionTokens = Annotated[
         metavar="N",
         min=1,
         show_default="rollout.max_completion_tokens",
+        rich_help_panel=CHANGE,
     ),
 ]
 Apply = Annotated[
@@ -55,10 +60,10 @@ Apply = Annotated[
     typer.Option(
         help="Write the settings, with the changes that make them fit, to a new file.",
         metavar="FILE.toml",
-        show_default="none",
+        rich_help_panel=OUTPUT,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", show_default="off")]
+Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=OUTPUT)]
 
 
 def plan(
@@ -76,6 +81,12 @@ def plan(
 
     If it does not fit, say what to change. Exit with 3 if it does not fit or this version cannot
     run it.
+
+    Examples:
+      Does the 7B model with LoRA fit one H100?
+        dgpo plan --preset qwen7b-lora --gpu h100
+      Change what does not fit, into a file of your own
+        dgpo plan --preset qwen7b-lora --gpu l40s --apply mine.toml
     """
     options.one_of({"--preset": preset, "--config": config}, why="to say what to plan")
     flags = options.flags_of(

@@ -8,28 +8,38 @@ from typing import Annotated
 import typer
 
 from dgpo_cli.cli import console, options
+from dgpo_cli.cli.help import OUTPUT, READ
 
-Run = Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")]
-Repo = Annotated[str, typer.Argument(help="Repository on the hub.", metavar="USER/NAME")]
+Run = Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN", rich_help_panel=READ)]
+Repo = Annotated[
+    str, typer.Argument(help="Repository on the hub.", metavar="USER/NAME", rich_help_panel=OUTPUT)
+]
 Private = Annotated[
-    bool, typer.Option("--private", help="Make the repository private.", show_default="off")
+    bool, typer.Option("--private", help="Make the repository private.", rich_help_panel=OUTPUT)
 ]
 Merged = Annotated[
     bool,
     typer.Option(
         "--merged",
         help="Upload a plain model in bfloat16 instead of the adapter.",
-        show_default="off",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Checkpoint = Annotated[
     int | None,
-    typer.Option(help="Step of the checkpoint.", metavar="STEP", show_default="the newest"),
+    typer.Option(
+        help="Step of the checkpoint.",
+        metavar="STEP",
+        show_default="the newest",
+        rich_help_panel=READ,
+    ),
 ]
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Print what would be uploaded, and upload nothing.", show_default="off"
+        "--dry-run",
+        help="Print what would be uploaded, and upload nothing.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 
@@ -46,6 +56,12 @@ def push(
 
     The token is HF_TOKEN or that of hf auth login; HF_ENDPOINT names another hub. Only safetensors,
     the tokenizer and the card are uploaded: no optimiser state, no samples.
+
+    Examples:
+      See what would be uploaded
+        dgpo push runs/tiny me/tiny-sums --dry-run
+      Upload a plain model, to a private repository
+        dgpo push runs/tiny me/tiny-sums --merged --private
     """
     resolved = options.resolve_run(run)
     if merged:

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dgpo_cli.cli import console, scores
+from dgpo_cli.cli.help import OUTPUT, READ
 
 if TYPE_CHECKING:
     from dgpo_cli.workflows.request import Flip, RegradeResult
 
 Folder = Annotated[
-    Path, typer.Argument(help="Folder of an evaluation, with samples.jsonl.", metavar="DIR")
+    Path,
+    typer.Argument(
+        help="Folder of an evaluation, with samples.jsonl.", metavar="DIR", rich_help_panel=READ
+    ),
 ]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print flips and report as JSON.", show_default="off"),
+    typer.Option("--json", help="Print flips and report as JSON.", rich_help_panel=OUTPUT),
 ]
 
 
@@ -26,6 +30,12 @@ def regrade(folder: Folder, as_json: Json = False) -> None:
     """Judge stored samples again with today's answer checker, and list what flipped.
 
     No model is needed. Outcomes, card and report in the folder are rewritten.
+
+    Examples:
+      List what today's checker judges otherwise
+        dgpo regrade evals/sums-tiny
+      The same as JSON
+        dgpo regrade evals/sums-tiny --json
     """
     from dgpo_cli.cli.bars import Bars
     from dgpo_cli.workflows import regrade as workflow

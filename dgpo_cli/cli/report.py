@@ -10,6 +10,7 @@ import typer
 
 from dgpo_cli.cli import console
 from dgpo_cli.cli.files import write, write_png
+from dgpo_cli.cli.help import OUTPUT, READ
 from dgpo_cli.errors import ConfigError
 
 Runs = Annotated[
@@ -18,24 +19,32 @@ Runs = Annotated[
         help="Run folders; several are laid over each other.",
         metavar="[RUN ...]",
         show_default="the newest run under ./runs",
+        rich_help_panel=READ,
     ),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="The page.", metavar="FILE.html", show_default="RUN/report.html"),
+    typer.Option(
+        help="The page.",
+        metavar="FILE.html",
+        show_default="RUN/report.html",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Png = Annotated[
     Path | None,
     typer.Option(
         help="Draw the main curves as PNG (needs the extra png).",
         metavar="FILE.png",
-        show_default="none",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Json = Annotated[
     bool,
     typer.Option(
-        "--json", help="Print it as JSON; pages only where they are asked for.", show_default="off"
+        "--json",
+        help="Print it as JSON; pages only where they are asked for.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 
@@ -45,6 +54,12 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
 
     The page needs no network. Several runs are laid over each other; the page then lies in the
     folder of the first.
+
+    Examples:
+      One page of a run
+        dgpo report runs/tiny
+      Two runs over each other
+        dgpo report runs/tiny runs/tiny-uniform --out both.html
     """
     _check({"--out": out, "--png": png})
     from dgpo_cli.report.run_page.page import MAX_RUNS

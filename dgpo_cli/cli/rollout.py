@@ -8,13 +8,19 @@ from typing import Annotated
 import typer
 
 from dgpo_cli.cli import console, options
+from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
 
 Prompts = Annotated[
     str,
-    typer.Option(help="File of problems, or name of a benchmark.", metavar="FILE|BENCH"),
+    typer.Option(
+        help="File of problems, or name of a benchmark.", metavar="FILE|BENCH", rich_help_panel=RUN
+    ),
 ]
 Out = Annotated[
-    Path, typer.Option(help="Where the completions go, a line each.", metavar="FILE.jsonl")
+    Path,
+    typer.Option(
+        help="Where the completions go, a line each.", metavar="FILE.jsonl", rich_help_panel=OUTPUT
+    ),
 ]
 GroupSize = Annotated[
     int | None,
@@ -22,11 +28,18 @@ GroupSize = Annotated[
         help="Completions for each prompt; same as --set rollout.group_size=N.",
         metavar="N",
         show_default="the preset's, else 16",
+        rich_help_panel=CHANGE,
     ),
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(help="Use only the first N prompts.", metavar="N", min=1, show_default="all"),
+    typer.Option(
+        help="Use only the first N prompts.",
+        metavar="N",
+        min=1,
+        show_default="all",
+        rich_help_panel=RUN,
+    ),
 ]
 
 
@@ -46,6 +59,12 @@ def rollout(
 
     Temperature, length and the answer checker are settings: --set rollout.temperature=0.7,
     --set rollout.max_completion_tokens=512, --set reward.kind=math.
+
+    Examples:
+      Sixteen completions of each of ten problems
+        dgpo rollout --preset tiny --prompts sums --limit 10 --out r.jsonl
+      A model folder on problems of your own
+        dgpo rollout --model ./model --prompts my.jsonl --out r.jsonl
     """
     options.one_of(
         {"--preset": preset, "--config": config, "--model": model}, why="to say what to sample from"

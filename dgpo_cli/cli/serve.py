@@ -9,31 +9,55 @@ from typing import Annotated, Literal
 import typer
 
 from dgpo_cli.cli import console, options
+from dgpo_cli.cli.help import MACHINE, NETWORK, RUN
 from dgpo_cli.errors import ConfigError
 
-Model = Annotated[str, typer.Option(help="Hub id or folder of the base model.", metavar="M")]
+Model = Annotated[
+    str, typer.Option(help="Hub id or folder of the base model.", metavar="M", rich_help_panel=RUN)
+]
 Revision = Annotated[
-    str | None, typer.Option(help="Hub revision.", metavar="REV", show_default="the newest")
+    str | None,
+    typer.Option(
+        help="Hub revision.", metavar="REV", show_default="the newest", rich_help_panel=RUN
+    ),
 ]
 Adapter = Annotated[
     Path | None,
     typer.Option(
         help="Folder of a LoRA adapter; other clients find it as the model 'adapter'.",
         metavar="DIR",
-        show_default="none",
+        rich_help_panel=RUN,
     ),
 ]
 LoraRank = Annotated[
     int,
-    typer.Option(help="Largest rank of adapters; 0: no adapters.", metavar="N", min=0, max=512),
+    typer.Option(
+        help="Largest rank of adapters; 0: no adapters.",
+        metavar="N",
+        min=0,
+        max=512,
+        rich_help_panel=RUN,
+    ),
 ]
-Host = Annotated[str, typer.Option(help="Where to listen.", metavar="HOST")]
+Host = Annotated[
+    str, typer.Option(help="Where to listen.", metavar="HOST", rich_help_panel=NETWORK)
+]
 Port = Annotated[
-    int, typer.Option(help="Where to listen; 0 takes a free port.", metavar="N", min=0, max=65535)
+    int,
+    typer.Option(
+        help="Where to listen; 0 takes a free port.",
+        metavar="N",
+        min=0,
+        max=65535,
+        rich_help_panel=NETWORK,
+    ),
 ]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
-    typer.Option(help="Data type to compute in; best the trainer's. auto: the checkpoint's."),
+    typer.Option(
+        help="Data type to compute in; best the trainer's. auto: the checkpoint's.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 MaxModelLen = Annotated[
     int | None,
@@ -42,11 +66,16 @@ MaxModelLen = Annotated[
         metavar="N",
         min=2,
         show_default="the model's",
+        rich_help_panel=MACHINE,
     ),
 ]
 MaxNumSeqs = Annotated[
     int,
-    typer.Option(help="Completions side by side; the client's must not be more.", metavar="N"),
+    typer.Option(
+        help="Completions side by side; the client's must not be more.",
+        metavar="N",
+        rich_help_panel=MACHINE,
+    ),
 ]
 Memory = Annotated[
     float | None,
@@ -56,6 +85,7 @@ Memory = Annotated[
         min=0.01,
         max=1.0,
         show_default="vLLM's",
+        rich_help_panel=MACHINE,
     ),
 ]
 Cache = Annotated[
@@ -65,13 +95,18 @@ Cache = Annotated[
         metavar="X",
         min=0.01,
         show_default="what is left",
+        rich_help_panel=MACHINE,
     ),
 ]
 Parallel = Annotated[
-    int, typer.Option(help="Devices over which the model is split.", metavar="N", min=1)
+    int,
+    typer.Option(
+        help="Devices over which the model is split.", metavar="N", min=1, rich_help_panel=MACHINE
+    ),
 ]
 Eager = Annotated[
-    bool, typer.Option("--enforce-eager", help="Start sooner, sample slower.", show_default="off")
+    bool,
+    typer.Option("--enforce-eager", help="Start sooner, sample slower.", rich_help_panel=MACHINE),
 ]
 KeyEnv = Annotated[
     str | None,
@@ -80,6 +115,7 @@ KeyEnv = Annotated[
         "weights.",
         metavar="NAME",
         show_default="a new key, in a file that only you can read",
+        rich_help_panel=NETWORK,
     ),
 ]
 Updates = Annotated[
@@ -88,14 +124,15 @@ Updates = Annotated[
         "--updates-from-anywhere",
         help="Accept new weights even if --host is reachable from other machines. Weights and key "
         "are sent unencrypted: use this only in a network that you trust.",
-        show_default="off",
+        rich_help_panel=NETWORK,
     ),
 ]
 Transfer = Annotated[
     Literal["tcp", "nccl", "folder"],
     typer.Option(
         help="How all weights of a trainer come: tcp: from wherever it runs; nccl: to GPUs other "
-        "than its own, from a trainer with vLLM installed; folder: one that both can read."
+        "than its own, from a trainer with vLLM installed; folder: one that both can read.",
+        rich_help_panel=NETWORK,
     ),
 ]
 SyncDir = Annotated[
@@ -105,6 +142,7 @@ SyncDir = Annotated[
         "rollout.backend.sync_dir.",
         metavar="DIR",
         show_default="your own temporary folders",
+        rich_help_panel=NETWORK,
     ),
 ]
 Remote = Annotated[
@@ -112,11 +150,14 @@ Remote = Annotated[
     typer.Option(
         "--trust-remote-code",
         help="Run Python code that comes with the model.",
-        show_default="off",
+        rich_help_panel=RUN,
     ),
 ]
 Timeout = Annotated[
-    float, typer.Option(help="Seconds until it must be ready.", metavar="S", min=1.0)
+    float,
+    typer.Option(
+        help="Seconds until it must be ready.", metavar="S", min=1.0, rich_help_panel=MACHINE
+    ),
 ]
 
 
@@ -146,6 +187,12 @@ def serve(
     It runs until Ctrl-C, SIGTERM or the end of this process, and leaves nothing behind. Every
     request but GET /health must carry its key. Requests from web pages are refused, and so is
     every call that neither samples nor hands over weights.
+
+    Examples:
+      A server that a trainer on this machine can use
+        dgpo serve --model Qwen/Qwen2.5-7B-Instruct
+      For eval on other machines, with a key of your own
+        dgpo serve --model ./model --host 0.0.0.0 --api-key-env MY_KEY
     """
     from dgpo_cli.backends.vllm_command import ServerFlags, transfer_name
     from dgpo_cli.config import checks

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dgpo_cli.cli import console, options
+from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
 from dgpo_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,12 +27,16 @@ Out = Annotated[
         metavar="DIR",
         show_default="runs/NAME of the preset or file, plus what differs from it: "
         "runs/tiny-uniform",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Steps = Annotated[
     int | None,
     typer.Option(
-        help="Same as --set train.steps=N.", metavar="N", show_default="the preset's, else 100"
+        help="Same as --set train.steps=N.",
+        metavar="N",
+        show_default="the preset's, else 100",
+        rich_help_panel=CHANGE,
     ),
 ]
 Resume = Annotated[
@@ -41,6 +46,7 @@ Resume = Annotated[
         "never: refuse a folder that holds a run. must: refuse a folder without a checkpoint. "
         "A number: resume from the checkpoint of that step and redo the later steps.",
         metavar="auto|never|must|STEP",
+        rich_help_panel=RUN,
     ),
 ]
 AllowChange = Annotated[
@@ -49,15 +55,13 @@ AllowChange = Annotated[
         "--allow-change",
         help="Continue the run in --out even if settings that affect what it learns differ from "
         "its own; the run folder records each change.",
-        show_default="off",
+        rich_help_panel=CHANGE,
     ),
 ]
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run",
-        help="Print every setting with its source, and stop.",
-        show_default="off",
+        "--dry-run", help="Print every setting with its source, and stop.", rich_help_panel=OUTPUT
     ),
 ]
 
@@ -66,7 +70,8 @@ View = Annotated[
     Literal["auto", "panel", "lines"],
     typer.Option(
         help="panel: curves and numbers of the run, drawn live. lines: a line a step. "
-        "auto: the panel on a terminal of at least 60x20, lines elsewhere."
+        "auto: the panel on a terminal of at least 60x20, lines elsewhere.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 
@@ -88,6 +93,12 @@ def train(
     Settings: defaults < preset or file < --set < flags. The same command resumes a run that
     stopped. A run folder holds one method: other settings that affect what is learnt get a folder
     of their own, or need --allow-change.
+
+    Examples:
+      Learn nested sums on a CPU
+        dgpo train --preset tiny
+      The same recipe with GRPO's credit, for 20 steps
+        dgpo train --preset tiny --set credit.rule=uniform --steps 20
     """
     options.one_of({"--preset": preset, "--config": config}, why="to say what to train")
     how = parse_resume(resume)

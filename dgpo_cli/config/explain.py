@@ -85,7 +85,7 @@ def foreign_key(key: str, *, source: str, prefix: str, tag: str, choice: Choice)
 def unknown_tag(key: str, *, value: object, choice: Choice) -> str:
     """Say that a section has no such variant."""
     text = cut(shown(value))
-    return f"{key}={text}: {_one_of(text, list(choice.variants))}"
+    return f"{key}={text}: {one_of(text, list(choice.variants))}"
 
 
 def not_a_section(key: str, *, value: object, source: str, inner: Iterable[str]) -> str:
@@ -94,7 +94,8 @@ def not_a_section(key: str, *, value: object, source: str, inner: Iterable[str])
     return f"{key}={cut(shown(value))} ({source}): is a section, not a value; it has {names}"
 
 
-def _one_of(value: str, choices: Sequence[str]) -> str:
+def one_of(value: str, choices: Sequence[str]) -> str:
+    """Say which values there are, and which of them was most likely meant."""
     near = difflib.get_close_matches(value, choices, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"must be one of {', '.join(choices)}{hint}"
@@ -137,7 +138,7 @@ def problem(details: ErrorDetails) -> str:
             return f"must be at most {bound('le')}"
         case "literal_error":
             choices = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            return _one_of(cut(shown(details["input"])), choices)
+            return one_of(cut(shown(details["input"])), choices)
         case "missing":
             return "is required"
         case "too_short" | "string_too_short":

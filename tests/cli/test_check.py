@@ -201,7 +201,7 @@ def test_the_range_the_place_and_the_checker_can_be_chosen(tmp_path: Path) -> No
         (["-", "--kind", "math", "--maximum", "4"], "--minimum and --maximum are for integers"),
         (["-", "--timeout", "0"], "--timeout=0: must be above 0"),
         (["-", "--timeout", "nan"], "--timeout=nan: must be above 0"),
-        (["-", "--extract", "box"], "'box' is not one of"),
+        (["-", "--extract", "box"], "--extract=box: must be one of boxed, answer-line, "),
     ],
 )
 def test_a_usage_mistake_is_one_line(arguments: list[str], message: str) -> None:

@@ -53,7 +53,7 @@ def test_a_pair_is_of_two_completions(workflow: Install) -> None:
         (["--at", "3", "--html", "a.html"], ["--at", "--html", "--svg"]),
         (["--pair", "--html", "a.html"], ["--pair", "--html", "--svg"]),
         (["--pair", "--sample", "1"], ["--pair", "--sample=1"]),
-        (["--what", "wait"], ["--what", "'weight'"]),
+        (["--what", "wait"], ["--what=wait", "weight"]),
     ],
     ids=" ".join,
 )
