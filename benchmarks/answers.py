@@ -15,13 +15,14 @@ import sys
 import time
 from pathlib import Path
 
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.rewards.answer import check_integer
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.rewards.integer import read_integer
 from dgpo_cli.rewards.math import check_math, warm_up
 from dgpo_cli.rewards.protocol import Extract
 from dgpo_cli.rewards.second_opinion import second_opinions
-from dgpo_cli.types import SilentProgress, Verdict
+from dgpo_cli.types import Verdict
 
 WHERE: Extract = "boxed-or-answer-line"
 MATH_CASES = Path(__file__).parents[1] / "tests" / "rewards" / "cases" / "math_cases.jsonl"
@@ -121,7 +122,7 @@ def second_opinion_seconds(chars: int) -> float:
         where=WHERE,
         timeout_s=5,
         workers=2,
-        progress=SilentProgress(),
+        observer=NOBODY,
     )
     return cpu_seconds() - before
 

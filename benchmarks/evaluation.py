@@ -29,8 +29,9 @@ import torch
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.cli import scores
 from dgpo_cli.config.load import Resolved, resolve
+from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.models.policy import Policy
-from dgpo_cli.types import Card, Completion, Evaluation, Progress, SilentProgress
+from dgpo_cli.types import Card, Completion, Evaluation
 from dgpo_cli.workflows import evaluate, regrade, rollout
 from dgpo_cli.workflows.request import EvalRequest
 
@@ -55,7 +56,7 @@ class InstantSampler:
         *,
         seeds: Sequence[Sequence[int]],
         params: SamplingParams,
-        progress: Progress,
+        observer: Observer,
     ) -> list[tuple[Completion, ...]]:
         return [tuple(next(self._ready) for _ in own) for own in seeds]
 
@@ -107,8 +108,7 @@ def run(resolved: Resolved, out: Path, bench: str, k: int, *, second: bool) -> N
     evaluate.run(
         resolved,
         request=request,
-        progress=SilentProgress(),
-        on_event=lambda text: None,
+        observer=NOBODY,
         save=save,
     )
 
@@ -132,9 +132,7 @@ def bookkeeping(folder: Path, *, problems: int, k: int, tokens: int) -> None:
             run(resolved, folder / name, bench, count, second=second)
         figures[name] = cpu_seconds() - start
     again = cpu_seconds()
-    regrade.run(
-        folder / "without", progress=SilentProgress(), on_event=lambda text: None, save=save
-    )
+    regrade.run(folder / "without", observer=NOBODY, save=save)
     again = cpu_seconds() - again
     size = (folder / "without" / "samples.jsonl").stat().st_size
     what = f"{problems} x {k} samples of {tokens} tokens ({size / 2**20:.0f} MiB)"

@@ -19,9 +19,10 @@ from typing import Any
 
 from rich.console import Console
 
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.report import heatmap, inspection_json, what_if
 from dgpo_cli.resources import resource_dir
-from dgpo_cli.types import Inspection, SilentProgress
+from dgpo_cli.types import Inspection
 from dgpo_cli.workflows import inspect
 from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
 from dgpo_cli.workflows.rollout_file import open_rollouts
@@ -87,8 +88,7 @@ def look(path: Path, *, choice: Choice, tau: float | None = None) -> Inspection:
         choice=choice,
         what_if=WhatIf(tau=tau),
         at=None,
-        progress=SilentProgress(),
-        on_event=lambda text: None,
+        observer=NOBODY,
     )
 
 

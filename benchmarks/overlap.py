@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import os
 
+from dgpo_cli.core.events import Event, StepDone
+
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
 
 import argparse
@@ -32,7 +34,6 @@ from typing import Any
 
 from dgpo_cli.backends.guard import descendants
 from dgpo_cli.config.load import resolve
-from dgpo_cli.types import SilentProgress
 from dgpo_cli.workflows import train
 
 SETTINGS = (
@@ -74,6 +75,11 @@ def run_once(overlap: int, *, options: argparse.Namespace, out: Path) -> list[Fi
     lines: list[Figures] = []
     before = [time.process_time(), 0.0]
 
+    class Watch:
+        def on(self, event: Event) -> None:
+            if isinstance(event, StepDone):
+                on_step(event.step, event.metrics)
+
     def on_step(step: int, metrics: Figures) -> None:
         now = [time.process_time(), cpu_below()]
         trainer, engine = (b - a for a, b in zip(before, now, strict=True))
@@ -87,9 +93,7 @@ def run_once(overlap: int, *, options: argparse.Namespace, out: Path) -> list[Fi
         resolved,
         out=out,
         resume="never",
-        progress=SilentProgress(),
-        on_step=on_step,
-        on_event=lambda text: None,
+        observer=Watch(),
     )
     return [
         {n: line.get(f"time/{n}_s", 0.0) for n in PHASES}

@@ -49,7 +49,8 @@ def _drain(leader: int) -> None:
 def frames(steps: int, count: int) -> list[str]:
     """Time a frame in which a bar moved, one after a step, and taking a step's numbers."""
     from dgpo_cli.cli.live import Panel
-    from dgpo_cli.types import Glimpse, Shown
+    from dgpo_cli.core.events import Sampled, StepDone, phase
+    from dgpo_cli.types import Completion, Message, Prompt, ScoredGroup, Verdict
 
     draw = random.Random(0)
     metrics = {f"area/metric_{number}": draw.random() for number in range(60)}
@@ -65,7 +66,10 @@ def frames(steps: int, count: int) -> list[str]:
     }
     entropy = {"policy/entropy": 0.1}
     past = [{"step": n, "reward/mean": draw.random()} | entropy for n in range(1, steps)]
-    shown = tuple(Shown("1 + 1?", "\\boxed{2}" * 200, "correct", 1.0) for _ in range(3))
+    prompt = Prompt("1", (Message("user", "1 + 1?"),), "2", "bench")
+    one = Completion((1,), (0.0,), "\\boxed{2}" * 200, "stop", 0, 0)
+    right = Verdict("correct", "2", 1.0)
+    drawn = (ScoredGroup(prompt, (1,), (one,) * 16, (right,) * 16, (0.0,) * 16),) * 16
     view = Panel(
         name="bench",
         out=Path("runs/x"),
@@ -75,16 +79,16 @@ def frames(steps: int, count: int) -> list[str]:
         past=(past, []),
     )
     moved, stepped, taken = [], [], []
-    with view.phase("sampling", total=10**9, unit="completions") as advance:
-        view.step(steps, metrics)
+    with phase(view, "sampling", total=10**9, unit="completions") as advance:
+        view.on(StepDone(steps, metrics))
         view._frame()
         for number in range(count):
             advance(977)
             moved.append(_cpu(view._frame))
             if number % 10 == 0:
                 step = steps + 1 + number // 10
-                view.glimpse(Glimpse(step, 256, 16, shown))
-                taken.append(_cpu(lambda step=step: view.step(step, metrics)))
+                view.on(Sampled(step, drawn))
+                taken.append(_cpu(lambda step=step: view.on(StepDone(step, metrics))))
                 stepped.append(_cpu(view._frame))
     return [
         f"{name:<46} {1000 * statistics.median(times):6.2f} ms CPU, at most {1000 * max(times):.2f}"
@@ -119,10 +123,7 @@ def share(steps: int) -> str:
                 resolved,
                 out=out,
                 resume="never",
-                progress=view,
-                on_step=view.step,
-                on_event=view.event,
-                on_glimpse=view.glimpse,
+                observer=view,
             )
         cpu, wall = time.process_time() - cpu, time.monotonic() - wall
     return (

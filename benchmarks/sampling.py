@@ -22,12 +22,12 @@ import torch
 
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.hf import HfSampler, left_pad
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.models.policy import Policy, load_for_sampling
 from dgpo_cli.models.settings import ModelSettings
 from dgpo_cli.prompts.datasets import Position, open_prompts
 from dgpo_cli.prompts.settings import SumsPrompts
 from dgpo_cli.prompts.templates import encode_prompt
-from dgpo_cli.types import SilentProgress
 
 
 def ours(
@@ -38,7 +38,7 @@ def ours(
     seeds = [[i * group_size + j for j in range(group_size)] for i in range(len(prompts))]
 
     def run() -> int:
-        found = sampler.sample(prompts, seeds=seeds, params=params, progress=SilentProgress())
+        found = sampler.sample(prompts, seeds=seeds, params=params, observer=NOBODY)
         return sum(len(completion.token_ids) for group in found for completion in group)
 
     return run

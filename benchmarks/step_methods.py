@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dgpo_cli.algo.credit import DgpoCredit, UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.models import load
 from dgpo_cli.models.accumulate import Plan
 from dgpo_cli.models.batching import Rows, micro_batches, pad_rows
@@ -22,7 +23,6 @@ from dgpo_cli.models.policy import Policy
 from dgpo_cli.models.scoring import token_logprobs
 from dgpo_cli.models.settings import LoraAdapter, ModelSettings
 from dgpo_cli.models.update import build_adamw
-from dgpo_cli.types import SilentProgress
 
 BETA = 0.04
 LR = 1e-6
@@ -173,10 +173,10 @@ class Ours:
                 self.advantages,
                 recipe=recipe,
                 every_distance=False,
-                progress=SilentProgress(),
+                observer=NOBODY,
                 watch=lambda name: self.clock.phase("backward"),
             )
-            [result] = self.learner.update(batch, recipe=recipe, progress=SilentProgress())
+            [result] = self.learner.update(batch, recipe=recipe, observer=NOBODY)
         assert result.applied
         return result.grad_norm
 

@@ -24,8 +24,8 @@ from dgpo_cli.backends.carriers import FullCarrier
 from dgpo_cli.backends.guard import descendants
 from dgpo_cli.backends.vllm import VllmSampler
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.models.policy import load_policy
-from dgpo_cli.types import SilentProgress
 from dgpo_cli.workflows.setup import make_sampler
 
 SETTINGS = (
@@ -75,7 +75,7 @@ def main() -> None:
     policy = load_policy(settings.model, adapter=settings.adapter, seed=0, with_reference=False)
     sampler = make_sampler(settings, policy=policy)
     assert isinstance(sampler, VllmSampler)
-    sampler.prepare(SilentProgress())
+    sampler.prepare(NOBODY)
     fleet: Any = sampler._fleet
     engine = list(descendants(fleet._process.pid))
     carriers = {

@@ -14,21 +14,13 @@ from dgpo_cli.algo.rollout_summary import rollout_metrics
 from dgpo_cli.algo.schedule import learning_rate
 from dgpo_cli.algo.shaping import scored_group
 from dgpo_cli.backends.base import RemoteSampler, SamplingParams
+from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.prompts.templates import encode_prompt
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.thinking import ends_in_thought
 from dgpo_cli.timing import Stopwatch
-from dgpo_cli.types import (
-    Batch,
-    Completion,
-    Group,
-    Progress,
-    Prompt,
-    ScoredGroup,
-    SilentProgress,
-    StepMetrics,
-)
+from dgpo_cli.types import Batch, Completion, Group, Prompt, ScoredGroup, StepMetrics
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +54,7 @@ class Engine:
         sampler: Sampler | None = None,
         grader: Grader | None = None,
         optimizer: torch.optim.Optimizer | None = None,
-        progress: Progress | None = None,
+        observer: Observer = NOBODY,
     ) -> None:
         self.settings = settings
         self.policy = policy
@@ -71,7 +63,7 @@ class Engine:
         self.noise_floor: float | None = None
         self._sampler = sampler
         self._grader = grader
-        self.progress = progress or SilentProgress()
+        self.observer = observer
         self._watch = Stopwatch(_settle(policy))
         self._learner: Learner | None = None
 
@@ -82,7 +74,7 @@ class Engine:
             policy=self.policy,
             sampler=self._sampler,
             grader=grader,
-            progress=self.progress,
+            observer=self.observer,
         )
 
     def resume_at(self, *, policy_version: int) -> None:
@@ -121,7 +113,7 @@ class Engine:
                 encoded,
                 seeds=seeds,
                 params=SamplingParams.of(self.settings.rollout),
-                progress=self.progress,
+                observer=self.observer,
             )
         return [
             Group(prompt, ids, self._marked(prompt, ids, completions))
@@ -146,7 +138,7 @@ class Engine:
                 for g in groups
                 for c in g.completions
             ]
-            verdicts = iter(self._grader.grade(items, progress=self.progress))
+            verdicts = iter(self._grader.grade(items))
             scored = []
             for group in groups:
                 own = tuple(next(verdicts) for _ in group.completions)
@@ -201,7 +193,7 @@ class Engine:
                 advantages,
                 recipe=self._recipe,
                 every_distance=every_distance,
-                progress=self.progress,
+                observer=self.observer,
                 watch=self._watch.phase,
                 sampling_logprobs=pad_values(
                     [c.sampling_logprobs for g in groups for c in g.completions], mask=rows.mask
@@ -227,7 +219,7 @@ class Engine:
                 micro_batch_size=optim.micro_batch_size,
                 micro_batch_tokens=optim.micro_batch_tokens,
                 with_reference=False,
-                progress=self.progress,
+                observer=self.observer,
             )
             found = stats.old_logprobs.tolist()
         return [tuple(row[: len(ids)]) for row, (_, ids) in zip(found, pairs, strict=True)]
@@ -287,7 +279,7 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self._watch.phase("update"):
-            results = self._learning.update(batch, recipe=self._recipe, progress=self.progress)
+            results = self._learning.update(batch, recipe=self._recipe, observer=self.observer)
             self.policy_version += sum(result.applied for result in results)
         if sync:
             self.sync()

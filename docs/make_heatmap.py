@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.report.heatmap import render
 from dgpo_cli.report.svg import export_svg
-from dgpo_cli.types import SilentProgress
 from dgpo_cli.workflows import inspect
 from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
 
@@ -31,8 +31,7 @@ def main() -> None:
         choice=Choice(group=args.group, sample=args.sample, one=True),
         what_if=WhatIf(tau=args.tau),
         at=None,
-        progress=SilentProgress(),
-        on_event=lambda text: None,
+        observer=NOBODY,
     )
     picture = render(
         inspection.completions[0], inspection=inspection, width=WIDTH, top=8, color="truecolor"

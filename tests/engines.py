@@ -11,11 +11,12 @@ from dgpo_cli.algo.credit import CreditRule, DgpoCredit
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.settings import RolloutSettings
 from dgpo_cli.config.settings import OptimSettings, Settings, TrainSettings
+from dgpo_cli.core.events import Observer
 from dgpo_cli.engine import Engine
 from dgpo_cli.models.policy import Policy
 from dgpo_cli.models.update import build_adamw
 from dgpo_cli.rewards.grader import GradeItem
-from dgpo_cli.types import Completion, Message, Progress, Prompt, ScoredGroup, Verdict
+from dgpo_cli.types import Completion, Message, Prompt, ScoredGroup, Verdict
 from tests.models import tiny
 
 G = 3
@@ -45,7 +46,7 @@ class FakeSampler:
         *,
         seeds: Sequence[Sequence[int]],
         params: SamplingParams,
-        progress: Progress,
+        observer: Observer,
     ) -> list[tuple[Completion, ...]]:
         self.asked.append(([tuple(p) for p in prompts], [list(s) for s in seeds], params))
         return [
@@ -63,7 +64,7 @@ class FakeGrader:
     def __init__(self) -> None:
         self.items: list[GradeItem] = []
 
-    def grade(self, items: Sequence[GradeItem], *, progress: Progress) -> list[Verdict]:
+    def grade(self, items: Sequence[GradeItem], *, observer: Observer) -> list[Verdict]:
         self.items += items
         return [
             Verdict("correct" if i.text == i.gold else "wrong", i.text, float(i.text == i.gold))

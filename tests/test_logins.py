@@ -18,9 +18,9 @@ from dgpo_cli.config.changes import differences
 from dgpo_cli.config.dump import describe, dump_toml
 from dgpo_cli.config.layers import set_layer
 from dgpo_cli.config.load import Resolved, layered, resolve
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.errors import BackendError, ConfigError, without_logins
 from dgpo_cli.prompts.hub import HubFile, fetch
-from dgpo_cli.types import SilentProgress
 from dgpo_cli.workflows import machine
 from tests.cli.helpers import dgpo
 from tests.prompts.hub_server import Hub, serving
@@ -132,7 +132,7 @@ def test_a_connection_sends_the_login_of_its_address(
     with pytest.raises(
         BackendError, match=r"401.*user and password in its address .* wrong$"
     ) as no:
-        servers.start(SilentProgress())
+        servers.start(NOBODY)
     assert set(sent) == {BASIC}
     shown = f"{no.value} {client} {client.address!r}"
     assert SECRET not in shown and "k3y" not in shown

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from dgpo_cli.types import Completion, Progress
+from dgpo_cli.core.events import Observer
+from dgpo_cli.types import Completion
 
 if TYPE_CHECKING:
     from dgpo_cli.backends.settings import RolloutSettings
@@ -43,7 +44,7 @@ class Sampler(Protocol):
         *,
         seeds: Sequence[Sequence[int]],
         params: SamplingParams,
-        progress: Progress,
+        observer: Observer,
     ) -> list[tuple[Completion, ...]]:
         """Return len(seeds[i]) completions of prompt i, one for each of its seeds.
 
@@ -68,7 +69,7 @@ class RemoteSampler(Sampler, Protocol):
     calls it has to see that no `sample` is under way.
     """
 
-    def prepare(self, progress: Progress) -> None:
+    def prepare(self, observer: Observer) -> None:
         """Start what samples, with the policy's present weights, unless that is done.
 
         Until the next `sync`, `sample` then reads nothing of the policy that training moves.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dgpo_cli.backends.vllm_client import VllmClient
-from dgpo_cli.types import Progress
+from dgpo_cli.core.events import Observer
 
 
 class Fleet(Protocol):
@@ -35,7 +35,7 @@ class Fleet(Protocol):
         """See RemoteSampler.wait_no_more."""
         ...
 
-    def start(self, progress: Progress) -> None:
+    def start(self, observer: Observer) -> None:
         """Have every server ready. Raises BackendError."""
         ...
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dgpo_cli.backends.draw import UniformStreams, draw_tokens
-from dgpo_cli.types import Advance, Completion, FinishReason, Progress
+from dgpo_cli.core.events import Observer, phase
+from dgpo_cli.types import Advance, Completion, FinishReason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,14 +54,14 @@ class HfSampler:
         *,
         seeds: Sequence[Sequence[int]],
         params: SamplingParams,
-        progress: Progress,
+        observer: Observer,
     ) -> list[tuple[Completion, ...]]:
         """See Sampler.sample. Longest prompts first, `batch_size` completions side by side."""
         rows = [(i, j) for i in range(len(prompts)) for j in range(len(seeds[i]))]
         rows.sort(key=lambda row: -len(prompts[row[0]]))
         stop_ids = self._generator.stop_ids
         found: dict[Row, Completion] = {}
-        with progress.phase("sampling", total=len(rows), unit="completions") as advance:
+        with phase(observer, "sampling", total=len(rows), unit="completions") as advance:
             for chunk in self._chunks(rows, lengths=[len(prompts[i]) for i, _ in rows]):
                 sampled = _Rollout(
                     self._generator,

@@ -16,8 +16,9 @@ from dgpo_cli.backends.canary import Canary, mean_gap
 from dgpo_cli.backends.dispatch import Dispatch, Job
 from dgpo_cli.backends.http_json import Connection, ServerGone, ServerSaysNo, ServerSlow
 from dgpo_cli.backends.vllm_client import Drawn, Served, VllmClient
+from dgpo_cli.core.events import Observer, phase
 from dgpo_cli.errors import BackendError
-from dgpo_cli.types import Completion, Progress
+from dgpo_cli.types import Completion
 
 if TYPE_CHECKING:
     from dgpo_cli.backends.carriers import Carrier
@@ -81,7 +82,7 @@ class VllmSampler:
         *,
         seeds: Sequence[Sequence[int]],
         params: SamplingParams,
-        progress: Progress,
+        observer: Observer,
     ) -> list[tuple[Completion, ...]]:
         """See Sampler.sample. vLLM reports what was drawn from: with top_p or top_k the
         log-probabilities are those of the distribution that they leave.
@@ -89,13 +90,13 @@ class VllmSampler:
         Raises:
             BackendError: a server is gone, refuses, or fails too often.
         """
-        self.prepare(progress)
+        self.prepare(observer)
         self._wake()
         self._check_lengths(prompts, params=params)
         if self._fleet.shared:
             for client in self._fleet.clients:
                 self._hold(client)
-        found = self._draw_all(prompts, seeds=seeds, params=params, progress=progress)
+        found = self._draw_all(prompts, seeds=seeds, params=params, observer=observer)
         self._fleet.went_well()
         self._sleep()
         rest = iter(found)
@@ -122,7 +123,7 @@ class VllmSampler:
         *,
         seeds: Sequence[Sequence[int]],
         params: SamplingParams,
-        progress: Progress,
+        observer: Observer,
     ) -> list[Drawn]:
         stop_ids = sorted(self._weights.stop_ids)
 
@@ -152,7 +153,7 @@ class VllmSampler:
             bring_back=self._bring_back,
         )
         self._go_on()  # after the dispatch is there: `cancel` looks at both in the other order
-        with progress.phase("sampling", total=count, unit="completions") as advance:
+        with phase(observer, "sampling", total=count, unit="completions") as advance:
 
             def on_done(index: int, drawn: Drawn) -> None:
                 found[index] = drawn
@@ -181,13 +182,13 @@ class VllmSampler:
     def _model(self, client: VllmClient) -> str:
         return self._carrier.name(client) or self._served[client.address.url].model
 
-    def prepare(self, progress: Progress) -> None:
+    def prepare(self, observer: Observer) -> None:
         """See RemoteSampler.prepare. Raises BackendError."""
         if self._started:
             return
-        self._fleet.start(progress)
+        self._fleet.start(observer)
         self._started = True
-        with progress.phase("syncing", total=1, unit="syncs") as advance:
+        with phase(observer, "syncing", total=1, unit="syncs") as advance:
             self._publish_all(first=True)
             advance(1)
 

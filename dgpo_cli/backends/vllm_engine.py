@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from dgpo_cli.backends.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
 from dgpo_cli.backends.vllm_client import VllmClient
 from dgpo_cli.backends.vllm_process import OwnedProcess, own_folder, remove_tree
+from dgpo_cli.core.events import Observer, phase
 from dgpo_cli.errors import BackendError, CalledOff
 
 if TYPE_CHECKING:
     from dgpo_cli.backends.vllm_command import ServerFlags
-    from dgpo_cli.types import Progress
 
 
 class OwnEngine:
@@ -42,9 +42,9 @@ class OwnEngine:
     def clients(self) -> Sequence[VllmClient]:
         return (self._client,)
 
-    def start(self, progress: Progress) -> None:
+    def start(self, observer: Observer) -> None:
         """Start the server and wait until it is ready. Raises BackendError if it never is."""
-        with progress.phase("starting vLLM", total=1, unit="engines") as advance:
+        with phase(observer, "starting vLLM", total=1, unit="engines") as advance:
             self._launch()
             advance(1)
 

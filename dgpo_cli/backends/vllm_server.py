@@ -16,12 +16,11 @@ from dgpo_cli.backends.http_json import Address, ServerGone, ServerSaysNo, Serve
 from dgpo_cli.backends.vllm_client import VllmClient
 from dgpo_cli.backends.vllm_gate import key_file, read_key
 from dgpo_cli.backends.vllm_process import own_folder, remove_tree
+from dgpo_cli.core.events import NOBODY, Observer, phase, tell
 from dgpo_cli.errors import BackendError, CalledOff
-from dgpo_cli.types import SilentProgress
 
 if TYPE_CHECKING:
     from dgpo_cli.backends.settings import VllmServerBackend
-    from dgpo_cli.types import Progress
 
 _POLL_S = 1.0
 _NOTICE_S = 0.2  # a wait that is called off ends within this time
@@ -46,7 +45,7 @@ class SharedServers:
         self._settings = settings
         self._model = model
         self._folder: Path | None = None
-        self._progress: Progress = SilentProgress()
+        self._observer: Observer = NOBODY
         self._served: dict[VllmClient, str] = {}
         self._off = False  # no event: a signal handler sets it
 
@@ -56,10 +55,10 @@ class SharedServers:
             self._folder = own_folder(self._settings.sync_dir)
         return self._folder
 
-    def start(self, progress: Progress) -> None:
+    def start(self, observer: Observer) -> None:
         """Wait until every server is ready. Raises BackendError for one that is not."""
-        self._progress = progress
-        with progress.phase("waiting", total=len(self.clients), unit="servers") as advance:
+        self._observer = observer
+        with phase(observer, "waiting", total=len(self.clients), unit="servers") as advance:
             self._wait(self.clients, advance=advance)
         for client in self.clients:
             self._name_another_model(client)
@@ -96,7 +95,7 @@ class SharedServers:
                     raise self._too_late(client, said=str(after or state))
                 elif state != told[client]:
                     told[client] = state
-                    self._progress.event(self._waits_for(client, state))
+                    tell(self._observer, self._waits_for(client, state))
             if told:
                 self._pause()
 
@@ -193,8 +192,8 @@ class SharedServers:
         """Note a server whose name for the model is not the run's; they may be the same model."""
         served = self._served[client]
         if self._model is not None and _last_name(served) != _last_name(self._model):
-            self._progress.event(
-                f"{client} serves {served}; the model of this run is {self._model}"
+            tell(
+                self._observer, f"{client} serves {served}; the model of this run is {self._model}"
             )
 
     def went_well(self) -> None:

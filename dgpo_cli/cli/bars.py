@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     SpinnerColumn,
     Task,
@@ -18,25 +17,28 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bar
 from rich.text import Text
 
 from dgpo_cli.cli import console
 from dgpo_cli.cli.evalline import eval_line
 from dgpo_cli.cli.stepline import step_line
-from dgpo_cli.types import Advance, Diagnosis, Evaluation, Glimpse, StepMetrics
+from dgpo_cli.core.events import Evaluated, Event, Note, Observer, Observers, Progress, StepDone
+from dgpo_cli.types import StepMetrics
 
 NARROW = 70  # columns; below, the bar itself and the rate are left out
 
 
 class Bars:
-    """Implements `types.Progress`. Use it as a context: leaving it clears the bars."""
+    """An observer; use it as a context: leaving it clears the bars."""
 
     def __init__(self, *, steps: int | None = None) -> None:
         """steps: length of a training run, which then gets a bar of its own."""
         self._console = console.stderr()
         self._steps = steps
         self._run: TaskID | None = None
-        self._progress = Progress(
+        self._tasks: dict[int, TaskID] = {}  # by the key of the phase
+        self._bars = Bar(
             *_columns(wide=self._console.width >= NARROW),
             console=self._console,
             transient=True,
@@ -46,7 +48,7 @@ class Bars:
         )
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._bars.start()
         return self
 
     def __exit__(
@@ -55,19 +57,32 @@ class Bars:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        self._bars.stop()
 
-    @contextmanager
-    def phase(self, name: str, *, total: int, unit: str) -> Iterator[Advance]:
-        """Show a bar for a phase of `total` units while the context is open."""
-        task = self._progress.add_task(name, total=total, unit=unit)
-        try:
-            yield lambda amount: self._progress.advance(task, amount)
-        finally:
-            self._progress.remove_task(task)
+    def on(self, event: Event) -> None:
+        """Move the bars; print notes, steps and evaluations above them."""
+        match event:
+            case Progress():
+                self._phase(event)
+            case StepDone(step, metrics):
+                self._step(step, metrics)
+            case Evaluated(curve=curve):
+                ascii_only = self._console.options.ascii_only
+                line = eval_line(curve, width=self._console.width, ascii_only=ascii_only)
+                console.log(line, on=self._console)
+            case Note(text):
+                console.note(text, on=self._console)
 
-    def step(self, step: int, metrics: StepMetrics) -> None:
-        """Print the line of a finished step and move the bar of the run."""
+    def _phase(self, phase: Progress) -> None:
+        if phase.over:
+            self._bars.remove_task(self._tasks.pop(phase.key))
+        elif phase.key in self._tasks:
+            self._bars.update(self._tasks[phase.key], completed=phase.done)
+        else:
+            task = self._bars.add_task(phase.name, total=phase.total, unit=phase.unit)
+            self._tasks[phase.key] = task
+
+    def _step(self, step: int, metrics: StepMetrics) -> None:
         width = self._console.width
         line = step_line(step, metrics, total=self._steps, width=width)
         console.log(line, on=self._console)
@@ -75,30 +90,18 @@ class Bars:
             return
         if self._run is None:
             # A resumed run starts in the middle: what is behind it must not count as speed.
-            self._run = self._progress.add_task(
+            self._run = self._bars.add_task(
                 "train", total=self._steps, completed=step, unit="steps"
             )
         else:
-            self._progress.update(self._run, completed=step)
+            self._bars.update(self._run, completed=step)
 
-    def evaluated(
-        self, step: int, evaluation: Evaluation, curve: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Print the line of an evaluation during training, and the curve so far."""
-        line = eval_line(
-            curve, width=self._console.width, ascii_only=self._console.options.ascii_only
-        )
-        console.log(line, on=self._console)
 
-    def glimpse(self, glimpse: Glimpse) -> None:
-        """Completions are not shown between the lines."""
-
-    def diagnosed(self, diagnoses: Sequence[Diagnosis]) -> None:
-        """What appears and what goes is a note of its own."""
-
-    def event(self, text: str) -> None:
-        """Print a note above the bars."""
-        console.note(text, on=self._console)
+@contextmanager
+def bars() -> Iterator[Observer]:
+    """Show how far a command has come, and its notes, while the context is open."""
+    with Bars() as shown:
+        yield Observers([shown])
 
 
 class _Rate(ProgressColumn):

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dgpo_cli.cli import pager
+from dgpo_cli.core.events import Event, Note
 from dgpo_cli.errors import without_logins
 from dgpo_cli.report.text import visible
 
@@ -231,6 +232,14 @@ def log(text: str, *, on: Console) -> None:
 def note(text: str, *, on: Console | None = None) -> None:
     """Tell the user something in passing, on stderr or above the bars that are drawn on it."""
     _labelled("note", text, style="cyan", on=on)
+
+
+class Notes:
+    """An observer that prints notes and passes over everything else."""
+
+    def on(self, event: Event) -> None:
+        if isinstance(event, Note):
+            note(event.text)
 
 
 def aside(text: str) -> None:

@@ -238,17 +238,15 @@ def _least(text: str | None, *, k: int) -> float | None:
 
 def _sample(resolved: Resolved, request: EvalRequest) -> EvalResult:
     options.reach(resolved.settings.model)
-    from dgpo_cli.cli.bars import Bars
+    from dgpo_cli.cli.bars import bars
     from dgpo_cli.prompts.benchmarks import prefetch
 
-    with Bars() as bars:
+    with bars() as observer:
         if request.data is None:
-            prefetch(request.bench, progress=bars)
+            prefetch(request.bench, observer=observer)
         from dgpo_cli.workflows import evaluate as workflow  # seconds, after what may fail
 
-        return workflow.run(
-            resolved, request=request, progress=bars, on_event=bars.event, save=scores.save
-        )
+        return workflow.run(resolved, request=request, observer=observer, save=scores.save)
 
 
 def _newest_run() -> Path:
@@ -299,7 +297,7 @@ def _from_run(
     settings_file = run / "settings.toml"
     if not settings_file.is_file():
         raise ConfigError(f"--run={run}: no settings.toml in it; give the folder of a training run")
-    checkpoint = checkpoint_to_load(run, step=None, on_event=console.note)
+    checkpoint = checkpoint_to_load(run, step=None, observer=console.Notes())
     name = run.resolve().name
 
     def resolve(flags: options.Flags) -> Resolved:

@@ -60,7 +60,7 @@ def inspect(
 
     for name in filter(None, (model, reference if model else None)):
         options.reach(ModelSettings(path=name))
-    from dgpo_cli.cli.bars import Bars
+    from dgpo_cli.cli.bars import bars
     from dgpo_cli.workflows import inspect as workflow
     from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
 
@@ -71,15 +71,14 @@ def inspect(
         completion=own.read_text(completion, flag="--completion"),
     )
     one = not (as_json or html)  # a picture is of one completion
-    with Bars() as bars:
+    with bars() as observer:
         inspection = workflow.run(
             origin,
             models=Models(model=model, reference=reference, adapter=adapter),
             choice=Choice(group=group, sample=sample, one=one, pair=pair),
             what_if=WhatIf(rule=rule, tau=tau, kappa=kappa, target_ess=target_ess),
             at=at,
-            progress=bars,
-            on_event=bars.event,
+            observer=observer,
         )
     view = View(
         inspection, what=what or "weight", fit=fit, full=full, steps=steps, pair=pair, top=top

@@ -10,8 +10,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -25,11 +25,13 @@ from dgpo_cli.cli.evalline import eval_line
 from dgpo_cli.cli.pace import Pace
 from dgpo_cli.cli.screen import Screen
 from dgpo_cli.cli.stopped import Stopped
+from dgpo_cli.core.events import Diagnosed, Evaluated, Event, Note, Progress, Sampled, StepDone
+from dgpo_cli.report.panel.glimpse import glimpse
 from dgpo_cli.report.panel.layout import Memory, panel
 from dgpo_cli.report.panel.state import Doing, PanelState, Phase, Score
 from dgpo_cli.report.ramp import depth_of
 from dgpo_cli.report.text import plain
-from dgpo_cli.types import Advance, Diagnosis, Evaluation, Glimpse, Interval, StepMetrics
+from dgpo_cli.types import Interval, StepMetrics
 
 INTERVAL_S = 0.25  # between two frames
 LEAST_COLUMNS, LEAST_ROWS = 60, 20  # of a terminal that gets the panel unasked
@@ -50,7 +52,7 @@ class _Open:
 
 
 class Panel:
-    """Implements `types.Progress` and takes the callbacks of a run; use it as a context."""
+    """An observer of a run; use it as a context."""
 
     def __init__(
         self,
@@ -70,7 +72,7 @@ class Panel:
         self._pace = Pace(total=steps, eval_every=eval_every)
         self._reward: list[tuple[float, float]] = []
         self._entropy: list[tuple[float, float]] = []
-        self._phases: list[_Open] = []
+        self._phases: dict[int, _Open] = {}  # by the key of the phase
         self._shown: tuple[Phase, ...] = ()
         self._above: deque[Text] = deque()
         self._began = time.monotonic()
@@ -106,22 +108,32 @@ class Panel:
         self._state = replace(self._state, doing=doing)
         self._frame(last=True)
 
-    @contextmanager
-    def phase(self, name: str, *, total: int, unit: str) -> Iterator[Advance]:
-        """Show a phase of `total` units while the context is open."""
-        opened = _Open(name, total, unit, since=time.monotonic())
+    def on(self, event: Event) -> None:
+        """Put down what is told. A signal handler may call this."""
+        match event:
+            case Progress():
+                self._phase(event)
+            case Sampled():
+                self._state = replace(self._state, glimpse=glimpse(event))
+            case StepDone(step, metrics):
+                self._step(step, metrics)
+            case Evaluated(step, _, curve):
+                self._evaluated(step, curve)
+            case Diagnosed(_, diagnoses):
+                self._state = replace(self._state, diagnoses=diagnoses)
+            case Note(text):
+                self._above.append(console.noted(text))
 
-        def advance(amount: int) -> None:
-            opened.done += amount
+    def _phase(self, phase: Progress) -> None:
+        if phase.over:
+            del self._phases[phase.key]
+        elif phase.key in self._phases:
+            self._phases[phase.key].done = phase.done
+        else:
+            now = time.monotonic()
+            self._phases[phase.key] = _Open(phase.name, phase.total, phase.unit, since=now)
 
-        self._phases.append(opened)
-        try:
-            yield advance
-        finally:
-            self._phases.remove(opened)
-
-    def step(self, step: int, metrics: StepMetrics) -> None:
-        """Take the numbers of a finished step."""
+    def _step(self, step: int, metrics: StepMetrics) -> None:
         self._pace.step(step, seconds=metrics.get("time/step_s", 0.0), now=time.monotonic())
         _extend(self._reward, step, metrics.get("reward/mean"))
         _extend(self._entropy, step, metrics.get("policy/entropy"))
@@ -137,25 +149,13 @@ class Panel:
             memory=usage.memory(),
         )
 
-    def evaluated(self, step: int, evaluation: Evaluation, curve: Lines) -> None:
+    def _evaluated(self, step: int, curve: Lines) -> None:
         """Take an evaluation, and say it in a line that stays."""
         self._pace.evaluation(step, since=self._began, now=time.monotonic())
         self._state = replace(self._state, scores=tuple(map(_score, curve)))
         options = self._console.options
         line = eval_line(curve, width=self._console.width, ascii_only=options.ascii_only)
         self._above.append(plain(line))
-
-    def glimpse(self, glimpse: Glimpse) -> None:
-        """Take the completions to show."""
-        self._state = replace(self._state, glimpse=glimpse)
-
-    def diagnosed(self, diagnoses: Sequence[Diagnosis]) -> None:
-        """Show these diagnoses until the next call."""
-        self._state = replace(self._state, diagnoses=tuple(diagnoses))
-
-    def event(self, text: str) -> None:
-        """Say something in passing, in a line that stays. A signal handler may call this."""
-        self._above.append(console.noted(text))
 
     def _take_up(self, lines: Lines, evals: Lines) -> None:
         """Draw the curves of a run that goes on from where they were."""
@@ -204,7 +204,7 @@ class Panel:
             doing = "evaluating"
         phases = [
             Phase(each.name, each.done, each.total, each.unit, now - each.since)
-            for each in tuple(self._phases)
+            for each in tuple(self._phases.values())
         ]
         if phases:  # between two phases the last one stays, so that no line comes and goes
             self._shown = tuple(phases)

@@ -51,7 +51,7 @@ def merge(run: Run, out: Out, checkpoint: Checkpoint = None, dtype: Dtype = "bfl
         out=out,
         step=checkpoint,
         dtype=dtype,
-        on_event=console.note,
+        observer=console.Notes(),
     )
     apart = result.difference
     console.say(f"merged {result.checkpoint} in {dtype}, {in_megabytes(result.size)}")

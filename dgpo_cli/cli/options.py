@@ -151,4 +151,4 @@ def reach(model: ModelSettings) -> None:
     """
     from dgpo_cli.workflows.hub_model import reach_model
 
-    reach_model(model, on_event=console.note)
+    reach_model(model, observer=console.Notes())

@@ -76,7 +76,7 @@ def push(
         merged=merged,
         step=checkpoint,
         dry_run=dry_run,
-        on_event=console.note,
+        observer=console.Notes(),
     )
     console.table([(name, f"{size:,} bytes") for name, size in result.files], styles=("bold", ""))
     if result.address is not None:

@@ -37,11 +37,11 @@ def regrade(folder: Folder, as_json: Json = False) -> None:
       The same as JSON
         dgpo regrade evals/sums-tiny --json
     """
-    from dgpo_cli.cli.bars import Bars
+    from dgpo_cli.cli.bars import bars
     from dgpo_cli.workflows import regrade as workflow
 
-    with Bars() as bars:
-        result = workflow.run(folder, progress=bars, on_event=bars.event, save=scores.save)
+    with bars() as observer:
+        result = workflow.run(folder, observer=observer, save=scores.save)
     if as_json:
         report = scores.as_data(result.evaluation, result.card)
         flips = [asdict(flip) for flip in result.flips]

@@ -79,11 +79,11 @@ def rollout(
 
     check_built(resolved.settings, training=False)
     options.reach(resolved.settings.model)
-    from dgpo_cli.cli.bars import Bars
+    from dgpo_cli.cli.bars import bars
     from dgpo_cli.prompts.benchmarks import prefetch
 
-    with Bars() as bars:
-        prefetch(str(prompts), progress=bars)
+    with bars() as observer:
+        prefetch(str(prompts), observer=observer)
         from dgpo_cli.workflows import rollout as workflow
 
         result = workflow.run(
@@ -92,8 +92,7 @@ def rollout(
             out=out,
             limit=limit,
             adapter=adapter,
-            progress=bars,
-            on_event=bars.event,
+            observer=observer,
         )
     shares = "  ".join(f"{name} {share:.1%}" for name, share in result.outcomes.items() if share)
     console.say(f"{result.completions} completions  mean reward {result.mean_reward:.3f}  {shares}")

@@ -10,6 +10,7 @@ import typer
 
 from dgpo_cli.cli import console, options
 from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -188,13 +189,8 @@ def _run(
             out=out,
             resume=resume,
             allow_change=allow_change,
-            progress=shown,
-            on_step=shown.step,
-            on_event=shown.event,
+            observer=shown,
             save_eval=scores.save,
-            on_eval=shown.evaluated,
-            on_glimpse=shown.glimpse,
-            on_diagnoses=shown.diagnosed,
         )
     console.say(_ended(result))
     if (told := summary(result.curve)) is not None:
@@ -223,7 +219,7 @@ def _nothing_to_draw(
         resolved=resolved,
         resume=resume,
         allow_change=allow_change,
-        on_event=lambda text: None,  # told when the run begins
+        observer=NOBODY,  # told when the run begins
     ).done
 
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dgpo_cli.core.events import Observer, phase
 from dgpo_cli.models.accumulate import Plan, Tally, Watch, measure_and_accumulate
 from dgpo_cli.models.batching import Rows, whole_groups
 from dgpo_cli.models.scoring import StatsTable, token_stats
 from dgpo_cli.models.update import UpdateResult, apply, update
-from dgpo_cli.types import Batch, Progress
+from dgpo_cli.types import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +72,7 @@ class Learner:
         *,
         recipe: Recipe,
         every_distance: bool,
-        progress: Progress,
+        observer: Observer,
         watch: Watch,
         sampling_logprobs: Tensor | None = None,  # float32 [B, T]
         counted: Tensor | None = None,  # bool [B]
@@ -102,7 +103,7 @@ class Learner:
             needs_reference=None if every_distance else signal,
             only=torch.nonzero(~learnt).squeeze(1),
             into=table,
-            progress=progress,
+            observer=observer,
         )
         batch = Batch(
             prompt_ids=rows.prompt_ids,
@@ -121,7 +122,7 @@ class Learner:
         self._begun = None
         if learnt.any():
             tally = self._begin(
-                batch, table, recipe=recipe, progress=progress, watch=watch, carried=carried
+                batch, table, recipe=recipe, observer=observer, watch=watch, carried=carried
             )
             self._begun = _Begun(batch, tally)
         if carried is not None and batch.policy_logprobs is not None:
@@ -129,7 +130,7 @@ class Learner:
             table.stats.old_logprobs[: len(carried)] = carried
         return batch
 
-    def update(self, batch: Batch, *, recipe: Recipe, progress: Progress) -> list[UpdateResult]:
+    def update(self, batch: Batch, *, recipe: Recipe, observer: Observer) -> list[UpdateResult]:
         """Run the updates on a batch; the first is only finished where it was begun with it."""
         assert self.optimizer is not None
         pieces = recipe.pieces(len(batch.advantages))
@@ -143,7 +144,7 @@ class Learner:
             return results
         rows = slice(pieces[0][0], pieces[-1][1])
         total = int(batch.lengths[rows][batch.advantages[rows] != 0].sum())
-        with progress.phase("update", total=total, unit="tokens") as advance:
+        with phase(observer, "update", total=total, unit="tokens") as advance:
             for start, stop in pieces:
                 results.append(
                     update(
@@ -177,7 +178,7 @@ class Learner:
         table: StatsTable,
         *,
         recipe: Recipe,
-        progress: Progress,
+        observer: Observer,
         watch: Watch,
         carried: Tensor | None,
     ) -> Tally:
@@ -185,7 +186,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         start, stop = recipe.pieces(len(batch.advantages))[0]
         total = int(batch.lengths[start:stop][batch.advantages[start:stop] != 0].sum())
-        with progress.phase("update", total=total, unit="tokens") as advance:
+        with phase(observer, "update", total=total, unit="tokens") as advance:
             return measure_and_accumulate(
                 self.policy,
                 batch,

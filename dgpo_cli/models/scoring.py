@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dgpo_cli.core.events import NOBODY, Observer, phase
 from dgpo_cli.models import token_pass
 from dgpo_cli.models.batching import Rows, cut_rows, prompt_owners
 from dgpo_cli.models.packing import Packed, Shared, pack
-from dgpo_cli.types import Progress, SilentProgress, TokenStats
+from dgpo_cli.types import TokenStats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +66,7 @@ def token_stats(
     needs_reference: Tensor | None = None,  # bool [B]
     only: Tensor | None = None,  # int64 [M]
     into: StatsTable | None = None,
-    progress: Progress | None = None,
+    observer: Observer = NOBODY,
 ) -> TokenStats:
     """Compute log-probability, entropy and squared Hellinger distance of every completion token.
 
@@ -86,7 +87,7 @@ def token_stats(
     if needs_reference is not None:
         wanted &= needs_reference
     total = int(rows.mask[only].sum())
-    with (progress or SilentProgress()).phase("statistics", total=total, unit="tokens") as advance:
+    with phase(observer, "statistics", total=total, unit="tokens") as advance:
         for reference in (True, False):
             for index in cut_rows(
                 rows,

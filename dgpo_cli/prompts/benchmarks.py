@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.prompts.answer_key import read_integer
 from dgpo_cli.prompts.datasets import sum_prompt
@@ -20,7 +21,7 @@ from dgpo_cli.prompts.problems import read_prompts
 from dgpo_cli.prompts.records import Record, read_records
 from dgpo_cli.prompts.sums import held_out
 from dgpo_cli.prompts.templates import PLACEHOLDER, chat_messages, problem_messages
-from dgpo_cli.types import Progress, Prompt
+from dgpo_cli.types import Prompt
 
 __all__ = ["Benchmark", "benchmark_names", "load_benchmark", "load_manifest"]
 
@@ -79,7 +80,7 @@ def load_benchmark(
     data: Path | None = None,
     strict: bool | None = None,
     integers: bool = True,
-    progress: Progress | None = None,
+    observer: Observer = NOBODY,
 ) -> Benchmark:
     """Return the benchmark of that name, or the problems of that file.
 
@@ -93,7 +94,7 @@ def load_benchmark(
         strict: stop at faults of the data. None: for named benchmarks yes, for files no. Without
             it, repeats and empty rows are left out, and every fault becomes a note.
         integers: whether the answers of a file of one's own are to be integers.
-        progress: who listens to a download.
+        observer: told of a download.
 
     Raises:
         ConfigError: there is neither such a benchmark nor such a file, or `data` does not apply.
@@ -118,7 +119,7 @@ def load_benchmark(
             columns,
             data=data,
             strict=strict is not False,
-            progress=progress,
+            observer=observer,
         )
     if data is not None:
         raise ConfigError(f"{name_or_path} is generated: leave out --data {data}")
@@ -155,7 +156,7 @@ def _named(
     *,
     data: Path | None,
     strict: bool,
-    progress: Progress | None,
+    observer: Observer,
 ) -> Benchmark:
     notes: tuple[str, ...] = ()
     path = data
@@ -163,7 +164,7 @@ def _named(
         what = "is a folder" if path.is_dir() else "no such file"
         raise ConfigError(f"--data {path}: {what}; give a file with the problems of {name}")
     if path is None:
-        path, notes = fetch(_file(manifest), progress=progress)
+        path, notes = fetch(_file(manifest), observer=observer)
         notes += _other_bytes(path, manifest)
     diagnosis = _read_and_examine(path, manifest, columns)
     where = str(data) if data is not None else f"{manifest.dataset} at {manifest.revision[:8]}"
@@ -190,7 +191,7 @@ def _file(manifest: HubManifest) -> HubFile:
     return HubFile(manifest.dataset, manifest.revision, manifest.file)
 
 
-def prefetch(name_or_path: str, *, progress: Progress) -> None:
+def prefetch(name_or_path: str, *, observer: Observer) -> None:
     """Put the file of a named benchmark into the cache, where it is not there yet.
 
     Raises:
@@ -200,7 +201,7 @@ def prefetch(name_or_path: str, *, progress: Progress) -> None:
     if name_or_path in benchmark_names():
         manifest = load_manifest(name_or_path)
         if isinstance(manifest, HubManifest) and cached(_file(manifest)) is None:
-            fetch(_file(manifest), progress=progress)
+            fetch(_file(manifest), observer=observer)
 
 
 def _read_and_examine(path: Path, manifest: HubManifest, columns: tuple[str, str]) -> Diagnosis:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.errors import DataError
 from dgpo_cli.prompts.hub_dataset import fetch_split, resolve_revision
 from dgpo_cli.prompts.problems import Columns, DataFile, read_files
@@ -22,7 +23,7 @@ from dgpo_cli.prompts.settings import HubPrompts, PromptSettings, SumsPrompts
 from dgpo_cli.prompts.sums import SumProblem, sample_problem
 from dgpo_cli.prompts.templates import problem_messages
 from dgpo_cli.seeds import derive_seed
-from dgpo_cli.types import Progress, Prompt
+from dgpo_cli.types import Prompt
 
 Fits = Callable[[Prompt], bool]
 _MAX_REPEATS = 2000  # draws in a row without a new problem before a range counts as exhausted
@@ -86,11 +87,11 @@ class PromptStream(Protocol):
 
 
 def open_prompts(
-    settings: PromptSettings, *, seed: int, progress: Progress | None = None
+    settings: PromptSettings, *, seed: int, observer: Observer = NOBODY
 ) -> PromptStream:
     """Open the source of prompts that `settings` names.
 
-    progress: who listens to a download.
+    observer: told of a download.
 
     Raises:
         ConfigError: the file does not exist or cannot be read here, or no file of the dataset fits.
@@ -100,7 +101,7 @@ def open_prompts(
     if isinstance(settings, SumsPrompts):
         return SumsStream(settings, seed)
     if isinstance(settings, HubPrompts):
-        files, source, notes = _from_hub(settings, progress=progress)
+        files, source, notes = _from_hub(settings, observer=observer)
     else:
         path = Path(settings.path)
         files, source, notes = [DataFile(path, path.stem)], str(path), ()
@@ -115,11 +116,11 @@ def open_prompts(
 
 
 def _from_hub(
-    settings: HubPrompts, *, progress: Progress | None
+    settings: HubPrompts, *, observer: Observer
 ) -> tuple[list[DataFile], str, tuple[str, ...]]:
     """Return the files of a dataset, what they are called, and notes."""
     commit, notes = resolve_revision(settings.dataset, settings.revision)
-    data = fetch_split(settings.model_copy(update={"revision": commit}), progress=progress)
+    data = fetch_split(settings.model_copy(update={"revision": commit}), observer=observer)
     one_folder = len({name.rpartition("/")[0] for name in data.names}) == 1
     files = []
     for name, path in zip(data.names, data.paths, strict=True):

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from dgpo_cli.core.events import NOBODY, Observer, phase, tell
 from dgpo_cli.errors import BackendError, DataError
 from dgpo_cli.prompts.hub_calls import TIMEOUT_S, ask, endpoint, given_endpoint, probe
-from dgpo_cli.types import Progress, SilentProgress
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _BLOCK = 1 << 20
@@ -44,7 +44,7 @@ class HubFile:
         return f"{self.name} of {self.dataset} at {self.revision[:8]}"
 
 
-def fetch(file: HubFile, *, progress: Progress | None = None) -> tuple[Path, tuple[str, ...]]:
+def fetch(file: HubFile, *, observer: Observer = NOBODY) -> tuple[Path, tuple[str, ...]]:
     """Return the path of the file in the cache, downloaded if it is not there, and notes.
 
     HF_ENDPOINT, HF_TOKEN, HF_HUB_CACHE and HF_HUB_OFFLINE mean what they mean to huggingface_hub.
@@ -58,25 +58,24 @@ def fetch(file: HubFile, *, progress: Progress | None = None) -> tuple[Path, tup
     """
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    listener = SilentProgress() if progress is None else progress
     try:
-        return _verified(file, listener)
+        return _verified(file, observer)
     except BackendError as error:
         if not isinstance(error.__cause__, RemoteEntryNotFoundError):
             raise
         other = _only_data_file(file)
         if other is None:
             raise
-    path, notes = _verified(other, listener)
+    path, notes = _verified(other, observer)
     return path, (f"{file.dataset} has no {file.name}; {other.name} is read instead", *notes)
 
 
-def _verified(file: HubFile, progress: Progress) -> tuple[Path, tuple[str, ...]]:
-    path = _download(file, progress)
+def _verified(file: HubFile, observer: Observer) -> tuple[Path, tuple[str, ...]]:
+    path = _download(file, observer)
     if (fault := _fault(path)) is None:
         return path, _unproven(path, file)
     _remove(path)
-    path = _download(file, progress, again=fault)
+    path = _download(file, observer, again=fault)
     if (second := _fault(path)) is None:
         return path, (f"{file} was damaged ({fault}) and has been fetched again",)
     _remove(path)
@@ -86,14 +85,14 @@ def _verified(file: HubFile, progress: Progress) -> tuple[Path, tuple[str, ...]]
     )
 
 
-def _download(file: HubFile, progress: Progress, *, again: str | None = None) -> Path:
+def _download(file: HubFile, observer: Observer, *, again: str | None = None) -> Path:
     """Get the file from the cache or the hub; `again` says why the cached one is no good."""
     from huggingface_hub import hf_hub_download
 
     def call() -> Path:
         with ExitStack() as stack:
             if again is not None or cached(file) is None:
-                progress.event(f"{file}: asking {endpoint()}")
+                tell(observer, f"{file}: asking {endpoint()}")
                 probe(lambda: _ask_for(file))
             return Path(
                 hf_hub_download(
@@ -104,7 +103,7 @@ def _download(file: HubFile, progress: Progress, *, again: str | None = None) ->
                     endpoint=given_endpoint(),
                     # Past a damaged blob in huggingface_hub's store across datasets, too.
                     force_download=again is not None,
-                    tqdm_class=_bar_class(progress, file.name, stack),
+                    tqdm_class=_bar_class(observer, file.name, stack),
                 )
             )
 
@@ -216,15 +215,15 @@ def _remove(path: Path) -> None:
     blob.unlink(missing_ok=True)
 
 
-def _bar_class(progress: Progress, name: str, stack: ExitStack) -> Any:
-    """Return what huggingface_hub takes for tqdm: a class whose bars are phases of `progress`."""
+def _bar_class(observer: Observer, name: str, stack: ExitStack) -> Any:
+    """Return what huggingface_hub takes for tqdm: a class whose bars are phases of `observer`."""
 
     class Bar:
         def __init__(self, *, total: int | None = None, **_: object) -> None:
             self.n = 0
             self.total = total or 0
             self._advance = stack.enter_context(
-                progress.phase(f"download {name}", total=self.total, unit="B")
+                phase(observer, f"download {name}", total=self.total, unit="B")
             )
 
         def update(self, amount: int | None = 1) -> None:
@@ -235,7 +234,7 @@ def _bar_class(progress: Progress, name: str, stack: ExitStack) -> Any:
             """Bytes on the wire: of no interest beside those of the file."""
 
         def set_postfix_str(self, *_: object, **__: object) -> None:
-            """Rates are drawn by whoever draws the progress."""
+            """Rates are drawn by whoever draws the phase."""
 
         set_transfer_postfix_str = refresh = close = set_postfix_str
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.errors import BackendError, ConfigError
 from dgpo_cli.prompts.hub import DATA_SUFFIXES, HubFile, fetch, list_files
 from dgpo_cli.prompts.hub_calls import (
@@ -23,7 +24,6 @@ from dgpo_cli.prompts.hub_calls import (
     probe,
 )
 from dgpo_cli.prompts.settings import HubPrompts
-from dgpo_cli.types import Progress
 
 _INSTEAD = "download the data and set prompts.kind=file prompts.path=FILE"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -84,7 +84,7 @@ def resolve_revision(dataset: str, revision: str | None) -> tuple[str, tuple[str
     return found, (f"{dataset}: {name} is commit {found}; prompts.revision is set to it",)
 
 
-def fetch_split(settings: HubPrompts, *, progress: Progress | None = None) -> HubData:
+def fetch_split(settings: HubPrompts, *, observer: Observer = NOBODY) -> HubData:
     """Return the files of settings.split at settings.revision, a commit; those not in the cache
     are downloaded and compared with the hub's checksums.
 
@@ -99,7 +99,7 @@ def fetch_split(settings: HubPrompts, *, progress: Progress | None = None) -> Hu
     paths = []
     for name in chosen:
         file = HubFile(settings.dataset, settings.revision, name, instead=_INSTEAD)
-        path, said = fetch(file, progress=progress)
+        path, said = fetch(file, observer=observer)
         paths.append(path)
         notes += said
     return HubData(names=chosen, paths=tuple(paths), notes=(*notes, *more))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from dgpo_cli.core.events import NOBODY, Observer, phase
 from dgpo_cli.errors import DataError
 from dgpo_cli.rewards.pool import WorkerPool
 from dgpo_cli.rewards.protocol import Task
 from dgpo_cli.rewards.settings import RewardSettings
 from dgpo_cli.thinking import OPENER
-from dgpo_cli.types import FinishReason, Progress, Prompt, SilentProgress, Verdict
+from dgpo_cli.types import FinishReason, Prompt, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +53,23 @@ def check_answers(prompts: Sequence[Prompt], *, reward: RewardSettings) -> None:
 class Grader:
     """Turns completions into verdicts; a context manager. Workers start with the first grade.
 
-    on_note: told once, when fewer workers run than `settings` ask for.
+    observer: told of each grading, and once when fewer workers run than `settings` ask for.
     """
 
-    def __init__(
-        self, settings: RewardSettings, *, on_note: Callable[[str], None] = lambda note: None
-    ) -> None:
-        self._settings = settings
+    def __init__(self, settings: RewardSettings, *, observer: Observer = NOBODY) -> None:
+        self._settings, self._observer = settings, observer
         self._pool = WorkerPool(
             settings.check(),
             workers=settings.workers,
             timeout_s=settings.timeout_s,
-            on_note=on_note,
+            observer=observer,
         )
 
     def start(self) -> None:
         """Start the workers now, without waiting for them; the first `grade` would do it too."""
         self._pool.start()
 
-    def grade(
-        self, items: Sequence[GradeItem], *, progress: Progress | None = None
-    ) -> list[Verdict]:
+    def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
         """Return a verdict for each item, in order.
 
         Every outcome but `correct` earns `settings.wrong`; `timeout` and `crash` keep their names,
@@ -86,8 +83,7 @@ class Grader:
             if (problem := self._settings.problem_with(gold)) is not None:
                 raise DataError(problem)
         tasks: list[Task] = [(item.gold, item.judged, item.finish_reason) for item in items]
-        listener = SilentProgress() if progress is None else progress
-        with listener.phase("scoring", total=len(tasks), unit="completions") as advance:
+        with phase(self._observer, "scoring", total=len(tasks), unit="completions") as advance:
             results = self._pool.run(tasks, on_done=advance)
         right, wrong = self._settings.correct, self._settings.wrong
         return [

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from dgpo_cli.core.events import NOBODY, Observer, tell
 from dgpo_cli.errors import DgpoError
 from dgpo_cli.rewards.process import START_TIMEOUT_S, WorkerProcess
 from dgpo_cli.rewards.protocol import Check, CheckResult, Task
@@ -73,7 +74,7 @@ class WorkerPool:
 
     timeout_s: hard deadline of a task. Its worker is then killed and the result is `timeout`.
     memory_bytes: address space of a worker. A task that asks for more ends as `crash`.
-    on_note: told once, when fewer workers run than were asked for.
+    observer: told once, when fewer workers run than were asked for.
     """
 
     def __init__(
@@ -83,14 +84,14 @@ class WorkerPool:
         workers: int,
         timeout_s: float,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
-        on_note: Callable[[str], None] = lambda note: None,
+        observer: Observer = NOBODY,
     ) -> None:
         self._check = check
         self._size = workers
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._workers: list[WorkerProcess] = []
-        self._on_note = on_note
+        self._observer = observer
         self._noted = False
         self._failed_starts = 0  # since a worker last did something
         self._start_at = 0.0  # no worker is started before; monotonic
@@ -186,9 +187,10 @@ class WorkerPool:
         running = sum(worker.ready for worker in self._workers)
         if running and not self._noted:
             self._noted = True
-            self._on_note(
+            tell(
+                self._observer,
                 f"only {running} of {self._size} workers check answers, another does not start "
-                f"({reason}); {self._start_fix(reason)}"
+                f"({reason}); {self._start_fix(reason)}",
             )
         if not self._workers and self._failed_starts >= MAX_FAILED_STARTS:
             raise DgpoError(

@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dgpo_cli.core.events import Observer, phase
 from dgpo_cli.rewards.answer import read_answer
 from dgpo_cli.rewards.pool import WorkerPool
 from dgpo_cli.rewards.protocol import Check, Task
 from dgpo_cli.thinking import after_thinking
-from dgpo_cli.types import Progress, Verdict
+from dgpo_cli.types import Verdict
 
 if TYPE_CHECKING:
     from dgpo_cli.rewards.grader import GradeItem
@@ -42,7 +43,7 @@ def second_opinions(
     where: Extract,
     timeout_s: float,
     workers: int,
-    progress: Progress,
+    observer: Observer,
 ) -> list[Outcome]:
     """Return the math checker's outcome for each of `items`, which have `verdicts`.
 
@@ -60,7 +61,7 @@ def second_opinions(
     check = Check("dgpo_cli.rewards.second_opinion:judge", chunk_tasks=16)
     with (
         WorkerPool(check, workers=workers, timeout_s=timeout_s) as pool,
-        progress.phase("second opinion", total=len(tasks), unit="answers") as advance,
+        phase(observer, "second opinion", total=len(tasks), unit="answers") as advance,
     ):
         results = pool.run(tasks, on_done=advance)
     opinions = {task: outcome for task, (outcome, _) in zip(tasks, results, strict=True)}

@@ -6,9 +6,8 @@ P prompts, G group size, B = P * G completions, L prompt tokens, T completion to
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -195,25 +194,3 @@ class Batch:
 
 
 Advance = Callable[[int], None]
-
-
-class Progress(Protocol):
-    """Who listens to how far a phase has come. The engine reports; only the CLI draws."""
-
-    def phase(self, name: str, *, total: int, unit: str) -> AbstractContextManager[Advance]:
-        """Open a phase of `total` units; the returned callable adds finished units."""
-        ...
-
-    def event(self, text: str) -> None:
-        """Say something in passing, in a line that stays."""
-        ...
-
-
-class SilentProgress:
-    """Listens to nothing."""
-
-    def phase(self, name: str, *, total: int, unit: str) -> AbstractContextManager[Advance]:
-        return nullcontext(lambda amount: None)
-
-    def event(self, text: str) -> None:
-        """Say nothing."""

@@ -14,11 +14,12 @@ be 1. After max_rounds the batch is what there is; the loss is normalised over t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.checkpoint import TrainerState, load_state
 from dgpo_cli.prompts.datasets import Position
@@ -74,7 +75,7 @@ class Collector:
         position: Position,
         carried: Sequence[CarriedGroup] = (),
         stale: bool = False,
-        on_event: Callable[[str], None],
+        observer: Observer,
     ) -> None:
         """
         Args:
@@ -87,7 +88,7 @@ class Collector:
         self._engine = engine
         self._stream = stream
         self._data = stream.digest()
-        self._on_event = on_event
+        self._observer = observer
         off = not engine.settings.rollout.dynamic_sampling
         if self.carried and (off or stale):
             why = (
@@ -95,7 +96,10 @@ class Collector:
                 if off
                 else "they were sampled with the old settings"
             )
-            on_event(f"{len(self.carried)} groups that were kept for this step are dropped: {why}")
+            tell(
+                observer,
+                f"{len(self.carried)} groups that were kept for this step are dropped: {why}",
+            )
             self.carried = ()
 
     def state(self, *, step: int, bad_streak: int) -> TrainerState:
@@ -177,9 +181,10 @@ class Collector:
         self.carried = before[wanted:]
         groups = [*(each.group for each in used), *chosen]
         if len(groups) < wanted:
-            self._on_event(
+            tell(
+                self._observer,
                 f"step {number}: only {len(groups)} of {wanted} groups have right and wrong "
-                f"answers after {rounds} rounds (rollout.max_rounds)"
+                f"answers after {rounds} rounds (rollout.max_rounds)",
             )
         metrics = {
             "dynamic/rounds": float(rounds),
@@ -210,7 +215,7 @@ def starting_collector(
     *,
     checkpoint: Path | None,
     found: Sequence[Difference],
-    on_event: Callable[[str], None],
+    observer: Observer,
 ) -> Collector:
     """Return a collector at the start of the prompts, or where a checkpoint stands in them.
 
@@ -221,7 +226,7 @@ def starting_collector(
         CheckpointError: the checkpoint cannot be read.
     """
     if checkpoint is None:
-        return Collector(engine, stream, position=Position(), on_event=on_event)
+        return Collector(engine, stream, position=Position(), observer=observer)
     state, data = load_state(checkpoint), stream.digest()
     # Checkpoints of earlier versions have neither draws nor data.
     if state.draws is not None and state.data != data:
@@ -240,7 +245,7 @@ def starting_collector(
         position=position,
         carried=carried,
         stale=is_stale(found),
-        on_event=on_event,
+        observer=observer,
     )
 
 

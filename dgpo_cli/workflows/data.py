@@ -9,6 +9,7 @@ from pathlib import Path
 from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.prompts.benchmarks import benchmark_names, load_benchmark, load_manifest
 from dgpo_cli.prompts.datasets import PromptStream, open_prompts
 from dgpo_cli.prompts.hub import HubFile, cached
@@ -17,15 +18,14 @@ from dgpo_cli.prompts.manifests import HubManifest
 from dgpo_cli.prompts.overlap import find_overlap
 from dgpo_cli.prompts.settings import HubPrompts, RowFields
 from dgpo_cli.rewards.grader import check_answers
-from dgpo_cli.types import Progress, Prompt
+from dgpo_cli.types import Prompt
 from dgpo_cli.workflows.run_folder import RunFolder
 
-OnEvent = Callable[[str], None]
 _HUB = "the hub"  # where a pinned commit is from, in settings.toml
 _SHOWN = 3  # ids that a note names for each benchmark
 
 
-def pin_data(resolved: Resolved, *, folder: RunFolder, on_event: OnEvent) -> Resolved:
+def pin_data(resolved: Resolved, *, folder: RunFolder, observer: Observer) -> Resolved:
     """Return the settings with the commit of the hub's data in place of a branch or none.
 
     A run that is gone on with reads the commit that it began with.
@@ -40,11 +40,11 @@ def pin_data(resolved: Resolved, *, folder: RunFolder, on_event: OnEvent) -> Res
     known = _known_commit(folder.settings_file, prompts=prompts)
     if known is not None:
         commit, name = known
-        on_event(f"{prompts.dataset}: read at commit {commit}, as the run began")
+        tell(observer, f"{prompts.dataset}: read at commit {commit}, as the run began")
     else:
         commit, notes = resolve_revision(prompts.dataset, name)
         for note in notes:
-            on_event(note)
+            tell(observer, note)
     source = _HUB if name is None else f"{_HUB}, {name}"
     return layered(resolved, Layer(source, {"prompts": {"revision": commit}}))
 
@@ -73,8 +73,7 @@ def open_training_prompts(
     settings: Settings,
     *,
     prompt_length: Callable[[Prompt], int],
-    progress: Progress,
-    on_event: OnEvent,
+    observer: Observer,
 ) -> PromptStream:
     """Open the prompts of a run, without those that are too long, and say what was left out.
 
@@ -85,20 +84,20 @@ def open_training_prompts(
         BackendError: the hub does not give it.
     """
     limit = settings.prompts.max_prompt_tokens
-    stream = open_prompts(settings.prompts, seed=settings.seed, progress=progress).keep(
+    stream = open_prompts(settings.prompts, seed=settings.seed, observer=observer).keep(
         lambda prompt: prompt_length(prompt) <= limit,
         reason=f"longer than prompts.max_prompt_tokens={limit}",
     )
     if stream.prompts is not None:  # generated sums are never those of the benchmarks
         check_answers(stream.prompts, reward=settings.reward)
-        stream = _without_overlap(stream, stream.prompts, settings=settings, progress=progress)
+        stream = _without_overlap(stream, stream.prompts, settings=settings, observer=observer)
     for note in stream.notes:
-        on_event(note)
+        tell(observer, note)
     return stream
 
 
 def _without_overlap(
-    stream: PromptStream, prompts: Sequence[Prompt], *, settings: Settings, progress: Progress
+    stream: PromptStream, prompts: Sequence[Prompt], *, settings: Settings, observer: Observer
 ) -> PromptStream:
     """Report the problems that benchmarks have, too; leave out those that settings say so of.
 
@@ -107,7 +106,7 @@ def _without_overlap(
     """
     drops = isinstance(settings.prompts, RowFields) and settings.prompts.drop_overlap
     own = settings.eval.bench if settings.eval.every or drops else None
-    known, absent = _benchmarks(own, settings=settings, progress=progress)
+    known, absent = _benchmarks(own, settings=settings, observer=observer)
     found = find_overlap(prompts, known)
     stream = stream.with_note(_note(found, total=len(prompts), absent=absent))
     decisive = [name for name in known if name == own or not _is_hub(name)]
@@ -122,7 +121,7 @@ def _without_overlap(
 
 
 def _benchmarks(
-    own: str | None, *, settings: Settings, progress: Progress
+    own: str | None, *, settings: Settings, observer: Observer
 ) -> tuple[Mapping[str, Sequence[str]], list[str]]:
     """Return the bare problems of the benchmarks that are at hand, and the names of the others.
 
@@ -138,18 +137,18 @@ def _benchmarks(
             if data is None:
                 absent.append(name)
                 continue
-        known[name] = _problems(name, data=data, settings=settings, progress=progress)
+        known[name] = _problems(name, data=data, settings=settings, observer=observer)
     return known, absent
 
 
-def _problems(name: str, *, data: Path | None, settings: Settings, progress: Progress) -> list[str]:
+def _problems(name: str, *, data: Path | None, settings: Settings, observer: Observer) -> list[str]:
     """Return the bare problems of a benchmark; a file of one's own has the run's columns."""
     columns, prompts = {}, settings.prompts
     if name not in benchmark_names() and isinstance(prompts, RowFields):
         columns["problem_column"] = prompts.problem_column
         columns["answer_column"] = prompts.answer_column
     loaded = load_benchmark(
-        name, data=data, strict=False, integers=False, progress=progress, **columns
+        name, data=data, strict=False, integers=False, observer=observer, **columns
     )
     return [prompt.text for prompt in loaded.prompts]
 

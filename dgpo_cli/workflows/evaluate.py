@@ -14,6 +14,7 @@ from typing import Any
 
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
+from dgpo_cli.core.events import Observer, phase, tell
 from dgpo_cli.engine import Engine
 from dgpo_cli.errors import DataError
 from dgpo_cli.prompts.benchmarks import Benchmark, benchmark_names, load_benchmark
@@ -21,7 +22,7 @@ from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.grader import Grader, check_answers
 from dgpo_cli.seeds import derive_seed
-from dgpo_cli.types import Card, Progress, Prompt
+from dgpo_cli.types import Card, Prompt
 from dgpo_cli.workflows.card import build_card
 from dgpo_cli.workflows.eval_folder import EvalFolder
 from dgpo_cli.workflows.request import EvalRequest, EvalResult, Save
@@ -30,7 +31,6 @@ from dgpo_cli.workflows.samples import REMEDY, Key, Sample, SampleFile, sample_l
 from dgpo_cli.workflows.second import ask_again
 from dgpo_cli.workflows.tally import report_of
 
-OnEvent = Callable[[str], None]
 Missing = tuple[Prompt, int]  # a problem and the number of one of its samples
 _DEFAULT_BATCH = 1024  # completions, for a sampler whose settings do not say
 
@@ -48,8 +48,7 @@ def run(
     resolved: Resolved,
     *,
     request: EvalRequest,
-    progress: Progress,
-    on_event: OnEvent,
+    observer: Observer,
     save: Save,
 ) -> EvalResult:
     """Evaluate; leave card, settings, samples and, through `save`, the report in the folder.
@@ -62,16 +61,15 @@ def run(
         RunFolderBusy: another process evaluates into the folder.
     """
     settings = resolved.settings
-    benchmark = load(resolved, request=request, progress=progress)
+    benchmark = load(resolved, request=request, observer=observer)
     for note in benchmark.notes:
-        on_event(note)
-    with Grader(settings.reward, on_note=on_event) as grader:
+        tell(observer, note)
+    with Grader(settings.reward, observer=observer) as grader:
         engine = sampling_engine(
             resolved,
             adapter=request.adapter,
             grader=grader,
-            progress=progress,
-            on_event=on_event,
+            observer=observer,
         )
         card = build_card(
             resolved,
@@ -89,12 +87,12 @@ def run(
                 benchmark.prompts,
                 k=request.k,
                 folder=folder,
-                on_begin=grader.start,
-                on_event=on_event,
+                grader=grader,
+                observer=observer,
             )
             if request.second_opinion:
                 samples = ask_again(
-                    folder.samples, samples, k=request.k, reward=settings.reward, progress=progress
+                    folder.samples, samples, k=request.k, reward=settings.reward, observer=observer
                 )
             evaluation = report_of(
                 samples,
@@ -109,7 +107,7 @@ def run(
     return EvalResult(evaluation=evaluation, card=card, out=folder.path, sampled=drawn.samples)
 
 
-def load(resolved: Resolved, *, request: EvalRequest, progress: Progress) -> Benchmark:
+def load(resolved: Resolved, *, request: EvalRequest, observer: Observer) -> Benchmark:
     """Load the benchmark under the settings' template and system turn.
 
     Raises:
@@ -130,7 +128,7 @@ def load(resolved: Resolved, *, request: EvalRequest, progress: Progress) -> Ben
         data=request.data,
         strict=request.strict,
         integers=resolved.settings.reward.kind == "integer",
-        progress=progress,
+        observer=observer,
     )
     ids = [prompt.id for prompt in benchmark.prompts]
     if len(set(ids)) < len(ids):
@@ -151,10 +149,10 @@ def fill(
     *,
     k: int,
     folder: EvalFolder,
-    on_begin: Callable[[], None],
-    on_event: OnEvent,
+    grader: Grader,
+    observer: Observer,
     should_stop: Callable[[], bool] = lambda: False,
-    on_damage: Callable[[DataError], None] | None = None,
+    redraw: str | None = None,
 ) -> tuple[list[Sample], Drawn]:
     """Draw the samples 0 to k - 1 of every problem that are not in the folder yet; return all
     that are there then, in the order of the file.
@@ -164,19 +162,19 @@ def fill(
     is judged and on the disk before the next begins.
 
     Args:
-        on_begin: called before the first batch, if there is one.
+        grader: the engine's; its workers start before the first batch, if there is one.
         should_stop: asked before every batch; where it is true, what is there is returned.
-        on_damage: told what is wrong with samples that are there; all are drawn again then.
+        redraw: draw all anew where a sample that is there is damaged, and say this.
 
     Raises:
-        DataError: without `on_damage`, a sample that is there is broken or was changed.
+        DataError: without `redraw`, a sample that is there is broken or was changed.
     """
     try:
-        samples = stored(folder.samples, prompts, seed=engine.settings.seed, on_event=on_event)
+        samples = stored(folder.samples, prompts, seed=engine.settings.seed, observer=observer)
     except DataError as error:
-        if on_damage is None:
+        if redraw is None:
             raise
-        on_damage(error)
+        tell(observer, f"{redraw}, the stored samples are damaged: {error}")
         folder.samples.path.unlink()
         samples = []
     there = {sample.key for sample in samples}
@@ -184,13 +182,16 @@ def fill(
     missing = [pair for pair in wanted if (pair[0].id, pair[1]) not in there]
     kept = len(wanted) - len(missing)
     if kept and missing:
-        on_event(f"{folder.path}: {kept} of {len(wanted)} samples are there, drawing the others")
+        tell(
+            observer,
+            f"{folder.path}: {kept} of {len(wanted)} samples are there, drawing the others",
+        )
     if missing:
-        on_begin()
+        grader.start()
     before = len(samples)
     engine.take_times()
     try:
-        with engine.progress.phase("evaluation", total=len(missing), unit="samples") as advance:
+        with phase(engine.observer, "evaluation", total=len(missing), unit="samples") as advance:
             for batch in _batches(missing, size=batch_size(engine)):
                 if should_stop():
                     break
@@ -211,7 +212,7 @@ def fill(
 
 
 def stored(
-    file: SampleFile, prompts: Sequence[Prompt], *, seed: int, on_event: OnEvent
+    file: SampleFile, prompts: Sequence[Prompt], *, seed: int, observer: Observer
 ) -> list[Sample]:
     """Read the stored samples: each must be as it was written and belong to the benchmark.
 
@@ -219,7 +220,7 @@ def stored(
         DataError: one is broken or was changed; the message names it.
     """
     if file.mend():
-        on_event(f"{file.path}: its last line, cut short or damaged, was removed")
+        tell(observer, f"{file.path}: its last line, cut short or damaged, was removed")
     known = {prompt.id: prompt for prompt in prompts}
     samples = []
     for line in file.lines():

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dgpo_cli.backends.settings import RolloutSettings
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.models.settings import ModelSettings
-from dgpo_cli.types import Progress, Prompt, ScoredGroup, TokenStats, Verdict
+from dgpo_cli.types import Prompt, ScoredGroup, TokenStats, Verdict
 from dgpo_cli.workflows.inspect_request import Models
 from dgpo_cli.workflows.rollouts import RolloutLine
 from dgpo_cli.workflows.shown_credit import Statistics
@@ -68,8 +69,7 @@ def fresh_stats(
     *,
     advantages: Sequence[float],
     policy: Policy,
-    progress: Progress,
-    on_event: Callable[[str], None],
+    observer: Observer,
 ) -> list[Statistics]:
     """Run the model and its reference once over every line.
 
@@ -84,7 +84,7 @@ def fresh_stats(
     assumed: dict[str, None] = {}
     lines = [_with_token_ids(line, policy=policy, assumed=assumed) for line in lines]
     for text in assumed:
-        on_event(text)
+        tell(observer, text)
     groups = [
         ScoredGroup(
             prompt=line.prompt,
@@ -96,7 +96,7 @@ def fresh_stats(
         for line, advantage in zip(lines, advantages, strict=True)
     ]
     settings = Settings(rollout=RolloutSettings(temperature=temperature))
-    engine = Engine(settings, policy=policy, progress=progress)
+    engine = Engine(settings, policy=policy, observer=observer)
     stats = engine.make_batch(groups, every_distance=True).stats
     return _unpadded(stats, lines=lines, advantages=advantages, vocab_size=policy.vocab_size)
 

@@ -4,9 +4,9 @@ once, and a dead network costs seconds. transformers would try for minutes, file
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
+from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.errors import BackendError
 from dgpo_cli.models.config_file import check_folder
 from dgpo_cli.models.settings import EMBEDDED_TINY, ModelSettings
@@ -21,7 +21,7 @@ from dgpo_cli.prompts.hub_calls import (
 )
 
 
-def reach_model(settings: ModelSettings, *, on_event: Callable[[str], None]) -> None:
+def reach_model(settings: ModelSettings, *, observer: Observer) -> None:
     """Make sure that the hub gives a model, or else that the cache has a copy.
 
     If the hub does not answer, this process asks it no more. A model in a folder needs no hub.
@@ -39,7 +39,7 @@ def reach_model(settings: ModelSettings, *, on_event: Callable[[str], None]) -> 
     # Before the import of the hub's library, which takes a second.
     offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     if offline.lower() not in ("1", "on", "yes", "true"):
-        on_event(f"{path}: asking {asked()}")
+        tell(observer, f"{path}: asking {asked()}")
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -63,7 +63,7 @@ def reach_model(settings: ModelSettings, *, on_event: Callable[[str], None]) -> 
             why = f"the hub does not answer ({go_offline(error.__cause__)})"
         else:
             why = "the hub refuses it"
-        on_event(f"{path}: {why}; using the cached copy")
+        tell(observer, f"{path}: {why}; using the cached copy")
 
 
 def _is_cached(path: str, *, revision: str | None) -> bool:

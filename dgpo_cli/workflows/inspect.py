@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.algo.credit import DgpoCredit
+from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.types import InspectedCompletion, Inspection, Progress
+from dgpo_cli.types import InspectedCompletion, Inspection
 from dgpo_cli.workflows.fresh_stats import fresh_stats, load_models
 from dgpo_cli.workflows.history import changes_behind
 from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
@@ -31,7 +32,6 @@ from dgpo_cli.workflows.token_texts import TokenTexts
 RUNS = Path("runs")
 MAX_TOKENS = 1 << 18  # of a completion: more take minutes, and no screen or browser
 MAX_CHARACTERS = 16 * MAX_TOKENS
-OnEvent = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,7 @@ def run(
     choice: Choice,
     what_if: WhatIf,
     at: int | None,
-    progress: Progress,
-    on_event: OnEvent,
+    observer: Observer,
 ) -> Inspection:
     """Inspect completions. Only those that are shown are parsed and computed.
 
@@ -70,10 +69,8 @@ def run(
     found = _find(origin, choice=replace(choice, one=choice.one or at is not None))
     rules = Rules(what_if)
     if models.model is not None:
-        return _computed(
-            found, models=models, rules=rules, at=at, progress=progress, on_event=on_event
-        )
-    return _from_stored(found, rules=rules, at=at, on_event=on_event)
+        return _computed(found, models=models, rules=rules, at=at, observer=observer)
+    return _from_stored(found, rules=rules, at=at, observer=observer)
 
 
 def _find(origin: Origin, *, choice: Choice) -> _Found:
@@ -179,23 +176,21 @@ def _computed(
     models: Models,
     rules: Rules,
     at: int | None,
-    progress: Progress,
-    on_event: OnEvent,
+    observer: Observer,
 ) -> Inspection:
     """Run a model and its reference over the completions."""
     lines = [entry.line() for entry in found.entries]
     policy = load_models(models)
     for note in policy.notes:
-        on_event(note)
+        tell(observer, note)
     if found.file.assumed:
-        on_event(f"{found.file.path}: {'; '.join(found.file.assumed)}")
+        tell(observer, f"{found.file.path}: {'; '.join(found.file.assumed)}")
     advantages = found.file.advantages(AdvantageSettings())
     statistics = fresh_stats(
         lines,
         advantages=[advantages[entry.number] for entry in found.entries],
         policy=policy,
-        progress=progress,
-        on_event=on_event,
+        observer=observer,
     )
     texts = TokenTexts.of_model(policy.tokenizer)
     adapter = models.adapter
@@ -215,7 +210,7 @@ def _computed(
     return replace(shown, detail=detail)
 
 
-def _from_stored(found: _Found, *, rules: Rules, at: int | None, on_event: OnEvent) -> Inspection:
+def _from_stored(found: _Found, *, rules: Rules, at: int | None, observer: Observer) -> Inspection:
     """Recompute scores and weights from the stored distances and entropies."""
     path = found.file.path
     lines = [entry.line() for entry in found.entries]
@@ -224,7 +219,7 @@ def _from_stored(found: _Found, *, rules: Rules, at: int | None, on_event: OnEve
             f"{path}: no token statistics in it; give --model and --reference (or --adapter) "
             "to compute them"
         )
-    on_event(f"{path}: statistics as training stored them")
+    tell(observer, f"{path}: statistics as training stored them")
     statistics = [stored_statistics(line) for line in lines]
     texts = TokenTexts.of_run(path)
     shown = _inspection(
@@ -244,7 +239,7 @@ def _from_stored(found: _Found, *, rules: Rules, at: int | None, on_event: OnEve
         file=found.file,
         entry=found.entries[0],
         texts=texts,
-        on_event=on_event,
+        observer=observer,
     )
     return replace(shown, detail=detail)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from dgpo_cli.core.events import Observer, tell
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -20,14 +21,14 @@ class Interrupt:
 
     def __init__(
         self,
-        on_event: Callable[[str], None],
+        observer: Observer,
         *,
         at_once: Callable[[], str],
         on_first: Callable[[], None] = lambda: None,
     ) -> None:
         """at_once: gives the last line for a run that the second signal ends. on_first: told of
         the first one, in the signal's handler: it may take no lock."""
-        self._on_event = on_event
+        self._observer = observer
         self._at_once = at_once
         self._on_first = on_first
         self._caught: int | None = None
@@ -56,7 +57,7 @@ class Interrupt:
         """End the process as the signal would have; `told` is the last line for the user."""
         if self._caught == signal.SIGINT:
             raise KeyboardInterrupt(told)
-        self._on_event(told)
+        tell(self._observer, told)
         raise SystemExit(128 + (self._caught or 0))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -65,9 +66,8 @@ class Interrupt:
         if again:
             self.end(self._at_once())
         self._on_first()
-        # A signal can arrive in the middle of a write to the same stream: then it is not told.
-        with contextlib.suppress(RuntimeError):
-            self._on_event(
-                "stopping with a checkpoint after this step; a second signal stops at once, "
-                "without one"
-            )
+        tell(
+            self._observer,
+            "stopping with a checkpoint after this step; a second signal stops at once, "
+            "without one",
+        )

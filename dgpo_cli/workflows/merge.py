@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dgpo_cli.config.load import Resolved
+from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.io import atomic_folder
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.merge import Difference, Precision, check_space, check_written, merge
@@ -32,7 +32,7 @@ def run(
     out: Path,
     step: int | None,
     dtype: Precision,
-    on_event: Callable[[str], None],
+    observer: Observer,
 ) -> MergeResult:
     """Write the policy of `run` after `step` steps (None: the newest) to the new folder `out`.
 
@@ -46,7 +46,7 @@ def run(
 
     if out.exists():
         raise ConfigError(f"--out {out}: exists already; give a new folder")
-    checkpoint = checkpoint_to_load(run, step=step, on_event=on_event)
+    checkpoint = checkpoint_to_load(run, step=step, observer=observer)
     adapter = resolved.settings.adapter.kind == "lora"
     model_settings = _of_checkpoint(resolved.settings.model, checkpoint=checkpoint, adapter=adapter)
     check_space(model_settings, dtype=dtype, folder=out)
@@ -61,10 +61,11 @@ def run(
             folder, merged, settings=model_settings, dtype=dtype, tokenizer=tokenizer
         )
     if model_settings.quantization != "none":
-        on_event(
+        tell(
+            observer,
             f"the policy computes with weights in 4 bits, unpacked here and rounded to {dtype}: "
             f"log-probabilities differ by at most {difference.largest:.2g} and by "
-            f"{difference.mean:.2g} on average, over {difference.tokens} fixed tokens"
+            f"{difference.mean:.2g} on average, over {difference.tokens} fixed tokens",
         )
     size = sum(path.stat().st_size for path in out.iterdir())
     return MergeResult(out=out, checkpoint=checkpoint, size=size, difference=difference)

@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from dgpo_cli.backends.base import RemoteSampler
+from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.workflows.carried import WAITING_FILE
 from dgpo_cli.workflows.collect import is_stale
 from dgpo_cli.workflows.waiting import Waiting, read_waiting, waiting_text
@@ -65,7 +66,7 @@ class Pipeline:
         total: int,
         waiting: Waiting | None = None,
         stale: bool = False,
-        on_event: Callable[[str], None],
+        observer: Observer,
     ) -> None:
         """
         Args:
@@ -81,7 +82,7 @@ class Pipeline:
         self._draw: _Draw | None = None
         self._snapshot: Snapshot | None = None
         self._waited_s = 0.0
-        self._waiting = self._checked(waiting, stale=stale, on_event=on_event)
+        self._waiting = self._checked(waiting, stale=stale, observer=observer)
 
     def begin(self, number: int) -> Collected:
         """Return the groups of step `number` (from 1) and begin to sample those of the next."""
@@ -131,7 +132,7 @@ class Pipeline:
     def _launch(self, number: int) -> None:
         assert self._draw is None and self._sampler is not None
         with self._clock():
-            self._sampler.prepare(self._engine.progress)
+            self._sampler.prepare(self._engine.observer)
         self._draw = _Draw(self._engine, self._collector, number=number)
 
     def _meet(self) -> None:
@@ -190,16 +191,17 @@ class Pipeline:
         return replace(waiting, found=replace(found, old_logprobs=logprobs), measured=True)
 
     def _checked(
-        self, waiting: Waiting | None, *, stale: bool, on_event: Callable[[str], None]
+        self, waiting: Waiting | None, *, stale: bool, observer: Observer
     ) -> Waiting | None:
         """Return a checkpoint's batch, unless it was sampled or judged under other settings."""
         rollout = self._engine.settings.rollout
         now = (rollout.group_size, rollout.temperature)
         if waiting is None or (not stale and (waiting.group_size, waiting.temperature) == now):
             return waiting
-        on_event(
+        tell(
+            observer,
             f"{len(waiting.found.groups)} groups that were sampled ahead are left out, their "
-            "prompts are drawn again: they were sampled with the old settings"
+            "prompts are drawn again: they were sampled with the old settings",
         )
         self._collector.rewind(waiting.before)
         return None
@@ -212,7 +214,7 @@ def starting_pipeline(
     sampler: Sampler,
     checkpoint: Path | None,
     found: Sequence[Difference],
-    on_event: Callable[[str], None],
+    observer: Observer,
 ) -> Pipeline:
     """Return the pipeline of a run at its start, or with what a checkpoint keeps for its next step.
 
@@ -232,7 +234,7 @@ def starting_pipeline(
         total=engine.settings.train.steps,
         waiting=None if checkpoint is None else read_waiting(checkpoint),
         stale=is_stale(found),
-        on_event=on_event,
+        observer=observer,
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.tree import flatten
+from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.io import naming
 from dgpo_cli.errors import CheckpointError, ConfigError, HubError
 from dgpo_cli.models.digests import OPTIMIZER, STATE, SUMS
@@ -49,7 +49,7 @@ def run(
     merged: bool,
     step: int | None,
     dry_run: bool,
-    on_event: Callable[[str], None],
+    observer: Observer,
 ) -> PushResult:
     """Upload the adapter or model of `run` after `step` steps (None: the newest) to `repo`.
 
@@ -63,7 +63,7 @@ def run(
         HubError: the hub refused or was not reached; nothing was committed.
     """
     check_name(repo)
-    checkpoint = checkpoint_to_load(run, step=step, on_event=on_event)
+    checkpoint = checkpoint_to_load(run, step=step, observer=observer)
     with tempfile.TemporaryDirectory(prefix=".push-", dir=run) as place:
         folder = Path(place) / "model"
         if merged and resolved.settings.adapter.kind == "lora":
@@ -71,15 +71,16 @@ def run(
 
             number = step_of(checkpoint)
             merge.run(
-                resolved, run=run, out=folder, step=number, dtype="bfloat16", on_event=on_event
+                resolved, run=run, out=folder, step=number, dtype="bfloat16", observer=observer
             )
         else:
             _copy(checkpoint, folder)
         facts = _facts(resolved, run=run, checkpoint=checkpoint, folder=folder)
         if facts.is_adapter and not facts.base_is_on_hub:
-            on_event(
+            tell(
+                observer,
                 f"the base model {facts.base} is not on the hub: others cannot load this adapter; "
-                "--merged uploads a model that needs no base"
+                "--merged uploads a model that needs no base",
             )
         card = model_card(facts)
         _write(folder / "README.md", card)
@@ -88,7 +89,7 @@ def run(
         address = None
         if not dry_run:
             total = sum(size for _, size in files)
-            on_event(f"uploading {len(files)} files, {total / 1e6:,.1f} MB, to {repo}")
+            tell(observer, f"uploading {len(files)} files, {total / 1e6:,.1f} MB, to {repo}")
             address = upload(folder, repo=repo, private=private)
     return PushResult(files=files, card=card, address=address)
 

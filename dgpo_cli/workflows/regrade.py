@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from pydantic import Field
 from dgpo_cli.codec import Count, Format, parsed
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.errors import ConfigError, DataError
 from dgpo_cli.models.fingerprint import model_folder
 from dgpo_cli.models.settings import EMBEDDED_TINY
@@ -20,7 +21,7 @@ from dgpo_cli.resources import resource_dir
 from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.grader import GradeItem, Grader
 from dgpo_cli.thinking import after_thinking, ends_in_thought
-from dgpo_cli.types import Card, Progress, Verdict
+from dgpo_cli.types import Card, Verdict
 from dgpo_cli.workflows.card import checker_entry
 from dgpo_cli.workflows.eval_folder import EvalFolder
 from dgpo_cli.workflows.request import Flip, RegradeResult, Save
@@ -41,9 +42,7 @@ class _Report:
 _REPORT = Format(_Report)
 
 
-def run(
-    path: Path, *, progress: Progress, on_event: Callable[[str], None], save: Save
-) -> RegradeResult:
+def run(path: Path, *, observer: Observer, save: Save) -> RegradeResult:
     """Give every sample in the folder `path` today's verdict; rewrite samples, card and report.
 
     Samples are replaced in one piece first: a regrade that was killed is done again.
@@ -58,15 +57,16 @@ def run(
         raise ConfigError(f"{path}: no {folder.samples.path.name} in it; give an eval folder")
     with folder.lock():
         if folder.samples.mend():
-            on_event(f"{folder.samples.path}: its last line, cut short or damaged, was removed")
+            tell(
+                observer, f"{folder.samples.path}: its last line, cut short or damaged, was removed"
+            )
         settings = resolve(config=folder.settings_file).settings
         card = _today(folder.read_card(), settings)
         samples, flips = _judge(
             folder,
             settings,
-            in_thought=_open_prompts(folder, card, on_event=on_event),
-            progress=progress,
-            on_event=on_event,
+            in_thought=_open_prompts(folder, card, observer=observer),
+            observer=observer,
         )
         folder.write_card(card)
         ids, k = _complete(samples, card=card, folder=folder)
@@ -83,7 +83,7 @@ def run(
     return RegradeResult(evaluation=evaluation, card=card, samples=len(samples), flips=tuple(flips))
 
 
-def _open_prompts(folder: EvalFolder, card: Card, *, on_event: Callable[[str], None]) -> bool:
+def _open_prompts(folder: EvalFolder, card: Card, *, observer: Observer) -> bool:
     """Whether the prompts leave a thought open, for samples that do not tell it themselves.
 
     The card keeps the last ids of a prompt, and the chat template ends all of them alike.
@@ -100,9 +100,10 @@ def _open_prompts(folder: EvalFolder, card: Card, *, on_event: Callable[[str], N
         ids = card.subject["prompt_ids"]["last"]
         end = Tokenizer.from_file(str(file)).decode(ids, skip_special_tokens=False)
     except Exception:  # no such model here any more; the tokenizers library raises nothing finer
-        on_event(
+        tell(
+            observer,
             f"{folder.path}: its samples do not say whether the prompts leave a thought open, and "
-            f"the tokenizer of {model} is not on this machine; they are judged as if none did"
+            f"the tokenizer of {model} is not on this machine; they are judged as if none did",
         )
         return False
     return ends_in_thought(end)
@@ -113,8 +114,7 @@ def _judge(
     settings: Settings,
     *,
     in_thought: bool,
-    progress: Progress,
-    on_event: Callable[[str], None],
+    observer: Observer,
 ) -> tuple[list[Sample], list[Flip]]:
     """Judge every line again and store what changed; return all samples, and the flips.
 
@@ -124,13 +124,13 @@ def _judge(
     flips: list[Flip] = []
     tails: dict[int, dict[str, Any]] = {}
     changed: set[int] = set()
-    with Grader(settings.reward) as grader:
+    with Grader(settings.reward, observer=observer) as grader:
         for lines in _chunks(folder.samples.lines(on_changed=changed.add), size=_CHUNK):
             for number, line in enumerate(lines, start=len(samples) + 1):
                 if (problem := settings.reward.problem_with(line["answer"])) is not None:
                     raise DataError(f"{folder.samples.path}:{number}: {problem}")
             items = [item_of(line, starts_in_thought=in_thought) for line in lines]
-            verdicts = grader.grade(items, progress=progress)
+            verdicts = grader.grade(items)
             for line, item, verdict in zip(lines, items, verdicts, strict=True):
                 old = sample_of(line)
                 new = _judged(old, item, verdict)
@@ -145,9 +145,10 @@ def _judge(
                     flips.append(_flip(old, new))
                 samples.append(new)
     if changed:
-        on_event(
+        tell(
+            observer,
             f"{folder.samples.path}: {len(changed)} of its lines were changed since they were "
-            f"written, and are judged as they are now: {named(sorted(changed))}"
+            f"written, and are judged as they are now: {named(sorted(changed))}",
         )
     folder.samples.judge_again(tails)
     return samples, flips

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Literal
 from dgpo_cli.config.changes import Difference, differences, value_text
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.events import NOBODY, Observer, tell
 from dgpo_cli.errors import CheckpointError, ConfigError, NoCheckpointError
 from dgpo_cli.schema import Change
 from dgpo_cli.workflows.data import pin_data
@@ -26,7 +27,6 @@ from dgpo_cli.workflows.run_folder import (
 Resume = Literal["auto", "never", "must"] | int  # a number: the step of a checkpoint
 DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside
 _NEWEST = 10  # lines of metrics that are looked at: the last one may be broken
-OnEvent = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def look(
     resolved: Resolved,
     resume: Resume,
     allow_change: bool,
-    on_event: OnEvent,
+    observer: Observer,
 ) -> Standing:
     """Check whether and how the run in `folder` can be resumed; writes nothing.
 
@@ -56,7 +56,7 @@ def look(
         CheckpointError, ConfigError: as `check_folder`.
         BackendError: the hub does not say at which commit its data are.
     """
-    resolved = pin_data(resolved, folder=folder, on_event=on_event)
+    resolved = pin_data(resolved, folder=folder, observer=observer)
     found = check_folder(folder, resolved=resolved, resume=resume, allow_change=allow_change)
     done = is_done(folder, settings=resolved.settings, resume=resume)
     return Standing(resolved, found, done)
@@ -171,7 +171,7 @@ def is_done(folder: RunFolder, *, settings: Settings, resume: Resume) -> bool:
     if not found or step_of(found[-1]) != settings.train.steps or folder.is_held():
         return False
     try:
-        check_run_checkpoint(found[-1], on_event=lambda text: None)
+        check_run_checkpoint(found[-1], observer=NOBODY)
     except CheckpointError:
         return False
     step, stored = settings.train.steps, _stored(folder).settings
@@ -182,7 +182,7 @@ def is_done(folder: RunFolder, *, settings: Settings, resume: Resume) -> bool:
 
 
 def starting_point(
-    folder: RunFolder, *, resume: Resume, found: Sequence[Difference], on_event: OnEvent
+    folder: RunFolder, *, resume: Resume, found: Sequence[Difference], observer: Observer
 ) -> Path | None:
     """Return the checkpoint to resume from, None to start at step 0; say which settings differ.
 
@@ -197,16 +197,17 @@ def starting_point(
         return None
     if isinstance(resume, int):
         checkpoint = _chosen(folder, step=resume)
-        _check_chosen(folder, checkpoint, on_event=on_event)
+        _check_chosen(folder, checkpoint, observer=observer)
     else:
-        checkpoint = _newest_whole(folder, on_event=on_event)
+        checkpoint = _newest_whole(folder, observer=observer)
     for each in found:
         free = "" if each.learnt else "; this does not affect what is learnt"
-        on_event(
+        tell(
+            observer,
             f"{each.setting} was {value_text(each.old)} until here, now "
-            f"{value_text(each.new)}{free}"
+            f"{value_text(each.new)}{free}",
         )
-    _say_what_is_lost(folder, step=step_of(checkpoint), on_event=on_event)
+    _say_what_is_lost(folder, step=step_of(checkpoint), observer=observer)
     return checkpoint
 
 
@@ -221,10 +222,10 @@ def _chosen(folder: RunFolder, *, step: int) -> Path:
     return checkpoint
 
 
-def _check_chosen(folder: RunFolder, checkpoint: Path, *, on_event: OnEvent) -> None:
+def _check_chosen(folder: RunFolder, checkpoint: Path, *, observer: Observer) -> None:
     """Make sure that the checkpoint of `--resume STEP` is whole, and name the others if not."""
     try:
-        check_run_checkpoint(checkpoint, on_event=on_event)
+        check_run_checkpoint(checkpoint, observer=observer)
     except CheckpointError as error:
         found = folder.checkpoints()
         fix = "give another --out to start anew"
@@ -234,12 +235,12 @@ def _check_chosen(folder: RunFolder, checkpoint: Path, *, on_event: OnEvent) -> 
         raise CheckpointError(f"{error}; {rest}; {fix}") from error
 
 
-def _newest_whole(folder: RunFolder, *, on_event: OnEvent) -> Path:
+def _newest_whole(folder: RunFolder, *, observer: Observer) -> Path:
     """Return the newest checkpoint that is whole; set aside those that are newer and are not."""
     damaged: list[tuple[Path, CheckpointError]] = []
     for checkpoint in reversed(folder.checkpoints()):
         try:
-            check_run_checkpoint(checkpoint, on_event=on_event)
+            check_run_checkpoint(checkpoint, observer=observer)
         except CheckpointError as error:
             damaged.append((checkpoint, error))
             continue
@@ -247,7 +248,7 @@ def _newest_whole(folder: RunFolder, *, on_event: OnEvent) -> Path:
             aside = path.with_name(path.name + DAMAGED)
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
-            on_event(f"{reason}; this checkpoint is not used and is now {aside}")
+            tell(observer, f"{reason}; this checkpoint is not used and is now {aside}")
         return checkpoint
     reasons = "; ".join(str(error) for _, error in damaged)
     raise CheckpointError(
@@ -255,10 +256,10 @@ def _newest_whole(folder: RunFolder, *, on_event: OnEvent) -> Path:
     )
 
 
-def _say_what_is_lost(folder: RunFolder, *, step: int, on_event: OnEvent) -> None:
+def _say_what_is_lost(folder: RunFolder, *, step: int, observer: Observer) -> None:
     """Say which finished steps are done again: those behind the checkpoint."""
     lines = folder.metric_ends(first=0, last=_NEWEST)
     last = max((int(line["step"] or 0) for line in lines), default=0)
     if last > step:
         which = f"step {last} is" if last == step + 1 else f"steps {step + 1} to {last} are"
-        on_event(f"{which} done again, from the checkpoint of step {step}")
+        tell(observer, f"{which} done again, from the checkpoint of step {step}")

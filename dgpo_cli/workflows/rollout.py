@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dgpo_cli.config.load import Resolved
+from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.engine import Engine
 from dgpo_cli.errors import DataError
 from dgpo_cli.models.policy import load_for_sampling
 from dgpo_cli.prompts.benchmarks import load_benchmark
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from dgpo_cli.rewards.grader import Grader, check_answers
-from dgpo_cli.types import Progress, Prompt, ScoredGroup
+from dgpo_cli.types import Prompt, ScoredGroup
 from dgpo_cli.workflows.rollouts import rollout_lines, write_lines
 from dgpo_cli.workflows.setup import completion_seeds, make_sampler, set_threads
 
@@ -37,8 +37,7 @@ def run(
     out: Path,
     limit: int | None,
     adapter: Path | None,
-    progress: Progress,
-    on_event: Callable[[str], None],
+    observer: Observer,
 ) -> RolloutResult:
     """Sample `rollout.group_size` completions of each prompt of `source`; write them to `out`.
 
@@ -48,13 +47,11 @@ def run(
         adapter: folder of a saved adapter to sample with.
     """
     settings = resolved.settings
-    prompts = read_source(resolved, source=source, on_event=on_event)[:limit]
+    prompts = read_source(resolved, source=source, observer=observer)[:limit]
     check_answers(prompts, reward=settings.reward)
-    with Grader(settings.reward, on_note=on_event) as grader:
-        engine = sampling_engine(
-            resolved, adapter=adapter, grader=grader, progress=progress, on_event=on_event
-        )
-        prompts = fitting(engine, prompts, on_event=on_event)
+    with Grader(settings.reward, observer=observer) as grader:
+        engine = sampling_engine(resolved, adapter=adapter, grader=grader, observer=observer)
+        prompts = fitting(engine, prompts, observer=observer)
         seeds = completion_seeds(
             settings.seed,
             scope="rollout",
@@ -66,9 +63,7 @@ def run(
     return _result(groups, out=out)
 
 
-def read_source(
-    resolved: Resolved, *, source: str, on_event: Callable[[str], None]
-) -> tuple[Prompt, ...]:
+def read_source(resolved: Resolved, *, source: str, observer: Observer) -> tuple[Prompt, ...]:
     """Return the prompts of a benchmark or file, written as the settings' template says."""
     prompts = resolved.settings.prompts
     columns = prompts if isinstance(prompts, FilePrompts | HubPrompts) else FilePrompts(path=source)
@@ -81,7 +76,7 @@ def read_source(
         integers=resolved.settings.reward.kind == "integer",
     )
     for note in benchmark.notes:
-        on_event(note)
+        tell(observer, note)
     return benchmark.prompts
 
 
@@ -90,26 +85,25 @@ def sampling_engine(
     *,
     adapter: Path | None,
     grader: Grader,
-    progress: Progress,
-    on_event: Callable[[str], None],
+    observer: Observer,
 ) -> Engine:
     """Return an engine that can sample and score, with no reference and no optimiser."""
     settings = resolved.settings
     set_threads(settings.train.threads)
     policy = load_for_sampling(settings.model, adapter=adapter)
     for note in policy.notes:
-        on_event(note)
+        tell(observer, note)
     return Engine(
         settings,
         policy=policy,
         sampler=make_sampler(settings, policy=policy),
         grader=grader,
-        progress=progress,
+        observer=observer,
     )
 
 
 def fitting(
-    engine: Engine, prompts: tuple[Prompt, ...], *, on_event: Callable[[str], None]
+    engine: Engine, prompts: tuple[Prompt, ...], *, observer: Observer
 ) -> tuple[Prompt, ...]:
     """Leave out the prompts that are too long, and say how many.
 
@@ -122,7 +116,10 @@ def fitting(
         raise DataError(f"no prompt has at most prompts.max_prompt_tokens={limit} tokens; raise it")
     if len(kept) < len(prompts):
         left_out = len(prompts) - len(kept)
-        on_event(f"{left_out} prompts are longer than prompts.max_prompt_tokens={limit}: left out")
+        tell(
+            observer,
+            f"{left_out} prompts are longer than prompts.max_prompt_tokens={limit}: left out",
+        )
     return kept
 
 

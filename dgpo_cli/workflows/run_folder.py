@@ -18,13 +18,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from dgpo_cli.config.layers import parse_toml
 from dgpo_cli.core import io
+from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.errors import CheckpointError, NoCheckpointError
 from dgpo_cli.models.checkpoint import TrainerState, check_checkpoint, load_state
 from dgpo_cli.types import StepMetrics
@@ -162,7 +163,7 @@ def check_state(checkpoint: Path) -> TrainerState:
 
 
 def check_run_checkpoint(
-    checkpoint: Path, *, on_event: Callable[[str], None], optimizer: bool = True
+    checkpoint: Path, *, observer: Observer, optimizer: bool = True
 ) -> TrainerState:
     """Make sure that a run's checkpoint is as it was written, and return its counters.
 
@@ -174,14 +175,15 @@ def check_run_checkpoint(
     """
     state = check_state(checkpoint)
     if not check_checkpoint(checkpoint, optimizer=optimizer):
-        on_event(
+        tell(
+            observer,
             f"{checkpoint}: was written by an earlier version, without checksums; changed weights "
-            "would not be noticed"
+            "would not be noticed",
         )
     return state
 
 
-def checkpoint_to_load(run: Path, *, step: int | None, on_event: Callable[[str], None]) -> Path:
+def checkpoint_to_load(run: Path, *, step: int | None, observer: Observer) -> Path:
     """Return the checkpoint after `step` steps, or the newest, when its weights are as written.
 
     Raises:
@@ -198,7 +200,7 @@ def checkpoint_to_load(run: Path, *, step: int | None, on_event: Callable[[str],
             f"{run}: no checkpoint of step {step}; there are: {', '.join(_steps(found))}"
         )
     try:
-        check_run_checkpoint(path, on_event=on_event, optimizer=False)
+        check_run_checkpoint(path, observer=observer, optimizer=False)
     except CheckpointError as error:
         rest = other_checkpoints(found, without=path)
         if len(found) > 1:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from dgpo_cli.core.events import Observer
 from dgpo_cli.rewards.second_opinion import second_opinions
 from dgpo_cli.rewards.settings import IntegerReward, RewardSettings
-from dgpo_cli.types import Outcome, Progress
+from dgpo_cli.types import Outcome
 from dgpo_cli.workflows.samples import Sample, SampleFile, item_of, verdict_fields
 
 
@@ -17,7 +18,7 @@ def ask_again(
     *,
     k: int,
     reward: RewardSettings,
-    progress: Progress,
+    observer: Observer,
 ) -> list[Sample]:
     """Ask the math checker about the samples 0 to k - 1 that it has not seen; return all, in order.
 
@@ -28,7 +29,7 @@ def ask_again(
     unseen = [n for n, sample in enumerate(samples) if sample.index < k and sample.second is None]
     if not isinstance(reward, IntegerReward) or not unseen:
         return list(samples)
-    found = _opinions(file, samples, unseen, reward=reward, progress=progress)
+    found = _opinions(file, samples, unseen, reward=reward, observer=observer)
     judged = [
         replace(sample, second=found[n]) if n in found else sample
         for n, sample in enumerate(samples)
@@ -53,7 +54,7 @@ def _opinions(
     unseen: Sequence[int],
     *,
     reward: IntegerReward,
-    progress: Progress,
+    observer: Observer,
 ) -> dict[int, Outcome]:
     """Return the second outcome of the samples of these numbers."""
     wanted = set(unseen)
@@ -64,6 +65,6 @@ def _opinions(
         where=reward.extract,
         timeout_s=reward.timeout_s,
         workers=reward.workers,
-        progress=progress,
+        observer=observer,
     )
     return dict(zip(items, outcomes, strict=True))

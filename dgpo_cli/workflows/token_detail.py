@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.errors import CheckpointError, ConfigError, ModelError, UnreadableError
 from dgpo_cli.models.settings import LoraAdapter
 from dgpo_cli.types import Alternative, InspectedCompletion, TokenDetail
@@ -83,7 +83,7 @@ def stored_detail(
     file: RolloutFile,
     entry: Entry,
     texts: TokenTexts,
-    on_event: Callable[[str], None],
+    observer: Observer,
 ) -> TokenDetail:
     """Find the weights that sampled a stored completion; without them, say what computes it."""
     bare = TokenDetail(position=position, temperature=found.line.temperature or 1.0)
@@ -100,23 +100,24 @@ def stored_detail(
     try:
         policy = _load(settings, checkpoint=checkpoint)
     except (CheckpointError, ModelError, UnreadableError) as error:
-        on_event(f"{weights}, which sampled it, does not load: {error}")
+        tell(observer, f"{weights}, which sampled it, does not load: {error}")
         return _with_hint(bare, asked.command("--model M --reference R"))
     detail = computed_detail(position, found=found, policy=policy, texts=texts, weights=weights)
-    _compare(detail, found=found, on_event=on_event)
+    _compare(detail, found=found, observer=observer)
     return detail
 
 
-def _compare(detail: TokenDetail, *, found: Statistics, on_event: Callable[[str], None]) -> None:
+def _compare(detail: TokenDetail, *, found: Statistics, observer: Observer) -> None:
     """Tell where the weights give the sampled token another probability than training stored."""
     sampled = found.line.completion.token_ids[detail.position]
     (own,) = (each.policy for each in detail.alternatives if each.id == sampled)
     stored = found.logprobs[detail.position]
     now = math.log(own) if own > 0 else -math.inf
     if not abs(now - stored) <= _OFF:
-        on_event(
+        tell(
+            observer,
             f"{detail.weights} gives token {detail.position} log-probability {now:.4f}, "
-            f"training stored {stored:.4f}: these are not the weights that sampled it"
+            f"training stored {stored:.4f}: these are not the weights that sampled it",
         )
 
 

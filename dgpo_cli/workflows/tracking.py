@@ -10,14 +10,14 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self
+from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.codec import Count, Format, Text, parsed
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.core import io
+from dgpo_cli.core.events import Diagnosed, Ended, Evaluated, Event, Observer, StepDone, tell
 from dgpo_cli.errors import DataError, without_logins
 from dgpo_cli.trackers.open import open_tracker
 from dgpo_cli.trackers.protocol import TrackedRun
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
     from dgpo_cli.trackers.protocol import Tracker
     from dgpo_cli.trackers.settings import TrackerName
-    from dgpo_cli.types import Diagnosis, Evaluation, SettingChange, StepMetrics
+    from dgpo_cli.types import Diagnosis
     from dgpo_cli.workflows.run_folder import RunFolder
-
-P = ParamSpec("P")
 
 
 @dataclass(slots=True)
@@ -55,27 +53,24 @@ _KEPT = Format(_Kept)
 
 
 class Tracking:
-    """The trackers of one run; use it as a context, which opens and closes them."""
+    """The trackers of one run, as one observer of it; a tracker that fails is off from there on."""
 
     def __init__(
-        self, resolved: Resolved, *, folder: RunFolder, on_event: Callable[[str], None]
+        self, resolved: Resolved, *, folder: RunFolder, step: int, observer: Observer
     ) -> None:
-        self._resolved, self._folder, self._on_event = resolved, folder, on_event
+        """Open the trackers.
+
+        step: how many steps are finished.
+        observer: told where each tracker keeps the run, and which of them fails.
+        """
+        self._resolved, self._folder, self._observer = resolved, folder, observer
         self._settings = resolved.settings.track
         self._file = folder.path / "trackers.json"
         self._open: list[_Open] = []
         self._told: set[str] = set()
-        self._step = 0
-        self._changes: tuple[SettingChange, ...] = ()
-
-    def at(self, step: int) -> Self:
-        """Say how many steps are finished before the trackers are opened."""
         self._step = step
-        return self
-
-    def __enter__(self) -> Self:
+        self._changes = read_changes(folder.path)
         kept = self._read()
-        self._changes = read_changes(self._folder.path)
         for name in dict.fromkeys(self._settings.to):
             mine = kept.get(name, {})
             run_id = mine.get("id") or secrets.token_hex(4)
@@ -86,20 +81,27 @@ class Tracking:
                 self._lost(name, error, while_="starting")
                 continue
             self._open.append(_Open(name, tracker, run_id, marks))
-            self._on_event(f"{name}: {without_logins(tracker.place)}")
+            tell(self._observer, f"{name}: {without_logins(tracker.place)}")
         self._write()
         self._tell_changes()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def on(self, event: Event) -> None:
+        """Send what is of interest to a tracker; close all of them when the run has ended."""
+        match event:
+            case StepDone(step, metrics):
+                self._send("step", step, lambda tracker: tracker.numbers(step, metrics))
+            case Evaluated(step, _, curve):
+                values = _eval_numbers(curve[-1])
+                self._send("eval", step, lambda tracker: tracker.numbers(step, values))
+            case Diagnosed(_, diagnoses):
+                self._diagnosed(diagnoses)
+            case Ended(state):
+                self._close(failed=state != "done")
+
+    def _close(self, *, failed: bool) -> None:
         for each in self._open:
             try:
-                each.tracker.close(failed=kind is not None)
+                each.tracker.close(failed=failed)
             except Exception as found:
                 self._lost(each.name, found, while_="closing")
         self._open = []
@@ -111,25 +113,7 @@ class Tracking:
             kind, step = "settings/changed", self._step + 1
             self._send(kind, step, _words(step, kind, text))
 
-    def step(self, step: int, metrics: StepMetrics) -> None:
-        """Send every metric of a finished step."""
-        self._send("step", step, lambda tracker: tracker.numbers(step, metrics))
-
-    def evaluated(
-        self, step: int, evaluation: Evaluation, curve: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Send the numbers of an evaluation: those of its line in evals.jsonl, intervals by end."""
-        line = dict(curve[-1])
-        for name in ("rerun_95", "problems_95"):
-            line |= {f"{name}_{end}": value for end, value in (line.get(name) or {}).items()}
-        values = {
-            f"eval/{name}": float(value)
-            for name, value in line.items()
-            if isinstance(value, int | float) and name != "step"
-        }
-        self._send("eval", step, lambda tracker: tracker.numbers(step, values))
-
-    def diagnosed(self, diagnoses: Sequence[Diagnosis]) -> None:
+    def _diagnosed(self, diagnoses: Sequence[Diagnosis]) -> None:
         """Send every diagnosis that was not there the last time, as text."""
         for each in diagnoses:
             if each.key not in self._told:
@@ -156,7 +140,7 @@ class Tracking:
     def _lost(self, name: str, error: Exception, *, while_: str) -> None:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         reason = without_logins(reason)[:300]
-        self._on_event(f"{name} failed while {while_} and is off from here on: {reason}")
+        tell(self._observer, f"{name} failed while {while_} and is off from here on: {reason}")
 
     def _run(self, run_id: str, *, goes_on: bool) -> TrackedRun:
         return TrackedRun(
@@ -188,7 +172,7 @@ class Tracking:
                 for name, each in kept.items()
             }
         except DataError as error:
-            self._on_event(f"{error}; the trackers begin a new run")
+            tell(self._observer, f"{error}; the trackers begin a new run")
             return {}
 
     def _write(self) -> None:
@@ -200,8 +184,9 @@ class Tracking:
             io.write(self._file, json.dumps(kept))
         except OSError as error:
             self._settings = self._settings.model_copy(update={"to": ()})  # said once
-            self._on_event(
-                f"{self._file}: {error.strerror or error}; a resumed run may be told twice"
+            tell(
+                self._observer,
+                f"{self._file}: {error.strerror or error}; a resumed run may be told twice",
             )
 
 
@@ -209,11 +194,13 @@ def _words(step: int, name: str, text: str) -> Callable[[Tracker], None]:
     return lambda tracker: tracker.words(step, name, text)
 
 
-def both(*told: Callable[P, None]) -> Callable[P, None]:
-    """Return a callback that tells several, in this order."""
-
-    def tell(*values: P.args, **named: P.kwargs) -> None:
-        for one in told:
-            one(*values, **named)
-
-    return tell
+def _eval_numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a line of evals.jsonl, intervals by end."""
+    flat = dict(line)
+    for name in ("rerun_95", "problems_95"):
+        flat |= {f"{name}_{end}": value for end, value in (flat.get(name) or {}).items()}
+    return {
+        f"eval/{name}": float(value)
+        for name, value in flat.items()
+        if isinstance(value, int | float) and name != "step"
+    }

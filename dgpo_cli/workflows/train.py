@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,16 @@ from dgpo_cli.config.changes import Difference
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.core import io
+from dgpo_cli.core.events import (
+    Checkpointed,
+    Diagnosed,
+    Ended,
+    Observer,
+    Observers,
+    Sampled,
+    StepDone,
+    tell,
+)
 from dgpo_cli.engine import Engine
 from dgpo_cli.errors import CalledOff, CheckpointError, DgpoError, NonFiniteError
 from dgpo_cli.models.checkpoint import (
@@ -27,16 +37,15 @@ from dgpo_cli.models.optimizers import build_optimizer
 from dgpo_cli.models.policy import load_policy
 from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.schema import Change
-from dgpo_cli.types import Batch, Diagnosis, Progress, ScoredGroup, StepMetrics
+from dgpo_cli.types import Batch, ScoredGroup, StepMetrics
 from dgpo_cli.workflows.collect import starting_collector
 from dgpo_cli.workflows.data import open_training_prompts
-from dgpo_cli.workflows.glimpse import OnGlimpse, glimpse
 from dgpo_cli.workflows.health import Watch
 from dgpo_cli.workflows.history import record_changes
 from dgpo_cli.workflows.interrupt import Interrupt
 from dgpo_cli.workflows.overlap import starting_pipeline
 from dgpo_cli.workflows.request import Save
-from dgpo_cli.workflows.resume import OnEvent, Resume, look, starting_point
+from dgpo_cli.workflows.resume import Resume, look, starting_point
 from dgpo_cli.workflows.rollouts import training_lines, write_lines
 from dgpo_cli.workflows.run_folder import RunFolder
 from dgpo_cli.workflows.setup import (
@@ -44,11 +53,8 @@ from dgpo_cli.workflows.setup import (
     seed_everything,
     set_threads,
 )
-from dgpo_cli.workflows.tracking import Tracking, both
-from dgpo_cli.workflows.train_eval import OnEval, RunEvaluations
-
-OnStep = Callable[[int, StepMetrics], None]
-OnDiagnoses = Callable[[tuple[Diagnosis, ...]], None]
+from dgpo_cli.workflows.tracking import Tracking
+from dgpo_cli.workflows.train_eval import RunEvaluations
 
 MAX_BAD_STEPS = 3
 
@@ -76,13 +82,8 @@ def run(
     out: Path,
     resume: Resume,
     allow_change: bool = False,
-    progress: Progress,
-    on_step: OnStep,
-    on_event: OnEvent,
+    observer: Observer,
     save_eval: Save = lambda out, evaluation, card: None,
-    on_eval: OnEval = lambda step, evaluation, curve: None,
-    on_glimpse: OnGlimpse = lambda glimpse: None,
-    on_diagnoses: OnDiagnoses = lambda diagnoses: None,
 ) -> TrainResult:
     """Train until `train.steps`, from the newest whole checkpoint of `out` if `resume` allows.
 
@@ -90,10 +91,6 @@ def run(
         allow_change: go on with other settings than the run's even if they affect what is learnt;
             each change is recorded.
         save_eval: writes the report of an evaluation into its folder.
-        on_eval: told the step, the evaluation and the lines of evals.jsonl so far.
-        on_glimpse: shown a few completions of every step, before the step is trained on.
-        on_diagnoses: told after every step what is wrong with the run, the most important first;
-            `on_event` is told only when something of that changes.
 
     Raises:
         RunFolderBusy: another process holds `out`.
@@ -102,34 +99,23 @@ def run(
         NonFiniteError: three steps in a row were not finite.
     """
     folder = RunFolder(out)
+    observers = Observers([observer])
     # Before the lock nothing is written: what is refused, or done already, is left as it is.
     standing = look(
-        folder, resolved=resolved, resume=resume, allow_change=allow_change, on_event=on_event
+        folder, resolved=resolved, resume=resume, allow_change=allow_change, observer=observers
     )
     resolved, found = standing.resolved, standing.found
     if standing.done:
         return _result(folder, steps=resolved.settings.train.steps, trained=0)
     with folder.lock():
-        checkpoint = starting_point(folder, resume=resume, found=found, on_event=on_event)
-        tracking = Tracking(resolved, folder=folder, on_event=on_event)
+        checkpoint = starting_point(folder, resume=resume, found=found, observer=observers)
         evaluations = None
         if resolved.settings.eval.every:
             evaluations = RunEvaluations(
-                resolved,
-                folder=folder,
-                progress=progress,
-                save=save_eval,
-                on_event=on_event,
-                on_eval=both(tracking.evaluated, on_eval),
+                resolved, folder=folder, save=save_eval, observer=observers
             )
         loop = _Loop(
-            resolved,
-            folder=folder,
-            checkpoint=checkpoint,
-            found=found,
-            progress=progress,
-            on_event=on_event,
-            on_glimpse=on_glimpse,
+            resolved, folder=folder, checkpoint=checkpoint, found=found, observer=observers
         )
         # The grader is closed before the pipeline: what is being scored ahead ends then.
         with (
@@ -137,15 +123,22 @@ def run(
             loop.grader,
             evaluations or nullcontext(),
             loop.interrupt() as interrupt,
-            tracking.at(loop.step),
+            _telling_the_end(observers),
         ):
-            loop.run(
-                on_step=both(tracking.step, on_step),
-                on_diagnoses=both(tracking.diagnosed, on_diagnoses),
-                interrupt=interrupt,
-                evaluations=evaluations,
-            )
+            observers.add(Tracking(resolved, folder=folder, step=loop.step, observer=observers))
+            loop.run(interrupt=interrupt, evaluations=evaluations)
         return _result(folder, steps=loop.step, trained=loop.trained)
+
+
+@contextmanager
+def _telling_the_end(observer: Observer) -> Iterator[None]:
+    """Tell how what is inside ended, however it did."""
+    try:
+        yield
+    except BaseException as error:
+        observer.on(Ended("failed" if isinstance(error, Exception) else "stopped"))
+        raise
+    observer.on(Ended("done"))
 
 
 def _result(folder: RunFolder, *, steps: int, trained: int) -> TrainResult:
@@ -174,16 +167,14 @@ class _Loop:
         folder: RunFolder,
         checkpoint: Path | None,
         found: Sequence[Difference],
-        progress: Progress,
-        on_event: OnEvent,
-        on_glimpse: OnGlimpse,
+        observer: Observer,
     ) -> None:
         settings = self.settings = resolved.settings
         self.folder = folder
-        self.on_event, self.on_glimpse = on_event, on_glimpse
+        self.observer = observer
         set_threads(settings.train.threads)
         seed_everything(settings.seed)
-        self.grader = Grader(settings.reward, on_note=on_event)
+        self.grader = Grader(settings.reward, observer=observer)
         policy = load_policy(
             settings.model,
             adapter=settings.adapter,
@@ -206,16 +197,15 @@ class _Loop:
                 eps=optim.eps,
                 weight_decay=optim.weight_decay,
             ),
-            progress=progress,
+            observer=observer,
         )
         prompts = open_training_prompts(
             settings,
             prompt_length=self.engine.prompt_length,
-            progress=progress,
-            on_event=on_event,
+            observer=observer,
         )
         self.collector = starting_collector(
-            self.engine, prompts, checkpoint=checkpoint, found=found, on_event=on_event
+            self.engine, prompts, checkpoint=checkpoint, found=found, observer=observer
         )
         self.pipeline = starting_pipeline(
             self.engine,
@@ -223,7 +213,7 @@ class _Loop:
             sampler=sampler,
             checkpoint=checkpoint,
             found=found,
-            on_event=on_event,
+            observer=observer,
         )
         self.health = CreditHealth(), TauHealth(settings.credit)
         self.step = 0
@@ -240,10 +230,11 @@ class _Loop:
         packed = self.engine.policy.packed_count()
         in_4_bits = f" ({packed:,} in 4 bits)" if packed else ""
         for note in self.engine.policy.notes:
-            self.on_event(note)
-        self.on_event(
+            tell(self.observer, note)
+        tell(
+            self.observer,
             f"{self.settings.model.path}: {counts['held']:,} parameters held{in_4_bits}, "
-            f"{counts['trained']:,} trained, on {self.engine.policy.device}"
+            f"{counts['trained']:,} trained, on {self.engine.policy.device}",
         )
         if checkpoint is not None:
             assert self.engine.optimizer is not None
@@ -253,11 +244,11 @@ class _Loop:
             self.engine.resume_at(policy_version=state.policy_version)
             if not any(each.learnt and each.setting.startswith("model.") for each in found):
                 self.engine.noise_floor = state.noise_floor  # else measured again
-            self.on_event(f"resumed from {checkpoint} at step {state.step}")
+            tell(self.observer, f"resumed from {checkpoint} at step {state.step}")
         # An evaluation of the weights at the start counts only if the settings are still its own.
         anew = checkpoint is None and any(each.change != Change.FREE for each in found)
         for note in self.folder.forget_after(-1 if anew else self.step):
-            self.on_event(note)
+            tell(self.observer, note)
         record_changes(self.folder.path, step=self.step, found=found, resolved=resolved)
         io.write(self.folder.settings_file, dump_toml(resolved))
         shutil.rmtree(self.folder.tokenizer_dir, ignore_errors=True)
@@ -271,30 +262,21 @@ class _Loop:
             if isinstance(self.sampler, RemoteSampler):
                 self.sampler.wait_no_more()
 
-        return Interrupt(self.on_event, at_once=self.stopped_at_once, on_first=wait_no_more)
+        return Interrupt(self.observer, at_once=self.stopped_at_once, on_first=wait_no_more)
 
-    def run(
-        self,
-        *,
-        on_step: OnStep,
-        on_diagnoses: OnDiagnoses,
-        interrupt: Interrupt,
-        evaluations: RunEvaluations | None,
-    ) -> None:
+    def run(self, *, interrupt: Interrupt, evaluations: RunEvaluations | None) -> None:
         """Run the steps that are left, or those until the user interrupts.
 
         The weights are evaluated before the first step, and after a step when its checkpoint, if
         there is one, is written.
         """
         try:
-            self._run(on_step, on_diagnoses, interrupt=interrupt, evaluations=evaluations)
+            self._run(interrupt=interrupt, evaluations=evaluations)
         except CalledOff:
             interrupt.end(self._stopped(f"while waiting for vLLM, after step {self.step}"))
 
     def _run(
         self,
-        on_step: OnStep,
-        on_diagnoses: OnDiagnoses,
         *,
         interrupt: Interrupt,
         evaluations: RunEvaluations | None,
@@ -308,10 +290,10 @@ class _Loop:
             seconds = metrics["time/step_s"] = time.perf_counter() - started
             metrics["throughput/tokens_per_s"] = metrics["completion/tokens"] / seconds
             self.folder.write_metrics(self.step, metrics)
-            on_step(self.step, metrics)
+            self.observer.on(StepDone(self.step, metrics))
             for note in self.watch.add(self.step, metrics).notes:
-                self.on_event(note)
-            on_diagnoses(self.watch.current)
+                tell(self.observer, note)
+            self.observer.on(Diagnosed(self.step, self.watch.current))
             if self.bad_streak >= MAX_BAD_STEPS:
                 raise NonFiniteError(
                     f"loss or gradient was not finite in {MAX_BAD_STEPS} steps in a row, the last "
@@ -352,7 +334,7 @@ class _Loop:
         with self._keeping_what_is_trained():
             found = self.pipeline.begin(number)
         scored = found.groups
-        self.on_glimpse(glimpse(number, found.sampled))
+        self.observer.on(Sampled(number, tuple(found.sampled)))
         every = self.settings.train.rollouts_every
         kept = number == 1 or number % every == 0 or number == self.settings.train.steps
         noise = engine.measure_noise(scored, number=number)
@@ -361,7 +343,7 @@ class _Loop:
         metrics = engine.metrics(scored, batch=batch, sampled=found.sampled) | found.metrics | noise
         for health in self.health:
             if (said := health.line(metrics, noise_floor=engine.noise_floor)) is not None:
-                self.on_event(f"step {number}: {said}")
+                tell(self.observer, f"step {number}: {said}")
         metrics |= engine.step(batch, step=self.step, sync=False)
         if metrics["optim/skipped_nonfinite"]:
             self.bad_streak += 1
@@ -392,14 +374,15 @@ class _Loop:
                 try:
                     self._checkpoint()
                 except CheckpointError as error:  # the first failure is the one to tell
-                    self.on_event(str(error))
+                    tell(self.observer, str(error))
                 else:
                     if isinstance(failure, CalledOff):
                         raise
                     saved = self.folder.checkpoint_dir(self.step)
-                    self.on_event(
+                    tell(
+                        self.observer,
                         f"trained up to step {self.step}; checkpoint {saved}; "
-                        "the same command continues"
+                        "the same command continues",
                     )
             raise
 
@@ -416,9 +399,10 @@ class _Loop:
     def _keep_bad_batch(self, scored: list[ScoredGroup], batch: Batch) -> None:
         path = self.folder.bad_batches_dir / f"step-{self.step + 1:06d}.jsonl"
         self._write_rollouts(path, scored, batch)
-        self.on_event(
+        tell(
+            self.observer,
             f"step {self.step + 1}: loss or gradient is not finite; the weights are as they were, "
-            f"the batch is in {path}"
+            f"the batch is in {path}",
         )
 
     def _checkpoint(self) -> None:
@@ -433,4 +417,5 @@ class _Loop:
                 state=self.collector.state(step=self.step, bad_streak=self.bad_streak),
                 texts=self.pipeline.texts(),
             )
+            self.observer.on(Checkpointed(self.step, target))
         self.folder.prune_checkpoints(keep=self.settings.train.keep_checkpoints)

@@ -18,9 +18,10 @@ from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.protocols import SETTINGS, Protocol, load_protocol
+from dgpo_cli.core.events import Evaluated, Observer, tell
 from dgpo_cli.prompts.benchmarks import Benchmark, protocol_of
 from dgpo_cli.rewards.grader import Grader
-from dgpo_cli.types import Evaluation, Progress
+from dgpo_cli.types import Evaluation
 from dgpo_cli.workflows.card import build_card
 from dgpo_cli.workflows.eval_folder import EvalFolder
 from dgpo_cli.workflows.evaluate import encode_all, fill, load
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from dgpo_cli.engine import Engine
     from dgpo_cli.models.policy import Policy
 
-OnEvent = Callable[[str], None]
-OnEval = Callable[[int, Evaluation, list[dict[str, Any]]], None]
 _EDGE = 64  # numbers at the head and the tail of a weight that its fingerprint takes
 
 
@@ -66,10 +65,8 @@ class RunEvaluations:
         resolved: Resolved,
         *,
         folder: RunFolder,
-        progress: Progress,
         save: Save,
-        on_event: OnEvent,
-        on_eval: OnEval,
+        observer: Observer,
     ) -> None:
         """Load the benchmark, before anything large is.
 
@@ -79,14 +76,14 @@ class RunEvaluations:
         self._own: EvalSettings = resolved.settings.eval
         self._total = resolved.settings.train.steps
         self._folder = folder
-        self._save, self._on_event, self._on_eval = save, on_event, on_eval
+        self._save, self._observer = save, observer
         self._resolved, self._protocol = eval_settings(resolved)
         self._benchmark: Benchmark = load(
-            self._resolved, request=self._request(), progress=progress
+            self._resolved, request=self._request(), observer=observer
         )
         for note in self._benchmark.notes:
-            on_event(note)
-        self._grader = Grader(self._resolved.settings.reward, on_note=on_event)
+            tell(observer, note)
+        self._grader = Grader(self._resolved.settings.reward, observer=observer)
 
     def __enter__(self) -> Self:
         self._grader.__enter__()
@@ -139,12 +136,10 @@ class RunEvaluations:
                 self._benchmark.prompts,
                 k=self._own.k,
                 folder=target,
-                on_begin=self._grader.start,
-                on_event=self._on_event,
+                grader=self._grader,
+                observer=self._observer,
                 should_stop=should_stop,
-                on_damage=lambda error: self._on_event(
-                    f"evaluating again after step {step}, the stored samples are damaged: {error}"
-                ),
+                redraw=f"evaluating again after step {step}",
             )
             if len(samples) < self._own.k * len(self._benchmark.prompts):
                 return
@@ -159,7 +154,8 @@ class RunEvaluations:
             )
             self._save(target.path, evaluation, card)
         self._folder.write_eval(step, _line(evaluation, out=target.path, run=self._folder.path))
-        self._on_eval(step, evaluation, self._folder.read_evals())
+        curve = tuple(self._folder.read_evals())
+        self._observer.on(Evaluated(step, evaluation, curve))
 
     def _request(self) -> EvalRequest:
         return EvalRequest(

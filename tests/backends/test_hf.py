@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,10 +14,12 @@ import torch
 from dgpo_cli.backends import hf
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.hf import HfSampler
+from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.policy import Policy
-from dgpo_cli.types import Advance, Completion, SilentProgress
+from dgpo_cli.types import Completion
 from tests.models import families, tiny
+from tests.recorder import Recorder
 
 LIMIT = 24
 STOPS = (tiny.END, 9, 20, 33)
@@ -48,12 +48,10 @@ def sample(
     *,
     params: SamplingParams = PARAMS,
     batch_size: int = 256,
-    progress: Any = None,
+    observer: Observer = NOBODY,
 ) -> list[tuple[Completion, ...]]:
     sampler = HfSampler(generator, batch_size=batch_size)
-    return sampler.sample(
-        prompts, seeds=seeds, params=params, progress=progress or SilentProgress()
-    )
+    return sampler.sample(prompts, seeds=seeds, params=params, observer=observer)
 
 
 class Counting:
@@ -244,7 +242,7 @@ def test_completions_carry_the_version_that_was_last_synced() -> None:
     sampler = HfSampler(make_policy(), batch_size=4)
 
     def version() -> int:
-        [[found]] = sampler.sample([[5]], seeds=[[0]], params=PARAMS, progress=SilentProgress())
+        [[found]] = sampler.sample([[5]], seeds=[[0]], params=PARAMS, observer=NOBODY)
         return found.policy_version
 
     assert version() == 0
@@ -302,25 +300,10 @@ def test_no_forward_pass_is_run_after_the_last_token() -> None:
 
 
 def test_progress_counts_every_completion_once() -> None:
-    class Recorder:
-        def __init__(self) -> None:
-            self.total, self.done = 0, 0
-
-        @contextmanager
-        def phase(self, name: str, *, total: int, unit: str) -> Iterator[Advance]:
-            assert (name, unit) == ("sampling", "completions")
-            self.total = total
-
-            def advance(count: int) -> None:
-                self.done += count
-
-            yield advance
-
     recorder = Recorder()
-    sample(
-        make_policy(), make_prompts([5, 3]), [[0, 1, 2], [3, 4]], batch_size=2, progress=recorder
-    )
-    assert (recorder.total, recorder.done) == (5, 5)
+    prompts, seeds = make_prompts([5, 3]), [[0, 1, 2], [3, 4]]
+    sample(make_policy(), prompts, seeds, batch_size=2, observer=recorder)
+    assert recorder.phases == [("sampling", 5, "completions", 5)]
 
 
 def test_weights_are_left_without_gradients_and_in_the_same_mode() -> None:

@@ -8,8 +8,9 @@ import time
 import pytest
 
 from dgpo_cli.backends.vllm import VllmSampler
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.errors import BackendError
-from dgpo_cli.types import Completion, SilentProgress
+from dgpo_cli.types import Completion
 from tests.backends.fake_vllm import (
     FakeVllm,
     FakeWeights,
@@ -47,7 +48,7 @@ def test_a_server_lost_while_the_policy_is_trained_gets_the_weights_of_its_own_v
 ) -> None:
     weights = FakeWeights(adapter=adapter)
     sampler = sampler_of(server, weights=weights, in_flight=1, keep=True)
-    sampler.prepare(SilentProgress())
+    sampler.prepare(NOBODY)
     weights.weight = 0.25
     sampler.sync(policy_version=1)
     server.bodies.clear()
@@ -71,7 +72,7 @@ def test_prepare_starts_once_and_a_sample_then_reads_nothing_that_training_moves
     weights = FakeWeights(adapter=True, weight=0.5)
     sampler = sampler_of(server, weights=weights)
     for _ in range(2):
-        sampler.prepare(SilentProgress())
+        sampler.prepare(NOBODY)
     assert len(weights.saved) == 1
     weights.weight = 0.9
     assert sample(sampler) == expected(0.5, version=0)
@@ -83,7 +84,7 @@ def test_a_sample_that_is_called_off_raises_and_leaves_no_thread(
     server: FakeVllm, when: str
 ) -> None:
     sampler = sampler_of(server, weights=FakeWeights(adapter=True), wait_s=30.0, timeout_s=60.0)
-    sampler.prepare(SilentProgress())
+    sampler.prepare(NOBODY)
     before = threading.active_count()
     server.bodies.clear()
     server.faults.hang_s = 3.0

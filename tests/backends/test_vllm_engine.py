@@ -23,8 +23,8 @@ from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.vllm import Limits, VllmSampler
 from dgpo_cli.backends.vllm_command import ServerFlags, reserved_rank, transfer_name
 from dgpo_cli.backends.vllm_engine import OwnEngine
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.errors import BackendError, CalledOff
-from dgpo_cli.types import SilentProgress
 from tests.backends.fake_vllm import FakeWeights, fake_sampler, logprob
 from tests.processes import left_behind, with_mark
 
@@ -70,9 +70,7 @@ def sampler_of(weights: FakeWeights, engine: OwnEngine) -> VllmSampler:
 
 
 def sample(sampler: VllmSampler) -> Any:
-    return sampler.sample(
-        [[1, 2], [3]], seeds=[[1, 2], [3]], params=PARAMS, progress=SilentProgress()
-    )
+    return sampler.sample([[1, 2], [3]], seeds=[[1, 2], [3]], params=PARAMS, observer=NOBODY)
 
 
 def test_an_engine_that_dies_is_started_once_more_with_the_present_weights(mark: str) -> None:
@@ -123,7 +121,7 @@ def test_an_engine_that_dies_again_is_a_clear_error_and_leaves_nothing(mark: str
 def test_an_engine_that_does_not_start_gives_its_reason(mark: str) -> None:
     engine = engine_of("broken")
     with pytest.raises(BackendError, match="exit code 1 while starting: ValueError: hea") as error:
-        engine.start(SilentProgress())
+        engine.start(NOBODY)
     told = re.search(r"head size 8 is not supported \(the whole log: (.*)\)$", str(error.value))
     assert told is not None
     log = Path(told[1])
@@ -135,7 +133,7 @@ def test_an_engine_that_does_not_start_gives_its_reason(mark: str) -> None:
 def test_an_engine_that_is_never_ready_is_given_up_and_ended(mark: str) -> None:
     engine = engine_of("mute", timeout_s=0.5)
     with pytest.raises(BackendError, match=r"not ready after 0\.5 s; raise startup_timeout_s"):
-        engine.start(SilentProgress())
+        engine.start(NOBODY)
     assert left_behind(mark, within_s=10) == []
 
 
@@ -144,7 +142,7 @@ def test_an_engine_that_is_waited_for_no_more_ends_the_wait_at_once(mark: str) -
     threading.Timer(1.0, engine.wait_no_more).start()
     started = time.monotonic()
     with pytest.raises(CalledOff):
-        engine.start(SilentProgress())
+        engine.start(NOBODY)
     assert time.monotonic() - started < 20
     engine.close()
     assert left_behind(mark, within_s=10) == []

@@ -5,8 +5,6 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,8 @@ from dgpo_cli.backends.settings import VllmServerBackend
 from dgpo_cli.backends.vllm import Limits
 from dgpo_cli.backends.vllm_gate import Rules
 from dgpo_cli.backends.vllm_server import SharedServers
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.errors import BackendError
-from dgpo_cli.types import SilentProgress
 from tests.backends.fake_vllm import (
     STOP,
     FakeVllm,
@@ -34,6 +32,7 @@ from tests.backends.vllm_cases import (
     sample,
     sampler_of,
 )
+from tests.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("short_waits")
 
@@ -353,7 +352,7 @@ def test_a_sequence_that_the_server_would_refuse_is_named_before(server: FakeVll
     sampler = sampler_of(server, weights=FakeWeights(adapter=True))
     long = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, max_completion_tokens=61)
     with pytest.raises(BackendError, match="takes 64 tokens, prompt and completion need 65"):
-        sampler.sample(PROMPTS, seeds=SEEDS, params=long, progress=SilentProgress())
+        sampler.sample(PROMPTS, seeds=SEEDS, params=long, observer=NOBODY)
 
 
 def test_the_key_goes_to_the_server_and_into_no_error(
@@ -371,15 +370,11 @@ def test_the_key_goes_to_the_server_and_into_no_error(
 
 
 def test_progress_counts_every_completion_once(server: FakeVllm) -> None:
-    told: list[tuple[str, int, int]] = []
-
-    class Listener:
-        @contextmanager
-        def phase(self, name: str, *, total: int, unit: str) -> Iterator[Any]:
-            done: list[int] = []
-            yield done.append
-            told.append((name, total, sum(done)))
-
+    recorder = Recorder()
     server.faults.status = [200, 500, 200, 500]
-    sample(sampler_of(server, weights=FakeWeights(adapter=True)), progress=Listener())
-    assert told == [("waiting", 1, 1), ("syncing", 1, 1), ("sampling", 9, 9)]
+    sample(sampler_of(server, weights=FakeWeights(adapter=True)), observer=recorder)
+    assert [(name, total, done) for name, total, _, done in recorder.phases] == [
+        ("waiting", 1, 1),
+        ("syncing", 1, 1),
+        ("sampling", 9, 9),
+    ]

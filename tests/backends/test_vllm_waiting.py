@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,21 +26,9 @@ from dgpo_cli.backends.vllm_gate import key_file
 from dgpo_cli.backends.vllm_server import SharedServers
 from dgpo_cli.errors import BackendError, CalledOff
 from tests.backends.fake_vllm import FakeVllm, fake_servers
+from tests.recorder import Recorder
 
 Answer = Callable[[str], tuple[int, bytes]]
-
-
-class Told:
-    """Progress that keeps what is said."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def phase(self, name: str, *, total: int, unit: str) -> AbstractContextManager[Any]:
-        return nullcontext(lambda amount: None)
-
-    def event(self, text: str) -> None:
-        self.events.append(text)
 
 
 @contextmanager
@@ -69,10 +57,10 @@ def answering(answer: Answer) -> Iterator[str]:
 
 def wait(*urls: str, within_s: float = 60.0, model: str | None = None) -> list[str]:
     """Wait for servers; return what was said meanwhile."""
-    told = Told()
+    told = Recorder()
     backend = VllmServerBackend(urls=urls, startup_timeout_s=within_s)
     SharedServers(backend, model=model).start(told)
-    return told.events
+    return told.notes
 
 
 def fails_at_once(*urls: str) -> str:
@@ -262,7 +250,7 @@ def test_a_wait_that_is_called_off_ends(monkeypatch: pytest.MonkeyPatch) -> None
         threading.Timer(0.2, servers.wait_no_more).start()
         started = time.monotonic()
         with pytest.raises(CalledOff):
-            servers.start(Told())
+            servers.start(Recorder())
         assert time.monotonic() - started < 2
 
 

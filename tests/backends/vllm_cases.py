@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,7 +10,8 @@ from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.settings import VllmServerBackend
 from dgpo_cli.backends.vllm import Limits, VllmSampler
 from dgpo_cli.backends.vllm_server import SharedServers
-from dgpo_cli.types import Completion, SilentProgress
+from dgpo_cli.core.events import NOBODY, Observer
+from dgpo_cli.types import Completion
 from tests.backends.fake_vllm import STOP, FakeVllm, FakeWeights, drawn, fake_sampler, logprob
 
 PARAMS = SamplingParams(temperature=0.5, top_p=1.0, top_k=0, max_completion_tokens=9)
@@ -42,10 +42,8 @@ def sampler_of(
     )
 
 
-def sample(sampler: VllmSampler, progress: Any = None) -> list[tuple[Completion, ...]]:
-    return sampler.sample(
-        PROMPTS, seeds=SEEDS, params=PARAMS, progress=progress or SilentProgress()
-    )
+def sample(sampler: VllmSampler, observer: Observer = NOBODY) -> list[tuple[Completion, ...]]:
+    return sampler.sample(PROMPTS, seeds=SEEDS, params=PARAMS, observer=observer)
 
 
 def expected(weight: float, *, version: int) -> list[tuple[Completion, ...]]:

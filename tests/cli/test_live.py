@@ -1,4 +1,4 @@
-"""The live panel on a terminal, from its callbacks and from real runs."""
+"""The live panel on a terminal, from events and from real runs."""
 
 from __future__ import annotations
 
@@ -29,22 +29,26 @@ TINY = (
     "reward.workers=1",
     "eval.every=0",
 )
-CALLBACKS = """
+EVENTS = """
 import sys, warnings
 from pathlib import Path
 from dgpo_cli.cli.live import Panel
-from dgpo_cli.types import Diagnosis, Glimpse, Shown
+from dgpo_cli.core.events import Diagnosed, Sampled, StepDone, phase, tell
+from dgpo_cli.types import Completion, Diagnosis, Message, Prompt, ScoredGroup, Verdict
+prompt = Prompt("1", (Message("user", "1+1?"),), "2", "test")
+drawn = Completion((1,), (0.0,), "\\x1b[31m\\\\boxed{2}", "stop", 0, 0)
+group = ScoredGroup(prompt, (1,), (drawn,), (Verdict("correct", "2", 1.0),), (0.0,))
 past = [{"step": n, "reward/mean": 0.1 * n} for n in (1, 2, 3, 9)]
 run = dict(name="[b]", out=Path("runs/x"), steps=10, eval_every=0)
 with Panel(**run, start=3, past=(past, [])) as view:
-    view.event("resumed [red]")
-    view.glimpse(Glimpse(4, 8, 2, (Shown("1+1?", "\\x1b[31m\\\\boxed{2}", "correct", 1.0),)))
-    with view.phase("sampling", total=8, unit="completions") as advance:
+    tell(view, "resumed [red]")
+    view.on(Sampled(4, (group,)))
+    with phase(view, "sampling", total=8, unit="completions") as advance:
         advance(8)
-    view.step(4, {"reward/mean": 0.75, "time/step_s": 1.0})
+    view.on(StepDone(4, {"reward/mean": 0.75, "time/step_s": 1.0}))
     ill = Diagnosis("flat", 4, "the reward is flat", "for 4 steps", "raise optim.lr")
-    view.diagnosed([])
-    view.diagnosed([ill])
+    view.on(Diagnosed(4, ()))
+    view.on(Diagnosed(4, (ill,)))
     sys.stderr.write("half ")
     sys.stderr.write("a line\\nloading  1%\\rloading 99%\\n")
     print("from stdout")
@@ -62,14 +66,14 @@ def screen_of(ended: Ended) -> list[str]:
     return terminal.shown()
 
 
-def run_callbacks(*arguments: str) -> Ended:
+def run_events(*arguments: str) -> Ended:
     return on_terminal(
-        sys.executable, "-c", CALLBACKS, *arguments, columns=COLUMNS, env={"LINES": str(ROWS)}
+        sys.executable, "-c", EVENTS, *arguments, columns=COLUMNS, env={"LINES": str(ROWS)}
     )
 
 
 def test_everything_that_was_said_stays_above_the_last_panel() -> None:
-    lines = screen_of(run_callbacks())
+    lines = screen_of(run_events())
     text = "\n".join(lines)
     start = next(at for at, line in enumerate(lines) if line.startswith("[b]  runs/x"))
     above = lines[:start]
@@ -88,7 +92,7 @@ def test_everything_that_was_said_stays_above_the_last_panel() -> None:
 
 
 def test_an_exception_leaves_the_panel_and_a_usable_terminal() -> None:
-    ended = run_callbacks("fail")
+    ended = run_events("fail")
     lines = screen_of(ended)
     assert ended.code == 1
     assert any(line.endswith("step 4/10 · failed") for line in lines)

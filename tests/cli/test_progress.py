@@ -9,6 +9,7 @@ import pytest
 
 from dgpo_cli.cli.bars import Bars
 from dgpo_cli.cli.stepline import step_line
+from dgpo_cli.core.events import StepDone, phase, tell
 from tests.cli.helpers import ESCAPE, on_terminal, without_escapes
 
 METRICS = {
@@ -30,11 +31,12 @@ FULL = (
 DRAW = """
 import sys, time
 from dgpo_cli.cli.bars import Bars
+from dgpo_cli.core.events import StepDone, phase, tell
 with Bars(steps=3) as bars:
-    with bars.phase("sample [red]", total=10, unit="completion") as advance:
+    with phase(bars, "sample [red]", total=10, unit="completion") as advance:
         advance(4)
-        bars.event("resumed [bold]")
-        bars.step(2, {"reward/mean": 0.5})
+        tell(bars, "resumed [bold]")
+        bars.on(StepDone(2, {"reward/mean": 0.5}))
         time.sleep(0.3)
 print("result")
 """
@@ -69,10 +71,10 @@ def test_a_missing_or_strange_metric_is_no_crash() -> None:
 
 def test_off_a_terminal_only_the_step_lines_appear(capsys: pytest.CaptureFixture[str]) -> None:
     with Bars(steps=100) as bars:
-        with bars.phase("sample", total=10, unit="completion") as advance:
+        with phase(bars, "sample", total=10, unit="completion") as advance:
             advance(10)
-        bars.event("resumed from x")
-        bars.step(12, METRICS)
+        tell(bars, "resumed from x")
+        bars.on(StepDone(12, METRICS))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == f"note: resumed from x\n{FULL}\n"

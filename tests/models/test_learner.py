@@ -14,11 +14,12 @@ from dgpo_cli.algo.credit import DgpoCredit, UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
 from dgpo_cli.algo.off_policy import Correction
 from dgpo_cli.algo.summary import effective_fractions
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.models.accumulate import Plan
 from dgpo_cli.models.learner import Learner, Recipe
 from dgpo_cli.models.policy import Policy
 from dgpo_cli.models.update import UpdateResult, off_policy_metrics
-from dgpo_cli.types import Batch, SilentProgress
+from dgpo_cli.types import Batch
 from tests.models import tiny, twins, updates
 from tests.models.test_update import twin_rule
 
@@ -57,14 +58,14 @@ def measured(
         torch.tensor(advantages),
         recipe=recipe(**changes),
         every_distance=False,
-        progress=SilentProgress(),
+        observer=NOBODY,
         watch=lambda name: nullcontext(),
         carried=carried,
     )
 
 
 def finished(learner: Learner, batch: Batch, **changes: Any) -> list[UpdateResult]:
-    return learner.update(batch, recipe=recipe(**changes), progress=SilentProgress())
+    return learner.update(batch, recipe=recipe(**changes), observer=NOBODY)
 
 
 def forward_tokens(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -274,11 +275,11 @@ def test_the_correction_multiplies_the_losses_of_its_tokens() -> None:
                     torch.tensor(updates.ADVANTAGES),
                     recipe=corrected,
                     every_distance=False,
-                    progress=SilentProgress(),
+                    observer=NOBODY,
                     watch=lambda name: nullcontext(),
                     sampling_logprobs=sampled,
                 )
-                results = learner.update(batch, recipe=corrected, progress=SilentProgress())
+                results = learner.update(batch, recipe=corrected, observer=NOBODY)
                 signal = plain.mask & (plain.advantages != 0)[:, None]
                 assert sum(r.kept_tokens for r in results) == int((within & signal).sum())
                 total, square = weights[signal].sum(), weights[signal].square().sum()
@@ -329,7 +330,7 @@ def test_a_tau_of_the_whole_batch_is_that_of_the_rows_with_an_advantage() -> Non
             torch.tensor(updates.ADVANTAGES),
             recipe=recipe(rule=WHOLE),
             every_distance=every,
-            progress=SilentProgress(),
+            observer=NOBODY,
             watch=lambda name: nullcontext(),
         )
         for every in (False, True)
@@ -368,7 +369,7 @@ def test_the_noise_floor_reaches_the_rule_in_the_pass_that_trains() -> None:
             torch.tensor(updates.ADVANTAGES),
             recipe=recipe(rule=EACH),
             every_distance=False,
-            progress=SilentProgress(),
+            observer=NOBODY,
             watch=lambda name: nullcontext(),
             noise_floor=floor,
         )

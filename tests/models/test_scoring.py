@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,13 +12,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dgpo_cli.core.events import Progress
 from dgpo_cli.models.batching import Rows
 from dgpo_cli.models.packing import Packed
 from dgpo_cli.models.policy import Policy
 from dgpo_cli.models.scoring import token_logprobs, token_stats
 from dgpo_cli.models.token_pass import Tiles
-from dgpo_cli.types import Advance, TokenStats
+from dgpo_cli.types import TokenStats
 from tests.models import tiny, twins
+from tests.recorder import Recorder
 
 FAMILIES = ("qwen2-tied", "qwen2-untied", "gemma2-softcap", "granite-scaled", "cohere-scaled")
 SHAPES = [(4, 6), (9, 11), (1, 3), (5, 17), (2, 1), (9, 8)]
@@ -327,13 +328,8 @@ def test_the_gradient_of_logprobs_equals_the_slow_twin(
 
 
 def test_progress_counts_every_token_once(policy: Policy) -> None:
-    seen: list[int] = []
-
-    class Recorder:
-        @contextmanager
-        def phase(self, name: str, *, total: int, unit: str) -> Iterator[Advance]:
-            assert (name, total, unit) == ("statistics", int(ROWS.mask.sum()), "tokens")
-            yield seen.append
-
-    stats_of(policy, micro_batch_size=2, progress=Recorder())
-    assert len(seen) == 3 and sum(seen) == int(ROWS.mask.sum())
+    recorder = Recorder()
+    stats_of(policy, micro_batch_size=2, observer=recorder)
+    total = int(ROWS.mask.sum())
+    assert recorder.phases == [("statistics", total, "tokens", total)]
+    assert len(recorder.of(Progress)) == 1 + 3 + 1

@@ -10,38 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from dgpo_cli.errors import BackendError, DataError, DgpoError
 from dgpo_cli.prompts.hub import HubFile, fetch
-from dgpo_cli.types import Advance
 from tests.prompts.hub_server import Hub, serving
+from tests.recorder import Recorder
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 CONTENT = "".join(f'{{"id": {n}, "problem": "{n}+1?"}}\n' for n in range(500)).encode()
 FILE = HubFile("someone/some-data", REVISION, "test.jsonl")
-
-
-class Listener:
-    """Keeps what a download reports."""
-
-    def __init__(self) -> None:
-        self.phases: list[tuple[str, int, str]] = []
-        self.done = 0
-
-    @contextmanager
-    def phase(self, name: str, *, total: int, unit: str) -> Iterator[Advance]:
-        self.phases.append((name, total, unit))
-        yield self._add
-
-    def event(self, text: str) -> None:
-        """Notes are of no interest here."""
-
-    def _add(self, amount: int) -> None:
-        self.done += amount
 
 
 @pytest.fixture
@@ -88,12 +68,11 @@ def kept(cache: Path) -> list[Path]:
 @pytest.mark.parametrize("large", [False, True])
 def test_a_file_arrives_with_progress_and_is_asked_for_once(hub: Hub, large: bool) -> None:
     hub.large = large
-    listener = Listener()
-    path, notes = fetch(FILE, progress=listener)
+    recorder = Recorder()
+    path, notes = fetch(FILE, observer=recorder)
     assert path.read_bytes() == CONTENT
     assert notes == ()
-    assert listener.phases == [("download test.jsonl", len(CONTENT), "B")]
-    assert listener.done == len(CONTENT)
+    assert recorder.phases == [("download test.jsonl", len(CONTENT), "B", len(CONTENT))]
     before = len(hub.requests)
     assert fetch(FILE) == (path, ())
     assert len(hub.requests) == before
@@ -124,12 +103,12 @@ def test_after_a_break_only_the_rest_is_asked_for(
 
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     hub.breaks = 1
-    listener = Listener()
-    assert fetch(FILE, progress=listener)[0].read_bytes() == CONTENT
+    recorder = Recorder()
+    assert fetch(FILE, observer=recorder)[0].read_bytes() == CONTENT
     there = len(CONTENT) // 2 // 1000 * 1000
     ranges = [wanted for method, _, wanted in hub.requests if method == "GET"]
     assert ranges == [None, f"bytes={there}-"]
-    assert listener.done == len(CONTENT)
+    assert [done for *_, done in recorder.phases] == [len(CONTENT)]
 
 
 @pytest.mark.parametrize("reset", [False, True])

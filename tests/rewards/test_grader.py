@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 from pydantic import ValidationError
 
@@ -12,23 +9,8 @@ from dgpo_cli.errors import DataError
 from dgpo_cli.rewards.grader import GradeItem, Grader
 from dgpo_cli.rewards.protocol import Check
 from dgpo_cli.rewards.settings import IntegerReward, MathReward
-from dgpo_cli.types import Advance, Verdict
-
-
-class Recorder:
-    """A progress listener that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.phases: list[tuple[str, int, str]] = []
-        self.advanced = 0
-
-    @contextmanager
-    def phase(self, name: str, *, total: int, unit: str) -> Iterator[Advance]:
-        self.phases.append((name, total, unit))
-        yield self._advance
-
-    def _advance(self, amount: int) -> None:
-        self.advanced += amount
+from dgpo_cli.types import Verdict
+from tests.recorder import Recorder
 
 
 def test_the_reward_follows_from_the_outcome() -> None:
@@ -69,10 +51,9 @@ def test_timeouts_and_crashes_keep_their_names_and_earn_no_reward(
 
 def test_progress_counts_every_completion() -> None:
     recorder = Recorder()
-    with Grader(IntegerReward()) as grader:
-        grader.grade([GradeItem("1", r"\boxed{1}", "stop")] * 30, progress=recorder)
-    assert recorder.phases == [("scoring", 30, "completions")]
-    assert recorder.advanced == 30
+    with Grader(IntegerReward(), observer=recorder) as grader:
+        grader.grade([GradeItem("1", r"\boxed{1}", "stop")] * 30)
+    assert recorder.phases == [("scoring", 30, "completions", 30)]
 
 
 @pytest.mark.parametrize(

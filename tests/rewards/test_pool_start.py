@@ -16,6 +16,7 @@ from dgpo_cli.rewards.pool import WorkerPool
 from dgpo_cli.rewards.process import WorkerProcess
 from dgpo_cli.rewards.protocol import Check
 from dgpo_cli.rewards.settings import IntegerReward, MathReward
+from tests.recorder import Notes
 from tests.rewards.test_pool import MISBEHAVE, is_alive, task
 
 
@@ -75,14 +76,14 @@ def test_a_pool_goes_on_with_the_workers_that_start_and_says_so_once(
 ) -> None:
     monkeypatch.setattr(pool_module, "FIRST_PAUSE_S", 0.01)
     starts = Starts(monkeypatch, lambda number: number > 0, how)
-    notes: list[str] = []
+    notes = Notes()
     tasks = [task("", str(number)) for number in range(2000)]
-    with WorkerPool(MISBEHAVE, workers=3, timeout_s=60, on_note=notes.append) as pool:
+    with WorkerPool(MISBEHAVE, workers=3, timeout_s=60, observer=notes) as pool:
         for _ in range(3):
             assert pool.run(tasks) == [("correct", text) for _, text, _ in tasks]
         assert len(pool.pids) == 1
     assert len(starts.at) > 2  # it is tried again
-    (note,) = notes or [""]
+    (note,) = notes.texts or [""]
     assert note.startswith("only 1 of 3 workers check answers, another does not start (")
     assert "reward.workers" in note
 

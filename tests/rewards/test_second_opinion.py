@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.rewards import pool, second_opinion
 from dgpo_cli.rewards.answer import check_integer
 from dgpo_cli.rewards.grader import GradeItem
@@ -14,7 +15,7 @@ from dgpo_cli.rewards.protocol import Check
 from dgpo_cli.rewards.second_opinion import disagree, second_opinions
 from dgpo_cli.rewards.settings import Extract
 from dgpo_cli.types import OUTCOMES, FinishReason, Outcome, Verdict
-from tests.rewards.test_grader import Recorder
+from tests.recorder import Recorder
 
 BOTH: Extract = "boxed-or-answer-line"
 LONG = "so we try another way. " * 2000
@@ -28,7 +29,7 @@ def verdict(item: GradeItem) -> Verdict:
 
 
 def opinions(
-    items: list[GradeItem], *, timeout_s: float = 20, recorder: Recorder | None = None
+    items: list[GradeItem], *, timeout_s: float = 20, observer: Observer = NOBODY
 ) -> list[Outcome]:
     return second_opinions(
         items,
@@ -36,7 +37,7 @@ def opinions(
         where=BOTH,
         timeout_s=timeout_s,
         workers=2,
-        progress=recorder or Recorder(),
+        observer=observer,
     )
 
 
@@ -89,9 +90,8 @@ def test_equal_answers_are_asked_about_once() -> None:
     texts = [r"\boxed{x=3}", LONG + r"\boxed{x=3}", r"\boxed{3}", r"\boxed{y=3}"]
     items = [GradeItem(gold, text, "stop") for text in texts for gold in ("3", "4")] * 3
     expected = ["correct", "wrong"] * 12
-    assert opinions(items, recorder=recorder) == expected
-    assert recorder.phases == [("second opinion", 4, "answers")]
-    assert recorder.advanced == 4
+    assert opinions(items, observer=recorder) == expected
+    assert recorder.phases == [("second opinion", 4, "answers", 4)]
 
 
 def test_an_opinion_without_end_is_a_timeout_and_blocks_no_other() -> None:
@@ -123,5 +123,5 @@ def test_what_a_worker_cannot_judge_is_a_crash(monkeypatch: pytest.MonkeyPatch) 
         where=BOTH,
         timeout_s=5,
         workers=1,
-        progress=Recorder(),
+        observer=NOBODY,
     ) == ["crash", "crash"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.models.token_texts import completion_text
 from dgpo_cli.rewards.answer import check_integer
 from dgpo_cli.rewards.grader import GradeItem, Grader
 from dgpo_cli.rewards.second_opinion import second_opinions
 from dgpo_cli.rewards.settings import IntegerReward, MathReward
 from dgpo_cli.thinking import MARKS, after_thinking, ends_in_thought, is_part_of_mark
-from dgpo_cli.types import SilentProgress, Verdict
+from dgpo_cli.types import Verdict
 
 NOISE = ("", "x < y, " * 99, "[1] ◁ |> think> ")
 
@@ -81,7 +82,7 @@ def test_the_second_opinion_does_not_look_into_an_open_thought() -> None:
         where="boxed",
         timeout_s=60,
         workers=1,
-        progress=SilentProgress(),
+        observer=NOBODY,
     )
     assert [verdict.outcome for verdict in verdicts] == [
         "no_answer",

@@ -21,12 +21,13 @@ from benchmarks.smollm2 import convert
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.hf import HfSampler
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.models.fingerprint import adapter_fingerprint
 from dgpo_cli.models.packing import Packed
 from dgpo_cli.models.policy import Policy, load_for_sampling
 from dgpo_cli.models.settings import ModelSettings
 from dgpo_cli.prompts.templates import encode_prompt
-from dgpo_cli.types import Message, Prompt, SilentProgress
+from dgpo_cli.types import Message, Prompt
 from tests.cli.helpers import in_process as dgpo
 
 pytestmark = pytest.mark.slow
@@ -288,6 +289,6 @@ def test_eval_of_the_run_samples_from_its_last_policy(run: Watched, tmp_path: Pa
             [encode_prompt(policy.tokenizer, prompt)],
             seeds=[[line["seed"]]],
             params=SamplingParams.of(rollout),
-            progress=SilentProgress(),
+            observer=NOBODY,
         )
         assert list(completion.token_ids) == line["token_ids"]

@@ -18,12 +18,13 @@ import torch
 
 from dgpo_cli.algo.credit import UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.models.accumulate import Plan, rows_of
 from dgpo_cli.models.learner import Learner, Recipe
 from dgpo_cli.models.policy import Policy
 from dgpo_cli.models.scoring import token_stats
 from dgpo_cli.models.update import update
-from dgpo_cli.types import Batch, SilentProgress, TokenStats
+from dgpo_cli.types import Batch, TokenStats
 from tests.models import tiny
 
 pytestmark = pytest.mark.slow
@@ -142,10 +143,10 @@ def our_first_step(batch: Batch, *, aggregation: Any, family: str) -> tuple[Batc
         batch.advantages,
         recipe=recipe,
         every_distance=False,
-        progress=SilentProgress(),
+        observer=NOBODY,
         watch=lambda name: nullcontext(),
     )
-    [result] = learner.update(measured, recipe=recipe, progress=SilentProgress())
+    [result] = learner.update(measured, recipe=recipe, observer=NOBODY)
     return measured, Step(result.loss, gradient, result.clipped_tokens)
 
 

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from dgpo_cli.config.load import Resolved, resolve
+from dgpo_cli.core.events import NOBODY, Diagnosed, Ended, Evaluated, StepDone
 from dgpo_cli.types import Diagnosis
 from dgpo_cli.workflows.run_folder import RunFolder
 from dgpo_cli.workflows.tracking import Tracking
+from tests.recorder import Notes
 
 LINE: dict[str, Any] = {
     "step": 2,
@@ -54,13 +56,14 @@ def send(out: Path, *names: str, after: int, to: int, events: list[str] | None =
     """A part of a run: the steps after `after` up to `to`, with an evaluation after the second."""
     out.mkdir(exist_ok=True)
     told = events if events is not None else []
-    tracking = Tracking(resolved(*names), folder=RunFolder(out), on_event=told.append)
-    with tracking.at(after):
-        for step in range(after + 1, to + 1):
-            tracking.step(step, metrics(step))
-            if step == 2:
-                tracking.evaluated(step, None, [LINE])  # type: ignore[arg-type]
-                tracking.diagnosed([SICK])
+    folder, notes = RunFolder(out), Notes(told)
+    tracking = Tracking(resolved(*names), folder=folder, step=after, observer=notes)
+    for step in range(after + 1, to + 1):
+        tracking.on(StepDone(step, metrics(step)))
+        if step == 2:
+            tracking.on(Evaluated(step, None, (LINE,)))  # type: ignore[arg-type]
+            tracking.on(Diagnosed(step, (SICK,)))
+    tracking.on(Ended("done"))
 
 
 def in_event_files(out: Path) -> dict[str, list[tuple[int, Any]]]:
@@ -250,10 +253,10 @@ def test_passwords_in_addresses_are_no_part_of_the_config(tmp_path: Path) -> Non
         'rollout.backend.urls=["http://me:secret@host:8000"]',
     )
     tracking = Tracking(
-        resolved("tensorboard", more=more), folder=RunFolder(tmp_path), on_event=lambda text: None
+        resolved("tensorboard", more=more), folder=RunFolder(tmp_path), step=0, observer=NOBODY
     )
-    with tracking.at(0):
-        tracking.step(1, metrics(1))
+    tracking.on(StepDone(1, metrics(1)))
+    tracking.on(Ended("done"))
     ((_, text),) = in_event_files(tmp_path)["settings/text_summary"]
     assert "http://host:8000" in text.decode()
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
@@ -271,12 +274,14 @@ def test_without_a_key_wandb_asks_nothing_and_the_run_goes_on(
 
     monkeypatch.setattr(type(wandb.api), "api_key", None, raising=False)
     events: list[str] = []
-    with Tracking(
+    tracking = Tracking(
         resolve(preset="tiny", overrides=['track.to=["wandb"]']),
         folder=RunFolder(tmp_path),
-        on_event=events.append,
-    ).at(0) as tracking:
-        tracking.step(1, metrics(1))
+        step=0,
+        observer=Notes(events),
+    )
+    tracking.on(StepDone(1, metrics(1)))
+    tracking.on(Ended("done"))
     (line,) = events
     assert line.startswith("wandb failed while starting and is off from here on")
     assert "wandb login" in line

@@ -15,9 +15,10 @@ from dgpo_cli.backends import weight_stream
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.hf import HfSampler
 from dgpo_cli.backends.vllm import VllmSampler
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.errors import BackendError
 from dgpo_cli.models.policy import Policy
-from dgpo_cli.types import Completion, SilentProgress
+from dgpo_cli.types import Completion
 from dgpo_cli.workflows.setup import make_sampler
 from tests.cli.helpers import in_process as dgpo
 from tests.models import tiny
@@ -55,7 +56,7 @@ def sample(
     seeds: Sequence[Sequence[int]] = SEEDS,
 ) -> list[tuple[Completion, ...]]:
     found: list[tuple[Completion, ...]] = sampler.sample(
-        prompts, seeds=seeds, params=params, progress=SilentProgress()
+        prompts, seeds=seeds, params=params, observer=NOBODY
     )
     return found
 

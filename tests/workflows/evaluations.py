@@ -12,9 +12,11 @@ import pytest
 
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.config.load import Resolved, resolve
-from dgpo_cli.types import Card, Completion, Evaluation, Progress, SilentProgress
+from dgpo_cli.core.events import Observer
+from dgpo_cli.types import Card, Completion, Evaluation
 from dgpo_cli.workflows import evaluate, rollout
 from dgpo_cli.workflows.request import EvalRequest, EvalResult
+from tests.recorder import Notes
 
 PROBLEMS = {"12+7": "19", "41+8": "49", "3*9": "27"}
 SMALL = ("train.threads=1", "reward.workers=1", "rollout.backend.batch_size=4")
@@ -39,7 +41,7 @@ class Asked:
         *,
         seeds: Sequence[Sequence[int]],
         params: SamplingParams,
-        progress: Progress,
+        observer: Observer,
     ) -> list[tuple[Completion, ...]]:
         if len(self.seeds) == self.fail_after:
             raise self.failure
@@ -99,8 +101,7 @@ def run(
     return evaluate.run(
         more.pop("resolved", None) or settings(*overrides),
         request=EvalRequest(bench=bench, k=k, name="tiny", out=out, **more),
-        progress=SilentProgress(),
-        on_event=saved.events.append,
+        observer=Notes(saved.events),
         save=saved.save,
     )
 

@@ -7,7 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.types import Inspection, SilentProgress
+from dgpo_cli.core.events import NOBODY
+from dgpo_cli.types import Inspection
 from dgpo_cli.workflows import inspect
 from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
 from dgpo_cli.workflows.run_folder import RunFolder
@@ -19,7 +20,7 @@ def look(**changes: Any) -> Inspection:
         part(**{f.name: changes.pop(f.name) for f in fields(part) if f.name in changes})
         for part in (Origin, Models, Choice, WhatIf)
     )
-    given = {"at": None, "progress": SilentProgress(), "on_event": lambda text: None, **changes}
+    given = {"at": None, "observer": NOBODY, **changes}
     return inspect.run(origin, models=models, choice=choice, what_if=what_if, **given)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.backends.hf import HfSampler
+from dgpo_cli.core.events import Observer
 from dgpo_cli.models.policy import Policy
-from dgpo_cli.types import Completion, Progress
+from dgpo_cli.types import Completion
 from dgpo_cli.workflows.train_eval import trained_fingerprint
 
 THREAD = "dgpo-sampling"
@@ -39,7 +40,7 @@ class TwinSampler:
         self.samples: list[tuple[int, str, int]] = []  # version, thread, prompts
         self.prepared = 0
 
-    def prepare(self, progress: Progress) -> None:
+    def prepare(self, observer: Observer) -> None:
         assert threading.current_thread() is threading.main_thread()
         self.prepared += 1
         if self.prepared == 1:
@@ -51,14 +52,14 @@ class TwinSampler:
         *,
         seeds: Sequence[Sequence[int]],
         params: SamplingParams,
-        progress: Progress,
+        observer: Observer,
     ) -> list[tuple[Completion, ...]]:
         assert self._busy.acquire(blocking=False), "two samples at once"
         try:
             version, before = self.version, trained_fingerprint(self._twin)
             self.samples.append((version, threading.current_thread().name, len(prompts)))
             self._on_sample(len(self.samples))
-            found = self._inner.sample(prompts, seeds=seeds, params=params, progress=progress)
+            found = self._inner.sample(prompts, seeds=seeds, params=params, observer=observer)
             assert (self.version, trained_fingerprint(self._twin)) == (version, before)
             return found
         finally:

@@ -21,6 +21,7 @@ from dgpo_cli.workflows.carried import FILE, CarriedGroup, carried_text, read_ca
 from dgpo_cli.workflows.collect import Collected, Collector
 from tests import engines
 from tests.models import twins
+from tests.recorder import Notes
 
 G = 2
 
@@ -84,7 +85,7 @@ def order(count: int, *, start: int = 0, size: int = 100) -> list[str]:
 
 def collector(engine: Any, *, size: int = 100, events: list[str] | None = None) -> Collector:
     own = events if events is not None else []
-    return Collector(engine, stream(size), position=Position(), on_event=own.append)
+    return Collector(engine, stream(size), position=Position(), observer=Notes(own))
 
 
 def ids(groups: Sequence[ScoredGroup]) -> list[str]:
@@ -205,7 +206,7 @@ def test_groups_kept_by_a_run_that_has_switched_it_off_are_told_of() -> None:
     events: list[str] = []
     anything: Any = engine
     own = Collector(
-        anything, stream(9), position=Position(), carried=carried, on_event=events.append
+        anything, stream(9), position=Position(), carried=carried, observer=Notes(events)
     )
     assert own.carried == ()
     assert "4 groups that were kept for this step are dropped" in events[0]

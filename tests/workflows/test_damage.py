@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from dgpo_cli.cli.train import parse_resume
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.errors import CheckpointError, ConfigError, UnreadableError
 from dgpo_cli.models.digests import check_loaded
 from dgpo_cli.workflows.resume import starting_point
 from dgpo_cli.workflows.run_folder import RunFolder, checkpoint_to_load
 from tests.models.test_digests import DAMAGES, earlier, flip_a_bit
+from tests.recorder import Notes
 from tests.workflows.test_kill import numbers
 from tests.workflows.test_train import run_tiny
 
@@ -93,7 +95,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(
     newest = run.checkpoint_dir(4)
     damage(newest)
     events: list[str] = []
-    found = starting_point(run, resume="auto", found=(), on_event=events.append)
+    found = starting_point(run, resume="auto", found=(), observer=Notes(events))
     assert found == run.checkpoint_dir(2)
     assert events[0].startswith(str(newest)) and reason in events[0]
     assert events[0].endswith(f"is now {newest}.damaged")
@@ -122,7 +124,7 @@ def test_a_checkpoint_that_the_system_does_not_give_is_no_damage(
     assert set(before) >= {path for path in run.path.rglob("*") if path.name != "run.lock"}
     assert run.checkpoints() == [run.checkpoint_dir(2), run.checkpoint_dir(4)]
     with pytest.raises(UnreadableError, match=told):
-        starting_point(run, resume=4, found=(), on_event=print)
+        starting_point(run, resume=4, found=(), observer=NOBODY)
 
 
 def test_checkpoints_that_cannot_be_listed_are_not_taken_for_none(
@@ -226,10 +228,10 @@ def test_a_damaged_checkpoint_is_not_loaded_and_the_others_are_named(run: RunFol
     with pytest.raises(
         CheckpointError, match=r"has changed .*; the run also has step 2; dgpo train"
     ):
-        checkpoint_to_load(run.path, step=None, on_event=print)
-    assert checkpoint_to_load(run.path, step=2, on_event=print) == run.checkpoint_dir(2)
+        checkpoint_to_load(run.path, step=None, observer=NOBODY)
+    assert checkpoint_to_load(run.path, step=2, observer=NOBODY) == run.checkpoint_dir(2)
     with pytest.raises(CheckpointError, match="no checkpoint of step 3; there are: 2, 4"):
-        checkpoint_to_load(run.path, step=3, on_event=print)
+        checkpoint_to_load(run.path, step=3, observer=NOBODY)
 
 
 def test_metrics_that_a_run_lost_are_told_when_it_goes_on(run: RunFolder) -> None:

@@ -13,11 +13,11 @@ import torch
 
 from dgpo_cli.backends.hf import HfSampler
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.errors import ConfigError, ModelError
 from dgpo_cli.models.batching import pad_rows
 from dgpo_cli.models.policy import Policy
 from dgpo_cli.models.scoring import token_stats
-from dgpo_cli.types import SilentProgress
 from dgpo_cli.workflows import rollout, train
 from tests.backends.test_hf import PARAMS, make_prompts
 from tests.models import tiny
@@ -64,7 +64,7 @@ def test_padding_beyond_the_embedding_changes_no_statistics_and_no_completion() 
     assert torch.equal(found[0].old_logprobs, found[1].old_logprobs)
     sampled = [
         HfSampler(policy, batch_size=8).sample(
-            make_prompts([3, 9, 1]), seeds=[[1, 2]] * 3, params=PARAMS, progress=SilentProgress()
+            make_prompts([3, 9, 1]), seeds=[[1, 2]] * 3, params=PARAMS, observer=NOBODY
         )
         for policy in (added, plain)
     ]
@@ -76,9 +76,7 @@ def trains(folder: Path, tmp_path: Path) -> None:
         resolve(preset="tiny", overrides=[*OVERRIDES, f"model.path={folder}", "eval.every=0"]),
         out=tmp_path / "run",
         resume="auto",
-        progress=SilentProgress(),
-        on_step=lambda step, metrics: None,
-        on_event=lambda text: None,
+        observer=NOBODY,
     )
 
 
@@ -89,8 +87,7 @@ def rolls_out(folder: Path, tmp_path: Path) -> None:
         limit=None,
         adapter=None,
         out=tmp_path / "out.jsonl",
-        progress=SilentProgress(),
-        on_event=lambda text: None,
+        observer=NOBODY,
     )
 
 

@@ -7,7 +7,7 @@ import math
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from dgpo_cli.algo.diagnosis import FIRST, KEYS, LAST
 from dgpo_cli.cli import console
 from dgpo_cli.config.checks import check_trainable
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.events import Diagnosed, Event, Note, StepDone
 from dgpo_cli.errors import NonFiniteError
 from dgpo_cli.rewards.protocol import Check
 from dgpo_cli.rewards.settings import IntegerReward
-from dgpo_cli.types import Completion, Diagnosis, SilentProgress, StepMetrics
+from dgpo_cli.types import Completion, Diagnosis, StepMetrics
 from dgpo_cli.workflows import train
 from dgpo_cli.workflows.health import (
     CLEAR_STEPS,
@@ -33,6 +34,7 @@ from dgpo_cli.workflows.health import (
     unread_example,
 )
 from dgpo_cli.workflows.run_folder import RunFolder
+from tests.recorder import Recorder
 from tests.workflows.test_train import SMALL
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -143,23 +145,29 @@ class Ran:
     """A run as it was told: its folder, its events, and what was wrong after every step."""
 
     folder: RunFolder
-    events: list[str]
-    told: list[tuple[Diagnosis, ...]]
-    metrics: list[StepMetrics]
+    events: list[str] = field(default_factory=list)
+    told: list[tuple[Diagnosis, ...]] = field(default_factory=list)
+    metrics: list[StepMetrics] = field(default_factory=list)
+
+    def on(self, event: Event) -> None:
+        match event:
+            case Note(text):
+                self.events.append(text)
+            case StepDone(_, metrics):
+                self.metrics.append(metrics)
+            case Diagnosed(_, diagnoses):
+                self.told.append(diagnoses)
 
 
 def run(out: Path, overrides: Sequence[str], *, steps: int) -> Ran:
-    ran = Ran(RunFolder(out), [], [], [])
+    ran = Ran(RunFolder(out))
     small = ("optim.micro_batch_size=16", "rollout.prompts_per_step=4", "rollout.group_size=4")
     with suppress(NonFiniteError):  # what such a run leaves behind is diagnosed all the same
         train.run(
             resolve(preset="tiny", overrides=[*SMALL, *small, f"train.steps={steps}", *overrides]),
             out=out,
             resume="auto",
-            progress=SilentProgress(),
-            on_step=lambda step, metrics: ran.metrics.append(metrics),
-            on_event=ran.events.append,
-            on_diagnoses=ran.told.append,
+            observer=ran,
         )
     return ran
 
@@ -231,17 +239,14 @@ def test_a_short_run_that_is_well_raises_none(tmp_path: Path, overrides: tuple[s
 @pytest.mark.slow
 def test_the_preset_as_it_is_raises_none(tmp_path: Path) -> None:
     """Its entropy falls to a fifth while it learns, which is as it should be."""
-    told: list[tuple[Diagnosis, ...]] = []
+    recorder = Recorder()
     train.run(
         resolve(preset="tiny", overrides=["train.steps=30", "eval.every=0"]),
         out=tmp_path,
         resume="auto",
-        progress=SilentProgress(),
-        on_step=lambda step, metrics: None,
-        on_event=lambda text: None,
-        on_diagnoses=told.append,
+        observer=recorder,
     )
-    assert told == [()] * 30
+    assert [told.diagnoses for told in recorder.of(Diagnosed)] == [()] * 30
     first, *_, last = RunFolder(tmp_path).read_metrics()
     assert (last["policy/entropy"] or 1) < 0.3 * (first["policy/entropy"] or 0)
 

@@ -15,8 +15,9 @@ import torch
 from dgpo_cli.config.changes import change_text, differences
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.errors import ConfigError
-from dgpo_cli.types import SettingChange, SilentProgress
+from dgpo_cli.types import SettingChange
 from dgpo_cli.workflows import push, report, train
 from dgpo_cli.workflows.carried import read_carried
 from dgpo_cli.workflows.history import (
@@ -27,6 +28,7 @@ from dgpo_cli.workflows.history import (
     resolved_until,
 )
 from dgpo_cli.workflows.run_folder import RunFolder
+from tests.recorder import AtStep, Killed
 from tests.workflows.evaluations import Asked, boxed, install, problems
 from tests.workflows.evaluations import run as evaluated
 from tests.workflows.looks import look
@@ -203,7 +205,7 @@ def test_a_change_is_as_if_the_run_had_been_of_it_from_there_on(tmp_path: Path) 
 
     out = tmp_path / "parts"
     run_tiny(out, steps=2)
-    with pytest.raises(RuntimeError, match="stopped"):
+    with pytest.raises(Killed):
         stopped_at(3, out, "optim.lr=5e-4", allow_change=True)  # before any checkpoint of it
     assert [each.new for each in read_changes(out)] == [5e-4]
     _, parts = run_tiny(out, *other, **steps)
@@ -214,25 +216,23 @@ def test_a_change_is_as_if_the_run_had_been_of_it_from_there_on(tmp_path: Path) 
 def stopped_at(step: int, out: Path, *overrides: str, allow_change: bool) -> None:
     """Run until after a step, which then ends the process's run without a checkpoint."""
 
-    def stop(number: int, metrics: dict[str, float]) -> None:
+    def stop(number: int) -> None:
         if number == step:
-            raise RuntimeError("stopped")
+            raise Killed
 
     train.run(
         resolve(preset="tiny", overrides=[*SMALL, "train.steps=9", *overrides]),
         out=out,
         resume="auto",
         allow_change=allow_change,
-        progress=SilentProgress(),
-        on_step=stop,
-        on_event=lambda text: None,
+        observer=AtStep(stop),
     )
 
 
 def test_a_change_taken_back_before_a_checkpoint_never_was(tmp_path: Path) -> None:
     out = tmp_path / "run"
     run_tiny(out, steps=1)
-    with pytest.raises(RuntimeError, match="stopped"):
+    with pytest.raises(Killed):
         stopped_at(2, out, "optim.lr=1e-5", allow_change=True)
     with pytest.raises(ConfigError, match=r"optim\.lr: 1e-05 in .*, now 0\.0002"):
         run_tiny(out, steps=2)
@@ -272,7 +272,7 @@ def test_more_steps_are_a_change_only_where_the_rate_follows_a_schedule(tmp_path
 
 def test_a_run_without_a_checkpoint_is_not_started_anew_as_another(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with pytest.raises(RuntimeError, match="stopped"):
+    with pytest.raises(Killed):
         stopped_at(1, out, allow_change=False)
     with pytest.raises(ConfigError, match=r"has no checkpoint yet: .* --allow-change to start"):
         run_tiny(out, "seed=5", steps=1)
@@ -372,7 +372,7 @@ def test_an_interrupted_run_of_two_methods_says_so_to_the_end(tmp_path: Path) ->
     """Ctrl-C, a change, and on: the law of the folder through the real signal."""
     out = tmp_path / "run"
 
-    def interrupt(step: int, metrics: dict[str, float]) -> None:
+    def interrupt(step: int) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
@@ -380,9 +380,7 @@ def test_an_interrupted_run_of_two_methods_says_so_to_the_end(tmp_path: Path) ->
             resolve(preset="tiny", overrides=[*SMALL, "train.steps=3"]),
             out=out,
             resume="auto",
-            progress=SilentProgress(),
-            on_step=interrupt,
-            on_event=lambda text: None,
+            observer=AtStep(interrupt),
         )
     _, lines = run_tiny(out, "credit.rule=entropy", allow_change=True)
     assert [line["step"] for line in lines] == [2, 3]
@@ -424,7 +422,7 @@ def test_a_pushed_checkpoint_tells_of_the_settings_that_made_it(changed: Path) -
             merged=False,
             step=step,
             dry_run=True,
-            on_event=lambda text: None,
+            observer=NOBODY,
         ).card
         for step in (1, 2)
     )

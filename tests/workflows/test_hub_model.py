@@ -24,6 +24,7 @@ from dgpo_cli.prompts import hub_calls
 from dgpo_cli.prompts.hub_dataset import fetch_split, resolve_revision
 from dgpo_cli.prompts.settings import HubPrompts
 from dgpo_cli.workflows.hub_model import reach_model
+from tests.recorder import Notes
 
 COMMIT = "ab" * 20
 
@@ -104,7 +105,7 @@ def put_into_cache(folder: Path, *, cache: Path) -> None:
 
 def reach(path: str = "org/m", **more: Any) -> list[str]:
     told: list[str] = []
-    reach_model(ModelSettings(path=path, **more), on_event=told.append)
+    reach_model(ModelSettings(path=path, **more), observer=Notes(told))
     return told
 
 

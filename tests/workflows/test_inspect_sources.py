@@ -18,6 +18,7 @@ from dgpo_cli.prompts.templates import encode_prompt
 from dgpo_cli.types import Message, Prompt
 from dgpo_cli.workflows import fresh_stats, inspect
 from dgpo_cli.workflows.run_folder import RunFolder
+from tests.recorder import Notes
 from tests.workflows.looks import look, stored_lines
 
 
@@ -73,7 +74,7 @@ def test_texts_give_the_numbers_of_the_ids_that_they_came_from(
 def test_what_is_assumed_is_told(tmp_path: Path, models: dict[str, Any]) -> None:
     path = written(tmp_path / "x.jsonl", {"question": "1+1?", "response": "2"})
     events: list[str] = []
-    look(rollouts=path, on_event=events.append, **models)
+    look(rollouts=path, observer=Notes(events), **models)
     told = "\n".join(events)
     for part in (
         '"prompt" is taken from "question"',
@@ -191,7 +192,7 @@ def test_half_a_surrogate_pair_is_tokenised_as_what_stands_for_it(
         for name, text in (("half", half), ("whole", whole))
     ]
     events: list[str] = []
-    first = look(rollouts=paths[0], on_event=events.append, **models).completions[0]
+    first = look(rollouts=paths[0], observer=Notes(events), **models).completions[0]
     second = look(rollouts=paths[1], **models).completions[0]
     assert numbers(first) == numbers(second)
     assert any("half surrogate pairs are tokenised as U+FFFD" in event for event in events)

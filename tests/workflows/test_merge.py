@@ -17,6 +17,7 @@ from dgpo_cli.models.digests import write_digests
 from dgpo_cli.models.settings import ModelSettings
 from dgpo_cli.workflows import merge
 from tests.models import tiny
+from tests.recorder import Notes
 from tests.workflows.finished import LORA, make_run
 
 IDS = torch.tensor([[5, 9, 23, 11, 7, 40, 18, 6, 30, 12]])
@@ -35,7 +36,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 def merged(resolved: Any, run: Path, out: Path, **changes: Any) -> tuple[Any, list[str]]:
     events: list[str] = []
     arguments: dict[str, Any] = {"step": None, "dtype": "float32"} | changes
-    return merge.run(resolved, run=run, out=out, on_event=events.append, **arguments), events
+    return merge.run(resolved, run=run, out=out, observer=Notes(events), **arguments), events
 
 
 def logits_of(model: Any) -> torch.Tensor:

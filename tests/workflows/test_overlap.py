@@ -17,17 +17,19 @@ import torch
 
 import dgpo_cli.models.accumulate as accumulate_module
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.events import Observers
 from dgpo_cli.engine import Engine
 from dgpo_cli.errors import BackendError, CalledOff, CheckpointError
 from dgpo_cli.models.checkpoint import load_state
 from dgpo_cli.models.digests import write_digests
 from dgpo_cli.models.policy import Policy, load_policy
-from dgpo_cli.types import SilentProgress, StepMetrics
+from dgpo_cli.types import StepMetrics
 from dgpo_cli.workflows import train
 from dgpo_cli.workflows.carried import WAITING_FILE as FILE
 from dgpo_cli.workflows.rollout_file import read_lines
 from dgpo_cli.workflows.rollouts import RolloutLine
 from dgpo_cli.workflows.run_folder import RunFolder
+from tests.recorder import AtStep, Killed, Notes, Recorder
 from tests.workflows.remote import LIMIT_S, THREAD, TwinSampler, sampling_threads
 from tests.workflows.test_train import numbers, weights
 
@@ -70,22 +72,16 @@ class Case:
         resume: train.Resume = "auto",
         allow_change: bool = False,
     ) -> tuple[train.TrainResult, list[StepMetrics]]:
-        lines: list[StepMetrics] = []
-
-        def on_step(step: int, metrics: StepMetrics) -> None:
-            lines.append({"step": step, **metrics})
-            self.on_step(step)
-
+        recorder = Recorder()
+        at_step = AtStep(lambda step: self.on_step(step))
         result = train.run(
             resolve(preset="tiny", overrides=[*SMALL, f"train.steps={steps}", *overrides]),
             out=self.out,
             resume=resume,
             allow_change=allow_change,
-            progress=SilentProgress(),
-            on_step=on_step,
-            on_event=self.events.append,
+            observer=Observers([recorder, Notes(self.events), at_step]),
         )
-        return result, lines
+        return result, recorder.lines
 
     def rollouts(self) -> list[list[RolloutLine]]:
         return [read_lines(path) for path in RunFolder(self.out).rollouts()]
@@ -223,10 +219,6 @@ def test_ratios_start_from_the_weights_that_sampled_and_the_correction_knows_no_
         assert metrics["off_policy/stale_k3"] == pytest.approx(
             float((changes.expm1() - changes).mean()), rel=1e-2
         )
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing of the run's own handles it."""
 
 
 @pytest.mark.parametrize("extra", [(), DYNAMIC], ids=["plain", "dynamic"])

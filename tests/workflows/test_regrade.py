@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.types import SilentProgress
 from dgpo_cli.workflows import card, regrade
 from dgpo_cli.workflows.request import Flip, RegradeResult
+from tests.recorder import Notes
 from tests.workflows.evaluations import Asked, Saved, boxed, install, problems, run, stored
 
 
@@ -26,9 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def again(folder: Path, saved: Saved | None = None) -> RegradeResult:
     saved = saved or Saved()
-    return regrade.run(
-        folder, progress=SilentProgress(), on_event=saved.events.append, save=saved.save
-    )
+    return regrade.run(folder, observer=Notes(saved.events), save=saved.save)
 
 
 def judge_wrongly(folder: Path, number: int, **fields: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dgpo_cli.core.events import NOBODY
 from dgpo_cli.errors import CheckpointError, ConfigError, RunFolderBusy
 from dgpo_cli.workflows.run_folder import RunFolder, checkpoint_to_load, newest_run
 
@@ -111,7 +112,7 @@ def test_interrupted_write_is_never_the_newest_checkpoint(tmp_path: Path) -> Non
     folder = RunFolder(tmp_path)
     (folder.checkpoints_dir / ".step-000101.partial").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        checkpoint_to_load(tmp_path, step=None, on_event=print)
+        checkpoint_to_load(tmp_path, step=None, observer=NOBODY)
 
 
 def test_newest_run_is_the_one_written_to_last(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 
 from dgpo_cli.algo.diagnosis import Unread
 from dgpo_cli.resources import resource_dir
-from dgpo_cli.types import SilentProgress
 from dgpo_cli.workflows import regrade
 from dgpo_cli.workflows.health import unread_example
 from dgpo_cli.workflows.run_folder import RunFolder
+from tests.recorder import Notes
 from tests.workflows.evaluations import Asked, Saved, install, problems, run, stored
 
 OPENING = "{{ '<|assistant|>' }}"
@@ -54,7 +54,7 @@ def judged(folder: Path) -> list[tuple[Any, ...]]:
 
 def again(folder: Path) -> list[str]:
     saved = Saved()
-    regrade.run(folder, progress=SilentProgress(), on_event=saved.events.append, save=saved.save)
+    regrade.run(folder, observer=Notes(saved.events), save=saved.save)
     return saved.events
 
 

@@ -14,6 +14,7 @@ from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.load import model_location
 from dgpo_cli.types import Inspection, TokenDetail
 from dgpo_cli.workflows.run_folder import RunFolder
+from tests.recorder import Notes
 from tests.workflows.looks import look, stored_lines
 
 AT = 7
@@ -35,7 +36,7 @@ def softmax(folder: str | Path, line: dict[str, Any], *, at: int) -> torch.Tenso
 def test_alternatives_are_those_of_the_checkpoint_that_sampled(trained: Path) -> None:
     checkpoint = RunFolder(trained).checkpoint_dir(2)
     events: list[str] = []
-    found = detail_of(look(source=trained, group=1, sample=2, at=AT, on_event=events.append))
+    found = detail_of(look(source=trained, group=1, sample=2, at=AT, observer=Notes(events)))
     line = stored_lines(trained)[1 * 4 + 2]
     own = softmax(checkpoint, line, at=AT)
     other = softmax(model_location("embedded:tiny"), line, at=AT)
@@ -98,7 +99,7 @@ def test_weights_that_did_not_sample_are_noticed(trained: Path, tmp_path: Path) 
         range(len(stored_lines(run)[0]["token_ids"])),
         key=lambda at: -stored_lines(run)[0]["logprobs"][at],
     )
-    look(source=run, group=0, sample=0, at=position, on_event=events.append)
+    look(source=run, group=0, sample=0, at=position, observer=Notes(events))
     assert any("these are not the weights that sampled it" in event for event in events)
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.events import NOBODY, Diagnosed, Ended, EndState, StepDone
 from dgpo_cli.trackers.protocol import TrackedRun
-from dgpo_cli.types import Diagnosis, SilentProgress
+from dgpo_cli.types import Diagnosis
 from dgpo_cli.workflows import tracking, train
 from dgpo_cli.workflows.history import FILE
 from dgpo_cli.workflows.run_folder import RunFolder
-from dgpo_cli.workflows.tracking import Tracking, both
+from dgpo_cli.workflows.tracking import Tracking
+from tests.recorder import Notes
 from tests.trackers.test_trackers import float32, in_event_files
 from tests.workflows.test_train import SMALL
 
@@ -62,16 +64,14 @@ class Desk:
 
         monkeypatch.setattr(tracking, "open_tracker", open_tracker)
 
-    def part(self, out: Path, *, after: int, to: int, error: type[BaseException] | None = None):  # type: ignore[no-untyped-def]
+    def part(self, out: Path, *, after: int, to: int, state: EndState = "done") -> None:
         out.mkdir(exist_ok=True)
         resolved = resolve(preset="tiny", overrides=['track.to=["wandb", "trackio"]'])
-        run = Tracking(resolved, folder=RunFolder(out), on_event=self.events.append)
-        with run.at(after):
-            for step in range(after + 1, to + 1):
-                run.step(step, {"reward/mean": 0.5})
-            if error is not None:
-                raise error
-        return run
+        folder, notes = RunFolder(out), Notes(self.events)
+        run = Tracking(resolved, folder=folder, step=after, observer=notes)
+        for step in range(after + 1, to + 1):
+            run.on(StepDone(step, {"reward/mean": 0.5}))
+        run.on(Ended(state))
 
 
 @pytest.mark.parametrize("where", ["start", "step 2", "close"])
@@ -92,13 +92,12 @@ def test_a_tracker_that_breaks_is_told_once_and_the_other_hears_all(
     assert told == before
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("state", ["stopped", "failed"])
 def test_a_run_that_ends_early_closes_its_trackers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: EndState
 ) -> None:
     desk = Desk(monkeypatch)
-    with pytest.raises(error):
-        desk.part(tmp_path, after=0, to=1, error=error)
+    desk.part(tmp_path, after=0, to=1, state=state)
     assert [notebook.closed for (notebook,) in desk.opened.values()] == [[True], [True]]
 
 
@@ -137,9 +136,10 @@ def test_a_diagnosis_is_told_when_it_comes_and_when_it_comes_again(
 ) -> None:
     desk = Desk(monkeypatch)
     resolved = resolve(preset="tiny", overrides=['track.to=["wandb"]'])
-    with Tracking(resolved, folder=RunFolder(tmp_path), on_event=desk.events.append) as run:
-        for step, ill in ((1, True), (2, True), (3, False), (4, True)):
-            run.diagnosed([Diagnosis("flat", step, "a", "b", "c")] if ill else [])
+    run = Tracking(resolved, folder=RunFolder(tmp_path), step=0, observer=NOBODY)
+    for step, ill in ((1, True), (2, True), (3, False), (4, True)):
+        found = (Diagnosis("flat", step, "a", "b", "c"),) if ill else ()
+        run.on(Diagnosed(step, found))
     (notebook,) = desk.opened["wandb"]
     assert notebook.told == [(1, "diagnosis/flat"), (4, "diagnosis/flat")]
 
@@ -156,16 +156,10 @@ def test_marks_that_cannot_be_kept_do_not_end_the_run(
 
 
 def test_without_trackers_nothing_is_written(tmp_path: Path) -> None:
-    run = Tracking(resolve(preset="tiny"), folder=RunFolder(tmp_path), on_event=print)
-    with run.at(0):
-        run.step(1, {"reward/mean": 0.5})
+    run = Tracking(resolve(preset="tiny"), folder=RunFolder(tmp_path), step=0, observer=NOBODY)
+    run.on(StepDone(1, {"reward/mean": 0.5}))
+    run.on(Ended("done"))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_both_tells_all_in_order() -> None:
-    told: list[tuple[str, int]] = []
-    both(lambda step: told.append(("a", step)), lambda step: told.append(("b", step)))(3)
-    assert told == [("a", 3), ("b", 3)]
 
 
 def test_a_real_run_is_in_tensorboard_as_it_is_in_its_folder(tmp_path: Path) -> None:
@@ -175,9 +169,7 @@ def test_a_real_run_is_in_tensorboard_as_it_is_in_its_folder(tmp_path: Path) -> 
             resolve(preset="tiny", overrides=[*overrides, f"train.steps={steps}"]),
             out=tmp_path,
             resume="auto",
-            progress=SilentProgress(),
-            on_step=lambda step, metrics: None,
-            on_event=lambda text: None,
+            observer=NOBODY,
         )
     found = in_event_files(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

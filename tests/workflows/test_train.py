@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM
 import dgpo_cli.models.accumulate as accumulate_module
 from dgpo_cli.config.load import resolve
 from dgpo_cli.errors import CheckpointError, ConfigError, NonFiniteError
-from dgpo_cli.types import SilentProgress, StepMetrics
+from dgpo_cli.types import StepMetrics
 from dgpo_cli.workflows import train
 from dgpo_cli.workflows.run_folder import RunFolder
+from tests.recorder import Recorder
 
 SMALL = (
     "rollout.prompts_per_step=4",
@@ -38,17 +39,17 @@ def run_tiny(
     allow_change: bool = False,
     events: list[str] | None = None,
 ) -> tuple[train.TrainResult, list[StepMetrics]]:
-    lines: list[StepMetrics] = []
+    recorder = Recorder()
     result = train.run(
         resolve(preset="tiny", overrides=[*SMALL, f"train.steps={steps}", *overrides]),
         out=out,
         resume=resume,
         allow_change=allow_change,
-        progress=SilentProgress(),
-        on_step=lambda step, metrics: lines.append({"step": step, **metrics}),
-        on_event=(events if events is not None else []).append,
+        observer=recorder,
     )
-    return result, lines
+    if events is not None:
+        events += recorder.notes
+    return result, recorder.lines
 
 
 def numbers(lines: Sequence[StepMetrics]) -> list[StepMetrics]:

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from dgpo_cli.config.load import resolve
-from dgpo_cli.types import SilentProgress, StepMetrics
+from dgpo_cli.core.events import Observers
 from dgpo_cli.workflows import train
 from dgpo_cli.workflows.run_folder import RunFolder
+from tests.recorder import AtStep, Killed, Notes, Recorder
 from tests.workflows.test_train import SMALL, numbers
 
 QLORA = (
@@ -30,15 +31,10 @@ QLORA = (
 )
 
 
-class Killed(Exception):
-    pass
-
-
 def run(out: Path, *, until: int = 99, events: list[str] | None = None) -> Any:
-    lines: list[StepMetrics] = []
+    recorder = Recorder()
 
-    def on_step(step: int, metrics: StepMetrics) -> None:
-        lines.append({"step": step, **metrics})
+    def kill(step: int) -> None:
         if step == until:
             raise Killed
 
@@ -46,11 +42,9 @@ def run(out: Path, *, until: int = 99, events: list[str] | None = None) -> Any:
         resolve(preset="tiny", overrides=[*SMALL, *QLORA]),
         out=out,
         resume="auto",
-        progress=SilentProgress(),
-        on_step=on_step,
-        on_event=(events if events is not None else []).append,
+        observer=Observers([recorder, Notes([] if events is None else events), AtStep(kill)]),
     )
-    return lines
+    return recorder.lines
 
 
 def test_a_qlora_run_that_was_broken_off_goes_on_to_the_bit(tmp_path: Path) -> None:

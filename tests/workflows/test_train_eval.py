@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.events import NOBODY, Evaluated
 from dgpo_cli.errors import ConfigError
-from dgpo_cli.types import Card, Evaluation, SilentProgress
+from dgpo_cli.types import Card
 from dgpo_cli.workflows import evaluate, train, train_eval
 from dgpo_cli.workflows.request import EvalRequest
 from dgpo_cli.workflows.run_folder import RunFolder
+from tests.recorder import Recorder
 from tests.workflows.evaluations import problems, stored
 from tests.workflows.test_train import SMALL, numbers, run_tiny, weights
 
@@ -56,8 +58,7 @@ def test_an_evaluation_is_that_of_the_checkpoint(tmp_path: Path, bench: str) -> 
     evaluate.run(
         resolve(preset="tiny", overrides=overrides),
         request=EvalRequest(bench=bench, k=3, name="c", out=tmp_path / "e", second_opinion=False),
-        progress=SilentProgress(),
-        on_event=lambda text: None,
+        observer=NOBODY,
         save=lambda out, evaluation, card: None,
     )
     inside = (tmp_path / "run" / "evals" / "step-000002" / "samples.jsonl").read_bytes()
@@ -167,7 +168,7 @@ def test_an_unknown_benchmark_ends_the_run_before_a_model_is_loaded(
 
 def test_the_card_says_which_weights_were_evaluated(tmp_path: Path, bench: str) -> None:
     cards: list[Card] = []
-    told: list[tuple[int, Evaluation]] = []
+    recorder = Recorder()
     train.run(
         resolve(
             preset="tiny",
@@ -175,16 +176,13 @@ def test_the_card_says_which_weights_were_evaluated(tmp_path: Path, bench: str) 
         ),
         out=tmp_path / "run",
         resume="auto",
-        progress=SilentProgress(),
-        on_step=lambda step, metrics: None,
-        on_event=lambda text: None,
+        observer=recorder,
         save_eval=lambda out, evaluation, card: cards.append(card),
-        on_eval=lambda step, evaluation, curve: told.append((step, evaluation)),
     )
     assert [card.subject["trained"]["step"] for card in cards] == [0, 2]
     digests = [card.subject["trained"]["sha256"] for card in cards]
     assert digests[0] != digests[1]
-    assert [step for step, _ in told] == [0, 2]
+    assert [event.step for event in recorder.of(Evaluated)] == [0, 2]
     written = json.loads((tmp_path / "run" / "evals" / "step-000002" / "card.json").read_text())
     assert written["key"] == cards[1].key
 

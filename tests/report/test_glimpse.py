@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from dgpo_cli.types import Completion, Message, Outcome, Prompt, ScoredGroup, Shown, Verdict
-from dgpo_cli.workflows.glimpse import glimpse
+from dgpo_cli.core.events import Sampled
+from dgpo_cli.report.panel import glimpse as view
+from dgpo_cli.types import (
+    Completion,
+    Glimpse,
+    Message,
+    Outcome,
+    Prompt,
+    ScoredGroup,
+    Shown,
+    Verdict,
+)
 
 
 def group(name: str, *outcomes: Outcome) -> ScoredGroup:
@@ -16,6 +26,10 @@ def group(name: str, *outcomes: Outcome) -> ScoredGroup:
         verdicts=tuple(Verdict(outcome, None, float(outcome == "correct")) for outcome in outcomes),
         advantages=(0.0,) * len(outcomes),
     )
+
+
+def glimpse(step: int, groups: list[ScoredGroup]) -> Glimpse:
+    return view.glimpse(Sampled(step, tuple(groups)))
 
 
 def test_the_first_of_each_outcome_is_shown() -> None:

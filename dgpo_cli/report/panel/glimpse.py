@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from dgpo_cli.types import OUTCOMES, Glimpse, ScoredGroup, Shown
-
-OnGlimpse = Callable[[Glimpse], None]
+from dgpo_cli.core.events import Sampled
+from dgpo_cli.types import OUTCOMES, Glimpse, Shown
 
 MOST = 3
 
 
-def glimpse(step: int, groups: Sequence[ScoredGroup]) -> Glimpse:
-    """Return what is to be seen of the groups that step `step` drew; the same for equal groups.
+def glimpse(sampled: Sampled) -> Glimpse:
+    """Return what is to be seen of the groups that a step drew; the same for equal groups.
 
     The first completion of each outcome, then the last ones that there are.
     """
     every = [
         Shown(group.prompt.text, completion.text, verdict.outcome, verdict.reward)
-        for group in groups
+        for group in sampled.groups
         for completion, verdict in zip(group.completions, group.verdicts, strict=True)
     ]
     first = {shown.outcome: at for at, shown in reversed(list(enumerate(every)))}
@@ -26,8 +23,8 @@ def glimpse(step: int, groups: Sequence[ScoredGroup]) -> Glimpse:
     rest = [at for at in reversed(range(len(every))) if at not in chosen]
     chosen += rest[: MOST - len(chosen)]
     return Glimpse(
-        step=step,
+        step=sampled.step,
         completions=len(every),
-        groups=len(groups),
+        groups=len(sampled.groups),
         shown=tuple(every[at] for at in chosen),
     )
