@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shlex
 import tomllib
@@ -22,7 +23,7 @@ PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 COMMAND = re.compile(
-    r"^ {4,8}\$ (?:echo .*\| )?(dgpo (?:[^\\\n]|\\\n|\\.)*)|`(dgpo [^`]+)`", re.MULTILINE
+    r"^ {4,8}\$ (?:[^\n]*\| )?(dgpo (?:[^\\\n]|\\\n|\\.)*)|`(dgpo [^`]+)`", re.MULTILINE
 )
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 PATH = re.compile(r"`((?:dgpo_cli|tests|benchmarks|data|docs|presets)/[\w./-]*)`")
@@ -110,6 +111,17 @@ def test_every_block_of_settings_is_accepted(page: Path, tmp_path: Path) -> None
         file.write_text(block, encoding="utf-8")
         assert set(tomllib.loads(block)) <= SECTIONS
         resolve(config=file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"), [("integer", ("integer",)), ("math", ("math", "place"))]
+)
+def test_the_counted_cases_are_those_that_are_there(kind: str, names: tuple[str, ...]) -> None:
+    texts = [(ROOT / f"tests/rewards/cases/{name}_cases.jsonl").read_text() for name in names]
+    cases = [json.loads(line) for text in texts for line in text.splitlines()]
+    right = sum(case["want"] == "correct" for case in cases)
+    row = f"| `{kind}` | {len(cases):,} | {right:,} |"
+    assert row in (ROOT / "docs/answers.md").read_text(encoding="utf-8")
 
 
 def test_the_planted_faults_are_found() -> None:

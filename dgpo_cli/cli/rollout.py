@@ -97,6 +97,6 @@ def rollout(
     shares = "  ".join(f"{name} {share:.1%}" for name, share in result.outcomes.items() if share)
     console.say(f"{result.completions} completions  mean reward {result.mean_reward:.3f}  {shares}")
     console.say(f"written to {result.out}")
-    with_adapter = [] if adapter is None else ["--adapter", adapter]
+    against = ["--reference", "OTHER"] if adapter is None else ["--adapter", adapter]
     model_path = resolved.settings.model.path
-    console.suggest(["inspect", "--model", model_path, *with_adapter, "--rollouts", result.out])
+    console.suggest(["inspect", "--model", model_path, *against, "--rollouts", result.out])

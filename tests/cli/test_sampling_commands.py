@@ -20,14 +20,27 @@ NOTHING = Inspection(
 )
 
 
+SAMPLED = SimpleNamespace(
+    out=Path("x.jsonl"),
+    completions=4,
+    mean_reward=0.75,
+    outcomes={"correct": 0.75, "wrong": 0.25},
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "against"), [((), "--reference OTHER"), (("--adapter", "a"), "--adapter a")]
+)
+def test_rollout_ends_with_an_inspect_that_has_something_to_compare_with(
+    workflow: Install, given: tuple[str, ...], against: str
+) -> None:
+    workflow("rollout", returns=SAMPLED)
+    result = dgpo("rollout", "--prompts", "sums", "--model", "m", "--out", "x.jsonl", *given)
+    assert result.stderr == f"next: dgpo inspect --model m {against} --rollouts x.jsonl\n"
+
+
 def test_rollout_may_sample_one_completion_and_cut_the_tail(workflow: Install) -> None:
-    outcome = SimpleNamespace(
-        out=Path("x.jsonl"),
-        completions=4,
-        mean_reward=0.75,
-        outcomes={"correct": 0.75, "wrong": 0.25},
-    )
-    calls = workflow("rollout", returns=outcome)
+    calls = workflow("rollout", returns=SAMPLED)
     result = dgpo(
         *["rollout", "--prompts", "sums", "--model", "some/model", "--group-size", "1"],
         *["--out", "x.jsonl", "--set", "rollout.top_p=0.9", "--limit", "4", "--adapter", "a"],
