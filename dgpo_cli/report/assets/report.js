@@ -1,276 +1,276 @@
 
-// Hover, keys, the choice of the x axis, smoothing and series on the page of dgpo report. All
-// charts share one crosshair. Without this script the page shows the same curves.
+// Crosshair, x axis, smoothing, hiding curves, any metric large, on the page of dgpo report. Python
+// drew every chart with all its axes; this reads the numbers back from the paths, moves what is
+// drawn, and writes nothing but what it smoothed, and bands, in the form of the axis. Without it the page shows the same curves.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const root = document.documentElement;
-const state = { axis: "steps", span: data.span, hidden: new Map(), here: null };
-const charts = []; // state.span is in steps; a point of a long run stands for several
-const AXES = {
-  steps: { title: "step", write: null, tell: (value) => `step ${value.toLocaleString("en-US")}` },
-  seconds: { title: "time", write: (value) => seconds(value).replace(/ 0 s$/, ""), tell: seconds },
-  tokens: { title: "tokens", write: null, tell: (value) => `${short(value)} tokens` },
-};
+const AXES = ["step", "time", "tokens"];
+const state = { axis: 0, span: data.span, here: null, chart: null }; // span in steps
+const charts = new Set();
+const all = (root, what) => [...root.querySelectorAll(what)];
+const numbers = (text) => (text?.match(/-?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?/g) ?? []).map(Number);
+const isKnown = (value) => value !== undefined;
+const unit = (value) => Math.round(value * 10) / 10;
 
-// What `plot` draws of a chart now.
-function shown(chart) {
-  const { spec } = chart;
-  const hidden = state.hidden.get(chart.key) ?? new Set();
-  const sources = spec.lines.filter((_, at) => !hidden.has(at));
-  let lines = sources.map((source) => (spec.evals ? evalLine(source) : curve(source, spec.stacked)));
-  if (spec.stacked) lines = filled(lines);
-  const room = Math.max(0, ...spec.lines.map((line) => 7.2 * line[2].length + 4));
-  return { ...spec, lines, names: spec.lines.length, room };
+for (const points of Object.values(data.points)) points.heads = points.heads.map((text) => text.split("|"));
+
+// Where a value stands on an axis from `low` to `high`, and which value stands there.
+function place(value, { low, high, start, end, log }) {
+  const [least, here, most] = log ? [low, Math.max(value, low), high].map(Math.log10) : [low, value, high];
+  return start + Math.min(1, Math.max(0, (here - least) / (most - least))) * (end - start);
+}
+function valueAt(place, { low, high, start, end, log }) {
+  const share = (place - start) / (end - start);
+  return log ? low * (high / low) ** share : low + share * (high - low);
 }
 
-function evalLine([run, , label, look]) {
-  const { evals } = data.runs[run];
-  return {
-    run, label, look,
-    xs: evals.map((each) => each[state.axis]),
-    ys: evals.map((each) => each.score),
-    whiskers: evals.map((each) => each.whisker),
-  };
+// The values of a path by the places of their points: its first edge, and of a band the other one.
+function valuesOf(path, y) {
+  const edges = [[], []];
+  const runs = path.dataset.runs?.split(" ") ?? [];
+  path.getAttribute("d")?.split("M").slice(1).forEach((stroke, at) => {
+    const [start, count] = numbers(runs[at]);
+    let height = 0;
+    const heights = numbers(stroke).filter((_, at) => at % 2).map((by) => valueAt((height += by), y));
+    for (let i = 0; i < count; i++) [edges[0][start + i], edges[1][start + i]] = [heights[i], heights.at(-1 - i)];
+  });
+  return edges;
 }
 
-function curve([run, metric, label, look, low, high], stacked) {
-  const { columns } = data.runs[run];
-  const [mean, least, most] = columns[metric];
-  const line = { run, label, look, xs: data.runs[run][state.axis], ys: mean, values: mean };
-  if (stacked) return line;
-  line.low = least;
-  line.high = most;
-  if (low && high) {
-    line.low = columns[low][1] ?? columns[low][0];
-    line.high = columns[high][2] ?? columns[high][0];
-  }
-  const span = points(run);
-  if (span > 1) Object.assign(line, { ys: smoothed(mean, span), raw: mean });
-  return line;
+function read(svg) {
+  const [start, end, ...ends] = numbers(svg.dataset.x);
+  const xs = AXES.map((_, at) => ({ start, end, low: ends[2 * at], high: ends[2 * at + 1] }));
+  const [foot, top] = numbers(svg.dataset.y);
+  const grids = all(svg, ".y").map((element) => {
+    const [low, high] = numbers(element.dataset.ends);
+    return { element, sets: element.dataset.sets, y: { start: foot, end: top, low, high, log: "log" in svg.dataset } };
+  });
+  const [{ y }] = grids;
+  const series = all(svg, ".series").map((group) => {
+    const [raw, line, band, area, own] = ["raw", "line", "band", "area", "own"].map((kind) => group.querySelector(`.${kind}`));
+    const source = own ?? (raw?.hasAttribute("d") ? raw : line);
+    return {
+      group, raw, line, area,
+      band: band && { path: band, edges: valuesOf(band, y) },
+      ys: source ? valuesOf(source, y)[0] : [],
+      points: data.points[group.dataset.points],
+      texts: data.texts[group.dataset.texts].split("|"),
+      dots: all(group, ".dot"),
+      whiskers: all(group, ".inner, .outer").map((path) => ({ path, at: Number(path.dataset.at), ends: path.getAttribute("d") })),
+      name: group.querySelector(".name"),
+    };
+  });
+  return { svg, xs, y, grids, series };
 }
 
-const points = (run) => Math.max(1, state.span / data.runs[run].size);
-
-function filled(lines) {
-  const gaps = lines.length ? lines[0].ys.map((_, at) => lines.every((line) => !isKnown(line.ys[at]))) : [];
-  return lines.map((line) => {
-    const raw = line.ys.map((y, at) => (gaps[at] ? null : y ?? 0));
-    // Smoothing is linear: smoothed parts add up to the smoothed whole.
-    const span = points(line.run);
-    return span > 1 ? { ...line, raw, ys: smoothed(raw, span) } : { ...line, ys: raw };
+function smoothed(values, span) {
+  const keep = 1 - 2 / (span + 1);
+  let [total, weight] = [0, 0];
+  return values.map((value) => {
+    [total, weight] = [keep * total + value, keep * weight + 1];
+    return total / weight;
   });
 }
 
-function redraw(chart) {
-  const look = shown(chart);
-  for (const svg of chart.svgs) {
-    const { width, height } = svg.viewBox.baseVal;
-    const { x, y, layers, inner } = plot(look, { width, height, writeX: AXES[state.axis].write });
-    svg.innerHTML = inner;
-    svg.places = { x, y, layers };
-    svg.setAttribute("aria-label", `${chart.title}, by ${AXES[state.axis].title}; arrow keys read values`);
-  }
-  chart.lines = look.lines;
-  chart.stale = false;
-  if (state.here !== null) cross(chart);
+function stretches(values) {
+  const found = [];
+  values.forEach((value, at) => isKnown(value) && (at && isKnown(values[at - 1]) ? found.at(-1).push(at) : found.push([at])));
+  return found;
 }
 
-// Only charts in sight are drawn; the others when they come.
-const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) {
-    const chart = entry.target.chart;
-    chart.seen = entry.isIntersecting;
-    if (chart.seen && chart.stale) redraw(chart);
-    else if (chart.seen) cross(chart);
+// Draws a chart anew: on the x axis that is chosen, on the y axis of the curves that are seen.
+function draw(chart) {
+  const hidden = chart.keys.reduce((set, key, at) => set + (key.getAttribute("aria-pressed") === "false" ? 2 ** at : 0), 0);
+  for (const plot of chart.plots) {
+    const grid = plot.grids.find(({ sets }) => sets.includes(` ${hidden} `)) ?? plot.grids[0];
+    for (const each of plot.grids) each.element.toggleAttribute("hidden", each !== grid);
+    all(plot.svg, ".x").forEach((ticks, at) => ticks.toggleAttribute("hidden", at !== state.axis));
+    plot.shown = { x: plot.xs[state.axis], y: grid.y, seen: plot.series.filter((_, at) => !(hidden >> at & 1)) };
+    for (const level of all(plot.svg, ".level")) {
+      const y = Number(level.dataset.y);
+      level.setAttribute("transform", `translate(0 ${unit(place(valueAt(y, plot.y), grid.y) - y)})`);
+    }
+    plot.series.forEach((each) => each.group.toggleAttribute("hidden", !plot.shown.seen.includes(each)));
+    move(plot);
+    plot.svg.setAttribute("aria-label", `${chart.title}, by ${AXES[state.axis]}; arrow keys read values`);
   }
-}, { rootMargin: "200px" });
+  cross(chart);
+}
 
-function redrawAll() {
-  for (const chart of charts) {
-    chart.stale = true;
-    if (chart.seen) redraw(chart);
+function move({ svg, y: drawn, shown: { x, y, seen } }) {
+  const isStacked = "stacked" in svg.dataset;
+  let below = [];
+  for (const each of seen) {
+    const { at, size } = each.points;
+    each.xs = each.ys.map((_, i) => place(at[state.axis][i], x));
+    const span = Math.max(1, state.span / size);
+    const isSmooth = span > 1 && (each.raw || isStacked);
+    each.shown = isSmooth ? smoothed(each.ys, span) : each.ys;
+    each.tops = isStacked ? each.shown.map((value, i) => value + (below[i] ?? 0)) : each.shown;
+    const point = (edge, side = 0) => (i) => `${unit(each.xs[i] + side)},${unit(place(edge[i] ?? 0, y))}`;
+    const along = (edge) => stretches(edge).map((run) => `M${run.map(point(edge)).join("L")}`).join("");
+    const around = (top, foot) => stretches(top).map((run) => {
+      const [left, right] = run.length > 1 ? [0] : [-1, 1]; // a single point is a thin bar
+      const corners = (edge, ...sides) => (i) => sides.filter(isKnown).map((side) => point(edge, side)(i));
+      const there = run.flatMap(corners(top, left, right));
+      return `M${[...there, ...run.reverse().flatMap(corners(foot, right, left))].join("L")}Z`;
+    }).join("");
+    each.line?.setAttribute("d", along(each.shown));
+    each.raw?.setAttribute("d", isSmooth ? along(each.ys) : "");
+    each.area?.setAttribute("d", around(each.tops, below));
+    each.band?.path.setAttribute("d", around(...each.band.edges));
+    for (const dot of each.dots) dot.setAttribute("transform", `translate(${point(each.shown)(dot.dataset.at)})`);
+    for (const { path, at, ends } of each.whiskers) {
+      path.setAttribute("transform", `translate(${unit(each.xs[at])})`);
+      path.setAttribute("d", ends.replace(/([,V])([\d.]+)/g, (_, kind, height) => kind + unit(place(valueAt(height, drawn), y))));
+    }
+    below = each.tops;
+  }
+  names(seen.filter((each) => each.name && each.shown.some(isKnown)), y);
+}
+
+// The names beside the last points, at least 12 units apart.
+function names(series, y) {
+  for (const each of series) each.height = place(each.shown.findLast(isKnown), y);
+  series.sort((a, b) => a.height - b.height);
+  let least = y.end + 2;
+  for (const each of series) least = (each.height = Math.max(each.height, least)) + 12;
+  let most = y.start;
+  for (const each of series.reverse()) most = (each.height = Math.min(each.height, most)) - 12;
+  for (const each of series) each.name.setAttribute("y", unit(each.height + 4));
+}
+
+// The crosshair of all charts: where the pointer or the keys are, by the number on the x axis.
+function point(chart, here) {
+  Object.assign(state, { chart, here });
+  charts.forEach(cross);
+}
+
+function nearest({ ys, points }) {
+  const xs = points.at[state.axis];
+  return ys.reduce((best, _, at) => (best < 0 || Math.abs(xs[at] - state.here) < Math.abs(xs[best] - state.here) ? at : best), -1);
+}
+
+function cross(chart) {
+  const isHere = state.here !== null;
+  for (const { svg, series, shown: { x, y, seen } } of chart.plots) {
+    const hair = svg.querySelector(".cross");
+    const circles = all(hair, ".here");
+    const ats = series.map((each) => (isHere && seen.includes(each) ? nearest(each) : -1));
+    const first = ats.findIndex((at) => at >= 0);
+    hair.toggleAttribute("hidden", first < 0);
+    series.forEach((each, i) => {
+      circles[i].toggleAttribute("hidden", ats[i] < 0);
+      if (ats[i] >= 0) circles[i].setAttribute("transform", `translate(${each.xs[ats[i]]} ${place(each.tops[ats[i]], y)})`);
+    });
+    if (first >= 0) hair.firstChild.setAttribute("transform", `translate(${unit(series[first].xs[ats[first]])})`);
+    if (svg.getClientRects().length) tell(chart, { svg, series, ats, first, x });
   }
 }
 
-function add(figure, key, spec) {
-  const chart = { figure, key, spec, title: figure.querySelector("h3").textContent, svgs: [...figure.querySelectorAll(".plot")] };
-  chart.readout = Object.assign(document.createElement("div"), { className: "readout", hidden: true });
-  figure.querySelector(".drawing").append(chart.readout);
-  figure.chart = chart;
-  charts.push(chart);
-  for (const svg of chart.svgs) listen(chart, svg);
-  for (const button of figure.querySelectorAll(".key")) button.addEventListener("click", () => toggle(chart, button));
-  redraw(chart);
-  watcher.observe(figure);
+// The numbers under the crosshair, in the chart that has it.
+function tell(chart, { svg, series, ats, first, x }) {
+  const box = chart.readout;
+  box.hidden = first < 0 || state.chart !== chart;
+  if (box.hidden) return;
+  box.querySelector(".where").textContent = series[first].points.heads[state.axis][ats[first]];
+  for (const row of all(box, ".value")) {
+    const [each, at] = [series[row.dataset.line], ats[row.dataset.line]];
+    row.hidden = at < 0;
+    if (at < 0) continue;
+    const [low, high] = [1, 0].map((edge) => each.band?.edges[edge][at]);
+    const range = isKnown(low) ? `${written(low, svg)} to ${written(high, svg)}` : "";
+    const smooth = each.shown !== each.ys ? `smoothed ${written(each.shown[at], svg)}` : "";
+    const more = [range, smooth].filter(Boolean).join("; ");
+    row.querySelector("b").textContent = each.texts[at] + (more ? ` (${more})` : "");
+  }
+  box.classList.toggle("left", series[first].xs[ats[first]] > (x.start + x.end) / 2);
+}
+
+function written(value, svg) {
+  const [size, digits, name] = svg.dataset.form.split(" ");
+  return "log" in svg.dataset ? String(Number(value.toPrecision(3))) : (value / size).toFixed(digits) + name;
+}
+
+function add(figure) {
+  const chart = {
+    title: figure.querySelector("h3").textContent,
+    plots: all(figure, ".plot").map(read),
+    keys: all(figure, ".key"),
+    readout: figure.querySelector(".readout"),
+  };
+  charts.add(chart);
+  for (const key of chart.keys) {
+    key.addEventListener("click", () => {
+      key.setAttribute("aria-pressed", String(key.getAttribute("aria-pressed") === "false"));
+      draw(chart);
+    });
+  }
+  for (const plot of chart.plots) listen(chart, plot);
+  draw(chart);
   return chart;
 }
 
-function toggle(chart, button) {
-  const at = Number(button.dataset.line);
-  const hidden = state.hidden.get(chart.key) ?? new Set();
-  if (!hidden.delete(at)) hidden.add(at);
-  state.hidden.set(chart.key, hidden);
-  button.setAttribute("aria-pressed", String(!hidden.has(at)));
-  redraw(chart);
-}
-
-// The crosshair: where the pointer or the keys are, by the number on the x axis.
-function listen(chart, svg) {
+function listen(chart, plot) {
+  const { svg } = plot;
   svg.tabIndex = 0;
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
-    const { x } = svg.places;
-    const at = ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width;
-    move(chart, x.low + ((at - x.start) / (x.end - x.start)) * (x.high - x.low));
+    point(chart, valueAt(((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width, plot.shown.x));
   });
-  svg.addEventListener("pointerleave", () => move(null, null));
-  svg.addEventListener("blur", () => move(null, null));
+  for (const end of ["pointerleave", "blur"]) svg.addEventListener(end, () => point(null, null));
   svg.addEventListener("keydown", (event) => {
-    const all = [...new Set(chart.lines.flatMap((line) => line.xs))].sort((a, b) => a - b);
-    if (!all.length || event.altKey || event.metaKey || event.ctrlKey) return;
-    const now = state.here === null ? all.length : all.findIndex((each) => each >= state.here);
+    const xs = [...new Set(plot.shown.seen.flatMap((each) => each.ys.map((_, at) => each.points.at[state.axis][at])))];
+    xs.sort((a, b) => a - b);
+    if (!xs.length || event.altKey || event.metaKey || event.ctrlKey) return;
+    const now = state.here === null ? xs.length : xs.findIndex((x) => x >= state.here);
     const by = event.shiftKey ? 10 : 1;
-    const next = { ArrowLeft: now - by, ArrowRight: now + by, Home: 0, End: all.length - 1 }[event.key];
-    if (event.key === "Escape") move(null, null);
-    else if (next !== undefined) move(chart, all[Math.max(0, Math.min(all.length - 1, next))]);
+    const next = { ArrowLeft: now - by, ArrowRight: now + by, Home: 0, End: xs.length - 1 }[event.key];
+    if (event.key === "Escape") point(null, null);
+    else if (next !== undefined) point(chart, xs[Math.max(0, Math.min(xs.length - 1, next))]);
     else return;
     event.preventDefault();
   });
 }
 
-function move(chart, here) {
-  state.here = here;
-  state.at = chart;
-  for (const each of charts) if (each.seen || each === chart) cross(each);
-}
-
-function nearest(xs, here, ys) {
-  let best = -1;
-  for (let at = 0; at < xs.length; at++) {
-    if (isKnown(ys[at]) && (best < 0 || Math.abs(xs[at] - here) < Math.abs(xs[best] - here))) best = at;
+const originals = Object.fromEntries(all(document, "figure[data-chart]").map((each) => [each.dataset.chart, each.cloneNode(true)]));
+all(document, "figure[data-chart]").forEach(add);
+all(document, 'input[name="axis"]').forEach((radio, axis) => radio.addEventListener("change", () => {
+  Object.assign(state, { axis, here: null });
+  charts.forEach(draw);
+}));
+const span = document.getElementById("span");
+const most = Math.max(2, data.longest) / 2; // the slider is logarithmic
+const tellSpan = () => {
+  document.getElementById("span-value").textContent = state.span > 1 ? `over ${state.span} steps` : "off";
+};
+span.value = state.span > 1 ? Math.round((100 * Math.log(state.span)) / Math.log(Math.max(most, 2))) : 0;
+span.addEventListener("input", () => {
+  state.span = span.valueAsNumber ? Math.max(2, Math.round(most ** (span.valueAsNumber / 100))) : 1;
+  tellSpan();
+  charts.forEach(draw);
+});
+tellSpan();
+const search = document.getElementById("search");
+search?.addEventListener("input", () => {
+  const words = search.value.toLowerCase().split(/\s+/);
+  for (const button of all(document, ".metric")) {
+    button.closest("tr").hidden = !words.every((word) => button.textContent.toLowerCase().includes(word));
   }
-  return best;
-}
-
-function cross(chart) {
-  for (const svg of chart.svgs) {
-    svg.querySelector(".cross")?.remove();
-    if (state.here === null || !svg.places) continue;
-    const { x, y, layers } = svg.places;
-    const parts = [];
-    let hair = null;
-    chart.lines.forEach((line, index) => {
-      const at = nearest(line.xs, state.here, line.ys);
-      if (at < 0) return;
-      hair ??= line.xs[at];
-      const height = layers.length ? layers[index][1][at] : line.ys[at];
-      if (isKnown(height)) parts.push(`<circle class="here s${line.look}" r="3.5" cx="${coordinate(place(x, line.xs[at]))}" cy="${coordinate(place(y, height))}"/>`);
-    });
-    if (hair === null) continue;
-    const at = coordinate(place(x, hair));
-    svg.insertAdjacentHTML("beforeend", `<g class="cross"><path class="hair" d="M${at},${y.end}V${y.start}"/>${parts.join("")}${END}g>`);
-  }
-  read(chart);
-}
-
-// The numbers under the crosshair, in the chart that has it.
-function read(chart) {
-  const { readout } = chart;
-  readout.hidden = state.at !== chart || state.here === null;
-  if (readout.hidden) return;
-  readout.replaceChildren();
-  const line = (className, ...parts) => {
-    const row = Object.assign(document.createElement("div"), { className });
-    row.append(...parts);
-    readout.append(row);
-  };
-  let head = null;
-  const rows = [];
-  for (const each of chart.lines) {
-    const at = nearest(each.xs, state.here, each.ys);
-    if (at < 0) continue;
-    head ??= each.xs[at];
-    rows.push([each, numbersAt(each, at)]);
-  }
-  if (head === null) return;
-  line("where muted", AXES[state.axis].tell(head));
-  if (chart.spec.stacked) rows.reverse();
-  for (const [each, text] of rows) {
-    const swatch = document.createElement("span");
-    swatch.innerHTML = `<svg class="swatch" viewBox="0 0 24 12"><path class="line s${each.look}" d="M0,6H24"/>${mark(each.look, 12, 6)}${END}svg>`;
-    const value = Object.assign(document.createElement("b"), { textContent: text });
-    line("value", swatch, `${each.label} `, value);
-  }
-  const svg = chart.svgs.find((each) => each.getBoundingClientRect().width) ?? chart.svgs[0];
-  const { x } = svg.places;
-  readout.classList.toggle("left", place(x, head) > (x.start + x.end) / 2);
-  readout.classList.toggle("right", !readout.classList.contains("left"));
-}
-
-function numbersAt(line, at) {
-  if (line.whiskers) {
-    const ends = line.whiskers[at];
-    return short(line.ys[at]) + (ends ? ` (${ends.slice(0, 2).map(short).join(" to ")}; other problems ${ends.slice(2).map(short).join(" to ")})` : "");
-  }
-  const value = (line.raw ?? line.ys)[at];
-  const parts = [short(value)];
-  if (line.low?.length && isKnown(line.low[at])) parts.push(`${short(line.low[at])} to ${short(line.high[at])}`);
-  if (line.raw) parts.push(`smoothed ${short(line.ys[at])}`);
-  return parts.length > 1 ? `${parts[0]} (${parts.slice(1).join("; ")})` : parts[0];
-}
-
-// All metrics: any of them large, and a search.
-function choose(button) {
-  const metric = data.metrics[Number(button.dataset.metric)];
-  const target = document.getElementById("chosen");
-  const old = target.querySelector("figure")?.chart;
-  if (old) charts.splice(charts.indexOf(old), 1);
-  target.innerHTML =
-    `<figure class="card chart"><figcaption><h3>${END}h3>${END}figcaption>` +
-    `<div class="drawing"><svg class="plot" viewBox="0 0 640 224" role="img">${END}svg>${END}div>${END}figure>`;
-  target.querySelector("h3").textContent = button.textContent;
-  const lines = data.runs.flatMap((run, at) => {
-    const label = data.runs.length > 1 ? run.letter : button.textContent.split("/").at(-1);
-    return run.columns[metric] ? [[at, metric, label, (at % MARKS.length) + 1, null, null]] : [];
+});
+let large = null; // a metric by itself: a chart of its own, or its curve in the chart that shows it
+for (const button of all(document, ".metric")) {
+  button.addEventListener("click", () => {
+    const [key, line] = button.dataset.large.split(" ");
+    const figure = (document.getElementById(key)?.content.firstElementChild ?? originals[key]).cloneNode(true);
+    all(figure, ".key").forEach((key, at) => key.setAttribute("aria-pressed", String(!line || at === Number(line))));
+    all(figure, ".note, .legend").forEach((part) => (part.hidden = part.matches(".note") || Boolean(line)));
+    figure.querySelector("h3").textContent = button.textContent;
+    document.getElementById("chosen").replaceChildren(figure);
+    charts.delete(large);
+    large = add(figure);
+    figure.scrollIntoView({ block: "nearest" });
   });
-  const spec = { stacked: false, log: false, floor: null, ceiling: null, levels: [], labelled: true, evals: false, lines };
-  add(target.querySelector("figure"), "chosen", spec).seen = true;
-  target.scrollIntoView({ block: "nearest" });
 }
-
-function start() {
-  for (const figure of document.querySelectorAll("figure[data-chart]")) add(figure, figure.dataset.chart, data.charts[figure.dataset.chart]);
-  for (const radio of document.querySelectorAll('input[name="axis"]')) {
-    radio.addEventListener("change", () => {
-      state.axis = radio.value;
-      move(null, null);
-      redrawAll();
-    });
-  }
-  const span = document.getElementById("span");
-  const most = Math.max(2, ...data.runs.map((run) => run.steps.length * run.size)) / 2;
-  // The slider is logarithmic: half of it lies below the root of the longest span.
-  const spanAt = (value) => (value === 0 ? 1 : Math.max(2, Math.round(most ** (value / 100))));
-  const tell = () => {
-    document.getElementById("span-value").textContent = state.span > 1 ? `over ${state.span} steps` : "off";
-  };
-  span.value = state.span > 1 ? Math.round((100 * Math.log(state.span)) / Math.log(Math.max(most, 2))) : 0;
-  span.addEventListener("input", () => {
-    state.span = spanAt(Number(span.value));
-    tell();
-    redrawAll();
-  });
-  tell();
-  const search = document.getElementById("search");
-  search?.addEventListener("input", () => {
-    const words = search.value.toLowerCase().split(/\s+/);
-    for (const button of document.querySelectorAll("button.metric")) {
-      button.closest("tr").hidden = !words.every((word) => button.textContent.toLowerCase().includes(word));
-    }
-  });
-  for (const button of document.querySelectorAll("button.metric")) button.addEventListener("click", () => choose(button));
-  for (const part of document.querySelectorAll(".controls")) part.hidden = false;
-  root.classList.add("scripted");
-}
-
-start();
+for (const part of all(document, ".controls")) part.hidden = false;
+document.documentElement.classList.add("scripted");

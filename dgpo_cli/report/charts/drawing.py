@@ -2,40 +2,63 @@
 
 Colours, dashes and letters come from the classes in assets/charts.css (`s1` to `s8` for series),
 so that a page in light and dark and a picture of its own share one drawing.
+
+A live drawing also holds what a script needs to move it, and nothing of it has to be computed or
+written there: the grids and ticks of every axis that can be chosen, and the crosshair. The script
+reads the numbers of a curve back from its path. See assets/report.js.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
-from dgpo_cli.report.charts.sampling import Values, runs_of
+from dgpo_cli.report.charts.sampling import Values, runs_of, smoothed
 from dgpo_cli.report.charts.ticks import Axis, axis
 from dgpo_cli.report.document import escaped
+from dgpo_cli.report.run_page.values import duration
 
 LOOKS = 8  # classes of series
 DENSE = 120  # points from which edges between areas would hide them
 _LETTER = 7.2  # units of a bold character of 11 px
 _DIGIT = 6.6  # and of a digit
 _ROW = 12.0  # units between labels
+_HIDDEN, _LOG, _STACKED = ' hidden=""', ' data-log=""', ' data-stacked=""'
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """A curve: a number, or None for a gap, at each x.
 
-    look: 1 to LOOKS. raw: what it smooths, drawn faintly. low, high: a band around it.
-    whiskers: (inner low, inner high, outer low, outer high) at each point, which gets a mark.
+    look: 1 to LOOKS. span: points that it is smoothed over; above 1 the numbers themselves are
+    drawn faintly behind it. low, high: a band around it. whiskers: (inner low, inner high, outer
+    low, outer high) at each point, which gets a mark. costs: seconds and tokens up to each x.
+    points, texts: what the script calls its x and the texts of its numbers.
     """
 
     label: str
     look: int
     xs: Sequence[float]
     ys: Values
-    raw: Values = ()
+    span: float = 1.0
     low: Values = ()
     high: Values = ()
     whiskers: Sequence[tuple[float, float, float, float] | None] = ()
+    costs: tuple[Sequence[float], ...] = ()
+    points: str = ""
+    texts: str = ""
+
+    @property
+    def shown(self) -> Values:
+        return smoothed(self.ys, span=self.span) if self.span > 1 else self.ys
+
+    def known_at(self, x_axis: int) -> list[float]:
+        """Where its known points stand on an x axis: 0 is the step, and then come the costs."""
+        xs = self.costs[x_axis - 1] if x_axis else self.xs
+        return [x for x, y in zip(xs, self.ys, strict=True) if y is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,62 +83,115 @@ class Chart:
     levels: Sequence[Level] = ()
     labelled: bool = True
 
+    @property
+    def has_labels(self) -> bool:
+        return self.labelled and len(self.lines) > 1 and not self.stacked
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The plot inside a drawing of width x height units."""
+    """The plot inside a drawing of width x height units.
+
+    xs: the x axes of a live drawing, the step first. ys: its y axes, each with the sets of curves
+    that are hidden when it holds; in a set, bit n stands for curve n. The first holds when none is.
+    """
 
     width: float
     height: float
-    x: Axis
-    y: Axis
+    xs: tuple[Axis, ...]
+    ys: tuple[tuple[Axis, tuple[int, ...]], ...]
+    live: bool
+
+    @property
+    def x(self) -> Axis:
+        return self.xs[0]
+
+    @property
+    def y(self) -> Axis:
+        return self.ys[0][0]
+
+    @property
+    def digits(self) -> int:
+        """Digits after the point with which every y axis can be drawn from the first."""
+        reaches = [math.log10(y.high / y.low) if y.log else y.high - y.low for y, _ in self.ys]
+        return min(5, 1 + math.ceil(math.log10(max(1.0, reaches[0] / min(reaches)))))
 
 
-def frame(chart: Chart, *, width: float, height: float) -> Frame:
+def frame(chart: Chart, *, width: float, height: float, live: bool = False) -> Frame:
     """Lay out the axes; there is room on the right for the labels of the curves, on the left for
-    the numbers of the y axis."""
-    labels = [line.label for line in chart.lines] if _has_labels(chart) else []
+    the numbers of the y axes."""
+    labels = [line.label for line in chart.lines] if chart.has_labels else []
     right = 10.0 + max((_LETTER * len(label) + 4 for label in labels), default=0.0)
-    xs = [x for line in chart.lines for x, y in zip(line.xs, line.ys, strict=True) if y is not None]
-    y = axis(
-        list(_heights(chart)),
-        start=height - 24.0,
-        end=8.0,
-        log=chart.log,
-        floor=chart.floor,
-        ceiling=chart.ceiling,
-    )
-    left = max(46.0, _DIGIT * max(map(len, y.labels), default=0) + 7.0)
-    whole = all(float(x).is_integer() for x in xs)
+    ys = _y_axes(chart, height=height, live=live)
+    longest = max((len(label) for y in ys for label in y.labels), default=0)
+    left = max(46.0, _DIGIT * longest + 7.0)
     count = 5 if width < 480 else 8
-    x = axis(xs, start=left, end=width - right, count=count, tight=True, whole=whole)
-    return Frame(width=width, height=height, x=x, y=y)
+    xs = []
+    for at in range(1 + (len(chart.lines[0].costs) if live and chart.lines else 0)):
+        held = [x for line in chart.lines for x in line.known_at(at)]
+        whole = all(float(x).is_integer() for x in held)
+        xs.append(axis(held, start=left, end=width - right, count=count, tight=True, whole=whole))
+    return Frame(width, height, tuple(xs), tuple((y, tuple(sets)) for y, sets in ys.items()), live)
 
 
-def _has_labels(chart: Chart) -> bool:
-    return chart.labelled and len(chart.lines) > 1 and not chart.stacked
+def _y_axes(chart: Chart, *, height: float, live: bool) -> dict[Axis, list[int]]:
+    """Each y axis with the sets of hidden curves that it is for; of a still drawing, with none."""
+    found: dict[tuple[float, ...], Axis] = {}
+    axes: dict[Axis, list[int]] = {}
+    for hidden, held in enumerate(_held(chart)):
+        if held not in found:
+            found[held] = axis(
+                held,
+                start=height - 24.0,
+                end=8.0,
+                log=chart.log,
+                floor=chart.floor,
+                ceiling=chart.ceiling,
+            )
+        axes.setdefault(found[held], []).append(hidden)
+        if not live:
+            break
+    return axes
 
 
-def _heights(chart: Chart) -> Iterator[float]:
-    """All numbers that the y axis holds."""
+def _held(chart: Chart) -> Iterator[tuple[float, ...]]:
+    """For each set of hidden curves but that of all, the numbers that the y axis has to hold."""
+    count = len(chart.lines)
+    sets = range(max(1, 2**count - 1))
     if chart.stacked:
-        yield 0.0
-        for layer in stacked(chart.lines)[-1:]:
-            yield from (value for value in layer[1] if value is not None)
+        for hidden in sets:
+            if hidden == 0 or chart.ceiling is None:
+                seen = [line.ys for at, line in enumerate(chart.lines) if not hidden >> at & 1]
+                sums = (sum(y or 0.0 for y in parts) for parts in zip(*seen, strict=True))
+                top = max(sums, default=0.0)
+            yield 0.0, top
         return
-    for line in chart.lines:
-        for values in (line.ys, line.raw, line.low, line.high):
-            yield from (value for value in values if value is not None)
-        for whisker in line.whiskers:
-            yield from whisker or ()
-    yield from (level.value for level in chart.levels)
+    extents = [_extent(line) for line in chart.lines]
+    levels = [level.value for level in chart.levels]
+    for hidden in sets:
+        there = [extents[at] for at in range(count) if not hidden >> at & 1]
+        yield _ends(levels + [value for extent in there for value in extent])
+
+
+def _extent(line: Line) -> tuple[float, ...]:
+    parts = (*line.ys, *line.low, *line.high)
+    values = [value for value in parts if value is not None]
+    return _ends(values + [end for whisker in line.whiskers for end in whisker or ()])
+
+
+def _ends(values: Sequence[float]) -> tuple[float, ...]:
+    """The least, the largest and the least positive of them: an axis needs no other."""
+    if not values:
+        return ()
+    least, most = min(values), max(values)
+    return least, most, min((value for value in values if value > 0.0), default=most)
 
 
 def stacked(lines: Sequence[Line]) -> list[tuple[Values, Values]]:
     """Lower and upper edge of every layer; where one is unknown, all of them are."""
     if not lines:
         return []
-    columns = [line.ys for line in lines]
+    columns = [line.shown for line in lines]
     known = [all(column[at] is not None for column in columns) for at in range(len(columns[0]))]
     below: list[float | None] = [0.0 if each else None for each in known]
     layers: list[tuple[Values, Values]] = []
@@ -129,75 +205,109 @@ def stacked(lines: Sequence[Line]) -> list[tuple[Values, Values]]:
     return layers
 
 
-def svg(chart: Chart, *, width: float, height: float, inner: bool = False) -> str:
-    """The drawing; `inner` leaves out the svg element around it. The same chart, the same bytes.
+def svg(chart: Chart, *, width: float, height: float) -> str:
+    """The live drawing for a page. The same chart, the same bytes.
 
     Every known point lies inside the plot; a point between two gaps is drawn as a dot.
     """
-    place = frame(chart, width=width, height=height)
-    parts = [*_axes(place, chart=chart)]
-    layers = stacked(chart.lines) if chart.stacked else []
-    for line, (low, high) in zip(chart.lines, layers, strict=False):
-        kind = "area" if len(line.xs) <= DENSE else "area dense"
-        parts.append(path(kind, line.look, band(line.xs, low, high, place=place)))
-    if not chart.stacked:
-        for level in chart.levels:
-            parts.extend(_level(level, place=place))
-        for line in chart.lines:
-            parts.extend(_curve(line, place=place))
-        if _has_labels(chart):
-            parts.extend(_labels(chart.lines, place=place))
-    drawn = "".join(parts)
-    if inner:
-        return drawn
-    name = escaped(f"{chart.title}, by {chart.x_label}")
+    place = frame(chart, width=width, height=height, live=True)
+    x, y = place.x, place.y
+    ends = " ".join(f"{each.low:.12g} {each.high:.12g}" for each in place.xs)
+    size, digits, unit = y.form
+    here = "".join(f'<circle class="here s{line.look}" r="3.5"/>' for line in chart.lines)
     return (
-        f'<svg class="plot" viewBox="0 0 {number(width)} {number(height)}" role="img" '
-        f'aria-label="{name}">{drawn}</svg>'
+        f'<svg class="plot" viewBox="0 0 {number(width)} {number(height)}" role="img"'
+        f' aria-label="{escaped(f"{chart.title}, by {chart.x_label}")}"'
+        f' data-x="{number(x.start)} {number(x.end)} {ends}"'
+        f' data-y="{number(y.start)} {number(y.end)}" data-form="{size:g} {digits} {unit}"'
+        f"{_LOG * chart.log}{_STACKED * chart.stacked}>"
+        f'{drawing(chart, place=place)}<g class="cross" hidden="">'
+        f'<path class="hair" d="M0,{number(y.end)}V{number(y.start)}"/>'
+        f"{here}</g></svg>"
     )
 
 
-def _axes(place: Frame, *, chart: Chart) -> Iterator[str]:
-    x, y = place.x, place.y
-    yield '<g class="grid">'
-    for tick in y.ticks:
-        at = number(y.at(tick))
-        yield f'<line x1="{number(x.start)}" x2="{number(x.end)}" y1="{at}" y2="{at}"/>'
-    yield '</g><g class="ticks">'
-    for tick, text in zip(y.ticks, y.labels, strict=True):
-        edge, base = number(x.start - 6), number(y.at(tick) + 3.8)
-        yield f'<text x="{edge}" y="{base}" text-anchor="end">{text}</text>'
-    foot = number(place.height - 9)
-    for tick, text in zip(x.ticks, x.labels, strict=True):
-        centre, anchor = x.at(tick), "middle"
-        if centre + len(text) * 3.5 > place.width:
-            centre, anchor = place.width - 1, "end"
-        yield f'<text x="{number(centre)}" y="{foot}" text-anchor="{anchor}">{text}</text>'
-    yield "</g>"
+def drawing(chart: Chart, *, place: Frame) -> str:
+    """What stands inside the svg element."""
+    parts = [*_grids(place), *_ticks(place), *(_level(each, place=place) for each in chart.levels)]
+    if chart.stacked:
+        for line, layer in zip(chart.lines, stacked(chart.lines), strict=True):
+            kind = "area" if len(line.xs) <= DENSE else "area dense"
+            own = path("own", *polyline(line.xs, line.ys, place=place)) if place.live else ""
+            area = path(kind, *band(line.xs, *layer, place=place))
+            parts.append(_series(line, (area, own), place=place))
+        return "".join(parts)
+    labels = _labels(chart, place=place)
+    for line, label in zip(chart.lines, labels, strict=True):
+        parts.append(_series(line, (*_curve(line, place=place), label), place=place))
+    return "".join(parts)
+
+
+def _series(line: Line, parts: Iterable[str], *, place: Frame) -> str:
+    keys = f' data-points="{line.points}" data-texts="{line.texts}"' if place.live else ""
+    return f'<g class="series s{line.look}"{keys}>{"".join(parts)}</g>'
+
+
+def _grids(place: Frame) -> Iterator[str]:
+    """The lines and numbers of every y axis; those of the first are seen."""
+    start, end = number(place.x.start), number(place.x.end)
+    for at, (y, hidden) in enumerate(place.ys):
+        lines = "".join(
+            f'<line x1="{start}" x2="{end}" y1="{number(y.at(tick))}" y2="{number(y.at(tick))}"/>'
+            for tick in y.ticks
+        )
+        texts = "".join(
+            f'<text x="{number(place.x.start - 6)}" y="{number(y.at(tick) + 3.8)}"'
+            f' text-anchor="end">{text}</text>'
+            for tick, text in zip(y.ticks, y.labels, strict=True)
+        )
+        sets = f' data-ends="{y.low:.12g} {y.high:.12g}" data-sets=" {" ".join(map(str, hidden))} "'
+        keys = sets + _HIDDEN * (at > 0) if place.live else ""
+        yield f'<g class="y"{keys}><g class="grid">{lines}</g><g class="ticks">{texts}</g></g>'
+
+
+def _ticks(place: Frame) -> Iterator[str]:
+    """The numbers of every x axis; those of the step are seen. The second axis is a time."""
+    for axis_at, x in enumerate(place.xs):
+        labels = [duration(tick).removesuffix(" 0 s") for tick in x.ticks]
+        texts = []
+        for tick, text in zip(x.ticks, labels if axis_at == 1 else x.labels, strict=True):
+            centre, anchor = x.at(tick), "middle"
+            if centre + len(text) * 3.5 > place.width:
+                centre, anchor = place.width - 1, "end"
+            texts.append(
+                f'<text x="{number(centre)}" y="{number(place.height - 9)}"'
+                f' text-anchor="{anchor}">{text}</text>'
+            )
+        yield f'<g class="x ticks"{_HIDDEN * (axis_at > 0)}>{"".join(texts)}</g>'
 
 
 def _curve(line: Line, *, place: Frame) -> Iterator[str]:
     if line.low and line.high:
-        yield path("band", line.look, band(line.xs, line.low, line.high, place=place))
-    if line.raw:
-        yield path("raw", line.look, polyline(line.xs, line.raw, place=place))
-    for x, whisker in zip(line.xs, line.whiskers, strict=False):
+        yield path("band", *band(line.xs, line.low, line.high, place=place))
+    if line.span > 1:
+        yield path("raw", *polyline(line.xs, line.ys, place=place))
+    elif place.live and not line.whiskers:
+        yield '<path class="raw"/>'  # where a script puts it
+    for at, whisker in enumerate(line.whiskers):
         if whisker is not None:
             inner, outer = whisker[:2], whisker[2:]
-            yield path("outer", line.look, _whisker(x, *outer, place=place))
-            yield path("inner", line.look, _whisker(x, *inner, place=place))
-    yield path("line", line.look, polyline(line.xs, line.ys, place=place))
+            yield _whisker("outer", at, outer, line=line, place=place)
+            yield _whisker("inner", at, inner, line=line, place=place)
+    yield path("line", *polyline(line.xs, line.shown, place=place))
     yield from _dots(line, place=place)
 
 
 def _dots(line: Line, *, place: Frame) -> Iterator[str]:
     """A mark where no line would show a point, at every point with whiskers, and at the end."""
-    known = [at for at, y in enumerate(line.ys) if y is not None]
-    alone = {start for start, stop in runs_of(line.ys) if stop - start == 1}
+    ys = line.shown
+    known = [at for at, y in enumerate(ys) if y is not None]
+    alone = {start for start, stop in runs_of(ys) if stop - start == 1}
     for at in known if line.whiskers else sorted({*alone, *known[-1:]}):
-        y = line.ys[at]
+        y = ys[at]
         assert y is not None
-        yield mark(line.look, place.x.at(line.xs[at]), place.y.at(y))
+        keys = f' data-at="{at}"' if place.live else ""
+        yield mark(line.look, place.x.at(line.xs[at]), place.y.at(y), keys=keys)
 
 
 _MARKS = (
@@ -212,78 +322,111 @@ _MARKS = (
 )
 
 
-def mark(look: int, x: float, y: float) -> str:
-    """A small shape, another for each look."""
+def mark(look: int, x: float, y: float, *, keys: str = "") -> str:
+    """A small shape, another for each look, in an element of its class."""
     shape = _MARKS[(look - 1) % len(_MARKS)]
-    return f'<path class="dot s{look}" transform="translate({number(x)} {number(y)})" d="{shape}"/>'
+    at = f"translate({number(x)} {number(y)})"
+    return f'<path class="dot"{keys} transform="{at}" d="{shape}"/>'
 
 
-def path(kind: str, look: int, data: str) -> str:
-    return f'<path class="{kind} s{look}" d="{data}"/>' if data else ""
+def path(kind: str, data: str, runs: str) -> str:
+    """A path; where its points stand among those of its curve is said as "start+count ..."."""
+    keys = f' data-runs="{runs}"' if runs else ""
+    return f'<path class="{kind}"{keys} d="{data}"/>' if data else ""
 
 
-def polyline(xs: Sequence[float], ys: Values, *, place: Frame) -> str:
-    """A line through what is known, broken at gaps."""
-    strokes = []
+def polyline(xs: Sequence[float], ys: Values, *, place: Frame) -> tuple[str, str]:
+    """A line through what is known, broken at gaps, and the runs of its points.
+
+    Of a live drawing it holds points between gaps, too, which are not seen.
+    """
+    strokes, runs = [], []
     for start, stop in runs_of(ys):
-        if stop - start > 1:
-            strokes.append("M" + "L".join(_points(xs, ys, range(start, stop), place=place)))
-    return "".join(strokes)
+        if stop - start > 1 or place.live:
+            strokes.append(_stroke(_points(xs, ys, range(start, stop), place=place), place=place))
+            runs.append(f"{start}+{stop - start}")
+    return "".join(strokes), " ".join(runs) if place.live else ""
 
 
-def band(xs: Sequence[float], low: Values, high: Values, *, place: Frame) -> str:
+def band(xs: Sequence[float], low: Values, high: Values, *, place: Frame) -> tuple[str, str]:
     """The area between two edges, closed at gaps; a single point is a thin bar."""
     both = [None if a is None or b is None else a for a, b in zip(low, high, strict=True)]
-    areas = []
+    areas, runs = [], []
     for start, stop in runs_of(both):
         there = _points(xs, high, range(start, stop), place=place)
         back = _points(xs, low, range(stop - 1, start - 1, -1), place=place)
         if stop - start == 1:
-            left, right = number(place.x.at(xs[start]) - 1), number(place.x.at(xs[start]) + 1)
-            top, foot = there[0].partition(",")[2], back[0].partition(",")[2]
-            areas.append(f"M{left},{top}H{right}V{foot}H{left}Z")
-        else:
-            areas.append("M" + "L".join([*there, *back]) + "Z")
-    return "".join(areas)
+            there = [(x + side, y) for (x, y) in there for side in (-1.0, 1.0)]
+            back = [(x + side, y) for (x, y) in back for side in (1.0, -1.0)]
+        areas.append(f"{_stroke([*there, *back], place=place)}z")
+        runs.append(f"{start}+{stop - start}")
+    return "".join(areas), " ".join(runs) if place.live else ""
 
 
-def _points(xs: Sequence[float], ys: Values, places: range, *, place: Frame) -> list[str]:
-    found = []
-    for at in places:
-        y = ys[at]
-        assert y is not None
-        found.append(f"{number(place.x.at(xs[at]))},{number(place.y.at(y))}")
-    return found
+def _points(
+    xs: Sequence[float], ys: Values, places: range, *, place: Frame
+) -> list[tuple[float, float]]:
+    x, y = place.x, place.y
+    return [(x.at(xs[at]), y.at(value)) for at in places if (value := ys[at]) is not None]
 
 
-def _whisker(x: float, low: float, high: float, *, place: Frame) -> str:
-    at, top, foot = place.x.at(x), place.y.at(high), place.y.at(low)
-    ends = "".join(f"M{number(at - 3)},{number(y)}h6" for y in (top, foot))
-    return f"{ends}M{number(at)},{number(top)}V{number(foot)}"
+def _stroke(points: Sequence[tuple[float, float]], *, place: Frame) -> str:
+    """Points as a path, all but the first by how far they are from the one before: that is short.
+
+    Differences are of rounded coordinates, so that errors do not add up.
+    """
+    digits = place.digits
+    unit = 10**digits
+    rounded = [(round(x * unit), round(y * unit)) for x, y in points]
+    steps = [
+        _decimal(b - a, digits) for p, q in pairwise(rounded) for a, b in zip(p, q, strict=True)
+    ]
+    first = ",".join(_decimal(each, digits) for each in rounded[0])
+    rest = "".join(each if each[0] == "-" else f" {each}" for each in steps)
+    return f"M{first}{'l' * bool(rest)}{rest.removeprefix(' ')}"
 
 
-def _level(level: Level, *, place: Frame) -> Iterator[str]:
+@lru_cache(maxsize=100_000)
+def _decimal(units: int, digits: int) -> str:
+    """A number of 10**-digits in as few characters as SVG needs: .5 and -3."""
+    text = f"{units / 10**digits:.{digits}f}".rstrip("0").rstrip(".")
+    return text.replace("0.", ".", 1) if abs(units) < 10**digits and units else text or "0"
+
+
+def _whisker(kind: str, at: int, ends: Sequence[float], *, line: Line, place: Frame) -> str:
+    foot, top = (number(place.y.at(end)) for end in ends)
+    keys = f' data-at="{at}"' if place.live else ""
+    return (
+        f'<path class="{kind}"{keys} transform="translate({number(place.x.at(line.xs[at]))} 0)"'
+        f' d="M-3,{top}h6M-3,{foot}h6M0,{top}V{foot}"/>'
+    )
+
+
+def _level(level: Level, *, place: Frame) -> str:
     y = place.y.at(level.value)
     start, end = number(place.x.start), number(place.x.end)
-    yield f'<path class="level" d="M{start},{number(y)}H{end}"/>'
     above = y - 3 if y > 20 else y + 11
-    label = escaped(level.label)
-    yield f'<text class="level-name" x="{start}" dx="3" y="{number(above)}">{label}</text>'
+    return (
+        f'<g class="level" data-y="{number(y)}"><path d="M{start},{number(y)}H{end}"/>'
+        f'<text x="{start}" dx="3" y="{number(above)}">{escaped(level.label)}</text></g>'
+    )
 
 
-def _labels(lines: Sequence[Line], *, place: Frame) -> Iterator[str]:
+def _labels(chart: Chart, *, place: Frame) -> list[str]:
     """The name of each curve beside its last point, none on another."""
+    labels = [""] * len(chart.lines)
+    if not chart.has_labels:
+        return labels
     wanted = []
-    for line in lines:
-        last = next((y for y in reversed(line.ys) if y is not None), None)
+    for at, line in enumerate(chart.lines):
+        last = next((y for y in reversed(line.shown) if y is not None), None)
         if last is not None:
-            wanted.append((place.y.at(last), line))
+            wanted.append((place.y.at(last), at))
     heights = spread([y for y, _ in wanted], gap=_ROW, low=place.y.end + 2, high=place.y.start)
-    for y, (_, line) in zip(heights, wanted, strict=True):
-        yield (
-            f'<text class="name s{line.look}" x="{number(place.x.end + 7)}" '
-            f'y="{number(y + 4)}">{escaped(line.label)}</text>'
-        )
+    for y, (_, at) in zip(heights, wanted, strict=True):
+        x, label = number(place.x.end + 7), escaped(chart.lines[at].label)
+        labels[at] = f'<text class="name" x="{x}" y="{number(y + 4)}">{label}</text>'
+    return labels
 
 
 def spread(heights: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:

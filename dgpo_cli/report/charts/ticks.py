@@ -41,6 +41,20 @@ class Axis:
     def labels(self) -> tuple[str, ...]:
         return tick_labels(self.ticks, log=self.log)
 
+    @property
+    def form(self) -> tuple[float, int, str]:
+        """How a number between the ticks is written: what it is divided by, the digits after the
+        point that tell a hundredth of a tick, and the unit. With log, 1, 0 and none: by 3 digits.
+        """
+        largest = max((abs(tick) for tick in self.ticks), default=0.0)
+        if self.log or not largest:
+            return 1.0, 0, ""
+        size, unit = next(((s, u) for s, u in _UNITS if largest >= 10 * s), (1.0, ""))
+        if largest < 1e-3 or largest >= 1e15:
+            power = math.floor(math.log10(largest) + 1e-9)
+            size, unit = 10.0**power, f"e{power}"
+        return size, max(0, 2 - math.floor(math.log10((self.high - self.low) / size))), unit
+
 
 def axis(
     values: Sequence[float],

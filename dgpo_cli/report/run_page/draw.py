@@ -1,4 +1,4 @@
-"""Panels and runs made into charts: what the SVG shows, and what the script needs to redraw it."""
+"""Panels and runs made into charts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dgpo_cli.report.charts.drawing import LOOKS, Chart, Level, Line
-from dgpo_cli.report.charts.sampling import Values, smoothed
 from dgpo_cli.report.run_page.panels import Curve, Panel
 from dgpo_cli.report.run_page.series import RunSeries, known, span_steps
 
@@ -16,7 +15,7 @@ MIN_SHARE = 1e-9  # of a stacked part that is shown
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the script finds a curve: the run by its place, the metric, the band's metrics."""
+    """What a curve is of: the run by its place, the metric, the band's metrics."""
 
     run: int
     metric: str
@@ -24,6 +23,10 @@ class Source:
     look: int
     low: str | None = None
     high: str | None = None
+
+    def texts(self, run: RunSeries) -> str:
+        """What the script calls the texts of the curve's numbers."""
+        return f"{run.letter}{list(run.columns).index(self.metric)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +42,9 @@ class Drawn:
         """The unit, and that the axis is logarithmic."""
         return ", ".join(part for part in (self.panel.unit, "log scale" * self.chart.log) if part)
 
-    @property
-    def for_script(self) -> dict[str, Any]:
-        """What the script needs to draw it over another x axis or smoother."""
-        chart = self.chart
-        return {
-            "stacked": chart.stacked,
-            "log": chart.log,
-            "floor": chart.floor,
-            "ceiling": chart.ceiling,
-            "levels": [[level.label, level.value] for level in chart.levels],
-            "labelled": chart.labelled,
-            "evals": self.panel.key == "avg",
-            "lines": [
-                [each.run, each.metric, each.label, each.look, each.low, each.high]
-                for each in self.sources
-            ],
-        }
 
-
-def draw(panel: Panel, runs: Sequence[RunSeries]) -> Drawn | None:
-    """A panel of these runs; None where none of them knows anything of it.
+def draw(panel: Panel, runs: Sequence[RunSeries], *, span: int | None = None) -> Drawn | None:
+    """A panel of these runs, smoothed over `span` steps; None where none knows anything of it.
 
     Of one run all curves are shown, of several the first curve of each.
     """
@@ -69,18 +54,14 @@ def draw(panel: Panel, runs: Sequence[RunSeries]) -> Drawn | None:
     several = len(runs) > 1
     stacked = panel.stacked and not several
     levels = () if stacked else tuple(_levels(panel, runs))
-    span = span_steps(runs)
-    spans = [runs[source.run].points(span) for source in sources]
-    lines = [
-        line_of(source, runs[source.run], span=1.0 if stacked else points)
-        for source, points in zip(sources, spans, strict=True)
-    ]
+    span = span_steps(runs) if span is None else span
+    lines = [line_of(source, runs[source.run], span=span) for source in sources]
     title = panel.title
     if several and len(panel.curves) > 1:
         title += f": {next(c.label for c in panel.curves if c.metric == sources[0].metric)}"
     chart = Chart(
         title=title,
-        lines=_filled(lines, span=spans[0]) if stacked else lines,
+        lines=_filled(lines) if stacked else lines,
         stacked=stacked,
         log=panel.log and _spans_decades(lines),
         floor=panel.floor,
@@ -127,32 +108,36 @@ def look(at: int) -> int:
 
 
 def line_of(source: Source, run: RunSeries, *, span: float) -> Line:
-    """A curve smoothed over `span` points, what it smooths behind it.
+    """A curve smoothed over `span` steps.
 
     Where steps were put together, the band runs over their extremes.
     """
-    column = run.columns[source.metric]
-    low: Values = column.low
-    high: Values = column.high
+    low, high = run.columns[source.metric].low, run.columns[source.metric].high
     if source.low is not None and source.high is not None:
         lowest, highest = run.columns[source.low], run.columns[source.high]
         low, high = lowest.low or lowest.mean, highest.high or highest.mean
-    line = Line(source.label, source.look, run.steps, column.mean, low=low, high=high)
-    if span > 1:
-        return replace(line, ys=smoothed(column.mean, span=span), raw=column.mean)
-    return line
+    return Line(
+        label=source.label,
+        look=source.look,
+        xs=run.steps,
+        ys=run.columns[source.metric].mean,
+        span=run.points(span),
+        low=low,
+        high=high,
+        costs=(run.seconds, run.tokens),
+        points=run.letter,
+        texts=source.texts(run),
+    )
 
 
-def _filled(lines: Sequence[Line], *, span: float) -> list[Line]:
+def _filled(lines: Sequence[Line]) -> list[Line]:
     """Parts of a whole: one that is missing where others are known is nothing of it."""
     rows = list(zip(*(line.ys for line in lines), strict=True))
     gaps = [all(value is None for value in row) for row in rows]
-    found = []
-    for line in lines:
-        whole = [None if gap else y or 0.0 for y, gap in zip(line.ys, gaps, strict=True)]
-        # Smoothing is linear: smoothed parts add up to the smoothed whole.
-        found.append(replace(line, ys=smoothed(whole, span=span) if span > 1 else whole))
-    return found
+    return [
+        replace(line, ys=[None if gap else y or 0.0 for y, gap in zip(line.ys, gaps, strict=True)])
+        for line in lines
+    ]
 
 
 def _levels(panel: Panel, runs: Sequence[RunSeries]) -> Iterator[Level]:
@@ -196,9 +181,12 @@ def draw_evals(runs: Sequence[RunSeries]) -> Drawn | None:
             Line(
                 label=source.label,
                 look=source.look,
-                xs=[float(line["step"]) for line in run.evals],
+                xs=run.eval_points[0],
                 ys=[known(line.get("avg_at_k")) for line in run.evals],
                 whiskers=[whisker(line) for line in run.evals],
+                costs=run.eval_points[1:],
+                points=f"{run.letter}-evals",
+                texts=f"{run.letter}-evals",
             )
         )
     chart = Chart(title=title, lines=lines, floor=None)

@@ -10,13 +10,17 @@ from dgpo_cli.report.run_page.draw import Drawn, Source
 from dgpo_cli.report.run_page.series import RunSeries
 
 WIDTH, HEIGHT = 384.0, 224.0  # of a chart in units, which are pixels of a card at most screens
-WIDE = 760.0
+WIDE, LARGE = 760.0, 640.0
 
 
-def figure(drawn: Drawn, *, runs: Sequence[RunSeries], wide: bool = False) -> str:
+def figure(
+    drawn: Drawn, *, runs: Sequence[RunSeries], wide: bool = False, large: bool = False
+) -> str:
     """The chart as HTML that needs no script. Wide ones have a narrow twin for small screens."""
     panel = drawn.panel
-    pictures = f'<div class="fit">{svg(drawn.chart, width=WIDTH, height=HEIGHT)}</div>'
+    pictures = (
+        f'<div class="fit">{svg(drawn.chart, width=LARGE if large else WIDTH, height=HEIGHT)}</div>'
+    )
     if wide:
         pictures = (
             f'<div class="wide">{svg(drawn.chart, width=WIDE, height=HEIGHT + 40)}</div>'
@@ -28,8 +32,19 @@ def figure(drawn: Drawn, *, runs: Sequence[RunSeries], wide: bool = False) -> st
         f'<figure class="card chart{" hero" if wide else ""}" data-chart="{panel.key}">'
         f"<figcaption><h3>{escaped(drawn.chart.title)}</h3>{unit}</figcaption>"
         f"{legend(drawn, runs=runs, named=wide)}"
-        f'<div class="drawing">{pictures}</div>{about}</figure>'
+        f'<div class="drawing">{pictures}{readout(drawn)}</div>{about}</figure>'
     )
+
+
+def readout(drawn: Drawn) -> str:
+    """The numbers under the crosshair: the script fills them in. A stack is listed from its top."""
+    rows = [
+        f'<div class="value" data-line="{at}">{swatch(source.look)}{escaped(source.label)} <b></b>'
+        "</div>"
+        for at, source in enumerate(drawn.sources)
+    ]
+    rows = rows[::-1] if drawn.chart.stacked else rows
+    return f'<div class="readout" hidden><div class="where muted"></div>{"".join(rows)}</div>'
 
 
 def legend(drawn: Drawn, *, runs: Sequence[RunSeries], named: bool = False) -> str:
@@ -56,7 +71,7 @@ def _label(source: Source, *, runs: Sequence[RunSeries], named: bool) -> str:
 
 def swatch(look: int, *, kind: str = "line") -> str:
     """A piece of a curve as it is drawn, with its mark; or of an area."""
-    shape = f'<path class="area s{look}" d="M1,1H23V11H1Z"/>'
+    shape = '<path class="area" d="M1,1H23V11H1Z"/>'
     if kind == "line":
-        shape = f'<path class="line s{look}" d="M0,6H24"/>{mark(look, 12, 6)}'
-    return f'<svg class="swatch" viewBox="0 0 24 12" aria-hidden="true">{shape}</svg>'
+        shape = f'<path class="line" d="M0,6H24"/>{mark(look, 12, 6)}'
+    return f'<svg class="swatch s{look}" viewBox="0 0 24 12" aria-hidden="true">{shape}</svg>'

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
+from dgpo_cli.report.charts.ticks import short
 from dgpo_cli.report.document import asset, document, escaped, theme_button
 from dgpo_cli.report.run_page import compare, overview, sections
 from dgpo_cli.report.run_page.draw import Drawn, draw, draw_evals, whisker
 from dgpo_cli.report.run_page.figures import figure
-from dgpo_cli.report.run_page.panels import GROUPS, REWARD
+from dgpo_cli.report.run_page.panels import GROUPS, REWARD, Curve, Panel
 from dgpo_cli.report.run_page.series import RunSeries, known, series_of, span_steps
+from dgpo_cli.report.run_page.values import duration
 from dgpo_cli.report.token_html import tokens_style
 from dgpo_cli.types import RunRecord
 
 MAX_RUNS = 8  # as many as there are looks that can be told apart
-DIGITS = 5  # of the numbers that the script shows
 
 
 def report_page(records: Sequence[RunRecord]) -> str:
@@ -35,7 +36,7 @@ def report_page(records: Sequence[RunRecord]) -> str:
         title=f"{', '.join(record.name for record in records)}: dgpo report",
         body=body,
         style=asset("charts.css") + asset("report.css") + tokens_style(),
-        script="".join(asset(name) for name in ("plot.js", "report.js")),
+        script=asset("report.js"),
         data=_data(runs, drawn),
     )
 
@@ -70,7 +71,7 @@ def _body(
         yield sections.samples(record.samples)
         yield sections.checkpoints(record)
         yield sections.settings(record)
-    yield sections.all_metrics(runs)
+    yield from _large(runs, drawn)
     yield "</main>"
     yield '<footer class="bottom">Written by dgpo report. This file needs no network.</footer>'
 
@@ -144,46 +145,68 @@ def _curves(
             yield f'<section><h2>{group.title}</h2><div class="charts">{shown}</div></section>'
 
 
+def _large(runs: Sequence[RunSeries], drawn: list[Drawn]) -> Iterator[str]:
+    """All metrics, each with where its large chart is found: the panel that shows it and its curve
+    there, or a chart of its own."""
+    places = {
+        source.metric: each.panel.key if len(runs) > 1 else f"{each.panel.key} {at}"
+        for each in reversed(drawn)
+        for at, source in enumerate(each.sources)
+    }
+    own = []
+    for at, name in enumerate(sections.metric_names(runs)):
+        panel = Panel(f"metric-{at}", name, "", (Curve(name, name.rsplit("/", 1)[-1]),))
+        chart = draw(panel, runs, span=1) if name not in places else None
+        if chart is not None:
+            own.append(
+                f'<template id="{panel.key}">{figure(chart, runs=runs, large=True)}</template>'
+            )
+            drawn.append(chart)
+            places[name] = panel.key
+    yield sections.all_metrics(runs, places=places)
+    yield from own
+
+
 def _data(runs: Sequence[RunSeries], drawn: Sequence[Drawn]) -> dict[str, Any]:
-    return {
-        "span": span_steps(runs),
-        "runs": [_run(run) for run in runs],
-        "metrics": sections.metric_names(runs),
-        "charts": {each.panel.key: each.for_script for each in drawn},
-    }
+    """What the script finds no drawing of: where the points of the curves stand on each x axis,
+    and what is written of them under the crosshair."""
+    points = {}
+    texts = {f"{run.letter}-evals": "|".join(map(_eval_text, run.evals)) for run in runs}
+    for run in runs:
+        points[run.letter] = _points((run.steps, run.seconds, run.tokens), size=run.size)
+        points[f"{run.letter}-evals"] = _points(run.eval_points, size=1)
+    for source in (source for each in drawn for source in each.sources):
+        run = runs[source.run]
+        if source.metric in run.columns:
+            ys = run.columns[source.metric].mean
+            texts[source.texts(run)] = "|".join("" if y is None else short(y) for y in ys)
+    longest = max(len(run.steps) * run.size for run in runs)
+    return {"span": span_steps(runs), "longest": longest, "points": points, "texts": texts}
 
 
-def _run(run: RunSeries) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for name, column in run.columns.items():
-        parts = [column.mean] if run.size == 1 else [column.mean, column.low, column.high]
-        columns[name] = [[_rounded(value) for value in part] for part in parts]
-    return {
-        "letter": run.letter,
-        "name": escaped(run.name),
-        "size": run.size,
-        "steps": [_rounded(step, digits=12) for step in run.steps],
-        "seconds": [_rounded(each, digits=7) for each in run.seconds],
-        "tokens": [_rounded(each, digits=12) for each in run.tokens],
-        "columns": columns,
-        "evals": [_eval(line, run) for line in run.evals],
-    }
+def _points(axes: Sequence[Sequence[float]], *, size: int) -> dict[str, Any]:
+    steps, seconds, tokens = axes
+    heads = (
+        "|".join(f"step {step:,.0f}" for step in steps),
+        "|".join(map(duration, seconds)),
+        "|".join(f"{short(each)} tokens" for each in tokens),
+    )
+    return {"size": size, "at": [[_rounded(x) for x in axis] for axis in axes], "heads": heads}
 
 
-def _eval(line: Any, run: RunSeries) -> dict[str, Any]:
-    step = float(line["step"])
-    return {
-        "steps": step,
-        "seconds": run.cost_at(step, run.seconds),
-        "tokens": run.cost_at(step, run.tokens),
-        "score": known(line.get("avg_at_k")),
-        "whisker": whisker(line),
-    }
+def _eval_text(line: Mapping[str, Any]) -> str:
+    score, ends = known(line.get("avg_at_k")), whisker(line)
+    if score is None:
+        return ""
+    if ends is None:
+        return short(score)
+    inner, outer = (" to ".join(map(short, pair)) for pair in (ends[:2], ends[2:]))
+    return f"{short(score)} ({inner}; other problems {outer})"
 
 
-def _rounded(value: float | None, *, digits: int = DIGITS) -> float | int | None:
-    """A number in as few characters as JSON needs."""
-    if value is None or not math.isfinite(value):
-        return None
-    rounded = float(f"{value:.{digits}g}")
+def _rounded(value: float) -> float | int:
+    """A number in as few characters as JSON needs; one that has no place is at the start."""
+    if not math.isfinite(value):
+        return 0
+    rounded = float(f"{value:.9g}")
     return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded

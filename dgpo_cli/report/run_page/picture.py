@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
-from dgpo_cli.report.charts.drawing import Chart, mark, svg
+from dgpo_cli.report.charts.drawing import Chart, drawing, frame, mark
 from dgpo_cli.report.document import asset, escaped
 from dgpo_cli.report.run_page.draw import Drawn, draw, draw_evals, look
 from dgpo_cli.report.run_page.overview import changed_after
@@ -28,10 +29,17 @@ def report_svg(records: Sequence[RunRecord]) -> str:
     cells = "".join(_cell(each, at) for at, each in enumerate(charts))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}">'
-        f"<style>{asset('picture.css')}</style>"
+        f"<style>{_style()}</style>"
         f'<rect class="paper" width="{width:g}" height="{height:g}"/>'
         f"{''.join(_head(records, runs))}{cells}</svg>"
     )
+
+
+def _style() -> str:
+    """The looks of the page's charts by daylight, for what draws PNGs and knows no variables."""
+    colours = dict(re.findall(r"(--\w+): light-dark\((#\w+),", asset("base.css")))
+    light = re.sub(r"light-dark\((#\w+), #\w+\)", r"\1", asset("charts.css"))
+    return re.sub(r"var\((--\w+)\)", lambda name: colours[name[1]], light) + asset("picture.css")
 
 
 def _charts(runs: Sequence[RunSeries]) -> list[Drawn]:
@@ -54,7 +62,8 @@ def _head(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> Iterator[s
     for at, run in enumerate(runs):
         text = f"{run.letter}  {run.name}{' (changed)' * bool(records[at].changes)}"
         text = text if len(text) <= 40 else f"{text[:39]}…"
-        yield f'<path class="line s{look(at)}" d="M{x:g},30h24"/>{mark(look(at), x + 12, 30)}'
+        sample = f'<path class="line" d="M{x:g},30h24"/>{mark(look(at), x + 12, 30)}'
+        yield f'<g class="s{look(at)}">{sample}</g>'
         yield f'<text class="head small" x="{x + 30:g}" y="34">{escaped(text)}</text>'
         x += 48 + 7.6 * len(text)
 
@@ -64,13 +73,14 @@ def _cell(drawn: Drawn, at: int) -> str:
     row, column = divmod(at, COLUMNS)
     x, y = 12 + column * CELL_WIDTH, 52 + row * CELL_HEIGHT
     chart: Chart = drawn.chart
-    inner = svg(chart, width=CELL_WIDTH - 12, height=CELL_HEIGHT - _LEGEND - 8, inner=True)
+    place = frame(chart, width=CELL_WIDTH - 12, height=CELL_HEIGHT - _LEGEND - 8)
     names = ""
     if chart.stacked:
         at_x = 46.0
         for source in drawn.sources:
             names += (
-                f'<rect class="area s{source.look}" x="{at_x:g}" y="20" width="12" height="9"/>'
+                f'<g class="s{source.look}"><rect class="area" x="{at_x:g}" y="20" width="12" '
+                'height="9"/></g>'
             )
             names += f'<text class="key" x="{at_x + 16:g}" y="28.5">{escaped(source.label)}</text>'
             at_x += 26 + 6.2 * len(source.label)
@@ -81,7 +91,7 @@ def _cell(drawn: Drawn, at: int) -> str:
     return (
         f'<g transform="translate({x:g} {y:g})">'
         f'<text class="title" x="12" y="12">{escaped(chart.title)}{unit}</text>{names}'
-        f'<g transform="translate(0 {_LEGEND:g})">{inner}</g></g>'
+        f'<g transform="translate(0 {_LEGEND:g})">{drawing(chart, place=place)}</g></g>'
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dgpo_cli.config.changes import value_text
 from dgpo_cli.report.charts.drawing import Chart, Line, frame, path, polyline
@@ -178,16 +178,20 @@ def _setting_table(rows: Sequence[StoredSetting]) -> str:
     return table(["setting", "value", "default", "from"], cells, text=4)
 
 
-def all_metrics(runs: Sequence[RunSeries]) -> str:
+def all_metrics(runs: Sequence[RunSeries], *, places: Mapping[str, str]) -> str:
     """Every metric of the files with a small curve; the script shows it large and searches."""
     names = metric_names(runs)
     several = len(runs) > 1
     rows = []
-    for at, name in enumerate(names):
+    for name in names:
         for run in runs:
             if run.has(name):
                 rows.append(
-                    [_chooser(name, at), *([run.letter] if several else []), *_summary(run, name)]
+                    [
+                        _chooser(name, places[name]),
+                        *([run.letter] if several else []),
+                        *_summary(run, name),
+                    ]
                 )
     head = ["metric", *(["run"] if several else []), "first", "last", "min", "max", ""]
     body = table(head, rows)
@@ -203,8 +207,8 @@ def metric_names(runs: Sequence[RunSeries]) -> list[str]:
     return sorted({name for run in runs for name in run.columns})
 
 
-def _chooser(name: str, at: int) -> str:
-    return f'<button type="button" class="metric" data-metric="{at}">{escaped(name)}</button>'
+def _chooser(name: str, place: str) -> str:
+    return f'<button type="button" class="metric" data-large="{place}">{escaped(name)}</button>'
 
 
 def _summary(run: RunSeries, name: str) -> list[str]:
@@ -223,5 +227,5 @@ def _spark(run: RunSeries, values: Column) -> str:
     xs = [run.steps[stop - 1] for _, stop in buckets]
     chart = Chart("", [Line("", 1, xs, ys)], labelled=False)
     place = frame(chart, width=166, height=52)
-    drawn = path("line", 1, polyline(xs, ys, place=place))
-    return f'<svg class="spark" viewBox="44 6 114 24" aria-hidden="true">{drawn}</svg>'
+    drawn = path("line", *polyline(xs, ys, place=place))
+    return f'<svg class="spark s1" viewBox="44 6 114 24" aria-hidden="true">{drawn}</svg>'

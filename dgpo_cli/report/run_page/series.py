@@ -40,6 +40,13 @@ class RunSeries:
         """How many points so many steps are; at least one."""
         return max(1.0, steps / self.size)
 
+    @property
+    def eval_points(self) -> tuple[tuple[float, ...], ...]:
+        """The steps of the evaluations, and the seconds and tokens up to them."""
+        steps = tuple(float(line["step"]) for line in self.evals)
+        costs = (self.seconds, self.tokens)
+        return steps, *(tuple(self.cost_at(step, each) for step in steps) for each in costs)
+
     def cost_at(self, step: float, costs: Sequence[float]) -> float:
         """The seconds or tokens up to a step, from the points around it."""
         before = (0.0, 0.0)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dgpo_cli.report.charts.drawing import Chart, Level, Line, frame, polyline, spread, stacked, svg
 from tests.report.samples import HOSTILE
 
+NUMBER = r"-?(?:\d+\.?\d*|\.\d+)"
 SIZE = {"width": 384.0, "height": 224.0}
 YS = st.lists(st.none() | st.floats(-1e9, 1e9), min_size=1, max_size=30)
 
@@ -21,12 +22,26 @@ def line(*ys: float | None, label: str = "a", look: int = 1) -> Line:
     return Line(label, look, list(range(1, len(ys) + 1)), ys)
 
 
+def strokes(data: str) -> list[list[tuple[float, float]]]:
+    """The points of each stroke of a path: after "l" they are written by how far they are."""
+    found = []
+    for stroke in data.split("M")[1:]:
+        x = y = 0.0
+        points = []
+        for across, down in re.findall(rf"({NUMBER})[ ,]?({NUMBER})", stroke):
+            before = (x, y) if "l" in stroke else (0.0, 0.0)
+            x, y = before[0] + float(across), before[1] + float(down)
+            points.append((x, y))
+        found.append(points)
+    return found
+
+
 def points(data: str) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in re.findall(r"(-?[\d.]+),(-?[\d.]+)", data)]
+    return [point for stroke in strokes(data) for point in stroke]
 
 
 def paths(drawing: str, kind: str) -> list[str]:
-    return re.findall(rf'<path class="{kind} s\d" d="([^"]*)"', drawing)
+    return re.findall(rf'<path class="{kind}"[^>]* d="([^"]*)"', drawing)
 
 
 @given(YS, st.booleans())
@@ -47,21 +62,56 @@ def test_every_known_point_lies_inside_the_plot(ys: list[float | None], log: boo
 def test_a_line_is_broken_where_a_value_is_missing() -> None:
     chart = Chart("t", [line(1.0, 2.0, None, 3.0, 4.0, 5.0)])
     (data,) = paths(svg(chart, **SIZE), "line")
-    strokes = data.split("M")[1:]
-    assert [len(points(stroke)) for stroke in strokes] == [2, 3]
+    assert [len(stroke) for stroke in strokes(data)] == [2, 3]
 
 
 def test_a_point_between_gaps_is_a_dot() -> None:
     chart = Chart("t", [line(1.0, None, 2.0, None, 3.0)])
     drawing = svg(chart, **SIZE)
-    assert paths(drawing, "line") == []
-    assert drawing.count('class="dot s1"') == 3
+    assert [len(stroke) for data in paths(drawing, "line") for stroke in strokes(data)] == [1] * 3
+    assert drawing.count('class="dot"') == 3
 
 
 def test_higher_values_stand_higher_and_later_ones_further_right() -> None:
     chart = Chart("t", [line(1.0, 2.0, 8.0)])
-    found = points(polyline([1, 2, 3], [1.0, 2.0, 8.0], place=frame(chart, **SIZE)))
+    found = points(polyline([1, 2, 3], [1.0, 2.0, 8.0], place=frame(chart, **SIZE))[0])
     assert all(a[0] < b[0] and a[1] > b[1] for a, b in pairwise(found))
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=300), st.booleans())
+def test_a_path_of_differences_ends_where_its_last_point_is(ys: list[float], live: bool) -> None:
+    chart = Chart("t", [line(*ys)])
+    place = frame(chart, **SIZE, live=live)
+    (found,) = strokes(polyline(chart.lines[0].xs, ys, place=place)[0])
+    expected = [(place.x.at(x), place.y.at(y)) for x, y in enumerate(ys, start=1)]
+    assert [each for point in found for each in point] == pytest.approx(
+        [each for point in expected for each in point], abs=0.051
+    )
+
+
+def test_the_axis_without_a_curve_is_that_of_a_chart_without_it() -> None:
+    lines = [line(0.01, 0.02), line(5.0, 90.0, label="b"), line(-3.0, 1.0, label="c")]
+    for log in (False, True):
+        place = frame(Chart("t", lines, log=log), **SIZE, live=True)
+        for hidden in range(7):
+            seen = [each for at, each in enumerate(lines) if not hidden >> at & 1]
+            (found,) = (y for y, sets in place.ys if hidden in sets)
+            assert found == frame(Chart("t", seen, log=log), **SIZE).y
+    stack = Chart("t", lines[:2], stacked=True)
+    (without,) = (y for y, sets in frame(stack, **SIZE, live=True).ys if 0b10 in sets)
+    assert without == frame(Chart("t", lines[:1], stacked=True), **SIZE).y
+
+
+def test_a_curve_that_is_small_beside_another_is_drawn_finely_enough_to_be_seen_alone() -> None:
+    small = line(*(0.001 * (at % 7) for at in range(50)))
+    chart = Chart("t", [line(*(50.0 + at for at in range(50)), label="b"), small])
+    place = frame(chart, **SIZE, live=True)
+    (alone,) = (y for y, sets in place.ys if 0b01 in sets)
+    (found,) = strokes(polyline(small.xs, small.ys, place=place)[0])
+    share = [(place.y.start - y) / (place.y.start - place.y.end) for _, y in found]
+    drawn = [place.y.low + each * (place.y.high - place.y.low) for each in share]
+    heights = [alone.at(value) for value in drawn]
+    assert heights == pytest.approx([alone.at(y) for y in small.ys if y is not None], abs=0.5)
 
 
 def test_layers_stand_on_each_other_and_add_up() -> None:
@@ -102,7 +152,14 @@ def test_text_in_a_drawing_stays_text(text: str) -> None:
     lines = [line(1.0, 2.0, label=text), line(2.0, 1.0, label=text, look=2)]
     drawing = svg(Chart(text, lines, levels=[Level(text, 1.5)]), **SIZE)
     tree = ElementTree.fromstring(drawing)
-    assert {element.tag for element in tree.iter()} == {"svg", "g", "line", "path", "text"}
+    assert {element.tag for element in tree.iter()} == {
+        "svg",
+        "g",
+        "line",
+        "path",
+        "text",
+        "circle",
+    }
     assert not any(name.startswith("on") for each in tree.iter() for name in each.attrib)
 
 

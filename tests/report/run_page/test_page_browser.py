@@ -1,15 +1,22 @@
-"""The page of a run in headless Chromium: the script draws what Python drew, and answers."""
+"""The page of a run in headless Chromium: the script moves what Python drew, and answers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from dgpo_cli.report.run_page.page import report_page
+from dgpo_cli.report.charts.drawing import Chart, frame, stacked, svg
+from dgpo_cli.report.run_page.draw import draw, draw_evals
+from dgpo_cli.report.run_page.figures import HEIGHT, WIDE, WIDTH
+from dgpo_cli.report.run_page.page import all_series, report_page
+from dgpo_cli.report.run_page.panels import GROUPS, REWARD
 from dgpo_cli.types import RunRecord
+from tests.report.charts.test_drawing import strokes
 from tests.report.conftest import Visit
 from tests.report.run_page.records import evaluation, line, record
 
@@ -21,13 +28,18 @@ GAPS = [
     for at in range(1, 41)
 ]
 READ = "document.querySelector('[data-chart=reward] .readout').textContent"
-DRAWN = (
-    "[...document.querySelectorAll('figure[data-chart]')].map((figure) => [figure.dataset.chart,"
-    " [...figure.querySelectorAll('.plot')].map((svg) => [...svg.querySelectorAll('text, path,"
-    " line')].filter((each) => !each.closest('.cross')).map((each) => [each.getAttribute('class'),"
-    " each.getAttribute('d') ?? each.getAttribute('y1') ?? each.getAttribute('y'),"
-    " each.textContent]))])"
+SEEN = (
+    "(key) => [...document.querySelectorAll(`[data-chart=${key}] .plot`)].map((svg) =>"
+    " [...svg.querySelectorAll('.series:not([hidden]) > *')].map((each) => [each.tagName,"
+    " each.getAttribute('class'), each.getAttribute('d'), each.getAttribute('transform'),"
+    " each.getAttribute('y')]))"
 )
+TICKS = (
+    "(key) => [...document.querySelectorAll(`[data-chart=${key}] .plot`)].map((svg) =>"
+    " [...svg.querySelectorAll('.y:not([hidden]) text, .x:not([hidden]) text')].map((each) =>"
+    " [each.textContent, Number(each.getAttribute('x')), Number(each.getAttribute('y'))]))"
+)
+Shape = tuple[str, str, list[float]]
 
 
 def quiet(found: Visit) -> bool:
@@ -35,44 +47,122 @@ def quiet(found: Visit) -> bool:
     return found.complaints == [] and len(found.requests) == 1
 
 
-def numbers(text: str) -> list[float]:
-    return [float(each) for each in re.findall(r"-?\d+(?:\.\d+)?", text or "")]
+def shape(tag: str, look: str, data: str, transform: str, y: str) -> Shape:
+    """An element of a drawing with its coordinates."""
+    places = [each for stroke in strokes(data or "") for point in stroke for each in point]
+    if look in ("dot", "inner", "outer"):
+        places = [float(each) for each in re.findall(r"-?[\d.]+", data)]
+    moved = [float(each) for each in re.findall(r"-?[\d.]+", transform or "")]
+    return tag, look, [*places, *moved[:1], *moved[1:2] * (look == "dot"), *map(float, y.split())]
 
 
-@pytest.mark.parametrize(
+def expected(chart: Chart, *, width: float, height: float) -> tuple[list[Shape], list[Any]]:
+    """The elements of the curves, and the ticks, of what Python draws of a chart."""
+    tree = ElementTree.fromstring(svg(chart, width=width, height=height))
+    shapes = [
+        shape(each.tag, *(each.get(name, "") for name in ("class", "d", "transform", "y")))
+        for group in tree.iter("g")
+        if "series" in str(group.get("class"))
+        for each in group
+    ]
+    groups = [each for each in tree if each.get("class") in ("y", "x ticks")]
+    texts = [text for each in groups if each.get("hidden") is None for text in each.iter("text")]
+    return shapes, [(each.text, float(each.get("x", 0)), float(each.get("y", 0))) for each in texts]
+
+
+def agrees(found: Visit, key: str, chart: Chart) -> None:
+    """What is seen of a chart is what Python draws of this one."""
+    sizes = [(WIDE, HEIGHT + 40), (WIDTH, HEIGHT)] if key == "reward" else [(WIDTH, HEIGHT)]
+    for (width, height), seen, ticks in zip(
+        sizes, found(SEEN, key), found(TICKS, key), strict=True
+    ):
+        shapes, texts = expected(chart, width=width, height=height)
+        drawn = [shape(*(each or "" for each in element)) for element in seen]
+        # A curve as it is and nothing faint behind it: either has a path for what is faint.
+        drawn, shapes = ([s for s in each if s[1:] != ("raw", [])] for each in (drawn, shapes))
+        assert [each[:2] for each in drawn] == [each[:2] for each in shapes]
+        for one, other in zip(drawn, shapes, strict=True):
+            assert one[2] == pytest.approx(other[2], abs=0.21), one[:2]
+        assert [text for text, *_ in ticks] == [text for text, *_ in texts]
+        for (_, *one), (_, *other) in zip(ticks, texts, strict=True):
+            assert one == pytest.approx(other, abs=0.11)
+
+
+def charts(records: Sequence[RunRecord]) -> dict[str, Chart]:
+    runs = all_series(records)
+    panels = [REWARD, *(panel for group in GROUPS for panel in group.panels)]
+    drawn = [draw(panel, runs) for panel in panels] + [draw_evals(runs)]
+    return {each.panel.key: each.chart for each in drawn if each is not None}
+
+
+SEVERAL = [record(GAPS), record(700, name="b", total=700)]
+each_page = pytest.mark.parametrize(
     "records",
-    [[record(GAPS)], [record(GAPS), record(700, name="b", total=700)], [record(1)], [record(3)]],
+    [[record(GAPS)], SEVERAL, [record(1)], [record(3)]],
     ids=["one", "several", "a step", "three steps"],
 )
-def test_the_script_draws_what_python_drew(visit: Open, records: list[RunRecord]) -> None:
-    html = report_page(records)
-    silent = visit(html, java_script_enabled=False)
-    still = silent.page.locator("figure[data-chart]")
-    scripted = visit(html)
-    scripted("charts.forEach(redraw)")
-    for at, (key, drawings) in enumerate(scripted(DRAWN)):
-        figure = still.nth(at)
-        assert figure.get_attribute("data-chart") == key
-        for place, drawing in enumerate(drawings):
-            svg = figure.locator(".plot").nth(place)
-            there = [
-                (each.get("class"), each.get("d") or each.get("y1") or each.get("y"), each["text"])
-                for each in elements(svg.inner_html())
+
+
+@each_page
+def test_the_script_leaves_the_drawing_as_python_made_it(
+    visit: Open, records: list[RunRecord]
+) -> None:
+    found = visit(report_page(records))
+    for key, chart in charts(records).items():
+        agrees(found, key, chart)
+    assert quiet(found)
+
+
+@each_page
+def test_on_another_x_axis_the_curves_are_where_python_draws_them(
+    visit: Open, records: list[RunRecord]
+) -> None:
+    found = visit(report_page(records))
+    found.page.locator("input[value=tokens]").check()
+    for key, chart in charts(records).items():
+        lines = [replace(line, xs=line.costs[1]) for line in chart.lines]
+        agrees(found, key, replace(chart, lines=lines))
+    assert quiet(found)
+
+
+@pytest.mark.parametrize("records", [[record(GAPS)], SEVERAL], ids=["one", "several"])
+def test_the_script_smooths_as_python_does(visit: Open, records: list[RunRecord]) -> None:
+    found = visit(report_page(records))
+    sizes = {run.letter: run.size for run in all_series(records)}
+    for span in (1, 9):
+        found(f"state.span = {span}; charts.forEach(draw)")
+        for key, chart in charts(records).items():
+            if key == "distance":  # on a logarithmic axis 0 counts as the foot of it
+                continue
+            spans = [max(1.0, span / sizes[line.points[0]]) for line in chart.lines]
+            lines = [
+                line if line.whiskers else replace(line, span=each)
+                for line, each in zip(chart.lines, spans, strict=True)
             ]
-            assert [(look, text) for look, _, text in drawing] == [(c, t) for c, _, t in there]
-            for (_, data, _), (_, written, _) in zip(drawing, there, strict=True):
-                # The numbers of the data have 5 digits, the drawing has one after the point.
-                assert numbers(data) == pytest.approx(numbers(written or ""), abs=0.21)
-    assert quiet(scripted)
+            agrees(found, key, replace(chart, lines=lines))
 
 
-def elements(svg: str) -> list[dict[str, Any]]:
-    """Texts, paths and lines of a drawing in their order."""
-    found = []
-    for tag, attributes, text in re.findall(r"<(text|path|line)\b([^>]*)>([^<]*)", svg):
-        values = dict(re.findall(r'([\w-]+)="([^"]*)"', attributes))
-        found.append({**values, "text": text if tag == "text" else ""})
-    return found
+@pytest.mark.parametrize("records", [[record(GAPS)], SEVERAL], ids=["one", "several"])
+def test_what_is_left_when_a_curve_is_hidden_is_drawn_as_if_it_were_alone(
+    visit: Open, records: list[RunRecord]
+) -> None:
+    found = visit(report_page(records))
+    for key, chart in charts(records).items():
+        if len(chart.lines) < 2:
+            continue
+        found.page.locator(f"[data-chart={key}] .key").first.click()
+        seen = found(TICKS, key)[0]
+        alone = replace(chart, lines=chart.lines[1:], labelled=False)
+        y = frame(alone, width=WIDTH, height=HEIGHT).y
+        assert [text for text, *_ in seen][: len(y.labels)] == list(y.labels), key
+        (first, *_) = [d for tag, look, d, *_ in found(SEEN, key)[0] if look in ("line", "area")]
+        tops = stacked(alone.lines)[0][1] if chart.stacked else alone.lines[0].shown
+        heights = [y.at(value) for value in tops if value is not None]
+        drawn = [down for stroke in strokes(first) for _, down in stroke]
+        scale = (HEIGHT + 40 - 32) / (HEIGHT - 32) if key == "reward" else 1.0
+        drawn = [8 + (down - 8) / scale for down in drawn][: len(heights)]
+        assert drawn == pytest.approx(heights, abs=0.3), key
+    assert quiet(found)
 
 
 def test_the_pointer_and_the_keys_read_the_same_numbers(visit: Open) -> None:
@@ -84,16 +174,16 @@ def test_the_pointer_and_the_keys_read_the_same_numbers(visit: Open) -> None:
     step = int(re.findall(r"step (\d+)", under_pointer)[0])
     assert f"reward {step / 40:.4g}" in under_pointer
     found.page.mouse.move(0, 0)
-    assert found("document.querySelectorAll('.cross').length") == 0
+    assert found("document.querySelectorAll('.cross:not([hidden])').length") == 0
     chart.focus()
     found.page.keyboard.press("End")
     assert found(READ).startswith("step 40reward 1 ")
     found.page.keyboard.press("ArrowLeft")
     assert found(READ).startswith("step 39reward 0.975 ")
     # All charts in sight share the crosshair.
-    assert found("document.querySelector('[data-chart=avg] .cross') !== null")
+    assert found("document.querySelector('[data-chart=avg] .cross:not([hidden])') !== null")
     found.page.keyboard.press("Escape")
-    assert found("document.querySelectorAll('.cross').length") == 0
+    assert found("document.querySelectorAll('.cross:not([hidden])').length") == 0
     assert quiet(found)
 
 
@@ -105,7 +195,7 @@ def test_the_x_axis_smoothing_and_series_can_be_chosen(visit: Open) -> None:
     found.page.keyboard.press("Home")
     assert found("document.getElementById('span-value').textContent") == "off"
     assert found(path) != smooth
-    assert found("document.querySelectorAll('[data-chart=reward] .raw').length") == 0
+    assert found("document.querySelector('[data-chart=reward] .raw').getAttribute('d')") == ""
     found.page.locator("input[value=seconds]").check()
     chart = found.page.locator("[data-chart=reward] .wide svg")
     chart.focus()
@@ -115,13 +205,32 @@ def test_the_x_axis_smoothing_and_series_can_be_chosen(visit: Open) -> None:
     chart.focus()
     found.page.keyboard.press("End")
     assert found(READ).startswith("40k tokens")
-    areas = "document.querySelectorAll('[data-chart=outcomes] .fit .area').length"
+    areas = (
+        "document.querySelectorAll('[data-chart=outcomes] .fit .series:not([hidden]) .area').length"
+    )
     assert found(areas) == 2
     key = found.page.locator("[data-chart=outcomes] .key").first
     key.click()
     assert (found(areas), key.get_attribute("aria-pressed")) == (1, "false")
     key.click()
     assert found(areas) == 2
+    assert quiet(found)
+
+
+def test_a_metric_of_a_panel_is_shown_large_and_alone(visit: Open) -> None:
+    found = visit(report_page([record(GAPS)]))
+    found.page.locator("input[value=tokens]").check()
+    found.page.locator("[data-chart=distance] .key").nth(2).click()  # of no concern to it
+    found.page.locator("button.metric", has_text="policy/hellinger_sq_p50").click()
+    assert found("document.querySelector('#chosen h3').textContent") == "policy/hellinger_sq_p50"
+    seen = (
+        "[...document.querySelectorAll('#chosen .series')].map((each) => each.matches('[hidden]'))"
+    )
+    assert found(seen) == [True, True, False]
+    found.page.locator("#chosen .plot").first.focus()
+    found.page.keyboard.press("End")
+    read = "document.querySelector('#chosen .readout').innerText"
+    assert re.sub(r"\s+", " ", found(read)).startswith("40k tokens p50 4e-8")
     assert quiet(found)
 
 
@@ -132,7 +241,7 @@ def test_any_metric_can_be_found_and_shown_large(visit: Open) -> None:
     assert shown.count() == 2  # one a run
     shown.first.locator("button").click()
     assert found("document.querySelector('#chosen h3').textContent") == "my/own_metric"
-    assert found("document.querySelectorAll('#chosen .line').length") == 2
+    assert found("document.querySelectorAll('#chosen .series').length") == 2
     assert quiet(found)
 
 
@@ -157,7 +266,7 @@ def test_markup_of_metrics_and_runs_stays_text_in_the_script(visit: Open) -> Non
     found = visit(report_page([record(lines, name=nasty), record(lines, name="b")]))
     found.page.locator("#search").fill("onerror")
     found.page.locator("#metrics tbody tr:visible button").first.click()
-    found.page.locator("#chosen svg").hover()
+    found.page.locator("#chosen .plot").hover()
     assert found("document.querySelector('#chosen h3').textContent") == nasty
     assert found("document.images.length") == 0
     assert quiet(found)
