@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from dgpo_cli.cli import console, options, scores
+from dgpo_cli.cli import completion, console, options, scores
 from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
 
 if TYPE_CHECKING:
@@ -17,17 +17,13 @@ if TYPE_CHECKING:
     from dgpo_cli.workflows.request import EvalRequest, EvalResult
 
 
-def complete_protocol(incomplete: str) -> list[str]:
-    """Return the protocols that a half-typed name can become."""
-    from dgpo_cli.config.protocols import SETTINGS, protocol_names
-
-    return [name for name in (*protocol_names(), SETTINGS) if name.startswith(incomplete)]
-
-
 Bench = Annotated[
     str,
     typer.Option(
-        help="Name of a benchmark, or a file of problems.", metavar="NAME|FILE", rich_help_panel=RUN
+        help="Name of a benchmark, or a file of problems.",
+        metavar="NAME|FILE",
+        autocompletion=completion.bench,
+        rich_help_panel=RUN,
     ),
 ]
 K = Annotated[
@@ -42,7 +38,7 @@ ProtocolName = Annotated[
         "for the settings as they are.",
         metavar="NAME",
         show_default="the benchmark's",
-        autocompletion=complete_protocol,
+        autocompletion=completion.protocol,
         rich_help_panel=CHANGE,
     ),
 ]
@@ -51,6 +47,7 @@ Run = Annotated[
     typer.Option(
         help="Run folder: its settings and its newest checkpoint.",
         metavar="DIR",
+        autocompletion=completion.run,
         show_default="the newest run under ./runs",
         rich_help_panel=RUN,
     ),
@@ -125,7 +122,6 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Print the report as JSON.", rich_help_panel=OUTPUT),
 ]
-RUNS = Path("runs")
 
 
 class _Subject(NamedTuple):
@@ -253,7 +249,7 @@ def _newest_run() -> Path:
     from dgpo_cli.errors import ConfigError
     from dgpo_cli.workflows.run_folder import newest_run
 
-    found = newest_run(RUNS)
+    found = newest_run(completion.RUNS)
     if found is None:
         raise ConfigError(
             "no model was given, and there is no run under ./runs: give --model MODEL "

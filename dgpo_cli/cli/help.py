@@ -58,7 +58,7 @@ def _lines(command: TyperCommand | TyperGroup, ctx: Any, *, width: int) -> Itera
     yield Text.assemble(("Usage: ", "bold"), " ".join([ctx.command_path, *_usage(command, params)]))
     for paragraph in filter(None, text.split("\n\n")):
         yield Text()
-        yield from _wrapped(Text(" ".join(paragraph.split())), indent=2, width=width)
+        yield from wrapped(Text(" ".join(paragraph.split())), indent=2, width=width)
     groups: dict[str, list[tuple[Text, Text]]] = {}
     for name, inner in getattr(command, "commands", {}).items():
         group = groups.setdefault(inner.rich_help_panel or "Commands", [])
@@ -71,7 +71,7 @@ def _lines(command: TyperCommand | TyperGroup, ctx: Any, *, width: int) -> Itera
         yield Text()
         yield Text(f"{title}:", style="bold")
         for name, about in entries:
-            yield from _entry(
+            yield from entry(
                 name, about, column=min(_COLUMN, 2 * width // 5, longest + 4), width=width
             )
     if shown.strip():
@@ -134,9 +134,10 @@ def _range(param: Any) -> Iterator[str]:
             yield f"{low:g} to {high:g}"
 
 
-def _entry(name: Text, about: Text, *, column: int, width: int) -> Iterator[Text]:
+def entry(name: Text, about: Text, *, column: int, width: int) -> Iterator[Text]:
+    """Yield the lines of a name with its text beside it, or below where the name is too long."""
     head = Text("  ").append_text(name)
-    lines = list(_wrapped(about, indent=column, width=width))
+    lines = list(wrapped(about, indent=column, width=width))
     if len(head) + 2 > column:
         yield head
     elif lines:
@@ -144,7 +145,8 @@ def _entry(name: Text, about: Text, *, column: int, width: int) -> Iterator[Text
     yield from lines
 
 
-def _wrapped(text: Text, *, indent: int, width: int) -> Iterator[Text]:
+def wrapped(text: Text, *, indent: int, width: int) -> Iterator[Text]:
+    """Yield the lines of a text that begins at column `indent`."""
     lines: Iterable[Text] = text.wrap(console.stdout(), max(20, width - indent))
     for line in lines:
         line.rstrip()

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dgpo_cli.cli import completion
 from dgpo_cli.cli.help import CHANGE, OUTPUT, READ, RUN, SHOW
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.report import measure
@@ -18,6 +19,7 @@ Source = Annotated[
     typer.Argument(
         help="Run folder, or file of rollouts.",
         metavar="[RUN|ROLLOUTS.jsonl]",
+        autocompletion=completion.run,
         show_default="--rollouts, or the newest run under ./runs",
         rich_help_panel=READ,
     ),
@@ -102,6 +104,7 @@ Rule = Annotated[
     typer.Option(
         help="Show the weights of another credit rule: dgpo, uniform, entropy.",
         metavar="RULE",
+        autocompletion=completion.credit_rule,
         show_default="the run's, else dgpo",
         rich_help_panel=CHANGE,
     ),

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dgpo_cli import __version__
-from dgpo_cli.cli import console, preset
+from dgpo_cli.cli import completion, console
 from dgpo_cli.cli.check import check
 from dgpo_cli.cli.commands import Command, Group
 from dgpo_cli.cli.compare import compare
@@ -26,6 +26,7 @@ from dgpo_cli.cli.regrade import regrade
 from dgpo_cli.cli.report import report
 from dgpo_cli.cli.rollout import rollout
 from dgpo_cli.cli.serve import serve
+from dgpo_cli.cli.settings import preset_app, settings
 from dgpo_cli.cli.train import train
 from dgpo_cli.errors import Interrupted
 
@@ -56,6 +57,7 @@ class Root(Group):
     ) -> NoReturn:
         """Run the command line and end the process."""
         console.tolerate_encodings()
+        completion.prepare()
         arguments, debug = take_debug(list(sys.argv[1:] if args is None else args))
 
         def command() -> object:
@@ -131,6 +133,9 @@ _COMMANDS: dict[str, dict[str, tuple[Callable[..., None], str]]] = {
         "merge": (merge, "Write a trained model as a plain folder."),
         "push": (push, "Upload a trained model to the Hugging Face hub."),
     },
+    "Settings": {
+        "settings": (settings, "Explain a setting, or list them all."),
+    },
     "Machine": {
         "doctor": (doctor, "Check this machine; say what to fix."),
         "serve": (serve, "Start a vLLM server to sample from."),
@@ -139,7 +144,7 @@ _COMMANDS: dict[str, dict[str, tuple[Callable[..., None], str]]] = {
 for _panel, _group in _COMMANDS.items():
     for _name, (_function, _short) in _group.items():
         app.command(_name, cls=Command, short_help=_short, rich_help_panel=_panel)(_function)
-app.add_typer(preset.app, name="preset", cls=Group, rich_help_panel="Settings")
+app.add_typer(preset_app, name="preset", cls=Group, rich_help_panel="Settings")
 
 
 def main() -> NoReturn:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgpo_cli.cli import console
+from dgpo_cli.cli import completion, console
 from dgpo_cli.cli.help import CHANGE, READ, RUN
-from dgpo_cli.config.presets import preset_names
 from dgpo_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,17 +19,12 @@ if TYPE_CHECKING:
     from dgpo_cli.prompts.settings import PromptSettings
 
 
-def complete_preset(incomplete: str) -> list[str]:
-    """Return the presets that a half-typed name can become."""
-    return [name for name in preset_names() if name.startswith(incomplete)]
-
-
 PresetName = Annotated[
     str,
     typer.Argument(
         help="Name of a preset.",
         metavar="NAME",
-        autocompletion=complete_preset,
+        autocompletion=completion.preset,
         rich_help_panel=READ,
     ),
 ]
@@ -38,7 +33,7 @@ Preset = Annotated[
     typer.Option(
         help="Preset that ships with dgpo; dgpo preset list names them.",
         metavar="NAME",
-        autocompletion=complete_preset,
+        autocompletion=completion.preset,
         rich_help_panel=RUN,
     ),
 ]
@@ -65,6 +60,7 @@ Set = Annotated[
         help="Change one setting, as in --set optim.lr=1e-6; may be repeated. "
         "Nothing after the = unsets it.",
         metavar="KEY=VALUE",
+        autocompletion=completion.override,
         rich_help_panel=CHANGE,
     ),
 ]
@@ -123,7 +119,7 @@ def resolve(
     return resolved
 
 
-def resolve_run(run: Path) -> Resolved:
+def resolve_run(run: Path, *, overrides: list[str] | None = None) -> Resolved:
     """Take the settings of a run folder.
 
     Raises:
@@ -132,7 +128,15 @@ def resolve_run(run: Path) -> Resolved:
     settings_file = run / "settings.toml"
     if not settings_file.is_file():
         raise ConfigError(f"{run}: no settings.toml in it; give the folder of a training run")
-    return resolve(config=settings_file, overrides=None, flags={})
+    return resolve(config=settings_file, overrides=overrides, flags={})
+
+
+def print_settings(resolved: Resolved, names: Collection[str] | None = None) -> None:
+    """Print key, value and source of settings: of all, or of those among `names`."""
+    from dgpo_cli.config.dump import describe
+
+    rows = [tuple(row) for row in describe(resolved) if names is None or row.key in names]
+    console.table(rows, styles=("bold", "", "dim"))
 
 
 def announce(prompts: PromptSettings) -> None:

@@ -7,10 +7,15 @@ from typing import Annotated
 
 import typer
 
-from dgpo_cli.cli import console, options
+from dgpo_cli.cli import completion, console, options
 from dgpo_cli.cli.help import OUTPUT, READ
 
-Run = Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN", rich_help_panel=READ)]
+Run = Annotated[
+    Path,
+    typer.Argument(
+        help="Run folder.", metavar="RUN", autocompletion=completion.run, rich_help_panel=READ
+    ),
+]
 Repo = Annotated[
     str, typer.Argument(help="Repository on the hub.", metavar="USER/NAME", rich_help_panel=OUTPUT)
 ]

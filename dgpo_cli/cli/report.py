@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dgpo_cli.cli import console
+from dgpo_cli.cli import completion, console
 from dgpo_cli.cli.files import write, write_png
 from dgpo_cli.cli.help import OUTPUT, READ
 from dgpo_cli.errors import ConfigError
@@ -18,6 +18,7 @@ Runs = Annotated[
     typer.Argument(
         help="Run folders; several are laid over each other.",
         metavar="[RUN ...]",
+        autocompletion=completion.run,
         show_default="the newest run under ./runs",
         rich_help_panel=READ,
     ),

@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from dgpo_cli.cli import console, options
+from dgpo_cli.cli import completion, console, options
 from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
 
 Prompts = Annotated[
     str,
     typer.Option(
-        help="File of problems, or name of a benchmark.", metavar="FILE|BENCH", rich_help_panel=RUN
+        help="File of problems, or name of a benchmark.",
+        metavar="FILE|BENCH",
+        autocompletion=completion.bench,
+        rich_help_panel=RUN,
     ),
 ]
 Out = Annotated[

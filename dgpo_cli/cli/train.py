@@ -109,7 +109,7 @@ def train(
 
     check_trainable(resolved.settings)
     if dry_run:
-        print_settings(resolved)
+        options.print_settings(resolved)
         return
     check_built(resolved.settings)
     if allow_change and out is None:
@@ -155,13 +155,6 @@ def parse_resume(text: str) -> Resuming:
     raise ConfigError(
         f"--resume {text}: give auto, never, must or the step of a checkpoint, as in --resume 40"
     )
-
-
-def print_settings(resolved: Resolved) -> None:
-    """Print key, value and source of every setting."""
-    from dgpo_cli.config.dump import describe
-
-    console.table([tuple(row) for row in describe(resolved)], styles=("bold", "", "dim"))
 
 
 def _run(

@@ -18,10 +18,10 @@ class Row(NamedTuple):
     source: str
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """Return a value as a file may hold it: a list for a tuple, no address with a password."""
     if isinstance(value, tuple):
-        return [_storable(each) for each in value]
+        return [storable(each) for each in value]
     return without_logins(value) if isinstance(value, str) else value
 
 
@@ -53,7 +53,7 @@ def dump_toml(resolved: Resolved) -> str:
             inner = table[part]
             assert isinstance(inner, tomlkit.items.Table)
             table = inner
-        item = tomlkit.item(_storable(value))
+        item = tomlkit.item(storable(value))
         if resolved.sources[key] != DEFAULT:
             item.comment(f"from {resolved.sources[key]}")
         table.add(name, item)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dgpo_cli import __version__
-from dgpo_cli.config.presets import preset_names, preset_text
+from dgpo_cli.config.presets import preset_text
 from tests.cli.helpers import COLOUR, ESCAPE, dgpo, environment, on_terminal, run_python
 
 DGPO = (sys.executable, "-m", "dgpo_cli")
@@ -167,15 +167,3 @@ def test_an_encoding_without_the_character_gets_an_escape(tmp_path: Path) -> Non
     ended = dgpo("train", "--config", str(config), "--dry-run", env={"PYTHONIOENCODING": "ascii"})
     assert ended.code == 0
     assert "r\\xe9sum\\xe9" in ended.out
-
-
-def test_preset_names_are_completed_by_the_shell() -> None:
-    words = "dgpo train --preset qwen7b"
-    ended = dgpo(
-        env={
-            "_DGPO_COMPLETE": "complete_bash",
-            "COMP_WORDS": words,
-            "COMP_CWORD": "3",
-        }
-    )
-    assert ended.out.split() == [name for name in preset_names() if name.startswith("qwen7b")]

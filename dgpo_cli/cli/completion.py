@@ -1,0 +1,112 @@
+"""What the shell offers after TAB: settings and their values, presets, benchmarks, run folders.
+
+bash breaks words at = and : and replaces only what follows the last of them; typer does not know.
+`prepare` therefore takes the part before it out of the words, and the functions here put it back.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, MutableMapping
+from pathlib import Path
+from types import ModuleType
+
+from dgpo_cli.config.presets import preset_names
+
+ASKED = "_DGPO_COMPLETE"  # set by the shell: a completion is wanted, not a run
+_BEFORE = "_DGPO_COMPLETE_BEFORE"
+_BREAKS = "=:"
+RUNS = Path("runs")
+
+Offers = list[tuple[str, str]]
+
+
+def prepare(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Make ready for a completion, if one is asked for."""
+    shell = environ.get(ASKED, "").removeprefix("complete_")
+    if not shell:
+        return
+    # Typer reads markup in the help beside each offer, with a module that takes longer to import
+    # than all else here. Ours has no markup.
+    plain = ModuleType("typer.rich_utils")
+    plain.rich_render_text = str  # type: ignore[attr-defined]
+    sys.modules.setdefault("typer.rich_utils", plain)
+    if shell == "bash":
+        _mend_words(environ)
+
+
+def _mend_words(environ: MutableMapping[str, str]) -> None:
+    broken = environ.get("COMP_WORDS", "").split("\n")[: int(environ.get("COMP_CWORD", "0")) + 1]
+    words: list[str] = []
+    for at, word in enumerate(broken):
+        glued = at > 0 and (word in _BREAKS or broken[at - 1] in _BREAKS)
+        if glued and word and broken[at - 1]:
+            words[-1] += word
+        else:
+            words.append(word)
+    *first, last = words
+    piece = "" if broken[-1] and broken[-1] in _BREAKS else broken[-1]
+    option, equals, value = last.partition("=")
+    if last.startswith("-") and equals:
+        first.append(option)
+    else:
+        value = last
+    environ["COMP_WORDS"] = "\n".join([*first, piece])
+    environ["COMP_CWORD"] = str(len(first))
+    environ[_BEFORE] = value[: len(value) - len(piece)]
+
+
+def _offered(incomplete: str, known: Iterable[tuple[str, str]]) -> Offers:
+    before = os.environ.get(_BEFORE, "")
+    whole = before + incomplete
+    return [(name[len(before) :], about) for name, about in known if name.startswith(whole)]
+
+
+def preset(incomplete: str) -> Offers:
+    """Offer the presets."""
+    return _offered(incomplete, ((name, "") for name in preset_names()))
+
+
+def override(incomplete: str) -> Offers:
+    """Offer what --set takes: names of settings, then values."""
+    from dgpo_cli.config.reference import completions
+
+    return _offered(incomplete, completions(os.environ.get(_BEFORE, "") + incomplete))
+
+
+def setting(incomplete: str) -> Offers:
+    """Offer the names of settings, and of their sections."""
+    from dgpo_cli.config.tree import known_leaves
+
+    names = {key.partition(".")[0] for key in known_leaves()} if "." not in incomplete else set()
+    return _offered(incomplete, ((name, "") for name in [*sorted(names), *known_leaves()]))
+
+
+def credit_rule(incomplete: str) -> Offers:
+    """Offer the credit rules."""
+    from dgpo_cli.config.reference import values_of
+
+    return _offered(incomplete, ((name, "") for name in values_of("credit.rule")))
+
+
+def bench(incomplete: str) -> Offers:
+    """Offer the benchmarks; the shell offers files where none of them fits."""
+    from dgpo_cli.prompts.manifests import benchmark_names
+
+    return _offered(incomplete, ((name, "") for name in benchmark_names()))
+
+
+def protocol(incomplete: str) -> Offers:
+    """Offer the evaluation protocols."""
+    from dgpo_cli.config.protocols import SETTINGS, protocol_names
+
+    return _offered(incomplete, ((name, "") for name in (*protocol_names(), SETTINGS)))
+
+
+def run(incomplete: str) -> Offers:
+    """Offer the run folders of ./runs, newest first, and those beside what is typed."""
+    typed = Path(os.environ.get(_BEFORE, "") + incomplete + "x").parent  # x: dir/ is dir
+    found = {*RUNS.glob("*/settings.toml"), *typed.glob("*/settings.toml")}
+    newest = sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)
+    return _offered(incomplete, ((str(file.parent), "") for file in newest))

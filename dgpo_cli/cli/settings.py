@@ -1,0 +1,231 @@
+"""dgpo settings explains settings; dgpo preset has the presets that ship with dgpo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from dgpo_cli.cli import completion, console, options
+from dgpo_cli.cli.commands import Command, Group
+from dgpo_cli.cli.help import OUTPUT, READ, entry, wrapped
+from dgpo_cli.config import presets
+from dgpo_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dgpo_cli.config.load import Resolved
+    from dgpo_cli.config.reference import Setting
+
+COLUMN = 13  # where the facts of a setting begin
+
+Name = Annotated[
+    str | None,
+    typer.Argument(
+        help="A setting, a section such as credit, or a part of a name.",
+        metavar="[NAME]",
+        show_default="all settings",
+        autocompletion=completion.setting,
+        rich_help_panel=READ,
+    ),
+]
+Run = Annotated[
+    Path | None,
+    typer.Option(
+        help="Run folder; tell the values of its settings.",
+        metavar="DIR",
+        autocompletion=completion.run,
+        rich_help_panel=READ,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=OUTPUT)]
+
+
+def settings(
+    name: Name = None,
+    preset: options.Preset = None,
+    config: options.Config = None,
+    run: Run = None,
+    overrides: options.Set = None,
+    as_json: Json = False,
+) -> None:
+    """Explain a setting: meaning, range, default, presets, who uses it, whether it may change.
+
+    Without NAME, and for a section or a part of a name, it lists settings with a line each. With
+    --preset, --config, --run or --set it tells their values too, and where each is from.
+
+    Examples:
+      Everything about one setting
+        dgpo settings credit.tau
+      The credit settings of a preset, one changed
+        dgpo settings credit --preset tiny --set credit.tau=1.0
+    """
+    given: dict[str, object | None] = {"--preset": preset, "--config": config, "--run": run}
+    if sum(value is not None for value in given.values()) > 1:
+        options.one_of(given, why="")
+    resolved = None
+    if run is not None:
+        resolved = options.resolve_run(run, overrides=overrides)
+    elif preset or config or overrides:
+        resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags={})
+    from dgpo_cli.config.reference import find
+
+    found = find(name, resolved)
+    if as_json:
+        console.say_json({"version": 1, "settings": [each.to_json() for each in found]})
+    elif len(found) == 1:
+        _print(_explained(found[0], resolved))
+    elif resolved is not None:
+        here = {each.name for each in found if each.source is not None}
+        if not here:
+            raise ConfigError(f"{name}: these settings have none of them; see dgpo settings {name}")
+        options.print_settings(resolved, here)
+    else:
+        _print(_listed(found))
+
+
+def _print(lines: Iterable[Text]) -> None:
+    console.raw(console.drawn(lines, width=console.stdout().width))
+
+
+def _explained(setting: Setting, resolved: Resolved | None) -> Iterator[Text]:
+    """Yield all that is known of one setting."""
+    from dgpo_cli.config.reference import in_words
+
+    width = console.stdout().width
+    yield Text(setting.name, style="bold cyan")
+    for variant, (about, _) in setting.meanings.items():
+        for line in about.splitlines():
+            yield from wrapped(
+                Text(f"{variant}: {line}" if variant else line), indent=2, width=width
+            )
+    yield Text()
+    types = [
+        f"{in_words(schema)} ({variant})" if variant else in_words(schema)
+        for variant, (_, schema) in setting.meanings.items()
+    ]
+    facts = {
+        "type": "; ".join(types),
+        "default": "none: it must be set" if setting.required else _value(setting.default),
+        "value": _now(setting, resolved),
+        "presets": _in_presets(setting),
+        "used by": ", ".join(setting.used_by),
+        "on resume": _ON_RESUME[setting.change.name],
+        "only with": " or ".join(setting.only_with),
+    }
+    for name, fact in facts.items():
+        if fact:
+            yield from entry(Text(name, style="bold"), Text(fact), column=COLUMN, width=width)
+
+
+_ON_RESUME = {
+    "FREE": "may change: it moves no weight, except by rounding",
+    "LEARNT": "needs --allow-change for another value: it affects what the run learns",
+    "FIXED": "cannot change once the run has a checkpoint: start another run",
+}
+
+
+def _now(setting: Setting, resolved: Resolved | None) -> str:
+    if resolved is None:
+        return ""
+    if setting.source is None:
+        return f"none: it needs {' or '.join(setting.only_with)}"
+    return f"{_value(setting.value)}, from {setting.source}"
+
+
+def _in_presets(setting: Setting) -> str:
+    names: dict[str, list[str]] = {}
+    for preset, value in setting.presets.items():
+        names.setdefault(_value(value), []).append(preset)
+    if len(names) == 1 and len(setting.presets) == len(presets.preset_names()):
+        return f"{next(iter(names))} in all"
+    return "; ".join(f"{value} in {', '.join(each)}" for value, each in names.items())
+
+
+def _value(value: object) -> str:
+    from dgpo_cli.config.explain import shown
+
+    return "unset" if value is None else shown(value)
+
+
+def _listed(found: Sequence[Setting]) -> Iterator[Text]:
+    """Yield settings by section: a line each, with the default and what it means."""
+    from dgpo_cli.config.reference import in_words, section_about
+
+    width = max(len(each.name) for each in found)
+    sections: dict[str, list[Setting]] = {}
+    for each in found:
+        sections.setdefault(each.name.rpartition(".")[0], []).append(each)
+    for at, (section, settings) in enumerate(sections.items()):
+        if at:
+            yield Text()
+        if section:
+            yield Text.assemble((section, "bold"), f"  {section_about(section)}")
+        for each in settings:
+            about, schema = next(iter(each.meanings.values()))
+            default = "required" if each.required else _value(each.default)
+            line = Text(f"  {each.name:<{width}}  ", style="cyan")
+            line.append(f"{default:<14}  ", style="default")
+            line.append(in_words(schema) if "\n" in about or not about else about, style="default")
+            line.truncate(console.stdout().width, overflow="ellipsis")
+            yield line
+
+
+preset_app = typer.Typer(help="List, show or copy the presets that ship with dgpo.", cls=Group)
+Destination = Annotated[
+    Path,
+    typer.Argument(
+        help="File to write, which must not exist yet, or a folder.",
+        metavar="FILE",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
+@preset_app.command("list", cls=Command, short_help="List the presets with what each is for.")
+def list_presets() -> None:
+    """List the presets with what each is for, and which of them this version cannot train.
+
+    Examples:
+      What is there?
+        dgpo preset list
+    """
+    from dgpo_cli.config.checks import not_built
+    from dgpo_cli.config.load import resolve
+
+    def row(preset: presets.PresetInfo) -> tuple[str, str, str]:
+        missing = not_built(resolve(preset=preset.name).settings)
+        lacks = f"not in this version: {', '.join(missing)}" if missing else ""
+        return preset.name, preset.description, lacks
+
+    console.table([row(preset) for preset in presets.list_presets()], styles=("bold", "", "yellow"))
+    console.suggest(["preset", "show", "tiny"], ["train", "--preset", "tiny"])
+
+
+@preset_app.command("show", cls=Command)
+def show_preset(name: options.PresetName) -> None:
+    """Print a preset: every setting, with the reason for its value.
+
+    Examples:
+      The smallest one
+        dgpo preset show tiny
+      The one with the paper's model
+        dgpo preset show qwen32b-full
+    """
+    console.raw(presets.preset_text(name))
+
+
+@preset_app.command("copy", cls=Command)
+def copy_preset(name: options.PresetName, destination: Destination) -> None:
+    """Copy a preset to a file, to change it and use it with --config.
+
+    Examples:
+      To a file
+        dgpo preset copy tiny mine.toml
+      Into a folder, under its own name
+        dgpo preset copy qwen7b-lora .
+    """
+    target = presets.copy_preset(name, destination)
+    console.say(f"{target}: use it with dgpo train --config {target}")

@@ -1,0 +1,334 @@
+"""What is to be said of a setting: meaning, type, range, default, presets, who uses it, resuming.
+
+All of it comes from the settings' own classes and the presets; only who uses what is listed here.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from dgpo_cli.config.dump import storable
+from dgpo_cli.config.explain import nearest_key, shown
+from dgpo_cli.config.load import Resolved, resolve
+from dgpo_cli.config.presets import preset_names
+from dgpo_cli.config.settings import Settings
+from dgpo_cli.config.tree import Choice, Model, arms, change_of, flatten, known_leaves, section
+from dgpo_cli.errors import ConfigError
+from dgpo_cli.schema import Change
+
+# Commands by the settings that they read: the longest name that fits counts. What `dgpo report`
+# only quotes is left out; `dgpo doctor` reads them with --preset or --config.
+_SAMPLE, _PLAN = ("train", "rollout", "eval"), ("plan", "doctor")
+_USED_BY: Mapping[str, tuple[str, ...]] = {
+    "seed": _SAMPLE,
+    "model": (*_SAMPLE, *_PLAN, "merge"),
+    "model.path": (*_SAMPLE, *_PLAN, "merge", "push"),
+    "model.revision": (*_SAMPLE, *_PLAN, "merge", "push"),
+    "model.gradient_checkpointing": ("train", *_PLAN),
+    "model.trust_remote_code": (*_SAMPLE, "merge"),
+    "adapter": ("train", *_PLAN, "merge"),
+    "adapter.kind": ("train", "eval", *_PLAN, "merge"),
+    "prompts": ("train",),
+    "prompts.template": _SAMPLE,
+    "prompts.system": _SAMPLE,
+    "prompts.max_prompt_tokens": (*_SAMPLE, *_PLAN),
+    "prompts.problem_column": ("train", "rollout"),
+    "prompts.answer_column": ("train", "rollout"),
+    "rollout": _SAMPLE,
+    "rollout.prompts_per_step": ("train", *_PLAN),
+    "rollout.group_size": ("train", "rollout", *_PLAN),
+    "rollout.max_completion_tokens": (*_SAMPLE, *_PLAN),
+    "rollout.dynamic_sampling": ("train",),
+    "rollout.max_rounds": ("train",),
+    "rollout.overlap": ("train", *_PLAN),
+    "rollout.backend": (*_SAMPLE, *_PLAN),
+    "reward": (*_SAMPLE, "regrade"),
+    "reward.workers": (*_SAMPLE, *_PLAN, "regrade"),
+    "reward.overlong": ("train", "rollout"),
+    "advantage": ("train", "rollout", "inspect"),
+    "credit": ("train", "inspect"),
+    "credit.rule": ("train", *_PLAN, "inspect"),
+    "credit.noise_every": ("train",),
+    "loss": ("train",),
+    "off_policy": ("train",),
+    "optim": ("train",),
+    "optim.kind": ("train", *_PLAN),
+    "optim.updates_per_step": ("train", *_PLAN),
+    "optim.micro_batch_size": ("train", *_PLAN),
+    "optim.micro_batch_tokens": ("train", *_PLAN),
+    "train": ("train", *_PLAN),
+    "train.threads": _SAMPLE,
+    "eval": ("train",),
+    "track": ("train",),
+    "parallel": ("train", *_PLAN),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One leaf of the settings. Values are as TOML holds them; None: unset.
+
+    meanings: description, and JSON Schema, by variant; "" where all variants that have it agree.
+    only_with: the variants that have it, as in credit.rule=dgpo; empty: every one.
+    value, source: of the settings that were asked about; source None: none, or they lack it.
+    """
+
+    name: str
+    meanings: Mapping[str, tuple[str, Mapping[str, Any]]]
+    required: bool
+    default: Any
+    presets: Mapping[str, Any]
+    used_by: tuple[str, ...]
+    change: Change
+    only_with: tuple[str, ...]
+    value: Any = None
+    source: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as `dgpo settings --json` prints it."""
+        return {
+            "name": self.name,
+            "meanings": [
+                {"with": variant or None, "description": text, "schema": schema}
+                for variant, (text, schema) in self.meanings.items()
+            ],
+            "required": self.required,
+            "default": self.default,
+            "presets": dict(self.presets),
+            "used_by": list(self.used_by),
+            "on_resume": self.change.name.lower(),
+            "only_with": list(self.only_with),
+            "value": self.value,
+            "source": self.source,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A leaf in one variant of its section; variant is "" where the section has none."""
+
+    variant: str
+    field: FieldInfo
+    model: Model
+    choice: Choice | None = None  # the field is the tag of this
+
+
+def find(name: str | None, resolved: Resolved | None = None) -> tuple[Setting, ...]:
+    """Return the settings that a name means: one, those of a section, or those with such a part.
+
+    resolved: settings to tell value and source of.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    names = _matching(name)
+    presets = {preset: flatten(resolve(preset=preset).settings) for preset in preset_names()}
+    schemas = Settings.model_json_schema()
+    defaults = flatten(Settings())
+    return tuple(
+        _setting(key, schemas=schemas, defaults=defaults, presets=presets, resolved=resolved)
+        for key in names
+    )
+
+
+def in_words(schema: Mapping[str, Any]) -> str:
+    """Say which values a JSON Schema allows: whole number, 1 to 32."""
+    if arms := schema.get("anyOf"):
+        words = [in_words(arm) for arm in arms if arm["type"] != "null"]
+        return ", or ".join([*words, *(["unset"] if len(words) < len(arms) else [])])
+    if values := schema.get("enum", [schema["const"]] if "const" in schema else None):
+        return f"one of {', '.join(map(str, values))}"
+    if schema.get("type") == "array":
+        return f"list; each {in_words(schema['items'])}"
+    names = {"integer": "whole number", "number": "number", "boolean": "true or false"}
+    name = names.get(schema.get("type", ""), "text")
+    return ", ".join([name, *filter(None, [_range(schema)])])
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    names = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
+    ends = [f"{word} {schema[name]:g}" for name, word in names.items() if name in schema]
+    return " and ".join(ends)
+
+
+def section_about(prefix: str) -> str:
+    """Return the description of a section such as credit; "" for the top."""
+    models: list[Model] = [Settings]
+    about = ""
+    for name in prefix.split(".") if prefix else ():
+        field = next(model.model_fields[name] for model in models if name in model.model_fields)
+        about = field.description or ""
+        inner = section(field)
+        assert inner is not None
+        models = list(inner.variants.values()) if isinstance(inner, Choice) else [inner]
+    return about
+
+
+def completions(text: str) -> Iterator[tuple[str, str]]:
+    """Yield what the text of --set can become, with a word on each: names, then values.
+
+    A name that is the only one goes on to its values, so that no shell puts a space after it.
+    """
+    key, equals, _ = text.partition("=")
+    names = [name for name in _places() if name.startswith(key)]
+    if not equals and len(names) != 1:
+        for name in names:
+            yield f"{name}=", _places()[name][0].field.description or ""
+        return
+    key = key if equals else names[0]
+    values = list(_values(key))
+    if len(values) < 2 and not equals:
+        yield f"{key}=", ""
+    for value, about in values:
+        yield f"{key}={value}", about
+
+
+def values_of(key: str) -> tuple[str, ...]:
+    """Return the values that a setting can have, if they can be counted."""
+    found: dict[str, None] = {}
+    for place in _places().get(key, ()):
+        if place.choice is not None:
+            found |= dict.fromkeys(place.choice.variants)
+        for arm in arms(place.field.annotation):
+            if arm is bool:
+                found |= {"true": None, "false": None}
+            elif typing.get_origin(arm) is typing.Literal:
+                found |= dict.fromkeys(map(str, typing.get_args(arm)))
+    return tuple(found)
+
+
+def _values(key: str) -> Iterator[tuple[str, str]]:
+    """The values of a setting; of one with endless many those of default and presets."""
+    if counted := values_of(key):
+        yield from ((value, "") for value in counted)
+        return
+    seen: dict[str, str] = {}
+    for place in _places().get(key, ()):
+        if not place.field.is_required() and place.field.default is not None:
+            seen.setdefault(shown(place.field.default), "default")
+    for preset in preset_names():
+        value = flatten(resolve(preset=preset).settings).get(key)
+        if value is not None:
+            seen.setdefault(shown(value), f"preset {preset}")
+    yield from seen.items()
+
+
+def _matching(name: str | None) -> list[str]:
+    known = list(known_leaves())
+    if name is None:
+        return known
+    if name in known:
+        return [name]
+    wanted = name.rstrip(".")
+    ways: tuple[Callable[[str], bool], ...] = (
+        lambda key: key.startswith(f"{wanted}."),
+        lambda key: key.rpartition(".")[2] == wanted,
+        lambda key: key.startswith(wanted) or f".{wanted}" in f".{key}",
+        lambda key: wanted in key,
+    )
+    for fits in ways:
+        if wanted and (found := [key for key in known if fits(key)]):
+            return found
+    near = nearest_key(name)
+    hint = f"did you mean {near}?" if near else "dgpo settings lists all"
+    raise ConfigError(f"{name}: unknown setting; {hint}")
+
+
+@cache
+def _places() -> Mapping[str, tuple[_Place, ...]]:
+    found: dict[str, tuple[_Place, ...]] = {}
+    for key, place in _walk(Settings, ""):
+        found[key] = (*found.get(key, ()), place)
+    return found
+
+
+def _walk(
+    model: Model, prefix: str, variant: str = "", choice: Choice | None = None
+) -> Iterator[tuple[str, _Place]]:
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{name}"
+        match section(field):
+            case None:
+                is_tag = choice is not None and name == choice.tag
+                yield key, _Place(variant, field, model, choice if is_tag else None)
+            case Choice(tag=tag, variants=variants) as inner:
+                for value, each in variants.items():
+                    yield from _walk(each, f"{key}.", f"{key}.{tag}={value}", inner)
+            case inner_model:
+                yield from _walk(inner_model, f"{key}.", variant)
+
+
+def _setting(
+    key: str,
+    *,
+    schemas: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    presets: Mapping[str, Mapping[str, Any]],
+    resolved: Resolved | None,
+) -> Setting:
+    places = _places()[key]
+    first = places[0]
+    default = None if first.field.is_required() else first.field.get_default()
+    values = {} if resolved is None else flatten(resolved.settings)
+    return Setting(
+        name=key,
+        meanings=_meanings(key, schemas),
+        required=first.field.is_required(),
+        default=storable(defaults.get(key, default)),
+        presets={name: storable(own[key]) for name, own in presets.items() if key in own},
+        used_by=_used_by(key),
+        change=change_of(key),
+        only_with=_only_with(key, places),
+        value=storable(values.get(key)),
+        source=None if resolved is None else resolved.sources.get(key),
+    )
+
+
+def _meanings(key: str, schemas: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    places = _places()[key]
+    if (choice := places[0].choice) is not None:
+        docs = [f"{tag}: {_summary(model)}" for tag, model in choice.variants.items()]
+        return {"": ("\n".join(docs), {"type": "string", "enum": list(choice.variants)})}
+    each = {place.variant: _meaning(key, place, schemas) for place in places}
+    alike = all(meaning == next(iter(each.values())) for meaning in each.values())
+    return {"": next(iter(each.values()))} if alike else each
+
+
+def _meaning(key: str, place: _Place, schemas: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    tree = schemas["$defs"].get(place.model.__name__, schemas)
+    schema = tree["properties"][key.rpartition(".")[2]]
+    about = ("title", "description", "default")
+    return place.field.description or "", {k: v for k, v in schema.items() if k not in about}
+
+
+def _summary(model: Model) -> str:
+    return " ".join((model.__doc__ or "").partition("\n\n")[0].split())
+
+
+def _only_with(key: str, places: tuple[_Place, ...]) -> tuple[str, ...]:
+    """The variants that have the setting, unless all of them have it."""
+    variants = tuple(dict.fromkeys(place.variant for place in places))
+    tag = variants[0].partition("=")[0]
+    every = len(values_of(tag)) if tag else 1
+    return () if len(variants) == every else variants
+
+
+def _used_by(key: str) -> tuple[str, ...]:
+    name = key
+    while name not in _USED_BY:
+        name = name.rpartition(".")[0]
+    return _USED_BY[name]
