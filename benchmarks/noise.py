@@ -14,9 +14,10 @@ import argparse
 
 import torch
 
+from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.models.accumulate import Plan
 from dgpo_cli.models.batching import pad_rows
+from dgpo_cli.models.learn import Recipe
 from dgpo_cli.models.load import add_adapter, load_model, load_tokenizer
 from dgpo_cli.models.noise import noise_metrics, noise_of_distance
 from dgpo_cli.models.policy import Policy
@@ -29,7 +30,14 @@ TEXTS = (
     ("7*8-9*3+21?", "7*8=56;9*3=27;56-27=29;29+21=50;\\boxed{50}"),
 )
 STEPS = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # sizes of the adapter's second factor
-PLAN = Plan(loss=ClipLoss(), temperature=1.0, max_completion_tokens=64, micro_batch_size=8)
+RECIPE = Recipe(
+    rule=DgpoCredit(),
+    loss=ClipLoss(),
+    temperature=1.0,
+    max_completion_tokens=64,
+    group_size=8,
+    micro_batch_size=8,
+)
 Pairs = list[tuple[list[int], list[int]]]
 
 
@@ -56,7 +64,7 @@ def line(settings: ModelSettings, pairs: Pairs, *, by: float) -> str:
     policy = moved(settings, by=by)
     shown = distances(policy, pairs)
     noise = noise_metrics(
-        noise_of_distance(policy, pairs, plan=PLAN), dtype=policy.head.weight.dtype
+        noise_of_distance(policy, pairs, recipe=RECIPE), dtype=policy.head.weight.dtype
     )
     policy.model.float()
     true = distances(policy, pairs)

@@ -55,7 +55,7 @@ CASES: dict[str, Case] = {
 class Alternating:
     """Every second answer is right."""
 
-    def grade(self, items: Sequence[object], *, progress: object) -> list[Verdict]:
+    def grade(self, items: Sequence[object]) -> list[Verdict]:
         return [
             Verdict("correct" if i % 2 else "wrong", "", float(i % 2)) for i in range(len(items))
         ]
@@ -75,8 +75,8 @@ def steps_of(resolved: Resolved, *, steps: int) -> Iterator[StepMetrics]:
 
     from dgpo_cli import engine as engine_module
     from dgpo_cli.engine import Engine
+    from dgpo_cli.models.optimizers import build_adamw
     from dgpo_cli.models.policy import Policy, load_policy
-    from dgpo_cli.models.update import build_adamw
     from dgpo_cli.workflows.setup import make_sampler
 
     settings = resolved.settings
@@ -112,7 +112,8 @@ def steps_of(resolved: Resolved, *, steps: int) -> Iterator[StepMetrics]:
     for step in range(steps):
         seeds = [[1000 * i + j for j in range(rollout.group_size)] for i in range(len(prompts))]
         batch = engine.make_batch(engine.score(engine.sample(prompts, seeds=seeds)))
-        engine.step(batch, step=step)
+        engine.update(batch, step=step)
+        engine.sync()
         yield engine.take_times()
 
 

@@ -14,15 +14,12 @@ from torch import Tensor
 
 from dgpo_cli.algo.credit import DgpoCredit, UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.core.events import NOBODY
 from dgpo_cli.models import load
-from dgpo_cli.models.accumulate import Plan
 from dgpo_cli.models.batching import Rows, micro_batches, pad_rows
-from dgpo_cli.models.learner import Learner, Recipe
+from dgpo_cli.models.learn import Learner, Recipe
+from dgpo_cli.models.optimizers import build_adamw
 from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.scoring import token_logprobs
 from dgpo_cli.models.settings import LoraAdapter, ModelSettings
-from dgpo_cli.models.update import build_adamw
 
 BETA = 0.04
 LR = 1e-6
@@ -144,9 +141,10 @@ class Ours:
         self.optimizer = build_adamw(
             self.policy, lr=LR, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0
         )
-        self.learner = Learner(self.policy, self.optimizer)
         self.rows, self.advantages = rows_of(case, self.policy.vocab_size)
         self.clock = clock = Clock()
+        watch: Any = _Backward(clock)
+        self.learner = Learner(self.policy, self.optimizer, watch=watch)
         policy: Any = self.policy
         policy.hidden = clock.timed("policy forward", policy.hidden)
         policy.reference_hidden = clock.timed("reference forward", policy.reference_hidden)
@@ -159,24 +157,17 @@ class Ours:
             return self._step_with_kl(size)
         rule = DgpoCredit() if method == "DGPO" else UniformCredit()
         recipe = Recipe(
-            plan=Plan(
-                loss=ClipLoss(), temperature=1.0, max_completion_tokens=64, micro_batch_size=size
-            ),
             rule=rule,
-            updates=1,
+            loss=ClipLoss(),
+            temperature=1.0,
+            max_completion_tokens=64,
             group_size=len(self.advantages),
+            micro_batch_size=size,
             max_grad_norm=1.0,
         )
         with self.clock.phase("token pass, loss"):
-            batch = self.learner.measure(
-                self.rows,
-                self.advantages,
-                recipe=recipe,
-                every_distance=False,
-                observer=NOBODY,
-                watch=lambda name: self.clock.phase("backward"),
-            )
-            [result] = self.learner.update(batch, recipe=recipe, observer=NOBODY)
+            batch = self.learner.measure(self.rows, self.advantages, recipe=recipe)
+            [result] = self.learner.update(batch, recipe=recipe)
         assert result.applied
         return result.grad_norm
 
@@ -190,8 +181,8 @@ class Ours:
                 for index in micro_batches(lengths, size=size):
                     part = self.rows.take(index)
                     with torch.no_grad():
-                        reference = token_logprobs(other, part, temperature=1.0)
-                    now = token_logprobs(self.policy, part, temperature=1.0)
+                        reference = Policy.token_logprobs(other, part, temperature=1.0)
+                    now = self.policy.token_logprobs(part, temperature=1.0)
                     losses, _, _ = loss.token_losses(
                         now,
                         old_logprobs=now.detach(),
@@ -208,8 +199,20 @@ class Ours:
 
 
 class _Reference:
-    """The reference, as token_logprobs takes a policy."""
+    """The reference, for what a policy does with its own weights."""
+
+    token_hidden = Policy.token_hidden
 
     def __init__(self, policy: Policy) -> None:
         self.packs = policy.packs
         self.hidden, self.head = policy.reference_hidden, policy.reference_head
+
+
+class _Backward:
+    """Counts what a learner calls its update, the backward passes, under that name."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return self._clock.phase("backward")

@@ -1,4 +1,4 @@
-"""The four verbs: sample, score, make_batch, step. Every command is a composition of them."""
+"""The four verbs: sample, score, make_batch, update. Every command is a composition of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dgpo_cli.algo.off_policy import Correction
     from dgpo_cli.backends.base import Sampler
     from dgpo_cli.config.settings import Settings
-    from dgpo_cli.models.learner import Learner, Recipe
+    from dgpo_cli.models.learn import Learner, Recipe
     from dgpo_cli.models.policy import Policy
     from dgpo_cli.rewards.grader import Grader
 
@@ -167,8 +167,8 @@ class Engine:
         them and their distance is left at 0, which gives them even weights.
 
         With an optimiser, the forward pass that measures the completions of the first update is
-        also the one that is trained on: its gradient waits for `step`, if that gets this batch
-        next.
+        also the one that is trained on: its gradient waits for `update`, if that gets this
+        batch next.
 
         Args:
             every_distance: run the reference on every completion all the same, to look at it.
@@ -193,8 +193,6 @@ class Engine:
                 advantages,
                 recipe=self._recipe,
                 every_distance=every_distance,
-                observer=self.observer,
-                watch=self._watch.phase,
                 sampling_logprobs=pad_values(
                     [c.sampling_logprobs for g in groups for c in g.completions], mask=rows.mask
                 ),
@@ -242,7 +240,7 @@ class Engine:
         with self._watch.phase("statistics"):
             pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
             chosen = noise_pairs(pairs)
-            noise = noise_of_distance(self.policy, chosen, plan=self._recipe.plan)
+            noise = noise_of_distance(self.policy, chosen, recipe=self._recipe)
             found = noise_metrics(noise, dtype=self.policy.head.weight.dtype)
         if math.isfinite(found["noise/floor"]):
             self.noise_floor = found["noise/floor"]
@@ -258,14 +256,12 @@ class Engine:
             [not is_truncated(c) for g in groups for c in g.completions], device=self.policy.device
         )
 
-    def step(self, batch: Batch, *, step: int, sync: bool = True) -> StepMetrics:
-        """Update the policy on a batch and hand the new weights to the sampler.
+    def update(self, batch: Batch, *, step: int) -> StepMetrics:
+        """Update the policy on a batch; the sampler has the new weights after the next `sync`.
 
-        Args:
-            step: number of the step, from 0; it decides the learning rate.
-            sync: False leaves the sampler alone, for one that is at work; `sync` is due then.
+        step: number of the step, from 0; it decides the learning rate.
         """
-        from dgpo_cli.models.update import off_policy_metrics, update_metrics
+        from dgpo_cli.models.batch_metrics import off_policy_metrics, update_metrics
 
         assert self.optimizer is not None
         optim = self.settings.optim
@@ -279,13 +275,11 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self._watch.phase("update"):
-            results = self._learning.update(batch, recipe=self._recipe, observer=self.observer)
-            self.policy_version += sum(result.applied for result in results)
-        if sync:
-            self.sync()
-        metrics = {**update_metrics(results), "optim/lr": rate}
+            updates = self._learning.update(batch, recipe=self._recipe)
+            self.policy_version += sum(update.applied for update in updates)
+        metrics = {**update_metrics(updates), "optim/lr": rate}
         if self._correction.level != "none":
-            metrics |= off_policy_metrics(results)
+            metrics |= off_policy_metrics(updates)
         return metrics
 
     def sync(self) -> None:
@@ -331,7 +325,7 @@ class Engine:
             ),
             **sampler_metrics(groups, batch),
             **lag_metrics(groups, batch, policy_version=self.policy_version),
-            **layout_metrics(self.policy, batch, plan=self._recipe.plan),
+            **layout_metrics(self.policy, batch, recipe=self._recipe),
         }
 
     def take_times(self) -> StepMetrics:
@@ -346,10 +340,12 @@ class Engine:
     @property
     def _learning(self) -> Learner:
         # Made when it is asked for: sampling and scoring need none of it.
-        from dgpo_cli.models.learner import Learner
+        from dgpo_cli.models.learn import Learner
 
         if self._learner is None:
-            self._learner = Learner(self.policy, self.optimizer)
+            self._learner = Learner(
+                self.policy, self.optimizer, observer=self.observer, watch=self._watch
+            )
         return self._learner
 
     @property
@@ -358,22 +354,19 @@ class Engine:
 
     @property
     def _recipe(self) -> Recipe:
-        from dgpo_cli.models.accumulate import Plan
-        from dgpo_cli.models.learner import Recipe
+        from dgpo_cli.models.learn import Recipe
 
         optim, rollout = self.settings.optim, self.settings.rollout
         return Recipe(
-            plan=Plan(
-                loss=self.settings.loss,
-                temperature=self._temperature,
-                max_completion_tokens=rollout.max_completion_tokens,
-                micro_batch_size=optim.micro_batch_size,
-                micro_batch_tokens=optim.micro_batch_tokens,
-                correction=self._correction,
-            ),
             rule=self.settings.credit,
-            updates=optim.updates_per_step,
+            loss=self.settings.loss,
+            temperature=self._temperature,
+            max_completion_tokens=rollout.max_completion_tokens,
             group_size=rollout.group_size,
+            micro_batch_size=optim.micro_batch_size,
+            micro_batch_tokens=optim.micro_batch_tokens,
+            correction=self._correction,
+            updates=optim.updates_per_step,
             max_grad_norm=optim.max_grad_norm,
         )
 

@@ -13,8 +13,8 @@ from dgpo_cli.backends.settings import RolloutSettings
 from dgpo_cli.config.settings import OptimSettings, Settings, TrainSettings
 from dgpo_cli.core.events import Observer
 from dgpo_cli.engine import Engine
+from dgpo_cli.models.optimizers import build_adamw
 from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.update import build_adamw
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.types import Completion, Message, Prompt, ScoredGroup, Verdict
 from tests.models import tiny
@@ -64,7 +64,7 @@ class FakeGrader:
     def __init__(self) -> None:
         self.items: list[GradeItem] = []
 
-    def grade(self, items: Sequence[GradeItem], *, observer: Observer) -> list[Verdict]:
+    def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
         self.items += items
         return [
             Verdict("correct" if i.text == i.gold else "wrong", i.text, float(i.text == i.gold))

@@ -13,8 +13,8 @@ import torch
 from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.algo.credit import DgpoCredit, EntropyCredit, UniformCredit
 from dgpo_cli.backends.base import SamplingParams
+from dgpo_cli.models.optimizers import build_adamw
 from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.update import build_adamw
 from dgpo_cli.types import Group
 from tests.algo import twins as algo_twins
 from tests.engines import (
@@ -125,7 +125,7 @@ def test_the_first_step_of_dgpo_is_the_step_of_grpo_to_the_bit(kind: str) -> Non
         scored = rollout(engine)
         ends = []
         for step in range(2):
-            engine.step(engine.make_batch(scored), step=step)
+            engine.update(engine.make_batch(scored), step=step)
             ends.append(weights_of(engine.policy))
         assert not equal(before, ends[0])
         steps[rule.rule] = ends
@@ -157,7 +157,7 @@ def test_updates_of_a_step_are_cut_at_whole_groups(
         )
         for start, stop in itertools.pairwise(edges)
     ]
-    metrics = engine.step(batch, step=0)
+    metrics = engine.update(batch, step=0)
     assert equal(weights_of(policy), weights_of(twin))
     applied = sum(result.applied for result in results)
     assert metrics["optim/updates"] == applied == engine.policy_version
@@ -166,12 +166,14 @@ def test_updates_of_a_step_are_cut_at_whole_groups(
         assert metrics["loss/ratio_max"] > 1.0 + 1e-3  # later updates see moved weights
 
 
-def test_a_step_hands_its_weights_and_their_version_to_the_sampler(policy: Policy) -> None:
+def test_a_sync_hands_the_weights_and_their_version_to_the_sampler(policy: Policy) -> None:
     engine = make_engine(policy)
     engine.resume_at(policy_version=40)
     batch = engine.make_batch(rollout(engine))
-    engine.step(batch, step=0)
-    engine.step(batch, step=1)
+    for step in range(2):
+        engine.update(batch, step=step)
+        assert sampler_of(engine).versions == [40, 41][: step + 1]
+        engine.sync()
     assert sampler_of(engine).versions == [40, 41, 42]
 
 
@@ -235,7 +237,7 @@ def test_a_target_takes_hold_as_soon_as_the_policy_has_moved(over: Any) -> None:
         noise = engine.measure_noise(scored, number=step + 1)
         batch = engine.make_batch(scored)
         found.append(engine.metrics(scored, batch=batch) | noise)
-        engine.step(batch, step=step)
+        engine.update(batch, step=step)
     first, second = found
     assert first["credit/effective_fraction"] == first["credit/weight_max"] == 1.0
     assert math.isnan(first["credit/tau_p50"]) and first["credit/held_by_ties"] == 1.0

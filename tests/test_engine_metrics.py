@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from dgpo_cli.algo.off_policy import OffPolicySettings
+from dgpo_cli.models.batch_metrics import off_policy_metrics, update_metrics
+from dgpo_cli.models.learn import Update
 from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.update import UpdateResult, off_policy_metrics, update_metrics
 from dgpo_cli.types import Batch, ScoredGroup
-from tests.engines import FakeSampler, G, equal, make_engine, rollout, sampler_of, weights_of
+from tests.engines import FakeSampler, G, equal, make_engine, rollout, weights_of
 
 
 def changed(batch: Batch, *, advantages: list[float] | None = None, nan: bool = False) -> Batch:
@@ -29,9 +30,9 @@ def test_a_step_without_signal_is_counted_and_moves_nothing(policy: Policy) -> N
     engine = make_engine(policy)
     batch = changed(engine.make_batch(rollout(engine)), advantages=[0.0] * 15)
     before = weights_of(policy)
-    metrics = engine.step(batch, step=0)
+    metrics = engine.update(batch, step=0)
     assert equal(before, weights_of(policy))
-    assert sampler_of(engine).versions == [0]
+    assert engine.policy_version == 0
     assert metrics == {
         "loss/value": 0.0,
         "loss/clip_frac": 0.0,
@@ -50,9 +51,9 @@ def test_a_step_that_is_not_finite_is_counted_and_moves_nothing(policy: Policy) 
     engine = make_engine(policy)
     batch = changed(engine.make_batch(rollout(engine)), nan=True)
     before = weights_of(policy)
-    metrics = engine.step(batch, step=0)
+    metrics = engine.update(batch, step=0)
     assert equal(before, weights_of(policy))
-    assert sampler_of(engine).versions == [0]
+    assert engine.policy_version == 0
     assert (metrics["optim/skipped_nonfinite"], metrics["optim/updates"]) == (1.0, 0.0)
     assert metrics["optim/skipped_no_signal"] == 0.0
     assert math.isnan(metrics["loss/value"])
@@ -60,9 +61,9 @@ def test_a_step_that_is_not_finite_is_counted_and_moves_nothing(policy: Policy) 
 
 def test_metrics_of_several_updates_are_means_extremes_and_sums() -> None:
     results = [
-        UpdateResult(0.5, 2.0, 0.7, 1.5, 3, 10, applied=True, finite=True),
-        UpdateResult(-0.1, 0.5, 0.9, 1.9, 1, 30, applied=True, finite=True),
-        UpdateResult(0.0, 0.0, 1.0, 1.0, 0, 0, applied=False, finite=True),
+        Update(0.5, 0.7, 1.5, 3, 10, grad_norm=2.0, applied=True),
+        Update(-0.1, 0.9, 1.9, 1, 30, grad_norm=0.5, applied=True),
+        Update(0.0, 1.0, 1.0),
     ]
     assert update_metrics(results) == pytest.approx(
         {
@@ -86,7 +87,7 @@ def test_the_learning_rate_of_a_step_is_the_schedules(policy: Policy) -> None:
     batch = engine.make_batch(rollout(engine))
     assert engine.optimizer is not None
     for step, share in enumerate([0.5, 1.0, 1.0, 0.75, 0.5, 0.25]):
-        metrics = engine.step(batch, step=step)
+        metrics = engine.update(batch, step=step)
         assert metrics["optim/lr"] == pytest.approx(1e-2 * share)
         assert {group["lr"] for group in engine.optimizer.param_groups} == {metrics["optim/lr"]}
 
@@ -153,13 +154,13 @@ def test_metrics_of_a_rollout_are_complete_and_right(policy: Policy) -> None:
         values = [metrics[f"{name}_{level}"] for level in ("p50", "p90", "p99", "max")]
         assert values == sorted(values)
     assert all(math.isfinite(value) for value in metrics.values())
-    assert not metrics.keys() & engine.step(batch, step=0).keys()
+    assert not metrics.keys() & engine.update(batch, step=0).keys()
 
 
 def test_times_are_kept_for_each_verb_and_taken_once(policy: Policy) -> None:
     engine = make_engine(policy)
     batch = engine.make_batch(rollout(engine))
-    engine.step(batch, step=0)
+    engine.update(batch, step=0)
     times = engine.take_times()
     assert times.keys() == {
         "time/sample_s",
@@ -183,7 +184,8 @@ def test_handing_weights_over_is_a_phase_of_its_own(policy: Policy) -> None:
 
     engine = make_engine(policy)
     engine._sampler = Elsewhere()
-    engine.step(engine.make_batch(rollout(engine)), step=0)
+    engine.update(engine.make_batch(rollout(engine)), step=0)
+    engine.sync()
     times = engine.take_times()
     assert times["time/sync_s"] > 0 and times["time/update_s"] > 0
 
@@ -191,7 +193,7 @@ def test_handing_weights_over_is_a_phase_of_its_own(policy: Policy) -> None:
 def test_the_correction_sees_the_samplers_own_logprobs(policy: Policy) -> None:
     """The sampler of these tests says -0.5 of every token."""
     engine = make_engine(policy)
-    plain = engine.step(engine.make_batch(rollout(engine)), step=0)
+    plain = engine.update(engine.make_batch(rollout(engine)), step=0)
     assert not any(name.startswith("off_policy/") for name in plain)
     rule = OffPolicySettings(correction="token", cap=1.5)
     engine.settings = engine.settings.model_copy(update={"off_policy": rule})
@@ -200,12 +202,11 @@ def test_the_correction_sees_the_samplers_own_logprobs(policy: Policy) -> None:
     signal = batch.mask & (batch.advantages != 0)[:, None]
     ratio = (batch.stats.old_logprobs + 0.5).exp()[signal]
     weights = ratio.clamp(max=1.5)
-    metrics = engine.step(batch, step=1)
+    metrics = engine.update(batch, step=1)
     assert metrics["off_policy/kept_frac"] == pytest.approx(float((ratio <= 1.5).float().mean()))
     ess = float(weights.sum() ** 2 / (len(weights) * weights.square().sum()))
     assert metrics["off_policy/ess"] == pytest.approx(ess, rel=1e-5)
 
 
 def test_without_tokens_the_correction_keeps_all() -> None:
-    nothing = UpdateResult(0.0, 0.0, 1.0, 1.0, 0, 0, applied=False, finite=True)
-    assert off_policy_metrics([nothing]) == {"off_policy/kept_frac": 1.0, "off_policy/ess": 1.0}
+    assert off_policy_metrics([Update()]) == {"off_policy/kept_frac": 1.0, "off_policy/ess": 1.0}

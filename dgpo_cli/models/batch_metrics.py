@@ -1,4 +1,4 @@
-"""What a batch says of its sampler, its age and its layout."""
+"""What a batch says of its sampler, its age and its layout, and what its updates did."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dgpo_cli.models.accumulate import Plan, rows_of
-from dgpo_cli.models.batching import padding_share, shared_share
+from dgpo_cli.models.batching import Rows, padding_share, shared_share
 from dgpo_cli.types import Batch, ScoredGroup, StepMetrics
 
 if TYPE_CHECKING:
+    from dgpo_cli.models.learn import Recipe, Update
     from dgpo_cli.models.policy import Policy
 
 
@@ -50,7 +50,7 @@ def lag_metrics(groups: Sequence[ScoredGroup], batch: Batch, *, policy_version: 
     }
 
 
-def layout_metrics(policy: Policy, batch: Batch, *, plan: Plan) -> StepMetrics:
+def layout_metrics(policy: Policy, batch: Batch, *, recipe: Recipe) -> StepMetrics:
     """Return the shares of tokens that are not computed; 0 where the model cannot be packed.
 
     batch/padding_saved: of a padded batch's tokens, those that would be padding.
@@ -60,11 +60,45 @@ def layout_metrics(policy: Policy, batch: Batch, *, plan: Plan) -> StepMetrics:
     even_length = policy.even_length
     if even_length is None:
         return {"batch/padding_saved": 0.0, "batch/prompts_saved": 0.0}
-    rows = rows_of(batch)
-    size, most = plan.micro_batch_size, plan.micro_batch_tokens
+    rows = Rows.of(batch)
+    size, most = recipe.micro_batch_size, recipe.micro_batch_tokens
     return {
         "batch/padding_saved": padding_share(rows, size=size, max_tokens=most),
         "batch/prompts_saved": shared_share(
             rows, size=size, max_tokens=most, even_length=even_length
         ),
+    }
+
+
+def update_metrics(updates: Sequence[Update]) -> StepMetrics:
+    """Average the updates of one step; extremes and counts over all of them."""
+    tokens = sum(each.signal_tokens for each in updates)
+    clipped = sum(each.clipped_tokens for each in updates)
+    return {
+        "loss/value": sum(each.loss for each in updates) / len(updates),
+        "loss/clip_frac": clipped / tokens if tokens else 0.0,
+        "loss/ratio_min": min(each.ratio_min for each in updates),
+        "loss/ratio_max": max(each.ratio_max for each in updates),
+        "loss/signal_tokens": float(tokens),
+        "optim/grad_norm": sum(each.grad_norm for each in updates) / len(updates),
+        "optim/updates": float(sum(each.applied for each in updates)),
+        "optim/skipped_no_signal": float(sum(each.finite and not each.applied for each in updates)),
+        "optim/skipped_nonfinite": float(sum(not each.finite for each in updates)),
+    }
+
+
+def off_policy_metrics(updates: Sequence[Update]) -> StepMetrics:
+    """Return the share of tokens within the cap, and the effective share of tokens by weight.
+
+    ess: (sum w)^2 / (N sum w^2) over the N tokens of completions with an advantage; 1 when all
+    count alike.
+    """
+    tokens = sum(each.signal_tokens for each in updates)
+    squares = sum(each.correction_squares for each in updates)
+    total = sum(each.correction_weights for each in updates)
+    return {
+        "off_policy/kept_frac": (
+            sum(each.kept_tokens for each in updates) / tokens if tokens else 1.0
+        ),
+        "off_policy/ess": total * total / (tokens * squares) if squares else float(not tokens),
     }

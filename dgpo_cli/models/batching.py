@@ -12,6 +12,8 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dgpo_cli.types import Batch
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -21,6 +23,11 @@ class Rows:
     prompt_mask: Tensor  # bool [B, L]
     completion_ids: Tensor  # int64 [B, T]
     mask: Tensor  # bool [B, T]
+
+    @classmethod
+    def of(cls, batch: Batch) -> Rows:
+        """Return the ids and masks of a batch."""
+        return cls(batch.prompt_ids, batch.prompt_mask, batch.completion_ids, batch.mask)
 
     def take(self, index: Tensor) -> Rows:
         """Return the rows `index` (int64 [M]), trimmed to their own longest prompt and completion.
@@ -68,6 +75,11 @@ def pad_values(values: Sequence[Sequence[float]], *, mask: Tensor) -> Tensor:
     out = torch.zeros(mask.shape, device=mask.device)
     out[mask] = flat.to(mask.device)
     return out
+
+
+def on_grid(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the values [N] of the tokens on the mask as [M, t], 0 elsewhere; differentiable."""
+    return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
 
 
 def micro_batches(lengths: Tensor, *, size: int, max_tokens: int | None = None) -> Iterator[Tensor]:

@@ -16,13 +16,12 @@ import torch
 from dgpo_cli.algo.masked import masked_quantiles
 from dgpo_cli.models import token_pass
 from dgpo_cli.models.batching import cut_rows, pad_rows
-from dgpo_cli.models.scoring import hidden_states
 from dgpo_cli.types import StepMetrics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.models.accumulate import Plan
+    from dgpo_cli.models.learn import Recipe
     from dgpo_cli.models.policy import Policy
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -40,7 +39,7 @@ def noise_pairs(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 @torch.no_grad()
-def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, plan: Plan) -> Tensor:
+def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, recipe: Recipe) -> Tensor:
     """Return the squared Hellinger distance of the policy to itself at each token, float32 [N].
 
     Both passes have the layout of training, its micro-batches. In the second every embedding is
@@ -54,21 +53,21 @@ def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, plan: Plan) -> T
     for index in cut_rows(
         rows,
         torch.arange(len(pairs), device=rows.mask.device),
-        size=plan.micro_batch_size,
-        max_tokens=plan.micro_batch_tokens,
+        size=recipe.micro_batch_size,
+        max_tokens=recipe.micro_batch_tokens,
         even_length=policy.even_length,
     ):
         part = rows.take(index)
-        plain = hidden_states(policy, part)
+        plain = policy.token_hidden(part)
         with _rounded_otherwise(policy):
-            moved = hidden_states(policy, part)
+            moved = policy.token_hidden(part)
         columns = token_pass.token_pass(
             plain,
             moved,
             head=policy.head,
             reference_head=None,
             ids=part.completion_ids[part.mask],
-            temperature=plan.temperature,
+            temperature=recipe.temperature,
         )
         found.append(columns.hellinger_sq)
     return torch.cat(found)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.quantization import require_bitsandbytes
 from dgpo_cli.models.settings import OptimizerKind
-from dgpo_cli.models.update import build_adamw, decay_groups
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +49,29 @@ def build_optimizer(
     groups = decay_groups(policy, weight_decay=weight_decay)
     optimizer: torch.optim.Optimizer = build(groups, lr=lr, betas=betas, eps=eps)
     return optimizer
+
+
+def build_adamw(
+    policy: Policy, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """Return AdamW over the trainable parameters; matrices decay, norms and biases do not."""
+    import torch
+
+    groups = decay_groups(policy, weight_decay=weight_decay)
+    fused = policy.device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
+
+
+def decay_groups(policy: Policy, *, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the groups of an optimiser: matrices decay, norms, biases and magnitudes do not."""
+    named = policy.trainable()
+    matrices = [p for _, p in named if p.ndim >= 2]
+    vectors = [p for _, p in named if p.ndim < 2]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def saved_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

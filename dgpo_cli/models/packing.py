@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dgpo_cli.models.batching import Rows, prompt_owners
 from dgpo_cli.models.head import decoder_of
 
 if TYPE_CHECKING:
@@ -223,3 +224,22 @@ def lone_hidden(decoder: Any, packed: Packed) -> Tensor:
     ends = (packed.slots // packed.width).bincount(minlength=packed.lines).tolist()
     outputs = [decoder(input_ids=ids[None], use_cache=False) for ids in packed.ids.split(ends)]
     return torch.cat([output.last_hidden_state[0] for output in outputs])
+
+
+def pack_rows(rows: Rows, *, shares: bool) -> tuple[Packed, Tensor]:
+    """Return prompts and completions as packed sequences, and which of the S tokens predict the N
+    completion tokens, int64 [N], in the order of the mask.
+
+    The last token of a completion is left out: nothing is predicted from it.
+
+    shares: compute a prompt once for all its completions; its last token then predicts several.
+    """
+    ids = torch.cat([rows.prompt_ids, rows.completion_ids], dim=1)[:, :-1]
+    lengths = rows.prompt_mask.sum(dim=1)
+    # A completion's last token is the last of its row, wherever the row ends.
+    kept = rows.mask & (rows.mask.cumsum(dim=1) < rows.mask.sum(dim=1, keepdim=True))
+    mask = torch.cat([rows.prompt_mask, kept], dim=1)[:, :-1]
+    owners = prompt_owners(rows) if shares else None
+    packed = pack(ids, mask, shared=None if owners is None else Shared(owners, lengths))
+    line, place = torch.nonzero(rows.mask, as_tuple=True)
+    return packed, packed.sources[line * packed.width + lengths[line] - 1 + place]

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.errors import ConfigError, ModelError
-from dgpo_cli.models import load, quantization
+from dgpo_cli.models import load, quantization, token_pass
+from dgpo_cli.models.batching import Rows, on_grid, pad_rows
 from dgpo_cli.models.head import check_head, decoder_of, head_of
 from dgpo_cli.models.packing import (
     Packed,
     can_pack,
     can_pad,
     lone_hidden,
+    pack_rows,
     packed_hidden,
     padded_hidden,
 )
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dgpo_cli.models.cache import CacheKind, RowCache
+    from dgpo_cli.models.token_pass import TokenColumns
 
 _CANARY = "Compute 12+34. First 2+4=6, then 10+30=40, so that 12+34=46. The answer is 46."
 
@@ -189,13 +192,10 @@ class Policy:
         """
         import torch
 
-        from dgpo_cli.models.batching import pad_rows
-        from dgpo_cli.models.scoring import token_logprobs
-
         rows = pad_rows([(ids[:1], ids[1:])], pad_id=self.pad_id, device=self.device)
         off = self.model.disable_adapter() if self.has_adapter and not adapter else nullcontext()
         with torch.no_grad(), off:
-            return token_logprobs(self, rows, temperature=temperature)[0].tolist()
+            return self.token_logprobs(rows, temperature=temperature)[0].tolist()
 
     # What the trainer needs.
 
@@ -233,6 +233,47 @@ class Policy:
         off = self.model.disable_adapter() if self.has_adapter else nullcontext()
         with off:
             return self._forward(self._base if self._reference is None else self._reference, packed)
+
+    def token_hidden(self, rows: Rows) -> Tensor:
+        """Return the policy's final hidden states that predict the N completion tokens, [N, D]."""
+        packed, predicting = pack_rows(rows, shares=self.packs)
+        return self.hidden(packed)[predicting]
+
+    def token_columns(self, rows: Rows, *, temperature: float, reference: bool) -> TokenColumns:
+        """Return the statistics of the N completion tokens, in the order of the mask, from one
+        forward pass; no tensor of logits of all of them is ever held.
+
+        The log-probabilities are differentiable where gradients are on. Without the reference the
+        distance is 0.
+        """
+        import torch
+
+        packed, predicting = pack_rows(rows, shares=self.packs)
+        other = None
+        if reference:
+            with torch.no_grad():
+                other = self.reference_hidden(packed)[predicting]
+        return token_pass.token_pass(
+            self.hidden(packed)[predicting],
+            other,
+            head=self.head,
+            reference_head=self.reference_head,
+            ids=rows.completion_ids[rows.mask],
+            temperature=temperature,
+        )
+
+    def token_logprobs(self, rows: Rows, *, temperature: float) -> Tensor:
+        """Return differentiable log-probabilities of the completion tokens, float32 [B, T].
+
+        Positions outside the mask are 0.
+        """
+        found = token_pass.token_logprobs(
+            self.token_hidden(rows),
+            head=self.head,
+            ids=rows.completion_ids[rows.mask],
+            temperature=temperature,
+        )
+        return on_grid(found, rows.mask)
 
     def _forward(self, model: Any, packed: Packed) -> Tensor:
         padded = padded_hidden if self.pads else lone_hidden

@@ -1,7 +1,4 @@
-"""Token statistics and log-probabilities of completions: the model forward, then the token pass.
-
-No tensor of logits of a batch is ever held; see token_pass.
-"""
+"""Token statistics of completions, measured without gradient in micro-batches."""
 
 from __future__ import annotations
 
@@ -10,9 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dgpo_cli.core.events import NOBODY, Observer, phase
-from dgpo_cli.models import token_pass
-from dgpo_cli.models.batching import Rows, cut_rows, prompt_owners
-from dgpo_cli.models.packing import Packed, Shared, pack
+from dgpo_cli.models.batching import Rows, cut_rows
 from dgpo_cli.types import TokenStats
 
 if TYPE_CHECKING:
@@ -97,74 +92,7 @@ def token_stats(
                 even_length=policy.even_length,
             ):
                 part = rows.take(index)
-                columns = token_columns(policy, part, temperature=temperature, reference=reference)
+                columns = policy.token_columns(part, temperature=temperature, reference=reference)
                 table.put(index, part.mask, columns)
                 advance(int(part.mask.sum()))
     return table.stats
-
-
-def token_columns(
-    policy: Policy, rows: Rows, *, temperature: float, reference: bool
-) -> TokenColumns:
-    """Return the statistics of the N tokens on the mask, in its order, from one forward pass.
-
-    The log-probabilities are differentiable where gradients are on. Without the reference the
-    distance is 0.
-    """
-    packed, predicting = _packed(rows, shares=policy.packs)
-    other = None
-    if reference:
-        with torch.no_grad():
-            other = policy.reference_hidden(packed)[predicting]
-    return token_pass.token_pass(
-        policy.hidden(packed)[predicting],
-        other,
-        head=policy.head,
-        reference_head=policy.reference_head,
-        ids=rows.completion_ids[rows.mask],
-        temperature=temperature,
-    )
-
-
-def token_logprobs(policy: Policy, rows: Rows, *, temperature: float) -> Tensor:
-    """Return differentiable log-probabilities of the completion tokens, float32 [B, T].
-
-    Positions outside the mask are 0.
-    """
-    found = token_pass.token_logprobs(
-        hidden_states(policy, rows),
-        head=policy.head,
-        ids=rows.completion_ids[rows.mask],
-        temperature=temperature,
-    )
-    return on_grid(found, rows.mask)
-
-
-def hidden_states(policy: Policy, rows: Rows) -> Tensor:
-    """Return the policy's final hidden states that predict the tokens on the mask, [N, D]."""
-    packed, predicting = _packed(rows, shares=policy.packs)
-    return policy.hidden(packed)[predicting]
-
-
-def on_grid(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the values [N] of the tokens on the mask as [M, t], 0 elsewhere; differentiable."""
-    return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values)
-
-
-def _packed(rows: Rows, *, shares: bool) -> tuple[Packed, Tensor]:
-    """Return prompts and completions as packed sequences, and which of the S tokens predict the N
-    completion tokens, int64 [N], in the order of the mask.
-
-    The last token of a completion is left out: nothing is predicted from it.
-
-    shares: compute a prompt once for all its completions; its last token then predicts several.
-    """
-    ids = torch.cat([rows.prompt_ids, rows.completion_ids], dim=1)[:, :-1]
-    lengths = rows.prompt_mask.sum(dim=1)
-    # A completion's last token is the last of its row, wherever the row ends.
-    kept = rows.mask & (rows.mask.cumsum(dim=1) < rows.mask.sum(dim=1, keepdim=True))
-    mask = torch.cat([rows.prompt_mask, kept], dim=1)[:, :-1]
-    owners = prompt_owners(rows) if shares else None
-    packed = pack(ids, mask, shared=None if owners is None else Shared(owners, lengths))
-    line, place = torch.nonzero(rows.mask, as_tuple=True)
-    return packed, packed.sources[line * packed.width + lengths[line] - 1 + place]

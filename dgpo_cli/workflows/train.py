@@ -344,7 +344,7 @@ class _Loop:
         for health in self.health:
             if (said := health.line(metrics, noise_floor=engine.noise_floor)) is not None:
                 tell(self.observer, f"step {number}: {said}")
-        metrics |= engine.step(batch, step=self.step, sync=False)
+        metrics |= engine.update(batch, step=self.step)
         if metrics["optim/skipped_nonfinite"]:
             self.bad_streak += 1
             self._keep_bad_batch(scored, batch)

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from dgpo_cli.models.checkpoint import TrainerState, save_checkpoint
+from dgpo_cli.models.optimizers import build_adamw
 from dgpo_cli.models.policy import Policy, load_policy
 from dgpo_cli.models.settings import LoraAdapter, ModelSettings, NoAdapter
-from dgpo_cli.models.update import build_adamw
 from tests.models import updates
 
 STATE = TrainerState(

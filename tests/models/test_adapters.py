@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dgpo_cli.models.checkpoint import load_trainer
-from dgpo_cli.models.learner import Learner
+from dgpo_cli.models.learn import Learner
 from dgpo_cli.models.load import add_adapter, name_base
 from dgpo_cli.models.policy import Policy
 from dgpo_cli.models.settings import LoraAdapter

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,14 +10,11 @@ import torch
 from torch import Tensor
 
 from dgpo_cli.algo.credit import DgpoCredit, UniformCredit
-from dgpo_cli.algo.losses import ClipLoss
 from dgpo_cli.algo.off_policy import Correction
 from dgpo_cli.algo.summary import effective_fractions
-from dgpo_cli.core.events import NOBODY
-from dgpo_cli.models.accumulate import Plan
-from dgpo_cli.models.learner import Learner, Recipe
+from dgpo_cli.models.batch_metrics import off_policy_metrics
+from dgpo_cli.models.learn import Learner, Recipe, Update
 from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.update import UpdateResult, off_policy_metrics
 from dgpo_cli.types import Batch
 from tests.models import tiny, twins, updates
 from tests.models.test_update import twin_rule
@@ -31,19 +27,8 @@ MAKERS = {
 EVERY_POLICY = pytest.mark.parametrize("kind", MAKERS)
 
 
-def recipe(*, updates_per_step: int = 1, rule: Any = updates.CREDIT) -> Recipe:
-    return Recipe(
-        plan=Plan(
-            loss=ClipLoss(),
-            temperature=updates.TEMPERATURE,
-            max_completion_tokens=updates.MAX_TOKENS,
-            micro_batch_size=4,
-        ),
-        rule=rule,
-        updates=updates_per_step,
-        group_size=3,
-        max_grad_norm=0.0,
-    )
+def recipe(*, updates_per_step: int = 1, rule: Any = updates.CREDIT, **changes: Any) -> Recipe:
+    return updates.recipe_of(updates=updates_per_step, rule=rule, **changes)
 
 
 def measured(
@@ -57,15 +42,12 @@ def measured(
         tiny.rows_of_pairs(updates.PAIRS),
         torch.tensor(advantages),
         recipe=recipe(**changes),
-        every_distance=False,
-        observer=NOBODY,
-        watch=lambda name: nullcontext(),
         carried=carried,
     )
 
 
-def finished(learner: Learner, batch: Batch, **changes: Any) -> list[UpdateResult]:
-    return learner.update(batch, recipe=recipe(**changes), observer=NOBODY)
+def finished(learner: Learner, batch: Batch, **changes: Any) -> list[Update]:
+    return learner.update(batch, recipe=recipe(**changes))
 
 
 def forward_tokens(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -252,10 +234,9 @@ def test_activations_that_are_computed_again_change_nothing() -> None:
 def test_the_correction_multiplies_the_losses_of_its_tokens() -> None:
     """In the pass that measures, and for later updates: as if the credit weights were so."""
     rule = Correction("token", "truncate", 1.2)
-    plan = dataclasses.replace(recipe().plan, correction=rule)
     shift = updates.padded(updates.random_shifts(), tiny.rows_of_pairs(updates.PAIRS).mask)
     for count in (1, 3):
-        corrected = dataclasses.replace(recipe(updates_per_step=count), plan=plan)
+        corrected = recipe(updates_per_step=count, correction=rule)
         gradients = []
         for manual in (False, True):
             policy = MAKERS["full"]()
@@ -274,12 +255,9 @@ def test_the_correction_multiplies_the_losses_of_its_tokens() -> None:
                     tiny.rows_of_pairs(updates.PAIRS),
                     torch.tensor(updates.ADVANTAGES),
                     recipe=corrected,
-                    every_distance=False,
-                    observer=NOBODY,
-                    watch=lambda name: nullcontext(),
                     sampling_logprobs=sampled,
                 )
-                results = learner.update(batch, recipe=corrected, observer=NOBODY)
+                results = learner.update(batch, recipe=corrected)
                 signal = plain.mask & (plain.advantages != 0)[:, None]
                 assert sum(r.kept_tokens for r in results) == int((within & signal).sum())
                 total, square = weights[signal].sum(), weights[signal].square().sum()
@@ -330,8 +308,6 @@ def test_a_tau_of_the_whole_batch_is_that_of_the_rows_with_an_advantage() -> Non
             torch.tensor(updates.ADVANTAGES),
             recipe=recipe(rule=WHOLE),
             every_distance=every,
-            observer=NOBODY,
-            watch=lambda name: nullcontext(),
         )
         for every in (False, True)
     ]
@@ -368,9 +344,6 @@ def test_the_noise_floor_reaches_the_rule_in_the_pass_that_trains() -> None:
             tiny.rows_of_pairs(updates.PAIRS),
             torch.tensor(updates.ADVANTAGES),
             recipe=recipe(rule=EACH),
-            every_distance=False,
-            observer=NOBODY,
-            watch=lambda name: nullcontext(),
             noise_floor=floor,
         )
         for floor in (1e-14, 1.0)

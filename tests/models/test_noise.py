@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
 import pytest
 import torch
 
-from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.models import noise
-from dgpo_cli.models.accumulate import Plan
 from dgpo_cli.models.noise import noise_metrics, noise_of_distance, noise_pairs
 from tests.algo import twins
 from tests.models import tiny, updates
 
-PLAN = Plan(loss=ClipLoss(), temperature=0.8, max_completion_tokens=20, micro_batch_size=4)
+RECIPE = updates.recipe_of()
 
 
 @pytest.mark.parametrize("family", ["qwen2-tied", "gemma2-softcap", "granite-scaled"])
 def test_it_is_what_rounding_makes_of_the_distance(family: str) -> None:
     """Models that are packed, padded or scaled; float32 is right to 1e-7 of a logit."""
-    found = noise_of_distance(tiny.make_policy(family), updates.PAIRS, plan=PLAN)
+    found = noise_of_distance(tiny.make_policy(family), updates.PAIRS, recipe=RECIPE)
     assert len(found) == sum(len(completion) for _, completion in updates.PAIRS)
     assert (found >= 0).all() and 1e-16 < float(found.max()) < 1e-11
 
@@ -32,21 +28,21 @@ def test_the_difference_of_both_passes_is_measured_token_by_token(
 ) -> None:
     """Plant one: the second pass's hidden states are moved, each token's by its own amount."""
     policy = tiny.make_policy("qwen2-untied")
-    plain = noise.hidden_states
+    plain = policy.token_hidden
     seen: list[torch.Tensor] = []
 
-    def planted(policy: Any, rows: Any) -> torch.Tensor:
-        states = plain(policy, rows)
+    def planted(rows: Any) -> torch.Tensor:
+        states = plain(rows)
         if len(seen) % 2:
             states = states + 0.05 * torch.arange(len(states))[:, None]
         seen.append(states)
         return states
 
-    monkeypatch.setattr(noise, "hidden_states", planted)
-    plan = dataclasses.replace(PLAN, micro_batch_size=2)
-    found = noise_of_distance(policy, updates.PAIRS[:4], plan=plan).tolist()
+    monkeypatch.setattr(policy, "token_hidden", planted)
+    recipe = updates.recipe_of(micro_batch_size=2)
+    found = noise_of_distance(policy, updates.PAIRS[:4], recipe=recipe).tolist()
     logits = [
-        (policy.head.logits(torch.cat(seen[at::2])) / plan.temperature).tolist() for at in (0, 1)
+        (policy.head.logits(torch.cat(seen[at::2])) / recipe.temperature).tolist() for at in (0, 1)
     ]
     expected = [twins.hellinger_sq(p, q) for p, q in zip(*logits, strict=True)]
     assert len(seen) == 4 and max(expected) > 1e-2
@@ -66,7 +62,7 @@ def test_a_policy_that_has_hardly_moved_has_a_distance_of_about_the_noise() -> N
 
     policy = tiny.make_lora_policy(apart=1e-4, dtype=torch.bfloat16)
     shown = distance(policy)
-    made = float(noise_of_distance(policy, updates.PAIRS, plan=PLAN).mean())
+    made = float(noise_of_distance(policy, updates.PAIRS, recipe=RECIPE).mean())
     policy.model.float()
     assert distance(policy) < shown / 20
     assert shown / 3 < made < 10 * shown
@@ -75,17 +71,17 @@ def test_a_policy_that_has_hardly_moved_has_a_distance_of_about_the_noise() -> N
 def test_measuring_leaves_the_policy_as_it_was() -> None:
     policy = tiny.make_policy(dtype=torch.bfloat16)
     rows = tiny.rows_of_pairs(updates.PAIRS)
-    before = noise.hidden_states(policy, rows)
-    found = [noise_of_distance(policy, updates.PAIRS, plan=PLAN) for _ in range(2)]
+    before = policy.token_hidden(rows)
+    found = [noise_of_distance(policy, updates.PAIRS, recipe=RECIPE) for _ in range(2)]
     assert torch.equal(*found) and float(found[0].max()) > 0.0
-    assert torch.equal(noise.hidden_states(policy, rows), before)
+    assert torch.equal(policy.token_hidden(rows), before)
 
 
 def test_half_precision_has_a_larger_floor_than_full() -> None:
     floors = {}
     for dtype in (torch.float32, torch.bfloat16):
         policy = tiny.make_policy(dtype=dtype)
-        found = noise_of_distance(policy, updates.PAIRS, plan=PLAN)
+        found = noise_of_distance(policy, updates.PAIRS, recipe=RECIPE)
         floors[dtype] = noise_metrics(found, dtype=dtype)["noise/floor"]
     assert floors[torch.float32] < 1e-11
     assert 1e-5 < floors[torch.bfloat16] < 1e-2
@@ -125,7 +121,7 @@ def test_few_completions_are_measured_from_the_longest_to_the_shortest(
 def test_no_weight_gets_a_gradient_and_nothing_is_drawn() -> None:
     policy = tiny.make_policy()
     before = torch.get_rng_state()
-    found = noise_of_distance(policy, updates.PAIRS, plan=PLAN)
+    found = noise_of_distance(policy, updates.PAIRS, recipe=RECIPE)
     assert not found.requires_grad
     assert torch.equal(torch.get_rng_state(), before)
     assert not policy.model.training

@@ -16,7 +16,7 @@ from dgpo_cli.core.events import Progress
 from dgpo_cli.models.batching import Rows
 from dgpo_cli.models.packing import Packed
 from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.scoring import token_logprobs, token_stats
+from dgpo_cli.models.scoring import token_stats
 from dgpo_cli.models.token_pass import Tiles
 from dgpo_cli.types import TokenStats
 from tests.models import tiny, twins
@@ -247,7 +247,7 @@ def test_logits_of_a_whole_batch_are_never_held(
         if what == "statistics":
             stats_of(policy, rows, micro_batch_size=8)
         else:
-            token_logprobs(policy, rows, temperature=TEMPERATURE).sum().backward()
+            policy.token_logprobs(rows, temperature=TEMPERATURE).sum().backward()
     if small:
         # The head itself is the largest thing (V * D); every chunk of logits is a quarter of it.
         assert largest.numel == 1500 * 32 < logits / 8
@@ -273,7 +273,7 @@ def test_logits_are_not_kept_for_backward() -> None:
 
     hidden = torch.zeros(8 * 40, 32, requires_grad=True)
     assert kept(lambda: policy.head.logits(hidden).log_softmax(-1)) >= 8 * 40 * 1500
-    assert kept(lambda: token_logprobs(policy, rows, temperature=TEMPERATURE)) == 0
+    assert kept(lambda: policy.token_logprobs(rows, temperature=TEMPERATURE)) == 0
 
 
 def test_the_adapters_reference_is_the_base_and_no_second_copy() -> None:
@@ -294,12 +294,12 @@ def test_logprobs_of_an_update_are_the_old_ones(
     lora = family == "lora"
     policy = tiny.make_lora_policy(apart=0.05) if lora else tiny.make_policy(family, apart=0.05)
     with policy.training():
-        found = token_logprobs(policy, ROWS, temperature=TEMPERATURE)
+        found = policy.token_logprobs(ROWS, temperature=TEMPERATURE)
     # As update does it: in the order, and with the width, of the micro-batch.
     order = torch.argsort(ROWS.prompt_mask.sum(1) + ROWS.mask.sum(1), descending=True, stable=True)
     old = stats_of(policy, micro_batch_size=6).old_logprobs
     with policy.training():
-        same_layout = token_logprobs(policy, ROWS.take(order), temperature=TEMPERATURE)
+        same_layout = policy.token_logprobs(ROWS.take(order), temperature=TEMPERATURE)
     assert torch.equal(same_layout, old[order])
     torch.testing.assert_close(found, old, rtol=0, atol=1e-5)
     assert not found.masked_select(~ROWS.mask).any()
@@ -314,7 +314,7 @@ def test_the_gradient_of_logprobs_equals_the_slow_twin(
         cut_into(monkeypatch, Tiles(5, 8, 2))
     policy = tiny.make_policy(family)
     pull = torch.randn(ROWS.mask.shape, generator=torch.Generator().manual_seed(1))
-    (token_logprobs(policy, ROWS, temperature=TEMPERATURE) * pull).sum().backward()
+    (policy.token_logprobs(ROWS, temperature=TEMPERATURE) * pull).sum().backward()
     twin = twins.widened(policy.model)
     twin.zero_grad()
     for i, pair in enumerate(PAIRS):

@@ -10,11 +10,12 @@ import torch
 
 from dgpo_cli.algo.credit import UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
+from dgpo_cli.models.optimizers import build_adamw
 from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.update import build_adamw
 from tests.algo import twins as algo_twins
 from tests.models import tiny, twins, updates
 from tests.models.updates import ADVANTAGES, PAIRS, assert_same_gradient, gradient_of
+from tests.recorder import Recorder
 
 SHIFTS = updates.random_shifts()
 LENGTHS = [len(completion) for _, completion in PAIRS]
@@ -139,10 +140,12 @@ def test_rows_without_an_advantage_count_in_the_normaliser(
 
 
 def test_rows_without_an_advantage_are_not_computed(policy: Policy) -> None:
-    seen: list[int] = []
+    recorder = Recorder()
     batch = updates.make_batch(policy, shifts=SHIFTS)
-    result = updates.run_update(policy, updates.Capture(policy), batch, advance=seen.append)
-    assert sum(seen) == result.signal_tokens == updates.SIGNAL_TOKENS
+    result = updates.run_update(policy, updates.Capture(policy), batch, observer=recorder)
+    [(name, total, _, done)] = recorder.phases
+    assert name == "update"
+    assert total == done == result.signal_tokens == updates.SIGNAL_TOKENS
 
 
 @pytest.mark.parametrize(

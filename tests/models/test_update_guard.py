@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from dgpo_cli.models.optimizers import build_adamw
 from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.update import build_adamw
 from dgpo_cli.types import Batch
 from tests.models import updates
 

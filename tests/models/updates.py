@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import Any
 
@@ -10,11 +11,11 @@ from torch import Tensor
 
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.models.accumulate import Plan
+from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.models.batching import Rows
+from dgpo_cli.models.learn import Learner, Recipe, Update
 from dgpo_cli.models.policy import Policy
 from dgpo_cli.models.scoring import token_stats
-from dgpo_cli.models.update import UpdateResult, update
 from dgpo_cli.types import Batch, TokenStats
 from tests.models import tiny
 
@@ -81,20 +82,45 @@ class Capture(torch.optim.SGD):
         self.gradients = {n: p.grad.clone() for n, p in self.named if p.grad is not None}
 
 
-def run_update(
-    policy: Policy, optimizer: torch.optim.Optimizer, batch: Batch, **changes: Any
-) -> UpdateResult:
-    arguments: dict[str, Any] = {
+def recipe_of(**changes: Any) -> Recipe:
+    given: dict[str, Any] = {
+        "rule": CREDIT,
         "loss": ClipLoss(),
         "temperature": TEMPERATURE,
         "max_completion_tokens": MAX_TOKENS,
-        "max_grad_norm": 0.0,
+        "group_size": 3,
         "micro_batch_size": 4,
-        "advance": lambda amount: None,
-    } | changes
-    index = arguments.pop("index", torch.arange(len(batch.advantages)))
-    rest = {name: arguments.pop(name) for name in ("max_grad_norm", "advance")}
-    return update(policy, optimizer, batch, index, plan=Plan(**arguments), **rest)
+    }
+    return Recipe(**given | changes)
+
+
+def rows_at(batch: Batch, index: Tensor) -> Batch:
+    """Return a batch of these rows."""
+
+    def take(part: Any) -> Any:
+        values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+        return dataclasses.replace(
+            part, **{name: v[index] for name, v in values.items() if isinstance(v, Tensor)}
+        )
+
+    whole = take(batch)
+    return dataclasses.replace(whole, stats=take(batch.stats), credit=take(batch.credit))
+
+
+def run_update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    index: Tensor | None = None,
+    observer: Observer = NOBODY,
+    **changes: Any,
+) -> Update:
+    """Update once on a batch whose statistics are known, or on its rows `index`."""
+    part = batch if index is None else rows_at(batch, index)
+    recipe = recipe_of(group_size=len(part.advantages), **changes)
+    [update] = Learner(policy, optimizer, observer=observer).update(part, recipe=recipe)
+    return update
 
 
 def gradient_of(policy: Policy, batch: Batch, **changes: Any) -> dict[str, Tensor]:

@@ -1,14 +1,13 @@
 """The loss and its gradient are those of TRL 1.16.0's GRPOTrainer, where the two have names for the
 same thing: w = 1 and TRL's loss types grpo, dapo, bnpo and dr_grpo.
 
-Ours is the path that training takes, models.update, in micro-batches of 3 rows, packed and padded;
+Ours is the path that training takes, models.learn, in micro-batches of 3 rows, packed and padded;
 TRL's is `_compute_loss` of a GRPOTrainer over all rows at once, or over its own micro-batches.
 """
 
 from __future__ import annotations
 
 import functools
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,10 @@ import torch
 
 from dgpo_cli.algo.credit import UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.core.events import NOBODY
-from dgpo_cli.models.accumulate import Plan, rows_of
-from dgpo_cli.models.learner import Learner, Recipe
+from dgpo_cli.models.batching import Rows
+from dgpo_cli.models.learn import Learner, Recipe
 from dgpo_cli.models.policy import Policy
 from dgpo_cli.models.scoring import token_stats
-from dgpo_cli.models.update import update
 from dgpo_cli.types import Batch, TokenStats
 from tests.models import tiny
 
@@ -93,15 +90,8 @@ def our_step(
     policy = Policy(model, tokenizer=tiny.char_tokenizer(), reference=None, has_adapter=False)
     assert policy.packs == packs
     optimizer, gradient = keeping_optimizer(policy)
-    result = update(
-        policy,
-        optimizer,
-        batch,
-        torch.arange(len(batch.advantages)),
-        plan=plan_of(aggregation, temperature),
-        max_grad_norm=0.0,
-        advance=lambda amount: None,
-    )
+    recipe = recipe_of(aggregation, temperature)
+    [result] = Learner(policy, optimizer).update(batch, recipe=recipe)
     return Step(result.loss, gradient, result.clipped_tokens)
 
 
@@ -117,8 +107,10 @@ def keeping_optimizer(policy: Policy) -> tuple[torch.optim.Optimizer, dict[str, 
     return optimizer, gradient
 
 
-def plan_of(aggregation: Any, temperature: float) -> Plan:
-    return Plan(
+def recipe_of(aggregation: Any, temperature: float) -> Recipe:
+    return Recipe(
+        rule=UniformCredit(),
+        group_size=len(ADVANTAGES),
         loss=ClipLoss(clip_low=0.2, clip_high=0.28, aggregation=aggregation),
         temperature=temperature,
         max_completion_tokens=MAX_TOKENS,
@@ -131,22 +123,9 @@ def our_first_step(batch: Batch, *, aggregation: Any, family: str) -> tuple[Batc
     policy = tiny.make_policy(family)
     optimizer, gradient = keeping_optimizer(policy)
     learner = Learner(policy, optimizer)
-    recipe = Recipe(
-        plan=plan_of(aggregation, 1.0),
-        rule=UniformCredit(),
-        updates=1,
-        group_size=len(batch.advantages),
-        max_grad_norm=0.0,
-    )
-    measured = learner.measure(
-        rows_of(batch),
-        batch.advantages,
-        recipe=recipe,
-        every_distance=False,
-        observer=NOBODY,
-        watch=lambda name: nullcontext(),
-    )
-    [result] = learner.update(measured, recipe=recipe, observer=NOBODY)
+    recipe = recipe_of(aggregation, 1.0)
+    measured = learner.measure(Rows.of(batch), batch.advantages, recipe=recipe)
+    [result] = learner.update(measured, recipe=recipe)
     return measured, Step(result.loss, gradient, result.clipped_tokens)
 
 

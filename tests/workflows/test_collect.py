@@ -249,7 +249,7 @@ def test_the_ratio_of_a_carried_group_is_that_of_two_weights_and_not_1(policy: P
     carried, before = engine.logprobs(kept), slow()
     for row, expected in zip(carried, before, strict=True):
         assert row == pytest.approx(expected, abs=1e-5)
-    engine.step(engine.make_batch(fresh), step=0)
+    engine.update(engine.make_batch(fresh), step=0)
     after = slow()
     batch = engine.make_batch([*kept, *fresh], carried=carried)
     rows = len(carried)
@@ -257,7 +257,7 @@ def test_the_ratio_of_a_carried_group_is_that_of_two_weights_and_not_1(policy: P
         assert batch.stats.old_logprobs[row, : len(expected)].tolist() == pytest.approx(
             expected, abs=1e-5
         )
-    metrics = engine.step(batch, step=1)
+    metrics = engine.update(batch, step=1)
     ratios = [
         torch.tensor(a).sub(torch.tensor(b)).exp()
         for a, b, r in zip(after, before, range(rows), strict=True)

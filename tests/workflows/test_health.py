@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-import dgpo_cli.models.accumulate as accumulate_module
+import dgpo_cli.models.learn as learn_module
 from dgpo_cli.algo.diagnosis import FIRST, KEYS, LAST
 from dgpo_cli.cli import console
 from dgpo_cli.config.checks import check_trainable
@@ -82,12 +82,12 @@ def _unsure_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = accumulate_module.on_grid
+    real = learn_module.on_grid
 
     def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
         return real(*args, **kwargs) * math.nan
 
-    monkeypatch.setattr(accumulate_module, "on_grid", poisoned)
+    monkeypatch.setattr(learn_module, "on_grid", poisoned)
 
 
 @dataclass(frozen=True)

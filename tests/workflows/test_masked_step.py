@@ -53,7 +53,7 @@ def test_the_gradient_is_a_slow_twins_that_has_not_seen_them(
     batch = engine.make_batch(scored)
     assert batch.counted is not None
     assert {row for row, counts in enumerate(batch.counted.tolist()) if not counts} == left_out
-    metrics = engine.step(batch, step=0)
+    metrics = engine.update(batch, step=0)
     pairs = [(g.prompt_ids, c.token_ids) for g in scored for c in g.completions]
     advantages = [a for g in scored for a in g.advantages]
     kept = [row for row in range(len(pairs)) if row not in left_out]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-import dgpo_cli.models.accumulate as accumulate_module
+import dgpo_cli.models.learn as learn_module
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.events import Observers
 from dgpo_cli.engine import Engine
@@ -455,13 +455,13 @@ def test_a_batch_is_no_older_for_a_step_that_moved_no_weights(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was sampled by the very weights that are trained needs no measuring: its ratio is 1."""
-    real, calls = accumulate_module.on_grid, []
+    real, calls = learn_module.on_grid, []
 
     def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
         calls.append(1)
         return real(*args, **kwargs) * (math.nan if len(calls) == 1 else 1.0)
 
-    monkeypatch.setattr(accumulate_module, "on_grid", poisoned)
+    monkeypatch.setattr(learn_module, "on_grid", poisoned)
     _, lines = case.run(AHEAD, "train.checkpoint_every=1", steps=3)
     assert [line["optim/updates"] for line in lines] == [0.0, 1.0, 1.0]
     assert [line["rollout/lag"] for line in lines] == [0.0, 0.0, 1.0]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import dgpo_cli.models.accumulate as accumulate_module
+import dgpo_cli.models.learn as learn_module
 from dgpo_cli.config.load import resolve
 from dgpo_cli.errors import CheckpointError, ConfigError, NonFiniteError
 from dgpo_cli.types import StepMetrics
@@ -186,7 +186,7 @@ def test_broken_checkpoint_is_an_error_and_not_a_new_run(tmp_path: Path) -> None
 
 def _poison(monkeypatch: pytest.MonkeyPatch, *, calls: set[int]) -> None:
     """Make the log-probabilities of the micro-batches `calls` (from 0) NaN."""
-    real = accumulate_module.on_grid
+    real = learn_module.on_grid
     seen = [-1]
 
     def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -194,7 +194,7 @@ def _poison(monkeypatch: pytest.MonkeyPatch, *, calls: set[int]) -> None:
         found = real(*args, **kwargs)
         return found * math.nan if seen[0] in calls else found
 
-    monkeypatch.setattr(accumulate_module, "on_grid", poisoned)
+    monkeypatch.setattr(learn_module, "on_grid", poisoned)
 
 
 def test_three_bad_steps_in_a_row_end_the_run_and_touch_nothing(
