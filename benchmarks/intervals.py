@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of `dgpo compare` and `dgpo eval` contain the truth.
+"""How often the 95% intervals of `dgpo compare` and `dgpo eval` contain the truth.
 
     OMP_NUM_THREADS=1 python benchmarks/intervals.py [--problems 30] [--runs 1000] [--json FILE]
 
@@ -104,30 +104,30 @@ class Regime(NamedTuple):
 # Mass at 0 and 1, and at most a tenth of the problems differ: benchmarks near saturation.
 EDGES = {
     "always, equal": Regime(always),
-    "always, 5 % move": Regime(always, moves=0.05),
-    "always, 10 % move": Regime(always, moves=0.1),
-    "edges, 5 % won": Regime(edges, flips=0.05),
-    "edges, 7 % won": Regime(edges, flips=0.07),
-    "edges, 10 % won": Regime(edges, flips=0.1),
-    "edges, 5 % swap": Regime(edges, swaps=0.05),
-    "edges, 10 % swap": Regime(edges, swaps=0.1),
-    "edges, 10 % move": Regime(edges, moves=0.1),
-    "near edges, 5 % won": Regime(near_edges, flips=0.05),
-    "near edges, 10 % won": Regime(near_edges, flips=0.1),
-    "near edges, 10 % swap": Regime(near_edges, swaps=0.1),
-    "strong, 5 % won": Regime(strong, flips=0.05),
-    "strong, 10 % won": Regime(strong, flips=0.1),
-    "strong, 10 % move": Regime(strong, moves=0.1),
+    "always, 5% move": Regime(always, moves=0.05),
+    "always, 10% move": Regime(always, moves=0.1),
+    "edges, 5% won": Regime(edges, flips=0.05),
+    "edges, 7% won": Regime(edges, flips=0.07),
+    "edges, 10% won": Regime(edges, flips=0.1),
+    "edges, 5% swap": Regime(edges, swaps=0.05),
+    "edges, 10% swap": Regime(edges, swaps=0.1),
+    "edges, 10% move": Regime(edges, moves=0.1),
+    "near edges, 5% won": Regime(near_edges, flips=0.05),
+    "near edges, 10% won": Regime(near_edges, flips=0.1),
+    "near edges, 10% swap": Regime(near_edges, swaps=0.1),
+    "strong, 5% won": Regime(strong, flips=0.05),
+    "strong, 10% won": Regime(strong, flips=0.1),
+    "strong, 10% move": Regime(strong, moves=0.1),
 }
 REGIMES = EDGES | {
     "near edges, equal": Regime(near_edges),
     "strong, equal": Regime(strong),
     "strong, all better": Regime(strong, shift=0.2, spread=0.05),
-    "95 %, equal": Regime(nearly_always),
-    "95 %, all better": Regime(nearly_always, shift=0.8),
+    "95%, equal": Regime(nearly_always),
+    "95%, all better": Regime(nearly_always, shift=0.8),
     "middling, equal": Regime(middling),
     "middling, all better": Regime(middling, shift=0.1, spread=0.1),
-    "middling, 10 % won": Regime(middling, flips=0.1),
+    "middling, 10% won": Regime(middling, flips=0.1),
     "alike, equal": Regime(alike),
     "alike, all better": Regime(alike, shift=0.1, spread=0.1),
 }

@@ -5,7 +5,7 @@
 An adapter moves the model a little further from line to line. `d` is what training would see in
 this data type, `true` the distance of the same weights in float32, both means over tokens;
 `correlation` is that of the two. `noise` is the mean of what `credit.noise_every` measures,
-`floors` the 99 % quantile of d over `noise/floor`: below 5 d is called noise.
+`floors` the 99% quantile of d over `noise/floor`: below 5 d is called noise.
 """
 
 from __future__ import annotations

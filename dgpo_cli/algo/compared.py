@@ -42,7 +42,7 @@ class Comparison:
     `rerun`: the same problems sampled again; `problems`: other problems of this kind.
     p_rerun: samples of each problem exchanged. p_problems: signs of the problems' differences
     flipped, all of them where `exact`, else seeded draws.
-    smallest_*: the difference that would be found at the 5 % level in 80 % of such comparisons;
+    smallest_*: the difference that would be found at the 5% level in 80% of such comparisons;
     infinite where none would.
     """
 

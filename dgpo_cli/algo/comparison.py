@@ -92,7 +92,7 @@ class OverProblems(NamedTuple):
     n: int
 
     def interval(self) -> Interval:
-        """Student's 95 % interval, within -1 and 1; NaN for one problem."""
+        """Student's 95% interval, within -1 and 1; NaN for one problem."""
         if self.n < 2:
             return Interval(math.nan, math.nan)
         half = student_quantile(0.975, freedom=self.n - 1) * self.stderr
@@ -105,7 +105,7 @@ def over_problems(
     """Estimate the difference over all problems of this kind, from each problem's two shares.
 
     Where problems are solved always or never, most differences are 0 and a few are whole: 30
-    without a change are likely even if 8 % of all problems change. So two problems are added, one
+    without a change are likely even if 8% of all problems change. So two problems are added, one
     that gains `unseen` and one that loses it (Laplace's rule of succession for each). They count
     in full where every share is 0 or 1, and hardly where shares are middling and the problems show
     their own spread: with the sixth power of the mean of (1 - 2 share)^2.
@@ -153,7 +153,7 @@ def problems_difference(
 
 
 def smallest_rerun(interval: Interval) -> float:
-    """The true difference of these problems that 80 % of such comparisons find at 5 %.
+    """The true difference of these problems that 80% of such comparisons find at 5%.
 
     (z_0.975 + z_0.8) = 2.80 standard errors, the error taken from the width of the interval.
     """

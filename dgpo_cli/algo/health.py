@@ -1,6 +1,6 @@
 """Says, once and not at every step, that a step's credit equals GRPO's, or is rounding.
 
-The distance d of a token is known to about the noise floor, the 99 % quantile of what rounding
+The distance d of a token is known to about the noise floor, the 99% quantile of what rounding
 alone makes of it.
 """
 
@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from dgpo_cli.algo.credit.target import NOISE_SHARE
+from dgpo_cli.core.numbers import scientific, whole_percent
 from dgpo_cli.types import StepMetrics
 
 if TYPE_CHECKING:
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
 # 1 where the distances of a step are as much rounding as distance.
 IS_NOISE = "policy/hellinger_sq_is_noise"
-# Floors up to which the 99 % quantile of d is told to be noise. SmolLM2 under bfloat16: at 4 floors
+# Floors up to which the 99% quantile of d is told to be noise. SmolLM2 under bfloat16: at 4 floors
 # d and the true distance have a correlation of 0.65, at 18 of 0.94 (benchmarks/noise.py).
 NEAR = 5.0
 
-# From this effective fraction on weights are called even: they are 3 % from 1 on the average.
+# From this effective fraction on weights are called even: they are 3% from 1 on the average.
 EVEN = 0.999
 # Below this they are uneven again, so that a run on the edge does not say it again and again.
 UNEVEN = 0.998
@@ -55,15 +56,17 @@ class CreditHealth:
         head = f"credit is GRPO's at this step: effective fraction {_shown(fraction)}"
         distance = metrics["policy/hellinger_sq_p99"]
         if noise_floor is not None and distance <= noise_floor:
-            most = f"99 % below {distance:.0e}" if distance else "0 at 99 % of the tokens"
+            most = f"99% below {scientific(distance)}" if distance else "0 at 99% of the tokens"
             return (
-                f"{head}; d ({most}) is within its noise ({noise_floor:.0e}): "
+                f"{head}; d ({most}) is within its noise ({scientific(noise_floor)}): "
                 "the policy has hardly moved"
             )
         held = {name: metrics.get(f"credit/held_by_{name}", 0.0) for name in _HOLDS}
         most = max(held, key=lambda name: held[name])
         if held[most] > 0:
-            return f"{head}; {_HOLDS[most]} tau up in {held[most]:.0%} of the completions"
+            return (
+                f"{head}; {_HOLDS[most]} tau up in {whole_percent(held[most])} of the completions"
+            )
         return f"{head}; see credit.target_ess"
 
 
@@ -89,15 +92,16 @@ class TauHealth:
             return None
         self._told = True
         return (
-            f"credit.tau={rule.tau:g} acts on rounding: d has an error of {noise_floor:.0e}, which "
-            f"moves weights by a factor of up to {_factor(score / rule.tau)}; set credit.tau to "
+            f"credit.tau={rule.tau:g} acts on rounding: d has an error of "
+            f"{scientific(noise_floor)}, which moves weights by a factor of up to "
+            f"{_factor(score / rule.tau)}; set credit.tau to "
             f"{2 * score / NOISE_SHARE:.1g} or more, or credit.target_ess, which keeps tau above "
             "the noise"
         )
 
 
 def is_noise(distance: float, *, noise_floor: float | None) -> bool:
-    """Whether distances are near what rounding makes; distance: their 99 % quantile.
+    """Whether distances are near what rounding makes; distance: their 99% quantile.
 
     Distances of exactly 0 are not noise: the models are equal.
     """

@@ -1,4 +1,4 @@
-"""Intervals of 95 % for Avg@k that stay honest at 0 %, at 100 % and with few samples. No torch.
+"""Intervals of 95% for Avg@k that stay honest at 0%, at 100% and with few samples. No torch.
 
 Both are Wilson's score interval with an effective sample size: the number of samples or problems
 divided by a design effect, the variance found over the variance of a binomial. A normal interval

@@ -24,6 +24,7 @@ from dgpo_cli.cli import console
 from dgpo_cli.cli.evalline import eval_line
 from dgpo_cli.cli.stepline import step_line
 from dgpo_cli.core.events import Evaluated, Event, Note, Observer, Observers, Progress, StepDone
+from dgpo_cli.core.numbers import rate
 from dgpo_cli.types import StepMetrics
 
 NARROW = 70  # columns; below, the bar itself and the rate are left out
@@ -108,11 +109,7 @@ class _Rate(ProgressColumn):
     """Units of a task that are finished each second."""
 
     def render(self, task: Task) -> Text:
-        if not task.speed:
-            return Text("")
-        if task.speed < 1:
-            return Text(f"{1 / task.speed:.1f} s each", style="cyan")
-        return Text(f"{task.speed:,.0f} {task.fields['unit']}/s", style="cyan")
+        return Text(rate(task.speed, task.fields["unit"]) if task.speed else "", style="cyan")
 
 
 def _columns(*, wide: bool) -> list[ProgressColumn]:

@@ -12,6 +12,7 @@ import typer
 from dgpo_cli.cli import console
 from dgpo_cli.cli.guard import FAILED, USAGE
 from dgpo_cli.cli.help import CHANGE, OUTPUT, READ
+from dgpo_cli.core.numbers import percent
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.rewards.protocol import Extract
 
@@ -177,7 +178,7 @@ def _say_summary(summary: CheckSummary, *, as_json: bool) -> None:
     if summary.agreed or summary.disagreed:
         parts.append(f"{summary.agreed} as wanted, {summary.disagreed} not")
         parts += [
-            f"{name} {100 * share:.1f} % (false {kind}: {count})"
+            f"{name} {percent(share)} (false {kind}: {count})"
             for name, share, count, kind in (
                 ("precision", summary.precision, summary.false_positives, "positives"),
                 ("recall", summary.recall, summary.false_negatives, "negatives"),

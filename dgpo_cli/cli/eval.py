@@ -10,6 +10,7 @@ import typer
 
 from dgpo_cli.cli import completion, console, options, scores
 from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
+from dgpo_cli.core.numbers import percent
 
 if TYPE_CHECKING:
     from dgpo_cli.config.layers import Layer
@@ -94,7 +95,7 @@ Fresh = Annotated[
 MinScore = Annotated[
     str | None,
     typer.Option(
-        help="Exit with 3 when the lower end of the 95 % interval over reruns is below X, "
+        help="Exit with 3 when the lower end of the 95% interval over reruns is below X, "
         "a share such as 0.6 or percent such as 60%.",
         metavar="X",
         rich_help_panel=OUTPUT,
@@ -271,9 +272,10 @@ def _report(result: EvalResult, *, least: float | None, with_card: bool, as_json
         return
     lower = scores.lower_end(result.evaluation)
     if not lower >= least:  # an unknown one is not shown to reach it
-        found = "not known" if math.isnan(lower) else f"{lower:.1%}, below it"
+        found = "not known" if math.isnan(lower) else f"{percent(lower)}, below it"
         console.error(
-            f"--min-score {least:.1%}: the lower end of the 95 % interval over reruns is {found}"
+            f"--min-score {percent(least)}: the lower end of the 95% interval over reruns "
+            f"is {found}"
         )
         raise typer.Exit(scores.BELOW)
 

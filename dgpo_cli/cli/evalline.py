@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dgpo_cli.core.numbers import ends, percent, whole_percent
+from dgpo_cli.types import Interval
+
 _LEVELS = "▁▂▃▄▅▆▇█"
 _ASCII_LEVELS = "12345678"
 
@@ -14,13 +17,14 @@ def eval_line(curve: Sequence[Mapping[str, Any]], *, width: int, ascii_only: boo
     """Write the newest of an evaluation's lines, what does not fit `width` columns left out.
 
     curve: the lines of evals.jsonl, oldest first, at least one. The levels of the curve are
-    shares of the height from 0 to 100 %.
+    shares of the height from 0 to 100%.
     """
     last = curve[-1]
-    head = f"eval {last['bench']} after step {last['step']}  Avg@{last['k']} {last['avg_at_k']:.1%}"
+    score = percent(last["avg_at_k"])
+    head = f"eval {last['bench']} after step {last['step']}  Avg@{last['k']} {score}"
     errors = _errors(last)
     same = [line["avg_at_k"] for line in curve if line["bench"] == last["bench"]]
-    cut = f"truncated {last['truncated']:.0%}" if last.get("truncated") else ""
+    cut = f"truncated {whole_percent(last['truncated'])}" if last.get("truncated") else ""
     both, one = ", ".join(errors), errors[0] if errors else ""
     for parts in ([both, cut], [both], [one], []):
         line = "  ".join([head, *(part for part in parts if part)])
@@ -31,12 +35,12 @@ def eval_line(curve: Sequence[Mapping[str, Any]], *, width: int, ascii_only: boo
 
 
 def _errors(line: Mapping[str, Any]) -> list[str]:
-    """The known intervals, in percent; the first one says 95 %."""
+    """The known intervals, in percent; the first one says 95%."""
     known = [
-        f"{100 * low:.1f} to {100 * high:.1f} {name}"
+        f"{ends(Interval(low, high))} {name}"
         for key, name in (("rerun_95", "rerun"), ("problems_95", "problems"))
-        if (ends := line.get(key))
-        and None not in (low := ends["low"], high := ends["high"])
+        if (found := line.get(key))
+        and None not in (low := found["low"], high := found["high"])
         and math.isfinite(low + high)
     ]
     return [f"95%: {known[0]}", *known[1:]] if known else []
@@ -58,6 +62,6 @@ def summary(curve: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     first = same[0]
     return (
-        f"{last['bench']} Avg@{last['k']} {first['avg_at_k']:.1%} after step {first['step']}, "
-        f"{last['avg_at_k']:.1%} after step {last['step']}"
+        f"{last['bench']} Avg@{last['k']} {percent(first['avg_at_k'])} after step {first['step']}, "
+        f"{percent(last['avg_at_k'])} after step {last['step']}"
     )

@@ -9,6 +9,7 @@ import typer
 
 from dgpo_cli.cli import completion, console, options
 from dgpo_cli.cli.help import OUTPUT, READ
+from dgpo_cli.core.numbers import size
 
 Run = Annotated[
     Path,
@@ -47,7 +48,6 @@ def merge(run: Run, out: Out, checkpoint: Checkpoint = None, dtype: Dtype = "bfl
     """
     resolved = options.resolve_run(run)
     options.reach(resolved.settings.model)
-    from dgpo_cli.models.merge import in_megabytes
     from dgpo_cli.workflows import merge as workflow
 
     result = workflow.run(
@@ -59,7 +59,7 @@ def merge(run: Run, out: Out, checkpoint: Checkpoint = None, dtype: Dtype = "bfl
         observer=console.Notes(),
     )
     apart = result.difference
-    console.say(f"merged {result.checkpoint} in {dtype}, {in_megabytes(result.size)}")
+    console.say(f"merged {result.checkpoint} in {dtype}, {size(result.size)}")
     console.say(
         f"log-probabilities against the policy's: at most {apart.largest:.2g} apart, "
         f"{apart.mean:.2g} on average, over {apart.tokens} fixed tokens; rounding alone makes "

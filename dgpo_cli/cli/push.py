@@ -9,6 +9,7 @@ import typer
 
 from dgpo_cli.cli import completion, console, options
 from dgpo_cli.cli.help import OUTPUT, READ
+from dgpo_cli.core.numbers import size
 
 Run = Annotated[
     Path,
@@ -83,7 +84,7 @@ def push(
         dry_run=dry_run,
         observer=console.Notes(),
     )
-    console.table([(name, f"{size:,} bytes") for name, size in result.files], styles=("bold", ""))
+    console.table([(name, size(count)) for name, count in result.files], styles=("bold", ""))
     if result.address is not None:
         console.say(f"uploaded to {result.address}")
         return

@@ -9,6 +9,7 @@ import typer
 
 from dgpo_cli.cli import completion, console, options
 from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
+from dgpo_cli.core.numbers import decimal, percent
 
 Prompts = Annotated[
     str,
@@ -97,8 +98,12 @@ def rollout(
             adapter=adapter,
             observer=observer,
         )
-    shares = "  ".join(f"{name} {share:.1%}" for name, share in result.outcomes.items() if share)
-    console.say(f"{result.completions} completions  mean reward {result.mean_reward:.3f}  {shares}")
+    shares = "  ".join(
+        f"{name} {percent(share)}" for name, share in result.outcomes.items() if share
+    )
+    console.say(
+        f"{result.completions} completions  mean reward {decimal(result.mean_reward)}  {shares}"
+    )
     console.say(f"written to {result.out}")
     against = ["--reference", "OTHER"] if adapter is None else ["--adapter", adapter]
     model_path = resolved.settings.model.path

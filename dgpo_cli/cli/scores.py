@@ -55,5 +55,5 @@ def parse_share(text: str | None) -> float | None:
 
 
 def lower_end(evaluation: Evaluation) -> float:
-    """Return the lower end of the 95 % interval over reruns."""
+    """Return the lower end of the 95% interval over reruns."""
     return evaluation.rerun_95.low

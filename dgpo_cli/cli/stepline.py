@@ -7,6 +7,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from dgpo_cli.algo.health import IS_NOISE
+from dgpo_cli.core.numbers import (
+    decimal,
+    duration,
+    fraction,
+    percent,
+    rate,
+    scientific,
+    tokens,
+    whole_percent,
+)
 from dgpo_cli.types import StepMetrics
 
 
@@ -18,21 +28,17 @@ class _Field(NamedTuple):
     render: Callable[[float], str]
 
 
-def _thousands(value: float) -> str:
-    return f"{value / 1000:.1f}k" if value >= 1000 else f"{value:.0f}"
-
-
 _FIELDS = (
-    _Field("reward/mean", 0, lambda v: f"reward {v:.2f}"),
-    _Field("outcome/correct", 2, lambda v: f"correct {v:.0%}"),
-    _Field("completion/length_mean", 4, lambda v: f"len {v:.1f}"),
-    _Field("policy/entropy", 6, lambda v: f"entropy {v:.2f}"),
-    _Field("policy/hellinger_sq_mean", 5, lambda v: f"d {v:.1e}"),
-    _Field("credit/effective_fraction", 3, lambda v: f"eff {v:.3f}"),
-    _Field("loss/clip_frac", 8, lambda v: f"clip {v:.1%}"),
-    _Field("optim/grad_norm", 7, lambda v: f"|g| {v:.2f}"),
-    _Field("time/step_s", 1, lambda v: f"{v:.2f} s"),
-    _Field("throughput/tokens_per_s", 9, lambda v: f"{_thousands(v)} tok/s"),
+    _Field("reward/mean", 0, lambda v: f"reward {decimal(v, digits=2)}"),
+    _Field("outcome/correct", 2, lambda v: f"correct {whole_percent(v)}"),
+    _Field("completion/length_mean", 4, lambda v: f"len {tokens(v)}"),
+    _Field("policy/entropy", 6, lambda v: f"entropy {decimal(v, digits=2)}"),
+    _Field("policy/hellinger_sq_mean", 5, lambda v: f"d {scientific(v)}"),
+    _Field("credit/effective_fraction", 3, lambda v: f"eff {fraction(v, digits=3)}"),
+    _Field("loss/clip_frac", 8, lambda v: f"clip {percent(v)}"),
+    _Field("optim/grad_norm", 7, lambda v: f"|g| {decimal(v, digits=2)}"),
+    _Field("time/step_s", 1, duration),
+    _Field("throughput/tokens_per_s", 9, lambda v: rate(v, "tok")),
 )
 
 

@@ -11,6 +11,7 @@ import typer
 from dgpo_cli.cli import console, options
 from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
 from dgpo_cli.core.events import NOBODY
+from dgpo_cli.core.numbers import decimal
 from dgpo_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -268,4 +269,7 @@ def _ended(result: TrainResult) -> str:
     first, last = result.first[name], result.last[name]
     step = int(result.first.get("step", 1))  # not 1 where earlier metrics were lost
     begin = "its first step" if step == 1 else f"step {step}"
-    return f"trained to step {result.steps}: reward {first:.3f} at {begin}, {last:.3f} at its last"
+    return (
+        f"trained to step {result.steps}: reward {decimal(first)} at {begin}, "
+        f"{decimal(last)} at its last"
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dgpo_cli.core.numbers import size
 from dgpo_cli.errors import CheckpointError, ModelError
 from dgpo_cli.models import load, quantization
 from dgpo_cli.models.settings import ModelSettings
@@ -155,15 +156,10 @@ def check_space(settings: ModelSettings, *, dtype: Precision, folder: Path) -> i
     free = shutil.disk_usage(parent).free
     if needed > free:
         raise CheckpointError(
-            f"{folder}: the model needs {in_megabytes(needed)} and {parent} has "
-            f"{in_megabytes(free)} free; make room, or give a folder on another disk"
+            f"{folder}: the model needs {size(needed)} and {parent} has "
+            f"{size(free)} free; make room, or give a folder on another disk"
         )
     return needed
-
-
-def in_megabytes(count: int) -> str:
-    """Write a number of bytes as 2.1 MB, 350 MB or 15,200 MB."""
-    return f"{count / 1e6:,.{1 if count < 1e7 else 0}f} MB"
 
 
 def model_bytes(settings: ModelSettings, *, dtype: Precision) -> int:

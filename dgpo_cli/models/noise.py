@@ -91,7 +91,7 @@ def _rounded_otherwise(policy: Policy) -> Iterator[None]:
 
 
 def noise_metrics(noise: Tensor, *, dtype: torch.dtype) -> StepMetrics:
-    """Return mean, 99 % quantile and largest of what `noise_of_distance` found, and the floor.
+    """Return mean, 99% quantile and largest of what `noise_of_distance` found, and the floor.
 
     The floor is the quantile, but at least what rounding to the model's dtype makes of the
     distance: the square of its eps.

@@ -10,9 +10,9 @@ from itertools import accumulate
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 
+from dgpo_cli.core.numbers import counted, percent
 from dgpo_cli.report.flow import Line, Run, coloured, joined, marked, show_all, wrap
 from dgpo_cli.report.measure import Measure, added
-from dgpo_cli.report.numbers import counted
 from dgpo_cli.report.page import NOTE, Page
 from dgpo_cli.report.ramp import Ramp
 from dgpo_cli.report.text import Piece
@@ -114,9 +114,9 @@ class Body:
         left_out = added([piece.weight for piece in pieces])
         total = added([piece.weight for piece in self.pieces])
         tokens = pieces[-1].stop - pieces[0].start if pieces else 0
-        share = f"{100.0 * left_out / total:.2g}" if total else "0"
+        share = percent(left_out / total if total else 0.0)
         rule = self.page.glyphs.rule * 3
-        text = f"{rule} {counted(tokens, 'token')}, {share} % of the weight {rule}"
+        text = f"{rule} {counted(tokens, 'token')}, {share} of the weight {rule}"
         yield Segment(text[: self.page.width], NOTE if self.ramp else None)
         yield Segment.line()
 

@@ -10,16 +10,16 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from dgpo_cli.algo.compared import Change, Comparison, Pair
-from dgpo_cli.report.evaluation import LABEL, error_line, noted
-from dgpo_cli.report.numbers import (
+from dgpo_cli.core.numbers import (
     counted,
+    margin,
     p_value,
     percent,
     points,
     signed_ends,
-    size,
     tokens,
 )
+from dgpo_cli.report.evaluation import LABEL, error_line, noted
 from dgpo_cli.report.outcome_grid import elide_start
 from dgpo_cli.report.page import Page, page_for, stack, title_line
 from dgpo_cli.report.ramp import Depth, depth_of, shallower
@@ -118,7 +118,7 @@ def _row(label: str, before: float, after: float, *, page: Page, style: str = ""
 def _errors(found: Comparison, *, page: Page) -> Iterator[Text]:
     yield plain("")
     head = plain(f"difference {points(found.difference)} points", style=page.style("bold"))
-    yield from noted(head, "95 % intervals:", page=page)
+    yield from noted(head, "95% intervals:", page=page)
     drawn = "" if found.exact else " (drawn)"
     for label, interval, p, meaning in (
         ("rerun", found.rerun_95, found.p_rerun, ", these problems again"),
@@ -127,14 +127,14 @@ def _errors(found: Comparison, *, page: Page) -> Iterator[Text]:
         said = f"p = {p_value(p)}".replace("= <", "<") + meaning
         yield from error_line(label, signed_ends(interval), said, page=page)
     least = " and ".join(
-        f"{'none' if math.isinf(value) else size(value)} {name}"
+        f"{'none' if math.isinf(value) else margin(value)} {name}"
         for value, name in (
             (found.smallest_rerun, "on these problems"),
             (found.smallest_problems, "on others"),
         )
     )
     yield from page.paragraph(
-        f"Smallest difference that so many problems and samples show (80 % power at 5 %), "
+        f"Smallest difference that so many problems and samples show (80% power at 5%), "
         f"in points: {least}."
     )
 

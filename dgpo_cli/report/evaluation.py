@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from dgpo_cli.core.numbers import counted, ends, percent, rate, tokens
 from dgpo_cli.report.card import card_lines
 from dgpo_cli.report.evaluation_json import from_json, to_json
 from dgpo_cli.report.grid import grid, grid_legend
 from dgpo_cli.report.histogram import histogram
-from dgpo_cli.report.numbers import counted, ends, percent, tokens
 from dgpo_cli.report.outcome_grid import outcome_grid, outcome_legend
 from dgpo_cli.report.page import Page, page_for, stack, title_line
 from dgpo_cli.report.ramp import Depth, depth_of, shallower
@@ -64,7 +64,7 @@ def noted(line: Text, *notes: str, page: Page) -> Iterator[Text]:
 
 
 def error_line(label: str, interval: str, *notes: str, page: Page) -> Iterator[Text]:
-    """A 95 % interval and what it is the error of; the view says "95 %" once."""
+    """A 95% interval and what it is the error of; the view says "95%" once."""
     line = plain("").append(pad(f"  {label}", LABEL), page.style("dim"))
     yield from noted(line.append(f" {interval}"), *notes, page=page)
 
@@ -103,7 +103,7 @@ class _Report:
 
 def _score(result: Evaluation, *, page: Page) -> Iterator[Text]:
     score = value_line(f"Avg@{result.k}", percent(result.avg_at_k), page=page, style="bold")
-    yield from noted(score, "95 % intervals:", page=page)
+    yield from noted(score, "95% intervals:", page=page)
     for label, interval, meaning in (
         ("rerun", result.rerun_95, "these problems sampled again"),
         ("problems", result.problems_95, "other problems of this kind"),
@@ -168,7 +168,7 @@ def _problems(result: Evaluation, *, page: Page, depth: Depth) -> Iterator[Text]
 def _lengths(result: Evaluation, *, page: Page, depth: Depth) -> Iterator[Text]:
     yield plain("Length of completions in tokens", style=page.style("bold"))
     cell = min(10, (page.width - _SHORT_LABEL) // 5)
-    heads = "".join(name.rjust(cell) for name in ("mean", "10 %", "50 %", "90 %", "max"))
+    heads = "".join(name.rjust(cell) for name in ("mean", "10%", "50%", "90%", "max"))
     yield plain(" " * _SHORT_LABEL + heads, style=page.style("dim"))
     rows = (("all", result.lengths), ("right", result.lengths_right))
     for name, found in (*rows, ("wrong", result.lengths_wrong)):
@@ -176,7 +176,7 @@ def _lengths(result: Evaluation, *, page: Page, depth: Depth) -> Iterator[Text]:
         line = plain("").append(pad(name, _SHORT_LABEL), page.style("dim"))
         yield line.append("".join(tokens(v, narrow=cell < 8).rjust(cell) for v in values))
     if math.isfinite(result.tokens_per_s):
-        yield plain(f"sampled now at {result.tokens_per_s:,.0f} tokens/s")
+        yield plain(f"sampled now at {rate(result.tokens_per_s, 'tokens')}")
     yield plain("")
     sides: tuple[list[int], list[int]] = ([], [])
     for problem in result.problems:

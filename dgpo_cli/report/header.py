@@ -9,14 +9,22 @@ from rich.text import Text
 
 from dgpo_cli.algo.health import is_noise
 from dgpo_cli.config.changes import change_text
+from dgpo_cli.core.numbers import (
+    UNKNOWN,
+    fraction,
+    percent,
+    scientific,
+    short,
+    signed,
+    whole_percent,
+)
 from dgpo_cli.report.measure import added
-from dgpo_cli.report.numbers import UNKNOWN, known
 from dgpo_cli.report.page import Page, title_line
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.text import Glyphs, plain, visible
 from dgpo_cli.types import InspectedCompletion, Inspection
 
-NEARLY_HELD = 0.105  # of the top 10 %: below it reads as GRPO's
+NEARLY_HELD = 0.105  # of the top 10%: below it reads as GRPO's
 SHARPER = "--target-ess 0.9 shows what a smaller tau would give; credit.target_ess trains with it."
 TOLERANCE = 1e-4  # relative; float32 weights of 20,000 tokens sum to better than this
 
@@ -32,8 +40,8 @@ def header(
         ("outcome", outcome(completion, glyphs=page.glyphs)),
         ("finish", completion.finish_reason),
         ("tokens", f"{len(completion.tokens):,}"),
-        ("reward", known(completion.reward, "g")),
-        ("advantage", known(completion.advantage, "+.4g")),
+        ("reward", short(completion.reward)),
+        ("advantage", signed(completion.advantage)),
     )
     yield plain("")
     yield from _credit(completion, scale=scale, page=page)
@@ -79,7 +87,7 @@ def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> s
     if inspection.tau is not None:
         parts.append(f"tau {inspection.tau:g}")
     elif tau is not None or target is not None:
-        found = "tau" if tau is None else f"tau {tau:.3g}"
+        found = "tau" if tau is None else f"tau {short(tau)}"
         asked = "" if target is None else f" for effective fraction {target:g}"
         parts.append(found + asked)
     if inspection.kappa is not None:
@@ -100,10 +108,10 @@ def _credit(completion: InspectedCompletion, *, scale: Scale, page: Page) -> Ite
         mark = page.glyphs.passed if holds else page.glyphs.failed
         return f"{mark} {value}" if holds else f"{mark} {value}, not {otherwise}"
 
-    held = (f"{100 * share_of_top(weights, share):.3g}" for share in (0.01, 0.05, 0.1))
+    held = [percent(share_of_top(weights, share)) for share in (0.01, 0.05, 0.1)]
     yield from page.fact_lines("effective token fraction", fraction(completion.effective_fraction))
     yield from page.fact_lines("largest weight", f"{scale.number(scale.high)} (GRPO: 1)")
-    yield from page.fact_lines("held by top 1 / 5 / 10 %", f"{' / '.join(held)} % of the weight")
+    yield from page.fact_lines("held by top 1 / 5 / 10%", f"{' / '.join(held)} of the weight")
     if (noise := distance_is_noise(completion)) is not None:
         yield from page.fact_lines("distance d", noise)
     yield from page.fact_lines("mean weight", checked(f"{mean:.6f}", _close(mean, 1.0), "1"))
@@ -124,19 +132,12 @@ def distance_is_noise(completion: InspectedCompletion) -> str | None:
     most = distances[math.ceil(0.99 * len(distances)) - 1]
     if not is_noise(most, noise_floor=completion.noise_floor):
         return None
-    return f"up to {most:.1e} (noise: rounding alone makes {completion.noise_floor:.1e})"
+    floor = scientific(completion.noise_floor)
+    return f"up to {scientific(most)} (noise: rounding alone makes {floor})"
 
 
 def _close(total: float, expected: float) -> bool:
     return math.isclose(total, expected, rel_tol=TOLERANCE, abs_tol=1e-9)
-
-
-def fraction(value: float) -> str:
-    """An effective fraction with enough digits that only 1 itself reads as 1."""
-    digits = 5
-    while digits < 12 and value < 1.0 and float(f"{value:.{digits}f}") == 1.0:
-        digits += 1
-    return f"{value:.{digits}f}"
 
 
 def share_of_top(weights: Sequence[float], share: float) -> float:
@@ -184,4 +185,4 @@ def in_words(completion: InspectedCompletion, *, scale: Scale) -> str:
             f"{fraction(completion.effective_fraction)}; credit is close to GRPO's here."
         )
     held = share_of_top(weights, 0.1)
-    return f"The top 10 % of tokens hold {100 * held:.0f} % of the credit (GRPO: 10 %)."
+    return f"The top 10% of tokens hold {whole_percent(held)} of the credit (GRPO: 10%)."

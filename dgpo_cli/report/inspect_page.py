@@ -15,9 +15,9 @@ from string import Template
 from typing import Any
 
 from dgpo_cli.config.changes import change_text
+from dgpo_cli.core.numbers import UNKNOWN, counted, fraction, short, signed
 from dgpo_cli.report.document import asset, document, escaped, template, theme_button
-from dgpo_cli.report.header import distance_is_noise, fraction, in_words, outcome, rule_name
-from dgpo_cli.report.numbers import UNKNOWN, counted, known
+from dgpo_cli.report.header import distance_is_noise, in_words, outcome, rule_name
 from dgpo_cli.report.palette import STEPS
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.steps import steps_of
@@ -29,7 +29,7 @@ from dgpo_cli.types import InspectedCompletion, Inspection, StoredCredit
 MAX_TOKENS = 60_000  # of all completions of a page; each adds about 80 bytes
 DIGITS = 12  # of a number in the data; what the page recomputes is right to 1e-9
 
-_SCRIPTS = ("credit.js", "tables.js", "inspect.js", "events.js")
+_SCRIPTS = ("numbers.js", "credit.js", "tables.js", "inspect.js", "events.js")
 _WHATS = {
     "weight": "credit weight w",
     "advantage": "token advantage A·w",
@@ -106,9 +106,7 @@ def inspect_page(inspection: Inspection) -> str:
         title=f"{_name(first)}: where the credit went",
         body=_body(page, inspection=inspection),
         style=tokens_style() + asset("inspect.css"),
-        script="".join(
-            asset(name) for name in ("credit.js", "tables.js", "inspect.js", "events.js")
-        ),
+        script="".join(asset(name) for name in _SCRIPTS),
         data=_data(page, inspection=inspection),
     )
 
@@ -202,8 +200,8 @@ def _facts(shown: InspectedCompletion) -> dict[str, str]:
     return {
         "name": escaped(_name(shown)),
         "mark": f'<span class="{_look(shown)}">{escaped(outcome(shown, glyphs=UNICODE))}</span>',
-        "reward": known(shown.reward, "g"),
-        "advantage": known(shown.advantage, "+.4g"),
+        "reward": short(shown.reward),
+        "advantage": signed(shown.advantage),
         "tokens": f"{len(shown.tokens):,}",
         "finish": escaped(shown.finish_reason),
         "prompt": html.escape(_lines(shown.prompt), quote=True),
@@ -242,8 +240,8 @@ def _choices(page: Chosen) -> str:
             prompt = shown.prompt_id
         picked = " selected" if at == page.first else ""
         text = (
-            f"{shown.index}: {outcome(shown, glyphs=UNICODE)}, reward {known(shown.reward, 'g')}, "
-            f"A {known(shown.advantage, '+.3g')}, effective {fraction(shown.effective_fraction)}"
+            f"{shown.index}: {outcome(shown, glyphs=UNICODE)}, reward {short(shown.reward)}, "
+            f"A {signed(shown.advantage)}, effective {fraction(shown.effective_fraction)}"
             + (", d is noise" if distance_is_noise(shown) else "")
         )
         parts.append(f'<option value="{at}"{picked}>{escaped(text)}</option>')

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dgpo_cli.report.numbers import small
+from dgpo_cli.core.numbers import signed, small
 
 _STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0)
 
@@ -63,7 +63,7 @@ class Linear:
 
     def number(self, value: float, *, short: bool = False) -> str:
         """A number in at most 8 cells; short: without zeros at the end."""
-        text = f"{value:+.4g}" if self.signed and value else small(value)
+        text = signed(value) if self.signed else small(value)
         return text.rstrip("0").rstrip(".") if short and "." in text and "e" not in text else text
 
 

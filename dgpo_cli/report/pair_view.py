@@ -14,16 +14,16 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.text import Text
 
+from dgpo_cli.core.numbers import counted, fraction, percent, probability, short, signed
 from dgpo_cli.report.flow import Run, joined, show_all, wrap
-from dgpo_cli.report.header import fraction, outcome, question
+from dgpo_cli.report.header import outcome, question
 from dgpo_cli.report.legend import legend
 from dgpo_cli.report.measure import Measure, What, added, measure_of, scale_of
-from dgpo_cli.report.numbers import counted, known, probability
 from dgpo_cli.report.page import LABEL, LEAST_WIDTH, NOTE, Page, page_for, stack, title_line
 from dgpo_cli.report.pair_steps import PairSteps, Side, heading
 from dgpo_cli.report.ramp import RAMPS, Depth, depth_of, levels, shallower
 from dgpo_cli.report.scale import Scale
-from dgpo_cli.report.step_table import StepBars, signed, totals_of
+from dgpo_cli.report.step_table import StepBars, totals_of
 from dgpo_cli.report.text import Piece, elide, pad, pieces, plain, visible
 from dgpo_cli.report.what_if import moved
 from dgpo_cli.types import InspectedCompletion, Inspection
@@ -137,18 +137,18 @@ def _facts(side: Side, *, inspection: Inspection, page: Page) -> list[tuple[str,
     completion = side.completion
     weight = added([piece.weight for piece in side.shared])
     total = added([token.weight for token in completion.tokens])
-    share = 100.0 * weight / total if total else 0.0
-    own_tau = "none" if completion.tau is None else f"{completion.tau:.3g}"
+    share = percent(weight / total if total else 0.0)
+    own_tau = "none" if completion.tau is None else short(completion.tau)
     return [
         ("completion", str(completion.index)),
         ("outcome", outcome(completion, glyphs=page.glyphs)),
-        ("reward", known(completion.reward, "g")),
-        ("advantage", known(completion.advantage, "+.4g")),
+        ("reward", short(completion.reward)),
+        ("advantage", signed(completion.advantage)),
         ("tokens", f"{len(completion.tokens):,}"),
         *([("tau", own_tau)] if inspection.parameters.get("target_ess") is not None else []),
         ("eff. frac.", fraction(completion.effective_fraction)),
         *_what_if(completion),
-        ("same start", f"{share:.3g} % of w"),
+        ("same start", f"{share} of w"),
         ("  sum of A", signed(weight * completion.advantage)),
         ("parts with", _parts_with(side, page=page)),
     ]
@@ -162,7 +162,7 @@ def _what_if(completion: InspectedCompletion) -> list[tuple[str, str]]:
     share = moved(stored.weights, [token.weight for token in completion.tokens])
     return [
         ("  trained", fraction(stored.effective_fraction)),
-        ("  moves", f"{100.0 * share:.3g} % of w"),
+        ("  moves", f"{percent(share)} of w"),
     ]
 
 

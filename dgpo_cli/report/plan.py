@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from dgpo_cli.core.numbers import duration, percent, short, size
 from dgpo_cli.models.budget import Change, Plan
 from dgpo_cli.report.jsonable import jsonable
 from dgpo_cli.report.page import Page, page_for, stack, title_line
@@ -18,7 +19,6 @@ from dgpo_cli.report.text import elide, pad, plain, visible
 
 _NAME = 17
 _NUMBER = 11
-_UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 
 def render(plan: Plan, *, color: Depth = "truecolor") -> RenderableType:
@@ -42,34 +42,6 @@ def to_json(plan: Plan) -> dict[str, Any]:
     return found
 
 
-def size(count: float) -> str:
-    """Write a number of bytes with three digits and its unit."""
-    sign, value = ("-", -count) if count < 0 else ("", count)
-    value /= 1024
-    unit = 0
-    while value >= 999.5 and unit < len(_UNITS) - 1:
-        value /= 1024
-        unit += 1
-    return f"{sign}{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f} {_UNITS[unit]}"
-
-
-def duration(seconds: float) -> str:
-    """Write a time with two or three digits and its unit."""
-    for limit, unit in ((60.0, "s"), (3600.0, "min"), (86400.0, "h")):
-        if seconds < limit:
-            return f"{seconds / {'s': 1, 'min': 60, 'h': 3600}[unit]:.3g} {unit}"
-    days = seconds / 86400
-    return f"{days:.3g} days" if days < 999.5 else f"{days:,.0f} days"
-
-
-def count(value: float) -> str:
-    """Write a large count with three digits."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g} {unit}"
-    return f"{value:.3g}"
-
-
 @dataclass(frozen=True, slots=True)
 class _Report:
     plan: Plan
@@ -84,7 +56,7 @@ class _Report:
         name = visible(plan.model, glyphs=page.glyphs)
         yield title_line(page, f"{name}, {_machine(plan)}")
         yield page.rule()
-        parts = f"{count(plan.parameters)} parameters, {count(plan.trained)} trained"
+        parts = f"{short(plan.parameters)} parameters, {short(plan.trained)} trained"
         yield from page.paragraph(parts)
         yield from _wrapped(page, visible(plan.origin, glyphs=page.glyphs), style="dim")
         yield plain("")
@@ -185,7 +157,7 @@ def _times(plan: Plan, *, page: Page) -> Iterator[Text]:
     yield plain("Time of a step, estimated", style=page.style("bold"))
     total = plan.step_seconds
     for phase in plan.times:
-        share = f"{phase.seconds / total:.0%}"
+        share = percent(phase.seconds / total, digits=0)
         yield _row(phase.name, duration(phase.seconds), f"{share:>4}  {phase.limit}", page=page)
     yield _row(
         "step",
@@ -195,5 +167,5 @@ def _times(plan: Plan, *, page: Page) -> Iterator[Text]:
         style="bold",
     )
     hour = 3600 / total
-    yield _row("samples an hour", count(plan.step_samples * hour), "", page=page)
-    yield _row("tokens an hour", count(plan.step_tokens * hour), "sampled", page=page)
+    yield _row("samples an hour", short(plan.step_samples * hour), "", page=page)
+    yield _row("tokens an hour", short(plan.step_tokens * hour), "sampled", page=page)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
+from dgpo_cli.core.numbers import probability, signed, small
 from dgpo_cli.report.measure import Measure, What, gate
-from dgpo_cli.report.numbers import probability as probability
-from dgpo_cli.report.numbers import small as small
 from dgpo_cli.report.page import Page
 from dgpo_cli.report.ramp import Ramp
 from dgpo_cli.report.scale import Scale
@@ -40,11 +39,6 @@ _TITLES: dict[What, str] = {
     "advantage": "Tokens with most of the advantage",
     "logprob": "Least probable tokens",
 }
-
-
-def _part(value: float) -> str:
-    """A token's part of the advantage; a dash where that is not known."""
-    return "-" if math.isnan(value) else small(value)
 
 
 def ranked(tokens: Sequence[InspectedToken], *, top: int) -> tuple[int, ...]:
@@ -131,7 +125,7 @@ class Ranking:
         logprob = ("logprob", small(token.logprob))
         advantage = (
             f"A{self.page.glyphs.times}w",
-            _part(self.measure.values[position]) if what == "advantage" else "",
+            signed(self.measure.values[position]) if what == "advantage" else "",
         )
         likely = (p, probability(token.logprob))
         if self.page.width >= _ALL:

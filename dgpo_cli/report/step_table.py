@@ -12,10 +12,10 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.style import Style
 from rich.text import Text
 
+from dgpo_cli.core.numbers import counted, percent, signed
 from dgpo_cli.report.header import header
 from dgpo_cli.report.legend import legend
 from dgpo_cli.report.measure import Measure, What, added, measure_of
-from dgpo_cli.report.numbers import counted
 from dgpo_cli.report.page import LEAST_WIDTH, NOTE, Page, page_for, stack
 from dgpo_cli.report.ramp import RAMPS, Depth, Ramp, depth_of, levels, shallower
 from dgpo_cli.report.ranking import ranked
@@ -70,11 +70,6 @@ def totals_of(completion: InspectedCompletion, *, start: int = 0) -> tuple[StepT
             )
         )
     return tuple(found)
-
-
-def signed(value: float) -> str:
-    """A sum of advantages in at most 9 cells; a dash where it is not known."""
-    return f"{value:+#.3g}" if math.isfinite(value) else "-"
 
 
 def longest_of(totals: Iterable[StepTotals]) -> float:
@@ -158,7 +153,7 @@ class StepBars:
 
     def row(self, total: StepTotals, *, longest: float, used: int) -> Text:
         """One line; longest: the share that fills a bar. used: cells taken before it."""
-        share = f"{100.0 * total.share:.1f} %"
+        share = percent(total.share)
         line = plain(f"{total.tokens:>6,} {share:>7} ")
         line.append_text(self._bar(total, longest=longest, room=self._room(used)))
         numbers = {

@@ -10,12 +10,13 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from dgpo_cli.core.numbers import probability, short, signed, small
 from dgpo_cli.models.token_texts import REPLACEMENT
 from dgpo_cli.report.header import rule_name
 from dgpo_cli.report.measure import gate
 from dgpo_cli.report.page import LEAST_WIDTH, Page, page_for, stack, title_line
 from dgpo_cli.report.ramp import Depth, depth_of, shallower
-from dgpo_cli.report.ranking import probability, ranked, small
+from dgpo_cli.report.ranking import ranked
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.text import (
     elide,
@@ -130,8 +131,8 @@ class _Detail:
         if math.isnan(advantage):
             yield page.fact(f"A {times} w", "unknown: no reward")
             return
-        product = f"{advantage:+.4g} {times} {number(token.weight)}"
-        yield _with_formula(page, f"A {times} w", f"{advantage * token.weight:+.4g}", product)
+        product = f"{signed(advantage)} {times} {number(token.weight)}"
+        yield _with_formula(page, f"A {times} w", signed(advantage * token.weight), product)
 
     def _formulas(self, h: float, times: str) -> tuple[tuple[str, str], tuple[str, str]]:
         """How s and w follow under the rule shown; numbers only where they give what is shown."""
@@ -149,7 +150,7 @@ class _Detail:
         score = f"{small(token.hellinger_sq)} {times} {small(h)}^{kappa:g}"
         power = token.hellinger_sq * h**kappa
         level = _log_mean_exp([each.score / tau for each in tokens])
-        exponent = f"e^({small(token.score)} / {tau:.4g} - {small(level)})"
+        exponent = f"e^({small(token.score)} / {short(tau)} - {small(level)})"
         made = math.exp(min(700.0, token.score / tau - level))
         return (
             (f"s = d {times} h^kappa", _if_right(score, power, token.score)),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 
+from dgpo_cli.core.numbers import probability, small
 from dgpo_cli.report import palette
 from dgpo_cli.report.document import asset, escaped
 from dgpo_cli.report.flow import show_all
 from dgpo_cli.report.measure import gate
-from dgpo_cli.report.numbers import probability, small
 from dgpo_cli.report.scale import Scale
 from dgpo_cli.report.text import UNICODE, Piece, pieces
 from dgpo_cli.types import InspectedCompletion, InspectedToken, Inspection

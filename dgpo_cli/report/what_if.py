@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from dgpo_cli.report.header import fraction
+from dgpo_cli.core.numbers import fraction, percent, short
 from dgpo_cli.report.page import LEAST_WIDTH, Page, page_for, stack
 from dgpo_cli.report.ramp import Depth, depth_of, shallower
 from dgpo_cli.report.scale import EQUAL, Scale, log_weight
@@ -67,7 +67,7 @@ class _WhatIf:
         if not weights or _same(stored.weights, weights):
             yield from page.paragraph("The weights are the same.", style="bold")
             return
-        yield page.fact("credit that moves", f"{100.0 * moved(stored.weights, weights):.3g} %")
+        yield page.fact("credit that moves", percent(moved(stored.weights, weights)))
         order = rank_correlation(stored.weights, weights)
         yield page.fact("rank correlation", "none" if math.isnan(order) else f"{order:+.3f}")
         yield from self._table(stored, weights, page)
@@ -94,7 +94,7 @@ def named(rule: str, parameters: Mapping[str, Any], tau: float | None) -> str:
     """A rule with its settings; tau: the one that was used, whether set or found."""
     parts = [visible(rule)]
     if tau is not None:
-        parts.append(f"tau {tau:.4g}")
+        parts.append(f"tau {short(tau)}")
     looked_for = parameters.get("target_ess") is not None
     names = ("kappa", "target_ess", "max_weight") if looked_for else ("kappa",)
     parts += [f"{name} {parameters[name]:g}" for name in names if name in parameters]

@@ -32,7 +32,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A 95 % confidence interval, or a bracket between two ways of counting."""
+    """A 95% confidence interval, or a bracket between two ways of counting."""
 
     low: float
     high: float

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dgpo_cli.config.checks import check_built, check_trainable
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.numbers import size
 from dgpo_cli.errors import DgpoError
 from dgpo_cli.types import Finding
 from dgpo_cli.workflows import machine, packages
@@ -69,10 +70,7 @@ def _memory(changed: Changed, settings: Settings) -> Finding:
         found = plan.run(changed, device=device, typical=plan.Typical(), repair=False)
     except DgpoError as error:
         return Finding("memory needed", "fail", str(error), "see the line above")
-    gib = 1 << 30
-    words = (
-        f"{found.memory.peak / gib:.1f} GiB at the peak of {device.room / gib:.1f} on {device.name}"
-    )
+    words = f"{size(found.memory.peak)} at the peak of {size(device.room)} on {device.name}"
     if found.fits:
         return Finding("memory needed", "ok", words)
     words = "; ".join([words, *found.problems])

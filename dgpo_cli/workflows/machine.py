@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dgpo_cli.backends.http_json import basic
 from dgpo_cli.backends.settings import ServerUrl
+from dgpo_cli.core.numbers import size
 from dgpo_cli.types import Finding
 from dgpo_cli.workflows.devices import host_memory
 
@@ -42,7 +43,7 @@ _CACHE_FIX = "make room, or set HF_HOME to a larger disk"
 
 def memory() -> Finding:
     total, free = host_memory()
-    words = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
+    words = f"{size(free)} of {size(total)} free"
     if free < _LEAST_MEMORY:
         return Finding(
             "memory", "warn", words, "end other programs; the embedded model needs 1 GiB"
@@ -60,7 +61,7 @@ def space(name: str, folder: Path, *, least: int, fix: str) -> Finding:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         return Finding(name, "warn", f"{folder}: {(error.strerror or 'unreadable').lower()}", fix)
-    words = f"{free / _GIB:.1f} GiB free at {folder}"
+    words = f"{size(free)} free at {folder}"
     return Finding(name, "ok", words) if free >= least else Finding(name, "warn", words, fix)
 
 

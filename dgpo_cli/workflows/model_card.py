@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from dgpo_cli import __version__
+from dgpo_cli.core.numbers import cell, short
 from dgpo_cli.types import SettingChange
 
 _CURVE_ROWS = 11
@@ -125,7 +126,9 @@ def _curve(metrics: Sequence[Mapping[str, float | None]]) -> str:
     rows = [["step", *(name for _, name in columns)], ["---:"] * (len(columns) + 1)]
     for index in chosen:
         line = metrics[index]
-        rows.append([_number(line.get("step")), *(_number(line.get(key)) for key, _ in columns)])
+        rows.append(
+            [cell(line.get("step"), "{:,.0f}".format), *(cell(line.get(key)) for key, _ in columns)]
+        )
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     first, last = _mean(metrics[:_ENDS]), _mean(metrics[-_ENDS:])
     steps = min(_ENDS, len(metrics))
@@ -134,7 +137,7 @@ def _curve(metrics: Sequence[Mapping[str, float | None]]) -> str:
 
 def _mean(lines: Sequence[Mapping[str, float | None]]) -> str:
     found = [value for line in lines if (value := line.get("reward/mean")) is not None]
-    return _number(sum(found) / len(found)) if found else "unknown"
+    return short(sum(found) / len(found)) if found else "unknown"
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
@@ -156,10 +159,6 @@ def _changes(changes: Sequence[SettingChange]) -> Iterator[str]:
         rows.append(f"| {each.step} | {_code(each.setting)} | {' | '.join(values)} |")
     text = "The run continued with other settings after these steps."
     yield f"## Changed within the run\n\n{text}\n\n" + "\n".join(rows)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 def _plain(text: str) -> str:

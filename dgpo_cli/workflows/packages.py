@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dgpo_cli.core.numbers import size
 from dgpo_cli.types import Finding
 
 # The versions that the tests ran with; those of constraints.txt where it names them.
@@ -146,9 +147,8 @@ def _package(name: str, probed: Probed, *, needed: bool) -> Finding:
 
 
 def _devices(torch: dict[str, Any]) -> Iterator[Finding]:
-    gib = 1 << 30
     for number, (name, free, total) in enumerate(torch["cuda"]):
-        words = f"{name}, {free / gib:.1f} of {total / gib:.1f} GiB free"
+        words = f"{name}, {size(free)} of {size(total)} free"
         busy = free < 0.8 * total
         fix = "other processes hold memory: nvidia-smi lists them" if busy else ""
         yield Finding(f"cuda:{number}", "warn" if busy else "ok", words, fix)

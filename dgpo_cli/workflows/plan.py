@@ -12,13 +12,13 @@ from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.io import write_new
+from dgpo_cli.core.numbers import size
 from dgpo_cli.errors import ConfigError
 from dgpo_cli.models.budget import Change, Device, DiskPart, Memory, Plan
 from dgpo_cli.models.config_file import find_config
 from dgpo_cli.models.cost import ASSUMPTIONS, samples_beside, times_of
 from dgpo_cli.models.job import Job, Sampling
 from dgpo_cli.models.memory import (
-    GIB,
     MALLOC,
     cache_bytes_per_token,
     memory_of,
@@ -170,9 +170,9 @@ def problems_of(job: Job, device: Device) -> tuple[str, ...]:
         need = job.row_tokens * cache_bytes_per_token(job) // split_of(job)
         left = vllm_cache(job, device)
         if left < need:
-            share = sampler_share(job, device) / GIB
+            share = sampler_share(job, device)
             lines.append(
-                f"rollout.backend.gpu_memory_utilization={job.sampling.share:g}: {share:.1f} GiB "
+                f"rollout.backend.gpu_memory_utilization={job.sampling.share:g}: {size(share)} "
                 "for vLLM do not hold the weights, its workspace and the cache of one row; "
                 "set it higher"
             )
@@ -225,7 +225,7 @@ def _notes(settings: Settings, job: Job, memory: Memory, device: Device) -> list
     if memory.part("allocator") and device.kind == "cpu":
         notes.append(
             f"with {MALLOC}=65536 in the environment the process gives freed blocks back and needs "
-            f"no {memory.part('allocator') / GIB:.2f} GiB for the allocator; steps of small models "
+            f"no {size(memory.part('allocator'))} for the allocator; steps of small models "
             "then took up to a third longer"
         )
     if device.kind != "cpu":

@@ -13,6 +13,7 @@ from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.io import naming
+from dgpo_cli.core.numbers import size
 from dgpo_cli.errors import CheckpointError, ConfigError, HubError
 from dgpo_cli.models.digests import OPTIMIZER, STATE, SUMS
 from dgpo_cli.models.settings import EMBEDDED_TINY
@@ -88,8 +89,8 @@ def run(
         files = tuple((path.name, path.stat().st_size) for path in sorted(folder.iterdir()))
         address = None
         if not dry_run:
-            total = sum(size for _, size in files)
-            tell(observer, f"uploading {len(files)} files, {total / 1e6:,.1f} MB, to {repo}")
+            total = size(sum(count for _, count in files))
+            tell(observer, f"uploading {len(files)} files, {total}, to {repo}")
             address = upload(folder, repo=repo, private=private)
     return PushResult(files=files, card=card, address=address)
 

@@ -177,7 +177,7 @@ def test_no_change_of_problems_at_an_edge_leaves_open_what_two_more_of_them_may_
     for correct in ([8] * 30, [0] * 30, [0, 8] * 15):
         found = over(correct, correct, k=8)
         assert (found.low, found.high) == pytest.approx((-half, half))
-    # 30 rates below 8.5 % are likely to show no change: 0.915^30 is 7 %
+    # 30 rates below 8.5% are likely to show no change: 0.915^30 is 7%
     assert half > 0.085
 
 
@@ -267,7 +267,7 @@ def test_equal_models_are_told_apart_in_one_case_of_twenty() -> None:
 
 
 def test_the_smallest_difference_is_found_in_four_cases_of_five() -> None:
-    """The true difference is set to what `smallest_*` says on average; power is then 80 %."""
+    """The true difference is set to what `smallest_*` says on average; power is then 80%."""
     rng = np.random.default_rng(9)
     chances, k, runs = rng.uniform(0.25, 0.65, 30), 16, 600
 

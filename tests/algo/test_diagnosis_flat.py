@@ -121,10 +121,10 @@ def test_measured_noise_is_believed_before_the_constant() -> None:
     assert found.key == "update_too_small" and "its noise is 1.0e-04" in found.evidence
     assert "of the answers" not in found.evidence  # it might, if it were not noise
     (found,) = diagnose(run(25, policy__hellinger_sq_mean=1e-8), facts=FACTS)
-    assert "changes under 1 % of the answers at most" in found.evidence
-    assert "1 % by step 100" in found.evidence and "noise" not in found.evidence
+    assert "changes <1% of the answers at most" in found.evidence
+    assert "1% by step 100" in found.evidence and "noise" not in found.evidence
     (done,) = diagnose(run(100, policy__hellinger_sq_mean=1e-8), facts=FACTS)
-    assert done.evidence.endswith("under 1 % of the answers at most")
+    assert done.evidence.endswith("<1% of the answers at most")
     half = replace(FACTS, dtype="bfloat16", logprob_tolerance=0.12)
     assert keys(lines[1:], half) == ["update_too_small"]
     quiet = run(25, policy__hellinger_sq_mean=1e-5, noise__hellinger_sq_mean=1e-7)
@@ -246,7 +246,7 @@ def test_anything_else_that_is_wrong_is_told_instead() -> None:
 def test_what_to_change_depends_on_how_far_the_policy_has_come() -> None:
     (near,) = diagnose(moving(80, pace=0.004), facts=ADAPTER)
     assert near.key == "reward_flat" and near.advice.startswith("--set optim.lr=6e-05:")
-    assert "by which up to 31 % of the answers may differ" in near.evidence
+    assert "by which up to 31% of the answers may differ" in near.evidence
     (far,) = diagnose(moving(80, pace=0.02), facts=ADAPTER)
     assert far.advice.startswith("look with dgpo inspect --pair")
     assert "--set rollout.prompts_per_step=32:" in far.advice

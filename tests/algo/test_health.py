@@ -56,12 +56,12 @@ def test_nothing_is_said_before_the_policy_has_moved_or_where_nothing_is_known()
         (
             metrics(0.99999, p99=1e-5),
             6e-5,
-            "d (99 % below 1e-05) is within its noise (6e-05): the policy has hardly moved",
+            "d (99% below 1.0e-05) is within its noise (6.0e-05): the policy has hardly moved",
         ),
         (
             metrics(1.0, largest=5e-10, p99=0.0),
             6e-5,
-            "effective fraction 1; d (0 at 99 % of the tokens) is within its noise (6e-05): the "
+            "effective fraction 1; d (0 at 99% of the tokens) is within its noise (6.0e-05): the "
             "policy has hardly moved",
         ),
         (

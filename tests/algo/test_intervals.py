@@ -125,7 +125,7 @@ def fixed(name: str, n: int) -> np.ndarray:
      (5, 32, "spread"), (1, 32, "even"), (100, 4, "spread"), (100, 4, "never or nearly")],
 )  # fmt: skip
 def test_the_rerun_interval_covers_the_score_of_endless_samples(n: int, k: int, name: str) -> None:
-    """At least 93 % everywhere: counts are whole, so no interval has exactly 95 %."""
+    """At least 93% everywhere: counts are whole, so no interval has exactly 95%."""
     chances = fixed(name, n)
     rng = np.random.default_rng(n * 100 + k)
     counts = rng.binomial(k, chances, size=(RUNS, n)).tolist()
@@ -164,7 +164,7 @@ MEANS = {"spread": 0.4, "hard": 0.2, "very hard": 0.1 / 2.1, "alike": 0.5, "rare
 def test_the_interval_over_problems_covers_the_mean_of_all_problems(
     n: int, k: int, name: str
 ) -> None:
-    """At least 93 %; where problems are far from the edges and many, at most 97 %."""
+    """At least 93%; where problems are far from the edges and many, at most 97%."""
     rng = np.random.default_rng(n * 100 + k)
     counts = rng.binomial(k, population(name, rng, (RUNS, n))).tolist()
     found = [problems_interval(correct, k=k) for correct in counts]

@@ -78,7 +78,7 @@ def test_one_stream_is_uniform_and_its_neighbours_are_independent() -> None:
     streams = UniformStreams([7, 8])
     numbers = torch.stack([streams.at(i) for i in range(4000)])
     counts = torch.histc(numbers[:, 0], bins=20, min=0, max=1).int().tolist()
-    assert chi_square(counts, [0.05] * 20) < 43.8  # 19 degrees of freedom, 0.1 %
+    assert chi_square(counts, [0.05] * 20) < 43.8  # 19 degrees of freedom, 0.1%
     # The standard error of a correlation of 4000 pairs is 0.016.
     assert abs(float(torch.corrcoef(numbers.T)[0, 1])) < 0.05
     assert abs(float(torch.corrcoef(torch.stack([numbers[1:, 0], numbers[:-1, 0]]))[0, 1])) < 0.05
@@ -191,7 +191,7 @@ def test_the_tail_of_a_large_vocabulary_is_drawn_as_it_should() -> None:
         int(draw_tokens(logits, uniforms=1 - 1e-5 * (1 - share[None]), params=params())[0])
         for share in shares
     ]
-    # float32 probabilities of the head are good to 6e-8, 0.6 % of the tail.
+    # float32 probabilities of the head are good to 6e-8, 0.6% of the tail.
     assert tokens == pytest.approx([150_000 * float(s) for s in shares], abs=1500)
     nearby = torch.linspace(0.5, 0.501, 100, dtype=torch.float64)[:, None]
     drawn = {

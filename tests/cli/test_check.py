@@ -49,7 +49,7 @@ CASES = lines_of(
 
 SUMMARY = (
     "7 checked: 2 correct, 2 wrong, 1 out_of_range, 1 no_answer, 1 truncated; 4 as wanted, 0 not; "
-    "precision 100.0 % (false positives: 0); recall 100.0 % (false negatives: 0)"
+    "precision 100.0% (false positives: 0); recall 100.0% (false negatives: 0)"
 )
 
 
@@ -118,7 +118,7 @@ def test_precision_and_recall_are_over_the_lines_that_want_a_verdict(tmp_path: P
     ]
     ended = check(tmp_path, lines_of(*lines, {"gold": "4", "output": r"\boxed{4}"}))
     assert ended.code == 1
-    assert "precision 75.0 % (false positives: 1); recall 75.0 % (false negatives: 1)" in ended.out
+    assert "precision 75.0% (false positives: 1); recall 75.0% (false negatives: 1)" in ended.out
 
 
 def test_a_gold_of_gsm8k_is_what_stands_behind_its_marker(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_broken_line_is_named_and_the_others_are_judged(
     assert error.startswith(f"error: {tmp_path / 'cases.jsonl'}, line 2: ")
     assert reason in error
     assert note.endswith(
-        "2 checked: 2 correct; 0 as wanted, 2 not; precision 0.0 % (false positives: 2); "
+        "2 checked: 2 correct; 0 as wanted, 2 not; precision 0.0% (false positives: 2); "
         "1 cannot be judged"
     )
 

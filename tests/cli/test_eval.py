@@ -102,7 +102,7 @@ def test_a_generated_benchmark_and_a_file_are_run_with_the_settings_as_they_are(
 
 
 @pytest.mark.parametrize(
-    ("text", "share"), [("0.6", 0.6), ("60%", 0.6), ("60 %", 0.6), ("1", 1.0), ("0", 0.0)]
+    ("text", "share"), [("0.6", 0.6), ("60%", 0.6), ("60%", 0.6), ("1", 1.0), ("0", 0.0)]
 )
 def test_min_score_is_a_share_or_percent(text: str, share: float) -> None:
     assert scores.parse_share(text) == pytest.approx(share)
@@ -116,9 +116,7 @@ def test_min_score_looks_at_the_lower_end_of_the_rerun_interval(
     workflow("evaluate", returns=replace(result, evaluation=bounds))
     ended = dgpo(*TINY, "--min-score", least)
     assert ended.exit_code == code
-    assert ("the lower end of the 95 % interval over reruns is 30.4%" in ended.stderr) == (
-        code == 3
-    )
+    assert ("the lower end of the 95% interval over reruns is 30.4%" in ended.stderr) == (code == 3)
     assert "50.0" in ended.stdout  # the report comes in any case
 
 

@@ -288,6 +288,6 @@ def test_after_ctrl_z_the_panel_is_drawn_below_what_the_shell_wrote(tmp_path: Pa
     terminal = Terminal(COLUMNS, ROWS)
     terminal.feed(sent)
     first, bar, phase, *shell, last, _ = terminal.shown()
-    assert "step 0/10" in first and bar.endswith("0 %") and "sampling" in phase
+    assert "step 0/10" in first and bar.endswith("0%") and "sampling" in phase
     assert shell == ["$ fg", "dgpo train"]
     assert last.endswith("step 0/10 · done")

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from dgpo_cli.report import doctor as doctor_report
 from dgpo_cli.report import ramp
-from dgpo_cli.report.plan import count, duration, size
 from dgpo_cli.types import Finding
 from tests.cli.helpers import ESCAPE, Ended, dgpo, in_process, on_terminal, without_escapes
 
@@ -123,21 +122,3 @@ def test_findings_show_their_fix_and_hide_nothing_from_a_terminal() -> None:
     assert "\\x1b[31m [red]" in text
     assert "fix: pip install 'a[b]'" in text
     assert doctor_report.to_json(findings)["ok"] is False
-
-
-def test_sizes_times_and_counts_have_three_digits() -> None:
-    assert [size(x) for x in (512, 10240, 1 << 20, 1.5 * (1 << 30), 999.6 * (1 << 30))] == [
-        "0.50 KiB",
-        "10.0 KiB",
-        "1.00 MiB",
-        "1.50 GiB",
-        "0.98 TiB",
-    ]
-    assert [duration(x) for x in (0.5, 90, 5400, 200_000, 1e8)] == [
-        "0.5 s",
-        "1.5 min",
-        "1.5 h",
-        "2.31 days",
-        "1,157 days",
-    ]
-    assert [count(x) for x in (5, 1500, 2_500_000, 7.6e9)] == ["5", "1.5 k", "2.5 M", "7.6 G"]

@@ -90,7 +90,7 @@ def test_gaps_say_how_many_tokens_and_how_much_weight_they_hold() -> None:
     gaps = [line for line in text_of(view(shown)) if line.startswith("─")]
     counts = [int(re.search(r"(\d+) tokens", gap)[1]) for gap in gaps]  # type: ignore[index]
     assert counts == [19 * 3, (99 - 22) * 3, (179 - 107) * 3, (200 - 182) * 3]
-    shares = [float(re.search(r"([\d.e-]+) % of", gap)[1]) for gap in gaps]  # type: ignore[index]
+    shares = [float(re.search(r"([\d.e-]+)% of", gap)[1]) for gap in gaps]  # type: ignore[index]
     bounds = [(0, 19), (22, 99), (107, 179), (182, 200)]
     for share, (start, stop) in zip(shares, bounds, strict=True):
         held = sum(token.weight for token in shown.tokens[3 * start : 3 * stop]) / 600

@@ -66,10 +66,10 @@ def test_both_errors_have_their_interval_and_p() -> None:
     found = first.comparison
     output = printed(render((first,)), width=120)
     row = next(line.split() for line in output.split("\n") if line.startswith("Avg@8"))
-    assert row == ["Avg@8", "58.3", "%", "93.8", "%", "+35.4"]  # 28 and 45 of 48
+    assert row == ["Avg@8", "58.3%", "93.8%", "+35.4"]  # 28 and 45 of 48
     rerun = next(line for line in output.split("\n") if line.startswith("  rerun"))
     low, high = 100 * found.rerun_95.low, 100 * found.rerun_95.high
-    assert f"{low:+.1f} to {high:+.1f}  p " in rerun and output.count("95 % intervals") == 1
+    assert f"{low:+.1f} to {high:+.1f}  p " in rerun and output.count("95% intervals") == 1
     problems = next(line for line in output.split("\n") if line.startswith("  problems"))
     # the four that changed all rose: 2 of 16 sign patterns are as extreme
     assert found.p_problems == 2 / 16 and "p = 0.125, other problems" in problems

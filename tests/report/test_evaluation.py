@@ -7,7 +7,6 @@ from rich.cells import cell_len
 
 from dgpo_cli.report.evaluation import pass_levels, render
 from dgpo_cli.report.grid import bar
-from dgpo_cli.report.numbers import p_value, points, size
 from dgpo_cli.report.text import ASCII, UNICODE
 from dgpo_cli.types import Disagreement, Evaluation, Interval
 from tests.report.samples import HOSTILE, SGR, card, check_snapshot, evaluation, printed
@@ -69,12 +68,12 @@ def test_both_errors_are_labelled_in_words_and_have_their_interval() -> None:
             )
         )
     )
-    assert line_of(output, "Avg@8").split()[:3] == ["Avg@8", "58.3", "%"]  # 28 / 48
+    assert line_of(output, "Avg@8").split()[:2] == ["Avg@8", "58.3%"]  # 28 / 48
     rerun = line_of(output, "  rerun")
     assert "54.1 to 62.4  these problems sampled again" in rerun
     problems = line_of(output, "  problems")
     assert "28.0 to 84.0  other problems of this kind" in problems
-    assert output.count("95 %") == 1 and "95 % intervals:" in line_of(output, "Avg@8")
+    assert output.count("95%") == 1 and "95% intervals:" in line_of(output, "Avg@8")
 
 
 def test_one_sample_each_has_an_unknown_error_and_still_an_interval() -> None:
@@ -129,7 +128,7 @@ def test_pass_is_shown_for_powers_of_two_and_k() -> None:
 
 def test_speed_is_shown_where_something_was_sampled() -> None:
     assert "tokens/s" not in printed(render(evaluation()))
-    assert "sampled now at 1,234 tokens/s" in printed(render(evaluation(tokens_per_s=1234.4)))
+    assert "sampled now at 1,230 tokens/s" in printed(render(evaluation(tokens_per_s=1234.4)))
 
 
 def test_lengths_are_shown_for_right_and_wrong() -> None:
@@ -163,13 +162,6 @@ def test_the_score_comes_last_and_the_card_only_where_it_is_asked_for() -> None:
     assert output.index("Problems  id") < output.index("Card ") < output.index("Avg@8")
     assert card().key[:12] in output
     assert "Card" not in printed(render(evaluation()))
-
-
-def test_numbers_never_read_as_less_than_they_are() -> None:
-    assert points(-0.0001) == "+0.0" and points(-0.012) == "-1.2"
-    assert size(0.0004) == "0.04" and size(0.0) == "0.0" and size(0.0123) == "1.2"
-    assert p_value(0.00001) == "< 0.0001" and p_value(0.0) == "< 0.0001"
-    assert p_value(1.0) == "1" and p_value(0.05) == "0.050" and p_value(0.0042) == "0.0042"
 
 
 def test_the_bars_show_none_all_and_between() -> None:

@@ -44,14 +44,14 @@ def test_equal_weights_hold_their_share_whatever_their_number(count: int) -> Non
 
 
 def test_the_token_at_the_border_of_a_share_counts_in_part() -> None:
-    # 10 % of 25 tokens are 2.5 of them
+    # 10% of 25 tokens are 2.5 of them
     weights = [1.0] * 22 + [2.0, 8.0, 4.0]
     assert share_of_top(weights, 0.1) == pytest.approx((8 + 4 + 0.5 * 2) / 36)
     assert share_of_top([0.0, 0.0], 0.1) != share_of_top([0.0, 0.0], 0.1)  # NaN
 
 
 def test_nearly_even_credit_is_said_to_be_and_how_to_look_for_more() -> None:
-    # One of 32 tokens a little above the others: 10 % of them hold 10.1 %.
+    # One of 32 tokens a little above the others: 10% of them hold 10.1%.
     shown = completion(["x"] * 32, [0.01] + [0.0] * 31, tau=0.4)
     assert max(token.weight for token in shown.tokens) > 1.02
     told = " ".join(head(shown).split())

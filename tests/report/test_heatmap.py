@@ -169,10 +169,10 @@ def test_invariants_are_computed_from_the_weights_that_are_shown() -> None:
 
 
 def test_the_sentence_gives_the_share_of_the_top_tenth() -> None:
-    # weights 10 * (e^2, 1 x 9) / (e^2 + 9); the top 10 % is one token
+    # weights 10 * (e^2, 1 x 9) / (e^2 + 9); the top 10% is one token
     shown = completion("abcdefghij", [2.0] + [0.0] * 9, tau=1.0)
     share = math.exp(2.0) / (math.exp(2.0) + 9.0)
-    assert f"hold {100 * share:.0f} % of the credit" in view(shown)
+    assert f"hold {100 * share:.0f}% of the credit" in view(shown)
 
 
 def test_the_table_lists_tokens_by_weight_with_their_numbers() -> None:

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from dgpo_cli.algo.credit import DgpoCredit
-from dgpo_cli.report.header import fraction, share_of_top
+from dgpo_cli.core.numbers import UNKNOWN, fraction, probability, signed, small
+from dgpo_cli.report.header import share_of_top
 from dgpo_cli.report.inspect_page import inspect_page
 from dgpo_cli.report.linear import Linear
 from dgpo_cli.report.measure import What, gate, measure_of
-from dgpo_cli.report.numbers import probability, small
 from dgpo_cli.report.palette import STEPS
 from dgpo_cli.report.ranking import ranked_by
 from dgpo_cli.report.scale import Scale
@@ -109,7 +109,7 @@ def test_scales_and_numbers_are_the_terminals(visit: Open) -> None:
               const fitted = row.map((w) => weightLevel(w, factor, Math.pow(factor, 0.5 / STEPS)));
               const fixed = row.map((w) => (factor === 1 ? 0 : weightLevel(w, 2, NEUTRAL)));
               return [factor, fitted, fixed, row.map((w) => weightText(w, factor)),
-                fractionText(effectiveFraction(row)),
+                fraction(effectiveFraction(row)),
                 sharesOfTop(row, [0.01, 0.05, 0.1])];
             }),
             ends: linear.map(endOf),
@@ -290,7 +290,7 @@ def test_a_token_pointed_at_shows_its_numbers(visit: Open) -> None:
         small(gate(given.entropy, vocab_size=1024)),
         small(given.entropy),
         probability(given.logprob),
-        f"+{small(given.weight * shown.advantage)}",
+        signed(given.weight * shown.advantage),
         "token 21",
         "3 of 36",
     ):
@@ -420,8 +420,8 @@ def test_step_totals_add_up_to_the_whole(visit: Open) -> None:
     assert [row[0] for row in rows] == ["0", "8", "16", "24", "35"]
     assert [row[1] for row in rows][:4] == ["12+7=19;", "19*4=76;", "76-8=68;", "\\boxed{68}↵"]
     assert sum(int(row[2]) for row in rows) == len(shown.tokens)
-    assert sum(float(row[3].split()[0]) for row in rows) == pytest.approx(100.0, abs=0.3)
-    moved = sum(float(row[6].replace("−", "-")) for row in rows)
+    assert sum(float(row[3].rstrip("%")) for row in rows) == pytest.approx(100.0, abs=0.3)
+    moved = sum(float(row[6]) for row in rows)
     assert moved == pytest.approx(len(shown.tokens) * shown.advantage, abs=0.1)
 
 
@@ -436,13 +436,13 @@ def test_what_is_not_known_is_never_zero_or_wrong(visit: Open) -> None:
     page.locator("#what").select_option("advantage")
     assert "not known" in page.locator("#legend").inner_text()
     assert found("view.levels.every((level) => level === 0)")
-    assert page.locator("#top tbody tr").first.locator("td").nth(4).inner_text() == "–"
-    assert page.locator("#steps tbody tr").first.locator("td").nth(6).inner_text() == "–"
+    assert page.locator("#top tbody tr").first.locator("td").nth(4).inner_text() == UNKNOWN
+    assert page.locator("#steps tbody tr").first.locator("td").nth(6).inner_text() == UNKNOWN
     page.locator(TOKENS).nth(3).click()
     text = page.locator("#detail").inner_text()
     assert re.search(r"token advantage\s+unknown", text) and "NaN" not in text
     found("openAt(1)")
-    assert page.locator("#advantage").inner_text() == "+0.75"
+    assert page.locator("#advantage").inner_text() == "+0.750"
     assert page.locator("#sum").inner_text().startswith("✓")
     assert quiet(found)
 
@@ -467,7 +467,7 @@ def test_a_what_if_is_told_from_what_trained(visit: Open) -> None:
     share = moved(weights, [token.weight for token in shown.tokens])
     told = page.locator("#what-if").inner_text()
     assert told.startswith("What if: dgpo, tau 0.02, kappa 1. Trained with: dgpo, tau 0.5, kappa 1")
-    assert f"Credit that moves: {100 * share:.1f} %" in told
+    assert f"Credit that moves: {100 * share:.1f}%" in told
     assert (
         f"as trained {fraction(before.effective_fraction)}"
         in page.locator("#fraction").inner_text()

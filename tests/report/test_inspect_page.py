@@ -117,8 +117,8 @@ def test_the_chooser_names_outcome_reward_and_advantage_of_each() -> None:
         text
         for attrs, text in Elements(inspect_page(inspection(solution(), wrong))).named("option")
     ]
-    assert options[0].startswith("3: ✓ correct, reward 1, A +0.75, effective 0.32")
-    assert options[1].startswith("1: ✗ wrong, reward 0, A -0.5, effective")
+    assert options[0].startswith("3: ✓ correct, reward 1, A +0.750, effective 0.32")
+    assert options[1].startswith("1: ✗ wrong, reward 0, A -0.500, effective")
 
 
 def test_a_page_of_nothing_is_refused() -> None:

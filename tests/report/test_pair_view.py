@@ -128,7 +128,7 @@ def test_a_what_if_tells_of_both_sides_what_it_changes() -> None:
     both = [replace(each, stored=own) for each, own in zip((right, wrong), stored, strict=True)]
     rows = [line.split() for line in view((both[0], both[1])).splitlines()]
     assert ["trained", "0.25000", "0.60000"] in rows
-    assert ["moves", "75", "%", "of", "w", "33.3", "%", "of", "w"] in rows
+    assert ["moves", "75.0%", "of", "w", "33.3%", "of", "w"] in rows
     assert not any(row[:1] == ["moves"] for row in map(str.split, view((right, wrong)).split("\n")))
 
 

@@ -64,8 +64,8 @@ def test_a_row_has_the_numbers_of_its_step() -> None:
     first, second = (math.e + 1) / total, 2 / total
     for line, share in ((lines[at], first), (lines[at + 2], second)):
         cells = line.replace("━", " ").replace("┃", " ").split()
-        numbers = [f"{100 * share:.1f}", "%", f"{2 * share:.2f}", f"{-0.5 * 4 * share:+#.3g}"]
-        assert cells[1:6] == ["2", *numbers]
+        numbers = [f"{100 * share:.1f}%", f"{2 * share:.2f}", f"{-0.5 * 4 * share:+#.3g}"]
+        assert cells[1:5] == ["2", *numbers]
     assert lines[at].split()[-1] == f"{4 * math.e / total:.2f}"
     assert lines[at + 1].strip() == "[a];" and lines[at + 3].strip() == "[b]c"
 

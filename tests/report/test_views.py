@@ -235,12 +235,12 @@ def test_a_completion_without_tokens_is_shown_in_every_view() -> None:
 
 
 def test_the_header_says_what_the_top_tokens_hold() -> None:
-    # 200 tokens: 2, 10 and 20 of them are 1, 5 and 10 %
+    # 200 tokens: 2, 10 and 20 of them are 1, 5 and 10%
     shown = completion(["x"] * 200, [0.5] * 10 + [0.0] * 190, tau=0.5)
     total = 10 * math.e + 190
     shares = 2 * math.e / total, 10 * math.e / total, (10 * math.e + 10) / total
-    numbers = " / ".join(f"{100 * share:.3g}" for share in shares)
-    assert f"held by top 1 / 5 / 10 %  {numbers} % of the weight" in drawn(tokens_view, shown)
+    numbers = " / ".join(f"{100 * share:.1f}%" for share in shares)
+    assert f"held by top 1 / 5 / 10%   {numbers} of the weight" in drawn(tokens_view, shown)
 
 
 def test_what_is_not_known_is_said_in_every_view() -> None:
@@ -253,7 +253,7 @@ def test_what_is_not_known_is_said_in_every_view() -> None:
         assert not re.search(r"\bnan\b|sum of advantages|✗", output)
     rows = [row.split() for row in drawn(tokens_view, shown, what="advantage").splitlines()]
     ranks = [row for row in rows if len(row) > 6 and row[0] in "123456"]
-    assert len(ranks) == 6 and all(row[6] == "-" for row in ranks)
+    assert len(ranks) == 6 and all(row[6] == "unknown" for row in ranks)
     both = pair(sentences=4)
     output = drawn(shown_pair, tuple(replace(each, **nothing) for each in both), what="advantage")  # type: ignore[arg-type]
     for label in ("reward", "advantage"):

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 STEPS = 3
 PROMPTS, GROUP_SIZE = 2, 8
 SETTINGS = (
-    # About 17 % of the completions are right, three in four groups of 8 have both kinds.
+    # About 17% of the completions are right, three in four groups of 8 have both kinds.
     f"rollout.prompts_per_step={PROMPTS}",
     f"rollout.group_size={GROUP_SIZE}",
     "rollout.max_completion_tokens=24",

@@ -101,7 +101,10 @@ def test_gpus_are_listed_with_their_free_memory() -> None:
     probed = packages.Probed(dict(packages.TESTED), {}, torch)
     found = {f.name: f for f in packages.findings(probed, needed=frozenset())}
     assert found["cuda:0"].state == "ok"
-    assert (found["cuda:1"].state, found["cuda:1"].found) == ("warn", "H100, 10.0 of 80.0 GiB free")
+    assert (found["cuda:1"].state, found["cuda:1"].found) == (
+        "warn",
+        "H100, 10.0 GiB of 80.0 GiB free",
+    )
 
 
 @pytest.fixture

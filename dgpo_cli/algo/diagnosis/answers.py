@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dgpo_cli.algo.diagnosis.facts import Facts, FindUnread, Unread
-from dgpo_cli.algo.diagnosis.history import History, percent
+from dgpo_cli.algo.diagnosis.history import History
+from dgpo_cli.core.numbers import whole_percent
 from dgpo_cli.types import Diagnosis
 
 # Share of completions from which one failure decides the reward of most groups.
@@ -46,7 +47,7 @@ def truncated(history: History, facts: Facts) -> Diagnosis | None:
         key="truncated",
         step=history.step,
         headline="Completions are cut off before they give an answer",
-        evidence=f"{percent(share)} of the completions of {history.span} reached "
+        evidence=f"{whole_percent(share)} of the completions of {history.span} reached "
         f"rollout.max_completion_tokens={limit} without one",
         advice=advice,
     )
@@ -65,7 +66,7 @@ def no_answer(history: History, facts: Facts, find: FindUnread) -> Diagnosis | N
         key="no_answer",
         step=history.step,
         headline="Completions hold no answer that can be read",
-        evidence=f"{percent(history.share(name))} of those of {history.span} have none; "
+        evidence=f"{whole_percent(history.share(name))} of those of {history.span} have none; "
         f"reward.extract={facts.extract} reads {_EXPECTED.get(facts.extract, 'another form')}"
         f"{seen}",
         advice=_readable(facts, example),
@@ -103,8 +104,8 @@ def verifier_timeout(history: History, facts: Facts) -> Diagnosis | None:
         key="verifier_timeout",
         step=history.step,
         headline="Answers are not judged and count as wrong",
-        evidence=f"in {history.last_steps(width)} {percent(late)} of the checks ran into "
-        f"reward.timeout_s={facts.timeout_s:g} and {percent(died)} crashed"
+        evidence=f"in {history.last_steps(width)} {whole_percent(late)} of the checks ran into "
+        f"reward.timeout_s={facts.timeout_s:g} and {whole_percent(died)} crashed"
         + _cost(late * completions, of=completions, facts=facts),
         advice=_judged(facts, late=late, died=died),
     )

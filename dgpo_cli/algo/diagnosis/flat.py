@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dgpo_cli.algo.diagnosis.facts import Facts
-from dgpo_cli.algo.diagnosis.history import FIRST, LAST, START, History, percent
+from dgpo_cli.algo.diagnosis.history import FIRST, LAST, START, History
 from dgpo_cli.algo.diagnosis.policy import SOLVED
 from dgpo_cli.algo.diagnosis.reach import Reach, reach_of
 from dgpo_cli.algo.diagnosis.trend import SURE, Rise, has_risen, rise_of_late, rise_since_start
+from dgpo_cli.core.numbers import percent, scientific, whole_percent
 from dgpo_cli.types import Diagnosis
 
 # A rise of a whole run that matters, in shares of right answers; less where few are right or wrong.
@@ -82,14 +83,17 @@ def _is_busy(history: History) -> bool:
 def _evidence(history: History, facts: Facts, rise: Rise, reach: Reach | None) -> str:
     most = max(0.0, _by_the_end(history, facts, rise))
     seen = (
-        f"{rise.before:.1%} of the answers were right in the first {FIRST} steps, {rise.now:.1%} "
-        f"are in {history.last_steps(LAST)}, {100 * most:.1f} points more at most by step "
-        f"{max(history.step, facts.total_steps)} at this pace"
+        f"{percent(rise.before)} of the answers were right in the first {FIRST} steps, "
+        f"{percent(rise.now)} are in {history.last_steps(LAST)}, {100 * most:.1f} points "
+        f"more at most by step {max(history.step, facts.total_steps)} at this pace"
     )
     if reach is None:
         return seen
-    moved = percent(min(1.0, reach.now))
-    return f"{seen}; d is {reach.distance:.1e}, by which up to {moved} of the answers may differ"
+    moved = whole_percent(min(1.0, reach.now))
+    return (
+        f"{seen}; d is {scientific(reach.distance)}, by which up to {moved} of the "
+        "answers may differ"
+    )
 
 
 def _advice(facts: Facts, reach: Reach | None) -> str:

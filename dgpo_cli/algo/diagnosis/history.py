@@ -86,7 +86,7 @@ class History:
         return self._share(self.last[-width:], name)
 
     def likely(self, name: str) -> Interval:
-        """Return where the share lies with 95 %, counted by groups.
+        """Return where the share lies with 95%, counted by groups.
 
         Completions of a group resemble each other: a share of them is taken as if it was of so
         many groups, which is the widest it can be.
@@ -158,15 +158,6 @@ class History:
         weights = [self.groups([line]) for line in known]
         values = [number(line, name) for line in known]
         return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
-
-
-def percent(share: float) -> str:
-    """A share in whole percent; never 0 or 100 for one that is not."""
-    if not math.isfinite(share):
-        return "an unknown share"
-    if 0 < share < 0.005:
-        return "under 1 %"
-    return "over 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
 
 
 def number(line: Line, name: str) -> float:

@@ -6,7 +6,8 @@ import math
 import statistics
 
 from dgpo_cli.algo.diagnosis.facts import Facts
-from dgpo_cli.algo.diagnosis.history import WINDOW, History, percent
+from dgpo_cli.algo.diagnosis.history import WINDOW, History
+from dgpo_cli.core.numbers import whole_percent
 from dgpo_cli.types import Diagnosis
 
 # The entropy of a run that learns well falls about tenfold (the embedded model: 0.09 to 0.01 nats
@@ -32,8 +33,8 @@ def reward_fell(history: History, facts: Facts) -> Diagnosis | None:
         key="reward_fell",
         step=history.step,
         headline="The policy has become worse than it began",
-        evidence=f"{percent(before)} of the answers were right in the first steps, "
-        f"{percent(now)} are in {history.span}",
+        evidence=f"{whole_percent(before)} of the answers were right in the first steps, "
+        f"{whole_percent(now)} are in {history.span}",
         advice=f"--set optim.lr={facts.lr / 10:.2g}: begin anew with a tenth of the learning rate",
     )
 
@@ -63,9 +64,9 @@ def entropy_collapsed(history: History, facts: Facts) -> Diagnosis | None:
         key="entropy_collapsed",
         step=history.step,
         headline="The entropy has collapsed: wrong answers are given with certainty",
-        evidence=f"{left:.2g} nats in {history.span}, {percent(left / begun)} of the {begun:.2g} "
-        f"that the run began with; {percent(right)} of the answers are right, "
-        f"{percent(stuck)} of the groups have no right one",
+        evidence=f"{left:.2g} nats in {history.span}, {whole_percent(left / begun)} of the "
+        f"{begun:.2g} that the run began with; {whole_percent(right)} of the answers are right, "
+        f"{whole_percent(stuck)} of the groups have no right one",
         advice=_variety(history, facts),
     )
 

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dgpo_cli.algo.diagnosis.facts import Facts
-from dgpo_cli.algo.diagnosis.history import WINDOW, History, Line, number, percent
+from dgpo_cli.algo.diagnosis.history import WINDOW, History, Line, number
 from dgpo_cli.algo.diagnosis.trend import has_risen
+from dgpo_cli.core.numbers import scientific, whole_percent
 from dgpo_cli.types import Diagnosis
 
 # Updates before which nothing is said.
@@ -69,9 +70,9 @@ def update_too_small(history: History, facts: Facts) -> Diagnosis | None:
         key="update_too_small",
         step=history.step,
         headline="The learning rate is too small: the policy is still its reference",
-        evidence=f"d is {reach.distance:.1e} on average in {history.span}"
+        evidence=f"d is {scientific(reach.distance)} on average in {history.span}"
         + _few(reach, facts, step=history.step)
-        + (f"; its noise is {noise:.1e}" if unseen else ""),
+        + (f"; its noise is {scientific(noise)}" if unseen else ""),
         advice=_larger(facts, reach=reach, unseen=VISIBLE * noise if unseen else 0.0),
     )
 
@@ -121,10 +122,10 @@ def _rate_has_risen(history: History) -> bool:
 def _few(reach: Reach, facts: Facts, *, step: int) -> str:
     if reach.end >= ENOUGH:
         return ""
-    now = f", which changes {percent(reach.now)} of the answers at most"
+    now = f", which changes {whole_percent(reach.now)} of the answers at most"
     if step >= facts.total_steps:
         return now
-    return f"{now}; going on like this, {percent(reach.end)} by step {facts.total_steps}"
+    return f"{now}; going on like this, {whole_percent(reach.end)} by step {facts.total_steps}"
 
 
 def _larger(facts: Facts, *, reach: Reach, unseen: float) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 
 from dgpo_cli.algo.diagnosis.facts import Facts
-from dgpo_cli.algo.diagnosis.history import History, percent
+from dgpo_cli.algo.diagnosis.history import History
+from dgpo_cli.core.numbers import whole_percent
 from dgpo_cli.types import Diagnosis
 
 # Nats of k3 a token, in squares of the tolerated mean gap: normal errors of that size make 0.8.
@@ -26,7 +27,7 @@ def sampler_disagrees(history: History, facts: Facts) -> Diagnosis | None:
     effective = statistics.median(ess) if len(ess) == history.width else 1.0
     if gap <= tolerance and divergence <= K3 * tolerance**2 and effective >= ESS:
         return None
-    kept = f"; {percent(effective)} of the batch count by their weights" if ess else ""
+    kept = f"; {whole_percent(effective)} of the batch count by their weights" if ess else ""
     return Diagnosis(
         key="sampler_disagrees",
         step=history.step,

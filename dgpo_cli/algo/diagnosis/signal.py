@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dgpo_cli.algo.diagnosis.facts import Facts
-from dgpo_cli.algo.diagnosis.history import History, percent
+from dgpo_cli.algo.diagnosis.history import History
+from dgpo_cli.core.numbers import whole_percent
 from dgpo_cli.types import Diagnosis
 
 # Share of groups that teach nothing from which a step costs five times what it teaches.
@@ -29,8 +30,8 @@ def too_easy(history: History, facts: Facts) -> Diagnosis | None:
         headline="The prompts are learnt: nearly every answer is right"
         if learnt
         else "The prompts are too easy: nearly every answer is right",
-        evidence=f"{percent(history.share(name))} of the groups of {history.span} are all right, "
-        "and a group without a wrong answer moves nothing",
+        evidence=f"{whole_percent(history.share(name))} of the groups of {history.span} are all "
+        "right, and a group without a wrong answer moves nothing",
         advice=advice,
     )
 
@@ -50,8 +51,8 @@ def too_hard(history: History, facts: Facts) -> Diagnosis | None:
         key="too_hard",
         step=history.step,
         headline="The prompts are too hard: nearly every answer is wrong",
-        evidence=f"{percent(history.share(name))} of the groups of {history.span} have no right "
-        f"answer; {percent(read)} of the completions give one that is wrong",
+        evidence=f"{whole_percent(history.share(name))} of the groups of {history.span} have no "
+        f"right answer; {whole_percent(read)} of the completions give one that is wrong",
         advice=advice,
     )
 
@@ -67,13 +68,15 @@ def no_signal(history: History, facts: Facts) -> Diagnosis | None:
         return None
     right, none_right = history.share("groups/all_correct"), history.share("groups/none_correct")
     kinds = (("wrong", "wrong"), ("truncated", "cut off"), ("no_answer", "without an answer"))
-    outcomes = ", ".join(f"{percent(history.share(f'outcome/{k}'))} {said}" for k, said in kinds)
+    outcomes = ", ".join(
+        f"{whole_percent(history.share(f'outcome/{k}'))} {said}" for k, said in kinds
+    )
     return Diagnosis(
         key="no_signal",
         step=history.step,
         headline="No group has signal: the weights do not move",
-        evidence=f"in {history.span} {percent(right)} of the groups are all right and "
-        f"{percent(none_right)} have no right answer (completions: {outcomes})",
+        evidence=f"in {history.span} {whole_percent(right)} of the groups are all right and "
+        f"{whole_percent(none_right)} have no right answer (completions: {outcomes})",
         advice=_variety(facts),
     )
 

@@ -129,54 +129,14 @@ function roundEven(value) { // as Python rounds
   return below % 2 === 0 ? below : below + 1;
 }
 
-// A number of any size: 0.0123, 4.1e-05, 12.3.
-function small(value) {
-  if (!Number.isFinite(value)) return Number.isNaN(value) ? "none" : String(value);
-  if (value === 0) return "0";
-  const size = Math.abs(value);
-  if (size >= 1e-3 && size < 10) return value.toFixed(4);
-  return size >= 10 && size < 1e4 ? value.toFixed(1) : scientific(value, 1);
-}
-
-function scientific(value, digits) {
-  return value.toExponential(digits).replace(/e([+-])(\d)$/, "e$10$2");
-}
-
-function probability(logprob) {
-  const value = Math.exp(Math.min(0, logprob));
-  return value >= 5e-4 || value === 0 ? value.toFixed(3) : scientific(value, 0);
-}
-
 // A weight with the digits that a scale of this factor needs to tell it from 1.
 function weightText(weight, factor) {
-  if (!Number.isFinite(weight)) return "none";
-  if (weight >= 100) return weight.toFixed(0);
+  if (!Number.isFinite(weight)) return UNKNOWN;
+  if (weight >= 100) return fixed(weight, 0);
   if (factor !== 1 && factor < 2) {
     const digits = 1 - Math.floor(Math.log10(factor - 1));
-    return weight.toFixed(Math.min(7, Math.max(2, digits)));
+    return fixed(weight, Math.min(7, Math.max(2, digits)));
   }
-  if (weight > 0 && weight < 0.1) return weight < 0.001 ? scientific(weight, 1) : weight.toFixed(3);
-  return weight.toFixed(2);
-}
-
-function signed(value, digits = 0) {
-  const size = Math.abs(value);
-  const text = digits && Number.isFinite(size) ? String(Number(size.toPrecision(digits))) : small(size);
-  return value < 0 ? "−" + text : value > 0 ? "+" + text : text;
-}
-
-// A part of the advantage in a table; a dash where the advantage is not known.
-function partText(value) {
-  return Number.isNaN(value) ? "–" : signed(value);
-}
-
-// A fraction with enough digits that only 1 itself reads as 1.
-function fractionText(value) {
-  let digits = 5;
-  while (digits < 12 && value < 1 && Number(value.toFixed(digits)) === 1) digits += 1;
-  return value.toFixed(digits);
-}
-
-function percent(share) {
-  return Number.isFinite(share) ? (100 * share).toFixed(1) + " %" : "none";
+  if (weight > 0 && weight < 0.1) return weight < 0.001 ? exponential(weight, 1) : fixed(weight, 3);
+  return fixed(weight, 2);
 }

@@ -46,10 +46,10 @@ function showFacts() {
   const { shown } = view;
   $("name").textContent = shown.name;
   $("outcome").replaceChildren(make("span", shown.look, shown.verdict));
-  $("reward").textContent = String(shown.reward ?? "unknown");
-  $("advantage").textContent = Number.isNaN(shown.advantage) ? "unknown" : signed(shown.advantage, 4);
+  $("reward").textContent = short(shown.reward ?? NaN);
+  $("advantage").textContent = signed(shown.advantage);
   $("rule").textContent = shown.ruleName;
-  $("count").textContent = shown.w.length.toLocaleString("en");
+  $("count").textContent = grouped(shown.w.length);
   $("finish").textContent = shown.finish;
   $("prompt").textContent = shown.prompt;
   $("answer").textContent = shown.answer;
@@ -171,7 +171,7 @@ function linearScale(end, values) {
     const found = isUnknown ? "not known" : "0 for every token";
     return { arms: isSigned ? "du" : "q", low: "", high: "", notes: [`it is ${found}`] };
   }
-  const round = (value) => signed(value, 3);
+  const round = (value) => signed(value);
   return {
     arms: isSigned ? "du" : "q",
     low: isSigned ? round(-end) : "0",
@@ -193,7 +193,7 @@ function showCredit() {
   const total = sum(w.map((weight) => weight * shown.advantage));
   const expected = w.length * shown.advantage;
   const holds = Math.abs(total - expected) <= Math.max(1e-9, 1e-4 * Math.abs(expected));
-  const check = `${holds ? "✓" : "✗"} ${signed(total, 6)}${holds ? "" : `, not ${signed(expected, 6)}`}`;
+  const check = `${holds ? "✓" : "✗"} ${fixed(total, 4)}${holds ? "" : `, not ${fixed(expected, 4)}`}`;
   const totalText = Number.isNaN(expected) ? "unknown" : check;
   tile("sum", totalText, totalText);
   $("words").textContent = inWords(w);
@@ -217,11 +217,11 @@ function whatIfText() {
 }
 
 function spreadTexts(w) {
-  const shares = sharesOfTop(w, [0.01, 0.05, 0.1]).map((share) => (100 * share).toFixed(1));
+  const shares = sharesOfTop(w, [0.01, 0.05, 0.1]).map((share) => percent(share));
   return {
-    fraction: fractionText(effectiveFraction(w)),
+    fraction: fraction(effectiveFraction(w)),
     largest: weightText(largest(w), factorOf(w)),
-    tops: shares.join(" / ") + " %",
+    tops: shares.join(" / "),
   };
 }
 
@@ -231,10 +231,10 @@ function inWords(w) {
   if (spread < 1e-6) return "Every token has weight 1: credit is exactly GRPO's here.";
   const held = sharesOfTop(w, [0.1])[0];
   if (spread < 0.01 || held < 0.105) {
-    const fraction = fractionText(effectiveFraction(w));
-    return `Weights are nearly uniform: effective fraction ${fraction}; credit is close to GRPO's here.`;
+    const effective = fraction(effectiveFraction(w));
+    return `Weights are nearly uniform: effective fraction ${effective}; credit is close to GRPO's here.`;
   }
-  return `The top 10 % of tokens hold ${(100 * held).toFixed(0)} % of the credit (GRPO: 10 %).`;
+  return `The top 10% of tokens hold ${percent(held, 0)} of the credit (GRPO: 10%).`;
 }
 
 function setSliders() {

@@ -189,7 +189,7 @@ function tell(chart, { svg, series, ats, first, x }) {
 
 function written(value, svg) {
   const [size, digits, name] = svg.dataset.form.split(" ");
-  return "log" in svg.dataset ? String(Number(value.toPrecision(3))) : (value / size).toFixed(digits) + name;
+  return "log" in svg.dataset ? general(value, 3) : fixed(value / size, Number(digits)) + name;
 }
 
 function add(figure) {

@@ -115,13 +115,13 @@ function numbersOf(view, t) {
     ["weight w", weightText(view.w[t], view.factor)],
     ...(shown.trained ? [["w that trained", weightText(shown.trained[t], view.factor)]] : []),
     ["rank", `${view.ranks[t]} of ${view.w.length}`],
-    ["token advantage", Number.isNaN(shown.advantage) ? "unknown" : signed(shown.advantage * view.w[t])],
+    ["token advantage", signed(shown.advantage * view.w[t])],
     ["score s", small(view.s[t])],
     ["deviation d", small(shown.d[t])],
     ["gate h", small(view.h[t])],
     ["entropy, nats", small(shown.entropy[t])],
     ["probability", probability(shown.logprob[t])],
-    ["log p", small(shown.logprob[t]).replace("-", "−")],
+    ["log p", small(shown.logprob[t])],
     ["token id", String(shown.ids[t])],
   ];
 }
@@ -214,7 +214,7 @@ function topRow(view, t, rank) {
   context.append(before, make("span", levelClass(view, view.levels[t]), named(view, piece)), after);
   row.append(make("td", "", String(rank)), jump, make("td", "", weightText(view.w[t], view.factor)), context);
   const cells = [
-    partText(shown.advantage * view.w[t]),
+    signed(shown.advantage * view.w[t]),
     small(view.s[t]),
     small(shown.d[t]),
     small(view.h[t]),
@@ -262,7 +262,7 @@ function newSteps(view, most) {
   top.append(head);
   body.append(...rows.map(({ row }) => row));
   $("more-steps").hidden = steps.length <= most;
-  $("more-steps").textContent = `Show all ${steps.length.toLocaleString("en")}`;
+  $("more-steps").textContent = `Show all ${grouped(steps.length)}`;
   $("steps").replaceChildren(top, body);
 }
 
@@ -281,7 +281,7 @@ function fillSteps(view) {
     const even = (100 * count) / view.w.length / most;
     step.cells[0].textContent = percent(shares[at]);
     step.cells[1].textContent = weightText((shares[at] * total) / count, view.factor);
-    step.cells[2].textContent = partText(shares[at] * total * view.shown.advantage);
+    step.cells[2].textContent = signed(shares[at] * total * view.shown.advantage);
     step.share.setAttribute("width", (100 * shares[at]) / most || 0);
     step.even.setAttribute("x1", even || 0);
     step.even.setAttribute("x2", even || 0);

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from dgpo_cli.core.numbers import round_duration
 from dgpo_cli.report.charts.sampling import Values, runs_of, smoothed
 from dgpo_cli.report.charts.ticks import Axis, axis
 from dgpo_cli.report.document import escaped
-from dgpo_cli.report.run_page.values import duration
 
 LOOKS = 8  # classes of series
 DENSE = 120  # points from which edges between areas would hide them
@@ -269,7 +269,7 @@ def _grids(place: Frame) -> Iterator[str]:
 def _ticks(place: Frame) -> Iterator[str]:
     """The numbers of every x axis; those of the step are seen. The second axis is a time."""
     for axis_at, x in enumerate(place.xs):
-        labels = [duration(tick).removesuffix(" 0 s") for tick in x.ticks]
+        labels = [round_duration(tick) for tick in x.ticks]
         texts = []
         for tick, text in zip(x.ticks, labels if axis_at == 1 else x.labels, strict=True):
             centre, anchor = x.at(tick), "middle"

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dgpo_cli.core.numbers import UNITS, short
+
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
-_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 MAX_DECADES = 12  # of a logarithmic axis; what lies further down stands at its foot
 _ROUNDING = 1e-3  # of a ceiling: rounded shares may add up to a little more than 1
 _LEAST = 1e-300  # what is smaller counts as 0: its ticks could not be told from it
@@ -49,10 +50,10 @@ class Axis:
         largest = max((abs(tick) for tick in self.ticks), default=0.0)
         if self.log or not largest:
             return 1.0, 0, ""
-        size, unit = next(((s, u) for s, u in _UNITS if largest >= 10 * s), (1.0, ""))
+        size, unit = next(((s, u) for s, u in UNITS if largest >= 10 * s), (1.0, ""))
         if largest < 1e-3 or largest >= 1e15:
             power = math.floor(math.log10(largest) + 1e-9)
-            size, unit = 10.0**power, f"e{power}"
+            size, unit = 10.0**power, f"e{power:+03d}"
         return size, max(0, 2 - math.floor(math.log10((self.high - self.low) / size))), unit
 
 
@@ -134,8 +135,10 @@ def tick_labels(ticks: Sequence[float], *, log: bool = False) -> tuple[str, ...]
     largest = max((abs(tick) for tick in ticks), default=0.0)
     if largest and (largest < 1e-3 or largest >= 1e15):
         power = math.floor(math.log10(largest) + 1e-9)
-        return tuple("0" if tick == 0 else f"{tick / 10.0**power:.3g}e{power}" for tick in ticks)
-    size, unit = next(((s, u) for s, u in _UNITS if largest >= 10 * s), (1.0, ""))
+        return tuple(
+            "0" if tick == 0 else f"{tick / 10.0**power:.3g}e{power:+03d}" for tick in ticks
+        )
+    size, unit = next(((s, u) for s, u in UNITS if largest >= 10 * s), (1.0, ""))
     scaled = [tick / size for tick in ticks]
     for digits in range(12):
         texts = [f"{value:.{digits}f}" for value in scaled]
@@ -146,20 +149,3 @@ def tick_labels(ticks: Sequence[float], *, log: bool = False) -> tuple[str, ...]
         if all(near):
             break
     return tuple("0" if float(text) == 0 else f"{text}{unit}" for text in texts)
-
-
-def short(value: float) -> str:
-    """A number of any size in few characters: 0.05, 12.3k, 1e-6; only 1 itself reads as 1."""
-    if value == 0.0:
-        return "0"
-    if not math.isfinite(value):
-        return "unknown"
-    size = abs(value)
-    if size < 1e-3 or size >= 1e15:
-        return f"{value:.3g}".replace("e-0", "e-").replace("e+", "e")
-    for scale, unit in _UNITS:
-        if size >= 10 * scale:
-            return f"{value / scale:.3g}{unit}"
-    if 0.0 < abs(size - 1.0) < 1e-2:
-        return f"{value:.7g}" if abs(size - 1.0) >= 1e-6 else f"{value:.12g}"
-    return f"{value:,.0f}" if size >= 1000 else f"{value:.4g}"

@@ -6,7 +6,7 @@ import math
 
 from rich.text import Text
 
-from dgpo_cli.report.numbers import ends
+from dgpo_cli.core.numbers import decimal, ends, interval_known, percent
 from dgpo_cli.report.page import Page
 from dgpo_cli.report.panel.state import PanelState, Score
 from dgpo_cli.report.panel.words import row
@@ -44,7 +44,7 @@ def reward_row(state: PanelState, page: Page) -> list[Text]:
     course = sparkline(
         [value for _, value in state.reward], width=24, ascii_only=page.glyphs.ascii_only
     )
-    return [row(page, "reward", f"{state.reward[-1][1]:.3f}", course)]
+    return [row(page, "reward", decimal(state.reward[-1][1]), course)]
 
 
 def score_row(state: PanelState, page: Page) -> list[Text]:
@@ -57,7 +57,7 @@ def score_row(state: PanelState, page: Page) -> list[Text]:
         [score.avg_at_k for score in same], width=16, ascii_only=page.glyphs.ascii_only
     )
     bench = plain(last.bench, glyphs=page.glyphs).plain
-    line = row(page, f"Avg@{last.k}", f"{_percent(last)} {bench}", course)
+    line = row(page, f"Avg@{last.k}", f"{percent(last.avg_at_k)} {bench}", course)
     errors = _errors(last, room=page.width - line.cell_len - 2)
     return [line.append(f"  {errors}") if errors else line]
 
@@ -66,7 +66,7 @@ def _reward(state: PanelState, page: Page, *, width: int, height: int) -> list[T
     values = [value for _, value in state.reward if math.isfinite(value)]
     title = plain("reward", style=page.style("bold"))
     if values:
-        title.append(f"  {values[-1]:.3f}  best {max(values):.3f}", page.style("dim"))
+        title.append(f"  {decimal(values[-1])}  best {decimal(max(values))}", page.style("dim"))
     return [title, *_plot(state, list(state.reward), page, width=width, height=height - 1)]
 
 
@@ -75,7 +75,7 @@ def _scores(state: PanelState, page: Page, *, width: int, height: int) -> list[T
     last = same[-1]
     bench = plain(last.bench, glyphs=page.glyphs).plain
     title = plain(f"Avg@{last.k}", style=page.style("bold")).append(f" {bench}")
-    title.append(f"  {_percent(last)}", page.style("dim"))
+    title.append(f"  {percent(last.avg_at_k)}", page.style("dim"))
     errors = _errors(last, room=width - title.cell_len - 2)
     if errors:
         title.append(f"  {errors}", page.style("dim"))
@@ -120,18 +120,14 @@ def _same(state: PanelState) -> list[Score]:
     return [s for s in state.scores if (s.bench, s.k) == (last.bench, last.k)]
 
 
-def _percent(score: Score) -> str:
-    return f"{100.0 * score.avg_at_k:.1f} %"
-
-
 def _errors(score: Score, *, room: int) -> str:
     """Both intervals as long as there is room, else that of a rerun; empty where none is known."""
     known = [
         f"{ends(interval)} {name}"
         for interval, name in ((score.rerun_95, "rerun"), (score.problems_95, "problems"))
-        if math.isfinite(interval.low) and math.isfinite(interval.high)
+        if interval_known(interval)
     ]
     forms = [", ".join(known), *known[:1], *(each.removesuffix(" rerun") for each in known[:1])]
     return (
-        next((text for form in forms if len(text := f"95 %: {form}") <= room), "") if known else ""
+        next((text for form in forms if len(text := f"95%: {form}") <= room), "") if known else ""
     )

@@ -6,25 +6,22 @@ Each takes the state and a page and returns its lines, none where it has nothing
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from rich.text import Text
 
 from dgpo_cli.algo.health import IS_NOISE
+from dgpo_cli.core import numbers
 from dgpo_cli.report import outcomes
 from dgpo_cli.report.page import Page
 from dgpo_cli.report.panel.state import PanelState, Phase
 from dgpo_cli.report.panel.words import (
     NARROW,
-    duration,
     joined,
     label_width,
     meter,
-    rate,
     row,
     rows,
-    share,
-    short,
-    size,
     split_cells_by,
 )
 from dgpo_cli.report.ramp import Depth
@@ -53,10 +50,10 @@ def header(state: PanelState, page: Page, depth: Depth) -> list[Text]:
 def progress(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     """The bar of the run, and its end as expected."""
     done = state.step / state.total
-    right = plain(f" {math.floor(100 * done)} %")
+    right = plain(f" {math.floor(100 * done)}%")
     over = state.doing in ("done", "stopped", "failed")
     if state.left_s is not None and not over:
-        right.append(f"  {duration(state.left_s)} left")
+        right.append(f"  {numbers.duration(state.left_s, whole=True)} left")
         if state.ends_at and page.width >= NARROW:
             right.append(f", until {state.ends_at}")
     return [meter(done, cells=page.width - right.cell_len, page=page).append_text(right)]
@@ -69,9 +66,11 @@ def now(state: PanelState, page: Page, depth: Depth) -> list[Text]:
 
 def _phase(phase: Phase, page: Page) -> Text:
     count = f"{phase.done:,}/{phase.total:,}"
-    speed = rate(phase.done, phase.seconds, phase.unit)
-    if not speed and phase.seconds >= 2:
-        speed = f"since {duration(phase.seconds)}"
+    speed = ""
+    if phase.done > 0 and phase.seconds >= 0.2:
+        speed = numbers.rate(phase.done / phase.seconds, phase.unit)
+    elif phase.seconds >= 2:
+        speed = f"since {numbers.duration(phase.seconds, whole=True)}"
     name = plain(f"{phase.name:<10} ", glyphs=page.glyphs)
     room = page.width - label_width(page) - name.cell_len
     cells = max(4, min(24, room - len(count) - 2 - (len(speed) + 2 if speed else 0)))
@@ -102,7 +101,7 @@ def outcome_rows(state: PanelState, page: Page, depth: Depth) -> list[Text]:
 def _count(part: float, total: int | None) -> str:
     """A share of a known number as a count, of an unknown one in percent."""
     if total is None or not math.isfinite(part):
-        return share(part)
+        return numbers.whole_percent(part)
     return f"{round(part * total):,}"
 
 
@@ -127,23 +126,23 @@ def groups(state: PanelState, page: Page, depth: Depth) -> list[Text]:
 def lengths(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     names = (("mean", "length_mean"), ("p90", "length_p90"), ("max", "length_max"))
     found = [
-        f"{label} {short(state.metrics[f'completion/{name}'])}"
+        f"{label} {numbers.tokens(state.metrics[f'completion/{name}'])}"
         for label, name in names
         if f"completion/{name}" in state.metrics
     ]
     if not found:
         return []
     cut = state.metrics.get("completion/cut")
-    truncated = [] if cut is None else [f"truncated {share(cut)}"]
+    truncated = [] if cut is None else [f"truncated {numbers.whole_percent(cut)}"]
     return [row(page, "lengths", found[0], *found[1:2], *truncated, *found[2:])]
 
 
 def credit(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     """How far the credit is from GRPO's: effective fraction 1 and largest weight 1 are GRPO."""
     facts = (
-        ("credit/effective_fraction", "effective", _fraction),
+        ("credit/effective_fraction", "effective", partial(numbers.fraction, digits=4)),
         ("credit/weight_max", "largest w", "{:.2f}".format),
-        ("policy/hellinger_sq_mean", "d", "{:.1e}".format),
+        ("policy/hellinger_sq_mean", "d", numbers.scientific),
         ("credit/weight_p99", "p99 w", "{:.2f}".format),
     )
     noise = " (noise)" if state.metrics.get(IS_NOISE) == 1.0 else ""
@@ -158,11 +157,6 @@ def credit(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     return [row(page, "credit", "unknown: no completion has an advantage")] if unknown else []
 
 
-def _fraction(value: float) -> str:
-    """An effective fraction, which reads as 1 only where it is."""
-    return ">0.9999" if 0.99995 <= value < 1 else f"{value:.4f}"
-
-
 def policy(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     """Entropy with its course, and what the update did."""
     if "policy/entropy" not in state.metrics:
@@ -171,12 +165,17 @@ def policy(state: PanelState, page: Page, depth: Depth) -> list[Text]:
         [value for _, value in state.entropy], width=16, ascii_only=page.glyphs.ascii_only
     )
     facts = (
-        ("optim/grad_norm", "gradient {:.2f}"),
-        ("loss/clip_frac", "clipped {:.1%}"),
-        ("optim/lr", "lr {:.1e}"),
+        ("optim/grad_norm", "gradient", partial(numbers.decimal, digits=2)),
+        ("loss/clip_frac", "clipped", numbers.percent),
+        ("optim/lr", "lr", numbers.scientific),
     )
-    found = [form.format(state.metrics[name]) for name, form in facts if name in state.metrics]
-    return [row(page, "entropy", f"{state.metrics['policy/entropy']:.3f} {course}", *found)]
+    found = [
+        f"{label} {form(state.metrics[name])}"
+        for name, label, form in facts
+        if name in state.metrics
+    ]
+    entropy = numbers.decimal(state.metrics["policy/entropy"])
+    return [row(page, "entropy", f"{entropy} {course}", *found)]
 
 
 def times(state: PanelState, page: Page, depth: Depth) -> list[Text]:
@@ -188,10 +187,10 @@ def times(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     verbs = _VERBS if "time/sync_s" in state.metrics else _VERBS[:-1]
     seconds = [state.metrics.get(f"time/{verb}_s", 0.0) for verb in verbs]
     fills = _ASCII_FILLS if page.glyphs.ascii_only else _FILLS
-    head = [plain(f"{total:.2f} s a step" if total < 100 else f"{duration(total)} a step")]
+    head = [plain(f"{numbers.duration(total)} a step")]
     speed = state.metrics.get("throughput/tokens_per_s")
     if speed is not None:
-        head.append(plain(f"{short(speed)} tokens/s"))
+        head.append(plain(numbers.rate(speed, "tokens")))
     used = label_width(page) + sum(part.cell_len + 2 for part in head)
     cells = min(32, page.width - used)
     bar = plain("")
@@ -203,7 +202,7 @@ def times(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     legend = [
         plain("")
         .append(fills[at], page.style(_VERB_COLOURS[at]))
-        .append(f" {verb} {share(seconds[at] / total)}")
+        .append(f" {verb} {numbers.whole_percent(seconds[at] / total)}")
         for at, verb in enumerate(verbs)
     ]
     return [row(page, "time", *head), row(page, "", *legend)]
@@ -213,12 +212,12 @@ def memory(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     own = state.memory
     found = []
     if own.now is not None:
-        found.append(f"process {size(own.now)}")
+        found.append(f"process {numbers.size(own.now)}")
     if own.peak is not None:
-        found.append(f"peak {size(own.peak)}")
+        found.append(f"peak {numbers.size(own.peak)}")
     if own.device is not None:
-        of = f" of {size(own.device_total)}" if own.device_total else ""
-        found.append(f"device {size(own.device)}{of}")
+        of = f" of {numbers.size(own.device_total)}" if own.device_total else ""
+        found.append(f"device {numbers.size(own.device)}{of}")
     if own.device_peak is not None:
-        found.append(f"peak {size(own.device_peak)}")
+        found.append(f"peak {numbers.size(own.device_peak)}")
     return [row(page, "memory", *found)] if found else []

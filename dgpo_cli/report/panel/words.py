@@ -1,4 +1,4 @@
-"""How the panel writes durations, sizes and rates, and the rows that its parts are made of."""
+"""The rows that the parts of the panel are made of."""
 
 from __future__ import annotations
 
@@ -13,52 +13,6 @@ from dgpo_cli.report.text import elide, pad, plain
 LABEL = 10  # cells before the value of a row
 NARROW = 56  # columns; below, rows have short labels and fewer facts
 _SHORT_LABEL = 8
-
-
-def duration(seconds: float) -> str:
-    """h:mm:ss or m:ss; days where there are any."""
-    whole = max(0, round(seconds))
-    days, rest = divmod(whole, 86400)
-    hours, rest = divmod(rest, 3600)
-    minutes, left = divmod(rest, 60)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
-
-
-def size(value: int) -> str:
-    """Bytes in the unit that leaves two to four digits."""
-    if value < 10 * 2**30:
-        return f"{value / 2**20:,.0f} MiB"
-    return f"{value / 2**30:.1f} GiB"
-
-
-def short(value: float) -> str:
-    """A number in at most seven characters."""
-    if not math.isfinite(value):
-        return "unknown"
-    if value >= 1e6:
-        return f"{value / 1e6:.1f}M"
-    if value >= 1e4:
-        return f"{value / 1e3:.1f}k"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def rate(done: int, seconds: float, unit: str) -> str:
-    """Units a second, or seconds a unit where they are slow."""
-    if done <= 0 or seconds < 0.2:
-        return ""
-    speed = done / seconds
-    return f"{short(speed)} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
-
-
-def share(value: float) -> str:
-    """A share in percent, never 0 % or 100 % where it is not."""
-    if not math.isfinite(value):
-        return "unknown"
-    if 0 < value < 0.005 or 0.995 < value < 1:
-        return "<1 %" if value < 0.5 else ">99 %"
-    return f"{value:.0%}".replace("%", " %")
 
 
 def label_width(page: Page) -> int:

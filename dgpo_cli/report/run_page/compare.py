@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from dgpo_cli.algo.health import IS_NOISE
+from dgpo_cli.core.numbers import (
+    ABSENT,
+    cell,
+    decimal,
+    duration,
+    error,
+    fraction,
+    percent,
+    points,
+    scientific,
+    short,
+    signed,
+    tokens,
+)
 from dgpo_cli.report.document import escaped
-from dgpo_cli.report.numbers import percent
 from dgpo_cli.report.run_page.draw import look
 from dgpo_cli.report.run_page.figures import swatch
 from dgpo_cli.report.run_page.overview import changed_after, half_95, reward_ends
 from dgpo_cli.report.run_page.sections import table
 from dgpo_cli.report.run_page.series import RunSeries, kind_of, known
-from dgpo_cli.report.run_page.values import UNKNOWN, difference, duration, value
 from dgpo_cli.types import RunRecord
 
 UNSET = "(unset)"
@@ -41,23 +53,23 @@ def _rows(
     yield "run", [escaped(record.name) for record in records]
     yield "state", [record.state for record in records]
     steps = [run.steps[-1] if run.steps else None for run in runs]
-    yield "steps", _against_first(steps, lambda step: f"{step:,.0f}")
+    yield "steps", _against_first(steps, short)
     spent = [run.seconds[-1] if run.has("time/step_s") else None for run in runs]
-    yield "time in steps", [UNKNOWN if each is None else duration(each) for each in spent]
+    yield "time in steps", [cell(each, duration) for each in spent]
     firsts, lasts, widths = zip(*map(reward_ends, records), strict=True)
-    yield "reward, first steps", _against_first([each and each[0] for each in firsts], value)
-    yield "reward, last steps", _against_first([each and each[0] for each in lasts], value)
+    yield "reward, first steps", _against_first([each and each[0] for each in firsts], decimal)
+    yield "reward, last steps", _against_first([each and each[0] for each in lasts], decimal)
     errors = [each and half_95(each[1], width) for each, width in zip(lasts, widths, strict=True)]
-    yield "± of it, 95 %", [value(each) if each is not None else UNKNOWN for each in errors]
-    for metric, name in (
-        ("outcome/correct", "correct, last step"),
-        ("completion/length_mean", "length, last step"),
-        ("policy/entropy", "entropy, last step"),
-        ("credit/effective_fraction", "effective fraction, last step"),
-        ("policy/hellinger_sq_mean", "mean d, last step"),
+    yield "± of it, 95%", [cell(each, error) for each in errors]
+    for metric, name, write in (
+        ("outcome/correct", "correct, last step", percent),
+        ("completion/length_mean", "length, last step", tokens),
+        ("policy/entropy", "entropy, last step", decimal),
+        ("credit/effective_fraction", "effective fraction, last step", fraction),
+        ("policy/hellinger_sq_mean", "mean d, last step", scientific),
     ):
         if any(run.has(metric) for run in runs):
-            cells = _against_first([_last(record, metric) for record in records], value)
+            cells = _against_first([_last(record, metric) for record in records], write)
             if metric == "policy/hellinger_sq_mean":
                 noisy = [_last(record, IS_NOISE) == 1.0 for record in records]
                 cells = [f"{c} (noise)" if n else c for c, n in zip(cells, noisy, strict=True)]
@@ -66,11 +78,11 @@ def _rows(
         kinds = [kind_of(run.evals[-1]) if run.evals else None for run in runs]
         scores = [known(run.evals[-1].get("avg_at_k")) if run.evals else None for run in runs]
         same = [kind == kinds[0] for kind in kinds]
-        yield "last Avg@k", _against_first(scores, percent, comparable=same, points=True)
+        yield "last Avg@k", _against_first(scores, percent, comparable=same)
         yield (
             "of",
             [
-                f"{escaped(kind[0])}, k = {escaped(str(kind[1]))}" if kind else UNKNOWN
+                f"{escaped(kind[0])}, k = {escaped(str(kind[1]))}" if kind else ABSENT
                 for kind in kinds
             ],
         )
@@ -87,18 +99,18 @@ def _against_first(
     written: Callable[[float], str],
     *,
     comparable: Sequence[bool] | None = None,
-    points: bool = False,
 ) -> list[str]:
     """Each number, those after the first with their difference from it."""
     first = numbers[0]
     cells = []
     for at, number in enumerate(numbers):
-        text = UNKNOWN if number is None else written(number)
-        scale = 100.0 if points else 1.0
-        apart = difference(
-            None if number is None else number * scale, None if first is None else first * scale
-        )
-        shown = at and apart and (comparable is None or comparable[at])
+        text = cell(number, written)
+        apart = ""
+        if at and number is not None and first is not None:
+            apart = (
+                points(number - first) if written is percent else signed(number - first, written)
+            )
+        shown = apart and (comparable is None or comparable[at])
         cells.append(f'{text} <span class="muted apart">({apart})</span>' if shown else text)
     return cells
 

@@ -161,11 +161,11 @@ def _highest(run: RunSeries, name: str) -> float:
     return max((value for value in values if value is not None), default=0.0)
 
 
-AVG = Panel("avg", "Evaluation", "95 % intervals", (Curve("avg_at_k", "Avg@k"),), floor=0.0)
+AVG = Panel("avg", "Evaluation", "95% intervals", (Curve("avg_at_k", "Avg@k"),), floor=0.0)
 
 
 def draw_evals(runs: Sequence[RunSeries]) -> Drawn | None:
-    """Avg@k of every run that has evaluations, with both 95 % intervals."""
+    """Avg@k of every run that has evaluations, with both 95% intervals."""
     shown = [(at, run) for at, run in enumerate(runs) if run.evals]
     if not shown:
         return None

@@ -10,10 +10,19 @@ from typing import Any
 
 from dgpo_cli.algo.health import IS_NOISE
 from dgpo_cli.algo.student import student_quantile
+from dgpo_cli.core.numbers import (
+    ABSENT,
+    cell,
+    counted,
+    decimal,
+    duration,
+    ends,
+    error,
+    percent,
+    short,
+)
 from dgpo_cli.report.document import escaped
-from dgpo_cli.report.numbers import counted, ends, percent
 from dgpo_cli.report.run_page.series import RunSeries, known
-from dgpo_cli.report.run_page.values import UNKNOWN, duration, value
 from dgpo_cli.report.text import visible
 from dgpo_cli.types import Interval, RunRecord
 
@@ -40,10 +49,10 @@ def _tiles(record: RunRecord, series: RunSeries) -> Iterator[tuple[str, str, str
     seconds = series.seconds[-1] if series.seconds else 0.0
     each = f"{duration(seconds / len(record.metrics))} a step" if record.metrics else ""
     timed = series.has("time/step_s")
-    yield "Time in steps", duration(seconds) if timed else UNKNOWN, each if timed else ""
+    yield "Time in steps", cell(seconds if timed else None, duration), each if timed else ""
     tokens = series.tokens[-1] if series.tokens else 0.0
     if series.has("completion/tokens"):
-        yield "Tokens sampled", value(tokens), "in completions"
+        yield "Tokens sampled", short(tokens), "in completions"
     yield "Reward", *_gain(record)
     if series.evals:
         yield f"Avg@{escaped(str(series.evals[-1].get('k')))}", *_evaluated(series.evals)
@@ -54,15 +63,14 @@ def _gain(record: RunRecord) -> tuple[str, str]:
     """The reward of the first and the last steps: means with their errors."""
     first, last, width = reward_ends(record)
     if first is None or last is None:
-        return UNKNOWN, "no reward in metrics.jsonl"
+        return ABSENT, "no reward in metrics.jsonl"
     if width == 0:
-        return value(last[0]), "of one step"
+        return decimal(last[0]), "of one step"
     many = "first and last step" if width == 1 else f"means of the first and last {width} steps"
-    errors = (
-        "" if width == 1 else f", each ± {max(half_95(e, width) for _, e in (first, last)):.2g}"
-    )
-    errors += "" if width == 1 else " (95 %)"
-    return f"{first[0]:.3f} → {last[0]:.3f}", f"{many}{errors}"
+    if width > 1:
+        half = max(half_95(stderr, width) for _, stderr in (first, last))
+        many += f", each ± {error(half)} (95%)"
+    return f"{decimal(first[0])} → {decimal(last[0])}", many
 
 
 def reward_ends(
@@ -82,7 +90,7 @@ def reward_ends(
 
 
 def half_95(stderr: float, count: int) -> float:
-    """Half of Student's 95 % interval for a mean of `count` values; NaN for one."""
+    """Half of Student's 95% interval for a mean of `count` values; NaN for one."""
     return student_quantile(0.975, freedom=count - 1) * stderr if count > 1 else math.nan
 
 
@@ -94,19 +102,19 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
 def _evaluated(evals: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     first, last = evals[0], evals[-1]
     scores = [known(line.get("avg_at_k")) for line in (first, last)]
-    shown = [UNKNOWN if score is None else percent(score) for score in scores]
-    text = shown[1] if len(evals) == 1 else f"{shown[0].removesuffix(' %')} → {shown[1]}"
-    return text, f"{escaped(str(last.get('bench')))}, step {last['step']}; 95 %: {errors(last)}"
+    shown = [cell(score, percent) for score in scores]
+    text = shown[1] if len(evals) == 1 else f"{shown[0].removesuffix('%')} → {shown[1]}"
+    return text, f"{escaped(str(last.get('bench')))}, step {last['step']}; 95%: {errors(last)}"
 
 
 def errors(line: Mapping[str, Any]) -> str:
-    """Both 95 % intervals of an evaluation as text."""
+    """Both 95% intervals of an evaluation as text."""
     parts = [
         f"{ends(interval)} {name}"
         for key, name in (("rerun_95", "rerun"), ("problems_95", "problems"))
         if (interval := interval_of(line, key)) is not None
     ]
-    return ", ".join(parts) or UNKNOWN
+    return ", ".join(parts) or ABSENT
 
 
 def interval_of(line: Mapping[str, Any], key: str) -> Interval | None:
@@ -123,7 +131,7 @@ def best(record: RunRecord, series: RunSeries) -> tuple[str, str]:
         (score, line) for line in series.evals if (score := known(line.get("avg_at_k"))) is not None
     ]
     if not scored:
-        return UNKNOWN, "no Avg@k known"
+        return ABSENT, "no Avg@k known"
     score, line = max(scored, key=lambda each: (each[0], -float(each[1]["step"])))
     step = int(line["step"])
     kept = any(each.step == step for each in record.checkpoints)

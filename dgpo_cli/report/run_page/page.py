@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from dgpo_cli.report.charts.ticks import short
+from dgpo_cli.core.numbers import duration, short
 from dgpo_cli.report.document import asset, document, escaped, theme_button
 from dgpo_cli.report.run_page import compare, overview, sections
 from dgpo_cli.report.run_page.draw import Drawn, draw, draw_evals, whisker
 from dgpo_cli.report.run_page.figures import figure
 from dgpo_cli.report.run_page.panels import GROUPS, REWARD, Curve, Panel
 from dgpo_cli.report.run_page.series import RunSeries, known, series_of, span_steps
-from dgpo_cli.report.run_page.values import duration
 from dgpo_cli.report.token_html import tokens_style
 from dgpo_cli.types import RunRecord
 
@@ -36,7 +35,7 @@ def report_page(records: Sequence[RunRecord]) -> str:
         title=f"{', '.join(record.name for record in records)}: dgpo report",
         body=body,
         style=asset("charts.css") + asset("report.css") + tokens_style(),
-        script=asset("report.js"),
+        script=asset("numbers.js") + asset("report.js"),
         data=_data(runs, drawn),
     )
 

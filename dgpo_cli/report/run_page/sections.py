@@ -6,14 +6,13 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 
 from dgpo_cli.config.changes import value_text
+from dgpo_cli.core.numbers import cell, fraction, moment, percent, short, signed, size, tokens
 from dgpo_cli.report.charts.drawing import Chart, Line, frame, path, polyline
 from dgpo_cli.report.charts.sampling import Buckets, Column, column
 from dgpo_cli.report.document import escaped
-from dgpo_cli.report.header import fraction, outcome
-from dgpo_cli.report.numbers import percent
+from dgpo_cli.report.header import outcome
 from dgpo_cli.report.run_page.overview import errors
 from dgpo_cli.report.run_page.series import RunSeries, known
-from dgpo_cli.report.run_page.values import UNKNOWN, moment, size, value
 from dgpo_cli.report.text import UNICODE, visible
 from dgpo_cli.report.token_html import tokens_html
 from dgpo_cli.types import InspectedCompletion, RunRecord, StoredSamples, StoredSetting
@@ -65,8 +64,7 @@ def evaluations(record: RunRecord) -> str:
         return ""
 
     def share(line: object) -> str:
-        number = known(line)
-        return UNKNOWN if number is None else percent(number)
+        return cell(known(line), percent)
 
     rows = [
         [
@@ -78,11 +76,11 @@ def evaluations(record: RunRecord) -> str:
             share(line.get("pass_at_k")),
             share(line.get("maj_at_k")),
             share(line.get("truncated")),
-            value(known(line.get("length_mean"))),
+            cell(known(line.get("length_mean")), tokens),
         ]
         for line in record.evals
     ]
-    head = ["step", "benchmark", "k", "Avg@k", "95 % intervals", "pass@k", "maj@k", "truncated"]
+    head = ["step", "benchmark", "k", "Avg@k", "95% intervals", "pass@k", "maj@k", "truncated"]
     return (
         f"<details><summary>Evaluations</summary>{table([*head, 'length'], rows, text=2)}</details>"
     )
@@ -117,7 +115,7 @@ def _sample(shown: InspectedCompletion, *, samples: StoredSamples, length: int) 
         f'<span class="muted">{escaped(shown.prompt_id)}, completion {shown.index}</span></h3>'
         f'<pre class="prompt">{html.escape(prompt)}</pre>'
         f"{tokens_html(shown, inspection=samples.inspection)}{cut}"
-        f'<p class="note">reward {value(shown.reward)}, advantage {shown.advantage:+.3g}, '
+        f'<p class="note">reward {short(shown.reward)}, advantage {signed(shown.advantage)}, '
         f"{length:,} tokens, effective fraction {fraction(shown.effective_fraction)}, "
         f"right answer {escaped(shown.answer)}</p></article>"
     )
@@ -217,7 +215,7 @@ def _summary(run: RunSeries, name: str) -> list[str]:
     low = [each for each in (values.low or values.mean) if each is not None]
     high = [each for each in (values.high or values.mean) if each is not None]
     ends = (known_values[0], known_values[-1], min(low), max(high))
-    return [*map(value, ends), _spark(run, values)]
+    return [*map(short, ends), _spark(run, values)]
 
 
 def _spark(run: RunSeries, values: Column) -> str:

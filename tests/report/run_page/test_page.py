@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from dgpo_cli.core.numbers import short
 from dgpo_cli.report.charts.drawing import stacked
-from dgpo_cli.report.charts.ticks import short
 from dgpo_cli.report.run_page.as_json import to_json
 from dgpo_cli.report.run_page.draw import draw, draw_evals
 from dgpo_cli.report.run_page.overview import half_95, reward_ends
@@ -86,10 +86,10 @@ def test_the_overview_tells_steps_time_reward_and_both_errors() -> None:
         "30 of 30",
         "finished",
         "1 min 45 s",  # 30 steps of 3.5 s
-        "40.0 → 60.0 %",
-        "95 %: 56.0 to 64.0 rerun, 54.0 to 66.0 problems",
+        "40.0 → 60.0%",
+        "95%: 56.0 to 64.0 rerun, 54.0 to 66.0 problems",
         "step 15",  # the best evaluation
-        "61.0 %, not kept; 1 other within its rerun interval",
+        "61.0%, not kept; 1 other within its rerun interval",
     ):
         assert part in text
 
@@ -244,14 +244,14 @@ def test_several_runs_are_laid_over_each_other_and_their_differences_told() -> N
     settings = shown.text[shown.text.index("Settings that differ") :]
     assert settings.index("optim.lr") < settings.index("0.0002") < settings.index("0.1")
     assert "credit.rule" not in settings
-    assert "70.0 % (+10)" in shown.text
+    assert "70.0% (+10.0)" in shown.text
     assert "not comparable" not in shown.text
 
 
 def test_the_last_step_of_a_long_run_is_one_step_and_no_mean() -> None:
     steps = [line(at, policy_entropy=float(at)) for at in range(1, 1201)]
     text = page(record(steps, name="one"), record(steps, name="two")).text
-    assert "entropy, last step1,2001,200 (±0)" in text
+    assert "entropy, last step1200.0001200.000 (0)" in text
 
 
 def test_runs_of_other_benchmarks_or_k_are_not_compared() -> None:
@@ -259,7 +259,7 @@ def test_runs_of_other_benchmarks_or_k_are_not_compared() -> None:
     text = page(record(), other).text
     assert "Benchmarks differ (aime, sums)" in text
     assert "k differs (32, 8)" in text
-    assert "90.0 % (" not in text
+    assert "90.0% (" not in text
 
 
 def test_untrusted_text_stays_text() -> None:
@@ -327,7 +327,7 @@ def test_the_error_of_a_reward_is_students_interval_of_95_percent() -> None:
     assert half_95(0.1, 10) == pytest.approx(0.2262, abs=1e-4)  # t of 9 degrees of freedom
     found = record([line(at, reward_mean=float(at % 3)) for at in range(1, 101)])
     _, last, _ = reward_ends(found)
-    assert last is not None and f"each ± {2.2622 * last[1]:.2g} (95 %)" in page(found).text
+    assert last is not None and f"each ± {2.2622 * last[1]:.2g} (95%)" in page(found).text
 
 
 CHANGES = (

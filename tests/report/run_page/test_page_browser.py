@@ -200,7 +200,7 @@ def test_the_x_axis_smoothing_and_series_can_be_chosen(visit: Open) -> None:
     chart = found.page.locator("[data-chart=reward] .wide svg")
     chart.focus()
     found.page.keyboard.press("Home")
-    assert found(READ).startswith("3.5 s")
+    assert found(READ).startswith("3.50 s")
     found.page.locator("input[value=tokens]").check()
     chart.focus()
     found.page.keyboard.press("End")
@@ -230,7 +230,7 @@ def test_a_metric_of_a_panel_is_shown_large_and_alone(visit: Open) -> None:
     found.page.locator("#chosen .plot").first.focus()
     found.page.keyboard.press("End")
     read = "document.querySelector('#chosen .readout').innerText"
-    assert re.sub(r"\s+", " ", found(read)).startswith("40k tokens p50 4e-8")
+    assert re.sub(r"\s+", " ", found(read)).startswith("40k tokens p50 4e-08")
     assert quiet(found)
 
 
