@@ -1,1 +1,0 @@
-"""Samplers behind one protocol."""

@@ -1,0 +1,1 @@
+"""Checks of the machine, the packages and the answers of a file."""

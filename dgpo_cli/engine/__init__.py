@@ -1,0 +1,1 @@
+"""A training step: sample, score, update; and what it keeps on disk."""

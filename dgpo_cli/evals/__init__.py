@@ -1,0 +1,1 @@
+"""dgpo eval, rollout, regrade and compare."""

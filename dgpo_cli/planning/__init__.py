@@ -1,0 +1,1 @@
+"""How much memory and time a run takes, and what fits."""

@@ -1,0 +1,1 @@
+"""The model: how it is loaded, what it computes for every token."""

@@ -1,0 +1,1 @@
+"""Checks answers in processes that may be killed."""

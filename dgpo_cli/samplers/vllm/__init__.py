@@ -1,0 +1,1 @@
+"""Samplers that are vLLM: a server, or an engine in a process of its own."""

@@ -1,0 +1,1 @@
+"""Text, colours, pages and pictures, and the one console that prints."""

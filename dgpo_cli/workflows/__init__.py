@@ -1,1 +1,0 @@
-"""The commands as short compositions of the engine's verbs."""
