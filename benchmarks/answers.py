@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 
 from dgpo_cli.core.events import NOBODY
+from dgpo_cli.core.types import Verdict
 from dgpo_cli.rewards.answer import check_integer
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.rewards.integer import read_integer
 from dgpo_cli.rewards.math import check_math, warm_up
 from dgpo_cli.rewards.protocol import Extract
 from dgpo_cli.rewards.second_opinion import second_opinions
-from dgpo_cli.types import Verdict
 
 WHERE: Extract = "boxed-or-answer-line"
 MATH_CASES = Path(__file__).parents[1] / "tests" / "rewards" / "cases" / "math_cases.jsonl"

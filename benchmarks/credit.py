@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from dgpo_cli.algo.credit import DgpoCredit
-from dgpo_cli.models.head import Head
-from dgpo_cli.models.token_pass import token_pass
-from dgpo_cli.types import TokenStats
+from dgpo_cli.core.types import TokenStats
+from dgpo_cli.policy.head import Head
+from dgpo_cli.policy.token_pass import token_pass
 
 WIDTH, VOCAB, PASS_TOKENS = 576, 49_152, 1024
 RULES = {

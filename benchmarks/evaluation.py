@@ -26,14 +26,14 @@ from typing import Any
 
 import torch
 
-from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.cli import scores
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.core.events import NOBODY, Observer
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.types import Card, Completion, Evaluation
-from dgpo_cli.workflows import evaluate, regrade, rollout
-from dgpo_cli.workflows.request import EvalRequest
+from dgpo_cli.core.types import Card, Completion, Evaluation
+from dgpo_cli.evals import evaluate, regrade, rollout
+from dgpo_cli.evals.request import EvalRequest
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.samplers.base import SamplingParams
 
 ENDINGS = (
     r"so the answer is \boxed{%d}.",

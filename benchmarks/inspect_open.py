@@ -20,12 +20,13 @@ from typing import Any
 from rich.console import Console
 
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.report import heatmap, inspection_json, what_if
-from dgpo_cli.resources import resource_dir
-from dgpo_cli.types import Inspection
-from dgpo_cli.workflows import inspect
-from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
-from dgpo_cli.workflows.rollout_file import open_rollouts
+from dgpo_cli.core.resources import resource_dir
+from dgpo_cli.core.types import Inspection
+from dgpo_cli.inspect import as_json as inspection_json
+from dgpo_cli.inspect import inspect
+from dgpo_cli.inspect.request import Choice, Models, Origin, WhatIf
+from dgpo_cli.inspect.rollout_file import open_rollouts
+from dgpo_cli.inspect.views import heatmap, what_if
 
 GROUP = 16
 SEED = 0

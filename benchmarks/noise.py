@@ -16,13 +16,13 @@ import torch
 
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.models.batching import pad_rows
-from dgpo_cli.models.learn import Recipe
-from dgpo_cli.models.load import add_adapter, load_model, load_tokenizer
-from dgpo_cli.models.noise import noise_metrics, noise_of_distance
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.scoring import token_stats
-from dgpo_cli.models.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
+from dgpo_cli.engine.learn import Recipe
+from dgpo_cli.engine.noise import noise_metrics, noise_of_distance
+from dgpo_cli.policy.batching import pad_rows
+from dgpo_cli.policy.load import add_adapter, load_model, load_tokenizer
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.policy.scoring import token_stats
+from dgpo_cli.policy.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
 
 TEXTS = (
     ("12+34+5*6?", "5*6=30;12+34=46;46+30=76;\\boxed{76}"),

@@ -32,9 +32,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.backends.guard import descendants
 from dgpo_cli.config.load import resolve
-from dgpo_cli.workflows import train
+from dgpo_cli.samplers.guard import descendants
+from dgpo_cli.train import train
 
 SETTINGS = (
     "model.device=cpu",

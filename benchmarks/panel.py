@@ -48,9 +48,9 @@ def _drain(leader: int) -> None:
 
 def frames(steps: int, count: int) -> list[str]:
     """Time a frame in which a bar moved, one after a step, and taking a step's numbers."""
-    from dgpo_cli.cli.live import Panel
     from dgpo_cli.core.events import Sampled, StepDone, phase
-    from dgpo_cli.types import Completion, Message, Prompt, ScoredGroup, Verdict
+    from dgpo_cli.core.types import Completion, Message, Prompt, ScoredGroup, Verdict
+    from dgpo_cli.live.live import Panel
 
     draw = random.Random(0)
     metrics = {f"area/metric_{number}": draw.random() for number in range(60)}
@@ -102,9 +102,9 @@ def frames(steps: int, count: int) -> list[str]:
 
 def share(steps: int) -> str:
     """Train the embedded model under the panel; return the share of the drawing thread."""
-    from dgpo_cli.cli.live import Panel
     from dgpo_cli.config.load import resolve
-    from dgpo_cli.workflows import train
+    from dgpo_cli.live.live import Panel
+    from dgpo_cli.train import train
 
     resolved = resolve(preset="tiny", overrides=[f"train.steps={steps}", "eval.every=0"])
     spent: list[float] = []

@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from dgpo_cli.config.load import Resolved, resolve
-from dgpo_cli.models.memory import MALLOC, MIB
-from dgpo_cli.types import Message, Prompt, StepMetrics, Verdict
+from dgpo_cli.core.types import Message, Prompt, StepMetrics, Verdict
+from dgpo_cli.planning.memory import MALLOC, MIB
 
 STEPS = 3
 ALLOCATORS = {"returned": "65536", "heap": None}
@@ -73,11 +73,11 @@ def steps_of(resolved: Resolved, *, steps: int) -> Iterator[StepMetrics]:
     """Take the steps; yield the seconds of each by phase."""
     import torch
 
-    from dgpo_cli import engine as engine_module
-    from dgpo_cli.engine import Engine
-    from dgpo_cli.models.optimizers import build_adamw
-    from dgpo_cli.models.policy import Policy, load_policy
-    from dgpo_cli.workflows.setup import make_sampler
+    from dgpo_cli.engine import engine as engine_module
+    from dgpo_cli.engine.engine import Engine
+    from dgpo_cli.engine.optimizers import build_adamw
+    from dgpo_cli.engine.setup import make_sampler
+    from dgpo_cli.policy.policy import Policy, load_policy
 
     settings = resolved.settings
     policy = load_policy(
@@ -134,7 +134,7 @@ def settings_of(case: Case, *, smollm2: str | None) -> Resolved:
 
 def predict(resolved: Resolved) -> int:
     """Return the peak that the plan gives for the process alone, in bytes."""
-    from dgpo_cli.workflows import devices, plan
+    from dgpo_cli.planning import devices, plan
 
     found = plan.run(
         lambda changes: resolved,

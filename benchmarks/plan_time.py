@@ -53,7 +53,7 @@ Seconds = dict[str, float]
 
 
 def estimate(resolved: Resolved) -> Seconds:
-    from dgpo_cli.workflows import devices, plan
+    from dgpo_cli.planning import devices, plan
 
     settings = resolved.settings
     lengths = plan.Typical(

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 from dgpo_cli.algo.group_split import PARTS
-from dgpo_cli.report.run_page.page import report_page
-from dgpo_cli.types import OUTCOMES
-from dgpo_cli.workflows import report
+from dgpo_cli.core.types import OUTCOMES
+from dgpo_cli.report import report
+from dgpo_cli.report.run_page import report_page
 
 QUANTILES = ("p50", "p90", "p99", "max")
 

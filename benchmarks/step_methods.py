@@ -14,12 +14,12 @@ from torch import Tensor
 
 from dgpo_cli.algo.credit import DgpoCredit, UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.models import load
-from dgpo_cli.models.batching import Rows, micro_batches, pad_rows
-from dgpo_cli.models.learn import Learner, Recipe
-from dgpo_cli.models.optimizers import build_adamw
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.settings import LoraAdapter, ModelSettings
+from dgpo_cli.engine.learn import Learner, Recipe
+from dgpo_cli.engine.optimizers import build_adamw
+from dgpo_cli.policy import load
+from dgpo_cli.policy.batching import Rows, micro_batches, pad_rows
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.policy.settings import LoraAdapter, ModelSettings
 
 BETA = 0.04
 LR = 1e-6

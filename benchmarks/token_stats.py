@@ -32,8 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgpo_cli.models.head import Head
-from dgpo_cli.models.token_pass import token_logprobs, token_pass
+from dgpo_cli.policy.head import Head
+from dgpo_cli.policy.token_pass import token_logprobs, token_pass
 
 SHAPES = ((576, 49_152, 1024), (896, 151_936, 256))  # D, V, N
 MEMORY_TOKENS = (256, 4096)

@@ -20,13 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.backends.carriers import FullCarrier
-from dgpo_cli.backends.guard import descendants
-from dgpo_cli.backends.vllm import VllmSampler
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.models.policy import load_policy
-from dgpo_cli.workflows.setup import make_sampler
+from dgpo_cli.engine.setup import make_sampler
+from dgpo_cli.policy.policy import load_policy
+from dgpo_cli.samplers.guard import descendants
+from dgpo_cli.samplers.vllm.carriers import FullCarrier
+from dgpo_cli.samplers.vllm.sampler import VllmSampler
 
 SETTINGS = (
     "model.device=cpu",

@@ -22,8 +22,8 @@ from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
+from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.prompts import sums
-from dgpo_cli.seeds import derive_seed
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")

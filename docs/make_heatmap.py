@@ -9,10 +9,10 @@ import argparse
 from pathlib import Path
 
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.report.heatmap import render
-from dgpo_cli.report.svg import export_svg
-from dgpo_cli.workflows import inspect
-from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
+from dgpo_cli.inspect import inspect
+from dgpo_cli.inspect.request import Choice, Models, Origin, WhatIf
+from dgpo_cli.inspect.views.heatmap import render
+from dgpo_cli.ui.svg import export_svg
 
 WIDTH = 100
 

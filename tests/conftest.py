@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from dgpo_cli.models.policy import Policy
+    from dgpo_cli.policy.policy import Policy
 
 # Read when huggingface_hub and torch are imported, so they are set before anything else.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -41,7 +41,7 @@ _default_signals_for_children()
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """One token a character, with a chat template, a padding and an end token."""
-    from tests.models import tiny
+    from tests.policy import tiny
 
     return tiny.char_tokenizer()
 
@@ -49,7 +49,7 @@ def tokenizer() -> Any:
 @pytest.fixture
 def policy() -> Policy:
     """A tied Qwen2 policy whose reference has been moved, so that distances are not zero."""
-    from tests.models import tiny
+    from tests.policy import tiny
 
     return tiny.make_policy(apart=0.05)
 
@@ -57,7 +57,7 @@ def policy() -> Policy:
 @pytest.fixture
 def lora_policy() -> Policy:
     """An untied Qwen2 policy with a LoRA adapter that is not zero."""
-    from tests.models import tiny
+    from tests.policy import tiny
 
     return tiny.make_lora_policy(apart=0.05)
 
@@ -65,7 +65,7 @@ def lora_policy() -> Policy:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model and its tokenizer, as transformers writes them."""
-    from tests.models import tiny
+    from tests.policy import tiny
 
     folder = tmp_path_factory.mktemp("tiny-model")
     tiny.build_model("qwen2-tied").save_pretrained(folder)
@@ -77,7 +77,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same for an untied model whose matrices have whole blocks of 64 numbers, as NF4 takes
     them, and more than the 4096 numbers from which AdamW's state is kept in 8 bits."""
-    from tests.models import tiny
+    from tests.policy import tiny
 
     folder = tmp_path_factory.mktemp("wide-model")
     tiny.build_model("qwen2-untied", hidden_size=64, intermediate_size=128).save_pretrained(folder)

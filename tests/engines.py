@@ -8,16 +8,16 @@ from typing import Any
 import torch
 
 from dgpo_cli.algo.credit import CreditRule, DgpoCredit
-from dgpo_cli.backends.base import SamplingParams
-from dgpo_cli.backends.settings import RolloutSettings
 from dgpo_cli.config.settings import OptimSettings, Settings, TrainSettings
 from dgpo_cli.core.events import Observer
-from dgpo_cli.engine import Engine
-from dgpo_cli.models.optimizers import build_adamw
-from dgpo_cli.models.policy import Policy
+from dgpo_cli.core.types import Completion, Message, Prompt, ScoredGroup, Verdict
+from dgpo_cli.engine.engine import Engine
+from dgpo_cli.engine.optimizers import build_adamw
+from dgpo_cli.policy.policy import Policy
 from dgpo_cli.rewards.grader import GradeItem
-from dgpo_cli.types import Completion, Message, Prompt, ScoredGroup, Verdict
-from tests.models import tiny
+from dgpo_cli.samplers.base import SamplingParams
+from dgpo_cli.samplers.settings import RolloutSettings
+from tests.policy import tiny
 
 G = 3
 TEXTS = [["3", "4", "12=3"], ["70", "7", "70"], ["6", "6", "66"], ["8", "0", "81"], ["1", "2", "3"]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dgpo_cli.core.events import Event, Note, Progress, StepDone
-from dgpo_cli.types import StepMetrics
+from dgpo_cli.core.types import StepMetrics
 
 _E = TypeVar("_E")
 

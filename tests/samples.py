@@ -19,8 +19,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from dgpo_cli.algo.estimators import ProblemSamples, summarise
-from dgpo_cli.types import (
+from dgpo_cli.core.types import (
     Card,
     Evaluation,
     InspectedCompletion,
@@ -29,6 +28,7 @@ from dgpo_cli.types import (
     Outcome,
     Verdict,
 )
+from dgpo_cli.stats.estimators import ProblemSamples, summarise
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SYSTEMS = {"truecolor": "truecolor", "256": "256", "16": "standard", "none": None}

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.backends.settings import ServerUrl, VllmServerBackend
-from dgpo_cli.backends.vllm_server import SharedServers
 from dgpo_cli.config.changes import differences
 from dgpo_cli.config.dump import describe, dump_toml
 from dgpo_cli.config.layers import set_layer
 from dgpo_cli.config.load import Resolved, layered, resolve
+from dgpo_cli.core.errors import BackendError, ConfigError, without_logins
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.errors import BackendError, ConfigError, without_logins
-from dgpo_cli.prompts.hub import HubFile, fetch
-from dgpo_cli.workflows import machine
+from dgpo_cli.doctor import machine
+from dgpo_cli.hub.files import HubFile, fetch
+from dgpo_cli.samplers.settings import ServerUrl, VllmServerBackend
+from dgpo_cli.samplers.vllm.server import SharedServers
 from tests.cli.helpers import dgpo
-from tests.prompts.hub_server import Hub, serving
+from tests.hub.hub_server import Hub, serving
 
 SECRET = "s3cret"
 BASIC = "Basic " + base64.b64encode(f"me:{SECRET}/@".encode()).decode()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from dgpo_cli.core.resources import resource_dir
 from dgpo_cli.prompts.sums import SumProblem, held_out, solution
-from dgpo_cli.resources import resource_dir
 
 TINY = resource_dir("data") / "tiny"
 MAX_BYTES = 4_000_000

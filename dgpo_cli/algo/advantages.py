@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dgpo_cli.schema import Frozen
+from dgpo_cli.core.schema import Frozen
 
 # Added to the standard deviation, as in GRPO; far below that of any group of distinct rewards.
 STD_EPS = 1e-6

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from dgpo_cli.types import Outcome, ScoredGroup, StepMetrics
+from dgpo_cli.core.types import Outcome, ScoredGroup, StepMetrics
 
 Part = Literal["signal", "all_right", "all_wrong", "truncated", "no_answer", "unjudged", "filtered"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from dgpo_cli.schema import Frozen
+from dgpo_cli.core.schema import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor

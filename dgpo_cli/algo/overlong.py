@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from dgpo_cli.schema import Frozen
-from dgpo_cli.types import Completion, ScoredGroup, StepMetrics
+from dgpo_cli.core.schema import Frozen
+from dgpo_cli.core.types import Completion, ScoredGroup, StepMetrics
 
 
 class OverlongSettings(Frozen):

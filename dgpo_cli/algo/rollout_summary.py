@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 
-from dgpo_cli.types import OUTCOMES, ScoredGroup, StepMetrics
+from dgpo_cli.core.types import OUTCOMES, ScoredGroup, StepMetrics
 
 
 def rollout_metrics(groups: Sequence[ScoredGroup]) -> StepMetrics:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.algo.overlong import OverlongSettings, is_truncated
-from dgpo_cli.types import Group, ScoredGroup, Verdict
+from dgpo_cli.core.types import Group, ScoredGroup, Verdict
 
 
 def scored_group(

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dgpo_cli.algo.health import IS_NOISE, is_noise
+from dgpo_cli.algo.credit.target import IS_NOISE, is_noise
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.types import Credit, StepMetrics, TokenStats
+    from dgpo_cli.core.types import Credit, StepMetrics, TokenStats
 
 QUANTILES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
@@ -87,7 +87,7 @@ def _tau_metrics(credit: Credit, rows: Tensor) -> StepMetrics:
     Rows where no tau makes a difference have none, and are held by ties.
     """
     from dgpo_cli.algo.masked import masked_mean, masked_quantiles
-    from dgpo_cli.types import LIMITS
+    from dgpo_cli.core.types import LIMITS
 
     if credit.tau is None or credit.limit is None:
         return {}

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
-from dgpo_cli.cli import console
 from dgpo_cli.cli.guard import FAILED, USAGE
 from dgpo_cli.cli.help import CHANGE, OUTPUT, READ
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.numbers import percent
-from dgpo_cli.errors import ConfigError
 from dgpo_cli.rewards.protocol import Extract
+from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
+    from dgpo_cli.doctor.check import CheckedCase, CheckSummary
     from dgpo_cli.rewards.settings import RewardSettings
-    from dgpo_cli.workflows.check import CheckedCase, CheckSummary
 
 AIME_RANGE = (0, 999)
 LINES_AT_ONCE = 256  # of a file, where nobody waits for each line
@@ -101,7 +101,7 @@ def check(
     settings = _settings(
         extract=extract, kind=kind, minimum=minimum, maximum=maximum, timeout=timeout
     )
-    from dgpo_cli.workflows import check as workflow
+    from dgpo_cli.doctor import check as workflow
 
     name = "stdin" if source == "-" else source
     with ExitStack() as opened:

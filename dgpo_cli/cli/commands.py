@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dgpo_cli.cli import help
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
 
 
 class Command(TyperCommand):
@@ -99,7 +99,7 @@ def _refused(param: Any, cause: BaseException | None) -> str:
         return f"give {name} {what}" if name != what else f"give {name}"
     from pydantic import ValidationError
 
-    from dgpo_cli.config.explain import cut, one_of, problem, shown
+    from dgpo_cli.core.refusal import cut, one_of, problem, shown
 
     if not isinstance(cause, ValidationError):
         return f"{name}: {cause}"

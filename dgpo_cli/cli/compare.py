@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dgpo_cli.cli import console
 from dgpo_cli.cli.help import OUTPUT, READ
+from dgpo_cli.ui import console
 
 Evaluations = Annotated[
     list[Path],
@@ -43,8 +43,8 @@ def compare(evaluations: Evaluations, force: Force = False, as_json: Json = Fals
       The differences as JSON
         dgpo compare evals/sums-base evals/sums-tiny --json
     """
-    from dgpo_cli.report import comparison, comparison_json
-    from dgpo_cli.workflows import compare as workflow
+    from dgpo_cli.evals import compare as workflow
+    from dgpo_cli.evals.views import comparison, comparison_json
 
     runs = [comparison_json.read_run(path) for path in evaluations]
     pairs = workflow.run(runs, force=force)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgpo_cli.cli import console, options
+from dgpo_cli.cli import options
 from dgpo_cli.cli.help import OUTPUT
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
@@ -37,7 +38,7 @@ def doctor(
     if preset is None and config is None and overrides:
         raise ConfigError(f"--set {overrides[0]}: give --preset or --config to say of what")
     from dgpo_cli.config.load import resolve
-    from dgpo_cli.workflows import doctor as workflow
+    from dgpo_cli.doctor import doctor as workflow
 
     def changed(changes: dict[str, object]) -> Resolved:
         more: dict[str, tuple[str, Any]] = {k: ("dgpo doctor", v) for k, v in changes.items()}
@@ -45,8 +46,8 @@ def doctor(
 
     chosen = preset is not None or config is not None
     findings = workflow.run(changed if chosen else None)
-    from dgpo_cli.report import doctor as report
-    from dgpo_cli.report import ramp
+    from dgpo_cli.doctor import table as report
+    from dgpo_cli.ui import ramp
 
     if as_json:
         console.say_json(report.to_json(findings))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dgpo_cli.cli import console
 from dgpo_cli.core import io
-from dgpo_cli.errors import cannot_write
+from dgpo_cli.core.errors import cannot_write
+from dgpo_cli.ui import console
 
 
 def write(flag: str, path: Path, content: bytes) -> None:
@@ -36,7 +36,7 @@ def write_png(path: Path, drawing: str) -> None:
         ConfigError: it cannot be written, or this machine cannot draw it.
         DataError: the picture would be too large.
     """
-    from dgpo_cli.report.png import lacking, lacking_note, svg_to_png
+    from dgpo_cli.ui.png import lacking, lacking_note, svg_to_png
 
     write("--png", path, svg_to_png(drawing))
     if boxes := lacking(drawing):

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import typer
 
-from dgpo_cli.cli import console
-from dgpo_cli.errors import DgpoError, Interrupted
+from dgpo_cli.core.errors import DgpoError, Interrupted
+from dgpo_cli.ui import console
 
 FAILED = 1
 USAGE = 2

@@ -13,7 +13,7 @@ from typing import Any
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
-from dgpo_cli.cli import console
+from dgpo_cli.ui import console
 
 # Groups of options.
 RUN = "What to run"

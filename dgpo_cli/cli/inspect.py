@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dgpo_cli.cli import console, options
 from dgpo_cli.cli import inspect_options as own
+from dgpo_cli.cli import options
 from dgpo_cli.cli.inspect_files import Files
 from dgpo_cli.cli.inspect_views import View
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.ui import console
 
 
 def inspect(
@@ -56,13 +57,13 @@ def inspect(
         raise ConfigError("--prompt=- and --completion=-: only one of them can be stdin")
     files = Files(html=html, svg=svg, png=png)
     files.check()
-    from dgpo_cli.models.settings import ModelSettings
+    from dgpo_cli.policy.settings import ModelSettings
 
     for name in filter(None, (model, reference if model else None)):
         options.reach(ModelSettings(path=name))
-    from dgpo_cli.cli.bars import bars
-    from dgpo_cli.workflows import inspect as workflow
-    from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
+    from dgpo_cli.inspect import inspect as workflow
+    from dgpo_cli.inspect.request import Choice, Models, Origin, WhatIf
+    from dgpo_cli.live.bars import bars
 
     origin = Origin(
         source=source,
@@ -86,7 +87,7 @@ def inspect(
     for line in files.write(inspection, draw=view.draw):
         (console.note if as_json else console.say)(line)
     if as_json:
-        from dgpo_cli.report import inspection_json
+        from dgpo_cli.inspect import as_json as inspection_json
 
         console.stream(inspection_json.chunks(inspection))
     elif not files.asked:

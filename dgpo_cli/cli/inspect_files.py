@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dgpo_cli.cli.files import write, write_png
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dgpo_cli.report.ramp import Depth
-    from dgpo_cli.types import InspectedCompletion, Inspection
+    from dgpo_cli.core.types import InspectedCompletion, Inspection
+    from dgpo_cli.ui.ramp import Depth
 
 WIDTH = 100  # cells of a drawing
 
@@ -70,7 +70,7 @@ class Files:
 
         draw: the view of one completion; that of the most telling one is drawn.
         """
-        from dgpo_cli.report.inspect_page import chosen, inspect_page, most_telling
+        from dgpo_cli.inspect.page import chosen, inspect_page, most_telling
 
         if self.html is not None:
             left_out = chosen(inspection.completions).left_out
@@ -80,7 +80,7 @@ class Files:
             yield f"written to {self.html}{rest}"
         if self.svg is None and self.png is None:
             return
-        from dgpo_cli.report.svg import export_svg
+        from dgpo_cli.ui.svg import export_svg
 
         shown = inspection.completions[most_telling(inspection.completions)]
         picture = draw(shown, width=WIDTH, color="truecolor")

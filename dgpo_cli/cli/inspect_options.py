@@ -11,8 +11,8 @@ import typer
 
 from dgpo_cli.cli import completion
 from dgpo_cli.cli.help import CHANGE, OUTPUT, READ, RUN, SHOW
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.report import measure
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.inspect.views import measure
 
 Source = Annotated[
     Path | None,

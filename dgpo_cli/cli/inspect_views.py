@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.cli import console
+from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dgpo_cli.report.measure import What
-    from dgpo_cli.report.ramp import Depth
-    from dgpo_cli.types import InspectedCompletion, Inspection
+    from dgpo_cli.core.types import InspectedCompletion, Inspection
+    from dgpo_cli.inspect.views.measure import What
+    from dgpo_cli.ui.ramp import Depth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class View:
 
     def show(self) -> None:
         """Draw it on stdout; what may be long goes through the pager."""
-        from dgpo_cli.report import ramp
+        from dgpo_cli.ui import ramp
 
         width, color = console.picture_width(), ramp.depth_of(console.stdout())
         show = console.page if self.pair or self.steps or self.full else console.show
@@ -38,7 +38,7 @@ class View:
 
     def draw(self, shown: InspectedCompletion, *, width: int, color: Depth) -> RenderableType:
         """The view of a completion; of the pair or the token where that was asked for."""
-        from dgpo_cli.report import pair_view, token_detail
+        from dgpo_cli.inspect.views import pair_view, token_detail
 
         if self.inspection.detail is not None:
             return token_detail.render(self.inspection, width=width, color=color)
@@ -62,7 +62,7 @@ class View:
         """One completion, and what a what-if changes of it."""
         from rich.console import Group
 
-        from dgpo_cli.report import heatmap, step_table, what_if
+        from dgpo_cli.inspect.views import heatmap, step_table, what_if
 
         looks: Any = {"inspection": self.inspection, "width": width, "color": color}
         if self.steps:

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from dgpo_cli.cli import completion, console, options
+from dgpo_cli.cli import completion, options
 from dgpo_cli.cli.help import OUTPUT, READ
 from dgpo_cli.core.numbers import size
+from dgpo_cli.ui import console
 
 Run = Annotated[
     Path,
@@ -48,7 +49,7 @@ def merge(run: Run, out: Out, checkpoint: Checkpoint = None, dtype: Dtype = "bfl
     """
     resolved = options.resolve_run(run)
     options.reach(resolved.settings.model)
-    from dgpo_cli.workflows import merge as workflow
+    from dgpo_cli.publish import merge as workflow
 
     result = workflow.run(
         resolved,

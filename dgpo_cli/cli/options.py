@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgpo_cli.cli import completion, console
+from dgpo_cli.cli import completion
 from dgpo_cli.cli.help import CHANGE, READ, RUN
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
     from dgpo_cli.config.layers import Layer
     from dgpo_cli.config.load import Resolved
-    from dgpo_cli.models.settings import ModelSettings
+    from dgpo_cli.policy.settings import ModelSettings
     from dgpo_cli.prompts.settings import PromptSettings
 
 
@@ -142,7 +143,7 @@ def print_settings(resolved: Resolved, names: Collection[str] | None = None) -> 
 def announce(prompts: PromptSettings) -> None:
     """Say it where the prompts are data of the hub, before anything slow is imported."""
     if prompts.kind == "hub":
-        from dgpo_cli.prompts.hub_calls import asked
+        from dgpo_cli.hub.calls import asked
 
         console.note(f"{prompts.dataset}: asking {asked()}")
 
@@ -153,6 +154,6 @@ def reach(model: ModelSettings) -> None:
     Raises:
         BackendError: it is not.
     """
-    from dgpo_cli.workflows.hub_model import reach_model
+    from dgpo_cli.hub.model import reach_model
 
     reach_model(model, observer=console.Notes())

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgpo_cli.cli import console, options
+from dgpo_cli.cli import options
 from dgpo_cli.cli.help import CHANGE, MACHINE, OUTPUT
+from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
@@ -96,9 +97,9 @@ def plan(
     resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags=flags)
     from dgpo_cli.config.checks import check_trainable
     from dgpo_cli.config.load import resolve
-    from dgpo_cli.models.config_file import is_at_hand
-    from dgpo_cli.workflows import devices
-    from dgpo_cli.workflows import plan as workflow
+    from dgpo_cli.planning import devices
+    from dgpo_cli.planning import plan as workflow
+    from dgpo_cli.policy.config_file import is_at_hand
 
     check_trainable(resolved.settings)
 
@@ -121,8 +122,8 @@ def plan(
     )
     if apply is not None:
         workflow.apply(found, changed, to=apply)
-    from dgpo_cli.report import plan as report
-    from dgpo_cli.report import ramp
+    from dgpo_cli.planning import table as report
+    from dgpo_cli.ui import ramp
 
     if as_json:
         console.say_json(report.to_json(found))

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from dgpo_cli.cli import completion, console, options
+from dgpo_cli.cli import completion, options
 from dgpo_cli.cli.help import OUTPUT, READ
 from dgpo_cli.core.numbers import size
+from dgpo_cli.ui import console
 
 Run = Annotated[
     Path,
@@ -72,7 +73,7 @@ def push(
     resolved = options.resolve_run(run)
     if merged:
         options.reach(resolved.settings.model)
-    from dgpo_cli.workflows import push as workflow
+    from dgpo_cli.publish import push as workflow
 
     result = workflow.run(
         resolved,

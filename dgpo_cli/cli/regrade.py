@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dgpo_cli.cli import console, scores
+from dgpo_cli.cli import scores
 from dgpo_cli.cli.help import OUTPUT, READ
+from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
-    from dgpo_cli.workflows.request import Flip, RegradeResult
+    from dgpo_cli.evals.request import Flip, RegradeResult
 
 Folder = Annotated[
     Path,
@@ -37,8 +38,8 @@ def regrade(folder: Folder, as_json: Json = False) -> None:
       The same as JSON
         dgpo regrade evals/sums-tiny --json
     """
-    from dgpo_cli.cli.bars import bars
-    from dgpo_cli.workflows import regrade as workflow
+    from dgpo_cli.evals import regrade as workflow
+    from dgpo_cli.live.bars import bars
 
     with bars() as observer:
         result = workflow.run(folder, observer=observer, save=scores.save)

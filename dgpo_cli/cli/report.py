@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from dgpo_cli.cli import completion, console
+from dgpo_cli.cli import completion
 from dgpo_cli.cli.files import write, write_png
 from dgpo_cli.cli.help import OUTPUT, READ
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.ui import console
 
 Runs = Annotated[
     list[Path] | None,
@@ -63,8 +64,8 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
         dgpo report runs/tiny runs/tiny-uniform --out both.html
     """
     _check({"--out": out, "--png": png})
-    from dgpo_cli.report.run_page.page import MAX_RUNS
-    from dgpo_cli.workflows import report as workflow
+    from dgpo_cli.report import report as workflow
+    from dgpo_cli.report.run_page import MAX_RUNS
 
     if len(runs or []) > MAX_RUNS:
         raise ConfigError(f"{len(runs or [])} runs: a page shows at most {MAX_RUNS}; name fewer")
@@ -75,12 +76,12 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
         for text in record.notes:
             console.note(f"{record.name}: {text}" if len(records) > 1 else text)
     if as_json:
-        from dgpo_cli.report.run_page.as_json import to_json
+        from dgpo_cli.report.as_json import to_json
 
         console.say_json(to_json(records))
     tell = console.note if as_json else console.say
     if with_page:
-        from dgpo_cli.report.run_page.page import report_page
+        from dgpo_cli.report.run_page import report_page
 
         page = out or Path(records[0].path) / "report.html"
         write("--out", page, report_page(records).encode("utf-8"))
@@ -88,7 +89,7 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
         if not as_json:
             console.suggest(["inspect", records[0].path])
     if png is not None:
-        from dgpo_cli.report.run_page.picture import report_svg
+        from dgpo_cli.report.picture import report_svg
 
         write_png(png, report_svg(records))
         tell(f"written to {png}")

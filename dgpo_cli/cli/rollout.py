@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from dgpo_cli.cli import completion, console, options
+from dgpo_cli.cli import completion, options
 from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
 from dgpo_cli.core.numbers import decimal, percent
+from dgpo_cli.ui import console
 
 Prompts = Annotated[
     str,
@@ -83,12 +84,12 @@ def rollout(
 
     check_built(resolved.settings, training=False)
     options.reach(resolved.settings.model)
-    from dgpo_cli.cli.bars import bars
+    from dgpo_cli.live.bars import bars
     from dgpo_cli.prompts.benchmarks import prefetch
 
     with bars() as observer:
         prefetch(str(prompts), observer=observer)
-        from dgpo_cli.workflows import rollout as workflow
+        from dgpo_cli.evals import rollout as workflow
 
         result = workflow.run(
             resolved,

@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.cli import console
 from dgpo_cli.core import io
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
-    from dgpo_cli.types import Card, Evaluation
+    from dgpo_cli.core.types import Card, Evaluation
 
 BELOW = 3  # exit code of --min-score
 
@@ -23,14 +23,14 @@ def save(out: Path, evaluation: Evaluation, card: Card) -> None:
 
 def as_data(evaluation: Evaluation, card: Card) -> dict[str, Any]:
     """Return the report as report.json and --json have it."""
-    from dgpo_cli.report import evaluation as report
+    from dgpo_cli.evals.views import evaluation as report
 
     return report.to_json(evaluation, card)
 
 
 def show(evaluation: Evaluation, card: Card | None) -> None:
     """Print the report, the score last; with a card, what moved the score above it."""
-    from dgpo_cli.report import evaluation as report
+    from dgpo_cli.evals.views import evaluation as report
 
     console.show(report.render(evaluation, card))
 

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from dgpo_cli.cli import console, options
+from dgpo_cli.cli import options
 from dgpo_cli.cli.help import MACHINE, NETWORK, RUN
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.ui import console
 
 Model = Annotated[
     str, typer.Option(help="Hub id or folder of the base model.", metavar="M", rich_help_panel=RUN)
@@ -194,11 +195,11 @@ def serve(
       For eval on other machines, with a key of your own
         dgpo serve --model ./model --host 0.0.0.0 --api-key-env MY_KEY
     """
-    from dgpo_cli.backends.vllm_command import ServerFlags, transfer_name
     from dgpo_cli.config import checks
-    from dgpo_cli.models.load import model_location
-    from dgpo_cli.models.settings import ModelSettings
-    from dgpo_cli.workflows import serve as workflow
+    from dgpo_cli.policy.load import model_location
+    from dgpo_cli.policy.settings import ModelSettings
+    from dgpo_cli.samplers.vllm import serve as workflow
+    from dgpo_cli.samplers.vllm.command import ServerFlags, transfer_name
 
     key = _key(api_key_env)
     if not checks.has_vllm():

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from dgpo_cli.cli import completion, console, options
+from dgpo_cli.cli import completion, options
 from dgpo_cli.cli.commands import Command, Group
 from dgpo_cli.cli.help import OUTPUT, READ, entry, wrapped
 from dgpo_cli.config import presets
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
@@ -145,7 +146,7 @@ def _in_presets(setting: Setting) -> str:
 
 
 def _value(value: object) -> str:
-    from dgpo_cli.config.explain import shown
+    from dgpo_cli.core.refusal import shown
 
     return "unset" if value is None else shown(value)
 

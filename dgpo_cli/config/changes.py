@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgpo_cli.config.dump import dump_toml
-from dgpo_cli.config.explain import shown
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import change_of, flatten, known_leaves
+from dgpo_cli.core.refusal import shown
+from dgpo_cli.core.schema import Change
+from dgpo_cli.core.types import SettingChange
 from dgpo_cli.prompts.settings import RowFields
-from dgpo_cli.schema import Change
-from dgpo_cli.types import SettingChange
 
 TAGS = ("kind", "rule")  # what says which variant a section is
 _LONGEST = 64  # characters that a run's name may add to its recipe's

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.errors import BackendError, ConfigError
+from dgpo_cli.core.errors import BackendError, ConfigError
 
 
 def always_wrong(settings: Settings) -> Iterator[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from dgpo_cli.config.explain import shown
 from dgpo_cli.config.load import DEFAULT, Resolved
 from dgpo_cli.config.tree import flatten
-from dgpo_cli.errors import without_logins
+from dgpo_cli.core.errors import without_logins
+from dgpo_cli.core.refusal import shown
 
 
 class Row(NamedTuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.config.layers import Argument
 from dgpo_cli.config.tree import Choice, known_leaves, locate
-from dgpo_cli.errors import without_logins
+from dgpo_cli.core.errors import without_logins
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo_cli.config.presets import preset_text
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
 
 _DEEPEST = 16  # levels of tables; settings have four
 

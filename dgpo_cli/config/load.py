@@ -15,7 +15,7 @@ from dgpo_cli.config.checks import always_wrong
 from dgpo_cli.config.layers import Argument, Layer, file_layer, flag_layers, preset_layer, set_layer
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import Choice, Model, arms, flatten, nest, section
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
 
 DEFAULT = "default"
 

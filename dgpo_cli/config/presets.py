@@ -7,9 +7,9 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.io import write_new
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.resources import resource_dir
+from dgpo_cli.core.resources import resource_dir
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from typing import Any
 from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.tree import flatten, nest
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.resources import resource_dir
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.resources import resource_dir
 
 SETTINGS = "settings"  # the name of having no protocol: the settings as they are
 _REQUIRED = (

@@ -14,13 +14,14 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from dgpo_cli.config.dump import storable
-from dgpo_cli.config.explain import nearest_key, shown
+from dgpo_cli.config.explain import nearest_key
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.presets import preset_names
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import Choice, Model, arms, change_of, flatten, known_leaves, section
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.schema import Change
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.refusal import shown
+from dgpo_cli.core.schema import Change
 
 # Commands by the settings that they read: the longest name that fits counts. What `dgpo report`
 # only quotes is left out; `dgpo doctor` reads them with --preset or --config.

@@ -10,8 +10,8 @@ from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.algo.credit import CreditRule, DgpoCredit
 from dgpo_cli.algo.losses import ClipLoss, LossSettings
 from dgpo_cli.algo.off_policy import OffPolicySettings
-from dgpo_cli.backends.settings import RolloutSettings
-from dgpo_cli.models.settings import (
+from dgpo_cli.core.schema import Change, Frozen
+from dgpo_cli.policy.settings import (
     AdapterSettings,
     ModelSettings,
     NoAdapter,
@@ -20,7 +20,7 @@ from dgpo_cli.models.settings import (
 )
 from dgpo_cli.prompts.settings import PromptSettings, SumsPrompts
 from dgpo_cli.rewards.settings import IntegerReward, RewardSettings
-from dgpo_cli.schema import Change, Frozen
+from dgpo_cli.samplers.settings import RolloutSettings
 from dgpo_cli.trackers.settings import TrackSettings
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.schema import Change
+from dgpo_cli.core.schema import Change
 
 Model = type[BaseModel]
 

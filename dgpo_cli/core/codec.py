@@ -24,8 +24,8 @@ from pydantic import (
     ValidationError,
 )
 
-from dgpo_cli.config.explain import problem
-from dgpo_cli.errors import DataError
+from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.refusal import problem
 
 T = TypeVar("T")
 

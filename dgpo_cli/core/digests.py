@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
-from dgpo_cli.errors import CheckpointError, DgpoError, UnreadableError
+from dgpo_cli.core.errors import CheckpointError, DgpoError, UnreadableError
 
 SUMS = "SHA256SUMS"
 STATE = "state.json"

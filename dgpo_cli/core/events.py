@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from dgpo_cli.errors import without_logins
-from dgpo_cli.types import Diagnosis, Evaluation, ScoredGroup, StepMetrics
+from dgpo_cli.core.errors import without_logins
+from dgpo_cli.core.types import Diagnosis, Evaluation, ScoredGroup, StepMetrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,13 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from dgpo_cli.errors import CheckpointError, ConfigError, DataError, RunFolderBusy, cannot_write
+from dgpo_cli.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    RunFolderBusy,
+    cannot_write,
+)
 
 BAD = ".bad"  # added to the name of the file that broken lines are moved to
 LOCK = "run.lock"

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable
 
-from dgpo_cli.types import Interval
+from dgpo_cli.core.types import Interval
 
 UNKNOWN = "unknown"  # a number that exists and is not known
 ABSENT = "-"  # a cell of a table that has no number at all

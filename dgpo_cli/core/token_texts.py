@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dgpo_cli.thinking import is_part_of_mark
+from dgpo_cli.core.thinking import is_part_of_mark
 
 REPLACEMENT = "\ufffd"  # what decoders give for bytes that are not (yet) a character
 MAX_PARTS = 4  # a UTF-8 character has at most 4 bytes, so at most 4 tokens

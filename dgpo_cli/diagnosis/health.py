@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dgpo_cli.algo.credit.target import NOISE_SHARE
 from dgpo_cli.core.numbers import scientific, whole_percent
-from dgpo_cli.types import StepMetrics
+from dgpo_cli.core.types import StepMetrics
 
 if TYPE_CHECKING:
     from dgpo_cli.algo.credit import CreditRule

@@ -10,8 +10,8 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from dgpo_cli.algo.intervals import wilson
-from dgpo_cli.types import Interval
+from dgpo_cli.core.types import Interval
+from dgpo_cli.stats.intervals import wilson
 
 Line = Mapping[str, float | None]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 
-from dgpo_cli.algo.diagnosis.facts import Facts
-from dgpo_cli.algo.diagnosis.history import WINDOW, History
 from dgpo_cli.core.numbers import whole_percent
-from dgpo_cli.types import Diagnosis
+from dgpo_cli.core.types import Diagnosis
+from dgpo_cli.diagnosis.facts import Facts
+from dgpo_cli.diagnosis.history import WINDOW, History
 
 # The entropy of a run that learns well falls about tenfold (the embedded model: 0.09 to 0.01 nats
 # while nearly every answer becomes right), so the fall alone proves nothing.

@@ -12,11 +12,11 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dgpo_cli.algo.diagnosis.facts import Facts
-from dgpo_cli.algo.diagnosis.history import WINDOW, History, Line, number
-from dgpo_cli.algo.diagnosis.trend import has_risen
 from dgpo_cli.core.numbers import scientific, whole_percent
-from dgpo_cli.types import Diagnosis
+from dgpo_cli.core.types import Diagnosis
+from dgpo_cli.diagnosis.facts import Facts
+from dgpo_cli.diagnosis.history import WINDOW, History, Line, number
+from dgpo_cli.diagnosis.trend import has_risen
 
 # Updates before which nothing is said.
 UPDATES = 20

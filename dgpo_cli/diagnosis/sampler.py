@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 
-from dgpo_cli.algo.diagnosis.facts import Facts
-from dgpo_cli.algo.diagnosis.history import History
 from dgpo_cli.core.numbers import whole_percent
-from dgpo_cli.types import Diagnosis
+from dgpo_cli.core.types import Diagnosis
+from dgpo_cli.diagnosis.facts import Facts
+from dgpo_cli.diagnosis.history import History
 
 # Nats of k3 a token, in squares of the tolerated mean gap: normal errors of that size make 0.8.
 K3 = 8.0

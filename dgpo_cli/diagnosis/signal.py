@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dgpo_cli.algo.diagnosis.facts import Facts
-from dgpo_cli.algo.diagnosis.history import History
 from dgpo_cli.core.numbers import whole_percent
-from dgpo_cli.types import Diagnosis
+from dgpo_cli.core.types import Diagnosis
+from dgpo_cli.diagnosis.facts import Facts
+from dgpo_cli.diagnosis.history import History
 
 # Share of groups that teach nothing from which a step costs five times what it teaches.
 MOST = 0.8

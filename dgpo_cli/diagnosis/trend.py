@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dgpo_cli.algo.diagnosis.history import FIRST, START, History, Line, number
+from dgpo_cli.diagnosis.history import FIRST, START, History, Line, number
 
 # Standard errors that a rise or its limit is told with.
 SURE = 2.0

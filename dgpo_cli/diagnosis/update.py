@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 
-from dgpo_cli.algo.diagnosis.facts import Facts
-from dgpo_cli.algo.diagnosis.history import WINDOW, History, Line, number
-from dgpo_cli.types import Diagnosis
+from dgpo_cli.core.types import Diagnosis
+from dgpo_cli.diagnosis.facts import Facts
+from dgpo_cli.diagnosis.history import WINDOW, History, Line, number
 
 # Skipped steps of the window; one alone is told when it happens, and three in a row end the run.
 SKIPPED = 2

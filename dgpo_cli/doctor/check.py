@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from dgpo_cli.core.thinking import ends_in_thought
+from dgpo_cli.core.types import OUTCOMES, FinishReason, Outcome
 from dgpo_cli.prompts.answer_key import final_answer
 from dgpo_cli.rewards.grader import GradeItem, Grader
 from dgpo_cli.rewards.settings import RewardSettings
-from dgpo_cli.thinking import ends_in_thought
-from dgpo_cli.types import OUTCOMES, FinishReason, Outcome
 
 NO_OPINION = "policy"
 WANTS = ("correct", "incorrect", NO_OPINION, *OUTCOMES[1:])

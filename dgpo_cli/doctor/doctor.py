@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dgpo_cli.config.checks import check_built, check_trainable
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.errors import DgpoError
 from dgpo_cli.core.numbers import size
-from dgpo_cli.errors import DgpoError
-from dgpo_cli.types import Finding
-from dgpo_cli.workflows import machine, packages
+from dgpo_cli.core.types import Finding
+from dgpo_cli.doctor import machine, packages
 
 # Settings with some changed, as `resolve` gives them.
 Changed = Callable[[dict[str, object]], Resolved]
@@ -63,7 +63,7 @@ def _preset(changed: Changed, settings: Settings, *, torch_works: bool) -> Itera
 
 
 def _memory(changed: Changed, settings: Settings) -> Finding:
-    from dgpo_cli.workflows import devices, plan
+    from dgpo_cli.planning import devices, plan
 
     try:
         device = devices.here(settings.model.device, measure=False)

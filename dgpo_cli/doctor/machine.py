@@ -10,11 +10,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from dgpo_cli.backends.http_json import basic
-from dgpo_cli.backends.settings import ServerUrl
 from dgpo_cli.core.numbers import size
-from dgpo_cli.types import Finding
-from dgpo_cli.workflows.devices import host_memory
+from dgpo_cli.core.types import Finding
+from dgpo_cli.planning.devices import host_memory
+from dgpo_cli.samplers.http_json import basic
+from dgpo_cli.samplers.settings import ServerUrl
 
 _GIB = 1 << 30
 _LEAST_MEMORY = 2 * _GIB

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dgpo_cli.core.numbers import size
-from dgpo_cli.types import Finding
+from dgpo_cli.core.types import Finding
 
 # The versions that the tests ran with; those of constraints.txt where it names them.
 TESTED = {

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dgpo_cli.models.batching import Rows, padding_share, shared_share
-from dgpo_cli.types import Batch, ScoredGroup, StepMetrics
+from dgpo_cli.core.types import Batch, ScoredGroup, StepMetrics
+from dgpo_cli.policy.batching import Rows, padding_share, shared_share
 
 if TYPE_CHECKING:
-    from dgpo_cli.models.learn import Recipe, Update
-    from dgpo_cli.models.policy import Policy
+    from dgpo_cli.engine.learn import Recipe, Update
+    from dgpo_cli.policy.policy import Policy
 
 
 def sampler_metrics(groups: Sequence[ScoredGroup], batch: Batch) -> StepMetrics:

@@ -16,9 +16,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.core.io import atomic_folder
-from dgpo_cli.errors import CheckpointError
-from dgpo_cli.models.digests import (
+from dgpo_cli.core.digests import (
     OPTIMIZER,
     STATE,
     SUMS,
@@ -28,11 +26,13 @@ from dgpo_cli.models.digests import (
     has_digests,
     write_digests,
 )
+from dgpo_cli.core.errors import CheckpointError
+from dgpo_cli.core.io import atomic_folder
 
 if TYPE_CHECKING:
     import torch
 
-    from dgpo_cli.models.policy import Policy
+    from dgpo_cli.policy.policy import Policy
 
 FORMAT = 2
 _WITHOUT_DIGESTS = 1
@@ -87,7 +87,7 @@ def save_checkpoint(
     """
     import torch
 
-    from dgpo_cli.models.optimizers import saved_state
+    from dgpo_cli.engine.optimizers import saved_state
 
     with atomic_folder(folder) as temporary:
         policy.save(temporary)
@@ -157,7 +157,7 @@ def load_trainer(folder: Path, *, optimizer: torch.optim.Optimizer) -> None:
     """
     import torch
 
-    from dgpo_cli.models.optimizers import restore_state
+    from dgpo_cli.engine.optimizers import restore_state
 
     try:
         # weights_only: a checkpoint from elsewhere must not be able to run code.

@@ -13,24 +13,24 @@ from dgpo_cli.algo.overlong import is_truncated, overlong_metrics
 from dgpo_cli.algo.rollout_summary import rollout_metrics
 from dgpo_cli.algo.schedule import learning_rate
 from dgpo_cli.algo.shaping import scored_group
-from dgpo_cli.backends.base import RemoteSampler, SamplingParams
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY, Observer
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.thinking import ends_in_thought
+from dgpo_cli.core.timing import Stopwatch
+from dgpo_cli.core.types import Batch, Completion, Group, Prompt, ScoredGroup, StepMetrics
 from dgpo_cli.prompts.templates import encode_prompt
 from dgpo_cli.rewards.grader import GradeItem
-from dgpo_cli.thinking import ends_in_thought
-from dgpo_cli.timing import Stopwatch
-from dgpo_cli.types import Batch, Completion, Group, Prompt, ScoredGroup, StepMetrics
+from dgpo_cli.samplers.base import RemoteSampler, SamplingParams
 
 if TYPE_CHECKING:
     import torch
 
     from dgpo_cli.algo.off_policy import Correction
-    from dgpo_cli.backends.base import Sampler
     from dgpo_cli.config.settings import Settings
-    from dgpo_cli.models.learn import Learner, Recipe
-    from dgpo_cli.models.policy import Policy
+    from dgpo_cli.engine.learn import Learner, Recipe
+    from dgpo_cli.policy.policy import Policy
     from dgpo_cli.rewards.grader import Grader
+    from dgpo_cli.samplers.base import Sampler
 
 
 TokenLogprobs = tuple[float, ...]
@@ -178,7 +178,7 @@ class Engine:
         """
         import torch
 
-        from dgpo_cli.models.batching import pad_rows, pad_values
+        from dgpo_cli.policy.batching import pad_rows, pad_values
 
         with self._watch.phase("statistics"):
             pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
@@ -203,8 +203,8 @@ class Engine:
 
     def logprobs(self, groups: Sequence[Group | ScoredGroup]) -> list[TokenLogprobs]:
         """Return the policy's log-probabilities now of the tokens of every completion, in nats."""
-        from dgpo_cli.models.batching import pad_rows
-        from dgpo_cli.models.scoring import token_stats
+        from dgpo_cli.policy.batching import pad_rows
+        from dgpo_cli.policy.scoring import token_stats
 
         optim = self.settings.optim
         with self._watch.phase("statistics"):
@@ -230,7 +230,7 @@ class Engine:
         Args:
             number: number of the step, from 1.
         """
-        from dgpo_cli.models.noise import noise_metrics, noise_of_distance, noise_pairs
+        from dgpo_cli.engine.noise import noise_metrics, noise_of_distance, noise_pairs
 
         rule = self.settings.credit
         if not isinstance(rule, DgpoCredit) or not self._learning.measures_distance(rule):
@@ -261,7 +261,7 @@ class Engine:
 
         step: number of the step, from 0; it decides the learning rate.
         """
-        from dgpo_cli.models.batch_metrics import off_policy_metrics, update_metrics
+        from dgpo_cli.engine.batch_metrics import off_policy_metrics, update_metrics
 
         assert self.optimizer is not None
         optim = self.settings.optim
@@ -305,7 +305,7 @@ class Engine:
                 None: those of the batch.
         """
         from dgpo_cli.algo.summary import credit_metrics
-        from dgpo_cli.models.batch_metrics import lag_metrics, layout_metrics, sampler_metrics
+        from dgpo_cli.engine.batch_metrics import lag_metrics, layout_metrics, sampler_metrics
 
         distance = self._learning.measures_distance(self.settings.credit)
         dynamic = self.settings.rollout.dynamic_sampling
@@ -340,7 +340,7 @@ class Engine:
     @property
     def _learning(self) -> Learner:
         # Made when it is asked for: sampling and scoring need none of it.
-        from dgpo_cli.models.learn import Learner
+        from dgpo_cli.engine.learn import Learner
 
         if self._learner is None:
             self._learner = Learner(
@@ -354,7 +354,7 @@ class Engine:
 
     @property
     def _recipe(self) -> Recipe:
-        from dgpo_cli.models.learn import Recipe
+        from dgpo_cli.engine.learn import Recipe
 
         optim, rollout = self.settings.optim, self.settings.rollout
         return Recipe(

@@ -28,17 +28,17 @@ import torch
 
 from dgpo_cli.algo.off_policy import Correction
 from dgpo_cli.core.events import NOBODY, Observer, phase
-from dgpo_cli.models.batching import Rows, cut_rows, on_grid, whole_groups
-from dgpo_cli.models.scoring import StatsTable, token_stats
-from dgpo_cli.timing import Stopwatch
-from dgpo_cli.types import Advance, Batch
+from dgpo_cli.core.timing import Stopwatch
+from dgpo_cli.core.types import Advance, Batch
+from dgpo_cli.policy.batching import Rows, cut_rows, on_grid, whole_groups
+from dgpo_cli.policy.scoring import StatsTable, token_stats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dgpo_cli.algo.credit import CreditRule
     from dgpo_cli.algo.losses import ClipLoss
-    from dgpo_cli.models.policy import Policy
+    from dgpo_cli.policy.policy import Policy
 
 
 NO_CORRECTION = Correction(level="none", mode="truncate", cap=1.0)

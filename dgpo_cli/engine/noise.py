@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dgpo_cli.algo.masked import masked_quantiles
-from dgpo_cli.models import token_pass
-from dgpo_cli.models.batching import cut_rows, pad_rows
-from dgpo_cli.types import StepMetrics
+from dgpo_cli.core.types import StepMetrics
+from dgpo_cli.policy import token_pass
+from dgpo_cli.policy.batching import cut_rows, pad_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.models.learn import Recipe
-    from dgpo_cli.models.policy import Policy
+    from dgpo_cli.engine.learn import Recipe
+    from dgpo_cli.policy.policy import Policy
 
 Pair = tuple[Sequence[int], Sequence[int]]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.models.quantization import require_bitsandbytes
-from dgpo_cli.models.settings import OptimizerKind
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.policy.quantization import require_bitsandbytes
+from dgpo_cli.policy.settings import OptimizerKind
 
 if TYPE_CHECKING:
     import torch
 
-    from dgpo_cli.models.policy import Policy
+    from dgpo_cli.policy.policy import Policy
 
 
 def build_optimizer(

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dgpo_cli.backends.base import Sampler
-from dgpo_cli.backends.settings import HfBackend
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.seeds import derive_seed
+from dgpo_cli.core.seeds import derive_seed
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.samplers.base import Sampler
+from dgpo_cli.samplers.settings import HfBackend
 
 
 def make_sampler(settings: Settings, *, policy: Policy) -> Sampler:
     """Return the sampler that `rollout.backend` names. An engine starts when it is first used."""
     backend = settings.rollout.backend
     if isinstance(backend, HfBackend):
-        from dgpo_cli.backends.hf import HfSampler
+        from dgpo_cli.samplers.hf import HfSampler
 
         return HfSampler(policy, batch_size=backend.batch_size)
-    from dgpo_cli.workflows.vllm_setup import make_vllm_sampler
+    from dgpo_cli.engine.vllm_setup import make_vllm_sampler
 
     return make_vllm_sampler(settings, backend=backend, policy=policy)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dgpo_cli.backends.canary import TOLERANCES
-from dgpo_cli.backends.settings import HfBackend, VllmBackend
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.samplers.canary import TOLERANCES
+from dgpo_cli.samplers.settings import HfBackend, VllmBackend
 
 
 def roughest_dtype(settings: Settings) -> str:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import secrets
 
-from dgpo_cli.backends.base import Sampler
-from dgpo_cli.backends.carriers import AdapterCarrier, Carrier, FullCarrier
-from dgpo_cli.backends.fleet import Fleet
-from dgpo_cli.backends.settings import VllmBackend, VllmServerBackend
-from dgpo_cli.backends.vllm import Limits, VllmSampler
-from dgpo_cli.backends.vllm_command import ServerFlags, transfer_name
-from dgpo_cli.backends.vllm_engine import OwnEngine
-from dgpo_cli.backends.vllm_server import SharedServers
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.models.load import model_location
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.workflows.tolerance import engine_dtype, logprob_tolerance, roughest_dtype
+from dgpo_cli.engine.tolerance import engine_dtype, logprob_tolerance, roughest_dtype
+from dgpo_cli.policy.load import model_location
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.samplers.base import Sampler
+from dgpo_cli.samplers.settings import VllmBackend, VllmServerBackend
+from dgpo_cli.samplers.vllm.carriers import AdapterCarrier, Carrier, FullCarrier
+from dgpo_cli.samplers.vllm.command import ServerFlags, transfer_name
+from dgpo_cli.samplers.vllm.engine import OwnEngine
+from dgpo_cli.samplers.vllm.fleet import Fleet
+from dgpo_cli.samplers.vllm.sampler import Limits, VllmSampler
+from dgpo_cli.samplers.vllm.server import SharedServers
 
 # A share of a CPU's memory, as of a GPU's, would be taken from everything else on the machine.
 _CPU_CACHE_GIB = 2.0

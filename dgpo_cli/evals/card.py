@@ -14,8 +14,9 @@ from dgpo_cli.config.changes import change_text
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.protocols import SETTINGS, Protocol
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.errors import ModelError
-from dgpo_cli.models.fingerprint import (
+from dgpo_cli.core.errors import ModelError
+from dgpo_cli.core.types import Card, Prompt
+from dgpo_cli.policy.fingerprint import (
     adapter_fingerprint,
     model_folder,
     text_fingerprint,
@@ -25,11 +26,10 @@ from dgpo_cli.models.fingerprint import (
 from dgpo_cli.prompts.benchmarks import Benchmark
 from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.settings import IntegerReward
-from dgpo_cli.types import Card, Prompt
-from dgpo_cli.workflows.history import changes_behind
+from dgpo_cli.runs.history import changes_behind
 
 if TYPE_CHECKING:
-    from dgpo_cli.models.policy import Policy
+    from dgpo_cli.policy.policy import Policy
 
 _SHOWN_IDS = 8
 
@@ -158,7 +158,7 @@ def checker_entry(settings: Settings) -> dict[str, Any]:
 def _subject(
     settings: Settings, *, policy: Policy, adapter: Path | None, first: Sequence[int]
 ) -> dict[str, Any]:
-    from dgpo_cli.models.load import model_location  # imports torch, which regrade does without
+    from dgpo_cli.policy.load import model_location  # imports torch, which regrade does without
 
     model, tokenizer = settings.model, policy.tokenizer
     folder = model_folder(model_location(model.path), revision=model.revision)

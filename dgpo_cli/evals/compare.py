@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dgpo_cli.algo.cards import differences
-from dgpo_cli.algo.compared import Pair, Run
-from dgpo_cli.algo.comparison import compare_runs
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.types import Card, ProblemResult
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.types import Card, ProblemResult
+from dgpo_cli.stats.cards import differences
+from dgpo_cli.stats.compared import Pair, Run
+from dgpo_cli.stats.comparison import compare_runs
 
 # Entries of the protocol that go with the subject: another seed is a rerun, and which tokens end
 # a completion is the tokenizer's.

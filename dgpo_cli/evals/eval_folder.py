@@ -18,13 +18,13 @@ from typing import Annotated
 
 from pydantic import Field, Strict
 
-from dgpo_cli.codec import Count, Format, Number, Object, Text, parsed
 from dgpo_cli.core import io
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.types import Card
-from dgpo_cli.workflows.card import differences
-from dgpo_cli.workflows.run_folder import RunFolder
-from dgpo_cli.workflows.samples import SampleFile
+from dgpo_cli.core.codec import Count, Format, Number, Object, Text, parsed
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.types import Card
+from dgpo_cli.evals.card import differences
+from dgpo_cli.evals.samples import SampleFile
+from dgpo_cli.runs.run_folder import RunFolder
 
 CARD_VERSION = 1
 

@@ -14,22 +14,22 @@ from typing import Any
 
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
+from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import Observer, phase, tell
-from dgpo_cli.engine import Engine
-from dgpo_cli.errors import DataError
+from dgpo_cli.core.seeds import derive_seed
+from dgpo_cli.core.types import Card, Prompt
+from dgpo_cli.engine.engine import Engine
+from dgpo_cli.evals.card import build_card
+from dgpo_cli.evals.eval_folder import EvalFolder
+from dgpo_cli.evals.request import EvalRequest, EvalResult, Save
+from dgpo_cli.evals.rollout import sampling_engine
+from dgpo_cli.evals.samples import REMEDY, Key, Sample, SampleFile, sample_line, sample_of
+from dgpo_cli.evals.second import ask_again
+from dgpo_cli.evals.tally import report_of
 from dgpo_cli.prompts.benchmarks import Benchmark, benchmark_names, load_benchmark
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.grader import Grader, check_answers
-from dgpo_cli.seeds import derive_seed
-from dgpo_cli.types import Card, Prompt
-from dgpo_cli.workflows.card import build_card
-from dgpo_cli.workflows.eval_folder import EvalFolder
-from dgpo_cli.workflows.request import EvalRequest, EvalResult, Save
-from dgpo_cli.workflows.rollout import sampling_engine
-from dgpo_cli.workflows.samples import REMEDY, Key, Sample, SampleFile, sample_line, sample_of
-from dgpo_cli.workflows.second import ask_again
-from dgpo_cli.workflows.tally import report_of
 
 Missing = tuple[Prompt, int]  # a problem and the number of one of its samples
 _DEFAULT_BATCH = 1024  # completions, for a sampler whose settings do not say

@@ -10,24 +10,24 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from dgpo_cli.codec import Count, Format, parsed
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.codec import Count, Format, parsed
+from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, tell
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.models.fingerprint import model_folder
-from dgpo_cli.models.settings import EMBEDDED_TINY
-from dgpo_cli.resources import resource_dir
+from dgpo_cli.core.resources import resource_dir
+from dgpo_cli.core.thinking import after_thinking, ends_in_thought
+from dgpo_cli.core.types import Card, Verdict
+from dgpo_cli.evals.card import checker_entry
+from dgpo_cli.evals.eval_folder import EvalFolder
+from dgpo_cli.evals.request import Flip, RegradeResult, Save
+from dgpo_cli.evals.samples import Sample, item_of, sample_of, verdict_fields, verdict_of
+from dgpo_cli.evals.tally import report_of
+from dgpo_cli.policy.fingerprint import model_folder
+from dgpo_cli.policy.settings import EMBEDDED_TINY
 from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.grader import GradeItem, Grader
-from dgpo_cli.thinking import after_thinking, ends_in_thought
-from dgpo_cli.types import Card, Verdict
-from dgpo_cli.workflows.card import checker_entry
-from dgpo_cli.workflows.eval_folder import EvalFolder
-from dgpo_cli.workflows.request import Flip, RegradeResult, Save
-from dgpo_cli.workflows.samples import Sample, item_of, sample_of, verdict_fields, verdict_of
-from dgpo_cli.workflows.step_lines import named
-from dgpo_cli.workflows.tally import report_of
+from dgpo_cli.runs.step_lines import named
 
 _CHUNK = 256  # lines whose texts are held at a time
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgpo_cli.config.protocols import Protocol
-from dgpo_cli.types import Card, Evaluation, Outcome
+from dgpo_cli.core.types import Card, Evaluation, Outcome
 
 Save = Callable[[Path, Evaluation, Card], None]
 

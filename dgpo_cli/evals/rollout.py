@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgpo_cli.config.load import Resolved
+from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import Observer, tell
-from dgpo_cli.engine import Engine
-from dgpo_cli.errors import DataError
-from dgpo_cli.models.policy import load_for_sampling
+from dgpo_cli.core.types import Prompt, ScoredGroup
+from dgpo_cli.engine.engine import Engine
+from dgpo_cli.engine.setup import completion_seeds, make_sampler, set_threads
+from dgpo_cli.policy.policy import load_for_sampling
 from dgpo_cli.prompts.benchmarks import load_benchmark
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from dgpo_cli.rewards.grader import Grader, check_answers
-from dgpo_cli.types import Prompt, ScoredGroup
-from dgpo_cli.workflows.rollouts import rollout_lines, write_lines
-from dgpo_cli.workflows.setup import completion_seeds, make_sampler, set_threads
+from dgpo_cli.runs.rollouts import rollout_lines, write_lines
 
 
 @dataclass(frozen=True, slots=True)

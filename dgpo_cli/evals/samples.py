@@ -1,6 +1,6 @@
 """The samples of an evaluation: JSONL, a line a sample, appended as they come. Version 1.
 
-A line has the fields of the rollouts file (`workflows/rollouts.py`) without prompt ids and the
+A line has the fields of the rollouts file (`runs/rollouts.py`) without prompt ids and the
 log-probabilities of tokens, which judging does not need. It also has `logprob`, their sum in whole
 nats rounded towards 0, and `checker`, the version that judged it. A sample that the math checker
 was asked about has `second`, its outcome. `digest` ends a line and shows later changes. Lines of
@@ -19,11 +19,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, Strict
 
-from dgpo_cli.codec import Count, Flag, Format, Number, Text, TokenId, parsed
 from dgpo_cli.core import io
-from dgpo_cli.errors import DataError
+from dgpo_cli.core.codec import Count, Flag, Format, Number, Text, TokenId, parsed
+from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.types import Completion, FinishReason, Outcome, Prompt, Verdict
 from dgpo_cli.rewards.grader import GradeItem
-from dgpo_cli.types import Completion, FinishReason, Outcome, Prompt, Verdict
 
 VERSION = 1
 _TAIL = ("outcome", "extracted", "checker", "second", "starts_in_thought", "digest")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dgpo_cli.core.events import Observer
+from dgpo_cli.core.types import Outcome
+from dgpo_cli.evals.samples import Sample, SampleFile, item_of, verdict_fields
 from dgpo_cli.rewards.second_opinion import second_opinions
 from dgpo_cli.rewards.settings import IntegerReward, RewardSettings
-from dgpo_cli.types import Outcome
-from dgpo_cli.workflows.samples import Sample, SampleFile, item_of, verdict_fields
 
 
 def ask_again(

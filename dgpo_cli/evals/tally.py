@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from dgpo_cli.algo.estimators import ProblemSamples, summarise
-from dgpo_cli.types import Card, Disagreement, Evaluation
-from dgpo_cli.workflows.samples import Key, Sample
+from dgpo_cli.core.types import Card, Disagreement, Evaluation
+from dgpo_cli.evals.samples import Key, Sample
+from dgpo_cli.stats.estimators import ProblemSamples, summarise
 
 _SURE = 4.0  # standard errors
 _MATTERS = 0.01  # share of the samples: less does not move an error that is told to one digit

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from dgpo_cli.errors import BackendError, DgpoError
+from dgpo_cli.core.errors import BackendError, DgpoError
 
 TIMEOUT_S = 4.0  # of a small request
 _PATIENCE_S = 8.0  # after which nobody is there, attempts and the look-up of the name included

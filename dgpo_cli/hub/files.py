@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from dgpo_cli.core.errors import BackendError, DataError
 from dgpo_cli.core.events import NOBODY, Observer, phase, tell
-from dgpo_cli.errors import BackendError, DataError
-from dgpo_cli.prompts.hub_calls import TIMEOUT_S, ask, endpoint, given_endpoint, probe
+from dgpo_cli.hub.calls import TIMEOUT_S, ask, endpoint, given_endpoint, probe
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _BLOCK = 1 << 20

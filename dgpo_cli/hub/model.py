@@ -6,11 +6,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dgpo_cli.core.errors import BackendError
 from dgpo_cli.core.events import Observer, tell
-from dgpo_cli.errors import BackendError
-from dgpo_cli.models.config_file import check_folder
-from dgpo_cli.models.settings import EMBEDDED_TINY, ModelSettings
-from dgpo_cli.prompts.hub_calls import (
+from dgpo_cli.hub.calls import (
     TIMEOUT_S,
     Unreached,
     ask,
@@ -19,6 +17,8 @@ from dgpo_cli.prompts.hub_calls import (
     go_offline,
     probe,
 )
+from dgpo_cli.policy.config_file import check_folder
+from dgpo_cli.policy.settings import EMBEDDED_TINY, ModelSettings
 
 
 def reach_model(settings: ModelSettings, *, observer: Observer) -> None:

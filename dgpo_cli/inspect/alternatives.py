@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dgpo_cli.models.packing import pack
+from dgpo_cli.policy.packing import pack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.models.policy import Policy
+    from dgpo_cli.policy.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from dgpo_cli.report.header import share_of_top
-from dgpo_cli.report.jsonable import jsonable
-from dgpo_cli.report.measure import gate
-from dgpo_cli.report.ranking import ranked
-from dgpo_cli.types import InspectedCompletion, Inspection, StoredCredit, TokenDetail
+from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit, TokenDetail
+from dgpo_cli.inspect.views.header import share_of_top
+from dgpo_cli.inspect.views.measure import gate
+from dgpo_cli.inspect.views.ranking import ranked
+from dgpo_cli.ui.jsonable import jsonable
 
 VERSION = 2
 TOP_SHARES = {"top_1_percent": 0.01, "top_5_percent": 0.05, "top_10_percent": 0.1}

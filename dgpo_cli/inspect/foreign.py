@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dgpo_cli.codec import shown
-from dgpo_cli.errors import DataError
+from dgpo_cli.core.codec import shown
+from dgpo_cli.core.errors import DataError
 
 # Fields that other programs name otherwise; ours comes first.
 NAMES: Mapping[str, Sequence[str]] = {

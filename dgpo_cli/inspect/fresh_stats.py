@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dgpo_cli.backends.settings import RolloutSettings
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, tell
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.models.settings import ModelSettings
-from dgpo_cli.types import Prompt, ScoredGroup, TokenStats, Verdict
-from dgpo_cli.workflows.inspect_request import Models
-from dgpo_cli.workflows.rollouts import RolloutLine
-from dgpo_cli.workflows.shown_credit import Statistics
+from dgpo_cli.core.types import Prompt, ScoredGroup, TokenStats, Verdict
+from dgpo_cli.inspect.request import Models
+from dgpo_cli.inspect.shown_credit import Statistics
+from dgpo_cli.policy.settings import ModelSettings
+from dgpo_cli.runs.rollouts import RolloutLine
+from dgpo_cli.samplers.settings import RolloutSettings
 
 if TYPE_CHECKING:
-    from dgpo_cli.models.policy import Policy
+    from dgpo_cli.policy.policy import Policy
 
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -33,7 +33,7 @@ def load_models(models: Models) -> Policy:
         ConfigError: not exactly one of `reference` and `adapter`, or two vocabularies.
         ModelError: anything that does not load.
     """
-    from dgpo_cli.models.policy import load_for_sampling
+    from dgpo_cli.policy.policy import load_for_sampling
 
     assert models.model is not None
     if (models.reference is None) == (models.adapter is None):
@@ -50,7 +50,7 @@ def load_models(models: Models) -> Policy:
 
 def _check_vocabularies(model: ModelSettings, reference: ModelSettings) -> None:
     """Compare the widths of the logits before any weights are loaded."""
-    from dgpo_cli.models.load import load_config
+    from dgpo_cli.policy.load import load_config
 
     sizes = [
         getattr(load_config(settings).get_text_config(), "vocab_size", None)
@@ -78,7 +78,7 @@ def fresh_stats(
     Raises:
         DataError: a line has no tokens, or tokens of another vocabulary.
     """
-    from dgpo_cli.engine import Engine
+    from dgpo_cli.engine.engine import Engine
 
     temperature = temperature_of(lines)
     assumed: dict[str, None] = {}

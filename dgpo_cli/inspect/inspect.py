@@ -9,16 +9,14 @@ from pathlib import Path
 
 from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.algo.credit import DgpoCredit
+from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, tell
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.types import InspectedCompletion, Inspection
-from dgpo_cli.workflows.fresh_stats import fresh_stats, load_models
-from dgpo_cli.workflows.history import changes_behind
-from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
-from dgpo_cli.workflows.pairing import pair_of
-from dgpo_cli.workflows.rollout_file import Entry, RolloutFile, open_rollouts, typed_rollout
-from dgpo_cli.workflows.run_folder import RunFolder, newest_run
-from dgpo_cli.workflows.shown_credit import (
+from dgpo_cli.core.types import InspectedCompletion, Inspection
+from dgpo_cli.inspect.fresh_stats import fresh_stats, load_models
+from dgpo_cli.inspect.pairing import pair_of
+from dgpo_cli.inspect.request import Choice, Models, Origin, WhatIf
+from dgpo_cli.inspect.rollout_file import Entry, RolloutFile, open_rollouts, typed_rollout
+from dgpo_cli.inspect.shown_credit import (
     Rules,
     Statistics,
     inspected,
@@ -26,8 +24,10 @@ from dgpo_cli.workflows.shown_credit import (
     stored_statistics,
     tau_of,
 )
-from dgpo_cli.workflows.token_detail import check_position, computed_detail, stored_detail
-from dgpo_cli.workflows.token_texts import TokenTexts
+from dgpo_cli.inspect.token_detail import check_position, computed_detail, stored_detail
+from dgpo_cli.runs.history import changes_behind
+from dgpo_cli.runs.run_folder import RunFolder, newest_run
+from dgpo_cli.runs.token_texts import TokenTexts
 
 RUNS = Path("runs")
 MAX_TOKENS = 1 << 18  # of a completion: more take minutes, and no screen or browser

@@ -16,15 +16,15 @@ from typing import Any
 
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.core.numbers import UNKNOWN, counted, fraction, short, signed
-from dgpo_cli.report.document import asset, document, escaped, template, theme_button
-from dgpo_cli.report.header import distance_is_noise, in_words, outcome, rule_name
-from dgpo_cli.report.palette import STEPS
-from dgpo_cli.report.scale import Scale
-from dgpo_cli.report.steps import steps_of
-from dgpo_cli.report.text import UNICODE, visible
-from dgpo_cli.report.token_html import shown_pieces, tokens_html, tokens_style
-from dgpo_cli.report.what_if import named
-from dgpo_cli.types import InspectedCompletion, Inspection, StoredCredit
+from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit
+from dgpo_cli.inspect.palette import STEPS
+from dgpo_cli.inspect.token_html import shown_pieces, tokens_html, tokens_style
+from dgpo_cli.inspect.views.header import distance_is_noise, in_words, outcome, rule_name
+from dgpo_cli.inspect.views.scale import Scale
+from dgpo_cli.inspect.views.steps import steps_of
+from dgpo_cli.inspect.views.what_if import named
+from dgpo_cli.ui.document import asset, document, escaped, template, theme_button
+from dgpo_cli.ui.text import UNICODE, visible
 
 MAX_TOKENS = 60_000  # of all completions of a page; each adds about 80 bytes
 DIGITS = 12  # of a number in the data; what the page recomputes is right to 1e-9

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from dgpo_cli.errors import DataError
-from dgpo_cli.types import Outcome
-from dgpo_cli.workflows.rollouts import RolloutLine
+from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.types import Outcome
+from dgpo_cli.runs.rollouts import RolloutLine
 
 # What stands against a right answer, the most telling first; an unknown outcome does not.
 _NOT_RIGHT: tuple[Outcome, ...] = ("wrong", "out_of_range", "no_answer", "truncated")

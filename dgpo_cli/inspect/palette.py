@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from dgpo_cli.report.ramp import contrast
+from dgpo_cli.ui.ramp import contrast
 
 Scheme = Literal["light", "dark"]
 ARMS = ("u", "d", "q")

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from dgpo_cli.algo.advantages import AdvantageSettings
-from dgpo_cli.codec import TOO_DEEP, parsed
+from dgpo_cli.core.codec import TOO_DEEP, parsed
+from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.io import unpacked
-from dgpo_cli.errors import DataError
-from dgpo_cli.workflows.foreign import NAMES, adapted, typed
-from dgpo_cli.workflows.rollouts import (
+from dgpo_cli.inspect.foreign import NAMES, adapted, typed
+from dgpo_cli.runs.rollouts import (
     COLUMNS,
     RECORD,
     RolloutColumns,

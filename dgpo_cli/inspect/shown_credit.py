@@ -10,16 +10,16 @@ from typing import Any
 
 from dgpo_cli.algo.credit import CreditRule, DgpoCredit
 from dgpo_cli.config.load import resolve
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.types import (
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.types import (
     Credit,
     InspectedCompletion,
     InspectedToken,
     StoredCredit,
     TokenStats,
 )
-from dgpo_cli.workflows.inspect_request import WhatIf
-from dgpo_cli.workflows.rollouts import RolloutLine
+from dgpo_cli.inspect.request import WhatIf
+from dgpo_cli.runs.rollouts import RolloutLine
 
 
 @dataclass(frozen=True, slots=True)

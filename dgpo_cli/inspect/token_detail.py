@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.errors import CheckpointError, ConfigError, ModelError, UnreadableError
 from dgpo_cli.core.events import Observer, tell
-from dgpo_cli.errors import CheckpointError, ConfigError, ModelError, UnreadableError
-from dgpo_cli.models.settings import LoraAdapter
-from dgpo_cli.types import Alternative, InspectedCompletion, TokenDetail
-from dgpo_cli.workflows.rollout_file import Entry, RolloutFile
-from dgpo_cli.workflows.run_folder import RunFolder, check_state, step_of
-from dgpo_cli.workflows.shown_credit import Statistics
-from dgpo_cli.workflows.token_texts import TokenTexts
+from dgpo_cli.core.types import Alternative, InspectedCompletion, TokenDetail
+from dgpo_cli.inspect.rollout_file import Entry, RolloutFile
+from dgpo_cli.inspect.shown_credit import Statistics
+from dgpo_cli.policy.settings import LoraAdapter
+from dgpo_cli.runs.run_folder import RunFolder, check_state, step_of
+from dgpo_cli.runs.token_texts import TokenTexts
 
 if TYPE_CHECKING:
-    from dgpo_cli.models.policy import Policy
+    from dgpo_cli.policy.policy import Policy
 
 TOP = 8  # likeliest tokens of each model
 _OFF = 1e-2  # nats by which a checkpoint's log-probability may differ from the stored one
@@ -46,7 +46,7 @@ def computed_detail(
 
     weights: which weights those are, in words.
     """
-    from dgpo_cli.models.alternatives import next_token
+    from dgpo_cli.inspect.alternatives import next_token
 
     line = found.line
     ids = line.completion.token_ids
@@ -133,7 +133,7 @@ def _checkpoint_of(run: RunFolder, *, version: int) -> Path | None:
 
 
 def _load(settings: Settings, *, checkpoint: Path | None) -> Policy:
-    from dgpo_cli.models.policy import load_policy
+    from dgpo_cli.policy.policy import load_policy
 
     return load_policy(
         settings.model,

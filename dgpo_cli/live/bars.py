@@ -20,12 +20,12 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from dgpo_cli.cli import console
-from dgpo_cli.cli.evalline import eval_line
-from dgpo_cli.cli.stepline import step_line
 from dgpo_cli.core.events import Evaluated, Event, Note, Observer, Observers, Progress, StepDone
 from dgpo_cli.core.numbers import rate
-from dgpo_cli.types import StepMetrics
+from dgpo_cli.core.types import StepMetrics
+from dgpo_cli.live.evalline import eval_line
+from dgpo_cli.live.stepline import step_line
+from dgpo_cli.ui import console
 
 NARROW = 70  # columns; below, the bar itself and the rate are left out
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dgpo_cli.core.numbers import ends, percent, whole_percent
-from dgpo_cli.types import Interval
+from dgpo_cli.core.types import Interval
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _ASCII_LEVELS = "12345678"

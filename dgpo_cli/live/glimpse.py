@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dgpo_cli.core.events import Sampled
-from dgpo_cli.types import OUTCOMES, Glimpse, Shown
+from dgpo_cli.core.types import OUTCOMES, Glimpse, Shown
 
 MOST = 3
 

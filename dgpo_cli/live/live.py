@@ -20,18 +20,19 @@ from typing import Any, Self
 from rich.ansi import AnsiDecoder
 from rich.text import Text
 
-from dgpo_cli.cli import console, usage
-from dgpo_cli.cli.evalline import eval_line
-from dgpo_cli.cli.pace import Pace
-from dgpo_cli.cli.screen import Screen
-from dgpo_cli.cli.stopped import Stopped
 from dgpo_cli.core.events import Diagnosed, Evaluated, Event, Note, Progress, Sampled, StepDone
-from dgpo_cli.report.panel.glimpse import glimpse
-from dgpo_cli.report.panel.layout import Memory, panel
-from dgpo_cli.report.panel.state import Doing, PanelState, Phase, Score
-from dgpo_cli.report.ramp import depth_of
-from dgpo_cli.report.text import plain
-from dgpo_cli.types import Interval, StepMetrics
+from dgpo_cli.core.types import Interval, StepMetrics
+from dgpo_cli.live import usage
+from dgpo_cli.live.evalline import eval_line
+from dgpo_cli.live.glimpse import glimpse
+from dgpo_cli.live.layout import Memory, panel
+from dgpo_cli.live.pace import Pace
+from dgpo_cli.live.screen import Screen
+from dgpo_cli.live.state import Doing, PanelState, Phase, Score
+from dgpo_cli.live.stopped import Stopped
+from dgpo_cli.ui import console
+from dgpo_cli.ui.ramp import depth_of
+from dgpo_cli.ui.text import plain
 
 INTERVAL_S = 0.25  # between two frames
 LEAST_COLUMNS, LEAST_ROWS = 60, 20  # of a terminal that gets the panel unasked

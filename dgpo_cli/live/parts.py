@@ -10,12 +10,11 @@ from functools import partial
 
 from rich.text import Text
 
-from dgpo_cli.algo.health import IS_NOISE
+from dgpo_cli.algo.credit.target import IS_NOISE
 from dgpo_cli.core import numbers
-from dgpo_cli.report import outcomes
-from dgpo_cli.report.page import Page
-from dgpo_cli.report.panel.state import PanelState, Phase
-from dgpo_cli.report.panel.words import (
+from dgpo_cli.core.types import OUTCOMES
+from dgpo_cli.live.state import PanelState, Phase
+from dgpo_cli.live.words import (
     NARROW,
     joined,
     label_width,
@@ -24,10 +23,11 @@ from dgpo_cli.report.panel.words import (
     rows,
     split_cells_by,
 )
-from dgpo_cli.report.ramp import Depth
-from dgpo_cli.report.text import plain
-from dgpo_cli.report.textplot import sparkline
-from dgpo_cli.types import OUTCOMES
+from dgpo_cli.ui import outcomes
+from dgpo_cli.ui.page import Page
+from dgpo_cli.ui.ramp import Depth
+from dgpo_cli.ui.text import plain
+from dgpo_cli.ui.textplot import sparkline
 
 _VERBS = ("sample", "score", "statistics", "update", "sync")
 _FILLS, _ASCII_FILLS = "█▓▒░╌", "#=+-~"

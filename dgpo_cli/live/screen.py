@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
-from dgpo_cli.cli import console
+from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

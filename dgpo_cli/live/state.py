@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from dgpo_cli.report.textplot import Point
-from dgpo_cli.types import Diagnosis, Glimpse, Interval
+from dgpo_cli.core.types import Diagnosis, Glimpse, Interval
+from dgpo_cli.ui.textplot import Point
 
 Doing = Literal["starting", "training", "evaluating", "done", "stopped", "failed"]
 NOTHING: Mapping[str, float] = MappingProxyType({})

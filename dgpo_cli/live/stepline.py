@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dgpo_cli.algo.health import IS_NOISE
+from dgpo_cli.algo.credit.target import IS_NOISE
 from dgpo_cli.core.numbers import (
     decimal,
     duration,
@@ -17,7 +17,7 @@ from dgpo_cli.core.numbers import (
     tokens,
     whole_percent,
 )
-from dgpo_cli.types import StepMetrics
+from dgpo_cli.core.types import StepMetrics
 
 
 class _Field(NamedTuple):

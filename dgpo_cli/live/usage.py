@@ -7,7 +7,7 @@ import resource
 import sys
 from pathlib import Path
 
-from dgpo_cli.report.panel.state import Memory
+from dgpo_cli.live.state import Memory
 
 
 def memory() -> Memory:

@@ -1,6 +1,6 @@
 """What the forward pass of a decoder keeps for its backward pass, tensor by tensor; no torch here.
 
-Counted on packed rows (models/packing.py) with torch's own attention kernels, for the blocks of
+Counted on packed rows (policy/packing.py) with torch's own attention kernels, for the blocks of
 the Llama and Qwen families as transformers writes them. The tests count the same with autograd's
 saved-tensor hooks.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dgpo_cli.models.shape import ModelShape
+from dgpo_cli.policy.shape import ModelShape
 
 FLOAT32 = 4
 

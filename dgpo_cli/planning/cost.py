@@ -9,10 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from dgpo_cli.models.activations import FLOAT32
-from dgpo_cli.models.budget import Device, PhaseTime
-from dgpo_cli.models.job import Job
-from dgpo_cli.models.memory import cache_bytes_per_token, sampler_weights, vllm_cache, weight_bytes
+from dgpo_cli.planning.activations import FLOAT32
+from dgpo_cli.planning.budget import Device, PhaseTime
+from dgpo_cli.planning.job import Job
+from dgpo_cli.planning.memory import (
+    cache_bytes_per_token,
+    sampler_weights,
+    vllm_cache,
+    weight_bytes,
+)
 
 # Share of the peak that training's products reach: dense kernels on a GPU; 4-bit weights are
 # unpacked every time; a CPU's peak is measured by a product of the model's own size.

@@ -7,8 +7,8 @@ import os
 import time
 from pathlib import Path
 
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.models.budget import Device
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.planning.budget import Device
 
 _MIB = 1 << 20
 _TERA = 1e12

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dgpo_cli.models.activations import Training
-from dgpo_cli.models.shape import ModelShape
+from dgpo_cli.planning.activations import Training
+from dgpo_cli.policy.shape import ModelShape
 
 SamplerKind = Literal["hf", "vllm", "vllm-server"]
 StateKind = Literal["adamw", "adamw8bit", "paged-adamw8bit"]
@@ -113,7 +113,7 @@ class Job:
         """Return how many prompts a micro-batch of so many rows has at most.
 
         Rows of a prompt stand side by side, unless they are so long that attention's padding
-        counts more (see models/batching.py).
+        counts more (see policy/batching.py).
         """
         if self.row_tokens >= 12 * self.shape.hidden:
             return rows

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Literal
 
-from dgpo_cli.models.activations import (
+from dgpo_cli.planning.activations import (
     FLOAT32,
     backward_bytes,
     block_bytes,
@@ -20,10 +20,10 @@ from dgpo_cli.models.activations import (
     kept_bytes,
     place_bytes,
 )
-from dgpo_cli.models.budget import Device, Memory, MemoryPart
-from dgpo_cli.models.growth import final_room
-from dgpo_cli.models.job import Job
-from dgpo_cli.models.tile_size import tile_size
+from dgpo_cli.planning.budget import Device, Memory, MemoryPart
+from dgpo_cli.planning.job import Job
+from dgpo_cli.policy.growth import final_room
+from dgpo_cli.policy.tile_size import tile_size
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -6,19 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dgpo_cli.backends.settings import HfBackend, VllmBackend
 from dgpo_cli.config.checks import check_trainable, not_built
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.io import write_new
 from dgpo_cli.core.numbers import size
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.models.budget import Change, Device, DiskPart, Memory, Plan
-from dgpo_cli.models.config_file import find_config
-from dgpo_cli.models.cost import ASSUMPTIONS, samples_beside, times_of
-from dgpo_cli.models.job import Job, Sampling
-from dgpo_cli.models.memory import (
+from dgpo_cli.planning.budget import Change, Device, DiskPart, Memory, Plan
+from dgpo_cli.planning.cost import ASSUMPTIONS, samples_beside, times_of
+from dgpo_cli.planning.devices import NO_BFLOAT16
+from dgpo_cli.planning.job import Job, Sampling
+from dgpo_cli.planning.memory import (
     MALLOC,
     cache_bytes_per_token,
     memory_of,
@@ -26,10 +25,11 @@ from dgpo_cli.models.memory import (
     split_of,
     vllm_cache,
 )
-from dgpo_cli.models.settings import LoraAdapter
-from dgpo_cli.models.shape import KNOWN_FAMILIES, NOT_SAMPLED, ModelShape, shape_of
-from dgpo_cli.workflows.devices import NO_BFLOAT16
-from dgpo_cli.workflows.remedies import remedies
+from dgpo_cli.planning.remedies import remedies
+from dgpo_cli.policy.config_file import find_config
+from dgpo_cli.policy.settings import LoraAdapter
+from dgpo_cli.policy.shape import KNOWN_FAMILIES, NOT_SAMPLED, ModelShape, shape_of
+from dgpo_cli.samplers.settings import HfBackend, VllmBackend
 
 ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
 _TYPICAL_PROMPT = 256

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dgpo_cli.backends.settings import HfBackend, VllmBackend
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.models.budget import Change, Device, Memory
-from dgpo_cli.models.settings import NoAdapter
+from dgpo_cli.planning.budget import Change, Device, Memory
+from dgpo_cli.policy.settings import NoAdapter
+from dgpo_cli.samplers.settings import HfBackend, VllmBackend
 
 # The memory that changed settings need, and whether they fit.
 Weigh = Callable[[dict[str, object]], tuple[Memory, bool]]

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.models.head import decoder_of
-from dgpo_cli.models.packing import alike, dtype_of
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.policy.head import decoder_of
+from dgpo_cli.policy.packing import alike, dtype_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.types import Batch
+    from dgpo_cli.core.types import Batch
 
 
 @dataclass(frozen=True, slots=True)

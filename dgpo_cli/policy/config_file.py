@@ -8,9 +8,9 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dgpo_cli.errors import ModelError, NoModelError
-from dgpo_cli.models.settings import EMBEDDED_TINY, ModelSettings
-from dgpo_cli.resources import resource_dir
+from dgpo_cli.core.errors import ModelError, NoModelError
+from dgpo_cli.core.resources import resource_dir
+from dgpo_cli.policy.settings import EMBEDDED_TINY, ModelSettings
 
 
 class Found(NamedTuple):

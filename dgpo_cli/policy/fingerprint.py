@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.errors import ModelError
+from dgpo_cli.core.errors import ModelError
 
 FULL_BYTES = 1 << 30  # weights up to this size are hashed whole
 _EDGE_BYTES = 1 << 20  # of larger ones, this much at the head and the tail of every file

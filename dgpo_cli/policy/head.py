@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.errors import ModelError
+from dgpo_cli.core.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor

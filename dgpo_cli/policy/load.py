@@ -7,11 +7,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.errors import ModelError, NoModelError
-from dgpo_cli.models import attention, quantization
-from dgpo_cli.models.digests import check_loaded
-from dgpo_cli.models.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
-from dgpo_cli.resources import resource_dir
+from dgpo_cli.core.digests import check_loaded
+from dgpo_cli.core.errors import ModelError, NoModelError
+from dgpo_cli.core.resources import resource_dir
+from dgpo_cli.policy import attention, quantization
+from dgpo_cli.policy.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
 
 if TYPE_CHECKING:
     import torch

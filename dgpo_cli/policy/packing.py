@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dgpo_cli.models.batching import Rows, prompt_owners
-from dgpo_cli.models.head import decoder_of
+from dgpo_cli.policy.batching import Rows, prompt_owners
+from dgpo_cli.policy.head import decoder_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,7 +136,7 @@ def can_pack(model: Any) -> bool:
     that were not told of the packing; the others are tried with two short sequences that begin
     alike.
     """
-    from dgpo_cli.models.cache import GrowingLayer, growing_cache
+    from dgpo_cli.policy.cache import GrowingLayer, growing_cache
 
     if model.config.get_text_config()._attn_implementation != "sdpa":
         return False

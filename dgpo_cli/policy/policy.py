@@ -9,11 +9,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.errors import ConfigError, ModelError
-from dgpo_cli.models import load, quantization, token_pass
-from dgpo_cli.models.batching import Rows, on_grid, pad_rows
-from dgpo_cli.models.head import check_head, decoder_of, head_of
-from dgpo_cli.models.packing import (
+from dgpo_cli.core.errors import ConfigError, ModelError
+from dgpo_cli.core.token_texts import completion_text
+from dgpo_cli.policy import load, quantization, token_pass
+from dgpo_cli.policy.batching import Rows, on_grid, pad_rows
+from dgpo_cli.policy.head import check_head, decoder_of, head_of
+from dgpo_cli.policy.packing import (
     Packed,
     can_pack,
     can_pad,
@@ -22,16 +23,15 @@ from dgpo_cli.models.packing import (
     packed_hidden,
     padded_hidden,
 )
-from dgpo_cli.models.settings import LoraAdapter, ModelSettings, NoAdapter
-from dgpo_cli.models.shape import context_length
-from dgpo_cli.models.token_texts import completion_text
+from dgpo_cli.policy.settings import LoraAdapter, ModelSettings, NoAdapter
+from dgpo_cli.policy.shape import context_length
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from dgpo_cli.models.cache import CacheKind, RowCache
-    from dgpo_cli.models.token_pass import TokenColumns
+    from dgpo_cli.policy.cache import CacheKind, RowCache
+    from dgpo_cli.policy.token_pass import TokenColumns
 
 _CANARY = "Compute 12+34. First 2+4=6, then 10+30=40, so that 12+34=46. The answer is 46."
 
@@ -123,7 +123,7 @@ class Policy:
     @functools.cached_property
     def _sampling(self) -> tuple[CacheKind, bool]:
         """How caches are made, and whether prompts of different lengths go side by side."""
-        from dgpo_cli.models.cache import cache_is_right, cache_kind
+        from dgpo_cli.policy.cache import cache_is_right, cache_kind
 
         decoder = decoder_of(self._base)
         kind = cache_kind(decoder)

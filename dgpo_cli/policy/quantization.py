@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.errors import ModelError
-from dgpo_cli.models.settings import ModelSettings
+from dgpo_cli.core.errors import ModelError
+from dgpo_cli.policy.settings import ModelSettings
 
 if TYPE_CHECKING:
     import torch

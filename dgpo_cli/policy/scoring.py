@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from dgpo_cli.core.events import NOBODY, Observer, phase
-from dgpo_cli.models.batching import Rows, cut_rows
-from dgpo_cli.types import TokenStats
+from dgpo_cli.core.types import TokenStats
+from dgpo_cli.policy.batching import Rows, cut_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.models.policy import Policy
-    from dgpo_cli.models.token_pass import TokenColumns
+    from dgpo_cli.policy.policy import Policy
+    from dgpo_cli.policy.token_pass import TokenColumns
 
 
 class StatsTable:

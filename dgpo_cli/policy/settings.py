@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dgpo_cli.schema import Change, Frozen
+from dgpo_cli.core.schema import Change, Frozen
 
 EMBEDDED_TINY = "embedded:tiny"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dgpo_cli.errors import ModelError
+from dgpo_cli.core.errors import ModelError
 
 # Decoders of these families hold the linear layers that are counted here and no others.
 KNOWN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})

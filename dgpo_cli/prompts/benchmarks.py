@@ -10,18 +10,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import NOBODY, Observer
-from dgpo_cli.errors import ConfigError, DataError
+from dgpo_cli.core.types import Prompt
+from dgpo_cli.hub.files import HubFile, cached, fetch
 from dgpo_cli.prompts.answer_key import read_integer
 from dgpo_cli.prompts.datasets import sum_prompt
 from dgpo_cli.prompts.doctor import Diagnosis, examine, text_faults
-from dgpo_cli.prompts.hub import HubFile, cached, fetch
 from dgpo_cli.prompts.manifests import HubManifest, SumsManifest, benchmark_names, load_manifest
 from dgpo_cli.prompts.problems import read_prompts
 from dgpo_cli.prompts.records import Record, read_records
 from dgpo_cli.prompts.sums import held_out
 from dgpo_cli.prompts.templates import PLACEHOLDER, chat_messages, problem_messages
-from dgpo_cli.types import Prompt
 
 __all__ = ["Benchmark", "benchmark_names", "load_benchmark", "load_manifest"]
 

@@ -15,15 +15,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import NOBODY, Observer
-from dgpo_cli.errors import DataError
+from dgpo_cli.core.seeds import derive_seed
+from dgpo_cli.core.types import Prompt
 from dgpo_cli.prompts.hub_dataset import fetch_split, resolve_revision
 from dgpo_cli.prompts.problems import Columns, DataFile, read_files
 from dgpo_cli.prompts.settings import HubPrompts, PromptSettings, SumsPrompts
 from dgpo_cli.prompts.sums import SumProblem, sample_problem
 from dgpo_cli.prompts.templates import problem_messages
-from dgpo_cli.seeds import derive_seed
-from dgpo_cli.types import Prompt
 
 Fits = Callable[[Prompt], bool]
 _MAX_REPEATS = 2000  # draws in a row without a new problem before a range counts as exhausted

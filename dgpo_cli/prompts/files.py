@@ -16,7 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.errors import ConfigError, DataError
+from dgpo_cli.core.errors import ConfigError, DataError
 
 _MISSING = object()
 _MAX_DIGITS = 1000  # of a number in a file; int() of 1e999999999 would never end

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from dgpo_cli.core.errors import BackendError, ConfigError
 from dgpo_cli.core.events import NOBODY, Observer
-from dgpo_cli.errors import BackendError, ConfigError
-from dgpo_cli.prompts.hub import DATA_SUFFIXES, HubFile, fetch, list_files
-from dgpo_cli.prompts.hub_calls import (
+from dgpo_cli.hub.calls import (
     TIMEOUT_S,
     Unreached,
     ask,
@@ -23,6 +22,7 @@ from dgpo_cli.prompts.hub_calls import (
     go_offline,
     probe,
 )
+from dgpo_cli.hub.files import DATA_SUFFIXES, HubFile, fetch, list_files
 from dgpo_cli.prompts.settings import HubPrompts
 
 _INSTEAD = "download the data and set prompts.kind=file prompts.path=FILE"

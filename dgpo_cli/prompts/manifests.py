@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from dgpo_cli.errors import DataError
-from dgpo_cli.resources import resource_dir
-from dgpo_cli.schema import Frozen
+from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.resources import resource_dir
+from dgpo_cli.core.schema import Frozen
 
 SHA256 = r"^[0-9a-f]{64}$"
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
-from dgpo_cli.types import Prompt
+from dgpo_cli.core.types import Prompt
 
 LONG = 13
 SHORT = 8

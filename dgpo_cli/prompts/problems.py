@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dgpo_cli.errors import DataError
+from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.types import Message, Prompt
 from dgpo_cli.prompts.answer_key import final_answer
 from dgpo_cli.prompts.files import Row, exact_text, read_rows
 from dgpo_cli.prompts.templates import chat_messages, problem_messages
-from dgpo_cli.types import Message, Prompt
 
 _SHOWN = 5  # problems that a note names
 _REMEMBERED = 200_000  # rows whose repetition is seen at a glance; others take longer

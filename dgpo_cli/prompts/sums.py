@@ -10,7 +10,7 @@ import hashlib
 import random
 from typing import Literal, NamedTuple
 
-from dgpo_cli.errors import DataError
+from dgpo_cli.core.errors import DataError
 
 Operator = Literal["+", "-", "*"]
 Postfix = tuple[int | Operator, ...]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dgpo_cli.errors import DataError, ModelError
-from dgpo_cli.types import Message, Prompt
+from dgpo_cli.core.errors import DataError, ModelError
+from dgpo_cli.core.types import Message, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

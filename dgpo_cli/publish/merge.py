@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgpo_cli.config.load import Resolved
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.io import atomic_folder
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.models.merge import Difference, Precision, check_space, check_written, merge
-from dgpo_cli.models.settings import ModelSettings
-from dgpo_cli.workflows.run_folder import checkpoint_to_load
+from dgpo_cli.policy.settings import ModelSettings
+from dgpo_cli.publish.merged_weights import Difference, Precision, check_space, check_written, merge
+from dgpo_cli.runs.run_folder import checkpoint_to_load
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def run(
         ModelError: something does not load, or what was written differs from the policy by more
             than rounding.
     """
-    from dgpo_cli.models.load import load_tokenizer
+    from dgpo_cli.policy.load import load_tokenizer
 
     if out.exists():
         raise ConfigError(f"--out {out}: exists already; give a new folder")

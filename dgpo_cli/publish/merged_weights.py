@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dgpo_cli.core.errors import CheckpointError, ModelError
 from dgpo_cli.core.numbers import size
-from dgpo_cli.errors import CheckpointError, ModelError
-from dgpo_cli.models import load, quantization
-from dgpo_cli.models.settings import ModelSettings
+from dgpo_cli.policy import load, quantization
+from dgpo_cli.policy.settings import ModelSettings
 
 if TYPE_CHECKING:
     import torch

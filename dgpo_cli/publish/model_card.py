@@ -10,7 +10,7 @@ from typing import Any
 
 from dgpo_cli import __version__
 from dgpo_cli.core.numbers import cell, short
-from dgpo_cli.types import SettingChange
+from dgpo_cli.core.types import SettingChange
 
 _CURVE_ROWS = 11
 _ENDS = 5  # steps that the first and last mean are over

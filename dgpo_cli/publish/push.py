@@ -11,17 +11,17 @@ from typing import Any
 
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.tree import flatten
+from dgpo_cli.core.digests import OPTIMIZER, STATE, SUMS
+from dgpo_cli.core.errors import CheckpointError, ConfigError, HubError
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.io import naming
 from dgpo_cli.core.numbers import size
-from dgpo_cli.errors import CheckpointError, ConfigError, HubError
-from dgpo_cli.models.digests import OPTIMIZER, STATE, SUMS
-from dgpo_cli.models.settings import EMBEDDED_TINY
-from dgpo_cli.workflows.carried import FILE as CARRIED
-from dgpo_cli.workflows.carried import WAITING_FILE
-from dgpo_cli.workflows.history import read_changes, resolved_until
-from dgpo_cli.workflows.model_card import CardFacts, model_card
-from dgpo_cli.workflows.run_folder import RunFolder, checkpoint_to_load, step_of
+from dgpo_cli.policy.settings import EMBEDDED_TINY
+from dgpo_cli.publish.model_card import CardFacts, model_card
+from dgpo_cli.runs.carried import FILE as CARRIED
+from dgpo_cli.runs.carried import WAITING_FILE
+from dgpo_cli.runs.history import read_changes, resolved_until
+from dgpo_cli.runs.run_folder import RunFolder, checkpoint_to_load, step_of
 
 # What belongs to a model or adapter; the run's own files stay here, samples that wait among them.
 _KINDS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
@@ -68,7 +68,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix=".push-", dir=run) as place:
         folder = Path(place) / "model"
         if merged and resolved.settings.adapter.kind == "lora":
-            from dgpo_cli.workflows import merge
+            from dgpo_cli.publish import merge
 
             number = step_of(checkpoint)
             merge.run(

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from dgpo_cli.report.jsonable import jsonable
-from dgpo_cli.report.run_page.overview import reward_ends
-from dgpo_cli.types import RunRecord
+from dgpo_cli.core.types import RunRecord
+from dgpo_cli.report.overview import reward_ends
+from dgpo_cli.ui.jsonable import jsonable
 
 VERSION = 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from dgpo_cli.algo.health import IS_NOISE
+from dgpo_cli.algo.credit.target import IS_NOISE
 from dgpo_cli.core.numbers import (
     ABSENT,
     cell,
@@ -19,13 +19,13 @@ from dgpo_cli.core.numbers import (
     signed,
     tokens,
 )
-from dgpo_cli.report.document import escaped
-from dgpo_cli.report.run_page.draw import look
-from dgpo_cli.report.run_page.figures import swatch
-from dgpo_cli.report.run_page.overview import changed_after, half_95, reward_ends
-from dgpo_cli.report.run_page.sections import table
-from dgpo_cli.report.run_page.series import RunSeries, kind_of, known
-from dgpo_cli.types import RunRecord
+from dgpo_cli.core.types import RunRecord
+from dgpo_cli.report.draw import look
+from dgpo_cli.report.figures import swatch
+from dgpo_cli.report.overview import changed_after, half_95, reward_ends
+from dgpo_cli.report.sections import table
+from dgpo_cli.report.series import RunSeries, kind_of, known
+from dgpo_cli.ui.document import escaped
 
 UNSET = "(unset)"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dgpo_cli.report.charts.drawing import LOOKS, Chart, Level, Line
-from dgpo_cli.report.run_page.panels import Curve, Panel
-from dgpo_cli.report.run_page.series import RunSeries, known, span_steps
+from dgpo_cli.report.panels import Curve, Panel
+from dgpo_cli.report.series import RunSeries, known, span_steps
 
 MIN_SHARE = 1e-9  # of a stacked part that is shown
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dgpo_cli.report.charts.drawing import mark, svg
-from dgpo_cli.report.document import escaped
-from dgpo_cli.report.run_page.draw import Drawn, Source
-from dgpo_cli.report.run_page.series import RunSeries
+from dgpo_cli.report.draw import Drawn, Source
+from dgpo_cli.report.series import RunSeries
+from dgpo_cli.ui.document import escaped
 
 WIDTH, HEIGHT = 384.0, 224.0  # of a chart in units, which are pixels of a card at most screens
 WIDE, LARGE = 760.0, 640.0

@@ -8,8 +8,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dgpo_cli.algo.health import IS_NOISE
-from dgpo_cli.algo.student import student_quantile
+from dgpo_cli.algo.credit.target import IS_NOISE
 from dgpo_cli.core.numbers import (
     ABSENT,
     cell,
@@ -21,10 +20,11 @@ from dgpo_cli.core.numbers import (
     percent,
     short,
 )
-from dgpo_cli.report.document import escaped
-from dgpo_cli.report.run_page.series import RunSeries, known
-from dgpo_cli.report.text import visible
-from dgpo_cli.types import Interval, RunRecord
+from dgpo_cli.core.types import Interval, RunRecord
+from dgpo_cli.report.series import RunSeries, known
+from dgpo_cli.stats.student import student_quantile
+from dgpo_cli.ui.document import escaped
+from dgpo_cli.ui.text import visible
 
 _STATES = {
     "finished": '<span class="good">✓ finished</span>',

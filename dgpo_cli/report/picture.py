@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from dgpo_cli.core.types import RunRecord
 from dgpo_cli.report.charts.drawing import Chart, drawing, frame, mark
-from dgpo_cli.report.document import asset, escaped
-from dgpo_cli.report.run_page.draw import Drawn, draw, draw_evals, look
-from dgpo_cli.report.run_page.overview import changed_after
-from dgpo_cli.report.run_page.page import all_series
-from dgpo_cli.report.run_page.panels import GROUPS, PICTURE
-from dgpo_cli.report.run_page.series import RunSeries
-from dgpo_cli.types import RunRecord
+from dgpo_cli.report.draw import Drawn, draw, draw_evals, look
+from dgpo_cli.report.overview import changed_after
+from dgpo_cli.report.panels import GROUPS, PICTURE
+from dgpo_cli.report.run_page import all_series
+from dgpo_cli.report.series import RunSeries
+from dgpo_cli.ui.document import asset, escaped
 
 COLUMNS = 3
 CELL_WIDTH, CELL_HEIGHT = 400.0, 264.0

@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from dgpo_cli.algo.diagnosis import steps_needed
-from dgpo_cli.config.explain import shown
 from dgpo_cli.config.layers import parse_toml
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import flatten
-from dgpo_cli.errors import ConfigError, DgpoError
-from dgpo_cli.types import RunRecord, StoredCheckpoint, StoredSetting
-from dgpo_cli.workflows.health import diagnose_run
-from dgpo_cli.workflows.history import change_lines, changes_from
-from dgpo_cli.workflows.report_samples import newest_samples
-from dgpo_cli.workflows.run_folder import RunFolder, newest_run, step_of
-from dgpo_cli.workflows.step_lines import (
+from dgpo_cli.core.errors import ConfigError, DgpoError
+from dgpo_cli.core.refusal import shown
+from dgpo_cli.core.types import RunRecord, StoredCheckpoint, StoredSetting
+from dgpo_cli.diagnosis.diagnose import steps_needed
+from dgpo_cli.diagnosis.stored_run import diagnose_run
+from dgpo_cli.report.samples import newest_samples
+from dgpo_cli.runs.history import change_lines, changes_from
+from dgpo_cli.runs.run_folder import RunFolder, newest_run, step_of
+from dgpo_cli.runs.step_lines import (
     Found,
     StepLines,
     lines_named,

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dgpo_cli.types import InspectedCompletion, InspectedToken, Inspection, StoredSamples
-from dgpo_cli.workflows.rollout_file import open_rollouts
-from dgpo_cli.workflows.rollouts import RolloutLine, StoredStats
-from dgpo_cli.workflows.run_folder import RunFolder, step_of
-from dgpo_cli.workflows.token_texts import TokenTexts
+from dgpo_cli.core.types import InspectedCompletion, InspectedToken, Inspection, StoredSamples
+from dgpo_cli.inspect.rollout_file import open_rollouts
+from dgpo_cli.runs.rollouts import RolloutLine, StoredStats
+from dgpo_cli.runs.run_folder import RunFolder, step_of
+from dgpo_cli.runs.token_texts import TokenTexts
 
 PROMPTS = 3
 MAX_TOKENS = 1_000  # of a completion

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dgpo_cli.config.changes import value_text
 from dgpo_cli.core.numbers import cell, fraction, moment, percent, short, signed, size, tokens
+from dgpo_cli.core.types import InspectedCompletion, RunRecord, StoredSamples, StoredSetting
+from dgpo_cli.inspect.token_html import tokens_html
+from dgpo_cli.inspect.views.header import outcome
 from dgpo_cli.report.charts.drawing import Chart, Line, frame, path, polyline
 from dgpo_cli.report.charts.sampling import Buckets, Column, column
-from dgpo_cli.report.document import escaped
-from dgpo_cli.report.header import outcome
-from dgpo_cli.report.run_page.overview import errors
-from dgpo_cli.report.run_page.series import RunSeries, known
-from dgpo_cli.report.text import UNICODE, visible
-from dgpo_cli.report.token_html import tokens_html
-from dgpo_cli.types import InspectedCompletion, RunRecord, StoredSamples, StoredSetting
+from dgpo_cli.report.overview import errors
+from dgpo_cli.report.series import RunSeries, known
+from dgpo_cli.ui.document import escaped
+from dgpo_cli.ui.text import UNICODE, visible
 
 SPARK = 60  # points of a curve in the table of all metrics
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dgpo_cli.core.types import RunRecord
 from dgpo_cli.report.charts.sampling import Buckets, Column, column, usual_span
-from dgpo_cli.types import RunRecord
 
 MAX_POINTS = 500  # of a curve; longer runs show the mean and the extremes of neighbouring steps
 POINTS_OF_ALL = 1_000  # of the curves of one metric where there are several runs

@@ -66,12 +66,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dgpo_cli.rewards.extract import Extraction, extract, find_answer
 from dgpo_cli.rewards.integer import read_integer
+from dgpo_cli.rewards.reading.extract import Extraction, extract, find_answer
 
 if TYPE_CHECKING:
+    from dgpo_cli.core.types import FinishReason, Outcome
     from dgpo_cli.rewards.settings import Extract
-    from dgpo_cli.types import FinishReason, Outcome
 
 __all__ = [
     "CHECKER_VERSION",

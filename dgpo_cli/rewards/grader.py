@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import NOBODY, Observer, phase
-from dgpo_cli.errors import DataError
-from dgpo_cli.rewards.pool import WorkerPool
+from dgpo_cli.core.thinking import OPENER
+from dgpo_cli.core.types import FinishReason, Prompt, Verdict
 from dgpo_cli.rewards.protocol import Task
 from dgpo_cli.rewards.settings import RewardSettings
-from dgpo_cli.thinking import OPENER
-from dgpo_cli.types import FinishReason, Prompt, Verdict
+from dgpo_cli.rewards.workers.pool import WorkerPool
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,21 +47,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.rewards.answer import MAX_SHOWN_CHARS
-from dgpo_cli.rewards.extract import find_answer
 from dgpo_cli.rewards.formulas.equality import equal
 from dgpo_cli.rewards.formulas.formula import MAX_CHARS, read
 from dgpo_cli.rewards.formulas.nodes import Name, Relation, Several, Words, below
 from dgpo_cli.rewards.formulas.tokens import Unread, canonical, tokens_of
 from dgpo_cli.rewards.formulas.values import TooLarge, Undefined
 from dgpo_cli.rewards.integer import read_integer
-from dgpo_cli.rewards.stated import looks_like_answer
+from dgpo_cli.rewards.reading.extract import find_answer
+from dgpo_cli.rewards.reading.stated import looks_like_answer
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from dgpo_cli.core.types import FinishReason, Outcome
     from dgpo_cli.rewards.formulas.nodes import Node
     from dgpo_cli.rewards.settings import Extract
-    from dgpo_cli.types import FinishReason, Outcome
 
 _MAY_EXPLODE = re.compile(r"[\^!*]|binom|choose|times|cdot|matrix|sum|prod|int")
 _CALCULUS = re.compile(r"\\(?:int|iint|lim|sum|prod|frac\{d\}|det)(?![A-Za-z])")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from dgpo_cli.types import Outcome
+    from dgpo_cli.core.types import Outcome
 
 HEADER = struct.Struct(">I")
 CRASH_EXIT_CODE = 3  # a worker that ran out of memory leaves with it, and is replaced

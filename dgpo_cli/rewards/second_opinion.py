@@ -17,16 +17,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dgpo_cli.core.events import Observer, phase
+from dgpo_cli.core.thinking import after_thinking
+from dgpo_cli.core.types import Verdict
 from dgpo_cli.rewards.answer import read_answer
-from dgpo_cli.rewards.pool import WorkerPool
 from dgpo_cli.rewards.protocol import Check, Task
-from dgpo_cli.thinking import after_thinking
-from dgpo_cli.types import Verdict
+from dgpo_cli.rewards.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
+    from dgpo_cli.core.types import FinishReason, Outcome
     from dgpo_cli.rewards.grader import GradeItem
     from dgpo_cli.rewards.settings import Extract
-    from dgpo_cli.types import FinishReason, Outcome
 
 ENDING_CHARS = 400  # of a completion without an answer: two or three sentences
 MAX_ANSWER_CHARS = 4096

@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dgpo_cli.algo.overlong import OverlongSettings
+from dgpo_cli.core.schema import Change, Frozen
 from dgpo_cli.rewards.protocol import Check
 from dgpo_cli.rewards.protocol import Extract as Extract
-from dgpo_cli.schema import Change, Frozen
 
 
 class RewardValues(Frozen):

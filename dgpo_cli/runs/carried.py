@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.errors import CheckpointError
-from dgpo_cli.types import Completion, Message, Prompt, ScoredGroup, Verdict
+from dgpo_cli.core.errors import CheckpointError
+from dgpo_cli.core.types import Completion, Message, Prompt, ScoredGroup, Verdict
 
 FILE = "carried.json"
 WAITING_FILE = "waiting.json"  # the batch that was sampled ahead (waiting.py)

@@ -18,9 +18,9 @@ from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.tree import nest
 from dgpo_cli.core import io
-from dgpo_cli.types import SettingChange
-from dgpo_cli.workflows.run_folder import step_of
-from dgpo_cli.workflows.step_lines import StepLines
+from dgpo_cli.core.types import SettingChange
+from dgpo_cli.runs.run_folder import step_of
+from dgpo_cli.runs.step_lines import StepLines
 
 FILE = "changes.jsonl"
 

@@ -21,10 +21,10 @@ from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field, Strict
 
-from dgpo_cli.codec import Count, Flag, Format, Id, Number, Object, Text, TokenId, Whole
 from dgpo_cli.core import io
-from dgpo_cli.thinking import ends_in_thought
-from dgpo_cli.types import (
+from dgpo_cli.core.codec import Count, Flag, Format, Id, Number, Object, Text, TokenId, Whole
+from dgpo_cli.core.thinking import ends_in_thought
+from dgpo_cli.core.types import (
     Batch,
     Completion,
     FinishReason,

@@ -25,11 +25,11 @@ from typing import Any
 
 from dgpo_cli.config.layers import parse_toml
 from dgpo_cli.core import io
+from dgpo_cli.core.errors import CheckpointError, NoCheckpointError
 from dgpo_cli.core.events import Observer, tell
-from dgpo_cli.errors import CheckpointError, NoCheckpointError
-from dgpo_cli.models.checkpoint import TrainerState, check_checkpoint, load_state
-from dgpo_cli.types import StepMetrics
-from dgpo_cli.workflows.step_lines import Line, StepLines, is_evaluation, missing_notes, number_of
+from dgpo_cli.core.types import StepMetrics
+from dgpo_cli.engine.checkpoint import TrainerState, check_checkpoint, load_state
+from dgpo_cli.runs.step_lines import Line, StepLines, is_evaluation, missing_notes, number_of
 
 _STEP = re.compile(r"step-(\d{6,})(\.jsonl)?")
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.errors import DataError
-from dgpo_cli.models.token_texts import token_texts
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.token_texts import token_texts
+from dgpo_cli.runs.run_folder import RunFolder
 
 
 class TokenTexts:
@@ -19,7 +19,7 @@ class TokenTexts:
 
         Without the second, bytes are not known.
         """
-        from dgpo_cli.models.token_bytes import TokenBytes
+        from dgpo_cli.runs.token_bytes import TokenBytes
 
         self._decode = decode
         self._bytes = None if backend is None else TokenBytes(backend)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dgpo_cli.core.events import Observer
-from dgpo_cli.types import Completion
+from dgpo_cli.core.types import Completion
 
 if TYPE_CHECKING:
-    from dgpo_cli.backends.settings import RolloutSettings
+    from dgpo_cli.samplers.settings import RolloutSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dgpo_cli.errors import BackendError
+from dgpo_cli.core.errors import BackendError
 
 # Mean distance in nats that rounding may cause. Seen on the sampled tokens: 1e-5 (float32) and
 # 0.04 (bfloat16). A base in 4 bits beside one that is not is another model, and differs more.

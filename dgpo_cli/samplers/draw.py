@@ -14,7 +14,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.backends.base import SamplingParams
+    from dgpo_cli.samplers.base import SamplingParams
 
 _BLOCK = 1024
 

@@ -1,4 +1,4 @@
-"""What the HF sampler needs of a model; models/policy.py provides it."""
+"""What the HF sampler needs of a model; policy/policy.py provides it."""
 
 from __future__ import annotations
 

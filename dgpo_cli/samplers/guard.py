@@ -1,6 +1,6 @@
 """Runs a command for a parent and leaves nothing of it behind, however the parent ends.
 
-    python -m dgpo_cli.backends.guard PARENT_PID LIFELINE_FD GRACE_S FOLDER COMMAND...
+    python -m dgpo_cli.samplers.guard PARENT_PID LIFELINE_FD GRACE_S FOLDER COMMAND...
 
 The parent holds the other end of the lifeline, a pipe. When it dies, even by SIGKILL, the pipe
 ends and the guard stops the command with everything that it has started, then removes FOLDER

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dgpo_cli.backends.draw import UniformStreams, draw_tokens
 from dgpo_cli.core.events import Observer, phase
-from dgpo_cli.types import Advance, Completion, FinishReason
+from dgpo_cli.core.types import Advance, Completion, FinishReason
+from dgpo_cli.samplers.draw import UniformStreams, draw_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.backends.base import SamplingParams
-    from dgpo_cli.backends.generator import Generator
+    from dgpo_cli.samplers.base import SamplingParams
+    from dgpo_cli.samplers.generator import Generator
 
 Row = tuple[int, int]  # number of the prompt, and of the completion
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PlainValidator
 
-from dgpo_cli.schema import Change, Frozen
+from dgpo_cli.core.schema import Change, Frozen
 
 _UNSENDABLE = re.compile(r"[\x00-\x20\x7f]")
 

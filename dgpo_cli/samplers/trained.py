@@ -1,4 +1,4 @@
-"""What a sampler with weights of its own needs of the policy; models/policy.py provides it."""
+"""What a sampler with weights of its own needs of the policy; policy/policy.py provides it."""
 
 from __future__ import annotations
 

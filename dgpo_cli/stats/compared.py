@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dgpo_cli.types import Card, Evaluation, Interval
+from dgpo_cli.core.types import Card, Evaluation, Interval
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
-from dgpo_cli.algo.compared import Change, Comparison
-from dgpo_cli.algo.estimators import stderr_rerun
-from dgpo_cli.algo.intervals import NORMAL_95, rerun_interval
-from dgpo_cli.algo.permutation import fisher, holm, shuffled_samples, sign_flip
-from dgpo_cli.algo.student import student_quantile
-from dgpo_cli.types import Interval, ProblemResult
+from dgpo_cli.core.types import Interval, ProblemResult
+from dgpo_cli.stats.compared import Change, Comparison
+from dgpo_cli.stats.estimators import stderr_rerun
+from dgpo_cli.stats.intervals import NORMAL_95, rerun_interval
+from dgpo_cli.stats.permutation import fisher, holm, shuffled_samples, sign_flip
+from dgpo_cli.stats.student import student_quantile
 
 POWER = 0.8
 LEVEL = 0.05

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from dgpo_cli.algo.intervals import problems_interval, rerun_interval
-from dgpo_cli.types import Disagreement, Evaluation, LengthSummary, ProblemResult, Verdict
+from dgpo_cli.core.types import Disagreement, Evaluation, LengthSummary, ProblemResult, Verdict
+from dgpo_cli.stats.intervals import problems_interval, rerun_interval
 
 
 class ProblemSamples(NamedTuple):

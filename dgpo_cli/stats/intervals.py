@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from dgpo_cli.algo.student import student_quantile
-from dgpo_cli.types import Interval
+from dgpo_cli.core.types import Interval
+from dgpo_cli.stats.student import student_quantile
 
 NORMAL_95 = NormalDist().inv_cdf(0.975)
 _RERUN_PRIOR = NORMAL_95**2 / 2  # samples; Agresti and Coull add as many of each kind

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dgpo_cli.schema import Frozen
+from dgpo_cli.core.schema import Frozen
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 

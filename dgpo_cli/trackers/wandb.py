@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from dgpo_cli.trackers.protocol import TrackedRun

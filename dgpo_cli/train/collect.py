@@ -19,20 +19,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import Observer, tell
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.models.checkpoint import TrainerState, load_state
+from dgpo_cli.core.schema import Change
+from dgpo_cli.engine.checkpoint import TrainerState, load_state
+from dgpo_cli.engine.setup import completion_seeds
 from dgpo_cli.prompts.datasets import Position
-from dgpo_cli.schema import Change
-from dgpo_cli.workflows.carried import FILE as CARRIED_FILE
-from dgpo_cli.workflows.carried import CarriedGroup, carried_text, read_carried
-from dgpo_cli.workflows.setup import completion_seeds
+from dgpo_cli.runs.carried import FILE as CARRIED_FILE
+from dgpo_cli.runs.carried import CarriedGroup, carried_text, read_carried
 
 if TYPE_CHECKING:
     from dgpo_cli.config.changes import Difference
-    from dgpo_cli.engine import Engine
+    from dgpo_cli.core.types import ScoredGroup, StepMetrics
+    from dgpo_cli.engine.engine import Engine
     from dgpo_cli.prompts.datasets import PromptStream
-    from dgpo_cli.types import ScoredGroup, StepMetrics
 
 
 # Sections that decide how a group is sampled and scored, and of rollout what only counts groups.

@@ -10,16 +10,16 @@ from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.events import Observer, tell
+from dgpo_cli.core.types import Prompt
+from dgpo_cli.hub.files import HubFile, cached
 from dgpo_cli.prompts.benchmarks import benchmark_names, load_benchmark, load_manifest
 from dgpo_cli.prompts.datasets import PromptStream, open_prompts
-from dgpo_cli.prompts.hub import HubFile, cached
 from dgpo_cli.prompts.hub_dataset import is_commit, resolve_revision
 from dgpo_cli.prompts.manifests import HubManifest
 from dgpo_cli.prompts.overlap import find_overlap
 from dgpo_cli.prompts.settings import HubPrompts, RowFields
 from dgpo_cli.rewards.grader import check_answers
-from dgpo_cli.types import Prompt
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.runs.run_folder import RunFolder
 
 _HUB = "the hub"  # where a pinned commit is from, in settings.toml
 _SHOWN = 3  # ids that a note names for each benchmark

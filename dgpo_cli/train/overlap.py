@@ -30,21 +30,21 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from dgpo_cli.backends.base import RemoteSampler
 from dgpo_cli.core.events import Observer, tell
-from dgpo_cli.workflows.carried import WAITING_FILE
-from dgpo_cli.workflows.collect import is_stale
-from dgpo_cli.workflows.waiting import Waiting, read_waiting, waiting_text
+from dgpo_cli.runs.carried import WAITING_FILE
+from dgpo_cli.samplers.base import RemoteSampler
+from dgpo_cli.train.collect import is_stale
+from dgpo_cli.train.waiting import Waiting, read_waiting, waiting_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dgpo_cli.backends.base import Sampler
     from dgpo_cli.config.changes import Difference
-    from dgpo_cli.engine import Engine
-    from dgpo_cli.models.snapshot import Snapshot
-    from dgpo_cli.types import StepMetrics
-    from dgpo_cli.workflows.collect import Collected, Collector
+    from dgpo_cli.core.types import StepMetrics
+    from dgpo_cli.engine.engine import Engine
+    from dgpo_cli.samplers.base import Sampler
+    from dgpo_cli.train.collect import Collected, Collector
+    from dgpo_cli.train.snapshot import Snapshot
 
 _POLL_S = 0.5  # how soon Ctrl-C is noticed
 _END_S = 10.0  # that a thread may take to end when the run does
@@ -156,7 +156,7 @@ class Pipeline:
 
     def _keep_weights(self) -> None:
         """Keep the weights that the draw under way is of, before the update moves them."""
-        from dgpo_cli.models.snapshot import Snapshot
+        from dgpo_cli.train.snapshot import Snapshot
 
         if self._snapshot is None:
             self._snapshot = Snapshot(self._engine.policy)

@@ -12,17 +12,17 @@ from typing import Literal
 from dgpo_cli.config.changes import Difference, differences, value_text
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.errors import CheckpointError, ConfigError, NoCheckpointError
 from dgpo_cli.core.events import NOBODY, Observer, tell
-from dgpo_cli.errors import CheckpointError, ConfigError, NoCheckpointError
-from dgpo_cli.schema import Change
-from dgpo_cli.workflows.data import pin_data
-from dgpo_cli.workflows.run_folder import (
+from dgpo_cli.core.schema import Change
+from dgpo_cli.runs.run_folder import (
     RunFolder,
     check_run_checkpoint,
     check_state,
     other_checkpoints,
     step_of,
 )
+from dgpo_cli.train.data import pin_data
 
 Resume = Literal["auto", "never", "must"] | int  # a number: the step of a checkpoint
 DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside

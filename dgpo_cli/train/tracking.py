@@ -12,23 +12,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.codec import Count, Format, Text, parsed
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.core import io
+from dgpo_cli.core.codec import Count, Format, Text, parsed
+from dgpo_cli.core.errors import DataError, without_logins
 from dgpo_cli.core.events import Diagnosed, Ended, Evaluated, Event, Observer, StepDone, tell
-from dgpo_cli.errors import DataError, without_logins
+from dgpo_cli.runs.history import read_changes
 from dgpo_cli.trackers.open import open_tracker
 from dgpo_cli.trackers.protocol import TrackedRun
-from dgpo_cli.workflows.history import read_changes
 
 if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
+    from dgpo_cli.core.types import Diagnosis
+    from dgpo_cli.runs.run_folder import RunFolder
     from dgpo_cli.trackers.protocol import Tracker
     from dgpo_cli.trackers.settings import TrackerName
-    from dgpo_cli.types import Diagnosis
-    from dgpo_cli.workflows.run_folder import RunFolder
 
 
 @dataclass(slots=True)

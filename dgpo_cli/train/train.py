@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.algo.health import CreditHealth, TauHealth
-from dgpo_cli.backends.base import RemoteSampler
 from dgpo_cli.config.changes import Difference
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.core import io
+from dgpo_cli.core.errors import CalledOff, CheckpointError, DgpoError, NonFiniteError
 from dgpo_cli.core.events import (
     Checkpointed,
     Diagnosed,
@@ -26,35 +25,36 @@ from dgpo_cli.core.events import (
     StepDone,
     tell,
 )
-from dgpo_cli.engine import Engine
-from dgpo_cli.errors import CalledOff, CheckpointError, DgpoError, NonFiniteError
-from dgpo_cli.models.checkpoint import (
+from dgpo_cli.core.schema import Change
+from dgpo_cli.core.types import Batch, ScoredGroup, StepMetrics
+from dgpo_cli.diagnosis.health import CreditHealth, TauHealth
+from dgpo_cli.diagnosis.stored_run import Watch
+from dgpo_cli.engine.checkpoint import (
     load_state,
     load_trainer,
     save_checkpoint,
 )
-from dgpo_cli.models.optimizers import build_optimizer
-from dgpo_cli.models.policy import load_policy
-from dgpo_cli.rewards.grader import Grader
-from dgpo_cli.schema import Change
-from dgpo_cli.types import Batch, ScoredGroup, StepMetrics
-from dgpo_cli.workflows.collect import starting_collector
-from dgpo_cli.workflows.data import open_training_prompts
-from dgpo_cli.workflows.health import Watch
-from dgpo_cli.workflows.history import record_changes
-from dgpo_cli.workflows.interrupt import Interrupt
-from dgpo_cli.workflows.overlap import starting_pipeline
-from dgpo_cli.workflows.request import Save
-from dgpo_cli.workflows.resume import Resume, look, starting_point
-from dgpo_cli.workflows.rollouts import training_lines, write_lines
-from dgpo_cli.workflows.run_folder import RunFolder
-from dgpo_cli.workflows.setup import (
+from dgpo_cli.engine.engine import Engine
+from dgpo_cli.engine.optimizers import build_optimizer
+from dgpo_cli.engine.setup import (
     make_sampler,
     seed_everything,
     set_threads,
 )
-from dgpo_cli.workflows.tracking import Tracking
-from dgpo_cli.workflows.train_eval import RunEvaluations
+from dgpo_cli.evals.request import Save
+from dgpo_cli.policy.policy import load_policy
+from dgpo_cli.rewards.grader import Grader
+from dgpo_cli.runs.history import record_changes
+from dgpo_cli.runs.rollouts import training_lines, write_lines
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.samplers.base import RemoteSampler
+from dgpo_cli.train.collect import starting_collector
+from dgpo_cli.train.data import open_training_prompts
+from dgpo_cli.train.interrupt import Interrupt
+from dgpo_cli.train.overlap import starting_pipeline
+from dgpo_cli.train.resume import Resume, look, starting_point
+from dgpo_cli.train.tracking import Tracking
+from dgpo_cli.train.train_eval import RunEvaluations
 
 MAX_BAD_STEPS = 3
 

@@ -10,11 +10,11 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dgpo_cli.errors import CheckpointError
-from dgpo_cli.models.checkpoint import load_state
+from dgpo_cli.core.errors import CheckpointError
+from dgpo_cli.engine.checkpoint import load_state
 from dgpo_cli.prompts.datasets import Position
-from dgpo_cli.workflows.carried import WAITING_FILE, group_of
-from dgpo_cli.workflows.collect import Collected
+from dgpo_cli.runs.carried import WAITING_FILE, group_of
+from dgpo_cli.train.collect import Collected
 
 FORMAT = 1
 

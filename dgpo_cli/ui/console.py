@@ -21,10 +21,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from dgpo_cli.cli import pager
+from dgpo_cli.core.errors import without_logins
 from dgpo_cli.core.events import Event, Note
-from dgpo_cli.errors import without_logins
-from dgpo_cli.report.text import visible
+from dgpo_cli.ui import pager
+from dgpo_cli.ui.text import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.report.jsonable import jsonable
-from dgpo_cli.report.text import visible
+from dgpo_cli.ui.jsonable import jsonable
+from dgpo_cli.ui.text import visible
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
 _PAGE = """\

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from rich.cells import cell_len
 
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.report.font_characters import held
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.ui.font_characters import held
 
 SCALE = 2.0  # pixels for a unit of the drawing
 MAX_PIXELS = 100_000_000  # 400 MB while it is drawn

@@ -16,8 +16,8 @@ from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from dgpo_cli.models.token_texts import MAX_PARTS, REPLACEMENT
-from dgpo_cli.types import InspectedToken
+from dgpo_cli.core.token_texts import MAX_PARTS, REPLACEMENT
+from dgpo_cli.core.types import InspectedToken
 
 
 @dataclass(frozen=True, slots=True)

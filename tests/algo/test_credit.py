@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dgpo_cli.algo.credit import DgpoCredit, EntropyCredit, UniformCredit
-from dgpo_cli.types import TokenStats
+from dgpo_cli.core.types import TokenStats
 from tests.algo import twins
 
 VOCAB = 100

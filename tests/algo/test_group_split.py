@@ -8,7 +8,7 @@ from itertools import combinations_with_replacement
 import pytest
 
 from dgpo_cli.algo.group_split import PARTS, part_of, split_metrics
-from dgpo_cli.types import OUTCOMES, Outcome, ScoredGroup
+from dgpo_cli.core.types import OUTCOMES, Outcome, ScoredGroup
 from tests.algo.test_rollout_summary import group
 
 

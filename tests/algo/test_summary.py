@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dgpo_cli.algo.summary import credit_metrics, effective_fractions
-from dgpo_cli.types import Credit, TokenStats
+from dgpo_cli.core.types import Credit, TokenStats
 
 NAN = math.nan
 

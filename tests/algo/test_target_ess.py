@@ -14,7 +14,7 @@ from torch import Tensor
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.credit.target import ASSUMED_NOISE, NOISE_SHARE
 from dgpo_cli.algo.summary import credit_metrics, effective_fractions
-from dgpo_cli.types import LIMITS, Credit, TokenStats
+from dgpo_cli.core.types import LIMITS, Credit, TokenStats
 from tests.algo import twins
 
 VOCAB = 100

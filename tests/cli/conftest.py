@@ -7,12 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dgpo_cli.workflows
 import pytest
 
-import dgpo_cli.workflows
-from dgpo_cli.algo.estimators import ProblemSamples, summarise
 from dgpo_cli.cli import options
-from dgpo_cli.types import Evaluation, Verdict
+from dgpo_cli.core.types import Evaluation, Verdict
+from dgpo_cli.stats.estimators import ProblemSamples, summarise
 
 Install = Callable[..., list[dict[str, Any]]]
 

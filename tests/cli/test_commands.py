@@ -15,8 +15,8 @@ from dgpo_cli.cli import options
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.presets import list_presets, preset_text
-from dgpo_cli.errors import CheckpointError, NonFiniteError
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.core.errors import CheckpointError, NonFiniteError
+from dgpo_cli.runs.run_folder import RunFolder
 from tests.cli.conftest import Install
 from tests.cli.helpers import in_process as dgpo
 

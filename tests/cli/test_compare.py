@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.algo.estimators import ProblemSamples, summarise
-from dgpo_cli.report.evaluation import to_json
-from dgpo_cli.types import Card, Verdict
+from dgpo_cli.core.types import Card, Verdict
+from dgpo_cli.evals.views.evaluation import to_json
+from dgpo_cli.stats.estimators import ProblemSamples, summarise
 from tests.cli.helpers import dgpo as in_pipes
 from tests.cli.helpers import in_process as dgpo
 from tests.cli.helpers import on_terminal, run_python, without_escapes

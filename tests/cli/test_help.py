@@ -13,7 +13,7 @@ import typer.main
 from dgpo_cli.cli import help
 from dgpo_cli.cli.main import app
 from dgpo_cli.config.load import resolve
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
 from tests.cli.helpers import COLOUR, dgpo, in_process, on_terminal, run_python, without_escapes
 
 ROOT: Any = typer.main.get_command(app)

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from dgpo_cli.report import inspect_page
-from dgpo_cli.types import StoredCredit, TokenDetail
+from dgpo_cli.core.types import StoredCredit, TokenDetail
+from dgpo_cli.inspect import page as inspect_page
 from tests.cli.conftest import Install
 from tests.cli.helpers import in_process as dgpo
-from tests.report.samples import hostile, inspection, solution
+from tests.samples import hostile, inspection, solution
 
 ALL = inspection(hostile(), solution())
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from dgpo_cli.resources import resource_dir
+from dgpo_cli.core.resources import resource_dir
 from tests.cli.helpers import dgpo, environment, in_process, on_terminal, without_escapes
 
 jsonschema = pytest.importorskip("jsonschema")

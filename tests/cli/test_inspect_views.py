@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.conftest import Install
 from tests.cli.helpers import in_process as dgpo
-from tests.report.samples import inspection, pair, reasoning
+from tests.samples import inspection, pair, reasoning
 
 
 def test_each_flag_draws_its_view(workflow: Install) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dgpo_cli.report import doctor as doctor_report
-from dgpo_cli.report import ramp
-from dgpo_cli.types import Finding
+from dgpo_cli.core.types import Finding
+from dgpo_cli.doctor import table as doctor_report
+from dgpo_cli.ui import ramp
 from tests.cli.helpers import ESCAPE, Ended, dgpo, in_process, on_terminal, without_escapes
 
 LORA = ("plan", "--preset", "qwen7b-lora", "--gpu", "4090")

@@ -13,7 +13,7 @@ import pytest
 from tests.cli.helpers import in_process as dgpo
 from tests.cli.helpers import run_python
 from tests.cli.test_process import RUN_AND_REPORT
-from tests.workflows.test_report import append, make, rollout, with_rollouts
+from tests.report.test_report import append, make, rollout, with_rollouts
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_picture_is_a_png(run: Path) -> None:
 
 def test_what_no_font_has_is_told_with_the_fix(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("resvg_py", reason="resvg-py is in the extra png")
-    from dgpo_cli.report import png
+    from dgpo_cli.ui import png
 
     few = {name: path for name, path in png._font_files().items() if name in png._MONOSPACED}
     if not few:

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from dgpo_cli.cli.main import app
-from dgpo_cli.types import Inspection
-from dgpo_cli.workflows.inspect_request import Choice, WhatIf
+from dgpo_cli.core.types import Inspection
+from dgpo_cli.inspect.request import Choice, WhatIf
 from tests.cli.conftest import Install
 from tests.cli.helpers import in_process as dgpo
 

@@ -10,8 +10,8 @@ import pytest
 from dgpo_cli.cli import options
 from dgpo_cli.cli import serve as module
 from dgpo_cli.config import checks
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.workflows import serve as workflow
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.samplers.vllm import serve as workflow
 from tests.cli.helpers import in_process as dgpo
 
 

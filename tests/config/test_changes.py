@@ -7,7 +7,7 @@ import pytest
 from dgpo_cli.config.changes import differences, run_name
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.tree import change_of, known_leaves
-from dgpo_cli.schema import Change
+from dgpo_cli.core.schema import Change
 
 FIXED = "model.path model.revision adapter.kind adapter.rank adapter.alpha adapter.dropout "
 FIXED += "adapter.targets adapter.rslora adapter.dora optim.kind "

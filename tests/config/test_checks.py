@@ -8,7 +8,7 @@ import pytest
 
 from dgpo_cli.config.checks import check_built, check_trainable
 from dgpo_cli.config.load import resolve
-from dgpo_cli.errors import BackendError, ConfigError
+from dgpo_cli.core.errors import BackendError, ConfigError
 
 NEEDS_FILE = ("prompts.kind=file", "prompts.path=x.jsonl")
 

@@ -10,7 +10,7 @@ import pytest
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import flatten
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
 
 
 def file_with(text: str, folder: Path) -> Path:

@@ -12,8 +12,8 @@ from dgpo_cli.config.checks import check_trainable
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.presets import copy_preset, list_presets, preset_names, preset_text
 from dgpo_cli.config.tree import flatten
-from dgpo_cli.errors import ConfigError, DgpoError
-from dgpo_cli.workflows import devices
+from dgpo_cli.core.errors import ConfigError, DgpoError
+from dgpo_cli.planning import devices
 
 every_preset = pytest.mark.parametrize("name", preset_names())
 METHODS = {

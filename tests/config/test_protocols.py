@@ -7,7 +7,7 @@ import pytest
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.protocols import FIXED, load_protocol, parse_protocol, protocol_names
 from dgpo_cli.config.tree import flatten
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
 
 WHOLE = """
 title = "t"

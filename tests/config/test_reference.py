@@ -11,7 +11,7 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.config.presets import preset_names
 from dgpo_cli.config.reference import completions, find, in_words, values_of
 from dgpo_cli.config.tree import flatten, known_leaves
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError
 
 
 def names(text: str | None) -> list[str]:

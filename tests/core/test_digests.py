@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.errors import CheckpointError
-from dgpo_cli.models.checkpoint import check_checkpoint
-from dgpo_cli.models.load import load_model
-from dgpo_cli.models.policy import load_for_sampling
-from dgpo_cli.models.settings import ModelSettings
-from tests.models.checkpoints import load, save, trained
+from dgpo_cli.core.errors import CheckpointError
+from dgpo_cli.engine.checkpoint import check_checkpoint
+from dgpo_cli.policy.load import load_model
+from dgpo_cli.policy.policy import load_for_sampling
+from dgpo_cli.policy.settings import ModelSettings
+from tests.engine.checkpoints import load, save, trained
 
 
 def flip_a_bit(path: Path) -> None:

@@ -22,10 +22,10 @@ from dgpo_cli.core.events import (
     phase,
     tell,
 )
-from dgpo_cli.workflows import train
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.train import train
 from tests.recorder import AtStep, Killed, Recorder
-from tests.workflows.test_train import SMALL, numbers, run_tiny
+from tests.train.test_train import SMALL, numbers, run_tiny
 
 
 class Breaks:

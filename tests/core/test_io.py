@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dgpo_cli.core import io
-from dgpo_cli.errors import ConfigError, DataError, DgpoError
+from dgpo_cli.core.errors import ConfigError, DataError, DgpoError
 
 
 def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path: Path) -> None:

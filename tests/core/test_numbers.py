@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dgpo_cli.core import numbers
-from dgpo_cli.types import Interval
+from dgpo_cli.core.types import Interval
 
 GIB = 2**30
 KNOWN = st.floats(allow_nan=False, allow_infinity=False)

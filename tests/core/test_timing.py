@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from dgpo_cli import timing
-from dgpo_cli.timing import Stopwatch
+from dgpo_cli.core import timing
+from dgpo_cli.core.timing import Stopwatch
 
 
 class Clock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo_cli.models.token_texts import token_texts
+from dgpo_cli.core.token_texts import token_texts
 
 EMOJI = "😀".encode()  # f0 9f 98 80
 

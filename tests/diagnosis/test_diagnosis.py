@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from dgpo_cli.algo.diagnosis import FIRST, LAST, Facts, Line, Unread, diagnose
-from dgpo_cli.algo.diagnosis.history import WINDOW, History
+from dgpo_cli.diagnosis.diagnose import FIRST, LAST, Facts, Line, Unread, diagnose
+from dgpo_cli.diagnosis.history import WINDOW, History
 
 FACTS = Facts(
     prompts_per_step=16,

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from dgpo_cli.algo.diagnosis import FIRST, LAST, Line, diagnose
-from dgpo_cli.algo.diagnosis.history import WINDOW, History
-from dgpo_cli.algo.diagnosis.reach import moved_at_most, reach_of
-from dgpo_cli.algo.diagnosis.trend import rise_since_start
-from tests.algo.test_diagnosis import FACTS, keys, run
+from dgpo_cli.diagnosis.diagnose import FIRST, LAST, Line, diagnose
+from dgpo_cli.diagnosis.history import WINDOW, History
+from dgpo_cli.diagnosis.reach import moved_at_most, reach_of
+from dgpo_cli.diagnosis.trend import rise_since_start
+from tests.diagnosis.test_diagnosis import FACTS, keys, run
 
 LENGTH = 30.0
 ADAPTER = replace(FACTS, has_adapter=True, lr=2e-5)

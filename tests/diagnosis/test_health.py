@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dgpo_cli.algo.credit import DgpoCredit, EntropyCredit, UniformCredit
-from dgpo_cli.algo.credit.target import NOISE_SHARE
-from dgpo_cli.algo.health import NEAR, CreditHealth, TauHealth, is_noise
-from dgpo_cli.types import TokenStats
+from dgpo_cli.algo.credit.target import NEAR, NOISE_SHARE, is_noise
+from dgpo_cli.core.types import TokenStats
+from dgpo_cli.diagnosis.health import CreditHealth, TauHealth
 
 
 def metrics(fraction: float, *, largest: float = 1e-3, p99: float = 1e-4, **more: float) -> dict:  # type: ignore[type-arg]

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from dgpo_cli.config.load import Resolved, resolve
-from dgpo_cli.types import Finding
-from dgpo_cli.workflows import doctor, machine, packages
+from dgpo_cli.core.types import Finding
+from dgpo_cli.doctor import doctor, machine, packages
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -211,7 +211,7 @@ def test_a_missing_package_of_the_preset_fails(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_too_little_memory_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dgpo_cli.workflows.devices.host_memory", lambda: (1 << 28, 1 << 28))
+    monkeypatch.setattr("dgpo_cli.planning.devices.host_memory", lambda: (1 << 28, 1 << 28))
     found = states("model.device=cpu", preset="tiny", monkeypatch=monkeypatch)
     assert found["memory needed"].state == "fail"
 

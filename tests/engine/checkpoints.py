@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from dgpo_cli.models.checkpoint import TrainerState, save_checkpoint
-from dgpo_cli.models.optimizers import build_adamw
-from dgpo_cli.models.policy import Policy, load_policy
-from dgpo_cli.models.settings import LoraAdapter, ModelSettings, NoAdapter
-from tests.models import updates
+from dgpo_cli.engine.checkpoint import TrainerState, save_checkpoint
+from dgpo_cli.engine.optimizers import build_adamw
+from dgpo_cli.policy.policy import Policy, load_policy
+from dgpo_cli.policy.settings import LoraAdapter, ModelSettings, NoAdapter
+from tests.engine import updates
 
 STATE = TrainerState(
     step=7, policy_version=5, bad_streak=2, draws=9, prompts=36, data="0a", noise_floor=3e-13

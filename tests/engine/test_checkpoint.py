@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from dgpo_cli.models.checkpoint import load_state, load_trainer
-from tests.models import updates
-from tests.models.checkpoints import ADAPTERS, STATE, adamw_of, load, save, trained
+from dgpo_cli.engine.checkpoint import load_state, load_trainer
+from tests.engine import updates
+from tests.engine.checkpoints import ADAPTERS, STATE, adamw_of, load, save, trained
 
 
 def draws() -> list[float]:

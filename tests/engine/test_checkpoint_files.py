@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.errors import CheckpointError
-from dgpo_cli.models.checkpoint import load_state, load_trainer
-from dgpo_cli.models.policy import Policy
-from tests.models.checkpoints import adamw_of, load, save, trained
+from dgpo_cli.core.errors import CheckpointError
+from dgpo_cli.engine.checkpoint import load_state, load_trainer
+from dgpo_cli.policy.policy import Policy
+from tests.engine.checkpoints import adamw_of, load, save, trained
 
 
 def full_disk(*arguments: Any, **others: Any) -> None:

@@ -12,11 +12,12 @@ import torch
 
 from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.algo.credit import DgpoCredit, EntropyCredit, UniformCredit
-from dgpo_cli.backends.base import SamplingParams
-from dgpo_cli.models.optimizers import build_adamw
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.types import Group
+from dgpo_cli.core.types import Group
+from dgpo_cli.engine.optimizers import build_adamw
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.samplers.base import SamplingParams
 from tests.algo import twins as algo_twins
+from tests.engine import updates
 from tests.engines import (
     ANSWERS,
     PROMPTS,
@@ -29,7 +30,7 @@ from tests.engines import (
     sampler_of,
     weights_of,
 )
-from tests.models import tiny, updates
+from tests.policy import tiny
 
 
 def test_sample_encodes_by_the_template_and_keeps_the_order(policy: Policy) -> None:

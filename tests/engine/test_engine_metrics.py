@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from dgpo_cli.algo.off_policy import OffPolicySettings
-from dgpo_cli.models.batch_metrics import off_policy_metrics, update_metrics
-from dgpo_cli.models.learn import Update
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.types import Batch, ScoredGroup
+from dgpo_cli.core.types import Batch, ScoredGroup
+from dgpo_cli.engine.batch_metrics import off_policy_metrics, update_metrics
+from dgpo_cli.engine.learn import Update
+from dgpo_cli.policy.policy import Policy
 from tests.engines import FakeSampler, G, equal, make_engine, rollout, weights_of
 
 

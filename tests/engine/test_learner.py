@@ -12,12 +12,13 @@ from torch import Tensor
 from dgpo_cli.algo.credit import DgpoCredit, UniformCredit
 from dgpo_cli.algo.off_policy import Correction
 from dgpo_cli.algo.summary import effective_fractions
-from dgpo_cli.models.batch_metrics import off_policy_metrics
-from dgpo_cli.models.learn import Learner, Recipe, Update
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.types import Batch
-from tests.models import tiny, twins, updates
-from tests.models.test_update import twin_rule
+from dgpo_cli.core.types import Batch
+from dgpo_cli.engine.batch_metrics import off_policy_metrics
+from dgpo_cli.engine.learn import Learner, Recipe, Update
+from dgpo_cli.policy.policy import Policy
+from tests.engine import updates
+from tests.engine.test_update import twin_rule
+from tests.policy import tiny, twins
 
 MAKERS = {
     "full": lambda: tiny.make_policy(apart=0.05),

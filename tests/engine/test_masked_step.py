@@ -9,11 +9,12 @@ import pytest
 
 from dgpo_cli.algo.credit import UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.engine import Engine
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.types import Group
+from dgpo_cli.core.types import Group
+from dgpo_cli.engine.engine import Engine
+from dgpo_cli.policy.policy import Policy
 from tests import engines
-from tests.models import twins, updates
+from tests.engine import updates
+from tests.policy import twins
 
 
 def cut(groups: list[Group], *, rows: set[int]) -> list[Group]:

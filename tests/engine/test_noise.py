@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.models.noise import noise_metrics, noise_of_distance, noise_pairs
+from dgpo_cli.engine.noise import noise_metrics, noise_of_distance, noise_pairs
 from tests.algo import twins
-from tests.models import tiny, updates
+from tests.engine import updates
+from tests.policy import tiny
 
 RECIPE = updates.recipe_of()
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.errors import CheckpointError, ConfigError
-from dgpo_cli.models.checkpoint import load_trainer
-from dgpo_cli.models.optimizers import build_optimizer, restore_state, saved_state
-from dgpo_cli.models.policy import Policy
-from tests.models import adapters, checkpoints, updates
+from dgpo_cli.core.errors import CheckpointError, ConfigError
+from dgpo_cli.engine.checkpoint import load_trainer
+from dgpo_cli.engine.optimizers import build_optimizer, restore_state, saved_state
+from dgpo_cli.policy.policy import Policy
+from tests.engine import checkpoints, updates
+from tests.policy import adapters
 
 
 def build(policy: Policy, kind: Any = "adamw8bit", *, lr: float = 1e-2) -> torch.optim.Optimizer:

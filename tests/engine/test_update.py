@@ -10,11 +10,12 @@ import torch
 
 from dgpo_cli.algo.credit import UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.models.optimizers import build_adamw
-from dgpo_cli.models.policy import Policy
+from dgpo_cli.engine.optimizers import build_adamw
+from dgpo_cli.policy.policy import Policy
 from tests.algo import twins as algo_twins
-from tests.models import tiny, twins, updates
-from tests.models.updates import ADVANTAGES, PAIRS, assert_same_gradient, gradient_of
+from tests.engine import updates
+from tests.engine.updates import ADVANTAGES, PAIRS, assert_same_gradient, gradient_of
+from tests.policy import tiny, twins
 from tests.recorder import Recorder
 
 SHIFTS = updates.random_shifts()

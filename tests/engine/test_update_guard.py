@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from dgpo_cli.models.optimizers import build_adamw
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.types import Batch
-from tests.models import updates
+from dgpo_cli.core.types import Batch
+from dgpo_cli.engine.optimizers import build_adamw
+from dgpo_cli.policy.policy import Policy
+from tests.engine import updates
 
 LR = 1e-3
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.backends.canary import TOLERANCES
-from dgpo_cli.backends.vllm import VllmSampler
-from dgpo_cli.backends.vllm_engine import OwnEngine
-from dgpo_cli.backends.vllm_server import SharedServers
 from dgpo_cli.config.load import resolve
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.workflows.setup import make_sampler
+from dgpo_cli.engine.setup import make_sampler
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.samplers.canary import TOLERANCES
+from dgpo_cli.samplers.vllm.engine import OwnEngine
+from dgpo_cli.samplers.vllm.sampler import VllmSampler
+from dgpo_cli.samplers.vllm.server import SharedServers
 
 OWN = ("rollout.backend.kind=vllm", "model.path=org/m", "model.revision=abc")
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.backends.base import SamplingParams
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.core.events import Observer
-from dgpo_cli.types import Card, Completion, Evaluation
-from dgpo_cli.workflows import evaluate, rollout
-from dgpo_cli.workflows.request import EvalRequest, EvalResult
+from dgpo_cli.core.types import Card, Completion, Evaluation
+from dgpo_cli.evals import evaluate, rollout
+from dgpo_cli.evals.request import EvalRequest, EvalResult
+from dgpo_cli.samplers.base import SamplingParams
 from tests.recorder import Notes
 
 PROBLEMS = {"12+7": "19", "41+8": "49", "3*9": "27"}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.errors import ModelError
-from dgpo_cli.resources import resource_dir
-from dgpo_cli.types import Card, Message, Prompt
-from dgpo_cli.workflows.card import check_bos, cpu_model, differences
-from tests.workflows.evaluations import Asked, boxed, install, problems, run
+from dgpo_cli.core.errors import ModelError
+from dgpo_cli.core.resources import resource_dir
+from dgpo_cli.core.types import Card, Message, Prompt
+from dgpo_cli.evals.card import check_bos, cpu_model, differences
+from tests.evals.evaluations import Asked, boxed, install, problems, run
 
 PROMPTS = [Prompt(name, (Message("user", name),), "1", "test") for name in ("a", "b")]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dgpo_cli.report.card import card_lines
-from dgpo_cli.report.page import Page
-from dgpo_cli.report.text import UNICODE
-from dgpo_cli.types import Card
-from tests.report.samples import card
+from dgpo_cli.core.types import Card
+from dgpo_cli.evals.views.card import card_lines
+from dgpo_cli.ui.page import Page
+from dgpo_cli.ui.text import UNICODE
+from tests.samples import card
 
 
 def shown(ticket: Card, *, width: int = 80) -> list[str]:

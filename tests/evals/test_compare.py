@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from dgpo_cli.algo.cards import differences
-from dgpo_cli.algo.compared import Run
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.types import Card
-from dgpo_cli.workflows.compare import run
-from tests.report.samples import card, evaluation
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.types import Card
+from dgpo_cli.evals.compare import run
+from dgpo_cli.stats.cards import differences
+from dgpo_cli.stats.compared import Run
+from tests.samples import card, evaluation
 
 
 def made(name: str = "a", correct: tuple[int, ...] = (1, 4, 8), *, k: int = 8, **more: Card) -> Run:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from dgpo_cli.algo.compared import Pair, Run
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.report import comparison_json
-from dgpo_cli.report.comparison import in_words, render
-from dgpo_cli.report.evaluation import to_json
-from dgpo_cli.workflows.compare import run
-from tests.report.samples import HOSTILE, SGR, card, check_snapshot, evaluation, printed
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.evals.compare import run
+from dgpo_cli.evals.views import comparison_json
+from dgpo_cli.evals.views.comparison import in_words, render
+from dgpo_cli.evals.views.evaluation import to_json
+from dgpo_cli.stats.compared import Pair, Run
+from tests.samples import HOSTILE, SGR, card, check_snapshot, evaluation, printed
 
 BEFORE = (0, 1, 4, 7, 8, 8)
 

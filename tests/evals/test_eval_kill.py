@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflows.test_kill import processes_of
+from tests.train.test_kill import processes_of
 
 BATCH = 16
 K = 24

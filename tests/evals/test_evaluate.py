@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from dgpo_cli.config.protocols import load_protocol
-from dgpo_cli.errors import ConfigError, DataError, ModelError, RunFolderBusy
-from dgpo_cli.types import Disagreement
-from dgpo_cli.workflows import evaluate, second, tally
-from dgpo_cli.workflows.rollout_file import read_lines
-from tests.workflows.evaluations import (
+from dgpo_cli.core.errors import ConfigError, DataError, ModelError, RunFolderBusy
+from dgpo_cli.core.types import Disagreement
+from dgpo_cli.evals import evaluate, second, tally
+from dgpo_cli.inspect.rollout_file import read_lines
+from tests.evals.evaluations import (
     PROBLEMS,
     Asked,
     Saved,
@@ -26,7 +26,7 @@ from tests.workflows.evaluations import (
     settings,
     stored,
 )
-from tests.workflows.test_run_folder import HOLD
+from tests.runs.test_run_folder import HOLD
 
 FILES = ("card.json", "settings.toml", "samples.jsonl", "report.json")
 
@@ -301,7 +301,7 @@ def test_the_same_text_from_other_tokens_is_no_repetition(
 
 
 def other_tokens(self: Asked, seed: int) -> object:
-    from dgpo_cli.types import Completion
+    from dgpo_cli.core.types import Completion
 
     return Completion((seed % 2**31, 1), (), "one", "stop", 0, seed)
 

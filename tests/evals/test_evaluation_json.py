@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgpo_cli.errors import DataError
-from dgpo_cli.report.evaluation import from_json, to_json
-from dgpo_cli.report.evaluation_json import LETTERS
-from dgpo_cli.types import OUTCOMES, Disagreement, Evaluation, Interval
-from tests.report.samples import card, evaluation
+from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.types import OUTCOMES, Disagreement, Evaluation, Interval
+from dgpo_cli.evals.views.evaluation import from_json, to_json
+from dgpo_cli.evals.views.evaluation_json import LETTERS
+from tests.samples import card, evaluation
 
 
 def stored(result: Evaluation, **more: Any) -> Any:

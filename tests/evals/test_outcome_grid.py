@@ -8,14 +8,14 @@ import re
 import pytest
 from rich.cells import cell_len
 
-from dgpo_cli.report.histogram import bins
-from dgpo_cli.report.outcome_grid import elide_start, outcome_grid, outcome_legend
-from dgpo_cli.report.outcomes import COLOURS, NAMES, glyph
-from dgpo_cli.report.page import Page
-from dgpo_cli.report.ramp import contrast
-from dgpo_cli.report.text import ASCII, UNICODE
-from dgpo_cli.types import OUTCOMES, Outcome, ProblemResult
-from tests.report.samples import evaluation
+from dgpo_cli.core.types import OUTCOMES, Outcome, ProblemResult
+from dgpo_cli.evals.views.histogram import bins
+from dgpo_cli.evals.views.outcome_grid import elide_start, outcome_grid, outcome_legend
+from dgpo_cli.ui.outcomes import COLOURS, NAMES, glyph
+from dgpo_cli.ui.page import Page
+from dgpo_cli.ui.ramp import contrast
+from dgpo_cli.ui.text import ASCII, UNICODE
+from tests.samples import evaluation
 
 
 def page(width: int, *, ascii_only: bool = False) -> Page:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.workflows import card, regrade
-from dgpo_cli.workflows.request import Flip, RegradeResult
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.evals import card, regrade
+from dgpo_cli.evals.request import Flip, RegradeResult
+from tests.evals.evaluations import Asked, Saved, boxed, install, problems, run, stored
 from tests.recorder import Notes
-from tests.workflows.evaluations import Asked, Saved, boxed, install, problems, run, stored
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.errors import DataError
-from dgpo_cli.types import Completion, Message, Prompt, Verdict
-from dgpo_cli.workflows.samples import SampleFile, sample_line, sample_of, verdict_fields
+from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.types import Completion, Message, Prompt, Verdict
+from dgpo_cli.evals.samples import SampleFile, sample_line, sample_of, verdict_fields
 
 PROMPT = Prompt("p", (Message("user", "1+1?"),), "2", "test")
 HARD = 'a "quote", a \\, a line\nand ,"outcome":"wrong" and \ud83d half a pair, é'

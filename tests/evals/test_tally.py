@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dgpo_cli.workflows.samples import Sample, verdict_of
-from dgpo_cli.workflows.tally import are_odd, disagreements, duplicates
+from dgpo_cli.evals.samples import Sample, verdict_of
+from dgpo_cli.evals.tally import are_odd, disagreements, duplicates
 
 
 def sample(name: str = "p", index: int = 0, **fields: Any) -> Sample:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from dgpo_cli.resources import resource_dir
+from dgpo_cli.core.resources import resource_dir
 from tests.cli.helpers import in_process as dgpo
+from tests.evals.evaluations import Asked, boxed, install, problems, run
 from tests.fuzz.damage import damaged, fuzz, told
-from tests.workflows.evaluations import Asked, boxed, install, problems, run
 
 TOKENS = 6
 LINE: dict[str, Any] = {

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.errors import BackendError, DataError, DgpoError
-from dgpo_cli.prompts.hub import HubFile, fetch
-from tests.prompts.hub_server import Hub, serving
+from dgpo_cli.core.errors import BackendError, DataError, DgpoError
+from dgpo_cli.hub.files import HubFile, fetch
+from tests.hub.hub_server import Hub, serving
 from tests.recorder import Recorder
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -31,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("dgpo_cli.prompts.hub_calls._left_alone", "")
+    monkeypatch.setattr("dgpo_cli.hub.calls._left_alone", "")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     return tmp_path / "cache"
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.errors import BackendError, ModelError, NoModelError
-from dgpo_cli.models.config_file import find_config
-from dgpo_cli.models.settings import EMBEDDED_TINY, ModelSettings
-from dgpo_cli.prompts import hub_calls
+from dgpo_cli.core.errors import BackendError, ModelError, NoModelError
+from dgpo_cli.hub import calls as hub_calls
+from dgpo_cli.hub.model import reach_model
+from dgpo_cli.policy.config_file import find_config
+from dgpo_cli.policy.settings import EMBEDDED_TINY, ModelSettings
 from dgpo_cli.prompts.hub_dataset import fetch_split, resolve_revision
 from dgpo_cli.prompts.settings import HubPrompts
-from dgpo_cli.workflows.hub_model import reach_model
 from tests.recorder import Notes
 
 COMMIT = "ab" * 20
@@ -90,7 +90,7 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(hub_calls, "_left_alone", "")
     monkeypatch.setattr(hub_calls, "_WAIT_S", 0.01)
-    monkeypatch.setattr("dgpo_cli.workflows.hub_model.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("dgpo_cli.hub.model.TIMEOUT_S", 0.2)
     monkeypatch.setattr("dgpo_cli.prompts.hub_dataset.TIMEOUT_S", 0.2)
     return tmp_path
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflows.test_train import run_tiny
+from tests.train.test_train import run_tiny
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.types import Inspection
-from dgpo_cli.workflows import inspect
-from dgpo_cli.workflows.inspect_request import Choice, Models, Origin, WhatIf
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.core.types import Inspection
+from dgpo_cli.inspect import inspect
+from dgpo_cli.inspect.request import Choice, Models, Origin, WhatIf
+from dgpo_cli.runs.run_folder import RunFolder
 
 
 def look(**changes: Any) -> Inspection:

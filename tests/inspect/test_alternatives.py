@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dgpo_cli.models.alternatives import next_token
-from dgpo_cli.models.policy import Policy
-from tests.models.tiny import make_lora_policy, make_policy
+from dgpo_cli.inspect.alternatives import next_token
+from dgpo_cli.policy.policy import Policy
+from tests.policy.tiny import make_lora_policy, make_policy
 
 IDS = [7, 30, 12, 9, 22, 41]
 

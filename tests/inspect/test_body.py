@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo_cli.report import heatmap
-from dgpo_cli.report.body import Passage, passages_around
-from dgpo_cli.report.ranking import ranked
-from dgpo_cli.types import InspectedCompletion
-from tests.report.samples import completion, inspection, printed, reasoning
+from dgpo_cli.core.types import InspectedCompletion
+from dgpo_cli.inspect.views import heatmap
+from dgpo_cli.inspect.views.body import Passage, passages_around
+from dgpo_cli.inspect.views.ranking import ranked
+from tests.samples import completion, inspection, printed, reasoning
 
 
 @given(

@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.backends.hf import HfSampler
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.errors import ConfigError, ModelError
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.errors import ConfigError, ModelError
-from dgpo_cli.models.batching import pad_rows
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.scoring import token_stats
-from dgpo_cli.workflows import rollout, train
-from tests.backends.test_hf import PARAMS, make_prompts
-from tests.models import tiny
-from tests.workflows import evaluations
+from dgpo_cli.evals import rollout
+from dgpo_cli.policy.batching import pad_rows
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.policy.scoring import token_stats
+from dgpo_cli.samplers.hf import HfSampler
+from dgpo_cli.train import train
+from tests.evals import evaluations
+from tests.policy import tiny
+from tests.samplers.test_hf import PARAMS, make_prompts
 
 OVERRIDES = ("model.device=cpu", "rollout.max_completion_tokens=8", "reward.workers=1")
 

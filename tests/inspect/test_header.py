@@ -9,12 +9,12 @@ from html import escape
 
 import pytest
 
-from dgpo_cli.report.header import SHARPER, distance_is_noise, share_of_top
-from dgpo_cli.report.heatmap import render
-from dgpo_cli.report.inspect_page import inspect_page
-from dgpo_cli.report.text import visible
-from dgpo_cli.types import InspectedCompletion, SettingChange
-from tests.report.samples import completion, inspection, printed, solution
+from dgpo_cli.core.types import InspectedCompletion, SettingChange
+from dgpo_cli.inspect.page import inspect_page
+from dgpo_cli.inspect.views.header import SHARPER, distance_is_noise, share_of_top
+from dgpo_cli.inspect.views.heatmap import render
+from dgpo_cli.ui.text import visible
+from tests.samples import completion, inspection, printed, solution
 
 
 def head(shown: InspectedCompletion, **changes: object) -> str:

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from dgpo_cli.report.heatmap import render
-from dgpo_cli.report.ramp import Depth
-from dgpo_cli.report.ranking import probability, ranked, small
-from dgpo_cli.types import InspectedCompletion, InspectedToken
-from tests.report.samples import (
+from dgpo_cli.core.types import InspectedCompletion, InspectedToken
+from dgpo_cli.inspect.views.heatmap import render
+from dgpo_cli.inspect.views.ranking import probability, ranked, small
+from dgpo_cli.ui.ramp import Depth
+from tests.samples import (
     HOSTILE,
     SGR,
     check_snapshot,

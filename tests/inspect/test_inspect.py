@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.workflows.run_folder import RunFolder
-from tests.workflows.looks import look, stored_lines
-from tests.workflows.test_train import run_tiny
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.runs.run_folder import RunFolder
+from tests.inspect.looks import look, stored_lines
+from tests.train.test_train import run_tiny
 
 
 def test_stored_statistics_give_the_weights_that_training_used(trained: Path) -> None:

@@ -15,21 +15,21 @@ import torch
 
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.core.numbers import UNKNOWN, fraction, probability, signed, small
-from dgpo_cli.report.header import share_of_top
-from dgpo_cli.report.inspect_page import inspect_page
-from dgpo_cli.report.linear import Linear
-from dgpo_cli.report.measure import What, gate, measure_of
-from dgpo_cli.report.palette import STEPS
-from dgpo_cli.report.ranking import ranked_by
-from dgpo_cli.report.scale import Scale
-from dgpo_cli.report.text import pieces
-from dgpo_cli.report.token_html import shown_pieces, tokens_html
-from dgpo_cli.report.what_if import moved
-from dgpo_cli.types import InspectedCompletion, StoredCredit, TokenStats
+from dgpo_cli.core.types import InspectedCompletion, StoredCredit, TokenStats
+from dgpo_cli.inspect.page import inspect_page
+from dgpo_cli.inspect.palette import STEPS
+from dgpo_cli.inspect.token_html import shown_pieces, tokens_html
+from dgpo_cli.inspect.views.header import share_of_top
+from dgpo_cli.inspect.views.linear import Linear
+from dgpo_cli.inspect.views.measure import What, gate, measure_of
+from dgpo_cli.inspect.views.ranking import ranked_by
+from dgpo_cli.inspect.views.scale import Scale
+from dgpo_cli.inspect.views.what_if import moved
+from dgpo_cli.ui.text import pieces
 from tests.algo.twins import dgpo_weights
-from tests.report.conftest import Visit
-from tests.report.samples import completion, hostile, inspection, solution
-from tests.report.test_token_html import Fragment
+from tests.browser import Visit
+from tests.inspect.test_token_html import Fragment
+from tests.samples import completion, hostile, inspection, solution
 
 Open = Callable[..., Visit]
 SETTINGS = [(0.5, 1.0), (0.02, 1.0), (1e-4, 0.0), (3.0, 2.5), (0.1, 0.05)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.report.samples import completion, reasoning, solution
-from tests.report.test_inspect_browser import TOKENS, Open, opened, quiet
+from tests.inspect.test_inspect_browser import TOKENS, Open, opened, quiet
+from tests.samples import completion, reasoning, solution
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])

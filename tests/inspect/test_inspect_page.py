@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from dgpo_cli.report import inspect_page as module
-from dgpo_cli.report.inspect_page import chosen, inspect_page, most_telling
-from dgpo_cli.report.text import pieces, visible
-from dgpo_cli.types import InspectedCompletion, StoredCredit
-from tests.report.samples import completion, hostile, inspection, solution
-from tests.report.test_document import Elements
+from dgpo_cli.core.types import InspectedCompletion, StoredCredit
+from dgpo_cli.inspect import page as module
+from dgpo_cli.inspect.page import chosen, inspect_page, most_telling
+from dgpo_cli.ui.text import pieces, visible
+from tests.samples import completion, hostile, inspection, solution
+from tests.ui.test_document import Elements
 
 
 def data_of(page: str) -> dict[str, object]:

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.errors import ConfigError, DataError, ModelError
-from dgpo_cli.models.load import load_tokenizer, model_location
-from dgpo_cli.models.settings import ModelSettings
+from dgpo_cli.core.errors import ConfigError, DataError, ModelError
+from dgpo_cli.core.types import Message, Prompt
+from dgpo_cli.inspect import fresh_stats, inspect
+from dgpo_cli.policy.load import load_tokenizer, model_location
+from dgpo_cli.policy.settings import ModelSettings
 from dgpo_cli.prompts.templates import encode_prompt
-from dgpo_cli.types import Message, Prompt
-from dgpo_cli.workflows import fresh_stats, inspect
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.runs.run_folder import RunFolder
+from tests.inspect.looks import look, stored_lines
 from tests.recorder import Notes
-from tests.workflows.looks import look, stored_lines
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.report.inspection_json import chunks, to_json
-from dgpo_cli.types import (
+from dgpo_cli.core.types import (
     Alternative,
     InspectedCompletion,
     Inspection,
@@ -19,7 +18,8 @@ from dgpo_cli.types import (
     StoredCredit,
     TokenDetail,
 )
-from tests.report.samples import (
+from dgpo_cli.inspect.as_json import chunks, to_json
+from tests.samples import (
     HOSTILE,
     check_snapshot,
     completion,

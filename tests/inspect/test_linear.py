@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo_cli.report.linear import Linear
-from dgpo_cli.report.measure import added, gate, mean, measure_of, value_of
-from dgpo_cli.report.text import pieces
-from tests.report.samples import completion, solution
+from dgpo_cli.inspect.views.linear import Linear
+from dgpo_cli.inspect.views.measure import added, gate, mean, measure_of, value_of
+from dgpo_cli.ui.text import pieces
+from tests.samples import completion, solution
 
 NUMBERS = st.floats(1e-300, 1e300)
 

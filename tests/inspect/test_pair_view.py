@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo_cli.report import pair_view
-from dgpo_cli.report.pair_view import parting
-from dgpo_cli.types import InspectedCompletion, StoredCredit
-from tests.report.samples import completion, hostile_pair, inspection, pair, printed
+from dgpo_cli.core.types import InspectedCompletion, StoredCredit
+from dgpo_cli.inspect.views import pair_view
+from dgpo_cli.inspect.views.pair_view import parting
+from tests.samples import completion, hostile_pair, inspection, pair, printed
 
 
 def with_ids(texts: list[str], ids: list[int], **changes: object) -> InspectedCompletion:

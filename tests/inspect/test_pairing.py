@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo_cli.errors import DataError
-from dgpo_cli.types import Completion, Message, Outcome, Prompt, Verdict
-from dgpo_cli.workflows import pairing
-from dgpo_cli.workflows.rollouts import RolloutLine
+from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.types import Completion, Message, Outcome, Prompt, Verdict
+from dgpo_cli.inspect import pairing
+from dgpo_cli.runs.rollouts import RolloutLine
 
 FILE = Path("x.jsonl")
 IDS = st.lists(st.integers(0, 1), min_size=1, max_size=6).map(tuple)

@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import pytest
 
-from dgpo_cli.report.document import asset
-from dgpo_cli.report.palette import ARMS, STEPS, Scheme, colours, css, level_class
-from dgpo_cli.report.ramp import contrast, luminance
-from tests.report.test_ramp import COLOUR_BLIND, lab
+from dgpo_cli.inspect.palette import ARMS, STEPS, Scheme, colours, css, level_class
+from dgpo_cli.ui.document import asset
+from dgpo_cli.ui.ramp import contrast, luminance
+from tests.ui.test_ramp import COLOUR_BLIND, lab
 
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 CARD = {"light": "#ffffff", "dark": "#16171b"}  # --card of base.css

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgpo_cli.algo.advantages import AdvantageSettings
-from dgpo_cli.errors import DataError
-from dgpo_cli.workflows.foreign import NAMES
-from dgpo_cli.workflows.rollout_file import RolloutFile, _skimmed, open_rollouts, typed_rollout
-from dgpo_cli.workflows.rollouts import TOKEN_FIELDS, RolloutColumns, RolloutRecord
+from dgpo_cli.core.errors import DataError
+from dgpo_cli.inspect.foreign import NAMES
+from dgpo_cli.inspect.rollout_file import RolloutFile, _skimmed, open_rollouts, typed_rollout
+from dgpo_cli.runs.rollouts import TOKEN_FIELDS, RolloutColumns, RolloutRecord
 
 TRICKY = 'say "token_ids": [1, 2] and \\"weights\\": [3] ]['
 STATS = {name: [0.5, None, 2.0] for name in TOKEN_FIELDS}

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo_cli.report import step_table
-from dgpo_cli.report.step_table import totals_of
-from dgpo_cli.types import InspectedCompletion
-from tests.report.samples import SGR, completion, hostile, inspection, printed, reasoning
+from dgpo_cli.core.types import InspectedCompletion
+from dgpo_cli.inspect.views import step_table
+from dgpo_cli.inspect.views.step_table import totals_of
+from tests.samples import SGR, completion, hostile, inspection, printed, reasoning
 
 
 @given(

@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.models.load import model_location
-from dgpo_cli.types import Inspection, TokenDetail
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.types import Inspection, TokenDetail
+from dgpo_cli.policy.load import model_location
+from dgpo_cli.runs.run_folder import RunFolder
+from tests.inspect.looks import look, stored_lines
 from tests.recorder import Notes
-from tests.workflows.looks import look, stored_lines
 
 AT = 7
 

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from dgpo_cli.report.token_detail import render
-from dgpo_cli.types import (
+from dgpo_cli.core.types import (
     Alternative,
     InspectedCompletion,
     Inspection,
     StoredCredit,
     TokenDetail,
 )
-from tests.report.samples import (
+from dgpo_cli.inspect.views.token_detail import render
+from tests.samples import (
     HOSTILE,
     SYSTEMS,
     check_snapshot,

@@ -7,12 +7,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from dgpo_cli.report.palette import STEPS, level_class
-from dgpo_cli.report.scale import Scale
-from dgpo_cli.report.text import pieces, visible
-from dgpo_cli.report.token_html import tokens_html, tokens_style
-from dgpo_cli.types import InspectedCompletion
-from tests.report.samples import completion, hostile, inspection, solution
+from dgpo_cli.core.types import InspectedCompletion
+from dgpo_cli.inspect.palette import STEPS, level_class
+from dgpo_cli.inspect.token_html import tokens_html, tokens_style
+from dgpo_cli.inspect.views.scale import Scale
+from dgpo_cli.ui.text import pieces, visible
+from tests.samples import completion, hostile, inspection, solution
 
 
 class Fragment(HTMLParser):

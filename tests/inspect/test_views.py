@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import RenderableType
 
-from dgpo_cli.report import heatmap, pair_view, step_table
-from dgpo_cli.report.measure import What
-from dgpo_cli.report.ramp import Depth
-from dgpo_cli.types import InspectedCompletion
-from tests.report.samples import (
+from dgpo_cli.core.types import InspectedCompletion
+from dgpo_cli.inspect.views import heatmap, pair_view, step_table
+from dgpo_cli.inspect.views.measure import What
+from dgpo_cli.ui.ramp import Depth
+from tests.samples import (
     SGR,
     check_snapshot,
     completion,

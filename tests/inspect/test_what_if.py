@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.workflows.run_folder import RunFolder
-from tests.workflows.looks import look, stored_lines
-from tests.workflows.test_train import run_tiny
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.runs.run_folder import RunFolder
+from tests.inspect.looks import look, stored_lines
+from tests.train.test_train import run_tiny
 
 
 @pytest.mark.parametrize("asked", [{"tau": 0.5}, {"kappa": 1.0}, {"rule": "dgpo"}])

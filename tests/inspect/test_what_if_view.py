@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from dgpo_cli.report.what_if import largest_changes, moved, rank_correlation, render
-from dgpo_cli.types import InspectedCompletion, StoredCredit
-from tests.report.samples import (
+from dgpo_cli.core.types import InspectedCompletion, StoredCredit
+from dgpo_cli.inspect.views.what_if import largest_changes, moved, rank_correlation, render
+from tests.samples import (
     SGR,
     SYSTEMS,
     check_snapshot,

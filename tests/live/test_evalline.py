@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dgpo_cli.cli.evalline import eval_line, levels, summary
+from dgpo_cli.live.evalline import eval_line, levels, summary
 
 
 def line(step: int, share: float, **changes: Any) -> dict[str, Any]:

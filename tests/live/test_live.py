@@ -32,9 +32,9 @@ TINY = (
 EVENTS = """
 import sys, warnings
 from pathlib import Path
-from dgpo_cli.cli.live import Panel
+from dgpo_cli.live.live import Panel
 from dgpo_cli.core.events import Diagnosed, Sampled, StepDone, phase, tell
-from dgpo_cli.types import Completion, Diagnosis, Message, Prompt, ScoredGroup, Verdict
+from dgpo_cli.core.types import Completion, Diagnosis, Message, Prompt, ScoredGroup, Verdict
 prompt = Prompt("1", (Message("user", "1+1?"),), "2", "test")
 drawn = Completion((1,), (0.0,), "\\x1b[31m\\\\boxed{2}", "stop", 0, 0)
 group = ScoredGroup(prompt, (1,), (drawn,), (Verdict("correct", "2", 1.0),), (0.0,))
@@ -243,7 +243,7 @@ def test_ctrl_c_ends_after_the_step_and_leaves_a_usable_terminal(tmp_path: Path)
 BUSY = """
 import hashlib, sys
 from pathlib import Path
-from dgpo_cli.cli.live import Panel
+from dgpo_cli.live.live import Panel
 view = Panel(name="b", out=Path("runs/x"), steps=10, eval_every=0)
 with view, view.phase("sampling", total=100, unit="completions") as advance:
     advance(50)  # its rate is another in every frame

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dgpo_cli.cli.pace import Pace
+from dgpo_cli.live.pace import Pace
 
 
 def test_before_the_first_step_nothing_is_known() -> None:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Group
 
-from dgpo_cli.report.panel.layout import Memory as Drawn
-from dgpo_cli.report.panel.layout import panel
-from dgpo_cli.report.panel.state import Memory, PanelState, Phase, Score
-from dgpo_cli.report.panel.words import split_cells_by
-from dgpo_cli.report.ramp import DEPTHS, Depth
-from dgpo_cli.types import OUTCOMES, Diagnosis, Glimpse, Interval, Shown
-from tests.report.samples import HOSTILE, SGR, check_snapshot, printed
+from dgpo_cli.core.types import OUTCOMES, Diagnosis, Glimpse, Interval, Shown
+from dgpo_cli.live.layout import Memory as Drawn
+from dgpo_cli.live.layout import panel
+from dgpo_cli.live.state import Memory, PanelState, Phase, Score
+from dgpo_cli.live.words import split_cells_by
+from dgpo_cli.ui.ramp import DEPTHS, Depth
+from tests.samples import HOSTILE, SGR, check_snapshot, printed
 
 METRICS = {
     "reward/mean": 0.61,

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from dgpo_cli.cli.bars import Bars
-from dgpo_cli.cli.stepline import step_line
 from dgpo_cli.core.events import StepDone, phase, tell
+from dgpo_cli.live.bars import Bars
+from dgpo_cli.live.stepline import step_line
 from tests.cli.helpers import ESCAPE, on_terminal, without_escapes
 
 METRICS = {
@@ -30,7 +30,7 @@ FULL = (
 )
 DRAW = """
 import sys, time
-from dgpo_cli.cli.bars import Bars
+from dgpo_cli.live.bars import Bars
 from dgpo_cli.core.events import StepDone, phase, tell
 with Bars(steps=3) as bars:
     with phase(bars, "sample [red]", total=10, unit="completion") as advance:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
-from dgpo_cli.cli.screen import Screen
+from dgpo_cli.live.screen import Screen
 from tests.cli.terminal import Terminal
 
 words = st.text("ab ", max_size=12).map(str.rstrip)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dgpo_cli.cli import usage
+from dgpo_cli.live import usage
 
 
 @pytest.mark.parametrize("now", [None, 5, 2**40])

@@ -13,18 +13,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from dgpo_cli.models import packing
-from dgpo_cli.models.activations import (
+from dgpo_cli.planning.activations import (
     Training,
     backward_bytes,
     block_bytes,
     kept_bytes,
     place_bytes,
 )
-from dgpo_cli.models.load import add_adapter
-from dgpo_cli.models.packing import Packed, Shared, pack, packed_hidden
-from dgpo_cli.models.settings import LoraAdapter
-from tests.models.configs import SMALL, shape
+from dgpo_cli.policy import packing
+from dgpo_cli.policy.load import add_adapter
+from dgpo_cli.policy.packing import Packed, Shared, pack, packed_hidden
+from dgpo_cli.policy.settings import LoraAdapter
+from tests.policy.configs import SMALL, shape
 
 ROWS, WIDTH = 4, 25
 PLACES = ROWS * WIDTH

@@ -8,13 +8,11 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from dgpo_cli.models import memory as module
-from dgpo_cli.models.budget import Device
-from dgpo_cli.models.cache import growing_cache
-from dgpo_cli.models.cost import _MFU, forward_flops, head_flops, prefill_flops, times_of
-from dgpo_cli.models.growth import final_room
-from dgpo_cli.models.job import Job, MicroBatch, Sampling
-from dgpo_cli.models.memory import (
+from dgpo_cli.planning import memory as module
+from dgpo_cli.planning.budget import Device
+from dgpo_cli.planning.cost import _MFU, forward_flops, head_flops, prefill_flops, times_of
+from dgpo_cli.planning.job import Job, MicroBatch, Sampling
+from dgpo_cli.planning.memory import (
     GIB,
     MALLOC,
     cache_bytes_per_token,
@@ -22,9 +20,11 @@ from dgpo_cli.models.memory import (
     vllm_cache,
     weight_bytes,
 )
-from dgpo_cli.models.tile_size import tile_size
-from dgpo_cli.models.token_pass.tiles import Tiles
-from tests.models.configs import SMALL, job, shape
+from dgpo_cli.policy.cache import growing_cache
+from dgpo_cli.policy.growth import final_room
+from dgpo_cli.policy.tile_size import tile_size
+from dgpo_cli.policy.token_pass.tiles import Tiles
+from tests.policy.configs import SMALL, job, shape
 
 GPU = Device("G", "cuda", 24 * GIB, None, {"float32": 1e12, "bfloat16": 4e12}, 1e11, "test")
 CPU = Device("C", "cpu", 8 * GIB, 8 * GIB, {}, 0.0, "test")

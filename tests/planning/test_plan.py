@@ -12,11 +12,11 @@ import pytest
 
 from dgpo_cli.config.checks import check_trainable
 from dgpo_cli.config.load import Resolved, resolve
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.models.budget import Device, Plan
-from dgpo_cli.models.memory import GIB
-from dgpo_cli.workflows import devices, plan
-from tests.models.configs import SMALL
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.planning import devices, plan
+from dgpo_cli.planning.budget import Device, Plan
+from dgpo_cli.planning.memory import GIB
+from tests.policy.configs import SMALL
 
 
 def changer(preset: str, overrides: Sequence[str] = ()) -> plan.Changed:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from dgpo_cli.models.load import add_adapter, load_model
-from dgpo_cli.models.policy import Policy, load_policy
-from dgpo_cli.models.settings import LoraAdapter, ModelSettings
-from tests.models import tiny
+from dgpo_cli.policy.load import add_adapter, load_model
+from dgpo_cli.policy.policy import Policy, load_policy
+from dgpo_cli.policy.settings import LoraAdapter, ModelSettings
+from tests.policy import tiny
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {},

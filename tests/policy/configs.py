@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dgpo_cli.models.job import Job, Sampling
-from dgpo_cli.models.shape import ModelShape, shape_of
+from dgpo_cli.planning.job import Job, Sampling
+from dgpo_cli.policy.shape import ModelShape, shape_of
 
 SMALL: dict[str, Any] = {
     "model_type": "llama",

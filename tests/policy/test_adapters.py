@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.models.checkpoint import load_trainer
-from dgpo_cli.models.learn import Learner
-from dgpo_cli.models.load import add_adapter, name_base
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.settings import LoraAdapter
-from tests.models import adapters, checkpoints, tiny, twins, updates
-from tests.models.test_learner import finished, measured
-from tests.models.test_update import SHIFTS, twin_rule
+from dgpo_cli.engine.checkpoint import load_trainer
+from dgpo_cli.engine.learn import Learner
+from dgpo_cli.policy.load import add_adapter, name_base
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.policy.settings import LoraAdapter
+from tests.engine import checkpoints, updates
+from tests.engine.test_learner import finished, measured
+from tests.engine.test_update import SHIFTS, twin_rule
+from tests.policy import adapters, tiny, twins
 
 EVERY = pytest.mark.parametrize("variant", adapters.VARIANTS)
 SMOOTH = pytest.mark.parametrize("variant", ["lora", "rslora", "dora"])  # without dropout

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.models import attention
-from dgpo_cli.models.load import load_model
-from dgpo_cli.models.policy import load_for_sampling
-from tests.models import adapters, families, tiny
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.policy import attention
+from dgpo_cli.policy.load import load_model
+from dgpo_cli.policy.policy import load_for_sampling
+from tests.policy import adapters, families, tiny
 
 WRONG = {"gemma2", "vaultgemma"}  # of those that run sdpa unless told otherwise
 IDS = torch.randint(2, tiny.VOCAB, (2, 20), generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgpo_cli.models.batching import (
+from dgpo_cli.policy.batching import (
     Rows,
     cut_rows,
     micro_batches,
@@ -17,7 +17,7 @@ from dgpo_cli.models.batching import (
     prompt_owners,
     shared_share,
 )
-from tests.models import tiny
+from tests.policy import tiny
 
 SHAPES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=8)
 

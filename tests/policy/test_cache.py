@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.cache_utils import DynamicCache, LinearAttentionLayer
 
-from dgpo_cli.models.cache import GrowingLayer, cache_is_right, cache_kind, growing_cache
-from dgpo_cli.models.head import decoder_of
-from tests.models import families, tiny
+from dgpo_cli.policy.cache import GrowingLayer, cache_is_right, cache_kind, growing_cache
+from dgpo_cli.policy.head import decoder_of
+from tests.policy import families, tiny
 
 # Append this many tokens, or (as rows 0 to 3, kept modulo the present rows) select rows.
 ACTIONS = st.lists(

@@ -11,16 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dgpo_cli.errors import ModelError
-from dgpo_cli.models import fingerprint
-from dgpo_cli.models.fingerprint import (
+from dgpo_cli.core.errors import ModelError
+from dgpo_cli.policy import fingerprint
+from dgpo_cli.policy.fingerprint import (
     adapter_fingerprint,
     model_folder,
     text_fingerprint,
     tokenizer_fingerprint,
     weights_fingerprint,
 )
-from tests.models import tiny
+from tests.policy import tiny
 
 
 @pytest.fixture

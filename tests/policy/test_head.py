@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from dgpo_cli.errors import ModelError
-from dgpo_cli.models.head import Head, check_head, decoder_of, head_of
-from tests.models import tiny
+from dgpo_cli.core.errors import ModelError
+from dgpo_cli.policy.head import Head, check_head, decoder_of, head_of
+from tests.policy import tiny
 
 FAMILIES = ("qwen2-tied", "qwen2-untied", "gemma2-softcap", "granite-scaled", "cohere-scaled")
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.errors import ModelError
-from dgpo_cli.models.head import head_of
-from dgpo_cli.models.load import (
+from dgpo_cli.core.errors import ModelError
+from dgpo_cli.policy.head import head_of
+from dgpo_cli.policy.load import (
     add_adapter,
     dropouts,
     load_adapter,
@@ -24,8 +24,9 @@ from dgpo_cli.models.load import (
     pick_device,
     without_dropout,
 )
-from dgpo_cli.models.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
-from tests.models import checkpoints, families, tiny
+from dgpo_cli.policy.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
+from tests.engine import checkpoints
+from tests.policy import families, tiny
 
 
 def settings_of(path: Path | str, **changes: Any) -> ModelSettings:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgpo_cli.models import load, packing
-from dgpo_cli.models.head import decoder_of
-from dgpo_cli.models.packing import (
+from dgpo_cli.policy import load, packing
+from dgpo_cli.policy.head import decoder_of
+from dgpo_cli.policy.packing import (
     Packed,
     Shared,
     can_pack,
@@ -17,8 +17,8 @@ from dgpo_cli.models.packing import (
     packed_hidden,
     padded_hidden,
 )
-from dgpo_cli.models.policy import Policy
-from tests.models import families, tiny
+from dgpo_cli.policy.policy import Policy
+from tests.policy import families, tiny
 
 LENGTHS = (9, 3, 7, 1, 5)
 PACKING = ["qwen2-tied", "qwen2-untied", "granite-scaled", "cohere-scaled"]

@@ -11,13 +11,14 @@ import safetensors.torch
 import torch
 import transformers
 
-from dgpo_cli.errors import ModelError
-from dgpo_cli.models.batching import Rows
-from dgpo_cli.models.packing import pack
-from dgpo_cli.models.policy import Policy, load_for_sampling, load_policy
-from dgpo_cli.models.scoring import token_stats
-from dgpo_cli.models.settings import LoraAdapter, ModelSettings, NoAdapter
-from tests.models import checkpoints, tiny, updates
+from dgpo_cli.core.errors import ModelError
+from dgpo_cli.policy.batching import Rows
+from dgpo_cli.policy.packing import pack
+from dgpo_cli.policy.policy import Policy, load_for_sampling, load_policy
+from dgpo_cli.policy.scoring import token_stats
+from dgpo_cli.policy.settings import LoraAdapter, ModelSettings, NoAdapter
+from tests.engine import checkpoints, updates
+from tests.policy import tiny
 
 ROWS = tiny.rows_of_pairs(tiny.random_pairs([(4, 9), (6, 5)]))
 
@@ -68,7 +69,7 @@ def test_training_mode_ends_with_the_block_even_by_an_error(policy: Policy) -> N
 
 
 def test_dropout_of_an_adapter_acts_in_training_alone() -> None:
-    from dgpo_cli.models.load import add_adapter
+    from dgpo_cli.policy.load import add_adapter
 
     base = tiny.build_model("qwen2-untied").requires_grad_(False)
     model = add_adapter(base, adapter=LoraAdapter(rank=3, dropout=0.5), seed=0)

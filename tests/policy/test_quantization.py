@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.errors import ModelError
-from dgpo_cli.models import quantization
-from dgpo_cli.models.head import head_of
-from dgpo_cli.models.load import load_adapter, load_model
-from tests.models import adapters, checkpoints, tiny, updates
+from dgpo_cli.core.errors import ModelError
+from dgpo_cli.policy import quantization
+from dgpo_cli.policy.head import head_of
+from dgpo_cli.policy.load import load_adapter, load_model
+from tests.engine import checkpoints, updates
+from tests.policy import adapters, tiny
 
 # The 16 values of NF4. Source: QLoRA, arXiv 2305.14314, appendix E.
 NF4 = (

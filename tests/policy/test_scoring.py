@@ -13,13 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dgpo_cli.core.events import Progress
-from dgpo_cli.models.batching import Rows
-from dgpo_cli.models.packing import Packed
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.scoring import token_stats
-from dgpo_cli.models.token_pass import Tiles
-from dgpo_cli.types import TokenStats
-from tests.models import tiny, twins
+from dgpo_cli.core.types import TokenStats
+from dgpo_cli.policy.batching import Rows
+from dgpo_cli.policy.packing import Packed
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.policy.scoring import token_stats
+from dgpo_cli.policy.token_pass import Tiles
+from tests.policy import tiny, twins
 from tests.recorder import Recorder
 
 FAMILIES = ("qwen2-tied", "qwen2-untied", "gemma2-softcap", "granite-scaled", "cohere-scaled")

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from dgpo_cli.errors import ModelError
-from dgpo_cli.models.config_file import find_config
-from dgpo_cli.models.load import add_adapter
-from dgpo_cli.models.settings import LoraAdapter, ModelSettings
-from dgpo_cli.models.shape import ModelShape, context_length, shape_of
-from tests.models.configs import SMALL, shape
+from dgpo_cli.core.errors import ModelError
+from dgpo_cli.policy.config_file import find_config
+from dgpo_cli.policy.load import add_adapter
+from dgpo_cli.policy.settings import LoraAdapter, ModelSettings
+from dgpo_cli.policy.shape import ModelShape, context_length, shape_of
+from tests.policy.configs import SMALL, shape
 
 # Numbers of weights that the models' own safetensors files hold, tied heads once.
 PUBLISHED = {

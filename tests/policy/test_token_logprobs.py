@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgpo_cli.models.token_pass import Tiles, token_logprobs, token_pass
-from tests.models.token_cases import CUTS, DTYPES, FORMS, head_of, noise, random_case, twin_logits
+from dgpo_cli.policy.token_pass import Tiles, token_logprobs, token_pass
+from tests.policy.token_cases import CUTS, DTYPES, FORMS, head_of, noise, random_case, twin_logits
 
 
 def gradients(logprobs: Tensor, pull: Tensor, inputs: list[Tensor]) -> list[Tensor]:

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dgpo_cli.errors import ModelError
-from dgpo_cli.models.head import Head
-from dgpo_cli.models.token_pass import Tiles, TokenColumns, token_pass
-from tests.models.token_cases import (
+from dgpo_cli.core.errors import ModelError
+from dgpo_cli.policy.head import Head
+from dgpo_cli.policy.token_pass import Tiles, TokenColumns, token_pass
+from tests.policy.token_cases import (
     CUTS,
     DTYPES,
     FORMS,

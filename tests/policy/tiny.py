@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from dgpo_cli.models.batching import Rows, pad_rows
-from dgpo_cli.models.policy import Policy
-from tests.models import families
+from dgpo_cli.policy.batching import Rows, pad_rows
+from dgpo_cli.policy.policy import Policy
+from tests.policy import families
 
 SPECIAL = ("<pad>", "<end>", "<unk>", "<user>", "<assistant>")
 ALPHABET = tuple("0123456789+-*/=;()?abcdefghijklmnopqrstuvwxyz")
@@ -125,8 +125,8 @@ def make_policy(
 
 def make_lora_policy(*, apart: float = 0.0, dtype: torch.dtype = torch.float32) -> Policy:
     """Return a policy with an adapter; it is `apart` away from the base."""
-    from dgpo_cli.models.load import add_adapter
-    from dgpo_cli.models.settings import LoraAdapter
+    from dgpo_cli.policy.load import add_adapter
+    from dgpo_cli.policy.settings import LoraAdapter
 
     base = build_model("qwen2-untied").to(dtype).requires_grad_(False)
     model = add_adapter(base, adapter=LoraAdapter(rank=3, alpha=6.0), seed=3)

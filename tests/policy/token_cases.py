@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dgpo_cli.models.head import Head
-from dgpo_cli.models.token_pass import Tiles, TokenColumns
+from dgpo_cli.policy.head import Head
+from dgpo_cli.policy.token_pass import Tiles, TokenColumns
 
 CUTS = [Tiles(9, 17, 4), Tiles(16, 32, 16), Tiles(64, 1000, 5)]
 

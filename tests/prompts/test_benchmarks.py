@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgpo_cli.errors import ConfigError, DataError
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.types import Message
 from dgpo_cli.prompts import manifests
 from dgpo_cli.prompts.benchmarks import Benchmark, benchmark_names, load_benchmark, load_manifest
 from dgpo_cli.prompts.manifests import HubManifest
 from dgpo_cli.prompts.sums import held_out
-from dgpo_cli.types import Message
-from tests.prompts.hub_server import Hub, serving
+from tests.hub.hub_server import Hub, serving
 
 HUB = 'kind = "hub"\ntitle = "t"\ndataset = "a/b"\nfile = "c"\nproblems = 1\n'
 OPERATIONS = {"sums": 2, "sums-easy": 1, "sums-hard": 3}
@@ -207,7 +207,7 @@ def test_the_hub_gives_the_pinned_file_and_local_copies_the_same_digest(
     content = save(theirs, tmp_path / manifest.file).read_bytes()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("dgpo_cli.prompts.hub_calls._left_alone", "")
+    monkeypatch.setattr("dgpo_cli.hub.calls._left_alone", "")
     with serving(Hub(manifest.dataset, manifest.revision, {manifest.file: content})) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         bench = load_benchmark(name, template="{problem} Box it.")

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.errors import ConfigError, DataError
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.types import Message, Prompt
 from dgpo_cli.prompts.datasets import Position, PromptStream, open_prompts
 from dgpo_cli.prompts.problems import read_prompts
 from dgpo_cli.prompts.settings import FilePrompts, SumsPrompts
 from dgpo_cli.prompts.sums import held_out
-from dgpo_cli.types import Message, Prompt
 
 
 def draw(stream: PromptStream, step: int, count: int) -> list[Prompt]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo_cli.errors import ConfigError, DataError
+from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.prompts.files import Row, exact_text, read_rows
 
 COLUMNS = ("problem", "answer")

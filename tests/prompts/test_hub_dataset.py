@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dgpo_cli.errors import BackendError, ConfigError, DataError
+from dgpo_cli.core.errors import BackendError, ConfigError, DataError
+from dgpo_cli.core.types import Message
 from dgpo_cli.prompts.datasets import Position, open_prompts
 from dgpo_cli.prompts.hub_dataset import choose_files, is_commit, resolve_revision
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
-from dgpo_cli.types import Message
-from tests.prompts.hub_server import Hub, serving
-from tests.prompts.test_hub import REVISION, cache
+from tests.hub.hub_server import Hub, serving
+from tests.hub.test_hub import REVISION, cache
 
 __all__ = ["cache"]  # a fixture of the tests here
 

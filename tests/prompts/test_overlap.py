@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from dgpo_cli.core.types import Message, Prompt
 from dgpo_cli.prompts.overlap import find_overlap
-from dgpo_cli.types import Message, Prompt
 
 LONG = " ".join(f"word{n}" for n in range(20))
 MIDDLE = " ".join(f"term{n}" for n in range(9))

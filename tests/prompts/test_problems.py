@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.errors import DataError
+from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.types import Message, Prompt
 from dgpo_cli.prompts import problems as problems_module
 from dgpo_cli.prompts.problems import Columns, DataFile, problem_key, read_files, read_prompts
-from dgpo_cli.types import Message, Prompt
 
 
 def save(path: Path, records: list[dict[str, Any]]) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo_cli.errors import DataError
+from dgpo_cli.core.errors import DataError
 from dgpo_cli.prompts import sums
 from dgpo_cli.prompts.sums import SumProblem, held_out, sample_problem, solution
 

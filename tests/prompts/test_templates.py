@@ -4,9 +4,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from dgpo_cli.errors import DataError, ModelError
+from dgpo_cli.core.errors import DataError, ModelError
+from dgpo_cli.core.types import Message, Prompt
 from dgpo_cli.prompts.templates import chat_messages, encode_prompt, problem_messages
-from dgpo_cli.types import Message, Prompt
 
 VOCAB = ["<unk>", "<s>", "</s>", "\n", *"0123456789+?", "U", "A", "S", ":"]
 USER = Message("user", "1+2?")

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.errors import CheckpointError, ConfigError, ModelError
-from dgpo_cli.models import merge as models_merge
-from dgpo_cli.models.digests import write_digests
-from dgpo_cli.models.settings import ModelSettings
-from dgpo_cli.workflows import merge
-from tests.models import tiny
+from dgpo_cli.core.digests import write_digests
+from dgpo_cli.core.errors import CheckpointError, ConfigError, ModelError
+from dgpo_cli.policy.settings import ModelSettings
+from dgpo_cli.publish import merge
+from dgpo_cli.publish import merged_weights as models_merge
+from tests.policy import tiny
 from tests.recorder import Notes
-from tests.workflows.finished import LORA, make_run
+from tests.runs.finished import LORA, make_run
 
 IDS = torch.tensor([[5, 9, 23, 11, 7, 40, 18, 6, 30, 12]])
 # What rounding the weights to a dtype, and computing in it, may move a logit of size 10 by.

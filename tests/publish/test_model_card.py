@@ -10,8 +10,8 @@ from typing import Any
 from dgpo_cli import __version__
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.tree import flatten
-from dgpo_cli.types import SettingChange
-from dgpo_cli.workflows.model_card import CardFacts, model_card
+from dgpo_cli.core.types import SettingChange
+from dgpo_cli.publish.model_card import CardFacts, model_card
 
 METRICS = [
     {"step": float(n), "reward/mean": n / 100, "completion/length_mean": 30.0 + n}

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dgpo_cli.errors import CheckpointError
-from dgpo_cli.workflows import push
+from dgpo_cli.core.errors import CheckpointError
+from dgpo_cli.publish import push
 from tests.cli.helpers import Ended, dgpo, run_python
 from tests.hub_server import TOKEN, Hub, serve
-from tests.workflows.finished import LORA, make_run
+from tests.runs.finished import LORA, make_run
 
 FILES = {
     "README.md",
@@ -243,7 +243,7 @@ def test_links_are_not_followed(runs: Path, tmp_path: Path, hub: Hub) -> None:
 
 
 def test_pushing_an_adapter_needs_no_torch() -> None:
-    code = "import sys, dgpo_cli.workflows.push; sys.exit('torch' in sys.modules)"
+    code = "import sys, dgpo_cli.publish.push; sys.exit('torch' in sys.modules)"
     assert run_python(code).code == 0
 
 

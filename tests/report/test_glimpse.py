@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dgpo_cli.core.events import Sampled
-from dgpo_cli.report.panel import glimpse as view
-from dgpo_cli.types import (
+from dgpo_cli.core.types import (
     Completion,
     Glimpse,
     Message,
@@ -14,6 +13,7 @@ from dgpo_cli.types import (
     Shown,
     Verdict,
 )
+from dgpo_cli.live import glimpse as view
 
 
 def group(name: str, *outcomes: Outcome) -> ScoredGroup:

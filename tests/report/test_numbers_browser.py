@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 from dgpo_cli.core import numbers
-from dgpo_cli.report.document import asset, document
+from dgpo_cli.ui.document import asset, document
+from tests.browser import Visit
 from tests.core.test_numbers import FORMS, TABLE
-from tests.report.conftest import Visit
 
 
 def test_the_browser_writes_every_number_as_the_terminal_does(

@@ -11,12 +11,12 @@ import pytest
 
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import resolve
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.types import RunRecord
-from dgpo_cli.workflows import report
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.types import RunRecord
+from dgpo_cli.report import report
+from dgpo_cli.runs.run_folder import RunFolder
 from tests.report.run_page.records import evaluation, line
-from tests.workflows.test_train import run_tiny
+from tests.train.test_train import run_tiny
 
 TOKENS = ["[UNK]", "6", "7", " ", "<b>"]
 
@@ -273,7 +273,7 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_real_run_is_on_its_page(tmp_path: Path) -> None:
-    from dgpo_cli.report.run_page.page import report_page
+    from dgpo_cli.report.run_page import report_page
 
     out = tmp_path / "run"
     run_tiny(out, "train.rollouts_every=1", "train.checkpoint_every=2", "optim.lr=1e-3", steps=3)

@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from dgpo_cli.rewards.pool import WorkerPool
 from dgpo_cli.rewards.protocol import Check, Task
+from dgpo_cli.rewards.workers.pool import WorkerPool
 
 MATRIX = r"\begin{pmatrix}" + r"\\".join("&".join("7" * 60) for _ in range(60)) + r"\end{pmatrix}"
 ANSWERS = {

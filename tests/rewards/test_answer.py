@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dgpo_cli.core.types import FinishReason, Outcome
 from dgpo_cli.rewards.answer import check_integer, extract
 from dgpo_cli.rewards.settings import Extract
-from dgpo_cli.types import FinishReason, Outcome
 from tests.rewards.answer_table import ROWS
 
 CASES = Path(__file__).parents[3] / "shared" / "data" / "answer_cases.jsonl"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dgpo_cli.rewards import boxes
-from dgpo_cli.rewards.boxes import last_box
+from dgpo_cli.rewards.reading import boxes
+from dgpo_cli.rewards.reading.boxes import last_box
 
 OPENERS = ("\\boxed{", "\\fbox{")
 PIECES = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 
+from dgpo_cli.core.types import FinishReason
 from dgpo_cli.rewards.answer import CHECKER_VERSION, check_integer
 from dgpo_cli.rewards.settings import Extract
-from dgpo_cli.types import FinishReason
 from tests.rewards.answer_table import ROWS
 from tests.rewards.integer_cases import IS_204, IS_NO_INTEGER, IS_SOMETHING_ELSE
 from tests.rewards.test_answer import FOUND, NOT_FOUND

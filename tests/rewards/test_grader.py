@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from dgpo_cli.errors import DataError
+from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.types import Verdict
 from dgpo_cli.rewards.grader import GradeItem, Grader
 from dgpo_cli.rewards.protocol import Check
 from dgpo_cli.rewards.settings import IntegerReward, MathReward
-from dgpo_cli.types import Verdict
 from tests.recorder import Recorder
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from dgpo_cli.prompts.answer_key import final_answer
 from dgpo_cli.rewards.answer import check_integer
-from dgpo_cli.rewards.extract import extract, find_answer
 from dgpo_cli.rewards.math import check_math
-from dgpo_cli.rewards.stated import looks_like_answer, stated
+from dgpo_cli.rewards.reading.extract import extract, find_answer
+from dgpo_cli.rewards.reading.stated import looks_like_answer, stated
 
 PART_OF = [
     (r"\boxed{7}<x", "7<x"),

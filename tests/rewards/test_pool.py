@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.errors import DgpoError
-from dgpo_cli.rewards import pool as pool_module
-from dgpo_cli.rewards.pool import WorkerPool
+from dgpo_cli.core.errors import DgpoError
 from dgpo_cli.rewards.protocol import Check, encode, take_frames
+from dgpo_cli.rewards.workers import pool as pool_module
+from dgpo_cli.rewards.workers.pool import WorkerPool
 
 ROOT = Path(__file__).parents[2]
 MISBEHAVE = Check("tests.rewards.checks:misbehave")
@@ -155,7 +155,7 @@ def test_integer_workers_import_neither_torch_nor_settings_nor_sympy() -> None:
     code = (
         "import runpy, sys\n"
         "sys.argv = ['worker']\n"
-        "import dgpo_cli.rewards.worker as worker\n"
+        "import dgpo_cli.rewards.workers.worker as worker\n"
         "worker.load('dgpo_cli.rewards.answer:check_integer')\n"
         "print(' '.join(sys.modules))\n"
     )
@@ -195,7 +195,7 @@ def test_a_pool_that_is_forgotten_leaves_no_process() -> None:
 
 PARENT = """
 import os, sys, threading
-from dgpo_cli.rewards.pool import WorkerPool
+from dgpo_cli.rewards.workers.pool import WorkerPool
 from dgpo_cli.rewards.protocol import Check
 
 def work():

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.errors import DgpoError
-from dgpo_cli.rewards import pool as pool_module
+from dgpo_cli.core.errors import DgpoError
 from dgpo_cli.rewards.grader import GradeItem, Grader
-from dgpo_cli.rewards.pool import WorkerPool
-from dgpo_cli.rewards.process import WorkerProcess
 from dgpo_cli.rewards.protocol import Check
 from dgpo_cli.rewards.settings import IntegerReward, MathReward
+from dgpo_cli.rewards.workers import pool as pool_module
+from dgpo_cli.rewards.workers.pool import WorkerPool
+from dgpo_cli.rewards.workers.process import WorkerProcess
 from tests.recorder import Notes
 from tests.rewards.test_pool import MISBEHAVE, is_alive, task
 

@@ -7,14 +7,15 @@ import itertools
 import pytest
 
 from dgpo_cli.core.events import NOBODY, Observer
-from dgpo_cli.rewards import pool, second_opinion
+from dgpo_cli.core.types import OUTCOMES, FinishReason, Outcome, Verdict
+from dgpo_cli.rewards import second_opinion
 from dgpo_cli.rewards.answer import check_integer
 from dgpo_cli.rewards.grader import GradeItem
-from dgpo_cli.rewards.pool import WorkerPool
 from dgpo_cli.rewards.protocol import Check
 from dgpo_cli.rewards.second_opinion import disagree, second_opinions
 from dgpo_cli.rewards.settings import Extract
-from dgpo_cli.types import OUTCOMES, FinishReason, Outcome, Verdict
+from dgpo_cli.rewards.workers import pool
+from dgpo_cli.rewards.workers.pool import WorkerPool
 from tests.recorder import Recorder
 
 BOTH: Extract = "boxed-or-answer-line"

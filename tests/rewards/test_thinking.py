@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.models.token_texts import completion_text
+from dgpo_cli.core.thinking import MARKS, after_thinking, ends_in_thought, is_part_of_mark
+from dgpo_cli.core.token_texts import completion_text
+from dgpo_cli.core.types import Verdict
 from dgpo_cli.rewards.answer import check_integer
 from dgpo_cli.rewards.grader import GradeItem, Grader
 from dgpo_cli.rewards.second_opinion import second_opinions
 from dgpo_cli.rewards.settings import IntegerReward, MathReward
-from dgpo_cli.thinking import MARKS, after_thinking, ends_in_thought, is_part_of_mark
-from dgpo_cli.types import Verdict
 
 NOISE = ("", "x < y, " * 99, "[1] ◁ |> think> ")
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved, resolve
-from dgpo_cli.models.checkpoint import TrainerState, save_checkpoint
-from dgpo_cli.models.policy import Policy, load_policy
-from dgpo_cli.workflows.run_folder import RunFolder
-from tests.models import checkpoints, tiny, updates
+from dgpo_cli.engine.checkpoint import TrainerState, save_checkpoint
+from dgpo_cli.policy.policy import Policy, load_policy
+from dgpo_cli.runs.run_folder import RunFolder
+from tests.engine import checkpoints, updates
+from tests.policy import tiny
 
 STEPS = (2, 4)
 LORA = ("adapter.kind=lora", "adapter.rank=3", "adapter.alpha=6")

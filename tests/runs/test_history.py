@@ -15,25 +15,27 @@ import torch
 from dgpo_cli.config.changes import change_text, differences
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.types import SettingChange
-from dgpo_cli.workflows import push, report, train
-from dgpo_cli.workflows.carried import read_carried
-from dgpo_cli.workflows.history import (
+from dgpo_cli.core.types import SettingChange
+from dgpo_cli.publish import push
+from dgpo_cli.report import report
+from dgpo_cli.runs.carried import read_carried
+from dgpo_cli.runs.history import (
     FILE,
     changes_behind,
     read_changes,
     record_changes,
     resolved_until,
 )
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.train import train
+from tests.evals.evaluations import Asked, boxed, install, problems
+from tests.evals.evaluations import run as evaluated
+from tests.inspect.looks import look
 from tests.recorder import AtStep, Killed
-from tests.workflows.evaluations import Asked, boxed, install, problems
-from tests.workflows.evaluations import run as evaluated
-from tests.workflows.looks import look
-from tests.workflows.test_train import SMALL, numbers, run_tiny
-from tests.workflows.test_train_data import DYNAMIC, file_of, sums
+from tests.train.test_train import SMALL, numbers, run_tiny
+from tests.train.test_train_data import DYNAMIC, file_of, sums
 
 
 def listing(folder: Path) -> dict[str, tuple[bytes, int]]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dgpo_cli.errors import DataError
-from dgpo_cli.types import (
+from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.types import (
     Batch,
     Completion,
     Credit,
@@ -21,8 +21,8 @@ from dgpo_cli.types import (
     TokenStats,
     Verdict,
 )
-from dgpo_cli.workflows.rollout_file import read_lines
-from dgpo_cli.workflows.rollouts import rollout_lines, training_lines, write_lines
+from dgpo_cli.inspect.rollout_file import read_lines
+from dgpo_cli.runs.rollouts import rollout_lines, training_lines, write_lines
 
 INTERFACE = {
     "prompt_id",

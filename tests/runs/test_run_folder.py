@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from dgpo_cli.core.errors import CheckpointError, ConfigError, RunFolderBusy
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.errors import CheckpointError, ConfigError, RunFolderBusy
-from dgpo_cli.workflows.run_folder import RunFolder, checkpoint_to_load, newest_run
+from dgpo_cli.runs.run_folder import RunFolder, checkpoint_to_load, newest_run
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.runs.run_folder import RunFolder
 with RunFolder(Path(sys.argv[1])).lock():
     print("held", flush=True)
     time.sleep(60)

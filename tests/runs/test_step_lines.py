@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.workflows.run_folder import RunFolder
-from dgpo_cli.workflows.step_lines import StepLines, missing_notes
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.runs.step_lines import StepLines, missing_notes
 
 BROKEN = {
     "NUL": b"\0" * 40,

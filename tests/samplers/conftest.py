@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.backends import dispatch
-from dgpo_cli.backends.weight_stream import BACKEND
-from tests.backends.fake_vllm import FakeVllm, fake_servers
+from dgpo_cli.samplers.vllm import dispatch
+from dgpo_cli.samplers.vllm.weight_stream import BACKEND
+from tests.samplers.fake_vllm import FakeVllm, fake_servers
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """The fake server as a program on a Unix socket, with children like vLLM's that outlive a parent.
 
-    python -m tests.backends.fake_engine SOCKET|PORT MODE
+    python -m tests.samplers.fake_engine SOCKET|PORT MODE
 
 MODE: "ok"; "broken" ends at once; "mute" never listens; "mortal" dies with its first completion
 after the check of its log-probabilities.
@@ -19,8 +19,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from dgpo_cli.backends.vllm_gate import Rules
-from tests.backends.fake_vllm import FakeVllm, handler_of
+from dgpo_cli.samplers.vllm.gate import Rules
+from tests.samplers.fake_vllm import FakeVllm, handler_of
 
 STUBBORN = (
     "import os, signal, time\n"

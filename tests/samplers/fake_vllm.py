@@ -21,12 +21,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.backends.carriers import AdapterCarrier, Carrier, FullCarrier
-from dgpo_cli.backends.fleet import Fleet
-from dgpo_cli.backends.vllm import Limits, VllmSampler
-from dgpo_cli.backends.vllm_command import RELOAD, WORKER
-from dgpo_cli.backends.vllm_gate import NAME_A_FOLDER, Refused, Rules, key_file, write_key
-from dgpo_cli.backends.weight_stream import BACKEND, Listing, receive
+from dgpo_cli.samplers.vllm.carriers import AdapterCarrier, Carrier, FullCarrier
+from dgpo_cli.samplers.vllm.command import RELOAD, WORKER
+from dgpo_cli.samplers.vllm.fleet import Fleet
+from dgpo_cli.samplers.vllm.gate import NAME_A_FOLDER, Refused, Rules, key_file, write_key
+from dgpo_cli.samplers.vllm.sampler import Limits, VllmSampler
+from dgpo_cli.samplers.vllm.weight_stream import BACKEND, Listing, receive
 
 if TYPE_CHECKING:
     import torch

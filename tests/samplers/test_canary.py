@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from dgpo_cli.backends.canary import TOLERANCES, Canary, mean_gap
-from dgpo_cli.errors import BackendError
+from dgpo_cli.core.errors import BackendError
+from dgpo_cli.samplers.canary import TOLERANCES, Canary, mean_gap
 
 BASE = [-1.0, -2.0, -3.0, -4.0]
 

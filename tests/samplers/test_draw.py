@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dgpo_cli.backends.base import SamplingParams
-from dgpo_cli.backends.draw import UniformStreams, draw_tokens
+from dgpo_cli.samplers.base import SamplingParams
+from dgpo_cli.samplers.draw import UniformStreams, draw_tokens
 
 ALMOST_ONE = math.nextafter(1.0, 0.0)
 

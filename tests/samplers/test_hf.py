@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from dgpo_cli.backends import hf
-from dgpo_cli.backends.base import SamplingParams
-from dgpo_cli.backends.hf import HfSampler
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY, Observer
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.types import Completion
-from tests.models import families, tiny
+from dgpo_cli.core.types import Completion
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.samplers import hf
+from dgpo_cli.samplers.base import SamplingParams
+from dgpo_cli.samplers.hf import HfSampler
+from tests.policy import families, tiny
 from tests.recorder import Recorder
 
 LIMIT = 24

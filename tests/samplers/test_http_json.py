@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.backends.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
+from dgpo_cli.samplers.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
 
 
 @contextmanager

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.backends.http_json import ServerSaysNo
-from dgpo_cli.backends.settings import VllmServerBackend
-from dgpo_cli.backends.vllm_command import ServerFlags
-from dgpo_cli.backends.vllm_server import SharedServers
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.workflows import serve
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.samplers.http_json import ServerSaysNo
+from dgpo_cli.samplers.settings import VllmServerBackend
+from dgpo_cli.samplers.vllm import serve
+from dgpo_cli.samplers.vllm.command import ServerFlags
+from dgpo_cli.samplers.vllm.server import SharedServers
 from tests.processes import left_behind, with_mark
 
 SERVE = """
 import sys
-from dgpo_cli.backends import vllm_process
-from dgpo_cli.backends.vllm_command import ServerFlags
+from dgpo_cli.samplers.vllm import process as vllm_process
+from dgpo_cli.samplers.vllm.command import ServerFlags
 from dgpo_cli.cli import main, options
 from dgpo_cli.config import checks
 vllm_process.GRACE_S = 0.2
@@ -34,7 +34,7 @@ checks.has_vllm = lambda: True
 options.reach = lambda model: None
 mode = sys.argv.pop(1)
 ServerFlags.command = lambda self, *, host, port: [
-    sys.executable, "-m", "tests.backends.fake_engine", str(port), mode
+    sys.executable, "-m", "tests.samplers.fake_engine", str(port), mode
 ]
 main.main()
 """

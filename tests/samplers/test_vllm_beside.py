@@ -7,15 +7,15 @@ import time
 
 import pytest
 
-from dgpo_cli.backends.vllm import VllmSampler
+from dgpo_cli.core.errors import BackendError
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.errors import BackendError
-from dgpo_cli.types import Completion
-from tests.backends.fake_vllm import (
+from dgpo_cli.core.types import Completion
+from dgpo_cli.samplers.vllm.sampler import VllmSampler
+from tests.samplers.fake_vllm import (
     FakeVllm,
     FakeWeights,
 )
-from tests.backends.vllm_cases import (
+from tests.samplers.vllm_cases import (
     adapter_or_full,
     expected,
     sample,

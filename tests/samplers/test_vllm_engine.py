@@ -18,15 +18,16 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.backends import vllm_engine, vllm_process
-from dgpo_cli.backends.base import SamplingParams
-from dgpo_cli.backends.vllm import Limits, VllmSampler
-from dgpo_cli.backends.vllm_command import ServerFlags, reserved_rank, transfer_name
-from dgpo_cli.backends.vllm_engine import OwnEngine
+from dgpo_cli.core.errors import BackendError, CalledOff
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.errors import BackendError, CalledOff
-from tests.backends.fake_vllm import FakeWeights, fake_sampler, logprob
+from dgpo_cli.samplers.base import SamplingParams
+from dgpo_cli.samplers.vllm import engine as vllm_engine
+from dgpo_cli.samplers.vllm import process as vllm_process
+from dgpo_cli.samplers.vllm.command import ServerFlags, reserved_rank, transfer_name
+from dgpo_cli.samplers.vllm.engine import OwnEngine
+from dgpo_cli.samplers.vllm.sampler import Limits, VllmSampler
 from tests.processes import left_behind, with_mark
+from tests.samplers.fake_vllm import FakeWeights, fake_sampler, logprob
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -41,7 +42,7 @@ class FakeFlags(ServerFlags):
 
     def command(self, *, socket: Path | None = None, host: str = "", port: int = 0) -> list[str]:
         mode = self.modes.pop(0) if len(self.modes) > 1 else self.modes[0]
-        return [sys.executable, "-m", "tests.backends.fake_engine", str(socket), mode]
+        return [sys.executable, "-m", "tests.samplers.fake_engine", str(socket), mode]
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +96,7 @@ def arguments(pid: int) -> bytes:
 
 def is_leaf(pid: int, mark: str) -> bool:
     """Whether it is the server itself and not its guard."""
-    return b"dgpo_cli.backends.guard" not in arguments(pid)
+    return b"dgpo_cli.samplers.guard" not in arguments(pid)
 
 
 def test_weights_of_a_checkpoint_reach_an_engine_that_has_read_the_base(mark: str) -> None:
@@ -150,10 +151,10 @@ def test_an_engine_that_is_waited_for_no_more_ends_the_wait_at_once(mark: str) -
 
 PARENT = """
 import signal, sys, time
-from dgpo_cli.backends import vllm_process
+from dgpo_cli.samplers.vllm import process as vllm_process
 vllm_process.GRACE_S = 0.2
-from tests.backends.test_vllm_engine import engine_of, sample, sampler_of
-from tests.backends.fake_vllm import FakeWeights
+from tests.samplers.test_vllm_engine import engine_of, sample, sampler_of
+from tests.samplers.fake_vllm import FakeWeights
 engine = engine_of(sys.argv[1])
 sampler = sampler_of(FakeWeights(adapter=True), engine)
 print(engine.folder, flush=True)
@@ -230,7 +231,7 @@ def test_the_command_asks_for_what_the_trainer_needs() -> None:
             "--uds=/x/s",
         ),
         *("--logprobs-mode=processed_logprobs", "--generation-config=vllm"),
-        "--worker-extension-cls=dgpo_cli.backends.vllm_worker.FullReload",
+        "--worker-extension-cls=dgpo_cli.samplers.vllm.worker.FullReload",
         *("--enable-prefix-caching", "--enable-lora", "--max-lora-rank=16", "--max-loras=1"),
     ):
         assert part in command

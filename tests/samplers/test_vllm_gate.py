@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.backends import vllm_gate
-from dgpo_cli.backends.http_json import Address, ServerSaysNo
-from dgpo_cli.backends.vllm_command import RELOAD, ServerFlags
-from dgpo_cli.backends.vllm_gate import Gate, Refused, Rules, key_file, read_key, write_key
-from tests.backends.fake_vllm import FILE, FakeVllm, fake_servers
-from tests.backends.gate_cases import Attempt, answer_to, refused, rpc, wrongly_answered
+from dgpo_cli.samplers.http_json import Address, ServerSaysNo
+from dgpo_cli.samplers.vllm import gate as vllm_gate
+from dgpo_cli.samplers.vllm.command import RELOAD, ServerFlags
+from dgpo_cli.samplers.vllm.gate import Gate, Refused, Rules, key_file, read_key, write_key
+from tests.samplers.fake_vllm import FILE, FakeVllm, fake_servers
+from tests.samplers.gate_cases import Attempt, answer_to, refused, rpc, wrongly_answered
 
 RULES = Rules("right", folder="/w")
 HEAD = ((b"host", b"localhost:8000"), (b"authorization", b"Bearer right"))
@@ -205,7 +205,7 @@ def test_the_middleware_does_not_start_without_rules(monkeypatch: pytest.MonkeyP
 
 def test_the_key_is_in_the_environment_and_not_on_the_command_line() -> None:
     flags = ServerFlags("m", rules=replace(RULES, key="s3cret"))
-    assert "--middleware=dgpo_cli.backends.vllm_gate.Gate" in flags.command()
+    assert "--middleware=dgpo_cli.samplers.vllm.gate.Gate" in flags.command()
     assert "s3cret" not in " ".join(flags.command())
     assert "s3cret" in " ".join(flags.environment().values())
     assert not any("middleware" in word for word in ServerFlags("m").command())

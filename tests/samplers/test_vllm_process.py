@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.backends import vllm_process
-from dgpo_cli.backends.vllm_process import OwnedProcess
+from dgpo_cli.samplers.vllm import process as vllm_process
+from dgpo_cli.samplers.vllm.process import OwnedProcess
 
 WARNING = "(APIServer pid=9) WARNING 11-23 errors like `OSError: [Errno 24] Too many open files`\n"
 PREFIX = "(Worker pid=7) ERROR 11-23 17:52:22 [executor.py:1063] "

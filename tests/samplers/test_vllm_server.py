@@ -10,21 +10,22 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.backends.base import SamplingParams
-from dgpo_cli.backends.settings import VllmServerBackend
-from dgpo_cli.backends.vllm import Limits
-from dgpo_cli.backends.vllm_gate import Rules
-from dgpo_cli.backends.vllm_server import SharedServers
+from dgpo_cli.core.errors import BackendError
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.errors import BackendError
-from tests.backends.fake_vllm import (
+from dgpo_cli.samplers.base import SamplingParams
+from dgpo_cli.samplers.settings import VllmServerBackend
+from dgpo_cli.samplers.vllm.gate import Rules
+from dgpo_cli.samplers.vllm.sampler import Limits
+from dgpo_cli.samplers.vllm.server import SharedServers
+from tests.recorder import Recorder
+from tests.samplers.fake_vllm import (
     STOP,
     FakeVllm,
     FakeWeights,
     fake_sampler,
     fake_servers,
 )
-from tests.backends.vllm_cases import (
+from tests.samplers.vllm_cases import (
     PROMPTS,
     SEEDS,
     adapter_or_full,
@@ -32,7 +33,6 @@ from tests.backends.vllm_cases import (
     sample,
     sampler_of,
 )
-from tests.recorder import Recorder
 
 pytestmark = pytest.mark.usefixtures("short_waits")
 

@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.backends import vllm_server
-from dgpo_cli.backends.settings import VllmServerBackend
-from dgpo_cli.backends.vllm_client import VllmClient
-from dgpo_cli.backends.vllm_gate import key_file
-from dgpo_cli.backends.vllm_server import SharedServers
-from dgpo_cli.errors import BackendError, CalledOff
-from tests.backends.fake_vllm import FakeVllm, fake_servers
+from dgpo_cli.core.errors import BackendError, CalledOff
+from dgpo_cli.samplers.settings import VllmServerBackend
+from dgpo_cli.samplers.vllm import server as vllm_server
+from dgpo_cli.samplers.vllm.client import VllmClient
+from dgpo_cli.samplers.vllm.gate import key_file
+from dgpo_cli.samplers.vllm.server import SharedServers
 from tests.recorder import Recorder
+from tests.samplers.fake_vllm import FakeVllm, fake_servers
 
 Answer = Callable[[str], tuple[int, bytes]]
 
@@ -137,7 +137,7 @@ def test_what_speaks_no_http_or_no_tls_ends_the_wait_at_once() -> None:
 
 
 def test_a_certificate_that_is_not_trusted_is_named() -> None:
-    from dgpo_cli.backends.http_json import _gone
+    from dgpo_cli.samplers.http_json import _gone
 
     error = ssl.SSLCertVerificationError()
     error.verify_message = "self-signed certificate"

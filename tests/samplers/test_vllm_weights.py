@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from dgpo_cli.backends.carriers import FullCarrier
-from dgpo_cli.backends.settings import VllmServerBackend
-from dgpo_cli.backends.vllm import Limits, VllmSampler
-from dgpo_cli.backends.vllm_server import SharedServers
-from dgpo_cli.errors import BackendError
-from tests.backends.fake_vllm import (
+from dgpo_cli.core.errors import BackendError
+from dgpo_cli.samplers.settings import VllmServerBackend
+from dgpo_cli.samplers.vllm.carriers import FullCarrier
+from dgpo_cli.samplers.vllm.sampler import Limits, VllmSampler
+from dgpo_cli.samplers.vllm.server import SharedServers
+from tests.samplers.fake_vllm import (
     FakeVllm,
     FakeWeights,
 )
-from tests.backends.vllm_cases import expected, sample, sampler_of
+from tests.samplers.vllm_cases import expected, sample, sampler_of
 
 pytestmark = pytest.mark.usefixtures("short_waits")
 

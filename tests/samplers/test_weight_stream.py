@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.backends import weight_stream
-from dgpo_cli.backends.weight_stream import Listing, Offer, reaching, receive
+from dgpo_cli.samplers.vllm import weight_stream
+from dgpo_cli.samplers.vllm.weight_stream import Listing, Offer, reaching, receive
 
 Tensors = list[tuple[str, torch.Tensor]]
 

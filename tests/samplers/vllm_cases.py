@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.backends.base import SamplingParams
-from dgpo_cli.backends.settings import VllmServerBackend
-from dgpo_cli.backends.vllm import Limits, VllmSampler
-from dgpo_cli.backends.vllm_server import SharedServers
 from dgpo_cli.core.events import NOBODY, Observer
-from dgpo_cli.types import Completion
-from tests.backends.fake_vllm import STOP, FakeVllm, FakeWeights, drawn, fake_sampler, logprob
+from dgpo_cli.core.types import Completion
+from dgpo_cli.samplers.base import SamplingParams
+from dgpo_cli.samplers.settings import VllmServerBackend
+from dgpo_cli.samplers.vllm.sampler import Limits, VllmSampler
+from dgpo_cli.samplers.vllm.server import SharedServers
+from tests.samplers.fake_vllm import STOP, FakeVllm, FakeWeights, drawn, fake_sampler, logprob
 
 PARAMS = SamplingParams(temperature=0.5, top_p=1.0, top_k=0, max_completion_tokens=9)
 PROMPTS = [[1, 2, 3], [4, 5], [6], [9, 9, 9, 9]]

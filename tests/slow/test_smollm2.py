@@ -18,16 +18,16 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.smollm2 import convert
-from dgpo_cli.backends.base import SamplingParams
-from dgpo_cli.backends.hf import HfSampler
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.models.fingerprint import adapter_fingerprint
-from dgpo_cli.models.packing import Packed
-from dgpo_cli.models.policy import Policy, load_for_sampling
-from dgpo_cli.models.settings import ModelSettings
+from dgpo_cli.core.types import Message, Prompt
+from dgpo_cli.policy.fingerprint import adapter_fingerprint
+from dgpo_cli.policy.packing import Packed
+from dgpo_cli.policy.policy import Policy, load_for_sampling
+from dgpo_cli.policy.settings import ModelSettings
 from dgpo_cli.prompts.templates import encode_prompt
-from dgpo_cli.types import Message, Prompt
+from dgpo_cli.samplers.base import SamplingParams
+from dgpo_cli.samplers.hf import HfSampler
 from tests.cli.helpers import in_process as dgpo
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflows.test_kill import run_command
+from tests.train.test_kill import run_command
 
 
 def evaluate(*subject: str, out: Path) -> dict[str, float]:

@@ -17,12 +17,12 @@ import torch
 
 from dgpo_cli.algo.credit import UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.models.batching import Rows
-from dgpo_cli.models.learn import Learner, Recipe
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.scoring import token_stats
-from dgpo_cli.types import Batch, TokenStats
-from tests.models import tiny
+from dgpo_cli.core.types import Batch, TokenStats
+from dgpo_cli.engine.learn import Learner, Recipe
+from dgpo_cli.policy.batching import Rows
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.policy.scoring import token_stats
+from tests.policy import tiny
 
 pytestmark = pytest.mark.slow
 

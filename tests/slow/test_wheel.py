@@ -147,7 +147,7 @@ def test_the_installed_package_is_the_one_that_runs(installed: Installed) -> Non
     package = installed.python("import dgpo_cli; print(dgpo_cli.__file__)")
     assert home in Path(package).parents
     for name in ("presets", "data"):
-        code = f"from dgpo_cli.resources import resource_dir; print(resource_dir({name!r}))"
+        code = f"from dgpo_cli.core.resources import resource_dir; print(resource_dir({name!r}))"
         assert Path(installed.python(code)).parent == Path(package).parent
     paths = installed.python("import sys; print(*sys.path, sep='\\n')").splitlines()
     assert not any(Path(path or ".").resolve() == ROOT for path in paths)

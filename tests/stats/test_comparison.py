@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgpo_cli.algo import permutation
-from dgpo_cli.algo.comparison import (
+from dgpo_cli.core.types import Interval, Outcome, ProblemResult
+from dgpo_cli.stats import permutation
+from dgpo_cli.stats.comparison import (
     compare_runs,
     over_problems,
     rerun_difference,
     smallest_problems,
     smallest_rerun,
 )
-from dgpo_cli.algo.permutation import fisher, holm, shuffled_samples, sign_flip
-from dgpo_cli.algo.student import student_quantile
-from dgpo_cli.types import Interval, Outcome, ProblemResult
+from dgpo_cli.stats.permutation import fisher, holm, shuffled_samples, sign_flip
+from dgpo_cli.stats.student import student_quantile
 
 SIZES = st.integers(-6, 6)
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo_cli.algo.estimators import (
+from dgpo_cli.core.types import Disagreement, Interval, Outcome, ProblemResult, Verdict
+from dgpo_cli.stats.estimators import (
     ProblemSamples,
     avg_at_k,
     length_summary,
@@ -20,8 +21,7 @@ from dgpo_cli.algo.estimators import (
     stderr_rerun,
     summarise,
 )
-from dgpo_cli.algo.intervals import problems_interval, rerun_interval
-from dgpo_cli.types import Disagreement, Interval, Outcome, ProblemResult, Verdict
+from dgpo_cli.stats.intervals import problems_interval, rerun_interval
 
 
 def verdict(outcome: Outcome, extracted: str | None = None) -> Verdict:

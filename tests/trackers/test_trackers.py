@@ -17,9 +17,9 @@ import pytest
 
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.core.events import NOBODY, Diagnosed, Ended, Evaluated, StepDone
-from dgpo_cli.types import Diagnosis
-from dgpo_cli.workflows.run_folder import RunFolder
-from dgpo_cli.workflows.tracking import Tracking
+from dgpo_cli.core.types import Diagnosis
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.train.tracking import Tracking
 from tests.recorder import Notes
 
 LINE: dict[str, Any] = {

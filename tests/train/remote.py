@@ -6,12 +6,12 @@ import copy
 import threading
 from collections.abc import Callable, Sequence
 
-from dgpo_cli.backends.base import SamplingParams
-from dgpo_cli.backends.hf import HfSampler
 from dgpo_cli.core.events import Observer
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.types import Completion
-from dgpo_cli.workflows.train_eval import trained_fingerprint
+from dgpo_cli.core.types import Completion
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.samplers.base import SamplingParams
+from dgpo_cli.samplers.hf import HfSampler
+from dgpo_cli.train.train_eval import trained_fingerprint
 
 THREAD = "dgpo-sampling"
 LIMIT_S = 120.0  # no wait of a test is longer; one that ends by it has failed

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.backends.settings import RolloutSettings
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.errors import CheckpointError
-from dgpo_cli.models.policy import Policy
+from dgpo_cli.core.errors import CheckpointError
+from dgpo_cli.core.types import Completion, Group, Message, Prompt, ScoredGroup, Verdict
+from dgpo_cli.policy.policy import Policy
 from dgpo_cli.prompts.datasets import FileStream, Position
-from dgpo_cli.types import Completion, Group, Message, Prompt, ScoredGroup, Verdict
-from dgpo_cli.workflows.carried import FILE, CarriedGroup, carried_text, read_carried
-from dgpo_cli.workflows.collect import Collected, Collector
+from dgpo_cli.runs.carried import FILE, CarriedGroup, carried_text, read_carried
+from dgpo_cli.samplers.settings import RolloutSettings
+from dgpo_cli.train.collect import Collected, Collector
 from tests import engines
-from tests.models import twins
+from tests.policy import twins
 from tests.recorder import Notes
 
 G = 2

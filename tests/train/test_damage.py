@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from dgpo_cli.cli.train import parse_resume
+from dgpo_cli.core.digests import check_loaded
+from dgpo_cli.core.errors import CheckpointError, ConfigError, UnreadableError
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.errors import CheckpointError, ConfigError, UnreadableError
-from dgpo_cli.models.digests import check_loaded
-from dgpo_cli.workflows.resume import starting_point
-from dgpo_cli.workflows.run_folder import RunFolder, checkpoint_to_load
-from tests.models.test_digests import DAMAGES, earlier, flip_a_bit
+from dgpo_cli.runs.run_folder import RunFolder, checkpoint_to_load
+from dgpo_cli.train.resume import starting_point
+from tests.core.test_digests import DAMAGES, earlier, flip_a_bit
 from tests.recorder import Notes
-from tests.workflows.test_kill import numbers
-from tests.workflows.test_train import run_tiny
+from tests.train.test_kill import numbers
+from tests.train.test_train import run_tiny
 
 EVERY_STEP = (
     "optim.lr=1e-3",

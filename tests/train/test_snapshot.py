@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.models.snapshot import Snapshot
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.train.snapshot import Snapshot
 from tests.engines import equal, weights_of
-from tests.models import tiny
+from tests.policy import tiny
 
 IDS = [3, 9, 12, 30, 7, 21]
 MAKERS: dict[str, Callable[[], Policy]] = {

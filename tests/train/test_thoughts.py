@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from dgpo_cli.algo.diagnosis import Unread
-from dgpo_cli.resources import resource_dir
-from dgpo_cli.workflows import regrade
-from dgpo_cli.workflows.health import unread_example
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.core.resources import resource_dir
+from dgpo_cli.diagnosis.diagnose import Unread
+from dgpo_cli.diagnosis.stored_run import unread_example
+from dgpo_cli.evals import regrade
+from dgpo_cli.runs.run_folder import RunFolder
+from tests.evals.evaluations import Asked, Saved, install, problems, run, stored
 from tests.recorder import Notes
-from tests.workflows.evaluations import Asked, Saved, install, problems, run, stored
 
 OPENING = "{{ '<|assistant|>' }}"
 

@@ -11,15 +11,15 @@ import pytest
 
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.events import NOBODY, Diagnosed, Ended, EndState, StepDone
+from dgpo_cli.core.types import Diagnosis
+from dgpo_cli.runs.history import FILE
+from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.trackers.protocol import TrackedRun
-from dgpo_cli.types import Diagnosis
-from dgpo_cli.workflows import tracking, train
-from dgpo_cli.workflows.history import FILE
-from dgpo_cli.workflows.run_folder import RunFolder
-from dgpo_cli.workflows.tracking import Tracking
+from dgpo_cli.train import tracking, train
+from dgpo_cli.train.tracking import Tracking
 from tests.recorder import Notes
 from tests.trackers.test_trackers import float32, in_event_files
-from tests.workflows.test_train import SMALL
+from tests.train.test_train import SMALL
 
 
 class Notebook:

@@ -12,12 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import dgpo_cli.models.learn as learn_module
+import dgpo_cli.engine.learn as learn_module
 from dgpo_cli.config.load import resolve
-from dgpo_cli.errors import CheckpointError, ConfigError, NonFiniteError
-from dgpo_cli.types import StepMetrics
-from dgpo_cli.workflows import train
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.core.errors import CheckpointError, ConfigError, NonFiniteError
+from dgpo_cli.core.types import StepMetrics
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.train import train
 from tests.recorder import Recorder
 
 SMALL = (

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.events import Observers
-from dgpo_cli.workflows import train
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.train import train
 from tests.recorder import AtStep, Killed, Notes, Recorder
-from tests.workflows.test_train import SMALL, numbers
+from tests.train.test_train import SMALL, numbers
 
 QLORA = (
     "adapter.kind=lora",

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from dgpo_cli.config.load import resolve
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.models.checkpoint import load_state
-from dgpo_cli.workflows import data as data_module
-from dgpo_cli.workflows.carried import FILE, read_carried
-from dgpo_cli.workflows.run_folder import RunFolder
-from tests.prompts.hub_server import Hub, serving
-from tests.prompts.test_hub import REVISION, cache
-from tests.workflows.test_train import numbers, run_tiny, weights
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.engine.checkpoint import load_state
+from dgpo_cli.runs.carried import FILE, read_carried
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.train import data as data_module
+from tests.hub.hub_server import Hub, serving
+from tests.hub.test_hub import REVISION, cache
+from tests.train.test_train import numbers, run_tiny, weights
 
 __all__ = ["cache"]  # a fixture of the tests here
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.errors import DgpoError
-from dgpo_cli.rewards import pool as pool_module
+from dgpo_cli.core.errors import DgpoError
 from dgpo_cli.rewards.grader import Grader
-from dgpo_cli.workflows.run_folder import RunFolder
-from tests.workflows.test_train import numbers, run_tiny, weights
+from dgpo_cli.rewards.workers import pool as pool_module
+from dgpo_cli.runs.run_folder import RunFolder
+from tests.train.test_train import numbers, run_tiny, weights
 
 RARELY = "train.checkpoint_every=100"
 
@@ -74,8 +74,8 @@ def test_a_run_that_fails_in_its_first_step_has_nothing_to_keep(tmp_path: Path) 
 
 
 def test_weights_that_cannot_be_handed_over_are_kept_with_their_metrics(tmp_path: Path) -> None:
-    from dgpo_cli.engine import Engine
-    from dgpo_cli.errors import BackendError
+    from dgpo_cli.core.errors import BackendError
+    from dgpo_cli.engine.engine import Engine
 
     syncs: list[int] = []
 

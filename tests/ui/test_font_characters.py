@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.report import png
-from dgpo_cli.report.font_characters import held
+from dgpo_cli.ui import png
+from dgpo_cli.ui.font_characters import held
 
 # Segments of (first, last, glyph of the first; None: glyphs by a list, here 0 for every second).
 SEGMENTS = [(0x41, 0x43, 5), (0x61, 0x64, None), (0xFFFF, 0xFFFF, 0)]

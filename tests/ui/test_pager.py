@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.cli import pager
+from dgpo_cli.ui import pager
 from tests.cli.helpers import COLOUR, environment, on_terminal, run_python
 
 SHOW = """
 from rich.text import Text
-from dgpo_cli.cli import console
+from dgpo_cli.ui import console
 console.page(Text("\\n".join(f"line {at}" for at in range(100)), style="green"))
 """
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.report import png
-from dgpo_cli.report.heatmap import render
-from dgpo_cli.report.png import svg_to_png
-from dgpo_cli.report.svg import export_svg
-from tests.report.samples import inspection, solution
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.inspect.views.heatmap import render
+from dgpo_cli.ui import png
+from dgpo_cli.ui.png import svg_to_png
+from dgpo_cli.ui.svg import export_svg
+from tests.samples import inspection, solution
 
 pytest.importorskip("resvg_py", reason="resvg-py is in the extra png")
 FONTS = set(png._font_files()) & set(png._MONOSPACED)

@@ -10,7 +10,7 @@ import pytest
 from rich.color import Color
 from rich.console import Console
 
-from dgpo_cli.report.ramp import (
+from dgpo_cli.ui.ramp import (
     GROWING,
     RAMPS,
     Depth,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 
-from dgpo_cli.report.heatmap import render
-from dgpo_cli.report.svg import export_svg
-from tests.report.samples import check_snapshot, completion, hostile, inspection, printed, solution
+from dgpo_cli.inspect.views.heatmap import render
+from dgpo_cli.ui.svg import export_svg
+from tests.samples import check_snapshot, completion, hostile, inspection, printed, solution
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from dgpo_cli.report.text import (
+from dgpo_cli.core.types import InspectedToken
+from dgpo_cli.ui.text import (
     ASCII,
     UNICODE,
     elide,
@@ -20,7 +21,6 @@ from dgpo_cli.report.text import (
     split_cells_end,
     visible,
 )
-from dgpo_cli.types import InspectedToken
 
 NASTY = st.text(
     st.one_of(

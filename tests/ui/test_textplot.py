@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo_cli.report.textplot import Axis, _Canvas, growing_end, nice_axis, plot, sparkline
+from dgpo_cli.ui.textplot import Axis, _Canvas, growing_end, nice_axis, plot, sparkline
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 UNIT = Axis(0.0, 1.0, 1.0)

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dgpo_cli.backends.http_json import Address
-from dgpo_cli.backends.vllm_client import VllmClient
-from dgpo_cli.backends.vllm_gate import key_file, read_key
+from dgpo_cli.samplers.http_json import Address
+from dgpo_cli.samplers.vllm.client import VllmClient
+from dgpo_cli.samplers.vllm.gate import key_file, read_key
 from tests.processes import left_behind
 
 if TYPE_CHECKING:
-    from dgpo_cli.models.policy import Policy
+    from dgpo_cli.policy.policy import Policy
 
 MARK = f"DGPO_VLLM_TEST=session-{os.getpid()}"
 SMALL = {  # the smallest heads that vLLM has kernels for
@@ -61,7 +61,7 @@ def client_of(url: str) -> VllmClient:
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tied Qwen2 model, as transformers writes it, in a folder of weights for servers."""
-    from tests.models import tiny
+    from tests.policy import tiny
 
     folder = tmp_path_factory.mktemp("served") / "model"
     tiny.build_model("qwen2-tied", **SMALL).save_pretrained(folder)
@@ -75,7 +75,7 @@ def load(small_model: Path) -> Callable[..., tuple[Any, Policy]]:
 
     def load(*overrides: str) -> tuple[Any, Policy]:
         from dgpo_cli.config.load import resolve
-        from dgpo_cli.models.policy import load_policy
+        from dgpo_cli.policy.policy import load_policy
 
         every = [f"model.path={small_model}", *SETTINGS, *overrides]
         if "rollout.backend.kind=vllm-server" in overrides:

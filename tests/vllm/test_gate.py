@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.backends.vllm_gate import key_file, read_key
-from tests.backends.gate_cases import Attempt, answer_to, refused, rpc, wrongly_answered
-from tests.models import tiny
+from dgpo_cli.samplers.vllm.gate import key_file, read_key
+from tests.policy import tiny
+from tests.samplers.gate_cases import Attempt, answer_to, refused, rpc, wrongly_answered
 from tests.vllm.conftest import SMALL, client_of
 
 IDS = list(range(2, 20))

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.backends.guard import descendants
-from dgpo_cli.backends.vllm import VllmSampler
-from dgpo_cli.backends.vllm_engine import OwnEngine
-from dgpo_cli.workflows.setup import make_sampler
+from dgpo_cli.engine.setup import make_sampler
+from dgpo_cli.samplers.guard import descendants
+from dgpo_cli.samplers.vllm.engine import OwnEngine
+from dgpo_cli.samplers.vllm.sampler import VllmSampler
 from tests.processes import interrupt_until_told, left_behind, with_mark
 from tests.vllm.test_server import CLOSE, FULL, LORA, Load, largest_gap, move, sample
 

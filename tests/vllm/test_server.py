@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.backends import weight_stream
-from dgpo_cli.backends.base import SamplingParams
-from dgpo_cli.backends.hf import HfSampler
-from dgpo_cli.backends.vllm import VllmSampler
+from dgpo_cli.core.errors import BackendError
 from dgpo_cli.core.events import NOBODY
-from dgpo_cli.errors import BackendError
-from dgpo_cli.models.policy import Policy
-from dgpo_cli.types import Completion
-from dgpo_cli.workflows.setup import make_sampler
+from dgpo_cli.core.types import Completion
+from dgpo_cli.engine.setup import make_sampler
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.samplers.base import SamplingParams
+from dgpo_cli.samplers.hf import HfSampler
+from dgpo_cli.samplers.vllm import weight_stream
+from dgpo_cli.samplers.vllm.sampler import VllmSampler
 from tests.cli.helpers import in_process as dgpo
-from tests.models import tiny
+from tests.policy import tiny
 from tests.vllm.conftest import client_of
 
 LIMIT = 24

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from dgpo_cli.backends import transfer
-from dgpo_cli.backends.http_json import Address, ServerSaysNo
-from dgpo_cli.backends.transfer import VllmTransfer, transfer_to
-from dgpo_cli.backends.vllm_client import Configured, VllmClient
-from dgpo_cli.errors import BackendError
+from dgpo_cli.core.errors import BackendError
+from dgpo_cli.samplers.http_json import Address, ServerSaysNo
+from dgpo_cli.samplers.vllm import transfer
+from dgpo_cli.samplers.vllm.client import Configured, VllmClient
+from dgpo_cli.samplers.vllm.transfer import VllmTransfer, transfer_to
 
 TENSORS = [
     ("embed.weight", torch.arange(12.0).reshape(4, 3)),

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dgpo_cli.schema import Frozen
+from dgpo_cli.core.schema import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.types import Credit, TokenStats
+    from dgpo_cli.core.types import Credit, TokenStats
 
 # The smallest temperature that is not 0 in float32 by a wide margin; below, weights are the same.
 _SMALLEST_TAU = 1e-30
@@ -85,7 +85,7 @@ class DgpoCredit(Frozen):
 
         from dgpo_cli.algo.credit.target import NOISE_SHARE, Target, find_tau, noise_of_scores
         from dgpo_cli.algo.masked import masked_max, masked_values
-        from dgpo_cli.types import Credit
+        from dgpo_cli.core.types import Credit
 
         with torch.no_grad():
             distance = stats.hellinger_sq.float()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dgpo_cli.schema import Frozen
+from dgpo_cli.core.schema import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.types import Credit, TokenStats
+    from dgpo_cli.core.types import Credit, TokenStats
 
 
 class EntropyCredit(Frozen):
@@ -36,7 +36,7 @@ class EntropyCredit(Frozen):
         import torch
 
         from dgpo_cli.algo.masked import masked_values
-        from dgpo_cli.types import Credit
+        from dgpo_cli.core.types import Credit
 
         with torch.no_grad():
             scores = masked_values(stats.entropy.float(), mask)

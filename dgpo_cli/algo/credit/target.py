@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dgpo_cli.types import LIMITS
+from dgpo_cli.core.types import LIMITS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dgpo_cli.schema import Frozen
+from dgpo_cli.core.schema import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.types import Credit, TokenStats
+    from dgpo_cli.core.types import Credit, TokenStats
 
 
 class UniformCredit(Frozen):
@@ -26,7 +26,7 @@ class UniformCredit(Frozen):
         """Return scores 0 and, where `mask` (bool [B, T]) is True, weights 1."""
         import torch
 
-        from dgpo_cli.types import Credit
+        from dgpo_cli.core.types import Credit
 
         weights = mask.to(torch.float32)
         return Credit(scores=torch.zeros_like(weights), weights=weights)

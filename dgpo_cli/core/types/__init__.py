@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dgpo_cli.types.evaluation import (
+from dgpo_cli.core.types.evaluation import (
     Card,
     Disagreement,
     Evaluation,
@@ -10,7 +10,7 @@ from dgpo_cli.types.evaluation import (
     LengthSummary,
     ProblemResult,
 )
-from dgpo_cli.types.inspection import (
+from dgpo_cli.core.types.inspection import (
     Alternative,
     InspectedCompletion,
     InspectedToken,
@@ -19,7 +19,7 @@ from dgpo_cli.types.inspection import (
     StoredCredit,
     TokenDetail,
 )
-from dgpo_cli.types.rollout import (
+from dgpo_cli.core.types.rollout import (
     LIMITS,
     OUTCOMES,
     Advance,
@@ -36,7 +36,7 @@ from dgpo_cli.types.rollout import (
     TokenStats,
     Verdict,
 )
-from dgpo_cli.types.run import (
+from dgpo_cli.core.types.run import (
     Diagnosis,
     Finding,
     Glimpse,

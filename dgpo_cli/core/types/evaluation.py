@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dgpo_cli.types.rollout import Outcome
+from dgpo_cli.core.types.rollout import Outcome
 
 
 @dataclass(frozen=True, slots=True)

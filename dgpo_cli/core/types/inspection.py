@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dgpo_cli.types.rollout import FinishReason, Outcome
+from dgpo_cli.core.types.rollout import FinishReason, Outcome
 
 
 @dataclass(frozen=True, slots=True)

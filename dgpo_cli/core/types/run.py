@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dgpo_cli.types.inspection import Inspection, SettingChange
-from dgpo_cli.types.rollout import Outcome
+from dgpo_cli.core.types.inspection import Inspection, SettingChange
+from dgpo_cli.core.types.rollout import Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from dgpo_cli.algo.compared import Change, Comparison, Pair
 from dgpo_cli.core.numbers import (
     counted,
     margin,
@@ -19,11 +18,12 @@ from dgpo_cli.core.numbers import (
     signed_ends,
     tokens,
 )
-from dgpo_cli.report.evaluation import LABEL, error_line, noted
-from dgpo_cli.report.outcome_grid import elide_start
-from dgpo_cli.report.page import Page, page_for, stack, title_line
-from dgpo_cli.report.ramp import Depth, depth_of, shallower
-from dgpo_cli.report.text import pad, plain, split_cells, visible
+from dgpo_cli.evals.views.evaluation import LABEL, error_line, noted
+from dgpo_cli.evals.views.outcome_grid import elide_start
+from dgpo_cli.stats.compared import Change, Comparison, Pair
+from dgpo_cli.ui.page import Page, page_for, stack, title_line
+from dgpo_cli.ui.ramp import Depth, depth_of, shallower
+from dgpo_cli.ui.text import pad, plain, split_cells, visible
 
 _CELL = 9
 _LEVEL = 0.05

@@ -13,12 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.algo.compared import Pair, Run
-from dgpo_cli.codec import parsed
+from dgpo_cli.core.codec import parsed
+from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.io import read_bytes
-from dgpo_cli.errors import ConfigError, DataError
-from dgpo_cli.report.evaluation_json import from_json
-from dgpo_cli.report.jsonable import jsonable
+from dgpo_cli.evals.views.evaluation_json import from_json
+from dgpo_cli.stats.compared import Pair, Run
+from dgpo_cli.ui.jsonable import jsonable
 
 VERSION = 1
 REPORT_FILE = "report.json"

@@ -10,16 +10,16 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from dgpo_cli.core.numbers import counted, ends, percent, rate, tokens
-from dgpo_cli.report.card import card_lines
-from dgpo_cli.report.evaluation_json import from_json, to_json
-from dgpo_cli.report.grid import grid, grid_legend
-from dgpo_cli.report.histogram import histogram
-from dgpo_cli.report.outcome_grid import outcome_grid, outcome_legend
-from dgpo_cli.report.page import Page, page_for, stack, title_line
-from dgpo_cli.report.ramp import Depth, depth_of, shallower
-from dgpo_cli.report.text import elide, pad, plain, split_cells, visible
-from dgpo_cli.report.warnings import warnings
-from dgpo_cli.types import Card, Disagreement, Evaluation
+from dgpo_cli.core.types import Card, Disagreement, Evaluation
+from dgpo_cli.evals.views.card import card_lines
+from dgpo_cli.evals.views.evaluation_json import from_json, to_json
+from dgpo_cli.evals.views.grid import grid, grid_legend
+from dgpo_cli.evals.views.histogram import histogram
+from dgpo_cli.evals.views.outcome_grid import outcome_grid, outcome_legend
+from dgpo_cli.evals.views.warnings import warnings
+from dgpo_cli.ui.page import Page, page_for, stack, title_line
+from dgpo_cli.ui.ramp import Depth, depth_of, shallower
+from dgpo_cli.ui.text import elide, pad, plain, split_cells, visible
 
 __all__ = ["from_json", "render", "to_json"]
 

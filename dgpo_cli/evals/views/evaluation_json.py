@@ -22,11 +22,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from dgpo_cli.codec import Format, Object, told
-from dgpo_cli.errors import DataError
-from dgpo_cli.report.jsonable import jsonable
-from dgpo_cli.report.warnings import warnings
-from dgpo_cli.types import Card, Evaluation, Outcome
+from dgpo_cli.core.codec import Format, Object, told
+from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.types import Card, Evaluation, Outcome
+from dgpo_cli.evals.views.warnings import warnings
+from dgpo_cli.ui.jsonable import jsonable
 
 VERSION = 1
 LETTERS: dict[Outcome, str] = {

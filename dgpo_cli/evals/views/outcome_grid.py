@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
-from dgpo_cli.report.outcomes import NAMES, glyph, style
-from dgpo_cli.report.page import Page
-from dgpo_cli.report.ramp import Depth
-from dgpo_cli.report.text import pad, plain, split_cells_end, visible
-from dgpo_cli.types import OUTCOMES, Outcome, ProblemResult
+from dgpo_cli.core.types import OUTCOMES, Outcome, ProblemResult
+from dgpo_cli.ui.outcomes import NAMES, glyph, style
+from dgpo_cli.ui.page import Page
+from dgpo_cli.ui.ramp import Depth
+from dgpo_cli.ui.text import pad, plain, split_cells_end, visible
 
 _BLOCK = 8  # samples between gaps
 _NAME, _NARROW_NAME = 14, 12  # cells of an id at most

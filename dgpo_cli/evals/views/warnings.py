@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dgpo_cli.core.numbers import counted, percent
-from dgpo_cli.types import Evaluation
+from dgpo_cli.core.types import Evaluation
 
 LIMIT = 0.05  # share of truncated or unanswered samples from which a score says less
 

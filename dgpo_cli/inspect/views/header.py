@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
-from dgpo_cli.algo.health import is_noise
+from dgpo_cli.algo.credit.target import is_noise
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.core.numbers import (
     UNKNOWN,
@@ -18,11 +18,11 @@ from dgpo_cli.core.numbers import (
     signed,
     whole_percent,
 )
-from dgpo_cli.report.measure import added
-from dgpo_cli.report.page import Page, title_line
-from dgpo_cli.report.scale import Scale
-from dgpo_cli.report.text import Glyphs, plain, visible
-from dgpo_cli.types import InspectedCompletion, Inspection
+from dgpo_cli.core.types import InspectedCompletion, Inspection
+from dgpo_cli.inspect.views.measure import added
+from dgpo_cli.inspect.views.scale import Scale
+from dgpo_cli.ui.page import Page, title_line
+from dgpo_cli.ui.text import Glyphs, plain, visible
 
 NEARLY_HELD = 0.105  # of the top 10%: below it reads as GRPO's
 SHARPER = "--target-ess 0.9 shows what a smaller tau would give; credit.target_ess trains with it."

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dgpo_cli.report.linear import Linear
-from dgpo_cli.report.ramp import GROWING, RAMPS, Depth, Ramp
-from dgpo_cli.report.scale import Scale
-from dgpo_cli.report.text import Piece
-from dgpo_cli.types import InspectedCompletion, InspectedToken
+from dgpo_cli.core.types import InspectedCompletion, InspectedToken
+from dgpo_cli.inspect.views.linear import Linear
+from dgpo_cli.inspect.views.scale import Scale
+from dgpo_cli.ui.ramp import GROWING, RAMPS, Depth, Ramp
+from dgpo_cli.ui.text import Piece
 
 What = Literal["weight", "hellinger", "entropy", "score", "advantage", "logprob"]
 

@@ -13,11 +13,12 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from dgpo_cli.core.numbers import probability, signed, small
-from dgpo_cli.report.measure import Measure, What, gate
-from dgpo_cli.report.page import Page
-from dgpo_cli.report.ramp import Ramp
-from dgpo_cli.report.scale import Scale
-from dgpo_cli.report.text import (
+from dgpo_cli.core.types import InspectedToken
+from dgpo_cli.inspect.views.measure import Measure, What, gate
+from dgpo_cli.inspect.views.scale import Scale
+from dgpo_cli.ui.page import Page
+from dgpo_cli.ui.ramp import Ramp
+from dgpo_cli.ui.text import (
     Piece,
     elide,
     pad,
@@ -26,7 +27,6 @@ from dgpo_cli.report.text import (
     split_cells_end,
     visible,
 )
-from dgpo_cli.types import InspectedToken
 
 _WIDE = 72  # cells from which a token's numbers have columns of their own
 _NARROW = 36  # cells below which the text around a token is on a line of its own

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from dgpo_cli.types import InspectedToken
+from dgpo_cli.core.types import InspectedToken
 
 # TeX's formulas by opening and closing; none of them can contain an empty line.
 _FORMULAS = {"\\[": "\\]", "\\(": "\\)", "$$": "$$", "$": "$"}

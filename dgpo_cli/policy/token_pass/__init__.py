@@ -6,9 +6,9 @@ tokens and vocabulary in the same way, so that their log-probabilities agree bit
 same input, and so do their gradients.
 """
 
-from dgpo_cli.models.token_pass.logprobs import token_logprobs
-from dgpo_cli.models.token_pass.moments import Moments
-from dgpo_cli.models.token_pass.statistics import TokenColumns, token_pass
-from dgpo_cli.models.token_pass.tiles import Tiles
+from dgpo_cli.policy.token_pass.logprobs import token_logprobs
+from dgpo_cli.policy.token_pass.moments import Moments
+from dgpo_cli.policy.token_pass.statistics import TokenColumns, token_pass
+from dgpo_cli.policy.token_pass.tiles import Tiles
 
 __all__ = ["Moments", "Tiles", "TokenColumns", "token_logprobs", "token_pass"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from dgpo_cli.models.token_pass.tiles import LOG_ZERO, HalfLogits, Tiles
+from dgpo_cli.policy.token_pass.tiles import LOG_ZERO, HalfLogits, Tiles
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dgpo_cli.models.token_pass.gradient import MeanRow, cap_slope, with_gradient
-from dgpo_cli.models.token_pass.moments import Ledger
-from dgpo_cli.models.token_pass.reduce import reduce_one
-from dgpo_cli.models.token_pass.tiles import (
+from dgpo_cli.policy.token_pass.gradient import MeanRow, cap_slope, with_gradient
+from dgpo_cli.policy.token_pass.moments import Ledger
+from dgpo_cli.policy.token_pass.reduce import reduce_one
+from dgpo_cli.policy.token_pass.tiles import (
     LOG_ZERO,
     HalfLogits,
     Tiles,
@@ -20,7 +20,7 @@ from dgpo_cli.models.token_pass.tiles import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.models.head import Head
+    from dgpo_cli.policy.head import Head
 
 
 def token_logprobs(

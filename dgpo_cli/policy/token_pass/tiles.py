@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dgpo_cli.errors import ModelError
-from dgpo_cli.models.tile_size import tile_size
+from dgpo_cli.core.errors import ModelError
+from dgpo_cli.policy.tile_size import tile_size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.models.head import Head
+    from dgpo_cli.policy.head import Head
 
 # Stands in for a half logit of -inf: exp of it, less any real maximum, is exactly 0, and the
 # difference of two of them is 0 and not NaN.

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from dgpo_cli.rewards.boxes import Box, last_box
-from dgpo_cli.rewards.stated import stated
-from dgpo_cli.rewards.surroundings import MAX_CHARS, with_surroundings
-from dgpo_cli.thinking import after_thinking
+from dgpo_cli.core.thinking import after_thinking
+from dgpo_cli.rewards.reading.boxes import Box, last_box
+from dgpo_cli.rewards.reading.stated import stated
+from dgpo_cli.rewards.reading.surroundings import MAX_CHARS, with_surroundings
 
 if TYPE_CHECKING:
     from dgpo_cli.rewards.settings import Extract

@@ -18,13 +18,13 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from dgpo_cli.core.errors import DgpoError
 from dgpo_cli.core.events import NOBODY, Observer, tell
-from dgpo_cli.errors import DgpoError
-from dgpo_cli.rewards.process import START_TIMEOUT_S, WorkerProcess
 from dgpo_cli.rewards.protocol import Check, CheckResult, Task
+from dgpo_cli.rewards.workers.process import START_TIMEOUT_S, WorkerProcess
 
 if TYPE_CHECKING:
-    from dgpo_cli.types import Outcome
+    from dgpo_cli.core.types import Outcome
 
 DEFAULT_MEMORY_BYTES = 1 << 30
 MAX_CHUNK_CHARS = 1 << 20

@@ -127,7 +127,7 @@ def _command(lifeline: int, memory_bytes: int) -> list[str]:
     from_main_thread = threading.current_thread() is threading.main_thread()
     arguments = (os.getpid(), lifeline, memory_bytes, int(from_main_thread))
     # -P: a json.py in the user's folder is not to be taken for the standard library's.
-    return [sys.executable, "-P", "-m", "dgpo_cli.rewards.worker", *map(str, arguments)]
+    return [sys.executable, "-P", "-m", "dgpo_cli.rewards.workers.worker", *map(str, arguments)]
 
 
 def _environment() -> dict[str, str]:

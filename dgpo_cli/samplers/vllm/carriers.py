@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from dgpo_cli.backends.transfer import Transfer, transfer_to
-from dgpo_cli.backends.vllm_process import remove_tree
+from dgpo_cli.samplers.vllm.process import remove_tree
+from dgpo_cli.samplers.vllm.transfer import Transfer, transfer_to
 
 if TYPE_CHECKING:
     import torch
 
-    from dgpo_cli.backends.fleet import Fleet
-    from dgpo_cli.backends.trained import TrainedWeights
-    from dgpo_cli.backends.vllm_client import VllmClient
+    from dgpo_cli.samplers.trained import TrainedWeights
+    from dgpo_cli.samplers.vllm.client import VllmClient
+    from dgpo_cli.samplers.vllm.fleet import Fleet
 
 
 class Carrier(Protocol):

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.backends.http_json import Address, Connection, ServerSaysNo
-from dgpo_cli.backends.vllm_command import RELOAD, WORKER
-from dgpo_cli.errors import BackendError
-from dgpo_cli.types import FinishReason
+from dgpo_cli.core.errors import BackendError
+from dgpo_cli.core.types import FinishReason
+from dgpo_cli.samplers.http_json import Address, Connection, ServerSaysNo
+from dgpo_cli.samplers.vllm.command import RELOAD, WORKER
 
 if TYPE_CHECKING:
-    from dgpo_cli.backends.base import SamplingParams
+    from dgpo_cli.samplers.base import SamplingParams
 
 CONTROL_TIMEOUT_S = 30.0
 LOAD_TIMEOUT_S = 1800.0  # a large model's weights come from a slow disk

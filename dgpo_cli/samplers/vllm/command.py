@@ -10,15 +10,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgpo_cli.backends.weight_stream import BACKEND
+from dgpo_cli.samplers.vllm.weight_stream import BACKEND
 
 if TYPE_CHECKING:
-    from dgpo_cli.backends.vllm_gate import Rules
+    from dgpo_cli.samplers.vllm.gate import Rules
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM reserves room for
-WORKER = "dgpo_cli.backends.vllm_worker.FullReload"
+WORKER = "dgpo_cli.samplers.vllm.worker.FullReload"
 RELOAD = "dgpo_reload_weights"  # its method
-GATE = "dgpo_cli.backends.vllm_gate.Gate"
+GATE = "dgpo_cli.samplers.vllm.gate.Gate"
 
 
 def transfer_name(way: str) -> str | None:

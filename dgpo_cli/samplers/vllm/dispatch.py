@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
-from dgpo_cli.backends.http_json import Connection, ServerGone, ServerSaysNo, ServerSlow
-from dgpo_cli.backends.vllm_client import Drawn, VllmClient
-from dgpo_cli.errors import BackendError
+from dgpo_cli.core.errors import BackendError
+from dgpo_cli.samplers.http_json import Connection, ServerGone, ServerSaysNo, ServerSlow
+from dgpo_cli.samplers.vllm.client import Drawn, VllmClient
 
 _BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 10.0

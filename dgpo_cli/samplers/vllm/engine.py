@@ -1,7 +1,7 @@
 """The engine of `rollout.backend.kind = "vllm"`: a server of our own, on a Unix socket.
 
 A child and not this process: vLLM's engine and workers are children anyhow and outlive a parent
-that is killed, while a child under backends/guard.py goes with everything below it. A dead engine
+that is killed, while a child under samplers/guard.py goes with everything below it. A dead engine
 can be started again without losing the run, and both kinds of backend share one code path. The
 socket lies in a folder that only the user can enter, so that nobody else reaches the interface.
 """
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgpo_cli.backends.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
-from dgpo_cli.backends.vllm_client import VllmClient
-from dgpo_cli.backends.vllm_process import OwnedProcess, own_folder, remove_tree
+from dgpo_cli.core.errors import BackendError, CalledOff
 from dgpo_cli.core.events import Observer, phase
-from dgpo_cli.errors import BackendError, CalledOff
+from dgpo_cli.samplers.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
+from dgpo_cli.samplers.vllm.client import VllmClient
+from dgpo_cli.samplers.vllm.process import OwnedProcess, own_folder, remove_tree
 
 if TYPE_CHECKING:
-    from dgpo_cli.backends.vllm_command import ServerFlags
+    from dgpo_cli.samplers.vllm.command import ServerFlags
 
 
 class OwnEngine:

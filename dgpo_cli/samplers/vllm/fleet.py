@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from dgpo_cli.backends.vllm_client import VllmClient
 from dgpo_cli.core.events import Observer
+from dgpo_cli.samplers.vllm.client import VllmClient
 
 
 class Fleet(Protocol):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dgpo_cli.backends.vllm_command import RELOAD
+from dgpo_cli.samplers.vllm.command import RELOAD
 
 _VARIABLE = "DGPO_SERVE_RULES"
 _MOST_BYTES = 2**16  # of a call that names a folder

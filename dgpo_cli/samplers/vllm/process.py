@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dgpo_cli.backends.guard import KEEP
-from dgpo_cli.errors import BackendError
+from dgpo_cli.core.errors import BackendError
+from dgpo_cli.samplers.guard import KEEP
 
 GRACE_S = 5.0  # between the polite request to end and the kill
 _POLL_S = 0.2
@@ -27,7 +27,7 @@ _EXCEPTION = re.compile(r"(?<![^\s\]])(?:\w+\.)*\w*(?:Error|Exception): \S[^\n]*
 
 
 class OwnedProcess:
-    """A command under backends/guard.py, in a session of its own, with its output in a file.
+    """A command under samplers/guard.py, in a session of its own, with its output in a file.
 
     Ctrl-C in a terminal is for the parent alone. When the parent ends, in whatever way, so does
     everything here.
@@ -46,7 +46,7 @@ class OwnedProcess:
         read_end, self._lifeline = os.pipe()
         # Without a log all goes to stderr: stdout is for what the command of dgpo has to say.
         output = _STDERR if log is None else os.open(log, os.O_WRONLY | os.O_CREAT, 0o600)
-        guard = [sys.executable, "-P", "-m", "dgpo_cli.backends.guard"]
+        guard = [sys.executable, "-P", "-m", "dgpo_cli.samplers.guard"]
         try:
             self._guard = subprocess.Popen(
                 [*guard, str(os.getpid()), str(read_end), str(GRACE_S), str(folder), *command],

@@ -19,8 +19,8 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
-from dgpo_cli.backends.vllm_worker import pack_tied
-from dgpo_cli.backends.weight_stream import Listing, receive
+from dgpo_cli.samplers.vllm.weight_stream import Listing, receive
+from dgpo_cli.samplers.vllm.worker import pack_tied
 
 
 @dataclass

@@ -11,19 +11,19 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dgpo_cli.backends.base import SamplingParams
-from dgpo_cli.backends.canary import Canary, mean_gap
-from dgpo_cli.backends.dispatch import Dispatch, Job
-from dgpo_cli.backends.http_json import Connection, ServerGone, ServerSaysNo, ServerSlow
-from dgpo_cli.backends.vllm_client import Drawn, Served, VllmClient
+from dgpo_cli.core.errors import BackendError
 from dgpo_cli.core.events import Observer, phase
-from dgpo_cli.errors import BackendError
-from dgpo_cli.types import Completion
+from dgpo_cli.core.types import Completion
+from dgpo_cli.samplers.base import SamplingParams
+from dgpo_cli.samplers.canary import Canary, mean_gap
+from dgpo_cli.samplers.http_json import Connection, ServerGone, ServerSaysNo, ServerSlow
+from dgpo_cli.samplers.vllm.client import Drawn, Served, VllmClient
+from dgpo_cli.samplers.vllm.dispatch import Dispatch, Job
 
 if TYPE_CHECKING:
-    from dgpo_cli.backends.carriers import Carrier
-    from dgpo_cli.backends.fleet import Fleet
-    from dgpo_cli.backends.trained import TrainedWeights
+    from dgpo_cli.samplers.trained import TrainedWeights
+    from dgpo_cli.samplers.vllm.carriers import Carrier
+    from dgpo_cli.samplers.vllm.fleet import Fleet
 
 _UNREACHED = (ServerGone, ServerSlow, ServerSaysNo)
 # As hot as vLLM allows: log-probabilities of the plain logits are told from those asked for.

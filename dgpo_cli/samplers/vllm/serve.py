@@ -12,18 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from dgpo_cli.backends.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
-from dgpo_cli.backends.vllm_client import VllmClient
-from dgpo_cli.backends.vllm_command import ServerFlags
-from dgpo_cli.backends.vllm_gate import Rules, key_file, names_of, write_key
-from dgpo_cli.backends.vllm_process import (
+from dgpo_cli.core.digests import check_loaded
+from dgpo_cli.core.errors import BackendError, ConfigError
+from dgpo_cli.samplers.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
+from dgpo_cli.samplers.vllm.client import VllmClient
+from dgpo_cli.samplers.vllm.command import ServerFlags
+from dgpo_cli.samplers.vllm.gate import Rules, key_file, names_of, write_key
+from dgpo_cli.samplers.vllm.process import (
     OwnedProcess,
     own_folder,
     remove_tree,
     temporary_place,
 )
-from dgpo_cli.errors import BackendError, ConfigError
-from dgpo_cli.models.digests import check_loaded
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from dgpo_cli.backends.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
-from dgpo_cli.backends.vllm_client import VllmClient
-from dgpo_cli.backends.vllm_gate import key_file, read_key
-from dgpo_cli.backends.vllm_process import own_folder, remove_tree
+from dgpo_cli.core.errors import BackendError, CalledOff
 from dgpo_cli.core.events import NOBODY, Observer, phase, tell
-from dgpo_cli.errors import BackendError, CalledOff
+from dgpo_cli.samplers.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
+from dgpo_cli.samplers.vllm.client import VllmClient
+from dgpo_cli.samplers.vllm.gate import key_file, read_key
+from dgpo_cli.samplers.vllm.process import own_folder, remove_tree
 
 if TYPE_CHECKING:
-    from dgpo_cli.backends.settings import VllmServerBackend
+    from dgpo_cli.samplers.settings import VllmServerBackend
 
 _POLL_S = 1.0
 _NOTICE_S = 0.2  # a wait that is called off ends within this time

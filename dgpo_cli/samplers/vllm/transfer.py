@@ -2,7 +2,7 @@
 from a folder.
 
 The interface is init, start, update, finish over HTTP; the weights themselves go beside it: over
-TCP (backends/weight_stream.py, any device, any machine that reaches the trainer), by NCCL (to GPUs
+TCP (samplers/vllm/weight_stream.py, any device, any machine that reaches the trainer), by NCCL (to GPUs
 other than the trainer's) or by CUDA IPC (on the trainer's GPU). The last two are vLLM's own, and
 the trainer needs vLLM in its environment for them.
 """
@@ -18,14 +18,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from dgpo_cli.backends.http_json import ServerGone, ServerSaysNo
-from dgpo_cli.backends.weight_stream import BACKEND, Listing, Offer, listen, reaching, sent_as
-from dgpo_cli.errors import BackendError
+from dgpo_cli.core.errors import BackendError
+from dgpo_cli.samplers.http_json import ServerGone, ServerSaysNo
+from dgpo_cli.samplers.vllm.weight_stream import BACKEND, Listing, Offer, listen, reaching, sent_as
 
 if TYPE_CHECKING:
     import torch
 
-    from dgpo_cli.backends.vllm_client import VllmClient
+    from dgpo_cli.samplers.vllm.client import VllmClient
 
     Tensors = Sequence[tuple[str, torch.Tensor]]
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-from dgpo_cli.backends.weight_stream import BACKEND
+from dgpo_cli.samplers.vllm.weight_stream import BACKEND
 
 WeightTransferEngineFactory.register_engine(
-    BACKEND, "dgpo_cli.backends.vllm_receiver", "StreamEngine"
+    BACKEND, "dgpo_cli.samplers.vllm.receiver", "StreamEngine"
 )
 
 

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dgpo_cli.report.charts.drawing import Chart, Level, Line, frame, polyline, spread, stacked, svg
-from tests.report.samples import HOSTILE
+from tests.samples import HOSTILE
 
 NUMBER = r"-?(?:\d+\.?\d*|\.\d+)"
 SIZE = {"width": 384.0, "height": 224.0}

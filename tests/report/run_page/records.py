@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from dgpo_cli.types import (
+from dgpo_cli.core.types import (
     Diagnosis,
     RunRecord,
     StoredCheckpoint,
     StoredSamples,
     StoredSetting,
 )
-from tests.report.samples import inspection, solution
+from tests.samples import inspection, solution
 
 
 def line(step: int, **changes: float | None) -> dict[str, float | None]:

@@ -10,14 +10,14 @@ from xml.etree import ElementTree
 
 import pytest
 
+from dgpo_cli.core.types import RunRecord
 from dgpo_cli.report.charts.drawing import Chart, frame, stacked, svg
-from dgpo_cli.report.run_page.draw import draw, draw_evals
-from dgpo_cli.report.run_page.figures import HEIGHT, WIDE, WIDTH
-from dgpo_cli.report.run_page.page import all_series, report_page
-from dgpo_cli.report.run_page.panels import GROUPS, REWARD
-from dgpo_cli.types import RunRecord
+from dgpo_cli.report.draw import draw, draw_evals
+from dgpo_cli.report.figures import HEIGHT, WIDE, WIDTH
+from dgpo_cli.report.panels import GROUPS, REWARD
+from dgpo_cli.report.run_page import all_series, report_page
+from tests.browser import Visit
 from tests.report.charts.test_drawing import strokes
-from tests.report.conftest import Visit
 from tests.report.run_page.records import evaluation, line, record
 
 Open = Callable[..., Visit]
