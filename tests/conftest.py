@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.browser import chromium, visit  # noqa: F401
+
 if TYPE_CHECKING:
     from dgpo_cli.policy.policy import Policy
 

@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dgpo_cli.config.layers import Argument
 from dgpo_cli.config.tree import Choice, known_leaves, locate
-from dgpo_cli.core.errors import without_logins
+from dgpo_cli.core.refusal import cut, one_of, problem, shown
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
-
-
-_SHOWN = 100  # characters of a value, or of a name that does not exist
-
-
-def shown(value: object) -> str:
-    """Write a value as it would be typed after --set."""
-    if isinstance(value, Argument):
-        return without_logins(value.raw)
-    if isinstance(value, str):
-        return without_logins(value)
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(_in_list(item) for item in value)}]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
-
-
-def _in_list(value: object) -> str:
-    is_text = isinstance(value, str)
-    return json.dumps(shown(value), ensure_ascii=False) if is_text else shown(value)
-
-
-def cut(text: str) -> str:
-    """Return text as an error shows it, not longer than a line."""
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def unknown_key(key: str, *, source: str) -> str:
@@ -94,13 +66,6 @@ def not_a_section(key: str, *, value: object, source: str, inner: Iterable[str])
     return f"{key}={cut(shown(value))} ({source}): is a section, not a value; it has {names}"
 
 
-def one_of(value: str, choices: Sequence[str]) -> str:
-    """Say which values there are, and which of them was most likely meant."""
-    near = difflib.get_close_matches(value, choices, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"must be one of {', '.join(choices)}{hint}"
-
-
 def invalid_values(error: ValidationError, *, sources: Mapping[str, str]) -> Iterator[str]:
     """Yield one line for each setting that pydantic refuses."""
     seen: set[str] = set()
@@ -116,48 +81,6 @@ def invalid_values(error: ValidationError, *, sources: Mapping[str, str]) -> Ite
         origin = f" ({source})" if source not in ("", "--set") else ""
         given = "" if details["type"] == "missing" else f"={cut(shown(details['input']))}"
         yield f"{key}{given}{origin}: {problem(details)}{_fix(details, field)}"
-
-
-def problem(details: ErrorDetails) -> str:
-    """Put pydantic's complaint into the words of the other messages."""
-    context: dict[str, Any] = details.get("ctx", {})
-    kind = details["type"]
-
-    def bound(name: str) -> str:
-        limit = context[name]
-        return str(limit) if isinstance(limit, int) else f"{limit:g}"
-
-    match kind:
-        case "greater_than":
-            return f"must be greater than {bound('gt')}"
-        case "greater_than_equal":
-            return f"must be at least {bound('ge')}"
-        case "less_than":
-            return f"must be less than {bound('lt')}"
-        case "less_than_equal":
-            return f"must be at most {bound('le')}"
-        case "literal_error":
-            choices = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            return one_of(cut(shown(details["input"])), choices)
-        case "missing":
-            return "is required"
-        case "too_short" | "string_too_short":
-            return "must not be empty"
-        case "finite_number":
-            return "must be finite"
-        case "tuple_type":
-            return "must be a list, such as [1, 2]"
-        case "string_pattern_mismatch":
-            return "is not of the right form"
-    for start, wanted in (
-        ("int_", "a whole number"),
-        ("float_", "a number"),
-        ("bool_", "true or false"),
-        ("string_", "text"),
-    ):
-        if kind.startswith(start):
-            return f"must be {wanted}"
-    return details["msg"].lower()
 
 
 def _fix(details: ErrorDetails, field: FieldInfo | None) -> str:

@@ -21,6 +21,9 @@ class Argument:
     raw: str
     parsed: Any
 
+    def __str__(self) -> str:
+        return self.raw
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:

@@ -12,6 +12,6 @@ def resource_dir(name: Literal["presets", "data"]) -> Path:
     A wheel carries it inside the package as _presets or _data; a checkout has it beside the
     package.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     inside = package / f"_{name}"
     return inside if inside.is_dir() else package.parent / name

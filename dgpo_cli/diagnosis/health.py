@@ -16,12 +16,6 @@ from dgpo_cli.core.types import StepMetrics
 if TYPE_CHECKING:
     from dgpo_cli.algo.credit import CreditRule
 
-# 1 where the distances of a step are as much rounding as distance.
-IS_NOISE = "policy/hellinger_sq_is_noise"
-# Floors up to which the 99% quantile of d is told to be noise. SmolLM2 under bfloat16: at 4 floors
-# d and the true distance have a correlation of 0.65, at 18 of 0.94 (benchmarks/noise.py).
-NEAR = 5.0
-
 # From this effective fraction on weights are called even: they are 3% from 1 on the average.
 EVEN = 0.999
 # Below this they are uneven again, so that a run on the edge does not say it again and again.
@@ -98,14 +92,6 @@ class TauHealth:
             f"{2 * score / NOISE_SHARE:.1g} or more, or credit.target_ess, which keeps tau above "
             "the noise"
         )
-
-
-def is_noise(distance: float, *, noise_floor: float | None) -> bool:
-    """Whether distances are near what rounding makes; distance: their 99% quantile.
-
-    Distances of exactly 0 are not noise: the models are equal.
-    """
-    return noise_floor is not None and 0 < distance < NEAR * noise_floor
 
 
 def _factor(exponent: float) -> str:

@@ -40,7 +40,7 @@ class Policy:
     """A causal model that is trained or sampled from, with the frozen reference beside it.
 
     With an adapter the reference is the same model with the adapter off: there is no second copy.
-    Satisfies backends.generator.Generator and backends.trained.TrainedWeights.
+    Satisfies samplers.generator.Generator and samplers.trained.TrainedWeights.
     """
 
     def __init__(

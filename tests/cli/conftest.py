@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import dgpo_cli.workflows
 import pytest
 
 from dgpo_cli.cli import options
 from dgpo_cli.core.types import Evaluation, Verdict
 from dgpo_cli.stats.estimators import ProblemSamples, summarise
+
+ROOMS = {
+    "evaluate": "evals",
+    "inspect": "inspect",
+    "regrade": "evals",
+    "rollout": "evals",
+    "train": "train",
+}
 
 Install = Callable[..., list[dict[str, Any]]]
 
@@ -30,7 +38,8 @@ def workflow(monkeypatch: pytest.MonkeyPatch) -> Install:
                 raise raises
             return returns
 
-        monkeypatch.setattr(dgpo_cli.workflows, name, SimpleNamespace(run=run), raising=False)
+        room = import_module(f"dgpo_cli.{ROOMS[name]}")
+        monkeypatch.setattr(room, name, SimpleNamespace(run=run), raising=False)
         monkeypatch.setattr(options, "reach", lambda model: None)
         return calls
 

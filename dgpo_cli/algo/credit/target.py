@@ -29,10 +29,23 @@ if TYPE_CHECKING:
 NOISE_SHARE = 0.05
 # The noise of d where nobody has measured it: that of a model in float32.
 ASSUMED_NOISE = 1e-12
+# 1 where the distances of a step are as much rounding as distance.
+IS_NOISE = "policy/hellinger_sq_is_noise"
+# Floors up to which the 99% quantile of d is told to be noise. SmolLM2 under bfloat16: at 4 floors
+# d and the true distance have a correlation of 0.65, at 18 of 0.94 (benchmarks/noise.py).
+NEAR = 5.0
 
 # Stands for no floor at all: no noise, or a closed gate and a score of 0 at every token.
 _SMALLEST = 1e-30
 _HALVINGS = 40
+
+
+def is_noise(distance: float, *, noise_floor: float | None) -> bool:
+    """Whether distances are near what rounding makes; distance: their 99% quantile.
+
+    Distances of exactly 0 are not noise: the models are equal.
+    """
+    return noise_floor is not None and 0 < distance < NEAR * noise_floor
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +59,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A tau a row and what held it up; see types.Credit."""
+    """A tau a row and what held it up; see core.types.Credit."""
 
     tau: Tensor  # float64 [B], NaN where no tau makes a difference
     limit: Tensor  # int64 [B], index into LIMITS

@@ -131,7 +131,7 @@ def _command(lifeline: int, memory_bytes: int) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    package_parent = str(Path(__file__).resolve().parents[2])
+    package_parent = str(Path(__file__).resolve().parents[3])
     python_path = os.environ.get("PYTHONPATH")
     paths = package_parent if not python_path else os.pathsep.join([package_parent, python_path])
     return {**os.environ, **_ENVIRONMENT, "PYTHONPATH": paths}

@@ -1,4 +1,4 @@
-"""The process that checks answers: `python -m dgpo_cli.rewards.workers.worker`, started by the pool.
+"""The process that checks answers, which the pool starts.
 
 It speaks frames on its first stdin and stdout and imports no torch. It ends with its parent,
 however that ends, and can be killed at any moment: it keeps nothing.

@@ -152,7 +152,7 @@ def _kill_session(session: int) -> None:
 
 
 def _python_path() -> str:
-    parent = str(Path(__file__).resolve().parents[2])
+    parent = str(Path(__file__).resolve().parents[3])
     before = os.environ.get("PYTHONPATH")
     return parent if not before else os.pathsep.join([parent, before])
 

@@ -2,7 +2,7 @@
 from a folder.
 
 The interface is init, start, update, finish over HTTP; the weights themselves go beside it: over
-TCP (samplers/vllm/weight_stream.py, any device, any machine that reaches the trainer), by NCCL (to GPUs
+TCP (see weight_stream; any device, any machine that reaches the trainer), by NCCL (to GPUs
 other than the trainer's) or by CUDA IPC (on the trainer's GPU). The last two are vLLM's own, and
 the trainer needs vLLM in its environment for them.
 """
