@@ -85,3 +85,16 @@ def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.build_model("qwen2-untied", hidden_size=64, intermediate_size=128).save_pretrained(folder)
     tiny.char_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose last rollout was sampled by the weights of its checkpoint at step 2.
+
+    The weights after step 1, which sampled the rollouts of step 2, are not kept.
+    """
+    from tests.train.test_train import run_tiny
+
+    out = tmp_path_factory.mktemp("inspect") / "run"
+    run_tiny(out, "optim.lr=1e-3", "train.checkpoint_every=2", "train.rollouts_every=1", steps=3)
+    return out
