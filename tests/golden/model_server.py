@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests.backends.fake_vllm import FakeVllm
 from tests.golden.commands import REPOSITORY
+from tests.samplers.fake_vllm import FakeVllm
 
 
 class ModelServer(FakeVllm):

@@ -12,7 +12,7 @@ import pytest
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.reference import _places, find
 from dgpo_cli.config.tree import flatten
-from dgpo_cli.schema import Frozen
+from dgpo_cli.core.schema import Frozen
 from tests.cli.helpers import in_process as dgpo
 
 pytestmark = pytest.mark.slow
