@@ -16,10 +16,10 @@ from typing import Any, get_args
 
 from rich.console import Console, RenderableType
 
+from dgpo_cli.core import text
 from dgpo_cli.core.types import InspectedCompletion, InspectedToken, Inspection
 from dgpo_cli.inspect.views import heatmap, pair_view, step_table
 from dgpo_cli.inspect.views.measure import What
-from dgpo_cli.ui import text
 from dgpo_cli.ui.ramp import Depth
 
 WORDS = [

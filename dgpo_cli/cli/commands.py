@@ -99,7 +99,8 @@ def _refused(param: Any, cause: BaseException | None) -> str:
         return f"give {name} {what}" if name != what else f"give {name}"
     from pydantic import ValidationError
 
-    from dgpo_cli.core.refusal import cut, one_of, problem, shown
+    from dgpo_cli.core.refusal import one_of, problem, shown
+    from dgpo_cli.core.text import cut
 
     if not isinstance(cause, ValidationError):
         return f"{name}: {cause}"

@@ -12,6 +12,7 @@ import typer
 from dgpo_cli.cli import completion
 from dgpo_cli.cli.help import CHANGE, OUTPUT, READ, RUN, SHOW
 from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.text import cut
 from dgpo_cli.inspect.views import measure
 
 Source = Annotated[
@@ -281,14 +282,14 @@ def check_source(
         return
     if prompt is not None:
         number = f"; --group {prompt} chooses a prompt by its number" if prompt.isdigit() else ""
-        raise ConfigError(f"--prompt={_short(prompt)}: give --completion TEXT too{number}")
+        raise ConfigError(f"--prompt={cut(prompt, 40)}: give --completion TEXT too{number}")
     assert completion is not None
     number = (
         f"; --sample {completion} chooses a completion by its number"
         if completion.isdigit()
         else ""
     )
-    raise ConfigError(f"--completion={_short(completion)}: give --prompt TEXT too{number}")
+    raise ConfigError(f"--completion={cut(completion, 40)}: give --prompt TEXT too{number}")
 
 
 def read_text(value: str | None, *, flag: str) -> str | None:
@@ -318,7 +319,3 @@ def _decoded(data: bytes, *, name: str, flag: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{flag}: {name} is not UTF-8; save it as UTF-8") from error
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else text[:39] + "…"

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dgpo_cli.config.tree import Choice, known_leaves, locate
-from dgpo_cli.core.refusal import cut, one_of, problem, shown
+from dgpo_cli.core.refusal import one_of, problem, shown
+from dgpo_cli.core.text import cut
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

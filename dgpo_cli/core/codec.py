@@ -26,6 +26,7 @@ from pydantic import (
 
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.refusal import problem
+from dgpo_cli.core.text import cut
 
 T = TypeVar("T")
 
@@ -163,5 +164,4 @@ def shown(value: object) -> str:
             return "{...}"
         case list():
             return "[...]"
-    text = json.dumps(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return cut(json.dumps(value), _SHOWN)

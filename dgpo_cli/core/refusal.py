@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.core.errors import without_logins
+from dgpo_cli.core.text import cut
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
-
-_SHOWN = 100  # characters of a value, or of a name that does not exist
 
 
 def shown(value: object) -> str:
@@ -27,11 +26,6 @@ def shown(value: object) -> str:
 def _in_list(value: object) -> str:
     is_text = isinstance(value, str)
     return json.dumps(shown(value), ensure_ascii=False) if is_text else shown(value)
-
-
-def cut(text: str) -> str:
-    """Return text as an error shows it, not longer than a line."""
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def problem(details: ErrorDetails) -> str:

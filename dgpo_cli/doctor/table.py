@@ -10,10 +10,10 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from dgpo_cli.core.text import pad, plain, visible
 from dgpo_cli.core.types import Finding
 from dgpo_cli.ui.page import Page, page_for, stack
 from dgpo_cli.ui.ramp import Depth, depth_of, shallower
-from dgpo_cli.ui.text import pad, plain, visible
 
 _STATE = 6
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}

@@ -86,31 +86,6 @@ def check_bos(
             )
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return "name: old -> new" for every entry of two cards' JSON that is not the same."""
-    before, after = _flat(old), _flat(new)
-    return [
-        f"{key}: {_short(before.get(key))} -> {_short(after.get(key))}"
-        for key in (*before, *(key for key in after if key not in before))
-        if before.get(key) != after.get(key)
-    ]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= _flat(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 72 else f"{text[:40]}…{text[-31:]}"
-
-
 def _protocol(
     resolved: Resolved,
     *,

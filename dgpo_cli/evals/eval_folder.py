@@ -22,9 +22,9 @@ from dgpo_cli.core import io
 from dgpo_cli.core.codec import Count, Format, Number, Object, Text, parsed
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.types import Card
-from dgpo_cli.evals.card import differences
 from dgpo_cli.evals.samples import SampleFile
 from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.stats.cards import differences
 
 CARD_VERSION = 1
 
@@ -119,7 +119,8 @@ class EvalFolder:
         fix = "give another --out, or --fresh to start this folder anew"
         if not self.card_file.exists():
             raise ConfigError(f"{self.path}: holds samples without a card.json; {fix}")
-        changed = differences(asdict(self.read_card()), asdict(card))
+        entries = differences(asdict(self.read_card()), asdict(card))
+        changed = [f"{key}: {change}" for key, change in entries]
         if changed:
             raise ConfigError(
                 f"{self.path}: holds samples of another evaluation: {'; '.join(changed)}; {fix}"

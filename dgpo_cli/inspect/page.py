@@ -16,6 +16,7 @@ from typing import Any
 
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.core.numbers import UNKNOWN, counted, fraction, short, signed
+from dgpo_cli.core.text import UNICODE, escaped, visible
 from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit
 from dgpo_cli.inspect.palette import STEPS
 from dgpo_cli.inspect.token_html import shown_pieces, tokens_html, tokens_style
@@ -23,8 +24,7 @@ from dgpo_cli.inspect.views.header import distance_is_noise, in_words, outcome, 
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.steps import steps_of
 from dgpo_cli.inspect.views.what_if import named
-from dgpo_cli.ui.document import asset, document, escaped, template, theme_button
-from dgpo_cli.ui.text import UNICODE, visible
+from dgpo_cli.ui.document import asset, document, template, theme_button
 
 MAX_TOKENS = 60_000  # of all completions of a page; each adds about 80 bytes
 DIGITS = 12  # of a number in the data; what the page recomputes is right to 1e-9

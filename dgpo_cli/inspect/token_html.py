@@ -6,13 +6,13 @@ import html
 from collections.abc import Iterator, Sequence
 
 from dgpo_cli.core.numbers import probability, small
+from dgpo_cli.core.text import UNICODE, escaped
 from dgpo_cli.core.types import InspectedCompletion, InspectedToken, Inspection
 from dgpo_cli.inspect import palette
-from dgpo_cli.inspect.views.measure import gate
+from dgpo_cli.inspect.views.measure import Piece, gate, pieces
 from dgpo_cli.inspect.views.scale import Scale
-from dgpo_cli.ui.document import asset, escaped
+from dgpo_cli.ui.document import asset
 from dgpo_cli.ui.flow import show_all
-from dgpo_cli.ui.text import UNICODE, Piece, pieces
 
 
 def tokens_style() -> str:

@@ -7,10 +7,10 @@ import math
 from rich.text import Text
 
 from dgpo_cli.core.numbers import decimal, ends, interval_known, percent
+from dgpo_cli.core.text import pad, plain
 from dgpo_cli.live.state import PanelState, Score
 from dgpo_cli.live.words import row
 from dgpo_cli.ui.page import Page
-from dgpo_cli.ui.text import pad, plain
 from dgpo_cli.ui.textplot import Axis, growing_end, nice_axis, plot, sparkline
 
 SIDE_BY_SIDE = 76  # columns from which two plots stand beside each other

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
+from dgpo_cli.core.text import glyphs_for
 from dgpo_cli.live import curves, parts, told
 from dgpo_cli.live.state import PanelState
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Depth
-from dgpo_cli.ui.text import glyphs_for
 
 _Draw = Callable[[PanelState, Page, Depth], list[Text]]
 

@@ -21,6 +21,7 @@ from rich.ansi import AnsiDecoder
 from rich.text import Text
 
 from dgpo_cli.core.events import Diagnosed, Evaluated, Event, Note, Progress, Sampled, StepDone
+from dgpo_cli.core.text import plain
 from dgpo_cli.core.types import Interval, StepMetrics
 from dgpo_cli.live import usage
 from dgpo_cli.live.evalline import eval_line
@@ -32,7 +33,6 @@ from dgpo_cli.live.state import Doing, PanelState, Phase, Score
 from dgpo_cli.live.stopped import Stopped
 from dgpo_cli.ui import console
 from dgpo_cli.ui.ramp import depth_of
-from dgpo_cli.ui.text import plain
 
 INTERVAL_S = 0.25  # between two frames
 LEAST_COLUMNS, LEAST_ROWS = 60, 20  # of a terminal that gets the panel unasked

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dgpo_cli.algo.credit.target import IS_NOISE
 from dgpo_cli.core import numbers
+from dgpo_cli.core.text import plain
 from dgpo_cli.core.types import OUTCOMES
 from dgpo_cli.live.state import PanelState, Phase
 from dgpo_cli.live.words import (
@@ -26,7 +27,6 @@ from dgpo_cli.live.words import (
 from dgpo_cli.ui import outcomes
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Depth
-from dgpo_cli.ui.text import plain
 from dgpo_cli.ui.textplot import sparkline
 
 _VERBS = ("sample", "score", "statistics", "update", "sync")

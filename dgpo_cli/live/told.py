@@ -8,13 +8,13 @@ from __future__ import annotations
 from rich.cells import cell_len
 from rich.text import Text
 
+from dgpo_cli.core.text import elide, plain, split_cells_end, visible
 from dgpo_cli.core.types import Diagnosis, Shown
 from dgpo_cli.live.state import PanelState
 from dgpo_cli.live.words import label_width, row
 from dgpo_cli.ui import outcomes
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Depth
-from dgpo_cli.ui.text import elide, plain, split_cells_end, visible
 
 _ADVICE = 3  # lines at most
 _MOST = 300  # characters of a text that are looked at: more never fits a line

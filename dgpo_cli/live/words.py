@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from dgpo_cli.core.text import elide, pad, plain
 from dgpo_cli.ui.page import Page
-from dgpo_cli.ui.text import elide, pad, plain
 
 LABEL = 10  # cells before the value of a row
 NARROW = 56  # columns; below, rows have short labels and fewer facts

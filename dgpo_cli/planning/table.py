@@ -11,11 +11,11 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from dgpo_cli.core.numbers import duration, percent, short, size
+from dgpo_cli.core.text import elide, pad, plain, visible
 from dgpo_cli.planning.budget import Change, Plan
 from dgpo_cli.ui.jsonable import jsonable
 from dgpo_cli.ui.page import Page, page_for, stack, title_line
 from dgpo_cli.ui.ramp import Depth, depth_of, shallower
-from dgpo_cli.ui.text import elide, pad, plain, visible
 
 _NAME = 17
 _NUMBER = 11

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dgpo_cli.core.digests import check_loaded
 from dgpo_cli.core.errors import ModelError, NoModelError
 from dgpo_cli.core.resources import resource_dir
+from dgpo_cli.core.text import cut
 from dgpo_cli.policy import attention, quantization
 from dgpo_cli.policy.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
 
@@ -336,4 +337,4 @@ def _first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, cut to a readable length."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 300 else text[:299] + "…"
+    return cut(text, 300)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from dgpo_cli.core.text import cut
 from dgpo_cli.prompts.answer_key import Alignment, align, read_integer
 from dgpo_cli.prompts.manifests import HubManifest
 from dgpo_cli.prompts.records import Record
@@ -186,7 +187,7 @@ def _canonical(answer: str) -> str:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:40]}…")
+    return repr(cut(text, 40))
 
 
 def _some(names: Sequence[str], *, shown: int = 8) -> str:

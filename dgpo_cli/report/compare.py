@@ -19,13 +19,13 @@ from dgpo_cli.core.numbers import (
     signed,
     tokens,
 )
+from dgpo_cli.core.text import escaped
 from dgpo_cli.core.types import RunRecord
 from dgpo_cli.report.draw import look
 from dgpo_cli.report.figures import swatch
 from dgpo_cli.report.overview import changed_after, half_95, reward_ends
 from dgpo_cli.report.sections import table
 from dgpo_cli.report.series import RunSeries, kind_of, known
-from dgpo_cli.ui.document import escaped
 
 UNSET = "(unset)"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dgpo_cli.core.text import escaped
 from dgpo_cli.report.charts.drawing import mark, svg
 from dgpo_cli.report.draw import Drawn, Source
 from dgpo_cli.report.series import RunSeries
-from dgpo_cli.ui.document import escaped
 
 WIDTH, HEIGHT = 384.0, 224.0  # of a chart in units, which are pixels of a card at most screens
 WIDE, LARGE = 760.0, 640.0

@@ -20,11 +20,10 @@ from dgpo_cli.core.numbers import (
     percent,
     short,
 )
+from dgpo_cli.core.text import escaped, visible
 from dgpo_cli.core.types import Interval, RunRecord
 from dgpo_cli.report.series import RunSeries, known
 from dgpo_cli.stats.student import student_quantile
-from dgpo_cli.ui.document import escaped
-from dgpo_cli.ui.text import visible
 
 _STATES = {
     "finished": '<span class="good">✓ finished</span>',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from dgpo_cli.core.text import elide, escaped
 from dgpo_cli.core.types import RunRecord
 from dgpo_cli.report.charts.drawing import Chart, drawing, frame, mark
 from dgpo_cli.report.draw import Drawn, draw, draw_evals, look
@@ -12,7 +13,7 @@ from dgpo_cli.report.overview import changed_after
 from dgpo_cli.report.panels import GROUPS, PICTURE
 from dgpo_cli.report.run_page import all_series
 from dgpo_cli.report.series import RunSeries
-from dgpo_cli.ui.document import asset, escaped
+from dgpo_cli.ui.document import asset
 
 COLUMNS = 3
 CELL_WIDTH, CELL_HEIGHT = 400.0, 264.0
@@ -61,7 +62,7 @@ def _head(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> Iterator[s
     x = 24.0
     for at, run in enumerate(runs):
         text = f"{run.letter}  {run.name}{' (changed)' * bool(records[at].changes)}"
-        text = text if len(text) <= 40 else f"{text[:39]}…"
+        text = elide(text, 40)
         sample = f'<path class="line" d="M{x:g},30h24"/>{mark(look(at), x + 12, 30)}'
         yield f'<g class="s{look(at)}">{sample}</g>'
         yield f'<text class="head small" x="{x + 30:g}" y="34">{escaped(text)}</text>'

@@ -8,6 +8,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from dgpo_cli.core.numbers import duration, short
+from dgpo_cli.core.text import escaped
 from dgpo_cli.core.types import RunRecord
 from dgpo_cli.inspect.token_html import tokens_style
 from dgpo_cli.report import compare, overview, sections
@@ -15,7 +16,7 @@ from dgpo_cli.report.draw import Drawn, draw, draw_evals, whisker
 from dgpo_cli.report.figures import figure
 from dgpo_cli.report.panels import GROUPS, REWARD, Curve, Panel
 from dgpo_cli.report.series import RunSeries, known, series_of, span_steps
-from dgpo_cli.ui.document import asset, document, escaped, theme_button
+from dgpo_cli.ui.document import asset, document, theme_button
 
 MAX_RUNS = 8  # as many as there are looks that can be told apart
 

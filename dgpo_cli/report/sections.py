@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dgpo_cli.config.changes import value_text
 from dgpo_cli.core.numbers import cell, fraction, moment, percent, short, signed, size, tokens
+from dgpo_cli.core.text import UNICODE, escaped, visible
 from dgpo_cli.core.types import InspectedCompletion, RunRecord, StoredSamples, StoredSetting
 from dgpo_cli.inspect.token_html import tokens_html
 from dgpo_cli.inspect.views.header import outcome
@@ -14,8 +15,6 @@ from dgpo_cli.report.charts.drawing import Chart, Line, frame, path, polyline
 from dgpo_cli.report.charts.sampling import Buckets, Column, column
 from dgpo_cli.report.overview import errors
 from dgpo_cli.report.series import RunSeries, known
-from dgpo_cli.ui.document import escaped
-from dgpo_cli.ui.text import UNICODE, visible
 
 SPARK = 60  # points of a curve in the table of all metrics
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from dgpo_cli.core.text import cut
+
 CONNECT_TIMEOUT_S = 10.0
 _TEXT = 300  # characters of a server's answer that an error shows
 
@@ -198,4 +200,4 @@ def _message(text: bytes) -> str:
             title = re.search(r"<title[^>]*>([^<]*)", words, re.IGNORECASE)
             words = title[1] if title else ""
         line = " ".join(words.split())
-    return line if len(line) <= _TEXT else line[: _TEXT - 1] + "…"
+    return cut(line, _TEXT)

@@ -23,8 +23,8 @@ from rich.text import Text
 
 from dgpo_cli.core.errors import without_logins
 from dgpo_cli.core.events import Event, Note
+from dgpo_cli.core.text import visible
 from dgpo_cli.ui import pager
-from dgpo_cli.ui.text import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dgpo_cli.core.text import escaped
 from dgpo_cli.ui.jsonable import jsonable
-from dgpo_cli.ui.text import visible
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
 _PAGE = """\
@@ -82,15 +81,6 @@ def document(*, title: str, body: str, style: str = "", script: str = "", data: 
 def theme_button() -> str:
     """The button between light and dark, for the page's header; without a script it is hidden."""
     return '<button type="button" class="theme" id="theme" hidden>Theme</button>'
-
-
-def escaped(text: str, *, spaces: bool = False) -> str:
-    """Untrusted text as HTML on one line, in elements and in quoted attributes.
-
-    What a reader could not see or a browser would obey (control characters, bidirectional
-    overrides, lone surrogates) is shown as an escape, as in the terminal.
-    """
-    return html.escape(visible(text, spaces=spaces), quote=True)
 
 
 def json_text(data: Any) -> str:

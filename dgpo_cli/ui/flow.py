@@ -13,8 +13,8 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 
+from dgpo_cli.core.text import Glyphs, split_cells, visible
 from dgpo_cli.ui.ramp import Ramp
-from dgpo_cli.ui.text import Glyphs, split_cells, visible
 
 
 class Run(NamedTuple):

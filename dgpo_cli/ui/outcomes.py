@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.style import Style
 
+from dgpo_cli.core.text import Glyphs
 from dgpo_cli.core.types import Outcome
 from dgpo_cli.ui.ramp import Depth
-from dgpo_cli.ui.text import Glyphs
 
 NAMES: dict[Outcome, str] = {
     "correct": "correct",

@@ -10,8 +10,8 @@ from rich.console import ConsoleOptions, Group
 from rich.style import Style
 from rich.text import Text
 
+from dgpo_cli.core.text import Glyphs, elide, glyphs_for, pad, plain
 from dgpo_cli.ui.ramp import Depth
-from dgpo_cli.ui.text import Glyphs, elide, glyphs_for, pad, plain
 
 NOTE = Style(dim=True, italic=True)  # a note of ours among a model's text
 LEAST_WIDTH = 24  # narrower terminals wrap

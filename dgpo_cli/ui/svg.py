@@ -8,7 +8,7 @@ import re
 from rich.console import Console, RenderableType
 from rich.terminal_theme import TerminalTheme
 
-from dgpo_cli.ui.text import visible
+from dgpo_cli.core.text import visible
 
 _FONTS = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 _TEMPLATE = (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dgpo_cli.core.text import UNICODE
 from dgpo_cli.core.types import Card
 from dgpo_cli.evals.views.card import card_lines
 from dgpo_cli.ui.page import Page
-from dgpo_cli.ui.text import UNICODE
 from tests.samples import card
 
 

@@ -8,13 +8,13 @@ import re
 import pytest
 from rich.cells import cell_len
 
+from dgpo_cli.core.text import ASCII, UNICODE, elide
 from dgpo_cli.core.types import OUTCOMES, Outcome, ProblemResult
 from dgpo_cli.evals.views.histogram import bins
-from dgpo_cli.evals.views.outcome_grid import elide_start, outcome_grid, outcome_legend
+from dgpo_cli.evals.views.outcome_grid import outcome_grid, outcome_legend
 from dgpo_cli.ui.outcomes import COLOURS, NAMES, glyph
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import contrast
-from dgpo_cli.ui.text import ASCII, UNICODE
 from tests.samples import evaluation
 
 
@@ -66,9 +66,9 @@ def test_no_sample_is_left_out_and_their_order_is_kept(width: int, k: int) -> No
 
 
 def test_a_long_id_keeps_its_end_where_ids_differ() -> None:
-    assert elide_start("some/long/benchmark-17", 8, page=page(80)) == "…mark-17"
-    assert elide_start("abc", 3, page=page(80)) == "abc"
-    assert elide_start("abcdef", 4, page=page(80, ascii_only=True)) == "..ef"
+    assert elide("some/long/benchmark-17", 8, end=True) == "…mark-17"
+    assert elide("abc", 3, end=True) == "abc"
+    assert elide("abcdef", 4, glyphs=ASCII, end=True) == "..ef"
 
 
 def test_the_legend_counts_what_occurs_and_nothing_else() -> None:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from dgpo_cli.core.text import ASCII, UNICODE, visible
 from dgpo_cli.ui.flow import Run, marked, show, show_all, wrap
-from dgpo_cli.ui.text import ASCII, UNICODE, visible
 
 
 def lines(text: str, width: int) -> list[str]:

@@ -9,11 +9,11 @@ from html import escape
 
 import pytest
 
+from dgpo_cli.core.text import visible
 from dgpo_cli.core.types import InspectedCompletion, SettingChange
 from dgpo_cli.inspect.page import inspect_page
 from dgpo_cli.inspect.views.header import SHARPER, distance_is_noise, share_of_top
 from dgpo_cli.inspect.views.heatmap import render
-from dgpo_cli.ui.text import visible
 from tests.samples import completion, inspection, printed, solution
 
 

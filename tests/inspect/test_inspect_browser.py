@@ -21,11 +21,10 @@ from dgpo_cli.inspect.palette import STEPS
 from dgpo_cli.inspect.token_html import shown_pieces, tokens_html
 from dgpo_cli.inspect.views.header import share_of_top
 from dgpo_cli.inspect.views.linear import Linear
-from dgpo_cli.inspect.views.measure import What, gate, measure_of
+from dgpo_cli.inspect.views.measure import What, gate, measure_of, pieces
 from dgpo_cli.inspect.views.ranking import ranked_by
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.what_if import moved
-from dgpo_cli.ui.text import pieces
 from tests.algo.twins import dgpo_weights
 from tests.browser import Visit
 from tests.inspect.test_token_html import Fragment

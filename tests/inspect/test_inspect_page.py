@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import pytest
 
+from dgpo_cli.core.text import visible
 from dgpo_cli.core.types import InspectedCompletion, StoredCredit
 from dgpo_cli.inspect import page as module
 from dgpo_cli.inspect.page import chosen, inspect_page, most_telling
-from dgpo_cli.ui.text import pieces, visible
+from dgpo_cli.inspect.views.measure import pieces
 from tests.samples import completion, hostile, inspection, solution
 from tests.ui.test_document import Elements
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgpo_cli.inspect.views.linear import Linear
-from dgpo_cli.inspect.views.measure import added, gate, mean, measure_of, value_of
-from dgpo_cli.ui.text import pieces
+from dgpo_cli.inspect.views.measure import added, gate, mean, measure_of, pieces, value_of
 from tests.samples import completion, solution
 
 NUMBERS = st.floats(1e-300, 1e300)

@@ -7,11 +7,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from dgpo_cli.core.text import visible
 from dgpo_cli.core.types import InspectedCompletion
 from dgpo_cli.inspect.palette import STEPS, level_class
 from dgpo_cli.inspect.token_html import tokens_html, tokens_style
+from dgpo_cli.inspect.views.measure import pieces
 from dgpo_cli.inspect.views.scale import Scale
-from dgpo_cli.ui.text import pieces, visible
 from tests.samples import completion, hostile, inspection, solution
 
 

@@ -100,7 +100,7 @@ def test_an_addresss_own_path_comes_before_the_requests() -> None:
         (b"<html>\nbad gateway</html>", ""),
         (b"\n<!DOCTYPE html><html><head><title>502 Bad\nGateway</title>", "502 Bad Gateway"),
         (b"bad\ngateway", "bad gateway"),
-        (b"x" * 5000, "x" * 299 + "…"),
+        (b"x" * 5000, "x" * 300 + "..."),
         (b"", ""),
     ],
 )

@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from dgpo_cli.ui.document import document, escaped, json_text, theme_button
+from dgpo_cli.core.text import escaped
+from dgpo_cli.ui.document import document, json_text, theme_button
 from tests.samples import HOSTILE
 
 NASTY = '</script><script>alert(1)</script><img src=x onerror="alert(2)">&\u2028\u2029\ud800\u202e'

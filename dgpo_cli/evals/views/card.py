@@ -8,10 +8,10 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
+from dgpo_cli.core.text import elide, pad, plain, split_cells, visible
 from dgpo_cli.core.types import Card
 from dgpo_cli.stats.cards import flat, written
 from dgpo_cli.ui.page import Page
-from dgpo_cli.ui.text import elide, pad, plain, split_cells, visible
 
 UNKNOWN = "unknown"  # a value of the card, and the entry that lists what was assumed
 _MOST_LINES = 6  # of one value

@@ -18,12 +18,11 @@ from dgpo_cli.core.numbers import (
     signed_ends,
     tokens,
 )
+from dgpo_cli.core.text import elide, pad, plain, split_words, visible
 from dgpo_cli.evals.views.evaluation import LABEL, error_line, noted
-from dgpo_cli.evals.views.outcome_grid import elide_start
 from dgpo_cli.stats.compared import Change, Comparison, Pair
 from dgpo_cli.ui.page import Page, page_for, stack, title_line
 from dgpo_cli.ui.ramp import Depth, depth_of, shallower
-from dgpo_cli.ui.text import pad, plain, split_cells, visible
 
 _CELL = 9
 _LEVEL = 0.05
@@ -74,7 +73,9 @@ def _pair(pair: Pair, *, letter: str, page: Page) -> Iterator[Text]:
         name = visible(run.name, glyphs=page.glyphs)
         line = plain("").append(f"{called}  ", page.style("bold"))
         room = page.width - line.cell_len - len(of)
-        yield line.append(elide_start(name, room, page=page)).append(of, page.style("dim"))
+        yield line.append(elide(name, room, glyphs=page.glyphs, end=True)).append(
+            of, page.style("dim")
+        )
     yield plain("")
     yield from _scores(pair, letter=letter, page=page)
     yield from _errors(found, page=page)
@@ -162,17 +163,8 @@ def _listed(head: str, lines: Sequence[str], *, page: Page) -> Iterator[Text]:
     for line in lines:
         rest = visible(line, glyphs=page.glyphs)
         while rest:
-            piece, rest = _split(rest, page.width - 2)
+            piece, rest = split_words(rest, page.width - 2)
             yield plain("  ").append(piece)
-
-
-def _split(text: str, room: int) -> tuple[str, str]:
-    """Visible text cut at the last space that leaves a full line, or anywhere without one."""
-    piece, rest = split_cells(text, room)
-    at = piece.rfind(" ")
-    if rest and not rest.startswith(" ") and at > room // 2:
-        piece, rest = text[:at], text[at:]
-    return piece, rest.lstrip(" ")
 
 
 def _flips(found: Comparison, *, letter: str, page: Page) -> Iterator[Text]:
@@ -181,7 +173,7 @@ def _flips(found: Comparison, *, letter: str, page: Page) -> Iterator[Text]:
         yield plain(f"{len(ids)} {kind}: most samples right only in {run}")
         rest = ", ".join(ids)
         while rest:
-            piece, rest = _split(rest, page.width - 2)
+            piece, rest = split_words(rest, page.width - 2)
             yield plain("  ").append(piece)
 
 
@@ -207,7 +199,7 @@ def _changes(found: Comparison, *, letter: str, page: Page) -> Iterator[Text]:
 
 
 def _change(change: Change, *, name: int, widths: Sequence[int], page: Page) -> Text:
-    shown = elide_start(visible(change.id, glyphs=page.glyphs), name - 1, page=page)
+    shown = elide(visible(change.id, glyphs=page.glyphs), name - 1, glyphs=page.glyphs, end=True)
     line = plain("").append(pad(shown, name))
     values = (
         str(change.before),

@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from dgpo_cli.core.numbers import counted, ends, percent, rate, tokens
+from dgpo_cli.core.text import elide, pad, plain, split_cells, visible
 from dgpo_cli.core.types import Card, Disagreement, Evaluation
 from dgpo_cli.evals.views.card import card_lines
 from dgpo_cli.evals.views.evaluation_json import from_json, to_json
@@ -19,7 +20,6 @@ from dgpo_cli.evals.views.outcome_grid import outcome_grid, outcome_legend
 from dgpo_cli.evals.views.warnings import warnings
 from dgpo_cli.ui.page import Page, page_for, stack, title_line
 from dgpo_cli.ui.ramp import Depth, depth_of, shallower
-from dgpo_cli.ui.text import elide, pad, plain, split_cells, visible
 
 __all__ = ["from_json", "render", "to_json"]
 

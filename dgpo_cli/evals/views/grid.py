@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
+from dgpo_cli.core.text import Glyphs, pad, plain
 from dgpo_cli.core.types import ProblemResult
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import RAMPS, Depth, levels
-from dgpo_cli.ui.text import Glyphs, pad, plain
 
 _GROUP = 10  # problems between gaps
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
+from dgpo_cli.core.text import pad, plain
 from dgpo_cli.core.types import Outcome
 from dgpo_cli.ui.outcomes import style
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Depth
-from dgpo_cli.ui.text import pad, plain
 
 _BINS = 12  # at most
 

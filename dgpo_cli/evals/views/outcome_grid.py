@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
+from dgpo_cli.core.text import elide, pad, plain, visible
 from dgpo_cli.core.types import OUTCOMES, Outcome, ProblemResult
 from dgpo_cli.ui.outcomes import NAMES, glyph, style
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Depth
-from dgpo_cli.ui.text import pad, plain, split_cells_end, visible
 
 _BLOCK = 8  # samples between gaps
 _NAME, _NARROW_NAME = 14, 12  # cells of an id at most
@@ -47,15 +47,11 @@ def _column(texts: Sequence[str], *, most: int, page: Page) -> int:
 
 
 def _cell(text: str, width: int, *, page: Page, right: bool = False) -> str:
-    return pad(elide_start(visible(text, glyphs=page.glyphs), width, page=page), width, right=right)
-
-
-def elide_start(text: str, width: int, *, page: Page) -> str:
-    """Visible text in at most `width` cells; of a long one the end, where ids and paths differ."""
-    if cell_len(text) <= width:
-        return text
-    mark = page.glyphs.ellipsis[:width]
-    return mark + split_cells_end(text, width - cell_len(mark))[1]
+    return pad(
+        elide(visible(text, glyphs=page.glyphs), width, glyphs=page.glyphs, end=True),
+        width,
+        right=right,
+    )
 
 
 def _samples(head: Text, outcomes: Sequence[Outcome], *, page: Page, depth: Depth) -> Text:

@@ -11,11 +11,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 
 from dgpo_cli.core.numbers import counted, percent
-from dgpo_cli.inspect.views.measure import Measure, added
+from dgpo_cli.inspect.views.measure import Measure, Piece, added
 from dgpo_cli.ui.flow import Line, Run, coloured, joined, marked, show_all, wrap
 from dgpo_cli.ui.page import NOTE, Page
 from dgpo_cli.ui.ramp import Ramp
-from dgpo_cli.ui.text import Piece
 
 CONTEXT = 1  # lines before and after the line of a token that matters
 ROWS = 14  # of passages, about; gaps and marks not counted

@@ -18,11 +18,11 @@ from dgpo_cli.core.numbers import (
     signed,
     whole_percent,
 )
+from dgpo_cli.core.text import Glyphs, plain, visible
 from dgpo_cli.core.types import InspectedCompletion, Inspection
 from dgpo_cli.inspect.views.measure import added
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.page import Page, title_line
-from dgpo_cli.ui.text import Glyphs, plain, visible
 
 NEARLY_HELD = 0.105  # of the top 10%: below it reads as GRPO's
 SHARPER = "--target-ess 0.9 shows what a smaller tau would give; credit.target_ess trains with it."

@@ -11,13 +11,12 @@ from dgpo_cli.core.types import InspectedCompletion, Inspection
 from dgpo_cli.inspect.views.body import Body
 from dgpo_cli.inspect.views.header import header
 from dgpo_cli.inspect.views.legend import legend
-from dgpo_cli.inspect.views.measure import What, measure_of
+from dgpo_cli.inspect.views.measure import What, measure_of, pieces
 from dgpo_cli.inspect.views.ranking import Ranking, ranked_by
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.strip import Strip
 from dgpo_cli.ui.page import LEAST_WIDTH, page_for, stack
 from dgpo_cli.ui.ramp import Depth, depth_of, levels, shallower
-from dgpo_cli.ui.text import pieces
 
 PEAKS = 8  # tokens whose passages are shown even where the table has fewer
 

@@ -3,17 +3,65 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from dgpo_cli.core.token_texts import MAX_PARTS, REPLACEMENT
 from dgpo_cli.core.types import InspectedCompletion, InspectedToken
 from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.ramp import GROWING, RAMPS, Depth, Ramp
-from dgpo_cli.ui.text import Piece
 
 What = Literal["weight", "hellinger", "entropy", "score", "advantage", "logprob"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One or more tokens that are shown as one: a character may be split over several.
+
+    start, stop: the tokens it stands for. weight: the sum of their credit weights.
+    text: raw model text; None for tokens that have no text of their own.
+    """
+
+    text: str | None
+    start: int
+    stop: int
+    weight: float
+
+
+def _pieces(tokens: Sequence[InspectedToken]) -> Iterator[tuple[str | None, int, int]]:
+    start = 0
+    while start < len(tokens):
+        text, stop = tokens[start].text, start + 1
+        if text == "":
+            while stop < len(tokens) and stop - start < MAX_PARTS and tokens[stop].text == "":
+                stop += 1
+            if stop < len(tokens) and stop - start < MAX_PARTS and not tokens[stop].text.isascii():
+                text, stop = tokens[stop].text, stop + 1
+        elif text == REPLACEMENT:
+            while stop < len(tokens) and tokens[stop].text == REPLACEMENT:
+                stop += 1
+        yield text or None, start, stop
+        start = stop
+
+
+def pieces(tokens: Sequence[InspectedToken]) -> tuple[Piece, ...]:
+    """The tokens as they are shown: the parts of one character together, their weights summed.
+
+    Parts are known by the convention of `token_texts`; neighbouring tokens that are U+FFFD alone
+    are parts of characters that cannot be told apart and make one piece.
+    """
+    return tuple(
+        Piece(text, start, stop, _weight(tokens[start:stop]))
+        for text, start, stop in _pieces(tokens)
+    )
+
+
+def _weight(tokens: Sequence[InspectedToken]) -> float:
+    if len(tokens) == 1:
+        return tokens[0].weight
+    return math.fsum(token.weight for token in tokens)
 
 
 @dataclass(frozen=True, slots=True)

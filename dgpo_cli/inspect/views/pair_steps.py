@@ -13,14 +13,14 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
+from dgpo_cli.core.text import elide, pad, plain
 from dgpo_cli.core.types import InspectedCompletion
 from dgpo_cli.inspect.views.header import outcome
-from dgpo_cli.inspect.views.measure import Measure
+from dgpo_cli.inspect.views.measure import Measure, Piece
 from dgpo_cli.inspect.views.step_table import StepBars, StepTotals, longest_of
 from dgpo_cli.ui.flow import Run, coloured, joined, marked, show_all, wrap
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Ramp
-from dgpo_cli.ui.text import Piece, elide, pad, plain
 
 _BESIDE = 80  # cells from which both fit side by side
 

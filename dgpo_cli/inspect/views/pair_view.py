@@ -15,10 +15,11 @@ from rich.segment import Segment
 from rich.text import Text
 
 from dgpo_cli.core.numbers import counted, fraction, percent, probability, short, signed
+from dgpo_cli.core.text import elide, pad, plain, visible
 from dgpo_cli.core.types import InspectedCompletion, Inspection
 from dgpo_cli.inspect.views.header import outcome, question
 from dgpo_cli.inspect.views.legend import legend
-from dgpo_cli.inspect.views.measure import Measure, What, added, measure_of, scale_of
+from dgpo_cli.inspect.views.measure import Measure, Piece, What, added, measure_of, pieces, scale_of
 from dgpo_cli.inspect.views.pair_steps import PairSteps, Side, heading
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.step_table import StepBars, totals_of
@@ -26,7 +27,6 @@ from dgpo_cli.inspect.views.what_if import moved
 from dgpo_cli.ui.flow import Run, joined, show_all, wrap
 from dgpo_cli.ui.page import LABEL, LEAST_WIDTH, NOTE, Page, page_for, stack, title_line
 from dgpo_cli.ui.ramp import RAMPS, Depth, depth_of, levels, shallower
-from dgpo_cli.ui.text import Piece, elide, pad, pieces, plain, visible
 
 _SHARED_LINES = 4  # of what both begin with
 

@@ -13,16 +13,16 @@ from rich.style import Style
 from rich.text import Text
 
 from dgpo_cli.core.numbers import counted, percent, signed
+from dgpo_cli.core.text import plain, split_cells, visible
 from dgpo_cli.core.types import InspectedCompletion, Inspection
 from dgpo_cli.inspect.views.header import header
 from dgpo_cli.inspect.views.legend import legend
-from dgpo_cli.inspect.views.measure import Measure, What, added, measure_of
+from dgpo_cli.inspect.views.measure import Measure, Piece, What, added, measure_of, pieces
 from dgpo_cli.inspect.views.ranking import ranked
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.steps import Step, steps_of
 from dgpo_cli.ui.page import LEAST_WIDTH, NOTE, Page, page_for, stack
 from dgpo_cli.ui.ramp import RAMPS, Depth, Ramp, depth_of, levels, shallower
-from dgpo_cli.ui.text import Piece, pieces, plain, split_cells, visible
 
 
 @dataclass(frozen=True, slots=True)

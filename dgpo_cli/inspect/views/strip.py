@@ -12,13 +12,13 @@ from itertools import pairwise
 
 from rich.text import Text
 
+from dgpo_cli.core.text import Glyphs, plain
 from dgpo_cli.inspect.views.legend import name_of
 from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.measure import Measure, mean
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Ramp
-from dgpo_cli.ui.text import Glyphs, plain
 
 _ASCII = "_.:-=+*#"  # no digits: the ranks stand below
 _RANKS = 9  # marked below the strip: one digit each

@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from dgpo_cli.core.numbers import probability, short, signed, small
+from dgpo_cli.core.text import elide, pad, plain, split_cells, split_cells_end, visible
 from dgpo_cli.core.token_texts import REPLACEMENT
 from dgpo_cli.core.types import (
     Alternative,
@@ -20,20 +21,11 @@ from dgpo_cli.core.types import (
     TokenDetail,
 )
 from dgpo_cli.inspect.views.header import rule_name
-from dgpo_cli.inspect.views.measure import gate
+from dgpo_cli.inspect.views.measure import gate, pieces
 from dgpo_cli.inspect.views.ranking import ranked
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.page import LEAST_WIDTH, Page, page_for, stack, title_line
 from dgpo_cli.ui.ramp import Depth, depth_of, shallower
-from dgpo_cli.ui.text import (
-    elide,
-    pad,
-    pieces,
-    plain,
-    split_cells,
-    split_cells_end,
-    visible,
-)
 
 _WIDE = 72  # cells from which formulas show their numbers and alternatives have bars
 _BAR = 10  # cells of a probability of 1

@@ -11,11 +11,11 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from dgpo_cli.core.numbers import fraction, percent, short
+from dgpo_cli.core.text import elide, plain, visible
 from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit
 from dgpo_cli.inspect.views.scale import EQUAL, Scale, log_weight
 from dgpo_cli.ui.page import LEAST_WIDTH, Page, page_for, stack
 from dgpo_cli.ui.ramp import Depth, depth_of, shallower
-from dgpo_cli.ui.text import elide, plain, visible
 
 _WIDE = 60  # cells from which a row has its text beside the numbers
 

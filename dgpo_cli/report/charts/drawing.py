@@ -17,9 +17,9 @@ from functools import lru_cache
 from itertools import pairwise
 
 from dgpo_cli.core.numbers import round_duration
+from dgpo_cli.core.text import escaped
 from dgpo_cli.report.charts.sampling import Values, runs_of, smoothed
 from dgpo_cli.report.charts.ticks import Axis, axis
-from dgpo_cli.ui.document import escaped
 
 LOOKS = 8  # classes of series
 DENSE = 120  # points from which edges between areas would hide them

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dgpo_cli.core.numbers import short
+from dgpo_cli.core.text import visible
 from dgpo_cli.core.types import RunRecord, SettingChange, StoredSetting
 from dgpo_cli.report.as_json import to_json
 from dgpo_cli.report.charts.drawing import stacked
@@ -20,7 +21,6 @@ from dgpo_cli.report.panels import GROUPS, LENGTHS, OUTCOMES, REWARD
 from dgpo_cli.report.picture import report_svg
 from dgpo_cli.report.run_page import MAX_RUNS, all_series, report_page
 from dgpo_cli.report.series import series_of
-from dgpo_cli.ui.text import visible
 from tests.report.run_page.records import evaluation, line, record, trouble
 from tests.samples import hostile, inspection
 

@@ -1,14 +1,14 @@
-"""Text from a model, made safe and visible for a terminal.
+"""Text that others wrote, made safe and visible: the one place for escapes, widths and cuts.
 
-Model text is untrusted: whatever a terminal would obey or hide is shown as an escape and never
-sent, and nothing goes through rich markup. `Glyphs` holds the symbols for UTF-8 and for ASCII.
+Text of a model, a file or the hub is untrusted: whatever a terminal would obey or hide is shown as
+an escape and never sent, and nothing goes through rich markup. `Glyphs` holds the symbols for
+UTF-8 and for ASCII. Widths are cells of a terminal.
 """
 
 from __future__ import annotations
 
-import math
+import html
 import unicodedata
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,8 +16,7 @@ from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from dgpo_cli.core.token_texts import MAX_PARTS, REPLACEMENT
-from dgpo_cli.core.types import InspectedToken
+from dgpo_cli.core.token_texts import REPLACEMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +167,30 @@ def split_cells_end(text: str, room: int) -> tuple[str, str]:
     return text[:cut], text[cut:]
 
 
-def elide(text: str, width: int, *, glyphs: Glyphs = UNICODE) -> str:
-    """Visible text in at most `width` cells; an ellipsis says that its end is missing."""
+def split_words(text: str, room: int) -> tuple[str, str]:
+    """A line's worth of visible text, cut at its last space or, in a long word, anywhere."""
+    line, rest = split_cells(text, room)
+    at = line.rfind(" ")
+    if rest and not rest.startswith(" ") and at > room // 2:
+        line, rest = text[:at], text[at:]
+    return line, rest.lstrip(" ")
+
+
+def elide(text: str, width: int, *, glyphs: Glyphs = UNICODE, end: bool = False) -> str:
+    """Visible text in at most `width` cells; an ellipsis says that the rest is missing.
+
+    end: keep the end instead of the start: there ids, paths and answers differ.
+    """
     if cell_len(text) <= width:
         return text
     mark = glyphs.ellipsis[:width]
-    return split_cells(text, width - cell_len(mark))[0] + mark
+    room = width - cell_len(mark)
+    return mark + split_cells_end(text, room)[1] if end else split_cells(text, room)[0] + mark
+
+
+def cut(text: str, most: int = 100) -> str:
+    """Text as a message quotes it, not longer than a line."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def pad(text: str, width: int, *, right: bool = False) -> str:
@@ -182,49 +199,14 @@ def pad(text: str, width: int, *, right: bool = False) -> str:
     return fill + text if right else text + fill
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One or more tokens that are shown as one: a character may be split over several.
+def visible_lines(text: str) -> str:
+    """`visible(text)` line by line: newlines stay."""
+    return "\n".join(map(visible, text.split("\n")))
 
-    start, stop: the tokens it stands for. weight: the sum of their credit weights.
-    text: raw model text; None for tokens that have no text of their own.
+
+def escaped(text: str, *, spaces: bool = False) -> str:
+    """Untrusted text as HTML on one line, in elements and in quoted attributes.
+
+    What a reader could not see or a browser would obey is shown as an escape, as in the terminal.
     """
-
-    text: str | None
-    start: int
-    stop: int
-    weight: float
-
-
-def _pieces(tokens: Sequence[InspectedToken]) -> Iterator[tuple[str | None, int, int]]:
-    start = 0
-    while start < len(tokens):
-        text, stop = tokens[start].text, start + 1
-        if text == "":
-            while stop < len(tokens) and stop - start < MAX_PARTS and tokens[stop].text == "":
-                stop += 1
-            if stop < len(tokens) and stop - start < MAX_PARTS and not tokens[stop].text.isascii():
-                text, stop = tokens[stop].text, stop + 1
-        elif text == REPLACEMENT:
-            while stop < len(tokens) and tokens[stop].text == REPLACEMENT:
-                stop += 1
-        yield text or None, start, stop
-        start = stop
-
-
-def pieces(tokens: Sequence[InspectedToken]) -> tuple[Piece, ...]:
-    """The tokens as they are shown: the parts of one character together, their weights summed.
-
-    Parts are known by the convention of `token_texts`; neighbouring tokens that are U+FFFD alone
-    are parts of characters that cannot be told apart and make one piece.
-    """
-    return tuple(
-        Piece(text, start, stop, _weight(tokens[start:stop]))
-        for text, start, stop in _pieces(tokens)
-    )
-
-
-def _weight(tokens: Sequence[InspectedToken]) -> float:
-    if len(tokens) == 1:
-        return tokens[0].weight
-    return math.fsum(token.weight for token in tokens)
+    return html.escape(visible(text, spaces=spaces), quote=True)

@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from dgpo_cli.core.types import InspectedToken
-from dgpo_cli.ui.text import (
+from dgpo_cli.core.text import (
     ASCII,
     UNICODE,
     elide,
     pad,
-    pieces,
     plain,
     split_cells,
     split_cells_end,
     visible,
 )
+from dgpo_cli.core.types import InspectedToken
+from dgpo_cli.inspect.views.measure import pieces
 
 NASTY = st.text(
     st.one_of(
