@@ -17,6 +17,7 @@ from dgpo_cli.cli.main import app
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import known_leaves
+from tests.test_architecture import LEVEL
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
@@ -111,6 +112,14 @@ def test_every_block_of_settings_is_accepted(page: Path, tmp_path: Path) -> None
         file.write_text(block, encoding="utf-8")
         assert set(tomllib.loads(block)) <= SECTIONS
         resolve(config=file)
+
+
+def test_the_architecture_page_lists_every_room_with_its_level() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (\d+) \| `(\w+)/` \|", text, re.MULTILINE)
+    assert {room: int(level) for level, room in listed} == {
+        room: level for room, level in LEVEL.items() if room != "__main__"
+    }
 
 
 @pytest.mark.parametrize(
