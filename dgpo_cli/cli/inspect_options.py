@@ -131,7 +131,7 @@ Kappa = Annotated[
 TargetEss = Annotated[
     float | None,
     typer.Option(
-        help="Show the weights with tau such that the effective token fraction is this.",
+        help="Show the weights with the tau that gives this effective token fraction.",
         metavar="X",
         show_default="the run's, else tau is fixed",
         rich_help_panel=CHANGE,
@@ -175,14 +175,14 @@ Pair = Annotated[
     typer.Option(
         "--pair",
         help="Show a right and a wrong completion of a prompt side by side: "
-        "of those that begin alike the longest.",
+        "of pairs that begin alike, the longest.",
         rich_help_panel=SHOW,
     ),
 ]
 Top = Annotated[
     int,
     typer.Option(
-        help="Most weighted, or most changed, tokens to list.",
+        help="How many of the most weighted, or most changed, tokens to list.",
         metavar="N",
         min=0,
         rich_help_panel=SHOW,
