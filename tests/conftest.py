@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Read when huggingface_hub and torch are imported, so they are set before anything else.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["TRITON_INTERPRET"] = "1"  # its kernels run on a CPU
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 

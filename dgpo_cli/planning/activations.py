@@ -19,15 +19,22 @@ class Training:
     """How a model is trained, as far as its activations are concerned.
 
     element: bytes of a number of the base model. rank: of the LoRA adapter; 0 trains every weight.
+    compute: bytes of a number that matrix products take and give, where autocast rounds to it.
     """
 
     element: int
     rank: int
     checkpointing: bool
+    compute: int | None = None
 
     @property
     def full(self) -> bool:
         return self.rank == 0
+
+    @property
+    def product(self) -> int:
+        """Bytes of a number of a product."""
+        return self.compute or self.element
 
 
 def block_bytes(shape: ModelShape, training: Training) -> int:
@@ -37,13 +44,15 @@ def block_bytes(shape: ModelShape, training: Training) -> int:
         shape: of the model; an adapter is taken to sit on every linear layer.
     """
     d, i, q = shape.hidden, shape.intermediate, shape.queries
-    e = training.element
+    e = training.product
     mlp = 3 * i * e  # gate before and after its activation, up
     sums = FLOAT32 * 2  # 1 / rms of both norms
     norms = 2 * d * FLOAT32  # both norms work in float32
     if training.full:
-        norms += 2 * d * e  # the normed rows, for the gradient of the norms' weights
+        norms += 2 * d * training.element  # the normed rows, for the gradient of the norms' weights
         inputs = (2 * d + q + i) * e  # of the four groups of linear layers, each once
+    elif training.compute:
+        inputs = e * (2 * d + q + i + training.rank * len(shape.linears))
     else:
         # LoRA multiplies in float32: a base in another dtype gives every layer a copy of its own.
         inputs = FLOAT32 * ((2 * d if e == FLOAT32 else 5 * d) + q + i)
@@ -55,7 +64,7 @@ def place_bytes(shape: ModelShape, training: Training) -> int:
     """Return the bytes that one block keeps of one place in attention's rectangle: queries, keys,
     values, the output and the log-sum-exp of each head.
     """
-    return 2 * (shape.queries + shape.keys) * training.element + FLOAT32 * shape.heads
+    return 2 * (shape.queries + shape.keys) * training.product + FLOAT32 * shape.heads
 
 
 def kept_bytes(shape: ModelShape, training: Training, *, tokens: int, places: int) -> int:
@@ -85,9 +94,10 @@ def backward_bytes(shape: ModelShape, training: Training, *, tokens: int, places
     product's factors, less what backward has let go of. With gradient checkpointing that block is
     computed again first.
     """
-    d, i, e = shape.hidden, shape.intermediate, training.element
-    # LoRA's own share of a gradient is in float32, and there before the two are added.
-    flow = (i + 2 * d) * e if training.full else i * (FLOAT32 + e) + d * FLOAT32
+    d, i, e = shape.hidden, shape.intermediate, training.product
+    # LoRA's own share of a gradient is there before the two are added, in float32 as the adapter.
+    own = training.compute or FLOAT32
+    flow = (i + 2 * d) * e if training.full else i * (own + e) + d * own
     if not training.checkpointing:
         return tokens * flow
     again = tokens * block_bytes(shape, training) + places * place_bytes(shape, training)

@@ -39,7 +39,7 @@ ASSUMPTIONS = (
 
 def times_of(job: Job, device: Device) -> tuple[PhaseTime, ...]:
     """Return the phases of a step, or nothing where the device's speed is unknown."""
-    flops = device.flops.get(dtype_name(job.element))
+    flops = device.flops.get(dtype_name(job.training.product))
     if not flops or not device.bandwidth:
         return ()
     return tuple(_phases(job, device, flops=flops))

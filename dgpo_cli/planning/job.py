@@ -42,6 +42,7 @@ class Job:
     prompt, completion: the longest that the settings allow, in tokens.
     typical_prompt, typical_completion: what time is reckoned with, in tokens.
     shards: devices over which weights, gradients and optimiser are spread.
+    compute: bytes of a number that matrix products are rounded to; None: as the weights are.
     overlap: whether the next batch is sampled while the present one trains.
     """
 
@@ -66,6 +67,7 @@ class Job:
     workers: int
     shards: int
     overlap: bool = False
+    compute: int | None = None
 
     @property
     def full(self) -> bool:
@@ -88,7 +90,7 @@ class Job:
 
     @property
     def training(self) -> Training:
-        return Training(self.element, self.rank, self.checkpointing)
+        return Training(self.element, self.rank, self.checkpointing, self.compute)
 
     @property
     def micro_batch(self) -> MicroBatch:

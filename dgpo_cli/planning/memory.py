@@ -185,7 +185,7 @@ def _training(job: Job, device: Device) -> Iterator[MemoryPart]:
     note = f"{tokens:,} tokens" + (", checkpointed" if job.checkpointing else "")
     kept = kept_bytes(shape, training, tokens=tokens, places=places)
     back = backward_bytes(shape, training, tokens=tokens, places=places)
-    reference = forward_bytes(shape, tokens=tokens, element=job.element) if job.distance else 0
+    reference = forward_bytes(shape, tokens=tokens, element=training.product) if job.distance else 0
     yield MemoryPart("activations", max(kept + back, reference), "training", note)
     yield MemoryPart(
         "statistics pass",
@@ -193,6 +193,10 @@ def _training(job: Job, device: Device) -> Iterator[MemoryPart]:
         "training",
         f"{micro.predicted:,} predicted tokens",
     )
+    if job.full and job.compute is not None and job.compute < job.element:
+        kept = shape.block_matrices // (shape.layers if job.checkpointing else 1)
+        note = "for the products" + (", a layer at a time" if job.checkpointing else "")
+        yield MemoryPart("rounded weights", kept * job.compute, "training", note)
     if job.packed:
         largest = max(x.inputs * x.outputs for x in shape.linears)
         yield MemoryPart("unpacked layer", largest * job.element, "training", "one at a time")
@@ -211,6 +215,8 @@ def _pass_bytes(job: Job, device: Device, *, predicted: int, back: int) -> int:
     rows = min(tiles.rows, predicted)
     buffers = FLOAT32 * tiles.columns * (rows * (2 if job.distance else 1) + width)
     buffers += FLOAT32 * min(rows, tiles.slice_rows) * tiles.columns + 3 * FLOAT32 * rows * width
+    if job.full and job.compute is not None and device.kind == "cuda":
+        buffers += shape.head_weights * job.compute * (2 if job.distance else 1)
     head = shape.head_weights * FLOAT32 * (2 if shape.tied else 1) if job.full else 0
     return kept + max(0, buffers - back) + head
 

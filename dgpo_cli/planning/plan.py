@@ -63,7 +63,7 @@ def run(changed: Changed, *, device: Device, typical: Typical, repair: bool = Tr
     shape = shape_of(found.config, name=settings.model.path)
 
     def job(changes: dict[str, object]) -> Job:
-        return job_of(changed(changes).settings, shape=shape, typical=typical)
+        return job_of(changed(changes).settings, shape=shape, typical=typical, device=device)
 
     def fits(changes: dict[str, object]) -> tuple[Memory, bool]:
         candidate = job(changes)
@@ -112,7 +112,7 @@ def apply(plan: Plan, changed: Changed, *, to: Path) -> None:
     write_new(to, text, what=f"--apply={to}")
 
 
-def job_of(settings: Settings, *, shape: ModelShape, typical: Typical) -> Job:
+def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: Device) -> Job:
     """Return the settings of a run as the arithmetic takes them."""
     model, rollout, optim, adapter = (
         settings.model,
@@ -152,7 +152,15 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical) -> Job:
         workers=settings.reward.workers,
         shards=settings.parallel.gpus,
         overlap=rollout.overlap > 0,
+        compute=_compute_bytes(settings, device),
     )
+
+
+def _compute_bytes(settings: Settings, device: Device) -> int | None:
+    """Return the bytes of a number that products are rounded to; see models.load.compute_dtype."""
+    has = device.kind == "cuda" and device.name not in NO_BFLOAT16
+    auto = settings.model.compute == "auto" and has and settings.model.dtype != "float16"
+    return 2 if auto or settings.model.compute == "bfloat16" else None
 
 
 def _trainable(settings: Settings) -> bool:

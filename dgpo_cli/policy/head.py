@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dgpo_cli.core.errors import ModelError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -17,12 +18,16 @@ _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_ca
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """logits = softcap(scale * (hidden @ weight.T + bias)), in float32."""
+    """logits = softcap(scale * (hidden @ weight.T + bias)), in float32.
+
+    compute: what a GPU rounds both factors of the product to; None leaves them as they are.
+    """
 
     weight: Tensor  # [V, D], any floating dtype
     bias: Tensor | None  # [V]
     scale: float
     softcap: float | None
+    compute: torch.dtype | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -45,7 +50,7 @@ class Head:
         return logits
 
 
-def head_of(model: Any) -> Head:
+def head_of(model: Any, *, compute: torch.dtype | None = None) -> Head:
     """Return the head of a Hugging Face causal model, with its family's scale and soft-cap.
 
     Raises:
@@ -76,6 +81,7 @@ def head_of(model: Any) -> Head:
         bias=getattr(output, "bias", None),
         scale=scale,
         softcap=None if softcap is None else float(softcap),
+        compute=compute,
     )
 
 

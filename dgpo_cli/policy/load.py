@@ -154,6 +154,31 @@ def dropouts(model: Any) -> list[tuple[Any, str]]:
     return found
 
 
+def compute_dtype(settings: ModelSettings) -> torch.dtype | None:
+    """Return what `model.compute` stands for on the device of `model.device`; None: as stored."""
+    import torch
+
+    if settings.compute == "bfloat16":
+        return torch.bfloat16
+    if settings.compute == "stored" or settings.dtype == "float16":
+        return None
+    cuda = pick_device(settings.device).type == "cuda"
+    has = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has else None
+
+
+def multiply_adapter_in_autocast(model: Any) -> None:
+    """Leave it to autocast what an adapter multiplies in; peft would widen its input first.
+
+    DoRA keeps peft's way: its norms are taken in the adapter's dtype.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer) and not layer.lora_magnitude_vector:
+            layer.cast_input_dtype_enabled = False
+
+
 def add_adapter(model: Any, *, adapter: LoraAdapter, seed: int) -> Any:
     """Wrap a model with a fresh LoRA adapter, initialised from `seed`.
 

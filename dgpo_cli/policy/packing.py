@@ -91,11 +91,14 @@ def attach() -> None:
         if packed is None:
             found: tuple[Tensor, None] = sdpa(module, query, key, value, mask, **kwargs)
             return found
-        _CALLS.set(_CALLS.get() + 1)
+        if not torch.compiler.is_compiling():
+            _CALLS.set(_CALLS.get() + 1)
         # [1, heads, S, size] to [R, heads, W, size]; sdpa gives [R, W, heads, size].
         lines = [
             packed.rectangle(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value)
         ]
+        if query.is_cuda and query.dtype == torch.float32:
+            return packed.take(_float32_attention(lines, **kwargs))[None], None
         out, _ = sdpa(module, *lines, None, **{**kwargs, "is_causal": True})
         return packed.take(out)[None], None
 
@@ -104,6 +107,53 @@ def attach() -> None:
 
     AttentionInterface.register("sdpa", attention)
     AttentionMaskInterface.register("sdpa", mask)
+
+
+def _float32_attention(
+    lines: list[Tensor],  # queries [R, heads, W, size], keys and values [R, fewer heads, W, size]
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> Tensor:
+    """Return causal attention [R, W, heads, size] with keys and values repeated for their queries.
+
+    Left to torch, grouped queries in float32 take CUDA's kernel that writes all W x W logits.
+    """
+    query, key, value = lines
+    groups = query.shape[1] // key.shape[1]
+    found = torch.nn.functional.scaled_dot_product_attention(
+        query,
+        key.repeat_interleave(groups, dim=1),
+        value.repeat_interleave(groups, dim=1),
+        dropout_p=dropout,
+        is_causal=True,
+        scale=scaling,
+    )
+    return found.transpose(1, 2)
+
+
+def compile_layers(decoder: Any) -> None:
+    """Let the layers of a decoder run compiled on packed rows, and as they are on all else.
+
+    Shapes are dynamic: a micro-batch of other lengths compiles nothing anew.
+    """
+    from torch import _dynamo
+
+    # A layer is compiled for its adapter on and off, for training, with and without gradients.
+    _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, 64)
+    for layer in decoder.layers:
+        layer.forward = _when_packed(layer.forward)
+
+
+def _when_packed(plain: Callable[..., Any]) -> Callable[..., Any]:
+    compiled = torch.compile(plain, dynamic=True)
+
+    @functools.wraps(plain)
+    def forward(*args: Any, **named: Any) -> Any:
+        return (plain if named.get("packed") is None else compiled)(*args, **named)
+
+    return forward
 
 
 def pack(ids: Tensor, mask: Tensor, *, shared: Shared | None = None) -> Packed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from dgpo_cli.policy.packing import (
     Packed,
     can_pack,
     can_pad,
+    compile_layers,
     lone_hidden,
     pack_rows,
     packed_hidden,
@@ -51,6 +52,7 @@ class Policy:
         reference: Any | None,
         has_adapter: bool,
         untouched: bool = False,
+        compute: torch.dtype | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         """Take a loaded model; `reference` is a second model, None with an adapter or without
@@ -58,6 +60,7 @@ class Policy:
 
         Args:
             untouched: whether the base weights are those that `model.path` names.
+            compute: what matrix products are computed in; None: in what the weights are in.
             notes: what to tell the user about the models.
 
         Raises:
@@ -67,10 +70,13 @@ class Policy:
         self.tokenizer = tokenizer
         self.has_adapter = has_adapter
         self.untouched = untouched
+        self.compute = compute
         self._reference = reference
         self._base = model.get_base_model() if has_adapter else model
-        self.head = head_of(self._base)
-        self.reference_head = self.head if reference is None else head_of(reference)
+        self.head = head_of(self._base, compute=compute)
+        self.reference_head = (
+            self.head if reference is None else head_of(reference, compute=compute)
+        )
         check_head(self._base, head=self.head)
         if min(self.stop_ids) >= self.head.vocab_size:
             raise ModelError(
@@ -87,6 +93,8 @@ class Policy:
                 f"padding changes the numbers of {type(self._base).__name__}: each sequence is "
                 "computed alone, which takes longer"
             )
+        if has_adapter and compute is not None:
+            load.multiply_adapter_in_autocast(model)
         if reference is not None:
             check_head(reference, head=self.reference_head)
             if self.reference_head.vocab_size != self.head.vocab_size:
@@ -126,10 +134,11 @@ class Policy:
         from dgpo_cli.policy.cache import cache_is_right, cache_kind
 
         decoder = decoder_of(self._base)
-        kind = cache_kind(decoder)
-        for padded in (True, False):
-            if kind is not None and cache_is_right(decoder, kind, padded=padded):
-                return kind, padded
+        with self.computing():
+            kind = cache_kind(decoder)
+            for padded in (True, False):
+                if kind is not None and cache_is_right(decoder, kind, padded=padded):
+                    return kind, padded
         raise ConfigError(
             f"rollout.backend.kind=hf cannot sample from {type(self._base).__name__}: several "
             "completions cannot share its state; set rollout.backend.kind=vllm if vLLM supports "
@@ -152,7 +161,8 @@ class Policy:
 
     def next_logits(self, ids: Tensor, *, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         """See Generator.next_logits."""
-        hidden = cache.feed(decoder_of(self._base), ids, mask=mask, positions=positions)
+        with self.computing():
+            hidden = cache.feed(decoder_of(self._base), ids, mask=mask, positions=positions)
         return self.head.logits(hidden)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -278,7 +288,25 @@ class Policy:
     def _forward(self, model: Any, packed: Packed) -> Tensor:
         padded = padded_hidden if self.pads else lone_hidden
         forward = packed_hidden if self.packs else padded
-        return forward(decoder_of(model), packed)
+        with self.computing():
+            return forward(decoder_of(model), packed)
+
+    def compile(self) -> None:
+        """Compile the layers of the policy and of its reference, if rows can be packed."""
+        if not self.packs:
+            self.notes.append("model.compile has no effect: only packed rows are compiled")
+            return
+        for model in [self._base] if self._reference is None else [self._base, self._reference]:
+            compile_layers(decoder_of(model))
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Run forward passes in `compute`. Gradient checkpointing brings this back in backward."""
+        if self.compute is None:
+            return nullcontext()
+        import torch
+
+        # A copy of a weight is used once: kept, all of them would be there until the pass ends.
+        return torch.autocast(self.device.type, dtype=self.compute, cache_enabled=False)
 
     @property
     def has_dropout(self) -> bool:
@@ -352,14 +380,18 @@ def load_policy(
         reference = _reference(settings, model=model, fresh=checkpoint is None, on=with_reference)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return Policy(
+    policy = Policy(
         model.eval(),
         tokenizer=tokenizer,
         reference=reference,
+        compute=load.compute_dtype(settings),
         has_adapter=isinstance(adapter, LoraAdapter),
         untouched=checkpoint is None or isinstance(adapter, LoraAdapter),
         notes=notes,
     )
+    if settings.compile:
+        policy.compile()
+    return policy
 
 
 def load_for_sampling(
@@ -384,6 +416,7 @@ def load_for_sampling(
         reference=other,
         has_adapter=adapter is not None,
         untouched=True,
+        compute=load.compute_dtype(settings),
         notes=notes,
     )
 

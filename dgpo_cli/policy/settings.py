@@ -27,6 +27,14 @@ class ModelSettings(Frozen):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Data type of the weights in memory."
     )
+    compute: Literal["auto", "stored", "bfloat16"] = Field(
+        "auto",
+        description="Data type of matrix products: bfloat16, stored (that of the weights; of the "
+        "adapter for an adapter), or auto: bfloat16 on a GPU that has it, else stored.",
+    )
+    compile: Annotated[bool, Change.FREE] = Field(
+        False, description="Compile each layer for training: faster after a minute or two."
+    )
     device: Annotated[str, Change.FREE] = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",

@@ -19,13 +19,14 @@ class TileSize(NamedTuple):
 def tile_size(width: int, *, cpu: bool) -> TileSize:
     """Return the tiles for hidden states of `width` numbers.
 
-    The buffers of a pass are then at most about 50 MiB, whatever N and V.
+    The buffers of a pass are then at most about 50 MiB on a CPU, whatever N and V. On a GPU they
+    are about 400 MiB: there is no cache to slice for, and a tile has to be worth its launches
+    (measured on an H100 for D = 3584: benchmarks/gpu.py).
     """
-    fit = _power_of_two(_WIDE_BYTES // (4 * width))
     if cpu:
+        fit = _power_of_two(_WIDE_BYTES // (4 * width))
         return TileSize(rows=min(1024, fit), columns=min(1024, fit), slice_rows=64)
-    rows = min(2048, 2 * fit)  # few launches, large products; there is no cache to slice for
-    return TileSize(rows=rows, columns=1024, slice_rows=rows)
+    return TileSize(rows=2048, columns=16384, slice_rows=2048)
 
 
 def _power_of_two(limit: int) -> int:

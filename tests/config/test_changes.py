@@ -14,7 +14,7 @@ FIXED += "adapter.targets adapter.rslora adapter.dora optim.kind "
 FIXED += "prompts.kind prompts.problem_column prompts.answer_column prompts.dataset "
 FIXED += "prompts.revision prompts.split prompts.files"
 FREE = """
-model.device model.gradient_checkpointing
+model.device model.compile model.gradient_checkpointing
 rollout.backend.batch_size rollout.backend.max_num_seqs rollout.backend.retries
 rollout.backend.request_timeout_s rollout.backend.startup_timeout_s
 rollout.backend.canary_tolerance rollout.backend.gpu_memory_utilization rollout.backend.cache_gib
@@ -28,7 +28,7 @@ eval.max_completion_tokens
 track.to track.project track.name track.mode parallel.kind parallel.gpus
 """
 LEARNT = """
-seed model.dtype model.attention model.quantization model.trust_remote_code
+seed model.dtype model.compute model.attention model.quantization model.trust_remote_code
 prompts.template prompts.system prompts.max_prompt_tokens prompts.operations prompts.max_operand
 prompts.drop_overlap prompts.path
 rollout.prompts_per_step rollout.group_size rollout.temperature rollout.top_p rollout.top_k

@@ -107,10 +107,16 @@ class MeanRow:
         self._top = out.new_full(out.shape[:1], LOG_ZERO)
 
     def add(self, powers: Tensor, weights: Tensor, *, top: Tensor) -> None:
-        """Add a tile: powers exp(2 (x - top)) float32 [R, C], weights [C, D], top [R]."""
+        """Add a tile: powers exp(2 (x - top)) [R, C], weights [C, D], top [R].
+
+        Powers in 16 bits, as the weights are then, are multiplied into float32.
+        """
         larger = torch.maximum(self._top, top)
         old, new = (2 * (self._top - larger)).exp(), (2 * (top - larger)).exp()
-        torch.mm(powers, weights.float(), out=self._tile)
+        if powers.dtype == torch.float32:
+            torch.mm(powers, weights.float(), out=self._tile)
+        else:
+            torch.mm(powers, weights, out_dtype=torch.float32, out=self._tile)
         self._sum.mul_(old.unsqueeze(1)).addcmul_(self._tile, new.unsqueeze(1))
         self._top = larger
 
@@ -152,12 +158,16 @@ def _head_gradient(
         strength = pull[rows].float()
         x.sub_((log_total[rows] / 2).float().unsqueeze(1)).mul_(2).exp_()
         x.mul_(-strength.unsqueeze(1))
-        where = torch.nonzero(inside).squeeze(1)
-        x[where, local[where]] += strength[where]
+        local = local.clamp(0, len(weights) - 1).unsqueeze(1)
+        x.scatter_add_(1, local, (strength * inside).unsqueeze(1))
         if bent is not None:
             x.mul_(bent)
         x.mul_(logits.slope)
-        to_weight.addmm_(x.t(), hidden[rows].float())
+        if logits.mixed:
+            low = weights.dtype
+            to_weight += torch.mm(x.to(low).t(), hidden[rows].to(low), out_dtype=torch.float32)
+        else:
+            to_weight.addmm_(x.t(), hidden[rows].float())
         to_bias.add_(x.sum(dim=0))
     for target, values in zip(out, (to_weight, to_bias), strict=True):
         if target is not None:

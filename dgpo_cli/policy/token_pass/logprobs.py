@@ -8,7 +8,7 @@ import torch
 
 from dgpo_cli.policy.token_pass.gradient import MeanRow, cap_slope, with_gradient
 from dgpo_cli.policy.token_pass.moments import Ledger
-from dgpo_cli.policy.token_pass.reduce import reduce_one
+from dgpo_cli.policy.token_pass.reduce import fused_on, reduce_fused, reduce_one
 from dgpo_cli.policy.token_pass.tiles import (
     LOG_ZERO,
     HalfLogits,
@@ -68,12 +68,31 @@ class _Walk:
         ledger = Ledger(count, device=self._hidden.device)
         chosen = self._buffer.new_full((count,), LOG_ZERO)
         mean = None if slopes is None else MeanRow(slopes)
+        fused = fused_on(self._buffer)
         for part in self._tiles.column_blocks(self._logits.head.vocab_size):
             weights = self._logits.weights(part)
             x = self._buffer[: count * len(weights)].view(count, -1)
-            self._logits.tile(self._hidden, weights, part, out=x)
-            chosen_in(x, self._ids, part, found=chosen)
+            self._logits.tile(self._hidden, weights, part, out=x, bare=fused)
             bent = None if mean is None else cap_slope(x, self._logits.cap)
+            if fused:
+                powers = self._logits.powers_like(x)
+                numbers = ledger.next_tile()
+                reduce_fused(
+                    x,
+                    None,
+                    scale=self._logits.bare,
+                    reference_scale=1.0,
+                    ids=self._ids,
+                    start=part.start,
+                    numbers=numbers,
+                    chosen=chosen,
+                    reference_chosen=chosen,
+                    powers=None if mean is None else powers,
+                )
+                if mean is not None:
+                    mean.add(powers if bent is None else powers.mul_(bent), weights, top=numbers[0])
+                continue
+            chosen_in(x, self._ids, part, found=chosen)
             top, norm, _, reference_top, g_norm, slope, _, _ = numbers = ledger.next_tile()
             for rows in self._tiles.slices(count):
                 reduce_one(x[rows], top=top[rows], norm=norm[rows])

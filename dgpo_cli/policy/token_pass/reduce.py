@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+import importlib.util
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def fused_on(like: Tensor) -> bool:
+    """Whether tiles on a tensor's device are reduced by one kernel; see fused.py."""
+    return like.is_cuda and _has_triton()
+
+
+def reduce_fused(*tensors: Any, **named: Any) -> None:
+    from dgpo_cli.policy.token_pass.fused import reduce_tile
+
+    reduce_tile(*tensors, **named)
 
 
 def reduce_one(x: Tensor, *, top: Tensor, norm: Tensor) -> None:

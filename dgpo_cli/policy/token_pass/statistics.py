@@ -9,7 +9,7 @@ import torch
 
 from dgpo_cli.policy.token_pass.gradient import MeanRow, cap_slope, with_gradient
 from dgpo_cli.policy.token_pass.moments import Ledger
-from dgpo_cli.policy.token_pass.reduce import reduce_two
+from dgpo_cli.policy.token_pass.reduce import fused_on, reduce_fused, reduce_two
 from dgpo_cli.policy.token_pass.tiles import (
     LOG_ZERO,
     HalfLogits,
@@ -155,18 +155,39 @@ def _fill(
     mean = None if block.slopes is None else MeanRow(block.slopes)
     ledger = Ledger(count, device=columns.device)
     chosen, reference_chosen = columns.new_full((2, count), LOG_ZERO).unbind(dim=0)
+    fused = fused_on(columns)
     for part in tiles.column_blocks(mine.head.vocab_size):
         size = part.stop - part.start
         weights = mine.weights(part)
-        x = mine.tile(block.hidden, weights, part, out=buffers.x(count, size))
-        chosen_in(x, block.ids, part, found=chosen)
+        x = mine.tile(block.hidden, weights, part, out=buffers.x(count, size), bare=fused)
         bent = None if mean is None else cap_slope(x, mine.cap)
         z = None
         if other is not None and block.reference_hidden is not None:
             own = weights if other is mine else other.weights(part)
-            z = other.tile(block.reference_hidden, own, part, out=buffers.z(count, size))
-            chosen_in(z, block.ids, part, found=reference_chosen)
+            room = buffers.z(count, size)
+            z = other.tile(block.reference_hidden, own, part, out=room, bare=fused)
         numbers = ledger.next_tile()
+        powers = x
+        if fused:
+            powers = mine.powers_like(x)
+            reduce_fused(
+                x,
+                z,
+                scale=mine.bare,
+                reference_scale=1.0 if other is None else other.bare,
+                ids=block.ids,
+                start=part.start,
+                numbers=numbers,
+                chosen=chosen,
+                reference_chosen=reference_chosen,
+                powers=None if mean is None else powers,
+            )
+            if mean is not None:
+                mean.add(powers if bent is None else powers.mul_(bent), weights, top=numbers[0])
+            continue
+        chosen_in(x, block.ids, part, found=chosen)
+        if z is not None:
+            chosen_in(z, block.ids, part, found=reference_chosen)
         for rows in tiles.slices(count):
             reduce_two(
                 x[rows],

@@ -41,10 +41,7 @@ class Tiles:
 
     @staticmethod
     def fitting(width: int, *, device: torch.device) -> Tiles:
-        """Return the tiles for hidden states of `width` numbers.
-
-        The buffers of a pass are then at most about 50 MiB, whatever N and V.
-        """
+        """Return the tiles for hidden states of `width` numbers; see tile_size."""
         return Tiles(*tile_size(width, cpu=device.type == "cpu"))
 
     def row_blocks(self, count: int) -> Iterator[slice]:
@@ -72,9 +69,12 @@ class HalfLogits:
         self.factor = head.scale * (self._half if head.softcap is None else 1 / head.softcap)
         # d logit / d product, a soft-cap's own slope apart.
         self.slope = head.scale / temperature
-        weight = head.weight
+        weight = head.weight.detach()
+        if weight.is_cuda and head.compute is not None:
+            weight = weight.to(head.compute)
+        self._weight = weight
         # A GPU multiplies half-precision numbers into float32 by itself; a CPU would round.
-        self._mixed = weight.is_cuda and weight.dtype in (torch.bfloat16, torch.float16)
+        self.mixed = weight.is_cuda and weight.dtype in (torch.bfloat16, torch.float16)
 
     @property
     def cap(self) -> float | None:
@@ -84,20 +84,43 @@ class HalfLogits:
     def prepare(self, hidden: Tensor) -> Tensor:
         """Return hidden states [R, D] as `tile` takes them: a copy, without gradient."""
         hidden = hidden.detach()
-        if self._mixed:
-            return hidden.to(self.head.weight.dtype)
+        if self.mixed:
+            return hidden.to(self._weight.dtype)
         return hidden.to(torch.float32, copy=True).mul_(self.factor)
 
     def weights(self, columns: slice) -> Tensor:
         """Return the weights [C, D] as `tile` takes them; float32 weights are not copied."""
-        part = self.head.weight.detach()[columns]
-        return part if self._mixed else part.float()
+        part = self._weight[columns]
+        return part if self.mixed else part.float()
 
-    def tile(self, hidden: Tensor, weights: Tensor, columns: slice, *, out: Tensor) -> Tensor:
-        """Write the half logits of prepared hidden states [R, D] into `out`, float32 [R, C]."""
-        if self._mixed:
+    @property
+    def bare(self) -> float:
+        """The factor that `tile(..., bare=True)` leaves out."""
+        plain = self.head.bias is None and self.cap is None
+        return self.factor if self.mixed and plain else 1.0
+
+    def powers_like(self, x: Tensor) -> Tensor:
+        """Return room for the powers of a tile `x`: in 16 bits of its own where the weights are,
+        else `x` itself."""
+        return torch.empty_like(x, dtype=self._weight.dtype) if self.mixed else x
+
+    def tile(
+        self,
+        hidden: Tensor,
+        weights: Tensor,
+        columns: slice,
+        *,
+        out: Tensor,
+        bare: bool = False,
+    ) -> Tensor:
+        """Write the half logits of prepared hidden states [R, D] into `out`, float32 [R, C].
+
+        bare: leave out the factor `self.bare`.
+        """
+        if self.mixed:
             torch.mm(hidden, weights.t(), out_dtype=torch.float32, out=out)
-            out.mul_(self.factor)
+            if not bare or self.bare == 1.0:
+                out.mul_(self.factor)
         else:
             torch.mm(hidden, weights.t(), out=out)
         if self.head.bias is not None:

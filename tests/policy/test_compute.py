@@ -1,0 +1,125 @@
+"""Products in bfloat16 over weights in float32, and compiled layers."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dgpo_cli.policy import packing
+from dgpo_cli.policy.load import compute_dtype
+from dgpo_cli.policy.policy import Policy, load_policy
+from dgpo_cli.policy.scoring import token_columns, token_logprobs
+from dgpo_cli.policy.settings import LoraAdapter, ModelSettings, NoAdapter
+from tests.policy import tiny
+
+ROWS = tiny.rows_of_pairs(tiny.random_pairs([(3, 5), (3, 9), (4, 2), (6, 7)], seed=1))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("compute") / "model"
+    tiny.build_model("qwen2-untied").save_pretrained(made)
+    tiny.char_tokenizer().save_pretrained(made)
+    return made
+
+
+def policy_of(folder: Path, *, lora: bool, **model: Any) -> Policy:
+    return load_policy(
+        ModelSettings(path=str(folder), device="cpu", **model),
+        adapter=LoraAdapter(rank=3, alpha=6.0) if lora else NoAdapter(),
+        seed=0,
+        with_reference=True,
+    )
+
+
+def gradients(policy: Policy) -> torch.Tensor:
+    rows = ROWS
+    with policy.training():
+        token_logprobs(policy, rows, temperature=1.0).sum().backward()
+    return torch.cat([p.grad.flatten() for _, p in policy.trainable() if p.grad is not None])
+
+
+def test_auto_leaves_a_cpu_as_it_is_and_stored_leaves_every_device() -> None:
+    assert compute_dtype(ModelSettings(device="cpu")) is None
+    assert compute_dtype(ModelSettings(device="cpu", compute="bfloat16")) is torch.bfloat16
+    assert compute_dtype(ModelSettings(device="cpu", compute="stored")) is None
+
+
+@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_equal_weights_are_exactly_0_apart_in_bfloat16_products(
+    folder: Path, dtype: str, lora: bool
+) -> None:
+    policy = policy_of(folder, lora=lora, dtype=dtype, compute="bfloat16")
+    found = token_columns(policy, ROWS, temperature=1.0, reference=True)
+    assert not found.hellinger_sq.any()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("lora", [True, False])
+def test_weights_stay_in_float32_and_gradients_are_near_those_of_float32(
+    folder: Path, lora: bool, checkpointing: bool
+) -> None:
+    how = {"gradient_checkpointing": checkpointing}
+    exact = gradients(policy_of(folder, lora=lora, compute="stored", **how))
+    policy = policy_of(folder, lora=lora, compute="bfloat16", **how)
+    found = gradients(policy)
+    assert {p.dtype for _, p in policy.trainable()} == {torch.float32}
+    assert found.dtype == torch.float32
+    apart = float((found - exact).norm() / exact.norm())
+    assert 0 < apart < 0.03  # bfloat16 keeps 8 bits
+
+
+def test_an_adapter_multiplies_in_bfloat16_and_samples_in_it(folder: Path) -> None:
+    policy = policy_of(folder, lora=True, dtype="bfloat16", compute="bfloat16")
+    seen = set()
+    for name, module in policy.model.named_modules():
+        if name.endswith(("lora_A.default", "lora_B.default")):
+            module.register_forward_hook(lambda m, i, out: seen.add((i[0].dtype, out.dtype)))
+    ids = torch.tensor([[5, 6, 7]])
+    mask, positions = torch.ones_like(ids, dtype=torch.bool), torch.arange(3)[None]
+    policy.next_logits(ids, mask=mask, positions=positions, cache=policy.new_cache())
+    gradients(policy)
+    assert seen == {(torch.bfloat16, torch.bfloat16)}
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_layers_compile_as_one_graph_and_compute_what_they_did(
+    folder: Path, lora: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.compiler.reset()
+    whole = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(packing.torch, "compile", whole)
+    compiled = policy_of(folder, lora=lora, compile=True, gradient_checkpointing=True)
+    plain = policy_of(folder, lora=lora, gradient_checkpointing=True)
+    torch.testing.assert_close(gradients(compiled), gradients(plain))
+    found = token_columns(compiled, ROWS, temperature=1.0, reference=True)
+    assert not found.hellinger_sq.any()
+
+
+def test_grouped_queries_in_float32_attend_as_torch_groups_them() -> None:
+    draw = functools.partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    query, key, value = draw(2, 6, 9, 4), draw(2, 2, 9, 4), draw(2, 2, 9, 4)
+    found = packing._float32_attention([query, key, value], scaling=0.3)
+    exact = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=0.3, enable_gqa=True
+    )
+    torch.testing.assert_close(found.transpose(1, 2), exact)
+
+
+def test_what_is_not_packed_runs_uncompiled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(forward: Any, **_: Any) -> Any:
+        def compiled(*args: Any, **named: Any) -> Any:
+            raise AssertionError("compiled")
+
+        return compiled
+
+    monkeypatch.setattr(packing.torch, "compile", refuse)
+    policy = policy_of(folder, lora=False, compile=True)
+    policy.model.model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False)
+    with pytest.raises(AssertionError, match="compiled"):
+        token_logprobs(policy, ROWS, temperature=1.0)
