@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import html
 import importlib.util
+import logging
 import math
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from rich.cells import cell_len
 
 from dgpo_cli.core.errors import ConfigError, DataError
-from dgpo_cli.ui.font_characters import held
 
 SCALE = 2.0  # pixels for a unit of the drawing
 MAX_PIXELS = 100_000_000  # 400 MB while it is drawn
@@ -63,10 +63,12 @@ def svg_to_png(svg: str, *, scale: float = SCALE) -> bytes:
         DataError: the picture would be larger than MAX_PIXELS.
     """
     try:
+        import fontTools  # noqa: F401 - needed below
         import resvg_py
     except ImportError as error:
         raise ConfigError(
-            "PNG needs resvg-py, which is not installed: pip install 'dgpo-cli[png]'"
+            "PNG needs resvg-py and fonttools, not both of which are installed: "
+            "pip install 'dgpo-cli[png]'"
         ) from error
     width, height = _size(svg)
     pixels = math.ceil(width * scale) * math.ceil(height * scale)
@@ -103,6 +105,19 @@ def lacking(svg: str) -> tuple[str, ...]:
             break
         wanted -= held(path, wanted)
     return tuple(sorted(wanted))
+
+
+def held(path: Path, characters: Iterable[str]) -> set[str]:
+    """Those of the characters that a font has, of a collection its first; none of a broken file."""
+    from fontTools.ttLib import TTFont
+
+    logging.getLogger("fontTools").setLevel(logging.CRITICAL)  # it says on stderr what is broken
+    try:
+        with TTFont(path, fontNumber=0, lazy=True) as font:
+            codes = font.getBestCmap() or {}
+    except Exception:  # whatever a broken file leads it to
+        return set()
+    return {each for each in characters if ord(each) in codes}
 
 
 def lacking_note(characters: Sequence[str]) -> str:

@@ -1,74 +1,60 @@
-"""Characters are found in fonts made here, in both forms of cmap, and in one of this machine."""
+"""Which characters a font has: of fonts made here, of broken ones, and of one of this machine."""
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import pytest
 
 from dgpo_cli.ui import png
-from dgpo_cli.ui.font_characters import held
+from dgpo_cli.ui.png import held
 
-# Segments of (first, last, glyph of the first; None: glyphs by a list, here 0 for every second).
-SEGMENTS = [(0x41, 0x43, 5), (0x61, 0x64, None), (0xFFFF, 0xFFFF, 0)]
-GROUPS = [(0x41, 0x41, 1), (0x4E00, 0x4E02, 7), (0x1F600, 0x1F600, 9)]
+pytest.importorskip("fontTools", reason="fonttools is in the extra png")
 
 
-def segments() -> bytes:
-    """A subtable of format 4."""
-    count = len(SEGMENTS)
-    starts, ends = ([each[at] for each in SEGMENTS] for at in (0, 1))
-    deltas = [0 if glyph is None else (glyph - first) % 65536 for first, _, glyph in SEGMENTS]
-    offsets = [2 * (count - at) if each[2] is None else 0 for at, each in enumerate(SEGMENTS)]
-    glyphs = [3, 0, 4, 0]
-    numbers = [*ends, 0, *starts, *deltas, *offsets, *glyphs]
-    length = 14 + 2 * len(numbers)
-    head = struct.pack(">7H", 4, length, 0, 2 * count, 0, 0, 0)
-    return head + struct.pack(f">{len(numbers)}H", *numbers)
+def font(path: Path, characters: str) -> Path:
+    """A font of empty glyphs for these characters."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.ttLib.tables._g_l_y_f import Glyph
+
+    names = [f"g{ord(each):x}" for each in characters]
+    builder = FontBuilder(1000)
+    builder.setupGlyphOrder([".notdef", *names])
+    builder.setupCharacterMap(dict(zip(map(ord, characters), names, strict=True)))
+    builder.setupGlyf({name: Glyph() for name in (".notdef", *names)})
+    builder.setupHorizontalMetrics(dict.fromkeys((".notdef", *names), (500, 0)))
+    for part in (builder.setupHorizontalHeader, builder.setupOS2, builder.setupPost):
+        part()
+    builder.save(path)
+    return path
 
 
-def groups() -> bytes:
-    """A subtable of format 12."""
-    body = b"".join(struct.pack(">III", *each) for each in GROUPS)
-    return struct.pack(">HHIII", 12, 0, 16 + len(body), 0, len(GROUPS)) + body
-
-
-def font(subtable: bytes, *, platform: tuple[int, int], before: bytes = b"") -> bytes:
-    """A font of one table."""
-    cmap = struct.pack(">HHHHI", 0, 1, *platform, 12) + subtable
-    place = len(before) + 12 + 16
-    head = struct.pack(">IHHHH", 0x00010000, 1, 0, 0, 0)
-    return before + head + struct.pack(">4sIII", b"cmap", 0, place, len(cmap)) + cmap
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        (font(segments(), platform=(3, 1)), "ABCac"),
-        (font(groups(), platform=(3, 10)), "A一丁丂😀"),
-        (font(groups(), platform=(0, 4)), "A一丁丂😀"),
-        (font(groups(), platform=(3, 0)), ""),  # no Unicode: symbols
-        (font(groups(), platform=(0, 4))[:70], ""),  # cut
-        (b"no font", ""),
-        (b"", ""),
-    ],
-)
-def test_characters_are_those_of_the_cmap(tmp_path: Path, content: bytes, found: str) -> None:
-    path = tmp_path / "a.ttf"
-    path.write_bytes(content)
-    assert held(path, "@ABCDabcde一丁丂七😀\uffff") == set(found)
+@pytest.mark.parametrize("characters", ["ABC", "A一丁丂😀"])
+def test_a_font_has_the_characters_of_its_cmap(tmp_path: Path, characters: str) -> None:
+    path = font(tmp_path / "a.ttf", characters)
+    assert held(path, "@ABCDabcde一丁丂七😀\uffff") == set(characters)
 
 
 def test_a_collection_has_the_characters_of_its_first_font(tmp_path: Path) -> None:
-    path = tmp_path / "a.ttc"
-    head = struct.pack(">4sIII", b"ttcf", 0x00010000, 1, 16)
-    path.write_bytes(font(groups(), platform=(3, 10), before=head))
-    assert held(path, "AB一") == set("A一")
+    from fontTools.ttLib import TTCollection, TTFont
+
+    fonts = TTCollection()
+    fonts.fonts = [
+        TTFont(font(tmp_path / f"{at}.ttf", each)) for at, each in enumerate(("A一", "B"))
+    ]
+    fonts.save(tmp_path / "a.ttc")
+    assert held(tmp_path / "a.ttc", "AB一") == set("A一")
 
 
-def test_a_font_that_is_not_there_has_nothing(tmp_path: Path) -> None:
+def test_a_file_that_is_no_whole_font_has_nothing_and_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = font(tmp_path / "whole.ttf", "ABC").read_bytes()
+    for content in (b"", b"no font", *(whole[:size] for size in range(0, 200, 7))):
+        (tmp_path / "a.ttf").write_bytes(content)
+        assert held(tmp_path / "a.ttf", "A") == set()
     assert held(tmp_path / "none.ttf", "A") == set()
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.skipif("DejaVuSansMono.ttf" not in png._font_files(), reason="needs DejaVu")
