@@ -2,7 +2,7 @@
 
 Bytes are binary (KiB, MiB, GiB), as torch and nvidia-smi count memory; durations run from ms to
 days; counts are shortened with k, M, B and T. There is no space before a percent sign.
-`report/assets/numbers.js` writes the same in a browser. The value of a setting is no measurement:
+`ui/assets/numbers.js` writes the same in a browser. The value of a setting is no measurement:
 messages repeat it as it was given.
 """
 

@@ -7,24 +7,22 @@ holds the default completion with its colours.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from string import Template
 from typing import Any
 
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.core.numbers import UNKNOWN, counted, fraction, short, signed
-from dgpo_cli.core.text import UNICODE, escaped, visible
+from dgpo_cli.core.text import UNICODE, visible, visible_lines
 from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit
 from dgpo_cli.inspect.palette import STEPS
-from dgpo_cli.inspect.token_html import shown_pieces, tokens_html, tokens_style
+from dgpo_cli.inspect.token_html import shown_pieces, token_lines, tokens_style
 from dgpo_cli.inspect.views.header import distance_is_noise, in_words, outcome, rule_name
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.steps import steps_of
 from dgpo_cli.inspect.views.what_if import named
-from dgpo_cli.ui.document import asset, document, template, theme_button
+from dgpo_cli.ui.document import asset, document
 
 MAX_TOKENS = 60_000  # of all completions of a page; each adds about 80 bytes
 DIGITS = 12  # of a number in the data; what the page recomputes is right to 1e-9
@@ -103,11 +101,22 @@ def inspect_page(inspection: Inspection) -> str:
     page = chosen(inspection.completions)
     first = page.completions[page.first]
     return document(
+        "inspect.html",
         title=f"{_name(first)}: where the credit went",
-        body=_body(page, inspection=inspection),
         style=tokens_style() + asset("inspect.css"),
-        script="".join(asset(name) for name in _SCRIPTS),
+        script="".join(map(asset, _SCRIPTS)),
         data=_data(page, inspection=inspection),
+        inspection=inspection,
+        changes=[change_text(each) for each in inspection.changes],
+        choices=_choices(page),
+        first=page.first,
+        count=len(page.completions),
+        left_out=page.left_out and counted(page.left_out, "more completion"),
+        max_tokens=MAX_TOKENS,
+        whats=_WHATS,
+        ranges=_RANGES,
+        lines=token_lines(first.tokens, vocab_size=inspection.vocab_size),
+        **_facts(first, inspection=inspection),
     )
 
 
@@ -128,7 +137,7 @@ def _completion(shown: InspectedCompletion, *, inspection: Inspection) -> dict[s
     parts = list(shown_pieces(tokens))
     return {
         "name": _name(shown),
-        "prompt": _lines(shown.prompt),
+        "prompt": visible_lines(shown.prompt),
         "answer": visible(shown.answer) or UNKNOWN,
         "ruleName": rule_name(inspection, tau=shown.tau, glyphs=UNICODE),
         "verdict": outcome(shown, glyphs=UNICODE),
@@ -169,44 +178,19 @@ def _number(value: float) -> float | int:
     return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
 
 
-def _lines(text: str) -> str:
-    return "\n".join(visible(line) for line in text.split("\n"))
-
-
-def _body(page: Chosen, *, inspection: Inspection) -> str:
-    first = page.completions[page.first]
-    slots = {
-        "theme": theme_button(),
-        "options": _choices(page),
-        "several": " data-script" if len(page.completions) > 1 else "",
-        "left_out": _left_out(page),
-        "model": escaped(inspection.model),
-        "reference": escaped(inspection.reference),
-        "rule": escaped(rule_name(inspection, tau=first.tau, glyphs=UNICODE)),
-        "changed": "".join(
-            f'<dt>changed</dt><dd class="warn">{escaped(change_text(each))}</dd>'
-            for each in inspection.changes
-        ),
-        "whats": _select_options(_WHATS),
-        "ranges": _select_options(_RANGES),
-        "text": tokens_html(first, inspection=inspection),
-    }
-    return Template(template("inspect.html")).substitute(slots | _facts(first))
-
-
-def _facts(shown: InspectedCompletion) -> dict[str, str]:
+def _facts(shown: InspectedCompletion, *, inspection: Inspection) -> dict[str, Any]:
     """What the page says of one completion before a script runs."""
     scale = Scale.of([token.weight for token in shown.tokens], steps=STEPS)
     return {
-        "name": escaped(_name(shown)),
-        "mark": f'<span class="{_look(shown)}">{escaped(outcome(shown, glyphs=UNICODE))}</span>',
+        "shown": shown,
+        "name": _name(shown),
+        "look": _look(shown),
+        "outcome": outcome(shown, glyphs=UNICODE),
         "reward": short(shown.reward),
         "advantage": signed(shown.advantage),
-        "tokens": f"{len(shown.tokens):,}",
-        "finish": escaped(shown.finish_reason),
-        "prompt": html.escape(_lines(shown.prompt), quote=True),
-        "answer": escaped(shown.answer or UNKNOWN),
-        "words": escaped(in_words(shown, scale=scale)),
+        "answer": shown.answer or UNKNOWN,
+        "rule": rule_name(inspection, tau=shown.tau, glyphs=UNICODE),
+        "words": in_words(shown, scale=scale),
     }
 
 
@@ -220,35 +204,16 @@ def _look(shown: InspectedCompletion) -> str:
     return "good" if shown.outcome == "correct" else "bad"
 
 
-def _left_out(page: Chosen) -> str:
-    if not page.left_out:
-        return ""
-    return (
-        f'<p class="note">{counted(page.left_out, "more completion")} not on this page, which '
-        f"holds at most {MAX_TOKENS:,} tokens.</p>"
-    )
-
-
-def _choices(page: Chosen) -> str:
+def _choices(page: Chosen) -> list[tuple[str, list[tuple[int, str]]]]:
     """The chooser's entries, the completions of a prompt under one head."""
-    parts: list[str] = []
-    prompt: str | None = None
+    groups: list[tuple[str, list[tuple[int, str]]]] = []
     for at, shown in enumerate(page.completions):
-        if shown.prompt_id != prompt:
-            parts.append("</optgroup>" if prompt is not None else "")
-            parts.append(f'<optgroup label="{escaped(shown.prompt_id)}">')
-            prompt = shown.prompt_id
-        picked = " selected" if at == page.first else ""
+        if not groups or shown.prompt_id != groups[-1][0]:
+            groups.append((shown.prompt_id, []))
         text = (
             f"{shown.index}: {outcome(shown, glyphs=UNICODE)}, reward {short(shown.reward)}, "
             f"A {signed(shown.advantage)}, effective {fraction(shown.effective_fraction)}"
             + (", d is noise" if distance_is_noise(shown) else "")
         )
-        parts.append(f'<option value="{at}"{picked}>{escaped(text)}</option>')
-    return "".join([*parts, "</optgroup>"])
-
-
-def _select_options(names: dict[str, str]) -> str:
-    return "".join(
-        f'<option value="{value}">{escaped(name)}</option>' for value, name in names.items()
-    )
+        groups[-1][1].append((at, text))
+    return groups

@@ -1,38 +1,42 @@
-"""A completion as coloured tokens in HTML, which needs no script; numbers are in the titles."""
+"""A completion as coloured tokens for a page, which need no script; numbers are in the titles."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
 
 from dgpo_cli.core.numbers import probability, small
-from dgpo_cli.core.text import UNICODE, escaped
-from dgpo_cli.core.types import InspectedCompletion, InspectedToken, Inspection
+from dgpo_cli.core.text import UNICODE
+from dgpo_cli.core.types import InspectedToken
 from dgpo_cli.inspect import palette
 from dgpo_cli.inspect.views.measure import Piece, gate, pieces
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.document import asset
 from dgpo_cli.ui.flow import show_all
 
+Line = list[tuple[str, str, str]]  # class, title and text of each piece
+
 
 def tokens_style() -> str:
-    """The CSS that `tokens_html` needs, for `document`."""
+    """The CSS of `token_lines`, for `document`."""
     return asset("tokens.css") + palette.css()
 
 
-def tokens_html(completion: InspectedCompletion, *, inspection: Inspection) -> str:
-    """The completion's text, each token on the colour of its weight; a line is a block.
+def token_lines(tokens: Sequence[InspectedToken], *, vocab_size: int) -> Iterator[Line]:
+    """The lines of a completion for the template's `tokens`.
 
     The scale is the terminal's fixed one: 1/2 to 2, no colour from 0.8 to 1.25. A coloured token
     with more than GRPO's weight is bold as well.
     """
-    tokens = completion.tokens
     scale = Scale.of([token.weight for token in tokens], steps=palette.STEPS)
-    lines = "".join(
-        f'<div class="line">{"".join(spans)}</div>'
-        for spans in _lines(tokens, scale=scale, vocab_size=inspection.vocab_size)
-    )
-    return f'<div class="tokens">{lines}</div>'
+    line: Line = []
+    for piece, text, ends in shown_pieces(tokens):
+        look = palette.level_class(scale.level(piece.weight))
+        line.append((look, _title(piece, tokens, scale=scale, vocab_size=vocab_size), text))
+        if ends:
+            yield line
+            line = []
+    if line:
+        yield line
 
 
 def shown_pieces(tokens: Sequence[InspectedToken]) -> Iterator[tuple[Piece, str, bool]]:
@@ -41,23 +45,6 @@ def shown_pieces(tokens: Sequence[InspectedToken]) -> Iterator[tuple[Piece, str,
     texts = show_all((piece.text for piece in found), glyphs=UNICODE)
     for piece, text in zip(found, texts, strict=True):
         yield piece, text.removesuffix("\n"), text.endswith("\n")
-
-
-def _lines(
-    tokens: Sequence[InspectedToken], *, scale: Scale, vocab_size: int
-) -> Iterator[list[str]]:
-    line: list[str] = []
-    for piece, text, ends in shown_pieces(tokens):
-        name = palette.level_class(scale.level(piece.weight))
-        look = f' class="{name}"' if name else ""
-        title = _title(piece, tokens, scale=scale, vocab_size=vocab_size)
-        body = html.escape(text, quote=True)
-        line.append(f'<span{look} title="{escaped(title)}">{body}</span>')
-        if ends:
-            yield line
-            line = []
-    if line:
-        yield line
 
 
 def _title(piece: Piece, tokens: Sequence[InspectedToken], *, scale: Scale, vocab_size: int) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dgpo_cli.core.types import RunRecord
-from dgpo_cli.report.overview import reward_ends
+from dgpo_cli.report.facts import reward_ends
 from dgpo_cli.ui.jsonable import jsonable
 
 VERSION = 1

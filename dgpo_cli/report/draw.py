@@ -38,6 +38,12 @@ class Drawn:
     sources: tuple[Source, ...]
 
     @property
+    def listed(self) -> list[tuple[int, Source]]:
+        """The curves by their places as a list shows them: a stack from its top."""
+        found = list(enumerate(self.sources))
+        return found[::-1] if self.chart.stacked else found
+
+    @property
     def unit(self) -> str:
         """The unit, and that the axis is logarithmic."""
         return ", ".join(part for part in (self.panel.unit, "log scale" * self.chart.log) if part)

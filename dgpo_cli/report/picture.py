@@ -9,7 +9,7 @@ from dgpo_cli.core.text import elide, escaped
 from dgpo_cli.core.types import RunRecord
 from dgpo_cli.report.charts.drawing import Chart, drawing, frame, mark
 from dgpo_cli.report.draw import Drawn, draw, draw_evals, look
-from dgpo_cli.report.overview import changed_after
+from dgpo_cli.report.facts import changed_after
 from dgpo_cli.report.panels import GROUPS, PICTURE
 from dgpo_cli.report.run_page import all_series
 from dgpo_cli.report.series import RunSeries

@@ -1,4 +1,5 @@
-"""Puts the page of `dgpo report` together: one file, readable without a script and a network."""
+"""The page of `dgpo report`: one file, readable without a script and a network. Where and how large
+each chart stands is decided here; assets/report.html says what stands around them."""
 
 from __future__ import annotations
 
@@ -7,18 +8,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
+from markupsafe import Markup
+
 from dgpo_cli.core.numbers import duration, short
-from dgpo_cli.core.text import escaped
 from dgpo_cli.core.types import RunRecord
 from dgpo_cli.inspect.token_html import tokens_style
-from dgpo_cli.report import compare, overview, sections
+from dgpo_cli.report import facts
+from dgpo_cli.report.charts.drawing import Chart, Line, frame, mark, path, polyline, svg
+from dgpo_cli.report.charts.sampling import Buckets, Column, column
 from dgpo_cli.report.draw import Drawn, draw, draw_evals, whisker
-from dgpo_cli.report.figures import figure
 from dgpo_cli.report.panels import GROUPS, REWARD, Curve, Panel
 from dgpo_cli.report.series import RunSeries, known, series_of, span_steps
-from dgpo_cli.ui.document import asset, document, theme_button
+from dgpo_cli.ui.document import asset, document
 
 MAX_RUNS = 8  # as many as there are looks that can be told apart
+WIDTH, HEIGHT = 384.0, 224.0  # of a chart in units, which are pixels of a card at most screens
+WIDE, LARGE = 760.0, 640.0
+SPARK = 60  # points of a curve in the table of all metrics
+
+Figure = tuple[Drawn, list[Markup]]
 
 
 def report_page(records: Sequence[RunRecord]) -> str:
@@ -30,14 +38,22 @@ def report_page(records: Sequence[RunRecord]) -> str:
     if not 1 <= len(records) <= MAX_RUNS:
         raise ValueError(f"{len(records)} runs: a page shows 1 to {MAX_RUNS}")
     runs = all_series(records)
-    drawn: list[Drawn] = []
-    body = "".join(_body(records, runs, drawn))
+    groups = list(_groups(runs))
+    drawn = [chart for _, charts in groups for chart, _ in charts]
+    places = _places(drawn, several=len(runs) > 1)
+    large = list(_large(runs, places))
     return document(
+        "report.html",
         title=f"{', '.join(record.name for record in records)}: dgpo report",
-        body=body,
         style=asset("charts.css") + asset("report.css") + tokens_style(),
         script=asset("numbers.js") + asset("report.js"),
-        data=_data(runs, drawn),
+        data=_data(runs, [*drawn, *(chart for chart, _ in large)]),
+        runs=runs,
+        groups=groups,
+        large=large,
+        metrics=list(_metrics(runs, places)),
+        mark=lambda look, x, y: Markup(mark(look, x, y)),
+        **_facts(records, runs),
     )
 
 
@@ -49,122 +65,96 @@ def all_series(records: Sequence[RunRecord]) -> tuple[RunSeries, ...]:
     )
 
 
-def _body(
-    records: Sequence[RunRecord], runs: Sequence[RunSeries], drawn: list[Drawn]
-) -> Iterator[str]:
-    yield _header(records)
-    yield "<main>"
-    if len(records) == 1:
-        yield overview.overview(records[0], runs[0])
-    else:
-        yield compare.comparison(records, runs)
-    for record in records:
-        yield sections.changes(record, named=len(records) > 1)
-    yield overview.diagnoses(records)
-    for record, run in zip(records, runs, strict=True):
-        yield overview.events(record, series=run, named=len(records) > 1)
+def _facts(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> dict[str, Any]:
+    """What the page says besides its curves: of one run everything, of several what differs."""
+    found: dict[str, Any] = {
+        "records": records,
+        "changes": facts.changes,
+        "rewarded": facts.rewarded,
+        "diagnosed": [record for record in records if facts.is_diagnosed(record)],
+        "noted": [
+            (record, facts.notes(record, series=run))
+            for record, run in zip(records, runs, strict=True)
+        ],
+    }
     if len(records) > 1:
-        yield compare.differing(records, runs)
-    yield _controls()
-    yield from _curves(runs, drawn, records=records)
-    for record in records if len(records) == 1 else ():
-        yield sections.samples(record.samples)
-        yield sections.checkpoints(record)
-        yield sections.settings(record)
-    yield from _large(runs, drawn)
-    yield "</main>"
-    yield '<footer class="bottom">Written by dgpo report. This file needs no network.</footer>'
+        return found | {
+            "subject": "",
+            "compared": facts.compared(records, runs),
+            "warnings": facts.warned(records),
+            "differing": facts.differing(records),
+            "evaluations": [],
+        }
+    (record,), (run,) = records, runs
+    return found | {
+        "subject": facts.subject(record),
+        "tiles": facts.tiles(record, run),
+        "evaluations": facts.evaluations(record),
+        "samples": facts.samples(record.samples),
+        "checkpoints": facts.checkpoints(record),
+        "settings": facts.settings(record),
+    }
 
 
-def _header(records: Sequence[RunRecord]) -> str:
-    names = " · ".join(escaped(record.name) for record in records)
-    return (
-        '<header class="top"><div><p class="kicker">dgpo report</p>'
-        f"<h1>{names}</h1>{_subject(records[0]) if len(records) == 1 else ''}</div>"
-        f"{theme_button()}</header>"
-    )
-
-
-def _subject(record: RunRecord) -> str:
-    """What was trained with what, as far as the settings say."""
-    values = {each.key: each.value for each in record.settings}
-    parts = [values.get("model.path", "")]
-    if values.get("adapter.kind", "none") != "none":
-        parts.append(f"{values['adapter.kind']} r={values.get('adapter.rank', '?')}")
-    rule = values.get("credit.rule")
-    if rule:
-        tau = f", tau {values['credit.tau']}" if rule == "dgpo" and "credit.tau" in values else ""
-        parts.append(f"credit {rule}{tau}")
-    if "rollout.prompts_per_step" in values and "rollout.group_size" in values:
-        parts.append(
-            f"{values['rollout.prompts_per_step']} × {values['rollout.group_size']} a step"
-        )
-    if "optim.lr" in values:
-        parts.append(f"lr {values['optim.lr']}")
-    parts.append(overview.changed_after(record))
-    text = " · ".join(part for part in parts if part)
-    return f'<p class="muted subject">{escaped(text)}</p>' if text else ""
-
-
-def _controls() -> str:
-    """How the curves are drawn; without a script there is nothing to choose."""
-    axes = "".join(
-        f'<label><input type="radio" name="axis" value="{value}"{checked}> {name}</label>'
-        for value, name, checked in (
-            ("steps", "step", " checked"),
-            ("seconds", "time", ""),
-            ("tokens", "tokens", ""),
-        )
-    )
-    return (
-        '<section class="card controls strip" hidden aria-label="Curves">'
-        f"<fieldset><legend>x axis</legend>{axes}</fieldset>"
-        '<div class="slider"><label for="span">smoothing: <output id="span-value"></output></label>'
-        '<input type="range" id="span" min="0" max="100" step="1"></div></section>'
-    )
-
-
-def _curves(
-    runs: Sequence[RunSeries], drawn: list[Drawn], *, records: Sequence[RunRecord]
-) -> Iterator[str]:
+def _groups(runs: Sequence[RunSeries]) -> Iterator[tuple[str, list[Figure]]]:
     """The reward large and the evaluations beside it, then every group that is not empty."""
-
-    def figures(charts: Sequence[Drawn | None], *, wide: bool = False) -> str:
-        known_charts = [each for each in charts if each is not None]
-        drawn.extend(known_charts)
-        return "".join(figure(each, runs=runs, wide=wide) for each in known_charts)
-
-    head = figures([draw(REWARD, runs)], wide=True) + figures([draw_evals(runs)])
-    if head:
-        tables = sections.evaluations(records[0]) if len(records) == 1 else ""
-        yield f'<section><h2>Reward and evaluation</h2><div class="charts">{head}</div>'
-        yield f"{tables}</section>"
+    reward, evals = draw(REWARD, runs), draw_evals(runs)
+    head = [] if reward is None else [(reward, [_svg(reward, WIDE, HEIGHT + 40), _svg(reward)])]
+    groups = [("Reward and evaluation", head + ([] if evals is None else [(evals, [_svg(evals)])]))]
     for group in GROUPS:
-        shown = figures([draw(panel, runs) for panel in group.panels])
-        if shown:
-            yield f'<section><h2>{group.title}</h2><div class="charts">{shown}</div></section>'
+        drawn = (draw(panel, runs) for panel in group.panels)
+        groups.append((group.title, [(each, [_svg(each)]) for each in drawn if each is not None]))
+    yield from (group for group in groups if group[1])
 
 
-def _large(runs: Sequence[RunSeries], drawn: list[Drawn]) -> Iterator[str]:
-    """All metrics, each with where its large chart is found: the panel that shows it and its curve
-    there, or a chart of its own."""
-    places = {
-        source.metric: each.panel.key if len(runs) > 1 else f"{each.panel.key} {at}"
+def _svg(drawn: Drawn, width: float = WIDTH, height: float = HEIGHT) -> Markup:
+    return Markup(svg(drawn.chart, width=width, height=height))
+
+
+def _places(drawn: Sequence[Drawn], *, several: bool) -> dict[str, str]:
+    """Where each metric that a panel shows is found: the chart, and of one run the curve there."""
+    return {
+        source.metric: each.panel.key if several else f"{each.panel.key} {at}"
         for each in reversed(drawn)
         for at, source in enumerate(each.sources)
     }
-    own = []
-    for at, name in enumerate(sections.metric_names(runs)):
+
+
+def _large(runs: Sequence[RunSeries], places: dict[str, str]) -> Iterator[Figure]:
+    """A chart of each metric that no panel shows, for the script to show when it is asked for."""
+    for at, name in enumerate(_names(runs)):
         panel = Panel(f"metric-{at}", name, "", (Curve(name, name.rsplit("/", 1)[-1]),))
         chart = draw(panel, runs, span=1) if name not in places else None
         if chart is not None:
-            own.append(
-                f'<template id="{panel.key}">{figure(chart, runs=runs, large=True)}</template>'
-            )
-            drawn.append(chart)
             places[name] = panel.key
-    yield sections.all_metrics(runs, places=places)
-    yield from own
+            yield chart, [_svg(chart, LARGE)]
+
+
+def _names(runs: Sequence[RunSeries]) -> list[str]:
+    return sorted({name for run in runs for name in run.columns})
+
+
+def _metrics(runs: Sequence[RunSeries], places: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Every metric of every run, with a small curve."""
+    for name in _names(runs):
+        for run in runs:
+            if run.has(name):
+                yield {
+                    "name": name,
+                    "place": places[name],
+                    "letter": run.letter,
+                    "summary": facts.summary(run, name),
+                    "spark": _spark(run, run.columns[name]),
+                }
+
+
+def _spark(run: RunSeries, values: Column) -> Markup:
+    """A curve without axes, of the means of neighbours where there are many points."""
+    buckets = Buckets.of(len(run.steps), at_most=SPARK)
+    ys = column(values.mean, buckets=buckets).mean
+    xs = [run.steps[stop - 1] for _, stop in buckets]
+    place = frame(Chart("", [Line("", 1, xs, ys)], labelled=False), width=166, height=52)
+    return Markup(path("line", *polyline(xs, ys, place=place)))
 
 
 def _data(runs: Sequence[RunSeries], drawn: Sequence[Drawn]) -> dict[str, Any]:

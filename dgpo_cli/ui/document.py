@@ -13,74 +13,78 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.core.text import escaped
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
+from markupsafe import Markup, escape
+
+from dgpo_cli.core.text import visible, visible_lines
 from dgpo_cli.ui.jsonable import jsonable
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
-_PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="referrer" content="no-referrer">
-<meta name="generator" content="dgpo">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-{data}<script>{script}</script>
-</body>
-</html>
-"""
 # What would end the JSON block's element, or a line of a script, is written as an escape.
 _IN_A_SCRIPT = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
-def document(*, title: str, body: str, style: str = "", script: str = "", data: Any = None) -> str:
-    """A whole page: the same arguments give the same bytes.
+def document(
+    template: str,
+    *,
+    title: str,
+    style: str = "",
+    script: str = "",
+    data: Any = None,
+    **context: Any,
+) -> str:
+    """A whole page, from a template that extends assets/base.html: same arguments, same bytes.
 
-    title: plain text, may be untrusted. body: HTML of our own making, in which every foreign text
-    went through `escaped`; it should be one `<header class="top">` and one `<main>`. `style=` and
-    `on...=` attributes do nothing in it, for the policy forbids them: use classes, and SVG's own
+    What a template writes is shown and escaped by itself; only Markup passes as it is. `style=` and
+    `on...=` attributes do nothing, for the policy forbids them: use classes, and SVG's own
     attributes (fill, stroke). style: CSS after assets/base.css, which holds the colours of both
     schemes as variables (--bg, --card, --fg, --muted, --line, --accent, --good, --bad, --warn) and
     the looks of headings, tables, buttons, `.card`, `.fields` (a dl), `.scroll` (around wide
-    tables) and `.note`. script: JavaScript after assets/base.js, which runs the theme button
-    (`theme_button`). data: what JSON can hold, NaN becomes null; the script finds it by
+    tables) and `.note`. script: JavaScript after assets/base.js, which runs the theme button.
+    data: what JSON can hold, NaN becomes null; the script finds it by
     `JSON.parse(document.getElementById("data").textContent)`.
     """
-    styles = asset("base.css") + style
-    scripts = asset("base.js") + script
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            f"style-src {_hash(styles)}",
-            f"script-src {_hash(scripts)}",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
+    styles = Markup(asset("base.css") + style)
+    scripts = Markup(asset("base.js") + script)
+    policy = (
+        "default-src 'none'",
+        f"style-src {_hash(styles)}",
+        f"script-src {_hash(scripts)}",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
     )
-    block = ""
     if data is not None:
-        block = f'<script type="application/json" id="data">{json_text(data)}</script>\n'
-    return _PAGE.format(
-        policy=policy,
-        title=escaped(title),
-        style=styles,
-        body=body,
-        data=block,
-        script=scripts,
+        context["data"] = Markup(json_text(data))
+    return (
+        templates()
+        .get_template(template)
+        .render(context, title=title, policy="; ".join(policy), style=styles, script=scripts)
     )
 
 
-def theme_button() -> str:
-    """The button between light and dark, for the page's header; without a script it is hidden."""
-    return '<button type="button" class="theme" id="theme" hidden>Theme</button>'
+@cache
+def templates() -> Environment:
+    """The templates in assets/.
+
+    Every text that one writes goes through `visible`, and then is escaped: what a reader could not
+    see or a browser would obey (control characters, bidirectional overrides, lone surrogates) is
+    shown as an escape, as in the terminal. The filter `lines` keeps the ends of lines.
+    """
+    found = Environment(
+        loader=FileSystemLoader(_ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if _is_safe(value) else visible(str(value)),
+    )
+    found.filters["lines"] = lambda text: escape(visible_lines(text))
+    return found
+
+
+def _is_safe(value: object) -> bool:
+    return isinstance(value, Markup | int | float | Undefined)
 
 
 def json_text(data: Any) -> str:
@@ -95,12 +99,6 @@ def asset(name: str) -> str:
     text = (_ASSETS / name).read_text(encoding="utf-8")
     assert "</" not in text, f"{name}: an end tag"
     return text
-
-
-@cache
-def template(name: str) -> str:
-    """The text of an HTML file in assets/, with $names for string.Template."""
-    return (_ASSETS / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

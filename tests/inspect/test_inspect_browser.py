@@ -18,7 +18,7 @@ from dgpo_cli.core.numbers import UNKNOWN, fraction, probability, signed, small
 from dgpo_cli.core.types import InspectedCompletion, StoredCredit, TokenStats
 from dgpo_cli.inspect.page import inspect_page
 from dgpo_cli.inspect.palette import STEPS
-from dgpo_cli.inspect.token_html import shown_pieces, tokens_html
+from dgpo_cli.inspect.token_html import shown_pieces
 from dgpo_cli.inspect.views.header import share_of_top
 from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.measure import What, gate, measure_of, pieces
@@ -27,7 +27,7 @@ from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.what_if import moved
 from tests.algo.twins import dgpo_weights
 from tests.browser import Visit
-from tests.inspect.test_token_html import Fragment
+from tests.inspect.test_token_html import fragment
 from tests.samples import completion, hostile, inspection, solution
 
 Open = Callable[..., Visit]
@@ -140,7 +140,7 @@ def test_the_script_shows_what_python_wrote(visit: Open) -> None:
             "[...document.querySelectorAll('#text .line')].map((line) => [...line.children].map("
             "(span) => [span.className.replace(/ ?listed/, ''), span.textContent]))"
         )
-        written = Fragment(tokens_html(shown, inspection=inspection(shown))).lines
+        written = fragment(shown).lines
         assert spans == [[[look, text] for look, _, text in line] for line in written]
         parts = [range(piece.start, piece.stop) for piece in pieces(shown.tokens)]
         for what in get_args(What):

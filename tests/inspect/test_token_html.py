@@ -10,10 +10,11 @@ import pytest
 from dgpo_cli.core.text import visible
 from dgpo_cli.core.types import InspectedCompletion
 from dgpo_cli.inspect.palette import STEPS, level_class
-from dgpo_cli.inspect.token_html import tokens_html, tokens_style
+from dgpo_cli.inspect.token_html import token_lines, tokens_style
 from dgpo_cli.inspect.views.measure import pieces
 from dgpo_cli.inspect.views.scale import Scale
-from tests.samples import completion, hostile, inspection, solution
+from dgpo_cli.ui.document import templates
+from tests.samples import completion, hostile, solution
 
 
 class Fragment(HTMLParser):
@@ -40,7 +41,8 @@ class Fragment(HTMLParser):
 
 
 def fragment(shown: InspectedCompletion) -> Fragment:
-    return Fragment(tokens_html(shown, inspection=inspection(shown)))
+    macros = templates().get_template("parts.html").module
+    return Fragment(macros.tokens(token_lines(shown.tokens, vocab_size=1024)))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("shown", [solution(), hostile()], ids=["solution", "hostile"])

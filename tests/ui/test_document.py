@@ -9,9 +9,11 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from jinja2 import UndefinedError
+from markupsafe import escape
 
-from dgpo_cli.core.text import escaped
-from dgpo_cli.ui.document import document, json_text, theme_button
+from dgpo_cli.core.text import visible
+from dgpo_cli.ui.document import document, json_text, templates
 from tests.samples import HOSTILE
 
 NASTY = '</script><script>alert(1)</script><img src=x onerror="alert(2)">&\u2028\u2029\ud800\u202e'
@@ -44,12 +46,11 @@ class Elements(HTMLParser):
 def page(**changes: object) -> str:
     parts: dict[str, object] = {
         "title": NASTY,
-        "body": f"<main>{escaped(NASTY)}{theme_button()}</main>",
         "style": "p { color: red }",
         "script": "'hello';",
         "data": {"text": NASTY, "nan": float("nan"), NASTY: [1, 2.5, None]},
     }
-    return document(**(parts | changes))  # type: ignore[arg-type]
+    return document("base.html", **(parts | changes))  # type: ignore[arg-type]
 
 
 def test_the_policy_names_the_hashes_of_the_only_style_and_script() -> None:
@@ -76,7 +77,7 @@ def test_the_policy_names_the_hashes_of_the_only_style_and_script() -> None:
 
 
 def test_hostile_text_makes_no_element_and_comes_back_whole_from_the_data() -> None:
-    harmless = Elements(page(title="t", body=f"<main>{theme_button()}</main>", data=0))
+    harmless = Elements(page(title="t", data=0))
     elements = Elements(page())
     assert [tag for tag, *_ in elements.found] == [tag for tag, *_ in harmless.found]
     (_, text), _ = elements.named("script")
@@ -85,11 +86,23 @@ def test_hostile_text_makes_no_element_and_comes_back_whole_from_the_data() -> N
 
 @pytest.mark.parametrize("text", [*HOSTILE, NASTY])
 def test_no_text_reaches_html_or_data_raw(text: str) -> None:
-    for shown in (escaped(text), escaped(text, spaces=True), json_text(text)):
+    written = templates().from_string("{{ text }}").render(text=text)
+    for shown in (written, json_text(text)):
         assert not set(shown) & set("<>\x1b\n\u2028\u2029\u202e\ud800\x07\x00")
-        assert "&" not in re.sub(r"&(amp|lt|gt|quot|#x27);", "", shown)
-    assert '"' not in escaped(text) and "'" not in escaped(text)
+        assert "&" not in re.sub(r"&(amp|lt|gt|#34|#39);", "", shown)
+    assert written == escape(visible(text))
+    assert not set(written) & set('"' + "'")
     assert json.loads(json_text(text)) == text
+
+
+def test_a_text_of_several_lines_keeps_them_and_nothing_else() -> None:
+    written = templates().from_string("{{ text | lines }}").render(text="a<b>\r\n\u2028\x1b\n")
+    assert written == "a&lt;b&gt;\\r\n\\u2028\\x1b\n"
+
+
+def test_a_name_that_a_template_does_not_get_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="missing"):
+        templates().from_string("{{ missing }}").render()
 
 
 def test_a_page_names_no_address_and_can_be_written_as_utf8() -> None:

@@ -99,7 +99,7 @@ class Frame:
     width: float
     height: float
     xs: tuple[Axis, ...]
-    ys: tuple[tuple[Axis, tuple[int, ...]], ...]
+    ys: tuple[tuple[Axis, tuple[str, ...]], ...]
     live: bool
 
     @property
@@ -134,11 +134,11 @@ def frame(chart: Chart, *, width: float, height: float, live: bool = False) -> F
     return Frame(width, height, tuple(xs), tuple((y, tuple(sets)) for y, sets in ys.items()), live)
 
 
-def _y_axes(chart: Chart, *, height: float, live: bool) -> dict[Axis, list[int]]:
+def _y_axes(chart: Chart, *, height: float, live: bool) -> dict[Axis, list[str]]:
     """Each y axis with the sets of hidden curves that it is for; of a still drawing, with none."""
     found: dict[tuple[float, ...], Axis] = {}
-    axes: dict[Axis, list[int]] = {}
-    for hidden, held in enumerate(_held(chart)):
+    axes: dict[Axis, list[str]] = {}
+    for name, held in _held(chart):
         if held not in found:
             found[held] = axis(
                 held,
@@ -148,29 +148,37 @@ def _y_axes(chart: Chart, *, height: float, live: bool) -> dict[Axis, list[int]]
                 floor=chart.floor,
                 ceiling=chart.ceiling,
             )
-        axes.setdefault(found[held], []).append(hidden)
+        axes.setdefault(found[held], []).append(name)
         if not live:
             break
     return axes
 
 
-def _held(chart: Chart) -> Iterator[tuple[float, ...]]:
-    """For each set of hidden curves but that of all, the numbers that the y axis has to hold."""
+def _held(chart: Chart) -> Iterator[tuple[str, tuple[float, ...]]]:
+    """For each set of hidden curves but that of all, the numbers that the y axis has to hold.
+
+    A smoothed stack is lower than one that is not, which "raw" and the set stand for.
+    """
     count = len(chart.lines)
     sets = range(max(1, 2**count - 1))
     if chart.stacked:
-        for hidden in sets:
-            if hidden == 0 or chart.ceiling is None:
-                seen = [line.ys for at, line in enumerate(chart.lines) if not hidden >> at & 1]
-                sums = (sum(y or 0.0 for y in parts) for parts in zip(*seen, strict=True))
-                top = max(sums, default=0.0)
-            yield 0.0, top
+        shown = _tops([line.shown for line in chart.lines], sets=sets)
+        raw = _tops([line.ys for line in chart.lines], sets=sets)
+        yield from ((f"{hidden}", (0.0, top)) for hidden, top in zip(sets, shown, strict=True))
+        yield from ((f"raw{hidden}", (0.0, top)) for hidden, top in zip(sets, raw, strict=True))
         return
     extents = [_extent(line) for line in chart.lines]
     levels = [level.value for level in chart.levels]
     for hidden in sets:
-        there = [extents[at] for at in range(count) if not hidden >> at & 1]
-        yield _ends(levels + [value for extent in there for value in extent])
+        seen = [extents[at] for at in range(count) if not hidden >> at & 1]
+        yield f"{hidden}", _ends(levels + [value for extent in seen for value in extent])
+
+
+def _tops(columns: Sequence[Values], *, sets: Iterable[int]) -> Iterator[float]:
+    """For each set of hidden columns, the largest sum of the others."""
+    for hidden in sets:
+        seen = [column for at, column in enumerate(columns) if not hidden >> at & 1]
+        yield max((sum(y or 0.0 for y in parts) for parts in zip(*seen, strict=True)), default=0.0)
 
 
 def _extent(line: Line) -> tuple[float, ...]:
@@ -261,7 +269,7 @@ def _grids(place: Frame) -> Iterator[str]:
             f' text-anchor="end">{text}</text>'
             for tick, text in zip(y.ticks, y.labels, strict=True)
         )
-        sets = f' data-ends="{y.low:.12g} {y.high:.12g}" data-sets=" {" ".join(map(str, hidden))} "'
+        sets = f' data-ends="{y.low:.12g} {y.high:.12g}" data-sets=" {" ".join(hidden)} "'
         keys = sets + _HIDDEN * (at > 0) if place.live else ""
         yield f'<g class="y"{keys}><g class="grid">{lines}</g><g class="ticks">{texts}</g></g>'
 

@@ -82,7 +82,8 @@ function stretches(values) {
 function draw(chart) {
   const hidden = chart.keys.reduce((set, key, at) => set + (key.getAttribute("aria-pressed") === "false" ? 2 ** at : 0), 0);
   for (const plot of chart.plots) {
-    const grid = plot.grids.find(({ sets }) => sets.includes(` ${hidden} `)) ?? plot.grids[0];
+    const raw = "stacked" in plot.svg.dataset && state.span < data.span ? "raw" : "";
+    const grid = plot.grids.find(({ sets }) => sets.includes(` ${raw}${hidden} `)) ?? plot.grids[0];
     for (const each of plot.grids) each.element.toggleAttribute("hidden", each !== grid);
     all(plot.svg, ".x").forEach((ticks, at) => ticks.toggleAttribute("hidden", at !== state.axis));
     plot.shown = { x: plot.xs[state.axis], y: grid.y, seen: plot.series.filter((_, at) => !(hidden >> at & 1)) };

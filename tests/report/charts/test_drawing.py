@@ -95,10 +95,10 @@ def test_the_axis_without_a_curve_is_that_of_a_chart_without_it() -> None:
         place = frame(Chart("t", lines, log=log), **SIZE, live=True)
         for hidden in range(7):
             seen = [each for at, each in enumerate(lines) if not hidden >> at & 1]
-            (found,) = (y for y, sets in place.ys if hidden in sets)
+            (found,) = (y for y, sets in place.ys if f"{hidden}" in sets)
             assert found == frame(Chart("t", seen, log=log), **SIZE).y
     stack = Chart("t", lines[:2], stacked=True)
-    (without,) = (y for y, sets in frame(stack, **SIZE, live=True).ys if 0b10 in sets)
+    (without,) = (y for y, sets in frame(stack, **SIZE, live=True).ys if "2" in sets)
     assert without == frame(Chart("t", lines[:1], stacked=True), **SIZE).y
 
 
@@ -106,7 +106,7 @@ def test_a_curve_that_is_small_beside_another_is_drawn_finely_enough_to_be_seen_
     small = line(*(0.001 * (at % 7) for at in range(50)))
     chart = Chart("t", [line(*(50.0 + at for at in range(50)), label="b"), small])
     place = frame(chart, **SIZE, live=True)
-    (alone,) = (y for y, sets in place.ys if 0b01 in sets)
+    (alone,) = (y for y, sets in place.ys if "1" in sets)
     (found,) = strokes(polyline(small.xs, small.ys, place=place)[0])
     share = [(place.y.start - y) / (place.y.start - place.y.end) for _, y in found]
     drawn = [place.y.low + each * (place.y.high - place.y.low) for each in share]

@@ -16,7 +16,7 @@ from dgpo_cli.core.types import RunRecord, SettingChange, StoredSetting
 from dgpo_cli.report.as_json import to_json
 from dgpo_cli.report.charts.drawing import stacked
 from dgpo_cli.report.draw import draw, draw_evals
-from dgpo_cli.report.overview import half_95, reward_ends
+from dgpo_cli.report.facts import half_95, reward_ends
 from dgpo_cli.report.panels import GROUPS, LENGTHS, OUTCOMES, REWARD
 from dgpo_cli.report.picture import report_svg
 from dgpo_cli.report.run_page import MAX_RUNS, all_series, report_page
@@ -231,6 +231,12 @@ def test_settings_by_hand_come_first_then_those_that_differ() -> None:
     places = [text.index(key) for key in ("credit.rule", "optim.lr", "seed")]
     assert places == sorted(places)
     assert "Set by hand (1)" in text and "Other than the defaults (1)" in text
+    for shown in (page(record()), page(record(settings=record().settings[:2]))):
+        opened = ["open" in attrs for tag, attrs in shown.tags if tag == "details"]
+        titles = [
+            text for (tag, _), text in zip(shown.tags, shown.texts, strict=True) if tag == "summary"
+        ]
+        assert opened == [title.startswith(("Set", "Other")) for title in titles]
 
 
 def test_several_runs_are_laid_over_each_other_and_their_differences_told() -> None:

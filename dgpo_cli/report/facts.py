@@ -1,0 +1,438 @@
+"""What the page of a run says in words and numbers: what was trained, how far it came, what it
+gained, and how several runs differ. All of it is text; the template makes the HTML."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dgpo_cli.algo.credit.target import IS_NOISE
+from dgpo_cli.config.changes import value_text
+from dgpo_cli.core.numbers import (
+    ABSENT,
+    cell,
+    counted,
+    decimal,
+    duration,
+    ends,
+    error,
+    fraction,
+    moment,
+    percent,
+    points,
+    scientific,
+    short,
+    signed,
+    size,
+    tokens,
+)
+from dgpo_cli.core.text import UNICODE
+from dgpo_cli.core.types import InspectedCompletion, Interval, RunRecord, StoredSamples
+from dgpo_cli.inspect.token_html import Line, token_lines
+from dgpo_cli.inspect.views.header import outcome
+from dgpo_cli.report.series import RunSeries, kind_of, known
+from dgpo_cli.stats.student import student_quantile
+
+UNSET = "(unset)"
+Cell = tuple[str, str]  # what it says, and its difference from the first run
+Row = tuple[str, list[Cell]]
+_STATES = {
+    "finished": ("✓ finished", "good"),
+    "running": ("● running", "accent"),
+    "stopped": ("■ stopped before its end", "warn"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A fact of the overview: its number large, and below it the rest, with the class `state`."""
+
+    label: str
+    big: str
+    sub: str
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A completion as the page shows it; `length` is of the whole completion."""
+
+    completion: InspectedCompletion
+    length: int
+    outcome: str
+    facts: str
+    lines: Sequence[Line]
+
+
+def subject(record: RunRecord) -> str:
+    """What was trained with what, as far as the settings say."""
+    values = {each.key: each.value for each in record.settings}
+    parts = [values.get("model.path", "")]
+    if values.get("adapter.kind", "none") != "none":
+        parts.append(f"{values['adapter.kind']} r={values.get('adapter.rank', '?')}")
+    rule = values.get("credit.rule")
+    if rule:
+        tau = f", tau {values['credit.tau']}" if rule == "dgpo" and "credit.tau" in values else ""
+        parts.append(f"credit {rule}{tau}")
+    if "rollout.prompts_per_step" in values and "rollout.group_size" in values:
+        parts.append(
+            f"{values['rollout.prompts_per_step']} × {values['rollout.group_size']} a step"
+        )
+    if "optim.lr" in values:
+        parts.append(f"lr {values['optim.lr']}")
+    parts.append(changed_after(record))
+    return " · ".join(part for part in parts if part)
+
+
+def tiles(record: RunRecord, series: RunSeries) -> Iterator[Tile]:
+    """The facts of one run, the numbers that matter large."""
+    done = int(series.steps[-1]) if series.steps else 0
+    total = f" of {record.total:,}" if record.total is not None else ""
+    yield Tile("Steps", f"{done:,}{total}", *_STATES[record.state])
+    seconds = series.seconds[-1] if series.seconds else 0.0
+    each = f"{duration(seconds / len(record.metrics))} a step" if record.metrics else ""
+    timed = series.has("time/step_s")
+    yield Tile("Time in steps", cell(seconds if timed else None, duration), each if timed else "")
+    tokens = series.tokens[-1] if series.tokens else 0.0
+    if series.has("completion/tokens"):
+        yield Tile("Tokens sampled", short(tokens), "in completions")
+    yield Tile("Reward", *_gain(record))
+    if series.evals:
+        yield Tile(f"Avg@{series.evals[-1].get('k')}", *_evaluated(series.evals))
+        yield Tile("Best checkpoint", *best(record, series))
+
+
+def _gain(record: RunRecord) -> tuple[str, str]:
+    """The reward of the first and the last steps: means with their errors."""
+    first, last, width = reward_ends(record)
+    if first is None or last is None:
+        return ABSENT, "no reward in metrics.jsonl"
+    if width == 0:
+        return decimal(last[0]), "of one step"
+    many = "first and last step" if width == 1 else f"means of the first and last {width} steps"
+    if width > 1:
+        half = max(half_95(stderr, width) for _, stderr in (first, last))
+        many += f", each ± {error(half)} (95%)"
+    return f"{decimal(first[0])} → {decimal(last[0])}", many
+
+
+def reward_ends(
+    record: RunRecord,
+) -> tuple[tuple[float, float] | None, tuple[float, float] | None, int]:
+    """Mean and standard error of the reward at both ends, and how many steps an end has.
+
+    A tenth of the run, at least 5 steps, never more than half; 0 where there is only one step.
+    """
+    rewards = [reward for line in record.metrics if (reward := line.get("reward/mean")) is not None]
+    if not rewards:
+        return None, None, 0
+    width = min(len(rewards) // 2, max(5, len(rewards) // 10))
+    if width == 0:
+        return (rewards[0], math.nan), (rewards[0], math.nan), 0
+    return _mean(rewards[:width]), _mean(rewards[-width:]), width
+
+
+def half_95(stderr: float, count: int) -> float:
+    """Half of Student's 95% interval for a mean of `count` values; NaN for one."""
+    return student_quantile(0.975, freedom=count - 1) * stderr if count > 1 else math.nan
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return statistics.fmean(values), error
+
+
+def _evaluated(evals: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    first, last = evals[0], evals[-1]
+    scores = [known(line.get("avg_at_k")) for line in (first, last)]
+    shown = [cell(score, percent) for score in scores]
+    text = shown[1] if len(evals) == 1 else f"{shown[0].removesuffix('%')} → {shown[1]}"
+    return text, f"{last.get('bench')}, step {last['step']}; 95%: {errors(last)}"
+
+
+def errors(line: Mapping[str, Any]) -> str:
+    """Both 95% intervals of an evaluation as text."""
+    parts = [
+        f"{ends(interval)} {name}"
+        for key, name in (("rerun_95", "rerun"), ("problems_95", "problems"))
+        if (interval := interval_of(line, key)) is not None
+    ]
+    return ", ".join(parts) or ABSENT
+
+
+def interval_of(line: Mapping[str, Any], key: str) -> Interval | None:
+    """An interval of a line of evals.jsonl; None where it is not known."""
+    found = line.get(key)
+    found = found if isinstance(found, Mapping) else {}
+    low, high = known(found.get("low")), known(found.get("high"))
+    return None if low is None or high is None else Interval(low, high)
+
+
+def best(record: RunRecord, series: RunSeries) -> tuple[str, str]:
+    """The step with the highest Avg@k, whether its checkpoint is there, and how sure that is."""
+    scored = [
+        (score, line) for line in series.evals if (score := known(line.get("avg_at_k"))) is not None
+    ]
+    if not scored:
+        return ABSENT, "no Avg@k known"
+    score, line = max(scored, key=lambda each: (each[0], -float(each[1]["step"])))
+    step = int(line["step"])
+    kept = any(each.step == step for each in record.checkpoints)
+    where = "kept" if kept else "the untrained model" if step == 0 else "not kept"
+    rerun = interval_of(line, "rerun_95")
+    least = score if rerun is None else rerun.low
+    rivals = sum(other >= least for other, _ in scored)
+    sure = "" if rivals < 2 else f"; {counted(rivals - 1, 'other')} within its rerun interval"
+    return f"step {step}", f"{percent(score)}, {where}{sure}"
+
+
+def changed_after(record: RunRecord) -> str:
+    """After which steps the run changed its settings, in words; empty if it never did."""
+    steps = ", ".join(f"{step:,}" for step in sorted({each.step for each in record.changes}))
+    return f"settings changed after step {steps}" if steps else ""
+
+
+def rewarded(record: RunRecord) -> int:
+    """In how many steps a reward is known."""
+    return sum(line.get("reward/mean") is not None for line in record.metrics)
+
+
+def is_diagnosed(record: RunRecord) -> bool:
+    """Whether enough could be read to say something."""
+    return bool(record.metrics) and not any(
+        note.startswith("not diagnosed") for note in record.notes
+    )
+
+
+def notes(record: RunRecord, *, series: RunSeries) -> list[str]:
+    """What else a reader has to know: what was not finite, not read, or put together."""
+    lines = [*record.notes]
+    if record.bad_batches:
+        steps = ", ".join(map(str, record.bad_batches[:20]))
+        more = " ..." if len(record.bad_batches) > 20 else ""
+        lines.append(
+            f"loss or gradient was not finite at step {steps}{more}: the weights were not touched "
+            "there; the batches are in bad_batches/"
+        )
+    lines += _gaps(record)
+    if series.size > 1:
+        lines.append(
+            f"{counted(len(record.metrics), 'step')} are more than a curve can show: each point is "
+            f"the mean of {series.size} steps, the band around it runs over their extremes"
+        )
+    if len(series.evals) < len(record.evals):
+        lines.append(
+            f"{counted(len(record.evals) - len(series.evals), 'evaluation')} of another benchmark "
+            "or k are in the table and not in the chart"
+        )
+    return lines
+
+
+def _gaps(record: RunRecord) -> Iterator[str]:
+    steps = [int(line["step"] or 0) for line in record.metrics]
+    if not steps:
+        yield "no step is in metrics.jsonl yet"
+        return
+    missing = steps[-1] - steps[0] + 1 - len(steps)
+    if missing:
+        yield f"metrics.jsonl lacks {counted(missing, 'step')} between {steps[0]} and {steps[-1]}"
+    noisy = [int(line["step"] or 0) for line in record.metrics if line.get(IS_NOISE) == 1.0]
+    if noisy:
+        yield (
+            f"d was noise in {counted(len(noisy), 'step')}, the last of them step {noisy[-1]}: "
+            "rounding alone makes about as much"
+        )
+    skipped = sum(line.get("optim/skipped_no_signal") == 1.0 for line in record.metrics)
+    if skipped:
+        yield f"{counted(skipped, 'step')} moved nothing: no group had signal"
+
+
+def compared(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> Iterator[Row]:
+    """The runs and their final numbers, with the differences from the first run."""
+    yield "run", _plain(record.name for record in records)
+    yield "state", _plain(record.state for record in records)
+    steps = [run.steps[-1] if run.steps else None for run in runs]
+    yield "steps", _against_first(steps, short)
+    spent = [run.seconds[-1] if run.has("time/step_s") else None for run in runs]
+    yield "time in steps", _plain(cell(each, duration) for each in spent)
+    firsts, lasts, widths = zip(*map(reward_ends, records), strict=True)
+    yield "reward, first steps", _against_first([each and each[0] for each in firsts], decimal)
+    yield "reward, last steps", _against_first([each and each[0] for each in lasts], decimal)
+    errors = [each and half_95(each[1], width) for each, width in zip(lasts, widths, strict=True)]
+    yield "± of it, 95%", _plain(cell(each, error) for each in errors)
+    for metric, name, write in (
+        ("outcome/correct", "correct, last step", percent),
+        ("completion/length_mean", "length, last step", tokens),
+        ("policy/entropy", "entropy, last step", decimal),
+        ("credit/effective_fraction", "effective fraction, last step", fraction),
+        ("policy/hellinger_sq_mean", "mean d, last step", scientific),
+    ):
+        if any(run.has(metric) for run in runs):
+            cells = _against_first([_last(record, metric) for record in records], write)
+            if metric == "policy/hellinger_sq_mean":
+                noisy = [_last(record, IS_NOISE) == 1.0 for record in records]
+                cells = [
+                    (f"{text} (noise)" if noise else text, apart)
+                    for (text, apart), noise in zip(cells, noisy, strict=True)
+                ]
+            yield name, cells
+    if any(run.evals for run in runs):
+        kinds = [kind_of(run.evals[-1]) if run.evals else None for run in runs]
+        scores = [known(run.evals[-1].get("avg_at_k")) if run.evals else None for run in runs]
+        same = [kind == kinds[0] for kind in kinds]
+        yield "last Avg@k", _against_first(scores, percent, comparable=same)
+        yield "of", _plain(f"{kind[0]}, k = {kind[1]}" if kind else ABSENT for kind in kinds)
+
+
+def _plain(texts: Iterable[str]) -> list[Cell]:
+    return [(text, "") for text in texts]
+
+
+def _last(record: RunRecord, metric: str) -> float | None:
+    """The last known value; not a point of the curve, which may be the mean of several steps."""
+    known_values = (line.get(metric) for line in reversed(record.metrics))
+    return next((each for each in known_values if each is not None), None)
+
+
+def _against_first(
+    numbers: Sequence[float | None],
+    written: Callable[[float], str],
+    *,
+    comparable: Sequence[bool] | None = None,
+) -> list[Cell]:
+    """Each number, those after the first with their difference from it."""
+    first = numbers[0]
+    cells: list[Cell] = []
+    for at, number in enumerate(numbers):
+        text = cell(number, written)
+        apart = ""
+        if at and number is not None and first is not None:
+            apart = (
+                points(number - first) if written is percent else signed(number - first, written)
+            )
+        shown = apart and (comparable is None or comparable[at])
+        cells.append((text, apart if shown else ""))
+    return cells
+
+
+def warned(records: Sequence[RunRecord]) -> Iterator[str]:
+    """What makes these runs hard to compare."""
+    for record in records:
+        if text := changed_after(record):
+            yield f"{record.name}: {text}, so its curves do not show a single method."
+    kinds = {kind_of(line) for record in records for line in record.evals}
+    benches, ks = {kind[0] for kind in kinds}, {str(kind[1]) for kind in kinds}
+    if len(benches) > 1:
+        yield f"Benchmarks differ ({', '.join(sorted(benches))}): their Avg@k are not comparable."
+    if len(ks) > 1:
+        yield (
+            f"k differs ({', '.join(sorted(ks))}): Avg@k has the same mean for every k, but not "
+            "the same error; pass@k and maj@k are not comparable."
+        )
+    for key, what in (("model.path", "models"), ("prompts.kind", "prompts")):
+        values = {setting.value for r in records for setting in r.settings if setting.key == key}
+        if len(values) > 1:
+            yield f"The {what} differ: rewards are of other problems or other policies."
+    rewards = {
+        tuple((s.key, s.value) for s in record.settings if s.key.startswith("reward."))
+        for record in records
+        if record.settings
+    }
+    if len(rewards) > 1:
+        yield "The reward settings differ: equal rewards do not mean the same."
+
+
+def differing(records: Sequence[RunRecord]) -> list[list[str]]:
+    """The settings that are not the same in all runs, each with its values."""
+    columns = [{each.key: each.value for each in record.settings} for record in records]
+    keys = dict.fromkeys(key for column in columns for key in column)
+    rows = [[key, *(column.get(key, UNSET) for column in columns)] for key in keys]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def changes(record: RunRecord) -> list[list[str]]:
+    """What the run changed, a row a setting."""
+    return [
+        [each.setting, value_text(each.old), value_text(each.new), f"{each.step:,}"]
+        for each in record.changes
+    ]
+
+
+def evaluations(record: RunRecord) -> list[list[str]]:
+    """Every evaluation with both errors."""
+
+    def share(line: object) -> str:
+        return cell(known(line), percent)
+
+    return [
+        [
+            str(int(line["step"])),
+            str(line.get("bench")),
+            str(line.get("k")),
+            share(line.get("avg_at_k")),
+            errors(line),
+            share(line.get("pass_at_k")),
+            share(line.get("maj_at_k")),
+            share(line.get("truncated")),
+            cell(known(line.get("length_mean")), tokens),
+        ]
+        for line in record.evals
+    ]
+
+
+def samples(found: StoredSamples | None) -> list[Sample]:
+    """The newest completions, coloured by credit weight."""
+    if found is None:
+        return []
+    return [
+        Sample(
+            completion=shown,
+            length=length,
+            outcome=outcome(shown, glyphs=UNICODE),
+            facts=(
+                f"reward {short(shown.reward)}, advantage {signed(shown.advantage)}, {length:,} "
+                f"tokens, effective fraction {fraction(shown.effective_fraction)}, right answer "
+                f"{shown.answer}"
+            ),
+            lines=list(token_lines(shown.tokens, vocab_size=found.inspection.vocab_size)),
+        )
+        for shown, length in zip(found.inspection.completions, found.lengths, strict=True)
+    ]
+
+
+def checkpoints(record: RunRecord) -> list[list[str]]:
+    """The checkpoints that are there, the newest first."""
+    return [
+        [f"step-{each.step:06d}", moment(each.written), size(each.size)]
+        for each in reversed(record.checkpoints)
+    ]
+
+
+def settings(record: RunRecord) -> list[tuple[str, list[list[str]]]]:
+    """All settings: what was given by hand first, then what differs from the defaults, the rest."""
+    groups: dict[str, list[list[str]]] = {
+        "Set by hand": [],
+        "Other than the defaults": [],
+        "Defaults": [],
+    }
+    by_hand, other, rest = groups.values()
+    for each in record.settings:
+        is_by_hand = each.source and not each.source.startswith("preset ")
+        is_changed = each.value != each.default
+        default = "" if each.default is None or not is_changed else each.default
+        row = [each.key, each.value, default, each.source or "default"]
+        (by_hand if is_by_hand else other if is_changed else rest).append(row)
+    return list(groups.items()) if record.settings else []
+
+
+def summary(run: RunSeries, name: str) -> tuple[str, ...]:
+    """The first, last, smallest and largest value of a metric."""
+    column = run.columns[name]
+    mean, low, high = (
+        [each for each in values if each is not None]
+        for values in (column.mean, column.low or column.mean, column.high or column.mean)
+    )
+    return tuple(map(short, (mean[0], mean[-1], min(low), max(high))))
