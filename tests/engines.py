@@ -107,4 +107,4 @@ def equal(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
 
 
 def sampler_of(engine: Engine) -> Any:
-    return engine._sampler
+    return engine.sampler

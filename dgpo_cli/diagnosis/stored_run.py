@@ -13,18 +13,19 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from dgpo_cli.algo.diagnosis import EXPLAINS, FIRST, LAST, Facts, Line, Unread, diagnose
+from dgpo_cli.codec import parsed
 from dgpo_cli.config.load import resolve
-from dgpo_cli.core.codec import parsed
-from dgpo_cli.core.errors import DataError
-from dgpo_cli.core.thinking import OPENER, after_thinking, ends_in_thought
-from dgpo_cli.core.types import Diagnosis, StepMetrics
-from dgpo_cli.diagnosis.diagnose import EXPLAINS, FIRST, LAST, Facts, Line, Unread, diagnose
-from dgpo_cli.engine.tolerance import logprob_tolerance
+from dgpo_cli.core.events import NOBODY, Diagnosed, Event, Observer, StepDone, tell
+from dgpo_cli.errors import DataError
 from dgpo_cli.prompts.settings import SumsPrompts
+from dgpo_cli.rewards.extract import extract
 from dgpo_cli.rewards.protocol import Extract
-from dgpo_cli.rewards.reading.extract import extract
-from dgpo_cli.runs.run_folder import RunFolder
-from dgpo_cli.runs.token_texts import TokenTexts
+from dgpo_cli.thinking import OPENER, after_thinking, ends_in_thought
+from dgpo_cli.types import Diagnosis, StepMetrics
+from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.workflows.token_texts import TokenTexts
+from dgpo_cli.workflows.tolerance import logprob_tolerance
 
 if TYPE_CHECKING:
     from dgpo_cli.config.settings import Settings
@@ -54,9 +55,15 @@ class Change:
 
 
 class Watch:
-    """The diagnoses of a run in progress; goes on from the metrics that are in its folder."""
+    """The diagnoses of a run in progress; goes on from the metrics that are in its folder.
 
-    def __init__(self, settings: Settings, *, folder: RunFolder) -> None:
+    An observer: after every step it tells what is wrong, and in a note what of that has changed.
+    """
+
+    def __init__(
+        self, settings: Settings, *, folder: RunFolder, observer: Observer = NOBODY
+    ) -> None:
+        self._observer = observer
         self._facts = facts_of(settings)
         self._folder = folder
         lines = folder.metric_ends(first=FIRST, last=LAST)
@@ -69,6 +76,13 @@ class Watch:
     def current(self) -> tuple[Diagnosis, ...]:
         """What is wrong now, or was within the last CLEAR_STEPS steps; the first matters most."""
         return tuple(self._seen.values())
+
+    def on(self, event: Event) -> None:
+        """Take up a finished step, and tell."""
+        if isinstance(event, StepDone):
+            for note in self.add(event.step, event.metrics).notes:
+                tell(self._observer, note)
+            self._observer.on(Diagnosed(event.step, self.current))
 
     def add(self, step: int, metrics: StepMetrics) -> Change:
         """Take up the metrics of a finished step."""

@@ -61,7 +61,7 @@ class Engine:
         self.optimizer = optimizer
         self.policy_version = 0
         self.noise_floor: float | None = None
-        self._sampler = sampler
+        self.sampler = sampler
         self._grader = grader
         self.observer = observer
         self._watch = Stopwatch(_settle(policy))
@@ -72,7 +72,7 @@ class Engine:
         return Engine(
             settings,
             policy=self.policy,
-            sampler=self._sampler,
+            sampler=self.sampler,
             grader=grader,
             observer=self.observer,
         )
@@ -80,8 +80,8 @@ class Engine:
     def resume_at(self, *, policy_version: int) -> None:
         """Go on counting from a checkpoint's updates."""
         self.policy_version = policy_version
-        if self._sampler is not None:
-            self._sampler.sync(policy_version=policy_version)
+        if self.sampler is not None:
+            self.sampler.sync(policy_version=policy_version)
 
     def prompt_length(self, prompt: Prompt) -> int:
         """Return how many tokens the prompt has under the policy's template."""
@@ -106,10 +106,10 @@ class Engine:
 
     def sample(self, prompts: Sequence[Prompt], *, seeds: Sequence[Sequence[int]]) -> list[Group]:
         """Sample len(seeds[i]) completions of prompt i from the current policy."""
-        assert self._sampler is not None
+        assert self.sampler is not None
         with self._watch.phase("sample"):
             encoded = [self.encode(prompt) for prompt in prompts]
-            sampled = self._sampler.sample(
+            sampled = self.sampler.sample(
                 encoded,
                 seeds=seeds,
                 params=SamplingParams.of(self.settings.rollout),
@@ -284,11 +284,11 @@ class Engine:
 
     def sync(self) -> None:
         """Hand the policy's weights to the sampler."""
-        if self._sampler is not None:
+        if self.sampler is not None:
             # One that samples with the policy itself has nothing to take over.
-            name = "sync" if isinstance(self._sampler, RemoteSampler) else "update"
+            name = "sync" if isinstance(self.sampler, RemoteSampler) else "update"
             with self._watch.phase(name):
-                self._sampler.sync(policy_version=self.policy_version)
+                self.sampler.sync(policy_version=self.policy_version)
 
     def metrics(
         self,

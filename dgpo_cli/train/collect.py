@@ -215,7 +215,6 @@ def starting_collector(
     *,
     checkpoint: Path | None,
     found: Sequence[Difference],
-    observer: Observer,
 ) -> Collector:
     """Return a collector at the start of the prompts, or where a checkpoint stands in them.
 
@@ -226,7 +225,7 @@ def starting_collector(
         CheckpointError: the checkpoint cannot be read.
     """
     if checkpoint is None:
-        return Collector(engine, stream, position=Position(), observer=observer)
+        return Collector(engine, stream, position=Position(), observer=engine.observer)
     state, data = load_state(checkpoint), stream.digest()
     # Checkpoints of earlier versions have neither draws nor data.
     if state.draws is not None and state.data != data:
@@ -245,7 +244,7 @@ def starting_collector(
         position=position,
         carried=carried,
         stale=is_stale(found),
-        observer=observer,
+        observer=engine.observer,
     )
 
 

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from dgpo_cli.core.events import Observer, tell
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruptible(Protocol):
+    """What is interrupted."""
+
+    observer: Observer
+
+    def wait_no_more(self) -> None:
+        """Called in the first signal's handler: it may take no lock."""
+        ...
+
+    def stopped_at_once(self) -> str:
+        """Return the last line for a run that the second signal ends."""
+        ...
 
 
 class Interrupt:
@@ -19,18 +32,8 @@ class Interrupt:
     Outside the main thread, where Python delivers no signals, it does nothing.
     """
 
-    def __init__(
-        self,
-        observer: Observer,
-        *,
-        at_once: Callable[[], str],
-        on_first: Callable[[], None] = lambda: None,
-    ) -> None:
-        """at_once: gives the last line for a run that the second signal ends. on_first: told of
-        the first one, in the signal's handler: it may take no lock."""
-        self._observer = observer
-        self._at_once = at_once
-        self._on_first = on_first
+    def __init__(self, run: Interruptible) -> None:
+        self._run = run
         self._caught: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -57,17 +60,17 @@ class Interrupt:
         """End the process as the signal would have; `told` is the last line for the user."""
         if self._caught == signal.SIGINT:
             raise KeyboardInterrupt(told)
-        tell(self._observer, told)
+        tell(self._run.observer, told)
         raise SystemExit(128 + (self._caught or 0))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self.requested
         self._caught = number
         if again:
-            self.end(self._at_once())
-        self._on_first()
+            self.end(self._run.stopped_at_once())
+        self._run.wait_no_more()
         tell(
-            self._observer,
+            self._run.observer,
             "stopping with a checkpoint after this step; a second signal stops at once, "
             "without one",
         )

@@ -211,10 +211,8 @@ def starting_pipeline(
     engine: Engine,
     collector: Collector,
     *,
-    sampler: Sampler,
     checkpoint: Path | None,
     found: Sequence[Difference],
-    observer: Observer,
 ) -> Pipeline:
     """Return the pipeline of a run at its start, or with what a checkpoint keeps for its next step.
 
@@ -225,8 +223,8 @@ def starting_pipeline(
     """
     ahead = None
     if engine.settings.rollout.overlap:
-        assert isinstance(sampler, RemoteSampler)
-        ahead = sampler
+        assert isinstance(engine.sampler, RemoteSampler)
+        ahead = engine.sampler
     return Pipeline(
         engine,
         collector,
@@ -234,7 +232,7 @@ def starting_pipeline(
         total=engine.settings.train.steps,
         waiting=None if checkpoint is None else read_waiting(checkpoint),
         stale=is_stale(found),
-        observer=observer,
+        observer=engine.observer,
     )
 
 

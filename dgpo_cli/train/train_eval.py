@@ -7,7 +7,6 @@ seeds of its own, so that a run with evaluations learns what the run without the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -19,21 +18,22 @@ from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.protocols import SETTINGS, Protocol, load_protocol
 from dgpo_cli.core.events import Evaluated, Observer, tell
-from dgpo_cli.core.types import Evaluation
-from dgpo_cli.evals.card import build_card
-from dgpo_cli.evals.eval_folder import EvalFolder
-from dgpo_cli.evals.evaluate import encode_all, fill, load
-from dgpo_cli.evals.request import EvalRequest, Save
-from dgpo_cli.evals.tally import report_of
 from dgpo_cli.prompts.benchmarks import Benchmark, protocol_of
 from dgpo_cli.rewards.grader import Grader
-from dgpo_cli.runs.history import changes_behind
-from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.types import Evaluation
+from dgpo_cli.workflows.card import build_card
+from dgpo_cli.workflows.eval_folder import EvalFolder
+from dgpo_cli.workflows.evaluate import encode_all, fill, load
+from dgpo_cli.workflows.history import changes_behind
+from dgpo_cli.workflows.interrupt import Interrupt
+from dgpo_cli.workflows.request import EvalRequest, Save
+from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.workflows.tally import report_of
 
 if TYPE_CHECKING:
     from dgpo_cli.config.settings import EvalSettings
-    from dgpo_cli.engine.engine import Engine
-    from dgpo_cli.policy.policy import Policy
+    from dgpo_cli.engine import Engine
+    from dgpo_cli.models.policy import Policy
 
 _EDGE = 64  # numbers at the head and the tail of a weight that its fingerprint takes
 
@@ -102,11 +102,11 @@ class RunEvaluations:
         wanted = step % self._own.every == 0 or step == self._total
         return wanted and not any(line["step"] == step for line in self._folder.read_evals())
 
-    def run(self, engine: Engine, *, step: int, should_stop: Callable[[], bool]) -> None:
+    def run(self, engine: Engine, *, step: int, interrupt: Interrupt) -> None:
         """Evaluate the policy of a training engine after `step` steps.
 
-        What was drawn before the run was killed is taken as it is. Where `should_stop` turns
-        true between two batches, the evaluation is left for the next start of the run.
+        What was drawn before the run was killed is taken as it is. After an interrupt between two
+        batches the evaluation is left for the next start of the run.
 
         Raises:
             DataError: a problem is longer than prompts.max_prompt_tokens.
@@ -138,7 +138,7 @@ class RunEvaluations:
                 folder=target,
                 grader=self._grader,
                 observer=self._observer,
-                should_stop=should_stop,
+                should_stop=lambda: interrupt.requested,
                 redraw=f"evaluating again after step {step}",
             )
             if len(samples) < self._own.k * len(self._benchmark.prompts):

@@ -183,7 +183,7 @@ def test_handing_weights_over_is_a_phase_of_its_own(policy: Policy) -> None:
         def cancel(self) -> None: ...
 
     engine = make_engine(policy)
-    engine._sampler = Elsewhere()
+    engine.sampler = Elsewhere()
     engine.update(engine.make_batch(rollout(engine)), step=0)
     engine.sync()
     times = engine.take_times()

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dgpo_cli.policy.load import load_model
-from dgpo_cli.policy.settings import ModelSettings
+from dgpo_cli.models.load import load_model
+from dgpo_cli.models.settings import ModelSettings
 from tests.cli.helpers import in_process as dgpo
 from tests.slow.test_smollm2 import json_lines, smollm2  # noqa: F401 (a fixture)
 
@@ -58,12 +58,11 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:  # noqa: F811
-    import dgpo_cli.train.train as train
-    from tests.policy.adapters import packed_bytes
+    from tests.models.adapters import packed_bytes
 
     out = tmp_path_factory.mktemp("qlora") / "run"
     held: list[tuple[Any, dict[str, torch.Tensor]]] = []
-    load_policy = train.load_policy
+    load_policy = start.load_policy
 
     def watched(*arguments: Any, **others: Any) -> Any:
         policy = load_policy(*arguments, **others)
@@ -71,7 +70,7 @@ def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fin
         return policy
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load_policy", watched)
+        patch.setattr(start, "load_policy", watched)
         overrides = [f"--set={s}" for s in (f"model.path={smollm2}", *SETTINGS)]
         result = dgpo(
             *("train", "--preset", "smollm2-lora", "--steps", str(STEPS), "--out", str(out)),
@@ -98,7 +97,7 @@ def test_three_steps_have_a_finite_loss_and_move_the_adapter(run: Finished) -> N
 
 
 def test_the_base_is_packed_and_not_a_byte_of_it_has_changed(run: Finished) -> None:
-    from tests.policy.adapters import packed_bytes
+    from tests.models.adapters import packed_bytes
 
     after = packed_bytes(run.policy)
     assert after.keys() == run.before.keys()

@@ -10,16 +10,15 @@ import pytest
 import torch
 
 from dgpo_cli.config.load import resolve
-from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY, Evaluated
-from dgpo_cli.core.types import Card
-from dgpo_cli.evals import evaluate
-from dgpo_cli.evals.request import EvalRequest
-from dgpo_cli.runs.run_folder import RunFolder
-from dgpo_cli.train import train, train_eval
-from tests.evals.evaluations import problems, stored
+from dgpo_cli.errors import ConfigError
+from dgpo_cli.types import Card
+from dgpo_cli.workflows import evaluate, interrupt, start, train, train_eval
+from dgpo_cli.workflows.request import EvalRequest
+from dgpo_cli.workflows.run_folder import RunFolder
 from tests.recorder import Recorder
-from tests.train.test_train import SMALL, numbers, run_tiny, weights
+from tests.workflows.evaluations import problems, stored
+from tests.workflows.test_train import SMALL, numbers, run_tiny, weights
 
 EVERY = ("eval.every=2", "eval.k=3")
 
@@ -90,9 +89,9 @@ def test_an_evaluation_that_was_cut_short_goes_on_where_it_stopped(
         return asked[0] > 2
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Interrupt, "requested", property(third))
+        patch.setattr(interrupt.Interrupt, "requested", property(third))
         patch.setattr(
-            train.Interrupt, "end", lambda self, told: (_ for _ in ()).throw(SystemExit(130))
+            interrupt.Interrupt, "end", lambda self, told: (_ for _ in ()).throw(SystemExit(130))
         )
         with pytest.raises(SystemExit):
             run_tiny(out, *more, steps=2)
@@ -162,7 +161,7 @@ def test_without_a_protocol_the_run_is_evaluated_as_it_samples() -> None:
 def test_an_unknown_benchmark_ends_the_run_before_a_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "load_policy", None)
+    monkeypatch.setattr(start, "load_policy", None)
     with pytest.raises(ConfigError, match="sumz: no such benchmark"):
         run_tiny(tmp_path / "run", *EVERY, "eval.bench=sumz")
 

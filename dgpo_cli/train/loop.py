@@ -1,0 +1,72 @@
+"""The training loop, from top to bottom.
+
+A step samples, scores, makes a batch, updates, hands the weights over, records, checkpoints and
+evaluates. What is written here (metrics, rollouts, checkpoints, evaluations) is the run: where it
+cannot be written the run ends, and in this order, so that a checkpoint never counts on a line that
+is not there. Whoever only listens is an observer: it may fail, and the run goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from dgpo_cli.core.events import Sampled, StepDone
+
+if TYPE_CHECKING:
+    from dgpo_cli.workflows.state import TrainingRun
+
+
+def train(run: TrainingRun) -> None:
+    """Take the steps that are left, or those until the user interrupts.
+
+    The weights are evaluated before the first step, and after a step when its checkpoint, if
+    there is one, is written.
+
+    Raises:
+        NonFiniteError: three steps in a row were not finite.
+        KeyboardInterrupt, SystemExit: the user interrupted; what is trained is in a checkpoint.
+    """
+    engine, folder, settings = run.engine, run.folder, run.settings.train
+    run.evaluate()
+    while run.step < settings.steps:
+        number, started = run.step + 1, time.perf_counter()
+
+        # Sample and score. With rollout.overlap this batch is waiting, and the next one is begun.
+        with run.keeping_what_is_trained():
+            drawn = run.batches.begin(number)
+        run.observer.on(Sampled(number, tuple(drawn.sampled)))
+
+        # Make a batch: statistics and credit of every token, and the gradient of a first update.
+        # What is written down is looked at: there the distance of every completion is wanted.
+        shown = number in (1, settings.steps) or number % settings.rollouts_every == 0
+        noise = engine.measure_noise(drawn.groups, number=number)
+        batch = engine.make_batch(drawn.groups, every_distance=shown, carried=drawn.old_logprobs)
+        metrics = engine.metrics(drawn.groups, batch=batch, sampled=drawn.sampled)
+        metrics |= drawn.metrics | noise
+        run.say_how_credit_is(number, metrics)
+
+        # Update.
+        metrics |= engine.update(batch, step=run.step)
+        run.finish_step(metrics, drawn.groups, batch, shown=shown)
+
+        # Hand the weights over: from here on they are sampled from.
+        with run.keeping_what_is_trained(metrics):
+            metrics |= run.batches.end()
+
+        # Record.
+        metrics |= engine.take_times()
+        metrics["time/step_s"] = time.perf_counter() - started
+        metrics["throughput/tokens_per_s"] = metrics["completion/tokens"] / metrics["time/step_s"]
+        folder.write_metrics(number, metrics)
+        run.observer.on(StepDone(number, metrics))
+        run.end_after_bad_steps()
+
+        # Checkpoint.
+        if number % settings.checkpoint_every == 0 or number == settings.steps:
+            run.checkpoint()
+        if run.interrupt.requested and number < settings.steps:
+            run.stop(f"at step {number}")
+
+        # Evaluate.
+        run.evaluate()

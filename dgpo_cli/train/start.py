@@ -1,0 +1,151 @@
+"""Puts a run together: its parts from the settings, and its state as a checkpoint has it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from dgpo_cli.config.dump import dump_toml
+from dgpo_cli.config.settings import Settings
+from dgpo_cli.core import io
+from dgpo_cli.core.events import Ended, Observer, Observers, tell
+from dgpo_cli.engine import Engine
+from dgpo_cli.models.checkpoint import load_state, load_trainer
+from dgpo_cli.models.optimizers import build_optimizer
+from dgpo_cli.models.policy import load_policy
+from dgpo_cli.rewards.grader import Grader
+from dgpo_cli.schema import Change
+from dgpo_cli.workflows.collect import starting_collector
+from dgpo_cli.workflows.data import open_training_prompts
+from dgpo_cli.workflows.health import Watch
+from dgpo_cli.workflows.history import record_changes
+from dgpo_cli.workflows.overlap import starting_pipeline
+from dgpo_cli.workflows.request import Save
+from dgpo_cli.workflows.resume import Standing
+from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.workflows.setup import make_sampler, seed_everything, set_threads
+from dgpo_cli.workflows.state import TrainingRun
+from dgpo_cli.workflows.tracking import Tracking
+from dgpo_cli.workflows.train_eval import RunEvaluations
+
+
+@contextmanager
+def started(
+    standing: Standing,
+    *,
+    folder: RunFolder,
+    checkpoint: Path | None,
+    save_eval: Save,
+    observers: Observers,
+) -> Iterator[TrainingRun]:
+    """Open a run at its start, or where a checkpoint stands; tell how it ended when it is over."""
+    settings = standing.resolved.settings
+    evaluations = None
+    if settings.eval.every:  # its benchmark is loaded before anything large is
+        evaluations = RunEvaluations(
+            standing.resolved, folder=folder, save=save_eval, observer=observers
+        )
+    set_threads(settings.train.threads)
+    seed_everything(settings.seed)
+    grader = Grader(settings.reward, observer=observers)
+    engine = _engine(settings, checkpoint=checkpoint, grader=grader, observer=observers)
+    prompts = open_training_prompts(
+        settings, prompt_length=engine.prompt_length, observer=observers
+    )
+    found = standing.found
+    collector = starting_collector(engine, prompts, checkpoint=checkpoint, found=found)
+    run = TrainingRun(
+        engine,
+        folder=folder,
+        collector=collector,
+        batches=starting_pipeline(engine, collector, checkpoint=checkpoint, found=found),
+        evaluations=evaluations,
+        observer=observers,
+    )
+    _take_up(run, standing=standing, checkpoint=checkpoint)
+    # The grader is closed before the batches: what is being scored ahead ends then.
+    with run.batches, grader, evaluations or nullcontext(), run.interrupt, _end_of(observers):
+        observers.add(Watch(settings, folder=folder, observer=observers))
+        observers.add(Tracking(standing.resolved, folder=folder, step=run.step, observer=observers))
+        yield run
+
+
+def _engine(
+    settings: Settings, *, checkpoint: Path | None, grader: Grader, observer: Observer
+) -> Engine:
+    policy = load_policy(
+        settings.model,
+        adapter=settings.adapter,
+        seed=settings.seed,
+        with_reference=settings.credit.needs_reference,
+        checkpoint=checkpoint,
+    )
+    optim = settings.optim
+    sampler = make_sampler(settings, policy=policy)
+    optimizer = build_optimizer(
+        policy,
+        kind=optim.kind,
+        lr=optim.lr,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+    )
+    return Engine(
+        settings,
+        policy=policy,
+        sampler=sampler,
+        grader=grader,
+        optimizer=optimizer,
+        observer=observer,
+    )
+
+
+def _take_up(run: TrainingRun, *, standing: Standing, checkpoint: Path | None) -> None:
+    """Take up the state of a checkpoint, and write what a run starts with."""
+    engine, folder, found = run.engine, run.folder, standing.found
+    _describe(engine, observer=run.observer)
+    if checkpoint is not None:
+        assert engine.optimizer is not None
+        state = load_state(checkpoint)
+        load_trainer(checkpoint, optimizer=engine.optimizer)
+        run.step, run.bad_streak = state.step, state.bad_streak
+        engine.resume_at(policy_version=state.policy_version)
+        if not any(each.learnt and each.setting.startswith("model.") for each in found):
+            engine.noise_floor = state.noise_floor  # else measured again
+        tell(run.observer, f"resumed from {checkpoint} at step {state.step}")
+    # An evaluation of the weights at the start counts only if the settings are still its own.
+    anew = checkpoint is None and any(each.change != Change.FREE for each in found)
+    for note in folder.forget_after(-1 if anew else run.step):
+        tell(run.observer, note)
+    record_changes(folder.path, step=run.step, found=found, resolved=standing.resolved)
+    io.write(folder.settings_file, dump_toml(standing.resolved))
+    shutil.rmtree(folder.tokenizer_dir, ignore_errors=True)
+    with io.atomic_folder(folder.tokenizer_dir) as target:
+        engine.policy.tokenizer.save_pretrained(str(target))
+
+
+def _describe(engine: Engine, *, observer: Observer) -> None:
+    """Tell what is trained, and on which device."""
+    policy = engine.policy
+    counts, packed = policy.parameter_counts(), policy.packed_count()
+    in_4_bits = f" ({packed:,} in 4 bits)" if packed else ""
+    for note in policy.notes:
+        tell(observer, note)
+    tell(
+        observer,
+        f"{engine.settings.model.path}: {counts['held']:,} parameters held{in_4_bits}, "
+        f"{counts['trained']:,} trained, on {policy.device}",
+    )
+
+
+@contextmanager
+def _end_of(observer: Observer) -> Iterator[None]:
+    """Tell how what is inside ended, however it did."""
+    try:
+        yield
+    except BaseException as error:
+        observer.on(Ended("failed" if isinstance(error, Exception) else "stopped"))
+        raise
+    observer.on(Ended("done"))

@@ -1,0 +1,162 @@
+"""A run in progress: its parts, how far it is, and what it does not end without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from dgpo_cli.algo.health import CreditHealth, TauHealth
+from dgpo_cli.backends.base import RemoteSampler
+from dgpo_cli.core.events import Checkpointed, Observer, tell
+from dgpo_cli.engine import Engine
+from dgpo_cli.errors import CalledOff, CheckpointError, DgpoError, NonFiniteError
+from dgpo_cli.models.checkpoint import save_checkpoint
+from dgpo_cli.types import Batch, ScoredGroup, StepMetrics
+from dgpo_cli.workflows.collect import Collector
+from dgpo_cli.workflows.interrupt import Interrupt
+from dgpo_cli.workflows.overlap import Pipeline
+from dgpo_cli.workflows.rollouts import training_lines, write_lines
+from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.workflows.train_eval import RunEvaluations
+
+MAX_BAD_STEPS = 3
+
+
+class TrainingRun:
+    """What the loop works on. step: steps that are finished; trained: those of this process."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        folder: RunFolder,
+        batches: Pipeline,
+        collector: Collector,
+        evaluations: RunEvaluations | None,
+        observer: Observer,
+    ) -> None:
+        self.engine, self.settings = engine, engine.settings
+        self.folder, self.observer = folder, observer
+        self.batches, self.evaluations = batches, evaluations
+        self.interrupt = Interrupt(self)
+        self.step = self.trained = 0
+        self.bad_streak = 0
+        self._collector = collector
+        self._health = CreditHealth(), TauHealth(self.settings.credit)
+
+    def wait_no_more(self) -> None:
+        """Wait for no server from now on; a signal's handler may call this."""
+        if isinstance(self.engine.sampler, RemoteSampler):
+            self.engine.sampler.wait_no_more()
+
+    def say_how_credit_is(self, number: int, metrics: StepMetrics) -> None:
+        """Say once where the credit of step `number` is GRPO's, or its tau is held up."""
+        for health in self._health:
+            said = health.line(metrics, noise_floor=self.engine.noise_floor)
+            if said is not None:
+                tell(self.observer, f"step {number}: {said}")
+
+    def finish_step(
+        self, metrics: StepMetrics, groups: Sequence[ScoredGroup], batch: Batch, *, shown: bool
+    ) -> None:
+        """Count a step that was trained; write its rollouts if `shown`, or if it was not finite."""
+        number = self.step + 1
+        self.bad_streak = self.bad_streak + 1 if metrics["optim/skipped_nonfinite"] else 0
+        if self.bad_streak:
+            path = self.folder.bad_batches_dir / f"step-{number:06d}.jsonl"
+            self._write_rollouts(path, groups, batch)
+            tell(
+                self.observer,
+                f"step {number}: loss or gradient is not finite; the weights are as they were, "
+                f"the batch is in {path}",
+            )
+        if shown:
+            self._write_rollouts(self.folder.rollout_file(number), groups, batch)
+        self.step, self.trained = number, self.trained + 1
+
+    def end_after_bad_steps(self) -> None:
+        """Raises NonFiniteError after several steps in a row that were not finite."""
+        if self.bad_streak >= MAX_BAD_STEPS:
+            raise NonFiniteError(
+                f"loss or gradient was not finite in {MAX_BAD_STEPS} steps in a row, the last is "
+                f"step {self.step}; the weights were not touched by them. The batches are in "
+                f"{self.folder.bad_batches_dir}; a lower optim.lr is the usual cure"
+            )
+
+    def evaluate(self) -> None:
+        """Evaluate the weights if it is time to. An interrupt ends the run between two batches."""
+        if self.evaluations is None or not self.evaluations.due(self.step):
+            return
+        with self.keeping_what_is_trained():
+            self.evaluations.run(self.engine, step=self.step, interrupt=self.interrupt)
+        if self.interrupt.requested:
+            self.stop(f"while evaluating after step {self.step}")
+
+    def checkpoint(self) -> None:
+        """Write the checkpoint after the last step, if it is not there; delete those before."""
+        assert self.engine.optimizer is not None
+        target = self.folder.checkpoint_dir(self.step)
+        if not target.exists():
+            self.folder.sync()
+            save_checkpoint(
+                target,
+                policy=self.engine.policy,
+                optimizer=self.engine.optimizer,
+                state=self._collector.state(step=self.step, bad_streak=self.bad_streak),
+                texts=self.batches.texts(),
+            )
+            self.observer.on(Checkpointed(self.step, target))
+        self.folder.prune_checkpoints(keep=self.settings.train.keep_checkpoints)
+
+    @contextmanager
+    def keeping_what_is_trained(self, metrics: StepMetrics | None = None) -> Iterator[None]:
+        """Write a checkpoint of the last step before a failure inside ends the run.
+
+        What fails is sampling, scoring or handing over weights: the policy's are whole.
+
+        metrics: of the last step, where they are not written down yet.
+        """
+        try:
+            yield
+        except DgpoError as failure:
+            if metrics is not None:
+                self.folder.write_metrics(self.step, metrics)
+            if self.step > 0:
+                try:
+                    self.checkpoint()
+                except CheckpointError as error:  # the first failure is the one to tell
+                    tell(self.observer, str(error))
+                else:
+                    if isinstance(failure, CalledOff):
+                        raise
+                    tell(
+                        self.observer,
+                        f"trained up to step {self.step}; checkpoint "
+                        f"{self.folder.checkpoint_dir(self.step)}; the same command continues",
+                    )
+            raise
+
+    def stop(self, where: str) -> None:
+        """End the process as the user's signal would, with a checkpoint of what is trained."""
+        saved = ""
+        if self.step > 0:
+            self.checkpoint()
+            saved = f"checkpoint {self.folder.checkpoint_dir(self.step)}; "
+        self.interrupt.end(f"stopped {where}; {saved}the same command continues")
+
+    def stopped_at_once(self) -> str:
+        """The last line of a run that was interrupted twice."""
+        checkpoints = self.folder.checkpoints()
+        goes_on = f"continues from {checkpoints[-1]}" if checkpoints else "starts anew"
+        return f"stopped at once in step {self.step + 1}; the same command {goes_on}"
+
+    def _write_rollouts(self, path: Path, groups: Sequence[ScoredGroup], batch: Batch) -> None:
+        lines = training_lines(
+            groups,
+            batch,
+            temperature=self.settings.rollout.temperature,
+            credit=self.settings.credit.model_dump(mode="json"),
+            vocab_size=self.engine.policy.vocab_size,
+        )
+        write_lines(path, lines)
