@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
 
 import typer
 
@@ -25,20 +28,52 @@ def take_debug(arguments: list[str]) -> tuple[list[str], bool]:
     return [*rest, *arguments[end:]], len(rest) < end
 
 
-def guarded(command: Callable[[], object], *, debug: bool) -> int:
-    """Run a command and return the exit code of the process."""
+class Guard:
+    """Tells the user how a command ended; use it as a context, and then its exit code.
+
+    result: what typer returned: the code of an early exit, which it also makes of a Ctrl-C.
+    """
+
+    def __init__(self, *, debug: bool) -> None:
+        self.result: object = None
+        self.code = FAILED
+        self._debug = debug
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if error is None:
+            try:
+                console.flush()
+            except Exception as found:
+                error = found
+        if error is None:
+            code = self.result if isinstance(self.result, int) else 0
+            self.code = _explain(Interrupted()) if code == INTERRUPTED else code
+        elif isinstance(error, KeyboardInterrupt):
+            self.code = _explain(Interrupted(str(error)))
+        elif isinstance(error, Exception):
+            if self._debug and not isinstance(error, (BrokenPipeError, Interrupted)):
+                console.show_traceback(error)
+            self.code = _explain(error)
+        else:
+            return False
+        return True
+
+
+@contextmanager
+def last_words() -> Iterator[None]:
+    """Keep what a KeyboardInterrupt says: typer would drop it."""
     try:
-        result = command()
-        console.flush()
+        yield
     except KeyboardInterrupt as stop:
-        return _explain(Interrupted(str(stop)))
-    except Exception as error:
-        if debug and not isinstance(error, (BrokenPipeError, Interrupted)):
-            console.show_traceback(error)
-        return _explain(error)
-    # Typer returns the code of an early exit, and makes one of a Ctrl-C outside of any command.
-    code = result if isinstance(result, int) else 0
-    return _explain(Interrupted()) if code == INTERRUPTED else code
+        raise Interrupted(str(stop)) from stop
 
 
 def _explain(error: Exception) -> int:

@@ -11,13 +11,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dgpo_cli import __version__
-from dgpo_cli.cli import completion
+from dgpo_cli.cli import completion, console
 from dgpo_cli.cli.check import check
 from dgpo_cli.cli.commands import Command, Group
 from dgpo_cli.cli.compare import compare
 from dgpo_cli.cli.doctor import doctor
 from dgpo_cli.cli.eval import evaluate
-from dgpo_cli.cli.guard import INTERRUPTED, guarded, take_debug
+from dgpo_cli.cli.guard import INTERRUPTED, Guard, take_debug
 from dgpo_cli.cli.inspect import inspect
 from dgpo_cli.cli.merge import merge
 from dgpo_cli.cli.plan import plan
@@ -28,8 +28,6 @@ from dgpo_cli.cli.rollout import rollout
 from dgpo_cli.cli.serve import serve
 from dgpo_cli.cli.settings import preset_app, settings
 from dgpo_cli.cli.train import train
-from dgpo_cli.core.errors import Interrupted
-from dgpo_cli.ui import console
 
 # OpenMP threads wait for each other by spinning. As long as libgomp spins by default, a second
 # program on the same cores makes a step of a small model ten times slower; this long costs an idle
@@ -38,14 +36,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
 class Root(Group):
-    """The group of all commands; runs them under `guarded` and takes --debug anywhere."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; typer would drop what a KeyboardInterrupt says."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as stop:
-            raise Interrupted(str(stop)) from stop
+    """The group of all commands; runs them under a Guard and takes --debug anywhere."""
 
     def main(
         self,
@@ -60,9 +51,8 @@ class Root(Group):
         console.tolerate_encodings()
         completion.prepare()
         arguments, debug = take_debug(list(sys.argv[1:] if args is None else args))
-
-        def command() -> object:
-            return super(Root, self).main(
+        with Guard(debug=debug) as guard:
+            guard.result = super().main(
                 arguments or ["--help"],
                 prog_name or "dgpo",
                 complete_var,
@@ -70,8 +60,7 @@ class Root(Group):
                 windows_expand_args,
                 **extra,
             )
-
-        sys.exit(guarded(command, debug=debug))
+        sys.exit(guard.code)
 
 
 app = typer.Typer(

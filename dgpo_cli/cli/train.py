@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dgpo_cli.cli import options
+from dgpo_cli.cli import console, options
+from dgpo_cli.cli.guard import last_words
 from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
-from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY
 from dgpo_cli.core.numbers import decimal
-from dgpo_cli.ui import console
+from dgpo_cli.errors import ConfigError
 
 if TYPE_CHECKING:
+    from dgpo_cli.cli.bars import Bars
+    from dgpo_cli.cli.live import Panel
     from dgpo_cli.config.load import Resolved
     from dgpo_cli.config.settings import Settings
-    from dgpo_cli.live.bars import Bars
-    from dgpo_cli.live.live import Panel
-    from dgpo_cli.train.resume import Resume as Resuming
-    from dgpo_cli.train.train import TrainResult
+    from dgpo_cli.workflows.resume import Resume as Resuming
+    from dgpo_cli.workflows.train import TrainResult
 
 Out = Annotated[
     Path | None,
@@ -118,13 +118,25 @@ def train(
         raise ConfigError("--allow-change: needs --out with the folder of the run to continue")
     if out is None:
         out = Path("runs") / _run_name(resolved, preset=preset, config=config)
-    _run(
-        resolved,
-        out=out,
-        resume=how,
-        allow_change=allow_change,
-        view=view,
-    )
+    options.announce(resolved.settings.prompts)
+    # Before the hub is asked for a model that may not be the run's.
+    if _nothing_to_draw(resolved, out=out, resume=how, allow_change=allow_change):
+        view = "lines"
+    else:
+        options.reach(resolved.settings.model)
+    from dgpo_cli.cli import scores
+    from dgpo_cli.workflows import train as workflow
+
+    with last_words(), _view(view, out=out, settings=resolved.settings, resume=how) as shown:
+        result = workflow.run(
+            resolved,
+            out=out,
+            resume=how,
+            allow_change=allow_change,
+            observer=shown,
+            save_eval=scores.save,
+        )
+    _summarise(result, bench=resolved.settings.eval.bench)
 
 
 def _run_name(resolved: Resolved, *, preset: str | None, config: Path | None) -> str:
@@ -159,34 +171,10 @@ def parse_resume(text: str) -> Resuming:
     )
 
 
-def _run(
-    resolved: Resolved,
-    *,
-    out: Path,
-    resume: Resuming,
-    allow_change: bool,
-    view: Literal["auto", "panel", "lines"],
-) -> None:
-    options.announce(resolved.settings.prompts)
-    # Before the hub is asked for a model that may not be the run's.
-    if _nothing_to_draw(resolved, out=out, resume=resume, allow_change=allow_change):
-        view = "lines"
-    else:
-        options.reach(resolved.settings.model)
-    from dgpo_cli.cli import scores
-    from dgpo_cli.live.evalline import summary
-    from dgpo_cli.train import train as workflow
+def _summarise(result: TrainResult, *, bench: str) -> None:
+    """Print where the run is now, and what to do next."""
+    from dgpo_cli.cli.evalline import summary
 
-    chosen = _view(view, out=out, settings=resolved.settings, resume=resume)
-    with chosen as shown:
-        result = workflow.run(
-            resolved,
-            out=out,
-            resume=resume,
-            allow_change=allow_change,
-            observer=shown,
-            save_eval=scores.save,
-        )
     console.say(_ended(result))
     if (told := summary(result.curve)) is not None:
         console.say(f"eval        {told}")
@@ -195,7 +183,7 @@ def _run(
     console.suggest(
         ["report", result.out],
         ["inspect", result.out],
-        ["eval", "--bench", resolved.settings.eval.bench, "--run", result.out],
+        ["eval", "--bench", bench, "--run", result.out],
     )
 
 
@@ -203,8 +191,8 @@ def _nothing_to_draw(
     resolved: Resolved, *, out: Path, resume: Resuming, allow_change: bool
 ) -> bool:
     """Whether all steps are done. Raises what refuses the run, before a view is opened."""
-    from dgpo_cli.runs.run_folder import RunFolder
-    from dgpo_cli.train.resume import look
+    from dgpo_cli.workflows.resume import look
+    from dgpo_cli.workflows.run_folder import RunFolder
 
     folder = RunFolder(out)
     if not folder.settings_file.exists():  # a new run
@@ -230,9 +218,9 @@ def _view(
     Raises:
         ConfigError: the panel was asked for where it cannot be drawn.
     """
-    from dgpo_cli.live.bars import Bars
-    from dgpo_cli.live.live import LEAST_COLUMNS, LEAST_ROWS, Panel
-    from dgpo_cli.runs.run_folder import RunFolder, step_of
+    from dgpo_cli.cli.bars import Bars
+    from dgpo_cli.cli.live import LEAST_COLUMNS, LEAST_ROWS, Panel
+    from dgpo_cli.workflows.run_folder import RunFolder, step_of
 
     if kind == "panel" and not console.can_animate():
         raise ConfigError(

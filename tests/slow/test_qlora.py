@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from dgpo_cli.models.load import load_model
 from dgpo_cli.models.settings import ModelSettings
+from dgpo_cli.workflows import start
 from tests.cli.helpers import in_process as dgpo
 from tests.slow.test_smollm2 import json_lines, smollm2  # noqa: F401 (a fixture)
 
