@@ -131,10 +131,10 @@ def test_the_next_batch_is_sampled_while_this_one_trains(
     """Each sample ahead ends only after the update beside it was computed: one that was not
     beside it would wait in vain."""
     updated = [threading.Event() for _ in range(5)]
-    real = Engine.step
+    real = Engine.update
 
-    def step(self: Engine, batch: Any, *, step: int, sync: bool = True) -> StepMetrics:
-        found = real(self, batch, step=step, sync=sync)
+    def update(self: Engine, batch: Any, *, step: int) -> StepMetrics:
+        found = real(self, batch, step=step)
         updated[step].set()
         return found
 
@@ -142,7 +142,7 @@ def test_the_next_batch_is_sampled_while_this_one_trains(
         if number > 1:
             assert updated[number - 2].wait(LIMIT_S)
 
-    monkeypatch.setattr(Engine, "step", step)
+    monkeypatch.setattr(Engine, "update", update)
     case.on_sample = wait
     case.run(AHEAD, steps=4)
     assert len(case.sampler.samples) == 4
@@ -378,7 +378,7 @@ def test_an_error_in_training_calls_the_sampling_off_and_leaves_no_thread(
         return real(self, batch, step=step, sync=sync)
 
     real = Engine.step
-    monkeypatch.setattr(Engine, "step", step)
+    monkeypatch.setattr(Engine, "update", update)
     case.on_sample = block
     with pytest.raises(MemoryError, match="planted"):
         case.run(AHEAD)
