@@ -8,6 +8,7 @@ from typing import Any
 
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.core.events import Observer, Observers
+from dgpo_cli.errors import CalledOff
 from dgpo_cli.types import StepMetrics
 from dgpo_cli.workflows import loop
 from dgpo_cli.workflows.request import Save
@@ -67,7 +68,10 @@ def run(
         with started(
             standing, folder=folder, checkpoint=checkpoint, save_eval=save_eval, observers=observers
         ) as run:
-            loop.train(run)
+            try:
+                loop.train(run)
+            except CalledOff:
+                run.stop(f"while waiting for vLLM, after step {run.step}")
         return _result(folder, steps=run.step, trained=run.trained)
 
 

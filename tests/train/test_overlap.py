@@ -371,13 +371,13 @@ def test_an_error_in_training_calls_the_sampling_off_and_leaves_no_thread(
             assert case.sampler.cancelled.wait(LIMIT_S)
             raise BackendError("called off")
 
-    def step(self: Engine, batch: Any, *, step: int, sync: bool = True) -> StepMetrics:
+    def update(self: Engine, batch: Any, *, step: int) -> StepMetrics:
         if step == 1:
             assert begun.wait(LIMIT_S)
             raise MemoryError("planted")
-        return real(self, batch, step=step, sync=sync)
+        return real(self, batch, step=step)
 
-    real = Engine.step
+    real = Engine.update
     monkeypatch.setattr(Engine, "update", update)
     case.on_sample = block
     with pytest.raises(MemoryError, match="planted"):
