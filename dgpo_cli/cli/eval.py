@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from dgpo_cli.cli import completion, console, options, scores
+from dgpo_cli.cli import completion, options, scores
 from dgpo_cli.cli.guard import last_words
 from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
 from dgpo_cli.core.numbers import percent
+from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
     from dgpo_cli.config.layers import Layer
     from dgpo_cli.config.load import Resolved
-    from dgpo_cli.workflows.request import EvalRequest, EvalResult
+    from dgpo_cli.evals.request import EvalRequest, EvalResult
 
 
 Bench = Annotated[
@@ -176,8 +177,8 @@ def evaluate(
     names = parse_columns(columns)
     from dgpo_cli.config.checks import check_built
     from dgpo_cli.config.protocols import SETTINGS, load_protocol
+    from dgpo_cli.evals.request import EvalRequest
     from dgpo_cli.prompts.benchmarks import protocol_of
-    from dgpo_cli.workflows.request import EvalRequest
 
     chosen = load_protocol(protocol or protocol_of(bench) or SETTINGS)
     layer = None if chosen is None else chosen.layer()
@@ -211,7 +212,7 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
     Raises:
         ConfigError: it has another form.
     """
-    from dgpo_cli.errors import ConfigError
+    from dgpo_cli.core.errors import ConfigError
 
     if text is None:
         return None
@@ -226,7 +227,7 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
 
 
 def _least(text: str | None, *, k: int) -> float | None:
-    from dgpo_cli.errors import ConfigError
+    from dgpo_cli.core.errors import ConfigError
 
     least = scores.parse_share(text)
     if least is not None and k < 2:
@@ -236,20 +237,20 @@ def _least(text: str | None, *, k: int) -> float | None:
 
 def _sample(resolved: Resolved, request: EvalRequest) -> EvalResult:
     options.reach(resolved.settings.model)
-    from dgpo_cli.cli.bars import bars
+    from dgpo_cli.live.bars import bars
     from dgpo_cli.prompts.benchmarks import prefetch
 
     with last_words(), bars() as observer:
         if request.data is None:
             prefetch(request.bench, observer=observer)
-        from dgpo_cli.workflows import evaluate as workflow  # seconds, after what may fail
+        from dgpo_cli.evals import evaluate as workflow  # seconds, after what may fail
 
         return workflow.run(resolved, request=request, observer=observer, save=scores.save)
 
 
 def _newest_run() -> Path:
-    from dgpo_cli.errors import ConfigError
-    from dgpo_cli.workflows.run_folder import newest_run
+    from dgpo_cli.core.errors import ConfigError
+    from dgpo_cli.runs.run_folder import newest_run
 
     found = newest_run(completion.RUNS)
     if found is None:
@@ -290,8 +291,8 @@ def _from_run(
     flags: options.Flags,
 ) -> _Subject:
     """Take settings and the newest checkpoint from a run folder."""
-    from dgpo_cli.errors import ConfigError
-    from dgpo_cli.workflows.run_folder import checkpoint_to_load
+    from dgpo_cli.core.errors import ConfigError
+    from dgpo_cli.runs.run_folder import checkpoint_to_load
 
     settings_file = run / "settings.toml"
     if not settings_file.is_file():

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dgpo_cli import __version__
-from dgpo_cli.cli import completion, console
+from dgpo_cli.cli import completion
 from dgpo_cli.cli.check import check
 from dgpo_cli.cli.commands import Command, Group
 from dgpo_cli.cli.compare import compare
@@ -28,6 +28,7 @@ from dgpo_cli.cli.rollout import rollout
 from dgpo_cli.cli.serve import serve
 from dgpo_cli.cli.settings import preset_app, settings
 from dgpo_cli.cli.train import train
+from dgpo_cli.ui import console
 
 # OpenMP threads wait for each other by spinning. As long as libgomp spins by default, a second
 # program on the same cores makes a step of a small model ten times slower; this long costs an idle

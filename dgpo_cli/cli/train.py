@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dgpo_cli.cli import console, options
+from dgpo_cli.cli import options
 from dgpo_cli.cli.guard import last_words
 from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY
 from dgpo_cli.core.numbers import decimal
-from dgpo_cli.errors import ConfigError
+from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
-    from dgpo_cli.cli.bars import Bars
-    from dgpo_cli.cli.live import Panel
     from dgpo_cli.config.load import Resolved
     from dgpo_cli.config.settings import Settings
-    from dgpo_cli.workflows.resume import Resume as Resuming
-    from dgpo_cli.workflows.train import TrainResult
+    from dgpo_cli.live.bars import Bars
+    from dgpo_cli.live.live import Panel
+    from dgpo_cli.train.resume import Resume as Resuming
+    from dgpo_cli.train.train import TrainResult
 
 Out = Annotated[
     Path | None,
@@ -125,7 +126,7 @@ def train(
     else:
         options.reach(resolved.settings.model)
     from dgpo_cli.cli import scores
-    from dgpo_cli.workflows import train as workflow
+    from dgpo_cli.train import train as workflow
 
     with last_words(), _view(view, out=out, settings=resolved.settings, resume=how) as shown:
         result = workflow.run(
@@ -173,7 +174,7 @@ def parse_resume(text: str) -> Resuming:
 
 def _summarise(result: TrainResult, *, bench: str) -> None:
     """Print where the run is now, and what to do next."""
-    from dgpo_cli.cli.evalline import summary
+    from dgpo_cli.live.evalline import summary
 
     console.say(_ended(result))
     if (told := summary(result.curve)) is not None:
@@ -191,8 +192,8 @@ def _nothing_to_draw(
     resolved: Resolved, *, out: Path, resume: Resuming, allow_change: bool
 ) -> bool:
     """Whether all steps are done. Raises what refuses the run, before a view is opened."""
-    from dgpo_cli.workflows.resume import look
-    from dgpo_cli.workflows.run_folder import RunFolder
+    from dgpo_cli.runs.run_folder import RunFolder
+    from dgpo_cli.train.resume import look
 
     folder = RunFolder(out)
     if not folder.settings_file.exists():  # a new run
@@ -218,9 +219,9 @@ def _view(
     Raises:
         ConfigError: the panel was asked for where it cannot be drawn.
     """
-    from dgpo_cli.cli.bars import Bars
-    from dgpo_cli.cli.live import LEAST_COLUMNS, LEAST_ROWS, Panel
-    from dgpo_cli.workflows.run_folder import RunFolder, step_of
+    from dgpo_cli.live.bars import Bars
+    from dgpo_cli.live.live import LEAST_COLUMNS, LEAST_ROWS, Panel
+    from dgpo_cli.runs.run_folder import RunFolder, step_of
 
     if kind == "panel" and not console.can_animate():
         raise ConfigError(

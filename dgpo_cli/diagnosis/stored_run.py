@@ -13,19 +13,19 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from dgpo_cli.algo.diagnosis import EXPLAINS, FIRST, LAST, Facts, Line, Unread, diagnose
-from dgpo_cli.codec import parsed
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.codec import parsed
+from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import NOBODY, Diagnosed, Event, Observer, StepDone, tell
-from dgpo_cli.errors import DataError
+from dgpo_cli.core.thinking import OPENER, after_thinking, ends_in_thought
+from dgpo_cli.core.types import Diagnosis, StepMetrics
+from dgpo_cli.diagnosis.diagnose import EXPLAINS, FIRST, LAST, Facts, Line, Unread, diagnose
+from dgpo_cli.engine.tolerance import logprob_tolerance
 from dgpo_cli.prompts.settings import SumsPrompts
-from dgpo_cli.rewards.extract import extract
 from dgpo_cli.rewards.protocol import Extract
-from dgpo_cli.thinking import OPENER, after_thinking, ends_in_thought
-from dgpo_cli.types import Diagnosis, StepMetrics
-from dgpo_cli.workflows.run_folder import RunFolder
-from dgpo_cli.workflows.token_texts import TokenTexts
-from dgpo_cli.workflows.tolerance import logprob_tolerance
+from dgpo_cli.rewards.reading.extract import extract
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.runs.token_texts import TokenTexts
 
 if TYPE_CHECKING:
     from dgpo_cli.config.settings import Settings

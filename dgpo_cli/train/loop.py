@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dgpo_cli.core.events import Sampled, StepDone
 
 if TYPE_CHECKING:
-    from dgpo_cli.workflows.state import TrainingRun
+    from dgpo_cli.train.state import TrainingRun
 
 
 def train(run: TrainingRun) -> None:

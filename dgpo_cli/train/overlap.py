@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from dgpo_cli.config.changes import Difference
     from dgpo_cli.core.types import StepMetrics
     from dgpo_cli.engine.engine import Engine
-    from dgpo_cli.samplers.base import Sampler
     from dgpo_cli.train.collect import Collected, Collector
     from dgpo_cli.train.snapshot import Snapshot
 

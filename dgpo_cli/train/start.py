@@ -11,24 +11,24 @@ from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core import io
 from dgpo_cli.core.events import Ended, Observer, Observers, tell
-from dgpo_cli.engine import Engine
-from dgpo_cli.models.checkpoint import load_state, load_trainer
-from dgpo_cli.models.optimizers import build_optimizer
-from dgpo_cli.models.policy import load_policy
+from dgpo_cli.core.schema import Change
+from dgpo_cli.diagnosis.stored_run import Watch
+from dgpo_cli.engine.checkpoint import load_state, load_trainer
+from dgpo_cli.engine.engine import Engine
+from dgpo_cli.engine.optimizers import build_optimizer
+from dgpo_cli.engine.setup import make_sampler, seed_everything, set_threads
+from dgpo_cli.evals.request import Save
+from dgpo_cli.policy.policy import load_policy
 from dgpo_cli.rewards.grader import Grader
-from dgpo_cli.schema import Change
-from dgpo_cli.workflows.collect import starting_collector
-from dgpo_cli.workflows.data import open_training_prompts
-from dgpo_cli.workflows.health import Watch
-from dgpo_cli.workflows.history import record_changes
-from dgpo_cli.workflows.overlap import starting_pipeline
-from dgpo_cli.workflows.request import Save
-from dgpo_cli.workflows.resume import Standing
-from dgpo_cli.workflows.run_folder import RunFolder
-from dgpo_cli.workflows.setup import make_sampler, seed_everything, set_threads
-from dgpo_cli.workflows.state import TrainingRun
-from dgpo_cli.workflows.tracking import Tracking
-from dgpo_cli.workflows.train_eval import RunEvaluations
+from dgpo_cli.runs.history import record_changes
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.train.collect import starting_collector
+from dgpo_cli.train.data import open_training_prompts
+from dgpo_cli.train.overlap import starting_pipeline
+from dgpo_cli.train.resume import Standing
+from dgpo_cli.train.state import TrainingRun
+from dgpo_cli.train.tracking import Tracking
+from dgpo_cli.train.train_eval import RunEvaluations
 
 
 @contextmanager

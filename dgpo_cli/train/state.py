@@ -6,19 +6,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dgpo_cli.algo.health import CreditHealth, TauHealth
-from dgpo_cli.backends.base import RemoteSampler
+from dgpo_cli.core.errors import CalledOff, CheckpointError, DgpoError, NonFiniteError
 from dgpo_cli.core.events import Checkpointed, Observer, tell
-from dgpo_cli.engine import Engine
-from dgpo_cli.errors import CalledOff, CheckpointError, DgpoError, NonFiniteError
-from dgpo_cli.models.checkpoint import save_checkpoint
-from dgpo_cli.types import Batch, ScoredGroup, StepMetrics
-from dgpo_cli.workflows.collect import Collector
-from dgpo_cli.workflows.interrupt import Interrupt
-from dgpo_cli.workflows.overlap import Pipeline
-from dgpo_cli.workflows.rollouts import training_lines, write_lines
-from dgpo_cli.workflows.run_folder import RunFolder
-from dgpo_cli.workflows.train_eval import RunEvaluations
+from dgpo_cli.core.types import Batch, ScoredGroup, StepMetrics
+from dgpo_cli.diagnosis.health import CreditHealth, TauHealth
+from dgpo_cli.engine.checkpoint import save_checkpoint
+from dgpo_cli.engine.engine import Engine
+from dgpo_cli.runs.rollouts import training_lines, write_lines
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.samplers.base import RemoteSampler
+from dgpo_cli.train.collect import Collector
+from dgpo_cli.train.interrupt import Interrupt
+from dgpo_cli.train.overlap import Pipeline
+from dgpo_cli.train.train_eval import RunEvaluations
 
 MAX_BAD_STEPS = 3
 

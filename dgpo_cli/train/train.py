@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from dgpo_cli.config.load import Resolved
+from dgpo_cli.core.errors import CalledOff
 from dgpo_cli.core.events import Observer, Observers
-from dgpo_cli.errors import CalledOff
-from dgpo_cli.types import StepMetrics
-from dgpo_cli.workflows import loop
-from dgpo_cli.workflows.request import Save
-from dgpo_cli.workflows.resume import Resume, look, starting_point
-from dgpo_cli.workflows.run_folder import RunFolder
-from dgpo_cli.workflows.start import started
+from dgpo_cli.core.types import StepMetrics
+from dgpo_cli.evals.request import Save
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.train import loop
+from dgpo_cli.train.resume import Resume, look, starting_point
+from dgpo_cli.train.start import started
 
 
 @dataclass(frozen=True, slots=True)

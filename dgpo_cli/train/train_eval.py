@@ -18,22 +18,22 @@ from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.protocols import SETTINGS, Protocol, load_protocol
 from dgpo_cli.core.events import Evaluated, Observer, tell
+from dgpo_cli.core.types import Evaluation
+from dgpo_cli.evals.card import build_card
+from dgpo_cli.evals.eval_folder import EvalFolder
+from dgpo_cli.evals.evaluate import encode_all, fill, load
+from dgpo_cli.evals.request import EvalRequest, Save
+from dgpo_cli.evals.tally import report_of
 from dgpo_cli.prompts.benchmarks import Benchmark, protocol_of
 from dgpo_cli.rewards.grader import Grader
-from dgpo_cli.types import Evaluation
-from dgpo_cli.workflows.card import build_card
-from dgpo_cli.workflows.eval_folder import EvalFolder
-from dgpo_cli.workflows.evaluate import encode_all, fill, load
-from dgpo_cli.workflows.history import changes_behind
-from dgpo_cli.workflows.interrupt import Interrupt
-from dgpo_cli.workflows.request import EvalRequest, Save
-from dgpo_cli.workflows.run_folder import RunFolder
-from dgpo_cli.workflows.tally import report_of
+from dgpo_cli.runs.history import changes_behind
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.train.interrupt import Interrupt
 
 if TYPE_CHECKING:
     from dgpo_cli.config.settings import EvalSettings
-    from dgpo_cli.engine import Engine
-    from dgpo_cli.models.policy import Policy
+    from dgpo_cli.engine.engine import Engine
+    from dgpo_cli.policy.policy import Policy
 
 _EDGE = 64  # numbers at the head and the tail of a weight that its fingerprint takes
 

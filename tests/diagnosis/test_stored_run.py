@@ -13,19 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from dgpo_cli.workflows import start
 
-import dgpo_cli.models.learn as learn_module
-from dgpo_cli.algo.diagnosis import FIRST, KEYS, LAST
-from dgpo_cli.cli import console
+import dgpo_cli.engine.learn as learn_module
 from dgpo_cli.config.checks import check_trainable
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.errors import NonFiniteError
 from dgpo_cli.core.events import Diagnosed, Event, Note, StepDone
-from dgpo_cli.errors import NonFiniteError
-from dgpo_cli.rewards.protocol import Check
-from dgpo_cli.rewards.settings import IntegerReward
-from dgpo_cli.types import Completion, Diagnosis, StepMetrics
-from dgpo_cli.workflows import start, train
-from dgpo_cli.workflows.health import (
+from dgpo_cli.core.types import Completion, Diagnosis, StepMetrics
+from dgpo_cli.diagnosis.diagnose import FIRST, KEYS, LAST
+from dgpo_cli.diagnosis.stored_run import (
     CLEAR_STEPS,
     Watch,
     appeared_text,
@@ -33,9 +30,13 @@ from dgpo_cli.workflows.health import (
     gone_text,
     unread_example,
 )
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.rewards.protocol import Check
+from dgpo_cli.rewards.settings import IntegerReward
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.train import train
+from dgpo_cli.ui import console
 from tests.recorder import Recorder
-from tests.workflows.test_train import SMALL
+from tests.train.test_train import SMALL
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -46,12 +47,12 @@ def _nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _slow_checker(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"where": "boxed", "minimum": None, "maximum": None}
-    slow = Check("tests.workflows.slow_check:sometimes", options)
+    slow = Check("tests.train.slow_check:sometimes", options)
     monkeypatch.setattr(IntegerReward, "check", lambda self: slow)
 
 
 def _lottery(monkeypatch: pytest.MonkeyPatch) -> None:
-    check = Check("tests.workflows.lottery:every_second", {})
+    check = Check("tests.train.lottery:every_second", {})
     monkeypatch.setattr(IntegerReward, "check", lambda self: check)
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dgpo_cli.models.load import load_model
-from dgpo_cli.models.settings import ModelSettings
-from dgpo_cli.workflows import start
+from dgpo_cli.policy.load import load_model
+from dgpo_cli.policy.settings import ModelSettings
+from dgpo_cli.train import start
 from tests.cli.helpers import in_process as dgpo
 from tests.slow.test_smollm2 import json_lines, smollm2  # noqa: F401 (a fixture)
 
@@ -59,7 +59,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:  # noqa: F811
-    from tests.models.adapters import packed_bytes
+    from tests.policy.adapters import packed_bytes
 
     out = tmp_path_factory.mktemp("qlora") / "run"
     held: list[tuple[Any, dict[str, torch.Tensor]]] = []
@@ -98,7 +98,7 @@ def test_three_steps_have_a_finite_loss_and_move_the_adapter(run: Finished) -> N
 
 
 def test_the_base_is_packed_and_not_a_byte_of_it_has_changed(run: Finished) -> None:
-    from tests.models.adapters import packed_bytes
+    from tests.policy.adapters import packed_bytes
 
     after = packed_bytes(run.policy)
     assert after.keys() == run.before.keys()

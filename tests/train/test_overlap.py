@@ -15,23 +15,23 @@ from typing import Any
 import pytest
 import torch
 
-import dgpo_cli.models.learn as learn_module
+import dgpo_cli.engine.learn as learn_module
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.digests import write_digests
+from dgpo_cli.core.errors import BackendError, CalledOff, CheckpointError
 from dgpo_cli.core.events import Observers
-from dgpo_cli.engine import Engine
-from dgpo_cli.errors import BackendError, CalledOff, CheckpointError
-from dgpo_cli.models.checkpoint import load_state
-from dgpo_cli.models.digests import write_digests
-from dgpo_cli.models.policy import Policy, load_policy
-from dgpo_cli.types import StepMetrics
-from dgpo_cli.workflows import start, train
-from dgpo_cli.workflows.carried import WAITING_FILE as FILE
-from dgpo_cli.workflows.rollout_file import read_lines
-from dgpo_cli.workflows.rollouts import RolloutLine
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.core.types import StepMetrics
+from dgpo_cli.engine.checkpoint import load_state
+from dgpo_cli.engine.engine import Engine
+from dgpo_cli.inspect.rollout_file import read_lines
+from dgpo_cli.policy.policy import Policy, load_policy
+from dgpo_cli.runs.carried import WAITING_FILE as FILE
+from dgpo_cli.runs.rollouts import RolloutLine
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.train import start, train
 from tests.recorder import AtStep, Killed, Notes, Recorder
-from tests.workflows.remote import LIMIT_S, THREAD, TwinSampler, sampling_threads
-from tests.workflows.test_train import numbers, weights
+from tests.train.remote import LIMIT_S, THREAD, TwinSampler, sampling_threads
+from tests.train.test_train import numbers, weights
 
 SMALL = (
     "rollout.backend.kind=vllm-server",

@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY, Evaluated
-from dgpo_cli.errors import ConfigError
-from dgpo_cli.types import Card
-from dgpo_cli.workflows import evaluate, interrupt, start, train, train_eval
-from dgpo_cli.workflows.request import EvalRequest
-from dgpo_cli.workflows.run_folder import RunFolder
+from dgpo_cli.core.types import Card
+from dgpo_cli.evals import evaluate
+from dgpo_cli.evals.request import EvalRequest
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.train import interrupt, start, train, train_eval
+from tests.evals.evaluations import problems, stored
 from tests.recorder import Recorder
-from tests.workflows.evaluations import problems, stored
-from tests.workflows.test_train import SMALL, numbers, run_tiny, weights
+from tests.train.test_train import SMALL, numbers, run_tiny, weights
 
 EVERY = ("eval.every=2", "eval.k=3")
 
