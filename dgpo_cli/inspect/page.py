@@ -16,8 +16,7 @@ from dgpo_cli.config.changes import change_text
 from dgpo_cli.core.numbers import UNKNOWN, counted, fraction, short, signed
 from dgpo_cli.core.text import UNICODE, visible, visible_lines
 from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit
-from dgpo_cli.inspect.palette import STEPS
-from dgpo_cli.inspect.token_html import shown_pieces, token_lines, tokens_style
+from dgpo_cli.inspect.token_html import STEPS, shown_pieces, token_lines, tokens_style
 from dgpo_cli.inspect.views.header import distance_is_noise, in_words, outcome, rule_name
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.steps import steps_of

@@ -33,7 +33,7 @@ from dgpo_cli.core.text import UNICODE
 from dgpo_cli.core.types import InspectedCompletion, Interval, RunRecord, StoredSamples
 from dgpo_cli.inspect.token_html import Line, token_lines
 from dgpo_cli.inspect.views.header import outcome
-from dgpo_cli.report.series import RunSeries, kind_of, known
+from dgpo_cli.report.curves import RunSeries, kind_of, known
 from dgpo_cli.stats.student import student_quantile
 
 UNSET = "(unset)"

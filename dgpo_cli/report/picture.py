@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from dgpo_cli.core.text import elide, escaped
 from dgpo_cli.core.types import RunRecord
 from dgpo_cli.report.charts.drawing import Chart, drawing, frame, mark
-from dgpo_cli.report.draw import Drawn, draw, draw_evals, look
+from dgpo_cli.report.curves import Drawn, RunSeries, draw, draw_evals, look
 from dgpo_cli.report.facts import changed_after
 from dgpo_cli.report.panels import GROUPS, PICTURE
 from dgpo_cli.report.run_page import all_series
-from dgpo_cli.report.series import RunSeries
 from dgpo_cli.ui.document import asset
 
 COLUMNS = 3

@@ -16,9 +16,17 @@ from dgpo_cli.inspect.token_html import tokens_style
 from dgpo_cli.report import facts
 from dgpo_cli.report.charts.drawing import Chart, Line, frame, mark, path, polyline, svg
 from dgpo_cli.report.charts.sampling import Buckets, Column, column
-from dgpo_cli.report.draw import Drawn, draw, draw_evals, whisker
+from dgpo_cli.report.curves import (
+    Drawn,
+    RunSeries,
+    draw,
+    draw_evals,
+    known,
+    series_of,
+    span_steps,
+    whisker,
+)
 from dgpo_cli.report.panels import GROUPS, REWARD, Curve, Panel
-from dgpo_cli.report.series import RunSeries, known, series_of, span_steps
 from dgpo_cli.ui.document import asset, document
 
 MAX_RUNS = 8  # as many as there are looks that can be told apart

@@ -17,8 +17,7 @@ from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.core.numbers import UNKNOWN, fraction, probability, signed, small
 from dgpo_cli.core.types import InspectedCompletion, StoredCredit, TokenStats
 from dgpo_cli.inspect.page import inspect_page
-from dgpo_cli.inspect.palette import STEPS
-from dgpo_cli.inspect.token_html import shown_pieces
+from dgpo_cli.inspect.token_html import STEPS, shown_pieces
 from dgpo_cli.inspect.views.header import share_of_top
 from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.measure import What, gate, measure_of, pieces

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from dgpo_cli.inspect.palette import ARMS, STEPS, Scheme, colours, css, level_class
+from dgpo_cli.inspect.token_html import ARMS, STEPS, Scheme, colours, css, level_class
 from dgpo_cli.ui.document import asset
 from dgpo_cli.ui.ramp import contrast, luminance
 from tests.ui.test_ramp import COLOUR_BLIND, lab

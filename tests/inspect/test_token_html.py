@@ -9,8 +9,7 @@ import pytest
 
 from dgpo_cli.core.text import visible
 from dgpo_cli.core.types import InspectedCompletion
-from dgpo_cli.inspect.palette import STEPS, level_class
-from dgpo_cli.inspect.token_html import token_lines, tokens_style
+from dgpo_cli.inspect.token_html import STEPS, level_class, token_lines, tokens_style
 from dgpo_cli.inspect.views.measure import pieces
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.document import templates

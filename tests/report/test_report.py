@@ -15,7 +15,7 @@ from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.types import RunRecord
 from dgpo_cli.report import report
 from dgpo_cli.runs.run_folder import RunFolder
-from tests.report.run_page.records import evaluation, line
+from tests.report.records import evaluation, line
 from tests.train.test_train import run_tiny
 
 TOKENS = ["[UNK]", "6", "7", " ", "<b>"]

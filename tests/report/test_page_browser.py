@@ -12,12 +12,12 @@ import pytest
 
 from dgpo_cli.core.types import RunRecord
 from dgpo_cli.report.charts.drawing import Chart, frame, stacked, svg
-from dgpo_cli.report.draw import draw, draw_evals
+from dgpo_cli.report.curves import draw, draw_evals
 from dgpo_cli.report.panels import GROUPS, REWARD
 from dgpo_cli.report.run_page import HEIGHT, WIDE, WIDTH, all_series, report_page
 from tests.browser import Visit
 from tests.report.charts.test_drawing import strokes
-from tests.report.run_page.records import evaluation, line, record
+from tests.report.records import evaluation, line, record
 
 Open = Callable[..., Visit]
 # 235 and 21 of 256: with the five digits of the data their shares add up to more than 1.

@@ -15,13 +15,12 @@ from dgpo_cli.core.text import visible
 from dgpo_cli.core.types import RunRecord, SettingChange, StoredSetting
 from dgpo_cli.report.as_json import to_json
 from dgpo_cli.report.charts.drawing import stacked
-from dgpo_cli.report.draw import draw, draw_evals
+from dgpo_cli.report.curves import draw, draw_evals, series_of
 from dgpo_cli.report.facts import half_95, reward_ends
 from dgpo_cli.report.panels import GROUPS, LENGTHS, OUTCOMES, REWARD
 from dgpo_cli.report.picture import report_svg
 from dgpo_cli.report.run_page import MAX_RUNS, all_series, report_page
-from dgpo_cli.report.series import series_of
-from tests.report.run_page.records import evaluation, line, record, trouble
+from tests.report.records import evaluation, line, record, trouble
 from tests.samples import hostile, inspection
 
 NASTY = '</script><script>alert(1)</script><img src=x onerror="alert(2)">\x1b[31m\u202e'
