@@ -10,6 +10,7 @@ leaves behind in memory another never sees.
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -36,6 +37,11 @@ _ENVIRONMENT = {
     "LC_ALL": "C.UTF-8",
     "TZ": "UTC",
 }
+# Before any command; what dgpo itself imports is imported by each.
+_LOADED = (
+    *("typer", "rich.console", "rich.markup", "pydantic", "tomlkit", "peft"),
+    *("torch.utils.tensorboard", "transformers.models.qwen2.modeling_qwen2"),
+)
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "ATEN_CPU_CAPABILITY", "TMPDIR")
 
 
@@ -99,10 +105,8 @@ class Commands:
 
 
 def _serve() -> None:
-    import peft  # noqa: F401
-    import torch.utils.tensorboard  # noqa: F401
-    import transformers.models.qwen2.modeling_qwen2  # noqa: F401
-
+    for name in _LOADED:
+        importlib.import_module(name)
     gc.freeze()  # else every command tidies up all that was imported here when it ends
     for line in sys.stdin:
         request = json.loads(line)

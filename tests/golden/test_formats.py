@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden.commands import Commands
+from tests.golden.commands import REPOSITORY, Commands
 from tests.golden.conftest import Check
 
 SMALL = (
@@ -46,7 +46,7 @@ SMALL = (
     '--set=track.to=["tensorboard"]',
 )
 LORA = ("--preset=tiny", "--set=adapter.kind=lora", "--set=rollout.prompts_per_step=2")
-PRESETS = ("tiny", "smollm2-lora", "qwen7b-lora", "qwen7b-qlora", "qwen7b-full", "qwen32b-full")
+PRESETS = sorted(path.stem for path in (REPOSITORY / "presets").glob("*.toml"))
 
 
 def files_of(folder: Path) -> dict[str, Path]:
@@ -104,8 +104,7 @@ def test_the_page_and_the_numbers_of_a_report_are_what_they_were(
     dgpo: Commands, run: Path, lora: Path, check: Check
 ) -> None:
     runs = [timeless(each, to=dgpo.folder / f"timeless-{each.name}") for each in (run, lora)]
-    printed = dgpo("report", *runs, "--json").out
-    dgpo("report", *runs, "--out=report.html")
+    printed = dgpo("report", *runs, "--json", "--out=report.html").out
     check("report", {"printed.json": printed, "page.html": dgpo.folder / "report.html"})
 
 
@@ -151,15 +150,15 @@ def test_a_second_judgement_is_what_it_was(
 
 def test_an_inspection_is_what_it_was(dgpo: Commands, run: Path, check: Check) -> None:
     stored = run / "rollouts" / "step-000004.jsonl"
+    files = ("--html=inspect.html", "--svg=inspect.svg")
     texts: dict[str, str | Path] = {
-        "stored.json": dgpo("inspect", stored, "--json").out,
+        "stored.json": dgpo("inspect", stored, "--json", *files).out,
         "what-if.json": dgpo("inspect", stored, "--json", "--rule=entropy", "--group=0").out,
         "computed.json": dgpo(
             *("inspect", "--model", run / "checkpoints/step-000004", "--reference=embedded:tiny"),
             *("--prompt=12+7*4?", "--completion=7*4=28;12+28=40;\\boxed{40}", "--at=3", "--json"),
         ).out,
     }
-    dgpo("inspect", stored, "--html=inspect.html", "--svg=inspect.svg")
     texts |= {name: dgpo.folder / name for name in ("inspect.html", "inspect.svg")}
     check("inspect", texts)
 
@@ -198,7 +197,6 @@ def test_plans_are_what_they_were(dgpo: Commands, check: Check) -> None:
 
 
 def test_settings_of_every_preset_are_what_they_were(dgpo: Commands, check: Check) -> None:
-    assert dgpo("preset", "list").out.count("\n") >= len(PRESETS)
     runs = {f"{name}.txt": dgpo("train", f"--preset={name}", "--dry-run").out for name in PRESETS}
     dgpo("preset", "copy", "tiny", "copy.toml")
     check("settings", {**runs, "copy.toml": dgpo.folder / "copy.toml"})
