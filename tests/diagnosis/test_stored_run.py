@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from dgpo_cli.workflows import start
 
 import dgpo_cli.engine.learn as learn_module
 from dgpo_cli.config.checks import check_trainable
@@ -33,7 +32,7 @@ from dgpo_cli.diagnosis.stored_run import (
 from dgpo_cli.rewards.protocol import Check
 from dgpo_cli.rewards.settings import IntegerReward
 from dgpo_cli.runs.run_folder import RunFolder
-from dgpo_cli.train import train
+from dgpo_cli.train import start, train
 from dgpo_cli.ui import console
 from tests.recorder import Recorder
 from tests.train.test_train import SMALL
