@@ -27,9 +27,8 @@ import numpy as np
 
 from dgpo_cli.core.types import Interval
 from dgpo_cli.stats.comparison import LEVEL, problems_difference, rerun_difference
-from dgpo_cli.stats.intervals import problems_interval, rerun_interval
+from dgpo_cli.stats.intervals import problems_interval, rerun_interval, student_quantile
 from dgpo_cli.stats.permutation import sign_flip
-from dgpo_cli.stats.student import student_quantile
 
 Rng = np.random.Generator
 Draw = Callable[[Rng, int], np.ndarray]

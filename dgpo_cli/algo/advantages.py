@@ -1,4 +1,4 @@
-"""Group advantages: GRPO's, Dr. GRPO's and leave-one-out, from the rewards of one group."""
+"""Group advantages, from rewards and lengths: GRPO's, Dr. GRPO's and leave-one-out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from dgpo_cli.algo.overlong import OverlongSettings, is_truncated
 from dgpo_cli.core.schema import Frozen
+from dgpo_cli.core.types import Group, ScoredGroup, Verdict
 
 # Added to the standard deviation, as in GRPO; far below that of any group of distinct rewards.
 STD_EPS = 1e-6
@@ -49,3 +51,39 @@ class AdvantageSettings(Frozen):
             # r_i - mean of the others = G / (G - 1) * (r_i - mean of all)
             scale *= size / (size - 1)
         return tuple(value * scale for value in centred)
+
+
+def scored_group(
+    group: Group,
+    verdicts: tuple[Verdict, ...],
+    *,
+    advantage: AdvantageSettings,
+    overlong: OverlongSettings,
+    max_completion_tokens: int,
+    mask_truncated: bool,
+) -> ScoredGroup:
+    """Return the group with the advantages of its rewards plus the penalties for length.
+
+    A truncated completion that the loss leaves out has no advantage, but it is one of its group
+    all the same: the others are compared with it.
+
+    Source: overlong filtering and soft overlong punishment, DAPO, arXiv 2503.14476, section 3.4.
+    """
+    penalties = overlong.penalties(
+        [len(completion.token_ids) for completion in group.completions],
+        limit=max_completion_tokens,
+    )
+    advantages = advantage.advantages(
+        [verdict.reward + penalty for verdict, penalty in zip(verdicts, penalties, strict=True)]
+    )
+    if mask_truncated:
+        pairs = zip(advantages, group.completions, strict=True)
+        advantages = tuple(0.0 if is_truncated(each) else value for value, each in pairs)
+    return ScoredGroup(
+        prompt=group.prompt,
+        prompt_ids=group.prompt_ids,
+        completions=group.completions,
+        verdicts=verdicts,
+        advantages=advantages,
+        penalties=penalties,
+    )

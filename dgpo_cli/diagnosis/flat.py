@@ -5,10 +5,19 @@ from __future__ import annotations
 from dgpo_cli.core.numbers import percent, scientific, whole_percent
 from dgpo_cli.core.types import Diagnosis
 from dgpo_cli.diagnosis.facts import Facts
-from dgpo_cli.diagnosis.history import FIRST, LAST, START, History
+from dgpo_cli.diagnosis.history import (
+    FIRST,
+    LAST,
+    START,
+    SURE,
+    History,
+    Rise,
+    has_risen,
+    rise_of_late,
+    rise_since_start,
+)
 from dgpo_cli.diagnosis.policy import SOLVED
 from dgpo_cli.diagnosis.reach import Reach, reach_of
-from dgpo_cli.diagnosis.trend import SURE, Rise, has_risen, rise_of_late, rise_since_start
 
 # A rise of a whole run that matters, in shares of right answers; less where few are right or wrong.
 LEAST = 0.1

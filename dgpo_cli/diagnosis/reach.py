@@ -15,8 +15,7 @@ from typing import NamedTuple
 from dgpo_cli.core.numbers import scientific, whole_percent
 from dgpo_cli.core.types import Diagnosis
 from dgpo_cli.diagnosis.facts import Facts
-from dgpo_cli.diagnosis.history import WINDOW, History, Line, number
-from dgpo_cli.diagnosis.trend import has_risen
+from dgpo_cli.diagnosis.history import WINDOW, History, Line, has_risen, number
 
 # Updates before which nothing is said.
 UPDATES = 20

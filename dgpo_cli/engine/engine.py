@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from dgpo_cli.algo.advantages import scored_group
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.group_split import split_metrics
 from dgpo_cli.algo.overlong import is_truncated, overlong_metrics
-from dgpo_cli.algo.rollout_summary import rollout_metrics
 from dgpo_cli.algo.schedule import learning_rate
-from dgpo_cli.algo.shaping import scored_group
+from dgpo_cli.algo.summary import rollout_metrics
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.core.thinking import ends_in_thought

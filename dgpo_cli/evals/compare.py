@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.types import Card, ProblemResult
 from dgpo_cli.stats.cards import differences
-from dgpo_cli.stats.compared import Pair, Run
-from dgpo_cli.stats.comparison import compare_runs
+from dgpo_cli.stats.comparison import Pair, Run, compare_runs
 
 # Entries of the protocol that go with the subject: another seed is a rerun, and which tokens end
 # a completion is the tokenizer's.

@@ -22,8 +22,7 @@ from dgpo_cli.planning.activations import (
 )
 from dgpo_cli.planning.budget import Device, Memory, MemoryPart
 from dgpo_cli.planning.job import Job
-from dgpo_cli.policy.growth import final_room
-from dgpo_cli.policy.tile_size import tile_size
+from dgpo_cli.policy.sizes import final_room, tile_size
 
 MIB = 1 << 20
 GIB = 1 << 30

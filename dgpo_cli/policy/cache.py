@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from dgpo_cli.policy.growth import room_for
 from dgpo_cli.policy.packing import alike, dtype_of
+from dgpo_cli.policy.sizes import room_for
 
 # What families call the argument, and the field of the output, that holds the cache. The second
 # are those without attention: a mask is of the tokens that they are fed, not of all before.

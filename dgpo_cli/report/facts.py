@@ -34,7 +34,7 @@ from dgpo_cli.core.types import InspectedCompletion, Interval, RunRecord, Stored
 from dgpo_cli.inspect.token_html import Line, token_lines
 from dgpo_cli.inspect.views.header import outcome
 from dgpo_cli.report.curves import RunSeries, kind_of, known
-from dgpo_cli.stats.student import student_quantile
+from dgpo_cli.stats.intervals import student_quantile
 
 UNSET = "(unset)"
 Cell = tuple[str, str]  # what it says, and its difference from the first run

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,6 @@ class TokenTexts:
 
         Without the second, bytes are not known.
         """
-        from dgpo_cli.runs.token_bytes import TokenBytes
-
         self._decode = decode
         self._bytes = None if backend is None else TokenBytes(backend)
 
@@ -71,3 +71,85 @@ class TokenTexts:
         if self._bytes is None:
             return [""] * len(ids)
         return [self._bytes.of(i).hex() for i in ids]
+
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """Return the byte that each character of a byte-level vocabulary stands for.
+
+    Bytes that are printable in Latin-1 stand for themselves, the others, in order, are moved to
+    U+0100 and on. Source: Radford et al., "Language Models are Unsupervised Multitask Learners".
+    """
+    own = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    moved = [byte for byte in range(0x100) if byte not in own]
+    return {chr(byte): byte for byte in own} | {chr(0x100 + at): b for at, b in enumerate(moved)}
+
+
+class TokenBytes:
+    """Looks up the bytes of token ids of one tokenizer of the `tokenizers` library.
+
+    They come from the vocabulary: a token that is a part of a character has no text, but bytes.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._added = {
+            int(token_id): str(token.content)
+            for token_id, token in tokenizer.get_added_tokens_decoder().items()
+        }
+        steps = list(_steps(tokenizer.decoder))
+        kinds = {step["type"] for step in steps}
+        self._alphabet = _byte_level_alphabet() if "ByteLevel" in kinds else None
+        self._has_bytes = "ByteFallback" in kinds
+        self._replaced = [pair for step in steps for pair in _replacements(step)]
+        self._found: dict[int, bytes] = {}
+
+    def of(self, token_id: int) -> bytes:
+        """Return the bytes of a token; nothing for an id that the vocabulary does not have."""
+        if token_id not in self._found:
+            self._found[token_id] = self._look_up(token_id)
+        return self._found[token_id]
+
+    def _look_up(self, token_id: int) -> bytes:
+        if token_id in self._added:
+            return _utf8(self._added[token_id])
+        token = self._tokenizer.id_to_token(token_id)
+        if token is None:
+            return b""
+        if self._has_bytes and (match := _BYTE.fullmatch(token)):
+            return bytes.fromhex(match[1])
+        for pattern, content in self._replaced:
+            token = token.replace(pattern, content)
+        if self._alphabet is None:
+            return _utf8(token)
+        return b"".join(
+            bytes([self._alphabet[char]]) if char in self._alphabet else _utf8(char)
+            for char in token
+        )
+
+
+def _steps(decoder: Any) -> Iterator[dict[str, Any]]:
+    """Yield the steps of a decoder, those of sequences one by one."""
+    if decoder is None:
+        return
+    waiting = [json.loads(decoder.__getstate__())]
+    while waiting:
+        step = waiting.pop(0)
+        if step["type"] == "Sequence":
+            waiting = [*step["decoders"], *waiting]
+        else:
+            yield step
+
+
+def _replacements(step: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the texts that a decoder puts in the place of others."""
+    if step["type"] == "Metaspace":
+        yield str(step["replacement"]), " "
+    if step["type"] == "Replace" and isinstance(step["pattern"].get("String"), str):
+        yield step["pattern"]["String"], str(step["content"])
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", errors="surrogatepass")

@@ -6,9 +6,8 @@ import math
 
 import pytest
 
-from dgpo_cli.algo.advantages import AdvantageSettings
+from dgpo_cli.algo.advantages import AdvantageSettings, scored_group
 from dgpo_cli.algo.overlong import OverlongSettings, overlong_metrics
-from dgpo_cli.algo.shaping import scored_group
 from dgpo_cli.core.types import (
     Completion,
     FinishReason,

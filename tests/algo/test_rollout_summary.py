@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dgpo_cli.algo.rollout_summary import rollout_metrics
+from dgpo_cli.algo.summary import rollout_metrics
 from dgpo_cli.core.types import (
     OUTCOMES,
     Completion,

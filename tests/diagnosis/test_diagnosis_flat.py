@@ -10,9 +10,8 @@ from dataclasses import replace
 import pytest
 
 from dgpo_cli.diagnosis.diagnose import FIRST, LAST, Line, diagnose
-from dgpo_cli.diagnosis.history import WINDOW, History
+from dgpo_cli.diagnosis.history import WINDOW, History, rise_since_start
 from dgpo_cli.diagnosis.reach import moved_at_most, reach_of
-from dgpo_cli.diagnosis.trend import rise_since_start
 from tests.diagnosis.test_diagnosis import FACTS, keys, run
 
 LENGTH = 30.0

@@ -10,7 +10,7 @@ from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.types import Card
 from dgpo_cli.evals.compare import run
 from dgpo_cli.stats.cards import differences
-from dgpo_cli.stats.compared import Run
+from dgpo_cli.stats.comparison import Run
 from tests.samples import card, evaluation
 
 

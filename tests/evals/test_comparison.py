@@ -15,7 +15,7 @@ from dgpo_cli.evals.compare import run
 from dgpo_cli.evals.views import comparison_json
 from dgpo_cli.evals.views.comparison import in_words, render
 from dgpo_cli.evals.views.evaluation import to_json
-from dgpo_cli.stats.compared import Pair, Run
+from dgpo_cli.stats.comparison import Pair, Run
 from tests.samples import HOSTILE, SGR, card, check_snapshot, evaluation, printed
 
 BEFORE = (0, 1, 4, 7, 8, 8)

@@ -15,7 +15,7 @@ from dgpo_cli.core.digests import write_digests
 from dgpo_cli.core.errors import CheckpointError, ConfigError, ModelError
 from dgpo_cli.policy.settings import ModelSettings
 from dgpo_cli.publish import merge
-from dgpo_cli.publish import merged_weights as models_merge
+from dgpo_cli.publish import merge as models_merge
 from tests.policy import tiny
 from tests.recorder import Notes
 from tests.runs.finished import LORA, make_run

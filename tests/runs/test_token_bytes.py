@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from dgpo_cli.core.resources import resource_dir
-from dgpo_cli.runs.token_bytes import TokenBytes
+from dgpo_cli.runs.token_texts import TokenBytes
 from tests.policy.tiny import char_tokenizer
 
 TEXTS = ["1+1=2;", " the\tcat\r\n", "é😀你好", "a\x00\x7f\x9b\u202e", "<|end|>", "▁ _"]

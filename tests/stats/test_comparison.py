@@ -20,8 +20,8 @@ from dgpo_cli.stats.comparison import (
     smallest_problems,
     smallest_rerun,
 )
+from dgpo_cli.stats.intervals import student_quantile
 from dgpo_cli.stats.permutation import fisher, holm, shuffled_samples, sign_flip
-from dgpo_cli.stats.student import student_quantile
 
 SIZES = st.integers(-6, 6)
 

@@ -10,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgpo_cli.core.types import Interval
-from dgpo_cli.stats.intervals import NORMAL_95, problems_interval, rerun_interval, wilson
-from dgpo_cli.stats.student import student_cdf, student_quantile
+from dgpo_cli.stats.intervals import (
+    NORMAL_95,
+    problems_interval,
+    rerun_interval,
+    student_cdf,
+    student_quantile,
+    wilson,
+)
 
 RUNS = 1500  # 0.95 has a standard error of 0.0056 then
 

@@ -20,7 +20,7 @@ from dgpo_cli.core.numbers import (
 )
 from dgpo_cli.core.text import elide, pad, plain, split_words, visible
 from dgpo_cli.evals.views.evaluation import LABEL, error_line, noted
-from dgpo_cli.stats.compared import Change, Comparison, Pair
+from dgpo_cli.stats.comparison import Change, Comparison, Pair
 from dgpo_cli.ui.page import Page, page_for, stack, title_line
 from dgpo_cli.ui.ramp import Depth, depth_of, shallower
 

@@ -17,7 +17,7 @@ from dgpo_cli.core.codec import parsed
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.io import read_bytes
 from dgpo_cli.evals.views.evaluation_json import from_json
-from dgpo_cli.stats.compared import Pair, Run
+from dgpo_cli.stats.comparison import Pair, Run
 from dgpo_cli.ui.jsonable import jsonable
 
 VERSION = 1

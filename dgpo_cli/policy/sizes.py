@@ -1,4 +1,4 @@
-"""How large the tiles of the token pass are; apart from the pass so that a plan needs no torch."""
+"""How large the buffers of a model are, apart from it so that a plan can ask without torch."""
 
 from __future__ import annotations
 
@@ -32,3 +32,24 @@ def tile_size(width: int, *, cpu: bool) -> TileSize:
 def _power_of_two(limit: int) -> int:
     """Return the largest power of two that is at most `limit`, and 64 at least."""
     return max(64, 1 << (max(1, limit).bit_length() - 1))
+
+
+_BLOCK = 64
+
+
+def room_for(tokens: int) -> int:
+    """Return the tokens that a buffer is made for when it must hold `tokens`."""
+    return tokens + max(_BLOCK, tokens // 4)
+
+
+def final_room(*, prompt: int, fed: int) -> int:
+    """Return the tokens that a buffer has room for at the end.
+
+    Args:
+        prompt: tokens that it starts with, exactly filled.
+        fed: tokens that are added, one by one.
+    """
+    room = prompt
+    while room < prompt + fed:
+        room = room_for(room + 1)
+    return room

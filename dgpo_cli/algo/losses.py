@@ -1,4 +1,4 @@
-"""The clipped surrogate of PPO, GRPO and DAPO, token by token."""
+"""The loss of a token: the clipped surrogate of PPO, GRPO and DAPO."""
 
 from __future__ import annotations
 
@@ -80,3 +80,7 @@ class ClipLoss(Frozen):
             return torch.full_like(rows, 1.0 / (num_completions * max_completion_tokens))
         scales = 1.0 / (num_completions * rows.clamp(min=1.0))
         return torch.where(rows > 0, scales, torch.zeros_like(scales))
+
+
+# With a second loss this becomes Annotated[ClipLoss | Other, Field(discriminator="kind")].
+LossSettings = ClipLoss
