@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from dgpo_cli.core.types import (
     Card,
@@ -29,6 +30,7 @@ from dgpo_cli.core.types import (
     Verdict,
 )
 from dgpo_cli.stats.estimators import ProblemSamples, summarise
+from dgpo_cli.ui.page import Page
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SYSTEMS = {"truecolor": "truecolor", "256": "256", "16": "standard", "none": None}
@@ -208,6 +210,11 @@ def card(**protocol: Any) -> Card:
         subject={"model": "runs/tiny/step-100", "prompt_ids": {"first": [1, 2, 3]}},
         environment={"backend": "hf", "versions": {"torch": "2.9.1"}},
     )
+
+
+def texts(page: Page) -> list[str]:
+    """The lines of a page without their colours."""
+    return [line.plain for line in page.lines if isinstance(line, Text)]
 
 
 def printed(

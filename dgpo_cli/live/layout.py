@@ -17,7 +17,7 @@ from dgpo_cli.live.state import PanelState
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Depth
 
-_Draw = Callable[[PanelState, Page, Depth], list[Text]]
+_Draw = Callable[[PanelState, Page], list[Text]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # each is itself: keys that cost nothing
@@ -33,24 +33,16 @@ class _Part:
     moves: bool = False
 
 
-def _reward(state: PanelState, page: Page, depth: Depth) -> list[Text]:
-    return curves.reward_row(state, page)
-
-
-def _score(state: PanelState, page: Page, depth: Depth) -> list[Text]:
-    return curves.score_row(state, page)
-
-
-def _nothing(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+def _nothing(state: PanelState, page: Page) -> list[Text]:
     return []
 
 
-def _rule(state: PanelState, page: Page, depth: Depth) -> list[Text]:
-    return [page.rule()] if state.glimpse else []
+def _rule(state: PanelState, page: Page) -> list[Text]:
+    return [page.text((page.glyphs.rule * page.width, "dim"))] if state.glimpse else []
 
 
 # As they stand on the page. The plots take the place of the rows that they make superfluous.
-_REWARD, _SCORE = _Part(2, _reward), _Part(7, _score)
+_REWARD, _SCORE = _Part(2, curves.reward_row), _Part(7, curves.score_row)
 _PLOTS = _Part(9, _nothing)  # drawn last, with the lines that are left
 _PARTS = (
     _Part(0, parts.header, moves=True),
@@ -78,13 +70,13 @@ class Memory:
         self._of: tuple[object, ...] = ()
         self._drawn: dict[object, list[Text]] = {}
 
-    def look_at(self, state: PanelState, page: Page, depth: Depth) -> None:
+    def look_at(self, state: PanelState, page: Page) -> None:
         """Forget everything where a state has other contents than the last, or another place."""
         of = (
             *(state.metrics, state.completions, state.reward, state.entropy, state.scores),
             *(state.glimpse, state.diagnoses, state.memory, state.step, state.total),
         )
-        place = (page.width, page.glyphs, page.styled, depth)
+        place = (page.width, page.glyphs, page.depth)
         same = len(self._of) == len(of) + 1 and self._of[-1] == place
         if not same or any(a is not b for a, b in zip(of, self._of[:-1], strict=True)):
             self._of, self._drawn = (*of, place), {}
@@ -110,13 +102,13 @@ def panel(
     width, height: what may be filled, at least 1 each. ascii_only: the encoding has nothing else.
     memory: of the frames before, to draw less; it changes nothing of what is returned.
     """
-    page = Page(width=width, glyphs=glyphs_for(ascii_only=ascii_only), styled=depth != "none")
+    page = Page(width, glyphs_for(ascii_only=ascii_only), depth)
     memory = memory or Memory()
-    memory.look_at(state, page, depth)
+    memory.look_at(state, page)
 
     def draw(part: _Part) -> list[Text]:
         def drawn() -> list[Text]:
-            return [_cut(line, width) for line in part.draw(state, page, depth)]
+            return [_cut(line, width) for line in part.draw(state, page)]
 
         return drawn() if part.moves else memory.get(part, drawn)
 

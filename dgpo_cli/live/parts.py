@@ -26,7 +26,6 @@ from dgpo_cli.live.words import (
 )
 from dgpo_cli.ui import outcomes
 from dgpo_cli.ui.page import Page
-from dgpo_cli.ui.ramp import Depth
 from dgpo_cli.ui.textplot import sparkline
 
 _VERBS = ("sample", "score", "statistics", "update", "sync")
@@ -34,7 +33,7 @@ _FILLS, _ASCII_FILLS = "█▓▒░╌", "#=+-~"
 _VERB_COLOURS = ("cyan", "green", "yellow", "magenta", "blue")
 
 
-def header(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+def header(state: PanelState, page: Page) -> list[Text]:
     """Name and folder, and where the run is."""
     left = plain("").append(plain(state.name, glyphs=page.glyphs).plain, page.style("bold"))
     folder = plain(state.folder, glyphs=page.glyphs).plain
@@ -47,7 +46,7 @@ def header(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     return [joined(left, right, page=page)]
 
 
-def progress(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+def progress(state: PanelState, page: Page) -> list[Text]:
     """The bar of the run, and its end as expected."""
     done = state.step / state.total
     right = plain(f" {math.floor(100 * done)}%")
@@ -59,7 +58,7 @@ def progress(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     return [meter(done, cells=page.width - right.cell_len, page=page).append_text(right)]
 
 
-def now(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+def now(state: PanelState, page: Page) -> list[Text]:
     """What is going on at this moment."""
     return [_phase(phase, page) for phase in state.phases[-2:]]
 
@@ -78,7 +77,7 @@ def _phase(phase: Phase, page: Page) -> Text:
     return row(page, "now", name.append_text(bar), count, *([speed] if speed else []))
 
 
-def outcome_rows(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+def outcome_rows(state: PanelState, page: Page) -> list[Text]:
     """How the completions of the last step ended: a bar, and the counts as its legend."""
     if "outcome/correct" not in state.metrics:
         return []
@@ -87,13 +86,13 @@ def outcome_rows(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     bar = plain("")
     for name, number in zip(OUTCOMES, cells, strict=True):
         glyph = outcomes.glyph(name, glyphs=page.glyphs)
-        bar.append(glyph * number, outcomes.style(name, depth=depth))
+        bar.append(glyph * number, outcomes.style(name, depth=page.depth))
     legend = []
     for name, part in zip(OUTCOMES, counts, strict=True):
         if part > 0 or name == "correct":
             count = _count(part, state.completions)
             mark = outcomes.glyph(name, glyphs=page.glyphs)
-            key = plain("").append(mark, outcomes.style(name, depth=depth))
+            key = plain("").append(mark, outcomes.style(name, depth=page.depth))
             legend.append(key.append(f" {outcomes.NAMES[name]} {count}"))
     return [row(page, "outcome", bar), *rows(page, legend)]
 
@@ -105,7 +104,7 @@ def _count(part: float, total: int | None) -> str:
     return f"{round(part * total):,}"
 
 
-def groups(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+def groups(state: PanelState, page: Page) -> list[Text]:
     """How many groups have something to learn from."""
     names = ("groups/all_correct", "groups/none_correct", "groups/no_signal")
     if any(name not in state.metrics for name in names):
@@ -123,7 +122,7 @@ def groups(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     return [row(page, "groups", *words)]
 
 
-def lengths(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+def lengths(state: PanelState, page: Page) -> list[Text]:
     names = (("mean", "length_mean"), ("p90", "length_p90"), ("max", "length_max"))
     found = [
         f"{label} {numbers.tokens(state.metrics[f'completion/{name}'])}"
@@ -137,7 +136,7 @@ def lengths(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     return [row(page, "lengths", found[0], *found[1:2], *truncated, *found[2:])]
 
 
-def credit(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+def credit(state: PanelState, page: Page) -> list[Text]:
     """How far the credit is from GRPO's: effective fraction 1 and largest weight 1 are GRPO."""
     facts = (
         ("credit/effective_fraction", "effective", partial(numbers.fraction, digits=4)),
@@ -157,7 +156,7 @@ def credit(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     return [row(page, "credit", "unknown: no completion has an advantage")] if unknown else []
 
 
-def policy(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+def policy(state: PanelState, page: Page) -> list[Text]:
     """Entropy with its course, and what the update did."""
     if "policy/entropy" not in state.metrics:
         return []
@@ -178,7 +177,7 @@ def policy(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     return [row(page, "entropy", f"{entropy} {course}", *found)]
 
 
-def times(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+def times(state: PanelState, page: Page) -> list[Text]:
     """What the last step took, as a bar of its parts and their shares."""
     total = state.metrics.get("time/step_s")
     if total is None or not total > 0:
@@ -208,7 +207,7 @@ def times(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     return [row(page, "time", *head), row(page, "", *legend)]
 
 
-def memory(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+def memory(state: PanelState, page: Page) -> list[Text]:
     own = state.memory
     found = []
     if own.now is not None:

@@ -14,13 +14,12 @@ from dgpo_cli.live.state import PanelState
 from dgpo_cli.live.words import label_width, row
 from dgpo_cli.ui import outcomes
 from dgpo_cli.ui.page import Page
-from dgpo_cli.ui.ramp import Depth
 
 _ADVICE = 3  # lines at most
 _MOST = 300  # characters of a text that are looked at: more never fits a line
 
 
-def diagnoses(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+def diagnoses(state: PanelState, page: Page) -> list[Text]:
     """The first diagnosis with the first thing to change, and how many more there are."""
     if not state.diagnoses:
         return []
@@ -29,7 +28,11 @@ def diagnoses(state: PanelState, page: Page, depth: Depth) -> list[Text]:
     if more:
         head += f" (and {len(more)} more)"
     mark = "! "
-    lines = [plain(mark + elide(head, page.width - 2, glyphs=page.glyphs), style=_alarm(page))]
+    lines = [
+        plain(
+            mark + elide(head, page.width - 2, glyphs=page.glyphs), style=page.style("bold yellow")
+        )
+    ]
     return [*lines, *(plain(f"  {line}") for line in _advice(first, page))]
 
 
@@ -47,22 +50,16 @@ def _advice(diagnosis: Diagnosis, page: Page) -> list[str]:
     return [elide(line, room, glyphs=page.glyphs) for line in [*lines[: _ADVICE - 1], last] if line]
 
 
-def _alarm(page: Page) -> str:
-    return page.style("bold yellow")
-
-
-def completions(state: PanelState, page: Page, depth: Depth) -> list[Text]:
+def completions(state: PanelState, page: Page) -> list[Text]:
     """The last completions: outcome, reward, the prompt, and the end of the text."""
     shown = state.glimpse.shown if state.glimpse else ()
     labels = ["last", *[""] * len(shown)]
-    return [
-        _completion(each, label, page, depth) for each, label in zip(shown, labels, strict=False)
-    ]
+    return [_completion(each, label, page) for each, label in zip(shown, labels, strict=False)]
 
 
-def _completion(shown: Shown, label: str, page: Page, depth: Depth) -> Text:
+def _completion(shown: Shown, label: str, page: Page) -> Text:
     mark = outcomes.glyph(shown.outcome, glyphs=page.glyphs)
-    head = plain("").append(mark, outcomes.style(shown.outcome, depth=depth))
+    head = plain("").append(mark, outcomes.style(shown.outcome, depth=page.depth))
     head.append(f" {shown.reward:5.2f}  ")
     room = page.width - label_width(page) - head.cell_len
     prompt = elide(_start(shown.prompt, page), max(8, room // 3), glyphs=page.glyphs)

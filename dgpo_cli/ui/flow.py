@@ -148,6 +148,11 @@ def joined(runs: Iterable[Run]) -> Iterator[Run]:
         yield Run("".join(parts), *look)
 
 
+def drawn(lines: Iterable[Line], *, ramp: Ramp | None, glyphs: Glyphs) -> Iterator[Segment]:
+    """Lines in the ramp's colours, or with marks where there is none."""
+    return coloured(lines, ramp=ramp) if ramp else marked(lines, glyphs=glyphs)
+
+
 def coloured(lines: Iterable[Line], *, ramp: Ramp) -> Iterator[Segment]:
     """Lines in the ramp's colours."""
     styles: dict[tuple[int, bool], Style] = {}

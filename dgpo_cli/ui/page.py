@@ -1,102 +1,190 @@
-"""How a terminal page is laid out: its width, symbols and styles, and lines of labelled values."""
+"""A page of a terminal: its width, symbols and colours, and the lines that are written on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from rich.cells import cell_len
-from rich.console import ConsoleOptions, Group
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.text import Text
 
-from dgpo_cli.core.text import Glyphs, elide, glyphs_for, pad, plain
-from dgpo_cli.ui.ramp import Depth
+from dgpo_cli.core.text import UNICODE, Glyphs, elide, glyphs_for, pad, plain, split_words, visible
+from dgpo_cli.ui.ramp import Depth, depth_of, shallower
 
 NOTE = Style(dim=True, italic=True)  # a note of ours among a model's text
 LEAST_WIDTH = 24  # narrower terminals wrap
 LABEL = 12  # cells of the label of a field
 FACT = 26  # and of a fact
 
+Part = str | Text | tuple[str, str | Style]  # of a line: text, or text and its style
+Cell = tuple[str, int] | tuple[str, int, str]  # text, width (below 0: to the right), style
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Page:
-    """How to write: cells a line, symbols, and whether styles may be used at all."""
+    """Lines of at most `width` cells, written from top to bottom.
+
+    Text from elsewhere goes through `shown` first; a style is left out where there is no colour.
+    """
 
     width: int
-    glyphs: Glyphs
-    styled: bool
+    glyphs: Glyphs = UNICODE
+    depth: Depth = "truecolor"
+    console: Console | None = None  # where it will be printed
+    lines: list[RenderableType] = field(default_factory=list)
 
-    def style(self, name: str) -> str:
+    @property
+    def styled(self) -> bool:
+        return self.depth != "none"
+
+    def style(self, name: str | Style) -> str | Style:
         return name if self.styled else ""
 
-    def rule(self) -> Text:
-        return plain(self.glyphs.rule * self.width, style=self.style("dim"))
+    def shown(self, text: str, *, spaces: bool = False) -> str:
+        """Foreign text, visible in the symbols of this page."""
+        return visible(text, glyphs=self.glyphs, spaces=spaces)
 
-    def field(self, label: str, value: str, style: str = "") -> Text:
+    def fit(self, text: str, room: int | None = None, *, end: bool = False) -> str:
+        """Visible text cut to `room` cells, or to the page; end: keep its end."""
+        return elide(text, self.width if room is None else room, glyphs=self.glyphs, end=end)
+
+    def inner(self, width: int) -> Page:
+        """An empty page of the same kind."""
+        return Page(width, self.glyphs, self.depth, self.console)
+
+    def text(self, *parts: Part) -> Text:
+        """A line that is not on the page yet."""
+        line = plain("")
+        for part in parts:
+            if isinstance(part, Text):
+                line.append_text(part)
+            else:
+                text, style = (part, "") if isinstance(part, str) else part
+                line.append(visible(text), self.style(style))
+        return line
+
+    def add(self, *parts: Part) -> Text:
+        """Write a line."""
+        line = self.text(*parts)
+        self.lines.append(line)
+        return line
+
+    def cells(self, *cells: Cell) -> Text:
+        """A row of a table that is not on the page yet: each text in the width of its column."""
+        parts = []
+        for text, width, *style in cells:
+            parts.append((pad(text, abs(width), right=width < 0), style[0] if style else ""))
+        return self.text(*parts)
+
+    def row(self, *cells: Cell) -> Text:
+        """Write a row of a table."""
+        line = self.cells(*cells)
+        self.lines.append(line)
+        return line
+
+    def draw(self, segments: Iterable[Segment]) -> None:
+        """Write text whose colours are not those of the page: tokens of a model."""
+        self.lines.append(Segments(segments))
+
+    def blank(self) -> None:
+        self.add()
+
+    def rule(self) -> None:
+        self.add((self.glyphs.rule * self.width, "dim"))
+
+    def heading(self, text: str, note: str = "") -> None:
+        """A bold line, and a dim note behind it."""
+        self.add((text, "bold"), (f"  {note}" if note else "", "dim"))
+
+    def title(self, left: str, right: str = "") -> None:
+        """A bold title, something at the right edge, and a rule below."""
+        room = self.width - cell_len(right) - 1 if right else self.width
+        left = self.fit(left, room)
+        self.add((pad(left, self.width - cell_len(right)) + right if right else left, "bold"))
+        self.rule()
+
+    def field(self, label: str, value: str, style: str = "") -> None:
         """A label and a value that is visible already, on one line."""
-        line = plain("").append(pad(label, LABEL), style=self.style("dim"))
-        room = self.width - LABEL
-        return line.append(elide(value, room, glyphs=self.glyphs), style=self.style(style))
+        self.row((label, LABEL, "dim")).append(
+            self.fit(value, self.width - LABEL), self.style(style)
+        )
 
-    def fields(self, *pairs: tuple[str, str]) -> Iterator[Text]:
+    def fields(self, *pairs: tuple[str, str]) -> None:
         """Short labels and values side by side where two or three columns have room."""
         columns = max(1, min(3, self.width // 26))
-        cell = self.width // columns
+        room = self.width // columns - LABEL
         for start in range(0, len(pairs), columns):
-            line = plain("")
+            line = self.add()
             for label, value in pairs[start : start + columns]:
-                line.append(pad(label, LABEL), style=self.style("dim"))
-                room = cell - LABEL
-                line.append(pad(elide(value, room - 1, glyphs=self.glyphs), room))
+                line.append(self.cells((label, LABEL, "dim"), (self.fit(value, room - 1), room)))
             line.rstrip()
-            yield line
 
-    def fact(self, label: str, value: str) -> Text:
-        """A long label and a number."""
-        return plain("").append(pad(label, FACT), style=self.style("dim")).append(value)
+    def fact(self, label: str, value: str, *, wraps: bool = False) -> Text:
+        """A long label and a number; wraps: it stands below where the line has no room."""
+        if wraps and FACT + cell_len(value) > self.width:
+            line = self.add((label, "dim"))
+            self.paragraph(value, indent=2)
+            return line
+        return self.row((label, FACT, "dim")).append(value)
 
-    def fact_lines(self, label: str, value: str) -> Iterator[Text]:
-        """A fact whose value stands below its label where the line has no room."""
-        if FACT + cell_len(value) <= self.width:
-            yield self.fact(label, value)
-            return
-        yield plain(label, style=self.style("dim"))
-        yield from self.paragraph(value, indent=2)
+    def paragraph(
+        self, text: str, style: str = "", *, indent: int = 0, head: Text | None = None
+    ) -> None:
+        """A sentence wrapped at spaces; only visible text has a place in it.
 
-    def paragraph(self, text: str, style: str = "", *, indent: int = 0) -> Iterator[Text]:
-        """A sentence of ours wrapped at spaces; untrusted text has no place in it."""
-        line = ""
-        for word in text.split():
-            if line and indent + cell_len(line) + 1 + cell_len(word) > self.width:
-                yield plain(" " * indent + line, style=self.style(style))
-                line = word
+        head: what stands on the first line in place of the indent.
+        """
+        line, *words = text.split() or [""]
+        for word in words:
+            if indent + cell_len(line) + 1 + cell_len(word) <= self.width:
+                line = f"{line} {word}"
+                continue
+            self.add(head or " " * indent, (line, style))
+            line, head = word, None
+        self.add(head or " " * indent, (line, style))
+
+    def wrapped(self, text: str, *, indent: int = 0) -> None:
+        """Foreign text, however long its words are."""
+        rest = self.shown(text)
+        while rest:
+            line, rest = split_words(rest, self.width - indent)
+            self.add(" " * indent, line)
+
+    def items(self, parts: Iterable[Text], *, gap: int = 3) -> None:
+        """Short texts behind each other, on as many lines as they need."""
+        line: Text | None = None
+        for part in parts:
+            if line is None or line.cell_len + gap + part.cell_len > self.width:
+                line = self.add(part)
             else:
-                line = f"{line} {word}" if line else word
-        yield plain(" " * indent + line, style=self.style(style))
+                line.append(" " * gap).append(part)
 
 
-def title_line(page: Page, left: str, right: str = "") -> Text:
-    """A bold title, and something at the right edge where it fits."""
-    room = page.width - cell_len(right) - 1 if right else page.width
-    line = plain(elide(left, room, glyphs=page.glyphs), style=page.style("bold"))
-    gap = page.width - line.cell_len - cell_len(right)
-    return line.append(" " * gap + right) if right else line
+@dataclass(frozen=True, slots=True)
+class View:
+    """Something that rich can print: `draw` writes it on a page of the console.
 
+    color: the most colour to use; the console may allow less (NO_COLOR, a pipe). width: cells a
+    line at most. Symbols follow the console's encoding.
+    """
 
-def page_for(options: ConsoleOptions, *, width: int | None = None, depth: Depth) -> Page:
-    """The page for a console: at most `width` cells, ASCII symbols where it has no UTF-8."""
-    room = options.max_width if width is None else min(width, options.max_width)
-    return Page(
-        width=max(LEAST_WIDTH, room),
-        glyphs=glyphs_for(ascii_only=options.ascii_only),
-        styled=depth != "none",
-    )
+    draw: Callable[[Page], None]
+    color: Depth = "truecolor"
+    width: int | None = None
 
-
-def stack(texts: Iterable[Text]) -> Group:
-    """Lines below each other."""
-    lines = list(texts)
-    for line in lines:
-        line.end = "\n"
-    return Group(*lines)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        room = options.max_width if self.width is None else min(self.width, options.max_width)
+        page = Page(
+            width=max(LEAST_WIDTH, room),
+            glyphs=glyphs_for(ascii_only=options.ascii_only),
+            depth=shallower(self.color, depth_of(console)),
+            console=console,
+        )
+        self.draw(page)
+        for line in page.lines:
+            if isinstance(line, Text):
+                line.end = "\n"
+            yield line

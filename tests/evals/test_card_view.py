@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dgpo_cli.core.text import UNICODE
 from dgpo_cli.core.types import Card
-from dgpo_cli.evals.views.card import card_lines
+from dgpo_cli.evals.views.card import draw_card
 from dgpo_cli.ui.page import Page
-from tests.samples import card
+from tests.samples import card, texts
 
 
 def shown(ticket: Card, *, width: int = 80) -> list[str]:
-    page = Page(width=width, glyphs=UNICODE, styled=False)
-    return [line.plain for line in card_lines(ticket, page=page)]
+    page = Page(width, depth="none")
+    draw_card(page, ticket)
+    return texts(page)
 
 
 def row(lines: list[str], key: str) -> str:

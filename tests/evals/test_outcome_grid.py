@@ -15,15 +15,17 @@ from dgpo_cli.evals.views.outcome_grid import outcome_grid, outcome_legend
 from dgpo_cli.ui.outcomes import COLOURS, NAMES, glyph
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import contrast
-from tests.samples import evaluation
+from tests.samples import evaluation, texts
 
 
 def page(width: int, *, ascii_only: bool = False) -> Page:
-    return Page(width=width, glyphs=ASCII if ascii_only else UNICODE, styled=False)
+    return Page(width, ASCII if ascii_only else UNICODE, "none")
 
 
 def rows(problems: tuple[ProblemResult, ...], *, k: int, width: int) -> list[str]:
-    return [line.plain for line in outcome_grid(problems, k=k, page=page(width), depth="none")]
+    paper = page(width)
+    outcome_grid(paper, problems, k=k)
+    return texts(paper)
 
 
 def test_every_outcome_has_its_own_glyph_of_one_cell() -> None:
@@ -73,11 +75,13 @@ def test_a_long_id_keeps_its_end_where_ids_differ() -> None:
 
 def test_the_legend_counts_what_occurs_and_nothing_else() -> None:
     problems = evaluation([3, 8]).problems
-    (line,) = outcome_legend(problems, page=page(80), depth="none")
+    paper = page(80)
+    outcome_legend(paper, problems)
+    (line,) = texts(paper)
     found = [outcome for problem in problems for outcome in problem.outcomes]
-    assert "█ correct 11" in line.plain and "crash" not in line.plain
+    assert "█ correct 11" in line and "crash" not in line
     for outcome in set(found):
-        assert f"{NAMES[outcome]} {found.count(outcome)}" in line.plain
+        assert f"{NAMES[outcome]} {found.count(outcome)}" in line
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.strip import Strip, bar, spans
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import RAMPS
-from tests.samples import completion, printed
+from tests.samples import completion, printed, texts
 
 
 @given(st.integers(0, 3000), st.integers(1, 200))
@@ -67,8 +67,9 @@ def test_bars_of_other_numbers_stand_on_zero() -> None:
 def lines(count: int, *, heavy: int, width: int, positions: list[int]) -> list[str]:
     shown = completion(["x"] * count, [0.5 * (at == heavy) for at in range(count)], tau=0.2)
     measure = measure_of(shown, what="weight", steps=3)
-    page = Page(width=width, glyphs=UNICODE, styled=False)
-    return [line.plain for line in Strip(measure, page, None).lines(positions)]
+    page = Page(width, depth="none")
+    Strip(measure, page, None).draw(positions)
+    return texts(page)
 
 
 def test_a_cell_is_the_mean_of_its_tokens() -> None:
@@ -93,13 +94,10 @@ def test_few_tokens_have_a_cell_each() -> None:
 
 def test_the_strip_has_inks_and_no_background_of_its_own() -> None:
     shown = completion(["x"] * 30, [0.01 * at for at in range(30)], tau=0.2)
-    strip = Strip(
-        measure_of(shown, what="weight", steps=12),
-        Page(width=80, glyphs=UNICODE, styled=True),
-        RAMPS["truecolor"],
-    )
-    first = next(strip.lines([]))
-    assert first.cell_len == 30
+    page = Page(80)
+    Strip(measure_of(shown, what="weight", steps=12), page, RAMPS["truecolor"]).draw([])
+    first = page.lines[0]
+    assert len(texts(page)[0]) == 30
     sent = printed(first, color="truecolor")
     assert "38;2;" in sent and "48;" not in sent
 

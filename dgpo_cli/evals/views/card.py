@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from rich.cells import cell_len
-from rich.text import Text
-
-from dgpo_cli.core.text import elide, pad, plain, split_cells, visible
+from dgpo_cli.core.text import pad, split_cells
 from dgpo_cli.core.types import Card
 from dgpo_cli.stats.cards import flat, written
 from dgpo_cli.ui.page import Page
@@ -22,21 +19,17 @@ _PARTS = (
 )
 
 
-def card_lines(card: Card, *, page: Page) -> Iterator[Text]:
+def draw_card(page: Page, card: Card) -> None:
     """Every entry of the card; long values are wrapped, very long ones end in an ellipsis."""
-    yield plain(f"Card {card.key[:12]}", style=page.style("bold"))
+    page.heading(f"Card {card.key[:12]}")
     assumed = _assumed(card.protocol)
     for part, meaning in _PARTS:
-        entries = flat(getattr(card, part))
-        head = plain("").append(part, page.style("bold"))
-        if len(part) + 2 + len(meaning) <= page.width:
-            head.append(f"  {meaning}", page.style("dim"))
-        yield head
-        for key, value in entries.items():
+        page.heading(part, meaning if len(part) + 2 + len(meaning) <= page.width else "")
+        for key, value in flat(getattr(card, part)).items():
             if value in ([], {}):
                 continue
             marked = part == "protocol" and key.rpartition(".")[2] in assumed
-            yield from _entry(key, value, assumed=marked, page=page)
+            _entry(page, key, value, assumed=marked)
 
 
 def _assumed(protocol: Mapping[str, Any]) -> frozenset[str]:
@@ -46,29 +39,16 @@ def _assumed(protocol: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(str(name).rpartition(".")[2] for name in listed)
 
 
-def _entry(key: str, value: object, *, assumed: bool, page: Page) -> Iterator[Text]:
+def _entry(page: Page, key: str, value: object, *, assumed: bool) -> None:
     label = min(26, page.width // 2 - 2)
-    head = plain("  ").append(
-        pad(elide(visible(key, glyphs=page.glyphs), label - 1, glyphs=page.glyphs), label),
-        page.style("dim"),
-    )
+    head = page.text("  ", (pad(page.fit(page.shown(key), label - 1), label), "dim"))
     room = page.width - head.cell_len
-    strong = page.style("bold") if assumed or value == UNKNOWN else ""
-    text = visible(written(value), glyphs=page.glyphs)
-    if assumed:
-        text = f"? {text} (assumed)"
-    elif value == UNKNOWN:
-        text = f"? {text}"
-    for piece in _wrapped(text, room, page=page):
-        yield head.append(piece, strong)
-        head = plain(" " * (page.width - room))
-
-
-def _wrapped(text: str, room: int, *, page: Page) -> Iterator[str]:
-    """Pieces of visible text that fit, cut at any character; the last may end in an ellipsis."""
-    for _ in range(_MOST_LINES - 1):
-        piece, text = split_cells(text, room)
-        yield piece
+    unsure = assumed or value == UNKNOWN
+    text = page.shown(written(value))
+    text = f"{'? ' * unsure}{text}{' (assumed)' * assumed}"
+    for line in range(1, _MOST_LINES + 1):
+        part, text = split_cells(text, room) if line < _MOST_LINES else (page.fit(text, room), "")
+        page.add(head, (part, "bold" if unsure else ""))
+        head = page.text(" " * (page.width - room))
         if not text:
             return
-    yield elide(text, room, glyphs=page.glyphs) if cell_len(text) > room else text

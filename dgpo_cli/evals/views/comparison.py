@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.text import Text
+from collections.abc import Sequence
+from functools import partial
 
 from dgpo_cli.core.numbers import (
     counted,
@@ -18,11 +15,10 @@ from dgpo_cli.core.numbers import (
     signed_ends,
     tokens,
 )
-from dgpo_cli.core.text import elide, pad, plain, split_words, visible
-from dgpo_cli.evals.views.evaluation import LABEL, error_line, noted
-from dgpo_cli.stats.comparison import Change, Comparison, Pair
-from dgpo_cli.ui.page import Page, page_for, stack, title_line
-from dgpo_cli.ui.ramp import Depth, depth_of, shallower
+from dgpo_cli.evals.views.evaluation import LABEL, error, note
+from dgpo_cli.stats.comparison import Comparison, Pair
+from dgpo_cli.ui.page import Page, View
+from dgpo_cli.ui.ramp import Depth
 
 _CELL = 9
 _LEVEL = 0.05
@@ -31,102 +27,83 @@ _NARROW = 60  # columns
 _LETTERS = "BCDEFGHIJKLMNOPQRSTUVWXYZ"  # of the runs; the baseline is A
 
 
-def render(pairs: Sequence[Pair], *, color: Depth = "truecolor") -> RenderableType:
+def render(pairs: Sequence[Pair], *, color: Depth = "truecolor") -> View:
     """Every run beside the baseline: scores, the difference with both errors, what flipped.
 
     color: the most colour to use; the console that prints may allow less.
     """
-    return _View(tuple(pairs), color)
+    return View(partial(_draw, pairs=pairs), color)
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
-    pairs: tuple[Pair, ...]
-    color: Depth
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        page = page_for(options, depth=shallower(self.color, depth_of(console)))
-        yield stack(self._lines(page))
-
-    def _lines(self, page: Page) -> Iterator[Text]:
-        for number, pair in enumerate(self.pairs):
-            if number:
-                yield plain("")
-            yield from _pair(pair, letter=_LETTERS[min(number, len(_LETTERS) - 1)], page=page)
-        if len(self.pairs) > 1:
-            yield plain("")
-            yield from page.paragraph(
-                f"{len(self.pairs)} runs are compared with one baseline; each p stands alone. "
-                f"For one verdict over all of them ask for p below {_LEVEL / len(self.pairs):.3g} "
-                "instead of 0.05 (Bonferroni)."
-            )
+def _draw(page: Page, *, pairs: Sequence[Pair]) -> None:
+    for number, pair in enumerate(pairs):
+        if number:
+            page.blank()
+        _pair(page, pair, letter=_LETTERS[min(number, len(_LETTERS) - 1)])
+    if len(pairs) > 1:
+        page.blank()
+        page.paragraph(
+            f"{len(pairs)} runs are compared with one baseline; each p stands alone. "
+            f"For one verdict over all of them ask for p below {_LEVEL / len(pairs):.3g} "
+            "instead of 0.05 (Bonferroni)."
+        )
 
 
-def _pair(pair: Pair, *, letter: str, page: Page) -> Iterator[Text]:
+def _pair(page: Page, pair: Pair, *, letter: str) -> None:
     found = pair.comparison
-    bench = visible(pair.after.evaluation.bench, glyphs=page.glyphs)
-    yield title_line(page, bench, counted(found.n_problems, "problem") + " in both")
-    yield page.rule()
+    bench = page.shown(pair.after.evaluation.bench)
+    page.title(bench, counted(found.n_problems, "problem") + " in both")
     runs = (("A", pair.before, found.k_before), (letter, pair.after, found.k_after))
     for called, run, k in runs:
         of = f", {counted(k, 'sample')} each"
-        name = visible(run.name, glyphs=page.glyphs)
-        line = plain("").append(f"{called}  ", page.style("bold"))
-        room = page.width - line.cell_len - len(of)
-        yield line.append(elide(name, room, glyphs=page.glyphs, end=True)).append(
-            of, page.style("dim")
-        )
-    yield plain("")
-    yield from _scores(pair, letter=letter, page=page)
-    yield from _errors(found, page=page)
-    yield plain("")
-    yield from page.paragraph(in_words(found, letter=letter), style="bold")
-    yield from _listed("Warning: not comparable, --force:", pair.forced, page=page)
-    yield from _listed("Note:", pair.notes, page=page)
-    yield from _listed("The subjects differ in", pair.subject, page=page)
-    yield plain("")
-    yield from _flips(found, letter=letter, page=page)
-    yield from _changes(found, letter=letter, page=page)
+        room = page.width - len(called) - 2 - len(of)
+        name = page.fit(page.shown(run.name), room, end=True)
+        page.add((f"{called}  ", "bold"), name, (of, "dim"))
+    page.blank()
+    _scores(page, pair, letter=letter)
+    page.blank()
+    _errors(page, found)
+    page.blank()
+    page.paragraph(in_words(found, letter=letter), "bold")
+    _listed(page, "Warning: not comparable, --force:", pair.forced)
+    _listed(page, "Note:", pair.notes)
+    _listed(page, "The subjects differ in", pair.subject)
+    page.blank()
+    _flips(page, found, letter=letter)
+    _changes(page, found, letter=letter)
 
 
-def _scores(pair: Pair, *, letter: str, page: Page) -> Iterator[Text]:
+def _scores(page: Page, pair: Pair, *, letter: str) -> None:
     found, old, new = pair.comparison, pair.before.evaluation, pair.after.evaluation
-    heads = "".join(name.rjust(_CELL) for name in ("A", letter, f"{letter} - A"))
-    yield plain(" " * LABEL + heads, style=page.style("dim"))
-    k = str(old.k) if old.k == new.k else "k"
-    yield _row(f"Avg@{k}", found.before, found.after, page=page, style="bold")
+    page.row(("", LABEL), *((head, -_CELL, "dim") for head in ("A", letter, f"{letter} - A")))
+
+    def row(label: str, before: float, after: float, style: str = "") -> None:
+        texts = (percent(before), percent(after), points(after - before))
+        page.row((label, LABEL, "dim"), *((text, -_CELL, style) for text in texts))
+
+    row(f"Avg@{old.k if old.k == new.k else 'k'}", found.before, found.after, "bold")
     if not found.n_problems == old.n_problems == new.n_problems:
         return  # the rest is of other problems too
-    yield _row(f"maj@{k}", old.maj_at_k, new.maj_at_k, page=page)
-    yield _row("truncated", old.truncated, new.truncated, page=page)
-    yield _row("no answer", old.no_answer, new.no_answer, page=page)
-    line = plain("").append(pad("mean tokens", LABEL), page.style("dim"))
+    row(f"maj@{old.k if old.k == new.k else 'k'}", old.maj_at_k, new.maj_at_k)
+    row("truncated", old.truncated, new.truncated)
+    row("no answer", old.no_answer, new.no_answer)
     change = new.lengths.mean - old.lengths.mean
     digits = 1 if abs(change) < 100 else 0
     change = round(change, digits) + 0.0  # no minus before a zero
-    for text in (tokens(old.lengths.mean), tokens(new.lengths.mean), f"{change:+,.{digits}f}"):
-        line.append(text.rjust(_CELL))
-    yield line
+    texts = (tokens(old.lengths.mean), tokens(new.lengths.mean), f"{change:+,.{digits}f}")
+    page.row(("mean tokens", LABEL, "dim"), *((text, -_CELL) for text in texts))
 
 
-def _row(label: str, before: float, after: float, *, page: Page, style: str = "") -> Text:
-    line = plain("").append(pad(label, LABEL), page.style("dim"))
-    for text in (percent(before), percent(after), points(after - before)):
-        line.append(text.rjust(_CELL), page.style(style))
-    return line
-
-
-def _errors(found: Comparison, *, page: Page) -> Iterator[Text]:
-    yield plain("")
-    head = plain(f"difference {points(found.difference)} points", style=page.style("bold"))
-    yield from noted(head, "95% intervals:", page=page)
+def _errors(page: Page, found: Comparison) -> None:
+    head = page.add((f"difference {points(found.difference)} points", "bold"))
+    note(page, head, "95% intervals:")
     drawn = "" if found.exact else " (drawn)"
     for label, interval, p, meaning in (
         ("rerun", found.rerun_95, found.p_rerun, ", these problems again"),
         ("problems", found.problems_95, found.p_problems, f"{drawn}, other problems"),
     ):
         said = f"p = {p_value(p)}".replace("= <", "<") + meaning
-        yield from error_line(label, signed_ends(interval), said, page=page)
+        error(page, label, signed_ends(interval), said)
     least = " and ".join(
         f"{'none' if math.isinf(value) else margin(value)} {name}"
         for value, name in (
@@ -134,8 +111,8 @@ def _errors(found: Comparison, *, page: Page) -> Iterator[Text]:
             (found.smallest_problems, "on others"),
         )
     )
-    yield from page.paragraph(
-        f"Smallest difference that so many problems and samples show (80% power at 5%), "
+    page.paragraph(
+        "Smallest difference that so many problems and samples show (80% power at 5%), "
         f"in points: {least}."
     )
 
@@ -155,58 +132,46 @@ def in_words(found: Comparison, *, letter: str) -> str:
     return "No difference is shown: sampling again could give as much."
 
 
-def _listed(head: str, lines: Sequence[str], *, page: Page) -> Iterator[Text]:
-    """Lines that may hold untrusted text, wrapped at any character, under a head."""
+def _listed(page: Page, head: str, lines: Sequence[str]) -> None:
+    """Lines that may hold untrusted text under a head."""
     if not lines:
         return
-    yield plain(head, style=page.style("bold"))
+    page.heading(head)
     for line in lines:
-        rest = visible(line, glyphs=page.glyphs)
-        while rest:
-            piece, rest = split_words(rest, page.width - 2)
-            yield plain("  ").append(piece)
+        page.wrapped(line, indent=2)
 
 
-def _flips(found: Comparison, *, letter: str, page: Page) -> Iterator[Text]:
+def _flips(page: Page, found: Comparison, *, letter: str) -> None:
     for kind, run in (("gained", letter), ("lost", "A")):
-        ids = [visible(c.id, glyphs=page.glyphs) for c in found.changes if c.flipped == kind]
-        yield plain(f"{len(ids)} {kind}: most samples right only in {run}")
-        rest = ", ".join(ids)
-        while rest:
-            piece, rest = split_words(rest, page.width - 2)
-            yield plain("  ").append(piece)
+        ids = [change.id for change in found.changes if change.flipped == kind]
+        page.add(f"{len(ids)} {kind}: most samples right only in {run}")
+        page.wrapped(", ".join(ids), indent=2)
 
 
-def _changes(found: Comparison, *, letter: str, page: Page) -> Iterator[Text]:
+def _changes(page: Page, found: Comparison, *, letter: str) -> None:
     moved = [change for change in found.changes if change.difference]
     if not moved:
         return
     moved.sort(key=lambda change: -abs(change.difference))
-    yield plain("")
-    yield plain("Largest changes", style=page.style("bold"))
+    page.blank()
+    page.heading("Largest changes")
     name = 10 if page.width < _NARROW else 20
     heads = ("A", letter, "points", "p", "p (all)")
     widths = (6, 6, 8, 9, 9) if page.width >= _NARROW else (4, 4, 7, 7, 8)
-    cells = "".join(text.rjust(width) for text, width in zip(heads, widths, strict=True))
-    yield plain(pad("problem", name) + cells, style=page.style("dim"))
+    columns = ((head, -width, "dim") for head, width in zip(heads, widths, strict=True))
+    page.row(("problem", name, "dim"), *columns)
     for change in moved[:_LISTED]:
-        yield _change(change, name=name, widths=widths, page=page)
-    yield from page.paragraph(
+        values = (
+            str(change.before),
+            str(change.after),
+            points(change.difference),
+            *(p_value(p).replace("< 0.0", "<.0") for p in (change.p, change.p_holm)),
+        )
+        shown = page.fit(page.shown(change.id), name - 1, end=True)
+        cells = ((value, -width) for value, width in zip(values, widths, strict=True))
+        page.row((shown, name), *cells)
+    page.paragraph(
         f"p: Fisher's exact test of that problem; p (all): adjusted by Holm for all "
         f"{found.n_problems} problems.",
-        style="dim",
+        "dim",
     )
-
-
-def _change(change: Change, *, name: int, widths: Sequence[int], page: Page) -> Text:
-    shown = elide(visible(change.id, glyphs=page.glyphs), name - 1, glyphs=page.glyphs, end=True)
-    line = plain("").append(pad(shown, name))
-    values = (
-        str(change.before),
-        str(change.after),
-        points(change.difference),
-        *(p_value(p).replace("< 0.0", "<.0") for p in (change.p, change.p_holm)),
-    )
-    for value, width in zip(values, widths, strict=True):
-        line.append(value.rjust(width))
-    return line

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from dgpo_cli.core.numbers import counted, ends, percent, rate, tokens
-from dgpo_cli.core.text import elide, pad, plain, split_cells, visible
+from dgpo_cli.core.text import pad, split_cells
 from dgpo_cli.core.types import Card, Disagreement, Evaluation
-from dgpo_cli.evals.views.card import card_lines
+from dgpo_cli.evals.views.card import draw_card
 from dgpo_cli.evals.views.evaluation_json import from_json, to_json
-from dgpo_cli.evals.views.grid import grid, grid_legend
+from dgpo_cli.evals.views.grid import grid
 from dgpo_cli.evals.views.histogram import histogram
 from dgpo_cli.evals.views.outcome_grid import outcome_grid, outcome_legend
 from dgpo_cli.evals.views.warnings import warnings
-from dgpo_cli.ui.page import Page, page_for, stack, title_line
-from dgpo_cli.ui.ramp import Depth, depth_of, shallower
+from dgpo_cli.ui.page import Page, View
+from dgpo_cli.ui.ramp import Depth
 
 __all__ = ["from_json", "render", "to_json"]
 
@@ -30,25 +28,22 @@ _MOST_ROWS = 60  # problems with a row each; more are a bar each
 _LISTED = 5  # disagreements
 
 
-def render(
-    evaluation: Evaluation, card: Card | None = None, *, color: Depth = "truecolor"
-) -> RenderableType:
+def render(evaluation: Evaluation, card: Card | None = None, *, color: Depth = "truecolor") -> View:
     """Problems, lengths, the card if it is asked for, and last the score with its errors.
 
     The end of a long output is what a terminal shows.
     color: the most colour to use; the console that prints may allow less.
     """
-    return _Report(evaluation, card, color)
+    return View(partial(_draw, result=evaluation, card=card), color)
 
 
-def value_line(label: str, value: str, *, page: Page, style: str = "") -> Text:
-    """A label and a short value in the column of numbers."""
-    line = plain("").append(pad(label, LABEL), page.style("dim"))
-    return line.append(value.rjust(NUMBER), page.style(style))
+def value(page: Page, label: str, number: str, style: str = "") -> Text:
+    """Write a label and a short value in the column of numbers."""
+    return page.row((label, LABEL, "dim"), (number, -NUMBER, style))
 
 
-def noted(line: Text, *notes: str, page: Page) -> Iterator[Text]:
-    """A line and what belongs to it: behind it as long as there is room, the rest below.
+def note(page: Page, line: Text, *notes: str) -> None:
+    """Write what belongs to a line: behind it as long as there is room, the rest below.
 
     The last of the notes says what the line means and is dim.
     """
@@ -56,76 +51,50 @@ def noted(line: Text, *notes: str, page: Page) -> Iterator[Text]:
     while rest and line.cell_len + 2 + len(rest[0]) <= page.width:
         line.append("  " + rest[0], page.style("dim") if len(rest) == 1 else "")
         rest.pop(0)
-    yield line
-    inner = Page(width=page.width - 4, glyphs=page.glyphs, styled=page.styled)
-    for note in rest:
-        for text in inner.paragraph(note, style="dim" if note == rest[-1] else ""):
-            yield plain("    ").append_text(text)
+    for each in rest:
+        page.paragraph(each, "dim" if each == rest[-1] else "", indent=4)
 
 
-def error_line(label: str, interval: str, *notes: str, page: Page) -> Iterator[Text]:
-    """A 95% interval and what it is the error of; the view says "95%" once."""
-    line = plain("").append(pad(f"  {label}", LABEL), page.style("dim"))
-    yield from noted(line.append(f" {interval}"), *notes, page=page)
+def error(page: Page, label: str, interval: str, *notes: str) -> None:
+    """Write a 95% interval and what it is the error of; the view says "95%" once."""
+    note(page, page.row((f"  {label}", LABEL, "dim")).append(f" {interval}"), *notes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Report:
-    evaluation: Evaluation
-    card: Card | None
-    color: Depth
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        depth = shallower(self.color, depth_of(console))
-        page = page_for(options, depth=depth)
-        yield stack(self._lines(page=page, depth=depth))
-
-    def _lines(self, *, page: Page, depth: Depth) -> Iterator[Text]:
-        result = self.evaluation
-        yield from _problems(result, page=page, depth=depth)
-        yield plain("")
-        yield from _lengths(result, page=page, depth=depth)
-        if result.disagreements:
-            yield plain("")
-            yield from _disagreements(result.disagreements, page=page)
-        if self.card is not None:
-            yield plain("")
-            yield from card_lines(self.card, page=page)
-        yield plain("")
-        name = visible(result.bench, glyphs=page.glyphs)
-        of = f"{counted(result.n_problems, 'problem')}, {counted(result.k, 'sample')} each"
-        yield title_line(page, name, of)
-        yield page.rule()
-        yield from _score(result, page=page)
-        for warning in warnings(result):
-            yield from page.paragraph(f"Warning: {warning}", style="bold")
+def _draw(page: Page, *, result: Evaluation, card: Card | None) -> None:
+    _problems(page, result)
+    page.blank()
+    _lengths(page, result)
+    if result.disagreements:
+        page.blank()
+        _disagreements(page, result.disagreements)
+    if card is not None:
+        page.blank()
+        draw_card(page, card)
+    page.blank()
+    of = f"{counted(result.n_problems, 'problem')}, {counted(result.k, 'sample')} each"
+    page.title(page.shown(result.bench), of)
+    _score(page, result)
+    for warning in warnings(result):
+        page.paragraph(f"Warning: {warning}", "bold")
 
 
-def _score(result: Evaluation, *, page: Page) -> Iterator[Text]:
-    score = value_line(f"Avg@{result.k}", percent(result.avg_at_k), page=page, style="bold")
-    yield from noted(score, "95% intervals:", page=page)
-    for label, interval, meaning in (
-        ("rerun", result.rerun_95, "these problems sampled again"),
-        ("problems", result.problems_95, "other problems of this kind"),
-    ):
-        yield from error_line(label, ends(interval), meaning, page=page)
-    yield plain("")
-    yield value_line(f"maj@{result.k}", percent(result.maj_at_k), page=page)
-    yield from _pass_table(result, page=page)
-    yield plain("")
-    cut = value_line("truncated", percent(result.truncated), page=page)
-    yield from noted(cut, *_bracket(result), page=page)
-    yield value_line("no answer", percent(result.no_answer), page=page)
+def _score(page: Page, result: Evaluation) -> None:
+    score = value(page, f"Avg@{result.k}", percent(result.avg_at_k), "bold")
+    note(page, score, "95% intervals:")
+    error(page, "rerun", ends(result.rerun_95), "these problems sampled again")
+    error(page, "problems", ends(result.problems_95), "other problems of this kind")
+    page.blank()
+    value(page, f"maj@{result.k}", percent(result.maj_at_k))
+    _pass_table(page, result)
+    page.blank()
+    cut = value(page, "truncated", percent(result.truncated))
+    if result.truncated > 0:  # what the truncated samples leave open of the score
+        note(page, cut, f"score {ends(result.if_truncated)} with these all wrong or all right")
+    value(page, "no answer", percent(result.no_answer))
     if result.out_of_range:
-        yield value_line("out of range", percent(result.out_of_range), page=page)
+        value(page, "out of range", percent(result.out_of_range))
     if result.unjudged:
-        yield value_line("not judged", percent(result.unjudged), page=page)
-
-
-def _bracket(result: Evaluation) -> Iterator[str]:
-    """What the truncated samples leave open of the score."""
-    if result.truncated > 0:
-        yield f"score {ends(result.if_truncated)} with these all wrong or all right"
+        value(page, "not judged", percent(result.unjudged))
 
 
 def pass_levels(k: int) -> tuple[int, ...]:
@@ -134,63 +103,57 @@ def pass_levels(k: int) -> tuple[int, ...]:
     return tuple(powers if powers[-1] == k else [*powers, k])
 
 
-def _pass_table(result: Evaluation, *, page: Page) -> Iterator[Text]:
+def _pass_table(page: Page, result: Evaluation) -> None:
     cell = 8
     columns = max(1, (page.width - LABEL) // cell)
     items = [(j, result.pass_at_k[j]) for j in pass_levels(result.k)]
     for start in range(0, len(items), columns):
         shown = items[start : start + columns]
-        heads = "".join(str(j).rjust(cell) for j, _ in shown)
-        values = "".join(percent(value).rjust(cell) for _, value in shown)
-        yield plain(pad("pass@", LABEL) + heads[1:], style=page.style("dim"))
-        yield plain(" " * LABEL + values[1:])
+        page.add((pad("pass@", LABEL - 1), "dim"), *((str(j).rjust(cell), "dim") for j, _ in shown))
+        page.add(" " * (LABEL - 1), *(percent(value).rjust(cell) for _, value in shown))
 
 
-def _problems(result: Evaluation, *, page: Page, depth: Depth) -> Iterator[Text]:
-    yield plain("Problems", style=page.style("bold")).append(
-        f"  id, answer, correct of {result.k}", page.style("dim")
-    )
+def _problems(page: Page, result: Evaluation) -> None:
+    page.heading("Problems", f"id, answer, correct of {result.k}")
     if result.n_problems <= _MOST_ROWS:
-        yield from outcome_grid(result.problems, k=result.k, page=page, depth=depth)
-        yield from outcome_legend(result.problems, page=page, depth=depth)
+        outcome_grid(page, result.problems, k=result.k)
+        outcome_legend(page, result.problems)
     else:
-        yield from grid(result.problems, k=result.k, page=page, depth=depth)
-        yield grid_legend(k=result.k, page=page)
+        grid(page, result.problems, k=result.k)
     never = [problem.id for problem in result.problems if problem.correct == 0]
     always = sum(problem.correct == result.k for problem in result.problems)
-    yield plain(f"always solved {always}, never solved {len(never)} of {result.n_problems}")
+    page.add(f"always solved {always}, never solved {len(never)} of {result.n_problems}")
     if never:
-        names = ", ".join(visible(name, glyphs=page.glyphs) for name in never)
-        line = plain("").append("never: ", page.style("dim"))
-        yield line.append(elide(names, page.width - 7, glyphs=page.glyphs))
+        names = ", ".join(map(page.shown, never))
+        page.add(("never: ", "dim"), page.fit(names, page.width - 7))
 
 
-def _lengths(result: Evaluation, *, page: Page, depth: Depth) -> Iterator[Text]:
-    yield plain("Length of completions in tokens", style=page.style("bold"))
+def _lengths(page: Page, result: Evaluation) -> None:
+    page.heading("Length of completions in tokens")
     cell = min(10, (page.width - _SHORT_LABEL) // 5)
-    heads = "".join(name.rjust(cell) for name in ("mean", "10%", "50%", "90%", "max"))
-    yield plain(" " * _SHORT_LABEL + heads, style=page.style("dim"))
+    heads = ("mean", "10%", "50%", "90%", "max")
+    page.row(("", _SHORT_LABEL), *((head, -cell, "dim") for head in heads))
     rows = (("all", result.lengths), ("right", result.lengths_right))
     for name, found in (*rows, ("wrong", result.lengths_wrong)):
         values = (found.mean, found.p10, found.p50, found.p90, found.max)
-        line = plain("").append(pad(name, _SHORT_LABEL), page.style("dim"))
-        yield line.append("".join(tokens(v, narrow=cell < 8).rjust(cell) for v in values))
+        texts = (tokens(value, narrow=cell < 8) for value in values)
+        page.row((name, _SHORT_LABEL, "dim"), *((text, -cell) for text in texts))
     if math.isfinite(result.tokens_per_s):
-        yield plain(f"sampled now at {rate(result.tokens_per_s, 'tokens')}")
-    yield plain("")
+        page.add(f"sampled now at {rate(result.tokens_per_s, 'tokens')}")
+    page.blank()
     sides: tuple[list[int], list[int]] = ([], [])
     for problem in result.problems:
         for outcome, length in zip(problem.outcomes, problem.lengths, strict=True):
             sides[outcome != "correct"].append(length)
-    yield from histogram(*sides, page=page, depth=depth)
+    histogram(page, *sides)
 
 
-def _disagreements(found: tuple[Disagreement, ...], *, page: Page) -> Iterator[Text]:
-    text = (
+def _disagreements(page: Page, found: tuple[Disagreement, ...]) -> None:
+    page.paragraph(
         f"The second opinion differs on {counted(len(found), 'sample')}. That settles nothing: "
-        "what the checker said counts. Look at them."
+        "what the checker said counts. Look at them.",
+        "bold",
     )
-    yield from page.paragraph(text, style="bold")
     for each in found[:_LISTED]:
         read = "nothing" if each.extracted is None else each.extracted
         line = (
@@ -198,11 +161,9 @@ def _disagreements(found: tuple[Disagreement, ...], *, page: Page) -> Iterator[T
             f"answer {each.gold}, read {read}"
         )
         # Two lines at most, whatever a model wrote; the second one is indented.
-        shown = elide(visible(line, glyphs=page.glyphs), 2 * page.width - 4, glyphs=page.glyphs)
-        first, rest = split_cells(shown, page.width)
-        yield plain(first)
+        first, rest = split_cells(page.fit(page.shown(line), 2 * page.width - 4), page.width)
+        page.add(first)
         if rest:
-            yield plain("    ").append(elide(rest, page.width - 4, glyphs=page.glyphs))
+            page.add("    ", page.fit(rest, page.width - 4))
     if len(found) > _LISTED:
-        rest = f"  and {len(found) - _LISTED:,} more, all in report.json"
-        yield plain(rest, style=page.style("dim"))
+        page.add((f"  and {len(found) - _LISTED:,} more, all in report.json", "dim"))

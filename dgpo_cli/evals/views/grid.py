@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from rich.text import Text
-
-from dgpo_cli.core.text import Glyphs, pad, plain
+from dgpo_cli.core.text import Glyphs
 from dgpo_cli.core.types import ProblemResult
 from dgpo_cli.ui.page import Page
-from dgpo_cli.ui.ramp import RAMPS, Depth, levels
+from dgpo_cli.ui.ramp import RAMPS, levels
 
 _GROUP = 10  # problems between gaps
 
@@ -24,26 +22,18 @@ def bar(correct: int, *, k: int, glyphs: Glyphs) -> str:
     return steps[1 + correct * (len(steps) - 2) // k]
 
 
-def grid(problems: Sequence[ProblemResult], *, k: int, page: Page, depth: Depth) -> Iterator[Text]:
+def grid(page: Page, problems: Sequence[ProblemResult], *, k: int) -> None:
     """Rows of problems in their order, each row labelled with the number of its first."""
-    ramp = RAMPS.get(depth)
-    ink = ramp.ink(-levels(depth)) if ramp else ""
+    ramp = RAMPS.get(page.depth)
+    ink = ramp.ink(-levels(page.depth)) if ramp else ""
     label = len(str(len(problems))) + 2
     groups = max(1, min(5, (page.width - label) // (_GROUP + 1)))
     row = groups * _GROUP
     for start in range(0, len(problems), row):
-        line = plain("").append(pad(str(start + 1), label - 2, right=True), page.style("dim"))
-        line.append("  ")
-        shown = problems[start : start + row]
-        for at, problem in enumerate(shown):
+        line = page.row((str(start + 1), 2 - label, "dim"), ("", 2))
+        for at, problem in enumerate(problems[start : start + row]):
             if at and at % _GROUP == 0:
                 line.append(" ")
             line.append(bar(problem.correct, k=k, glyphs=page.glyphs), ink)
-        yield line
-
-
-def grid_legend(*, k: int, page: Page) -> Text:
-    """What the bars stand for."""
     steps = page.glyphs.fractions
-    text = f"{steps[0]} none   {steps[1:-1]} some   {steps[-1]} all {k}"
-    return plain(text, style=page.style("dim"))
+    page.add((f"{steps[0]} none   {steps[1:-1]} some   {steps[-1]} all {k}", "dim"))

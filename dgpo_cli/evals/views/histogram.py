@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.text import Text
 
-from dgpo_cli.core.text import pad, plain
 from dgpo_cli.core.types import Outcome
 from dgpo_cli.ui.outcomes import style
 from dgpo_cli.ui.page import Page
-from dgpo_cli.ui.ramp import Depth
 
 _BINS = 12  # at most
 
@@ -54,9 +52,7 @@ def _round_width(low: int, high: int) -> int:
         power *= 10
 
 
-def histogram(
-    right: Sequence[int], wrong: Sequence[int], *, page: Page, depth: Depth
-) -> Iterator[Text]:
+def histogram(page: Page, right: Sequence[int], wrong: Sequence[int]) -> None:
     """The bins as bars on one scale: a bar of any sample has at least one cell."""
     shown = bins(right, wrong)
     if not shown:
@@ -64,26 +60,19 @@ def histogram(
     labels = [f"{b.low:,}" if b.low == b.high else f"{b.low:,}-{b.high:,}" for b in shown]
     label = max(map(len, labels))
     most = max(max(b.right, b.wrong) for b in shown)
-    number = len(f"{most:,}")
     column = (page.width - label - 2) // 2
-    bar = max(1, column - number - 2)
-    head = pad(f"right {len(right):,}", column) + f"wrong {len(wrong):,}"
-    yield plain(" " * (label + 2) + head, style=page.style("dim"))
-    for text, each in zip(labels, shown, strict=True):
-        line = plain("").append(f"{text:>{label}}  ", page.style("dim"))
-        _bar(line, each.right, "correct", bar=bar, most=most, page=page, depth=depth)
-        line.append(" " * (label + 2 + column - line.cell_len))
-        _bar(line, each.wrong, "wrong", bar=bar, most=most, page=page, depth=depth)
-        line.rstrip()
-        yield line
-
-
-def _bar(
-    line: Text, count: int, outcome: Outcome, *, bar: int, most: int, page: Page, depth: Depth
-) -> None:
-    if not count:
-        return
+    bar = max(1, column - len(f"{most:,}") - 2)
     mark = "█▒" if not page.glyphs.ascii_only else "#="
-    cells = max(1, round(bar * count / most))
-    line.append(mark[outcome != "correct"] * cells, style(outcome, depth=depth))
-    line.append(f" {count:,}", page.style("dim"))
+
+    def drawn(count: int, outcome: Outcome) -> Text:
+        if not count:
+            return page.text()
+        cells = mark[outcome != "correct"] * max(1, round(bar * count / most))
+        return page.text((cells, style(outcome, depth=page.depth)), (f" {count:,}", "dim"))
+
+    heads = (f"right {len(right):,}", column, "dim"), (f"wrong {len(wrong):,}", column, "dim")
+    page.row(("", label + 2), *heads).rstrip()
+    for text, each in zip(labels, shown, strict=True):
+        line = page.row((text, -label, "dim"), ("", 2)).append_text(drawn(each.right, "correct"))
+        line.append(" " * (label + 2 + column - line.cell_len))
+        line.append_text(drawn(each.wrong, "wrong")).rstrip()

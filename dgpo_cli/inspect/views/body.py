@@ -7,12 +7,9 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.segment import Segment
-
 from dgpo_cli.core.numbers import counted, percent
 from dgpo_cli.inspect.views.measure import Measure, Piece, added
-from dgpo_cli.ui.flow import Line, Run, coloured, joined, marked, show_all, wrap
+from dgpo_cli.ui.flow import Line, Run, drawn, joined, show_all, wrap
 from dgpo_cli.ui.page import NOTE, Page
 from dgpo_cli.ui.ramp import Ramp
 
@@ -71,14 +68,16 @@ class Body:
     ramp: Ramp | None
     whole: bool
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def draw(self) -> None:
+        """Write it on the page."""
         texts = show_all((piece.text for piece in self.pieces), glyphs=self.page.glyphs)
         lines = list(wrap(self._runs(texts), width=self.page.width))
         rows = len(lines) * (1 if self.ramp else 2)
-        if self.whole or not self.peaks or rows <= console.height:
-            yield from self._drawn(lines)
+        screen = self.page.console.height if self.page.console else 0
+        if self.whole or not self.peaks or rows <= screen:
+            self._write(lines)
         else:
-            yield from self._passages(lines, _Places(texts, lines))
+            self._passages(lines, _Places(texts, lines))
 
     def _runs(self, texts: Sequence[str]) -> Iterator[Run]:
         listed = frozenset() if self.measure.scale.is_uniform else frozenset(self.listed)
@@ -88,24 +87,22 @@ class Body:
             for piece, text in zip(self.pieces, texts, strict=True)
         )
 
-    def _drawn(self, lines: Iterable[Line]) -> Iterator[Segment]:
-        if self.ramp is None:
-            return marked(lines, glyphs=self.page.glyphs)
-        return coloured(lines, ramp=self.ramp)
+    def _write(self, lines: Iterable[Line]) -> None:
+        self.page.draw(drawn(lines, ramp=self.ramp, glyphs=self.page.glyphs))
 
-    def _passages(self, lines: Sequence[Line], places: _Places) -> Iterator[Segment]:
+    def _passages(self, lines: Sequence[Line], places: _Places) -> None:
         piece_of = {at: i for i, p in enumerate(self.pieces) for at in range(p.start, p.stop)}
         wanted = [places.line(piece_of[position]) for position in self.peaks]
         newline = self.page.glyphs.newline
         empty = {at for at, line in enumerate(lines) if "".join(r.text for r in line) == newline}
         shown = 0
         for passage in passages_around(wanted, count=len(lines), rows=ROWS, empty=empty):
-            yield from self._gap(places, shown, passage.start)
-            yield from self._drawn(lines[passage.start : passage.stop])
+            self._gap(places, shown, passage.start)
+            self._write(lines[passage.start : passage.stop])
             shown = passage.stop
-        yield from self._gap(places, shown, len(lines))
+        self._gap(places, shown, len(lines))
 
-    def _gap(self, places: _Places, start: int, stop: int) -> Iterator[Segment]:
+    def _gap(self, places: _Places, start: int, stop: int) -> None:
         """One line on what is left out: how many tokens, and how much of the weight."""
         if start >= stop:
             return
@@ -116,8 +113,7 @@ class Body:
         share = percent(left_out / total if total else 0.0)
         rule = self.page.glyphs.rule * 3
         text = f"{rule} {counted(tokens, 'token')}, {share} of the weight {rule}"
-        yield Segment(text[: self.page.width], NOTE if self.ramp else None)
-        yield Segment.line()
+        self.page.add((text[: self.page.width], NOTE if self.ramp else ""))
 
 
 class _Places:

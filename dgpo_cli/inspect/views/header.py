@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-
-from rich.text import Text
+from collections.abc import Sequence
 
 from dgpo_cli.algo.credit.target import is_noise
 from dgpo_cli.config.changes import change_text
@@ -18,11 +16,11 @@ from dgpo_cli.core.numbers import (
     signed,
     whole_percent,
 )
-from dgpo_cli.core.text import Glyphs, plain, visible
+from dgpo_cli.core.text import Glyphs, visible
 from dgpo_cli.core.types import InspectedCompletion, Inspection
 from dgpo_cli.inspect.views.measure import added
 from dgpo_cli.inspect.views.scale import Scale
-from dgpo_cli.ui.page import Page, title_line
+from dgpo_cli.ui.page import Page
 
 NEARLY_HELD = 0.105  # of the top 10%: below it reads as GRPO's
 SHARPER = "--target-ess 0.9 shows what a smaller tau would give; credit.target_ess trains with it."
@@ -30,43 +28,37 @@ TOLERANCE = 1e-4  # relative; float32 weights of 20,000 tokens sum to better tha
 
 
 def header(
-    completion: InspectedCompletion, *, inspection: Inspection, scale: Scale, page: Page
-) -> Iterator[Text]:
+    page: Page, completion: InspectedCompletion, *, inspection: Inspection, scale: Scale
+) -> None:
     """The lines above the coloured tokens."""
-    name = visible(completion.prompt_id, glyphs=page.glyphs)
-    yield title_line(page, f"{name}, completion {completion.index}")
-    yield from question(completion, tau=completion.tau, inspection=inspection, page=page)
-    yield from page.fields(
+    page.title(f"{page.shown(completion.prompt_id)}, completion {completion.index}")
+    question(page, completion, tau=completion.tau, inspection=inspection)
+    page.fields(
         ("outcome", outcome(completion, glyphs=page.glyphs)),
         ("finish", completion.finish_reason),
         ("tokens", f"{len(completion.tokens):,}"),
         ("reward", short(completion.reward)),
         ("advantage", signed(completion.advantage)),
     )
-    yield plain("")
-    yield from _credit(completion, scale=scale, page=page)
-    yield plain("")
-    yield from page.paragraph(in_words(completion, scale=scale), style="bold")
+    page.blank()
+    _credit(page, completion, scale=scale)
+    page.blank()
+    page.paragraph(in_words(completion, scale=scale), "bold")
     if can_be_sharper(completion, inspection=inspection, scale=scale):
-        yield from page.paragraph(SHARPER, style="dim")
+        page.paragraph(SHARPER, "dim")
 
 
 def question(
-    completion: InspectedCompletion, *, tau: float | None, inspection: Inspection, page: Page
-) -> Iterator[Text]:
+    page: Page, completion: InspectedCompletion, *, tau: float | None, inspection: Inspection
+) -> None:
     """What was asked, and what measured the credit; tau: as for `rule_name`."""
-
-    def shown(text: str) -> str:
-        return visible(text, glyphs=page.glyphs)
-
-    yield page.rule()
-    yield page.field("prompt", shown(completion.prompt))
-    yield page.field("answer", shown(completion.answer) or UNKNOWN)
-    yield page.field("model", shown(inspection.model))
-    yield page.field("reference", shown(inspection.reference))
-    yield page.field("credit rule", rule_name(inspection, tau=tau, glyphs=page.glyphs))
+    page.field("prompt", page.shown(completion.prompt))
+    page.field("answer", page.shown(completion.answer) or UNKNOWN)
+    page.field("model", page.shown(inspection.model))
+    page.field("reference", page.shown(inspection.reference))
+    page.field("credit rule", rule_name(inspection, tau=tau, glyphs=page.glyphs))
     for change in inspection.changes:
-        yield page.field("changed", shown(change_text(change)), style="yellow")
+        page.field("changed", page.shown(change_text(change)), "yellow")
 
 
 def outcome(completion: InspectedCompletion, *, glyphs: Glyphs) -> str:
@@ -95,7 +87,7 @@ def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> s
     return ", ".join(parts)
 
 
-def _credit(completion: InspectedCompletion, *, scale: Scale, page: Page) -> Iterator[Text]:
+def _credit(page: Page, completion: InspectedCompletion, *, scale: Scale) -> None:
     """How uneven the credit is, and its two invariants computed from the weights shown."""
     weights = [token.weight for token in completion.tokens]
     if not weights:
@@ -109,19 +101,17 @@ def _credit(completion: InspectedCompletion, *, scale: Scale, page: Page) -> Ite
         return f"{mark} {value}" if holds else f"{mark} {value}, not {otherwise}"
 
     held = [percent(share_of_top(weights, share)) for share in (0.01, 0.05, 0.1)]
-    yield from page.fact_lines("effective token fraction", fraction(completion.effective_fraction))
-    yield from page.fact_lines("largest weight", f"{scale.number(scale.high)} (GRPO: 1)")
-    yield from page.fact_lines("held by top 1 / 5 / 10%", f"{' / '.join(held)} of the weight")
+    page.fact("effective token fraction", fraction(completion.effective_fraction), wraps=True)
+    page.fact("largest weight", f"{scale.number(scale.high)} (GRPO: 1)", wraps=True)
+    page.fact("held by top 1 / 5 / 10%", f"{' / '.join(held)} of the weight", wraps=True)
     if (noise := distance_is_noise(completion)) is not None:
-        yield from page.fact_lines("distance d", noise)
-    yield from page.fact_lines("mean weight", checked(f"{mean:.6f}", _close(mean, 1.0), "1"))
+        page.fact("distance d", noise, wraps=True)
+    page.fact("mean weight", checked(f"{mean:.6f}", _close(mean, 1.0), "1"), wraps=True)
     if math.isnan(completion.advantage):
         return
     sum_label = f"sum of advantages = T{page.glyphs.times}A"
     total_is_right = _close(total, expected)
-    yield from page.fact_lines(
-        sum_label, checked(f"{total:.4f}", total_is_right, f"{expected:.4f}")
-    )
+    page.fact(sum_label, checked(f"{total:.4f}", total_is_right, f"{expected:.4f}"), wraps=True)
 
 
 def distance_is_noise(completion: InspectedCompletion) -> str | None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
-from rich.text import Text
-
-from dgpo_cli.core.text import pad, plain
+from dgpo_cli.core.text import pad
 from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.measure import Measure, What
 from dgpo_cli.inspect.views.scale import Scale
@@ -56,13 +53,13 @@ def _short(scale: Scale | Linear, number: float) -> str:
 
 
 def legend(
+    page: Page,
     measure: Measure,
     *,
-    page: Page,
     ramp: Ramp | None,
     merged: bool,
     listed: str = "in the table",
-) -> Iterator[Text]:
+) -> None:
     """The bar (or the glyphs), the range of this completion, and what the marks mean.
 
     merged: whether some characters are made of several tokens. listed: what underlined tokens
@@ -73,9 +70,12 @@ def legend(
         if measure.what != "weight":
             unknown = all(map(math.isnan, measure.values))
             said = f"The {name_of(measure.what)} is not known." if unknown else None
-            yield from page.paragraph(said or _ALL_ZERO[measure.what], style="dim")
+            page.paragraph(said or _ALL_ZERO[measure.what], "dim")
         return
-    yield from _bar(measure, page=page, ramp=ramp) if ramp else _glyphs(measure, page=page)
+    if ramp:
+        _bar(page, measure, ramp=ramp)
+    else:
+        _glyphs(page, measure)
     found = f"{scale.number(scale.low)} to {scale.number(scale.high)}"
     notes = [_MEANINGS[measure.what].format(range=found, times=page.glyphs.times)]
     if isinstance(scale, Scale) and not scale.fit:
@@ -87,7 +87,7 @@ def legend(
         numbers = "their weights" if measure.what == "weight" else "their numbers"
         notes += [f"characters made of several tokens: the sum of {numbers}"]
     text = " · ".join(notes).replace("·", page.glyphs.separator)
-    yield from page.paragraph(text, style="dim")
+    page.paragraph(text, "dim")
 
 
 def _marks(measure: Measure, *, ramp: Ramp, listed: str) -> list[str]:
@@ -100,12 +100,11 @@ def _marks(measure: Measure, *, ramp: Ramp, listed: str) -> list[str]:
     return bold + ([f"underlined: {' or '.join(underlined)}"] if underlined else [])
 
 
-def _bar(measure: Measure, *, page: Page, ramp: Ramp) -> Iterator[Text]:
+def _bar(page: Page, measure: Measure, *, ramp: Ramp) -> None:
     scale = measure.scale
     low, high = ends(scale)
-    line = plain("")
-    line.append(f"{name_of(measure.what)}  " if page.width >= 60 else "", style=page.style("dim"))
-    line.append(low + " ")
+    name = f"{name_of(measure.what)}  " if page.width >= 60 else ""
+    line = page.add((name, "dim"), low + " ")
     start = line.cell_len
     arms = 2 if measure.diverges else 1
     room = (page.width - start - len(high) - 4) // arms  # of an arm
@@ -120,14 +119,14 @@ def _bar(measure: Measure, *, page: Page, ramp: Ramp) -> Iterator[Text]:
         line.append(middle, style=ramp.style(0))
     for level in steps:
         line.append(" " * cells, style=ramp.style(level))
-    yield line.append(" " + high)
+    line.append(" " + high)
     arm = cells * len(steps)
     if measure.what == "weight" and arm >= 10:
         words = pad("below GRPO", arm + 3) + pad("above GRPO", arm, right=True)
-        yield plain(" " * start + words, style=page.style("dim"))
+        page.add((" " * start + words, "dim"))
 
 
-def _glyphs(measure: Measure, *, page: Page) -> Iterator[Text]:
+def _glyphs(page: Page, measure: Measure) -> None:
     scale = measure.scale
     falls = isinstance(scale, Linear) and scale.end < 0.0
 
@@ -138,12 +137,13 @@ def _glyphs(measure: Measure, *, page: Page) -> Iterator[Text]:
 
     low, high = ends(scale)
     about = "about 1, GRPO's" if measure.what == "weight" else "about 0"
-    yield from page.paragraph(f"{name_of(measure.what)} {low} to {high}; no mark: {about}")
+    page.paragraph(f"{name_of(measure.what)} {low} to {high}; no mark: {about}")
     if measure.diverges:
-        yield from _entries([entry(level) for level in range(-scale.steps, 0)], page=page)
-    yield from _entries([entry(level) for level in range(1, scale.steps + 1)], page=page)
+        _entries(page, [entry(level) for level in range(-scale.steps, 0)])
+    _entries(page, [entry(level) for level in range(1, scale.steps + 1)])
 
 
-def _entries(entries: list[str], *, page: Page) -> Iterator[Text]:
+def _entries(page: Page, entries: list[str]) -> None:
     line = "   ".join(entries)
-    yield from [plain(line)] if len(line) <= page.width else map(plain, entries)
+    for text in [line] if len(line) <= page.width else entries:
+        page.add(text)

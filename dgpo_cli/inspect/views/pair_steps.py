@@ -8,17 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
-from rich.console import Console
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from dgpo_cli.core.text import elide, pad, plain
+from dgpo_cli.core.text import pad
 from dgpo_cli.core.types import InspectedCompletion
 from dgpo_cli.inspect.views.header import outcome
 from dgpo_cli.inspect.views.measure import Measure, Piece
 from dgpo_cli.inspect.views.step_table import StepBars, StepTotals, longest_of
-from dgpo_cli.ui.flow import Run, coloured, joined, marked, show_all, wrap
+from dgpo_cli.ui.flow import Run, drawn, joined, show_all, wrap
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Ramp
 
@@ -36,7 +35,7 @@ class Side:
     pieces: tuple[Piece, ...]
     totals: tuple[StepTotals, ...]
 
-    def drawn(self, total: StepTotals, *, page: Page) -> list[list[Segment]]:
+    def text(self, total: StepTotals, *, page: Page) -> list[list[Segment]]:
         """The text of a step as lines of segments, in colours or with marks."""
         start = bisect_left(self.pieces, total.step.start, key=_start)
         stop = bisect_left(self.pieces, total.step.stop, key=_start)
@@ -46,17 +45,7 @@ class Side:
         runs = [Run(text, level(piece), False) for piece, text in zip(shown, texts, strict=True)]
         _end_on_one_line(runs, newline=page.glyphs.newline)
         lines = wrap(joined(runs), width=page.width)
-        if self.ramp:
-            segments = coloured(lines, ramp=self.ramp)
-        else:
-            segments = marked(lines, glyphs=page.glyphs)
-        return list(Segment.split_lines(segments))
-
-
-def heading(text: str, *, page: Page) -> Iterator[Segment]:
-    for line in page.paragraph(text):
-        yield Segment(line.plain, Style(bold=True) if page.styled else None)
-        yield Segment.line()
+        return list(Segment.split_lines(drawn(lines, ramp=self.ramp, glyphs=page.glyphs)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +55,11 @@ class PairSteps:
     sides: tuple[Side, Side]
     bars: StepBars
     page: Page
-    console: Console
 
-    def segments(self) -> Iterator[Segment]:
+    def draw(self) -> None:
         longest = longest_of(total for side in self.sides for total in side.totals)
         columns = 2 if self._are_beside else 1
-        column = replace(self.page, width=(self.page.width - 3 * (columns - 1)) // columns)
+        column = self.page.inner((self.page.width - 3 * (columns - 1)) // columns)
         digits = max(2, len(str(max(len(side.totals) for side in self.sides))))
         blocks = [
             [
@@ -85,13 +73,14 @@ class PairSteps:
             ]
             for side in self.sides
         ]
-        yield from heading("From there on, step by step", page=self.page)
+        self.page.paragraph("From there on, step by step", "bold")
         for first, second in zip_longest(*blocks, fillvalue=()):
             if columns == 2:
-                yield from self._beside(first, second, width=column.width)
+                self.page.draw(self._beside(first, second, width=column.width))
             else:
-                for line in (*first, *second):
-                    yield from (*line, Segment.line())
+                self.page.draw(
+                    part for line in (*first, *second) for part in (*line, Segment.line())
+                )
 
     @property
     def _are_beside(self) -> bool:
@@ -104,23 +93,21 @@ class PairSteps:
         """For each step a line of numbers and its text; first what the numbers are."""
         mark = outcome(side.completion, glyphs=self.page.glyphs)
         short, used = mark.split(" ")[0], digits + len(mark.split(" ")[0]) + 2
-        dim = self.page.style("dim")
         bars = replace(self.bars, page=column)
-        head = plain(pad("", used) + bars.head(used), style=dim)
+        head = column.text((pad("", used) + bars.head(used), "dim"))
         name = f"{mark}, completion {side.completion.index}"
-        name = elide(name, column.width, glyphs=self.page.glyphs)
-        title = plain(name, style=self.page.style("bold"))
+        title = column.text((column.fit(name), "bold"))
         yield [self._line(title), self._line(head)] if shows_head else [self._line(title)]
         for number, total in enumerate(side.totals, start=1):
-            line = plain(f"{short} {number:>{digits}} ")
-            line.append_text(bars.row(total, longest=longest, used=used))
-            yield [self._line(line), *side.drawn(total, page=column)]
+            row = bars.row(total, longest=longest, used=used)
+            line = column.text(f"{short} {number:>{digits}} ", row)
+            yield [self._line(line), *side.text(total, page=column)]
         end = f"{short} {'ends here' if side.totals else 'has ended'}"
-        yield [self._line(plain(end, style=dim))]
+        yield [self._line(column.text((end, "dim")))]
 
     def _line(self, text: Text) -> list[Segment]:
-        text.stylize(text.style)
-        return list(text.render(self.console))
+        assert self.page.console is not None
+        return list(text.render(self.page.console))
 
     def _beside(
         self, first: Sequence[list[Segment]], second: Sequence[list[Segment]], *, width: int

@@ -6,27 +6,22 @@ where the page is narrow or a text runs from right to left, which terminals reor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.segment import Segment
-from rich.text import Text
-
 from dgpo_cli.core.numbers import counted, fraction, percent, probability, short, signed
-from dgpo_cli.core.text import elide, pad, plain, visible
 from dgpo_cli.core.types import InspectedCompletion, Inspection
 from dgpo_cli.inspect.views.header import outcome, question
 from dgpo_cli.inspect.views.legend import legend
 from dgpo_cli.inspect.views.measure import Measure, Piece, What, added, measure_of, pieces, scale_of
-from dgpo_cli.inspect.views.pair_steps import PairSteps, Side, heading
+from dgpo_cli.inspect.views.pair_steps import PairSteps, Side
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.step_table import StepBars, totals_of
 from dgpo_cli.inspect.views.what_if import moved
 from dgpo_cli.ui.flow import Run, joined, show_all, wrap
-from dgpo_cli.ui.page import LABEL, LEAST_WIDTH, NOTE, Page, page_for, stack, title_line
-from dgpo_cli.ui.ramp import RAMPS, Depth, depth_of, levels, shallower
+from dgpo_cli.ui.page import LABEL, NOTE, Page, View
+from dgpo_cli.ui.ramp import RAMPS, Depth, levels
 
 _SHARED_LINES = 4  # of what both begin with
 
@@ -41,13 +36,14 @@ def render(
     what: What = "weight",
     fit: bool = False,
     whole: bool = False,
-) -> RenderableType:
+) -> View:
     """Two completions of one prompt; the first is the one that was right.
 
     width, color, what, fit: as for the view of the tokens; one scale holds for both. whole: show
     all of what both begin with. Model text is shown, never obeyed.
     """
-    return _PairView((right, wrong), inspection, max(width, LEAST_WIDTH), color, what, fit, whole)
+    view = _PairView((right, wrong), inspection, what, fit, whole)
+    return View(view.draw, color, width)
 
 
 def parting(right: InspectedCompletion, wrong: InspectedCompletion) -> int:
@@ -70,15 +66,12 @@ def _parting(
 class _PairView:
     both: tuple[InspectedCompletion, InspectedCompletion]
     inspection: Inspection
-    width: int
-    color: Depth
     what: What
     fit: bool
     whole: bool
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        depth = shallower(self.color, depth_of(console))
-        page = page_for(options, width=self.width, depth=depth)
+    def draw(self, page: Page) -> None:
+        depth = page.depth
         sides = self._sides(depth)
         left = sides[0]
         weights = Scale.of(
@@ -86,14 +79,14 @@ class _PairView:
         )
         bars = StepBars(weights, page, None if weights.is_uniform else RAMPS.get(depth))
         merged = any(p.stop - p.start > 1 for side in sides for p in (*side.shared, *side.pieces))
-        yield stack(self._head(page, sides))
-        yield Text("")
-        yield from _shared(left.shared, page=page, whole=self.whole)
-        yield Text("")
-        yield from PairSteps(sides, bars, page, console).segments()
-        yield stack(page.paragraph(bars.notes(), style="dim"))
-        yield Text("")
-        yield stack(legend(left.measure, page=page, ramp=left.ramp, merged=merged, listed=""))
+        self._head(page, sides)
+        page.blank()
+        _shared(page, left.shared, whole=self.whole)
+        page.blank()
+        PairSteps(sides, bars, page).draw()
+        page.paragraph(bars.notes(), "dim")
+        page.blank()
+        legend(page, left.measure, ramp=left.ramp, merged=merged, listed="")
 
     def _sides(self, depth: Depth) -> tuple[Side, Side]:
         """Both completions on one scale, cut where they part."""
@@ -119,21 +112,20 @@ class _PairView:
         right, wrong = map(side, self.both, measures, every)
         return right, wrong
 
-    def _head(self, page: Page, sides: tuple[Side, Side]) -> Iterator[Text]:
+    def _head(self, page: Page, sides: tuple[Side, Side]) -> None:
         right, wrong = self.both
-        name = visible(right.prompt_id, glyphs=page.glyphs)
-        yield title_line(page, f"{name}, completions {right.index} and {wrong.index}")
-        yield from question(right, tau=None, inspection=self.inspection, page=page)
-        yield plain("")
+        name = page.shown(right.prompt_id)
+        page.title(f"{name}, completions {right.index} and {wrong.index}")
+        question(page, right, tau=None, inspection=self.inspection)
+        page.blank()
         room = (page.width - LABEL) // 2
-        rows = [_facts(side, inspection=self.inspection, page=page) for side in sides]
+        rows = [_facts(page, side, inspection=self.inspection) for side in sides]
         for (label, first), (_, second) in zip(*rows, strict=True):
-            line = plain("").append(pad(label, LABEL), style=page.style("dim"))
-            line.append(pad(elide(first, room - 1, glyphs=page.glyphs), room))
-            yield line.append(elide(second, room, glyphs=page.glyphs))
+            line = page.row((label, LABEL, "dim"), (page.fit(first, room - 1), room))
+            line.append(page.fit(second, room))
 
 
-def _facts(side: Side, *, inspection: Inspection, page: Page) -> list[tuple[str, str]]:
+def _facts(page: Page, side: Side, *, inspection: Inspection) -> list[tuple[str, str]]:
     completion = side.completion
     weight = added([piece.weight for piece in side.shared])
     total = added([token.weight for token in completion.tokens])
@@ -150,7 +142,7 @@ def _facts(side: Side, *, inspection: Inspection, page: Page) -> list[tuple[str,
         *_what_if(completion),
         ("same start", f"{share} of w"),
         ("  sum of A", signed(weight * completion.advantage)),
-        ("parts with", _parts_with(side, page=page)),
+        ("parts with", _parts_with(page, side)),
     ]
 
 
@@ -166,24 +158,22 @@ def _what_if(completion: InspectedCompletion) -> list[tuple[str, str]]:
     ]
 
 
-def _parts_with(side: Side, *, page: Page) -> str:
+def _parts_with(page: Page, side: Side) -> str:
     """The token with which a completion goes its own way."""
     if not side.pieces:
         return "its end"
     piece = side.pieces[0]
     token = side.completion.tokens[piece.start]
-    name = piece.text and visible(piece.text, glyphs=page.glyphs, spaces=True)
+    name = piece.text and page.shown(piece.text, spaces=True)
     weight = f", w {token.weight:.4g}" if page.width >= 80 else ""
     return f"p {probability(token.logprob)}{weight} [{name or page.glyphs.empty}]"
 
 
-def _shared(shown: Sequence[Piece], *, page: Page, whole: bool) -> Iterator[Segment]:
+def _shared(page: Page, shown: Sequence[Piece], *, whole: bool) -> None:
     """What both begin with, once and without credit: its end, or all of it."""
     count = shown[-1].stop if shown else 0
     title = f"Both begin with the same {counted(count, 'token')}"
-    if not count:
-        title = "They part at the first token"
-    yield from heading(title, page=page)
+    page.paragraph(title if count else "They part at the first token", "bold")
     texts = show_all((piece.text for piece in shown), glyphs=page.glyphs)
     runs = (Run(text, 0, False) for text in texts)
     lines = list(wrap(joined(runs), width=page.width))
@@ -193,5 +183,4 @@ def _shared(shown: Sequence[Piece], *, page: Page, whole: bool) -> Iterator[Segm
         rule = page.glyphs.rule * 3
         rows[:hidden] = [f"{rule} {counted(hidden, 'line')} before {rule}"]
     for row in rows:
-        yield Segment(row, NOTE if page.styled else None)
-        yield Segment.line()
+        page.add((row, NOTE))

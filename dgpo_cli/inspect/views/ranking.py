@@ -6,14 +6,15 @@ Token texts come last on a line: right-to-left text reorders nothing that preced
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
+from rich.style import Style
 from rich.text import Text
 
 from dgpo_cli.core.numbers import probability, signed, small
-from dgpo_cli.core.text import elide, pad, plain, split_cells, split_cells_end, visible
+from dgpo_cli.core.text import pad, split_cells, split_cells_end
 from dgpo_cli.core.types import InspectedToken
 from dgpo_cli.inspect.views.measure import Measure, Piece, What, gate
 from dgpo_cli.inspect.views.scale import Scale
@@ -69,34 +70,30 @@ class Ranking:
     page: Page
     ramp: Ramp | None
 
-    def lines(self, positions: Sequence[int]) -> Iterator[Text]:
+    def draw(self, positions: Sequence[int]) -> None:
         """The table of these tokens, in this order."""
         if not positions:
             return
         wide = self.page.width >= _WIDE
         piece_at = {at: i for i, p in enumerate(self.pieces) for at in range(p.start, p.stop)}
-        yield from self._title()
-        yield plain(self._head(wide=wide), style=self.page.style("dim"))
+        title = _TITLES[self.measure.what]
+        if self.weights.is_uniform and self.measure.diverges:
+            title = "All weights are equal; tokens by score"
+        self.page.paragraph(title, "bold")
+        self.page.add((self._head(wide=wide), "dim"))
         for rank, position in enumerate(positions, start=1):
-            line = plain(f"{rank:>2} {position:>6} ")
+            line = self.page.add(f"{rank:>2} {position:>6} ")
             line.append(f"{self.weights.number(self.tokens[position].weight):>8}  ")
             if wide:
                 line.append("".join(f"{text:>7}  " for _, text in self._numbers(position)))
             if self.page.width < _NARROW:
-                yield line
-                line = plain("   ")
+                line = self.page.add("   ")
             room = self.page.width - line.cell_len
-            yield self._context(line, position, piece_at[position], room=room)
+            self._context(line, position, piece_at[position], room=room)
             if not wide:
                 short = " ".join(f"{name} {text}" for name, text in self._numbers(position))
-                yield from self.page.paragraph(short, style="dim", indent=3)
-        yield from self.page.paragraph(self._notes(), style="dim")
-
-    def _title(self) -> Iterator[Text]:
-        title = _TITLES[self.measure.what]
-        if self.weights.is_uniform and self.measure.diverges:
-            title = "All weights are equal; tokens by score"
-        yield from self.page.paragraph(title, style="bold")
+                self.page.paragraph(short, "dim", indent=3)
+        self.page.paragraph(self._notes(), "dim")
 
     def _head(self, *, wide: bool) -> str:
         head = f"{'#':>2} {'token':>6} {'weight':>8}  "
@@ -142,28 +139,28 @@ class Ranking:
             notes += f"{prob}: the policy's probability; "
         return notes + "tokens count from 0"
 
-    def _context(self, line: Text, position: int, index: int, *, room: int) -> Text:
+    def _context(self, line: Text, position: int, index: int, *, room: int) -> None:
         """The token between what comes before and after, the tokens of all rows in one column."""
         piece = self.pieces[index]
         name = self._name(piece, position)
         left_room = room * 2 // 5
         brackets = 0 if self.ramp else 2
-        name = elide(name, max(1, room - left_room - brackets), glyphs=self.page.glyphs)
+        name = self.page.fit(name, max(1, room - left_room - brackets))
         line.append(pad(self._before(index, left_room), left_room, right=True), style=self._dim())
         if self.ramp:
             line.append(name, style=self.ramp.style(self.measure.level(position), listed=True))
         else:
             line.append(f"[{name}]")
         rest = room - left_room - cell_len(name) - brackets
-        return line.append(self._after(index, rest), style=self._dim())
+        line.append(self._after(index, rest), style=self._dim())
 
-    def _dim(self) -> str:
+    def _dim(self) -> str | Style:
         return self.page.style("dim")
 
     def _name(self, piece: Piece, position: int) -> str:
         if piece.text is None:
             return self.page.glyphs.empty
-        name = visible(piece.text, glyphs=self.page.glyphs, spaces=True)
+        name = self.page.shown(piece.text, spaces=True)
         parts = piece.stop - piece.start
         return name if parts == 1 else f"{name}({position - piece.start + 1}/{parts})"
 
@@ -171,12 +168,12 @@ class Ranking:
         text = ""
         while index > 0 and cell_len(text) <= room:
             index -= 1
-            text = visible(self.pieces[index].text or "", glyphs=self.page.glyphs) + text
+            text = self.page.shown(self.pieces[index].text or "") + text
         return split_cells_end(text, room)[1]
 
     def _after(self, index: int, room: int) -> str:
         text = ""
         while index + 1 < len(self.pieces) and cell_len(text) <= room:
             index += 1
-            text += visible(self.pieces[index].text or "", glyphs=self.page.glyphs)
+            text += self.page.shown(self.pieces[index].text or "")
         return split_cells(text, max(0, room))[0]

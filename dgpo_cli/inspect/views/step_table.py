@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.style import Style
 from rich.text import Text
 
@@ -21,8 +20,8 @@ from dgpo_cli.inspect.views.measure import Measure, Piece, What, added, measure_
 from dgpo_cli.inspect.views.ranking import ranked
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.steps import Step, steps_of
-from dgpo_cli.ui.page import LEAST_WIDTH, NOTE, Page, page_for, stack
-from dgpo_cli.ui.ramp import RAMPS, Depth, Ramp, depth_of, levels, shallower
+from dgpo_cli.ui.page import NOTE, Page, View
+from dgpo_cli.ui.ramp import RAMPS, Depth, Ramp, levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,57 +85,43 @@ def render(
     color: Depth,
     what: What = "weight",
     fit: bool = False,
-) -> RenderableType:
+) -> View:
     """A row of numbers and a line of coloured text for each step.
 
     width, color, what, fit: as for the view of the tokens. Model text is shown, never obeyed.
     """
-    return _StepView(completion, inspection, max(width, LEAST_WIDTH), color, what, fit)
+    tokens, shown = completion.tokens, pieces(completion.tokens)
 
-
-@dataclass(frozen=True, slots=True)
-class _StepView:
-    completion: InspectedCompletion
-    inspection: Inspection
-    width: int
-    color: Depth
-    what: What
-    fit: bool
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        depth = shallower(self.color, depth_of(console))
-        page = page_for(options, width=self.width, depth=depth)
-        tokens = self.completion.tokens
-        weights = Scale.of([token.weight for token in tokens], steps=levels(depth))
-        measure = measure_of(self.completion, what=self.what, steps=levels(depth), fit=self.fit)
-        ramp = measure.ramp(depth)
-        shown = pieces(tokens)
+    def draw(page: Page) -> None:
+        steps = levels(page.depth)
+        weights = Scale.of([token.weight for token in tokens], steps=steps)
+        measure = measure_of(completion, what=what, steps=steps, fit=fit)
+        ramp = measure.ramp(page.depth)
         merged = any(piece.stop - piece.start > 1 for piece in shown)
-        bars = StepBars(weights, page, None if weights.is_uniform else RAMPS.get(depth))
-        yield stack(header(self.completion, inspection=self.inspection, scale=weights, page=page))
-        yield Text("")
-        yield stack(_rows(totals_of(self.completion), bars, StepText(shown, measure, page, ramp)))
-        yield Text("")
-        yield stack(
-            legend(measure, page=page, ramp=ramp, merged=merged, listed="peak weight of its step")
-        )
+        bars = StepBars(weights, page, None if weights.is_uniform else RAMPS.get(page.depth))
+        header(page, completion, inspection=inspection, scale=weights)
+        page.blank()
+        _rows(totals_of(completion), bars, StepText(shown, measure, page, ramp))
+        page.blank()
+        legend(page, measure, ramp=ramp, merged=merged, listed="peak weight of its step")
+
+    return View(draw, color, width)
 
 
-def _rows(totals: Sequence[StepTotals], bars: StepBars, text: StepText) -> Iterator[Text]:
+def _rows(totals: Sequence[StepTotals], bars: StepBars, text: StepText) -> None:
     if not totals:
         return
     page = bars.page
     digits = max(2, len(str(len(totals))))
     longest = longest_of(totals)
-    yield plain(counted(len(totals), "step"), style=page.style("bold"))
-    yield plain(f"{'#':>{digits}} ", style=page.style("dim")).append(bars.head(digits + 1))
+    page.heading(counted(len(totals), "step"))
+    page.add((f"{'#':>{digits}} " + bars.head(digits + 1), "dim"))
     for number, total in enumerate(totals, start=1):
-        line = plain(f"{number:>{digits}} ")
-        yield line.append_text(bars.row(total, longest=longest, used=digits + 1))
-        yield text.line(total, indent=digits + 1)
+        page.add(f"{number:>{digits}} ", bars.row(total, longest=longest, used=digits + 1))
+        page.add(text.line(total, indent=digits + 1))
     marked = "underlined" if text.ramp else "in brackets"
     peak = f"{marked}: the step's most weighted token; long steps are shown around it"
-    yield from page.paragraph(f"{bars.notes()}; {peak}", style="dim")
+    page.paragraph(f"{bars.notes()}; {peak}", "dim")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,11 @@ is a stretch that holds much of the credit. Single tokens that stand out are mar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from rich.text import Text
-
-from dgpo_cli.core.text import Glyphs, plain
+from dgpo_cli.core.text import Glyphs
 from dgpo_cli.inspect.views.legend import name_of
 from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.measure import Measure, mean
@@ -56,7 +54,7 @@ class Strip:
     page: Page
     ramp: Ramp | None
 
-    def lines(self, positions: Sequence[int]) -> Iterator[Text]:
+    def draw(self, positions: Sequence[int]) -> None:
         """The bars, the ranks of these tokens below them, and what a bar stands for."""
         if not self.measure.values:
             return
@@ -64,21 +62,20 @@ class Strip:
         values = [mean(self.measure.values[start:stop]) for start, stop in cells]
         scale = self.measure.shared(values)
         glyphs = self.page.glyphs
-        line = plain("")
+        line = self.page.add()
         for value in values:
             style = self.ramp.ink(scale.level(value)) if self.ramp else ""
             line.append(bar(scale, value, glyphs=glyphs), style=style)
-        yield line
         if not self.measure.scale.is_uniform:
-            yield self._ranks(positions[:_RANKS], cells=cells)
-        yield from self.page.paragraph(self._caption(cells, values, scale), style="dim")
+            self._ranks(positions[:_RANKS], cells=cells)
+        self.page.paragraph(self._caption(cells, values, scale), "dim")
 
-    def _ranks(self, positions: Sequence[int], *, cells: Sequence[tuple[int, int]]) -> Text:
+    def _ranks(self, positions: Sequence[int], *, cells: Sequence[tuple[int, int]]) -> None:
         line = [" "] * len(cells)
         for rank, position in reversed([*enumerate(positions, start=1)]):
             cell = next(at for at, span in enumerate(cells) if span[0] <= position < span[1])
             line[cell] = str(rank)
-        return plain("".join(line).rstrip(), style=self.page.style("bold"))
+        self.page.add(("".join(line).rstrip(), "bold"))
 
     def _caption(
         self,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.text import Text
 
 from dgpo_cli.core.numbers import probability, short, signed, small
-from dgpo_cli.core.text import elide, pad, plain, split_cells, split_cells_end, visible
+from dgpo_cli.core.text import pad, split_cells, split_cells_end
 from dgpo_cli.core.token_texts import REPLACEMENT
 from dgpo_cli.core.types import (
     Alternative,
@@ -24,113 +21,113 @@ from dgpo_cli.inspect.views.header import rule_name
 from dgpo_cli.inspect.views.measure import gate, pieces
 from dgpo_cli.inspect.views.ranking import ranked
 from dgpo_cli.inspect.views.scale import Scale
-from dgpo_cli.ui.page import LEAST_WIDTH, Page, page_for, stack, title_line
-from dgpo_cli.ui.ramp import Depth, depth_of, shallower
+from dgpo_cli.ui.page import Page, View
+from dgpo_cli.ui.ramp import Depth
 
 _WIDE = 72  # cells from which formulas show their numbers and alternatives have bars
 _BAR = 10  # cells of a probability of 1
 _HOLDS = 1e-3  # relative; float32 sums of a whole completion
 
 
-def render(inspection: Inspection, *, width: int, color: Depth) -> RenderableType:
+def render(inspection: Inspection, *, width: int, color: Depth) -> View:
     """The token of `inspection.detail`, which is of the inspection's only completion.
 
     width, color: as in heatmap.render. Model text is shown, never obeyed.
     """
     (completion,) = inspection.completions
     assert inspection.detail is not None
-    return _Detail(inspection, completion, inspection.detail, max(width, LEAST_WIDTH), color)
+    detail = inspection.detail
+    return View(lambda page: _Detail(page, inspection, completion, detail).draw(), color, width)
 
 
 @dataclass(frozen=True, slots=True)
 class _Detail:
+    page: Page
     inspection: Inspection
     completion: InspectedCompletion
     detail: TokenDetail
-    width: int
-    color: Depth
 
     @property
     def token(self) -> InspectedToken:
         return self.completion.tokens[self.detail.position]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        depth = shallower(self.color, depth_of(console))
-        page = page_for(options, width=self.width, depth=depth)
-        yield stack(self._about(page))
-        yield Text("")
-        yield stack(self._factors(page))
-        yield Text("")
-        yield stack(_Alternatives(self.detail, self.token, page).lines())
+    def draw(self) -> None:
+        page = self.page
+        self._about()
+        page.blank()
+        self._factors()
+        page.blank()
+        _Alternatives(self.detail, self.token, page).draw()
 
-    def _about(self, page: Page) -> Iterator[Text]:
-        shown, token, at = self.completion, self.token, self.detail.position
-        name = visible(shown.prompt_id, glyphs=page.glyphs)
-        yield title_line(page, f"token {at} of {name}, completion {shown.index}")
-        yield page.rule()
-        yield page.field("token", self._whole_name(page))
-        yield page.field("id", str(token.id))
-        yield page.field("bytes", _bytes(token.hex))
-        yield page.field("model", visible(self.inspection.model, glyphs=page.glyphs))
-        yield page.field("reference", visible(self.inspection.reference, glyphs=page.glyphs))
-        rule = rule_name(self.inspection, tau=shown.tau, glyphs=page.glyphs)
-        yield page.field("credit rule", rule)
+    def _about(self) -> None:
+        page, shown, token, at = self.page, self.completion, self.token, self.detail.position
+        page.title(f"token {at} of {page.shown(shown.prompt_id)}, completion {shown.index}")
+        page.field("token", self._whole_name())
+        page.field("id", str(token.id))
+        page.field("bytes", _bytes(token.hex))
+        page.field("model", page.shown(self.inspection.model))
+        page.field("reference", page.shown(self.inspection.reference))
+        page.field("credit rule", rule_name(self.inspection, tau=shown.tau, glyphs=page.glyphs))
         rank = ranked(shown.tokens, top=len(shown.tokens)).index(at) + 1
-        yield page.field("rank", f"{rank:,} of {len(shown.tokens):,} by weight")
-        yield plain("")
-        yield self._context(page)
+        page.field("rank", f"{rank:,} of {len(shown.tokens):,} by weight")
+        page.blank()
+        self._context()
 
-    def _whole_name(self, page: Page) -> str:
+    def _whole_name(self) -> str:
         """The token, or which part of the character it is a part of."""
         at = self.detail.position
         piece = next(p for p in pieces(self.completion.tokens) if p.start <= at < p.stop)
-        name, parts = _name(piece.text or "", page=page), piece.stop - piece.start
+        name, parts = _name(self.page, piece.text or ""), piece.stop - piece.start
         return name if parts == 1 else f"part {at - piece.start + 1} of {parts} of {name}"
 
-    def _context(self, page: Page) -> Text:
+    def _context(self) -> None:
         """The token in brackets between its neighbours, on one line."""
-        parts, at = pieces(self.completion.tokens), self.detail.position
+        page, parts, at = self.page, pieces(self.completion.tokens), self.detail.position
         index = next(i for i, piece in enumerate(parts) if piece.start <= at < piece.stop)
-        name = _name(parts[index].text or "", page=page)
-        name = elide(name, max(1, page.width // 2), glyphs=page.glyphs)
+        name = page.fit(_name(page, parts[index].text or ""), max(1, page.width // 2))
         room = page.width - cell_len(name) - 2
         before, after = "", ""
         for piece in reversed(parts[:index]):
             if cell_len(before) > room:
                 break
-            before = visible(piece.text or "", glyphs=page.glyphs) + before
+            before = page.shown(piece.text or "") + before
         for piece in parts[index + 1 :]:
             if cell_len(after) > room:
                 break
-            after += visible(piece.text or "", glyphs=page.glyphs)
+            after += page.shown(piece.text or "")
         before = split_cells_end(before, max(room // 2, room - cell_len(after)))[1]
         after = split_cells(after, room - cell_len(before))[0]
-        dim = page.style("dim")
-        line = plain("").append(before, style=dim)
-        return line.append(f"[{name}]", style=page.style("bold")).append(after, style=dim)
+        page.add((before, "dim"), (f"[{name}]", "bold"), (after, "dim"))
 
-    def _factors(self, page: Page) -> Iterator[Text]:
+    def _factors(self) -> None:
         """The way from the two distributions to the token's advantage."""
-        token, times = self.token, page.glyphs.times
+        page, token, times = self.page, self.token, self.page.glyphs.times
         number = Scale.of([token.weight], steps=1).number  # with the digits that this one needs
-        yield plain("From the distributions to the advantage", style=page.style("bold"))
-        yield page.fact("log-probability", small(token.logprob))
-        yield page.fact("d, squared Hellinger", small(token.hellinger_sq))
-        yield page.fact("H, entropy in nats", small(token.entropy))
+        page.heading("From the distributions to the advantage")
+        page.fact("log-probability", small(token.logprob))
+        page.fact("d, squared Hellinger", small(token.hellinger_sq))
+        page.fact("H, entropy in nats", small(token.entropy))
         h = gate(token.entropy, vocab_size=self.inspection.vocab_size)
-        yield page.fact("h = H / log V", small(h))
+        page.fact("h = H / log V", small(h))
         score, weight = self._formulas(h, times)
-        yield _with_formula(page, score[0], small(token.score), score[1])
-        yield _with_formula(page, weight[0], number(token.weight), weight[1])
+        self._fact(score[0], small(token.score), score[1])
+        self._fact(weight[0], number(token.weight), weight[1])
         if self.completion.stored is not None:
             trained = self.completion.stored.weights[self.detail.position]
-            yield page.fact("w that trained", Scale.of([trained], steps=1).number(trained))
+            page.fact("w that trained", Scale.of([trained], steps=1).number(trained))
         advantage = self.completion.advantage
         if math.isnan(advantage):
-            yield page.fact(f"A {times} w", "unknown: no reward")
+            page.fact(f"A {times} w", "unknown: no reward")
             return
         product = f"{signed(advantage)} {times} {number(token.weight)}"
-        yield _with_formula(page, f"A {times} w", signed(advantage * token.weight), product)
+        self._fact(f"A {times} w", signed(advantage * token.weight), product)
+
+    def _fact(self, label: str, value: str, formula: str) -> None:
+        """A fact, with where it comes from where there is room."""
+        line = self.page.fact(label, value)
+        if formula and self.page.width >= _WIDE:
+            gap = "  " + " " * max(0, 9 - len(value))
+            line.append(f"{gap}= {formula}", style=self.page.style("dim"))
 
     def _formulas(self, h: float, times: str) -> tuple[tuple[str, str], tuple[str, str]]:
         """How s and w follow under the rule shown; numbers only where they give what is shown."""
@@ -166,16 +163,8 @@ def _log_mean_exp(values: list[float]) -> float:
     return peak + math.log(math.fsum(math.exp(value - peak) for value in values) / len(values))
 
 
-def _with_formula(page: Page, label: str, value: str, formula: str) -> Text:
-    """A fact, with where it comes from where there is room."""
-    line = page.fact(label, value)
-    if formula and page.width >= _WIDE:
-        line.append("  " + " " * max(0, 9 - len(value)) + f"= {formula}", style=page.style("dim"))
-    return line
-
-
-def _name(text: str, *, page: Page) -> str:
-    return visible(text, glyphs=page.glyphs, spaces=True) if text else page.glyphs.empty
+def _name(page: Page, text: str) -> str:
+    return page.shown(text, spaces=True) if text else page.glyphs.empty
 
 
 def _bytes(digits: str) -> str:
@@ -194,39 +183,39 @@ class _Alternatives:
     token: InspectedToken
     page: Page
 
-    def lines(self) -> Iterator[Text]:
+    def draw(self) -> None:
         page, detail = self.page, self.detail
-        yield plain("What else could have come", style=page.style("bold"))
+        page.heading("What else could have come")
         if not detail.alternatives:
-            yield from page.paragraph(
+            page.paragraph(
                 "The numbers above are training's. The weights that sampled it are not here; "
                 "this computes the alternatives:"
             )
-            yield from self._command(visible(detail.hint, glyphs=page.glyphs))
+            self._command(page.shown(detail.hint))
             return
-        yield page.field("policy", visible(detail.weights, glyphs=page.glyphs))
-        yield page.field("temperature", f"{detail.temperature:g}")
+        page.field("policy", page.shown(detail.weights))
+        page.field("temperature", f"{detail.temperature:g}")
         ranks = f"{detail.policy_rank:,} policy, {detail.reference_rank:,} reference"
-        yield page.field("its rank", ranks)
-        yield plain(self._head(), style=page.style("dim"))
+        page.field("its rank", ranks)
+        page.add((self._head(), "dim"))
         for each in detail.alternatives:
-            yield self._row(each)
-        yield plain(self._rest())
-        yield from page.paragraph(
-            "> is the one that came; d: its part of the squared Hellinger distance", style="dim"
+            self._row(each)
+        page.add(self._rest())
+        page.paragraph(
+            "> is the one that came; d: its part of the squared Hellinger distance", "dim"
         )
 
-    def _command(self, text: str) -> Iterator[Text]:
+    def _command(self, text: str) -> None:
         """Lines that a shell takes as they are: a backslash joins them; the comment comes first."""
         command, hash_, comment = text.partition("  # ")
         if hash_:
-            yield from self.page.paragraph(f"# {comment}", style="dim")
+            self.page.paragraph(f"# {comment}", "dim")
         while cell_len(command) > self.page.width:
             line, _ = split_cells(command, self.page.width - 1)
             cut = line.rfind(" ") + 1 or len(line)
-            yield plain(command[:cut] + "\\")
+            self.page.add(command[:cut] + "\\")
             command = command[cut:]
-        yield plain(command)
+        self.page.add(command)
 
     @property
     def _wide(self) -> bool:
@@ -237,16 +226,16 @@ class _Alternatives:
         head = f"  {'policy':>6} {bar}{'refer.':>6} {bar}{'d':>8}  "
         return head + (f"{'id':>7}  text" if self._wide else "text")
 
-    def _row(self, each: Alternative) -> Text:
+    def _row(self, each: Alternative) -> None:
         came = each.id == self.token.id
         part = (math.sqrt(each.policy) - math.sqrt(each.reference)) ** 2 / 2
         text = f"{'>' if came else ' '} {self._cells(each.policy, each.reference)}"
         text += f"{small(part):>8}  " + (f"{each.id:>7}  " if self._wide else "")
-        line = plain(text, style=self.page.style("bold" if came else ""))
-        name = _name(each.text, page=self.page)
+        name = _name(self.page, each.text)
         if each.hex and (not each.text or REPLACEMENT in each.text):  # a part of a character
             name = _bytes(each.hex).partition("  ")[2]
-        return line.append(elide(name, self.page.width - len(text), glyphs=self.page.glyphs))
+        style = "bold" if came else ""
+        self.page.add((text, style), (self.page.fit(name, self.page.width - len(text)), style))
 
     def _cells(self, *shares: float) -> str:
         return "".join(

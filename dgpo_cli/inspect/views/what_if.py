@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.text import Text
-
 from dgpo_cli.core.numbers import fraction, percent, short
-from dgpo_cli.core.text import elide, plain, visible
-from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit
+from dgpo_cli.core.text import visible
+from dgpo_cli.core.types import InspectedCompletion, Inspection
 from dgpo_cli.inspect.views.scale import EQUAL, Scale, log_weight
-from dgpo_cli.ui.page import LEAST_WIDTH, Page, page_for, stack
-from dgpo_cli.ui.ramp import Depth, depth_of, shallower
+from dgpo_cli.ui.page import Page, View
+from dgpo_cli.ui.ramp import Depth
 
 _WIDE = 60  # cells from which a row has its text beside the numbers
 
@@ -27,67 +24,56 @@ def render(
     width: int,
     top: int,
     color: Depth,
-) -> RenderableType:
+) -> View:
     """The difference between the weights shown and those that trained; `completion.stored` is set.
 
     width, color: as in heatmap.render. top: rows of the table of the largest changes.
     """
-    return _WhatIf(completion, inspection, max(width, LEAST_WIDTH), top, color)
+    draw = partial(_draw, completion=completion, inspection=inspection, top=top)
+    return View(draw, color, width)
 
 
-@dataclass(frozen=True, slots=True)
-class _WhatIf:
-    completion: InspectedCompletion
-    inspection: Inspection
-    width: int
-    top: int
-    color: Depth
+def _draw(page: Page, *, completion: InspectedCompletion, inspection: Inspection, top: int) -> None:
+    stored = completion.stored
+    assert stored is not None
+    weights = [token.weight for token in completion.tokens]
+    page.blank()
+    page.heading("Against the weights that trained")
+    page.paragraph(
+        "stored: "
+        + named(stored.rule, stored.parameters, stored.tau)
+        + f", effective fraction {fraction(stored.effective_fraction)}"
+    )
+    page.paragraph(
+        "shown: "
+        + named(inspection.rule, inspection.parameters, completion.tau)
+        + f", effective fraction {fraction(completion.effective_fraction)}"
+    )
+    if not weights or _same(stored.weights, weights):
+        page.paragraph("The weights are the same.", "bold")
+        return
+    page.fact("credit that moves", percent(moved(stored.weights, weights)))
+    order = rank_correlation(stored.weights, weights)
+    page.fact("rank correlation", "none" if math.isnan(order) else f"{order:+.3f}")
+    _table(page, stored.weights, weights, texts=[t.text for t in completion.tokens], top=top)
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        depth = shallower(self.color, depth_of(console))
-        page = page_for(options, width=self.width, depth=depth)
-        assert self.completion.stored is not None
-        yield Text("")
-        yield stack(self._lines(self.completion.stored, page))
 
-    def _lines(self, stored: StoredCredit, page: Page) -> Iterator[Text]:
-        shown = self.completion
-        weights = [token.weight for token in shown.tokens]
-        yield plain("Against the weights that trained", style=page.style("bold"))
-        yield from page.paragraph(
-            "stored: "
-            + named(stored.rule, stored.parameters, stored.tau)
-            + f", effective fraction {fraction(stored.effective_fraction)}"
-        )
-        yield from page.paragraph(
-            "shown: "
-            + named(self.inspection.rule, self.inspection.parameters, shown.tau)
-            + f", effective fraction {fraction(shown.effective_fraction)}"
-        )
-        if not weights or _same(stored.weights, weights):
-            yield from page.paragraph("The weights are the same.", style="bold")
-            return
-        yield page.fact("credit that moves", percent(moved(stored.weights, weights)))
-        order = rank_correlation(stored.weights, weights)
-        yield page.fact("rank correlation", "none" if math.isnan(order) else f"{order:+.3f}")
-        yield from self._table(stored, weights, page)
-
-    def _table(self, stored: StoredCredit, weights: Sequence[float], page: Page) -> Iterator[Text]:
-        changes = largest_changes(stored.weights, weights, top=self.top)
-        if not changes:
-            return
-        scale = Scale.of([*stored.weights, *weights], steps=1)
-        yield plain("Largest changes", style=page.style("bold"))
-        wide = page.width >= _WIDE
-        times = f" {'times':>9}" if wide else ""
-        head = f"{'token':>6} {'stored':>9} {'shown':>9}{times}  text"
-        yield plain(head, style=page.style("dim"))
-        for at in changes:
-            line = f"{at:>6} {scale.number(stored.weights[at]):>9} {scale.number(weights[at]):>9}"
-            line += f" {_times(stored.weights[at], weights[at]):>9}  " if wide else "  "
-            text = visible(self.completion.tokens[at].text, glyphs=page.glyphs, spaces=True)
-            room = page.width - len(line)
-            yield plain(line).append(elide(text or page.glyphs.empty, room, glyphs=page.glyphs))
+def _table(
+    page: Page, stored: Sequence[float], shown: Sequence[float], *, texts: Sequence[str], top: int
+) -> None:
+    changes = largest_changes(stored, shown, top=top)
+    if not changes:
+        return
+    number = Scale.of([*stored, *shown], steps=1).number
+    page.heading("Largest changes")
+    wide = page.width >= _WIDE
+    times = f" {'times':>9}" if wide else ""
+    page.add((f"{'token':>6} {'stored':>9} {'shown':>9}{times}  text", "dim"))
+    for at in changes:
+        times = f" {_times(stored[at], shown[at]):>9}" if wide else ""
+        line = page.add(f"{at:>6} {number(stored[at]):>9} {number(shown[at]):>9}{times}  ")
+        text = page.shown(texts[at], spaces=True) or page.glyphs.empty
+        line.append(page.fit(text, page.width - line.cell_len))
 
 
 def named(rule: str, parameters: Mapping[str, Any], tau: float | None) -> str:
