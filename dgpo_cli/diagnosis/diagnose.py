@@ -11,27 +11,14 @@ from typing import NamedTuple
 
 from dgpo_cli.core.types import Diagnosis
 from dgpo_cli.diagnosis.answers import no_answer, truncated, verifier_timeout
-from dgpo_cli.diagnosis.facts import Facts, FindUnread, Unread, no_example
+from dgpo_cli.diagnosis.facts import Facts, FindUnread, no_example
 from dgpo_cli.diagnosis.flat import reward_flat
-from dgpo_cli.diagnosis.history import FIRST, LAST, History, Line, steps_needed
+from dgpo_cli.diagnosis.history import History, Line
 from dgpo_cli.diagnosis.policy import entropy_collapsed, reward_fell
 from dgpo_cli.diagnosis.reach import update_too_small
 from dgpo_cli.diagnosis.sampler import sampler_disagrees
 from dgpo_cli.diagnosis.signal import no_signal, too_easy, too_hard
 from dgpo_cli.diagnosis.update import grad_clipped, nonfinite, ratio_exploding
-
-__all__ = [
-    "EXPLAINS",
-    "FIRST",
-    "KEYS",
-    "LAST",
-    "Facts",
-    "FindUnread",
-    "Line",
-    "Unread",
-    "diagnose",
-    "steps_needed",
-]
 
 
 class _Rule(NamedTuple):

@@ -104,12 +104,14 @@ def moved_at_most(distance: float, *, length: float) -> float:
 
     Source: Le Cam and Yang, Asymptotics in Statistics (2000), chapter 3.
     """
-    return min(1.0, math.sqrt(2 * length * distance))
+    return math.sqrt(2 * length * distance)
 
 
 def _reaches(lines: Sequence[Line]) -> list[float]:
-    values = (2 * number(line, _LENGTH) * number(line, _DISTANCE) for line in lines)
-    return [math.sqrt(value) for value in values if math.isfinite(value)]
+    values = (
+        moved_at_most(number(line, _DISTANCE), length=number(line, _LENGTH)) for line in lines
+    )
+    return [value for value in values if math.isfinite(value)]
 
 
 def _rate_has_risen(history: History) -> bool:

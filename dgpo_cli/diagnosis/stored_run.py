@@ -19,7 +19,9 @@ from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import NOBODY, Diagnosed, Event, Observer, StepDone, tell
 from dgpo_cli.core.thinking import OPENER, after_thinking, ends_in_thought
 from dgpo_cli.core.types import Diagnosis, StepMetrics
-from dgpo_cli.diagnosis.diagnose import EXPLAINS, FIRST, LAST, Facts, Line, Unread, diagnose
+from dgpo_cli.diagnosis.diagnose import EXPLAINS, diagnose
+from dgpo_cli.diagnosis.facts import Facts, Unread
+from dgpo_cli.diagnosis.history import FIRST, LAST, Line
 from dgpo_cli.engine.tolerance import logprob_tolerance
 from dgpo_cli.prompts.settings import SumsPrompts
 from dgpo_cli.rewards.protocol import Extract

@@ -18,7 +18,7 @@ from dgpo_cli.config.tree import flatten
 from dgpo_cli.core.errors import ConfigError, DgpoError
 from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.types import RunRecord, StoredCheckpoint, StoredSetting
-from dgpo_cli.diagnosis.diagnose import steps_needed
+from dgpo_cli.diagnosis.history import steps_needed
 from dgpo_cli.diagnosis.stored_run import diagnose_run
 from dgpo_cli.report.samples import newest_samples
 from dgpo_cli.runs.history import change_lines, changes_from

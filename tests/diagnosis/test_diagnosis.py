@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from dgpo_cli.diagnosis.diagnose import FIRST, LAST, Facts, Line, Unread, diagnose
-from dgpo_cli.diagnosis.history import WINDOW, History
+from dgpo_cli.diagnosis.diagnose import diagnose
+from dgpo_cli.diagnosis.facts import Facts, Unread
+from dgpo_cli.diagnosis.history import FIRST, LAST, WINDOW, History, Line
 
 FACTS = Facts(
     prompts_per_step=16,

@@ -20,7 +20,8 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.core.errors import NonFiniteError
 from dgpo_cli.core.events import Diagnosed, Event, Note, StepDone
 from dgpo_cli.core.types import Completion, Diagnosis, StepMetrics
-from dgpo_cli.diagnosis.diagnose import FIRST, KEYS, LAST
+from dgpo_cli.diagnosis.diagnose import KEYS
+from dgpo_cli.diagnosis.history import FIRST, LAST
 from dgpo_cli.diagnosis.stored_run import (
     CLEAR_STEPS,
     Watch,

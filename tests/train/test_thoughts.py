@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from dgpo_cli.core.resources import resource_dir
-from dgpo_cli.diagnosis.diagnose import Unread
+from dgpo_cli.diagnosis.facts import Unread
 from dgpo_cli.diagnosis.stored_run import unread_example
 from dgpo_cli.evals import regrade
 from dgpo_cli.runs.run_folder import RunFolder
