@@ -133,7 +133,8 @@ def _now(setting: Setting, resolved: Resolved | None) -> str:
         return ""
     if setting.source is None:
         return f"none: it needs {' or '.join(setting.only_with)}"
-    return f"{_value(setting.value)}, from {setting.source}"
+    where = "the default" if setting.source == "default" else f"from {setting.source}"
+    return f"{_value(setting.value)}, {where}"
 
 
 def _in_presets(setting: Setting) -> str:

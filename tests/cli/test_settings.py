@@ -46,6 +46,8 @@ def test_what_else_there_is_to_say(name: str, said: str) -> None:
 def test_the_value_is_told_with_its_source() -> None:
     text = dgpo("settings", "tau", "--preset", "tiny", "--set", "credit.tau=0.7").stdout
     assert "  value      0.7, from --set\n" in text
+    unset = dgpo("settings", "credit.target_ess", "--preset", "tiny").stdout
+    assert "  value      unset, the default\n" in unset
     uniform = ("--preset", "tiny", "--set", "credit.rule=uniform")
     assert (
         "  value      none: it needs credit.rule=dgpo\n" in dgpo("settings", "tau", *uniform).stdout
