@@ -38,7 +38,7 @@ LIGHT = (
 )
 PRINTER = "ui.console"
 FULL = 15  # files of a folder besides __init__.py
-CROWDED = {"cli": 25}  # may only shrink; an entry that is not needed any more goes
+CROWDED = {"cli": 19}  # may only shrink; an entry that is not needed any more goes
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,7 @@ PATH = re.compile(r"`((?:dgpo_cli|tests|benchmarks|data|docs|presets)/[\w./-]*)`
 # What a reader is to add, and a slip that is shown.
 MADE_UP = {"data/benchmarks/NAME.toml", "credit.rule=mine", "reward.kind=even", "credit.tua=0.1"}
 SETTING = re.compile(r"`([a-z_]+\.[a-z_.]*[a-z])(?:=[^`]*)?`")
+GZIP = b"\x1f\x8b"
 SECTIONS = frozenset(Settings.model_fields)
 
 
@@ -82,6 +85,41 @@ def test_every_command_and_option_exists(page: Path) -> None:
         known |= {name for each in command.params for name in each.secondary_opts}
         options = {word.partition("=")[0] for word in words if re.match(r"--\w", word)}
         assert options - {"--help"} <= known, words
+
+
+def test_the_start_page_lists_every_command() -> None:
+    rows = re.findall(r"^\| (`dgpo.*?) \|", (ROOT / "docs/start.md").read_text(), re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`dgpo (\w+)`", row)}
+    assert listed == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def golden_rows(pattern: str) -> Iterator[dict[str, object]]:
+    """The objects in the frozen files of that name: a file's, or its lines'."""
+    files = sorted((ROOT / "tests/golden/files").rglob(pattern))
+    assert files, pattern
+    for file in files:
+        text = (gzip.decompress(data) if (data := file.read_bytes())[:2] == GZIP else data).decode()
+        lines = text.splitlines() if ".jsonl" in file.name else [text]
+        yield from map(json.loads, lines)
+
+
+def test_every_metric_of_the_frozen_runs_is_on_the_page_of_metrics() -> None:
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    known = re.findall(r"`([a-z_]+/[a-z0-9_*]+)`", text)
+    found = {name for row in golden_rows("metrics.jsonl*") for name in row} - {"step"}
+    assert {name for name in found if not any(fnmatch(name, each) for each in known)} == set()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("rollouts.jsonl.gz", "step-*.jsonl.gz", "samples.jsonl.gz", "changes.jsonl"),
+        *("evals.jsonl", "state.json", "card.json", "report.json.gz"),
+    ],
+)
+def test_every_field_of_the_frozen_files_is_on_the_page_of_files(pattern: str) -> None:
+    known = set(re.findall(r"`([a-z_0-9]+)`", (ROOT / "docs/formats.md").read_text()))
+    assert {name for row in golden_rows(pattern) for name in row} - known == set()
 
 
 @EVERY_PAGE

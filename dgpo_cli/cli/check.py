@@ -47,7 +47,7 @@ Kind = Annotated[
 Minimum = Annotated[
     int | None,
     typer.Option(
-        help="Smallest integer in range; another wrong one is out_of_range.",
+        help="Smallest integer in range; a wrong answer outside is out_of_range.",
         metavar="N",
         show_default=f"AIME's {AIME_RANGE[0]}",
         rich_help_panel=CHANGE,
@@ -65,7 +65,7 @@ Maximum = Annotated[
 Timeout = Annotated[
     float,
     typer.Option(
-        help="Most seconds that one verdict may take; then it is timeout.",
+        help="Seconds that one verdict may take; after that it is a timeout.",
         metavar="S",
         rich_help_panel=CHANGE,
     ),

@@ -66,7 +66,7 @@ Data = Annotated[
 Columns = Annotated[
     str | None,
     typer.Option(
-        help="Where a file has other names, as in problem=question,answer=gold.",
+        help="Column names of the file, as in problem=question,answer=gold.",
         metavar="NAMES",
         show_default="problem=problem,answer=answer",
         rich_help_panel=RUN,
@@ -76,7 +76,7 @@ Strict = Annotated[
     bool | None,
     typer.Option(
         "--strict/--no-strict",
-        help="Stop at what is wrong with the data, or only say it.",
+        help="Stop at faults in the data, or only report them.",
         show_default="strict for named benchmarks",
         rich_help_panel=RUN,
     ),
@@ -92,7 +92,9 @@ Out = Annotated[
 ]
 Fresh = Annotated[
     bool,
-    typer.Option("--fresh", help="Throw away what the folder holds.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--fresh", help="Delete what the folder holds, and sample anew.", rich_help_panel=OUTPUT
+    ),
 ]
 MinScore = Annotated[
     str | None,

@@ -2,39 +2,241 @@
 
 from __future__ import annotations
 
-from dgpo_cli.cli import inspect_options as own
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dgpo_cli.cli import completion as complete
 from dgpo_cli.cli import options
-from dgpo_cli.cli.inspect_files import Files
-from dgpo_cli.cli.inspect_views import View
+from dgpo_cli.cli.help import CHANGE, OUTPUT, READ, RUN, SHOW
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.ui import console
+from dgpo_cli.core.text import cut
+from dgpo_cli.inspect.views import measure
+from dgpo_cli.ui import console, output
+
+Source = Annotated[
+    Path | None,
+    typer.Argument(
+        help="Run folder, or file of rollouts.",
+        metavar="[RUN|ROLLOUTS.jsonl]",
+        autocompletion=complete.run,
+        show_default="--rollouts, or the newest run under ./runs",
+        rich_help_panel=READ,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Compute the statistics with this policy: hub id or folder.",
+        metavar="M",
+        show_default="show what training stored",
+        rich_help_panel=RUN,
+    ),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        help="Reference for --model: hub id or folder.",
+        metavar="R",
+        show_default="M without its adapter",
+        rich_help_panel=RUN,
+    ),
+]
+Rollouts = Annotated[
+    Path | None,
+    typer.Option(
+        help="Lines of JSON with prompts and completions: of dgpo rollout, or of any program.",
+        metavar="FILE.jsonl",
+        show_default="the first argument",
+        rich_help_panel=READ,
+    ),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        help="The prompt of a completion of your own; - reads stdin, @FILE a file.",
+        metavar="TEXT",
+        show_default="those of a run or file",
+        rich_help_panel=READ,
+    ),
+]
+Completion = Annotated[
+    str | None,
+    typer.Option(
+        help="A completion of your own, with --prompt and --model; - reads stdin, @FILE a file.",
+        metavar="TEXT",
+        show_default="those of a run or file",
+        rich_help_panel=READ,
+    ),
+]
+Group = Annotated[
+    int | None,
+    typer.Option(
+        help="Show the completions of this prompt, from 0.",
+        metavar="I",
+        min=0,
+        show_default="that of the completion with the least even weights; all with --json",
+        rich_help_panel=SHOW,
+    ),
+]
+Sample = Annotated[
+    int | None,
+    typer.Option(
+        help="Show this completion of the prompt, from 0.",
+        metavar="J",
+        min=0,
+        show_default="the one with the least even weights; all with --json",
+        rich_help_panel=SHOW,
+    ),
+]
+At = Annotated[
+    int | None,
+    typer.Option(
+        help="Show everything about this token, from 0: alternatives, factors, bytes.",
+        metavar="N",
+        min=0,
+        show_default="the whole completion",
+        rich_help_panel=SHOW,
+    ),
+]
+Rule = Annotated[
+    str | None,
+    typer.Option(
+        help="Show the weights of another credit rule: dgpo, uniform, entropy.",
+        metavar="RULE",
+        autocompletion=complete.credit_rule,
+        show_default="the run's, else dgpo",
+        rich_help_panel=CHANGE,
+    ),
+]
+Tau = Annotated[
+    float | None,
+    typer.Option(
+        help="Show the weights at another temperature.",
+        metavar="X",
+        show_default="the run's, else 0.5",
+        rich_help_panel=CHANGE,
+    ),
+]
+Kappa = Annotated[
+    float | None,
+    typer.Option(
+        help="Show the weights with another power of the entropy gate.",
+        metavar="X",
+        show_default="the run's, else 1",
+        rich_help_panel=CHANGE,
+    ),
+]
+TargetEss = Annotated[
+    float | None,
+    typer.Option(
+        help="Show the weights with the tau that gives this effective token fraction.",
+        metavar="X",
+        show_default="the run's, else tau is fixed",
+        rich_help_panel=CHANGE,
+    ),
+]
+What = Annotated[
+    measure.What | None,
+    typer.Option(
+        "--what",
+        help="What the colours show; advantage is the token's own, A x w.",
+        show_default="weight",
+        rich_help_panel=SHOW,
+    ),
+]
+Fit = Annotated[
+    bool,
+    typer.Option(
+        "--fit",
+        help="Scale the colours to the range of the completion's weights.",
+        show_default="1/2 to 2, none from 0.8 to 1.25",
+        rich_help_panel=SHOW,
+    ),
+]
+Full = Annotated[
+    bool,
+    typer.Option(
+        "--full",
+        help="Show the whole text, through the pager on a terminal.",
+        show_default="the passages around the top tokens where the text is long",
+        rich_help_panel=SHOW,
+    ),
+]
+Steps = Annotated[
+    bool,
+    typer.Option(
+        "--steps", help="Show what each line, sentence and clause holds.", rich_help_panel=SHOW
+    ),
+]
+Pair = Annotated[
+    bool,
+    typer.Option(
+        "--pair",
+        help="Show a right and a wrong completion of a prompt side by side: "
+        "of pairs that begin alike, the longest.",
+        rich_help_panel=SHOW,
+    ),
+]
+Top = Annotated[
+    int,
+    typer.Option(
+        help="How many of the most weighted, or most changed, tokens to list.",
+        metavar="N",
+        min=0,
+        rich_help_panel=SHOW,
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write all completions as one page for a browser; it needs no network.",
+        metavar="FILE.html",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Svg = Annotated[
+    Path | None,
+    typer.Option(help="Draw this view as SVG.", metavar="FILE.svg", rich_help_panel=OUTPUT),
+]
+Png = Annotated[
+    Path | None,
+    typer.Option(
+        help="Draw this view as PNG (needs the extra png).",
+        metavar="FILE.png",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 
 def inspect(
-    source: own.Source = None,
-    group: own.Group = None,
-    sample: own.Sample = None,
-    at: own.At = None,
-    what: own.What = None,
-    fit: own.Fit = False,
-    full: own.Full = False,
-    steps: own.Steps = False,
-    pair: own.Pair = False,
-    top: own.Top = 10,
-    rule: own.Rule = None,
-    tau: own.Tau = None,
-    kappa: own.Kappa = None,
-    target_ess: own.TargetEss = None,
-    model: own.Model = None,
-    reference: own.Reference = None,
+    source: Source = None,
+    group: Group = None,
+    sample: Sample = None,
+    at: At = None,
+    what: What = None,
+    fit: Fit = False,
+    full: Full = False,
+    steps: Steps = False,
+    pair: Pair = False,
+    top: Top = 10,
+    rule: Rule = None,
+    tau: Tau = None,
+    kappa: Kappa = None,
+    target_ess: TargetEss = None,
+    model: Model = None,
+    reference: Reference = None,
     adapter: options.Adapter = None,
-    rollouts: own.Rollouts = None,
-    prompt: own.Prompt = None,
-    completion: own.Completion = None,
-    html: own.Html = None,
-    svg: own.Svg = None,
-    png: own.Png = None,
-    as_json: own.Json = False,
+    rollouts: Rollouts = None,
+    prompt: Prompt = None,
+    completion: Completion = None,
+    html: Html = None,
+    svg: Svg = None,
+    png: Png = None,
+    as_json: options.Json = False,
 ) -> None:
     """Show the tokens of a completion coloured by credit weight, with the numbers behind it.
 
@@ -49,27 +251,27 @@ def inspect(
       The weights at another temperature, as a page
         dgpo inspect runs/tiny --tau 1.0 --html credit.html
     """
-    own.check_numbers(tau=tau, kappa=kappa, target_ess=target_ess)
-    own.check_source(source=source, rollouts=rollouts, prompt=prompt, completion=completion)
+    _check_numbers(tau=tau, kappa=kappa, target_ess=target_ess)
+    _check_source(source=source, rollouts=rollouts, prompt=prompt, completion=completion)
     views = {"--json": as_json, "--at": at is not None, "--pair": pair, "--steps": steps}
-    own.check_views({**views, "--full": full}, sample=sample, prompt=prompt, what=what, html=html)
+    _check_views({**views, "--full": full}, sample=sample, prompt=prompt, what=what, html=html)
     if prompt == "-" and completion == "-":
         raise ConfigError("--prompt=- and --completion=-: only one of them can be stdin")
-    files = Files(html=html, svg=svg, png=png)
-    files.check()
+    files = output.asked(html=html, svg=svg, png=png)
     from dgpo_cli.policy.settings import ModelSettings
 
     for name in filter(None, (model, reference if model else None)):
         options.reach(ModelSettings(path=name))
     from dgpo_cli.inspect import inspect as workflow
+    from dgpo_cli.inspect.output import View
     from dgpo_cli.inspect.request import Choice, Models, Origin, WhatIf
     from dgpo_cli.live.bars import bars
 
     origin = Origin(
         source=source,
         rollouts=rollouts,
-        prompt=own.read_text(prompt, flag="--prompt"),
-        completion=own.read_text(completion, flag="--completion"),
+        prompt=_read_text(prompt, flag="--prompt"),
+        completion=_read_text(completion, flag="--completion"),
     )
     one = not (as_json or html)  # a picture is of one completion
     with bars() as observer:
@@ -84,11 +286,121 @@ def inspect(
     view = View(
         inspection, what=what or "weight", fit=fit, full=full, steps=steps, pair=pair, top=top
     )
-    for line in files.write(inspection, draw=view.draw):
+    for line in view.write(files):
         (console.note if as_json else console.say)(line)
     if as_json:
         from dgpo_cli.inspect import as_json as inspection_json
 
         console.stream(inspection_json.chunks(inspection))
-    elif not files.asked:
+    elif not files:
         view.show()
+
+
+def _check_numbers(*, tau: float | None, kappa: float | None, target_ess: float | None) -> None:
+    """Refuse settings of the what-if that no rule can have.
+
+    Raises:
+        ConfigError: see above.
+    """
+    if tau is not None and not tau > 0:
+        raise ConfigError(f"--tau={tau:g}: must be greater than 0; the paper's is 0.5")
+    if kappa is not None and not kappa >= 0:
+        raise ConfigError(f"--kappa={kappa:g}: must be at least 0; the paper's is 1")
+    if target_ess is not None and not 0 < target_ess < 1:
+        raise ConfigError(
+            f"--target-ess={target_ess:g}: must be between 0 and 1, a share of the tokens; try 0.9"
+        )
+    if tau is not None and target_ess is not None:
+        raise ConfigError(
+            f"--tau={tau:g} and --target-ess={target_ess:g}: the second finds tau; give one"
+        )
+
+
+def _check_views(
+    views: Mapping[str, bool],
+    *,
+    sample: int | None,
+    prompt: str | None,
+    what: str | None,
+    html: Path | None,
+) -> None:
+    """Refuse views that exclude each other; `views` are in the order in which they win.
+
+    Raises:
+        ConfigError: two of them are asked for, or one and what it leaves no choice of.
+    """
+    asked = [name for name, is_asked in views.items() if is_asked]
+    if what is not None and asked[:1] in (["--json"], ["--at"]):
+        raise ConfigError(f"{asked[0]} and --what: it tells every number; leave out --what")
+    if len(asked) > 1 and asked not in (["--json", "--at"], ["--pair", "--full"]):
+        raise ConfigError(f"{asked[0]} and {asked[1]}: give only one of them")
+    if "--pair" in asked and sample is not None:
+        raise ConfigError(f"--pair and --sample={sample}: a pair is chosen in the whole --group")
+    if "--pair" in asked and prompt is not None:
+        raise ConfigError("--pair and --completion: a pair is of two; name a run or --rollouts")
+    if "--pair" in asked and html is not None:
+        raise ConfigError(
+            "--pair and --html: the page shows one completion at a time; leave out --pair, or draw "
+            "the pair with --svg or --png"
+        )
+    if "--at" in asked and html is not None:
+        raise ConfigError(
+            "--at and --html: the page tells the numbers of every token; leave out --at, "
+            "or draw the token with --svg or --png"
+        )
+
+
+def _check_source(
+    *, source: Path | None, rollouts: Path | None, prompt: str | None, completion: str | None
+) -> None:
+    """Refuse completions from two places, and half of a typed one.
+
+    Raises:
+        ConfigError: see above.
+    """
+    if source is not None and rollouts is not None:
+        raise ConfigError(f"{source} and --rollouts={rollouts}: give only one of them")
+    file = source or rollouts
+    if prompt is not None and file is not None:
+        raise ConfigError(f"{file} and --prompt: give only one of them")
+    if (prompt is None) == (completion is None):
+        return
+    if prompt is not None:
+        number = f"; --group {prompt} chooses a prompt by its number" if prompt.isdigit() else ""
+        raise ConfigError(f"--prompt={cut(prompt, 40)}: give --completion TEXT too{number}")
+    assert completion is not None
+    number = (
+        f"; --sample {completion} chooses a completion by its number"
+        if completion.isdigit()
+        else ""
+    )
+    raise ConfigError(f"--completion={cut(completion, 40)}: give --prompt TEXT too{number}")
+
+
+def _read_text(value: str | None, *, flag: str) -> str | None:
+    """Return a text given on the command line: itself, stdin for -, or a file for @FILE.
+
+    @@ at the start stands for @ itself.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    if value == "-":
+        return _decoded(sys.stdin.buffer.read(), name="stdin", flag=flag)
+    if value is None or not value.startswith("@"):
+        return value
+    if value.startswith("@@"):
+        return value[1:]
+    try:
+        return _decoded(Path(value[1:]).read_bytes(), name=value[1:], flag=flag)
+    except OSError as error:
+        raise ConfigError(
+            f"{flag}={value}: cannot be read: {error.strerror or error}; @@ stands for @ itself"
+        ) from error
+
+
+def _decoded(data: bytes, *, name: str, flag: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{flag}: {name} is not UTF-8; save it as UTF-8") from error

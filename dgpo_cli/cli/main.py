@@ -15,13 +15,11 @@ from dgpo_cli.cli import completion
 from dgpo_cli.cli.check import check
 from dgpo_cli.cli.commands import Command, Group
 from dgpo_cli.cli.compare import compare
-from dgpo_cli.cli.doctor import doctor
 from dgpo_cli.cli.eval import evaluate
 from dgpo_cli.cli.guard import INTERRUPTED, Guard, take_debug
 from dgpo_cli.cli.inspect import inspect
-from dgpo_cli.cli.merge import merge
-from dgpo_cli.cli.plan import plan
-from dgpo_cli.cli.push import push
+from dgpo_cli.cli.machine import doctor, plan
+from dgpo_cli.cli.publish import merge, push
 from dgpo_cli.cli.regrade import regrade
 from dgpo_cli.cli.report import report
 from dgpo_cli.cli.rollout import rollout

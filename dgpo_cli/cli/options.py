@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dgpo_cli.cli import completion
-from dgpo_cli.cli.help import CHANGE, READ, RUN
+from dgpo_cli.cli.help import CHANGE, OUTPUT, READ, RUN
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.ui import console
 
@@ -74,6 +74,7 @@ Seed = Annotated[
         rich_help_panel=CHANGE,
     ),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=OUTPUT)]
 Flags = dict[str, tuple[str, Any]]
 
 
@@ -118,6 +119,26 @@ def resolve(
     for line in resolved.notes:
         console.note(line)
     return resolved
+
+
+def changing(
+    by: str,
+    *,
+    preset: str | None,
+    config: Path | None,
+    overrides: list[str] | None,
+    flags: Flags | None = None,
+) -> Callable[[dict[str, object]], Resolved]:
+    """Return what resolves these settings with more changes, which the command `by` makes."""
+    from dgpo_cli.config.load import resolve as resolve_layers
+
+    def changed(changes: dict[str, object]) -> Resolved:
+        more: Flags = {key: (by, value) for key, value in changes.items()}
+        return resolve_layers(
+            preset=preset, config=config, overrides=overrides or (), flags={**(flags or {}), **more}
+        )
+
+    return changed
 
 
 def resolve_run(run: Path, *, overrides: list[str] | None = None) -> Resolved:

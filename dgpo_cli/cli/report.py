@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dgpo_cli.cli import completion
-from dgpo_cli.cli.files import write, write_png
 from dgpo_cli.cli.help import OUTPUT, READ
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.ui import console
+from dgpo_cli.ui import console, output
 
 Runs = Annotated[
     list[Path] | None,
@@ -63,7 +61,7 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
       Two runs over each other
         dgpo report runs/tiny runs/tiny-uniform --out both.html
     """
-    _check({"--out": out, "--png": png})
+    output.asked(out=out, png=png)
     from dgpo_cli.report import report as workflow
     from dgpo_cli.report.run_page import MAX_RUNS
 
@@ -84,29 +82,12 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
         from dgpo_cli.report.run_page import report_page
 
         page = out or Path(records[0].path) / "report.html"
-        write("--out", page, report_page(records).encode("utf-8"))
+        output.write("--out", page, report_page(records).encode("utf-8"))
         tell(f"written to {page}")
         if not as_json:
             console.suggest(["inspect", records[0].path])
     if png is not None:
         from dgpo_cli.report.picture import report_svg
 
-        write_png(png, report_svg(records))
+        output.write_png(png, report_svg(records))
         tell(f"written to {png}")
-
-
-def _check(files: dict[str, Path | None]) -> None:
-    """Find out before any work what would make it vain."""
-    seen: set[Path] = set()
-    for flag, path in files.items():
-        if path is None:
-            continue
-        if path.is_dir():
-            raise ConfigError(f"{flag}={path}: is a folder; name a file")
-        if not path.absolute().parent.is_dir():
-            raise ConfigError(f"{flag}={path}: there is no folder {path.parent}; make it first")
-        if path.absolute() in seen:
-            raise ConfigError(f"{flag}={path}: --out writes to it too; give another name")
-        seen.add(path.absolute())
-    if files["--png"] is not None and importlib.util.find_spec("resvg_py") is None:
-        raise ConfigError("--png needs resvg-py: pip install 'dgpo-cli[png]'")

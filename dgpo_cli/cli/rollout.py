@@ -24,7 +24,7 @@ Prompts = Annotated[
 Out = Annotated[
     Path,
     typer.Option(
-        help="Where the completions go, a line each.", metavar="FILE.jsonl", rich_help_panel=OUTPUT
+        help="File for the completions, one a line.", metavar="FILE.jsonl", rich_help_panel=OUTPUT
     ),
 ]
 GroupSize = Annotated[

@@ -56,7 +56,7 @@ Port = Annotated[
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     typer.Option(
-        help="Data type to compute in; best the trainer's. auto: the checkpoint's.",
+        help="Data type to compute in, ideally the trainer's. auto: the checkpoint's.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -73,7 +73,7 @@ MaxModelLen = Annotated[
 MaxNumSeqs = Annotated[
     int,
     typer.Option(
-        help="Completions side by side; the client's must not be more.",
+        help="Completions sampled at once; no client may ask for more.",
         metavar="N",
         rich_help_panel=MACHINE,
     ),
@@ -131,8 +131,9 @@ Updates = Annotated[
 Transfer = Annotated[
     Literal["tcp", "nccl", "folder"],
     typer.Option(
-        help="How all weights of a trainer come: tcp: from wherever it runs; nccl: to GPUs other "
-        "than its own, from a trainer with vLLM installed; folder: one that both can read.",
+        help="How a trainer without an adapter hands over its weights. tcp: from wherever it "
+        "runs. nccl: to GPUs other than its own, if it has vLLM too. folder: through one that "
+        "both can read.",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -185,7 +186,7 @@ def serve(
 ) -> None:
     """Start a vLLM server that dgpo can sample from and give new weights to.
 
-    It runs until Ctrl-C, SIGTERM or the end of this process, and leaves nothing behind. Every
+    It runs until Ctrl-C or SIGTERM and leaves nothing behind, however it ends. Every
     request but GET /health must carry its key. Requests from web pages are refused, and so is
     every call that neither samples nor hands over weights.
 

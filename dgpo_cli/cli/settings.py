@@ -41,7 +41,6 @@ Run = Annotated[
         rich_help_panel=READ,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=OUTPUT)]
 
 
 def settings(
@@ -50,7 +49,7 @@ def settings(
     config: options.Config = None,
     run: Run = None,
     overrides: options.Set = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Explain a setting: meaning, range, default, presets, who uses it, whether it may change.
 

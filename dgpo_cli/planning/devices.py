@@ -51,6 +51,22 @@ def named(name: str, *, setting: str = "--gpu") -> Device:
     return GPUS[name]
 
 
+def chosen(name: str | None, *, meant_for: str | None, device: str) -> Device:
+    """Return the device to plan for: the named one, else that of the preset, else this machine's.
+
+    name: of the table, cpu or here. meant_for: the one that the preset names. device: model.device.
+
+    Raises:
+        ConfigError: the table has none of that name.
+    """
+    wanted = name or meant_for or "here"
+    if wanted == "here":
+        return here(device)
+    if wanted == "cpu":
+        return cpu()
+    return named(wanted, setting="--gpu" if name else "hardware")
+
+
 def here(setting: str, *, measure: bool = True) -> Device:
     """Return the device that `model.device` would use on this machine.
 

@@ -1,11 +1,14 @@
-"""The view that was asked of `dgpo inspect`: on the terminal, and for a drawing."""
+"""What `dgpo inspect` leaves: the view on the terminal, a page, a drawing, a picture."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.ui import console
+from dgpo_cli.ui.output import write, write_png
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -13,6 +16,9 @@ if TYPE_CHECKING:
     from dgpo_cli.core.types import InspectedCompletion, Inspection
     from dgpo_cli.inspect.views.measure import What
     from dgpo_cli.ui.ramp import Depth
+
+
+WIDTH = 100  # cells of a drawing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +41,34 @@ class View:
         show = console.page if self.pair or self.steps or self.full else console.show
         for shown in self.inspection.completions[: 1 if self.pair else None]:
             show(self.draw(shown, width=width, color=color))
+
+    def write(self, files: Mapping[str, Path]) -> Iterator[str]:
+        """Write files by their options; yields a line for each that is written.
+
+        The page has all completions, a drawing this view of the most telling one.
+        """
+        from dgpo_cli.inspect.page import chosen, inspect_page, most_telling
+        from dgpo_cli.ui.svg import export_svg
+
+        completions = self.inspection.completions
+        if page := files.get("--html"):
+            left_out = chosen(completions).left_out
+            write("--html", page, inspect_page(self.inspection).encode("utf-8"))
+            are = "completion is" if left_out == 1 else "completions are"
+            rest = f" ({left_out} {are} not in it: too many tokens)" if left_out else ""
+            yield f"written to {page}{rest}"
+        svg, png = files.get("--svg"), files.get("--png")
+        if svg is None and png is None:
+            return
+        shown = completions[most_telling(completions)]
+        picture = self.draw(shown, width=WIDTH, color="truecolor")
+        drawing = export_svg(picture, title="dgpo inspect", width=WIDTH)
+        if svg is not None:
+            write("--svg", svg, drawing.encode("utf-8"))
+            yield f"written to {svg}"
+        if png is not None:
+            write_png(png, drawing)
+            yield f"written to {png}"
 
     def draw(self, shown: InspectedCompletion, *, width: int, color: Depth) -> RenderableType:
         """The view of a completion; of the pair or the token where that was asked for."""

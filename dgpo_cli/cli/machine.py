@@ -1,18 +1,16 @@
-"""dgpo plan: what a run needs, before anything is loaded."""
+"""dgpo plan and dgpo doctor: what a run needs, and whether this machine can run it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dgpo_cli.cli import options
 from dgpo_cli.cli.help import CHANGE, MACHINE, OUTPUT
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.ui import console
-
-if TYPE_CHECKING:
-    from dgpo_cli.config.load import Resolved
 
 CANNOT_RUN = 3  # exit code
 
@@ -64,7 +62,6 @@ Apply = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=OUTPUT)]
 
 
 def plan(
@@ -76,7 +73,7 @@ def plan(
     prompt_tokens: PromptTokens = None,
     completion_tokens: CompletionTokens = None,
     apply: Apply = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Say what a run needs in memory, time and disk, from the model's config alone.
 
@@ -96,27 +93,17 @@ def plan(
     )
     resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags=flags)
     from dgpo_cli.config.checks import check_trainable
-    from dgpo_cli.config.load import resolve
     from dgpo_cli.planning import devices
     from dgpo_cli.planning import plan as workflow
     from dgpo_cli.policy.config_file import is_at_hand
 
     check_trainable(resolved.settings)
-
-    def changed(changes: dict[str, object]) -> Resolved:
-        more: dict[str, tuple[str, Any]] = {k: ("dgpo plan", v) for k, v in changes.items()}
-        return resolve(
-            preset=preset, config=config, overrides=overrides or (), flags={**flags, **more}
-        )
-
+    changed = options.changing(
+        "dgpo plan", preset=preset, config=config, overrides=overrides, flags=flags
+    )
     if not is_at_hand(resolved.settings.model):
         options.reach(resolved.settings.model)
-    source = "hardware" if gpu is None and resolved.hardware else "--gpu"
-    name = gpu or resolved.hardware or "here"
-    if name == "here":
-        device = devices.here(resolved.settings.model.device)
-    else:
-        device = devices.cpu() if name == "cpu" else devices.named(name, setting=source)
+    device = devices.chosen(gpu, meant_for=resolved.hardware, device=resolved.settings.model.device)
     found = workflow.run(
         changed, device=device, typical=workflow.Typical(prompt_tokens, completion_tokens)
     )
@@ -129,7 +116,7 @@ def plan(
         console.say_json(report.to_json(found))
     else:
         console.show(report.render(found, color=ramp.depth_of(console.stdout())))
-    if source == "hardware":
+    if gpu is None and resolved.hardware:
         console.note(
             f"planned for {device.name}, which {preset or config} is meant for; "
             "--gpu here plans for this machine"
@@ -142,3 +129,40 @@ def plan(
         named = ["--preset", preset] if preset is not None else ["--config", config]
         changes = [word for each in overrides or () for word in ("--set", each)]
         console.suggest(["train", *named, *changes])
+
+
+def doctor(
+    preset: options.Preset = None,
+    config: options.Config = None,
+    overrides: options.Set = None,
+    as_json: options.Json = False,
+) -> None:
+    """Check packages, devices, memory, disk, limits and the hub, each with its fix.
+
+    With a preset also whether it can run here. Exits with 3 where something has failed.
+
+    Examples:
+      Is everything here that dgpo needs?
+        dgpo doctor
+      Can this machine run that preset?
+        dgpo doctor --preset qwen7b-lora
+    """
+    if preset is None and config is None and overrides:
+        raise ConfigError(f"--set {overrides[0]}: give --preset or --config to say of what")
+    from dgpo_cli.doctor import doctor as workflow
+
+    changed = options.changing("dgpo doctor", preset=preset, config=config, overrides=overrides)
+    chosen = preset is not None or config is not None
+    findings = workflow.run(changed if chosen else None)
+    from dgpo_cli.doctor import table as report
+    from dgpo_cli.ui import ramp
+
+    if as_json:
+        console.say_json(report.to_json(findings))
+    else:
+        console.show(report.render(findings, color=ramp.depth_of(console.stdout())))
+    if any(finding.state == "fail" for finding in findings):
+        raise typer.Exit(CANNOT_RUN)
+    if not as_json:
+        named = ["--config", config] if config is not None else ["--preset", preset or "tiny"]
+        console.suggest(["train", *named])

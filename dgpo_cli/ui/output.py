@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from dgpo_cli.core import io
-from dgpo_cli.core.errors import cannot_write
+from dgpo_cli.core.errors import ConfigError, cannot_write
 from dgpo_cli.ui import console
+
+
+def asked(**files: Path | None) -> dict[str, Path]:
+    """Return the options that name a file: --html for html.
+
+    Raises:
+        ConfigError: a file cannot be written, two are one, or the extra for --png is missing.
+    """
+    found = {f"--{name}": path for name, path in files.items() if path is not None}
+    seen: dict[Path, str] = {}
+    for flag, path in found.items():
+        if path.is_dir():
+            raise ConfigError(f"{flag}={path}: is a folder; name a file")
+        if not path.absolute().parent.is_dir():
+            raise ConfigError(f"{flag}={path}: there is no folder {path.parent}; make it first")
+        other = seen.setdefault(path.absolute(), flag)
+        if other != flag:
+            raise ConfigError(f"{flag}={path}: {other} writes to it too; give another name")
+    if "--png" in found and importlib.util.find_spec("resvg_py") is None:
+        raise ConfigError("--png needs resvg-py: pip install 'dgpo-cli[png]'")
+    return found
 
 
 def write(flag: str, path: Path, content: bytes) -> None:
