@@ -26,10 +26,9 @@ from typing import Any
 
 import torch
 
-from dgpo_cli.cli import scores
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.core.events import NOBODY, Observer
-from dgpo_cli.core.types import Card, Completion, Evaluation
+from dgpo_cli.core.types import Completion
 from dgpo_cli.evals import evaluate, regrade, rollout
 from dgpo_cli.evals.request import EvalRequest
 from dgpo_cli.policy.policy import Policy
@@ -109,12 +108,7 @@ def run(resolved: Resolved, out: Path, bench: str, k: int, *, second: bool) -> N
         resolved,
         request=request,
         observer=NOBODY,
-        save=save,
     )
-
-
-def save(out: Path, evaluation: Evaluation, card: Card) -> None:
-    scores.save(out, evaluation, card)
 
 
 def bookkeeping(folder: Path, *, problems: int, k: int, tokens: int) -> None:
@@ -132,7 +126,7 @@ def bookkeeping(folder: Path, *, problems: int, k: int, tokens: int) -> None:
             run(resolved, folder / name, bench, count, second=second)
         figures[name] = cpu_seconds() - start
     again = cpu_seconds()
-    regrade.run(folder / "without", observer=NOBODY, save=save)
+    regrade.run(folder / "without", observer=NOBODY)
     again = cpu_seconds() - again
     size = (folder / "without" / "samples.jsonl").stat().st_size
     what = f"{problems} x {k} samples of {tokens} tokens ({size / 2**20:.0f} MiB)"

@@ -247,7 +247,7 @@ def _sample(resolved: Resolved, request: EvalRequest) -> EvalResult:
             prefetch(request.bench, observer=observer)
         from dgpo_cli.evals import evaluate as workflow  # seconds, after what may fail
 
-        return workflow.run(resolved, request=request, observer=observer, save=scores.save)
+        return workflow.run(resolved, request=request, observer=observer)
 
 
 def _newest_run() -> Path:

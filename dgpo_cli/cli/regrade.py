@@ -42,7 +42,7 @@ def regrade(folder: Folder, as_json: Json = False) -> None:
     from dgpo_cli.live.bars import bars
 
     with bars() as observer:
-        result = workflow.run(folder, observer=observer, save=scores.save)
+        result = workflow.run(folder, observer=observer)
     if as_json:
         report = scores.as_data(result.evaluation, result.card)
         flips = [asdict(flip) for flip in result.flips]

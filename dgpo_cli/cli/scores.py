@@ -1,12 +1,10 @@
-"""Reports of evaluations: written beside their samples, and printed. Shared by eval and regrade."""
+"""Reports of evaluations, printed. Shared by eval and regrade."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.core import io
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.ui import console
 
@@ -14,11 +12,6 @@ if TYPE_CHECKING:
     from dgpo_cli.core.types import Card, Evaluation
 
 BELOW = 3  # exit code of --min-score
-
-
-def save(out: Path, evaluation: Evaluation, card: Card) -> None:
-    """Write report.json in one piece."""
-    io.write(out / "report.json", console.as_json(as_data(evaluation, card)))
 
 
 def as_data(evaluation: Evaluation, card: Card) -> dict[str, Any]:

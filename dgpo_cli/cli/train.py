@@ -125,7 +125,6 @@ def train(
         view = "lines"
     else:
         options.reach(resolved.settings.model)
-    from dgpo_cli.cli import scores
     from dgpo_cli.train import train as workflow
 
     with last_words(), _view(view, out=out, settings=resolved.settings, resume=how) as shown:
@@ -135,7 +134,6 @@ def train(
             resume=how,
             allow_change=allow_change,
             observer=shown,
-            save_eval=scores.save,
         )
     _summarise(result, bench=resolved.settings.eval.bench)
 

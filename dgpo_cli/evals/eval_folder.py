@@ -21,10 +21,12 @@ from pydantic import Field, Strict
 from dgpo_cli.core import io
 from dgpo_cli.core.codec import Count, Format, Number, Object, Text, parsed
 from dgpo_cli.core.errors import ConfigError, DataError
-from dgpo_cli.core.types import Card
+from dgpo_cli.core.types import Card, Evaluation
 from dgpo_cli.evals.samples import SampleFile
+from dgpo_cli.evals.views.evaluation_json import to_json
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.stats.cards import differences
+from dgpo_cli.ui import console
 
 CARD_VERSION = 1
 
@@ -114,6 +116,10 @@ class EvalFolder:
         """Write card.json in one piece."""
         data = {"version": CARD_VERSION, "key": card.key, **asdict(card)}
         io.write(self.card_file, json.dumps(data, indent=2) + "\n")
+
+    def write_report(self, evaluation: Evaluation, card: Card) -> None:
+        """Write report.json in one piece."""
+        io.write(self.report_file, console.as_json(to_json(evaluation, card)))
 
     def _compare(self, card: Card) -> None:
         fix = "give another --out, or --fresh to start this folder anew"

@@ -21,7 +21,7 @@ from dgpo_cli.core.types import Card, Prompt
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.evals.card import build_card
 from dgpo_cli.evals.eval_folder import EvalFolder
-from dgpo_cli.evals.request import EvalRequest, EvalResult, Save
+from dgpo_cli.evals.request import EvalRequest, EvalResult
 from dgpo_cli.evals.rollout import sampling_engine
 from dgpo_cli.evals.samples import REMEDY, Key, Sample, SampleFile, sample_line, sample_of
 from dgpo_cli.evals.second import ask_again
@@ -49,9 +49,8 @@ def run(
     *,
     request: EvalRequest,
     observer: Observer,
-    save: Save,
 ) -> EvalResult:
-    """Evaluate; leave card, settings, samples and, through `save`, the report in the folder.
+    """Evaluate; leave card, settings, samples and report in the folder.
 
     Raises:
         ConfigError: the folder holds samples of another card.
@@ -103,7 +102,7 @@ def run(
                 sampled_tokens=drawn.tokens,
                 sampling_s=drawn.seconds,
             )
-            save(folder.path, evaluation, card)
+            folder.write_report(evaluation, card)
     return EvalResult(evaluation=evaluation, card=card, out=folder.path, sampled=drawn.samples)
 
 

@@ -20,7 +20,7 @@ from dgpo_cli.core.thinking import after_thinking, ends_in_thought
 from dgpo_cli.core.types import Card, Verdict
 from dgpo_cli.evals.card import checker_entry
 from dgpo_cli.evals.eval_folder import EvalFolder
-from dgpo_cli.evals.request import Flip, RegradeResult, Save
+from dgpo_cli.evals.request import Flip, RegradeResult
 from dgpo_cli.evals.samples import Sample, item_of, sample_of, verdict_fields, verdict_of
 from dgpo_cli.evals.tally import report_of
 from dgpo_cli.policy.fingerprint import model_folder
@@ -42,7 +42,7 @@ class _Report:
 _REPORT = Format(_Report)
 
 
-def run(path: Path, *, observer: Observer, save: Save) -> RegradeResult:
+def run(path: Path, *, observer: Observer) -> RegradeResult:
     """Give every sample in the folder `path` today's verdict; rewrite samples, card and report.
 
     Samples are replaced in one piece first: a regrade that was killed is done again.
@@ -79,7 +79,7 @@ def run(path: Path, *, observer: Observer, save: Save) -> RegradeResult:
             sampled_tokens=0,
             sampling_s=0.0,
         )
-        save(path, evaluation, card)
+        folder.write_report(evaluation, card)
     return RegradeResult(evaluation=evaluation, card=card, samples=len(samples), flips=tuple(flips))
 
 

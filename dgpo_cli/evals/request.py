@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dgpo_cli.config.protocols import Protocol
 from dgpo_cli.core.types import Card, Evaluation, Outcome
-
-Save = Callable[[Path, Evaluation, Card], None]
 
 
 @dataclass(frozen=True, slots=True)

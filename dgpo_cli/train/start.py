@@ -17,7 +17,6 @@ from dgpo_cli.engine.checkpoint import load_state, load_trainer
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.engine.optimizers import build_optimizer
 from dgpo_cli.engine.setup import make_sampler, seed_everything, set_threads
-from dgpo_cli.evals.request import Save
 from dgpo_cli.policy.policy import load_policy
 from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.runs.history import record_changes
@@ -37,16 +36,13 @@ def started(
     *,
     folder: RunFolder,
     checkpoint: Path | None,
-    save_eval: Save,
     observers: Observers,
 ) -> Iterator[TrainingRun]:
     """Open a run at its start, or where a checkpoint stands; tell how it ended when it is over."""
     settings = standing.resolved.settings
     evaluations = None
     if settings.eval.every:  # its benchmark is loaded before anything large is
-        evaluations = RunEvaluations(
-            standing.resolved, folder=folder, save=save_eval, observer=observers
-        )
+        evaluations = RunEvaluations(standing.resolved, folder=folder, observer=observers)
     set_threads(settings.train.threads)
     seed_everything(settings.seed)
     grader = Grader(settings.reward, observer=observers)

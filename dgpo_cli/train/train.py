@@ -10,7 +10,6 @@ from dgpo_cli.config.load import Resolved
 from dgpo_cli.core.errors import CalledOff
 from dgpo_cli.core.events import Observer, Observers
 from dgpo_cli.core.types import StepMetrics
-from dgpo_cli.evals.request import Save
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train import loop
 from dgpo_cli.train.resume import Resume, look, starting_point
@@ -41,14 +40,12 @@ def run(
     resume: Resume,
     allow_change: bool = False,
     observer: Observer,
-    save_eval: Save = lambda out, evaluation, card: None,
 ) -> TrainResult:
     """Train until `train.steps`, from the newest whole checkpoint of `out` if `resume` allows.
 
     Args:
         allow_change: go on with other settings than the run's even if they affect what is learnt;
             each change is recorded.
-        save_eval: writes the report of an evaluation into its folder.
 
     Raises:
         RunFolderBusy: another process holds `out`.
@@ -65,9 +62,7 @@ def run(
         return _result(folder, steps=standing.resolved.settings.train.steps, trained=0)
     with folder.lock():
         checkpoint = starting_point(folder, resume=resume, found=standing.found, observer=observers)
-        with started(
-            standing, folder=folder, checkpoint=checkpoint, save_eval=save_eval, observers=observers
-        ) as run:
+        with started(standing, folder=folder, checkpoint=checkpoint, observers=observers) as run:
             try:
                 loop.train(run)
             except CalledOff:

@@ -22,7 +22,7 @@ from dgpo_cli.core.types import Evaluation
 from dgpo_cli.evals.card import build_card
 from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.evals.evaluate import encode_all, fill, load
-from dgpo_cli.evals.request import EvalRequest, Save
+from dgpo_cli.evals.request import EvalRequest
 from dgpo_cli.evals.tally import report_of
 from dgpo_cli.prompts.benchmarks import Benchmark, protocol_of
 from dgpo_cli.rewards.grader import Grader
@@ -65,7 +65,6 @@ class RunEvaluations:
         resolved: Resolved,
         *,
         folder: RunFolder,
-        save: Save,
         observer: Observer,
     ) -> None:
         """Load the benchmark, before anything large is.
@@ -76,7 +75,7 @@ class RunEvaluations:
         self._own: EvalSettings = resolved.settings.eval
         self._total = resolved.settings.train.steps
         self._folder = folder
-        self._save, self._observer = save, observer
+        self._observer = observer
         self._resolved, self._protocol = eval_settings(resolved)
         self._benchmark: Benchmark = load(
             self._resolved, request=self._request(), observer=observer
@@ -152,7 +151,7 @@ class RunEvaluations:
                 sampled_tokens=drawn.tokens,
                 sampling_s=drawn.seconds,
             )
-            self._save(target.path, evaluation, card)
+            target.write_report(evaluation, card)
         self._folder.write_eval(step, _line(evaluation, out=target.path, run=self._folder.path))
         curve = tuple(self._folder.read_evals())
         self._observer.on(Evaluated(step, evaluation, curve))

@@ -12,7 +12,7 @@ import pytest
 
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.core.events import Observer
-from dgpo_cli.core.types import Card, Completion, Evaluation
+from dgpo_cli.core.types import Completion
 from dgpo_cli.evals import evaluate, rollout
 from dgpo_cli.evals.request import EvalRequest, EvalResult
 from dgpo_cli.samplers.base import SamplingParams
@@ -82,27 +82,18 @@ def settings(*overrides: str) -> Resolved:
     return resolve(preset="tiny", overrides=[*SMALL, *overrides])
 
 
-@dataclass
-class Saved:
-    """What the workflow handed over to be written as report.json."""
-
-    reports: list[tuple[Path, Evaluation, Card]] = field(default_factory=list)
-    events: list[str] = field(default_factory=list)
-
-    def save(self, out: Path, evaluation: Evaluation, card: Card) -> None:
-        self.reports.append((out, evaluation, card))
-        (out / "report.json").write_text(json.dumps({"k": evaluation.k}))
-
-
 def run(
-    bench: str, k: int, out: Path | None, *overrides: str, saved: Saved | None = None, **more: Any
+    bench: str,
+    k: int,
+    out: Path | None,
+    *overrides: str,
+    notes: list[str] | None = None,
+    **more: Any,
 ) -> EvalResult:
-    saved = saved or Saved()
     return evaluate.run(
         more.pop("resolved", None) or settings(*overrides),
         request=EvalRequest(bench=bench, k=k, name="tiny", out=out, **more),
-        observer=Notes(saved.events),
-        save=saved.save,
+        observer=Notes([] if notes is None else notes),
     )
 
 

@@ -18,7 +18,6 @@ from dgpo_cli.inspect.rollout_file import read_lines
 from tests.evals.evaluations import (
     PROBLEMS,
     Asked,
-    Saved,
     boxed,
     install,
     problems,
@@ -94,12 +93,12 @@ def test_a_line_cut_short_is_drawn_again_and_said(tmp_path: Path) -> None:
     run(bench, 2, tmp_path / "out")
     whole = samples(tmp_path / "out")
     (tmp_path / "out" / "samples.jsonl").write_bytes(whole[:-30])
-    saved = Saved()
-    result = run(bench, 2, tmp_path / "out", saved=saved)
+    notes: list[str] = []
+    result = run(bench, 2, tmp_path / "out", notes=notes)
     assert samples(tmp_path / "out") == whole
     assert result.sampled == 1
-    assert any("cut short" in event for event in saved.events)
-    assert any("5 of 6 samples are there" in event for event in saved.events)
+    assert any("cut short" in event for event in notes)
+    assert any("5 of 6 samples are there" in event for event in notes)
 
 
 def test_garbage_behind_whole_samples_is_removed_and_nothing_is_drawn(tmp_path: Path) -> None:
@@ -107,11 +106,11 @@ def test_garbage_behind_whole_samples_is_removed_and_nothing_is_drawn(tmp_path: 
     run(bench, 2, tmp_path / "out")
     whole = samples(tmp_path / "out")
     (tmp_path / "out" / "samples.jsonl").write_bytes(whole + b"\0\0\0\xff\n")
-    saved = Saved()
-    assert run(bench, 2, tmp_path / "out", saved=saved).sampled == 0
+    notes: list[str] = []
+    assert run(bench, 2, tmp_path / "out", notes=notes).sampled == 0
     assert samples(tmp_path / "out") == whole
-    assert not any("drawn again" in event for event in saved.events)
-    assert any("cut short or damaged, was removed" in event for event in saved.events)
+    assert not any("drawn again" in event for event in notes)
+    assert any("cut short or damaged, was removed" in event for event in notes)
 
 
 @pytest.mark.parametrize(
@@ -158,11 +157,10 @@ def test_an_interrupt_keeps_finished_batches_and_says_how_to_go_on(
     install(monkeypatch, Asked(boxed))
     run(bench, 4, tmp_path / "straight")
     install(monkeypatch, Asked(boxed, fail_after=2))
-    saved = Saved()
     with pytest.raises(KeyboardInterrupt) as stop:
-        run(bench, 4, tmp_path / "out", saved=saved)
+        run(bench, 4, tmp_path / "out")
     assert len(stored(tmp_path / "out")) == 8
-    assert saved.reports == []
+    assert not (tmp_path / "out" / "report.json").exists()
     kept = f"stopped; 8 of 12 samples are kept in {tmp_path / 'out'}; the same command continues"
     assert str(stop.value) == kept
     sampler = install(monkeypatch, Asked(boxed))

@@ -11,7 +11,7 @@ import pytest
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.evals import card, regrade
 from dgpo_cli.evals.request import Flip, RegradeResult
-from tests.evals.evaluations import Asked, Saved, boxed, install, problems, run, stored
+from tests.evals.evaluations import Asked, boxed, install, problems, run, stored
 from tests.recorder import Notes
 
 
@@ -19,14 +19,12 @@ from tests.recorder import Notes
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished evaluation of three problems with three samples each."""
     install(monkeypatch, Asked(boxed))
-    saved = Saved()
-    run(problems(tmp_path), 3, tmp_path / "out", saved=saved)
+    run(problems(tmp_path), 3, tmp_path / "out")
     return tmp_path / "out"
 
 
-def again(folder: Path, saved: Saved | None = None) -> RegradeResult:
-    saved = saved or Saved()
-    return regrade.run(folder, observer=Notes(saved.events), save=saved.save)
+def again(folder: Path, notes: list[str] | None = None) -> RegradeResult:
+    return regrade.run(folder, observer=Notes([] if notes is None else notes))
 
 
 def judge_wrongly(folder: Path, number: int, **fields: Any) -> dict[str, Any]:
@@ -41,12 +39,12 @@ def judge_wrongly(folder: Path, number: int, **fields: Any) -> dict[str, Any]:
 def test_a_second_judgement_by_the_same_checker_changes_nothing(folder: Path) -> None:
     names = ("samples.jsonl", "card.json", "settings.toml")
     before = {name: (folder / name).read_bytes() for name in names}
-    saved = Saved()
-    result = again(folder, saved)
+    (folder / "report.json").unlink()
+    result = again(folder)
     assert (result.flips, result.samples) == ((), 9)
     assert {name: (folder / name).read_bytes() for name in names} == before
-    ((out, evaluation, card),) = saved.reports
-    assert (out, evaluation.k, card) == (folder, 3, result.card)
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["k"], report["card"]["subject"]) == (3, result.card.subject)
 
 
 def test_every_flip_is_listed_and_stored(folder: Path) -> None:
@@ -75,15 +73,15 @@ def test_every_flip_is_listed_and_stored(folder: Path) -> None:
 
 def test_lines_that_were_edited_are_told_and_judged_as_they_are(folder: Path) -> None:
     judge_wrongly(folder, 1, answer="123")
-    saved = Saved()
-    result = again(folder, saved)
+    notes: list[str] = []
+    result = again(folder, notes)
     said = "1 of its lines were changed since they were written, and are judged as they are now: 2"
-    assert any(event.endswith(said) for event in saved.events)
+    assert any(event.endswith(said) for event in notes)
     assert [flip.answer for flip in result.flips] in (["123"], [])
     assert stored(folder)[1]["answer"] == "123" and stored(folder)[1]["outcome"] == "wrong"
-    quiet = Saved()
-    again(folder, quiet)
-    assert quiet.events == []
+    notes.clear()
+    again(folder, notes)
+    assert notes == []
 
 
 def test_another_reading_of_a_wrong_answer_is_stored_but_no_flip(folder: Path) -> None:
@@ -128,11 +126,12 @@ def test_an_unfinished_evaluation_is_judged_but_not_reported(folder: Path) -> No
     judge_wrongly(folder, 0, outcome="crash", extracted=None)
     path = folder / "samples.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]) + b'{"torn')
-    saved = Saved()
+    (folder / "report.json").unlink()
+    notes: list[str] = []
     with pytest.raises(DataError, match="not every problem has a sample yet; finish it"):
-        again(folder, saved)
-    assert saved.reports == []
-    assert any("cut short" in event for event in saved.events)
+        again(folder, notes)
+    assert not (folder / "report.json").exists()
+    assert any("cut short" in event for event in notes)
     assert stored(folder) == lines[:2]
 
 

@@ -15,7 +15,7 @@ from dgpo_cli.diagnosis.facts import Unread
 from dgpo_cli.diagnosis.stored_run import unread_example
 from dgpo_cli.evals import regrade
 from dgpo_cli.runs.run_folder import RunFolder
-from tests.evals.evaluations import Asked, Saved, install, problems, run, stored
+from tests.evals.evaluations import Asked, install, problems, run, stored
 from tests.recorder import Notes
 
 OPENING = "{{ '<|assistant|>' }}"
@@ -53,9 +53,9 @@ def judged(folder: Path) -> list[tuple[Any, ...]]:
 
 
 def again(folder: Path) -> list[str]:
-    saved = Saved()
-    regrade.run(folder, observer=Notes(saved.events), save=saved.save)
-    return saved.events
+    notes = Notes()
+    regrade.run(folder, observer=notes)
+    return notes.texts
 
 
 def as_before(folder: Path) -> None:

@@ -12,8 +12,8 @@ import torch
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY, Evaluated
-from dgpo_cli.core.types import Card
 from dgpo_cli.evals import evaluate
+from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.evals.request import EvalRequest
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train import interrupt, start, train, train_eval
@@ -60,7 +60,6 @@ def test_an_evaluation_is_that_of_the_checkpoint(tmp_path: Path, bench: str) -> 
         resolve(preset="tiny", overrides=overrides),
         request=EvalRequest(bench=bench, k=3, name="c", out=tmp_path / "e", second_opinion=False),
         observer=NOBODY,
-        save=lambda out, evaluation, card: None,
     )
     inside = (tmp_path / "run" / "evals" / "step-000002" / "samples.jsonl").read_bytes()
     outside = (tmp_path / "e" / "samples.jsonl").read_bytes()
@@ -168,7 +167,6 @@ def test_an_unknown_benchmark_ends_the_run_before_a_model_is_loaded(
 
 
 def test_the_card_says_which_weights_were_evaluated(tmp_path: Path, bench: str) -> None:
-    cards: list[Card] = []
     recorder = Recorder()
     train.run(
         resolve(
@@ -178,14 +176,14 @@ def test_the_card_says_which_weights_were_evaluated(tmp_path: Path, bench: str) 
         out=tmp_path / "run",
         resume="auto",
         observer=recorder,
-        save_eval=lambda out, evaluation, card: cards.append(card),
     )
-    assert [card.subject["trained"]["step"] for card in cards] == [0, 2]
-    digests = [card.subject["trained"]["sha256"] for card in cards]
-    assert digests[0] != digests[1]
     assert [event.step for event in recorder.of(Evaluated)] == [0, 2]
-    written = json.loads((tmp_path / "run" / "evals" / "step-000002" / "card.json").read_text())
-    assert written["key"] == cards[1].key
+    folders = [tmp_path / "run" / "evals" / f"step-{step:06d}" for step in (0, 2)]
+    cards = [EvalFolder(folder).read_card() for folder in folders]
+    assert [card.subject["trained"]["step"] for card in cards] == [0, 2]
+    assert len({card.subject["trained"]["sha256"] for card in cards}) == 2
+    reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
+    assert [report["card"]["subject"] for report in reports] == [card.subject for card in cards]
 
 
 def test_resuming_with_other_evaluations_is_allowed(tmp_path: Path, bench: str) -> None:
