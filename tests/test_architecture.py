@@ -102,6 +102,30 @@ def layer_violations(modules: dict[str, Module]) -> list[str]:
     return found
 
 
+def modules_in_circles(modules: dict[str, Module]) -> list[str]:
+    """Modules that need themselves through others, even if only a function or a type does."""
+    needed = {name: set(_needed(module, modules)) for name, module in modules.items()}
+    found = []
+    for name in modules:
+        seen: set[str] = set()
+        left = set(needed[name])
+        while left:
+            seen |= left
+            left = set().union(*(needed[each] for each in left)) - seen
+        if name in seen:
+            found.append(name)
+    return found
+
+
+def _needed(module: Module, modules: dict[str, Module]) -> Iterator[str]:
+    for imported in module.imports:
+        target = own_target(imported.target)
+        if target is not None:
+            name = target if target in modules else target.rpartition(".")[0]
+            if name in modules:
+                yield name
+
+
 def rooms_without_level(modules: dict[str, Module]) -> set[str]:
     return {module.room for module in modules.values()} - LEVEL.keys() - {"__init__"}
 
@@ -203,6 +227,10 @@ def test_imports_run_downwards_only(package: dict[str, Module]) -> None:
     assert layer_violations(package) == []
 
 
+def test_no_module_needs_itself(package: dict[str, Module]) -> None:
+    assert modules_in_circles(package) == []
+
+
 def test_settings_errors_and_the_command_line_import_nothing_heavy(
     package: dict[str, Module],
 ) -> None:
@@ -242,6 +270,16 @@ def test_an_import_upwards_or_sideways_is_found(tmp_path: Path, statement: str) 
     modules = planted(tmp_path, policy__load=f"from dgpo_cli.algo import loss\n{statement}\n")
     (violation,) = layer_violations(modules)
     assert violation.startswith("policy.load:")
+
+
+def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:
+    modules = planted(
+        tmp_path,
+        policy__load="from dgpo_cli.policy.shape import A\n",
+        policy__shape="def f():\n    from dgpo_cli.policy import head\n",
+        policy__head="if TYPE_CHECKING:\n    from dgpo_cli.policy.shape import A\n",
+    )
+    assert modules_in_circles(modules) == ["policy.head", "policy.shape"]
 
 
 def test_the_lowest_modules_import_nothing_of_ours(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from dgpo_cli.policy.policy import Policy
 from dgpo_cli.samplers.base import Sampler
 from dgpo_cli.samplers.settings import VllmBackend, VllmServerBackend
 from dgpo_cli.samplers.vllm.carriers import AdapterCarrier, Carrier, FullCarrier
+from dgpo_cli.samplers.vllm.client import Fleet
 from dgpo_cli.samplers.vllm.command import ServerFlags, transfer_name
 from dgpo_cli.samplers.vllm.engine import OwnEngine
-from dgpo_cli.samplers.vllm.fleet import Fleet
 from dgpo_cli.samplers.vllm.sampler import Limits, VllmSampler
 from dgpo_cli.samplers.vllm.server import SharedServers
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.policy.head import decoder_of
-from dgpo_cli.policy.packing import alike, dtype_of
+from dgpo_cli.policy.head import alike, decoder_of, dtype_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from dgpo_cli.policy.packing import alike, dtype_of
+from dgpo_cli.policy.head import alike, dtype_of
 from dgpo_cli.policy.sizes import room_for
 
 # What families call the argument, and the field of the output, that holds the cache. The second

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dgpo_cli.policy.batching import Rows, prompt_owners
-from dgpo_cli.policy.head import decoder_of
+from dgpo_cli.policy.cache import GrowingLayer, growing_cache
+from dgpo_cli.policy.head import alike, decoder_of, dtype_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,8 +187,6 @@ def can_pack(model: Any) -> bool:
     that were not told of the packing; the others are tried with two short sequences that begin
     alike.
     """
-    from dgpo_cli.policy.cache import GrowingLayer, growing_cache
-
     if model.config.get_text_config()._attn_implementation != "sdpa":
         return False
     attach()
@@ -218,23 +217,6 @@ def _as_alone(model: Any, forward: Callable[[Any, Packed], Tensor], *, shared: i
         together = forward(decoder, packed)
     expected = torch.cat([first, second[shared:]])
     return alike(together, expected, dtype=dtype_of(decoder))
-
-
-def dtype_of(decoder: Any) -> torch.dtype:
-    """Return what a model computes in; its hidden states may be added up in another dtype."""
-    dtype: torch.dtype = decoder.get_input_embeddings().weight.dtype
-    return dtype
-
-
-def alike(found: Tensor, expected: Tensor, *, dtype: torch.dtype) -> bool:
-    """Whether two tensors of hidden states, computed in a dtype, differ by rounding only.
-
-    A fifth of their norm is several times what rounding in 16 bits makes of a deep model's (0.05
-    measured), where a token may also go to another expert; what is wrong is off by its own size.
-    """
-    tolerance = 1e-4 if dtype == torch.float32 else 0.2
-    apart = (found.float() - expected.float()).norm()
-    return bool(apart <= tolerance * expected.float().norm())
 
 
 def packed_hidden(decoder: Any, packed: Packed) -> Tensor:

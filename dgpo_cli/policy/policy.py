@@ -41,7 +41,7 @@ class Policy:
     """A causal model that is trained or sampled from, with the frozen reference beside it.
 
     With an adapter the reference is the same model with the adapter off: there is no second copy.
-    Satisfies samplers.generator.Generator and samplers.trained.TrainedWeights.
+    Satisfies samplers.hf.Generator and samplers.base.TrainedWeights.
     """
 
     def __init__(

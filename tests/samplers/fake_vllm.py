@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.samplers.vllm.carriers import AdapterCarrier, Carrier, FullCarrier
-from dgpo_cli.samplers.vllm.command import RELOAD, WORKER
-from dgpo_cli.samplers.vllm.fleet import Fleet
-from dgpo_cli.samplers.vllm.gate import NAME_A_FOLDER, Refused, Rules, key_file, write_key
+from dgpo_cli.samplers.vllm.client import Fleet
+from dgpo_cli.samplers.vllm.command import WORKER
+from dgpo_cli.samplers.vllm.gate import NAME_A_FOLDER, RELOAD, Refused, Rules, key_file, write_key
 from dgpo_cli.samplers.vllm.sampler import Limits, VllmSampler
 from dgpo_cli.samplers.vllm.weight_stream import BACKEND, Listing, receive
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dgpo_cli.samplers.vllm.command import RELOAD
+from dgpo_cli.samplers.vllm.gate import RELOAD
 
 JSON = "application/json"
 

@@ -18,8 +18,8 @@ import pytest
 
 from dgpo_cli.samplers.http_json import Address, ServerSaysNo
 from dgpo_cli.samplers.vllm import gate as vllm_gate
-from dgpo_cli.samplers.vllm.command import RELOAD, ServerFlags
-from dgpo_cli.samplers.vllm.gate import Gate, Refused, Rules, key_file, read_key, write_key
+from dgpo_cli.samplers.vllm.command import ServerFlags
+from dgpo_cli.samplers.vllm.gate import RELOAD, Gate, Refused, Rules, key_file, read_key, write_key
 from tests.samplers.fake_vllm import FILE, FakeVllm, fake_servers
 from tests.samplers.gate_cases import Attempt, answer_to, refused, rpc, wrongly_answered
 

@@ -12,9 +12,8 @@ from dgpo_cli.samplers.vllm.transfer import Transfer, transfer_to
 if TYPE_CHECKING:
     import torch
 
-    from dgpo_cli.samplers.trained import TrainedWeights
-    from dgpo_cli.samplers.vllm.client import VllmClient
-    from dgpo_cli.samplers.vllm.fleet import Fleet
+    from dgpo_cli.samplers.base import TrainedWeights
+    from dgpo_cli.samplers.vllm.client import Fleet, VllmClient
 
 
 class Carrier(Protocol):

@@ -9,15 +9,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dgpo_cli.core.errors import BackendError
+from dgpo_cli.core.events import Observer
 from dgpo_cli.core.types import FinishReason
 from dgpo_cli.samplers.http_json import Address, Connection, ServerSaysNo
-from dgpo_cli.samplers.vllm.command import RELOAD, WORKER
+from dgpo_cli.samplers.vllm.command import WORKER
+from dgpo_cli.samplers.vllm.gate import RELOAD
 
 if TYPE_CHECKING:
     from dgpo_cli.samplers.base import SamplingParams
+
 
 CONTROL_TIMEOUT_S = 30.0
 LOAD_TIMEOUT_S = 1800.0  # a large model's weights come from a slow disk
@@ -286,3 +289,45 @@ def _configured(info: Any) -> Configured:
     return Configured(
         reload, transfer.get("backend"), (config.get("model_config") or {}).get("dtype")
     )
+
+
+class Fleet(Protocol):
+    """The servers, and who looks after them."""
+
+    @property
+    def clients(self) -> Sequence[VllmClient]: ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether somebody else may have restarted a server or changed its weights."""
+        ...
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether the servers give their memory back between two phases of sampling."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """An own folder for weights on their way, which the servers can read."""
+        ...
+
+    def wait_no_more(self) -> None:
+        """See RemoteSampler.wait_no_more."""
+        ...
+
+    def start(self, observer: Observer) -> None:
+        """Have every server ready. Raises BackendError."""
+        ...
+
+    def bring_back(self, client: VllmClient, error: Exception) -> None:
+        """Have a server ready again that `error` came from. Raises BackendError."""
+        ...
+
+    def went_well(self) -> None:
+        """A round of sampling is complete: what was brought back has proven itself."""
+        ...
+
+    def close(self) -> None:
+        """End what was started and remove `folder`."""
+        ...

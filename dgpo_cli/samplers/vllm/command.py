@@ -8,16 +8,12 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from dgpo_cli.samplers.vllm.gate import Rules
 from dgpo_cli.samplers.vllm.weight_stream import BACKEND
-
-if TYPE_CHECKING:
-    from dgpo_cli.samplers.vllm.gate import Rules
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM reserves room for
 WORKER = "dgpo_cli.samplers.vllm.worker.FullReload"
-RELOAD = "dgpo_reload_weights"  # its method
 GATE = "dgpo_cli.samplers.vllm.gate.Gate"
 
 

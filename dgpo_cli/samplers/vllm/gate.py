@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dgpo_cli.samplers.vllm.command import RELOAD
+RELOAD = "dgpo_reload_weights"  # the method of our workers that reads new weights
 
 _VARIABLE = "DGPO_SERVE_RULES"
 _MOST_BYTES = 2**16  # of a call that names a folder

@@ -21,9 +21,9 @@ from dgpo_cli.samplers.vllm.client import Drawn, Served, VllmClient
 from dgpo_cli.samplers.vllm.dispatch import Dispatch, Job
 
 if TYPE_CHECKING:
-    from dgpo_cli.samplers.trained import TrainedWeights
+    from dgpo_cli.samplers.base import TrainedWeights
     from dgpo_cli.samplers.vllm.carriers import Carrier
-    from dgpo_cli.samplers.vllm.fleet import Fleet
+    from dgpo_cli.samplers.vllm.client import Fleet
 
 _UNREACHED = (ServerGone, ServerSlow, ServerSaysNo)
 # As hot as vLLM allows: log-probabilities of the plain logits are told from those asked for.
