@@ -1,5 +1,6 @@
 # make demo       train the embedded model with DGPO, evaluate it before and after, show the credit
 # make test       formatter, linter, type checker, tests
+# make schemas    write docs/schemas again after a change of a type in dgpo_cli/core/formats.py
 # make docs       build the pages of docs/ into site/, broken links are errors
 # make test-slow  the tests marked slow
 # make test-vllm  the tests of the vLLM backends with a real vLLM, in a venv of its own (Linux)
@@ -23,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 DGPO := $(BIN)/dgpo
 
-.PHONY: install dev dev-vllm demo test test-slow test-vllm test-mutations fuzz docs clean
+.PHONY: install dev dev-vllm demo schemas test test-slow test-vllm test-mutations fuzz docs clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.installed-dev
@@ -61,6 +62,9 @@ test: dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+
+schemas: dev
+	$(BIN)/python docs/make_schemas.py
 
 docs: dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict

@@ -21,9 +21,10 @@ from collections.abc import Callable
 import torch
 
 from dgpo_cli.core.events import NOBODY
+from dgpo_cli.core.formats import Position
 from dgpo_cli.policy.policy import Policy, load_for_sampling
 from dgpo_cli.policy.settings import ModelSettings
-from dgpo_cli.prompts.datasets import Position, open_prompts
+from dgpo_cli.prompts.datasets import open_prompts
 from dgpo_cli.prompts.settings import SumsPrompts
 from dgpo_cli.prompts.templates import encode_prompt
 from dgpo_cli.samplers.base import SamplingParams

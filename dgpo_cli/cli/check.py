@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
@@ -158,7 +157,9 @@ def _open(source: str, opened: ExitStack) -> BinaryIO:
 
 
 def _say_json(checked: CheckedCase) -> None:
-    console.raw(json.dumps(checked.to_json(), ensure_ascii=True) + "\n")
+    from dgpo_cli.core.codec import encoded
+
+    console.raw(encoded(checked.to_json()) + "\n")
 
 
 def _say(checked: CheckedCase) -> None:

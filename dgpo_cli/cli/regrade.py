@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,8 +44,9 @@ def regrade(folder: Folder, as_json: Json = False) -> None:
         result = workflow.run(folder, observer=observer)
     if as_json:
         report = scores.as_data(result.evaluation, result.card)
-        flips = [asdict(flip) for flip in result.flips]
-        console.say_json({"version": 1, "flips": flips, "report": report})
+        from dgpo_cli.evals.request import REGRADE, RegradeJson
+
+        console.say_json(REGRADE.dump(RegradeJson(result.flips, report)))
     else:
         _print(result, folder=folder)
 

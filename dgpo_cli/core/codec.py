@@ -1,85 +1,93 @@
-"""Reads JSON of any origin; errors name file, line and field.
+"""Reads and writes JSON of every format; errors name file, line and field.
 
-A format is a frozen dataclass of the types below. null counts as missing, fields that a format does
-not know are ignored, and no value is converted: true is not 1, and neither is "1".
+A format is a frozen dataclass of the types in schema.py. On reading, null counts as missing, fields
+that a format does not know are ignored, and no value is converted: true is not 1, and neither is
+"1". On writing, a number that is not finite is null, and text is ASCII: that of a model may hold
+half of a surrogate pair, or steer a terminal.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_origin, get_type_hints
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    InstanceOf,
-    Strict,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import TypeAdapter, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
+from typing_extensions import TypedDict
 
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.refusal import problem
+from dgpo_cli.core.schema import Unknown
 from dgpo_cli.core.text import cut
 
 T = TypeVar("T")
+V = TypeVar("V")
 
-_DEEPEST = 64  # levels of objects and lists in one field
 _SHOWN = 60  # characters of a wrong value
 TOO_DEEP = "lists or objects are nested too deep to be read"
 _MAX_DIGITS = 4300  # of a whole number; Python refuses longer ones
-
-Text = InstanceOf[str]  # str itself would refuse half of a surrogate pair, which models do write
-Flag = Annotated[bool, Strict()]
-Whole = Annotated[int, Strict()]
-Count = Annotated[int, Strict(), Field(ge=0, lt=2**53)]
-TokenId = Annotated[int, Strict(), Field(ge=0, lt=2**31)]
-# Float32 can hold them: what is beyond is damage, and not a number of ours.
-Number = Annotated[float, Strict(), Field(ge=-3e38, le=3e38, allow_inf_nan=False)]
-Id = Annotated[Text, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
-
-
-def _tame(tree: dict[str, Any]) -> dict[str, Any]:
-    """Refuse an object that cannot be written back, or not be walked through."""
-    waiting: list[tuple[str, Any, int]] = [("", tree, 0)]
-    while waiting:
-        name, value, depth = waiting.pop()
-        if depth > _DEEPEST:
-            raise ValueError(f"is nested deeper than {_DEEPEST} levels")
-        if isinstance(value, dict):
-            waiting += [(f"{name}.{key}", each, depth + 1) for key, each in value.items()]
-        elif isinstance(value, list):
-            waiting += [(f"{name}[{at}]", each, depth + 1) for at, each in enumerate(value)]
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name.removeprefix('.')} must be finite")
-    return tree
-
-
-Object = Annotated[InstanceOf[dict[str, Any]], AfterValidator(_tame)]
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class Format(Generic[T]):
-    """Reads the objects of one format."""
+    """One format: its type, its version, and how it is read, written and described."""
 
-    def __init__(self, kind: type[T]) -> None:
-        self._kind = kind
+    def __init__(
+        self,
+        kind: type[T],
+        *,
+        name: str = "",
+        what: str = "",
+        version: int = 1,
+        stamp: str = "",
+        foreign: bool = False,
+        closed: bool = False,
+        sparse: Iterable[str] = (),
+        partial: bool = False,
+    ) -> None:
+        """
+        Args:
+            kind: the type; of an object with fields, a dataclass.
+            name: that of its schema; empty for a part of a format.
+            what: where it is found, in words.
+            stamp: the field with the version, the first of the object. Without it the file has
+                none until there is a second version, which will have one named "version".
+            foreign: other programs write it too, without a version.
+            closed: fields that are not known are an error.
+            sparse: fields that are not written where they are None.
+            partial: any field may be missing, here and in what it holds.
+        """
+        self.kind, self.name, self.what, self.version = kind, name, what, version
+        self._stamp, self._foreign, self._closed = stamp, foreign, closed
+        self._sparse, self._partial = frozenset(sparse), partial
 
     @cached_property
     def _adapter(self) -> TypeAdapter[T]:
-        return TypeAdapter(self._kind)
+        return TypeAdapter(self.kind)
 
     @cached_property
-    def _names(self) -> tuple[str, ...]:
-        return tuple(field.name for field in fields(self._kind))  # type: ignore[arg-type]
+    def _part(self) -> TypeAdapter[dict[str, Any]]:
+        """Reads some of the fields."""
+        return TypeAdapter(TypedDict("_Part", self._hints, total=False))  # type: ignore[operator]
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        hints = get_type_hints(self.kind, include_extras=True)
+        return {field.name: hints[field.name] for field in fields(self.kind)}  # type: ignore[arg-type]
+
+    @cached_property
+    def _nullable(self) -> frozenset[str]:
+        """The fields in which null is a number that is not known, and not a missing field."""
+        marks = {name: getattr(hint, "__metadata__", ()) for name, hint in self._hints.items()}
+        return frozenset(n for n, own in marks.items() if any(isinstance(m, Unknown) for m in own))
 
     def read(self, data: Any, *, where: str, named: Mapping[str, str] | None = None) -> T:
-        """Return the object that `data`, parsed JSON, is.
+        """Return what `data`, parsed JSON, is.
 
         where: the file, and the line if it has lines. named: what the file calls a field that is
         not under its own name.
@@ -87,31 +95,148 @@ class Format(Generic[T]):
         Raises:
             DataError: a field is missing or wrong; the message names it.
         """
-        if not isinstance(data, dict):
+        is_object = is_dataclass(self.kind)
+        if (is_object or get_origin(self.kind) is dict) and not isinstance(data, dict):
             raise DataError(f"{where}: not a JSON object")
-        known = {name: data[name] for name in self._names if data.get(name) is not None}
+        if is_object:
+            self._check(data, where=where)
+            data = self._known(data)
+        return self._validated(self._adapter, data, where=where, named=named)
+
+    def read_part(
+        self, data: Mapping[str, Any], *, where: str, named: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Return the fields that are in `data`, as `read` would; others may be missing."""
+        return self._validated(self._part, self._known(data), where=where, named=named)
+
+    def fits(self, data: Any) -> bool:
+        """Whether `read` would take it."""
         try:
-            return self._adapter.validate_python(known)
+            self.read(data, where="")
+        except DataError:
+            return False
+        return True
+
+    def _known(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: data[name]
+            for name in self._hints
+            if name in data and (data[name] is not None or name in self._nullable)
+        }
+
+    def _validated(
+        self, adapter: TypeAdapter[V], data: Any, *, where: str, named: Mapping[str, str] | None
+    ) -> V:
+        try:
+            return adapter.validate_python(data)
         except ValidationError as error:
             raise DataError(f"{where}: {told(error, named or {})}") from error
         except RecursionError as error:
             raise DataError(f"{where}: {TOO_DEEP}") from error
 
+    def _check(self, data: Mapping[str, Any], *, where: str) -> None:
+        """Refuse an object of another version, or with fields that nobody knows."""
+        stamp = self._stamp or "version"
+        found = data.get(stamp)
+        if found is None and self._stamp and not self._foreign:
+            raise DataError(f"{where}: the field {stamp} is missing")
+        other = found is not None and (type(found) is not int or found != self.version)
+        if other and stamp not in self._hints:
+            raise DataError(
+                f"{where}: {stamp}={shown(found)}: this dgpo reads version {self.version}"
+            )
+        if self._closed and (more := data.keys() - self._hints.keys() - {stamp}):
+            raise DataError(f"{where}: has the unknown field {min(more)}")
 
-def parsed(raw: bytes, *, where: str) -> Any:
+    def dump(self, value: T) -> dict[str, Any]:
+        """Return an object as it is written, with its version, before `encoded`."""
+        data: dict[str, Any] = self._adapter.dump_python(value, warnings=False)
+        for name in self._sparse:
+            if data[name] is None:
+                del data[name]
+        return {self._stamp: self.version, **data} if self._stamp else data
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of what dgpo writes."""
+        describer = _PartDescriber if self._partial else _Describer
+        found = self._adapter.json_schema(mode="serialization", schema_generator=describer)
+        if self._stamp:
+            found["properties"] = {self._stamp: {"const": self.version}, **found["properties"]}
+            found["required"] = [self._stamp, *found["required"]]
+        if self._sparse:
+            found["required"] = [name for name in found["required"] if name not in self._sparse]
+        title = f"{self.what}, version {self.version}"
+        return {"$schema": _DIALECT, **found, "title": title}
+
+
+class _Describer(GenerateJsonSchema):
+    """Everything that is written is there, whatever a reader does without."""
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        return True
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def default_schema(self, schema: Any) -> dict[str, Any]:
+        return self.generate_inner(schema["schema"])
+
+
+class _PartDescriber(_Describer):
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        return False
+
+
+def filled(kind: type[T], *sources: object, **own: Any) -> T:
+    """Make a dataclass: each field from `own`, or else from the first source that has its name.
+
+    What neither has is left to its default.
+    """
+    found = dict(own)
+    for name in (field.name for field in fields(kind)):  # type: ignore[arg-type]
+        source = next((each for each in sources if name not in found and hasattr(each, name)), None)
+        if source is not None:
+            found[name] = getattr(source, name)
+    return kind(**found)
+
+
+def encoded(value: Any, *, indent: int | None = None, compact: bool = False) -> str:
+    """Write data as JSON on one line, or with an indent."""
+    separators = (",", ":") if compact else None
+    try:
+        return json.dumps(value, allow_nan=False, indent=indent, separators=separators)
+    except ValueError:  # a number that is not finite
+        return json.dumps(jsonable(value), allow_nan=False, indent=indent, separators=separators)
+
+
+def jsonable(value: Any) -> Any:
+    """The same data with None for NaN and infinities, string keys and lists for tuples."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    return value
+
+
+def parsed(raw: bytes, *, where: str, constants: bool = True) -> Any:
     """Parse one JSON text.
+
+    constants: take NaN and Infinity for numbers, which JSON has not, and not for null.
 
     Raises:
         DataError: it is not UTF-8, not JSON, or nested too deep.
     """
     try:
         text = raw.decode("utf-8")
+        options: dict[str, Any] = {} if constants else {"parse_constant": lambda word: None}
         try:
-            return json.loads(text)
+            return json.loads(text, **options)
         except json.JSONDecodeError:
             raise
         except ValueError:  # a whole number that is too long; its field is told where it is read
-            return json.loads(text, parse_int=_whole)
+            return json.loads(text, parse_int=_whole, **options)
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8; save it as UTF-8") from error
     except json.JSONDecodeError as error:
@@ -136,7 +261,7 @@ def told(error: ValidationError, named: Mapping[str, str] = MappingProxyType({})
     match details["type"]:
         case "is_instance_of":
             return f"{value}: must be {'an object' if 'dict' in details['msg'] else 'text'}"
-        case "dataclass_type":
+        case "dataclass_type" | "dict_type":
             return f"{value}: must be an object"
         case "list_type" | "tuple_type":
             return f"{value}: must be a list"

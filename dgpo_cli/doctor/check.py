@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from dgpo_cli.core.codec import Format, filled
+from dgpo_cli.core.schema import Count, Text
 from dgpo_cli.core.thinking import ends_in_thought
 from dgpo_cli.core.types import OUTCOMES, FinishReason, Outcome
 from dgpo_cli.prompts.answer_key import final_answer
@@ -31,6 +33,23 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckJson:
+    """A line that was judged, in front of its own other fields. agrees: null if either is fine."""
+
+    line: Count
+    gold: Text
+    outcome: Outcome
+    extracted: Text | None
+    want: Text | None
+    agrees: bool | None
+
+
+CHECK = Format(
+    CheckJson, name="check", what="a line of dgpo check --json", sparse=("want", "agrees")
+)
+
+
+@dataclass(frozen=True, slots=True)
 class CheckedCase:
     """A case and what the checker says of it; `agrees` is None where nothing is wanted."""
 
@@ -50,11 +69,12 @@ class CheckedCase:
 
     def to_json(self) -> dict[str, Any]:
         """The line's own fields without the completion, and the verdict."""
-        item = self.case.item
-        verdict = {"outcome": self.outcome, "extracted": self.extracted}
-        head = {"line": self.case.number, "gold": item.gold, **verdict}
-        wanted = {} if self.case.want is None else {"want": self.case.want, "agrees": self.agrees}
-        return {**head, **wanted, **{k: v for k, v in self.case.rest.items() if k not in head}}
+        case = self.case
+        head = filled(CheckJson, self, line=case.number, gold=case.item.gold, want=case.want)
+        data = CHECK.dump(head)
+        if case.want is not None:
+            data["agrees"] = self.agrees  # null where either is fine
+        return data | {name: value for name, value in case.rest.items() if name not in data}
 
 
 @dataclass(slots=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from rich.cells import cell_len
 
+from dgpo_cli.core.codec import Format
 from dgpo_cli.core.types import Finding
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
@@ -22,13 +23,21 @@ def render(findings: Sequence[Finding], *, color: Depth = "truecolor") -> View:
     return View(partial(_draw, findings=findings), color)
 
 
+@dataclass(frozen=True, slots=True)
+class DoctorJson:
+    """What was looked at. ok: nothing of it fails."""
+
+    ok: bool
+    findings: tuple[Finding, ...]
+
+
+DOCTOR = Format(DoctorJson, name="doctor", what="dgpo doctor --json", stamp="version")
+
+
 def to_json(findings: Sequence[Finding]) -> dict[str, Any]:
     """The documented data of `dgpo doctor --json`."""
-    return {
-        "version": 1,
-        "ok": all(finding.state != "fail" for finding in findings),
-        "findings": [asdict(finding) for finding in findings],
-    }
+    ok = all(finding.state != "fail" for finding in findings)
+    return DOCTOR.dump(DoctorJson(ok, tuple(findings)))
 
 
 def _draw(page: Page, *, findings: Sequence[Finding]) -> None:

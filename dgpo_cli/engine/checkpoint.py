@@ -7,15 +7,13 @@ temporary folder, flushed to disk and renamed.
 
 from __future__ import annotations
 
-import json
-import math
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from dgpo_cli.core.codec import encoded, parsed
 from dgpo_cli.core.digests import (
     OPTIMIZER,
     STATE,
@@ -26,7 +24,9 @@ from dgpo_cli.core.digests import (
     has_digests,
     write_digests,
 )
-from dgpo_cli.core.errors import CheckpointError
+from dgpo_cli.core.errors import CheckpointError, DataError
+from dgpo_cli.core.formats import STATE as STATE_FORMAT
+from dgpo_cli.core.formats import TrainerState
 from dgpo_cli.core.io import atomic_folder
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from dgpo_cli.policy.policy import Policy
 
-FORMAT = 2
 _WITHOUT_DIGESTS = 1
 
 # What torch.load raises for a broken file, and what taking a wrong structure apart raises.
@@ -48,26 +47,6 @@ _UNREADABLE = (
     TypeError,
     AttributeError,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class TrainerState:
-    """Counters of a run after `step` finished steps.
-
-    draws, prompts: the position in the prompts, how often and how many were drawn; None in
-        checkpoints of earlier versions, which drew once a step.
-    data: SHA-256 of the prompts that the position is one of; None where they are generated.
-    noise_floor: as it was last measured; None before that.
-    """
-
-    step: int
-    policy_version: int
-    bad_streak: int
-    format: int = FORMAT
-    draws: int | None = None
-    prompts: int | None = None
-    data: str | None = None
-    noise_floor: float | None = None
 
 
 def save_checkpoint(
@@ -93,7 +72,7 @@ def save_checkpoint(
         policy.save(temporary)
         trainer = {"optimizer": saved_state(optimizer), "rng": rng_state()}
         torch.save(trainer, temporary / OPTIMIZER)
-        (temporary / STATE).write_text(json.dumps(asdict(state)) + "\n")
+        (temporary / STATE).write_text(encoded(STATE_FORMAT.dump(state)) + "\n")
         for name, text in (texts or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
         write_digests(temporary)
@@ -106,24 +85,16 @@ def load_state(folder: Path) -> TrainerState:
         CheckpointError: the file is missing, broken or of another format.
         UnreadableError: the system does not let us read it.
     """
+    where = f"{folder / STATE}: cannot be read"
     try:
-        state = TrainerState(**json.loads((folder / STATE).read_text()))
-        for name in ("step", "policy_version", "bad_streak", "format", "draws", "prompts"):
-            value = getattr(state, name)
-            if value is None and name in ("draws", "prompts"):
-                continue
-            if type(value) is not int or value < 0:
-                raise ValueError(f"{name} is {value!r}, not a whole number of 0 or more")
-        floor = state.noise_floor
-        if floor is not None and not (isinstance(floor, float) and 0 <= floor < math.inf):
-            raise ValueError(f"noise_floor is {floor!r}, not a number of 0 or more")
+        state = STATE_FORMAT.read(parsed((folder / STATE).read_bytes(), where=where), where=where)
     except OSError as error:
         raise cannot_read(folder / STATE, error) from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{folder / STATE}: cannot be read: {error}") from error
-    if state.format not in (FORMAT, _WITHOUT_DIGESTS):
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    if state.format not in (STATE_FORMAT.version, _WITHOUT_DIGESTS):
         raise CheckpointError(
-            f"{folder}: checkpoint format {state.format}, this dgpo reads {FORMAT}"
+            f"{folder}: checkpoint format {state.format}, this dgpo reads {STATE_FORMAT.version}"
         )
     return state
 

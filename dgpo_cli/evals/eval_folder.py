@@ -9,34 +9,24 @@ run.lock        who holds the folder
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, Strict
+from pydantic import Field
 
 from dgpo_cli.core import io
-from dgpo_cli.core.codec import Count, Format, Number, Object, Text, parsed
+from dgpo_cli.core.codec import Format, encoded, filled, parsed
 from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.formats import CARD, CardRecord
+from dgpo_cli.core.schema import Count, Number, Text
 from dgpo_cli.core.types import Card, Evaluation
 from dgpo_cli.evals.samples import SampleFile
 from dgpo_cli.evals.views.evaluation_json import to_json
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.stats.cards import differences
-from dgpo_cli.ui import console
-
-CARD_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Card:
-    version: Annotated[int, Strict(), Field(ge=CARD_VERSION, le=CARD_VERSION)]
-    protocol: Object
-    subject: Object
-    environment: Object
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +39,7 @@ class _Protocol:
     top_k: Count = 0
 
 
-_CARD, _PROTOCOL = Format(_Card), Format(_Protocol)
+_PROTOCOL = Format(_Protocol)
 
 
 class EvalFolder:
@@ -107,19 +97,19 @@ class EvalFolder:
             DataError: it is missing or broken.
         """
         where = str(self.card_file)
-        record = _CARD.read(parsed(io.read_bytes(self.card_file), where=where), where=where)
+        record = CARD.read(parsed(io.read_bytes(self.card_file), where=where), where=where)
         needed = {field.name: f"protocol.{field.name}" for field in fields(_Protocol)}
         _PROTOCOL.read(record.protocol, where=where, named=needed)
-        return Card(record.protocol, record.subject, record.environment)
+        return filled(Card, record)
 
     def write_card(self, card: Card) -> None:
         """Write card.json in one piece."""
-        data = {"version": CARD_VERSION, "key": card.key, **asdict(card)}
-        io.write(self.card_file, json.dumps(data, indent=2) + "\n")
+        data = CARD.dump(filled(CardRecord, card))
+        io.write(self.card_file, encoded(data, indent=2) + "\n")
 
     def write_report(self, evaluation: Evaluation, card: Card) -> None:
         """Write report.json in one piece."""
-        io.write(self.report_file, console.as_json(to_json(evaluation, card)))
+        io.write(self.report_file, encoded(to_json(evaluation, card), indent=2) + "\n")
 
     def _compare(self, card: Card) -> None:
         fix = "give another --out, or --fresh to start this folder anew"

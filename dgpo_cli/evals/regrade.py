@@ -12,10 +12,11 @@ from pydantic import Field
 
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.core.codec import Count, Format, parsed
+from dgpo_cli.core.codec import Format, parsed
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.resources import resource_dir
+from dgpo_cli.core.schema import Count
 from dgpo_cli.core.thinking import after_thinking, ends_in_thought
 from dgpo_cli.core.types import Card, Verdict
 from dgpo_cli.evals.card import checker_entry

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dgpo_cli.config.protocols import Protocol
+from dgpo_cli.core.codec import Format
 from dgpo_cli.core.types import Card, Evaluation, Outcome
 
 
@@ -57,6 +59,17 @@ class Flip:
     new: Outcome
     old_extracted: str | None
     new_extracted: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RegradeJson:
+    """What flipped, and the report since; its fields are in evaluation.schema.json."""
+
+    flips: tuple[Flip, ...]
+    report: dict[str, Any]
+
+
+REGRADE = Format(RegradeJson, name="regrade", what="dgpo regrade --json", stamp="version")
 
 
 @dataclass(frozen=True, slots=True)

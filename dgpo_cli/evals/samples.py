@@ -1,31 +1,26 @@
-"""The samples of an evaluation: JSONL, a line a sample, appended as they come. Version 1.
+"""The samples of an evaluation: JSONL, a line a sample, appended as they come.
 
-A line has the fields of the rollouts file (`runs/rollouts.py`) without prompt ids and the
-log-probabilities of tokens, which judging does not need. It also has `logprob`, their sum in whole
-nats rounded towards 0, and `checker`, the version that judged it. A sample that the math checker
-was asked about has `second`, its outcome. `digest` ends a line and shows later changes. Lines of
-earlier versions lack it, `logprob` and `starts_in_thought`.
+A line is a core.formats.SampleRecord: the fields of the rollouts file without prompt ids and the
+log-probabilities of tokens, which judging does not need, and what it was judged by. Lines of
+earlier versions lack `digest`, `logprob` and `starts_in_thought`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field, Strict
+from typing import Any
 
 from dgpo_cli.core import io
-from dgpo_cli.core.codec import Count, Flag, Format, Number, Text, TokenId, parsed
+from dgpo_cli.core.codec import encoded, filled, parsed
 from dgpo_cli.core.errors import DataError
-from dgpo_cli.core.types import Completion, FinishReason, Outcome, Prompt, Verdict
+from dgpo_cli.core.formats import SAMPLE, SampleRecord, Turn
+from dgpo_cli.core.types import Completion, Outcome, Prompt, Verdict
 from dgpo_cli.rewards.grader import GradeItem
 
-VERSION = 1
 _TAIL = ("outcome", "extracted", "checker", "second", "starts_in_thought", "digest")
 _DIGEST = b',"digest":"'
 REMEDY = "delete the line to draw that sample again, or start the folder anew with --fresh"
@@ -67,32 +62,27 @@ def sample_line(
     checker: str,
 ) -> dict[str, Any]:
     """Return the line of sample `index` of a problem; `temperature` is that of the sampling."""
-    return {
-        "version": VERSION,
-        "prompt_id": prompt.id,
-        "index": index,
-        "seed": completion.seed,
-        "messages": [{"role": m.role, "content": m.content} for m in prompt.messages],
-        "answer": prompt.answer,
-        "completion": completion.text,
-        "token_ids": completion.token_ids,
-        **_whole_nats(completion),
-        "temperature": temperature,
-        "finish_reason": completion.finish_reason,
-        **verdict_fields(
-            verdict,
-            checker=checker,
-            second=None,
-            starts_in_thought=completion.starts_in_thought,
-        ),
-    }
+    record = filled(
+        SampleRecord,
+        completion,
+        verdict,
+        prompt_id=prompt.id,
+        index=index,
+        messages=tuple(Turn(m.role, m.content) for m in prompt.messages),
+        answer=prompt.answer,
+        completion=completion.text,
+        logprob=_whole_nats(completion),
+        temperature=temperature,
+        checker=checker,
+    )
+    return SAMPLE.dump(record)
 
 
-def _whole_nats(completion: Completion) -> dict[str, int]:
+def _whole_nats(completion: Completion) -> int | None:
     """The field `logprob`, if it is known; the digits behind depend on the batch it came from."""
     logprobs = completion.sampling_logprobs
     total = math.fsum(logprobs) if len(logprobs) == len(completion.token_ids) else math.nan
-    return {"logprob": math.ceil(total)} if math.isfinite(total) else {}
+    return math.ceil(total) if math.isfinite(total) else None
 
 
 def verdict_fields(
@@ -108,28 +98,6 @@ def item_of(line: Mapping[str, Any], *, starts_in_thought: bool = False) -> Grad
     """Return what is judged of a line; `starts_in_thought` stands in where it does not tell."""
     inside = line.get("starts_in_thought", starts_in_thought)
     return GradeItem(line["answer"], line["completion"], line["finish_reason"], inside)
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """What a line must hold."""
-
-    version: Annotated[int, Strict(), Field(ge=VERSION, le=VERSION)]
-    prompt_id: Text
-    index: Count
-    answer: Text
-    completion: Text
-    token_ids: tuple[TokenId, ...]
-    finish_reason: FinishReason
-    outcome: Outcome
-    checker: Text
-    logprob: Number | None = None
-    extracted: Text | None = None
-    second: Outcome | None = None
-    starts_in_thought: Flag | None = None
-
-
-_SAMPLE = Format(_Line)
 
 
 class SampleFile:
@@ -171,7 +139,7 @@ class SampleFile:
                 where = f"{self.path}:{number}"
                 try:
                     line = parsed(raw, where=where)
-                    record = _SAMPLE.read(line, where=where)
+                    record = SAMPLE.read(line, where=where)
                     key = (record.prompt_id, record.index)
                     if key in seen:
                         raise DataError(f"{where}: a second sample {key[1]} of problem {key[0]!r}")
@@ -212,8 +180,7 @@ def _encoded(line: Mapping[str, Any]) -> bytes:
 
 
 def _json(values: Mapping[str, Any]) -> bytes:
-    # ASCII: the text of a model may hold half of a surrogate pair.
-    return json.dumps(values, separators=(",", ":")).encode("ascii")
+    return encoded(values, compact=True).encode("ascii")
 
 
 def _sealed(head: bytes) -> bytes:

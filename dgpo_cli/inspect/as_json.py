@@ -1,166 +1,293 @@
-"""The documented, versioned data of `dgpo inspect --json`: docs/inspect.schema.json says it all.
+"""The data of `dgpo inspect --json`: the types of what it holds, and how it is written in parts.
 
-Texts are raw model text. A number that is not finite or not known is null.
+Texts are raw model text. A number that is not finite or not known is null. Fields may be added
+within a version; none is removed or changes its meaning.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit, TokenDetail
+from pydantic import Field
+
+from dgpo_cli.core.codec import Format, encoded, filled, jsonable
+from dgpo_cli.core.schema import Count, Real, Text, TokenId, doc
+from dgpo_cli.core.types import (
+    FinishReason,
+    InspectedCompletion,
+    Inspection,
+    Outcome,
+    SettingChange,
+    StoredCredit,
+    TokenDetail,
+)
 from dgpo_cli.inspect.views.header import share_of_top
 from dgpo_cli.inspect.views.measure import gate
 from dgpo_cli.inspect.views.ranking import ranked
-from dgpo_cli.ui.jsonable import jsonable
 
-VERSION = 2
-TOP_SHARES = {"top_1_percent": 0.01, "top_5_percent": 0.05, "top_10_percent": 0.1}
+Rank = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[Real, Field(json_schema_extra={"minimum": 0, "maximum": 1.001})]
+Bytes = Annotated[Text, Field(pattern="^([0-9a-f]{2})+$")] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One completion token; numbers in nats, at the sampling temperature.
+
+    bytes: two hex digits each; null where the tokenizer cannot tell.
+    """
+
+    id: TokenId
+    text: Annotated[
+        Text,
+        doc("Of a character of several tokens the last one has the text; the others are empty."),
+    ]
+    bytes: Bytes
+    logprob: Annotated[Real, doc("Of the policy.")]
+    entropy: Annotated[Real, doc("H, of the policy.")]
+    gate: Annotated[
+        Real,
+        Field(description="h = H / log V.", json_schema_extra={"minimum": 0, "maximum": 1}),
+    ]
+    hellinger_sq: Annotated[Real, doc("d, squared Hellinger distance of policy and reference.")]
+    score: Annotated[Real, doc("s: d h^kappa for the rule dgpo.")]
+    weight: Annotated[Real, doc("w: the mean over the completion is 1.")]
+    advantage: Annotated[Real, doc("A w.")]
+    rank: Annotated[Rank, doc("By weight, from 1; ties by score, by d, then by place.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Invariants:
+    """What must be equal: mean_weight and 1, up to the rounding of float32; the two sums."""
+
+    mean_weight: Real
+    advantage_sum: Annotated[Real, doc("Sum of A w over the tokens.")]
+    advantage_sum_expected: Annotated[Real, doc("T A.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Share of the weight that the most weighted 1, 5 and 10 % of the tokens hold.
+
+    The token at the border counts in part, so that equal weights give 0.01, 0.05 and 0.1.
+    """
+
+    top_1_percent: Share
+    top_5_percent: Share
+    top_10_percent: Share
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The credit that trained, where another one is shown. weights: one per token."""
+
+    rule: Text
+    parameters: dict[str, Any]
+    tau: Real | None
+    effective_fraction: Share
+    weights: tuple[Real, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectedJson:
+    """One completion of a group."""
+
+    prompt_id: Text
+    index: Annotated[Count, doc("Which completion of its prompt, from 0.")]
+    prompt: Annotated[Text, doc("The last turn of the user.")]
+    answer: Annotated[Text, doc("Empty where it is not known.")]
+    outcome: Outcome | None
+    finish_reason: FinishReason
+    reward: Real
+    advantage: Annotated[Real, doc("A, of the whole completion.")]
+    effective_fraction: Annotated[
+        Share, doc("(sum w)^2 / (T sum w^2): 1 where every token counts alike.")
+    ]
+    tau: Annotated[Real | None, doc("The temperature that these weights were made with.")]
+    noise_floor: Annotated[
+        Real | None,
+        doc("What rounding alone made of d in training; null where it was not measured."),
+    ]
+    invariants: Invariants
+    shares: Shares
+    stored: Annotated[
+        Stored | None,
+        doc("With --rule, --tau, --kappa or --target-ess: the credit that trained."),
+    ]
+    tokens: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AlternativeJson:
+    """A token that could have come, and its probability at the sampling temperature."""
+
+    id: TokenId
+    text: Text
+    bytes: Bytes
+    policy: Probability
+    reference: Probability
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetailJson:
+    """Everything about one token."""
+
+    position: Annotated[Count, doc("Which token, from 0.")]
+    weights: Annotated[
+        Text | None,
+        doc("Which policy gave the alternatives; null where none could be run."),
+    ]
+    temperature: Annotated[float, Field(gt=0)]
+    policy_rank: Annotated[
+        Rank | None, doc("Place of the sampled token by its probability, from 1.")
+    ]
+    reference_rank: Rank | None
+    alternatives: Annotated[
+        tuple[AlternativeJson, ...],
+        doc(
+            "The 8 likeliest tokens of each model and the sampled one, by the policy's probability."
+        ),
+    ]
+    hint: Annotated[
+        Text | None,
+        doc("The command that computes the alternatives where there are none."),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectionJson:
+    """Where the credit of some completions went."""
+
+    source: Annotated[Text, doc("The file of rollouts; --completion for a text that was typed.")]
+    statistics: Annotated[
+        Literal["stored", "computed"],
+        doc("stored: as training wrote them. computed: by --model now."),
+    ]
+    model: Text
+    reference: Text
+    rule: Annotated[
+        Text,
+        doc("The credit rule that gave the weights, of the first completion where they differ."),
+    ]
+    tau: Annotated[
+        Real | None,
+        doc("As set; null where the rule has none. Each completion has its own."),
+    ]
+    kappa: Real | None
+    parameters: Annotated[dict[str, Any], doc("Every setting of the rule.")]
+    vocab_size: Annotated[int, Field(ge=1, description="Width of the logits, V.")]
+    changes: Annotated[
+        tuple[SettingChange, ...],
+        doc(
+            "What had changed within the run before it trained on these completions, oldest first."
+        ),
+    ]
+    detail: Annotated[
+        DetailJson | None,
+        doc("With --at: everything about one token of the only completion."),
+    ]
+    completions: tuple[InspectedJson, ...] = ()
+
+
+INSPECTION = Format(
+    InspectionJson, name="inspection", what="dgpo inspect --json", version=2, stamp="version"
+)
+COMPLETION, TOKEN = Format(InspectedJson), Format(Token)
 
 
 def to_json(inspection: Inspection) -> dict[str, Any]:
     """Return the whole of it."""
-    return {
-        **_head(inspection),
-        "completions": [
-            {
-                **_completion(each),
-                "tokens": list(_tokens(each, vocab_size=inspection.vocab_size)),
-            }
-            for each in inspection.completions
-        ],
-    }
+    completions = [
+        _completion(each) | {"tokens": list(_tokens(each, vocab_size=inspection.vocab_size))}
+        for each in inspection.completions
+    ]
+    return _head(inspection) | {"completions": completions}
 
 
 def chunks(inspection: Inspection) -> Iterator[str]:
-    """Yield `to_json` as text in parts, a token a line.
-
-    It is ASCII, so that no text in it can steer a terminal.
-    """
-    yield _opened(_head(inspection), last='"completions": [')
+    """Yield `to_json` as text in parts, a token a line."""
+    yield _opened(_head(inspection), last="completions")
     for number, each in enumerate(inspection.completions):
-        yield (",\n" if number else "\n") + _opened(_completion(each), last='"tokens": [')
+        yield (",\n" if number else "\n") + _opened(_completion(each), last="tokens")
         for at, token in enumerate(_tokens(each, vocab_size=inspection.vocab_size)):
-            yield (",\n" if at else "\n") + _dumped(token)
+            yield (",\n" if at else "\n") + encoded(token)
         yield "]}"
     yield "]}\n"
 
 
-def _dumped(value: object) -> str:
-    return json.dumps(value, ensure_ascii=True, allow_nan=False)
-
-
 def _opened(fields: Mapping[str, object], *, last: str) -> str:
     """Write an object a field a line, up to the list that is its last."""
-    lines = [f"{_dumped(key)}: {_dumped(value)}" for key, value in fields.items()]
-    return "{" + ",\n".join([*lines, last])
+    lines = [f"{encoded(key)}: {encoded(value)}" for key, value in fields.items() if key != last]
+    return "{" + ",\n".join([*lines, f'"{last}": ['])
 
 
 def _head(inspection: Inspection) -> dict[str, Any]:
-    return {
-        "version": VERSION,
-        "source": inspection.source,
-        "statistics": "computed" if inspection.computed else "stored",
-        "model": inspection.model,
-        "reference": inspection.reference,
-        "rule": inspection.rule,
-        "tau": jsonable(inspection.tau),
-        "kappa": jsonable(inspection.kappa),
-        "parameters": jsonable(dict(inspection.parameters)),
-        "vocab_size": inspection.vocab_size,
-        "changes": [asdict(each) for each in inspection.changes],
-        "detail": _detail(inspection.detail),
-    }
+    head = filled(
+        InspectionJson,
+        inspection,
+        statistics="computed" if inspection.computed else "stored",
+        parameters=dict(inspection.parameters),
+        detail=_detail(inspection.detail),
+        completions=(),
+    )
+    found: dict[str, Any] = jsonable(INSPECTION.dump(head))
+    return found
 
 
-def _detail(detail: TokenDetail | None) -> dict[str, Any] | None:
+def _detail(detail: TokenDetail | None) -> DetailJson | None:
     if detail is None:
         return None
     known = bool(detail.alternatives)
-    return {
-        "position": detail.position,
-        "weights": detail.weights or None,
-        "temperature": detail.temperature,
-        "policy_rank": detail.policy_rank if known else None,
-        "reference_rank": detail.reference_rank if known else None,
-        "alternatives": [
-            {
-                "id": each.id,
-                "text": each.text,
-                "bytes": each.hex or None,
-                "policy": jsonable(each.policy),
-                "reference": jsonable(each.reference),
-            }
-            for each in detail.alternatives
-        ],
-        "hint": detail.hint or None,
-    }
+    return filled(
+        DetailJson,
+        detail,
+        weights=detail.weights or None,
+        policy_rank=detail.policy_rank if known else None,
+        reference_rank=detail.reference_rank if known else None,
+        alternatives=tuple(
+            filled(AlternativeJson, each, bytes=each.hex or None) for each in detail.alternatives
+        ),
+        hint=detail.hint or None,
+    )
 
 
 def _completion(shown: InspectedCompletion) -> dict[str, Any]:
     weights = [token.weight for token in shown.tokens]
     total = math.fsum(weights)
-    return {
-        "prompt_id": shown.prompt_id,
-        "index": shown.index,
-        "prompt": shown.prompt,
-        "answer": shown.answer,
-        "outcome": shown.outcome,
-        "finish_reason": shown.finish_reason,
-        "reward": jsonable(shown.reward),
-        "advantage": jsonable(shown.advantage),
-        "effective_fraction": jsonable(shown.effective_fraction),
-        "tau": jsonable(shown.tau),
-        "noise_floor": jsonable(shown.noise_floor),
-        "invariants": jsonable(
-            {
-                "mean_weight": total / len(weights) if weights else math.nan,
-                "advantage_sum": math.fsum(w * shown.advantage for w in weights),
-                "advantage_sum_expected": len(weights) * shown.advantage,
-            }
+    completion = filled(
+        InspectedJson,
+        shown,
+        invariants=Invariants(
+            mean_weight=total / len(weights) if weights else math.nan,
+            advantage_sum=math.fsum(w * shown.advantage for w in weights),
+            advantage_sum_expected=len(weights) * shown.advantage,
         ),
-        "shares": {
-            name: jsonable(share_of_top(weights, share)) for name, share in TOP_SHARES.items()
-        },
-        "stored": _stored(shown.stored),
-    }
-
-
-def _stored(stored: StoredCredit | None) -> dict[str, Any] | None:
-    if stored is None:
-        return None
-    found: dict[str, Any] = jsonable(
-        {
-            "rule": stored.rule,
-            "parameters": dict(stored.parameters),
-            "tau": stored.tau,
-            "effective_fraction": stored.effective_fraction,
-            "weights": stored.weights,
-        }
+        shares=Shares(*(share_of_top(weights, share) for share in (0.01, 0.05, 0.1))),
+        stored=None if shown.stored is None else _stored(shown.stored),
+        tokens=(),
     )
+    found: dict[str, Any] = jsonable(COMPLETION.dump(completion))
     return found
+
+
+def _stored(stored: StoredCredit) -> Stored:
+    return filled(Stored, stored, parameters=dict(stored.parameters))
 
 
 def _tokens(shown: InspectedCompletion, *, vocab_size: int) -> Iterator[dict[str, Any]]:
     """Yield the tokens in order, each with its rank by weight, from 1."""
     ranks = {at: rank for rank, at in enumerate(ranked(shown.tokens, top=len(shown.tokens)), 1)}
     for at, token in enumerate(shown.tokens):
-        numbers = {
-            "logprob": token.logprob,
-            "entropy": token.entropy,
-            "gate": gate(token.entropy, vocab_size=vocab_size),
-            "hellinger_sq": token.hellinger_sq,
-            "score": token.score,
-            "weight": token.weight,
-            "advantage": token.weight * shown.advantage,
-        }
-        yield {
-            "id": token.id,
-            "text": token.text,
-            "bytes": token.hex or None,
-            **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
-            "rank": ranks[at],
-        }
+        made = filled(
+            Token,
+            token,
+            bytes=token.hex or None,
+            gate=gate(token.entropy, vocab_size=vocab_size),
+            advantage=token.weight * shown.advantage,
+            rank=ranks[at],
+        )
+        yield jsonable(TOKEN.dump(made))

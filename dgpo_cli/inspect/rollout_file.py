@@ -10,25 +10,19 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.core.codec import TOO_DEEP, parsed
 from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.formats import TRAINED, TrainedRecord
 from dgpo_cli.core.io import unpacked
 from dgpo_cli.inspect.foreign import NAMES, adapted, typed
-from dgpo_cli.runs.rollouts import (
-    COLUMNS,
-    RECORD,
-    RolloutColumns,
-    RolloutLine,
-    RolloutRecord,
-    parse_line,
-)
+from dgpo_cli.runs.rollouts import TOKEN_FIELDS, RolloutLine, parse_line
 
-_LONG = tuple(field.name for field in fields(RolloutColumns))
+_LONG = ("prompt_token_ids", "token_ids", "sampling_logprobs", *TOKEN_FIELDS)
 _NAMES = (name for own in _LONG for name in NAMES.get(own, (own,)))
 # A quote inside of a JSON text has a backslash before it, so that this finds keys alone.
 _COLUMN = re.compile(rb'"(?:' + "|".join(_NAMES).encode() + rb')"\s*:\s*(?=\[)')
@@ -41,7 +35,7 @@ class Entry:
 
     source: str
     number: int
-    record: RolloutRecord
+    record: TrainedRecord
     _columns: Mapping[str, Any] = field(repr=False)
     _named: Mapping[str, str] = field(repr=False)
     _data: bytes = field(repr=False)
@@ -74,9 +68,9 @@ class Entry:
         Raises:
             DataError: a field is missing or wrong; the message names file, line and field.
         """
-        columns = self._read(*self._columns)
+        record = replace(self.record, **self._read(*self._columns))
         try:
-            return parse_line(self.record, columns, source=self.source)
+            return parse_line(record, source=self.source)
         except KeyError as error:
             raise DataError(f"{self.where}: the field {error.args[0]} is missing") from error
         except ValueError as error:
@@ -84,12 +78,12 @@ class Entry:
 
     def weights(self) -> list[float] | None:
         """Return the weights that trained, if they are stored and all are numbers."""
-        found = self._read("weights").weights
-        return None if not found or None in found else [x for x in found if x is not None]
+        found = self._read("weights").get("weights")
+        return None if not found or any(map(math.isnan, found)) else list(found)
 
-    def _read(self, *names: str) -> RolloutColumns:
+    def _read(self, *names: str) -> dict[str, Any]:
         columns = {name: self._column(self._columns.get(name)) for name in names}
-        return COLUMNS.read(columns, where=self.where, named=self._named)
+        return TRAINED.read_part(columns, where=self.where, named=self._named)
 
     def _column(self, value: Any) -> Any:
         match value:
@@ -193,9 +187,9 @@ class _Maker:
         own, named = adapted(line, self.assumed, where=where)
         own.setdefault("prompt_id", self._prompt_id(own))
         own.setdefault("index", self._counts.get(str(own["prompt_id"]), 0))
-        record = RECORD.read(own, where=where, named=named)
+        columns = {name: own.pop(name) for name in _LONG if name in own}
+        record = TRAINED.read(own, where=where, named=named)
         self._counts[record.prompt_id] = self._counts.get(record.prompt_id, 0) + 1
-        columns = {name: own[name] for name in _LONG if name in own}
         self.entries.append(Entry(self.source, number, record, columns, named, self.data))
 
     def _prompt_id(self, line: dict[str, Any]) -> str:

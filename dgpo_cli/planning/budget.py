@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-When = Literal["always", "sampling", "training"]
+Phase = Literal["sampling", "training"]
+When = Literal["always"] | Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Memory:
 
     parts: tuple[MemoryPart, ...]
 
-    def during(self, phase: Literal["sampling", "training"]) -> int:
+    def during(self, phase: Phase) -> int:
         return sum(part.bytes for part in self.parts if part.when in ("always", phase))
 
     @property
@@ -32,8 +33,9 @@ class Memory:
         return max(self.during("sampling"), self.during("training"))
 
     @property
-    def peak_phase(self) -> Literal["sampling", "training"]:
-        return max(("sampling", "training"), key=self.during)
+    def peak_phase(self) -> Phase:
+        phases: tuple[Phase, ...] = ("sampling", "training")
+        return max(phases, key=self.during)
 
     def part(self, name: str) -> int:
         """Return the bytes of a part; 0 where there is none of that name."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from rich.cells import cell_len
 
+from dgpo_cli.core.codec import Format, filled, jsonable
 from dgpo_cli.core.numbers import duration, short, size, whole_percent
-from dgpo_cli.planning.budget import Change, Plan
-from dgpo_cli.ui.jsonable import jsonable
+from dgpo_cli.planning.budget import Change, Phase, Plan
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
 
@@ -23,20 +23,38 @@ def render(plan: Plan, *, color: Depth = "truecolor") -> View:
     return View(partial(_draw, plan=plan), color)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanJson(Plan):
+    """A plan, in bytes, seconds and numbers a second.
+
+    runs: it fits, and this version can train it. step_seconds: null where they are unknown.
+    """
+
+    fits: bool = field()
+    runs: bool
+    peak_bytes: int
+    peak_phase: Phase
+    step_seconds: float | None = field()  # type: ignore[assignment]
+    after_peak_bytes: int | None
+
+
+PLAN = Format(PlanJson, name="plan", what="dgpo plan --json", stamp="version")
+
+
 def to_json(plan: Plan) -> dict[str, Any]:
-    """The documented data of `dgpo plan --json`; bytes, seconds and numbers a second."""
-    data = asdict(plan)
-    data |= {
-        "version": 1,
-        "fits": plan.fits,
-        "runs": plan.fits and not plan.not_built,
-        "peak_bytes": plan.memory.peak,
-        "peak_phase": plan.memory.peak_phase,
-        "step_seconds": plan.step_seconds or None,
-        "after_peak_bytes": plan.after.peak if plan.after else None,
-    }
-    found: dict[str, Any] = jsonable(data)
-    return found
+    """The documented data of `dgpo plan --json`."""
+    document = filled(
+        PlanJson,
+        plan,
+        runs=plan.fits and not plan.not_built,
+        peak_bytes=plan.memory.peak,
+        peak_phase=plan.memory.peak_phase,
+        step_seconds=plan.step_seconds or None,
+        after_peak_bytes=plan.after.peak if plan.after else None,
+    )
+    data: dict[str, Any] = jsonable(PLAN.dump(document))
+    extra = ("version", *(name for name in data if name not in Plan.__dataclass_fields__))
+    return data | {name: data.pop(name) for name in dict.fromkeys(extra)}
 
 
 def _draw(page: Page, *, plan: Plan) -> None:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import NOBODY, Observer
+from dgpo_cli.core.formats import Position
 from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.core.types import Prompt
 from dgpo_cli.prompts.hub_dataset import fetch_split, resolve_revision
@@ -27,18 +28,6 @@ from dgpo_cli.prompts.templates import problem_messages
 
 Fits = Callable[[Prompt], bool]
 _MAX_REPEATS = 2000  # draws in a row without a new problem before a range counts as exhausted
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a run stands in its prompts: how often it has drawn, and how many prompts in all."""
-
-    draws: int = 0
-    prompts: int = 0
-
-    def after(self, count: int) -> Position:
-        """Return the position after one more draw of `count` prompts."""
-        return Position(self.draws + 1, self.prompts + count)
 
 
 class PromptStream(Protocol):

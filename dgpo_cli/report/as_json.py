@@ -1,63 +1,103 @@
-"""The report as JSON, version 1: what the page says, without its curves' drawings.
-
-A run has name, path, state, steps, total, seconds, reward (first, last: mean and stderr, and the
-number of steps of an end), metrics (name to first, last, min, max), evals, diagnoses, changes (what
-changed within it: step, setting, old, new), settings, checkpoints, bad_batches and notes. The
-whole curves are in metrics.jsonl.
-"""
+"""The report as JSON: what the page says, without its curves' drawings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from dgpo_cli.core.types import RunRecord
+from dgpo_cli.core.codec import Format, filled, jsonable
+from dgpo_cli.core.schema import Count, Real, Text, Whole
+from dgpo_cli.core.types import Diagnosis, RunRecord, SettingChange, StoredCheckpoint, StoredSetting
 from dgpo_cli.report.facts import reward_ends
-from dgpo_cli.ui.jsonable import jsonable
 
-VERSION = 1
+
+@dataclass(frozen=True, slots=True)
+class EndJson:
+    """Reward over some steps."""
+
+    mean: Real
+    stderr: Real
+
+
+@dataclass(frozen=True, slots=True)
+class RewardJson:
+    """Reward at the two ends of a run. steps: that an end has."""
+
+    first: EndJson | None
+    last: EndJson | None
+    steps: Count
+
+
+@dataclass(frozen=True, slots=True)
+class MetricJson:
+    """A metric over the steps that have it."""
+
+    first: Real
+    last: Real
+    min: Real
+    max: Real
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunJson:
+    """A run. total: steps that it is to have; evals: the lines of evals.jsonl.
+
+    changes: what changed within it. bad_batches: steps whose loss or gradient was not finite.
+    """
+
+    name: Text
+    path: Text
+    state: Literal["finished", "running", "stopped"]
+    steps: Count
+    total: Whole | None
+    seconds: Real | None
+    reward: RewardJson
+    metrics: dict[str, MetricJson]
+    evals: tuple[dict[str, Any], ...]
+    diagnoses: tuple[Diagnosis, ...]
+    changes: tuple[SettingChange, ...]
+    settings: dict[str, StoredSetting]
+    checkpoints: tuple[StoredCheckpoint, ...]
+    bad_batches: tuple[Count, ...]
+    notes: tuple[Text, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportJson:
+    """What the page of runs says. The whole curves are in metrics.jsonl."""
+
+    runs: tuple[RunJson, ...]
+
+
+REPORT = Format(ReportJson, name="report", what="dgpo report --json", stamp="version")
 
 
 def to_json(records: Sequence[RunRecord]) -> dict[str, Any]:
     """The report of these runs; numbers that are unknown are null."""
-    found: dict[str, Any] = jsonable(
-        {"version": VERSION, "runs": [_run(record) for record in records]}
-    )
+    found: dict[str, Any] = jsonable(REPORT.dump(ReportJson(tuple(map(_run, records)))))
     return found
 
 
-def _run(record: RunRecord) -> dict[str, Any]:
+def _run(record: RunRecord) -> RunJson:
     first, last, width = reward_ends(record)
     timed = [line.get("time/step_s") for line in record.metrics]
-    return {
-        "name": record.name,
-        "path": record.path,
-        "state": record.state,
-        "steps": int(record.metrics[-1]["step"] or 0) if record.metrics else 0,
-        "total": record.total,
-        "seconds": sum(each for each in timed if each is not None) if any(timed) else None,
-        "reward": {
-            "first": first and {"mean": first[0], "stderr": first[1]},
-            "last": last and {"mean": last[0], "stderr": last[1]},
-            "steps": width,
-        },
-        "metrics": _metrics(record),
-        "evals": [dict(line) for line in record.evals],
-        "diagnoses": [asdict(each) for each in record.diagnoses],
-        "changes": [asdict(each) for each in record.changes],
-        "settings": {each.key: asdict(each) for each in record.settings},
-        "checkpoints": [asdict(each) for each in record.checkpoints],
-        "bad_batches": list(record.bad_batches),
-        "notes": list(record.notes),
-    }
+    return filled(
+        RunJson,
+        record,
+        steps=int(record.metrics[-1]["step"] or 0) if record.metrics else 0,
+        seconds=sum(each for each in timed if each is not None) if any(timed) else None,
+        reward=RewardJson(first and EndJson(*first), last and EndJson(*last), width),
+        metrics=_metrics(record),
+        evals=tuple(map(dict, record.evals)),
+        settings={each.key: each for each in record.settings},
+    )
 
 
-def _metrics(record: RunRecord) -> dict[str, dict[str, float]]:
+def _metrics(record: RunRecord) -> dict[str, MetricJson]:
     found = {}
     for name in sorted({name for line in record.metrics for name in line} - {"step"}):
         values = [value for line in record.metrics if (value := line.get(name)) is not None]
         if values:
-            ends = {"first": values[0], "last": values[-1]}
-            found[name] = {**ends, "min": min(values), "max": max(values)}
+            found[name] = MetricJson(values[0], values[-1], min(values), max(values))
     return found

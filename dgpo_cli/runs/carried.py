@@ -6,30 +6,23 @@ go with them: the ratio of the loss starts at p_now / p_then and not at 1.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from dgpo_cli.core.errors import CheckpointError
-from dgpo_cli.core.types import Completion, Message, Prompt, ScoredGroup, Verdict
+from dgpo_cli.core import io
+from dgpo_cli.core.codec import Format, encoded, parsed
+from dgpo_cli.core.errors import CheckpointError, DataError
+from dgpo_cli.core.formats import CARRIED, CarriedGroup
 
 FILE = "carried.json"
 WAITING_FILE = "waiting.json"  # the batch that was sampled ahead (waiting.py)
-
-
-@dataclass(frozen=True, slots=True)
-class CarriedGroup:
-    """old_logprobs: of every completion's tokens, by the trainer, under the sampling weights."""
-
-    group: ScoredGroup
-    old_logprobs: tuple[tuple[float, ...], ...]
+T = TypeVar("T")
 
 
 def carried_text(carried: Sequence[CarriedGroup]) -> str:
-    """Write groups as JSON; every number comes back as it was."""
-    return json.dumps([asdict(each) for each in carried]) + "\n"
+    """Write groups as JSON; every number comes back as it was, or as NaN if it is not finite."""
+    return encoded(CARRIED.dump(tuple(carried))) + "\n"
 
 
 def read_carried(checkpoint: Path) -> tuple[CarriedGroup, ...]:
@@ -38,35 +31,21 @@ def read_carried(checkpoint: Path) -> tuple[CarriedGroup, ...]:
     Raises:
         CheckpointError: the file is broken.
     """
-    path = checkpoint / FILE
+    return kept(checkpoint / FILE, CARRIED) or ()
+
+
+def kept(path: Path, format: Format[T]) -> T | None:
+    """Read a file that only some checkpoints have; None where there is none.
+
+    Raises:
+        CheckpointError: the file is broken.
+    """
     if not path.exists():
-        return ()
+        return None
+    where = f"{path}: cannot be read"
     try:
-        return tuple(map(_carried, json.loads(path.read_text(encoding="utf-8"))))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-
-
-def _carried(fields: dict[str, Any]) -> CarriedGroup:
-    return CarriedGroup(
-        group=group_of(fields["group"]),
-        old_logprobs=tuple(map(tuple, fields["old_logprobs"])),
-    )
-
-
-def group_of(fields: dict[str, Any]) -> ScoredGroup:
-    """Return the group that was written as JSON; raises what a wrong structure raises."""
-    prompt = fields["prompt"]
-    return ScoredGroup(
-        prompt=Prompt(**prompt | {"messages": tuple(Message(**m) for m in prompt["messages"])}),
-        prompt_ids=tuple(fields["prompt_ids"]),
-        completions=tuple(
-            Completion(
-                **each | {name: tuple(each[name]) for name in ("token_ids", "sampling_logprobs")}
-            )
-            for each in fields["completions"]
-        ),
-        verdicts=tuple(Verdict(**each) for each in fields["verdicts"]),
-        advantages=tuple(fields["advantages"]),
-        penalties=tuple(fields["penalties"]),
-    )
+        # Earlier versions wrote NaN and Infinity, which JSON has not.
+        data = parsed(io.read_bytes(path), where=where, constants=False)
+        return format.read(data, where=where)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error

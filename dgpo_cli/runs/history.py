@@ -7,9 +7,7 @@ without such a change has no such file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,8 @@ from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.tree import nest
 from dgpo_cli.core import io
+from dgpo_cli.core.codec import encoded
+from dgpo_cli.core.formats import CHANGE
 from dgpo_cli.core.types import SettingChange
 from dgpo_cli.runs.run_folder import step_of
 from dgpo_cli.runs.step_lines import StepLines
@@ -37,11 +37,7 @@ def change_lines(run: Path) -> StepLines:
 
 def changes_from(lines: Iterable[Mapping[str, Any]]) -> tuple[SettingChange, ...]:
     """Return the changes that are written on lines with a step."""
-    found = [
-        SettingChange(int(line["step"]), line["setting"], line.get("old"), line.get("new"))
-        for line in lines
-        if isinstance(line.get("setting"), str)
-    ]
+    found = [CHANGE.read(line, where=FILE) for line in lines if CHANGE.fits(line)]
     return tuple(sorted(found, key=lambda each: each.step))
 
 
@@ -99,4 +95,4 @@ def record_changes(
         ]
     if tuple(kept) == known:
         return
-    io.write(run / FILE, (json.dumps(asdict(each)).encode() + b"\n" for each in kept))
+    io.write(run / FILE, (encoded(CHANGE.dump(each)).encode("ascii") + b"\n" for each in kept))

@@ -27,9 +27,10 @@ from dgpo_cli.config.layers import parse_toml
 from dgpo_cli.core import io
 from dgpo_cli.core.errors import CheckpointError, NoCheckpointError
 from dgpo_cli.core.events import Observer, tell
+from dgpo_cli.core.formats import EVAL, TrainerState
 from dgpo_cli.core.types import StepMetrics
-from dgpo_cli.engine.checkpoint import TrainerState, check_checkpoint, load_state
-from dgpo_cli.runs.step_lines import Line, StepLines, is_evaluation, missing_notes, number_of
+from dgpo_cli.engine.checkpoint import check_checkpoint, load_state
+from dgpo_cli.runs.step_lines import Line, StepLines, missing_notes, number_of
 
 _STEP = re.compile(r"step-(\d{6,})(\.jsonl)?")
 
@@ -49,7 +50,7 @@ class RunFolder:
             self.evals_file,
             what="evaluations",
             beside="bench",
-            is_whole=is_evaluation,
+            is_whole=EVAL.fits,
             last=self._last_step,
         )
         self.evals_dir = path / "evals"

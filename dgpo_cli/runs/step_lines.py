@@ -6,7 +6,6 @@ Readers skip broken lines; only the run that holds the folder moves them away.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from dgpo_cli.core import io
+from dgpo_cli.core.codec import encoded, parsed
+from dgpo_cli.core.errors import DataError
 
 _MOST = 10  # places that a note names
 _LAST = 10**12  # steps; no run gets there
-
-_EVAL_NUMBERS = (
-    *("stderr_rerun", "stderr_problems", "pass_at_k", "maj_at_k"),
-    *("truncated", "no_answer", "length_mean"),
-)
 
 Line = dict[str, Any]
 
@@ -70,11 +66,7 @@ class StepLines:
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
         """Add the line of a step; what is not finite is written as null."""
-        line = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in {"step": step, **values}.items()
-        }
-        io.append(self.path, json.dumps(line) + "\n", flush=False)
+        io.append(self.path, encoded({"step": step, **values}) + "\n", flush=False)
 
     def sync(self) -> None:
         """Put on the disk what was appended."""
@@ -155,8 +147,8 @@ class StepLines:
     def _parsed(self, raw: bytes, *, beyond: int) -> Line | None:
         """Return the object of a line when it holds a step of the run and is whole."""
         try:
-            values = json.loads(raw.decode("utf-8"))
-        except (ValueError, RecursionError):
+            values = parsed(raw, where="")
+        except DataError:
             return None
         if not isinstance(values, dict):
             return None
@@ -201,28 +193,6 @@ def lines_named(numbers: Sequence[int]) -> str:
 def named(places: Sequence[object]) -> str:
     """Name the first places of many."""
     return ", ".join(map(str, places[:_MOST])) + " ..." * (len(places) > _MOST)
-
-
-def is_evaluation(line: Line) -> bool:
-    """Whether a line of evals.jsonl has what is drawn and printed of it."""
-
-    def is_known(value: Any) -> bool:
-        return value is None or number_of(value) is not None
-
-    intervals = [line.get("rerun_95") or {}, line.get("problems_95") or {}]
-    numbers = [line.get(name) for name in _EVAL_NUMBERS]
-    if not all(isinstance(each, dict) for each in intervals) or not all(map(is_known, numbers)):
-        return False
-    ends = [each.get(end) for each in intervals if each for end in ("low", "high")]
-    score, k = number_of(line.get("avg_at_k")), line.get("k")
-    return (
-        isinstance(line.get("bench"), str)
-        and type(k) is int
-        and score is not None
-        and 0 <= score <= 1
-        and all(map(is_known, ends))
-        and all(each.keys() >= {"low", "high"} for each in intervals if each)
-    )
 
 
 def number_of(value: Any) -> float | None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
+from dgpo_cli.core.schema import Count, Real, Text
 from dgpo_cli.core.types import Card, Evaluation, Interval, ProblemResult
+from dgpo_cli.core.types.evaluation import Ends
 from dgpo_cli.stats.estimators import stderr_rerun
 from dgpo_cli.stats.intervals import NORMAL_95, rerun_interval, student_quantile
 from dgpo_cli.stats.permutation import fisher, holm, shuffled_samples, sign_flip
@@ -31,13 +33,13 @@ class Change:
     flipped: the majority of the samples is right only after (gained) or only before (lost).
     """
 
-    id: str
-    answer: str
-    before: int
-    after: int
-    difference: float
-    p: float
-    p_holm: float
+    id: Text
+    answer: Text
+    before: Count
+    after: Count
+    difference: Real
+    p: Real
+    p_holm: Real
     flipped: Literal["gained", "lost"] | None
 
 
@@ -52,21 +54,21 @@ class Comparison:
     infinite where none would.
     """
 
-    n_problems: int
-    k_before: int
-    k_after: int
-    before: float
-    after: float
-    difference: float
-    stderr_rerun: float
-    rerun_95: Interval
-    p_rerun: float
-    smallest_rerun: float
-    stderr_problems: float
-    problems_95: Interval
-    p_problems: float
+    n_problems: Count
+    k_before: Count
+    k_after: Count
+    before: Real
+    after: Real
+    difference: Real
+    stderr_rerun: Real
+    rerun_95: Ends
+    p_rerun: Real
+    smallest_rerun: Real
+    stderr_problems: Real
+    problems_95: Ends
+    p_problems: Real
     exact: bool
-    smallest_problems: float
+    smallest_problems: Real
     changes: tuple[Change, ...]
 
 

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import Observer, tell
+from dgpo_cli.core.formats import CarriedGroup, Position, TrainerState
 from dgpo_cli.core.schema import Change
-from dgpo_cli.engine.checkpoint import TrainerState, load_state
+from dgpo_cli.engine.checkpoint import load_state
 from dgpo_cli.engine.setup import completion_seeds
-from dgpo_cli.prompts.datasets import Position
 from dgpo_cli.runs.carried import FILE as CARRIED_FILE
-from dgpo_cli.runs.carried import CarriedGroup, carried_text, read_carried
+from dgpo_cli.runs.carried import carried_text, read_carried
 
 if TYPE_CHECKING:
     from dgpo_cli.config.changes import Difference

@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.core import io
-from dgpo_cli.core.codec import Count, Format, Text, parsed
+from dgpo_cli.core.codec import encoded, parsed
 from dgpo_cli.core.errors import DataError, without_logins
 from dgpo_cli.core.events import Diagnosed, Ended, Evaluated, Event, Observer, StepDone, tell
+from dgpo_cli.core.formats import TRACKERS, TrackerMark
 from dgpo_cli.runs.history import read_changes
 from dgpo_cli.trackers.open import open_tracker
 from dgpo_cli.trackers.protocol import TrackedRun
@@ -41,17 +42,6 @@ class _Open:
     marks: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """What trackers.json holds of a tracker."""
-
-    id: Text
-    told: dict[str, Count] = field(default_factory=dict)
-
-
-_KEPT = Format(_Kept)
-
-
 class Tracking:
     """The trackers of one run, as one observer of it; a tracker that fails is off from there on."""
 
@@ -72,11 +62,11 @@ class Tracking:
         self._changes = read_changes(folder.path)
         kept = self._read()
         for name in dict.fromkeys(self._settings.to):
-            mine = kept.get(name, {})
-            run_id = mine.get("id") or secrets.token_hex(4)
-            marks = dict(mine.get("told", {}))
+            mine = kept.get(name)
+            run_id = (mine and mine.id) or secrets.token_hex(4)
+            marks = {} if mine is None else dict(mine.told)
             try:
-                tracker = open_tracker(name, self._run(run_id, goes_on=bool(mine)))
+                tracker = open_tracker(name, self._run(run_id, goes_on=mine is not None))
             except Exception as error:  # third-party code, and no network is no reason to stop
                 self._lost(name, error, while_="starting")
                 continue
@@ -159,18 +149,12 @@ class Tracking:
             text=dump_toml(self._resolved),
         )
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, TrackerMark]:
         if not self._settings.to or not self._file.exists():
             return {}
         try:
             where = str(self._file)
-            kept = parsed(self._file.read_bytes(), where=where)
-            if not isinstance(kept, dict):
-                raise DataError(f"{where}: not a JSON object")
-            return {
-                name: asdict(_KEPT.read(each, where=f"{where}: {name}"))
-                for name, each in kept.items()
-            }
+            return TRACKERS.read(parsed(io.read_bytes(self._file), where=where), where=where)
         except DataError as error:
             tell(self._observer, f"{error}; the trackers begin a new run")
             return {}
@@ -179,9 +163,9 @@ class Tracking:
         if not self._settings.to:
             return
         kept = self._read()
-        kept |= {each.name: {"id": each.id, "told": each.marks} for each in self._open}
+        kept |= {each.name: TrackerMark(each.id, each.marks) for each in self._open}
         try:
-            io.write(self._file, json.dumps(kept))
+            io.write(self._file, encoded(TRACKERS.dump(kept)))
         except OSError as error:
             self._settings = self._settings.model_copy(update={"to": ()})  # said once
             tell(

@@ -7,7 +7,6 @@ seeds of its own, so that a run with evaluations learns what the run without the
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +16,9 @@ from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.protocols import SETTINGS, Protocol, load_protocol
+from dgpo_cli.core.codec import filled
 from dgpo_cli.core.events import Evaluated, Observer, tell
+from dgpo_cli.core.formats import EVAL, EvalRecord
 from dgpo_cli.core.types import Evaluation
 from dgpo_cli.evals.card import build_card
 from dgpo_cli.evals.eval_folder import EvalFolder
@@ -152,7 +153,8 @@ class RunEvaluations:
                 sampling_s=drawn.seconds,
             )
             target.write_report(evaluation, card)
-        self._folder.write_eval(step, _line(evaluation, out=target.path, run=self._folder.path))
+        out = str(target.path.relative_to(self._folder.path))
+        self._folder.write_eval(step, _line(evaluation, step=step, out=out))
         curve = tuple(self._folder.read_evals())
         self._observer.on(Evaluated(step, evaluation, curve))
 
@@ -182,20 +184,14 @@ def trained_fingerprint(policy: Policy) -> str:
     return digest.hexdigest()
 
 
-def _line(evaluation: Evaluation, *, out: Path, run: Path) -> dict[str, Any]:
-    """Return the line of evals.jsonl, without the number of the step."""
-    return {
-        "bench": evaluation.bench,
-        "k": evaluation.k,
-        "avg_at_k": evaluation.avg_at_k,
-        "stderr_rerun": evaluation.stderr_rerun,
-        "stderr_problems": evaluation.stderr_problems,
-        "rerun_95": asdict(evaluation.rerun_95),
-        "problems_95": asdict(evaluation.problems_95),
-        "pass_at_k": evaluation.pass_at_k[evaluation.k],
-        "maj_at_k": evaluation.maj_at_k,
-        "truncated": evaluation.truncated,
-        "no_answer": evaluation.no_answer,
-        "length_mean": evaluation.lengths.mean,
-        "out": str(out.relative_to(run)),
-    }
+def _line(evaluation: Evaluation, *, step: int, out: str) -> dict[str, Any]:
+    """Return the line of evals.jsonl."""
+    record = filled(
+        EvalRecord,
+        evaluation,
+        step=step,
+        pass_at_k=evaluation.pass_at_k[evaluation.k],
+        length_mean=evaluation.lengths.mean,
+        out=out,
+    )
+    return EVAL.dump(record)

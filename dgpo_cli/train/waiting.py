@@ -6,17 +6,15 @@ its old_logprobs, measured under those weights.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from dgpo_cli.core.codec import encoded, filled
 from dgpo_cli.core.errors import CheckpointError
+from dgpo_cli.core.formats import WAITING, Position, PrefetchedBatch
 from dgpo_cli.engine.checkpoint import load_state
-from dgpo_cli.prompts.datasets import Position
-from dgpo_cli.runs.carried import WAITING_FILE, group_of
+from dgpo_cli.runs.carried import WAITING_FILE, kept
 from dgpo_cli.train.collect import Collected
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +37,18 @@ class Waiting:
 
 
 def waiting_text(waiting: Waiting) -> str:
-    """Write a measured batch as JSON; every number comes back as it was."""
+    """Write a measured batch as JSON; every number comes back as it was, or as NaN."""
     assert waiting.measured
     found = waiting.found
-    every = None if found.sampled is found.groups else found.sampled
-    values = {
-        "format": FORMAT,
-        "number": waiting.number,
-        "version": waiting.version,
-        "before": {"draws": waiting.before.draws, "prompts": waiting.before.prompts},
-        "group_size": waiting.group_size,
-        "temperature": waiting.temperature,
-        "groups": [asdict(group) for group in found.groups],
-        "old_logprobs": found.old_logprobs,
-        "sampled": None if every is None else [asdict(group) for group in every],
-        "metrics": found.metrics,
-    }
-    return json.dumps(values) + "\n"
+    batch = filled(
+        PrefetchedBatch,
+        waiting,
+        groups=tuple(found.groups),
+        old_logprobs=tuple(found.old_logprobs),
+        sampled=None if found.sampled is found.groups else tuple(found.sampled),
+        metrics=found.metrics,
+    )
+    return encoded(WAITING.dump(batch)) + "\n"
 
 
 def read_waiting(checkpoint: Path) -> Waiting | None:
@@ -64,29 +57,18 @@ def read_waiting(checkpoint: Path) -> Waiting | None:
     Raises:
         CheckpointError: the file is broken, of another format or of another step.
     """
-    path = checkpoint / WAITING_FILE
-    if not path.exists():
+    batch = kept(checkpoint / WAITING_FILE, WAITING)
+    if batch is None:
         return None
-    step = load_state(checkpoint).step
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if (values["format"], values["number"]) != (FORMAT, step + 1):
-            raise ValueError(f"format {values['format']}, step {values['number']}")
-        groups = [group_of(fields) for fields in values["groups"]]
-        every = values["sampled"]
-        return Waiting(
-            number=values["number"],
-            version=int(values["version"]),
-            before=Position(**values["before"]),
-            group_size=int(values["group_size"]),
-            temperature=float(values["temperature"]),
-            found=Collected(
-                groups=groups,
-                old_logprobs=[tuple(map(float, row)) for row in values["old_logprobs"]],
-                sampled=groups if every is None else [group_of(fields) for fields in every],
-                metrics={name: float(value) for name, value in values["metrics"].items()},
-            ),
-            measured=True,
+    if batch.number != load_state(checkpoint).step + 1:
+        raise CheckpointError(
+            f"{checkpoint / WAITING_FILE}: cannot be read: is of step {batch.number}"
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    groups = list(batch.groups)
+    found = Collected(
+        groups=groups,
+        old_logprobs=list(batch.old_logprobs),
+        sampled=groups if batch.sampled is None else list(batch.sampled),
+        metrics=batch.metrics,
+    )
+    return filled(Waiting, batch, found=found, measured=True)

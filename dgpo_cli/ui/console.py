@@ -7,7 +7,6 @@ of sent. In a pipe there are no escape codes and no line is wrapped or cut.
 from __future__ import annotations
 
 import io
-import json
 import os
 import shlex
 import sys
@@ -138,7 +137,9 @@ def say(text: str, *, style: str = "") -> None:
 
 def as_json(value: object) -> str:
     """Write a result as JSON, in ASCII so that no text in it can steer a terminal."""
-    return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=2) + "\n"
+    from dgpo_cli.core.codec import encoded  # pydantic, which --help does without
+
+    return encoded(value, indent=2) + "\n"
 
 
 def say_json(value: object) -> None:

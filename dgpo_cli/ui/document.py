@@ -16,8 +16,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
 from markupsafe import Markup, escape
 
+from dgpo_cli.core.codec import jsonable
 from dgpo_cli.core.text import visible, visible_lines
-from dgpo_cli.ui.jsonable import jsonable
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
 # What would end the JSON block's element, or a line of a script, is written as an escape.

@@ -12,8 +12,8 @@ from dgpo_cli.cli import scores
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.digests import write_digests
+from dgpo_cli.core.formats import TrainerState
 from dgpo_cli.core.types import Card, Evaluation, Interval
-from dgpo_cli.engine.checkpoint import TrainerState
 from dgpo_cli.evals.request import EvalResult, Flip, RegradeResult
 from dgpo_cli.prompts import benchmarks
 from tests.cli.conftest import Install

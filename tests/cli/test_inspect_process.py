@@ -16,7 +16,9 @@ from tests.cli.helpers import dgpo, environment, in_process, on_terminal, withou
 
 jsonschema = pytest.importorskip("jsonschema")
 SCHEMA = json.loads(
-    (Path(__file__).parents[2] / "docs" / "inspect.schema.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[2] / "docs" / "schemas" / "inspection.schema.json").read_text(
+        encoding="utf-8"
+    )
 )
 DGPO = (sys.executable, "-m", "dgpo_cli")
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.types import OUTCOMES, Disagreement, Evaluation, Interval
+from dgpo_cli.core.types.evaluation import LETTERS
 from dgpo_cli.evals.views.evaluation import from_json, to_json
-from dgpo_cli.evals.views.evaluation_json import LETTERS
 from tests.samples import card, evaluation
 
 
@@ -81,11 +81,11 @@ Damage = Callable[[dict[str, Any]], object]
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: d.update(version=2), "is of version 2; this dgpo reads 1"),
+        (lambda d: d.update(version=2), "version=2: this dgpo reads version 1"),
         (lambda d: d.pop("version"), "no version"),
-        (lambda d: d.pop("maj_at_k"), "'maj_at_k' is missing"),
+        (lambda d: d.pop("maj_at_k"), "the field maj_at_k is missing"),
         (lambda d: d.update(k="many"), 'k="many": must be a whole number'),
-        (lambda d: d.update(rerun_95=3), "not a report"),
+        (lambda d: d.update(rerun_95=3), "rerun_95=3: must be [low, high]"),
         (lambda d: d.update(n_problems=9), "n_problems=9"),
         (lambda d: d["pass_at_k"].pop("3"), "every j from 1 to k=4"),
         (lambda d: d["problems"][1].update(outcomes="cccq"), "problems[1].outcomes[3]="),

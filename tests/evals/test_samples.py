@@ -19,7 +19,8 @@ HARD = 'a "quote", a \\, a line\nand ,"outcome":"wrong" and \ud83d half a pair, 
 def line(index: int, *, text: str = HARD, ids: tuple[int, ...] = (5, 6, 1)) -> dict[str, Any]:
     completion = Completion(ids, (), text, "stop", 0, 100 + index)
     verdict = Verdict("wrong", '3 ,"outcome":', 0.0)
-    return sample_line(PROMPT, completion, verdict, index=index, temperature=0.7, checker="1")
+    made = sample_line(PROMPT, completion, verdict, index=index, temperature=0.7, checker="1")
+    return json.loads(json.dumps(made))  # type: ignore[no-any-return]
 
 
 def filled(path: Path, count: int = 3) -> SampleFile:

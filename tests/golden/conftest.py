@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden import stored
+from tests.golden import schemas, stored
 from tests.golden.commands import Commands
 from tests.golden.decode import plain, told
 
@@ -41,10 +41,12 @@ def dgpo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
 
 @pytest.fixture
 def check(dgpo: Commands, request: pytest.FixtureRequest) -> Check:
-    """Hold files, and texts, against those stored under a name."""
+    """Hold files, and texts, to their schemas and against those stored under a name."""
 
     def held(name: str, now: Mapping[str, Path | str]) -> None:
         work = dgpo.folder
+        for inside, each in now.items():
+            schemas.hold(f"{name}/{inside}", each)
         texts = {
             inside: plain(each, work=work) if isinstance(each, str) else told(each, work=work)
             for inside, each in now.items()

@@ -30,7 +30,9 @@ from tests.samples import (
 
 jsonschema = pytest.importorskip("jsonschema")
 SCHEMA = json.loads(
-    (Path(__file__).parents[2] / "docs" / "inspect.schema.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[2] / "docs" / "schemas" / "inspection.schema.json").read_text(
+        encoding="utf-8"
+    )
 )
 WEIGHTS = tuple(token.weight for token in solution().tokens)
 STORED = StoredCredit("dgpo", {"tau": 0.5, "kappa": 1.0}, 0.5, 0.99, WEIGHTS)
@@ -78,12 +80,12 @@ def check(value: Any) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.Draft202012Validator(SCHEMA).validate(value)
     objects = [(SCHEMA, value)]
-    parts = {name: SCHEMA["$defs"][name] for name in ("completion", "token", "alternative")}
-    objects += [(parts["completion"], each) for each in value["completions"]]
-    objects += [(parts["token"], t) for each in value["completions"] for t in each["tokens"]]
+    parts = {name: SCHEMA["$defs"][name] for name in ("InspectedJson", "Token", "AlternativeJson")}
+    objects += [(parts["InspectedJson"], each) for each in value["completions"]]
+    objects += [(parts["Token"], t) for each in value["completions"] for t in each["tokens"]]
     if value["detail"]:
-        objects.append((SCHEMA["$defs"]["detail"], value["detail"]))
-        objects += [(parts["alternative"], each) for each in value["detail"]["alternatives"]]
+        objects.append((SCHEMA["$defs"]["DetailJson"], value["detail"]))
+        objects += [(parts["AlternativeJson"], each) for each in value["detail"]["alternatives"]]
     for schema, found in objects:
         assert set(found) == set(schema["properties"]) == set(schema["required"])
 

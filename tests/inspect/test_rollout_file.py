@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.formats import TrainedRecord
 from dgpo_cli.inspect.foreign import NAMES
 from dgpo_cli.inspect.rollout_file import RolloutFile, _skimmed, open_rollouts, typed_rollout
-from dgpo_cli.runs.rollouts import TOKEN_FIELDS, RolloutColumns, RolloutRecord
+from dgpo_cli.runs.rollouts import TOKEN_FIELDS
 
 TRICKY = 'say "token_ids": [1, 2] and \\"weights\\": [3] ]['
 STATS = {name: [0.5, None, 2.0] for name in TOKEN_FIELDS}
@@ -185,7 +186,7 @@ def test_only_the_lines_that_are_asked_for_are_parsed(tmp_path: Path) -> None:
         ('{"completion": "c"}', "the field prompt is missing"),
         ('{"messages": [{"role": "user", "content": "q"}]}', "do not end with the assistant"),
         ('{"prompt": "q", "completion": "c", "weights": [1, 2}', "not JSON"),
-        ('{"prompt": "q", "completion": 3, "messages": 4}', "completion=3: must be text"),
+        ('{"prompt": "q", "completion": 3}', "completion=3: must be text"),
         ('"text"', "not a JSON object"),
         ('{"a": ' * 9999, "nested too deep"),
         (
@@ -226,7 +227,7 @@ def test_a_file_that_is_not_utf8_says_so(tmp_path: Path) -> None:
 
 def test_null_is_not_there(tmp_path: Path) -> None:
     bare = {"prompt": "q", "completion": "c"}
-    names = {field.name for each in (RolloutRecord, RolloutColumns) for field in fields(each)}
+    names = [field.name for field in fields(TrainedRecord)]
     line = dict.fromkeys(names) | bare
     assert opened(tmp_path, line).entries[0].line() == opened(tmp_path, bare).entries[0].line()
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.formats import Position
 from dgpo_cli.core.types import Message, Prompt
-from dgpo_cli.prompts.datasets import Position, PromptStream, open_prompts
+from dgpo_cli.prompts.datasets import PromptStream, open_prompts
 from dgpo_cli.prompts.problems import read_prompts
 from dgpo_cli.prompts.settings import FilePrompts, SumsPrompts
 from dgpo_cli.prompts.sums import held_out

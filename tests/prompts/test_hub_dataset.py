@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dgpo_cli.core.errors import BackendError, ConfigError, DataError
+from dgpo_cli.core.formats import Position
 from dgpo_cli.core.types import Message
-from dgpo_cli.prompts.datasets import Position, open_prompts
+from dgpo_cli.prompts.datasets import open_prompts
 from dgpo_cli.prompts.hub_dataset import choose_files, is_commit, resolve_revision
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from tests.hub.hub_server import Hub, serving

@@ -180,7 +180,7 @@ def test_broken_line_names_file_line_and_field(tmp_path, change, message) -> Non
 
 def test_statistics_of_another_length_are_refused(tmp_path: Path) -> None:
     lines = list(training_lines([_group()], _batch(), temperature=1.0, credit={}, vocab_size=10))
-    lines[0]["entropy"].append(1.0)
+    lines[0]["entropy"] += (1.0,)
     path = tmp_path / "rollouts.jsonl"
     write_lines(path, iter(lines))
     with pytest.raises(DataError, match="entropy has 4 numbers for 3 tokens"):

@@ -13,10 +13,11 @@ import torch
 
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.errors import CheckpointError
+from dgpo_cli.core.formats import CarriedGroup, Position
 from dgpo_cli.core.types import Completion, Group, Message, Prompt, ScoredGroup, Verdict
 from dgpo_cli.policy.policy import Policy
-from dgpo_cli.prompts.datasets import FileStream, Position
-from dgpo_cli.runs.carried import FILE, CarriedGroup, carried_text, read_carried
+from dgpo_cli.prompts.datasets import FileStream
+from dgpo_cli.runs.carried import FILE, carried_text, read_carried
 from dgpo_cli.samplers.settings import RolloutSettings
 from dgpo_cli.train.collect import Collected, Collector
 from tests import engines

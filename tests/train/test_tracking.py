@@ -193,8 +193,8 @@ def test_a_real_run_is_in_tensorboard_as_it_is_in_its_folder(tmp_path: Path) -> 
     [
         ("{", "not JSON"),
         ("[1]", "not a JSON object"),
-        ('{"wandb": 3}', "wandb: not a JSON object"),
-        ('{"wandb": {"id": ["x"]}}', "wandb: id=[...]: must be text"),
+        ('{"wandb": 3}', "wandb=3: must be an object"),
+        ('{"wandb": {"id": ["x"]}}', "wandb.id=[...]: must be text"),
         (
             '{"wandb": {"id": "x", "told": {"step": true}}}',
             "told.step=true: must be a whole",

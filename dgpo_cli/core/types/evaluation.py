@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator, PlainSerializer
+
+from dgpo_cli.core.schema import Count, Flag, Number, Object, Real, Text
 from dgpo_cli.core.types.rollout import Outcome
 
 
@@ -19,9 +22,9 @@ class Card:
     environment: backend, library versions, hardware.
     """
 
-    protocol: dict[str, Any]
-    subject: dict[str, Any]
-    environment: dict[str, Any]
+    protocol: Object
+    subject: Object
+    environment: Object
 
     @property
     def key(self) -> str:
@@ -34,8 +37,39 @@ class Card:
 class Interval:
     """A 95% confidence interval, or a bracket between two ways of counting."""
 
-    low: float
-    high: float
+    low: Real
+    high: Real
+
+
+def _from_ends(value: Any) -> Any:
+    if isinstance(value, Interval):
+        return value
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError("must be [low, high]")
+    return {"low": value[0], "high": value[1]}
+
+
+# In some files an interval is a list of its ends, and outcomes are letters, one a sample.
+Ends = Annotated[
+    Interval,
+    BeforeValidator(_from_ends),
+    PlainSerializer(lambda interval: [interval.low, interval.high], return_type=list[Real]),
+]
+LETTERS: dict[Outcome, str] = {
+    "correct": "c",
+    "wrong": "w",
+    "no_answer": "n",
+    "truncated": "t",
+    "out_of_range": "o",
+    "timeout": "d",
+    "crash": "x",
+}
+BY_LETTER = {letter: outcome for outcome, letter in LETTERS.items()}
+Lettered = Annotated[
+    tuple[Outcome, ...],
+    BeforeValidator(lambda value: [BY_LETTER.get(x, x) for x in value] if value else value),
+    PlainSerializer(lambda outcomes: "".join(map(LETTERS.__getitem__, outcomes)), return_type=str),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +79,12 @@ class LengthSummary:
     p10, p50, p90: quantiles, interpolated between the neighbouring lengths.
     """
 
-    count: int
-    mean: float
-    p10: float
-    p50: float
-    p90: float
-    max: float
+    count: Count
+    mean: Real
+    p10: Real
+    p50: Real
+    p90: Real
+    max: Real
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +95,12 @@ class Disagreement:
     second: the outcome of the second opinion.
     """
 
-    problem_id: str
-    index: int
-    gold: str
-    extracted: str | None
+    problem_id: Text
+    index: Count
+    gold: Text
+    extracted: Text | None
     outcome: Outcome
-    second: str
+    second: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +111,12 @@ class ProblemResult:
     outcomes, lengths: one per sample, in the order of the samples; lengths in tokens.
     """
 
-    id: str
-    answer: str
-    correct: int
-    majority: float
-    outcomes: tuple[Outcome, ...]
-    lengths: tuple[int, ...]
+    id: Text
+    answer: Text
+    correct: Count
+    majority: Number
+    outcomes: Lettered
+    lengths: tuple[Count, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,26 +132,26 @@ class Evaluation:
     odd_duplicates: there are more than independent samples would have; False where unknown.
     """
 
-    bench: str
-    k: int
-    n_problems: int
-    avg_at_k: float
-    stderr_rerun: float
-    rerun_95: Interval
-    stderr_problems: float
-    problems_95: Interval
-    pass_at_k: dict[int, float]
-    maj_at_k: float
-    truncated: float
-    no_answer: float
-    out_of_range: float
-    unjudged: float
+    bench: Text
+    k: Count
+    n_problems: Count
+    avg_at_k: Number
+    stderr_rerun: Real
+    rerun_95: Ends
+    stderr_problems: Real
+    problems_95: Ends
+    pass_at_k: dict[int, Number]
+    maj_at_k: Number
+    truncated: Number
+    no_answer: Number
+    out_of_range: Number
+    unjudged: Number
     lengths: LengthSummary
     lengths_right: LengthSummary
     lengths_wrong: LengthSummary
-    tokens_per_s: float
-    duplicates: int
-    odd_duplicates: bool
+    tokens_per_s: Real
+    duplicates: Count
+    odd_duplicates: Flag = field(default=False, kw_only=True)
     disagreements: tuple[Disagreement, ...]
     problems: tuple[ProblemResult, ...]
 

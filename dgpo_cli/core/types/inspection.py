@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgpo_cli.core.schema import Count, Text
 from dgpo_cli.core.types.rollout import FinishReason, Outcome
 
 
@@ -16,10 +17,10 @@ class SettingChange:
     old, new: as JSON holds them; None: unset, or the rule or kind of that time has none.
     """
 
-    step: int
-    setting: str
-    old: Any
-    new: Any
+    step: Count
+    setting: Text
+    old: Any = None
+    new: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from dgpo_cli.core.schema import Column, Count, Flag, Real, Text, TokenId, Whole
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -32,7 +34,7 @@ class Message:
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,11 @@ class Prompt:
     place: where in the file it stands, such as "line 7"; empty where there is no file.
     """
 
-    id: str
+    id: Text
     messages: tuple[Message, ...]
-    answer: str
-    source: str
-    place: str = field(default="", compare=False)
+    answer: Text
+    source: Text
+    place: Text = field(default="", compare=False)
 
     @property
     def text(self) -> str:
@@ -64,13 +66,13 @@ class Completion:
     starts_in_thought: the prompt leaves a thought open, so that the text begins inside it.
     """
 
-    token_ids: tuple[int, ...]
-    sampling_logprobs: tuple[float, ...]
-    text: str
+    token_ids: tuple[TokenId, ...]
+    sampling_logprobs: Column
+    text: Text
     finish_reason: FinishReason
-    policy_version: int
-    seed: int
-    starts_in_thought: bool = False
+    policy_version: Count
+    seed: Whole
+    starts_in_thought: Flag = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,8 @@ class Verdict:
     """What the answer checker says of one completion, and the reward that follows."""
 
     outcome: Outcome
-    extracted: str | None
-    reward: float
+    extracted: Text | None
+    reward: Real
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +102,11 @@ class ScoredGroup:
     """
 
     prompt: Prompt
-    prompt_ids: tuple[int, ...]
+    prompt_ids: tuple[TokenId, ...]
     completions: tuple[Completion, ...]
     verdicts: tuple[Verdict, ...]
-    advantages: tuple[float, ...]
-    penalties: tuple[float, ...] = ()
+    advantages: Column
+    penalties: Column = ()
 
     @property
     def rewards(self) -> tuple[float, ...]:

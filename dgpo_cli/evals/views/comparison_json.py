@@ -1,27 +1,61 @@
-"""The data of `dgpo compare --json`, and reading the evaluations that it compares. Version 1.
-
-version; baseline: name, bench, k, n_problems, avg_at_k and card_key of the first run;
-comparisons: for every later run the same as `run`, then the fields of algo.compared.Comparison
-(before and after are the scores on the problems in both), and subject, forced and notes, lists of
-sentences. Shares are between -1 and 1, null is unknown, intervals are [low, high].
-"""
+"""The data of `dgpo compare --json`, and reading the evaluations that it compares."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.core.codec import parsed
-from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.codec import Format, filled, jsonable, parsed
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.io import read_bytes
+from dgpo_cli.core.schema import Count, Real, Text
 from dgpo_cli.evals.views.evaluation_json import from_json
-from dgpo_cli.stats.comparison import Pair, Run
-from dgpo_cli.ui.jsonable import jsonable
+from dgpo_cli.stats.comparison import Comparison, Pair, Run
 
-VERSION = 1
 REPORT_FILE = "report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunJson:
+    """An evaluation. name: where it lies."""
+
+    name: Text
+    bench: Text
+    k: Count
+    n_problems: Count
+    avg_at_k: Real
+    card_key: Text | None
+
+
+@dataclass(frozen=True)
+class _Later:
+    run: RunJson
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedJson(Comparison, _Later):
+    """A run beside the baseline; before and after are the scores on the problems in both.
+
+    subject: the entries in which the subjects differ. forced: differences that forbid a comparison
+    and were passed over. notes: what else a reader has to know.
+    """
+
+    subject: tuple[Text, ...]
+    forced: tuple[Text, ...]
+    notes: tuple[Text, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonJson:
+    """Later runs beside the first. Shares are between -1 and 1, null is unknown."""
+
+    baseline: RunJson
+    comparisons: tuple[ComparedJson, ...]
+
+
+COMPARISON = Format(ComparisonJson, name="comparison", what="dgpo compare --json", stamp="version")
 
 
 def read_run(path: Path) -> Run:
@@ -37,46 +71,21 @@ def read_run(path: Path) -> Run:
             f"{REPORT_FILE}"
         )
     data = parsed(read_bytes(file), where=str(file))
-    try:
-        evaluation, card = from_json(data)
-    except DataError as error:
-        raise DataError(f"{file}: {error}") from error
+    evaluation, card = from_json(data, where=str(file))
     return Run(name=str(path), evaluation=evaluation, card=card)
 
 
 def to_json(pairs: Sequence[Pair]) -> dict[str, Any]:
     """The documented data of a comparison."""
-    return {
-        "version": VERSION,
-        "baseline": _run(pairs[0].before),
-        "comparisons": [
-            {
-                "run": _run(pair.after),
-                **_comparison(pair),
-                "subject": list(pair.subject),
-                "forced": list(pair.forced),
-                "notes": list(pair.notes),
-            }
-            for pair in pairs
-        ],
-    }
+    document = ComparisonJson(_run(pairs[0].before), tuple(map(_compared, pairs)))
+    data: dict[str, Any] = jsonable(COMPARISON.dump(document))
+    return data
 
 
-def _run(run: Run) -> dict[str, Any]:
-    result = run.evaluation
-    return {
-        "name": run.name,
-        "bench": result.bench,
-        "k": result.k,
-        "n_problems": result.n_problems,
-        "avg_at_k": jsonable(result.avg_at_k),
-        "card_key": None if run.card is None else run.card.key,
-    }
+def _compared(pair: Pair) -> ComparedJson:
+    return filled(ComparedJson, pair.comparison, pair, run=_run(pair.after))
 
 
-def _comparison(pair: Pair) -> dict[str, Any]:
-    data = asdict(pair.comparison)
-    for name in ("rerun_95", "problems_95"):
-        data[name] = list(data[name].values())
-    shown: dict[str, Any] = jsonable(data)
-    return shown
+def _run(run: Run) -> RunJson:
+    key = None if run.card is None else run.card.key
+    return filled(RunJson, run, run.evaluation, card_key=key)

@@ -1,0 +1,326 @@
+"""The type of everything that dgpo writes, and its version. FORMATS has all of them.
+
+A new field is a line in one of these types, or in a type of core/types that it is made of; then
+`make schemas` writes docs/schemas again. Lines of earlier versions lack it, so it has a default.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from dgpo_cli.core.codec import Format
+from dgpo_cli.core.schema import (
+    Column,
+    Count,
+    Flag,
+    Id,
+    Number,
+    Object,
+    Real,
+    Text,
+    TokenId,
+    Whole,
+)
+from dgpo_cli.core.types import (
+    Card,
+    Evaluation,
+    FinishReason,
+    Interval,
+    Outcome,
+    ScoredGroup,
+    SettingChange,
+)
+from dgpo_cli.core.types.evaluation import Ends
+
+Share = Annotated[Number, Field(ge=0, le=1)]
+Positive = Annotated[Number, Field(ge=0)]
+
+
+def _joined(content: Any) -> Any:
+    """Return the text of a turn, which may come in parts; of several turns, all of it."""
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        return content
+    parts = [part if isinstance(part, dict) else {"text": part} for part in content]
+    return _all_texts(_joined(part.get("text", part.get("content"))) for part in parts)
+
+
+def _written(answer: Any) -> Any:
+    """Return an answer as text: a number as it is written, of a list all of it."""
+    if isinstance(answer, list):
+        return _all_texts(map(_written, answer), between=", ")
+    number = isinstance(answer, int | float) and not isinstance(answer, bool)
+    return json.dumps(answer) if number else answer
+
+
+def _all_texts(values: Iterable[Any], *, between: str = "") -> str:
+    found = list(values)
+    if not all(isinstance(value, str) for value in found):
+        raise ValueError("must be text, or a list of texts")
+    return between.join(found)
+
+
+_Content = Annotated[Text, BeforeValidator(_joined)]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation; in files of other programs the role may be any."""
+
+    role: Text
+    content: _Content = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRecord:
+    """A completion: one line.
+
+    prompt: the last user turn. messages: the whole conversation before the completion.
+    starts_in_thought: the prompt leaves a thought open, so that the completion begins inside it.
+    """
+
+    prompt_id: Id
+    prompt: Text = ""
+    messages: tuple[Turn, ...] = ()
+    answer: Annotated[Text, BeforeValidator(_written)] = ""
+    index: Count
+    completion: _Content
+    prompt_token_ids: tuple[TokenId, ...] = ()
+    token_ids: tuple[TokenId, ...] = ()
+    sampling_logprobs: Column = ()
+    temperature: Positive = 1.0
+    finish_reason: FinishReason = "stop"
+    starts_in_thought: Flag | None = None
+    outcome: Outcome | None = None
+    extracted: Text | None = None
+    reward: Real = math.nan
+    seed: Whole = 0
+    policy_version: Count = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedRecord(RolloutRecord):
+    """A completion that training took a step with, and what it computed for every token.
+
+    length_penalty: added to the reward before the advantages. credit: the rule's settings.
+    tau: that its weights were made with; null where none makes a difference.
+    noise_floor: of hellinger_sq; null where it was not measured.
+    logprobs, entropy, hellinger_sq, scores, weights: a number a token.
+    """
+
+    length_penalty: Number | None = None
+    advantage: Number | None = None
+    vocab_size: Annotated[TokenId, Field(ge=2)] | None = None
+    credit: Object | None = None
+    tau: Positive | None = None
+    noise_floor: Positive | None = None
+    logprobs: Column | None = None
+    entropy: Column | None = None
+    hellinger_sq: Column | None = None
+    scores: Column | None = None
+    weights: Column | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRecord:
+    """A sample of an evaluation: one line. It ends with what a checker says of it.
+
+    logprob: of the whole completion, in whole nats towards 0. checker: the version that judged it.
+    second: the outcome of the math checker, if it was asked. digest: shows later changes.
+    """
+
+    prompt_id: Text
+    index: Count
+    seed: Whole | None = None
+    messages: tuple[Turn, ...] | None = None
+    answer: Text
+    completion: Text
+    token_ids: tuple[TokenId, ...]
+    logprob: Number | None = None
+    temperature: Positive | None = None
+    finish_reason: FinishReason
+    outcome: Outcome
+    extracted: Text | None = None
+    checker: Text
+    starts_in_thought: Flag | None = None
+    second: Outcome | None = None
+    digest: Text | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalRecord:
+    """An evaluation during training: one line. step: steps that were finished by then.
+
+    out: its folder, from that of the run.
+    """
+
+    step: Count
+    bench: Text
+    k: Whole
+    avg_at_k: Share
+    stderr_rerun: Real = math.nan
+    stderr_problems: Real = math.nan
+    rerun_95: Interval | None = None
+    problems_95: Interval | None = None
+    pass_at_k: Real = math.nan
+    maj_at_k: Real = math.nan
+    truncated: Real = math.nan
+    no_answer: Real = math.nan
+    length_mean: Real = math.nan
+    out: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CardRecord:
+    """All that moves the score of an evaluation. key: SHA-256 of the other three."""
+
+    key: Text | None = None
+    protocol: Object = field(kw_only=True)
+    subject: Object = field(kw_only=True)
+    environment: Object = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationReport(Evaluation):
+    """An evaluation and its card. Scores, shares and errors are from 0 to 1, lengths in tokens.
+
+    if_truncated: avg_at_k with the truncated counted as all wrong, and as all right.
+    outcome_letters: what the letters of the problems' outcomes mean.
+    """
+
+    if_truncated: Ends = field()
+    warnings: tuple[Text, ...]
+    outcome_letters: dict[str, Outcome]
+    card: Card | None = None
+    card_key: Text | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrackerMark:
+    """The run with a tracker. told: by kind, the last step of which it knows the numbers."""
+
+    id: Text
+    told: dict[str, Count] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """Counters of a run after `step` finished steps.
+
+    draws, prompts: the position in the prompts, how often and how many were drawn; None in
+        checkpoints of earlier versions, which drew once a step.
+    data: SHA-256 of the prompts that the position is one of; None where they are generated.
+    noise_floor: as it was last measured; None before that.
+    """
+
+    step: Count
+    policy_version: Count
+    bad_streak: Count
+    format: Count = 2
+    draws: Count | None = None
+    prompts: Count | None = None
+    data: Text | None = None
+    noise_floor: Positive | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedGroup:
+    """A group that waits for the next step.
+
+    old_logprobs: of every completion's tokens, by the trainer, under the sampling weights.
+    """
+
+    group: ScoredGroup
+    old_logprobs: tuple[Column, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run stands in its prompts: how often it has drawn, and how many prompts in all."""
+
+    draws: Count = 0
+    prompts: Count = 0
+
+    def after(self, count: int) -> Position:
+        """Return the position after one more draw of `count` prompts."""
+        return Position(self.draws + 1, self.prompts + count)
+
+
+@dataclass(frozen=True, slots=True)
+class PrefetchedBatch:
+    """The batch of step `number` (from 1) that was sampled before its turn.
+
+    version: optimiser updates that the sampling weights had seen. before: the position in the
+    prompts before it was drawn. sampled: all that was drawn; null if all of it is in `groups`.
+    """
+
+    number: Count
+    version: Count
+    before: Position
+    group_size: Count
+    temperature: Positive
+    groups: tuple[ScoredGroup, ...]
+    old_logprobs: tuple[Column, ...]
+    sampled: tuple[ScoredGroup, ...] | None = field(default=None, kw_only=True)
+    metrics: dict[str, Real]
+
+
+ROLLOUT = Format(
+    RolloutRecord,
+    name="rollout",
+    what="a line of the file of dgpo rollout --out",
+    stamp="version",
+    foreign=True,
+)
+TRAINED = Format(
+    TrainedRecord,
+    name="trained-rollout",
+    what="a line of rollouts/*.jsonl and bad_batches/*.jsonl of a run",
+    stamp="version",
+    foreign=True,
+)
+SAMPLE = Format(
+    SampleRecord,
+    name="sample",
+    what="a line of samples.jsonl of an evaluation",
+    stamp="version",
+    sparse=("logprob", "starts_in_thought", "second", "digest"),
+)
+METRICS: Format[dict[str, float | None]] = Format(
+    Annotated[dict[str, Whole | Number | None], Field(json_schema_extra={"required": ["step"]})],  # type: ignore[arg-type]
+    name="metrics",
+    what="a line of metrics.jsonl of a run",
+)
+EVAL = Format(EvalRecord, name="eval", what="a line of evals.jsonl of a run")
+CHANGE = Format(SettingChange, name="change", what="a line of changes.jsonl of a run")
+CARD = Format(CardRecord, name="card", what="card.json of an evaluation", stamp="version")
+EVALUATION = Format(
+    EvaluationReport,
+    name="evaluation",
+    what="report.json of an evaluation, and dgpo eval --json",
+    stamp="version",
+)
+TRACKERS: Format[dict[str, TrackerMark]] = Format(
+    dict[str, TrackerMark], name="trackers", what="trackers.json of a run"
+)
+STATE = Format(
+    TrainerState, name="state", what="state.json of a checkpoint", version=2, closed=True
+)
+CARRIED: Format[tuple[CarriedGroup, ...]] = Format(
+    tuple[CarriedGroup, ...], name="carried", what="carried.json of a checkpoint"
+)
+WAITING = Format(
+    PrefetchedBatch, name="waiting", what="waiting.json of a checkpoint", stamp="format"
+)
+
+FORMATS: tuple[Format[Any], ...] = (
+    *(ROLLOUT, TRAINED, SAMPLE, METRICS, EVAL, CHANGE, CARD, EVALUATION),
+    *(TRACKERS, STATE, CARRIED, WAITING),
+)
