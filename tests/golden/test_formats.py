@@ -185,7 +185,7 @@ def test_verdicts_are_what_they_were(dgpo: Commands, check: Check) -> None:
 
 
 def test_plans_are_what_they_were(dgpo: Commands, check: Check) -> None:
-    small = ("--set=optim.micro_batch_tokens=10240", "--gpu=4090")
+    small = ("--gpu=t4",)
     plans = {
         "lora.json": dgpo("plan", "--preset=qwen7b-lora", "--json").out,
         "full.json": dgpo("plan", "--preset=qwen7b-full", "--json", "--gpus=4", code=3).out,
