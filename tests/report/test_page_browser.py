@@ -233,6 +233,18 @@ def test_a_metric_of_a_panel_is_shown_large_and_alone(visit: Open) -> None:
     assert quiet(found)
 
 
+def test_what_is_smoothed_is_written_with_the_digits_of_the_axis_that_is_seen(visit: Open) -> None:
+    gates = {"policy_gate_max": 0.9, "policy_gate_p50": 0.001234}
+    found = visit(report_page([record([line(at, **gates) for at in range(1, 41)])]))
+    for name, smoothed in (("policy/gate_max", "0.900"), ("policy/gate_p50", "0.001234")):
+        found.page.locator("button.metric", has_text=name).click()
+        found.page.locator("#chosen .plot").focus()
+        found.page.keyboard.press("End")
+        read = found("document.querySelector('#chosen .readout').innerText")
+        assert f"smoothed {smoothed}" in read
+    assert quiet(found)
+
+
 def test_any_metric_can_be_found_and_shown_large(visit: Open) -> None:
     found = visit(report_page([record(GAPS), record(name="b")]))
     found.page.locator("#search").fill("own met")

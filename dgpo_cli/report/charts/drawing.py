@@ -221,13 +221,12 @@ def svg(chart: Chart, *, width: float, height: float) -> str:
     place = frame(chart, width=width, height=height, live=True)
     x, y = place.x, place.y
     ends = " ".join(f"{each.low:.12g} {each.high:.12g}" for each in place.xs)
-    size, digits, unit = y.form
     here = "".join(f'<circle class="here s{line.look}" r="3.5"/>' for line in chart.lines)
     return (
         f'<svg class="plot" viewBox="0 0 {number(width)} {number(height)}" role="img"'
         f' aria-label="{escaped(f"{chart.title}, by {chart.x_label}")}"'
         f' data-x="{number(x.start)} {number(x.end)} {ends}"'
-        f' data-y="{number(y.start)} {number(y.end)}" data-form="{size:g} {digits} {unit}"'
+        f' data-y="{number(y.start)} {number(y.end)}"'
         f"{_LOG * chart.log}{_STACKED * chart.stacked}>"
         f'{drawing(chart, place=place)}<g class="cross" hidden="">'
         f'<path class="hair" d="M0,{number(y.end)}V{number(y.start)}"/>'
@@ -269,7 +268,11 @@ def _grids(place: Frame) -> Iterator[str]:
             f' text-anchor="end">{text}</text>'
             for tick, text in zip(y.ticks, y.labels, strict=True)
         )
-        sets = f' data-ends="{y.low:.12g} {y.high:.12g}" data-sets=" {" ".join(hidden)} "'
+        size, digits, unit = y.form
+        sets = (
+            f' data-ends="{y.low:.12g} {y.high:.12g}" data-form="{size:g} {digits} {unit}"'
+            f' data-sets=" {" ".join(hidden)} "'
+        )
         keys = sets + _HIDDEN * (at > 0) if place.live else ""
         yield f'<g class="y"{keys}><g class="grid">{lines}</g><g class="ticks">{texts}</g></g>'
 

@@ -54,7 +54,8 @@ class Axis:
         if largest < 1e-3 or largest >= 1e15:
             power = math.floor(math.log10(largest) + 1e-9)
             size, unit = 10.0**power, f"e{power:+03d}"
-        return size, max(0, 2 - math.floor(math.log10((self.high - self.low) / size))), unit
+        step = (self.high - self.low) / max(1, len(self.ticks) - 1) / size
+        return size, max(0, -math.floor(math.log10(step / 100) + 1e-9)), unit
 
 
 def axis(

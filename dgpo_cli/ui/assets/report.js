@@ -43,7 +43,8 @@ function read(svg) {
   const [foot, top] = numbers(svg.dataset.y);
   const grids = all(svg, ".y").map((element) => {
     const [low, high] = numbers(element.dataset.ends);
-    return { element, sets: element.dataset.sets, y: { start: foot, end: top, low, high, log: "log" in svg.dataset } };
+    const { sets, form } = element.dataset;
+    return { element, sets, form: form.split(" "), y: { start: foot, end: top, low, high, log: "log" in svg.dataset } };
   });
   const [{ y }] = grids;
   const series = all(svg, ".series").map((group) => {
@@ -86,7 +87,7 @@ function draw(chart) {
     const grid = plot.grids.find(({ sets }) => sets.includes(` ${raw}${hidden} `)) ?? plot.grids[0];
     for (const each of plot.grids) each.element.toggleAttribute("hidden", each !== grid);
     all(plot.svg, ".x").forEach((ticks, at) => ticks.toggleAttribute("hidden", at !== state.axis));
-    plot.shown = { x: plot.xs[state.axis], y: grid.y, seen: plot.series.filter((_, at) => !(hidden >> at & 1)) };
+    plot.shown = { x: plot.xs[state.axis], y: grid.y, form: grid.form, seen: plot.series.filter((_, at) => !(hidden >> at & 1)) };
     for (const level of all(plot.svg, ".level")) {
       const y = Number(level.dataset.y);
       level.setAttribute("transform", `translate(0 ${unit(place(valueAt(y, plot.y), grid.y) - y)})`);
@@ -154,7 +155,7 @@ function nearest({ ys, points }) {
 
 function cross(chart) {
   const isHere = state.here !== null;
-  for (const { svg, series, shown: { x, y, seen } } of chart.plots) {
+  for (const { svg, series, shown: { x, y, seen, form } } of chart.plots) {
     const hair = svg.querySelector(".cross");
     const circles = all(hair, ".here");
     const ats = series.map((each) => (isHere && seen.includes(each) ? nearest(each) : -1));
@@ -165,12 +166,12 @@ function cross(chart) {
       if (ats[i] >= 0) circles[i].setAttribute("transform", `translate(${each.xs[ats[i]]} ${place(each.tops[ats[i]], y)})`);
     });
     if (first >= 0) hair.firstChild.setAttribute("transform", `translate(${unit(series[first].xs[ats[first]])})`);
-    if (svg.getClientRects().length) tell(chart, { svg, series, ats, first, x });
+    if (svg.getClientRects().length) tell(chart, { series, ats, first, x, write: (value) => written(value, form, y.log) });
   }
 }
 
 // The numbers under the crosshair, in the chart that has it.
-function tell(chart, { svg, series, ats, first, x }) {
+function tell(chart, { series, ats, first, x, write }) {
   const box = chart.readout;
   box.hidden = first < 0 || state.chart !== chart;
   if (box.hidden) return;
@@ -180,17 +181,16 @@ function tell(chart, { svg, series, ats, first, x }) {
     row.hidden = at < 0;
     if (at < 0) continue;
     const [low, high] = [1, 0].map((edge) => each.band?.edges[edge][at]);
-    const range = isKnown(low) ? `${written(low, svg)} to ${written(high, svg)}` : "";
-    const smooth = each.shown !== each.ys ? `smoothed ${written(each.shown[at], svg)}` : "";
+    const range = isKnown(low) ? `${write(low)} to ${write(high)}` : "";
+    const smooth = each.shown !== each.ys ? `smoothed ${write(each.shown[at])}` : "";
     const more = [range, smooth].filter(Boolean).join("; ");
     row.querySelector("b").textContent = each.texts[at] + (more ? ` (${more})` : "");
   }
   box.classList.toggle("left", series[first].xs[ats[first]] > (x.start + x.end) / 2);
 }
 
-function written(value, svg) {
-  const [size, digits, name] = svg.dataset.form.split(" ");
-  return "log" in svg.dataset ? general(value, 3) : fixed(value / size, Number(digits)) + name;
+function written(value, [size, digits, unit], log) {
+  return log ? general(value, 3) : fixed(value / size, Number(digits)).replace(/\.0+$/, "") + unit;
 }
 
 function add(figure) {
