@@ -40,33 +40,24 @@ class Group:
     panels: tuple[Panel, ...]
 
 
-def _curves(**labels: str) -> tuple[Curve, ...]:
-    """Curves from metric=label, the first "_" of a metric standing for its slash."""
-    return tuple(Curve(name.replace("_", "/", 1), label) for name, label in labels.items())
+def _curves(listed: str) -> tuple[Curve, ...]:
+    """Curves from "metric label, metric label"."""
+    return tuple(Curve(*each.split(" ", 1)) for each in listed.split(", "))
 
 
 def _quantiles(name: str) -> tuple[Curve, ...]:
     return tuple(Curve(f"{name}_{each}", each) for each in ("max", "p99", "p90", "p50"))
 
 
-REWARD = Panel(
-    "reward",
-    "Reward",
-    "mean of the step's completions",
-    _curves(reward_mean="reward"),
-)
+REWARD = Panel("reward", "Reward", "mean of the step's completions", _curves("reward/mean reward"))
 OUTCOMES = Panel(
     "outcomes",
     "Outcomes of completions",
     "share",
     _curves(
-        outcome_correct="correct",
-        outcome_wrong="wrong",
-        outcome_out_of_range="out of range",
-        outcome_no_answer="no answer",
-        outcome_truncated="truncated",
-        outcome_timeout="timeout",
-        outcome_crash="crash",
+        "outcome/correct correct, outcome/wrong wrong, outcome/out_of_range out of range, "
+        "outcome/no_answer no answer, outcome/truncated truncated, outcome/timeout timeout, "
+        "outcome/crash crash"
     ),
     stacked=True,
     floor=0.0,
@@ -77,13 +68,9 @@ SPLIT = Panel(
     "What became of the groups",
     "share",
     _curves(
-        split_signal="signal",
-        split_all_right="all right",
-        split_all_wrong="all wrong",
-        split_no_answer="no answer",
-        split_truncated="truncated",
-        split_unjudged="unjudged",
-        split_filtered="filtered",
+        "split/signal signal, split/all_right all right, split/all_wrong all wrong, "
+        "split/no_answer no answer, split/truncated truncated, split/unjudged unjudged, "
+        "split/filtered filtered"
     ),
     stacked=True,
     floor=0.0,
@@ -94,7 +81,7 @@ LENGTHS = Panel(
     "lengths",
     "Completion length",
     "tokens",
-    _curves(completion_length_mean="mean"),
+    _curves("completion/length_mean mean"),
     floor=0.0,
     band=("completion/length_min", "completion/length_max"),
     level=("rollout.max_completion_tokens", "limit"),
@@ -104,7 +91,7 @@ EFFECTIVE = Panel(
     "effective",
     "Effective token fraction",
     "1: every token counts alike, GRPO",
-    _curves(credit_effective_fraction="effective"),
+    _curves("credit/effective_fraction effective"),
 )
 DISTANCE = Panel(
     "distance",
@@ -113,107 +100,69 @@ DISTANCE = Panel(
     (
         Curve("policy/hellinger_sq_mean", "mean"),
         *_quantiles("policy/hellinger_sq"),
-        Curve("noise/floor", "noise"),
-        Curve("noise/hellinger_sq_mean", "noise mean"),
+        *_curves("noise/floor noise, noise/hellinger_sq_mean noise mean"),
     ),
     log=True,
     about="0, as in the first step, stands at the foot.",
 )
 ENTROPY = Panel(
-    "entropy", "Entropy of the policy", "nats", _curves(policy_entropy="entropy"), floor=0.0
+    "entropy", "Entropy of the policy", "nats", _curves("policy/entropy entropy"), floor=0.0
 )
+_TAU = _curves("credit/tau_p50 median, credit/tau_min min, credit/tau_max max")
+_RATIO = _curves("loss/ratio_max largest, loss/ratio_min smallest")
+_GAP = _curves("sampler/logprob_gap_mean mean, sampler/logprob_gap_max max")
+_KEPT = _curves("off_policy/ess sample size, off_policy/kept_frac tokens kept")
+_PHASES = _curves(
+    "time/sample_s sample, time/score_s score, time/statistics_s statistics, "
+    "time/update_s update, time/sync_s sync"
+)
+_SPEED = _curves("throughput/tokens_per_s tokens")
+_MEMORY = _curves("memory/device_peak device, memory/process_peak process")
 _CREDIT = (
     EFFECTIVE,
     Panel("weights", "Credit weight w", "GRPO: 1", _quantiles("credit/weight"), log=True),
     DISTANCE,
     Panel("scores", "Credit score s", "", _quantiles("credit/score"), log=True),
     Panel("gate", "Entropy gate h", "entropy / log V", _quantiles("policy/gate"), floor=0.0),
-    Panel(
-        "tau",
-        "Tau that was found",
-        "",
-        _curves(credit_tau_p50="median", credit_tau_min="min", credit_tau_max="max"),
-        log=True,
-    ),
-    Panel("variation", "Variation of the weights", "cv", _curves(credit_weight_cv="cv"), floor=0.0),
+    Panel("tau", "Tau that was found", "", _TAU, log=True),
+    Panel("variation", "Variation of the weights", "cv", _curves("credit/weight_cv cv"), floor=0.0),
 )
 _UPDATE = (
-    Panel("loss", "Loss", "", _curves(loss_value="loss")),
+    ENTROPY,
+    Panel("loss", "Loss", "", _curves("loss/value loss")),
     Panel(
         "grad",
         "Gradient norm before clipping",
         "",
-        _curves(optim_grad_norm="norm"),
+        _curves("optim/grad_norm norm"),
         floor=0.0,
         level=("optim.max_grad_norm", "clipped above"),
     ),
-    Panel("clip", "Clipped tokens", "share", _curves(loss_clip_frac="clipped"), floor=0.0),
-    Panel(
-        "ratio",
-        "Ratio of new to old policy",
-        "1: on-policy",
-        _curves(loss_ratio_max="largest", loss_ratio_min="smallest"),
-    ),
-    Panel("lr", "Learning rate", "", _curves(optim_lr="lr"), floor=0.0),
+    Panel("clip", "Clipped tokens", "share", _curves("loss/clip_frac clipped"), floor=0.0),
+    Panel("ratio", "Ratio of new to old policy", "1: on-policy", _RATIO),
+    Panel("lr", "Learning rate", "", _curves("optim/lr lr"), floor=0.0),
 )
 _SAMPLER = (
     Panel(
         "gap",
         "Sampler against trainer",
         "nats",
-        _curves(sampler_logprob_gap_mean="mean", sampler_logprob_gap_max="max"),
+        _GAP,
         log=True,
         about="How far the log-probabilities of the sampled tokens are apart.",
     ),
-    Panel(
-        "k3",
-        "Divergence k3 of sampler and trainer",
-        "",
-        _curves(sampler_k3="k3"),
-        log=True,
-    ),
-    Panel(
-        "off-policy",
-        "Left by the off-policy correction",
-        "share",
-        (Curve("off_policy/ess", "sample size"), Curve("off_policy/kept_frac", "tokens kept")),
-        floor=0.0,
-    ),
+    Panel("k3", "Divergence k3 of sampler and trainer", "", _curves("sampler/k3 k3"), log=True),
+    Panel("off-policy", "Left by the off-policy correction", "share", _KEPT, floor=0.0),
 )
 _COST = (
-    Panel(
-        "phases",
-        "Time of a step by phase",
-        "seconds",
-        _curves(
-            time_sample_s="sample",
-            time_score_s="score",
-            time_statistics_s="statistics",
-            time_update_s="update",
-            time_sync_s="sync",
-        ),
-        stacked=True,
-        floor=0.0,
-    ),
-    Panel(
-        "throughput",
-        "Throughput",
-        "tokens a second",
-        _curves(throughput_tokens_per_s="tokens"),
-        floor=0.0,
-    ),
-    Panel(
-        "memory",
-        "Memory",
-        "bytes",
-        _curves(memory_device_peak="device", memory_process_peak="process"),
-        floor=0.0,
-    ),
+    Panel("phases", "Time of a step by phase", "seconds", _PHASES, stacked=True, floor=0.0),
+    Panel("throughput", "Throughput", "tokens a second", _SPEED, floor=0.0),
+    Panel("memory", "Memory", "bytes", _MEMORY, floor=0.0),
 )
 GROUPS = (
     Group("Outcomes", (OUTCOMES, SPLIT, LENGTHS)),
     Group("Credit", _CREDIT),
-    Group("Policy and update", (ENTROPY, *_UPDATE)),
+    Group("Policy and update", _UPDATE),
     Group("Sampler", _SAMPLER),
     Group("Time", _COST),
 )
