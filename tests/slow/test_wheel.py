@@ -192,6 +192,13 @@ def test_inspect_finds_the_run_and_shows_it(installed: Installed, trained: Path)
     assert "\x1b" not in picture
 
 
+def test_the_templates_of_the_pages_are_in_it(installed: Installed, trained: Path) -> None:
+    assert installed("dgpo", "report", str(trained), "--out", "a.html") == "written to a.html\n"
+    assert (installed.cwd / "a.html").read_text(encoding="utf-8").count("<figure") > 10
+    installed("dgpo", "inspect", str(trained), "--html", "b.html")
+    assert (installed.cwd / "b.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
 def test_eval_of_the_run_reads_a_shipped_benchmark(installed: Installed, trained: Path) -> None:
     report = json.loads(
         installed(
