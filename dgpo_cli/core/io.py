@@ -27,6 +27,7 @@ from dgpo_cli.core.errors import (
     RunFolderBusy,
     cannot_write,
 )
+from dgpo_cli.core.numbers import size
 
 BAD = ".bad"  # added to the name of the file that broken lines are moved to
 LOCK = "run.lock"
@@ -76,7 +77,7 @@ def unpacked(path: Path) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: is damaged: {error}") from error
     if len(found) > _MOST_UNPACKED:
-        raise DataError(f"{path}: unpacks to more than {_MOST_UNPACKED >> 30} GiB; gunzip it first")
+        raise DataError(f"{path}: unpacks to more than {size(_MOST_UNPACKED)}; gunzip it first")
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dgpo_cli.core.numbers import whole_percent
+from dgpo_cli.core.numbers import duration, whole_percent
 from dgpo_cli.core.types import Diagnosis
 from dgpo_cli.diagnosis.facts import Facts, FindUnread, Unread
 from dgpo_cli.diagnosis.history import History
@@ -128,9 +128,9 @@ def _cost(late: float, *, of: float, facts: Facts) -> str:
     """The seconds of each step that timed-out verdicts cost."""
     if late < 1:
         return ""
-    seconds = late * facts.timeout_s / facts.workers
+    time = duration(late * facts.timeout_s / facts.workers, whole=True)
     return (
-        f"; {late:,.0f} of {of:,.0f} per step, which costs about {seconds:,.0f} s of every step "
+        f"; {late:,.0f} of {of:,.0f} per step, which costs about {time} of every step "
         f"with reward.workers={facts.workers}"
     )
 

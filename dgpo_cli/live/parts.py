@@ -49,7 +49,7 @@ def header(state: PanelState, page: Page) -> list[Text]:
 def progress(state: PanelState, page: Page) -> list[Text]:
     """The bar of the run, and its end as expected."""
     done = state.step / state.total
-    right = plain(f" {math.floor(100 * done)}%")
+    right = plain(f" {numbers.whole_percent(done)}")
     over = state.doing in ("done", "stopped", "failed")
     if state.left_s is not None and not over:
         right.append(f"  {numbers.duration(state.left_s, whole=True)} left")

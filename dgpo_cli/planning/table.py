@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from rich.cells import cell_len
@@ -20,7 +19,7 @@ _NUMBER = 11
 
 def render(plan: Plan, *, color: Depth = "truecolor") -> View:
     """Memory by part against the device, time by phase, disk, and what would make it fit."""
-    return View(partial(_draw, plan=plan), color)
+    return View(lambda page: _Report(page, plan).draw(), color)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,97 +56,103 @@ def to_json(plan: Plan) -> dict[str, Any]:
     return data | {name: data.pop(name) for name in dict.fromkeys(extra)}
 
 
-def _draw(page: Page, *, plan: Plan) -> None:
-    device = plan.device.name if plan.devices == 1 else f"{plan.devices} x {plan.device.name}"
-    page.title(f"{page.shown(plan.model)}, {device}")
-    page.paragraph(f"{short(plan.parameters)} parameters, {short(plan.trained)} trained")
-    page.add((page.fit(page.shown(plan.origin)), "dim"))  # may hold a path: cut, not wrapped
-    page.blank()
-    _memory(page, plan)
-    if plan.changes or plan.after is not None:
+@dataclass(frozen=True, slots=True)
+class _Report:
+    page: Page
+    plan: Plan
+
+    def draw(self) -> None:
+        page, plan = self.page, self.plan
+        device = plan.device.name if plan.devices == 1 else f"{plan.devices} x {plan.device.name}"
+        page.title(f"{page.shown(plan.model)}, {device}")
+        page.paragraph(f"{short(plan.parameters)} parameters, {short(plan.trained)} trained")
+        page.add((page.fit(page.shown(plan.origin)), "dim"))  # may hold a path: cut, not wrapped
         page.blank()
-        _changes(page, plan)
-    if plan.times:
+        self._memory()
+        if plan.changes or plan.after is not None:
+            page.blank()
+            self._changes()
+        if plan.times:
+            page.blank()
+            self._times()
         page.blank()
-        _times(page, plan)
-    page.blank()
-    page.heading("Disk")
-    for part in plan.disk:
-        _row(page, part.name, size(part.bytes), part.note)
-    page.blank()
-    for note in plan.notes:
-        page.paragraph(f"{note}.", "dim")
+        page.heading("Disk")
+        for part in plan.disk:
+            self._row(part.name, size(part.bytes), part.note)
+        page.blank()
+        for note in plan.notes:
+            page.paragraph(f"{note}.", "dim")
 
+    def _row(self, name: str, value: str, note: str = "", style: str = "") -> None:
+        page = self.page
+        line = page.row((f"  {name}", _NAME, "dim"), (value, -_NUMBER, style))
+        room = page.width - line.cell_len - 3
+        if note and room >= min(cell_len(note), 12):
+            line.append("   " + page.fit(note, room), page.style("dim"))
 
-def _row(page: Page, name: str, value: str, note: str = "", style: str = "") -> None:
-    line = page.row((f"  {name}", _NAME, "dim"), (value, -_NUMBER, style))
-    room = page.width - line.cell_len - 3
-    if note and room >= min(cell_len(note), 12):
-        line.append("   " + page.fit(note, room), page.style("dim"))
+    def _memory(self) -> None:
+        page, plan = self.page, self.plan
+        memory, device = plan.memory, plan.device
+        page.heading("Memory" if plan.devices == 1 else "Memory, on each device")
+        for when, title in (
+            ("always", ""),
+            ("sampling", "while sampling"),
+            ("training", "in training"),
+        ):
+            parts = [part for part in memory.parts if part.when == when]
+            if parts and title:
+                page.add((f"  {title}", "dim"))
+            for part in parts:
+                name = part.name if when == "always" else f"  {part.name}"
+                self._row(name, size(part.bytes), part.note)
+        self._row("peak", size(memory.peak), f"in {memory.peak_phase}", "bold")
+        room = "free now" if device.free is not None else "in all"
+        self._row("the device has", size(device.room), f"{room}; {device.source}")
+        left = device.room - memory.peak
+        if left >= 0:
+            words = f"fits, {size(left)} to spare" if plan.fits else "cannot run"
+        elif device.free is not None and memory.peak <= device.memory:
+            words = f"does not fit now: {size(-left)} more than is free"
+        else:
+            words = f"does not fit: {size(-left)} too much"
+        page.paragraph(f"{page.glyphs.passed if plan.fits else page.glyphs.failed} {words}", "bold")
+        for problem in plan.problems:
+            page.paragraph(problem)
+        for setting in plan.not_built:
+            words = f"this version cannot run it: {setting} is not built yet"
+            page.paragraph(f"{page.glyphs.failed} {words}", "bold")
 
+    def _changes(self) -> None:
+        page, plan = self.page, self.plan
+        page.heading("To make it fit, the least harm first")
+        if not plan.changes:
+            page.paragraph("No change of settings was found.")
+        for change in plan.changes:
+            self._change(change)
+        if plan.after is not None and plan.changes:
+            verdict = "fits" if plan.fits_after else "still does not fit"
+            self._row("then the peak is", size(plan.after.peak), verdict, "bold")
 
-def _memory(page: Page, plan: Plan) -> None:
-    memory, device = plan.memory, plan.device
-    page.heading("Memory" if plan.devices == 1 else "Memory, on each device")
-    for when, title in (
-        ("always", ""),
-        ("sampling", "while sampling"),
-        ("training", "in training"),
-    ):
-        parts = [part for part in memory.parts if part.when == when]
-        if parts and title:
-            page.add((f"  {title}", "dim"))
-        for part in parts:
-            name = part.name if when == "always" else f"  {part.name}"
-            _row(page, name, size(part.bytes), part.note)
-    _row(page, "peak", size(memory.peak), f"in {memory.peak_phase}", "bold")
-    room = "free now" if device.free is not None else "in all"
-    _row(page, "the device has", size(device.room), f"{room}; {device.source}")
-    left = device.room - memory.peak
-    if left >= 0:
-        words = f"fits, {size(left)} to spare" if plan.fits else "cannot run"
-    elif device.free is not None and memory.peak <= device.memory:
-        words = f"does not fit now: {size(-left)} more than is free"
-    else:
-        words = f"does not fit: {size(-left)} too much"
-    page.paragraph(f"{page.glyphs.passed if plan.fits else page.glyphs.failed} {words}", "bold")
-    for problem in plan.problems:
-        page.paragraph(problem)
-    for setting in plan.not_built:
-        words = f"this version cannot run it: {setting} is not built yet"
-        page.paragraph(f"{page.glyphs.failed} {words}", "bold")
+    def _change(self, change: Change) -> None:
+        page = self.page
+        saved = f"saves {size(change.saves)}" if change.saves > 0 else "lets the sampler work"
+        for number, (key, value) in enumerate(change.settings.items()):
+            text = f"{value}".lower() if isinstance(value, bool) else f"{value}"
+            line = page.add(f"  --set {key}={text}")
+            if number == 0 and line.cell_len + 3 + len(saved) <= page.width:
+                line.append(f"   {saved}", page.style("bold"))
+                saved = ""
+        page.paragraph(f"{saved}: {change.cost}" if saved else change.cost, "dim", indent=4)
 
-
-def _changes(page: Page, plan: Plan) -> None:
-    page.heading("To make it fit, the least harm first")
-    if not plan.changes:
-        page.paragraph("No change of settings was found.")
-    for change in plan.changes:
-        _change(page, change)
-    if plan.after is not None and plan.changes:
-        verdict = "fits" if plan.fits_after else "still does not fit"
-        _row(page, "then the peak is", size(plan.after.peak), verdict, "bold")
-
-
-def _change(page: Page, change: Change) -> None:
-    saved = f"saves {size(change.saves)}" if change.saves > 0 else "lets the sampler work"
-    for number, (key, value) in enumerate(change.settings.items()):
-        text = f"{value}".lower() if isinstance(value, bool) else f"{value}"
-        line = page.add(f"  --set {key}={text}")
-        if number == 0 and line.cell_len + 3 + len(saved) <= page.width:
-            line.append(f"   {saved}", page.style("bold"))
-            saved = ""
-    page.paragraph(f"{saved}: {change.cost}" if saved else change.cost, "dim", indent=4)
-
-
-def _times(page: Page, plan: Plan) -> None:
-    page.heading("Time of a step, estimated")
-    total = plan.step_seconds
-    for phase in plan.times:
-        share = whole_percent(phase.seconds / total)
-        _row(page, phase.name, duration(phase.seconds), f"{share:>4}  {phase.limit}")
-    steps = f"{plan.steps:,} steps: {duration(total * plan.steps)}"
-    _row(page, "step", duration(total), steps, "bold")
-    hour = 3600 / total
-    _row(page, "samples an hour", short(plan.step_samples * hour))
-    _row(page, "tokens an hour", short(plan.step_tokens * hour), "sampled")
+    def _times(self) -> None:
+        page, plan = self.page, self.plan
+        page.heading("Time of a step, estimated")
+        total = plan.step_seconds
+        for phase in plan.times:
+            share = whole_percent(phase.seconds / total)
+            self._row(phase.name, duration(phase.seconds), f"{share:>4}  {phase.limit}")
+        steps = f"{plan.steps:,} steps: {duration(total * plan.steps)}"
+        self._row("step", duration(total), steps, "bold")
+        hour = 3600 / total
+        self._row("samples an hour", short(plan.step_samples * hour))
+        self._row("tokens an hour", short(plan.step_tokens * hour), "sampled")

@@ -17,7 +17,8 @@ from dgpo_cli.ui.ramp import Depth, depth_of, shallower
 NOTE = Style(dim=True, italic=True)  # a note of ours among a model's text
 LEAST_WIDTH = 24  # narrower terminals wrap
 LABEL = 12  # cells of the label of a field
-FACT = 26  # and of a fact
+NUMBER = 7  # of the number behind it
+FACT = 26  # of the label of a fact
 
 Part = str | Text | tuple[str, str | Style]  # of a line: text, or text and its style
 Cell = tuple[str, int] | tuple[str, int, str]  # text, width (below 0: to the right), style
@@ -107,10 +108,31 @@ class Page:
         self.rule()
 
     def field(self, label: str, value: str, style: str = "") -> None:
-        """A label and a value that is visible already, on one line."""
-        self.row((label, LABEL, "dim")).append(
-            self.fit(value, self.width - LABEL), self.style(style)
-        )
+        """A label and a value on one line."""
+        value = self.fit(self.shown(value), self.width - LABEL)
+        self.add((pad(label, LABEL), "dim"), (value, style))
+
+    def value(self, label: str, number: str, style: str = "") -> Text:
+        """A label and a short number in a column of numbers."""
+        return self.row((label, LABEL, "dim"), (number, -NUMBER, style))
+
+    def note(self, *notes: str) -> None:
+        """What belongs to the last line: behind it as long as there is room, the rest below.
+
+        The last of the notes says what the line means and is dim.
+        """
+        line, rest = self.lines[-1], list(notes)
+        assert isinstance(line, Text)
+        while rest and line.cell_len + 2 + len(rest[0]) <= self.width:
+            line.append_text(self.text("  ", (rest[0], "dim" if len(rest) == 1 else "")))
+            rest.pop(0)
+        for each in rest:
+            self.paragraph(each, "dim" if each == rest[-1] else "", indent=4)
+
+    def interval(self, name: str, ends: str, *notes: str) -> None:
+        """A 95% interval and what it is the error of; the view says "95%" once."""
+        self.add((pad(f"  {name}", LABEL), "dim"), f" {ends}")
+        self.note(*notes)
 
     def fields(self, *pairs: tuple[str, str]) -> None:
         """Short labels and values side by side where two or three columns have room."""
@@ -128,7 +150,7 @@ class Page:
             line = self.add((label, "dim"))
             self.paragraph(value, indent=2)
             return line
-        return self.row((label, FACT, "dim")).append(value)
+        return self.add((pad(label, FACT), "dim"), value)
 
     def paragraph(
         self, text: str, style: str = "", *, indent: int = 0, head: Text | None = None

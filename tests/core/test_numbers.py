@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -194,3 +196,22 @@ def test_numbers_near_rounding_and_lengths() -> None:
     assert [numbers.tokens(x) for x in (95.0, 999.96, 12_345.6)] == ["95.0", "1,000", "12,346"]
     assert numbers.counted(1, "step") == "1 step" and numbers.counted(1200, "step") == "1,200 steps"
     assert numbers.cell(None) == numbers.tokens(math.nan) == numbers.ABSENT
+
+
+def test_no_other_module_writes_percentages_or_units_of_bytes() -> None:
+    package = Path(numbers.__file__).parents[1]
+    found = []
+    for path in package.rglob("*.py"):
+        if path.name in ("numbers.py", "cost.py"):  # cost.py: constants that are percentages
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FormattedValue) and node.format_spec is not None:
+                text = ast.unparse(node.format_spec).strip("f'\"")
+                own = text.endswith("%")
+            elif isinstance(node, ast.JoinedStr):
+                text = ast.unparse(node)
+                own = re.search(r"\} ?(%|[KMGT]i?B\b)", text) is not None
+            else:
+                continue
+            found += [f"{path.relative_to(package)}: {text}"] if own else []
+    assert found == []

@@ -338,7 +338,7 @@ def test_verdicts_that_mostly_run_out_of_time_are_told_after_two_steps_with_thei
     (found,) = diagnose(run(2, **late), facts=FACTS)
     assert found.key == "verifier_timeout"
     assert "75% of the checks ran into reward.timeout_s=5" in found.evidence
-    assert "192 of 256 per step, which costs about 240 s of every step" in found.evidence
+    assert "192 of 256 per step, which costs about 4 min 0 s of every step" in found.evidence
     assert "reward.workers=4" in found.evidence
     assert keys(run(20) + run(2, first=21, **late)) == ["verifier_timeout"]
     assert keys(run(20) + run(1, first=21, **late)) == []

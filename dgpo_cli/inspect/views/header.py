@@ -52,13 +52,13 @@ def question(
     page: Page, completion: InspectedCompletion, *, tau: float | None, inspection: Inspection
 ) -> None:
     """What was asked, and what measured the credit; tau: as for `rule_name`."""
-    page.field("prompt", page.shown(completion.prompt))
-    page.field("answer", page.shown(completion.answer) or UNKNOWN)
-    page.field("model", page.shown(inspection.model))
-    page.field("reference", page.shown(inspection.reference))
+    page.field("prompt", completion.prompt)
+    page.field("answer", completion.answer or UNKNOWN)
+    page.field("model", inspection.model)
+    page.field("reference", inspection.reference)
     page.field("credit rule", rule_name(inspection, tau=tau, glyphs=page.glyphs))
     for change in inspection.changes:
-        page.field("changed", page.shown(change_text(change)), "yellow")
+        page.field("changed", change_text(change), "yellow")
 
 
 def outcome(completion: InspectedCompletion, *, glyphs: Glyphs) -> str:

@@ -65,8 +65,8 @@ class _Detail:
         page.field("token", self._whole_name())
         page.field("id", str(token.id))
         page.field("bytes", _bytes(token.hex))
-        page.field("model", page.shown(self.inspection.model))
-        page.field("reference", page.shown(self.inspection.reference))
+        page.field("model", self.inspection.model)
+        page.field("reference", self.inspection.reference)
         page.field("credit rule", rule_name(self.inspection, tau=shown.tau, glyphs=page.glyphs))
         rank = ranked(shown.tokens, top=len(shown.tokens)).index(at) + 1
         page.field("rank", f"{rank:,} of {len(shown.tokens):,} by weight")
@@ -193,7 +193,7 @@ class _Alternatives:
             )
             self._command(page.shown(detail.hint))
             return
-        page.field("policy", page.shown(detail.weights))
+        page.field("policy", detail.weights)
         page.field("temperature", f"{detail.temperature:g}")
         ranks = f"{detail.policy_rank:,} policy, {detail.reference_rank:,} reference"
         page.field("its rank", ranks)
