@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
-from dgpo_cli.cli.guard import FAILED, USAGE
+from dgpo_cli.cli.commands import FAILED, USAGE
 from dgpo_cli.cli.help import CHANGE, OUTPUT, READ
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.numbers import percent

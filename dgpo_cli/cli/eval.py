@@ -1,23 +1,25 @@
-"""dgpo eval: Avg@k, pass@k and maj@k of a model on a benchmark."""
+"""dgpo eval, compare and regrade: scores of a model, of two, and under today's checker."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from dgpo_cli.cli import completion, options, scores
-from dgpo_cli.cli.guard import last_words
-from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
+from dgpo_cli.cli import completion, options
+from dgpo_cli.cli.commands import NOT_REACHED, last_words
+from dgpo_cli.cli.help import CHANGE, OUTPUT, READ, RUN
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.numbers import percent
 from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
     from dgpo_cli.config.layers import Layer
     from dgpo_cli.config.load import Resolved
-    from dgpo_cli.evals.request import EvalRequest, EvalResult
+    from dgpo_cli.core.types import Card, Evaluation
+    from dgpo_cli.evals.request import EvalRequest, EvalResult, Flip, RegradeResult
 
 
 Bench = Annotated[
@@ -123,9 +125,27 @@ WithCard = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
-Json = Annotated[
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of an evaluation, with samples.jsonl.", metavar="DIR", rich_help_panel=READ
+    ),
+]
+Evaluations = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Folders of evaluations, or their report.json; the first is the baseline.",
+        metavar="A B [C ...]",
+        rich_help_panel=READ,
+    ),
+]
+Force = Annotated[
     bool,
-    typer.Option("--json", help="Print the report as JSON.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--force",
+        help="Compare even where protocol, environment or problems differ.",
+        rich_help_panel=READ,
+    ),
 ]
 
 
@@ -155,7 +175,7 @@ def evaluate(
     overrides: options.Set = None,
     seed: options.Seed = None,
     with_card: WithCard = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Evaluate a model: sample each problem k times and report Avg@k with its error.
 
@@ -208,14 +228,60 @@ def evaluate(
     _report(result, least=least, with_card=with_card, as_json=as_json)
 
 
+def compare(evaluations: Evaluations, force: Force = False, as_json: options.Json = False) -> None:
+    """Compare evaluations with the first: the difference with its errors, and what flipped.
+
+    Problems are paired. Runs made under different protocols, in different environments or on
+    different problems are refused.
+
+    Examples:
+      Is the second better than the first?
+        dgpo compare evals/sums-base evals/sums-tiny
+      The differences as JSON
+        dgpo compare evals/sums-base evals/sums-tiny --json
+    """
+    from dgpo_cli.evals import compare as workflow
+    from dgpo_cli.evals.views import comparison, comparison_json
+
+    runs = [comparison_json.read_run(path) for path in evaluations]
+    pairs = workflow.run(runs, force=force)
+    if as_json:
+        console.say_json(comparison_json.to_json(pairs))
+    else:
+        console.show(comparison.render(pairs))
+
+
+def regrade(folder: Folder, as_json: options.Json = False) -> None:
+    """Judge stored samples again with today's answer checker, and list what flipped.
+
+    No model is needed. Outcomes, card and report in the folder are rewritten.
+
+    Examples:
+      List what today's checker judges otherwise
+        dgpo regrade evals/sums-tiny
+      The same as JSON
+        dgpo regrade evals/sums-tiny --json
+    """
+    from dgpo_cli.evals import regrade as workflow
+    from dgpo_cli.live.bars import bars
+
+    with bars() as observer:
+        result = workflow.run(folder, observer=observer)
+    if as_json:
+        from dgpo_cli.evals.request import REGRADE, RegradeJson
+
+        report = _as_data(result.evaluation, result.card)
+        console.say_json(REGRADE.dump(RegradeJson(result.flips, report)))
+    else:
+        _print_flips(result, folder=folder)
+
+
 def parse_columns(text: str | None) -> dict[str, str] | None:
     """Read problem=NAME,answer=NAME, one of them or both.
 
     Raises:
         ConfigError: it has another form.
     """
-    from dgpo_cli.core.errors import ConfigError
-
     if text is None:
         return None
     pairs = [part.partition("=") for part in text.split(",")]
@@ -229,9 +295,7 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
 
 
 def _least(text: str | None, *, k: int) -> float | None:
-    from dgpo_cli.core.errors import ConfigError
-
-    least = scores.parse_share(text)
+    least = parse_share(text)
     if least is not None and k < 2:
         raise ConfigError(f"--min-score {text}: --k 1 has no error to go by; give --k 2 or more")
     return least
@@ -251,7 +315,6 @@ def _sample(resolved: Resolved, request: EvalRequest) -> EvalResult:
 
 
 def _newest_run() -> Path:
-    from dgpo_cli.core.errors import ConfigError
     from dgpo_cli.runs.run_folder import newest_run
 
     found = newest_run(completion.RUNS)
@@ -267,21 +330,21 @@ def _newest_run() -> Path:
 def _report(result: EvalResult, *, least: float | None, with_card: bool, as_json: bool) -> None:
     """Print the report; end with 3 where the score is not shown to reach `least`."""
     if as_json:
-        console.say_json(scores.as_data(result.evaluation, result.card))
+        console.say_json(_as_data(result.evaluation, result.card))
     else:
-        scores.show(result.evaluation, result.card if with_card else None)
+        _show(result.evaluation, result.card if with_card else None)
         console.say(f"written to {result.out}")
         console.suggest(["compare", result.out, "OTHER"])
     if least is None:
         return
-    lower = scores.lower_end(result.evaluation)
+    lower = result.evaluation.rerun_95.low
     if not lower >= least:  # an unknown one is not shown to reach it
         found = "not known" if math.isnan(lower) else f"{percent(lower)}, below it"
         console.error(
             f"--min-score {percent(least)}: the lower end of the 95% interval over reruns "
             f"is {found}"
         )
-        raise typer.Exit(scores.BELOW)
+        raise typer.Exit(NOT_REACHED)
 
 
 def _from_run(
@@ -293,7 +356,6 @@ def _from_run(
     flags: options.Flags,
 ) -> _Subject:
     """Take settings and the newest checkpoint from a run folder."""
-    from dgpo_cli.core.errors import ConfigError
     from dgpo_cli.runs.run_folder import checkpoint_to_load
 
     settings_file = run / "settings.toml"
@@ -313,3 +375,60 @@ def _from_run(
     if adapter is not None:
         raise ConfigError(f"--adapter={adapter}: this run trained no adapter; leave it out")
     return _Subject(resolve({**flags, "model.path": ("--run", str(checkpoint))}), None, name)
+
+
+def parse_share(text: str | None) -> float | None:
+    """Read --min-score: a share from 0 to 1, or percent with the sign.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text is None:
+        return None
+    percent = text.rstrip().endswith("%")
+    try:
+        value = float(text.rstrip().removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    share = value / 100 if percent else value
+    if not 0 <= share <= 1:  # NaN too
+        raise ConfigError(f"--min-score {text}: give a share from 0 to 1, or percent, as in 60%")
+    return share
+
+
+def _as_data(evaluation: Evaluation, card: Card) -> dict[str, Any]:
+    """Return the report as report.json and --json have it."""
+    from dgpo_cli.evals.views import evaluation as report
+
+    return report.to_json(evaluation, card)
+
+
+def _show(evaluation: Evaluation, card: Card | None) -> None:
+    """Print the report, the score last; with a card, what moved the score above it."""
+    from dgpo_cli.evals.views import evaluation as report
+
+    console.show(report.render(evaluation, card))
+
+
+def _print_flips(result: RegradeResult, *, folder: Path) -> None:
+    if result.flips:
+        rows = [("problem", "sample", "answer", "outcome", "extracted")]
+        rows += [_row(flip) for flip in result.flips]
+        console.table(rows, styles=("bold", "", "", "", "dim"))
+    console.say(f"{len(result.flips)} of {result.samples} samples flipped")
+    _show(result.evaluation, None)
+    console.suggest(["compare", folder, "OTHER"])
+
+
+def _row(flip: Flip) -> tuple[str, str, str, str, str]:
+    return (
+        flip.prompt_id,
+        str(flip.index),
+        flip.answer,
+        f"{flip.old} -> {flip.new}",
+        f"{_shown(flip.old_extracted)} -> {_shown(flip.new_extracted)}",
+    )
+
+
+def _shown(extracted: str | None) -> str:
+    return "nothing" if extracted is None else extracted

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from dgpo_cli.cli import options
+from dgpo_cli.cli.commands import NOT_REACHED
 from dgpo_cli.cli.help import CHANGE, MACHINE, OUTPUT
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.ui import console
-
-CANNOT_RUN = 3  # exit code
 
 Gpus = Annotated[
     int | None,
@@ -124,7 +123,7 @@ def plan(
     if apply is not None:
         console.note(f"{apply}: use it with dgpo train --config {apply}")
     if not found.fits or found.not_built:
-        raise typer.Exit(CANNOT_RUN)
+        raise typer.Exit(NOT_REACHED)
     if apply is None and not as_json:
         named = ["--preset", preset] if preset is not None else ["--config", config]
         changes = [word for each in overrides or () for word in ("--set", each)]
@@ -162,7 +161,7 @@ def doctor(
     else:
         console.show(report.render(findings, color=ramp.depth_of(console.stdout())))
     if any(finding.state == "fail" for finding in findings):
-        raise typer.Exit(CANNOT_RUN)
+        raise typer.Exit(NOT_REACHED)
     if not as_json:
         named = ["--config", config] if config is not None else ["--preset", preset or "tiny"]
         console.suggest(["train", *named])

@@ -13,14 +13,11 @@ import typer
 from dgpo_cli import __version__
 from dgpo_cli.cli import completion
 from dgpo_cli.cli.check import check
-from dgpo_cli.cli.commands import Command, Group
-from dgpo_cli.cli.compare import compare
-from dgpo_cli.cli.eval import evaluate
-from dgpo_cli.cli.guard import INTERRUPTED, Guard, take_debug
+from dgpo_cli.cli.commands import INTERRUPTED, Command, Group, Guard, take_debug
+from dgpo_cli.cli.eval import compare, evaluate, regrade
 from dgpo_cli.cli.inspect import inspect
 from dgpo_cli.cli.machine import doctor, plan
 from dgpo_cli.cli.publish import merge, push
-from dgpo_cli.cli.regrade import regrade
 from dgpo_cli.cli.report import report
 from dgpo_cli.cli.rollout import rollout
 from dgpo_cli.cli.serve import serve

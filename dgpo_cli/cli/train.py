@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dgpo_cli.cli import options
-from dgpo_cli.cli.guard import last_words
+from dgpo_cli.cli.commands import last_words
 from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY

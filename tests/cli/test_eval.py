@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.cli import scores
+from dgpo_cli.cli.eval import parse_share
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.digests import write_digests
@@ -105,7 +105,7 @@ def test_a_generated_benchmark_and_a_file_are_run_with_the_settings_as_they_are(
     ("text", "share"), [("0.6", 0.6), ("60%", 0.6), ("60%", 0.6), ("1", 1.0), ("0", 0.0)]
 )
 def test_min_score_is_a_share_or_percent(text: str, share: float) -> None:
-    assert scores.parse_share(text) == pytest.approx(share)
+    assert parse_share(text) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(("least", "code"), [("0.303", 0), ("30.3%", 0), ("0.305", 3), ("1", 3)])
