@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
@@ -107,13 +107,17 @@ def check(
         lines: BinaryIO = sys.stdin.buffer if source == "-" else _open(source, opened)
         if not as_json:
             console.say(HEADER, style="bold")
-        summary = workflow.run(
-            lines,
-            settings=settings,
-            at_once=LINES_AT_ONCE if lines.seekable() else 1,
-            on_case=_say_json if as_json else _say,
-            on_broken=lambda number, why: console.error(f"{name}, line {number}: {why}"),
-        )
+        summary = workflow.CheckSummary()
+        at_once = LINES_AT_ONCE if lines.seekable() else 1
+        found = workflow.judged(lines, settings=settings, at_once=at_once)
+        for each in opened.enter_context(closing(found)):
+            summary.count(each)
+            if isinstance(each, workflow.BrokenLine):
+                console.error(f"{name}, line {each.number}: {each.why}")
+            elif as_json:
+                _say_json(each)
+            else:
+                _say(each)
     if not summary.checked and not summary.broken:
         raise ConfigError(f"{name}: no lines in it")
     _say_summary(summary, as_json=as_json)

@@ -238,30 +238,28 @@ def serve(
             "the network's traffic can read the key"
         )
 
-    def on_ready(url: str, key_file: Path | None) -> None:
-        console.say(f"serving {model} at {url}")
-        console.say(
-            "use it with: --set rollout.backend.kind=vllm-server "
-            f"--set 'rollout.backend.urls=[\"{url}\"]' "
-            f"--set rollout.backend.max_num_seqs={max_num_seqs}"
-            + (f" --set rollout.backend.api_key_env={api_key_env}" if api_key_env else "")
-        )
-        if key_file is not None:
-            console.say(
-                f"the key is in {key_file}: dgpo finds it there on this machine; on other machines "
-                "set DGPO_VLLM_API_KEY to it"
-            )
-        console.flush()
-
-    workflow.run(
+    with workflow.serving(
         flags,
         host=host,
         port=port,
         api_key=key,
         sync_dir=sync_dir,
         startup_timeout_s=startup_timeout_s,
-        on_ready=on_ready,
-    )
+    ) as server:
+        console.say(f"serving {model} at {server.url}")
+        console.say(
+            "use it with: --set rollout.backend.kind=vllm-server "
+            f"--set 'rollout.backend.urls=[\"{server.url}\"]' "
+            f"--set rollout.backend.max_num_seqs={max_num_seqs}"
+            + (f" --set rollout.backend.api_key_env={api_key_env}" if api_key_env else "")
+        )
+        if server.key_file is not None:
+            console.say(
+                f"the key is in {server.key_file}: dgpo finds it there on this machine; on other "
+                "machines set DGPO_VLLM_API_KEY to it"
+            )
+        console.flush()
+        server.wait()
 
 
 def _key(name: str | None) -> str | None:

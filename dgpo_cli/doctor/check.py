@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -77,6 +77,14 @@ class CheckedCase:
         return data | {name: value for name, value in case.rest.items() if name not in data}
 
 
+@dataclass(frozen=True, slots=True)
+class BrokenLine:
+    """A line that cannot be judged."""
+
+    number: int
+    why: str
+
+
 @dataclass(slots=True)
 class CheckSummary:
     """Counts over all lines."""
@@ -105,7 +113,10 @@ class CheckSummary:
         right = self.true_positives + self.false_negatives
         return self.true_positives / right if right else None
 
-    def count(self, checked: CheckedCase) -> None:
+    def count(self, checked: CheckedCase | BrokenLine) -> None:
+        if isinstance(checked, BrokenLine):
+            self.broken += 1
+            return
         self.outcomes[checked.outcome] += 1
         self.agreed += checked.agrees is True
         self.disagreed += checked.agrees is False
@@ -117,55 +128,43 @@ class CheckSummary:
         self.false_negatives += right and not called
 
 
-class _BrokenLine(Exception):
+class _Broken(Exception):
     """What is wrong with a line."""
 
 
-def run(
-    lines: Iterable[bytes],
-    *,
-    settings: RewardSettings,
-    at_once: int,
-    on_case: Callable[[CheckedCase], None],
-    on_broken: Callable[[int, str], None],
-) -> CheckSummary:
-    """Judge each line and hand its verdict to `on_case`, in order; blank lines are no lines.
+def judged(
+    lines: Iterable[bytes], *, settings: RewardSettings, at_once: int
+) -> Generator[CheckedCase | BrokenLine, None, None]:
+    """Judge each line; yield in order what came of it. Blank lines are no lines.
 
     at_once: lines that are read before they are judged; 1 where each verdict is waited for.
-    on_broken: told the number of a line that cannot be judged, and why; the others go on.
 
     Raises:
         DgpoError: the checker's workers cannot be started.
     """
-    summary = CheckSummary()
-    cases = _read(lines, settings=settings, summary=summary, on_broken=on_broken)
+    read = _read(lines, settings=settings)
     with Grader(settings) as grader:
-        while some := list(islice(cases, at_once)):
-            verdicts = grader.grade([case.item for case in some])
-            for case, verdict in zip(some, verdicts, strict=True):
-                checked = CheckedCase(case, verdict.outcome, verdict.extracted)
-                summary.count(checked)
-                on_case(checked)
-    return summary
+        while some := list(islice(read, at_once)):
+            cases = [each for each in some if isinstance(each, Case)]
+            verdicts = iter(grader.grade([case.item for case in cases]))
+            for each in some:
+                if isinstance(each, Case):
+                    verdict = next(verdicts)
+                    yield CheckedCase(each, verdict.outcome, verdict.extracted)
+                else:
+                    yield each
 
 
-def _read(
-    lines: Iterable[bytes],
-    *,
-    settings: RewardSettings,
-    summary: CheckSummary,
-    on_broken: Callable[[int, str], None],
-) -> Iterator[Case]:
+def _read(lines: Iterable[bytes], *, settings: RewardSettings) -> Iterator[Case | BrokenLine]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             case = _case(line, number)
             if (problem := settings.problem_with(case.item.gold)) is not None:
-                raise _BrokenLine(problem)
-        except _BrokenLine as broken:
-            summary.broken += 1
-            on_broken(number, str(broken))
+                raise _Broken(problem)
+        except _Broken as broken:
+            yield BrokenLine(number, str(broken))
         else:
             yield case
 
@@ -174,20 +173,20 @@ def _case(line: bytes, number: int) -> Case:
     try:
         fields = json.loads(line.removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise _BrokenLine(f"no UTF-8 at byte {error.start}") from error
+        raise _Broken(f"no UTF-8 at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
-        raise _BrokenLine(f"no JSON: {error}") from error
+        raise _Broken(f"no JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise _BrokenLine("no JSON object with gold and output")
+        raise _Broken("no JSON object with gold and output")
     gold, output = _take(fields, "gold"), _take(fields, "output")
     if isinstance(gold, int | float) and not isinstance(gold, bool):
         gold = str(gold)
     for name, value in (("gold", gold), ("output", output)):
         if not isinstance(value, str):
-            raise _BrokenLine(f"{name}={value!r:.80} is not text; put it in quotes")
+            raise _Broken(f"{name}={value!r:.80} is not text; put it in quotes")
     want = fields.pop("want", None)
     if want is not None and want not in WANTS:
-        raise _BrokenLine(f"want={want!r:.80}: must be one of {', '.join(WANTS)}")
+        raise _Broken(f"want={want!r:.80}: must be one of {', '.join(WANTS)}")
     reason = _finish_reason(fields.pop("finish_reason", None))
     item = GradeItem(final_answer(gold), output, reason, _starts_in_thought(fields))
     return Case(number, item, want, fields)
@@ -196,7 +195,7 @@ def _case(line: bytes, number: int) -> Case:
 def _take(fields: dict[str, Any], name: str) -> Any:
     if name not in fields:
         known = ", ".join(map(repr, fields)) or "none"
-        raise _BrokenLine(f"no field {name!r} (fields: {known:.200})")
+        raise _Broken(f"no field {name!r} (fields: {known:.200})")
     return fields.pop(name)
 
 
@@ -204,7 +203,7 @@ def _starts_in_thought(fields: dict[str, Any]) -> bool:
     """As the line says, or as its prompt ends."""
     told = fields.pop("starts_in_thought", None)
     if told is not None and not isinstance(told, bool):
-        raise _BrokenLine(f"starts_in_thought={told!r:.80}: must be true or false")
+        raise _Broken(f"starts_in_thought={told!r:.80}: must be true or false")
     prompt = fields.get("prompt")
     return ends_in_thought(prompt) if told is None and isinstance(prompt, str) else told is True
 
@@ -215,4 +214,4 @@ def _finish_reason(value: object) -> FinishReason:
             return "stop"
         case "length":
             return "length"
-    raise _BrokenLine(f"finish_reason={value!r:.80}: must be stop or length")
+    raise _Broken(f"finish_reason={value!r:.80}: must be stop or length")

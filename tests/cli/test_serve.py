@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,9 +24,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(checks, "has_vllm", lambda: True)
     monkeypatch.setattr(options, "reach", lambda model: None)
-    monkeypatch.setattr(
-        workflow, "run", lambda flags, **rest: calls.append({"flags": flags} | rest)
-    )
+
+    @contextmanager
+    def serving(flags: Any, **rest: Any) -> Iterator[SimpleNamespace]:
+        calls.append({"flags": flags} | rest)
+        yield SimpleNamespace(url="http://here", key_file=None, wait=lambda: None)
+
+    monkeypatch.setattr(workflow, "serving", serving)
     return calls
 
 

@@ -61,15 +61,15 @@ def start(mode: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def run(*, port: int, sync_dir: Path | None = None) -> None:
-    serve.run(
+    with serve.serving(
         ServerFlags("m"),
         host="127.0.0.1",
         port=port,
         api_key=None,
         sync_dir=sync_dir,
         startup_timeout_s=1.0,
-        on_ready=lambda url, key: None,
-    )
+    ) as server:
+        server.wait()
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from dgpo_cli.core.digests import check_loaded
 from dgpo_cli.core.errors import BackendError, ConfigError
@@ -48,7 +49,22 @@ def with_room(flags: ServerFlags) -> ServerFlags:
     return replace(flags, adapter=folder, lora_rank=max(flags.lora_rank, adapter_rank(folder)))
 
 
-def run(
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that takes requests. key_file: where its key lies, if it was not given."""
+
+    url: str
+    key_file: Path | None
+    process: OwnedProcess
+
+    def wait(self) -> NoReturn:
+        """Wait until it ends. Raises BackendError: by itself it never should."""
+        code = self.process.wait()
+        raise BackendError(f"vLLM ended with exit code {code}; see its output above")
+
+
+@contextmanager
+def serving(
     flags: ServerFlags,
     *,
     host: str,
@@ -56,19 +72,17 @@ def run(
     api_key: str | None,
     sync_dir: Path | None,
     startup_timeout_s: float,
-    on_ready: Callable[[str, Path | None], None],
-) -> None:
-    """Serve until a signal or the server's own end.
+) -> Iterator[Server]:
+    """Serve while the context is open: it opens when the server takes requests.
 
     Args:
         port: 0 takes a free one.
         api_key: what clients must send; None makes a key and leaves it in a file.
         sync_dir: weights are read only from folders below it; None: from this user's temporary
             folders.
-        on_ready: told the address when the server takes requests, and the file of the key.
 
     Raises:
-        BackendError: the server ended by itself, or never was ready.
+        BackendError: the server never was ready.
         ConfigError: the adapter or sync_dir cannot be read, or the key not be written.
         CheckpointError: model or adapter is a damaged checkpoint.
         KeyboardInterrupt: Ctrl-C.
@@ -101,8 +115,7 @@ def run(
             )
             client = VllmClient(Address(url))
             process.wait_ready(lambda: _is_ready(client), timeout_s=startup_timeout_s)
-            on_ready(url, file)
-            raise BackendError(f"vLLM ended with exit code {process.wait()}; see its output above")
+            yield Server(url, file, process)
         finally:
             if process is not None:
                 process.close()
