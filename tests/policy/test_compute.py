@@ -12,7 +12,6 @@ import torch
 from dgpo_cli.policy import packing
 from dgpo_cli.policy.load import compute_dtype
 from dgpo_cli.policy.policy import Policy, load_policy
-from dgpo_cli.policy.scoring import token_columns, token_logprobs
 from dgpo_cli.policy.settings import LoraAdapter, ModelSettings, NoAdapter
 from tests.policy import tiny
 
@@ -55,7 +54,7 @@ def test_equal_weights_are_exactly_0_apart_in_bfloat16_products(
     folder: Path, dtype: str, lora: bool
 ) -> None:
     policy = policy_of(folder, lora=lora, dtype=dtype, compute="bfloat16")
-    found = token_columns(policy, ROWS, temperature=1.0, reference=True)
+    found = policy.token_columns(ROWS, temperature=1.0, reference=True)
     assert not found.hellinger_sq.any()
 
 
@@ -97,7 +96,7 @@ def test_layers_compile_as_one_graph_and_compute_what_they_did(
     compiled = policy_of(folder, lora=lora, compile=True, gradient_checkpointing=True)
     plain = policy_of(folder, lora=lora, gradient_checkpointing=True)
     torch.testing.assert_close(gradients(compiled), gradients(plain))
-    found = token_columns(compiled, ROWS, temperature=1.0, reference=True)
+    found = compiled.token_columns(ROWS, temperature=1.0, reference=True)
     assert not found.hellinger_sq.any()
 
 
@@ -122,4 +121,4 @@ def test_what_is_not_packed_runs_uncompiled(folder: Path, monkeypatch: pytest.Mo
     policy = policy_of(folder, lora=False, compile=True)
     policy.model.model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False)
     with pytest.raises(AssertionError, match="compiled"):
-        token_logprobs(policy, ROWS, temperature=1.0)
+        policy.token_logprobs(ROWS, temperature=1.0)
