@@ -33,7 +33,9 @@ class ModelSettings(Frozen):
         "adapter for an adapter), or auto: bfloat16 on a GPU that has it, else stored.",
     )
     compile: Annotated[bool, Change.FREE] = Field(
-        False, description="Compile each layer for training: faster after a minute or two."
+        False,
+        description="Compile each layer for training: a fifth faster after two minutes on an H100, but "
+        "equal models are no longer exactly 0 apart (2e-4 at most there).",
     )
     device: Annotated[str, Change.FREE] = Field(
         "auto",
