@@ -280,7 +280,7 @@ def section_pass(bench: Bench) -> None:
         bare = bench.seconds(products)
         with torch.no_grad():
             forward = bench.seconds(run)
-        both = bench.seconds(lambda: run().logprobs.sum().backward())  # noqa: B023
+        both = bench.seconds(lambda: run().logprobs.sum().backward())
         bench.say(
             f"pass {count} tokens {dtype}: time",
             two_products_s=bare,

@@ -34,8 +34,8 @@ class ModelSettings(Frozen):
     )
     compile: Annotated[bool, Change.FREE] = Field(
         False,
-        description="Compile each layer for training: a fifth faster after two minutes on an H100, but "
-        "equal models are no longer exactly 0 apart (2e-4 at most there).",
+        description="Compile each layer for training: a fifth faster on an H100 after two minutes, "
+        "but equal models are no longer exactly 0 apart (2e-4 at most there).",
     )
     device: Annotated[str, Change.FREE] = Field(
         "auto",

@@ -36,9 +36,8 @@ def policy_of(folder: Path, *, lora: bool, **model: Any) -> Policy:
 
 
 def gradients(policy: Policy) -> torch.Tensor:
-    rows = ROWS
     with policy.training():
-        token_logprobs(policy, rows, temperature=1.0).sum().backward()
+        policy.token_logprobs(ROWS, temperature=1.0).sum().backward()
     return torch.cat([p.grad.flatten() for _, p in policy.trainable() if p.grad is not None])
 
 
