@@ -1,7 +1,8 @@
 
 // Crosshair, x axis, smoothing, hiding curves, any metric large, on the page of dgpo report. Python
-// drew every chart with all its axes; this reads the numbers back from the paths, moves what is
-// drawn, and writes nothing but what it smoothed, and bands, in the form of the axis. Without it the page shows the same curves.
+// drew every chart with all its axes: this reads the numbers back from the paths and moves what is
+// drawn. It writes no numbers but those of bands and of what it smoothed, in the form of the axis.
+// Without it the page shows the same curves.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const AXES = ["step", "time", "tokens"];
@@ -104,7 +105,7 @@ function move({ svg, y: drawn, shown: { x, y, seen } }) {
   let below = [];
   for (const each of seen) {
     const { at, size } = each.points;
-    each.xs = each.ys.map((_, i) => place(at[state.axis][i], x));
+    each.xs = at[state.axis].map((here) => place(here, x));
     const span = Math.max(1, state.span / size);
     const isSmooth = span > 1 && (each.raw || isStacked);
     each.shown = isSmooth ? smoothed(each.ys, span) : each.ys;
