@@ -71,7 +71,8 @@ def expected(chart: Chart, *, width: float, height: float) -> tuple[list[Shape],
 
 
 def agrees(found: Visit, key: str, chart: Chart) -> None:
-    """What is seen of a chart is what Python draws of this one."""
+    """What is seen of a chart, also of one that is not in sight, is what Python draws of this."""
+    found("charts.forEach(draw)")
     sizes = [(WIDE, HEIGHT + 40), (WIDTH, HEIGHT)] if key == "reward" else [(WIDTH, HEIGHT)]
     for (width, height), seen, ticks in zip(
         sizes, found(SEEN, key), found(TICKS, key), strict=True
@@ -153,6 +154,7 @@ def test_what_is_left_when_a_curve_is_hidden_is_drawn_as_if_it_were_alone(
         if len(chart.lines) < 2:
             continue
         found.page.locator(f"[data-chart={key}] .key").first.click()
+        found("charts.forEach(draw)")
         seen = found(TICKS, key)[0]
         alone = replace(chart, lines=chart.lines[1:], labelled=False)
         y = frame(alone, width=WIDTH, height=HEIGHT).y

@@ -80,8 +80,26 @@ function stretches(values) {
   return found;
 }
 
+// Only charts in sight are drawn anew; the others when they come.
+const watcher = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    const chart = [...charts].find(({ figure }) => figure === target);
+    if (!chart) continue;
+    chart.isSeen = isIntersecting;
+    if (isIntersecting && chart.isStale) draw(chart);
+    else if (isIntersecting) cross(chart);
+  }
+}, { rootMargin: "200px" });
+
+function drawAll() {
+  for (const chart of charts) chart.isStale = true;
+  for (const chart of charts) if (chart.isSeen) draw(chart);
+}
+
 // Draws a chart anew: on the x axis that is chosen, on the y axis of the curves that are seen.
 function draw(chart) {
+  chart.plots ??= all(chart.figure, ".plot").map(read);
+  chart.isStale = false;
   const hidden = chart.keys.reduce((set, key, at) => set + (key.getAttribute("aria-pressed") === "false" ? 2 ** at : 0), 0);
   for (const plot of chart.plots) {
     const raw = "stacked" in plot.svg.dataset && state.span < data.span ? "raw" : "";
@@ -146,7 +164,7 @@ function names(series, y) {
 // The crosshair of all charts: where the pointer or the keys are, by the number on the x axis.
 function point(chart, here) {
   Object.assign(state, { chart, here });
-  charts.forEach(cross);
+  for (const each of charts) if (each.isSeen || each === chart) cross(each);
 }
 
 function nearest({ ys, points }) {
@@ -196,8 +214,9 @@ function written(value, [size, digits, unit], log) {
 
 function add(figure) {
   const chart = {
+    figure,
     title: figure.querySelector("h3").textContent,
-    plots: all(figure, ".plot").map(read),
+    isStale: true,
     keys: all(figure, ".key"),
     readout: figure.querySelector(".readout"),
   };
@@ -208,21 +227,20 @@ function add(figure) {
       draw(chart);
     });
   }
-  for (const plot of chart.plots) listen(chart, plot);
-  draw(chart);
+  all(figure, ".plot").forEach((svg, at) => listen(chart, svg, at));
+  watcher.observe(figure);
   return chart;
 }
 
-function listen(chart, plot) {
-  const { svg } = plot;
+function listen(chart, svg, at) {
   svg.tabIndex = 0;
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
-    point(chart, valueAt(((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width, plot.shown.x));
+    point(chart, valueAt(((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width, chart.plots[at].shown.x));
   });
   for (const end of ["pointerleave", "blur"]) svg.addEventListener(end, () => point(null, null));
   svg.addEventListener("keydown", (event) => {
-    const xs = [...new Set(plot.shown.seen.flatMap((each) => each.ys.map((_, at) => each.points.at[state.axis][at])))];
+    const xs = [...new Set(chart.plots[at].shown.seen.flatMap((each) => each.ys.map((_, i) => each.points.at[state.axis][i])))];
     xs.sort((a, b) => a - b);
     if (!xs.length || event.altKey || event.metaKey || event.ctrlKey) return;
     const now = state.here === null ? xs.length : xs.findIndex((x) => x >= state.here);
@@ -239,7 +257,7 @@ const originals = Object.fromEntries(all(document, "figure[data-chart]").map((ea
 all(document, "figure[data-chart]").forEach(add);
 all(document, 'input[name="axis"]').forEach((radio, axis) => radio.addEventListener("change", () => {
   Object.assign(state, { axis, here: null });
-  charts.forEach(draw);
+  drawAll();
 }));
 const span = document.getElementById("span");
 const most = Math.max(2, data.longest) / 2; // the slider is logarithmic
@@ -250,7 +268,7 @@ span.value = state.span > 1 ? Math.round((100 * Math.log(state.span)) / Math.log
 span.addEventListener("input", () => {
   state.span = span.valueAsNumber ? Math.max(2, Math.round(most ** (span.valueAsNumber / 100))) : 1;
   tellSpan();
-  charts.forEach(draw);
+  drawAll();
 });
 tellSpan();
 const search = document.getElementById("search");
@@ -271,8 +289,10 @@ for (const button of all(document, ".metric")) {
     document.getElementById("chosen").replaceChildren(figure);
     charts.delete(large);
     large = add(figure);
+    draw(large);
     figure.scrollIntoView({ block: "nearest" });
   });
 }
+addEventListener("beforeprint", () => charts.forEach(draw));
 for (const part of all(document, ".controls")) part.hidden = false;
 document.documentElement.classList.add("scripted");
