@@ -43,6 +43,9 @@ _PLACES = (
     (re.compile(r"process \d+ on \S+, since [\d-]+ [\d:]+"), "process <pid> on <host>, <time>"),
     (re.compile(r'(?<="tensorboard": {"id": )"[0-9a-f]{8}"'), '"<random>"'),
     (re.compile(r"dgpo-cli \d\S+|dgpo \d+\.\d+\.\d+"), "dgpo <version>"),
+    # The folder of the embedded model is written into these, so they depend on where dgpo lies.
+    (re.compile(r"^[0-9a-f]{64}(?=  (?:README\.md|adapter_config\.json)$)", re.M), "<digest>"),
+    (re.compile(r'(?<="size": )\d+(?=,\s+"written": )'), '"<size>"'),
     (re.compile(r"http://127\.0\.0\.1:\d+"), "http://127.0.0.1:<port>"),
 )
 
