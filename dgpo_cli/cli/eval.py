@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,6 @@ from dgpo_cli.core.numbers import percent
 from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
-    from dgpo_cli.config.layers import Layer
     from dgpo_cli.config.load import Resolved
     from dgpo_cli.core.types import Card, Evaluation
     from dgpo_cli.evals.request import EvalRequest, EvalResult, Flip, RegradeResult
@@ -149,14 +148,6 @@ Force = Annotated[
 ]
 
 
-class _Subject(NamedTuple):
-    """What is evaluated: settings, the adapter on the model, if any, and a name for files."""
-
-    resolved: Resolved
-    adapter: Path | None
-    name: str
-
-
 def evaluate(
     bench: Bench,
     k: K = 32,
@@ -199,17 +190,18 @@ def evaluate(
     names = parse_columns(columns)
     from dgpo_cli.config.checks import check_built
     from dgpo_cli.config.protocols import SETTINGS, load_protocol
-    from dgpo_cli.evals.request import EvalRequest
+    from dgpo_cli.evals.request import EvalRequest, Subject, trained
     from dgpo_cli.prompts.benchmarks import protocol_of
 
     chosen = load_protocol(protocol or protocol_of(bench) or SETTINGS)
     layer = None if chosen is None else chosen.layer()
     flags = options.flags_of(model__path=("--model", model), seed=("--seed", seed))
     if run is not None:
-        subject = _from_run(run, adapter=adapter, protocol=layer, overrides=overrides, flags=flags)
+        resolved = options.resolve_run(run, protocol=layer, overrides=overrides, flags=flags)
+        subject = trained(run, resolved, adapter=adapter, observer=console.Notes())
     else:
         resolved = options.resolve(preset=preset, protocol=layer, overrides=overrides, flags=flags)
-        subject = _Subject(resolved, adapter, preset or Path(str(model)).name)
+        subject = Subject(resolved, adapter, preset or Path(str(model)).name)
     check_built(subject.resolved.settings, training=False)
     request = EvalRequest(
         bench=bench,
@@ -345,36 +337,6 @@ def _report(result: EvalResult, *, least: float | None, with_card: bool, as_json
             f"is {found}"
         )
         raise typer.Exit(NOT_REACHED)
-
-
-def _from_run(
-    run: Path,
-    *,
-    adapter: Path | None,
-    protocol: Layer | None,
-    overrides: list[str] | None,
-    flags: options.Flags,
-) -> _Subject:
-    """Take settings and the newest checkpoint from a run folder."""
-    from dgpo_cli.runs.run_folder import checkpoint_to_load
-
-    settings_file = run / "settings.toml"
-    if not settings_file.is_file():
-        raise ConfigError(f"--run={run}: no settings.toml in it; give the folder of a training run")
-    checkpoint = checkpoint_to_load(run, step=None, observer=console.Notes())
-    name = run.resolve().name
-
-    def resolve(flags: options.Flags) -> Resolved:
-        return options.resolve(
-            config=settings_file, protocol=protocol, overrides=overrides, flags=flags
-        )
-
-    resolved = resolve(flags)
-    if resolved.settings.adapter.kind == "lora":
-        return _Subject(resolved, adapter or checkpoint, name)
-    if adapter is not None:
-        raise ConfigError(f"--adapter={adapter}: this run trained no adapter; leave it out")
-    return _Subject(resolve({**flags, "model.path": ("--run", str(checkpoint))}), None, name)
 
 
 def parse_share(text: str | None) -> float | None:

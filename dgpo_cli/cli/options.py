@@ -141,8 +141,14 @@ def changing(
     return changed
 
 
-def resolve_run(run: Path, *, overrides: list[str] | None = None) -> Resolved:
-    """Take the settings of a run folder.
+def resolve_run(
+    run: Path,
+    *,
+    protocol: Layer | None = None,
+    overrides: list[str] | None = None,
+    flags: Flags | None = None,
+) -> Resolved:
+    """Take the settings of a run folder, with changes or without.
 
     Raises:
         ConfigError: it is none.
@@ -150,7 +156,7 @@ def resolve_run(run: Path, *, overrides: list[str] | None = None) -> Resolved:
     settings_file = run / "settings.toml"
     if not settings_file.is_file():
         raise ConfigError(f"{run}: no settings.toml in it; give the folder of a training run")
-    return resolve(config=settings_file, overrides=overrides, flags={})
+    return resolve(config=settings_file, protocol=protocol, overrides=overrides, flags=flags or {})
 
 
 def print_settings(resolved: Resolved, names: Collection[str] | None = None) -> None:

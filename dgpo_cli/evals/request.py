@@ -7,9 +7,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dgpo_cli.config.layers import Layer
+from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.protocols import Protocol
 from dgpo_cli.core.codec import Format
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.events import Observer
 from dgpo_cli.core.types import Card, Evaluation, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is evaluated: settings, the adapter on the model, if any, and a name for files."""
+
+    resolved: Resolved
+    adapter: Path | None
+    name: str
+
+
+def trained(run: Path, resolved: Resolved, *, adapter: Path | None, observer: Observer) -> Subject:
+    """Return the newest checkpoint of a run folder, under these settings.
+
+    adapter: another one to put on the model of a run that trained an adapter.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+        ConfigError: the run trained no adapter, and one is given.
+    """
+    from dgpo_cli.runs.run_folder import checkpoint_to_load
+
+    checkpoint = checkpoint_to_load(run, step=None, observer=observer)
+    name = run.resolve().name
+    if resolved.settings.adapter.kind == "lora":
+        return Subject(resolved, adapter or checkpoint, name)
+    if adapter is not None:
+        raise ConfigError(f"--adapter={adapter}: this run trained no adapter; leave it out")
+    model = Layer("--run", {"model": {"path": str(checkpoint)}})
+    return Subject(layered(resolved, model), None, name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.core.digests import write_digests
 from dgpo_cli.core.formats import TrainerState
 from dgpo_cli.core.types import Card, Evaluation, Interval
+from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.evals.request import EvalResult, Flip, RegradeResult
 from dgpo_cli.prompts import benchmarks
 from tests.cli.conftest import Install
@@ -37,11 +38,11 @@ def test_the_report_is_printed_with_its_folder(workflow: Install, result: EvalRe
 
 
 def test_json_is_the_report_with_its_card(workflow: Install, result: EvalResult) -> None:
-    calls = workflow("evaluate", returns=result)
+    workflow("evaluate", returns=result)
     data = json.loads(dgpo(*TINY, "--json").stdout)
     assert (data["avg_at_k"], data["version"], data["card_key"]) == (0.5, 1, CARD.key)
     assert data["card"]["protocol"] == CARD.protocol
-    calls[0]["save"](result.out, result.evaluation, CARD)
+    EvalFolder(result.out).write_report(result.evaluation, CARD)
     assert json.loads((result.out / "report.json").read_text()) == data
 
 
