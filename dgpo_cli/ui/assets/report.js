@@ -233,14 +233,18 @@ function add(figure) {
 }
 
 function listen(chart, svg, at) {
+  const shown = () => {
+    if (!chart.plots) draw(chart);
+    return chart.plots[at].shown;
+  };
   svg.tabIndex = 0;
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
-    point(chart, valueAt(((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width, chart.plots[at].shown.x));
+    point(chart, valueAt(((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width, shown().x));
   });
   for (const end of ["pointerleave", "blur"]) svg.addEventListener(end, () => point(null, null));
   svg.addEventListener("keydown", (event) => {
-    const xs = [...new Set(chart.plots[at].shown.seen.flatMap((each) => each.ys.map((_, i) => each.points.at[state.axis][i])))];
+    const xs = [...new Set(shown().seen.flatMap((each) => each.ys.map((_, i) => each.points.at[state.axis][i])))];
     xs.sort((a, b) => a - b);
     if (!xs.length || event.altKey || event.metaKey || event.ctrlKey) return;
     const now = state.here === null ? xs.length : xs.findIndex((x) => x >= state.here);
