@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
-from pathlib import Path
+
+import psutil
 
 from dgpo_cli.live.state import Memory
 
@@ -16,19 +16,15 @@ def memory() -> Memory:
     now = _resident()
     return Memory(
         now=now,
-        peak=max(now or 0, _peak()),  # the kernel brings its own up to date only now and then
+        peak=max(now, _peak()),  # the kernel brings its own up to date only now and then
         device=device,
         device_peak=device_peak,
         device_total=device_total,
     )
 
 
-def _resident() -> int | None:
-    try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except OSError:
-        return None
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+def _resident() -> int:
+    return int(psutil.Process().memory_info().rss)
 
 
 def _peak() -> int:

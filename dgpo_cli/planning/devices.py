@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
+
+import psutil
 
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.planning.budget import Device
@@ -112,12 +113,8 @@ def host_memory() -> tuple[int, int]:
 
     A container's limit counts where it is lower than the machine's.
     """
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    free = total
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
+    memory = psutil.virtual_memory()
+    total, free = memory.total, memory.available
     for limit_file, used_file in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         (

@@ -1,7 +1,9 @@
-"""What is told of a server that ended."""
+"""What is told of a server that ended, and what is ended with it."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,17 @@ def test_the_reason_is_the_first_exception_or_the_last_line(
     [told, kept] = process.reason().removesuffix(")").split(" (the whole log: ")
     assert told == reason
     assert Path(kept).read_text() == text and kept != str(process.log)
+
+
+def test_only_the_processes_of_the_session_are_killed() -> None:
+    command = ["sleep", "60"]
+    with (
+        subprocess.Popen(command, start_new_session=True) as inside,
+        subprocess.Popen(command) as outside,
+    ):
+        try:
+            vllm_process._kill_session(inside.pid)
+            assert inside.wait(timeout=20) == -signal.SIGKILL
+            assert outside.poll() is None
+        finally:
+            outside.kill()

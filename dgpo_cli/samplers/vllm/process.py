@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 from dgpo_cli.core.errors import BackendError
 from dgpo_cli.samplers.guard import KEEP
 
@@ -139,16 +141,10 @@ def _put_aside(text: str) -> Path:
 
 
 def _kill_session(session: int) -> None:
-    if sys.platform != "linux":
-        return
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                fields = Path(entry.path, "stat").read_text(errors="replace").rpartition(")")[2]
-                if int(fields.split()[3]) == session:
-                    os.kill(int(entry.name), signal.SIGKILL)
-            except OSError:
-                continue
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError):  # it has ended, or is not ours
+            if os.getsid(pid) == session:
+                os.kill(pid, signal.SIGKILL)
 
 
 def _python_path() -> str:
