@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dgpo_cli.core.errors import without_logins
-from dgpo_cli.core.types import Diagnosis, Evaluation, ScoredGroup, StepMetrics
+
+if TYPE_CHECKING:
+    from dgpo_cli.core.types import Diagnosis, Evaluation, ScoredGroup, StepMetrics
 
 
 @dataclass(frozen=True, slots=True)

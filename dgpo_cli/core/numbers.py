@@ -12,8 +12,10 @@ import math
 import re
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from dgpo_cli.core.types import Interval
+if TYPE_CHECKING:
+    from dgpo_cli.core.types import Interval
 
 UNKNOWN = "unknown"  # a number that exists and is not known
 ABSENT = "-"  # a cell of a table that has no number at all

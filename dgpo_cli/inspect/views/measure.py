@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dgpo_cli.core.token_texts import MAX_PARTS, REPLACEMENT
-from dgpo_cli.core.types import InspectedCompletion, InspectedToken
 from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.ramp import GROWING, RAMPS, Depth, Ramp
+
+if TYPE_CHECKING:
+    from dgpo_cli.core.types import InspectedCompletion, InspectedToken
 
 What = Literal["weight", "hellinger", "entropy", "score", "advantage", "logprob"]
 
