@@ -39,7 +39,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float, *, whole: bool = False) -> str:
-    """A time in two or three digits: 12.3 ms, 1.23 s, 4 min 10 s, 3 h 12 min, 2 d 5 h.
+    """A time in two or three digits: 12.3 ms, 0.123 s, 1.23 s, 4 min 10 s, 3 h 12 min, 2 d 5 h.
 
     whole: without a fraction of a second, for what counts up or down on a screen.
     """
@@ -60,7 +60,7 @@ def duration(seconds: float, *, whole: bool = False) -> str:
 def _seconds(seconds: float) -> str:
     if seconds <= 0:
         return "0 s"
-    if seconds >= 0.9995:
+    if seconds >= 0.09995:
         return f"{_three(seconds)} s"
     return f"{_three(1000.0 * seconds)} ms"
 
@@ -126,13 +126,17 @@ def decimal(value: float, *, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else _beyond(value)
 
 
-def fraction(value: float, *, digits: int = 5) -> str:
-    """A fraction with enough digits that only 1 itself reads as 1."""
+def fraction(value: float, *, digits: int = 5, most: int = 12) -> str:
+    """A fraction with enough digits, up to `most`, that only 1 itself reads as 1."""
     if not math.isfinite(value):
         return UNKNOWN
-    while digits < 12 and value < 1.0 and float(f"{value:.{digits}f}") == 1.0:
+    text = f"{value:.{digits}f}"
+    while value < 1.0 and float(text) == 1.0:
+        if digits == most:
+            return f">0.{'9' * digits}"
         digits += 1
-    return f"{value:.{digits}f}"
+        text = f"{value:.{digits}f}"
+    return text
 
 
 def error(value: float) -> str:

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from dgpo_cli.algo.credit.target import NOISE_SHARE
+from dgpo_cli.core.numbers import fraction as written
 from dgpo_cli.core.numbers import scientific, whole_percent
 from dgpo_cli.core.types import StepMetrics
 
@@ -47,7 +48,7 @@ class CreditHealth:
         was, self._even = self._even, fraction >= (UNEVEN if self._even else EVEN)
         if was or not self._even:
             return None
-        head = f"credit is GRPO's at this step: effective fraction {_shown(fraction)}"
+        head = f"credit is GRPO's at this step: effective fraction {written(fraction)}"
         distance = metrics["policy/hellinger_sq_p99"]
         if noise_floor is not None and distance <= noise_floor:
             most = f"99% below {scientific(distance)}" if distance else "0 at 99% of the tokens"
@@ -97,8 +98,3 @@ class TauHealth:
 def _factor(exponent: float) -> str:
     """exp(exponent) for people: 1.2, 30, 1e+05, or beyond any number."""
     return f"{math.exp(exponent):.2g}" if exponent < 100 else "1e+43 and more"
-
-
-def _shown(fraction: float) -> str:
-    """Write a fraction near 1 with the digits that tell it from 1."""
-    return next((f"{fraction:.{n}f}" for n in range(4, 8) if float(f"{fraction:.{n}f}") < 1), "1")

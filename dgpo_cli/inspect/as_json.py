@@ -71,7 +71,7 @@ class Invariants:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Share of the weight that the most weighted 1, 5 and 10 % of the tokens hold.
+    """Share of the weight that the most weighted 1, 5 and 10% of the tokens hold.
 
     The token at the border counts in part, so that equal weights give 0.01, 0.05 and 0.1.
     """

@@ -139,7 +139,7 @@ def lengths(state: PanelState, page: Page) -> list[Text]:
 def credit(state: PanelState, page: Page) -> list[Text]:
     """How far the credit is from GRPO's: effective fraction 1 and largest weight 1 are GRPO."""
     facts = (
-        ("credit/effective_fraction", "effective", partial(numbers.fraction, digits=4)),
+        ("credit/effective_fraction", "effective", partial(numbers.fraction, digits=4, most=5)),
         ("credit/weight_max", "largest w", "{:.2f}".format),
         ("policy/hellinger_sq_mean", "d", numbers.scientific),
         ("credit/weight_p99", "p99 w", "{:.2f}".format),

@@ -34,7 +34,7 @@ _FIELDS = (
     _Field("completion/length_mean", 4, lambda v: f"len {tokens(v)}"),
     _Field("policy/entropy", 6, lambda v: f"entropy {decimal(v, digits=2)}"),
     _Field("policy/hellinger_sq_mean", 5, lambda v: f"d {scientific(v)}"),
-    _Field("credit/effective_fraction", 3, lambda v: f"eff {fraction(v, digits=3)}"),
+    _Field("credit/effective_fraction", 3, lambda v: f"eff {fraction(v, digits=3, most=5)}"),
     _Field("loss/clip_frac", 8, lambda v: f"clip {percent(v)}"),
     _Field("optim/grad_norm", 7, lambda v: f"|g| {decimal(v, digits=2)}"),
     _Field("time/step_s", 1, duration),

@@ -61,23 +61,24 @@ def test_nothing_is_said_before_the_policy_has_moved_or_where_nothing_is_known()
         (
             metrics(1.0, largest=5e-10, p99=0.0),
             6e-5,
-            "effective fraction 1; d (0 at 99% of the tokens) is within its noise (6.0e-05): the "
+            "effective fraction 1.00000; d (0 at 99% of the tokens) is within its noise (6.0e-05): "
+            "the "
             "policy has hardly moved",
         ),
         (
             metrics(0.9995, **{"credit/held_by_noise": 0.75, "credit/held_by_cap": 0.1}),
             1e-12,
-            "0.9995; the noise of d holds tau up in 75% of the completions",
+            "0.99950; the noise of d holds tau up in 75% of the completions",
         ),
         (
             metrics(0.9995, **{"credit/held_by_noise": 0.0, "credit/held_by_cap": 0.9}),
             1e-12,
-            "0.9995; credit.max_weight holds tau up in 90% of the completions",
+            "0.99950; credit.max_weight holds tau up in 90% of the completions",
         ),
         (
             metrics(0.999, **{"credit/held_by_noise": 0.0}),  # a target of 0.999
             1e-12,
-            "effective fraction 0.9990; see credit.target_ess",
+            "effective fraction 0.99900; see credit.target_ess",
         ),
     ],
 )

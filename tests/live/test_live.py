@@ -243,9 +243,10 @@ def test_ctrl_c_ends_after_the_step_and_leaves_a_usable_terminal(tmp_path: Path)
 BUSY = """
 import hashlib, sys
 from pathlib import Path
+from dgpo_cli.core.events import phase
 from dgpo_cli.live.live import Panel
 view = Panel(name="b", out=Path("runs/x"), steps=10, eval_every=0)
-with view, view.phase("sampling", total=100, unit="completions") as advance:
+with view, phase(view, "sampling", total=100, unit="completions") as advance:
     advance(50)  # its rate is another in every frame
     while not Path(sys.argv[1]).exists():  # C code that lets other threads run, but no handler
         hashlib.pbkdf2_hmac("sha256", b"", b"", 1_500_000)

@@ -26,7 +26,7 @@ METRICS = {
 }
 FULL = (
     "step  12/100  reward 0.61  correct 61%  len 38.2  entropy 0.21  d 3.1e-03  eff 0.999  "
-    "clip 0.1%  |g| 0.34  1.02 s  8.1k tok/s"
+    "clip 0.1%  |g| 0.34  1.02 s  8,120 tok/s"
 )
 DRAW = """
 import sys, time
@@ -66,7 +66,7 @@ def test_the_step_line_loses_whole_fields_until_it_fits() -> None:
 def test_a_missing_or_strange_metric_is_no_crash() -> None:
     assert step_line(3, {}, total=None, width=80) == "step 3"
     odd = {"reward/mean": float("nan"), "optim/grad_norm": float("inf"), "other": 1.0}
-    assert step_line(3, odd, total=None, width=80) == "step 3  reward nan  |g| inf"
+    assert step_line(3, odd, total=None, width=80) == "step 3  reward unknown  |g| inf"
 
 
 def test_off_a_terminal_only_the_step_lines_appear(capsys: pytest.CaptureFixture[str]) -> None:

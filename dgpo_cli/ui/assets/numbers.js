@@ -75,10 +75,13 @@ function signed(value) {
   return (value < 0 ? "-" : "+") + (far >= 1e-3 && far < 999.5 ? three(far) : short(far));
 }
 
-function fraction(value, digits = 5) {
+function fraction(value) {
   if (!Number.isFinite(value)) return UNKNOWN;
-  while (digits < 12 && value < 1 && Number(fixed(value, digits)) === 1) digits += 1;
-  return fixed(value, digits);
+  for (let digits = 5; digits <= 12; digits += 1) {
+    const text = fixed(value, digits);
+    if (value >= 1 || Number(text) !== 1) return text;
+  }
+  return `>0.${"9".repeat(12)}`;
 }
 
 function percent(share, digits = 1) {
