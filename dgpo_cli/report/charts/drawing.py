@@ -393,7 +393,10 @@ def _stroke(points: Sequence[tuple[float, float]], *, place: Frame) -> str:
         _decimal(b - a, digits) for p, q in pairwise(rounded) for a, b in zip(p, q, strict=True)
     ]
     first = ",".join(_decimal(each, digits) for each in rounded[0])
-    rest = "".join(each if each[0] == "-" else f" {each}" for each in steps)
+    rest = "".join(  # a sign starts a number, and so does a second point
+        each if each[0] == "-" or (each[0] == "." and "." in before) else f" {each}"
+        for before, each in pairwise(["", *steps])
+    )
     return f"M{first}{'l' * bool(rest)}{rest.removeprefix(' ')}"
 
 

@@ -83,14 +83,7 @@ def axis(
         if held:
             return _log_axis(min(held), max(held), start=start, end=end)
         held = [1.0]  # nothing to show: any axis will do
-    low, high = (min(held), max(held)) if held else (0.0, 1.0)
-    if ceiling is not None and high - ceiling <= _ROUNDING * abs(ceiling):
-        high = ceiling
-    if not high > low:
-        margin = 0.5 if whole else abs(low) * 0.1 or 1.0
-        low, high = low - margin, high + margin
-        if floor is not None:
-            low = max(low, floor) if max(low, floor) < high else low
+    low, high = _ends(held, floor=floor, ceiling=ceiling, margin=0.5 if whole else None)
     step = _nice_step((high - low) / max(1, count - 1))
     if whole and not step.is_integer():  # 2.5, or below 1
         step = 5.0 if step > 1.0 else 1.0
@@ -100,6 +93,20 @@ def axis(
     last = math.floor(high / step + 1e-9)
     ticks = tuple(_clean(at * step) for at in range(first, last + 1))
     return Axis(low=low, high=high, start=start, end=end, log=False, ticks=ticks)
+
+
+def _ends(
+    held: Sequence[float], *, floor: float | None, ceiling: float | None, margin: float | None
+) -> tuple[float, float]:
+    """The ends of these numbers, apart by a margin where they are one."""
+    low, high = (min(held), max(held)) if held else (0.0, 1.0)
+    if ceiling is not None and high - ceiling <= _ROUNDING * abs(ceiling):
+        high = ceiling
+    if high > low:
+        return low, high
+    margin = margin or abs(low) * 0.1 or 1.0
+    low, high = low - margin, high + margin
+    return (max(low, floor), high) if floor is not None and floor < high else (low, high)
 
 
 def _log_axis(low: float, high: float, *, start: float, end: float) -> Axis:
