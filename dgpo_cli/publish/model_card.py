@@ -6,11 +6,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dgpo_cli import __version__
 from dgpo_cli.core.numbers import cell, short
 from dgpo_cli.core.types import SettingChange
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 _CURVE_ROWS = 11
 _ENDS = 5  # steps that the first and last mean are over
@@ -23,6 +26,17 @@ _CURVE = (
 )
 # Settings that could hold an address or a key; they say nothing of the model.
 _LEFT_OUT = ("url", "urls", "api_key", "password", "secret", "host")
+
+
+@dataclass(frozen=True, slots=True)
+class CardEvaluation:
+    """A score of the weights that are pushed. dataset, revision: on the hub; None if not there."""
+
+    bench: str
+    k: int
+    avg_at_k: float
+    dataset: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,7 @@ class CardFacts:
     settings: Mapping[str, Any]
     changes: Sequence[SettingChange]
     metrics: Sequence[Mapping[str, float | None]]
+    evaluations: Sequence[CardEvaluation] = ()
 
 
 def model_card(facts: CardFacts) -> str:
@@ -62,13 +77,34 @@ def model_card(facts: CardFacts) -> str:
 
 
 def _metadata(facts: CardFacts) -> str:
-    lines = ["---", f"library_name: {'peft' if facts.is_adapter else 'transformers'}"]
-    lines += ["pipeline_tag: text-generation"]
-    if facts.base_is_on_hub:
-        lines += [f"base_model: {json.dumps(facts.base)}"]
-        lines += [f"base_model_relation: {'adapter' if facts.is_adapter else 'finetune'}"]
-    tags = ["dgpo", "reinforcement-learning", *(["lora"] if facts.is_adapter else [])]
-    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+    from huggingface_hub import ModelCardData
+
+    on_hub, relation = facts.base_is_on_hub, "adapter" if facts.is_adapter else "finetune"
+    data = ModelCardData(
+        library_name="peft" if facts.is_adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=["dgpo", "reinforcement-learning", *(["lora"] if facts.is_adapter else [])],
+        model_name=_plain(facts.title) if facts.evaluations else None,
+        eval_results=list(map(_result, facts.evaluations)) or None,
+        base_model=facts.base if on_hub else None,
+        base_model_relation=relation if on_hub else None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _result(evaluation: CardEvaluation) -> EvalResult:
+    """Return what the hub shows of an evaluation, as a share."""
+    from huggingface_hub import EvalResult
+
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type=evaluation.dataset or evaluation.bench,
+        dataset_name=evaluation.bench,
+        dataset_revision=evaluation.revision,
+        metric_type=f"avg@{evaluation.k}",
+        metric_name=f"Avg@{evaluation.k}",
+        metric_value=evaluation.avg_at_k,
+    )
 
 
 def _summary(facts: CardFacts) -> str:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.core.digests import OPTIMIZER, STATE, SUMS
-from dgpo_cli.core.errors import CheckpointError, ConfigError, HubError
+from dgpo_cli.core.errors import CheckpointError, ConfigError, DataError, HubError
 from dgpo_cli.core.events import Observer, tell
+from dgpo_cli.core.formats import EVAL
 from dgpo_cli.core.io import naming
 from dgpo_cli.core.numbers import size
+from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.policy.settings import EMBEDDED_TINY
-from dgpo_cli.publish.model_card import CardFacts, model_card
+from dgpo_cli.publish.model_card import CardEvaluation, CardFacts, model_card
 from dgpo_cli.runs.carried import FILE as CARRIED
 from dgpo_cli.runs.carried import WAITING_FILE
 from dgpo_cli.runs.history import read_changes, resolved_until
@@ -192,7 +196,22 @@ def _facts(resolved: Resolved, *, run: Path, checkpoint: Path, folder: Path) -> 
         settings=settings | {"model.path": _name_of(model.path)},
         changes=tuple(each for each in changes if each.step < step),
         metrics=[line for line in RunFolder(run).read_metrics() if (line["step"] or 0) <= step],
+        evaluations=tuple(_evaluations(RunFolder(run), step=step)),
     )
+
+
+def _evaluations(run: RunFolder, *, step: int) -> Iterator[CardEvaluation]:
+    """Yield what training measured of the weights after `step` steps."""
+    for line in run.read_evals():
+        if line["step"] == step:
+            found = EVAL.read(line, where=str(run.evals_file))
+            dataset = revision = None
+            with suppress(DataError):  # the folder of the evaluation may be gone
+                protocol = EvalFolder(run.eval_dir(step)).read_card().protocol
+                if protocol.get("revision"):  # else it is a file, or generated
+                    dataset, revision = protocol.get("dataset"), protocol["revision"]
+            bench = PurePath(found.bench).name
+            yield CardEvaluation(bench, found.k, found.avg_at_k, dataset, revision)
 
 
 def _name_of(model: str) -> str:

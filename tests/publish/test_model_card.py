@@ -11,7 +11,7 @@ from dgpo_cli import __version__
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.core.types import SettingChange
-from dgpo_cli.publish.model_card import CardFacts, model_card
+from dgpo_cli.publish.model_card import CardEvaluation, CardFacts, model_card
 
 METRICS = [
     {"step": float(n), "reward/mean": n / 100, "completion/length_mean": 30.0 + n}
@@ -53,6 +53,20 @@ def test_the_hub_reads_base_kind_and_library() -> None:
     plain = metadata(card(is_adapter=False))
     assert (plain["library_name"], plain["base_model_relation"]) == ("transformers", "finetune")
     assert "base_model" not in metadata(card(base="folder", base_is_on_hub=False))
+
+
+def test_the_hub_reads_the_scores_of_the_weights_that_are_pushed() -> None:
+    aime = CardEvaluation("aime2024", 32, 0.6, "Maxwell-Jia/AIME_2024", "abc")
+    own = CardEvaluation("a.jsonl", 8, 0.25)
+    found = metadata(card(title="x: y", evaluations=(aime, own)))["model-index"]
+    assert found[0]["name"] == "x- y"
+    hub, local = found[0]["results"]
+    assert hub["dataset"] == {
+        "name": "aime2024", "type": "Maxwell-Jia/AIME_2024", "revision": "abc",
+    }  # fmt: skip
+    assert hub["metrics"] == [{"name": "Avg@32", "type": "avg@32", "value": 0.6}]
+    assert local["dataset"] == {"name": "a.jsonl", "type": "a.jsonl"}
+    assert "model-index" not in metadata(card())
 
 
 def test_base_revision_version_and_every_setting_are_told() -> None:
