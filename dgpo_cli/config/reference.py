@@ -31,6 +31,8 @@ _USED_BY: Mapping[str, tuple[str, ...]] = {
     "model": (*_SAMPLE, *_PLAN, "merge"),
     "model.path": (*_SAMPLE, *_PLAN, "merge", "push"),
     "model.revision": (*_SAMPLE, *_PLAN, "merge", "push"),
+    "model.compute": (*_SAMPLE, *_PLAN),
+    "model.compile": ("train",),
     "model.gradient_checkpointing": ("train", *_PLAN),
     "model.trust_remote_code": (*_SAMPLE, "merge"),
     "adapter": ("train", *_PLAN, "merge"),

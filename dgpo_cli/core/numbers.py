@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # types need pydantic, which `dgpo --help` can do without
     from dgpo_cli.core.types import Interval
 
 UNKNOWN = "unknown"  # a number that exists and is not known

@@ -42,7 +42,13 @@ SELDOM = (
         "reward.",
         "loss.kind",
     ),
-    *("rollout.top", "rollout.max_rounds", "rollout.backend.kind", "model.revision"),
+    *(
+        "rollout.top",
+        "rollout.max_rounds",
+        "rollout.backend.kind",
+        "model.revision",
+        "train.rollouts_every",
+    ),
 )
 
 

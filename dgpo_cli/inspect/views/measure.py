@@ -12,7 +12,7 @@ from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.ramp import GROWING, RAMPS, Depth, Ramp
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the command line reads What from here
     from dgpo_cli.core.types import InspectedCompletion, InspectedToken
 
 What = Literal["weight", "hellinger", "entropy", "score", "advantage", "logprob"]
