@@ -29,7 +29,8 @@ import torch
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.core.types import Completion
-from dgpo_cli.evals import evaluate, regrade, rollout
+from dgpo_cli.engine import setup
+from dgpo_cli.evals import evaluate, regrade
 from dgpo_cli.evals.request import EvalRequest
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.samplers.base import SamplingParams
@@ -81,7 +82,7 @@ def completions(count: int, *, tokens: int) -> list[Completion]:
 @contextmanager
 def sampler(make: Callable[..., Any]) -> Iterator[None]:
     """Put another sampler in the place of the settings' one."""
-    names = vars(rollout)
+    names = vars(setup)
     before, names["make_sampler"] = names["make_sampler"], make
     try:
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from dgpo_cli.algo.advantages import scored_group
 from dgpo_cli.algo.credit import DgpoCredit
@@ -43,7 +43,8 @@ class Engine:
     """Holds the policy, the sampler and the grader, and counts the optimiser updates.
 
     Any part may be missing for a command that does not need it: without a grader `score` cannot
-    be called, and so on.
+    be called, and so on. `training_engine` and `sampling_engine` build one from settings. As a
+    context it ends the workers of its grader.
     """
 
     def __init__(
@@ -62,10 +63,17 @@ class Engine:
         self.policy_version = 0
         self.noise_floor: float | None = None
         self.sampler = sampler
-        self._grader = grader
+        self.grader = grader
         self.observer = observer
         self._watch = Stopwatch(_settle(policy))
         self._learner: Learner | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.grader is not None:
+            self.grader.close()
 
     def twin(self, settings: Settings, *, grader: Grader) -> Engine:
         """Return an engine under other settings on the same policy and sampler, to evaluate."""
@@ -131,14 +139,14 @@ class Engine:
 
     def score(self, groups: Sequence[Group]) -> list[ScoredGroup]:
         """Check every completion's answer and compute the advantages of each group."""
-        assert self._grader is not None
+        assert self.grader is not None
         with self._watch.phase("score"):
             items = [
                 GradeItem(g.prompt.answer, c.text, c.finish_reason, c.starts_in_thought)
                 for g in groups
                 for c in g.completions
             ]
-            verdicts = iter(self._grader.grade(items))
+            verdicts = iter(self.grader.grade(items))
             scored = []
             for group in groups:
                 own = tuple(next(verdicts) for _ in group.completions)

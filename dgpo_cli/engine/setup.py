@@ -1,12 +1,113 @@
-"""Builds the parts of an engine from settings."""
+"""Builds an engine and its parts from settings."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.events import NOBODY, Observer, tell
 from dgpo_cli.core.seeds import derive_seed
-from dgpo_cli.policy.policy import Policy
+from dgpo_cli.engine.engine import Engine
+from dgpo_cli.engine.optimizers import build_optimizer
+from dgpo_cli.policy.policy import Policy, load_for_sampling, load_policy
+from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.samplers.base import Sampler
 from dgpo_cli.samplers.settings import HfBackend
+
+if TYPE_CHECKING:
+    import torch
+
+
+def training_engine(
+    settings: Settings, *, checkpoint: Path | None = None, observer: Observer = NOBODY
+) -> Engine:
+    """Load the policy and its reference; return an engine with all four verbs.
+
+    Sets torch's threads, and the seed of the global generators, which dropout draws from. Use the
+    engine as a context: its end ends the workers that check answers.
+
+    Args:
+        checkpoint: folder of a checkpoint whose weights the policy takes.
+        observer: is told of notes on the model and how far long work is.
+
+    Raises:
+        ModelError: the model, adapter or checkpoint cannot be loaded.
+        ConfigError: the settings do not fit the machine.
+
+    Example:
+        >>> from dgpo_cli import load_settings, training_engine
+        >>> with training_engine(load_settings("tiny")) as engine:
+        ...     print(f"{engine.policy.parameter_counts()['trained']:,} parameters are trained")
+        567,872 parameters are trained
+    """
+    set_threads(settings.train.threads)
+    seed_everything(settings.seed)
+    policy = load_policy(
+        settings.model,
+        adapter=settings.adapter,
+        seed=settings.seed,
+        with_reference=settings.credit.needs_reference,
+        checkpoint=checkpoint,
+    )
+    optim = settings.optim
+    return _engine(
+        settings,
+        policy=policy,
+        optimizer=build_optimizer(
+            policy,
+            kind=optim.kind,
+            lr=optim.lr,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+        ),
+        observer=observer,
+    )
+
+
+def sampling_engine(
+    settings: Settings, *, adapter: Path | None = None, observer: Observer = NOBODY
+) -> Engine:
+    """Load a model; return an engine that can sample and score, with no reference or optimiser.
+
+    Args:
+        adapter: folder of a saved adapter to sample with.
+        observer: is told of notes on the model and how far long work is.
+
+    Raises:
+        ModelError: the model or adapter cannot be loaded.
+
+    Example:
+        >>> from dgpo_cli import Message, Prompt, load_settings, sampling_engine
+        >>> prompt = Prompt("a sum", (Message("user", "12+7?"),), answer="19", source="typed")
+        >>> with sampling_engine(load_settings("tiny")) as engine:
+        ...     (group,) = engine.score(engine.sample([prompt], seeds=[[1, 2]]))
+        >>> [verdict.outcome for verdict in group.verdicts]
+        ['correct', 'correct']
+    """
+    set_threads(settings.train.threads)
+    policy = load_for_sampling(settings.model, adapter=adapter)
+    return _engine(settings, policy=policy, optimizer=None, observer=observer)
+
+
+def _engine(
+    settings: Settings,
+    *,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer | None,
+    observer: Observer,
+) -> Engine:
+    for note in policy.notes:
+        tell(observer, note)
+    return Engine(
+        settings,
+        policy=policy,
+        sampler=make_sampler(settings, policy=policy),
+        grader=Grader(settings.reward, observer=observer),
+        optimizer=optimizer,
+        observer=observer,
+    )
 
 
 def make_sampler(settings: Settings, *, policy: Policy) -> Sampler:

@@ -19,17 +19,17 @@ from dgpo_cli.core.events import Observer, phase, tell
 from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.core.types import Card, Prompt
 from dgpo_cli.engine.engine import Engine
+from dgpo_cli.engine.setup import sampling_engine
 from dgpo_cli.evals.card import build_card
 from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.evals.request import EvalRequest, EvalResult
-from dgpo_cli.evals.rollout import sampling_engine
 from dgpo_cli.evals.samples import REMEDY, Key, Sample, SampleFile, sample_line, sample_of
 from dgpo_cli.evals.second import ask_again
 from dgpo_cli.evals.tally import report_of
 from dgpo_cli.prompts.benchmarks import Benchmark, benchmark_names, load_benchmark
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from dgpo_cli.rewards.answer import CHECKER_VERSION
-from dgpo_cli.rewards.grader import Grader, check_answers
+from dgpo_cli.rewards.grader import check_answers
 
 Missing = tuple[Prompt, int]  # a problem and the number of one of its samples
 _DEFAULT_BATCH = 1024  # completions, for a sampler whose settings do not say
@@ -63,13 +63,7 @@ def run(
     benchmark = load(resolved, request=request, observer=observer)
     for note in benchmark.notes:
         tell(observer, note)
-    with Grader(settings.reward, observer=observer) as grader:
-        engine = sampling_engine(
-            resolved,
-            adapter=request.adapter,
-            grader=grader,
-            observer=observer,
-        )
+    with sampling_engine(settings, adapter=request.adapter, observer=observer) as engine:
         card = build_card(
             resolved,
             protocol=request.protocol,
@@ -86,7 +80,6 @@ def run(
                 benchmark.prompts,
                 k=request.k,
                 folder=folder,
-                grader=grader,
                 observer=observer,
             )
             if request.second_opinion:
@@ -148,7 +141,6 @@ def fill(
     *,
     k: int,
     folder: EvalFolder,
-    grader: Grader,
     observer: Observer,
     should_stop: Callable[[], bool] = lambda: False,
     redraw: str | None = None,
@@ -161,7 +153,6 @@ def fill(
     is judged and on the disk before the next begins.
 
     Args:
-        grader: the engine's; its workers start before the first batch, if there is one.
         should_stop: asked before every batch; where it is true, what is there is returned.
         redraw: draw all anew where a sample that is there is damaged, and say this.
 
@@ -185,8 +176,8 @@ def fill(
             observer,
             f"{folder.path}: {kept} of {len(wanted)} samples are there, drawing the others",
         )
-    if missing:
-        grader.start()
+    if missing and engine.grader is not None:
+        engine.grader.start()
     before = len(samples)
     engine.take_times()
     try:

@@ -12,11 +12,10 @@ from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.types import Prompt, ScoredGroup
 from dgpo_cli.engine.engine import Engine
-from dgpo_cli.engine.setup import completion_seeds, make_sampler, set_threads
-from dgpo_cli.policy.policy import load_for_sampling
+from dgpo_cli.engine.setup import completion_seeds, sampling_engine
 from dgpo_cli.prompts.benchmarks import load_benchmark
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
-from dgpo_cli.rewards.grader import Grader, check_answers
+from dgpo_cli.rewards.grader import check_answers
 from dgpo_cli.runs.rollouts import rollout_lines, write_lines
 
 
@@ -49,8 +48,7 @@ def run(
     settings = resolved.settings
     prompts = read_source(resolved, source=source, observer=observer)[:limit]
     check_answers(prompts, reward=settings.reward)
-    with Grader(settings.reward, observer=observer) as grader:
-        engine = sampling_engine(resolved, adapter=adapter, grader=grader, observer=observer)
+    with sampling_engine(settings, adapter=adapter, observer=observer) as engine:
         prompts = fitting(engine, prompts, observer=observer)
         seeds = completion_seeds(
             settings.seed,
@@ -78,28 +76,6 @@ def read_source(resolved: Resolved, *, source: str, observer: Observer) -> tuple
     for note in benchmark.notes:
         tell(observer, note)
     return benchmark.prompts
-
-
-def sampling_engine(
-    resolved: Resolved,
-    *,
-    adapter: Path | None,
-    grader: Grader,
-    observer: Observer,
-) -> Engine:
-    """Return an engine that can sample and score, with no reference and no optimiser."""
-    settings = resolved.settings
-    set_threads(settings.train.threads)
-    policy = load_for_sampling(settings.model, adapter=adapter)
-    for note in policy.notes:
-        tell(observer, note)
-    return Engine(
-        settings,
-        policy=policy,
-        sampler=make_sampler(settings, policy=policy),
-        grader=grader,
-        observer=observer,
-    )
 
 
 def fitting(

@@ -8,17 +8,13 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from dgpo_cli.config.dump import dump_toml
-from dgpo_cli.config.settings import Settings
 from dgpo_cli.core import io
 from dgpo_cli.core.events import Ended, Observer, Observers, tell
 from dgpo_cli.core.schema import Change
 from dgpo_cli.diagnosis.stored_run import Watch
 from dgpo_cli.engine.checkpoint import load_state, load_trainer
 from dgpo_cli.engine.engine import Engine
-from dgpo_cli.engine.optimizers import build_optimizer
-from dgpo_cli.engine.setup import make_sampler, seed_everything, set_threads
-from dgpo_cli.policy.policy import load_policy
-from dgpo_cli.rewards.grader import Grader
+from dgpo_cli.engine.setup import training_engine
 from dgpo_cli.runs.history import record_changes
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train.collect import starting_collector
@@ -43,10 +39,7 @@ def started(
     evaluations = None
     if settings.eval.every:  # its benchmark is loaded before anything large is
         evaluations = RunEvaluations(standing.resolved, folder=folder, observer=observers)
-    set_threads(settings.train.threads)
-    seed_everything(settings.seed)
-    grader = Grader(settings.reward, observer=observers)
-    engine = _engine(settings, checkpoint=checkpoint, grader=grader, observer=observers)
+    engine = training_engine(settings, checkpoint=checkpoint, observer=observers)
     prompts = open_training_prompts(
         settings, prompt_length=engine.prompt_length, observer=observers
     )
@@ -61,41 +54,11 @@ def started(
         observer=observers,
     )
     _take_up(run, standing=standing, checkpoint=checkpoint)
-    # The grader is closed before the batches: what is being scored ahead ends then.
-    with run.batches, grader, evaluations or nullcontext(), run.interrupt, _end_of(observers):
+    # The engine's end comes before the batches': what is being scored ahead ends then.
+    with run.batches, engine, evaluations or nullcontext(), run.interrupt, _end_of(observers):
         observers.add(Watch(settings, folder=folder, observer=observers))
         observers.add(Tracking(standing.resolved, folder=folder, step=run.step, observer=observers))
         yield run
-
-
-def _engine(
-    settings: Settings, *, checkpoint: Path | None, grader: Grader, observer: Observer
-) -> Engine:
-    policy = load_policy(
-        settings.model,
-        adapter=settings.adapter,
-        seed=settings.seed,
-        with_reference=settings.credit.needs_reference,
-        checkpoint=checkpoint,
-    )
-    optim = settings.optim
-    sampler = make_sampler(settings, policy=policy)
-    optimizer = build_optimizer(
-        policy,
-        kind=optim.kind,
-        lr=optim.lr,
-        betas=(optim.beta1, optim.beta2),
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-    )
-    return Engine(
-        settings,
-        policy=policy,
-        sampler=sampler,
-        grader=grader,
-        optimizer=optimizer,
-        observer=observer,
-    )
 
 
 def _take_up(run: TrainingRun, *, standing: Standing, checkpoint: Path | None) -> None:
@@ -127,8 +90,6 @@ def _describe(engine: Engine, *, observer: Observer) -> None:
     policy = engine.policy
     counts, packed = policy.parameter_counts(), policy.packed_count()
     in_4_bits = f" ({packed:,} in 4 bits)" if packed else ""
-    for note in policy.notes:
-        tell(observer, note)
     tell(
         observer,
         f"{engine.settings.model.path}: {counts['held']:,} parameters held{in_4_bits}, "

@@ -136,7 +136,6 @@ class RunEvaluations:
                 self._benchmark.prompts,
                 k=self._own.k,
                 folder=target,
-                grader=self._grader,
                 observer=self._observer,
                 should_stop=lambda: interrupt.requested,
                 redraw=f"evaluating again after step {step}",

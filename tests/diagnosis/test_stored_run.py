@@ -30,10 +30,11 @@ from dgpo_cli.diagnosis.stored_run import (
     gone_text,
     unread_example,
 )
+from dgpo_cli.engine import setup
 from dgpo_cli.rewards.protocol import Check
 from dgpo_cli.rewards.settings import IntegerReward
 from dgpo_cli.runs.run_folder import RunFolder
-from dgpo_cli.train import start, train
+from dgpo_cli.train import train
 from dgpo_cli.ui import console
 from tests.recorder import Recorder
 from tests.train.test_train import SMALL
@@ -78,8 +79,8 @@ def _less_sure(completion: Completion) -> Completion:
 
 
 def _unsure_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = start.make_sampler
-    monkeypatch.setattr(start, "make_sampler", lambda *a, **k: _Unsure(real(*a, **k)))
+    real = setup.make_sampler
+    monkeypatch.setattr(setup, "make_sampler", lambda *a, **k: _Unsure(real(*a, **k)))
 
 
 def _nan(monkeypatch: pytest.MonkeyPatch) -> None:

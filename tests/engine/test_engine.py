@@ -54,7 +54,7 @@ def test_sample_encodes_by_the_template_and_keeps_the_order(policy: Policy) -> N
 def test_score_keeps_the_order_and_gives_group_advantages(policy: Policy) -> None:
     engine = make_engine(policy)
     scored = rollout(engine)
-    grader: Any = engine._grader
+    grader: Any = engine.grader
     assert [(i.gold, i.text) for i in grader.items] == [
         (answer, text) for answer, texts in zip(ANSWERS, TEXTS, strict=True) for text in texts
     ]

@@ -13,7 +13,8 @@ import pytest
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.core.events import Observer
 from dgpo_cli.core.types import Completion
-from dgpo_cli.evals import evaluate, rollout
+from dgpo_cli.engine import setup
+from dgpo_cli.evals import evaluate
 from dgpo_cli.evals.request import EvalRequest, EvalResult
 from dgpo_cli.samplers.base import SamplingParams
 from tests.recorder import Notes
@@ -67,7 +68,7 @@ def boxed(seed: int) -> str:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, sampler: Asked) -> Asked:
-    monkeypatch.setattr(rollout, "make_sampler", lambda settings, *, policy: sampler)
+    monkeypatch.setattr(setup, "make_sampler", lambda settings, *, policy: sampler)
     return sampler
 
 

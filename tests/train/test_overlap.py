@@ -21,6 +21,7 @@ from dgpo_cli.core.digests import write_digests
 from dgpo_cli.core.errors import BackendError, CalledOff, CheckpointError
 from dgpo_cli.core.events import Observers
 from dgpo_cli.core.types import StepMetrics
+from dgpo_cli.engine import setup
 from dgpo_cli.engine.checkpoint import load_state
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.inspect.rollout_file import read_lines
@@ -28,7 +29,7 @@ from dgpo_cli.policy.policy import Policy, load_policy
 from dgpo_cli.runs.carried import WAITING_FILE as FILE
 from dgpo_cli.runs.rollouts import RolloutLine
 from dgpo_cli.runs.run_folder import RunFolder
-from dgpo_cli.train import start, train
+from dgpo_cli.train import train
 from tests.recorder import AtStep, Killed, Notes, Recorder
 from tests.train.remote import LIMIT_S, THREAD, TwinSampler, sampling_threads
 from tests.train.test_train import numbers, weights
@@ -59,7 +60,7 @@ class Case:
         self.events: list[str] = []
         self.sampler: TwinSampler
         self.engine: Engine
-        monkeypatch.setattr(start, "make_sampler", self._make)
+        monkeypatch.setattr(setup, "make_sampler", self._make)
 
     def _make(self, settings: Any, *, policy: Policy) -> TwinSampler:
         self.sampler = TwinSampler(policy, on_sample=lambda number: self.on_sample(number))
