@@ -176,9 +176,13 @@ def _held(chart: Chart) -> Iterator[tuple[str, tuple[float, ...]]]:
 
 def _tops(columns: Sequence[Values], *, sets: Iterable[int]) -> Iterator[float]:
     """For each set of hidden columns, the largest sum of the others."""
-    for hidden in sets:
-        seen = [column for at, column in enumerate(columns) if not hidden >> at & 1]
-        yield max((sum(y or 0.0 for y in parts) for parts in zip(*seen, strict=True)), default=0.0)
+    sums = {0: [0.0] * max(map(len, columns), default=0)}
+    for seen in range(1, 2 ** len(columns)):
+        least = seen & -seen  # one column more than in a set that is there
+        ys = columns[least.bit_length() - 1]
+        sums[seen] = [a + (y or 0.0) for a, y in zip(sums[seen ^ least], ys, strict=True)]
+    whole = 2 ** len(columns) - 1
+    return (max(sums[whole ^ hidden], default=0.0) for hidden in sets)
 
 
 def _extent(line: Line) -> tuple[float, ...]:
