@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar, get_origin, get_type_hints
 
@@ -156,6 +156,11 @@ class Format(Generic[T]):
                 del data[name]
         return {self._stamp: self.version, **data} if self._stamp else data
 
+    def to_json(self, value: T) -> dict[str, Any]:
+        """Return `dump` as it comes back from a file: null for NaN, lists for tuples."""
+        found: dict[str, Any] = jsonable(self.dump(value))
+        return found
+
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema of what dgpo writes."""
         describer = _PartDescriber if self._partial else _Describer
@@ -187,17 +192,23 @@ class _PartDescriber(_Describer):
         return False
 
 
+@cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
 def filled(kind: type[T], *sources: object, **own: Any) -> T:
     """Make a dataclass: each field from `own`, or else from the first source that has its name.
 
     What neither has is left to its default.
     """
-    found = dict(own)
-    for name in (field.name for field in fields(kind)):  # type: ignore[arg-type]
-        source = next((each for each in sources if name not in found and hasattr(each, name)), None)
-        if source is not None:
-            found[name] = getattr(source, name)
-    return kind(**found)
+    for name in _field_names(kind):  # type: ignore[arg-type]
+        if name not in own:
+            for source in sources:
+                if hasattr(source, name):
+                    own[name] = getattr(source, name)
+                    break
+    return kind(**own)
 
 
 def encoded(value: Any, *, indent: int | None = None, compact: bool = False) -> str:

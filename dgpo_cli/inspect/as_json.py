@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dgpo_cli.core.codec import Format, encoded, filled, jsonable
+from dgpo_cli.core.codec import Format, encoded, filled
 from dgpo_cli.core.schema import Count, Real, Text, TokenId, doc
 from dgpo_cli.core.types import (
     FinishReason,
@@ -201,8 +201,9 @@ COMPLETION, TOKEN = Format(InspectedJson), Format(Token)
 
 def to_json(inspection: Inspection) -> dict[str, Any]:
     """Return the whole of it."""
+    size = inspection.vocab_size
     completions = [
-        _completion(each) | {"tokens": list(_tokens(each, vocab_size=inspection.vocab_size))}
+        _completion(each) | {"tokens": list(map(TOKEN.to_json, _tokens(each, vocab_size=size)))}
         for each in inspection.completions
     ]
     return _head(inspection) | {"completions": completions}
@@ -214,7 +215,7 @@ def chunks(inspection: Inspection) -> Iterator[str]:
     for number, each in enumerate(inspection.completions):
         yield (",\n" if number else "\n") + _opened(_completion(each), last="tokens")
         for at, token in enumerate(_tokens(each, vocab_size=inspection.vocab_size)):
-            yield (",\n" if at else "\n") + encoded(token)
+            yield (",\n" if at else "\n") + encoded(TOKEN.dump(token))
         yield "]}"
     yield "]}\n"
 
@@ -234,8 +235,7 @@ def _head(inspection: Inspection) -> dict[str, Any]:
         detail=_detail(inspection.detail),
         completions=(),
     )
-    found: dict[str, Any] = jsonable(INSPECTION.dump(head))
-    return found
+    return INSPECTION.to_json(head)
 
 
 def _detail(detail: TokenDetail | None) -> DetailJson | None:
@@ -270,19 +270,18 @@ def _completion(shown: InspectedCompletion) -> dict[str, Any]:
         stored=None if shown.stored is None else _stored(shown.stored),
         tokens=(),
     )
-    found: dict[str, Any] = jsonable(COMPLETION.dump(completion))
-    return found
+    return COMPLETION.to_json(completion)
 
 
 def _stored(stored: StoredCredit) -> Stored:
     return filled(Stored, stored, parameters=dict(stored.parameters))
 
 
-def _tokens(shown: InspectedCompletion, *, vocab_size: int) -> Iterator[dict[str, Any]]:
+def _tokens(shown: InspectedCompletion, *, vocab_size: int) -> Iterator[Token]:
     """Yield the tokens in order, each with its rank by weight, from 1."""
     ranks = {at: rank for rank, at in enumerate(ranked(shown.tokens, top=len(shown.tokens)), 1)}
     for at, token in enumerate(shown.tokens):
-        made = filled(
+        yield filled(
             Token,
             token,
             bytes=token.hex or None,
@@ -290,4 +289,3 @@ def _tokens(shown: InspectedCompletion, *, vocab_size: int) -> Iterator[dict[str
             advantage=token.weight * shown.advantage,
             rank=ranks[at],
         )
-        yield jsonable(TOKEN.dump(made))

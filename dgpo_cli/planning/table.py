@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from dgpo_cli.core.codec import Format, filled, jsonable
+from dgpo_cli.core.codec import Format, filled
 from dgpo_cli.core.numbers import duration, short, size, whole_percent
 from dgpo_cli.planning.budget import Change, Phase, Plan
 from dgpo_cli.ui.page import Page, View
@@ -51,7 +51,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         step_seconds=plan.step_seconds or None,
         after_peak_bytes=plan.after.peak if plan.after else None,
     )
-    data: dict[str, Any] = jsonable(PLAN.dump(document))
+    data = PLAN.to_json(document)
     extra = ("version", *(name for name in data if name not in Plan.__dataclass_fields__))
     return data | {name: data.pop(name) for name in dict.fromkeys(extra)}
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dgpo_cli.core.codec import Format, filled, jsonable
+from dgpo_cli.core.codec import Format, filled
 from dgpo_cli.core.schema import Count, Real, Text, Whole
 from dgpo_cli.core.types import Diagnosis, RunRecord, SettingChange, StoredCheckpoint, StoredSetting
 from dgpo_cli.report.facts import reward_ends
@@ -75,8 +75,7 @@ REPORT = Format(ReportJson, name="report", what="dgpo report --json", stamp="ver
 
 def to_json(records: Sequence[RunRecord]) -> dict[str, Any]:
     """The report of these runs; numbers that are unknown are null."""
-    found: dict[str, Any] = jsonable(REPORT.dump(ReportJson(tuple(map(_run, records)))))
-    return found
+    return REPORT.to_json(ReportJson(tuple(map(_run, records))))
 
 
 def _run(record: RunRecord) -> RunJson:

@@ -90,7 +90,7 @@ def training_lines(
             advantage=advantages[row],
             vocab_size=vocab_size,
             credit=credit,
-            tau=_nine_digits(taus[row]),
+            tau=None if math.isnan(taus[row]) else _nine_digits(taus[row]),
             noise_floor=batch.stats.noise_floor,
             **{
                 name: tuple(map(_nine_digits, column[row][:length]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
 from markupsafe import Markup, escape
 
-from dgpo_cli.core.codec import jsonable
+from dgpo_cli.core.codec import encoded, jsonable
 from dgpo_cli.core.text import visible, visible_lines
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
@@ -89,7 +88,7 @@ def _is_safe(value: object) -> bool:
 
 def json_text(data: Any) -> str:
     """Data as JSON that can stand in a script element: ASCII, and no character of HTML in it."""
-    text = json.dumps(jsonable(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = encoded(jsonable(data), compact=True)
     return text.translate(_IN_A_SCRIPT)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.core.codec import Format, filled, jsonable, parsed
+from dgpo_cli.core.codec import Format, filled, parsed
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.io import read_bytes
 from dgpo_cli.core.schema import Count, Real, Text
@@ -77,9 +77,7 @@ def read_run(path: Path) -> Run:
 
 def to_json(pairs: Sequence[Pair]) -> dict[str, Any]:
     """The documented data of a comparison."""
-    document = ComparisonJson(_run(pairs[0].before), tuple(map(_compared, pairs)))
-    data: dict[str, Any] = jsonable(COMPARISON.dump(document))
-    return data
+    return COMPARISON.to_json(ComparisonJson(_run(pairs[0].before), tuple(map(_compared, pairs))))
 
 
 def _compared(pair: Pair) -> ComparedJson:

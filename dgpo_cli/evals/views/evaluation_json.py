@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dgpo_cli.core.codec import filled, jsonable
+from dgpo_cli.core.codec import filled
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.formats import EVALUATION, EvaluationReport
 from dgpo_cli.core.types import Card, Evaluation
@@ -28,7 +28,7 @@ def to_json(evaluation: Evaluation, card: Card | None = None) -> dict[str, Any]:
         card=card,
         card_key=None if card is None else card.key,
     )
-    data: dict[str, Any] = jsonable(EVALUATION.dump(report))
+    data = EVALUATION.to_json(report)
     return data | {name: data.pop(name) for name in _LAST}
 
 
