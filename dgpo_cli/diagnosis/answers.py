@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dgpo_cli.core.numbers import duration, whole_percent
 from dgpo_cli.core.types import Diagnosis
-from dgpo_cli.diagnosis.facts import Facts, FindUnread, Unread
+from dgpo_cli.diagnosis.facts import Facts, FindUnread, UnreadExample
 from dgpo_cli.diagnosis.history import History
 
 # Share of completions from which one failure decides the reward of most groups.
@@ -73,7 +73,7 @@ def no_answer(history: History, facts: Facts, find: FindUnread) -> Diagnosis | N
     )
 
 
-def _readable(facts: Facts, example: Unread | None) -> str:
+def _readable(facts: Facts, example: UnreadExample | None) -> str:
     if example is not None and example.readable_as is not None:
         return (
             f"--set reward.extract={example.readable_as}: that finds an answer in most completions "

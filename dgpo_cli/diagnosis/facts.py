@@ -39,7 +39,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class UnreadExample:
     """A completion in which no answer was found, to show its user.
 
     ending: its last characters, as the model wrote them: untrusted, made visible where it is shown.
@@ -52,9 +52,9 @@ class Unread:
     in_thought: bool = False
 
 
-FindUnread = Callable[[], Unread | None]
+FindUnread = Callable[[], UnreadExample | None]
 
 
-def no_example() -> Unread | None:
+def no_example() -> UnreadExample | None:
     """Say that there is no completion to show."""
     return None

@@ -20,7 +20,7 @@ from dgpo_cli.core.events import NOBODY, Diagnosed, Event, Observer, StepDone, t
 from dgpo_cli.core.thinking import OPENER, after_thinking, ends_in_thought
 from dgpo_cli.core.types import Diagnosis, StepMetrics
 from dgpo_cli.diagnosis.diagnose import EXPLAINS, diagnose
-from dgpo_cli.diagnosis.facts import Facts, Unread
+from dgpo_cli.diagnosis.facts import Facts, UnreadExample
 from dgpo_cli.diagnosis.history import FIRST, LAST, Line
 from dgpo_cli.engine.tolerance import logprob_tolerance
 from dgpo_cli.prompts.settings import SumsPrompts
@@ -44,7 +44,7 @@ assert set(_FORMS) == set(get_args(Extract))
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class DiagnosisChange:
     """What a step has changed of a run's diagnoses."""
 
     appeared: tuple[Diagnosis, ...] = ()
@@ -72,7 +72,7 @@ class Watch:
         self._start: list[Line] = list(lines[:FIRST])
         self._last: deque[Line] = deque(lines[FIRST:], maxlen=LAST)
         self._seen: dict[str, Diagnosis] = {}
-        self._example: tuple[Path | None, Unread | None] = (None, None)
+        self._example: tuple[Path | None, UnreadExample | None] = (None, None)
 
     @property
     def current(self) -> tuple[Diagnosis, ...]:
@@ -86,7 +86,7 @@ class Watch:
                 tell(self._observer, note)
             self._observer.on(Diagnosed(event.step, self.current))
 
-    def add(self, step: int, metrics: StepMetrics) -> Change:
+    def add(self, step: int, metrics: StepMetrics) -> DiagnosisChange:
         """Take up the metrics of a finished step."""
         line = {"step": float(step), **metrics}
         if len(self._start) < FIRST:
@@ -101,7 +101,7 @@ class Watch:
         gone = tuple(each for each in old.values() if step - each.step >= CLEAR_STEPS)
         kept = {key: each for key, each in old.items() if each not in gone}
         self._seen = {**found, **kept}
-        return Change(appeared, gone)
+        return DiagnosisChange(appeared, gone)
 
     def _diagnose(self) -> tuple[Diagnosis, ...]:
         return diagnose(
@@ -110,7 +110,7 @@ class Watch:
             find_unread=self._unread,
         )
 
-    def _unread(self) -> Unread | None:
+    def _unread(self) -> UnreadExample | None:
         """Look at the rollouts only when there are new ones: their files may be large."""
         newest = next(reversed(self._folder.rollouts()), None)
         if newest != self._example[0]:
@@ -173,13 +173,13 @@ def gone_text(diagnosis: Diagnosis) -> str:
     return f"no longer since step {diagnosis.step}: {diagnosis.headline}"
 
 
-def unread_example(folder: RunFolder) -> Unread | None:
+def unread_example(folder: RunFolder) -> UnreadExample | None:
     """Look through the newest rollouts for completions in which no answer was found."""
     for path in reversed(folder.rollouts()[-NEWEST:]):
         texts = list(_unread_texts(path))
         if texts:
             thinking = sum(after_thinking(text) is None for text in texts)
-            return Unread(
+            return UnreadExample(
                 ending=texts[0].removeprefix(OPENER)[-EXCERPT:],
                 readable_as=_form_of(texts),
                 in_thought=thinking > len(texts) / 2,

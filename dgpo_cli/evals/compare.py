@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.types import Card, ProblemResult
 from dgpo_cli.stats.cards import differences
-from dgpo_cli.stats.comparison import Pair, Run, compare_runs
+from dgpo_cli.stats.comparison import ComparedPair, NamedEvaluation, compare_runs
 
 # Entries of the protocol that go with the subject: another seed is a rerun, and which tokens end
 # a completion is the tokenizer's.
@@ -17,7 +17,7 @@ _FEWEST = 6  # problems of one sign that the sign test takes for p < 0.05: 2 / 2
 _ORIGIN = ("dataset", "revision")
 
 
-def run(runs: Sequence[Run], *, force: bool = False) -> tuple[Pair, ...]:
+def run(runs: Sequence[NamedEvaluation], *, force: bool = False) -> tuple[ComparedPair, ...]:
     """Pair every later run with the first.
 
     Raises:
@@ -32,7 +32,7 @@ def run(runs: Sequence[Run], *, force: bool = False) -> tuple[Pair, ...]:
     return tuple(_pair(baseline, other, force=force) for other in others)
 
 
-def _pair(before: Run, after: Run, *, force: bool) -> Pair:
+def _pair(before: NamedEvaluation, after: NamedEvaluation, *, force: bool) -> ComparedPair:
     common = _common(before, after)
     forced = (*_card_differences(before, after), *_problem_differences(before, after))
     if forced and not force:
@@ -44,7 +44,7 @@ def _pair(before: Run, after: Run, *, force: bool) -> Pair:
     if not common:
         raise ConfigError(f"{before.name} and {after.name}: no problem is in both")
     old, new = zip(*common, strict=True)
-    return Pair(
+    return ComparedPair(
         before=before,
         after=after,
         comparison=compare_runs(old, new),
@@ -54,13 +54,15 @@ def _pair(before: Run, after: Run, *, force: bool) -> Pair:
     )
 
 
-def _common(before: Run, after: Run) -> list[tuple[ProblemResult, ProblemResult]]:
+def _common(
+    before: NamedEvaluation, after: NamedEvaluation
+) -> list[tuple[ProblemResult, ProblemResult]]:
     """The problems with the same id and answer in both, in the order of the baseline."""
     old, new = _by_key(before), _by_key(after)
     return [(problem, new[key]) for key, problem in old.items() if key in new]
 
 
-def _by_key(run: Run) -> dict[tuple[str, str], ProblemResult]:
+def _by_key(run: NamedEvaluation) -> dict[tuple[str, str], ProblemResult]:
     found = {(problem.id, problem.answer): problem for problem in run.evaluation.problems}
     if len(found) < len(run.evaluation.problems):
         ids = [problem.id for problem in run.evaluation.problems]
@@ -69,7 +71,7 @@ def _by_key(run: Run) -> dict[tuple[str, str], ProblemResult]:
     return found
 
 
-def _card_differences(before: Run, after: Run) -> Iterator[str]:
+def _card_differences(before: NamedEvaluation, after: NamedEvaluation) -> Iterator[str]:
     for run in (before, after):
         if run.card is None:
             yield f"card: {run.name} has none, so what it was made under is unknown"
@@ -97,7 +99,7 @@ def _subject_differences(before: Card | None, after: Card | None) -> Iterator[st
             yield f"{key}: {change}"
 
 
-def _problem_differences(before: Run, after: Run) -> Iterator[str]:
+def _problem_differences(before: NamedEvaluation, after: NamedEvaluation) -> Iterator[str]:
     old, new = before.evaluation, after.evaluation
     if old.bench != new.bench:
         yield f"benchmark: {old.bench} -> {new.bench}"
@@ -110,7 +112,10 @@ def _problem_differences(before: Run, after: Run) -> Iterator[str]:
 
 
 def _notes(
-    before: Run, after: Run, *, common: Sequence[tuple[ProblemResult, ProblemResult]]
+    before: NamedEvaluation,
+    after: NamedEvaluation,
+    *,
+    common: Sequence[tuple[ProblemResult, ProblemResult]],
 ) -> Iterator[str]:
     old, new = before.evaluation, after.evaluation
     if old.k != new.k:

@@ -20,7 +20,7 @@ class MemoryPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryNeed:
     """Everything on one device; the peak is where most of it is there at once."""
 
     parts: tuple[MemoryPart, ...]
@@ -86,7 +86,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SettingsChange:
     """A change of settings, what it saves at the peak, and what it costs."""
 
     settings: dict[str, object]
@@ -109,7 +109,7 @@ class Plan:
     trained: int
     device: Device
     devices: int
-    memory: Memory
+    memory: MemoryNeed
     problems: tuple[str, ...]
     not_built: tuple[str, ...]
     times: tuple[PhaseTime, ...]
@@ -117,8 +117,8 @@ class Plan:
     step_samples: int
     step_tokens: int
     disk: tuple[DiskPart, ...]
-    changes: tuple[Change, ...]
-    after: Memory | None
+    changes: tuple[SettingsChange, ...]
+    after: MemoryNeed | None
     fits_after: bool
     notes: tuple[str, ...]
 

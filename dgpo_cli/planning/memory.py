@@ -20,7 +20,7 @@ from dgpo_cli.planning.activations import (
     kept_bytes,
     place_bytes,
 )
-from dgpo_cli.planning.budget import Device, Memory, MemoryPart
+from dgpo_cli.planning.budget import Device, MemoryNeed, MemoryPart
 from dgpo_cli.planning.job import Job
 from dgpo_cli.policy.sizes import final_room, tile_size
 
@@ -53,13 +53,13 @@ _HEAP_BLOCK = 32 * MIB
 MALLOC = "MALLOC_MMAP_THRESHOLD_"
 
 
-def memory_of(job: Job, device: Device) -> Memory:
+def memory_of(job: Job, device: Device) -> MemoryNeed:
     """Return the memory that a run needs on one device, by part."""
     parts = [part for part in _always(job, device) if part.bytes]
     for phase in (_sampling(job, device), _training(job, device)):
         found = [part for part in phase if part.bytes]
         parts += found + [p for p in (_allocator(job, device, found),) if p is not None]
-    return Memory(tuple(parts))
+    return MemoryNeed(tuple(parts))
 
 
 def weight_bytes(job: Job) -> int:

@@ -13,7 +13,7 @@ from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.io import write_new
 from dgpo_cli.core.numbers import size
-from dgpo_cli.planning.budget import Change, Device, DiskPart, Memory, Plan
+from dgpo_cli.planning.budget import Device, DiskPart, MemoryNeed, Plan, SettingsChange
 from dgpo_cli.planning.cost import ASSUMPTIONS, samples_beside, times_of
 from dgpo_cli.planning.devices import NO_BFLOAT16
 from dgpo_cli.planning.job import Job, Sampling
@@ -65,7 +65,7 @@ def run(changed: Changed, *, device: Device, typical: Typical, repair: bool = Tr
     def job(changes: dict[str, object]) -> Job:
         return job_of(changed(changes).settings, shape=shape, typical=typical, device=device)
 
-    def fits(changes: dict[str, object]) -> tuple[Memory, bool]:
+    def fits(changes: dict[str, object]) -> tuple[MemoryNeed, bool]:
         candidate = job(changes)
         memory = memory_of(candidate, device)
         fine = memory.peak <= device.room and not problems_of(candidate, device)
@@ -73,7 +73,7 @@ def run(changed: Changed, *, device: Device, typical: Typical, repair: bool = Tr
 
     now = job({})
     memory, fine = fits({})
-    changes: tuple[Change, ...] = ()
+    changes: tuple[SettingsChange, ...] = ()
     after, fits_after = None, fine
     if not fine and repair:
         changes, after, fits_after = remedies(settings, device=device, weigh=fits)
@@ -213,7 +213,7 @@ def disk_of(settings: Settings, *, job: Job) -> tuple[DiskPart, ...]:
     )
 
 
-def _notes(settings: Settings, job: Job, memory: Memory, device: Device) -> list[str]:
+def _notes(settings: Settings, job: Job, memory: MemoryNeed, device: Device) -> list[str]:
     notes = []
     if job.shape.family not in KNOWN_FAMILIES:
         notes.append(

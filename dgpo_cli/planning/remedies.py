@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.planning.budget import Change, Device, Memory
+from dgpo_cli.planning.budget import Device, MemoryNeed, SettingsChange
 from dgpo_cli.policy.settings import NoAdapter
 from dgpo_cli.samplers.settings import HfBackend, VllmBackend
 
 # The memory that changed settings need, and whether they fit.
-Weigh = Callable[[dict[str, object]], tuple[Memory, bool]]
+Weigh = Callable[[dict[str, object]], tuple[MemoryNeed, bool]]
 
 _LEAST_COMPLETION = 256
 _LEAST_SHARE = 0.15
@@ -27,7 +27,7 @@ class _Remedy:
 
 def remedies(
     settings: Settings, *, device: Device, weigh: Weigh
-) -> tuple[tuple[Change, ...], Memory, bool]:
+) -> tuple[tuple[SettingsChange, ...], MemoryNeed, bool]:
     """Return the changes, the memory with all of them, and whether that fits.
 
     Each remedy is taken in its mildest form that makes the run fit, else in the form that needs
@@ -38,7 +38,7 @@ def remedies(
     memory, fits = weigh({})
     for remedy in _all(settings, device=device):
         before = _merged(taken)
-        best: tuple[int, dict[str, object], Memory] | None = None
+        best: tuple[int, dict[str, object], MemoryNeed] | None = None
         for form in remedy.forms:
             after, fits = weigh(before | form)
             if fits or best is None or after.peak < best[0]:
@@ -63,12 +63,14 @@ def _merged(taken: list[tuple[dict[str, object], str]]) -> dict[str, object]:
     return {key: value for changes, _ in taken for key, value in changes.items()}
 
 
-def _priced(taken: list[tuple[dict[str, object], str]], *, weigh: Weigh) -> Iterator[Change]:
+def _priced(
+    taken: list[tuple[dict[str, object], str]], *, weigh: Weigh
+) -> Iterator[SettingsChange]:
     """Say what each change saves at the peak when they are made one after the other."""
     before = weigh({})[0].peak
     for number, (changes, cost) in enumerate(taken, start=1):
         after = weigh(_merged(taken[:number]))[0].peak
-        yield Change(settings=changes, saves=before - after, cost=cost)
+        yield SettingsChange(settings=changes, saves=before - after, cost=cost)
         before = after
 
 

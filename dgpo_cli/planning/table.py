@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from dgpo_cli.core.codec import Format, filled
 from dgpo_cli.core.numbers import duration, short, size, whole_percent
-from dgpo_cli.planning.budget import Change, Phase, Plan
+from dgpo_cli.planning.budget import Phase, Plan, SettingsChange
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
 
@@ -19,7 +19,7 @@ _NUMBER = 11
 
 def render(plan: Plan, *, color: Depth = "truecolor") -> View:
     """Memory by part against the device, time by phase, disk, and what would make it fit."""
-    return View(lambda page: _Report(page, plan).draw(), color)
+    return View(lambda page: _PlanTable(page, plan).draw(), color)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Report:
+class _PlanTable:
     page: Page
     plan: Plan
 
@@ -133,7 +133,7 @@ class _Report:
             verdict = "fits" if plan.fits_after else "still does not fit"
             self._row("then the peak is", size(plan.after.peak), verdict, "bold")
 
-    def _change(self, change: Change) -> None:
+    def _change(self, change: SettingsChange) -> None:
         page = self.page
         saved = f"saves {size(change.saves)}" if change.saves > 0 else "lets the sampler work"
         for number, (key, value) in enumerate(change.settings.items()):

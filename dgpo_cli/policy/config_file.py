@@ -13,21 +13,21 @@ from dgpo_cli.core.resources import resource_dir
 from dgpo_cli.policy.settings import EMBEDDED_TINY, ModelSettings
 
 
-class Found(NamedTuple):
+class FoundConfig(NamedTuple):
     """A model's config and where it is from, as a reader would say it."""
 
     config: dict[str, Any]
     origin: str
 
 
-def find_config(settings: ModelSettings) -> Found:
+def find_config(settings: ModelSettings) -> FoundConfig:
     """Return the config of the model that `model.path` names. Only a config.json is ever fetched.
 
     Raises:
         ModelError: there is none to be had; the line says what to do.
     """
     if settings.path == EMBEDDED_TINY:
-        return Found(_read(resource_dir("data") / "tiny" / "config.json"), "comes with dgpo")
+        return FoundConfig(_read(resource_dir("data") / "tiny" / "config.json"), "comes with dgpo")
     folder = Path(os.path.expanduser(settings.path))
     if folder.is_dir():
         if not (folder / "config.json").exists():
@@ -35,12 +35,12 @@ def find_config(settings: ModelSettings) -> Found:
                 f"model.path={settings.path}: no config.json in that folder; give the folder of a "
                 "model, or a hub id"
             )
-        return Found(_read(folder / "config.json"), f"{folder / 'config.json'}")
+        return FoundConfig(_read(folder / "config.json"), f"{folder / 'config.json'}")
     check_folder(settings.path)
     known = _shipped().get(settings.path.removesuffix("-Instruct")) or _shipped().get(settings.path)
     if known is not None and settings.revision is None:
-        return Found(known, "numbers that come with dgpo; nothing was downloaded")
-    return Found(_from_hub(settings), "config.json from the hub")
+        return FoundConfig(known, "numbers that come with dgpo; nothing was downloaded")
+    return FoundConfig(_from_hub(settings), "config.json from the hub")
 
 
 def check_folder(path: str) -> None:

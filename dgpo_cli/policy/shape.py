@@ -16,7 +16,7 @@ NOT_SAMPLED = frozenset({"recurrent_gemma", "rwkv", "xlstm"})
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class LinearShape:
     """One linear layer of a decoder block."""
 
     name: str
@@ -59,17 +59,17 @@ class ModelShape:
         return self.kv_heads * self.head_dim
 
     @property
-    def linears(self) -> tuple[Linear, ...]:
+    def linears(self) -> tuple[LinearShape, ...]:
         """The linear layers of one block."""
         d, i, q, k = self.hidden, self.intermediate, self.queries, self.keys
         return (
-            Linear("q_proj", d, q, self.qkv_bias),
-            Linear("k_proj", d, k, self.qkv_bias),
-            Linear("v_proj", d, k, self.qkv_bias),
-            Linear("o_proj", q, d, self.output_bias),
-            Linear("gate_proj", d, i, self.mlp_bias),
-            Linear("up_proj", d, i, self.mlp_bias),
-            Linear("down_proj", i, d, self.mlp_bias),
+            LinearShape("q_proj", d, q, self.qkv_bias),
+            LinearShape("k_proj", d, k, self.qkv_bias),
+            LinearShape("v_proj", d, k, self.qkv_bias),
+            LinearShape("o_proj", q, d, self.output_bias),
+            LinearShape("gate_proj", d, i, self.mlp_bias),
+            LinearShape("up_proj", d, i, self.mlp_bias),
+            LinearShape("down_proj", i, d, self.mlp_bias),
         )
 
     @property

@@ -17,7 +17,7 @@ from dgpo_cli.stats.permutation import fisher, holm, shuffled_samples, sign_flip
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class NamedEvaluation:
     """One evaluation with the card it was made under, if it has one; name: where it lies."""
 
     name: str
@@ -26,7 +26,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ProblemChange:
     """How one problem fared: samples solved before and after.
 
     p: Fisher's exact test of this problem alone. p_holm: the same, adjusted for all problems.
@@ -69,11 +69,11 @@ class Comparison:
     p_problems: Real
     exact: bool
     smallest_problems: Real
-    changes: tuple[Change, ...]
+    changes: tuple[ProblemChange, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class ComparedPair:
     """A run beside its baseline.
 
     subject: the entries in which the subjects differ, which is what is compared.
@@ -81,8 +81,8 @@ class Pair:
     notes: what else a reader has to know. Lines of all three may hold untrusted text.
     """
 
-    before: Run
-    after: Run
+    before: NamedEvaluation
+    after: NamedEvaluation
     comparison: Comparison
     subject: tuple[str, ...]
     forced: tuple[str, ...]
@@ -257,13 +257,13 @@ def _changes(
     *,
     k_before: int,
     k_after: int,
-) -> tuple[Change, ...]:
+) -> tuple[ProblemChange, ...]:
     values = [
         fisher(a.correct, b.correct, k_before=k_before, k_after=k_after)
         for a, b in zip(before, after, strict=True)
     ]
     return tuple(
-        Change(
+        ProblemChange(
             id=a.id,
             answer=a.answer,
             before=a.correct,

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from dgpo_cli.diagnosis.diagnose import diagnose
-from dgpo_cli.diagnosis.facts import Facts, Unread
+from dgpo_cli.diagnosis.facts import Facts, UnreadExample
 from dgpo_cli.diagnosis.history import FIRST, LAST, WINDOW, History, Line
 
 FACTS = Facts(
@@ -300,9 +300,9 @@ def test_most_without_an_answer_are_left_to_learn_the_form_while_they_do() -> No
 def test_an_example_is_looked_for_only_where_it_is_needed() -> None:
     looked = []
 
-    def find() -> Unread:
+    def find() -> UnreadExample:
         looked.append(1)
-        return Unread(ending="so it is \x1b[31m7", readable_as="last-number")
+        return UnreadExample(ending="so it is \x1b[31m7", readable_as="last-number")
 
     diagnose(run(8), facts=FACTS, find_unread=find)
     assert looked == []
@@ -312,7 +312,7 @@ def test_an_example_is_looked_for_only_where_it_is_needed() -> None:
 
 
 def test_thoughts_without_an_end_are_told_as_what_keeps_answers_from_being_read() -> None:
-    unread = Unread(ending="so it is 7", readable_as=None, in_thought=True)
+    unread = UnreadExample(ending="so it is 7", readable_as=None, in_thought=True)
     (found,) = diagnose(run(8, **FAULTS["no_answer"]), facts=FACTS, find_unread=lambda: unread)
     assert "most end inside a thought; one ends: so it is 7" in found.evidence
     assert "a chat template that does not open one" in found.advice

@@ -10,12 +10,14 @@ from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.types import Card
 from dgpo_cli.evals.compare import run
 from dgpo_cli.stats.cards import differences
-from dgpo_cli.stats.comparison import Run
+from dgpo_cli.stats.comparison import NamedEvaluation
 from tests.samples import card, evaluation
 
 
-def made(name: str = "a", correct: tuple[int, ...] = (1, 4, 8), *, k: int = 8, **more: Card) -> Run:
-    return Run(name, evaluation(correct, k=k), more.get("card", card()))
+def made(
+    name: str = "a", correct: tuple[int, ...] = (1, 4, 8), *, k: int = 8, **more: Card
+) -> NamedEvaluation:
+    return NamedEvaluation(name, evaluation(correct, k=k), more.get("card", card()))
 
 
 def test_runs_under_the_same_protocol_are_compared_with_the_first() -> None:
@@ -75,7 +77,7 @@ def test_every_difference_of_protocol_and_environment_is_named_and_refused() -> 
 
 
 def test_a_missing_card_is_refused() -> None:
-    bare = Run("bare", evaluation((1, 4, 8)), None)
+    bare = NamedEvaluation("bare", evaluation((1, 4, 8)), None)
     with pytest.raises(ConfigError, match="card: bare has none"):
         run([made(), bare])
     (pair,) = run([bare, bare], force=True)
@@ -95,7 +97,7 @@ def test_a_problem_with_another_answer_is_another_problem() -> None:
     after = evaluation((1, 4, 8))
     first, *rest = after.problems
     after = replace(after, problems=(replace(first, answer="69"), *rest))
-    runs = [made(), Run("b", after, card())]
+    runs = [made(), NamedEvaluation("b", after, card())]
     with pytest.raises(ConfigError, match="problems: 3 and 3, 2 in both"):
         run(runs)
     (pair,) = run(runs, force=True)
@@ -105,20 +107,20 @@ def test_a_problem_with_another_answer_is_another_problem() -> None:
 def test_problems_are_paired_by_id_and_not_by_place() -> None:
     after = evaluation((2, 4, 8))
     shuffled = replace(after, problems=after.problems[::-1])
-    (pair,) = run([made(), Run("b", shuffled, card())])
+    (pair,) = run([made(), NamedEvaluation("b", shuffled, card())])
     assert [change.difference for change in pair.comparison.changes] == [1 / 8, 0.0, 0.0]
 
 
 def test_nothing_in_common_cannot_be_forced() -> None:
     after = evaluation((1,))
     (only,) = after.problems
-    other = Run("b", replace(after, problems=(replace(only, id="q"),)), card())
+    other = NamedEvaluation("b", replace(after, problems=(replace(only, id="q"),)), card())
     with pytest.raises(ConfigError, match="no problem is in both"):
         run([made("a", (1,)), other], force=True)
 
 
 def test_another_benchmark_is_refused() -> None:
-    other = Run("b", replace(evaluation((1, 4, 8)), bench="aime"), card())
+    other = NamedEvaluation("b", replace(evaluation((1, 4, 8)), bench="aime"), card())
     with pytest.raises(ConfigError, match="benchmark: sums -> aime"):
         run([made(), other])
 
@@ -127,7 +129,7 @@ def test_a_problem_that_stands_twice_is_refused() -> None:
     twice = evaluation((1, 4))
     twice = replace(twice, problems=(twice.problems[0],) * 2)
     with pytest.raises(DataError, match="b: problem p0 stands in it twice"):
-        run([made("a", (1, 4)), Run("b", twice, card())])
+        run([made("a", (1, 4)), NamedEvaluation("b", twice, card())])
 
 
 def test_notes_say_that_k_differs_and_that_samples_are_the_same() -> None:

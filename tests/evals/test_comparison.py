@@ -15,22 +15,22 @@ from dgpo_cli.evals.compare import run
 from dgpo_cli.evals.views import comparison_json
 from dgpo_cli.evals.views.comparison import in_words, render
 from dgpo_cli.evals.views.evaluation import to_json
-from dgpo_cli.stats.comparison import Pair, Run
+from dgpo_cli.stats.comparison import ComparedPair, NamedEvaluation
 from tests.samples import HOSTILE, SGR, card, check_snapshot, evaluation, printed
 
 BEFORE = (0, 1, 4, 7, 8, 8)
 
 
-def made(name: str, correct: tuple[int, ...], *, k: int = 8, seed: int = 0) -> Run:
-    return Run(name, evaluation(correct, k=k), card(seed=seed))
+def made(name: str, correct: tuple[int, ...], *, k: int = 8, seed: int = 0) -> NamedEvaluation:
+    return NamedEvaluation(name, evaluation(correct, k=k), card(seed=seed))
 
 
-def pairs() -> tuple[Pair, ...]:
+def pairs() -> tuple[ComparedPair, ...]:
     later = made("evals/later", (6, 7, 8, 8, 8, 8), seed=1)
     return run([made("evals/base", BEFORE), later, made("evals/worse", (0, 0, 3, 2, 8, 8))])
 
 
-def forced() -> tuple[Pair, ...]:
+def forced() -> tuple[ComparedPair, ...]:
     other = replace(made("evals/other", (3, 0, 2, 7), k=4), card=card(temperature=1.0))
     return run([made("evals/base", BEFORE), other], force=True)
 

@@ -231,9 +231,9 @@ def test_reading_says_of_each_symbol_what_it_is() -> None:
     def kinds(node: Node) -> set[str]:
         return {type(one).__name__ for one in below(node)}
 
-    assert kinds(read("(1, x)")) == {"Row", "Number", "Name"}
+    assert kinds(read("(1, x)")) == {"Bracketed", "Number", "Name"}
     assert kinds(read("x = 2, 5")) == {"Several", "Relation", "Name", "Number"}
-    assert kinds(read(r"\text{Alice}: 3\text{ cm}")) == {"Labelled", "Measure", "Number"}
+    assert kinds(read(r"\text{Alice}: 3\text{ cm}")) == {"Labelled", "Quantity", "Number"}
 
 
 @pytest.mark.parametrize("answer", [text for name, text in ANSWERS.items() if name != "integral"])

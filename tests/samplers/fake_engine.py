@@ -19,7 +19,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from dgpo_cli.samplers.vllm.gate import Rules
+from dgpo_cli.samplers.vllm.gate import GateRules
 from tests.samplers.fake_vllm import FakeVllm, handler_of
 
 STUBBORN = (
@@ -48,7 +48,7 @@ def main(path: str, mode: str) -> None:
         time.sleep(600)
     fake = FakeVllm(listen=False)
     with contextlib.suppress(KeyError):
-        fake.rules = Rules.from_environment()
+        fake.rules = GateRules.from_environment()
     answer = fake.answer
 
     def mortal(method: str, path: str, body: Any) -> tuple[int, Any]:

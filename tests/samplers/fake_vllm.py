@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING, Any
 from dgpo_cli.samplers.vllm.carriers import AdapterCarrier, Carrier, FullCarrier
 from dgpo_cli.samplers.vllm.client import Fleet
 from dgpo_cli.samplers.vllm.command import WORKER
-from dgpo_cli.samplers.vllm.gate import NAME_A_FOLDER, RELOAD, Refused, Rules, key_file, write_key
+from dgpo_cli.samplers.vllm.gate import (
+    NAME_A_FOLDER,
+    RELOAD,
+    GateRules,
+    Refused,
+    key_file,
+    write_key,
+)
 from dgpo_cli.samplers.vllm.sampler import Limits, VllmSampler
 from dgpo_cli.samplers.vllm.weight_stream import BACKEND, Listing, receive
 
@@ -135,7 +142,7 @@ class FakeVllm:
         self.in_flight = 0
         self.most_in_flight = 0
         self.keys: set[str | None] = set()
-        self.rules: Rules | None = None
+        self.rules: GateRules | None = None
         self._lock = threading.Lock()
         self.port = 0
         self._http: ThreadingHTTPServer | None = None
@@ -158,7 +165,7 @@ class FakeVllm:
         self._http = Server(("127.0.0.1", self.port), handler_of(self))
         self.port = self._http.server_address[1]
         key = write_key(key_file(self.address))
-        self.rules = Rules(key, folder=tempfile.gettempdir(), owner=os.getuid())
+        self.rules = GateRules(key, folder=tempfile.gettempdir(), owner=os.getuid())
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def down(self) -> None:

@@ -19,11 +19,19 @@ import pytest
 from dgpo_cli.samplers.http_json import Address, ServerSaysNo
 from dgpo_cli.samplers.vllm import gate as vllm_gate
 from dgpo_cli.samplers.vllm.command import ServerFlags
-from dgpo_cli.samplers.vllm.gate import RELOAD, Gate, Refused, Rules, key_file, read_key, write_key
+from dgpo_cli.samplers.vllm.gate import (
+    RELOAD,
+    Gate,
+    GateRules,
+    Refused,
+    key_file,
+    read_key,
+    write_key,
+)
 from tests.samplers.fake_vllm import FILE, FakeVllm, fake_servers
 from tests.samplers.gate_cases import Attempt, answer_to, refused, rpc, wrongly_answered
 
-RULES = Rules("right", folder="/w")
+RULES = GateRules("right", folder="/w")
 HEAD = ((b"host", b"localhost:8000"), (b"authorization", b"Bearer right"))
 
 
@@ -135,7 +143,7 @@ def test_what_was_checked_is_what_is_read(tmp_path: Path) -> None:
 
 
 def through(
-    monkeypatch: pytest.MonkeyPatch, rules: Rules, scope: dict[str, Any], *pieces: bytes
+    monkeypatch: pytest.MonkeyPatch, rules: GateRules, scope: dict[str, Any], *pieces: bytes
 ) -> tuple[list[MutableMapping[str, Any]], list[bytes], list[MutableMapping[str, Any]]]:
     """Return what the gate answers, and the bodies and scopes that reach what is behind it."""
     for name, value in rules.environment().items():
@@ -271,10 +279,10 @@ def test_a_server_that_is_started_anew_is_sent_its_new_key(server: FakeVllm) -> 
 
 
 def test_rules_come_through_the_environment_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    for rules in (RULES, Rules("k", folder=tempfile.gettempdir(), owner=3, names=("a", "b"))):
+    for rules in (RULES, GateRules("k", folder=tempfile.gettempdir(), owner=3, names=("a", "b"))):
         for name, value in rules.environment().items():
             monkeypatch.setenv(name, value)
-        assert Rules.from_environment() == rules
+        assert GateRules.from_environment() == rules
 
 
 def test_the_method_that_is_open_is_the_workers_reload() -> None:

@@ -14,7 +14,7 @@ from dgpo_cli.core.errors import BackendError
 from dgpo_cli.core.events import NOBODY
 from dgpo_cli.samplers.base import SamplingParams
 from dgpo_cli.samplers.settings import VllmServerBackend
-from dgpo_cli.samplers.vllm.gate import Rules
+from dgpo_cli.samplers.vllm.gate import GateRules
 from dgpo_cli.samplers.vllm.sampler import Limits
 from dgpo_cli.samplers.vllm.server import SharedServers
 from tests.recorder import Recorder
@@ -242,7 +242,7 @@ def test_a_request_is_not_sent_for_ever(server: FakeVllm) -> None:
     sample(sampler)
     server.bodies.clear()
     server.faults.status = [500] * 1000
-    with pytest.raises(BackendError, match=r"failed 3 times, the last time with: HTTP 500: plan"):
+    with pytest.raises(BackendError, match=r"failed 3 times \(last: HTTP 500: plan"):
         sample(sampler)
     assert len(server.bodies) <= 3 * 9
 
@@ -359,7 +359,7 @@ def test_the_key_goes_to_the_server_and_into_no_error(
     server: FakeVllm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DGPO_VLLM_API_KEY", "s3cret")
-    server.rules = Rules("s3cret", folder=tempfile.gettempdir())
+    server.rules = GateRules("s3cret", folder=tempfile.gettempdir())
     sampler = sampler_of(server, weights=FakeWeights(adapter=True))
     sample(sampler)
     assert server.keys == {"Bearer s3cret"}

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from dgpo_cli.core.resources import resource_dir
-from dgpo_cli.diagnosis.facts import Unread
+from dgpo_cli.diagnosis.facts import UnreadExample
 from dgpo_cli.diagnosis.stored_run import unread_example
 from dgpo_cli.evals import regrade
 from dgpo_cli.runs.run_folder import RunFolder
@@ -107,7 +107,7 @@ def test_unread_completions_are_not_read_inside_their_thoughts(
     line = {"outcome": "no_answer", "completion": r"so \boxed{3}", "prompt_token_ids": ids, **told}
     run_folder.rollout_file(1).write_text(json.dumps(line) + "\n")
     example = unread_example(run_folder)
-    assert example == Unread(ending=r"so \boxed{3}", readable_as=None, in_thought=True)
+    assert example == UnreadExample(ending=r"so \boxed{3}", readable_as=None, in_thought=True)
     run_folder.rollout_file(1).write_text(json.dumps(line | {"prompt_token_ids": ids[:-3]}) + "\n")
     other = unread_example(run_folder)
     assert other is not None and other.in_thought is bool(told)

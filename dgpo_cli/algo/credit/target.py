@@ -58,7 +58,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundTau:
     """A tau a row and what held it up; see core.types.Credit."""
 
     tau: Tensor  # float64 [B], NaN where no tau makes a difference
@@ -81,7 +81,7 @@ def find_tau(
     floor: Tensor,  # [B], the least tau that noise allows
     target: Target,
     rows: Tensor | None,  # bool [B], those that a tau of all rows is found on; None: all
-) -> Found:
+) -> FoundTau:
     """Return the smallest tau that keeps to the target, the cap and the floor.
 
     Cap and floor are each row's own: where there is one tau for all, they hold only the rows up
@@ -111,7 +111,7 @@ def find_tau(
     limit = torch.zeros_like(tau, dtype=torch.int64)
     for name, holds in (("cap", tau <= capped), ("noise", tau <= lowest), ("ties", tied)):
         limit[holds] = LIMITS.index(name)
-    return Found(tau=tau.masked_fill(~weights.uneven, math.nan), limit=limit)
+    return FoundTau(tau=tau.masked_fill(~weights.uneven, math.nan), limit=limit)
 
 
 class _Weights:

@@ -16,7 +16,7 @@ from dgpo_cli.core.numbers import (
     signed_ends,
     tokens,
 )
-from dgpo_cli.stats.comparison import Comparison, Pair
+from dgpo_cli.stats.comparison import ComparedPair, Comparison
 from dgpo_cli.ui.page import LABEL, Page, View
 from dgpo_cli.ui.ramp import Depth
 
@@ -27,7 +27,7 @@ _NARROW = 60  # columns
 _LETTERS = "BCDEFGHIJKLMNOPQRSTUVWXYZ"  # of the runs; the baseline is A
 
 
-def render(pairs: Sequence[Pair], *, color: Depth = "truecolor") -> View:
+def render(pairs: Sequence[ComparedPair], *, color: Depth = "truecolor") -> View:
     """Every run beside the baseline: scores, the difference with both errors, what flipped.
 
     color: the most colour to use; the console that prints may allow less.
@@ -35,7 +35,7 @@ def render(pairs: Sequence[Pair], *, color: Depth = "truecolor") -> View:
     return View(partial(_draw, pairs=pairs), color)
 
 
-def _draw(page: Page, *, pairs: Sequence[Pair]) -> None:
+def _draw(page: Page, *, pairs: Sequence[ComparedPair]) -> None:
     for number, pair in enumerate(pairs):
         if number:
             page.blank()
@@ -67,7 +67,7 @@ def in_words(found: Comparison, *, letter: str) -> str:
 @dataclass(frozen=True, slots=True)
 class _Pair:
     page: Page
-    pair: Pair
+    pair: ComparedPair
     letter: str
 
     def draw(self) -> None:

@@ -12,7 +12,7 @@ from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.io import read_bytes
 from dgpo_cli.core.schema import Count, Real, Text
 from dgpo_cli.evals.views.evaluation_json import from_json
-from dgpo_cli.stats.comparison import Comparison, Pair, Run
+from dgpo_cli.stats.comparison import ComparedPair, Comparison, NamedEvaluation
 
 REPORT_FILE = "report.json"
 
@@ -58,7 +58,7 @@ class ComparisonJson:
 COMPARISON = Format(ComparisonJson, name="comparison", what="dgpo compare --json", stamp="version")
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> NamedEvaluation:
     """Read an evaluation: its folder, or its report.json.
 
     Raises:
@@ -72,18 +72,18 @@ def read_run(path: Path) -> Run:
         )
     data = parsed(read_bytes(file), where=str(file))
     evaluation, card = from_json(data, where=str(file))
-    return Run(name=str(path), evaluation=evaluation, card=card)
+    return NamedEvaluation(name=str(path), evaluation=evaluation, card=card)
 
 
-def to_json(pairs: Sequence[Pair]) -> dict[str, Any]:
+def to_json(pairs: Sequence[ComparedPair]) -> dict[str, Any]:
     """The documented data of a comparison."""
     return COMPARISON.to_json(ComparisonJson(_run(pairs[0].before), tuple(map(_compared, pairs))))
 
 
-def _compared(pair: Pair) -> ComparedJson:
+def _compared(pair: ComparedPair) -> ComparedJson:
     return filled(ComparedJson, pair.comparison, pair, run=_run(pair.after))
 
 
-def _run(run: Run) -> RunJson:
+def _run(run: NamedEvaluation) -> RunJson:
     key = None if run.card is None else run.card.key
     return filled(RunJson, run, run.evaluation, card_key=key)

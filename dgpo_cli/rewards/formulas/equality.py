@@ -7,16 +7,16 @@ from fractions import Fraction
 
 from dgpo_cli.rewards.formulas.congruences import same_congruence
 from dgpo_cli.rewards.formulas.nodes import (
+    Bracketed,
     Call,
     Constant,
     Grid,
     Labelled,
-    Measure,
     Name,
     Node,
     Number,
+    Quantity,
     Relation,
-    Row,
     Several,
     Words,
     below,
@@ -59,15 +59,15 @@ def _same(gold: Node, answer: Node) -> bool:
     if _is_spelt(gold) or _is_spelt(answer):
         return gold == answer
     match gold, answer:
-        case Measure() | Labelled(), _:
+        case Quantity() | Labelled(), _:
             return _dressed(gold, answer)
-        case _, Measure() | Labelled():
+        case _, Quantity() | Labelled():
             return _dressed(gold, answer)
         case Words(), _:
             return False
         case _, Words():
             return False
-        case Row(), Row():
+        case Bracketed(), Bracketed():
             same = (gold.opener, gold.closer) == (answer.opener, answer.closer)
             return same and _in_order(gold.items, answer.items)
         case Grid(), Grid():
@@ -93,9 +93,9 @@ def _in_degrees(node: Node) -> Node:
     """An angle in degrees, with them as its unit."""
     match node:
         case Call("degree", (inner,)):
-            return Measure(inner, ("degree",))
-        case Measure(Call("degree", (inner,)), units):
-            return Measure(inner, ("degree", *units))
+            return Quantity(inner, ("degree",))
+        case Quantity(Call("degree", (inner,)), units):
+            return Quantity(inner, ("degree", *units))
     return node
 
 
@@ -105,8 +105,8 @@ def _dressed(gold: Node, answer: Node) -> bool:
         if not (isinstance(gold, Labelled) and isinstance(answer, Labelled)):
             return False
         return gold.label == answer.label and equal(gold.value, answer.value)
-    gold, gold_units = (gold.value, gold.units) if isinstance(gold, Measure) else (gold, ())
-    answer, units = (answer.value, answer.units) if isinstance(answer, Measure) else (answer, ())
+    gold, gold_units = (gold.value, gold.units) if isinstance(gold, Quantity) else (gold, ())
+    answer, units = (answer.value, answer.units) if isinstance(answer, Quantity) else (answer, ())
     return units_agree(gold_units, units) and equal(gold, answer)
 
 
@@ -118,8 +118,8 @@ def _same_grid(gold: Grid, answer: Grid) -> bool:
     if gold.cases != answer.cases or len(gold.rows) != len(answer.rows):
         return False
     if gold.cases:
-        rows = [Row("(", ")", row) for row in gold.rows]
-        return _matched(rows, [Row("(", ")", row) for row in answer.rows])
+        rows = [Bracketed("(", ")", row) for row in gold.rows]
+        return _matched(rows, [Bracketed("(", ")", row) for row in answer.rows])
     return all(map(_in_order, gold.rows, answer.rows))
 
 
@@ -155,7 +155,7 @@ def _same_ratio(gold: Node, answer: Node) -> bool:
 
 def _is_set(node: Node) -> bool:
     match node:
-        case Row():
+        case Bracketed():
             return True
         case Constant(text):
             return text not in ("pi", "e", "i", "infty", "...")
@@ -171,7 +171,7 @@ def _members(node: Node) -> tuple[Node, ...] | None:
     """The items of a list or of a set in braces; None for anything else."""
     if isinstance(node, Several):
         return _inherited(node.items)
-    if isinstance(node, Row) and node.opener == "\\{":
+    if isinstance(node, Bracketed) and node.opener == "\\{":
         return node.items
     return None
 
@@ -204,7 +204,7 @@ def _same_members(
         return True
     if golds is None:
         assert answers is not None
-        if isinstance(gold, Row) and (point := _as_tuple(answer)) is not None:
+        if isinstance(gold, Bracketed) and (point := _as_tuple(answer)) is not None:
             return equal(gold, point)
         if isinstance(gold, Relation):
             if (given := _by_coordinate(gold)) is not None:
@@ -212,14 +212,16 @@ def _same_members(
             return _as_one_equation(answers, gold) or _values_of(gold, answer)
         return gold != Constant("emptyset") and all(equal(gold, one) for one in answers)
     if answers is None:
-        if isinstance(answer, Row) and (point := _as_tuple(gold)) is not None:
+        if isinstance(answer, Bracketed) and (point := _as_tuple(gold)) is not None:
             return equal(point, answer)
         if isinstance(answer, Relation):
             if (given := _by_coordinate(answer)) is not None:
                 return _hold_together(gold) and _matched(golds, given)
             if _values_of(answer, gold):
                 return True
-        single = isinstance(gold, Row) and len(golds) == 1 and not isinstance(answer, Row)
+        single = (
+            isinstance(gold, Bracketed) and len(golds) == 1 and not isinstance(answer, Bracketed)
+        )
         return single and equal(golds[0], answer)
     if _joined_otherwise(gold, answer):
         return False
@@ -227,7 +229,7 @@ def _same_members(
         return False
     if Constant("...") in golds or Constant("...") in answers:
         return _in_order(golds, answers)
-    if isinstance(gold, Row) and isinstance(answer, Row):
+    if isinstance(gold, Bracketed) and isinstance(answer, Bracketed):
         golds, answers = _distinct(golds), _distinct(answers)
     named = [any(isinstance(one, Relation) for one in many) for many in (golds, answers)]
     if named[0] != named[1]:
@@ -252,7 +254,7 @@ def _joined_otherwise(gold: Node, answer: Node) -> bool:
     return len(names) > 1
 
 
-def _as_tuple(node: Node) -> Row | None:
+def _as_tuple(node: Node) -> Bracketed | None:
     """`y = 3, x = 2` as (2, 3): one value for each of some variables, in their order."""
     if not isinstance(node, Several) or not _hold_together(node):
         return None
@@ -265,7 +267,7 @@ def _as_tuple(node: Node) -> Row | None:
                 return None
     if not 1 < len(values) == len(node.items):
         return None
-    return Row("(", ")", tuple(values[name] for name in sorted(values)))
+    return Bracketed("(", ")", tuple(values[name] for name in sorted(values)))
 
 
 def _hold_together(node: Node) -> bool:
@@ -276,7 +278,7 @@ def _hold_together(node: Node) -> bool:
 def _by_coordinate(relation: Relation) -> tuple[Node, ...] | None:
     """`(x, y) = (2, 3)` as x = 2 and y = 3."""
     match relation:
-        case Relation((Row("(", ")", names), Row("(", ")", values)), ("=",), None):
+        case Relation((Bracketed("(", ")", names), Bracketed("(", ")", values)), ("=",), None):
             if len(names) == len(values) and all(map(is_name, names)):
                 pairs = zip(names, values, strict=True)
                 return tuple(Relation(pair, ("=",)) for pair in pairs)
@@ -364,7 +366,7 @@ def is_name(node: Node) -> bool:
     match node:
         case Name() | Words():
             return True
-        case Row("(", ")", items):
+        case Bracketed("(", ")", items):
             return all(isinstance(item, Name) for item in items)
         case Call("*", _):
             factors = [one for one in below(node) if not children(one)]
@@ -437,7 +439,9 @@ def _same_relation(gold: Relation, answer: Relation) -> bool:
 
 
 def _same_name(one: Node | None, other: Node | None) -> bool:
-    return one == other or (isinstance(one, Row) and isinstance(other, Row) and equal(one, other))
+    return one == other or (
+        isinstance(one, Bracketed) and isinstance(other, Bracketed) and equal(one, other)
+    )
 
 
 def _mirrored(relation: Relation) -> Relation:
@@ -485,7 +489,9 @@ def _difference(relation: Relation) -> Node | None:
     if len(relation.members) != 2 or relation.modulus is not None:
         return None
     for node in relation.members:
-        if any(isinstance(one, Row | Words | Several | Labelled | Grid) for one in below(node)):
+        if any(
+            isinstance(one, Bracketed | Words | Several | Labelled | Grid) for one in below(node)
+        ):
             return None
     left, right = relation.members
     return Call("+", (left, Call("-", (right,))))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from dgpo_cli.rewards.formulas.nodes import (
+    Bracketed,
     Call,
     Constant,
     Grid,
@@ -18,11 +19,17 @@ from dgpo_cli.rewards.formulas.nodes import (
     Node,
     Number,
     Relation,
-    Row,
     Several,
     Words,
 )
-from dgpo_cli.rewards.formulas.tokens import FUNCTIONS, SIGNS, Cursor, Token, Unread, canonical
+from dgpo_cli.rewards.formulas.tokens import (
+    FUNCTIONS,
+    SIGNS,
+    Cursor,
+    FormulaToken,
+    Unread,
+    canonical,
+)
 from dgpo_cli.rewards.vocabulary import GREEK
 
 MAX_DEPTH = 50  # of brackets in brackets
@@ -36,7 +43,7 @@ FUNCTION_LETTERS = frozenset("fghFGH")
 class ExpressionReader(Cursor, ABC):
     """What stands in brackets is read as a whole answer would be."""
 
-    def __init__(self, tokens: list[Token]) -> None:
+    def __init__(self, tokens: list[FormulaToken]) -> None:
         super().__init__(tokens)
         self._depth = 0
         self._bars = 0  # open | of absolute values
@@ -103,7 +110,7 @@ class ExpressionReader(Cursor, ABC):
                 break
         return left
 
-    def _juxtaposed(self, left: Node, token: Token) -> Node:
+    def _juxtaposed(self, left: Node, token: FormulaToken) -> Node:
         """`2x`, and the mixed numbers `1\frac{1}{2}` and `3 1/2`."""
         before = self._tokens[self._at - 1]
         if before.kind == "word" and len(before.text) > 1:
@@ -118,13 +125,13 @@ class ExpressionReader(Cursor, ABC):
             self._at += 3
             return _mixed(left, Call("/", (Number(token.value), Number(last.value))))
         right = self._power()
-        if isinstance(right, Row) and isinstance(left, Name) and left.text.isupper():
+        if isinstance(right, Bracketed) and isinstance(left, Name) and left.text.isupper():
             return Relation((left, right), ("=",))  # the point P(1, 2)
         if before.kind == "number" and token.text == "frac" and isinstance(left, Number):
             return _mixed(left, right)
         return Call("*", (left, right))
 
-    def _starts_factor(self, token: Token) -> bool:
+    def _starts_factor(self, token: FormulaToken) -> bool:
         if token.kind in ("number", "letter"):
             return not (token.text == "U" and self._tokens[self._at - 1].text in (")", "]"))
         if token.kind == "symbol":
@@ -288,10 +295,10 @@ class ExpressionReader(Cursor, ABC):
         if closer not in _PAIRS[opener]:
             raise Unread(f"{opener} closed by {closer}")
         if isinstance(node, Several) and node.joiner == ",":
-            return Row(opener, closer, node.items)
+            return Bracketed(opener, closer, node.items)
         if opener in ("\\{", "langle"):
             items = node.items if isinstance(node, Several) else (node,)
-            return Row(opener, closer, items)
+            return Bracketed(opener, closer, items)
         if closer != _PAIRS[opener][0]:
             raise Unread("half an interval")
         return node
@@ -350,9 +357,9 @@ class ExpressionReader(Cursor, ABC):
         if token.kind == "number" and self._single_digits() and token.text.isdigit():
             rest = token.text[1:]
             if rest:
-                last = Token("number", rest, Fraction(int(rest)))
+                last = FormulaToken("number", rest, Fraction(int(rest)))
                 self._tokens[self._at : self._at + 1] = [
-                    Token("number", token.text[0], Fraction(int(token.text[0]))),
+                    FormulaToken("number", token.text[0], Fraction(int(token.text[0]))),
                     last,
                 ]
         return self._atom()
@@ -371,7 +378,7 @@ class ExpressionReader(Cursor, ABC):
             else:
                 power = self._script()
         argument = self._function_argument()
-        args = argument.items if isinstance(argument, Several | Row) else (argument,)
+        args = argument.items if isinstance(argument, Several | Bracketed) else (argument,)
         if name == "sqrt":
             return Call("root", (argument, Number(Fraction(2))))
         node: Node = Call(name, (*args, *extra))

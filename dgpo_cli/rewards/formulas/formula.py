@@ -13,15 +13,15 @@ from dgpo_cli.rewards.formulas.nodes import (
     Call,
     Constant,
     Labelled,
-    Measure,
     Name,
     Node,
     Number,
+    Quantity,
     Relation,
     Several,
     Words,
 )
-from dgpo_cli.rewards.formulas.tokens import SIGNS, Token, Unread, canonical, tokens_of
+from dgpo_cli.rewards.formulas.tokens import SIGNS, FormulaToken, Unread, canonical, tokens_of
 
 MAX_CHARS = 4096  # no longer text is a final answer, and Python reads no longer integers
 MAX_TOKENS = 2000
@@ -57,7 +57,7 @@ def read(answer: str, *, grouping: bool = True) -> Node:
     return _AnswerReader(tokens).answer()
 
 
-def _conclusion(tokens: list[Token]) -> list[Token]:
+def _conclusion(tokens: list[FormulaToken]) -> list[FormulaToken]:
     """What follows the last arrow, up to the reasons for it and `for all x`."""
     arrows = [at for at, token in enumerate(tokens) if token.text == "implies"]
     if arrows and arrows[-1] + 1 < len(tokens):
@@ -72,7 +72,7 @@ def _conclusion(tokens: list[Token]) -> list[Token]:
     return tokens
 
 
-def _is_one_name(tokens: list[Token]) -> bool:
+def _is_one_name(tokens: list[FormulaToken]) -> bool:
     """Whether `tokens` are a letter, or what it runs through and a letter: `integers n`."""
     kinds = [token.kind for token in tokens]
     return kinds in (["letter"], ["word", "letter"], ["word"])
@@ -333,7 +333,7 @@ class _AnswerReader(ExpressionReader):
         following = self._peek(1)
         return bool(self._units) and following is not None and following.kind == "word"
 
-    def _is_unit_letter(self, token: Token) -> bool:
+    def _is_unit_letter(self, token: FormulaToken) -> bool:
         """Whether `token` is the m in `5 m`, with nothing behind it; 5m is a product."""
         if not (token.spaced and v.may_follow(token.text, "bare")):
             return False
@@ -363,6 +363,6 @@ def _singular(text: str) -> str:
 def _measured(node: Node, units: tuple[str, ...]) -> Node:
     """`node` with its units, which belong to the last member of a relation."""
     if isinstance(node, Relation):
-        last = Measure(node.members[-1], units)
+        last = Quantity(node.members[-1], units)
         return Relation((*node.members[:-1], last), node.signs, node.modulus)
-    return Measure(node, units)
+    return Quantity(node, units)

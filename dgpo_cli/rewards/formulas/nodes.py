@@ -42,7 +42,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Bracketed:
     """What stands in brackets, between commas: a tuple, an interval or a set."""
 
     opener: str
@@ -76,7 +76,7 @@ class Several:
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class Quantity:
     """A value with units, which are words or a currency's sign."""
 
     value: Node
@@ -99,7 +99,17 @@ class Words:
 
 
 Node = (
-    Number | Name | Constant | Call | Row | Grid | Relation | Several | Measure | Labelled | Words
+    Number
+    | Name
+    | Constant
+    | Call
+    | Bracketed
+    | Grid
+    | Relation
+    | Several
+    | Quantity
+    | Labelled
+    | Words
 )
 
 
@@ -108,13 +118,13 @@ def children(node: Node) -> tuple[Node, ...]:
     match node:
         case Call(_, args):
             return args
-        case Row(_, _, items) | Several(items, _):
+        case Bracketed(_, _, items) | Several(items, _):
             return items
         case Grid(rows):
             return tuple(item for row in rows for item in row)
         case Relation(members, _, modulus):
             return members if modulus is None else (*members, modulus)
-        case Measure(value, _) | Labelled(_, value):
+        case Quantity(value, _) | Labelled(_, value):
             return (value,)
     return ()
 
@@ -146,8 +156,8 @@ def renamed(node: Node, old: str, new: str) -> Node:
             return Name(new, opaque)
         case Call(name, args):
             return Call(name, tuple(renamed(arg, old, new) for arg in args))
-        case Row(opener, closer, items):
-            return Row(opener, closer, tuple(renamed(item, old, new) for item in items))
+        case Bracketed(opener, closer, items):
+            return Bracketed(opener, closer, tuple(renamed(item, old, new) for item in items))
         case Several(items, joiner):
             return Several(tuple(renamed(item, old, new) for item in items), joiner)
         case Relation(members, signs, modulus):
@@ -173,9 +183,9 @@ def spread(node: Node) -> Node:
     else:
         choices = list(product((True, False), repeat=len(signs)))
     variants = [_with_signs(node, list(choice)) for choice in choices]
-    if isinstance(node, Row) and node.opener == "\\{":
-        members = [item for one in variants if isinstance(one, Row) for item in one.items]
-        return Row("\\{", "\\}", tuple(members))
+    if isinstance(node, Bracketed) and node.opener == "\\{":
+        members = [item for one in variants if isinstance(one, Bracketed) for item in one.items]
+        return Bracketed("\\{", "\\}", tuple(members))
     return Several(tuple(variants), "or")
 
 
@@ -188,10 +198,10 @@ def _with_signs(node: Node, plus: list[bool]) -> Node:
             return inner if positive else Call("-", (inner,))
         case Call(name, args):
             return Call(name, tuple(_with_signs(arg, plus) for arg in args))
-        case Row(opener, closer, items):
-            return Row(opener, closer, tuple(_with_signs(item, plus) for item in items))
+        case Bracketed(opener, closer, items):
+            return Bracketed(opener, closer, tuple(_with_signs(item, plus) for item in items))
         case Relation(members, signs, modulus):
             return Relation(tuple(_with_signs(one, plus) for one in members), signs, modulus)
-        case Measure(value, units):
-            return Measure(_with_signs(value, plus), units)
+        case Quantity(value, units):
+            return Quantity(_with_signs(value, plus), units)
     return node

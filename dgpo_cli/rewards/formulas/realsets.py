@@ -11,13 +11,13 @@ from itertools import pairwise
 from mpmath import mp
 
 from dgpo_cli.rewards.formulas.nodes import (
+    Bracketed,
     Call,
     Constant,
-    Measure,
     Name,
     Node,
+    Quantity,
     Relation,
-    Row,
     Several,
     below,
     variables,
@@ -30,13 +30,13 @@ _ORDER = frozenset(["<", "<=", ">", ">=", "!=", "="])
 MAX_BORDERS = 100
 
 
-class _NoSet(Exception):
+class _NotASet(Exception):
     """The node describes no set of real numbers that is understood here."""
 
 
 def same_real_set(gold: Node, answer: Node) -> bool:
     """Whether both describe sets of real numbers, in the same variable if in any, and the same."""
-    if isinstance(gold, Row) and isinstance(answer, Row):
+    if isinstance(gold, Bracketed) and isinstance(answer, Bracketed):
         return False  # brackets, order and items decide
     names = [variables(node) for node in (gold, answer)]
     if any(len(one) > 1 for one in names) or (all(names) and names[0] != names[1]):
@@ -53,7 +53,7 @@ def same_real_set(gold: Node, answer: Node) -> bool:
                 places = [*borders, *between, borders[0] - 1, borders[-1] + 1]
             inside = _inside(gold, places)
             return any(inside) and inside == _inside(answer, places)
-        except (_NoSet, Undefined, TooLarge):
+        except (_NotASet, Undefined, TooLarge):
             return False
 
 
@@ -72,15 +72,17 @@ def _may_be_set(node: Node) -> bool:
         case Several(items, joiner):
             # `x = 1 and x = 2` lists solutions, and `(1, 2) and (3, 4)` points.
             said = {sign for item in items if isinstance(item, Relation) for sign in item.signs}
-            parts = all(isinstance(item, Row | Relation) for item in items)
+            parts = all(isinstance(item, Bracketed | Relation) for item in items)
             return parts and bool(said) and (joiner == "or" or "=" not in said)
-        case Row(_, _, items):
-            return not any(isinstance(one, Row | Relation) for item in items for one in below(item))
+        case Bracketed(_, _, items):
+            return not any(
+                isinstance(one, Bracketed | Relation) for item in items for one in below(item)
+            )
         case Constant(text):
             return text in ("R", "emptyset")
         case Call(name):
             return name in ("cup", "cap", "setminus", "where")
-        case Measure():
+        case Quantity():
             return False
     return False
 
@@ -88,12 +90,12 @@ def _may_be_set(node: Node) -> bool:
 def _borders(node: Node) -> list[Value]:
     """The numbers at which membership may change."""
     match node:
-        case Row(opener, closer, items):
+        case Bracketed(opener, closer, items):
             ends = list(map(_number, items))
             if opener in _INTERVALS and (len(ends) != 2 or ends[0] > ends[1]):
-                raise _NoSet
+                raise _NotASet
             if (opener == "[" and mp.isinf(ends[0])) or (closer == "]" and mp.isinf(ends[-1])):
-                raise _NoSet
+                raise _NotASet
             return [one for one in ends if mp.isfinite(one)]
         case Constant("R" | "emptyset"):
             return []
@@ -108,19 +110,19 @@ def _borders(node: Node) -> list[Value]:
         case Relation(members, signs, None) if set(signs) <= _ORDER:
             numbers = [_number(one) for one in members if not isinstance(one, Name)]
             if len(numbers) == len(members):
-                raise _NoSet
+                raise _NotASet
             return [one for one in numbers if mp.isfinite(one)]
-    raise _NoSet
+    raise _NotASet
 
 
 def _contains(node: Node, place: Value) -> bool:
     match node:
-        case Row(opener, closer, items) if opener in _INTERVALS:
+        case Bracketed(opener, closer, items) if opener in _INTERVALS:
             low, high = map(_number, items)
             return _compare(low, "<" if opener == "(" else "<=", place) and _compare(
                 place, "<" if closer == ")" else "<=", high
             )
-        case Row(_, _, items):
+        case Bracketed(_, _, items):
             return any(_compare(_number(item), "=", place) for item in items)
         case Constant("R" | "emptyset" as text):
             return text == "R"
@@ -139,7 +141,7 @@ def _contains(node: Node, place: Value) -> bool:
         case Relation(members, signs, _):
             values = [place if isinstance(one, Name) else _number(one) for one in members]
             return all(map(_compare, values, signs, values[1:]))
-    raise _NoSet
+    raise _NotASet
 
 
 def _compare(left: Value, sign: str, right: Value) -> bool:
@@ -158,11 +160,11 @@ def _compare(left: Value, sign: str, right: Value) -> bool:
 
 def _number(node: Node) -> Value:
     if variables(node):
-        raise _NoSet
+        raise _NotASet
     value = Evaluator({}, digits=DIGITS)(node)
     if isinstance(value, tuple):
-        raise _NoSet
+        raise _NotASet
     value = as_mp(value)
     if not (is_real(value) or mp.isinf(value)):
-        raise _NoSet
+        raise _NotASet
     return value.real

@@ -26,7 +26,7 @@ class Unread(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class FormulaToken:
     """places: decimals as written, None for whole numbers. spaced: whitespace stands before."""
 
     kind: Kind
@@ -137,7 +137,7 @@ _HALF_OF_DAY = re.compile(r"(?<![A-Za-z])([AaPp])\.\s?[Mm]\.?(?![A-Za-z])")
 _ROW_SPACE = re.compile(r"\\\\\s*\[[0-9.]+\s*(?:pt|em|ex|mm|cm)\]")
 
 
-def tokens_of(answer: str, *, grouping: bool = True) -> list[Token]:
+def tokens_of(answer: str, *, grouping: bool = True) -> list[FormulaToken]:
     """The tokens of `answer`, which may have math delimiters around it or parts of it.
 
     grouping: a comma before three digits may be a thousands separator, outside brackets.
@@ -162,7 +162,7 @@ def tokens_of(answer: str, *, grouping: bool = True) -> list[Token]:
     return _Lexer(answer, grouping=grouping).read()
 
 
-def canonical(tokens: list[Token]) -> str:
+def canonical(tokens: list[FormulaToken]) -> str:
     """The tokens as one text, in which only spelling and spaces are lost."""
     parts: list[str] = []
     for before, token in zip([None, *tokens], tokens, strict=False):
@@ -174,11 +174,11 @@ def canonical(tokens: list[Token]) -> str:
 class Cursor:
     """A place in a list of tokens, which moves on."""
 
-    def __init__(self, tokens: list[Token]) -> None:
+    def __init__(self, tokens: list[FormulaToken]) -> None:
         self._tokens = tokens
         self._at = 0
 
-    def _peek(self, ahead: int = 0) -> Token | None:
+    def _peek(self, ahead: int = 0) -> FormulaToken | None:
         at = self._at + ahead
         return self._tokens[at] if at < len(self._tokens) else None
 
@@ -186,7 +186,7 @@ class Cursor:
         token = self._peek(ahead)
         return token is not None and token.text == text and token.kind in ("symbol", "command")
 
-    def _next(self) -> Token:
+    def _next(self) -> FormulaToken:
         token = self._peek()
         if token is None:
             raise Unread("the answer ends early")
@@ -230,11 +230,11 @@ class _Lexer:
         self._grouping = grouping
         self._in_text = in_text
         self._level = level
-        self._tokens: list[Token] = []
+        self._tokens: list[FormulaToken] = []
         self._depth = 0
         self._spaced = False
 
-    def read(self) -> list[Token]:
+    def read(self) -> list[FormulaToken]:
         position = 0
         while position < len(self._text):
             match = _TOKEN.match(self._text, position)
@@ -264,7 +264,7 @@ class _Lexer:
     def _add(
         self, kind: Kind, text: str, value: Fraction | None = None, places: int | None = None
     ) -> None:
-        self._tokens.append(Token(kind, text, value, places, self._spaced, self._in_text))
+        self._tokens.append(FormulaToken(kind, text, value, places, self._spaced, self._in_text))
         self._spaced = False
 
     def _based(self, match: re.Match[str]) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import mpmath
 from mpmath import mp
 
-from dgpo_cli.rewards.formulas.nodes import Call, Constant, Grid, Measure, Name, Node, Number
+from dgpo_cli.rewards.formulas.nodes import Call, Constant, Grid, Name, Node, Number, Quantity
 
 MAX_BITS = 300_000  # of an exact numerator or denominator
 MAX_LOG = 10**7  # of the base-2 logarithm of a number that is not exact
@@ -69,7 +69,7 @@ class Evaluator:
                 return self._point[text]
             case Constant(text):
                 return _constant(text)
-            case Measure(value, _):
+            case Quantity(value, _):
                 return self._value(value)
             case Call("sum" | "prod", _):
                 return self._series(node)

@@ -27,7 +27,7 @@ LOAD_TIMEOUT_S = 1800.0  # a large model's weights come from a slow disk
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class ServerCompletion:
     """One completion as the server gives it; log-probabilities in nats."""
 
     token_ids: tuple[int, ...]
@@ -115,7 +115,7 @@ class VllmClient:
         stop_ids: Sequence[int],
         cache_salt: str,
         timeout_s: float,
-    ) -> Drawn:
+    ) -> ServerCompletion:
         """Draw one completion of a prompt.
 
         Raises:
@@ -145,7 +145,7 @@ class VllmClient:
         answer = connection.request("POST", "/v1/completions", body, timeout_s=timeout_s)
         return self._drawn(answer, stop_ids=stop_ids)
 
-    def _drawn(self, answer: Any, *, stop_ids: Sequence[int]) -> Drawn:
+    def _drawn(self, answer: Any, *, stop_ids: Sequence[int]) -> ServerCompletion:
         try:
             (choice,) = answer["choices"]
             ids = tuple(map(int, choice["token_ids"]))
@@ -161,7 +161,7 @@ class VllmClient:
                 f"{self}: {len(ids)} token ids, {len(logprobs)} log-probabilities and the finish "
                 f"reason {reason} do not fit together; dgpo is tested with vLLM 0.32"
             )
-        return Drawn(ids, logprobs, "stop" if reason == "stop" else "length")
+        return ServerCompletion(ids, logprobs, "stop" if reason == "stop" else "length")
 
     def score(self, ids: Sequence[int], *, model: str, cache_salt: str) -> list[float]:
         """Return the log-probability of every token but the first, given those before it."""

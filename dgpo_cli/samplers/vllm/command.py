@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from dgpo_cli.samplers.vllm.gate import Rules
+from dgpo_cli.samplers.vllm.gate import GateRules
 from dgpo_cli.samplers.vllm.weight_stream import BACKEND
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM reserves room for
@@ -71,7 +71,7 @@ class ServerFlags:
     sleep: bool = False
     updates: bool = True
     weight_transfer: str | None = BACKEND
-    rules: Rules | None = None
+    rules: GateRules | None = None
 
     def command(
         self, *, socket: Path | None = None, host: str = "127.0.0.1", port: int = 8000

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 
 from dgpo_cli.core.errors import BackendError
 from dgpo_cli.samplers.http_json import Connection, ServerGone, ServerSaysNo, ServerSlow
-from dgpo_cli.samplers.vllm.client import Drawn, VllmClient
+from dgpo_cli.samplers.vllm.client import ServerCompletion, VllmClient
 
 _BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 10.0
@@ -22,7 +22,7 @@ _POLL_S = 0.5  # how soon Ctrl-C is noticed
 
 
 @dataclass(slots=True)
-class Job:
+class Request:
     """One completion to draw: place in the caller's order, prompt, seed, failures so far."""
 
     index: int
@@ -31,13 +31,13 @@ class Job:
     failures: int = 0
 
 
-Draw = Callable[[VllmClient, Connection, Job], Drawn]
+Draw = Callable[[VllmClient, Connection, Request], ServerCompletion]
 
 
 @dataclass(frozen=True, slots=True)
 class _Done:
     index: int
-    drawn: Drawn
+    drawn: ServerCompletion
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class _Lane:
     """A server, the requests meant for it, and the threads that send them."""
 
     client: VllmClient
-    jobs: deque[Job]
+    requests: deque[Request]
     threads: list[threading.Thread] = field(default_factory=list)
     connections: list[Connection] = field(default_factory=list)
     down: bool = False
@@ -81,15 +81,20 @@ class Dispatch:
         self._ended = threading.Event()
         self._told: SimpleQueue[_Done | _Gone | BaseException] = SimpleQueue()
 
-    def run(self, jobs: Sequence[Sequence[Job]], *, on_done: Callable[[int, Drawn], None]) -> None:
+    def run(
+        self,
+        requests: Sequence[Sequence[Request]],
+        *,
+        on_done: Callable[[int, ServerCompletion], None],
+    ) -> None:
         """Draw everything. The jobs of one inner sequence share a prompt and begin on one server.
 
         Raises:
             BackendError: a request failed too often, or a server is gone for good.
         """
-        for number, group in enumerate(jobs):
-            self._lanes[number % len(self._lanes)].jobs.extend(group)
-        missing = sum(map(len, jobs))
+        for number, group in enumerate(requests):
+            self._lanes[number % len(self._lanes)].requests.extend(group)
+        missing = sum(map(len, requests))
         try:
             for lane in self._lanes:
                 self._open(lane, count=missing)
@@ -153,60 +158,60 @@ class Dispatch:
                 connection.abandon()
 
     def _work(self, lane: _Lane, connection: Connection) -> None:
-        while (job := self._take(lane)) is not None:
+        while (request := self._take(lane)) is not None:
             try:
-                drawn = self._draw(lane.client, connection, job)
+                drawn = self._draw(lane.client, connection, request)
             except Exception as error:
                 if self._ended.is_set():
                     return
-                self._failed(lane, job, error)
+                self._failed(lane, request, error)
             else:
-                self._told.put(_Done(job.index, drawn))
+                self._told.put(_Done(request.index, drawn))
 
-    def _take(self, lane: _Lane) -> Job | None:
+    def _take(self, lane: _Lane) -> Request | None:
         """Return the lane's next job, or one of another lane that has many; None at the end."""
         with self._changed:
             while not self._ended.is_set() and not lane.down:
-                if lane.jobs:
-                    return lane.jobs.popleft()
-                fullest = max(self._lanes, key=lambda other: len(other.jobs))
-                if fullest.jobs:
-                    return fullest.jobs.pop()
+                if lane.requests:
+                    return lane.requests.popleft()
+                fullest = max(self._lanes, key=lambda other: len(other.requests))
+                if fullest.requests:
+                    return fullest.requests.pop()
                 self._changed.wait()
             return None
 
-    def _put_back(self, lane: _Lane, job: Job) -> None:
+    def _put_back(self, lane: _Lane, request: Request) -> None:
         with self._changed:
-            lane.jobs.appendleft(job)
+            lane.requests.appendleft(request)
             self._changed.notify()
 
-    def _failed(self, lane: _Lane, job: Job, error: Exception) -> None:
+    def _failed(self, lane: _Lane, request: Request, error: Exception) -> None:
         if lane.down:  # the connection was closed under the request: no failure of its own
-            self._put_back(lane, job)
+            self._put_back(lane, request)
             return
         gone = self._is_gone(lane.client, error)
         if not gone and not (isinstance(error, ServerSlow) or _may_pass(error)):
             self._give_up(_refused(lane.client, error))
             return
-        job.failures += 1
-        if job.failures > self._retries:
+        request.failures += 1
+        if request.failures > self._retries:
             self._give_up(
                 BackendError(
-                    f"{lane.client}: a request failed {job.failures} times, the last time with: "
-                    f"{error}; raise rollout.backend.retries or request_timeout_s if it is slow"
+                    f"{lane.client}: a request failed {request.failures} times (last: {error}); "
+                    "raise rollout.backend.retries, or request_timeout_s if it is slow"
                 )
             )
             return
         if gone:
             with self._changed:
                 first, lane.down = not lane.down, True
-            self._put_back(lane, job)
+            self._put_back(lane, request)
             if first:
                 self._told.put(_Gone(lane.client, error))
             return
-        wait = min(self._backoff_s * 2 ** (job.failures - 1), _LONGEST_BACKOFF_S)
+        wait = min(self._backoff_s * 2 ** (request.failures - 1), _LONGEST_BACKOFF_S)
         self._ended.wait(wait)
-        self._put_back(lane, job)
+        self._put_back(lane, request)
 
     def _give_up(self, error: BaseException) -> None:
         self._told.put(error)

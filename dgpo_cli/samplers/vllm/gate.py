@@ -65,7 +65,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class GateRules:
     """What a server lets through.
 
     key: what every call but GET /health must send as a bearer token.
@@ -86,7 +86,7 @@ class Rules:
         return {_VARIABLE: json.dumps(asdict(self))}
 
     @classmethod
-    def from_environment(cls) -> Rules:
+    def from_environment(cls) -> GateRules:
         """Read what `environment` has written. Raises KeyError if there is nothing."""
         values = json.loads(os.environ[_VARIABLE])
         names = values.pop("names")
@@ -186,7 +186,7 @@ class Gate:
 
     def __init__(self, app: Callable[[_Scope, _Receive, _Send], Awaitable[None]]) -> None:
         self._app = app
-        self._rules = Rules.from_environment()
+        self._rules = GateRules.from_environment()
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Answer a request that is refused, and hand on any other."""

@@ -17,8 +17,8 @@ from dgpo_cli.core.types import Completion
 from dgpo_cli.samplers.base import SamplingParams
 from dgpo_cli.samplers.canary import Canary, mean_gap
 from dgpo_cli.samplers.http_json import Connection, ServerGone, ServerSaysNo, ServerSlow
-from dgpo_cli.samplers.vllm.client import Drawn, Served, VllmClient
-from dgpo_cli.samplers.vllm.dispatch import Dispatch, Job
+from dgpo_cli.samplers.vllm.client import Served, ServerCompletion, VllmClient
+from dgpo_cli.samplers.vllm.dispatch import Dispatch, Request
 
 if TYPE_CHECKING:
     from dgpo_cli.samplers.base import TrainedWeights
@@ -124,27 +124,27 @@ class VllmSampler:
         seeds: Sequence[Sequence[int]],
         params: SamplingParams,
         observer: Observer,
-    ) -> list[Drawn]:
+    ) -> list[ServerCompletion]:
         stop_ids = sorted(self._weights.stop_ids)
 
-        def draw(client: VllmClient, connection: Connection, job: Job) -> Drawn:
+        def draw(client: VllmClient, connection: Connection, request: Request) -> ServerCompletion:
             return client.draw(
                 connection,
-                job.prompt,
+                request.prompt,
                 model=self._model(client),
-                seed=job.seed,
+                seed=request.seed,
                 params=params,
                 stop_ids=stop_ids,
                 cache_salt=self._salt,
                 timeout_s=self._limits.request_timeout_s,
             )
 
-        jobs: list[list[Job]] = []
+        requests: list[list[Request]] = []
         count = 0
         for prompt, own in zip(prompts, seeds, strict=True):
-            jobs.append([Job(count + j, prompt, seed) for j, seed in enumerate(own)])
+            requests.append([Request(count + j, prompt, seed) for j, seed in enumerate(own)])
             count += len(own)
-        found: list[Drawn | None] = [None] * count
+        found: list[ServerCompletion | None] = [None] * count
         self._dispatch = Dispatch(
             self._fleet.clients,
             draw=draw,
@@ -155,14 +155,14 @@ class VllmSampler:
         self._go_on()  # after the dispatch is there: `cancel` looks at both in the other order
         with phase(observer, "sampling", total=count, unit="completions") as advance:
 
-            def on_done(index: int, drawn: Drawn) -> None:
+            def on_done(index: int, drawn: ServerCompletion) -> None:
                 found[index] = drawn
                 advance(1)
 
-            self._dispatch.run(jobs, on_done=on_done)
+            self._dispatch.run(requests, on_done=on_done)
         return [drawn for drawn in found if drawn is not None]
 
-    def _completion(self, drawn: Drawn, *, seed: int) -> Completion:
+    def _completion(self, drawn: ServerCompletion, *, seed: int) -> Completion:
         ids = drawn.token_ids
         return Completion(
             token_ids=ids,

@@ -18,7 +18,7 @@ from dgpo_cli.core.errors import BackendError, ConfigError
 from dgpo_cli.samplers.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
 from dgpo_cli.samplers.vllm.client import VllmClient
 from dgpo_cli.samplers.vllm.command import ServerFlags
-from dgpo_cli.samplers.vllm.gate import Rules, key_file, names_of, write_key
+from dgpo_cli.samplers.vllm.gate import GateRules, key_file, names_of, write_key
 from dgpo_cli.samplers.vllm.process import (
     OwnedProcess,
     own_folder,
@@ -95,7 +95,7 @@ def serving(
     port = _claim(host, port)
     url = _url(host, port)
     with _key(url, given=api_key) as (key, file):
-        rules = Rules(
+        rules = GateRules(
             key,
             folder=str(place),
             owner=owner,
