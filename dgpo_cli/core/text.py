@@ -210,3 +210,14 @@ def escaped(text: str, *, spaces: bool = False) -> str:
     What a reader could not see or a browser would obey is shown as an escape, as in the terminal.
     """
     return html.escape(visible(text, spaces=spaces), quote=True)
+
+
+def markdown_plain(text: str) -> str:
+    """Text that no Markdown reader takes for markup or for a second line."""
+    return "".join(char if char.isalnum() or char in " -_./" else "-" for char in text)
+
+
+def markdown_code(text: str) -> str:
+    """Text as code that can end neither the code nor the table cell it stands in."""
+    safe = html.escape(text, quote=False).replace("|", "&#124;").replace("`", "&#96;")
+    return f"<code>{safe}</code>"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgpo_cli import __version__
 from dgpo_cli.core.numbers import cell, short
+from dgpo_cli.core.text import markdown_code, markdown_plain
 from dgpo_cli.core.types import SettingChange
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def model_card(facts: CardFacts) -> str:
     """Return the text of README.md."""
     parts = [
         _metadata(facts),
-        f"# {_plain(facts.title)}",
+        f"# {markdown_plain(facts.title)}",
         _summary(facts),
         _usage(facts),
         "## Data\n\n" + _data(facts.settings),
@@ -197,22 +198,13 @@ def _changes(changes: Sequence[SettingChange]) -> Iterator[str]:
     yield f"## Changed within the run\n\n{text}\n\n" + "\n".join(rows)
 
 
-def _plain(text: str) -> str:
-    """Return text that no Markdown reader takes for markup or for a second line."""
-    return "".join(c if c.isalnum() or c in " -_./" else "-" for c in text)
-
-
 def _code(value: object) -> str:
-    """Write a value as code that can neither end the code nor the table cell it stands in.
-
-    Of a local path only the last part is told.
-    """
+    """Write a value as code; of a local path only the last part is told."""
     if isinstance(value, str):
         text = json.dumps(_without_folders(value), ensure_ascii=False)[1:-1]
     else:
         text = json.dumps(value, ensure_ascii=False, default=list)
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return f"<code>{text.replace('|', '&#124;').replace('`', '&#96;')}</code>"
+    return markdown_code(text)
 
 
 def _without_folders(text: str) -> str:

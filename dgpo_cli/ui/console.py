@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import IO, TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.padding import Padding
 from rich.table import Table
@@ -22,7 +23,7 @@ from rich.text import Text
 
 from dgpo_cli.core.errors import without_logins
 from dgpo_cli.core.events import Event, Note
-from dgpo_cli.core.text import visible
+from dgpo_cli.core.text import pad, visible
 from dgpo_cli.ui import pager
 
 if TYPE_CHECKING:
@@ -199,9 +200,9 @@ def table(rows: Sequence[Sequence[str]], *, styles: Sequence[str]) -> None:
     if is_terminal(sys.stdout):
         stdout().print(_table(cells, styles=styles, narrow=stdout().width < NARROW))
         return
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
-        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        padded = map(pad, row, widths)
         raw("  ".join(padded).rstrip() + "\n")
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from dgpo_cli.core import text
 from dgpo_cli.core.text import (
     ASCII,
     UNICODE,
     elide,
+    markdown_code,
+    markdown_plain,
     pad,
     plain,
     split_cells,
@@ -141,3 +146,22 @@ def test_glyphs_are_one_cell_each_where_levels_must_align() -> None:
     for glyphs in (UNICODE, ASCII):
         assert all(cell_len(char) == 1 for char in glyphs.above + glyphs.below + glyphs.fractions)
         assert len(glyphs.above) == len(glyphs.below)
+
+
+def test_markdown_code_ends_neither_itself_nor_its_cell() -> None:
+    shown = markdown_code("a|b`c</code><b>&amp;")
+    assert shown == "<code>a&#124;b&#96;c&lt;/code&gt;&lt;b&gt;&amp;amp;</code>"
+    assert markdown_plain("[x](http://y)\n# z") == "-x--http-//y--- z"
+
+
+def test_no_other_module_escapes_text() -> None:
+    package = Path(text.__file__).parents[1]
+    ways = re.compile(r"html\.escape|\.isprintable\(|&lt;|rich\.markup|markup=True|unicode_escape")
+    found = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in package.rglob("*.py")
+        if path.name != "text.py"
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if ways.search(line)
+    ]
+    assert found == []
