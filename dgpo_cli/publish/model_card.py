@@ -85,7 +85,7 @@ def _metadata(facts: CardFacts) -> str:
         library_name="peft" if facts.is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["dgpo", "reinforcement-learning", *(["lora"] if facts.is_adapter else [])],
-        model_name=_plain(facts.title) if facts.evaluations else None,
+        model_name=markdown_plain(facts.title) if facts.evaluations else None,
         eval_results=list(map(_result, facts.evaluations)) or None,
         base_model=facts.base if on_hub else None,
         base_model_relation=relation if on_hub else None,
