@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM
 import dgpo_cli.engine.learn as learn_module
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.errors import CheckpointError, ConfigError, NonFiniteError
+from dgpo_cli.core.events import Observers
 from dgpo_cli.core.types import StepMetrics
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train import train
-from tests.recorder import Recorder
+from tests.recorder import Notes, Recorder
 
 SMALL = (
     "rollout.prompts_per_step=4",
@@ -45,10 +46,8 @@ def run_tiny(
         out=out,
         resume=resume,
         allow_change=allow_change,
-        observer=recorder,
+        observer=Observers([recorder, Notes([] if events is None else events)]),
     )
-    if events is not None:
-        events += recorder.notes
     return result, recorder.lines
 
 
