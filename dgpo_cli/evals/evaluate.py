@@ -7,10 +7,10 @@ was killed and resumed, or extended to a larger k, has the samples of one that w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
@@ -33,6 +33,13 @@ from dgpo_cli.rewards.grader import check_answers
 
 Missing = tuple[Prompt, int]  # a problem and the number of one of its samples
 _DEFAULT_BATCH = 1024  # completions, for a sampler whose settings do not say
+
+
+class Stop(Protocol):
+    """Says whether an evaluation is to end between two batches."""
+
+    @property
+    def requested(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,7 @@ def fill(
     k: int,
     folder: EvalFolder,
     observer: Observer,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
     redraw: str | None = None,
 ) -> tuple[list[Sample], Drawn]:
     """Draw the samples 0 to k - 1 of every problem that are not in the folder yet; return all
@@ -153,7 +160,7 @@ def fill(
     is judged and on the disk before the next begins.
 
     Args:
-        should_stop: asked before every batch; where it is true, what is there is returned.
+        stop: looked at before every batch; where it is requested, what is there is returned.
         redraw: draw all anew where a sample that is there is damaged, and say this.
 
     Raises:
@@ -183,7 +190,7 @@ def fill(
     try:
         with phase(engine.observer, "evaluation", total=len(missing), unit="samples") as advance:
             for batch in _batches(missing, size=batch_size(engine)):
-                if should_stop():
+                if stop is not None and stop.requested:
                     break
                 lines = _draw(engine, batch)
                 folder.samples.append(lines)

@@ -89,7 +89,7 @@ def _open_prompts(folder: EvalFolder, card: Card, *, observer: Observer) -> bool
 
     The card keeps the last ids of a prompt, and the chat template ends all of them alike.
     """
-    lines = folder.samples.lines(on_changed=lambda number: None)
+    lines = folder.samples.lines(changed=set())
     if all("starts_in_thought" in line for line in lines):
         return False
     from tokenizers import Tokenizer
@@ -126,7 +126,7 @@ def _judge(
     tails: dict[int, dict[str, Any]] = {}
     changed: set[int] = set()
     with Grader(settings.reward, observer=observer) as grader:
-        for lines in _chunks(folder.samples.lines(on_changed=changed.add), size=_CHUNK):
+        for lines in _chunks(folder.samples.lines(changed=changed), size=_CHUNK):
             for number, line in enumerate(lines, start=len(samples) + 1):
                 if (problem := settings.reward.problem_with(line["answer"])) is not None:
                     raise DataError(f"{folder.samples.path}:{number}: {problem}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,10 +121,10 @@ class SampleFile:
         """Cut off a last line that a kill left unfinished; return how many there were, 0 or 1."""
         return io.drop_torn_line(self.path, is_whole=_is_json)
 
-    def lines(self, *, on_changed: Callable[[int], None] | None = None) -> Iterator[dict[str, Any]]:
+    def lines(self, *, changed: set[int] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the lines as they are stored, checked.
 
-        on_changed: told the number, from 1, of each line that is not as it was written, which is
+        changed: gets the number, from 1, of each line that is not as it was written, which is
             yielded then; without it such a line is an error.
 
         Raises:
@@ -147,12 +147,12 @@ class SampleFile:
                     raise DataError(f"{error}; start the folder anew with --fresh") from error
                 seen.add(key)
                 if "digest" in line and not _is_sealed(raw):
-                    if on_changed is None:
+                    if changed is None:
                         raise DataError(
                             f"{where}: sample {key[1]} of problem {key[0]!r} was changed since it "
                             f"was written; {REMEDY}, or judge it as it is now with dgpo regrade"
                         )
-                    on_changed(number)
+                    changed.add(number)
                 there = {
                     name: value
                     for name, value in line.items()

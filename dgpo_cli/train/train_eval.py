@@ -137,7 +137,7 @@ class RunEvaluations:
                 k=self._own.k,
                 folder=target,
                 observer=self._observer,
-                should_stop=lambda: interrupt.requested,
+                stop=interrupt,
                 redraw=f"evaluating again after step {step}",
             )
             if len(samples) < self._own.k * len(self._benchmark.prompts):

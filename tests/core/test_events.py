@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import dgpo_cli
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.events import (
     Checkpointed,
@@ -209,3 +211,34 @@ def test_a_run_that_is_broken_off_tells_its_end(
         )
     assert [event.state for event in recorder.of(Ended)] == [state]
     assert isinstance(recorder.events[-1], Ended)
+
+
+# Rooms whose functions a command calls, or that work for one: they are given an observer.
+TOLD = ("train", "evals", "inspect", "report", "publish", "doctor", "planning", "engine", "prompts")
+
+
+def callbacks(tree: ast.AST) -> list[str]:
+    """Parameters by which a function would tell somebody something."""
+    return [
+        f"{node.name}({argument.arg})"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        for argument in [*node.args.args, *node.args.kwonlyargs]
+        if argument.arg.startswith("on_") or argument.arg in ("progress", "notify", "save_eval")
+    ]
+
+
+def test_nobody_takes_callbacks_but_an_observer() -> None:
+    root = Path(dgpo_cli.__file__).parent
+    found = {
+        path.relative_to(root).as_posix(): names
+        for room in TOLD
+        for path in (root / room).rglob("*.py")
+        if (names := callbacks(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    assert found == {}
+
+
+def test_a_callback_is_found() -> None:
+    planted = "def f(a, *, on_step, observer):\n    def g(progress): ...\n"
+    assert callbacks(ast.parse(planted)) == ["f(on_step)", "g(progress)"]
