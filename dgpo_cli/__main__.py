@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import Any, NoReturn
+
+_INTERRUPTED = 130
 
 
 def main() -> NoReturn:
@@ -13,17 +16,24 @@ def main() -> NoReturn:
     listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if listens:
         signal.signal(signal.SIGINT, _end)
-    from dgpo_cli.cli.main import main as command
+    from dgpo_cli.cli.main import app
 
     if listens:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    command()
+    try:
+        app()
+    except KeyboardInterrupt:  # Ctrl-C once more, while the one before was being told
+        sys.exit(_INTERRUPTED)
+    finally:
+        # Python's own end has nothing to interrupt but libraries' tidying, with a traceback each.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise AssertionError("app ends the process")
 
 
 def _end(number: int, frame: Any) -> NoReturn:
     # No exception: it would come out of some import, with a traceback.
     os.write(2, b"interrupted\n")
-    os._exit(130)
+    os._exit(_INTERRUPTED)
 
 
 if __name__ == "__main__":

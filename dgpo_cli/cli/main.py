@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn
@@ -13,7 +12,7 @@ import typer
 from dgpo_cli import __version__
 from dgpo_cli.cli import completion
 from dgpo_cli.cli.check import check
-from dgpo_cli.cli.commands import INTERRUPTED, Command, Group, Guard, take_debug
+from dgpo_cli.cli.commands import Command, Group, Guard, take_debug
 from dgpo_cli.cli.eval import compare, evaluate, regrade
 from dgpo_cli.cli.inspect import inspect
 from dgpo_cli.cli.machine import doctor, plan
@@ -131,15 +130,3 @@ for _panel, _group in _COMMANDS.items():
     for _name, (_function, _short) in _group.items():
         app.command(_name, cls=Command, short_help=_short, rich_help_panel=_panel)(_function)
 app.add_typer(preset_app, name="preset", cls=Group, rich_help_panel="Settings")
-
-
-def main() -> NoReturn:
-    """Entry point of the command `dgpo`."""
-    try:
-        app()
-    except KeyboardInterrupt:  # Ctrl-C once more, while the one before was being told
-        sys.exit(INTERRUPTED)
-    finally:
-        # Python's own end has nothing to interrupt but libraries' tidying, with a traceback each.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise AssertionError("Root.main ends the process")

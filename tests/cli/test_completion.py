@@ -89,7 +89,7 @@ def test_runs_are_offered_newest_first(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_completion_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom dgpo_cli.cli.main import main\ntry:\n    main()\nfinally:\n"
+        "import sys\nfrom dgpo_cli.__main__ import main\ntry:\n    main()\nfinally:\n"
         "    slow = {'torch', 'numpy', 'transformers', 'rich.markdown', 'markdown_it'}\n"
         "    sys.stderr.write(' '.join(sorted(slow & set(sys.modules))))\n"
     )

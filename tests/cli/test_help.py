@@ -127,7 +127,7 @@ def test_the_help_is_coloured_on_a_terminal_and_plain_in_a_pipe() -> None:
 
 def test_the_help_imports_nothing_that_is_slow() -> None:
     code = (
-        "import sys\nfrom dgpo_cli.cli.main import main\ntry:\n    main()\nfinally:\n"
+        "import sys\nfrom dgpo_cli.__main__ import main\ntry:\n    main()\nfinally:\n"
         "    slow = {'rich.markdown', 'pygments', 'markdown_it', 'pydantic', 'torch', 'numpy'}\n"
         "    sys.stderr.write(' '.join(sorted(slow & set(sys.modules))))\n"
     )

@@ -15,7 +15,7 @@ from tests.cli.helpers import COLOUR, ESCAPE, dgpo, environment, on_terminal, ru
 DGPO = (sys.executable, "-m", "dgpo_cli")
 RUN_AND_REPORT = """
 import sys
-from dgpo_cli.cli.main import main
+from dgpo_cli.__main__ import main
 report = sys.argv.pop()
 try:
     main()

@@ -235,7 +235,7 @@ def test_data_in_the_cache_are_read_where_the_hub_is_dead_and_nobody_is_asked_ag
 
 BENCHMARK = """
 import sys
-from dgpo_cli.cli.main import main
+from dgpo_cli.__main__ import main
 try:
     main()
 finally:
