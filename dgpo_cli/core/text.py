@@ -204,12 +204,12 @@ def visible_lines(text: str) -> str:
     return "\n".join(map(visible, text.split("\n")))
 
 
-def escaped(text: str, *, spaces: bool = False) -> str:
+def escaped(text: str) -> str:
     """Untrusted text as HTML on one line, in elements and in quoted attributes.
 
     What a reader could not see or a browser would obey is shown as an escape, as in the terminal.
     """
-    return html.escape(visible(text, spaces=spaces), quote=True)
+    return html.escape(visible(text), quote=True)
 
 
 def markdown_plain(text: str) -> str:
