@@ -67,7 +67,10 @@ def settings(
         options.one_of(given, why="")
     resolved = None
     if run is not None:
+        from dgpo_cli.config.dump import told_again
+
         resolved = options.resolve_run(run, overrides=overrides)
+        resolved = told_again(resolved, run / "settings.toml")
     elif preset or config or overrides:
         resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags={})
     from dgpo_cli.config.reference import find

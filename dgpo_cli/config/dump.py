@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dgpo_cli.config.load import DEFAULT, Resolved
@@ -58,3 +60,23 @@ def dump_toml(resolved: Resolved) -> str:
             item.comment(f"from {resolved.sources[key]}")
         table.add(name, item)
     return tomlkit.dumps(document)
+
+
+def told_again(resolved: Resolved, file: Path) -> Resolved:
+    """Return settings of a file with the layers that `dump_toml` named in it as their sources.
+
+    A value without a comment is a default there; another comment says nothing of a layer.
+    """
+    import tomlkit
+
+    document: Any = tomlkit.parse(file.read_text(encoding="utf-8-sig"))
+    sources = dict(resolved.sources)
+    for key in [key for key, source in sources.items() if source == f"file {file}"]:
+        item = document
+        for part in key.split("."):
+            item = item.item(part) if hasattr(item, "item") else item[part]
+        trivia = getattr(item, "trivia", None)  # tomlkit may hand out a bare bool
+        comment = trivia.comment.lstrip("# ") if trivia is not None else "unknown"
+        if not comment or comment.startswith("from "):
+            sources[key] = comment.removeprefix("from ") or DEFAULT
+    return replace(resolved, sources=sources)

@@ -56,11 +56,31 @@ def test_the_value_is_told_with_its_source() -> None:
     assert (refused.exit_code, refused.stdout) == (2, "")
 
 
-def test_a_run_tells_its_own_values(tmp_path: Path) -> None:
+def test_a_run_tells_its_own_values_and_where_they_came_from(tmp_path: Path) -> None:
     resolved = resolve(preset="tiny", overrides=["credit.tau=0.25"])
     (tmp_path / "settings.toml").write_text(dump_toml(resolved), encoding="utf-8")
-    text = dgpo("settings", "credit.tau", "--run", str(tmp_path)).stdout
-    assert f"  value      0.25, from file {tmp_path}/settings.toml\n" in text
+
+    def value(name: str, *more: str) -> str:
+        text = dgpo("settings", name, "--run", str(tmp_path), *more).stdout
+        return text.partition("  value      ")[2].partition("\n")[0]
+
+    assert value("credit.tau") == "0.25, from --set"
+    assert value("optim.lr") == "0.0002, from preset tiny"
+    assert value("credit.target_ess") == "unset, the default"
+    assert value("loss.mask_truncated") == "false, from preset tiny"
+    assert value("optim.lr", "--set", "optim.lr=1e-3") == "0.001, from --set"
+    listed = dgpo("settings", "--run", str(tmp_path)).stdout
+    here = ("--preset", "tiny", "--set", "credit.tau=0.25")
+    assert listed == dgpo("settings", *here).stdout
+
+
+def test_a_comment_of_the_users_is_not_a_source(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("[optim]\nlr = 0.1 # try this\n[loss]\nmask_truncated = true # from --set\n")
+    text = dgpo("settings", "optim.lr", "--run", str(tmp_path)).stdout
+    assert f"  value      0.1, from file {file}\n" in text
+    text = dgpo("settings", "loss.mask_truncated", "--run", str(tmp_path)).stdout
+    assert "  value      true, from --set\n" in text
 
 
 def test_all_settings_are_listed_a_line_each_under_their_section() -> None:
