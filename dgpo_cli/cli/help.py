@@ -30,12 +30,6 @@ _NARROWEST = 40
 _COLUMN = 30  # where the texts begin at most; a longer name has a line of its own
 
 
-def examples(text: str) -> tuple[str, ...]:
-    """Return the command lines among the examples of a docstring."""
-    lines = text.partition(EXAMPLES)[2].splitlines()
-    return tuple(line.strip() for line in lines if line.strip().startswith("dgpo "))
-
-
 def takes(param: Any) -> str:
     """Return what an option is given, or an argument is called: N, FILE, auto|panel|lines."""
     if getattr(param, "is_flag", False):
