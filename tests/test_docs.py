@@ -53,10 +53,15 @@ def overrides_of(words: list[str]) -> list[str]:
     return [value.replace("=N", "=8") for value in values if value not in MADE_UP]
 
 
+def preset_of(words: list[str]) -> str | None:
+    found = [value for option, value in itertools.pairwise(words) if option == "--preset"]
+    return found[0] if found and found[0].islower() else None
+
+
 def test_the_readme_has_at_most_200_lines_and_a_page_not_many_more() -> None:
     lengths = {page.name: len(page.read_text(encoding="utf-8").splitlines()) for page in PAGES}
     assert lengths["README.md"] <= 200
-    assert {name: length for name, length in lengths.items() if length > 220} == {}
+    assert {name: length for name, length in lengths.items() if length > 280} == {}
 
 
 @EVERY_PAGE
@@ -136,10 +141,13 @@ def test_every_setting_exists(page: Path) -> None:
 @EVERY_PAGE
 def test_every_override_is_accepted(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    groups = [overrides_of(words) for words in commands_of(text)]
-    groups += [overrides_of(shlex.split(line)) for line in re.findall(r"`(--set [^`]+)`", text)]
-    for group in groups:
-        resolve(overrides=group)  # raises for a value that is not one of the setting's
+    groups = [(preset_of(words), overrides_of(words)) for words in commands_of(text)]
+    lines = re.findall(r"`(--set [^`]+)`", text)
+    groups += [(None, overrides_of(shlex.split(line))) for line in lines]
+    for preset, group in groups:
+        resolve(
+            preset=preset, overrides=group
+        )  # raises for a value that is not one of the setting's
 
 
 @EVERY_PAGE
