@@ -19,6 +19,7 @@ from dgpo_cli.core.types import InspectedCompletion, StoredCredit, TokenStats
 from dgpo_cli.inspect.page import inspect_page
 from dgpo_cli.inspect.token_html import STEPS, shown_pieces
 from dgpo_cli.inspect.views.header import share_of_top
+from dgpo_cli.inspect.views.legend import ends
 from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.measure import What, gate, measure_of, pieces
 from dgpo_cli.inspect.views.ranking import ranked_by
@@ -108,9 +109,11 @@ def test_scales_and_numbers_are_the_terminals(visit: Open) -> None:
               const fixed = row.map((w) => (factor === 1 ? 0 : weightLevel(w, 2, NEUTRAL)));
               return [factor, fitted, fixed, row.map((w) => weightText(w, factor)),
                 fraction(effectiveFraction(row)),
-                sharesOfTop(row, [0.01, 0.05, 0.1])];
+                sharesOfTop(row, [0.01, 0.05, 0.1]),
+                [weightEnd(1 / factor, factor), weightEnd(factor, factor)]];
             }),
             ends: linear.map(endOf),
+            written: linear.map((values) => [true, false].map((s) => linearEnd(endOf(values), s))),
             small: values.map(small),
             probability: logprobs.map(probability),
         })""",
@@ -119,7 +122,9 @@ def test_scales_and_numbers_are_the_terminals(visit: Open) -> None:
     assert found["small"] == [small(value) for value in values]
     assert found["probability"] == [probability(value) for value in logprobs]
     assert found["ends"] == pytest.approx([Linear.of(row, steps=STEPS).end for row in linear])
-    for row, (factor, *levels, texts, effective, shares) in zip(rows, found["rows"], strict=True):
+    for row, (factor, *levels, texts, effective, shares, both) in zip(
+        rows, found["rows"], strict=True
+    ):
         scale = Scale.of(row, steps=STEPS)
         assert factor == pytest.approx(scale.fitted, rel=1e-12)
         for fit, found_levels in zip((True, False), levels, strict=True):
@@ -129,6 +134,12 @@ def test_scales_and_numbers_are_the_terminals(visit: Open) -> None:
         squares = math.fsum(weight * weight for weight in row)
         assert effective == fraction(math.fsum(row) ** 2 / (len(row) * squares))
         assert shares == pytest.approx([share_of_top(row, s) for s in (0.01, 0.05, 0.1)], rel=1e-12)
+        fitted = Scale.of(row, steps=STEPS, fit=True)
+        if not fitted.is_uniform:
+            assert both == [each.removeprefix("<= ").removeprefix(">= ") for each in ends(fitted)]
+    for values, written in zip(linear, found["written"], strict=True):
+        scales = [Linear.of(values, steps=STEPS, signed=signs) for signs in (True, False)]
+        assert written == [each.number(each.end, short=True) for each in scales]
 
 
 def test_the_script_shows_what_python_wrote(visit: Open) -> None:

@@ -140,3 +140,12 @@ function weightText(weight, factor) {
   if (weight > 0 && weight < 0.1) return weight < 0.001 ? exponential(weight, 1) : fixed(weight, 3);
   return fixed(weight, 2);
 }
+
+// The ends of a scale.
+function weightEnd(weight, factor) {
+  return weight < 0.1 ? weightText(weight, factor) : bare(weightText(weight, factor));
+}
+
+function linearEnd(value, isSigned) {
+  return bare(isSigned ? signed(value) : small(value));
+}

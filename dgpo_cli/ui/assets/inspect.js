@@ -153,7 +153,7 @@ const UNDERLINED = `underlined: first ${TOP} of the table`;
 
 function weightScale(factor, fits) {
   if (factor === 1) return { arms: "du", low: "", high: "", notes: ["every token has weight 1"] };
-  const [low, high] = [1 / factor, factor].map((end) => String(Number(end.toPrecision(4))));
+  const [low, high] = [1 / factor, factor].map((end) => weightEnd(end, factor));
   const below = view.w.some((weight) => logWeight(weight) < -Math.log(factor) - 1e-6);
   const above = view.w.some((weight) => logWeight(weight) > Math.log(factor) + 1e-6);
   return {
@@ -171,11 +171,10 @@ function linearScale(end, values) {
     const found = isUnknown ? "not known" : "0 for every token";
     return { arms: isSigned ? "du" : "q", low: "", high: "", notes: [`it is ${found}`] };
   }
-  const round = (value) => signed(value);
   return {
     arms: isSigned ? "du" : "q",
-    low: isSigned ? round(-end) : "0",
-    high: isSigned ? round(end) : round(end).slice(1),
+    low: isSigned ? linearEnd(-end, true) : "0",
+    high: linearEnd(end, isSigned),
     notes: [isSigned ? "linear scale, 0 in the middle" : "linear scale", UNDERLINED, ...summed()],
   };
 }

@@ -24,10 +24,14 @@ function exponential(value, digits) {
   return `${mantissa}e${own.replace(/^([+-])(\d)$/, "$10$2")}`;
 }
 
+// Without zeros behind the point.
+function bare(text) {
+  return text.includes(".") && !text.includes("e") ? text.replace(/\.?0+$/, "") : text;
+}
+
 // Python's :g, at most `digits` significant digits and no more than the number needs.
 function general(value, digits) {
   const [mantissa, power] = exponential(value, digits - 1).split("e");
-  const bare = (text) => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
   if (power < -4 || power >= digits) return `${bare(mantissa)}e${power}`;
   return bare(fixed(value, digits - 1 - power));
 }
