@@ -18,10 +18,10 @@ from dgpo_cli.core.text import UNICODE, visible, visible_lines
 from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit
 from dgpo_cli.inspect.token_html import STEPS, shown_pieces, token_lines, tokens_style
 from dgpo_cli.inspect.views.header import distance_is_noise, in_words, outcome, rule_name
-from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.steps import steps_of
 from dgpo_cli.inspect.views.what_if import named
 from dgpo_cli.ui.document import asset, document
+from dgpo_cli.ui.scale import Scale
 
 MAX_TOKENS = 60_000  # of all completions of a page; each adds about 80 bytes
 DIGITS = 12  # of a number in the data; what the page recomputes is right to 1e-9

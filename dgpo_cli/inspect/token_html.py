@@ -18,10 +18,10 @@ from dgpo_cli.core.numbers import probability, small
 from dgpo_cli.core.text import UNICODE
 from dgpo_cli.core.types import InspectedToken
 from dgpo_cli.inspect.views.measure import Piece, gate, pieces
-from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.document import asset
 from dgpo_cli.ui.flow import show_all
 from dgpo_cli.ui.ramp import contrast
+from dgpo_cli.ui.scale import Scale
 
 Line = list[tuple[str, str, str]]  # class, title and text of each piece
 Scheme = Literal["light", "dark"]

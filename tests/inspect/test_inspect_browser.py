@@ -23,8 +23,8 @@ from dgpo_cli.inspect.views.legend import ends
 from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.measure import What, gate, measure_of, pieces
 from dgpo_cli.inspect.views.ranking import ranked_by
-from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.what_if import moved
+from dgpo_cli.ui.scale import Scale
 from tests.algo.twins import dgpo_weights
 from tests.browser import Visit
 from tests.inspect.test_token_html import fragment

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from dgpo_cli.core.text import ASCII, UNICODE
 from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.measure import measure_of
-from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.strip import Strip, bar, spans
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import RAMPS
+from dgpo_cli.ui.scale import Scale
 from tests.samples import completion, printed, texts
 
 

@@ -11,8 +11,8 @@ from dgpo_cli.core.text import visible
 from dgpo_cli.core.types import InspectedCompletion
 from dgpo_cli.inspect.token_html import STEPS, level_class, token_lines, tokens_style
 from dgpo_cli.inspect.views.measure import pieces
-from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.document import templates
+from dgpo_cli.ui.scale import Scale
 from tests.samples import completion, hostile, solution
 
 

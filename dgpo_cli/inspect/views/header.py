@@ -19,8 +19,8 @@ from dgpo_cli.core.numbers import (
 from dgpo_cli.core.text import Glyphs, visible
 from dgpo_cli.core.types import InspectedCompletion, Inspection
 from dgpo_cli.inspect.views.measure import added
-from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.page import Page
+from dgpo_cli.ui.scale import Scale
 
 NEARLY_HELD = 0.105  # of the top 10%: below it reads as GRPO's
 SHARPER = "--target-ess 0.9 shows what a smaller tau would give; credit.target_ess trains with it."

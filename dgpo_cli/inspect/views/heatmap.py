@@ -8,10 +8,10 @@ from dgpo_cli.inspect.views.header import header
 from dgpo_cli.inspect.views.legend import legend
 from dgpo_cli.inspect.views.measure import What, measure_of, pieces
 from dgpo_cli.inspect.views.ranking import Ranking, ranked_by
-from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.strip import Strip
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth, levels
+from dgpo_cli.ui.scale import Scale
 
 PEAKS = 8  # tokens whose passages are shown even where the table has fewer
 

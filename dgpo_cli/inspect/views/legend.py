@@ -7,10 +7,10 @@ import math
 from dgpo_cli.core.text import pad
 from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.measure import Measure, What
-from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.flow import level_glyph
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Ramp
+from dgpo_cli.ui.scale import Scale
 
 # What the numbers are, for those who meet them first here.
 _MEANINGS: dict[What, str] = {

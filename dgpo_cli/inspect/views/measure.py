@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from dgpo_cli.core.token_texts import MAX_PARTS, REPLACEMENT
 from dgpo_cli.inspect.views.linear import Linear
-from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.ramp import GROWING, RAMPS, Depth, Ramp
+from dgpo_cli.ui.scale import Scale
 
 if TYPE_CHECKING:  # the command line reads What from here
     from dgpo_cli.core.types import InspectedCompletion, InspectedToken

@@ -16,12 +16,12 @@ from dgpo_cli.inspect.views.header import outcome, question
 from dgpo_cli.inspect.views.legend import legend
 from dgpo_cli.inspect.views.measure import Measure, Piece, What, added, measure_of, pieces, scale_of
 from dgpo_cli.inspect.views.pair_steps import PairSteps, Side
-from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.step_table import StepBars, totals_of
 from dgpo_cli.inspect.views.what_if import moved
 from dgpo_cli.ui.flow import Run, joined, show_all, wrap
 from dgpo_cli.ui.page import LABEL, NOTE, Page, View
 from dgpo_cli.ui.ramp import RAMPS, Depth, levels
+from dgpo_cli.ui.scale import Scale
 
 _SHARED_LINES = 4  # of what both begin with
 

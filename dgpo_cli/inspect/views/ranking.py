@@ -17,9 +17,9 @@ from dgpo_cli.core.numbers import probability, signed, small
 from dgpo_cli.core.text import pad, split_cells, split_cells_end
 from dgpo_cli.core.types import InspectedToken
 from dgpo_cli.inspect.views.measure import Measure, Piece, What, gate
-from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Ramp
+from dgpo_cli.ui.scale import Scale
 
 _WIDE = 72  # cells from which a token's numbers have columns of their own
 _NARROW = 36  # cells below which the text around a token is on a line of its own

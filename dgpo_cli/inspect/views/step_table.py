@@ -18,10 +18,10 @@ from dgpo_cli.inspect.views.header import header
 from dgpo_cli.inspect.views.legend import legend
 from dgpo_cli.inspect.views.measure import Measure, Piece, What, added, measure_of, pieces
 from dgpo_cli.inspect.views.ranking import ranked
-from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.inspect.views.steps import Step, steps_of
 from dgpo_cli.ui.page import NOTE, Page, View
 from dgpo_cli.ui.ramp import RAMPS, Depth, Ramp, levels
+from dgpo_cli.ui.scale import Scale
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from dgpo_cli.core.text import Glyphs
 from dgpo_cli.inspect.views.legend import name_of
 from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.measure import Measure, mean
-from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Ramp
+from dgpo_cli.ui.scale import Scale
 
 _ASCII = "_.:-=+*#"  # no digits: the ranks stand below
 _RANKS = 9  # marked below the strip: one digit each

@@ -20,9 +20,9 @@ from dgpo_cli.core.types import (
 from dgpo_cli.inspect.views.header import rule_name
 from dgpo_cli.inspect.views.measure import gate, pieces
 from dgpo_cli.inspect.views.ranking import ranked
-from dgpo_cli.inspect.views.scale import Scale
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
+from dgpo_cli.ui.scale import Scale
 
 _WIDE = 72  # cells from which formulas show their numbers and alternatives have bars
 _BAR = 10  # cells of a probability of 1

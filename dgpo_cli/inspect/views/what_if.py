@@ -10,9 +10,9 @@ from typing import Any
 from dgpo_cli.core.numbers import fraction, percent, short
 from dgpo_cli.core.text import visible
 from dgpo_cli.core.types import InspectedCompletion, Inspection
-from dgpo_cli.inspect.views.scale import EQUAL, Scale, log_weight
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
+from dgpo_cli.ui.scale import EQUAL, Scale, log_weight
 
 _WIDE = 60  # cells from which a row has its text beside the numbers
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo_cli.inspect.views.scale import Scale, spread
+from dgpo_cli.ui.scale import Scale, spread
 
 WEIGHTS = st.lists(st.floats(1e-9, 1e4), min_size=1, max_size=30)
 
