@@ -30,6 +30,7 @@ from dgpo_cli.core.formats import (
 )
 from dgpo_cli.core.schema import Number, Real
 from dgpo_cli.core.types import Completion, Message, Prompt, ScoredGroup, Verdict
+from tests.golden import stored
 
 DOCS = Path(__file__).parents[2] / "docs"
 LINE = {"version": 1, "prompt_id": "p", "index": 0, "completion": "c"}
@@ -151,3 +152,29 @@ def test_what_is_made_takes_each_field_from_its_first_source() -> None:
     assert verdict == Verdict("correct", None, 0.1)
     with pytest.raises(TypeError, match="reward"):
         filled(Verdict, GROUP.completions[0], outcome="correct", extracted=None)
+
+
+STORED = {
+    "rollout": ("rollout", "rollouts.jsonl"),
+    "trained-rollout": ("run", "rollouts/step-000004.jsonl"),
+    "sample": ("evaluations", "after/samples.jsonl"),
+    "eval": ("run", "evals.jsonl"),
+    "change": ("run", "changes.jsonl"),
+    "card": ("run", "evals/step-000004/card.json"),
+    "evaluation": ("evaluations", "after/report.json"),
+    "trackers": ("run", "trackers.json"),
+    "state": ("run", "checkpoints/step-000004/state.json"),
+    "carried": ("run", "checkpoints/step-000004/carried.json"),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_stored_files_are_read_and_written_as_they_are(name: str) -> None:
+    """Of tests/golden; numbers of the machine are masked there, and unknown here."""
+    folder, inside = STORED[name]
+    text = stored.read(folder)[inside].replace('"<tokens_per_s>"', "null")
+    format = next(each for each in FORMATS if each.name == name)
+    for part in text.splitlines() if inside.endswith("l") else [text]:
+        value = json.loads(part)
+        again = json.loads(encoded(format.dump(format.read(value, where="f"))))
+        assert again == value
