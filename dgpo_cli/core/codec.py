@@ -281,8 +281,6 @@ def told(error: ValidationError, named: Mapping[str, str] = MappingProxyType({})
         case "literal_error" | "string_unicode":
             choices = details.get("ctx", {}).get("expected", "text").replace("'", "")
             return f"{value}: must be {choices}"
-        case _ if name == "version":
-            return f"{value}: this dgpo reads version {details.get('ctx', {}).get('le', 1)}"
     return f"{value}: {problem(details)}"
 
 

@@ -89,6 +89,7 @@ Damage = Callable[[dict[str, Any]], object]
         (lambda d: d.update(n_problems=9), "n_problems=9"),
         (lambda d: d["pass_at_k"].pop("3"), "every j from 1 to k=4"),
         (lambda d: d["problems"][1].update(outcomes="cccq"), "problems[1].outcomes[3]="),
+        (lambda d: d["problems"][1].update(outcomes=7), "problems[1].outcomes=7: must be a list"),
         (lambda d: d["problems"][1].update(outcomes="ccc"), "p1: 3 outcomes and 4 lengths"),
         (lambda d: d["problems"][1].update(outcomes="cwcw"), "p1: correct=3"),
         (lambda d: d["card"]["protocol"].update(temperature=0.7), "card_key"),

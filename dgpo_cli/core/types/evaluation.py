@@ -64,10 +64,16 @@ LETTERS: dict[Outcome, str] = {
     "timeout": "d",
     "crash": "x",
 }
-BY_LETTER = {letter: outcome for outcome, letter in LETTERS.items()}
+BY_LETTER: dict[str, Outcome] = {letter: outcome for outcome, letter in LETTERS.items()}
+
+
+def _outcome(letter: str) -> str:
+    return BY_LETTER.get(letter, letter)
+
+
 Lettered = Annotated[
     tuple[Outcome, ...],
-    BeforeValidator(lambda value: [BY_LETTER.get(x, x) for x in value] if value else value),
+    BeforeValidator(lambda value: list(map(_outcome, value)) if type(value) is str else value),
     PlainSerializer(lambda outcomes: "".join(map(LETTERS.__getitem__, outcomes)), return_type=str),
 ]
 
