@@ -145,7 +145,7 @@ class Observers:
             try:
                 member.on(event)
             except Exception as error:
-                self._members.remove(member)
+                self._members = [each for each in self._members if each is not member]
                 reason = without_logins(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
                 self._waiting.append(
                     Note(f"{type(member).__name__} failed and is off from here on: {reason}")

@@ -26,7 +26,7 @@ from dgpo_cli.core.events import (
 )
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train import train
-from tests.recorder import AtStep, Killed, Recorder
+from tests.recorder import AtStep, Killed, Notes, Recorder
 from tests.train.test_train import SMALL, numbers, run_tiny
 
 
@@ -50,6 +50,26 @@ def test_a_member_that_fails_is_dropped_and_told_of_once() -> None:
     note = "Breaks failed and is off from here on: OSError: [Errno 28] No space left on http://host"
     assert first.notes == last.notes == ["a", "b", note, "c", "b"]
     assert broken.heard == 2
+
+
+def test_the_member_that_fails_is_the_one_that_is_dropped() -> None:
+    class Equal(Notes):
+        """Equal to every other one, as two observers with equal contents are."""
+
+        def __init__(self, breaks: bool) -> None:
+            super().__init__()
+            self.breaks = breaks
+
+        def on(self, event: Event) -> None:
+            if self.breaks:
+                raise ValueError
+            super().on(event)
+
+    whole, broken = Equal(breaks=False), Equal(breaks=True)
+    assert whole == broken
+    every = Observers([whole, broken])
+    tell(every, "a")
+    assert whole.texts == ["a", "Equal failed and is off from here on: ValueError:"]
 
 
 def test_the_last_member_may_fail_too() -> None:
