@@ -24,7 +24,7 @@ from dgpo_cli.core.resources import resource_dir
 from dgpo_cli.core.types import Inspection
 from dgpo_cli.inspect import as_json as inspection_json
 from dgpo_cli.inspect import inspect
-from dgpo_cli.inspect.request import Choice, Models, Origin, WhatIf
+from dgpo_cli.inspect.request import Models, Origin, Selection, WhatIf
 from dgpo_cli.inspect.rollout_file import open_rollouts
 from dgpo_cli.inspect.views import heatmap, what_if
 
@@ -82,7 +82,7 @@ def line(number: int, tokens: int, draw: random.Random) -> dict[str, Any]:
     }
 
 
-def look(path: Path, *, choice: Choice, tau: float | None = None) -> Inspection:
+def look(path: Path, *, choice: Selection, tau: float | None = None) -> Inspection:
     return inspect.run(
         Origin(source=path),
         models=Models(),
@@ -93,7 +93,7 @@ def look(path: Path, *, choice: Choice, tau: float | None = None) -> Inspection:
     )
 
 
-def show(path: Path, *, choice: Choice, tau: float | None = None) -> None:
+def show(path: Path, *, choice: Selection, tau: float | None = None) -> None:
     """What the command does after its imports, into a string."""
     inspection = look(path, choice=choice, tau=tau)
     (shown,) = inspection.completions
@@ -104,7 +104,7 @@ def show(path: Path, *, choice: Choice, tau: float | None = None) -> None:
         board.print(what_if.render(shown, **same, color="truecolor"))
 
 
-def export(path: Path, *, choice: Choice) -> None:
+def export(path: Path, *, choice: Selection) -> None:
     for _ in inspection_json.chunks(look(path, choice=choice)):
         pass
 
@@ -116,15 +116,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = write_run(Path(folder), tokens=tokens, completions=completions)
         small = write_run_of_one(Path(folder), path)
-        show(small, choice=Choice(one=True))  # imports
+        show(small, choice=Selection(one=True))  # imports
         size = path.stat().st_size / 2**20
         print(f"{completions} completions of {tokens:,} tokens, {size:.0f} MiB")
         ways: dict[str, Callable[[], object]] = {
             "open the file": lambda: open_rollouts(path),
-            "the most telling one": lambda: show(path, choice=Choice(one=True)),
-            "--group 1 --sample 3": lambda: show(path, choice=Choice(1, 3, one=True)),
-            "the same, --tau 0.1": lambda: show(path, choice=Choice(1, 3, one=True), tau=0.1),
-            "the same, --json": lambda: export(path, choice=Choice(1, 3, one=True)),
+            "the most telling one": lambda: show(path, choice=Selection(one=True)),
+            "--group 1 --sample 3": lambda: show(path, choice=Selection(1, 3, one=True)),
+            "the same, --tau 0.1": lambda: show(path, choice=Selection(1, 3, one=True), tau=0.1),
+            "the same, --json": lambda: export(path, choice=Selection(1, 3, one=True)),
         }
         for name, way in ways.items():
             print(f"{name:22} {slowest(way):.2f} s CPU")

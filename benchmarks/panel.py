@@ -50,7 +50,7 @@ def frames(steps: int, count: int) -> list[str]:
     """Time a frame in which a bar moved, one after a step, and taking a step's numbers."""
     from dgpo_cli.core.events import Sampled, StepDone, phase
     from dgpo_cli.core.types import Completion, Message, Prompt, ScoredGroup, Verdict
-    from dgpo_cli.live.live import Panel
+    from dgpo_cli.live.live import RunPanel
 
     draw = random.Random(0)
     metrics = {f"area/metric_{number}": draw.random() for number in range(60)}
@@ -70,7 +70,7 @@ def frames(steps: int, count: int) -> list[str]:
     one = Completion((1,), (0.0,), "\\boxed{2}" * 200, "stop", 0, 0)
     right = Verdict("correct", "2", 1.0)
     drawn = (ScoredGroup(prompt, (1,), (one,) * 16, (right,) * 16, (0.0,) * 16),) * 16
-    view = Panel(
+    view = RunPanel(
         name="bench",
         out=Path("runs/x"),
         steps=2 * steps,
@@ -103,13 +103,13 @@ def frames(steps: int, count: int) -> list[str]:
 def share(steps: int) -> str:
     """Train the embedded model under the panel; return the share of the drawing thread."""
     from dgpo_cli.config.load import resolve
-    from dgpo_cli.live.live import Panel
+    from dgpo_cli.live.live import RunPanel
     from dgpo_cli.train import train
 
     resolved = resolve(preset="tiny", overrides=[f"train.steps={steps}", "eval.every=0"])
     spent: list[float] = []
 
-    class Timed(Panel):
+    class Timed(RunPanel):
         def _draw_on(self) -> None:
             start = time.thread_time()
             super()._draw_on()

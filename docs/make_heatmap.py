@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dgpo_cli.core.events import NOBODY
 from dgpo_cli.inspect import inspect
-from dgpo_cli.inspect.request import Choice, Models, Origin, WhatIf
+from dgpo_cli.inspect.request import Models, Origin, Selection, WhatIf
 from dgpo_cli.inspect.views.heatmap import render
 from dgpo_cli.ui.svg import export_svg
 
@@ -28,7 +28,7 @@ def main() -> None:
     inspection = inspect.run(
         Origin(source=args.run),
         models=Models(),
-        choice=Choice(group=args.group, sample=args.sample, one=True),
+        choice=Selection(group=args.group, sample=args.sample, one=True),
         what_if=WhatIf(tau=args.tau),
         at=None,
         observer=NOBODY,

@@ -263,8 +263,8 @@ def inspect(
     for name in filter(None, (model, reference if model else None)):
         options.reach(ModelSettings(path=name))
     from dgpo_cli.inspect import inspect as workflow
-    from dgpo_cli.inspect.output import View
-    from dgpo_cli.inspect.request import Choice, Models, Origin, WhatIf
+    from dgpo_cli.inspect.output import InspectOutput
+    from dgpo_cli.inspect.request import Models, Origin, Selection, WhatIf
     from dgpo_cli.live.bars import bars
 
     origin = Origin(
@@ -278,12 +278,12 @@ def inspect(
         inspection = workflow.run(
             origin,
             models=Models(model=model, reference=reference, adapter=adapter),
-            choice=Choice(group=group, sample=sample, one=one, pair=pair),
+            choice=Selection(group=group, sample=sample, one=one, pair=pair),
             what_if=WhatIf(rule=rule, tau=tau, kappa=kappa, target_ess=target_ess),
             at=at,
             observer=observer,
         )
-    view = View(
+    view = InspectOutput(
         inspection, what=what or "weight", fit=fit, full=full, steps=steps, pair=pair, top=top
     )
     for line in view.write(files):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
     from dgpo_cli.config.settings import Settings
     from dgpo_cli.live.bars import Bars
-    from dgpo_cli.live.live import Panel
+    from dgpo_cli.live.live import RunPanel
     from dgpo_cli.train.resume import Resume as Resuming
     from dgpo_cli.train.train import TrainResult
 
@@ -211,14 +211,14 @@ def _view(
     out: Path,
     settings: Settings,
     resume: Resuming,
-) -> Bars | Panel:
+) -> Bars | RunPanel:
     """Return what shows the run.
 
     Raises:
         ConfigError: the panel was asked for where it cannot be drawn.
     """
     from dgpo_cli.live.bars import Bars
-    from dgpo_cli.live.live import LEAST_COLUMNS, LEAST_ROWS, Panel
+    from dgpo_cli.live.live import LEAST_COLUMNS, LEAST_ROWS, RunPanel
     from dgpo_cli.runs.run_folder import RunFolder, step_of
 
     if kind == "panel" and not console.can_animate():
@@ -237,7 +237,7 @@ def _view(
     start = step_of(checkpoints[-1]) if checkpoints else 0
     if isinstance(resume, int):
         start = min(start, resume)
-    return Panel(
+    return RunPanel(
         name=out.resolve().name,
         out=out,
         steps=steps,

@@ -43,7 +43,7 @@ class Stop(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnSamples:
     """What was sampled now: completions, their tokens, and the seconds that sampling took."""
 
     samples: int
@@ -151,7 +151,7 @@ def fill(
     observer: Observer,
     stop: Stop | None = None,
     redraw: str | None = None,
-) -> tuple[list[Sample], Drawn]:
+) -> tuple[list[Sample], DrawnSamples]:
     """Draw the samples 0 to k - 1 of every problem that are not in the folder yet; return all
     that are there then, in the order of the file.
 
@@ -205,7 +205,7 @@ def fill(
         ) from stop
     drawn = samples[before:]
     seconds = engine.take_times().get("time/sample_s", 0.0)
-    return samples, Drawn(len(drawn), sum(sample.tokens for sample in drawn), seconds)
+    return samples, DrawnSamples(len(drawn), sum(sample.tokens for sample in drawn), seconds)
 
 
 def stored(

@@ -34,13 +34,13 @@ _CHUNK = 256  # lines whose texts are held at a time
 
 
 @dataclass(frozen=True, slots=True)
-class _Report:
+class _StoredReport:
     """What is read of the last report."""
 
     k: Annotated[Count, Field(ge=1)]
 
 
-_REPORT = Format(_Report)
+_REPORT = Format(_StoredReport)
 
 
 def run(path: Path, *, observer: Observer) -> RegradeResult:

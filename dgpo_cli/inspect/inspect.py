@@ -14,7 +14,7 @@ from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.types import InspectedCompletion, Inspection
 from dgpo_cli.inspect.fresh_stats import fresh_stats, load_models
 from dgpo_cli.inspect.pairing import pair_of
-from dgpo_cli.inspect.request import Choice, Models, Origin, WhatIf
+from dgpo_cli.inspect.request import Models, Origin, Selection, WhatIf
 from dgpo_cli.inspect.rollout_file import Entry, RolloutFile, open_rollouts, typed_rollout
 from dgpo_cli.inspect.shown_credit import (
     Rules,
@@ -47,7 +47,7 @@ def run(
     origin: Origin,
     *,
     models: Models,
-    choice: Choice,
+    choice: Selection,
     what_if: WhatIf,
     at: int | None,
     observer: Observer,
@@ -73,7 +73,7 @@ def run(
     return _from_stored(found, rules=rules, at=at, observer=observer)
 
 
-def _find(origin: Origin, *, choice: Choice) -> _Found:
+def _find(origin: Origin, *, choice: Selection) -> _Found:
     """Open what the completions are from, and choose."""
     if origin.prompt is not None and origin.completion is not None:
         file, name = typed_rollout(origin.prompt, origin.completion), "what was typed"
@@ -108,7 +108,7 @@ def _locate(source: Path | None) -> tuple[Path, str]:
     return source, str(source)
 
 
-def _chosen(file: RolloutFile, *, choice: Choice) -> Sequence[Entry]:
+def _chosen(file: RolloutFile, *, choice: Selection) -> Sequence[Entry]:
     """Return the entries of the group and sample asked for, all where nothing is asked."""
     entries: Sequence[Entry] = file.entries
     if choice.group is not None:

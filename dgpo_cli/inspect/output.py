@@ -22,7 +22,7 @@ WIDTH = 100  # cells of a drawing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class InspectOutput:
     """What was asked for of one completion, of two, or of one token."""
 
     inspection: Inspection = field(kw_only=False)

@@ -29,7 +29,7 @@ class Models:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Selection:
     """Which completions of the file. A group is all completions of a prompt, counted from 0.
 
     one: of those that are left, only the most telling one.

@@ -23,7 +23,7 @@ from dgpo_cli.ui.flow import show_all
 from dgpo_cli.ui.ramp import contrast
 from dgpo_cli.ui.scale import Scale
 
-Line = list[tuple[str, str, str]]  # class, title and text of each piece
+TokenLine = list[tuple[str, str, str]]  # class, title and text of each piece
 Scheme = Literal["light", "dark"]
 ARMS = ("u", "d", "q")
 STEPS = 12
@@ -105,14 +105,14 @@ def tokens_style() -> str:
     return asset("tokens.css") + css()
 
 
-def token_lines(tokens: Sequence[InspectedToken], *, vocab_size: int) -> Iterator[Line]:
+def token_lines(tokens: Sequence[InspectedToken], *, vocab_size: int) -> Iterator[TokenLine]:
     """The lines of a completion for the template's `tokens`.
 
     The scale is the terminal's fixed one: 1/2 to 2, no colour from 0.8 to 1.25. A coloured token
     with more than GRPO's weight is bold as well.
     """
     scale = Scale.of([token.weight for token in tokens], steps=STEPS)
-    line: Line = []
+    line: TokenLine = []
     for piece, text, ends in shown_pieces(tokens):
         look = level_class(scale.level(piece.weight))
         line.append((look, _title(piece, tokens, scale=scale, vocab_size=vocab_size), text))

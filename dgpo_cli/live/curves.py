@@ -11,7 +11,7 @@ from dgpo_cli.core.text import pad, plain
 from dgpo_cli.live.state import PanelState, Score
 from dgpo_cli.live.words import row
 from dgpo_cli.ui.page import Page
-from dgpo_cli.ui.textplot import Axis, growing_end, nice_axis, plot, sparkline
+from dgpo_cli.ui.textplot import TextAxis, growing_end, nice_axis, plot, sparkline
 
 SIDE_BY_SIDE = 76  # columns from which two plots stand beside each other
 LEAST_HEIGHT = 6  # title, rows of dots and the axis
@@ -103,9 +103,9 @@ def _plot(
     return [plain(line) for line in lines]
 
 
-def _axis(values: list[float], *, most: float) -> Axis:
+def _axis(values: list[float], *, most: float) -> TextAxis:
     if not values:
-        return Axis(0.0, 1.0, 1.0)
+        return TextAxis(0.0, 1.0, 1.0)
     axis = nice_axis(min(values), max(values), least=_LEAST_SPAN)
     if axis.high > most >= max(values):  # no share is above 1
         return nice_axis(min(min(values), most - _LEAST_SPAN), most)

@@ -52,7 +52,7 @@ class _Open:
     done: int = 0
 
 
-class Panel:
+class RunPanel:
     """An observer of a run; use it as a context."""
 
     def __init__(

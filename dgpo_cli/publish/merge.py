@@ -29,7 +29,7 @@ class MergeResult:
     out: Path
     checkpoint: Path
     size: int  # bytes
-    difference: Difference
+    difference: MergeDifference
 
 
 def run(
@@ -105,7 +105,7 @@ _LEAST = 1e-4  # nats
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class MergeDifference:
     """How far log-probabilities (nats) of the merged model are from the policy's, over `tokens`.
 
     rounding: how far, in the mean, they move when every weight is moved by up to the eps of the
@@ -174,7 +174,7 @@ def merge(
 
 def check_written(
     folder: Path, merged: Merged, *, settings: ModelSettings, dtype: Precision, tokenizer: Any
-) -> Difference:
+) -> MergeDifference:
     """Compare what a folder loads as with the policy; `merged` is spent in measuring rounding.
 
     Raises:
@@ -196,7 +196,9 @@ def check_written(
     )
     found = _probe(load.load_model(written), tokenizer=tokenizer)
     apart = (found - merged.expected).abs()
-    difference = Difference(float(apart.max()), float(apart.mean()), len(apart), float(rounding))
+    difference = MergeDifference(
+        float(apart.max()), float(apart.mean()), len(apart), float(rounding)
+    )
     if not difference.is_rounding:
         raise ModelError(
             f"the merged model is not the policy: log-probabilities are {difference.mean:.2g} nats "

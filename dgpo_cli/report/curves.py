@@ -151,7 +151,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnChart:
     """A chart with the panel it is of and the sources of its curves."""
 
     panel: Panel
@@ -170,7 +170,7 @@ class Drawn:
         return ", ".join(part for part in (self.panel.unit, "log scale" * self.chart.log) if part)
 
 
-def draw(panel: Panel, runs: Sequence[RunSeries], *, span: int | None = None) -> Drawn | None:
+def draw(panel: Panel, runs: Sequence[RunSeries], *, span: int | None = None) -> DrawnChart | None:
     """A panel of these runs, smoothed over `span` steps; None where none knows anything of it.
 
     Of one run all curves are shown, of several the first curve of each.
@@ -195,7 +195,7 @@ def draw(panel: Panel, runs: Sequence[RunSeries], *, span: int | None = None) ->
         ceiling=panel.ceiling if stacked else None,
         levels=levels,
     )
-    return Drawn(panel=panel, chart=chart, sources=sources)
+    return DrawnChart(panel=panel, chart=chart, sources=sources)
 
 
 def _spans_decades(lines: Sequence[Line]) -> bool:
@@ -291,7 +291,7 @@ def _highest(run: RunSeries, name: str) -> float:
 AVG = Panel("avg", "Evaluation", "95% intervals", (Curve("avg_at_k", "Avg@k"),), floor=0.0)
 
 
-def draw_evals(runs: Sequence[RunSeries]) -> Drawn | None:
+def draw_evals(runs: Sequence[RunSeries]) -> DrawnChart | None:
     """Avg@k of every run that has evaluations, with both 95% intervals."""
     shown = [(at, run) for at, run in enumerate(runs) if run.evals]
     if not shown:
@@ -318,7 +318,7 @@ def draw_evals(runs: Sequence[RunSeries]) -> Drawn | None:
         )
     chart = Chart(title=title, lines=lines, floor=None)
     panel = replace(AVG, title=title, about=_EVAL_NOTE)
-    return Drawn(panel=panel, chart=chart, sources=tuple(sources))
+    return DrawnChart(panel=panel, chart=chart, sources=tuple(sources))
 
 
 _EVAL_NOTE = (

@@ -31,7 +31,7 @@ from dgpo_cli.core.numbers import (
 )
 from dgpo_cli.core.text import UNICODE
 from dgpo_cli.core.types import InspectedCompletion, Interval, RunRecord, StoredSamples
-from dgpo_cli.inspect.token_html import Line, token_lines
+from dgpo_cli.inspect.token_html import TokenLine, token_lines
 from dgpo_cli.inspect.views.header import outcome
 from dgpo_cli.report.curves import RunSeries, kind_of, known
 from dgpo_cli.stats.intervals import student_quantile
@@ -57,14 +57,14 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ShownSample:
     """A completion as the page shows it; `length` is of the whole completion."""
 
     completion: InspectedCompletion
     length: int
     outcome: str
     facts: str
-    lines: Sequence[Line]
+    lines: Sequence[TokenLine]
 
 
 def subject(record: RunRecord) -> str:
@@ -383,12 +383,12 @@ def evaluations(record: RunRecord) -> list[list[str]]:
     ]
 
 
-def samples(found: StoredSamples | None) -> list[Sample]:
+def samples(found: StoredSamples | None) -> list[ShownSample]:
     """The newest completions, coloured by credit weight."""
     if found is None:
         return []
     return [
-        Sample(
+        ShownSample(
             completion=shown,
             length=length,
             outcome=outcome(shown, glyphs=UNICODE),

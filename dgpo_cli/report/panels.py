@@ -35,7 +35,7 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class PanelGroup:
     title: str
     panels: tuple[Panel, ...]
 
@@ -160,10 +160,10 @@ _COST = (
     Panel("memory", "Memory", "bytes", _MEMORY, floor=0.0),
 )
 GROUPS = (
-    Group("Outcomes", (OUTCOMES, SPLIT, LENGTHS)),
-    Group("Credit", _CREDIT),
-    Group("Policy and update", _UPDATE),
-    Group("Sampler", _SAMPLER),
-    Group("Time", _COST),
+    PanelGroup("Outcomes", (OUTCOMES, SPLIT, LENGTHS)),
+    PanelGroup("Credit", _CREDIT),
+    PanelGroup("Policy and update", _UPDATE),
+    PanelGroup("Sampler", _SAMPLER),
+    PanelGroup("Time", _COST),
 )
 PICTURE = (REWARD, OUTCOMES, LENGTHS, EFFECTIVE, DISTANCE, ENTROPY)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dgpo_cli.core.text import elide, escaped
 from dgpo_cli.core.types import RunRecord
 from dgpo_cli.report.charts.drawing import Chart, drawing, frame, mark
-from dgpo_cli.report.curves import Drawn, RunSeries, draw, draw_evals, look
+from dgpo_cli.report.curves import DrawnChart, RunSeries, draw, draw_evals, look
 from dgpo_cli.report.facts import changed_after
 from dgpo_cli.report.panels import GROUPS, PICTURE
 from dgpo_cli.report.run_page import all_series
@@ -42,7 +42,7 @@ def _style() -> str:
     return re.sub(r"var\((--\w+)\)", lambda name: colours[name[1]], light) + asset("picture.css")
 
 
-def _charts(runs: Sequence[RunSeries]) -> list[Drawn]:
+def _charts(runs: Sequence[RunSeries]) -> list[DrawnChart]:
     wanted = [draw(PICTURE[0], runs), draw_evals(runs)]
     wanted += [draw(panel, runs) for panel in PICTURE[1:]]
     found = [each for each in wanted if each is not None]
@@ -68,7 +68,7 @@ def _head(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> Iterator[s
         x += 48 + 7.6 * len(text)
 
 
-def _cell(drawn: Drawn, at: int) -> str:
+def _cell(drawn: DrawnChart, at: int) -> str:
     """A chart with its title, and the names of its areas."""
     row, column = divmod(at, COLUMNS)
     x, y = 12 + column * CELL_WIDTH, 52 + row * CELL_HEIGHT

@@ -17,7 +17,7 @@ from dgpo_cli.report import facts
 from dgpo_cli.report.charts.drawing import Chart, Line, frame, mark, path, polyline, svg
 from dgpo_cli.report.charts.sampling import Buckets, Column, column
 from dgpo_cli.report.curves import (
-    Drawn,
+    DrawnChart,
     RunSeries,
     draw,
     draw_evals,
@@ -34,7 +34,7 @@ WIDTH, HEIGHT = 384.0, 224.0  # of a chart in units, which are pixels of a card 
 WIDE, LARGE = 760.0, 640.0
 SPARK = 60  # points of a curve in the table of all metrics
 
-Figure = tuple[Drawn, list[Markup]]
+Figure = tuple[DrawnChart, list[Markup]]
 
 
 def report_page(records: Sequence[RunRecord]) -> str:
@@ -115,11 +115,11 @@ def _groups(runs: Sequence[RunSeries]) -> Iterator[tuple[str, list[Figure]]]:
     yield from (group for group in groups if group[1])
 
 
-def _svg(drawn: Drawn, width: float = WIDTH, height: float = HEIGHT) -> Markup:
+def _svg(drawn: DrawnChart, width: float = WIDTH, height: float = HEIGHT) -> Markup:
     return Markup(svg(drawn.chart, width=width, height=height))
 
 
-def _places(drawn: Sequence[Drawn], *, several: bool) -> dict[str, str]:
+def _places(drawn: Sequence[DrawnChart], *, several: bool) -> dict[str, str]:
     """Where each metric that a panel shows is found: the chart, and of one run the curve there."""
     return {
         source.metric: each.panel.key if several else f"{each.panel.key} {at}"
@@ -165,7 +165,7 @@ def _spark(run: RunSeries, values: Column) -> Markup:
     return Markup(path("line", *polyline(xs, ys, place=place)))
 
 
-def _data(runs: Sequence[RunSeries], drawn: Sequence[Drawn]) -> dict[str, Any]:
+def _data(runs: Sequence[RunSeries], drawn: Sequence[DrawnChart]) -> dict[str, Any]:
     """What the script finds no drawing of: where the points of the curves stand on each x axis,
     and what is written of them under the crosshair."""
     points = {}

@@ -19,7 +19,7 @@ LOOKED_AT = 512  # lines in which right and wrong ones are looked for: files may
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class _Examples:
     """What was found of one prompt: its first right and its first wrong completion."""
 
     right: RolloutLine | None = None
@@ -61,15 +61,15 @@ def newest_samples(folder: RunFolder) -> StoredSamples | None:
     return StoredSamples(step=step_of(path), inspection=inspection, lengths=lengths)
 
 
-def _pairs(path: Path) -> list[_Pair]:
+def _pairs(path: Path) -> list[_Examples]:
     """The prompts of a file, those with both kinds first; reads on only while such are lacking."""
-    found: dict[str, _Pair] = {}
+    found: dict[str, _Examples] = {}
     for line in (entry.line() for entry in open_rollouts(path).entries[:LOOKED_AT]):
         if line.stats is None or line.verdict is None or not line.completion.token_ids:
             continue
-        pair = found.get(line.prompt.id, _Pair())
+        pair = found.get(line.prompt.id, _Examples())
         is_right = line.verdict.outcome == "correct"
-        found[line.prompt.id] = _Pair(
+        found[line.prompt.id] = _Examples(
             right=pair.right or (line if is_right else None),
             wrong=pair.wrong or (None if is_right else line),
         )

@@ -21,7 +21,7 @@ _TICKS = 5  # at most so many parts between the ends of an axis
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class TextAxis:
     """From `low` to `high` in parts of `step`, all of them short numbers."""
 
     low: float
@@ -38,7 +38,7 @@ class Axis:
 _LEAST_SPAN = 1e-290  # less has no logarithm once it is cut into parts
 
 
-def nice_axis(low: float, high: float, *, least: float = 0.0) -> Axis:
+def nice_axis(low: float, high: float, *, least: float = 0.0) -> TextAxis:
     """Return the shortest axis with round ends that holds low to high.
 
     least: the span that is shown at least, so that a flat curve is not noise magnified.
@@ -53,7 +53,7 @@ def nice_axis(low: float, high: float, *, least: float = 0.0) -> Axis:
         step = factor * power
         bottom, top = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         if top - bottom <= _TICKS:
-            return Axis(bottom * step, top * step, step)
+            return TextAxis(bottom * step, top * step, step)
     raise AssertionError("20 times a power of ten below a fifth of the span has few parts")
 
 
@@ -72,7 +72,7 @@ def plot(
     width: int,
     height: int,
     x_end: float,
-    axis: Axis | None = None,
+    axis: TextAxis | None = None,
     ascii_only: bool = False,
 ) -> list[str]:
     """Draw a curve from x = 0 to `x_end` as `height` lines, the last of them with the numbers of x.
@@ -118,7 +118,7 @@ def sparkline(values: Sequence[float], *, width: int, ascii_only: bool = False) 
     return "".join(glyphs[round((value - low) / span * top)] for value in known)
 
 
-def _labels(axis: Axis, rows: int) -> list[str]:
+def _labels(axis: TextAxis, rows: int) -> list[str]:
     """The numbers beside the rows: the ends, and what lies between where it meets a row."""
     labels = [""] * rows
     parts = round((axis.high - axis.low) / axis.step)
@@ -156,7 +156,7 @@ class _Canvas:
         self._down = (3 if ascii_only else 4) * rows
         self._dots: list[set[int]] = [set() for _ in range(self.across)]
 
-    def draw(self, columns: Sequence[tuple[int, float]], axis: Axis) -> None:
+    def draw(self, columns: Sequence[tuple[int, float]], axis: TextAxis) -> None:
         """Join the columns' values by lines."""
         height = self._down - 1
         span = axis.high - axis.low

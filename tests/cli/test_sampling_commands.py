@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from dgpo_cli.cli.main import app
 from dgpo_cli.core.types import Inspection
-from dgpo_cli.inspect.request import Choice, WhatIf
+from dgpo_cli.inspect.request import Selection, WhatIf
 from tests.cli.conftest import Install
 from tests.cli.helpers import in_process as dgpo
 
@@ -63,9 +63,9 @@ def test_inspect_shows_one_completion_but_exports_all(workflow: Install) -> None
     exported = dgpo("inspect", "--json", "--tau", "0.1", "--rule", "dgpo")
     found = [(call["resolved"].source, call["choice"], call["at"]) for call in calls]
     assert found == [
-        (Path("a"), Choice(one=True), None),
-        (Path("a"), Choice(group=2, one=True), 7),
-        (None, Choice(one=False), None),
+        (Path("a"), Selection(one=True), None),
+        (Path("a"), Selection(group=2, one=True), 7),
+        (None, Selection(one=False), None),
     ]
     assert calls[2]["what_if"] == WhatIf(rule="dgpo", tau=0.1)
     assert json.loads(exported.stdout)["completions"] == []

@@ -32,7 +32,7 @@ TINY = (
 EVENTS = """
 import sys, warnings
 from pathlib import Path
-from dgpo_cli.live.live import Panel
+from dgpo_cli.live.live import RunPanel
 from dgpo_cli.core.events import Diagnosed, Sampled, StepDone, phase, tell
 from dgpo_cli.core.types import Completion, Diagnosis, Message, Prompt, ScoredGroup, Verdict
 prompt = Prompt("1", (Message("user", "1+1?"),), "2", "test")
@@ -40,7 +40,7 @@ drawn = Completion((1,), (0.0,), "\\x1b[31m\\\\boxed{2}", "stop", 0, 0)
 group = ScoredGroup(prompt, (1,), (drawn,), (Verdict("correct", "2", 1.0),), (0.0,))
 past = [{"step": n, "reward/mean": 0.1 * n} for n in (1, 2, 3, 9)]
 run = dict(name="[b]", out=Path("runs/x"), steps=10, eval_every=0)
-with Panel(**run, start=3, past=(past, [])) as view:
+with RunPanel(**run, start=3, past=(past, [])) as view:
     tell(view, "resumed [red]")
     view.on(Sampled(4, (group,)))
     with phase(view, "sampling", total=8, unit="completions") as advance:
@@ -150,13 +150,13 @@ def test_in_a_pipe_there_is_a_line_a_step_and_nothing_else(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("asked", "columns", "env", "shown"),
     [
-        ("auto", COLUMNS, {}, "Panel"),
+        ("auto", COLUMNS, {}, "RunPanel"),
         ("auto", 59, {}, "Bars"),
         ("auto", COLUMNS, {"LINES": "19"}, "Bars"),
         ("auto", COLUMNS, {"TERM": "dumb"}, "Bars"),
         ("auto", COLUMNS, {"CI": "true"}, "Bars"),
         ("lines", COLUMNS, {}, "Bars"),
-        ("panel", 40, {"LINES": "15", "CI": "true"}, "Panel"),
+        ("panel", 40, {"LINES": "15", "CI": "true"}, "RunPanel"),
     ],
 )
 def test_auto_is_the_panel_where_it_belongs_and_lines_elsewhere(
@@ -244,8 +244,8 @@ BUSY = """
 import hashlib, sys
 from pathlib import Path
 from dgpo_cli.core.events import phase
-from dgpo_cli.live.live import Panel
-view = Panel(name="b", out=Path("runs/x"), steps=10, eval_every=0)
+from dgpo_cli.live.live import RunPanel
+view = RunPanel(name="b", out=Path("runs/x"), steps=10, eval_every=0)
 with view, phase(view, "sampling", total=100, unit="completions") as advance:
     advance(50)  # its rate is another in every frame
     while not Path(sys.argv[1]).exists():  # C code that lets other threads run, but no handler

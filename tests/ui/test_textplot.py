@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo_cli.ui.textplot import Axis, _Canvas, growing_end, nice_axis, plot, sparkline
+from dgpo_cli.ui.textplot import TextAxis, _Canvas, growing_end, nice_axis, plot, sparkline
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
-UNIT = Axis(0.0, 1.0, 1.0)
+UNIT = TextAxis(0.0, 1.0, 1.0)
 
 
 def heights(lines: list[str]) -> dict[int, set[int]]:
@@ -108,7 +108,7 @@ def test_a_sparkline_rises_with_its_values() -> None:
 
 @pytest.mark.parametrize("step", [0.1, 0.02, 5.0, 1e-6, 200000.0])
 def test_labels_of_neighbours_differ(step: float) -> None:
-    axis = Axis(0.0, 5 * step, step)
+    axis = TextAxis(0.0, 5 * step, step)
     labels = [axis.label(part * step) for part in range(6)]
     assert len(set(labels)) == 6
 

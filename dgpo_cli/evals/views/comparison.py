@@ -39,7 +39,7 @@ def _draw(page: Page, *, pairs: Sequence[ComparedPair]) -> None:
     for number, pair in enumerate(pairs):
         if number:
             page.blank()
-        _Pair(page, pair, _LETTERS[min(number, len(_LETTERS) - 1)]).draw()
+        _ComparisonView(page, pair, _LETTERS[min(number, len(_LETTERS) - 1)]).draw()
     if len(pairs) > 1:
         page.blank()
         page.paragraph(
@@ -65,7 +65,7 @@ def in_words(found: Comparison, *, letter: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class _ComparisonView:
     page: Page
     pair: ComparedPair
     letter: str

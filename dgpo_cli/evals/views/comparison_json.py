@@ -18,7 +18,7 @@ REPORT_FILE = "report.json"
 
 
 @dataclass(frozen=True, slots=True)
-class RunJson:
+class EvaluationJson:
     """An evaluation. name: where it lies."""
 
     name: Text
@@ -31,7 +31,7 @@ class RunJson:
 
 @dataclass(frozen=True)
 class _Later:
-    run: RunJson
+    run: EvaluationJson
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class ComparedJson(Comparison, _Later):
 class ComparisonJson:
     """Later runs beside the first. Shares are between -1 and 1, null is unknown."""
 
-    baseline: RunJson
+    baseline: EvaluationJson
     comparisons: tuple[ComparedJson, ...]
 
 
@@ -84,6 +84,6 @@ def _compared(pair: ComparedPair) -> ComparedJson:
     return filled(ComparedJson, pair.comparison, pair, run=_run(pair.after))
 
 
-def _run(run: NamedEvaluation) -> RunJson:
+def _run(run: NamedEvaluation) -> EvaluationJson:
     key = None if run.card is None else run.card.key
-    return filled(RunJson, run, run.evaluation, card_key=key)
+    return filled(EvaluationJson, run, run.evaluation, card_key=key)

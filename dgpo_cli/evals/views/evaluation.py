@@ -30,7 +30,7 @@ def render(evaluation: Evaluation, card: Card | None = None, *, color: Depth = "
     The end of a long output is what a terminal shows.
     color: the most colour to use; the console that prints may allow less.
     """
-    return View(lambda page: _Report(page, evaluation, card).draw(), color)
+    return View(lambda page: _EvaluationView(page, evaluation, card).draw(), color)
 
 
 def pass_levels(k: int) -> tuple[int, ...]:
@@ -40,7 +40,7 @@ def pass_levels(k: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Report:
+class _EvaluationView:
     page: Page
     result: Evaluation
     card: Card | None

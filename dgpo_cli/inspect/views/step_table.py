@@ -18,7 +18,7 @@ from dgpo_cli.inspect.views.header import header
 from dgpo_cli.inspect.views.legend import legend
 from dgpo_cli.inspect.views.measure import Measure, Piece, What, added, measure_of, pieces
 from dgpo_cli.inspect.views.ranking import ranked
-from dgpo_cli.inspect.views.steps import Step, steps_of
+from dgpo_cli.inspect.views.steps import ReasoningStep, steps_of
 from dgpo_cli.ui.page import NOTE, Page, View
 from dgpo_cli.ui.ramp import RAMPS, Depth, Ramp, levels
 from dgpo_cli.ui.scale import Scale
@@ -31,7 +31,7 @@ class StepTotals:
     advantage: the sum over its tokens of A x w. peak: its most weighted token.
     """
 
-    step: Step
+    step: ReasoningStep
     tokens: int
     token_share: float
     share: float
@@ -50,7 +50,7 @@ def totals_of(completion: InspectedCompletion, *, start: int = 0) -> tuple[StepT
     everything = added([token.weight for token in tokens])
     found = []
     for whole in steps_of(tokens):
-        step = Step(max(start, whole.start), whole.stop)
+        step = ReasoningStep(max(start, whole.start), whole.stop)
         if step.start >= step.stop:
             continue
         own = tokens[step.start : step.stop]

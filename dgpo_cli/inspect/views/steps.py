@@ -40,14 +40,14 @@ _REACH = 24  # characters before an end that can make it an abbreviation or an e
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ReasoningStep:
     """The tokens from `start` up to, not including, `stop`; at least one."""
 
     start: int
     stop: int
 
 
-def steps_of(tokens: Sequence[InspectedToken]) -> tuple[Step, ...]:
+def steps_of(tokens: Sequence[InspectedToken]) -> tuple[ReasoningStep, ...]:
     """The steps in the order of the text; together they hold every token exactly once.
 
     A token belongs to the step in which it begins, so one that reaches into the next step is
@@ -60,7 +60,7 @@ def steps_of(tokens: Sequence[InspectedToken]) -> tuple[Step, ...]:
     starts = step_starts("".join(texts))
     owners = [bisect_right(starts, begin) for begin in begins]
     cuts = [at for at, pair in enumerate(pairwise(owners), start=1) if pair[0] != pair[1]]
-    return tuple(Step(start, stop) for start, stop in pairwise([0, *cuts, len(tokens)]))
+    return tuple(ReasoningStep(start, stop) for start, stop in pairwise([0, *cuts, len(tokens)]))
 
 
 def step_starts(text: str) -> list[int]:
