@@ -28,9 +28,10 @@ LEVELS = (
     {"diagnosis", "evals", "inspect", "live", "doctor"},
     {"report", "train", "publish"},
     {"cli"},
-    {"__main__"},
+    {"__main__", "__init__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+TOP = len(LEVELS)  # of a name that the package itself gives to other programs
 HEAVY = {"torch", "transformers", "vllm", "peft", "sympy", "math_verify"}
 LIGHT = (
     *("config", "cli", "core", "stats", "ui", "hub", "diagnosis", "live", "__main__"),
@@ -94,9 +95,9 @@ def layer_violations(modules: dict[str, Module]) -> list[str]:
         for imported in module.imports:
             target = own_target(imported.target)
             room = target.partition(".")[0] if target else None
-            if room is None or room not in LEVEL or room == module.room:
+            if room is None or room == module.room or room == "__version__":
                 continue
-            if module.room not in LEVEL or LEVEL[room] >= LEVEL[module.room]:
+            if LEVEL.get(room, TOP) >= LEVEL.get(module.room, -1):
                 found.append(f"{module.name}:{imported.line} imports {target}")
     return found
 
@@ -126,7 +127,7 @@ def _needed(module: Module, modules: dict[str, Module]) -> Iterator[str]:
 
 
 def rooms_without_level(modules: dict[str, Module]) -> set[str]:
-    return {module.room for module in modules.values()} - LEVEL.keys() - {"__init__"}
+    return {module.room for module in modules.values()} - LEVEL.keys()
 
 
 def is_light(name: str) -> bool:
@@ -257,6 +258,7 @@ def planted(folder: Path, **files: str) -> dict[str, Module]:
     "statement",
     [
         "import dgpo_cli.engine",
+        "from dgpo_cli import load_settings",
         "from dgpo_cli import engine",
         "from dgpo_cli.samplers.hf import HfSampler",
         "def f():\n    from dgpo_cli.config import load",

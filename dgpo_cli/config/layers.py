@@ -108,12 +108,15 @@ def set_layer(arguments: Sequence[str]) -> Layer:
 
 def flag_layers(flags: Mapping[str, tuple[str, Any]]) -> list[Layer]:
     """Make a layer of each flag; `flags` maps dotted leaves to the flag's name and value."""
-    layers = []
-    for key, (name, value) in flags.items():
-        tree: dict[str, Any] = {}
+    return [dotted_layer(name, {key: value}) for key, (name, value) in flags.items()]
+
+
+def dotted_layer(name: str, values: Mapping[str, Any]) -> Layer:
+    """Make a layer of values by dotted leaf."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
         _insert(tree, key.split("."), value)
-        layers.append(Layer(name, tree))
-    return layers
+    return Layer(name, tree)
 
 
 def _insert(tree: dict[str, Any], parts: Sequence[str], value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,15 @@ from pydantic.fields import FieldInfo
 
 from dgpo_cli.config import explain
 from dgpo_cli.config.checks import always_wrong
-from dgpo_cli.config.layers import Argument, Layer, file_layer, flag_layers, preset_layer, set_layer
+from dgpo_cli.config.layers import (
+    Argument,
+    Layer,
+    dotted_layer,
+    file_layer,
+    flag_layers,
+    preset_layer,
+    set_layer,
+)
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import Choice, Model, arms, flatten, nest, section
 from dgpo_cli.core.errors import ConfigError
@@ -64,6 +73,37 @@ def resolve(
     for layer in (set_layer(overrides), *flag_layers(flags or {})):
         stack.put(layer)
     return stack.resolved()
+
+
+def load_settings(
+    preset: str | None = None,
+    *,
+    file: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Return the settings of a preset or of a TOML file, or the defaults, with changes on top.
+
+    Warns where a change drops other values: `credit.rule` = "uniform" drops `credit.tau`.
+
+    Args:
+        preset: a name that `dgpo preset list` shows.
+        file: a settings file, such as the settings.toml of a run.
+        overrides: values by dotted name, as after --set.
+
+    Raises:
+        ConfigError: one line for each thing that is wrong.
+
+    Example:
+        >>> from dgpo_cli import load_settings
+        >>> settings = load_settings("tiny", overrides={"rollout.group_size": 4})
+        >>> settings.rollout.group_size, settings.credit.rule
+        (4, 'dgpo')
+    """
+    resolved = resolve(preset=preset, config=None if file is None else Path(file))
+    changed = layered(resolved, dotted_layer("overrides", overrides or {}))
+    for note in dict.fromkeys(resolved.notes + changed.notes):
+        warnings.warn(note, stacklevel=2)
+    return changed.settings
 
 
 def layered(resolved: Resolved, *layers: Layer) -> Resolved:

@@ -45,6 +45,17 @@ class Engine:
     Any part may be missing for a command that does not need it: without a grader `score` cannot
     be called, and so on. `training_engine` and `sampling_engine` build one from settings. As a
     context it ends the workers of its grader.
+
+    Example:
+        >>> from dgpo_cli import Message, Prompt, load_settings, training_engine
+        >>> prompt = Prompt("a sum", (Message("user", "(12+7)*4?"),), answer="76", source="typed")
+        >>> settings = load_settings("tiny", overrides={"rollout.group_size": 4})
+        >>> with training_engine(settings) as engine:
+        ...     groups = engine.score(engine.sample([prompt], seeds=[range(4)]))
+        ...     metrics = engine.update(engine.make_batch(groups), step=0)
+        ...     engine.sync()
+        >>> metrics["optim/lr"], engine.policy_version
+        (0.0002, 1)
     """
 
     def __init__(
@@ -113,7 +124,17 @@ class Engine:
         return ids
 
     def sample(self, prompts: Sequence[Prompt], *, seeds: Sequence[Sequence[int]]) -> list[Group]:
-        """Sample len(seeds[i]) completions of prompt i from the current policy."""
+        """Sample len(seeds[i]) completions of prompt i from the current policy.
+
+        Args:
+            prompts: P of them, which come back as P groups.
+            seeds: one for each completion, which depends on nothing but the weights, the prompt,
+                the settings of `rollout` and its seed, up to the rounding of the arithmetic.
+
+        Raises:
+            ConfigError: the model has no embedding for a token of a prompt.
+            BackendError: the sampler failed.
+        """
         assert self.sampler is not None
         with self._watch.phase("sample"):
             encoded = [self.encode(prompt) for prompt in prompts]
@@ -138,7 +159,11 @@ class Engine:
         return tuple(replace(each, starts_in_thought=True) for each in completions)
 
     def score(self, groups: Sequence[Group]) -> list[ScoredGroup]:
-        """Check every completion's answer and compute the advantages of each group."""
+        """Check every completion's answer and compute the advantages of each group.
+
+        Raises:
+            DataError: an answer is not of the kind that `reward.kind` compares.
+        """
         assert self.grader is not None
         with self._watch.phase("score"):
             items = [
@@ -179,6 +204,7 @@ class Engine:
         batch next.
 
         Args:
+            groups: as many completions of each prompt as `rollout.group_size` says, to train.
             every_distance: run the reference on every completion all the same, to look at it.
             carried: old_logprobs of the completions of the first groups, which earlier weights
                 sampled: measured under those, so that their ratio does not start at 1. All other
@@ -267,7 +293,11 @@ class Engine:
     def update(self, batch: Batch, *, step: int) -> StepMetrics:
         """Update the policy on a batch; the sampler has the new weights after the next `sync`.
 
-        step: number of the step, from 0; it decides the learning rate.
+        Args:
+            step: number of the step, from 0; it decides the learning rate.
+
+        Returns:
+            What the update was like, by the names of metrics.jsonl.
         """
         from dgpo_cli.engine.batch_metrics import off_policy_metrics, update_metrics
 

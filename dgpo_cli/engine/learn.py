@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dgpo_cli.algo.off_policy import Correction
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY, Observer, phase
 from dgpo_cli.core.timing import Stopwatch
 from dgpo_cli.core.types import Advance, Batch
@@ -64,6 +65,12 @@ class Recipe:
     max_grad_norm: float = 0.0
 
     def pieces(self, rows: int) -> list[tuple[int, int]]:
+        """Return the rows of each update; those of no group would be left out in silence."""
+        if not rows or rows % self.group_size:
+            raise ConfigError(
+                f"rollout.group_size={self.group_size}: {rows} completions are no whole number of "
+                "groups; sample as many for each prompt as it says"
+            )
         return whole_groups(rows, group_size=self.group_size, pieces=self.updates)
 
 

@@ -39,7 +39,7 @@ def training_engine(
         >>> from dgpo_cli import load_settings, training_engine
         >>> with training_engine(load_settings("tiny")) as engine:
         ...     print(f"{engine.policy.parameter_counts()['trained']:,} parameters are trained")
-        567,872 parameters are trained
+        460,800 parameters are trained
     """
     set_threads(settings.train.threads)
     seed_everything(settings.seed)

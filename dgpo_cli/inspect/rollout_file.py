@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from dgpo_cli.core.formats import TRAINED, TrainedRecord
 from dgpo_cli.core.io import unpacked
 from dgpo_cli.inspect.foreign import NAMES, adapted, typed
 from dgpo_cli.runs.rollouts import TOKEN_FIELDS, RolloutLine, parse_line
+from dgpo_cli.runs.run_folder import RunFolder
 
 _LONG = ("prompt_token_ids", "token_ids", "sampling_logprobs", *TOKEN_FIELDS)
 _NAMES = (name for own in _LONG for name in NAMES.get(own, (own,)))
@@ -122,13 +123,37 @@ class RolloutFile:
         return found
 
 
-def read_lines(path: Path) -> list[RolloutLine]:
-    """Read a file of rollouts and all that is in it.
+def read_rollouts(source: str | Path, *, step: int | None = None) -> Iterator[RolloutLine]:
+    """Read the completions of a file of rollouts, or of a run, one by one and in order.
+
+    A row has the prompt, the completion and the verdict; those of a run also have the advantage
+    and, in `stats`, log-probability and entropy (nats), squared Hellinger distance, score and
+    weight of every token. Files that other programs wrote are read as `dgpo inspect` does.
+
+    Args:
+        source: a JSONL file, which may be packed by gzip, or the folder of a run.
+        step: of a run, only this step (from 1); else all steps whose rollouts were kept.
 
     Raises:
-        DataError: it is not there, or a line is broken; the message names file, line and field.
+        DataError: there is no such file, or a line is broken; the message names file, line and
+            field.
+
+    Example:
+        >>> from dgpo_cli import read_rollouts
+        >>> for row in read_rollouts("rollouts.jsonl"):  # doctest: +SKIP
+        ...     print(row.prompt.text, row.completion.text, row.reward)
     """
-    return [entry.line() for entry in open_rollouts(path).entries]
+    path = Path(source)
+    if path.is_dir():
+        run = RunFolder(path)
+        files = run.rollouts() if step is None else [run.rollout_file(step)]
+        if not files:
+            raise DataError(f"{path}: no rollouts in it; give the folder of a run that kept some")
+    elif step is not None:
+        raise DataError(f"step={step}: {path} is not the folder of a run; leave out step")
+    else:
+        files = [path]
+    return (entry.line() for file in files for entry in open_rollouts(file).entries)
 
 
 def open_rollouts(path: Path) -> RolloutFile:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import NOBODY, Observer, phase
 from dgpo_cli.core.thinking import OPENER
 from dgpo_cli.core.types import FinishReason, Prompt, Verdict
+from dgpo_cli.rewards.answer import check_integer
 from dgpo_cli.rewards.protocol import Task
-from dgpo_cli.rewards.settings import RewardSettings
+from dgpo_cli.rewards.settings import Extract, IntegerReward, MathReward, RewardSettings
 from dgpo_cli.rewards.workers.pool import WorkerPool
 
 
@@ -24,7 +25,7 @@ class GradeItem:
 
     gold: str
     text: str
-    finish_reason: FinishReason
+    finish_reason: FinishReason = "stop"
     starts_in_thought: bool = False
 
     @property
@@ -53,6 +54,12 @@ class Grader:
     """Turns completions into verdicts; a context manager. Workers start with the first grade.
 
     observer: told of each grading, and once when fewer workers run than `settings` ask for.
+
+    Example:
+        >>> from dgpo_cli import GradeItem, Grader, load_settings
+        >>> with Grader(load_settings("tiny").reward) as grader:
+        ...     [verdict.outcome for verdict in grader.grade([GradeItem("7", r"\\boxed{8}")])]
+        ['wrong']
     """
 
     def __init__(self, settings: RewardSettings, *, observer: Observer = NOBODY) -> None:
@@ -99,3 +106,40 @@ class Grader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def judge_answer(
+    text: str,
+    *,
+    gold: str,
+    kind: Literal["integer", "math"] = "integer",
+    extract: Extract = "boxed-or-answer-line",
+    finish_reason: FinishReason = "stop",
+    timeout_s: float = 5.0,
+) -> Verdict:
+    """Judge the answer in one completion; the reward is 1 if it is correct, else 0.
+
+    Integers are read here, in time linear in the text. Mathematics is left to a worker process,
+    which takes a second to start and is killed at its deadline: use one `Grader` for many.
+
+    Args:
+        extract: where the answer stands, as in `reward.extract`.
+        finish_reason: "length" if the completion was cut off.
+        timeout_s: deadline of `kind` "math", in seconds, after which the outcome is "timeout".
+
+    Raises:
+        DataError: `gold` is nothing that this checker can compare with.
+
+    Example:
+        >>> from dgpo_cli import judge_answer
+        >>> judge_answer(r"Half of it, so \\boxed{0204}.", gold="204")
+        Verdict(outcome='correct', extracted='204', reward=1.0)
+    """
+    item = GradeItem(gold, text, finish_reason)
+    if kind == "math":
+        with Grader(MathReward(extract=extract, timeout_s=timeout_s, workers=1)) as grader:
+            return grader.grade([item])[0]
+    if (problem := IntegerReward().problem_with(gold)) is not None:
+        raise DataError(problem)
+    outcome, found = check_integer(gold, item.judged, finish_reason=finish_reason, where=extract)
+    return Verdict(outcome, found, float(outcome == "correct"))

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from dgpo_cli.core.schema import Count, Real, Text
 from dgpo_cli.core.types import Card, Evaluation, Interval, ProblemResult
 from dgpo_cli.core.types.evaluation import Ends
-from dgpo_cli.stats.estimators import stderr_rerun
+from dgpo_cli.stats.estimators import check_counts, stderr_rerun
 from dgpo_cli.stats.intervals import NORMAL_95, rerun_interval, student_quantile
 from dgpo_cli.stats.permutation import fisher, holm, shuffled_samples, sign_flip
 
@@ -102,8 +102,46 @@ def compare_runs(
     """
     if not before or [p.id for p in before] != [p.id for p in after]:
         raise ValueError("a comparison needs the same problems in the same order, at least one")
-    k_before, k_after = len(before[0].outcomes), len(after[0].outcomes)
-    old, new = [p.correct for p in before], [p.correct for p in after]
+    return compare_counts(
+        [p.correct for p in before],
+        [p.correct for p in after],
+        k_before=len(before[0].outcomes),
+        k_after=len(after[0].outcomes),
+        problems=[(p.id, p.answer) for p in before],
+        seed=seed,
+    )
+
+
+def compare_counts(
+    before: Sequence[int],
+    after: Sequence[int],
+    *,
+    k_before: int,
+    k_after: int,
+    problems: Sequence[tuple[str, str]] | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Compare how many samples of each problem are correct before, of k_before, and after.
+
+    Args:
+        problems: id and answer of each, as `changes` names them; by default its number from 0.
+        seed: of the signs that are drawn where there are too many problems to flip all of them.
+
+    Raises ValueError without problems, where their numbers differ, or where a count is not
+    between 0 and its k.
+    Sources: `rerun_difference`, `over_problems`, and those in stats/permutation.py.
+
+    Example:
+        >>> from dgpo_cli import compare_counts
+        >>> found = compare_counts([8, 3, 0, 5], [8, 6, 2, 7], k_before=8, k_after=8)
+        >>> f"{found.difference:+.3f}: p {found.p_rerun:.3f} (rerun), {found.p_problems} (problems)"
+        '+0.219: p 0.044 (rerun), 0.25 (problems)'
+    """
+    check_counts(before, k=k_before)
+    check_counts(after, k=k_after)
+    old, new = before, after
+    if len(old) != len(new):
+        raise ValueError(f"{len(old)} problems before and {len(new)} after: needs the same ones")
     # In units of 1 / lcm the differences are whole numbers, and sums of them exact.
     unit = math.lcm(k_before, k_after)
     whole = [b * (unit // k_after) - a * (unit // k_before) for a, b in zip(old, new, strict=True)]
@@ -129,7 +167,7 @@ def compare_runs(
         p_problems=flips.p,
         exact=flips.exact,
         smallest_problems=smallest_problems(over_problems(*shares).stderr, n=n, rerun=over_reruns),
-        changes=_changes(before, after, k_before=k_before, k_after=k_after),
+        changes=_changes(old, new, k_before=k_before, k_after=k_after, problems=problems),
     )
 
 
@@ -252,28 +290,31 @@ def smallest_problems(stderr: float, *, n: int, rerun: float = math.nan) -> floa
 
 
 def _changes(
-    before: Sequence[ProblemResult],
-    after: Sequence[ProblemResult],
+    before: Sequence[int],
+    after: Sequence[int],
     *,
     k_before: int,
     k_after: int,
+    problems: Sequence[tuple[str, str]] | None,
 ) -> tuple[ProblemChange, ...]:
+    names = problems or [(str(number), "") for number in range(len(before))]
     values = [
-        fisher(a.correct, b.correct, k_before=k_before, k_after=k_after)
-        for a, b in zip(before, after, strict=True)
+        fisher(a, b, k_before=k_before, k_after=k_after) for a, b in zip(before, after, strict=True)
     ]
     return tuple(
         ProblemChange(
-            id=a.id,
-            answer=a.answer,
-            before=a.correct,
-            after=b.correct,
-            difference=b.correct / k_after - a.correct / k_before,
+            id=name,
+            answer=answer,
+            before=a,
+            after=b,
+            difference=b / k_after - a / k_before,
             p=p,
             p_holm=adjusted,
-            flipped=_flipped(2 * a.correct > k_before, 2 * b.correct > k_after),
+            flipped=_flipped(2 * a > k_before, 2 * b > k_after),
         )
-        for a, b, p, adjusted in zip(before, after, values, holm(values), strict=True)
+        for (name, answer), a, b, p, adjusted in zip(
+            names, before, after, values, holm(values), strict=True
+        )
     )
 
 

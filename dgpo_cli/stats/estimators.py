@@ -5,10 +5,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
-from dgpo_cli.core.types import Disagreement, Evaluation, LengthSummary, ProblemResult, Verdict
+from dgpo_cli.core.codec import filled
+from dgpo_cli.core.types import (
+    Disagreement,
+    Evaluation,
+    Interval,
+    LengthSummary,
+    ProblemResult,
+    Verdict,
+)
 from dgpo_cli.stats.intervals import problems_interval, rerun_interval
 
 
@@ -99,6 +108,59 @@ def pass_curve(correct: Sequence[int], *, k: int) -> dict[int, float]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What k samples of each of n problems say; shares between 0 and 1, NaN is unknown.
+
+    stderr_rerun, rerun_95: error over reruns with the same problems.
+    stderr_problems, problems_95: error over problems drawn anew, clustered by problem.
+    pass_at_k: unbiased pass@j for every j from 1 to k.
+    """
+
+    k: int
+    n_problems: int
+    avg_at_k: float
+    stderr_rerun: float
+    rerun_95: Interval
+    stderr_problems: float
+    problems_95: Interval
+    pass_at_k: dict[int, float]
+
+
+def estimate(correct: Sequence[int], *, k: int) -> Estimate:
+    """Estimate Avg@k and pass@j from the number of correct samples, of k, of each problem.
+
+    Raises ValueError without problems, or where a number is not between 0 and k.
+    Sources: `rerun_interval`, `problems_interval`, `pass_at`.
+
+    Example:
+        >>> from dgpo_cli import estimate
+        >>> found = estimate([8, 3, 0, 5], k=8)
+        >>> f"{found.avg_at_k:.2f} +- {found.stderr_rerun:.2f}, pass@8 {found.pass_at_k[8]:.2f}"
+        '0.50 +- 0.06, pass@8 0.75'
+    """
+    check_counts(correct, k=k)
+    return Estimate(
+        k=k,
+        n_problems=len(correct),
+        avg_at_k=avg_at_k(correct, k=k),
+        stderr_rerun=stderr_rerun(correct, k=k),
+        rerun_95=rerun_interval(correct, k=k),
+        stderr_problems=stderr_problems(correct, k=k),
+        problems_95=problems_interval(correct, k=k),
+        pass_at_k=pass_curve(correct, k=k),
+    )
+
+
+def check_counts(correct: Sequence[int], *, k: int) -> None:
+    """Raise ValueError without problems, or where a count is not between 0 and k."""
+    if not correct or k < 1:
+        raise ValueError(f"{len(correct)} problems, k={k}: needs at least one of each")
+    wrong = next((c for c in correct if not 0 <= c <= k), None)
+    if wrong is not None:
+        raise ValueError(f"correct={wrong}: must be between 0 and k={k}")
+
+
 def length_summary(lengths: Sequence[int]) -> LengthSummary:
     """Mean, quantiles and maximum of lengths in tokens."""
     if not lengths:
@@ -150,16 +212,10 @@ def summarise(
     outcomes = Counter(outcome for result in results for outcome in result.outcomes)
     unjudged = outcomes["timeout"] + outcomes["crash"]
     right, wrong = _lengths_by_verdict(results)
-    return Evaluation(
+    return filled(
+        Evaluation,
+        estimate(correct, k=k),
         bench=bench,
-        k=k,
-        n_problems=n,
-        avg_at_k=avg_at_k(correct, k=k),
-        stderr_rerun=stderr_rerun(correct, k=k),
-        rerun_95=rerun_interval(correct, k=k),
-        stderr_problems=stderr_problems(correct, k=k),
-        problems_95=problems_interval(correct, k=k),
-        pass_at_k=pass_curve(correct, k=k),
         maj_at_k=math.fsum(result.majority for result in results) / n,
         truncated=outcomes["truncated"] / (n * k),
         no_answer=outcomes["no_answer"] / (n * k),

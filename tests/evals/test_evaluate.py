@@ -14,7 +14,7 @@ from dgpo_cli.config.protocols import load_protocol
 from dgpo_cli.core.errors import ConfigError, DataError, ModelError, RunFolderBusy
 from dgpo_cli.core.types import Disagreement
 from dgpo_cli.evals import evaluate, second, tally
-from dgpo_cli.inspect.rollout_file import read_lines
+from dgpo_cli.inspect.rollout_file import read_rollouts
 from tests.evals.evaluations import (
     PROBLEMS,
     Asked,
@@ -354,7 +354,7 @@ def test_stored_samples_are_a_file_of_rollouts(
 ) -> None:
     install(monkeypatch, Asked(boxed))
     result = run(problems(tmp_path), 2, tmp_path / "out")
-    lines = read_lines(tmp_path / "out" / "samples.jsonl")
+    lines = list(read_rollouts(tmp_path / "out" / "samples.jsonl"))
     assert [(line.prompt.id, line.prompt.text, line.index) for line in lines[:3]] == [
         ("12+7", "12+7?", 0),
         ("41+8", "41+8?", 0),

@@ -21,7 +21,7 @@ from dgpo_cli.core.types import (
     TokenStats,
     Verdict,
 )
-from dgpo_cli.inspect.rollout_file import read_lines
+from dgpo_cli.inspect.rollout_file import read_rollouts
 from dgpo_cli.runs.rollouts import rollout_lines, training_lines, write_lines
 
 INTERFACE = {
@@ -74,7 +74,7 @@ def test_a_line_has_every_field_of_the_interface_and_reads_back(tmp_path: Path) 
     assert write_lines(path, rollout_lines([_group()], temperature=0.7)) == 2
     raw = [json.loads(line) for line in path.read_text().splitlines()]
     assert all(line.keys() >= INTERFACE for line in raw)
-    back = read_lines(path)
+    back = list(read_rollouts(path))
     assert [line.completion for line in back] == list(_group().completions)
     assert [line.verdict for line in back] == list(_group().verdicts)
     assert back[0].prompt.messages == _group().prompt.messages
@@ -89,7 +89,7 @@ def test_training_lines_keep_every_number_of_every_token_and_no_padding(tmp_path
         [_group()], _batch(), temperature=1.0, credit={"rule": "dgpo", "tau": 0.5}, vocab_size=10
     )
     write_lines(path, lines)
-    first, second = read_lines(path)
+    first, second = read_rollouts(path)
     assert first.stats is not None and second.stats is not None
     assert first.stats.hellinger_sq == pytest.approx((0.01, 0.02, 0.03), rel=1e-6)
     assert first.stats.logprobs == pytest.approx((-0.1, -0.2, -0.3), rel=1e-6)
@@ -109,7 +109,7 @@ def test_training_lines_keep_the_tau_of_each_completion_and_the_noise_floor(tmp_
         stats=replace(batch.stats, noise_floor=3e-13),
     )
     write_lines(path, training_lines([_group()], batch, temperature=1.0, credit={}, vocab_size=10))
-    first, second = (line.stats for line in read_lines(path))
+    first, second = (line.stats for line in read_rollouts(path))
     assert first is not None and second is not None
     assert (first.tau, second.tau) == (pytest.approx(0.0123456789, rel=1e-8), None)
     assert first.noise_floor == second.noise_floor == 3e-13
@@ -121,7 +121,7 @@ def test_lines_of_earlier_versions_have_no_tau_and_no_noise_floor(tmp_path: Path
         del line["tau"], line["noise_floor"]
     path = tmp_path / "old.jsonl"
     write_lines(path, iter(lines))
-    stats = read_lines(path)[0].stats
+    stats = next(read_rollouts(path)).stats
     assert stats is not None and (stats.tau, stats.noise_floor) == (None, None)
     assert stats.weights == (1.0, 1.0, 1.0)
 
@@ -132,7 +132,7 @@ def test_what_is_not_finite_is_null_and_comes_back_as_nan(tmp_path: Path) -> Non
     path = tmp_path / "bad.jsonl"
     write_lines(path, training_lines([_group()], batch, temperature=1.0, credit={}, vocab_size=10))
     assert "NaN" not in path.read_text()
-    stats = read_lines(path)[0].stats
+    stats = next(read_rollouts(path)).stats
     assert stats is not None
     assert math.isnan(stats.entropy[1]) and stats.entropy[0] == pytest.approx(0.1)
 
@@ -146,7 +146,7 @@ def test_a_sampled_token_of_probability_nothing_is_null_and_comes_back_as_nan(
     lines = rollout_lines([replace(group, completions=(odd, group.completions[1]))], temperature=1)
     write_lines(path, lines)
     assert "Infinity" not in path.read_text()
-    first, _ = read_lines(path)
+    first, _ = read_rollouts(path)
     assert math.isnan(first.completion.sampling_logprobs[1])
     assert first.completion.sampling_logprobs[::2] == (-0.5, -0.125)
 
@@ -174,7 +174,7 @@ def test_broken_line_names_file_line_and_field(tmp_path, change, message) -> Non
     path = tmp_path / "rollouts.jsonl"
     write_lines(path, iter([good, bad]))
     with pytest.raises(DataError, match=r"rollouts\.jsonl:2: ") as caught:
-        read_lines(path)
+        list(read_rollouts(path))
     assert message in str(caught.value)
 
 
@@ -184,7 +184,7 @@ def test_statistics_of_another_length_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rollouts.jsonl"
     write_lines(path, iter(lines))
     with pytest.raises(DataError, match="entropy has 4 numbers for 3 tokens"):
-        read_lines(path)
+        list(read_rollouts(path))
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "[1]\n", "{\n"])
@@ -192,9 +192,9 @@ def test_files_without_rollouts_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(text)
     with pytest.raises(DataError, match=r"x\.jsonl"):
-        read_lines(path)
+        list(read_rollouts(path))
     with pytest.raises(DataError, match="cannot be read"):
-        read_lines(tmp_path / "missing.jsonl")
+        list(read_rollouts(tmp_path / "missing.jsonl"))
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

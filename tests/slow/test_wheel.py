@@ -192,6 +192,45 @@ def test_inspect_finds_the_run_and_shows_it(installed: Installed, trained: Path)
     assert "\x1b" not in picture
 
 
+USER_SCRIPT = """
+from dgpo_cli import Engine, Settings, Verdict, estimate, judge_answer, load_settings, read_rollouts
+from dgpo_cli import training_engine
+
+settings: Settings = load_settings("tiny", overrides={"seed": 3})
+size: int = settings.rollout.group_size
+verdict: Verdict = judge_answer(r"\\boxed{7}", gold="7")
+low: float = estimate([1, 2], k=4).rerun_95.low
+rewards: list[float] = [row.reward for row in read_rollouts("run")] if size < 0 else []
+
+
+def train(engine: Engine) -> None:
+    with training_engine(settings) as other:
+        wrong: str = other.policy_version
+
+
+print(verdict.outcome)
+"""
+
+
+def test_a_user_of_the_library_has_its_types(installed: Installed) -> None:
+    script = installed.cwd / "own.py"
+    script.write_text(USER_SCRIPT)
+    assert installed("python", str(script)) == "correct\n"
+    found = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--strict"),
+            *("--python-executable", str(installed.bin / "python"), str(script)),
+        ],
+        cwd=installed.cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (first, last) = found.stdout.splitlines()
+    assert 'expression has type "int", variable has type "str"' in first, found.stdout
+    assert last.startswith("Found 1 error in 1 file")
+
+
 def test_the_templates_of_the_pages_are_in_it(installed: Installed, trained: Path) -> None:
     assert installed("dgpo", "report", str(trained), "--out", "a.html") == "written to a.html\n"
     assert (installed.cwd / "a.html").read_text(encoding="utf-8").count("<figure") > 10

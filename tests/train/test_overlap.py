@@ -24,7 +24,7 @@ from dgpo_cli.core.types import StepMetrics
 from dgpo_cli.engine import setup
 from dgpo_cli.engine.checkpoint import load_state
 from dgpo_cli.engine.engine import Engine
-from dgpo_cli.inspect.rollout_file import read_lines
+from dgpo_cli.inspect.rollout_file import read_rollouts
 from dgpo_cli.policy.policy import Policy, load_policy
 from dgpo_cli.runs.carried import WAITING_FILE as FILE
 from dgpo_cli.runs.rollouts import RolloutLine
@@ -85,7 +85,7 @@ class Case:
         return result, recorder.lines
 
     def rollouts(self) -> list[list[RolloutLine]]:
-        return [read_lines(path) for path in RunFolder(self.out).rollouts()]
+        return [list(read_rollouts(path)) for path in RunFolder(self.out).rollouts()]
 
 
 @pytest.fixture

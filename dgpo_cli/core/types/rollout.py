@@ -128,13 +128,17 @@ class ScoredGroup:
 class TokenStats:
     """Per-token statistics over the whole vocabulary; zero where the mask is False.
 
-    noise_floor: what rounding alone makes of hellinger_sq, as the policy and itself in another
-        batch layout have it; None where it was not measured.
+    Attributes:
+        old_logprobs: float32 [B, T], nats, without gradient.
+        entropy: float32 [B, T], nats.
+        hellinger_sq: float32 [B, T], in [0, 1].
+        noise_floor: what rounding alone makes of hellinger_sq, as the policy and itself in another
+            batch layout have it; None where it was not measured.
     """
 
-    old_logprobs: Tensor  # float32 [B, T], no gradient
-    entropy: Tensor  # float32 [B, T], nats
-    hellinger_sq: Tensor  # float32 [B, T], in [0, 1]
+    old_logprobs: Tensor
+    entropy: Tensor
+    hellinger_sq: Tensor
     noise_floor: float | None = None
 
 
@@ -147,15 +151,18 @@ LIMITS = ("none", "noise", "cap", "ties")
 class Credit:
     """What a credit rule returns; scores and weights are zero where the mask is False.
 
-    tau: the temperature that each row's weights were made with, NaN where none makes a
-        difference, because the row's scores are equal. None: the rule has no such thing.
-    limit: index into LIMITS; None where tau was not looked for.
+    Attributes:
+        scores: float32 [B, T].
+        weights: float32 [B, T], with a mean of 1 over each row's mask.
+        tau: float64 [B], the temperature that each row's weights were made with, NaN where none
+            makes a difference, because the row's scores are equal. None: the rule has none.
+        limit: int64 [B], index into LIMITS; None where tau was not looked for.
     """
 
-    scores: Tensor  # float32 [B, T]
-    weights: Tensor  # float32 [B, T], row mean 1 on the mask
-    tau: Tensor | None = None  # float64 [B]
-    limit: Tensor | None = None  # int64 [B]
+    scores: Tensor
+    weights: Tensor
+    tau: Tensor | None = None
+    limit: Tensor | None = None
 
     def put(self, index: Tensor, rows: Credit) -> None:
         """Write the rows `index` (int64 [M]) in place."""
@@ -172,18 +179,28 @@ class Batch:
     """Padded tensors of B completions: prompts left-padded, completions right-padded.
 
     Row i is completion `i % G` of group `i // G` while the batch is whole.
+
+    Attributes:
+        prompt_ids: int64 [B, L].
+        prompt_mask: bool [B, L].
+        completion_ids: int64 [B, T].
+        mask: bool [B, T], True on completion tokens, EOS included.
+        advantages: float32 [B].
+        sampling_logprobs: float32 [B, T], nats; None: those of the trainer.
+        counted: bool [B], the rows that enter loss and normaliser; None: all.
+        policy_logprobs: float32 [B, T], before the update; None: old_logprobs.
     """
 
-    prompt_ids: Tensor  # int64 [B, L]
-    prompt_mask: Tensor  # bool [B, L]
-    completion_ids: Tensor  # int64 [B, T]
-    mask: Tensor  # bool [B, T], True on completion tokens, EOS included
-    advantages: Tensor  # float32 [B]
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    completion_ids: Tensor
+    mask: Tensor
+    advantages: Tensor
     stats: TokenStats
     credit: Credit
-    sampling_logprobs: Tensor | None = None  # float32 [B, T], nats; None: those of the trainer
-    counted: Tensor | None = None  # bool [B], rows that enter loss and normaliser; None: all
-    policy_logprobs: Tensor | None = None  # float32 [B, T], before the update; None: old_logprobs
+    sampling_logprobs: Tensor | None = None
+    counted: Tensor | None = None
+    policy_logprobs: Tensor | None = None
 
     @property
     def lengths(self) -> Tensor:
