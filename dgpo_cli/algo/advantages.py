@@ -29,10 +29,9 @@ class AdvantageSettings(Frozen):
     def advantages(self, rewards: Sequence[float]) -> tuple[float, ...]:
         """Return the advantage of each completion of one group, in float64.
 
-        A group whose rewards are all equal, a single completion included, has exactly 0. The
-        standard deviation has Bessel's correction and is the whole group's with either baseline,
-        so that leave-one-out is G / (G - 1) times the group-mean advantage with `std` group or
-        none alike.
+        Equal rewards, or a single completion, give exactly 0. The standard deviation has Bessel's
+        correction and is the whole group's with either baseline, so leave-one-out is G / (G - 1)
+        times the group-mean advantage, with `std` group and none alike.
 
         Source: GRPO, arXiv 2402.03300; std none: Dr. GRPO, arXiv 2503.20783; leave-one-out:
         RLOO, arXiv 2402.14740.
@@ -64,8 +63,8 @@ def scored_group(
 ) -> ScoredGroup:
     """Return the group with the advantages of its rewards plus the penalties for length.
 
-    A truncated completion that the loss leaves out has no advantage, but it is one of its group
-    all the same: the others are compared with it.
+    A truncated completion that the loss leaves out has an advantage of 0, but still counts in its
+    group: the others are compared with it.
 
     Source: overlong filtering and soft overlong punishment, DAPO, arXiv 2503.14476, section 3.4.
     """

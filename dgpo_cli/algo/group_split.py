@@ -1,17 +1,17 @@
-"""What became of every group of a step: each falls into exactly one part, and the shares add up.
+"""The split of a step's groups into disjoint parts.
 
 | part | groups that |
 | --- | --- |
 | signal | move the policy: their advantages are not all zero |
-| all_right | have nothing but correct answers |
-| all_wrong | have none, and most often an answer that was read and is wrong or out of range |
-| truncated | have none, and most often no answer before the limit of tokens |
-| no_answer | have none, and most often ended by themselves without one that could be read |
-| unjudged | have none, and some that could not be judged: deadline or crash of the checker |
-| filtered | were left out: by dynamic sampling, or because the loss masks what gave them signal |
+| all_right | are all-correct |
+| all_wrong | have no correct answer, most often a wrong or out-of-range one |
+| truncated | have no correct answer, most often none before the token limit |
+| no_answer | have no correct answer, most often a completion that ended without a readable one |
+| unjudged | have no correct answer, and some not judged: deadline or crash of the checker |
+| filtered | were dropped: by dynamic sampling, or because the loss masks what gave them signal |
 
-Dynamic sampling leaves out every group that is all right or all wrong, whatever its answers were:
-there the parts between say nothing, and the outcomes of the completions (outcome/*) do.
+Dynamic sampling drops every all-correct or all-wrong group, whatever its answers: the parts in
+between are then empty, and the outcomes of the completions (outcome/*) tell more.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dgpo_cli.core.types import Outcome, ScoredGroup, StepMetrics
 Part = Literal["signal", "all_right", "all_wrong", "truncated", "no_answer", "unjudged", "filtered"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-# Of a failure that is as frequent as another, the one that a setting mends comes first.
+# Of equally frequent failures, the one that a setting fixes comes first.
 _FAILURES: dict[Part, tuple[Outcome, ...]] = {
     "truncated": ("truncated",),
     "no_answer": ("no_answer",),
@@ -36,8 +36,8 @@ _FAILURES: dict[Part, tuple[Outcome, ...]] = {
 def split_metrics(groups: Sequence[ScoredGroup], *, dynamic_sampling: bool) -> StepMetrics:
     """Return the share of each part, split/<part>, of all groups drawn in a step.
 
-    dynamic_sampling: groups without right and wrong answers were left out. Those that it keeps
-        for the next step count as signal in the step that drew them.
+    dynamic_sampling: all-correct and all-wrong groups were dropped. Pending groups count as
+        signal in the step that drew them.
     """
     counts = Counter(part_of(group, dynamic_sampling=dynamic_sampling) for group in groups)
     return {f"split/{part}": counts[part] / len(groups) for part in PARTS}

@@ -11,8 +11,8 @@ from dgpo_cli.core.schema import Frozen
 if TYPE_CHECKING:
     from torch import Tensor
 
-# exp of more is infinite in float32, and an infinite ratio turns the gradient of a clipped token
-# into 0 * inf. No update that is of use comes near e^80.
+# Above 88 exp is infinite in float32, and an infinite ratio turns the gradient of a clipped token
+# into 0 * inf. No useful update comes near e^80.
 _MAX_LOG_RATIO = 80.0
 
 
@@ -29,7 +29,7 @@ class ClipLoss(Frozen):
 
     mask_truncated: bool = Field(
         False,
-        description="Leave completions that were cut off out of the loss and its normaliser.",
+        description="Leave truncated completions out of the loss and its normaliser.",
     )
 
     def token_losses(
@@ -41,9 +41,8 @@ class ClipLoss(Frozen):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return (losses, ratio, clipped), each [B, T]; only the losses carry a gradient.
 
-        clipped marks the tokens whose surrogate the clip changes: the ratio has left the range
-        on the side that the advantage pushes to, so the token gives no gradient. Every entry must
-        be finite, padding included (the caller masks it afterwards).
+        clipped marks tokens without gradient: their ratio left the range on the side that the
+        advantage pushes to. Every entry must be finite, padding included (the caller masks it).
 
         Source: PPO, arXiv 1707.06347; two bounds: DAPO, arXiv 2503.14476.
         """
@@ -68,8 +67,8 @@ class ClipLoss(Frozen):
         """Return float32 [B] such that the loss is sum(losses * mask * scale) over any split.
 
         num_tokens and num_completions are those of the whole optimiser batch, over all
-        micro-batches and ranks; the rows of `lengths` are any part of it. A row without tokens
-        has scale 0 where its own length divides.
+        micro-batches and ranks; `lengths` are any part of it. With sequence-mean, a row without
+        tokens has scale 0.
         """
         import torch
 

@@ -1,6 +1,6 @@
-"""Reductions over the positions where a mask is True; the one place where they are written.
+"""Reductions over the positions where a mask is True.
 
-What lies outside the mask never matters, NaN included. A reduction over nothing is 0.
+Values outside the mask never matter, NaN included. A reduction over nothing is 0.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def masked_max(values: Tensor, mask: Tensor, *, dim: int | None = None) -> Tenso
 def masked_quantiles(values: Tensor, mask: Tensor, *, levels: Sequence[float]) -> list[float]:
     """Return the exact quantiles of all masked values at `levels` (each 0 to 1), in that order.
 
-    Between two neighbours the quantile is interpolated linearly, as numpy does. Sorting has no
-    limit of size, unlike torch.quantile.
+    Interpolated linearly between neighbours, as numpy does. Sorting has no size limit, unlike
+    torch.quantile.
     """
     ordered = masked_values(values.detach(), mask)[mask].sort().values
     last = ordered.numel() - 1

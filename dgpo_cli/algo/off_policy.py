@@ -1,4 +1,4 @@
-"""Corrects for a sampler that is not quite the policy: truncated or masked importance weights."""
+"""Corrects for a sampler that differs from the policy: truncated or masked importance weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 Level = Literal["none", "token", "sequence"]
 
-# exp of more is infinite in float32; every cap is far below.
+# Above 88 exp is infinite in float32; every cap is far below.
 _MAX_LOG_RATIO = 80.0
 
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What off_policy comes to for one sampler."""
+    """The correction for one sampler."""
 
     level: Level
     mode: Literal["truncate", "mask"]
@@ -32,9 +32,9 @@ class Correction:
         sampling_logprobs: Tensor,  # float32 [B, T], nats, the sampler's
         mask: Tensor,  # bool [B, T]
     ) -> tuple[Tensor, Tensor]:
-        """Return the weights, float32 [B, T], and which tokens were within the cap, bool [B, T].
+        """Return the weights, float32 [B, T], and which tokens are within the cap, bool [B, T].
 
-        Neither carries a gradient; both are zero outside the mask. With level "none" every weight
+        Neither has a gradient; both are zero outside the mask. With level "none" every weight
         is 1.
 
         Source: truncated importance sampling, Ionides 2008 (J. Comput. Graph. Stat. 17); for
@@ -56,10 +56,10 @@ class Correction:
 
 
 class OffPolicySettings(Frozen):
-    """How tokens that the sampler was more or less sure of than the trainer are weighted.
+    """Importance weights of tokens whose probability differs between sampler and trainer.
 
-    The weight is rho = p_trainer / p_sampler of the sampled token, before the update; the loss of
-    the token is multiplied by it. "sequence" takes the product over the completion instead.
+    The loss of a token is multiplied by p_trainer / p_sampler, taken before the update;
+    "sequence" takes the product over the completion.
     """
 
     correction: Literal["auto", "none", "token", "sequence"] = Field(

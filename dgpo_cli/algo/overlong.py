@@ -1,4 +1,4 @@
-"""Completions that are too long, or were cut off: DAPO's soft penalty, and leaving them out."""
+"""Completions that are too long or truncated: DAPO's soft penalty, and the mask of the loss."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dgpo_cli.core.types import Completion, ScoredGroup, StepMetrics
 
 
 class OverlongSettings(Frozen):
-    """The soft penalty; the length at which it begins is max_completion_tokens - buffer_tokens."""
+    """The soft penalty; it starts at a length of max_completion_tokens - buffer_tokens."""
 
     buffer_tokens: int = Field(
         0, ge=0, description="Tokens before the limit in which the penalty rises; 0: no penalty."
     )
     penalty: float = Field(
-        1.0, gt=0, le=100, description="Taken off the reward of a completion at the limit."
+        1.0, gt=0, le=100, description="Subtracted from the reward of a completion at the limit."
     )
 
     def penalties(self, lengths: Sequence[int], *, limit: int) -> tuple[float, ...]:
-        """Return what is added to the reward of completions of these lengths; never positive.
+        """Return what to add to the rewards of completions of these lengths; never positive.
 
         With b = buffer_tokens and a length of n tokens, EOS included:
 
@@ -42,14 +42,14 @@ class OverlongSettings(Frozen):
 
 
 def is_truncated(completion: Completion) -> bool:
-    """Whether the limit cut the completion off; one that ends at the limit by itself is whole."""
+    """Whether the token limit ended the completion; one that ends by itself there is complete."""
     return completion.finish_reason == "length"
 
 
 def overlong_metrics(groups: Sequence[ScoredGroup], *, masks: bool) -> StepMetrics:
-    """Return the shares of completions that were penalised and that were left out of the loss.
+    """Return the shares of completions that were penalised and that the loss leaves out.
 
-    masks: whether truncated completions are left out (loss.mask_truncated).
+    masks: whether it leaves out truncated completions (loss.mask_truncated).
     """
     completions = [completion for group in groups for completion in group.completions]
     penalties = [penalty for group in groups for penalty in group.penalties]

@@ -14,10 +14,10 @@ def learning_rate(
     total_steps: int,
     schedule: Literal["constant", "linear", "cosine"],
 ) -> float:
-    """Return the rate of `step` (0 is the first).
+    """Return the rate of `step`, counted from 0.
 
-    The warm-up takes step 0 to peak / warmup_steps, so that no step has a rate of 0; the decaying
-    schedules would reach 0 at step `total_steps`, which is never run.
+    The warm-up starts at peak / warmup_steps, so that no step has a rate of 0; the decaying
+    schedules would reach 0 at step `total_steps`, which never runs.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

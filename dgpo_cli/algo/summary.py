@@ -44,12 +44,10 @@ def credit_metrics(
 ) -> StepMetrics:
     """Return the metrics of a whole batch, over its completion tokens.
 
-    The entropy and the gate are over all of them; distance, scores and weights over those of
-    `rows`, the rows that the reference ran on (None: all). Over no rows they are NaN: nothing is
-    known of them.
+    Entropy and gate are over all of them; distance, scores and weights over those of `rows`, the
+    rows that the reference ran on (None: all). Over no rows these are NaN.
 
-    Without a reference (`has_reference` False) there is no distance to report and
-    policy/hellinger_sq_* is left out.
+    Without a reference (`has_reference` False), policy/hellinger_sq_* is left out.
     """
     from dgpo_cli.algo.credit.dgpo import entropy_gate
     from dgpo_cli.algo.masked import masked_mean
@@ -79,16 +77,16 @@ def credit_metrics(
 
 
 def _spread(weights: Tensor, mask: Tensor) -> StepMetrics:
-    """Return the deviation of all weights from 1, their mean, as a share of it."""
+    """Return the coefficient of variation of all weights, whose mean is 1."""
     from dgpo_cli.algo.masked import masked_mean
 
     return {"credit/weight_cv": float(masked_mean((weights - 1.0).square(), mask).sqrt())}
 
 
 def _tau_metrics(credit: Credit, rows: Tensor) -> StepMetrics:
-    """Return the taus that were found for `rows` (bool [B]), and how many of them something held.
+    """Return the taus found for `rows` (bool [B]), and the share that each limit held.
 
-    Rows where no tau makes a difference have none, and are held by ties.
+    Rows where tau makes no difference have none, and are held by ties.
     """
     from dgpo_cli.algo.masked import masked_mean, masked_quantiles
     from dgpo_cli.core.types import LIMITS
@@ -115,10 +113,7 @@ def _quantiles(name: str, values: Tensor, mask: Tensor) -> StepMetrics:
 
 
 def rollout_metrics(groups: Sequence[ScoredGroup]) -> StepMetrics:
-    """Summarise a rollout; shares are of completions, or of groups where the name says so.
-
-    A group carries signal when its advantages are not all zero.
-    """
+    """Summarise a rollout; shares are of completions, or of groups for groups/*."""
     verdicts = [verdict for group in groups for verdict in group.verdicts]
     completions = [completion for group in groups for completion in group.completions]
     rewards = [verdict.reward for verdict in verdicts]

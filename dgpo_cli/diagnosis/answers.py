@@ -1,4 +1,4 @@
-"""Answers that never reach the reward: cut off, not readable, or not judged in time."""
+"""Answers that never reach the reward: truncated, unreadable or not judged in time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dgpo_cli.core.types import Diagnosis
 from dgpo_cli.diagnosis.facts import Facts, FindUnread, UnreadExample
 from dgpo_cli.diagnosis.history import History
 
-# Share of completions from which one failure decides the reward of most groups.
+# Share of completions above which a failure decides the reward of most groups.
 MOST = 0.5
-# From here on nothing is left to learn from; below, a reward that rises is left to rise.
+# Above this nothing is left to learn from; below, a reward that rises is left alone.
 NEARLY_ALL = 0.9
-# Unjudged completions count as wrong without being it. What one busy moment loses is less.
+# Share of unjudged completions, which count as wrong; one busy moment loses fewer.
 UNJUDGED = 0.05
-SOON = 2  # steps that are enough where MOST completions are not judged
-LONGEST_TEMPLATE = 60  # characters; a longer one is not repeated in an advice of one line
-MAX_TIMEOUT_S = 600.0  # that reward.timeout_s takes
+SOON = 2  # steps that suffice if most completions are not judged
+LONGEST_TEMPLATE = 60  # characters that an advice of one line repeats
+MAX_TIMEOUT_S = 600.0  # upper limit of reward.timeout_s
 
 _EXPECTED = {
     "boxed": r"\boxed{42}",
@@ -30,23 +30,23 @@ _REQUEST = {
 
 
 def truncated(history: History, facts: Facts) -> Diagnosis | None:
-    """Most completions are cut off before they give an answer."""
+    """Most completions are truncated before they give an answer."""
     name = "outcome/truncated"
     if not _decides(history, name):
         return None
     limit, share = facts.max_completion_tokens, history.share(name)
     longer = f"--set rollout.max_completion_tokens={2 * limit}"
-    advice = f"{longer}: give them room for an answer"
+    advice = f"{longer}: leaves room for an answer"
     buffer = limit // 5  # DAPO's
-    if buffer and history.begun_with(name) < share / 2:
+    if buffer and history.initial(name) < share / 2:
         advice = (
-            f"--set reward.overlong.buffer_tokens={buffer}: they have grown since the run began, "
-            f"and a penalty for length holds them; or {longer}"
+            f"--set reward.overlong.buffer_tokens={buffer}: they have grown since the start, "
+            f"and a length penalty stops that; or {longer}"
         )
     return Diagnosis(
         key="truncated",
         step=history.step,
-        headline="Completions are cut off before they give an answer",
+        headline="Completions are truncated before they give an answer",
         evidence=f"{whole_percent(share)} of the completions of {history.span} reached "
         f"rollout.max_completion_tokens={limit} without one",
         advice=advice,
@@ -54,7 +54,7 @@ def truncated(history: History, facts: Facts) -> Diagnosis | None:
 
 
 def no_answer(history: History, facts: Facts, find: FindUnread) -> Diagnosis | None:
-    """Most completions end by themselves, with nothing in them that can be read as an answer."""
+    """Most completions end by themselves without a readable answer."""
     name = "outcome/no_answer"
     if not _decides(history, name):
         return None
@@ -65,8 +65,8 @@ def no_answer(history: History, facts: Facts, find: FindUnread) -> Diagnosis | N
     return Diagnosis(
         key="no_answer",
         step=history.step,
-        headline="Completions hold no answer that can be read",
-        evidence=f"{whole_percent(history.share(name))} of those of {history.span} have none; "
+        headline="Completions contain no readable answer",
+        evidence=f"{whole_percent(history.share(name))} of those in {history.span}; "
         f"reward.extract={facts.extract} reads {_EXPECTED.get(facts.extract, 'another form')}"
         f"{seen}",
         advice=_readable(facts, example),
@@ -76,24 +76,24 @@ def no_answer(history: History, facts: Facts, find: FindUnread) -> Diagnosis | N
 def _readable(facts: Facts, example: UnreadExample | None) -> str:
     if example is not None and example.readable_as is not None:
         return (
-            f"--set reward.extract={example.readable_as}: that finds an answer in most completions "
-            "that have none now"
+            f"--set reward.extract={example.readable_as}: finds an answer in most completions that "
+            "have none now"
         )
     if example is not None and example.in_thought:
         return (
-            "a thought is not read until it is closed (by </think> or the model's own tag): use a "
-            "model that closes it, or a chat template that does not open one"
+            "an answer inside an unclosed thought is not read: use a model that closes it (by "
+            "</think> or its own tag), or a chat template that does not open one"
         )
     asked = _REQUEST.get(facts.extract, r"Put the answer into \boxed{}.")
     if "'" in facts.template or "\n" in facts.template or len(facts.template) > LONGEST_TEMPLATE:
-        return f"ask in prompts.template for the form that is read: {asked}"
-    return f"--set 'prompts.template={facts.template} {asked}': ask for the form that is read"
+        return f"ask for the expected form in prompts.template: {asked}"
+    return f"--set 'prompts.template={facts.template} {asked}': ask for the expected form"
 
 
 def verifier_timeout(history: History, facts: Facts) -> Diagnosis | None:
     """The answer checker times out or crashes often enough to move the reward.
 
-    Two steps are enough if that happens to most completions.
+    Two steps suffice if it happens to most completions.
     """
     width = history.width if _some_are_unjudged(history) else SOON
     if width == SOON and not _most_are_unjudged(history):
@@ -104,7 +104,7 @@ def verifier_timeout(history: History, facts: Facts) -> Diagnosis | None:
         key="verifier_timeout",
         step=history.step,
         headline="Answers are not judged and count as wrong",
-        evidence=f"in {history.last_steps(width)} {whole_percent(late)} of the checks ran into "
+        evidence=f"in {history.last_steps(width)} {whole_percent(late)} of the checks exceeded "
         f"reward.timeout_s={facts.timeout_s:g} and {whole_percent(died)} crashed"
         + _cost(late * completions, of=completions, facts=facts),
         advice=_judged(facts, late=late, died=died),
@@ -125,12 +125,12 @@ def _most_are_unjudged(history: History) -> bool:
 
 
 def _cost(late: float, *, of: float, facts: Facts) -> str:
-    """The seconds of each step that timed-out verdicts cost."""
+    """Return the time that timeouts cost in each step, for the message."""
     if late < 1:
         return ""
     time = duration(late * facts.timeout_s / facts.workers, whole=True)
     return (
-        f"; {late:,.0f} of {of:,.0f} per step, which costs about {time} of every step "
+        f"; {late:,.0f} of {of:,.0f} per step cost about {time} of every step "
         f"with reward.workers={facts.workers}"
     )
 
@@ -138,14 +138,13 @@ def _cost(late: float, *, of: float, facts: Facts) -> str:
 def _judged(facts: Facts, *, late: float, died: float) -> str:
     if died > late:
         return (
-            "look at those completions in the rollouts (outcome crash): a worker that asks for too "
-            "much memory is ended; --set reward.kind=integer needs the least, if the answers are "
-            "integers"
+            "see those completions in the rollouts (outcome crash): a worker that exceeds its "
+            "memory limit ends; --set reward.kind=integer needs the least, if answers are integers"
         )
     patience = min(4 * facts.timeout_s, MAX_TIMEOUT_S)
     return (
-        f"--set reward.timeout_s={patience:g}: give it more time; if that changes "
-        "nothing, look at those completions in the rollouts (outcome timeout)"
+        f"--set reward.timeout_s={patience:g}: allows more time; if that does not help, "
+        "see those completions in the rollouts (outcome timeout)"
     )
 
 

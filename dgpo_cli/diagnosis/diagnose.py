@@ -1,7 +1,7 @@
-"""Why the reward is flat: reads the metrics of a run and names the first thing to change.
+"""Why the reward is flat: diagnoses a run from its metrics, the most important first.
 
-A diagnosis is one function in a file of its theme and one line here. Its cause may make others
-true as well: those are left out, so that what is told is what to change first.
+A diagnosis is one function in a file of its topic and one line here. It suppresses those that
+follow from it, so that the first one reported is the first one to fix.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dgpo_cli.diagnosis.update import grad_clipped, nonfinite, ratio_exploding
 
 
 class _Rule(NamedTuple):
-    """explains: keys of what follows from it, and is not told beside it."""
+    """explains: keys of the diagnoses that follow from this one; they are suppressed."""
 
     key: str
     find: Callable[[History, Facts, FindUnread], Diagnosis | None]
@@ -38,10 +38,10 @@ def _plain(
 _STILL = ("no_signal", "update_too_small")
 _SILENT = ("too_easy", "too_hard", *_STILL)
 _UNREAD = ("truncated", "no_answer", *_SILENT)
-# Told where nothing else is: whatever is wrong explains a reward that does not rise.
+# Reported alone: anything else that is wrong explains a reward that does not rise.
 _LAST_RESORT = "reward_flat"
 
-# The most important first: nothing that is told further down would help while it lasts.
+# The most important first: fixing a later one does not help while an earlier one lasts.
 _RULES = (
     _Rule("nonfinite", _plain(nonfinite), ("ratio_exploding", "grad_clipped", *_STILL)),
     _Rule("sampler_disagrees", _plain(sampler_disagrees), ("ratio_exploding", "reward_fell")),
@@ -71,12 +71,12 @@ EXPLAINS = {rule.key: (*rule.explains, _LAST_RESORT) for rule in _RULES}
 def diagnose(
     lines: Sequence[Line], *, facts: Facts, find_unread: FindUnread = no_example
 ) -> tuple[Diagnosis, ...]:
-    """Say what is wrong with a run at its last step, the most important first.
+    """Diagnose a run at its last step; return the most important first.
 
     Args:
         lines: metrics of its steps, oldest first, each with its "step". The first FIRST and the
-            last LAST are enough; steps may be missing in between.
-        find_unread: looks for a completion without an answer, when there are too many of them.
+            last LAST are enough; steps in between may be missing.
+        find_unread: finds a completion without an answer; called when there are too many.
     """
     history = History(lines, prompts_per_step=facts.prompts_per_step)
     if not history.count:

@@ -1,4 +1,4 @@
-"""What a diagnosis must know of a run besides its metrics. No torch, no settings: plain values."""
+"""What a diagnosis needs besides the metrics of a run. No torch, no settings: plain values."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The settings that thresholds and advice are made from, under their own names.
+    """The settings that thresholds and advice depend on, under their own names.
 
-    logprob_tolerance: mean distance in nats that rounding may put between the log-probabilities
-        of sampler and trainer.
+    logprob_tolerance: mean gap in nats between log-probabilities of sampler and trainer that
+        rounding may cause.
     correction: level of the off-policy correction: none, token or sequence.
     operations: of generated sums; empty for prompts from data.
     """
@@ -40,11 +40,11 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class UnreadExample:
-    """A completion in which no answer was found, to show its user.
+    """A completion without an answer, to show to the user.
 
-    ending: its last characters, as the model wrote them: untrusted, made visible where it is shown.
+    ending: its last characters as the model wrote them: untrusted, escaped where shown.
     readable_as: the value of reward.extract that finds an answer in most such completions, if any.
-    in_thought: most such completions end inside a thought, where nothing is read.
+    in_thought: most such completions end inside a thought, which is not read.
     """
 
     ending: str
@@ -56,5 +56,5 @@ FindUnread = Callable[[], UnreadExample | None]
 
 
 def no_example() -> UnreadExample | None:
-    """Say that there is no completion to show."""
+    """Return None: there is no completion to show."""
     return None

@@ -1,7 +1,7 @@
-"""Says, once and not at every step, that a step's credit equals GRPO's, or is rounding.
+"""Notes, once, that the credit equals GRPO's or is rounding.
 
-The distance d of a token is known to about the noise floor, the 99% quantile of what rounding
-alone makes of it.
+The distance d of a token is known to about the noise floor, the 99% quantile of d that rounding
+alone makes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dgpo_cli.core.types import StepMetrics
 if TYPE_CHECKING:
     from dgpo_cli.algo.credit import CreditRule
 
-# From this effective fraction on weights are called even: they are 3% from 1 on the average.
+# Effective token fraction from which the credit is GRPO's: weights are 3% from 1 on average.
 EVEN = 0.999
-# Below this they are uneven again, so that a run on the edge does not say it again and again.
+# Fraction below which it no longer is, so that a run near the edge does not repeat the note.
 UNEVEN = 0.998
 
 _HOLDS = {
@@ -36,10 +36,9 @@ class CreditHealth:
         self._even = False
 
     def line(self, metrics: StepMetrics, *, noise_floor: float | None) -> str | None:
-        """Return what to say of a step, None where nothing has changed or nothing is known.
+        """Return the note on a step; None if nothing is new or known.
 
-        As long as policy and reference are equal (d = 0 at every token) there is nothing to say:
-        that is how every run begins.
+        Every run starts with policy and reference equal (d = 0 at every token): no note on that.
         """
         fraction = metrics.get("credit/effective_fraction", math.nan)
         largest = metrics.get("policy/hellinger_sq_max", math.nan)
@@ -48,7 +47,7 @@ class CreditHealth:
         was, self._even = self._even, fraction >= (UNEVEN if self._even else EVEN)
         if was or not self._even:
             return None
-        head = f"credit is GRPO's at this step: effective fraction {written(fraction)}"
+        head = f"credit is GRPO's at this step: effective token fraction {written(fraction)}"
         distance = metrics["policy/hellinger_sq_p99"]
         if noise_floor is not None and distance <= noise_floor:
             most = f"99% below {scientific(distance)}" if distance else "0 at 99% of the tokens"
@@ -66,26 +65,26 @@ class CreditHealth:
 
 
 class TauHealth:
-    """Says once that a fixed tau is so small that rounding alone makes weights uneven.
+    """Notes once that a fixed tau is so small that rounding alone moves the weights.
 
-    d is known to the noise floor e, the score d h^kappa to h^kappa e, and log w to that over tau:
-    no more of it than NOISE_SHARE, as with target_ess.
+    d is known to the noise floor e, the score d h^kappa to h^kappa e, and log w to h^kappa e / tau,
+    which must not exceed NOISE_SHARE, as with target_ess.
     """
 
     def __init__(self, rule: CreditRule) -> None:
         self._rule = rule
-        self._told = False
+        self._noted = False
 
     def line(self, metrics: StepMetrics, *, noise_floor: float | None) -> str | None:
-        """Return what to say of a step; None where nothing is wrong or known, or it was said."""
+        """Return the note on a step; None if nothing is wrong or known, or it was noted before."""
         rule = self._rule
         gate = metrics.get("policy/gate_p99", math.nan)
-        if self._told or noise_floor is None or rule.rule != "dgpo" or rule.target_ess is not None:
+        if self._noted or noise_floor is None or rule.rule != "dgpo" or rule.target_ess is not None:
             return None
         score = noise_floor * gate**rule.kappa
         if not score > NOISE_SHARE * rule.tau:
             return None
-        self._told = True
+        self._noted = True
         return (
             f"credit.tau={rule.tau:g} acts on rounding: d has an error of "
             f"{scientific(noise_floor)}, which moves weights by a factor of up to "
@@ -96,5 +95,5 @@ class TauHealth:
 
 
 def _factor(exponent: float) -> str:
-    """exp(exponent) for people: 1.2, 30, 1e+05, or beyond any number."""
+    """Return exp(exponent) for people: 1.2, 30, 1e+05."""
     return f"{math.exp(exponent):.2g}" if exponent < 100 else "1e+43 and more"

@@ -1,7 +1,6 @@
-"""The metrics of a run as diagnoses look at them: how it started, and a window of its last steps.
+"""The metrics of a run as diagnoses read them: its first steps and a window of its last ones.
 
-A diagnosis needs only both ends of a run. One step proves nothing: batches are small, so a window
-holds enough steps to be no accident and enough groups for a share of them to mean something.
+Batches are small and one step proves nothing, so a window has a minimum of steps and of groups.
 """
 
 from __future__ import annotations
@@ -17,29 +16,29 @@ from dgpo_cli.stats.intervals import wilson
 
 Line = Mapping[str, float | None]
 
-# Steps of a window at least: a single odd batch, or two, raise nothing.
+# Least steps of a window: one or two odd batches do not trigger a diagnosis.
 WINDOW = 5
-# Groups of a window at least: if every third group has signal, 20 have none once in 3,000 times.
+# Least groups of a window: if every third group has signal, 20 have none once in 3,000 times.
 MIN_GROUPS = 20
-# First steps of a run, of weights that are still close to those it began with.
+# First steps of a run, whose weights are still close to the initial ones.
 START = 5
-# First lines that no diagnosis looks beyond: what a trend is held against.
+# First lines that a diagnosis reads: the baseline of a trend.
 FIRST = 20
-# Lines that no diagnosis looks behind: two windows of 20 steps of one group each.
+# Last lines that a diagnosis reads: two windows of 20 steps of one group each.
 LAST = 2 * MIN_GROUPS
-# Standard errors from which a change is one: once in 4,000 windows by chance, and a run has many.
+# Standard errors of a significant change: by chance once in 4,000 windows, and a run has many.
 SIGMAS = 3.5
 
 
 def steps_needed(prompts_per_step: int) -> int:
-    """How many steps make a window: a shorter run is not diagnosed."""
+    """Return the steps of a window; a shorter run is not diagnosed."""
     return max(WINDOW, math.ceil(MIN_GROUPS / prompts_per_step))
 
 
 class History:
-    """The lines of metrics of a run, oldest first; lines that are no training step do not count.
+    """The metric lines of a run's training steps, oldest first.
 
-    A number that is missing, null or not finite is unknown, and no diagnosis is made from it.
+    A number that is missing, null or not finite is unknown; no diagnosis uses it.
     """
 
     def __init__(self, lines: Sequence[Line], *, prompts_per_step: int) -> None:
@@ -53,7 +52,7 @@ class History:
 
     @property
     def step(self) -> int:
-        """Number of the last step; where it is unknown, how many there are."""
+        """Number of the last step; the number of steps if unknown."""
         step = number(self.last[-1], "step")
         return int(step) if math.isfinite(step) else self.count
 
@@ -62,20 +61,20 @@ class History:
         return self.count >= self.width
 
     def known(self, name: str, *, width: int | None = None) -> list[float]:
-        """Return what is known of a metric in the window, or in the last `width` lines."""
+        """Return the known values of a metric in the window, or in the last `width` lines."""
         return _known(self.last[-(width or self.width) :], name)
 
     def newest(self, name: str, *, count: int) -> list[float]:
-        """Return the last `count` known values, however many lines lack it in between."""
+        """Return the last `count` known values, over any number of lines that lack it."""
         return _known(self.last, name)[-count:]
 
     def first(self, name: str, *, count: int = START) -> list[float]:
-        """Return what is known of a metric in the first `count` lines, those of no window."""
+        """Return the known values in the first `count` lines before the window."""
         before = self.count - self.width
         return _known(self.start[: max(0, min(count, before))], name)
 
     def groups(self, lines: Sequence[Line]) -> float:
-        """Return how many groups were drawn in some steps."""
+        """Return the number of groups drawn in these steps."""
         drawn = [number(line, "dynamic/groups_sampled") for line in lines]
         return sum(each if each > 0 else self.prompts_per_step for each in drawn)
 
@@ -88,10 +87,9 @@ class History:
         return self._share(self.last[-width:], name)
 
     def likely(self, name: str) -> Interval:
-        """Return where the share lies with 95%, counted by groups.
+        """Return the 95% interval of a share, with the number of groups as sample size.
 
-        Completions of a group resemble each other: a share of them is taken as if it was of so
-        many groups, which is the widest it can be.
+        Completions of a group resemble each other; this is the widest the interval can be.
         """
         lines = self.last[-self.width :]
         share = self._share(lines, name)
@@ -99,16 +97,16 @@ class History:
             return Interval(0.0, 1.0)
         return wilson(min(1.0, max(0.0, share)), size=self.groups(lines))
 
-    def begun_with(self, name: str) -> float:
-        """Return a share in the first steps; NaN where there are none before the window."""
+    def initial(self, name: str) -> float:
+        """Return a share in the first steps; NaN without steps before the window."""
         return self._share(self.start[: max(0, self.count - self.width)], name)
 
     def fallen(self, name: str) -> tuple[float, float] | None:
-        """Return a share in the first steps and in the window, if it is surely less than half.
+        """Return a share in the first steps and in the window if it significantly halved.
 
-        The first step alone, three and five of them are tried: a policy can break at its first
-        update, and there may be many groups in a step or few. A window of four times the width
-        sees the same fall where groups are few.
+        The first step alone, three and five are tried: a policy can break at its first update,
+        and steps may have many groups or few. With few groups a window of four times the width
+        shows the same fall.
         """
         for width in (self.width, 4 * self.width):
             for count in (1, 3, START):
@@ -131,7 +129,7 @@ class History:
         return (before, now) if before - now > SIGMAS * error else None
 
     def rises(self, name: str) -> bool:
-        """Whether a metric rose from the window before to this one by twice its error."""
+        """Whether a metric rose since the previous window by twice its standard error."""
         now = self.known(name)
         before = _known(self.last[-2 * self.width : -self.width], name)
         if len(now) < 2 or len(before) < 2:
@@ -143,11 +141,11 @@ class History:
 
     @property
     def span(self) -> str:
-        """The steps of the window, as a reader is told."""
+        """The steps of the window, for messages."""
         return self.last_steps(self.width)
 
     def last_steps(self, width: int) -> str:
-        """The last `width` steps, as a reader is told."""
+        """Return the last `width` steps, for messages."""
         first = number(self.last[-width:][0], "step")
         if not first < self.step:
             return f"step {self.step}"
@@ -173,18 +171,18 @@ def _known(lines: Sequence[Line], name: str) -> list[float]:
     return [value for value in values if math.isfinite(value)]
 
 
-# Standard errors that a rise or its limit is told with.
+# Standard errors of a rise that is sure, or of its upper limit.
 SURE = 2.0
-# No resemblance of neighbours makes a step count for less than a tenth.
-_MOST_ALIKE = 0.8
+# Largest correlation of neighbouring steps: a step counts for at least a ninth.
+_MAX_CORRELATION = 0.8
 _LEAST_STEPS = 3
 
 
 class Rise(NamedTuple):
-    """By how much a metric has risen since the run began.
+    """The rise of a metric between two parts of a run.
 
-    Two means are compared, so nothing is assumed of the course in between. Steps that resemble
-    their neighbours, as a policy that wanders makes them, count for fewer than they are.
+    It compares two means and assumes nothing of the course in between. Correlated steps count
+    for fewer than they are.
 
     before, now: the two means. error: standard error of their difference.
     """
@@ -207,40 +205,40 @@ class Rise(NamedTuple):
 
 
 def rise_since_start(history: History, name: str, *, first: int = FIRST) -> Rise | None:
-    """Compare the first steps with the last that are none of them; None where it cannot be."""
+    """Compare the first steps with the last of the others; None with too few."""
     rest = history.count - first
     return _rise(history.early[:first], history.last[-rest:] if rest > 0 else (), name)
 
 
-def rise_of_late(history: History, name: str) -> Rise | None:
+def recent_rise(history: History, name: str) -> Rise | None:
     """Compare the two halves of the last lines."""
     half = len(history.last) // 2
     return _rise(history.last[:half], history.last[half:], name)
 
 
 def has_risen(history: History, name: str) -> bool:
-    """Whether a metric is surely higher than in the first steps, few or many of them."""
+    """Whether a metric is significantly higher than in the first 5 or 20 steps."""
     rises = (rise_since_start(history, name, first=n) for n in (START, FIRST))
     return any(rise is not None and rise.is_sure for rise in rises)
 
 
 def _rise(before: Sequence[Line], now: Sequence[Line], name: str) -> Rise | None:
-    parts = [[v for v in (number(x, name) for x in p) if math.isfinite(v)] for p in (before, now)]
+    parts = [_known(part, name) for part in (before, now)]
     if min(map(len, parts)) < _LEAST_STEPS:
         return None
     means = [statistics.fmean(part) for part in parts]
     rests = [[v - mean for v in part] for part, mean in zip(parts, means, strict=True)]
     squares = sum(v * v for rest in rests for v in rest)
     variance = squares / (sum(map(len, parts)) - len(parts))
-    error = math.sqrt(variance * _alike(rests, squares) * sum(1 / len(part) for part in parts))
+    error = math.sqrt(variance * _inflation(rests, squares) * sum(1 / len(part) for part in parts))
     return Rise(before=means[0], now=means[1], error=error)
 
 
-def _alike(rests: Sequence[Sequence[float]], squares: float) -> float:
-    """Return the factor by which the variance of a mean grows where neighbours resemble each
-    other: (1 + r) / (1 - r) for their correlation r, as in an autoregression of first order."""
+def _inflation(rests: Sequence[Sequence[float]], squares: float) -> float:
+    """Return the factor by which correlated neighbours inflate the variance of a mean:
+    (1 + r) / (1 - r) for their correlation r, as in an autoregression of first order."""
     if squares <= 0:
         return 1.0
     products = sum(a * b for rest in rests for a, b in itertools.pairwise(rest))
-    alike = min(_MOST_ALIKE, max(0.0, products / squares))
-    return (1 + alike) / (1 - alike)
+    correlation = min(_MAX_CORRELATION, max(0.0, products / squares))
+    return (1 + correlation) / (1 - correlation)

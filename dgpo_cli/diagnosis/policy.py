@@ -1,4 +1,4 @@
-"""A policy that has lost what it could: its right answers, or the variety that learning needs."""
+"""A policy that has lost its correct answers, or the variety that learning needs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from dgpo_cli.diagnosis.facts import Facts
 from dgpo_cli.diagnosis.history import WINDOW, History
 
 # The entropy of a run that learns well falls about tenfold (the embedded model: 0.09 to 0.01 nats
-# while nearly every answer becomes right), so the fall alone proves nothing.
+# while nearly every answer becomes correct), so a fall alone proves nothing.
 GONE = 5.0
-# A fall is one if it is this many times the scatter of the single steps, in logarithms.
+# Least fall, in multiples of the scatter of single steps, in logarithms.
 SCATTER = 3.0
-# Right answers from which a policy may be as sure as it is.
+# Share of correct answers above which low entropy is no problem.
 SOLVED = 0.9
-# Share of the wrong answers that are in groups without a right one: the policy repeats itself.
+# Share of the wrong answers in all-wrong groups: the policy repeats itself.
 STUCK = 0.5
-# Share of the completions with a penalty for length from which length is what is learnt.
+# Share of completions with a length penalty above which the policy learns length.
 PENALISED = 0.5
 
 
 def reward_fell(history: History, facts: Facts) -> Diagnosis | None:
-    """Far fewer answers are right than when the run began: the updates break the policy."""
+    """Far fewer answers are correct than at the start: the updates break the policy."""
     found = history.fallen("outcome/correct") if history.has_window else None
     if found is None:
         return None
@@ -32,19 +32,19 @@ def reward_fell(history: History, facts: Facts) -> Diagnosis | None:
     return Diagnosis(
         key="reward_fell",
         step=history.step,
-        headline="The policy has become worse than it began",
-        evidence=f"{whole_percent(before)} of the answers were right in the first steps, "
-        f"{whole_percent(now)} are in {history.span}",
-        advice=f"--set optim.lr={facts.lr / 10:.2g}: begin anew with a tenth of the learning rate",
+        headline="The policy is worse than at the start",
+        evidence=f"{whole_percent(before)} of the answers were correct in the first steps, "
+        f"{whole_percent(now)} in {history.span}",
+        advice=f"--set optim.lr={facts.lr / 10:.2g}: restart with a tenth of the learning rate",
     )
 
 
 def entropy_collapsed(history: History, facts: Facts) -> Diagnosis | None:
-    """The policy is sure of what it says, wrong answers included, and learns no more.
+    """The policy gives wrong answers with certainty and has stopped learning.
 
-    Four things together: the entropy is a fifth or less of what the run began with, by more than
-    the scatter of its steps; the reward no longer rises; answers are still wrong; and those are
-    the answers of whole groups, so that no sample shows what would be better.
+    Four conditions: the entropy is a fifth or less of the initial one, by more than the scatter
+    of its steps; the reward no longer rises; answers are still wrong; and the wrong answers fill
+    whole groups, so that no completion shows a better one.
     """
     name = "policy/entropy"
     start = [value for value in history.first(name, count=WINDOW) if value > 0]
@@ -64,9 +64,9 @@ def entropy_collapsed(history: History, facts: Facts) -> Diagnosis | None:
         key="entropy_collapsed",
         step=history.step,
         headline="The entropy has collapsed: wrong answers are given with certainty",
-        evidence=f"{left:.2g} nats in {history.span}, {whole_percent(left / begun)} of the "
-        f"{begun:.2g} that the run began with; {whole_percent(right)} of the answers are right, "
-        f"{whole_percent(stuck)} of the groups have no right one",
+        evidence=f"{left:.2g} nats in {history.span}, {whole_percent(left / begun)} of the initial "
+        f"{begun:.2g}; {whole_percent(right)} of the answers are correct, "
+        f"{whole_percent(stuck)} of the groups all-wrong",
         advice=_variety(history, facts),
     )
 
@@ -74,11 +74,11 @@ def entropy_collapsed(history: History, facts: Facts) -> Diagnosis | None:
 def _variety(history: History, facts: Facts) -> str:
     if history.share("overlong/penalised") > PENALISED:
         return (
-            "--set reward.overlong.buffer_tokens=0: most completions are punished for their "
-            "length, and short ones are all that is left; begin anew without"
+            "--set reward.overlong.buffer_tokens=0: most completions have a length penalty, and "
+            "only short ones are left; restart without it"
         )
     if facts.temperature < 1:
-        return "--set rollout.temperature=1.0: sample the policy as it is, and begin anew"
+        return "--set rollout.temperature=1.0: sample the policy as it is, and restart"
     if facts.updates_per_step > 1 and facts.clip_high < 0.28:
-        return "--set loss.clip_high=0.28: let unlikely tokens become likelier, and begin anew"
-    return f"--set optim.lr={facts.lr / 3:.2g}: begin anew with a third of the learning rate"
+        return "--set loss.clip_high=0.28: let unlikely tokens become likelier, and restart"
+    return f"--set optim.lr={facts.lr / 3:.2g}: restart with a third of the learning rate"

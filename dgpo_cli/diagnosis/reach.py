@@ -1,8 +1,8 @@
-"""How far the policy has come from its reference, and whether this run can take it far enough.
+"""How far the policy has moved from its reference, and whether this run can move it far enough.
 
-The measure is the most that the share of right answers can differ between the two, sqrt(2 L d). It
-adds up like a distance: at a constant learning rate it grows in a straight line at first and ever
-slower later, in proportion to the rate. So a straight line says what it can be at the last step.
+The measure is the most that the share of correct answers can differ between the two, sqrt(2 L d).
+It adds up like a distance: at a constant learning rate it first grows linearly, in proportion to
+the rate, and then ever slower. So a linear extrapolation bounds it at the last step.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from dgpo_cli.core.types import Diagnosis
 from dgpo_cli.diagnosis.facts import Facts
 from dgpo_cli.diagnosis.history import WINDOW, History, Line, has_risen, number
 
-# Updates before which nothing is said.
+# Updates before which nothing is diagnosed.
 UPDATES = 20
-# Reach at the last step below which a run is in vain. The embedded model's reward begins to show
-# a rise at 0.3, at whatever rate: full training and LoRA with lr 2e-4 pass this after 2 and 15
-# updates; LoRA with 2e-5 has 0.15 after 100, and no more right answers than at first.
+# Least reach at the last step. The embedded model's reward begins to rise at 0.3, at any rate:
+# full training and LoRA with lr 2e-4 pass 0.2 after 2 and 15 updates; LoRA with 2e-5 has 0.15
+# after 100, and no more correct answers than at the start.
 ENOUGH = 0.2
-# Share of the run after which d should have left the noise, if the run is to be one of learning.
+# Share of the run after which d should exceed the noise.
 FAIR = 0.25
-# Mean d of a policy that has moved as far as the noise is twice that of the noise alone.
+# Least mean d, in multiples of the noise: a policy that moved as far as the noise has 2.
 VISIBLE = 2.0
-# Mean d of a policy against itself where the run has not measured it: in float32 3e-14 was seen on
-# the embedded model; bfloat16 logits make it 1e-4, float16 has three bits more, and d goes with
-# the square of the error.
+# Mean d of a policy against itself if the run has not measured it. The embedded model in float32
+# has 3e-14; bfloat16 logits make it 1e-4; float16 has three bits more, and d goes with the square
+# of the error.
 NOISE = {"float32": 1e-12, "float16": 1e-4 / 64, "bfloat16": 1e-4}
 MEASURED = "noise/hellinger_sq_mean"
-MAX_LR = {True: 1e-4, False: 1e-5}  # with and without an adapter: no larger rate is advised
+MAX_LR = {True: 1e-4, False: 1e-5}  # largest rate advised, with and without an adapter
 
 _DISTANCE, _LENGTH = "policy/hellinger_sq_mean", "completion/length_mean"
 
 
 class Reach(NamedTuple):
-    """distance: d now. now, end: share of right answers that may differ from the reference's, now
-    and, in a straight line, at the last step of the run; neither is held to 1."""
+    """distance: d now. now, end: largest difference from the reference's share of correct answers,
+    now and extrapolated to the last step; both may exceed 1."""
 
     distance: float
     now: float
@@ -47,7 +47,7 @@ class Reach(NamedTuple):
 
 
 def update_too_small(history: History, facts: Facts) -> Diagnosis | None:
-    """After many updates the policy is still its reference, or can move no answers in this run."""
+    """After many updates the policy is still its reference, or cannot leave it in this run."""
     reach = reach_of(history, facts)
     after = history.step - facts.warmup_steps
     updates = history.known("optim/updates", width=len(history.last))
@@ -77,13 +77,13 @@ def update_too_small(history: History, facts: Facts) -> Diagnosis | None:
 
 
 def reach_of(history: History, facts: Facts) -> Reach | None:
-    """Return how far the policy has come and can come; None where too little is known."""
+    """Return how far the policy has moved and can move; None if too little is known."""
     now = _reaches(history.last)[-WINDOW:]
     distances = history.newest(_DISTANCE, count=WINDOW)
     if len(now) < WINDOW or len(distances) < WINDOW:
         return None
     middle = statistics.median(now)
-    # The warm-up counts as no step, and d is that before the update: rather too fast than too slow.
+    # Without the warm-up, and d is that before the update: an overestimate.
     pace = middle / max(1, history.step - 1 - facts.warmup_steps)
     before = _reaches(history.last[:-UPDATES])[-WINDOW:]
     if len(before) == WINDOW:
@@ -93,11 +93,11 @@ def reach_of(history: History, facts: Facts) -> Reach | None:
 
 
 def moved_at_most(distance: float, *, length: float) -> float:
-    """Return how far the share of right answers may differ between policy and reference.
+    """Return the largest difference in the share of correct answers between policy and reference.
 
-    The squared Hellinger distances of independent tokens add up to no less than that of the
-    completion, H^2, and the probability of any event differs by sqrt(2 H^2) at most. Tokens of a
-    completion depend on each other, so for them this is an order of magnitude and no bound.
+    The squared Hellinger distances of independent tokens add up to at least that of the
+    completion, H^2, and the probability of any event differs by at most sqrt(2 H^2). Tokens of a
+    completion depend on each other, so here this is an order of magnitude, not a bound.
 
     Args:
         distance: mean d of a token. length: tokens of a completion.
@@ -115,7 +115,7 @@ def _reaches(lines: Sequence[Line]) -> list[float]:
 
 
 def _rate_has_risen(history: History) -> bool:
-    """Whether the learning rate was raised lately: what was done before says nothing of it."""
+    """Whether the learning rate rose recently, so that earlier steps do not count."""
     rates = history.known("optim/lr", width=UPDATES)
     return bool(rates) and min(rates) < rates[-1] / 2
 
@@ -123,23 +123,23 @@ def _rate_has_risen(history: History) -> bool:
 def _few(reach: Reach, facts: Facts, *, step: int) -> str:
     if reach.end >= ENOUGH:
         return ""
-    now = f", which changes {whole_percent(reach.now)} of the answers at most"
+    now = f", which changes at most {whole_percent(reach.now)} of the answers"
     if step >= facts.total_steps:
         return now
-    return f"{now}; going on like this, {whole_percent(reach.end)} by step {facts.total_steps}"
+    return f"{now}; at this pace {whole_percent(reach.end)} by step {facts.total_steps}"
 
 
 def _larger(facts: Facts, *, reach: Reach, unseen: float) -> str:
-    """d grows with the square of the rate: advise what takes it to ten times the noise, and the
-    policy to where all answers may differ. unseen: d below which it is noise, or 0."""
+    """Advise a learning rate, as d grows with its square: one that takes d to ten times the noise,
+    and the policy to where all answers may differ. unseen: d that is noise, or 0."""
     tiny = 1e-12
     wanted = math.sqrt(10 * unseen / max(reach.distance, unseen * tiny)) if unseen else 0.0
     wanted = max(wanted, 1 / max(reach.end, tiny) if reach.end < ENOUGH else 0.0)
     rate = facts.lr * max(10.0, 10 ** math.ceil(math.log10(wanted)))
     limit = max(MAX_LR[facts.has_adapter], 2 * facts.lr)
     why = (
-        "an adapter wants about ten times the rate of full training"
+        "an adapter needs about ten times the rate of full training"
         if facts.has_adapter
-        else "d grows with the square of it"
+        else "d grows with its square"
     )
     return f"--set optim.lr={min(rate, limit):.2g}: {why}"

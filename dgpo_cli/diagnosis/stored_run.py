@@ -1,8 +1,4 @@
-"""Why the reward is flat, for a run in progress and for one on disk.
-
-`Watch` is fed the metrics of each step and says what has appeared and what has gone;
-`diagnose_run` reads a run folder. What is diagnosed is in `diagnosis/diagnose`.
-"""
+"""Diagnoses of a run in progress (`Watch`) and of a run folder (`diagnose_run`)."""
 
 from __future__ import annotations
 
@@ -32,34 +28,34 @@ from dgpo_cli.runs.token_texts import TokenTexts
 if TYPE_CHECKING:
     from dgpo_cli.config.settings import Settings
 
-# Steps without a diagnosis after which it has gone: one on the edge comes and goes at each step.
+# Steps without a diagnosis after which it is over: near its threshold it comes and goes.
 CLEAR_STEPS = 5
 EXCERPT = 80  # characters of a completion's end
-LOOKED_AT = 64  # lines of a rollouts file in which an example is looked for
+MAX_LINES = 64  # of a rollouts file, searched for an example
 PROMPT_END = 8  # tokens of a prompt that show whether it ends in a thought
-NEWEST = 3  # files of rollouts that are looked at
-# The strictest first: what an answer is mistaken for least.
+NEWEST = 3  # rollouts files that are searched
+# The strictest first: it mistakes the least for an answer.
 _FORMS: tuple[Extract, ...] = ("boxed", "answer-line", "boxed-or-answer-line", "last-number")
 assert set(_FORMS) == set(get_args(Extract))
 
 
 @dataclass(frozen=True, slots=True)
 class DiagnosisChange:
-    """What a step has changed of a run's diagnoses."""
+    """The diagnoses that appeared and disappeared at a step."""
 
     appeared: tuple[Diagnosis, ...] = ()
     gone: tuple[Diagnosis, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A line for each. Text of a model may be in it: make it visible where it is printed."""
+        """One line each. They may hold text of a model: escape it before printing."""
         return (*map(appeared_text, self.appeared), *map(gone_text, self.gone))
 
 
 class Watch:
-    """The diagnoses of a run in progress; goes on from the metrics that are in its folder.
+    """The diagnoses of a run in progress; starts from the metrics in its folder.
 
-    An observer: after every step it tells what is wrong, and in a note what of that has changed.
+    An observer: after every step it reports all diagnoses, and notes those that are new or over.
     """
 
     def __init__(
@@ -76,18 +72,18 @@ class Watch:
 
     @property
     def current(self) -> tuple[Diagnosis, ...]:
-        """What is wrong now, or was within the last CLEAR_STEPS steps; the first matters most."""
+        """Diagnoses of the last CLEAR_STEPS steps, the most important first."""
         return tuple(self._seen.values())
 
     def on(self, event: Event) -> None:
-        """Take up a finished step, and tell."""
+        """Diagnose after a finished step and report."""
         if isinstance(event, StepDone):
             for note in self.add(event.step, event.metrics).notes:
                 tell(self._observer, note)
             self._observer.on(Diagnosed(event.step, self.current))
 
     def add(self, step: int, metrics: StepMetrics) -> DiagnosisChange:
-        """Take up the metrics of a finished step."""
+        """Add the metrics of a finished step."""
         line = {"step": float(step), **metrics}
         if len(self._start) < FIRST:
             self._start.append(line)
@@ -95,7 +91,7 @@ class Watch:
             self._last.append(line)
         found = {each.key: each for each in self._diagnose()}
         appeared = tuple(each for key, each in found.items() if key not in self._seen)
-        # What follows from something that is told has not gone: it is only not told beside it.
+        # A suppressed diagnosis is not over.
         covered = {*found, *(key for cause in found for key in EXPLAINS[cause])}
         old = {key: each for key, each in self._seen.items() if key not in covered}
         gone = tuple(each for each in old.values() if step - each.step >= CLEAR_STEPS)
@@ -111,7 +107,7 @@ class Watch:
         )
 
     def _unread(self) -> UnreadExample | None:
-        """Look at the rollouts only when there are new ones: their files may be large."""
+        """Read the rollouts only when there are new ones: their files may be large."""
         newest = next(reversed(self._folder.rollouts()), None)
         if newest != self._example[0]:
             self._example = (newest, unread_example(self._folder))
@@ -121,9 +117,9 @@ class Watch:
 def diagnose_run(
     folder: RunFolder, *, lines: Sequence[Line] | None = None
 ) -> tuple[Diagnosis, ...]:
-    """Say what is wrong with a run at its last step, the most important first.
+    """Diagnose a run at its last step; return the most important first.
 
-    lines: its metrics, where they are known. Of their file only the ends are read.
+    lines: its metrics; None reads the first and last lines of their file.
 
     Raises:
         ConfigError: its settings cannot be read.
@@ -137,7 +133,7 @@ def diagnose_run(
 
 
 def facts_of(settings: Settings) -> Facts:
-    """Return what thresholds and advice are made from."""
+    """Return the settings that thresholds and advice depend on."""
     rollout, optim, prompts = settings.rollout, settings.optim, settings.prompts
     return Facts(
         prompts_per_step=rollout.prompts_per_step,
@@ -164,17 +160,17 @@ def facts_of(settings: Settings) -> Facts:
 
 
 def appeared_text(diagnosis: Diagnosis) -> str:
-    """What is told when something has gone wrong."""
-    return f"{diagnosis.headline}: {diagnosis.evidence}. To change first: {diagnosis.advice}"
+    """Return the note on a new diagnosis."""
+    return f"{diagnosis.headline}: {diagnosis.evidence}. Change first: {diagnosis.advice}"
 
 
 def gone_text(diagnosis: Diagnosis) -> str:
-    """What is told when it is over."""
-    return f"no longer since step {diagnosis.step}: {diagnosis.headline}"
+    """Return the note on a diagnosis that is over."""
+    return f"resolved since step {diagnosis.step}: {diagnosis.headline}"
 
 
 def unread_example(folder: RunFolder) -> UnreadExample | None:
-    """Look through the newest rollouts for completions in which no answer was found."""
+    """Find completions without an answer in the newest rollouts."""
     for path in reversed(folder.rollouts()[-NEWEST:]):
         texts = list(_unread_texts(path))
         if texts:
@@ -189,21 +185,21 @@ def unread_example(folder: RunFolder) -> UnreadExample | None:
 
 def _unread_texts(path: Path) -> Iterator[str]:
     with path.open("rb") as file:
-        for raw in islice(file, LOOKED_AT):
+        for raw in islice(file, MAX_LINES):
             try:
                 line = parsed(raw, where=str(path))
             except DataError:
-                return  # no file of ours any more; `dgpo inspect` says where
+                return  # damaged; `dgpo inspect` says where
             if isinstance(line, dict) and line.get("outcome") == "no_answer":
                 text = str(line.get("completion", ""))
                 yield OPENER + text if _starts_in_thought(line, path=path) else text
 
 
 def _starts_in_thought(line: dict[str, Any], *, path: Path) -> bool:
-    """As the line says; of earlier versions, as the ids of its prompt end."""
-    told, ids = line.get("starts_in_thought"), line.get("prompt_token_ids")
-    if isinstance(told, bool) or not isinstance(ids, list):
-        return told is True
+    """Read it from the line; earlier versions have only the ids of the prompt."""
+    known, ids = line.get("starts_in_thought"), line.get("prompt_token_ids")
+    if isinstance(known, bool) or not isinstance(ids, list):
+        return known is True
     try:
         return ends_in_thought("".join(TokenTexts.of_run(path).texts(ids[-PROMPT_END:])))
     except (DataError, TypeError, OverflowError):
@@ -211,7 +207,7 @@ def _starts_in_thought(line: dict[str, Any], *, path: Path) -> bool:
 
 
 def _form_of(texts: list[str]) -> str | None:
-    """Return the value of reward.extract by which most of these texts have an answer."""
+    """Return the value of reward.extract that finds an answer in most of these texts."""
     found = Counter(
         form for form in _FORMS for text in texts if extract(text, where=form) is not None
     )

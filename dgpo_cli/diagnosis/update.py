@@ -1,4 +1,4 @@
-"""Updates that go wrong: not finite, too large, or always cut."""
+"""Updates that go wrong: not finite, too large, or always clipped."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dgpo_cli.core.types import Diagnosis
 from dgpo_cli.diagnosis.facts import Facts
 from dgpo_cli.diagnosis.history import WINDOW, History, Line, number
 
-# Skipped steps of the window; one alone is told when it happens, and three in a row end the run.
+# Skipped steps of the window; a single one has its own note, and three in a row end the run.
 SKIPPED = 2
 # Factor by which the probability of a token may change within a step. A run that learns stays
-# around 2.3 (the embedded model, four updates a step); one that breaks reaches 20 at once.
+# near 2.3 (the embedded model, four updates per step); one that breaks reaches 20 at once.
 RATIO = 10.0
-# Share of tokens clipped: single tokens reach any ratio where a step has millions.
+# Least share of clipped tokens: among millions, single tokens reach any ratio.
 CLIPPED = 0.01
-# Steps in a row whose gradient is cut. Adam divides a constant factor out again, so a limit that
-# always cuts does no harm by its size: it makes large and small gradients count alike.
-CUT_STEPS = 10
-CUT_BY = 2.0  # the median gradient, in limits
+# Consecutive steps with a clipped gradient. Adam divides a constant factor out again, so the size
+# of a limit that always clips does no harm: it makes large and small gradients count alike.
+CLIPPED_STEPS = 10
+CLIPPED_BY = 2.0  # the median gradient, in limits
 
 
 def nonfinite(history: History, facts: Facts) -> Diagnosis | None:
-    """Steps are skipped because their loss or gradient is no finite number."""
+    """Steps are skipped because their loss or gradient is not finite."""
     skipped = history.known("optim/skipped_nonfinite", width=WINDOW)
     count = sum(value > 0 for value in skipped)
     if count < SKIPPED:
@@ -40,7 +40,7 @@ def nonfinite(history: History, facts: Facts) -> Diagnosis | None:
 
 
 def ratio_exploding(history: History, facts: Facts) -> Diagnosis | None:
-    """Within a step the policy leaves the one that sampled: most steps do, or one broke it."""
+    """Within most steps, or in one that broke it, the policy moves far from the sampled one."""
     steps = [_spread(line) for line in history.last[-history.width :]]
     wild = sum(spread > RATIO for spread in steps)
     worst = max(steps, default=1.0)
@@ -60,7 +60,7 @@ def ratio_exploding(history: History, facts: Facts) -> Diagnosis | None:
         step=history.step,
         headline="Updates are too large: probabilities explode within a step",
         evidence=f"the probability of a token changed by a factor of {worst:.2g} within one step"
-        + (", and the right answers are gone" if broken else f", in {wild} of {history.span}"),
+        + (", and the correct answers are gone" if broken else f", in {wild} of {history.span}"),
         advice=f"--set optim.lr={facts.lr / 10:.2g}: a tenth of the learning rate{fewer}",
     )
 
@@ -74,14 +74,16 @@ def _spread(line: Line) -> float:
 
 
 def grad_clipped(history: History, facts: Facts) -> Diagnosis | None:
-    """Every gradient is cut by a limit that is out of place."""
+    """Every gradient is clipped, far below its usual norm."""
     limit = facts.max_grad_norm
-    norms = [norm for norm in history.newest("optim/grad_norm", count=2 * CUT_STEPS) if norm > 0]
-    norms = norms[-CUT_STEPS:]
-    if limit <= 0 or len(norms) < CUT_STEPS or min(norms) <= limit:
+    norms = [
+        norm for norm in history.newest("optim/grad_norm", count=2 * CLIPPED_STEPS) if norm > 0
+    ]
+    norms = norms[-CLIPPED_STEPS:]
+    if limit <= 0 or len(norms) < CLIPPED_STEPS or min(norms) <= limit:
         return None
     middle = statistics.median(norms)
-    if middle <= CUT_BY * limit:
+    if middle <= CLIPPED_BY * limit:
         return None
     roomy = float(f"{2 * middle:.1g}")
     return Diagnosis(

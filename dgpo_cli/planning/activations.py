@@ -1,4 +1,4 @@
-"""What the forward pass of a decoder keeps for its backward pass, tensor by tensor; no torch here.
+"""Tensors that a decoder's forward pass keeps for its backward pass; no torch here.
 
 Counted on packed rows (policy/packing.py) with torch's own attention kernels, for the blocks of
 the Llama and Qwen families as transformers writes them. The tests count the same with autograd's
@@ -16,10 +16,10 @@ FLOAT32 = 4
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a model is trained, as far as its activations are concerned.
+    """How a model is trained, as far as its activations depend on it.
 
-    element: bytes of a number of the base model. rank: of the LoRA adapter; 0 trains every weight.
-    compute: bytes of a number that matrix products take and give, where autocast rounds to it.
+    element: bytes per number of the base model. rank: of the LoRA adapter; 0 trains every weight.
+    compute: bytes per number of matrix products if autocast rounds them.
     """
 
     element: int
@@ -33,15 +33,14 @@ class Training:
 
     @property
     def product(self) -> int:
-        """Bytes of a number of a product."""
+        """Bytes per number of a matrix product."""
         return self.compute or self.element
 
 
 def block_bytes(shape: ModelShape, training: Training) -> int:
-    """Return the bytes that one block keeps of one token, attention's rectangle apart.
+    """Return the bytes that one block keeps per token, without attention's rectangle.
 
-    Args:
-        shape: of the model; an adapter is taken to sit on every linear layer.
+    An adapter is assumed on every linear layer.
     """
     d, i, q = shape.hidden, shape.intermediate, shape.queries
     e = training.product
@@ -61,7 +60,7 @@ def block_bytes(shape: ModelShape, training: Training) -> int:
 
 
 def place_bytes(shape: ModelShape, training: Training) -> int:
-    """Return the bytes that one block keeps of one place in attention's rectangle: queries, keys,
+    """Return the bytes that one block keeps per place in attention's rectangle: queries, keys,
     values, the output and the log-sum-exp of each head.
     """
     return 2 * (shape.queries + shape.keys) * training.product + FLOAT32 * shape.heads
@@ -70,7 +69,7 @@ def place_bytes(shape: ModelShape, training: Training) -> int:
 def kept_bytes(shape: ModelShape, training: Training, *, tokens: int, places: int) -> int:
     """Return the bytes that a forward pass over `tokens` tokens keeps until backward.
 
-    places: of attention's rectangle; more than tokens where sequences share a beginning.
+    places: of attention's rectangle; more than tokens if sequences share a prefix.
     """
     e = training.element
     last_norm = shape.hidden * (FLOAT32 + (e if training.full else 0)) + FLOAT32
@@ -81,21 +80,21 @@ def kept_bytes(shape: ModelShape, training: Training, *, tokens: int, places: in
     else:
         per_token += shape.layers * block_bytes(shape, training)
         if not training.full:
-            # Nothing below the first norm is trained: it keeps no input.
+            # Nothing before the first norm is trained: it keeps no input.
             per_token -= shape.hidden * FLOAT32 + FLOAT32
     attention = 0 if training.checkpointing else shape.layers * place_bytes(shape, training)
     return tokens * per_token + places * attention
 
 
 def backward_bytes(shape: ModelShape, training: Training, *, tokens: int, places: int) -> int:
-    """Return what backward holds at most beside what forward has kept.
+    """Return the most bytes that backward needs on top of what forward kept.
 
-    The most is at the last block's MLP, while everything below is still kept: the gradients of its
-    product's factors, less what backward has let go of. With gradient checkpointing that block is
-    computed again first.
+    The peak is at the last block's MLP, while everything before it is still kept: the gradients
+    of its product's factors, less what backward has released. With gradient checkpointing that
+    block is recomputed first.
     """
     d, i, e = shape.hidden, shape.intermediate, training.product
-    # LoRA's own share of a gradient is there before the two are added, in float32 as the adapter.
+    # LoRA's share of a gradient exists before the two are added, in float32 like the adapter.
     own = training.compute or FLOAT32
     flow = (i + 2 * d) * e if training.full else i * (own + e) + d * own
     if not training.checkpointing:
@@ -105,5 +104,5 @@ def backward_bytes(shape: ModelShape, training: Training, *, tokens: int, places
 
 
 def forward_bytes(shape: ModelShape, *, tokens: int, element: int) -> int:
-    """Return what a forward pass without gradients holds at most: one block's MLP."""
+    """Return the most bytes of a forward pass without gradients: one block's MLP."""
     return tokens * (3 * shape.intermediate + 3 * shape.hidden) * element

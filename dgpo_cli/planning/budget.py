@@ -1,4 +1,4 @@
-"""What a plan consists of: memory by part, time by phase, disk, and changes that make it fit."""
+"""The types of a plan: memory by part, time by phase, disk, and changes that make it fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ When = Literal["always"] | Phase
 
 @dataclass(frozen=True, slots=True)
 class MemoryPart:
-    """Bytes on one device. when: at what time they are there."""
+    """Bytes on one device. when: the phase in which they are in use."""
 
     name: str
     bytes: int
@@ -21,7 +21,7 @@ class MemoryPart:
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Everything on one device; the peak is where most of it is there at once."""
+    """All memory on one device; the peak is the larger of the two phases."""
 
     parts: tuple[MemoryPart, ...]
 
@@ -38,7 +38,7 @@ class MemoryNeed:
         return max(phases, key=self.during)
 
     def part(self, name: str) -> int:
-        """Return the bytes of a part; 0 where there is none of that name."""
+        """Return the bytes of a part; 0 if there is none of that name."""
         return sum(part.bytes for part in self.parts if part.name == name)
 
 
@@ -46,7 +46,7 @@ class MemoryNeed:
 class PhaseTime:
     """Seconds of one phase of a step, and what limits it.
 
-    beside: whether it runs while the others do, on devices of its own.
+    beside: whether it runs in parallel to the others, on devices of its own.
     """
 
     name: str
@@ -66,10 +66,10 @@ class DiskPart:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a model runs on. flops: multiply-adds x 2 a second by dtype; empty where unknown.
+    """What a model runs on. flops: multiply-adds x 2 per second by dtype; empty if unknown.
 
-    memory: bytes that a process can have. free: of them at present, where the device is here.
-    bandwidth: bytes a second, 0 where unknown. source: where the numbers are from.
+    memory: bytes available to a process. free: those free now, on this machine's device.
+    bandwidth: bytes per second, 0 if unknown. source: of these numbers.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class SettingsChange:
-    """A change of settings, what it saves at the peak, and what it costs."""
+    """A change of settings, the bytes it saves at the peak, and its cost."""
 
     settings: dict[str, object]
     saves: int
@@ -96,11 +96,11 @@ class SettingsChange:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run needs, against what a device has.
+    """The needs of a run and the device that it is planned for.
 
-    times: empty where the device's speed is unknown. after: the memory once all `changes` are
-    made; None where none are needed. step_tokens, step_samples: sampled in a step. not_built:
-    settings that this version cannot train with, whatever fits.
+    times: empty if the device's speed is unknown. after: the memory with all `changes`; None if
+    none are needed. step_tokens, step_samples: sampled in a step. not_built: settings that this
+    version cannot train with, whatever fits.
     """
 
     model: str
@@ -128,9 +128,9 @@ class Plan:
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of a step; 0 where they are unknown.
+        """Seconds of a step; 0 if unknown.
 
-        What runs beside the rest counts only as far as it takes longer than that.
+        Parallel phases count only as far as they take longer than the others.
         """
         beside = sum(phase.seconds for phase in self.times if phase.beside)
         return max(beside, sum(phase.seconds for phase in self.times if not phase.beside))

@@ -1,7 +1,7 @@
 """Seconds of a step by phase, from counted work and a device's speed; no torch here.
 
-Work is counted exactly (matrix products, attention, bytes that must move); how much of a device's
-peak it reaches is assumed, and the assumptions stand here.
+Work is counted exactly (matrix products, attention, bytes moved); the share of a device's peak
+that it reaches is assumed, here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MFU_PACKED = 0.25
 # Share of the bandwidth, and of the peak, that decoding reaches.
 _BANDWIDTH = 0.6
 _MFU_DECODING = 0.3
-# Without CUDA graphs a layer of one decoding step costs this much, however small the batch.
+# Without CUDA graphs a layer of one decoding step takes this long, however small the batch.
 _LAUNCH_S = {"cuda": 8e-4, "cpu": 2e-4, "mps": 8e-4}
 _VLLM_LAUNCH_S = 1e-4
 
@@ -38,7 +38,7 @@ ASSUMPTIONS = (
 
 
 def times_of(job: Job, device: Device) -> tuple[PhaseTime, ...]:
-    """Return the phases of a step, or nothing where the device's speed is unknown."""
+    """Return the phases of a step; empty if the device's speed is unknown."""
     flops = device.flops.get(dtype_name(job.training.product))
     if not flops or not device.bandwidth:
         return ()
@@ -46,14 +46,14 @@ def times_of(job: Job, device: Device) -> tuple[PhaseTime, ...]:
 
 
 def dtype_name(element: int) -> str:
-    """Return the kind of arithmetic that goes with a number of so many bytes."""
+    """Return the arithmetic for numbers of `element` bytes."""
     return "float32" if element == FLOAT32 else "bfloat16"
 
 
 def forward_flops(job: Job, *, rows: int) -> float:
-    """Return the operations of a forward pass over `rows` typical rows, the head apart.
+    """Return the operations of a forward pass over `rows` typical rows, without the head.
 
-    Prompts that rows share count once, but for attention.
+    Shared prompts count once, except in attention.
     """
     places = job.typical_prompt + job.typical_completion
     return rows * (_products(job, tokens=job.tokens_of_a_row) + _attention(job, places=places))
@@ -70,7 +70,7 @@ def _products(job: Job, *, tokens: float) -> float:
 
 
 def _attention(job: Job, *, places: int) -> float:
-    # Queries with keys, and weights with values: causal, so half of the square.
+    # Queries with keys, and weights with values: causal, so half the square.
     return 2.0 * 2 * job.shape.layers * job.shape.queries * places * places / 2
 
 
@@ -84,7 +84,7 @@ def _phases(job: Job, device: Device, *, flops: float) -> Iterator[PhaseTime]:
     speed = reached * job.shards
     rows = job.rows
     forward, head = forward_flops(job, rows=rows), head_flops(job, rows=rows)
-    # Rows of all updates but the first are measured before it and run again when it is their turn.
+    # Rows of all updates but the first are measured before it and run again in their own update.
     again = 1 - 1 / job.updates
     yield _sampling(job, device, flops=flops)
     if job.overlap:
@@ -92,7 +92,7 @@ def _phases(job: Job, device: Device, *, flops: float) -> Iterator[PhaseTime]:
         yield PhaseTime("old log-probs", (forward + head) / speed, "compute")
     if job.distance:
         yield PhaseTime("reference", (forward + head) / speed, "compute")
-    # The pass sums a mean row of the head beside the logits.
+    # Besides the logits, the pass sums a mean row of the head.
     yield PhaseTime(
         "policy forward", ((1 + again) * forward + (2 + again) * head) / speed, "compute"
     )
@@ -106,7 +106,7 @@ def _phases(job: Job, device: Device, *, flops: float) -> Iterator[PhaseTime]:
 
 
 def _sampling(job: Job, device: Device, *, flops: float) -> PhaseTime:
-    """Estimate decoding: every step reads all weights once and the cache of the rows in it."""
+    """Estimate decoding: every step reads all weights and the cache of its rows once."""
     kind = job.sampling.kind
     total = job.rows
     length = job.typical_prompt + job.typical_completion
@@ -127,14 +127,14 @@ def _sampling(job: Job, device: Device, *, flops: float) -> PhaseTime:
     slowest = max(memory_s, compute_s, launch)
     limit = {memory_s: "bandwidth", compute_s: "compute", launch: "launches"}[slowest]
     if device.kind == "cpu" and slowest != launch:
-        slowest += launch  # nothing runs ahead there: it waits while the next is prepared
+        slowest += launch  # a CPU prepares the next launch only after the last is done
     prefill_s = prefill_flops(job) / (_MFU[device.kind] * flops * job.shards)
     note = f"{limit}, {rows:,} rows at a time"
     return PhaseTime("sampling", steps * slowest + prefill_s, note, beside=samples_beside(job))
 
 
 def _cache_passes(job: Job) -> float:
-    """Return how often the cache goes through memory in one step of decoding.
+    """Return how often a decoding step reads or writes the cache.
 
     transformers repeats keys and values for every query head: read, written larger, read again.
     """
@@ -145,8 +145,8 @@ def _cache_passes(job: Job) -> float:
 
 
 def samples_beside(job: Job) -> bool:
-    """Whether sampling costs a step nothing but what it takes longer than training.
+    """Whether sampling costs a step only the time by which it exceeds training.
 
-    An engine of our own shares the device with the trainer: at work at once, each is slower.
+    dgpo's own engine shares the device with the trainer: running together, each is slower.
     """
     return job.overlap and job.sampling.kind == "vllm-server"

@@ -1,9 +1,11 @@
-"""What a model can run on: a table of GPUs, and the device that is here."""
+"""Devices to plan for: a table of GPUs, and this machine's own."""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -43,7 +45,7 @@ def named(name: str, *, setting: str = "--gpu") -> Device:
     """Return a GPU of the table; `setting` is what named it.
 
     Raises:
-        ConfigError: it has none of that name.
+        ConfigError: it is not in the table.
     """
     if name not in GPUS:
         raise ConfigError(
@@ -55,10 +57,10 @@ def named(name: str, *, setting: str = "--gpu") -> Device:
 def chosen(name: str | None, *, meant_for: str | None, device: str) -> Device:
     """Return the device to plan for: the named one, else that of the preset, else this machine's.
 
-    name: of the table, cpu or here. meant_for: the one that the preset names. device: model.device.
+    name: from the table, cpu or here. meant_for: the preset's. device: model.device.
 
     Raises:
-        ConfigError: the table has none of that name.
+        ConfigError: the name is not in the table.
     """
     wanted = name or meant_for or "here"
     if wanted == "here":
@@ -71,7 +73,7 @@ def chosen(name: str | None, *, meant_for: str | None, device: str) -> Device:
 def here(setting: str, *, measure: bool = True) -> Device:
     """Return the device that `model.device` would use on this machine.
 
-    measure: time a matrix product and a copy, a third of a second, where it is the CPU.
+    measure: on a CPU, time a matrix product and a copy, a third of a second.
     """
     import torch
 
@@ -87,7 +89,7 @@ def here(setting: str, *, measure: bool = True) -> Device:
 
 
 def cpu(*, measure: bool = True) -> Device:
-    """Return this machine's CPU; its speed is measured, or left unknown."""
+    """Return this machine's CPU, with its speed measured or left unknown."""
     total, free = host_memory()
     flops, bandwidth = _calibrate() if measure else ({}, 0.0)
     return Device("CPU", "cpu", total, free, flops, bandwidth, "this machine, measured now")
@@ -109,9 +111,9 @@ def _cuda(index: int) -> Device:
 
 
 def host_memory() -> tuple[int, int]:
-    """Return the bytes of memory that this process may have, in all and at present.
+    """Return the bytes of memory available to this process: in total, and free now.
 
-    A container's limit counts where it is lower than the machine's.
+    A container's limit counts if it is lower than the machine's.
     """
     memory = psutil.virtual_memory()
     total, free = memory.total, memory.available
@@ -122,7 +124,7 @@ def host_memory() -> tuple[int, int]:
             "/sys/fs/cgroup/memory/memory.usage_in_bytes",
         ),
     ):
-        with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        with contextlib.suppress(OSError, ValueError):  # "max" without a limit
             limit = int(Path(limit_file).read_text())
             if limit < total:
                 total = limit
@@ -137,15 +139,14 @@ def _calibrate() -> tuple[dict[str, float], float]:
     flops = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         left, right = torch.ones(512, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
-        flops[name] = 2 * 512 * 576 * 1536 / _best(lambda a=left, b=right: a @ b)
+        flops[name] = 2 * 512 * 576 * 1536 / _best(partial(torch.matmul, left, right))
     source = torch.ones(8 << 20)
     target = torch.empty_like(source)
     return flops, 2 * source.nbytes / _best(lambda: target.copy_(source))
 
 
-def _best(run: object, *, rounds: int = 6, limit_s: float = 0.1) -> float:
+def _best(run: Callable[[], object], *, rounds: int = 6, limit_s: float = 0.1) -> float:
     """Return the shortest time of a few runs, in seconds."""
-    assert callable(run)
     best, started = float("inf"), time.perf_counter()
     for number in range(rounds):
         before = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a plan needs to know of a run: shape, lengths, how weights are held. No torch here."""
+"""What a plan depends on: shape, lengths, how weights are stored. No torch here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ StateKind = Literal["adamw", "adamw8bit", "paged-adamw8bit"]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Who samples. rows: of the hf sampler, side by side. share: of the device, for vllm."""
+    """The sampler. rows: sampled at a time, for hf. share: of the device's memory, for vllm."""
 
     kind: SamplerKind
     rows: int
@@ -23,9 +23,9 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Most tokens that a micro-batch computes, that attention has places for, and that it predicts.
+    """The largest micro-batch: tokens computed, places in attention, tokens predicted.
 
-    A prompt that several of its completions share is computed once, but has a place in each.
+    A prompt shared by several completions is computed once but has a place in each.
     """
 
     tokens: int
@@ -35,15 +35,15 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run as a plan sees it.
+    """A run to plan.
 
     adapter: weights of the LoRA adapter; 0 trains the model itself.
-    distance: whether the reference runs at all.
+    distance: whether the reference runs.
     prompt, completion: the longest that the settings allow, in tokens.
-    typical_prompt, typical_completion: what time is reckoned with, in tokens.
-    shards: devices over which weights, gradients and optimiser are spread.
-    compute: bytes of a number that matrix products are rounded to; None: as the weights are.
-    overlap: whether the next batch is sampled while the present one trains.
+    typical_prompt, typical_completion: lengths for the estimate of time, in tokens.
+    shards: devices over which weights, gradients and optimiser are split.
+    compute: bytes per number of rounded matrix products; None: as the weights.
+    overlap: whether the next batch is sampled while this one trains.
     """
 
     shape: ModelShape
@@ -75,7 +75,7 @@ class Job:
 
     @property
     def trained(self) -> int:
-        """Weights that the optimiser moves."""
+        """Weights that the optimiser updates."""
         return self.shape.parameters if self.full else self.adapter
 
     @property
@@ -96,7 +96,7 @@ class Job:
     def micro_batch(self) -> MicroBatch:
         """The largest micro-batch.
 
-        Rows of many lengths can fill the limit of tokens where equal ones would not.
+        Rows of mixed lengths can fill the token limit where equal ones cannot.
         """
         rows = min(self.micro_rows, self.rows)
         places = min(rows * self.row_tokens, max(self.micro_tokens, self.row_tokens))
@@ -105,20 +105,20 @@ class Job:
 
     @property
     def tokens_of_a_row(self) -> float:
-        """Tokens computed for a typical row, its share of a shared prompt included."""
+        """Tokens computed per typical row, including its share of a shared prompt."""
         typical = self.typical_prompt + self.typical_completion
         rows = max(1, min(self.micro_rows, self.rows, self.micro_tokens // typical))
         prompts = rows if self._prompts_of(rows) == rows else -(-rows // self.group_size)
         return self.typical_completion + self.typical_prompt * prompts / rows
 
     def _prompts_of(self, rows: int) -> int:
-        """Return how many prompts a micro-batch of so many rows has at most.
+        """Return the most prompts in a micro-batch of `rows` rows.
 
-        Rows of a prompt stand side by side, unless they are so long that attention's padding
-        counts more (see policy/batching.py).
+        Rows of a prompt are adjacent, unless they are so long that attention's padding costs
+        more (see policy/batching.py).
         """
         if self.row_tokens >= 12 * self.shape.hidden:
             return rows
-        # Where neither divides the other a group may begin in one and end in the next.
+        # If neither divides the other, a group may span two micro-batches.
         cut = 1 if self.group_size % rows and rows % self.group_size else 0
         return min(rows, -(-rows // self.group_size) + cut)

@@ -1,8 +1,8 @@
 """Memory of a run by part, in bytes on one device, from arithmetic alone.
 
-The peak of a step is either in sampling (key-value cache, logits of a batch of rows) or in
-training (gradients, activations, buffers of the token pass); weights, optimiser and the process
-itself are there all the time.
+A step peaks either in sampling (key-value cache, logits of a batch of rows) or in training
+(gradients, activations, buffers of the token pass); weights, optimiser and the process itself
+are always in memory.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from dgpo_cli.policy.sizes import final_room, tile_size
 MIB = 1 << 20
 GIB = 1 << 30
 
-# NF4 with double quantisation: half a byte a weight, a scale of one byte for 64 of them, and a
-# float32 scale for 256 of those. Source: QLoRA, arXiv 2305.14314, section 3.
+# NF4 with double quantisation: half a byte per weight, a one-byte scale per 64 weights, and a
+# float32 scale per 256 of those. Source: QLoRA, arXiv 2305.14314, section 3.
 NF4_BYTES = 0.5 + 1 / 64 + FLOAT32 / (64 * 256)
 
-# Measured: Python, torch and transformers resident in a process on a CPU; peft on top.
+# Measured: a CPU process with Python, torch and transformers; peft on top.
 _PROCESS_CPU = 420 * MIB
 _PROCESS_PEFT = 45 * MIB
-# Measured: one worker that checks answers.
+# Measured: one worker of the answer checker.
 _WORKER = 70 * MIB
 # Context, kernels and cuBLAS workspaces of a process on a GPU; assumed.
 _PROCESS_CUDA = 1 * GIB
-# vLLM on a CPU: its default cache (VLLM_CPU_KVCACHE_SPACE), and what its process takes besides.
+# vLLM on a CPU: its default cache (VLLM_CPU_KVCACHE_SPACE), and the rest of its process.
 _VLLM_CPU = 4 * GIB + 1 * GIB
-# vLLM on a GPU keeps this of its share for activations and graphs; assumed.
+# Part of its share that vLLM uses for activations and graphs on a GPU; assumed.
 VLLM_WORKSPACE = 2 * GIB
-# Devices of one machine, over which vLLM is taken to split a model that is sharded.
+# Devices of one machine, over which vLLM splits a sharded model; assumed.
 _NODE = 8
-# What an allocator holds beside what is in use, as a share of what comes and goes.
+# Reserve of CUDA's allocator, as a share of what is allocated and freed.
 _CACHE_CUDA = 0.1
-# glibc serves blocks below 32 MiB from a heap, where blocks that were aligned do not fit again into
-# the holes that they leave: measured, as a share of what all blocks keep in one pass.
+# glibc serves blocks below 32 MiB from a heap, where aligned blocks do not fit into the holes that
+# they leave: measured, as a share of what all blocks keep in one pass.
 _HEAP_HOLES = 1.25
 _HEAP_BLOCK = 32 * MIB
 MALLOC = "MALLOC_MMAP_THRESHOLD_"
@@ -77,10 +77,10 @@ def cache_bytes_per_token(job: Job) -> int:
 
 
 def sampler_weights(job: Job, device: Device) -> int:
-    """Return the bytes of the weights that vLLM or a server holds on a device.
+    """Return the bytes of vLLM's weights on one device.
 
-    On a GPU they are in 16 bits whatever the trainer's are in, and split over the devices of a
-    node, eight at most.
+    On a GPU they are in 16 bits whatever the trainer's are, and split over the devices of a node,
+    at most eight.
     """
     whole = weight_bytes(job)
     if device.kind == "cpu" or job.packed:
@@ -89,12 +89,12 @@ def sampler_weights(job: Job, device: Device) -> int:
 
 
 def split_of(job: Job) -> int:
-    """Return over how many devices vLLM splits a model."""
+    """Return the number of devices over which vLLM splits a model."""
     return min(job.shards, _NODE)
 
 
 def sampler_share(job: Job, device: Device) -> int:
-    """Return the bytes that vLLM holds on the device."""
+    """Return the bytes that vLLM takes on the device."""
     if job.sampling.kind != "vllm":
         return 0
     if device.kind == "cpu":
@@ -103,7 +103,7 @@ def sampler_share(job: Job, device: Device) -> int:
 
 
 def vllm_cache(job: Job, device: Device) -> int:
-    """Return the bytes of vLLM's share that are left for its cache; negative if it does not fit."""
+    """Return the bytes of vLLM's share left for its cache; negative if it does not fit."""
     if device.kind == "cpu":
         return 4 * GIB
     return sampler_share(job, device) - sampler_weights(job, device) - VLLM_WORKSPACE
@@ -132,7 +132,7 @@ def _always(job: Job, device: Device) -> Iterator[MemoryPart]:
         kept = job.trained * FLOAT32 // job.shards
         yield MemoryPart("weights before", kept, "always", "of the last step, for rollout.overlap")
         if job.full:
-            aside = "as the sampler has them, should it start again"
+            aside = "the sampler's, in case it restarts"
             yield MemoryPart("weights aside", weights, "always", aside)
     yield MemoryPart("optimiser", _state_bytes(job) // job.shards, "always", _STATES[job.state])
     yield MemoryPart(
@@ -141,8 +141,8 @@ def _always(job: Job, device: Device) -> Iterator[MemoryPart]:
 
 
 _STATES = {
-    "adamw": "AdamW, two float32 numbers a weight",
-    "adamw8bit": "AdamW, two bytes a weight",
+    "adamw": "AdamW, two float32 numbers per weight",
+    "adamw8bit": "AdamW, two bytes per weight",
     "paged-adamw8bit": "AdamW in the host's memory",
 }
 
@@ -163,7 +163,7 @@ def _sampling(job: Job, device: Device) -> Iterator[MemoryPart]:
     rows = min(job.sampling.rows, job.rows)
     room = final_room(prompt=job.prompt, fed=job.completion - 1)
     cache = rows * room * cache_bytes_per_token(job)
-    # One layer's old buffer, or its keys and values repeated for every query head.
+    # One layer's old buffer, or its keys and values repeated per query head.
     layer = rows * room * shape.keys * job.element
     repeated = 2 * rows * room * shape.queries * job.element if shape.heads > shape.kv_heads else 0
     note = f"{rows} rows of {room:,} tokens"
@@ -205,7 +205,7 @@ def _training(job: Job, device: Device) -> Iterator[MemoryPart]:
 
 
 def _pass_bytes(job: Job, device: Device, *, predicted: int, back: int) -> int:
-    """Return what the token pass adds to the activations; its tiles are gone before backward."""
+    """Return the bytes that the token pass adds to activations; its tiles end before backward."""
     shape = job.shape
     width = shape.hidden
     # Hidden states of the predicted tokens, of policy and reference, and the slopes in float32.
@@ -221,7 +221,7 @@ def _pass_bytes(job: Job, device: Device, *, predicted: int, back: int) -> int:
 
 
 def _allocator(job: Job, device: Device, parts: list[MemoryPart]) -> MemoryPart | None:
-    """Return what the allocator keeps beside the parts that come and go in a phase."""
+    """Return the allocator's reserve for the parts of a phase."""
     if not parts:
         return None
     when: Literal["sampling", "training"] = (
@@ -230,7 +230,8 @@ def _allocator(job: Job, device: Device, parts: list[MemoryPart]) -> MemoryPart 
     moving = sum(part.bytes for part in parts if part.name != "gradients")
     if device.kind != "cpu":
         return MemoryPart("allocator", round(_CACHE_CUDA * moving), when, "assumed: a tenth")
-    if when == "sampling" or not heap_is_used():
+    # Set, the variable makes glibc return freed blocks at once.
+    if when == "sampling" or sys.platform != "linux" or MALLOC in os.environ:
         return None
     micro, shape, training = job.micro_batch, job.shape, job.training
     tokens = micro.tokens
@@ -239,8 +240,3 @@ def _allocator(job: Job, device: Device, parts: list[MemoryPart]) -> MemoryPart 
     made = tokens * block_bytes(shape, training) + micro.places * place_bytes(shape, training)
     made *= shape.layers
     return MemoryPart("allocator", round(_HEAP_HOLES * made), when, "holes in glibc's heap")
-
-
-def heap_is_used() -> bool:
-    """Whether this process's allocator is glibc's with its own choice of blocks for the heap."""
-    return sys.platform == "linux" and MALLOC not in os.environ

@@ -1,4 +1,4 @@
-"""What a run needs before anything is loaded: memory, time and disk, and what would make it fit."""
+"""Plans a run before anything is loaded: memory, time, disk, and changes that make it fit."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from dgpo_cli.samplers.settings import HfBackend, VllmBackend
 
 ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
 _TYPICAL_PROMPT = 256
-# Measured on the embedded model, 94: a token in a rollout file, its five numbers included.
+# Bytes per token of a rollout file, its five numbers included; measured on the embedded model: 94.
 _ROLLOUT_TOKEN = 100
 
-# Settings with some changed, as `resolve` gives them.
+# Resolves the settings with some changed.
 Changed = Callable[[dict[str, object]], Resolved]
 
 
 @dataclass(frozen=True, slots=True)
 class Typical:
-    """Lengths that time is reckoned with, in tokens; None for what the settings suggest."""
+    """Lengths for the estimate of time, in tokens; None for the default."""
 
     prompt: int | None = None
     completion: int | None = None
@@ -52,11 +52,11 @@ def run(changed: Changed, *, device: Device, typical: Typical, repair: bool = Tr
     """Plan a run.
 
     Args:
-        changed: gives the settings of the run with some changed.
-        repair: look for changes that make it fit.
+        changed: resolves the settings of the run with some changed.
+        repair: search for changes that make it fit.
 
     Raises:
-        ModelError: the model's config is not to be had, or not of a kind that can be counted.
+        ModelError: the model's config is not available, or its family is not supported.
     """
     settings = changed({}).settings
     found = find_config(settings.model)
@@ -101,7 +101,7 @@ def run(changed: Changed, *, device: Device, typical: Typical, repair: bool = Tr
 
 
 def apply(plan: Plan, changed: Changed, *, to: Path) -> None:
-    """Write the settings with the plan's changes as a TOML file, which must not exist yet.
+    """Write the settings with the plan's changes to a new TOML file.
 
     Raises:
         ConfigError: it exists, or cannot be written.
@@ -113,7 +113,7 @@ def apply(plan: Plan, changed: Changed, *, to: Path) -> None:
 
 
 def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: Device) -> Job:
-    """Return the settings of a run as the arithmetic takes them."""
+    """Return the numbers of a run that its plan depends on."""
     model, rollout, optim, adapter = (
         settings.model,
         settings.rollout,
@@ -157,7 +157,7 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: D
 
 
 def _compute_bytes(settings: Settings, device: Device) -> int | None:
-    """Return the bytes of a number that products are rounded to; see models.load.compute_dtype."""
+    """Return the bytes per number of rounded products; see policy.load.compute_dtype."""
     has = device.kind == "cuda" and device.name not in NO_BFLOAT16
     auto = settings.model.compute == "auto" and has and settings.model.dtype != "float16"
     return 2 if auto or settings.model.compute == "bfloat16" else None
@@ -172,7 +172,7 @@ def _trainable(settings: Settings) -> bool:
 
 
 def problems_of(job: Job, device: Device) -> tuple[str, ...]:
-    """Return what cannot work on the device for another reason than the sum of its memory."""
+    """Return the reasons, besides total memory, why the run cannot work on the device."""
     lines = []
     if job.sampling.kind == "vllm" and device.kind != "cpu":
         need = job.row_tokens * cache_bytes_per_token(job) // split_of(job)
@@ -181,8 +181,7 @@ def problems_of(job: Job, device: Device) -> tuple[str, ...]:
             share = sampler_share(job, device)
             lines.append(
                 f"rollout.backend.gpu_memory_utilization={job.sampling.share:g}: {size(share)} "
-                "for vLLM do not hold the weights, its workspace and the cache of one row; "
-                "set it higher"
+                "for vLLM is too little for weights, workspace and the cache of one row; raise it"
             )
     if job.sampling.kind == "hf" and job.shape.family in NOT_SAMPLED:
         lines.append(
@@ -195,7 +194,7 @@ def problems_of(job: Job, device: Device) -> tuple[str, ...]:
 
 
 def disk_of(settings: Settings, *, job: Job) -> tuple[DiskPart, ...]:
-    """Return what a run needs of the disk, the model's own files included."""
+    """Return the disk space of a run, the model's own files included."""
     train = settings.train
     weights = job.trained * (job.element if job.full else 4)
     state = job.trained * {"adamw": 8, "adamw8bit": 2, "paged-adamw8bit": 2}[job.state]
@@ -203,7 +202,7 @@ def disk_of(settings: Settings, *, job: Job) -> tuple[DiskPart, ...]:
     count = min(train.keep_checkpoints, made) + (1 if made > train.keep_checkpoints else 0)
     files = 1 + train.steps // train.rollouts_every
     return (
-        DiskPart("model", job.shape.parameters * 2, "download in 16 bits; none if it is here"),
+        DiskPart("model", job.shape.parameters * 2, "download in 16 bits; 0 if already here"),
         DiskPart("checkpoints", count * (weights + state), f"{count} at once, optimiser included"),
         DiskPart(
             "rollouts",
@@ -217,27 +216,26 @@ def _notes(settings: Settings, job: Job, memory: MemoryNeed, device: Device) -> 
     notes = []
     if job.shape.family not in KNOWN_FAMILIES:
         notes.append(
-            f"{job.shape.family} is counted as a decoder of Llama's kind; the counts were checked "
-            f"on {', '.join(sorted(KNOWN_FAMILIES))} only"
+            f"{job.shape.family} is counted as a Llama-like decoder; the counts are tested on "
+            f"{', '.join(sorted(KNOWN_FAMILIES))} only"
         )
     if settings.model.attention == "eager" or job.shape.softcap:
-        notes.append("eager attention keeps whole attention matrices, which are not counted")
+        notes.append("eager attention keeps full attention matrices, which are not counted")
     if settings.model.dtype == "bfloat16" and device.name in NO_BFLOAT16:
         notes.append(f"{device.name} has no bfloat16 arithmetic; set model.dtype=float16")
     if job.shards > 1:
         notes.append(
-            f"weights, gradients and optimiser are divided by {job.shards}; activations are those "
-            "of one device, vLLM splits its weights over eight at most; time assumes no cost of "
-            "communication"
+            f"weights, gradients and optimiser are divided by {job.shards}, activations are not; "
+            "vLLM splits its weights over at most eight devices; communication is not counted"
         )
     if memory.part("allocator") and device.kind == "cpu":
         notes.append(
-            f"with {MALLOC}=65536 in the environment the process gives freed blocks back and needs "
-            f"no {size(memory.part('allocator'))} for the allocator; steps of small models "
-            "then took up to a third longer"
+            f"{MALLOC}=65536 in the environment saves the allocator's "
+            f"{size(memory.part('allocator'))}: freed blocks are returned at once; steps of small "
+            "models then took up to a third longer"
         )
     if device.kind != "cpu":
-        notes.append("measured on CPUs; the reserves for CUDA, its allocator and vLLM are assumed")
+        notes.append("tested on CPUs; the reserves for CUDA, its allocator and vLLM are assumed")
     if job.overlap:
         notes.append(_overlap_note(job))
     if times_of(job, device):
@@ -247,17 +245,17 @@ def _notes(settings: Settings, job: Job, memory: MemoryNeed, device: Device) -> 
             f"{ASSUMPTIONS}"
         )
     else:
-        notes.append(f"{device.name}: its speed is not known here, so there is no estimate of time")
+        notes.append(f"{device.name}: speed unknown, so there is no estimate of time")
     return notes
 
 
 def _overlap_note(job: Job) -> str:
     if samples_beside(job):
         return (
-            "with rollout.overlap=1 a step takes as long as the longer of sampling and the rest, "
-            "the servers being on devices of their own"
+            "with rollout.overlap=1 a step takes the longer of sampling and the rest: the servers "
+            "run on devices of their own"
         )
     return (
-        "rollout.overlap=1 is assumed to save nothing with an engine on the trainer's own device; "
+        "rollout.overlap=1 is assumed to save no time with an engine on the trainer's device; "
         "rollout.backend.kind=vllm-server samples on another"
     )

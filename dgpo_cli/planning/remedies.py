@@ -1,4 +1,4 @@
-"""Changes of settings that make a run fit, in the order of least harm, each as far as needed."""
+"""Changes of settings that make a run fit, least harmful first, each as far as needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LEAST_SHARE = 0.15
 
 @dataclass(frozen=True, slots=True)
 class _Remedy:
-    """Ever stronger forms of one change, the mildest first, and what it costs."""
+    """Forms of one change, the mildest first, and its cost."""
 
     forms: tuple[dict[str, object], ...]
     cost: str
@@ -30,9 +30,8 @@ def remedies(
 ) -> tuple[tuple[SettingsChange, ...], MemoryNeed, bool]:
     """Return the changes, the memory with all of them, and whether that fits.
 
-    Each remedy is taken in its mildest form that makes the run fit, else in the form that needs
-    least. At the end every change is left out again that is not needed any more, the most harmful
-    first.
+    Each remedy is taken in its mildest form that makes the run fit, or else in the form that needs
+    the least memory. Finally changes that are no longer needed are dropped, most harmful first.
     """
     taken: list[tuple[dict[str, object], str]] = []
     memory, fits = weigh({})
@@ -66,7 +65,7 @@ def _merged(taken: list[tuple[dict[str, object], str]]) -> dict[str, object]:
 def _priced(
     taken: list[tuple[dict[str, object], str]], *, weigh: Weigh
 ) -> Iterator[SettingsChange]:
-    """Say what each change saves at the peak when they are made one after the other."""
+    """Yield each change with what it saves at the peak after those before it."""
     before = weigh({})[0].peak
     for number, (changes, cost) in enumerate(taken, start=1):
         after = weigh(_merged(taken[:number]))[0].peak
@@ -75,18 +74,20 @@ def _priced(
 
 
 def _all(settings: Settings, *, device: Device) -> Iterator[_Remedy]:
-    """Yield what can be changed, the least harmful first."""
+    """Yield all remedies, the least harmful first."""
     yield _smaller_micro_batches(settings)
     if not settings.model.gradient_checkpointing:
         yield _Remedy(
             ({"model.gradient_checkpointing": True},), "backward takes half as long again"
         )
     if settings.optim.kind == "adamw" and device.kind != "mps":
-        yield _Remedy(({"optim.kind": "adamw8bit"},), "optimiser state in 8 bits; the same course")
+        yield _Remedy(
+            ({"optim.kind": "adamw8bit"},), "optimiser state in 8 bits; same learning curve"
+        )
     yield from _smaller_sampler(settings)
     yield from _fewer_weights(settings, device=device)
     if isinstance(settings.rollout.backend, VllmBackend):
-        yield from _smaller_sampler(settings)  # what suits the weights as they are now
+        yield from _smaller_sampler(settings)  # again, for the smaller weights
     yield _shorter(settings)
 
 
@@ -104,7 +105,7 @@ def _smaller_micro_batches(settings: Settings) -> _Remedy:
         forms.append({"optim.micro_batch_size": rows, "optim.micro_batch_tokens": rows * longest})
     if not forms and optim.micro_batch_tokens > longest:
         forms.append({"optim.micro_batch_tokens": longest})
-    return _Remedy(tuple(forms), "more, smaller passes; the numbers stay the same")
+    return _Remedy(tuple(forms), "more, smaller passes; same results")
 
 
 def _smaller_sampler(settings: Settings) -> Iterator[_Remedy]:
@@ -123,10 +124,10 @@ def _smaller_sampler(settings: Settings) -> Iterator[_Remedy]:
             share = round(share - 0.05, 2)
             forms.append({"rollout.backend.gpu_memory_utilization": share})
         share = backend.gpu_memory_utilization
-        while share + 0.05 <= 0.9 + 1e-9:  # its share may also be too small for the weights
+        while share + 0.05 <= 0.9 + 1e-9:  # the share may also be too small for the weights
             share = round(share + 0.05, 2)
             forms.append({"rollout.backend.gpu_memory_utilization": share})
-    yield _Remedy(tuple(forms), "fewer rows side by side: sampling takes longer")
+    yield _Remedy(tuple(forms), "fewer rows at a time: sampling takes longer")
 
 
 def _fewer_weights(settings: Settings, *, device: Device) -> Iterator[_Remedy]:
@@ -138,11 +139,11 @@ def _fewer_weights(settings: Settings, *, device: Device) -> Iterator[_Remedy]:
             "adapter.alpha": 64.0,
             "adapter.targets": "all-linear",
         }
-        yield _Remedy((change,), "an adapter is trained, not the model; raise optim.lr tenfold")
+        yield _Remedy((change,), "trains an adapter, not the model; raise optim.lr tenfold")
     if settings.model.dtype == "float32":
-        yield _Remedy(({"model.dtype": "bfloat16"},), "frozen weights are rounded to 16 bits")
+        yield _Remedy(({"model.dtype": "bfloat16"},), "rounds frozen weights to 16 bits")
     if settings.model.quantization == "none" and device.kind != "mps":
-        cost = "frozen weights are rounded to 4 bits; slower, needs bitsandbytes"
+        cost = "rounds frozen weights to 4 bits; slower, needs bitsandbytes"
         yield _Remedy(({"model.quantization": "nf4"},), cost)
 
 
@@ -155,4 +156,4 @@ def _shorter(settings: Settings) -> _Remedy:
         if settings.optim.micro_batch_tokens > tokens + prompt:
             change["optim.micro_batch_tokens"] = tokens + prompt
         forms.append(change)
-    return _Remedy(tuple(forms), "longer completions are cut off, and count as wrong")
+    return _Remedy(tuple(forms), "longer completions are truncated and count as wrong")

@@ -18,15 +18,15 @@ _NUMBER = 11
 
 
 def render(plan: Plan, *, color: Depth = "truecolor") -> View:
-    """Memory by part against the device, time by phase, disk, and what would make it fit."""
+    """Return the view of a plan: memory by part, changes that make it fit, time by phase, disk."""
     return View(lambda page: _PlanTable(page, plan).draw(), color)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanJson(Plan):
-    """A plan, in bytes, seconds and numbers a second.
+    """A plan, in bytes, seconds and operations per second.
 
-    runs: it fits, and this version can train it. step_seconds: null where they are unknown.
+    runs: it fits, and this version can train it. step_seconds: null if unknown.
     """
 
     fits: bool = field()
@@ -41,7 +41,7 @@ PLAN = Format(PlanJson, name="plan", what="dgpo plan --json", stamp="version")
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-    """The documented data of `dgpo plan --json`."""
+    """Return the document that `dgpo plan --json` prints."""
     document = filled(
         PlanJson,
         plan,
@@ -66,7 +66,7 @@ class _PlanTable:
         device = plan.device.name if plan.devices == 1 else f"{plan.devices} x {plan.device.name}"
         page.title(f"{page.shown(plan.model)}, {device}")
         page.paragraph(f"{short(plan.parameters)} parameters, {short(plan.trained)} trained")
-        page.add((page.fit(page.shown(plan.origin)), "dim"))  # may hold a path: cut, not wrapped
+        page.add((page.fit(page.shown(plan.origin)), "dim"))  # a path, cut and not wrapped
         page.blank()
         self._memory()
         if plan.changes or plan.after is not None:
@@ -106,13 +106,13 @@ class _PlanTable:
                 name = part.name if when == "always" else f"  {part.name}"
                 self._row(name, size(part.bytes), part.note)
         self._row("peak", size(memory.peak), f"in {memory.peak_phase}", "bold")
-        room = "free now" if device.free is not None else "in all"
+        room = "free now" if device.free is not None else "in total"
         self._row("the device has", size(device.room), f"{room}; {device.source}")
         left = device.room - memory.peak
         if left >= 0:
             words = f"fits, {size(left)} to spare" if plan.fits else "cannot run"
         elif device.free is not None and memory.peak <= device.memory:
-            words = f"does not fit now: {size(-left)} more than is free"
+            words = f"does not fit now: {size(-left)} more than free"
         else:
             words = f"does not fit: {size(-left)} too much"
         page.paragraph(f"{page.glyphs.passed if plan.fits else page.glyphs.failed} {words}", "bold")
@@ -124,9 +124,9 @@ class _PlanTable:
 
     def _changes(self) -> None:
         page, plan = self.page, self.plan
-        page.heading("To make it fit, the least harm first")
+        page.heading("To make it fit, least harmful first")
         if not plan.changes:
-            page.paragraph("No change of settings was found.")
+            page.paragraph("No change of settings makes it fit.")
         for change in plan.changes:
             self._change(change)
         if plan.after is not None and plan.changes:
@@ -135,7 +135,7 @@ class _PlanTable:
 
     def _change(self, change: SettingsChange) -> None:
         page = self.page
-        saved = f"saves {size(change.saves)}" if change.saves > 0 else "lets the sampler work"
+        saved = f"saves {size(change.saves)}" if change.saves > 0 else "makes the sampler work"
         for number, (key, value) in enumerate(change.settings.items()):
             text = f"{value}".lower() if isinstance(value, bool) else f"{value}"
             line = page.add(f"  --set {key}={text}")

@@ -1,4 +1,4 @@
-"""Cards of evaluations side by side: their entries, and where two of them differ."""
+"""Entries of evaluation cards, and the differences between two cards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BEFORE = 12  # of them before the first that differs
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of a nested mapping by their dotted names; an empty mapping is a leaf."""
+    """Return the leaves of a nested mapping by dotted name; an empty mapping is a leaf."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -22,20 +22,19 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def written(value: object) -> str:
-    """A value of a card as text: texts as they are, everything else as JSON."""
+    """Return a value of a card as text: strings as they are, everything else as JSON."""
     if value is None:
         return "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The dotted name of every entry that differs, with "old -> new", long values cut."""
+    """Yield the dotted name of every differing entry with "old -> new", long values shortened."""
     old, new = flat(before), flat(after)
     for key in (*old, *(key for key in new if key not in old)):
         if key not in old or key not in new:
-            gone = "missing" if key not in old else _cut(written(old[key]), at=0)
-            come = "missing" if key not in new else _cut(written(new[key]), at=0)
-            yield key, f"{gone} -> {come}"
+            sides = ("missing" if key not in x else _cut(written(x[key]), at=0) for x in (old, new))
+            yield key, " -> ".join(sides)
         elif old[key] != new[key]:
             x, y = written(old[key]), written(new[key])
             same = (i for i, (a, b) in enumerate(zip(x, y, strict=False)) if a != b)
@@ -44,7 +43,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
 
 
 def _cut(text: str, *, at: int) -> str:
-    """The part of a long text where it first differs."""
+    """Return the part of a long text around its first difference."""
     if len(text) <= _SHOWN:
         return text
     start = max(0, at - _BEFORE)

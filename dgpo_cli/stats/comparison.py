@@ -18,7 +18,7 @@ from dgpo_cli.stats.permutation import fisher, holm, shuffled_samples, sign_flip
 
 @dataclass(frozen=True, slots=True)
 class NamedEvaluation:
-    """One evaluation with the card it was made under, if it has one; name: where it lies."""
+    """An evaluation with its card, if it has one. name: its path."""
 
     name: str
     evaluation: Evaluation
@@ -27,10 +27,10 @@ class NamedEvaluation:
 
 @dataclass(frozen=True, slots=True)
 class ProblemChange:
-    """How one problem fared: samples solved before and after.
+    """The change of one problem: samples solved before and after.
 
     p: Fisher's exact test of this problem alone. p_holm: the same, adjusted for all problems.
-    flipped: the majority of the samples is right only after (gained) or only before (lost).
+    flipped: most samples are correct only after (gained) or only before (lost).
     """
 
     id: Text
@@ -45,13 +45,13 @@ class ProblemChange:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What two evaluations say of each other; shares between -1 and 1, NaN is unknown.
+    """The comparison of two evaluations; shares between -1 and 1, NaN is unknown.
 
     `rerun`: the same problems sampled again; `problems`: other problems of this kind.
-    p_rerun: samples of each problem exchanged. p_problems: signs of the problems' differences
-    flipped, all of them where `exact`, else seeded draws.
-    smallest_*: the difference that would be found at the 5% level in 80% of such comparisons;
-    infinite where none would.
+    p_rerun: by exchanging samples of each problem. p_problems: by flipping signs of the problems'
+    differences, all of them if `exact`, else seeded draws.
+    smallest_*: the difference that 80% of such comparisons find at the 5% level; infinite if
+    there is none.
     """
 
     n_problems: Count
@@ -74,11 +74,11 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class ComparedPair:
-    """A run beside its baseline.
+    """An evaluation compared with its baseline.
 
-    subject: the entries in which the subjects differ, which is what is compared.
-    forced: differences that forbid a comparison and were passed over.
-    notes: what else a reader has to know. Lines of all three may hold untrusted text.
+    subject: the card entries in which the two subjects differ: what is compared.
+    forced: differences that forbid a comparison and were ignored.
+    notes: for the reader. Lines of all three may contain untrusted text.
     """
 
     before: NamedEvaluation
@@ -124,11 +124,11 @@ def compare_counts(
     """Compare how many samples of each problem are correct before, of k_before, and after.
 
     Args:
-        problems: id and answer of each, as `changes` names them; by default its number from 0.
-        seed: of the signs that are drawn where there are too many problems to flip all of them.
+        problems: id and answer of each, for `changes`; by default its number from 0.
+        seed: of the signs that are drawn if there are too many problems to flip all of them.
 
-    Raises ValueError without problems, where their numbers differ, or where a count is not
-    between 0 and its k.
+    Raises ValueError without problems, if their numbers differ, or if a count is not between 0
+    and its k.
     Sources: `rerun_difference`, `over_problems`, and those in stats/permutation.py.
 
     Example:
@@ -142,7 +142,7 @@ def compare_counts(
     old, new = before, after
     if len(old) != len(new):
         raise ValueError(f"{len(old)} problems before and {len(new)} after: needs the same ones")
-    # In units of 1 / lcm the differences are whole numbers, and sums of them exact.
+    # In units of 1 / lcm differences are integers, and their sums exact.
     unit = math.lcm(k_before, k_after)
     whole = [b * (unit // k_after) - a * (unit // k_before) for a, b in zip(old, new, strict=True)]
     n = len(whole)
@@ -172,7 +172,7 @@ def compare_counts(
 
 
 def spread_of(values: Sequence[float]) -> float:
-    """Standard deviation with n - 1; NaN for one value."""
+    """Return the standard deviation with n - 1; NaN for one value."""
     if len(values) < 2:
         return math.nan
     mean = math.fsum(values) / len(values)
@@ -182,9 +182,9 @@ def spread_of(values: Sequence[float]) -> float:
 def rerun_difference(
     before: Sequence[int], after: Sequence[int], *, k_before: int, k_after: int
 ) -> Interval:
-    """Where the difference of these problems would be with endless samples.
+    """Return the interval of the difference on these problems.
 
-    The distances from each score to the ends of its own interval are added as squares.
+    The distances from each score to the ends of its own interval add up as squares.
     Source: method 10 of Newcombe, Stat. Med. 17 (1998) 873.
     """
     old = rerun_interval(before, k=k_before)
@@ -198,14 +198,14 @@ def rerun_difference(
 
 
 class OverProblems(NamedTuple):
-    """A mean difference over all problems of a kind and its standard error, with n problems."""
+    """A mean difference over all problems of a kind and its standard error, from n problems."""
 
     mean: float
     stderr: float
     n: int
 
     def interval(self) -> Interval:
-        """Student's 95% interval, within -1 and 1; NaN for one problem."""
+        """Return Student's 95% interval, within -1 and 1; NaN for one problem."""
         if self.n < 2:
             return Interval(math.nan, math.nan)
         half = student_quantile(0.975, freedom=self.n - 1) * self.stderr
@@ -217,10 +217,10 @@ def over_problems(
 ) -> OverProblems:
     """Estimate the difference over all problems of this kind, from each problem's two shares.
 
-    Where problems are solved always or never, most differences are 0 and a few are whole: 30
+    If problems are solved always or never, most differences are 0 and a few are 1: 30 problems
     without a change are likely even if 8% of all problems change. So two problems are added, one
     that gains `unseen` and one that loses it (Laplace's rule of succession for each). They count
-    in full where every share is 0 or 1, and hardly where shares are middling and the problems show
+    fully if every share is 0 or 1, and hardly if shares are in between and the problems show
     their own spread: with the sixth power of the mean of (1 - 2 share)^2.
     Source: Bonett and Price, J. Educ. Behav. Stat. 37 (2012) 479; the weight is ours, chosen and
     checked by simulation (benchmarks/intervals.py).
@@ -240,12 +240,12 @@ def over_problems(
 def problems_difference(
     before: Sequence[int], after: Sequence[int], *, k_before: int, k_after: int, p: float
 ) -> Interval:
-    """Where the mean difference over all problems of this kind is; NaN for one problem.
+    """Return the interval of the mean difference over all problems of this kind; NaN for one.
 
-    It agrees with the sign test, whose `p` is given: it contains 0 if the test does not reject 0
-    (p >= 0.05). If the test rejects 0, the added problems change no more than the seen ones at the
-    end near 0: many small changes of one sign outweigh a large one that never occurred.
-    The error of a rerun is part of this one, so the rerun's interval is within it.
+    It agrees with the sign test's `p`: it contains 0 if the test does not reject 0 (p >= 0.05).
+    If it does, then at the end near 0 the added problems change no more than the seen ones: many
+    small changes of one sign outweigh a large one that never occurred.
+    This error includes that of a rerun, so the interval contains the rerun's.
     """
     old, new = [c / k_before for c in before], [c / k_after for c in after]
     wide = over_problems(old, new).interval()
@@ -266,7 +266,7 @@ def problems_difference(
 
 
 def smallest_rerun(interval: Interval) -> float:
-    """The true difference of these problems that 80% of such comparisons find at 5%.
+    """Return the true difference on these problems that 80% of such comparisons find at 5%.
 
     (z_0.975 + z_0.8) = 2.80 standard errors, the error taken from the width of the interval.
     """
@@ -275,11 +275,11 @@ def smallest_rerun(interval: Interval) -> float:
 
 
 def smallest_problems(stderr: float, *, n: int, rerun: float = math.nan) -> float:
-    """The same over problems drawn anew: (t_0.975 + t_0.8) standard errors; NaN for one problem.
+    """Return the same over other problems: (t_0.975 + t_0.8) standard errors; NaN for one problem.
 
-    Student's quantiles have n - 1 degrees of freedom. The error of a rerun is contained in this
-    one, so a known and larger `rerun` replaces it. An error of 0 means unknown: NaN.
-    Infinite if not even a difference of 1 is found so often.
+    Student's quantiles have n - 1 degrees of freedom. This error includes that of a rerun, so a
+    known and larger `rerun` replaces it. An error of 0 means unknown: NaN.
+    Infinite if not even a difference of 1 is found that often.
     """
     if n < 2:
         return math.nan

@@ -1,4 +1,4 @@
-"""What k samples of each problem say: Avg@k with its errors, pass@j, maj@k, lengths. No torch."""
+"""Estimates from k samples of each problem: Avg@k with its errors, pass@j, maj@k. No torch."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class ProblemSamples(NamedTuple):
 
 
 def avg_at_k(correct: Sequence[int], *, k: int) -> float:
-    """Mean over problems of the share of k samples that are correct."""
+    """Return the mean over problems of the share of correct samples."""
     return sum(correct) / (k * len(correct)) if correct else math.nan
 
 
 def stderr_rerun(correct: Sequence[int], *, k: int) -> float:
-    """Standard error of Avg@k over reruns with the same problems; NaN for k = 1.
+    """Return the standard error of Avg@k over reruns of the same problems; NaN for k = 1.
 
-    Each problem's own p(1 - p) / (k - 1) is the unbiased variance of its mean.
+    Each problem's p(1 - p) / (k - 1) is the unbiased variance of its mean.
     """
     if k < 2 or not correct:
         return math.nan
@@ -47,10 +47,9 @@ def stderr_rerun(correct: Sequence[int], *, k: int) -> float:
 
 
 def stderr_problems(correct: Sequence[int], *, k: int) -> float:
-    """Standard error of Avg@k over problems drawn anew; NaN for a single problem.
+    """Return the standard error of Avg@k over other problems; NaN for a single problem.
 
-    The problems' means are the independent observations, so samples of one problem are taken
-    together; the error of a rerun is contained in it.
+    The independent observations are the problems' means; the error of a rerun is included.
     """
     n = len(correct)
     if n < 2:
@@ -62,7 +61,7 @@ def stderr_problems(correct: Sequence[int], *, k: int) -> float:
 
 
 def pass_at(j: int, *, correct: int, k: int) -> float:
-    """Unbiased chance that at least one of j samples is correct, from `correct` of k.
+    """Return the unbiased chance that at least one of j samples is correct, from `correct` of k.
 
     1 - C(k - correct, j) / C(k, j), in exact integers. Raises ValueError unless 1 <= j <= k.
     Source: Chen et al., arXiv 2107.03374.
@@ -70,15 +69,15 @@ def pass_at(j: int, *, correct: int, k: int) -> float:
     if not 1 <= j <= k:
         raise ValueError(f"pass@{j} needs between 1 and k={k} samples")
     draws = math.comb(k, j)
-    return (draws - math.comb(k - correct, j)) / draws  # of whole numbers: rounded once
+    return (draws - math.comb(k - correct, j)) / draws  # integers: rounded once
 
 
 def majority_correct(verdicts: Sequence[Verdict]) -> float:
-    """Chance that the most frequent answer of these samples is correct; ties drawn evenly.
+    """Return the chance that the most frequent answer is correct, ties averaged.
 
-    Answers are the same when their extracted texts are, apart from white space and, for
-    integers, sign and leading zeros; and all that were judged correct are the same answer.
-    Samples without an answer do not vote; without any vote it is 0.
+    Answers are equal if their extracted texts are, up to white space and, for integers, plus sign
+    and leading zeros; all correct ones are equal. Samples without an answer do not vote; without
+    votes the result is 0.
     """
     answers = [(_normalised(v.extracted), v.outcome) for v in verdicts if v.extracted is not None]
     right = {answer for answer, outcome in answers if outcome == "correct"}
@@ -100,7 +99,7 @@ def _normalised(answer: str) -> str:
 
 
 def pass_curve(correct: Sequence[int], *, k: int) -> dict[int, float]:
-    """Mean over problems of the unbiased pass@j, for every j from 1 to k."""
+    """Return the mean over problems of the unbiased pass@j, for every j from 1 to k."""
     counts = Counter(correct)
     return {
         j: math.fsum(pass_at(j, correct=c, k=k) * many for c, many in counts.items()) / len(correct)
@@ -162,7 +161,7 @@ def check_counts(correct: Sequence[int], *, k: int) -> None:
 
 
 def length_summary(lengths: Sequence[int]) -> LengthSummary:
-    """Mean, quantiles and maximum of lengths in tokens."""
+    """Return mean, quantiles and maximum of lengths in tokens."""
     if not lengths:
         return LengthSummary(0, math.nan, math.nan, math.nan, math.nan, math.nan)
     ordered = sorted(lengths)
@@ -177,7 +176,7 @@ def length_summary(lengths: Sequence[int]) -> LengthSummary:
 
 
 def _quantile(ordered: Sequence[int], tenths: int) -> float:
-    """The quantile of sorted values, between two of them in proportion.
+    """Return the quantile of sorted values, interpolated linearly.
 
     Source: definition 7 of Hyndman and Fan, Am. Stat. 50 (1996) 361.
     """
@@ -196,10 +195,10 @@ def summarise(
     odd_duplicates: bool = False,
     disagreements: Sequence[Disagreement] = (),
 ) -> Evaluation:
-    """Turn the judged samples of each problem into the report of a benchmark.
+    """Evaluate a benchmark from the judged samples of its problems.
 
-    sampled_tokens, sampling_s: completion tokens sampled now and the seconds that took; 0 where
-    all samples were there already.
+    sampled_tokens, sampling_s: completion tokens sampled now and the seconds it took; 0 if all
+    samples existed before.
 
     Raises ValueError without problems, or unless each has the same number of samples, at least 1.
     """
@@ -245,7 +244,7 @@ def _result(problem: ProblemSamples) -> ProblemResult:
 
 
 def _lengths_by_verdict(results: Sequence[ProblemResult]) -> tuple[list[int], list[int]]:
-    """Lengths of the samples counted as right, and of all others."""
+    """Return the lengths of the correct samples, and of all others."""
     right: list[int] = []
     wrong: list[int] = []
     for result in results:

@@ -1,8 +1,8 @@
-"""Intervals of 95% for Avg@k that stay honest at 0%, at 100% and with few samples. No torch.
+"""95% intervals of Avg@k that stay valid at 0%, at 100% and with few samples. No torch.
 
 Both are Wilson's score interval with an effective sample size: the number of samples or problems
-divided by a design effect, the variance found over the variance of a binomial. A normal interval
-would have no width where every sample is right; Wilson's keeps the width that n coins allow.
+divided by a design effect, the observed over the binomial variance. With every sample correct a
+normal interval would have no width; Wilson's keeps that of n coin flips.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _PROBLEM_PRIOR = 0.5  # problems
 
 
 def wilson(share: float, *, size: float, quantile: float = NORMAL_95) -> Interval:
-    """The values whose score test with `size` observations does not refuse `share`.
+    """Return the values that a score test with `size` observations of `share` does not reject.
 
     Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
     """
     square = quantile * quantile / size
     middle = (share + square / 2) / (1 + square)
     half = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
-    # The ends reach 0 and 1 exactly where the share does; rounding must not leave them short.
+    # A share of 0 or 1 is an end exactly; rounding must not move it.
     return Interval(
         0.0 if share <= 0.0 else max(0.0, middle - half),
         1.0 if share >= 1.0 else min(1.0, middle + half),
@@ -35,12 +35,12 @@ def wilson(share: float, *, size: float, quantile: float = NORMAL_95) -> Interva
 
 
 def rerun_interval(correct: Sequence[int], *, k: int) -> Interval:
-    """Where Avg@k of the same problems would be with endless samples; NaN without problems.
+    """Return the interval of Avg@k on the same problems; NaN without problems.
 
     The variance of the count is at most that of a binomial (Hoeffding 1956), and the design
-    effect, sum c (k - c) / (k - 1) over n k p (1 - p), says how much less. Both get a prior of
-    about two samples, so that the effect tends to 1, the safe end, where every problem is solved
-    always or never. One sample of each problem says nothing of the effect: it is 1.
+    effect, sum c (k - c) / (k - 1) over n k p (1 - p), is their ratio. Both get a prior of about
+    two samples, so that the effect tends to 1, the safe side, if every problem is solved always
+    or never. With one sample per problem the effect is unknown and taken as 1.
     Sources: Hoeffding, Ann. Math. Stat. 27 (1956) 713; effective sample size with Wilson's
     interval: Franco, Little, Louis, Slud, J. Surv. Stat. Methodol. 7 (2019) 334.
     """
@@ -61,14 +61,14 @@ def _rerun_effect(correct: Sequence[int], *, k: int) -> float:
 
 
 def problems_interval(correct: Sequence[int], *, k: int) -> Interval:
-    """Where the mean over all problems of this kind is; [0, 1] for one problem.
+    """Return the interval of the mean over all problems of this kind; [0, 1] for one problem.
 
     The means of the problems are the observations, and Student's quantile with n - 1 degrees of
-    freedom stands for the normal one. Their variance is at most that of n coins; the design effect
-    says how much less. A prior of half a problem draws it to 1 as the mean goes to 0 or 1, where
-    a rare kind of problem may not have been met yet, and fades with the binomial's squared
-    skewness, (1 - 2p)^2, towards the middle. The error of a rerun is contained in this one, so
-    the effective size is never above the rerun's.
+    freedom replaces the normal one. Their variance is at most that of n coin flips; the design
+    effect is the ratio. A prior of half a problem draws it to 1 as the mean goes to 0 or 1, where
+    a rare kind of problem may not have occurred yet, and fades with the binomial's squared
+    skewness, (1 - 2p)^2, towards the middle. This error includes that of a rerun, so the
+    effective size is at most the rerun's.
     Source: see `rerun_interval`; the prior is ours, checked by simulation in the tests.
     """
     n = len(correct)
@@ -84,7 +84,7 @@ def problems_interval(correct: Sequence[int], *, k: int) -> Interval:
 
 
 def student_cdf(value: float, *, freedom: int) -> float:
-    """Student's t distribution, exact for whole degrees of freedom.
+    """Return the distribution function of Student's t, exact for integer degrees of freedom.
 
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
     """
@@ -105,9 +105,9 @@ def student_cdf(value: float, *, freedom: int) -> float:
 
 @lru_cache(maxsize=256)
 def student_quantile(share: float, *, freedom: int) -> float:
-    """The value below which Student's t lies with chance `share`, by bisection.
+    """Return the quantile `share` of Student's t, by bisection.
 
-    Above 1,000 degrees of freedom it is the normal quantile with Fisher's first correction.
+    Above 1,000 degrees of freedom: the normal quantile with Fisher's first correction.
     Raises ValueError unless 0.5 < share < 1 and freedom is at least 1.
     """
     if not 0.5 < share < 1.0 or freedom < 1:

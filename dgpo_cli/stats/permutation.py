@@ -1,7 +1,7 @@
 """Permutation tests for two evaluations of the same problems; all p-values are two-sided.
 
-Counts are whole numbers, so the null distributions are found by convolution over whole sums
-instead of by listing every permutation: exact, and quick for hundreds of problems. No torch.
+Counts are integers, so convolution over integer sums gives the null distributions without
+listing every permutation: exact, and fast for hundreds of problems. No torch.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-EXACT_WORK = 100_000_000  # additions up to which the exact distribution is worked out
-DRAWS = 19_999  # sign patterns drawn where it is not
+EXACT_WORK = 100_000_000  # additions up to which the distribution is computed exactly
+DRAWS = 19_999  # sign patterns drawn otherwise
 _CHUNK = 2_000_000  # signs drawn at once
 
 
 class PValue(NamedTuple):
-    """A two-sided p-value, and whether it is exact or of drawn permutations."""
+    """A two-sided p-value, and whether it is exact or from drawn permutations."""
 
     p: float
     exact: bool
 
 
 def sign_flip(differences: Sequence[int], *, seed: int = 0, exact_work: int = EXACT_WORK) -> PValue:
-    """How often random signs of the problems' differences give as large a sum; 1 if all are 0.
+    """Return how often random signs of the differences give as large a sum; 1 if all are 0.
 
-    Under the null hypothesis the two runs of each problem may change places. Above `exact_work`
-    additions it is estimated from seeded draws as (b + 1) / (m + 1), which is never too small.
+    Under the null hypothesis the two runs of each problem are exchangeable. Above `exact_work`
+    additions it is estimated from seeded draws as (b + 1) / (m + 1), which is never biased low.
     Sources: Fisher, The Design of Experiments (1935), 21; Phipson and Smyth, Stat. Appl. Genet.
     Mol. Biol. 9 (2010) 39.
     """
@@ -45,7 +45,7 @@ def sign_flip(differences: Sequence[int], *, seed: int = 0, exact_work: int = EX
 
 
 def _enumerated(sizes: Sequence[int], *, observed: int) -> float:
-    """P(|sum of signed sizes| >= observed): the sum is 2 * (sum of a random subset) - total."""
+    """Return P(|sum of signed sizes| >= observed); it is 2 * (sum of a random subset) - total."""
     total = sum(sizes)
     chances = np.zeros(total + 1)
     chances[0] = 1.0
@@ -73,11 +73,11 @@ def _drawn(sizes: Sequence[int], *, observed: int, seed: int) -> float:
 def shuffled_samples(
     before: Sequence[int], after: Sequence[int], *, k_before: int, k_after: int
 ) -> float:
-    """How often as large a difference arises when the samples of each problem change places.
+    """Return how often exchanging the samples of each problem gives as large a difference.
 
-    Under the null hypothesis the two models solve each of these problems equally often; then which
-    of the k_before + k_after samples came from which is chance, a hypergeometric count a problem.
-    It stratifies Fisher's exact test over the problems.
+    Under the null hypothesis both models solve each problem equally often; which of its
+    k_before + k_after samples came from which model is then chance, a hypergeometric count.
+    This is Fisher's exact test, stratified by problem.
     """
     pool = k_before + k_after
     solved = [b + a for b, a in zip(before, after, strict=True)]
@@ -94,7 +94,7 @@ def shuffled_samples(
 
 @lru_cache(maxsize=4096)
 def _hypergeometric(total: int, k_before: int, k_after: int) -> np.ndarray:
-    """Chance of 0 to k_after of `total` solved samples falling to the later run."""
+    """Return the chances that 0 to k_after of `total` solved samples are the later run's."""
     ways = math.comb(k_before + k_after, total)
     return np.array([_ways(c, total, k_before, k_after) / ways for c in range(k_after + 1)])
 
@@ -106,7 +106,7 @@ def _ways(count: int, total: int, k_before: int, k_after: int) -> int:
 
 @lru_cache(maxsize=65536)
 def fisher(before: int, after: int, *, k_before: int, k_after: int) -> float:
-    """Fisher's exact test of one problem: all tables no likelier than this one, together.
+    """Return p of Fisher's exact test of one problem: all tables no likelier than this one.
 
     Source: Fisher, J. R. Stat. Soc. 85 (1922) 87.
     """
@@ -117,7 +117,7 @@ def fisher(before: int, after: int, *, k_before: int, k_after: int) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p-values adjusted so that the chance of any false alarm among them stays at the level.
+    """Return p-values adjusted to keep the family-wise error rate.
 
     Source: Holm, Scand. J. Stat. 6 (1979) 65.
     """

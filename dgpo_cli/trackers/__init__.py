@@ -1,1 +1,1 @@
-"""Trackers that a run is sent to, each through its own package: one small file a tracker."""
+"""Trackers of a run, each through its own package: one file per tracker."""

@@ -1,4 +1,4 @@
-"""Opens a tracker by its name; its package is imported only now."""
+"""Opens a tracker by its name, and only then imports its package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def open_tracker(name: TrackerName, run: TrackedRun) -> Tracker:
-    """Begin a run with a tracker, or go on with it."""
+    """Start or resume a run in a tracker."""
     match name:
         case "tensorboard":
             from dgpo_cli.trackers.tensorboard import TensorBoard

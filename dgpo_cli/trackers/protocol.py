@@ -1,4 +1,4 @@
-"""What a tracker is told, and what it needs to begin or to go on."""
+"""The interface of trackers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Literal, Protocol
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """A run as a tracker sees it.
+    """The run that a tracker records.
 
-    folder: the run folder. id: the same each time that the run goes on, and of no other run.
-    goes_on: whether the tracker has been told of this run before.
-    step: steps that are finished at the start; later ones that were told before are void.
+    folder: the run folder. id: unique, and kept when the run resumes.
+    resumes: whether the tracker has recorded this run before.
+    step: finished steps at the start; later ones recorded before are void.
     config: the settings by their dotted names; text: the same as TOML.
     """
 
@@ -22,7 +22,7 @@ class TrackedRun:
     project: str
     name: str
     id: str
-    goes_on: bool
+    resumes: bool
     step: int
     mode: Literal["auto", "online", "offline"]
     config: Mapping[str, Any]
@@ -30,22 +30,22 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """A tracker that is open. Any of its methods may raise anything: it is then left out."""
+    """An open tracker. Any of its methods may raise anything: the run then continues without it."""
 
-    takes_steps_again: bool
-    """Whether a step that is told a second time, after a resume, takes the place of the first."""
+    replaces_steps: bool
+    """Whether a step recorded again, after a resume, replaces the first record."""
 
     place: str
-    """Where the user finds it."""
+    """Where the user finds the run."""
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
-        """Take numbers by name, known after `step` steps."""
+        """Record numbers by name after `step` steps."""
         ...
 
     def words(self, step: int, name: str, text: str) -> None:
-        """Take a text, known after `step` steps."""
+        """Record a text after `step` steps."""
         ...
 
     def close(self, *, failed: bool) -> None:
-        """Write what is left. failed: the run did not end as it should."""
+        """Flush and close. failed: the run ended with an error."""
         ...

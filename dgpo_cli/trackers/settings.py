@@ -12,11 +12,12 @@ TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 
 class TrackSettings(Frozen):
-    """Where a run's numbers go besides its folder. Keys are never settings: the trackers have
-    their own places for them (wandb login, hf auth login)."""
+    """Where a run's metrics go besides its folder. API keys are never settings: the trackers store
+    them (wandb login, hf auth login)."""
 
     to: tuple[TrackerName, ...] = Field(
-        (), description='Any of "tensorboard", "wandb", "trackio"; each is an extra of its name.'
+        (),
+        description='Any of "tensorboard", "wandb", "trackio"; each needs the extra of its name.',
     )
     project: str = Field(
         "dgpo", pattern=r"^[\w.-]{1,100}$", description="Project of wandb and trackio."

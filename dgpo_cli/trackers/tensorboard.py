@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 class TensorBoard:
-    """Writes through torch.utils.tensorboard, which needs the package tensorboard alone."""
+    """Writes through torch.utils.tensorboard, which needs only the package tensorboard."""
 
-    takes_steps_again = True  # purge_step hides what an earlier part told of them
+    replaces_steps = True  # purge_step hides earlier records of them
 
     def __init__(self, run: TrackedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -20,17 +20,17 @@ class TensorBoard:
         folder = run.folder / "tensorboard"
         self.place = f"tensorboard --logdir {folder}"
         self._writer = SummaryWriter(str(folder), purge_step=run.step + 1)
-        if not run.goes_on:
+        if not run.resumes:
             self.words(run.step, "settings", run.text)
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            # The old style, in float32: every reader knows it, and purge_step works in all of them.
+            # The old style, in float32: all readers support it and its purge_step.
             self._writer.add_scalar(name, value, global_step=step)
         self._writer.flush()
 
     def words(self, step: int, name: str, text: str) -> None:
-        # Markdown: indented by four spaces, nothing in the text is obeyed.
+        # Markdown: four spaces make it a code block.
         code = "\n".join(f"    {line}" for line in text.splitlines())
         self._writer.add_text(name, code, global_step=step)
         self._writer.flush()

@@ -15,9 +15,9 @@ _REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 
 
 class Trackio:
-    """One run of trackio. Runs are gone on with by name, so the name has the run's id in it."""
+    """One run of trackio. It resumes by name, so the name contains the run's id."""
 
-    takes_steps_again = False  # a step that is told twice is there twice
+    replaces_steps = False  # a step recorded twice appears twice
 
     def __init__(self, run: TrackedRun) -> None:
         import trackio
@@ -44,19 +44,19 @@ class Trackio:
         import trackio
 
         with _quiet():
-            trackio.finish()  # not the run's own: that is finished once more at exit, aloud
+            trackio.finish()  # not self._run.finish(): trackio would finish again at exit and print
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """trackio greets on stdout, where our results go."""
+    """Silence trackio, which prints to stdout, where results go."""
     with redirect_stdout(io.StringIO()):
         yield
 
 
 @contextmanager
 def _without(names: tuple[str, ...]) -> Iterator[None]:
-    """Hide variables of the environment."""
+    """Unset environment variables for a while."""
     hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield

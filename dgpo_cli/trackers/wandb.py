@@ -1,4 +1,4 @@
-"""Weights & Biases; offline it writes into the run folder, for `wandb sync` later."""
+"""Weights & Biases; offline it writes to the run folder, for `wandb sync`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Wandb:
-    """One run of wandb, under an id that the run folder keeps."""
+    """One run of wandb, under the id in the run folder."""
 
-    takes_steps_again = False  # what was sent stays
+    replaces_steps = False  # sent steps stay
 
     def __init__(self, run: TrackedRun) -> None:
         import wandb
@@ -26,10 +26,9 @@ class Wandb:
         mode = None if run.mode == "auto" else run.mode
         disabled = run.mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"
         if not (offline or disabled) and wandb.api.api_key is None:
-            # wandb would ask for it on the terminal, and a run would wait for an answer.
-            raise ConfigError("no key of wandb here: wandb login, or track.mode=offline")
-        # Not silent about what is its own, but no lines of its own between ours, and no copy of
-        # what we print.
+            # wandb would ask for it on the terminal, and the run would wait.
+            raise ConfigError("no API key of wandb: run wandb login, or set track.mode=offline")
+        # No output of wandb between ours, and no copy of our output.
         settings = wandb.Settings(silent=True, console="off")
         self._run = wandb.init(
             project=run.project,
@@ -39,7 +38,7 @@ class Wandb:
             config=dict(run.config),
             allow_val_change=True,
             mode=mode,
-            resume=None if offline else "allow",  # offline there is nobody to ask; the id says it
+            resume=None if offline else "allow",  # offline, the id alone identifies the run
             settings=settings,
         )
         later = f"wandb sync {run.folder / 'wandb'}/offline-run-*-{run.id}"

@@ -66,7 +66,7 @@ class Tracking:
             run_id = (mine and mine.id) or secrets.token_hex(4)
             marks = {} if mine is None else dict(mine.told)
             try:
-                tracker = open_tracker(name, self._run(run_id, goes_on=mine is not None))
+                tracker = open_tracker(name, self._run(run_id, resumes=mine is not None))
             except Exception as error:  # third-party code, and no network is no reason to stop
                 self._lost(name, error, while_="starting")
                 continue
@@ -116,7 +116,7 @@ class Tracking:
         if not self._open:
             return
         for each in tuple(self._open):
-            if not each.tracker.takes_steps_again and step <= each.marks.get(kind, -1):
+            if not each.tracker.replaces_steps and step <= each.marks.get(kind, -1):
                 continue
             try:
                 send(each.tracker)
@@ -132,13 +132,13 @@ class Tracking:
         reason = without_logins(reason)[:300]
         tell(self._observer, f"{name} failed while {while_} and is off from here on: {reason}")
 
-    def _run(self, run_id: str, *, goes_on: bool) -> TrackedRun:
+    def _run(self, run_id: str, *, resumes: bool) -> TrackedRun:
         return TrackedRun(
             folder=self._folder.path,
             project=self._settings.project,
             name=self._settings.name or self._folder.path.resolve().name,
             id=run_id,
-            goes_on=goes_on,
+            resumes=resumes,
             step=self._step,
             mode=self._settings.mode,
             config={

@@ -235,7 +235,7 @@ def test_answers_that_are_lost_are_told_with_both_shares() -> None:
     lines = run(5) + run(10, first=6, outcome__correct=0.1, outcome__wrong=0.9)
     (found,) = diagnose(lines, facts=FACTS)
     assert found.key == "reward_fell"
-    assert "50% of the answers" in found.evidence and "10% are in steps 11 to 15" in found.evidence
+    assert "50% of the answers" in found.evidence and "10% in steps 11 to 15" in found.evidence
     assert "--set optim.lr=1e-07" in found.advice
 
 
@@ -337,8 +337,8 @@ def test_verdicts_that_mostly_run_out_of_time_are_told_after_two_steps_with_thei
     assert keys(run(1, **late)) == []
     (found,) = diagnose(run(2, **late), facts=FACTS)
     assert found.key == "verifier_timeout"
-    assert "75% of the checks ran into reward.timeout_s=5" in found.evidence
-    assert "192 of 256 per step, which costs about 4 min 0 s of every step" in found.evidence
+    assert "75% of the checks exceeded reward.timeout_s=5" in found.evidence
+    assert "192 of 256 per step cost about 4 min 0 s of every step" in found.evidence
     assert "reward.workers=4" in found.evidence
     assert keys(run(20) + run(2, first=21, **late)) == ["verifier_timeout"]
     assert keys(run(20) + run(1, first=21, **late)) == []
@@ -353,8 +353,8 @@ def test_crashes_are_not_mended_with_time() -> None:
     ("template", "advice"),
     [
         ("{problem}", "--set 'prompts.template={problem} Put the answer into \\boxed{}.'"),
-        ("It's {problem}", "ask in prompts.template"),
-        ("{problem}\nThink.", "ask in prompts.template"),
+        ("It's {problem}", "ask for the expected form"),
+        ("{problem}\nThink.", "ask for the expected form"),
     ],
 )
 def test_a_form_that_nothing_has_is_asked_for(template: str, advice: str) -> None:
@@ -370,7 +370,7 @@ def test_a_failure_of_many_kinds_is_told_with_its_kinds() -> None:
     )  # fmt: skip
     (found,) = diagnose(mixed, facts=FACTS)
     assert found.key == "no_signal"
-    assert "30% wrong, 40% cut off, 30% without an answer" in found.evidence
+    assert "30% wrong, 40% truncated, 30% without an answer" in found.evidence
 
 
 def test_steps_without_a_number_are_counted() -> None:

@@ -120,10 +120,10 @@ def test_measured_noise_is_believed_before_the_constant() -> None:
     assert found.key == "update_too_small" and "its noise is 1.0e-04" in found.evidence
     assert "of the answers" not in found.evidence  # it might, if it were not noise
     (found,) = diagnose(run(25, policy__hellinger_sq_mean=1e-8), facts=FACTS)
-    assert "changes <1% of the answers at most" in found.evidence
+    assert "changes at most <1% of the answers" in found.evidence
     assert "1% by step 100" in found.evidence and "noise" not in found.evidence
     (done,) = diagnose(run(100, policy__hellinger_sq_mean=1e-8), facts=FACTS)
-    assert done.evidence.endswith("<1% of the answers at most")
+    assert done.evidence.endswith("changes at most <1% of the answers")
     half = replace(FACTS, dtype="bfloat16", logprob_tolerance=0.12)
     assert keys(lines[1:], half) == ["update_too_small"]
     quiet = run(25, policy__hellinger_sq_mean=1e-5, noise__hellinger_sq_mean=1e-7)
@@ -174,9 +174,12 @@ def test_a_reward_that_stays_where_it_began_is_told() -> None:
     assert [keys(lines[:n]) for n in range(60)] == [[]] * 60
     (found,) = diagnose(lines, facts=FACTS)
     assert (found.key, found.step) == ("reward_flat", 70)
-    assert "50.0% of the answers were right in the first 20 steps" in found.evidence
+    assert "50.0% of the answers were correct in the first 20 steps" in found.evidence
     # Twice the error, 0.02 * sqrt(60 / 58) * sqrt(1 / 20 + 1 / 40), for 40 steps; and then 100.
-    assert "50.0% are in steps 31 to 70, 2.8 points more at most by step 100" in found.evidence
+    assert (
+        "50.0% in steps 31 to 70; at this pace at most 2.8 points more by step 100"
+        in found.evidence
+    )
     assert keys(lines, replace(FACTS, warmup_steps=11)) == []
     assert keys(lines, replace(FACTS, total_steps=141)) == []  # not yet half of it
 
@@ -244,9 +247,9 @@ def test_anything_else_that_is_wrong_is_told_instead() -> None:
 def test_what_to_change_depends_on_how_far_the_policy_has_come() -> None:
     (near,) = diagnose(moving(80, pace=0.004), facts=ADAPTER)
     assert near.key == "reward_flat" and near.advice.startswith("--set optim.lr=6e-05:")
-    assert "by which up to 31% of the answers may differ" in near.evidence
+    assert "which can change up to 31% of the answers" in near.evidence
     (far,) = diagnose(moving(80, pace=0.02), facts=ADAPTER)
-    assert far.advice.startswith("look with dgpo inspect --pair")
+    assert far.advice.startswith("check with dgpo inspect --pair")
     assert "--set rollout.prompts_per_step=32:" in far.advice
     (unknown,) = diagnose(run(80, policy__hellinger_sq_mean=None), facts=ADAPTER)
     assert unknown.advice.startswith("--set optim.lr=6e-05:")

@@ -51,8 +51,8 @@ def test_nothing_is_said_before_the_policy_has_moved_or_where_nothing_is_known()
 @pytest.mark.parametrize(
     ("step", "noise_floor", "end"),
     [
-        (metrics(0.99999), 1e-12, "effective fraction 0.99999; see credit.target_ess"),
-        (metrics(0.99999994), None, "effective fraction 0.9999999; see credit.target_ess"),
+        (metrics(0.99999), 1e-12, "effective token fraction 0.99999; see credit.target_ess"),
+        (metrics(0.99999994), None, "effective token fraction 0.9999999; see credit.target_ess"),
         (
             metrics(0.99999, p99=1e-5),
             6e-5,
@@ -61,9 +61,8 @@ def test_nothing_is_said_before_the_policy_has_moved_or_where_nothing_is_known()
         (
             metrics(1.0, largest=5e-10, p99=0.0),
             6e-5,
-            "effective fraction 1.00000; d (0 at 99% of the tokens) is within its noise (6.0e-05): "
-            "the "
-            "policy has hardly moved",
+            "effective token fraction 1.00000; d (0 at 99% of the tokens) is within its noise "
+            "(6.0e-05): the policy has hardly moved",
         ),
         (
             metrics(0.9995, **{"credit/held_by_noise": 0.75, "credit/held_by_cap": 0.1}),
@@ -78,7 +77,7 @@ def test_nothing_is_said_before_the_policy_has_moved_or_where_nothing_is_known()
         (
             metrics(0.999, **{"credit/held_by_noise": 0.0}),  # a target of 0.999
             1e-12,
-            "effective fraction 0.99900; see credit.target_ess",
+            "effective token fraction 0.99900; see credit.target_ess",
         ),
     ],
 )

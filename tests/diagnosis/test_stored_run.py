@@ -137,7 +137,7 @@ FAULTS = {
     # Nobody reads the texts: they may be short.
     "reward_flat": Fault(
         62, ("rollout.max_completion_tokens=16",), _lottery,
-        advice="look with dgpo inspect --pair",
+        advice="check with dgpo inspect --pair",
     ),
 }  # fmt: skip
 
@@ -305,7 +305,7 @@ def test_a_resumed_run_goes_on_with_its_window(tmp_path: Path) -> None:
         ["truncated"],
         ["truncated"],
     ]
-    assert sum("cut off before" in event for event in second.events) == 1
+    assert sum("truncated before" in event for event in second.events) == 1
 
 
 def watch(tmp_path: Path) -> Watch:
@@ -392,4 +392,4 @@ def test_what_its_cause_covers_is_not_told_to_have_gone(tmp_path: Path) -> None:
     notes = [watched.add(n, fell).notes for n in range(40, 60)]
     assert [each.key for each in watched.current] == ["reward_fell"]
     told, gone = [note for each in notes for note in each]
-    assert "worse than it began" in told and gone.startswith("no longer")
+    assert "worse than at the start" in told and gone.startswith("resolved since")

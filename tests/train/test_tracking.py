@@ -25,7 +25,7 @@ from tests.train.test_train import SMALL
 class Notebook:
     """A tracker that writes down what it is told, and breaks where it is told to."""
 
-    takes_steps_again = False
+    replaces_steps = False
     place = "here"
 
     def __init__(self, run: TrackedRun, *, breaks: str = "") -> None:
@@ -108,7 +108,7 @@ def test_a_resumed_run_keeps_its_id_and_tells_no_step_twice(
     desk.part(tmp_path, after=0, to=5)
     desk.part(tmp_path, after=3, to=7)
     first, second = desk.opened["wandb"]
-    assert (first.run.id, first.run.goes_on, second.run.goes_on) == (second.run.id, False, True)
+    assert (first.run.id, first.run.resumes, second.run.resumes) == (second.run.id, False, True)
     assert [step for step, _ in first.told + second.told] == [1, 2, 3, 4, 5, 6, 7]
     (other, _) = desk.opened["trackio"]
     assert other.run.id != first.run.id
@@ -210,4 +210,4 @@ def test_damaged_marks_begin_a_new_run_and_it_is_said(
     desk.part(tmp_path, after=2, to=3)
     assert said in desk.events[0] and "begin a new run" in desk.events[0]
     (notebook,) = desk.opened["wandb"]
-    assert not notebook.run.goes_on and [step for step, _ in notebook.told] == [3]
+    assert not notebook.run.resumes and [step for step, _ in notebook.told] == [3]

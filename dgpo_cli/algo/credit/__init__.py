@@ -1,4 +1,4 @@
-"""Credit rules: one file each, one line each in the union."""
+"""Credit rules: one file and one line in the union each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The credit rule of DGPO: weight by how far the policy has moved and how unsure it is."""
+"""The credit rule of DGPO: weight by distance from the reference and by entropy."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from dgpo_cli.core.types import Credit, TokenStats
 
-# The smallest temperature that is not 0 in float32 by a wide margin; below, weights are the same.
+# The smallest tau, far above 0 in float32; a smaller one gives the same weights.
 _SMALLEST_TAU = 1e-30
 
 
 def entropy_gate(entropy: Tensor, *, vocab_size: int) -> Tensor:
-    """Return h = entropy / log V, entropy in nats, held to [0, 1]; a vocabulary of one has 0."""
+    """Return h = entropy / log V, entropy in nats, clamped to [0, 1]; 0 for V = 1."""
     if vocab_size < 2:
         return entropy.new_zeros(entropy.shape)
     return (entropy / math.log(vocab_size)).clamp(0.0, 1.0)
@@ -28,8 +28,8 @@ def entropy_gate(entropy: Tensor, *, vocab_size: int) -> Tensor:
 class DgpoCredit(Frozen):
     """w = T * softmax(d * h^kappa / tau). Source: arXiv 2605.03327.
 
-    The paper's tau is fixed. With `target_ess` it is found instead, so that the weights are as
-    uneven as they are meant to be, however small the distances; see target.py.
+    The paper's tau is fixed. With `target_ess` it is found from the effective token fraction,
+    however small the distances; see target.py.
     """
 
     needs_reference: ClassVar[bool] = True
@@ -38,33 +38,33 @@ class DgpoCredit(Frozen):
     tau: float = Field(
         0.5,
         gt=0,
-        description="Temperature of the weights; larger is closer to GRPO's. Not looked at with "
-        "target_ess.",
+        description="How strongly scores turn into weights; larger is closer to GRPO. Ignored "
+        "with target_ess.",
     )
     kappa: float = Field(1.0, ge=0, description="Power of the entropy gate; 0 switches it off.")
     target_ess: float | None = Field(
         None,
         ge=0.01,
         le=0.999,
-        description="Effective fraction of the tokens, (sum w)^2 / (T sum w^2), that tau is found "
-        "for; unset: tau is fixed, as in the paper.",
+        description="Effective token fraction, (sum w)^2 / (T sum w^2), that sets tau; unset: tau "
+        "is fixed, as in the paper.",
     )
     target_ess_over: Literal["completion", "batch"] = Field(
         "completion",
-        description="With target_ess: a tau for each completion, or one for the mean over the "
+        description="With target_ess: one tau per completion, or one for the mean over the "
         "completions of a step, which costs a second forward pass.",
     )
     max_weight: float = Field(
         10.0,
         gt=1,
-        description="With target_ess: tau is raised until no weight is above this; GRPO's are 1.",
+        description="With target_ess: tau is raised until no weight exceeds this; GRPO's are 1.",
     )
     noise_every: int = Field(
         20,
         ge=0,
         description="Steps between measurements of the noise floor of the distance: two forward "
-        "passes over an eighth of the completions, at most 8. target_ess keeps tau above it, and d "
-        "near it is marked. 0: at the first step only.",
+        "passes over an eighth of the completions, at most 8. target_ess keeps tau above it, and "
+        "d near it is marked. 0: only at the first step.",
     )
 
     @property
@@ -77,9 +77,9 @@ class DgpoCredit(Frozen):
     ) -> Credit:
         """Return scores and weights, without gradient.
 
-        mask: bool [B, T]. vocab_size: width of the logits. rows: bool [B], those that a tau of
-        the whole batch is found on; None: all. Equal scores in a row give weights of exactly 1; a
-        row without tokens has zeros.
+        mask: bool [B, T]. vocab_size: width of the logits. rows: bool [B], those that set a tau
+        of the whole batch; None: all. Equal scores in a row give weights of exactly 1; a row
+        without tokens has zeros.
         """
         import torch
 
@@ -91,7 +91,7 @@ class DgpoCredit(Frozen):
             distance = stats.hellinger_sq.float()
             gate = entropy_gate(stats.entropy.float(), vocab_size=vocab_size).pow(self.kappa)
             scores = masked_values(distance * gate, mask)
-            # The row's largest is taken off before the division: no tau, however small, overflows.
+            # The row's largest score is subtracted first, so that no tau overflows, however small.
             peak = masked_max(scores, mask, dim=1).unsqueeze(1)
             if self.target_ess is None:
                 weights = _weights(scores - peak, mask, tau=max(self.tau, _SMALLEST_TAU))

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 class EntropyCredit(Frozen):
     """w = T * H / sum H over the completion's own tokens, H the policy's entropy.
 
-    Takes from GTPO (Group Token Policy Optimization, arXiv 2508.04349) that unsure tokens get
-    more of the credit, in proportion to their entropy. It is not GTPO, which shares a bonus on
-    the reward among the completions of a group at the same position, weights wrong completions
-    by the inverse entropy, and normalises right and wrong ones apart.
+    From GTPO (Group Token Policy Optimization, arXiv 2508.04349) it takes credit in proportion to
+    a token's entropy. It is not GTPO, which shares a bonus on the reward among the completions of
+    a group at the same position, weights wrong completions by the inverse entropy, and normalises
+    correct and wrong ones separately.
     """
 
     needs_reference: ClassVar[bool] = False

@@ -1,13 +1,13 @@
-"""Finds the tau under which credit is as concentrated as it was asked to be.
+"""Finds the tau that gives credit the target effective token fraction.
 
-The effective fraction of a completion, (sum w)^2 / (T sum w^2), grows with tau, and its largest
-weight falls: in b = 1 / tau, log(sum w)^2 - log(sum w^2) is 2 L(b) - L(2b) for the convex
+The effective token fraction of a completion, (sum w)^2 / (T sum w^2), grows with tau, and its
+largest weight falls: in b = 1 / tau, log(sum w)^2 - log(sum w^2) is 2 L(b) - L(2b) for the convex
 L(b) = log sum exp(b s), whose slope at 2b is at least that at b. So there is one smallest tau with
 a fraction of at least the target, and one with no weight above the cap, and bisection finds them.
-A cap is held by a larger tau and not by cutting weights off: their mean stays 1, and their order is
-still that of the scores.
+The cap raises tau instead of clipping weights: their mean stays 1 and their order that of the
+scores.
 
-Below a floor tau does not go, where rounding would be taken for a signal. sqrt(d) is a metric, so
+Tau has a floor, below which rounding would pass for signal. sqrt(d) is a metric, so
 policies that are a distance e apart by rounding alone have sqrt(d) at most sqrt(e) apart: d is
 known to 2 sqrt(d e) + e, and the score to h^kappa times that. The floor is the tau under which this
 moves no score / tau of the completion by more than NOISE_SHARE.
@@ -25,23 +25,23 @@ from dgpo_cli.core.types import LIMITS
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What noise may move log w by, in score / tau.
+# Most that noise may move log w.
 NOISE_SHARE = 0.05
-# The noise of d where nobody has measured it: that of a model in float32.
+# The noise of d if not measured: that of a model in float32.
 ASSUMED_NOISE = 1e-12
 # 1 where the distances of a step are as much rounding as distance.
 IS_NOISE = "policy/hellinger_sq_is_noise"
-# Floors up to which the 99% quantile of d is told to be noise. SmolLM2 under bfloat16: at 4 floors
+# Floors up to which the 99% quantile of d counts as noise. SmolLM2 under bfloat16: at 4 floors
 # d and the true distance have a correlation of 0.65, at 18 of 0.94 (benchmarks/noise.py).
 NEAR = 5.0
 
-# Stands for no floor at all: no noise, or a closed gate and a score of 0 at every token.
+# Stands for no floor: no noise, or a closed gate and a score of 0 at every token.
 _SMALLEST = 1e-30
 _HALVINGS = 40
 
 
 def is_noise(distance: float, *, noise_floor: float | None) -> bool:
-    """Whether distances are near what rounding makes; distance: their 99% quantile.
+    """Whether distances are close to rounding; distance: their 99% quantile.
 
     Distances of exactly 0 are not noise: the models are equal.
     """
@@ -50,7 +50,7 @@ def is_noise(distance: float, *, noise_floor: float | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is asked of the weights. whole: one tau for all rows, whose mean has this fraction."""
+    """Targets of the weights. whole: one tau for all rows; the mean of their fractions counts."""
 
     fraction: float
     max_weight: float
@@ -59,7 +59,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class FoundTau:
-    """A tau a row and what held it up; see core.types.Credit."""
+    """The tau of each row and what limited it; see core.types.Credit."""
 
     tau: Tensor  # float64 [B], NaN where no tau makes a difference
     limit: Tensor  # int64 [B], index into LIMITS
@@ -80,12 +80,12 @@ def find_tau(
     *,
     floor: Tensor,  # [B], the least tau that noise allows
     target: Target,
-    rows: Tensor | None,  # bool [B], those that a tau of all rows is found on; None: all
+    rows: Tensor | None,  # bool [B], those that set a tau of all rows; None: all
 ) -> FoundTau:
-    """Return the smallest tau that keeps to the target, the cap and the floor.
+    """Return the smallest tau that meets the target, the cap and the floor.
 
-    Cap and floor are each row's own: where there is one tau for all, they hold only the rows up
-    that need it, and the others make up for them in the mean.
+    Cap and floor are each row's own: with one tau for all, they raise only the rows that need it,
+    and the others compensate in the mean.
     """
     import torch
 

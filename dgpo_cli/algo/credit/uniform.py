@@ -23,7 +23,7 @@ class UniformCredit(Frozen):
     def credit(
         self, stats: TokenStats, mask: Tensor, *, vocab_size: int, rows: Tensor | None = None
     ) -> Credit:
-        """Return scores 0 and, where `mask` (bool [B, T]) is True, weights 1."""
+        """Return scores of 0, and weights of 1 on the mask (bool [B, T])."""
         import torch
 
         from dgpo_cli.core.types import Credit
