@@ -111,14 +111,14 @@ def make_model(recipe: Recipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
 
 def work_with_slips(
     rng: random.Random, postfix: sums.Postfix, *, slip: float
-) -> tuple[sums.Step, ...]:
+) -> tuple[sums.SumStep, ...]:
     """Work `postfix` through, getting each result wrong with probability `slip`.
 
     Later steps go on from the wrong value; where one leaves 0..999, all is drawn again.
     """
     while True:
         stack: list[int] = []
-        steps: list[sums.Step] = []
+        steps: list[sums.SumStep] = []
         for item in postfix:
             if isinstance(item, int):
                 stack.append(item)
@@ -128,7 +128,7 @@ def work_with_slips(
             if rng.random() < slip:
                 result += rng.choice((-1, 1)) * rng.choice(SLIPS)
             stack.append(result)
-            steps.append(sums.Step(left, item, right, result))
+            steps.append(sums.SumStep(left, item, right, result))
         if all(0 <= step.result <= sums.MAX_VALUE for step in steps):
             return tuple(steps)
 

@@ -48,7 +48,7 @@ class Command(TyperCommand):
         return rest
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """Several commands, with the help that lists them."""
 
     def get_help(self, ctx: Any) -> str:

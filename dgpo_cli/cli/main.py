@@ -12,7 +12,7 @@ import typer
 from dgpo_cli import __version__
 from dgpo_cli.cli import completion
 from dgpo_cli.cli.check import check
-from dgpo_cli.cli.commands import Command, Group, Guard, take_debug
+from dgpo_cli.cli.commands import Command, CommandGroup, Guard, take_debug
 from dgpo_cli.cli.eval import compare, evaluate, regrade
 from dgpo_cli.cli.inspect import inspect
 from dgpo_cli.cli.machine import doctor, plan
@@ -30,7 +30,7 @@ from dgpo_cli.ui import console
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
-class Root(Group):
+class Root(CommandGroup):
     """The group of all commands; runs them under a Guard and takes --debug anywhere."""
 
     def main(
@@ -129,4 +129,4 @@ _COMMANDS: dict[str, dict[str, tuple[Callable[..., None], str]]] = {
 for _panel, _group in _COMMANDS.items():
     for _name, (_function, _short) in _group.items():
         app.command(_name, cls=Command, short_help=_short, rich_help_panel=_panel)(_function)
-app.add_typer(preset_app, name="preset", cls=Group, rich_help_panel="Settings")
+app.add_typer(preset_app, name="preset", cls=CommandGroup, rich_help_panel="Settings")

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from dgpo_cli.cli import completion, options
-from dgpo_cli.cli.commands import Command, Group
+from dgpo_cli.cli.commands import Command, CommandGroup
 from dgpo_cli.cli.help import OUTPUT, READ, entry, wrapped
 from dgpo_cli.config import presets
 from dgpo_cli.core.errors import ConfigError
@@ -67,10 +67,10 @@ def settings(
         options.one_of(given, why="")
     resolved = None
     if run is not None:
-        from dgpo_cli.config.dump import told_again
+        from dgpo_cli.config.dump import with_stored_sources
 
         resolved = options.resolve_run(run, overrides=overrides)
-        resolved = told_again(resolved, run / "settings.toml")
+        resolved = with_stored_sources(resolved, run / "settings.toml")
     elif preset or config or overrides:
         resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags={})
     from dgpo_cli.config.reference import find
@@ -177,7 +177,9 @@ def _listed(found: Sequence[Setting]) -> Iterator[Text]:
             yield line
 
 
-preset_app = typer.Typer(help="List, show or copy the presets that ship with dgpo.", cls=Group)
+preset_app = typer.Typer(
+    help="List, show or copy the presets that ship with dgpo.", cls=CommandGroup
+)
 Destination = Annotated[
     Path,
     typer.Argument(

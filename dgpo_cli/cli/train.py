@@ -191,12 +191,12 @@ def _nothing_to_draw(
 ) -> bool:
     """Whether all steps are done. Raises what refuses the run, before a view is opened."""
     from dgpo_cli.runs.run_folder import RunFolder
-    from dgpo_cli.train.resume import look
+    from dgpo_cli.train.resume import standing_of
 
     folder = RunFolder(out)
     if not folder.settings_file.exists():  # a new run
         return False
-    return look(
+    return standing_of(
         folder,
         resolved=resolved,
         resume=resume,

@@ -26,7 +26,7 @@ _NO_NAMES = ("", "none", "auto", "off", "on")  # say nothing without their setti
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class SettingDifference:
     """A setting with two values, each as TOML holds it; None: unset, or the variant has none.
 
     change: what it means for a run that has begun. learnt: whether it affects what is learnt.
@@ -39,7 +39,7 @@ class Difference:
     learnt: bool
 
 
-def differences(old: Resolved, new: Resolved) -> tuple[Difference, ...]:
+def differences(old: Resolved, new: Resolved) -> tuple[SettingDifference, ...]:
     """Return the settings that are not equal, in the order of the tree.
 
     If a section has another variant, that is the difference: settings that only one of the
@@ -55,7 +55,7 @@ def differences(old: Resolved, new: Resolved) -> tuple[Difference, ...]:
             change = _change(key, new.settings)
             # More steps are always allowed, but a schedule of the learning rate ends with them.
             ends = key == "train.steps" and new.settings.optim.schedule != "constant"
-            found.append(Difference(key, x, y, change, ends or change != Change.FREE))
+            found.append(SettingDifference(key, x, y, change, ends or change != Change.FREE))
     return tuple(found)
 
 
@@ -121,7 +121,7 @@ def run_name(name: str, *, recipe: Resolved, resolved: Resolved) -> str:
     return f"{short}-{_hash([[each.setting, each.new] for each in found])}"
 
 
-def _part(difference: Difference) -> str:
+def _part(difference: SettingDifference) -> str:
     """Return a difference as a part of a file name: uniform, lr1e-5, dynamic_sampling."""
     key, value = difference.setting, difference.new
     *_, outer, leaf = ("", *key.split("."))

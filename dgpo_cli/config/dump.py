@@ -12,7 +12,7 @@ from dgpo_cli.core.errors import without_logins
 from dgpo_cli.core.refusal import shown
 
 
-class Row(NamedTuple):
+class SettingRow(NamedTuple):
     """One setting as --dry-run shows it."""
 
     key: str
@@ -27,10 +27,10 @@ def storable(value: Any) -> Any:
     return without_logins(value) if isinstance(value, str) else value
 
 
-def describe(resolved: Resolved) -> list[Row]:
+def describe(resolved: Resolved) -> list[SettingRow]:
     """Return every setting with its value and the layer it came from, in the order of the tree."""
     return [
-        Row(key, "(unset)" if value is None else shown(value), resolved.sources[key])
+        SettingRow(key, "(unset)" if value is None else shown(value), resolved.sources[key])
         for key, value in flatten(resolved.settings).items()
     ]
 
@@ -62,7 +62,7 @@ def dump_toml(resolved: Resolved) -> str:
     return tomlkit.dumps(document)
 
 
-def told_again(resolved: Resolved, file: Path) -> Resolved:
+def with_stored_sources(resolved: Resolved, file: Path) -> Resolved:
     """Return settings of a file with the layers that `dump_toml` named in it as their sources.
 
     A value without a comment is a default there; another comment says nothing of a layer.

@@ -45,7 +45,7 @@ def _likeness(key: str, name: str) -> float:
     return difflib.SequenceMatcher(None, key, name).ratio()
 
 
-def foreign_key(key: str, *, source: str, prefix: str, tag: str, choice: Choice) -> str:
+def key_of_another_variant(key: str, *, source: str, prefix: str, tag: str, choice: Choice) -> str:
     """Say that a setting belongs to another variant of its section than the chosen one."""
     name = key.removeprefix(f"{prefix}.")
     owners = [v for v, model in choice.variants.items() if name in model.model_fields]

@@ -183,7 +183,7 @@ class _Stack:
         others = {name for model in choice.variants.values() for name in model.model_fields}
         foreign = [name for name in tree if name in others and name not in own]
         self.errors += [
-            explain.foreign_key(
+            explain.key_of_another_variant(
                 f"{prefix}.{name}", source=source, prefix=prefix, tag=tag, choice=choice
             )
             for name in foreign

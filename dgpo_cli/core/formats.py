@@ -231,7 +231,7 @@ class TrainerState:
 
 
 @dataclass(frozen=True, slots=True)
-class CarriedGroup:
+class PendingGroup:
     """A group that waits for the next step.
 
     old_logprobs: of every completion's tokens, by the trainer, under the sampling weights.
@@ -313,14 +313,14 @@ TRACKERS: Format[dict[str, TrackerMark]] = Format(
 STATE = Format(
     TrainerState, name="state", what="state.json of a checkpoint", version=2, closed=True
 )
-CARRIED: Format[tuple[CarriedGroup, ...]] = Format(
-    tuple[CarriedGroup, ...], name="carried", what="carried.json of a checkpoint"
+PENDING: Format[tuple[PendingGroup, ...]] = Format(
+    tuple[PendingGroup, ...], name="carried", what="carried.json of a checkpoint"
 )
-WAITING = Format(
+PREFETCHED = Format(
     PrefetchedBatch, name="waiting", what="waiting.json of a checkpoint", stamp="format"
 )
 
 FORMATS: tuple[Format[Any], ...] = (
     *(ROLLOUT, TRAINED, SAMPLE, METRICS, EVAL, CHANGE, CARD, EVALUATION),
-    *(TRACKERS, STATE, CARRIED, WAITING),
+    *(TRACKERS, STATE, PENDING, PREFETCHED),
 )

@@ -1,4 +1,4 @@
-"""What a batch says of its sampler, its age and its layout, and what its updates did."""
+"""Metrics of a batch: its sampler, its lag, its layout and its updates."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sampler_metrics(groups: Sequence[ScoredGroup], batch: Batch) -> StepMetrics:
 
 
 def lag_metrics(groups: Sequence[ScoredGroup], batch: Batch, *, policy_version: int) -> StepMetrics:
-    """Say how old the completions are, and how far the policy has moved on the drawn tokens.
+    """Return the lag of the completions, and how far the policy has moved on their tokens.
 
     rollout/lag: optimiser updates between the weights that sampled and those that are trained,
     the mean over completions. Both log-probabilities behind off_policy/stale_* are the trainer's,
@@ -51,11 +51,10 @@ def lag_metrics(groups: Sequence[ScoredGroup], batch: Batch, *, policy_version: 
 
 
 def layout_metrics(policy: Policy, batch: Batch, *, recipe: Recipe) -> StepMetrics:
-    """Return the shares of tokens that are not computed; 0 where the model cannot be packed.
+    """Return the shares of tokens that are not computed; 0 if the model cannot be packed.
 
-    batch/padding_saved: of a padded batch's tokens, those that would be padding.
-    batch/prompts_saved: of all prompts' and completions' tokens, those of a prompt that is computed
-    with another completion.
+    batch/padding_saved: of the tokens of a padded batch, those that would be padding.
+    batch/prompts_saved: of all tokens, those of prompts that are computed with another completion.
     """
     even_length = policy.even_length
     if even_length is None:

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder is complete or it does not exist.
+"""Checkpoints: a folder is complete or does not exist.
 
 A checkpoint is the model or adapter in the ecosystem's own format, the tokenizer, `trainer.pt`
 (optimiser and random generators), `state.json` (counters) and `SHA256SUMS`. It is written to a
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _WITHOUT_DIGESTS = 1
 
-# What torch.load raises for a broken file, and what taking a wrong structure apart raises.
+# Errors of torch.load for a broken file, and of reading a wrong structure.
 _UNREADABLE = (
     OSError,
     RuntimeError,
@@ -59,7 +59,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint to `folder`, which must not exist.
 
-    texts: more files of it, by name.
+    texts: more files, by name.
 
     Raises:
         CheckpointError: it could not be written (a full disk, say); nothing is left behind.
@@ -100,15 +100,15 @@ def load_state(folder: Path) -> TrainerState:
 
 
 def check_checkpoint(folder: Path, *, optimizer: bool = True) -> bool:
-    """Make sure that a checkpoint is as it was written.
+    """Check that a checkpoint is as it was written.
 
-    optimizer: whether the optimiser's state is read as well.
+    optimizer: read the optimiser's state too.
 
     Returns:
-        Whether there were digests to tell; checkpoints of earlier versions have none.
+        Whether it has digests; checkpoints of earlier versions do not.
 
     Raises:
-        CheckpointError: a file is missing, empty, cut short or changed; the message names it.
+        CheckpointError: a file is missing, empty, truncated or changed; the message names it.
         UnreadableError: the system does not let us read one.
     """
     if has_digests(folder):
@@ -121,7 +121,7 @@ def check_checkpoint(folder: Path, *, optimizer: bool = True) -> bool:
 
 
 def load_trainer(folder: Path, *, optimizer: torch.optim.Optimizer) -> None:
-    """Put the optimiser and every random generator back as the checkpoint had them.
+    """Restore the optimiser and every random generator from a checkpoint.
 
     Raises:
         CheckpointError: the file is missing, broken or of another model.

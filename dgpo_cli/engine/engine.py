@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 TokenLogprobs = tuple[float, ...]
 
 _PROMPT_END = 256  # tokens in which a chat template opens the assistant's turn
-_PROBLEM_END = 64  # characters of the user's last turn that it is found behind
+_PROBLEM_END = 64  # characters at the end of the user's last turn that mark where it begins
 
 
 class Engine:
-    """Holds the policy, the sampler and the grader, and counts the optimiser updates.
+    """The policy, the sampler, the grader and the optimiser, with a count of the updates.
 
-    Any part may be missing for a command that does not need it: without a grader `score` cannot
-    be called, and so on. `training_engine` and `sampling_engine` build one from settings. As a
+    A command leaves out the parts that it does not need: without a grader `score` cannot be
+    called, and so on. `training_engine` and `sampling_engine` build one from settings. As a
     context it ends the workers of its grader.
 
     Example:
@@ -86,8 +86,8 @@ class Engine:
         if self.grader is not None:
             self.grader.close()
 
-    def twin(self, settings: Settings, *, grader: Grader) -> Engine:
-        """Return an engine under other settings on the same policy and sampler, to evaluate."""
+    def with_settings(self, settings: Settings, *, grader: Grader) -> Engine:
+        """Return an engine with other settings on the same policy and sampler, to evaluate."""
         return Engine(
             settings,
             policy=self.policy,
@@ -97,13 +97,13 @@ class Engine:
         )
 
     def resume_at(self, *, policy_version: int) -> None:
-        """Go on counting from a checkpoint's updates."""
+        """Continue the count of updates from a checkpoint's."""
         self.policy_version = policy_version
         if self.sampler is not None:
             self.sampler.sync(policy_version=policy_version)
 
     def prompt_length(self, prompt: Prompt) -> int:
-        """Return how many tokens the prompt has under the policy's template."""
+        """Return the number of tokens of a prompt under the policy's template."""
         return len(self.encode(prompt))
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
@@ -113,11 +113,11 @@ class Engine:
             ConfigError: the model has no embedding for one of them.
         """
         ids = encode_prompt(self.policy.tokenizer, prompt)
-        foreign = next((i for i in ids if i >= self.policy.embeddings), None)
-        if foreign is not None:
-            token = self.policy.tokenizer.convert_ids_to_tokens(foreign)
+        beyond = next((i for i in ids if i >= self.policy.embeddings), None)
+        if beyond is not None:
+            token = self.policy.tokenizer.convert_ids_to_tokens(beyond)
             raise ConfigError(
-                f"{prompt.source}: prompt {prompt.id!r} has token id {foreign} ({token!r}), but "
+                f"{prompt.source}: prompt {prompt.id!r} has token id {beyond} ({token!r}), but "
                 f"the model has {self.policy.embeddings} token embeddings; give a model.path whose "
                 "tokenizer and chat template are the model's own"
             )
@@ -152,7 +152,7 @@ class Engine:
     def _marked(
         self, prompt: Prompt, ids: Sequence[int], completions: tuple[Completion, ...]
     ) -> tuple[Completion, ...]:
-        """Say of each completion whether its prompt left a thought open."""
+        """Mark the completions if their prompt left a thought open."""
         end = self.policy.tokenizer.decode(list(ids[-_PROMPT_END:]), skip_special_tokens=False)
         if not ends_in_thought(str(end), problem=prompt.text.strip()[-_PROBLEM_END:]):
             return completions
@@ -192,22 +192,21 @@ class Engine:
         groups: Sequence[ScoredGroup],
         *,
         every_distance: bool = False,
-        carried: Sequence[TokenLogprobs] = (),
+        old_logprobs: Sequence[TokenLogprobs] = (),
     ) -> Batch:
         """Pad the completions, compute their token statistics and their credit weights.
 
         Completions without an advantage do not move the policy: the reference does not run on
-        them and their distance is left at 0, which gives them even weights.
+        them, their distance stays 0 and all their weights are 1.
 
-        With an optimiser, the forward pass that measures the completions of the first update is
-        also the one that is trained on: its gradient waits for `update`, if that gets this
-        batch next.
+        With an optimiser, the forward pass that measures the completions of the first update also
+        trains on them: its gradient waits for `update`, if that gets this batch next.
 
         Args:
             groups: as many completions of each prompt as `rollout.group_size` says, to train.
-            every_distance: run the reference on every completion all the same, to look at it.
-            carried: old_logprobs of the completions of the first groups, which earlier weights
-                sampled: measured under those, so that their ratio does not start at 1. All other
+            every_distance: run the reference on every completion all the same, to record it.
+            old_logprobs: of the completions of the first groups, which earlier weights sampled:
+                measured under those, so that their ratio does not start at 1. All other
                 statistics are the present policy's.
         """
         import torch
@@ -232,11 +231,15 @@ class Engine:
                 ),
                 counted=self._counted(groups),
                 noise_floor=self.noise_floor,
-                carried=pad_values(carried, mask=rows.mask[: len(carried)]) if carried else None,
+                old_logprobs=(
+                    pad_values(old_logprobs, mask=rows.mask[: len(old_logprobs)])
+                    if old_logprobs
+                    else None
+                ),
             )
 
     def logprobs(self, groups: Sequence[Group | ScoredGroup]) -> list[TokenLogprobs]:
-        """Return the policy's log-probabilities now of the tokens of every completion, in nats."""
+        """Return the present policy's log-probabilities of every completion's tokens, in nats."""
         from dgpo_cli.policy.batching import pad_rows
         from dgpo_cli.policy.scoring import token_stats
 
@@ -257,12 +260,12 @@ class Engine:
         return [tuple(row[: len(ids)]) for row, (_, ids) in zip(found, pairs, strict=True)]
 
     def measure_noise(self, groups: Sequence[ScoredGroup], *, number: int) -> StepMetrics:
-        """Measure the noise floor of the distance, for this batch and those to come, if it is time.
+        """Measure the noise floor of the distance, on a few completions, if it is due.
 
-        On a few completions; a rule that does not look at the distance is not made to pay.
+        It holds for this batch and those after it. A rule that does not use the distance does not
+        pay for it.
 
-        Args:
-            number: number of the step, from 1.
+        number: number of the step, from 1.
         """
         from dgpo_cli.engine.noise import noise_metrics, noise_of_distance, noise_pairs
 
@@ -323,7 +326,7 @@ class Engine:
     def sync(self) -> None:
         """Hand the policy's weights to the sampler."""
         if self.sampler is not None:
-            # One that samples with the policy itself has nothing to take over.
+            # A sampler that uses the policy itself has nothing to copy.
             name = "sync" if isinstance(self.sampler, RemoteSampler) else "update"
             with self._watch.phase(name):
                 self.sampler.sync(policy_version=self.policy_version)
@@ -335,24 +338,22 @@ class Engine:
         batch: Batch,
         sampled: Sequence[ScoredGroup] | None = None,
     ) -> StepMetrics:
-        """Return everything that is known of a rollout and its batch before the update.
+        """Return the metrics of a rollout and its batch, before the update.
 
         Args:
             groups: those of the batch.
-            sampled: all that were drawn in this step, which rewards, outcomes and lengths are of;
-                None: those of the batch.
+            sampled: all groups that this step drew, for rewards, outcomes and lengths; None: those
+                of the batch.
         """
         from dgpo_cli.algo.summary import credit_metrics
         from dgpo_cli.engine.batch_metrics import lag_metrics, layout_metrics, sampler_metrics
 
         distance = self._learning.measures_distance(self.settings.credit)
-        dynamic = self.settings.rollout.dynamic_sampling
+        drawn = groups if sampled is None else sampled
         return {
-            **rollout_metrics(groups if sampled is None else sampled),
-            **split_metrics(groups if sampled is None else sampled, dynamic_sampling=dynamic),
-            **overlong_metrics(
-                groups if sampled is None else sampled, masks=self.settings.loss.mask_truncated
-            ),
+            **rollout_metrics(drawn),
+            **split_metrics(drawn, dynamic_sampling=self.settings.rollout.dynamic_sampling),
+            **overlong_metrics(drawn, masks=self.settings.loss.mask_truncated),
             **credit_metrics(
                 batch.stats,
                 batch.credit,
@@ -377,7 +378,7 @@ class Engine:
 
     @property
     def _learning(self) -> Learner:
-        # Made when it is asked for: sampling and scoring need none of it.
+        # Built on first use: sampling and scoring do not need it.
         from dgpo_cli.engine.learn import Learner
 
         if self._learner is None:
@@ -410,7 +411,7 @@ class Engine:
 
 
 def _settle(policy: Policy) -> Callable[[], None]:
-    """Return what waits for the policy's device, so that times are of work that is done."""
+    """Return a function that waits for the policy's device, so that times include its work."""
     if policy.device.type != "cuda":
         return lambda: None
     import torch

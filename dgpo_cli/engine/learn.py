@@ -1,19 +1,19 @@
-"""Learning from a batch: it is measured, and the policy is updated on it, once or several times.
+"""Learning from a batch: measure it, then update the policy on it, once or several times.
 
-In which order things happen, for a batch whose groups are cut into `updates` pieces:
+The order, for a batch whose groups are cut into `updates` pieces:
 
 1. `measure` takes the statistics of every completion by the weights as they are: those that the
    first update does not learn from in a pass without gradient; then those of the first piece in a
    pass with gradient, each micro-batch weighted and run backward as soon as it is measured. While
    nothing has moved since the rollout, the policy's log-probabilities are their own old_logprobs,
    so one forward pass serves both. The gradient waits in .grad.
-2. `update` moves the weights by the gradient that waits, if it is this batch's, and then runs
-   forward and backward over each later piece, whose old_logprobs are now of earlier weights.
+2. `update` moves the weights by that gradient, if it is this batch's, and then runs forward and
+   backward over each later piece, whose old_logprobs are now those of earlier weights.
 
 A first pass cannot serve both where statistics and learning differ (dropout), or where the weights
 of a completion need the statistics of all (a rule of the whole batch): then 1 only measures.
-Completions that earlier weights sampled bring their old_logprobs with them (`carried`), measured
-under those weights; everything else is the present policy's all the same.
+Completions that earlier weights sampled bring their old_logprobs, measured under those weights;
+everything else is the present policy's all the same.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ NO_CORRECTION = Correction(level="none", mode="truncate", cap=1.0)
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a batch is measured and learnt from.
+    """The settings under which a batch is measured and learnt from.
 
-    updates, group_size: the rows are cut into that many runs of whole groups, an update each.
+    updates, group_size: the rows are cut into that many pieces of whole groups, an update each.
     max_grad_norm: 0 switches clipping off.
     """
 
@@ -76,15 +76,14 @@ class Recipe:
 
 @dataclass(slots=True)
 class Update:
-    """What one update did. Sums run over the completion tokens of rows with an advantage.
+    """The result of one update. Sums run over the completion tokens of rows with an advantage.
 
-    signal_tokens: how many those are.
+    signal_tokens: the number of those tokens.
     kept_tokens: tokens whose importance weight was within its cap.
     correction_weights, correction_squares: sums of those weights and of their squares.
     ratios_finite: whether the logarithm of every ratio was a finite number.
     grad_norm: before clipping; 0 when no row had an advantage.
-    applied: whether the weights were moved; not when the update was not finite, nor when no
-        completion had an advantage.
+    applied: whether the weights moved: the update was finite and a completion had an advantage.
     """
 
     loss: float = 0.0
@@ -129,7 +128,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """The completions that one update learns from, and what has come of it so far."""
+    """The completions of one update, and its result so far."""
 
     batch: Batch
     recipe: Recipe
@@ -184,17 +183,17 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Measuring:
-    """Where a pass that trains puts the statistics that it takes.
+    """Where a pass that trains writes its statistics.
 
-    carried: old_logprobs of the first C rows; None: those of this pass, for every row.
+    old_logprobs: of the first C rows; None: those of this pass, for every row.
     """
 
     table: StatsTable
-    carried: Tensor | None  # float32 [C, T]
+    old_logprobs: Tensor | None  # float32 [C, T]
 
 
 class Learner:
-    """Holds the policy, its optimiser if it is trained, and an update that was begun."""
+    """The policy, its optimiser if it is trained, and the update that has begun."""
 
     def __init__(
         self,
@@ -212,7 +211,7 @@ class Learner:
         self._begun: tuple[Batch, Update] | None = None  # its gradient is in .grad
 
     def measures_distance(self, rule: CreditRule) -> bool:
-        """Whether the reference runs; a rule that does not look at it is not made to pay."""
+        """Whether the reference runs; a rule that does not use it does not pay for it."""
         return rule.needs_reference and self.policy.has_reference
 
     def measure(
@@ -225,7 +224,7 @@ class Learner:
         sampling_logprobs: Tensor | None = None,  # float32 [B, T]
         counted: Tensor | None = None,  # bool [B]
         noise_floor: float | None = None,
-        carried: Tensor | None = None,  # float32 [C, T]
+        old_logprobs: Tensor | None = None,  # float32 [C, T]
     ) -> Batch:
         """Return the batch of `rows`, with statistics and weights; begin its first update.
 
@@ -234,7 +233,7 @@ class Learner:
             sampling_logprobs: the sampler's, for the recipe's correction.
             counted: rows that enter loss and normaliser; the others have no advantage. None: all.
             noise_floor: see TokenStats.
-            carried: old_logprobs of the first C rows, under the weights that sampled them. None:
+            old_logprobs: of the first C rows, under the weights that sampled them. None:
                 they were sampled by the weights as they are.
         """
         signal = advantages != 0
@@ -264,20 +263,22 @@ class Learner:
             ),
             sampling_logprobs=sampling_logprobs,
             counted=counted,
-            policy_logprobs=None if carried is None else torch.zeros_like(table.stats.old_logprobs),
+            policy_logprobs=(
+                None if old_logprobs is None else torch.zeros_like(table.stats.old_logprobs)
+            ),
         )
         self._begun = None
         if learnt.any():
             first = recipe.pieces(len(advantages))[:1]
             with self._phase(batch, first) as advance:
-                measuring = _Measuring(table, carried)
+                measuring = _Measuring(table, old_logprobs)
                 update = self._accumulate(
                     batch, first[0], recipe=recipe, advance=advance, measuring=measuring
                 )
             self._begun = batch, update
-        if carried is not None and batch.policy_logprobs is not None:
+        if old_logprobs is not None and batch.policy_logprobs is not None:
             batch.policy_logprobs.copy_(table.stats.old_logprobs)
-            table.stats.old_logprobs[: len(carried)] = carried
+            table.stats.old_logprobs[: len(old_logprobs)] = old_logprobs
         return batch
 
     def update(self, batch: Batch, *, recipe: Recipe) -> list[Update]:
@@ -371,17 +372,17 @@ class Learner:
         credit = recipe.rule.credit(table.take(chosen), mask, vocab_size=policy.vocab_size)
         batch.credit.put(chosen, credit)
         logprobs = on_grid(columns.logprobs, part.mask)
-        old, carried = logprobs.detach(), measuring.carried
-        if carried is not None:
-            first = chosen < len(carried)
+        old, known = logprobs.detach(), measuring.old_logprobs
+        if known is not None:
+            first = chosen < len(known)
             old = old.clone()
-            old[first] = carried[chosen[first], : old.shape[1]]
+            old[first] = known[chosen[first], : old.shape[1]]
         return logprobs, old
 
     def _phase(
         self, batch: Batch, pieces: Sequence[tuple[int, int]]
     ) -> AbstractContextManager[Advance]:
-        """Tell of the tokens that these pieces are learnt from, where there are any."""
+        """Report progress in the tokens that these pieces learn from."""
         if not pieces:
             return nullcontext(lambda amount: None)
         rows = slice(pieces[0][0], pieces[-1][1])

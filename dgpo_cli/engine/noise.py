@@ -1,4 +1,4 @@
-"""What rounding alone makes of the distance: the policy against itself, rounded differently.
+"""The noise floor of the distance: the policy against itself, rounded differently.
 
 Policy and reference run with the same layout, so equal weights have a distance of exactly 0. Once
 any weight differs, all products after it round differently. Moving the last digit of the input
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 Pair = tuple[Sequence[int], Sequence[int]]
 
-# Completions that are run twice: at most this many, and this share of a batch.
+# Completions that are run twice: at most 8, and 1/8 of a batch.
 _MOST = 8
 _SHARE = 8
 
 
 def noise_pairs(pairs: Sequence[Pair]) -> list[Pair]:
-    """Return the completions to measure with, spread evenly over the lengths, longest first."""
+    """Return the completions to measure on, spread evenly over the lengths, longest first."""
     count = max(1, min(_MOST, len(pairs) // _SHARE))
     ordered = sorted(pairs, key=lambda pair: len(pair[0]) + len(pair[1]), reverse=True)
     return [ordered[(len(ordered) - 1) * i // max(count - 1, 1)] for i in range(count)]
@@ -75,7 +75,7 @@ def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, recipe: Recipe) 
 
 @contextmanager
 def _rounded_otherwise(policy: Policy) -> Iterator[None]:
-    """Move the input embeddings by less than their dtype can tell apart, for a while."""
+    """Move the input embeddings by less than their dtype resolves, inside the context."""
     generator = torch.Generator(policy.device).manual_seed(0)
 
     def moved(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
@@ -91,10 +91,10 @@ def _rounded_otherwise(policy: Policy) -> Iterator[None]:
 
 
 def noise_metrics(noise: Tensor, *, dtype: torch.dtype) -> StepMetrics:
-    """Return mean, 99% quantile and largest of what `noise_of_distance` found, and the floor.
+    """Return mean, 99% quantile and largest of the noise, and the floor.
 
-    The floor is the quantile, but at least what rounding to the model's dtype makes of the
-    distance: the square of its eps.
+    The floor is the quantile, but at least the square of the dtype's eps: the distance that
+    rounding to it makes.
     """
     p99, largest = masked_quantiles(noise, torch.ones_like(noise).bool(), levels=(0.99, 1.0))
     return {

@@ -1,4 +1,4 @@
-"""The optimisers of `optim.kind`, and their state as plain tensors, there and back."""
+"""The optimisers of `optim.kind`; saving and restoring their state as plain tensors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def build_optimizer(
 def build_adamw(
     policy: Policy, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
 ) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters; matrices decay, norms and biases do not."""
+    """Return AdamW over the trainable parameters; matrices decay, vectors do not."""
     import torch
 
     groups = decay_groups(policy, weight_decay=weight_decay)
@@ -77,7 +77,7 @@ def decay_groups(policy: Policy, *, weight_decay: float) -> list[dict[str, Any]]
 def saved_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return the state as plain tensors of this process.
 
-    A paged tensor is marked as one, and the mark would come back on memory that is not.
+    A paged tensor carries a mark, which a loaded copy in ordinary memory must not have.
     """
     state = optimizer.state_dict()
     if _is_paged(optimizer):
@@ -86,12 +86,12 @@ def saved_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def restore_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Put back the moments that `saved_state` returned.
+    """Restore the moments that `saved_state` returned.
 
-    Rates and decays stay as the optimiser was built with: they are settings.
+    Rates and decays stay those of the optimiser: they are settings.
 
     Raises:
-        ValueError: it is the state of another optimiser or of other parameters.
+        ValueError: the state belongs to another optimiser or to other parameters.
     """
     built = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
@@ -104,9 +104,9 @@ def restore_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> No
             if not own:  # it never had a gradient
                 continue
             if moment not in own:
-                raise ValueError("it is the state of another kind of optimiser; see optim.kind")
+                raise ValueError("it belongs to another kind of optimiser; see optim.kind")
             if own[moment].shape != parameter.shape:
-                raise ValueError("it is the state of other parameters")
+                raise ValueError("it belongs to other parameters")
             if _is_paged(optimizer):
                 _page(optimizer, parameter, own)
 
@@ -128,7 +128,7 @@ def _unpaged(value: Any) -> Any:
 
 
 def _page(optimizer: Any, parameter: torch.Tensor, own: dict[str, Any]) -> None:
-    """Move the moments into paged memory again: a loaded state lies in the device's own."""
+    """Move loaded moments back into paged memory."""
     for name in ("state1", "state2"):
         buffer = optimizer.get_state_buffer(parameter, dtype=own[name].dtype)
         buffer.copy_(own[name])

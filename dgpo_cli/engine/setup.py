@@ -25,11 +25,11 @@ def training_engine(
     """Load the policy and its reference; return an engine with all four verbs.
 
     Sets torch's threads, and the seed of the global generators, which dropout draws from. Use the
-    engine as a context: its end ends the workers that check answers.
+    engine as a context, which ends the workers that check answers.
 
     Args:
         checkpoint: folder of a checkpoint whose weights the policy takes.
-        observer: is told of notes on the model and how far long work is.
+        observer: gets notes on the model and the progress of long work.
 
     Raises:
         ModelError: the model, adapter or checkpoint cannot be loaded.
@@ -73,7 +73,7 @@ def sampling_engine(
 
     Args:
         adapter: folder of a saved adapter to sample with.
-        observer: is told of notes on the model and how far long work is.
+        observer: gets notes on the model and the progress of long work.
 
     Raises:
         ModelError: the model or adapter cannot be loaded.
@@ -111,7 +111,7 @@ def _engine(
 
 
 def make_sampler(settings: Settings, *, policy: Policy) -> Sampler:
-    """Return the sampler that `rollout.backend` names. An engine starts when it is first used."""
+    """Return the sampler that `rollout.backend` names. A vLLM engine starts on first use."""
     backend = settings.rollout.backend
     if isinstance(backend, HfBackend):
         from dgpo_cli.samplers.hf import HfSampler
@@ -123,7 +123,7 @@ def make_sampler(settings: Settings, *, policy: Policy) -> Sampler:
 
 
 def completion_seeds(seed: int, *, scope: str, ids: list[str], count: int) -> list[list[int]]:
-    """Return `count` seeds for each prompt id; no two scopes, prompts or samples share one."""
+    """Return `count` seeds for each prompt id, different for each scope, prompt and sample."""
     return [[derive_seed(seed, scope, name, j) for j in range(count)] for name in ids]
 
 

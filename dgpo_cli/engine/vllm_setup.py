@@ -17,14 +17,14 @@ from dgpo_cli.samplers.vllm.engine import OwnEngine
 from dgpo_cli.samplers.vllm.sampler import Limits, VllmSampler
 from dgpo_cli.samplers.vllm.server import SharedServers
 
-# A share of a CPU's memory, as of a GPU's, would be taken from everything else on the machine.
+# vLLM's default, a share of the memory, would starve everything else on a CPU machine.
 _CPU_CACHE_GIB = 2.0
 
 
 def make_vllm_sampler(
     settings: Settings, *, backend: VllmBackend | VllmServerBackend, policy: Policy
 ) -> Sampler:
-    """Return a sampler on an engine of our own, or on servers of others."""
+    """Return a sampler on an engine that dgpo starts, or on running servers."""
     fleet: Fleet
     if isinstance(backend, VllmBackend):
         sleeps = _sleeps(settings, backend=backend, policy=policy)
@@ -37,7 +37,7 @@ def make_vllm_sampler(
         fleet = SharedServers(backend, model=model_location(settings.model.path))
     roughest = roughest_dtype(settings)
     limits = Limits(
-        # More than max_num_seqs at once would wait in the engine; seeded ones even end it on a CPU.
+        # More than max_num_seqs would wait in the engine; seeded ones crash it on a CPU.
         max_in_flight=backend.max_num_seqs,
         retries=backend.retries,
         request_timeout_s=backend.request_timeout_s,
@@ -60,7 +60,7 @@ def make_vllm_sampler(
 def engine_flags(
     settings: Settings, *, backend: VllmBackend, policy: Policy, sleeps: bool
 ) -> ServerFlags:
-    """Return what the engine serves: the base model, and room for the policy's adapter."""
+    """Return the engine's flags: the base model, and room for the policy's adapter."""
     model = settings.model
     room = settings.prompts.max_prompt_tokens + settings.rollout.max_completion_tokens
     return ServerFlags(
@@ -85,7 +85,7 @@ def _quantization(settings: Settings, *, backend: VllmBackend, policy: Policy) -
     if backend.quantization != "auto":
         return None if backend.quantization == "none" else backend.quantization
     nf4 = settings.model.quantization == "nf4"
-    # vLLM has no kernels for it on a CPU; there the base is unpacked, and differs a little.
+    # vLLM has no 4-bit kernels for CPUs: there the base is unpacked, and differs a little.
     return "bitsandbytes" if nf4 and policy.device.type == "cuda" else None
 
 

@@ -201,7 +201,7 @@ def fill(
         there_now = folder.samples.count() - (before - kept)
         raise KeyboardInterrupt(
             f"stopped; {there_now} of {len(wanted)} samples are kept in {folder.path}; "
-            "the same command continues"
+            "run the same command to resume"
         ) from stop
     drawn = samples[before:]
     seconds = engine.take_times().get("time/sample_s", 0.0)

@@ -16,7 +16,7 @@ from dgpo_cli.core.types import Prompt
 from dgpo_cli.hub.files import HubFile, cached, fetch
 from dgpo_cli.prompts.answer_key import read_integer
 from dgpo_cli.prompts.datasets import sum_prompt
-from dgpo_cli.prompts.doctor import Diagnosis, examine, text_faults
+from dgpo_cli.prompts.examination import Examination, examine, text_faults
 from dgpo_cli.prompts.manifests import HubManifest, SumsManifest, benchmark_names, load_manifest
 from dgpo_cli.prompts.problems import read_prompts
 from dgpo_cli.prompts.records import Record, read_records
@@ -166,10 +166,10 @@ def _named(
     if path is None:
         path, notes = fetch(_file(manifest), observer=observer)
         notes += _other_bytes(path, manifest)
-    diagnosis = _read_and_examine(path, manifest, columns)
+    examination = _read_and_examine(path, manifest, columns)
     where = str(data) if data is not None else f"{manifest.dataset} at {manifest.revision[:8]}"
-    notes += _judged(diagnosis.faults, f"{name} ({where})", strict=strict)
-    if not diagnosis.records:
+    notes += _judged(examination.faults, f"{name} ({where})", strict=strict)
+    if not examination.records:
         raise DataError(f"{name} ({where}): no problems in it")
     return Benchmark(
         name=name,
@@ -177,13 +177,13 @@ def _named(
             wrapping.prompt(
                 id=each.id or each.place, problem=each.problem, answer=each.answer, source=name
             )
-            for each in diagnosis.records
+            for each in examination.records
         ),
-        notes=(*notes, *(f"{name} ({where}): {note}" for note in diagnosis.notes)),
+        notes=(*notes, *(f"{name} ({where}): {note}" for note in examination.notes)),
         protocol=manifest.protocol,
         dataset=manifest.dataset if data is None else data.name,
         revision=manifest.revision if data is None else None,
-        sha256=_digest((each.id or "", each.problem, each.answer) for each in diagnosis.records),
+        sha256=_digest((each.id or "", each.problem, each.answer) for each in examination.records),
     )
 
 
@@ -204,7 +204,7 @@ def prefetch(name_or_path: str, *, observer: Observer) -> None:
             fetch(_file(manifest), observer=observer)
 
 
-def _read_and_examine(path: Path, manifest: HubManifest, columns: tuple[str, str]) -> Diagnosis:
+def _read_and_examine(path: Path, manifest: HubManifest, columns: tuple[str, str]) -> Examination:
     """Read a copy of a named benchmark; the caller's columns go before those of the manifest."""
     defaults = ("problem", "answer")
     own = [

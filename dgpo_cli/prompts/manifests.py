@@ -32,7 +32,7 @@ class SumsManifest(Frozen):
     )
 
 
-class Columns(Frozen):
+class ManifestColumns(Frozen):
     """Names of the fields of a row."""
 
     id: str = Field("id", min_length=1, description="Field with the problem's id.")
@@ -53,7 +53,7 @@ class HubManifest(Frozen):
     problems: int = Field(ge=1, description="Problems that there must be.")
     minimum: int = Field(0, description="Smallest answer.")
     maximum: int = Field(999, description="Largest answer.")
-    columns: Columns = Field(Columns(), description="Fields of a row of the file.")
+    columns: ManifestColumns = Field(ManifestColumns(), description="Fields of a row of the file.")
     answers: dict[str, int] = Field(
         min_length=1,
         description="The key: id of a problem to its answer, in the order of the examination.",

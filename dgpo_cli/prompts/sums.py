@@ -30,7 +30,7 @@ _TEST_BYTES = 32  # of the 256 values of the hash's first byte: 1/8 of all probl
 _MAX_TRIES = 20_000  # draws without a hit before a range of problems counts as exhausted
 
 
-class Step(NamedTuple):
+class SumStep(NamedTuple):
     """One operation of a solution; prints as `12+7=19`."""
 
     left: int
@@ -53,7 +53,7 @@ class SumProblem(NamedTuple):
 
     expression: str
     answer: int
-    steps: tuple[Step, ...]
+    steps: tuple[SumStep, ...]
     postfix: Postfix
     key: str
 
@@ -121,7 +121,7 @@ def solution(problem: SumProblem) -> str:
     return written(problem.steps)
 
 
-def written(steps: tuple[Step, ...]) -> str:
+def written(steps: tuple[SumStep, ...]) -> str:
     """Write `steps` as a solution whose answer is the last result, right or wrong."""
     return ";".join([*map(str, steps), f"\\boxed{{{steps[-1].result}}}"])
 
@@ -133,17 +133,17 @@ def apply(left: int, operator: Operator, right: int) -> int:
     return left - right if operator == "-" else left * right
 
 
-def work(postfix: Postfix) -> tuple[Step, ...]:
+def work(postfix: Postfix) -> tuple[SumStep, ...]:
     """Return the steps of `postfix` in evaluation order."""
     stack: list[int] = []
-    steps: list[Step] = []
+    steps: list[SumStep] = []
     for item in postfix:
         if isinstance(item, int):
             stack.append(item)
             continue
         right, left = stack.pop(), stack.pop()
         stack.append(apply(left, item, right))
-        steps.append(Step(left, item, right, stack[-1]))
+        steps.append(SumStep(left, item, right, stack[-1]))
     return tuple(steps)
 
 

@@ -22,14 +22,13 @@ from dgpo_cli.core.numbers import size
 from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.policy.settings import EMBEDDED_TINY
 from dgpo_cli.publish.model_card import CardEvaluation, CardFacts, model_card
-from dgpo_cli.runs.carried import FILE as CARRIED
-from dgpo_cli.runs.carried import WAITING_FILE
 from dgpo_cli.runs.history import read_changes, resolved_until
+from dgpo_cli.runs.pending import PENDING_FILE, PREFETCHED_FILE
 from dgpo_cli.runs.run_folder import RunFolder, checkpoint_to_load, step_of
 
 # What belongs to a model or adapter; the run's own files stay here, samples that wait among them.
 _KINDS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
-_OWN = (OPTIMIZER, STATE, SUMS, CARRIED, WAITING_FILE)
+_OWN = (OPTIMIZER, STATE, SUMS, PENDING_FILE, PREFETCHED_FILE)
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
 
 

@@ -24,7 +24,7 @@ from dgpo_cli.report.samples import newest_samples
 from dgpo_cli.runs.history import change_lines, changes_from
 from dgpo_cli.runs.run_folder import RunFolder, newest_run, step_of
 from dgpo_cli.runs.step_lines import (
-    Found,
+    LinesFound,
     StepLines,
     lines_named,
     missing_notes,
@@ -130,7 +130,7 @@ class _Notes:
             self.lines.append(f"{lost}: {first}")
             return None
 
-    def of(self, file: StepLines) -> Found:
+    def of(self, file: StepLines) -> LinesFound:
         """Read a file with a line a step; those that are broken cost only themselves."""
         found = file.read()
         if found.broken:
@@ -153,7 +153,7 @@ def _metrics(folder: RunFolder, notes: _Notes) -> tuple[Mapping[str, float | Non
     return tuple({name: number_of(value) for name, value in line.items()} for line in found.lines)
 
 
-def _no_numbers(file: str, found: Found) -> Iterator[str]:
+def _no_numbers(file: str, found: LinesFound) -> Iterator[str]:
     """Say which values are of a type that no metric has; numbers that are not finite are known."""
     places = [
         (number, name)

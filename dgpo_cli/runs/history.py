@@ -1,6 +1,6 @@
 """The settings that changed within a run: changes.jsonl in its folder, a line a setting.
 
-settings.toml holds the run's present settings. A line says that after `step` finished steps a
+settings.toml has the run's present settings. A line records that after `step` finished steps a
 setting changed from `old` to `new`. Only settings that affect what is learnt are in it; a run
 without such a change has no such file.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.config.changes import TAGS, Difference, written
+from dgpo_cli.config.changes import TAGS, SettingDifference, written
 from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.tree import nest
@@ -26,7 +26,7 @@ FILE = "changes.jsonl"
 
 
 def read_changes(run: Path) -> tuple[SettingChange, ...]:
-    """Return the changes of a run, oldest first; a line that cannot be read is left out."""
+    """Return the changes of a run, oldest first; broken lines are skipped."""
     return changes_from(change_lines(run).read().lines)
 
 
@@ -36,15 +36,15 @@ def change_lines(run: Path) -> StepLines:
 
 
 def changes_from(lines: Iterable[Mapping[str, Any]]) -> tuple[SettingChange, ...]:
-    """Return the changes that are written on lines with a step."""
+    """Return the changes of lines with a step, oldest first."""
     found = [CHANGE.read(line, where=FILE) for line in lines if CHANGE.fits(line)]
     return tuple(sorted(found, key=lambda each: each.step))
 
 
 def changes_behind(path: Path) -> tuple[SettingChange, ...]:
-    """Return the changes that a checkpoint or a file of rollouts was made with, by its path.
+    """Return the changes before a checkpoint or a file of rollouts, given by its path.
 
-    Later changes did not affect it; a path outside a run folder has none.
+    A path outside a run folder has none.
     """
     path = path.resolve()
     try:
@@ -58,7 +58,7 @@ def resolved_until(step: int, resolved: Resolved, *, changes: Sequence[SettingCh
     """Return the settings that step `step` was trained with; `resolved`: the newest ones.
 
     Raises:
-        ConfigError: what was changed is no setting of this version.
+        ConfigError: this version lacks a setting that changed.
     """
     found = resolved
     for at in sorted({each.step for each in changes if each.step >= step}, reverse=True):
@@ -69,19 +69,19 @@ def resolved_until(step: int, resolved: Resolved, *, changes: Sequence[SettingCh
 
 
 def _goes_with_its_variant(key: str, old: Mapping[str, Any]) -> bool:
-    """Whether a setting did not exist because its section was another variant then."""
+    """Whether a setting did not exist because its section was another variant."""
     section = key.rpartition(".")[0]
     return old[key] is None and any(f"{section}.{tag}" in old for tag in TAGS)
 
 
 def record_changes(
-    run: Path, *, step: int, found: Sequence[Difference], resolved: Resolved
+    run: Path, *, step: int, found: Sequence[SettingDifference], resolved: Resolved
 ) -> None:
-    """Write down which settings are `found` to differ after `step` finished steps.
+    """Record the settings `found` to differ after `step` finished steps.
 
-    Steps after `step` are done again with the settings `resolved`. A change that was noted at a
-    later step, or at this one by a start that trained nothing, therefore moves to this step,
-    becomes another change, or disappears.
+    Steps after `step` are done again with the settings `resolved`. A change recorded at a later
+    step, or at this one by a start that trained nothing, therefore moves to this step, becomes
+    another change, or disappears.
     """
     known, now = read_changes(run), written(resolved)
     old = {each.setting: each.old for each in found if each.learnt}

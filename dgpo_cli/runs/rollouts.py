@@ -1,6 +1,6 @@
 """The rollouts file: JSONL, a line a completion, the same for every command.
 
-Its fields are those of core.formats.RolloutRecord; lines that training wrote are TrainedRecords.
+Lines are core.formats.RolloutRecords; training writes TrainedRecords.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TOKEN_FIELDS = ("logprobs", "entropy", "hellinger_sq", "scores", "weights")
 
 @dataclass(frozen=True, slots=True)
 class StoredStats:
-    """The token statistics of one line, as training wrote them; T numbers each."""
+    """The token statistics of a line that training wrote; T numbers each."""
 
     credit: dict[str, Any]
     vocab_size: int
@@ -101,12 +101,12 @@ def training_lines(
 
 
 def _nine_digits(value: float) -> float:
-    """Return a float32 number with the 9 digits that give it back exactly."""
+    """Round a float32 number to the 9 digits that restore it exactly."""
     return float(f"{value:.9g}")
 
 
 def write_lines(path: Path, lines: Iterator[dict[str, Any]]) -> int:
-    """Write a rollouts file in one piece; return the number of lines."""
+    """Write a rollouts file, whole or not at all; return the number of lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
 
@@ -122,10 +122,10 @@ def write_lines(path: Path, lines: Iterator[dict[str, Any]]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RolloutLine:
-    """One completion read back. `stats` is None where the file has no token statistics.
+    """A completion of a rollouts file. `stats` is None if the line has no token statistics.
 
-    completion.token_ids is empty where the line has only text. verdict is None and reward NaN
-    where the line does not tell them.
+    completion.token_ids is empty if the line has only text; without an outcome or reward, verdict
+    is None and reward NaN.
     """
 
     prompt: Prompt
@@ -140,10 +140,10 @@ class RolloutLine:
 
 
 def parse_line(record: TrainedRecord, *, source: str) -> RolloutLine:
-    """Put what a line holds into the types that it was made of.
+    """Convert a line to the types of core.
 
     Raises:
-        ValueError, KeyError: fields do not go together; the message names the field.
+        ValueError, KeyError: fields do not go together; the message names one.
     """
     inside = record.starts_in_thought
     return filled(

@@ -8,7 +8,7 @@ evals.jsonl       a line an evaluation during training
 evals/            step-000010/, the folder of each: card, samples, report
 checkpoints/      step-000050/, complete or absent; step-000050.damaged/ was set aside
 bad_batches/      batches whose loss or gradient was not finite
-trackers.json     the id of the run with each tracker, and how far it was told
+trackers.json     the id of the run with each tracker, and the last step that it got
 tensorboard/, wandb/   what those trackers write
 run.lock          who holds the folder
 """
@@ -58,7 +58,7 @@ class RunFolder:
         self.bad_batches_dir = path / "bad_batches"
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the folder for this process, as `io.locked` does."""
+        """Lock the folder for this process, as `io.locked` does."""
         return io.locked(self.path)
 
     def is_held(self) -> bool:
@@ -75,7 +75,7 @@ class RunFolder:
         return _numbered(self.checkpoints_dir)
 
     def _last_step(self) -> int | None:
-        """Return the step that no line can be beyond; None if the settings do not tell."""
+        """Return the last step that a line can have; None if the settings cannot be read."""
         try:
             total = parse_toml(self.settings_file.read_text(encoding="utf-8"))["train"]["steps"]
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -99,11 +99,11 @@ class RunFolder:
         self.metrics.append(step, metrics)
 
     def read_metrics(self) -> list[dict[str, float | None]]:
-        """Return the metrics of every step, in order; lines that are broken are passed over."""
+        """Return the metrics of every step, in order; broken lines are skipped."""
         return [_numbers(line) for line in self.metrics.read().lines]
 
     def metric_ends(self, *, first: int, last: int) -> list[dict[str, float | None]]:
-        """Return the first and the last lines of metrics.jsonl, however many lie between them."""
+        """Return the first and the last lines of metrics.jsonl without reading the others."""
         return [_numbers(line) for line in self.metrics.ends(first=first, last=last)]
 
     def eval_dir(self, step: int) -> Path:
@@ -114,11 +114,11 @@ class RunFolder:
         self.evals.append(step, values)
 
     def read_evals(self) -> list[dict[str, Any]]:
-        """Return the lines of evals.jsonl, oldest first; those that are broken are passed over."""
+        """Return the lines of evals.jsonl, oldest first; broken lines are skipped."""
         return list(self.evals.read().lines)
 
     def sync(self) -> None:
-        """Put metrics and evaluations on the disk, before a checkpoint counts on them."""
+        """Flush metrics and evaluations to the disk, before a checkpoint relies on them."""
         self.metrics.sync()
         self.evals.sync()
 
@@ -126,7 +126,7 @@ class RunFolder:
         """Drop what was written after `step` finished steps: those steps are done again.
 
         Returns:
-            What is wrong with what is kept: broken, repeated and missing lines.
+            Notes on broken, repeated and missing lines of the rest.
         """
         notes = [*self.metrics.cut(step), *self.evals.cut(step)]
         there = [line["step"] for line in self.metrics.read().lines]
@@ -137,7 +137,7 @@ class RunFolder:
         return notes
 
     def prune_checkpoints(self, *, keep: int) -> None:
-        """Delete all but the newest `keep` checkpoints, and what an interrupted write left."""
+        """Delete all but the newest `keep` checkpoints, and the remains of interrupted writes."""
         for path in self.checkpoints()[:-keep]:
             shutil.rmtree(path)
         io.remove_partial(self.checkpoints_dir, "step-*")
@@ -147,7 +147,7 @@ def step_of(path: Path) -> int:
     """Return the number in step-000050 or step-000050.jsonl; ValueError for other names."""
     match = _STEP.fullmatch(path.name)
     if match is None:
-        raise ValueError(f"{path.name}: is not named after a step")
+        raise ValueError(f"{path.name}: not named after a step")
     return int(match[1])
 
 
@@ -159,33 +159,33 @@ def check_state(checkpoint: Path) -> TrainerState:
     """
     state = load_state(checkpoint)
     if state.step != step_of(checkpoint):
-        raise CheckpointError(f"{checkpoint}: its state.json is that of step {state.step}")
+        raise CheckpointError(f"{checkpoint}: its state.json is of step {state.step}")
     return state
 
 
 def check_run_checkpoint(
     checkpoint: Path, *, observer: Observer, optimizer: bool = True
 ) -> TrainerState:
-    """Make sure that a run's checkpoint is as it was written, and return its counters.
+    """Check that a run's checkpoint is as it was written; return its counters.
 
-    optimizer: whether the optimiser's state is read as well.
+    optimizer: read the optimiser's state too.
 
     Raises:
-        CheckpointError: a file is missing, cut short or changed; the message names it.
+        CheckpointError: a file is missing, truncated or changed; the message names it.
         UnreadableError: the system does not let us read one.
     """
     state = check_state(checkpoint)
     if not check_checkpoint(checkpoint, optimizer=optimizer):
         tell(
             observer,
-            f"{checkpoint}: was written by an earlier version, without checksums; changed weights "
+            f"{checkpoint}: written by an earlier version, without checksums; changed weights "
             "would not be noticed",
         )
     return state
 
 
 def checkpoint_to_load(run: Path, *, step: int | None, observer: Observer) -> Path:
-    """Return the checkpoint after `step` steps, or the newest, when its weights are as written.
+    """Return the checkpoint after `step` steps, or the newest, if its weights are as written.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -205,13 +205,13 @@ def checkpoint_to_load(run: Path, *, step: int | None, observer: Observer) -> Pa
     except CheckpointError as error:
         rest = other_checkpoints(found, without=path)
         if len(found) > 1:
-            rest += "; dgpo train goes on from the newest undamaged one"
+            rest += "; dgpo train resumes from the newest undamaged one"
         raise CheckpointError(f"{error}; {rest}") from error
     return path
 
 
 def other_checkpoints(found: Sequence[Path], *, without: Path) -> str:
-    """Say which checkpoints of a run there are beside a damaged one."""
+    """Return a text that names the other checkpoints of a run."""
     others = _steps([path for path in found if path != without])
     if not others:
         return "the run has no other checkpoint"
@@ -233,9 +233,9 @@ def _numbers(line: Line) -> dict[str, float | None]:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    """Return what is named after a step. OSError if the system does not say what there is."""
+    """Return the entries named after a step. Raises OSError if the folder cannot be listed."""
     try:
-        names = os.listdir(folder)  # glob would pass a folder that cannot be read for an empty one
+        names = os.listdir(folder)  # glob takes an unreadable folder for an empty one
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted((folder / name for name in names if _STEP.fullmatch(name)), key=step_of)

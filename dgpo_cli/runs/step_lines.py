@@ -1,7 +1,7 @@
-"""Files whose lines are of a step: metrics.jsonl, evals.jsonl, changes.jsonl.
+"""Files with a line a step: metrics.jsonl, evals.jsonl, changes.jsonl.
 
-A run trusts no line that it finds: a full disk or a power cut leaves zeros, half lines and gaps.
-Readers skip broken lines; only the run that holds the folder moves them away.
+Lines are not trusted: a full disk or a power cut leaves zeros, half lines and gaps. Readers skip
+broken lines; only the run that has locked the folder moves them away.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a file holds.
+class LinesFound:
+    """The lines of a file.
 
-    lines: each step once and in order; the later line of a step written twice. numbers: where
-    they are in the file, from 1. broken: numbers of lines without a step. repeated: steps with
-    more than one line.
+    lines: one a step, in order; of a step written twice, the later one. numbers: their numbers in
+    the file, from 1. broken: numbers of lines without a step. repeated: steps with several lines.
     """
 
     lines: tuple[Line, ...] = ()
@@ -53,10 +52,10 @@ class StepLines:
     ) -> None:
         """
         Args:
-            what: it holds for a step, in words.
-            beside: a field that tells the lines of one step apart, where there are several.
-            is_whole: whether a line with a step has what else it must have.
-            last: the step that no line can be beyond, None if unknown.
+            what: its contents, in words.
+            beside: a field that distinguishes several lines of a step.
+            is_whole: whether a line with a step is complete.
+            last: the last step that a line can have, None if unknown.
         """
         self.path = path
         self.what = what
@@ -65,26 +64,26 @@ class StepLines:
         self._last = last
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
-        """Add the line of a step; what is not finite is written as null."""
+        """Add the line of a step; numbers that are not finite are written as null."""
         io.append(self.path, encoded({"step": step, **values}) + "\n", flush=False)
 
     def sync(self) -> None:
-        """Put on the disk what was appended."""
+        """Flush what was appended to the disk."""
         if self.path.exists():
             io.sync(self.path)
 
-    def read(self) -> Found:
-        """Read the file; without it there is nothing.
+    def read(self) -> LinesFound:
+        """Read the file, which may be missing.
 
-        A last line without its end is not called broken: it may be being written.
+        A last line without a newline does not count as broken: it may be being written.
         """
         if not self.path.exists():
-            return Found()
+            return LinesFound()
         good, broken = self._sorted(with_cut=False)
         times = Counter(self._key(line) for _, _, line in good)
         latest = {self._key(line): (number, line) for number, _, line in good}
         ordered = sorted(latest.values(), key=lambda each: each[1]["step"])
-        return Found(
+        return LinesFound(
             lines=tuple(line for _, line in ordered),
             numbers=tuple(number for number, _ in ordered),
             broken=tuple(number for number, _ in broken),
@@ -92,9 +91,9 @@ class StepLines:
         )
 
     def ends(self, *, first: int, last: int) -> list[Line]:
-        """Return the first and the last lines, however many lie between them, as `read` would.
+        """Return the first and the last lines, as `read` would, without reading the others.
 
-        A file with no more lines than that is returned whole, none of it twice.
+        A file with fewer lines is returned whole, none of it twice.
         """
         if not self.path.exists():
             return []
@@ -103,7 +102,7 @@ class StepLines:
         return [line for raw in raws if (line := self._parsed(raw, beyond=beyond)) is not None]
 
     def cut(self, step: int) -> list[str]:
-        """Drop the lines behind `step`, move broken ones away, and return what there is to say."""
+        """Drop the lines after `step`, move broken ones away, and return notes."""
         if not self.path.exists():
             return []
         found = self.read()
@@ -122,9 +121,9 @@ class StepLines:
     def _sorted(
         self, *, with_cut: bool
     ) -> tuple[list[tuple[int, bytes, Line]], list[tuple[int, bytes]]]:
-        """Part the lines into those with a step and the others, with their numbers.
+        """Split the lines into those with a step and broken ones, with their numbers.
 
-        with_cut: whether the others have a last line without its end.
+        with_cut: count a last line without a newline as broken.
         """
         with io.naming(self.path):
             *whole, cut = self.path.read_bytes().split(b"\n")
@@ -140,12 +139,12 @@ class StepLines:
         return good, broken
 
     def _beyond(self) -> int:
-        """Return the first step that no line can be of."""
+        """Return the first step that no line can have."""
         last = self._last()
         return _LAST if last is None else min(last + 1, _LAST)
 
     def _parsed(self, raw: bytes, *, beyond: int) -> Line | None:
-        """Return the object of a line when it holds a step of the run and is whole."""
+        """Return the object of a line that has a step of the run and is complete."""
         try:
             values = parsed(raw, where="")
         except DataError:
@@ -163,7 +162,7 @@ class StepLines:
 
 
 def repeated_notes(what: str, steps: Sequence[int]) -> list[str]:
-    """Say which steps have more than one line in a file."""
+    """Return a note on the steps with several lines, if any."""
     if not steps:
         return []
     which = _steps([(step, step) for step in steps])
@@ -171,7 +170,7 @@ def repeated_notes(what: str, steps: Sequence[int]) -> list[str]:
 
 
 def missing_notes(what: str, there: Sequence[int], *, last: int) -> list[str]:
-    """Say which of the steps 1 to `last` are missing from `there`, which is in order."""
+    """Return a note on the steps 1 to `last` that are missing from `there`, which is sorted."""
     spans = [(low + 1, high - 1) for low, high in pairwise([0, *there, last + 1])]
     gaps = [(low, high) for low, high in spans if low <= high]
     if not gaps:

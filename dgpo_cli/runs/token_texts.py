@@ -1,4 +1,4 @@
-"""How token ids read, by the tokenizers library alone where no model is loaded."""
+"""Text and bytes of token ids, by the tokenizers library alone if no model is loaded."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class TokenTexts:
     """The text of single token ids, and their bytes in hex."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], *, backend: Any | None) -> None:
-        """Take a decoder that keeps special tokens, and the tokenizer of the tokenizers library.
-
-        Without the second, bytes are not known.
+        """
+        Args:
+            decode: keeps special tokens.
+            backend: tokenizer of the tokenizers library; None: bytes are unknown.
         """
         self._decode = decode
         self._bytes = None if backend is None else TokenBytes(backend)
@@ -32,7 +33,7 @@ class TokenTexts:
 
     @classmethod
     def of_model(cls, tokenizer: Any) -> TokenTexts:
-        """Take the tokenizer of a model that is loaded."""
+        """Use the tokenizer of a loaded model."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is not None:
             return cls.of_backend(backend)
@@ -42,10 +43,10 @@ class TokenTexts:
 
     @classmethod
     def of_run(cls, rollouts: Path) -> TokenTexts:
-        """Find the tokenizer beside a run's rollouts.
+        """Use the tokenizer in the folder of a run's rollouts.
 
         Raises:
-            DataError: there is none, or it cannot be read.
+            DataError: it is missing or cannot be read.
         """
         from tokenizers import Tokenizer
 
@@ -58,11 +59,11 @@ class TokenTexts:
             raise DataError(f"{file}: not a tokenizer: {error}; give --model") from error
 
     def texts(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """Return the text of every token; joined they are the completion."""
+        """Return the text of every token; joined, they are the completion."""
         return token_texts(ids, decode=self._decode)
 
     def after(self, before: int | None, token_id: int) -> str:
-        """Return the text of a token that would follow another."""
+        """Return the text of a token after another."""
         ids = [token_id] if before is None else [before, token_id]
         return self.texts(ids)[-1]
 
@@ -79,8 +80,8 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 def _byte_level_alphabet() -> dict[str, int]:
     """Return the byte that each character of a byte-level vocabulary stands for.
 
-    Bytes that are printable in Latin-1 stand for themselves, the others, in order, are moved to
-    U+0100 and on. Source: Radford et al., "Language Models are Unsupervised Multitask Learners".
+    Bytes that are printable in Latin-1 stand for themselves; the others follow in order from
+    U+0100. Source: Radford et al., "Language Models are Unsupervised Multitask Learners".
     """
     own = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     moved = [byte for byte in range(0x100) if byte not in own]
@@ -88,9 +89,9 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 class TokenBytes:
-    """Looks up the bytes of token ids of one tokenizer of the `tokenizers` library.
+    """The bytes of token ids, from the vocabulary of a tokenizer of the `tokenizers` library.
 
-    They come from the vocabulary: a token that is a part of a character has no text, but bytes.
+    A token that is a part of a character has no text, but bytes.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -107,7 +108,7 @@ class TokenBytes:
         self._found: dict[int, bytes] = {}
 
     def of(self, token_id: int) -> bytes:
-        """Return the bytes of a token; nothing for an id that the vocabulary does not have."""
+        """Return the bytes of a token; none for an id outside the vocabulary."""
         if token_id not in self._found:
             self._found[token_id] = self._look_up(token_id)
         return self._found[token_id]
@@ -131,7 +132,7 @@ class TokenBytes:
 
 
 def _steps(decoder: Any) -> Iterator[dict[str, Any]]:
-    """Yield the steps of a decoder, those of sequences one by one."""
+    """Yield the steps of a decoder; sequences are flattened."""
     if decoder is None:
         return
     waiting = [json.loads(decoder.__getstate__())]
@@ -144,7 +145,7 @@ def _steps(decoder: Any) -> Iterator[dict[str, Any]]:
 
 
 def _replacements(step: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the texts that a decoder puts in the place of others."""
+    """Yield the texts that a decoder replaces, with their replacements."""
     if step["type"] == "Metaspace":
         yield str(step["replacement"]), " "
     if step["type"] == "Replace" and isinstance(step["pattern"].get("String"), str):

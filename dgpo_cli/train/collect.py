@@ -1,15 +1,14 @@
-"""Draws the groups of a training step: once, or with dynamic sampling until they are enough.
+"""Draws the groups of a training step: once, or with dynamic sampling until there are enough.
 
-Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): a group whose completions are all correct
-or all wrong teaches nothing, so it is replaced by a group of the prompts that come next. What is
-looked at is whether answers are correct, not the reward: a penalty for length makes rewards
-differ in a group that is all wrong, and it does not count as one to learn from.
+Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): an all-correct or all-wrong group teaches
+nothing, so a group of the next prompts replaces it. Correct answers decide, not rewards: a length
+penalty makes the rewards of an all-wrong group differ, and such a group still does not count.
 
-A round draws prompts_per_step prompts, so there may be more groups in the end than a step takes.
-The surplus is kept for the next step, where it is first: no group waits for longer than a step.
-It was sampled by the weights of one step before; its old_logprobs are measured under those
-weights before they are updated, so the clipped ratio of the loss is exact and not assumed to
-be 1. After max_rounds the batch is what there is; the loss is normalised over that.
+A round draws prompts_per_step prompts, so it may end with more groups than a step takes. The rest
+are pending and come first in the next step: no group waits for longer than a step. Their
+old_logprobs are measured under the weights that sampled them before those are updated, so the
+clipped ratio of the loss is exact and not assumed to be 1. After max_rounds the step trains on the
+groups that it has; the loss is normalised over those.
 """
 
 from __future__ import annotations
@@ -21,21 +20,20 @@ from typing import TYPE_CHECKING
 
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import Observer, tell
-from dgpo_cli.core.formats import CarriedGroup, Position, TrainerState
+from dgpo_cli.core.formats import PendingGroup, Position, TrainerState
 from dgpo_cli.core.schema import Change
 from dgpo_cli.engine.checkpoint import load_state
 from dgpo_cli.engine.setup import completion_seeds
-from dgpo_cli.runs.carried import FILE as CARRIED_FILE
-from dgpo_cli.runs.carried import carried_text, read_carried
+from dgpo_cli.runs.pending import PENDING_FILE, pending_text, read_pending
 
 if TYPE_CHECKING:
-    from dgpo_cli.config.changes import Difference
+    from dgpo_cli.config.changes import SettingDifference
     from dgpo_cli.core.types import ScoredGroup, StepMetrics
     from dgpo_cli.engine.engine import Engine
     from dgpo_cli.prompts.datasets import PromptStream
 
 
-# Sections that decide how a group is sampled and scored, and of rollout what only counts groups.
+# Sections that decide how a group is sampled and scored; of rollout, settings that only count.
 _SAMPLED = ("seed", "model", "prompts", "rollout", "reward", "advantage")
 _COUNTED = (
     "rollout.prompts_per_step",
@@ -49,8 +47,8 @@ _COUNTED = (
 class Collected:
     """The groups of a step.
 
-    groups: to train on; those that were carried over come first.
-    old_logprobs: of the completions of the groups that were carried over.
+    groups: to train on; the pending ones come first.
+    old_logprobs: of the completions of the groups that were pending.
     sampled: all that were drawn in this step.
     """
 
@@ -61,10 +59,9 @@ class Collected:
 
 
 class Collector:
-    """Where a run stands in its prompts, and the groups that wait for the next step.
+    """The position of a run in its prompts, and its pending groups.
 
-    `draw` leaves the policy alone, so that another thread may train it meanwhile; `measure` does
-    not.
+    `draw` does not touch the policy, so another thread may train it meanwhile; `measure` does.
     """
 
     def __init__(
@@ -73,34 +70,31 @@ class Collector:
         stream: PromptStream,
         *,
         position: Position,
-        carried: Sequence[CarriedGroup] = (),
+        pending: Sequence[PendingGroup] = (),
         stale: bool = False,
         observer: Observer,
     ) -> None:
         """
         Args:
-            carried: the groups that a checkpoint kept for the next step.
+            pending: the groups of a checkpoint.
             stale: whether those were sampled or judged under other settings.
         """
         self.position = position
-        self.carried = tuple(carried)
-        self.surplus: list[ScoredGroup] = []  # of the last draw, not measured yet
+        self.pending = tuple(pending)
+        self.unmeasured: list[ScoredGroup] = []  # of the last draw, not measured yet
         self._engine = engine
         self._stream = stream
         self._data = stream.digest()
         self._observer = observer
         off = not engine.settings.rollout.dynamic_sampling
-        if self.carried and (off or stale):
+        if self.pending and (off or stale):
             why = (
                 "rollout.dynamic_sampling is off now"
                 if off
                 else "they were sampled with the old settings"
             )
-            tell(
-                observer,
-                f"{len(self.carried)} groups that were kept for this step are dropped: {why}",
-            )
-            self.carried = ()
+            tell(observer, f"{len(self.pending)} pending groups are dropped: {why}")
+            self.pending = ()
 
     def state(self, *, step: int, bad_streak: int) -> TrainerState:
         """Return the counters of a checkpoint after `step` steps."""
@@ -115,29 +109,29 @@ class Collector:
         )
 
     def texts(self) -> dict[str, str]:
-        """Return what a checkpoint keeps besides the counters, by the name of the file."""
-        return {CARRIED_FILE: carried_text(self.carried)} if self.carried else {}
+        """Return the other files of a checkpoint, by name."""
+        return {PENDING_FILE: pending_text(self.pending)} if self.pending else {}
 
     def collect(self, number: int) -> Collected:
-        """Draw the groups of step `number` (from 1) and measure those that are kept over."""
+        """Draw the groups of step `number` (from 1) and measure the pending ones."""
         found = self.draw(number)
         self.measure()
         return found
 
     def measure(self) -> None:
-        """Measure the surplus of the last draw; the policy must have the weights it is of."""
-        if self.surplus:
-            self.carried = (*self.carried, *self._measured(self.surplus))
-            self.surplus = []
+        """Measure the pending groups of the last draw, while the policy has its weights."""
+        if self.unmeasured:
+            self.pending = (*self.pending, *self._measured(self.unmeasured))
+            self.unmeasured = []
 
     def rewind(self, position: Position) -> None:
-        """Draw from `position` on, as if what was drawn since had not been."""
-        self.position, self.carried = position, ()
+        """Draw from `position` again, and drop what was drawn since."""
+        self.position, self.pending = position, ()
 
     def draw(self, number: int) -> Collected:
         """Draw the groups of step `number` (from 1); the position moves by every prompt drawn.
 
-        Where that fails, it is as if nothing had been drawn.
+        A failed draw does not move it.
         """
         before = self.position
         try:
@@ -150,7 +144,7 @@ class Collector:
         return Collected(groups=groups, old_logprobs=[], sampled=groups, metrics={})
 
     def _round(self, number: int, *, drawn: int) -> list[ScoredGroup]:
-        """Sample and score the next prompts; `drawn` were drawn in this step before."""
+        """Sample and score the next prompts; this step has already drawn `drawn`."""
         settings = self._engine.settings
         count = settings.rollout.prompts_per_step
         prompts = self._stream.take(self.position, count=count)
@@ -166,7 +160,7 @@ class Collector:
     def _dynamic(self, number: int) -> Collected:
         rollout = self._engine.settings.rollout
         wanted = rollout.prompts_per_step
-        before = self.carried
+        before = self.pending
         fresh: list[ScoredGroup] = []
         sampled: list[ScoredGroup] = []
         rounds = 0
@@ -177,13 +171,13 @@ class Collector:
             rounds += 1
         used = before[:wanted]
         chosen = fresh[: wanted - len(used)]
-        self.surplus = fresh[len(chosen) :]
-        self.carried = before[wanted:]
+        self.unmeasured = fresh[len(chosen) :]
+        self.pending = before[wanted:]
         groups = [*(each.group for each in used), *chosen]
         if len(groups) < wanted:
             tell(
                 self._observer,
-                f"step {number}: only {len(groups)} of {wanted} groups have right and wrong "
+                f"step {number}: only {len(groups)} of {wanted} groups have both correct and wrong "
                 f"answers after {rounds} rounds (rollout.max_rounds)",
             )
         metrics = {
@@ -192,7 +186,7 @@ class Collector:
             "dynamic/groups_dropped": float(len(sampled) - len(fresh)),
             "dynamic/groups_carried_in": float(len(used)),
             "dynamic/groups_trained": float(len(groups)),
-            "dynamic/groups_kept_over": float(len(self.carried) + len(self.surplus)),
+            "dynamic/groups_kept_over": float(len(self.pending) + len(self.unmeasured)),
             "dynamic/prompts_repeated": float(_repeated(sampled)),
         }
         return Collected(
@@ -202,10 +196,10 @@ class Collector:
             metrics=metrics,
         )
 
-    def _measured(self, groups: Sequence[ScoredGroup]) -> list[CarriedGroup]:
+    def _measured(self, groups: Sequence[ScoredGroup]) -> list[PendingGroup]:
         rows = iter(self._engine.logprobs(groups))
         return [
-            CarriedGroup(group, tuple(next(rows) for _ in group.completions)) for group in groups
+            PendingGroup(group, tuple(next(rows) for _ in group.completions)) for group in groups
         ]
 
 
@@ -214,14 +208,14 @@ def starting_collector(
     stream: PromptStream,
     *,
     checkpoint: Path | None,
-    found: Sequence[Difference],
+    found: Sequence[SettingDifference],
 ) -> Collector:
-    """Return a collector at the start of the prompts, or where a checkpoint stands in them.
+    """Return a collector at the start of the prompts, or at the position of a checkpoint.
 
     found: how the settings differ from those that the checkpoint was written under.
 
     Raises:
-        ConfigError: the prompts are others than those that the checkpoint's position is one of.
+        ConfigError: the prompts are not those of the checkpoint's position.
         CheckpointError: the checkpoint cannot be read.
     """
     if checkpoint is None:
@@ -230,26 +224,25 @@ def starting_collector(
     # Checkpoints of earlier versions have neither draws nor data.
     if state.draws is not None and state.data != data:
         raise ConfigError(
-            f"prompts: the data differ from those that {checkpoint} was trained on "
+            f"prompts: the data are not those that {checkpoint} was trained on "
             f"({_named(data)}, there {_named(state.data)}), so its position in them means nothing; "
             "restore the data and the settings under prompts, or give another --out"
         )
     position = Position(state.step, state.step * engine.settings.rollout.prompts_per_step)
     if state.draws is not None and state.prompts is not None:
         position = Position(state.draws, state.prompts)
-    carried = read_carried(checkpoint)
     return Collector(
         engine,
         stream,
         position=position,
-        carried=carried,
+        pending=read_pending(checkpoint),
         stale=is_stale(found),
         observer=engine.observer,
     )
 
 
-def is_stale(found: Sequence[Difference]) -> bool:
-    """Whether groups that were sampled and scored before these differences are of no use now."""
+def is_stale(found: Sequence[SettingDifference]) -> bool:
+    """Whether these differences make groups useless that were sampled and scored before."""
     return any(
         each.change != Change.FREE
         and each.setting.partition(".")[0] in _SAMPLED
@@ -263,10 +256,10 @@ def _named(data: str | None) -> str:
 
 
 def _repeated(groups: Sequence[ScoredGroup]) -> int:
-    """Return how many prompts had been drawn in the same step before: the data ran out in it."""
+    """Return how many prompts were drawn twice in a step, because the data ran out in it."""
     return len(groups) - len({group.prompt.id for group in groups})
 
 
 def _without_advantages(groups: Sequence[ScoredGroup]) -> list[ScoredGroup]:
-    """Return groups that nothing is learnt from, for a step without any other."""
+    """Return groups without signal, for a step that has no others."""
     return [replace(group, advantages=(0.0,) * len(group.advantages)) for group in groups]

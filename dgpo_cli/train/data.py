@@ -1,5 +1,4 @@
-"""The prompts of a training run: the commit that they are read at, what is left out of them, and
-what they share with benchmarks."""
+"""The prompts of a training run: the commit of the data, what is left out, contamination."""
 
 from __future__ import annotations
 
@@ -13,25 +12,25 @@ from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.types import Prompt
 from dgpo_cli.hub.files import HubFile, cached
 from dgpo_cli.prompts.benchmarks import benchmark_names, load_benchmark, load_manifest
+from dgpo_cli.prompts.contamination import find_contamination
 from dgpo_cli.prompts.datasets import PromptStream, open_prompts
 from dgpo_cli.prompts.hub_dataset import is_commit, resolve_revision
 from dgpo_cli.prompts.manifests import HubManifest
-from dgpo_cli.prompts.overlap import find_overlap
 from dgpo_cli.prompts.settings import HubPrompts, RowFields
 from dgpo_cli.rewards.grader import check_answers
 from dgpo_cli.runs.run_folder import RunFolder
 
-_HUB = "the hub"  # where a pinned commit is from, in settings.toml
+_HUB = "the hub"  # the source of a pinned commit, in settings.toml
 _SHOWN = 3  # ids that a note names for each benchmark
 
 
 def pin_data(resolved: Resolved, *, folder: RunFolder, observer: Observer) -> Resolved:
-    """Return the settings with the commit of the hub's data in place of a branch or none.
+    """Return the settings with prompts.revision set to a commit, if the data is on the hub.
 
-    A run that is gone on with reads the commit that it began with.
+    A run that resumes reads the commit that it began with.
 
     Raises:
-        BackendError: the hub does not say which commit that is.
+        BackendError: the hub does not give the commit.
     """
     prompts = resolved.settings.prompts
     if not isinstance(prompts, HubPrompts) or is_commit(prompts.revision):
@@ -40,7 +39,7 @@ def pin_data(resolved: Resolved, *, folder: RunFolder, observer: Observer) -> Re
     known = _known_commit(folder.settings_file, prompts=prompts)
     if known is not None:
         commit, name = known
-        tell(observer, f"{prompts.dataset}: read at commit {commit}, as the run began")
+        tell(observer, f"{prompts.dataset}: read at commit {commit}, with which the run began")
     else:
         commit, notes = resolve_revision(prompts.dataset, name)
         for note in notes:
@@ -50,15 +49,15 @@ def pin_data(resolved: Resolved, *, folder: RunFolder, observer: Observer) -> Re
 
 
 def _known_commit(settings_file: Path, *, prompts: HubPrompts) -> tuple[str, str | None] | None:
-    """Return the commit that the run of these settings began with, and the branch or tag it was.
+    """Return the commit that the run of these settings began with, and its branch or tag.
 
-    None where there is no such run, or where it began with another branch or tag than is asked for.
+    None without such a run, or if it began with another branch or tag.
     """
     import tomlkit
 
     try:
         before = tomlkit.parse(settings_file.read_text(encoding="utf-8")).get("prompts", {})
-    except (OSError, ValueError):  # no run yet; one that cannot be read is told of on resuming
+    except (OSError, ValueError):  # no run yet, or one that is refused when it resumes
         return None
     commit = before.get("revision")
     if before.get("dataset") != prompts.dataset or not is_commit(commit):
@@ -75,7 +74,7 @@ def open_training_prompts(
     prompt_length: Callable[[Prompt], int],
     observer: Observer,
 ) -> PromptStream:
-    """Open the prompts of a run, without those that are too long, and say what was left out.
+    """Open the prompts of a run without those that are too long, and note what is left out.
 
     Raises:
         ConfigError: the file does not exist, or no file of the dataset fits.
@@ -88,26 +87,28 @@ def open_training_prompts(
         lambda prompt: prompt_length(prompt) <= limit,
         reason=f"longer than prompts.max_prompt_tokens={limit}",
     )
-    if stream.prompts is not None:  # generated sums are never those of the benchmarks
+    if stream.prompts is not None:  # generated sums are never a benchmark's
         check_answers(stream.prompts, reward=settings.reward)
-        stream = _without_overlap(stream, stream.prompts, settings=settings, observer=observer)
+        stream = _without_contamination(
+            stream, stream.prompts, settings=settings, observer=observer
+        )
     for note in stream.notes:
         tell(observer, note)
     return stream
 
 
-def _without_overlap(
+def _without_contamination(
     stream: PromptStream, prompts: Sequence[Prompt], *, settings: Settings, observer: Observer
 ) -> PromptStream:
-    """Report the problems that benchmarks have, too; leave out those that settings say so of.
+    """Report contamination; with prompts.drop_overlap, leave those problems out.
 
-    What is left out must not depend on what happens to be in the cache, so it is what overlaps
-    with eval.bench and with the generated benchmarks.
+    What is left out must not depend on the cache, so it is only what eval.bench and the generated
+    benchmarks contain.
     """
     drops = isinstance(settings.prompts, RowFields) and settings.prompts.drop_overlap
     own = settings.eval.bench if settings.eval.every or drops else None
     known, absent = _benchmarks(own, settings=settings, observer=observer)
-    found = find_overlap(prompts, known)
+    found = find_contamination(prompts, known)
     stream = stream.with_note(_note(found, total=len(prompts), absent=absent))
     decisive = [name for name in known if name == own or not _is_hub(name)]
     left_out = {id for name in decisive for id in found[name]} if drops else set()
@@ -115,7 +116,7 @@ def _without_overlap(
         return stream
     return stream.keep(
         lambda prompt: prompt.id not in left_out,
-        reason=f"in {' or '.join(name for name in decisive if found[name])}, too "
+        reason=f"also in {' or '.join(name for name in decisive if found[name])} "
         "(prompts.drop_overlap)",
     )
 
@@ -123,9 +124,9 @@ def _without_overlap(
 def _benchmarks(
     own: str | None, *, settings: Settings, observer: Observer
 ) -> tuple[Mapping[str, Sequence[str]], list[str]]:
-    """Return the bare problems of the benchmarks that are at hand, and the names of the others.
+    """Return the bare problems of the benchmarks in the cache, and the names of the others.
 
-    own: the run's, which is fetched if need be; nothing else is.
+    own: the run's, which is the only one to be fetched.
     """
     known, absent = {}, []
     for name in dict.fromkeys([*([own] if own is not None else []), *benchmark_names()]):
@@ -142,7 +143,7 @@ def _benchmarks(
 
 
 def _problems(name: str, *, data: Path | None, settings: Settings, observer: Observer) -> list[str]:
-    """Return the bare problems of a benchmark; a file of one's own has the run's columns."""
+    """Return the bare problems of a benchmark; a local file has the run's columns."""
     columns, prompts = {}, settings.prompts
     if name not in benchmark_names() and isinstance(prompts, RowFields):
         columns["problem_column"] = prompts.problem_column
@@ -158,18 +159,18 @@ def _is_hub(name: str) -> bool:
 
 
 def _note(found: Mapping[str, Sequence[str]], *, total: int, absent: Sequence[str]) -> str:
-    """Say in one line what overlaps with what."""
+    """Return the contamination in one line."""
     parts = []
     for name, ids in found.items():
         if ids:
             more = ", …" if len(ids) > _SHOWN else ""
             parts.append(f"{name} {len(ids):,} ({', '.join(map(repr, ids[:_SHOWN]))}{more})")
     clean = [name for name, ids in found.items() if not ids]
-    text = f"overlap of {total:,} problems with benchmarks: {'; '.join(parts) or 'none'}"
+    text = f"contamination of {total:,} problems by benchmarks: {'; '.join(parts) or 'none'}"
     if parts and clean:
-        text += f"; none with {', '.join(clean)}"
+        text += f"; none by {', '.join(clean)}"
     if not parts:
-        text += f" with {', '.join(clean)}"
+        text += f" by {', '.join(clean)}"
     if absent:
         text += f"; not in the cache, not compared: {', '.join(absent)}"
     return text

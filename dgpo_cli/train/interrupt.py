@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Protocol, Self
 
 from dgpo_cli.core.events import Observer, tell
@@ -13,7 +13,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruptible(Protocol):
-    """What is interrupted."""
+    """A run that a signal can stop."""
 
     observer: Observer
 
@@ -42,25 +42,20 @@ class Interrupt:
             self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     @property
     def requested(self) -> bool:
-        """Whether the run is to end."""
+        """Whether the run should end."""
         return self._caught is not None
 
-    def end(self, told: str) -> None:
-        """End the process as the signal would have; `told` is the last line for the user."""
+    def end(self, message: str) -> None:
+        """End the process as the signal would have; `message` is the last line for the user."""
         if self._caught == signal.SIGINT:
-            raise KeyboardInterrupt(told)
-        tell(self._run.observer, told)
+            raise KeyboardInterrupt(message)
+        tell(self._run.observer, message)
         raise SystemExit(128 + (self._caught or 0))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -1,9 +1,9 @@
 """The training loop, from top to bottom.
 
-A step samples, scores, makes a batch, updates, hands the weights over, records, checkpoints and
-evaluates. What is written here (metrics, rollouts, checkpoints, evaluations) is the run: where it
-cannot be written the run ends, and in this order, so that a checkpoint never counts on a line that
-is not there. Whoever only listens is an observer: it may fail, and the run goes on.
+A step samples, scores, makes a batch, updates, syncs the sampler, records, checkpoints and
+evaluates. What is written here (metrics, rollouts, checkpoints, evaluations) is the run: if it
+cannot be written, the run ends. It is written in this order so that a checkpoint never relies on a
+line that is missing. Everybody else is an observer: it may fail, and the run continues.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def train(run: TrainingRun) -> None:
-    """Take the steps that are left, or those until the user interrupts.
+    """Take the remaining steps, until done or interrupted.
 
-    The weights are evaluated before the first step, and after a step when its checkpoint, if
-    there is one, is written.
+    The weights are evaluated before the first step, and after a step once its checkpoint, if it
+    has one, is written.
 
     Raises:
         NonFiniteError: three steps in a row were not finite.
@@ -32,26 +32,28 @@ def train(run: TrainingRun) -> None:
     while run.step < settings.steps:
         number, started = run.step + 1, time.perf_counter()
 
-        # Sample and score. With rollout.overlap this batch is waiting, and the next one is begun.
-        with run.keeping_what_is_trained():
+        # Sample and score. With rollout.overlap this batch is prefetched, and the next one begins.
+        with run.checkpoint_on_failure():
             drawn = run.batches.begin(number)
         run.observer.on(Sampled(number, tuple(drawn.sampled)))
 
         # Make a batch: statistics and credit of every token, and the gradient of a first update.
-        # What is written down is looked at: there the distance of every completion is wanted.
+        # Rollouts that are written include the distance of every completion.
         shown = number in (1, settings.steps) or number % settings.rollouts_every == 0
         noise = engine.measure_noise(drawn.groups, number=number)
-        batch = engine.make_batch(drawn.groups, every_distance=shown, carried=drawn.old_logprobs)
+        batch = engine.make_batch(
+            drawn.groups, every_distance=shown, old_logprobs=drawn.old_logprobs
+        )
         metrics = engine.metrics(drawn.groups, batch=batch, sampled=drawn.sampled)
         metrics |= drawn.metrics | noise
-        run.say_how_credit_is(number, metrics)
+        run.note_credit(number, metrics)
 
         # Update.
         metrics |= engine.update(batch, step=run.step)
         run.finish_step(metrics, drawn.groups, batch, shown=shown)
 
-        # Hand the weights over: from here on they are sampled from.
-        with run.keeping_what_is_trained(metrics):
+        # Sync the sampler.
+        with run.checkpoint_on_failure(metrics):
             metrics |= run.batches.end()
 
         # Record.

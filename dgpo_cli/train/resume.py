@@ -1,4 +1,4 @@
-"""Whether the run in a folder can be resumed, from where, and under which settings."""
+"""Decides if the run in a folder can resume, from which checkpoint and with which settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dgpo_cli.config.changes import Difference, differences, value_text
+from dgpo_cli.config.changes import SettingDifference, differences, value_text
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.errors import CheckpointError, ConfigError, NoCheckpointError
@@ -26,23 +26,23 @@ from dgpo_cli.train.data import pin_data
 
 Resume = Literal["auto", "never", "must"] | int  # a number: the step of a checkpoint
 DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside
-_NEWEST = 10  # lines of metrics that are looked at: the last one may be broken
+_NEWEST = 10  # lines of metrics that are read: the last one may be broken
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a command relates to the run in its folder, if there is one.
+    """A command and the run in its folder, if there is one.
 
-    resolved: its settings with the commit of the hub's data. found: how they differ from those of
-    the run. done: whether there is nothing left to do.
+    resolved: the command's settings with the commit of the hub's data. found: how they differ from
+    those of the run. done: nothing is left to do.
     """
 
     resolved: Resolved
-    found: tuple[Difference, ...]
+    found: tuple[SettingDifference, ...]
     done: bool
 
 
-def look(
+def standing_of(
     folder: RunFolder,
     *,
     resolved: Resolved,
@@ -50,11 +50,11 @@ def look(
     allow_change: bool,
     observer: Observer,
 ) -> Standing:
-    """Check whether and how the run in `folder` can be resumed; writes nothing.
+    """Check if and how the run in `folder` can resume; write nothing.
 
     Raises:
         CheckpointError, ConfigError: as `check_folder`.
-        BackendError: the hub does not say at which commit its data are.
+        BackendError: the hub does not give the commit of its data.
     """
     resolved = pin_data(resolved, folder=folder, observer=observer)
     found = check_folder(folder, resolved=resolved, resume=resume, allow_change=allow_change)
@@ -64,10 +64,10 @@ def look(
 
 def check_folder(
     folder: RunFolder, *, resolved: Resolved, resume: Resume, allow_change: bool
-) -> tuple[Difference, ...]:
-    """Return how the settings differ from those of the run in `folder`; writes nothing.
+) -> tuple[SettingDifference, ...]:
+    """Return how the settings differ from those of the run in `folder`; write nothing.
 
-    allow_change: whether settings that affect what is learnt may differ.
+    allow_change: settings that affect what is learnt may differ.
 
     Raises:
         CheckpointError: the checkpoint that `resume` asks for is not there or of another step, or
@@ -83,7 +83,7 @@ def check_folder(
     if resume == "never" and folder.metrics_file.exists():
         raise ConfigError(
             f"--resume never: {folder.path} already holds a run; "
-            "give another --out, or --resume auto to continue it"
+            "give another --out, or --resume auto to resume it"
         )
     if resume == "never" or not (checkpoints or folder.has_lines()):
         return ()
@@ -102,9 +102,9 @@ def check_folder(
 
 
 def _step_reached(folder: RunFolder, *, resume: Resume) -> int:
-    """Return the step to resume at, as the counters of the checkpoints have it and not their names.
+    """Return the step to resume at, from the counters of the checkpoints and not their names.
 
-    All other files are checked when the folder is held.
+    The other files are checked once the folder is locked.
     """
     if isinstance(resume, int):
         return check_state(_chosen(folder, step=resume)).step
@@ -117,7 +117,7 @@ def _step_reached(folder: RunFolder, *, resume: Resume) -> int:
 def _stored(folder: RunFolder) -> Resolved:
     """Return the settings of the run in a folder.
 
-    Settings that came in a later version have their defaults, which is what the run did.
+    Settings of later versions have their defaults, which is what the run did.
     """
     try:
         return resolve(config=folder.settings_file)
@@ -126,9 +126,14 @@ def _stored(folder: RunFolder) -> Resolved:
 
 
 def _refusal(
-    folder: RunFolder, found: Sequence[Difference], *, step: int, total: int, allow_change: bool
+    folder: RunFolder,
+    found: Sequence[SettingDifference],
+    *,
+    step: int,
+    total: int,
+    allow_change: bool,
 ) -> Iterator[str]:
-    """Yield why these settings cannot continue the run, a line each, and last what to do."""
+    """Yield the reasons why these settings cannot resume the run, a line each, then the fix."""
     fixed = [each for each in found if each.change == Change.FIXED and step > 0]
     learnt = [each for each in found if each.change != Change.FREE]
     done = step == total
@@ -163,9 +168,9 @@ def _refusal(
 
 
 def is_done(folder: RunFolder, *, settings: Settings, resume: Resume) -> bool:
-    """Whether there is nothing left to do: no step, and no evaluation that the run had to do.
+    """Whether no step and no due evaluation is left.
 
-    A damaged last checkpoint is something to do: its steps are done again.
+    A damaged last checkpoint is work: its steps are done again.
     """
     found = [_chosen(folder, step=resume)] if isinstance(resume, int) else folder.checkpoints()
     if not found or step_of(found[-1]) != settings.train.steps or folder.is_held():
@@ -182,15 +187,15 @@ def is_done(folder: RunFolder, *, settings: Settings, resume: Resume) -> bool:
 
 
 def starting_point(
-    folder: RunFolder, *, resume: Resume, found: Sequence[Difference], observer: Observer
+    folder: RunFolder, *, resume: Resume, found: Sequence[SettingDifference], observer: Observer
 ) -> Path | None:
-    """Return the checkpoint to resume from, None to start at step 0; say which settings differ.
+    """Return the checkpoint to resume from, None to start at step 0; note the settings that differ.
 
-    It is the one that `resume` names, or the newest undamaged one; damaged newer ones are set
+    It is the one that `resume` names, or the newest undamaged one; newer, damaged ones are set
     aside.
 
     Raises:
-        CheckpointError: the one that is named is damaged, or all are.
+        CheckpointError: the named one is damaged, or all are.
         UnreadableError: the system does not let us read one; none is set aside then.
     """
     if resume == "never" or not folder.checkpoints():
@@ -207,12 +212,12 @@ def starting_point(
             f"{each.setting} was {value_text(each.old)} until here, now "
             f"{value_text(each.new)}{free}",
         )
-    _say_what_is_lost(folder, step=step_of(checkpoint), observer=observer)
+    _note_repeated_steps(folder, step=step_of(checkpoint), observer=observer)
     return checkpoint
 
 
 def _chosen(folder: RunFolder, *, step: int) -> Path:
-    """Return the checkpoint of a step, which must be there."""
+    """Return the checkpoint of a step, which must exist."""
     checkpoint, found = folder.checkpoint_dir(step), folder.checkpoints()
     if checkpoint not in found:
         have = ", ".join(str(step_of(path)) for path in found)
@@ -223,12 +228,12 @@ def _chosen(folder: RunFolder, *, step: int) -> Path:
 
 
 def _check_chosen(folder: RunFolder, checkpoint: Path, *, observer: Observer) -> None:
-    """Make sure that the checkpoint of `--resume STEP` is whole, and name the others if not."""
+    """Check that the checkpoint of `--resume STEP` is undamaged; if not, name the others."""
     try:
         check_run_checkpoint(checkpoint, observer=observer)
     except CheckpointError as error:
         found = folder.checkpoints()
-        fix = "give another --out to start anew"
+        fix = "give another --out to start over"
         if len(found) > 1:
             fix = "give one of them to --resume, or leave it out for the newest undamaged one"
         rest = other_checkpoints(found, without=checkpoint)
@@ -236,7 +241,7 @@ def _check_chosen(folder: RunFolder, checkpoint: Path, *, observer: Observer) ->
 
 
 def _newest_whole(folder: RunFolder, *, observer: Observer) -> Path:
-    """Return the newest checkpoint that is whole; set aside those that are newer and are not."""
+    """Return the newest undamaged checkpoint; set newer, damaged ones aside."""
     damaged: list[tuple[Path, CheckpointError]] = []
     for checkpoint in reversed(folder.checkpoints()):
         try:
@@ -252,12 +257,12 @@ def _newest_whole(folder: RunFolder, *, observer: Observer) -> Path:
         return checkpoint
     reasons = "; ".join(str(error) for _, error in damaged)
     raise CheckpointError(
-        f"no checkpoint can be resumed from: {reasons}; give another --out to start anew"
+        f"no checkpoint can be resumed from: {reasons}; give another --out to start over"
     )
 
 
-def _say_what_is_lost(folder: RunFolder, *, step: int, observer: Observer) -> None:
-    """Say which finished steps are done again: those behind the checkpoint."""
+def _note_repeated_steps(folder: RunFolder, *, step: int, observer: Observer) -> None:
+    """Note the finished steps that are done again: those after the checkpoint."""
     lines = folder.metric_ends(first=0, last=_NEWEST)
     last = max((int(line["step"] or 0) for line in lines), default=0)
     if last > step:

@@ -1,4 +1,4 @@
-"""The trained weights of one moment, kept so that the policy can be as it was once more."""
+"""A copy of the trained weights that can be swapped back in."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Snapshot:
 
     @contextmanager
     def as_it_was(self) -> Iterator[None]:
-        """Have the policy with the kept weights inside; afterwards it is as before, to the bit."""
+        """Give the policy the kept weights inside the context; afterwards its own, to the bit."""
         self._exchange()
         try:
             yield
@@ -50,5 +50,5 @@ class Snapshot:
 
 def _host_copy(weight: Tensor) -> Tensor:
     copy = weight.to("cpu", copy=True)
-    # Pinned memory goes to a GPU and back several times as fast.
+    # Copies between pinned memory and a GPU are several times as fast.
     return copy.pin_memory() if weight.is_cuda else copy

@@ -1,4 +1,4 @@
-"""Puts a run together: its parts from the settings, and its state as a checkpoint has it."""
+"""Assembles a run: its parts from the settings, its state from a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dgpo_cli.runs.history import record_changes
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train.collect import starting_collector
 from dgpo_cli.train.data import open_training_prompts
-from dgpo_cli.train.overlap import starting_pipeline
+from dgpo_cli.train.prefetch import starting_pipeline
 from dgpo_cli.train.resume import Standing
 from dgpo_cli.train.state import TrainingRun
 from dgpo_cli.train.tracking import Tracking
@@ -34,10 +34,10 @@ def started(
     checkpoint: Path | None,
     observers: Observers,
 ) -> Iterator[TrainingRun]:
-    """Open a run at its start, or where a checkpoint stands; tell how it ended when it is over."""
+    """Open a run at its start or at a checkpoint; report how it ended."""
     settings = standing.resolved.settings
     evaluations = None
-    if settings.eval.every:  # its benchmark is loaded before anything large is
+    if settings.eval.every:  # its benchmark is loaded before anything large
         evaluations = RunEvaluations(standing.resolved, folder=folder, observer=observers)
     engine = training_engine(settings, checkpoint=checkpoint, observer=observers)
     prompts = open_training_prompts(
@@ -53,16 +53,16 @@ def started(
         evaluations=evaluations,
         observer=observers,
     )
-    _take_up(run, standing=standing, checkpoint=checkpoint)
-    # The engine's end comes before the batches': what is being scored ahead ends then.
+    _restore(run, standing=standing, checkpoint=checkpoint)
+    # The engine ends before the batches: what is being scored for the next one ends with it.
     with run.batches, engine, evaluations or nullcontext(), run.interrupt, _end_of(observers):
         observers.add(Watch(settings, folder=folder, observer=observers))
         observers.add(Tracking(standing.resolved, folder=folder, step=run.step, observer=observers))
         yield run
 
 
-def _take_up(run: TrainingRun, *, standing: Standing, checkpoint: Path | None) -> None:
-    """Take up the state of a checkpoint, and write what a run starts with."""
+def _restore(run: TrainingRun, *, standing: Standing, checkpoint: Path | None) -> None:
+    """Restore the state of a checkpoint, and write the files that a run starts with."""
     engine, folder, found = run.engine, run.folder, standing.found
     _describe(engine, observer=run.observer)
     if checkpoint is not None:
@@ -74,9 +74,9 @@ def _take_up(run: TrainingRun, *, standing: Standing, checkpoint: Path | None) -
         if not any(each.learnt and each.setting.startswith("model.") for each in found):
             engine.noise_floor = state.noise_floor  # else measured again
         tell(run.observer, f"resumed from {checkpoint} at step {state.step}")
-    # An evaluation of the weights at the start counts only if the settings are still its own.
-    anew = checkpoint is None and any(each.change != Change.FREE for each in found)
-    for note in folder.forget_after(-1 if anew else run.step):
+    # An evaluation before the first step counts only under the settings that it was made with.
+    restarts = checkpoint is None and any(each.change != Change.FREE for each in found)
+    for note in folder.forget_after(-1 if restarts else run.step):
         tell(run.observer, note)
     record_changes(folder.path, step=run.step, found=found, resolved=standing.resolved)
     io.write(folder.settings_file, dump_toml(standing.resolved))
@@ -86,7 +86,7 @@ def _take_up(run: TrainingRun, *, standing: Standing, checkpoint: Path | None) -
 
 
 def _describe(engine: Engine, *, observer: Observer) -> None:
-    """Tell what is trained, and on which device."""
+    """Note the number of parameters and the device."""
     policy = engine.policy
     counts, packed = policy.parameter_counts(), policy.packed_count()
     in_4_bits = f" ({packed:,} in 4 bits)" if packed else ""
@@ -99,7 +99,7 @@ def _describe(engine: Engine, *, observer: Observer) -> None:
 
 @contextmanager
 def _end_of(observer: Observer) -> Iterator[None]:
-    """Tell how what is inside ended, however it did."""
+    """Report how the body ended, however it did."""
     try:
         yield
     except BaseException as error:

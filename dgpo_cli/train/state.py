@@ -1,4 +1,4 @@
-"""A run in progress: its parts, how far it is, and what it does not end without."""
+"""A run in progress: its parts, its progress, and what it saves before it ends."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.samplers.base import RemoteSampler
 from dgpo_cli.train.collect import Collector
 from dgpo_cli.train.interrupt import Interrupt
-from dgpo_cli.train.overlap import Pipeline
+from dgpo_cli.train.prefetch import Pipeline
 from dgpo_cli.train.train_eval import RunEvaluations
 
 MAX_BAD_STEPS = 3
 
 
 class TrainingRun:
-    """What the loop works on. step: steps that are finished; trained: those of this process."""
+    """The state of the loop. step: finished steps; trained: those of this process."""
 
     def __init__(
         self,
@@ -46,21 +46,21 @@ class TrainingRun:
         self._health = CreditHealth(), TauHealth(self.settings.credit)
 
     def wait_no_more(self) -> None:
-        """Wait for no server from now on; a signal's handler may call this."""
+        """Stop waiting for servers; a signal handler may call this."""
         if isinstance(self.engine.sampler, RemoteSampler):
             self.engine.sampler.wait_no_more()
 
-    def say_how_credit_is(self, number: int, metrics: StepMetrics) -> None:
-        """Say once where the credit of step `number` is GRPO's, or its tau is held up."""
+    def note_credit(self, number: int, metrics: StepMetrics) -> None:
+        """Note once that the credit of step `number` is GRPO's, or that its tau is limited."""
         for health in self._health:
-            said = health.line(metrics, noise_floor=self.engine.noise_floor)
-            if said is not None:
-                tell(self.observer, f"step {number}: {said}")
+            line = health.line(metrics, noise_floor=self.engine.noise_floor)
+            if line is not None:
+                tell(self.observer, f"step {number}: {line}")
 
     def finish_step(
         self, metrics: StepMetrics, groups: Sequence[ScoredGroup], batch: Batch, *, shown: bool
     ) -> None:
-        """Count a step that was trained; write its rollouts if `shown`, or if it was not finite."""
+        """Count a trained step; write its rollouts if `shown`, or if it was not finite."""
         number = self.step + 1
         self.bad_streak = self.bad_streak + 1 if metrics["optim/skipped_nonfinite"] else 0
         if self.bad_streak:
@@ -68,7 +68,7 @@ class TrainingRun:
             self._write_rollouts(path, groups, batch)
             tell(
                 self.observer,
-                f"step {number}: loss or gradient is not finite; the weights are as they were, "
+                f"step {number}: loss or gradient is not finite; the weights are unchanged, "
                 f"the batch is in {path}",
             )
         if shown:
@@ -76,25 +76,25 @@ class TrainingRun:
         self.step, self.trained = number, self.trained + 1
 
     def end_after_bad_steps(self) -> None:
-        """Raises NonFiniteError after several steps in a row that were not finite."""
+        """Raise NonFiniteError after several steps in a row that were not finite."""
         if self.bad_streak >= MAX_BAD_STEPS:
             raise NonFiniteError(
                 f"loss or gradient was not finite in {MAX_BAD_STEPS} steps in a row, the last is "
-                f"step {self.step}; the weights were not touched by them. The batches are in "
-                f"{self.folder.bad_batches_dir}; a lower optim.lr is the usual cure"
+                f"step {self.step}; they left the weights unchanged. The batches are in "
+                f"{self.folder.bad_batches_dir}; a lower optim.lr is the usual fix"
             )
 
     def evaluate(self) -> None:
-        """Evaluate the weights if it is time to. An interrupt ends the run between two batches."""
+        """Evaluate the weights if it is due. An interrupt ends the run between two batches."""
         if self.evaluations is None or not self.evaluations.due(self.step):
             return
-        with self.keeping_what_is_trained():
+        with self.checkpoint_on_failure():
             self.evaluations.run(self.engine, step=self.step, interrupt=self.interrupt)
         if self.interrupt.requested:
             self.stop(f"while evaluating after step {self.step}")
 
     def checkpoint(self) -> None:
-        """Write the checkpoint after the last step, if it is not there; delete those before."""
+        """Write the checkpoint of the last step, if it is missing; delete old ones."""
         assert self.engine.optimizer is not None
         target = self.folder.checkpoint_dir(self.step)
         if not target.exists():
@@ -110,12 +110,12 @@ class TrainingRun:
         self.folder.prune_checkpoints(keep=self.settings.train.keep_checkpoints)
 
     @contextmanager
-    def keeping_what_is_trained(self, metrics: StepMetrics | None = None) -> Iterator[None]:
+    def checkpoint_on_failure(self, metrics: StepMetrics | None = None) -> Iterator[None]:
         """Write a checkpoint of the last step before a failure inside ends the run.
 
-        What fails is sampling, scoring or handing over weights: the policy's are whole.
+        The failure is one of sampling, scoring or syncing: the policy's weights are whole.
 
-        metrics: of the last step, where they are not written down yet.
+        metrics: of the last step, if they are not written yet.
         """
         try:
             yield
@@ -125,7 +125,7 @@ class TrainingRun:
             if self.step > 0:
                 try:
                     self.checkpoint()
-                except CheckpointError as error:  # the first failure is the one to tell
+                except CheckpointError as error:  # the first failure is the one to report
                     tell(self.observer, str(error))
                 else:
                     if isinstance(failure, CalledOff):
@@ -133,7 +133,7 @@ class TrainingRun:
                     tell(
                         self.observer,
                         f"trained up to step {self.step}; checkpoint "
-                        f"{self.folder.checkpoint_dir(self.step)}; the same command continues",
+                        f"{self.folder.checkpoint_dir(self.step)}; run the same command to resume",
                     )
             raise
 
@@ -143,13 +143,13 @@ class TrainingRun:
         if self.step > 0:
             self.checkpoint()
             saved = f"checkpoint {self.folder.checkpoint_dir(self.step)}; "
-        self.interrupt.end(f"stopped {where}; {saved}the same command continues")
+        self.interrupt.end(f"stopped {where}; {saved}run the same command to resume")
 
     def stopped_at_once(self) -> str:
-        """The last line of a run that was interrupted twice."""
+        """Return the last line of a run that was interrupted twice."""
         checkpoints = self.folder.checkpoints()
-        goes_on = f"continues from {checkpoints[-1]}" if checkpoints else "starts anew"
-        return f"stopped at once in step {self.step + 1}; the same command {goes_on}"
+        how = f"resume from {checkpoints[-1]}" if checkpoints else "start over"
+        return f"stopped at once in step {self.step + 1}; run the same command to {how}"
 
     def _write_rollouts(self, path: Path, groups: Sequence[ScoredGroup], batch: Batch) -> None:
         lines = training_lines(

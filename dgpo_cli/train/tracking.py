@@ -1,7 +1,7 @@
-"""Sends a run to its trackers, and never lets one of them end it.
+"""Sends a run to its trackers; a tracker that fails never ends the run.
 
-trackers.json in the run folder keeps, for each tracker, the id of its run and how far it was
-told: when the run goes on, the tracker's run goes on as well, and no step is in it twice.
+trackers.json in the run folder keeps, for each tracker, the id of its run and the last step that it
+got: a run that resumes also resumes the tracker's, with no step in it twice.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class _Open:
-    """A tracker with its marks: the last step of which it knows the numbers, by kind."""
+class _OpenTracker:
+    """A tracker and its marks: the last step that it got, by kind."""
 
     name: TrackerName
     tracker: Tracker
@@ -43,21 +43,21 @@ class _Open:
 
 
 class Tracking:
-    """The trackers of one run, as one observer of it; a tracker that fails is off from there on."""
+    """The trackers of one run, as one observer; a tracker that fails is dropped."""
 
     def __init__(
         self, resolved: Resolved, *, folder: RunFolder, step: int, observer: Observer
     ) -> None:
         """Open the trackers.
 
-        step: how many steps are finished.
-        observer: told where each tracker keeps the run, and which of them fails.
+        step: finished steps.
+        observer: gets a note on where each tracker keeps the run, and on those that fail.
         """
         self._resolved, self._folder, self._observer = resolved, folder, observer
         self._settings = resolved.settings.track
         self._file = folder.path / "trackers.json"
-        self._open: list[_Open] = []
-        self._told: set[str] = set()
+        self._open: list[_OpenTracker] = []
+        self._sent: set[str] = set()
         self._step = step
         self._changes = read_changes(folder.path)
         kept = self._read()
@@ -70,13 +70,13 @@ class Tracking:
             except Exception as error:  # third-party code, and no network is no reason to stop
                 self._lost(name, error, while_="starting")
                 continue
-            self._open.append(_Open(name, tracker, run_id, marks))
+            self._open.append(_OpenTracker(name, tracker, run_id, marks))
             tell(self._observer, f"{name}: {without_logins(tracker.place)}")
         self._write()
-        self._tell_changes()
+        self._send_changes()
 
     def on(self, event: Event) -> None:
-        """Send what is of interest to a tracker; close all of them when the run has ended."""
+        """Send what trackers record; close them when the run ends."""
         match event:
             case StepDone(step, metrics):
                 self._send("step", step, lambda tracker: tracker.numbers(step, metrics))
@@ -96,21 +96,21 @@ class Tracking:
                 self._lost(each.name, found, while_="closing")
         self._open = []
 
-    def _tell_changes(self) -> None:
-        """Send what this part of the run does otherwise, at its first step."""
+    def _send_changes(self) -> None:
+        """Send the settings that changed for this part of the run, at its first step."""
         text = "\n".join(change_text(each) for each in self._changes if each.step == self._step)
         if text:
             kind, step = "settings/changed", self._step + 1
             self._send(kind, step, _words(step, kind, text))
 
     def _diagnosed(self, diagnoses: Sequence[Diagnosis]) -> None:
-        """Send every diagnosis that was not there the last time, as text."""
+        """Send every new diagnosis, as text."""
         for each in diagnoses:
-            if each.key not in self._told:
+            if each.key not in self._sent:
                 text = f"{each.headline}\n{each.evidence}\n{each.advice}"
                 name, step = f"diagnosis/{each.key}", each.step
                 self._send(name, step, _words(step, name, text))
-        self._told = {each.key for each in diagnoses}
+        self._sent = {each.key for each in diagnoses}
 
     def _send(self, kind: str, step: int, send: Callable[[Tracker], None]) -> None:
         if not self._open:
@@ -122,7 +122,7 @@ class Tracking:
                 send(each.tracker)
             except Exception as error:
                 self._open.remove(each)
-                self._lost(each.name, error, while_=f"being told of step {step}")
+                self._lost(each.name, error, while_=f"recording step {step}")
                 continue
             each.marks[kind] = step
         self._write()
@@ -167,10 +167,10 @@ class Tracking:
         try:
             io.write(self._file, encoded(TRACKERS.dump(kept)))
         except OSError as error:
-            self._settings = self._settings.model_copy(update={"to": ()})  # said once
+            self._settings = self._settings.model_copy(update={"to": ()})  # noted once
             tell(
                 self._observer,
-                f"{self._file}: {error.strerror or error}; a resumed run may be told twice",
+                f"{self._file}: {error.strerror or error}; a resumed run may be recorded twice",
             )
 
 

@@ -1,4 +1,4 @@
-"""What `dgpo train` does: finds out where the run in a folder stands, and trains it to its end."""
+"""`dgpo train`: find where the run in a folder stands and train it to its end."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from dgpo_cli.core.events import Observer, Observers
 from dgpo_cli.core.types import StepMetrics
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train import loop
-from dgpo_cli.train.resume import Resume, look, starting_point
+from dgpo_cli.train.resume import Resume, standing_of, starting_point
 from dgpo_cli.train.start import started
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Where the run ended. `first` and `last` are the metrics of its first and last step.
+    """The end of a run. `first` and `last` are the metrics of its first and last step.
 
-    trained: steps that were done now; 0 where all were done already.
+    trained: steps of this call; 0 if all were done before.
     curve: the lines of its evaluations, oldest first.
     """
 
@@ -44,18 +44,18 @@ def run(
     """Train until `train.steps`, from the newest whole checkpoint of `out` if `resume` allows.
 
     Args:
-        allow_change: go on with other settings than the run's even if they affect what is learnt;
-            each change is recorded.
+        allow_change: resume with other settings than the run's even if they affect what is
+            learnt; each change is recorded.
 
     Raises:
         RunFolderBusy: another process holds `out`.
         ConfigError: `out` holds a run and resume is "never", or another run than these settings'.
-        CheckpointError: resume asks for a checkpoint that is not there, or none can be read.
+        CheckpointError: the checkpoint that resume names is missing, or none can be read.
         NonFiniteError: three steps in a row were not finite.
     """
     folder, observers = RunFolder(out), Observers([observer])
-    # Before the lock nothing is written: what is refused, or done already, is left as it is.
-    standing = look(
+    # Nothing is written before the lock: a run that is refused or done stays as it is.
+    standing = standing_of(
         folder, resolved=resolved, resume=resume, allow_change=allow_change, observer=observers
     )
     if standing.done:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from dgpo_cli.config.changes import change_text
@@ -25,7 +24,7 @@ from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.evals.evaluate import encode_all, fill, load
 from dgpo_cli.evals.request import EvalRequest
 from dgpo_cli.evals.tally import report_of
-from dgpo_cli.prompts.benchmarks import Benchmark, protocol_of
+from dgpo_cli.prompts.benchmarks import protocol_of
 from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.runs.history import changes_behind
 from dgpo_cli.runs.run_folder import RunFolder
@@ -40,9 +39,9 @@ _EDGE = 64  # numbers at the head and the tail of a weight that its fingerprint 
 
 
 def eval_settings(resolved: Resolved) -> tuple[Resolved, Protocol | None]:
-    """Return the settings under which a run evaluates, and the protocol that they follow.
+    """Return the settings of a run's evaluations, and the protocol that they follow.
 
-    The run's < the protocol's < those of the section eval.
+    Settings: the run's < the protocol's < those of the section eval.
 
     Raises:
         ConfigError: there is no such protocol, or the values do not go together.
@@ -59,7 +58,7 @@ def eval_settings(resolved: Resolved) -> tuple[Resolved, Protocol | None]:
 
 
 class RunEvaluations:
-    """The evaluations of one run; use it as a context, which holds the graders."""
+    """The evaluations of one run; as a context it ends its graders."""
 
     def __init__(
         self,
@@ -68,19 +67,23 @@ class RunEvaluations:
         folder: RunFolder,
         observer: Observer,
     ) -> None:
-        """Load the benchmark, before anything large is.
+        """Load the benchmark, before anything large is loaded.
 
         Raises:
-            ConfigError, DataError, BackendError: the benchmark cannot be had.
+            ConfigError, DataError, BackendError: the benchmark cannot be loaded.
         """
         self._own: EvalSettings = resolved.settings.eval
         self._total = resolved.settings.train.steps
         self._folder = folder
         self._observer = observer
         self._resolved, self._protocol = eval_settings(resolved)
-        self._benchmark: Benchmark = load(
-            self._resolved, request=self._request(), observer=observer
+        request = EvalRequest(
+            bench=self._own.bench,
+            k=self._own.k,
+            name="run",
+            data=None if self._own.data is None else Path(self._own.data),
         )
+        self._benchmark = load(self._resolved, request=request, observer=observer)
         for note in self._benchmark.notes:
             tell(observer, note)
         self._grader = Grader(self._resolved.settings.reward, observer=observer)
@@ -89,30 +92,25 @@ class RunEvaluations:
         self._grader.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._grader.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._grader.close()
 
     def due(self, step: int) -> bool:
-        """Whether the weights after `step` steps are to be evaluated and have not been."""
+        """Whether the weights after `step` steps need an evaluation and have none."""
         wanted = step % self._own.every == 0 or step == self._total
         return wanted and not any(line["step"] == step for line in self._folder.read_evals())
 
     def run(self, engine: Engine, *, step: int, interrupt: Interrupt) -> None:
         """Evaluate the policy of a training engine after `step` steps.
 
-        What was drawn before the run was killed is taken as it is. After an interrupt between two
-        batches the evaluation is left for the next start of the run.
+        Samples that a killed run left are used. An evaluation that is interrupted between two
+        batches is finished when the run resumes.
 
         Raises:
             DataError: a problem is longer than prompts.max_prompt_tokens.
         """
         settings = self._resolved.settings
-        twin = engine.twin(settings, grader=self._grader)
+        evaluating = engine.with_settings(settings, grader=self._grader)
         behind = changes_behind(self._folder.checkpoint_dir(step))
         card = build_card(
             self._resolved,
@@ -120,7 +118,7 @@ class RunEvaluations:
             benchmark=self._benchmark,
             policy=engine.policy,
             adapter=None,
-            prompt_ids=encode_all(twin, self._benchmark.prompts),
+            prompt_ids=encode_all(evaluating, self._benchmark.prompts),
             trained={
                 "step": step,
                 "policy_version": engine.policy_version,
@@ -132,7 +130,7 @@ class RunEvaluations:
         with target.lock():
             target.begin(card, settings=dump_toml(self._resolved), fresh=not target.is_of(card))
             samples, drawn = fill(
-                twin,
+                evaluating,
                 self._benchmark.prompts,
                 k=self._own.k,
                 folder=target,
@@ -157,19 +155,11 @@ class RunEvaluations:
         curve = tuple(self._folder.read_evals())
         self._observer.on(Evaluated(step, evaluation, curve))
 
-    def _request(self) -> EvalRequest:
-        return EvalRequest(
-            bench=self._own.bench,
-            k=self._own.k,
-            name="run",
-            data=None if self._own.data is None else Path(self._own.data),
-        )
-
 
 def trained_fingerprint(policy: Policy) -> str:
-    """Return a SHA-256 over every trained weight: name, shape, two sums and some numbers of it.
+    """Return a SHA-256 over every trained weight: its name, shape, two sums and some numbers.
 
-    Quick also for billions of weights, and different after any update.
+    Fast for billions of weights, and different after any update.
     """
     import torch
 

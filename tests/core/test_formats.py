@@ -16,13 +16,13 @@ from dgpo_cli.core.codec import Format, encoded, filled, parsed
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.formats import (
     CARD,
-    CARRIED,
     FORMATS,
     METRICS,
+    PENDING,
+    PREFETCHED,
     ROLLOUT,
     STATE,
-    WAITING,
-    CarriedGroup,
+    PendingGroup,
     Position,
     PrefetchedBatch,
     RolloutRecord,
@@ -42,7 +42,7 @@ GROUP = ScoredGroup(
     (Verdict("wrong", None, 0.1),),
     (0.30000000000000004,),
 )
-CARRIED_GROUP = CarriedGroup(GROUP, ((-1e-300, math.nan),))
+CARRIED_GROUP = PendingGroup(GROUP, ((-1e-300, math.nan),))
 BATCH = PrefetchedBatch(
     7, 5, Position(6, 12), 1, 1.0, (GROUP,), ((-0.1, -0.2),), {"rollout/groups": math.nan}
 )
@@ -84,10 +84,10 @@ def test_a_new_field_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("format", "value"),
     [
-        (CARRIED, (CARRIED_GROUP, CARRIED_GROUP)),
-        (CARRIED, ()),
-        (WAITING, BATCH),
-        (WAITING, replace(BATCH, sampled=(GROUP, GROUP))),
+        (PENDING, (CARRIED_GROUP, CARRIED_GROUP)),
+        (PENDING, ()),
+        (PREFETCHED, BATCH),
+        (PREFETCHED, replace(BATCH, sampled=(GROUP, GROUP))),
         (STATE, TrainerState(step=7, policy_version=5, bad_streak=2)),
         (METRICS, {"step": 3, "loss/value": math.inf, "a/b": 1e-7}),
     ],
@@ -102,9 +102,9 @@ def test_what_is_written_comes_back_and_what_is_not_finite_as_unknown(
 
 
 def test_numbers_that_are_no_json_are_read_as_unknown_where_earlier_versions_wrote_them() -> None:
-    text = encoded(CARRIED.dump((CARRIED_GROUP,))).replace("null", "-Infinity", 1)
+    text = encoded(PENDING.dump((CARRIED_GROUP,))).replace("null", "-Infinity", 1)
     assert "-Infinity" in text
-    (found,) = CARRIED.read(parsed(text.encode(), where="f", constants=False), where="f")
+    (found,) = PENDING.read(parsed(text.encode(), where="f", constants=False), where="f")
     assert math.isnan(found.group.completions[0].sampling_logprobs[1])
 
 

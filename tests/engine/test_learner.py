@@ -36,14 +36,14 @@ def measured(
     learner: Learner,
     *,
     advantages: list[float] = updates.ADVANTAGES,
-    carried: Tensor | None = None,
+    old_logprobs: Tensor | None = None,
     **changes: Any,
 ) -> Batch:
     return learner.measure(
         tiny.rows_of_pairs(updates.PAIRS),
         torch.tensor(advantages),
         recipe=recipe(**changes),
-        carried=carried,
+        old_logprobs=old_logprobs,
     )
 
 
@@ -367,7 +367,7 @@ def test_old_logprobs_of_earlier_weights_give_the_gradient_of_two_passes(
     expected = updates.gradient_of(policy, apart)
     capture = updates.Capture(policy)
     learner = Learner(policy, capture)
-    batch = measured(learner, carried=apart.stats.old_logprobs[:rows])
+    batch = measured(learner, old_logprobs=apart.stats.old_logprobs[:rows])
     (result,) = finished(learner, batch)
     updates.assert_same_gradient(capture.gradients, expected)
     assert result.clipped_tokens > 0 and result.ratio_max > 1.28 and result.ratio_min < 0.8

@@ -161,7 +161,9 @@ def test_an_interrupt_keeps_finished_batches_and_says_how_to_go_on(
         run(bench, 4, tmp_path / "out")
     assert len(stored(tmp_path / "out")) == 8
     assert not (tmp_path / "out" / "report.json").exists()
-    kept = f"stopped; 8 of 12 samples are kept in {tmp_path / 'out'}; the same command continues"
+    kept = (
+        f"stopped; 8 of 12 samples are kept in {tmp_path / 'out'}; run the same command to resume"
+    )
     assert str(stop.value) == kept
     sampler = install(monkeypatch, Asked(boxed))
     run(bench, 4, tmp_path / "out")

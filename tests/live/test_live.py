@@ -235,7 +235,7 @@ def test_ctrl_c_ends_after_the_step_and_leaves_a_usable_terminal(tmp_path: Path)
     lines = terminal.shown()
     (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
     step = int(kept.name.removeprefix("step-"))
-    told = f"stopped at step {step}; checkpoint {kept}; the same command continues"
+    told = f"stopped at step {step}; checkpoint {kept}; run the same command to resume"
     assert "".join("".join(lines).split()).endswith("".join(told.split()))  # folded to the width
     assert any(line.endswith("stopped") for line in lines)
 

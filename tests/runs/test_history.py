@@ -20,7 +20,6 @@ from dgpo_cli.core.events import NOBODY
 from dgpo_cli.core.types import SettingChange
 from dgpo_cli.publish import push
 from dgpo_cli.report import report
-from dgpo_cli.runs.carried import read_carried
 from dgpo_cli.runs.history import (
     FILE,
     changes_behind,
@@ -28,6 +27,7 @@ from dgpo_cli.runs.history import (
     record_changes,
     resolved_until,
 )
+from dgpo_cli.runs.pending import read_pending
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train import train
 from tests.evals.evaluations import Asked, boxed, install, problems
@@ -299,7 +299,7 @@ def test_generated_and_given_problems_do_not_follow_each_other(
     settings = RunFolder(out).settings_file
     text = dump_toml(resolve(preset="tiny", overrides=[*SMALL, *second]))
     settings.write_text(text)
-    with pytest.raises(ConfigError, match=r"prompts: the data differ .*generated problems"):
+    with pytest.raises(ConfigError, match=r"prompts: the data are not .*generated problems"):
         run_tiny(out, *second, steps=2)
     assert settings.read_text() == text
     assert listing(out).keys() == before.keys()
@@ -324,7 +324,7 @@ def test_the_same_data_elsewhere_may_be_gone_on_with_if_asked(tmp_path: Path) ->
         run_tiny(out, *here, "prompts.problem_column=q", steps=2, allow_change=True)
     with pytest.raises(ConfigError, match="another --out"):
         run_tiny(out, *here, "prompts.template=Now {problem}", steps=2)
-    with pytest.raises(ConfigError, match="the data differ"):
+    with pytest.raises(ConfigError, match="the data are not"):
         run_tiny(out, *here, "prompts.template=Now {problem}", steps=2, allow_change=True)
     run_tiny(out, *there, steps=2, allow_change=True)
     assert [each.setting for each in read_changes(out)] == ["prompts.path"]
@@ -333,13 +333,13 @@ def test_the_same_data_elsewhere_may_be_gone_on_with_if_asked(tmp_path: Path) ->
 def test_kept_groups_of_the_old_settings_are_not_trained_on(tmp_path: Path) -> None:
     settings = (*file_of(tmp_path, sums(10, 60)), *DYNAMIC)
     result, _ = run_tiny(tmp_path / "run", *settings, steps=2)
-    kept = len(read_carried(result.checkpoint))
+    kept = len(read_pending(result.checkpoint))
     assert kept  # or the test shows nothing
     told: list[str] = []
     changed = (*settings, "reward.correct=2")
     _, lines = run_tiny(tmp_path / "run", *changed, steps=3, allow_change=True, events=told)
     why = "they were sampled with the old settings"
-    assert f"{kept} groups that were kept for this step are dropped: {why}" in told
+    assert f"{kept} pending groups are dropped: {why}" in told
     assert lines[0]["dynamic/groups_carried_in"] == 0
 
 

@@ -13,11 +13,12 @@ import torch
 
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.errors import CheckpointError
-from dgpo_cli.core.formats import CarriedGroup, Position
+from dgpo_cli.core.formats import PendingGroup, Position
 from dgpo_cli.core.types import Completion, Group, Message, Prompt, ScoredGroup, Verdict
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.prompts.datasets import FileStream
-from dgpo_cli.runs.carried import FILE, carried_text, read_carried
+from dgpo_cli.runs.pending import PENDING_FILE as FILE
+from dgpo_cli.runs.pending import pending_text, read_pending
 from dgpo_cli.samplers.settings import RolloutSettings
 from dgpo_cli.train.collect import Collected, Collector
 from tests import engines
@@ -101,7 +102,7 @@ def test_groups_without_signal_are_replaced_by_those_of_the_next_prompts() -> No
     assert engine.drawn == [names[:4], names[4:8], names[8:12]]
     assert ids(found.groups) == [names[0], names[2], names[5], names[9]]
     assert ids(found.sampled) == names
-    assert [each.group.prompt.id for each in own.carried] == [names[10]]
+    assert [each.group.prompt.id for each in own.pending] == [names[10]]
     assert own.position == Position(draws=3, prompts=12)
     assert found.metrics == {
         "dynamic/rounds": 3.0,
@@ -121,13 +122,13 @@ def test_the_surplus_is_first_in_the_next_step_with_the_logprobs_of_its_own_weig
     own = collector(engine)
     first = own.collect(1)
     assert (ids(first.groups), first.old_logprobs) == ([*names[1:5]], [])
-    assert [each.group.prompt.id for each in own.carried] == names[5:8]
+    assert [each.group.prompt.id for each in own.pending] == names[5:8]
     engine.policy_version = 1  # the update of the step
     second = own.collect(2)
     assert ids(second.groups) == [*names[5:8], names[12]]
     assert second.old_logprobs == [(0.0, 0.0)] * 3 * G
     assert {c.policy_version for g in second.groups[:3] for c in g.completions} == {0}
-    assert own.carried == ()
+    assert own.pending == ()
 
 
 def conserved(found: Collected, *, before: int) -> None:
@@ -147,14 +148,14 @@ def test_over_many_steps_every_prompt_is_drawn_once_and_every_group_goes_somewhe
     own = collector(engine, size=1000)
     trained: list[str] = []
     for number in range(1, 15):
-        before = len(own.carried)
+        before = len(own.pending)
         found = own.collect(number)
         conserved(found, before=before)
         trained += ids(found.groups)
-        assert len(found.groups) == 4 and len(own.carried) < 4
+        assert len(found.groups) == 4 and len(own.pending) < 4
     drawn = [name for batch in engine.drawn for name in batch]
     assert drawn == names[: len(drawn)]
-    kept = [each.group.prompt.id for each in own.carried]
+    kept = [each.group.prompt.id for each in own.pending]
     assert trained + kept == [name for name in drawn if name in mixed]
     assert len(set(engine.seeds)) == len(engine.seeds)
 
@@ -166,7 +167,7 @@ def test_after_the_last_round_the_batch_is_smaller_and_said_so() -> None:
     found = collector(engine, events=events).collect(5)
     assert ids(found.groups) == [names[3], names[6]]
     assert events == [
-        "step 5: only 2 of 4 groups have right and wrong answers after 3 rounds "
+        "step 5: only 2 of 4 groups have both correct and wrong answers after 3 rounds "
         "(rollout.max_rounds)"
     ]
 
@@ -201,16 +202,16 @@ def test_without_dynamic_sampling_a_step_is_one_draw() -> None:
 def test_groups_kept_by_a_run_that_has_switched_it_off_are_told_of() -> None:
     engine = ScriptedEngine(set(order(8)), prompts_per_step=4)
     groups = engine.score(engine.sample(stream(4).prompts, seeds=[[1, 2]] * 4))
-    carried = [CarriedGroup(group, ((0.0, 0.0),) * G) for group in groups]
+    pending = [PendingGroup(group, ((0.0, 0.0),) * G) for group in groups]
     rollout = engine.settings.rollout.model_copy(update={"dynamic_sampling": False})
     engine.settings = engine.settings.model_copy(update={"rollout": rollout})
     events: list[str] = []
     anything: Any = engine
     own = Collector(
-        anything, stream(9), position=Position(), carried=carried, observer=Notes(events)
+        anything, stream(9), position=Position(), pending=pending, observer=Notes(events)
     )
-    assert own.carried == ()
-    assert "4 groups that were kept for this step are dropped" in events[0]
+    assert own.pending == ()
+    assert "4 pending groups are dropped" in events[0]
 
 
 def test_a_checkpoint_gives_the_kept_groups_back_bit_by_bit(tmp_path: Path) -> None:
@@ -224,16 +225,16 @@ def test_a_checkpoint_gives_the_kept_groups_back_bit_by_bit(tmp_path: Path) -> N
         (1 / 3, -2 / 3),
         (-0.7, 0.0),
     )
-    carried = (CarriedGroup(group, (logprobs, logprobs)),)
-    assert read_carried(tmp_path) == ()
-    (tmp_path / FILE).write_text(carried_text(carried))
-    assert read_carried(tmp_path) == carried
+    pending = (PendingGroup(group, (logprobs, logprobs)),)
+    assert read_pending(tmp_path) == ()
+    (tmp_path / FILE).write_text(pending_text(pending))
+    assert read_pending(tmp_path) == pending
     (tmp_path / FILE).write_text(json.dumps([{"group": {}}]))
     with pytest.raises(CheckpointError, match=r"carried\.json: cannot be read"):
-        read_carried(tmp_path)
+        read_pending(tmp_path)
 
 
-def test_the_ratio_of_a_carried_group_is_that_of_two_weights_and_not_1(policy: Policy) -> None:
+def test_the_ratio_of_a_pending_group_is_that_of_two_weights_and_not_1(policy: Policy) -> None:
     """Against log-probabilities of a slow twin, before and after the update in between."""
     engine = engines.make_engine(policy)
     groups = [group for group in engines.rollout(engine) if group.has_signal]
@@ -247,13 +248,13 @@ def test_the_ratio_of_a_carried_group_is_that_of_two_weights_and_not_1(policy: P
             for c in g.completions
         ]
 
-    carried, before = engine.logprobs(kept), slow()
-    for row, expected in zip(carried, before, strict=True):
+    old_logprobs, before = engine.logprobs(kept), slow()
+    for row, expected in zip(old_logprobs, before, strict=True):
         assert row == pytest.approx(expected, abs=1e-5)
     engine.update(engine.make_batch(fresh), step=0)
     after = slow()
-    batch = engine.make_batch([*kept, *fresh], carried=carried)
-    rows = len(carried)
+    batch = engine.make_batch([*kept, *fresh], old_logprobs=old_logprobs)
+    rows = len(old_logprobs)
     for row, expected in enumerate(before):
         assert batch.stats.old_logprobs[row, : len(expected)].tolist() == pytest.approx(
             expected, abs=1e-5

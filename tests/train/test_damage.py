@@ -81,7 +81,7 @@ DAMAGED_RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut": (weights(DAMAGES["cut"]), "model.safetensors: has changed since it was written"),
     "empty": (weights(DAMAGES["empty"]), "model.safetensors: is empty"),
     "missing": (weights(DAMAGES["missing"]), "model.safetensors: is missing"),
-    "of another step": (of_another_step, "its state.json is that of step 2"),
+    "of another step": (of_another_step, "its state.json is of step 2"),
     "optimiser": (lambda folder: flip_a_bit(folder / "trainer.pt"), "trainer.pt: has changed"),
     "state": (lambda folder: (folder / "state.json").unlink(), "state.json: cannot be read"),
     "gone": (lambda folder: [path.unlink() for path in folder.iterdir()] and None, "state.json"),
@@ -145,11 +145,11 @@ def test_a_checkpoint_that_was_renamed_to_a_later_step_is_set_aside(
     parts: tuple[Path, Path], run: RunFolder
 ) -> None:
     later = run.checkpoint_dir(4).rename(run.checkpoint_dir(9))
-    with pytest.raises(CheckpointError, match=r"step-000009: its state\.json is that of step 4"):
+    with pytest.raises(CheckpointError, match=r"step-000009: its state\.json is of step 4"):
         go_on(run, resume=9)
     events = go_on(run)
     assert events[0].endswith(
-        f"state.json is that of step 4; this checkpoint is not used and is now {later}.damaged"
+        f"state.json is of step 4; this checkpoint is not used and is now {later}.damaged"
     )
     assert_is_the_whole_run(parts[0], run)
 
@@ -216,7 +216,7 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed_from_with_a_note(
     newest = earlier(run.checkpoint_dir(4))
     events = go_on(run)
     assert [event for event in events if "without checksums" in event] == [
-        f"{newest}: was written by an earlier version, without checksums; changed weights would "
+        f"{newest}: written by an earlier version, without checksums; changed weights would "
         "not be noticed"
     ]
     assert f"resumed from {newest} at step 4" in events

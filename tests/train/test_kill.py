@@ -159,7 +159,7 @@ def test_however_a_run_ends_no_process_stays_behind(tmp_path: Path, how: signal.
         done = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
         kept = tmp_path / "run" / "checkpoints" / f"step-{done:06d}"
         assert kept.is_dir()
-        assert f"stopped at step {done}; checkpoint {kept}; the same command continues" in text
+        assert f"stopped at step {done}; checkpoint {kept}; run the same command to resume" in text
         assert "error" not in text
     deadline = time.monotonic() + 10
     while processes_of(process.pid) and time.monotonic() < deadline:
@@ -185,7 +185,9 @@ def test_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "Traceback" not in text
     assert "stopping with a checkpoint after this step" in text
-    assert re.search(r"^stopped at once in step \d+; the same command starts anew$", text, re.M)
+    assert re.search(
+        r"^stopped at once in step \d+; run the same command to start over$", text, re.M
+    )
 
 
 @pytest.mark.slow

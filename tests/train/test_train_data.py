@@ -10,7 +10,8 @@ import pytest
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.engine.checkpoint import load_state
-from dgpo_cli.runs.carried import FILE, read_carried
+from dgpo_cli.runs.pending import PENDING_FILE as FILE
+from dgpo_cli.runs.pending import read_pending
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train import data as data_module
 from tests.hub.hub_server import Hub, serving
@@ -43,7 +44,7 @@ def test_a_dynamic_run_in_two_parts_is_the_run_in_one(tmp_path: Path) -> None:
     settings = (*file_of(tmp_path, sums(10, 60)), *DYNAMIC)
     whole, whole_lines = run_tiny(tmp_path / "whole", *settings, steps=4)
     first, first_lines = run_tiny(tmp_path / "parts", *settings, steps=2)
-    state, kept = load_state(first.checkpoint), read_carried(first.checkpoint)
+    state, kept = load_state(first.checkpoint), read_pending(first.checkpoint)
     assert kept  # or the test shows nothing
     assert first_lines[-1]["dynamic/groups_kept_over"] == len(kept)
     sampled = sum(line["dynamic/groups_sampled"] for line in first_lines)
@@ -115,7 +116,7 @@ def test_a_run_is_not_gone_on_with_on_other_data(tmp_path: Path, other: str) -> 
     run_tiny(tmp_path / "run", *settings, steps=1)
     before = (tmp_path / "run" / "settings.toml").read_bytes()
     file_of(tmp_path, other)
-    with pytest.raises(ConfigError, match=r"prompts: the data differ .* give another --out"):
+    with pytest.raises(ConfigError, match=r"prompts: the data are not .* give another --out"):
         run_tiny(tmp_path / "run", *settings, steps=2)
     assert (tmp_path / "run" / "settings.toml").read_bytes() == before
     file_of(tmp_path, sums(10, 40))
@@ -137,7 +138,7 @@ def test_a_run_on_the_hub_reads_the_commit_it_began_with(
         hub.revision, hub.files = "f" * 40, {"data.jsonl": sums(50, 90).encode()}
         later: list[str] = []
         run_tiny(tmp_path / "run", *settings, steps=2, events=later)
-        assert f"a/b: read at commit {REVISION}, as the run began" in later
+        assert f"a/b: read at commit {REVISION}, with which the run began" in later
         assert not any(event.startswith("prompts.") for event in later)
         run_tiny(tmp_path / "new", *settings, steps=1)
     stored = resolve(config=tmp_path / "new" / "settings.toml").settings.prompts
@@ -198,13 +199,13 @@ def test_problems_of_the_runs_benchmark_are_reported_and_on_request_left_out(
     events: list[str] = []
     run_tiny(tmp_path / "not-compared", *settings, steps=1, events=events)
     assert overlap_notes(events) == [
-        "overlap of 30 problems with benchmarks: none with sums-easy; "
+        "contamination of 30 problems by benchmarks: none by sums-easy; "
         "not in the cache, not compared: aime2024"
     ]
     events.clear()
     run_tiny(tmp_path / "left-out", *settings, "prompts.drop_overlap=true", steps=1, events=events)
     assert overlap_notes(events) == [
-        f"overlap of 30 problems with benchmarks: {bench} 3 ('data:1', 'data:2', 'data:3'); "
+        f"contamination of 30 problems by benchmarks: {bench} 3 ('data:1', 'data:2', 'data:3'); "
         "none with sums-easy; not in the cache, not compared: aime2024",
-        f"3 of 30 problems are left out: in {bench}, too (prompts.drop_overlap)",
+        f"3 of 30 problems are left out: also in {bench} (prompts.drop_overlap)",
     ]

@@ -56,7 +56,8 @@ def test_a_run_whose_answer_checker_does_not_start_goes_on_where_it_was(
     (saved,) = RunFolder(tmp_path / "run").checkpoints()
     step = int(saved.name.removeprefix("step-"))
     assert (
-        events[-1] == f"trained up to step {step}; checkpoint {saved}; the same command continues"
+        events[-1]
+        == f"trained up to step {step}; checkpoint {saved}; run the same command to resume"
     )
     again, lines = run_tiny(tmp_path / "run", *settings, steps=4, resume="must")
     assert lines[0]["step"] > 1

@@ -28,7 +28,7 @@ _COMMAND = re.compile(r"[A-Za-z]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Diagnosis:
+class Examination:
     """What is left after repeats and empty rows were taken out, and what was found.
 
     faults: what a strict load stops at, a line each. notes: what is worth knowing.
@@ -39,7 +39,7 @@ class Diagnosis:
     notes: tuple[str, ...]
 
 
-def examine(records: Sequence[Record], manifest: HubManifest) -> Diagnosis:
+def examine(records: Sequence[Record], manifest: HubManifest) -> Examination:
     """Compare the rows of a named benchmark's file with what its manifest says.
 
     The records that are left have the ids of the key where they could be lined up with it, and
@@ -57,7 +57,7 @@ def examine(records: Sequence[Record], manifest: HubManifest) -> Diagnosis:
     faults += differing
     notes = (_checked(single, alignment, manifest),)
     identified = _identified(single, alignment, trusted=not differing)
-    return Diagnosis(identified, tuple(faults), notes)
+    return Examination(identified, tuple(faults), notes)
 
 
 def text_faults(record: Record) -> Iterator[str]:

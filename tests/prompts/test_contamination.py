@@ -7,7 +7,7 @@ import random
 import pytest
 
 from dgpo_cli.core.types import Message, Prompt
-from dgpo_cli.prompts.overlap import find_overlap
+from dgpo_cli.prompts.contamination import find_contamination
 
 LONG = " ".join(f"word{n}" for n in range(20))
 MIDDLE = " ".join(f"term{n}" for n in range(9))
@@ -17,7 +17,7 @@ BENCHMARKS = {"long": [LONG, "something else entirely"], "middle": [MIDDLE], "sh
 
 def hits(text: str) -> set[str]:
     prompt = Prompt("p", (Message("system", "Be brief."), Message("user", text)), "1", "test")
-    return {name for name, ids in find_overlap([prompt], BENCHMARKS).items() if ids == ["p"]}
+    return {name for name, ids in find_contamination([prompt], BENCHMARKS).items() if ids == ["p"]}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_what_overlaps(text: str, expected: set[str]) -> None:
 def test_ids_come_in_the_order_of_the_prompts_and_once() -> None:
     texts = [LONG, "x", LONG + LONG, LONG]
     prompts = [Prompt(str(n), (Message("user", t),), "1", "") for n, t in enumerate(texts)]
-    assert find_overlap(prompts, BENCHMARKS)["long"] == ["0", "2", "3"]
+    assert find_contamination(prompts, BENCHMARKS)["long"] == ["0", "2", "3"]
 
 
 def test_overlap_agrees_with_a_slow_twin_on_random_texts() -> None:
@@ -66,7 +66,7 @@ def test_overlap_agrees_with_a_slow_twin_on_random_texts() -> None:
         problems = [text(1, 18) for _ in range(3)]
         tokens = text(1, 400)
         prompt = Prompt("p", (Message("user", " ".join(tokens)),), "1", "")
-        found = find_overlap([prompt], {"b": [" ".join(p) for p in problems]})["b"]
+        found = find_contamination([prompt], {"b": [" ".join(p) for p in problems]})["b"]
         expected = any(shares(tokens, p) for p in problems)
         assert bool(found) == expected
         answers.add(expected)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgpo_cli.prompts.answer_key import read_integer
-from dgpo_cli.prompts.doctor import Diagnosis, examine, text_faults
+from dgpo_cli.prompts.examination import Examination, examine, text_faults
 from dgpo_cli.prompts.manifests import HubManifest
 from dgpo_cli.prompts.records import Record
 
@@ -41,7 +41,7 @@ def faults(*records: Record) -> tuple[str, ...]:
 
 
 def test_good_data_pass_and_say_what_was_compared() -> None:
-    assert examine(GOOD, MANIFEST) == Diagnosis(
+    assert examine(GOOD, MANIFEST) == Examination(
         GOOD, (), ("4 of 4 answers agree with the key (by id)",)
     )
 

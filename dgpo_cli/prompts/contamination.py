@@ -16,7 +16,7 @@ _TOKENS = re.compile(r"\w+|[-+*/^=<>]")
 Grams = tuple[str, ...]
 
 
-def find_overlap(
+def find_contamination(
     prompts: Sequence[Prompt], benchmarks: Mapping[str, Sequence[str]]
 ) -> dict[str, list[str]]:
     """Return, for every benchmark, the ids of the prompts that share a problem with it.

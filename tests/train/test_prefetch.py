@@ -1,4 +1,4 @@
-"""Laws of sampling ahead: who samples when, with which weights, and that nothing is lost."""
+"""Laws of prefetching: who samples when, with which weights, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dgpo_cli.engine.checkpoint import load_state
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.inspect.rollout_file import read_rollouts
 from dgpo_cli.policy.policy import Policy, load_policy
-from dgpo_cli.runs.carried import WAITING_FILE as FILE
+from dgpo_cli.runs.pending import PREFETCHED_FILE as FILE
 from dgpo_cli.runs.rollouts import RolloutLine
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train import train
@@ -311,7 +311,7 @@ def test_a_batch_of_another_group_size_is_left_out_and_its_prompts_are_drawn_aga
     kept = json.loads((RunFolder(case.out).checkpoint_dir(2) / FILE).read_text())
     other = ("rollout.group_size=2", "optim.micro_batch_size=4")
     _, lines = case.run(AHEAD, *other, steps=4, allow_change=True)
-    assert any("4 groups that were sampled ahead are left out" in event for event in case.events)
+    assert any("4 prefetched groups are dropped" in event for event in case.events)
     assert [line["rollout/lag"] for line in lines] == [0.0, 1.0]
     again = list(dict.fromkeys(line.prompt.id for line in case.rollouts()[2]))
     assert again == [group["prompt"]["id"] for group in kept["groups"]]
@@ -428,7 +428,7 @@ def test_an_interrupt_while_servers_are_waited_for_keeps_what_is_trained(
         parts.run(*ahead, *dynamic, steps=5)
     assert sampling_threads() == []
     (checkpoint,) = RunFolder(parts.out).checkpoints()
-    assert f"; checkpoint {checkpoint}; the same command continues" in str(e.value)
+    assert f"; checkpoint {checkpoint}; run the same command to resume" in str(e.value)
     parts.on_sample = lambda number: None
     _, rest = parts.run(*ahead, *dynamic, steps=5, resume="must")
     assert 0 < len(rest) < 5
@@ -472,10 +472,10 @@ def test_a_batch_is_no_older_for_a_step_that_moved_no_weights(
 
 def test_dynamic_sampling_keeps_groups_over_that_are_two_steps_old(case: Case) -> None:
     _, lines = case.run(AHEAD, *DYNAMIC, steps=6)
-    carried = [line["dynamic/groups_carried_in"] for line in lines]
-    assert any(carried)
+    pending = [line["dynamic/groups_carried_in"] for line in lines]
+    assert any(pending)
     # No group is lost between the draw that kept it and the one that builds on it.
-    assert carried == [0.0, *(line["dynamic/groups_kept_over"] for line in lines[:-1])]
+    assert pending == [0.0, *(line["dynamic/groups_kept_over"] for line in lines[:-1])]
     for number, (line, batch) in enumerate(zip(lines, case.rollouts(), strict=True), start=1):
         old = int(line["dynamic/groups_carried_in"]) * 4
         assert versions(batch[:old]) <= {max(number - 3, 0)}
