@@ -192,9 +192,9 @@ def test_every_batch_is_on_the_disk_before_the_next(
     [
         (["rollout.temperature=0.5"], "protocol.temperature: 1.0 -> 0.5"),
         (["seed=1"], "protocol.seed: 0 -> 1"),
-        (["prompts.template=Q {problem}"], "protocol.template: '{problem}' -> 'Q {problem}'"),
-        (["reward.extract=last-number"], "protocol.checker.extract: 'boxed' -> 'last-number'"),
-        (["model.dtype=bfloat16"], "subject.dtype: 'float32' -> 'bfloat16'"),
+        (["prompts.template=Q {problem}"], "protocol.template: {problem} -> Q {problem}"),
+        (["reward.extract=last-number"], "protocol.checker.extract: boxed -> last-number"),
+        (["model.dtype=bfloat16"], "subject.dtype: float32 -> bfloat16"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dgpo_cli.engine import setup
 from dgpo_cli.policy.load import load_model
 from dgpo_cli.policy.settings import ModelSettings
-from dgpo_cli.train import start
 from tests.cli.helpers import in_process as dgpo
 from tests.slow.test_smollm2 import json_lines, smollm2  # noqa: F401 (a fixture)
 
@@ -63,7 +63,7 @@ def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fin
 
     out = tmp_path_factory.mktemp("qlora") / "run"
     held: list[tuple[Any, dict[str, torch.Tensor]]] = []
-    load_policy = start.load_policy
+    load_policy = setup.load_policy
 
     def watched(*arguments: Any, **others: Any) -> Any:
         policy = load_policy(*arguments, **others)
@@ -71,7 +71,7 @@ def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fin
         return policy
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(start, "load_policy", watched)
+        patch.setattr(setup, "load_policy", watched)
         overrides = [f"--set={s}" for s in (f"model.path={smollm2}", *SETTINGS)]
         result = dgpo(
             *("train", "--preset", "smollm2-lora", "--steps", str(STEPS), "--out", str(out)),

@@ -12,11 +12,12 @@ import torch
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY, Evaluated
+from dgpo_cli.engine import setup
 from dgpo_cli.evals import evaluate
 from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.evals.request import EvalRequest
 from dgpo_cli.runs.run_folder import RunFolder
-from dgpo_cli.train import interrupt, start, train, train_eval
+from dgpo_cli.train import interrupt, train, train_eval
 from tests.evals.evaluations import problems, stored
 from tests.recorder import Recorder
 from tests.train.test_train import SMALL, numbers, run_tiny, weights
@@ -161,7 +162,7 @@ def test_without_a_protocol_the_run_is_evaluated_as_it_samples() -> None:
 def test_an_unknown_benchmark_ends_the_run_before_a_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start, "load_policy", None)
+    monkeypatch.setattr(setup, "load_policy", None)
     with pytest.raises(ConfigError, match="sumz: no such benchmark"):
         run_tiny(tmp_path / "run", *EVERY, "eval.bench=sumz")
 
