@@ -1,4 +1,4 @@
-"""Judge completions of a user's own: lines with `gold` and `output`, as they come in."""
+"""Judges completions: JSON lines with `gold` and `output`, as they come in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNKNOWN: tuple[Outcome, ...] = ("timeout", "crash")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One line: its number from 1, what is judged, the outcome that its writer wants, the rest."""
+    """A line: its number from 1, what is judged, the wanted outcome, its other fields."""
 
     number: int
     item: GradeItem
@@ -34,7 +34,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class CheckJson:
-    """A line that was judged, in front of its own other fields. agrees: null if either is fine."""
+    """A judged line, before its own other fields. agrees: null if any outcome is fine."""
 
     line: Count
     gold: Text
@@ -51,7 +51,7 @@ CHECK = Format(
 
 @dataclass(frozen=True, slots=True)
 class CheckedCase:
-    """A case and what the checker says of it; `agrees` is None where nothing is wanted."""
+    """A case and its verdict; `agrees` is None if no outcome is wanted."""
 
     case: Case
     outcome: Outcome
@@ -68,12 +68,12 @@ class CheckedCase:
                 return self.outcome == want
 
     def to_json(self) -> dict[str, Any]:
-        """The line's own fields without the completion, and the verdict."""
+        """Return the verdict and the line's own fields, without the completion."""
         case = self.case
         head = filled(CheckJson, self, line=case.number, gold=case.item.gold, want=case.want)
         data = CHECK.dump(head)
         if case.want is not None:
-            data["agrees"] = self.agrees  # null where either is fine
+            data["agrees"] = self.agrees  # null if any outcome is fine
         return data | {name: value for name, value in case.rest.items() if name not in data}
 
 
@@ -103,13 +103,13 @@ class CheckSummary:
 
     @property
     def precision(self) -> float | None:
-        """Of the answers that were called correct, the share that is; None where none was."""
+        """Share of the answers judged correct that are; None if there are none."""
         called = self.true_positives + self.false_positives
         return self.true_positives / called if called else None
 
     @property
     def recall(self) -> float | None:
-        """Of the answers that are correct, the share that was called so; None where none is."""
+        """Share of the correct answers that are judged so; None if there are none."""
         right = self.true_positives + self.false_negatives
         return self.true_positives / right if right else None
 
@@ -135,9 +135,9 @@ class _Broken(Exception):
 def judged(
     lines: Iterable[bytes], *, settings: RewardSettings, at_once: int
 ) -> Generator[CheckedCase | BrokenLine, None, None]:
-    """Judge each line; yield in order what came of it. Blank lines are no lines.
+    """Judge each line and yield the results in order. Blank lines are skipped.
 
-    at_once: lines that are read before they are judged; 1 where each verdict is waited for.
+    at_once: lines that are read before they are judged; 1 if each verdict is waited for.
 
     Raises:
         DgpoError: the checker's workers cannot be started.
@@ -173,11 +173,11 @@ def _case(line: bytes, number: int) -> Case:
     try:
         fields = json.loads(line.removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise _Broken(f"no UTF-8 at byte {error.start}") from error
+        raise _Broken(f"not UTF-8 at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
-        raise _Broken(f"no JSON: {error}") from error
+        raise _Broken(f"not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise _Broken("no JSON object with gold and output")
+        raise _Broken("not a JSON object with gold and output")
     gold, output = _take(fields, "gold"), _take(fields, "output")
     if isinstance(gold, int | float) and not isinstance(gold, bool):
         gold = str(gold)
@@ -200,12 +200,12 @@ def _take(fields: dict[str, Any], name: str) -> Any:
 
 
 def _starts_in_thought(fields: dict[str, Any]) -> bool:
-    """As the line says, or as its prompt ends."""
-    told = fields.pop("starts_in_thought", None)
-    if told is not None and not isinstance(told, bool):
-        raise _Broken(f"starts_in_thought={told!r:.80}: must be true or false")
+    """Return the field of that name, else whether the prompt leaves a thought open."""
+    given = fields.pop("starts_in_thought", None)
+    if given is not None and not isinstance(given, bool):
+        raise _Broken(f"starts_in_thought={given!r:.80}: must be true or false")
     prompt = fields.get("prompt")
-    return ends_in_thought(prompt) if told is None and isinstance(prompt, str) else told is True
+    return ends_in_thought(prompt) if given is None and isinstance(prompt, str) else given is True
 
 
 def _finish_reason(value: object) -> FinishReason:

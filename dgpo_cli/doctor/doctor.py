@@ -1,6 +1,6 @@
-"""Looks at this machine: packages, devices, memory, disk, limits, the hub; each with its fix.
+"""Checks this machine: packages, devices, memory, disk, limits and the hub, each with its fix.
 
-Works where torch does not import: what could crash or hang is tried in a process of its own.
+Works even if torch does not import: what could crash or hang runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from dgpo_cli.core.numbers import size
 from dgpo_cli.core.types import Finding
 from dgpo_cli.doctor import machine, packages
 
-# Settings with some changed, as `resolve` gives them.
+# Resolves the settings with some changed.
 Changed = Callable[[dict[str, object]], Resolved]
 
 
 def run(changed: Changed | None) -> tuple[Finding, ...]:
-    """Return what was found.
+    """Return the findings.
 
-    Args:
-        changed: gives the settings of the run that is to be possible here; None to look at the
-            machine alone.
+    changed: resolves the settings of the run to check; None checks the machine alone.
     """
     settings = changed({}).settings if changed is not None else None
     probed = packages.probe()
@@ -35,7 +33,7 @@ def run(changed: Changed | None) -> tuple[Finding, ...]:
 
 
 def _needed(settings: Settings | None) -> frozenset[str]:
-    """Return the optional packages that the settings cannot do without."""
+    """Return the optional packages that the settings need."""
     if settings is None:
         return frozenset()
     needed = set()

@@ -1,4 +1,4 @@
-"""Memory, disk, limits, threads and the hub, as dgpo would meet them on this machine."""
+"""Memory, disk, limits, threads and the hub, as dgpo finds them on this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from dgpo_cli.core.numbers import size
@@ -52,7 +53,7 @@ def memory() -> Finding:
 
 
 def space(name: str, folder: Path, *, least: int, fix: str) -> Finding:
-    """Say how much room a folder's disk has. A folder that is not there yet is its parent's."""
+    """Report the free space on a folder's disk; a missing folder counts as its parent."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if folder == Path("/dev") and name == "shared memory":
@@ -66,11 +67,10 @@ def space(name: str, folder: Path, *, least: int, fix: str) -> Finding:
 
 
 def cache_folder() -> Path:
-    """Return where the hub's client keeps models."""
-    home = os.environ.get("HF_HOME")
-    given = os.environ.get("HF_HUB_CACHE")
-    if given:
+    """Return the folder of the hub's cache."""
+    if given := os.environ.get("HF_HUB_CACHE"):
         return Path(given).expanduser()
+    home = os.environ.get("HF_HOME")
     return (Path(home).expanduser() if home else Path.home() / ".cache" / "huggingface") / "hub"
 
 
@@ -105,16 +105,14 @@ def cores_here() -> int:
     """Return the cores that this process may run on; a container's quota counts."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    try:
+    with suppress(OSError, ValueError):  # no such file, or "max"
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         cores = min(cores, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no such file, or "max"
-        pass
     return cores
 
 
 def hub(*, timeout_s: float = _HUB_S) -> Finding:
-    """Ask the hub for an answer of any kind; looking its name up may hang, so a thread does it."""
+    """Check that the hub answers, in a thread because looking its name up may hang."""
     for name in _OFFLINE:
         if os.environ.get(name, "").lower() in _TRUE:
             fix = f"unset {name} to download; local folders and what is cached work"
@@ -139,7 +137,7 @@ def _ask(address: ServerUrl, timeout_s: float, answer: list[str]) -> None:
         with urllib.request.urlopen(request, timeout=timeout_s):
             answer.append("")
     except urllib.error.HTTPError as error:
-        # It is there: only a server's own failure keeps downloads from working.
+        # It is there: only a failure of the server itself prevents downloads.
         answer.append("" if error.code < 500 else f"answers with {error.code}")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)

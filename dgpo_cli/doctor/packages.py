@@ -1,4 +1,4 @@
-"""Which packages are installed, whether they import, and whether they are the tested versions."""
+"""Checks that packages are installed, import, and have the tested versions."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ for name in sys.argv[1:]:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What importing the installed packages gave: an error each, empty where it worked."""
+    """The installed packages: their versions, and an error each, empty if the import worked."""
 
     versions: dict[str, str]
     errors: dict[str, str]
@@ -87,7 +87,7 @@ def probe(*, timeout_s: float = _PROBE_S) -> Probed:
 
 
 def _run(names: list[str], *, timeout_s: float) -> tuple[list[dict[str, Any]], str]:
-    """Return the lines of the probe, and how it ended where that was not well."""
+    """Return the lines of the probe, and how it failed if it did."""
     command = [sys.executable, "-c", _PROBE, *names]
     try:
         done = subprocess.run(
@@ -99,11 +99,8 @@ def _run(names: list[str], *, timeout_s: float) -> tuple[list[dict[str, Any]], s
         raw = error.stdout or b""
         text = raw.decode(errors="replace") if isinstance(raw, bytes) else raw
         end = f"did not import within {timeout_s:.0f} s"
-    lines = []
-    for line in text.splitlines():
-        if line.startswith('{"name": '):
-            lines.append(json.loads(line))
-    return lines, end
+    lines = (line for line in text.splitlines() if line.startswith('{"name": '))
+    return [json.loads(line) for line in lines], end
 
 
 def _version(name: str) -> str | None:
@@ -117,7 +114,7 @@ def _version(name: str) -> str | None:
 def findings(probed: Probed, *, needed: frozenset[str]) -> Iterator[Finding]:
     """Yield a finding for Python, for each package, and for the devices that torch sees.
 
-    needed: optional packages that the run cannot do without.
+    needed: optional packages that the run needs.
     """
     version = platform.python_version()
     if sys.version_info < _LEAST_PYTHON:
@@ -136,7 +133,7 @@ def _package(name: str, probed: Probed, *, needed: bool) -> Finding:
     if version is None:
         if name not in OPTIONAL or needed:
             return Finding(name, "fail", "not installed", install)
-        return Finding(name, "ok", "not installed; needed by some presets only")
+        return Finding(name, "ok", "not installed; only some presets need it")
     if error:
         state: Literal["warn", "fail"] = "fail" if needed or name not in OPTIONAL else "warn"
         return Finding(name, state, f"{version}, does not import: {error}", f"reinstall: {install}")

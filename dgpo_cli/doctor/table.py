@@ -1,4 +1,4 @@
-"""What `dgpo doctor` found, for a terminal and as JSON."""
+"""The findings of `dgpo doctor`, for a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def render(findings: Sequence[Finding], *, color: Depth = "truecolor") -> View:
 
 @dataclass(frozen=True, slots=True)
 class DoctorJson:
-    """What was looked at. ok: nothing of it fails."""
+    """The findings. ok: none of them fails."""
 
     ok: bool
     findings: tuple[Finding, ...]
@@ -44,7 +44,7 @@ def _draw(page: Page, *, findings: Sequence[Finding]) -> None:
     names = max(cell_len(finding.name) for finding in findings) + 2
     for finding in findings:
         head = page.cells((finding.state, _STATE, _STYLES[finding.state]), (finding.name, names))
-        if page.width - head.cell_len < 30:  # no room beside the names
+        if page.width - head.cell_len < 30:  # no room next to the names
             page.add(head)
             head = page.text(" " * _STATE)
         indent = head.cell_len

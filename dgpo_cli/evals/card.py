@@ -1,4 +1,4 @@
-"""The card of an evaluation: all that moves its score, and the check of its prompts."""
+"""The card of an evaluation: everything that affects its score, and the check of its prompts."""
 
 from __future__ import annotations
 
@@ -47,11 +47,10 @@ def build_card(
     """Return the card of an evaluation of `policy` on `benchmark`.
 
     prompt_ids: the token ids of every problem, in order.
-    trained: what training has made of the weights that were loaded, where they are in memory.
+    trained: what training did to the loaded weights, if the policy is in memory.
 
     Raises:
-        ModelError: a prompt opens with two BOS tokens, or the weights are not where they were
-            loaded from.
+        ModelError: a prompt opens with two BOS tokens, or the files of the weights are gone.
     """
     settings = resolved.settings
     check_bos(benchmark.prompts, prompt_ids, bos=policy.tokenizer.bos_token_id)
@@ -81,8 +80,8 @@ def check_bos(
         if list(ids[:2]) == [bos, bos]:
             raise ModelError(
                 f"prompt {prompt.id!r} opens with two BOS tokens (ids {list(ids[:_SHOWN_IDS])}): "
-                "prompts.template and the model's tokenizer or chat template each give one; "
-                "take it out of prompts.template"
+                "prompts.template and the model's tokenizer or chat template each add one; "
+                "remove it from prompts.template"
             )
 
 
@@ -117,7 +116,7 @@ def _protocol(
 
 
 def checker_entry(settings: Settings) -> dict[str, Any]:
-    """Return what the card says of the answer checker."""
+    """Return the card's entry for the answer checker."""
     reward = settings.reward
     integer = isinstance(reward, IntegerReward)
     return {
@@ -200,7 +199,7 @@ def _device(policy: Policy) -> str:
 
 
 def cpu_model() -> str:
-    """Return what the processor calls itself, or at least its architecture."""
+    """Return the model name of the processor, else its architecture."""
     info = Path("/proc/cpuinfo")
     if os.path.exists(info):
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""Compare evaluations with a baseline: what may be compared, and what they say of each other."""
+"""Compares evaluations with a baseline: what is comparable, and what differs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dgpo_cli.core.types import Card, ProblemResult
 from dgpo_cli.stats.cards import differences
 from dgpo_cli.stats.comparison import ComparedPair, NamedEvaluation, compare_runs
 
-# Entries of the protocol that go with the subject: another seed is a rerun, and which tokens end
-# a completion is the tokenizer's.
+# Protocol entries that belong to the subject: another seed is a rerun, and the tokenizer decides
+# which tokens end a completion.
 _SUBJECTS_OWN = ("seed", "stop")
-_FEWEST = 6  # problems of one sign that the sign test takes for p < 0.05: 2 / 2^6
-# Where the data came from, when it is the same.
+_FEWEST = 6  # changes of one sign that the sign test needs for p < 0.05: 2 / 2^6
+# Where the data came from: ignored if the data is the same.
 _ORIGIN = ("dataset", "revision")
 
 
@@ -21,10 +21,9 @@ def run(runs: Sequence[NamedEvaluation], *, force: bool = False) -> tuple[Compar
     """Pair every later run with the first.
 
     Raises:
-        ConfigError: fewer than two runs; or without `force` cards that differ in protocol or
-            environment, a missing card, or other problems; all differences are named. With
-            `force` only when no problem is common.
-        DataError: a problem stands in an evaluation twice.
+        ConfigError: fewer than two runs, or no problem in common; without `force` also a missing
+            card, other problems, or cards that differ in protocol or environment, all named.
+        DataError: a problem is in an evaluation twice.
     """
     if len(runs) < 2:
         raise ConfigError("give the baseline and at least one evaluation to compare with it")
@@ -67,14 +66,14 @@ def _by_key(run: NamedEvaluation) -> dict[tuple[str, str], ProblemResult]:
     if len(found) < len(run.evaluation.problems):
         ids = [problem.id for problem in run.evaluation.problems]
         twice = next(name for name in ids if ids.count(name) > 1)
-        raise DataError(f"{run.name}: problem {twice} stands in it twice")
+        raise DataError(f"{run.name}: problem {twice} is in it twice")
     return found
 
 
 def _card_differences(before: NamedEvaluation, after: NamedEvaluation) -> Iterator[str]:
     for run in (before, after):
         if run.card is None:
-            yield f"card: {run.name} has none, so what it was made under is unknown"
+            yield f"card: {run.name} has none, so its protocol is unknown"
     if before.card is None or after.card is None:
         return
     digests = [run.card.protocol.get("sha256") for run in (before, after) if run.card]

@@ -1,10 +1,10 @@
 """The folder of an evaluation: which card its samples belong to, and who may write.
 
-card.json       what moves the score; samples of another card never mix with these
+card.json       what affects the score; samples of two cards never mix
 settings.toml   the resolved settings
 samples.jsonl   a line a sample, appended as they come
-report.json     the report of the last run that came to its end
-run.lock        who holds the folder
+report.json     the report of the last finished evaluation
+run.lock        the process that may write
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ class EvalFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process; it is made where there is none.
+        """Lock the folder for this process; create it if needed.
 
         Raises:
-            RunFolderBusy: another process holds it; the message says which.
-            ConfigError: the folder cannot be made, or holds a training run.
+            RunFolderBusy: another process has locked it; the message names it.
+            ConfigError: the folder cannot be created, or contains a training run.
         """
         run = RunFolder(self.path)
         if run.metrics_file.exists() or run.checkpoints_dir.exists():
-            raise ConfigError(f"{self.path}: holds a training run; give another --out")
+            raise ConfigError(f"{self.path}: contains a training run; give another --out")
         with io.locked(self.path):
             yield
 
     def begin(self, card: Card, *, settings: str, fresh: bool) -> None:
-        """Make the folder that of `card`: what is there must be of the same card, or goes.
+        """Start or resume an evaluation of `card`. fresh: delete what is there first.
 
         Raises:
-            ConfigError: samples of another card are in it, each difference named.
+            ConfigError: samples of another card are there; each difference is named.
         """
         if fresh:
             for path in (self.samples.path, self.card_file, self.report_file, self.settings_file):
@@ -82,12 +82,12 @@ class EvalFolder:
         io.write(self.settings_file, settings)
 
     def is_of(self, card: Card) -> bool:
-        """Whether the folder's samples are of this card; an empty folder's are."""
+        """Return whether the stored samples, if any, belong to this card."""
         if not self.samples.path.exists():
             return True
         try:
             return self.read_card().key == card.key
-        except DataError:  # without a card that can be read nobody knows
+        except DataError:  # no readable card: unknown
             return False
 
     def read_card(self) -> Card:
@@ -112,12 +112,12 @@ class EvalFolder:
         io.write(self.report_file, encoded(to_json(evaluation, card), indent=2) + "\n")
 
     def _compare(self, card: Card) -> None:
-        fix = "give another --out, or --fresh to start this folder anew"
+        fix = "give another --out, or --fresh to start from scratch"
         if not self.card_file.exists():
-            raise ConfigError(f"{self.path}: holds samples without a card.json; {fix}")
+            raise ConfigError(f"{self.path}: contains samples without a card.json; {fix}")
         entries = differences(asdict(self.read_card()), asdict(card))
         changed = [f"{key}: {change}" for key, change in entries]
         if changed:
             raise ConfigError(
-                f"{self.path}: holds samples of another evaluation: {'; '.join(changed)}; {fix}"
+                f"{self.path}: contains samples of another evaluation: {'; '.join(changed)}; {fix}"
             )

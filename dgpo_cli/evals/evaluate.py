@@ -1,8 +1,8 @@
-"""Evaluate a model on a benchmark: k samples of every problem, each kept as soon as it is there.
+"""Evaluate a model on a benchmark: k samples of every problem, each stored as soon as it is drawn.
 
-What a folder holds under the same card is taken as it is; only the samples that are missing are
-drawn. A sample depends on the card, its problem and its number alone, so that an evaluation that
-was killed and resumed, or extended to a larger k, has the samples of one that was not.
+Stored samples of the same card are kept; only missing ones are drawn. A sample depends on the card,
+its problem and its number alone, so that an evaluation that was killed and resumed, or extended to
+a larger k, has the samples of one that was not.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DEFAULT_BATCH = 1024  # completions, for a sampler whose settings do not say
 
 
 class Stop(Protocol):
-    """Says whether an evaluation is to end between two batches."""
+    """Says whether to stop between two batches."""
 
     @property
     def requested(self) -> bool: ...
@@ -44,7 +44,7 @@ class Stop(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DrawnSamples:
-    """What was sampled now: completions, their tokens, and the seconds that sampling took."""
+    """The samples drawn by this call: their number, tokens, and seconds of sampling."""
 
     samples: int
     tokens: int
@@ -60,7 +60,7 @@ def run(
     """Evaluate; leave card, settings, samples and report in the folder.
 
     Raises:
-        ConfigError: the folder holds samples of another card.
+        ConfigError: the folder contains samples of another card.
         DataError: a problem is longer than prompts.max_prompt_tokens: a score over the others
             would not be the benchmark's.
         ModelError: a prompt opens with two BOS tokens.
@@ -110,8 +110,7 @@ def load(resolved: Resolved, *, request: EvalRequest, observer: Observer) -> Ben
     """Load the benchmark under the settings' template and system turn.
 
     Raises:
-        DataError: two problems have one id, an answer is not of the kind that reward.kind
-            compares, or the data is not what it should be.
+        DataError: two problems have one id, or the data or an answer is not valid.
     """
     prompts = resolved.settings.prompts
     columns = dict(request.columns or {})
@@ -138,7 +137,7 @@ def load(resolved: Resolved, *, request: EvalRequest, observer: Observer) -> Ben
 
 
 def default_out(bench: str, name: str, card: Card) -> Path:
-    """Return the folder of a card, so that the same evaluation finds its samples again."""
+    """Return the default folder of a card: the same evaluation finds its samples again."""
     return Path("evals") / f"{bench}-{name}-{card.key[:8]}"
 
 
@@ -152,19 +151,18 @@ def fill(
     stop: Stop | None = None,
     redraw: str | None = None,
 ) -> tuple[list[Sample], DrawnSamples]:
-    """Draw the samples 0 to k - 1 of every problem that are not in the folder yet; return all
-    that are there then, in the order of the file.
+    """Draw the samples 0 to k - 1 of every problem that the folder lacks; return all, in order.
 
-    Sample 0 of every problem comes first, then sample 1, and so on: what is there after a while
-    is a whole evaluation with a smaller k. Batches are as large as the sampler takes. Every batch
-    is judged and on the disk before the next begins.
+    Sample 0 of every problem comes first, then sample 1, and so on: an unfinished folder is an
+    evaluation with a smaller k. Batches are as large as the sampler takes; each is judged and on
+    the disk before the next begins.
 
     Args:
-        stop: looked at before every batch; where it is requested, what is there is returned.
-        redraw: draw all anew where a sample that is there is damaged, and say this.
+        stop: checked before every batch; if requested, the stored samples are returned.
+        redraw: if a stored sample is damaged, draw all of them again and print this.
 
     Raises:
-        DataError: without `redraw`, a sample that is there is broken or was changed.
+        DataError: without `redraw`, a stored sample is broken or was changed.
     """
     try:
         samples = stored(folder.samples, prompts, seed=engine.settings.seed, observer=observer)
@@ -181,7 +179,7 @@ def fill(
     if kept and missing:
         tell(
             observer,
-            f"{folder.path}: {kept} of {len(wanted)} samples are there, drawing the others",
+            f"{folder.path}: {kept} of {len(wanted)} samples are stored; drawing the others",
         )
     if missing and engine.grader is not None:
         engine.grader.start()
@@ -197,7 +195,7 @@ def fill(
                 samples += map(sample_of, lines)
                 advance(len(lines))
     except KeyboardInterrupt as stop:
-        # The file is asked: the signal may have come between a batch's writing and its counting.
+        # Counted in the file: the signal may have come between writing a batch and counting it.
         there_now = folder.samples.count() - (before - kept)
         raise KeyboardInterrupt(
             f"stopped; {there_now} of {len(wanted)} samples are kept in {folder.path}; "
@@ -211,13 +209,13 @@ def fill(
 def stored(
     file: SampleFile, prompts: Sequence[Prompt], *, seed: int, observer: Observer
 ) -> list[Sample]:
-    """Read the stored samples: each must be as it was written and belong to the benchmark.
+    """Read the stored samples, which must be unchanged and belong to the benchmark.
 
     Raises:
         DataError: one is broken or was changed; the message names it.
     """
     if file.mend():
-        tell(observer, f"{file.path}: its last line, cut short or damaged, was removed")
+        tell(observer, f"{file.path}: removed its last line, which was torn or damaged")
     known = {prompt.id: prompt for prompt in prompts}
     samples = []
     for line in file.lines():
@@ -230,7 +228,7 @@ def stored(
 
 
 def _changed(line: Mapping[str, Any], prompt: Prompt | None, *, seed: int) -> str | None:
-    """Say how a stored sample differs from one that would be drawn, if it does."""
+    """Return how a stored sample differs from one that would be drawn now, if it does."""
     if prompt is None:
         return "the benchmark has no such problem"
     asked = [{"role": m.role, "content": m.content} for m in prompt.messages]
@@ -244,7 +242,7 @@ def _changed(line: Mapping[str, Any], prompt: Prompt | None, *, seed: int) -> st
 
 
 def batch_size(engine: Engine) -> int:
-    """Return how many completions the sampler takes at once."""
+    """Return the number of completions that the sampler takes at once."""
     return int(getattr(engine.settings.rollout.backend, "batch_size", _DEFAULT_BATCH))
 
 

@@ -1,4 +1,4 @@
-"""Judge the stored samples of an evaluation again, with today's checker and without a model."""
+"""Judges the stored samples of an evaluation again, with today's checker and without a model."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.grader import GradeItem, Grader
 from dgpo_cli.runs.step_lines import named
 
-_CHUNK = 256  # lines whose texts are held at a time
+_CHUNK = 256  # lines in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
 class _StoredReport:
-    """What is read of the last report."""
+    """The field that is read from the last report."""
 
     k: Annotated[Count, Field(ge=1)]
 
@@ -46,11 +46,11 @@ _REPORT = Format(_StoredReport)
 def run(path: Path, *, observer: Observer) -> RegradeResult:
     """Give every sample in the folder `path` today's verdict; rewrite samples, card and report.
 
-    Samples are replaced in one piece first: a regrade that was killed is done again.
+    Samples are replaced first, in one piece: repeat a regrade that was killed.
 
     Raises:
-        ConfigError: the folder holds no evaluation.
-        DataError: its files are broken, or no problem set is complete in it.
+        ConfigError: the folder has no evaluation.
+        DataError: its files are broken, or a problem has no sample yet.
         RunFolderBusy: an evaluation into the folder is running.
     """
     folder = EvalFolder(path)
@@ -59,7 +59,7 @@ def run(path: Path, *, observer: Observer) -> RegradeResult:
     with folder.lock():
         if folder.samples.mend():
             tell(
-                observer, f"{folder.samples.path}: its last line, cut short or damaged, was removed"
+                observer, f"{folder.samples.path}: removed its last line, which was torn or damaged"
             )
         settings = resolve(config=folder.settings_file).settings
         card = _today(folder.read_card(), settings)
@@ -85,9 +85,9 @@ def run(path: Path, *, observer: Observer) -> RegradeResult:
 
 
 def _open_prompts(folder: EvalFolder, card: Card, *, observer: Observer) -> bool:
-    """Whether the prompts leave a thought open, for samples that do not tell it themselves.
+    """Return whether the prompts leave a thought open, for samples that do not record it.
 
-    The card keeps the last ids of a prompt, and the chat template ends all of them alike.
+    The card has the last ids of one prompt; the chat template ends all prompts alike.
     """
     lines = folder.samples.lines(changed=set())
     if all("starts_in_thought" in line for line in lines):
@@ -100,11 +100,11 @@ def _open_prompts(folder: EvalFolder, card: Card, *, observer: Observer) -> bool
         file = model_folder(path, revision=card.subject.get("revision")) / "tokenizer.json"
         ids = card.subject["prompt_ids"]["last"]
         end = Tokenizer.from_file(str(file)).decode(ids, skip_special_tokens=False)
-    except Exception:  # no such model here any more; the tokenizers library raises nothing finer
+    except Exception:  # the model is gone; the tokenizers library raises nothing finer
         tell(
             observer,
-            f"{folder.path}: its samples do not say whether the prompts leave a thought open, and "
-            f"the tokenizer of {model} is not on this machine; they are judged as if none did",
+            f"{folder.path}: its samples do not record whether the prompts leave a thought open, "
+            f"and the tokenizer of {model} is not on this machine; they are judged as if none did",
         )
         return False
     return ends_in_thought(end)
@@ -119,7 +119,7 @@ def _judge(
 ) -> tuple[list[Sample], list[Flip]]:
     """Judge every line again and store what changed; return all samples, and the flips.
 
-    in_thought: whether lines that do not tell it begin inside a thought.
+    in_thought: for lines that do not record whether they begin inside a thought.
     """
     samples: list[Sample] = []
     flips: list[Flip] = []
@@ -149,14 +149,14 @@ def _judge(
         tell(
             observer,
             f"{folder.samples.path}: {len(changed)} of its lines were changed since they were "
-            f"written, and are judged as they are now: {named(sorted(changed))}",
+            f"written and are judged as they are now: {named(sorted(changed))}",
         )
     folder.samples.judge_again(tails)
     return samples, flips
 
 
 def _judged(old: Sample, item: GradeItem, verdict: Verdict) -> Sample:
-    """Return a sample with today's verdict; nobody has a second opinion of an open thought."""
+    """Return a sample with today's verdict; an open thought gets no second opinion."""
     thinks = item.starts_in_thought and after_thinking(item.judged) is None
     return replace(
         old,
@@ -185,13 +185,13 @@ def _chunks(lines: Iterator[dict[str, Any]], *, size: int) -> Iterator[list[dict
 
 
 def _today(card: Card, settings: Settings) -> Card:
-    """Return the card with today's checker on it; how samples were drawn does not change."""
+    """Return the card with today's checker; sampling is unchanged."""
     return replace(card, protocol={**card.protocol, "checker": checker_entry(settings)})
 
 
 def _complete(samples: list[Sample], *, card: Card, folder: EvalFolder) -> tuple[list[str], int]:
-    """Return the problems in the benchmark's order, and the k that the report covers: that of
-    the last report, or as many samples as every problem has."""
+    """Return the problems in the benchmark's order, and the k of the report: that of the last
+    report, or the number of samples that every problem has."""
     there = {sample.key for sample in samples}
     ids = list(dict.fromkeys(sample.prompt_id for sample in samples if sample.index == 0))
     k = 0
@@ -200,7 +200,7 @@ def _complete(samples: list[Sample], *, card: Card, folder: EvalFolder) -> tuple
     if len(ids) < int(card.protocol["n_problems"]) or k == 0:
         raise DataError(
             f"{folder.path}: not every problem has a sample yet; finish it with dgpo eval first "
-            "(the samples that are there have today's verdicts now)"
+            "(the stored samples have today's verdicts now)"
         )
     return ids, min(k, _last_k(folder) or k)
 

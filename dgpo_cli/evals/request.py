@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do, and what it leaves behind."""
+"""The requests and results of dgpo eval and dgpo regrade."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dgpo_cli.core.types import Card, Evaluation, Outcome
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is evaluated: settings, the adapter on the model, if any, and a name for files."""
+    """What is evaluated: settings, the adapter if any, and a name for files."""
 
     resolved: Resolved
     adapter: Path | None
@@ -32,7 +32,7 @@ def trained(run: Path, resolved: Resolved, *, adapter: Path | None, observer: Ob
 
     Raises:
         CheckpointError: there is none, or it is damaged.
-        ConfigError: the run trained no adapter, and one is given.
+        ConfigError: an adapter is given, and the run trained none.
     """
     from dgpo_cli.runs.run_folder import checkpoint_to_load
 
@@ -48,15 +48,15 @@ def trained(run: Path, resolved: Resolved, *, adapter: Path | None, observer: Ob
 
 @dataclass(frozen=True, slots=True)
 class EvalRequest:
-    """An evaluation; what moves samples is in the settings.
+    """An evaluation; what affects samples is in the settings.
 
     bench: name of a benchmark, or a file of problems. data: a local copy of a named benchmark.
-    name: what the model is called in the name of the folder.
+    name: the model's name in that of the folder.
     out: the folder; None for evals/BENCH-NAME-CARD.
-    columns: names of the columns "problem" and "answer", where they are others.
-    strict: stop at what is wrong with the data; None leaves it to the benchmark.
-    fresh: throw away what is in the folder.
-    second_opinion: ask the math checker as well where the checker is for integers.
+    columns: other names of the columns "problem" and "answer".
+    strict: stop at faults of the data; None leaves it to the benchmark.
+    fresh: delete what is in the folder.
+    second_opinion: ask the math checker as well if the checker is for integers.
     """
 
     bench: str
@@ -74,7 +74,7 @@ class EvalRequest:
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    """A finished evaluation. sampled: completions that were drawn now; the others were there."""
+    """A finished evaluation. sampled: the completions drawn now; the others were stored."""
 
     evaluation: Evaluation
     card: Card
@@ -84,7 +84,7 @@ class EvalResult:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """A stored sample whose verdict changed when it was graded again."""
+    """A stored sample whose verdict changed when it was judged again."""
 
     prompt_id: str
     index: int
@@ -97,7 +97,7 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class RegradeJson:
-    """What flipped, and the report since; its fields are in evaluation.schema.json."""
+    """What flipped, and the new report; its fields are in evaluation.schema.json."""
 
     flips: tuple[Flip, ...]
     report: dict[str, Any]
@@ -108,7 +108,7 @@ REGRADE = Format(RegradeJson, name="regrade", what="dgpo regrade --json", stamp=
 
 @dataclass(frozen=True, slots=True)
 class RegradeResult:
-    """Stored samples graded again: how many there are, and those that flipped, in file order."""
+    """Samples judged again: their number, and those that flipped, in file order."""
 
     evaluation: Evaluation
     card: Card

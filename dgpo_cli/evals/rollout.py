@@ -1,4 +1,4 @@
-"""Sample and score completions of a benchmark or a file, and write them down."""
+"""Samples and scores completions of a benchmark or a file, and writes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dgpo_cli.runs.rollouts import rollout_lines, write_lines
 
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
-    """What was written: shares of outcomes add up to 1."""
+    """The written rollouts; outcomes are shares that add up to 1."""
 
     out: Path
     completions: int
@@ -62,7 +62,7 @@ def run(
 
 
 def read_source(resolved: Resolved, *, source: str, observer: Observer) -> tuple[Prompt, ...]:
-    """Return the prompts of a benchmark or file, written as the settings' template says."""
+    """Return the prompts of a benchmark or file, under the settings' template."""
     prompts = resolved.settings.prompts
     columns = prompts if isinstance(prompts, FilePrompts | HubPrompts) else FilePrompts(path=source)
     benchmark = load_benchmark(
@@ -81,7 +81,7 @@ def read_source(resolved: Resolved, *, source: str, observer: Observer) -> tuple
 def fitting(
     engine: Engine, prompts: tuple[Prompt, ...], *, observer: Observer
 ) -> tuple[Prompt, ...]:
-    """Leave out the prompts that are too long, and say how many.
+    """Leave out prompts that are too long, and report how many.
 
     Raises:
         DataError: none is left.

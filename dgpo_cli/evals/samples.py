@@ -23,7 +23,7 @@ from dgpo_cli.rewards.grader import GradeItem
 
 _TAIL = ("outcome", "extracted", "checker", "second", "starts_in_thought", "digest")
 _DIGEST = b',"digest":"'
-REMEDY = "delete the line to draw that sample again, or start the folder anew with --fresh"
+REMEDY = "delete the line to draw that sample again, or start from scratch with --fresh"
 Key = tuple[str, int]  # id of the problem, number of the sample
 
 
@@ -31,9 +31,9 @@ Key = tuple[str, int]  # id of the problem, number of the sample
 class Sample:
     """What a report needs of a stored sample; text and token ids stay in the file.
 
-    tokens: their number. fingerprint: equal for equal token ids. logprob: of all of them, in nats
-        towards 0, before top_p and top_k. It and starts_in_thought: None where an earlier version
-        did not tell.
+    tokens: their number. fingerprint: equal for equal token ids. logprob: of all tokens, in whole
+        nats rounded towards 0, before top_p and top_k. logprob, starts_in_thought: None if an
+        earlier version did not record it.
     """
 
     prompt_id: str
@@ -79,7 +79,7 @@ def sample_line(
 
 
 def _whole_nats(completion: Completion) -> int | None:
-    """The field `logprob`, if it is known; the digits behind depend on the batch it came from."""
+    """Return the field `logprob`, if known; finer digits depend on the batch."""
     logprobs = completion.sampling_logprobs
     total = math.fsum(logprobs) if len(logprobs) == len(completion.token_ids) else math.nan
     return math.ceil(total) if math.isfinite(total) else None
@@ -95,7 +95,7 @@ def verdict_fields(
 
 
 def item_of(line: Mapping[str, Any], *, starts_in_thought: bool = False) -> GradeItem:
-    """Return what is judged of a line; `starts_in_thought` stands in where it does not tell."""
+    """Return what is judged of a line. starts_in_thought: used if the line does not record it."""
     inside = line.get("starts_in_thought", starts_in_thought)
     return GradeItem(line["answer"], line["completion"], line["finish_reason"], inside)
 
@@ -111,21 +111,21 @@ class SampleFile:
         io.append(self.path, b"".join(map(_encoded, lines)))
 
     def count(self) -> int:
-        """Return how many finished lines there are."""
+        """Return the number of finished lines."""
         if not self.path.exists():
             return 0
         with self.path.open("rb") as file:
             return sum(line.endswith(b"\n") for line in file)
 
     def mend(self) -> int:
-        """Cut off a last line that a kill left unfinished; return how many there were, 0 or 1."""
+        """Remove a last line that a kill left unfinished; return the number removed, 0 or 1."""
         return io.drop_torn_line(self.path, is_whole=_is_json)
 
     def lines(self, *, changed: set[int] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the lines as they are stored, checked.
 
-        changed: gets the number, from 1, of each line that is not as it was written, which is
-            yielded then; without it such a line is an error.
+        changed: receives the number, from 1, of each line that was changed, which is then
+            yielded; without it such a line is an error.
 
         Raises:
             DataError: a line is broken or changed, or a sample is there twice; the message names
@@ -144,7 +144,7 @@ class SampleFile:
                     if key in seen:
                         raise DataError(f"{where}: a second sample {key[1]} of problem {key[0]!r}")
                 except DataError as error:
-                    raise DataError(f"{error}; start the folder anew with --fresh") from error
+                    raise DataError(f"{error}; start from scratch with --fresh") from error
                 seen.add(key)
                 if "digest" in line and not _is_sealed(raw):
                     if changed is None:
@@ -161,9 +161,9 @@ class SampleFile:
                 yield {"extracted": None, **there}
 
     def judge_again(self, tails: Mapping[int, dict[str, Any]]) -> None:
-        """Give the lines of these numbers, counted from 0, other verdicts, in one piece.
+        """Replace the verdicts of the lines with these numbers, from 0, in one piece.
 
-        A verdict is the end of a line (`verdict_fields`), and the rest is copied as it is.
+        A verdict is the end of a line (`verdict_fields`); the rest is copied unchanged.
         """
         if not tails:
             return
@@ -198,12 +198,12 @@ def _digest(head: bytes) -> bytes:
 
 
 def _with_tail(raw: bytes, tail: Mapping[str, Any]) -> bytes:
-    # In JSON no text holds a bare quotation mark: this is the field and nothing else.
+    # A JSON string has no bare quotation mark: this is the field and nothing else.
     cut = raw.rfind(b',"outcome":')
     own = parsed(b"{" + raw[cut + 1 :], where="") if cut >= 0 else {}
     if own.keys() <= set(_TAIL) and "outcome" in own:
         return _sealed(raw[:cut] + b"," + _json(tail)[1:-1])
-    return _encoded({**parsed(raw, where=""), **tail})  # not in the order that we write
+    return _encoded({**parsed(raw, where=""), **tail})  # fields in another order
 
 
 def _is_json(raw: bytes) -> bool:
@@ -231,5 +231,5 @@ def sample_of(line: dict[str, Any]) -> Sample:
 
 
 def verdict_of(outcome: Outcome, extracted: str | None) -> Verdict:
-    """Return the verdict of a stored sample; a report has no use for the settings' rewards."""
+    """Return the verdict of a stored sample; a report does not need the settings' rewards."""
     return Verdict(outcome, extracted, float(outcome == "correct"))

@@ -1,4 +1,4 @@
-"""The second opinion on stored samples: the math checker's, asked once and kept in the line."""
+"""The second opinion on stored samples: the math checker's, asked once and stored in the line."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ def ask_again(
 ) -> list[Sample]:
     """Ask the math checker about the samples 0 to k - 1 that it has not seen; return all, in order.
 
-    Only where the checker is for integers: elsewhere it is the first opinion.
-
+    Only if the checker is for integers: otherwise it is the first opinion.
     samples: those of the file, in its order.
     """
     unseen = [n for n, sample in enumerate(samples) if sample.index < k and sample.second is None]

@@ -1,4 +1,4 @@
-"""From stored samples to the report of an evaluation. No model, no torch."""
+"""Makes the report of an evaluation from stored samples. Needs no model and no torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dgpo_cli.evals.samples import Key, Sample
 from dgpo_cli.stats.estimators import ProblemSamples, summarise
 
 _SURE = 4.0  # standard errors
-_MATTERS = 0.01  # share of the samples: less does not move an error that is told to one digit
-_UNKNOWN = ("timeout", "crash")  # outcomes that say nothing of the answer
+_MATTERS = 0.01  # share of the samples: less does not change a standard error of one digit
+_UNKNOWN = ("timeout", "crash")  # outcomes that say nothing about the answer
 
 
 def report_of(
@@ -24,9 +24,9 @@ def report_of(
     sampled_tokens: int,
     sampling_s: float,
 ) -> Evaluation:
-    """Return the report over samples 0 to k - 1 of the problems `ids`, which must all be there.
+    """Return the report over samples 0 to k - 1 of the problems `ids`, which must all exist.
 
-    second_opinion: list where the math checker does not agree.
+    second_opinion: list the samples on which the math checker disagrees.
     """
     found: dict[Key, Sample] = {sample.key: sample for sample in samples}
     chosen = [[found[name, index] for index in range(k)] for name in ids]
@@ -61,9 +61,8 @@ def are_odd(problems: Sequence[Sequence[Sample]], *, top_p: object, top_k: objec
 
     k draws find a text of probability p with chance 1 - (1 - p)^k. The mean of (1 - (1 - p)^k) / p
     over the samples estimates how many different texts k independent samples find. It is compared
-    with the number found, allowing for the errors of both. p is what the sampler said; a nucleus
-    raises it to at most p / top_p^tokens, which is used. Nothing is odd if p is not known or top_k
-    cuts.
+    with the number found, allowing for the errors of both. p is the sampler's; top_p raises it to
+    at most p / top_p^tokens, which is used. Nothing is odd if p is unknown or top_k is set.
     """
     if top_k != 0 or not isinstance(top_p, int | float):
         return False
@@ -82,7 +81,7 @@ def are_odd(problems: Sequence[Sequence[Sample]], *, top_p: object, top_k: objec
 
 
 def _texts_for_one(sample: Sample, *, k: int, top_p: float) -> float:
-    """Return (1 - (1 - p)^k) / p: k where p is nothing, 1 where it is 1."""
+    """Return (1 - (1 - p)^k) / p: k for p = 0, 1 for p = 1."""
     assert sample.logprob is not None
     chance = math.exp(min(0.0, sample.logprob - sample.tokens * math.log(top_p)))
     if chance >= 1.0:
@@ -91,7 +90,7 @@ def _texts_for_one(sample: Sample, *, k: int, top_p: float) -> float:
 
 
 def disagreements(problems: Sequence[Sequence[Sample]]) -> list[Disagreement]:
-    """Return the samples that one of the two opinions takes for correct and the other does not."""
+    """Return the samples that only one of the two opinions calls correct."""
     return [
         Disagreement(
             problem_id=sample.prompt_id,

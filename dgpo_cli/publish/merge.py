@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MergeResult:
-    """What was written, from which checkpoint, and how far it is from the policy."""
+    """A merged model: its folder and checkpoint, and its difference from the policy."""
 
     out: Path
     checkpoint: Path
@@ -45,14 +45,14 @@ def run(
 
     Raises:
         ConfigError: `out` exists.
-        CheckpointError: there is no such checkpoint, it is damaged, or no room on the disk.
-        ModelError: something does not load, or what was written differs from the policy by more
-            than rounding.
+        CheckpointError: the checkpoint is missing or damaged, or the disk is too small.
+        ModelError: a part does not load, or the merged model differs from the policy by more than
+            rounding.
     """
     from dgpo_cli.policy.load import load_tokenizer
 
     if out.exists():
-        raise ConfigError(f"--out {out}: exists already; give a new folder")
+        raise ConfigError(f"--out {out}: already exists; name a new folder")
     checkpoint = checkpoint_to_load(run, step=step, observer=observer)
     adapter = resolved.settings.adapter.kind == "lora"
     model_settings = _of_checkpoint(resolved.settings.model, checkpoint=checkpoint, adapter=adapter)
@@ -70,17 +70,16 @@ def run(
     if model_settings.quantization != "none":
         tell(
             observer,
-            f"the policy computes with weights in 4 bits, unpacked here and rounded to {dtype}: "
-            f"log-probabilities differ by at most {difference.largest:.2g} and by "
-            f"{difference.mean:.2g} on average, over {difference.tokens} fixed tokens",
+            f"the policy's 4-bit weights are unpacked and rounded to {dtype}: log-probabilities of "
+            f"{difference.tokens} fixed tokens differ by at most {difference.largest:.2g} and by "
+            f"{difference.mean:.2g} on average",
         )
     size = sum(path.stat().st_size for path in out.iterdir())
     return MergeResult(out=out, checkpoint=checkpoint, size=size, difference=difference)
 
 
 def _of_checkpoint(settings: ModelSettings, *, checkpoint: Path, adapter: bool) -> ModelSettings:
-    """Return the settings of what is loaded: the base at the commit that the adapter was trained
-    on, or the checkpoint itself."""
+    """Return the settings to load: the base at the adapter's commit, or the checkpoint itself."""
     if not adapter:
         return settings.model_copy(update={"path": str(checkpoint), "revision": None})
     stored = json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8"))
@@ -89,27 +88,24 @@ def _of_checkpoint(settings: ModelSettings, *, checkpoint: Path, adapter: bool) 
 
 Precision = Literal["bfloat16", "float16", "float32"]
 
-# What the policy and the merged model are compared on: no model, language or domain in particular.
+# Texts that the policy and the merged model are compared on.
 PROBES = (
     "17+25*3=92. The answer is 92.",
     "The quick brown fox jumps over the lazy dog, and then it sleeps.",
     "def f(n): return 1 if n < 2 else n * f(n - 1)",
 )
 _ROOM = 64 * 2**20  # bytes, for the tokenizer and the configuration
-
-
-# How much of what rounding makes of the log-probabilities, in the mean, a merge may make of them.
-# Over full, LoRA and 4-bit policies in three dtypes, of 2 and of 8 blocks, it made 0.3 to 1.2.
+# Largest mean difference of log-probabilities, as a multiple of that of rounding alone. Measured:
+# 0.3 to 1.2, over full, LoRA and 4-bit policies of 2 and of 8 blocks in three dtypes.
 _ALLOWED = 3.0
 _LEAST = 1e-4  # nats
 
 
 @dataclass(frozen=True, slots=True)
 class MergeDifference:
-    """How far log-probabilities (nats) of the merged model are from the policy's, over `tokens`.
+    """Log-probabilities (nats) of the merged model against the policy's, over `tokens`.
 
-    rounding: how far, in the mean, they move when every weight is moved by up to the eps of the
-    coarser dtype of the two.
+    rounding: their mean change when every weight moves by up to the eps of the coarser dtype.
     """
 
     largest: float
@@ -143,11 +139,11 @@ def merge(
     The sum of weight and update is taken in the wider of the two dtypes and rounded once.
 
     Args:
-        settings: how the policy was loaded: its base with an adapter, else the policy itself.
-        adapter: whether the checkpoint holds an adapter; else it holds all weights.
+        settings: of the base if there is an adapter, else of the policy itself.
+        adapter: the checkpoint is an adapter; otherwise it has all weights.
 
     Raises:
-        ModelError: something does not load, or a weight does not fit into `dtype`.
+        ModelError: a part does not load, or a weight does not fit into `dtype`.
     """
     import torch
 
@@ -175,7 +171,7 @@ def merge(
 def check_written(
     folder: Path, merged: Merged, *, settings: ModelSettings, dtype: Precision, tokenizer: Any
 ) -> MergeDifference:
-    """Compare what a folder loads as with the policy; `merged` is spent in measuring rounding.
+    """Compare the model in `folder` with the policy. Destroys `merged` to measure rounding.
 
     Raises:
         ModelError: they differ by more than rounding.
@@ -202,14 +198,14 @@ def check_written(
     if not difference.is_rounding:
         raise ModelError(
             f"the merged model is not the policy: log-probabilities are {difference.mean:.2g} nats "
-            f"off on average, and rounding makes {difference.rounding:.2g}; nothing was written: "
+            f"off on average, by rounding alone {difference.rounding:.2g}; nothing was written; "
             "use the checkpoint's adapter with its base instead"
         )
     return difference
 
 
 def _shake(model: Any, *, share: float) -> None:
-    """Move every weight by up to a share of itself, in place."""
+    """Change every weight at random by up to a share of itself, in place."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -219,10 +215,10 @@ def _shake(model: Any, *, share: float) -> None:
 
 
 def check_space(settings: ModelSettings, *, dtype: Precision, folder: Path) -> int:
-    """Return the bytes that the merged model takes, from its configuration alone.
+    """Return the size of the merged model in bytes, from its configuration alone.
 
     Raises:
-        CheckpointError: the disk of `folder` has no room for them.
+        CheckpointError: the disk of `folder` is too small.
     """
     needed = model_bytes(settings, dtype=dtype) + _ROOM
     parent = next(path for path in folder.absolute().parents if path.exists())
@@ -236,7 +232,7 @@ def check_space(settings: ModelSettings, *, dtype: Precision, folder: Path) -> i
 
 
 def model_bytes(settings: ModelSettings, *, dtype: Precision) -> int:
-    """Return the bytes of a model's weights in a dtype, without loading them."""
+    """Return the size of a model's weights in a dtype, in bytes, without loading them."""
     import torch
 
     sizes = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -251,7 +247,7 @@ def model_bytes(settings: ModelSettings, *, dtype: Precision) -> int:
 
 
 def _without_adapter(model: Any) -> Any:
-    """Return the base of a model with an adapter, rid of every trace of it."""
+    """Return the base of an adapted model, without traces of the adapter."""
     base = model.unload()
     if hasattr(base, "peft_config"):
         del base.peft_config
@@ -259,8 +255,7 @@ def _without_adapter(model: Any) -> Any:
 
 
 def _untie(model: Any) -> None:
-    """Give the head weights of its own if an adapter sits on the embedding that it is tied to: the
-    adapter's update belongs to the embedding only."""
+    """Untie the head from an embedding with an adapter: the update is the embedding's alone."""
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -272,8 +267,7 @@ def _untie(model: Any) -> None:
 
 
 def _cast(model: Any, *, dtype: torch.dtype) -> None:
-    """Put the weights into a dtype, but no buffers: the frequencies of rotary embeddings stay in
-    float32, as they do in a model that is loaded from a folder."""
+    """Cast weights, not buffers: rotary frequencies stay float32, as in a model just loaded."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 
@@ -296,7 +290,7 @@ def _check_finite(model: Any, *, dtype: Precision) -> None:
     for name, parameter in model.named_parameters():
         if not _finite(parameter):
             raise ModelError(
-                f"--dtype {dtype}: {name} has numbers that are not finite in it; "
+                f"--dtype {dtype}: {name} has values that are not finite; "
                 "give --dtype bfloat16 or float32"
             )
 

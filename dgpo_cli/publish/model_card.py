@@ -1,4 +1,4 @@
-"""The model card of a run, in Markdown with the hub's metadata. Holds no text from a model."""
+"""The model card of a run: Markdown with the hub's metadata, and no text from a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 _CURVE_ROWS = 11
-_ENDS = 5  # steps that the first and last mean are over
+_ENDS = 5  # steps in the first and in the last mean
 _CURVE = (
     ("reward/mean", "reward"),
     ("outcome/correct", "correct"),
@@ -25,7 +25,7 @@ _CURVE = (
     ("policy/entropy", "entropy (nats)"),
     ("policy/hellinger_sq_mean", "d to the reference"),
 )
-# Settings that could hold an address or a key; they say nothing of the model.
+# Settings that could contain an address or a key; they say nothing about the model.
 _LEFT_OUT = ("url", "urls", "api_key", "password", "secret", "host")
 
 
@@ -42,11 +42,10 @@ class CardEvaluation:
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
-    """What a card is made from.
+    """The contents of a card.
 
-    base: hub id of the base model, or the name of a local folder. settings: dotted leaf to value,
-    at the step that is pushed. changes: what was otherwise before.
-    metrics: the lines of metrics.jsonl up to the step that is pushed.
+    base: hub id of the base model, or the name of a local folder. settings: values by dotted key,
+    at the pushed step. changes, metrics: up to that step.
     """
 
     title: str
@@ -94,7 +93,7 @@ def _metadata(facts: CardFacts) -> str:
 
 
 def _result(evaluation: CardEvaluation) -> EvalResult:
-    """Return what the hub shows of an evaluation, as a share."""
+    """Return an evaluation as the hub shows it; the score is a share."""
     from huggingface_hub import EvalResult
 
     return EvalResult(
@@ -127,17 +126,13 @@ def _until(changes: Sequence[SettingChange]) -> str:
 
 
 def _usage(facts: CardFacts) -> str:
-    if not facts.is_adapter:
-        return (
-            "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            'model = AutoModelForCausalLM.from_pretrained("THIS_REPOSITORY")\n'
-            'tokenizer = AutoTokenizer.from_pretrained("THIS_REPOSITORY")\n```'
-        )
-    return (
-        "```python\nfrom peft import AutoPeftModelForCausalLM\nfrom transformers import "
-        'AutoTokenizer\n\nmodel = AutoPeftModelForCausalLM.from_pretrained("THIS_REPOSITORY")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("THIS_REPOSITORY")\n```'
-    )
+    model, imported = "AutoModelForCausalLM", "from transformers import AutoModelForCausalLM, "
+    if facts.is_adapter:
+        model = "AutoPeftModelForCausalLM"
+        imported = f"from peft import {model}\nfrom transformers import "
+    load = '.from_pretrained("THIS_REPOSITORY")'
+    code = f"{imported}AutoTokenizer\n\nmodel = {model}{load}\ntokenizer = AutoTokenizer{load}"
+    return f"```python\n{code}\n```"
 
 
 def _data(settings: Mapping[str, Any]) -> str:
@@ -154,7 +149,7 @@ def _data(settings: Mapping[str, Any]) -> str:
 
 
 def _curve(metrics: Sequence[Mapping[str, float | None]]) -> str:
-    """Write the numbers of some evenly spaced steps, the first and last among them."""
+    """Return the table of some evenly spaced steps, the first and last among them."""
     if not metrics:
         return "No metrics were kept."
     count = min(len(metrics), _CURVE_ROWS)
@@ -187,7 +182,7 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 
 def _changes(changes: Sequence[SettingChange]) -> Iterator[str]:
-    """Say what the run changed; nothing where it changed nothing."""
+    """Yield the table of settings that changed during the run, if any."""
     if not changes:
         return
     rows = ["| after step | setting | until then | from then on |", "| ---: | --- | --- | --- |"]
@@ -199,7 +194,7 @@ def _changes(changes: Sequence[SettingChange]) -> Iterator[str]:
 
 
 def _code(value: object) -> str:
-    """Write a value as code; of a local path only the last part is told."""
+    """Format a value as code; of a local path only the last part."""
     if isinstance(value, str):
         text = json.dumps(_without_folders(value), ensure_ascii=False)[1:-1]
     else:

@@ -26,7 +26,7 @@ from dgpo_cli.runs.history import read_changes, resolved_until
 from dgpo_cli.runs.pending import PENDING_FILE, PREFETCHED_FILE
 from dgpo_cli.runs.run_folder import RunFolder, checkpoint_to_load, step_of
 
-# What belongs to a model or adapter; the run's own files stay here, samples that wait among them.
+# Suffixes of the files of a model or adapter; the run's own files are not uploaded.
 _KINDS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
 _OWN = (OPTIMIZER, STATE, SUMS, PENDING_FILE, PREFETCHED_FILE)
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
@@ -34,10 +34,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib"
 
 @dataclass(frozen=True, slots=True)
 class PushResult:
-    """What was uploaded, or would be: names and bytes of the files, and the card's text.
-
-    address: of the commit; None in a dry run.
-    """
+    """An upload. files: names and bytes. address: of the commit; None in a dry run."""
 
     files: tuple[tuple[str, int], ...]
     card: str
@@ -58,13 +55,13 @@ def run(
     """Upload the adapter or model of `run` after `step` steps (None: the newest) to `repo`.
 
     Args:
-        merged: a plain model, with the adapter added to its weights.
-        dry_run: prepare everything, and reach out to nobody.
+        merged: upload a plain model, with the adapter merged into its weights.
+        dry_run: prepare everything, upload nothing.
 
     Raises:
-        ConfigError: `repo` is no name of a repository.
-        CheckpointError: there is no such checkpoint, it is damaged, or not made of safe files.
-        HubError: the hub refused or was not reached; nothing was committed.
+        ConfigError: `repo` is not a valid repo id.
+        CheckpointError: the checkpoint is missing, damaged or has unsafe files.
+        HubError: the hub refused or is unreachable; nothing was committed.
     """
     check_name(repo)
     checkpoint = checkpoint_to_load(run, step=step, observer=observer)
@@ -99,27 +96,23 @@ def run(
 
 
 def check_name(repo: str) -> None:
-    """Make sure that `repo` is USER/NAME, before anything is prepared for it.
-
-    Raises:
-        ConfigError: it is not.
-    """
+    """Raise ConfigError unless `repo` is USER/NAME."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise ConfigError(f"{repo}: is not the name of a repository; give USER/NAME") from error
+        raise ConfigError(f"{repo}: not a valid repo id; give USER/NAME") from error
     if "/" not in repo:
-        raise ConfigError(f"{repo}: has no user before the name; give USER/NAME")
+        raise ConfigError(f"{repo}: no user before the name; give USER/NAME")
 
 
 def _copy(checkpoint: Path, folder: Path) -> None:
-    """Copy what others need of a checkpoint; an adapter's base is named without local folders.
+    """Copy the model files of a checkpoint; an adapter names its base without local folders.
 
     Raises:
-        CheckpointError: it holds files that can run code when they are loaded, or unknown ones.
+        CheckpointError: it has files that can run code when they are loaded, or unknown ones.
     """
     folder.mkdir()
     for path in sorted(checkpoint.iterdir()):
@@ -144,11 +137,11 @@ def _write(path: Path, text: str) -> None:
 
 
 def check_files(folder: Path) -> None:
-    """Make sure that a folder holds nothing that runs code when it is loaded.
+    """Check that nothing in a folder runs code when it is loaded.
 
     Raises:
-        CheckpointError: a file is a pickle, of a kind that no model needs, or not what its name
-            says; or there are no weights.
+        CheckpointError: a file is a pickle, of an unknown kind, or not what its suffix says; or
+            there are no weights.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -156,13 +149,11 @@ def check_files(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.suffix in _PICKLES:
             raise CheckpointError(
-                f"{path.name}: may hold a pickle, which runs code when it is loaded; only "
+                f"{path.name}: may be a pickle, which runs code when it is loaded; only "
                 "safetensors are uploaded"
             )
         if path.suffix not in _KINDS:
-            raise CheckpointError(
-                f"{path.name}: is not a file of a model or tokenizer; take it out"
-            )
+            raise CheckpointError(f"{path.name}: not a file of a model or tokenizer; remove it")
         if path.suffix == ".safetensors":
             weights += 1
             try:
@@ -171,11 +162,11 @@ def check_files(folder: Path) -> None:
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(f"{path.name}: is not in safetensors format") from error
     if not weights:
-        raise CheckpointError(f"{folder}: no weights in safetensors format in it")
+        raise CheckpointError(f"{folder}: has no weights in safetensors format")
 
 
 def _facts(resolved: Resolved, *, run: Path, checkpoint: Path, folder: Path) -> CardFacts:
-    """Gather what the card tells."""
+    """Collect the contents of the card."""
     step = step_of(checkpoint)
     model = resolved.settings.model
     revision = model.revision
@@ -200,7 +191,7 @@ def _facts(resolved: Resolved, *, run: Path, checkpoint: Path, folder: Path) -> 
 
 
 def _evaluations(run: RunFolder, *, step: int) -> Iterator[CardEvaluation]:
-    """Yield what training measured of the weights after `step` steps."""
+    """Yield the evaluations that training made of the weights after `step` steps."""
     for line in run.read_evals():
         if line["step"] == step:
             found = EVAL.read(line, where=str(run.evals_file))
@@ -214,19 +205,16 @@ def _evaluations(run: RunFolder, *, step: int) -> Iterator[CardEvaluation]:
 
 
 def _name_of(model: str) -> str:
-    """Return a hub id as it is, and of a local folder the last part of its path."""
+    """Return a hub id unchanged, and the name of a local folder without its path."""
     local = model.startswith(("/", ".", "~")) or Path(model).is_dir()
     return Path(model).name if local else model
 
 
 def upload(folder: Path, *, repo: str, private: bool) -> str:
-    """Make the repository if it is not there, and commit all files of a folder at once.
-
-    Returns:
-        The address of the commit.
+    """Create the repository if needed, commit all files of a folder at once, return the address.
 
     Raises:
-        HubError: the hub refused or was not reached; nothing was committed.
+        HubError: the hub refused or is unreachable; nothing was committed.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -235,16 +223,13 @@ def upload(folder: Path, *, repo: str, private: bool) -> str:
     token = get_token()
     if not token:
         raise HubError(
-            f"{repo}: no token for the hub; set HF_TOKEN to one that may write, or run "
-            "hf auth login"
+            f"{repo}: no hub token; set HF_TOKEN to one with write access, or run hf auth login"
         )
     api = HfApi(token=token)
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.model_info(repo).private:
-            raise HubError(
-                f"{repo}: exists and is public; give another name, or leave out --private"
-            )
+            raise HubError(f"{repo}: exists and is public; give another name, or omit --private")
         commit = api.create_commit(
             repo,
             operations=[
@@ -260,17 +245,17 @@ def upload(folder: Path, *, repo: str, private: bool) -> str:
 
 
 _REASONS = {
-    401: "the hub does not know this token (401); set HF_TOKEN to a valid one that may write",
-    403: "this token may not write there (403); give one with write access to the repository",
-    404: "the hub knows no such place (404); is the name USER/NAME, and the user yours?",
-    409: "the hub reports a conflict (409); run it again",
-    413: "the hub says that it is too large (413)",
-    429: "the hub wants fewer requests (429); wait a little and run it again",
+    401: "invalid token (401); set HF_TOKEN to one with write access",
+    403: "the token has no write access (403); set HF_TOKEN to one that has",
+    404: "no such repository (404); is the name USER/NAME, and the user yours?",
+    409: "conflict on the hub (409); try again",
+    413: "too large for the hub (413)",
+    429: "too many requests (429); wait a little and try again",
 }
 
 
 def _explained(error: Exception, *, repo: str, endpoint: str, token: str) -> HubError:
-    """Put what huggingface_hub raised into one line, without the token."""
+    """Return an error of huggingface_hub as one line, without the token."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     match error:
@@ -282,5 +267,5 @@ def _explained(error: Exception, *, repo: str, endpoint: str, token: str) -> Hub
             reason = f"the hub answered {error.response.status_code}"
         case _:
             lines = str(error).splitlines() or [""]
-            reason = f"{endpoint} was not reached, or broke off: {type(error).__name__} {lines[0]}"
+            reason = f"{endpoint} is unreachable or broke off: {type(error).__name__} {lines[0]}"
     return HubError(f"{repo}: {reason}".replace(token, "***").strip())

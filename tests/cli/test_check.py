@@ -131,9 +131,9 @@ def test_a_gold_of_gsm8k_is_what_stands_behind_its_marker(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "no JSON: Expecting property name"),
-        ("[" * 100_000, "no JSON: "),
-        ("[1]", "no JSON object with gold and output"),
+        ("{", "not JSON: Expecting property name"),
+        ("[" * 100_000, "not JSON: "),
+        ("[1]", "not a JSON object with gold and output"),
         ('{"gold": "1", "text": "x"}', "no field 'output' (fields: 'text')"),
         ('{"output": "1"}', "no field 'gold' (fields: 'output')"),
         ('{"gold": "1/2", "output": ""}', "answer='1/2' is not an integer"),
@@ -165,7 +165,7 @@ def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
     ended = check(tmp_path, text)
     assert ended.code == 2
     assert "1 correct" in ended.out
-    assert "line 2: no UTF-8 at byte 10" in ended.err
+    assert "line 2: not UTF-8 at byte 10" in ended.err
 
 
 def test_what_a_terminal_would_obey_is_shown(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_another_benchmark_is_refused() -> None:
 def test_a_problem_that_stands_twice_is_refused() -> None:
     twice = evaluation((1, 4))
     twice = replace(twice, problems=(twice.problems[0],) * 2)
-    with pytest.raises(DataError, match="b: problem p0 stands in it twice"):
+    with pytest.raises(DataError, match="b: problem p0 is in it twice"):
         run([made("a", (1, 4)), NamedEvaluation("b", twice, card())])
 
 

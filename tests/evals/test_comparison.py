@@ -95,7 +95,7 @@ def test_the_words_follow_both_tests() -> None:
     assert "C is better than A, also on other" in in_words(both, letter="C")
     assert "B is worse" in in_words(replace(both, difference=-0.1), letter="B")
     these = in_words(replace(both, p_problems=0.06), letter="B")
-    assert "better than A on these problems" in these and "is not shown" in these
+    assert "better than A on these problems" in these and "no difference is shown" in these
     for p_problems in (0.01, 0.5):
         neither = replace(both, p_rerun=0.06, p_problems=p_problems)
         assert in_words(neither, letter="B").startswith("No difference is shown")
@@ -145,7 +145,7 @@ def test_an_evaluation_is_read_from_its_folder_or_its_report(tmp_path: Path) -> 
 
 
 def test_what_is_no_evaluation_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"report\.json: not there"):
+    with pytest.raises(ConfigError, match=r"report\.json: no such file"):
         comparison_json.read_run(tmp_path)
     file = tmp_path / "report.json"
     for text, message in (("{", "not JSON"), ("[" * 100_000, "nested too deep"), ("{}", "no")):

@@ -78,7 +78,7 @@ def test_killed_at_random_moments_and_resumed_has_the_bytes_of_a_straight_one(
         assert without_second(whole)[: len(there)] == without_second(there), target
     text = finish(out)
     assert lines(out) == whole
-    assert "samples are there, drawing the others" in text
+    assert "samples are stored; drawing the others" in text
     reports = [json.loads((path / "report.json").read_text()) for path in (tmp_path / "whole", out)]
     assert reports[0]["problems"] == reports[1]["problems"]
 
@@ -116,5 +116,5 @@ def test_regrade_and_a_larger_k_from_the_command_line(tmp_path: Path) -> None:
     assert data["flips"] == []
     assert data["report"] == json.loads((out / "report.json").read_text())
     text = finish(out, "--k", "3")
-    assert "60 of 90 samples are there" in text
+    assert "60 of 90 samples are stored" in text
     assert len(lines(out)) == 90

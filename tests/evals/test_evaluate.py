@@ -97,8 +97,8 @@ def test_a_line_cut_short_is_drawn_again_and_said(tmp_path: Path) -> None:
     result = run(bench, 2, tmp_path / "out", notes=notes)
     assert samples(tmp_path / "out") == whole
     assert result.sampled == 1
-    assert any("cut short" in event for event in notes)
-    assert any("5 of 6 samples are there" in event for event in notes)
+    assert any("torn or damaged" in event for event in notes)
+    assert any("5 of 6 samples are stored" in event for event in notes)
 
 
 def test_garbage_behind_whole_samples_is_removed_and_nothing_is_drawn(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_garbage_behind_whole_samples_is_removed_and_nothing_is_drawn(tmp_path: 
     assert run(bench, 2, tmp_path / "out", notes=notes).sampled == 0
     assert samples(tmp_path / "out") == whole
     assert not any("drawn again" in event for event in notes)
-    assert any("cut short or damaged, was removed" in event for event in notes)
+    assert any("removed its last line, which was torn or damaged" in event for event in notes)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_training_run_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").write_text("")
     (tmp_path / "run" / "settings.toml").write_text("seed = 5\n")
-    with pytest.raises(ConfigError, match="holds a training run"):
+    with pytest.raises(ConfigError, match="contains a training run"):
         run(problems(tmp_path), 1, tmp_path / "run", fresh=True)
     assert (tmp_path / "run" / "settings.toml").read_text() == "seed = 5\n"
 

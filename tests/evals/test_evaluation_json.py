@@ -47,7 +47,7 @@ def test_the_data_is_exactly_the_documented() -> None:
     assert data["tokens_per_s"] is None
     assert data["rerun_95"] == [evaluation([0, 3], k=4).rerun_95.low, data["rerun_95"][1]]
     assert data["card_key"] == card().key and data["card"]["protocol"]["temperature"] == 0.6
-    assert any("were cut off" in sentence for sentence in data["warnings"])
+    assert any("were truncated" in sentence for sentence in data["warnings"])
 
 
 def test_every_outcome_has_a_letter_of_its_own() -> None:

@@ -75,7 +75,7 @@ def test_lines_that_were_edited_are_told_and_judged_as_they_are(folder: Path) ->
     judge_wrongly(folder, 1, answer="123")
     notes: list[str] = []
     result = again(folder, notes)
-    said = "1 of its lines were changed since they were written, and are judged as they are now: 2"
+    said = "1 of its lines were changed since they were written and are judged as they are now: 2"
     assert any(event.endswith(said) for event in notes)
     assert [flip.answer for flip in result.flips] in (["123"], [])
     assert stored(folder)[1]["answer"] == "123" and stored(folder)[1]["outcome"] == "wrong"
@@ -131,7 +131,7 @@ def test_an_unfinished_evaluation_is_judged_but_not_reported(folder: Path) -> No
     with pytest.raises(DataError, match="not every problem has a sample yet; finish it"):
         again(folder, notes)
     assert not (folder / "report.json").exists()
-    assert any("cut short" in event for event in notes)
+    assert any("torn or damaged" in event for event in notes)
     assert stored(folder) == lines[:2]
 
 

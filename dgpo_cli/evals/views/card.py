@@ -1,4 +1,4 @@
-"""The card of an evaluation as lines: what moved the score, with what is unknown marked."""
+"""The card of an evaluation as lines, with unknown values marked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PARTS = (
 
 
 def draw_card(page: Page, card: Card) -> None:
-    """Every entry of the card; long values are wrapped, very long ones end in an ellipsis."""
+    """Write every entry; long values are wrapped, very long ones end in an ellipsis."""
     page.heading(f"Card {card.key[:12]}")
     assumed = _assumed(card.protocol)
     for part, meaning in _PARTS:
@@ -33,7 +33,7 @@ def draw_card(page: Page, card: Card) -> None:
 
 
 def _assumed(protocol: Mapping[str, Any]) -> frozenset[str]:
-    """The last names of the settings that the protocol's source leaves open."""
+    """Return the last names of settings that the protocol's source leaves open."""
     names = protocol.get(UNKNOWN)
     listed = names if isinstance(names, (list, tuple)) else ()
     return frozenset(str(name).rpartition(".")[2] for name in listed)

@@ -28,10 +28,7 @@ _LETTERS = "BCDEFGHIJKLMNOPQRSTUVWXYZ"  # of the runs; the baseline is A
 
 
 def render(pairs: Sequence[ComparedPair], *, color: Depth = "truecolor") -> View:
-    """Every run beside the baseline: scores, the difference with both errors, what flipped.
-
-    color: the most colour to use; the console that prints may allow less.
-    """
+    """Every run against the baseline: scores, difference, both errors, flips."""
     return View(partial(_draw, pairs=pairs), color)
 
 
@@ -50,7 +47,7 @@ def _draw(page: Page, *, pairs: Sequence[ComparedPair]) -> None:
 
 
 def in_words(found: Comparison, *, letter: str) -> str:
-    """One plain sentence on whether the run differs from the baseline."""
+    """Return one sentence: does the run differ from the baseline?"""
     if found.difference == 0.0:
         return f"A and {letter} have the same score."
     better = "better" if found.difference > 0 else "worse"
@@ -58,8 +55,8 @@ def in_words(found: Comparison, *, letter: str) -> str:
         return f"{letter} is {better} than A, also on other problems of this kind."
     if found.p_rerun < _LEVEL:
         return (
-            f"{letter} is {better} than A on these problems; that it would be on others of this "
-            "kind is not shown."
+            f"{letter} is {better} than A on these problems; on others of this kind no "
+            "difference is shown."
         )
     return "No difference is shown: sampling again could give as much."
 
@@ -134,12 +131,12 @@ class _ComparisonView:
             )
         )
         page.paragraph(
-            "Smallest difference that so many problems and samples show (80% power at 5%), "
+            "Smallest difference that this many problems and samples show (80% power at 5%), "
             f"in points: {least}."
         )
 
     def _listed(self, head: str, lines: Sequence[str]) -> None:
-        """Lines that may hold untrusted text under a head."""
+        """Write lines of untrusted text under a head."""
         if not lines:
             return
         self.page.heading(head)

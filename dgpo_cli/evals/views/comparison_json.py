@@ -19,7 +19,7 @@ REPORT_FILE = "report.json"
 
 @dataclass(frozen=True, slots=True)
 class EvaluationJson:
-    """An evaluation. name: where it lies."""
+    """An evaluation. name: its path."""
 
     name: Text
     bench: Text
@@ -36,10 +36,10 @@ class _Later:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedJson(Comparison, _Later):
-    """A run beside the baseline; before and after are the scores on the problems in both.
+    """A run against the baseline; before and after are the scores on the problems in both.
 
-    subject: the entries in which the subjects differ. forced: differences that forbid a comparison
-    and were passed over. notes: what else a reader has to know.
+    subject: entries in which the subjects differ. forced: differences that --force ignored.
+    notes: what else a reader has to know.
     """
 
     subject: tuple[Text, ...]
@@ -49,7 +49,7 @@ class ComparedJson(Comparison, _Later):
 
 @dataclass(frozen=True, slots=True)
 class ComparisonJson:
-    """Later runs beside the first. Shares are between -1 and 1, null is unknown."""
+    """Later runs against the first. Shares are between -1 and 1, null is unknown."""
 
     baseline: EvaluationJson
     comparisons: tuple[ComparedJson, ...]
@@ -62,12 +62,12 @@ def read_run(path: Path) -> NamedEvaluation:
     """Read an evaluation: its folder, or its report.json.
 
     Raises:
-        ConfigError: there is none. DataError: it cannot be read, or is no report.
+        ConfigError: there is none. DataError: it cannot be read, or is not a report.
     """
     file = path / REPORT_FILE if path.is_dir() else path
     if not file.is_file():
         raise ConfigError(
-            f"{file}: not there; give the folder of an evaluation (dgpo eval --out), or its "
+            f"{file}: no such file; give the folder of an evaluation (dgpo eval --out), or its "
             f"{REPORT_FILE}"
         )
     data = parsed(read_bytes(file), where=str(file))

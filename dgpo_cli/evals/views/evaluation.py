@@ -25,16 +25,12 @@ _LISTED = 5  # disagreements
 
 
 def render(evaluation: Evaluation, card: Card | None = None, *, color: Depth = "truecolor") -> View:
-    """Problems, lengths, the card if it is asked for, and last the score with its errors.
-
-    The end of a long output is what a terminal shows.
-    color: the most colour to use; the console that prints may allow less.
-    """
+    """Problems, lengths, the card if given, and last the score: a terminal shows the end."""
     return View(lambda page: _EvaluationView(page, evaluation, card).draw(), color)
 
 
 def pass_levels(k: int) -> tuple[int, ...]:
-    """The j for which pass@j is shown: powers of two up to k, and k."""
+    """Return the j of each pass@j that is shown: powers of two up to k, and k."""
     powers = [2**exponent for exponent in range(k.bit_length())]
     return tuple(powers if powers[-1] == k else [*powers, k])
 
@@ -75,7 +71,7 @@ class _EvaluationView:
         page.blank()
         page.value("truncated", percent(result.truncated))
         if result.truncated > 0:  # what the truncated samples leave open of the score
-            page.note(f"score {ends(result.if_truncated)} with these all wrong or all right")
+            page.note(f"score {ends(result.if_truncated)} if these are all wrong or all correct")
         page.value("no answer", percent(result.no_answer))
         if result.out_of_range:
             page.value("out of range", percent(result.out_of_range))
@@ -104,10 +100,10 @@ class _EvaluationView:
             grid(page, result.problems, k=result.k)
         never = [problem.id for problem in result.problems if problem.correct == 0]
         always = sum(problem.correct == result.k for problem in result.problems)
-        page.add(f"always solved {always}, never solved {len(never)} of {result.n_problems}")
+        page.add(f"all-correct {always}, all-wrong {len(never)} of {result.n_problems}")
         if never:
             names = ", ".join(map(page.shown, never))
-            page.add(("never: ", "dim"), page.fit(names, page.width - 7))
+            page.add(("all-wrong: ", "dim"), page.fit(names, page.width - 11))
 
     def _lengths(self) -> None:
         page, result = self.page, self.result
@@ -132,8 +128,8 @@ class _EvaluationView:
     def _disagreements(self, found: tuple[Disagreement, ...]) -> None:
         page = self.page
         page.paragraph(
-            f"The second opinion differs on {counted(len(found), 'sample')}. That settles nothing: "
-            "what the checker said counts. Look at them.",
+            f"The second opinion differs on {counted(len(found), 'sample')}. The checker's verdict "
+            "counts; check them by hand.",
             "bold",
         )
         for each in found[:_LISTED]:

@@ -15,11 +15,11 @@ from dgpo_cli.core.types import Card, Evaluation
 from dgpo_cli.core.types.evaluation import BY_LETTER
 from dgpo_cli.evals.views.warnings import warnings
 
-_LAST = ("problems", "card", "card_key")  # what is long
+_LAST = ("problems", "card", "card_key")  # long, so last
 
 
 def to_json(evaluation: Evaluation, card: Card | None = None) -> dict[str, Any]:
-    """The documented data of report.json and `dgpo eval --json`; it is valid JSON as it is."""
+    """Return the documented data of report.json and `dgpo eval --json`."""
     report = filled(
         EvaluationReport,
         evaluation,
@@ -33,7 +33,7 @@ def to_json(evaluation: Evaluation, card: Card | None = None) -> dict[str, Any]:
 
 
 def from_json(data: object, *, where: str = "report.json") -> tuple[Evaluation, Card | None]:
-    """The evaluation and the card that `to_json` wrote.
+    """Return the evaluation and the card that `to_json` wrote.
 
     Raises:
         DataError: the data is of another version, or not a report; the message names the field.
@@ -47,7 +47,7 @@ def from_json(data: object, *, where: str = "report.json") -> tuple[Evaluation, 
 
 
 def _faults(report: EvaluationReport) -> Iterator[str]:
-    """Yield counts that contradict each other: the file was changed by hand, or cut."""
+    """Yield counts that contradict each other: the file was edited or truncated."""
     k, listed = report.k, len(report.problems)
     if listed != report.n_problems or not listed:
         yield f"n_problems={report.n_problems}, but {listed} problems are listed"
@@ -60,4 +60,4 @@ def _faults(report: EvaluationReport) -> Iterator[str]:
         if (right := problem.outcomes.count("correct")) != problem.correct:
             yield f"problem {problem.id}: correct={problem.correct}, its outcomes say {right}"
     if report.card is not None and report.card.key != report.card_key:
-        yield "card_key is not that of the card: one of them was changed"
+        yield "card_key does not match the card: one of them was changed"

@@ -1,4 +1,4 @@
-"""A compact grid of problems: how often each was solved, as a bar glyph."""
+"""A compact grid of problems: the share of correct samples of each, as a bar glyph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _GROUP = 10  # problems between gaps
 
 
 def bar(correct: int, *, k: int, glyphs: Glyphs) -> str:
-    """The glyph for `correct` of k: the first only for none, the last only for all."""
+    """Return the glyph for `correct` of k: the first only for none, the last only for all."""
     steps = glyphs.fractions
     if correct <= 0:
         return steps[0]

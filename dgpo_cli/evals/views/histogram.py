@@ -1,4 +1,4 @@
-"""A histogram of completion lengths: a row a bin, the right samples beside all others."""
+"""A histogram of completion lengths: a row a bin, correct samples next to all others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BINS = 12  # at most
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Lengths from `low` to `high`, both included, and how many samples have them."""
+    """Lengths from `low` to `high`, both included, and the number of samples."""
 
     low: int
     high: int
@@ -43,7 +43,7 @@ def bins(right: Sequence[int], wrong: Sequence[int]) -> tuple[Bin, ...]:
 
 
 def _round_width(low: int, high: int) -> int:
-    """The least of 1, 2, 5, 10, 20, ... that splits low to high into few enough bins."""
+    """Return the least of 1, 2, 5, 10, 20, ... that splits low to high into few enough bins."""
     power = 1
     while True:
         for step in (power, 2 * power, 5 * power):
@@ -53,7 +53,7 @@ def _round_width(low: int, high: int) -> int:
 
 
 def histogram(page: Page, right: Sequence[int], wrong: Sequence[int]) -> None:
-    """The bins as bars on one scale: a bar of any sample has at least one cell."""
+    """Write the bins as bars on one scale: a bar of any sample has at least one cell."""
     shown = bins(right, wrong)
     if not shown:
         return

@@ -19,7 +19,7 @@ _NARROW = 60  # columns
 
 
 def outcome_grid(page: Page, problems: Sequence[ProblemResult], *, k: int) -> None:
-    """Rows of problems in their order; samples beyond the width go on below, none is left out."""
+    """Write rows of problems in their order; samples beyond the width continue below."""
     narrow = page.width < _NARROW
     name = _column(page, [p.id for p in problems], most=_NARROW_NAME if narrow else _NAME)
     answers = [p.answer for p in problems]
@@ -55,7 +55,7 @@ def _samples(page: Page, head: Text, outcomes: Sequence[Outcome]) -> None:
 
 
 def outcome_legend(page: Page, problems: Sequence[ProblemResult]) -> None:
-    """The glyph, name and number of every outcome that occurs, on as many lines as it takes."""
+    """Write glyph, name and number of every outcome that occurs."""
     found = Counter(outcome for problem in problems for outcome in problem.outcomes)
     page.items(
         page.text(
