@@ -128,6 +128,8 @@ def test_a_wrong_override_is_named_with_its_value() -> None:
     with pytest.raises(ConfigError, match=r"optim\.lr=-1 \(overrides\)") as error:
         load_settings("tiny", overrides={"optim.lr": -1})
     assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"preset='tiny' and file='a\.toml': give one of them"):
+        load_settings("tiny", file="a.toml")
     with pytest.raises(ConfigError, match=r"optim\.lrr"):
         load_settings("tiny", overrides={"optim.lrr": 1.0})
 
@@ -286,6 +288,12 @@ def test_a_batch_that_is_no_whole_number_of_groups_is_not_trained_on() -> None:
         engine.make_batch([*groups, *two])
 
 
+@pytest.mark.parametrize("named", [{"kind": "maths"}, {"extract": "boxes"}])
+def test_an_unknown_kind_of_answer_is_no_integer(named: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=next(iter(named.values()))):
+        judge_answer("Answer: 3", gold="3", **named)  # type: ignore[arg-type]
+
+
 # Rollouts.
 
 
@@ -333,5 +341,7 @@ def test_counts_that_cannot_be_are_refused(correct: list[int], k: int) -> None:
 
 
 def test_counts_of_different_problems_are_not_compared() -> None:
-    with pytest.raises(ValueError, match="1 problems before and 2 after"):
+    with pytest.raises(ValueError, match="1 problems before, 2 after: must be the same"):
         compare_counts([1], [1, 2], k_before=4, k_after=4)
+    with pytest.raises(ValueError, match="1 after, 2 named: must be the same"):
+        compare_counts([1], [1], k_before=4, k_after=4, problems=[("a", "1"), ("b", "2")])

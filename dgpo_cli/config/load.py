@@ -99,6 +99,8 @@ def load_settings(
         >>> settings.rollout.group_size, settings.credit.rule
         (4, 'dgpo')
     """
+    if preset is not None and file is not None:
+        raise ConfigError(f"preset={preset!r} and file={str(file)!r}: give one of them")
     resolved = resolve(preset=preset, config=None if file is None else Path(file))
     changed = layered(resolved, dotted_layer("overrides", overrides or {}))
     for note in dict.fromkeys(resolved.notes + changed.notes):

@@ -129,6 +129,7 @@ def judge_answer(
 
     Raises:
         DataError: `gold` is nothing that this checker can compare with.
+        ValueError: there is no such `kind` or `extract`.
 
     Example:
         >>> from dgpo_cli import judge_answer
@@ -139,7 +140,10 @@ def judge_answer(
     if kind == "math":
         with Grader(MathReward(extract=extract, timeout_s=timeout_s, workers=1)) as grader:
             return grader.grade([item])[0]
-    if (problem := IntegerReward().problem_with(gold)) is not None:
+    if kind != "integer":
+        raise ValueError(f"kind={kind!r}: must be 'integer' or 'math'")
+    settings = IntegerReward(extract=extract)
+    if (problem := settings.problem_with(gold)) is not None:
         raise DataError(problem)
     outcome, found = check_integer(gold, item.judged, finish_reason=finish_reason, where=extract)
     return Verdict(outcome, found, float(outcome == "correct"))

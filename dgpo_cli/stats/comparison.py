@@ -140,8 +140,9 @@ def compare_counts(
     check_counts(before, k=k_before)
     check_counts(after, k=k_after)
     old, new = before, after
-    if len(old) != len(new):
-        raise ValueError(f"{len(old)} problems before and {len(new)} after: needs the same ones")
+    if len(old) != len(new) or (problems is not None and len(problems) != len(old)):
+        named = "" if problems is None else f", {len(problems)} named"
+        raise ValueError(f"{len(old)} problems before, {len(new)} after{named}: must be the same")
     # In units of 1 / lcm differences are integers, and their sums exact.
     unit = math.lcm(k_before, k_after)
     whole = [b * (unit // k_after) - a * (unit // k_before) for a, b in zip(old, new, strict=True)]
