@@ -1,7 +1,7 @@
-"""Which implementation of attention a model may use: one that computes what eager does.
+"""Picks an implementation of attention that computes the same as eager.
 
-A fast kernel silently leaves out what a family adds to attention (a soft-cap on its logits, sinks,
-biases) unless it was written for it.
+A fast kernel silently omits what a family adds to attention (a soft-cap on its logits, sinks,
+biases) unless it supports it.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TOKENS = 16
-# What queries are scaled to bound the logits of attention by: a soft-cap shows where logits are
-# large, sinks and biases where they are small.
+# Bounds that queries are scaled to give attention logits: a soft-cap shows in large logits, sinks
+# and biases in small ones.
 _LOGITS = (4.0, 200.0)
-# A window that the tokens do not fill would not be compared.
+# Shorter than the tokens, so that the window is compared too.
 _WINDOW = 5
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 
 
 def settle(model: Any, *, chosen: str) -> str | None:
-    """Give the model eager attention if its own computes something else; return a note on that.
+    """Switch the model to eager attention if its own computes something else; return a note then.
 
-    Two passes over a few tokens, whatever the size of the model.
+    Costs two passes over a few tokens, whatever the size of the model.
 
     Args:
-        chosen: the setting `model.attention`; only "auto" leaves the choice.
+        chosen: the setting `model.attention`; only "auto" allows the switch.
 
     Raises:
         ConfigError: the chosen attention is wrong for the model.
@@ -55,10 +55,10 @@ def settle(model: Any, *, chosen: str) -> str | None:
 
 
 def _as_eager(model: Any, own: str) -> bool:
-    """Whether each layer's attention is that of eager, and with it the final hidden states.
+    """Whether each layer's attention equals eager's, and so the final hidden states.
 
-    Hidden states in 16 bits are compared only where the layers could not be: rounding moves them
-    by so much, experts above all, that most faults would be within it.
+    Hidden states in 16 bits are compared only if the layers could not be: their rounding,
+    especially with experts, hides most faults.
     """
     ids, decoder = _probe_ids(model), decoder_of(model)
     with torch.no_grad(), _short_windows(model):
@@ -74,7 +74,7 @@ def _as_eager(model: Any, own: str) -> bool:
 
 @contextlib.contextmanager
 def _eager(model: Any, own: str) -> Iterator[None]:
-    """Run eager for a while. A model without it keeps its own: there is nothing to compare."""
+    """Run eager for a while; a model without it keeps its own."""
     with contextlib.suppress(ValueError):
         model.set_attn_implementation("eager")
     try:
@@ -85,7 +85,7 @@ def _eager(model: Any, own: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _short_windows(model: Any) -> Iterator[None]:
-    """Make every window of attention shorter than the tokens that are compared."""
+    """Make every attention window shorter than the compared tokens."""
     held = []
     for owner in (model.config.get_text_config(), *model.modules()):
         for name in _WINDOWS:
@@ -112,7 +112,7 @@ def _compared(own: str) -> Iterator[list[bool]]:
         module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **named: Any
     ) -> Any:
         eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-        # A kernel of 16 bits is held to the rounding of its output.
+        # A 16-bit kernel is compared up to the rounding of its output.
         exact = own == "sdpa"
         dtype = _widest(query.device) if exact else query.dtype
         largest = query.float().norm(dim=-1).amax() * key.float().norm(dim=-1).amax()
@@ -145,7 +145,7 @@ class _Call:
     named: dict[str, Any]
 
     def same(self, plain: Any, eager: Any, *, dtype: torch.dtype, tolerance: float) -> bool:
-        """Whether two functions give the same, each head by itself, with inputs in a dtype."""
+        """Whether two functions agree in every head, with inputs in a dtype."""
         states = [tensor.to(dtype) for tensor in (self.query, self.key, self.value)]
         wide = [tensor.to(_widest(tensor.device)) for tensor in states]
         found, _ = plain(self.module, *states, self.mask, **self.named)
@@ -154,7 +154,7 @@ class _Call:
         return bool((apart <= tolerance * expected.abs().amax(dim=(0, 1, 3))).all())
 
     def _added(self) -> Tensor | None:
-        """Return the mask as eager attention adds it; a kernel may be given None for causal."""
+        """Return the mask as eager attention adds it; for a kernel, None may mean causal."""
         mask, named = self.mask, self.named
         if mask is not None and mask.dtype != torch.bool:
             return mask
@@ -172,7 +172,7 @@ class _Call:
 
 
 def _nats_apart(model: Any, own: str) -> float:
-    """Return how far log-probabilities under its own attention are from eager's, at most."""
+    """Return the largest difference in log-probabilities between a model's attention and eager."""
     ids = _probe_ids(model)
     with torch.no_grad(), _short_windows(model):
         found = model(input_ids=ids, use_cache=False).logits.float().log_softmax(dim=-1)

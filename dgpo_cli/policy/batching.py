@@ -1,4 +1,4 @@
-"""Completions as padded tensors, and how a batch is cut into micro-batches."""
+"""Completions as padded tensors, and the cut of a batch into micro-batches."""
 
 from __future__ import annotations
 
@@ -30,10 +30,8 @@ class Rows:
         return cls(batch.prompt_ids, batch.prompt_mask, batch.completion_ids, batch.mask)
 
     def take(self, index: Tensor) -> Rows:
-        """Return the rows `index` (int64 [M]), trimmed to their own longest prompt and completion.
-
-        Trimming moves no number: what is cut off is padding.
-        """
+        """Return the rows `index` (int64 [M]), without padding beyond their own longest prompt and
+        completion."""
         prompt_mask, mask = self.prompt_mask[index], self.mask[index]
         width = int(prompt_mask.sum(dim=1).max())
         length = int(mask.sum(dim=1).max())
@@ -70,7 +68,7 @@ def pad_rows(
 
 
 def pad_values(values: Sequence[Sequence[float]], *, mask: Tensor) -> Tensor:
-    """Put the numbers of each row's tokens where `mask` (bool [B, T]) is true; 0 elsewhere."""
+    """Return the numbers of each row's tokens on `mask` (bool [B, T]), 0 elsewhere."""
     flat = torch.tensor([x for row in values for x in row], dtype=torch.float32)
     out = torch.zeros(mask.shape, device=mask.device)
     out[mask] = flat.to(mask.device)
@@ -128,10 +126,10 @@ def cut_rows(
     max_tokens: int | None = None,
     even_length: float | None = None,
 ) -> list[Tensor]:
-    """Return the micro-batches of the rows `index` (int64 [M]), each as their numbers.
+    """Return the micro-batches of the rows `index` (int64 [M]), as row numbers.
 
-    Rows of one length side by side save padding in attention; rows of one prompt side by side save
-    that prompt. What costs less is taken.
+    Adjacent rows of one length save padding in attention; adjacent rows of one prompt save that
+    prompt. The cheaper order is taken.
 
     Args:
         even_length: see Policy.even_length; None: nothing is shared.
@@ -149,7 +147,7 @@ def cut_rows(
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    """What micro-batches cost, in tokens to compute. Lengths and prompts' lengths in tokens."""
+    """The cost of micro-batches in tokens to compute. Lengths of rows and prompts in tokens."""
 
     lengths: list[int]
     prompts: list[int]
@@ -157,14 +155,14 @@ class _Cost:
     even_length: float
 
     def by_prompt(self, order: Sequence[int]) -> list[int]:
-        """Return rows of one prompt side by side; otherwise in this order."""
+        """Return the order with rows of one prompt made adjacent."""
         first: dict[int, int] = {}
         for place, row in enumerate(order):
             first.setdefault(self.owners[row], place)
         return sorted(order, key=lambda row: first[self.owners[row]])
 
     def of(self, parts: Sequence[Sequence[int]]) -> float:
-        """Attention computes the whole rectangle of a micro-batch, and shared prompts again."""
+        """Return the cost; attention computes a whole rectangle, shared prompts included."""
         total = 0.0
         for part in parts:
             width = max(self.lengths[row] for row in part)
@@ -175,7 +173,7 @@ class _Cost:
 
 
 def padding_share(rows: Rows, *, size: int, max_tokens: int | None = None) -> float:
-    """Return the share of padding that the micro-batches of `rows` would have as rectangles."""
+    """Return the share of padding in the micro-batches of `rows` as rectangles."""
     prompts, completions = rows.prompt_mask.sum(dim=1), rows.mask.sum(dim=1)
     filled = places = 0
     for index in micro_batches(prompts + completions, size=size, max_tokens=max_tokens):
@@ -188,7 +186,7 @@ def padding_share(rows: Rows, *, size: int, max_tokens: int | None = None) -> fl
 def shared_share(
     rows: Rows, *, size: int, max_tokens: int | None = None, even_length: float
 ) -> float:
-    """Return the share of the tokens of all rows that a shared prompt saves."""
+    """Return the share of all tokens that shared prompts save."""
     prompts, every = rows.prompt_mask.sum(dim=1), torch.arange(len(rows.mask))
     saved = 0
     for index in cut_rows(
@@ -205,7 +203,7 @@ def shared_share(
 
 
 def whole_groups(rows: int, *, group_size: int, pieces: int) -> list[tuple[int, int]]:
-    """Cut rows [0, rows) into at most `pieces` runs of whole groups, as even as they can be."""
+    """Cut rows [0, rows) into at most `pieces` runs of whole groups, as evenly as possible."""
     groups = rows // group_size
     pieces = min(pieces, groups)
     edges = [groups * i // pieces * group_size for i in range(pieces + 1)]

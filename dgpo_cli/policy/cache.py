@@ -1,6 +1,6 @@
-"""What a model remembers of the rows that it samples: keys and values, states of recurrent layers.
+"""Caches of sampled rows: keys and values, states of recurrent layers.
 
-Keys and values grow in blocks: one copy a block, where `torch.cat` copies all of the cache for
+Keys and values grow in blocks: one copy per block, where `torch.cat` copies the whole cache for
 every token.
 """
 
@@ -17,11 +17,11 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from dgpo_cli.policy.head import alike, dtype_of
 from dgpo_cli.policy.sizes import room_for
 
-# What families call the argument, and the field of the output, that holds the cache. The second
-# are those without attention: a mask is of the tokens that they are fed, not of all before.
+# Names of the argument, and output field, of the cache. Families with the second one have no
+# attention: their mask covers only the tokens that are fed.
 _ARGUMENTS = ("past_key_values", "cache_params")
-# What a family's code raises when a cache is used in a way that it does not know.
-_NOT_MEANT_FOR_IT = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+# Errors of a family's code that does not support a use of its cache.
+_UNSUPPORTED = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
@@ -42,7 +42,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
             self.values = self._values = value_states.new_empty(shape)
         filled = self.keys.shape[-2]
         total = filled + key_states.shape[-2]
-        # Another storage: a method of the parent has put new tensors in place of the views.
+        # Another storage: a method of the parent has replaced the views.
         moved = self._keys.data_ptr() != self.keys.data_ptr()
         if moved or self._keys.shape[-2] < total:
             self._keys = _grown(self.keys, tokens=total)
@@ -55,7 +55,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def reorder_cache(self, indices: Tensor) -> None:
         """Keep the rows `indices` (int64), which may repeat."""
         if self.is_initialized:
-            # Several times as fast as keys[indices]: it copies whole rows.
+            # Several times faster than keys[indices]: it copies whole rows.
             self.keys = self._keys = self.keys.index_select(0, indices)
             self.values = self._values = self.values.index_select(0, indices)
 
@@ -63,7 +63,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def _grown(filled: Tensor, *, tokens: int) -> Tensor:
-    """Return a buffer with room for `tokens` and a block or a quarter more, filled so far."""
+    """Return a buffer with room for `tokens` and a block or a quarter more, filled as `filled`."""
     batch, heads, used, size = filled.shape
     buffer = filled.new_empty(batch, heads, room_for(tokens), size)
     buffer[:, :, :used] = filled
@@ -83,18 +83,18 @@ def growing_cache(config: Any) -> DynamicCache:
 
 
 class RowCache:
-    """The cache of a batch of rows, whatever the family calls it and keeps in it."""
+    """The cache of a batch of rows, for any family."""
 
     def __init__(self, argument: str, *, content: Any | None) -> None:
-        """content: an empty cache; None: the model makes one of its own kind."""
+        """content: an empty cache; None: the model makes its own."""
         self._argument = argument
         self._content = content
 
     def feed(self, decoder: Any, ids: Tensor, *, mask: Tensor, positions: Tensor) -> Tensor:
-        """Run the next tokens; return the final hidden state of the last one of each row, [B, D].
+        """Run the next tokens; return the last final hidden state of each row, [B, D].
 
         Args:
-            ids: int64 [B, T]; mask: int64 [B, L], of the tokens so far and these.
+            ids: int64 [B, T]; mask: int64 [B, L], of all tokens so far.
             positions: int64 [B, T], from 0 at the first token on the mask.
         """
         if self._argument == "cache_params":
@@ -116,14 +116,14 @@ class RowCache:
         assert content is not None
         for layer in content.layers:
             layer.reorder_cache(indices)
-        # MiniMax keeps its states beside the layers.
+        # MiniMax keeps its states outside the layers.
         states = getattr(content, "linear_cache", [])
         states[:] = [s.index_select(0, indices) if isinstance(s, Tensor) else s for s in states]
 
     def is_clean(self, lengths: Tensor) -> bool:
-        """Whether the states of convolutions hold nothing from before each row's tokens.
+        """Whether the states of convolutions are exactly 0 before each row's tokens.
 
-        Anything but exactly 0 means that a bias has turned padding into a value, however small.
+        Anything else means that a bias has turned padding into a value.
 
         lengths: int64 [B]
         """
@@ -139,7 +139,7 @@ class RowCache:
 
 @dataclass(frozen=True, slots=True)
 class CacheKind:
-    """How caches of a model are made and passed to it."""
+    """How to make a model's caches and pass them to it."""
 
     argument: str
     config: Any | None  # of a growing cache; None: the model makes its own
@@ -151,7 +151,7 @@ class CacheKind:
 
 
 def cache_kind(decoder: Any) -> CacheKind | None:
-    """Return the kind of a model's caches; None where their rows cannot be selected."""
+    """Return the kind of a model's caches; None if their rows cannot be selected."""
     known = inspect.signature(decoder.forward).parameters
     argument = next((name for name in _ARGUMENTS if name in known), None)
     if argument is None:
@@ -162,21 +162,21 @@ def cache_kind(decoder: Any) -> CacheKind | None:
             own = getattr(decoder(input_ids=token, use_cache=True), argument, None)
     except torch.OutOfMemoryError:
         raise
-    except _NOT_MEANT_FOR_IT:
+    except _UNSUPPORTED:
         return None
     if not isinstance(own, Cache):
         return None
     return CacheKind(argument, decoder.config if type(own) is DynamicCache else None)
 
 
-# Rows that are kept after each feeding of the check: some move, one is there twice, one goes.
+# Rows kept after each step of the check: some move, one is doubled, one dropped.
 _KEPT = ([0, 1], [1, 0, 1], [2, 1], [0])
 _PROMPT = 5  # tokens
 
 
 def cache_is_right(decoder: Any, kind: CacheKind, *, padded: bool) -> bool:
-    """Whether tokens fed one by one, with rows selected in between, give the hidden states that
-    each sequence gives as a whole.
+    """Whether tokens fed one by one, with rows selected in between, give the same hidden states as
+    whole sequences.
 
     padded: try prompts of different lengths, padded on the left.
     """
@@ -193,14 +193,14 @@ def cache_is_right(decoder: Any, kind: CacheKind, *, padded: bool) -> bool:
             return _fed_alike(decoder, kind.new(), ids, mask=mask, expected=expected)
         except torch.OutOfMemoryError:
             raise
-        except _NOT_MEANT_FOR_IT:
+        except _UNSUPPORTED:
             return False
 
 
 def _fed_alike(
     decoder: Any, cache: RowCache, ids: Tensor, *, mask: Tensor, expected: Tensor
 ) -> bool:
-    """Feed a prompt and then token by token; compare with the states `expected` [2, 4, D]."""
+    """Feed a prompt, then token by token; compare with the states `expected` [2, 4, D]."""
     positions = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
     rows, begin = torch.arange(2, device=ids.device), 0
     for step, kept in enumerate(_KEPT):

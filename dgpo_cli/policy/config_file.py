@@ -1,4 +1,4 @@
-"""Finds a model's config without its weights: here, among the shipped facts, or on the hub."""
+"""Finds a model's config without its weights: local, shipped with dgpo, or on the hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dgpo_cli.policy.settings import EMBEDDED_TINY, ModelSettings
 
 
 class FoundConfig(NamedTuple):
-    """A model's config and where it is from, as a reader would say it."""
+    """A model's config and its origin, for the user."""
 
     config: dict[str, Any]
     origin: str
@@ -24,7 +24,7 @@ def find_config(settings: ModelSettings) -> FoundConfig:
     """Return the config of the model that `model.path` names. Only a config.json is ever fetched.
 
     Raises:
-        ModelError: there is none to be had; the line says what to do.
+        ModelError: there is none.
     """
     if settings.path == EMBEDDED_TINY:
         return FoundConfig(_read(resource_dir("data") / "tiny" / "config.json"), "comes with dgpo")
@@ -39,15 +39,15 @@ def find_config(settings: ModelSettings) -> FoundConfig:
     check_folder(settings.path)
     known = _shipped().get(settings.path.removesuffix("-Instruct")) or _shipped().get(settings.path)
     if known is not None and settings.revision is None:
-        return FoundConfig(known, "numbers that come with dgpo; nothing was downloaded")
+        return FoundConfig(known, "comes with dgpo; nothing was downloaded")
     return FoundConfig(_from_hub(settings), "config.json from the hub")
 
 
 def check_folder(path: str) -> None:
-    """Make sure that `model.path` names a folder, or else what may be an id on the hub.
+    """Check that `model.path` names a folder, or may be an id on the hub.
 
     Raises:
-        NoModelError: it is a file, or a folder that is not there.
+        NoModelError: it is a file, or a missing folder.
     """
     local = Path(os.path.expanduser(path))
     if local.is_dir():
@@ -59,7 +59,7 @@ def check_folder(path: str) -> None:
 
 
 def is_at_hand(settings: ModelSettings) -> bool:
-    """Whether `find_config` asks nobody."""
+    """Whether `find_config` needs no network or disk: the config comes with dgpo."""
     name = settings.path
     shipped = _shipped().keys() & {name, name.removesuffix("-Instruct")}
     return name == EMBEDDED_TINY or bool(shipped and settings.revision is None)
@@ -75,7 +75,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise ModelError(f"{path}: is not a model's config")
+        raise ModelError(f"{path}: not a model config")
     return config
 
 
@@ -92,6 +92,6 @@ def _from_hub(settings: ModelSettings) -> dict[str, Any]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"model.path={settings.path}: no config.json from the hub ({reason[:200]}); "
-            "give a local folder with one, or plan where the hub can be reached"
+            "give a local folder with one, or plan where the hub is reachable"
         ) from error
     return _read(Path(path))

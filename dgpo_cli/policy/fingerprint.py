@@ -1,4 +1,4 @@
-"""Fingerprints of weights and tokenizers on disk: equal for equal content, wherever it lies."""
+"""Fingerprints of weights and tokenizers on disk: equal for equal content in any folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from dgpo_cli.core.errors import ModelError
 
 FULL_BYTES = 1 << 30  # weights up to this size are hashed whole
-_EDGE_BYTES = 1 << 20  # of larger ones, this much at the head and the tail of every file
+_EDGE_BYTES = 1 << 20  # hashed at the head and tail of every file of larger ones
 _BLOCK = 1 << 22
 _ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 
@@ -29,14 +29,14 @@ def weights_fingerprint(folder: Path) -> dict[str, str]:
 
 
 def adapter_fingerprint(folder: Path) -> dict[str, str]:
-    """Return the same of a folder with a LoRA adapter, from its weights and adapter_config.json.
+    """Return the same for a LoRA adapter, from its weights and adapter_config.json.
 
     Raises:
-        ModelError: there is no adapter in it, or it is broken.
+        ModelError: the folder has no adapter, or it is broken.
     """
     weights, config = _ADAPTER
     if not (folder / weights).is_file():
-        raise ModelError(f"{folder}: no {weights} to take a fingerprint of")
+        raise ModelError(f"{folder}: no {weights}")
     return _fingerprint([folder / weights], extra=folder / config)
 
 
@@ -50,7 +50,7 @@ def tokenizer_fingerprint(tokenizer: Any, *, folder: Path) -> str:
 
 
 def text_fingerprint(value: Any) -> str | None:
-    """Return the SHA-256 of a text (or of what JSON can hold), None for None."""
+    """Return the SHA-256 of a text or of a value as JSON; None for None."""
     if value is None:
         return None
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
@@ -61,7 +61,7 @@ def model_folder(path: str, *, revision: str | None) -> Path:
     """Return the folder that transformers loads a model from: itself, or the hub's snapshot.
 
     Raises:
-        ModelError: a hub id whose files are not in the cache.
+        ModelError: the files of a hub id are not in the cache.
     """
     if (Path(path) / "config.json").is_file():
         return Path(path)
@@ -69,7 +69,7 @@ def model_folder(path: str, *, revision: str | None) -> Path:
 
     found = try_to_load_from_cache(path, "config.json", revision=revision)
     if not isinstance(found, str):
-        raise ModelError(f"model.path={path}: its files are not in the cache of the hub")
+        raise ModelError(f"model.path={path}: not in the hub's cache")
     return Path(found).parent
 
 
@@ -84,7 +84,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in sorted(names)]
     found = sorted(folder.glob("*.safetensors"))
     if not found:
-        raise ModelError(f"{folder}: no safetensors files to take a fingerprint of")
+        raise ModelError(f"{folder}: no safetensors files")
     return found
 
 
@@ -100,7 +100,7 @@ def _fingerprint(files: list[Path], *, extra: Path) -> dict[str, str]:
 
 
 def _framed(content: bytes) -> bytes:
-    """Return content after its length, so that no two sequences of parts run together alike."""
+    """Return content after its length, so that different sequences of parts differ."""
     return struct.pack("<Q", len(content)) + content
 
 
@@ -119,7 +119,7 @@ def _edges(path: Path) -> bytes:
         raw = file.read(8)
         length = struct.unpack("<Q", raw)[0] if len(raw) == 8 else size
         if length > size - 8:
-            raise ModelError(f"{path}: not a safetensors file, or cut short")
+            raise ModelError(f"{path}: not a safetensors file, or incomplete")
         digest.update(_framed(file.read(length)))  # names, types, shapes
         digest.update(_framed(file.read(_EDGE_BYTES)))
         file.seek(max(8 + length, size - _EDGE_BYTES))

@@ -21,7 +21,7 @@ _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_ca
 class Head:
     """logits = softcap(scale * (hidden @ weight.T + bias)), in float32.
 
-    compute: what a GPU rounds both factors of the product to; None leaves them as they are.
+    compute: type that a GPU rounds both factors of the product to, if any.
     """
 
     weight: Tensor  # [V, D], any floating dtype
@@ -55,19 +55,21 @@ def head_of(model: Any, *, compute: torch.dtype | None = None) -> Head:
     """Return the head of a Hugging Face causal model, with its family's scale and soft-cap.
 
     Raises:
-        ModelError: the model has no plain linear head, it is quantised, or an adapter sits on it.
+        ModelError: the head is not plain linear, is quantised, or has an adapter.
     """
     output = model.get_output_embeddings()
     weight = getattr(output, "weight", None)
     if output is None or weight is None:
-        raise ModelError(f"{type(model).__name__} has no output embedding to score tokens with")
+        raise ModelError(
+            f"{type(model).__name__} has no output embedding, which token statistics need"
+        )
     if any("lora_" in name for name, _ in output.named_parameters()):
         raise ModelError("adapter.targets includes the output head: leave lm_head out")
     if weight.ndim != 2 or not weight.is_floating_point():
         raise ModelError(
             f"the output head is stored as {str(weight.dtype).removeprefix('torch.')} "
-            f"{list(weight.shape)}, not as a plain matrix of numbers: token statistics read it as "
-            "it is; give a model whose lm_head is not quantised"
+            f"{list(weight.shape)}, not as a plain matrix, which token statistics need; give a "
+            "model whose lm_head is not quantised"
         )
     config = model.config.get_text_config()
     scale = 1.0
@@ -87,10 +89,9 @@ def head_of(model: Any, *, compute: torch.dtype | None = None) -> Head:
 
 
 def check_head(model: Any, *, head: Head) -> None:
-    """Compare the head on the decoder's hidden states with the model's own logits.
+    """Check that the head on the decoder's hidden states gives the model's own logits.
 
-    A family whose logits are computed in another way would give wrong numbers in silence; this
-    makes it an error before the first step.
+    A family that computes them differently would silently give wrong numbers.
 
     Raises:
         ModelError: the two disagree.
@@ -108,28 +109,28 @@ def check_head(model: Any, *, head: Head) -> None:
         own, ours, rtol=tolerance, atol=tolerance * float(own.abs().max())
     ):
         raise ModelError(
-            f"{type(model).__name__} computes its logits in a way that dgpo does not know; "
+            f"{type(model).__name__} computes its logits in a way that dgpo does not support: "
             "token statistics would be wrong"
         )
 
 
 def decoder_of(model: Any) -> Any:
-    """Return the part of a causal model that gives final hidden states."""
+    """Return the part of a causal model that computes final hidden states."""
     decoder = model.get_decoder()
     return model.model if decoder is model else decoder  # Llama 4 names itself
 
 
 def dtype_of(decoder: Any) -> torch.dtype:
-    """Return what a model computes in; its hidden states may be added up in another dtype."""
+    """Return the dtype that a model computes in; its residual stream may have another."""
     dtype: torch.dtype = decoder.get_input_embeddings().weight.dtype
     return dtype
 
 
 def alike(found: Tensor, expected: Tensor, *, dtype: torch.dtype) -> bool:
-    """Whether two tensors of hidden states, computed in a dtype, differ by rounding only.
+    """Whether two tensors of hidden states, computed in a dtype, differ only by rounding.
 
-    A fifth of their norm is several times what rounding in 16 bits makes of a deep model's (0.05
-    measured), where a token may also go to another expert; what is wrong is off by its own size.
+    In 16 bits, rounding moves a deep model's by 0.05 of their norm (measured), more if a token
+    switches experts; wrong ones are off by their own size. The limit is 0.2.
     """
     tolerance = 1e-4 if dtype == torch.float32 else 0.2
     apart = (found.float() - expected.float()).norm()

@@ -44,10 +44,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_tokenizer(settings: ModelSettings, *, folder: Path | None = None) -> Any:
-    """Load the tokenizer of the model, or of a checkpoint `folder` that carries one.
+    """Load the tokenizer of a checkpoint `folder` that has one, or else of the model.
 
     Raises:
-        ModelError: it cannot be loaded, it is empty, or it has no EOS token.
+        ModelError: it cannot be loaded, is empty or has no EOS token.
     """
     from transformers import AutoTokenizer
 
@@ -61,17 +61,19 @@ def load_tokenizer(settings: ModelSettings, *, folder: Path | None = None) -> An
             trust_remote_code=settings.trust_remote_code,
         )
     if not tokenizer.encode("1 + 1", add_special_tokens=False):
-        # Without its files transformers makes an empty one up.
-        raise ModelError(f"{location}: no tokenizer comes with it; add its tokenizer.json")
+        # Without its files, transformers makes an empty one.
+        raise ModelError(f"{location}: has no tokenizer; add its tokenizer.json")
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"{location}: the tokenizer has no EOS token, completions could not end")
+        raise ModelError(
+            f"{location}: the tokenizer has no EOS token, so completions could not end"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def load_config(settings: ModelSettings) -> Any:
-    """Load the configuration of the model alone.
+    """Load the model's configuration.
 
     Raises:
         ModelError: it cannot be found or read.
@@ -91,8 +93,7 @@ def load_model(
 ) -> Any:
     """Load the causal model (from a checkpoint `folder` if given) onto its device, for inference.
 
-    Dropout is set to zero everywhere: the probability of a sampled token must be the one that
-    it was sampled with.
+    Dropout is set to zero everywhere: a sampled token must keep its probability.
 
     Args:
         notes: what to tell the user is added here.
@@ -138,9 +139,9 @@ def without_dropout(model: Any) -> None:
 
 
 def dropouts(model: Any) -> list[tuple[Any, str]]:
-    """Return what holds a probability of dropout that is not zero, and under which name.
+    """Return the owners and names of dropout probabilities that are not zero.
 
-    Some families use torch's modules, others a number of their own, or the configuration's.
+    Some families use torch's modules, others a number of their own or of the configuration.
     """
     import torch
 
@@ -155,7 +156,7 @@ def dropouts(model: Any) -> list[tuple[Any, str]]:
 
 
 def compute_dtype(settings: ModelSettings) -> torch.dtype | None:
-    """Return what `model.compute` stands for on the device of `model.device`; None: as stored."""
+    """Return the dtype of `model.compute` on the device of `model.device`; None: as stored."""
     import torch
 
     if settings.compute == "bfloat16":
@@ -168,9 +169,9 @@ def compute_dtype(settings: ModelSettings) -> torch.dtype | None:
 
 
 def multiply_adapter_in_autocast(model: Any) -> None:
-    """Leave it to autocast what an adapter multiplies in; peft would widen its input first.
+    """Let autocast choose an adapter's dtype; peft would widen its input first.
 
-    DoRA keeps peft's way: its norms are taken in the adapter's dtype.
+    Not for DoRA, whose norms are in the adapter's dtype.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -183,7 +184,7 @@ def add_adapter(model: Any, *, adapter: LoraAdapter, seed: int) -> Any:
     """Wrap a model with a fresh LoRA adapter, initialised from `seed`.
 
     Raises:
-        ModelError: the targets match nothing in the model, or what cannot have an adapter.
+        ModelError: the targets match no layer, or one that cannot have an adapter.
     """
     import torch
     from peft import LoraConfig, get_peft_model
@@ -208,23 +209,23 @@ def add_adapter(model: Any, *, adapter: LoraAdapter, seed: int) -> Any:
     except ValueError as error:
         raise ModelError(
             f"adapter.targets={targets if isinstance(targets, str) else ', '.join(targets)}: "
-            f"{_first_line(error).rstrip('.')}; set all-linear, or a list of some of {names}"
+            f"{_first_line(error).rstrip('.')}; set all-linear, or some of {names}"
         ) from error
     wrong = [name for name in unfit if hasattr(model.get_submodule(name), "lora_A")]
     if wrong:
         raise ModelError(
             f"adapter.targets includes {wrong[0].rpartition('.')[2]}: {wrong[0]} is not a plain "
-            "linear layer, or a kernel reads its weight without the adapter; leave it out"
+            "linear layer, or a kernel bypasses the adapter; leave it out"
         )
     _start_at_the_base(adapted)
     return adapted
 
 
 def _unfit_for_adapters(model: Any) -> list[str]:
-    """Return the linear layers that an adapter would break, or on which it has no effect.
+    """Return the linear layers that an adapter would break, or that would bypass it.
 
-    These are routers and grouped layers, whose output is not a single product, and in Mamba's
-    layers all but the first: the fused kernel of training reads their weights itself.
+    These are routers and grouped layers, whose output is not a single product, and all of Mamba's
+    layers but the first: the fused training kernel reads their weights directly.
     """
     import torch
 
@@ -238,7 +239,7 @@ def _unfit_for_adapters(model: Any) -> list[str]:
 
 
 def _linear_names(model: Any) -> str:
-    """Return what the linear layers inside a model are called, the head left out."""
+    """Return the names of the linear layers in a model, without the head."""
     import torch
 
     linear = (name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear))
@@ -246,10 +247,10 @@ def _linear_names(model: Any) -> str:
 
 
 def _start_at_the_base(model: Any) -> None:
-    """Set the magnitudes of DoRA to the norms of the rows, as its forward pass takes them.
+    """Set DoRA's magnitudes to the row norms that its forward pass computes.
 
-    peft takes the first norms in the dtype of the base and those of every pass in the adapter's:
-    below float32 the two differ, and the adapted model would not start as its reference.
+    peft computes the first norms in the base's dtype, and those of every pass in the adapter's:
+    below float32 they differ, and the adapted model would not start equal to its reference.
     """
     import torch
     from peft.tuners.lora import LoraLayer
@@ -262,16 +263,16 @@ def _start_at_the_base(model: Any) -> None:
             for magnitude in layer.lora_magnitude_vector.values():
                 base = layer.get_base_layer()
                 weight = dequantize_module_weight(base)
-                # An embedding is looked up in by rows: what it adds up over is its other side.
+                # An embedding is looked up by row, so its norm is over the other dimension.
                 over = 0 if isinstance(base, torch.nn.Embedding) else 1
                 norm = torch.linalg.norm(weight.to(magnitude.weight.dtype), dim=over)
                 magnitude.weight.copy_(norm)
 
 
 def name_base(model: Any, *, settings: ModelSettings) -> None:
-    """Write into the adapter's configuration which model it is for, and at which revision.
+    """Write the model and its revision into the adapter's configuration.
 
-    The revision is the commit that was loaded where the hub's cache knows it.
+    The revision is the loaded commit if the hub's cache knows it.
     """
     location = model_location(settings.path)
     if Path(location).is_dir():
@@ -284,7 +285,7 @@ def name_base(model: Any, *, settings: ModelSettings) -> None:
 
 
 def _commit_of(repository: str, *, revision: str | None) -> str | None:
-    """Return the commit that a revision of a hub model stands for in the cache, else itself."""
+    """Return the commit of a hub model's revision if in the cache, else the revision."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository, "config.json", revision=revision)
@@ -295,36 +296,36 @@ def load_adapter(model: Any, *, folder: Path, trainable: bool) -> Any:
     """Wrap a model with the saved adapter in `folder`.
 
     Raises:
-        ModelError: the folder holds no adapter, or one of another model.
-        CheckpointError: it is a checkpoint that is damaged.
+        ModelError: the folder has no adapter, or one of another model.
+        CheckpointError: it is a damaged checkpoint.
     """
     from peft import PeftModel
 
     if not (folder / "adapter_config.json").exists():
-        raise NoModelError(f"{folder}: no adapter_config.json; give a folder that peft can load")
+        raise NoModelError(f"{folder}: no adapter_config.json; give a folder saved by peft")
     check_loaded(folder)
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ModelError(f"{folder}: the adapter does not load: {_first_line(error)}") from error
+        raise ModelError(f"{folder}: cannot load the adapter: {_first_line(error)}") from error
 
 
 def _quiet() -> None:
-    """Leave it to dgpo to tell what went wrong: no warnings and bars of the libraries' own."""
+    """Silence warnings and progress bars of the libraries; dgpo reports errors itself."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     hub_logging.set_verbosity_error()
-    # An adapter on an embedding that is the head too, say: what it warns of is dealt with here.
+    # For example of an adapter on a tied embedding, which is handled here.
     warnings.filterwarnings("ignore", module=r"peft\.")
-    # At import, on some processors, it asks for a package that it only could make use of.
+    # At import, on some processors, it asks for an optional package.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 class _explained:
-    """Turns what transformers raises into one line that names the model and the fix."""
+    """Turns errors of transformers into one line that names the model and the fix."""
 
     def __init__(self, location: str, *, settings: ModelSettings) -> None:
         self._location = location
@@ -340,26 +341,26 @@ class _explained:
         local = Path(self._location)
         looks_local = self._location.startswith((".", "/", "~")) or local.exists()
         if looks_local and not local.is_dir():
-            said = "is a file; give the folder of a model" if local.exists() else "no such folder"
-            raise NoModelError(f"{where}: {said}") from error
+            fault = "is a file; give the folder of a model" if local.exists() else "no such folder"
+            raise NoModelError(f"{where}: {fault}") from error
         if looks_local and not (local / "config.json").exists():
             raise NoModelError(f"{where}: no config.json in that folder") from error
         if "trust_remote_code" in str(error):
             raise ModelError(
-                f"{where}: comes with Python code of its own, which is not run; if you trust who "
-                "made it, set model.trust_remote_code=true"
+                f"{where}: needs its own Python code, which is not run; if you trust its author, "
+                "set model.trust_remote_code=true"
             ) from error
         if "model.safetensors" in str(error) and any(local.glob("*.bin")):
             raise ModelError(
-                f"{where}: has weights as pickles (.bin) only, which can run code and are not "
-                "loaded; convert them to safetensors"
+                f"{where}: has only pickled weights (.bin), which can run code and are not loaded; "
+                "convert them to safetensors"
             ) from error
         hint = "" if looks_local else " (is the hub reachable, and the id right?)"
-        raise ModelError(f"{where}: cannot be loaded: {_first_line(error)}{hint}") from error
+        raise ModelError(f"{where}: cannot load: {_first_line(error)}{hint}") from error
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, cut to a readable length."""
+    """Return the first line of an exception's message, up to 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return cut(text, 300)

@@ -1,10 +1,10 @@
-"""Several sequences in one row, without padding, and attention that cannot cross them.
+"""Packs several sequences into one row, without padding, with attention that does not cross them.
 
-Linear layers, norms and the head see the tokens of a micro-batch in one row of S tokens; a
-beginning that several sequences have in common, the prompt of a group, is in it once. Attention
-puts them into a rectangle, one whole sequence a line, runs torch's causal kernel, which needs no
-mask there, and takes them out again: padding and what is shared cost something in attention only,
-and padded keys lie after every real query of their line, where causality hides them.
+Linear layers, norms and the head process the tokens of a micro-batch in one row of S tokens; a
+prefix that several sequences share, the prompt of a group, is in it once. Attention gathers them
+into a rectangle, one whole sequence per line, runs torch's causal kernel, which needs no mask
+there, and scatters them back: padding and shared prefixes cost only in attention, and padded keys
+follow every real query of their line, where causality hides them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """R sequences of S tokens in all; the longest has W. What is shared counts once in S."""
+    """R sequences of S tokens in total; the longest has W. Shared prefixes count once in S."""
 
     ids: Tensor  # int64 [S]
     positions: Tensor  # int64 [S], from 0 in each sequence
@@ -38,11 +38,11 @@ class Packed:
 
     @property
     def full(self) -> bool:
-        """Whether the row and the rectangle are the same: one length, and nothing shared."""
+        """Whether row and rectangle are the same: equal lengths, and nothing shared."""
         return len(self.ids) == self.lines * self.width
 
     def rectangle(self, values: Tensor) -> Tensor:
-        """Return [R, W, ...] with the values [S, ...] in their places, and any in padding."""
+        """Return [R, W, ...] with the values [S, ...] in place, and arbitrary ones in padding."""
         spread = values if self.full else values.index_select(0, self.sources)
         return spread.reshape(self.lines, self.width, *values.shape[1:])
 
@@ -54,25 +54,24 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """For each of R sequences: the first one that begins alike, and with how many tokens."""
+    """For each of R sequences: the first one with the same prefix, and its length."""
 
-    owners: Tensor  # int64 [R], each at most the sequence's own number
+    owners: Tensor  # int64 [R], at most the sequence's own number
     lengths: Tensor  # int64 [R], equal for sequences of one owner
 
 
-# Whether a packed row is on its way: no mask is made then. Attention itself is told by an argument,
-# because gradient checkpointing runs it again in backward, when this is over.
+# Whether a packed forward pass runs: it needs no mask. Attention itself has an argument for that,
+# because gradient checkpointing runs it again in backward, when this is reset.
 _PACKING: ContextVar[bool] = ContextVar("packing", default=False)
-# Calls of attention that have put a packed row into its rectangle.
+# Calls of attention on packed rows.
 _CALLS: ContextVar[int] = ContextVar("calls", default=0)
 
 
 @functools.cache
 def attach() -> None:
-    """Let transformers' sdpa pack: what it computes stays the same but for packed rows.
+    """Extend transformers' sdpa by packed rows; everything else stays the same.
 
-    It keeps its name: some families look at the name of their attention, and do something else
-    under a name that they do not know.
+    It keeps its name: some families behave differently for an unknown name of attention.
     """
     from transformers import AttentionInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
@@ -119,7 +118,7 @@ def _float32_attention(
 ) -> Tensor:
     """Return causal attention [R, W, heads, size] with keys and values repeated for their queries.
 
-    Left to torch, grouped queries in float32 take CUDA's kernel that writes all W x W logits.
+    By default, grouped queries in float32 take CUDA's kernel that writes all W x W logits.
     """
     query, key, value = lines
     groups = query.shape[1] // key.shape[1]
@@ -135,9 +134,9 @@ def _float32_attention(
 
 
 def compile_layers(decoder: Any) -> None:
-    """Let the layers of a decoder run compiled on packed rows, and as they are on all else.
+    """Run the layers of a decoder compiled on packed rows, and uncompiled on all else.
 
-    Shapes are dynamic: a micro-batch of other lengths compiles nothing anew.
+    Shapes are dynamic: other lengths do not recompile.
     """
     from torch import _dynamo
 
@@ -161,8 +160,8 @@ def pack(ids: Tensor, mask: Tensor, *, shared: Shared | None = None) -> Packed:
     """Pack the tokens on the mask.
 
     Args:
-        ids: int64 [R, W]; mask: bool [R, W]. Each line's tokens stand side by side, anywhere.
-        shared: beginnings that are to be computed once.
+        ids: int64 [R, W]; mask: bool [R, W]. Each line's tokens are contiguous, anywhere in it.
+        shared: prefixes to compute once.
     """
     lengths = mask.sum(dim=1)
     width = int(lengths.max())
@@ -181,11 +180,10 @@ def pack(ids: Tensor, mask: Tensor, *, shared: Shared | None = None) -> Packed:
 
 
 def can_pack(model: Any) -> bool:
-    """Whether packing gives the hidden states that the model gives for each sequence alone.
+    """Whether packing gives the same hidden states as each sequence alone.
 
-    Models with sliding windows, states or another attention do not qualify, nor those with layers
-    that were not told of the packing; the others are tried with two short sequences that begin
-    alike.
+    Not for models with sliding windows, states, another attention, or layers that do not get the
+    argument `packed`; the others are tried with two short sequences that share a prefix.
     """
     if model.config.get_text_config()._attn_implementation != "sdpa":
         return False
@@ -198,13 +196,12 @@ def can_pack(model: Any) -> bool:
 
 
 def can_pad(model: Any) -> bool:
-    """Whether a padded batch gives the hidden states that the model gives for each sequence alone:
-    no padding and no neighbour has a part in them."""
+    """Whether a padded batch gives the same hidden states as each sequence alone."""
     return _as_alone(model, padded_hidden, shared=0)
 
 
 def _as_alone(model: Any, forward: Callable[[Any, Packed], Tensor], *, shared: int) -> bool:
-    """Compare two short sequences in one pass, which share their beginning, with each alone."""
+    """Compare one pass over two short sequences with a shared prefix with each alone."""
     decoder = decoder_of(model)
     device = next(model.parameters()).device
     vocab_size = model.config.get_text_config().vocab_size
@@ -239,9 +236,9 @@ def packed_hidden(decoder: Any, packed: Packed) -> Tensor:
 def padded_hidden(decoder: Any, packed: Packed) -> Tensor:
     """Return the same from a padded batch, for models that cannot be packed."""
     places = torch.arange(packed.lines * packed.width, device=packed.ids.device)
-    # A token's place is its own; padding names one that is another's.
+    # A token is in its own place; padding refers to another token.
     filled = packed.slots[packed.sources] == places
-    assert int(filled.sum()) == len(packed.ids)  # what is shared has one place, but several lines
+    assert int(filled.sum()) == len(packed.ids)  # a shared token has one place, but several lines
     output = decoder(
         input_ids=packed.rectangle(packed.ids),
         position_ids=packed.rectangle(packed.positions),
@@ -252,17 +249,17 @@ def padded_hidden(decoder: Any, packed: Packed) -> Tensor:
 
 
 def lone_hidden(decoder: Any, packed: Packed) -> Tensor:
-    """Return the same, one sequence at a time, for models in which padding changes the numbers."""
+    """Return the same, one sequence at a time, for models that cannot be padded."""
     ends = (packed.slots // packed.width).bincount(minlength=packed.lines).tolist()
     outputs = [decoder(input_ids=ids[None], use_cache=False) for ids in packed.ids.split(ends)]
     return torch.cat([output.last_hidden_state[0] for output in outputs])
 
 
 def pack_rows(rows: Rows, *, shares: bool) -> tuple[Packed, Tensor]:
-    """Return prompts and completions as packed sequences, and which of the S tokens predict the N
-    completion tokens, int64 [N], in the order of the mask.
+    """Return prompts and completions as packed sequences, and the indices of the tokens that
+    predict the N completion tokens, int64 [N], in the order of the mask.
 
-    The last token of a completion is left out: nothing is predicted from it.
+    The last token of a completion is left out: it predicts nothing.
 
     shares: compute a prompt once for all its completions; its last token then predicts several.
     """

@@ -1,4 +1,4 @@
-"""The policy and its reference: one model with an adapter that goes on and off, or two models."""
+"""The policy and its reference: one model with an adapter on or off, or two models."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from dgpo_cli.policy.packing import (
 )
 from dgpo_cli.policy.settings import LoraAdapter, ModelSettings, NoAdapter
 from dgpo_cli.policy.shape import context_length
+from dgpo_cli.policy.token_pass.tiles import check_heads
 
 if TYPE_CHECKING:
     import torch
@@ -38,9 +39,9 @@ _CANARY = "Compute 12+34. First 2+4=6, then 10+30=40, so that 12+34=46. The answ
 
 
 class Policy:
-    """A causal model that is trained or sampled from, with the frozen reference beside it.
+    """A causal model to train or sample from, and its frozen reference.
 
-    With an adapter the reference is the same model with the adapter off: there is no second copy.
+    With an adapter, the reference is the same model with the adapter off: no second copy.
     Satisfies samplers.hf.Generator and samplers.base.TrainedWeights.
     """
 
@@ -59,12 +60,12 @@ class Policy:
         a reference.
 
         Args:
-            untouched: whether the base weights are those that `model.path` names.
-            compute: what matrix products are computed in; None: in what the weights are in.
-            notes: what to tell the user about the models.
+            untouched: whether the base weights are those of `model.path`.
+            compute: dtype of matrix products; None: that of the weights.
+            notes: for the user, about the models.
 
         Raises:
-            ModelError: a model's logits cannot be computed here, or the two do not compare.
+            ModelError: a model's logits are not supported, or the vocabularies differ.
         """
         self.model = model
         self.tokenizer = tokenizer
@@ -81,8 +82,8 @@ class Policy:
         if min(self.stop_ids) >= self.head.vocab_size:
             raise ModelError(
                 f"the tokenizer's EOS token has id {min(self.stop_ids)}, but the model has "
-                f"{self.head.vocab_size} logits: completions could not end; give a model.path "
-                "whose tokenizer is the model's own"
+                f"{self.head.vocab_size} logits, so completions could not end; give a model.path "
+                "with the model's own tokenizer"
             )
         models = [self._base] if reference is None else [self._base, reference]
         self.packs = all(map(can_pack, models))
@@ -90,18 +91,14 @@ class Policy:
         self.notes = list(dict.fromkeys(notes))
         if not self.pads:
             self.notes.append(
-                f"padding changes the numbers of {type(self._base).__name__}: each sequence is "
+                f"padding changes the results of {type(self._base).__name__}: each sequence is "
                 "computed alone, which takes longer"
             )
         if has_adapter and compute is not None:
             load.multiply_adapter_in_autocast(model)
         if reference is not None:
             check_head(reference, head=self.reference_head)
-            if self.reference_head.vocab_size != self.head.vocab_size:
-                raise ModelError(
-                    f"the model has {self.head.vocab_size} logits and the reference "
-                    f"{self.reference_head.vocab_size}: give two models of one vocabulary"
-                )
+            check_heads(self.head, self.reference_head)
 
     # What the sampler needs.
 
@@ -111,26 +108,25 @@ class Policy:
 
     @property
     def pad_id(self) -> int:
-        """The tokenizer's; an added one may be beyond the embedding, which is looked up in under
-        the mask too."""
+        """The tokenizer's, or 0 if it is outside the embedding, which looks up padding too."""
         own = int(self.tokenizer.pad_token_id)
         return own if own < self.embeddings else 0
 
     @property
     def embeddings(self) -> int:
-        """How many token ids the model can be fed: rows of its input embedding."""
+        """Number of token ids that the model accepts: rows of its input embedding."""
         return int(self._base.get_input_embeddings().weight.shape[0])
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """The tokenizer's EOS and whatever the model's generation config ends on."""
+        """EOS tokens of the tokenizer and of the model's generation config."""
         configured = getattr(self._base.generation_config, "eos_token_id", None)
         ids = configured if isinstance(configured, list) else [configured]
         return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
 
     @functools.cached_property
     def _sampling(self) -> tuple[CacheKind, bool]:
-        """How caches are made, and whether prompts of different lengths go side by side."""
+        """The kind of caches, and whether prompts of different lengths go together."""
         from dgpo_cli.policy.cache import cache_is_right, cache_kind
 
         decoder = decoder_of(self._base)
@@ -140,9 +136,9 @@ class Policy:
                 if kind is not None and cache_is_right(decoder, kind, padded=padded):
                     return kind, padded
         raise ConfigError(
-            f"rollout.backend.kind=hf cannot sample from {type(self._base).__name__}: several "
-            "completions cannot share its state; set rollout.backend.kind=vllm if vLLM supports "
-            "the model"
+            f"rollout.backend.kind=hf cannot sample from {type(self._base).__name__}: its state "
+            "cannot hold several completions; set rollout.backend.kind=vllm if vLLM supports the "
+            "model"
         )
 
     @property
@@ -152,7 +148,7 @@ class Policy:
 
     @property
     def context(self) -> int | None:
-        """How many tokens the model can take at once; None where its config does not say."""
+        """Context length in tokens; None if the model's config does not give it."""
         return context_length(self._base.config.get_text_config().to_dict())
 
     def new_cache(self) -> RowCache:
@@ -168,7 +164,7 @@ class Policy:
     def decode(self, token_ids: Sequence[int]) -> str:
         return completion_text(self.tokenizer, token_ids)
 
-    # What a sampler with weights of its own needs.
+    # What a sampler with its own copy of the weights needs.
 
     @property
     def adapter_rank(self) -> int:
@@ -179,9 +175,9 @@ class Policy:
         return max([int(config.r), *map(int, (config.rank_pattern or {}).values())])
 
     def tensors(self) -> list[tuple[str, torch.Tensor]]:
-        """Return the weights as a checkpoint names and cuts them, without copies where it can be.
+        """Return the weights as in a checkpoint, not copied where possible.
 
-        Weights that are tied come once. Not for a policy with an adapter.
+        Tied weights come once. Not for a policy with an adapter.
         """
         from transformers.core_model_loading import revert_weight_conversion
 
@@ -196,9 +192,9 @@ class Policy:
     def logprobs_of(
         self, ids: Sequence[int], *, temperature: float, adapter: bool = True
     ) -> list[float]:
-        """Return the log-probability in nats of every token but the first, given those before.
+        """Return the log-probability in nats of every token after the first.
 
-        adapter: False leaves the adapter off.
+        adapter: False disables the adapter.
         """
         import torch
 
@@ -216,17 +212,17 @@ class Policy:
 
     @property
     def even_length(self) -> float | None:
-        """Length in tokens at which attention costs a row as much as everything else; None where
-        prompts cannot be shared.
+        """Length in tokens at which attention costs as much as everything else; None if prompts
+        cannot be shared.
 
-        A block of width D has about 12 D^2 weights, each good for 2 operations a token; attention
-        over W tokens needs 2 D W of them.
+        A block of width D has about 12 D^2 weights, each with 2 operations per token; attention
+        over W tokens needs 2 D W.
         """
         return 12.0 * self.head.weight.shape[1] if self.packs else None
 
     @property
     def is_eager(self) -> bool:
-        """Whether attention is transformers' eager one, chosen or for want of another."""
+        """Whether attention is transformers' eager one."""
         return bool(self._base.config._attn_implementation == "eager")
 
     @property
@@ -238,7 +234,7 @@ class Policy:
         return self._forward(self._base, packed)
 
     def reference_hidden(self, packed: Packed) -> Tensor:
-        """Return the reference's, for the same layout, so that equal weights give equal bits."""
+        """Return the reference's, on the same layout, so that equal weights give equal bits."""
         assert self.has_reference
         off = self.model.disable_adapter() if self.has_adapter else nullcontext()
         with off:
@@ -251,9 +247,9 @@ class Policy:
 
     def token_columns(self, rows: Rows, *, temperature: float, reference: bool) -> TokenColumns:
         """Return the statistics of the N completion tokens, in the order of the mask, from one
-        forward pass; no tensor of logits of all of them is ever held.
+        forward pass, without storing all logits.
 
-        The log-probabilities are differentiable where gradients are on. Without the reference the
+        The log-probabilities are differentiable if gradients are on. Without the reference the
         distance is 0.
         """
         import torch
@@ -300,12 +296,12 @@ class Policy:
             compile_layers(decoder_of(model))
 
     def computing(self) -> AbstractContextManager[Any]:
-        """Run forward passes in `compute`. Gradient checkpointing brings this back in backward."""
+        """Run forward passes in `compute`. Gradient checkpointing restores this in backward."""
         if self.compute is None:
             return nullcontext()
         import torch
 
-        # A copy of a weight is used once: kept, all of them would be there until the pass ends.
+        # A weight's copy is used once; a cache would keep all of them until the pass ends.
         return torch.autocast(self.device.type, dtype=self.compute, cache_enabled=False)
 
     @property
@@ -315,7 +311,7 @@ class Policy:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Training mode: switches on gradient checkpointing and the adapter's own dropout."""
+        """Use training mode: gradient checkpointing and the adapter's dropout are on."""
         self.model.train()
         try:
             yield
@@ -323,11 +319,11 @@ class Policy:
             self.model.eval()
 
     def trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
-        """Return the named parameters that the optimiser moves."""
+        """Return the named parameters that the optimiser updates."""
         return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
     def parameter_counts(self) -> dict[str, int]:
-        """Return how many parameters are held and how many are trained, each weight once."""
+        """Return the number of parameters held and trained, each weight once."""
         models = [self.model] if self._reference is None else [self.model, self._reference]
         held = {id(p): quantization.size_of(p) for model in models for p in model.parameters()}
         return {
@@ -336,12 +332,12 @@ class Policy:
         }
 
     def packed_count(self) -> int:
-        """Return how many of the parameters are held in 4 bits."""
+        """Return the number of parameters in 4 bits."""
         size, packed = quantization.size_of, quantization.is_packed
         return sum(size(p) for p in self.model.parameters() if packed(p))
 
     def save(self, folder: Path) -> None:
-        """Write the model or adapter, and the tokenizer, in the ecosystem's own format."""
+        """Write the model or adapter, and the tokenizer, in the format of transformers or peft."""
         if self.has_adapter:
             self.model.save_pretrained(str(folder), save_embedding_layers=False)
         else:
@@ -357,11 +353,10 @@ def load_policy(
     with_reference: bool,
     checkpoint: Path | None = None,
 ) -> Policy:
-    """Load a policy to train: its weights from `checkpoint` if given, its reference always from
-    `settings`, the initial model.
+    """Load a policy to train: weights from `checkpoint` if given, reference from `settings`.
 
     Raises:
-        ModelError: anything that does not load.
+        ModelError: something does not load.
     """
     tokenizer = load.load_tokenizer(settings, folder=checkpoint)
     notes: list[str] = []
@@ -397,11 +392,11 @@ def load_policy(
 def load_for_sampling(
     settings: ModelSettings, *, adapter: Path | None = None, reference: ModelSettings | None = None
 ) -> Policy:
-    """Load a model to sample from or to score with; nothing in it is trainable.
+    """Load a model to sample from or score with, without trainable weights.
 
     Args:
-        adapter: folder of a saved adapter; the reference is then the model without it.
-        reference: another model to compare with; not together with `adapter`.
+        adapter: folder of a saved adapter; the model without it is then the reference.
+        reference: another model as reference; not together with `adapter`.
     """
     notes: list[str] = []
     model = load.load_model(settings, notes=notes).requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Weights in 4 bits (NF4 with double quantisation) through bitsandbytes: packed, counted, unpacked.
+"""Packs, counts and unpacks 4-bit weights (NF4 with double quantisation) through bitsandbytes.
 
 Source: Dettmers et al., QLoRA, arXiv 2305.14314.
 """
@@ -18,12 +18,12 @@ INSTALL = "pip install 'dgpo-cli[qlora]'"
 
 
 def loading_arguments(settings: ModelSettings, *, device: torch.device) -> dict[str, Any]:
-    """Return what from_pretrained needs to pack the linear layers as it loads them.
+    """Return the arguments with which from_pretrained packs the linear layers.
 
-    The head stays as it is: its weight is read by the token pass.
+    The head stays unpacked: the token pass reads its weight.
 
     Raises:
-        ModelError: bitsandbytes is missing, or the device is none that it packs weights for here.
+        ModelError: bitsandbytes is missing, or the device is not supported.
     """
     import torch
 
@@ -49,10 +49,10 @@ def loading_arguments(settings: ModelSettings, *, device: torch.device) -> dict[
 
 
 def require_bitsandbytes(setting: str) -> None:
-    """Make sure that bitsandbytes can be imported.
+    """Import bitsandbytes.
 
     Raises:
-        ModelError: it cannot; the message names the setting that wants it, and the fix.
+        ModelError: it cannot be imported; the message names the setting that needs it.
     """
     try:
         import bitsandbytes  # noqa: F401
@@ -63,29 +63,29 @@ def require_bitsandbytes(setting: str) -> None:
 
 
 def check_loaded(model: Any, *, settings: ModelSettings) -> None:
-    """Compare how the weights are stored with what was asked for.
+    """Check that the weights are stored as the settings ask.
 
     Raises:
-        ModelError: the folder holds weights that are quantised already, in another way.
+        ModelError: they are already quantised in another way.
     """
     stored = getattr(model.config, "quantization_config", None)
     where = f"model.path={settings.path}"
     if settings.quantization == "none" and stored is not None:
         raise ModelError(
-            f"{where}: its weights are stored quantised; give the model they were made from, and "
-            "set model.quantization=nf4 to keep it in 4 bits"
+            f"{where}: its weights are already quantised; give the original model, and set "
+            "model.quantization=nf4 to keep it in 4 bits"
         )
     if settings.quantization == "nf4":
         kinds = {getattr(p, "quant_type", None) for p in model.parameters() if is_packed(p)}
         if kinds != {"nf4"}:
             raise ModelError(
-                f"{where}: model.quantization=nf4 packed none of its linear layers, or in another "
-                "way; set model.quantization=none"
+                f"{where}: model.quantization=nf4 did not pack its linear layers as nf4; set "
+                "model.quantization=none"
             )
 
 
 def check_runs(model: Any, *, settings: ModelSettings) -> None:
-    """Run a model with packed weights over two tokens: some families read weights by themselves.
+    """Run a model with packed weights on two tokens: some families read weights directly.
 
     Raises:
         ModelError: it does not run.
@@ -108,11 +108,11 @@ def check_runs(model: Any, *, settings: ModelSettings) -> None:
 
 
 def keep_layout(model: Any) -> None:
-    """Hold the packed weights in the one layout that has a gradient.
+    """Keep the packed weights in the only layout with a gradient.
 
-    On processors with AVX512-BF16 bitsandbytes turns them into another layout, for inference, the
-    first time a model runs in evaluation mode; from then on its products have no gradient, and
-    training would go wrong in silence.
+    On processors with AVX512-BF16, bitsandbytes converts them to an inference layout when a model
+    first runs in evaluation mode; its products then have no gradient, and training would silently
+    go wrong.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -125,17 +125,15 @@ def is_packed(parameter: Any) -> bool:
 
 
 def size_of(parameter: Any) -> int:
-    """Return how many weights a parameter stands for."""
+    """Return the number of weights in a parameter."""
     return int(
         math.prod(parameter.quant_state.shape) if is_packed(parameter) else parameter.numel()
     )
 
 
 def unpack(model: Any, *, dtype: torch.dtype) -> Any:
-    """Replace every packed linear layer by a plain one on the CPU with the weights it computes
-    with.
-
-    The model loses every sign of having been quantised, so that it can be saved as a plain one.
+    """Replace every packed linear layer by a plain one on the CPU, and remove all marks of the
+    quantisation, so that the model can be saved.
     """
     import bitsandbytes as bnb
     import torch

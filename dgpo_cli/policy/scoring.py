@@ -25,7 +25,7 @@ _MOST = 1 << 22  # logits that are reduced at a time
 
 
 class StatsTable:
-    """Token statistics of B completions that are filled in row by row; 0 until then."""
+    """Token statistics of B completions, filled in row by row; 0 until then."""
 
     def __init__(self, rows: Rows, *, noise_floor: float | None = None) -> None:
         shape, device = rows.mask.shape, rows.mask.device
@@ -72,15 +72,14 @@ def token_stats(
 ) -> TokenStats:
     """Compute log-probability, entropy and squared Hellinger distance of every completion token.
 
-    Policy and reference run with the same layout, so that equal weights give a distance of
-    exactly 0. Without the reference `hellinger_sq` is 0.
+    Policy and reference run on the same layout, so that equal weights have a distance of exactly
+    0. Without the reference `hellinger_sq` is 0.
 
     Args:
         needs_reference: rows to run the reference on; None for all. The others have a distance
-            of 0 and are batched apart, so that the micro-batches of the rows of an update are
-            those of the update.
+            of 0 and are batched separately, so that an update's rows keep its micro-batches.
         only: the rows to compute; None for all.
-        into: where to write what was found; the rows left out stay as they are.
+        into: the table to write to; other rows stay as they are.
     """
     table = into or StatsTable(rows)
     if only is None:

@@ -1,4 +1,4 @@
-"""Settings of the model, its adapter and how it is spread over devices. No torch here."""
+"""Settings of the model, its adapter and its distribution over devices. No torch here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OptimizerKind = Literal["adamw", "adamw8bit", "paged-adamw8bit"]
 
 
 class ModelSettings(Frozen):
-    """Which model is trained, and how it is loaded."""
+    """The model to train, and how to load it."""
 
     path: Annotated[str, Change.FIXED] = Field(
         EMBEDDED_TINY,
@@ -29,43 +29,43 @@ class ModelSettings(Frozen):
     )
     compute: Literal["auto", "stored", "bfloat16"] = Field(
         "auto",
-        description="Data type of matrix products: bfloat16, stored (that of the weights; of the "
-        "adapter for an adapter), or auto: bfloat16 on a GPU that has it, else stored.",
+        description="Data type of matrix products: bfloat16, stored (that of the weights; for an "
+        "adapter, its own), or auto: bfloat16 on a GPU that has it, else stored.",
     )
     compile: Annotated[bool, Change.FREE] = Field(
         False,
         description="Compile each layer for training: a fifth faster on an H100 after two minutes, "
-        "but equal models are no longer exactly 0 apart (2e-4 at most there).",
+        "but equal models no longer have a distance of exactly 0 (2e-4 at most there).",
     )
     device: Annotated[str, Change.FREE] = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
-        description="Where the model runs: auto, cpu, cuda, cuda:1 or mps.",
+        description="Device of the model: auto, cpu, cuda, cuda:1 or mps.",
     )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         "auto", description="Attention implementation of transformers."
     )
     quantization: Literal["none", "nf4"] = Field(
         "none",
-        description="nf4 keeps the frozen base in 4 bits, computed in model.dtype (QLoRA); needs "
-        "bitsandbytes.",
+        description="nf4 stores the frozen base in 4 bits and computes in model.dtype (QLoRA); "
+        "needs bitsandbytes.",
     )
     gradient_checkpointing: Annotated[bool, Change.FREE] = Field(
         False, description="Recompute activations in backward: less memory, more time."
     )
     trust_remote_code: bool = Field(
-        False, description="Run Python code that comes with the model. Off unless you trust it."
+        False, description="Run Python code that comes with the model. Only if you trust it."
     )
 
 
 class NoAdapter(Frozen):
-    """Full fine-tuning: every weight is trained, a frozen copy is the reference."""
+    """Full fine-tuning: trains every weight; a frozen copy is the reference."""
 
     kind: Literal["none"] = "none"
 
 
 class LoraAdapter(Frozen):
-    """LoRA through peft; the reference is the same model with the adapter off."""
+    """LoRA through peft; the reference is the model without the adapter."""
 
     kind: Literal["lora"] = "lora"
     rank: int = Field(16, ge=1, le=1024, description="Rank of the update.")
@@ -80,7 +80,7 @@ class LoraAdapter(Frozen):
         False, description="Multiply the update by alpha / sqrt(rank) instead, for high ranks."
     )
     dora: bool = Field(
-        False, description="Train the norm of every weight row as well; costs time and memory."
+        False, description="Also train the norm of every weight row; costs time and memory."
     )
 
 
@@ -88,7 +88,7 @@ AdapterSettings = Annotated[NoAdapter | LoraAdapter, Field(discriminator="kind")
 
 
 class ParallelSettings(Frozen):
-    """How the policy is spread over processes."""
+    """The distribution of the policy over processes."""
 
     kind: Literal["single", "fsdp2"] = Field(
         "single", description="single: one device. fsdp2: shards over many (torchrun)."

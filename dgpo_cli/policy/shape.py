@@ -1,4 +1,4 @@
-"""The numbers of a model that decide memory and time, read from its config; no torch here."""
+"""The numbers of a model's config that determine memory and time; no torch here."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from dgpo_cli.core.errors import ModelError
 
-# Decoders of these families hold the linear layers that are counted here and no others.
+# Decoders of these families have exactly the linear layers counted here.
 KNOWN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
-# Families whose states cannot be handed from row to row, so that backend hf refuses them.
+# Families whose states cannot be selected by row, so that backend hf rejects them.
 NOT_SAMPLED = frozenset({"recurrent_gemma", "rwkv", "xlstm"})
 
 
@@ -27,10 +27,10 @@ class LinearShape:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """A dense decoder: attention with grouped keys, a gated MLP, two norms a block.
+    """A dense decoder: attention with grouped keys, a gated MLP, two norms per block.
 
     tied: the output head is the input embedding. qk_norm: queries and keys are normed by head.
-    softcap: the logits of attention have a soft-cap, which only eager attention computes.
+    softcap: attention logits have a soft-cap, which only eager attention computes.
     """
 
     family: str
@@ -50,12 +50,12 @@ class ModelShape:
 
     @property
     def queries(self) -> int:
-        """Width of all query heads together."""
+        """Total width of the query heads."""
         return self.heads * self.head_dim
 
     @property
     def keys(self) -> int:
-        """Width of all key heads together; that of the values is the same."""
+        """Total width of the key heads, and of the value heads."""
         return self.kv_heads * self.head_dim
 
     @property
@@ -84,7 +84,7 @@ class ModelShape:
 
     @property
     def outside_blocks(self) -> int:
-        """Weights of input embedding and output head, once where they are one."""
+        """Weights of input embedding and output head, once if tied."""
         return self.head_weights * (1 if self.tied else 2)
 
     @property
@@ -99,20 +99,20 @@ class ModelShape:
         return self.block_matrices + self.outside_blocks + self.small
 
     def adapter_parameters(self, *, rank: int, targets: str | tuple[str, ...]) -> int:
-        """Return the weights of a LoRA adapter, which adds rank x (inputs + outputs) a layer.
+        """Return the weights of a LoRA adapter: rank x (inputs + outputs) per layer.
 
         Raises:
-            ModelError: a target is none of the linear layers of a block.
+            ModelError: a target is not a linear layer of a block.
         """
         names = (targets,) if isinstance(targets, str) else targets
         known = {x.name: x for x in self.linears}
         if "all-linear" in names:
             names = tuple(known)
-        foreign = [name for name in names if name not in known]
-        if foreign:
+        unknown = [name for name in names if name not in known]
+        if unknown:
             raise ModelError(
-                f"adapter.targets={', '.join(foreign)}: not known to the plan; "
-                f"set names out of {', '.join(known)}, or all-linear"
+                f"adapter.targets={', '.join(unknown)}: not known to the plan; set all-linear, or "
+                f"some of {', '.join(known)}"
             )
         return self.layers * rank * sum(known[n].inputs + known[n].outputs for n in set(names))
 
@@ -124,11 +124,11 @@ def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
         name: of the model, for messages.
 
     Raises:
-        ModelError: numbers are missing, or it is a mixture of experts.
+        ModelError: numbers are missing, or the model is a mixture of experts.
     """
     text = config.get("text_config") or config
     if any(text.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts")):
-        raise ModelError(f"{name}: is a mixture of experts, which the plan cannot count")
+        raise ModelError(f"{name}: a mixture of experts, which dgpo plan does not support")
     family = str(text.get("model_type", "unknown"))
     hidden, heads = _number(text, "hidden_size", name), _number(text, "num_attention_heads", name)
     biased = bool(text.get("attention_bias", False))
@@ -151,9 +151,9 @@ def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
 
 
 def context_length(config: Mapping[str, Any]) -> int | None:
-    """Return how many tokens a model can take at once; None where its config does not say.
+    """Return a model's context length in tokens; None if its config does not give it.
 
-    Rotary positions may be stretched: by a factor, over what the model was first made for.
+    Rotary positions may be scaled by a factor of the original length.
     """
     names = ("max_position_embeddings", "n_positions", "max_sequence_length")
     length = next((n for name in names if isinstance(n := config.get(name), int) and n > 0), None)
@@ -171,5 +171,5 @@ def context_length(config: Mapping[str, Any]) -> int | None:
 def _number(config: Mapping[str, Any], key: str, name: str) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(f"{name}: its config.json has no {key}, which the plan needs")
+        raise ModelError(f"{name}: its config.json has no valid {key}, which dgpo plan needs")
     return value

@@ -1,11 +1,11 @@
-"""How large the buffers of a model are, apart from it so that a plan can ask without torch."""
+"""Buffer sizes, without torch, so that a plan can compute them."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 _MIB = 1 << 20
-_WIDE_BYTES = 8 * _MIB  # a float32 copy of hidden states or of weights may be this large
+_WIDE_BYTES = 8 * _MIB  # limit of a float32 copy of hidden states or weights
 
 
 class TileSize(NamedTuple):
@@ -19,9 +19,9 @@ class TileSize(NamedTuple):
 def tile_size(width: int, *, cpu: bool) -> TileSize:
     """Return the tiles for hidden states of `width` numbers.
 
-    The buffers of a pass are then at most about 50 MiB on a CPU, whatever N and V. On a GPU they
-    are about 400 MiB: there is no cache to slice for, and a tile has to be worth its launches
-    (measured on an H100 for D = 3584: benchmarks/gpu.py).
+    The buffers of a pass are at most about 50 MiB on a CPU, whatever N and V. On a GPU they are
+    about 400 MiB: there is no cache to slice for, and a tile must be worth its launches (measured
+    on an H100 for D = 3584: benchmarks/gpu.py).
     """
     if cpu:
         fit = _power_of_two(_WIDE_BYTES // (4 * width))
@@ -30,7 +30,7 @@ def tile_size(width: int, *, cpu: bool) -> TileSize:
 
 
 def _power_of_two(limit: int) -> int:
-    """Return the largest power of two that is at most `limit`, and 64 at least."""
+    """Return the largest power of two up to `limit`, at least 64."""
     return max(64, 1 << (max(1, limit).bit_length() - 1))
 
 
@@ -38,16 +38,16 @@ _BLOCK = 64
 
 
 def room_for(tokens: int) -> int:
-    """Return the tokens that a buffer is made for when it must hold `tokens`."""
+    """Return the capacity of a buffer that must hold `tokens`."""
     return tokens + max(_BLOCK, tokens // 4)
 
 
 def final_room(*, prompt: int, fed: int) -> int:
-    """Return the tokens that a buffer has room for at the end.
+    """Return the final capacity of a buffer.
 
     Args:
-        prompt: tokens that it starts with, exactly filled.
-        fed: tokens that are added, one by one.
+        prompt: tokens that fill it exactly at the start.
+        fed: tokens added one by one.
     """
     room = prompt
     while room < prompt + fed:

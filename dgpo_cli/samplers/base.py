@@ -1,4 +1,4 @@
-"""The protocols of samplers: token ids in, completions out, and what they need of the policy."""
+"""The protocols of samplers: token ids in, completions out, and the weights they need."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """What moves the distribution that tokens are drawn from.
+    """The parameters of the distribution that tokens are drawn from.
 
     temperature 0 is greedy; top_k 0 and top_p 1 keep every token.
     """
@@ -53,44 +53,43 @@ class Sampler(Protocol):
 
         Args:
             prompts: token ids of P prompts.
-            seeds: a seed for every completion wanted of each prompt. A completion depends on
-                the weights, the prompt, the parameters and its own seed, not on its neighbours
-                (up to the rounding of the model's own arithmetic).
+            seeds: one per completion of each prompt. A completion depends on weights, prompt,
+                parameters and its own seed, not on its neighbours (up to rounding).
         """
         ...
 
     def sync(self, *, policy_version: int) -> None:
-        """Sample from the policy's present weights from now on, and call them that version."""
+        """Sample from the policy's current weights from now on, as that version."""
         ...
 
 
 @runtime_checkable
 class RemoteSampler(Sampler, Protocol):
-    """A sampler with weights of its own: the policy may be trained while it samples.
+    """A sampler with its own copy of the weights: the policy can train while it samples.
 
-    One thread may be in `sample` while another trains; `sync` waits for nobody, so that whoever
-    calls it has to see that no `sample` is under way.
+    One thread may be in `sample` while another trains. `sync` does not wait: the caller must make
+    sure that no `sample` is running.
     """
 
     def prepare(self, observer: Observer) -> None:
-        """Start what samples, with the policy's present weights, unless that is done.
+        """Start the servers with the policy's current weights, unless they run.
 
-        Until the next `sync`, `sample` then reads nothing of the policy that training moves.
+        Until the next `sync`, `sample` then reads nothing that training changes.
         """
         ...
 
     def wait_no_more(self) -> None:
-        """Make every wait for the sampler to start, now or later, raise CalledOff soon. A signal
-        handler may call it."""
+        """Make every wait for a start, now or later, raise CalledOff soon. Safe in a signal
+        handler."""
         ...
 
     def cancel(self) -> None:
-        """Have a `sample` in another thread raise soon; nothing can be sampled any more."""
+        """Make `sample` in another thread raise soon; the sampler is then unusable."""
         ...
 
 
 class TrainedWeights(Protocol):
-    """The policy as somebody who must sample from the same weights sees it."""
+    """The policy, as a sampler with its own copy of the weights needs it."""
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -111,16 +110,16 @@ class TrainedWeights(Protocol):
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of a completion, special tokens left out."""
+        """Return the text of a completion without special tokens."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write the adapter alone, or without one the whole model, into a folder."""
+        """Write the adapter, or the whole model without one, into a folder."""
         ...
 
     def tensors(self) -> Sequence[tuple[str, torch.Tensor]]:
-        """Return all weights, without an adapter, under the names that `save` gives them: the
-        policy's own memory wherever a checkpoint has it in one piece."""
+        """Return all weights of a policy without adapter, under their names in a checkpoint; not
+        copied where the checkpoint has the same tensor."""
         ...
 
     def canary_ids(self) -> tuple[int, ...]:
@@ -130,8 +129,8 @@ class TrainedWeights(Protocol):
     def logprobs_of(
         self, ids: Sequence[int], *, temperature: float, adapter: bool = True
     ) -> list[float]:
-        """Return the log-probability in nats of every token but the first, given those before.
+        """Return the log-probability in nats of every token after the first.
 
-        adapter: False leaves the adapter off.
+        adapter: False disables the adapter.
         """
         ...

@@ -1,7 +1,7 @@
-"""Draws next tokens from logits, with a stream of uniform numbers of its own for every row.
+"""Draws next tokens from logits, with its own stream of uniform numbers for every row.
 
-One uniform number a token and the inverse of the cumulative distribution: what a row draws
-depends on its seed and its logits alone, so that batching, order and resuming cannot move it.
+One uniform number per token and the inverse cumulative distribution: a row's tokens depend only
+on its seed and logits, not on batching, order or resuming.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class UniformStreams:
         if position >= self._start + self._block.shape[1]:
             self._start += self._block.shape[1]
             assert position == self._start
-            # The first block is small: most completions are short, drawing ahead costs time.
+            # The first block is small: most completions are short, and drawing costs time.
             size = min(_BLOCK, max(64, position))
             block = np.stack([stream.random(size) for stream in self._streams])
             self._block = torch.from_numpy(block)
@@ -54,8 +54,8 @@ def draw_tokens(
 
     Returns:
         tokens int64 [B], and their log-probabilities float32 [B] in nats under the logits
-        divided by the temperature (under the plain logits when greedy). top_p and top_k decide
-        what is drawn but do not change these log-probabilities.
+        divided by the temperature (the plain logits when greedy). top_p and top_k do not change
+        these log-probabilities.
     """
     if params.temperature == 0:
         tokens = logits.argmax(dim=-1)
@@ -72,7 +72,7 @@ def _keep(probs: Tensor, *, params: SamplingParams) -> Tensor:
     """Zero the probabilities outside top_k and the nucleus; rows then sum to at most 1."""
     vocab_size = probs.shape[-1]
     if 0 < params.top_k < vocab_size:
-        # By rank and not by value: with ties the k-th value would let more than k pass.
+        # By rank, not by value: ties with the k-th value would let more than k pass.
         ranked = probs.topk(params.top_k, dim=-1)
         probs = torch.zeros_like(probs).scatter_(-1, ranked.indices, ranked.values)
     if params.top_p < 1.0:
@@ -86,13 +86,13 @@ def _keep(probs: Tensor, *, params: SamplingParams) -> Tensor:
 
 def _invert(probs: Tensor, *, uniforms: Tensor) -> Tensor:
     """Return the token at which the cumulative distribution passes each uniform, int64 [B]."""
-    # float64: over 150,000 tokens a float32 sum loses the ends of the distribution. Apple's GPUs
-    # have none, so that there the sum is the CPU's.
+    # float64: over 150,000 tokens a float32 sum loses the tails of the distribution. Apple's GPUs
+    # have no float64, so the CPU sums.
     device = probs.device
     probs = probs.cpu() if device.type == "mps" else probs
     cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
     target = uniforms.to(cumulative.device)[:, None] * cumulative[:, -1:]
-    # A uniform below 1 stays below 1 when rounded: its target is below the sum, and found.
+    # A uniform below 1 stays below 1 when rounded, so its target is below the sum.
     tokens = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    # NaN is never found. Its row gets some token: the trainer refuses batches that are not finite.
+    # A row of NaN gets some token: the trainer rejects batches that are not finite.
     return tokens.clamp(max=probs.shape[-1] - 1).to(device)

@@ -1,12 +1,12 @@
-"""Runs a command for a parent and leaves nothing of it behind, however the parent ends.
+"""Runs a command and ends everything it started when the parent ends, in whatever way.
 
     python -m dgpo_cli.samplers.guard PARENT_PID LIFELINE_FD GRACE_S FOLDER COMMAND...
 
 The parent holds the other end of the lifeline, a pipe. When it dies, even by SIGKILL, the pipe
-ends and the guard stops the command with everything that it has started, then removes FOLDER
-unless the parent has said to keep it.
-vLLM needs this: its engine and workers outlive a server that is killed. Standard library only,
-so that it starts in a moment.
+ends and the guard stops the command and everything it started, then removes FOLDER unless the
+parent asked to keep it.
+vLLM needs this: its engine and workers outlive a killed server. Standard library only, for a
+fast start.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KEEP = b"k"  # written to the lifeline before it is closed: FOLDER stays
 _POLL_S = 0.5
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-# Places in /proc/PID/stat, counted from after the name; a process that has ended has one thread.
+# Fields of /proc/PID/stat after the name; a process that has ended has one thread.
 _STATE, _PARENT, _THREADS = 0, 1, 17
 
 
@@ -34,12 +34,12 @@ def main(arguments: list[str]) -> int:
     """Guard until the command or the parent ends; return the command's exit code."""
     parent, lifeline, grace_s = int(arguments[0]), int(arguments[1]), float(arguments[2])
     folder, command = arguments[3], arguments[4:]
-    # Signals are for the parent, which then closes the lifeline: vLLM is never half stopped.
+    # Only the parent handles signals and then closes the lifeline: vLLM is never half stopped.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans below become ours and not init's
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans below become ours, not init's
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_in_child)
-    keep = True  # the parent lives and may want to start another command on the folder
+    keep = True  # the parent lives and may start another command on the folder
     while process.poll() is None:
         readable, _, _ = select.select([lifeline], [], [], _POLL_S)
         if readable or os.getppid() != parent:
@@ -55,23 +55,23 @@ def main(arguments: list[str]) -> int:
 def _in_child() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # if somebody kills the guard itself
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # if the guard itself is killed
 
 
 def _prctl(option: int, value: int) -> None:
-    """Ask the kernel for something that only Linux has; elsewhere the group has to do."""
+    """Call prctl, which only Linux has."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def end_all(root: int, *, grace_s: float) -> None:
-    """End every process below `root`: politely, then by force until none is left."""
+    """End every process below `root`: SIGTERM, and SIGKILL after `grace_s` until none is left."""
     deadline = time.monotonic() + grace_s
     _signal_all(root, signal.SIGTERM)
     while descendants(root) and time.monotonic() < deadline:
         _reap()
         time.sleep(0.05)
-    while descendants(root):  # what was killed may have started others before
+    while descendants(root):  # it may have started others before
         _signal_all(root, signal.SIGKILL)
         _reap()
         time.sleep(0.02)
@@ -84,9 +84,9 @@ def _signal_all(root: int, number: int) -> None:
 
 
 def _reap() -> None:
-    """Take the exit codes of orphans that have ended, so that none stays as a zombie.
+    """Reap orphans that have ended.
 
-    The command's own is taken as well when it ends here; Popen.wait then reports 0.
+    This reaps the command too if it ends here; Popen.wait then reports 0.
     """
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -98,8 +98,8 @@ def _reap() -> None:
 def descendants(root: int) -> list[int]:
     """Return the processes below `root` that have not ended.
 
-    The way to them leads through those that have: a process of several threads looks ended as soon
-    as its first thread is, while what it has started is still below it.
+    Those below ended ones count too: a process of several threads looks ended as soon as its
+    first thread is.
     """
     children: dict[int, list[int]] = {}
     living = set()
@@ -117,7 +117,7 @@ def descendants(root: int) -> list[int]:
 
 
 def _processes() -> list[tuple[int, int, bool]]:
-    """Return (process, parent, whether it has not ended) of everything that there is."""
+    """Return (process, parent, whether it lives) of all processes."""
     if not Path("/proc/self/stat").exists():
         listed = subprocess.run(
             ["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=False

@@ -1,8 +1,8 @@
 """Samples with the policy itself through transformers' own forward pass and cache.
 
-transformers' `generate` is not used: it prefills each prompt once per completion, goes on
-computing rows that have ended, draws from one global generator (so a completion would depend on
-its neighbours) and applies the checkpoint's default top_k unless told otherwise.
+transformers' `generate` is not used: it prefills each prompt once per completion, keeps computing
+rows that have ended, draws from one global generator (so completions depend on their neighbours)
+and applies the checkpoint's default top_k.
 `benchmarks/sampling.py` compares the two.
 """
 
@@ -39,7 +39,7 @@ class Generator(Protocol):
 
     @property
     def pads_prompts(self) -> bool:
-        """Whether prompts of different lengths can be sampled side by side.
+        """Whether prompts of different lengths can be sampled together.
 
         Raises:
             ConfigError: the model cannot be sampled from here.
@@ -47,27 +47,27 @@ class Generator(Protocol):
         ...
 
     def new_cache(self) -> Any:
-        """Return an empty cache whose `select` keeps rows by their numbers."""
+        """Return an empty cache; its `select` keeps rows by number."""
         ...
 
     def next_logits(self, ids: Tensor, *, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         """Return the logits after the last token of each row, float32 [B, V].
 
         Args:
-            ids: the next tokens, int64 [B, T]; mask: int64 [B, L], of those so far and these.
+            ids: the next tokens, int64 [B, T]; mask: int64 [B, L], of all tokens so far.
             positions: int64 [B, T].
         """
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of a completion, special tokens left out."""
+        """Return the text of a completion without special tokens."""
         ...
 
 
-Row = tuple[int, int]  # number of the prompt, and of the completion
+Row = tuple[int, int]  # prompt, completion
 
-# Rows that have ended are cut out of the cache when they are at least this share of it: cutting
-# copies the cache, so that doing it for every single row would cost more than it saves.
+# Share of ended rows at which they are dropped from the cache. Dropping copies the cache: doing it
+# for every row would cost more than it saves.
 _COMPACT_SHARE = 0.2
 
 
@@ -86,7 +86,7 @@ class HfSampler:
         self._policy_version = 0
 
     def sync(self, *, policy_version: int) -> None:
-        """The sampler holds the policy itself: only the version has to move."""
+        """Set the version: the sampler uses the policy itself."""
         self._policy_version = policy_version
 
     def sample(
@@ -97,7 +97,7 @@ class HfSampler:
         params: SamplingParams,
         observer: Observer,
     ) -> list[tuple[Completion, ...]]:
-        """See Sampler.sample. Longest prompts first, `batch_size` completions side by side."""
+        """See Sampler.sample. Longest prompts first, `batch_size` completions at a time."""
         rows = [(i, j) for i in range(len(prompts)) for j in range(len(seeds[i]))]
         rows.sort(key=lambda row: -len(prompts[row[0]]))
         stop_ids = self._generator.stop_ids
@@ -116,7 +116,7 @@ class HfSampler:
         return [tuple(found[i, j] for j in range(len(seeds[i]))) for i in range(len(prompts))]
 
     def _chunks(self, rows: list[Row], *, lengths: list[int]) -> Iterator[list[Row]]:
-        """Cut the rows into batches, with prompts of one length where padding is let in."""
+        """Cut the rows into batches, of equal prompt lengths if the model cannot be padded."""
         start = 0
         while start < len(rows):
             stop = min(start + self._batch_size, len(rows))
@@ -240,7 +240,7 @@ def left_pad(prompts: Sequence[Sequence[int]], *, pad_id: int) -> tuple[Tensor, 
 def _gather(
     columns: list[tuple[Tensor, Tensor, Tensor]], *, lengths: Tensor
 ) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """Turn the columns (one a position) into rows cut at their lengths."""
+    """Turn the columns, one per position, into rows of their own lengths."""
     shape = (len(lengths), len(columns))
     ids = torch.zeros(shape, dtype=torch.long, device=lengths.device)
     logprobs = torch.zeros(shape, device=lengths.device)

@@ -1,4 +1,4 @@
-"""JSON over HTTP to one server, on a port or a Unix socket, and what can go wrong with it."""
+"""JSON over HTTP to one server, on a port or a Unix socket."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _TEXT = 300  # characters of a server's answer that an error shows
 
 
 class ServerGone(Exception):
-    """Nobody answers: refused, reset, or the answer broke off.
+    """No answer: refused, reset, or broken off.
 
-    may_pass: whether somebody may answer a little later.
+    may_pass: whether a later try may succeed.
     """
 
     def __init__(self, message: str, *, may_pass: bool = True) -> None:
@@ -45,17 +45,20 @@ class ServerSaysNo(Exception):
 
     @property
     def may_pass(self) -> bool:
-        """Whether the same request may succeed a little later."""
+        """Whether the same request may succeed later."""
         return self.status in (408, 429) or self.status >= 500
+
+
+UNREACHED = (ServerGone, ServerSlow, ServerSaysNo)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where a server listens: http://HOST:PORT[/PREFIX], https://..., or unix:/PATH.
 
-    api_key: what to send as a bearer token, if anything. A function is asked with every new
-        connection: a server that was started anew has a new key.
-    login: user and password, USER:PASSWORD as an address has them, to send instead of a key.
+    api_key: bearer token, if any. A function is called for every new connection: a restarted
+        server has a new key.
+    login: USER:PASSWORD, as in an address, sent instead of a key.
     """
 
     url: str
@@ -76,14 +79,14 @@ class Connection:
         self._prefix = "" if parts.scheme == "unix" else parts.path.rstrip("/")
         self._http = _open(address.url)
         self._key: str | None = None
-        self._http.auto_open = 0  # another thread may have closed it, for good
+        self._http.auto_open = 0  # another thread may have closed it for good
         self._abandoned = False
 
     def request(self, method: str, path: str, body: Any = None, *, timeout_s: float) -> Any:
         """Send one request; return the decoded answer, None if it is empty or not JSON.
 
         Raises:
-            ServerGone, ServerSlow, ServerSaysNo: see there.
+            ServerGone, ServerSlow, ServerSaysNo
         """
         headers = {"Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
@@ -115,22 +118,22 @@ class Connection:
         return _decoded(text)
 
     def abandon(self) -> None:
-        """Close, from another thread, for good: also one that is just about to be opened."""
+        """Close for good, from another thread, even while the connection is being opened."""
         self._abandoned = True
         self.close()
 
     def close(self) -> None:
-        """Break the connection off; the server then stops working on its request."""
+        """Close the connection; the server then aborts its request."""
         sock = self._http.sock
         if sock is not None:
-            # close() alone would wait in vain for a thread that reads from the socket.
+            # close() alone would not wake a thread that reads from the socket.
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         self._http.close()
 
 
 def basic(login: str) -> str:
-    """Return USER:PASSWORD of an address as the header for it has them."""
+    """Return USER:PASSWORD of an address encoded for the Authorization header."""
     return base64.b64encode(unquote(login).encode()).decode("ascii")
 
 
@@ -159,14 +162,14 @@ def _open(url: str) -> http.client.HTTPConnection:
 
 
 def _gone(error: Exception) -> ServerGone:
-    """Say what happened to a connection, and whether another try later may work."""
+    """Describe a connection error, and whether a later try may succeed."""
     match error:
         case socket.gaierror():
-            return ServerGone(f"no machine of that name ({error.strerror})", may_pass=False)
+            return ServerGone(f"unknown host ({error.strerror})", may_pass=False)
         case ssl.SSLCertVerificationError():
             return ServerGone(f"certificate not trusted ({error.verify_message})", may_pass=False)
         case ssl.SSLError():
-            return ServerGone("no TLS there (http:// instead?)", may_pass=False)
+            return ServerGone("not a TLS server (http:// instead?)", may_pass=False)
         case ConnectionRefusedError():
             return ServerGone("connection refused")
         case http.client.RemoteDisconnected() | ConnectionResetError():
@@ -174,7 +177,7 @@ def _gone(error: Exception) -> ServerGone:
         case http.client.BadStatusLine():
             return ServerGone("the answer is not HTTP", may_pass=False)
         case FileNotFoundError():
-            return ServerGone("no socket there")
+            return ServerGone("no such socket")
         case OSError(errno=errno.EHOSTUNREACH | errno.ENETUNREACH | errno.EACCES):
             return ServerGone((error.strerror or "unreachable").lower(), may_pass=False)
     return ServerGone(f"{type(error).__name__}: {error}".rstrip(": "))
@@ -188,7 +191,7 @@ def _decoded(text: bytes) -> Any:
 
 
 def _message(text: bytes) -> str:
-    """Return what a server says went wrong, as one line of bounded length."""
+    """Return a server's error message as one line of bounded length."""
     value = _decoded(text)
     if isinstance(value, dict):
         inner = value.get("error", value)
@@ -196,7 +199,7 @@ def _message(text: bytes) -> str:
         line = " ".join(str(told or value).split())
     else:
         words = text.decode(errors="replace")
-        if words.lstrip()[:9].lower().startswith(("<!doctype", "<html")):  # of a page the title
+        if words.lstrip()[:9].lower().startswith(("<!doctype", "<html")):  # its title
             title = re.search(r"<title[^>]*>([^<]*)", words, re.IGNORECASE)
             words = title[1] if title else ""
         line = " ".join(words.split())

@@ -1,4 +1,4 @@
-"""Settings of the samplers; one class a backend, chosen by `kind`. No torch here."""
+"""Settings of the samplers; one class per backend, chosen by `kind`. No torch here."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _UNSENDABLE = re.compile(r"[\x00-\x20\x7f]")
 
 
 class ServerUrl(str):
-    """The address of a server without secrets, as it is stored, shown and compared.
+    """The address of a server without secrets, as stored, shown and compared.
 
-    login: the user and password in front of its host, only for the connection.
+    login: user and password from the address, used only to connect.
     """
 
     login: str | None
@@ -32,9 +32,9 @@ class ServerUrl(str):
 
 
 def _address(value: Any) -> ServerUrl:
-    """Check an address; errors quote nothing of it, as a password may be anywhere in it."""
+    """Check an address; errors do not quote it, as it may contain a password."""
     if not isinstance(value, str):
-        raise ValueError("an address must be text")
+        raise ValueError("an address must be a string")
     url = value if isinstance(value, ServerUrl) else ServerUrl(value)
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
@@ -45,8 +45,8 @@ def _address(value: Any) -> ServerUrl:
         if (web and sendable) or socket:
             return url
     raise ValueError(
-        "an address must be http://HOST:PORT, https://HOST or unix:/PATH, without spaces; a slash "
-        "or @ in a password is written as %2F or %40"
+        "an address must be http://HOST:PORT, https://HOST or unix:/PATH, without spaces; write / "
+        "and @ in a password as %2F and %40"
     )
 
 
@@ -55,24 +55,24 @@ class HfBackend(Frozen):
 
     kind: Literal["hf"] = "hf"
     batch_size: Annotated[int, Change.FREE] = Field(
-        256, ge=1, description="Completions sampled side by side."
+        256, ge=1, description="Completions sampled at a time."
     )
 
 
 class _Vllm(Frozen):
-    """What both ways to use vLLM share."""
+    """The settings of both vLLM backends."""
 
     max_num_seqs: Annotated[int, Change.FREE] = Field(
-        128, ge=1, le=4096, description="Completions sampled side by side by each engine."
+        128, ge=1, le=4096, description="Completions sampled at a time by each engine."
     )
     retries: Annotated[int, Change.FREE] = Field(
-        3, ge=0, le=100, description="How often a request that fails is sent again."
+        3, ge=0, le=100, description="How often a failed request is sent again."
     )
     request_timeout_s: Annotated[float, Change.FREE] = Field(
-        3600.0, gt=0, description="Seconds after which a completion counts as failed."
+        3600.0, gt=0, description="Seconds after which a completion has failed."
     )
     startup_timeout_s: Annotated[float, Change.FREE] = Field(
-        900.0, gt=0, description="Seconds that an engine may take until it is ready."
+        900.0, gt=0, description="Seconds until an engine must be ready."
     )
     canary_tolerance: Annotated[float | None, Change.FREE] = Field(
         None,
@@ -83,7 +83,7 @@ class _Vllm(Frozen):
 
 
 class VllmBackend(_Vllm):
-    """vLLM as an engine of this process's own, which ends with it."""
+    """vLLM as an engine that this process starts and ends."""
 
     kind: Literal["vllm"] = "vllm"
     gpu_memory_utilization: Annotated[float, Change.FREE] = Field(
@@ -110,17 +110,17 @@ class VllmBackend(_Vllm):
         1, ge=1, le=64, description="Devices over which vLLM splits the model."
     )
     enforce_eager: Annotated[bool, Change.FREE] = Field(
-        False, description="No compilation and no CUDA graphs: starts sooner, samples slower."
+        False, description="No compilation and no CUDA graphs: faster start, slower sampling."
     )
     sleep: Annotated[Literal["auto", "on", "off"], Change.FREE] = Field(
         "auto",
-        description="Give weights and cache of vLLM back while the trainer works; auto: on a GPU.",
+        description="Free vLLM's weights and cache while the trainer works; auto: on a GPU.",
     )
 
     weight_transfer: Annotated[Literal["auto", "tcp", "ipc", "folder"], Change.FREE] = Field(
         "auto",
-        description="How all weights reach vLLM, without an adapter: tcp, ipc (CUDA IPC, on one "
-        "GPU) or through a folder; auto: tcp.",
+        description="How full weights reach vLLM, without an adapter: tcp, ipc (CUDA IPC, on one "
+        "GPU) or folder; auto: tcp.",
     )
 
 
@@ -132,30 +132,30 @@ class VllmServerBackend(_Vllm):
         Field(
             (ServerUrl("http://127.0.0.1:8000"),),
             min_length=1,
-            description="Base addresses of the servers; a password in one is not stored.",
+            description="Base addresses of the servers; passwords are not stored.",
         )
     )
     api_key_env: Annotated[str, Change.FREE] = Field(
         "DGPO_VLLM_API_KEY",
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="Environment variable with the servers' key; if it is not set, dgpo sends the "
-        "key that dgpo serve stored on this machine.",
+        description="Environment variable with the servers' key; if not set, dgpo sends the key "
+        "that dgpo serve stored on this machine.",
     )
     sync_dir: Annotated[str | None, Change.FREE] = Field(
         None,
         min_length=1,
-        description="Folder that the servers can read, for weights on their way to them; "
-        "unset: this machine's folder for temporary files.",
+        description="Folder that the servers can read, for the transfer of weights; unset: this "
+        "machine's folder for temporary files.",
     )
     sync_host: Annotated[str | None, Change.FREE] = Field(
         None,
         min_length=1,
-        description="Address of this machine from which the servers can fetch weights; unset: the "
-        "one from which it reaches them.",
+        description="Address of this machine from which the servers fetch weights; unset: the one "
+        "that it reaches them from.",
     )
     weight_transfer: Annotated[Literal["auto", "folder"], Change.FREE] = Field(
         "auto",
-        description="How all weights reach the servers, without an adapter; auto: as each was "
+        description="How full weights reach the servers, without an adapter; auto: as each was "
         "started (dgpo serve --weight-transfer), or else through sync_dir.",
     )
 
@@ -173,23 +173,23 @@ class RolloutSettings(Frozen):
     temperature: float = Field(1.0, gt=0, le=10, description="Sampling temperature.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling; 1 keeps every token.")
     top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0 keeps every token.")
-    max_completion_tokens: int = Field(1024, ge=1, description="Completions are cut here.")
+    max_completion_tokens: int = Field(1024, ge=1, description="Token limit of a completion.")
     dynamic_sampling: bool = Field(
         False,
-        description="Replace groups that are all right or all wrong by those of further prompts.",
+        description="Replace all-correct and all-wrong groups by groups of further prompts.",
     )
     max_rounds: int = Field(
         10,
         ge=1,
         le=1000,
-        description="Most draws of prompts_per_step prompts in a step with dynamic_sampling; "
-        "then the batch is smaller.",
+        description="Most draws of prompts_per_step prompts per step with dynamic_sampling; "
+        "after them the batch is smaller.",
     )
     overlap: int = Field(
         0,
         ge=0,
         le=1,
-        description="1: sample the next batch while the present one trains, one step off-policy; "
-        "with vLLM only.",
+        description="1: sample the next batch while this one trains, one step off-policy; only "
+        "with vLLM.",
     )
-    backend: BackendSettings = Field(HfBackend(), description="Who samples.")
+    backend: BackendSettings = Field(HfBackend(), description="The sampler.")

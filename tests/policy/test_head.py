@@ -100,7 +100,7 @@ def test_a_head_narrower_than_the_logits_is_refused() -> None:
     model = tiny.build_model("qwen2-untied")
     head = head_of(model)
     narrow = Head(weight=head.weight[:-1], bias=None, scale=1.0, softcap=None)
-    with pytest.raises(ModelError, match="does not know"):
+    with pytest.raises(ModelError, match="does not support"):
         check_head(model, head=narrow)
 
 

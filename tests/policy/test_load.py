@@ -113,7 +113,7 @@ def test_what_cannot_be_loaded_is_explained_in_one_line(load: Any, tmp_path: Pat
     cases = {
         str(tmp_path / "nowhere"): "no such folder",
         str(tmp_path / "empty"): "no config.json in that folder",
-        str(tmp_path / "broken"): "cannot be loaded",
+        str(tmp_path / "broken"): "cannot load",
         "nobody/no-such-model": "is the hub reachable, and the id right",
     }
     for path, reason in cases.items():
@@ -129,7 +129,7 @@ def test_weights_that_could_run_code_are_not_loaded(model_folder: Path, tmp_path
     shutil.copytree(model_folder, folder)
     (folder / "model.safetensors").unlink()
     torch.save(tiny.build_model().state_dict(), folder / "pytorch_model.bin")
-    told = r"model\.path=.*: has weights as pickles \(\.bin\) only, .*; convert them to safetensors"
+    told = r"model\.path=.*: has only pickled weights \(\.bin\), .*; convert them to safetensors"
     with pytest.raises(ModelError, match=told):
         load_model(settings_of(folder))
 
@@ -137,7 +137,7 @@ def test_weights_that_could_run_code_are_not_loaded(model_folder: Path, tmp_path
 def test_a_model_without_a_tokenizer_is_told(model_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     shutil.copytree(model_folder, folder, ignore=shutil.ignore_patterns("tokenizer*"))
-    with pytest.raises(ModelError, match=r"m: no tokenizer comes with it; add its tokenizer\.json"):
+    with pytest.raises(ModelError, match=r"m: has no tokenizer; add its tokenizer\.json"):
         load_tokenizer(settings_of(folder))
 
 
@@ -163,8 +163,8 @@ def test_code_that_comes_with_a_model_is_not_run(
     with pytest.raises(ModelError) as caught:
         load(settings_of(folder))
     assert str(caught.value) == (
-        f"model.path={folder}: comes with Python code of its own, which is not run; if you trust "
-        "who made it, set model.trust_remote_code=true"
+        f"model.path={folder}: needs its own Python code, which is not run; if you trust its "
+        "author, set model.trust_remote_code=true"
     )
     assert not ran.exists()
 
@@ -194,7 +194,7 @@ def test_code_that_is_trusted_is_run(
 
 def test_targets_that_match_nothing_are_refused() -> None:
     adapter = LoraAdapter(targets=("no_such_module",))
-    told = r"adapter\.targets=no_such_module: .*; set all-linear, or a list of .*down_proj.*v_proj$"
+    told = r"adapter\.targets=no_such_module: .*; set all-linear, or some of .*down_proj.*v_proj$"
     with pytest.raises(ModelError, match=told):
         add_adapter(tiny.build_model(), adapter=adapter, seed=0)
 
@@ -291,7 +291,7 @@ def test_a_folder_that_is_no_adapter_is_refused(model_folder: Path) -> None:
 def test_the_adapter_of_another_model_is_refused(model_folder: Path, tmp_path: Path) -> None:
     checkpoints.save(tmp_path / "c", *checkpoints.trained(model_folder, "lora"))
     wider = tiny.build_model(hidden_size=64)
-    with pytest.raises(ModelError, match="the adapter does not load") as caught:
+    with pytest.raises(ModelError, match="cannot load the adapter") as caught:
         load_adapter(wider, folder=tmp_path / "c", trainable=False)
     assert "\n" not in str(caught.value)
 

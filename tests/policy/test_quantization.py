@@ -174,7 +174,7 @@ def test_a_device_that_packs_nothing_is_refused() -> None:
 
 def test_a_model_without_linear_layers_to_pack_is_refused(wide_folder: Path) -> None:
     model = load_model(adapters.settings_of(wide_folder))
-    with pytest.raises(ModelError, match="packed none of its linear layers"):
+    with pytest.raises(ModelError, match="did not pack its linear layers"):
         quantization.check_loaded(
             model, settings=adapters.settings_of(wide_folder, quantization="nf4")
         )
@@ -186,7 +186,7 @@ def test_a_folder_of_packed_weights_is_not_taken_for_a_plain_one(
     model = packed(wide_folder)
     model.save_pretrained(tmp_path / "m")
     shutil.copy(wide_folder / "tokenizer_config.json", tmp_path / "m")
-    with pytest.raises(ModelError, match=r"stored quantised; .* set model\.quantization=nf4"):
+    with pytest.raises(ModelError, match=r"already quantised; .* set model\.quantization=nf4"):
         load_model(adapters.settings_of(tmp_path / "m"))
     ids = torch.arange(5, 15)[None]
     with torch.no_grad():

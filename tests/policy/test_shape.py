@@ -69,7 +69,7 @@ def test_a_mixture_of_experts_is_refused() -> None:
 
 def test_a_missing_number_is_named() -> None:
     config = {key: value for key, value in SMALL.items() if key != "intermediate_size"}
-    with pytest.raises(ModelError, match=r"x: its config\.json has no intermediate_size"):
+    with pytest.raises(ModelError, match=r"x: its config\.json has no valid intermediate_size"):
         shape(config)
 
 

@@ -27,7 +27,8 @@ SERVE = """
 import sys
 from dgpo_cli.samplers.vllm import process as vllm_process
 from dgpo_cli.samplers.vllm.command import ServerFlags
-from dgpo_cli.cli import main, options
+from dgpo_cli.__main__ import main as dgpo
+from dgpo_cli.cli import options
 from dgpo_cli.config import checks
 vllm_process.GRACE_S = 0.2
 checks.has_vllm = lambda: True
@@ -36,7 +37,7 @@ mode = sys.argv.pop(1)
 ServerFlags.command = lambda self, *, host, port: [
     sys.executable, "-m", "tests.samplers.fake_engine", str(port), mode
 ]
-main.main()
+dgpo()
 """
 
 
@@ -149,7 +150,7 @@ def test_a_server_that_does_not_start_is_an_error_of_one_line(mark: str) -> None
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1 and out == ""
     assert "ValueError: head size 8 is not supported" in err  # the server's own words
-    assert err.splitlines()[-1].startswith("error: vLLM ended with exit code 1 while starting")
+    assert err.splitlines()[-1].startswith("error: vLLM exited with code 1 during startup")
     assert set(left_behind(mark, within_s=15)) <= own
 
 

@@ -99,10 +99,10 @@ def test_a_sample_that_is_called_off_raises_and_leaves_no_thread(
     beside.thread.join(60)
     assert not beside.thread.is_alive()
     assert isinstance(beside.error, BackendError)
-    assert "called off" in str(beside.error)
+    assert "cancelled" in str(beside.error)
     deadline = time.monotonic() + 60
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
-    with pytest.raises(BackendError, match="called off"):
+    with pytest.raises(BackendError, match="cancelled"):
         sample(sampler)

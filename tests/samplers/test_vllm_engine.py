@@ -123,7 +123,7 @@ def test_an_engine_that_does_not_start_gives_its_reason(mark: str) -> None:
     engine = engine_of("broken")
     with pytest.raises(BackendError, match="exit code 1 while starting: ValueError: hea") as error:
         engine.start(NOBODY)
-    told = re.search(r"head size 8 is not supported \(the whole log: (.*)\)$", str(error.value))
+    told = re.search(r"head size 8 is not supported \(full log: (.*)\)$", str(error.value))
     assert told is not None
     log = Path(told[1])
     assert "ValueError: head size 8" in log.read_text()

@@ -31,7 +31,7 @@ def test_the_reason_is_the_first_exception_or_the_last_line(
     process = object.__new__(OwnedProcess)
     process.log = tmp_path / "engine.log"
     process.log.write_text(text)
-    [told, kept] = process.reason().removesuffix(")").split(" (the whole log: ")
+    [told, kept] = process.reason().removesuffix(")").split(" (full log: ")
     assert told == reason
     assert Path(kept).read_text() == text and kept != str(process.log)
 

@@ -94,9 +94,9 @@ HEALTHY: dict[str, tuple[int, bytes]] = {"/health": (200, b"")}
         (HEALTHY, r"GET /v1/models: HTTP 404: .*not a vLLM server"),
         ({"/health": (301, b"")}, r"GET /health: HTTP 301"),
         ({"/health": (401, b"")}, r"GET /health: HTTP 401"),
-        (HEALTHY | {"/v1/models": (200, b"<html>")}, r"/v1/models does not answer as one vLLM"),
-        (HEALTHY | {"/v1/models": (200, b"[1]")}, r"/v1/models does not answer as one vLLM"),
-        (HEALTHY | {"/v1/models": (200, b'{"data": []}')}, r"/v1/models does not answer as one"),
+        (HEALTHY | {"/v1/models": (200, b"<html>")}, r"/v1/models is not that of a vLLM"),
+        (HEALTHY | {"/v1/models": (200, b"[1]")}, r"/v1/models is not that of a vLLM"),
+        (HEALTHY | {"/v1/models": (200, b'{"data": []}')}, r"/v1/models is not that of"),
     ],
 )
 def test_what_is_no_vllm_server_ends_the_wait_at_once(
@@ -111,7 +111,7 @@ def test_what_is_no_vllm_server_ends_the_wait_at_once(
 
 def test_a_name_that_nobody_has_ends_the_wait_at_once() -> None:
     error = fails_at_once("http://nowhere.invalid:8000")
-    assert error.startswith("http://nowhere.invalid:8000: no machine of that name (")
+    assert error.startswith("http://nowhere.invalid:8000: unknown host (")
 
 
 def test_what_speaks_no_http_or_no_tls_ends_the_wait_at_once() -> None:
@@ -130,7 +130,7 @@ def test_what_speaks_no_http_or_no_tls_ends_the_wait_at_once() -> None:
 
         threading.Thread(target=greet, daemon=True).start()
         assert "the answer is not HTTP" in fails_at_once(f"http://127.0.0.1:{port}")
-        assert "no TLS there (http:// instead?); set rollout.backend.urls" in fails_at_once(
+        assert "not a TLS server (http:// instead?); set rollout.backend.urls" in fails_at_once(
             f"https://127.0.0.1:{port}"
         )
         listener.shutdown(socket.SHUT_RDWR)

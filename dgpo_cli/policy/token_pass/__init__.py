@@ -1,9 +1,8 @@
 """Token statistics from final hidden states and heads, in memory that does not grow with N or V.
 
-`token_pass` gives every number that DGPO needs of a token, the log-probabilities with a gradient
-where one is asked for; `token_logprobs` the log-probabilities alone. Both walk over tiles of
-tokens and vocabulary in the same way, so that their log-probabilities agree bit for bit on the
-same input, and so do their gradients.
+`token_pass` computes all statistics of a token, with a gradient of the log-probabilities if one is
+needed; `token_logprobs` computes only the log-probabilities. Both walk over the same tiles of
+tokens and vocabulary, so that their log-probabilities and gradients agree bit for bit.
 """
 
 from dgpo_cli.policy.token_pass.logprobs import token_logprobs

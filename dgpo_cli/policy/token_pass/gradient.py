@@ -1,11 +1,11 @@
 """The gradient of log-probabilities of chosen tokens in hidden states and head, a tile at a time.
 
-The gradient of a log-probability in its hidden state is, but for a factor, the chosen row of the
-head less the mean row under the softmax. It does not depend on what comes back through the graph
-except as one number a token, so a walk accumulates that mean row (rescaled as the maximum grows)
-beside its sums and keeps [N, D] numbers; backward multiplies. That is one matrix product more than
-the logits take, where recomputing the logits in backward would take two. Only the gradient of the
-head's own weights needs the logits again, and computes them again, tile by tile.
+Up to a factor, the gradient of a log-probability in its hidden state is the chosen row of the head
+minus the mean row under the softmax. The incoming gradient only scales it, by one number per
+token. So a walk also accumulates the mean row (rescaled as the maximum grows) and keeps [N, D]
+numbers, which backward multiplies. This costs one matrix product on top of the logits; recomputing
+the logits in backward would cost two. Only the gradient of the head's own weights recomputes the
+logits, tile by tile.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dgpo_cli.policy.token_pass.tiles import LOG_ZERO, HalfLogits, Tiles
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Fills slopes (float32 [N, D], or None where no gradient is wanted) and returns float32 [C, N],
-# the log-probabilities first, and the log of each sum of exponentials, float64 [N].
+# Fills slopes (float32 [N, D]; None: no gradient) and returns float32 [C, N], the log-probabilities
+# first, and the log of each sum of exponentials, float64 [N].
 Walk = Callable[["Tensor | None"], "tuple[Tensor, Tensor]"]
 
 
@@ -109,7 +109,7 @@ class MeanRow:
     def add(self, powers: Tensor, weights: Tensor, *, top: Tensor) -> None:
         """Add a tile: powers exp(2 (x - top)) [R, C], weights [C, D], top [R].
 
-        Powers in 16 bits, as the weights are then, are multiplied into float32.
+        Powers in 16 bits, like the weights, are multiplied into float32.
         """
         larger = torch.maximum(self._top, top)
         old, new = (2 * (self._top - larger)).exp(), (2 * (top - larger)).exp()

@@ -37,9 +37,7 @@ Equal inputs give k = 1, h = 0 and s = 0 exactly, hence d = 0 exactly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -47,8 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Moments:
+class Moments(NamedTuple):
     """The sums of one part of the vocabulary, float64 [R] each; a stack of parts is [S, R]."""
 
     top: Tensor  # m: largest half logit of the policy
@@ -59,11 +56,6 @@ class Moments:
     slope: Tensor  # k
     cross: Tensor  # U
     gap: Tensor  # G
-
-    @staticmethod
-    def stacked(parts: Sequence[Moments]) -> Moments:
-        """Return S parts of [R] as one stack [S, R]."""
-        return Moments(*(torch.stack(list(c)) for c in zip(*map(_columns, parts), strict=True)))
 
     def merged(self) -> Moments:
         """Return the moments [R] of the union of the parts of a stack [S, R]."""
@@ -102,23 +94,10 @@ class Moments:
         return (self.gap / (2 * self.reference_total)).clamp(0.0, 1.0)
 
 
-def _columns(moments: Moments) -> tuple[Tensor, ...]:
-    return (
-        moments.top,
-        moments.total,
-        moments.weighted,
-        moments.reference_top,
-        moments.reference_total,
-        moments.slope,
-        moments.cross,
-        moments.gap,
-    )
-
-
 class Ledger:
-    """Collects the moments of vocabulary tiles of R tokens and merges them now and then.
+    """Collects and merges the moments of vocabulary tiles of R tokens.
 
-    A tile writes float32 numbers; room for `_HELD` tiles is all that is ever held.
+    A tile writes float32 numbers; at most `_HELD` tiles are stored.
     """
 
     _HELD = 16
@@ -147,8 +126,7 @@ class Ledger:
         )
         parts = Moments(top, f * f, weighted, reference_top, g * g, slope, cross, h * h)
         if self._merged is not None:
-            before = _columns(self._merged)
-            both = zip(before, _columns(parts), strict=True)
+            both = zip(self._merged, parts, strict=True)
             parts = Moments(*(torch.cat([old[None], new]) for old, new in both))
         self._merged = parts.merged()
         self._count = 0

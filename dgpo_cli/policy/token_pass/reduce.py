@@ -18,7 +18,7 @@ def _has_triton() -> bool:
 
 
 def fused_on(like: Tensor) -> bool:
-    """Whether tiles on a tensor's device are reduced by one kernel; see fused.py."""
+    """Whether one kernel reduces tiles on a tensor's device; see fused.py."""
     return like.is_cuda and _has_triton()
 
 
@@ -44,7 +44,7 @@ def reduce_two(
     """Write the moments of one tile into `numbers`, float32 [8, R]; see Ledger.next_tile.
 
     x, z: half logits of policy and reference, [R, C], overwritten. Without a reference the policy
-    is its own, so that the distance comes out as 0. scratch: float32 [R, C].
+    is its own, which gives a distance of 0. scratch: float32 [R, C].
     keep_powers: leave f^2 in `x`.
     """
     top, f_norm, weighted, reference_top, g_norm, slope, cross, gap = numbers.unbind(dim=0)

@@ -1,4 +1,4 @@
-"""The pass: log-probability, entropy and distance to the reference, at once."""
+"""Computes log-probability, entropy and distance to the reference in one pass."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenColumns:
-    """What two models say of N tokens; float32 [N] each."""
+    """Statistics of N tokens under policy and reference; float32 [N] each."""
 
     logprobs: Tensor  # nats; the one that may have a gradient
     entropy: Tensor  # nats, the policy's
@@ -49,16 +49,16 @@ def token_pass(
 ) -> TokenColumns:
     """Compute log-probability, entropy and squared Hellinger distance of N chosen tokens.
 
-    Exact, in one walk over both models' logits, a tile at a time: the memory beyond inputs and
-    outputs does not depend on N or V. Without a reference the distance is 0. Inputs that are
-    equal in value have a distance of exactly 0.
+    Exact, in one walk over both models' logits, one tile at a time: memory beyond inputs and
+    outputs does not depend on N or V. Without a reference the distance is 0. Equal inputs have a
+    distance of exactly 0.
 
-    Where gradients are on and `policy_hidden` or the head requires one, the log-probabilities are
-    differentiable once, as those of `token_logprobs`; the other numbers never are.
+    If gradients are on and `policy_hidden` or the head requires one, the log-probabilities are
+    differentiable once, like those of `token_logprobs`; the other numbers are not.
 
     Args:
-        reference_head: None when the policy's head is the reference's too.
-        tiles: how to cut; by default what suits the device.
+        reference_head: None if the reference has the policy's head.
+        tiles: by default those for the device.
 
     Raises:
         ModelError: the two heads have different vocabularies.
@@ -124,7 +124,7 @@ class _Block:
 
 
 class _Buffers:
-    """The memory of a pass: two tiles of half logits and one slice of scratch."""
+    """The buffers of a pass: two tiles of half logits and one slice of scratch."""
 
     def __init__(self, rows: int, tiles: Tiles, *, pair: bool, like: Tensor) -> None:
         self._x = like.new_empty(rows * tiles.columns)

@@ -1,7 +1,7 @@
 """Tiles of half logits, x = logits / (2 * temperature), in float32 whatever the head's dtype.
 
-Half of a logit is what both passes need: f = exp(x) is the root of a probability. The factor that
-turns a product into x goes into the hidden states, where it costs D numbers a token and not V.
+Both passes need half a logit: f = exp(x) is the root of a probability. The factor from product to
+x is applied to the hidden states, which costs D numbers per token instead of V.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
     from dgpo_cli.policy.head import Head
 
-# Stands in for a half logit of -inf: exp of it, less any real maximum, is exactly 0, and the
-# difference of two of them is 0 and not NaN.
+# Replaces a half logit of -inf: exp of it minus any real maximum is exactly 0, and the difference
+# of two is 0, not NaN.
 LOG_ZERO = -1e30
 
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """How tokens and vocabulary are cut.
+    """The cut of tokens and vocabulary.
 
-    rows, columns: tokens and vocabulary entries of one matrix product; large enough for the
-        product to run at full speed.
-    slice_rows: tokens whose numbers are reduced at a time; small enough that three arrays of
-        slice_rows x columns stay in a core's own cache.
+    rows, columns: tokens and vocabulary entries of one matrix product; large enough for it to run
+        at full speed.
+    slice_rows: tokens reduced at a time; small enough that three arrays of slice_rows x columns
+        stay in a core's cache.
     """
 
     rows: int
@@ -67,13 +67,13 @@ class HalfLogits:
         self._half = 0.5 / temperature
         # Under a soft-cap the product becomes the argument of tanh.
         self.factor = head.scale * (self._half if head.softcap is None else 1 / head.softcap)
-        # d logit / d product, a soft-cap's own slope apart.
+        # d logit / d product, without a soft-cap's slope.
         self.slope = head.scale / temperature
         weight = head.weight.detach()
         if weight.is_cuda and head.compute is not None:
             weight = weight.to(head.compute)
         self._weight = weight
-        # A GPU multiplies half-precision numbers into float32 by itself; a CPU would round.
+        # A GPU multiplies half-precision numbers into float32; a CPU would round.
         self.mixed = weight.is_cuda and weight.dtype in (torch.bfloat16, torch.float16)
 
     @property
@@ -82,26 +82,25 @@ class HalfLogits:
         return None if self.head.softcap is None else self.head.softcap * self._half
 
     def prepare(self, hidden: Tensor) -> Tensor:
-        """Return hidden states [R, D] as `tile` takes them: a copy, without gradient."""
+        """Return hidden states [R, D] for `tile`: a copy without gradient."""
         hidden = hidden.detach()
         if self.mixed:
             return hidden.to(self._weight.dtype)
         return hidden.to(torch.float32, copy=True).mul_(self.factor)
 
     def weights(self, columns: slice) -> Tensor:
-        """Return the weights [C, D] as `tile` takes them; float32 weights are not copied."""
+        """Return the weights [C, D] for `tile`; float32 weights are not copied."""
         part = self._weight[columns]
         return part if self.mixed else part.float()
 
     @property
     def bare(self) -> float:
-        """The factor that `tile(..., bare=True)` leaves out."""
+        """The factor that `tile(..., bare=True)` omits."""
         plain = self.head.bias is None and self.cap is None
         return self.factor if self.mixed and plain else 1.0
 
     def powers_like(self, x: Tensor) -> Tensor:
-        """Return room for the powers of a tile `x`: in 16 bits of its own where the weights are,
-        else `x` itself."""
+        """Return the buffer for the powers of a tile: new if weights have 16 bits, else `x`."""
         return torch.empty_like(x, dtype=self._weight.dtype) if self.mixed else x
 
     def tile(
@@ -115,7 +114,7 @@ class HalfLogits:
     ) -> Tensor:
         """Write the half logits of prepared hidden states [R, D] into `out`, float32 [R, C].
 
-        bare: leave out the factor `self.bare`.
+        bare: omit the factor `self.bare`.
         """
         if self.mixed:
             torch.mm(hidden, weights.t(), out_dtype=torch.float32, out=out)
@@ -133,10 +132,10 @@ class HalfLogits:
 
 
 def check_heads(head: Head, reference_head: Head) -> None:
-    """Refuse two heads that do not speak of the same vocabulary.
+    """Check that two heads have the same vocabulary.
 
     Raises:
-        ModelError: the numbers of logits differ.
+        ModelError: their numbers of logits differ.
     """
     if head.vocab_size != reference_head.vocab_size:
         raise ModelError(

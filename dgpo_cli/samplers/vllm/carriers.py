@@ -1,4 +1,4 @@
-"""What goes to the servers after an update: the adapter alone, or all weights."""
+"""Carriers of new weights to the servers: the adapter alone, or full weights."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ class Carrier(Protocol):
     """Carries one version of the weights at a time."""
 
     def renew(self, *, first: bool) -> None:
-        """Take up the policy's present weights. first: the servers may have them already."""
+        """Load the policy's current weights. first: the servers may already have them."""
         ...
 
     def give(self, client: VllmClient) -> None:
-        """Have one server sample with the version taken up last.
+        """Give one server the loaded version.
 
         Raises:
             BackendError: it refuses.
-            ServerGone, ServerSlow, ServerSaysNo: see there.
+            ServerGone, ServerSlow, ServerSaysNo
         """
         ...
 
     def name(self, client: VllmClient) -> str | None:
-        """Return the model to ask a server for; None: the one that it serves."""
+        """Return the model name for requests; None: the one that the server has."""
         ...
 
     def lost(self, client: VllmClient) -> None:
-        """A server did not answer; it may be another one when it is back."""
+        """Forget a server that did not answer; it may return as another one."""
         ...
 
     def drop_older(self) -> None:
-        """Every server has the version taken up last: forget the ones before."""
+        """Drop older versions: every server has the loaded one."""
         ...
 
 
 class _Folders:
-    """One folder a version, below that of the servers."""
+    """One folder per version, below that of the servers."""
 
     def __init__(self, weights: TrainedWeights, fleet: Fleet) -> None:
         self._weights = weights
@@ -56,7 +56,7 @@ class _Folders:
         self.newest: Path | None = None
 
     def write(self) -> Path:
-        """Write the present weights down, once until `retire`."""
+        """Write the current weights, once until `retire`."""
         if self.newest is None:
             self._count += 1
             self.newest = self._fleet.folder / f"weights-{self._count}"
@@ -64,7 +64,7 @@ class _Folders:
         return self.newest
 
     def retire(self) -> None:
-        """There is a newer version; the folder stays until `drop_older`."""
+        """Mark the folder as older; it stays until `drop_older`."""
         if self.newest is not None:
             self._older.append(self.newest)
             self.newest = None
@@ -85,13 +85,13 @@ class AdapterCarrier:
         self.drop_older = self._folders.drop_older
 
     def renew(self, *, first: bool) -> None:
-        """See Carrier.renew: a server never has this adapter already."""
+        """See Carrier.renew. A server never has this adapter yet."""
         self._folders.retire()
         self._folders.write()
 
     def give(self, client: VllmClient) -> None:
         """See Carrier.give."""
-        self._loads += 1  # a name is used once: the same one may still be there
+        self._loads += 1  # names are used once: an old one may still be loaded
         name = f"dgpo-{self._run}-{self._loads}"
         client.load_adapter(name, self._folders.write())
         before = self._names.get(client.address.url)
@@ -104,11 +104,11 @@ class AdapterCarrier:
         return self._names.get(client.address.url)
 
     def lost(self, client: VllmClient) -> None:
-        """See Carrier.lost: an adapter that went with the server is unloaded already."""
+        """See Carrier.lost. The adapter is gone with the server."""
 
 
 class FullCarrier:
-    """Sends all weights, each server in the way that it was started for."""
+    """Sends full weights to each server in the way that it was started for."""
 
     def __init__(
         self,
@@ -119,8 +119,8 @@ class FullCarrier:
         folder: bool = False,
         keep: bool = False,
     ) -> None:
-        """folder: through a folder whatever a server was started for. keep: put a version aside in
-        the CPU's memory, for servers that need it again while the policy is trained further.
+        """folder: always through a folder. keep: keep a copy of a version in the CPU's memory, for
+        servers that need it again while the policy trains.
         """
         self._weights = weights
         self._fleet = fleet
@@ -183,10 +183,9 @@ class FullCarrier:
         return self._ways[url]
 
     def _as_served(self) -> bool:
-        """Whether the servers have the right weights as they are, as far as one can know.
+        """Whether the servers are known to have the right weights already.
 
-        Our own have read `model.path` themselves. A shared one may have got others since, unless
-        it takes none.
+        Our own have read `model.path`. A shared one may have got others, unless it takes none.
         """
         if not self._weights.untouched:
             return False

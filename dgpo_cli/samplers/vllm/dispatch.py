@@ -1,7 +1,7 @@
-"""Hands many requests to several servers, some to each at a time, and tries failed ones again.
+"""Sends many requests to several servers, some to each at a time, and retries failed ones.
 
-A request that fails goes back into the queue, a limited number of times. A server that is gone is
-left alone until the main thread has brought it back; only then does it get requests again.
+A failed request goes back into the queue a limited number of times. A server that is gone gets no
+requests until the main thread has brought it back.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _POLL_S = 0.5  # how soon Ctrl-C is noticed
 
 @dataclass(slots=True)
 class Request:
-    """One completion to draw: place in the caller's order, prompt, seed, failures so far."""
+    """One completion to draw: index in the caller's order, prompt, seed, failures so far."""
 
     index: int
     prompt: Sequence[int]
@@ -48,7 +48,7 @@ class _Gone:
 
 @dataclass(slots=True)
 class _Lane:
-    """A server, the requests meant for it, and the threads that send them."""
+    """A server, its queue of requests, and the threads that send them."""
 
     client: VllmClient
     requests: deque[Request]
@@ -70,7 +70,7 @@ class Dispatch:
         bring_back: Callable[[VllmClient, Exception], None],
         backoff_s: float = _BACKOFF_S,
     ) -> None:
-        """bring_back: makes a server that is gone usable again, or raises BackendError."""
+        """bring_back: makes a server that is gone usable again; raises BackendError."""
         self._lanes = [_Lane(client, deque()) for client in clients]
         self._draw = draw
         self._max_in_flight = max_in_flight
@@ -87,7 +87,7 @@ class Dispatch:
         *,
         on_done: Callable[[int, ServerCompletion], None],
     ) -> None:
-        """Draw everything. The jobs of one inner sequence share a prompt and begin on one server.
+        """Draw all completions. An inner sequence shares a prompt and starts on one server.
 
         Raises:
             BackendError: a request failed too often, or a server is gone for good.
@@ -111,11 +111,11 @@ class Dispatch:
             self._end()
 
     def cancel(self) -> None:
-        """Have `run`, which is in another thread, end with a BackendError."""
-        self._told.put(BackendError("sampling was called off"))
+        """Make `run`, in another thread, raise BackendError."""
+        self._told.put(BackendError("sampling was cancelled"))
 
     def _next(self) -> _Done | _Gone | BaseException:
-        while True:  # a wait without an end could not be interrupted on every platform
+        while True:  # an endless wait is not interruptible on every platform
             try:
                 return self._told.get(timeout=_POLL_S)
             except Empty:
@@ -124,7 +124,7 @@ class Dispatch:
     def _open(self, lane: _Lane, *, count: int) -> None:
         lane.down = False
         lane.connections = [lane.client.connect() for _ in range(min(self._max_in_flight, count))]
-        # Daemons: whoever interrupts the process does not wait for answers.
+        # Daemons, so that an interrupted process does not wait for answers.
         lane.threads = [
             threading.Thread(target=self._work, args=(lane, connection), daemon=True)
             for connection in lane.connections
@@ -133,10 +133,10 @@ class Dispatch:
             thread.start()
 
     def _reopen(self, client: VllmClient, error: Exception, *, count: int) -> None:
-        """Bring a server back that a thread has found gone; the others of its threads follow."""
+        """Bring back a server that a thread found gone, with all its threads."""
         (lane,) = [lane for lane in self._lanes if lane.client is client]
         if not lane.down:
-            return  # told by several threads, brought back already
+            return  # reported by several threads, brought back already
         self._close(lane)
         self._bring_back(client, error)
         self._open(lane, count=count)
@@ -169,7 +169,7 @@ class Dispatch:
                 self._told.put(_Done(request.index, drawn))
 
     def _take(self, lane: _Lane) -> Request | None:
-        """Return the lane's next job, or one of another lane that has many; None at the end."""
+        """Return the lane's next request, or one of the fullest lane; None at the end."""
         with self._changed:
             while not self._ended.is_set() and not lane.down:
                 if lane.requests:
@@ -186,12 +186,13 @@ class Dispatch:
             self._changed.notify()
 
     def _failed(self, lane: _Lane, request: Request, error: Exception) -> None:
-        if lane.down:  # the connection was closed under the request: no failure of its own
+        if lane.down:  # the connection was closed: not a failure of the request
             self._put_back(lane, request)
             return
         gone = self._is_gone(lane.client, error)
-        if not gone and not (isinstance(error, ServerSlow) or _may_pass(error)):
-            self._give_up(_refused(lane.client, error))
+        no = error if isinstance(error, ServerSaysNo) else None
+        if not gone and not (isinstance(error, ServerSlow) or (no and no.may_pass)):
+            self._give_up(BackendError(f"{lane.client}: {no}") if no else error)
             return
         request.failures += 1
         if request.failures > self._retries:
@@ -215,32 +216,18 @@ class Dispatch:
 
     def _give_up(self, error: BaseException) -> None:
         self._told.put(error)
-        self._ended.set()  # nobody takes another job meanwhile
+        self._ended.set()  # no thread takes another request
         with self._changed:
             self._changed.notify_all()
 
     def _is_gone(self, client: VllmClient, error: Exception) -> bool:
-        """Whether the server, or what it is to serve, is not there: not for the request's sake."""
+        """Whether the server or its adapter is gone, whatever the request."""
         if isinstance(error, ServerGone):
             return True
         if not isinstance(error, ServerSaysNo):
             return False
-        if error.status == 404:  # the adapter is not known: it was started anew by somebody
+        if error.status == 404:  # the adapter is unknown: the server was restarted
             return True
         if error.status < 500:
             return False
-        try:
-            client.check_health()  # vLLM's front answers for a while after its engine has died
-        except (ServerGone, ServerSlow, ServerSaysNo):
-            return True
-        return False
-
-
-def _may_pass(error: Exception) -> bool:
-    return isinstance(error, ServerSaysNo) and error.may_pass
-
-
-def _refused(client: VllmClient, error: Exception) -> BaseException:
-    if isinstance(error, ServerSaysNo):
-        return BackendError(f"{client}: {error}")
-    return error
+        return not client.is_ready()  # vLLM's front end outlives its engine for a while

@@ -1,9 +1,9 @@
-"""The engine of `rollout.backend.kind = "vllm"`: a server of our own, on a Unix socket.
+"""The engine of `rollout.backend.kind = "vllm"`: a server that this process starts.
 
-A child and not this process: vLLM's engine and workers are children anyhow and outlive a parent
-that is killed, while a child under samplers/guard.py goes with everything below it. A dead engine
-can be started again without losing the run, and both kinds of backend share one code path. The
-socket lies in a folder that only the user can enter, so that nobody else reaches the interface.
+It is a child process because vLLM's engine and workers are children anyway and outlive a killed
+parent, while samplers/guard.py ends a child with everything below it. A dead engine can restart
+without ending the run, and both vLLM backends share one code path. Its Unix socket is in a folder
+that only the user can enter.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dgpo_cli.core.errors import BackendError, CalledOff
 from dgpo_cli.core.events import Observer, phase
-from dgpo_cli.samplers.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
+from dgpo_cli.samplers.http_json import Address
 from dgpo_cli.samplers.vllm.client import VllmClient
 from dgpo_cli.samplers.vllm.process import OwnedProcess, own_folder, remove_tree
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class OwnEngine:
-    """One vLLM server that is started when it is needed and ends with this process."""
+    """One vLLM server, started when needed and ended with this process."""
 
     shared = False
 
@@ -43,25 +43,25 @@ class OwnEngine:
         return (self._client,)
 
     def start(self, observer: Observer) -> None:
-        """Start the server and wait until it is ready. Raises BackendError if it never is."""
+        """Start the server and wait until it is ready. Raises BackendError."""
         with phase(observer, "starting vLLM", total=1, unit="engines") as advance:
             self._launch()
             advance(1)
 
     def bring_back(self, client: VllmClient, error: Exception) -> None:
-        """Start the engine again if it has died: once, until it has sampled a whole round.
+        """Restart the engine if it died: once per complete round of sampling.
 
         Raises:
-            BackendError: it died again, or does not start.
+            BackendError: it died again or does not start.
         """
         if self._is_ready():
-            return  # one connection broke, the engine lives
+            return  # only a connection broke
         assert self._process is not None
         if self._restarted:
             reason = self._process.reason()
             self.close()
             raise BackendError(
-                f"vLLM died again after it was started again ({error}): {reason}; lower "
+                f"vLLM died again after a restart ({error}): {reason}; lower "
                 "rollout.backend.gpu_memory_utilization, max_num_seqs or max_model_len, "
                 "or set rollout.backend.kind=hf"
             )
@@ -74,7 +74,7 @@ class OwnEngine:
         self._off = True
 
     def went_well(self) -> None:
-        """A round is complete: another death, much later, is worth another start."""
+        """A round is complete: allow another restart."""
         self._restarted = False
 
     def close(self) -> None:
@@ -98,8 +98,4 @@ class OwnEngine:
     def _is_ready(self) -> bool:
         if self._off:
             raise CalledOff("no longer waiting for vLLM")
-        try:
-            self._client.check_health()
-        except (ServerGone, ServerSlow, ServerSaysNo):
-            return False
-        return True
+        return self._client.is_ready()

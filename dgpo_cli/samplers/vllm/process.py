@@ -1,4 +1,4 @@
-"""A vLLM server that we own: started under a guard, waited for, ended with all that it started."""
+"""A vLLM server process: started under a guard, and ended with everything it started."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ import psutil
 from dgpo_cli.core.errors import BackendError
 from dgpo_cli.samplers.guard import KEEP
 
-GRACE_S = 5.0  # between the polite request to end and the kill
+GRACE_S = 5.0  # between SIGTERM and SIGKILL
 _POLL_S = 0.2
-_KILLED_S = 15.0  # within which what was killed is gone, on a busy machine too
+_KILLED_S = 15.0  # until killed processes are gone, even on a busy machine
 _STDERR = 2
 _SHORT = 60  # characters
-# At the start of a line or of a word: quoted in a warning it is not the reason.
+# At the start of a line or word; quoted in a warning, it is not the reason.
 _EXCEPTION = re.compile(r"(?<![^\s\]])(?:\w+\.)*\w*(?:Error|Exception): \S[^\n]*")
 
 
 class OwnedProcess:
-    """A command under samplers/guard.py, in a session of its own, with its output in a file.
+    """A command under samplers/guard.py, in its own session, with its output in a file.
 
-    Ctrl-C in a terminal is for the parent alone. When the parent ends, in whatever way, so does
-    everything here.
+    Ctrl-C in a terminal reaches only the parent. When the parent ends, in whatever way, so does
+    the command with everything it started.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class OwnedProcess:
         """folder: removed when the command has ended. log: None shows the output on stderr."""
         self.log = log
         read_end, self._lifeline = os.pipe()
-        # Without a log all goes to stderr: stdout is for what the command of dgpo has to say.
+        # Without a log, output goes to stderr: stdout is for dgpo's own.
         output = _STDERR if log is None else os.open(log, os.O_WRONLY | os.O_CREAT, 0o600)
         guard = [sys.executable, "-P", "-m", "dgpo_cli.samplers.guard"]
         try:
@@ -76,47 +76,47 @@ class OwnedProcess:
         return self._guard.poll()
 
     def wait(self) -> int:
-        """Wait for the command's end; return its exit code."""
+        """Wait for the command to end; return its exit code."""
         return self._guard.wait()
 
     def wait_ready(self, is_ready: Callable[[], bool], *, timeout_s: float) -> None:
         """Wait until `is_ready`.
 
         Raises:
-            BackendError: the command ended, or it took longer; everything is ended then.
+            BackendError: the command ended or took too long; everything is then ended.
         """
         deadline = time.monotonic() + timeout_s
         while not is_ready():
             if (code := self.exit_code()) is not None:
                 reason = self.reason()
                 self.close()
-                raise BackendError(f"vLLM ended with exit code {code} while starting: {reason}")
+                raise BackendError(f"vLLM exited with code {code} during startup: {reason}")
             if time.monotonic() > deadline:
                 self.close()
                 raise BackendError(
-                    f"vLLM was not ready after {timeout_s:g} s; raise startup_timeout_s "
-                    f"(rollout.backend). The last of its log: {self.reason()}"
+                    f"vLLM was not ready after {timeout_s:g} s; raise "
+                    f"rollout.backend.startup_timeout_s; end of its log: {self.reason()}"
                 )
             time.sleep(_POLL_S)
 
     def reason(self) -> str:
-        """Return the first error in the log, or else its last line; and put the log aside."""
+        """Return the first error in the log, or else its last line, and keep a copy of the log."""
         if self.log is None:
             return "see its output above"
         try:
             text = self.log.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return "its log is gone"
-        # The first error is the cause; what comes after it is how the others noticed.
+        # The first error is the cause; later ones are consequences.
         if telling := _EXCEPTION.search(text):
-            return f"{telling[0]} (the whole log: {_put_aside(text)})"
+            return f"{telling[0]} (full log: {_kept_log(text)})"
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return f"{lines[-1]} (the whole log: {_put_aside(text)})" if lines else "it wrote nothing"
+        return f"{lines[-1]} (full log: {_kept_log(text)})" if lines else "it is empty"
 
     def close(self, *, keep: bool = False) -> None:
-        """End the command and all that it started, and wait for it. May be called twice.
+        """End the command and everything it started, and wait. May be called twice.
 
-        keep: leave the folder, for another command.
+        keep: keep the folder for another command.
         """
         if self._lifeline >= 0:
             if keep:
@@ -129,11 +129,11 @@ class OwnedProcess:
         except subprocess.TimeoutExpired:
             self._guard.kill()
             self._guard.wait()
-        _kill_session(self._guard.pid)  # only if the guard itself was killed is anything there
+        _kill_session(self._guard.pid)  # in case the guard itself was killed
 
 
-def _put_aside(text: str) -> Path:
-    """Keep a log where it outlives the server's folder."""
+def _kept_log(text: str) -> Path:
+    """Copy a log to where it outlives the server's folder."""
     handle, path = tempfile.mkstemp(prefix="dgpo-vllm-", suffix=".log")
     with open(handle, "w", encoding="utf-8") as file:
         file.write(text)
@@ -154,7 +154,7 @@ def _python_path() -> str:
 
 
 def own_folder(place: str | None) -> Path:
-    """Make a folder that only this user can enter, in `place` or where temporary files go."""
+    """Make a folder that only this user can enter, in `place` or the temporary folder."""
     if place is not None:
         Path(place).mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix="dgpo-vllm-", dir=place or temporary_place()))
@@ -162,11 +162,11 @@ def own_folder(place: str | None) -> Path:
 
 def temporary_place() -> str:
     """Return this machine's folder for temporary files."""
-    # A Unix socket's path has to be short, and some systems' own choice is long.
+    # A Unix socket's path must be short; some systems' default is long.
     usual = tempfile.gettempdir()
     return usual if len(usual) < _SHORT else "/tmp"
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder of ours, if it is there."""
+    """Remove a folder, if it exists."""
     shutil.rmtree(folder, ignore_errors=True)

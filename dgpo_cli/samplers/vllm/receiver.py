@@ -1,6 +1,6 @@
-"""The end in vLLM's workers of weights that come over TCP: a transport for its own interface.
+"""The receiving end of weights over TCP, in vLLM's workers: a transport for its own interface.
 
-Written against vLLM 0.32's WeightTransferEngine; runs inside vLLM.
+Written for vLLM 0.32's WeightTransferEngine; runs inside vLLM.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dgpo_cli.samplers.vllm.worker import pack_tied
 
 @dataclass
 class StreamInit(WeightTransferInitInfo):  # type: ignore[misc]
-    """Where the trainer listens, and what it wants to hear; anew for every transfer."""
+    """Where the trainer listens, and its token; new for every transfer."""
 
     host: str
     port: int
@@ -34,7 +34,7 @@ class StreamInit(WeightTransferInitInfo):  # type: ignore[misc]
 
 @dataclass
 class StreamUpdate(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """What comes; see Listing."""
+    """The tensors; see Listing."""
 
     names: list[str]
     dtype_names: list[str]
@@ -53,7 +53,7 @@ class StreamEngine(WeightTransferEngine):  # type: ignore[misc]
         self._from = init_info
 
     def start_weight_update(self) -> None:
-        """Have every layer ready for weights as a checkpoint has them."""
+        """Prepare every layer for weights as in a checkpoint."""
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -66,8 +66,8 @@ class StreamEngine(WeightTransferEngine):  # type: ignore[misc]
         """Read everything from the trainer.
 
         Raises:
-            RuntimeError: the stream breaks off. Some layers have new weights then and some old
-                ones; the next update starts from the beginning.
+            RuntimeError: the stream breaks off. Some layers then have new weights and some old
+                ones; the next update starts over.
         """
         start = self._from
         if start is None:
@@ -78,7 +78,7 @@ class StreamEngine(WeightTransferEngine):  # type: ignore[misc]
                 receive(listing, host=start.host, port=start.port, token=start.token)
             )
         except BaseException as error:
-            # Half-loaded layers would count what they have got towards the next update.
+            # Half-loaded layers would count their weights towards the next update.
             finalize_layerwise_reload(self.model, self.model_config)
             if isinstance(error, OSError):
                 raise RuntimeError(f"weights from {start.host}:{start.port}: {error}") from error
@@ -90,5 +90,5 @@ class StreamEngine(WeightTransferEngine):  # type: ignore[misc]
         pack_tied(self.model)
 
     def shutdown(self) -> None:
-        """Nothing is held between two updates."""
+        """Forget the trainer; nothing else is kept between updates."""
         self._from = None

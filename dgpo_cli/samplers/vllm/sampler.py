@@ -1,6 +1,6 @@
-"""Samples with vLLM servers and gives them the policy's weights: the part that both kinds share.
+"""Samples with vLLM servers that have the policy's weights; for both vLLM backends.
 
-How the weights get there is the carrier's (carriers.py); a canary proves that they did.
+The carrier (carriers.py) transfers the weights, and a canary checks that they arrived.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dgpo_cli.core.events import Observer, phase
 from dgpo_cli.core.types import Completion
 from dgpo_cli.samplers.base import SamplingParams
 from dgpo_cli.samplers.canary import Canary, mean_gap
-from dgpo_cli.samplers.http_json import Connection, ServerGone, ServerSaysNo, ServerSlow
+from dgpo_cli.samplers.http_json import UNREACHED, Connection, ServerSaysNo
 from dgpo_cli.samplers.vllm.client import Served, ServerCompletion, VllmClient
 from dgpo_cli.samplers.vllm.dispatch import Dispatch, Request
 
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
     from dgpo_cli.samplers.vllm.carriers import Carrier
     from dgpo_cli.samplers.vllm.client import Fleet
 
-_UNREACHED = (ServerGone, ServerSlow, ServerSaysNo)
-# As hot as vLLM allows: log-probabilities of the plain logits are told from those asked for.
+# The hottest that vLLM allows: it separates log-probabilities with temperature from those without.
 _PROBE = SamplingParams(temperature=2.0, top_p=1.0, top_k=0, max_completion_tokens=4)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How requests are sent, and how exact the canary is (mean distance in nats)."""
+    """Limits of requests, and the tolerance of the canary (mean gap in nats)."""
 
     max_in_flight: int
     retries: int
@@ -47,7 +46,7 @@ class VllmSampler:
     def __init__(
         self, weights: TrainedWeights, *, fleet: Fleet, carrier: Carrier, limits: Limits, run: str
     ) -> None:
-        """run: names this sampler's adapters and cached prompts on servers that others share."""
+        """run: names this sampler's adapters and cached prompts on shared servers."""
         self._weights = weights
         self._fleet = fleet
         self._carrier = carrier
@@ -66,10 +65,10 @@ class VllmSampler:
         self.close = weakref.finalize(self, fleet.close)
 
     def sync(self, *, policy_version: int) -> None:
-        """Give every server the policy's present weights, and prove that they have them.
+        """Give every server the policy's current weights, and check that it has them.
 
         Raises:
-            BackendError: a server does not take them, or the canary says that it has others.
+            BackendError: a server refuses them, or the canary finds others.
         """
         self._policy_version = policy_version
         if self._started:
@@ -84,8 +83,8 @@ class VllmSampler:
         params: SamplingParams,
         observer: Observer,
     ) -> list[tuple[Completion, ...]]:
-        """See Sampler.sample. vLLM reports what was drawn from: with top_p or top_k the
-        log-probabilities are those of the distribution that they leave.
+        """See Sampler.sample. With top_p or top_k, vLLM's log-probabilities are those of the
+        remaining distribution.
 
         Raises:
             BackendError: a server is gone, refuses, or fails too often.
@@ -115,7 +114,7 @@ class VllmSampler:
 
     def _go_on(self) -> None:
         if self._cancelled:
-            raise BackendError("sampling was called off")
+            raise BackendError("sampling was cancelled")
 
     def _draw_all(
         self,
@@ -152,7 +151,7 @@ class VllmSampler:
             retries=self._limits.retries,
             bring_back=self._bring_back,
         )
-        self._go_on()  # after the dispatch is there: `cancel` looks at both in the other order
+        self._go_on()  # after the dispatch exists: `cancel` sets the flag first
         with phase(observer, "sampling", total=count, unit="completions") as advance:
 
             def on_done(index: int, drawn: ServerCompletion) -> None:
@@ -173,7 +172,7 @@ class VllmSampler:
             seed=seed,
         )
 
-    # Which weights the servers have.
+    # The weights of the servers.
 
     @property
     def _salt(self) -> str:
@@ -193,7 +192,7 @@ class VllmSampler:
             advance(1)
 
     def _publish_all(self, *, first: bool = False) -> None:
-        """Hand the present weights to every server, and forget the version before."""
+        """Give every server the current weights, and drop the previous version."""
         self._wake()
         self._count += 1
         self._carrier.renew(first=first)
@@ -201,12 +200,12 @@ class VllmSampler:
         for client in self._fleet.clients:
             try:
                 self._publish(client, first=first)
-            except _UNREACHED as error:
+            except UNREACHED as error:
                 self._bring_back(client, error)
         self._carrier.drop_older()
 
     def _publish(self, client: VllmClient, *, first: bool = False) -> None:
-        """Hand the weights of this version to one server and prove that it has them."""
+        """Give one server the weights of this version and check that it has them."""
         if first:
             self._meet(client)
         self._carrier.give(client)
@@ -218,7 +217,7 @@ class VllmSampler:
             self._check_logprobs(client)
 
     def _meet(self, client: VllmClient) -> None:
-        """Ask a server what it serves; with an adapter, prove that its base is the trainer's."""
+        """Ask a server what it serves; with an adapter, check that it has the same base."""
         url = client.address.url
         self._served[url] = client.served()
         self._canaries[url] = Canary(tolerance=self._limits.tolerance, dtype=self._limits.dtype)
@@ -229,7 +228,7 @@ class VllmSampler:
             self._canaries[url].check(measured, base, what="the base model", where=str(client))
 
     def _check_logprobs(self, client: VllmClient) -> None:
-        """Prove that a server divides by the temperature before it takes log-probabilities."""
+        """Check that a server divides by the temperature before taking log-probabilities."""
         with closing(client.connect()) as connection:
             drawn = client.draw(
                 connection,
@@ -254,19 +253,19 @@ class VllmSampler:
             )
 
     def _hold(self, client: VllmClient) -> None:
-        """Prove that a shared server still has the weights of the last sync, or sync it again."""
+        """Check that a shared server still has the last sync's weights, or sync it again."""
         try:
             model = self._model(client)
             measured = client.score(self._ids, model=model, cache_salt=self._salt)
-        except _UNREACHED as error:
+        except UNREACHED as error:
             self._bring_back(client, error)
             return
         if not self._canaries[client.address.url].holds(measured):
-            self._carrier.lost(client)  # another may listen there now
+            self._carrier.lost(client)  # it may be another server now
             self._publish(client)
 
     def _bring_back(self, client: VllmClient, error: Exception) -> None:
-        """Have a server back that `error` came from, with the weights of this version."""
+        """Bring back the server that raised `error`, with the weights of this version."""
         for _ in range(self._limits.retries + 1):
             if isinstance(error, ServerSaysNo) and not error.may_pass and error.status != 404:
                 raise BackendError(f"{client}: {error}") from error
@@ -276,9 +275,9 @@ class VllmSampler:
             try:
                 self._publish(client, first=client.address.url not in self._served)
                 return
-            except _UNREACHED as again:
+            except UNREACHED as again:
                 error = again
-        raise BackendError(f"{client}: lost again and again while it was synced: {error}")
+        raise BackendError(f"{client}: lost repeatedly during the sync: {error}")
 
     def _check_lengths(self, prompts: Sequence[Sequence[int]], *, params: SamplingParams) -> None:
         longest = max(map(len, prompts), default=0) + params.max_completion_tokens
@@ -308,5 +307,5 @@ class VllmSampler:
     def _tell(self, client: VllmClient, tell: Callable[[], None]) -> None:
         try:
             tell()
-        except _UNREACHED as error:
+        except UNREACHED as error:
             self._bring_back(client, error)

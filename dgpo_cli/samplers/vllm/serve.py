@@ -1,4 +1,4 @@
-"""Starts one vLLM server in the way that dgpo's sampler needs, and ends it with this process."""
+"""Starts one vLLM server as dgpo's sampler needs it, and ends it with this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from dgpo_cli.core.digests import check_loaded
 from dgpo_cli.core.errors import BackendError, ConfigError
-from dgpo_cli.samplers.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
+from dgpo_cli.samplers.http_json import Address
 from dgpo_cli.samplers.vllm.client import VllmClient
 from dgpo_cli.samplers.vllm.command import ServerFlags
 from dgpo_cli.samplers.vllm.gate import GateRules, key_file, names_of, write_key
@@ -30,35 +30,35 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def adapter_rank(folder: Path) -> int:
-    """Return the largest rank in a saved adapter. Raises ConfigError if there is none in it."""
+    """Return the largest rank in a saved adapter. Raises ConfigError without one."""
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"--adapter {folder}: no adapter_config.json with a rank; give a folder that peft wrote"
+            f"--adapter {folder}: no adapter_config.json with a rank; give a folder saved by peft"
         ) from error
 
 
 def with_room(flags: ServerFlags) -> ServerFlags:
-    """Return the flags with room for their adapter."""
+    """Return the flags with the rank and real path of their adapter."""
     if flags.adapter is None:
         return flags
-    # vLLM looks for a relative folder from wherever it runs, and on the hub after that.
+    # vLLM resolves a relative folder from its own working directory, and then on the hub.
     folder = flags.adapter.resolve()
     return replace(flags, adapter=folder, lora_rank=max(flags.lora_rank, adapter_rank(folder)))
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that takes requests. key_file: where its key lies, if it was not given."""
+    """A server that is ready. key_file: the file of its key, unless the key was given."""
 
     url: str
     key_file: Path | None
     process: OwnedProcess
 
     def wait(self) -> NoReturn:
-        """Wait until it ends. Raises BackendError: by itself it never should."""
+        """Wait until it ends, and raise BackendError: it should not end by itself."""
         code = self.process.wait()
         raise BackendError(f"vLLM ended with exit code {code}; see its output above")
 
@@ -73,17 +73,17 @@ def serving(
     sync_dir: Path | None,
     startup_timeout_s: float,
 ) -> Iterator[Server]:
-    """Serve while the context is open: it opens when the server takes requests.
+    """Serve while the context is open; enter it when the server is ready.
 
     Args:
         port: 0 takes a free one.
-        api_key: what clients must send; None makes a key and leaves it in a file.
+        api_key: the key that clients must send; None makes one and stores it in a file.
         sync_dir: weights are read only from folders below it; None: from this user's temporary
             folders.
 
     Raises:
-        BackendError: the server never was ready.
-        ConfigError: the adapter or sync_dir cannot be read, or the key not be written.
+        BackendError: the server was not ready in time.
+        ConfigError: the adapter or sync_dir cannot be read, or the key cannot be written.
         CheckpointError: model or adapter is a damaged checkpoint.
         KeyboardInterrupt: Ctrl-C.
         SystemExit: SIGTERM, with 143.
@@ -110,11 +110,10 @@ def serving(
                 command.command(host=host, port=port),
                 folder=folder,
                 log=None,
-                # vLLM's own check of /v1 goes by a key that the environment may hold.
+                # vLLM checks /v1 against this key, which the environment may set.
                 environment=command.environment() | {"VLLM_API_KEY": key},
             )
-            client = VllmClient(Address(url))
-            process.wait_ready(lambda: _is_ready(client), timeout_s=startup_timeout_s)
+            process.wait_ready(VllmClient(Address(url)).is_ready, timeout_s=startup_timeout_s)
             yield Server(url, file, process)
         finally:
             if process is not None:
@@ -129,9 +128,9 @@ def _url(host: str, port: int) -> str:
 
 @contextmanager
 def _key(url: str, *, given: str | None) -> Iterator[tuple[str, Path | None]]:
-    """Hold the key of a server, and the file that it lies in if it was not given.
+    """Yield the key of a server and, unless given, its file, which is removed at the end.
 
-    SIGTERM ends the process by an exception meanwhile, so that nothing is left behind.
+    SIGTERM raises SystemExit meanwhile, so that nothing is left behind.
     """
     before = signal.signal(signal.SIGTERM, _end)
     file = None if given else key_file(url)
@@ -145,9 +144,9 @@ def _key(url: str, *, given: str | None) -> Iterator[tuple[str, Path | None]]:
 
 
 def _place_of_weights(sync_dir: Path | None) -> tuple[Path, int | None]:
-    """Return the folder below which weights are read, and whose they must be."""
+    """Return the folder below which weights are read, and their required owner."""
     if sync_dir is None:
-        return Path(temporary_place()), os.getuid()  # anybody may write there
+        return Path(temporary_place()), os.getuid()  # anyone may write there
     if not sync_dir.is_dir():
         raise ConfigError(f"--sync-dir {sync_dir}: no such folder; create it or give another")
     return sync_dir.resolve(), None
@@ -158,8 +157,8 @@ def _written_key(file: Path) -> str:
         return write_key(file)
     except OSError as error:
         raise ConfigError(
-            f"{file}: the server's key cannot be written there ({error.strerror}); set "
-            "XDG_STATE_HOME to a folder of yours, or give a key with --api-key-env"
+            f"{file}: cannot write the server's key ({error.strerror}); set XDG_STATE_HOME to a "
+            "folder of yours, or give a key with --api-key-env"
         ) from error
 
 
@@ -167,7 +166,7 @@ def _claim(host: str, port: int) -> int:
     """Return the port, or a free one for 0.
 
     Raises:
-        ConfigError: it is taken: the server that holds it would pass for ours.
+        ConfigError: it is taken; the other server would pass for ours.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -179,14 +178,6 @@ def _claim(host: str, port: int) -> int:
                 f"--host {host} --port {port}: {error.strerror or error}; choose another --port"
             ) from error
         return int(probe.getsockname()[1])
-
-
-def _is_ready(client: VllmClient) -> bool:
-    try:
-        client.check_health()
-    except (ServerGone, ServerSlow, ServerSaysNo):
-        return False
-    return True
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -1,10 +1,9 @@
-"""How all weights of a policy get into one vLLM server: through its weight-transfer interface, or
-from a folder.
+"""Transfers full weights to a vLLM server, through its weight-transfer interface or a folder.
 
-The interface is init, start, update, finish over HTTP; the weights themselves go beside it: over
-TCP (see weight_stream; any device, any machine that reaches the trainer), by NCCL (to GPUs
-other than the trainer's) or by CUDA IPC (on the trainer's GPU). The last two are vLLM's own, and
-the trainer needs vLLM in its environment for them.
+The interface is init, start, update, finish over HTTP; the weights themselves go over TCP (see
+weight_stream; any device, any machine that reaches the trainer), NCCL (to GPUs other than the
+trainer's) or CUDA IPC (on the trainer's GPU). The last two are vLLM's own, and need vLLM in the
+trainer's environment.
 """
 
 from __future__ import annotations
@@ -29,25 +28,25 @@ if TYPE_CHECKING:
 
     Tensors = Sequence[tuple[str, torch.Tensor]]
 
-_FIX = "; rollout.backend.weight_transfer=folder sends them through a folder"
-# On the GPU, beside trainer and sampler; vLLM's own choice is 1 GiB, less than some embeddings.
+_FIX = "; or set rollout.backend.weight_transfer=folder"
+# On the GPU of trainer and sampler; vLLM's default is 1 GiB, less than some embeddings.
 _IPC_BUFFER_BYTES = 256 * 2**20
 
 
 class Transfer(Protocol):
-    """One server's way to all weights."""
+    """A way to send full weights to one server."""
 
     def send(self, tensors: Tensors) -> None:
-        """Have the server take these weights, all of them or none that it will sample with.
+        """Send the weights; the server samples with all of them or none.
 
         Raises:
-            BackendError: it does not take them.
-            ServerGone, ServerSlow: see there.
+            BackendError: it refuses them.
+            ServerGone, ServerSlow
         """
         ...
 
     def close(self) -> None:
-        """Let go of the server, which may be gone."""
+        """Disconnect from the server, which may be gone."""
         ...
 
 
@@ -69,7 +68,7 @@ class Stream:
                 "set rollout.backend.sync_host to an address of this machine" + _FIX
             ) from error
         start = {"host": offer.host, "port": offer.port, "token": offer.token}
-        with told(self.client, f"weights over TCP from {self.host}:{offer.port}"), offer:
+        with reported(self.client, f"weights over TCP from {self.host}:{offer.port}"), offer:
             self.client.init_transfer(start)
             self.client.start_update()
             self.client.update(asdict(Listing.of(tensors, dtype=self.dtype)))
@@ -101,7 +100,7 @@ class _Source:
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in self.tensors:
-            # Overlapped, they were put aside in the memory of the CPU.
+            # With rollout.overlap they are in the CPU's memory.
             yield name, tensor.detach().to(_accelerator(), sent_as(tensor, self._dtype))
 
 
@@ -118,7 +117,7 @@ class _Control:
         self._client.start_update()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Send what the interface takes: handles of GPU memory are Python objects."""
+        """Start an update; handles of GPU memory are Python objects and are pickled."""
         handles = update_info.pop("ipc_handles", None)
         if handles is not None:
             packed = base64.b64encode(pickle.dumps(handles)).decode()
@@ -152,7 +151,7 @@ class VllmTransfer:
     def send(self, tensors: Tensors) -> None:
         """See Transfer.send."""
         self._source.tensors = tensors
-        with told(self._client, f"weights by {self._what}"):
+        with reported(self._client, f"weights by {self._what}"):
             if self._engine is None:
                 self._engine = self._open()
             self._engine.send_weights()
@@ -176,13 +175,13 @@ def transfer_to(client: VllmClient, *, sync_host: str | None) -> Transfer | None
     """Return the way that a server was started for; None: from a folder.
 
     Raises:
-        BackendError: this process has not what that way needs.
-        ServerGone, ServerSlow: see there.
+        BackendError: this process lacks what that way needs.
+        ServerGone, ServerSlow
     """
     try:
         configured = client.configured()
     except ServerSaysNo:
-        return None  # it has no interface for weights; its reload will say what to do
+        return None  # no interface for weights; the error of its reload names the fix
     dtype = _dtype(configured.dtype)
     match configured.transfer:
         case name if name == BACKEND:
@@ -212,15 +211,15 @@ def transfer_to(client: VllmClient, *, sync_host: str | None) -> Transfer | None
 
 
 @contextlib.contextmanager
-def told(client: VllmClient, what: str) -> Iterator[None]:
-    """Turn what a server says, and what goes wrong on this side, into an error with its fix."""
+def reported(client: VllmClient, what: str) -> Iterator[None]:
+    """Turn errors of the server and of this process into one with a fix."""
     try:
         yield
     except ServerSaysNo as error:
         if error.status >= 500:
             _check_alive(client)
         raise BackendError(
-            f"{client}: does not take new {what}: {error}; see that it can reach this machine "
+            f"{client}: refuses new {what}: {error}; make sure that it can reach this machine "
             f"(rollout.backend.sync_host){_FIX}"
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
@@ -229,7 +228,7 @@ def told(client: VllmClient, what: str) -> Iterator[None]:
 
 
 def _check_alive(client: VllmClient) -> None:
-    """Raise ServerGone or ServerSlow for a server that is no more there: it can be had back."""
+    """Raise ServerGone or ServerSlow if the server is gone, so that it is brought back."""
     try:
         client.check_health()
     except ServerSaysNo as error:
@@ -242,8 +241,8 @@ def _usable(client: VllmClient, what: str) -> str:
     if not torch.cuda.is_available() or find_spec("vllm") is None:
         needs = "a GPU" if not torch.cuda.is_available() else "vLLM in this environment as well"
         raise BackendError(
-            f"{client}: was started for weights by {what}, for which the trainer needs {needs}; "
-            "start it with --weight-transfer tcp" + _FIX
+            f"{client}: expects weights by {what}, for which the trainer needs {needs}; start it "
+            "with --weight-transfer tcp" + _FIX
         )
     return what
 

@@ -1,8 +1,8 @@
-"""A model's weights over TCP, tensor after tensor: both ends, for vLLM's weight-transfer interface.
+"""Both ends of a transfer of weights over TCP, for vLLM's weight-transfer interface.
 
-The trainer listens for the time of one transfer; whoever connects and knows its token gets the raw
-bytes of every tensor in the order of the listing. No disk, no shared folder, and at no time more
-than one tensor in flight on either side. Nothing is encrypted.
+The trainer listens during one transfer; a client that knows its token gets the raw bytes of every
+tensor in the order of the listing. No disk, no shared folder, and at most one tensor in flight on
+either side. Not encrypted.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 # The name of this transport among vLLM's.
 BACKEND = "dgpo_tcp"
 CONNECT_TIMEOUT_S = 30.0
-# Between two pieces: a peer that hangs for longer has died without a word.
+# Between two pieces; a peer that hangs longer is dead.
 STALL_TIMEOUT_S = 300.0
 TOKEN_TIMEOUT_S = 10.0
-# At once. A newcomer takes the place of who has been silent for longest.
+# At once. A new connection replaces the oldest one without a token.
 MOST_CONNECTIONS = 64
 _PIECE_BYTES = 2**24
-_PAUSE_S = 0.2  # after a connection that could not be taken, for want of file descriptors
+_PAUSE_S = 0.2  # after a connection that failed for lack of file descriptors
 _TOKEN_BYTES = 32
 
 
 def sent_as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
-    """Return the type in which a tensor goes over: `dtype` for numbers with a point."""
+    """Return the type in which a tensor is sent: `dtype` for floating-point numbers."""
     return tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What comes, in order: names as in a checkpoint, torch's names of the types, shapes."""
+    """The tensors of a transfer in order: checkpoint names, torch's names of dtypes, shapes."""
 
     names: list[str]
     dtype_names: list[str]
@@ -60,7 +60,7 @@ class Listing:
 
 
 class Offer:
-    """Hands tensors to every receiver that knows the token, from `with` on until its end."""
+    """Sends tensors to every receiver that knows the token, while its context is open."""
 
     def __init__(
         self,
@@ -70,10 +70,10 @@ class Offer:
         dtype: torch.dtype | None = None,
     ) -> None:
         """host: the address of this machine to listen on. dtype: floating tensors are rounded to
-        it on their way; None sends each as it is.
+        it; None sends each as it is.
 
         Raises:
-            OSError: nobody can listen there.
+            OSError: cannot listen there.
         """
         self._tensors = tensors
         self._dtype = dtype
@@ -82,7 +82,7 @@ class Offer:
         self.host = host
         self.port = int(self._listener.getsockname()[1])
         self._lock = threading.Lock()
-        self._open: dict[socket.socket, bool] = {}  # whether each has told the token
+        self._open: dict[socket.socket, bool] = {}  # whether each has sent the token
         self._closed = threading.Event()
         self._error: Exception | None = None
 
@@ -98,14 +98,14 @@ class Offer:
     ) -> None:
         self._close()
         if self._error is not None and isinstance(error, Exception):
-            raise self._error from error  # the cause; what the receiver says comes of it
+            raise self._error from error  # the cause of the receiver's error
 
     def _close(self) -> None:
         with self._lock:
             self._closed.set()
             left = tuple(self._open)
         for sock in (self._listener, *left):
-            # close() alone would leave a thread waiting that uses the socket.
+            # close() alone would not wake a thread that uses the socket.
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
@@ -115,7 +115,7 @@ class Offer:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                # Closed, or out of file descriptors for a while: whoever knocks waits meanwhile.
+                # Closed, or out of file descriptors for a while: clients wait.
                 self._closed.wait(_PAUSE_S)
                 continue
             with self._lock:
@@ -140,14 +140,14 @@ class Offer:
                     for start in range(0, len(view), _PIECE_BYTES):
                         connection.sendall(view[start : start + _PIECE_BYTES])
         except OSError:
-            pass  # the receiver notices, and tells the server why
+            pass  # the receiver reports it to the server
         except Exception as error:
             self._error = error
         finally:
             self._drop(connection)
 
     def _knows_token(self, connection: socket.socket) -> bool:
-        """Read the token, all of it within TOKEN_TIMEOUT_S however slowly it comes."""
+        """Read the token within TOKEN_TIMEOUT_S in total."""
         deadline = time.monotonic() + TOKEN_TIMEOUT_S
         token = bytearray(_TOKEN_BYTES)
         view = memoryview(token)
@@ -176,7 +176,7 @@ def receive(
     """Yield the name and tensor, on the CPU, of everything in the listing.
 
     Raises:
-        OSError: nobody is there, or the stream breaks off or stalls.
+        OSError: no connection, or the stream breaks off or stalls.
     """
     import torch
 
@@ -192,7 +192,7 @@ def receive(
 
 
 def _bytes_of(tensor: torch.Tensor, *, dtype: torch.dtype | None) -> memoryview:
-    # Rounded where it lies: half as much crosses the bus.
+    # Rounded on its device: half as much crosses the bus.
     return _view(tensor.to(sent_as(tensor, dtype)).cpu().contiguous())
 
 
@@ -210,7 +210,7 @@ def _fill(connection: socket.socket, view: memoryview) -> None:
 
 
 def _some(connection: socket.socket, view: memoryview) -> int:
-    """Read what is there, at most as much as `view` holds; return how much it was."""
+    """Read available bytes into `view`; return their number."""
     count = connection.recv_into(view)
     if count == 0:
         raise ConnectionError("the trainer aborted the transfer of weights")
@@ -224,12 +224,12 @@ def listen(host: str) -> socket.socket:
 
 
 def reaching(url_host: str) -> str:
-    """Return the address of this machine under which the machine `url_host` can reach it.
+    """Return the address under which the machine `url_host` can reach this one.
 
     Raises:
-        OSError: there is no way to that machine.
+        OSError: there is no route to that machine.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(url_host, 9, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, protocol) as sock:
-        sock.connect(address)  # a datagram socket: chooses a way and sends nothing
+        sock.connect(address)  # a datagram socket: picks a route and sends nothing
         return str(sock.getsockname()[0])

@@ -1,11 +1,11 @@
-"""What dgpo adds to vLLM's workers. Runs inside vLLM, under --worker-extension-cls.
+"""Extends vLLM's workers. Runs inside vLLM, under --worker-extension-cls.
 
-A transport of weights over TCP is registered among vLLM's own (--weight-transfer-config), and its
-reload from a folder is made to reach tied output weights.
+It registers a transport of weights over TCP (--weight-transfer-config), and makes vLLM's reload
+from a folder reach tied output weights.
 
-vLLM 0.32 packs weights for a CPU's kernels when it loads them. Both of its ways to new weights
-pack every layer again that finds weights of its own among them; an output layer that is tied to
-the embedding finds none and keeps computing with the packed weights of before.
+vLLM 0.32 packs weights for a CPU's kernels when it loads them. New weights repack only layers with
+weights of their own; an output layer tied to the embedding has none and would keep computing with
+the old packed weights.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class FullReload:
     model_runner: Any
 
     def dgpo_reload_weights(self, weights_path: str) -> int:
-        """Reload from a folder; return how many tied layers were packed again."""
+        """Reload from a folder; return the number of repacked tied layers."""
         self.model_runner.reload_weights(weights_path=weights_path)
         return pack_tied(self.model_runner.get_model())
 
 
 def pack_tied(model: Any) -> int:
-    """Pack layers again that share the weights of another; return how many there are."""
+    """Repack layers that share the weights of another; return their number."""
     layers = list(model.modules())
     tied = [layer for layer in layers if _is_packed(layer) and _shares(layer, layers)]
     for layer in tied:
@@ -46,7 +46,7 @@ def _is_packed(layer: Any) -> bool:
 
 
 def _shares(layer: Any, layers: list[Any]) -> bool:
-    """Whether another layer holds the same weights, and not just another of no size."""
+    """Whether another layer has the same weights, of nonzero size."""
     weight = layer.weight
     return weight.numel() > 0 and any(
         getattr(other, "weight", None) is not None
