@@ -81,7 +81,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _is_default(key: str, value: Any) -> bool:
-    defaults = [field.get_default() for field in known_leaves()[key]]
+    defaults = [leaf.field.get_default() for leaf in known_leaves()[key]]
     return value in [list(each) if isinstance(each, tuple) else each for each in defaults]
 
 

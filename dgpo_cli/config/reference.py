@@ -8,17 +8,23 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
-
-from pydantic.fields import FieldInfo
 
 from dgpo_cli.config.dump import storable
 from dgpo_cli.config.explain import nearest_key
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.presets import preset_names
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.config.tree import Choice, Model, arms, change_of, flatten, known_leaves, section
+from dgpo_cli.config.tree import (
+    Choice,
+    Leaf,
+    Model,
+    arms,
+    change_of,
+    flatten,
+    known_leaves,
+    section,
+)
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.schema import Change
@@ -112,16 +118,6 @@ class Setting:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A leaf in one variant of its section; variant is "" where the section has none."""
-
-    variant: str
-    field: FieldInfo
-    model: Model
-    choice: Choice | None = None  # the field is the tag of this
-
-
 def find(name: str | None, resolved: Resolved | None = None) -> tuple[Setting, ...]:
     """Return the settings that a name means: one, those of a section, or those with such a part.
 
@@ -187,10 +183,10 @@ def completions(text: str) -> Iterator[tuple[str, str]]:
     A name that is the only one goes on to its values, so that no shell puts a space after it.
     """
     key, equals, _ = text.partition("=")
-    names = [name for name in _places() if name.startswith(key)]
+    names = [name for name in known_leaves() if name.startswith(key)]
     if not equals and len(names) != 1:
         for name in names:
-            yield f"{name}=", _places()[name][0].field.description or ""
+            yield f"{name}=", known_leaves()[name][0].field.description or ""
         return
     key = key if equals else names[0]
     values = list(_values(key))
@@ -203,7 +199,7 @@ def completions(text: str) -> Iterator[tuple[str, str]]:
 def values_of(key: str) -> tuple[str, ...]:
     """Return the values that a setting can have, if they can be counted."""
     found: dict[str, None] = {}
-    for place in _places().get(key, ()):
+    for place in known_leaves().get(key, ()):
         if place.choice is not None:
             found |= dict.fromkeys(place.choice.variants)
         for arm in arms(place.field.annotation):
@@ -220,7 +216,7 @@ def _values(key: str) -> Iterator[tuple[str, str]]:
         yield from ((value, "") for value in counted)
         return
     seen: dict[str, str] = {}
-    for place in _places().get(key, ()):
+    for place in known_leaves().get(key, ()):
         if not place.field.is_required() and place.field.default is not None:
             seen.setdefault(shown(place.field.default), "default")
     for preset in preset_names():
@@ -251,30 +247,6 @@ def _matching(name: str | None) -> list[str]:
     raise ConfigError(f"{name}: unknown setting; {hint}")
 
 
-@cache
-def _places() -> Mapping[str, tuple[_Place, ...]]:
-    found: dict[str, tuple[_Place, ...]] = {}
-    for key, place in _walk(Settings, ""):
-        found[key] = (*found.get(key, ()), place)
-    return found
-
-
-def _walk(
-    model: Model, prefix: str, variant: str = "", choice: Choice | None = None
-) -> Iterator[tuple[str, _Place]]:
-    for name, field in model.model_fields.items():
-        key = f"{prefix}{name}"
-        match section(field):
-            case None:
-                is_tag = choice is not None and name == choice.tag
-                yield key, _Place(variant, field, model, choice if is_tag else None)
-            case Choice(tag=tag, variants=variants) as inner:
-                for value, each in variants.items():
-                    yield from _walk(each, f"{key}.", f"{key}.{tag}={value}", inner)
-            case inner_model:
-                yield from _walk(inner_model, f"{key}.", variant)
-
-
 def _setting(
     key: str,
     *,
@@ -283,7 +255,7 @@ def _setting(
     presets: Mapping[str, Mapping[str, Any]],
     resolved: Resolved | None,
 ) -> Setting:
-    places = _places()[key]
+    places = known_leaves()[key]
     first = places[0]
     default = None if first.field.is_required() else first.field.get_default()
     values = {} if resolved is None else flatten(resolved.settings)
@@ -302,7 +274,7 @@ def _setting(
 
 
 def _meanings(key: str, schemas: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[str, Any]]]:
-    places = _places()[key]
+    places = known_leaves()[key]
     if (choice := places[0].choice) is not None:
         docs = [f"{tag}: {_summary(model)}" for tag, model in choice.variants.items()]
         return {"": ("\n".join(docs), {"type": "string", "enum": list(choice.variants)})}
@@ -311,7 +283,7 @@ def _meanings(key: str, schemas: Mapping[str, Any]) -> dict[str, tuple[str, Mapp
     return {"": next(iter(each.values()))} if alike else each
 
 
-def _meaning(key: str, place: _Place, schemas: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def _meaning(key: str, place: Leaf, schemas: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     tree = schemas["$defs"].get(place.model.__name__, schemas)
     schema = tree["properties"][key.rpartition(".")[2]]
     about = ("title", "description", "default")
@@ -322,7 +294,7 @@ def _summary(model: Model) -> str:
     return " ".join((model.__doc__ or "").partition("\n\n")[0].split())
 
 
-def _only_with(key: str, places: tuple[_Place, ...]) -> tuple[str, ...]:
+def _only_with(key: str, places: tuple[Leaf, ...]) -> tuple[str, ...]:
     """The variants that have the setting, unless all of them have it."""
     variants = tuple(dict.fromkeys(place.variant for place in places))
     tag = variants[0].partition("=")[0]

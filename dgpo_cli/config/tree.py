@@ -1,7 +1,4 @@
-"""Walks the tree of settings by its types: sections, unions with their tags, dotted leaf names.
-
-Every other file of this folder asks here what exists; nothing is listed twice.
-"""
+"""The tree of settings by its types: sections, variants with their tags, dotted leaf names."""
 
 from __future__ import annotations
 
@@ -23,14 +20,14 @@ Model = type[BaseModel]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A section with variants: the value of its leaf `tag` says which one it is."""
+    """A section with variants, chosen by the value of its leaf `tag`."""
 
     tag: str
     variants: Mapping[str, Model]
 
 
 def section(field: FieldInfo) -> Model | Choice | None:
-    """Return what a field holds: a model, a choice of models, or None for a plain value."""
+    """Return the model of a field, its choice of models, or None for a plain value."""
     annotation = field.annotation
     if isinstance(field.discriminator, str):
         tag = field.discriminator
@@ -49,60 +46,61 @@ def tag_values(model: Model, tag: str) -> tuple[str, ...]:
 
 
 def arms(annotation: object) -> tuple[object, ...]:
-    """Return the members of a union of plain types, or the one type that it is."""
+    """Return the members of a union of plain types, or the type itself."""
     if typing.get_origin(annotation) in (Union, types.UnionType):
         return typing.get_args(annotation)
     return (annotation,)
 
 
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A setting in one variant of its section.
+
+    variant: such as credit.rule=dgpo; "" if the section has no variants.
+    choice: the section whose tag this is, else None.
+    change: what a change means for a run that has begun.
+    """
+
+    field: FieldInfo
+    model: Model
+    variant: str
+    choice: Choice | None
+    change: Change
+
+
 @cache
-def known_leaves() -> Mapping[str, tuple[FieldInfo, ...]]:
-    """Map every dotted leaf name of every variant to its fields, in the order of the tree."""
-    found: dict[str, tuple[FieldInfo, ...]] = {}
-    for key, field in _leaves(Settings, ""):
-        found[key] = (*found.get(key, ()), field)
+def known_leaves() -> Mapping[str, tuple[Leaf, ...]]:
+    """Map every dotted leaf name to its variants, in the order of the tree."""
+    found: dict[str, tuple[Leaf, ...]] = {}
+    for key, leaf in _leaves(Settings, "", change=Change.LEARNT):
+        found[key] = (*found.get(key, ()), leaf)
     return found
 
 
-def _leaves(model: Model, prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+def _leaves(
+    model: Model, prefix: str, *, change: Change, variant: str = "", choice: Choice | None = None
+) -> Iterator[tuple[str, Leaf]]:
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
+        own = next((mark for mark in field.metadata if isinstance(mark, Change)), change)
         match section(field):
             case None:
-                yield key, field
-            case Choice(variants=variants):
-                for variant in variants.values():
-                    yield from _leaves(variant, f"{key}.")
-            case inner:
-                yield from _leaves(inner, f"{key}.")
+                is_tag = choice is not None and name == choice.tag
+                yield key, Leaf(field, model, variant, choice if is_tag else None, own)
+            case Choice(tag=tag, variants=variants) as inner:
+                for value, each in variants.items():
+                    here = f"{key}.{tag}={value}"
+                    yield from _leaves(each, f"{key}.", change=own, variant=here, choice=inner)
+            case inner_model:
+                yield from _leaves(inner_model, f"{key}.", change=own, variant=variant)
 
 
 def change_of(key: str) -> Change:
-    """Return what changing the setting `key`, a dotted leaf, means for a run that has begun."""
-    return _changes().get(key, Change.LEARNT)
+    """Return what a change of the setting `key` means for a run that has begun.
 
-
-@cache
-def _changes() -> Mapping[str, Change]:
-    """Map every dotted leaf to its mark; where variants of a section differ, to the strictest."""
-    found: dict[str, Change] = {}
-    for key, change in _marks(Settings, "", Change.LEARNT):
-        found[key] = max(change, found.get(key, change))
-    return found
-
-
-def _marks(model: Model, prefix: str, outer: Change) -> Iterator[tuple[str, Change]]:
-    for name, field in model.model_fields.items():
-        key = f"{prefix}{name}"
-        mark = next((mark for mark in field.metadata if isinstance(mark, Change)), outer)
-        match section(field):
-            case None:
-                yield key, mark
-            case Choice(variants=variants):
-                for variant in variants.values():
-                    yield from _marks(variant, f"{key}.", mark)
-            case inner:
-                yield from _marks(inner, f"{key}.", mark)
+    If variants of its section differ, the strictest counts.
+    """
+    return max((leaf.change for leaf in known_leaves().get(key, ())), default=Change.LEARNT)
 
 
 def flatten(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
@@ -130,9 +128,9 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def locate(loc: tuple[int | str, ...]) -> tuple[str, FieldInfo | None]:
-    """Return the dotted leaf, and its field, that pydantic's error location points into.
+    """Return the dotted leaf and the field of an error location of pydantic.
 
-    Pydantic puts the tags of unions and positions inside a value into the location as well.
+    A location also contains the tags of unions and positions inside a value.
     """
     node: Model | Choice | None = Settings
     path: list[str] = []

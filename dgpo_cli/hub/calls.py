@@ -1,4 +1,4 @@
-"""Calls of the Hugging Face hub: repeated where that may help, explained where they fail."""
+"""Calls of the Hugging Face hub, with retries and errors in plain words."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from typing import TypeVar
 from dgpo_cli.core.errors import BackendError, DgpoError
 
 TIMEOUT_S = 4.0  # of a small request
-_PATIENCE_S = 8.0  # after which nobody is there, attempts and the look-up of the name included
+_PATIENCE_S = 8.0  # until the hub counts as unreachable, with all attempts and name look-ups
 _ATTEMPTS = 3  # on top of what huggingface_hub repeats by itself
 _WAIT_S = 1.0
 _LOCAL_FAULTS = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM)
 _T = TypeVar("_T")
-_left_alone = ""  # why the hub is asked no more
+_offline_reason = ""  # why the hub is no longer asked
 
 
 class Unreached(Exception):
-    """The hub did not answer `probe`; the cause says how."""
+    """The hub did not answer `probe`; the cause has the details."""
 
 
 def ask(call: Callable[[], _T], *, what: str, instead: str, damaged: str | None = None) -> _T:
-    """Return what `call` returns, after a few attempts where the failure may pass.
+    """Return what `call` returns; try a few times if the failure may be temporary.
 
     Args:
-        what: what is asked for, as an error names it.
-        instead: the way around the hub that an error names.
-        damaged: why the copy in the cache was no good, if there was one.
+        what: the name of what is asked for, in errors.
+        instead: the alternative to the hub, in errors.
+        damaged: the fault of the cached copy, if there was one.
 
     Raises:
-        DgpoError: one line that says what happened and what to do; the cause is attached.
+        DgpoError: the problem and the fix in one line; the cause is attached.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -51,10 +51,10 @@ def ask(call: Callable[[], _T], *, what: str, instead: str, damaged: str | None 
 
 
 def probe(call: Callable[[], _T]) -> _T:
-    """Return the result of a small request that is made before larger ones.
+    """Return the result of a small request that precedes larger ones.
 
     Raises:
-        Unreached: within _PATIENCE_S there was no answer, or only one that may change later.
+        Unreached: there was no answer within _PATIENCE_S, or only a temporary one.
     """
     deadline = time.monotonic() + _PATIENCE_S
     for attempt in range(1, _ATTEMPTS + 1):
@@ -71,18 +71,18 @@ def probe(call: Callable[[], _T]) -> _T:
 
 
 def _within(call: Callable[[], _T], *, timeout_s: float) -> _T:
-    """Call in a thread: no timeout of a request holds for the look-up of a name."""
-    told: SimpleQueue[_T | Exception] = SimpleQueue()
+    """Call in a thread: the timeout of a request does not cover the look-up of a name."""
+    answer: SimpleQueue[_T | Exception] = SimpleQueue()
 
     def run() -> None:
         try:
-            told.put(call())
+            answer.put(call())
         except Exception as error:
-            told.put(error)
+            answer.put(error)
 
     threading.Thread(target=run, name="dgpo-hub", daemon=True).start()
     try:
-        found = told.get(timeout=timeout_s)
+        found = answer.get(timeout=timeout_s)
     except Empty:
         raise TimeoutError(f"no answer within {_PATIENCE_S:g} s") from None
     if isinstance(found, Exception):
@@ -91,35 +91,35 @@ def _within(call: Callable[[], _T], *, timeout_s: float) -> _T:
 
 
 def go_offline(why: Unreached) -> str:
-    """Stop asking the hub, in this process and those it starts; return why, in a few words."""
-    global _left_alone
+    """Stop asking the hub, in this process and its children; return the reason in a few words."""
+    global _offline_reason
     from huggingface_hub import constants
 
-    _left_alone = str(why)
+    _offline_reason = str(why)
     constants.HF_HUB_OFFLINE = True
     os.environ["HF_HUB_OFFLINE"] = "1"
-    return _left_alone
+    return _offline_reason
 
 
 def given_endpoint() -> str | None:
-    """Return HF_ENDPOINT, read now and not when huggingface_hub was imported."""
+    """Return the present HF_ENDPOINT; huggingface_hub reads it on import."""
     return os.environ.get("HF_ENDPOINT") or None
 
 
 def asked() -> str:
-    """Return what is asked, as a note names it; imports nothing, unlike `endpoint`."""
+    """Return the name of the hub for notes; imports nothing, unlike `endpoint`."""
     return given_endpoint() or "the Hugging Face hub"
 
 
 def endpoint() -> str:
-    """Return the address that is asked."""
+    """Return the address of the hub."""
     from huggingface_hub import constants
 
     return given_endpoint() or constants.ENDPOINT
 
 
 def _passing(error: Exception) -> bool:
-    """Whether trying once more may help: not where the hub or the disk has given its answer."""
+    """Whether a retry may help: not after a clear answer of the hub or the disk."""
     from huggingface_hub import constants
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
@@ -133,13 +133,17 @@ def _passing(error: Exception) -> bool:
 
 
 def _explained(error: Exception, what: str, *, instead: str, damaged: str | None) -> DgpoError:
-    """Say in one line what happened and what to do."""
+    """Return an error with the problem and the fix in one line."""
     from huggingface_hub import constants, errors
 
     own = f"or {instead}"
     cached = f" (the cached copy was damaged: {damaged}; it is removed)" if damaged else ""
     if constants.is_offline_mode():
-        why = f"the hub does not answer ({_left_alone})" if _left_alone else "HF_HUB_OFFLINE is set"
+        why = (
+            f"the hub does not answer ({_offline_reason})"
+            if _offline_reason
+            else "HF_HUB_OFFLINE is set"
+        )
         return BackendError(
             f"{what} is not in the cache and {why}{cached}; fetch it once with a network, {own}"
         )
@@ -147,13 +151,14 @@ def _explained(error: Exception, what: str, *, instead: str, damaged: str | None
         case errors.GatedRepoError():
             reason = f"is gated: accept its conditions on the hub and set HF_TOKEN, {own}"
         case errors.RepositoryNotFoundError():
-            reason = f"is private or not there: set HF_TOKEN, check HF_ENDPOINT, {own}"
+            reason = f"is private or does not exist: set HF_TOKEN, check HF_ENDPOINT, {own}"
         case errors.RevisionNotFoundError():
             reason = (
-                f"is not there, the commit is unknown: is HF_ENDPOINT a whole mirror? Fix it, {own}"
+                "does not exist, the commit is unknown: is HF_ENDPOINT a complete mirror? "
+                f"Fix it, {own}"
             )
         case errors.RemoteEntryNotFoundError():
-            reason = f"is not there, though the commit is: check HF_ENDPOINT, {own}"
+            reason = f"does not exist, though the commit does: check HF_ENDPOINT, {own}"
         case OSError(errno=errno.ENOSPC):
             reason = "does not fit on the disk: make room, or set HF_HUB_CACHE to another disk"
         case PermissionError():
@@ -166,7 +171,7 @@ def _explained(error: Exception, what: str, *, instead: str, damaged: str | None
 
 
 def _root(error: BaseException) -> str:
-    """Return the reason that lies deepest, in one line."""
+    """Return the root cause in one line."""
     from huggingface_hub.errors import HfHubHTTPError
 
     while error.__cause__ is not None and not isinstance(error, HfHubHTTPError):

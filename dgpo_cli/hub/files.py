@@ -1,6 +1,6 @@
-"""Fetches one file of a Hugging Face dataset at a pinned commit, and proves that it came whole.
+"""Fetches one file of a Hugging Face dataset at a pinned commit, and verifies it.
 
-huggingface_hub keeps the cache, which also serves where there is no network.
+huggingface_hub keeps the cache, which is used without a network too.
 """
 
 from __future__ import annotations
@@ -10,29 +10,20 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dgpo_cli.core.errors import BackendError, DataError
 from dgpo_cli.core.events import NOBODY, Observer, phase, tell
 from dgpo_cli.hub.calls import TIMEOUT_S, ask, endpoint, given_endpoint, probe
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-_BLOCK = 1 << 20
-
-
-class Digest(Protocol):
-    """What hashlib's digests are."""
-
-    def update(self, data: bytes, /) -> None: ...
-
-    def hexdigest(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
     """A file of a dataset on the hub; `revision` is a commit, 40 hexadecimal digits.
 
-    instead: the way around the hub that errors name.
+    instead: the alternative to the hub that errors name.
     """
 
     dataset: str
@@ -45,16 +36,15 @@ class HubFile:
 
 
 def fetch(file: HubFile, *, observer: Observer = NOBODY) -> tuple[Path, tuple[str, ...]]:
-    """Return the path of the file in the cache, downloaded if it is not there, and notes.
+    """Return the path of the file in the cache, downloaded if it is missing, and notes.
 
-    HF_ENDPOINT, HF_TOKEN, HF_HUB_CACHE and HF_HUB_OFFLINE mean what they mean to huggingface_hub.
-    The checksum that the hub gave is compared with the file, a cached one too; a file that fails
-    is removed and fetched again once. Where the dataset has no such file but one other with
-    data, that is taken.
+    HF_ENDPOINT, HF_TOKEN, HF_HUB_CACHE and HF_HUB_OFFLINE work as in huggingface_hub. The file,
+    cached or new, is compared with the hub's checksum; one that differs is removed and fetched
+    again once. If the dataset lacks the file but has exactly one other data file, that is used.
 
     Raises:
-        BackendError: the hub cannot be reached, or does not give the file.
-        DataError: what arrives is not the file that the hub announces.
+        BackendError: the hub cannot be reached, or refuses the file.
+        DataError: the file that arrives does not have the hub's checksum.
     """
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -80,13 +70,13 @@ def _verified(file: HubFile, observer: Observer) -> tuple[Path, tuple[str, ...]]
         return path, (f"{file} was damaged ({fault}) and has been fetched again",)
     _remove(path)
     raise DataError(
-        f"{file} is damaged, and again after it was fetched anew ({second}); {endpoint()} or "
+        f"{file} is damaged, and again after a second download ({second}); {endpoint()} or "
         f"something before it alters files: try another HF_ENDPOINT, or {file.instead}"
     )
 
 
 def _download(file: HubFile, observer: Observer, *, again: str | None = None) -> Path:
-    """Get the file from the cache or the hub; `again` says why the cached one is no good."""
+    """Get the file from the cache or the hub; `again`: the fault of the cached one."""
     from huggingface_hub import hf_hub_download
 
     def call() -> Path:
@@ -101,7 +91,7 @@ def _download(file: HubFile, observer: Observer, *, again: str | None = None) ->
                     repo_type="dataset",
                     revision=file.revision,
                     endpoint=given_endpoint(),
-                    # Past a damaged blob in huggingface_hub's store across datasets, too.
+                    # Also past a damaged blob that huggingface_hub shares between datasets.
                     force_download=again is not None,
                     tqdm_class=_bar_class(observer, file.name, stack),
                 )
@@ -111,7 +101,7 @@ def _download(file: HubFile, observer: Observer, *, again: str | None = None) ->
 
 
 def cached(file: HubFile) -> Path | None:
-    """Return the path of the file in the cache, None if it is not there; asks nobody."""
+    """Return the path of the file in the cache, None if it is missing; ask nobody."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(
@@ -121,9 +111,9 @@ def cached(file: HubFile) -> Path | None:
 
 
 def _ask_for(file: HubFile) -> None:
-    """Ask the hub for the file's record: without a network this fails at once.
+    """Ask the hub for the file's metadata: without a network this fails at once.
 
-    hf_hub_download would try to reach the hub for half a minute before it said so.
+    hf_hub_download would try for half a minute.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -141,7 +131,7 @@ def list_files(dataset: str, revision: str, *, instead: str) -> list[str]:
     """Return the names of all files of a dataset at a commit, in the hub's order.
 
     Raises:
-        BackendError: the hub cannot be reached, or does not give the list.
+        BackendError: the hub cannot be reached, or refuses the list.
     """
     from huggingface_hub import HfApi
 
@@ -159,7 +149,7 @@ def list_files(dataset: str, revision: str, *, instead: str) -> list[str]:
 
 
 def _only_data_file(file: HubFile) -> HubFile | None:
-    """Return the one file with data that the dataset has, None if there are none or several."""
+    """Return the only data file of the dataset, None if there are none or several."""
     names = list_files(file.dataset, file.revision, instead=file.instead)
     found = [name for name in names if name.lower().endswith(DATA_SUFFIXES)]
     return replace(file, name=found[0]) if len(found) == 1 else None
@@ -169,33 +159,30 @@ def _fault(path: Path) -> str | None:
     """Compare a cached file with the checksum that names its blob; None if they agree.
 
     The hub's ETag, which huggingface_hub names blobs by, is a SHA-256 for large files and git's
-    SHA-1 of a blob for others. Servers that are no hub may give the plain SHA-1.
+    SHA-1 of a blob for others. Other servers may give the plain SHA-1.
     """
     expected = _checksum(path)
     if expected is None:
         return None
     size = path.stat().st_size
     if len(expected) == 64:
-        found = {_digest(path, hashlib.sha256())}
+        found = {_digest(path, "sha256")}
     else:
-        blob = hashlib.sha1(b"blob %d\0" % size)
-        found = {_digest(path, digest) for digest in (blob, hashlib.sha1())}
+        found = {_digest(path, "sha1", start=start) for start in (b"blob %d\0" % size, b"")}
     if expected in found:
         return None
     return f"{size} bytes, checksum {min(found)[:8]}…, announced {expected[:8]}…"
 
 
-def _digest(path: Path, digest: Digest) -> str:
-    """Go on with `digest` over a file, which may be larger than memory."""
+def _digest(path: Path, kind: str, *, start: bytes = b"") -> str:
+    digest = hashlib.new(kind, start)
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
 
 
 def _checksum(path: Path) -> str | None:
-    """Return the digest that the hub announced, None where the cache does not keep it."""
-    if not path.is_symlink():  # a disk without links: the cache holds plain files
+    """Return the hub's digest, None if the cache does not have it."""
+    if not path.is_symlink():  # a disk without links: the cache has plain files
         return None
     name = os.path.basename(os.readlink(path)).lower()
     is_digest = len(name) in (40, 64) and set(name) <= set("0123456789abcdef")
@@ -205,18 +192,18 @@ def _checksum(path: Path) -> str | None:
 def _unproven(path: Path, file: HubFile) -> tuple[str, ...]:
     if _checksum(path) is not None:
         return ()
-    return (f"{file}: there is no checksum of the hub to compare it with",)
+    return (f"{file}: not verified, the hub gave no checksum",)
 
 
 def _remove(path: Path) -> None:
-    """Take the file out of the cache: the link of the commit, and the blob behind it."""
+    """Remove the file from the cache: the link of the commit, and its blob."""
     blob = path.parent / os.readlink(path)
     path.unlink()
     blob.unlink(missing_ok=True)
 
 
 def _bar_class(observer: Observer, name: str, stack: ExitStack) -> Any:
-    """Return what huggingface_hub takes for tqdm: a class whose bars are phases of `observer`."""
+    """Return a class that huggingface_hub uses as tqdm: its bars are phases of `observer`."""
 
     class Bar:
         def __init__(self, *, total: int | None = None, **_: object) -> None:
@@ -231,10 +218,10 @@ def _bar_class(observer: Observer, name: str, stack: ExitStack) -> Any:
             self._advance(amount or 0)
 
         def update_transfer(self, amount: int) -> None:
-            """Bytes on the wire: of no interest beside those of the file."""
+            """Ignore bytes on the wire: those of the file count."""
 
         def set_postfix_str(self, *_: object, **__: object) -> None:
-            """Rates are drawn by whoever draws the phase."""
+            """Ignore rates: the observer computes them."""
 
         set_transfer_postfix_str = refresh = close = set_postfix_str
 

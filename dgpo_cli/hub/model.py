@@ -1,5 +1,7 @@
-"""Asks the hub for a model before anything large is imported or loaded: the user sees a line at
-once, and a dead network costs seconds. transformers would try for minutes, file by file."""
+"""Asks the hub for a model before anything large is imported or loaded.
+
+The user sees a line at once, and a dead network costs seconds; transformers would try for minutes.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,13 @@ from dgpo_cli.policy.settings import EMBEDDED_TINY, ModelSettings
 
 
 def reach_model(settings: ModelSettings, *, observer: Observer) -> None:
-    """Make sure that the hub gives a model, or else that the cache has a copy.
+    """Check that the hub has a model, or that the cache has a copy.
 
-    If the hub does not answer, this process asks it no more. A model in a folder needs no hub.
+    If the hub does not answer, this process stops asking it. A model in a folder needs no hub.
 
     Raises:
-        BackendError: there is neither.
-        NoModelError: the folder is not there, or is a file.
+        BackendError: neither has it.
+        NoModelError: the folder does not exist, or is a file.
     """
     path = settings.path
     if path == EMBEDDED_TINY:
@@ -56,7 +58,7 @@ def reach_model(settings: ModelSettings, *, observer: Observer) -> None:
         ask(lambda: probe(first), what=what, instead=instead)
     except BackendError as error:
         if isinstance(error.__cause__, EntryNotFoundError):
-            return  # whoever loads it may know another name
+            return  # the loader may know another file
         if not there:
             raise
         if isinstance(error.__cause__, Unreached):

@@ -1,4 +1,4 @@
-"""Reads the answers of rows, and lines up a benchmark's rows with its answer key."""
+"""Reads the answers of rows, and aligns a benchmark's rows with its answer key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """ids: the key's id of each record, None where it has none.
+    """ids: the key's id of each record, or None.
 
     how: "by id", "by number", "by position", "in another order" or "not at all".
     """
@@ -27,34 +27,34 @@ class Alignment:
 
 
 def final_answer(answer: str) -> str:
-    """Return what stands behind the last `####`, as in GSM8K, or all where there is none."""
+    """Return the text after the last `####`, as in GSM8K; all of it without one."""
     return answer.rpartition("####")[2].strip() if "####" in answer else answer
 
 
 def read_integer(text: str) -> int | None:
-    """Return the integer that `text` is, leading zeros allowed; None for all else."""
+    """Parse an integer, leading zeros allowed; None for other text."""
     return int(text) if _INTEGER.fullmatch(text) else None
 
 
 def align(records: Sequence[Record], key: Mapping[str, int]) -> Alignment:
     """Find the key's id of every record.
 
-    By id where the rows have ids of the key's form; else by the order of their numbers (0 to 29,
-    1 to 30); else by position. Without ids that name the problem, answers that are the key's but
-    for their order tell nothing of a single row, and no id is given.
+    By id if the rows have ids of the key's form; else by the order of their numbers (0 to 29, 1 to
+    30); else by position. Without such ids, the key's answers in another order identify no single
+    row, so no id is given.
     """
     named = tuple(_key_id(record.id, key) for record in records)
     if sum(name is not None for name in named) > len(records) / 2:
         return Alignment(named, "by id")
-    nobody = (None,) * len(records)
+    nameless = (None,) * len(records)
     if len(records) != len(key):
-        return Alignment(nobody, "not at all")
+        return Alignment(nameless, "not at all")
     numbers = _numbers(records)
     order = range(len(records)) if numbers is None else numbers
     ids = tuple(list(key)[place] for place in order)
     answers = [read_integer(record.answer) for record in records]
     if answers != [key[name] for name in ids] and Counter(answers) == Counter(key.values()):
-        return Alignment(nobody, "in another order")
+        return Alignment(nameless, "in another order")
     return Alignment(ids, "by position" if numbers is None else "by number")
 
 
@@ -71,7 +71,7 @@ def _key_id(given: str | None, key: Mapping[str, int]) -> str | None:
 
 
 def _numbers(records: Sequence[Record]) -> tuple[int, ...] | None:
-    """Return the ids counted from 0 if they are numbers without a gap, None otherwise."""
+    """Return the ids counted from 0 if they are numbers without a gap, else None."""
     numbers = [read_integer(record.id or "") for record in records]
     present = [number for number in numbers if number is not None]
     if len(present) < len(records) or len(set(present)) < len(present):

@@ -51,7 +51,7 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class _Wrapping:
-    """How a problem becomes messages: settings.prompts.template and .system."""
+    """The template and system turn of settings.prompts, which make messages of a problem."""
 
     template: str
     system: str | None
@@ -66,7 +66,7 @@ class _Wrapping:
 
 
 def protocol_of(name_or_path: str) -> str | None:
-    """The name of the protocol that a benchmark belongs to; None for none, and for files."""
+    """Return the name of a benchmark's protocol; None if it has none, and for files."""
     return load_manifest(name_or_path).protocol if name_or_path in benchmark_names() else None
 
 
@@ -84,22 +84,22 @@ def load_benchmark(
 ) -> Benchmark:
     """Return the benchmark of that name, or the problems of that file.
 
-    A name that dgpo ships is taken before a file of that name; ./NAME means the file.
+    The name of a benchmark wins over a file of that name; ./NAME means the file.
 
     Args:
         template, system: those of settings.prompts.
-        problem_column, answer_column: fields of a file of one's own, or of `data`, where those of
-            the manifest do not serve.
+        problem_column, answer_column: fields of a local file, or of `data` if they differ from
+            the manifest's.
         data: a local copy of a named benchmark, instead of the hub's.
-        strict: stop at faults of the data. None: for named benchmarks yes, for files no. Without
-            it, repeats and empty rows are left out, and every fault becomes a note.
-        integers: whether the answers of a file of one's own are to be integers.
-        observer: told of a download.
+        strict: stop at faults of the data; None: for named benchmarks only. Otherwise duplicates
+            and empty rows are left out, and every fault becomes a note.
+        integers: expect integer answers in a local file.
+        observer: gets the progress of downloads.
 
     Raises:
-        ConfigError: there is neither such a benchmark nor such a file, or `data` does not apply.
+        ConfigError: no such benchmark or file, or `data` does not apply.
         DataError: the file or the manifest is broken, or strict found faults.
-        BackendError: the hub does not give the file.
+        BackendError: the hub refuses the file.
     """
     wrapping = _Wrapping(template, system)
     columns = (problem_column, answer_column)
@@ -108,7 +108,7 @@ def load_benchmark(
         if not path.is_file():
             raise ConfigError(_unknown(name_or_path))
         if data is not None:
-            raise ConfigError(f"{path} is a file of its own: leave out --data {data}")
+            raise ConfigError(f"{path} is a file, not a named benchmark: leave out --data {data}")
         return _from_file(path, wrapping, columns, strict=bool(strict), integers=integers)
     manifest = load_manifest(name_or_path)
     if isinstance(manifest, HubManifest):
@@ -131,8 +131,8 @@ def _generated(name: str, manifest: SumsManifest, wrapping: _Wrapping) -> Benchm
     sha256 = _digest((each.expression, each.question, str(each.answer)) for each in problems)
     if manifest.sha256 not in (None, sha256):
         raise DataError(
-            f"{name}: the generated problems have sha256 {sha256[:12]}…, the manifest says "
-            f"{str(manifest.sha256)[:12]}…; scores would not be those of other versions"
+            f"{name}: the generated problems have sha256 {sha256[:12]}…, the manifest "
+            f"{str(manifest.sha256)[:12]}…; scores would not compare with those of other versions"
         )
     return Benchmark(
         name=name,
@@ -192,11 +192,11 @@ def _file(manifest: HubManifest) -> HubFile:
 
 
 def prefetch(name_or_path: str, *, observer: Observer) -> None:
-    """Put the file of a named benchmark into the cache, where it is not there yet.
+    """Download the file of a named benchmark if the cache lacks it.
 
     Raises:
-        BackendError: the hub cannot be reached, or does not give the file.
-        DataError: what arrives is not the file that the hub announces.
+        BackendError: the hub cannot be reached, or refuses the file.
+        DataError: the file that arrives does not have the hub's checksum.
     """
     if name_or_path in benchmark_names():
         manifest = load_manifest(name_or_path)
@@ -205,7 +205,7 @@ def prefetch(name_or_path: str, *, observer: Observer) -> None:
 
 
 def _read_and_examine(path: Path, manifest: HubManifest, columns: tuple[str, str]) -> Examination:
-    """Read a copy of a named benchmark; the caller's columns go before those of the manifest."""
+    """Read a copy of a named benchmark; the caller's columns win over the manifest's."""
     defaults = ("problem", "answer")
     own = [
         [column] if column != default else []
@@ -221,18 +221,18 @@ def _read_and_examine(path: Path, manifest: HubManifest, columns: tuple[str, str
 
 
 def _other_bytes(path: Path, manifest: HubManifest) -> tuple[str, ...]:
-    """Say so when the file is not the very one that the manifest knows."""
+    """Return a note if the file is not the one of the manifest."""
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if manifest.sha256 in (None, found):
         return ()
     return (
         f"{path.name} has sha256 {found[:12]}…, not {str(manifest.sha256)[:12]}… as on "
-        f"huggingface.co: what was checked is said below, the wording was not",
+        f"huggingface.co: the checks below were made, but not of the wording",
     )
 
 
 def _judged(faults: Sequence[str], what: str, *, strict: bool) -> tuple[str, ...]:
-    """Return the faults as notes, or raise them together; ten of them, and how many more."""
+    """Return the first ten faults and the number of others as notes, or raise them together."""
     if not faults:
         return ()
     more = len(faults) - _SHOWN
@@ -241,7 +241,7 @@ def _judged(faults: Sequence[str], what: str, *, strict: bool) -> tuple[str, ...
         return tuple(f"{what}: {line}" for line in lines)
     count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
     listed = "".join(f"\n  {line}" for line in lines)
-    raise DataError(f"{what}: {count} in the data; fix it, or continue with --no-strict{listed}")
+    raise DataError(f"{what}: {count} in the data; fix it, or pass --no-strict{listed}")
 
 
 def _from_file(
@@ -259,7 +259,7 @@ def _from_file(
         text = "\n".join(message.content for message in prompt.messages)
         faults += text_faults(Record(f"problem {prompt.id!r}", prompt.id, text, prompt.answer))
     if integers:
-        faults += _no_integers(bare)
+        faults += _not_integers(bare)
     notes = _judged(faults, str(path), strict=strict)
     return Benchmark(
         name=path.stem,
@@ -272,7 +272,7 @@ def _from_file(
     )
 
 
-def _no_integers(prompts: Sequence[Prompt]) -> list[str]:
+def _not_integers(prompts: Sequence[Prompt]) -> list[str]:
     found = [prompt for prompt in prompts if read_integer(prompt.answer) is None]
     if not found:
         return []
@@ -284,7 +284,7 @@ def _no_integers(prompts: Sequence[Prompt]) -> list[str]:
 
 
 def _given_id(prompt: Prompt, path: Path) -> str:
-    """Return the row's id; none if it is only the name of the file and the number of the line."""
+    """Return the row's id; "" if it is only the name of the file and the number of the line."""
     return "" if re.fullmatch(re.escape(path.stem) + r":\d+", prompt.id) else prompt.id
 
 

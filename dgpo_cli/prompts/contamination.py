@@ -1,4 +1,4 @@
-"""Which prompts hold a problem that a benchmark has, too."""
+"""Contamination: prompts that contain a problem of a benchmark."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Grams = tuple[str, ...]
 def find_contamination(
     prompts: Sequence[Prompt], benchmarks: Mapping[str, Sequence[str]]
 ) -> dict[str, list[str]]:
-    """Return, for every benchmark, the ids of the prompts that share a problem with it.
+    """Return, for every benchmark, the ids of the prompts that contain a problem of it.
 
     Texts are compared as lower-case words, numbers and signs of arithmetic (NFKC), so that white
-    space and the marks of LaTeX do not count. A prompt shares a problem when
+    space and the marks of LaTeX do not count. A prompt contains a problem if
 
     - one of its turns is the problem, or
-    - it has 13 tokens in a row in common with it, or
-    - it has the whole problem in a row, where that has 8 to 12 tokens.
+    - they share 13 tokens in a row, or
+    - the problem has 8 to 12 tokens and is in the prompt as a whole.
 
-    Problems of fewer than 8 tokens are only found by the first rule: others hold them by chance.
+    Shorter problems are found by the first rule only: prompts contain them by chance.
 
     Args:
         benchmarks: the bare problems of each, without a template.
@@ -55,7 +55,7 @@ def find_contamination(
 def _index(
     benchmarks: Mapping[str, Sequence[str]],
 ) -> tuple[dict[Grams, set[str]], dict[Grams, set[str]]]:
-    """Return whole problems, and the grams that give one away, each with whose they are."""
+    """Map whole problems, and grams of problems, to the names of their benchmarks."""
     whole: dict[Grams, set[str]] = {}
     grams: dict[Grams, set[str]] = {}
     for name, problems in benchmarks.items():

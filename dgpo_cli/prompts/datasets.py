@@ -1,7 +1,7 @@
 """The prompts of a run: generated sums, or the problems of files, drawn by seed and position.
 
-What a stream gives depends on nothing but the data, the seed, the position and the count, so a
-run is resumed from its position alone.
+A draw depends only on the data, the seed, the position and the count, so a run resumes from its
+position alone.
 """
 
 from __future__ import annotations
@@ -31,25 +31,20 @@ _MAX_REPEATS = 2000  # draws in a row without a new problem before a range count
 
 
 class PromptStream(Protocol):
-    """Where the prompts of a run come from."""
+    """The prompts of a run."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left out or noticed on opening, a line each; empty when nothing was."""
-        ...
-
-    @property
-    def size(self) -> int | None:
-        """Different prompts in all; None where they are generated without end."""
+        """What was left out or noticed on opening, a line each."""
         ...
 
     @property
     def prompts(self) -> tuple[Prompt, ...] | None:
-        """All of them, in the order of the data; None where they are generated without end."""
+        """All prompts, in the order of the data; None if they are generated without end."""
         ...
 
     def digest(self) -> str | None:
-        """Return a SHA-256 of all prompts in their order; None where they are generated."""
+        """Return a SHA-256 of all prompts in order; None if they are generated."""
         ...
 
     def take(self, at: Position, *, count: int) -> list[Prompt]:
@@ -65,9 +60,9 @@ class PromptStream(Protocol):
         ...
 
     def keep(self, fits: Fits, *, reason: str) -> PromptStream:
-        """Return a stream of only the prompts that fit; `notes` counts the others with `reason`.
+        """Return a stream of the prompts that fit; `notes` counts the others with `reason`.
 
-        Generated prompts that do not fit are drawn again, and nothing is left out.
+        Generated prompts that do not fit are drawn again.
 
         Raises:
             DataError: no prompt fits.
@@ -80,12 +75,12 @@ def open_prompts(
 ) -> PromptStream:
     """Open the source of prompts that `settings` names.
 
-    observer: told of a download.
+    observer: gets the progress of downloads.
 
     Raises:
         ConfigError: the file does not exist or cannot be read here, or no file of the dataset fits.
         DataError: the file is broken, or has no problems.
-        BackendError: the hub cannot be reached, or does not give a file.
+        BackendError: the hub cannot be reached, or refuses a file.
     """
     if isinstance(settings, SumsPrompts):
         return SumsStream(settings, seed)
@@ -107,7 +102,7 @@ def open_prompts(
 def _from_hub(
     settings: HubPrompts, *, observer: Observer
 ) -> tuple[list[DataFile], str, tuple[str, ...]]:
-    """Return the files of a dataset, what they are called, and notes."""
+    """Return the files of a dataset, the name of their source, and notes."""
     commit, notes = resolve_revision(settings.dataset, settings.revision)
     data = fetch_split(settings.model_copy(update={"revision": commit}), observer=observer)
     one_folder = len({name.rpartition("/")[0] for name in data.names}) == 1
@@ -136,10 +131,6 @@ class SumsStream:
     seed: int
     fits: Fits | None = None
     notes: tuple[str, ...] = ()
-
-    @property
-    def size(self) -> int | None:
-        return None
 
     @property
     def prompts(self) -> None:
@@ -190,19 +181,15 @@ class SumsStream:
 
 @dataclass(frozen=True, slots=True)
 class FileStream:
-    """The problems of files in epochs, each shuffled anew by the seed.
+    """The problems of files in epochs, each in an order of its own from the seed.
 
     The epochs follow each other without a gap: every problem comes equally often, and a draw
-    that lies across two epochs, or that asks for more than the files have, may repeat one.
+    across two epochs, or of more problems than the files have, may repeat one.
     """
 
     prompts: tuple[Prompt, ...]
     seed: int
     notes: tuple[str, ...] = ()
-
-    @property
-    def size(self) -> int | None:
-        return len(self.prompts)
 
     def digest(self) -> str:
         found = hashlib.sha256()

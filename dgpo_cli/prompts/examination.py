@@ -1,7 +1,7 @@
-"""Examines the data of a benchmark on every load, and names what is wrong line by line.
+"""Examines the data of a benchmark on every load, and lists its faults.
 
-A score over thirty problems is worth nothing when one of them is there twice, has lost its
-backslashes or has the answer of another.
+A score over thirty problems is worthless if one of them is duplicated, has lost its backslashes or
+has the answer of another.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dgpo_cli.prompts.answer_key import Alignment, align, read_integer
 from dgpo_cli.prompts.manifests import HubManifest
 from dgpo_cli.prompts.records import Record
 
-# Escapes of JSON and Python, and beginnings of the commands that such an escape has eaten.
+# Escapes of JSON and Python, and the rest of LaTeX commands that such an escape has eaten.
 _ESCAPES = {"\t": "t", "\f": "f", "\b": "b", "\r": "r", "\v": "v", "\a": "a", "\n": "n"}
 _EATEN = {
     "\t": re.compile(r"imes|heta|anh|riangle|frac|ilde|binom|herefore|ext(?=[a-z]*\{)"),
@@ -29,9 +29,9 @@ _COMMAND = re.compile(r"[A-Za-z]+")
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What is left after repeats and empty rows were taken out, and what was found.
+    """The rows without duplicates and empty ones, with the findings.
 
-    faults: what a strict load stops at, a line each. notes: what is worth knowing.
+    faults: a strict load stops at these, a line each. notes: other findings.
     """
 
     records: tuple[Record, ...]
@@ -40,10 +40,10 @@ class Examination:
 
 
 def examine(records: Sequence[Record], manifest: HubManifest) -> Examination:
-    """Compare the rows of a named benchmark's file with what its manifest says.
+    """Compare the rows of a named benchmark's file with its manifest.
 
-    The records that are left have the ids of the key where they could be lined up with it, and
-    answers without leading zeros.
+    The returned records have the key's ids if they could be aligned with it, and answers without
+    leading zeros.
     """
     whole = [record for record in records if record.problem and record.answer]
     single, faults = _without_repeats(whole)
@@ -61,7 +61,7 @@ def examine(records: Sequence[Record], manifest: HubManifest) -> Examination:
 
 
 def text_faults(record: Record) -> Iterator[str]:
-    """Say what is wrong with the text of a problem or answer, a line for each kind of fault."""
+    """Yield the faults in the text of a problem or answer, a line for each kind."""
     for what, text in (("problem", record.problem), ("answer", record.answer)):
         if count := text.count("\ufffd"):
             yield f"{record.place}: {count} replacement characters (U+FFFD) in the {what}"
@@ -81,7 +81,7 @@ def _empty(record: Record) -> Iterator[str]:
 
 
 def _controls(text: str) -> Iterator[tuple[str, str | None]]:
-    """Yield every control character that does not belong, with the command that it may be."""
+    """Yield every stray control character, with the command that it may have been."""
     for at, char in enumerate(text):
         if unicodedata.category(char) != "Cc":
             continue
@@ -97,7 +97,7 @@ def _controls(text: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _without_repeats(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
-    """Keep the first of every problem; two are the same when their texts are but for spaces."""
+    """Keep the first of every problem; white space and case do not distinguish two."""
     first: dict[str, Record] = {}
     times: Counter[str] = Counter()
     faults = []
@@ -134,14 +134,14 @@ def _differences(
     for record, name in zip(records, alignment.ids, strict=True):
         if name is None:
             if alignment.how == "by id":
-                yield f"{record.place}: id {_short(record.id or '')} is none of the benchmark's"
+                yield f"{record.place}: id {_short(record.id or '')} is not the benchmark's"
             continue
         answer, right = read_integer(record.answer), manifest.answers[name]
         in_range = answer is not None and manifest.minimum <= answer <= manifest.maximum
-        if in_range and answer != right:  # others have a line of their own
+        if in_range and answer != right:  # other answers are reported by _answer_faults
             remark = manifest.remarks.get(name)
             yield (
-                f"{record.place} ({name}): answer {_short(record.answer)}, the key says {right}"
+                f"{record.place} ({name}): answer {_short(record.answer)}, the key has {right}"
                 + (f" ({remark})" if remark else "")
             )
     for name, count in Counter(name for name in alignment.ids if name).items():
@@ -153,7 +153,7 @@ def _differences(
 
 
 def _checked(records: Sequence[Record], alignment: Alignment, manifest: HubManifest) -> str:
-    """Say how many answers were compared with the key, and how the rows were lined up."""
+    """Return how many answers agree with the key, and how the rows were aligned."""
     if alignment.how == "in another order":
         return f"all {len(records)} answers are those of the key, in another order"
     pairs = [
@@ -169,7 +169,7 @@ def _checked(records: Sequence[Record], alignment: Alignment, manifest: HubManif
 def _identified(
     records: Sequence[Record], alignment: Alignment, *, trusted: bool
 ) -> tuple[Record, ...]:
-    """Give every record an id of its own: the key's where that is sure, the file's or its place."""
+    """Give every record a unique id: the key's if it is sure, else the file's or its place."""
     sure = trusted or alignment.how == "by id"
     taken: set[str] = set()
     found = []

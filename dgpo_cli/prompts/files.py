@@ -1,6 +1,6 @@
-"""Rows of a local file of problems: JSONL, JSON, CSV or Parquet. Each row knows where it stands.
+"""Rows of a local file of problems, with their places: JSONL, JSON, CSV or Parquet.
 
-Rows are read one after another, so that a file larger than memory can still be filtered.
+JSONL and Parquet are read row by row, so a file larger than memory can be filtered.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Row:
     def require(self, name: str, *, fix: str) -> object:
         """Return the field `name`.
 
-        fix: what to do where there is none, for the error.
+        fix: for the error.
 
         Raises:
-            DataError: the row has no such field.
+            DataError: the row lacks the field.
         """
         value = self._find(name)
         if value is _MISSING:
@@ -72,13 +72,13 @@ class Row:
 
 
 def read_rows(path: Path, *, columns: tuple[str, ...] | None) -> Iterator[Row]:
-    """Yield the rows of `path`; blank lines are no rows.
+    """Yield the rows of `path`; blank lines are skipped.
 
-    The suffix decides: .json (a list of objects), .csv, .parquet; everything else is JSONL.
-    columns: those that will be asked for; others of a Parquet file are not read. None: all.
+    The suffix gives the format: .json (a list of objects), .csv, .parquet; others are JSONL.
+    columns: those to read from a Parquet file; None: all.
 
     Raises:
-        ConfigError: there is no such file, or pyarrow is missing for a Parquet file.
+        ConfigError: no such file, or pyarrow is missing for a Parquet file.
         DataError: the file is not what its suffix says, or is not UTF-8.
     """
     if not path.is_file():
@@ -115,7 +115,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
             raise DataError(f"{path}: the header has {twice[0]!r} twice; name every column once")
         for fields in reader:
             number = reader.line_num
-            # DictReader puts what is too much under None and fills what is missing with None.
+            # DictReader puts extra values under None and fills missing ones with None.
             if None in fields or None in fields.values():
                 width = len(reader.fieldnames or ())
                 raise DataError(f"{path}, line {number}: must have {width} columns as the header")
@@ -180,9 +180,9 @@ def _object(value: object, path: Path, unit: str, number: int) -> Row:
 
 
 def exact_text(value: object) -> str | None:
-    """Write text or a number exactly: 12 and 12.0 as "12", 0.10 as "0.1"; None for all else.
+    """Write text or a number exactly: 12 and 12.0 as "12", 0.10 as "0.1"; None for other values.
 
-    White space around text is taken off.
+    White space around text is stripped.
     """
     if isinstance(value, str):
         return value.strip()

@@ -1,7 +1,6 @@
 """The data files of a split of a Hugging Face dataset, at one commit.
 
-No package of the dataset's own is needed and none of its code is run: Parquet, JSONL, JSON and
-CSV files are read as they lie in the repository.
+Parquet, JSONL, JSON and CSV files are read directly; no code of the dataset is run.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from dgpo_cli.prompts.settings import HubPrompts
 
 _INSTEAD = "download the data and set prompts.kind=file prompts.path=FILE"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_BESIDE = ("dataset_info.json", "dataset_infos.json")  # descriptions, no data
-_FORMATS = (".parquet", ".jsonl", ".json", ".csv")  # of the same split in several: the first
+_DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json")  # not data
+_FORMATS = (".parquet", ".jsonl", ".json", ".csv")  # the first wins if a split is in several
 _WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -39,7 +38,7 @@ _SHOWN = 8  # names that an error lists
 
 @dataclass(frozen=True, slots=True)
 class HubData:
-    """Files of a split in the cache. names: theirs in the repository, in the order of `paths`."""
+    """Cached files of a split. names: in the repository, in the order of `paths`."""
 
     names: tuple[str, ...]
     paths: tuple[Path, ...]
@@ -47,17 +46,17 @@ class HubData:
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether `revision` can mean only one state of the data."""
+    """Whether `revision` is a full commit hash."""
     return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
 def resolve_revision(dataset: str, revision: str | None) -> tuple[str, tuple[str, ...]]:
-    """Return the commit that a branch, a tag or None (the newest) stands for now, and notes.
+    """Return the present commit of a branch, a tag or None (the default branch), and notes.
 
-    Where the hub does not answer, the one commit that the cache holds is taken.
+    If the hub does not answer, the only commit in the cache is used.
 
     Raises:
-        BackendError: the hub does not say, and the cache does not hold exactly one commit.
+        BackendError: the hub does not answer, and the cache does not have exactly one commit.
     """
     from huggingface_hub import HfApi
 
@@ -77,21 +76,22 @@ def resolve_revision(dataset: str, revision: str | None) -> tuple[str, tuple[str
         commits = [path.name for path in _snapshots(dataset) if is_commit(path.name)]
         if len(commits) != 1:
             raise
-        _leave_alone(error)
-        note = f"{dataset}: the hub does not answer; the commit in the cache is read, {commits[0]}"
+        _stop_asking(error)
+        note = f"{dataset}: the hub does not answer; using the cached commit {commits[0]}"
         return commits[0], (f"{note} ({error})",)
     assert found is not None
     return found, (f"{dataset}: {name} is commit {found}; prompts.revision is set to it",)
 
 
 def fetch_split(settings: HubPrompts, *, observer: Observer = NOBODY) -> HubData:
-    """Return the files of settings.split at settings.revision, a commit; those not in the cache
-    are downloaded and compared with the hub's checksums.
+    """Return the files of settings.split at settings.revision, a commit.
+
+    Missing ones are downloaded and compared with the hub's checksums.
 
     Raises:
-        BackendError: the hub cannot be reached, or does not give a file.
+        BackendError: the hub cannot be reached, or refuses a file.
         ConfigError: no file, or files of several subsets, fit the settings.
-        DataError: what arrives is not what the hub announces.
+        DataError: a file that arrives does not have the hub's checksum.
     """
     assert settings.revision is not None
     names, notes = _list(settings.dataset, settings.revision)
@@ -110,20 +110,20 @@ def choose_files(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the files of a split among those of a repository, sorted, and notes.
 
-    pattern: a shell pattern of whole names; it decides alone. Without it a file belongs to a
-    split when its path has the split's name as a word; where no file names any split, all are
-    "train". The same split in two formats is read in one; several folders are ambiguous.
+    pattern: a shell pattern of whole names. Without it, a file belongs to a split if its path has
+    the split's name as a word; if no file names a split, all are "train". A split in two formats
+    is read in one; several folders are ambiguous.
 
     Source: https://huggingface.co/docs/hub/datasets-file-names-and-splits; the section `configs`
     of a dataset's card is not read.
 
     Raises:
-        ConfigError: no file fits, or it is not clear which do.
+        ConfigError: no file fits, or the choice is ambiguous.
     """
     data = sorted(
         name
         for name in names
-        if name.lower().endswith(DATA_SUFFIXES) and PurePosixPath(name).name not in _BESIDE
+        if name.lower().endswith(DATA_SUFFIXES) and PurePosixPath(name).name not in _DESCRIPTIONS
     )
     if pattern is not None:
         chosen = [name for name in data if fnmatchcase(name, pattern)]
@@ -161,7 +161,7 @@ def _of_split(data: Sequence[str], split: str) -> list[str]:
 
 
 def _names(name: str, words: Sequence[str]) -> bool:
-    """Whether one of `words` stands in a path between characters that are no letters."""
+    """Whether a path contains one of `words`, not next to letters."""
     joined = "|".join(map(re.escape, words))
     return re.search(rf"(?<![^\W\d_])(?:{joined})(?![^\W\d_])", name, re.IGNORECASE) is not None
 
@@ -172,27 +172,27 @@ def _has(data: Sequence[str]) -> str:
 
 
 def _list(dataset: str, revision: str) -> tuple[list[str], tuple[str, ...]]:
-    """Return the names of all files at a commit; those of the cache where the hub is silent."""
+    """Return the names of all files at a commit; those in the cache if the hub does not answer."""
     try:
         return list_files(dataset, revision, instead=_INSTEAD), ()
     except BackendError as error:
         for folder in _snapshots(dataset):
             if folder.name == revision:
-                _leave_alone(error)
+                _stop_asking(error)
                 names = [str(path.relative_to(folder)) for path in folder.rglob("*")]
-                note = f"the hub does not answer; what the cache holds is read ({error})"
+                note = f"the hub does not answer; using the cached files ({error})"
                 return names, (f"{dataset}: {note}",)
         raise
 
 
-def _leave_alone(error: BackendError) -> None:
-    """Stop asking a hub that does not answer: every further request would wait as long."""
+def _stop_asking(error: BackendError) -> None:
+    """Stop asking a hub that does not answer: each request would wait as long."""
     if isinstance(error.__cause__, Unreached):
         go_offline(error.__cause__)
 
 
 def _snapshots(dataset: str) -> list[Path]:
-    """Return the folders of the commits of a dataset that the cache holds something of."""
+    """Return the folders of the cached commits of a dataset."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 

@@ -1,4 +1,4 @@
-"""The manifests in data/benchmarks: what a named benchmark is, and the answers it must have."""
+"""The manifests in data/benchmarks: the data of a named benchmark and its answer key."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ _READER: TypeAdapter[SumsManifest | HubManifest] = TypeAdapter(Manifest)
 
 
 def benchmark_names() -> tuple[str, ...]:
-    """The benchmarks that dgpo ships, sorted."""
+    """Return the names of the benchmarks, sorted."""
     folder = resource_dir("data") / "benchmarks"
     return tuple(sorted(path.stem for path in folder.glob("*.toml")))
 

@@ -1,7 +1,7 @@
-"""The problems of files of rows: each once, with its answer; what is left out is counted.
+"""The problems of files of rows: each once, with its answer; others are counted.
 
-Of a row that repeats a problem nothing is kept but the count, so that a file with every problem a
-hundred times takes the memory of its different problems.
+Duplicates are only counted, so a file with every problem a hundred times takes the memory of its
+different problems.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.numbers import counted
 from dgpo_cli.core.types import Message, Prompt
 from dgpo_cli.prompts.answer_key import final_answer
 from dgpo_cli.prompts.files import Row, exact_text, read_rows
 from dgpo_cli.prompts.templates import chat_messages, problem_messages
 
 _SHOWN = 5  # problems that a note names
-_REMEMBERED = 200_000  # rows whose repetition is seen at a glance; others take longer
+_REMEMBERED = 200_000  # rows whose duplicates are recognised without parsing them
 
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A file of rows. label: stands before a row's number in the id of a problem without one."""
+    """A file of rows. label: with a row's number, the id of a problem that has none."""
 
     path: Path
     label: str
@@ -66,16 +67,15 @@ def read_files(
 ) -> tuple[tuple[Prompt, ...], tuple[str, ...]]:
     """Return the problems of the files, in their order, and notes on what was left out.
 
-    A problem that stands there again is left out and counted; two are the same when their turns
-    are, up to white space and Unicode's composition (NFC). One that stands there with different
-    answers is left out altogether, and named. The problem column may hold text or a list of chat
-    messages; then the template wraps the last user turn. A prompt's id is the row's `id`, or the
-    file's label and the row's number.
+    Duplicates are left out and counted: problems with the same turns, up to white space and
+    Unicode's composition (NFC). Duplicates with conflicting answers are all left out, and named.
+    The problem column has text or a list of chat messages; then the template wraps the last user
+    turn. A prompt's id is the row's `id`, or the file's label and the row's number.
 
     Raises:
         ConfigError: a file does not exist or cannot be read here.
-        DataError: a row is broken (with file, line and field), two rows share an id, or there is
-            no problem at all.
+        DataError: a row is broken (with file, line and field), two rows share an id, or there are
+            no problems.
     """
     reading = _Reading(source=source, template=template, system=system, columns=columns)
     for file in files:
@@ -88,10 +88,10 @@ def read_files(
 class _Reading:
     """The problems so far.
 
-    numbers: of each problem's digest, its place in `prompts`.
-    seen: digests of fields as they stand in rows; one that comes again need not be looked into.
-    disputed: places of problems with different answers.
-    places: of each id, where it stands.
+    numbers: digest of a problem to its index in `prompts`.
+    seen: digests of raw fields, to skip duplicates early.
+    disputed: indices of problems with conflicting answers.
+    places: id to the place of its row.
     """
 
     source: str
@@ -106,7 +106,7 @@ class _Reading:
     places: dict[str, str] = field(default_factory=dict)
 
     def add(self, row: Row, *, label: str) -> None:
-        """Take up a row, or only count it."""
+        """Add a row, or only count it."""
         raw = _digest(repr((row.get(self.columns.problem), row.get(self.columns.answer))))
         if raw not in self.seen:
             self._read(row, label=label)
@@ -139,23 +139,23 @@ class _Reading:
         different = len(self.prompts)
         if self.rows > different:
             notes.append(
-                f"{self.source}: {self.rows:,} rows, {different:,} problems: repeats are left out"
+                f"{self.source}: {self.rows:,} rows, {different:,} problems: duplicates left out"
             )
         if self.disputed:
             named = [repr(self.prompts[number].id) for number in sorted(self.disputed)]
             more = ", …" if len(named) > _SHOWN else ""
             notes.append(
-                f"{self.source}: {len(named):,} of them stand there with different answers and "
-                f"are left out, too: {', '.join(named[:_SHOWN])}{more}"
+                f"{self.source}: {counted(len(named), 'problem')} with conflicting answers left "
+                f"out: {', '.join(named[:_SHOWN])}{more}"
             )
         kept = tuple(p for n, p in enumerate(self.prompts) if n not in self.disputed)
         if not kept:
-            raise DataError(f"{self.source}: every problem stands there with different answers")
+            raise DataError(f"{self.source}: all problems have conflicting answers")
         return kept, tuple(notes)
 
 
 def problem_key(messages: Sequence[Message]) -> bytes:
-    """Return 16 bytes that problems share when they are the same: NFC, white space collapsed."""
+    """Return 16 bytes that identify a problem: NFC, white space collapsed."""
     parts = [
         f"{turn.role}\0{' '.join(unicodedata.normalize('NFC', turn.content).split())}"
         for turn in messages
@@ -208,14 +208,14 @@ def _messages(row: Row, column: str, *, template: str, system: str | None) -> tu
 
 
 def _check_text(row: Row, column: str, texts: Sequence[str]) -> None:
-    """Refuse half a surrogate pair, which JSON can write and no tokenizer takes."""
+    """Refuse half a surrogate pair, which JSON can contain and no tokenizer accepts."""
     for text in texts:
         try:
             text.encode()
         except UnicodeEncodeError as error:
             half = f"\\u{ord(text[error.start]):04x}"
             raise row.error(
-                f"field {column!r} has {half}, half of a surrogate pair and no character; mend it"
+                f"field {column!r} has {half}, half of a surrogate pair, not a character; fix it"
             ) from error
 
 

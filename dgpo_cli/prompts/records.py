@@ -1,6 +1,6 @@
-"""Rows of a benchmark's file as they are, faults and all, so that the doctor can name them.
+"""Rows of a benchmark's file as they are, with their faults, for the examination.
 
-The fields are found by name, whatever their case.
+Fields are found by name in any case.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Record:
 
 
 def read_records(path: Path, *, ids: Names, problems: Names, answers: Names) -> Iterator[Record]:
-    r"""Yield the rows of `path`; the first of the names that a row has is its field.
+    r"""Yield the rows of `path`; a field is the first of its names that a row has.
 
     A problem may also be a list of messages with a single turn, the user's. White space around
-    texts is taken off, and a line ends with \n.
+    texts is stripped, and lines end with \n.
 
     Raises:
         ConfigError: the file does not exist or cannot be read here.
@@ -44,10 +44,10 @@ def read_records(path: Path, *, ids: Names, problems: Names, answers: Names) -> 
 
 
 def _value(row: Row, names: Names, *, needed: bool = True) -> object | None:
-    """Return the first field of that name, then the first of that name in another case.
+    """Return the first field of these names, else the first in another case.
 
     Raises:
-        DataError: there is none, or two that differ by case alone disagree.
+        DataError: it is missing, or two that differ by case alone disagree.
     """
     for name in names:
         if (value := row.get(name)) is not None:
@@ -78,5 +78,5 @@ def _answer(value: object) -> str:
 
 
 def _trimmed(text: str) -> str:
-    """Take white space off, but in front only what cannot be the rest of an escape."""
+    """Strip white space, in front only what cannot be the rest of an escape."""
     return text.replace("\r\n", "\n").rstrip().lstrip(" \n")

@@ -48,8 +48,8 @@ class RowFields(TemplateFields):
     )
     drop_overlap: bool = Field(
         False,
-        description="Leave out problems that the run's benchmark (eval.bench) or a generated one "
-        "has, too. Otherwise they are only reported.",
+        description="Leave out problems that are also in the run's benchmark (eval.bench) or in a "
+        "generated one. Otherwise contamination is only reported.",
     )
 
 
@@ -58,7 +58,7 @@ class FilePrompts(RowFields):
 
     kind: Annotated[Literal["file"], Change.FIXED] = "file"
     path: str = Field(
-        min_length=1, description="The file; its suffix says what it is, JSONL where unknown."
+        min_length=1, description="The file; its suffix gives the format, JSONL if unknown."
     )
 
 

@@ -17,7 +17,7 @@ Postfix = tuple[int | Operator, ...]
 Split = Literal["train", "test"]
 
 MAX_VALUE = 999
-MAX_FACTORS = (9, 99)  # the smaller and the larger factor: products that a small model can learn
+MAX_FACTORS = (9, 99)  # smaller and larger factor: products that a small model can learn
 MAX_OPERATIONS = 32
 MAX_OPERAND = 99
 HELD_OUT_SEED = 2605
@@ -48,7 +48,7 @@ class SumProblem(NamedTuple):
     expression: as written, with parentheses only where precedence needs them.
     steps: in evaluation order, left before right; the last result is `answer`.
     postfix: the same expression as operands and operators of a stack machine.
-    key: the expression up to the order of the operands of + and *; what the split is made on.
+    key: the expression up to the order of the operands of + and *; decides the split.
     """
 
     expression: str
@@ -59,7 +59,7 @@ class SumProblem(NamedTuple):
 
     @property
     def question(self) -> str:
-        """The text that the model is asked: `(12+7)*4-8?`."""
+        """The text of the prompt: `(12+7)*4-8?`."""
         return f"{self.expression}?"
 
 
@@ -68,8 +68,8 @@ def sample_problem(
 ) -> SumProblem:
     """Draw one problem of `split` with operands 1..max_operand.
 
-    Two expressions that differ only in the order of operands of + or * are on the same side of
-    the split; it holds a fixed eighth of all problems as test.
+    Expressions that differ only in the order of operands of + or * are on the same side of the
+    split; a fixed eighth of all problems is test.
 
     Raises:
         DataError: the range of problems is empty on that side of the split, or not allowed.
@@ -122,12 +122,12 @@ def solution(problem: SumProblem) -> str:
 
 
 def written(steps: tuple[SumStep, ...]) -> str:
-    """Write `steps` as a solution whose answer is the last result, right or wrong."""
+    """Write `steps` as a solution whose answer is the last result, correct or not."""
     return ";".join([*map(str, steps), f"\\boxed{{{steps[-1].result}}}"])
 
 
 def apply(left: int, operator: Operator, right: int) -> int:
-    """Return the right result of one operation."""
+    """Return the correct result of one operation."""
     if operator == "+":
         return left + right
     return left - right if operator == "-" else left * right
@@ -148,7 +148,7 @@ def work(postfix: Postfix) -> tuple[SumStep, ...]:
 
 
 def split_of_key(key: str) -> Split:
-    """Return the side of the split that every problem with this `key` is on."""
+    """Return the side of the split of every problem with this `key`."""
     return "test" if hashlib.sha256(key.encode()).digest()[0] < _TEST_BYTES else "train"
 
 
@@ -162,7 +162,7 @@ def _draw(rng: random.Random, operations: int, max_operand: int) -> tuple[Postfi
     left, left_value = _draw(rng, on_the_left, max_operand)
     right, right_value = _draw(rng, operations - 1 - on_the_left, max_operand)
     if operator == "*":
-        # An operand is redrawn small, or products of two-digit operands would hardly ever do.
+        # One operand is redrawn small: products of two-digit operands are hardly ever allowed.
         if len(right) == 1:
             right, right_value = _draw_factor(rng, max_operand)
         elif len(left) == 1:

@@ -1,4 +1,4 @@
-"""From a problem's text to messages, and from messages to the token ids that are sampled from."""
+"""From a problem's text to messages, and from messages to token ids."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def problem_messages(problem: str, *, template: str, system: str | None) -> tupl
 def chat_messages(
     turns: Sequence[Message], *, template: str, system: str | None
 ) -> tuple[Message, ...]:
-    """Apply `template` to the last of `turns`, and put `system` first where they have none.
+    """Apply `template` to the last of `turns`, and put `system` first if they have no system turn.
 
     Raises ValueError unless the last turn is the user's.
     """
@@ -42,13 +42,13 @@ def chat_messages(
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[int, ...]:
     """Return the token ids that the model continues.
 
-    With a chat template: the rendered conversation, opened for the assistant's turn; special
-    tokens are the template's alone. Without one: the messages' texts with a blank line between
-    them, after the tokenizer's own BOS where it adds one, and nothing after them.
+    With a chat template: the rendered conversation, opened for the assistant's turn, with only the
+    template's special tokens. Without one: the messages' texts with a blank line between them,
+    after the tokenizer's BOS if it adds one.
 
     Raises:
         ModelError: the chat template refuses the messages.
-        DataError: nothing is left to encode.
+        DataError: the prompt has no tokens.
     """
     if tokenizer.chat_template:
         ids = _encode_chat(tokenizer, prompt)

@@ -71,8 +71,8 @@ def test_a_dump_names_the_source_of_what_is_no_default() -> None:
 
 def test_every_setting_that_can_be_unset_is_unset_by_default() -> None:
     # A dump leaves unset values out, so anything else would come back as its default.
-    for key, fields in known_leaves().items():
-        for field in fields:
+    for key, leaves in known_leaves().items():
+        for field in (leaf.field for leaf in leaves):
             if type(None) in getattr(field.annotation, "__args__", ()):
                 assert field.default is None, key
 

@@ -31,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("dgpo_cli.hub.calls._left_alone", "")
+    monkeypatch.setattr("dgpo_cli.hub.calls._offline_reason", "")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     return tmp_path / "cache"
 
@@ -227,12 +227,12 @@ def test_a_damaged_copy_is_never_used_offline(
     ("trouble", "said"),
     [
         ({"revision": "f" * 40}, "commit is unknown"),
-        ({"dataset": "someone/else"}, "private or not there"),
+        ({"dataset": "someone/else"}, "private or does not exist"),
         ({"gated": "Bearer hf_secret"}, "HF_TOKEN"),
         ({"status": 503}, "HTTP status 503"),
         ({"status": 403}, "HTTP status 403"),
-        ({"files": {"README.md": b""}}, "though the commit is"),
-        ({"files": {"a.csv": b"", "b.csv": b""}}, "though the commit is"),
+        ({"files": {"README.md": b""}}, "though the commit does"),
+        ({"files": {"a.csv": b"", "b.csv": b""}}, "though the commit does"),
     ],
 )
 def test_what_the_hub_refuses_is_explained(hub: Hub, trouble: dict[str, object], said: str) -> None:

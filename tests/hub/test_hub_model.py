@@ -88,7 +88,7 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub_calls, "_left_alone", "")
+    monkeypatch.setattr(hub_calls, "_offline_reason", "")
     monkeypatch.setattr(hub_calls, "_WAIT_S", 0.01)
     monkeypatch.setattr("dgpo_cli.hub.model.TIMEOUT_S", 0.2)
     monkeypatch.setattr("dgpo_cli.prompts.hub_dataset.TIMEOUT_S", 0.2)
@@ -158,7 +158,7 @@ def test_a_hub_that_says_no_is_believed_at_once_unless_the_cache_has_a_copy(
         assert not constants.is_offline_mode()
     with answering(404, "RepoNotFound") as url:
         monkeypatch.setenv("HF_ENDPOINT", url)
-        with pytest.raises(BackendError, match=r"org/n is private or not there"):
+        with pytest.raises(BackendError, match=r"org/n is private or does not exist"):
             reach("org/n")
 
 

@@ -207,7 +207,7 @@ def test_the_hub_gives_the_pinned_file_and_local_copies_the_same_digest(
     content = save(theirs, tmp_path / manifest.file).read_bytes()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("dgpo_cli.hub.calls._left_alone", "")
+    monkeypatch.setattr("dgpo_cli.hub.calls._offline_reason", "")
     with serving(Hub(manifest.dataset, manifest.revision, {manifest.file: content})) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         bench = load_benchmark(name, template="{problem} Box it.")

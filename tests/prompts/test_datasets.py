@@ -104,7 +104,7 @@ def test_sums_that_do_not_fit_are_drawn_again() -> None:
     assert len(batch) == 20
     assert all(len(prompt.id) <= 6 for prompt in batch)
     assert stream.notes == ()
-    assert stream.size is None
+    assert stream.prompts is None
 
 
 def test_sums_of_which_none_fits_fail_at_once() -> None:
@@ -121,7 +121,7 @@ def test_every_epoch_has_every_problem_once_in_its_own_order(tmp_path: Path) -> 
         [p.id for step in range(3 * epoch, 3 * epoch + 3) for p in draw(stream, step, 4)]
         for epoch in range(4)
     ]
-    assert stream.size == 12
+    assert len(stream.prompts or ()) == 12
     assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
     assert len(set(epochs[0])) == 12
     assert len({tuple(epoch) for epoch in epochs}) == 4
@@ -145,7 +145,7 @@ def test_steps_run_over_the_end_of_an_epoch_without_losing_a_problem(tmp_path: P
 def test_problems_that_do_not_fit_are_left_out_and_counted(tmp_path: Path) -> None:
     stream = open_prompts(FilePrompts(path=str(numbered(tmp_path, 12))), seed=0)
     kept = stream.keep(lambda p: len(p.text) < 5, reason="longer than 4")
-    assert kept.size == 10
+    assert len(kept.prompts or ()) == 10
     assert kept.notes == ("2 of 12 problems are left out: longer than 4",)
     assert kept.keep(lambda p: True, reason="x").notes == kept.notes
     with pytest.raises(DataError, match="all 12 problems are too long"):
@@ -207,7 +207,7 @@ def test_repeated_problems_are_left_out_and_counted(tmp_path: Path) -> None:
     )
     prompts, notes = read(path)
     assert [p.text for p in prompts] == ["a", "b", "c d", "caf\u00e9"]
-    assert notes == (f"{path}: 7 rows, 4 problems: repeats are left out",)
+    assert notes == (f"{path}: 7 rows, 4 problems: duplicates left out",)
     assert open_prompts(FilePrompts(path=str(path)), seed=0).notes == notes
 
 

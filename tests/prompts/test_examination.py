@@ -53,7 +53,7 @@ def test_rows_without_ids_get_those_of_the_key_when_all_answers_agree() -> None:
     wrong = [replace(record, id=None) for record in with_row(2, answer="9")]
     found = examine(wrong, MANIFEST)
     assert [record.id for record in found.records] == ["line 1", "line 2", "line 3", "line 4"]
-    assert found.faults == ("line 2 (2024-I-2): answer '9', the key says 6",)
+    assert found.faults == ("line 2 (2024-I-2): answer '9', the key has 6",)
     assert found.notes == ("3 of 4 answers agree with the key (by position)",)
 
 
@@ -65,9 +65,9 @@ def test_another_order_is_told_and_no_fault() -> None:
 
 
 def test_answers_that_differ_from_the_key_are_named_with_the_remark() -> None:
-    assert faults(*with_row(1, answer="6")) == ("line 1 (2024-I-1): answer '6', the key says 5",)
+    assert faults(*with_row(1, answer="6")) == ("line 1 (2024-I-1): answer '6', the key has 5",)
     assert faults(*with_row(3, answer="8")) == (
-        "line 3 (2024-II-1): answer '8', the key says 7 (asked in other words)",
+        "line 3 (2024-II-1): answer '8', the key has 7 (asked in other words)",
     )
 
 
@@ -136,7 +136,7 @@ def test_an_id_that_stands_twice_is_named_and_made_unique() -> None:
 
 def test_an_id_of_another_examination_is_named() -> None:
     assert faults(*with_row(1, id="2023-I-1")) == (
-        "line 1: id '2023-I-1' is none of the benchmark's",
+        "line 1: id '2023-I-1' is not the benchmark's",
         "missing problems: 2024-I-1",
     )
 

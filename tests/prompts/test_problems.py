@@ -37,8 +37,8 @@ def test_a_problem_with_two_answers_is_left_out_wherever_they_stand(tmp_path: Pa
     found, notes = read(path)
     assert [p.text for p in found] == ["a", "c"]
     assert notes == (
-        "the data: 7 rows, 3 problems: repeats are left out",
-        "the data: 1 of them stand there with different answers and are left out, too: 'x:2'",
+        "the data: 7 rows, 3 problems: duplicates left out",
+        "the data: 1 problem with conflicting answers left out: 'x:2'",
     )
 
 
@@ -54,7 +54,7 @@ def test_an_answer_stands_behind_the_last_marker_of_gsm8k(tmp_path: Path) -> Non
 
 def test_data_that_is_all_disputed_is_an_error(tmp_path: Path) -> None:
     path = save(tmp_path / "x.jsonl", [{"problem": "a", "answer": n} for n in range(2)])
-    with pytest.raises(DataError, match="every problem stands there with different answers"):
+    with pytest.raises(DataError, match="all problems have conflicting answers"):
         read(path)
 
 

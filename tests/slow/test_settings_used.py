@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from dgpo_cli.config.load import resolve
-from dgpo_cli.config.reference import _places, find
-from dgpo_cli.config.tree import flatten
+from dgpo_cli.config.reference import find
+from dgpo_cli.config.tree import flatten, known_leaves
 from dgpo_cli.core.schema import Frozen
 from tests.cli.helpers import in_process as dgpo
 
@@ -56,7 +56,7 @@ SELDOM = (
 def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     """The settings that anything but the room config has read so far."""
     keys: dict[tuple[type, str], set[str]] = {}
-    for key, places in _places().items():
+    for key, places in known_leaves().items():
         for place in places:
             keys.setdefault((place.model, key.rpartition(".")[2]), set()).add(key)
     found: set[str] = set()
