@@ -52,6 +52,6 @@ def copy_preset(name: str, destination: Path) -> Path:
     text = preset_text(name)
     target = destination / f"{name}.toml" if destination.is_dir() else destination
     if not target.parent.is_dir():
-        raise ConfigError(f"{target}: there is no folder {target.parent}; make it first")
+        raise ConfigError(f"{target}: no folder {target.parent}; create it first")
     write_new(target, text, what=str(target))
     return target

@@ -1,4 +1,4 @@
-"""The report as JSON: what the page says, without its curves' drawings."""
+"""The report as JSON: the contents of the page, without curves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class EndJson:
 
 @dataclass(frozen=True, slots=True)
 class RewardJson:
-    """Reward at the two ends of a run. steps: that an end has."""
+    """Reward at the two ends of a run. steps: of each end."""
 
     first: EndJson | None
     last: EndJson | None
@@ -41,9 +41,9 @@ class MetricJson:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunJson:
-    """A run. total: steps that it is to have; evals: the lines of evals.jsonl.
+    """A run. total: steps it is set to train; evals: the lines of evals.jsonl.
 
-    changes: what changed within it. bad_batches: steps whose loss or gradient was not finite.
+    changes: settings changed during it. bad_batches: steps whose loss or gradient was not finite.
     """
 
     name: Text
@@ -65,7 +65,7 @@ class RunJson:
 
 @dataclass(frozen=True, slots=True)
 class ReportJson:
-    """What the page of runs says. The whole curves are in metrics.jsonl."""
+    """The contents of the page of runs. Whole curves are in metrics.jsonl."""
 
     runs: tuple[RunJson, ...]
 
@@ -74,7 +74,7 @@ REPORT = Format(ReportJson, name="report", what="dgpo report --json", stamp="ver
 
 
 def to_json(records: Sequence[RunRecord]) -> dict[str, Any]:
-    """The report of these runs; numbers that are unknown are null."""
+    """Return the report of these runs; unknown numbers are null."""
     return REPORT.to_json(ReportJson(tuple(map(_run, records))))
 
 

@@ -1,5 +1,4 @@
-"""The curves of runs: metrics as columns over points, what steps cost on three x axes, and the
-charts that panels make of them."""
+"""The curves of runs: metrics as columns over points, three x axes, and the charts of panels."""
 
 from __future__ import annotations
 
@@ -8,19 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dgpo_cli.core.types import RunRecord
+from dgpo_cli.core.types import Interval, RunRecord
 from dgpo_cli.report.charts.drawing import LOOKS, Chart, Level, Line
 from dgpo_cli.report.charts.sampling import Buckets, Column, column, usual_span
 from dgpo_cli.report.panels import Curve, Panel
 
-MAX_POINTS = 500  # of a curve; longer runs show the mean and the extremes of neighbouring steps
-POINTS_OF_ALL = 1_000  # of the curves of one metric where there are several runs
-MIN_SHARE = 1e-9  # of a stacked part that is shown
+MAX_POINTS = 500  # of a curve; a point of a longer run has the mean and extremes of several steps
+POINTS_OF_ALL = 1_000  # of the curves of one metric of several runs
+MIN_SHARE = 1e-9  # smaller parts of a stack are not shown
 
 
 @dataclass(frozen=True, slots=True)
 class RunSeries:
-    """One run's curves. Each column has a number a point; `size` steps are put into one.
+    """The curves of a run. Each column has a number a point, each point `size` steps.
 
     steps: the last step of each point; seconds and tokens: the sums up to it.
     evals: lines of evals.jsonl, of the benchmark and k that most of them have.
@@ -37,22 +36,22 @@ class RunSeries:
     levels: Mapping[str, float]
 
     def has(self, metric: str) -> bool:
-        """Whether anything is known of a metric."""
+        """Return whether the run has a metric."""
         return metric in self.columns
 
     def points(self, steps: float) -> float:
-        """How many points so many steps are; at least one."""
+        """Return the number of points of some steps; at least one."""
         return max(1.0, steps / self.size)
 
     @property
     def eval_points(self) -> tuple[tuple[float, ...], ...]:
-        """The steps of the evaluations, and the seconds and tokens up to them."""
+        """Return the steps of the evaluations, and the seconds and tokens up to them."""
         steps = tuple(float(line["step"]) for line in self.evals)
         costs = (self.seconds, self.tokens)
         return steps, *(tuple(self.cost_at(step, each) for step in steps) for each in costs)
 
     def cost_at(self, step: float, costs: Sequence[float]) -> float:
-        """The seconds or tokens up to a step, from the points around it."""
+        """Return the seconds or tokens up to a step, interpolated."""
         before = (0.0, 0.0)
         for here in zip(self.steps, costs, strict=True):
             if here[0] >= step:
@@ -64,7 +63,7 @@ class RunSeries:
 
 
 def series_of(record: RunRecord, *, letter: str, runs: int) -> RunSeries:
-    """The columns of a run; of `runs` that share a page."""
+    """Return the curves of a run; `runs` share the page."""
     lines = record.metrics
     buckets = Buckets.of(len(lines), at_most=max(100, min(MAX_POINTS, POINTS_OF_ALL // runs)))
     names = sorted({name for line in lines for name in line} - {"step"})
@@ -88,25 +87,25 @@ def series_of(record: RunRecord, *, letter: str, runs: int) -> RunSeries:
 
 
 def span_steps(runs: Sequence[RunSeries]) -> int:
-    """Over how many steps all curves are smoothed at first: what suits the shortest long run."""
+    """Return the initial smoothing of all curves in steps: it suits the shortest long run."""
     spans = [usual_span(len(run.steps)) * run.size for run in runs]
     return min((span for span in spans if span > 1), default=1)
 
 
 def comparable(evals: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-    """The evaluations of the benchmark and k that occur most: others are other measurements."""
+    """Return the evaluations of the most frequent benchmark and k: others are not comparable."""
     kinds = [kind_of(line) for line in evals]
     most = max(sorted(set(kinds), key=str), key=kinds.count, default=None)
     return tuple(line for line, kind in zip(evals, kinds, strict=True) if kind == most)
 
 
 def kind_of(line: Mapping[str, Any]) -> tuple[str, Any]:
-    """What scores must share to be compared."""
+    """Return what scores must share to be comparable."""
     return str(line.get("bench")), line.get("k")
 
 
 def known(value: object) -> float | None:
-    """A number of an evaluation, or None."""
+    """Return a number of an evaluation, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
@@ -115,7 +114,7 @@ def known(value: object) -> float | None:
 def _sums(
     lines: Sequence[Mapping[str, float | None]], name: str, *, ends: Sequence[int]
 ) -> tuple[float, ...]:
-    """The running sum at these places; what is unknown adds nothing."""
+    """Return the running sum at these places; unknown values add nothing."""
     sums, total = [], 0.0
     for line in lines:
         total += line.get(name) or 0.0
@@ -124,7 +123,7 @@ def _sums(
 
 
 def _numbers_set(record: RunRecord) -> dict[str, float]:
-    """Settings that a curve is to be compared with, by their key."""
+    """Return the settings that are numbers, by key."""
     found = {}
     for setting in record.settings:
         try:
@@ -136,7 +135,7 @@ def _numbers_set(record: RunRecord) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a curve is of: the run by its place, the metric, the band's metrics."""
+    """What a curve shows: the run by its place, the metric, the metrics of its band."""
 
     run: int
     metric: str
@@ -146,13 +145,13 @@ class Source:
     high: str | None = None
 
     def texts(self, run: RunSeries) -> str:
-        """What the script calls the texts of the curve's numbers."""
+        """Return the script's name for the texts of the curve's numbers."""
         return f"{run.letter}{list(run.columns).index(self.metric)}"
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnChart:
-    """A chart with the panel it is of and the sources of its curves."""
+    """A chart with its panel and the sources of its curves."""
 
     panel: Panel
     chart: Chart
@@ -160,20 +159,20 @@ class DrawnChart:
 
     @property
     def listed(self) -> list[tuple[int, Source]]:
-        """The curves by their places as a list shows them: a stack from its top."""
+        """Return the curves with their places in the order of the legend: a stack from its top."""
         found = list(enumerate(self.sources))
         return found[::-1] if self.chart.stacked else found
 
     @property
     def unit(self) -> str:
-        """The unit, and that the axis is logarithmic."""
+        """Return the unit, and whether the axis is logarithmic."""
         return ", ".join(part for part in (self.panel.unit, "log scale" * self.chart.log) if part)
 
 
 def draw(panel: Panel, runs: Sequence[RunSeries], *, span: int | None = None) -> DrawnChart | None:
-    """A panel of these runs, smoothed over `span` steps; None where none knows anything of it.
+    """Draw a panel of these runs, smoothed over `span` steps; None if no run has its metrics.
 
-    Of one run all curves are shown, of several the first curve of each.
+    One run has all curves, several have the first curve each.
     """
     sources = tuple(_sources(panel, runs))
     if not sources:
@@ -199,7 +198,7 @@ def draw(panel: Panel, runs: Sequence[RunSeries], *, span: int | None = None) ->
 
 
 def _spans_decades(lines: Sequence[Line]) -> bool:
-    """Whether a logarithmic axis shows more than a plain one: the numbers differ tenfold."""
+    """Return whether the numbers differ tenfold: then a logarithmic axis shows more."""
     known_values = [
         value for line in lines for values in (line.ys, line.low, line.high) for value in values
     ]
@@ -217,7 +216,7 @@ def _sources(panel: Panel, runs: Sequence[RunSeries]) -> Iterator[Source]:
     (run,) = runs
     shown = [(at, c) for at, c in enumerate(panel.curves) if run.has(c.metric)]
     for at, curve in shown:
-        # A part that never occurs takes no room, but keeps its colour for where it does.
+        # A part that never occurs is left out; the others keep their colours.
         if panel.stacked and not _occurs(run, curve):
             continue
         source = Source(0, curve.metric, curve.label, look(at))
@@ -235,10 +234,7 @@ def look(at: int) -> int:
 
 
 def line_of(source: Source, run: RunSeries, *, span: float) -> Line:
-    """A curve smoothed over `span` steps.
-
-    Where steps were put together, the band runs over their extremes.
-    """
+    """Return a curve smoothed over `span` steps; its band is the range of each point's steps."""
     low, high = run.columns[source.metric].low, run.columns[source.metric].high
     if source.low is not None and source.high is not None:
         lowest, highest = run.columns[source.low], run.columns[source.high]
@@ -258,7 +254,7 @@ def line_of(source: Source, run: RunSeries, *, span: float) -> Line:
 
 
 def _filled(lines: Sequence[Line]) -> list[Line]:
-    """Parts of a whole: one that is missing where others are known is nothing of it."""
+    """Set parts of a whole to 0 where they are missing and others are known."""
     rows = list(zip(*(line.ys for line in lines), strict=True))
     gaps = [all(value is None for value in row) for row in rows]
     return [
@@ -268,7 +264,7 @@ def _filled(lines: Sequence[Line]) -> list[Line]:
 
 
 def _levels(panel: Panel, runs: Sequence[RunSeries]) -> Iterator[Level]:
-    """The setting's value, where all runs have the same and it is not far off the curves."""
+    """Yield the setting's value if all runs share it and it is near the curves."""
     if panel.level is None:
         return
     key, label = panel.level
@@ -292,13 +288,13 @@ AVG = Panel("avg", "Evaluation", "95% intervals", (Curve("avg_at_k", "Avg@k"),),
 
 
 def draw_evals(runs: Sequence[RunSeries]) -> DrawnChart | None:
-    """Avg@k of every run that has evaluations, with both 95% intervals."""
+    """Draw Avg@k of every run with evaluations, with both 95% intervals."""
     shown = [(at, run) for at, run in enumerate(runs) if run.evals]
     if not shown:
         return None
     kinds = {(str(line.get("bench")), line.get("k")) for _, run in shown for line in run.evals}
     bench, k = next(iter(kinds))
-    title = f"Avg@{k} on {bench}" if len(kinds) == 1 else "Avg@k, not of one benchmark and k"
+    title = f"Avg@{k} on {bench}" if len(kinds) == 1 else "Avg@k of several benchmarks or k"
     several = len(runs) > 1
     sources, lines = [], []
     for at, run in shown:
@@ -328,16 +324,17 @@ _EVAL_NOTE = (
 
 
 def whisker(line: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
-    """Both intervals of an evaluation; None where the line has none."""
-    ends = []
-    for name in ("rerun_95", "problems_95"):
-        interval = line.get(name)
-        interval = interval if isinstance(interval, Mapping) else {}
-        ends += [known(interval.get("low")), known(interval.get("high"))]
-    inner, outer = ends[:2], ends[2:]
-    if None in inner:
+    """Return the ends of both intervals of an evaluation; None if the line has none."""
+    inner = interval_of(line, "rerun_95")
+    if inner is None:
         return None
-    if None in outer:
-        outer = inner
-    low, high, least, most = (float(end or 0.0) for end in (*inner, *outer))
-    return low, high, least, most
+    outer = interval_of(line, "problems_95") or inner
+    return inner.low, inner.high, outer.low, outer.high
+
+
+def interval_of(line: Mapping[str, Any], key: str) -> Interval | None:
+    """Return an interval of a line of evals.jsonl; None if it is unknown."""
+    found = line.get(key)
+    found = found if isinstance(found, Mapping) else {}
+    low, high = known(found.get("low")), known(found.get("high"))
+    return None if low is None or high is None else Interval(low, high)

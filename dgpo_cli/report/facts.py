@@ -1,5 +1,5 @@
-"""What the page of a run says in words and numbers: what was trained, how far it came, what it
-gained, and how several runs differ. All of it is text; the template makes the HTML."""
+"""The words and numbers of the page of runs, as text: what was trained, how far, with what gain,
+and how several runs differ. The template makes the HTML."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from dgpo_cli.core.numbers import (
     tokens,
 )
 from dgpo_cli.core.text import UNICODE
-from dgpo_cli.core.types import InspectedCompletion, Interval, RunRecord, StoredSamples
+from dgpo_cli.core.types import InspectedCompletion, RunRecord, StoredSamples
 from dgpo_cli.inspect.token_html import TokenLine, token_lines
 from dgpo_cli.inspect.views.header import outcome
-from dgpo_cli.report.curves import RunSeries, kind_of, known
+from dgpo_cli.report.curves import RunSeries, interval_of, kind_of, known
 from dgpo_cli.stats.intervals import student_quantile
 
 UNSET = "(unset)"
-Cell = tuple[str, str]  # what it says, and its difference from the first run
+Cell = tuple[str, str]  # text, and its difference from the first run
 Row = tuple[str, list[Cell]]
 _STATES = {
     "finished": ("✓ finished", "good"),
@@ -48,7 +48,7 @@ _STATES = {
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A fact of the overview: its number large, and below it the rest, with the class `state`."""
+    """A fact of the overview: a large number, the rest below, and the class `state`."""
 
     label: str
     big: str
@@ -58,7 +58,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class ShownSample:
-    """A completion as the page shows it; `length` is of the whole completion."""
+    """A completion as the page shows it; `length` is that of the whole completion."""
 
     completion: InspectedCompletion
     length: int
@@ -68,7 +68,7 @@ class ShownSample:
 
 
 def subject(record: RunRecord) -> str:
-    """What was trained with what, as far as the settings say."""
+    """Return what was trained and how, as far as the settings say."""
     values = {each.key: each.value for each in record.settings}
     parts = [values.get("model.path", "")]
     if values.get("adapter.kind", "none") != "none":
@@ -88,7 +88,7 @@ def subject(record: RunRecord) -> str:
 
 
 def tiles(record: RunRecord, series: RunSeries) -> Iterator[Tile]:
-    """The facts of one run, the numbers that matter large."""
+    """Yield the facts of one run."""
     done = int(series.steps[-1]) if series.steps else 0
     total = f" of {record.total:,}" if record.total is not None else ""
     yield Tile("Steps", f"{done:,}{total}", *_STATES[record.state])
@@ -106,7 +106,7 @@ def tiles(record: RunRecord, series: RunSeries) -> Iterator[Tile]:
 
 
 def _gain(record: RunRecord) -> tuple[str, str]:
-    """The reward of the first and the last steps: means with their errors."""
+    """Return the reward of the first and the last steps: means with 95% intervals."""
     first, last, width = reward_ends(record)
     if first is None or last is None:
         return ABSENT, "no reward in metrics.jsonl"
@@ -122,9 +122,9 @@ def _gain(record: RunRecord) -> tuple[str, str]:
 def reward_ends(
     record: RunRecord,
 ) -> tuple[tuple[float, float] | None, tuple[float, float] | None, int]:
-    """Mean and standard error of the reward at both ends, and how many steps an end has.
+    """Return mean and standard error of the reward at both ends, and the number of steps of an end.
 
-    A tenth of the run, at least 5 steps, never more than half; 0 where there is only one step.
+    It is a tenth of the run, at least 5 steps, at most half; 0 if there is only one step.
     """
     rewards = [reward for line in record.metrics if (reward := line.get("reward/mean")) is not None]
     if not rewards:
@@ -136,7 +136,7 @@ def reward_ends(
 
 
 def half_95(stderr: float, count: int) -> float:
-    """Half of Student's 95% interval for a mean of `count` values; NaN for one."""
+    """Return half of Student's 95% interval for a mean of `count` values; NaN for one."""
     return student_quantile(0.975, freedom=count - 1) * stderr if count > 1 else math.nan
 
 
@@ -154,7 +154,7 @@ def _evaluated(evals: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 def errors(line: Mapping[str, Any]) -> str:
-    """Both 95% intervals of an evaluation as text."""
+    """Return both 95% intervals of an evaluation as text."""
     parts = [
         f"{ends(interval)} {name}"
         for key, name in (("rerun_95", "rerun"), ("problems_95", "problems"))
@@ -163,16 +163,8 @@ def errors(line: Mapping[str, Any]) -> str:
     return ", ".join(parts) or ABSENT
 
 
-def interval_of(line: Mapping[str, Any], key: str) -> Interval | None:
-    """An interval of a line of evals.jsonl; None where it is not known."""
-    found = line.get(key)
-    found = found if isinstance(found, Mapping) else {}
-    low, high = known(found.get("low")), known(found.get("high"))
-    return None if low is None or high is None else Interval(low, high)
-
-
 def best(record: RunRecord, series: RunSeries) -> tuple[str, str]:
-    """The step with the highest Avg@k, whether its checkpoint is there, and how sure that is."""
+    """Return the step with the highest Avg@k, whether its checkpoint exists, and its rivals."""
     scored = [
         (score, line) for line in series.evals if (score := known(line.get("avg_at_k"))) is not None
     ]
@@ -190,38 +182,38 @@ def best(record: RunRecord, series: RunSeries) -> tuple[str, str]:
 
 
 def changed_after(record: RunRecord) -> str:
-    """After which steps the run changed its settings, in words; empty if it never did."""
+    """Return after which steps the run changed its settings, in words; empty if it never did."""
     steps = ", ".join(f"{step:,}" for step in sorted({each.step for each in record.changes}))
     return f"settings changed after step {steps}" if steps else ""
 
 
 def rewarded(record: RunRecord) -> int:
-    """In how many steps a reward is known."""
+    """Return the number of steps with a reward."""
     return sum(line.get("reward/mean") is not None for line in record.metrics)
 
 
 def is_diagnosed(record: RunRecord) -> bool:
-    """Whether enough could be read to say something."""
+    """Return whether the run could be diagnosed."""
     return bool(record.metrics) and not any(
         note.startswith("not diagnosed") for note in record.notes
     )
 
 
 def notes(record: RunRecord, *, series: RunSeries) -> list[str]:
-    """What else a reader has to know: what was not finite, not read, or put together."""
+    """Return what else a reader has to know: what was not finite, not read, or averaged."""
     lines = [*record.notes]
     if record.bad_batches:
         steps = ", ".join(map(str, record.bad_batches[:20]))
         more = " ..." if len(record.bad_batches) > 20 else ""
         lines.append(
-            f"loss or gradient was not finite at step {steps}{more}: the weights were not touched "
+            f"loss or gradient was not finite at step {steps}{more}: the weights did not change "
             "there; the batches are in bad_batches/"
         )
     lines += _gaps(record)
     if series.size > 1:
         lines.append(
             f"{counted(len(record.metrics), 'step')} are more than a curve can show: each point is "
-            f"the mean of {series.size} steps, the band around it runs over their extremes"
+            f"the mean of {series.size} steps, the band around it their range"
         )
     if len(series.evals) < len(record.evals):
         lines.append(
@@ -251,7 +243,7 @@ def _gaps(record: RunRecord) -> Iterator[str]:
 
 
 def compared(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> Iterator[Row]:
-    """The runs and their final numbers, with the differences from the first run."""
+    """Yield the runs and their final numbers, with the differences from the first run."""
     yield "run", _plain(record.name for record in records)
     yield "state", _plain(record.state for record in records)
     steps = [run.steps[-1] if run.steps else None for run in runs]
@@ -267,7 +259,7 @@ def compared(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> Iterato
         ("outcome/correct", "correct, last step", percent),
         ("completion/length_mean", "length, last step", tokens),
         ("policy/entropy", "entropy, last step", decimal),
-        ("credit/effective_fraction", "effective fraction, last step", fraction),
+        ("credit/effective_fraction", "effective token fraction, last step", fraction),
         ("policy/hellinger_sq_mean", "mean d, last step", scientific),
     ):
         if any(run.has(metric) for run in runs):
@@ -292,7 +284,7 @@ def _plain(texts: Iterable[str]) -> list[Cell]:
 
 
 def _last(record: RunRecord, metric: str) -> float | None:
-    """The last known value; not a point of the curve, which may be the mean of several steps."""
+    """Return the last known value; a point of the curve may be the mean of several steps."""
     known_values = (line.get(metric) for line in reversed(record.metrics))
     return next((each for each in known_values if each is not None), None)
 
@@ -303,7 +295,7 @@ def _against_first(
     *,
     comparable: Sequence[bool] | None = None,
 ) -> list[Cell]:
-    """Each number, those after the first with their difference from it."""
+    """Return each number, those after the first with their difference from it."""
     first = numbers[0]
     cells: list[Cell] = []
     for at, number in enumerate(numbers):
@@ -319,10 +311,10 @@ def _against_first(
 
 
 def warned(records: Sequence[RunRecord]) -> Iterator[str]:
-    """What makes these runs hard to compare."""
+    """Yield what makes these runs hard to compare."""
     for record in records:
         if text := changed_after(record):
-            yield f"{record.name}: {text}, so its curves do not show a single method."
+            yield f"{record.name}: {text}, so its curves are not of one method."
     kinds = {kind_of(line) for record in records for line in record.evals}
     benches, ks = {kind[0] for kind in kinds}, {str(kind[1]) for kind in kinds}
     if len(benches) > 1:
@@ -335,18 +327,18 @@ def warned(records: Sequence[RunRecord]) -> Iterator[str]:
     for key, what in (("model.path", "models"), ("prompts.kind", "prompts")):
         values = {setting.value for r in records for setting in r.settings if setting.key == key}
         if len(values) > 1:
-            yield f"The {what} differ: rewards are of other problems or other policies."
+            yield f"The {what} differ: rewards are not comparable."
     rewards = {
         tuple((s.key, s.value) for s in record.settings if s.key.startswith("reward."))
         for record in records
         if record.settings
     }
     if len(rewards) > 1:
-        yield "The reward settings differ: equal rewards do not mean the same."
+        yield "The reward settings differ: rewards are not comparable."
 
 
 def differing(records: Sequence[RunRecord]) -> list[list[str]]:
-    """The settings that are not the same in all runs, each with its values."""
+    """Return the settings that differ between runs, each with its values."""
     columns = [{each.key: each.value for each in record.settings} for record in records]
     keys = dict.fromkeys(key for column in columns for key in column)
     rows = [[key, *(column.get(key, UNSET) for column in columns)] for key in keys]
@@ -354,7 +346,7 @@ def differing(records: Sequence[RunRecord]) -> list[list[str]]:
 
 
 def changes(record: RunRecord) -> list[list[str]]:
-    """What the run changed, a row a setting."""
+    """Return the settings that the run changed, a row each."""
     return [
         [each.setting, value_text(each.old), value_text(each.new), f"{each.step:,}"]
         for each in record.changes
@@ -362,7 +354,7 @@ def changes(record: RunRecord) -> list[list[str]]:
 
 
 def evaluations(record: RunRecord) -> list[list[str]]:
-    """Every evaluation with both errors."""
+    """Return every evaluation with both 95% intervals."""
 
     def share(line: object) -> str:
         return cell(known(line), percent)
@@ -384,7 +376,7 @@ def evaluations(record: RunRecord) -> list[list[str]]:
 
 
 def samples(found: StoredSamples | None) -> list[ShownSample]:
-    """The newest completions, coloured by credit weight."""
+    """Return the newest completions, coloured by credit weight."""
     if found is None:
         return []
     return [
@@ -394,8 +386,8 @@ def samples(found: StoredSamples | None) -> list[ShownSample]:
             outcome=outcome(shown, glyphs=UNICODE),
             facts=(
                 f"reward {short(shown.reward)}, advantage {signed(shown.advantage)}, {length:,} "
-                f"tokens, effective fraction {fraction(shown.effective_fraction)}, right answer "
-                f"{shown.answer}"
+                f"tokens, effective token fraction {fraction(shown.effective_fraction)}, "
+                f"gold {shown.answer}"
             ),
             lines=list(token_lines(shown.tokens, vocab_size=found.inspection.vocab_size)),
         )
@@ -404,7 +396,7 @@ def samples(found: StoredSamples | None) -> list[ShownSample]:
 
 
 def checkpoints(record: RunRecord) -> list[list[str]]:
-    """The checkpoints that are there, the newest first."""
+    """Return the checkpoints, newest first."""
     return [
         [f"step-{each.step:06d}", moment(each.written), size(each.size)]
         for each in reversed(record.checkpoints)
@@ -412,7 +404,7 @@ def checkpoints(record: RunRecord) -> list[list[str]]:
 
 
 def settings(record: RunRecord) -> list[tuple[str, list[list[str]]]]:
-    """All settings: what was given by hand first, then what differs from the defaults, the rest."""
+    """Return all settings: first those set by hand, then other than the defaults, then the rest."""
     groups: dict[str, list[list[str]]] = {
         "Set by hand": [],
         "Other than the defaults": [],
@@ -429,7 +421,7 @@ def settings(record: RunRecord) -> list[tuple[str, list[list[str]]]]:
 
 
 def summary(run: RunSeries, name: str) -> tuple[str, ...]:
-    """The first, last, smallest and largest value of a metric."""
+    """Return the first, last, smallest and largest value of a metric."""
     column = run.columns[name]
     mean, low, high = (
         [each for each in values if each is not None]

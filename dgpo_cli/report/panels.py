@@ -1,4 +1,4 @@
-"""Which curves the page shows, in which groups. A metric that a run lacks is left out."""
+"""The charts of the page, in groups. A metric that a run lacks is left out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A metric and what it is called in a chart."""
+    """A metric and its name in a chart."""
 
     metric: str
     label: str
@@ -15,10 +15,10 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart. The first curve is the one by which several runs are compared.
+    """One chart. Several runs are compared by its first curve.
 
-    stacked: the curves are parts of a whole. band: metrics of the ends around the first curve.
-    level: a setting to compare with, and what it is called. about: one line below the chart.
+    stacked: the curves are parts of a whole. band: metrics of the band around the first curve.
+    level: a setting to compare with, and its name. about: one line below the chart.
     """
 
     key: str
@@ -41,7 +41,7 @@ class PanelGroup:
 
 
 def _curves(listed: str) -> tuple[Curve, ...]:
-    """Curves from "metric label, metric label"."""
+    """Parse curves from "metric label, metric label"."""
     return tuple(Curve(*each.split(" ", 1)) for each in listed.split(", "))
 
 
@@ -65,10 +65,10 @@ OUTCOMES = Panel(
 )
 SPLIT = Panel(
     "split",
-    "What became of the groups",
+    "Groups by outcome",
     "share",
     _curves(
-        "split/signal signal, split/all_right all right, split/all_wrong all wrong, "
+        "split/signal signal, split/all_right all-correct, split/all_wrong all-wrong, "
         "split/no_answer no answer, split/truncated truncated, split/unjudged unjudged, "
         "split/filtered filtered"
     ),
@@ -103,7 +103,7 @@ DISTANCE = Panel(
         *_curves("noise/floor noise, noise/hellinger_sq_mean noise mean"),
     ),
     log=True,
-    about="0, as in the first step, stands at the foot.",
+    about="0, as in the first step, is drawn at the bottom.",
 )
 ENTROPY = Panel(
     "entropy", "Entropy of the policy", "nats", _curves("policy/entropy entropy"), floor=0.0
@@ -124,7 +124,7 @@ _CREDIT = (
     DISTANCE,
     Panel("scores", "Credit score s", "", _quantiles("credit/score"), log=True),
     Panel("gate", "Entropy gate h", "entropy / log V", _quantiles("policy/gate"), floor=0.0),
-    Panel("tau", "Tau that was found", "", _TAU, log=True),
+    Panel("tau", "Tau found", "", _TAU, log=True),
     Panel("variation", "Variation of the weights", "cv", _curves("credit/weight_cv cv"), floor=0.0),
 )
 _UPDATE = (
@@ -152,7 +152,7 @@ _SAMPLER = (
         about="How far the log-probabilities of the sampled tokens are apart.",
     ),
     Panel("k3", "Divergence k3 of sampler and trainer", "", _curves("sampler/k3 k3"), log=True),
-    Panel("off-policy", "Left by the off-policy correction", "share", _KEPT, floor=0.0),
+    Panel("off-policy", "Kept by the off-policy correction", "share", _KEPT, floor=0.0),
 )
 _COST = (
     Panel("phases", "Time of a step by phase", "seconds", _PHASES, stacked=True, floor=0.0),

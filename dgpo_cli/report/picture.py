@@ -1,4 +1,4 @@
-"""The main curves as one SVG, for papers and READMEs: light, with its own style."""
+"""The main curves as one SVG for papers and READMEs, in the light scheme."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHARTS = 6
 
 
 def report_svg(records: Sequence[RunRecord]) -> str:
-    """The reward, the evaluations and what else there is of the main curves, six charts at most."""
+    """Return the reward, the evaluations and other main curves, at most six charts."""
     runs = all_series(records)
     charts = _charts(runs)
     rows = max(1, -(-len(charts) // COLUMNS))
@@ -36,7 +36,7 @@ def report_svg(records: Sequence[RunRecord]) -> str:
 
 
 def _style() -> str:
-    """The looks of the page's charts by daylight, for what draws PNGs and knows no variables."""
+    """Return the light style of the page's charts, without the variables that resvg lacks."""
     colours = dict(re.findall(r"(--\w+): light-dark\((#\w+),", asset("base.css")))
     light = re.sub(r"light-dark\((#\w+), #\w+\)", r"\1", asset("charts.css"))
     return re.sub(r"var\((--\w+)\)", lambda name: colours[name[1]], light) + asset("picture.css")
@@ -46,7 +46,7 @@ def _charts(runs: Sequence[RunSeries]) -> list[DrawnChart]:
     wanted = [draw(PICTURE[0], runs), draw_evals(runs)]
     wanted += [draw(panel, runs) for panel in PICTURE[1:]]
     found = [each for each in wanted if each is not None]
-    if not found:  # a run of other metrics than these: whatever it has
+    if not found:  # a run of other metrics
         others = (draw(panel, runs) for group in GROUPS for panel in group.panels)
         found = [each for each in others if each is not None]
     return found[:_CHARTS]
@@ -69,7 +69,7 @@ def _head(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> Iterator[s
 
 
 def _cell(drawn: DrawnChart, at: int) -> str:
-    """A chart with its title, and the names of its areas."""
+    """Return a chart with its title and the names of its areas."""
     row, column = divmod(at, COLUMNS)
     x, y = 12 + column * CELL_WIDTH, 52 + row * CELL_HEIGHT
     chart: Chart = drawn.chart
@@ -96,5 +96,5 @@ def _cell(drawn: DrawnChart, at: int) -> str:
 
 
 def _fits(title: str, unit: str) -> bool:
-    """Whether both stand on one line above a chart."""
+    """Return whether both fit on one line above a chart."""
     return 8.6 * len(title) + 6.3 * len(unit) < CELL_WIDTH - 30

@@ -1,8 +1,8 @@
-"""Reads all that a run folder holds, for `dgpo report`. Needs no model and no torch.
+"""Reads a run folder for `dgpo report`. Needs no model and no torch.
 
-A run may be in progress, killed, resumed, of one step or of an older version: what is missing is
-left out, and what cannot be read is noted. Only a folder that is no run is an error, and metrics
-that the system does not let us read: a page without them would show a run of no steps.
+A run may be in progress, killed, resumed, of one step or of an older version: missing parts are
+left out, unreadable ones noted. Errors are only a folder that is not a run, and metrics that
+cannot be opened: a page without them would show a run without steps.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ T = TypeVar("T")
 
 
 def run(paths: Sequence[Path], *, with_samples: bool = True) -> tuple[RunRecord, ...]:
-    """Read these runs, or the newest under ./runs; the names tell them apart.
+    """Read these runs, or the newest under ./runs, and give each a name of its own.
 
     Raises:
-        ConfigError: a path is no run folder, or is given twice; or there is no run at all.
-        DgpoError: the system does not let us read a run's metrics.
+        ConfigError: a path is not a run folder or is given twice, or there is no run.
+        DgpoError: the metrics of a run cannot be opened.
     """
     folders = list(paths) or [_newest()]
     seen = [folder.resolve() for folder in folders]
     for at, folder in enumerate(folders):
         if seen[at] in seen[:at]:
-            raise ConfigError(f"{folder}: is named twice; a run is compared with other runs")
+            raise ConfigError(f"{folder}: given twice; name different runs")
     names = _names(folders)
     return tuple(
         _record(RunFolder(folder), name=name, with_samples=with_samples)
@@ -66,7 +66,7 @@ def _newest() -> Path:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, with those above them as far as that is needed to differ."""
+    """Return the folders' names, with as many parents as they need to differ."""
     parts = [folder.absolute().parts for folder in folders]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-depth:]) for each in parts]
@@ -76,12 +76,12 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
-    """One run. What goes wrong with a part of it becomes a note."""
+    """Read one run. A part that cannot be read becomes a note."""
     if not folder.path.is_dir():
-        said = "is a file; give a run folder" if folder.path.exists() else "there is no such folder"
+        said = "is a file; give a run folder" if folder.path.exists() else "no such folder"
         raise ConfigError(f"{folder.path}: {said}")
     if not folder.metrics_file.exists() and not folder.settings_file.exists():
-        raise ConfigError(f"{folder.path}: is not a run folder: no metrics.jsonl in it")
+        raise ConfigError(f"{folder.path}: not a run folder: it has no metrics.jsonl")
     notes = _Notes()
     part = notes.part
     metrics = _metrics(folder, notes)
@@ -122,7 +122,7 @@ class _Notes:
         self.lines: list[str] = []
 
     def part(self, read: Callable[[], T], *, lost: str) -> T | None:
-        """Read a part of a run, None if it is broken; that costs no other part."""
+        """Read a part of a run; None, and a note, if it is broken."""
         try:
             return read()
         except (DgpoError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -131,7 +131,7 @@ class _Notes:
             return None
 
     def of(self, file: StepLines) -> LinesFound:
-        """Read a file with a line a step; those that are broken cost only themselves."""
+        """Read a file with a line a step; broken lines are left out and noted."""
         found = file.read()
         if found.broken:
             which = f"{lines_named(found.broken)} of {file.path.name} cannot be read and"
@@ -141,7 +141,7 @@ class _Notes:
 
 
 def _metrics(folder: RunFolder, notes: _Notes) -> tuple[Mapping[str, float | None], ...]:
-    """The steps in their order, each once."""
+    """Return the steps in order, each once."""
     try:
         found = notes.of(folder.metrics)
     except OSError as error:
@@ -154,7 +154,7 @@ def _metrics(folder: RunFolder, notes: _Notes) -> tuple[Mapping[str, float | Non
 
 
 def _no_numbers(file: str, found: LinesFound) -> Iterator[str]:
-    """Say which values are of a type that no metric has; numbers that are not finite are known."""
+    """Yield a note on values that are not numbers; NaN and infinity are numbers."""
     places = [
         (number, name)
         for number, line in zip(found.numbers, found.lines, strict=True)
@@ -168,7 +168,7 @@ def _no_numbers(file: str, found: LinesFound) -> Iterator[str]:
 
 
 def _settings(folder: RunFolder) -> tuple[StoredSetting, ...]:
-    """The settings as they stand in the file, also those that this version does not know."""
+    """Return the settings of the file, also those that this version does not know."""
     import tomlkit
 
     text = folder.settings_file.read_text(encoding="utf-8")
@@ -192,7 +192,7 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _sources(table: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The layer of each value that the comment behind it names: "# from preset tiny"."""
+    """Yield the layer of each value, from the comment after it: "# from preset tiny"."""
     for name, item in table.items():
         if hasattr(item, "items"):
             yield from _sources(item, f"{prefix}{name}.")

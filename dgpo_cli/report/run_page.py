@@ -1,5 +1,5 @@
-"""The page of `dgpo report`: one file, readable without a script and a network. Where and how large
-each chart stands is decided here; assets/report.html says what stands around them."""
+"""The page of `dgpo report`: one file that needs neither script nor network. The charts and their
+sizes are decided here, everything around them in assets/report.html."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from dgpo_cli.report.curves import (
 from dgpo_cli.report.panels import GROUPS, REWARD, Curve, Panel
 from dgpo_cli.ui.document import asset, document
 
-MAX_RUNS = 8  # as many as there are looks that can be told apart
-WIDTH, HEIGHT = 384.0, 224.0  # of a chart in units, which are pixels of a card at most screens
+MAX_RUNS = 8  # the number of distinguishable looks
+WIDTH, HEIGHT = 384.0, 224.0  # of a chart in units, pixels on most screens
 WIDE, LARGE = 760.0, 640.0
 SPARK = 60  # points of a curve in the table of all metrics
 
@@ -38,7 +38,7 @@ Figure = tuple[DrawnChart, list[Markup]]
 
 
 def report_page(records: Sequence[RunRecord]) -> str:
-    """The page of one run, or of several over each other; the same records, the same bytes.
+    """Return the page of one run or of several overlaid; the same records give the same bytes.
 
     Raises:
         ValueError: no run, or more than MAX_RUNS.
@@ -66,7 +66,7 @@ def report_page(records: Sequence[RunRecord]) -> str:
 
 
 def all_series(records: Sequence[RunRecord]) -> tuple[RunSeries, ...]:
-    """The curves of all runs, lettered in their order."""
+    """Return the curves of all runs, with a letter each."""
     return tuple(
         series_of(record, letter=letter, runs=len(records))
         for record, letter in zip(records, ascii_uppercase, strict=False)
@@ -74,7 +74,7 @@ def all_series(records: Sequence[RunRecord]) -> tuple[RunSeries, ...]:
 
 
 def _facts(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> dict[str, Any]:
-    """What the page says besides its curves: of one run everything, of several what differs."""
+    """Return the facts of the page: all of one run, the differences of several."""
     found: dict[str, Any] = {
         "records": records,
         "changes": facts.changes,
@@ -105,7 +105,7 @@ def _facts(records: Sequence[RunRecord], runs: Sequence[RunSeries]) -> dict[str,
 
 
 def _groups(runs: Sequence[RunSeries]) -> Iterator[tuple[str, list[Figure]]]:
-    """The reward large and the evaluations beside it, then every group that is not empty."""
+    """Yield the reward, large, with the evaluations, then every group that is not empty."""
     reward, evals = draw(REWARD, runs), draw_evals(runs)
     head = [] if reward is None else [(reward, [_svg(reward, WIDE, HEIGHT + 40), _svg(reward)])]
     groups = [("Reward and evaluation", head + ([] if evals is None else [(evals, [_svg(evals)])]))]
@@ -120,7 +120,7 @@ def _svg(drawn: DrawnChart, width: float = WIDTH, height: float = HEIGHT) -> Mar
 
 
 def _places(drawn: Sequence[DrawnChart], *, several: bool) -> dict[str, str]:
-    """Where each metric that a panel shows is found: the chart, and of one run the curve there."""
+    """Return the chart of each metric that a panel shows, and for one run the curve in it."""
     return {
         source.metric: each.panel.key if several else f"{each.panel.key} {at}"
         for each in reversed(drawn)
@@ -129,7 +129,7 @@ def _places(drawn: Sequence[DrawnChart], *, several: bool) -> dict[str, str]:
 
 
 def _large(runs: Sequence[RunSeries], places: dict[str, str]) -> Iterator[Figure]:
-    """A chart of each metric that no panel shows, for the script to show when it is asked for."""
+    """Yield a chart of each metric that no panel shows; the script shows it on request."""
     for at, name in enumerate(_names(runs)):
         panel = Panel(f"metric-{at}", name, "", (Curve(name, name.rsplit("/", 1)[-1]),))
         chart = draw(panel, runs, span=1) if name not in places else None
@@ -143,7 +143,7 @@ def _names(runs: Sequence[RunSeries]) -> list[str]:
 
 
 def _metrics(runs: Sequence[RunSeries], places: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Every metric of every run, with a small curve."""
+    """Yield every metric of every run, with a small curve."""
     for name in _names(runs):
         for run in runs:
             if run.has(name):
@@ -157,7 +157,7 @@ def _metrics(runs: Sequence[RunSeries], places: Mapping[str, str]) -> Iterator[d
 
 
 def _spark(run: RunSeries, values: Column) -> Markup:
-    """A curve without axes, of the means of neighbours where there are many points."""
+    """Return a curve without axes, of at most SPARK points."""
     buckets = Buckets.of(len(run.steps), at_most=SPARK)
     ys = column(values.mean, buckets=buckets).mean
     xs = [run.steps[stop - 1] for _, stop in buckets]
@@ -166,8 +166,8 @@ def _spark(run: RunSeries, values: Column) -> Markup:
 
 
 def _data(runs: Sequence[RunSeries], drawn: Sequence[DrawnChart]) -> dict[str, Any]:
-    """What the script finds no drawing of: where the points of the curves stand on each x axis,
-    and what is written of them under the crosshair."""
+    """Return the script's data: the points of the curves on each x axis, and their texts under the
+    crosshair."""
     points = {}
     texts = {f"{run.letter}-evals": "|".join(map(_eval_text, run.evals)) for run in runs}
     for run in runs:
@@ -203,7 +203,7 @@ def _eval_text(line: Mapping[str, Any]) -> str:
 
 
 def _rounded(value: float) -> float | int:
-    """A number in as few characters as JSON needs; one that has no place is at the start."""
+    """Return a number in few characters; one that is not finite is 0."""
     if not math.isfinite(value):
         return 0
     rounded = float(f"{value:.9g}")

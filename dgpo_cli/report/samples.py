@@ -1,4 +1,4 @@
-"""A right and a wrong completion of some prompts of a run's newest rollouts, with their credit."""
+"""A correct and a wrong completion of some prompts of the newest rollouts, with their credit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dgpo_cli.runs.token_texts import TokenTexts
 
 PROMPTS = 3
 MAX_TOKENS = 1_000  # of a completion
-LOOKED_AT = 512  # lines in which right and wrong ones are looked for: files may be very large
+LOOKED_AT = 512  # lines searched for correct and wrong ones: files may be very large
 
 
 @dataclass(frozen=True, slots=True)
 class _Examples:
-    """What was found of one prompt: its first right and its first wrong completion."""
+    """The first correct and the first wrong completion of a prompt."""
 
     right: RolloutLine | None = None
     wrong: RolloutLine | None = None
@@ -33,7 +33,7 @@ class _Examples:
 def newest_samples(folder: RunFolder) -> StoredSamples | None:
     """Return some completions of the newest rollouts with token statistics; None without any.
 
-    Prompts with a right and a wrong one come first. Long completions are cut at MAX_TOKENS.
+    Prompts with a correct and a wrong one come first. Long completions end at MAX_TOKENS.
 
     Raises:
         DataError: the rollouts or the tokenizer cannot be read.
@@ -62,7 +62,7 @@ def newest_samples(folder: RunFolder) -> StoredSamples | None:
 
 
 def _pairs(path: Path) -> list[_Examples]:
-    """The prompts of a file, those with both kinds first; reads on only while such are lacking."""
+    """Return the prompts of a file, those with both kinds first; stop at PROMPTS of these."""
     found: dict[str, _Examples] = {}
     for line in (entry.line() for entry in open_rollouts(path).entries[:LOOKED_AT]):
         if line.stats is None or line.verdict is None or not line.completion.token_ids:
@@ -79,7 +79,7 @@ def _pairs(path: Path) -> list[_Examples]:
 
 
 def _completion(line: RolloutLine, *, texts: TokenTexts) -> InspectedCompletion:
-    """The credit as training stored it; nothing is computed anew."""
+    """Return the credit as training stored it."""
     stats = line.stats
     assert stats is not None and line.verdict is not None
     weights = stats.weights
@@ -105,6 +105,6 @@ def _completion(line: RolloutLine, *, texts: TokenTexts) -> InspectedCompletion:
 
 
 def _setting(stats: StoredStats, name: str) -> float | None:
-    """A parameter of the credit rule; None where it has none."""
+    """Return a parameter of the credit rule; None if it has none."""
     value = stats.credit.get(name)
     return float(value) if isinstance(value, int | float) else None

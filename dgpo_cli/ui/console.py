@@ -1,7 +1,7 @@
 """The only file that prints. Results go to stdout; progress, notes and errors to stderr.
 
-Every text goes through rich's Text, never through markup, with control characters shown instead
-of sent. In a pipe there are no escape codes and no line is wrapped or cut.
+Every text goes through rich's Text, never through markup; control characters are shown, not sent.
+A pipe gets no escape codes and whole lines.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ PIPE_PICTURE_WIDTH = 100  # for what fills the width, such as a heatmap
 
 
 def is_terminal(stream: IO[str]) -> bool:
-    """Whether `stream` is a terminal and not a pipe or a file."""
+    """Return whether `stream` is a terminal and not a pipe or a file."""
     return stream.isatty()
 
 
 def can_animate() -> bool:
-    """Whether bars can be drawn on stderr: it is a terminal that can move its cursor."""
+    """Return whether stderr is a terminal that can draw bars: one that moves its cursor."""
     return is_terminal(sys.stderr) and not stderr().is_dumb_terminal
 
 
@@ -60,15 +60,15 @@ def _console(stream: IO[str]) -> Console:
 
 
 def picture_width() -> int:
-    """Return the columns that a picture on stdout may fill."""
+    """Return the width of a picture on stdout, in columns."""
     return stdout().width if is_terminal(sys.stdout) else PIPE_PICTURE_WIDTH
 
 
 @contextmanager
 def captured(sink: Callable[[str], None]) -> Iterator[None]:
-    """Hand every line that anything else prints on the terminal to `sink` instead.
+    """Redirect every line that other code prints on the terminal to `sink`.
 
-    stdout is left alone where it is no terminal: results may go down a pipe.
+    stdout is redirected only if it is a terminal: results may go down a pipe.
     """
     with ExitStack() as stack:
         stack.enter_context(redirect_stderr(_Lines(sys.stderr, sink)))
@@ -78,7 +78,7 @@ def captured(sink: Callable[[str], None]) -> Iterator[None]:
 
 
 class _Lines(io.TextIOBase):
-    """A stream that gives away whole lines; of one that is written over, the last state."""
+    """A stream that passes on whole lines, and the last state of an overwritten one."""
 
     def __init__(self, real: IO[str], sink: Callable[[str], None]) -> None:
         self._real, self._sink, self._rest = real, sink, ""
@@ -101,7 +101,7 @@ class _Lines(io.TextIOBase):
 
 
 def tolerate_encodings() -> None:
-    """Let characters that a stream's encoding lacks come out as escapes, not as a crash."""
+    """Print characters that a stream's encoding lacks as escapes instead of crashing."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -110,7 +110,7 @@ def tolerate_encodings() -> None:
 
 @contextmanager
 def _naming_stdout() -> Iterator[None]:
-    """Make an error of the system, such as that of a full disk, tell where it happened."""
+    """Name standard output in errors of the system, such as a full disk."""
     try:
         yield
     except OSError as error:
@@ -119,13 +119,13 @@ def _naming_stdout() -> Iterator[None]:
 
 
 def flush() -> None:
-    """Send what was printed on its way, so that a reader who has gone is noticed now."""
+    """Flush stdout, so that a closed pipe is noticed now."""
     with _naming_stdout():
         sys.stdout.flush()
 
 
 def forget_stdout() -> None:
-    """Nobody reads stdout any more: let Python's own flush at exit go nowhere, quietly."""
+    """Point a closed stdout at /dev/null, so that Python's flush at exit raises nothing."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
 
@@ -137,7 +137,7 @@ def say(text: str, *, style: str = "") -> None:
 
 
 def as_json(value: object) -> str:
-    """Write a result as JSON, in ASCII so that no text in it can steer a terminal."""
+    """Return a result as JSON, in ASCII so that no text in it can control a terminal."""
     from dgpo_cli.core.codec import encoded  # pydantic, which --help does without
 
     return encoded(value, indent=2) + "\n"
@@ -149,12 +149,12 @@ def say_json(value: object) -> None:
 
 
 def raw(text: str) -> None:
-    """Print text as it is: only for text of our own and for JSON."""
+    """Print text unchanged: only for our own text and JSON."""
     stream([text])
 
 
 def stream(chunks: Iterable[str]) -> None:
-    """Print text of our own, such as JSON, in parts: what is large is never held whole."""
+    """Print our own text, such as JSON, in parts: large output is never whole in memory."""
     for chunk in chunks:
         with _naming_stdout():
             sys.stdout.write(chunk)
@@ -162,7 +162,7 @@ def stream(chunks: Iterable[str]) -> None:
 
 
 def drawn(lines: Iterable[Text], *, width: int) -> str:
-    """Return lines as stdout would get them, colours and all; none of them is wrapped."""
+    """Return lines as stdout would get them, with colours and not wrapped."""
     out = stdout()
     with out.capture() as captured:
         for line in lines:
@@ -177,9 +177,9 @@ def show(picture: RenderableType) -> None:
 
 
 def page(picture: RenderableType) -> None:
-    """Print something that rich can draw, through the user's pager where there is one.
+    """Print something that rich can draw, through the user's pager.
 
-    In a pipe, on a dumb terminal or without a pager it is printed as by `show`.
+    In a pipe, on a dumb terminal or without a pager: as `show`.
     """
     command = pager.command() if is_terminal(sys.stdout) else None
     if command is None:
@@ -215,14 +215,14 @@ def _table(rows: Sequence[Sequence[str]], *, styles: Sequence[str], narrow: bool
             grid.add_row(*map(Text, row))
         return grid
     lines: list[RenderableType] = []
-    for first, *rest in rows:  # no room for columns: what belongs to a name goes below it
+    for first, *rest in rows:  # no room for columns: the rest goes below the name
         below = Text("  ").join(map(Text, rest, styles[1:]))
         lines += [Text(first, style=styles[0]), Padding(below, (0, 0, 0, 2))]
     return Group(*lines)
 
 
 def draw(picture: RenderableType, *, on: Console) -> None:
-    """Send a picture to the terminal as it is: what moves the cursor in it is our own."""
+    """Send a picture to the terminal unchanged: its cursor movements are our own."""
     on.print(picture, end="", crop=False, soft_wrap=True)
 
 
@@ -232,12 +232,12 @@ def log(text: str, *, on: Console) -> None:
 
 
 def note(text: str, *, on: Console | None = None) -> None:
-    """Tell the user something in passing, on stderr or above the bars that are drawn on it."""
+    """Print a note on stderr, or above the bars that are drawn on a console."""
     _labelled("note", text, style="cyan", on=on)
 
 
 class Notes:
-    """An observer that prints notes and passes over everything else."""
+    """An observer that prints notes and ignores everything else."""
 
     def on(self, event: Event) -> None:
         if isinstance(event, Note):
@@ -245,19 +245,19 @@ class Notes:
 
 
 def aside(text: str) -> None:
-    """Print one plain line on stderr: how a command was stopped, what to run next."""
+    """Print one plain line on stderr, such as how a command was stopped."""
     stderr().print(Text(visible(text)))
 
 
 def suggest(*commands: Sequence[object]) -> None:
-    """Name commands of dgpo that a user is likely to want next, on stderr, ready to be copied."""
+    """Print likely next commands of dgpo on stderr, ready to copy."""
     for at, words in enumerate(commands):
         line = Text("next: " if at == 0 else "      ", style="dim")
         stderr().print(line.append(visible(shlex.join(["dgpo", *map(str, words)]))))
 
 
 def error(text: str) -> None:
-    """Print an error, each line of it with its label, on stderr."""
+    """Print an error on stderr, each line with its label."""
     for line in text.splitlines() or [""]:
         _labelled("error", line, style="bold red")
 
@@ -276,7 +276,7 @@ def _with_label(label: str, text: str, *, style: str) -> Text:
 
 
 def _harmless(text: str) -> str:
-    """Return text as a terminal and whoever looks at it may have it."""
+    """Return text without control characters and passwords."""
     return visible(without_logins(text))
 
 

@@ -1,7 +1,7 @@
 """The shell of every HTML page that dgpo writes: one file, no network, light and dark.
 
-A page holds its style, script and data inline. Its Content-Security-Policy allows exactly these,
-by their hashes, and nothing else: no request, no other script, no form, no frame.
+A page has its style, script and data inline. Its Content-Security-Policy allows exactly these, by
+hash, and nothing else: no request, no other script, no form, no frame.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dgpo_cli.core.codec import encoded, jsonable
 from dgpo_cli.core.text import visible, visible_lines
 
 _ASSETS = Path(__file__).resolve().parent / "assets"
-# What would end the JSON block's element, or a line of a script, is written as an escape.
+# Escaped: what would end the JSON block's element, or a line of a script.
 _IN_A_SCRIPT = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
@@ -32,16 +32,15 @@ def document(
     data: Any = None,
     **context: Any,
 ) -> str:
-    """A whole page, from a template that extends assets/base.html: same arguments, same bytes.
+    """Return a page from a template that extends assets/base.html: same arguments, same bytes.
 
-    What a template writes is shown and escaped by itself; only Markup passes as it is. `style=` and
-    `on...=` attributes do nothing, for the policy forbids them: use classes, and SVG's own
-    attributes (fill, stroke). style: CSS after assets/base.css, which holds the colours of both
-    schemes as variables (--bg, --card, --fg, --muted, --line, --accent, --good, --bad, --warn) and
-    the looks of headings, tables, buttons, `.card`, `.fields` (a dl), `.scroll` (around wide
-    tables) and `.note`. script: JavaScript after assets/base.js, which runs the theme button.
-    data: what JSON can hold, NaN becomes null; the script finds it by
-    `JSON.parse(document.getElementById("data").textContent)`.
+    Values are made visible and escaped; only Markup passes unchanged. The policy forbids `style=`
+    and `on...=` attributes: use classes, and SVG's own attributes (fill, stroke).
+
+    style: CSS after assets/base.css, which has the colours of both schemes as variables (--bg,
+    --card, --fg, --muted, --line, --accent, --good, --bad, --warn) and styles headings, tables,
+    buttons, `.card`, `.fields` (a dl), `.scroll` (around wide tables) and `.note`. script:
+    JavaScript after assets/base.js. data: JSON for the script, NaN as null, in the element "data".
     """
     styles = Markup(asset("base.css") + style)
     scripts = Markup(asset("base.js") + script)
@@ -64,11 +63,10 @@ def document(
 
 @cache
 def templates() -> Environment:
-    """The templates in assets/.
+    """Return the templates in assets/.
 
-    Every text that one writes goes through `visible`, and then is escaped: what a reader could not
-    see or a browser would obey (control characters, bidirectional overrides, lone surrogates) is
-    shown as an escape, as in the terminal. The filter `lines` keeps the ends of lines.
+    Every value goes through `visible` and is then escaped: control characters, bidirectional
+    overrides and lone surrogates are shown, as in the terminal. The filter `lines` keeps line ends.
     """
     found = Environment(
         loader=FileSystemLoader(_ASSETS),
@@ -87,14 +85,14 @@ def _is_safe(value: object) -> bool:
 
 
 def json_text(data: Any) -> str:
-    """Data as JSON that can stand in a script element: ASCII, and no character of HTML in it."""
+    """Return data as JSON for a script element: ASCII, without special characters of HTML."""
     text = encoded(jsonable(data), compact=True)
     return text.translate(_IN_A_SCRIPT)
 
 
 @cache
 def asset(name: str) -> str:
-    """The text of a file in assets/, which cannot end the element that it is put into."""
+    """Return the text of a file in assets/, which has no end tag."""
     text = (_ASSETS / name).read_text(encoding="utf-8")
     assert "</" not in text, f"{name}: an end tag"
     return text

@@ -1,7 +1,7 @@
 """Running text of a completion: visible pieces wrapped to lines of cells, each with its level.
 
-Own code rather than rich's wrapping: it keeps thousands of styled pieces fast, breaks where a
-newline was, and lets a row of level glyphs stand under the text where there is no colour.
+Not rich's wrapping: this is fast with thousands of styled pieces, breaks at newlines, and puts a
+row of level glyphs under the text if there is no colour.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ Line = list[Run]
 
 
 def show(text: str | None, *, glyphs: Glyphs) -> str:
-    """A piece in running text: a line break follows each newline symbol.
+    """Return a piece in running text, with a line break after each newline symbol.
 
-    Spaces stay spaces where a letter follows; where they could be missed (several in a row, or
-    at a line's end) they are shown.
+    Single spaces stay; several in a row, or at a line's end, are shown as symbols.
     """
     if text is None:
         return glyphs.empty
@@ -48,10 +47,7 @@ def show(text: str | None, *, glyphs: Glyphs) -> str:
 
 
 def show_all(texts: Iterable[str | None], *, glyphs: Glyphs) -> list[str]:
-    """Pieces that follow each other in running text, each as `show` has it.
-
-    Spaces that could be missed are shown also where they are in different pieces.
-    """
+    """Return consecutive pieces as `show` does, also for spaces in a row of different pieces."""
     shown: list[str] = []
     before: str | None = None
     for text in texts:
@@ -65,8 +61,7 @@ def show_all(texts: Iterable[str | None], *, glyphs: Glyphs) -> list[str]:
 
 
 def _inner(line: str, *, glyphs: Glyphs) -> str:
-    several = "  " in line
-    return visible(line, glyphs=glyphs, spaces=several)
+    return visible(line, glyphs=glyphs, spaces="  " in line)
 
 
 class _Wrapper:
@@ -80,7 +75,7 @@ class _Wrapper:
         self.word_used = 0
 
     def add(self, run: Run) -> Iterator[Line]:
-        """Take the text of one run up to the next break; yields lines that are full."""
+        """Add the text of a run up to the next break; yield the lines that are full."""
         size = cell_len(run.text)
         self.word.append(run)
         self.word_used += size
@@ -109,7 +104,7 @@ class _Wrapper:
 
 
 def wrap(runs: Iterable[Run], *, width: int) -> Iterator[Line]:
-    """Lines of at most `width` cells (at least 2); "\\n" in a run's text ends a line."""
+    """Yield lines of at most `width` cells (at least 2); "\\n" in a run's text ends a line."""
     wrapper = _Wrapper(max(width, 2))
     for run in runs:
         if "\n" not in run.text and " " not in run.text:
@@ -135,7 +130,7 @@ def _words(wrapper: _Wrapper, run: Run, text: str) -> Iterator[Line]:
 
 
 def joined(runs: Iterable[Run]) -> Iterator[Run]:
-    """The same runs, neighbours of one look as one."""
+    """Join neighbouring runs that look the same."""
     parts: list[str] = []
     look = (0, False)
     for text, level, listed in runs:
@@ -149,12 +144,12 @@ def joined(runs: Iterable[Run]) -> Iterator[Run]:
 
 
 def drawn(lines: Iterable[Line], *, ramp: Ramp | None, glyphs: Glyphs) -> Iterator[Segment]:
-    """Lines in the ramp's colours, or with marks where there is none."""
+    """Yield lines in the ramp's colours, or with marks if there is none."""
     return coloured(lines, ramp=ramp) if ramp else marked(lines, glyphs=glyphs)
 
 
 def coloured(lines: Iterable[Line], *, ramp: Ramp) -> Iterator[Segment]:
-    """Lines in the ramp's colours."""
+    """Yield lines in the ramp's colours."""
     styles: dict[tuple[int, bool], Style] = {}
     for line in lines:
         for text, level, listed in line:
@@ -166,7 +161,7 @@ def coloured(lines: Iterable[Line], *, ramp: Ramp) -> Iterator[Segment]:
 
 
 def marked(lines: Iterable[Line], *, glyphs: Glyphs) -> Iterator[Segment]:
-    """Lines with, under each, a glyph for the level of every cell; none under about 1."""
+    """Yield lines, each above the glyphs of its cells' levels."""
     for line in lines:
         yield Segment("".join(run.text for run in line) + "\n")
         under = "".join(level_glyph(run.level, glyphs=glyphs) * cell_len(run.text) for run in line)
@@ -175,7 +170,7 @@ def marked(lines: Iterable[Line], *, glyphs: Glyphs) -> Iterator[Segment]:
 
 
 def level_glyph(level: int, *, glyphs: Glyphs) -> str:
-    """The glyph of a level, a space for 0; ink grows with the distance from 1."""
+    """Return the glyph of a level, a space for 0; ink grows with the distance from 0."""
     if level == 0:
         return " "
     return glyphs.above[level - 1] if level > 0 else glyphs.below[-level - 1]

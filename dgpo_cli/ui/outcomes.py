@@ -8,61 +8,30 @@ from dgpo_cli.core.text import Glyphs
 from dgpo_cli.core.types import Outcome
 from dgpo_cli.ui.ramp import Depth
 
-NAMES: dict[Outcome, str] = {
-    "correct": "correct",
-    "wrong": "wrong",
-    "no_answer": "no answer",
-    "truncated": "truncated",
-    "out_of_range": "out of range",
-    "timeout": "check timed out",
-    "crash": "check crashed",
+# Name, glyph, glyph in ASCII, and colours at each depth, of middle lightness: they stand out from
+# light and dark terminals.
+_LOOKS: dict[Outcome, tuple[str, str, str, str, str, str]] = {
+    "correct": ("correct", "█", "#", "#2f8fd0", "color(32)", "color(12)"),
+    "wrong": ("wrong", "·", ".", "#c8722b", "color(166)", "color(9)"),
+    "no_answer": ("no answer", "?", "?", "#858585", "color(244)", "default"),
+    "truncated": ("truncated", "»", ">", "#9a8420", "color(136)", "color(13)"),
+    "out_of_range": ("out of range", "!", "!", "#b07a1c", "color(130)", "color(9)"),
+    "timeout": ("check timed out", "T", "T", "#d65a62", "color(167)", "color(5)"),
+    "crash": ("check crashed", "X", "X", "#d65a62", "color(167)", "color(5)"),
 }
-_UNICODE: dict[Outcome, str] = {
-    "correct": "█",
-    "wrong": "·",
-    "no_answer": "?",
-    "truncated": "»",
-    "out_of_range": "!",
-    "timeout": "T",
-    "crash": "X",
+NAMES: dict[Outcome, str] = {outcome: look[0] for outcome, look in _LOOKS.items()}
+_DEPTHS: tuple[Depth, ...] = ("truecolor", "256", "16")
+COLOURS: dict[Depth, dict[Outcome, str]] = {
+    depth: {outcome: look[at] for outcome, look in _LOOKS.items()}
+    for at, depth in enumerate(_DEPTHS, start=3)
 }
-_ASCII = _UNICODE | {"correct": "#", "wrong": ".", "truncated": ">"}
-# Of middle lightness: they stand out from light and dark terminals.
-_TRUECOLOR: dict[Outcome, str] = {
-    "correct": "#2f8fd0",
-    "wrong": "#c8722b",
-    "no_answer": "#858585",
-    "truncated": "#9a8420",
-    "out_of_range": "#b07a1c",
-    "timeout": "#d65a62",
-    "crash": "#d65a62",
-}
-_CUBE: dict[Outcome, str] = {
-    "correct": "color(32)",
-    "wrong": "color(166)",
-    "no_answer": "color(244)",
-    "truncated": "color(136)",
-    "out_of_range": "color(130)",
-    "timeout": "color(167)",
-    "crash": "color(167)",
-}
-_ANSI: dict[Outcome, str] = {
-    "correct": "color(12)",
-    "wrong": "color(9)",
-    "no_answer": "default",
-    "truncated": "color(13)",
-    "out_of_range": "color(9)",
-    "timeout": "color(5)",
-    "crash": "color(5)",
-}
-COLOURS: dict[Depth, dict[Outcome, str]] = {"truecolor": _TRUECOLOR, "256": _CUBE, "16": _ANSI}
 
 
 def glyph(outcome: Outcome, *, glyphs: Glyphs) -> str:
-    """One cell that stands for an outcome, different for each."""
-    return (_ASCII if glyphs.ascii_only else _UNICODE)[outcome]
+    """Return the glyph of an outcome: one cell, different for each."""
+    return _LOOKS[outcome][2 if glyphs.ascii_only else 1]
 
 
 def style(outcome: Outcome, *, depth: Depth) -> Style:
-    """The colour of an outcome; none where there is no colour."""
+    """Return the colour of an outcome; none if there is no colour."""
     return Style(color=COLOURS[depth][outcome]) if depth in COLOURS else Style.null()

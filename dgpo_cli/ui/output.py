@@ -1,4 +1,4 @@
-"""Files that a command writes on request: whole or not at all, with the option that named them."""
+"""Files that an option names: written whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def asked(**files: Path | None) -> dict[str, Path]:
         if path.is_dir():
             raise ConfigError(f"{flag}={path}: is a folder; name a file")
         if not path.absolute().parent.is_dir():
-            raise ConfigError(f"{flag}={path}: there is no folder {path.parent}; make it first")
+            raise ConfigError(f"{flag}={path}: no folder {path.parent}; create it first")
         other = seen.setdefault(path.absolute(), flag)
         if other != flag:
             raise ConfigError(f"{flag}={path}: {other} writes to it too; give another name")
@@ -32,7 +32,7 @@ def asked(**files: Path | None) -> dict[str, Path]:
 
 
 def write(flag: str, path: Path, content: bytes) -> None:
-    """Write a file; what stands in its place and is no file, such as a pipe, is written to.
+    """Write a file, or to what stands in its place, such as a pipe.
 
     Raises:
         DgpoError: the disk is full.
@@ -51,7 +51,7 @@ def write(flag: str, path: Path, content: bytes) -> None:
 
 
 def write_png(path: Path, drawing: str) -> None:
-    """Write an SVG of our own as PNG, and say which of its characters became boxes.
+    """Write our own SVG as PNG, and print a note on characters that no font has.
 
     Raises:
         DgpoError: the disk is full.

@@ -1,4 +1,4 @@
-"""The user's pager: which one it is, and text through it with the colours kept."""
+"""The user's pager: its command, and text through it in colour."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 
 
 def command(environ: Mapping[str, str] = os.environ) -> list[str] | None:
-    """The command of PAGER, less where it is not set; None where text is to be printed as it is.
+    """Return the command of PAGER, `less` if it is not set, or None for no pager.
 
-    An empty PAGER and `cat` ask for no pager; a dumb terminal cannot show one.
+    An empty PAGER and `cat` mean no pager; a dumb terminal has none.
     """
     if environ.get("TERM", "dumb") in ("", "dumb", "unknown"):
         return None
@@ -27,8 +28,8 @@ def command(environ: Mapping[str, str] = os.environ) -> list[str] | None:
 
 
 def environment(environ: Mapping[str, str] = os.environ, *, encoding: str) -> dict[str, str]:
-    """The pager's environment: less keeps colours and, unless told otherwise, ends where the text
-    fits the screen and leaves it there."""
+    """Return the pager's environment: less keeps colours and, unless LESS says otherwise, exits if
+    the text fits the screen and leaves it there."""
     own = dict(environ)
     less = own.get("LESS")
     own["LESS"] = "FRX" if less is None else f"{less} -R" if less.strip() else "R"
@@ -39,10 +40,7 @@ def environment(environ: Mapping[str, str] = os.environ, *, encoding: str) -> di
 
 
 def run(command: list[str], text: str, *, encoding: str) -> bool:
-    """Show `text`, and wait until the user has left; False if the pager could not be started.
-
-    Whoever leaves early reads no further; Ctrl-C is the pager's own while it is open.
-    """
+    """Show `text` and wait for the pager to exit; return False if it did not start."""
     try:
         pager = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment(encoding=encoding))
     except OSError:
@@ -55,13 +53,9 @@ def run(command: list[str], text: str, *, encoding: str) -> bool:
 
 
 def _wait(pager: subprocess.Popen[bytes]) -> None:
-    """Wait for the user to leave, however often Ctrl-C is pressed: it is meant for the pager."""
+    """Wait for the pager to exit; Ctrl-C is the pager's while it is open."""
     while pager.poll() is None:
-        try:
+        with suppress(KeyboardInterrupt, BrokenPipeError):
             if pager.stdin is not None and not pager.stdin.closed:
                 pager.stdin.close()
             pager.wait()
-        except KeyboardInterrupt:
-            continue
-        except BrokenPipeError:
-            continue

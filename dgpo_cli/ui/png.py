@@ -1,7 +1,4 @@
-"""A drawing as PNG, by resvg: it comes as one wheel and needs no library of the system.
-
-resvg draws nothing where it knows no font, so that the fonts are looked for here first.
-"""
+"""A drawing as PNG, by resvg: one wheel without system libraries, which must be given fonts."""
 
 from __future__ import annotations
 
@@ -45,7 +42,7 @@ _PLAIN = {
     "LiberationSans-Regular.ttf": "Liberation Sans",
 }
 _BOX = "\u25a1"  # for a character that no font has
-_NAMED = 8  # of those characters
+_NAMED = 8  # of those characters in a note
 _FONTS = frozenset((".ttf", ".otf", ".ttc", ".otc"))
 _UNDRAWN = frozenset(("Cc", "Cf", "Zs", "Zl", "Zp"))  # categories that no font needs to have
 _CJK = re.compile(
@@ -56,7 +53,7 @@ _EMOJI = re.compile("[\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]")
 
 
 def svg_to_png(svg: str, *, scale: float = SCALE) -> bytes:
-    """Draw an SVG of our own making; `scale` pixels stand for a unit of its viewBox.
+    """Draw our own SVG; `scale` pixels for a unit of its viewBox.
 
     Raises:
         ConfigError: the extra is not installed, or this machine has no monospaced font.
@@ -67,8 +64,7 @@ def svg_to_png(svg: str, *, scale: float = SCALE) -> bytes:
         import resvg_py
     except ImportError as error:
         raise ConfigError(
-            "PNG needs resvg-py and fonttools, not both of which are installed: "
-            "pip install 'dgpo-cli[png]'"
+            "PNG needs resvg-py and fonttools: pip install 'dgpo-cli[png]'"
         ) from error
     width, height = _size(svg)
     pixels = math.ceil(width * scale) * math.ceil(height * scale)
@@ -81,7 +77,7 @@ def svg_to_png(svg: str, *, scale: float = SCALE) -> bytes:
     plain_file, plain_family = _plain_font() or (file, family)
     return bytes(
         resvg_py.svg_to_bytes(
-            # At the first character that no font has, resvg gives up on those after it.
+            # resvg draws nothing after the first character that no font has.
             svg_string=svg.translate({ord(each): _box(each) for each in lacking(svg)}),
             zoom=scale,
             font_files=[str(file), str(plain_file)],
@@ -94,7 +90,7 @@ def svg_to_png(svg: str, *, scale: float = SCALE) -> bytes:
 
 
 def lacking(svg: str) -> tuple[str, ...]:
-    """The characters of a drawing's texts that no font of this machine has: they become boxes."""
+    """Return the characters of a drawing that no font of this machine has: they become boxes."""
     texts = html.unescape(re.sub(r"<style>.*?</style>|<[^>]*>", "", svg, flags=re.DOTALL))
     wanted = {each for each in texts if not each.isascii() and _is_drawn(each)}
     files = _font_files()
@@ -108,20 +104,20 @@ def lacking(svg: str) -> tuple[str, ...]:
 
 
 def held(path: Path, characters: Iterable[str]) -> set[str]:
-    """Those of the characters that a font has, of a collection its first; none of a broken file."""
+    """Return the characters that a font file has, or the first font of a collection."""
     from fontTools.ttLib import TTFont
 
-    logging.getLogger("fontTools").setLevel(logging.CRITICAL)  # it says on stderr what is broken
+    logging.getLogger("fontTools").setLevel(logging.CRITICAL)  # it reports broken fonts on stderr
     try:
         with TTFont(path, fontNumber=0, lazy=True) as font:
             codes = font.getBestCmap() or {}
-    except Exception:  # whatever a broken file leads it to
+    except Exception:  # a broken file may raise anything
         return set()
     return {each for each in characters if ord(each) in codes}
 
 
 def lacking_note(characters: Sequence[str]) -> str:
-    """Say that these are boxes in a picture, and how to have them drawn."""
+    """Return a note that these characters are boxes, and how to draw them."""
     text = "".join(characters)
     packages = [
         name
@@ -132,13 +128,13 @@ def lacking_note(characters: Sequence[str]) -> str:
         packages.append("fonts-noto-core")
     some = " ".join(characters[:_NAMED]) + " ..." * (len(characters) > _NAMED)
     return (
-        f"no font here has {some}, so that the picture has boxes there; "
+        f"no font here has {some}: the picture has boxes there; "
         f"on Debian: apt-get install {' '.join(packages)}"
     )
 
 
 def _box(character: str) -> str:
-    """As wide as the character is on a terminal."""
+    """Return a box as wide as the character on a terminal."""
     return _BOX + " " * (cell_len(character) - 1)
 
 
@@ -148,7 +144,7 @@ def _is_drawn(character: str) -> bool:
 
 
 def _size(svg: str) -> tuple[float, float]:
-    """Width and height of the viewBox."""
+    """Return width and height of the viewBox."""
     found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     if found is None:
         raise ValueError("the SVG has no viewBox that starts at 0 0")
@@ -156,7 +152,7 @@ def _size(svg: str) -> tuple[float, float]:
 
 
 def _font(families: Mapping[str, str]) -> tuple[Path, str]:
-    """File and family of the first of these fonts that is on this machine."""
+    """Return file and family of the first of these fonts that is on this machine."""
     files = _font_files()
     for name, family in families.items():
         if name in files:
@@ -176,7 +172,7 @@ def _plain_font() -> tuple[Path, str] | None:
 
 @cache
 def _font_files() -> dict[str, Path]:
-    """The fonts of this machine by file name; the first folder that holds a name wins."""
+    """Return the fonts of this machine by file name; the first folder wins."""
     found: dict[str, Path] = {}
     for folder in _font_folders():
         for place, _, names in os.walk(folder):

@@ -1,13 +1,13 @@
 """The colours and marks that stand for credit weights and other numbers, at each colour depth.
 
 Two arms part at w = 1, GRPO's weight: orange above, blue below. Numbers that only grow have one
-green arm. A terminal's own background may be light or dark, so every colour is of middle lightness
-and stands out from both; strength is saturation. Text on every colour has a WCAG contrast of at
-least 4.5. What has no colour keeps the terminal's own.
+green arm. A terminal may be light or dark, so every colour is of middle lightness and stands out
+from both; strength is saturation. Text on every colour has a WCAG contrast of at least 4.5.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -53,10 +53,9 @@ class Paint:
 class Ramp:
     """One depth's arms; `above[i]` and `below[i]` are as far from w = 1 as each other.
 
-    below: empty for numbers that only grow. bold_is_safe: whether a terminal leaves the text
-    colour alone when the text is bold. Many turn bold black into grey at 16 colours.
-    inks: the colours of bars above and below, from weak to strong; where empty, those of `above`
-    and `below` that stand out from black and from white.
+    below: empty for numbers that only grow. bold_is_safe: bold leaves the text colour alone; at 16
+    colours many terminals turn bold black into grey. inks: the colours of bars above and below; if
+    empty, those of `above` and `below` that stand out from black and from white.
     """
 
     above: tuple[Paint, ...]
@@ -65,11 +64,10 @@ class Ramp:
     inks: tuple[str, ...] = ()
 
     def style(self, level: int, *, listed: bool = False) -> Style:
-        """What a token at `level` looks like; `listed` tokens are in the table.
+        """Return the look of a token at `level`; `listed` tokens are in the table.
 
-        More than GRPO's weight is also said by bold (by underline where bold is not safe), and a
-        listed token by underline: nothing is said by hue alone. One arm alone needs no such sign.
-        Level 0 has no colour.
+        Nothing is shown by hue alone: above GRPO's weight a token is bold (underlined if bold is
+        not safe), and a listed one is underlined. Level 0 has no colour.
         """
         if level == 0:
             return Style(underline=listed or None)
@@ -80,7 +78,7 @@ class Ramp:
         return paint.style(underline=above or listed)
 
     def ink(self, level: int) -> Style:
-        """What a mark such as a bar looks like; level 0 is dim text."""
+        """Return the look of a mark such as a bar; level 0 is dim."""
         if level == 0:
             return Style(dim=True)
         if self.inks:
@@ -91,7 +89,7 @@ class Ramp:
 
 
 def luminance(color: str) -> float:
-    """Relative luminance in [0, 1] of a colour by rich's name. Source: WCAG 2.2."""
+    """Return the relative luminance in [0, 1] of a colour by rich's name. Source: WCAG 2.2."""
     triplet = Color.parse(color).get_truecolor()
     red, green, blue = (
         value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
@@ -107,7 +105,7 @@ def _style(text: str, background: str, bold: bool, underline: bool) -> Style:
 
 @cache
 def contrast(first: str, second: str) -> float:
-    """Contrast ratio in [1, 21] of two colours. Source: WCAG 2.2."""
+    """Return the contrast ratio in [1, 21] of two colours. Source: WCAG 2.2."""
     low, high = sorted((luminance(first), luminance(second)))
     return (high + 0.05) / (low + 0.05)
 
@@ -116,78 +114,57 @@ def _reads_anywhere(color: str) -> bool:
     return min(contrast(color, _BLACK), contrast(color, _WHITE)) >= MARK_CONTRAST
 
 
-def _paints(backgrounds: list[str], *, black: str, white: str) -> tuple[Paint, ...]:
+def _paints(
+    backgrounds: Iterable[str], *, black: str = _BLACK, white: str = _WHITE
+) -> tuple[Paint, ...]:
     return tuple(
         Paint(background, max((black, white), key=lambda text: contrast(text, background)))
         for background in backgrounds
     )
 
 
-def _truecolor() -> Ramp:
-    return Ramp(
-        above=_paints(_ABOVE.split(), black=_BLACK, white=_WHITE),
-        below=_paints(_BELOW.split(), black=_BLACK, white=_WHITE),
-        bold_is_safe=True,
-    )
+def _numbered(*numbers: int) -> tuple[Paint, ...]:
+    """Return colours of the 256 by number."""
+    return _paints(map("color({})".format, numbers), black="color(16)", white="color(231)")
 
 
-def _cube() -> Ramp:
-    def paints(*numbers: int) -> tuple[Paint, ...]:
-        names = [f"color({number})" for number in numbers]
-        return _paints(names, black="color(16)", white="color(231)")
-
-    return Ramp(
-        above=paints(95, 137, 173, 172, 208),
-        below=paints(60, 67, 68, 69, 33),
-        bold_is_safe=True,
-    )
-
-
-def _ansi() -> Ramp:
-    black, white = "color(0)", "color(15)"
-    return Ramp(
-        above=(
-            Paint("color(1)", white),
-            Paint("color(9)", black),
-            Paint("color(11)", black),
+RAMPS: dict[Depth, Ramp] = {
+    "truecolor": Ramp(_paints(_ABOVE.split()), _paints(_BELOW.split()), bold_is_safe=True),
+    "256": Ramp(
+        _numbered(95, 137, 173, 172, 208), _numbered(60, 67, 68, 69, 33), bold_is_safe=True
+    ),
+    "16": Ramp(
+        tuple(
+            map(Paint, ("color(1)", "color(9)", "color(11)"), ("color(15)", "color(0)", "color(0)"))
         ),
-        below=(
-            Paint("color(4)", white),
-            Paint("color(6)", black),
-            Paint("color(14)", black),
+        tuple(
+            map(Paint, ("color(4)", "color(6)", "color(14)"), ("color(15)", "color(0)", "color(0)"))
         ),
         bold_is_safe=False,
         inks=("color(9)", "color(12)"),
-    )
-
-
-def _growing(depth: Depth) -> Ramp:
-    """The ramp with one arm."""
-    inks: tuple[str, ...] = ()
-    if depth == "truecolor":
-        above = _paints(_GROWING.split(), black=_BLACK, white=_WHITE)
-    elif depth == "256":
-        names = [f"color({number})" for number in (65, 71, 77, 83, 118)]
-        above = _paints(names, black="color(16)", white="color(231)")
-    else:
-        above = tuple(Paint(f"color({number})", "color(0)") for number in (2, 10, 11))
-        inks = ("color(2)",)
-    return Ramp(above=above, below=(), bold_is_safe=RAMPS[depth].bold_is_safe, inks=inks)
-
-
-RAMPS: dict[Depth, Ramp] = {"truecolor": _truecolor(), "256": _cube(), "16": _ansi()}
-GROWING: dict[Depth, Ramp] = {depth: _growing(depth) for depth in RAMPS}
+    ),
+}
+GROWING: dict[Depth, Ramp] = {
+    "truecolor": Ramp(_paints(_GROWING.split()), (), bold_is_safe=True),
+    "256": Ramp(_numbered(65, 71, 77, 83, 118), (), bold_is_safe=True),
+    "16": Ramp(
+        tuple(Paint(f"color({number})", "color(0)") for number in (2, 10, 11)),
+        (),
+        bold_is_safe=False,
+        inks=("color(2)",),
+    ),
+}
 MARK_LEVELS = 3  # glyphs on each arm where there is no colour
 
 
 def levels(depth: Depth) -> int:
-    """How many steps each arm of the scale has."""
+    """Return the number of steps of each arm of the scale."""
     ramp = RAMPS.get(depth)
     return len(ramp.above) if ramp else MARK_LEVELS
 
 
 def depth_of(console: Console) -> Depth:
-    """What a console can show: NO_COLOR, pipes and dumb terminals show no colour."""
+    """Return what a console can show: none with NO_COLOR, in a pipe or on a dumb terminal."""
     if console.no_color:
         return "none"
     known: dict[str | None, Depth] = {
@@ -200,5 +177,5 @@ def depth_of(console: Console) -> Depth:
 
 
 def shallower(first: Depth, second: Depth) -> Depth:
-    """The lesser of two depths."""
+    """Return the lesser of two depths."""
     return min(first, second, key=DEPTHS.index)

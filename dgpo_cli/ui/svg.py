@@ -1,4 +1,4 @@
-"""Anything rich can print, as one SVG file that asks no network for anything."""
+"""Anything that rich can print, as one SVG file that needs no network."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _THEME = TerminalTheme(
 
 
 def export_svg(renderable: RenderableType, *, title: str, width: int) -> str:
-    """The renderable as a picture of a terminal of `width` cells, in truecolor.
+    """Return the renderable as a picture of a terminal of `width` cells, in truecolor.
 
     The same input gives the same bytes. `title` may be untrusted text.
     """

@@ -1,6 +1,6 @@
 """Small plots in text: curves of braille dots with numbers at their axes, and sparklines.
 
-A cell of braille holds 2 x 4 dots; where the encoding has none, a cell holds one of three levels.
+A cell of braille has 2 x 4 dots; in ASCII, a cell has one of three levels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # [row][column
 _ASCII_CELLS = " .-:'::|"  # by bits for low, middle and high
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = "_.-=+*%#"
-_TICKS = 5  # at most so many parts between the ends of an axis
+_TICKS = 5  # parts of an axis at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class TextAxis:
         return f"{value + 0.0:,.{digits}f}"
 
 
-_LEAST_SPAN = 1e-290  # less has no logarithm once it is cut into parts
+_LEAST_SPAN = 1e-290  # the logarithm of a part of less is not finite
 
 
 def nice_axis(low: float, high: float, *, least: float = 0.0) -> TextAxis:
-    """Return the shortest axis with round ends that holds low to high.
+    """Return the shortest axis with round ends that contains low to high.
 
-    least: the span that is shown at least, so that a flat curve is not noise magnified.
+    least: the smallest span, so that a flat curve is not magnified noise.
     """
     if high - low < least:
         middle = (low + high) / 2
@@ -58,8 +58,8 @@ def nice_axis(low: float, high: float, *, least: float = 0.0) -> TextAxis:
 
 
 def growing_end(step: int, *, total: int) -> int:
-    """Return where the axis of steps ends: it doubles now and then and is `total` at last, so that
-    a curve is not rescaled at every step."""
+    """Return the end of the axis of steps: it doubles up to `total`, so that a curve is not
+    rescaled at every step."""
     end = 25
     while end < step:
         end *= 2
@@ -75,10 +75,10 @@ def plot(
     axis: TextAxis | None = None,
     ascii_only: bool = False,
 ) -> list[str]:
-    """Draw a curve from x = 0 to `x_end` as `height` lines, the last of them with the numbers of x.
+    """Draw a curve from x = 0 to `x_end` as `height` lines, the last with the numbers of x.
 
-    Points that share a column are averaged; what is not finite is left out. Every line has at
-    most `width` cells.
+    Points in a column are averaged; those that are not finite are left out. Every line has at most
+    `width` cells.
     """
     known = [(x, y) for x, y in points if math.isfinite(y)]
     if axis is None:
@@ -101,8 +101,7 @@ def plot(
 
 
 def sparkline(values: Sequence[float], *, width: int, ascii_only: bool = False) -> str:
-    """Draw values as one character each, the lowest of them lowest; averaged where they are more
-    than `width`."""
+    """Draw values as one character each, averaged if there are more than `width`."""
     known = [value for value in values if math.isfinite(value)]
     if not known or width < 1:
         return ""
@@ -119,12 +118,11 @@ def sparkline(values: Sequence[float], *, width: int, ascii_only: bool = False) 
 
 
 def _labels(axis: TextAxis, rows: int) -> list[str]:
-    """The numbers beside the rows: the ends, and what lies between where it meets a row."""
+    """Return the numbers next to the rows: the ends, and those between that meet a row."""
     labels = [""] * rows
     parts = round((axis.high - axis.low) / axis.step)
     for part in range(parts + 1):
         place = (rows - 1) * (1 - part / parts)
-        # Between the ends only where the row is that of the number.
         if part in (0, parts) or (rows >= 4 and abs(place - round(place)) < 0.2):
             labels[round(place)] = axis.label(axis.low + part * axis.step)
     return labels
@@ -138,7 +136,7 @@ def _columns(points: Sequence[Point], *, count: int, x_end: float) -> list[tuple
     sums, numbers = [0.0] * count, [0] * count
     scale = (count - 1) / x_end if x_end > 0 else 0.0
     last = count - 1
-    for x, y in points:  # tens of thousands: kept plain
+    for x, y in points:  # tens of thousands: kept simple
         column = int(x * scale + 0.5)
         if column > last:
             column = last
@@ -178,7 +176,7 @@ class _Canvas:
     def rows(self) -> list[str]:
         """The dots as text, the top row first."""
         bits = [[0] * self._cells for _ in range(self._rows)]
-        for column, dots in enumerate(self._dots):  # there are far fewer dots than places for them
+        for column, dots in enumerate(self._dots):  # far fewer dots than places
             cell, side = (column, 0) if self._ascii else divmod(column, 2)
             for dot in dots:
                 up, level = divmod(dot, 3 if self._ascii else 4)

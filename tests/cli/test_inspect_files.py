@@ -73,7 +73,7 @@ def test_what_a_page_cannot_hold_is_counted(
     ("flags", "says"),
     [
         (["--html", "."], "--html=.: is a folder; name a file"),
-        (["--svg", "nowhere/a.svg"], "there is no folder nowhere; make it first"),
+        (["--svg", "nowhere/a.svg"], "no folder nowhere; create it first"),
         (["--html", "same", "--svg", "same"], "--html writes to it too; give another name"),
     ],
 )

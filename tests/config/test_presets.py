@@ -126,7 +126,7 @@ def test_a_copy_never_replaces_a_file(tmp_path: Path) -> None:
 
 
 def test_a_copy_needs_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no folder"):
+    with pytest.raises(ConfigError, match="no folder"):
         copy_preset("tiny", tmp_path / "absent" / "mine.toml")
 
 

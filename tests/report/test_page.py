@@ -354,10 +354,7 @@ def test_a_run_that_changed_on_its_way_says_so_above_its_curves() -> None:
 
 def test_a_comparison_with_a_run_of_two_methods_says_so() -> None:
     page = report_page([record(), record(name="run-2", changes=CHANGES)])
-    assert (
-        "run-2: settings changed after step 10, 20, so its curves do not show a single method."
-        in page
-    )
+    assert "run-2: settings changed after step 10, 20, so its curves are not of one method." in page
     assert "Changed within the run · run-2" in page and "Changed within the run · run-1" not in page
 
 

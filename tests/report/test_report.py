@@ -261,10 +261,10 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = make(tmp_path / "a")
     (tmp_path / "empty").mkdir()
     for paths, words in (
-        ([tmp_path / "none"], "there is no such folder"),
+        ([tmp_path / "none"], "no such folder"),
         ([folder.metrics_file], "is a file; give a run folder"),
-        ([tmp_path / "empty"], "is not a run folder"),
-        ([folder.path, folder.path], "is named twice"),
+        ([tmp_path / "empty"], "not a run folder"),
+        ([folder.path, folder.path], "given twice"),
         ([], "no run under ./runs"),
     ):
         with pytest.raises(ConfigError, match=words) as caught:

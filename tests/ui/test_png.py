@@ -123,12 +123,12 @@ def test_characters_that_no_font_has_are_named_with_what_to_install(
     assert png.lacking(drawing(styled)) == ("ก", "る", "走")
     assert png.lacking(drawing(text("A", "monospace"))) == ()
     assert png.lacking_note("る走") == (
-        "no font here has る 走, so that the picture has boxes there; "
+        "no font here has る 走: the picture has boxes there; "
         "on Debian: apt-get install fonts-noto-cjk"
     )
     assert png.lacking_note("ก").endswith("apt-get install fonts-noto-core")
     assert png.lacking_note("😀走").endswith("fonts-noto-cjk fonts-noto-color-emoji")
-    assert "a b c d e f g h ..., so" in png.lacking_note("abcdefghi")
+    assert "a b c d e f g h ..." in png.lacking_note("abcdefghi")
 
 
 @needs_font

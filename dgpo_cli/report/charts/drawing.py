@@ -1,11 +1,11 @@
-"""Charts as SVG: a pure function of what they show, without a script and without a style.
+"""Charts as SVG: a pure function of their contents, without a script or a style.
 
 Colours, dashes and letters come from the classes in assets/charts.css (`s1` to `s8` for series),
 so that a page in light and dark and a picture of its own share one drawing.
 
-A live drawing also holds what a script needs to move it, and nothing of it has to be computed or
-written there: the grids and ticks of every axis that can be chosen, and the crosshair. The script
-reads the numbers of a curve back from its path. See assets/report.js.
+A live drawing also has what the script only has to move: the grids and ticks of every axis that can
+be chosen, and the crosshair. The script reads the numbers of a curve from its path. See
+assets/report.js.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dgpo_cli.report.charts.sampling import Values, runs_of, smoothed
 from dgpo_cli.report.charts.ticks import Axis, axis
 
 LOOKS = 8  # classes of series
-DENSE = 120  # points from which edges between areas would hide them
+DENSE = 120  # points above which edges would hide the areas
 _LETTER = 7.2  # units of a bold character of 11 px
 _DIGIT = 6.6  # and of a digit
 _ROW = 12.0  # units between labels
@@ -33,10 +33,10 @@ _HIDDEN, _LOG, _STACKED = ' hidden=""', ' data-log=""', ' data-stacked=""'
 class Line:
     """A curve: a number, or None for a gap, at each x.
 
-    look: 1 to LOOKS. span: points that it is smoothed over; above 1 the numbers themselves are
-    drawn faintly behind it. low, high: a band around it. whiskers: (inner low, inner high, outer
-    low, outer high) at each point, which gets a mark. costs: seconds and tokens up to each x.
-    points, texts: what the script calls its x and the texts of its numbers.
+    look: 1 to LOOKS. span: points that it is smoothed over; above 1 the raw numbers are drawn
+    faintly behind it. low, high: a band. whiskers: (inner low, inner high, outer low, outer high)
+    at each point, which gets a mark. costs: seconds and tokens up to each x. points, texts: the
+    script's names of its x and of the texts of its numbers.
     """
 
     label: str
@@ -56,7 +56,7 @@ class Line:
         return smoothed(self.ys, span=self.span) if self.span > 1 else self.ys
 
     def known_at(self, x_axis: int) -> list[float]:
-        """Where its known points stand on an x axis: 0 is the step, and then come the costs."""
+        """Return its known points on an x axis: 0 is the step, then come the costs."""
         xs = self.costs[x_axis - 1] if x_axis else self.xs
         return [x for x, y in zip(xs, self.ys, strict=True) if y is not None]
 
@@ -71,7 +71,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What a chart shows. Stacked: the curves are added up, lowest first, each fills its part."""
+    """The contents of a chart. stacked: the curves are added up, the first at the bottom."""
 
     title: str
     lines: Sequence[Line]
@@ -92,8 +92,8 @@ class Chart:
 class Frame:
     """The plot inside a drawing of width x height units.
 
-    xs: the x axes of a live drawing, the step first. ys: its y axes, each with the sets of curves
-    that are hidden when it holds; in a set, bit n stands for curve n. The first holds when none is.
+    xs: the x axes, the step first. ys: the y axes, each with the sets of hidden curves that it is
+    for; in a set, bit n stands for curve n. The first y axis is for none hidden.
     """
 
     width: float
@@ -112,14 +112,13 @@ class Frame:
 
     @property
     def digits(self) -> int:
-        """Digits after the point with which every y axis can be drawn from the first."""
+        """Return the digits after the point that suffice to draw every y axis from the first."""
         reaches = [math.log10(y.high / y.low) if y.log else y.high - y.low for y, _ in self.ys]
         return min(5, 1 + math.ceil(math.log10(max(1.0, reaches[0] / min(reaches)))))
 
 
 def frame(chart: Chart, *, width: float, height: float, live: bool = False) -> Frame:
-    """Lay out the axes; there is room on the right for the labels of the curves, on the left for
-    the numbers of the y axes."""
+    """Lay out the axes, with room for the labels of the curves and the numbers of the y axes."""
     labels = [line.label for line in chart.lines] if chart.has_labels else []
     right = 10.0 + max((_LETTER * len(label) + 4 for label in labels), default=0.0)
     ys = _y_axes(chart, height=height, live=live)
@@ -135,7 +134,7 @@ def frame(chart: Chart, *, width: float, height: float, live: bool = False) -> F
 
 
 def _y_axes(chart: Chart, *, height: float, live: bool) -> dict[Axis, list[str]]:
-    """Each y axis with the sets of hidden curves that it is for; of a still drawing, with none."""
+    """Return each y axis with the sets of hidden curves that it is for; a still drawing has one."""
     found: dict[tuple[float, ...], Axis] = {}
     axes: dict[Axis, list[str]] = {}
     for name, held in _held(chart):
@@ -155,9 +154,9 @@ def _y_axes(chart: Chart, *, height: float, live: bool) -> dict[Axis, list[str]]
 
 
 def _held(chart: Chart) -> Iterator[tuple[str, tuple[float, ...]]]:
-    """For each set of hidden curves but that of all, the numbers that the y axis has to hold.
+    """Yield the range of the y axis for each set of hidden curves but that of all.
 
-    A smoothed stack is lower than one that is not, which "raw" and the set stand for.
+    A smoothed stack is lower than a raw one, whose name is "raw" and the set.
     """
     count = len(chart.lines)
     sets = range(max(1, 2**count - 1))
@@ -175,10 +174,10 @@ def _held(chart: Chart) -> Iterator[tuple[str, tuple[float, ...]]]:
 
 
 def _tops(columns: Sequence[Values], *, sets: Iterable[int]) -> Iterator[float]:
-    """For each set of hidden columns, the largest sum of the others."""
+    """Yield for each set of hidden columns the largest sum of the others."""
     sums = {0: [0.0] * max(map(len, columns), default=0)}
     for seen in range(1, 2 ** len(columns)):
-        least = seen & -seen  # one column more than in a set that is there
+        least = seen & -seen  # one column more than in a known set
         ys = columns[least.bit_length() - 1]
         sums[seen] = [a + (y or 0.0) for a, y in zip(sums[seen ^ least], ys, strict=True)]
     whole = 2 ** len(columns) - 1
@@ -192,7 +191,7 @@ def _extent(line: Line) -> tuple[float, ...]:
 
 
 def _ends(values: Sequence[float]) -> tuple[float, ...]:
-    """The least, the largest and the least positive of them: an axis needs no other."""
+    """Return the least, the largest and the least positive: all that an axis needs."""
     if not values:
         return ()
     least, most = min(values), max(values)
@@ -200,7 +199,7 @@ def _ends(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def stacked(lines: Sequence[Line]) -> list[tuple[Values, Values]]:
-    """Lower and upper edge of every layer; where one is unknown, all of them are."""
+    """Return the edges of every layer; unknown where any value is."""
     if not lines:
         return []
     columns = [line.shown for line in lines]
@@ -218,9 +217,9 @@ def stacked(lines: Sequence[Line]) -> list[tuple[Values, Values]]:
 
 
 def svg(chart: Chart, *, width: float, height: float) -> str:
-    """The live drawing for a page. The same chart, the same bytes.
+    """Return the live drawing for a page: the same chart gives the same bytes.
 
-    Every known point lies inside the plot; a point between two gaps is drawn as a dot.
+    Every known point lies inside the plot; one between two gaps is drawn as a dot.
     """
     place = frame(chart, width=width, height=height, live=True)
     x, y = place.x, place.y
@@ -239,7 +238,7 @@ def svg(chart: Chart, *, width: float, height: float) -> str:
 
 
 def drawing(chart: Chart, *, place: Frame) -> str:
-    """What stands inside the svg element."""
+    """Return the content of the svg element."""
     parts = [*_grids(place), *_ticks(place), *(_level(each, place=place) for each in chart.levels)]
     if chart.stacked:
         for line, layer in zip(chart.lines, stacked(chart.lines), strict=True):
@@ -260,7 +259,7 @@ def _series(line: Line, parts: Iterable[str], *, place: Frame) -> str:
 
 
 def _grids(place: Frame) -> Iterator[str]:
-    """The lines and numbers of every y axis; those of the first are seen."""
+    """Yield the lines and numbers of every y axis; only the first is visible."""
     start, end = number(place.x.start), number(place.x.end)
     for at, (y, hidden) in enumerate(place.ys):
         lines = "".join(
@@ -282,7 +281,7 @@ def _grids(place: Frame) -> Iterator[str]:
 
 
 def _ticks(place: Frame) -> Iterator[str]:
-    """The numbers of every x axis; those of the step are seen. The second axis is a time."""
+    """Yield the numbers of every x axis; only the step is visible. The second is a time."""
     for axis_at, x in enumerate(place.xs):
         labels = [round_duration(tick) for tick in x.ticks]
         texts = []
@@ -314,7 +313,7 @@ def _curve(line: Line, *, place: Frame) -> Iterator[str]:
 
 
 def _dots(line: Line, *, place: Frame) -> Iterator[str]:
-    """A mark where no line would show a point, at every point with whiskers, and at the end."""
+    """Yield a mark at single points, at every point with whiskers, and at the end."""
     ys = line.shown
     known = [at for at, y in enumerate(ys) if y is not None]
     alone = {start for start, stop in runs_of(ys) if stop - start == 1}
@@ -338,22 +337,22 @@ _MARKS = (
 
 
 def mark(look: int, x: float, y: float, *, keys: str = "") -> str:
-    """A small shape, another for each look, in an element of its class."""
+    """Return a small shape, different for each look."""
     shape = _MARKS[(look - 1) % len(_MARKS)]
     at = f"translate({number(x)} {number(y)})"
     return f'<path class="dot"{keys} transform="{at}" d="{shape}"/>'
 
 
 def path(kind: str, data: str, runs: str) -> str:
-    """A path; where its points stand among those of its curve is said as "start+count ..."."""
+    """Return a path; runs: the places of its points in the curve, as "start+count ..."."""
     keys = f' data-runs="{runs}"' if runs else ""
     return f'<path class="{kind}"{keys} d="{data}"/>' if data else ""
 
 
 def polyline(xs: Sequence[float], ys: Values, *, place: Frame) -> tuple[str, str]:
-    """A line through what is known, broken at gaps, and the runs of its points.
+    """Return a line through known points, broken at gaps, and the runs of its points.
 
-    Of a live drawing it holds points between gaps, too, which are not seen.
+    A live drawing also has single points, which are not visible.
     """
     strokes, runs = [], []
     for start, stop in runs_of(ys):
@@ -364,7 +363,7 @@ def polyline(xs: Sequence[float], ys: Values, *, place: Frame) -> tuple[str, str
 
 
 def band(xs: Sequence[float], low: Values, high: Values, *, place: Frame) -> tuple[str, str]:
-    """The area between two edges, closed at gaps; a single point is a thin bar."""
+    """Return the area between two edges, closed at gaps; a single point is a thin bar."""
     both = [None if a is None or b is None else a for a, b in zip(low, high, strict=True)]
     areas, runs = [], []
     for start, stop in runs_of(both):
@@ -386,7 +385,7 @@ def _points(
 
 
 def _stroke(points: Sequence[tuple[float, float]], *, place: Frame) -> str:
-    """Points as a path, all but the first by how far they are from the one before: that is short.
+    """Return points as a path of differences, which is short.
 
     Differences are of rounded coordinates, so that errors do not add up.
     """
@@ -406,7 +405,7 @@ def _stroke(points: Sequence[tuple[float, float]], *, place: Frame) -> str:
 
 @lru_cache(maxsize=100_000)
 def _decimal(units: int, digits: int) -> str:
-    """A number of 10**-digits in as few characters as SVG needs: .5 and -3."""
+    """Return a number of 10**-digits in as few characters as SVG needs: .5 and -3."""
     text = f"{units / 10**digits:.{digits}f}".rstrip("0").rstrip(".")
     return text.replace("0.", ".", 1) if abs(units) < 10**digits and units else text or "0"
 
@@ -431,7 +430,7 @@ def _level(level: Level, *, place: Frame) -> str:
 
 
 def _labels(chart: Chart, *, place: Frame) -> list[str]:
-    """The name of each curve beside its last point, none on another."""
+    """Return the name of each curve next to its last point, without overlaps."""
     labels = [""] * len(chart.lines)
     if not chart.has_labels:
         return labels
@@ -448,7 +447,7 @@ def _labels(chart: Chart, *, place: Frame) -> list[str]:
 
 
 def spread(heights: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
-    """Heights moved apart to at least `gap`, in their order, moved little."""
+    """Move heights apart to at least `gap`, in their order."""
     order = sorted(range(len(heights)), key=lambda at: heights[at])
     moved = list(heights)
     for before, at in zip([None, *order], order, strict=False):
@@ -461,6 +460,6 @@ def spread(heights: Sequence[float], *, gap: float, low: float, high: float) -> 
 
 
 def number(value: float) -> str:
-    """A coordinate with one digit after the point, no more than it needs."""
+    """Return a coordinate with at most one digit after the point."""
     text = f"{value:.1f}"
     return text[:-2] if text.endswith(".0") else text

@@ -1,4 +1,4 @@
-"""Fewer points for long curves, and smoother ones; what is unknown stays a gap."""
+"""Downsampling and smoothing of curves; unknown values stay gaps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ Values = Sequence[float | None]  # None: unknown, a gap
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """How the steps of a run are put together: `size` neighbours to a point, the last has the rest.
-
-    Size 1 leaves everything as it is.
-    """
+    """The steps of each point: `size` neighbours, the rest for the last."""
 
     count: int
     size: int
@@ -30,9 +27,9 @@ class Buckets:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One metric over the points: the mean of the known values, the smallest and the largest.
+    """A metric over the points: mean, smallest and largest of the known values.
 
-    low and high are empty where every point is a single step.
+    low and high are empty if every point is a single step.
     """
 
     mean: tuple[float | None, ...]
@@ -41,7 +38,7 @@ class Column:
 
 
 def column(values: Values, *, buckets: Buckets) -> Column:
-    """Put values together; no extreme is lost, and a point is unknown where all of it is."""
+    """Summarise values by bucket; a point is unknown if all its values are."""
     if buckets.size == 1:
         return Column(tuple(values))
     mean: list[float | None] = []
@@ -56,9 +53,9 @@ def column(values: Values, *, buckets: Buckets) -> Column:
 
 
 def smoothed(values: Values, *, span: float) -> list[float | None]:
-    """The exponential moving average of past values, weights falling by 1 - 2 / (span + 1).
+    """Return the exponential moving average of past values, with decay 1 - 2 / (span + 1).
 
-    It looks only backwards and starts without bias: the first is the first value. A gap stays one.
+    It starts without bias, at the first value. Gaps stay gaps.
     """
     keep = 1.0 - 2.0 / (span + 1.0)
     total = weight = 0.0
@@ -74,12 +71,12 @@ def smoothed(values: Values, *, span: float) -> list[float | None]:
 
 
 def usual_span(count: int) -> int:
-    """How many points the curves are smoothed over at first; 1 is not at all."""
+    """Return the initial smoothing in points; 1 is none."""
     return 1 if count < 20 else max(3, round(count / 25))
 
 
 def runs_of(values: Values) -> Iterator[tuple[int, int]]:
-    """The stretches without a gap, as (start, stop)."""
+    """Yield the ranges without a gap, as (start, stop)."""
     start: int | None = None
     for at, value in enumerate([*values, None]):
         if value is not None and start is None:

@@ -1,4 +1,4 @@
-"""Where the ticks of an axis stand and how they are written."""
+"""The ticks of an axis: places and labels."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from dgpo_cli.core.numbers import UNITS, short
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
-MAX_DECADES = 12  # of a logarithmic axis; what lies further down stands at its foot
+MAX_DECADES = 12  # of a logarithmic axis; smaller numbers are drawn at its bottom
 _ROUNDING = 1e-3  # of a ceiling: rounded shares may add up to a little more than 1
-_LEAST = 1e-300  # what is smaller counts as 0: its ticks could not be told from it
+_LEAST = 1e-300  # smaller numbers count as 0: they have no ticks of their own
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
     """A range of numbers on a range of units, linear or logarithmic.
 
-    low, high: the numbers at the ends, high > low; start, end: where they stand.
+    low, high: the numbers at the ends, high > low; start, end: their places.
     """
 
     low: float
@@ -29,7 +29,7 @@ class Axis:
     ticks: tuple[float, ...]
 
     def at(self, value: float) -> float:
-        """Where a number stands; what lies outside stands at the end it is beyond."""
+        """Return the place of a number, clamped to the ends."""
         if self.log:
             low, high = math.log10(self.low), math.log10(self.high)
             here = math.log10(max(value, self.low))
@@ -44,8 +44,8 @@ class Axis:
 
     @property
     def form(self) -> tuple[float, int, str]:
-        """How a number between the ticks is written: what it is divided by, the digits after the
-        point that tell a hundredth of a tick, and the unit. With log, 1, 0 and none: by 3 digits.
+        """Return the format of a number between the ticks: divisor, digits after the point for a
+        hundredth of a tick, and unit. With log: 1, 0 and none, for 3 significant digits.
         """
         largest = max((abs(tick) for tick in self.ticks), default=0.0)
         if self.log or not largest:
@@ -70,11 +70,11 @@ def axis(
     tight: bool = False,
     whole: bool = False,
 ) -> Axis:
-    """The axis that holds all these numbers, finite ones; with log the positive ones.
+    """Return the axis that contains these finite numbers; with log the positive ones.
 
-    floor, ceiling: numbers that it holds besides; above the ceiling by no more than rounding is at
-    the ceiling. count: about so many ticks. tight: it ends where the numbers end, not at the next
-    tick. whole: ticks are whole numbers, as steps are.
+    floor, ceiling: also contained; numbers above the ceiling by rounding alone are drawn at it.
+    count: ticks, about. tight: end at the last number, not at the next tick. whole: ticks are whole
+    numbers, as steps are.
     """
     held = [*values, *(each for each in (floor, ceiling) if each is not None)]
     held = [0.0 if abs(value) < _LEAST else value for value in held]
@@ -98,7 +98,7 @@ def axis(
 def _ends(
     held: Sequence[float], *, floor: float | None, ceiling: float | None, margin: float | None
 ) -> tuple[float, float]:
-    """The ends of these numbers, apart by a margin where they are one."""
+    """Return the ends of these numbers, apart by a margin if they are equal."""
     low, high = (min(held), max(held)) if held else (0.0, 1.0)
     if ceiling is not None and high - ceiling <= _ROUNDING * abs(ceiling):
         high = ceiling
@@ -126,18 +126,18 @@ def _log_axis(low: float, high: float, *, start: float, end: float) -> Axis:
 
 
 def _nice_step(raw: float) -> float:
-    """The smallest of 1, 2, 2.5 and 5 times a power of ten that is at least `raw`."""
+    """Return the smallest of 1, 2, 2.5 and 5 times a power of ten that is at least `raw`."""
     power = 10.0 ** math.floor(math.log10(raw))
     return next(step * power for step in _STEPS if step * power >= raw * (1 - 1e-9))
 
 
 def _clean(value: float) -> float:
-    """A tick without the dust of its arithmetic: 0.30000000000000004 is 0.3."""
+    """Return a tick without rounding errors: 0.3 for 0.30000000000000004."""
     return float(f"{value:.12g}") + 0.0
 
 
 def tick_labels(ticks: Sequence[float], *, log: bool = False) -> tuple[str, ...]:
-    """The ticks in as few digits as tell them apart, all of one form; 12500 is 12.5k."""
+    """Return the ticks in as few digits as distinguish them, in one format; 12500 is 12.5k."""
     if log:
         return tuple(short(tick) for tick in ticks)
     largest = max((abs(tick) for tick in ticks), default=0.0)
