@@ -312,7 +312,7 @@ def test_rollouts_of_a_run_are_read_step_by_step(tmp_path: Path) -> None:
     assert [row.completion.text for row in read_rollouts(file)] == ["a", "b"]
     with pytest.raises(DataError, match=r"step=10: .* is not the folder of a run"):
         read_rollouts(file, step=10)
-    with pytest.raises(DataError, match=r"no rollouts in it"):
+    with pytest.raises(DataError, match=r"has no rollouts"):
         read_rollouts(folder)
     with pytest.raises(DataError, match=r"step-000002"):
         list(read_rollouts(tmp_path, step=2))

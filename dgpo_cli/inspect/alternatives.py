@@ -1,4 +1,4 @@
-"""The distribution of the token at one place, under the policy and under its reference."""
+"""The next-token distributions of policy and reference at one place."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NextToken:
-    """Log-probabilities in nats of every token that could come next, float64 [V] on the CPU."""
+    """Log-probabilities in nats of every possible next token, float64 [V] on the CPU."""
 
     policy: Tensor
     reference: Tensor
 
     def likeliest(self, count: int, *, sampled: int) -> list[int]:
-        """Return the `count` likeliest ids of each model and `sampled`, by the policy's own."""
+        """Return the `count` likeliest ids of each model and `sampled`, by the policy's order."""
         count = min(count, len(self.policy))
         tops = (self.policy.topk(count).indices, self.reference.topk(count).indices)
         ids = {sampled, *(int(i) for top in tops for i in top)}
         return sorted(ids, key=lambda i: (-float(self.policy[i]), -float(self.reference[i]), i))
 
     def ranks_of(self, token_id: int) -> tuple[int, int]:
-        """Return the place of a token under the policy and the reference, from 1."""
+        """Return the rank of a token under the policy and the reference, from 1."""
         policy, reference = (
             int((column > column[token_id]).sum()) + 1 for column in (self.policy, self.reference)
         )

@@ -1,7 +1,7 @@
-"""The data of `dgpo inspect --json`: the types of what it holds, and how it is written in parts.
+"""The data of `dgpo inspect --json`: its types, and how it is written in parts.
 
-Texts are raw model text. A number that is not finite or not known is null. Fields may be added
-within a version; none is removed or changes its meaning.
+Texts are raw model text. Numbers that are not finite or unknown are null. Within a version, fields
+may be added; none is removed or changes its meaning.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from dgpo_cli.core.types import (
     Inspection,
     Outcome,
     SettingChange,
-    StoredCredit,
     TokenDetail,
 )
 from dgpo_cli.inspect.views.header import share_of_top
@@ -38,13 +37,13 @@ Bytes = Annotated[Text, Field(pattern="^([0-9a-f]{2})+$")] | None
 class Token:
     """One completion token; numbers in nats, at the sampling temperature.
 
-    bytes: two hex digits each; null where the tokenizer cannot tell.
+    bytes: two hex digits each; null if the tokenizer does not give them.
     """
 
     id: TokenId
     text: Annotated[
         Text,
-        doc("Of a character of several tokens the last one has the text; the others are empty."),
+        doc("A character of several tokens is the text of the last; the others are empty."),
     ]
     bytes: Bytes
     logprob: Annotated[Real, doc("Of the policy.")]
@@ -71,9 +70,9 @@ class Invariants:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Share of the weight that the most weighted 1, 5 and 10% of the tokens hold.
+    """Share of all weight in the 1, 5 and 10% most weighted tokens.
 
-    The token at the border counts in part, so that equal weights give 0.01, 0.05 and 0.1.
+    The last of these counts in part, so that equal weights give 0.01, 0.05 and 0.1.
     """
 
     top_1_percent: Share
@@ -83,7 +82,7 @@ class Shares:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The credit that trained, where another one is shown. weights: one per token."""
+    """The credit that trained, if another one is shown. weights: one per token."""
 
     rule: Text
     parameters: dict[str, Any]
@@ -99,18 +98,18 @@ class InspectedJson:
     prompt_id: Text
     index: Annotated[Count, doc("Which completion of its prompt, from 0.")]
     prompt: Annotated[Text, doc("The last turn of the user.")]
-    answer: Annotated[Text, doc("Empty where it is not known.")]
+    answer: Annotated[Text, doc("Empty if unknown.")]
     outcome: Outcome | None
     finish_reason: FinishReason
     reward: Real
     advantage: Annotated[Real, doc("A, of the whole completion.")]
     effective_fraction: Annotated[
-        Share, doc("(sum w)^2 / (T sum w^2): 1 where every token counts alike.")
+        Share, doc("(sum w)^2 / (T sum w^2): 1 if all weights are equal.")
     ]
-    tau: Annotated[Real | None, doc("The temperature that these weights were made with.")]
+    tau: Annotated[Real | None, doc("The tau of these weights.")]
     noise_floor: Annotated[
         Real | None,
-        doc("What rounding alone made of d in training; null where it was not measured."),
+        doc("The d that rounding alone made in training; null if not measured."),
     ]
     invariants: Invariants
     shares: Shares
@@ -123,7 +122,7 @@ class InspectedJson:
 
 @dataclass(frozen=True, slots=True)
 class AlternativeJson:
-    """A token that could have come, and its probability at the sampling temperature."""
+    """A possible token, and its probability at the sampling temperature."""
 
     id: TokenId
     text: Text
@@ -139,12 +138,10 @@ class DetailJson:
     position: Annotated[Count, doc("Which token, from 0.")]
     weights: Annotated[
         Text | None,
-        doc("Which policy gave the alternatives; null where none could be run."),
+        doc("The weights that gave the alternatives; null if none could be run."),
     ]
     temperature: Annotated[float, Field(gt=0)]
-    policy_rank: Annotated[
-        Rank | None, doc("Place of the sampled token by its probability, from 1.")
-    ]
+    policy_rank: Annotated[Rank | None, doc("Rank of the sampled token by probability, from 1.")]
     reference_rank: Rank | None
     alternatives: Annotated[
         tuple[AlternativeJson, ...],
@@ -154,41 +151,39 @@ class DetailJson:
     ]
     hint: Annotated[
         Text | None,
-        doc("The command that computes the alternatives where there are none."),
+        doc("The command that computes the alternatives, if there are none."),
     ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InspectionJson:
-    """Where the credit of some completions went."""
+    """The credit of some completions."""
 
-    source: Annotated[Text, doc("The file of rollouts; --completion for a text that was typed.")]
+    source: Annotated[Text, doc("The rollouts file; --completion for a typed text.")]
     statistics: Annotated[
         Literal["stored", "computed"],
-        doc("stored: as training wrote them. computed: by --model now."),
+        doc("stored: by training. computed: now, by --model."),
     ]
     model: Text
     reference: Text
     rule: Annotated[
         Text,
-        doc("The credit rule that gave the weights, of the first completion where they differ."),
+        doc("The credit rule of the weights; if they differ, of the first completion."),
     ]
     tau: Annotated[
         Real | None,
-        doc("As set; null where the rule has none. Each completion has its own."),
+        doc("As set; null if the rule has none. Each completion has its own."),
     ]
     kappa: Real | None
     parameters: Annotated[dict[str, Any], doc("Every setting of the rule.")]
     vocab_size: Annotated[int, Field(ge=1, description="Width of the logits, V.")]
     changes: Annotated[
         tuple[SettingChange, ...],
-        doc(
-            "What had changed within the run before it trained on these completions, oldest first."
-        ),
+        doc("Settings changed in the run before it trained on these completions, oldest first."),
     ]
     detail: Annotated[
         DetailJson | None,
-        doc("With --at: everything about one token of the only completion."),
+        doc("With --at: one token of the only completion."),
     ]
     completions: tuple[InspectedJson, ...] = ()
 
@@ -200,7 +195,7 @@ COMPLETION, TOKEN = Format(InspectedJson), Format(Token)
 
 
 def to_json(inspection: Inspection) -> dict[str, Any]:
-    """Return the whole of it."""
+    """Return all of the data."""
     size = inspection.vocab_size
     completions = [
         _completion(each) | {"tokens": list(map(TOKEN.to_json, _tokens(each, vocab_size=size)))}
@@ -221,7 +216,7 @@ def chunks(inspection: Inspection) -> Iterator[str]:
 
 
 def _opened(fields: Mapping[str, object], *, last: str) -> str:
-    """Write an object a field a line, up to the list that is its last."""
+    """Return an object, a field a line, up to its last, which is a list."""
     lines = [f"{encoded(key)}: {encoded(value)}" for key, value in fields.items() if key != last]
     return "{" + ",\n".join([*lines, f'"{last}": ['])
 
@@ -256,7 +251,7 @@ def _detail(detail: TokenDetail | None) -> DetailJson | None:
 
 
 def _completion(shown: InspectedCompletion) -> dict[str, Any]:
-    weights = [token.weight for token in shown.tokens]
+    weights, stored = [token.weight for token in shown.tokens], shown.stored
     total = math.fsum(weights)
     completion = filled(
         InspectedJson,
@@ -267,14 +262,10 @@ def _completion(shown: InspectedCompletion) -> dict[str, Any]:
             advantage_sum_expected=len(weights) * shown.advantage,
         ),
         shares=Shares(*(share_of_top(weights, share) for share in (0.01, 0.05, 0.1))),
-        stored=None if shown.stored is None else _stored(shown.stored),
+        stored=stored and filled(Stored, stored, parameters=dict(stored.parameters)),
         tokens=(),
     )
     return COMPLETION.to_json(completion)
-
-
-def _stored(stored: StoredCredit) -> Stored:
-    return filled(Stored, stored, parameters=dict(stored.parameters))
 
 
 def _tokens(shown: InspectedCompletion, *, vocab_size: int) -> Iterator[Token]:

@@ -1,6 +1,6 @@
-"""Completions that another program wrote, or the user typed, as lines of rollouts.
+"""Imported and typed completions as lines of rollouts.
 
-What a line does not say is assumed, and every assumption is kept as a sentence for the user.
+What a line lacks is assumed; every assumption is kept as a sentence for the user.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from dgpo_cli.core.codec import shown
 from dgpo_cli.core.errors import DataError
 
-# Fields that other programs name otherwise; ours comes first.
+# Names of fields in other programs, after our own.
 NAMES: Mapping[str, Sequence[str]] = {
     "prompt": ("prompt", "problem", "question", "instruction", "query", "input"),
     "completion": ("completion", "response", "generation", "output"),
@@ -36,10 +36,9 @@ _ENDED = {"length": "length", "max_tokens": "length", "max_length": "length"}
 def adapted(
     line: dict[str, Any], assumed: dict[str, None], *, where: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return a line under our names, and by these what the line itself calls its fields.
+    """Return a line under our names, and the line's own names by ours.
 
-    What is null is left out; what had to be assumed is added to `assumed`. prompt_id and index are
-    left out where the line has none.
+    Nulls are left out, assumptions added to `assumed`. prompt_id and index may be missing.
 
     Raises:
         DataError: it has no prompt, or no completion.
@@ -65,7 +64,7 @@ def adapted(
 
 
 def _renamed(own: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield our name and the line's own name of fields that are named otherwise."""
+    """Yield our name and the line's own name of fields whose names differ."""
     for name, others in NAMES.items():
         if name in own or (name == "prompt" and own.get("messages")):
             continue
@@ -82,14 +81,14 @@ def _split_conversation(own: dict[str, Any], *, where: str) -> None:
     last = turns[-1]
     if not isinstance(last, dict) or len(turns) < 2 or last.get("role") != "assistant":
         raise DataError(
-            f"{where}: no completion, and messages do not end with the assistant's turn"
+            f"{where}: no completion, and messages do not end with a turn of the assistant"
         )
     own["completion"] = last.get("content") or ""
     own["messages"] = turns[:-1]
 
 
 def _assume(own: dict[str, Any], assumed: dict[str, None]) -> None:
-    """Note what nobody said."""
+    """Note what the line lacks."""
     if "prompt_id" not in own:
         assumed["prompts are told apart by their text"] = None
     if "reward" not in own and "advantage" not in own:
@@ -105,5 +104,5 @@ def _assume(own: dict[str, Any], assumed: dict[str, None]) -> None:
 
 
 def typed(prompt: str, completion: str) -> dict[str, Any]:
-    """Return the line of a completion that the user gave in so many words."""
+    """Return the line of a completion that the user typed."""
     return {"prompt_id": "prompt", "index": 0, "prompt": prompt, "completion": completion}

@@ -1,4 +1,4 @@
-"""Token statistics of rollouts, computed afresh under any model and its reference."""
+"""Token statistics of rollouts, computed under any model and its reference."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_models(models: Models) -> Policy:
 
     Raises:
         ConfigError: not exactly one of `reference` and `adapter`, or two vocabularies.
-        ModelError: anything that does not load.
+        ModelError: one does not load.
     """
     from dgpo_cli.policy.policy import load_for_sampling
 
@@ -49,7 +49,7 @@ def load_models(models: Models) -> Policy:
 
 
 def _check_vocabularies(model: ModelSettings, reference: ModelSettings) -> None:
-    """Compare the widths of the logits before any weights are loaded."""
+    """Compare the vocabularies before any weights are loaded."""
     from dgpo_cli.policy.load import load_config
 
     sizes = [
@@ -59,8 +59,8 @@ def _check_vocabularies(model: ModelSettings, reference: ModelSettings) -> None:
     if None not in sizes and sizes[0] != sizes[1]:
         raise ConfigError(
             f"--reference {reference.path} has a vocabulary of {sizes[1]}, --model {model.path} "
-            f"one of {sizes[0]}: their distributions cannot be compared; give two models of one "
-            "vocabulary"
+            f"one of {sizes[0]}: their distributions are not comparable; give two models with the "
+            "same vocabulary"
         )
 
 
@@ -73,7 +73,7 @@ def fresh_stats(
 ) -> list[Statistics]:
     """Run the model and its reference once over every line.
 
-    advantages: of every line; NaN where it is not known.
+    advantages: of every line; NaN if unknown.
 
     Raises:
         DataError: a line has no tokens, or tokens of another vocabulary.
@@ -108,7 +108,7 @@ def _unpadded(
     advantages: Sequence[float],
     vocab_size: int,
 ) -> list[Statistics]:
-    """Take the rows of a batch apart."""
+    """Return the statistics of each row of a batch."""
     columns = [c.tolist() for c in (stats.old_logprobs, stats.entropy, stats.hellinger_sq)]
     found = []
     for row, (line, advantage) in enumerate(zip(lines, advantages, strict=True)):
@@ -132,7 +132,7 @@ def temperature_of(lines: Sequence[RolloutLine]) -> float:
     """Return the sampling temperature of the lines; greedy ones are scored at 1.
 
     Raises:
-        DataError: there are several, or it is none.
+        DataError: there are several, or it is not valid.
     """
     temperatures = {line.temperature for line in lines}
     source = lines[0].prompt.source
@@ -175,7 +175,7 @@ def _with_token_ids(line: RolloutLine, *, policy: Policy, assumed: dict[str, Non
         count = f"{len(prompt_ids):,} + {len(ids):,} tokens of prompt and completion"
         raise _too_long(line, count, context=context)
     logprobs = line.completion.sampling_logprobs
-    if len(logprobs) != len(ids):  # nobody told them, or of other tokens; nothing here needs them
+    if len(logprobs) != len(ids):  # missing, or of other tokens; not needed here
         logprobs = (math.nan,) * len(ids)
     completion = replace(line.completion, token_ids=ids, sampling_logprobs=logprobs)
     return replace(line, prompt_ids=prompt_ids, completion=completion)
@@ -190,7 +190,7 @@ def _too_long(line: RolloutLine, count: str, *, context: float) -> DataError:
 
 
 def _encodable(text: str, *, source: str, assumed: dict[str, None]) -> str:
-    """Return text that a tokenizer takes: none takes half of a surrogate pair."""
+    """Return text without halves of surrogate pairs, which no tokenizer takes."""
     if not _SURROGATE.search(text):
         return text
     assumed[f"{source}: half surrogate pairs are tokenised as U+FFFD"] = None
@@ -198,7 +198,7 @@ def _encodable(text: str, *, source: str, assumed: dict[str, None]) -> str:
 
 
 def _prompt_ids(prompt: Prompt, *, policy: Policy, assumed: dict[str, None]) -> tuple[int, ...]:
-    """Encode a prompt: as it is where it is a rendered conversation already, else as a chat."""
+    """Encode a prompt: unchanged if it is a rendered conversation, else as a chat."""
     from dgpo_cli.prompts.templates import encode_prompt
 
     tokenizer = policy.tokenizer
@@ -210,9 +210,7 @@ def _prompt_ids(prompt: Prompt, *, policy: Policy, assumed: dict[str, None]) -> 
     special: Mapping[int, object] = getattr(tokenizer, "added_tokens_decoder", {})
     texts = [str(token) for token in special.values() if getattr(token, "special", False)]
     if any(text in message.content for message in prompt.messages for text in texts if text):
-        assumed[f"{prompt.source}: prompts hold special tokens and are tokenised as they are"] = (
-            None
-        )
+        assumed[f"{prompt.source}: prompts have special tokens and are tokenised unchanged"] = None
         text = "".join(message.content for message in prompt.messages)
         return tuple(tokenizer.encode(text, add_special_tokens=False))
     if tokenizer.chat_template:

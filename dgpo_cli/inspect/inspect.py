@@ -1,4 +1,4 @@
-"""Where the credit of some completions went: from stored statistics, or computed afresh."""
+"""Inspects the credit of completions, from stored statistics or computed ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MAX_CHARACTERS = 16 * MAX_TOKENS
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The completions to show, and what they are to be called."""
+    """The completions to show, and their name."""
 
     name: str
     file: RolloutFile
@@ -54,11 +54,10 @@ def run(
 ) -> Inspection:
     """Inspect completions. Only those that are shown are parsed and computed.
 
-    Args:
-        at: tell everything about this token of the one completion that is shown.
+    at: add the details of this token of the only completion.
 
     Raises:
-        ConfigError: what is asked for does not exist or does not go together.
+        ConfigError: the request does not fit together, or names what does not exist.
         DataError: a file is broken, or lacks what is needed.
         ModelError: a model does not load.
     """
@@ -74,9 +73,9 @@ def run(
 
 
 def _find(origin: Origin, *, choice: Selection) -> _Found:
-    """Open what the completions are from, and choose."""
+    """Open the source of the completions, and choose."""
     if origin.prompt is not None and origin.completion is not None:
-        file, name = typed_rollout(origin.prompt, origin.completion), "what was typed"
+        file, name = typed_rollout(origin.prompt, origin.completion), "typed text"
     else:
         path, name = _locate(origin.source or origin.rollouts)
         file = open_rollouts(path)
@@ -101,7 +100,7 @@ def _locate(source: Path | None) -> tuple[Path, str]:
     if source.is_dir():
         files = RunFolder(source).rollouts()
         if not files:
-            raise DataError(f"{source}: no rollouts in it; is it a run folder?")
+            raise DataError(f"{source}: has no rollouts; is it a run folder?")
         return files[-1], f"{source} {files[-1].stem}"
     if not source.exists():
         raise ConfigError(f"{source}: no such run folder or rollouts file")
@@ -109,7 +108,7 @@ def _locate(source: Path | None) -> tuple[Path, str]:
 
 
 def _chosen(file: RolloutFile, *, choice: Selection) -> Sequence[Entry]:
-    """Return the entries of the group and sample asked for, all where nothing is asked."""
+    """Return the entries of the chosen group and sample, by default all."""
     entries: Sequence[Entry] = file.entries
     if choice.group is not None:
         groups = file.groups
@@ -130,7 +129,7 @@ def _chosen(file: RolloutFile, *, choice: Selection) -> Sequence[Entry]:
 def _not_too_long(entries: Sequence[Entry], *, any_of_them: bool) -> Sequence[Entry]:
     """Refuse completions that would take minutes to show, before they are read.
 
-    any_of_them: those that are left will do.
+    any_of_them: drop them as long as others are left.
     """
     long = [e for e in entries if e.tokens > MAX_TOKENS or _characters(e) > MAX_CHARACTERS]
     if long and (not any_of_them or len(long) == len(entries)):
@@ -147,14 +146,14 @@ def _not_too_long(entries: Sequence[Entry], *, any_of_them: bool) -> Sequence[En
 
 
 def _characters(entry: Entry) -> int:
-    """How many have to be tokenised."""
+    """Return the number of characters to tokenise."""
     return 0 if entry.tokens else len(entry.record.completion) + len(entry.record.prompt)
 
 
 def _most_telling(entries: Sequence[Entry], *, file: RolloutFile) -> Entry:
-    """Return the entry with the least even weights that trained, of those with an advantage.
+    """Return the entry with an advantage whose training weights have the least effective tokens.
 
-    What a what-if would make of them does not count: all of them show the same completion.
+    A what-if does not change the choice.
     """
     advantages = file.advantages(AdvantageSettings())
 
@@ -178,7 +177,7 @@ def _computed(
     at: int | None,
     observer: Observer,
 ) -> Inspection:
-    """Run a model and its reference over the completions."""
+    """Compute the statistics by a model and its reference."""
     lines = [entry.line() for entry in found.entries]
     policy = load_models(models)
     for note in policy.notes:
@@ -216,7 +215,7 @@ def _from_stored(found: _Found, *, rules: Rules, at: int | None, observer: Obser
     lines = [entry.line() for entry in found.entries]
     if any(line.stats is None for line in lines):
         raise DataError(
-            f"{path}: no token statistics in it; give --model and --reference (or --adapter) "
+            f"{path}: has no token statistics; give --model and --reference (or --adapter) "
             "to compute them"
         )
     tell(observer, f"{path}: statistics as training stored them")
@@ -253,7 +252,7 @@ def _inspection(
     reference: str,
     source: str,
 ) -> Inspection:
-    """Put the completions together under the name of the first one's rule."""
+    """Return the inspection, under the rule of the first completion."""
     rule = rules.shown(statistics[0].line)
     return Inspection(
         model=model,

@@ -1,4 +1,4 @@
-"""What `dgpo inspect` leaves: the view on the terminal, a page, a drawing, a picture."""
+"""The outputs of `dgpo inspect`: the view on the terminal, a page, a drawing, a picture."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTH = 100  # cells of a drawing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InspectOutput:
-    """What was asked for of one completion, of two, or of one token."""
+    """The outputs for one completion, two, or one token."""
 
     inspection: Inspection = field(kw_only=False)
     what: What
@@ -34,7 +34,7 @@ class InspectOutput:
     top: int
 
     def show(self) -> None:
-        """Draw it on stdout; what may be long goes through the pager."""
+        """Print the view; long ones go through the pager."""
         from dgpo_cli.ui import ramp
 
         width, color = console.picture_width(), ramp.depth_of(console.stdout())
@@ -43,9 +43,9 @@ class InspectOutput:
             show(self.draw(shown, width=width, color=color))
 
     def write(self, files: Mapping[str, Path]) -> Iterator[str]:
-        """Write files by their options; yields a line for each that is written.
+        """Write files by option; yield a line for each.
 
-        The page has all completions, a drawing this view of the most telling one.
+        The page has all completions, a drawing the most telling one.
         """
         from dgpo_cli.inspect.page import chosen, inspect_page, most_telling
         from dgpo_cli.ui.svg import export_svg
@@ -71,7 +71,7 @@ class InspectOutput:
             yield f"written to {png}"
 
     def draw(self, shown: InspectedCompletion, *, width: int, color: Depth) -> RenderableType:
-        """The view of a completion; of the pair or the token where that was asked for."""
+        """Return the view of a completion, of the pair or of the token."""
         from dgpo_cli.inspect.views import pair_view, token_detail
 
         if self.inspection.detail is not None:
@@ -93,7 +93,7 @@ class InspectOutput:
     def _completion(
         self, shown: InspectedCompletion, *, width: int, color: Depth
     ) -> RenderableType:
-        """One completion, and what a what-if changes of it."""
+        """Return the view of one completion, and what a what-if changes."""
         from rich.console import Group
 
         from dgpo_cli.inspect.views import heatmap, step_table, what_if

@@ -1,8 +1,8 @@
 """`dgpo inspect --html`: the credit of some completions as one page that needs no network.
 
-Python writes the first completion's text and all numbers; the script colours, recomputes the
-weights for another tau or kappa, and shows what stands behind a token. Without it the page still
-holds the default completion with its colours.
+Python writes the text of the first completion and all numbers; the script colours, recomputes the
+weights for another tau or kappa, and shows the numbers of a token. Without it the page has the
+first completion with its colours.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from dgpo_cli.ui.document import asset, document
 from dgpo_cli.ui.scale import Scale
 
 MAX_TOKENS = 60_000  # of all completions of a page; each adds about 80 bytes
-DIGITS = 12  # of a number in the data; what the page recomputes is right to 1e-9
+DIGITS = 12  # of a number in the data; recomputed numbers are right to 1e-9
 
 _SCRIPTS = ("numbers.js", "credit.js", "tables.js", "inspect.js", "events.js")
 _WHATS = {
     "weight": "credit weight w",
     "advantage": "token advantage A·w",
     "score": "score s",
-    "hellinger": "deviation d",
+    "hellinger": "distance d",
     "entropy": "entropy H",
     "logprob": "surprise −log p",
 }
@@ -45,7 +45,7 @@ _RANGES = {
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What goes on a page: completions in their order, which is shown first, how many are not."""
+    """The completions of a page in order, the place of the first one shown, the number left out."""
 
     completions: tuple[InspectedCompletion, ...]
     first: int
@@ -53,9 +53,9 @@ class Chosen:
 
 
 def most_telling(completions: Sequence[InspectedCompletion]) -> int:
-    """The place of the completion whose credit is the least even and that moves the policy.
+    """Return the place of the completion with an advantage and the least effective tokens.
 
-    It is the credit that trained, where that is known: every what-if shows the same completion.
+    By the credit that trained, if known: a what-if does not change the choice.
     """
 
     def evenness(at: int) -> float:
@@ -68,7 +68,7 @@ def most_telling(completions: Sequence[InspectedCompletion]) -> int:
 
 
 def chosen(completions: Sequence[InspectedCompletion]) -> Chosen:
-    """The most telling completion, its group, and as many others as a page can hold."""
+    """Return the most telling completion, its group, and as many others as a page takes."""
     best = most_telling(completions)
     ours = completions[best].prompt_id
     order = sorted(
@@ -90,10 +90,10 @@ def chosen(completions: Sequence[InspectedCompletion]) -> Chosen:
 
 
 def inspect_page(inspection: Inspection) -> str:
-    """The page of an inspection; the same inspection gives the same bytes.
+    """Return the page of an inspection; the same inspection gives the same bytes.
 
     Raises:
-        ValueError: the inspection holds no completion.
+        ValueError: the inspection has no completion.
     """
     if not inspection.completions:
         raise ValueError("a page needs at least one completion")
@@ -131,7 +131,7 @@ def _data(page: Chosen, *, inspection: Inspection) -> dict[str, Any]:
 
 
 def _completion(shown: InspectedCompletion, *, inspection: Inspection) -> dict[str, Any]:
-    """A completion by columns; texts are already safe to show, one for each piece of text."""
+    """Return a completion by columns; texts, one a piece, are already safe to show."""
     tokens = shown.tokens
     parts = list(shown_pieces(tokens))
     return {
@@ -160,7 +160,7 @@ def _completion(shown: InspectedCompletion, *, inspection: Inspection) -> dict[s
 
 
 def _stored(stored: StoredCredit | None) -> dict[str, Any] | None:
-    """The credit that trained, beside a what-if."""
+    """Return the credit that trained, to compare with a what-if."""
     if stored is None:
         return None
     return {
@@ -170,7 +170,7 @@ def _stored(stored: StoredCredit | None) -> dict[str, Any] | None:
 
 
 def _number(value: float) -> float | int:
-    """The same number in fewer characters."""
+    """Return a number in fewer characters."""
     if not math.isfinite(value):
         return value
     rounded = float(f"{value:.{DIGITS}g}")
@@ -178,7 +178,7 @@ def _number(value: float) -> float | int:
 
 
 def _facts(shown: InspectedCompletion, *, inspection: Inspection) -> dict[str, Any]:
-    """What the page says of one completion before a script runs."""
+    """Return the facts of one completion that the page has without a script."""
     scale = Scale.of([token.weight for token in shown.tokens], steps=STEPS)
     return {
         "shown": shown,
@@ -204,7 +204,7 @@ def _look(shown: InspectedCompletion) -> str:
 
 
 def _choices(page: Chosen) -> list[tuple[str, list[tuple[int, str]]]]:
-    """The chooser's entries, the completions of a prompt under one head."""
+    """Return the entries of the chooser, the completions of a prompt under one head."""
     groups: list[tuple[str, list[tuple[int, str]]]] = []
     for at, shown in enumerate(page.completions):
         if not groups or shown.prompt_id != groups[-1][0]:

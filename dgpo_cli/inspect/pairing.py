@@ -1,4 +1,4 @@
-"""A right and a wrong completion of one prompt that begin alike: where did they part?"""
+"""Finds a correct and a wrong completion of one prompt with a common start."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.types import Outcome
 from dgpo_cli.runs.rollouts import RolloutLine
 
-# What stands against a right answer, the most telling first; an unknown outcome does not.
+# Outcomes to compare with a correct answer, the most telling first.
 _NOT_RIGHT: tuple[Outcome, ...] = ("wrong", "out_of_range", "no_answer", "truncated")
 
 
 def pair_of(lines: Sequence[RolloutLine], *, path: Path) -> tuple[int, int]:
-    """The places of the right and the wrong completion of one prompt that begin alike the longest.
+    """Return the places of the correct and the wrong completion with the longest common start.
 
-    Of several prompts it is one with an answer that is wrong rather than none, and of these the one
-    whose right and other completions are most evenly mixed; ties go to the longest start, then to
-    the first. path: the file they are from.
+    Prompts with a wrong answer rather than none come first, of these the one closest to half
+    correct; ties go to the longest start, then to the first. path: the file they are from.
 
     Raises:
         DataError: no prompt has both.
@@ -43,12 +42,12 @@ def pair_of(lines: Sequence[RolloutLine], *, path: Path) -> tuple[int, int]:
                 best = key, pair
             break
     if best is None:
-        raise DataError(f"{path}: no prompt there has both a right and a wrong completion")
+        raise DataError(f"{path}: no prompt has both a correct and a wrong completion")
     return best[1]
 
 
 def _common(one: RolloutLine, other: RolloutLine) -> int:
-    """How many tokens both begin with; of completions without ids, how many characters."""
+    """Return the number of tokens that both begin with; without ids, of characters."""
     first, second = (line.completion.token_ids or line.completion.text for line in (one, other))
     same = (a == b for a, b in zip(first, second, strict=False))
     return sum(1 for _ in takewhile(bool, same))

@@ -1,4 +1,4 @@
-"""What a user may ask of an inspection: which completions, which models, which credit."""
+"""The request of an inspection: which completions, which models, which credit."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the completions are from: a run folder, a file of rollouts, or what the user typed.
-
-    With nothing given it is the newest run under ./runs.
-    """
+    """A run folder, a rollouts file, or typed text; by default the newest run under ./runs."""
 
     source: Path | None = None
     rollouts: Path | None = None
@@ -21,7 +18,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What computes the statistics; with nothing given, training's own are shown."""
+    """The models that compute the statistics; by default those of training are shown."""
 
     model: str | None = None
     reference: str | None = None
@@ -32,8 +29,8 @@ class Models:
 class Selection:
     """Which completions of the file. A group is all completions of a prompt, counted from 0.
 
-    one: of those that are left, only the most telling one.
-    pair: of those that are left, a right and a wrong one of one prompt, in this order.
+    one: of these, only the most telling.
+    pair: of these, a correct and a wrong one of one prompt, in this order.
     """
 
     group: int | None = None
@@ -44,7 +41,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """Another credit than the one that trained; None leaves a setting as it was."""
+    """Another credit than the one that trained; None keeps a setting."""
 
     rule: str | None = None
     tau: float | None = None
@@ -53,11 +50,11 @@ class WhatIf:
 
     @property
     def changes(self) -> dict[str, float]:
-        """The settings of the rule that are given."""
+        """Return the given settings of the rule."""
         named = {"tau": self.tau, "kappa": self.kappa, "target_ess": self.target_ess}
         return {name: value for name, value in named.items() if value is not None}
 
     @property
     def asks(self) -> bool:
-        """Whether anything is given."""
+        """Return whether anything is given."""
         return self.rule is not None or bool(self.changes)

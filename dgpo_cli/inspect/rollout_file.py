@@ -1,7 +1,7 @@
-"""A file of rollouts, opened fast: the long columns of a line are parsed when they are asked for.
+"""A file of rollouts, opened fast: the long columns of a line are parsed on demand.
 
-A line of 20,000 tokens holds a megabyte of numbers. To choose a completion needs none of them but
-its weights, so that columns stay bytes and the rest of each line is read without them.
+A line of 20,000 tokens has a megabyte of numbers. Choosing a completion needs only its weights, so
+columns stay bytes and the rest of each line is read without them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from dgpo_cli.runs.run_folder import RunFolder
 
 _LONG = ("prompt_token_ids", "token_ids", "sampling_logprobs", *TOKEN_FIELDS)
 _NAMES = (name for own in _LONG for name in NAMES.get(own, (own,)))
-# A quote inside of a JSON text has a backslash before it, so that this finds keys alone.
+# A quote inside a JSON string has a backslash before it, so this finds only keys.
 _COLUMN = re.compile(rb'"(?:' + "|".join(_NAMES).encode() + rb')"\s*:\s*(?=\[)')
 _TEXT = re.compile(rb"\S")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One completion of a file; its columns are read when they are asked for."""
+    """One completion of a file; its columns are read on demand."""
 
     source: str
     number: int
@@ -51,7 +51,7 @@ class Entry:
 
     @property
     def tokens(self) -> int:
-        """How many there are, told without reading them; 0 where the line has only text."""
+        """Return their number without reading them; 0 if the line has only text."""
         match self._columns.get("token_ids"):
             case {"\0column": [int(start), int(stop)]}:
                 return self._data.count(b",", start, stop) + 1
@@ -94,7 +94,7 @@ class Entry:
 
 
 class RolloutFile:
-    """The completions of a file. assumed: what its lines do not say and was taken as given."""
+    """The completions of a file. assumed: what its lines lack and was assumed."""
 
     def __init__(self, path: Path, entries: Sequence[Entry], *, assumed: Sequence[str]) -> None:
         self.path = path
@@ -103,12 +103,12 @@ class RolloutFile:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The prompts' ids, in order."""
+        """Return the ids of the prompts, in order."""
         return tuple(dict.fromkeys(entry.prompt_id for entry in self.entries))
 
     def advantages(self, settings: AdvantageSettings) -> dict[int, float]:
         """Return the advantage of every line by its number: as stored, else from the rewards of
-        its group; NaN where a reward of the group is not known."""
+        its group; NaN if one of these is unknown."""
         groups: dict[str, list[Entry]] = {}
         for entry in self.entries:
             groups.setdefault(entry.prompt_id, []).append(entry)
@@ -148,7 +148,7 @@ def read_rollouts(source: str | Path, *, step: int | None = None) -> Iterator[Ro
         run = RunFolder(path)
         files = run.rollouts() if step is None else [run.rollout_file(step)]
         if not files:
-            raise DataError(f"{path}: no rollouts in it; give the folder of a run that kept some")
+            raise DataError(f"{path}: has no rollouts; give the folder of a run that kept some")
     elif step is not None:
         raise DataError(f"step={step}: {path} is not the folder of a run; leave out step")
     else:
@@ -157,10 +157,10 @@ def read_rollouts(source: str | Path, *, step: int | None = None) -> Iterator[Ro
 
 
 def open_rollouts(path: Path) -> RolloutFile:
-    """Open a file of rollouts, which may be packed by gzip.
+    """Open a file of rollouts, which may be gzipped.
 
     Raises:
-        DataError: it cannot be read, or a line is no completion; the message names its field.
+        DataError: it cannot be read, or a line is not a completion; the message names the field.
     """
     data = unpacked(path)
     maker = _Maker(str(path), data)
@@ -174,7 +174,7 @@ def open_rollouts(path: Path) -> RolloutFile:
             maker.add(number, start, stop)
         start = stop + 1
     if not maker.entries:
-        raise DataError(f"{path}: no rollouts in it")
+        raise DataError(f"{path}: has no rollouts")
     return RolloutFile(path, maker.entries, assumed=list(maker.assumed))
 
 
@@ -187,7 +187,7 @@ def typed_rollout(prompt: str, completion: str) -> RolloutFile:
 
 
 class _Maker:
-    """Makes the entries of one file, and gives those without a prompt_id and an index theirs."""
+    """Makes the entries of a file, and assigns missing prompt ids and indices."""
 
     def __init__(self, source: str, data: bytes) -> None:
         self.source = source
@@ -223,7 +223,7 @@ class _Maker:
 
 
 def _skimmed(data: bytes, start: int, stop: int, *, where: str) -> Any:
-    """Parse a line with its columns cut out; each is replaced by where it starts and stops."""
+    """Parse a line with each column replaced by its start and stop."""
     parts: list[bytes] = []
     at = start
     while match := _COLUMN.search(data, at, stop):
@@ -237,7 +237,7 @@ def _skimmed(data: bytes, start: int, stop: int, *, where: str) -> Any:
     try:
         return parsed(b"".join(parts), where=where)
     except DataError:
-        # A column that is no flat list of numbers; or not JSON at all, which this explains.
+        # A column is not a flat list of numbers, or this raises the error of broken JSON.
         return parsed(data[start:stop], where=where)
 
 

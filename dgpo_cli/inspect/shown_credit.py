@@ -24,9 +24,9 @@ from dgpo_cli.runs.rollouts import RolloutLine
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a model said of a completion, T numbers each.
+    """The token statistics of a completion, T numbers each.
 
-    stored: whether training wrote them. advantage: the completion's; NaN where it is not known.
+    stored: training wrote them. advantage: of the completion; NaN if unknown.
     """
 
     line: RolloutLine
@@ -39,7 +39,7 @@ class Statistics:
 
 
 def stored_statistics(line: RolloutLine) -> Statistics:
-    """Take the statistics that training wrote."""
+    """Return the statistics that training wrote."""
     assert line.stats is not None
     return Statistics(
         line=line,
@@ -60,7 +60,7 @@ class Rules:
         self._found: dict[str, CreditRule] = {}
 
     def trained(self, line: RolloutLine) -> CreditRule:
-        """Return the rule that a line was trained with; the published one where it tells none."""
+        """Return the rule that a line was trained with; the published one if it has none."""
         return self._rule(line, WhatIf())
 
     def shown(self, line: RolloutLine) -> CreditRule:
@@ -76,7 +76,7 @@ class Rules:
         key = json.dumps([stored, what_if.rule, what_if.changes])
         if key not in self._found:
             if what_if.asks:
-                self.trained(line)  # what is wrong with it is not the what-if's fault
+                self.trained(line)  # its own errors are not those of the what-if
             try:
                 self._found[key] = _resolved(stored, what_if)
             except ConfigError as error:
@@ -91,21 +91,18 @@ class Rules:
 
 def _resolved(stored: dict[str, Any], what_if: WhatIf) -> CreditRule:
     changes = what_if.changes
-    # A rule that has no such setting cannot be meant; of a rule that is named, resolve says so.
+    # A rule without such a setting is not meant; for a named rule, resolve refuses it.
     meant = stored["rule"] if all(name in stored for name in changes) else "dgpo"
     rule = what_if.rule or meant
     if any(stored.get(name) != value for name, value in changes.items()):
-        stored.pop("target_ess_over", None)  # the rest of a batch is not here to look for one with
+        stored.pop("target_ess_over", None)  # the rest of the batch is not here
     if "tau" in changes:
-        stored.pop("target_ess", None)  # a tau that is named is not looked for
+        stored.pop("target_ess", None)  # a given tau is not searched
     flags: dict[str, tuple[str, Any]] = {"credit.rule": ("--rule", rule)} if what_if.asks else {}
-    flags |= {f"credit.{name}": (_flag(name), value) for name, value in changes.items()}
+    for name, value in changes.items():
+        flags[f"credit.{name}"] = (f"--{name.replace('_', '-')}", value)
     written = [f"credit.{k}={_toml(v)}" for k, v in stored.items() if v is not None]
     return resolve(overrides=written, flags=flags).settings.credit
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _toml(value: Any) -> str:
@@ -147,12 +144,12 @@ def inspected(
 
 
 def tau_of(rule: CreditRule) -> float | None:
-    """Return the tau that a rule sets; None where it has none or looks for it."""
+    """Return the tau that a rule sets; None if it has none or searches it."""
     return rule.tau if isinstance(rule, DgpoCredit) and rule.target_ess is None else None
 
 
 def _found_tau(credit: Credit) -> float | None:
-    """Return the tau of the only row; None where there is none, or none makes a difference."""
+    """Return the tau of the only row; None if there is none, or it makes no difference."""
     tau = math.nan if credit.tau is None else float(credit.tau[0])
     return None if math.isnan(tau) else tau
 
@@ -160,7 +157,7 @@ def _found_tau(credit: Credit) -> float | None:
 def _with_tau_that_trained(
     rule: CreditRule, found: Statistics, *, trained: CreditRule
 ) -> CreditRule:
-    """Where training looked for tau, take what it found: it may have been a whole batch's."""
+    """If training searched tau, use what it found, which may be that of a whole batch."""
     stats = found.line.stats
     if not isinstance(rule, DgpoCredit) or rule.target_ess is None or rule != trained:
         return rule

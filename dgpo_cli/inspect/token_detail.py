@@ -1,9 +1,10 @@
-"""Everything about one token: what else could have come there, under the policy and reference."""
+"""The details of one token: its alternatives under the policy and the reference."""
 
 from __future__ import annotations
 
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,15 +23,11 @@ if TYPE_CHECKING:
     from dgpo_cli.policy.policy import Policy
 
 TOP = 8  # likeliest tokens of each model
-_OFF = 1e-2  # nats by which a checkpoint's log-probability may differ from the stored one
+_OFF = 1e-2  # nats: largest difference of log-probabilities, checkpoint and stored
 
 
 def check_position(position: int, completion: InspectedCompletion) -> None:
-    """Refuse a token that the completion does not have.
-
-    Raises:
-        ConfigError: see above.
-    """
+    """Raise ConfigError for a token that the completion does not have."""
     count = len(completion.tokens)
     if position >= count:
         raise ConfigError(
@@ -42,10 +39,7 @@ def check_position(position: int, completion: InspectedCompletion) -> None:
 def computed_detail(
     position: int, *, found: Statistics, policy: Policy, texts: TokenTexts, weights: str
 ) -> TokenDetail:
-    """Run the policy and its reference over what stands before the token.
-
-    weights: which weights those are, in words.
-    """
+    """Run the policy and its reference over the tokens before this one. weights: their name."""
     from dgpo_cli.inspect.alternatives import next_token
 
     line = found.line
@@ -85,30 +79,40 @@ def stored_detail(
     texts: TokenTexts,
     observer: Observer,
 ) -> TokenDetail:
-    """Find the weights that sampled a stored completion; without them, say what computes it."""
+    """Load the weights that sampled a stored completion; without them, return a command as hint."""
+    from dgpo_cli.policy.policy import load_policy
+
     bare = TokenDetail(position=position, temperature=found.line.temperature or 1.0)
-    asked = _Asked(file, entry, position)
+    end = f"--rollouts {shlex.quote(str(file.path))} --group {file.groups.index(entry.prompt_id)}"
+    end += f" --sample {entry.index} --at {position}"
+    by_hand = replace(bare, hint=f"dgpo inspect --model M --reference R {end}")
     run = RunFolder(file.path.parent.parent)
     if not run.settings_file.is_file():
-        return _with_hint(bare, asked.command("--model M --reference R"))
+        return by_hand
     settings = resolve(config=run.settings_file).settings
     version = found.line.completion.policy_version
     checkpoint = None if version == 0 else _checkpoint_of(run, version=version)
     if version > 0 and checkpoint is None:
-        return _with_hint(bare, _nearest(run, settings, asked=asked))
+        return replace(bare, hint=_nearest(run, settings, end=end))
     weights = "the initial model" if checkpoint is None else str(checkpoint)
     try:
-        policy = _load(settings, checkpoint=checkpoint)
+        policy = load_policy(
+            settings.model,
+            adapter=settings.adapter,
+            seed=settings.seed,
+            with_reference=True,
+            checkpoint=checkpoint,
+        )
     except (CheckpointError, ModelError, UnreadableError) as error:
         tell(observer, f"{weights}, which sampled it, does not load: {error}")
-        return _with_hint(bare, asked.command("--model M --reference R"))
+        return by_hand
     detail = computed_detail(position, found=found, policy=policy, texts=texts, weights=weights)
     _compare(detail, found=found, observer=observer)
     return detail
 
 
 def _compare(detail: TokenDetail, *, found: Statistics, observer: Observer) -> None:
-    """Tell where the weights give the sampled token another probability than training stored."""
+    """Print a note if the sampled token's probability is not the one that training stored."""
     sampled = found.line.completion.token_ids[detail.position]
     (own,) = (each.policy for each in detail.alternatives if each.id == sampled)
     stored = found.logprobs[detail.position]
@@ -122,57 +126,24 @@ def _compare(detail: TokenDetail, *, found: Statistics, observer: Observer) -> N
 
 
 def _checkpoint_of(run: RunFolder, *, version: int) -> Path | None:
-    """Return the checkpoint whose weights had seen so many updates."""
+    """Return the checkpoint after `version` updates."""
     for checkpoint in run.checkpoints():
         try:
             if check_state(checkpoint).policy_version == version:
                 return checkpoint
         except (CheckpointError, UnreadableError):
-            continue  # a broken checkpoint is no reason not to look at another one
+            continue  # try the others
     return None
 
 
-def _load(settings: Settings, *, checkpoint: Path | None) -> Policy:
-    from dgpo_cli.policy.policy import load_policy
-
-    return load_policy(
-        settings.model,
-        adapter=settings.adapter,
-        seed=settings.seed,
-        with_reference=True,
-        checkpoint=checkpoint,
-    )
-
-
-class _Asked:
-    """What was asked, to be put into a command that the user can copy."""
-
-    def __init__(self, file: RolloutFile, entry: Entry, position: int) -> None:
-        group = file.groups.index(entry.prompt_id)
-        self._end = (
-            f"--rollouts {shlex.quote(str(file.path))} --group {group} --sample {entry.index} "
-            f"--at {position}"
-        )
-
-    def command(self, models: str) -> str:
-        return f"dgpo inspect {models} {self._end}"
-
-
-def _with_hint(detail: TokenDetail, hint: str) -> TokenDetail:
-    return TokenDetail(position=detail.position, temperature=detail.temperature, hint=hint)
-
-
-def _nearest(run: RunFolder, settings: Settings, *, asked: _Asked) -> str:
-    """Return the command that takes the newest checkpoint, as the right one is not kept."""
+def _nearest(run: RunFolder, settings: Settings, *, end: str) -> str:
+    """Return the command for the newest checkpoint, since the right one is gone."""
     checkpoints = run.checkpoints()
     initial = shlex.quote(settings.model.path)
     if not checkpoints:
-        return asked.command(f"--model M --reference {initial}")
+        return f"dgpo inspect --model M --reference {initial} {end}"
     newest = shlex.quote(str(checkpoints[-1]))
-    lora = isinstance(settings.adapter, LoraAdapter)
-    models = (
-        f"--model {initial} --adapter {newest}"
-        if lora
-        else (f"--model {newest} --reference {initial}")
-    )
-    return f"{asked.command(models)}  # weights after step {step_of(checkpoints[-1])}"
+    models = f"--model {newest} --reference {initial}"
+    if isinstance(settings.adapter, LoraAdapter):
+        models = f"--model {initial} --adapter {newest}"
+    return f"dgpo inspect {models} {end}  # weights after step {step_of(checkpoints[-1])}"

@@ -1,10 +1,9 @@
 """A completion as coloured tokens on a page: text, classes and the colours of both schemes.
 
-Nothing of it needs a script; numbers are in the titles. `u1` to `u12` lie above the middle of a
+It needs no script; numbers are in the titles. Classes `u1` to `u12` are above the middle of a
 diverging scale (w = 1, or 0 for signed quantities), `d1` to `d12` below, `q1` to `q12` on a
-sequential scale; no class is the middle, or nothing. Strength is lightness: on a dark card it rises
-with the distance, on a light one it falls, equally on both arms. Text on every colour has a
-contrast of at least 4.5.
+sequential scale; the middle has no class. Strength is lightness: it rises with the distance on a
+dark card and falls on a light one. Text on every colour has a contrast of at least 4.5.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Colour:
 
 @cache
 def colours(scheme: Scheme) -> dict[str, tuple[Colour, ...]]:
-    """Each arm's colours from weak to strong."""
+    """Return the colours of each arm from weak to strong."""
     ramps = {
         "light": (_LIGHT_ABOVE, _LIGHT_BELOW, _LIGHT_GROWING),
         "dark": (_DARK_ABOVE, _DARK_BELOW, _DARK_GROWING),
@@ -77,7 +76,7 @@ def colours(scheme: Scheme) -> dict[str, tuple[Colour, ...]]:
 
 
 def css() -> str:
-    """The rules of all classes: for elements of text and, by `fill`, for shapes."""
+    """Return the rules of all classes: for text and, by `fill`, for shapes."""
     light, dark = colours("light"), colours("dark")
     rules = []
     for arm in ARMS:
@@ -89,7 +88,7 @@ def css() -> str:
 
 
 def level_class(level: int) -> str:
-    """The class of a level on the diverging scale; empty for the middle."""
+    """Return the class of a level on the diverging scale; empty for the middle."""
     return f"u{level}" if level > 0 else f"d{-level}" if level else ""
 
 
@@ -101,15 +100,14 @@ def _readable(backgrounds: list[str]) -> tuple[Colour, ...]:
 
 
 def tokens_style() -> str:
-    """The CSS of `token_lines`, for `document`."""
+    """Return the CSS of `token_lines`, for `document`."""
     return asset("tokens.css") + css()
 
 
 def token_lines(tokens: Sequence[InspectedToken], *, vocab_size: int) -> Iterator[TokenLine]:
-    """The lines of a completion for the template's `tokens`.
+    """Yield the lines of a completion for the template's `tokens`.
 
-    The scale is the terminal's fixed one: 1/2 to 2, no colour from 0.8 to 1.25. A coloured token
-    with more than GRPO's weight is bold as well.
+    The scale is the terminal's fixed one: 1/2 to 2, no colour from 0.8 to 1.25.
     """
     scale = Scale.of([token.weight for token in tokens], steps=STEPS)
     line: TokenLine = []
@@ -124,7 +122,7 @@ def token_lines(tokens: Sequence[InspectedToken], *, vocab_size: int) -> Iterato
 
 
 def shown_pieces(tokens: Sequence[InspectedToken]) -> Iterator[tuple[Piece, str, bool]]:
-    """Each piece, its visible text in running lines, and whether a line ends behind it."""
+    """Yield each piece, its visible text, and whether a line ends after it."""
     found = pieces(tokens)
     texts = show_all((piece.text for piece in found), glyphs=UNICODE)
     for piece, text in zip(found, texts, strict=True):

@@ -148,5 +148,8 @@ def test_a_drawing_of_a_token_or_a_what_if_is_what_the_terminal_shows(
         assert dgpo("inspect", "a", "--tau", "1", *view, "--svg", str(path)).exit_code == 0
         drawn = path.read_text(encoding="utf-8").replace("&#160;", " ")
         shown = dgpo("inspect", "a", "--tau", "1", *view).stdout
-        for line in ("Against the weights that trained", "stored: uniform, effective fraction 1.0"):
+        for line in (
+            "Against the weights that trained",
+            "stored: uniform, effective token fraction 1.0",
+        ):
             assert line in drawn and line in shown

@@ -33,7 +33,7 @@ def test_a_tau_that_was_found_is_shown_with_what_it_was_found_for() -> None:
     found = head(
         replace(solution(), tau=0.0123), tau=None, parameters={"kappa": 1.0, "target_ess": 0.9}
     )
-    assert "dgpo, tau 0.0123 for effective fraction 0.9, kappa 1" in found
+    assert "dgpo, tau 0.0123 for target_ess 0.9, kappa 1" in found
     assert "dgpo, tau 0.1, kappa 1" in head(solution())
 
 
@@ -55,7 +55,7 @@ def test_nearly_even_credit_is_said_to_be_and_how_to_look_for_more() -> None:
     shown = completion(["x"] * 32, [0.01] + [0.0] * 31, tau=0.4)
     assert max(token.weight for token in shown.tokens) > 1.02
     told = " ".join(head(shown).split())
-    assert "Weights are nearly uniform: effective fraction 0.99998" in told
+    assert "Weights are nearly uniform: effective token fraction 0.99998" in told
     assert SHARPER in told
     # No tau can tell equal scores apart; the last three have asked for it, or cannot.
     even = completion(["x"] * 32, [0.01] * 32, tau=0.4)

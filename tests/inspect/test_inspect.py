@@ -111,7 +111,7 @@ def test_what_cannot_be_inspected_says_why(trained: Path, tmp_path: Path) -> Non
     rollouts = RunFolder(trained).rollouts()[-1]
     with pytest.raises(ConfigError, match="no such run folder"):
         look(source=tmp_path / "nothing")
-    with pytest.raises(DataError, match="no rollouts in it"):
+    with pytest.raises(DataError, match="has no rollouts"):
         look(source=tmp_path)
     with pytest.raises(ConfigError, match="--model needs --reference"):
         look(model="embedded:tiny", rollouts=rollouts)

@@ -165,4 +165,4 @@ def test_each_completion_has_the_tau_that_was_found_for_it() -> None:
     each = [replace(uneven("a", at, tau=tau), tau=tau) for at, tau in enumerate((0.03, 0.25))]
     page = inspect_page(inspection(*each, tau=None, parameters={"target_ess": 0.8, "kappa": 1.0}))
     names = [found["ruleName"] for found in data_of(page)["completions"]]  # type: ignore[attr-defined]
-    assert names == [f"dgpo, tau {tau} for effective fraction 0.8, kappa 1" for tau in (0.03, 0.25)]
+    assert names == [f"dgpo, tau {tau} for target_ess 0.8, kappa 1" for tau in (0.03, 0.25)]

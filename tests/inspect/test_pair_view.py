@@ -138,4 +138,4 @@ def test_each_side_has_the_tau_that_was_found_for_it() -> None:
     picture = pair_view.render(*both, inspection=asked, width=80, color="none")
     lines = printed(picture, width=80).splitlines()
     assert ["tau", "0.03", "none"] in [line.split() for line in lines]
-    assert "credit rule dgpo, tau for effective fraction 0.8, kappa 1" in lines
+    assert "credit rule dgpo, tau for target_ess 0.8, kappa 1" in lines

@@ -77,11 +77,11 @@ def test_of_several_prompts_the_most_evenly_mixed_one_is_taken() -> None:
 
 def test_unknown_outcomes_are_not_wrong() -> None:
     lines = [line("a", "correct", (1,)), line("a", "crash", (1,)), line("a", "timeout", (1,))]
-    with pytest.raises(DataError, match="right and a wrong"):
+    with pytest.raises(DataError, match="correct and a wrong"):
         pair_of(lines, path=FILE)
 
 
 def test_a_completion_without_a_verdict_is_in_no_pair() -> None:
     lines = [line("a", "correct", (1,)), replace(line("a", "wrong", (1,)), verdict=None)]
-    with pytest.raises(DataError, match="right and a wrong"):
+    with pytest.raises(DataError, match="correct and a wrong"):
         pair_of(lines, path=FILE)

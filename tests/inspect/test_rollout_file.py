@@ -184,7 +184,10 @@ def test_only_the_lines_that_are_asked_for_are_parsed(tmp_path: Path) -> None:
     [
         ('{"prompt": "q"}', "the field completion is missing"),
         ('{"completion": "c"}', "the field prompt is missing"),
-        ('{"messages": [{"role": "user", "content": "q"}]}', "do not end with the assistant"),
+        (
+            '{"messages": [{"role": "user", "content": "q"}]}',
+            "do not end with a turn of the assistant",
+        ),
         ('{"prompt": "q", "completion": "c", "weights": [1, 2}', "not JSON"),
         ('{"prompt": "q", "completion": 3}', "completion=3: must be text"),
         ('"text"', "not a JSON object"),

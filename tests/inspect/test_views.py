@@ -222,7 +222,7 @@ def test_numbers_that_are_not_finite_are_shown_and_not_painted(what: What) -> No
 def test_an_advantage_that_is_not_known_is_not_said_to_be_zero() -> None:
     shown = reasoning(sentences=3, advantage=math.nan)
     output = drawn(tokens_view, shown, what="advantage")
-    assert "The advantage is not known." in output
+    assert "The advantage is unknown." in output
     assert "nan" not in drawn(steps_view, shown).split("3 steps")[1]
 
 
@@ -258,4 +258,4 @@ def test_what_is_not_known_is_said_in_every_view() -> None:
     output = drawn(shown_pair, tuple(replace(each, **nothing) for each in both), what="advantage")  # type: ignore[arg-type]
     for label in ("reward", "advantage"):
         assert re.search(rf"{label} +unknown +unknown", output), label
-    assert not re.search(r"\bnan\b", output) and "The advantage is not known." in output
+    assert not re.search(r"\bnan\b", output) and "The advantage is unknown." in output

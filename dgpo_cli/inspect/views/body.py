@@ -14,7 +14,7 @@ from dgpo_cli.ui.page import NOTE, Page
 from dgpo_cli.ui.ramp import Ramp
 
 CONTEXT = 1  # lines before and after the line of a token that matters
-ROWS = 14  # of passages, about; gaps and marks not counted
+ROWS = 14  # of passages, about, without gaps and marks
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class Passage:
 def passages_around(
     wanted: Iterable[int], *, count: int, rows: int, empty: Container[int] = ()
 ) -> tuple[Passage, ...]:
-    """The lines around the wanted ones in the order of their importance, until `rows` are full.
+    """Return the lines around the wanted ones, most important first, until `rows` are full.
 
-    Passages that touch, or that one line parts, are one: the note on a gap takes a line as well.
-    The first wanted line is always in. count: lines there are. empty: those that are no context.
+    Passages with a gap of one line are joined: the note on a gap takes a line as well. The first
+    wanted line is always in. count: of all lines. empty: lines that are not context.
     """
     chosen: set[int] = set()
     for line in wanted:
@@ -55,9 +55,8 @@ def passages_around(
 class Body:
     """The running text.
 
-    listed: the tokens of the table. peaks: those that passages are shown around, most important
-    first.
-    whole: show all of it, however long; otherwise all of it where a screen holds it.
+    listed: the tokens of the table. peaks: tokens whose passages are shown, most important first.
+    whole: show all text, however long; otherwise only if it fits the screen.
     """
 
     pieces: tuple[Piece, ...]
@@ -103,7 +102,7 @@ class Body:
         self._gap(places, shown, len(lines))
 
     def _gap(self, places: _Places, start: int, stop: int) -> None:
-        """One line on what is left out: how many tokens, and how much of the weight."""
+        """Write what is left out: the number of tokens and their share of the weight."""
         if start >= stop:
             return
         pieces = self.pieces[places.first(start) : places.first(stop)]
@@ -117,7 +116,7 @@ class Body:
 
 
 class _Places:
-    """In which line each piece begins; a line break is not a character of any line."""
+    """The line in which each piece begins; line breaks belong to no line."""
 
     def __init__(self, texts: Sequence[str], lines: Sequence[Line]) -> None:
         sizes = (len(text) - text.count("\n") for text in texts)
@@ -127,9 +126,9 @@ class _Places:
         )
 
     def line(self, piece: int) -> int:
-        """The line in which a piece begins."""
+        """Return the line in which a piece begins."""
         return bisect_right(self._lines, self._pieces[piece]) - 1
 
     def first(self, line: int) -> int:
-        """The first piece that begins in a line or after it."""
+        """Return the first piece that begins in a line or after it."""
         return bisect_left(self._pieces, self._lines[line], hi=len(self._pieces) - 1)

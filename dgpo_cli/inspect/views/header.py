@@ -1,4 +1,4 @@
-"""The head of the credit view: what was asked, how it ended, and how uneven the credit is."""
+"""The head of the credit view: the prompt, the outcome, and how far the credit is from GRPO's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dgpo_cli.inspect.views.measure import added
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.scale import Scale
 
-NEARLY_HELD = 0.105  # of the top 10%: below it reads as GRPO's
+NEARLY_HELD = 0.105  # share of the top 10%: below, credit reads as GRPO's
 SHARPER = "--target-ess 0.9 shows what a smaller tau would give; credit.target_ess trains with it."
 TOLERANCE = 1e-4  # relative; float32 weights of 20,000 tokens sum to better than this
 
@@ -30,7 +30,7 @@ TOLERANCE = 1e-4  # relative; float32 weights of 20,000 tokens sum to better tha
 def header(
     page: Page, completion: InspectedCompletion, *, inspection: Inspection, scale: Scale
 ) -> None:
-    """The lines above the coloured tokens."""
+    """Write the lines above the coloured tokens."""
     page.title(f"{page.shown(completion.prompt_id)}, completion {completion.index}")
     question(page, completion, tau=completion.tau, inspection=inspection)
     page.fields(
@@ -51,7 +51,7 @@ def header(
 def question(
     page: Page, completion: InspectedCompletion, *, tau: float | None, inspection: Inspection
 ) -> None:
-    """What was asked, and what measured the credit; tau: as for `rule_name`."""
+    """Write the prompt and what measured the credit; tau: as for `rule_name`."""
     page.field("prompt", completion.prompt)
     page.field("answer", completion.answer or UNKNOWN)
     page.field("model", inspection.model)
@@ -62,7 +62,7 @@ def question(
 
 
 def outcome(completion: InspectedCompletion, *, glyphs: Glyphs) -> str:
-    """The outcome and a mark for right or not."""
+    """Return the outcome with a mark: correct or not."""
     if completion.outcome is None:
         return UNKNOWN
     mark = glyphs.passed if completion.outcome == "correct" else glyphs.failed
@@ -70,9 +70,9 @@ def outcome(completion: InspectedCompletion, *, glyphs: Glyphs) -> str:
 
 
 def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> str:
-    """The credit rule with the parameters that it has.
+    """Return the credit rule with its parameters.
 
-    tau: that of the completion shown; None where each has its own, or it has none.
+    tau: of the completion shown; None if each has its own, or there is none.
     """
     target = inspection.parameters.get("target_ess")
     parts = [visible(inspection.rule, glyphs=glyphs)]
@@ -80,7 +80,7 @@ def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> s
         parts.append(f"tau {inspection.tau:g}")
     elif tau is not None or target is not None:
         found = "tau" if tau is None else f"tau {short(tau)}"
-        asked = "" if target is None else f" for effective fraction {target:g}"
+        asked = "" if target is None else f" for target_ess {target:g}"
         parts.append(found + asked)
     if inspection.kappa is not None:
         parts.append(f"kappa {inspection.kappa:g}")
@@ -88,7 +88,7 @@ def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> s
 
 
 def _credit(page: Page, completion: InspectedCompletion, *, scale: Scale) -> None:
-    """How uneven the credit is, and its two invariants computed from the weights shown."""
+    """Write how far the credit is from GRPO's, and two invariants of the weights shown."""
     weights = [token.weight for token in completion.tokens]
     if not weights:
         return
@@ -115,7 +115,7 @@ def _credit(page: Page, completion: InspectedCompletion, *, scale: Scale) -> Non
 
 
 def distance_is_noise(completion: InspectedCompletion) -> str | None:
-    """That the distances are near what rounding alone makes; None where they are not."""
+    """Return a note if the distances are noise, else None."""
     distances = sorted(token.hellinger_sq for token in completion.tokens)
     if not distances or completion.noise_floor is None:
         return None
@@ -131,10 +131,10 @@ def _close(total: float, expected: float) -> bool:
 
 
 def share_of_top(weights: Sequence[float], share: float) -> float:
-    """The share of all weight that the most weighted `share` of tokens holds.
+    """Return the share of all weight in the most weighted `share` of tokens.
 
-    Of the token at the border only the part that is needed counts: equal weights give `share`
-    itself, whatever their number. NaN where there is no weight, or a weight is not a number.
+    The last of these counts in part: equal weights give `share` itself. NaN if there is no weight,
+    or a weight is not finite.
     """
     total = added(weights)
     if not (math.isfinite(total) and total > 0.0):
@@ -147,14 +147,14 @@ def share_of_top(weights: Sequence[float], share: float) -> float:
 
 
 def is_like_grpo(weights: Sequence[float], *, scale: Scale) -> bool:
-    """Whether credit is close to GRPO's: no weight is far from 1, or too few are to matter."""
+    """Return whether credit is close to GRPO's: no weight, or too few, are far from 1."""
     return scale.is_nearly_uniform or share_of_top(weights, 0.1) < NEARLY_HELD
 
 
 def can_be_sharper(
     completion: InspectedCompletion, *, inspection: Inspection, scale: Scale
 ) -> bool:
-    """Whether the weights are close to GRPO's only because tau is large beside the scores."""
+    """Return whether the weights are close to GRPO's only because tau is too large."""
     if inspection.rule != "dgpo" or inspection.parameters.get("target_ess") is not None:
         return False
     scores = {token.score for token in completion.tokens if math.isfinite(token.score)}
@@ -163,7 +163,7 @@ def can_be_sharper(
 
 
 def in_words(completion: InspectedCompletion, *, scale: Scale) -> str:
-    """One plain sentence on how far this credit is from GRPO's."""
+    """Return one sentence on how far this credit is from GRPO's."""
     weights = [token.weight for token in completion.tokens]
     if not weights:
         return "This completion has no tokens."
@@ -171,7 +171,7 @@ def in_words(completion: InspectedCompletion, *, scale: Scale) -> str:
         return "Every token has weight 1: credit is exactly GRPO's here."
     if is_like_grpo(weights, scale=scale):
         return (
-            "Weights are nearly uniform: effective fraction "
+            "Weights are nearly uniform: effective token fraction "
             f"{fraction(completion.effective_fraction)}; credit is close to GRPO's here."
         )
     held = share_of_top(weights, 0.1)

@@ -13,7 +13,7 @@ from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth, levels
 from dgpo_cli.ui.scale import Scale
 
-PEAKS = 8  # tokens whose passages are shown even where the table has fewer
+PEAKS = 8  # tokens whose passages are shown, even if the table has fewer
 
 
 def render(
@@ -27,15 +27,11 @@ def render(
     fit: bool = False,
     whole: bool = False,
 ) -> View:
-    """The credit of one completion, to be printed by a rich console.
+    """Return the view of one completion.
 
-    width: cells a line at most. top: rows of the table of the most weighted tokens.
-    color: the most colour to use; the console that prints may allow less (NO_COLOR, a pipe).
-    what: the number of each token that is coloured, and that orders the table.
-    fit: whether the scale of the weights fits the completion; otherwise it is 1/2 to 2.
-    whole: show all of the text; otherwise what does not fit a screen is cut to the passages
-    around the table's tokens.
-    Symbols follow that console's encoding. Model text is shown, never obeyed.
+    width, color: limits. top: rows of the table. what: the number of each token that is coloured
+    and orders the table. fit: fit the scale of the weights to the completion instead of 1/2 to 2.
+    whole: show all text, not only passages around the table's tokens if it exceeds the screen.
     """
     tokens, shown = completion.tokens, pieces(completion.tokens)
 

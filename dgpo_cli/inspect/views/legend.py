@@ -1,4 +1,4 @@
-"""The legend under the coloured tokens: what the steps of the scale stand for, in numbers."""
+"""The legend under the coloured tokens: the numbers of the scale."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Ramp
 from dgpo_cli.ui.scale import Scale
 
-# What the numbers are, for those who meet them first here.
 _MEANINGS: dict[What, str] = {
     "weight": "weights {range}, log scale",
     "hellinger": "d {range}: squared Hellinger distance of policy and reference",
@@ -32,12 +31,12 @@ _ALL_ZERO: dict[What, str] = {
 
 
 def name_of(what: What) -> str:
-    """What a number is called in a line of text."""
+    """Return the name of a number in running text."""
     return "d" if what == "hellinger" else what
 
 
 def ends(scale: Scale | Linear) -> tuple[str, str]:
-    """The scale's end points; a sign where weights lie beyond them."""
+    """Return the ends of the scale, with a sign if weights lie beyond them."""
     if isinstance(scale, Linear):
         low = scale.number(-scale.end, short=True) if scale.signed else "0"
         return low, scale.number(scale.end, short=True)
@@ -46,7 +45,7 @@ def ends(scale: Scale | Linear) -> tuple[str, str]:
 
 
 def _short(scale: Scale | Linear, number: float) -> str:
-    """A number of the scale itself; those of the fixed scale need no more digits than it has."""
+    """Return a number of the scale itself; the fixed scale needs two digits."""
     if isinstance(scale, Scale) and not scale.fit:
         return f"{number:.2f}".rstrip("0").rstrip(".")
     return scale.number(number, short=True)
@@ -60,16 +59,15 @@ def legend(
     merged: bool,
     listed: str = "in the table",
 ) -> None:
-    """The bar (or the glyphs), the range of this completion, and what the marks mean.
+    """Write the bar (or the glyphs), the range of this completion, and the meaning of the marks.
 
-    merged: whether some characters are made of several tokens. listed: what underlined tokens
-    are, if any.
+    merged: some characters are made of several tokens. listed: what underlined tokens are, if any.
     """
     scale = measure.scale
     if scale.is_uniform:
         if measure.what != "weight":
             unknown = all(map(math.isnan, measure.values))
-            said = f"The {name_of(measure.what)} is not known." if unknown else None
+            said = f"The {name_of(measure.what)} is unknown." if unknown else None
             page.paragraph(said or _ALL_ZERO[measure.what], "dim")
         return
     if ramp:
@@ -91,7 +89,7 @@ def legend(
 
 
 def _marks(measure: Measure, *, ramp: Ramp, listed: str) -> list[str]:
-    """What bold and underline say."""
+    """Return the meaning of bold and underline."""
     underlined = [listed] if listed else []
     above = "above 1" if measure.what == "weight" else "above 0"
     if measure.diverges and not ramp.bold_is_safe:
@@ -108,7 +106,7 @@ def _bar(page: Page, measure: Measure, *, ramp: Ramp) -> None:
     start = line.cell_len
     arms = 2 if measure.diverges else 1
     room = (page.width - start - len(high) - 4) // arms  # of an arm
-    stride = -(-scale.steps // max(1, room))  # where there is no room, only every so many steps
+    stride = -(-scale.steps // max(1, room))  # without room, only every few steps
     steps = range(stride, scale.steps + 1, stride)
     cells = max(1, min(room, 14 if arms == 2 else 28) // len(steps))
     middle = ""

@@ -1,4 +1,4 @@
-"""The number of each token that a view colours: its weight or one of those that lead to it."""
+"""The number of each token that a view colours: its weight, or one that leads to it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ What = Literal["weight", "hellinger", "entropy", "score", "advantage", "logprob"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One or more tokens that are shown as one: a character may be split over several.
+    """One or more tokens shown as one: a character may consist of several.
 
-    start, stop: the tokens it stands for. weight: the sum of their credit weights.
-    text: raw model text; None for tokens that have no text of their own.
+    start, stop: its tokens. weight: the sum of their credit weights.
+    text: raw model text; None for tokens without text of their own.
     """
 
     text: str | None
@@ -49,10 +49,10 @@ def _pieces(tokens: Sequence[InspectedToken]) -> Iterator[tuple[str | None, int,
 
 
 def pieces(tokens: Sequence[InspectedToken]) -> tuple[Piece, ...]:
-    """The tokens as they are shown: the parts of one character together, their weights summed.
+    """Return the tokens as shown: the parts of a character together, their weights summed.
 
-    Parts are known by the convention of `token_texts`; neighbouring tokens that are U+FFFD alone
-    are parts of characters that cannot be told apart and make one piece.
+    Parts are known by the convention of `token_texts`; neighbouring tokens of U+FFFD alone make one
+    piece.
     """
     return tuple(
         Piece(text, start, stop, _weight(tokens[start:stop]))
@@ -68,10 +68,10 @@ def _weight(tokens: Sequence[InspectedToken]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One number a token, the scale it is coloured on, and how people call it.
+    """One number a token, T in all, and their scale.
 
-    values: T numbers. weight diverges on a logarithmic scale around 1, advantage (the token's
-    own, A x w) on a linear one around 0; the others grow from 0.
+    weight diverges on a logarithmic scale around 1, advantage (A x w) on a linear one around 0; the
+    others grow from 0.
     """
 
     what: What
@@ -83,23 +83,23 @@ class Measure:
         return self.what in ("weight", "advantage")
 
     def ramp(self, depth: Depth) -> Ramp | None:
-        """The colours; None where there are none, or nothing to tell apart."""
+        """Return the colours; None without colour, or if all numbers are equal."""
         if self.scale.is_uniform:
             return None
         return (RAMPS if self.diverges else GROWING).get(depth)
 
     def level(self, position: int) -> int:
-        """The step of a token on the scale."""
+        """Return the step of a token on the scale."""
         return self.scale.level(self.values[position])
 
     def piece_level(self, piece: Piece) -> int:
-        """The step of the sum over the tokens that are shown as one."""
+        """Return the step of the sum over the tokens of a piece."""
         if piece.stop - piece.start == 1:
             return self.level(piece.start)
         return self.scale.level(added(self.values[piece.start : piece.stop]))
 
     def shared(self, values: Sequence[float]) -> Scale | Linear:
-        """A scale of the same kind for other values, such as those of two completions."""
+        """Return a scale of the same kind for other values, such as those of two completions."""
         fit = isinstance(self.scale, Scale) and self.scale.fit
         return scale_of(self.what, values, steps=self.scale.steps, fit=fit)
 
@@ -107,9 +107,9 @@ class Measure:
 def measure_of(
     completion: InspectedCompletion, *, what: What, steps: int, fit: bool = False
 ) -> Measure:
-    """The numbers of a completion's tokens on a scale with `steps` steps an arm.
+    """Return the numbers of a completion's tokens on a scale with `steps` steps an arm.
 
-    fit: whether the scale of the weights follows the completion; that of other numbers always does.
+    fit: fit the scale of the weights to the completion; that of other numbers always is.
     """
     values = tuple(
         value_of(token, what=what, advantage=completion.advantage) for token in completion.tokens
@@ -120,14 +120,14 @@ def measure_of(
 def scale_of(
     what: What, values: Sequence[float], *, steps: int, fit: bool = False
 ) -> Scale | Linear:
-    """The scale for these numbers."""
+    """Return the scale for these numbers."""
     if what == "weight":
         return Scale.of(values, steps=steps, fit=fit)
     return Linear.of(values, steps=steps, signed=what == "advantage")
 
 
 def value_of(token: InspectedToken, *, what: What, advantage: float) -> float:
-    """The token's number; `advantage` is its completion's."""
+    """Return the number of a token; `advantage` is that of its completion."""
     match what:
         case "weight":
             return token.weight
@@ -144,7 +144,7 @@ def value_of(token: InspectedToken, *, what: What, advantage: float) -> float:
 
 
 def gate(entropy: float, *, vocab_size: int) -> float:
-    """h = entropy / log V, entropy in nats, held to [0, 1]; a vocabulary of one has 0."""
+    """Return h = entropy / log V, entropy in nats, clamped to [0, 1]; 0 for a vocabulary of one."""
     if vocab_size < 2:
         return 0.0
     share = entropy / math.log(vocab_size)
@@ -152,7 +152,7 @@ def gate(entropy: float, *, vocab_size: int) -> float:
 
 
 def added(values: Sequence[float]) -> float:
-    """The sum, also of numbers that are not finite."""
+    """Return the sum, also of numbers that are not finite."""
     try:
         return math.fsum(values)
     except (OverflowError, ValueError):  # a huge sum, or inf - inf
@@ -160,5 +160,5 @@ def added(values: Sequence[float]) -> float:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean, also of numbers that are not finite; NaN of none."""
+    """Return the mean, also of numbers that are not finite; NaN of none."""
     return added(values) / len(values) if values else math.nan

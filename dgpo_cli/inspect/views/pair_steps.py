@@ -1,4 +1,4 @@
-"""The steps of two completions after the token at which they part, beside or below each other."""
+"""The steps of two completions after their common start, side by side or one below the other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from operator import attrgetter
 
 from rich.segment import Segment
 from rich.style import Style
@@ -26,7 +27,7 @@ _BESIDE = 80  # cells from which both fit side by side
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One completion, cut where the two part: `shared` before it, `pieces` and `totals` after."""
+    """One completion: `shared` is the common start, `pieces` and `totals` come after it."""
 
     completion: InspectedCompletion
     measure: Measure
@@ -36,9 +37,9 @@ class Side:
     totals: tuple[StepTotals, ...]
 
     def text(self, total: StepTotals, *, page: Page) -> list[list[Segment]]:
-        """The text of a step as lines of segments, in colours or with marks."""
-        start = bisect_left(self.pieces, total.step.start, key=_start)
-        stop = bisect_left(self.pieces, total.step.stop, key=_start)
+        """Return the text of a step as lines of segments, in colours or with marks."""
+        start = bisect_left(self.pieces, total.step.start, key=attrgetter("start"))
+        stop = bisect_left(self.pieces, total.step.stop, key=attrgetter("start"))
         level = self.measure.piece_level
         shown = self.pieces[start:stop]
         texts = show_all((piece.text for piece in shown), glyphs=page.glyphs)
@@ -50,7 +51,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class PairSteps:
-    """The steps after the parting, each with the step of the same number of the other one."""
+    """The steps after the common start, paired by number."""
 
     sides: tuple[Side, Side]
     bars: StepBars
@@ -90,7 +91,7 @@ class PairSteps:
     def _block(
         self, side: Side, *, column: Page, digits: int, longest: float, shows_head: bool
     ) -> Iterator[list[list[Segment]]]:
-        """For each step a line of numbers and its text; first what the numbers are."""
+        """Yield a head, then for each step a line of numbers and its text."""
         mark = outcome(side.completion, glyphs=self.page.glyphs)
         short, used = mark.split(" ")[0], digits + len(mark.split(" ")[0]) + 2
         bars = replace(self.bars, page=column)
@@ -123,7 +124,7 @@ class PairSteps:
 
 
 def _end_on_one_line(runs: list[Run], *, newline: str) -> None:
-    """Let the empty lines at the end of a step take no lines of their own."""
+    """Join the empty lines at the end of a step to its last line."""
     for at in range(len(runs) - 1, -1, -1):
         text = runs[at].text
         body = text
@@ -134,12 +135,8 @@ def _end_on_one_line(runs: list[Run], *, newline: str) -> None:
             return
 
 
-def _start(piece: Piece) -> int:
-    return piece.start
-
-
 def _runs_left(text: str | None) -> bool:
-    """Whether a text has letters or digits that run from right to left."""
+    """Return whether a text has letters or digits that run from right to left."""
     if text is None or text.isascii():
         return False
     return any(unicodedata.bidirectional(char) in ("R", "AL", "AN") for char in text)

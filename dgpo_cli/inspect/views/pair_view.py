@@ -1,7 +1,7 @@
-"""A right and a wrong completion of one prompt beside each other: where they part, and the credit.
+"""A correct and a wrong completion of one prompt: their common start, then the credit by step.
 
-What both begin with is shown once. From there on the steps stand side by side, or below each other
-where the page is narrow or a text runs from right to left, which terminals reorder by whole lines.
+The steps stand side by side, or one below the other if the page is narrow or a text runs from right
+to left, which terminals reorder by whole lines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dgpo_cli.ui.page import LABEL, NOTE, Page, View
 from dgpo_cli.ui.ramp import RAMPS, Depth, levels
 from dgpo_cli.ui.scale import Scale
 
-_SHARED_LINES = 4  # of what both begin with
+_SHARED_LINES = 4  # of the common start
 
 
 def render(
@@ -37,17 +37,17 @@ def render(
     fit: bool = False,
     whole: bool = False,
 ) -> View:
-    """Two completions of one prompt; the first is the one that was right.
+    """Return the view of two completions of one prompt; the first is correct.
 
-    width, color, what, fit: as for the view of the tokens; one scale holds for both. whole: show
-    all of what both begin with. Model text is shown, never obeyed.
+    width, color, what, fit: as in heatmap.render; both share one scale. whole: show all of the
+    common start.
     """
     view = _PairView((right, wrong), inspection, what, fit, whole)
     return View(view.draw, color, width)
 
 
 def parting(right: InspectedCompletion, wrong: InspectedCompletion) -> int:
-    """How many tokens both begin with; a character of several tokens is in whole or not at all."""
+    """Return the number of tokens that both begin with, without parts of a character."""
     return _parting((right, wrong), [pieces(right.tokens), pieces(wrong.tokens)])
 
 
@@ -89,7 +89,7 @@ class _PairView:
         legend(page, left.measure, ramp=left.ramp, merged=merged, listed="")
 
     def _sides(self, depth: Depth) -> tuple[Side, Side]:
-        """Both completions on one scale, cut where they part."""
+        """Return both completions on one scale, split after the common start."""
         measures = [measure_of(each, what=self.what, steps=levels(depth)) for each in self.both]
         values = [value for measure in measures for value in measure.values]
         scale = scale_of(self.what, values, steps=levels(depth), fit=self.fit)
@@ -147,7 +147,7 @@ def _facts(page: Page, side: Side, *, inspection: Inspection) -> list[tuple[str,
 
 
 def _what_if(completion: InspectedCompletion) -> list[tuple[str, str]]:
-    """What the credit shown changes of the one that trained."""
+    """Return what the credit shown changes against the one that trained."""
     stored = completion.stored
     if stored is None:
         return []
@@ -159,7 +159,7 @@ def _what_if(completion: InspectedCompletion) -> list[tuple[str, str]]:
 
 
 def _parts_with(page: Page, side: Side) -> str:
-    """The token with which a completion goes its own way."""
+    """Return the first token after the common start."""
     if not side.pieces:
         return "its end"
     piece = side.pieces[0]
@@ -170,7 +170,7 @@ def _parts_with(page: Page, side: Side) -> str:
 
 
 def _shared(page: Page, shown: Sequence[Piece], *, whole: bool) -> None:
-    """What both begin with, once and without credit: its end, or all of it."""
+    """Write the common start without credit: its end, or all of it."""
     count = shown[-1].stop if shown else 0
     title = f"Both begin with the same {counted(count, 'token')}"
     page.paragraph(title if count else "They part at the first token", "bold")

@@ -1,6 +1,6 @@
-"""The table of the most weighted tokens, each with its numbers and the text around it.
+"""The table of the most weighted tokens, each with its numbers and context.
 
-Token texts come last on a line: right-to-left text reorders nothing that precedes it.
+Token texts come last on a line: right-to-left text does not reorder what precedes it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Ramp
 from dgpo_cli.ui.scale import Scale
 
-_WIDE = 72  # cells from which a token's numbers have columns of their own
-_NARROW = 36  # cells below which the text around a token is on a line of its own
+_WIDE = 72  # cells from which the numbers of a token have columns
+_NARROW = 36  # cells below which the context of a token has its own line
 _ALL = 100  # cells from which every number has one
 _TITLES: dict[What, str] = {
     "weight": "Most weighted tokens",
@@ -35,7 +35,7 @@ _TITLES: dict[What, str] = {
 
 
 def ranked(tokens: Sequence[InspectedToken], *, top: int) -> tuple[int, ...]:
-    """Positions of the `top` tokens by weight; ties by score, by d, then first comes first."""
+    """Return positions of the `top` tokens by weight; ties by score, by d, then by place."""
 
     def key(position: int) -> tuple[float, ...]:
         token = tokens[position]
@@ -46,7 +46,7 @@ def ranked(tokens: Sequence[InspectedToken], *, top: int) -> tuple[int, ...]:
 
 
 def ranked_by(measure: Measure, tokens: Sequence[InspectedToken], *, top: int) -> tuple[int, ...]:
-    """Positions of the `top` tokens by what is coloured; ties by weight."""
+    """Return positions of the `top` tokens by what is coloured; ties by weight."""
     by_weight = ranked(tokens, top=len(tokens))
     if measure.diverges:  # one sign for all tokens: the order of A x w is that of w
         return by_weight[: max(0, top)]
@@ -71,7 +71,7 @@ class Ranking:
     ramp: Ramp | None
 
     def draw(self, positions: Sequence[int]) -> None:
-        """The table of these tokens, in this order."""
+        """Write the table of these tokens, in this order."""
         if not positions:
             return
         wide = self.page.width >= _WIDE
@@ -102,7 +102,7 @@ class Ranking:
         return head + "in context" if self.page.width >= _NARROW else head.rstrip()
 
     def _numbers(self, position: int) -> list[tuple[str, str]]:
-        """The names and numbers of the columns that the page has room for."""
+        """Return the names and numbers of the columns that fit the page."""
         token, what = self.tokens[position], self.measure.what
         d, s, h, p = ("d", "score", "h", "prob") if self.page.width >= _WIDE else "dshp"
         found = [
@@ -140,7 +140,7 @@ class Ranking:
         return notes + "tokens count from 0"
 
     def _context(self, line: Text, position: int, index: int, *, room: int) -> None:
-        """The token between what comes before and after, the tokens of all rows in one column."""
+        """Write the token in its context, the tokens of all rows in one column."""
         piece = self.pieces[index]
         name = self._name(piece, position)
         left_room = room * 2 // 5

@@ -1,4 +1,4 @@
-"""The credit of a completion step by step, so that a long one stays readable."""
+"""The credit of a completion by step, which keeps a long one readable."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from rich.cells import cell_len
 from rich.style import Style
@@ -26,7 +27,7 @@ from dgpo_cli.ui.scale import Scale
 
 @dataclass(frozen=True, slots=True)
 class StepTotals:
-    """What a step holds: its share of all tokens (GRPO's of the credit) and of all weight.
+    """A step: its share of all tokens (GRPO's share of the credit) and of all weight.
 
     advantage: the sum over its tokens of A x w. peak: its most weighted token.
     """
@@ -42,9 +43,9 @@ class StepTotals:
 
 
 def totals_of(completion: InspectedCompletion, *, start: int = 0) -> tuple[StepTotals, ...]:
-    """The totals of every step, in the order of the text; over all they are T, 1, 1 and T x A.
+    """Return the totals of every step in order; over all steps they are T, 1, 1 and T x A.
 
-    start: only of the tokens from here on; the step that holds it begins there.
+    start: ignore the tokens before it.
     """
     tokens = completion.tokens
     everything = added([token.weight for token in tokens])
@@ -72,7 +73,7 @@ def totals_of(completion: InspectedCompletion, *, start: int = 0) -> tuple[StepT
 
 
 def longest_of(totals: Iterable[StepTotals]) -> float:
-    """The largest share that a bar of these steps shows."""
+    """Return the largest share that a bar of these steps shows."""
     shares = (share for total in totals for share in (total.share, total.token_share))
     return max((share for share in shares if math.isfinite(share)), default=0.0)
 
@@ -86,9 +87,9 @@ def render(
     what: What = "weight",
     fit: bool = False,
 ) -> View:
-    """A row of numbers and a line of coloured text for each step.
+    """Return a row of numbers and a line of coloured text for each step.
 
-    width, color, what, fit: as for the view of the tokens. Model text is shown, never obeyed.
+    width, color, what, fit: as in heatmap.render.
     """
     tokens, shown = completion.tokens, pieces(completion.tokens)
 
@@ -137,7 +138,7 @@ class StepBars:
         return head + "".join(f" {name:>9}" for name in self._names)
 
     def row(self, total: StepTotals, *, longest: float, used: int) -> Text:
-        """One line; longest: the share that fills a bar. used: cells taken before it."""
+        """Return one line. longest: the share that fills a bar. used: cells before it."""
         share = percent(total.share)
         line = plain(f"{total.tokens:>6,} {share:>7} ")
         line.append_text(self._bar(total, longest=longest, room=self._room(used)))
@@ -171,7 +172,7 @@ class StepBars:
         return max(2, min(48, self.page.width - used - 15 - 10 * len(self._names)))
 
     def _bar(self, total: StepTotals, *, longest: float, room: int) -> Text:
-        """The share of the weight; a mark where the share of the tokens ends."""
+        """Return a bar of the share of the weight, with a mark at the share of the tokens."""
         share = total.share if math.isfinite(total.share) else 0.0
         filled, even = (
             round((room - 1) * each / longest) if longest else 0
@@ -195,10 +196,10 @@ class StepText:
     ramp: Ramp | None
 
     def line(self, total: StepTotals, *, indent: int) -> Text:
-        """As much as there is room for, with the peak."""
-        first = bisect_right(self.pieces, total.step.start, key=_start) - 1
-        last = bisect_right(self.pieces, total.step.stop - 1, key=_start) - 1
-        peak = bisect_right(self.pieces, total.peak, key=_start) - 1
+        """Return as much text as fits, with the peak."""
+        first = bisect_right(self.pieces, total.step.start, key=attrgetter("start")) - 1
+        last = bisect_right(self.pieces, total.step.stop - 1, key=attrgetter("start")) - 1
+        peak = bisect_right(self.pieces, total.peak, key=attrgetter("start")) - 1
         room = self.page.width - indent
         begin = self._begin(first, peak, room=room)
         line = plain(" " * indent)
@@ -213,13 +214,13 @@ class StepText:
         return line
 
     def _add(self, line: Text, text: str, *, room: int, style: Style | None = None) -> int:
-        """Append what fits; return its cells."""
+        """Append what fits; return its width."""
         text = split_cells(text, max(0, room))[0]
         line.append(text, style=style or (NOTE if self.ramp else ""))
         return cell_len(text)
 
     def _begin(self, first: int, peak: int, *, room: int) -> int:
-        """The first piece, or, where the peak would not fit then, one a little before the peak."""
+        """Return the first piece, or one a little before the peak if that would not fit."""
         used = 0
         for index in range(first, peak + 1):
             used += cell_len(self._name(index, is_peak=index == peak))
@@ -242,7 +243,3 @@ class StepText:
         if self.ramp is None:
             return None
         return self.ramp.style(self.measure.piece_level(self.pieces[index]), listed=is_peak)
-
-
-def _start(piece: Piece) -> int:
-    return piece.start

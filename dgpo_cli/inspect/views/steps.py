@@ -1,7 +1,7 @@
 """A completion's reasoning steps: its lines, sentences and clauses, as ranges of tokens.
 
-A step ends with a line, a sentence or a semicolon. What looks like an end and is none is left
-whole: decimals, enumerations, abbreviations, "...", formulas, and what stands in brackets.
+A step ends with a line, a sentence or a semicolon, but not inside decimals, enumerations,
+abbreviations, "...", formulas and brackets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 
 from dgpo_cli.core.types import InspectedToken
 
-# TeX's formulas by opening and closing; none of them can contain an empty line.
+# TeX's formulas by opening and closing; none can contain an empty line.
 _FORMULAS = {"\\[": "\\]", "\\(": "\\)", "$$": "$$", "$": "$"}
 _OPENING = re.compile(r"\\\[|\\\(|\$\$|\\begin\{([A-Za-z]+\*?)\}|\\.|\$", re.DOTALL)
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n")
@@ -48,10 +48,9 @@ class ReasoningStep:
 
 
 def steps_of(tokens: Sequence[InspectedToken]) -> tuple[ReasoningStep, ...]:
-    """The steps in the order of the text; together they hold every token exactly once.
+    """Return the steps in order; every token is in exactly one.
 
-    A token belongs to the step in which it begins, so one that reaches into the next step is
-    counted once; the parts of a character begin where the character does.
+    A token belongs to the step in which it begins; the parts of a character begin where it does.
     """
     if not tokens:
         return ()
@@ -64,10 +63,10 @@ def steps_of(tokens: Sequence[InspectedToken]) -> tuple[ReasoningStep, ...]:
 
 
 def step_starts(text: str) -> list[int]:
-    """The offsets in `text` at which a step begins, 0 first.
+    """Return the offsets in `text` at which a step begins, 0 first.
 
-    Line breaks, empty lines and lines without a letter or digit belong to the step before them,
-    spaces between two sentences to the second.
+    Line breaks, empty lines and lines without a letter or digit belong to the step before, spaces
+    between two sentences to the second.
     """
     starts = [0]
     for start, stop in _lines(text):
@@ -79,7 +78,7 @@ def step_starts(text: str) -> list[int]:
 
 
 def _lines(text: str) -> Iterator[tuple[int, int]]:
-    """Lines that say something, each with the breaks and empty lines behind it."""
+    """Yield lines with a letter or digit, each with the breaks and empty lines after it."""
     formulas = _Spans(_formulas(text))
     start = at = 0
     while (at := text.find("\n", at) + 1) > 0:
@@ -94,7 +93,7 @@ def _lines(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _ends(text: str, start: int, stop: int) -> Iterator[int]:
-    """The offsets inside a line at which another sentence or clause begins."""
+    """Yield the offsets inside a line at which a sentence or clause begins."""
     body = text[start:stop].rstrip()
     if not _END.search(body):
         return
@@ -133,7 +132,7 @@ def _is_end(found: re.Match[str], body: str, begun: int) -> bool:
 
 
 def _formulas(text: str) -> Iterator[tuple[int, int]]:
-    """Offsets of the formulas: opened, and closed before the next empty line."""
+    """Yield the offsets of formulas: opened, and closed before the next empty line."""
     paragraphs = [*(found.start() for found in _PARAGRAPH.finditer(text)), len(text)]
     missing: set[tuple[str, int]] = set()  # closings that do not come before an offset
     at = 0
@@ -155,7 +154,7 @@ def _formulas(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _closing(text: str, closing: str, at: int, limit: int) -> int | None:
-    """The offset behind the closing, None if there is none, `at` if nothing is opened here.
+    """Return the offset after the closing, None without one, `at` if nothing opens here.
 
     A dollar opens only before something and closes only behind something, as in Pandoc.
     """
@@ -169,7 +168,7 @@ def _closing(text: str, closing: str, at: int, limit: int) -> int | None:
 
 
 class _Spans:
-    """Answers whether an offset lies in one of some ranges that ascend."""
+    """Ascending ranges of offsets."""
 
     def __init__(self, spans: Iterator[tuple[int, int]]) -> None:
         self._bounds = [bound for span in spans for bound in span]
@@ -179,7 +178,7 @@ class _Spans:
 
 
 class _Depth:
-    """How many brackets are open at an offset; a closing one without its opening is none."""
+    """The number of open brackets at an offset; an unmatched closing one is ignored."""
 
     def __init__(self, text: str) -> None:
         self._offsets, self._depths = [-1], [0]

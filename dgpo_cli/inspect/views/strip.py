@@ -1,7 +1,7 @@
-"""The whole completion on one line: a bar a cell, and below it where the table's tokens are.
+"""The whole completion on one line: a bar a cell, and below it the places of the table's tokens.
 
-A cell stands for one token, or for the mean of several: means add up to the whole, so a high cell
-is a stretch that holds much of the credit. Single tokens that stand out are marked by their rank.
+A cell is one token, or the mean of several: a high cell is a stretch with much of the credit.
+Single tokens that stand out are marked by their rank.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _RANKS = 9  # marked below the strip: one digit each
 
 
 def spans(count: int, *, cells: int) -> tuple[tuple[int, int], ...]:
-    """Tokens from, up to and not including, of each cell: at most `cells`, as even as can be."""
+    """Return the tokens (start, stop) of each cell: at most `cells`, as even as possible."""
     cells = min(count, cells)
     return tuple(pairwise(count * cell // cells for cell in range(cells + 1))) if cells else ()
 
 
 def bar(scale: Scale | Linear, value: float, *, glyphs: Glyphs) -> str:
-    """The glyph of a number: from the lowest bar at the scale's lower end to the highest.
+    """Return the glyph of a number, from the lowest bar at the scale's lower end to the highest.
 
     On a fitted scale the smallest weight has the lowest bar, the largest the highest. Bars of other
-    numbers stand on 0, and the one furthest from 0 is the highest.
+    numbers stand on 0; the furthest from 0 is the highest.
     """
     steps = _ASCII if glyphs.ascii_only else glyphs.fractions[1:9]
     share, low, high = (scale.share(each) for each in (value, scale.low, scale.high))
@@ -48,14 +48,14 @@ def bar(scale: Scale | Linear, value: float, *, glyphs: Glyphs) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """The strip of one measure; `ramp` None is without colour."""
+    """The strip of one measure; ramp: None without colour."""
 
     measure: Measure
     page: Page
     ramp: Ramp | None
 
     def draw(self, positions: Sequence[int]) -> None:
-        """The bars, the ranks of these tokens below them, and what a bar stands for."""
+        """Write the bars, the ranks of these tokens below them, and a caption."""
         if not self.measure.values:
             return
         cells = spans(len(self.measure.values), cells=self.page.width)

@@ -1,4 +1,4 @@
-"""Everything about one token: its bytes, its factors, and what else could have come there."""
+"""One token: its bytes, its factors, and the alternatives."""
 
 from __future__ import annotations
 
@@ -24,16 +24,13 @@ from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
 from dgpo_cli.ui.scale import Scale
 
-_WIDE = 72  # cells from which formulas show their numbers and alternatives have bars
+_WIDE = 72  # cells from which formulas have numbers and alternatives have bars
 _BAR = 10  # cells of a probability of 1
 _HOLDS = 1e-3  # relative; float32 sums of a whole completion
 
 
 def render(inspection: Inspection, *, width: int, color: Depth) -> View:
-    """The token of `inspection.detail`, which is of the inspection's only completion.
-
-    width, color: as in heatmap.render. Model text is shown, never obeyed.
-    """
+    """Return the view of the token of `inspection.detail`. width, color: as in heatmap.render."""
     (completion,) = inspection.completions
     assert inspection.detail is not None
     detail = inspection.detail
@@ -74,14 +71,14 @@ class _Detail:
         self._context()
 
     def _whole_name(self) -> str:
-        """The token, or which part of the character it is a part of."""
+        """Return the token, or which part of a character it is."""
         at = self.detail.position
         piece = next(p for p in pieces(self.completion.tokens) if p.start <= at < p.stop)
         name, parts = _name(self.page, piece.text or ""), piece.stop - piece.start
         return name if parts == 1 else f"part {at - piece.start + 1} of {parts} of {name}"
 
     def _context(self) -> None:
-        """The token in brackets between its neighbours, on one line."""
+        """Write the token in brackets between its neighbours, on one line."""
         page, parts, at = self.page, pieces(self.completion.tokens), self.detail.position
         index = next(i for i, piece in enumerate(parts) if piece.start <= at < piece.stop)
         name = page.fit(_name(page, parts[index].text or ""), max(1, page.width // 2))
@@ -100,7 +97,7 @@ class _Detail:
         page.add((before, "dim"), (f"[{name}]", "bold"), (after, "dim"))
 
     def _factors(self) -> None:
-        """The way from the two distributions to the token's advantage."""
+        """Write the steps from the two distributions to the token's advantage."""
         page, token, times = self.page, self.token, self.page.glyphs.times
         number = Scale.of([token.weight], steps=1).number  # with the digits that this one needs
         page.heading("From the distributions to the advantage")
@@ -123,14 +120,14 @@ class _Detail:
         self._fact(f"A {times} w", signed(advantage * token.weight), product)
 
     def _fact(self, label: str, value: str, formula: str) -> None:
-        """A fact, with where it comes from where there is room."""
+        """Write a fact, with its formula if there is room."""
         line = self.page.fact(label, value)
         if formula and self.page.width >= _WIDE:
             gap = "  " + " " * max(0, 9 - len(value))
             line.append(f"{gap}= {formula}", style=self.page.style("dim"))
 
     def _formulas(self, h: float, times: str) -> tuple[tuple[str, str], tuple[str, str]]:
-        """How s and w follow under the rule shown; numbers only where they give what is shown."""
+        """Return the formulas of s and w; numbers only if they give what is shown."""
         token, tokens = self.token, self.completion.tokens
         rule, tau, kappa = self.inspection.rule, self.completion.tau, self.inspection.kappa
         if rule == "uniform":
@@ -154,7 +151,7 @@ class _Detail:
 
 
 def _if_right(formula: str, value: float, shown: float) -> str:
-    """A formula, only where it gives the number that it stands beside."""
+    """Return a formula if it gives the number next to it, else nothing."""
     return formula if math.isclose(value, shown, rel_tol=_HOLDS, abs_tol=1e-12) else ""
 
 
@@ -168,7 +165,7 @@ def _name(page: Page, text: str) -> str:
 
 
 def _bytes(digits: str) -> str:
-    """Bytes in hex, and as they would be written in source text."""
+    """Return bytes in hex and as a literal."""
     if not digits:
         return "unknown"
     data = bytes.fromhex(digits)
@@ -177,7 +174,7 @@ def _bytes(digits: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Alternatives:
-    """The table of what else could have come."""
+    """The table of alternatives."""
 
     detail: TokenDetail
     token: InspectedToken
@@ -185,10 +182,10 @@ class _Alternatives:
 
     def draw(self) -> None:
         page, detail = self.page, self.detail
-        page.heading("What else could have come")
+        page.heading("Alternatives")
         if not detail.alternatives:
             page.paragraph(
-                "The numbers above are training's. The weights that sampled it are not here; "
+                "The numbers above are training's. The weights that sampled the token are gone; "
                 "this computes the alternatives:"
             )
             self._command(page.shown(detail.hint))
@@ -202,11 +199,11 @@ class _Alternatives:
             self._row(each)
         page.add(self._rest())
         page.paragraph(
-            "> is the one that came; d: its part of the squared Hellinger distance", "dim"
+            "> is the sampled token; d: the token's part of the squared Hellinger distance", "dim"
         )
 
     def _command(self, text: str) -> None:
-        """Lines that a shell takes as they are: a backslash joins them; the comment comes first."""
+        """Write lines for a shell, joined by backslashes; the comment comes first."""
         command, hash_, comment = text.partition("  # ")
         if hash_:
             self.page.paragraph(f"# {comment}", "dim")
@@ -247,7 +244,7 @@ class _Alternatives:
         return pad(full, _BAR)
 
     def _rest(self) -> str:
-        """The probability of all that is not listed."""
+        """Return the probability of all tokens that are not listed."""
         shares = (
             1.0 - math.fsum(each.policy for each in self.detail.alternatives),
             1.0 - math.fsum(each.reference for each in self.detail.alternatives),
@@ -257,5 +254,5 @@ class _Alternatives:
 
 
 def _share(share: float) -> str:
-    """A probability in 6 cells; what is below the last digit is written as a power."""
+    """Return a probability in 6 cells; one below the last digit is a power of ten."""
     return "0" if share <= 0.0 else probability(math.log(share))

@@ -1,4 +1,4 @@
-"""What another credit would change: the weights that trained beside those that are shown."""
+"""What another credit changes: the weights that trained against those shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
 from dgpo_cli.ui.scale import EQUAL, Scale, log_weight
 
-_WIDE = 60  # cells from which a row has its text beside the numbers
+_WIDE = 60  # cells from which a row has the ratio of its weights
 
 
 def render(
@@ -25,7 +25,7 @@ def render(
     top: int,
     color: Depth,
 ) -> View:
-    """The difference between the weights shown and those that trained; `completion.stored` is set.
+    """Return the differences between the weights shown and those that trained, `completion.stored`.
 
     width, color: as in heatmap.render. top: rows of the table of the largest changes.
     """
@@ -42,12 +42,12 @@ def _draw(page: Page, *, completion: InspectedCompletion, inspection: Inspection
     page.paragraph(
         "stored: "
         + named(stored.rule, stored.parameters, stored.tau)
-        + f", effective fraction {fraction(stored.effective_fraction)}"
+        + f", effective token fraction {fraction(stored.effective_fraction)}"
     )
     page.paragraph(
         "shown: "
         + named(inspection.rule, inspection.parameters, completion.tau)
-        + f", effective fraction {fraction(completion.effective_fraction)}"
+        + f", effective token fraction {fraction(completion.effective_fraction)}"
     )
     if not weights or _same(stored.weights, weights):
         page.paragraph("The weights are the same.", "bold")
@@ -77,7 +77,7 @@ def _table(
 
 
 def named(rule: str, parameters: Mapping[str, Any], tau: float | None) -> str:
-    """A rule with its settings; tau: the one that was used, whether set or found."""
+    """Return a rule with its settings; tau: the one used, set or found."""
     parts = [visible(rule)]
     if tau is not None:
         parts.append(f"tau {short(tau)}")
@@ -95,7 +95,7 @@ def _times(stored: float, shown: float) -> str:
 
 
 def _same(stored: Sequence[float], shown: Sequence[float]) -> bool:
-    """Whether the weights differ by the rounding of float32 alone."""
+    """Return whether the weights differ only by the rounding of float32."""
     return all(
         one == other or abs(log_weight(one) - log_weight(other)) < 10 * EQUAL
         for one, other in zip(stored, shown, strict=True)
@@ -103,20 +103,20 @@ def _same(stored: Sequence[float], shown: Sequence[float]) -> bool:
 
 
 def moved(stored: Sequence[float], shown: Sequence[float]) -> float:
-    """The share of the credit that other tokens get: half the mean of |difference|, in [0, 1]."""
+    """Return the share of the credit that moves: half the mean of |difference|, in [0, 1]."""
     gaps = [abs(one - other) for one, other in zip(stored, shown, strict=True)]
     return math.fsum(gaps) / (2 * len(gaps)) if gaps else 0.0
 
 
 def largest_changes(stored: Sequence[float], shown: Sequence[float], *, top: int) -> list[int]:
-    """Positions whose weight changes most, by difference; the first comes first among equals."""
+    """Return the positions whose weight changes most; ties by place."""
     gaps = [abs(one - other) for one, other in zip(stored, shown, strict=True)]
     order = sorted(range(len(gaps)), key=lambda at: -gaps[at] if gaps[at] == gaps[at] else 0.0)
     return [at for at in order[: max(0, top)] if gaps[at] > EQUAL]
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's: the correlation of the ranks, ties averaged; NaN where one side is all equal."""
+    """Return Spearman's rank correlation, ties averaged; NaN if all values of a side are equal."""
     first, second = _ranks(one), _ranks(other)
     mean = (len(one) - 1) / 2
     products = [(a - mean) * (b - mean) for a, b in zip(first, second, strict=True)]
@@ -126,7 +126,7 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    """The rank of each value from 0; equal ones share the mean of theirs."""
+    """Return the rank of each value from 0; equal ones share their mean."""
     order = sorted(range(len(values)), key=lambda at: values[at])
     ranks = [0.0] * len(values)
     start = 0

@@ -231,7 +231,7 @@ function inWords(w) {
   const held = sharesOfTop(w, [0.1])[0];
   if (spread < 0.01 || held < 0.105) {
     const effective = fraction(effectiveFraction(w));
-    return `Weights are nearly uniform: effective fraction ${effective}; credit is close to GRPO's here.`;
+    return `Weights are nearly uniform: effective token fraction ${effective}; credit is close to GRPO's here.`;
   }
   return `The top 10% of tokens hold ${percent(held, 0)} of the credit (GRPO: 10%).`;
 }

@@ -117,7 +117,7 @@ function numbersOf(view, t) {
     ["rank", `${view.ranks[t]} of ${view.w.length}`],
     ["token advantage", signed(shown.advantage * view.w[t])],
     ["score s", small(view.s[t])],
-    ["deviation d", small(shown.d[t])],
+    ["distance d", small(shown.d[t])],
     ["gate h", small(view.h[t])],
     ["entropy, nats", small(shown.entropy[t])],
     ["probability", probability(shown.logprob[t])],
