@@ -1,14 +1,14 @@
-r"""Checks answers that are integers, as in AIME: pure Python, linear in the text, never evaluating.
+r"""Checks integer answers, as in AIME: pure Python, linear in the text, without evaluation.
 
-What is read, and where:
+The place of the answer:
 
 | written | verdict |
 | --- | --- |
-| before the last </think>, or after a <think> that is not closed | not read |
+| before the last </think>, or after an unclosed <think> | not read |
 | several boxes | the complete, non-empty one that closes last; an outer box before its inner |
 | `\boxed{1} or \boxed{2}`, with "and", a comma, nothing | together: a list, where gold is one; |
-| | otherwise ways to write one answer, and every one of them must be right |
-| `\boxed{20`, `\boxed{}` | passed over: an earlier complete box counts |
+| | otherwise ways to write one answer, all of which must be correct |
+| `\boxed{20`, `\boxed{}` | skipped: an earlier complete box counts |
 | `\boxed 204`, `\fbox{204}`, `\framebox{204}` | boxes; the bare one ends at the line, formula or |
 | | sentence |
 | `-\boxed{7}`, `\frac{\boxed{7}}{2}`, `10^{\boxed{7}}`, `\boxed{7}!`, `(\boxed{7}, 3)` | the |
@@ -17,19 +17,19 @@ What is read, and where:
 | | may stand what it is the value of, right of it a unit |
 | `n \ge \boxed{7}`, `\ne\boxed{7}`, "not \boxed{7}", `\boxed{7}` percent | not 7 |
 | `Answer: 204`, `answer is: 204` | the last one, in any case, anywhere in a line |
-| `Answer:` and nothing behind it | the line after it |
+| `Answer:` and nothing after it | the next line |
 | `Answer: The largest n is 204.` | 204: what the sentence states |
 | `Answer: 204. By 3 cases.` | 204: the line ends with the sentence, unless the next takes it back |
 | `#### 204` in the last line, and no answer line | an answer line, as in GSM8K |
 | `<answer>204</answer>` | an answer line; the later of both counts |
 | a box and an answer line | the box, with `boxed-or-answer-line`, unless the answer line comes |
 | | later, is a tag or opens its own line (or the box gives no answer), and gives an answer |
-| the last number | only with `last-number`, and never in a text cut at the limit |
+| the last number | only with `last-number`, and never in a truncated text |
 
-Thinking is also between the other marks of `thinking.py`; a prompt that ends inside a thought is
-as a <think> before the completion. Which forms count is the setting `reward.extract`.
+`thinking.py` has the other marks of thoughts; a prompt that ends inside a thought acts as a
+<think> before the completion. The setting `reward.extract` selects the forms that count.
 
-What is 204 (with 204 for any integer):
+What equals 204 (with 204 for any integer):
 
 | written | verdict |
 | --- | --- |
@@ -52,14 +52,14 @@ What is 204 (with 204 for any integer):
 | `close to 5`, `divisible by 5`, `the number after 5`, `wrong: 5`, `5 is excluded` | wrong |
 | `204.05`, `204,5`, `20 4`, `(1,204)`, `\text{two hundred four}`, over 2,048 characters | wrong |
 
-The line of `\frac{208}{2}` is a choice: these may have the value 204, but nothing is evaluated.
+The line of `\frac{208}{2}` is a choice: these may equal 204, but nothing is evaluated.
 
-Outcomes: `correct` and `wrong` as above; `out_of_range` is a wrong integer outside the bounds
-where they are set and gold is inside; `no_answer` where nothing of the asked form was found;
-`truncated` instead of `no_answer` for a completion cut at its token limit. A cut completion that
-had already given a complete answer (a closed box, a closed tag, an answer line with its line end)
-is judged by it, as evaluation harnesses do; what only the limit ended may lack digits and is no
-answer.
+Outcomes: `correct` and `wrong` as above; `out_of_range` is a wrong integer outside the bounds, if
+set, with gold inside; `no_answer` if nothing of the expected form was found; `truncated` instead
+of `no_answer` for a completion that its token limit ended. A truncated completion that had already
+given a complete answer (a closed box, a closed tag, an answer line with its line end) is judged by
+it, as evaluation harnesses do; an answer that only the limit ended may lack digits and does not
+count.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ __all__ = [
     "read_integer",
 ]
 
-# Scores are comparable where this is the same: it changes with any verdict, and a test holds it
-# to a digest of the verdicts on all cases.
+# Scores are comparable if this is equal: it changes with any verdict, and a test compares a digest
+# of the verdicts on all cases.
 CHECKER_VERSION = "2"
-MAX_SHOWN_CHARS = 200  # of an extracted answer that is no integer
+MAX_SHOWN_CHARS = 200  # of an extracted answer that is not an integer
 
 
 def check_integer(
@@ -100,11 +100,11 @@ def check_integer(
 ) -> tuple[Outcome, str | None]:
     """Judge the completion `text` against the integer `gold`.
 
-    Returns the outcome and the extracted answer: plain digits where it is an integer, otherwise
-    its first characters as written, None where there is none.
+    Returns the outcome and the extracted answer: digits if it is an integer, else its first
+    characters, or None without an answer.
 
     Raises:
-        ValueError: `gold` is no integer.
+        ValueError: `gold` is not an integer.
     """
     wanted = read_integer(gold)
     if wanted is None:
@@ -117,7 +117,7 @@ def check_integer(
         return "wrong", found.text.strip()[:MAX_SHOWN_CHARS]
     if given == wanted:
         return "correct", given
-    # A gold answer beyond the bounds shows that they are not of this data.
+    # A gold answer outside the bounds shows that they do not fit the data.
     beyond = _is_beyond(int(given), minimum, maximum)
     if beyond and not _is_beyond(int(wanted), minimum, maximum):
         return "out_of_range", given
@@ -127,7 +127,7 @@ def check_integer(
 def read_answer(
     text: str, *, where: Extract, cut: bool = False
 ) -> tuple[Extraction | None, str | None]:
-    """Return where an integer answer stands in `text`, and the integer that it is, if it is one."""
+    """Return the answer in `text` and, if it is an integer, its digits."""
     found = find_answer(
         text, where=where, cut=cut, is_answer=lambda answer: read_integer(answer) is not None
     )

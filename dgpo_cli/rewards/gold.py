@@ -1,14 +1,14 @@
-r"""Says which gold answers no completion can be compared with, before anything is sampled.
+r"""Finds unusable gold answers before anything is sampled.
 
-Empty, a placeholder ("N/A"), a proof or another text, several lines, and what breaks off: half an
-interval, a brace that is never closed.
+They are empty, a placeholder ("N/A"), a proof or other text, several lines, or incomplete: half an
+interval, an unclosed brace.
 """
 
 from __future__ import annotations
 
 import re
 
-MOST_WORDS = 12  # outside formulas; a longer text is no answer that could be compared
+MOST_WORDS = 12  # outside formulas; a longer text is not comparable
 MAX_CHARS = 4096  # that the math checker reads
 SHOWN_CHARS = 80
 
@@ -35,14 +35,14 @@ _BRACKET = re.compile(
 
 
 def why_unusable(gold: str) -> str | None:
-    """Why no answer can be compared with `gold`, or None."""
+    """Return why no answer can be compared with `gold`, or None."""
     text = gold.strip()
     if _EMPTY.fullmatch(text):
-        return "is empty" if not text else "says nothing"
+        return "is empty" if not text else "has no content"
     if len(text) > MAX_CHARS:
         return f"has {len(text):,} characters"
     if _MISSING.fullmatch(text.strip("$ ")):
-        return "stands for a missing answer"
+        return "is a placeholder"
     if _PROOF.match(text):
         return "is a proof"
     lines = _ENVIRONMENT.sub("environment", _FORMULA.sub("formula", text)).splitlines()
@@ -53,12 +53,12 @@ def why_unusable(gold: str) -> str | None:
     if words > MOST_WORDS:
         return f"is a text of {words:,} words"
     if not _CHOICE.fullmatch(text) and (_BREAKS_OFF.search(text) or not _is_closed(text)):
-        return "is not complete: a bracket, a brace or the right side is missing"
+        return "is incomplete: a bracket, a brace or the right side is missing"
     return None
 
 
 def _is_closed(text: str) -> bool:
-    r"""Whether every bracket has its other half: of any kind, as in `[1, 2)` and `]1, 2[`."""
+    r"""Whether every bracket has a partner, of any kind, as in `[1, 2)` and `]1, 2[`."""
     braces = sets = rounds = squares = opened = 0
     for found in _BRACKET.finditer(text):
         match found[0]:
@@ -77,7 +77,7 @@ def _is_closed(text: str) -> bool:
             case "[" | "]":
                 squares += 1
             case half if half.startswith(("\\left", "\\right")):
-                opened += 1  # \right. stands for the other half of anything
+                opened += 1  # \right. closes anything
         if braces < 0:
             return False
     if opened:

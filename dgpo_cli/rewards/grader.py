@@ -1,4 +1,4 @@
-"""Grades completions: one path for every checker, from settings through workers to verdicts."""
+"""Grades completions with any checker, from settings through workers to verdicts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dgpo_cli.rewards.workers.pool import WorkerPool
 
 @dataclass(frozen=True, slots=True)
 class GradeItem:
-    """A completion's text to be judged against the answer `gold`.
+    """A completion to judge against the answer `gold`.
 
-    starts_in_thought: the text begins inside a thought that its prompt has opened.
+    starts_in_thought: the prompt opened a thought that the text continues.
     """
 
     gold: str
@@ -30,30 +30,30 @@ class GradeItem:
 
     @property
     def judged(self) -> str:
-        """The text with the mark that opened its first thought, wherever that stood."""
+        """The text, with the opening mark of a thought that its prompt opened."""
         return OPENER + self.text if self.starts_in_thought else self.text
 
 
 def check_answers(prompts: Sequence[Prompt], *, reward: RewardSettings) -> None:
-    """Refuse problems whose answers `reward` cannot compare with, before anything is sampled.
+    """Check before sampling that `reward` can compare with the answers of all problems.
 
     Raises:
-        DataError: there are some; their number, and the first of them.
+        DataError: it cannot; names their number and the first.
     """
     found = [(p, text) for p in prompts if (text := reward.problem_with(p.answer)) is not None]
     if found:
         first, text = found[0]
         place = f" ({first.place})" if first.place else ""
         raise DataError(
-            f"{first.source}: {len(found):,} of {len(prompts):,} answers cannot be compared with; "
-            f"the first is that of problem {first.id!r}{place}: {text}"
+            f"{first.source}: {len(found):,} of {len(prompts):,} answers are unusable; the first, "
+            f"of problem {first.id!r}{place}: {text}"
         )
 
 
 class Grader:
     """Turns completions into verdicts; a context manager. Workers start with the first grade.
 
-    observer: told of each grading, and once when fewer workers run than `settings` ask for.
+    observer: gets the progress, and one note if fewer workers run than `settings` ask for.
 
     Example:
         >>> from dgpo_cli import GradeItem, Grader, load_settings
@@ -72,17 +72,17 @@ class Grader:
         )
 
     def start(self) -> None:
-        """Start the workers now, without waiting for them; the first `grade` would do it too."""
+        """Start the workers without waiting for them; `grade` would start them too."""
         self._pool.start()
 
     def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
         """Return a verdict for each item, in order.
 
-        Every outcome but `correct` earns `settings.wrong`; `timeout` and `crash` keep their names,
-        so that what is not known is never reported as wrong.
+        Every outcome but `correct` earns `settings.wrong`; `timeout` and `crash` stay distinct
+        from `wrong`.
 
         Raises:
-            DataError: a gold answer that this checker cannot compare with.
+            DataError: this checker cannot compare with a gold answer.
             DgpoError: the workers cannot be started.
         """
         for gold in dict.fromkeys(item.gold for item in items):

@@ -1,7 +1,7 @@
-r"""Reads one integer out of an answer: `\textbf{(1{,}016)}` is 1016, `5!` and `5\%` are nothing.
+r"""Reads one integer from an answer: `\textbf{(1{,}016)}` is 1016, `5!` and `5\%` are none.
 
-Nothing is ever evaluated. The answer is cut into tokens once, then judged: exactly one number,
-at most a sign before it, and around it only what does not change it.
+Nothing is evaluated. The answer is tokenised once and then judged: exactly one number, at most one
+sign before it, and around it only text that does not change it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal, TypeGuard
 from dgpo_cli.rewards import vocabulary as v
 from dgpo_cli.rewards.spelling import plain
 
-MAX_ANSWER_CHARS = 2048  # also far below the 4,300 digits at which Python refuses int()
+MAX_ANSWER_CHARS = 2048  # far below the 4,300 digits at which int() fails
 
 Kind = Literal["number", "sign", "equals", "hence", "separator", "and", "bad"] | v.WordKind
 Atom = tuple[Kind, str]
@@ -50,7 +50,7 @@ _BASE_TEN = re.compile(
 
 @lru_cache(maxsize=4096)
 def read_integer(answer: str) -> str | None:
-    """Return the integer that `answer` is, as plain digits with at most a minus sign, or None."""
+    """Return the integer in `answer` as digits with at most a minus sign, or None."""
     if len(answer) > MAX_ANSWER_CHARS:
         return None
     if answer.isascii() and answer.isdigit():
@@ -59,7 +59,7 @@ def read_integer(answer: str) -> str | None:
 
 
 def _judge(atoms: list[Atom]) -> str | None:
-    """Take the right-hand side of the last equality and ask that it is one number."""
+    """Return the right-hand side of the last equality if it is one integer."""
     statement = _only_statement(_conclusion(atoms))
     if statement is None:
         return None
@@ -68,7 +68,7 @@ def _judge(atoms: list[Atom]) -> str | None:
         return None
     right = len(kinds) - kinds[::-1].index("equals") if "equals" in kinds else 0
     last = statement[right:]
-    # 204 = x says what x = 204 does
+    # 204 = x means x = 204
     if right and last and all(map(_is_variable, last)) and _names_a_value(last):
         return _judge(statement[: right - 1])
     if right and not _names_a_value(_part_before(statement, right - 1)):
@@ -77,7 +77,7 @@ def _judge(atoms: list[Atom]) -> str | None:
 
 
 def _part_before(atoms: list[Atom], equals: int) -> list[Atom]:
-    """What stands between the equality at `equals` and the one before it."""
+    """Return the atoms between the equality at `equals` and the one before it."""
     begin = equals
     while begin and atoms[begin - 1][0] not in ("equals", "hence"):
         begin -= 1
@@ -85,10 +85,10 @@ def _part_before(atoms: list[Atom], equals: int) -> list[Atom]:
 
 
 def _names_a_value(left: list[Atom]) -> bool:
-    """Whether `left` = 204 says what is asked for, and is no equation that x has to fulfil.
+    """Whether `left` = 204 gives the answer, rather than an equation to solve.
 
-    Names do: x, m+n, a_1, f(2), |AB|, "the area". So does what has no unknown: 5!, 3 \\cdot 68.
-    2x, x^2+y^2, xy, x-5, n!, |x| and \\frac{x}{2} do not: from 2x = 204 the answer is 102.
+    Names do: x, m+n, a_1, f(2), |AB|, "the area", and terms without unknowns: 5!, 3 \\cdot 68.
+    2x, x^2+y^2, xy, x-5, n!, |x| and \\frac{x}{2} do not: for 2x = 204 the answer is 102.
     """
     if not any(map(_is_unknown, left)):
         return True
@@ -121,12 +121,12 @@ def _is_unknown(atom: Atom) -> bool:
 
 
 def _is_small(atom: Atom | None) -> bool:
-    """Whether it is a small letter, as unknowns are, or a product of two."""
+    """Whether it is a lower-case unknown, or a product of two."""
     return atom is not None and _is_unknown(atom) and atom[1].islower()
 
 
 def _conclusion(atoms: list[Atom]) -> list[Atom]:
-    """What stands behind the last arrow, up to the reasons that are given for it."""
+    """Return the atoms after the last arrow, up to the reasons given."""
     arrows = [at for at, (kind, _) in enumerate(atoms) if kind == "hence"]
     if arrows and arrows[-1] < len(atoms) - 1:
         atoms = atoms[arrows[-1] + 1 :]
@@ -139,7 +139,7 @@ def _conclusion(atoms: list[Atom]) -> list[Atom]:
 
 
 def _only_statement(atoms: list[Atom]) -> list[Atom] | None:
-    """The one part between commas that is more than harmless words; None if there are others."""
+    """Return the only part between commas that is not just harmless words; None if several."""
     parts: list[list[Atom]] = [[]]
     for kind, value in atoms:
         if kind == "separator":
@@ -153,7 +153,7 @@ def _only_statement(atoms: list[Atom]) -> list[Atom] | None:
 
 
 def _one_number(atoms: list[Atom]) -> str | None:
-    """The integer, if nothing but one is there, a sign before it and words that may be there."""
+    """Return the integer if there is one number, at most a sign before it and harmless words."""
     sign = number = ""
     for at, (kind, value) in enumerate(atoms):
         if kind == "number" and not number:
@@ -190,12 +190,12 @@ def _is_word(kind: Kind | None) -> TypeGuard[v.WordKind]:
 
 
 class _Tokens:
-    """Turns an answer into atoms. Grouping, formatting and spacing leave none."""
+    """Turns an answer into atoms; drops grouping, formatting and spacing."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._atoms: list[Atom] = []
-        self._modes = [False]  # for each open brace: is it text, where letters are no variables
+        self._modes = [False]  # for each open brace: whether it is text, without variables
         self._opens_text = False
         self._depth = 0
         self._spaced = True
@@ -264,7 +264,7 @@ class _Tokens:
 
     def _escaped(self, char: str, position: int) -> None:
         if char == "\\":
-            # The next row goes on with an equality, or says something else.
+            # The next row continues with an equality, or is another statement.
             if not _ROW_GOES_ON.match(self._text, position):
                 self._add("separator")
             self._spaced = True
@@ -294,7 +294,7 @@ class _Tokens:
         self._depth = max(0, self._depth + (1 if opens else -1))
 
     def _other(self, char: str, position: int) -> int:
-        """Take one character; return where reading goes on."""
+        """Read one character; return the next position."""
         if char == "{":
             self._modes.append(self._opens_text or self._modes[-1])
             self._opens_text = False
@@ -332,7 +332,7 @@ class _Tokens:
         return position
 
     def _script(self, char: str, position: int) -> int:
-        """Powers and quotients of units, the base ten, and underscores of markdown."""
+        """Read powers and quotients of units, the base ten, and underscores of markdown."""
         after = self._text[position : position + 1]
         if char == "/":
             if not (_is_word(self._last()) and (after.isalpha() or after == "\\")):
@@ -355,7 +355,7 @@ class _Tokens:
         return position
 
     def _relation(self, char: str, position: int) -> int:
-        """Equals signs and arrows; `!=`, `<=` and a negated equality are none."""
+        """Read equals signs and arrows; `!=`, `<=` and a negated equality are not ones."""
         if char == "-":
             if self._text.startswith(">", position):
                 self._add("equals")

@@ -1,14 +1,13 @@
-r"""Checks general mathematical answers: reads both, and compares what they say.
+r"""Checks general mathematical answers: parses both and compares their meaning.
 
-An answer is read into nodes and compared by its kind (`rewards/formulas`); nothing is taken for
-equal that was not understood. Limits, integrals and what else needs calculus go to math-verify,
-whose "equal" is confirmed at random points. All of it runs in worker processes with a deadline and
-a limit of memory.
+An answer is parsed into nodes and compared by its kind (`rewards/formulas`); unparsed text equals
+only itself. Limits, integrals and other calculus go to math-verify, whose "equal" is confirmed at
+random points. Everything runs in worker processes with a deadline and a memory limit.
 
 | gold and answer | verdict |
 | --- | --- |
 | equal as written, whatever the length; equal but for fonts, spaces and words' capitals | correct |
-| more than 4,096 characters otherwise | wrong: no such text is a final answer |
+| more than 4,096 characters otherwise | wrong: too long for a final answer |
 | one of them cannot be read | wrong: not shown to be equal |
 | numbers and constants | equal exactly: 1/2 and 0.5 are, 1/3 and 0.333 are not |
 | an exact value and a decimal of 10 or more digits that is its rounding | correct |
@@ -17,7 +16,7 @@ a limit of memory.
 | `101_2` | equal to `101_{2}` alone: not to 101, 5 or `12_3` |
 | units: on one side, or the same on both | do not count; `5\text{ cm}` is not `5\text{ m}` |
 | `90^\circ` | 90; in sin, cos, tan an angle in degrees |
-| expressions with variables | equal where both are real, at all places that are tried |
+| expressions with variables | equal where both are real, at all points that are tried |
 | `x^2 + C` and `x^2 + 1 + C` | equal: C is any constant |
 | `y = 2x + 1`, `2x - y + 1 = 0`, `x^2 = 9` and `x = \pm 3` | equal: the same solutions |
 | `x \equiv 2 \pmod 5` and `x \equiv 7 \pmod 5` | equal: the same numbers |
@@ -35,8 +34,8 @@ a limit of memory.
 | `\textbf{(B)}\ 12` | the option B, and 12 |
 | `Alice: 3` | label and value must both agree |
 | a power or factorial beyond millions of digits | equal to nothing but itself as written |
-| math-verify swallowed a MemoryError on its way to "not equal" | crash: unknown, not wrong |
-| where the answer stands, cut completions | as for integers, see `rewards/answer.py` |
+| math-verify hid a MemoryError behind "not equal" | crash: unknown, not wrong |
+| place of the answer, truncated completions | as for integers, see `rewards/answer.py` |
 """
 
 from __future__ import annotations
@@ -65,20 +64,20 @@ if TYPE_CHECKING:
 
 _MAY_EXPLODE = re.compile(r"[\^!*]|binom|choose|times|cdot|matrix|sum|prod|int")
 _CALCULUS = re.compile(r"\\(?:int|iint|lim|sum|prod|frac\{d\}|det)(?![A-Za-z])")
-_ABOUT = re.compile(r"\s*(?:\\approx(?![A-Za-z])|≈)")  # gold is as exact as it gets
+_ABOUT = re.compile(r"\s*(?:\\approx(?![A-Za-z])|≈)")  # gold counts as exact
 _BOUND = re.compile(r"_\s*\{[^{}]*\}")
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
 _EQUALITY = re.compile(r"=|≡|:|\\equiv|\\(?:to|rightarrow)(?![a-z])")
 _BARE_NUMBER = re.compile(r"[-+]?\$?[0-9][0-9,]*")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
-_LAST_SPACE = re.compile(r"(?<!\\)(?:\\\\)*\\\s*\Z")  # what stripping leaves of "\\ "
+_LAST_SPACE = re.compile(r"(?<!\\)(?:\\\\)*\\\s*\Z")  # left of "\\ " by stripping
 # An option with its value, as AMC writes it; and an option alone.
 _OPTION = re.compile(
     r"\\(?:textbf|text|mathrm|mathbf)\s*\{\s*\(([A-E])\)\s*\}(?:[\s~]|\\[ ,;:!]|\\q?quad)*(\S.*)"
 )
 _LETTER_ALONE = re.compile(r"(?:\\(?:textbf|text|mathrm|mathbf)\s*\{)?\s*\(?([A-E])\)?\s*\}?")
 _BESIDE_SIGN = re.compile(r"\s+(?![A-Za-z0-9])|(?<![A-Za-z0-9])\s+")
-_PLACES = ("3/7", "19/11", "7/5")  # where math-verify's readings are evaluated
+_PLACES = ("3/7", "19/11", "7/5")  # points at which math-verify's results are evaluated
 
 
 def check_math(
@@ -86,17 +85,17 @@ def check_math(
 ) -> tuple[Outcome, str | None]:
     """Judge the completion `text` against `gold`; both may be LaTeX.
 
-    Returns the outcome and the extracted answer's first characters, None where there is none.
+    Returns the outcome and the first characters of the extracted answer, if any.
 
     Raises:
-        MemoryError: the comparison ran out of memory, which math-verify itself hides.
+        MemoryError: the comparison ran out of memory, which math-verify hides.
     """
     cut = finish_reason == "length"
     found = find_answer(text, where=where, cut=cut, is_answer=looks_like_answer)
     if found is None:
         return ("truncated" if cut else "no_answer"), None
     given, wanted = bare(found.text), bare(gold)
-    # Several boxes are a list, or one answer written more than once.
+    # Several boxes are a list, or one answer written several times.
     right = _is_right(wanted, given) or (
         len(found.parts) > 0 and all(_is_right(wanted, bare(part)) for part in found.parts)
     )
@@ -114,7 +113,7 @@ def _is_right(gold: str, answer: str) -> bool:
         return letter[1] == option[1] if letter is not None else is_equal(gold, option[2])
     if not _BARE_NUMBER.fullmatch(gold) or _EQUALITY.search(answer):
         return False
-    # Words and signs around an integer, which are no formula.
+    # Words and signs around an integer, not a formula.
     return _reading(answer) is None and read_integer(answer) == read_integer(gold) is not None
 
 
@@ -126,10 +125,10 @@ def _is_value(text: str) -> bool:
 
 
 def is_equal(gold: str, answer: str) -> bool:
-    """Whether two answers, each without prose around it, say the same.
+    """Whether two answers without surrounding prose have the same meaning.
 
     Raises:
-        MemoryError: the comparison ran out of memory, which math-verify itself hides.
+        MemoryError: the comparison ran out of memory, which math-verify hides.
     """
     if gold == answer:
         return True
@@ -153,7 +152,7 @@ def is_equal(gold: str, answer: str) -> bool:
 
 
 def is_equal_to_any(gold: str, prose: str) -> bool | None:
-    """Whether an answer that math-verify finds in `prose` is `gold`; None if it finds none.
+    """Whether an answer that math-verify finds in `prose` equals `gold`; None if it finds none.
 
     Raises:
         MemoryError: as `is_equal`.
@@ -168,19 +167,19 @@ def is_equal_to_any(gold: str, prose: str) -> bool | None:
 
 
 def _is_plain(found: object) -> bool:
-    """Whether what math-verify found is text, or a number that can be written as one."""
+    """Whether math-verify found text or a rational number."""
     return isinstance(found, str) or getattr(found, "is_Rational", False)
 
 
 def warm_up() -> None:
-    """Import math-verify, and sympy's lazy parts by using them once."""
+    """Import math-verify and, by using them once, sympy's lazy parts."""
     for gold, answer in ((r"\int_0^1 x dx", r"\frac{1}{2}"), (r"\sqrt{2}+x", r"x+\sqrt{2}")):
         _is_equal_by_math_verify(gold, answer)
         is_equal(gold, answer)
 
 
 def bare(answer: str) -> str:
-    """`answer` without markdown, a full stop and math delimiters around the whole."""
+    """Return `answer` without surrounding markdown, full stop and math delimiters."""
     answer = _LAST_SPACE.sub("", answer.strip().strip("*`").strip().removesuffix(".").strip())
     for opener, closer in _DELIMITERS:
         inside = answer.removeprefix(opener).removesuffix(closer)
@@ -191,7 +190,7 @@ def bare(answer: str) -> str:
 
 
 def _same_spelling(gold: str, answer: str) -> bool:
-    """Whether two answers are the same tokens; of words alone, in any capitals."""
+    """Whether two answers have the same tokens; words alone in any case."""
     try:
         one, other = tokens_of(gold), tokens_of(answer)
     except Unread:
@@ -217,7 +216,7 @@ def _reading(answer: str, *, grouping: bool = True) -> Node | None:
 
 
 def _needs_calculus(gold: str, answer: str) -> bool:
-    """Whether one of two answers that are no equations has a limit, an integral or the like."""
+    """Whether one of two answers, not equations, has a limit, an integral or the like."""
     return "=" not in _BOUND.sub("", f"{gold} {answer}") and any(
         _CALCULUS.search(text) for text in (gold, answer)
     )
@@ -232,7 +231,7 @@ def _is_equal_by_math_verify(gold: str, answer: str) -> bool:
 
 
 def _equal(gold: str, answer: str) -> bool:
-    """Whether math-verify says so, and both of its readings have the same value at some places."""
+    """Whether math-verify finds both equal, and its results have equal values at some points."""
     from math_verify import verify
 
     readings = [_parse(text) for text in (gold, answer)]
@@ -248,7 +247,7 @@ def _confirmed(one: Any, other: Any, *, written: tuple[str, str]) -> bool:
         return False
     symbols = sorted(one.free_symbols | other.free_symbols, key=str)
     for reading, text in zip((one, other), written, strict=True):
-        # What was passed over in reading would be missing from the letters.
+        # Skipped text would be missing from the letters.
         if not set(_LETTER.findall(text)) - set("eid") <= set(str(reading)):
             return False
     for place in _PLACES:
@@ -262,11 +261,11 @@ def _confirmed(one: Any, other: Any, *, written: tuple[str, str]) -> bool:
 
 
 def _parse(answer: str) -> list[Any]:
-    """Sympy's reading of `answer`, and `answer` itself for where there is none."""
+    """Return sympy's parse of `answer`, if any, and `answer` itself."""
     from math_verify import LatexExtractionConfig, parse
 
-    # With "first_match" the whole box is read or nothing: by default, a box that is too deep to
-    # be read would be judged by whatever fraction stands somewhere in it.
+    # With "first_match" the whole box is parsed or nothing: by default, a box that is too deep
+    # would be judged by some fraction inside it.
     parsed: list[Any] = parse(
         rf"\boxed{{{answer}}}",
         extraction_config=[LatexExtractionConfig(boxed_match_priority=0)],

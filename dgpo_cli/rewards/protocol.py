@@ -1,7 +1,7 @@
-"""What the pool and its worker processes say to each other: length-prefixed JSON frames.
+"""The protocol of the pool and its worker processes: length-prefixed JSON frames.
 
-The first frame to a worker is the check it serves, its first answer `{"ready": true}` or
-`{"error": ...}`. After that each frame is a list of tasks, answered by one frame a task, in order.
+The first frame to a worker is its check, answered by `{"ready": true}` or `{"error": ...}`. Every
+further frame is a list of tasks, answered by one frame per task, in order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dgpo_cli.core.types import Outcome
 
 HEADER = struct.Struct(">I")
-CRASH_EXIT_CODE = 3  # a worker that ran out of memory leaves with it, and is replaced
+CRASH_EXIT_CODE = 3  # of a worker that ran out of memory and is replaced
 
 Extract = Literal["boxed", "answer-line", "boxed-or-answer-line", "last-number"]
 Task = tuple[str, str, str]  # gold, text, finish_reason
@@ -26,10 +26,10 @@ CheckResult = tuple["Outcome", str | None]
 class Check:
     """A function that workers import and call as `f(gold, text, finish_reason=..., **options)`.
 
-    target: "module:function". The module may have a function `warm_up()`, which each worker calls
-        once, outside any deadline.
-    options: keyword arguments that JSON can carry.
-    chunk_tasks: most tasks sent to a worker at once; each still has its own deadline.
+    target: "module:function". Each worker calls the module's `warm_up()`, if any, once without a
+        deadline.
+    options: keyword arguments, as JSON.
+    chunk_tasks: most tasks sent to a worker at once; each has its own deadline.
     """
 
     target: str
@@ -38,7 +38,7 @@ class Check:
 
 
 def encode(message: Any) -> bytes:
-    """Return `message` as one frame. Lone surrogates, which models do produce, survive."""
+    """Return `message` as one frame. Keeps lone surrogates, which models produce."""
     body = json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")
     return HEADER.pack(len(body)) + body
 

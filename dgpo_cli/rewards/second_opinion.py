@@ -1,12 +1,12 @@
-r"""What the math checker says of answers that the integer checker has judged; it settles nothing.
+r"""The math checker's verdicts on answers that the integer checker has judged; only for comparison.
 
-| the integer checker found | the math checker is given |
+| the integer checker found | the math checker gets |
 | --- | --- |
 | only digits, and gold is only digits | nothing: the integers are compared, as it would do |
-| any other box | the content as it was written: reading it is what the two may disagree on |
+| any other box | its content as written: the two may parse it differently |
 | any other answer line or last number | the line, to read as a whole or to search |
 | nothing, and thinking has ended | the end of the completion, to search |
-| nothing in a text that was cut, or in thinking without end | nothing: the verdict stands |
+| nothing in a truncated text or an unclosed thought | nothing: the verdict stands |
 
 Equal pairs of gold and answer are judged once. A `timeout` or `crash` is not a disagreement.
 """
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 ENDING_CHARS = 400  # of a completion without an answer: two or three sentences
 MAX_ANSWER_CHARS = 4096
-TASKS_PER_WORKER = 64  # as long as the import of sympy, so that fewer start no other worker
+TASKS_PER_WORKER = 64  # take as long as the import of sympy: fewer need no further worker
 MAX_DIGITS = 300
-_BOX, _LINE, _ENDING = "box", "line", "ending"  # what a worker is told to read the text as
+_BOX, _LINE, _ENDING = "box", "line", "ending"  # how a worker reads the text
 _UNKNOWN = ("timeout", "crash")
 
 
@@ -47,8 +47,8 @@ def second_opinions(
 ) -> list[Outcome]:
     """Return the math checker's outcome for each of `items`, which have `verdicts`.
 
-    where: as the first checker was told.
-    timeout_s: hard deadline of one opinion; its worker is then killed.
+    where: the first checker's `reward.extract`.
+    timeout_s: hard deadline of one opinion; then its worker is killed.
 
     Raises:
         DgpoError: the workers cannot be started.
@@ -76,7 +76,7 @@ def disagree(outcome: Outcome, second: Outcome) -> bool:
 
 
 def judge(gold: str, text: str, *, finish_reason: FinishReason) -> tuple[Outcome, str | None]:
-    """Let the math checker judge what `second_opinions` sends; runs in worker processes only."""
+    """Judge what `second_opinions` sends, with the math checker; runs only in workers."""
     from dgpo_cli.rewards.math import bare, is_equal, is_equal_to_any
 
     form, _, body = text.partition("\n")
@@ -89,14 +89,14 @@ def judge(gold: str, text: str, *, finish_reason: FinishReason) -> tuple[Outcome
 
 
 def warm_up() -> None:
-    """Import math-verify before the first deadline runs."""
+    """Import math-verify before the first deadline starts."""
     from dgpo_cli.rewards import math
 
     math.warm_up()
 
 
 def _question(item: GradeItem, verdict: Verdict, *, where: Extract) -> Task | Outcome:
-    """What a worker is to be asked about `item`, or the opinion where there is nothing to ask."""
+    """Return a worker's task for `item`, or the opinion if none is needed."""
     cut = item.finish_reason == "length"
     gold = item.gold.strip()
     text = item.judged

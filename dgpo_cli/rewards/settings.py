@@ -1,4 +1,4 @@
-"""Settings of the answer checkers; one class a checker, chosen by `kind`. No torch, no sympy."""
+"""Settings of the answer checkers; one class per checker, chosen by `kind`. No torch, no sympy."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dgpo_cli.rewards.protocol import Extract as Extract
 
 
 class RewardValues(Frozen):
-    """What every checker shares: the rewards, the deadline and the workers."""
+    """The settings of every checker: the rewards, the deadline and the workers."""
 
     extract: Extract = Field(
-        "boxed-or-answer-line", description="Where the answer stands in the completion."
+        "boxed-or-answer-line", description="Form of the answer in the completion."
     )
     correct: float = Field(1.0, description="Reward of a correct answer.")
     wrong: float = Field(0.0, description="Reward of every other outcome.")
@@ -35,8 +35,8 @@ class IntegerReward(RewardValues):
     """Exact integers, as in AIME."""
 
     kind: Literal["integer"] = "integer"
-    minimum: int | None = Field(None, description="Smallest answer that is in range.")
-    maximum: int | None = Field(None, description="Largest answer that is in range.")
+    minimum: int | None = Field(None, description="Smallest answer in range.")
+    maximum: int | None = Field(None, description="Largest answer in range.")
 
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> Self:
@@ -47,12 +47,12 @@ class IntegerReward(RewardValues):
         return self
 
     def check(self) -> Check:
-        """What the workers run."""
+        """Return the check that workers run."""
         options = {"where": self.extract, "minimum": self.minimum, "maximum": self.maximum}
         return Check("dgpo_cli.rewards.answer:check_integer", options)
 
     def problem_with(self, gold: str) -> str | None:
-        """Why `gold` cannot be compared with, or None."""
+        """Return why no answer can be compared with `gold`, or None."""
         from dgpo_cli.rewards.integer import read_integer
 
         if read_integer(gold) is not None:
@@ -61,16 +61,16 @@ class IntegerReward(RewardValues):
 
 
 class MathReward(RewardValues):
-    """General mathematical answers, compared by what they say."""
+    """General mathematical answers, compared by meaning."""
 
     kind: Literal["math"] = "math"
 
     def check(self) -> Check:
-        """What the workers run."""
+        """Return the check that workers run."""
         return Check("dgpo_cli.rewards.math:check_math", {"where": self.extract}, chunk_tasks=8)
 
     def problem_with(self, gold: str) -> str | None:
-        """Why `gold` cannot be compared with, or None."""
+        """Return why no answer can be compared with `gold`, or None."""
         from dgpo_cli.rewards.gold import SHOWN_CHARS, why_unusable
 
         problem = why_unusable(gold)

@@ -1,6 +1,6 @@
-r"""Brings an answer into one spelling: `204^{\text{th}}`, `２０４` and `204\pmod{1000}` as `204`.
+r"""Normalises the spelling of an answer: `204^{\text{th}}`, `２０４` and `204\pmod{1000}` as `204`.
 
-What is taken away or replaced here changes no number, but would look to a parser as if it did.
+It removes or replaces only text that changes no number but would confuse a parser.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DEGREE = re.compile(
       | \\(?:degree|deg|textdegree)(?![A-Za-z]) (?:\{\})? | (?<=[0-9\s}])∘ | [°º˚]""",
     re.VERBOSE,
 )
-# 204th and 204^{\text{th}}, which is no power.
+# 204th and 204^{\text{th}}, which is not a power.
 _ORDINAL = re.compile(
     r"(?<=[0-9])(?:\s*\^\s*\{?\s*)?(?:\\(?:text|mathrm|textrm)\s*\{)?(?:st|nd|rd|th)(?![A-Za-z])[\s}]*"
 )
@@ -39,7 +39,7 @@ UNIT_FRACTION = re.compile(
 _ROWS = re.compile(
     r"\\(?:begin|end)\s*\{(?:aligned|align|gathered|gather|split|equation|eqnarray)\*?\}"
 )
-# \\text in text that was escaped once too often; \\x is a line break and a variable.
+# \\text after double escaping; \\x is a line break and a variable.
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2})")
 _CHOICE = re.compile(r"\s*(?:\([A-E]\)|[A-E][.)])(?=[\s~\\])")
 _INVISIBLE = re.compile(
@@ -63,7 +63,7 @@ _IN_BASE_TEN = re.compile(r"\(\s*base\s*(?:10|ten)\s*\)")
 
 
 def plain(answer: str) -> str:
-    """`answer` in ASCII where it can be, without what changes no number but looks like it did."""
+    """Return `answer` in ASCII if possible, without text that changes no number."""
     answer = in_ascii(answer)
     if "\\\\" in answer:
         answer = _DOUBLED.sub(r"\\", answer)
@@ -81,14 +81,14 @@ def plain(answer: str) -> str:
 
 
 def in_ascii(answer: str) -> str:
-    """`answer` with digits, dashes and spaces of any script in ASCII, without invisible marks."""
+    """Return `answer` with all digits, dashes and spaces in ASCII, without invisible marks."""
     if answer.isascii():
         return answer
     return _FOREIGN_DIGIT.sub(_as_ascii, answer.translate(_TRANSLATION))
 
 
 def without_layout(answer: str) -> str:
-    """`answer` without colours, spaces, labels and environments that only line up rows."""
+    """Return `answer` without colours, spaces, labels and environments that only align rows."""
     return _INVISIBLE.sub(" ", _ROWS.sub(" ", answer))
 
 

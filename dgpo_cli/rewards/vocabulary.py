@@ -1,4 +1,4 @@
-r"""The LaTeX commands and words that may stand around an integer without changing it.
+r"""The LaTeX commands and words that may surround an integer without changing it.
 
 `\text{ minutes}` may; `\text{ percent}`, `million`, `not`, a variable and a function may not.
 """
@@ -12,7 +12,7 @@ WordKind = Literal["text", "bare", "touching"]
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of `text`, between spaces."""
+    """Return the words of `text`."""
     return frozenset(text.split())
 
 
@@ -63,18 +63,18 @@ _CHANGES = words(
     "least most than below above under between about around approximately approx nearly almost "
     "roughly maybe perhaps possibly up undefined infinity infinite"
 )
-# Of these words, none may stand beside a number that is to be the answer.
+# None of these words may be next to a number that is the answer.
 CHANGING_WORDS = PERCENT | DENIALS | _CHANGES
 _FUNCTIONS_IN_FRONT = words("sec max min arg")
 _FACTORS_IN_FRONT = words(
     "times twice thrice double triple reciprocal inverse next previous preceding"
 )
-# What these stand in front of is not the answer: the square of 204, floor 204.
+# A number after these is not the answer: the square of 204, floor 204.
 _OPERATIONS_IN_FRONT = words(
     "of square cube floor ceil ceiling round eval evaluate abs sqrt root power "
     "rank trace bound base"
 )
-# Of a number behind these something else is said: divisible by 204, close to 204.
+# A number after these describes another one: divisible by 204, close to 204.
 _PREPOSITIONS = words("by to from near beyond opposite against until till past towards into")
 _AFTER_NOUNS = words("before after within")  # the number after 204; but after 204 days
 _SAYING = words(  # equal to 204, given by 204
@@ -96,8 +96,8 @@ _UNITS = words(
 )
 _SHORT_WORDS = words("is of in as at by to we it so be my an")
 SHORT_WORDS_AND_UNITS = _SHORT_WORDS | _SHORT_UNITS
-TOUCHED = "touched"  # stands between a letter and the digits that touch it
-# What may stand in a name of a number: x_1, f(2, 3), |AB|, \\angle B.
+TOUCHED = "touched"  # marks a letter directly before digits
+# Allowed in the name of a number: x_1, f(2, 3), |AB|, \\angle B.
 NAMING_MARKS = frozenset([TOUCHED, *"_,|#'"]) | words(
     "angle triangle overline overrightarrow vec gcd lcm max min deg dim prime mathcal"
 )
@@ -109,7 +109,7 @@ _DENIED_CHARS = frozenset("万萬亿億千百兆或和约約")  # ten thousand, 
 
 
 def may_lead(word: str, kind: WordKind) -> bool:
-    """Whether `word` may stand before the number."""
+    """Whether `word` may precede the number."""
     if not _is_harmless(word) or word.lower() in _FACTORS_IN_FRONT:
         return False
     if kind == "text" or not word.isascii():
@@ -121,7 +121,7 @@ def may_lead(word: str, kind: WordKind) -> bool:
 
 
 def operates(before: list[str]) -> bool:
-    """Whether `before`, the words before a number, make another of it: the square of 204."""
+    """Whether `before`, the words before a number, change it: the square of 204."""
     if not before:
         return False
     *earlier, last = (word.lower() for word in before)
@@ -134,7 +134,7 @@ def operates(before: list[str]) -> bool:
 
 
 def may_follow(word: str, kind: WordKind) -> bool:
-    """Whether `word` may stand after the number: a unit, a noun, the rest of a sentence."""
+    """Whether `word` may follow the number: a unit, a noun, the rest of a sentence."""
     if not _is_harmless(word) or word.lower() in _NUMBERS:
         return False
     if not word.isascii():

@@ -75,12 +75,12 @@ def test_the_last_box_is_the_twins(text: str) -> None:
 @given(TEXTS, st.sampled_from([1, 2, 3]), st.sampled_from([0, 1, 2]))
 def test_short_cuts_change_nothing(text: str, passed_over: int, shallow: int) -> None:
     usual = last_box(text, 0, cut=False)
-    before = boxes.MAX_PASSED_OVER, boxes.MAX_SHALLOW_CHARS
-    boxes.MAX_PASSED_OVER, boxes.MAX_SHALLOW_CHARS = passed_over, shallow
+    before = boxes.MAX_SKIPPED, boxes.MAX_SHALLOW_CHARS
+    boxes.MAX_SKIPPED, boxes.MAX_SHALLOW_CHARS = passed_over, shallow
     try:
         assert last_box(text, 0, cut=False) == usual
     finally:
-        boxes.MAX_PASSED_OVER, boxes.MAX_SHALLOW_CHARS = before
+        boxes.MAX_SKIPPED, boxes.MAX_SHALLOW_CHARS = before
 
 
 @given(st.text("{}\\ a", max_size=40))

@@ -61,7 +61,7 @@ def test_progress_counts_every_completion() -> None:
     [
         (IntegerReward(), "1/2", "answer='1/2' is not an integer.*reward.kind"),
         (MathReward(), " ", "answer=' ' is empty; fix the data"),
-        (MathReward(), "N/A", "answer='N/A' stands for a missing answer"),
+        (MathReward(), "N/A", "answer='N/A' is a placeholder"),
     ],
 )
 def test_a_gold_answer_that_cannot_be_compared_with_is_named(

@@ -84,7 +84,7 @@ def test_a_pool_goes_on_with_the_workers_that_start_and_says_so_once(
         assert len(pool.pids) == 1
     assert len(starts.at) > 2  # it is tried again
     (note,) = notes.texts or [""]
-    assert note.startswith("only 1 of 3 workers check answers, another does not start (")
+    assert note.startswith("only 1 of 3 answer workers run, another does not start (")
     assert "reward.workers" in note
 
 

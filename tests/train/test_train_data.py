@@ -104,7 +104,7 @@ def test_a_general_answer_that_cannot_be_judged_ends_the_run_before_its_first_st
     rows = sums(10, 60).splitlines(keepends=True)
     rows[40] = json.dumps({"id": "p7", "problem": "Prove it.", "answer": "N/A"}) + "\n"
     settings = file_of(tmp_path, "".join(rows))
-    message = r"data\.jsonl: 1 of 50 .* problem 'p7' \(line 41\): answer='N/A' stands for a missing"
+    message = r"data\.jsonl: 1 of 50 .* problem 'p7' \(line 41\): answer='N/A' is a placeholder"
     with pytest.raises(DataError, match=message):
         run_tiny(tmp_path / "run", *settings, "reward.kind=math", steps=20)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

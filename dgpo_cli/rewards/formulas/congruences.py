@@ -1,4 +1,4 @@
-"""Whether two congruences hold for the same whole numbers."""
+"""Compares congruences: whether they hold for the same integers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dgpo_cli.rewards.formulas.nodes import Call, Node, Relation, variables
 from dgpo_cli.rewards.formulas.sameness import same_value
 from dgpo_cli.rewards.formulas.values import Evaluator, Undefined
 
-MAX_MODULUS = 5_000  # of what is tried number by number
+MAX_MODULUS = 5_000  # tried number by number
 
 
 def same_congruence(gold: Relation, answer: Relation) -> bool:
     r"""`x \equiv 2 \pmod 5` is `x \equiv 7 \pmod 5`; numbers themselves must be congruent, too.
 
     Raises:
-        TooLarge: a value is beyond what is looked at.
+        TooLarge: a value is too large to compare.
     """
     assert gold.modulus is not None and answer.modulus is not None
     names = variables(gold) | variables(answer)
@@ -48,7 +48,7 @@ def _holds(relation: Relation, name: str, value: int, modulus: int) -> bool:
 
 
 def _same_as_written(gold: Relation, answer: Relation) -> bool:
-    """Side by side, with the same modulus."""
+    """Whether both sides are equal, with the same modulus."""
     assert gold.modulus is not None and answer.modulus is not None
     if gold.signs != answer.signs or not same_value(gold.modulus, answer.modulus):
         return False

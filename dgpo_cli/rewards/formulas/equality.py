@@ -1,4 +1,4 @@
-"""Whether two answers that were read say the same: the rules of the table in `rewards/math.py`."""
+"""Compares two parsed answers by the rules of the table in `rewards/math.py`."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _SYMMETRIC = frozenset(["=", "!=", "approx", "cong", "sim", "parallel", "perp", 
 
 
 def equal(gold: Node, answer: Node) -> bool:
-    """Whether `answer` says what `gold` does.
+    """Whether `answer` means the same as `gold`.
 
     Raises:
-        TooLarge: a value is beyond what is looked at.
+        TooLarge: a value is too large to compare.
     """
     gold, answer = without_conditions(spread(gold), spread(answer))
     if gold == answer:
@@ -52,7 +52,7 @@ def equal(gold: Node, answer: Node) -> bool:
 
 
 def _same(gold: Node, answer: Node) -> bool:
-    """Compare what is no list, no set and no relation."""
+    """Compare nodes other than lists, sets and relations."""
     gold, answer = _in_degrees(gold), _in_degrees(answer)
     if _is_ratio(gold):
         answer = _as_ratio(answer)
@@ -80,7 +80,7 @@ def _same(gold: Node, answer: Node) -> bool:
 
 
 def _is_spelt(node: Node) -> bool:
-    """Whether `node` is three or more capitals side by side, as CAB: an order, no product."""
+    """Whether `node` is three or more adjacent capitals, like CAB: an order, not a product."""
     if not isinstance(node, Call) or node.name != "*":
         return False
     letters = [one for one in below(node) if not (isinstance(one, Call) and one.name == "*")]
@@ -90,7 +90,7 @@ def _is_spelt(node: Node) -> bool:
 
 
 def _in_degrees(node: Node) -> Node:
-    """An angle in degrees, with them as its unit."""
+    """Return an angle in degrees as a quantity with that unit."""
     match node:
         case Call("degree", (inner,)):
             return Quantity(inner, ("degree",))
@@ -100,7 +100,7 @@ def _in_degrees(node: Node) -> Node:
 
 
 def _dressed(gold: Node, answer: Node) -> bool:
-    """Compare units and labels, then what they belong to."""
+    """Compare units and labels, then their values."""
     if isinstance(gold, Labelled) or isinstance(answer, Labelled):
         if not (isinstance(gold, Labelled) and isinstance(answer, Labelled)):
             return False
@@ -128,7 +128,7 @@ def _is_ratio(node: Node) -> bool:
 
 
 def _as_ratio(node: Node) -> Node:
-    """6:10, which alone is a time, as the ratio that it is beside 3:5."""
+    """Return 6:10, which alone is a time, as a ratio, to compare with 3:5."""
     if not (isinstance(node, Words) and ":" in node.text):
         return node
     parts = node.text.split(":")
@@ -138,7 +138,7 @@ def _as_ratio(node: Node) -> Node:
 
 
 def _same_ratio(gold: Node, answer: Node) -> bool:
-    """3:4 is 6:8, and 3/4."""
+    """Whether two ratios are equal: 3:4, 6:8 and 3/4."""
     one, other = (
         node.args if isinstance(node, Call) and node.name == "ratio" else None
         for node in (gold, answer)
@@ -168,7 +168,7 @@ def _is_set(node: Node) -> bool:
 
 
 def _members(node: Node) -> tuple[Node, ...] | None:
-    """The items of a list or of a set in braces; None for anything else."""
+    """Return the items of a list or of a set in braces; None for anything else."""
     if isinstance(node, Several):
         return _inherited(node.items)
     if isinstance(node, Bracketed) and node.opener == "\\{":
@@ -177,7 +177,7 @@ def _members(node: Node) -> tuple[Node, ...] | None:
 
 
 def _inherited(items: tuple[Node, ...]) -> tuple[Node, ...]:
-    """`x = 2, 5` says that x is 2 or 5."""
+    """Return the items of `x = 2, 5` as x = 2, x = 5."""
     last = items[-1]
     match items[0]:
         case Relation((left, first), ("equiv",), None) if isinstance(last, Relation):
@@ -241,7 +241,7 @@ def _same_members(
 
 
 def _joined_otherwise(gold: Node, answer: Node) -> bool:
-    """Whether "p and q" was asked for and "p or q" given; 2 and 3 are 2 or 3, as roots are."""
+    """Whether gold is "p and q" and the answer "p or q"; 2 and 3 equals 2 or 3, as roots."""
     both = [one for one in (gold, answer) if isinstance(one, Several)]
     joiners = {one.joiner for one in both}
     if len(joiners) < 2 or "or" not in joiners:
@@ -255,7 +255,7 @@ def _joined_otherwise(gold: Node, answer: Node) -> bool:
 
 
 def _as_tuple(node: Node) -> Bracketed | None:
-    """`y = 3, x = 2` as (2, 3): one value for each of some variables, in their order."""
+    """Return `y = 3, x = 2` as (2, 3): one value per variable, in alphabetical order."""
     if not isinstance(node, Several) or not _hold_together(node):
         return None
     values: dict[str, Node] = {}
@@ -271,12 +271,12 @@ def _as_tuple(node: Node) -> Bracketed | None:
 
 
 def _hold_together(node: Node) -> bool:
-    """Whether x = 2 and y = 3 are said, not x = 2 or y = 3."""
+    """Whether it means x = 2 and y = 3, not x = 2 or y = 3."""
     return not isinstance(node, Several) or node.joiner != "or"
 
 
 def _by_coordinate(relation: Relation) -> tuple[Node, ...] | None:
-    """`(x, y) = (2, 3)` as x = 2 and y = 3."""
+    """Return `(x, y) = (2, 3)` as x = 2 and y = 3."""
     match relation:
         case Relation((Bracketed("(", ")", names), Bracketed("(", ")", values)), ("=",), None):
             if len(names) == len(values) and all(map(is_name, names)):
@@ -286,7 +286,7 @@ def _by_coordinate(relation: Relation) -> tuple[Node, ...] | None:
 
 
 def _values_of(relation: Relation, values: Node) -> bool:
-    r"""`x = \{2, 5\}` and `x \in \{2, 5\}` say what `2, 5` does."""
+    r"""Whether `x = \{2, 5\}` or `x \in \{2, 5\}` means `values`, such as `2, 5`."""
     match relation:
         case Relation((name, right), ("=" | "in",), None) if is_name(name):
             return _members(right) is not None and equal(right, values)
@@ -302,7 +302,7 @@ def _distinct(items: tuple[Node, ...]) -> tuple[Node, ...]:
 
 
 def _without_names(items: tuple[Node, ...]) -> tuple[Node, ...] | None:
-    """The values in `x = 2, x = 5` and `x_1 = 2, x_2 = 5`; None where the names differ."""
+    """Return the values of `x = 2, x = 5` and `x_1 = 2, x_2 = 5`; None if the names differ."""
     names: set[str] = set()
     values: list[Node] = []
     for item in items:
@@ -315,7 +315,7 @@ def _without_names(items: tuple[Node, ...]) -> tuple[Node, ...] | None:
 
 
 def _matched(golds: Sequence[Node], answers: Sequence[Node]) -> bool:
-    """Whether each gold item has an answer of its own."""
+    """Whether gold items and answers match one to one."""
     left = list(answers)
     if len(left) != len(golds):
         return False
@@ -328,7 +328,7 @@ def _matched(golds: Sequence[Node], answers: Sequence[Node]) -> bool:
 
 
 def _as_one_equation(items: tuple[Node, ...], equation: Relation) -> bool:
-    r"""`x = 3` or `x = -3` is `x^2 = 9`: the product of their differences is its multiple."""
+    r"""Whether `x = 3` or `x = -3` is `x^2 = 9`: the product of differences is a multiple of it."""
     parts = [_difference(item) for item in items if isinstance(item, Relation)]
     whole = _difference(equation)
     if whole is None or len(parts) != len(items) or len(parts) > MAX_ITEMS:
@@ -362,7 +362,7 @@ def _related(gold: Node, answer: Node) -> bool:
 
 
 def is_name(node: Node) -> bool:
-    r"""Whether `node` only names what an equation gives: `x`, `f(2)`, `AB`, `\angle A`, words."""
+    r"""Whether `node` only names a value: `x`, `f(2)`, `AB`, `\angle A`, words."""
     match node:
         case Name() | Words():
             return True
@@ -383,9 +383,9 @@ def is_name(node: Node) -> bool:
 
 
 def _said(relation: Relation) -> tuple[Node | None, Node] | None:
-    """What `x = 2/4 = 1/2` says of x: the name, if there is one, and the value.
+    """Return name, if any, and value of `x = 2/4 = 1/2`.
 
-    None where it says anything else: an equation between expressions, an inequality.
+    None for anything else: an equation between expressions, an inequality.
     """
     members, signs = list(relation.members), list(relation.signs)
     if relation.modulus is not None:
@@ -411,7 +411,7 @@ def _said(relation: Relation) -> tuple[Node | None, Node] | None:
 
 
 def _asks_for_value(name: Node | None, value: Node) -> bool:
-    """Whether an equation of gold is answered by its value alone, as x = 3 is by 3."""
+    """Whether the value alone answers an equation of gold, as 3 answers x = 3."""
     if name is None:
         return not variables(value)
     if isinstance(name, Words):
@@ -460,7 +460,7 @@ def _same_chain(gold: Relation, answer: Relation) -> bool:
 
 
 def _same_link(gold: Relation, answer: Relation, index: int, sign: str) -> bool:
-    """Whether two neighbours are related alike: by one side less the other, up to a factor."""
+    """Whether two links are equivalent: their differences of sides agree up to a factor."""
     if sign not in ("=", "!=", *_MIRRORED):
         return False
     links = [Relation(one.members[index : index + 2], (sign,)) for one in (gold, answer)]
@@ -477,7 +477,7 @@ def _same_link(gold: Relation, answer: Relation, index: int, sign: str) -> bool:
 
 
 def _is_solved(relation: Relation) -> bool:
-    """Whether it says of a name alone what number it is, or is less than."""
+    """Whether it relates a name alone to a number."""
     named = [isinstance(one, Name) for one in relation.members]
     return any(named) and all(
         name or not variables(one) for name, one in zip(named, relation.members, strict=True)
@@ -485,7 +485,7 @@ def _is_solved(relation: Relation) -> bool:
 
 
 def _difference(relation: Relation) -> Node | None:
-    """One side less the other; None where a side is no expression."""
+    """Return one side minus the other; None if a side is not an expression."""
     if len(relation.members) != 2 or relation.modulus is not None:
         return None
     for node in relation.members:

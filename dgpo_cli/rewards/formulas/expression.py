@@ -1,7 +1,7 @@
-r"""Reads expressions: sums, products, powers, functions, brackets. Evaluates nothing.
+r"""Parses expressions: sums, products, powers, functions, brackets. Evaluates nothing.
 
-Where a text may mean two things it is read as a typeset page is (`2^10` is the exception: what is
-written without braces is plain text, and 1024), or not at all.
+Ambiguous text is read as typeset, or not at all. The exception is `2^10`: without braces it is
+plain text, and 1024.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FUNCTION_LETTERS = frozenset("fghFGH")
 
 
 class ExpressionReader(Cursor, ABC):
-    """What stands in brackets is read as a whole answer would be."""
+    """Parser of expressions; the content of brackets is parsed like a whole answer."""
 
     def __init__(self, tokens: list[FormulaToken]) -> None:
         super().__init__(tokens)
@@ -55,15 +55,15 @@ class ExpressionReader(Cursor, ABC):
 
     @abstractmethod
     def _list(self) -> Node:
-        """What may stand in brackets: statements between commas."""
+        """Read the content of brackets: statements between commas."""
 
     @abstractmethod
     def _statement(self) -> Node:
-        """One item of a list."""
+        """Read one item of a list."""
 
     @abstractmethod
     def _unit(self, value: Node) -> Node:
-        """`value` and the words behind it."""
+        """Read the words after `value`."""
 
     # Expressions
 
@@ -111,7 +111,7 @@ class ExpressionReader(Cursor, ABC):
         return left
 
     def _juxtaposed(self, left: Node, token: FormulaToken) -> Node:
-        """`2x`, and the mixed numbers `1\frac{1}{2}` and `3 1/2`."""
+        """Read `2x`, and the mixed numbers `1\frac{1}{2}` and `3 1/2`."""
         before = self._tokens[self._at - 1]
         if before.kind == "word" and len(before.text) > 1:
             raise Unread("2 if x is not 2x")
@@ -194,7 +194,7 @@ class ExpressionReader(Cursor, ABC):
         return Call("^", (base, exponent))
 
     def _script(self) -> Node:
-        """What a `^` takes: a group, or one atom with its sign."""
+        """Read the argument of `^`: a group, or one atom with its sign."""
         if self._peek_is("-"):
             self._at += 1
             return Call("-", (self._script(),))
@@ -232,7 +232,7 @@ class ExpressionReader(Cursor, ABC):
         return Name(text)
 
     def _written(self) -> str:
-        """The next group or token as written, without the braces around it."""
+        """Return the next group or token as written, without its braces."""
         begin = self._at
         if not self._take("{"):
             self._at += 1
@@ -266,12 +266,12 @@ class ExpressionReader(Cursor, ABC):
         node = self._inside(self._list)
         if self._take("choose"):
             node = Call("binom", (node, self._inside(self._list)))
-        if self._at < len(self._tokens):  # a brace that nothing closes ends with the answer
+        if self._at < len(self._tokens):  # an unclosed brace ends with the answer
             self._expect("}")
         return node
 
     def _inside(self, part: Callable[[], Node]) -> Node:
-        """Read `part` in brackets of its own."""
+        """Read `part` inside brackets."""
         self._deeper()
         bars, self._bars = self._bars, 0
         node = part()
@@ -350,7 +350,7 @@ class ExpressionReader(Cursor, ABC):
         return Call("root", (self._argument(), degree))
 
     def _argument(self) -> Node:
-        """A group in braces or round brackets, or one atom; of a number, `\\frac12`, one digit."""
+        """Read a group in braces or round brackets, or one atom; one digit of `\\frac12`."""
         token = self._peek()
         if token is None:
             raise Unread("an argument is missing")
@@ -492,7 +492,7 @@ def _begins_with_d(node: Node) -> bool:
 
 
 def _mixed(whole: Number, part: Node) -> Node:
-    r"""`1\frac{1}{2}` is 3/2; a fraction that is no proper one makes it no number at all."""
+    r"""Return `1\frac{1}{2}` as 3/2; an improper fraction is an error."""
     match part:
         case Call("/", (Number(top), Number(bottom))):
             if 0 < top < bottom and top.denominator == bottom.denominator == 1:

@@ -1,6 +1,6 @@
-r"""Reads an answer into nodes: lists of statements, which are relations, labels, words, values.
+r"""Parses an answer into nodes: lists of statements, which are relations, labels, words, values.
 
-What it does not know raises `Unread`; nothing is skipped but a few words such as "the answer is".
+Unsupported text raises `Unread`; only a few words such as "the answer is" are skipped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dgpo_cli.rewards.formulas.nodes import (
 )
 from dgpo_cli.rewards.formulas.tokens import SIGNS, FormulaToken, Unread, canonical, tokens_of
 
-MAX_CHARS = 4096  # no longer text is a final answer, and Python reads no longer integers
+MAX_CHARS = 4096  # a longer text is not a final answer, nor a valid argument of int()
 MAX_TOKENS = 2000
 _LEAD = v.words(
     "the final answer correct is are result value solution so thus hence therefore we get have it "
@@ -44,10 +44,10 @@ _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 
 
 def read(answer: str, *, grouping: bool = True) -> Node:
-    """What `answer` is; grouping as in `tokens_of`.
+    """Parse `answer`; grouping as in `tokens_of`.
 
     Raises:
-        Unread: it has no meaning here, or is too long or too deep.
+        Unread: it is not supported, too long or too deep.
     """
     if len(answer) > MAX_CHARS:
         raise Unread(f"{len(answer)} characters")
@@ -58,7 +58,7 @@ def read(answer: str, *, grouping: bool = True) -> Node:
 
 
 def _conclusion(tokens: list[FormulaToken]) -> list[FormulaToken]:
-    """What follows the last arrow, up to the reasons for it and `for all x`."""
+    """Return the tokens after the last arrow, up to reasons and `for all x`."""
     arrows = [at for at, token in enumerate(tokens) if token.text == "implies"]
     if arrows and arrows[-1] + 1 < len(tokens):
         tokens = tokens[arrows[-1] + 1 :]
@@ -73,7 +73,7 @@ def _conclusion(tokens: list[FormulaToken]) -> list[FormulaToken]:
 
 
 def _is_one_name(tokens: list[FormulaToken]) -> bool:
-    """Whether `tokens` are a letter, or what it runs through and a letter: `integers n`."""
+    """Whether `tokens` are a letter, or its range and a letter: `integers n`."""
     kinds = [token.kind for token in tokens]
     return kinds in (["letter"], ["word", "letter"], ["word"])
 
@@ -88,7 +88,7 @@ class _AnswerReader(ExpressionReader):
         return node
 
     def _list(self) -> Node:
-        """Statements between commas, `and`, `or` and row ends, up to what ends them all."""
+        """Read statements between commas, `and`, `or` and row ends, to the end of the list."""
         items: list[Node] = []
         joiners: set[str] = set()
         while True:
@@ -142,7 +142,7 @@ class _AnswerReader(ExpressionReader):
         return joiner
 
     def _statement(self) -> Node:
-        """One item of a list: an expression, a relation, a label with its value, words."""
+        """Read one item of a list: an expression, a relation, a label with its value, words."""
         outer, self._units = self._units, []
         self._skip_lead()
         first = self._declared() or self._words() or self._union()
@@ -215,7 +215,7 @@ class _AnswerReader(ExpressionReader):
         return None
 
     def _declared(self) -> Node | None:
-        r"""`f(x)`, `P(A)`, `\lim_{n\to\infty} a_n` and so on before `=`: what is said to be."""
+        r"""Read `f(x)`, `P(A)`, `\lim_{n\to\infty} a_n` and the like before `=`, as a name."""
         token = self._peek()
         if token is None or token.kind not in ("letter", "command"):
             return None
@@ -242,7 +242,7 @@ class _AnswerReader(ExpressionReader):
         return Name(name, opaque=token.kind == "command")
 
     def _after_marks(self, at: int) -> int:
-        """Where a name ends that has primes, indices and powers, as `f''`, `f_1` and `f^{-1}`."""
+        """Return the end of a name with primes, indices and powers: `f''`, `f_1`, `f^{-1}`."""
         while at < len(self._tokens) and self._tokens[at].text in ("'", "^", "_"):
             braced = self._tokens[at + 1 : at + 2]
             if self._tokens[at].text == "'":
@@ -257,7 +257,7 @@ class _AnswerReader(ExpressionReader):
     # Words and units
 
     def _skip_lead(self) -> None:
-        """Pass over `The answer is`, `Area =` is left; and over an equals sign in front."""
+        """Skip `The answer is`, but not `Area =`, and an equals sign in front."""
         start = at = self._at
         while at < len(self._tokens) and self._tokens[at].kind == "word":
             if self._tokens[at].text in ("and", "or"):
@@ -280,7 +280,7 @@ class _AnswerReader(ExpressionReader):
         return ends and self._tokens[at].text != ":"
 
     def _words(self) -> Node | None:
-        """Words that stand for themselves, if nothing follows that they could belong to."""
+        """Read words alone, if nothing follows that they could belong to."""
         at = self._at
         while at < len(self._tokens) and self._tokens[at].kind == "word":
             if self._tokens[at].text in ("and", "or"):
@@ -296,7 +296,7 @@ class _AnswerReader(ExpressionReader):
         raise Unread(text)
 
     def _unit(self, value: Node) -> Node:
-        """Take the words behind `value`: units go to the statement, amounts multiply."""
+        """Read the words after `value`: units go to the statement, amounts multiply."""
         power = ""
         while (token := self._peek()) is not None:
             if token.kind == "symbol" and token.text == "/" and self._next_is_unit():
@@ -334,7 +334,7 @@ class _AnswerReader(ExpressionReader):
         return bool(self._units) and following is not None and following.kind == "word"
 
     def _is_unit_letter(self, token: FormulaToken) -> bool:
-        """Whether `token` is the m in `5 m`, with nothing behind it; 5m is a product."""
+        """Whether `token` is the m in `5 m` at the end; 5m is a product."""
         if not (token.spaced and v.may_follow(token.text, "bare")):
             return False
         before, after = self._tokens[self._at - 1], self._peek(1)
@@ -354,14 +354,14 @@ class _AnswerReader(ExpressionReader):
 
 
 def _singular(text: str) -> str:
-    """`text` without the plural's s, and without an article in front."""
+    """Return `text` without plural s and without an article in front."""
     first, *more = text.split()
     kept = more if more and first in ("a", "an", "the") else [first, *more]
     return " ".join(word.removesuffix("s") if len(word) > 3 else word for word in kept)
 
 
 def _measured(node: Node, units: tuple[str, ...]) -> Node:
-    """`node` with its units, which belong to the last member of a relation."""
+    """Return `node` with its units, which belong to the last member of a relation."""
     if isinstance(node, Relation):
         last = Quantity(node.members[-1], units)
         return Relation((*node.members[:-1], last), node.signs, node.modulus)

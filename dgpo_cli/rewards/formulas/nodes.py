@@ -1,4 +1,4 @@
-"""What an answer is, once read: numbers, names, operations, brackets, relations, lists, words."""
+"""The nodes of a parsed answer: numbers, names, operations, brackets, relations, lists, words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A variable. opaque: a limit or an integral, which is compared as it is written."""
+    """A variable. opaque: a limit or an integral, compared as written."""
 
     text: str
     opaque: bool = False
@@ -43,7 +43,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Bracketed:
-    """What stands in brackets, between commas: a tuple, an interval or a set."""
+    """Items in brackets, between commas: a tuple, an interval or a set."""
 
     opener: str
     closer: str
@@ -77,7 +77,7 @@ class Several:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A value with units, which are words or a currency's sign."""
+    """A value with units: words or currency signs."""
 
     value: Node
     units: tuple[str, ...]
@@ -93,7 +93,7 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Nothing but words; also a number in another base than ten, which has one spelling."""
+    """Words only; also a number in a base other than ten, which has one spelling."""
 
     text: str
 
@@ -114,7 +114,7 @@ Node = (
 
 
 def children(node: Node) -> tuple[Node, ...]:
-    """The nodes directly below `node`."""
+    """Return the nodes directly below `node`."""
     match node:
         case Call(_, args):
             return args
@@ -130,7 +130,7 @@ def children(node: Node) -> tuple[Node, ...]:
 
 
 def below(node: Node) -> Iterator[Node]:
-    """`node` and all nodes below it."""
+    """Yield `node` and all nodes below it."""
     waiting = [node]
     while waiting:
         one = waiting.pop()
@@ -139,7 +139,7 @@ def below(node: Node) -> Iterator[Node]:
 
 
 def variables(node: Node) -> frozenset[str]:
-    """The variables of `node`, without those that a sum or product binds."""
+    """Return the variables of `node`, except those bound by a sum or product."""
     if isinstance(node, Name):
         return frozenset([node.text])
     if isinstance(node, Call) and node.name in ("sum", "prod"):
@@ -150,7 +150,7 @@ def variables(node: Node) -> frozenset[str]:
 
 
 def renamed(node: Node, old: str, new: str) -> Node:
-    """`node` with the variable `old` called `new`."""
+    """Return `node` with the variable `old` renamed to `new`."""
     match node:
         case Name(text, opaque) if text == old:
             return Name(new, opaque)
@@ -166,7 +166,7 @@ def renamed(node: Node, old: str, new: str) -> Node:
 
 
 def spread(node: Node) -> Node:
-    """`node` with each plus-or-minus written out, and points as equations left as they are."""
+    """Return `node` with each plus-or-minus expanded."""
     if isinstance(node, Several):
         items: list[Node] = []
         for item in node.items:
@@ -190,7 +190,7 @@ def spread(node: Node) -> Node:
 
 
 def _with_signs(node: Node, plus: list[bool]) -> Node:
-    """`node` with its signs decided, from left to right."""
+    """Return `node` with its signs chosen, from left to right."""
     match node:
         case Call("pm" | "mp" as name, (inner,)):
             positive = plus.pop(0) == (name == "pm")

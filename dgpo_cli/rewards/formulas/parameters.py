@@ -1,4 +1,4 @@
-r"""Parameters of families of answers: the k of `2k\pi`, with `k \in \mathbb{Z}` or without."""
+r"""Matches parameters of answers: the k of `2k\pi`, with or without `k \in \mathbb{Z}`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WHOLE_NUMBERS = frozenset("klmn")  # letters that count turns wherever pi or de
 
 
 def without_conditions(gold: Node, answer: Node) -> tuple[Node, Node]:
-    r"""Both without `k \in \mathbb{Z}` if one leaves it out, and with one name for k."""
+    r"""Return both without `k \in \mathbb{Z}` if one omits it, and with one name for k."""
     (first, one), (second, other) = _conditions(gold), _conditions(answer)
     if len(one) == len(other) == 1:
         (name, numbers), (given, given_numbers) = one[0], other[0]
@@ -33,7 +33,7 @@ def without_conditions(gold: Node, answer: Node) -> tuple[Node, Node]:
 
 
 def _family(gold: Node, answer: Node, parameters: set[str]) -> Node:
-    r"""Of `x = 2k\pi` the right side alone, if the answer is no equation either."""
+    r"""Return the right side of `x = 2k\pi` if the answer is not an equation."""
     match gold:
         case Relation((Name(), value), ("=",), None) if variables(value) == parameters:
             return gold if isinstance(answer, Relation | Several) else value
@@ -41,7 +41,7 @@ def _family(gold: Node, answer: Node, parameters: set[str]) -> Node:
 
 
 def _named_alike(gold: Node, answer: Node) -> Node:
-    r"""`answer` with gold's name for a number of turns: `n\pi` for `k\pi`."""
+    r"""Return `answer` with gold's name for a number of turns: `n\pi` for `k\pi`."""
     names, given = variables(gold), variables(answer)
     wanted, found = names - given, given - names
     if not (len(wanted) == len(found) == 1 and wanted | found <= _WHOLE_NUMBERS):
@@ -52,7 +52,7 @@ def _named_alike(gold: Node, answer: Node) -> Node:
 
 
 def _counts_turns(node: Node, names: frozenset[str]) -> bool:
-    """Whether a product has the variable `names` and pi or degrees."""
+    """Whether a product contains the variable in `names` and pi or degrees."""
     return any(
         names <= variables(product) and any(map(_is_turn, below(product)))
         for product in below(node)
@@ -65,7 +65,7 @@ def _is_turn(node: Node) -> bool:
 
 
 def _conditions(node: Node) -> tuple[Node, list[tuple[str, str]]]:
-    """The items of a list without those that say what numbers a parameter runs through."""
+    """Split a list into its items and the ranges of its parameters."""
     if not isinstance(node, Several):
         return node, []
     kept: list[Node] = []

@@ -1,7 +1,7 @@
-r"""Whether two descriptions are of one set of real numbers: `x > 2` and `(2, \infty)`.
+r"""Compares sets of real numbers: `x > 2` and `(2, \infty)`.
 
-A set is a test for membership and the few numbers at which membership may change. Two sets are the
-same if their tests agree at all those numbers, between them and beyond them.
+A set is a membership test and the few numbers at which membership may change. Two sets are equal if
+their tests agree at, between and beyond all those numbers.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ MAX_BORDERS = 100
 
 
 class _NotASet(Exception):
-    """The node describes no set of real numbers that is understood here."""
+    """The node is not a supported set of real numbers."""
 
 
 def same_real_set(gold: Node, answer: Node) -> bool:
-    """Whether both describe sets of real numbers, in the same variable if in any, and the same."""
+    """Whether both describe the same set of real numbers, in the same variable if in any."""
     if isinstance(gold, Bracketed) and isinstance(answer, Bracketed):
         return False  # brackets, order and items decide
     names = [variables(node) for node in (gold, answer)]
@@ -58,7 +58,7 @@ def same_real_set(gold: Node, answer: Node) -> bool:
 
 
 def _inside(node: Node, places: list[Value]) -> list[bool]:
-    """Which places `node` contains. A comma is "and" where both sides can hold, "or" elsewhere."""
+    """Return which places `node` contains. A comma is "and" if both sides can hold, else "or"."""
     if isinstance(node, Several) and node.joiner == ",":
         both = _inside(Several(node.items, "and"), places)
         return both if any(both) else _inside(Several(node.items, "or"), places)
@@ -88,7 +88,7 @@ def _may_be_set(node: Node) -> bool:
 
 
 def _borders(node: Node) -> list[Value]:
-    """The numbers at which membership may change."""
+    """Return the numbers at which membership may change."""
     match node:
         case Bracketed(opener, closer, items):
             ends = list(map(_number, items))

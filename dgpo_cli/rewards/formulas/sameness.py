@@ -21,7 +21,7 @@ from dgpo_cli.rewards.formulas.values import Evaluator, TooLarge, Undefined, Val
 
 DIGITS = 50  # at random points; twice as many confirm
 CONSTANT_DIGITS = 1000  # where there are no variables, and only one place to compare at
-ENOUGH = 3  # places at which two expressions must be seen to agree
+ENOUGH = 3  # points at which two expressions must agree
 MAX_VARIABLES = 12
 SURE_DIGITS = 10  # of a decimal that may be the rounding of an exact value
 _WHOLE_ARGUMENTS = frozenset(["!", "binom", "gcd", "lcm", "mod"])
@@ -34,7 +34,7 @@ def same_value(one: Node, other: Node) -> bool:
     """Whether two expressions are equal as functions of their variables.
 
     Raises:
-        TooLarge: a value is beyond what is looked at.
+        TooLarge: a value is too large to compare.
     """
     names = variables(one) | variables(other)
     if not names:
@@ -45,10 +45,10 @@ def same_value(one: Node, other: Node) -> bool:
 
 
 def proportional(one: Node, other: Node, *, positive: bool = False) -> bool:
-    """Whether `other` is `one` times a number that is not zero, or is above zero if `positive`.
+    """Whether `other` is a nonzero multiple of `one`, or a positive one if `positive`.
 
     Raises:
-        TooLarge: a value is beyond what is looked at.
+        TooLarge: a value is too large to compare.
     """
     names = variables(one) | variables(other)
     if not names or len(names) > MAX_VARIABLES:
@@ -76,13 +76,13 @@ def proportional(one: Node, other: Node, *, positive: bool = False) -> bool:
 
 
 def same_zeros(one: Node, other: Node) -> bool:
-    """Whether `one = 0` and `other = 0` have the same solutions, as far as is seen from factors.
+    """Whether `one = 0` and `other = 0` have the same solutions, judging by their factors.
 
-    Either they are multiples of each other, or their numerators are, and what stands below the
-    line is a product of variables that are zero at no solution: xy - 1 and y - 1/x.
+    Either they are multiples of each other, or their numerators are, and the denominators are
+    products of variables that are not zero at any solution: xy - 1 and y - 1/x.
 
     Raises:
-        TooLarge: a value is beyond what is looked at.
+        TooLarge: a value is too large to compare.
     """
     if proportional(one, other):
         return True
@@ -98,7 +98,7 @@ def same_ratios(one: Node, other: Node) -> bool:
 
 
 def _over_one_line(node: Node) -> tuple[Node, Node]:
-    """The numerator and the denominator of `node`, nothing cancelled."""
+    """Return numerator and denominator of `node`, without cancelling."""
     one = Number(Fraction(1))
     match node:
         case Call("/" | "ratio", (left, right)):
@@ -121,7 +121,7 @@ def _over_one_line(node: Node) -> tuple[Node, Node]:
 
 
 def _never_zero(bottom: Node, top: Node) -> bool:
-    """Whether `bottom` is a product of numbers and variables, and `top` no zero where one is 0."""
+    """Whether `bottom` is a product of numbers and variables, and `top` not 0 where one is 0."""
     for part in below(bottom):
         if not isinstance(part, Number | Name) and not (
             isinstance(part, Call) and part.name in ("*", "-")
@@ -159,7 +159,7 @@ def _same_constant(one: Node, other: Node) -> bool:
 
 
 def _is_rounding(exact: Node, decimal: Node) -> bool:
-    """Whether `decimal` has many digits and is how `exact` is rounded to them."""
+    """Whether `decimal` has many digits and is `exact` rounded to them."""
     sign = 1
     while isinstance(decimal, Call) and decimal.name == "-":
         decimal, sign = decimal.args[0], -sign
@@ -204,7 +204,7 @@ def _same_function(one: Node, other: Node, names: frozenset[str]) -> bool:
 
 
 def _same_up_to_constant(one: Node, other: Node) -> bool:
-    """Whether both end in `+ C`, and what stands before differs by a constant."""
+    """Whether both end in `+ C`, and the rest differs by a constant."""
     stripped = [_without_constant(node) for node in (one, other)]
     left, right = stripped
     if left is None or right is None:
@@ -244,7 +244,7 @@ def _without_constant(node: Node) -> Node | None:
 def _pair(
     one: Node, other: Node, point: Mapping[str, Value], digits: int
 ) -> tuple[Value, Value] | None:
-    """Both values, None for one that is undefined; None where there is nothing to compare."""
+    """Return both values, None for an undefined one; None if there is nothing to compare."""
     values: list[Value] = []
     for node in (one, other):
         try:
@@ -264,7 +264,7 @@ def _at(node: Node, point: Mapping[str, Value], digits: int) -> Value:
 
 
 def _agree(one: Node, other: Node, point: Mapping[str, Value], digits: int) -> bool:
-    """Whether both have the same value at `point`: what differs is rounding, and shrinks."""
+    """Whether both have the same value at `point`: their difference is rounding, and shrinks."""
     low, high = (_pair(one, other, point, d) for d in (digits, 2 * digits))
     if low is None or high is None or None in (*low, *high):
         return False
@@ -290,7 +290,7 @@ def _agree(one: Node, other: Node, point: Mapping[str, Value], digits: int) -> b
 
 
 def _vanishes(differences: list[Value], *, scale: Value, digits: int) -> bool:
-    """Whether a difference, computed with `digits` and with twice as many, is but rounding."""
+    """Whether a difference, computed with `digits` and with twice as many, is only rounding."""
     rough, fine = (mp.fabs(as_mp(difference)) for difference in differences)
     if fine == 0:
         return True
@@ -328,14 +328,14 @@ def _same_sign(left: Value, right: Value) -> bool:
 
 
 def _plainly_differ(left: Value, right: Value) -> bool:
-    """Whether two numbers differ by far more than rounding could explain."""
+    """Whether two numbers differ by far more than rounding."""
     left, right = as_mp(left), as_mp(right)
     apart = mp.fabs(left - right)
     return bool(apart > mp.mpf(10) ** -6 * (1 + max(mp.fabs(left), mp.fabs(right))))
 
 
 def _parts(values: tuple[Value, Value]) -> list[tuple[Value, Value]] | None:
-    """Pairs of numbers to compare, of matrices item by item; None for different shapes."""
+    """Return pairs of numbers to compare, item by item of matrices; None for different shapes."""
     left, right = values
     if not isinstance(left, tuple) and not isinstance(right, tuple):
         return [(left, right)]
@@ -354,7 +354,7 @@ def _all_real(value: Value) -> bool:
 
 
 def _whole_variables(*roots: Node) -> frozenset[str]:
-    """Variables that stand for whole numbers: in factorials, bounds, powers of -1."""
+    """Return variables that are integers: in factorials, bounds, powers of -1."""
     found: set[str] = set()
     for root in roots:
         for node in below(root):
@@ -369,9 +369,9 @@ def _whole_variables(*roots: Node) -> frozenset[str]:
 
 
 def _points(names: frozenset[str], whole: frozenset[str]) -> Iterator[tuple[Point, bool]]:
-    """Places to compare at, always the same, and whether their signs are mixed at will.
+    """Yield points to compare at, always the same, and whether their signs are random.
 
-    First all variables are positive, small and large; then one is negative; then any.
+    First all variables are positive, small and large; then one is negative; then signs vary.
     """
     draw = random.Random(len(names))
     ordered = sorted(names)

@@ -1,8 +1,7 @@
-r"""Cuts an answer into tokens: numbers with their grouping, letters, words, commands, symbols.
+r"""Tokenises an answer: numbers with their grouping, letters, words, commands, symbols.
 
-Fonts, boxes, sizes and spaces leave no token, and each symbol has one name: `\dfrac` is `\frac`,
-`×` and `\cdot` are `*`. Letters outside \text{} are variables, unless they spell a function or a
-word.
+Fonts, boxes, sizes and spaces are dropped, and each symbol has one name: `\dfrac` is `\frac`, `×`
+and `\cdot` are `*`. Letters outside \text{} are variables, unless they spell a function or a word.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ Kind = Literal["number", "based", "letter", "word", "command", "symbol"]
 
 
 class Unread(Exception):
-    """The text is no formula that can be read here."""
+    """The text is not a supported formula."""
 
 
 @dataclass(frozen=True, slots=True)
 class FormulaToken:
-    """places: decimals as written, None for whole numbers. spaced: whitespace stands before."""
+    """places: decimals as written, None for integers. spaced: whitespace precedes."""
 
     kind: Kind
     text: str
@@ -138,12 +137,12 @@ _ROW_SPACE = re.compile(r"\\\\\s*\[[0-9.]+\s*(?:pt|em|ex|mm|cm)\]")
 
 
 def tokens_of(answer: str, *, grouping: bool = True) -> list[FormulaToken]:
-    """The tokens of `answer`, which may have math delimiters around it or parts of it.
+    """Return the tokens of `answer`, which may contain math delimiters.
 
     grouping: a comma before three digits may be a thousands separator, outside brackets.
 
     Raises:
-        Unread: there is something that has no meaning here.
+        Unread: it contains unsupported text.
     """
     answer = in_ascii(answer).translate(_TRANSLATION)
     if "\\" in answer:
@@ -163,7 +162,7 @@ def tokens_of(answer: str, *, grouping: bool = True) -> list[FormulaToken]:
 
 
 def canonical(tokens: list[FormulaToken]) -> str:
-    """The tokens as one text, in which only spelling and spaces are lost."""
+    """Return the tokens as one text, without spelling variants and spaces."""
     parts: list[str] = []
     for before, token in zip([None, *tokens], tokens, strict=False):
         touching = before is not None and {before.kind, token.kind} <= {"number", "word", "based"}
@@ -172,7 +171,7 @@ def canonical(tokens: list[FormulaToken]) -> str:
 
 
 class Cursor:
-    """A place in a list of tokens, which moves on."""
+    """A position in a list of tokens."""
 
     def __init__(self, tokens: list[FormulaToken]) -> None:
         self._tokens = tokens
@@ -204,7 +203,7 @@ class Cursor:
             raise Unread(f"no {text}")
 
     def _index_of_sign(self) -> int:
-        """Where the next relation outside brackets stands, or the end."""
+        """Return the index of the next relation outside brackets, or the end."""
         depth = 0
         for index in range(self._at, len(self._tokens)):
             text = self._tokens[index].text
@@ -223,7 +222,7 @@ class Cursor:
 
 
 class _Lexer:
-    """Reads tokens; `depth` counts the brackets inside which a comma separates."""
+    """Reads tokens; `depth` counts brackets, inside which a comma separates."""
 
     def __init__(self, text: str, *, grouping: bool, in_text: bool = False, level: int = 0) -> None:
         self._text = text
@@ -268,7 +267,7 @@ class _Lexer:
         self._spaced = False
 
     def _based(self, match: re.Match[str]) -> int:
-        """`101_2`; where that cannot be, only the digits are taken."""
+        """Read `101_2`, or only the digits if the base does not fit."""
         digits = match["based"].partition("_")[0].strip()
         written = match["base"] or match["digit"]
         base = int(written[:3]) if written.isdigit() else _BASES.get(written, 0)
@@ -323,12 +322,12 @@ class _Lexer:
             self._add("command", "circ")
         elif name in _AS_SYMBOL:
             self._symbol(_AS_SYMBOL[name])
-        elif name in ("overline", "underbrace") or name:
+        else:
             self._add("command", name)
         return position
 
     def _text_group(self, name: str, position: int) -> int:
-        """Read the group behind \\text as text; \\mathrm of one letter is that letter."""
+        """Read the group after \\text as text; \\mathrm of one letter is that letter."""
         begin = len(self._text) - len(self._text[position:].lstrip())
         if not self._text.startswith("{", begin):
             return position

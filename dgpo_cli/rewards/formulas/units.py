@@ -1,4 +1,4 @@
-"""Whether the units of two answers agree: `cm` with `centimeters`, not with `m`; none with any."""
+"""Compares the units of two answers: `cm` equals `centimeters`, not `m`; no unit equals any."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SILENT = words(
 
 
 def units_agree(gold: tuple[str, ...], answer: tuple[str, ...]) -> bool:
-    """Whether two answers may be compared by their values: units that are left out do not count."""
+    """Whether the units of two answers agree; missing units agree with any."""
     one, other = _names(gold), _names(answer)
     if not one or not other or one == other:
         return True

@@ -26,15 +26,15 @@ Value = Any  # Fraction, mpf, mpc, or a tuple of rows of them
 
 
 class Undefined(Exception):
-    """There is no value here: a division by zero, a logarithm of zero."""
+    """There is no value: a division by zero, a logarithm of zero."""
 
 
 class TooLarge(Exception):
-    """The value has more digits, terms or rows than are looked at."""
+    """The value has more digits, terms or rows than the limits."""
 
 
 class Evaluator:
-    """Evaluates at one point with `digits` decimal digits; variables have the values in `point`."""
+    """Evaluates nodes with `digits` decimal digits; `point` gives the values of variables."""
 
     def __init__(self, point: Mapping[str, Value], *, digits: int) -> None:
         self._point = dict(point)
@@ -42,11 +42,11 @@ class Evaluator:
         self._steps = 0
 
     def __call__(self, node: Node) -> Value:
-        """The value of `node`.
+        """Return the value of `node`.
 
         Raises:
-            Undefined: it has none here, or is no expression.
-            TooLarge: it is beyond what is looked at.
+            Undefined: it has none, or is not an expression.
+            TooLarge: it exceeds the limits.
         """
         with mp.workdps(self._digits):
             try:
@@ -84,7 +84,7 @@ class Evaluator:
         raise Undefined(type(node).__name__)
 
     def _angle(self, node: Node) -> Value:
-        """The argument of a trigonometric function: degrees are what they are only there."""
+        """Return the argument of a trigonometric function; only here degrees are converted."""
         match node:
             case Call("degree", (inner,)):
                 return _mul(self._value(inner), mp.pi / 180)
@@ -111,7 +111,7 @@ class Evaluator:
 
 
 def is_real(value: Value) -> bool:
-    """Whether `value` is a finite real number; what rounding left of an imaginary part is none."""
+    """Whether `value` is a finite real number, up to a rounded imaginary part."""
     if isinstance(value, Fraction):
         return True
     if isinstance(value, mpmath.mpc):
@@ -121,7 +121,7 @@ def is_real(value: Value) -> bool:
 
 
 def as_mp(value: Value) -> Value:
-    """`value` as mpmath's number of the present precision."""
+    """Return `value` as an mpmath number of the current precision."""
     if isinstance(value, Fraction):
         return mp.mpf(value.numerator) / value.denominator
     return value
@@ -161,7 +161,7 @@ def _checked(value: Value) -> Value:
 
 
 def _small(value: Value) -> None:
-    """Refuse numbers whose exponent alone is large."""
+    """Raise TooLarge for large exponents."""
     for part in (value.real, value.imag):
         if mp.isfinite(part) and part and abs(mp.mag(part)) > MAX_LOG:
             raise TooLarge("exponent")

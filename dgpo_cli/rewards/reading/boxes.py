@@ -1,6 +1,6 @@
 r"""Finds the last complete box: `\boxed{204}`, `\fbox{204}`, `\framebox{204}` or `\boxed 204`.
 
-Linear in the text, and for all but contrived text without a Python step for each brace.
+Linear in the text, and usually without a Python step per brace.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ import re
 from dataclasses import dataclass
 
 MAX_BARE_CHARS = 200
-MAX_SHALLOW_CHARS = 2048  # of a box that one pattern reads; longer ones are read by steps
-MAX_PASSED_OVER = 8  # last boxes that are no answer, before all braces are read in one pass
+MAX_SHALLOW_CHARS = 2048  # of a box that one pattern matches; longer ones are read step by step
+MAX_SKIPPED = 8  # boxes without an answer, before one pass over all braces
 _FLAT = r"[^{}\\]*+(?:\\.[^{}\\]*+)*+"
 
 
 def _balanced(depth: int) -> str:
-    """A pattern for text whose braces match and are nested at most `depth` deep."""
+    """Return a pattern for text with matching braces, nested at most `depth` deep."""
     inner = _FLAT
     for _ in range(depth):
         inner = rf"{_FLAT}(?:\{{{inner}\}}{_FLAT})*+"
     return inner
 
 
-# One backslash is the box's own, two are of text that was escaped once too often, and with three
-# there is a line break before it: what counts is whether their number is even.
+# One backslash is the box's own, two come from double escaping, and three include a line break:
+# only their parity counts.
 _BOX = (
     r"(?P<slashes>\\{1,3})(?:boxed|fbox|framebox(?:\[[^\[\]{}]{0,20}\]){0,2})"
     rf"(?:\s*(?P<open>\{{)|[ \t]*(?=(?P<bare>[-+−]?[0-9０-９][^\n$]{{0,{MAX_BARE_CHARS}}})))"
@@ -36,7 +36,7 @@ _BARE_END = re.compile(r"\\[)\]]|\.(?=\s|$)")
 _SPACE = re.compile(r"\s*")
 _NO_BRACES = bytes(set(range(256)) - set(b"{}"))
 _NESTS = tuple(b"{" * depth + b"}" * depth for depth in (4096, 256, 16, 4, 1, 1, 1, 1))
-# From the brace that closes one box to the next, where the two are offered together.
+# From the closing brace of one box to the next one joined to it.
 _GAP = r"(?:[\s$()\[\]*]|\\(?:[()\[\]\\,;:! ]|q?quad(?![A-Za-z])))*+"
 _JOINT = (
     r"(?:or|and|\\(?:text|mathrm)\s*\{\s*(?:,?\s*(?:or|and)|,)\s*\}|as\s+well\s+as"
@@ -53,11 +53,11 @@ _MAX_SLASHES = 64
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """The content of the last box, and where in the text it stands.
+    """The last box and its place in the text.
 
-    parts: the contents of the boxes that are offered together, the last one last.
-    begin, end: where the first of them begins, and the last one's content ends.
-    over: where what follows them begins.
+    parts: the contents of the joined boxes, the last one last.
+    begin, end: the start of the first, and the end of the last one's content.
+    over: the start of the text after them.
     """
 
     parts: tuple[str, ...]
@@ -68,7 +68,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Where a box begins, with its backslashes, where its content is, and where it is over."""
+    """The start of a box with its backslashes, its content, and its end."""
 
     at: int
     begin: int
@@ -78,11 +78,11 @@ class _Span:
 
 
 def last_box(text: str, start: int, *, cut: bool) -> Box | None:
-    """The complete, non-empty box that closes last, with those that are joined to it.
+    """Return the complete, non-empty box that closes last, with those joined to it.
 
-    They are joined by commas, "and" or "or"; `x = ` may stand before each.
+    Commas, "and" or "or" join boxes; `x = ` may precede each.
 
-    cut: the text was ended by the token limit, which may have ended a bare box.
+    cut: the token limit ended the text, and perhaps a bare box.
     """
     span = _last_span(text, start, cut=cut)
     if span is None:
@@ -99,13 +99,13 @@ def _content(text: str, span: _Span) -> str:
 
 def _last_span(text: str, start: int, *, cut: bool) -> _Span | None:
     stop = len(text)
-    for _ in range(MAX_PASSED_OVER):
+    for _ in range(MAX_SKIPPED):
         stop = _name_before(text, start, stop)
         if stop < 0:
             return None
         span = _span_at(text, start, stop, cut=cut)
         if span is not None:
-            # With no unmatched brace behind it, no other box is around this one.
+            # Without an unmatched brace after it, no other box contains this one.
             closes = text.find("}", span.over) >= 0
             if closes and _name_before(text, start, stop) >= 0 and _may_close_more(text, span.over):
                 break
@@ -114,14 +114,14 @@ def _last_span(text: str, start: int, *, cut: bool) -> _Span | None:
 
 
 def _name_before(text: str, start: int, stop: int) -> int:
-    r"""Index of the last `boxed`, `fbox` or `framebox` before `stop` with a backslash, or -1."""
-    # Longer needles are found sooner, and the word box alone is common.
+    r"""Return the index of the last `boxed`, `fbox` or `framebox` command before `stop`, or -1."""
+    # Longer needles are found faster, and the word box alone is common.
     found = max(text.rfind(name, start, stop) for name in ("\\boxed", "\\fbox", "\\framebox"))
     return found + 1 if found >= 0 else -1
 
 
 def _span_at(text: str, start: int, name: int, *, cut: bool) -> _Span | None:
-    """The box whose name stands at `name`, if it is complete and not empty."""
+    """Return the box whose name is at `name`, if it is complete and not empty."""
     before = text[max(start, name - _MAX_SLASHES) : name]
     doubled = (len(before) - len(before.rstrip("\\"))) % 2 == 0
     at = name - 2 if doubled else name - 1
@@ -142,12 +142,12 @@ def _bare_span(text: str, box: re.Match[str], *, cut: bool) -> _Span | None:
     stop = _BARE_END.search(text, begin, end)
     if stop is None and cut and end == len(text):
         return None
-    # Over where it begins: a brace in its line may be that of a box around it.
+    # Ends where it begins: a brace in its line may belong to a box around it.
     return _Span(box.start(), begin, end if stop is None else stop.start(), begin, False)
 
 
 def _closing_brace(text: str, begin: int) -> int:
-    """Index of the brace that closes what opened just before `begin`, or -1."""
+    """Return the index of the brace that closes the one before `begin`, or -1."""
     if text.find("}", begin) < 0:
         return -1
     shallow = _SHALLOW.match(text, begin, begin + MAX_SHALLOW_CHARS)
@@ -167,9 +167,9 @@ def _closing_brace(text: str, begin: int) -> int:
 
 
 def _may_close_more(text: str, begin: int) -> bool:
-    r"""Whether from `begin` on more braces may be closed than opened. False is certain.
+    r"""Whether more braces may close than open from `begin` on. False is certain.
 
-    An escaped opening brace is taken out, an escaped closing one counts: both err towards True.
+    Escaped opening braces are removed, escaped closing ones count: both err towards True.
     """
     first = text.find("}", begin)
     if first < 0:
@@ -184,7 +184,7 @@ def _may_close_more(text: str, begin: int) -> bool:
 
 
 def _last_span_of_all(text: str, start: int, *, cut: bool) -> _Span | None:
-    """One pass over all braces, for text with unclosed, empty, bare or nested boxes."""
+    """Return the same by one pass over all braces: boxes may be unclosed, empty, bare or nested."""
     opened: list[re.Match[str] | None] = []  # of each open brace, its box if it is one
     best: tuple[re.Match[str], int] | None = None
     for token in _BOX_OR_BRACE.finditer(text, start):
@@ -214,7 +214,7 @@ def _is_blank(text: str, begin: int, end: int) -> bool:
 
 
 def _offered_together(text: str, start: int, span: _Span) -> list[_Span]:
-    r"""The boxes that end with `span` and are joined: `\boxed{1}, \boxed{2} or \boxed{3}`."""
+    r"""Return the joined boxes that end with `span`: `\boxed{1}, \boxed{2} or \boxed{3}`."""
     spans = [span]
     while len(spans) < _MAX_TOGETHER:
         at = spans[0].at

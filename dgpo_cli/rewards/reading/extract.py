@@ -1,6 +1,6 @@
-r"""Finds where the answer stands in a completion: the last box, answer line or number.
+r"""Finds the answer in a completion: the last box, answer line or number.
 
-Every search is linear in the text, whatever the text is; the rules are in `rewards/answer.py`.
+Every search is linear in the text; the rules are in `rewards/answer.py`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from dgpo_cli.rewards.settings import Extract
 
 MAX_LINE_CHARS = 4096
-MAX_EMPTY_LINES = 64  # answer lines without content that are passed over before giving up
+MAX_EMPTY_LINES = 64  # skipped answer lines without content
 MAX_NUMBER_CHARS = 300
 MAX_OPENING_CHARS = 60
 MAX_BLANK_LINES = 4  # markup lines between "Answer:" and the line that has the answer
 
 _ANSWER_COLON = re.compile(r"answer(?:[ \t]+is)?[*_`\s]{0,8}[:：]", re.IGNORECASE)
-# What may stand before "Answer:" where it opens a line.
+# Allowed text before "Answer:" at the start of a line.
 _LINE_OPENING = re.compile(
     r"[\s*_#>`$-]*(?:(?:so|thus|hence|therefore|the|my|our|final|correct)[,\s]+)*", re.IGNORECASE
 )
@@ -35,7 +35,7 @@ _LEFT_SIDE = re.compile(
 )
 _BULLET = re.compile(r"\s*- +")
 _MARKUP = " \t\r*_`#$\\[]()>"
-# A closing tag or special token is no part of the answer.
+# A closing tag or special token is not part of the answer.
 _TAIL = re.compile(r"<(?:[/|｜]|(?:eos|end_of_turn|pad|s|br)\b)")
 # The end of a sentence that gives a number, unless the next takes it back.
 _SENTENCE_END = re.compile(
@@ -50,11 +50,11 @@ _NUMBER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """The piece of a completion that is taken as its answer, and where in the completion it ends.
+    """The extracted answer of a completion, and where it ends.
 
-    parts: each of several boxes that are offered together; empty where there is one. `text` has
-        all of them, with commas. They are a list, or one answer that is written more than once.
-    equation: what a box is the right side of, with it: `y = 2x` of `y = \\boxed{2x}`.
+    parts: the contents of several joined boxes, a list or one answer written several times; empty
+        for a single box. `text` joins them by commas.
+    equation: the equation whose right side is boxed: `y = 2x` of `y = \\boxed{2x}`.
     """
 
     text: str
@@ -67,13 +67,13 @@ class Extraction:
 def find_answer(
     text: str, *, where: Extract, cut: bool = False, is_answer: Callable[[str], bool]
 ) -> Extraction | None:
-    """Return where the answer stands in `text`: the one rule for every kind of answer.
+    """Return the answer in `text`, for every checker.
 
-    With `boxed-or-answer-line` it is the last box, unless an answer line behind it opens its line
-    and gives an answer; behind a box that gives none, the line need not open with it.
+    With `boxed-or-answer-line` it is the last box, unless a later answer line gives an answer and
+    starts its line; after a box without an answer it need not start the line.
 
-    cut: the text was ended by the token limit.
-    is_answer: whether a box or a line gives an answer of the kind that is judged.
+    cut: the token limit ended the text.
+    is_answer: whether a box or a line gives an answer of the expected kind.
     """
     found = extract(text, where=where, cut=cut)
     if found is None or found.form != "boxed" or where != "boxed-or-answer-line":
@@ -86,9 +86,9 @@ def find_answer(
 
 
 def extract(text: str, *, where: Extract, cut: bool = False) -> Extraction | None:
-    """Return the answer that `text` gives in the form `where`, or None.
+    """Return the answer of `text` in the form `where`, or None.
 
-    cut: the text was ended by the token limit; an answer that only the limit ended is passed over.
+    cut: the token limit ended the text; an answer that only the limit ended is skipped.
     """
     start = after_thinking(text)
     if start is None:
@@ -98,7 +98,7 @@ def extract(text: str, *, where: Extract, cut: bool = False) -> Extraction | Non
         if box is not None or where == "boxed":
             return None if box is None else _from_box(text, start, box)
     if where == "last-number":
-        # A text that was cut has a last number wherever it was cut: that is no answer.
+        # The last number of a truncated text is arbitrary: not an answer.
         number = None if cut else _last_number(text, start)
         return None if number is None else Extraction(number, "last-number", len(text))
     line = _last_answer_line(text, start, cut=cut) or _marked_line(text, start, cut=cut)
@@ -121,9 +121,9 @@ def _from_box(text: str, start: int, box: Box) -> Extraction:
 
 
 def _last_answer_line(text: str, start: int, *, cut: bool, opens_line: bool = False) -> str | None:
-    """What follows the last `Answer:`, or stands in the last complete <answer> tag.
+    """Return the text after the last `Answer:` or in the last complete <answer> tag.
 
-    opens_line: only where it opens a line, or is a tag.
+    opens_line: only at the start of a line, or in a tag.
     """
     empty = 0
     for found in _answer_words(text, start):
@@ -145,7 +145,7 @@ def _last_answer_line(text: str, start: int, *, cut: bool, opens_line: bool = Fa
 
 
 def _marked_line(text: str, start: int, *, cut: bool) -> str | None:
-    """The number behind `####` where that is the last line, as in GSM8K; not of a cut text."""
+    """Return the number after `####` in the last line, as in GSM8K; not of a truncated text."""
     at = text.rfind("####", start)
     found = None if cut or at < 0 else _MARKED.fullmatch(text, at, min(len(text), at + 200))
     if found is None or (at > start and text[at - 1] != "\n"):
@@ -154,20 +154,20 @@ def _marked_line(text: str, start: int, *, cut: bool) -> str | None:
 
 
 def _opens_line(text: str, start: int, found: int) -> bool:
-    """Whether nothing but markup and words such as "final" stands before `found` in its line."""
+    """Whether only markup and words such as "final" precede `found` in its line."""
     begin = text.rfind("\n", max(start, found - MAX_OPENING_CHARS), found) + 1
     return begin > 0 and _LINE_OPENING.fullmatch(text, begin, found) is not None
 
 
 def _inside_tag(text: str, begin: int) -> str:
-    """The content of an <answer> tag; empty where it is not closed."""
+    """Return the content of an <answer> tag; empty if not closed."""
     end = text.find("</answer>", begin)
     return text[begin : min(end, begin + MAX_LINE_CHARS)].strip() if end >= 0 else ""
 
 
 def _answer_words(text: str, start: int) -> Iterator[int]:
-    """Where the words Answer, answer and ANSWER begin, from the last to the first."""
-    # No answer line is behind the last colon, nor a tag behind the last bracket.
+    """Yield the positions of the words Answer, answer and ANSWER, last first."""
+    # No answer line follows the last colon, nor a tag the last bracket.
     bound = max(text.rfind(mark, start) for mark in (":", "：", ">"))
     while bound >= 0:
         lower = text.rfind("nswer", start, bound)
@@ -186,7 +186,7 @@ def _begins_word(text: str, start: int, second: int) -> bool:
 
 
 def _line_from(text: str, begin: int, *, cut: bool) -> str:
-    """The first line with content from `begin` on; empty where there is none or it was cut."""
+    """Return the first line with content from `begin` on; empty if none, or truncated."""
     for lines_passed in range(MAX_BLANK_LINES):
         bound = begin + MAX_LINE_CHARS
         end = text.find("\n", begin, bound)
@@ -206,7 +206,7 @@ def _line_from(text: str, begin: int, *, cut: bool) -> str:
 
 
 def _last_number(text: str, start: int) -> str | None:
-    """The last number with what makes it another number: sign, decimals, fraction, percent."""
+    """Return the last number with its sign, decimals, fraction and percent."""
     end = len(text)
     while end > start and not _DIGIT.search(text, max(start, end - MAX_LINE_CHARS), end):
         end -= MAX_LINE_CHARS

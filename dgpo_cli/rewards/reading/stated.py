@@ -1,15 +1,15 @@
 r"""Reads the sentence of an answer line: "The final answer is 7.25." states 7.25.
 
-The answer is what follows the last "is", "are", "equals" or the like outside formulas, without the
-reason or condition after it. A sentence that denies, changes the number ("half of n is 3") or
-states more than one thing is left as it is.
+The answer follows the last "is", "are", "equals" or the like outside formulas, without a reason or
+condition after it. A sentence that denies, changes the number ("half of n is 3") or states several
+things is kept whole.
 """
 
 from __future__ import annotations
 
 import re
 
-MOST_WORDS = 4  # of a line that is an answer, not a remark about one
+MOST_WORDS = 4  # of an answer; a longer line is a remark
 MAX_CHARS = 1024
 
 _FORMULA = re.compile(r"\$\$.*?\$\$|\$.*?\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[A-Za-z]+(?:\s*\{[^{}]*\})?")
@@ -30,7 +30,7 @@ _CONDITION = re.compile(r"\s*(?:for|when|with|since|because|as|given|where|if|by
 _HENCE = re.compile(r"\s*(?:so|thus|hence|therefore|then|and\s+so)\b", re.IGNORECASE)
 _CLAUSE = re.compile(r"[,;]|\band\b|\bor\b", re.IGNORECASE)
 _SAYS = re.compile(r"\b(?:is|are|equals|be)\b|=|[0-9]", re.IGNORECASE)
-# What follows the answer: a reason, another writing of it, or the one case in which it holds.
+# After the answer: a reason, another notation, or the case in which it holds.
 _AFTER_ANSWER = rf"(?<=[0-9A-Za-z{_MASK})\]}}!%])[*_]*,?\s+"
 _REASON = re.compile(
     rf"{_AFTER_ANSWER}(?:because|since|which|that\s+is|i\.e\.|namely|in\s+total|in\s+all|altogether"
@@ -55,7 +55,7 @@ _POINTS = re.compile(
 
 
 def stated(line: str) -> str:
-    """The answer that the sentence `line` states; `line` itself if it is not such a sentence."""
+    """Return the answer that the sentence `line` states, or `line` itself."""
     if len(line) > MAX_CHARS:
         return line
     masked = _masked(line)
@@ -73,7 +73,7 @@ def stated(line: str) -> str:
 
 
 def _end_of_answer(masked: str, begin: int) -> int:
-    """Where the answer that begins at `begin` ends, and what is said about it begins."""
+    """Return the end of the answer that starts at `begin`."""
     reason, case = _REASON.search(masked, begin), _CASE.search(masked, begin)
     end = reason.start() if reason else len(masked)
     if case is not None and case.start() < end and not _OTHER_CASE.search(masked, case.end(), end):
@@ -82,7 +82,7 @@ def _end_of_answer(masked: str, begin: int) -> int:
 
 
 def looks_like_answer(text: str) -> bool:
-    """Whether `text` is an answer, and no remark such as "see the box above"."""
+    """Whether `text` is an answer, not a remark such as "see the box above"."""
     masked = _masked(text[:MAX_CHARS])
     if not masked.strip(" \t\r\n*_`#.") or _POINTS.search(masked):
         return False
@@ -90,12 +90,12 @@ def looks_like_answer(text: str) -> bool:
 
 
 def _masked(line: str) -> str:
-    """`line` with every formula covered, at the same length."""
+    """Return `line` with every formula masked, at the same length."""
     return _FORMULA.sub(lambda found: _MASK * len(found[0]), line)
 
 
 def _is_plain(subject: str, rest: str) -> bool:
-    """Whether "`subject` is `rest`" gives one answer, and that is `rest`."""
+    """Whether "`subject` is `rest`" states one answer, `rest`."""
     if _CHANGES.search(subject) or not rest.strip():
         return False
     if not (_STARTS.match(rest) or (_NOUN.fullmatch(rest) and not _NO_NOUN.match(rest))):

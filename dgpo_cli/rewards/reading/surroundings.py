@@ -1,8 +1,8 @@
-r"""What stands directly around a box and makes it part of something else.
+r"""Finds the expression that a box is part of, from the text around it.
 
 In `-\boxed{7}`, `\frac{\boxed{7}}{2}`, `10^{\boxed{7}}` and `(\boxed{7}, 3)` the answer is the
 whole expression; in `n = \boxed{7}`, `\boxed{7}\text{ cm}` and `\textbf{\boxed{7}}` it is the box.
-At most `MAX_CHARS` on each side are looked at.
+At most `MAX_CHARS` on each side are read.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dgpo_cli.rewards.spelling import UNIT_FRACTION
 
 MAX_CHARS = 160
 MAX_NEAR_CHARS = 24
-MAX_GROUPS = 16  # braces and brackets around a box that are looked through
+MAX_GROUPS = 16  # braces and brackets removed around a box
 
 _TEXT = r"\\(?:" + "|".join(sorted(v.TEXT_COMMANDS, key=len, reverse=True)) + r")\s*\{[^{}]*\}"
-_BREAK = "\x00"  # stands for a text command: an expression ends there
+_BREAK = "\x00"  # replaces a text command, which ends an expression
 _GREEK = (
     r"pi|phi|theta|alpha|beta|gamma|delta|epsilon|zeta|eta|kappa|lambda|mu|nu|xi|rho|sigma|tau|chi"
     r"|psi|omega"
@@ -46,7 +46,7 @@ _OPEN_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{([^{}]*)\}")
 _ROW_JOINT = re.compile(r"(?<=[{(^_/])[ \t]*\n\s*|[ \t]*\n\s*(?=[})^_/])")
 _BULLET = re.compile(r"\s*(?:(?:[-*+•]|[0-9]{1,3}[.)]|#+|>)\s+)+")
 _WORD = r"(?<![\\A-Za-z])[A-Za-z]{2,}"
-# Where a formula or a sentence begins or ends; then also what separates two expressions in one.
+# Edges of a formula or sentence; then also separators of expressions within one.
 _FORMULA_EDGE = re.compile(
     rf"\$|\\[$()\[\]]|\\\\(?:\s*\[[^\]]*\])?|\\(?:begin|end)\s*\{{[^{{}}]*\}}|&|\n|{_BREAK}"
     r"|\\(?:boxed|fbox|framebox)"
@@ -70,7 +70,7 @@ _BOUND_LEFT = re.compile(
 _RELATED_LEFT = re.compile(
     rf"(!=|[≠<>≤≥]|(?<=[<>])=|\\(?:{_RELATIONS})(?![A-Za-z])\s*=?)\s*(?:\\?[$(\[{{]\s*)*\Z"
 )
-# The common case, which is to be known soon: a formula of its own, a right side, after a word.
+# The common case, for speed: a formula of its own, a right side, after a word.
 _ALONE_LEFT = re.compile(r"(?:\$|\\[(\[]|=|\n\n|(?:\A|\s)[a-z]{2,20} )\s*\Z")
 _ALONE_RIGHT = re.compile(r"\s*(?:\$|\\[)\]]|\n\n|\Z|[.,;](?:\s|\Z))")
 _NO_RELATION = re.compile(r"(?:[-=~]>|<[/|A-Za-z][^<>]*>|(?:\A|\n)\s*>)\s*(?:\\?[$(\[{]\s*)*\Z")
@@ -93,7 +93,7 @@ _WORD_RIGHT = re.compile(
     rf"(?:({_AMOUNTS})\b|\\?%)",
     re.IGNORECASE,
 )
-# Another integer is offered beside the box, or the box is the end of a number.
+# Another integer is offered after the box, or the box is the end of a number.
 _OR_RIGHT = re.compile(
     r"(?:[\s~]|\\[,;:! ]|\\?[$)\]])*(?:\\text\s*\{\s*)?or\b[\s~}]*(?:\\?[$(\[]\s*)*"
     r"(-?[0-9]+)(?![0-9.,/])"
@@ -117,7 +117,7 @@ _ATOM = re.compile(r"\s*[0-9A-Za-z.]+\s*")
 
 @dataclass(slots=True)
 class _Sides:
-    """What stands left and right of a box. prose: a word, not a formula, begins on the left."""
+    """The text left and right of a box. prose: on the left it starts after a word."""
 
     left: str
     right: str
@@ -126,7 +126,7 @@ class _Sides:
 
 
 def with_surroundings(before: str, content: str, after: str, *, listed: bool) -> str | None:
-    """The expression that a box is a part of, without the box; None where it stands alone.
+    """Return the expression that a box is part of, without the box; None if it is alone.
 
     before, after: the text on both sides. listed: `content` is several boxes, joined by commas.
     """
@@ -166,7 +166,7 @@ def with_surroundings(before: str, content: str, after: str, *, listed: bool) ->
 
 
 def _cleaned(text: str) -> str:
-    r"""`text` without what cannot be seen; boxes in it opened; `\\frac` as `\frac`."""
+    r"""Return `text` without invisible commands and boxes, with `\\frac` as `\frac`."""
     text = re.sub(r"\\\\(?=[A-Za-z]{2})", r"\\", text)
     text = _OPEN_BOX.sub(r" \1 ", _INVISIBLE.sub("", text))
     text = _UPRIGHT.sub(r"\1", text).replace(r"\langle", "(").replace(r"\rangle", ")")
@@ -178,7 +178,7 @@ def _as_break(text: str) -> str:
 
 
 def _formula(before: str, after: str) -> _Sides:
-    """Both sides as far as the formula or the line goes, cut at words."""
+    """Return both sides up to the edge of the formula, the line or a word."""
     edge = _last(_FORMULA_EDGE, before)
     left = before[edge:]
     at_line_start = edge == 0 or before[edge - 1] == "\n"
@@ -193,7 +193,7 @@ def _formula(before: str, after: str) -> _Sides:
 
 
 def _last(pattern: re.Pattern[str], text: str) -> int:
-    """Where the last match of `pattern` ends; 0 where there is none."""
+    """Return the end of the last match of `pattern`; 0 without one."""
     end = 0
     for found in pattern.finditer(text):
         end = found.end()
@@ -201,7 +201,7 @@ def _last(pattern: re.Pattern[str], text: str) -> int:
 
 
 def _expression(sides: _Sides) -> _Sides:
-    """Both sides as far as one expression goes: to the next equals sign or comma."""
+    """Return both sides up to the next equals sign or comma."""
     edge = _last(_STATEMENT_EDGE, sides.left)
     left = sides.left[edge:]
     found = _STATEMENT_EDGE.search(sides.right)
@@ -212,7 +212,7 @@ def _expression(sides: _Sides) -> _Sides:
 
 
 def _bracketed(sides: _Sides, content: str, *, listed: bool) -> str | None:
-    """The tuple, interval or set that the box is an element of, if there is one."""
+    """Return the tuple, interval or set that contains the box, if any."""
     left, right = sides.left, sides.right
     begin = _unmatched(left[::-1], openers=")]", closers="([")
     end = _unmatched(right, openers="([", closers=")]")
@@ -227,7 +227,7 @@ def _bracketed(sides: _Sides, content: str, *, listed: bool) -> str | None:
 
 
 def _unmatched(text: str, *, openers: str, closers: str) -> int:
-    """Index of the first of `closers` that nothing in `text` opened, or -1."""
+    """Return the index of the first of `closers` that `text` does not open, or -1."""
     depth = 0
     for at, char in enumerate(text):
         if char in openers + "{" * (openers == "([") + "}" * (openers == ")]"):
@@ -240,7 +240,7 @@ def _unmatched(text: str, *, openers: str, closers: str) -> int:
 
 
 def _look_through_groups(sides: _Sides) -> None:
-    """Take away the braces and brackets around the box that change nothing."""
+    """Remove neutral braces and brackets around the box."""
     for _ in range(MAX_GROUPS):
         left, right = sides.left.rstrip(), sides.right.lstrip()
         if left.endswith("{") and not left.endswith(r"\{") and right.startswith("}"):
@@ -284,7 +284,7 @@ def _binds_left(sides: _Sides) -> bool:
 
 
 def _is_touched(sides: _Sides) -> bool:
-    """Whether a factor stands directly left, as in `2\\boxed{7}`."""
+    """Whether a factor is directly left, as in `2\\boxed{7}`."""
     opened = sides.left.count("{") >= sides.left.count("}")
     return not sides.prose and opened and _TOUCHES_LEFT.search(sides.left) is not None
 
@@ -298,7 +298,7 @@ def _binds_right(sides: _Sides) -> bool:
 
 
 def _grouped(content: str, sides: _Sides) -> str:
-    """`content`, in brackets where what stands around it would be read with it."""
+    """Return `content`, in brackets if the text around would merge with it."""
     left = sides.left.rstrip()
     if left.endswith("{") and sides.right.lstrip().startswith("}"):
         return content

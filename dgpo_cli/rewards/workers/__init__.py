@@ -1,1 +1,1 @@
-"""Checks answers in processes that may be killed."""
+"""Checks answers in killable processes."""

@@ -1,9 +1,9 @@
 """Checks answers in killable worker processes, each task under its own hard deadline.
 
 Workers start on first use, are reused, and are replaced when they hang or die. If one does not
-start, the others continue and it is retried, less and less often; the run ends only if none
-starts. Results come in the order of the tasks. This is not multiprocessing: a fork would copy
-torch's threads and CUDA's state.
+start, the others continue and it is retried at growing intervals; the run ends only if none
+starts. Results are in the order of the tasks. Not multiprocessing: a fork would copy torch's
+threads and CUDA's state.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _LIMITS_FIX = (
     "lower reward.workers, or raise the limits of processes and memory (ulimit -u, ulimit -v); "
     "dgpo doctor shows them"
 )
-CHUNKS_PER_WORKER = 4  # so that the slowest chunk does not decide when all are done
+CHUNKS_PER_WORKER = 4  # so that the slowest chunk does not dominate
 
 
 class _Job:
-    """The state of one `run`: which tasks wait, and what has come out."""
+    """The state of one `run`: waiting tasks, and results."""
 
     def __init__(
         self, tasks: Sequence[Task], *, chunk_tasks: int, on_done: Callable[[int], None] | None
@@ -54,7 +54,7 @@ class _Job:
         return len(self.results) == len(self.tasks)
 
     def take_chunk(self) -> list[int]:
-        """Remove some waiting tasks, few enough and small enough for one message."""
+        """Remove waiting tasks for one message, within the limits of number and size."""
         indices = [self.waiting.popleft()]
         chars = len(self.tasks[indices[0]][1])
         while self.waiting and len(indices) < self.chunk_tasks and chars < MAX_CHUNK_CHARS:
@@ -71,9 +71,9 @@ class _Job:
 class WorkerPool:
     """At most `workers` processes that run one `Check`; a context manager.
 
-    timeout_s: hard deadline of a task. Its worker is then killed and the result is `timeout`.
-    memory_bytes: address space of a worker. A task that asks for more ends as `crash`.
-    observer: told once, when fewer workers run than were asked for.
+    timeout_s: hard deadline of a task; its worker is then killed and the result is `timeout`.
+    memory_bytes: address space of a worker; a task that needs more ends as `crash`.
+    observer: gets one note if fewer workers run than requested.
     """
 
     def __init__(
@@ -92,19 +92,19 @@ class WorkerPool:
         self._workers: list[WorkerProcess] = []
         self._observer = observer
         self._noted = False
-        self._failed_starts = 0  # since a worker last did something
-        self._start_at = 0.0  # no worker is started before; monotonic
+        self._failed_starts = 0  # since a worker last answered
+        self._start_at = 0.0  # earliest time of the next start; monotonic
         self._lock = threading.Lock()
         self._closed = False
         self._finalizer = weakref.finalize(self, _kill_all, self._workers, os.getpid())
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Process ids of the workers that run now."""
+        """Process ids of the running workers."""
         return tuple(worker.pid for worker in self._workers)
 
     def start(self) -> None:
-        """Start the workers without waiting for them, so that the first `run` finds them ready."""
+        """Start the workers without waiting for them."""
         with self._lock:
             if not self._closed:
                 self._start(self._size - len(self._workers))
@@ -112,7 +112,7 @@ class WorkerPool:
     def run(
         self, tasks: Sequence[Task], *, on_done: Callable[[int], None] | None = None
     ) -> list[CheckResult]:
-        """Check all `tasks`; results are in their order. `on_done(1)` is called for each.
+        """Check `tasks` and return their results in order; call `on_done(1)` for each.
 
         Raises:
             DgpoError: the workers cannot be started, or the pool is closed.
@@ -130,13 +130,13 @@ class WorkerPool:
                     self._assign(job)
                     self._wait(job)
             except BaseException:
-                # Ctrl-C included: what is in flight belongs to nobody any more.
+                # Ctrl-C included: tasks in flight are abandoned.
                 _kill_all(self._workers, os.getpid())
                 raise
         return [job.results[index] for index in range(len(tasks))]
 
     def close(self) -> None:
-        """Kill all workers. Nothing is lost: they keep no state."""
+        """Kill all workers; they keep no state."""
         self._closed = True
         with self._lock:
             self._finalizer()
@@ -148,7 +148,7 @@ class WorkerPool:
         self.close()
 
     def _drop_exited(self) -> None:
-        """Forget idle workers that someone else ended since the last run."""
+        """Remove idle workers that have ended since the last run."""
         for worker in [worker for worker in self._workers if worker.has_exited()]:
             self._remove(worker)
 
@@ -158,7 +158,7 @@ class WorkerPool:
         self._start(min(self._size - len(self._workers), chunks - free))
 
     def _start(self, count: int) -> None:
-        """Start `count` workers, unless the last start failed just now."""
+        """Start `count` workers, unless the last start has just failed."""
         for _ in range(count):
             if time.monotonic() < self._start_at:
                 return
@@ -170,10 +170,10 @@ class WorkerPool:
                 self._workers.append(worker)
 
     def _fail(self, reason: str) -> None:
-        """Take note that a worker did not start.
+        """Record that a worker did not start.
 
         Raises:
-            DgpoError: it was the last of several, and no other one runs.
+            DgpoError: several did not, and none runs.
         """
         pause_s = min(FIRST_PAUSE_S * 2**self._failed_starts, MAX_PAUSE_S)
         self._failed_starts += 1
@@ -183,13 +183,13 @@ class WorkerPool:
             self._noted = True
             tell(
                 self._observer,
-                f"only {running} of {self._size} workers check answers, another does not start "
+                f"only {running} of {self._size} answer workers run, another does not start "
                 f"({reason}); {self._start_fix(reason)}",
             )
         if not self._workers and self._failed_starts >= MAX_FAILED_STARTS:
             raise DgpoError(
-                f"answer checker {self._check.target}: no worker process starts; the last of "
-                f"{self._failed_starts} tries ended with: {reason}; {self._start_fix(reason)}"
+                f"answer checker {self._check.target}: no worker process starts; last of "
+                f"{self._failed_starts} tries: {reason}; {self._start_fix(reason)}"
             )
 
     def _start_fix(self, reason: str) -> str:
@@ -206,7 +206,7 @@ class WorkerPool:
                 worker.assign(indices, tasks, timeout_s=self._timeout_s)
 
     def _wait(self, job: _Job) -> None:
-        """Sleep until a worker speaks, takes input, ends or is late, and act on it."""
+        """Wait until a worker answers, takes input, ends or is late, and handle it."""
         if not self._workers:
             time.sleep(max(0.0, self._start_at - time.monotonic()))
             return
@@ -223,7 +223,7 @@ class WorkerPool:
             if worker.input_fd in active:
                 worker.write()
             late = worker.deadline is not None and time.monotonic() >= worker.deadline
-            # A late worker is heard first: we may be the ones who were slow.
+            # A late worker is read first: this process may have been slow.
             messages = worker.read() if late or worker.ended or worker.output_fd in active else []
             for message in messages:
                 self._receive(worker, message, job)
@@ -246,7 +246,7 @@ class WorkerPool:
             worker.deadline = None
 
     def _lose(self, worker: WorkerProcess, job: _Job, *, outcome: Outcome) -> None:
-        """Remove a worker that died or hangs: its current task is judged so, the others wait."""
+        """Remove a worker that died or hangs; its current task gets `outcome`, the others wait."""
         never_sent = worker.unsent and outcome == "crash"
         exit_code = self._remove(worker)
         if worker.ready and worker.tasks and not never_sent:

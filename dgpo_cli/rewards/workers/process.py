@@ -1,4 +1,4 @@
-"""One worker process as the pool sees it: started, fed, listened to, killed. Never blocks."""
+"""One worker process of the pool: starts it, sends, receives, kills. Never blocks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dgpo_cli.rewards.protocol import Check, Task, encode, take_frames
 START_TIMEOUT_S = 120.0  # covers the import of sympy on a busy machine
 MAX_ERROR_CHARS = 300
 READ_BYTES = 1 << 16
-# One thread a worker: they are as many as the user asked for, and memory is limited.
+# One thread per worker: the user sets their number, and memory is limited.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class WorkerProcess:
-    """A worker, its pipes, and the indices of the tasks that it has not answered yet."""
+    """A worker, its pipes, and the indices of its unanswered tasks."""
 
     def __init__(self, check: Check, *, memory_bytes: int) -> None:
         read_end, self._lifeline = os.pipe()
@@ -34,7 +34,7 @@ class WorkerProcess:
                 bufsize=0,
                 env=_environment(),
                 pass_fds=(read_end,),
-                process_group=0,  # Ctrl-C in a terminal is for the parent alone
+                process_group=0,  # Ctrl-C in a terminal reaches only the parent
             )
         except BaseException:
             os.close(self._lifeline)
@@ -50,7 +50,7 @@ class WorkerProcess:
         self._outbox = memoryview(b"")
         self.ready = False
         self.ended = False
-        self.start_error = ""  # why it did not start, where it said so
+        self.start_error = ""  # why it did not start, if known
         self.tasks: deque[int] = deque()
         self.deadline: float | None = time.monotonic() + START_TIMEOUT_S
         self._send({"target": check.target, "options": check.options})
@@ -65,11 +65,11 @@ class WorkerProcess:
 
     @property
     def unsent(self) -> bool:
-        """Whether part of the last message has not been taken by the pipe yet."""
+        """Whether part of the last message is not yet in the pipe."""
         return len(self._outbox) > 0
 
     def assign(self, indices: list[int], tasks: list[Task], *, timeout_s: float) -> None:
-        """Send `tasks`, known to the caller by `indices`; the first one's deadline starts."""
+        """Send `tasks` with the caller's `indices`; the first deadline starts."""
         self.tasks.extend(indices)
         self.deadline = time.monotonic() + timeout_s
         self._send(tasks)
@@ -79,7 +79,7 @@ class WorkerProcess:
         self.write()
 
     def write(self) -> None:
-        """Write what the pipe takes now."""
+        """Write as much as the pipe takes."""
         try:
             while self.unsent:
                 self._outbox = self._outbox[os.write(self.input_fd, self._outbox) :]
@@ -89,7 +89,7 @@ class WorkerProcess:
             self.ended = True
 
     def read(self) -> list[Any]:
-        """Return the messages that have come in; sets `ended` at the end of the pipe."""
+        """Return the received messages; set `ended` at the end of the pipe."""
         try:
             while data := os.read(self.output_fd, READ_BYTES):
                 self._inbox += data
@@ -102,7 +102,7 @@ class WorkerProcess:
         return self._process.poll() is not None
 
     def kill(self) -> int:
-        """Kill, wait for the end, close the pipes. Returns the exit code; may be called twice."""
+        """Kill, wait, close the pipes; return the exit code. May be called twice."""
         if self._lifeline >= 0:
             self._process.kill()
             os.close(self._lifeline)
@@ -114,7 +114,7 @@ class WorkerProcess:
         return self._process.wait()
 
     def _read_errors(self) -> None:
-        """Take the last line that Python printed before the worker took its pipes over."""
+        """Read the last line that Python printed before the worker redirected its pipes."""
         assert self._process.stderr is not None
         with self._process.stderr as errors:
             if not self.ready and not self.start_error:
@@ -126,7 +126,7 @@ class WorkerProcess:
 def _command(lifeline: int, memory_bytes: int) -> list[str]:
     from_main_thread = threading.current_thread() is threading.main_thread()
     arguments = (os.getpid(), lifeline, memory_bytes, int(from_main_thread))
-    # -P: a json.py in the user's folder is not to be taken for the standard library's.
+    # -P: a json.py in the user's folder must not replace the standard library's.
     return [sys.executable, "-P", "-m", "dgpo_cli.rewards.workers.worker", *map(str, arguments)]
 
 

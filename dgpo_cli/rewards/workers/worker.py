@@ -1,7 +1,7 @@
-"""The process that checks answers, which the pool starts.
+"""The process that checks answers, started by the pool.
 
-It speaks frames on its first stdin and stdout and imports no torch. It ends with its parent,
-however that ends, and can be killed at any moment: it keeps nothing.
+It exchanges frames on its original stdin and stdout and imports no torch. It ends with its parent,
+in whatever way, and can be killed at any moment: it keeps no state.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int, lifeline: int, *, from_main_thread: bool) -> None:
-    """Have the kernel end this process when its parent does, even inside C code.
+    """Let the kernel end this process when its parent ends, even inside C code.
 
     lifeline: read end of a pipe that only the parent can write to. Its end of file raises SIGIO,
-        whose default action ends the process; no Python code has to run for it.
-    from_main_thread: Linux's parent-death signal comes when the *thread* that started us ends, so
-        it is asked for only where that thread lives as long as the parent. It helps where a
-        forked sibling keeps the lifeline open.
+        whose default action ends the process without Python code.
+    from_main_thread: Linux sends the parent-death signal when the *thread* that started us ends,
+        so it is used only if that thread lives as long as the parent. It helps if a forked
+        sibling keeps the lifeline open.
     """
     if from_main_thread and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -44,7 +44,7 @@ def die_with_parent(parent: int, lifeline: int, *, from_main_thread: bool) -> No
 
 
 def take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Keep stdin and stdout for frames, and leave nothing to libraries that read or print."""
+    """Keep stdin and stdout for frames; libraries that read or print get /dev/null."""
     incoming = os.fdopen(os.dup(0), "rb")
     outgoing = os.fdopen(os.dup(1), "wb", buffering=0)
     null = os.open(os.devnull, os.O_RDWR)
@@ -54,7 +54,7 @@ def take_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 def limit_memory(limit: int) -> None:
-    """Let allocations beyond `limit` bytes of address space fail, where the platform can."""
+    """Make allocations beyond `limit` bytes of address space fail, on Linux."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     if sys.platform == "linux":
@@ -62,7 +62,7 @@ def limit_memory(limit: int) -> None:
 
 
 def load(target: str) -> Callable[..., Any]:
-    """Import "module:function" and warm its module up."""
+    """Import "module:function" and warm up its module."""
     module_name, _, name = target.partition(":")
     module = importlib.import_module(module_name)
     check: Callable[..., Any] = getattr(module, name)
@@ -96,7 +96,7 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
             try:
                 result = check(gold, text, finish_reason=finish_reason, **setup["options"])
             except MemoryError:
-                # What is left of the interpreter is not to be trusted with the next task.
+                # The interpreter may be damaged: no further task.
                 os._exit(CRASH_EXIT_CODE)
             except Exception:
                 result = ("crash", None)
