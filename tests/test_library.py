@@ -79,7 +79,7 @@ def test_public_functions_have_an_example_that_is_true(name: str) -> None:
     value = getattr(dgpo_cli, name)
     assert name == "StepMetrics" or value.__doc__
     if inspect.isfunction(value):
-        assert value.__doc__ is not None and "Example:\n" in value.__doc__
+        assert value.__doc__ is not None and "Examples:\n" in value.__doc__
     if inspect.isfunction(value) or name in ("Engine", "Grader"):
         (example,) = (e for e in doctest.DocTestFinder(recurse=False).find(value, globs={}))
         said: list[str] = []

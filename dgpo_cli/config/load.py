@@ -93,7 +93,7 @@ def load_settings(
     Raises:
         ConfigError: one line for each thing that is wrong.
 
-    Example:
+    Examples:
         >>> from dgpo_cli import load_settings
         >>> settings = load_settings("tiny", overrides={"rollout.group_size": 4})
         >>> settings.rollout.group_size, settings.credit.rule

@@ -46,7 +46,7 @@ class Engine:
     called, and so on. `training_engine` and `sampling_engine` build one from settings. As a
     context it ends the workers of its grader.
 
-    Example:
+    Examples:
         >>> from dgpo_cli import Message, Prompt, load_settings, training_engine
         >>> prompt = Prompt("a sum", (Message("user", "(12+7)*4?"),), answer="76", source="typed")
         >>> settings = load_settings("tiny", overrides={"rollout.group_size": 4})

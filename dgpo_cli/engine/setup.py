@@ -35,7 +35,7 @@ def training_engine(
         ModelError: the model, adapter or checkpoint cannot be loaded.
         ConfigError: the settings do not fit the machine.
 
-    Example:
+    Examples:
         >>> from dgpo_cli import load_settings, training_engine
         >>> with training_engine(load_settings("tiny")) as engine:
         ...     print(f"{engine.policy.parameter_counts()['trained']:,} parameters are trained")
@@ -78,7 +78,7 @@ def sampling_engine(
     Raises:
         ModelError: the model or adapter cannot be loaded.
 
-    Example:
+    Examples:
         >>> from dgpo_cli import Message, Prompt, load_settings, sampling_engine
         >>> prompt = Prompt("a sum", (Message("user", "12+7?"),), answer="19", source="typed")
         >>> with sampling_engine(load_settings("tiny")) as engine:

@@ -138,7 +138,7 @@ def read_rollouts(source: str | Path, *, step: int | None = None) -> Iterator[Ro
         DataError: there is no such file, or a line is broken; the message names file, line and
             field.
 
-    Example:
+    Examples:
         >>> from dgpo_cli import read_rollouts
         >>> for row in read_rollouts("rollouts.jsonl"):  # doctest: +SKIP
         ...     print(row.prompt.text, row.completion.text, row.reward)

@@ -137,7 +137,7 @@ def credit_from_logits(
 
     Source: quantities 2 to 4 of DGPO, arXiv 2605.03327.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from dgpo_cli import credit_from_logits
         >>> policy, reference = torch.randn(2, 1, 5, 50, generator=torch.manual_seed(0))

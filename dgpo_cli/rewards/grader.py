@@ -55,7 +55,7 @@ class Grader:
 
     observer: gets the progress, and one note if fewer workers run than `settings` ask for.
 
-    Example:
+    Examples:
         >>> from dgpo_cli import GradeItem, Grader, load_settings
         >>> with Grader(load_settings("tiny").reward) as grader:
         ...     [verdict.outcome for verdict in grader.grade([GradeItem("7", r"\\boxed{8}")])]
@@ -131,7 +131,7 @@ def judge_answer(
         DataError: `gold` is nothing that this checker can compare with.
         ValueError: there is no such `kind` or `extract`.
 
-    Example:
+    Examples:
         >>> from dgpo_cli import judge_answer
         >>> judge_answer(r"Half of it, so \\boxed{0204}.", gold="204")
         Verdict(outcome='correct', extracted='204', reward=1.0)

@@ -131,7 +131,7 @@ def compare_counts(
     and its k.
     Sources: `rerun_difference`, `over_problems`, and those in stats/permutation.py.
 
-    Example:
+    Examples:
         >>> from dgpo_cli import compare_counts
         >>> found = compare_counts([8, 3, 0, 5], [8, 6, 2, 7], k_before=8, k_after=8)
         >>> f"{found.difference:+.3f}: p {found.p_rerun:.3f} (rerun), {found.p_problems} (problems)"

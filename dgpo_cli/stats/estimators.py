@@ -132,7 +132,7 @@ def estimate(correct: Sequence[int], *, k: int) -> Estimate:
     Raises ValueError without problems, or where a number is not between 0 and k.
     Sources: `rerun_interval`, `problems_interval`, `pass_at`.
 
-    Example:
+    Examples:
         >>> from dgpo_cli import estimate
         >>> found = estimate([8, 3, 0, 5], k=8)
         >>> f"{found.avg_at_k:.2f} +- {found.stderr_rerun:.2f}, pass@8 {found.pass_at_k[8]:.2f}"
