@@ -35,9 +35,9 @@ SCHEMAS = {
     r"check/.*\.jsonl": "check",
     r"plan/.*\.json": "plan",
 }
-# Written by transformers, tokenizers and peft.
+# Written by transformers, tokenizers and peft; and the types of what doctor prints.
 FOREIGN = re.compile(
-    r".*/(tokenizer|tokenizer_config|config|generation_config|adapter_config)\.json"
+    r"doctor/printed\.json|.*/(tokenizer|tokenizer_config|config|generation_config|adapter_config)\.json"
 )
 
 
