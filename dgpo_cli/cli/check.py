@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dgpo_cli.rewards.settings import RewardSettings
 
 AIME_RANGE = (0, 999)
-LINES_AT_ONCE = 256  # of a file, where nobody waits for each line
+LINES_AT_ONCE = 256  # of a file; a pipe is judged line by line
 MAX_GOLD_CHARS = 80  # shown of a gold answer
 STYLES = {"correct": "green", "wrong": "red", "out_of_range": "red"}
 HEADER = f"{'line':>5}  {'outcome':<12}  {'gold':<8}  extracted"
@@ -115,12 +115,12 @@ def check(
             if isinstance(each, workflow.BrokenLine):
                 console.error(f"{name}, line {each.number}: {each.why}")
             elif as_json:
-                _say_json(each)
+                _print_json(each)
             else:
-                _say(each)
+                _print_case(each)
     if not summary.checked and not summary.broken:
         raise ConfigError(f"{name}: no lines in it")
-    _say_summary(summary, as_json=as_json)
+    _print_summary(summary, as_json=as_json)
     if summary.broken or summary.disagreed:
         raise typer.Exit(USAGE if summary.broken else FAILED)
 
@@ -134,7 +134,7 @@ def _settings(
     timeout: float,
 ) -> RewardSettings:
     if not 0 < timeout <= 600:
-        raise ConfigError(f"--timeout={timeout:g}: must be above 0 and at most 600 seconds")
+        raise ConfigError(f"--timeout={timeout:g}: must be greater than 0 and at most 600 seconds")
     from dgpo_cli.rewards.settings import IntegerReward, MathReward
 
     if kind == "math":
@@ -160,13 +160,13 @@ def _open(source: str, opened: ExitStack) -> BinaryIO:
         ) from (error)
 
 
-def _say_json(checked: CheckedCase) -> None:
+def _print_json(checked: CheckedCase) -> None:
     from dgpo_cli.core.codec import encoded
 
     console.raw(encoded(checked.to_json()) + "\n")
 
 
-def _say(checked: CheckedCase) -> None:
+def _print_case(checked: CheckedCase) -> None:
     case, shown = checked.case, "" if checked.extracted is None else checked.extracted
     gold = case.item.gold[:MAX_GOLD_CHARS]
     line = f"{case.number:>5}  {checked.outcome:<12}  {gold:<8}  {shown}".rstrip()
@@ -176,8 +176,8 @@ def _say(checked: CheckedCase) -> None:
     console.say(line, style=f"bold {style}" if checked.agrees is False else style)
 
 
-def _say_summary(summary: CheckSummary, *, as_json: bool) -> None:
-    """Print the counts: below the table, or on stderr where stdout is for JSON alone."""
+def _print_summary(summary: CheckSummary, *, as_json: bool) -> None:
+    """Print the counts: below the table, or on stderr with --json."""
     counts = ", ".join(f"{count} {name}" for name, count in summary.outcomes.most_common())
     parts = [f"{summary.checked} checked" + (f": {counts}" if counts else "")]
     if summary.agreed or summary.disagreed:

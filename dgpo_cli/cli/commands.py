@@ -1,7 +1,7 @@
-"""What every command is besides its function: help, mistakes on its command line, how it ends.
+"""What all commands share: help, errors on the command line, exit codes.
 
 Exit codes: 0 done, 1 a failed run, 2 usage or settings, 3 a bar not reached, 130 Ctrl-C.
-Typer's words for a mistake name neither the value nor the fix, so they are not used.
+Typer's error messages name neither the value nor the fix, so they are not used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INTERRUPTED = 130
 
 
 class Command(TyperCommand):
-    """A command with our help and our words for too many arguments."""
+    """A command with dgpo's help and error messages."""
 
     allow_extra_args = True  # parse_args refuses them itself
 
@@ -39,9 +39,9 @@ class Command(TyperCommand):
         """Read the command line.
 
         Raises:
-            ConfigError: a mistake in it, or more arguments than the command takes.
+            ConfigError: an error in it, or too many arguments.
         """
-        with _in_our_words(ctx):
+        with _one_line_errors(ctx):
             rest = super().parse_args(ctx, args)
         if rest and not ctx.resilient_parsing:
             raise _explained(f"{' '.join(rest)}: {_too_many(rest[0], ctx)}", ctx)
@@ -56,22 +56,22 @@ class CommandGroup(TyperGroup):
         return help.page(self, ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Find the command that is named first.
+        """Find the command of the first argument.
 
         Raises:
-            ConfigError: there is none of that name.
+            ConfigError: no such command.
         """
         if args[0] not in self.commands and not ctx.resilient_parsing:
             raise _explained(f"{args[0]}: unknown command{_meant(args[0], self.commands)}", ctx)
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read what comes before the name of the command.
+        """Read the arguments before the name of the command.
 
         Raises:
-            ConfigError: a mistake in it, or nothing comes after it.
+            ConfigError: an error in them, or no command follows.
         """
-        with _in_our_words(ctx):
+        with _one_line_errors(ctx):
             rest = super().parse_args(ctx, args)
         if not rest and not ctx._protected_args and not ctx.resilient_parsing:
             *first, last = self.commands
@@ -80,8 +80,8 @@ class CommandGroup(TyperGroup):
 
 
 @contextmanager
-def _in_our_words(ctx: Any) -> Iterator[None]:
-    """Put a mistake on the command line into one line: the value, the option, the fix."""
+def _one_line_errors(ctx: Any) -> Iterator[None]:
+    """Turn typer's errors into one line: the value, the option, the fix."""
     try:
         yield
     except typer.TyperException as error:
@@ -89,19 +89,19 @@ def _in_our_words(ctx: Any) -> Iterator[None]:
         option: str | None = getattr(error, "option_name", None)
         known = {name: each for each in ctx.command.get_params(ctx) for name in each.opts}
         if param is not None:
-            said = _refused(param, error.__cause__)
+            message = _refused(param, error.__cause__)
         elif option in known:
             what = help.takes(known[option])
-            said = f"{option}: needs a value, {what}" if what else f"{option}: takes no value"
+            message = f"{option}: needs a value, {what}" if what else f"{option}: takes no value"
         elif option is not None:
-            said = f"{option}: unknown option{_meant(option, known)}"
+            message = f"{option}: unknown option{_meant(option, known)}"
         else:
-            said = " ".join(error.format_message().split()).rstrip(".")
-        raise _explained(said, ctx) from error
+            message = " ".join(error.format_message().split()).rstrip(".")
+        raise _explained(message, ctx) from error
 
 
 def _refused(param: Any, cause: BaseException | None) -> str:
-    """What is wrong with the value of an option or argument, or that there is none."""
+    """Return the error for a wrong or missing value of an option or argument."""
     what = help.takes(param)
     name = param.opts[0] if param.opts[0].startswith("-") else what
     if cause is None:
@@ -121,7 +121,7 @@ def _refused(param: Any, cause: BaseException | None) -> str:
 
 
 def _too_many(first: str, context: Any) -> str:
-    """Say that an argument is one too many; the name of a preset was meant as one."""
+    """Return the error for an extra argument; it may be the name of a preset."""
     from dgpo_cli.config.presets import preset_names
 
     takes_preset = any("--preset" in param.opts for param in context.command.params)
@@ -135,23 +135,23 @@ def _meant(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _explained(said: str, ctx: Any) -> ConfigError:
-    """Add the command that explains more."""
+def _explained(message: str, ctx: Any) -> ConfigError:
+    """Add the command that shows the help."""
     more = f"ee {ctx.command_path} --help"
-    return ConfigError(f"{said} S{more}" if said.endswith("?") else f"{said}; s{more}")
+    return ConfigError(f"{message} S{more}" if message.endswith("?") else f"{message}; s{more}")
 
 
 def take_debug(arguments: list[str]) -> tuple[list[str], bool]:
-    """Take --debug out of the arguments, wherever it stands before a "--"."""
+    """Remove --debug from the arguments, wherever it is before a "--"."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     rest = [argument for argument in arguments[:end] if argument != "--debug"]
     return [*rest, *arguments[end:]], len(rest) < end
 
 
 class Guard:
-    """Tells the user how a command ended; use it as a context, and then its exit code.
+    """Prints how a command ended; use it as a context, then its exit code.
 
-    result: what typer returned: the code of an early exit, which it also makes of a Ctrl-C.
+    result: what typer returned: the code of an early exit, also for Ctrl-C.
     """
 
     def __init__(self, *, debug: bool) -> None:
@@ -189,7 +189,7 @@ class Guard:
 
 @contextmanager
 def last_words() -> Iterator[None]:
-    """Keep what a KeyboardInterrupt says: typer would drop it."""
+    """Keep the message of a KeyboardInterrupt, which typer would drop."""
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -197,7 +197,7 @@ def last_words() -> Iterator[None]:
 
 
 def _explain(error: Exception) -> int:
-    """Tell the user what happened, in one line where it is not ours to say more."""
+    """Print the error, in one line; return the exit code."""
     match error:
         case Interrupted():
             console.aside(str(error) or "interrupted")
@@ -221,5 +221,5 @@ def _explain(error: Exception) -> int:
 
 
 def _place(error: OSError) -> str:
-    name = error.filename2 or error.filename  # of a copy or a rename, where it went
+    name = error.filename2 or error.filename  # of a copy or a rename, the target
     return f": {name}" if name else ""

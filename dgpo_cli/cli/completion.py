@@ -1,7 +1,7 @@
-"""What the shell offers after TAB: settings and their values, presets, benchmarks, run folders.
+"""Shell completion: settings and their values, presets, benchmarks, run folders.
 
-bash breaks words at = and : and replaces only what follows the last of them; typer does not know.
-`prepare` therefore takes the part before it out of the words, and the functions here put it back.
+bash splits words at = and : and replaces only what follows the last of them, which typer does not
+handle. `prepare` removes the part before it from the words, and the functions here restore it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import ModuleType
 
 from dgpo_cli.config.presets import preset_names
 
-ASKED = "_DGPO_COMPLETE"  # set by the shell: a completion is wanted, not a run
+ASKED = "_DGPO_COMPLETE"  # set by the shell for a completion
 _BEFORE = "_DGPO_COMPLETE_BEFORE"
 _BREAKS = "=:"
 RUNS = Path("runs")
@@ -23,12 +23,12 @@ Offers = list[tuple[str, str]]
 
 
 def prepare(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Make ready for a completion, if one is asked for."""
+    """Prepare for a completion, if one is asked for."""
     shell = environ.get(ASKED, "").removeprefix("complete_")
     if not shell:
         return
-    # Typer reads markup in the help beside each offer, with a module that takes longer to import
-    # than all else here. Ours has no markup.
+    # Typer renders markup in the help of each completion, with a module that is slow to import.
+    # This help has no markup.
     plain = ModuleType("typer.rich_utils")
     plain.rich_render_text = str  # type: ignore[attr-defined]
     sys.modules.setdefault("typer.rich_utils", plain)
@@ -91,7 +91,7 @@ def credit_rule(incomplete: str) -> Offers:
 
 
 def bench(incomplete: str) -> Offers:
-    """Offer the benchmarks; the shell offers files where none of them fits."""
+    """Offer the benchmarks; the shell offers files if none matches."""
     from dgpo_cli.prompts.manifests import benchmark_names
 
     return _offered(incomplete, ((name, "") for name in benchmark_names()))
@@ -105,7 +105,7 @@ def protocol(incomplete: str) -> Offers:
 
 
 def run(incomplete: str) -> Offers:
-    """Offer the run folders of ./runs, newest first, and those beside what is typed."""
+    """Offer the run folders of ./runs and of the typed folder, newest first."""
     typed = Path(os.environ.get(_BEFORE, "") + incomplete + "x").parent  # x: dir/ is dir
     found = {*RUNS.glob("*/settings.toml"), *typed.glob("*/settings.toml")}
     newest = sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)

@@ -85,7 +85,7 @@ Strict = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="Folder for the samples and the report. Samples that it holds are not drawn again.",
+        help="Folder for the samples and the report. Stored samples are not drawn again.",
         metavar="DIR",
         show_default="evals/BENCH-MODEL-CARD",
         rich_help_panel=OUTPUT,
@@ -94,7 +94,7 @@ Out = Annotated[
 Fresh = Annotated[
     bool,
     typer.Option(
-        "--fresh", help="Delete what the folder holds, and sample anew.", rich_help_panel=OUTPUT
+        "--fresh", help="Discard the samples in the folder and start over.", rich_help_panel=OUTPUT
     ),
 ]
 MinScore = Annotated[
@@ -221,7 +221,7 @@ def evaluate(
 
 
 def compare(evaluations: Evaluations, force: Force = False, as_json: options.Json = False) -> None:
-    """Compare evaluations with the first: the difference with its errors, and what flipped.
+    """Compare evaluations with the first: the difference with its errors, and the flips.
 
     Problems are paired. Runs made under different protocols, in different environments or on
     different problems are refused.
@@ -244,12 +244,12 @@ def compare(evaluations: Evaluations, force: Force = False, as_json: options.Jso
 
 
 def regrade(folder: Folder, as_json: options.Json = False) -> None:
-    """Judge stored samples again with today's answer checker, and list what flipped.
+    """Judge stored samples again with today's answer checker, and list the flips.
 
     No model is needed. Outcomes, card and report in the folder are rewritten.
 
     Examples:
-      List what today's checker judges otherwise
+      List the samples that today's checker judges differently
         dgpo regrade evals/sums-tiny
       The same as JSON
         dgpo regrade evals/sums-tiny --json
@@ -272,7 +272,7 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
     """Read problem=NAME,answer=NAME, one of them or both.
 
     Raises:
-        ConfigError: it has another form.
+        ConfigError: it is not of that form.
     """
     if text is None:
         return None
@@ -312,7 +312,7 @@ def _newest_run() -> Path:
     found = newest_run(completion.RUNS)
     if found is None:
         raise ConfigError(
-            "no model was given, and there is no run under ./runs: give --model MODEL "
+            "no model given, and no run under ./runs: give --model MODEL "
             "(a folder or a name on the hub), --run RUN (a trained model), or --preset NAME"
         )
     console.note(f"evaluating {found}, the newest run; --run, --model or --preset choose another")
@@ -320,7 +320,7 @@ def _newest_run() -> Path:
 
 
 def _report(result: EvalResult, *, least: float | None, with_card: bool, as_json: bool) -> None:
-    """Print the report; end with 3 where the score is not shown to reach `least`."""
+    """Print the report; exit with 3 if the score is not shown to reach `least`."""
     if as_json:
         console.say_json(_as_data(result.evaluation, result.card))
     else:
@@ -330,8 +330,8 @@ def _report(result: EvalResult, *, least: float | None, with_card: bool, as_json
     if least is None:
         return
     lower = result.evaluation.rerun_95.low
-    if not lower >= least:  # an unknown one is not shown to reach it
-        found = "not known" if math.isnan(lower) else f"{percent(lower)}, below it"
+    if not lower >= least:  # NaN does not
+        found = "unknown" if math.isnan(lower) else f"{percent(lower)}, below it"
         console.error(
             f"--min-score {percent(least)}: the lower end of the 95% interval over reruns "
             f"is {found}"
@@ -366,7 +366,7 @@ def _as_data(evaluation: Evaluation, card: Card) -> dict[str, Any]:
 
 
 def _show(evaluation: Evaluation, card: Card | None) -> None:
-    """Print the report, the score last; with a card, what moved the score above it."""
+    """Print the report, the score last; the card, if given, above it."""
     from dgpo_cli.evals.views import evaluation as report
 
     console.show(report.render(evaluation, card))

@@ -1,7 +1,7 @@
-"""The help of every command: options in groups, defaults that say something, examples to copy.
+"""The help of every command: options in groups, defaults, examples to copy.
 
-Typer's own view with rich imports a markdown parser and a syntax highlighter, which costs more
-than all the rest of `dgpo --help`.
+Typer's own help imports a markdown parser and a syntax highlighter, which takes longer than the
+rest of `dgpo --help`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ HELP = "Help"
 EXAMPLES = "Examples:"  # begins the last paragraph of a command's docstring
 _WIDEST = 110  # columns; longer lines are hard to read
 _NARROWEST = 40
-_COLUMN = 30  # where the texts begin at most; a longer name has a line of its own
+_COLUMN = 30  # last column in which texts begin; a longer name gets its own line
 
 
 def takes(param: Any) -> str:
-    """Return what an option is given, or an argument is called: N, FILE, auto|panel|lines."""
+    """Return the placeholder of an option or argument: N, FILE, auto|panel|lines."""
     if getattr(param, "is_flag", False):
         return ""
     if param.metavar is not None:
@@ -98,7 +98,7 @@ def _about(param: Any) -> Text:
 
 
 def _default(param: Any) -> Iterator[str]:
-    """What holds where the option is not given, if there is anything to say."""
+    """Yield the default of an option, or that it is required."""
     shown = getattr(param, "show_default", True)
     if param.required:
         if param.opts[0].startswith("-"):
@@ -129,7 +129,7 @@ def _range(param: Any) -> Iterator[str]:
 
 
 def entry(name: Text, about: Text, *, column: int, width: int) -> Iterator[Text]:
-    """Yield the lines of a name with its text beside it, or below where the name is too long."""
+    """Yield the lines of a name with its text to the right, or below a long name."""
     head = Text("  ").append_text(name)
     lines = list(wrapped(about, indent=column, width=width))
     if len(head) + 2 > column:

@@ -78,7 +78,8 @@ Group = Annotated[
         help="Show the completions of this prompt, from 0.",
         metavar="I",
         min=0,
-        show_default="that of the completion with the least even weights; all with --json",
+        show_default="that of the completion with the lowest effective token fraction; all with "
+        "--json",
         rich_help_panel=SHOW,
     ),
 ]
@@ -88,7 +89,7 @@ Sample = Annotated[
         help="Show this completion of the prompt, from 0.",
         metavar="J",
         min=0,
-        show_default="the one with the least even weights; all with --json",
+        show_default="the one with the lowest effective token fraction; all with --json",
         rich_help_panel=SHOW,
     ),
 ]
@@ -115,7 +116,7 @@ Rule = Annotated[
 Tau = Annotated[
     float | None,
     typer.Option(
-        help="Show the weights at another temperature.",
+        help="Show the weights with another tau.",
         metavar="X",
         show_default="the run's, else 0.5",
         rich_help_panel=CHANGE,
@@ -169,14 +170,14 @@ Full = Annotated[
 Steps = Annotated[
     bool,
     typer.Option(
-        "--steps", help="Show what each line, sentence and clause holds.", rich_help_panel=SHOW
+        "--steps", help="Show the credit of each line, sentence and clause.", rich_help_panel=SHOW
     ),
 ]
 Pair = Annotated[
     bool,
     typer.Option(
         "--pair",
-        help="Show a right and a wrong completion of a prompt side by side: "
+        help="Show a correct and a wrong completion of a prompt side by side: "
         "of pairs that begin alike, the longest.",
         rich_help_panel=SHOW,
     ),
@@ -240,15 +241,15 @@ def inspect(
 ) -> None:
     """Show the tokens of a completion coloured by credit weight, with the numbers behind it.
 
-    Reads what a run has stored, or computes it for any models: --model M --reference R
+    Reads the credit that a run stored, or computes it for any models: --model M --reference R
     --rollouts FILE, or --prompt TEXT --completion TEXT. --rule, --tau, --kappa and --target-ess
-    show the weights as they would be. With --html, --svg or --png only the names of the files are
-    printed.
+    show the weights of another credit rule or setting. With --html, --svg or --png only the names
+    of the files are printed.
 
     Examples:
       The most telling completion of a run
         dgpo inspect runs/tiny
-      The weights at another temperature, as a page
+      The weights with another tau, as a page
         dgpo inspect runs/tiny --tau 1.0 --html credit.html
     """
     _check_numbers(tau=tau, kappa=kappa, target_ess=target_ess)
@@ -297,11 +298,7 @@ def inspect(
 
 
 def _check_numbers(*, tau: float | None, kappa: float | None, target_ess: float | None) -> None:
-    """Refuse settings of the what-if that no rule can have.
-
-    Raises:
-        ConfigError: see above.
-    """
+    """Raise ConfigError for values that no credit rule can have."""
     if tau is not None and not tau > 0:
         raise ConfigError(f"--tau={tau:g}: must be greater than 0; the paper's is 0.5")
     if kappa is not None and not kappa >= 0:
@@ -324,20 +321,18 @@ def _check_views(
     what: str | None,
     html: Path | None,
 ) -> None:
-    """Refuse views that exclude each other; `views` are in the order in which they win.
-
-    Raises:
-        ConfigError: two of them are asked for, or one and what it leaves no choice of.
-    """
+    """Raise ConfigError for views that exclude each other; earlier `views` win."""
     asked = [name for name, is_asked in views.items() if is_asked]
     if what is not None and asked[:1] in (["--json"], ["--at"]):
-        raise ConfigError(f"{asked[0]} and --what: it tells every number; leave out --what")
+        raise ConfigError(f"{asked[0]} and --what: it shows every number; leave out --what")
     if len(asked) > 1 and asked not in (["--json", "--at"], ["--pair", "--full"]):
         raise ConfigError(f"{asked[0]} and {asked[1]}: give only one of them")
     if "--pair" in asked and sample is not None:
         raise ConfigError(f"--pair and --sample={sample}: a pair is chosen in the whole --group")
     if "--pair" in asked and prompt is not None:
-        raise ConfigError("--pair and --completion: a pair is of two; name a run or --rollouts")
+        raise ConfigError(
+            "--pair and --completion: a pair needs two completions; give a run or --rollouts"
+        )
     if "--pair" in asked and html is not None:
         raise ConfigError(
             "--pair and --html: the page shows one completion at a time; leave out --pair, or draw "
@@ -345,7 +340,7 @@ def _check_views(
         )
     if "--at" in asked and html is not None:
         raise ConfigError(
-            "--at and --html: the page tells the numbers of every token; leave out --at, "
+            "--at and --html: the page shows the numbers of every token; leave out --at, "
             "or draw the token with --svg or --png"
         )
 
@@ -353,11 +348,7 @@ def _check_views(
 def _check_source(
     *, source: Path | None, rollouts: Path | None, prompt: str | None, completion: str | None
 ) -> None:
-    """Refuse completions from two places, and half of a typed one.
-
-    Raises:
-        ConfigError: see above.
-    """
+    """Raise ConfigError for completions from two sources, or half of a typed one."""
     if source is not None and rollouts is not None:
         raise ConfigError(f"{source} and --rollouts={rollouts}: give only one of them")
     file = source or rollouts
@@ -403,4 +394,4 @@ def _decoded(data: bytes, *, name: str, flag: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{flag}: {name} is not UTF-8; save it as UTF-8") from error
+        raise ConfigError(f"{flag}: {name}: not UTF-8; save it as UTF-8") from error

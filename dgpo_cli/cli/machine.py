@@ -1,4 +1,4 @@
-"""dgpo plan and dgpo doctor: what a run needs, and whether this machine can run it."""
+"""dgpo plan and dgpo doctor: what a run needs, and what this machine has."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Gpu = Annotated[
         help="Device to plan for: h200, h100, a100, a100-40, l40s, l4, 4090, 3090, t4, cpu, or "
         "here for this machine's.",
         metavar="NAME",
-        show_default="the one that the preset is meant for, else here",
+        show_default="the preset's, else here",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -46,7 +46,7 @@ PromptTokens = Annotated[
 CompletionTokens = Annotated[
     int | None,
     typer.Option(
-        help="Typical length of a completion, for the times; memory is for the longest.",
+        help="Typical length of a completion, for the times; memory is planned for the longest.",
         metavar="N",
         min=1,
         show_default="rollout.max_completion_tokens",
@@ -74,9 +74,9 @@ def plan(
     apply: Apply = None,
     as_json: options.Json = False,
 ) -> None:
-    """Say what a run needs in memory, time and disk, from the model's config alone.
+    """Report the memory, time and disk that a run needs, from the model's config alone.
 
-    If it does not fit, say what to change. Exit with 3 if it does not fit or this version cannot
+    If it does not fit, print what to change. Exit with 3 if it does not fit or this version cannot
     run it.
 
     Examples:
@@ -138,7 +138,7 @@ def doctor(
 ) -> None:
     """Check packages, devices, memory, disk, limits and the hub, each with its fix.
 
-    With a preset also whether it can run here. Exits with 3 where something has failed.
+    With a preset, also check that it can run here. Exit with 3 if a check fails.
 
     Examples:
       Is everything here that dgpo needs?
@@ -147,7 +147,7 @@ def doctor(
         dgpo doctor --preset qwen7b-lora
     """
     if preset is None and config is None and overrides:
-        raise ConfigError(f"--set {overrides[0]}: give --preset or --config to say of what")
+        raise ConfigError(f"--set {overrides[0]}: needs --preset or --config")
     from dgpo_cli.doctor import doctor as workflow
 
     changed = options.changing("dgpo doctor", preset=preset, config=config, overrides=overrides)

@@ -1,4 +1,4 @@
-"""The command `dgpo`: its subcommands and what holds for all of them. Imports nothing heavy."""
+"""The command `dgpo` and its subcommands. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from dgpo_cli.cli.settings import preset_app, settings
 from dgpo_cli.cli.train import train
 from dgpo_cli.ui import console
 
-# OpenMP threads wait for each other by spinning. As long as libgomp spins by default, a second
-# program on the same cores makes a step of a small model ten times slower; this long costs an idle
-# machine a tenth and a busy one a factor of two. Read once, when torch is imported.
+# OpenMP threads wait for each other by spinning. With libgomp's default, a second program on the
+# same cores makes a step of a small model ten times slower; this value costs a tenth on an idle
+# machine and a factor of two on a busy one. Read once, when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
@@ -101,7 +101,7 @@ def root(
 _COMMANDS: dict[str, dict[str, tuple[Callable[..., None], str]]] = {
     "Train": {
         "train": (train, "Train a model with DGPO, GRPO, DAPO or Dr. GRPO."),
-        "plan": (plan, "Say what a run needs: memory, time, disk."),
+        "plan": (plan, "Report what a run needs: memory, time, disk."),
         "rollout": (rollout, "Sample completions and check their answers."),
     },
     "Evaluate": {
@@ -122,7 +122,7 @@ _COMMANDS: dict[str, dict[str, tuple[Callable[..., None], str]]] = {
         "settings": (settings, "Explain a setting, or list them all."),
     },
     "Machine": {
-        "doctor": (doctor, "Check this machine; say what to fix."),
+        "doctor": (doctor, "Check this machine and report what to fix."),
         "serve": (serve, "Start a vLLM server to sample from."),
     },
 }

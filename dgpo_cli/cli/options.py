@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they become settings. No torch, no pydantic."""
+"""Options that commands share, and their way to settings. No torch, no pydantic."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ Flags = dict[str, tuple[str, Any]]
 
 
 def one_of(given: dict[str, object | None], *, why: str) -> str:
-    """Return the name of the one option that was given.
+    """Return the name of the given option.
 
     Raises:
-        ConfigError: none was given, or several.
+        ConfigError: none or several are given.
     """
     chosen = [name for name, value in given.items() if value is not None]
     if len(chosen) > 1:
@@ -94,7 +94,7 @@ def one_of(given: dict[str, object | None], *, why: str) -> str:
 
 
 def flags_of(**given: tuple[str, Any]) -> Flags:
-    """Return the flags that were given; a dotted leaf is written with __ for its dots."""
+    """Return the given flags; keywords are dotted leaves with __ for the dots."""
     return {
         key.replace("__", "."): (name, value)
         for key, (name, value) in given.items()
@@ -110,7 +110,7 @@ def resolve(
     overrides: list[str] | None,
     flags: Flags,
 ) -> Resolved:
-    """Resolve settings and tell the user of values that were dropped."""
+    """Resolve settings and print notes on dropped values."""
     from dgpo_cli.config.load import resolve as resolve_layers
 
     resolved = resolve_layers(
@@ -129,7 +129,7 @@ def changing(
     overrides: list[str] | None,
     flags: Flags | None = None,
 ) -> Callable[[dict[str, object]], Resolved]:
-    """Return what resolves these settings with more changes, which the command `by` makes."""
+    """Return a function that resolves these settings with more changes, made by command `by`."""
     from dgpo_cli.config.load import resolve as resolve_layers
 
     def changed(changes: dict[str, object]) -> Resolved:
@@ -148,10 +148,10 @@ def resolve_run(
     overrides: list[str] | None = None,
     flags: Flags | None = None,
 ) -> Resolved:
-    """Take the settings of a run folder, with changes or without.
+    """Resolve the settings of a run folder, with changes.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not a run folder.
     """
     settings_file = run / "settings.toml"
     if not settings_file.is_file():
@@ -160,7 +160,7 @@ def resolve_run(
 
 
 def print_settings(resolved: Resolved, names: Collection[str] | None = None) -> None:
-    """Print key, value and source of settings: of all, or of those among `names`."""
+    """Print key, value and source of all settings, or of those in `names`."""
     from dgpo_cli.config.dump import describe
 
     rows = [tuple(row) for row in describe(resolved) if names is None or row.key in names]
@@ -168,7 +168,7 @@ def print_settings(resolved: Resolved, names: Collection[str] | None = None) -> 
 
 
 def announce(prompts: PromptSettings) -> None:
-    """Say it where the prompts are data of the hub, before anything slow is imported."""
+    """Print a note if the prompts are on the hub, before anything slow is imported."""
     if prompts.kind == "hub":
         from dgpo_cli.hub.calls import asked
 
@@ -176,10 +176,10 @@ def announce(prompts: PromptSettings) -> None:
 
 
 def reach(model: ModelSettings) -> None:
-    """See that a model of the hub is to be had, before anything slow is imported for it.
+    """Check that the hub has a model, before anything slow is imported.
 
     Raises:
-        BackendError: it is not.
+        BackendError: it does not.
     """
     from dgpo_cli.hub.model import reach_model
 

@@ -1,4 +1,4 @@
-"""dgpo report: a run, or several over each other, as one page."""
+"""dgpo report: a run, or several overlaid, as one page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dgpo_cli.ui import console, output
 Runs = Annotated[
     list[Path] | None,
     typer.Argument(
-        help="Run folders; several are laid over each other.",
+        help="Run folders; several are overlaid.",
         metavar="[RUN ...]",
         autocompletion=completion.run,
         show_default="the newest run under ./runs",
@@ -43,7 +43,7 @@ Json = Annotated[
     bool,
     typer.Option(
         "--json",
-        help="Print it as JSON; pages only where they are asked for.",
+        help="Print it as JSON; write a page only with --out.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -52,13 +52,13 @@ Json = Annotated[
 def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = False) -> None:
     """Write a run as one page: curves, diagnoses, samples with their credit, settings.
 
-    The page needs no network. Several runs are laid over each other; the page then lies in the
-    folder of the first.
+    The page needs no network. Several runs are overlaid; the page is then written to the folder of
+    the first.
 
     Examples:
       One page of a run
         dgpo report runs/tiny
-      Two runs over each other
+      Two runs, overlaid
         dgpo report runs/tiny runs/tiny-uniform --out both.html
     """
     output.asked(out=out, png=png)

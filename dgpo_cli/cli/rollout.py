@@ -1,4 +1,4 @@
-"""dgpo rollout: sample completions, check their answers, write them down."""
+"""dgpo rollout: sample completions, check their answers, write a rollouts file."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ Port = Annotated[
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     typer.Option(
-        help="Data type to compute in, ideally the trainer's. auto: the checkpoint's.",
+        help="Data type to compute in; best the trainer's. auto: the checkpoint's.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -95,7 +95,7 @@ Cache = Annotated[
         help="GiB for the key-value cache; set it on a CPU.",
         metavar="X",
         min=0.01,
-        show_default="what is left",
+        show_default="the free memory",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -132,8 +132,8 @@ Transfer = Annotated[
     Literal["tcp", "nccl", "folder"],
     typer.Option(
         help="How a trainer without an adapter hands over its weights. tcp: from wherever it "
-        "runs. nccl: to GPUs other than its own, if it has vLLM too. folder: through one that "
-        "both can read.",
+        "runs. nccl: to GPUs other than its own, if it has vLLM too. folder: through a folder "
+        "that both can read.",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -158,7 +158,7 @@ Remote = Annotated[
 Timeout = Annotated[
     float,
     typer.Option(
-        help="Seconds until it must be ready.", metavar="S", min=1.0, rich_help_panel=MACHINE
+        help="Seconds that the start may take.", metavar="S", min=1.0, rich_help_panel=MACHINE
     ),
 ]
 
@@ -186,9 +186,9 @@ def serve(
 ) -> None:
     """Start a vLLM server that dgpo can sample from and give new weights to.
 
-    It runs until Ctrl-C or SIGTERM and leaves nothing behind, however it ends. Every
-    request but GET /health must carry its key. Requests from web pages are refused, and so is
-    every call that neither samples nor hands over weights.
+    It runs until Ctrl-C or SIGTERM and leaves nothing behind, however it ends. Every request except
+    GET /health needs its key. Requests from web pages are refused, and so is every call except
+    sampling and weight transfer.
 
     Examples:
       A server that a trainer on this machine can use
@@ -228,8 +228,8 @@ def serve(
     )
     if not updates:
         console.note(
-            f"--host {host} can be reached from other machines: this server takes no new weights, "
-            "it is good for dgpo eval and dgpo rollout of its own model. For training add "
+            f"--host {host} can be reached from other machines: this server accepts no new weights "
+            "and serves dgpo eval and dgpo rollout of its own model. For training add "
             "--updates-from-anywhere"
         )
     elif host not in workflow.LOOPBACK:

@@ -1,4 +1,4 @@
-"""dgpo settings explains settings; dgpo preset has the presets that ship with dgpo."""
+"""dgpo settings: explain settings. dgpo preset: list, show and copy presets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Name = Annotated[
 Run = Annotated[
     Path | None,
     typer.Option(
-        help="Run folder; tell the values of its settings.",
+        help="Run folder; print the values of its settings.",
         metavar="DIR",
         autocompletion=completion.run,
         rich_help_panel=READ,
@@ -51,10 +51,10 @@ def settings(
     overrides: options.Set = None,
     as_json: options.Json = False,
 ) -> None:
-    """Explain a setting: meaning, range, default, presets, who uses it, whether it may change.
+    """Explain a setting: meaning, range, default, presets, commands, effect on resuming.
 
-    Without NAME, and for a section or a part of a name, it lists settings with a line each. With
-    --preset, --config, --run or --set it tells their values too, and where each is from.
+    Without NAME, and for a section or a part of a name, list settings, a line each. With --preset,
+    --config, --run or --set, print their values and sources too.
 
     Examples:
       Everything about one setting
@@ -94,7 +94,7 @@ def _print(lines: Iterable[Text]) -> None:
 
 
 def _explained(setting: Setting, resolved: Resolved | None) -> Iterator[Text]:
-    """Yield all that is known of one setting."""
+    """Yield the explanation of a setting."""
     from dgpo_cli.config.reference import in_words
 
     width = console.stdout().width
@@ -124,7 +124,7 @@ def _explained(setting: Setting, resolved: Resolved | None) -> Iterator[Text]:
 
 
 _ON_RESUME = {
-    "FREE": "may change: it moves no weight, except by rounding",
+    "FREE": "may change: it moves weights by rounding at most",
     "LEARNT": "needs --allow-change for another value: it affects what the run learns",
     "FIXED": "cannot change once the run has a checkpoint: start another run",
 }
@@ -155,7 +155,7 @@ def _value(value: object) -> str:
 
 
 def _listed(found: Sequence[Setting]) -> Iterator[Text]:
-    """Yield settings by section: a line each, with the default and what it means."""
+    """Yield settings by section, a line each, with default and meaning."""
     from dgpo_cli.config.reference import in_words, section_about
 
     width = max(len(each.name) for each in found)
@@ -190,12 +190,12 @@ Destination = Annotated[
 ]
 
 
-@preset_app.command("list", cls=Command, short_help="List the presets with what each is for.")
+@preset_app.command("list", cls=Command, short_help="List the presets and their purposes.")
 def list_presets() -> None:
-    """List the presets with what each is for, and which of them this version cannot train.
+    """List the presets, their purposes, and those that this version cannot train.
 
     Examples:
-      What is there?
+      List them
         dgpo preset list
     """
     from dgpo_cli.config.checks import not_built

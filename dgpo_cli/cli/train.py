@@ -57,7 +57,7 @@ AllowChange = Annotated[
     bool,
     typer.Option(
         "--allow-change",
-        help="Continue the run in --out even if settings that affect what it learns differ from "
+        help="Resume the run in --out even if settings that affect what it learns differ from "
         "its own; the run folder records each change.",
         rich_help_panel=CHANGE,
     ),
@@ -95,8 +95,8 @@ def train(
     """Train a model with DGPO (arXiv 2605.03327), or with GRPO, DAPO and relatives by --set.
 
     Settings: defaults < preset or file < --set < flags. The same command resumes a run that
-    stopped. A run folder holds one method: other settings that affect what is learnt get a folder
-    of their own, or need --allow-change.
+    stopped. Other settings that affect what is learnt get a run folder of their own, or need
+    --allow-change.
 
     Examples:
       Learn nested sums on a CPU
@@ -116,7 +116,7 @@ def train(
         return
     check_built(resolved.settings)
     if allow_change and out is None:
-        raise ConfigError("--allow-change: needs --out with the folder of the run to continue")
+        raise ConfigError("--allow-change: needs --out with the folder of the run to resume")
     if out is None:
         out = Path("runs") / _run_name(resolved, preset=preset, config=config)
     options.announce(resolved.settings.prompts)
@@ -139,13 +139,13 @@ def train(
 
 
 def _run_name(resolved: Resolved, *, preset: str | None, config: Path | None) -> str:
-    """Return the name of the preset or file plus what differs from it; say so if anything does."""
+    """Return the name of the preset or file and the differences from it, with a note on them."""
     from dgpo_cli.config.changes import run_name
     from dgpo_cli.config.load import resolve
 
     try:
         recipe = resolve(preset=preset, config=config)
-    except ConfigError:  # it is whole only with what --set gives
+    except ConfigError:  # it is complete only with --set
         recipe = resolve()
     plain = config.stem if config is not None else str(preset)
     name = run_name(plain, recipe=recipe, resolved=resolved)
@@ -158,7 +158,7 @@ def parse_resume(text: str) -> Resuming:
     """Read --resume.
 
     Raises:
-        ConfigError: it is none of the words and no number.
+        ConfigError: it is neither one of the words nor a number.
     """
     words: dict[str, Resuming] = {"auto": "auto", "never": "never", "must": "must"}
     if text in words:
@@ -171,12 +171,12 @@ def parse_resume(text: str) -> Resuming:
 
 
 def _summarise(result: TrainResult, *, bench: str) -> None:
-    """Print where the run is now, and what to do next."""
+    """Print the state of the run and the next commands."""
     from dgpo_cli.live.evalline import summary
 
     console.say(_ended(result))
-    if (told := summary(result.curve)) is not None:
-        console.say(f"eval        {told}")
+    if (line := summary(result.curve)) is not None:
+        console.say(f"eval        {line}")
     console.say(f"run         {result.out}")
     console.say(f"checkpoint  {result.checkpoint}")
     console.suggest(
@@ -189,7 +189,7 @@ def _summarise(result: TrainResult, *, bench: str) -> None:
 def _nothing_to_draw(
     resolved: Resolved, *, out: Path, resume: Resuming, allow_change: bool
 ) -> bool:
-    """Whether all steps are done. Raises what refuses the run, before a view is opened."""
+    """Whether all steps are done. Raises if the run is refused, before a view is opened."""
     from dgpo_cli.runs.run_folder import RunFolder
     from dgpo_cli.train.resume import standing_of
 
@@ -201,7 +201,7 @@ def _nothing_to_draw(
         resolved=resolved,
         resume=resume,
         allow_change=allow_change,
-        observer=NOBODY,  # told when the run begins
+        observer=NOBODY,  # noted when the run begins
     ).done
 
 
@@ -212,10 +212,10 @@ def _view(
     settings: Settings,
     resume: Resuming,
 ) -> Bars | RunPanel:
-    """Return what shows the run.
+    """Return the view of the run.
 
     Raises:
-        ConfigError: the panel was asked for where it cannot be drawn.
+        ConfigError: the panel cannot be drawn here.
     """
     from dgpo_cli.live.bars import Bars
     from dgpo_cli.live.live import LEAST_COLUMNS, LEAST_ROWS, RunPanel
@@ -251,7 +251,7 @@ def _ended(result: TrainResult) -> str:
     if not result.trained:
         return (
             f"all {result.steps} steps are done already; --set train.steps={2 * result.steps} "
-            "continues"
+            "trains more"
         )
     name = "reward/mean"
     first, last = result.first[name], result.last[name]

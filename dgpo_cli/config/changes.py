@@ -1,4 +1,4 @@
-"""How two sets of settings differ, and a run's name that says how it differs from its recipe."""
+"""Differences between settings, and the name of a run by its differences from a recipe."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from dgpo_cli.core.schema import Change
 from dgpo_cli.core.types import SettingChange
 from dgpo_cli.prompts.settings import RowFields
 
-TAGS = ("kind", "rule")  # what says which variant a section is
+TAGS = ("kind", "rule")  # leaves that choose the variant of a section
 _LONGEST = 64  # characters that a run's name may add to its recipe's
 _LONGEST_VALUE = 24  # of one value in them
-_NO_NAMES = ("", "none", "auto", "off", "on")  # say nothing without their setting
+_NO_NAMES = ("", "none", "auto", "off", "on")  # meaningless without their setting
 
 
 @dataclass(frozen=True, slots=True)
 class SettingDifference:
     """A setting with two values, each as TOML holds it; None: unset, or the variant has none.
 
-    change: what it means for a run that has begun. learnt: whether it affects what is learnt.
+    change: what it means for a run that has begun. learnt: it affects what the run learns.
     """
 
     setting: str
@@ -40,10 +40,10 @@ class SettingDifference:
 
 
 def differences(old: Resolved, new: Resolved) -> tuple[SettingDifference, ...]:
-    """Return the settings that are not equal, in the order of the tree.
+    """Return the settings that differ, in the order of the tree.
 
-    If a section has another variant, that is the difference: settings that only one of the
-    variants has are left out if they have their default.
+    If a section has another variant, settings that only one of the variants has are left out if
+    they have their default.
     """
     before, after = written(old), written(new)
     in_old, in_new = flatten(old.settings).keys(), flatten(new.settings).keys()
@@ -53,7 +53,7 @@ def differences(old: Resolved, new: Resolved) -> tuple[SettingDifference, ...]:
         one_sided = (key in in_old) != (key in in_new)
         if x != y and not (one_sided and _is_default(key, y if x is None else x)):
             change = _change(key, new.settings)
-            # More steps are always allowed, but a schedule of the learning rate ends with them.
+            # More steps are always allowed, but they change a learning rate schedule.
             ends = key == "train.steps" and new.settings.optim.schedule != "constant"
             found.append(SettingDifference(key, x, y, change, ends or change != Change.FREE))
     return tuple(found)
@@ -62,13 +62,13 @@ def differences(old: Resolved, new: Resolved) -> tuple[SettingDifference, ...]:
 def _change(key: str, settings: Settings) -> Change:
     prompts = settings.prompts
     if key in ("eval.bench", "eval.data") and isinstance(prompts, RowFields):
-        # The benchmark's problems are left out of the prompts then.
+        # With drop_overlap the benchmark's problems are left out of the prompts.
         return Change.FIXED if prompts.drop_overlap else Change.FREE
     return change_of(key)
 
 
 def written(resolved: Resolved) -> dict[str, Any]:
-    """Return the leaves as a settings file has them, without those that are unset."""
+    """Return the leaves as a settings file has them, without unset ones."""
     return dict(_leaves(tomllib.loads(dump_toml(resolved))))
 
 
@@ -86,21 +86,21 @@ def _is_default(key: str, value: Any) -> bool:
 
 
 def value_text(value: Any) -> str:
-    """Write a value as it would be set; what is unset is said to be."""
+    """Return a value as it would be set, or "unset"."""
     return "unset" if value is None else shown(value)
 
 
 def change_text(change: SettingChange) -> str:
-    """Say in one line what changed within a run."""
+    """Return a change within a run in one line."""
     values = f"{value_text(change.old)} -> {value_text(change.new)}"
     return f"{change.setting} {values} after step {change.step}"
 
 
 def run_name(name: str, *, recipe: Resolved, resolved: Resolved) -> str:
-    """Return `name` plus how a run differs from `recipe` in what it learns: tiny-uniform.
+    """Return `name` and the differences from `recipe` that affect learning: tiny-uniform.
 
-    Only letters, digits and ._- are added. A name that would get too long ends in a hash of all
-    the differences.
+    Only letters, digits and ._- are added. A name that gets too long ends in a hash of all the
+    differences.
     """
     here = flatten(resolved.settings).keys()
     found = [

@@ -1,4 +1,4 @@
-"""Combinations of settings that cannot work, cannot train, or are not built in this version."""
+"""Combinations of settings that cannot work, cannot train, or are not built yet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dgpo_cli.core.errors import BackendError, ConfigError
 
 
 def always_wrong(settings: Settings) -> Iterator[str]:
-    """Yield one line for each combination that no command can use."""
+    """Yield a line for each combination that no command can use."""
     reward = settings.reward
     if reward.correct <= reward.wrong:
         yield (
@@ -51,13 +51,13 @@ def _sampling(settings: Settings) -> Iterator[str]:
         )
     if rollout.top_p < 1:
         yield (
-            f"rollout.top_p={rollout.top_p:g}: training would need a correction for the tokens "
-            "cut off, which there is none of; set rollout.top_p=1"
+            f"rollout.top_p={rollout.top_p:g}: training has no correction for the tokens that it "
+            "removes; set rollout.top_p=1"
         )
     if rollout.top_k > 0:
         yield (
-            f"rollout.top_k={rollout.top_k}: training would need a correction for the tokens "
-            "cut off, which there is none of; set rollout.top_k=0"
+            f"rollout.top_k={rollout.top_k}: training has no correction for the tokens that it "
+            "removes; set rollout.top_k=0"
         )
 
 
@@ -67,12 +67,12 @@ def _overlap(settings: Settings) -> Iterator[str]:
     backend = settings.rollout.backend
     if backend.kind == "hf":
         yield (
-            "rollout.overlap=1: rollout.backend.kind=hf samples with the very weights that are "
-            "trained meanwhile; set rollout.backend.kind=vllm or vllm-server, or rollout.overlap=0"
+            "rollout.overlap=1: rollout.backend.kind=hf samples with the weights that are being "
+            "trained; set rollout.backend.kind=vllm or vllm-server, or rollout.overlap=0"
         )
     elif backend.kind == "vllm" and backend.sleep == "on":
         yield (
-            "rollout.overlap=1: an engine that is at work all the time cannot sleep; set "
+            "rollout.overlap=1: an engine that is always sampling cannot sleep; set "
             "rollout.backend.sleep=off, or rollout.overlap=0"
         )
 
@@ -81,7 +81,7 @@ def _overlong(settings: Settings) -> Iterator[str]:
     overlong, limit = settings.reward.overlong, settings.rollout.max_completion_tokens
     if overlong.buffer_tokens >= limit:
         yield (
-            f"reward.overlong.buffer_tokens={overlong.buffer_tokens}: leaves no length without a "
+            f"reward.overlong.buffer_tokens={overlong.buffer_tokens}: leaves no length without "
             f"penalty below rollout.max_completion_tokens={limit}; set it lower, or to 0"
         )
 
@@ -105,8 +105,8 @@ def _optimiser(settings: Settings) -> Iterator[str]:
         )
     if settings.advantage.baseline == "leave-one-out" and settings.advantage.std == "group":
         yield (
-            "advantage.baseline=leave-one-out: divided by the group's deviation it is group-mean "
-            "times a constant; set advantage.std=none, or advantage.baseline=group-mean"
+            "advantage.baseline=leave-one-out: divided by the group's standard deviation it is "
+            "group-mean times a constant; set advantage.std=none, or advantage.baseline=group-mean"
         )
 
 
@@ -121,7 +121,7 @@ def _weights(settings: Settings) -> Iterator[str]:
         )
     if model.dtype != "float32":
         yield (
-            f"model.dtype={model.dtype}: small updates of the weights are lost in its rounding; "
+            f"model.dtype={model.dtype}: its rounding loses small updates of the weights; "
             "set model.dtype=float32, or adapter.kind=lora"
         )
 
@@ -135,10 +135,10 @@ def not_built(settings: Settings) -> tuple[str, ...]:
 def check_built(settings: Settings, *, training: bool = True) -> None:
     """Refuse settings that are valid but that this version cannot run.
 
-    training: whether the command has an optimiser.
+    training: the command trains.
 
     Raises:
-        BackendError: one line that says what is missing and what to set to run now.
+        BackendError: one line with what is missing and what to set instead.
         ConfigError: a package that the settings need is not installed.
     """
     if settings.rollout.backend.kind == "vllm" and not has_vllm():
@@ -162,7 +162,7 @@ def check_built(settings: Settings, *, training: bool = True) -> None:
 
 
 def _check_installed(settings: Settings, *, training: bool) -> None:
-    """Refuse what needs a package that is not here, before anything is downloaded."""
+    """Refuse settings that need a missing package, before anything is downloaded."""
     for name in settings.track.to if training else ():
         if find_spec(name) is None:
             raise ConfigError(
@@ -182,5 +182,5 @@ def _check_installed(settings: Settings, *, training: bool) -> None:
 
 
 def has_vllm() -> bool:
-    """Whether vLLM is installed; it is not imported for that."""
+    """Whether vLLM is installed; does not import it."""
     return find_spec("vllm") is not None

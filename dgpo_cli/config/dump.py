@@ -21,14 +21,14 @@ class SettingRow(NamedTuple):
 
 
 def storable(value: Any) -> Any:
-    """Return a value as a file may hold it: a list for a tuple, no address with a password."""
+    """Return a value for a file: a list for a tuple, no address with a password."""
     if isinstance(value, tuple):
         return [storable(each) for each in value]
     return without_logins(value) if isinstance(value, str) else value
 
 
 def describe(resolved: Resolved) -> list[SettingRow]:
-    """Return every setting with its value and the layer it came from, in the order of the tree."""
+    """Return every setting with its value and its layer, in the order of the tree."""
     return [
         SettingRow(key, "(unset)" if value is None else shown(value), resolved.sources[key])
         for key, value in flatten(resolved.settings).items()
@@ -38,8 +38,7 @@ def describe(resolved: Resolved) -> list[SettingRow]:
 def dump_toml(resolved: Resolved) -> str:
     """Return all settings as TOML that resolves to equal settings.
 
-    A comment names the layer of each value that is not a default. Unset values are left out: they
-    are unset by default.
+    A comment names the layer of each value that is not a default. Unset values are left out.
     """
     import tomlkit
 
@@ -63,9 +62,9 @@ def dump_toml(resolved: Resolved) -> str:
 
 
 def with_stored_sources(resolved: Resolved, file: Path) -> Resolved:
-    """Return settings of a file with the layers that `dump_toml` named in it as their sources.
+    """Return settings of a file with the layers that `dump_toml` wrote as their sources.
 
-    A value without a comment is a default there; another comment says nothing of a layer.
+    A value without a comment is a default; other comments are ignored.
     """
     import tomlkit
 

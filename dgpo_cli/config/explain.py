@@ -1,4 +1,4 @@
-"""Turns what is wrong with a setting into one line: the value, the setting, the fix."""
+"""Errors in settings, one line each: the value, the setting, the fix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def unknown_key(key: str, *, source: str) -> str:
-    """Say that a setting does not exist, and which known one was most likely meant."""
+    """Return the error for an unknown setting, with the one that was most likely meant."""
     key = cut(key)
     near = nearest_key(key)
     hint = f"did you mean {near}?" if near else "--dry-run lists all settings"
@@ -31,11 +31,11 @@ def nearest_key(key: str) -> str | None:
     same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
     if same_leaf:
         return max(same_leaf, key=lambda name: _likeness(key, name))
-    # A bare name is looked for among the last parts: a short section is no likeness.
+    # A bare name is compared with last parts only: it may resemble a short section by chance.
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.75) if "." in key else []
     if near:
         return near[0]
-    # Where two sections have the same leaf, the one that stands first in the settings is meant.
+    # Of sections with the same leaf, the first in the settings wins.
     leaves = {name.rpartition(".")[2]: name for name in reversed(known)}
     near_leaves = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)
     return leaves[near_leaves[0]] if near_leaves else None
@@ -46,7 +46,7 @@ def _likeness(key: str, name: str) -> float:
 
 
 def key_of_another_variant(key: str, *, source: str, prefix: str, tag: str, choice: Choice) -> str:
-    """Say that a setting belongs to another variant of its section than the chosen one."""
+    """Return the error for a setting of another variant of its section."""
     name = key.removeprefix(f"{prefix}.")
     owners = [v for v, model in choice.variants.items() if name in model.model_fields]
     return (
@@ -56,23 +56,23 @@ def key_of_another_variant(key: str, *, source: str, prefix: str, tag: str, choi
 
 
 def unknown_tag(key: str, *, value: object, choice: Choice) -> str:
-    """Say that a section has no such variant."""
+    """Return the error for an unknown variant of a section."""
     text = cut(shown(value))
     return f"{key}={text}: {one_of(text, list(choice.variants))}"
 
 
 def not_a_section(key: str, *, value: object, source: str, inner: Iterable[str]) -> str:
-    """Say that a value was given where a section stands."""
+    """Return the error for a value in place of a section."""
     names = ", ".join(f"{key}.{name}" for name in inner)
     return f"{key}={cut(shown(value))} ({source}): is a section, not a value; it has {names}"
 
 
 def invalid_values(error: ValidationError, *, sources: Mapping[str, str]) -> Iterator[str]:
-    """Yield one line for each setting that pydantic refuses."""
+    """Yield a line for each setting that pydantic refuses."""
     seen: set[str] = set()
     for details in error.errors(include_url=False):
         key, field = locate(details["loc"])
-        if key in seen:  # each arm of a union of plain types complains
+        if key in seen:  # each member of a union of plain types has an error
             continue
         seen.add(key)
         if details["type"] == "value_error":  # a section's own check of its settings together
@@ -94,7 +94,7 @@ def _fix(details: ErrorDetails, field: FieldInfo | None) -> str:
 
 
 def dropped(keys: Sequence[str], *, source: str, tag: str) -> str:
-    """Say which settings a section's new variant has no place for; `tag` is "rule uniform"."""
+    """Return a note on settings that a new variant lacks; `tag` is "rule uniform"."""
     if len(keys) == 1:
         return f"{keys[0]} from {source} is dropped: {tag} has no {keys[0].rpartition('.')[2]}"
     return f"{', '.join(keys)} from {source} are dropped: {tag} has none of them"

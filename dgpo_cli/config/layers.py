@@ -27,9 +27,9 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Settings from one place. `name` is what the user is shown: "preset tiny", "--seed".
+    """Settings from one source. `name` is for the user: "preset tiny", "--seed".
 
-    hardware: the GPU that a preset or file is meant for, as `dgpo plan --gpu` names it.
+    hardware: the GPU of a preset or file, as `dgpo plan --gpu` names it.
     """
 
     name: str
@@ -47,7 +47,7 @@ def file_layer(path: Path) -> Layer:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+        raise ConfigError(f"{path}: not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
         reason = (error.strerror or "cannot be read").lower()
         absent = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
@@ -60,21 +60,21 @@ def _recipe(text: str, name: str) -> Layer:
     try:
         tree = parse_toml(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name}: is not valid TOML: {error}") from error
+        raise ConfigError(f"{name}: not valid TOML: {error}") from error
     except ValueError as error:
-        raise ConfigError(f"{name}: holds a whole number with too many digits") from error
+        raise ConfigError(f"{name}: contains a whole number with too many digits") from error
     except RecursionError as error:
         raise ConfigError(f"{name}: is nested deeper than any setting") from error
     if _depth(tree) > _DEEPEST:
         raise ConfigError(f"{name}: is nested deeper than any setting")
     if isinstance(tree.get("description"), str):
-        del tree["description"]  # says what the preset is for; not a setting
+        del tree["description"]  # the purpose of a preset, not a setting
     hardware = tree.pop("hardware") if isinstance(tree.get("hardware"), str) else None
     return Layer(name, tree, hardware)
 
 
 def _depth(tree: dict[str, Any]) -> int:
-    """How many levels of tables there are, counted without a call for each."""
+    """Return the number of levels of tables, without recursion."""
     depth, level = 0, [tree]
     while level:
         depth += 1
@@ -83,7 +83,7 @@ def _depth(tree: dict[str, Any]) -> int:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML; an error tells the line also where something is still open at the end."""
+    """Parse TOML; an error at the end of the file has a line number too."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -93,7 +93,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def set_layer(arguments: Sequence[str]) -> Layer:
-    """Read the arguments of --set, the last one winning. Raises ConfigError without a '='."""
+    """Read the arguments of --set; the last one wins. Raises ConfigError without a '='."""
     tree: dict[str, Any] = {}
     for argument in arguments:
         key, equals, raw = argument.partition("=")
@@ -107,7 +107,7 @@ def set_layer(arguments: Sequence[str]) -> Layer:
 
 
 def flag_layers(flags: Mapping[str, tuple[str, Any]]) -> list[Layer]:
-    """Make a layer of each flag; `flags` maps dotted leaves to the flag's name and value."""
+    """Return a layer for each flag; `flags` maps dotted leaves to the flag's name and value."""
     return [dotted_layer(name, {key: value}) for key, (name, value) in flags.items()]
 
 

@@ -1,4 +1,4 @@
-"""Puts the layers of settings on top of each other and says where each value came from."""
+"""Stacks the layers of settings and records the source of each value."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ DEFAULT = "default"
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Settings of a run. `sources` maps each dotted leaf to the layer that its value is from.
+    """Settings of a run. `sources` maps each dotted leaf to the layer of its value.
 
-    hardware: the GPU that the preset or file is meant for, None where it names none.
+    hardware: the GPU of the preset or file, None if it names none.
     """
 
     settings: Settings
@@ -55,11 +55,11 @@ def resolve(
     protocol: that of an evaluation.
     overrides: "a.b=value", the value written as TOML or as a bare string.
     flags: dotted leaf to (name of the flag, value).
-    Where a layer changes the tag of a union, lower values that the new variant lacks are dropped
-    and noted.
+    If a layer changes the variant of a section, values of lower layers that the new variant lacks
+    are dropped and noted.
 
     Raises:
-        ConfigError: one line for each thing that is wrong.
+        ConfigError: a line for each error.
     """
     if preset is not None and config is not None:
         raise ConfigError(f"--preset={preset} and --config={config}: give one of them")
@@ -109,10 +109,10 @@ def load_settings(
 
 
 def layered(resolved: Resolved, *layers: Layer) -> Resolved:
-    """Put more layers on settings that are resolved already.
+    """Put more layers on resolved settings.
 
     Raises:
-        ConfigError: one line for each thing that is wrong.
+        ConfigError: a line for each error.
     """
     own = {key: source for key, source in resolved.sources.items() if source != DEFAULT}
     stack = _Stack(values=flatten(resolved.settings), sources=own, hardware=resolved.hardware)
@@ -123,7 +123,7 @@ def layered(resolved: Resolved, *layers: Layer) -> Resolved:
 
 @dataclass(slots=True)
 class _Stack:
-    """The values so far, as dotted leaves, while layers are put on top."""
+    """The values of the layers so far, as dotted leaves."""
 
     values: dict[str, Any] = field(default_factory=lambda: flatten(Settings()))
     sources: dict[str, str] = field(default_factory=dict)
@@ -183,14 +183,14 @@ class _Stack:
             self._switch(choice, prefix, tag)
         own = choice.variants[tag].model_fields
         others = {name for model in choice.variants.values() for name in model.model_fields}
-        foreign = [name for name in tree if name in others and name not in own]
+        lacking = [name for name in tree if name in others and name not in own]
         self.errors += [
             explain.key_of_another_variant(
                 f"{prefix}.{name}", source=source, prefix=prefix, tag=tag, choice=choice
             )
-            for name in foreign
+            for name in lacking
         ]
-        rest = {name: value for name, value in tree.items() if name not in foreign}
+        rest = {name: value for name, value in tree.items() if name not in lacking}
         self._section(choice.variants[tag], f"{prefix}.", rest, source)
 
     def _switch(self, choice: Choice, prefix: str, tag: str) -> None:
@@ -235,10 +235,10 @@ def _defaults(model: Model, prefix: str) -> dict[str, Any]:
 
 
 def _typed(known: FieldInfo, value: Any) -> Any:
-    """Choose how to read a value: as TOML gave it, or as the bare text that was typed.
+    """Return a value as TOML parsed it, or as the text that was typed.
 
-    Nothing after the "=" clears a setting that may be unset. Pydantic would take true for 1, so
-    a bool where none belongs is left as text, which it refuses.
+    Nothing after the "=" unsets a setting that may be unset. Pydantic reads true as 1, so a bool
+    for a number stays text, which it refuses.
     """
     plain = arms(known.annotation)
     if not isinstance(value, Argument):

@@ -1,4 +1,4 @@
-"""The presets that come with dgpo: list, read, copy. Standard library only, so it is fast."""
+"""The presets that come with dgpo: list, read, copy. Standard library only, for speed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dgpo_cli.core.resources import resource_dir
 
 @dataclass(frozen=True, slots=True)
 class PresetInfo:
-    """A preset's name and what it is for, in one line."""
+    """The name of a preset and its purpose in one line."""
 
     name: str
     description: str
@@ -34,20 +34,20 @@ def list_presets() -> tuple[PresetInfo, ...]:
 
 
 def preset_text(name: str) -> str:
-    """Return a preset's TOML, comments and all. Raises ConfigError if there is none."""
+    """Return a preset's TOML with its comments. Raises ConfigError if there is none."""
     names = preset_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"preset {name}: not known; {hint}there are {', '.join(names)}")
+        raise ConfigError(f"preset {name}: unknown; {hint}there are {', '.join(names)}")
     return (resource_dir("presets") / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def copy_preset(name: str, destination: Path) -> Path:
     """Copy a preset to a file, or into a folder under its own name, and return that file.
 
-    Raises ConfigError if there is no such preset, the file exists already, its folder does not, or
-    it cannot be written.
+    Raises ConfigError if there is no such preset, the file exists, its folder does not, or it
+    cannot be written.
     """
     text = preset_text(name)
     target = destination / f"{name}.toml" if destination.is_dir() else destination

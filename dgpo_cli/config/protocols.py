@@ -1,4 +1,4 @@
-"""Evaluation protocols: everything that moves a score, as one layer of settings. No torch here."""
+"""Evaluation protocols: everything that affects a score, as a layer of settings. No torch here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dgpo_cli.config.tree import flatten, nest
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.resources import resource_dir
 
-SETTINGS = "settings"  # the name of having no protocol: the settings as they are
+SETTINGS = "settings"  # the name for no protocol: the settings as they are
 _REQUIRED = (
     "prompts.template",
     "rollout.temperature",
@@ -30,9 +30,9 @@ FIXED = (*_REQUIRED, *_OPTIONAL)
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """A named way to evaluate. `values` holds a value for each dotted leaf that it fixes.
+    """A named way to evaluate. `values` has a value for each dotted leaf that it fixes.
 
-    unknown: leaves whose value is an assumption, because the source does not say.
+    unknown: leaves whose value is an assumption, because the source does not give it.
     """
 
     name: str
@@ -46,9 +46,9 @@ class Protocol:
         return Layer(f"protocol {self.name}", nest(self.values))
 
     def changed(self, resolved: Resolved) -> dict[str, Any]:
-        """Return the leaves that a later layer gave another value, with that value.
+        """Return the leaves that a later layer changed, with their values.
 
-        A leaf that is gone (another checker has no bounds) counts as unset.
+        A leaf that another checker lacks counts as unset.
         """
         now = flatten(resolved.settings)
         return {key: now.get(key) for key, value in self.values.items() if now.get(key) != value}
@@ -60,7 +60,7 @@ def protocol_names() -> tuple[str, ...]:
 
 
 def load_protocol(name: str) -> Protocol | None:
-    """Return the protocol of that name; None for "settings", which is none.
+    """Return the protocol of that name; None for "settings".
 
     Raises:
         ConfigError: there is no such protocol, or its file is broken.
@@ -72,21 +72,21 @@ def load_protocol(name: str) -> Protocol | None:
         near = difflib.get_close_matches(name, (*names, SETTINGS), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(
-            f"--protocol {name}: not known; {hint}There are: {', '.join(names)}, and "
+            f"--protocol {name}: unknown; {hint}there are {', '.join(names)}, and "
             f"{SETTINGS} for the settings as they are"
         )
     path = resource_dir("data") / "protocols" / f"{name}.toml"
     try:
         return parse_protocol(name, path.read_text(encoding="utf-8"))
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: is not a protocol: {error}") from error
+        raise ConfigError(f"{path}: not a protocol: {error}") from error
 
 
 def parse_protocol(name: str, text: str) -> Protocol:
     """Read a protocol from TOML.
 
     Raises:
-        ValueError: it is not TOML, leaves something open or sets what a protocol does not fix.
+        ValueError: it is not TOML, lacks a setting or has one that a protocol does not fix.
     """
     tree = tomllib.loads(text)
     head = {key: tree.pop(key, None) for key in ("title", "source", "unknown")}
@@ -95,10 +95,10 @@ def parse_protocol(name: str, text: str) -> Protocol:
         raise ValueError("needs title, source and a list named unknown")
     values = {f"{section}.{key}": x for section, own in tree.items() for key, x in own.items()}
     if missing := [key for key in _REQUIRED if key not in values]:
-        raise ValueError(f"leaves open {', '.join(missing)}")
-    if foreign := [key for key in (*values, *unknown) if key not in FIXED]:
-        raise ValueError(f"{', '.join(foreign)} is not for a protocol to fix")
-    integer = values["reward.kind"] == "integer"  # other checkers know no bounds
+        raise ValueError(f"lacks {', '.join(missing)}")
+    if others := [key for key in (*values, *unknown) if key not in FIXED]:
+        raise ValueError(f"a protocol does not fix {', '.join(others)}")
+    integer = values["reward.kind"] == "integer"  # other checkers have no bounds
     optional = [key for key in _OPTIONAL if integer or not key.startswith("reward.")]
     values = dict.fromkeys(optional) | values
     return Protocol(name, title, source, tuple(unknown), values)

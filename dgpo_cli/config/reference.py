@@ -1,6 +1,6 @@
-"""What is to be said of a setting: meaning, type, range, default, presets, who uses it, resuming.
+"""Explains a setting: meaning, type, range, default, presets, commands, effect on resuming.
 
-All of it comes from the settings' own classes and the presets; only who uses what is listed here.
+All of it comes from the settings' classes and the presets; only the commands are listed here.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.schema import Change
 
-# Commands by the settings that they read: the longest name that fits counts. What `dgpo report`
-# only quotes is left out; `dgpo doctor` reads them with --preset or --config.
+# Commands by the settings that they read: the longest matching name counts. `dgpo report`, which
+# only quotes them, is left out; `dgpo doctor` reads them with --preset or --config.
 _SAMPLE, _PLAN = ("train", "rollout", "eval"), ("plan", "doctor")
 _USED_BY: Mapping[str, tuple[str, ...]] = {
     "seed": _SAMPLE,
@@ -81,11 +81,11 @@ _USED_BY: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One leaf of the settings. Values are as TOML holds them; None: unset.
+    """A leaf of the settings, with values as in TOML; None: unset.
 
-    meanings: description, and JSON Schema, by variant; "" where all variants that have it agree.
-    only_with: the variants that have it, as in credit.rule=dgpo; empty: every one.
-    value, source: of the settings that were asked about; source None: none, or they lack it.
+    meanings: description and JSON Schema, by variant; "" if all variants that have it agree.
+    only_with: the variants that have it, as in credit.rule=dgpo; empty: all.
+    value, source: in the given settings; source None: none were given, or they lack it.
     """
 
     name: str
@@ -119,12 +119,12 @@ class Setting:
 
 
 def find(name: str | None, resolved: Resolved | None = None) -> tuple[Setting, ...]:
-    """Return the settings that a name means: one, those of a section, or those with such a part.
+    """Return the settings with a name, in a section of that name, or with it as a part.
 
-    resolved: settings to tell value and source of.
+    resolved: settings that value and source are from.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no setting matches.
     """
     names = _matching(name)
     presets = {preset: flatten(resolve(preset=preset).settings) for preset in preset_names()}
@@ -137,7 +137,7 @@ def find(name: str | None, resolved: Resolved | None = None) -> tuple[Setting, .
 
 
 def in_words(schema: Mapping[str, Any]) -> str:
-    """Say which values a JSON Schema allows: whole number, 1 to 32."""
+    """Return the values that a JSON Schema allows, in words: whole number, 1 to 32."""
     if arms := schema.get("anyOf"):
         words = [in_words(arm) for arm in arms if arm["type"] != "null"]
         return ", or ".join([*words, *(["unset"] if len(words) < len(arms) else [])])
@@ -178,9 +178,9 @@ def section_about(prefix: str) -> str:
 
 
 def completions(text: str) -> Iterator[tuple[str, str]]:
-    """Yield what the text of --set can become, with a word on each: names, then values.
+    """Yield completions of the text of --set, with descriptions: names, then values.
 
-    A name that is the only one goes on to its values, so that no shell puts a space after it.
+    A single name is completed with its values, so that no shell adds a space after it.
     """
     key, equals, _ = text.partition("=")
     names = [name for name in known_leaves() if name.startswith(key)]
@@ -197,7 +197,7 @@ def completions(text: str) -> Iterator[tuple[str, str]]:
 
 
 def values_of(key: str) -> tuple[str, ...]:
-    """Return the values that a setting can have, if they can be counted."""
+    """Return the values that a setting can have, if they are finitely many."""
     found: dict[str, None] = {}
     for place in known_leaves().get(key, ()):
         if place.choice is not None:
@@ -211,7 +211,7 @@ def values_of(key: str) -> tuple[str, ...]:
 
 
 def _values(key: str) -> Iterator[tuple[str, str]]:
-    """The values of a setting; of one with endless many those of default and presets."""
+    """Yield the values of a setting; of infinitely many, those of default and presets."""
     if counted := values_of(key):
         yield from ((value, "") for value in counted)
         return
@@ -295,7 +295,7 @@ def _summary(model: Model) -> str:
 
 
 def _only_with(key: str, places: tuple[Leaf, ...]) -> tuple[str, ...]:
-    """The variants that have the setting, unless all of them have it."""
+    """Return the variants that have the setting, unless all have it."""
     variants = tuple(dict.fromkeys(place.variant for place in places))
     tag = variants[0].partition("=")[0]
     every = len(values_of(tag)) if tag else 1

@@ -1,4 +1,4 @@
-"""The whole tree of settings of a run, and the combinations that cannot work. No torch here."""
+"""The tree of settings of a run. No torch here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dgpo_cli.trackers.settings import TrackSettings
 
 
 class OptimSettings(Frozen):
-    """AdamW and how a batch is cut up for it."""
+    """AdamW, updates and micro-batches."""
 
     kind: Annotated[OptimizerKind, Change.FIXED] = Field(
         "adamw",
@@ -35,7 +35,8 @@ class OptimSettings(Frozen):
     lr: float = Field(1e-6, gt=0, lt=1, description="Learning rate after the warm-up.")
     warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises linearly.")
     schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="Course of the rate after the warm-up, down to 0 at train.steps."
+        "constant",
+        description="The rate after the warm-up; linear and cosine fall to 0 at train.steps.",
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first-moment decay.")
@@ -50,18 +51,19 @@ class OptimSettings(Frozen):
     micro_batch_size: Annotated[int, Change.FREE] = Field(
         8,
         ge=1,
-        description="Most completions in one forward and backward; affects memory, not numbers.",
+        description="Most completions in one forward and backward pass; affects memory, not "
+        "numbers.",
     )
     micro_batch_tokens: Annotated[int, Change.FREE] = Field(
         16384,
         ge=1,
-        description="Tokens in one forward and backward, prompts included; a longer completion "
-        "goes alone. Affects memory, not numbers.",
+        description="Most tokens in one forward and backward pass, prompts included; a longer "
+        "completion gets a pass of its own. Affects memory, not numbers.",
     )
 
 
 class TrainSettings(Frozen):
-    """Length of the run and what it leaves behind."""
+    """Length of the run, checkpoints and rollouts."""
 
     steps: int = Field(100, ge=1, description="Rollout batches to train on.")
     checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints.")
@@ -69,11 +71,11 @@ class TrainSettings(Frozen):
     rollouts_every: int = Field(
         10, ge=1, description="Steps between rollouts written to the run folder."
     )
-    threads: int = Field(0, ge=0, description="CPU threads for torch; 0 leaves it to torch.")
+    threads: int = Field(0, ge=0, description="CPU threads of torch; 0: torch's default.")
 
 
 class EvalSettings(Frozen):
-    """Evaluations during training. What is unset is the protocol's, else the run's."""
+    """Evaluations during training. Unset values are the protocol's, else the run's."""
 
     every: int = Field(
         0, ge=0, description="Steps between evaluations, also before the first step; 0: none."
@@ -89,25 +91,28 @@ class EvalSettings(Frozen):
     temperature: float | None = Field(None, gt=0, le=10, description="Sampling temperature.")
     top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling.")
     top_k: int | None = Field(None, ge=0, description="Keep the k likeliest tokens; 0: all.")
-    max_completion_tokens: int | None = Field(None, ge=1, description="Completions are cut here.")
+    max_completion_tokens: int | None = Field(
+        None, ge=1, description="Longest completion; longer ones are truncated."
+    )
 
 
 class Settings(Frozen):
-    """Everything that decides what a run computes."""
+    """All settings of a run."""
 
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random in the run.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all randomness in the run.")
     model: ModelSettings = Field(ModelSettings(), description="The policy.")
     adapter: Annotated[AdapterSettings, Change.FIXED] = Field(
         NoAdapter(), description="LoRA, or none for full training."
     )
-    prompts: PromptSettings = Field(SumsPrompts(), description="What is asked.")
-    rollout: RolloutSettings = Field(RolloutSettings(), description="How it is sampled.")
-    reward: RewardSettings = Field(IntegerReward(), description="How it is checked.")
+    prompts: PromptSettings = Field(SumsPrompts(), description="The problems.")
+    rollout: RolloutSettings = Field(RolloutSettings(), description="Sampling.")
+    reward: RewardSettings = Field(IntegerReward(), description="The checker and the reward.")
     advantage: AdvantageSettings = Field(AdvantageSettings(), description="Group advantages.")
     credit: CreditRule = Field(DgpoCredit(), description="How credit is spread over tokens.")
     loss: LossSettings = Field(ClipLoss(), description="The loss and its aggregation.")
     off_policy: OffPolicySettings = Field(
-        OffPolicySettings(), description="Correction for a sampler that is not quite the policy."
+        OffPolicySettings(),
+        description="Correction for a sampler that differs slightly from the policy.",
     )
     optim: OptimSettings = Field(OptimSettings(), description="The optimiser.")
     train: Annotated[TrainSettings, Change.FREE] = Field(TrainSettings(), description="The run.")
@@ -115,7 +120,7 @@ class Settings(Frozen):
         EvalSettings(), description="Evaluations during training."
     )
     track: Annotated[TrackSettings, Change.FREE] = Field(
-        TrackSettings(), description="Where the numbers go as well."
+        TrackSettings(), description="Trackers of metrics."
     )
     parallel: Annotated[ParallelSettings, Change.FREE] = Field(
         ParallelSettings(), description="Devices."

@@ -2,8 +2,8 @@
 
 A format is a frozen dataclass of the types in schema.py. On reading, null counts as missing, fields
 that a format does not know are ignored, and no value is converted: true is not 1, and neither is
-"1". On writing, a number that is not finite is null, and text is ASCII: that of a model may hold
-half of a surrogate pair, or steer a terminal.
+"1". On writing, a number that is not finite is null, and text is ASCII: a model's may
+contain half of a surrogate pair, or control a terminal.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class Format(Generic[T]):
-    """One format: its type, its version, and how it is read, written and described."""
+    """One format: its type, its version, its reader, writer and schema."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Format(Generic[T]):
         what: str = "",
         version: int = 1,
         stamp: str = "",
-        foreign: bool = False,
+        versionless: bool = False,
         closed: bool = False,
         sparse: Iterable[str] = (),
         partial: bool = False,
@@ -54,16 +54,16 @@ class Format(Generic[T]):
         Args:
             kind: the type; of an object with fields, a dataclass.
             name: that of its schema; empty for a part of a format.
-            what: where it is found, in words.
+            what: the files that have it, in words.
             stamp: the field with the version, the first of the object. Without it the file has
                 none until there is a second version, which will have one named "version".
-            foreign: other programs write it too, without a version.
-            closed: fields that are not known are an error.
-            sparse: fields that are not written where they are None.
-            partial: any field may be missing, here and in what it holds.
+            versionless: other programs write it too, without a version.
+            closed: unknown fields are an error.
+            sparse: fields that are not written if they are None.
+            partial: any field may be missing, also in inner objects.
         """
         self.kind, self.name, self.what, self.version = kind, name, what, version
-        self._stamp, self._foreign, self._closed = stamp, foreign, closed
+        self._stamp, self._versionless, self._closed = stamp, versionless, closed
         self._sparse, self._partial = frozenset(sparse), partial
 
     @cached_property
@@ -82,15 +82,15 @@ class Format(Generic[T]):
 
     @cached_property
     def _nullable(self) -> frozenset[str]:
-        """The fields in which null is a number that is not known, and not a missing field."""
+        """The fields in which null is an unknown number, and not a missing field."""
         marks = {name: getattr(hint, "__metadata__", ()) for name, hint in self._hints.items()}
         return frozenset(n for n, own in marks.items() if any(isinstance(m, Unknown) for m in own))
 
     def read(self, data: Any, *, where: str, named: Mapping[str, str] | None = None) -> T:
-        """Return what `data`, parsed JSON, is.
+        """Return `data`, parsed JSON, as the type of the format.
 
-        where: the file, and the line if it has lines. named: what the file calls a field that is
-        not under its own name.
+        where: the file, and the line if it has lines. named: the file's names of fields that have
+        another name there.
 
         Raises:
             DataError: a field is missing or wrong; the message names it.
@@ -106,11 +106,11 @@ class Format(Generic[T]):
     def read_part(
         self, data: Mapping[str, Any], *, where: str, named: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Return the fields that are in `data`, as `read` would; others may be missing."""
+        """Return the fields of `data`, as `read` would; any may be missing."""
         return self._validated(self._part, self._known(data), where=where, named=named)
 
     def fits(self, data: Any) -> bool:
-        """Whether `read` would take it."""
+        """Whether `read` accepts `data`."""
         try:
             self.read(data, where="")
         except DataError:
@@ -130,15 +130,15 @@ class Format(Generic[T]):
         try:
             return adapter.validate_python(data)
         except ValidationError as error:
-            raise DataError(f"{where}: {told(error, named or {})}") from error
+            raise DataError(f"{where}: {first_problem(error, named or {})}") from error
         except RecursionError as error:
             raise DataError(f"{where}: {TOO_DEEP}") from error
 
     def _check(self, data: Mapping[str, Any], *, where: str) -> None:
-        """Refuse an object of another version, or with fields that nobody knows."""
+        """Refuse an object of another version, or with unknown fields."""
         stamp = self._stamp or "version"
         found = data.get(stamp)
-        if found is None and self._stamp and not self._foreign:
+        if found is None and self._stamp and not self._versionless:
             raise DataError(f"{where}: the field {stamp} is missing")
         other = found is not None and (type(found) is not int or found != self.version)
         if other and stamp not in self._hints:
@@ -149,7 +149,7 @@ class Format(Generic[T]):
             raise DataError(f"{where}: has the unknown field {min(more)}")
 
     def dump(self, value: T) -> dict[str, Any]:
-        """Return an object as it is written, with its version, before `encoded`."""
+        """Return an object as it is written, with its version, for `encoded`."""
         data: dict[str, Any] = self._adapter.dump_python(value, warnings=False)
         for name in self._sparse:
             if data[name] is None:
@@ -175,7 +175,7 @@ class Format(Generic[T]):
 
 
 class _Describer(GenerateJsonSchema):
-    """Everything that is written is there, whatever a reader does without."""
+    """Marks every field as required: a writer leaves none out."""
 
     def field_is_required(self, field: Any, total: bool) -> bool:
         return True
@@ -198,9 +198,9 @@ def _field_names(kind: Any) -> tuple[str, ...]:
 
 
 def filled(kind: type[T], *sources: object, **own: Any) -> T:
-    """Make a dataclass: each field from `own`, or else from the first source that has its name.
+    """Make a dataclass: each field from `own`, else from the first source that has the name.
 
-    What neither has is left to its default.
+    Other fields have their defaults.
     """
     for name in _field_names(kind):  # type: ignore[arg-type]
         if name not in own:
@@ -212,7 +212,7 @@ def filled(kind: type[T], *sources: object, **own: Any) -> T:
 
 
 def encoded(value: Any, *, indent: int | None = None, compact: bool = False) -> str:
-    """Write data as JSON on one line, or with an indent."""
+    """Return data as JSON on one line, or with an indent."""
     separators = (",", ":") if compact else None
     try:
         return json.dumps(value, allow_nan=False, indent=indent, separators=separators)
@@ -221,7 +221,7 @@ def encoded(value: Any, *, indent: int | None = None, compact: bool = False) -> 
 
 
 def jsonable(value: Any) -> Any:
-    """The same data with None for NaN and infinities, string keys and lists for tuples."""
+    """Return the data with None for NaN and infinities, string keys, and lists for tuples."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -234,7 +234,7 @@ def jsonable(value: Any) -> Any:
 def parsed(raw: bytes, *, where: str, constants: bool = True) -> Any:
     """Parse one JSON text.
 
-    constants: take NaN and Infinity for numbers, which JSON has not, and not for null.
+    constants: read NaN and Infinity, which are not JSON, as numbers, else as null.
 
     Raises:
         DataError: it is not UTF-8, not JSON, or nested too deep.
@@ -246,7 +246,7 @@ def parsed(raw: bytes, *, where: str, constants: bool = True) -> Any:
             return json.loads(text, **options)
         except json.JSONDecodeError:
             raise
-        except ValueError:  # a whole number that is too long; its field is told where it is read
+        except ValueError:  # a whole number that is too long; `read` names its field
             return json.loads(text, parse_int=_whole, **options)
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8; save it as UTF-8") from error
@@ -260,8 +260,8 @@ def _whole(digits: str) -> int | float:
     return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
 
 
-def told(error: ValidationError, named: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Say what is wrong first: the field, its value, what it must be."""
+def first_problem(error: ValidationError, named: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the first problem: the field, its value, what it must be."""
     details = error.errors(include_url=False)[0]
     name = _place(details["loc"], named)
     if details["type"] == "missing":
@@ -285,14 +285,14 @@ def told(error: ValidationError, named: Mapping[str, str] = MappingProxyType({})
 
 
 def _place(loc: tuple[int | str, ...], named: Mapping[str, str]) -> str:
-    """Write pydantic's place as messages[0].content."""
+    """Return a location of pydantic as messages[0].content."""
     first = str(loc[0]) if loc else ""
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc[1:]]
     return named.get(first, first) + "".join(parts)
 
 
 def shown(value: object) -> str:
-    """Write a wrong value in a few characters, whatever it is."""
+    """Return a wrong value in a few characters."""
     match value:
         case dict():
             return "{...}"

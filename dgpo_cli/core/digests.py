@@ -1,8 +1,7 @@
 """Digests of a checkpoint's files, as `sha256sum -c SHA256SUMS` reads them, and their check.
 
-Damage by a file system or a copy is not always an error that anybody sees: a weight with a flipped
-bit still loads. A checkpoint of a version without digests is only checked for missing and cut
-files.
+A file system or a copy can do damage that nobody sees: a weight with a flipped bit still loads.
+Checkpoints of versions without digests are only checked for missing and truncated files.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from dgpo_cli.core.errors import CheckpointError, DgpoError, UnreadableError
 
 SUMS = "SHA256SUMS"
 STATE = "state.json"
-OPTIMIZER = "trainer.pt"  # the largest file, and no part of the model
-_THREADS = 4  # hashing lets go of the interpreter's lock
+OPTIMIZER = "trainer.pt"  # the largest file, and not part of the model
+_THREADS = 4  # hashing releases the interpreter's lock
 _GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # errors of missing files
 _KEPT = 4096  # digests that are remembered
 
@@ -45,9 +44,9 @@ def has_digests(folder: Path) -> bool:
 
 
 def cannot_read(path: Path, error: OSError) -> DgpoError:
-    """Return the error for a file of a checkpoint that was not read: it is gone, or kept from us.
+    """Return the error for a file of a checkpoint that was not read.
 
-    Only what is gone or has wrong content is damage. Access, disk and mounts can be mended.
+    Only a missing file or wrong content is damage. Access, disk and mounts can be repaired.
     """
     if isinstance(error, _GONE):
         return CheckpointError(f"{path}: cannot be read: {error}")
@@ -60,7 +59,7 @@ def cannot_read(path: Path, error: OSError) -> DgpoError:
 def check_digests(folder: Path, *, optimizer: bool = True) -> None:
     """Compare the files of a folder with its SHA256SUMS.
 
-    optimizer: whether the optimiser's state is read as well, or only looked for.
+    optimizer: read the optimiser's state too, and not only check that it exists.
 
     Raises:
         CheckpointError: a file is missing, empty or not what was written; the message names it.
@@ -81,10 +80,10 @@ def check_digests(folder: Path, *, optimizer: bool = True) -> None:
 
 
 def check_loaded(folder: Path) -> None:
-    """Check the files that a model is about to be loaded from, where they are a checkpoint's.
+    """Check the files of a model before it is loaded, if they are a checkpoint's.
 
     Raises:
-        CheckpointError, UnreadableError: as `check_digests`; damage names those beside it.
+        CheckpointError, UnreadableError: as `check_digests`; names the other checkpoints.
     """
     if not (has_digests(folder) and (folder / STATE).is_file()):
         return
@@ -95,12 +94,12 @@ def check_loaded(folder: Path) -> None:
         others = [path.name for path in beside if path.name != folder.name]
         fix = "give an undamaged copy of it"
         if others:
-            fix = f"give another checkpoint; beside it: {', '.join(others)}"
+            fix = f"give another checkpoint; in the same folder: {', '.join(others)}"
         raise CheckpointError(f"{error}; {fix}") from error
 
 
 def check_whole(folder: Path) -> None:
-    """Find files that are missing or cut short, where there are no digests to tell.
+    """Check for missing and truncated files, if there are no digests.
 
     Raises:
         CheckpointError: see above.
@@ -108,14 +107,14 @@ def check_whole(folder: Path) -> None:
     """
     _check_there(folder / OPTIMIZER)
     if not zipfile.is_zipfile(folder / OPTIMIZER):
-        raise CheckpointError(f"{folder / OPTIMIZER}: is cut short or not a torch file")
+        raise CheckpointError(f"{folder / OPTIMIZER}: is truncated or not a torch file")
     for path in _weights(folder):
         _check_there(path)
         _check_safetensors(path)
 
 
 def _weights(folder: Path) -> Iterator[Path]:
-    """The files that must hold the weights."""
+    """Yield the files that must have the weights."""
     index = folder / "model.safetensors.index.json"
     if (folder / "adapter_config.json").exists():
         yield folder / "adapter_model.safetensors"
@@ -134,7 +133,7 @@ def _weights(folder: Path) -> Iterator[Path]:
 
 
 def _check_there(path: Path) -> None:
-    """Read the first byte: what opens a file later may not tell why it cannot."""
+    """Read the first byte: the loader may not report why it fails."""
     try:
         with path.open("rb") as file:
             first = file.read(1)
@@ -156,7 +155,7 @@ def _check_safetensors(path: Path) -> None:
             file.keys()
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path}: is cut short or not a safetensors file ({error})"
+            f"{path}: is truncated or not a safetensors file ({error})"
         ) from error
 
 
@@ -187,7 +186,7 @@ def _digest_now(path: Path) -> str:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file. One that has not been touched since is not read again."""
+    """Return the SHA-256 of a file; an unchanged one is not read again."""
     found = path.stat()
     return _digest_of(path.resolve(), found.st_size, found.st_mtime_ns, found.st_ino)
 

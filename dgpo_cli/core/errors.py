@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code that each kind of failure ends the process with.
+"""Errors and their exit codes.
 
 A message is one line for the user: the value, the setting, the fix.
 """
@@ -13,7 +13,7 @@ _LOGIN = re.compile(r"(?<=//)(?:[^/\s\"'<>]*@|[^/\s\"'<>@:\[]+:(?!\d+/)[^/\s\"'<
 
 
 def without_logins(text: str) -> str:
-    """Return text in which no address has a user and a password."""
+    """Remove user and password from the addresses in a text."""
     return _LOGIN.sub("", text) if "@" in text else text
 
 
@@ -23,11 +23,11 @@ class DgpoError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(without_logins(message))  # what others say of an address is in it too
+        super().__init__(without_logins(message))  # it may quote an address
 
 
 class Interrupted(DgpoError):
-    """Ctrl-C. The message says what is kept and how to go on; exit code 130, no error."""
+    """Ctrl-C. The message says what is kept and how to resume; exit code 130, no error."""
 
     exit_code = 130
 
@@ -39,7 +39,7 @@ class ConfigError(DgpoError):
 
 
 class DataError(DgpoError):
-    """A file of prompts, rollouts or a benchmark that cannot be read or is not what it claims.
+    """A file of prompts, rollouts or a benchmark that cannot be read or is not valid.
 
     Exit code 2: files are read before anything is run.
     """
@@ -52,17 +52,17 @@ class ModelError(DgpoError):
 
 
 class NoModelError(ModelError):
-    """A given folder does not exist or holds no model or adapter. Exit code 2."""
+    """A given folder does not exist or has no model or adapter. Exit code 2."""
 
     exit_code = 2
 
 
 class BackendError(DgpoError):
-    """The sampler failed, or the chosen backend is not available here."""
+    """The sampler failed, or the chosen backend is not available."""
 
 
 class CalledOff(BackendError):
-    """The sampler stops waiting for its engine or servers, as the run is to end."""
+    """The sampler stopped waiting for its engine or servers because the run ends."""
 
 
 class CheckpointError(DgpoError):
@@ -70,7 +70,7 @@ class CheckpointError(DgpoError):
 
 
 class UnreadableError(DgpoError):
-    """The system does not let us read a file of a checkpoint; nothing says that it is damaged."""
+    """The system refuses to read a file of a checkpoint, which need not be damaged."""
 
 
 class NoCheckpointError(CheckpointError):
@@ -80,25 +80,25 @@ class NoCheckpointError(CheckpointError):
 
 
 class RunFolderBusy(DgpoError):
-    """Another process holds the run folder."""
+    """Another process has locked the run folder."""
 
 
 class NonFiniteError(DgpoError):
-    """Too many optimiser steps in a row had a loss or gradient that is not finite."""
+    """Several steps in a row had a loss or gradient that is not finite."""
 
 
 class HubError(DgpoError):
     """The Hugging Face hub refused, or could not be reached."""
 
 
-# Why the disk did not take what was written, whatever the path.
+# Failures of the disk, whatever the path.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def cannot_write(error: OSError, *, what: str, fix: str = "") -> DgpoError:
-    """Return the error that says why `what`, a path with its option, was not written.
+    """Return the error for `what`, a path with its option, that was not written.
 
-    A path that cannot be written is usage; a full disk is a failed run.
+    A path that cannot be written is a usage error; a full disk is a failed run.
     """
     reason = (error.strerror or str(error) or "cannot be written").lower()
     if error.errno == errno.ENOSPC:

@@ -1,8 +1,8 @@
-"""What a command tells of itself while it works, and who listens.
+"""Events of a command while it works, and their observers.
 
-A workflow is given one observer and tells it everything: there are no other callbacks. What must
+A workflow gets one observer and reports everything to it: there are no other callbacks. What must
 not be lost (metrics, checkpoints, samples) is written by the workflow itself, because a run that
-cannot write them has to end; an observer may fail, and the run goes on without it.
+cannot write them has to end; an observer may fail, and the run continues without it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something the user should know, in one line. It may hold text of a model."""
+    """A line that the user should see. It may contain text of a model."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a phase has come: its first event has done == 0, its last one is `over`.
+    """The progress of a phase: its first event has done == 0, its last one is `over`.
 
-    key: tells two phases of one name apart that go on at the same time.
+    key: distinguishes phases of one name that run at the same time.
     """
 
     key: int
@@ -71,9 +71,9 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosed:
-    """What is wrong with the run after `step`, the most important first; told after every step.
+    """The diagnoses after `step`, the most important first; sent after every step.
 
-    Only what has appeared or gone is a Note too.
+    Those that appear or disappear are Notes too.
     """
 
     step: int
@@ -93,7 +93,7 @@ EndState = Literal["done", "stopped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A training run is over: its last event, whatever ended it."""
+    """The end of a training run, however it ended: its last event."""
 
     state: EndState
 
@@ -102,19 +102,18 @@ Event = Note | Progress | Sampled | StepDone | Evaluated | Diagnosed | Checkpoin
 
 
 class Observer(Protocol):
-    """Listens to events. It may be called from several threads, one at a time, and while a signal
-    is handled."""
+    """Handles events. Called from several threads, one at a time, and from signal handlers."""
 
     def on(self, event: Event) -> None:
-        """Take one event; those of no interest are passed over."""
+        """Handle an event, or ignore it."""
         ...
 
 
 class Observers:
-    """Tells every member of each event. One that raises is dropped, and the others get a Note.
+    """Sends each event to every member. One that raises is dropped, and the others get a Note.
 
-    Events go one after the other, whichever thread they come from. What is told while a member is
-    being told (by that member, or by a signal's handler in between) comes after it.
+    Events are sent one after the other, from whichever thread they come. Those that a member or a
+    signal handler sends while a member handles one come after it.
     """
 
     def __init__(self, members: Iterable[Observer] = ()) -> None:
@@ -124,11 +123,11 @@ class Observers:
         self._telling = False
 
     def add(self, member: Observer) -> None:
-        """Tell this one too from now on, after the others."""
+        """Add a member, after the others."""
         self._members.append(member)
 
     def on(self, event: Event) -> None:
-        """Tell the members, in their order."""
+        """Send an event to the members, in order."""
         self._waiting.append(event)
         with self._lock:
             if self._telling:
@@ -158,7 +157,7 @@ _keys = itertools.count()
 
 
 def tell(observer: Observer, text: str) -> None:
-    """Tell a Note."""
+    """Send a Note."""
     observer.on(Note(text))
 
 
@@ -166,8 +165,10 @@ def tell(observer: Observer, text: str) -> None:
 def phase(
     observer: Observer, name: str, *, total: int, unit: str
 ) -> Iterator[Callable[[int], None]]:
-    """Tell of a phase of `total` units while the context is open; call what it gives with the
-    number of units that are newly done."""
+    """Report a phase of `total` units while the context is open.
+
+    Yields a function to call with the number of newly done units.
+    """
     key, done = next(_keys), 0
 
     def advance(amount: int) -> None:

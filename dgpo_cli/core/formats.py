@@ -1,7 +1,7 @@
-"""The type of everything that dgpo writes, and its version. FORMATS has all of them.
+"""The type and version of everything that dgpo writes; FORMATS lists them.
 
-A new field is a line in one of these types, or in a type of core/types that it is made of; then
-`make schemas` writes docs/schemas again. Lines of earlier versions lack it, so it has a default.
+A new field is a line in one of these types, or in a type of core/types that they use; then run
+`make schemas`. Files of earlier versions lack it, so it has a default.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Positive = Annotated[Number, Field(ge=0)]
 
 
 def _joined(content: Any) -> Any:
-    """Return the text of a turn, which may come in parts; of several turns, all of it."""
+    """Return the text of a turn, which may come in parts, or of several turns."""
     if content is None:
         return ""
     if not isinstance(content, list):
@@ -53,7 +53,7 @@ def _joined(content: Any) -> Any:
 
 
 def _written(answer: Any) -> Any:
-    """Return an answer as text: a number as it is written, of a list all of it."""
+    """Return an answer as text: numbers as JSON has them, lists joined."""
     if isinstance(answer, list):
         return _all_texts(map(_written, answer), between=", ")
     number = isinstance(answer, int | float) and not isinstance(answer, bool)
@@ -243,7 +243,7 @@ class PendingGroup:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a run stands in its prompts: how often it has drawn, and how many prompts in all."""
+    """The position of a run in its prompts: the number of draws, and of prompts in all."""
 
     draws: Count = 0
     prompts: Count = 0
@@ -277,14 +277,14 @@ ROLLOUT = Format(
     name="rollout",
     what="a line of the file of dgpo rollout --out",
     stamp="version",
-    foreign=True,
+    versionless=True,
 )
 TRAINED = Format(
     TrainedRecord,
     name="trained-rollout",
     what="a line of rollouts/*.jsonl and bad_batches/*.jsonl of a run",
     stamp="version",
-    foreign=True,
+    versionless=True,
 )
 SAMPLE = Format(
     SampleRecord,

@@ -1,6 +1,6 @@
-"""Files on disk: whole or absent, flushed in order, torn ends, gzip, and the lock of a folder.
+"""Files on disk: atomic writes, flushes, torn ends, gzip, and the lock of a folder.
 
-Standard library only. An error of the system names the file, as a full disk's own does not.
+Standard library only. OSErrors name the file, which a full disk's own does not.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Content = str | bytes | Iterable[bytes]
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Make an error of the system name the file."""
+    """Add the name of the file to an OSError."""
     try:
         yield
     except OSError as error:
@@ -54,7 +54,7 @@ def read_bytes(path: Path) -> bytes:
     """Read a file.
 
     Raises:
-        DataError: the system does not let us.
+        DataError: the system refuses.
     """
     try:
         return path.read_bytes()
@@ -82,7 +82,7 @@ def unpacked(path: Path) -> bytes:
 
 
 def write(path: Path, content: Content) -> None:
-    """Write a file that appears under its name only when all of it is on the disk."""
+    """Write a file that appears under its name once all of it is on the disk."""
     temporary = path.with_name(f".{path.name}{_PARTIAL}")
     try:
         with naming(path), temporary.open("wb") as file:
@@ -94,7 +94,7 @@ def write(path: Path, content: Content) -> None:
 
 
 def write_new(path: Path, text: str, *, what: str) -> None:
-    """Write a file that must not exist yet; one that cannot be written whole is removed.
+    """Write a file that must not exist; remove it if it cannot be written whole.
 
     what: the flag or argument as the user gave it, for errors.
 
@@ -110,13 +110,13 @@ def write_new(path: Path, text: str, *, what: str) -> None:
                 path.unlink()
                 raise
     except FileExistsError as error:
-        raise ConfigError(f"{what}: exists already; give another name or remove it") from error
+        raise ConfigError(f"{what}: already exists; give another name or remove it") from error
     except OSError as error:
         raise cannot_write(error, what=what, fix="; give a file that can be written") from error
 
 
 def append(path: Path, content: Content, *, flush: bool = True) -> None:
-    """Add to the end of a file; with `flush` it is on the disk when this returns."""
+    """Append to a file; with `flush`, it is on the disk on return."""
     with naming(path), path.open("ab") as file:
         _put(file, content, flush=flush)
 
@@ -131,7 +131,7 @@ def _put(file: BinaryIO, content: Content, *, flush: bool = True) -> None:
 
 
 def sync(path: Path) -> None:
-    """Put on the disk what was appended to a file without a flush, and the file's name."""
+    """Flush what was appended to a file, and its name, to the disk."""
     _flush(path)
     _flush(path.parent)
 
@@ -149,10 +149,10 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into that appears as `folder` only when all of it is on the disk.
+    """Yield a folder to write into; it appears as `folder` once all of it is on the disk.
 
     Raises:
-        CheckpointError: something could not be written (a full disk, say); nothing is left behind.
+        CheckpointError: a write failed (a full disk, say); nothing is left behind.
     """
     temporary = folder.with_name(f".{folder.name}{_PARTIAL}")
     try:
@@ -174,9 +174,9 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def _reason(error: BaseException, *, folder: Path) -> str:
-    """Say why a file of `folder` could not be written; asked before anything is removed.
+    """Return why a file of `folder` could not be written; called before anything is removed.
 
-    torch does not tell a full disk from anything else, so the disk is looked at.
+    torch does not report a full disk as such, so check the disk.
     """
     place = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
     is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
@@ -186,22 +186,22 @@ def _reason(error: BaseException, *, folder: Path) -> str:
 
 
 def remove_partial(folder: Path, pattern: str) -> None:
-    """Remove what an interrupted `atomic_folder` left for names of a pattern."""
+    """Remove the remains of an interrupted `atomic_folder` with names of a pattern."""
     for path in folder.glob(f".{pattern}{_PARTIAL}"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def move_to_bad(path: Path, lines: Iterable[bytes]) -> Path:
-    """Append broken lines of a file to the file beside it that keeps them, and return that."""
+    """Append broken lines of a file to its .bad file, and return that."""
     aside = path.with_name(path.name + BAD)
     append(aside, (raw + b"\n" for raw in lines))
     return aside
 
 
 def line_ends(path: Path, *, first: int, last: int) -> Iterator[bytes]:
-    """Yield the first and the last lines of a file, read from both of its ends, none of it twice.
+    """Yield the first and the last lines of a file, none twice, without reading the others.
 
-    A last line without its end is one of them.
+    A last line without a newline counts.
     """
     with path.open("rb") as file:
         yield from (line for line in (file.readline() for _ in range(first)) if line)
@@ -216,9 +216,9 @@ def line_ends(path: Path, *, first: int, last: int) -> Iterator[bytes]:
 
 
 def drop_torn_line(path: Path, *, is_whole: Callable[[bytes], bool]) -> int:
-    """Cut off a last line that a kill left unfinished; return how many there were, 0 or 1.
+    """Remove a last line that a kill left unfinished; return the number of such lines, 0 or 1.
 
-    A line is whole when it ends and `is_whole` says so of it.
+    A line is whole if it has a newline and `is_whole` accepts it.
     """
     if not path.exists() or path.stat().st_size == 0:
         return 0
@@ -236,7 +236,7 @@ def drop_torn_line(path: Path, *, is_whole: Callable[[bytes], bool]) -> int:
 
 def _last_line(file: BinaryIO, end: int) -> int:
     """Return where the last line begins, finished or not."""
-    start = max(0, end - 1)  # the very last byte may be its line end
+    start = max(0, end - 1)  # the very last byte may be its newline
     while start > 0:
         begin = max(0, start - _BLOCK)
         file.seek(begin)
@@ -249,13 +249,13 @@ def _last_line(file: BinaryIO, end: int) -> int:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, which is made, for this process; the system lets go when the process ends.
+    """Lock a folder for this process, and create it; the system unlocks it when the process ends.
 
-    What fails before it wrote anything leaves no lock file, and no folder that was made for it.
+    If the body fails before it writes anything, the lock file and a new folder are removed.
 
     Raises:
-        RunFolderBusy: another process holds it; the message says which.
-        ConfigError: the folder cannot be made.
+        RunFolderBusy: another process has locked it; the message names it.
+        ConfigError: the folder cannot be created.
         DgpoError: the disk is full.
     """
     made = not folder.exists()
@@ -272,7 +272,7 @@ def locked(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise RunFolderBusy(f"{folder} is in use by {holder}") from None
-        if os.fstat(file.fileno()).st_nlink == 0:  # its holder failed and has just removed it
+        if os.fstat(file.fileno()).st_nlink == 0:  # its holder failed and has just removed the file
             raise RunFolderBusy(f"{folder} was in use until now; run the command again")
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         holder = f"process {os.getpid()} on {socket.gethostname()}, since {started}\n"
@@ -291,7 +291,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process holds a folder. The lock is asked for and let go at once."""
+    """Whether a process has locked a folder. Tries the lock and releases it at once."""
     try:
         with (folder / LOCK).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""How an error shows a value, and pydantic's complaints in the words of our own messages."""
+"""Values and pydantic's errors in the words of dgpo's messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _in_list(value: object) -> str:
 
 
 def problem(details: ErrorDetails) -> str:
-    """Put pydantic's complaint into the words of the other messages."""
+    """Return pydantic's error in the words of the other messages."""
     context: dict[str, Any] = details.get("ctx", {})
     kind = details["type"]
 
@@ -58,7 +58,7 @@ def problem(details: ErrorDetails) -> str:
         case "tuple_type":
             return "must be a list, such as [1, 2]"
         case "string_pattern_mismatch":
-            return "is not of the right form"
+            return "has the wrong form"
     for start, wanted in (
         ("int_", "a whole number"),
         ("float_", "a number"),
@@ -71,7 +71,7 @@ def problem(details: ErrorDetails) -> str:
 
 
 def one_of(value: str, choices: Sequence[str]) -> str:
-    """Say which values there are, and which of them was most likely meant."""
+    """Return the allowed values, and the one that was most likely meant."""
     near = difflib.get_close_matches(value, choices, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"must be one of {', '.join(choices)}{hint}"

@@ -7,10 +7,9 @@ from typing import Literal
 
 
 def resource_dir(name: Literal["presets", "data"]) -> Path:
-    """Return the folder `name` that came with dgpo.
+    """Return the folder `name` that comes with dgpo.
 
-    A wheel carries it inside the package as _presets or _data; a checkout has it beside the
-    package.
+    A wheel has it in the package as _presets or _data; a checkout has it next to the package.
     """
     package = Path(__file__).resolve().parents[1]
     inside = package / f"_{name}"

@@ -1,4 +1,4 @@
-"""What settings and files are made of: their base class, and the types of single values."""
+"""The base class of settings, and the types of values in settings and files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _DEEPEST = 64  # levels of objects and lists in one field
 
 
 class Change(IntEnum):
-    """What changing a setting means for a run that has begun.
+    """What a change of a setting means for a run that has begun.
 
-    A field is marked as Annotated[int, Change.FREE]; the mark of a section counts for all of it. A
-    field without a mark is LEARNT.
+    Annotated[int, Change.FREE] marks a field; the mark of a section holds for all of it. A field
+    without a mark is LEARNT.
     """
 
-    FREE = 0  # moves no weight, except by rounding
+    FREE = 0  # moves weights by rounding at most
     LEARNT = 1  # it affects what the run learns
     FIXED = 2  # a checkpoint's weights, optimiser state or place in the data belong to it
 
@@ -41,7 +41,7 @@ class Frozen(BaseModel):
 
 
 def _tame(tree: dict[str, Any]) -> dict[str, Any]:
-    """Refuse an object that cannot be written back, or not be walked through."""
+    """Refuse an object that is nested too deep or has numbers that are not finite."""
     waiting: list[tuple[str, Any, int]] = [("", tree, 0)]
     while waiting:
         name, value, depth = waiting.pop()
@@ -57,7 +57,7 @@ def _tame(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 class Unknown(BeforeValidator):
-    """Marks a number that is null in a file where it is not known; it is NaN here."""
+    """Marks a number that is null in a file if it is unknown; in memory it is NaN."""
 
     def __init__(self) -> None:
         super().__init__(_known)
@@ -74,12 +74,12 @@ def doc(text: str) -> Any:
     return Field(description=text)
 
 
-Text = InstanceOf[str]  # str itself would refuse half of a surrogate pair, which models do write
+Text = InstanceOf[str]  # str refuses half of a surrogate pair, which models do write
 Flag = Annotated[bool, Strict()]
 Whole = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0, lt=2**53)]
 TokenId = Annotated[int, Strict(), Field(ge=0, lt=2**31)]
-# Float32 can hold them: what is beyond is damage, and not a number of ours.
+# The range of float32: a number beyond it is damage.
 Number = Annotated[float, Strict(), Field(ge=-3e38, le=3e38, allow_inf_nan=False)]
 Real = Annotated[float, Strict(), Unknown(), WithJsonSchema({"type": ["number", "null"]})]
 Id = Annotated[Text, BeforeValidator(lambda value: str(value) if type(value) is int else value)]

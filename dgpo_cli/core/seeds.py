@@ -1,4 +1,4 @@
-"""Seeds derived by hashing names, so that no two uses share a stream and order never matters."""
+"""Seeds derived by hashing names: no two uses share a stream, and order does not matter."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Text that others wrote, made safe and visible: the one place for escapes, widths and cuts.
+"""Untrusted text made safe and visible: the one place for escapes, widths and truncation.
 
-Text of a model, a file or the hub is untrusted: whatever a terminal would obey or hide is shown as
-an escape and never sent, and nothing goes through rich markup. `Glyphs` holds the symbols for
-UTF-8 and for ASCII. Widths are cells of a terminal.
+Text of a model, a file or the hub is untrusted: what a terminal would obey or hide is shown as an
+escape and never sent, and nothing goes through rich markup. `Glyphs` has the symbols for UTF-8 and
+for ASCII. Widths are cells of a terminal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dgpo_cli.core.token_texts import REPLACEMENT
 
 @dataclass(frozen=True, slots=True)
 class Glyphs:
-    """The symbols that one encoding can show. Strings of levels run from weak to strong."""
+    """The symbols of one encoding. Strings of levels run from weak to strong."""
 
     newline: str
     tab: str
@@ -85,7 +85,7 @@ _INVISIBLE = frozenset(
 
 
 def glyphs_for(*, ascii_only: bool) -> Glyphs:
-    """The symbols to use; `ascii_only` is what rich's ConsoleOptions say of the encoding."""
+    """Return the symbols to use; `ascii_only` as in rich's ConsoleOptions."""
     return ASCII if ascii_only else UNICODE
 
 
@@ -111,7 +111,7 @@ def _show(char: str, *, glyphs: Glyphs, spaces: bool) -> str:
 
 @lru_cache(maxsize=65536)
 def visible(text: str, *, glyphs: Glyphs = UNICODE, spaces: bool = False) -> str:
-    """`text` on one line, with nothing in it that a terminal would obey or hide.
+    """Return `text` on one line, with nothing in it that a terminal would obey or hide.
 
     Newlines and tabs become symbols, so do spaces with `spaces`; control characters, bidirectional
     overrides, zero-width, private and unassigned characters become escapes such as \\x1b.
@@ -189,7 +189,7 @@ def elide(text: str, width: int, *, glyphs: Glyphs = UNICODE, end: bool = False)
 
 
 def cut(text: str, most: int = 100) -> str:
-    """Text as a message quotes it, not longer than a line."""
+    """Return text as a message quotes it, not longer than a line."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 OPENER = "<think>"
-MAX_LOOKED_AT = 64  # less-than signs that are looked at one by one
+MAX_CHECKED = 64  # less-than signs that are checked one by one
 _TAGS = (
     *("think", "thinking", "thought", "reasoning"),
     *("seed:think", "mm:think", "ifm|think", "longcat_think"),
 )
-# What opens a thought and what closes it, of every model that is known here.
+# What opens and closes a thought, by model.
 MARKS = (
     *((f"<{tag}>", f"</{tag}>") for tag in _TAGS),
     ("◁think▷", "◁/think▷"),  # Kimi
@@ -24,13 +24,13 @@ _OPENERS = tuple(opener for opener, _ in MARKS)
 _ALL = (*_OPENERS, *dict.fromkeys(closer for _, closer in MARKS))
 _ANGLED = tuple(mark for mark in _ALL if mark.startswith("<"))
 _OTHERS = (("◁", ("◁think▷", "◁/think▷")), ("THINK]", ("[THINK]", "[/THINK]")))
-# Every angled mark has one of these in it: few searches tell which marks may be there.
+# Every angled mark contains one of these: a few searches exclude most marks.
 _HINTS = ("think>", "thinking>", "thought>", "reasoning>", "|>", "<|channel>")
 _HEADER = "<|message|>"  # may stand between a mark and its thought
 
 
 def after_thinking(text: str) -> int | None:
-    """Where the answer part begins; None inside thinking that was not closed."""
+    """Return where the answer part begins; None inside an open thought."""
     at, mark = _last_mark(text)
     if mark in _OPENERS:
         return None
@@ -40,8 +40,8 @@ def after_thinking(text: str) -> int | None:
 def ends_in_thought(prompt: str, *, problem: str = "") -> bool:
     """Whether a rendered prompt leaves a thought open, so that its completion begins in it.
 
-    A text that only mentions a mark opens nothing: a mark counts at the very end, or after
-    `problem`, the user's own last words, where the chat template writes.
+    A mark that the text only mentions opens nothing: it counts at the very end, or after `problem`,
+    the user's last words, where the chat template writes.
     """
     if prompt.rstrip().removesuffix(_HEADER).endswith(_OPENERS):
         return True
@@ -50,14 +50,14 @@ def ends_in_thought(prompt: str, *, problem: str = "") -> bool:
 
 
 def is_part_of_mark(token: str) -> bool:
-    """Whether a special token is a mark or begins one, so that a text must keep it."""
+    """Whether a special token is a mark or begins one, so that a text keeps it."""
     return len(token) > 1 and any(mark.startswith(token) for mark in _ALL)
 
 
 def _last_mark(text: str) -> tuple[int, str]:
-    """Return the mark that stands last in the text and where it begins; (0, "") without any.
+    """Return where the last mark of the text begins, and the mark; (0, "") without one.
 
-    Most texts have none, or one close to their end: both are to be known soon.
+    Fast for texts without a mark, or with one close to their end.
     """
     found = _last_angled(text)
     for hint, marks in _OTHERS:
@@ -68,7 +68,7 @@ def _last_mark(text: str) -> tuple[int, str]:
 
 def _last_angled(text: str) -> tuple[int, str]:
     at = len(text)
-    for _ in range(MAX_LOOKED_AT):
+    for _ in range(MAX_CHECKED):
         at = text.rfind("<", 0, at)
         if at < 0:
             return -1, ""

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Adds up wall seconds by phase; what an inner phase takes is not the outer's.
+    """Adds up wall seconds by phase; an outer phase does not count its inner ones.
 
     Each thread has phases of its own: two that work at once are both counted in full.
 
-    settle: called before each reading, for a device that works behind our back. Only in the
-        thread that made the watch: another one would wait for work that is not its own.
+    settle: called before each reading, to wait for a device that works asynchronously. Only in the
+        thread that made the watch: another would wait for work that is not its own.
     """
 
     def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
@@ -42,7 +42,7 @@ class Stopwatch:
         return found
 
     def _book(self) -> None:
-        """Give the time since the last reading to the innermost phase."""
+        """Add the time since the last reading to the innermost phase."""
         if threading.get_ident() == self._owner:
             self._settle()
         own, now = self._own, time.perf_counter()
@@ -54,7 +54,7 @@ class Stopwatch:
 
 
 class _Readings(threading.local):
-    """The phases that a thread is in, the innermost last, and when it read the clock last."""
+    """The open phases of a thread, the innermost last, and its last reading of the clock."""
 
     def __init__(self) -> None:
         self.open: list[str] = []

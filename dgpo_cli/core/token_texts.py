@@ -12,7 +12,7 @@ MAX_PARTS = 4  # a UTF-8 character has at most 4 bytes, so at most 4 tokens
 
 
 def completion_text(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    """The text of a completion: without special tokens, but for those that mark thoughts."""
+    """Return the text of a completion without special tokens, except those that mark thoughts."""
     added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
     special = {token_id: str(token) for token_id, token in added.items() if token.special}
     marks = {token_id for token_id, text in special.items() if is_part_of_mark(text)}
@@ -25,12 +25,11 @@ def completion_text(tokenizer: Any, token_ids: Sequence[int]) -> str:
 def token_texts(
     token_ids: Sequence[int], *, decode: Callable[[Sequence[int]], str]
 ) -> tuple[str, ...]:
-    """The text of every token, such that the joined texts are the decoded completion.
+    """Return the text of every token; joined, the texts are the decoded completion.
 
-    A character that is split over several tokens is the text of the token that completes it; the
-    parts before have the text "". Tokens that never become a character keep what `decode` gives,
-    U+FFFD. Each token is decoded behind the last whole one, because some decoders strip the space
-    that starts a text.
+    A character that is split over several tokens belongs to the token that completes it; the others
+    have the text "". Tokens that never become a character have U+FFFD, as `decode` gives it. Each
+    token is decoded after the last whole one, because some decoders strip a leading space.
     """
     texts: list[str] = []
     before: Sequence[int] = ()

@@ -199,8 +199,8 @@ def test_the_range_the_place_and_the_checker_can_be_chosen(tmp_path: Path) -> No
         (["-", "--minimum", "5", "--maximum", "4"], "--minimum=5 is above --maximum=4"),
         (["-", "--minimum", "1000"], "--minimum=1000 is above --maximum=999: "),
         (["-", "--kind", "math", "--maximum", "4"], "--minimum and --maximum are for integers"),
-        (["-", "--timeout", "0"], "--timeout=0: must be above 0"),
-        (["-", "--timeout", "nan"], "--timeout=nan: must be above 0"),
+        (["-", "--timeout", "0"], "--timeout=0: must be greater than 0"),
+        (["-", "--timeout", "nan"], "--timeout=nan: must be greater than 0"),
         (["-", "--extract", "box"], "--extract=box: must be one of boxed, answer-line, "),
     ],
 )

@@ -251,7 +251,7 @@ def test_another_model_than_the_runs_is_refused_before_the_hub_is_asked(
 def test_a_change_is_allowed_for_a_folder_that_is_named() -> None:
     result = dgpo("train", "--preset", "tiny", "--allow-change", "--set", "optim.lr=1e-4")
     assert result.exit_code == 2
-    assert "--allow-change: needs --out with the folder of the run to continue" in result.stderr
+    assert "--allow-change: needs --out with the folder of the run to resume" in result.stderr
 
 
 def test_a_run_with_nothing_left_to_do_says_so(workflow: Install, trained: SimpleNamespace) -> None:
@@ -261,7 +261,7 @@ def test_a_run_with_nothing_left_to_do_says_so(workflow: Install, trained: Simpl
     told, *rest = result.stdout.splitlines()
     assert (result.exit_code, told) == (
         0,
-        "all 3 steps are done already; --set train.steps=6 continues",
+        "all 3 steps are done already; --set train.steps=6 trains more",
     )
     assert "checkpoint  runs/tiny/checkpoints/step-000003" in rest
 

@@ -55,7 +55,7 @@ def test_weights_are_taken_on_loopback_or_when_asked_for(
     ended = dgpo("serve", "--model", "m", *arguments)
     assert ended.exit_code == 0, ended.output
     assert asked[0]["flags"].updates is updates
-    assert ("takes no new weights" in ended.output) is not updates
+    assert ("accepts no new weights" in ended.output) is not updates
 
 
 def test_the_key_comes_from_the_environment(

@@ -18,7 +18,8 @@ from tests.cli.helpers import on_terminal, without_escapes
 def test_one_setting_is_told_in_full() -> None:
     assert dgpo("settings", "credit.tau").stdout.splitlines() == [
         "credit.tau",
-        "  Temperature of the weights; larger is closer to GRPO's. Not looked at with target_ess.",
+        "  How strongly scores turn into weights; larger is closer to GRPO. "
+        "Ignored with target_ess.",
         "",
         "  type       number, above 0",
         "  default    0.5",
@@ -32,7 +33,7 @@ def test_one_setting_is_told_in_full() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("optim.micro_batch_size", "may change: it moves no weight, except by rounding"),
+        ("optim.micro_batch_size", "may change: it moves weights by rounding at most"),
         ("model.path", "cannot change once the run has a checkpoint: start another run"),
         ("prompts.path", "none: it must be set"),
         ("adapter.kind", "lora: LoRA through peft"),

@@ -205,7 +205,7 @@ def test_a_value_in_place_of_a_section_names_what_is_in_it() -> None:
         ("model.path=", "must not be empty"),
         ("prompts.operations=2", "must be a list"),
         ("prompts.operations=[]", "must not be empty"),
-        ("model.device=gpu", "is not of the right form; set for example auto"),
+        ("model.device=gpu", "has the wrong form; set for example auto"),
     ],
 )
 def test_a_refused_value_is_named_with_its_fix_in_one_line(argument: str, complaint: str) -> None:
@@ -272,7 +272,7 @@ def test_a_file_that_cannot_be_read_is_named_without_an_option_that_was_not_give
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     config = tmp_path / "x.toml"
     config.write_bytes(b"\xff\xfe\x00")
-    assert "is not UTF-8" in refusal(config=config)[0]
+    assert "not UTF-8" in refusal(config=config)[0]
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:

@@ -98,13 +98,13 @@ def test_the_hardware_of_a_preset_is_in_the_table_of_gpus(name: str) -> None:
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"preset tinny: not known; did you mean tiny\?"):
+    with pytest.raises(ConfigError, match=r"preset tinny: unknown; did you mean tiny\?"):
         preset_text("tinny")
 
 
 @pytest.mark.parametrize("name", ["../presets/tiny", "/etc/passwd", ""])
 def test_a_path_is_no_preset(name: str) -> None:
-    with pytest.raises(ConfigError, match="not known"):
+    with pytest.raises(ConfigError, match="unknown"):
         preset_text(name)
 
 
@@ -120,7 +120,7 @@ def test_a_preset_is_copied_into_a_folder_under_its_own_name(tmp_path: Path) -> 
 def test_a_copy_never_replaces_a_file(tmp_path: Path) -> None:
     target = tmp_path / "mine.toml"
     target.write_text("keep me")
-    with pytest.raises(ConfigError, match="exists already; give another name"):
+    with pytest.raises(ConfigError, match="already exists; give another name"):
         copy_preset("tiny", target)
     assert target.read_text() == "keep me"
 

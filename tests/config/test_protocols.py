@@ -88,7 +88,7 @@ def test_no_protocol_is_called_settings() -> None:
 
 
 def test_an_unknown_protocol_is_named_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"--protocol boxd: not known; did you mean boxed\?"):
+    with pytest.raises(ConfigError, match=r"--protocol boxd: unknown; did you mean boxed\?"):
         load_protocol("boxd")
 
 
@@ -112,9 +112,9 @@ def test_a_whole_protocol_is_read() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("top_k = 3, ", "", "leaves open rollout.top_k"),
-        ("top_k = 3", "top_k = 3, group_size = 2", "rollout.group_size is not for a protocol"),
-        ('"rollout.top_p"]', '"rollout.top_q"]', "rollout.top_q is not for a protocol"),
+        ("top_k = 3, ", "", "lacks rollout.top_k"),
+        ("top_k = 3", "top_k = 3, group_size = 2", "a protocol does not fix rollout.group_size"),
+        ('"rollout.top_p"]', '"rollout.top_q"]', "a protocol does not fix rollout.top_q"),
         ('source = "s"', "", "needs title, source"),
     ],
 )

@@ -78,7 +78,7 @@ def test_an_error_of_the_system_names_the_file(
 
 def test_a_new_file_never_replaces_one(tmp_path: Path) -> None:
     io.write_new(tmp_path / "a", "first", what="--to a")
-    with pytest.raises(ConfigError, match="--to a: exists already"):
+    with pytest.raises(ConfigError, match="--to a: already exists"):
         io.write_new(tmp_path / "a", "second", what="--to a")
     assert (tmp_path / "a").read_text() == "first"
 

@@ -131,7 +131,7 @@ def test_applied_changes_are_settings_that_fit(tmp_path: Path) -> None:
     assert found.after is not None
     assert again.memory == found.after
     assert "# from dgpo plan" in file.read_text()
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         plan.apply(found, change, to=file)
 
 

@@ -179,7 +179,9 @@ def test_a_chosen_checkpoint_must_be_there_and_whole(run: RunFolder, tmp_path: P
     )
     with pytest.raises(CheckpointError, match=said):
         go_on(run, resume=2)
-    with pytest.raises(CheckpointError, match=r"another checkpoint; beside it: step-000004$"):
+    with pytest.raises(
+        CheckpointError, match=r"another checkpoint; in the same folder: step-000004$"
+    ):
         check_loaded(run.checkpoint_dir(2))
     shutil.copytree(run.checkpoint_dir(4), run.checkpoint_dir(3))
     with pytest.raises(CheckpointError, match="the run also has steps 3, 4; give"):

@@ -1,4 +1,4 @@
-"""What `dgpo eval` finds, and the card that says under what."""
+"""The result of `dgpo eval`, and its card."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dgpo_cli.core.types.rollout import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """Everything that moves the score of an evaluation; each value is what JSON can hold.
+    """Everything that affects the score of an evaluation, as JSON values.
 
-    protocol: benchmark and data set, prompt, sampling, checker: what comparable scores share.
+    protocol: benchmark and data set, prompt, sampling, checker: equal for comparable scores.
     subject: model, revision, adapter, tokenizer, chat template, prompt ids: what is compared.
     environment: backend, library versions, hardware.
     """
@@ -111,9 +111,9 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True)
 class ProblemResult:
-    """How the k samples of one problem of a benchmark ended.
+    """The k samples of one problem of a benchmark.
 
-    majority: chance that the most frequent answer is the right one, ties drawn evenly.
+    majority: chance that the most frequent answer is correct, ties drawn evenly.
     outcomes, lengths: one per sample, in the order of the samples; lengths in tokens.
     """
 
@@ -130,12 +130,12 @@ class Evaluation:
     """What `dgpo eval` reports; all shares and scores are between 0 and 1, NaN is unknown.
 
     stderr_rerun, rerun_95: error over reruns with the same problems.
-    stderr_problems, problems_95: error over problems drawn anew, clustered by problem.
+    stderr_problems, problems_95: error over other problems of the kind, clustered by problem.
     pass_at_k: unbiased pass@j for every j from 1 to k.
     unjudged: share of samples whose check ran into its deadline or crashed.
-    tokens_per_s: of what was sampled now; NaN where all samples were there already.
+    tokens_per_s: of new samples; NaN if all were stored.
     duplicates: samples that repeat an earlier one of the same problem token for token.
-    odd_duplicates: there are more than independent samples would have; False where unknown.
+    odd_duplicates: more than independent samples would have; False if unknown.
     """
 
     bench: Text

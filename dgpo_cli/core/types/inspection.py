@@ -1,4 +1,4 @@
-"""What `dgpo inspect` shows of completions: tokens and the numbers behind their credit."""
+"""The data of `dgpo inspect`: tokens and the numbers behind their credit."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class InspectedToken:
 class StoredCredit:
     """The credit that a completion was trained with, kept where another one is shown.
 
-    parameters: every setting of the rule. tau: the temperature that the weights were made with,
-    None where the rule has none. weights: one per token.
+    parameters: every setting of the rule. tau: that of the weights, None if the rule
+    has none. weights: one per token.
     """
 
     rule: str
@@ -59,10 +59,10 @@ class StoredCredit:
 class InspectedCompletion:
     """One completion of a group, token by token. `advantage` is the completion's, not a token's.
 
-    outcome is None, reward and advantage are NaN, where the rollouts do not tell them.
-    tau: the temperature that its weights were made with; None where the rule has none.
-    noise_floor: what rounding alone makes of hellinger_sq, as measured; None where it was not.
-    stored: the credit that trained, where a what-if shows another; else None.
+    outcome is None, reward and advantage are NaN if the rollouts lack them.
+    tau: that of its weights; None if the rule has none.
+    noise_floor: of hellinger_sq, as measured; None if it was not.
+    stored: the credit that trained, if a what-if shows another; else None.
     """
 
     prompt_id: str
@@ -102,7 +102,7 @@ class TokenDetail:
         probability; empty where no model was run.
     policy_rank, reference_rank: place of the sampled token among all, from 1; 0 if not known.
     weights: which weights gave them; empty if none did.
-    hint: the command that computes them, or why it cannot be told; empty where they are there.
+    hint: the command that computes them, or why none can; empty if they are there.
     """
 
     position: int
@@ -116,15 +116,15 @@ class TokenDetail:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What `dgpo inspect` shows: where the credit of some completions went.
+    """The result of `dgpo inspect`: where the credit of some completions went.
 
     rule: the credit rule that gave the weights; tau and kappa are None where it has none.
     parameters: every setting of the rule.
     vocab_size: width of the policy's logits; the gate h of a token is entropy / log vocab_size.
-    source: the file, or what else, the completions are from.
-    computed: whether the statistics were computed now, and not by training.
+    source: the file or other source of the completions.
+    computed: the statistics were computed now, and not by training.
     detail: of one token of the one completion.
-    changes: what had changed within the run before it trained on these completions.
+    changes: settings that changed before the run trained on these completions.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""What the engine passes on: prompts, completions, groups, batches, statistics.
+"""The data of the engine: prompts, completions, groups, batches, statistics.
 
 P prompts, G group size, B = P * G completions, L prompt tokens, T completion tokens, V vocabulary.
 """
@@ -39,9 +39,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A question with a known answer. `source` names the file, benchmark or generator.
+    """A problem as messages, with its answer. `source` names the file, benchmark or generator.
 
-    place: where in the file it stands, such as "line 7"; empty where there is no file.
+    place: in the file, such as "line 7"; empty without a file.
     """
 
     id: Text
@@ -52,7 +52,7 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """The last user turn, as people read it."""
+        """The last user turn."""
         return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
 
 
@@ -77,7 +77,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the answer checker says of one completion, and the reward that follows."""
+    """The checker's verdict on a completion, and the reward."""
 
     outcome: Outcome
     extracted: Text | None
@@ -98,7 +98,7 @@ class ScoredGroup:
     """A group with a verdict and an advantage for each completion.
 
     penalties: what was added to each reward for the completion's length before the advantages
-        were computed, 0 or less; empty where lengths were not looked at.
+        were computed, 0 or less; empty without a length penalty.
     """
 
     prompt: Prompt
@@ -142,8 +142,8 @@ class TokenStats:
     noise_floor: float | None = None
 
 
-# What kept the tau of a completion above the one that its target asks for: nothing, the noise of
-# the distance, the cap on weights, or scores too equal to get there with any tau.
+# What kept the tau of a completion above that of its target: nothing, the noise of the distance,
+# the cap on weights, or scores too equal for any tau.
 LIMITS = ("none", "noise", "cap", "ties")
 
 

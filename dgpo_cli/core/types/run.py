@@ -1,4 +1,4 @@
-"""What is told and kept of a run: findings, diagnoses, glimpses, and what its folder holds."""
+"""Findings, diagnoses, glimpses, and the contents of a run folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dgpo_cli.core.types.rollout import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What `dgpo doctor` found of one thing. fix: what to do about it; empty where it is fine."""
+    """A check of `dgpo doctor`. fix: what to do; empty if it is fine."""
 
     name: str
     state: Literal["ok", "warn", "fail"]
@@ -22,11 +22,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One thing that is wrong with a run, as its metrics show it.
+    """A fault of a run that its metrics show.
 
-    key: its stable name, such as "no_signal". step: the step at which it was seen last.
-    headline: one line. evidence: the numbers behind it; it may hold text of a model, which is
-    made visible where it is shown. advice: the first thing to change.
+    key: its stable name, such as "no_signal". step: the last step that shows it. headline: one
+    line. evidence: the numbers; it may contain text of a model. advice: what to change first.
     """
 
     key: str
@@ -48,7 +47,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Glimpse:
-    """What a training step drew, in short: how much, and a few of the completions."""
+    """A summary of what a training step drew, with a few of the completions."""
 
     step: int
     completions: int
@@ -67,10 +66,10 @@ class StoredCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class StoredSetting:
-    """A setting as the run folder holds it, and as it would be typed after --set.
+    """A setting of a run folder, written as after --set.
 
-    source: the layer it came from, such as "preset tiny"; empty for a default. default: what it
-    would be otherwise; None where this version has none.
+    source: its layer, such as "preset tiny"; empty for a default. default: None if this version
+    has none.
     """
 
     key: str
@@ -93,13 +92,13 @@ class StoredSamples:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """All that a run folder holds, as `dgpo report` shows it; texts are untrusted.
+    """The contents of a run folder, for `dgpo report`; texts are untrusted.
 
     metrics: the lines of metrics.jsonl, each with its step; evals: those of evals.jsonl.
-    settings: those of the newest steps; changes: what was otherwise before, oldest first.
-    total: steps that the run is to have; None if unknown. state: "running" while a process holds
-    the folder. diagnosed_from: steps that a diagnosis takes. bad_batches: steps whose loss
-    or gradient was not finite. notes: what could not be read, a line each.
+    settings: those of the newest steps; changes: earlier ones, oldest first. total: steps of the
+    whole run; None if unknown. state: "running" while a process has locked the folder.
+    diagnosed_from: steps that a diagnosis needs. bad_batches: steps whose loss or gradient was not
+    finite. notes: what could not be read, a line each.
     """
 
     name: str
