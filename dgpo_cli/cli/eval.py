@@ -360,16 +360,16 @@ def parse_share(text: str | None) -> float | None:
 
 def _as_data(evaluation: Evaluation, card: Card) -> dict[str, Any]:
     """Return the report as report.json and --json have it."""
-    from dgpo_cli.evals.views import evaluation as report
+    from dgpo_cli.evals.views.evaluation_json import to_json
 
-    return report.to_json(evaluation, card)
+    return to_json(evaluation, card)
 
 
 def _show(evaluation: Evaluation, card: Card | None) -> None:
     """Print the report, the score last; the card, if given, above it."""
-    from dgpo_cli.evals.views import evaluation as report
+    from dgpo_cli.evals.views.evaluation import render
 
-    console.show(report.render(evaluation, card))
+    console.show(render(evaluation, card))
 
 
 def _print_flips(result: RegradeResult, *, folder: Path) -> None:

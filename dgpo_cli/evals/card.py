@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -118,12 +117,12 @@ def _protocol(
 def checker_entry(settings: Settings) -> dict[str, Any]:
     """Return the card's entry for the answer checker."""
     reward = settings.reward
-    integer = isinstance(reward, IntegerReward)
+    integer = reward if isinstance(reward, IntegerReward) else None
     return {
         "kind": reward.kind,
         "extract": reward.extract,
-        "minimum": reward.minimum if isinstance(reward, IntegerReward) else None,
-        "maximum": reward.maximum if isinstance(reward, IntegerReward) else None,
+        "minimum": integer and integer.minimum,
+        "maximum": integer and integer.maximum,
         "version": CHECKER_VERSION,
         "math_verify": None if integer else version("math-verify"),
     }
@@ -201,7 +200,7 @@ def _device(policy: Policy) -> str:
 def cpu_model() -> str:
     """Return the model name of the processor, else its architecture."""
     info = Path("/proc/cpuinfo")
-    if os.path.exists(info):
+    if info.exists():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name":

@@ -7,7 +7,7 @@ a larger k, has the samples of one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -187,7 +187,8 @@ def fill(
     engine.take_times()
     try:
         with phase(engine.observer, "evaluation", total=len(missing), unit="samples") as advance:
-            for batch in _batches(missing, size=batch_size(engine)):
+            size = batch_size(engine)
+            for batch in (missing[at : at + size] for at in range(0, len(missing), size)):
                 if stop is not None and stop.requested:
                     break
                 lines = _draw(engine, batch)
@@ -244,10 +245,6 @@ def _changed(line: Mapping[str, Any], prompt: Prompt | None, *, seed: int) -> st
 def batch_size(engine: Engine) -> int:
     """Return the number of completions that the sampler takes at once."""
     return int(getattr(engine.settings.rollout.backend, "batch_size", _DEFAULT_BATCH))
-
-
-def _batches(missing: Sequence[Missing], *, size: int) -> Iterator[Sequence[Missing]]:
-    return (missing[start : start + size] for start in range(0, len(missing), size))
 
 
 def _draw(engine: Engine, batch: Sequence[Missing]) -> list[dict[str, Any]]:

@@ -7,8 +7,7 @@ first completion with its colours.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ from dgpo_cli.inspect.token_html import STEPS, shown_pieces, token_lines, tokens
 from dgpo_cli.inspect.views.header import distance_is_noise, in_words, outcome, rule_name
 from dgpo_cli.inspect.views.steps import steps_of
 from dgpo_cli.inspect.views.what_if import named
-from dgpo_cli.ui.document import asset, document
+from dgpo_cli.ui.document import asset, compact, document
 from dgpo_cli.ui.scale import Scale
 
 MAX_TOKENS = 60_000  # of all completions of a page; each adds about 80 bytes
@@ -147,11 +146,11 @@ def _completion(shown: InspectedCompletion, *, inspection: Inspection) -> dict[s
         "tau": shown.tau,
         "stored": _stored(shown.stored),
         "ids": [token.id for token in tokens],
-        "logprob": [_number(token.logprob) for token in tokens],
-        "entropy": [_number(token.entropy) for token in tokens],
-        "d": [_number(token.hellinger_sq) for token in tokens],
-        "s": [_number(token.score) for token in tokens],
-        "w": [_number(token.weight) for token in tokens],
+        "logprob": _numbers(token.logprob for token in tokens),
+        "entropy": _numbers(token.entropy for token in tokens),
+        "d": _numbers(token.hellinger_sq for token in tokens),
+        "s": _numbers(token.score for token in tokens),
+        "w": _numbers(token.weight for token in tokens),
         "texts": [text for _, text, _ in parts],
         "starts": [piece.start for piece, _, _ in parts],
         "ends": [at for at, (_, _, ends) in enumerate(parts) if ends],
@@ -165,16 +164,12 @@ def _stored(stored: StoredCredit | None) -> dict[str, Any] | None:
         return None
     return {
         "name": named(stored.rule, stored.parameters, stored.tau),
-        "w": [_number(weight) for weight in stored.weights],
+        "w": _numbers(stored.weights),
     }
 
 
-def _number(value: float) -> float | int:
-    """Return a number in fewer characters."""
-    if not math.isfinite(value):
-        return value
-    rounded = float(f"{value:.{DIGITS}g}")
-    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
+def _numbers(values: Iterable[float]) -> list[float | int]:
+    return [compact(value, digits=DIGITS) for value in values]
 
 
 def _facts(shown: InspectedCompletion, *, inspection: Inspection) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dgpo_cli.core.codec import TOO_DEEP, parsed
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.formats import TRAINED, TrainedRecord
 from dgpo_cli.core.io import unpacked
-from dgpo_cli.inspect.foreign import NAMES, adapted, typed
+from dgpo_cli.inspect.imported import NAMES, adapted, typed
 from dgpo_cli.runs.rollouts import TOKEN_FIELDS, RolloutLine, parse_line
 from dgpo_cli.runs.run_folder import RunFolder
 

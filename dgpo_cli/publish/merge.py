@@ -288,12 +288,8 @@ def _probe(model: Any, *, tokenizer: Any) -> Tensor:
 
 def _check_finite(model: Any, *, dtype: Precision) -> None:
     for name, parameter in model.named_parameters():
-        if not _finite(parameter):
+        if not parameter.isfinite().all():
             raise ModelError(
                 f"--dtype {dtype}: {name} has values that are not finite; "
                 "give --dtype bfloat16 or float32"
             )
-
-
-def _finite(parameter: torch.Tensor) -> bool:
-    return bool(parameter.isfinite().all())

@@ -27,7 +27,7 @@ from dgpo_cli.report.curves import (
     whisker,
 )
 from dgpo_cli.report.panels import GROUPS, REWARD, Curve, Panel
-from dgpo_cli.ui.document import asset, document
+from dgpo_cli.ui.document import asset, compact, document
 
 MAX_RUNS = 8  # the number of distinguishable looks
 WIDTH, HEIGHT = 384.0, 224.0  # of a chart in units, pixels on most screens
@@ -189,7 +189,8 @@ def _points(axes: Sequence[Sequence[float]], *, size: int) -> dict[str, Any]:
         "|".join(map(duration, seconds)),
         "|".join(f"{short(each)} tokens" for each in tokens),
     )
-    return {"size": size, "at": [[_rounded(x) for x in axis] for axis in axes], "heads": heads}
+    at = [[compact(x, digits=9) if math.isfinite(x) else 0 for x in axis] for axis in axes]
+    return {"size": size, "at": at, "heads": heads}
 
 
 def _eval_text(line: Mapping[str, Any]) -> str:
@@ -200,11 +201,3 @@ def _eval_text(line: Mapping[str, Any]) -> str:
         return short(score)
     inner, outer = (" to ".join(map(short, pair)) for pair in (ends[:2], ends[2:]))
     return f"{short(score)} ({inner}; other problems {outer})"
-
-
-def _rounded(value: float) -> float | int:
-    """Return a number in few characters; one that is not finite is 0."""
-    if not math.isfinite(value):
-        return 0
-    rounded = float(f"{value:.9g}")
-    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded

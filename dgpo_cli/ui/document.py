@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,14 @@ def json_text(data: Any) -> str:
     """Return data as JSON for a script element: ASCII, without special characters of HTML."""
     text = encoded(jsonable(data), compact=True)
     return text.translate(_IN_A_SCRIPT)
+
+
+def compact(value: float, *, digits: int) -> float | int:
+    """Return a number rounded to these significant digits, whole ones without a point."""
+    if not math.isfinite(value):
+        return value
+    rounded = float(f"{value:.{digits}g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
 
 
 @cache

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dgpo_cli.core.types import Card, Verdict
-from dgpo_cli.evals.views.evaluation import to_json
+from dgpo_cli.evals.views.evaluation_json import to_json
 from dgpo_cli.stats.estimators import ProblemSamples, summarise
 from tests.cli.helpers import dgpo as in_pipes
 from tests.cli.helpers import in_process as dgpo

@@ -14,7 +14,7 @@ from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.evals.compare import run
 from dgpo_cli.evals.views import comparison_json
 from dgpo_cli.evals.views.comparison import in_words, render
-from dgpo_cli.evals.views.evaluation import to_json
+from dgpo_cli.evals.views.evaluation_json import to_json
 from dgpo_cli.stats.comparison import ComparedPair, NamedEvaluation
 from tests.samples import HOSTILE, SGR, card, check_snapshot, evaluation, printed
 

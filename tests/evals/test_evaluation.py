@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from dgpo_cli.core.text import ASCII, UNICODE
 from dgpo_cli.core.types import Disagreement, Evaluation, Interval
 from dgpo_cli.evals.views.evaluation import pass_levels, render
-from dgpo_cli.evals.views.grid import bar
+from dgpo_cli.evals.views.outcome_grid import bar
 from tests.samples import HOSTILE, SGR, card, check_snapshot, evaluation, printed
 
 MODES = ["truecolor", "256", "16", "none"]

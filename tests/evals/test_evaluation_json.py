@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.types import OUTCOMES, Disagreement, Evaluation, Interval
 from dgpo_cli.core.types.evaluation import LETTERS
-from dgpo_cli.evals.views.evaluation import from_json, to_json
+from dgpo_cli.evals.views.evaluation_json import from_json, to_json
 from tests.samples import card, evaluation
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.formats import TrainedRecord
-from dgpo_cli.inspect.foreign import NAMES
+from dgpo_cli.inspect.imported import NAMES
 from dgpo_cli.inspect.rollout_file import RolloutFile, _skimmed, open_rollouts, typed_rollout
 from dgpo_cli.runs.rollouts import TOKEN_FIELDS
 

@@ -9,15 +9,11 @@ from dgpo_cli.core.numbers import counted, ends, percent, rate, tokens
 from dgpo_cli.core.text import pad, split_cells
 from dgpo_cli.core.types import Card, Disagreement, Evaluation
 from dgpo_cli.evals.views.card import draw_card
-from dgpo_cli.evals.views.evaluation_json import from_json, to_json
-from dgpo_cli.evals.views.grid import grid
 from dgpo_cli.evals.views.histogram import histogram
-from dgpo_cli.evals.views.outcome_grid import outcome_grid, outcome_legend
+from dgpo_cli.evals.views.outcome_grid import grid, outcome_grid, outcome_legend
 from dgpo_cli.evals.views.warnings import warnings
 from dgpo_cli.ui.page import LABEL, Page, View
 from dgpo_cli.ui.ramp import Depth
-
-__all__ = ["from_json", "render", "to_json"]
 
 _SHORT_LABEL = 6
 _MOST_ROWS = 60  # problems with a row each; more are a bar each

@@ -1,4 +1,4 @@
-"""Problems x samples: a row a problem with its id, answer and count, a glyph a sample."""
+"""Grids of problems: a row a problem with a glyph a sample, or only a bar glyph a problem."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
+from dgpo_cli.core.text import Glyphs
 from dgpo_cli.core.types import OUTCOMES, Outcome, ProblemResult
 from dgpo_cli.ui.outcomes import NAMES, glyph, style
 from dgpo_cli.ui.page import Page
+from dgpo_cli.ui.ramp import RAMPS, levels
 
 _BLOCK = 8  # samples between gaps
+_GROUP = 10  # problems between gaps
 _NAME, _NARROW_NAME = 14, 12  # cells of an id at most
 _ANSWER, _NARROW_ANSWER = 8, 4
 _NARROW = 60  # columns
@@ -65,3 +68,30 @@ def outcome_legend(page: Page, problems: Sequence[ProblemResult]) -> None:
         for outcome in OUTCOMES
         if found[outcome]
     )
+
+
+def bar(correct: int, *, k: int, glyphs: Glyphs) -> str:
+    """Return the glyph for `correct` of k: the first only for none, the last only for all."""
+    steps = glyphs.fractions
+    if correct <= 0:
+        return steps[0]
+    if correct >= k:
+        return steps[-1]
+    return steps[1 + correct * (len(steps) - 2) // k]
+
+
+def grid(page: Page, problems: Sequence[ProblemResult], *, k: int) -> None:
+    """Rows of problems in their order, each row labelled with the number of its first."""
+    ramp = RAMPS.get(page.depth)
+    ink = ramp.ink(-levels(page.depth)) if ramp else ""
+    label = len(str(len(problems))) + 2
+    groups = max(1, min(5, (page.width - label) // (_GROUP + 1)))
+    row = groups * _GROUP
+    for start in range(0, len(problems), row):
+        line = page.row((str(start + 1), 2 - label, "dim"), ("", 2))
+        for at, problem in enumerate(problems[start : start + row]):
+            if at and at % _GROUP == 0:
+                line.append(" ")
+            line.append(bar(problem.correct, k=k, glyphs=page.glyphs), ink)
+    steps = page.glyphs.fractions
+    page.add((f"{steps[0]} none   {steps[1:-1]} some   {steps[-1]} all {k}", "dim"))

@@ -48,16 +48,10 @@ def render(
 
 def parting(right: InspectedCompletion, wrong: InspectedCompletion) -> int:
     """Return the number of tokens that both begin with, without parts of a character."""
-    return _parting((right, wrong), [pieces(right.tokens), pieces(wrong.tokens)])
-
-
-def _parting(
-    both: tuple[InspectedCompletion, InspectedCompletion], shown: Sequence[Sequence[Piece]]
-) -> int:
-    right, wrong = both
+    shown = (*pieces(right.tokens), *pieces(wrong.tokens))
     same = (a.id == b.id for a, b in zip(right.tokens, wrong.tokens, strict=False))
     common = sum(1 for _ in takewhile(bool, same))
-    while straddling := next((p for own in shown for p in own if p.start < common < p.stop), None):
+    while straddling := next((p for p in shown if p.start < common < p.stop), None):
         common = straddling.start
     return common
 
@@ -94,7 +88,7 @@ class _PairView:
         values = [value for measure in measures for value in measure.values]
         scale = scale_of(self.what, values, steps=levels(depth), fit=self.fit)
         every = [pieces(each.tokens) for each in self.both]
-        start = _parting(self.both, every)
+        start = parting(*self.both)
 
         def side(
             completion: InspectedCompletion, measure: Measure, shown: tuple[Piece, ...]
