@@ -53,6 +53,19 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
+class Credited:
+    """The credit of the completions of step `step` is known; they are not trained on yet.
+
+    tokens: returns the texts of the last tokens of a completion and their weights, given its
+        number (group by group, from 0) and how many tokens. Only valid until the event is handled.
+    """
+
+    step: int
+    groups: tuple[ScoredGroup, ...]
+    tokens: Callable[[int, int], tuple[tuple[str, float], ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class StepDone:
     """Step `step` is finished and its line is in metrics.jsonl."""
 
@@ -98,7 +111,9 @@ class Ended:
     state: EndState
 
 
-Event = Note | Progress | Sampled | StepDone | Evaluated | Diagnosed | Checkpointed | Ended
+Event = (
+    Note | Progress | Sampled | Credited | StepDone | Evaluated | Diagnosed | Checkpointed | Ended
+)
 
 
 class Observer(Protocol):

@@ -1,40 +1,94 @@
-"""The parts of the panel that are plots: the reward of the steps, Avg@k of the evaluations."""
+"""The parts of the panel that are plots: reward, Avg@k, effective token fraction, distance."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from rich.text import Text
 
-from dgpo_cli.core.numbers import decimal, ends, interval_known, percent
+from dgpo_cli.core.numbers import decimal, ends, fraction, interval_known, percent, scientific
 from dgpo_cli.core.text import pad, plain
 from dgpo_cli.live.state import PanelState, Score
 from dgpo_cli.live.words import row
 from dgpo_cli.ui.page import Page
-from dgpo_cli.ui.textplot import TextAxis, growing_end, nice_axis, plot, sparkline
+from dgpo_cli.ui.textplot import Point, TextAxis, growing_end, nice_axis, sparkline
+from dgpo_cli.ui.textplot import plot as draw
 
-SIDE_BY_SIDE = 76  # columns from which two plots stand beside each other
+_LEAST_WIDTH = 36  # of a plot
+_GAP = 3
 LEAST_HEIGHT = 6  # title, rows of dots and the axis
-MOST_HEIGHT = 11
+MOST_HEIGHT = 16
 _LEAST_SPAN = 0.1  # of reward or share that a plot shows at least
+# Of middle lightness, to stand out from light and dark terminals.
+_COLOURS = {
+    "reward": ("#2f9a8f", "color(37)", "cyan"),
+    "score": ("#a463b0", "color(133)", "magenta"),
+    "effective": ("#c07a2b", "color(172)", "yellow"),
+    "distance": ("#4f86c6", "color(68)", "blue"),
+}
 
 
-def curves(state: PanelState, page: Page, *, height: int) -> list[Text]:
-    """The plots, each under its title: beside each other where there is room, else the reward's."""
-    if not both(state, page):
-        return _reward(state, page, width=page.width, height=height)
-    width = (page.width - 3) // 2
-    left = _reward(state, page, width=width, height=height)
-    right = _scores(state, page, width=width, height=height)
-    return [
-        one.append(pad("", width + 3 - one.cell_len)).append_text(two)
-        for one, two in zip(left, right, strict=True)
-    ]
+@dataclass(frozen=True, slots=True)
+class _Plot:
+    """A curve and what stands above it. most: no value is larger."""
+
+    name: str
+    title: Callable[[int], Text]  # of the cells there are
+    points: Sequence[Point]
+    least_span: float = _LEAST_SPAN
+    most: float = math.inf
 
 
-def both(state: PanelState, page: Page) -> bool:
-    """Whether there are two plots, and room for them beside each other."""
-    return page.width >= SIDE_BY_SIDE and bool(state.scores)
+def plots(state: PanelState, page: Page) -> list[_Plot]:
+    """Return what there is to plot, the most important first."""
+    found = []
+    if state.reward:
+        found.append(_Plot("reward", lambda _: _reward(state, page), state.reward))
+    same = _same(state)
+    if same:
+        scores = [(float(score.step), score.avg_at_k) for score in same]
+        title = partial(_score, same[-1], page)
+        found.append(_Plot("score", title, scores, most=1.0))
+    # GRPO's credit is 1 at every step: no curve.
+    if any(value < 1.0 for _, value in state.effective):
+        found.append(
+            _Plot(
+                "effective",
+                lambda width: _credit(state, page),
+                state.effective,
+                least_span=0.01,
+                most=1.0,
+            )
+        )
+    if any(value > 0.0 for _, value in state.distance):
+        points = state.distance
+        found.append(_Plot("distance", lambda _: _distance(state, page), points, least_span=0.0))
+    return found
+
+
+def across(page: Page) -> int:
+    """Return how many plots stand beside each other."""
+    return max(1, min(4, (page.width + _GAP) // (_LEAST_WIDTH + _GAP)))
+
+
+def curves(state: PanelState, page: Page, *, heights: Sequence[int]) -> list[Text]:
+    """Draw rows of plots, each row as high as `heights` says."""
+    every, count = plots(state, page), across(page)
+    lines = []
+    for number, height in enumerate(heights):
+        beside = every[number * count : (number + 1) * count]
+        columns = count if number else len(beside)
+        width = (page.width - _GAP * (columns - 1)) // columns
+        drawn = [_drawn(plot, state, page, width=width, height=height) for plot in beside]
+        for parts in zip(*drawn, strict=True):
+            line = plain("")
+            for part in parts:
+                line.append_text(part).append(pad("", width + _GAP - part.cell_len))
+            lines.append(line)
+    return lines
 
 
 def reward_row(state: PanelState, page: Page) -> list[Text]:
@@ -62,53 +116,64 @@ def score_row(state: PanelState, page: Page) -> list[Text]:
     return [line.append(f"  {errors}") if errors else line]
 
 
-def _reward(state: PanelState, page: Page, *, width: int, height: int) -> list[Text]:
-    values = [value for _, value in state.reward if math.isfinite(value)]
+def _reward(state: PanelState, page: Page) -> Text:
     title = plain("reward", style=page.style("bold"))
+    values = [value for _, value in state.reward if math.isfinite(value)]
     if values:
         title.append(f"  {decimal(values[-1])}  best {decimal(max(values))}", page.style("dim"))
-    return [title, *_plot(state, list(state.reward), page, width=width, height=height - 1)]
+    return title
 
 
-def _scores(state: PanelState, page: Page, *, width: int, height: int) -> list[Text]:
-    same = _same(state)
-    last = same[-1]
+def _score(last: Score, page: Page, width: int) -> Text:
     bench = plain(last.bench, glyphs=page.glyphs).plain
     title = plain(f"Avg@{last.k}", style=page.style("bold")).append(f" {bench}")
     title.append(f"  {percent(last.avg_at_k)}", page.style("dim"))
     errors = _errors(last, room=width - title.cell_len - 2)
-    if errors:
-        title.append(f"  {errors}", page.style("dim"))
-    points = [(float(score.step), score.avg_at_k) for score in same]
-    return [title, *_plot(state, points, page, width=width, height=height - 1, most=1.0)]
+    return title.append(f"  {errors}", page.style("dim")) if errors else title
 
 
-def _plot(
-    state: PanelState,
-    points: list[tuple[float, float]],
-    page: Page,
-    *,
-    width: int,
-    height: int,
-    most: float = math.inf,
-) -> list[Text]:
-    lines = plot(
-        points,
+def _credit(state: PanelState, page: Page) -> Text:
+    title = plain("effective token fraction", style=page.style("bold"))
+    return title.append(
+        f"  {fraction(state.effective[-1][1], digits=4, most=5)}", page.style("dim")
+    )
+
+
+def _distance(state: PanelState, page: Page) -> Text:
+    title = plain("d", style=page.style("bold"))
+    title.append(f"  {scientific(state.distance[-1][1])}", page.style("dim"))
+    if state.floor is not None:
+        title.append(f"  noise {scientific(state.floor)}", page.style("dim"))
+    return title
+
+
+def _drawn(plot: _Plot, state: PanelState, page: Page, *, width: int, height: int) -> list[Text]:
+    values = [value for _, value in plot.points if math.isfinite(value)]
+    title = plot.title(width)
+    title.truncate(width)
+    lines = draw(
+        plot.points,
         width=width,
-        height=height,
+        height=height - 1,
         x_end=growing_end(state.step, total=state.total),
-        axis=_axis([value for _, value in points if math.isfinite(value)], most=most),
+        axis=_axis(values, least=plot.least_span, most=plot.most),
         ascii_only=page.glyphs.ascii_only,
     )
-    return [plain(line) for line in lines]
+    depth = {"truecolor": 0, "256": 1, "16": 2}.get(page.depth)
+    style = "" if depth is None else _COLOURS[plot.name][depth]
+    curve = [plain(line) for line in lines]
+    for line in curve[:-1]:
+        start = next((at for at, c in enumerate(line.plain) if c in "│┤|"), -1) + 1
+        line.stylize(style, start)
+    return [title, *curve]
 
 
-def _axis(values: list[float], *, most: float) -> TextAxis:
+def _axis(values: list[float], *, least: float, most: float) -> TextAxis:
     if not values:
         return TextAxis(0.0, 1.0, 1.0)
-    axis = nice_axis(min(values), max(values), least=_LEAST_SPAN)
+    axis = nice_axis(min(values), max(values), least=least)
     if axis.high > most >= max(values):  # no share is above 1
-        return nice_axis(min(min(values), most - _LEAST_SPAN), most)
+        return nice_axis(min(min(values), most - least), most)
     return axis
 
 

@@ -7,6 +7,8 @@ and no hot loop ever waits for a terminal.
 from __future__ import annotations
 
 import math
+import os
+import signal
 import threading
 import time
 from collections import deque
@@ -20,21 +22,32 @@ from typing import Any, Self
 from rich.ansi import AnsiDecoder
 from rich.text import Text
 
-from dgpo_cli.core.events import Diagnosed, Evaluated, Event, Note, Progress, Sampled, StepDone
+from dgpo_cli.core.events import (
+    Credited,
+    Diagnosed,
+    Evaluated,
+    Event,
+    Note,
+    Progress,
+    Sampled,
+    StepDone,
+)
 from dgpo_cli.core.text import plain
 from dgpo_cli.core.types import Interval, StepMetrics
 from dgpo_cli.live import usage
 from dgpo_cli.live.evalline import eval_line
 from dgpo_cli.live.glimpse import glimpse
-from dgpo_cli.live.layout import Memory, panel
+from dgpo_cli.live.keys import Keys
+from dgpo_cli.live.layout import DrawnParts, panel
 from dgpo_cli.live.pace import Pace
 from dgpo_cli.live.screen import Screen
+from dgpo_cli.live.signals import Signals
 from dgpo_cli.live.state import Doing, PanelState, Phase, Score
-from dgpo_cli.live.stopped import Stopped
 from dgpo_cli.ui import console
 from dgpo_cli.ui.ramp import depth_of
 
 INTERVAL_S = 0.25  # between two frames
+_RECENT = 40  # steps that can be shown
 LEAST_COLUMNS, LEAST_ROWS = 60, 20  # of a terminal that gets the panel unasked
 _DAY_S = 86_400.0
 
@@ -73,12 +86,18 @@ class RunPanel:
         self._pace = Pace(total=steps, eval_every=eval_every)
         self._reward: list[tuple[float, float]] = []
         self._entropy: list[tuple[float, float]] = []
+        self._effective: list[tuple[float, float]] = []
+        self._distance: list[tuple[float, float]] = []
+        self._recent: deque[tuple[int, StepMetrics]] = deque(maxlen=_RECENT)
         self._phases: dict[int, _Open] = {}  # by the key of the phase
         self._shown: tuple[Phase, ...] = ()
         self._above: deque[Text] = deque()
         self._began = time.monotonic()
-        self._stopped = Stopped()
-        self._memory = Memory()
+        self._signals, self._keys = Signals(), Keys()
+        self._pausing = self._waits = False
+        self._turn = 0  # of the completions that are shown
+        self._drawn: Sampled | None = None
+        self._memory = DrawnParts()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._draw_on, name="panel", daemon=True)
         self._stack = ExitStack()
@@ -89,7 +108,8 @@ class RunPanel:
         self._stack.enter_context(
             console.captured(lambda line: self._above.append(_harmless(decode(line))))
         )
-        self._stack.enter_context(self._stopped)
+        self._stack.enter_context(self._signals)
+        self._stack.enter_context(self._keys)
         self._thread.start()
         return self
 
@@ -110,14 +130,16 @@ class RunPanel:
         self._frame(last=True)
 
     def on(self, event: Event) -> None:
-        """Put down what is told. A signal handler may call this."""
+        """Take an event. While the user pauses, the end of a step returns late."""
         match event:
             case Progress():
                 self._phase(event)
-            case Sampled():
-                self._state = replace(self._state, glimpse=glimpse(event))
+            case Sampled() | Credited():
+                self._drawn = Sampled(event.step, event.groups)
+                self._state = replace(self._state, glimpse=glimpse(event, turn=self._turn))
             case StepDone(step, metrics):
                 self._step(step, metrics)
+                self._pause()
             case Evaluated(step, _, curve):
                 self._evaluated(step, curve)
             case Diagnosed(_, diagnoses):
@@ -136,8 +158,8 @@ class RunPanel:
 
     def _step(self, step: int, metrics: StepMetrics) -> None:
         self._pace.step(step, seconds=metrics.get("time/step_s", 0.0), now=time.monotonic())
-        _extend(self._reward, step, metrics.get("reward/mean"))
-        _extend(self._entropy, step, metrics.get("policy/entropy"))
+        self._extend(step, metrics)
+        self._recent.append((step, metrics))
         glimpse = self._state.glimpse
         self._state = replace(
             self._state,
@@ -145,10 +167,41 @@ class RunPanel:
             metrics=dict(metrics),
             completions=glimpse.completions if glimpse is not None else None,
             groups=glimpse.groups if glimpse is not None else None,
-            reward=tuple(self._reward),
-            entropy=tuple(self._entropy),
+            floor=metrics.get("noise/floor", self._state.floor),
+            recent=tuple(self._recent),
             memory=usage.memory(),
+            **self._courses(),
         )
+
+    def _extend(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Add the numbers of a step to the curves."""
+        for series, name in (
+            (self._reward, "reward/mean"),
+            (self._entropy, "policy/entropy"),
+            (self._effective, "credit/effective_fraction"),
+            (self._distance, "policy/hellinger_sq_mean"),
+        ):
+            while series and series[-1][0] >= step:  # it is done again
+                series.pop()
+            if metrics.get(name) is not None:
+                series.append((float(step), metrics[name]))
+
+    def _courses(self) -> dict[str, Any]:
+        return {
+            "reward": tuple(self._reward),
+            "entropy": tuple(self._entropy),
+            "effective": tuple(self._effective),
+            "distance": tuple(self._distance),
+        }
+
+    def _pause(self) -> None:
+        """Wait while the user pauses the run; a signal ends the pause."""
+        start = time.monotonic()
+        self._waits = True
+        while self._pausing and not self._signals.interrupted and not self._ended.is_set():
+            time.sleep(INTERVAL_S / 5)
+        self._waits = self._pausing = False
+        self._pace.skip(time.monotonic() - start)
 
     def _evaluated(self, step: int, curve: Lines) -> None:
         """Take an evaluation, and say it in a line that stays."""
@@ -163,22 +216,37 @@ class RunPanel:
         start = self._state.step
         for line in lines:
             if line["step"] <= start:
-                _extend(self._reward, line["step"], line.get("reward/mean"))
-                _extend(self._entropy, line["step"], line.get("policy/entropy"))
+                self._extend(line["step"], line)
+                self._recent.append((line["step"], dict(line)))
         scores = [_score(line) for line in evals if line["step"] <= start]
         if scores:
             self._pace.evaluated(scores[-1].step)
         self._state = replace(
             self._state,
-            reward=tuple(self._reward),
-            entropy=tuple(self._entropy),
+            recent=tuple(self._recent),
             scores=tuple(scores),
+            **self._courses(),
         )
 
     def _draw_on(self) -> None:
         while not self._ended.wait(INTERVAL_S):
             if self._screen.in_front():
+                self._press(self._keys.pressed())
                 self._frame()
+
+    def _press(self, keys: str) -> None:
+        for key in keys.lower():
+            if key in "h?":
+                self._state = replace(self._state, help=not self._state.help)
+            elif key == "p":
+                self._pausing = not self._pausing
+            elif key == "n":
+                self._turn += 1
+                if self._drawn is not None:
+                    shown = glimpse(self._drawn, turn=self._turn)
+                    self._state = replace(self._state, glimpse=shown)
+            elif key == "q":
+                os.kill(os.getpid(), signal.SIGINT)
 
     def _frame(self, *, last: bool = False) -> None:
         above = [self._above.popleft() for _ in range(len(self._above))]
@@ -191,9 +259,12 @@ class RunPanel:
             ascii_only=self._console.options.ascii_only,
             memory=self._memory,
         )
+        anew = self._signals.continued()
         with suppress(OSError):  # the terminal has gone: the run goes on without it
             # After Ctrl-Z and fg the shell has written below the panel.
-            self._screen.show(lines, above=above, anew=self._stopped.since())
+            self._screen.show(lines, above=above, anew=anew)
+            if anew and not last:
+                self._keys.listen()
 
     def _now(self) -> PanelState:
         """The state with what changes by the moment."""
@@ -203,6 +274,8 @@ class RunPanel:
         doing: Doing = "training" if self._phases or state.step else "starting"
         if self._phases and self._pace.due(state.step):
             doing = "evaluating"
+        if self._pausing:
+            doing = "paused" if self._waits else "pausing"
         phases = [
             Phase(each.name, each.done, each.total, each.unit, now - each.since)
             for each in tuple(self._phases.values())
@@ -216,13 +289,6 @@ class RunPanel:
             left_s=left,
             ends_at="" if left is None else _clock(left),
         )
-
-
-def _extend(series: list[tuple[float, float]], step: int, value: float | None) -> None:
-    while series and series[-1][0] >= step:  # it is done again
-        series.pop()
-    if value is not None:
-        series.append((float(step), value))
 
 
 def _score(line: Mapping[str, Any]) -> Score:

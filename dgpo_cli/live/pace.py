@@ -47,6 +47,11 @@ class Pace:
         """Take that the weights after `step` steps were evaluated before this part of the run."""
         self._evaluated = step
 
+    def skip(self, seconds: float) -> None:
+        """Do not count the last `seconds`: the user paused the run."""
+        if self._last is not None:
+            self._last += seconds
+
     def due(self, step: int) -> bool:
         """Whether the weights after `step` steps are evaluated and have not been."""
         wanted = bool(self._every) and (step % self._every == 0 or step == self._total)

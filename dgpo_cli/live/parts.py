@@ -1,4 +1,4 @@
-"""The parts of the panel that are rows of numbers: header, outcomes, lengths, credit, time, memory.
+"""The parts of the panel that are rows: header, outcomes, lengths, credit, time, diagnoses, keys.
 
 Each takes the state and a page and returns its lines, none where it has nothing to say.
 """
@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 from functools import partial
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from dgpo_cli.algo.credit.target import IS_NOISE
 from dgpo_cli.core import numbers
-from dgpo_cli.core.text import plain
-from dgpo_cli.core.types import OUTCOMES
+from dgpo_cli.core.text import elide, plain, visible
+from dgpo_cli.core.types import OUTCOMES, Diagnosis
 from dgpo_cli.live.state import PanelState, Phase
+from dgpo_cli.live.stepline import step_line
 from dgpo_cli.live.words import (
     NARROW,
     joined,
@@ -31,6 +33,8 @@ from dgpo_cli.ui.textplot import sparkline
 _VERBS = ("sample", "score", "statistics", "update", "sync")
 _FILLS, _ASCII_FILLS = "█▓▒░╌", "#=+-~"
 _VERB_COLOURS = ("cyan", "green", "yellow", "magenta", "blue")
+_ADVICE = 3  # lines at most
+_KEYS = "p pause  n other completions  q stop after this step  h hide this"
 
 
 def header(state: PanelState, page: Page) -> list[Text]:
@@ -220,3 +224,49 @@ def memory(state: PanelState, page: Page) -> list[Text]:
     if own.device_peak is not None:
         found.append(f"peak {numbers.size(own.device_peak)}")
     return [row(page, "memory", *found)] if found else []
+
+
+def recent(state: PanelState, page: Page) -> list[Text]:
+    """The last steps, the newest first, a line each."""
+    room = page.width - label_width(page)
+    lines = [
+        step_line(step, dict(metrics), total=None, width=room)
+        for step, metrics in reversed(state.recent[:-1])
+    ]
+    labels = ["before", *[""] * len(lines)]
+    return [
+        row(page, label, plain(line, style=page.style("dim")))
+        for label, line in zip(labels, lines, strict=False)
+    ]
+
+
+def keys(state: PanelState, page: Page) -> list[Text]:
+    """What the keys do, once asked for."""
+    return [row(page, "keys", _KEYS)] if state.help else []
+
+
+def diagnoses(state: PanelState, page: Page) -> list[Text]:
+    """The first diagnosis with the first thing to change, and how many more there are."""
+    if not state.diagnoses:
+        return []
+    first, *more = state.diagnoses
+    head = visible(first.headline, glyphs=page.glyphs)
+    if more:
+        head += f" (and {len(more)} more)"
+    head = "! " + elide(head, page.width - 2, glyphs=page.glyphs)
+    lines = [plain(head, style=page.style("bold yellow"))]
+    return [*lines, *(plain(f"  {line}") for line in _advice(first, page))]
+
+
+def _advice(diagnosis: Diagnosis, page: Page) -> list[str]:
+    """What to change first, in at most so many lines that it stays a remark."""
+    room = max(8, page.width - 2)
+    lines = [""]
+    for word in visible(diagnosis.advice, glyphs=page.glyphs).split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if cell_len(longer) <= room or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    last = " ".join(lines[_ADVICE - 1 :])
+    return [elide(line, room, glyphs=page.glyphs) for line in [*lines[: _ADVICE - 1], last] if line]

@@ -10,7 +10,9 @@ from typing import Literal
 from dgpo_cli.core.types import Diagnosis, Glimpse, Interval
 from dgpo_cli.ui.textplot import Point
 
-Doing = Literal["starting", "training", "evaluating", "done", "stopped", "failed"]
+Doing = Literal[
+    "starting", "training", "evaluating", "pausing", "paused", "done", "stopped", "failed"
+]
 NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
@@ -56,9 +58,11 @@ class PanelState:
     """A run at one moment.
 
     name: of its settings. metrics: of the last finished step, which drew so many `completions` in
-    so many `groups` (None: unknown). glimpse: of the step that goes on. reward, entropy: their
-    course, as points of step and value. scores: oldest first. left_s: seconds to the end, None
-    where there is no ground for an estimate; ends_at: the same as a time of day.
+    so many `groups` (None: unknown). recent: step and metrics of the last steps, oldest first.
+    glimpse: of the step that goes on. reward, entropy, effective, distance: their course, as points
+    of step and value. floor: of the distance's noise. scores: oldest first. left_s: seconds to the
+    end, None where there is no ground for an estimate; ends_at: the same as a time of day. help:
+    whether the keys are explained.
     """
 
     name: str
@@ -71,6 +75,11 @@ class PanelState:
     groups: int | None = None
     reward: tuple[Point, ...] = ()
     entropy: tuple[Point, ...] = ()
+    effective: tuple[Point, ...] = ()
+    distance: tuple[Point, ...] = ()
+    floor: float | None = None
+    recent: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    help: bool = False
     scores: tuple[Score, ...] = ()
     glimpse: Glimpse | None = None
     diagnoses: tuple[Diagnosis, ...] = ()

@@ -44,6 +44,7 @@ def train(run: TrainingRun) -> None:
         batch = engine.make_batch(
             drawn.groups, every_distance=shown, old_logprobs=drawn.old_logprobs
         )
+        run.show_credit(number, drawn.groups, batch)
         metrics = engine.metrics(drawn.groups, batch=batch, sampled=drawn.sampled)
         metrics |= drawn.metrics | noise
         run.note_credit(number, metrics)

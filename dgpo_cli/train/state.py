@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dgpo_cli.core.errors import CalledOff, CheckpointError, DgpoError, NonFiniteError
-from dgpo_cli.core.events import Checkpointed, Observer, tell
+from dgpo_cli.core.events import Checkpointed, Credited, Observer, tell
 from dgpo_cli.core.types import Batch, ScoredGroup, StepMetrics
 from dgpo_cli.diagnosis.health import CreditHealth, TauHealth
 from dgpo_cli.engine.checkpoint import save_checkpoint
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.runs.rollouts import training_lines, write_lines
 from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.runs.token_texts import TokenTexts
 from dgpo_cli.samplers.base import RemoteSampler
 from dgpo_cli.train.collect import Collector
 from dgpo_cli.train.interrupt import Interrupt
@@ -56,6 +57,18 @@ class TrainingRun:
             line = health.line(metrics, noise_floor=self.engine.noise_floor)
             if line is not None:
                 tell(self.observer, f"step {number}: {line}")
+
+    def show_credit(self, number: int, groups: Sequence[ScoredGroup], batch: Batch) -> None:
+        """Let observers read the credit of each token of step `number`."""
+        completions = [completion for group in groups for completion in group.completions]
+        texts = TokenTexts.of_model(self.engine.policy.tokenizer)
+
+        def tokens(row: int, most: int) -> tuple[tuple[str, float], ...]:
+            ids = completions[row].token_ids
+            weights = batch.credit.weights[row, : len(ids)].tolist()
+            return tuple(zip(texts.texts(ids[-most:]), weights[-most:], strict=True))
+
+        self.observer.on(Credited(number, tuple(groups), tokens))
 
     def finish_step(
         self, metrics: StepMetrics, groups: Sequence[ScoredGroup], batch: Batch, *, shown: bool

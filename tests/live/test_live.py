@@ -224,9 +224,8 @@ def test_ctrl_c_ends_after_the_step_and_leaves_a_usable_terminal(tmp_path: Path)
     os.close(leader)
     assert process.returncode == 130
     assert after == before
-    # The terminal's echo of Ctrl-C comes wherever it likes, also between two bytes of a character.
-    assert sent.count(b"^C") == 1
-    text = sent.replace(b"^C", b"").decode()
+    assert b"^C" not in sent  # keys are not echoed into the panel
+    text = sent.decode()
     assert "stopping with a checkpoint after this step" in text
     assert "\x1b[?25l" not in text and "\x1b[?1049h" not in text
     assert text.rfind("\x1b[?7h") > text.rfind("\x1b[?7l")

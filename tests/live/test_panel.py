@@ -14,11 +14,11 @@ from rich.cells import cell_len
 from rich.console import Group
 
 from dgpo_cli.core.types import OUTCOMES, Diagnosis, Glimpse, Interval, Shown
-from dgpo_cli.live.layout import Memory as Drawn
+from dgpo_cli.live.layout import DrawnParts as Drawn
 from dgpo_cli.live.layout import panel
 from dgpo_cli.live.state import Memory, PanelState, Phase, Score
 from dgpo_cli.live.words import split_cells_by
-from dgpo_cli.ui.ramp import DEPTHS, Depth
+from dgpo_cli.ui.ramp import DEPTHS, RAMPS, Depth
 from tests.samples import HOSTILE, SGR, check_snapshot, printed
 
 METRICS = {
@@ -89,7 +89,7 @@ STATE = PanelState(
     left_s=3661.0,
     ends_at="18:02",
 )
-SIZES = ((99, 28), (79, 22), (59, 18), (39, 13))
+SIZES = ((199, 58), (119, 38), (99, 28), (79, 22), (59, 18), (39, 13))
 
 
 def drawn(
@@ -155,6 +155,55 @@ def test_a_distance_that_is_noise_is_marked_beside_the_number() -> None:
 def test_the_interval_over_problems_stands_beside_that_of_a_rerun_where_there_is_room() -> None:
     assert "95%: 78.7 to 83.1 rerun, 71.3 to 88.0 problems" in drawn(STATE, 140, 60)
     assert "95%: 78.7 to 83.1\n" in drawn(STATE, 79, 22)
+
+
+def tall(**changes: object) -> PanelState:
+    """A run with many completions, steps, and credit that is not GRPO's."""
+    glimpse = replace(STATE.glimpse, shown=STATE.glimpse.shown * 4)  # type: ignore[arg-type]
+    course = tuple((float(i), 1.0 - 0.004 * i) for i in range(1, 43))
+    distance = tuple((float(i), 1e-4 * i) for i in range(1, 43))
+    recent = tuple((i, METRICS) for i in range(3, 43))
+    return replace(
+        STATE,
+        glimpse=glimpse,
+        effective=course,
+        distance=distance,
+        floor=2e-5,
+        recent=recent,
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(199, 58), (119, 38), (79, 50)])
+def test_a_high_terminal_is_filled(columns: int, rows: int) -> None:
+    lines = drawn(tall(), columns, rows).splitlines()
+    assert len(lines) == rows
+    assert not any(not line.strip() for line in lines)
+    text = "\n".join(lines)
+    assert "effective token fraction" in text and "noise 2.0e-05" in text
+    check_snapshot(f"panel-tall-{columns}x{rows}.txt", text + "\n")
+
+
+def test_the_curve_of_credit_is_there_where_credit_is_not_that_of_grpo() -> None:
+    grpo = replace(tall(), effective=((1.0, 1.0), (2.0, 1.0)), distance=((1.0, 0.0), (2.0, 0.0)))
+    assert "effective token fraction" not in drawn(grpo, 199, 58)
+
+
+def test_completions_are_coloured_by_credit_on_the_fixed_scale() -> None:
+    credit = (("3", 1.0), ("+4=", 1.1), ("8", 3.0), (" so", 0.2))
+    shown = (Shown("3+4?", "3+4=8 so", "wrong", 0.0, credit),)
+    state = replace(STATE, glimpse=Glimpse(42, 1, 1, shown))
+    text = drawn(state, 99, 28, depth="truecolor")
+    (line,) = [line for line in text.splitlines() if "so" in SGR.sub("", line)]
+    strongest = RAMPS["truecolor"]
+    above, below = strongest.style(12), strongest.style(-12)
+    assert above.render("8") in line and below.render(" so") in line
+    assert "3+4=" in line  # near 1: no colour
+
+
+def test_keys_are_explained_when_asked_for() -> None:
+    assert "p pause" not in drawn(STATE, 79, 22)
+    assert "p pause" in drawn(replace(STATE, help=True), 79, 22)
 
 
 def test_all_numbers_of_the_state_are_there() -> None:

@@ -37,12 +37,16 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A completion as a live view shows it; `prompt` and `text` are as they were drawn."""
+    """A completion as a live view shows it; `prompt` and `text` are as they were drawn.
+
+    credit: its last tokens with their weights; empty before they are known.
+    """
 
     prompt: str
     text: str
     outcome: Outcome
     reward: float
+    credit: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Whether this process was stopped, as by Ctrl-Z, and goes on.
+"""Which signals this process got: one to stop, as by Ctrl-Z, and continue; one to end.
 
 A handler of Python's runs when the main thread gets to it, which may be a second later; by then
 another thread may have drawn over what the shell wrote. The number of a signal is in a pipe from
@@ -13,11 +13,14 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _MANY = 4096  # bytes of the pipe that are read at once
 
 
-class Stopped:
-    """Notices that the process was continued; use it as a context.
+class Signals:
+    """Notices that the process was continued or interrupted; use it as a context.
+
+    interrupted: whether SIGINT, SIGTERM or SIGHUP came, as of the last look.
 
     Outside the main thread, where Python catches no signals, it notices nothing.
     """
@@ -27,6 +30,7 @@ class Stopped:
         self._handler: Any = None
         self._wakeup = -1
         self._untold = False
+        self.interrupted = False
 
     def __enter__(self) -> Self:
         main = threading.current_thread() is threading.main_thread()
@@ -46,19 +50,21 @@ class Stopped:
     ) -> None:
         if self._pipe is None:
             return
-        self._untold = self.since()
+        self._untold = self.continued()
         signal.signal(signal.SIGCONT, self._handler)
         signal.set_wakeup_fd(self._wakeup)
         for end in self._pipe:
             os.close(end)
         self._pipe = None
 
-    def since(self) -> bool:
-        """Whether the process was stopped and continued since the last call, in the context."""
+    def continued(self) -> bool:
+        """Look; return whether the process was stopped and continued since the last look."""
         untold, self._untold = self._untold, False
         if self._pipe is None:
             return untold
         try:
-            return signal.SIGCONT in os.read(self._pipe[0], _MANY)
+            came = os.read(self._pipe[0], _MANY)
         except BlockingIOError:  # no signal at all
             return False
+        self.interrupted |= any(number in came for number in _ENDS)
+        return signal.SIGCONT in came
