@@ -98,7 +98,7 @@ def verifier_timeout(history: History, facts: Facts) -> Diagnosis | None:
     width = history.width if _some_are_unjudged(history) else SOON
     if width == SOON and not _most_are_unjudged(history):
         return None
-    late, died = history.mean("outcome/timeout", width), history.mean("outcome/crash", width)
+    late, died = (history.share(f"outcome/{x}", width=width) for x in ("timeout", "crash"))
     completions = history.groups(history.last[-width:]) / width * facts.group_size
     return Diagnosis(
         key="verifier_timeout",

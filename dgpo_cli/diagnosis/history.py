@@ -78,13 +78,9 @@ class History:
         drawn = [number(line, "dynamic/groups_sampled") for line in lines]
         return sum(each if each > 0 else self.prompts_per_step for each in drawn)
 
-    def share(self, name: str) -> float:
-        """Return a share over the groups or completions of the window; NaN where unknown."""
-        return self._share(self.last[-self.width :], name)
-
-    def mean(self, name: str, width: int) -> float:
-        """Return a share over the groups or completions of the last `width` lines."""
-        return self._share(self.last[-width:], name)
+    def share(self, name: str, *, width: int | None = None) -> float:
+        """Return a share over the window, or the last `width` lines; NaN if unknown."""
+        return self._share(self.last[-(width or self.width) :], name)
 
     def likely(self, name: str) -> Interval:
         """Return the 95% interval of a share, with the number of groups as sample size.

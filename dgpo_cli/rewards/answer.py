@@ -67,21 +67,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dgpo_cli.rewards.integer import read_integer
-from dgpo_cli.rewards.reading.extract import Extraction, extract, find_answer
+from dgpo_cli.rewards.reading.extract import Extraction, find_answer
 
 if TYPE_CHECKING:
     from dgpo_cli.core.types import FinishReason, Outcome
     from dgpo_cli.rewards.settings import Extract
-
-__all__ = [
-    "CHECKER_VERSION",
-    "MAX_SHOWN_CHARS",
-    "Extraction",
-    "check_integer",
-    "extract",
-    "read_answer",
-    "read_integer",
-]
 
 # Scores are comparable if this is equal: it changes with any verdict, and a test compares a digest
 # of the verdicts on all cases.

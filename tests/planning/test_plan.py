@@ -182,7 +182,7 @@ def test_a_step_with_overlap_takes_as_long_as_the_longer_of_sampling_and_the_res
     ("family", "softcap", "problem", "note"),
     [
         ("recurrent_gemma", None, "rollout.backend.kind=hf: cannot sample from recurrent", None),
-        ("gemma2", 50.0, None, "eager attention keeps whole attention matrices"),
+        ("gemma2", 50.0, None, "eager attention keeps full attention matrices"),
         ("llama", None, None, None),
     ],
 )

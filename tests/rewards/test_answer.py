@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgpo_cli.core.types import FinishReason, Outcome
-from dgpo_cli.rewards.answer import check_integer, extract
+from dgpo_cli.rewards.answer import check_integer
+from dgpo_cli.rewards.reading.extract import extract
 from dgpo_cli.rewards.settings import Extract
 from tests.rewards.answer_table import ROWS
 

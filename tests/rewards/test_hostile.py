@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.rewards.answer import check_integer, extract
+from dgpo_cli.rewards.answer import check_integer
 from dgpo_cli.rewards.protocol import Check
+from dgpo_cli.rewards.reading.extract import extract
 from dgpo_cli.rewards.settings import Extract
 from dgpo_cli.rewards.workers.pool import WorkerPool
 from tests.rewards.hostile import ANSWERS

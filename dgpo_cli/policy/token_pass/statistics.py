@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dgpo_cli.policy.head import Head
-    from dgpo_cli.policy.token_pass.moments import Moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +126,13 @@ class _Buffers:
     """The buffers of a pass: two tiles of half logits and one slice of scratch."""
 
     def __init__(self, rows: int, tiles: Tiles, *, pair: bool, like: Tensor) -> None:
-        self._x = like.new_empty(rows * tiles.columns)
-        self._z = like.new_empty(rows * tiles.columns if pair else 0)
-        self._scratch = like.new_empty(min(rows, tiles.slice_rows) * tiles.columns)
+        self.x = like.new_empty(rows * tiles.columns)
+        self.z = like.new_empty(rows * tiles.columns if pair else 0)
+        self.scratch = like.new_empty(min(rows, tiles.slice_rows) * tiles.columns)
 
-    def x(self, rows: int, columns: int) -> Tensor:
-        return self._x[: rows * columns].view(rows, columns)
 
-    def z(self, rows: int, columns: int) -> Tensor:
-        return self._z[: rows * columns].view(rows, columns)
-
-    def scratch(self, rows: int, columns: int) -> Tensor:
-        return self._scratch[: rows * columns].view(rows, columns)
+def _first(buffer: Tensor, rows: int, columns: int) -> Tensor:
+    return buffer[: rows * columns].view(rows, columns)
 
 
 def _fill(
@@ -159,12 +153,12 @@ def _fill(
     for part in tiles.column_blocks(mine.head.vocab_size):
         size = part.stop - part.start
         weights = mine.weights(part)
-        x = mine.tile(block.hidden, weights, part, out=buffers.x(count, size), bare=fused)
+        x = mine.tile(block.hidden, weights, part, out=_first(buffers.x, count, size), bare=fused)
         bent = None if mean is None else cap_slope(x, mine.cap)
         z = None
         if other is not None and block.reference_hidden is not None:
             own = weights if other is mine else other.weights(part)
-            room = buffers.z(count, size)
+            room = _first(buffers.z, count, size)
             z = other.tile(block.reference_hidden, own, part, out=room, bare=fused)
         numbers = ledger.next_tile()
         powers = x
@@ -192,7 +186,7 @@ def _fill(
             reduce_two(
                 x[rows],
                 None if z is None else z[rows],
-                scratch=buffers.scratch(rows.stop - rows.start, size),
+                scratch=_first(buffers.scratch, rows.stop - rows.start, size),
                 numbers=numbers[:, rows],
                 keep_powers=mean is not None,
             )
@@ -201,12 +195,8 @@ def _fill(
     sums = ledger.result()
     if mean is not None:
         mean.finish(mine, block.ids, chosen, total=sums.total)
-    _finish(columns, sums, chosen, reference_chosen)
-    return sums.log_total()
-
-
-def _finish(columns: Tensor, sums: Moments, chosen: Tensor, reference_chosen: Tensor) -> None:
     columns[0] = logprobs_of(chosen, sums.log_total())
     columns[1] = sums.entropy()
     columns[2] = sums.hellinger_sq()
     columns[3] = logprobs_of(reference_chosen, sums.reference_log_total())
+    return sums.log_total()

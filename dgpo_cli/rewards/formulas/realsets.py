@@ -16,7 +16,6 @@ from dgpo_cli.rewards.formulas.nodes import (
     Constant,
     Name,
     Node,
-    Quantity,
     Relation,
     Several,
     below,
@@ -82,8 +81,6 @@ def _may_be_set(node: Node) -> bool:
             return text in ("R", "emptyset")
         case Call(name):
             return name in ("cup", "cap", "setminus", "where")
-        case Quantity():
-            return False
     return False
 
 

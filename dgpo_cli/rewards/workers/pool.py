@@ -254,17 +254,12 @@ class WorkerPool:
         job.waiting.extendleft(reversed(worker.tasks))
         if not worker.ready or never_sent:
             late = f"not ready after {START_TIMEOUT_S:g} s" if outcome == "timeout" else ""
-            self._fail(late or worker.start_error or _ending(exit_code))
+            ended = f"exit code {exit_code}" if exit_code >= 0 else f"ended by signal {-exit_code}"
+            self._fail(late or worker.start_error or ended)
 
     def _remove(self, worker: WorkerProcess) -> int:
         self._workers.remove(worker)
         return worker.kill()
-
-
-def _ending(exit_code: int) -> str:
-    if exit_code < 0:
-        return f"ended by signal {-exit_code}"
-    return f"exit code {exit_code}"
 
 
 def _kill_all(workers: list[WorkerProcess], owner: int) -> None:
