@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,7 +125,8 @@ def _judge(
     tails: dict[int, dict[str, Any]] = {}
     changed: set[int] = set()
     with Grader(settings.reward, observer=observer) as grader:
-        for lines in _chunks(folder.samples.lines(changed=changed), size=_CHUNK):
+        stored = folder.samples.lines(changed=changed)
+        while lines := list(islice(stored, _CHUNK)):
             for number, line in enumerate(lines, start=len(samples) + 1):
                 if (problem := settings.reward.problem_with(line["answer"])) is not None:
                     raise DataError(f"{folder.samples.path}:{number}: {problem}")
@@ -177,11 +177,6 @@ def _flip(old: Sample, new: Sample) -> Flip:
         old_extracted=old.verdict.extracted,
         new_extracted=new.verdict.extracted,
     )
-
-
-def _chunks(lines: Iterator[dict[str, Any]], *, size: int) -> Iterator[list[dict[str, Any]]]:
-    while chunk := list(itertools.islice(lines, size)):
-        yield chunk
 
 
 def _today(card: Card, settings: Settings) -> Card:

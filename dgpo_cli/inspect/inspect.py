@@ -11,7 +11,7 @@ from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, tell
-from dgpo_cli.core.types import InspectedCompletion, Inspection
+from dgpo_cli.core.types import Inspection
 from dgpo_cli.inspect.fresh_stats import fresh_stats, load_models
 from dgpo_cli.inspect.pairing import pair_of
 from dgpo_cli.inspect.request import Models, Origin, Selection, WhatIf
@@ -253,6 +253,7 @@ def _inspection(
     source: str,
 ) -> Inspection:
     """Return the inspection, under the rule of the first completion."""
+    ids = [found.line.completion.token_ids for found in statistics]
     rule = rules.shown(statistics[0].line)
     return Inspection(
         model=model,
@@ -261,14 +262,12 @@ def _inspection(
         tau=tau_of(rule),
         kappa=rule.kappa if isinstance(rule, DgpoCredit) else None,
         vocab_size=statistics[0].vocab_size,
-        completions=tuple(_shown(found, rules=rules, texts=texts) for found in statistics),
+        completions=tuple(
+            inspected(found, rules=rules, texts=texts.texts(own), hexes=texts.hexes(own))
+            for found, own in zip(statistics, ids, strict=True)
+        ),
         source=source,
         changes=changes_behind(Path(source)),
         computed=not statistics[0].stored,
         parameters=parameters_of(rule),
     )
-
-
-def _shown(found: Statistics, *, rules: Rules, texts: TokenTexts) -> InspectedCompletion:
-    ids = found.line.completion.token_ids
-    return inspected(found, rules=rules, texts=texts.texts(ids), hexes=texts.hexes(ids))

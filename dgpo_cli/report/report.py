@@ -100,7 +100,7 @@ def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
     return RunRecord(
         name=name,
         path=str(folder.path),
-        state=_state(folder, done=_last_step(metrics), total=total),
+        state=_state(folder, done=int(metrics[-1]["step"] or 0) if metrics else 0, total=total),
         total=total,
         metrics=metrics,
         evals=evals,
@@ -225,10 +225,6 @@ def _state(
     if folder.is_held():
         return "running"
     return "finished" if total is not None and done >= total else "stopped"
-
-
-def _last_step(metrics: Sequence[Mapping[str, float | None]]) -> int:
-    return int(metrics[-1]["step"] or 0) if metrics else 0
 
 
 def _whole(text: str) -> int | None:

@@ -151,11 +151,11 @@ class StepBars:
 
     def notes(self) -> str:
         notes = (
-            f"share: of all weight; {self._marks[1]} is the share of the tokens, what GRPO gives; "
+            f"share: of all weight; {self._marks[1]} is the share of the tokens, what GRPO gives"
         )
         if self._names:
-            notes += f"sum of A: of the token advantages A{self.page.glyphs.times}w; "
-        return notes.removesuffix("; ")
+            notes += f"; sum of A: of the token advantages A{self.page.glyphs.times}w"
+        return notes
 
     @property
     def _names(self) -> tuple[str, ...]:
