@@ -22,7 +22,7 @@ def main() -> NoReturn:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app()
-    except KeyboardInterrupt:  # Ctrl-C once more, while the one before was being told
+    except KeyboardInterrupt:  # a second Ctrl-C, while the first is being reported
         sys.exit(_INTERRUPTED)
     finally:
         # Python's own end has nothing to interrupt but libraries' tidying, with a traceback each.

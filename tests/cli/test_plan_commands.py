@@ -83,7 +83,7 @@ def test_applied_settings_train_where_they_were_planned_for(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("plan",), "needs --preset or --config"),
+        (("plan",), "give --preset or --config"),
         (("plan", "--preset", "tiny", "--gpu", "h1000"), "--gpu=h1000"),
         (("plan", "--preset", "tiny", "--set", "rollout.top_p=0.9"), "top_p=0.9"),
         (("doctor", "--set", "seed=1"), "needs --preset or --config"),
