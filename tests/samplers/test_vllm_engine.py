@@ -121,7 +121,7 @@ def test_an_engine_that_dies_again_is_a_clear_error_and_leaves_nothing(mark: str
 
 def test_an_engine_that_does_not_start_gives_its_reason(mark: str) -> None:
     engine = engine_of("broken")
-    with pytest.raises(BackendError, match="exit code 1 while starting: ValueError: hea") as error:
+    with pytest.raises(BackendError, match="code 1 during startup: ValueError: hea") as error:
         engine.start(NOBODY)
     told = re.search(r"head size 8 is not supported \(full log: (.*)\)$", str(error.value))
     assert told is not None
@@ -133,7 +133,9 @@ def test_an_engine_that_does_not_start_gives_its_reason(mark: str) -> None:
 
 def test_an_engine_that_is_never_ready_is_given_up_and_ended(mark: str) -> None:
     engine = engine_of("mute", timeout_s=0.5)
-    with pytest.raises(BackendError, match=r"not ready after 0\.5 s; raise startup_timeout_s"):
+    with pytest.raises(
+        BackendError, match=r"not ready after 0\.5 s; raise rollout\.backend\.startup"
+    ):
         engine.start(NOBODY)
     assert left_behind(mark, within_s=10) == []
 
