@@ -141,7 +141,7 @@ def lengths(state: PanelState, page: Page) -> list[Text]:
 
 
 def credit(state: PanelState, page: Page) -> list[Text]:
-    """How far the credit is from GRPO's: effective fraction 1 and largest weight 1 are GRPO."""
+    """How far the credit is from GRPO's: effective token fraction 1 is GRPO."""
     facts = (
         ("credit/effective_fraction", "effective", partial(numbers.fraction, digits=4, most=5)),
         ("credit/weight_max", "largest w", "{:.2f}".format),

@@ -124,7 +124,7 @@ def judge_answer(
 
     Args:
         extract: where the answer stands, as in `reward.extract`.
-        finish_reason: "length" if the completion was cut off.
+        finish_reason: "length" if the completion was truncated.
         timeout_s: deadline of `kind` "math", in seconds, after which the outcome is "timeout".
 
     Raises:

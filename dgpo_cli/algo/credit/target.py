@@ -119,7 +119,7 @@ class _Weights:
 
     unit: the row's largest gap, float64 [B]; 1 where all its scores are equal.
     uneven: bool [B], where they are not. ties: share of tokens with the largest score, [B], which
-    is the effective fraction as tau goes to 0.
+    is the effective token fraction as tau goes to 0.
     """
 
     def __init__(self, gaps: Tensor, mask: Tensor) -> None:
@@ -135,7 +135,7 @@ class _Weights:
         self.ties = (self._gaps == 0).sum(dim=1) / self._lengths.clamp(min=1.0)
 
     def shape_at(self, tau: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each row's effective fraction and largest weight, float64 [B]."""
+        """Return each row's effective token fraction and largest weight, float64 [B]."""
         import torch
 
         slope = (-self.unit / tau).float().unsqueeze(1)
