@@ -65,11 +65,11 @@ class Recipe:
     max_grad_norm: float = 0.0
 
     def pieces(self, rows: int) -> list[tuple[int, int]]:
-        """Return the rows of each update; those of no group would be left out in silence."""
+        """Return the rows of each update. Raises ConfigError if the last group is not whole."""
         if not rows or rows % self.group_size:
             raise ConfigError(
-                f"rollout.group_size={self.group_size}: {rows} completions are no whole number of "
-                "groups; sample as many for each prompt as it says"
+                f"rollout.group_size={self.group_size}: {rows} completions are not a multiple; "
+                "sample that many for each prompt"
             )
         return whole_groups(rows, group_size=self.group_size, pieces=self.updates)
 
