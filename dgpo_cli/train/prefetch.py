@@ -149,10 +149,10 @@ class Pipeline:
                 return self._collector.collect(number)
             self._launch(number)
             self._meet()
-        self._measure(only_pending=True)
+        self._measure(batch=False)  # the next draw begins with the pending groups
         if self._sampler is not None and number < self._total:
             self._launch(number + 1)
-        found = self._measure().found
+        found = self._measure(pending=False).found
         self._prefetched = None
         if self._draw is not None:
             self._keep_weights()
@@ -217,10 +217,12 @@ class Pipeline:
             self._snapshot = Snapshot(self._engine.policy)
         self._snapshot.take()
 
-    def _measure(self, *, only_pending: bool = False) -> Prefetched:
+    def _measure(self, *, batch: bool = True, pending: bool = True) -> Prefetched:
         """Measure the prefetched batch and the pending groups under the weights that sampled them.
 
         While those are still the policy's, the batch needs no pass: its first update measures it.
+
+        pending: False while the next batch is drawn: that draw has the pending groups.
         """
         assert self._prefetched is not None
         if self._prefetched.measured:
@@ -230,11 +232,13 @@ class Pipeline:
             self._prefetched = replace(self._prefetched, measured=True)
             return self._prefetched
         assert self._snapshot is not None
-        if only_pending and not self._collector.unmeasured:
+        pending = pending and bool(self._collector.unmeasured)
+        if not (batch or pending):
             return self._prefetched
         with self._snapshot.as_it_was():
-            self._collector.measure()
-            if not only_pending:
+            if pending:
+                self._collector.measure()
+            if batch:
                 self._prefetched = self._with_logprobs(self._prefetched)
         return self._prefetched
 

@@ -30,6 +30,7 @@ from dgpo_cli.runs.pending import PREFETCHED_FILE as FILE
 from dgpo_cli.runs.rollouts import RolloutLine
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train import train
+from dgpo_cli.train.prefetch import Pipeline
 from tests.recorder import AtStep, Killed, Notes, Recorder
 from tests.train.remote import LIMIT_S, THREAD, TwinSampler, sampling_threads
 from tests.train.test_train import numbers, weights
@@ -481,6 +482,25 @@ def test_dynamic_sampling_keeps_groups_over_that_are_two_steps_old(case: Case) -
         assert versions(batch[:old]) <= {max(number - 3, 0)}
         assert versions(batch[old:]) <= {max(number - 2, 0)}
         assert line["sampler/logprob_gap_max"] < 1e-4
+
+
+def test_a_draw_that_is_over_at_once_changes_nothing(
+    other: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pending groups are measured under its own weights, not those of the batch before it."""
+    whole = other("whole")
+    whole.run(AHEAD, *DYNAMIC, steps=6)
+    quick = other("quick")
+    real = Pipeline._launch
+
+    def launch(self: Pipeline, number: int) -> None:
+        real(self, number)
+        assert self._draw is not None and self._draw.wait(LIMIT_S)
+
+    monkeypatch.setattr(Pipeline, "_launch", launch)
+    quick.run(AHEAD, *DYNAMIC, steps=6)
+    left, right = RunFolder(whole.out), RunFolder(quick.out)
+    assert numbers(right.read_metrics()) == numbers(left.read_metrics())  # type: ignore[arg-type]
 
 
 def test_the_trainer_waits_no_longer_than_sampling_takes(case: Case) -> None:
