@@ -147,12 +147,13 @@ class Observers:
         with self._lock:
             if self._telling:
                 return
-            self._telling = True
-            try:
-                while self._waiting:
-                    self._tell(self._waiting.popleft())
-            finally:
-                self._telling = False
+            while self._waiting:  # again: a signal may come between the last look and the end
+                self._telling = True
+                try:
+                    while self._waiting:
+                        self._tell(self._waiting.popleft())
+                finally:
+                    self._telling = False
 
     def _tell(self, event: Event) -> None:
         for member in tuple(self._members):
@@ -160,10 +161,13 @@ class Observers:
                 member.on(event)
             except Exception as error:
                 self._members = [each for each in self._members if each is not member]
-                reason = without_logins(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
-                self._waiting.append(
-                    Note(f"{type(member).__name__} failed and is off from here on: {reason}")
-                )
+                self._waiting.append(Note(failed(type(member).__name__, error)))
+
+
+def failed(who: str, error: Exception) -> str:
+    """Return the note on an observer that failed and is not used again."""
+    reason = without_logins(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+    return f"{who} failed and is off from here on: {reason}"
 
 
 NOBODY: Observer = Observers()

@@ -31,6 +31,7 @@ from dgpo_cli.core.events import (
     Progress,
     Sampled,
     StepDone,
+    failed,
 )
 from dgpo_cli.core.text import plain
 from dgpo_cli.core.types import Interval, StepMetrics
@@ -82,6 +83,7 @@ class RunPanel:
         folder has them; what lies behind `start` is done again and left out."""
         self._console = console.stderr()
         self._screen = Screen(self._console)
+        self._changing = threading.Lock()  # keys change the state too, in the thread that draws
         self._state = PanelState(name=name, folder=str(out), total=steps, step=start)
         self._pace = Pace(total=steps, eval_every=eval_every)
         self._reward: list[tuple[float, float]] = []
@@ -94,7 +96,7 @@ class RunPanel:
         self._above: deque[Text] = deque()
         self._began = time.monotonic()
         self._signals, self._keys = Signals(), Keys()
-        self._pausing = self._waits = False
+        self._pausing = self._waits = self._failed = False
         self._turn = 0  # of the completions that are shown
         self._drawn: Sampled | None = None
         self._memory = DrawnParts()
@@ -126,7 +128,7 @@ class RunPanel:
         doing: Doing = "done" if kind is None else "stopped"
         if kind is not None and issubclass(kind, Exception):
             doing = "failed"
-        self._state = replace(self._state, doing=doing)
+        self._change(doing=doing)
         self._frame(last=True)
 
     def on(self, event: Event) -> None:
@@ -136,16 +138,20 @@ class RunPanel:
                 self._phase(event)
             case Sampled() | Credited():
                 self._drawn = Sampled(event.step, event.groups)
-                self._state = replace(self._state, glimpse=glimpse(event, turn=self._turn))
+                self._change(glimpse=glimpse(event, turn=self._turn))
             case StepDone(step, metrics):
                 self._step(step, metrics)
                 self._pause()
             case Evaluated(step, _, curve):
                 self._evaluated(step, curve)
             case Diagnosed(_, diagnoses):
-                self._state = replace(self._state, diagnoses=diagnoses)
+                self._change(diagnoses=diagnoses)
             case Note(text):
                 self._above.append(console.noted(text))
+
+    def _change(self, **changes: Any) -> None:
+        with self._changing:
+            self._state = replace(self._state, **changes)
 
     def _phase(self, phase: Progress) -> None:
         if phase.over:
@@ -161,8 +167,7 @@ class RunPanel:
         self._extend(step, metrics)
         self._recent.append((step, metrics))
         glimpse = self._state.glimpse
-        self._state = replace(
-            self._state,
+        self._change(
             step=step,
             metrics=dict(metrics),
             completions=glimpse.completions if glimpse is not None else None,
@@ -206,7 +211,7 @@ class RunPanel:
     def _evaluated(self, step: int, curve: Lines) -> None:
         """Take an evaluation, and say it in a line that stays."""
         self._pace.evaluation(step, since=self._began, now=time.monotonic())
-        self._state = replace(self._state, scores=tuple(map(_score, curve)))
+        self._change(scores=tuple(map(_score, curve)))
         options = self._console.options
         line = eval_line(curve, width=self._console.width, ascii_only=options.ascii_only)
         self._above.append(plain(line))
@@ -221,8 +226,7 @@ class RunPanel:
         scores = [_score(line) for line in evals if line["step"] <= start]
         if scores:
             self._pace.evaluated(scores[-1].step)
-        self._state = replace(
-            self._state,
+        self._change(
             recent=tuple(self._recent),
             scores=tuple(scores),
             **self._courses(),
@@ -230,6 +234,7 @@ class RunPanel:
 
     def _draw_on(self) -> None:
         while not self._ended.wait(INTERVAL_S):
+            self._signals.look()  # in the background too: a signal ends a pause
             if self._screen.in_front():
                 self._press(self._keys.pressed())
                 self._frame()
@@ -237,34 +242,45 @@ class RunPanel:
     def _press(self, keys: str) -> None:
         for key in keys.lower():
             if key in "h?":
-                self._state = replace(self._state, help=not self._state.help)
+                self._change(help=not self._state.help)
             elif key == "p":
                 self._pausing = not self._pausing
             elif key == "n":
                 self._turn += 1
                 if self._drawn is not None:
                     shown = glimpse(self._drawn, turn=self._turn)
-                    self._state = replace(self._state, glimpse=shown)
+                    self._change(glimpse=shown)
             elif key == "q":
                 os.kill(os.getpid(), signal.SIGINT)
 
     def _frame(self, *, last: bool = False) -> None:
+        lines = self._lines(last=last)
         above = [self._above.popleft() for _ in range(len(self._above))]
-        width, height = self._console.size
-        lines = panel(
-            self._state if last else self._now(),
-            width=max(1, width - 1),
-            height=max(1, height - 2),
-            depth=depth_of(self._console),
-            ascii_only=self._console.options.ascii_only,
-            memory=self._memory,
-        )
         anew = self._signals.continued()
         with suppress(OSError):  # the terminal has gone: the run goes on without it
             # After Ctrl-Z and fg the shell has written below the panel.
             self._screen.show(lines, above=above, anew=anew)
             if anew and not last:
                 self._keys.listen()
+
+    def _lines(self, *, last: bool) -> Sequence[Text]:
+        """Lay the panel out. If that fails, the run and its notes continue without it."""
+        if self._failed:
+            return ()
+        width, height = self._console.size
+        try:
+            return panel(
+                self._state if last else self._now(),
+                width=max(1, width - 1),
+                height=max(1, height - 2),
+                depth=depth_of(self._console),
+                ascii_only=self._console.options.ascii_only,
+                memory=self._memory,
+            )
+        except Exception as error:
+            self._failed, self._pausing = True, False
+            self._above.append(console.noted(failed("the panel", error)))
+            return ()
 
     def _now(self) -> PanelState:
         """The state with what changes by the moment."""

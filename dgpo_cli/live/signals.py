@@ -50,21 +50,26 @@ class Signals:
     ) -> None:
         if self._pipe is None:
             return
-        self._untold = self.continued()
+        self.look()
         signal.signal(signal.SIGCONT, self._handler)
         signal.set_wakeup_fd(self._wakeup)
         for end in self._pipe:
             os.close(end)
         self._pipe = None
 
-    def continued(self) -> bool:
-        """Look; return whether the process was stopped and continued since the last look."""
-        untold, self._untold = self._untold, False
+    def look(self) -> None:
+        """Take in the signals since the last look."""
         if self._pipe is None:
-            return untold
+            return
         try:
             came = os.read(self._pipe[0], _MANY)
         except BlockingIOError:  # no signal at all
-            return False
+            return
         self.interrupted |= any(number in came for number in _ENDS)
-        return signal.SIGCONT in came
+        self._untold |= signal.SIGCONT in came
+
+    def continued(self) -> bool:
+        """Look; return whether the process was stopped and continued since the last call."""
+        self.look()
+        untold, self._untold = self._untold, False
+        return untold

@@ -6,6 +6,7 @@ import ast
 import os
 import signal
 import threading
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,27 @@ def test_what_a_signals_handler_tells_waits_for_the_member_that_was_interrupted(
     assert heard == ["a", "signal", "b"]
 
 
+def test_what_a_signals_handler_tells_after_the_last_look_is_heard_at_once() -> None:
+    recorder = Recorder()
+    every = Observers([recorder])
+
+    class Interrupted(deque[Event]):
+        """A signal comes once the queue is seen to be empty."""
+
+        late = True
+
+        def __len__(self) -> int:
+            found = super().__len__()
+            if not found and self.late:
+                self.late = False
+                tell(every, "signal")
+            return found
+
+    every._waiting = Interrupted()
+    tell(every, "a")
+    assert recorder.notes == ["a", "signal"]
+
+
 def test_threads_tell_one_at_a_time_and_nothing_is_lost() -> None:
     inside, most = 0, 0
     recorder = Recorder()
@@ -202,7 +224,7 @@ def test_a_run_tells_in_order_what_it_does(tmp_path: Path) -> None:
         for event in recorder.events
         if not isinstance(event, Note | Progress)
     ]
-    step = ["Sampled", "StepDone", "Diagnosed", "Checkpointed"]
+    step = ["Sampled", "Credited", "StepDone", "Diagnosed", "Checkpointed"]
     assert shown == [(name, n) for n in (1, 2) for name in step] + [("Ended", None)]
     assert recorder.of(Ended) == [Ended("done")]
     folder = RunFolder(tmp_path)

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.helpers import environment
+from dgpo_cli.core.events import StepDone
+from dgpo_cli.live.live import RunPanel
+from tests.cli.helpers import environment, on_terminal
 
 STEPS = """
 import sys
@@ -128,3 +131,51 @@ def test_without_a_terminal_on_stdin_no_key_is_read(tmp_path: Path) -> None:
 
     with Keys() as keys:  # pytest's stdin is not one
         assert keys.pressed() == ""
+
+
+IN_THE_BACKGROUND = """
+import os, signal, threading, time
+from pathlib import Path
+from dgpo_cli.core.events import StepDone
+from dgpo_cli.live.live import RunPanel
+came = []
+signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+with RunPanel(name="b", out=Path("runs/x"), steps=5, eval_every=0) as view:
+    view._screen.in_front = lambda: False
+    view._press("p")
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    threading.Timer(20.0, view._press, "p").start()
+    start = time.monotonic()
+    view.on(StepDone(1, {"reward/mean": 0.5, "time/step_s": 0.05}))
+    ended = time.monotonic() - start < 10
+print("the pause ended" if ended and came else "the pause held")
+os._exit(0)
+"""
+
+
+def test_a_signal_ends_a_pause_in_the_background_too() -> None:
+    ended = on_terminal(sys.executable, "-c", IN_THE_BACKGROUND, columns=80, env={"LINES": "30"})
+    assert "the pause ended" in ended.out
+
+
+def test_keys_and_steps_at_the_same_time_lose_nothing() -> None:
+    view = RunPanel(name="b", out=Path("runs/x"), steps=200, eval_every=0)
+    ended = threading.Event()
+
+    def press() -> None:
+        while not ended.is_set():
+            view._press("h")
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=press)
+    thread.start()
+    try:
+        for step in range(1, 201):
+            view.on(StepDone(step, {"reward/mean": 0.5, "time/step_s": 0.1}))
+            time.sleep(5e-4)
+            assert view._state.step == step
+    finally:
+        ended.set()
+        thread.join()
+        sys.setswitchinterval(before)

@@ -99,6 +99,18 @@ def test_an_exception_leaves_the_panel_and_a_usable_terminal() -> None:
     assert lines[-1] == "RuntimeError: boom"
 
 
+def test_a_panel_that_cannot_be_laid_out_ends_no_run() -> None:
+    broken = "import dgpo_cli.live.live as live\nlive.panel = lambda *a, **k: 1 / 0\n"
+    ended = on_terminal(
+        sys.executable, "-c", broken + EVENTS, columns=COLUMNS, env={"LINES": str(ROWS)}
+    )
+    assert ended.code == 0
+    lines = screen_of(ended)
+    assert lines[0] == "note: resumed [red]" and lines[-1] == "result"
+    (note,) = (line for line in lines if line.startswith("note: the panel failed"))
+    assert "ZeroDivisionError" in note
+
+
 def train(out: Path, *more: str, steps: int) -> list[str]:
     settings = [part for one in TINY for part in ("--set", one)]
     return [
