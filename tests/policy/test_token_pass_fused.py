@@ -15,6 +15,7 @@ from dgpo_cli.policy.token_pass import (
     token_logprobs,
     token_pass,
 )
+from dgpo_cli.policy.token_pass.reduce import reduce_fused, reduce_two
 from tests.policy.token_cases import FORMS, random_case
 
 triton = pytest.importorskip("triton")
@@ -99,3 +100,28 @@ def test_powers_are_rounded_to_the_type_of_their_tensor(fused: None) -> None:
     torch.testing.assert_close(kept[torch.float32], exact)
     torch.testing.assert_close(kept[torch.bfloat16].float(), exact, rtol=2**-7, atol=0)
     assert torch.equal(chosen, x[torch.arange(3), torch.tensor([30, 0, 69])] * 0.5)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_kernel_runs_on_the_device_of_its_tensors() -> None:
+    x, ids = torch.randn(4, 50), torch.arange(4)
+    found = []
+    for device in ("cpu", "cuda:1"):
+        numbers, chosen = torch.empty(8, 4, device=device), torch.empty(2, 4, device=device)
+        if device == "cpu":
+            reduce_two(x.clone(), None, scratch=torch.empty_like(x), numbers=numbers)
+        else:
+            reduce_fused(
+                x.to(device),
+                None,
+                scale=1.0,
+                reference_scale=1.0,
+                ids=ids.to(device),
+                start=0,
+                numbers=numbers,
+                chosen=chosen[0],
+                reference_chosen=chosen[1],
+                powers=None,
+            )
+        found.append(numbers.cpu())
+    torch.testing.assert_close(found[1], found[0])

@@ -22,10 +22,11 @@ def fused_on(like: Tensor) -> bool:
     return like.is_cuda and _has_triton()
 
 
-def reduce_fused(*tensors: Any, **named: Any) -> None:
+def reduce_fused(x: Tensor, *tensors: Any, **named: Any) -> None:
     from dgpo_cli.policy.token_pass.fused import reduce_tile
 
-    reduce_tile(*tensors, **named)
+    with torch.cuda.device_of(x):  # Triton starts a kernel on the current device
+        reduce_tile(x, *tensors, **named)
 
 
 def reduce_one(x: Tensor, *, top: Tensor, norm: Tensor) -> None:
