@@ -22,14 +22,7 @@ from dgpo_cli.rewards.formulas.nodes import (
     Several,
     Words,
 )
-from dgpo_cli.rewards.formulas.tokens import (
-    FUNCTIONS,
-    SIGNS,
-    Cursor,
-    FormulaToken,
-    Unread,
-    canonical,
-)
+from dgpo_cli.rewards.formulas.tokens import FUNCTIONS, SIGNS, Cursor, Lexeme, Unread, canonical
 from dgpo_cli.rewards.vocabulary import GREEK
 
 MAX_DEPTH = 50  # of brackets in brackets
@@ -43,7 +36,7 @@ FUNCTION_LETTERS = frozenset("fghFGH")
 class ExpressionReader(Cursor, ABC):
     """Parser of expressions; the content of brackets is parsed like a whole answer."""
 
-    def __init__(self, tokens: list[FormulaToken]) -> None:
+    def __init__(self, tokens: list[Lexeme]) -> None:
         super().__init__(tokens)
         self._depth = 0
         self._bars = 0  # open | of absolute values
@@ -110,7 +103,7 @@ class ExpressionReader(Cursor, ABC):
                 break
         return left
 
-    def _juxtaposed(self, left: Node, token: FormulaToken) -> Node:
+    def _juxtaposed(self, left: Node, token: Lexeme) -> Node:
         """Read `2x`, and the mixed numbers `1\frac{1}{2}` and `3 1/2`."""
         before = self._tokens[self._at - 1]
         if before.kind == "word" and len(before.text) > 1:
@@ -131,7 +124,7 @@ class ExpressionReader(Cursor, ABC):
             return _mixed(left, right)
         return Call("*", (left, right))
 
-    def _starts_factor(self, token: FormulaToken) -> bool:
+    def _starts_factor(self, token: Lexeme) -> bool:
         if token.kind in ("number", "letter"):
             return not (token.text == "U" and self._tokens[self._at - 1].text in (")", "]"))
         if token.kind == "symbol":
@@ -357,9 +350,9 @@ class ExpressionReader(Cursor, ABC):
         if token.kind == "number" and self._single_digits() and token.text.isdigit():
             rest = token.text[1:]
             if rest:
-                last = FormulaToken("number", rest, Fraction(int(rest)))
+                last = Lexeme("number", rest, Fraction(int(rest)))
                 self._tokens[self._at : self._at + 1] = [
-                    FormulaToken("number", token.text[0], Fraction(int(token.text[0]))),
+                    Lexeme("number", token.text[0], Fraction(int(token.text[0]))),
                     last,
                 ]
         return self._atom()

@@ -21,7 +21,7 @@ from dgpo_cli.rewards.formulas.nodes import (
     Several,
     Words,
 )
-from dgpo_cli.rewards.formulas.tokens import SIGNS, FormulaToken, Unread, canonical, tokens_of
+from dgpo_cli.rewards.formulas.tokens import SIGNS, Lexeme, Unread, canonical, tokens_of
 
 MAX_CHARS = 4096  # a longer text is not a final answer, nor a valid argument of int()
 MAX_TOKENS = 2000
@@ -57,7 +57,7 @@ def read(answer: str, *, grouping: bool = True) -> Node:
     return _AnswerReader(tokens).answer()
 
 
-def _conclusion(tokens: list[FormulaToken]) -> list[FormulaToken]:
+def _conclusion(tokens: list[Lexeme]) -> list[Lexeme]:
     """Return the tokens after the last arrow, up to reasons and `for all x`."""
     arrows = [at for at, token in enumerate(tokens) if token.text == "implies"]
     if arrows and arrows[-1] + 1 < len(tokens):
@@ -72,7 +72,7 @@ def _conclusion(tokens: list[FormulaToken]) -> list[FormulaToken]:
     return tokens
 
 
-def _is_one_name(tokens: list[FormulaToken]) -> bool:
+def _is_one_name(tokens: list[Lexeme]) -> bool:
     """Whether `tokens` are a letter, or its range and a letter: `integers n`."""
     kinds = [token.kind for token in tokens]
     return kinds in (["letter"], ["word", "letter"], ["word"])
@@ -333,7 +333,7 @@ class _AnswerReader(ExpressionReader):
         following = self._peek(1)
         return bool(self._units) and following is not None and following.kind == "word"
 
-    def _is_unit_letter(self, token: FormulaToken) -> bool:
+    def _is_unit_letter(self, token: Lexeme) -> bool:
         """Whether `token` is the m in `5 m` at the end; 5m is a product."""
         if not (token.spaced and v.may_follow(token.text, "bare")):
             return False

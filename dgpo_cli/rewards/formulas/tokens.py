@@ -25,7 +25,7 @@ class Unread(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class FormulaToken:
+class Lexeme:
     """places: decimals as written, None for integers. spaced: whitespace precedes."""
 
     kind: Kind
@@ -136,7 +136,7 @@ _HALF_OF_DAY = re.compile(r"(?<![A-Za-z])([AaPp])\.\s?[Mm]\.?(?![A-Za-z])")
 _ROW_SPACE = re.compile(r"\\\\\s*\[[0-9.]+\s*(?:pt|em|ex|mm|cm)\]")
 
 
-def tokens_of(answer: str, *, grouping: bool = True) -> list[FormulaToken]:
+def tokens_of(answer: str, *, grouping: bool = True) -> list[Lexeme]:
     """Return the tokens of `answer`, which may contain math delimiters.
 
     grouping: a comma before three digits may be a thousands separator, outside brackets.
@@ -161,7 +161,7 @@ def tokens_of(answer: str, *, grouping: bool = True) -> list[FormulaToken]:
     return _Lexer(answer, grouping=grouping).read()
 
 
-def canonical(tokens: list[FormulaToken]) -> str:
+def canonical(tokens: list[Lexeme]) -> str:
     """Return the tokens as one text, without spelling variants and spaces."""
     parts: list[str] = []
     for before, token in zip([None, *tokens], tokens, strict=False):
@@ -173,11 +173,11 @@ def canonical(tokens: list[FormulaToken]) -> str:
 class Cursor:
     """A position in a list of tokens."""
 
-    def __init__(self, tokens: list[FormulaToken]) -> None:
+    def __init__(self, tokens: list[Lexeme]) -> None:
         self._tokens = tokens
         self._at = 0
 
-    def _peek(self, ahead: int = 0) -> FormulaToken | None:
+    def _peek(self, ahead: int = 0) -> Lexeme | None:
         at = self._at + ahead
         return self._tokens[at] if at < len(self._tokens) else None
 
@@ -185,7 +185,7 @@ class Cursor:
         token = self._peek(ahead)
         return token is not None and token.text == text and token.kind in ("symbol", "command")
 
-    def _next(self) -> FormulaToken:
+    def _next(self) -> Lexeme:
         token = self._peek()
         if token is None:
             raise Unread("the answer ends early")
@@ -229,11 +229,11 @@ class _Lexer:
         self._grouping = grouping
         self._in_text = in_text
         self._level = level
-        self._tokens: list[FormulaToken] = []
+        self._tokens: list[Lexeme] = []
         self._depth = 0
         self._spaced = False
 
-    def read(self) -> list[FormulaToken]:
+    def read(self) -> list[Lexeme]:
         position = 0
         while position < len(self._text):
             match = _TOKEN.match(self._text, position)
@@ -263,7 +263,7 @@ class _Lexer:
     def _add(
         self, kind: Kind, text: str, value: Fraction | None = None, places: int | None = None
     ) -> None:
-        self._tokens.append(FormulaToken(kind, text, value, places, self._spaced, self._in_text))
+        self._tokens.append(Lexeme(kind, text, value, places, self._spaced, self._in_text))
         self._spaced = False
 
     def _based(self, match: re.Match[str]) -> int:
