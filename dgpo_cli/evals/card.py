@@ -134,6 +134,7 @@ def _subject(
     from dgpo_cli.policy.load import model_location  # imports torch, which regrade does without
 
     model, tokenizer = settings.model, policy.tokenizer
+    compute = policy.compute if settings.rollout.backend.kind == "hf" else None
     folder = model_folder(model_location(model.path), revision=model.revision)
     # The hub's cache keeps each snapshot under its commit.
     on_hub = folder.parent.name == "snapshots"
@@ -154,6 +155,8 @@ def _subject(
         },
         "chat_template": text_fingerprint(tokenizer.chat_template),
         "dtype": model.dtype,
+        # Without it, products are in the weights' dtype, as in versions without model.compute.
+        **({"compute": str(compute).removeprefix("torch.")} if compute is not None else {}),
         "quantization": model.quantization,
         "attention": "eager" if policy.is_eager else model.attention,
         "prompt_ids": {

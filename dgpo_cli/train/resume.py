@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from dgpo_cli.config.changes import SettingDifference, differences, value_text
-from dgpo_cli.config.load import Resolved, resolve
+from dgpo_cli.config.layers import Layer
+from dgpo_cli.config.load import Resolved, layered, resolve
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.errors import CheckpointError, ConfigError, NoCheckpointError
 from dgpo_cli.core.events import NOBODY, Observer, tell
@@ -26,6 +28,7 @@ from dgpo_cli.train.data import pin_data
 
 Resume = Literal["auto", "never", "must"] | int  # a number: the step of a checkpoint
 DAMAGED = ".damaged"  # added to the name of a checkpoint that is set aside
+_STORED = Layer("the run, which began with it", {"model": {"compute": "stored"}})
 _NEWEST = 10  # lines of metrics that are read: the last one may be broken
 
 
@@ -57,6 +60,7 @@ def standing_of(
         BackendError: the hub does not give the commit of its data.
     """
     resolved = pin_data(resolved, folder=folder, observer=observer)
+    resolved = _as_it_computed(resolved, folder=folder, resume=resume, observer=observer)
     found = check_folder(folder, resolved=resolved, resume=resume, allow_change=allow_change)
     done = is_done(folder, settings=resolved.settings, resume=resume)
     return Standing(resolved, found, done)
@@ -117,12 +121,32 @@ def _step_reached(folder: RunFolder, *, resume: Resume) -> int:
 def _stored(folder: RunFolder) -> Resolved:
     """Return the settings of the run in a folder.
 
-    Settings of later versions have their defaults, which is what the run did.
+    Settings of later versions have their defaults, which is what the run did, but for
+    model.compute: before that setting, matrix products were as `stored`.
     """
     try:
-        return resolve(config=folder.settings_file)
+        found = resolve(config=folder.settings_file)
     except ConfigError as error:
         raise CheckpointError(f"{folder.settings_file}: cannot be read: {error}") from error
+    if "compute" in tomllib.loads(folder.settings_file.read_text()).get("model", {}):
+        return found
+    return layered(found, _STORED)
+
+
+def _as_it_computed(
+    resolved: Resolved, *, folder: RunFolder, resume: Resume, observer: Observer
+) -> Resolved:
+    """Return the settings with the run's model.compute, if the command leaves it to dgpo.
+
+    A run of a version without that setting would compute in another dtype from here on.
+    """
+    begun = bool(folder.checkpoints() or folder.has_lines()) and resume != "never"
+    if resolved.settings.model.compute != "auto" or not begun:
+        return resolved
+    if _stored(folder).settings.model.compute != "stored":
+        return resolved
+    tell(observer, "model.compute: stored, with which the run began")
+    return layered(resolved, _STORED)
 
 
 def _refusal(

@@ -54,6 +54,14 @@ def test_the_whole_card_of_the_embedded_model(bench: str, tmp_path: Path) -> Non
     assert environment["device"] == cpu_model() != ""
 
 
+def test_samples_of_another_compute_have_another_card(bench: str, tmp_path: Path) -> None:
+    stored = run(bench, 1, tmp_path / "out").card
+    rounded = run(bench, 1, tmp_path / "rounded", "model.compute=bfloat16").card
+    assert "compute" not in stored.subject  # cards of earlier versions keep their key
+    assert rounded.subject["compute"] == "bfloat16"
+    assert rounded.key != stored.key
+
+
 def test_the_card_on_the_disk_is_the_card(bench: str, tmp_path: Path) -> None:
     card = run(bench, 1, tmp_path / "out").card
     data = json.loads((tmp_path / "out" / "card.json").read_text())

@@ -170,6 +170,23 @@ def test_a_run_of_an_earlier_version_lacks_later_settings_and_goes_on(tmp_path: 
     assert [line["step"] for line in again] == [2]
 
 
+def test_a_run_from_before_model_compute_goes_on_in_the_dtype_of_its_weights(
+    tmp_path: Path,
+) -> None:
+    first, _ = run_tiny(tmp_path / "run", steps=1)
+    path = first.out / "settings.toml"
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if not line.startswith("compute = ")]
+    assert len(lines) - len(kept) == 1
+    path.write_text("\n".join(kept) + "\n")
+    for steps in (2, 3):  # the second time its settings name it
+        _, again = run_tiny(tmp_path / "run", steps=steps)
+        assert [line["step"] for line in again] == [steps]
+        assert resolve(config=path).settings.model.compute == "stored"
+    with pytest.raises(ConfigError, match=r"model\.compute: stored in .*, now bfloat16"):
+        run_tiny(tmp_path / "run", "model.compute=bfloat16", steps=4)
+
+
 def test_fewer_steps_than_done_is_refused(tmp_path: Path) -> None:
     run_tiny(tmp_path / "run", steps=2)
     with pytest.raises(ConfigError, match=r"is at step 2, beyond train\.steps=1"):
