@@ -88,7 +88,7 @@ def _one_line_errors(ctx: Any) -> Iterator[None]:
         option: str | None = getattr(error, "option_name", None)
         known = {name: each for each in ctx.command.get_params(ctx) for name in each.opts}
         if param is not None:
-            message = _refused(param, error.__cause__)
+            message = _refused(param, error)
         elif option in known:
             what = help.takes(known[option])
             message = f"{option}: needs a value, {what}" if what else f"{option}: takes no value"
@@ -99,10 +99,14 @@ def _one_line_errors(ctx: Any) -> Iterator[None]:
         raise _explained(message, ctx) from error
 
 
-def _refused(param: Any, cause: BaseException | None) -> str:
+def _refused(param: Any, error: Any) -> str:
     """Return the error for a wrong or missing value of an option or argument."""
     what = help.takes(param)
     name = param.opts[0] if param.opts[0].startswith("-") else what
+    cause: BaseException | None = error.__cause__
+    if cause is None and error.message:  # a path that is there, but cannot be read
+        why = f"{error.message[0].lower()}{error.message[1:].rstrip('.')}"
+        return f"{name}: {why}" if name != what else why
     if cause is None:
         return f"give {name} {what}" if name != what else f"give {name}"
     from pydantic import ValidationError

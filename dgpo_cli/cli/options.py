@@ -155,7 +155,8 @@ def resolve_run(
     """
     settings_file = run / "settings.toml"
     if not settings_file.is_file():
-        raise ConfigError(f"{run}: no settings.toml in it; give the folder of a training run")
+        fault = "no settings.toml in it" if run.exists() else "no such folder"
+        raise ConfigError(f"{run}: {fault}; name a run folder")
     return resolve(config=settings_file, protocol=protocol, overrides=overrides, flags=flags or {})
 
 

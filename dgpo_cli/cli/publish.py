@@ -89,7 +89,7 @@ def merge(run: Run, out: Out, checkpoint: Checkpoint = None, dtype: Dtype = "bfl
         f"{apart.rounding:.2g}"
     )
     console.say(f"written to {result.out}")
-    console.suggest(["eval", "--bench", "aime2025", "--model", result.out])
+    console.suggest(["eval", "--bench", resolved.settings.eval.bench, "--model", result.out])
 
 
 def push(

@@ -263,8 +263,8 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
-        fix = "; give a folder that can be created and written"
-        raise cannot_write(error, what=f"--out {folder}", fix=fix) from error
+        fix = "; name a folder that you can write to"
+        raise cannot_write(error, what=str(folder), fix=fix) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

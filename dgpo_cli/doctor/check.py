@@ -178,7 +178,11 @@ def _case(line: bytes, number: int) -> Case:
         raise _Broken(f"not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise _Broken("not a JSON object with gold and output")
-    gold, output = _take(fields, "gold"), _take(fields, "output")
+    for name in ("gold", "output"):
+        if name not in fields:
+            known = ", ".join(map(repr, fields)) or "none"
+            raise _Broken(f"no field {name!r} (fields: {known:.200})")
+    gold, output = fields.pop("gold"), fields.pop("output")
     if isinstance(gold, int | float) and not isinstance(gold, bool):
         gold = str(gold)
     for name, value in (("gold", gold), ("output", output)):
@@ -190,13 +194,6 @@ def _case(line: bytes, number: int) -> Case:
     reason = _finish_reason(fields.pop("finish_reason", None))
     item = GradeItem(final_answer(gold), output, reason, _starts_in_thought(fields))
     return Case(number, item, want, fields)
-
-
-def _take(fields: dict[str, Any], name: str) -> Any:
-    if name not in fields:
-        known = ", ".join(map(repr, fields)) or "none"
-        raise _Broken(f"no field {name!r} (fields: {known:.200})")
-    return fields.pop(name)
 
 
 def _starts_in_thought(fields: dict[str, Any]) -> bool:

@@ -54,7 +54,8 @@ def run(path: Path, *, observer: Observer) -> RegradeResult:
     """
     folder = EvalFolder(path)
     if not folder.samples.path.is_file():
-        raise ConfigError(f"{path}: no {folder.samples.path.name} in it; give an eval folder")
+        fault = f"no {folder.samples.path.name} in it" if path.exists() else "no such folder"
+        raise ConfigError(f"{path}: {fault}; name the folder of an evaluation")
     with folder.lock():
         if folder.samples.mend():
             tell(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import statistics
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from dgpo_cli.config.load import Resolved
-from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.errors import DataError, cannot_write
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.types import Prompt, ScoredGroup
 from dgpo_cli.engine.engine import Engine
@@ -48,6 +51,7 @@ def run(
     settings = resolved.settings
     prompts = read_source(resolved, source=source, observer=observer)[:limit]
     check_answers(prompts, reward=settings.reward)
+    _check_writable(out)
     with sampling_engine(settings, adapter=adapter, observer=observer) as engine:
         prompts = fitting(engine, prompts, observer=observer)
         seeds = completion_seeds(
@@ -59,6 +63,24 @@ def run(
         groups = engine.score(engine.sample(prompts, seeds=seeds))
     write_lines(out, rollout_lines(groups, temperature=settings.rollout.temperature))
     return _result(groups, out=out)
+
+
+def _check_writable(out: Path) -> None:
+    """Create the folder of `out` and try it, before time is spent on sampling.
+
+    Raises:
+        ConfigError: `out` cannot be written.
+        DgpoError: the disk is full.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        fix = "; name a file that you can write to"
+        raise cannot_write(error, what=f"--out {out}", fix=fix) from error
 
 
 def read_source(resolved: Resolved, *, source: str, observer: Observer) -> tuple[Prompt, ...]:

@@ -78,8 +78,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:
     """Read one run. A part that cannot be read becomes a note."""
     if not folder.path.is_dir():
-        said = "is a file; give a run folder" if folder.path.exists() else "no such folder"
-        raise ConfigError(f"{folder.path}: {said}")
+        fault = "is a file" if folder.path.exists() else "no such folder"
+        raise ConfigError(f"{folder.path}: {fault}; name a run folder")
     if not folder.metrics_file.exists() and not folder.settings_file.exists():
         raise ConfigError(f"{folder.path}: not a run folder: it has no metrics.jsonl")
     notes = _Notes()

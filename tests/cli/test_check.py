@@ -134,7 +134,7 @@ def test_a_gold_of_gsm8k_is_what_stands_behind_its_marker(tmp_path: Path) -> Non
         ("{", "not JSON: Expecting property name"),
         ("[" * 100_000, "not JSON: "),
         ("[1]", "not a JSON object with gold and output"),
-        ('{"gold": "1", "text": "x"}', "no field 'output' (fields: 'text')"),
+        ('{"gold": "1", "text": "x"}', "no field 'output' (fields: 'gold', 'text')"),
         ('{"output": "1"}', "no field 'gold' (fields: 'output')"),
         ('{"gold": "1/2", "output": ""}', "answer='1/2' is not an integer"),
         ('{"gold": true, "output": ""}', "gold=True is not text; put it in quotes"),

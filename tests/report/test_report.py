@@ -262,7 +262,7 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "empty").mkdir()
     for paths, words in (
         ([tmp_path / "none"], "no such folder"),
-        ([folder.metrics_file], "is a file; give a run folder"),
+        ([folder.metrics_file], "is a file; name a run folder"),
         ([tmp_path / "empty"], "not a run folder"),
         ([folder.path, folder.path], "given twice"),
         ([], "no run under ./runs"),
