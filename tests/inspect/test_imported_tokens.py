@@ -119,6 +119,6 @@ def test_a_tokenizer_whose_end_the_model_cannot_say_is_refused() -> None:
     tokenizer = with_added(eos_token="<stop>")
     model = tiny.build_model()
     model.generation_config.eos_token_id = None
-    told = rf"EOS token has id {tiny.VOCAB}, but the model has {tiny.VOCAB} logits: completions"
+    told = rf"EOS token has id {tiny.VOCAB}, but the model has {tiny.VOCAB} logits, so completions"
     with pytest.raises(ModelError, match=told):
         Policy(model, tokenizer=tokenizer, reference=None, has_adapter=False)
