@@ -10,6 +10,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,9 @@ def through(
         if scope["type"] == "http":
             bodies.append((await receive())["body"])
 
-    asyncio.run(Gate(behind)(scope, receive, send))
+    # The browser of the pages' tests keeps a loop running in this thread.
+    with ThreadPoolExecutor(1) as other:
+        other.submit(asyncio.run, Gate(behind)(scope, receive, send)).result()
     return said, bodies, scopes
 
 
