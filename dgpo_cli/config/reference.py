@@ -74,6 +74,7 @@ _USED_BY: Mapping[str, tuple[str, ...]] = {
     "train": ("train", *_PLAN),
     "train.threads": _SAMPLE,
     "eval": ("train",),
+    "eval.bench": ("train", "merge"),
     "track": ("train",),
     "parallel": ("train", *_PLAN),
 }
