@@ -63,7 +63,10 @@ def test_what_fails_before_it_wrote_leaves_no_lock_and_no_folder_of_its_own(tmp_
 
 def test_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="--out"), RunFolder(tmp_path / "file" / "run").lock():
+    with (
+        pytest.raises(ConfigError, match="name a folder that you can write to"),
+        RunFolder(tmp_path / "file" / "run").lock(),
+    ):
         pass
 
 
