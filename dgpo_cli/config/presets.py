@@ -39,7 +39,7 @@ def preset_text(name: str) -> str:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"preset {name}: unknown; {hint}there are {', '.join(names)}")
+        raise ConfigError(f"preset {name}: unknown; {hint}presets: {', '.join(names)}")
     return (resource_dir("presets") / f"{name}.toml").read_text(encoding="utf-8")
 
 

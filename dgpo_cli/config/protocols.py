@@ -72,7 +72,7 @@ def load_protocol(name: str) -> Protocol | None:
         near = difflib.get_close_matches(name, (*names, SETTINGS), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(
-            f"--protocol {name}: unknown; {hint}there are {', '.join(names)}, and "
+            f"--protocol {name}: unknown; {hint}protocols: {', '.join(names)}, and "
             f"{SETTINGS} for the settings as they are"
         )
     path = resource_dir("data") / "protocols" / f"{name}.toml"
