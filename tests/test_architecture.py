@@ -18,7 +18,7 @@ import dgpo_cli
 PACKAGE = "dgpo_cli"
 LEVELS = (
     {"core"},
-    {"algo", "stats", "ui", "trackers"},
+    {"algo", "stats", "ui", "trackers", "parallel"},
     {"policy", "samplers", "rewards"},
     {"hub"},
     {"prompts"},

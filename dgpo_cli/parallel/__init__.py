@@ -1,0 +1,1 @@
+"""One policy on many devices: ranks, how they start, sharding."""
