@@ -16,7 +16,7 @@ from dgpo_cli.ui import console
 Gpus = Annotated[
     int | None,
     typer.Option(
-        help="Devices that the model is sharded over; more than one sets parallel.kind=fsdp2.",
+        help="Devices in total (parallel.gpus).",
         metavar="N",
         min=1,
         show_default="the preset's, else 1",
@@ -86,10 +86,7 @@ def plan(
         dgpo plan --preset qwen7b-lora --gpu l40s --apply mine.toml
     """
     options.one_of({"--preset": preset, "--config": config}, why="to say what to plan")
-    flags = options.flags_of(
-        parallel__gpus=("--gpus", gpus),
-        parallel__kind=("--gpus", None if gpus is None else "single" if gpus == 1 else "fsdp2"),
-    )
+    flags = options.flags_of(parallel__gpus=("--gpus", gpus))
     resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags=flags)
     from dgpo_cli.config.checks import check_trainable
     from dgpo_cli.planning import devices

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from dgpo_cli.config.settings import Settings
+from dgpo_cli.config.settings import Settings, parallel_kind
 from dgpo_cli.core.errors import BackendError, ConfigError
+from dgpo_cli.samplers.settings import VllmBackend
 
 
 def always_wrong(settings: Settings) -> Iterator[str]:
@@ -17,10 +18,27 @@ def always_wrong(settings: Settings) -> Iterator[str]:
             f"reward.correct={reward.correct:g}: must be greater than "
             f"reward.wrong={reward.wrong:g}; set reward.correct higher"
         )
-    if settings.parallel.kind == "single" and settings.parallel.gpus > 1:
+    yield from _devices(settings)
+
+
+def _devices(settings: Settings) -> Iterator[str]:
+    parallel, backend = settings.parallel, settings.rollout.backend
+    if parallel.kind == "single" and parallel.gpus > 1:
         yield (
-            f"parallel.gpus={settings.parallel.gpus}: parallel.kind=single uses one device; "
-            "set parallel.gpus=1, or parallel.kind=fsdp2"
+            f"parallel.gpus={parallel.gpus}: parallel.kind=single uses one device; "
+            "set parallel.gpus=1, or parallel.kind=auto"
+        )
+    if parallel.gpus % parallel.sequence:
+        yield (
+            f"parallel.sequence={parallel.sequence}: does not divide "
+            f"parallel.gpus={parallel.gpus}; set parallel.sequence=1, or parallel.gpus to a "
+            f"multiple of {parallel.sequence}"
+        )
+    split = backend.tensor_parallel_size if isinstance(backend, VllmBackend) else 1
+    if parallel.gpus > 1 and parallel.gpus % split:
+        yield (
+            f"rollout.backend.tensor_parallel_size={split}: does not divide "
+            f"parallel.gpus={parallel.gpus}; set a divisor of it"
         )
 
 
@@ -37,6 +55,7 @@ def check_trainable(settings: Settings) -> None:
         *_updates(settings),
         *_optimiser(settings),
         *_weights(settings),
+        *_shards(settings),
     ]
     if lines:
         raise ConfigError("\n".join(lines))
@@ -126,10 +145,32 @@ def _weights(settings: Settings) -> Iterator[str]:
         )
 
 
+def _shards(settings: Settings) -> Iterator[str]:
+    kind = parallel_kind(settings)
+    sharded = kind in ("shard", "hybrid")
+    if settings.parallel.reference == "offload" and not (
+        sharded and settings.adapter.kind == "none"
+    ):
+        why = "has no copy" if settings.adapter.kind != "none" else "is not sharded"
+        yield f"parallel.reference=offload: the reference {why} here; set parallel.reference=shard"
+    if not sharded:
+        return
+    if settings.model.quantization != "none":
+        yield (
+            f"model.quantization={settings.model.quantization}: weights in 4 bits are not sharded "
+            f"(parallel.kind={kind}); set parallel.kind=replicate, or model.quantization=none"
+        )
+    if settings.optim.kind != "adamw":
+        yield (
+            f"optim.kind={settings.optim.kind}: its state is not sharded (parallel.kind={kind}); "
+            "set optim.kind=adamw, or parallel.kind=replicate"
+        )
+
+
 def not_built(settings: Settings) -> tuple[str, ...]:
     """Return the settings that are valid but that this version cannot train with."""
-    parallel = settings.parallel.kind
-    return () if parallel == "single" else (f"parallel.kind={parallel}",)
+    kind = parallel_kind(settings)
+    return () if kind == "single" else (f"parallel.kind={kind}",)
 
 
 def check_built(settings: Settings, *, training: bool = True) -> None:
@@ -154,10 +195,7 @@ def check_built(settings: Settings, *, training: bool = True) -> None:
         )
     missing = not_built(settings)
     if missing:
-        raise BackendError(
-            f"not built in this version: {', '.join(missing)} "
-            "(set parallel.kind=single parallel.gpus=1)"
-        )
+        raise BackendError(f"not built in this version: {', '.join(missing)} (set parallel.gpus=1)")
     _check_installed(settings, training=training)
 
 

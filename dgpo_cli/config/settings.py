@@ -16,6 +16,7 @@ from dgpo_cli.policy.settings import (
     ModelSettings,
     NoAdapter,
     OptimizerKind,
+    ParallelKind,
     ParallelSettings,
 )
 from dgpo_cli.prompts.settings import PromptSettings, SumsPrompts
@@ -125,3 +126,13 @@ class Settings(Frozen):
     parallel: Annotated[ParallelSettings, Change.FREE] = Field(
         ParallelSettings(), description="Devices."
     )
+
+
+def parallel_kind(settings: Settings) -> ParallelKind:
+    """Return how a run is distributed over its devices, with auto resolved."""
+    parallel = settings.parallel
+    if parallel.gpus == 1:
+        return "single"
+    if parallel.kind == "auto":
+        return "shard" if settings.adapter.kind == "none" else "replicate"
+    return parallel.kind

@@ -11,6 +11,7 @@ from dgpo_cli.core.schema import Change, Frozen
 EMBEDDED_TINY = "embedded:tiny"
 
 OptimizerKind = Literal["adamw", "adamw8bit", "paged-adamw8bit"]
+ParallelKind = Literal["single", "replicate", "shard", "hybrid"]
 
 
 class ModelSettings(Frozen):
@@ -88,9 +89,23 @@ AdapterSettings = Annotated[NoAdapter | LoraAdapter, Field(discriminator="kind")
 
 
 class ParallelSettings(Frozen):
-    """The distribution of the policy over processes."""
+    """The distribution of a run over devices, one process (rank) each."""
 
-    kind: Literal["single", "fsdp2"] = Field(
-        "single", description="single: one device. fsdp2: shards over many (torchrun)."
+    kind: Literal["auto", "single", "replicate", "shard", "hybrid"] = Field(
+        "auto",
+        description="single: one device. replicate: the whole model on each. shard: weights, "
+        "gradients and optimiser split over all. hybrid: split within a machine, replicated "
+        "across machines. auto: replicate with an adapter, else shard. One device is always "
+        "single.",
     )
-    gpus: int = Field(1, ge=1, description="Devices over which fsdp2 shards.")
+    gpus: int = Field(1, ge=1, description="Devices in total: one rank each.")
+    reference: Literal["shard", "offload"] = Field(
+        "shard",
+        description="Where a sharded reference is kept: on the devices, or in the host's memory.",
+    )
+    sequence: Literal[1, 2, 4] = Field(
+        1, description="Ranks that share a micro-batch, for completions too long for one device."
+    )
+    timeout_s: float = Field(
+        1800.0, gt=0, description="Longest wait of a rank for the others in an exchange."
+    )

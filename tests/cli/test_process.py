@@ -82,11 +82,11 @@ def test_several_mistakes_are_a_line_each() -> None:
 
 
 def test_what_is_not_built_exits_with_1_in_one_line() -> None:
-    several = ("--set", "parallel.kind=fsdp2", "--set", "parallel.gpus=2")
+    several = ("--set", "parallel.kind=shard", "--set", "parallel.gpus=2")
     ended = dgpo("train", "--preset", "tiny", *several)
     assert (ended.code, ended.out) == (1, "")
     assert len(ended.err.splitlines()) == 1
-    assert "parallel.kind=fsdp2 (set parallel.kind=single parallel.gpus=1)" in ended.err
+    assert "parallel.kind=shard (set parallel.gpus=1)" in ended.err
 
 
 @pytest.mark.parametrize("before", [True, False])

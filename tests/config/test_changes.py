@@ -26,6 +26,7 @@ train.steps train.checkpoint_every train.keep_checkpoints train.rollouts_every t
 eval.every eval.bench eval.data eval.k eval.protocol eval.temperature eval.top_p eval.top_k
 eval.max_completion_tokens
 track.to track.project track.name track.mode parallel.kind parallel.gpus
+parallel.reference parallel.sequence parallel.timeout_s
 """
 LEARNT = """
 seed model.dtype model.compute model.attention model.quantization model.trust_remote_code

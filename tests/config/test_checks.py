@@ -8,8 +8,10 @@ import pytest
 
 from dgpo_cli.config.checks import check_built, check_trainable
 from dgpo_cli.config.load import resolve
+from dgpo_cli.config.settings import parallel_kind
 from dgpo_cli.core.errors import BackendError, ConfigError
 
+SHARDED = ("parallel.kind=shard", "parallel.gpus=2")
 NEEDS_FILE = ("prompts.kind=file", "prompts.path=x.jsonl")
 
 
@@ -40,6 +42,15 @@ def training_refusal(*overrides: str) -> list[str]:
         (("model.quantization=nf4",), "adapter.kind=lora"),
         (("model.dtype=bfloat16",), "model.dtype=float32"),
         (("model.dtype=float16",), "adapter.kind=lora"),
+        (("parallel.reference=offload",), "parallel.reference=shard"),
+        (
+            ("parallel.reference=offload", "adapter.kind=lora", *SHARDED),
+            "parallel.reference=shard",
+        ),
+        (("optim.kind=adamw8bit", *SHARDED), "parallel.kind=replicate"),
+        (("optim.kind=adamw8bit", *SHARDED), "optim.kind=adamw"),
+        (("model.quantization=nf4", "adapter.kind=lora", *SHARDED), "parallel.kind=replicate"),
+        (("model.quantization=nf4", "adapter.kind=lora", *SHARDED), "model.quantization=none"),
     ],
 )
 def test_what_cannot_train_is_refused_and_the_named_fix_trains(
@@ -49,6 +60,23 @@ def test_what_cannot_train_is_refused_and_the_named_fix_trains(
     assert line.startswith(tuple(f"{argument}:" for argument in wrong))
     assert f"set {fix}" in line or f"or {fix}" in line
     check_trainable(resolve(preset="tiny", overrides=[*wrong, fix]).settings)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind"),
+    [
+        (("parallel.gpus=1", "parallel.kind=shard"), "single"),
+        (("parallel.gpus=2",), "shard"),
+        (("parallel.gpus=2", "adapter.kind=lora"), "replicate"),
+        (("parallel.gpus=2", "adapter.kind=lora", "parallel.kind=shard"), "shard"),
+        (("parallel.gpus=2", "parallel.kind=replicate"), "replicate"),
+        (("parallel.gpus=16", "parallel.kind=hybrid"), "hybrid"),
+    ],
+)
+def test_several_devices_replicate_an_adapter_and_shard_a_model(
+    overrides: tuple[str, ...], kind: str
+) -> None:
+    assert parallel_kind(resolve(overrides=overrides).settings) == kind
 
 
 def test_updates_must_divide_the_prompts_of_a_step() -> None:
@@ -70,7 +98,23 @@ def test_all_that_cannot_train_is_reported_at_once() -> None:
     [
         (("reward.correct=0",), "reward.correct=0: must be greater than reward.wrong=0"),
         (("reward.minimum=5", "reward.maximum=4"), "reward: minimum=5 is above maximum=4"),
-        (("parallel.gpus=2",), "parallel.gpus=2: parallel.kind=single uses one device"),
+        (
+            ("parallel.gpus=2", "parallel.kind=single"),
+            "parallel.gpus=2: parallel.kind=single uses one device",
+        ),
+        (
+            ("parallel.gpus=6", "parallel.sequence=4"),
+            "parallel.sequence=4: does not divide parallel.gpus=6",
+        ),
+        (("parallel.sequence=2",), "parallel.sequence=2: does not divide parallel.gpus=1"),
+        (
+            (
+                "parallel.gpus=6",
+                "rollout.backend.kind=vllm",
+                "rollout.backend.tensor_parallel_size=4",
+            ),
+            "rollout.backend.tensor_parallel_size=4: does not divide parallel.gpus=6",
+        ),
     ],
 )
 def test_what_no_command_can_use_is_refused_when_resolved(
@@ -91,8 +135,8 @@ def test_the_defaults_and_tiny_are_built_and_train() -> None:
     ("missing", "fixes"),
     [
         (
-            ("parallel.kind=fsdp2", "parallel.gpus=4"),
-            ("parallel.kind=single", "parallel.gpus=1"),
+            ("parallel.kind=shard", "parallel.gpus=4"),
+            ("parallel.gpus=1",),
         ),
     ],
 )
