@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo_cli.config.load import resolve
-from dgpo_cli.samplers.guard import descendants
+from dgpo_cli.parallel.guard import descendants
 from dgpo_cli.train import train
 
 SETTINGS = (

@@ -96,7 +96,7 @@ def arguments(pid: int) -> bytes:
 
 def is_leaf(pid: int, mark: str) -> bool:
     """Whether it is the server itself and not its guard."""
-    return b"dgpo_cli.samplers.guard" not in arguments(pid)
+    return b"dgpo_cli.parallel.guard" not in arguments(pid)
 
 
 def test_weights_of_a_checkpoint_reach_an_engine_that_has_read_the_base(mark: str) -> None:

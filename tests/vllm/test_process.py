@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dgpo_cli.engine.setup import make_sampler
-from dgpo_cli.samplers.guard import descendants
+from dgpo_cli.parallel.guard import descendants
 from dgpo_cli.samplers.vllm.engine import OwnEngine
 from dgpo_cli.samplers.vllm.sampler import VllmSampler
 from tests.processes import interrupt_until_told, left_behind, with_mark

@@ -1,7 +1,7 @@
 """The engine of `rollout.backend.kind = "vllm"`: a server that this process starts.
 
 It is a child process because vLLM's engine and workers are children anyway and outlive a killed
-parent, while samplers/guard.py ends a child with everything below it. A dead engine can restart
+parent, while parallel/guard.py ends a child with everything below it. A dead engine can restart
 without ending the run, and both vLLM backends share one code path. Its Unix socket is in a folder
 that only the user can enter.
 """

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from dgpo_cli.core.errors import BackendError
-from dgpo_cli.samplers.guard import KEEP
+from dgpo_cli.parallel.guard import KEEP
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 _POLL_S = 0.2
@@ -29,7 +29,7 @@ _EXCEPTION = re.compile(r"(?<![^\s\]])(?:\w+\.)*\w*(?:Error|Exception): \S[^\n]*
 
 
 class OwnedProcess:
-    """A command under samplers/guard.py, in its own session, with its output in a file.
+    """A command under parallel/guard.py, in its own session, with its output in a file.
 
     Ctrl-C in a terminal reaches only the parent. When the parent ends, in whatever way, so does
     the command with everything it started.
@@ -48,7 +48,7 @@ class OwnedProcess:
         read_end, self._lifeline = os.pipe()
         # Without a log, output goes to stderr: stdout is for dgpo's own.
         output = _STDERR if log is None else os.open(log, os.O_WRONLY | os.O_CREAT, 0o600)
-        guard = [sys.executable, "-P", "-m", "dgpo_cli.samplers.guard"]
+        guard = [sys.executable, "-P", "-m", "dgpo_cli.parallel.guard"]
         try:
             self._guard = subprocess.Popen(
                 [*guard, str(os.getpid()), str(read_end), str(GRACE_S), str(folder), *command],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.samplers.guard import descendants
+from dgpo_cli.parallel.guard import descendants
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -1,6 +1,6 @@
 """Runs a command and ends everything it started when the parent ends, in whatever way.
 
-    python -m dgpo_cli.samplers.guard PARENT_PID LIFELINE_FD GRACE_S FOLDER COMMAND...
+    python -m dgpo_cli.parallel.guard PARENT_PID LIFELINE_FD GRACE_S FOLDER COMMAND...
 
 The parent holds the other end of the lifeline, a pipe. When it dies, even by SIGKILL, the pipe
 ends and the guard stops the command and everything it started, then removes FOLDER unless the
