@@ -170,8 +170,8 @@ class Bench:
         def draw(count: int) -> list[int]:
             return torch.randint(policy.vocab_size, (count,), generator=generator).tolist()
 
-        rows = pad_rows([(draw(p), draw(c)) for p, c in sizes], pad_id=0, device=policy.device)
-        signs = torch.tensor([(-1.0) ** i for i in range(len(sizes))], device=policy.device)
+        rows = pad_rows([(draw(p), draw(c)) for p, c in sizes], pad_id=0)
+        signs = torch.tensor([(-1.0) ** i for i in range(len(sizes))])
         return rows, signs
 
     def update(

@@ -55,7 +55,7 @@ def moved(settings: ModelSettings, *, by: float) -> Policy:
 
 def distances(policy: Policy, pairs: Pairs) -> torch.Tensor:
     """d of every token, float32 [N]."""
-    rows = pad_rows(pairs, pad_id=policy.pad_id, device=policy.device)
+    rows = pad_rows(pairs, pad_id=policy.pad_id)
     stats = token_stats(policy, rows, temperature=1.0, micro_batch_size=8, with_reference=True)
     return stats.hellinger_sq[rows.mask]
 

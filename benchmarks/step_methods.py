@@ -84,9 +84,7 @@ def rows_of(case: str, vocab: int) -> tuple[Rows, Tensor]:
         found: list[int] = torch.randint(3, vocab, (count,), generator=generator).tolist()
         return found
 
-    rows = pad_rows(
-        [(ids(p), ids(t)) for p, t in CASES[case]], pad_id=0, device=torch.device("cpu")
-    )
+    rows = pad_rows([(ids(p), ids(t)) for p, t in CASES[case]], pad_id=0)
     return rows, torch.tensor([1.0, -0.5, 0.7, -1.2] * (len(CASES[case]) // 4))
 
 

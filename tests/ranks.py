@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import socket
 import traceback
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def on_ranks(work: Callable[..., T], count: int, *args: Any, **options: Any) -> 
     for rank in ranks:
         rank.start()
     try:
-        found = dict(answers.get(timeout=_LIMIT_S) for _ in ranks)
+        found = dict(pickle.loads(answers.get(timeout=_LIMIT_S)) for _ in ranks)
     finally:
         for rank in ranks:
             rank.join(5)
@@ -79,6 +80,7 @@ def _run(
         found = work(ranks, *args)
         ranks.gather(None)
     except BaseException:
-        answers.put((number, (False, traceback.format_exc())))
+        answer = number, (False, traceback.format_exc())
     else:
-        answers.put((number, (True, found)))
+        answer = number, (True, found)
+    answers.put(pickle.dumps(answer))  # a queue would share tensors, and their owner ends

@@ -215,11 +215,9 @@ class Engine:
 
         with self._watch.phase("statistics"):
             pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
-            rows = pad_rows(pairs, pad_id=self.policy.pad_id, device=self.policy.device)
+            rows = pad_rows(pairs, pad_id=self.policy.pad_id)
             advantages = torch.tensor(
-                [a for g in groups for a in g.advantages],
-                dtype=torch.float32,
-                device=self.policy.device,
+                [a for g in groups for a in g.advantages], dtype=torch.float32
             )
             return self._learning.measure(
                 rows,
@@ -246,7 +244,7 @@ class Engine:
         optim = self.settings.optim
         with self._watch.phase("statistics"):
             pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
-            rows = pad_rows(pairs, pad_id=self.policy.pad_id, device=self.policy.device)
+            rows = pad_rows(pairs, pad_id=self.policy.pad_id)
             stats = token_stats(
                 self.policy,
                 rows,
@@ -289,9 +287,7 @@ class Engine:
 
         if not self.settings.loss.mask_truncated:
             return None
-        return torch.tensor(
-            [not is_truncated(c) for g in groups for c in g.completions], device=self.policy.device
-        )
+        return torch.tensor([not is_truncated(c) for g in groups for c in g.completions])
 
     def update(self, batch: Batch, *, step: int) -> StepMetrics:
         """Update the policy on a batch; the sampler has the new weights after the next `sync`.

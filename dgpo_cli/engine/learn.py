@@ -10,6 +10,10 @@ The order, for a batch whose groups are cut into `updates` pieces:
 2. `update` moves the weights by that gradient, if it is this batch's, and then runs forward and
    backward over each later piece, whose old_logprobs are now those of earlier weights.
 
+With several ranks every one has the whole batch and runs its share of the micro-batches. Statistics
+are summed over the ranks, so that credit, normalisers and metrics are those of the batch; so are
+the gradients of an update.
+
 A first pass cannot serve both where statistics and learning differ (dropout), or where the weights
 of a completion need the statistics of all (a rule of the whole batch): then 1 only measures.
 Completions that earlier weights sampled bring their old_logprobs, measured under those weights;
@@ -31,6 +35,7 @@ from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY, Observer, phase
 from dgpo_cli.core.timing import Stopwatch
 from dgpo_cli.core.types import Advance, Batch
+from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.policy.batching import Rows, cut_rows, on_grid, whole_groups
 from dgpo_cli.policy.scoring import StatsTable, token_stats
 
@@ -103,6 +108,18 @@ class Update:
         """Whether the loss, its gradient and the logarithm of every ratio were finite numbers."""
         return self.ratios_finite and math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
+    def include(self, other: Update) -> None:
+        """Add the micro-batches of another rank."""
+        self.loss += other.loss
+        self.ratio_min = min(self.ratio_min, other.ratio_min)
+        self.ratio_max = max(self.ratio_max, other.ratio_max)
+        self.clipped_tokens += other.clipped_tokens
+        self.signal_tokens += other.signal_tokens
+        self.kept_tokens += other.kept_tokens
+        self.correction_weights += other.correction_weights
+        self.correction_squares += other.correction_squares
+        self.ratios_finite &= other.ratios_finite
+
     def add(
         self,
         loss: Tensor,  # scalar
@@ -157,19 +174,28 @@ class _Piece:
         old_logprobs: Tensor,  # float32 [M, t]
         mask: Tensor,  # bool [M, t]
         chosen: Tensor,  # int64 [M], the rows of the batch that these are
+        counts: bool = True,
     ) -> None:
-        """Add the gradient of a micro-batch to .grad, and count it."""
-        batch, width = self.batch, mask.shape[1]
+        """Add the gradient of a micro-batch to .grad, and count it.
+
+        counts: False for a pass that only keeps other ranks company: its gradient is 0.
+        """
+        batch, width, device = self.batch, mask.shape[1], mask.device
         sampled = batch.sampling_logprobs
         weights, within = self.recipe.correction.weights(
-            old_logprobs, old_logprobs if sampled is None else sampled[chosen, :width], mask
+            old_logprobs,
+            old_logprobs if sampled is None else sampled[chosen, :width].to(device),
+            mask,
         )
         # A positive factor of the advantage is one of the loss, and moves no bound of the clip.
         credited = batch.advantages[chosen, None] * batch.credit.weights[chosen, :width]
         losses, ratios, clipped = self.recipe.loss.token_losses(
-            logprobs, old_logprobs=old_logprobs, token_advantages=credited * weights
+            logprobs, old_logprobs=old_logprobs, token_advantages=credited.to(device) * weights
         )
-        value = (losses * self.scales[chosen, None])[mask].sum()
+        value = (losses * self.scales[chosen, None].to(device))[mask].sum()
+        if not counts:
+            (value * 0.0).backward()
+            return
         value.backward()
         self.update.add(
             value,
@@ -200,12 +226,18 @@ class Learner:
         policy: Policy,
         optimizer: torch.optim.Optimizer | None,
         *,
+        ranks: Ranks = ALONE,
         observer: Observer = NOBODY,
         watch: Stopwatch | None = None,
     ) -> None:
-        """watch: counts the seconds of backward passes as "update"."""
+        """
+        Args:
+            ranks: all call the same methods with the same arguments.
+            watch: counts the seconds of backward passes as "update".
+        """
         self.policy = policy
         self.optimizer = optimizer
+        self._ranks = ranks
         self._observer = observer
         self._watch = watch or Stopwatch()
         self._begun: tuple[Batch, Update] | None = None  # its gradient is in .grad
@@ -249,6 +281,7 @@ class Learner:
             needs_reference=None if every_distance else signal,
             only=torch.nonzero(~learnt).squeeze(1),
             into=table,
+            ranks=self._ranks,
             observer=self._observer,
         )
         batch = Batch(
@@ -275,6 +308,7 @@ class Learner:
                 update = self._accumulate(
                     batch, first[0], recipe=recipe, advance=advance, measuring=measuring
                 )
+            self._complete(batch, learnt, recipe=recipe, table=table)
             self._begun = batch, update
         if old_logprobs is not None and batch.policy_logprobs is not None:
             batch.policy_logprobs.copy_(table.stats.old_logprobs)
@@ -337,36 +371,75 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         index = torch.arange(*piece, device=batch.advantages.device)
         own, rows = _Piece.of(batch, index, recipe=recipe), Rows.of(batch)
+        parts = cut_rows(
+            rows,
+            index[batch.advantages[index] != 0],
+            size=recipe.micro_batch_size,
+            max_tokens=recipe.micro_batch_tokens,
+            even_length=self.policy.even_length,
+            lanes=self._ranks.lanes,
+        )
         with self.policy.training():
-            for chosen in cut_rows(
-                rows,
-                index[batch.advantages[index] != 0],
-                size=recipe.micro_batch_size,
-                max_tokens=recipe.micro_batch_tokens,
-                even_length=self.policy.even_length,
-            ):
-                part = rows.take(chosen)
+            for chosen, counts in self._ranks.deal(parts):
+                part = rows.take(chosen).to(self.policy.device)
                 if measuring is None:
                     logprobs = self.policy.token_logprobs(part, temperature=recipe.temperature)
-                    old = batch.stats.old_logprobs[chosen, : part.mask.shape[1]]
+                    old = batch.stats.old_logprobs[chosen, : part.mask.shape[1]].to(logprobs.device)
                     clock: AbstractContextManager[None] = nullcontext()
                 else:
-                    logprobs, old = self._measured(part, batch, chosen, recipe, measuring)
+                    logprobs, old = self._measured(
+                        part, batch, chosen, recipe, measuring if counts else None
+                    )
                     clock = self._watch.phase("update")
                 with clock:
-                    own.backward(logprobs, old_logprobs=old, mask=part.mask, chosen=chosen)
-                advance(int(part.mask.sum()))
-        return own.update
+                    own.backward(
+                        logprobs, old_logprobs=old, mask=part.mask, chosen=chosen, counts=counts
+                    )
+                advance(int(part.mask.sum()) * counts)
+        return self._over_ranks(own.update, summed=not parts)
+
+    def _over_ranks(self, update: Update, *, summed: bool) -> Update:
+        """Return the update over all ranks, and sum its gradients if there are any."""
+        if self._ranks.count == 1:
+            return update
+        if not (summed or self._ranks.collective):  # collective backward passes sum them
+            for _, weight in self.policy.trainable():
+                if weight.grad is None:
+                    weight.grad = torch.zeros_like(weight)
+            self._ranks.sum_([w.grad for _, w in self.policy.trainable() if w.grad is not None])
+        first, *others = self._ranks.gather(update)
+        for other in others:
+            first.include(other)
+        return first
+
+    def _complete(self, batch: Batch, learnt: Tensor, *, recipe: Recipe, table: StatsTable) -> None:
+        """Fill in the statistics and the credit of rows that other ranks have learnt from."""
+        if self._ranks.count == 1:
+            return
+        index = torch.nonzero(learnt).squeeze(1)
+        table.make_whole(index, batch.mask, ranks=self._ranks)
+        vocab_size = self.policy.vocab_size
+        credit = recipe.rule.credit(table.take(index), batch.mask[index], vocab_size=vocab_size)
+        batch.credit.put(index, credit)
 
     def _measured(
-        self, part: Rows, batch: Batch, chosen: Tensor, recipe: Recipe, measuring: _Measuring
+        self,
+        part: Rows,
+        batch: Batch,
+        chosen: Tensor,
+        recipe: Recipe,
+        measuring: _Measuring | None,
     ) -> tuple[Tensor, Tensor]:
         """Fill in statistics and credit of the rows `chosen`; return their log-probabilities, and
         the denominators of their ratios, float32 [M, t]."""
-        policy, table = self.policy, measuring.table
+        policy = self.policy
         columns = policy.token_columns(
             part, temperature=recipe.temperature, reference=self.measures_distance(recipe.rule)
         )
+        if measuring is None:  # a pass that does not count
+            logprobs = on_grid(columns.logprobs, part.mask)
+            return logprobs, logprobs.detach()
+        table = measuring.table
         table.put(chosen, part.mask, columns)
         mask = batch.mask[chosen]
         credit = recipe.rule.credit(table.take(chosen), mask, vocab_size=policy.vocab_size)
@@ -376,7 +449,7 @@ class Learner:
         if known is not None:
             first = chosen < len(known)
             old = old.clone()
-            old[first] = known[chosen[first], : old.shape[1]]
+            old[first.to(old.device)] = known[chosen[first], : old.shape[1]].to(old.device)
         return logprobs, old
 
     def _phase(
@@ -387,6 +460,7 @@ class Learner:
             return nullcontext(lambda amount: None)
         rows = slice(pieces[0][0], pieces[-1][1])
         total = int(batch.lengths[rows][batch.advantages[rows] != 0].sum())
+        total = -(-total // self._ranks.lanes)  # about this rank's share
         return phase(self._observer, "update", total=total, unit="tokens")
 
     def _clipped_norm(self, limit: float) -> float:

@@ -48,7 +48,7 @@ def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, recipe: Recipe) 
     Args:
         pairs: ids of prompts and completions.
     """
-    rows = pad_rows(pairs, pad_id=policy.pad_id, device=policy.device)
+    rows = pad_rows(pairs, pad_id=policy.pad_id)
     found = []
     for index in cut_rows(
         rows,
@@ -57,7 +57,7 @@ def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, recipe: Recipe) 
         max_tokens=recipe.micro_batch_tokens,
         even_length=policy.even_length,
     ):
-        part = rows.take(index)
+        part = rows.take(index).to(policy.device)
         plain = policy.token_hidden(part)
         with _rounded_otherwise(policy):
             moved = policy.token_hidden(part)

@@ -29,6 +29,15 @@ class Rows:
         """Return the ids and masks of a batch."""
         return cls(batch.prompt_ids, batch.prompt_mask, batch.completion_ids, batch.mask)
 
+    def to(self, device: torch.device) -> Rows:
+        """Return the rows on a device."""
+        return Rows(
+            prompt_ids=self.prompt_ids.to(device),
+            prompt_mask=self.prompt_mask.to(device),
+            completion_ids=self.completion_ids.to(device),
+            mask=self.mask.to(device),
+        )
+
     def take(self, index: Tensor) -> Rows:
         """Return the rows `index` (int64 [M]), without padding beyond their own longest prompt and
         completion."""
@@ -44,10 +53,11 @@ class Rows:
         )
 
 
-def pad_rows(
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, pad_id: int, device: torch.device
-) -> Rows:
-    """Pad B pairs of prompt ids and completion ids; neither may be empty."""
+def pad_rows(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, pad_id: int) -> Rows:
+    """Pad B pairs of prompt ids and completion ids; neither may be empty.
+
+    They are in the host's memory, whatever the policy's device: a batch may be gigabytes.
+    """
     width = max(len(prompt) for prompt, _ in pairs)
     length = max(len(completion) for _, completion in pairs)
     prompt_ids = torch.full((len(pairs), width), pad_id)
@@ -59,12 +69,7 @@ def pad_rows(
         prompt_mask[row, width - len(prompt) :] = True
         completion_ids[row, : len(completion)] = torch.tensor(completion)
         mask[row, : len(completion)] = True
-    return Rows(
-        prompt_ids=prompt_ids.to(device),
-        prompt_mask=prompt_mask.to(device),
-        completion_ids=completion_ids.to(device),
-        mask=mask.to(device),
-    )
+    return Rows(prompt_ids, prompt_mask, completion_ids, mask)
 
 
 def pad_values(values: Sequence[Sequence[float]], *, mask: Tensor) -> Tensor:
@@ -125,6 +130,7 @@ def cut_rows(
     size: int,
     max_tokens: int | None = None,
     even_length: float | None = None,
+    lanes: int = 1,
 ) -> list[Tensor]:
     """Return the micro-batches of the rows `index` (int64 [M]), as row numbers.
 
@@ -133,6 +139,8 @@ def cut_rows(
 
     Args:
         even_length: see Policy.even_length; None: nothing is shared.
+        lanes: compute a micro-batch each at the same time; the largest are halved until no lane
+            is idle, where that is possible.
     """
     prompts = rows.prompt_mask.sum(dim=1)[index]
     lengths = (prompts + rows.mask.sum(dim=1)[index]).tolist()
@@ -142,7 +150,26 @@ def cut_rows(
         cost = _Cost(lengths, prompts.tolist(), prompt_owners(rows)[index].tolist(), even_length)
         by_prompt = list(_cut(cost.by_prompt(order), lengths, size=size, max_tokens=max_tokens))
         parts = min(parts, by_prompt, key=cost.of)
+    if lanes > 1:
+        parts = _for_lanes(parts, lengths, lanes=lanes)
     return [index[part] for part in parts]
+
+
+def _for_lanes(parts: list[list[int]], lengths: Sequence[int], *, lanes: int) -> list[list[int]]:
+    """Halve the largest parts until their number is a multiple of `lanes`; largest first."""
+
+    def tokens(part: Sequence[int]) -> int:
+        return sum(lengths[row] for row in part)
+
+    parts = sorted(parts, key=tokens, reverse=True)
+    while len(parts) % lanes:
+        large = next((at for at, part in enumerate(parts) if len(part) > 1), None)
+        if large is None:
+            break
+        part = parts.pop(large)
+        parts += [part[: len(part) // 2], part[len(part) // 2 :]]
+        parts.sort(key=tokens, reverse=True)
+    return parts
 
 
 @dataclass(frozen=True, slots=True)

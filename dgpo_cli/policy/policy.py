@@ -198,7 +198,7 @@ class Policy:
         """
         import torch
 
-        rows = pad_rows([(ids[:1], ids[1:])], pad_id=self.pad_id, device=self.device)
+        rows = pad_rows([(ids[:1], ids[1:])], pad_id=self.pad_id).to(self.device)
         off = self.model.disable_adapter() if self.has_adapter and not adapter else nullcontext()
         with torch.no_grad(), off:
             return self.token_logprobs(rows, temperature=temperature)[0].tolist()

@@ -9,6 +9,7 @@ import torch
 from dgpo_cli.algo.credit import CreditRule, DgpoCredit
 from dgpo_cli.core.events import NOBODY, Observer, phase
 from dgpo_cli.core.types import Credit, TokenStats
+from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.policy.batching import Rows, cut_rows
 from dgpo_cli.policy.token_pass.moments import Ledger
 from dgpo_cli.policy.token_pass.reduce import reduce_two
@@ -40,10 +41,26 @@ class StatsTable:
         """Write the numbers of the tokens on `mask` (bool [M, t]) of the rows `index` [M]."""
         own = (columns.logprobs.detach(), columns.entropy, columns.hellinger_sq)
         tables = (self.stats.old_logprobs, self.stats.entropy, self.stats.hellinger_sq)
+        mask = mask.to(tables[0].device)
         for table, values in zip(tables, own, strict=True):
             padded = torch.zeros(mask.shape, device=mask.device)
-            padded[mask] = values
+            padded[mask] = values.to(mask.device)
             table[index, : mask.shape[1]] = padded
+
+    def make_whole(self, index: Tensor, mask: Tensor, *, ranks: Ranks) -> None:
+        """Fill in what other ranks measured of the rows `index`; here it is 0 so far.
+
+        mask: bool [B, T], of all rows.
+        """
+        if ranks.count == 1 or not len(index):
+            return
+        chosen = torch.zeros_like(mask)
+        chosen[index] = mask[index]
+        tables = (self.stats.old_logprobs, self.stats.entropy, self.stats.hellinger_sq)
+        flat = [table[chosen] for table in tables]
+        ranks.sum_(flat)
+        for table, values in zip(tables, flat, strict=True):
+            table[chosen] = values
 
     def take(self, index: Tensor) -> TokenStats:
         """Return the rows `index` [M] at the full width, [M, T]."""
@@ -68,6 +85,7 @@ def token_stats(
     needs_reference: Tensor | None = None,  # bool [B]
     only: Tensor | None = None,  # int64 [M]
     into: StatsTable | None = None,
+    ranks: Ranks = ALONE,
     observer: Observer = NOBODY,
 ) -> TokenStats:
     """Compute log-probability, entropy and squared Hellinger distance of every completion token.
@@ -80,6 +98,7 @@ def token_stats(
             of 0 and are batched separately, so that an update's rows keep its micro-batches.
         only: the rows to compute; None for all.
         into: the table to write to; other rows stay as they are.
+        ranks: each computes its share of the micro-batches; all return all statistics.
     """
     table = into or StatsTable(rows)
     if only is None:
@@ -87,20 +106,29 @@ def token_stats(
     wanted = torch.full(rows.mask.shape[:1], with_reference, device=rows.mask.device)
     if needs_reference is not None:
         wanted &= needs_reference
-    total = int(rows.mask[only].sum())
-    with phase(observer, "statistics", total=total, unit="tokens") as advance:
-        for reference in (True, False):
-            for index in cut_rows(
+    parts = [
+        (index, reference, counts)
+        for reference in (True, False)
+        for index, counts in ranks.deal(
+            cut_rows(
                 rows,
                 only[wanted[only] == reference],
                 size=micro_batch_size,
                 max_tokens=micro_batch_tokens,
                 even_length=policy.even_length,
-            ):
-                part = rows.take(index)
-                columns = policy.token_columns(part, temperature=temperature, reference=reference)
+                lanes=ranks.lanes,
+            )
+        )
+    ]
+    total = sum(int(rows.mask[index].sum()) for index, _, counts in parts if counts)
+    with phase(observer, "statistics", total=total, unit="tokens") as advance:
+        for index, reference, counts in parts:
+            part = rows.take(index).to(policy.device)
+            columns = policy.token_columns(part, temperature=temperature, reference=reference)
+            if counts:
                 table.put(index, part.mask, columns)
                 advance(int(part.mask.sum()))
+    table.make_whole(only, rows.mask, ranks=ranks)
     return table.stats
 
 

@@ -55,7 +55,7 @@ def test_padding_beyond_the_embedding_changes_no_statistics_and_no_completion() 
     found = [
         token_stats(
             policy,
-            pad_rows(pairs, pad_id=policy.pad_id, device=torch.device("cpu")),
+            pad_rows(pairs, pad_id=policy.pad_id),
             temperature=1.0,
             micro_batch_size=4,
             with_reference=True,

@@ -151,7 +151,7 @@ def rows_of_pairs(
     pairs: list[tuple[list[int], list[int]]], *, more_left: int = 0, more_right: int = 0
 ) -> Rows:
     """Pad pairs to rows, with columns of padding to spare on either side."""
-    rows = pad_rows(pairs, pad_id=0, device=torch.device("cpu"))
+    rows = pad_rows(pairs, pad_id=0)
     sides = (more_left, 0), (0, more_right)
     pad = torch.nn.functional.pad
     return Rows(

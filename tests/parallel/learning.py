@@ -1,0 +1,180 @@
+"""Three steps of measuring and updating on one rank's share, and all that they give."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from dgpo_cli.algo.credit import DgpoCredit
+from dgpo_cli.algo.losses import ClipLoss
+from dgpo_cli.algo.off_policy import Correction
+from dgpo_cli.engine.learn import Learner, Recipe
+from dgpo_cli.engine.optimizers import build_adamw
+from dgpo_cli.parallel.ranks import ALONE, Ranks
+from dgpo_cli.policy.policy import Policy
+from tests.policy import tiny
+
+GROUP = 4
+# Prompt and completion lengths of three steps: prompts shared by a group; one step with fewer
+# rows that have an advantage than there are ranks, one in which a group has none.
+STEPS = [
+    ([5] * 4 + [9] * 4 + [3] * 4, [6, 11, 1, 17, 3, 8, 5, 2, 13, 7, 4, 9]),
+    ([4] * 4 + [4] * 4 + [8] * 4, [12, 2, 9, 5, 6, 6, 7, 1, 3, 10, 2, 8]),
+    ([7] * 4 + [2] * 4 + [6] * 4, [3, 14, 5, 9, 1, 2, 19, 4, 8, 8, 6, 5]),
+]
+ADVANTAGES = [
+    [1.1, -0.4, -0.7, 0.0, 0.0, 0.0, 0.0, 0.0, -0.5, 1.2, 0.3, -1.0],
+    [0.0] * 9 + [0.7, -0.7, 0.0],
+    [0.9, 0.1, -0.6, -0.4, -1.0, 0.3, 0.3, 0.4, 0.2, -0.2, 0.5, -0.5],
+]
+
+
+RULE = DgpoCredit(tau=0.05)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What differs between runs. A family with an adapter is "lora"."""
+
+    family: str = "qwen2-tied"
+    checkpointing: bool = False
+    updates: int = 1
+    aggregation: str = "token-mean"
+    truncated: bool = False
+    carried: bool = False
+    corrected: bool = False
+    rule: DgpoCredit = RULE
+    micro_tokens: int = 40
+
+
+CASES = {
+    "tied": Case(),
+    "untied, checkpointed": Case("qwen2-untied", checkpointing=True),
+    "adapter": Case("lora"),
+    "adapter, checkpointed, two updates": Case("lora", checkpointing=True, updates=2),
+    "two updates, sequence-mean": Case(updates=2, aggregation="sequence-mean"),
+    "three updates, constant": Case(updates=3, aggregation="constant"),
+    "truncated rows are masked": Case(truncated=True, aggregation="sequence-mean"),
+    "carried groups": Case(carried=True, updates=2),
+    "off-policy correction": Case(corrected=True),
+    "one tau for the batch": Case(rule=DgpoCredit(target_ess=0.9, target_ess_over="batch")),
+    "one row a pass": Case(micro_tokens=1),
+    "one pass for all": Case(micro_tokens=10_000),
+    "not packed": Case("gemma2-softcap"),
+}
+
+
+def make_policy(case: Case) -> Policy:
+    if case.family == "lora":
+        policy = tiny.make_lora_policy(apart=0.02)
+    else:
+        policy = tiny.make_policy(case.family, apart=0.02)
+    if case.checkpointing:
+        if policy.has_adapter:
+            policy.model.enable_input_require_grads()
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return policy
+
+
+def learn(ranks: Ranks, case: Case, policy: Policy) -> dict[str, Any]:
+    """Return losses, gradient norms, statistics, credit and final weights."""
+    optimizer = build_adamw(policy, lr=1e-4, betas=(0.9, 0.99), eps=1e-3, weight_decay=0.01)
+    learner = Learner(policy, optimizer, ranks=ranks)
+    recipe = Recipe(
+        rule=case.rule,
+        loss=ClipLoss(aggregation=case.aggregation),  # type: ignore[arg-type]
+        temperature=0.8,
+        max_completion_tokens=20,
+        group_size=GROUP,
+        micro_batch_size=4,
+        micro_batch_tokens=case.micro_tokens,
+        updates=case.updates,
+        max_grad_norm=0.5,
+    )
+    if case.corrected:
+        recipe = replace(recipe, correction=Correction("token", "truncate", 1.1))
+    found: dict[str, Any] = {"updates": [], "columns": []}
+    for step, ((prompts, lengths), advantages) in enumerate(zip(STEPS, ADVANTAGES, strict=True)):
+        batch = learner.measure(
+            tiny.rows_of_pairs(_pairs(step, prompts, lengths)),
+            torch.tensor(advantages),
+            recipe=recipe,
+            every_distance=step == 1,
+            sampling_logprobs=_values(step, lengths) if case.corrected else None,
+            counted=torch.tensor([n < 11 for n in lengths]) if case.truncated else None,
+            old_logprobs=_values(step, lengths[:GROUP]) if case.carried and step else None,
+        )
+        updates = learner.update(batch, recipe=recipe)
+        found["updates"] += [
+            [u.loss, u.grad_norm, u.ratio_min, u.ratio_max, u.clipped_tokens, u.signal_tokens,
+             u.kept_tokens, u.correction_weights, u.correction_squares, u.applied]
+            for u in updates
+        ]  # fmt: skip
+        stats, credit = batch.stats, batch.credit
+        found["columns"].append(
+            torch.stack([stats.old_logprobs, stats.entropy, stats.hellinger_sq, credit.weights])
+        )
+        if credit.tau is not None:
+            found["columns"].append(credit.tau.nan_to_num(-1.0))
+    found["weights"] = {name: whole(weight) for name, weight in policy.trainable()}
+    return found
+
+
+def whole(weight: Any) -> torch.Tensor:
+    """Return a weight, gathered if it is sharded."""
+    weight = weight.detach()
+    full: torch.Tensor = weight.full_tensor() if hasattr(weight, "full_tensor") else weight.clone()
+    return full
+
+
+def _pairs(step: int, prompts: list[int], lengths: list[int]) -> Any:
+    """Completions of a group share their prompt."""
+    rng = random.Random(step)
+
+    def ids(count: int) -> list[int]:
+        return [rng.randrange(2, tiny.VOCAB) for _ in range(count)]
+
+    firsts = [ids(count) for count in prompts[::GROUP]]
+    return [(firsts[row // GROUP], ids(count)) for row, count in enumerate(lengths)]
+
+
+def _values(step: int, lengths: list[int]) -> torch.Tensor:
+    """Log-probabilities of a sampler or of earlier weights."""
+    rng = random.Random(100 + step)
+    most = max(STEPS[step][1])
+    return torch.tensor(
+        [[-rng.uniform(0.5, 5.0) if t < n else 0.0 for t in range(most)] for n in lengths]
+    )
+
+
+def all_cases(ranks: Ranks) -> dict[str, dict[str, Any]]:
+    """Run every case, one after the other."""
+    return {name: learn(ranks, case, make_policy(case)) for name, case in CASES.items()}
+
+
+def alone() -> dict[str, dict[str, Any]]:
+    return all_cases(ALONE)
+
+
+def check_equal(found: dict[str, Any], expected: dict[str, Any], *, within: float = 1e-6) -> None:
+    """Compare what `learn` returned: counts exactly, numbers relative to their largest.
+
+    Rounding alone moves a gradient's norm and the extreme ratios by up to 3e-6, as another
+    micro-batch size does on one device.
+    """
+    for mine, theirs in zip(found["updates"], expected["updates"], strict=True):
+        assert mine[4:7] == theirs[4:7] and mine[-1] == theirs[-1], (mine, theirs)
+        assert abs(mine[0] - theirs[0]) <= within, (mine, theirs)
+        for a, b in zip(mine[1:], theirs[1:], strict=True):
+            assert abs(a - b) <= 4 * within * max(1.0, abs(b)), (mine, theirs)
+    for mine, theirs in zip(found["columns"], expected["columns"], strict=True):
+        assert mine.shape == theirs.shape
+        apart = (mine - theirs).abs().max()
+        assert apart <= 4 * within * theirs.abs().max(), apart
+    assert found["weights"].keys() == expected["weights"].keys()
+    for name, theirs in expected["weights"].items():
+        apart = (found["weights"][name] - theirs).abs().max()
+        assert apart <= within, (name, float(apart))

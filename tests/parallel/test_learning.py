@@ -1,0 +1,27 @@
+"""What is learnt does not depend on the number of ranks."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+
+from tests.parallel import learning
+from tests.ranks import on_ranks
+
+expected = functools.cache(learning.alone)
+
+
+@functools.cache
+def replicated(count: int) -> list[dict[str, dict[str, Any]]]:
+    return on_ranks(learning.all_cases, count)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("case", learning.CASES)
+def test_replicas_learn_what_one_device_learns(case: str, count: int) -> None:
+    first, *others = (found[case] for found in replicated(count))
+    learning.check_equal(first, expected()[case])
+    for other in others:  # to the bit: they hold one policy
+        learning.check_equal(other, first, within=0.0)
