@@ -103,24 +103,11 @@ def load_model(
         ConfigError: `model.attention` names an implementation that is wrong for the model.
         CheckpointError: it is a damaged checkpoint.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    _quiet()
     location = str(folder) if folder else model_location(settings.path)
     check_loaded(Path(location))
     device = pick_device(settings.device)
     packed = quantization.loading_arguments(settings, device=device)
-    with _explained(location, settings=settings):
-        model = AutoModelForCausalLM.from_pretrained(
-            location,
-            revision=None if folder else settings.revision,
-            dtype=getattr(torch, settings.dtype),
-            attn_implementation=None if settings.attention == "auto" else settings.attention,
-            trust_remote_code=settings.trust_remote_code,
-            use_safetensors=True,
-            **packed,
-        )
+    model = from_pretrained(settings, location=location, folder=folder, **packed)
     quantization.check_loaded(model, settings=settings)
     quantization.keep_layout(model)
     without_dropout(model)
@@ -130,6 +117,30 @@ def load_model(
     if note is not None and notes is not None:
         notes.append(note)
     return model
+
+
+def from_pretrained(
+    settings: ModelSettings, *, location: str, folder: Path | None = None, **more: Any
+) -> Any:
+    """Let transformers load the causal model at a location, which is `folder` if given.
+
+    Raises:
+        ModelError: it cannot be found or loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    _quiet()
+    with _explained(location, settings=settings):
+        return AutoModelForCausalLM.from_pretrained(
+            location,
+            revision=None if folder else settings.revision,
+            dtype=getattr(torch, settings.dtype),
+            attn_implementation=None if settings.attention == "auto" else settings.attention,
+            trust_remote_code=settings.trust_remote_code,
+            use_safetensors=True,
+            **more,
+        )
 
 
 def without_dropout(model: Any) -> None:
