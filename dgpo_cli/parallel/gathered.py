@@ -79,7 +79,8 @@ def whole_of(tensor: Tensor) -> Tensor:
     if not isinstance(tensor, DTensor):
         return tensor.detach()
     with torch.no_grad():
-        return tensor.detach().full_tensor()
+        whole: Tensor = tensor.full_tensor()
+    return whole.detach()
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
