@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -39,6 +40,41 @@ class Channel(Protocol):
     def gather(self, value: T) -> list[T] | None:
         """Return the values of all ranks, in their order, to the leader, None to the others."""
         ...
+
+
+class Stoppable(Protocol):
+    """A run that other ranks, or what started them, can ask to stop."""
+
+    def ask(self, number: int, times: int) -> None:
+        """Stop as if the signal `number` had come so many times. Any thread may call this."""
+        ...
+
+    def tell(self, text: str) -> None:
+        """Tell the user about the ranks. Any thread may call this."""
+        ...
+
+
+class Watcher:
+    """Watches over the ranks while they talk, as watch.py does; this one does not."""
+
+    def begin(self, store: Store) -> None:
+        """The ranks have a store: look for the others there."""
+
+    def doing(self, name: str) -> None:
+        """This rank begins a call."""
+
+    def dealt(self, parts: int) -> None:
+        """This rank runs so many micro-batches."""
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """This rank waits for the others while the context is open."""
+        return nullcontext()
+
+    def check(self) -> None:
+        """Raise RankError if another rank has failed."""
+
+    def heed(self, run: Stoppable | None) -> None:
+        """From now on this run can be asked to stop; None: no longer."""
 
 
 class Ranks(Protocol):
@@ -103,6 +139,10 @@ class Ranks(Protocol):
         """Return a function that counts 0, 1, 2 ... over all ranks; a name counts once."""
         ...
 
+    def heed(self, run: Stoppable | None) -> None:
+        """Let other ranks ask this run to stop; None: no longer."""
+        ...
+
     def close(self) -> None:
         """End: the followers' calls are over."""
         ...
@@ -144,6 +184,9 @@ class OneRank(Ranks):
     def counter(self, name: str) -> Callable[[], int]:
         raise NotImplementedError("one rank shares no work")
 
+    def heed(self, run: Stoppable | None) -> None:
+        """See Ranks.heed: there is nobody else."""
+
     def close(self) -> None:
         """See Ranks.close."""
 
@@ -155,7 +198,8 @@ ALONE = OneRank()
 class Seat:
     """The number of a process among all, and where they meet.
 
-    hosts: whether it opens the store at address:port; else it connects to it.
+    hosts: whether it opens the store at address:port; else it connects to it. listener: a socket
+        that listens there already. attempt: how often the ranks were started anew before.
     """
 
     number: int
@@ -164,6 +208,8 @@ class Seat:
     address: str
     port: int
     hosts: bool
+    listener: int | None = None
+    attempt: int = 0
 
 
 class TorchRanks(Ranks):
@@ -177,6 +223,7 @@ class TorchRanks(Ranks):
         sequence: int = 1,
         collective: bool = False,
         timeout_s: float = 1800.0,
+        watch: Watcher | None = None,
     ) -> None:
         """Meet the other ranks.
 
@@ -191,13 +238,21 @@ class TorchRanks(Ranks):
         self.sequence, self.collective = sequence, collective
         self.device, self.host = device, socket.gethostname()
         limit = datetime.timedelta(seconds=timeout_s)
-        self.store: Store = dist.TCPStore(  # type: ignore[attr-defined]
-            seat.address, seat.port, seat.count, is_master=seat.hosts, timeout=limit
+        opened = dist.TCPStore(  # type: ignore[attr-defined]
+            seat.address,
+            seat.port,
+            is_master=seat.hosts,
+            timeout=limit,
+            wait_for_workers=False,
+            master_listen_fd=seat.listener,
         )
+        self.store: Store = dist.PrefixStore(f"dgpo/{seat.attempt}", opened)  # type: ignore[attr-defined]
+        self._watch = watch or Watcher()
+        self._watch.begin(self.store)
         cuda = device.type == "cuda"
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            store=dist.PrefixStore("dgpo", self.store),  # type: ignore[attr-defined]
+            store=dist.PrefixStore("group", self.store),  # type: ignore[attr-defined]
             rank=seat.number,
             world_size=seat.count,
             timeout=limit,
@@ -209,12 +264,20 @@ class TorchRanks(Ranks):
 
     def call(self, name: str, *args: Any) -> None:
         """See Ranks.call."""
+        self._watch.check()
+        self._watch.doing(name)
         self._control.send((name, args))
 
     def calls(self) -> Iterator[Call]:
         """See Ranks.calls."""
-        while (call := self._control.receive()) is not None:
+        while (call := self._next_call()) is not None:
+            self._watch.doing(call[0])
             yield call
+
+    def _next_call(self) -> Call | None:
+        with self._watch.waiting():
+            call: Call | None = self._control.receive()
+        return call
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """See Ranks.sum_. They are moved to the device in buckets."""
@@ -222,7 +285,8 @@ class TorchRanks(Ranks):
 
         for bucket in _buckets(tensors):
             flat = _flat(bucket).to(self.device)
-            dist.all_reduce(flat)
+            with self._watch.waiting():
+                dist.all_reduce(flat)
             start = 0
             for tensor in bucket:
                 tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
@@ -233,7 +297,8 @@ class TorchRanks(Ranks):
         import torch.distributed as dist
 
         found: list[Any] = [None] * self.count
-        dist.all_gather_object(found, value, group=self._objects)
+        with self._watch.waiting():
+            dist.all_gather_object(found, value, group=self._objects)
         return found
 
     def share(self, value: T | None) -> T:
@@ -241,7 +306,8 @@ class TorchRanks(Ranks):
         import torch.distributed as dist
 
         box: list[Any] = [value]
-        dist.broadcast_object_list(box, src=0, group=self._objects)
+        with self._watch.waiting():
+            dist.broadcast_object_list(box, src=0, group=self._objects)
         shared: T = box[0]
         return shared
 
@@ -251,6 +317,7 @@ class TorchRanks(Ranks):
         most = -(-len(parts) // self.lanes)
         if self.collective and len(dealt) < most:
             dealt.append((parts[0], False))
+        self._watch.dealt(len(dealt))
         return dealt
 
     def channel(self) -> Channel:
@@ -262,6 +329,10 @@ class TorchRanks(Ranks):
     def counter(self, name: str) -> Callable[[], int]:
         """See Ranks.counter."""
         return lambda: int(self.store.add(f"counter/{name}", 1)) - 1
+
+    def heed(self, run: Stoppable | None) -> None:
+        """See Ranks.heed."""
+        self._watch.heed(run)
 
     def close(self) -> None:
         """See Ranks.close."""
