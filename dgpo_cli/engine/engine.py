@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dgpo_cli.algo.advantages import scored_group
 from dgpo_cli.algo.credit import DgpoCredit
@@ -18,16 +19,21 @@ from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.core.thinking import ends_in_thought
 from dgpo_cli.core.timing import Stopwatch
 from dgpo_cli.core.types import Batch, Completion, Group, Prompt, ScoredGroup, StepMetrics
+from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.prompts.templates import encode_prompt
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.samplers.base import RemoteSampler, SamplingParams
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from dgpo_cli.algo.off_policy import Correction
     from dgpo_cli.config.settings import Settings
-    from dgpo_cli.engine.learn import Learner, Recipe
+    from dgpo_cli.engine.learn import Learner, Recipe, Update
+    from dgpo_cli.engine.snapshot import Snapshot
+    from dgpo_cli.policy.batching import Rows
     from dgpo_cli.policy.policy import Policy
     from dgpo_cli.rewards.grader import Grader
     from dgpo_cli.samplers.base import Sampler
@@ -66,8 +72,10 @@ class Engine:
         sampler: Sampler | None = None,
         grader: Grader | None = None,
         optimizer: torch.optim.Optimizer | None = None,
+        ranks: Ranks = ALONE,
         observer: Observer = NOBODY,
     ) -> None:
+        """ranks: each has an engine; the leader's verbs call what the followers must do too."""
         self.settings = settings
         self.policy = policy
         self.optimizer = optimizer
@@ -75,7 +83,10 @@ class Engine:
         self.noise_floor: float | None = None
         self.sampler = sampler
         self.grader = grader
+        self.ranks = ranks
         self.observer = observer
+        self._batch: Batch | None = None  # the last one that was measured
+        self._snapshot: Snapshot | None = None
         self._watch = Stopwatch(_settle(policy))
         self._learner: Learner | None = None
 
@@ -96,11 +107,40 @@ class Engine:
             observer=self.observer,
         )
 
-    def resume_at(self, *, policy_version: int) -> None:
-        """Continue the count of updates from a checkpoint's."""
-        self.policy_version = policy_version
+    def calls(self) -> dict[str, Callable[..., Any]]:
+        """Return what every rank runs when the leader calls it, by name."""
+        return {
+            "restore": self._restore,
+            "measure": self._measure,
+            "logprobs": self._logprobs,
+            "noise": self._noise,
+            "update": self._update,
+            "keep weights": self._keep_weights,
+            "exchange weights": self._exchange_weights,
+            "fingerprint": self._fingerprint,
+        }
+
+    def _everywhere(self, name: str, *args: Any) -> Any:
+        """Run a call on every rank; return what it gives here."""
+        with self.ranks.call(name, *args):
+            return self.calls()[name](*args)
+
+    def resume(self, checkpoint: Path, *, policy_version: int) -> None:
+        """Restore the optimiser and the random generators; continue the count of updates.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read, or is of another model.
+        """
+        self._everywhere("restore", checkpoint, policy_version)
         if self.sampler is not None:
             self.sampler.sync(policy_version=policy_version)
+
+    def _restore(self, checkpoint: Path, policy_version: int) -> None:
+        from dgpo_cli.engine.checkpoint import load_trainer
+
+        assert self.optimizer is not None
+        load_trainer(checkpoint, optimizer=self.optimizer)
+        self.policy_version = policy_version
 
     def prompt_length(self, prompt: Prompt) -> int:
         """Return the number of tokens of a prompt under the policy's template."""
@@ -219,43 +259,84 @@ class Engine:
             advantages = torch.tensor(
                 [a for g in groups for a in g.advantages], dtype=torch.float32
             )
-            return self._learning.measure(
-                rows,
-                advantages,
-                recipe=self._recipe,
-                every_distance=every_distance,
-                sampling_logprobs=pad_values(
+            options = {
+                "every_distance": every_distance,
+                "sampling_logprobs": pad_values(
                     [c.sampling_logprobs for g in groups for c in g.completions], mask=rows.mask
                 ),
-                counted=self._counted(groups),
-                noise_floor=self.noise_floor,
-                old_logprobs=(
+                "counted": self._counted(groups),
+                "noise_floor": self.noise_floor,
+                "old_logprobs": (
                     pad_values(old_logprobs, mask=rows.mask[: len(old_logprobs)])
                     if old_logprobs
                     else None
                 ),
-            )
+            }
+            batch: Batch = self._everywhere("measure", rows, advantages, options)
+            return batch
+
+    def _measure(self, rows: Rows, advantages: torch.Tensor, options: dict[str, Any]) -> Batch:
+        self._batch = self._learning.measure(rows, advantages, recipe=self._recipe, **options)
+        return self._batch
 
     def logprobs(self, groups: Sequence[Group | ScoredGroup]) -> list[TokenLogprobs]:
         """Return the present policy's log-probabilities of every completion's tokens, in nats."""
         from dgpo_cli.policy.batching import pad_rows
-        from dgpo_cli.policy.scoring import token_stats
 
-        optim = self.settings.optim
         with self._watch.phase("statistics"):
             pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
             rows = pad_rows(pairs, pad_id=self.policy.pad_id)
-            stats = token_stats(
-                self.policy,
-                rows,
-                temperature=self._temperature,
-                micro_batch_size=optim.micro_batch_size,
-                micro_batch_tokens=optim.micro_batch_tokens,
-                with_reference=False,
-                observer=self.observer,
-            )
-            found = stats.old_logprobs.tolist()
+            found = self._everywhere("logprobs", rows).tolist()
         return [tuple(row[: len(ids)]) for row, (_, ids) in zip(found, pairs, strict=True)]
+
+    def _logprobs(self, rows: Rows) -> torch.Tensor:
+        from dgpo_cli.policy.scoring import token_stats
+
+        optim = self.settings.optim
+        return token_stats(
+            self.policy,
+            rows,
+            temperature=self._temperature,
+            micro_batch_size=optim.micro_batch_size,
+            micro_batch_tokens=optim.micro_batch_tokens,
+            with_reference=False,
+            ranks=self.ranks,
+            observer=self.observer,
+        ).old_logprobs
+
+    def keep_weights(self) -> None:
+        """Keep a copy of the trained weights as they are, in place of the one kept before."""
+        self._everywhere("keep weights")
+
+    @contextmanager
+    def kept_weights(self) -> Iterator[None]:
+        """Give the policy the kept weights inside the context; afterwards its own, to the bit."""
+        self._everywhere("exchange weights")
+        try:
+            yield
+        finally:
+            self._everywhere("exchange weights")
+
+    def _keep_weights(self) -> None:
+        from dgpo_cli.engine.snapshot import Snapshot
+
+        if self._snapshot is None:
+            self._snapshot = Snapshot(self.policy)
+        self._snapshot.take()
+
+    def _exchange_weights(self) -> None:
+        assert self._snapshot is not None
+        self._snapshot.exchange()
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of the trained weights; see `trained_fingerprint`."""
+        found: str = self._everywhere("fingerprint")
+        return found
+
+    def _fingerprint(self) -> str:
+        from dgpo_cli.policy.fingerprint import trained_fingerprint
+
+        return trained_fingerprint(self.policy.trainable())
 
     def measure_noise(self, groups: Sequence[ScoredGroup], *, number: int) -> StepMetrics:
         """Measure the noise floor of the distance, on a few completions, if it is due.
@@ -265,7 +346,7 @@ class Engine:
 
         number: number of the step, from 1.
         """
-        from dgpo_cli.engine.noise import noise_metrics, noise_of_distance, noise_pairs
+        from dgpo_cli.engine.noise import noise_pairs
 
         rule = self.settings.credit
         if not isinstance(rule, DgpoCredit) or not self._learning.measures_distance(rule):
@@ -274,12 +355,16 @@ class Engine:
             return {}
         with self._watch.phase("statistics"):
             pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
-            chosen = noise_pairs(pairs)
-            noise = noise_of_distance(self.policy, chosen, recipe=self._recipe)
-            found = noise_metrics(noise, dtype=self.policy.head.weight.dtype)
+            found: StepMetrics = self._everywhere("noise", noise_pairs(pairs))
         if math.isfinite(found["noise/floor"]):
             self.noise_floor = found["noise/floor"]
         return found
+
+    def _noise(self, pairs: list[Any]) -> StepMetrics:
+        from dgpo_cli.engine.noise import noise_metrics, noise_of_distance
+
+        noise = noise_of_distance(self.policy, pairs, recipe=self._recipe)
+        return noise_metrics(noise, dtype=self.policy.computed_dtype)
 
     def _counted(self, groups: Sequence[ScoredGroup]) -> torch.Tensor | None:
         """Return which completions enter the loss and its normaliser, bool [B]; None: all."""
@@ -293,6 +378,7 @@ class Engine:
         """Update the policy on a batch; the sampler has the new weights after the next `sync`.
 
         Args:
+            batch: with several ranks, the last that was made: each has its own.
             step: number of the step, from 0; it decides the learning rate.
 
         Returns:
@@ -309,15 +395,22 @@ class Engine:
             total_steps=self.settings.train.steps,
             schedule=optim.schedule,
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        assert self.ranks.count == 1 or batch is self._batch
+        self._batch = batch
         with self._watch.phase("update"):
-            updates = self._learning.update(batch, recipe=self._recipe)
-            self.policy_version += sum(update.applied for update in updates)
+            updates: list[Update] = self._everywhere("update", rate)
         metrics = {**update_metrics(updates), "optim/lr": rate}
         if self._correction.level != "none":
             metrics |= off_policy_metrics(updates)
         return metrics
+
+    def _update(self, rate: float) -> list[Update]:
+        assert self.optimizer is not None and self._batch is not None
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        updates = self._learning.update(self._batch, recipe=self._recipe)
+        self.policy_version += sum(update.applied for update in updates)
+        return updates
 
     def sync(self) -> None:
         """Hand the policy's weights to the sampler."""
@@ -379,7 +472,11 @@ class Engine:
 
         if self._learner is None:
             self._learner = Learner(
-                self.policy, self.optimizer, observer=self.observer, watch=self._watch
+                self.policy,
+                self.optimizer,
+                ranks=self.ranks,
+                observer=self.observer,
+                watch=self._watch,
             )
         return self._learner
 

@@ -466,4 +466,5 @@ class Learner:
     def _clipped_norm(self, limit: float) -> float:
         """Clip the gradient to a norm; return what it was. 0 only measures it."""
         parameters = [p for _, p in self.policy.trainable()]
-        return float(torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else math.inf))
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else math.inf)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)

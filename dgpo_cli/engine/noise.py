@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ import torch
 from dgpo_cli.algo.masked import masked_quantiles
 from dgpo_cli.core.types import StepMetrics
 from dgpo_cli.policy import token_pass
-from dgpo_cli.policy.batching import cut_rows, pad_rows
+from dgpo_cli.policy.batching import Rows, cut_rows, pad_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,19 +59,22 @@ def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, recipe: Recipe) 
         even_length=policy.even_length,
     ):
         part = rows.take(index).to(policy.device)
-        plain = policy.token_hidden(part)
-        with _rounded_otherwise(policy):
-            moved = policy.token_hidden(part)
-        columns = token_pass.token_pass(
-            plain,
-            moved,
-            head=policy.head,
-            reference_head=None,
-            ids=part.completion_ids[part.mask],
-            temperature=recipe.temperature,
-        )
-        found.append(columns.hellinger_sq)
+        found.append(policy.inside(partial(_distance, policy, part, recipe.temperature)))
     return torch.cat(found)
+
+
+def _distance(policy: Policy, rows: Rows, temperature: float) -> Tensor:
+    plain = policy.token_hidden(rows)
+    with _rounded_otherwise(policy):
+        moved = policy.token_hidden(rows)
+    return token_pass.token_pass(
+        plain,
+        moved,
+        head=policy.head,
+        reference_head=None,
+        ids=rows.completion_ids[rows.mask],
+        temperature=temperature,
+    ).hellinger_sq
 
 
 @contextmanager

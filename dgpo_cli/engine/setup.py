@@ -10,6 +10,7 @@ from dgpo_cli.core.events import NOBODY, Observer, tell
 from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.engine.optimizers import build_optimizer
+from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.policy.policy import Policy, load_for_sampling, load_policy
 from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.samplers.base import Sampler
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 
 def training_engine(
-    settings: Settings, *, checkpoint: Path | None = None, observer: Observer = NOBODY
+    settings: Settings,
+    *,
+    checkpoint: Path | None = None,
+    ranks: Ranks = ALONE,
+    observer: Observer = NOBODY,
 ) -> Engine:
     """Load the policy and its reference; return an engine with all four verbs.
 
@@ -29,6 +34,7 @@ def training_engine(
 
     Args:
         checkpoint: folder of a checkpoint whose weights the policy takes.
+        ranks: every one of them builds the same engine at the same time.
         observer: gets notes on the model and the progress of long work.
 
     Raises:
@@ -62,6 +68,7 @@ def training_engine(
             eps=optim.eps,
             weight_decay=optim.weight_decay,
         ),
+        ranks=ranks,
         observer=observer,
     )
 
@@ -96,6 +103,7 @@ def _engine(
     *,
     policy: Policy,
     optimizer: torch.optim.Optimizer | None,
+    ranks: Ranks = ALONE,
     observer: Observer,
 ) -> Engine:
     for note in policy.notes:
@@ -104,8 +112,9 @@ def _engine(
         settings,
         policy=policy,
         sampler=make_sampler(settings, policy=policy),
-        grader=Grader(settings.reward, observer=observer),
+        grader=Grader(settings.reward, observer=observer) if ranks.leads else None,
         optimizer=optimizer,
+        ranks=ranks,
         observer=observer,
     )
 

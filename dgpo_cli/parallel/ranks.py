@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -103,8 +103,8 @@ class Ranks(Protocol):
     def leads(self) -> bool:
         return self.number == 0
 
-    def call(self, name: str, *args: Any) -> None:
-        """Announce a call, which every follower then runs; the leader runs it itself."""
+    def call(self, name: str, *args: Any) -> AbstractContextManager[None]:
+        """Announce a call, which every follower runs; the leader runs it inside the context."""
         ...
 
     def calls(self) -> Iterator[Call]:
@@ -144,7 +144,10 @@ class Ranks(Protocol):
         ...
 
     def close(self) -> None:
-        """End: the followers' calls are over."""
+        """End: the followers' calls are over.
+
+        After an error inside a call they cannot hear it: they end when this process does.
+        """
         ...
 
 
@@ -158,8 +161,9 @@ class OneRank(Ranks):
     sequence = 1
     collective = False
 
-    def call(self, name: str, *args: Any) -> None:
+    def call(self, name: str, *args: Any) -> AbstractContextManager[None]:
         """See Ranks.call: nobody follows."""
+        return nullcontext()
 
     def calls(self) -> Iterator[Call]:
         """See Ranks.calls: nobody leads."""
@@ -258,15 +262,19 @@ class TorchRanks(Ranks):
             timeout=limit,
             device_id=device if cuda else None,
         )
-        self._limit = limit
+        self._calling = 0
         self._control = self.channel()
         self._objects = dist.new_group(backend="gloo", timeout=limit)
 
-    def call(self, name: str, *args: Any) -> None:
+    @contextmanager
+    def call(self, name: str, *args: Any) -> Iterator[None]:
         """See Ranks.call."""
         self._watch.check()
         self._watch.doing(name)
         self._control.send((name, args))
+        self._calling += 1
+        yield
+        self._calling -= 1  # not after an error: the followers are still in the call
 
     def calls(self) -> Iterator[Call]:
         """See Ranks.calls."""
@@ -338,9 +346,9 @@ class TorchRanks(Ranks):
         """See Ranks.close."""
         import torch.distributed as dist
 
-        if self.leads:
+        if self.leads and not self._calling:
             self._control.send(None)
-        dist.destroy_process_group()
+            dist.destroy_process_group()
 
 
 class _GlooChannel:

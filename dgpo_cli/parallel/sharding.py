@@ -110,12 +110,14 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(root_of(model), FSDPModule)
 
 
-def run_inside(model: nn.Module, work: Callable[[], T]) -> T:
+def run_inside(model: nn.Module, work: Callable[[], T], *, keep: bool = False) -> T:
     """Return work(), which runs inside a forward pass of the root: embedding, norm and head are
     whole plain tensors there. Collective. A model that is not sharded just runs it.
 
-    work: returns a tensor, or a tuple, list or dict of them: the backward pass starts from those
-        that autograd finds there.
+    Args:
+        work: returns a tensor, or a tuple, list or dict of them: the backward pass starts from
+            those that autograd finds there.
+        keep: leave the root's own weights whole afterwards, until `release`.
     """
     root = root_of(model)
     if not isinstance(root, FSDPModule) or root in _WHOLE:
@@ -129,10 +131,17 @@ def run_inside(model: nn.Module, work: Callable[[], T]) -> T:
         raise
     finally:
         _WHOLE.discard(root)
-    if not torch.is_grad_enabled():
+    if not (keep or torch.is_grad_enabled()):
         # The root is kept for a backward pass. Without one it would outlive an optimiser's step.
         root.reshard()
     return found
+
+
+def release(model: nn.Module) -> None:
+    """Shard the root's own weights again."""
+    root = root_of(model)
+    if isinstance(root, FSDPModule) and root not in _WHOLE:
+        root.reshard()
 
 
 @contextmanager

@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.core.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FULL_BYTES = 1 << 30  # weights up to this size are hashed whole
 _EDGE_BYTES = 1 << 20  # hashed at the head and tail of every file of larger ones
 _BLOCK = 1 << 22
+_EDGE = 64  # numbers at the head and the tail of a trained weight
 _ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 
 
@@ -125,3 +130,21 @@ def _edges(path: Path) -> bytes:
         file.seek(max(8 + length, size - _EDGE_BYTES))
         digest.update(_framed(file.read(_EDGE_BYTES)))
     return digest.digest()
+
+
+def trained_fingerprint(named: Sequence[tuple[str, Tensor]]) -> str:
+    """Return a SHA-256 over trained weights: name, shape, two sums and some numbers of each.
+
+    Fast for billions of weights, and different after any update. Collective where they are sharded.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, weight in named:
+        whole = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+        flat = whole.detach().reshape(-1)
+        sums = torch.stack([flat.sum(dtype=torch.float64), flat.double().square().sum()])
+        edges = torch.cat([flat[:_EDGE], flat[-_EDGE:]]).double()
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(torch.cat([sums, edges]).cpu().numpy().tobytes())
+    return digest.hexdigest()

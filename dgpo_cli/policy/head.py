@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +29,12 @@ class Head:
     scale: float
     softcap: float | None
     compute: torch.dtype | None = None
+
+    def now(self, model: Any) -> Head:
+        """Return the head with the model's weight as it is now: that of a sharded model is whole
+        only inside its passes."""
+        output = model.get_output_embeddings()
+        return replace(self, weight=output.weight, bias=getattr(output, "bias", None))
 
     @property
     def vocab_size(self) -> int:
@@ -100,7 +106,8 @@ def check_head(model: Any, *, head: Head) -> None:
 
     ids = torch.arange(1, 5, device=head.weight.device)[None] % head.vocab_size
     with torch.no_grad():
-        own = model(input_ids=ids, use_cache=False).logits.float()
+        # Not model(): a check inside a pass of a sharded model must not begin another.
+        own = model.forward(input_ids=ids, use_cache=False).logits.float()
         hidden = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
         ours = head.logits(hidden)
     # The model's own product may be in bfloat16: 3 significant digits of the largest logit.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dgpo_cli.core.errors import ConfigError, ModelError
 from dgpo_cli.core.token_texts import completion_text
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dgpo_cli.policy.cache import CacheKind, RowCache
+    from dgpo_cli.policy.head import Head
     from dgpo_cli.policy.token_pass import TokenColumns
+
+T = TypeVar("T")
 
 _CANARY = "Compute 12+34. First 2+4=6, then 10+30=40, so that 12+34=46. The answer is 46."
 
@@ -54,6 +58,7 @@ class Policy:
         has_adapter: bool,
         untouched: bool = False,
         compute: torch.dtype | None = None,
+        sharded: bool = False,
         notes: Sequence[str] = (),
     ) -> None:
         """Take a loaded model; `reference` is a second model, None with an adapter or without
@@ -62,6 +67,8 @@ class Policy:
         Args:
             untouched: whether the base weights are those of `model.path`.
             compute: dtype of matrix products; None: that of the weights.
+            sharded: whether each rank has a part of the weights (parallel/sharding.py); every
+                pass is then collective.
             notes: for the user, about the models.
 
         Raises:
@@ -74,11 +81,12 @@ class Policy:
         self.compute = compute
         self._reference = reference
         self._base = model.get_base_model() if has_adapter else model
-        self.head = head_of(self._base, compute=compute)
-        self.reference_head = (
-            self.head if reference is None else head_of(reference, compute=compute)
+        self.sharded = sharded
+        self._head = head_of(self._base, compute=compute)
+        self._reference_head = (
+            self._head if reference is None else head_of(reference, compute=compute)
         )
-        check_head(self._base, head=self.head)
+        self.inside(lambda: check_head(self._base, head=self.head))
         if min(self.stop_ids) >= self.head.vocab_size:
             raise ModelError(
                 f"the tokenizer's EOS token has id {min(self.stop_ids)}, but the model has "
@@ -86,25 +94,69 @@ class Policy:
                 "with the model's own tokenizer"
             )
         models = [self._base] if reference is None else [self._base, reference]
-        self.packs = all(map(can_pack, models))
-        self.pads = self.packs or all(map(can_pad, models))
+        self.packs = all(self._inside(model, partial(can_pack, model)) for model in models)
+        self.pads = self.packs or all(
+            self._inside(model, partial(can_pad, model)) for model in models
+        )
         self.notes = list(dict.fromkeys(notes))
         if not self.pads:
             self.notes.append(
                 f"padding changes the results of {type(self._base).__name__}: each sequence is "
                 "computed alone, which takes longer"
             )
-        if has_adapter and compute is not None:
+        if has_adapter and compute is not None and not sharded:
             load.multiply_adapter_in_autocast(model)
         if reference is not None:
-            check_head(reference, head=self.reference_head)
-            check_heads(self.head, self.reference_head)
+            self._inside(reference, lambda: check_head(reference, head=self.reference_head))
+            check_heads(self._head, self._reference_head)
+
+    def inside(self, work: Callable[[], T]) -> T:
+        """Return work(), which may use the head and run passes; for what a method here does not do.
+
+        Where the weights are sharded, every rank must do it. See `sharding.run_inside`.
+        """
+        return self._inside(self._base, work)
+
+    def _inside(self, model: Any, work: Callable[[], T], *, keep: bool = False) -> T:
+        if not self.sharded:
+            return work()
+        from dgpo_cli.parallel.sharding import run_inside
+
+        return run_inside(model, work, keep=keep)
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Hold all weights of a sharded policy whole, to sample: ranks decode different lengths.
+
+        Every rank must enter and leave it.
+        """
+        if not self.sharded:
+            return nullcontext()
+        from dgpo_cli.parallel.sharding import whole
+
+        return whole(self._base)
+
+    @property
+    def head(self) -> Head:
+        """The head; of a sharded policy it is whole only in `inside`."""
+        return self._head.now(self._base)
+
+    @property
+    def reference_head(self) -> Head:
+        """The head of the reference; the policy's without a second model."""
+        if self._reference is None:
+            return self.head
+        return self._reference_head.now(self._reference)
 
     # What the sampler needs.
 
-    @property
+    @functools.cached_property
     def device(self) -> torch.device:
         return self.head.weight.device
+
+    @property
+    def computed_dtype(self) -> torch.dtype:
+        """The dtype that rounds hidden states and head."""
+        return (self.sharded and self.compute) or self._head.weight.dtype
 
     @property
     def pad_id(self) -> int:
@@ -201,14 +253,15 @@ class Policy:
         rows = pad_rows([(ids[:1], ids[1:])], pad_id=self.pad_id).to(self.device)
         off = self.model.disable_adapter() if self.has_adapter and not adapter else nullcontext()
         with torch.no_grad(), off:
-            return self.token_logprobs(rows, temperature=temperature)[0].tolist()
+            found: list[float] = self.token_logprobs(rows, temperature=temperature)[0].tolist()
+        return found
 
     # What the trainer needs.
 
     @property
     def vocab_size(self) -> int:
         """Width of the logits, padded rows included."""
-        return self.head.vocab_size
+        return self._head.vocab_size
 
     @property
     def even_length(self) -> float | None:
@@ -218,7 +271,7 @@ class Policy:
         A block of width D has about 12 D^2 weights, each with 2 operations per token; attention
         over W tokens needs 2 D W.
         """
-        return 12.0 * self.head.weight.shape[1] if self.packs else None
+        return 12.0 * self._head.weight.shape[1] if self.packs else None
 
     @property
     def is_eager(self) -> bool:
@@ -231,14 +284,18 @@ class Policy:
 
     def hidden(self, packed: Packed) -> Tensor:
         """Return the policy's final hidden states [S, D] of packed sequences."""
-        return self._forward(self._base, packed)
+        return self.inside(lambda: self._forward(self._base, packed))
 
     def reference_hidden(self, packed: Packed) -> Tensor:
         """Return the reference's, on the same layout, so that equal weights give equal bits."""
         assert self.has_reference
+        model = self._base if self._reference is None else self._reference
         off = self.model.disable_adapter() if self.has_adapter else nullcontext()
         with off:
-            return self._forward(self._base if self._reference is None else self._reference, packed)
+            # The head of a second model is used after this pass.
+            return self._inside(
+                model, lambda: self._forward(model, packed), keep=self._reference is not None
+            )
 
     def token_hidden(self, rows: Rows) -> Tensor:
         """Return the policy's final hidden states that predict the N completion tokens, [N, D]."""
@@ -259,27 +316,47 @@ class Policy:
         if reference:
             with torch.no_grad():
                 other = self.reference_hidden(packed)[predicting]
-        return token_pass.token_pass(
-            self.hidden(packed)[predicting],
-            other,
-            head=self.head,
-            reference_head=self.reference_head,
-            ids=rows.completion_ids[rows.mask],
-            temperature=temperature,
-        )
+
+        second = reference and self._reference is not None
+
+        def work() -> tuple[Tensor, Tensor, Tensor]:
+            found = token_pass.token_pass(
+                self.hidden(packed)[predicting],
+                other,
+                head=self.head,
+                reference_head=self.reference_head if second else None,
+                ids=rows.completion_ids[rows.mask],
+                temperature=temperature,
+            )
+            return found.logprobs, found.entropy, found.hellinger_sq
+
+        columns = token_pass.TokenColumns(*self.inside(work), reference_logprobs=None)
+        if second:
+            self._release_reference()
+        return columns
 
     def token_logprobs(self, rows: Rows, *, temperature: float) -> Tensor:
         """Return differentiable log-probabilities of the completion tokens, float32 [B, T].
 
         Positions outside the mask are 0.
         """
-        found = token_pass.token_logprobs(
-            self.token_hidden(rows),
-            head=self.head,
-            ids=rows.completion_ids[rows.mask],
-            temperature=temperature,
-        )
-        return on_grid(found, rows.mask)
+
+        def work() -> Tensor:
+            return token_pass.token_logprobs(
+                self.token_hidden(rows),
+                head=self.head,
+                ids=rows.completion_ids[rows.mask],
+                temperature=temperature,
+            )
+
+        return on_grid(self.inside(work), rows.mask)
+
+    def _release_reference(self) -> None:
+        """Shard the head of the second model again."""
+        if self.sharded and self._reference is not None:
+            from dgpo_cli.parallel.sharding import release
+
+            release(self._reference)
 
     def _forward(self, model: Any, packed: Packed) -> Tensor:
         padded = padded_hidden if self.pads else lone_hidden
@@ -297,7 +374,7 @@ class Policy:
 
     def computing(self) -> AbstractContextManager[Any]:
         """Run forward passes in `compute`. Gradient checkpointing restores this in backward."""
-        if self.compute is None:
+        if self.compute is None or self.sharded:  # gathered weights are in that dtype
             return nullcontext()
         import torch
 

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from dgpo_cli.core.types import StepMetrics
     from dgpo_cli.engine.engine import Engine
     from dgpo_cli.train.collect import Collector
-    from dgpo_cli.train.snapshot import Snapshot
 
 _POLL_S = 0.5  # how soon Ctrl-C is noticed
 _END_S = 10.0  # that a thread may take to end when the run does
@@ -138,7 +137,6 @@ class Pipeline:
         self._sampler = sampler
         self._total = total
         self._draw: _Draw | None = None
-        self._snapshot: Snapshot | None = None
         self._waited_s = 0.0
         self._prefetched = self._checked(prefetched, stale=stale, observer=observer)
 
@@ -155,7 +153,7 @@ class Pipeline:
         found = self._measure(pending=False).found
         self._prefetched = None
         if self._draw is not None:
-            self._keep_weights()
+            self._engine.keep_weights()  # of that draw, before the update moves them
         return found
 
     def end(self) -> StepMetrics:
@@ -209,14 +207,6 @@ class Pipeline:
         finally:
             self._waited_s += time.perf_counter() - since
 
-    def _keep_weights(self) -> None:
-        """Copy the weights of the draw in progress before the update moves them."""
-        from dgpo_cli.train.snapshot import Snapshot
-
-        if self._snapshot is None:
-            self._snapshot = Snapshot(self._engine.policy)
-        self._snapshot.take()
-
     def _measure(self, *, batch: bool = True, pending: bool = True) -> Prefetched:
         """Measure the prefetched batch and the pending groups under the weights that sampled them.
 
@@ -231,11 +221,10 @@ class Pipeline:
             self._collector.measure()
             self._prefetched = replace(self._prefetched, measured=True)
             return self._prefetched
-        assert self._snapshot is not None
         pending = pending and bool(self._collector.unmeasured)
         if not (batch or pending):
             return self._prefetched
-        with self._snapshot.as_it_was():
+        with self._engine.kept_weights():
             if pending:
                 self._collector.measure()
             if batch:

@@ -12,9 +12,11 @@ from dgpo_cli.core import io
 from dgpo_cli.core.events import Ended, Observer, Observers, tell
 from dgpo_cli.core.schema import Change
 from dgpo_cli.diagnosis.stored_run import Watch
-from dgpo_cli.engine.checkpoint import load_state, load_trainer
+from dgpo_cli.engine.checkpoint import load_state
 from dgpo_cli.engine.engine import Engine
+from dgpo_cli.engine.follow import BUILD
 from dgpo_cli.engine.setup import training_engine
+from dgpo_cli.parallel.ranks import Ranks
 from dgpo_cli.runs.history import record_changes
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train.collect import starting_collector
@@ -32,14 +34,19 @@ def started(
     *,
     folder: RunFolder,
     checkpoint: Path | None,
+    ranks: Ranks,
     observers: Observers,
 ) -> Iterator[TrainingRun]:
-    """Open a run at its start or at a checkpoint; report how it ended."""
+    """Open a run at its start or at a checkpoint; report how it ended.
+
+    ranks: this one leads.
+    """
     settings = standing.resolved.settings
     evaluations = None
     if settings.eval.every:  # its benchmark is loaded before anything large
         evaluations = RunEvaluations(standing.resolved, folder=folder, observer=observers)
-    engine = training_engine(settings, checkpoint=checkpoint, observer=observers)
+    with ranks.call(BUILD, settings, checkpoint):
+        engine = training_engine(settings, checkpoint=checkpoint, ranks=ranks, observer=observers)
     prompts = open_training_prompts(
         settings, prompt_length=engine.prompt_length, observer=observers
     )
@@ -66,11 +73,9 @@ def _restore(run: TrainingRun, *, standing: Standing, checkpoint: Path | None) -
     engine, folder, found = run.engine, run.folder, standing.found
     _describe(engine, observer=run.observer)
     if checkpoint is not None:
-        assert engine.optimizer is not None
         state = load_state(checkpoint)
-        load_trainer(checkpoint, optimizer=engine.optimizer)
         run.step, run.bad_streak = state.step, state.bad_streak
-        engine.resume_at(policy_version=state.policy_version)
+        engine.resume(checkpoint, policy_version=state.policy_version)
         if not any(each.learnt and each.setting.startswith("model.") for each in found):
             engine.noise_floor = state.noise_floor  # else measured again
         tell(run.observer, f"resumed from {checkpoint} at step {state.step}")

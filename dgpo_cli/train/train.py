@@ -10,6 +10,7 @@ from dgpo_cli.config.load import Resolved
 from dgpo_cli.core.errors import CalledOff
 from dgpo_cli.core.events import Observer, Observers
 from dgpo_cli.core.types import StepMetrics
+from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train import loop
 from dgpo_cli.train.resume import Resume, standing_of, starting_point
@@ -39,6 +40,7 @@ def run(
     out: Path,
     resume: Resume,
     allow_change: bool = False,
+    ranks: Ranks = ALONE,
     observer: Observer,
 ) -> TrainResult:
     """Train until `train.steps`, from the newest whole checkpoint of `out` if `resume` allows.
@@ -46,6 +48,7 @@ def run(
     Args:
         allow_change: resume with other settings than the run's even if they affect what is
             learnt; each change is recorded.
+        ranks: this one leads; the others are in `engine.follow`.
 
     Raises:
         RunFolderBusy: another process holds `out`.
@@ -62,7 +65,9 @@ def run(
         return _result(folder, steps=standing.resolved.settings.train.steps, trained=0)
     with folder.lock():
         checkpoint = starting_point(folder, resume=resume, found=standing.found, observer=observers)
-        with started(standing, folder=folder, checkpoint=checkpoint, observers=observers) as run:
+        with started(
+            standing, folder=folder, checkpoint=checkpoint, ranks=ranks, observers=observers
+        ) as run:
             try:
                 loop.train(run)
             except CalledOff:

@@ -6,7 +6,6 @@ seeds of its own, so that a run with evaluations learns what the run without the
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,9 +32,6 @@ from dgpo_cli.train.interrupt import Interrupt
 if TYPE_CHECKING:
     from dgpo_cli.config.settings import EvalSettings
     from dgpo_cli.engine.engine import Engine
-    from dgpo_cli.policy.policy import Policy
-
-_EDGE = 64  # numbers at the head and the tail of a weight that its fingerprint takes
 
 
 def eval_settings(resolved: Resolved) -> tuple[Resolved, Protocol | None]:
@@ -122,7 +118,7 @@ class RunEvaluations:
             trained={
                 "step": step,
                 "policy_version": engine.policy_version,
-                "sha256": trained_fingerprint(engine.policy),
+                "sha256": engine.fingerprint(),
                 **({"changed": list(map(change_text, behind))} if behind else {}),
             },
         )
@@ -154,23 +150,6 @@ class RunEvaluations:
         self._folder.write_eval(step, _line(evaluation, step=step, out=out))
         curve = tuple(self._folder.read_evals())
         self._observer.on(Evaluated(step, evaluation, curve))
-
-
-def trained_fingerprint(policy: Policy) -> str:
-    """Return a SHA-256 over every trained weight: its name, shape, two sums and some numbers.
-
-    Fast for billions of weights, and different after any update.
-    """
-    import torch
-
-    digest = hashlib.sha256()
-    for name, weight in policy.trainable():
-        flat = weight.detach().reshape(-1)
-        sums = torch.stack([flat.sum(dtype=torch.float64), flat.double().square().sum()])
-        edges = torch.cat([flat[:_EDGE], flat[-_EDGE:]]).double()
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        digest.update(torch.cat([sums, edges]).cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _line(evaluation: Evaluation, *, step: int, out: str) -> dict[str, Any]:

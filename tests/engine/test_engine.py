@@ -169,7 +169,8 @@ def test_updates_of_a_step_are_cut_at_whole_groups(
 
 def test_a_sync_hands_the_weights_and_their_version_to_the_sampler(policy: Policy) -> None:
     engine = make_engine(policy)
-    engine.resume_at(policy_version=40)
+    engine.policy_version = 40
+    engine.sync()
     batch = engine.make_batch(rollout(engine))
     for step in range(2):
         engine.update(batch, step=step)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def _conversation(ranks: TorchRanks) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if ranks.leads:
-        ranks.call("first", 1, torch.arange(3))
-        ranks.call("second")
+        for name, *args in (("first", 1, torch.arange(3)), ("second",)):
+            with ranks.call(name, *args):
+                pass
     else:
         calls = ranks.calls()
         found["calls"] = [(name, len(args)) for name, args in (next(calls), next(calls))]

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 from dgpo_cli.core.events import Observer
 from dgpo_cli.core.types import Completion
+from dgpo_cli.policy.fingerprint import trained_fingerprint
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.samplers.base import SamplingParams
 from dgpo_cli.samplers.hf import HfSampler
-from dgpo_cli.train.train_eval import trained_fingerprint
 
 THREAD = "dgpo-sampling"
 LIMIT_S = 120.0  # no wait of a test is longer; one that ends by it has failed
@@ -56,11 +56,11 @@ class TwinSampler:
     ) -> list[tuple[Completion, ...]]:
         assert self._busy.acquire(blocking=False), "two samples at once"
         try:
-            version, before = self.version, trained_fingerprint(self._twin)
+            version, before = self.version, trained_fingerprint(self._twin.trainable())
             self.samples.append((version, threading.current_thread().name, len(prompts)))
             self._on_sample(len(self.samples))
             found = self._inner.sample(prompts, seeds=seeds, params=params, observer=observer)
-            assert (self.version, trained_fingerprint(self._twin)) == (version, before)
+            assert (self.version, trained_fingerprint(self._twin.trainable())) == (version, before)
             return found
         finally:
             self._busy.release()

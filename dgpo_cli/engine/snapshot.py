@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+
+from dgpo_cli.parallel.sharding import local_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,28 +24,24 @@ class Snapshot:
     @torch.no_grad()
     def take(self) -> None:
         """Keep the weights as they are, in place of those kept before."""
-        weights = [weight.detach() for _, weight in self._policy.trainable()]
+        weights = self._weights()
         if not self._kept:
             self._kept = [_host_copy(weight) for weight in weights]
             return
         for kept, weight in zip(self._kept, weights, strict=True):
             kept.copy_(weight)
 
-    @contextmanager
-    def as_it_was(self) -> Iterator[None]:
-        """Give the policy the kept weights inside the context; afterwards its own, to the bit."""
-        self._exchange()
-        try:
-            yield
-        finally:
-            self._exchange()
-
     @torch.no_grad()
-    def _exchange(self) -> None:
-        for kept, (_, weight) in zip(self._kept, self._policy.trainable(), strict=True):
-            present = _host_copy(weight.detach())
+    def exchange(self) -> None:
+        """Give the policy the kept weights and keep its own, to the bit."""
+        for kept, weight in zip(self._kept, self._weights(), strict=True):
+            present = _host_copy(weight)
             weight.copy_(kept)
             kept.copy_(present)
+
+    def _weights(self) -> list[Tensor]:
+        """Return what this rank has of the trained weights."""
+        return [local_of(weight.detach()) for _, weight in self._policy.trainable()]
 
 
 def _host_copy(weight: Tensor) -> Tensor:
