@@ -27,6 +27,7 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_leaves
 
 from dgpo_cli.core.errors import ModelError
 
@@ -131,7 +132,7 @@ def run_inside(model: nn.Module, work: Callable[[], T], *, keep: bool = False) -
         raise
     finally:
         _WHOLE.discard(root)
-    if not (keep or torch.is_grad_enabled()):
+    if not keep and not any(getattr(leaf, "requires_grad", False) for leaf in tree_leaves(found)):
         # The root is kept for a backward pass. Without one it would outlive an optimiser's step.
         root.reshard()
     return found

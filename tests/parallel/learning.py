@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -77,6 +77,24 @@ def make_policy(case: Case) -> Policy:
             policy.model.enable_input_require_grads()
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
     return policy
+
+
+def sharded(policy: Policy, kind: Literal["shard", "hybrid"], *, offload: bool) -> Policy:
+    """Return the policy on weights that are sharded; hybrid: over machines of two ranks."""
+    from dgpo_cli.parallel.sharding import make_mesh, shard
+
+    mesh = make_mesh(kind, device_type="cpu", node_size=2)
+    reference = policy._reference
+    shard(policy.model, mesh=mesh, compute=None)
+    if reference is not None:
+        shard(reference, mesh=mesh, compute=None, offload=offload)
+    return Policy(
+        policy.model,
+        tokenizer=policy.tokenizer,
+        reference=reference,
+        has_adapter=policy.has_adapter,
+        sharded=True,
+    )
 
 
 def learn(ranks: Ranks, case: Case, policy: Policy) -> dict[str, Any]:
@@ -153,6 +171,16 @@ def _values(step: int, lengths: list[int]) -> torch.Tensor:
 def all_cases(ranks: Ranks) -> dict[str, dict[str, Any]]:
     """Run every case, one after the other."""
     return {name: learn(ranks, case, make_policy(case)) for name, case in CASES.items()}
+
+
+def all_sharded(
+    ranks: Ranks, kind: Literal["shard", "hybrid"], offload: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Run every case on sharded weights."""
+    return {
+        name: learn(ranks, case, sharded(make_policy(case), kind, offload=offload))
+        for name, case in CASES.items()
+    }
 
 
 def alone() -> dict[str, dict[str, Any]]:
