@@ -73,6 +73,11 @@ class TrainSettings(Frozen):
         10, ge=1, description="Steps between rollouts written to the run folder."
     )
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0: torch's default.")
+    stop_signal: Literal["none", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU"] = Field(
+        "none",
+        description="A signal that warns of the end, as Slurm and spot machines send: it stops the "
+        "run after the step, with a checkpoint, as Ctrl-C and SIGTERM do.",
+    )
 
 
 class EvalSettings(Frozen):

@@ -83,6 +83,10 @@ class RunFolderBusy(DgpoError):
     """Another process has locked the run folder."""
 
 
+class RankError(DgpoError):
+    """Another process of the run failed or is gone; the message names it."""
+
+
 class NonFiniteError(DgpoError):
     """Several steps in a row had a loss or gradient that is not finite."""
 

@@ -49,6 +49,10 @@ class Stoppable(Protocol):
         """Stop as if the signal `number` had come so many times. Any thread may call this."""
         ...
 
+    def fail(self, error: Exception) -> None:
+        """Raise this in the main thread, where it is. Any thread may call this."""
+        ...
+
     def tell(self, text: str) -> None:
         """Tell the user about the ranks. Any thread may call this."""
         ...
@@ -56,6 +60,8 @@ class Stoppable(Protocol):
 
 class Watcher:
     """Watches over the ranks while they talk, as watch.py does; this one does not."""
+
+    echo_s = 0.0
 
     def begin(self, store: Store) -> None:
         """The ranks have a store: look for the others there."""
@@ -83,6 +89,7 @@ class Ranks(Protocol):
     number, count: of this rank, from 0, and of all. local: its number on this machine.
     sequence: consecutive ranks that share each micro-batch: a lane.
     collective: whether a forward pass needs all ranks, as that of a sharded model does.
+    echo_s: within that time, what started the ranks repeats a signal that they have got already.
     """
 
     number: int
@@ -90,6 +97,7 @@ class Ranks(Protocol):
     local: int
     sequence: int
     collective: bool
+    echo_s: float
 
     @property
     def lanes(self) -> int:
@@ -160,6 +168,7 @@ class OneRank(Ranks):
     local = 0
     sequence = 1
     collective = False
+    echo_s = 0.0
 
     def call(self, name: str, *args: Any) -> AbstractContextManager[None]:
         """See Ranks.call: nobody follows."""
@@ -252,6 +261,7 @@ class TorchRanks(Ranks):
         )
         self.store: Store = dist.PrefixStore(f"dgpo/{seat.attempt}", opened)  # type: ignore[attr-defined]
         self._watch = watch or Watcher()
+        self.echo_s = self._watch.echo_s
         self._watch.begin(self.store)
         cuda = device.type == "cuda"
         dist.init_process_group(

@@ -23,6 +23,7 @@ rollout.backend.weight_transfer rollout.backend.urls rollout.backend.api_key_env
 rollout.backend.sync_dir rollout.backend.sync_host
 reward.workers optim.micro_batch_size optim.micro_batch_tokens
 train.steps train.checkpoint_every train.keep_checkpoints train.rollouts_every train.threads
+train.stop_signal
 eval.every eval.bench eval.data eval.k eval.protocol eval.temperature eval.top_p eval.top_k
 eval.max_completion_tokens
 track.to track.project track.name track.mode parallel.kind parallel.gpus
