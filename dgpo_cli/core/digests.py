@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -19,17 +19,23 @@ from dgpo_cli.core.errors import CheckpointError, DgpoError, UnreadableError
 SUMS = "SHA256SUMS"
 STATE = "state.json"
 OPTIMIZER = "trainer.pt"  # the largest file, and not part of the model
+MOMENTS = "optimizer"  # the folder of a sharded optimiser's state
 _THREADS = 4  # hashing releases the interpreter's lock
 _GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # errors of missing files
 _KEPT = 4096  # digests that are remembered
 
 
-def write_digests(folder: Path) -> None:
-    """Write SHA256SUMS over every file that is in `folder`."""
+def write_digests(folder: Path, *, known: Mapping[str, str] | None = None) -> None:
+    """Write SHA256SUMS over every file that is in `folder`.
+
+    known: digests by name that need no reading.
+    """
+    found = dict(known or {})
     names = sorted(str(path.relative_to(folder)) for path in _files(folder))
+    unread = [name for name in names if name not in found]
     with ThreadPoolExecutor(_THREADS) as pool:
-        digests = list(pool.map(lambda name: _digest(folder / name), names))
-    lines = [f"{digest}  {name}\n" for digest, name in zip(digests, names, strict=True)]
+        found |= zip(unread, pool.map(lambda name: digest_of(folder / name), unread), strict=True)
+    lines = [f"{found[name]}  {name}\n" for name in names]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -68,7 +74,7 @@ def check_digests(folder: Path, *, optimizer: bool = True) -> None:
     expected = _read_sums(folder)
     for name in expected:
         _check_there(folder / name)
-    read = [name for name in expected if optimizer or name != OPTIMIZER]
+    read = [name for name in expected if optimizer or not _of_optimizer(name)]
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(lambda name: _digest_now(folder / name), read))
     for name, digest in zip(read, found, strict=True):
@@ -77,6 +83,10 @@ def check_digests(folder: Path, *, optimizer: bool = True) -> None:
                 f"{folder / name}: has changed since it was written (its SHA-256 is not the one in "
                 f"{SUMS})"
             )
+
+
+def _of_optimizer(name: str) -> bool:
+    return name == OPTIMIZER or name.startswith(f"{MOMENTS}/")
 
 
 def check_loaded(folder: Path) -> None:
@@ -180,12 +190,12 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _digest_now(path: Path) -> str:
     try:
-        return _digest(path)
+        return digest_of(path)
     except OSError as error:
         raise cannot_read(path, error) from error
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file; an unchanged one is not read again."""
     found = path.stat()
     return _digest_of(path.resolve(), found.st_size, found.st_mtime_ns, found.st_ino)

@@ -154,23 +154,47 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: a write failed (a full disk, say); nothing is left behind.
     """
-    temporary = folder.with_name(f".{folder.name}{_PARTIAL}")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        for path in chain(filter(Path.is_file, temporary.rglob("*")), [temporary]):
-            _flush(path)
-        os.rename(temporary, folder)
-        _flush(folder.parent)
+        yield begin_folder(folder)
+        complete_folder(folder)
     except BaseException as error:
-        reason = _reason(error, folder=temporary)
-        shutil.rmtree(temporary, ignore_errors=True)
-        # torch reports a full disk as RuntimeError, tokenizers as a bare Exception.
-        of_writing = isinstance(error, OSError | RuntimeError) or type(error) is Exception
-        if of_writing or type(error).__name__ == "SafetensorError":
-            raise CheckpointError(f"{folder}: cannot be written: {reason}") from error
-        raise
+        failure = drop_folder(folder, error)
+        if failure is error:
+            raise
+        raise failure from error
+
+
+def partial_of(folder: Path) -> Path:
+    """Return the folder that is written to before it appears as `folder`."""
+    return folder.with_name(f".{folder.name}{_PARTIAL}")
+
+
+def begin_folder(folder: Path) -> Path:
+    """Make the empty folder that `complete_folder` turns into `folder`."""
+    temporary = partial_of(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def complete_folder(folder: Path) -> None:
+    """Flush all of a begun folder to the disk; then it appears under its name."""
+    temporary = partial_of(folder)
+    for path in chain(temporary.rglob("*"), [temporary]):
+        _flush(path)
+    os.rename(temporary, folder)
+    _flush(folder.parent)
+
+
+def drop_folder(folder: Path, error: BaseException) -> BaseException:
+    """Remove a begun folder; return the error to raise for one that was met while writing it."""
+    reason = _reason(error, folder=partial_of(folder))
+    shutil.rmtree(partial_of(folder), ignore_errors=True)
+    # torch reports a full disk as RuntimeError, tokenizers as a bare Exception.
+    of_writing = isinstance(error, OSError | RuntimeError) or type(error) is Exception
+    if of_writing or type(error).__name__ == "SafetensorError":
+        return CheckpointError(f"{folder}: cannot be written: {reason}")
+    return error
 
 
 def _reason(error: BaseException, *, folder: Path) -> str:

@@ -2,13 +2,15 @@
 
 A checkpoint is the model or adapter in the ecosystem's own format, the tokenizer, `trainer.pt`
 (optimiser and random generators), `state.json` (counters) and `SHA256SUMS`. It is written to a
-temporary folder, flushed to disk and renamed.
+temporary folder, flushed to disk and renamed. All ranks of a sharded model write it together, in
+the background, with the optimiser's moments in `optimizer/`. Any number of ranks resumes from
+either kind.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -28,10 +30,12 @@ from dgpo_cli.core.errors import CheckpointError, DataError
 from dgpo_cli.core.formats import STATE as STATE_FORMAT
 from dgpo_cli.core.formats import TrainerState
 from dgpo_cli.core.io import atomic_folder
+from dgpo_cli.parallel.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     import torch
 
+    from dgpo_cli.parallel.shard_checkpoint import ShardWriter
     from dgpo_cli.policy.policy import Policy
 
 _WITHOUT_DIGESTS = 1
@@ -49,6 +53,126 @@ _UNREADABLE = (
 )
 
 
+class CheckpointWriter:
+    """Writes the checkpoints of a policy that is trained.
+
+    Of a sharded model every rank calls the same methods, and its weights are written in the
+    background. Else only the leader does, and a checkpoint is complete when `save` returns.
+    """
+
+    def __init__(
+        self, policy: Policy, optimizer: torch.optim.Optimizer, *, ranks: Ranks = ALONE
+    ) -> None:
+        self._policy, self._optimizer, self._ranks = policy, optimizer, ranks
+        self._shards: ShardWriter | None = None
+        if ranks.collective and not policy.has_adapter:
+            from dgpo_cli.parallel.shard_checkpoint import ShardWriter
+
+            self._shards = ShardWriter(ranks)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written in the background."""
+        return self._shards is not None and self._shards.busy
+
+    def save(
+        self,
+        folder: Path,
+        *,
+        state: TrainerState | None,
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write, or begin to write, a checkpoint to `folder`, which must not exist.
+
+        Args:
+            state: of the run; followers have none.
+            texts: more files, by name.
+
+        Raises:
+            CheckpointError: it, or one before it, could not be written (a full disk, say);
+                nothing is left behind.
+        """
+        import torch
+
+        from dgpo_cli.engine.optimizers import moments_of, saved_state
+
+        policy, optimizer, sharded = self._policy, self._optimizer, self._ranks.collective
+        trainer: dict[str, Any] = {
+            "optimizer": saved_state(optimizer, moments=self._shards is None),
+            "rng": rng_state(),
+        }
+        if sharded:
+            trainer["ranks"] = self._ranks.gather(trainer["rng"])
+        names = {id(p): name for name, p in policy.trainable()}
+
+        def rest(temporary: Path) -> None:
+            assert state is not None
+            torch.save(trainer, temporary / OPTIMIZER)
+            (temporary / STATE).write_text(encoded(STATE_FORMAT.dump(state)) + "\n")
+            for name, text in (texts or {}).items():
+                (temporary / name).write_text(text, encoding="utf-8")
+
+        if self._shards is not None:
+            trainer["names"] = [
+                names[id(p)] for group in optimizer.param_groups for p in group["params"]
+            ]
+
+            def beside_shards(temporary: Path) -> None:
+                _save_without_weights(policy, temporary)
+                rest(temporary)
+
+            self._shards.start(
+                folder,
+                model=policy.model,
+                moments=moments_of(optimizer, names=names),
+                rest=beside_shards,
+            )
+            return
+        adapter = _whole_adapter(policy) if sharded else None
+        if not self._ranks.leads:
+            return
+        with atomic_folder(folder) as temporary:
+            if adapter is None:
+                policy.save(temporary)
+            else:
+                _save_adapter(policy, temporary, tensors=adapter)
+            rest(temporary)
+            write_digests(temporary)
+
+    def wait(self) -> None:
+        """Wait until a checkpoint that was begun is complete.
+
+        Raises:
+            CheckpointError: it could not be written; nothing of it is left.
+        """
+        if self._shards is not None:
+            self._shards.wait()
+
+
+def _save_without_weights(policy: Policy, folder: Path) -> None:
+    """Write everything that transformers writes of a model but its weights."""
+    from dgpo_cli.parallel.sharding import root_of
+
+    root: Any = root_of(policy.model)
+    root.save_pretrained(str(folder), state_dict={})
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+    policy.tokenizer.save_pretrained(str(folder))
+
+
+def _whole_adapter(policy: Policy) -> dict[str, torch.Tensor]:
+    """Gather the tensors of a sharded adapter. Collective."""
+    from dgpo_cli.parallel.gathered import whole_of
+
+    return {n: whole_of(p).cpu() for n, p in policy.model.named_parameters() if "lora_" in n}
+
+
+def _save_adapter(policy: Policy, folder: Path, *, tensors: dict[str, torch.Tensor]) -> None:
+    """Do what Policy.save does, with tensors that are gathered."""
+    policy.model.save_pretrained(str(folder), state_dict=tensors, save_embedding_layers=False)
+    policy.tokenizer.save_pretrained(str(folder))
+
+
 def save_checkpoint(
     folder: Path,
     *,
@@ -57,25 +181,8 @@ def save_checkpoint(
     state: TrainerState,
     texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a checkpoint to `folder`, which must not exist.
-
-    texts: more files, by name.
-
-    Raises:
-        CheckpointError: it could not be written (a full disk, say); nothing is left behind.
-    """
-    import torch
-
-    from dgpo_cli.engine.optimizers import saved_state
-
-    with atomic_folder(folder) as temporary:
-        policy.save(temporary)
-        trainer = {"optimizer": saved_state(optimizer), "rng": rng_state()}
-        torch.save(trainer, temporary / OPTIMIZER)
-        (temporary / STATE).write_text(encoded(STATE_FORMAT.dump(state)) + "\n")
-        for name, text in (texts or {}).items():
-            (temporary / name).write_text(text, encoding="utf-8")
-        write_digests(temporary)
+    """Write a checkpoint of a policy on one device to `folder`; see CheckpointWriter.save."""
+    CheckpointWriter(policy, optimizer).save(folder, state=state, texts=texts)
 
 
 def load_state(folder: Path) -> TrainerState:
@@ -120,8 +227,10 @@ def check_checkpoint(folder: Path, *, optimizer: bool = True) -> bool:
     return False
 
 
-def load_trainer(folder: Path, *, optimizer: torch.optim.Optimizer) -> None:
+def load_trainer(folder: Path, *, optimizer: torch.optim.Optimizer, ranks: Ranks = ALONE) -> None:
     """Restore the optimiser and every random generator from a checkpoint.
+
+    Each rank reads its own rows of the moments. A rank more than wrote it keeps its generators.
 
     Raises:
         CheckpointError: the file is missing, broken or of another model.
@@ -132,13 +241,42 @@ def load_trainer(folder: Path, *, optimizer: torch.optim.Optimizer) -> None:
 
     try:
         # weights_only: a checkpoint from elsewhere must not be able to run code.
-        saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-        restore_state(optimizer, saved["optimizer"])
-        set_rng_state(saved["rng"])
+        # mmap: a rank reads no more of it than its rows.
+        saved = torch.load(
+            folder / OPTIMIZER, map_location="cpu", weights_only=True, mmap=ranks.collective
+        )
+        state = saved["optimizer"]
+        if ranks.collective or "names" in saved:
+            _take_moments(folder, state, names=saved.get("names"), optimizer=optimizer)
+        restore_state(optimizer, state)
+        of_ranks = saved.get("ranks") or [saved["rng"]]
+        if ranks.number < len(of_ranks):
+            set_rng_state(of_ranks[ranks.number])
     except _UNREADABLE as error:
         reason = str(error).partition("\n")[0]  # torch's messages run over many lines
         reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
         raise CheckpointError(f"{folder / OPTIMIZER}: cannot be resumed from: {reason}") from error
+
+
+def _take_moments(
+    folder: Path, state: Any, *, names: Sequence[str] | None, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put the moments of every parameter, or this rank's rows of them, into a loaded state.
+
+    names: of the parameters whose moments are in files of their own.
+    """
+    from dgpo_cli.parallel.shard_checkpoint import MomentFiles, rows_like
+
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if names is None:
+        for index, own in state["state"].items():
+            like = parameters[index]
+            own.update({key: rows_like(value, like) for key, value in own.items()})
+        return
+    with MomentFiles.open(folder) as files:
+        for index, name in enumerate(names):
+            if index in state["state"]:
+                state["state"][index] |= files.of(name, like=parameters[index])
 
 
 def rng_state() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.core.errors import ConfigError
@@ -74,15 +75,48 @@ def decay_groups(policy: Policy, *, weight_decay: float) -> list[dict[str, Any]]
     return [group for group in groups if group["params"]]
 
 
-def saved_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return the state as plain tensors of this process.
+def saved_state(optimizer: torch.optim.Optimizer, *, moments: bool = True) -> dict[str, Any]:
+    """Return the state as plain tensors. Collective if it is sharded and has the moments.
 
     A paged tensor carries a mark, which a loaded copy in ordinary memory must not have.
+
+    moments: False leaves out the tensors that are as large as their parameters.
     """
     state = optimizer.state_dict()
     if _is_paged(optimizer):
         state["state"] = {key: _unpaged(value) for key, value in state["state"].items()}
+    state["state"] = {
+        index: {
+            key: _whole(value) if _is_sharded(value) else value
+            for key, value in own.items()
+            if moments or not _is_sharded(value)
+        }
+        for index, own in state["state"].items()
+    }
     return state
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    from dgpo_cli.parallel.gathered import whole_of
+
+    return whole_of(value).cpu()
+
+
+def _is_sharded(value: Any) -> bool:
+    return hasattr(value, "full_tensor")
+
+
+def moments_of(
+    optimizer: torch.optim.Optimizer, *, names: Mapping[int, str]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the sharded tensors of the state by the names of parameters.
+
+    names: by the id of each parameter.
+    """
+    return {
+        names[id(parameter)]: {key: value for key, value in own.items() if _is_sharded(value)}
+        for parameter, own in optimizer.state.items()
+    }
 
 
 def restore_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.tree import flatten
-from dgpo_cli.core.digests import OPTIMIZER, STATE, SUMS
+from dgpo_cli.core.digests import MOMENTS, OPTIMIZER, STATE, SUMS
 from dgpo_cli.core.errors import CheckpointError, ConfigError, DataError, HubError
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.formats import EVAL
@@ -28,7 +28,7 @@ from dgpo_cli.runs.run_folder import RunFolder, checkpoint_to_load, step_of
 
 # Suffixes of the files of a model or adapter; the run's own files are not uploaded.
 _KINDS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
-_OWN = (OPTIMIZER, STATE, SUMS, PENDING_FILE, PREFETCHED_FILE)
+_OWN = (OPTIMIZER, MOMENTS, STATE, SUMS, PENDING_FILE, PREFETCHED_FILE)
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
 
 

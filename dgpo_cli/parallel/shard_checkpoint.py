@@ -1,0 +1,307 @@
+"""Writes a checkpoint of a sharded model: every rank a part of it, while training goes on.
+
+The weights are files as transformers writes them, each by one rank; a rank gathers whole tensors
+with the others and copies its own to the host's memory. The optimiser's moments are written as
+they are, the rows of each rank in a file of `optimizer/`. The leader writes everything else, and
+renames the folder once all parts are on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from dgpo_cli.core import io
+from dgpo_cli.core.digests import MOMENTS, digest_of, write_digests
+from dgpo_cli.core.errors import CheckpointError
+from dgpo_cli.parallel.gathered import Gathered, Unit
+from dgpo_cli.parallel.ranks import Ranks
+from dgpo_cli.parallel.sharding import local_of
+from dgpo_cli.parallel.weights import rows_of
+
+_LARGEST = 5 * 10**9  # bytes of a file of weights
+_METADATA = {"format": "pt"}
+
+Moments = Mapping[str, Mapping[str, Tensor]]  # of each parameter, by the name of the moment
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file of a checkpoint: what goes into it, and the rank that writes it."""
+
+    name: str
+    units: tuple[Unit, ...]
+    owner: int
+
+
+def parts_of(units: Sequence[Unit], *, ranks: int) -> list[Part]:
+    """Cut the weights, in their order, into files of much the same size, and deal those out."""
+    total = sum(unit.nbytes for unit in units)
+    limit = min(_LARGEST, -(-total // ranks))
+    files: list[list[Unit]] = [[]]
+    size = 0
+    for unit in units:
+        if files[-1] and size + unit.nbytes / 2 > limit:
+            files.append([])
+            size = 0
+        files[-1].append(unit)
+        size += unit.nbytes
+    loads = [0] * ranks
+    found = []
+    for number, own in enumerate(files, 1):
+        owner = loads.index(min(loads))
+        loads[owner] += sum(unit.nbytes for unit in own)
+        several = f"-{number:05d}-of-{len(files):05d}" if len(files) > 1 else ""
+        found.append(Part(f"model{several}.safetensors", tuple(own), owner))
+    return found
+
+
+class ShardWriter:
+    """Writes checkpoints of a sharded model, one after the other, each in a thread of its own."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        """Collective."""
+        self._ranks = ranks
+        self._channel = ranks.channel()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(
+        self, folder: Path, *, model: nn.Module, moments: Moments, rest: Callable[[Path], None]
+    ) -> None:
+        """Copy the model and the moments as they are now, and begin to write them to `folder`.
+
+        Collective; it waits until the checkpoint before is written.
+
+        rest: writes the other files; the leader calls it.
+
+        Raises:
+            CheckpointError: the leader could not begin, or the checkpoint before was not written.
+        """
+        self.wait()
+        gathered = Gathered(model)
+        parts = parts_of(gathered.units, ranks=self._ranks.count)
+        if not self._begin(folder, parts, rest=rest):
+            return  # the leader raised
+        content = _own_weights(gathered, parts, rank=self._ranks.number)
+        rows = _own_rows(moments)
+        self._thread = threading.Thread(
+            target=self._write, args=(folder, content, rows), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until a begun checkpoint is written.
+
+        Raises:
+            CheckpointError: it was not (raised by the leader).
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _begin(self, folder: Path, parts: Sequence[Part], *, rest: Callable[[Path], None]) -> bool:
+        failure: BaseException | None = None
+        if self._ranks.leads:
+            try:
+                temporary = io.begin_folder(folder)
+                (temporary / MOMENTS).mkdir()
+                rest(temporary)
+                if len(parts) > 1:
+                    _write_index(temporary, parts)
+            except Exception as error:
+                failure = io.drop_folder(folder, error)
+        if not self._ranks.share(failure is None):
+            if failure is not None:
+                raise failure
+            return False
+        seen = self._ranks.gather((io.partial_of(folder) / MOMENTS).is_dir())
+        if all(seen):
+            return True
+        if self._ranks.leads:
+            where = f"{folder}: rank {seen.index(False)} does not see this folder"
+            unshared = CheckpointError(f"{where}; give an --out that all machines share")
+            raise io.drop_folder(folder, unshared)
+        return False
+
+    def _write(
+        self, folder: Path, content: Mapping[str, Mapping[str, Tensor]], rows: _Rows
+    ) -> None:
+        failure: BaseException | None = None
+        digests: dict[str, str] = {}
+        temporary = io.partial_of(folder)
+        try:
+            for name, tensors in content.items():
+                save_file(dict(tensors), temporary / name, metadata=_METADATA)
+                digests[name] = _settled(temporary / name)
+            if rows.tensors:
+                name = f"{MOMENTS}/rank-{self._ranks.number:05d}.safetensors"
+                metadata = {"rows": json.dumps(rows.ranges)}
+                save_file(dict(rows.tensors), temporary / name, metadata=metadata)
+                digests[name] = _settled(temporary / name)
+        except BaseException as error:
+            failure = error
+        reason = None if failure is None else f"{type(failure).__name__}: {failure}"
+        reports = self._channel.gather((digests, reason))
+        if reports is None:
+            return
+        known = {name: digest for found, _ in reports for name, digest in found.items()}
+        others = [f"rank {n}: {text}" for n, (_, text) in enumerate(reports) if text]
+        try:
+            if failure is not None:
+                raise failure
+            if others:
+                raise OSError(others[0])
+            write_digests(temporary, known=known)
+            io.complete_folder(folder)
+        except BaseException as error:
+            self._failure = io.drop_folder(folder, error)
+
+
+def _settled(path: Path) -> str:
+    """Flush a written file to the disk; return its digest."""
+    io.sync(path)
+    return digest_of(path)
+
+
+def _own_weights(
+    gathered: Gathered, parts: Sequence[Part], *, rank: int
+) -> dict[str, dict[str, Tensor]]:
+    """Gather all tensors with the other ranks; return copies of those in this rank's files."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for part in parts:
+        for unit in part.units:
+            weights = gathered.gather(unit)
+            if part.owner != rank:
+                continue
+            tensors = gathered.converted(unit, weights)
+            found.setdefault(part.name, {}).update(
+                {n: t.contiguous().to("cpu", copy=True) for n, t in tensors.items()}
+            )
+    return found
+
+
+def _write_index(folder: Path, parts: Sequence[Part]) -> None:
+    named = [(each, part.name) for part in parts for unit in part.units for each in unit.tensors]
+    index = {
+        "metadata": {"total_size": sum(each.nbytes for each, _ in named)},
+        "weight_map": {each.name: name for each, name in sorted(named, key=lambda p: p[0].name)},
+    }
+    text = json.dumps(index, indent=2) + "\n"
+    (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """A rank's rows of the moments, and which rows of each parameter they are."""
+
+    tensors: dict[str, Tensor]
+    ranges: dict[str, tuple[int, int]]
+
+
+def _own_rows(moments: Moments) -> _Rows:
+    rows = _Rows({}, {})
+    for name, own in moments.items():
+        for moment, tensor in own.items():
+            local = local_of(tensor.detach())
+            if _is_replica(tensor) or not local.numel():
+                continue
+            rows.tensors[f"{name}/{moment}"] = local.contiguous().to("cpu", copy=True)
+            rows.ranges[name] = rows_of(tensor)
+    return rows
+
+
+def _is_replica(tensor: Tensor) -> bool:
+    """Whether a rank of another machine writes the same rows."""
+    if not isinstance(tensor, DTensor) or tensor.device_mesh.ndim == 1:
+        return False
+    return tensor.device_mesh.get_local_rank(0) != 0
+
+
+class MomentFiles:
+    """The moments in the folder `optimizer/` of a checkpoint, whatever number of ranks wrote it."""
+
+    def __init__(self, files: Sequence[Any]) -> None:
+        self._parts: dict[str, list[tuple[int, int, Any]]] = {}
+        self._moments: dict[str, set[str]] = {}
+        for file in files:
+            ranges = json.loads((file.metadata() or {})["rows"])
+            for name, (start, stop) in ranges.items():
+                self._parts.setdefault(name, []).append((start, stop, file))
+            for key in file.keys():  # noqa: SIM118
+                name, _, moment = key.rpartition("/")
+                self._moments.setdefault(name, set()).add(moment)
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path) -> Iterator[MomentFiles]:
+        """Open the files of a checkpoint."""
+        with ExitStack() as stack:
+            paths = sorted((folder / MOMENTS).glob("*.safetensors"))
+            opened = [safe_open(str(path), framework="pt") for path in paths]
+            yield cls([stack.enter_context(each) for each in opened])
+
+    def of(self, name: str, *, like: Tensor) -> dict[str, Tensor]:
+        """Return the moments of a parameter, this rank's rows of each if it is sharded.
+
+        Raises:
+            ValueError: rows are missing.
+        """
+        found = {}
+        for moment in sorted(self._moments.get(name, ())):
+            local = self._rows(name, moment, *rows_of(like)).to(local_of(like).device)
+            if not local.numel():
+                local = local.reshape(local_of(like).shape)
+            found[moment] = sharded_like(local, like)
+        return found
+
+    def _rows(self, name: str, moment: str, start: int, stop: int) -> Tensor:
+        pieces = []
+        for begin, end, file in sorted(self._parts[name], key=lambda part: part[0]):
+            low, high = max(start, begin), min(stop, end)
+            if low < high:
+                pieces.append(file.get_slice(f"{name}/{moment}")[low - begin : high - begin])
+        if sum(len(piece) for piece in pieces) != stop - start:
+            raise ValueError(f"rows of {name} are missing")
+        return torch.cat(pieces) if pieces else torch.empty(0)
+
+
+def rows_like(whole: Any, like: Tensor) -> Any:
+    """Return this rank's rows of a whole moment, if its parameter is sharded; all else as it is."""
+    if not isinstance(whole, Tensor) or whole.shape != like.shape or not isinstance(like, DTensor):
+        return whole
+    start, stop = rows_of(like)
+    return sharded_like(whole[start:stop].to(local_of(like).device, copy=True), like)
+
+
+def sharded_like(local: Tensor, like: Tensor) -> Tensor:
+    """Return own rows as a tensor that is sharded as another one is; as they are if it is not."""
+    if not isinstance(like, DTensor):
+        return local
+    return DTensor.from_local(
+        local,
+        like.device_mesh,
+        like.placements,
+        run_check=False,
+        shape=like.shape,
+        stride=like.stride(),
+    )

@@ -1,0 +1,272 @@
+"""Checkpoints of sharded models: any number of ranks resumes exactly, nothing half is left."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dgpo_cli.core.errors import CheckpointError
+from dgpo_cli.engine.checkpoint import CheckpointWriter, check_checkpoint, load_trainer
+from dgpo_cli.engine.optimizers import build_adamw
+from dgpo_cli.parallel.gathered import whole_of
+from dgpo_cli.parallel.ranks import ALONE, Ranks
+from dgpo_cli.parallel.sharding import make_mesh, run_inside
+from dgpo_cli.policy import load
+from dgpo_cli.policy.load_sharded import load_sharded
+from dgpo_cli.policy.settings import LoraAdapter, ModelSettings
+from tests.engine.checkpoints import STATE
+from tests.policy.tiny import build_model, char_tokenizer
+from tests.ranks import on_ranks
+
+if TYPE_CHECKING:
+    from dgpo_cli.parallel.ranks import TorchRanks
+
+FAMILIES = ("qwen2-tied", "mixtral", "lora")
+ADAPTER = LoraAdapter(rank=3, alpha=6.0)
+Numbers = dict[str, Tensor]
+
+
+@dataclass
+class Trained:
+    """What a checkpoint needs of a policy, and its optimiser."""
+
+    model: Any
+    has_adapter: bool
+    tokenizer: Any
+
+    def __post_init__(self) -> None:
+        self.device = torch.device("cpu")
+        policy: Any = self
+        self.optimizer = build_adamw(policy, lr=0.03, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+
+    def trainable(self) -> list[tuple[str, Any]]:
+        return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+
+    def save(self, folder: Path) -> None:
+        more = {"save_embedding_layers": False} if self.has_adapter else {}
+        self.model.save_pretrained(folder, **more)
+        self.tokenizer.save_pretrained(folder)
+
+    def step(self, number: int) -> None:
+        ids = (torch.arange(21).view(3, 7) * (number + 2)) % 40
+        run_inside(
+            self.model, lambda: self.model(input_ids=ids, use_cache=False).logits.square().mean()
+        ).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def numbers(self) -> Numbers:
+        """Everything that is trained, and what the optimiser remembers of it."""
+        found = {}
+        for name, weight in self.trainable():
+            found[name] = whole_of(weight).clone()
+            for key, value in self.optimizer.state[weight].items():
+                found[f"{name} {key}"] = whole_of(value).clone()
+        return found
+
+
+def _load(ranks: Ranks, model: Path, family: str, *, checkpoint: Path | None = None) -> Trained:
+    """Load to train, sharded if there are several ranks."""
+    lora = family == "lora"
+    settings = ModelSettings(path=str(model), device="cpu", attention="eager")
+    folder = None if lora else checkpoint
+
+    def adapt(base: Any) -> Any:
+        if not lora:
+            return base
+        base.requires_grad_(False)
+        if checkpoint is None:
+            return load.add_adapter(base, adapter=ADAPTER, seed=3)
+        return load.load_adapter(base, folder=checkpoint, trainable=True)
+
+    if ranks.count == 1:
+        found = adapt(load.load_model(settings, folder=folder))
+    else:
+        mesh = make_mesh("hybrid", device_type="cpu", node_size=2)
+        found = load_sharded(settings, ranks=ranks, mesh=mesh, folder=folder, adapt=adapt)
+    return Trained(found, lora, char_tokenizer())
+
+
+def _resumed(ranks: Ranks, model: Path, family: str, checkpoint: Path) -> Trained:
+    trained = _load(ranks, model, family, checkpoint=checkpoint)
+    load_trainer(checkpoint, optimizer=trained.optimizer, ranks=ranks)
+    return trained
+
+
+def _writer(trained: Trained, ranks: Ranks) -> CheckpointWriter:
+    policy: Any = trained
+    return CheckpointWriter(policy, trained.optimizer, ranks=ranks)
+
+
+def _train_and_save(ranks: TorchRanks, root: Path) -> dict[str, tuple[Numbers, float]]:
+    """Save after two steps, and go on while that is written."""
+    found = {}
+    for family in FAMILIES:
+        trained = _load(ranks, root / family, family)
+        writer = _writer(trained, ranks)
+        for number in range(2):
+            trained.step(number)
+        torch.manual_seed(100 + ranks.number)
+        numbers = trained.numbers()
+        writer.save(root / f"{family}-4", state=STATE if ranks.leads else None)
+        draw = float(torch.rand(()))
+        trained.step(2)
+        writer.wait()
+        ranks.gather(None)
+        found[family] = numbers, draw
+    return found
+
+
+def _resume(ranks: Ranks, root: Path, name: str) -> dict[str, tuple[Numbers, float]]:
+    found = {}
+    for family in FAMILIES:
+        trained = _resumed(ranks, root / family, family, root / f"{family}-{name}")
+        found[family] = trained.numbers(), float(torch.rand(()))
+        trained.step(2)  # it runs
+    return found
+
+
+def _same(found: Numbers, expected: Numbers) -> list[str]:
+    assert found.keys() == expected.keys() and len(found) > 8
+    return [n for n, t in expected.items() if not torch.equal(found[n].float(), t.float())]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models, and checkpoints that 4 ranks wrote of each."""
+    folder = tmp_path_factory.mktemp("sharded")
+    for family in FAMILIES:
+        build_model("qwen2-untied" if family == "lora" else family).save_pretrained(folder / family)
+        char_tokenizer().save_pretrained(folder / family)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(root: Path) -> list[dict[str, tuple[Numbers, float]]]:
+    return on_ranks(_train_and_save, 4, root, collective=True)
+
+
+@pytest.mark.parametrize("count", [4, 2, 1])
+def test_any_number_of_ranks_resumes_exactly(root: Path, saved: Any, count: int) -> None:
+    for found in saved[1:]:
+        for family in FAMILIES:
+            assert _same(found[family][0], saved[0][family][0]) == []
+    again = (
+        [_resume(ALONE, root, "4")]
+        if count == 1
+        else on_ranks(_resume, count, root, "4", collective=True)
+    )
+    for number, found in enumerate(again):
+        for family in FAMILIES:
+            assert _same(found[family][0], saved[0][family][0]) == []
+            assert found[family][1] == saved[number][family][1]  # its generators
+
+
+def test_ranks_resume_what_one_device_wrote(root: Path) -> None:
+    expected = {}
+    for family in FAMILIES:
+        trained = _load(ALONE, root / family, family)
+        trained.step(0)
+        _writer(trained, ALONE).save(root / f"{family}-1", state=STATE)
+        expected[family] = trained.numbers()
+    for found in on_ranks(_resume, 2, root, "1", collective=True):
+        for family in FAMILIES:
+            assert _same(found[family][0], expected[family]) == []
+
+
+def test_a_sharded_checkpoint_is_a_plain_folder_of_a_model(root: Path, saved: Any) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    for family in ("qwen2-tied", "mixtral"):
+        folder, alone = root / f"{family}-4", root / f"{family}-whole"
+        trained = _resumed(ALONE, root / family, family, folder)
+        trained.save(alone)
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        assert _same(dict(model.named_parameters()), dict(trained.model.named_parameters())) == []
+        assert AutoTokenizer.from_pretrained(folder).eos_token == "<end>"
+        for name in ("config.json", "generation_config.json", "tokenizer.json"):
+            assert (folder / name).read_text() == (alone / name).read_text()
+        index = json.loads((folder / "model.safetensors.index.json").read_text())
+        assert index["weight_map"].keys() == load_file(alone / "model.safetensors").keys()
+        files = {path.name for path in folder.glob("*.safetensors")}
+        assert files == set(index["weight_map"].values()) and len(files) == 4
+        sizes = [(folder / name).stat().st_size for name in files]
+        assert max(sizes) < 0.45 * sum(sizes)
+        assert check_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "remove"),
+    [
+        ("model-00002-of-00004.safetensors", False),
+        ("model-00003-of-00004.safetensors", True),
+        ("optimizer/rank-00001.safetensors", False),
+        ("optimizer/rank-00000.safetensors", True),
+    ],
+)
+def test_a_damaged_part_is_named(root: Path, saved: Any, name: str, remove: bool) -> None:
+    file = root / "qwen2-tied-4" / name
+    before = file.read_bytes()
+    try:
+        if remove:
+            file.unlink()
+        else:
+            file.write_bytes(before[:-9] + bytes([before[-9] ^ 1]) + before[-8:])
+        with pytest.raises(CheckpointError, match=f"{name}: (has changed|is missing)"):
+            check_checkpoint(root / "qwen2-tied-4")
+    finally:
+        file.write_bytes(before)
+
+
+def _fail(ranks: TorchRanks, root: Path, way: str) -> tuple[str, list[str]]:
+    """Fail in one way while a checkpoint is written."""
+    from dgpo_cli.parallel import shard_checkpoint
+
+    trained = _load(ranks, root / "qwen2-tied", "qwen2-tied")
+    trained.step(0)
+    writer = _writer(trained, ranks)
+    target, error = root / f"failed-{way}", ""
+    original = shard_checkpoint.save_file
+
+    def refuse(*args: Any, **options: Any) -> None:
+        if ranks.number == 1:
+            raise OSError(5, "Input/output error")
+        original(*args, **options)
+
+    def hang(*args: Any, **options: Any) -> None:
+        threading.Event().wait()
+
+    try:
+        if way == "writing":
+            shard_checkpoint.save_file = refuse
+        elif way == "killed":
+            shard_checkpoint.save_file = hang
+        elif way == "beginning":
+            target = root / "qwen2-tied" / "config.json" / "c"
+        writer.save(target, state=STATE if ranks.leads else None)
+        if way != "killed":  # else the process ends while the thread writes
+            writer.wait()
+    except CheckpointError as failure:
+        error = str(failure)
+    return error, sorted(path.name for path in root.iterdir() if "failed" in path.name)
+
+
+def test_a_part_that_cannot_be_written_fails_the_checkpoint_and_leaves_nothing(root: Path) -> None:
+    (error, left), (other, _) = on_ranks(_fail, 2, root, "writing", collective=True)
+    assert "failed-writing: cannot be written: rank 1: OSError: [Errno 5]" in error and not left
+    assert other == ""
+    (error, left), (other, _) = on_ranks(_fail, 2, root, "beginning", collective=True)
+    assert "cannot be written" in error and other == "" and not left
+
+
+def test_a_kill_while_parts_are_written_leaves_no_checkpoint(root: Path) -> None:
+    (_, left), _ = on_ranks(_fail, 2, root, "killed", collective=True)
+    assert left == [".failed-killed.partial"]
