@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from dgpo_cli.config.settings import Settings, parallel_kind
-from dgpo_cli.core.errors import BackendError, ConfigError
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.samplers.settings import VllmBackend
 
 
@@ -179,7 +179,6 @@ def check_built(settings: Settings, *, training: bool = True) -> None:
     training: the command trains.
 
     Raises:
-        BackendError: one line with what is missing and what to set instead.
         ConfigError: a package that the settings need is not installed.
     """
     if settings.rollout.backend.kind == "vllm" and not has_vllm():
@@ -193,9 +192,6 @@ def check_built(settings: Settings, *, training: bool = True) -> None:
             f"{settings.rollout.backend.kind} cannot sample from it; set adapter.dora=false, or "
             "rollout.backend.kind=hf"
         )
-    missing = not_built(settings)
-    if missing:
-        raise BackendError(f"not built in this version: {', '.join(missing)} (set parallel.gpus=1)")
     _check_installed(settings, training=training)
 
 

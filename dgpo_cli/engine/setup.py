@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgpo_cli.config.settings import Settings
+from dgpo_cli.config.settings import Settings, parallel_kind
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY, Observer, tell
 from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.engine.engine import Engine
@@ -18,6 +19,8 @@ from dgpo_cli.samplers.settings import HfBackend
 
 if TYPE_CHECKING:
     import torch
+
+    from dgpo_cli.policy.load_sharded import Spread
 
 
 def training_engine(
@@ -55,6 +58,7 @@ def training_engine(
         seed=settings.seed,
         with_reference=settings.credit.needs_reference,
         checkpoint=checkpoint,
+        spread=_spread(settings, ranks=ranks),
     )
     optim = settings.optim
     return _engine(
@@ -71,6 +75,33 @@ def training_engine(
         ranks=ranks,
         observer=observer,
     )
+
+
+def _spread(settings: Settings, *, ranks: Ranks) -> Spread | None:
+    """Return how the weights are sharded over the ranks; None: each has all.
+
+    Raises:
+        ConfigError: the machines have different numbers of ranks.
+    """
+    kind = parallel_kind(settings)
+    if kind not in ("shard", "hybrid"):
+        return None
+    import socket
+
+    from dgpo_cli.parallel.sharding import make_mesh
+    from dgpo_cli.policy.load import pick_device
+    from dgpo_cli.policy.load_sharded import Spread
+
+    hosts = ranks.gather(socket.gethostname())
+    sizes = {hosts.count(host) for host in hosts}
+    if kind == "hybrid" and len(sizes) > 1:
+        raise ConfigError(
+            f"parallel.kind=hybrid: the machines have {' and '.join(map(str, sorted(sizes)))} "
+            "ranks, and must have equally many; set parallel.kind=shard"
+        )
+    device = pick_device(settings.model.device).type
+    mesh = make_mesh(kind, device_type=device, node_size=min(sizes))
+    return Spread(ranks, mesh, offload=settings.parallel.reference == "offload")
 
 
 def sampling_engine(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,38 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The ranks and their mesh. offload: keep the reference in host memory between its passes."""
+
+    ranks: Ranks
+    mesh: DeviceMesh
+    offload: bool = False
+
+    def load(
+        self,
+        settings: ModelSettings,
+        *,
+        folder: Path | None = None,
+        adapt: Callable[[Any], Any] = lambda model: model,
+        notes: list[str],
+    ) -> Any:
+        """Load the policy's model; see `load_sharded`."""
+        return load_sharded(
+            settings, ranks=self.ranks, mesh=self.mesh, folder=folder, adapt=adapt, notes=notes
+        )
+
+    def load_reference(self, settings: ModelSettings) -> Any:
+        """Load the frozen model of full training."""
+        return load_sharded(
+            reference_settings(settings),
+            ranks=self.ranks,
+            mesh=self.mesh,
+            adapt=lambda model: model.requires_grad_(False),
+            offload=self.offload,
+        )
 
 
 def load_sharded(

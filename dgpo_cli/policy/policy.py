@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from dgpo_cli.policy.cache import CacheKind, RowCache
     from dgpo_cli.policy.head import Head
+    from dgpo_cli.policy.load_sharded import Spread
     from dgpo_cli.policy.token_pass import TokenColumns
 
 T = TypeVar("T")
@@ -429,8 +430,11 @@ def load_policy(
     seed: int,
     with_reference: bool,
     checkpoint: Path | None = None,
+    spread: Spread | None = None,
 ) -> Policy:
     """Load a policy to train: weights from `checkpoint` if given, reference from `settings`.
+
+    spread: how its weights are sharded over the ranks, which all load it; None: they are not.
 
     Raises:
         ModelError: something does not load.
@@ -438,15 +442,18 @@ def load_policy(
     tokenizer = load.load_tokenizer(settings, folder=checkpoint)
     notes: list[str] = []
     if isinstance(adapter, LoraAdapter):
-        base = load.load_model(settings, notes=notes).requires_grad_(False)
-        if checkpoint is None:
-            model = load.add_adapter(base, adapter=adapter, seed=seed)
+        adapt = partial(_adapted, adapter=adapter, seed=seed, checkpoint=checkpoint)
+        if spread is None:
+            model = adapt(load.load_model(settings, notes=notes))
         else:
-            model = load.load_adapter(base, folder=checkpoint, trainable=True)
+            model = spread.load(settings, adapt=adapt, notes=notes)
         load.name_base(model, settings=settings)
         if settings.gradient_checkpointing:
             model.enable_input_require_grads()
         reference = None
+    elif spread is not None:
+        model = spread.load(settings, folder=checkpoint, notes=notes)
+        reference = spread.load_reference(settings) if with_reference else None
     else:
         model = load.load_model(settings, folder=checkpoint, notes=notes)
         reference = _reference(settings, model=model, fresh=checkpoint is None, on=with_reference)
@@ -457,6 +464,7 @@ def load_policy(
         tokenizer=tokenizer,
         reference=reference,
         compute=load.compute_dtype(settings),
+        sharded=spread is not None,
         has_adapter=isinstance(adapter, LoraAdapter),
         untouched=checkpoint is None or isinstance(adapter, LoraAdapter),
         notes=notes,
@@ -464,6 +472,14 @@ def load_policy(
     if settings.compile:
         policy.compile()
     return policy
+
+
+def _adapted(base: Any, *, adapter: LoraAdapter, seed: int, checkpoint: Path | None) -> Any:
+    """Return the frozen base with a fresh adapter, or with that of a checkpoint."""
+    base.requires_grad_(False)
+    if checkpoint is None:
+        return load.add_adapter(base, adapter=adapter, seed=seed)
+    return load.load_adapter(base, folder=checkpoint, trainable=True)
 
 
 def load_for_sampling(

@@ -81,14 +81,6 @@ def test_several_mistakes_are_a_line_each() -> None:
     ]
 
 
-def test_what_is_not_built_exits_with_1_in_one_line() -> None:
-    several = ("--set", "parallel.kind=shard", "--set", "parallel.gpus=2")
-    ended = dgpo("train", "--preset", "tiny", *several)
-    assert (ended.code, ended.out) == (1, "")
-    assert len(ended.err.splitlines()) == 1
-    assert "parallel.kind=shard (set parallel.gpus=1)" in ended.err
-
-
 @pytest.mark.parametrize("before", [True, False])
 def test_debug_shows_the_traceback_wherever_it_stands(before: bool) -> None:
     command = ["train", "--preset", "tiny", "--set", "credit.tau=0"]
