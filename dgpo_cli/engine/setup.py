@@ -51,7 +51,8 @@ def training_engine(
         460,800 parameters are trained
     """
     set_threads(settings.train.threads)
-    seed_everything(settings.seed)
+    own = settings.seed if ranks.leads else derive_seed(settings.seed, "rank", str(ranks.number))
+    seed_everything(own)  # two ranks must not drop out the same
     policy = load_policy(
         settings.model,
         adapter=settings.adapter,
