@@ -365,7 +365,6 @@ def _planned(shape: dict[str, int], sizes: list[Size]) -> int:
         micro_tokens=sum(map(sum, sizes)),
         sampling=Sampling("vllm-server", rows=0, share=0.0),
         workers=0,
-        shards=1,
         compute=2,
     )
     return memory_of(job, named("h100")).during("training")

@@ -53,6 +53,14 @@ CompletionTokens = Annotated[
         rich_help_panel=CHANGE,
     ),
 ]
+Compare = Annotated[
+    bool,
+    typer.Option(
+        help="Compare numbers of GPUs up to 1,024; more than one are always compared.",
+        show_default=False,
+        rich_help_panel=MACHINE,
+    ),
+]
 Apply = Annotated[
     Path | None,
     typer.Option(
@@ -69,6 +77,7 @@ def plan(
     overrides: options.Set = None,
     gpus: Gpus = None,
     gpu: Gpu = None,
+    compare_gpus: Compare = False,
     prompt_tokens: PromptTokens = None,
     completion_tokens: CompletionTokens = None,
     apply: Apply = None,
@@ -82,6 +91,8 @@ def plan(
     Examples:
       Does the 7B model with LoRA fit one H100?
         dgpo plan --preset qwen7b-lora --gpu h100
+      On how many GPUs is it best trained?
+        dgpo plan --preset qwen32b-full
       Change what does not fit, into a file of your own
         dgpo plan --preset qwen7b-lora --gpu l40s --apply mine.toml
     """
@@ -101,7 +112,10 @@ def plan(
         options.reach(resolved.settings.model)
     device = devices.chosen(gpu, meant_for=resolved.hardware, device=resolved.settings.model.device)
     found = workflow.run(
-        changed, device=device, typical=workflow.Typical(prompt_tokens, completion_tokens)
+        changed,
+        device=device,
+        typical=workflow.Typical(prompt_tokens, completion_tokens),
+        compare=compare_gpus,
     )
     if apply is not None:
         workflow.apply(found, changed, to=apply)

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dgpo_cli.policy.settings import ParallelKind
+
 Phase = Literal["sampling", "training"]
+Across = Literal["", "all", "replicas"]
+Moment = Literal["forward", "backward", "apart"]
+Collective = Literal["all-gather", "reduce-scatter", "all-reduce", "all-to-all", "broadcast"]
 When = Literal["always"] | Phase
 
 
@@ -56,6 +61,54 @@ class PhaseTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """What one device sends to others in a step, in one kind of exchange.
+
+    calls: of the collective. ranks: that take part in each. across: which of them are on other
+    machines. when: the passes that may hide it; apart: none.
+    """
+
+    name: str
+    collective: Collective
+    bytes: int
+    calls: int
+    ranks: int
+    across: Across
+    when: Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Seconds of all exchanges of a step, and of those that no pass hides.
+
+    gigabits: per second, of each device's link to other machines.
+    """
+
+    gigabits: int
+    seconds: float
+    exposed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A number of devices for a run, and what it costs.
+
+    sequence: devices that share a micro-batch. step_seconds: 0 if unknown. efficiency: the least
+    device-hours of a step among all choices that fit, over these. best: see planning/scaling.py.
+    """
+
+    gpus: int
+    kind: ParallelKind
+    sequence: int
+    peak_bytes: int
+    fits: bool
+    step_seconds: float
+    gpu_hours: float
+    efficiency: float
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DiskPart:
     """Bytes that a run leaves on disk, or needs to start."""
 
@@ -70,6 +123,7 @@ class Device:
 
     memory: bytes available to a process. free: those free now, on this machine's device.
     bandwidth: bytes per second, 0 if unknown. source: of these numbers.
+    link: bytes per second to another device of the machine, one way; 0 if unknown.
     """
 
     name: str
@@ -79,6 +133,7 @@ class Device:
     flops: dict[str, float]
     bandwidth: float
     source: str
+    link: float = 0.0
 
     @property
     def room(self) -> int:
@@ -100,7 +155,9 @@ class Plan:
 
     times: empty if the device's speed is unknown. after: the memory with all `changes`; None if
     none are needed. step_tokens, step_samples: sampled in a step. not_built: settings that this
-    version cannot train with, whatever fits.
+    version cannot train with, whatever fits. host: memory of each machine, beside its devices.
+    exchanges: what a device sends in a step; networks: how long that takes. choices: numbers of
+    devices; empty unless they are compared.
     """
 
     model: str
@@ -110,9 +167,13 @@ class Plan:
     device: Device
     devices: int
     memory: MemoryNeed
+    host: tuple[MemoryPart, ...]
     problems: tuple[str, ...]
     not_built: tuple[str, ...]
     times: tuple[PhaseTime, ...]
+    exchanges: tuple[Exchange, ...]
+    networks: tuple[Network, ...]
+    choices: tuple[Choice, ...]
     steps: int
     step_samples: int
     step_tokens: int
@@ -128,9 +189,14 @@ class Plan:
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of a step; 0 if unknown.
+        """Seconds of a step; 0 if unknown."""
+        return seconds_of(self.times)
 
-        Parallel phases count only as far as they take longer than the others.
-        """
-        beside = sum(phase.seconds for phase in self.times if phase.beside)
-        return max(beside, sum(phase.seconds for phase in self.times if not phase.beside))
+
+def seconds_of(times: tuple[PhaseTime, ...]) -> float:
+    """Return the seconds of a step.
+
+    Parallel phases count only as far as they take longer than the others.
+    """
+    beside = sum(phase.seconds for phase in times if phase.beside)
+    return max(beside, sum(phase.seconds for phase in times if not phase.beside))

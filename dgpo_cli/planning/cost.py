@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from dgpo_cli.core.numbers import duration
 from dgpo_cli.planning.activations import FLOAT32
 from dgpo_cli.planning.budget import Device, PhaseTime
-from dgpo_cli.planning.job import Job
+from dgpo_cli.planning.job import NODE, Job
 from dgpo_cli.planning.memory import (
     cache_bytes_per_token,
     sampler_weights,
     vllm_cache,
     weight_bytes,
 )
+from dgpo_cli.planning.traffic import Compute, networks_of, traffic_of
 
 # Share of the peak that training's products reach: dense kernels on a GPU; 4-bit weights are
 # unpacked every time; a CPU's peak is measured by a product of the model's own size.
@@ -29,6 +31,8 @@ _MFU_DECODING = 0.3
 # Without CUDA graphs a layer of one decoding step takes this long, however small the batch.
 _LAUNCH_S = {"cuda": 8e-4, "cpu": 2e-4, "mps": 8e-4}
 _VLLM_LAUNCH_S = 1e-4
+# An engine on several devices sums twice a layer, of few rows.
+_SPLIT_S = 2e-5
 
 ASSUMPTIONS = (
     f"training reaches {_MFU['cuda']:.0%} of a GPU's peak ({_MFU_PACKED:.0%} in 4 bits), "
@@ -42,7 +46,22 @@ def times_of(job: Job, device: Device) -> tuple[PhaseTime, ...]:
     flops = device.flops.get(dtype_name(job.training.product))
     if not flops or not device.bandwidth:
         return ()
-    return tuple(_phases(job, device, flops=flops))
+    phases = tuple(_phases(job, device, flops=flops))
+    networks = networks_of(traffic_of(job), job, device, compute=compute_of(phases))
+    if not networks:
+        return phases
+    found = networks[-1]
+    hidden = found.seconds - found.exposed
+    rate = f" at {found.gigabits} Gb/s a device" if job.layout.gpus > NODE else ""
+    note = f"{duration(hidden)} more are hidden{rate}"
+    return (*phases, PhaseTime("communication", found.exposed, note))
+
+
+def compute_of(times: tuple[PhaseTime, ...]) -> Compute:
+    """Return the seconds that exchanges of weights may hide behind."""
+    seconds = {phase.name: phase.seconds for phase in times}
+    forward = sum(seconds.get(name, 0.0) for name in ("reference", "policy forward"))
+    return Compute(forward=forward, backward=seconds.get("backward", 0.0))
 
 
 def dtype_name(element: int) -> str:
@@ -81,55 +100,61 @@ def head_flops(job: Job, *, rows: int) -> float:
 
 def _phases(job: Job, device: Device, *, flops: float) -> Iterator[PhaseTime]:
     reached = (_MFU_PACKED if job.packed and device.kind != "cpu" else _MFU[device.kind]) * flops
-    speed = reached * job.shards
-    rows = job.rows
-    forward, head = forward_flops(job, rows=rows), head_flops(job, rows=rows)
+    speed = reached * job.layout.sequence  # of the devices that share a micro-batch
+    passes = job.passes
+
+    def seconds(rows: int, *, forward: float = 1.0, head: float = 1.0) -> float:
+        work = forward * forward_flops(job, rows=rows) + head * head_flops(job, rows=rows)
+        return work / speed
+
     # Rows of all updates but the first are measured before it and run again in their own update.
-    again = 1 - 1 / job.updates
+    measured, trained = passes.measured_rows, passes.trained_rows
+    once = seconds(measured + passes.first_rows)
     yield _sampling(job, device, flops=flops)
     if job.overlap:
         # The completions are scored once more by the weights that sampled them.
-        yield PhaseTime("old log-probs", (forward + head) / speed, "compute")
+        yield PhaseTime("old log-probs", once, "compute")
     if job.distance:
-        yield PhaseTime("reference", (forward + head) / speed, "compute")
-    # Besides the logits, the pass sums a mean row of the head.
-    yield PhaseTime(
-        "policy forward", ((1 + again) * forward + (2 + again) * head) / speed, "compute"
-    )
+        yield PhaseTime("reference", once, "compute")
+    # Besides the logits, the pass that trains sums a mean row of the head.
+    yield PhaseTime("policy forward", seconds(measured) + seconds(trained, head=2.0), "compute")
     # Full training: gradients of inputs and of weights; LoRA: of inputs alone.
     backward = (2.0 if job.full else 1.0) + (1.0 if job.checkpointing else 0.0)
-    head_share = 2.0 if job.full else 0.0
-    yield PhaseTime("backward", (backward * forward + head_share * head) / speed, "compute")
+    again = seconds(trained, forward=backward, head=2.0 if job.full else 0.0)
+    yield PhaseTime("backward", again, "compute")
     # AdamW reads weight, gradient and two moments, and writes all but the gradient.
-    moved = job.updates * job.trained * FLOAT32 * 7 / job.shards
+    moved = job.updates * job.trained * FLOAT32 * 7 / job.layout.shards
     yield PhaseTime("optimiser", moved / (_BANDWIDTH * device.bandwidth), "bandwidth")
 
 
 def _sampling(job: Job, device: Device, *, flops: float) -> PhaseTime:
     """Estimate decoding: every step reads all weights and the cache of its rows once."""
     kind = job.sampling.kind
-    total = job.rows
+    total, split = job.rows, job.sampling.split
     length = job.typical_prompt + job.typical_completion
     each = max(1, length * cache_bytes_per_token(job))
-    rows = min(total, job.sampling.rows)
+    limit, engines = job.sampling.rows or total, max(1, job.layout.gpus // split)
     if kind != "hf":
         room = vllm_cache(job, device) if kind == "vllm" else int(0.8 * device.memory)
-        rows = max(1, min(total, job.shards * max(0, room) // each))
-    per_device = math.ceil(rows / job.shards)
+        limit = max(1, min(limit, split * max(0, room) // each))
+    rows = min(total, engines * limit)
+    per_engine = math.ceil(rows / engines)
     steps = math.ceil(total / rows) * job.typical_completion
     middle = job.typical_prompt + job.typical_completion / 2
-    weights = weight_bytes(job) if kind == "hf" else sampler_weights(job, device)
-    read = weights + per_device * middle * cache_bytes_per_token(job) * _cache_passes(job)
-    memory_s = read / (_BANDWIDTH * device.bandwidth)
-    work = 2.0 * (job.shape.block_matrices + job.shape.head_weights) * per_device
-    compute_s = work / (_MFU_DECODING * flops)
+    weights = weight_bytes(job) if kind == "hf" else sampler_weights(job)
+    cached = per_engine * middle * cache_bytes_per_token(job) * _cache_passes(job)
+    memory_s = (weights + cached / split) / (_BANDWIDTH * device.bandwidth)
+    work = 2.0 * (job.shape.block_matrices + job.shape.head_weights) * per_engine
+    compute_s = work / split / (_MFU_DECODING * flops)
     launch = (_LAUNCH_S[device.kind] if kind == "hf" else _VLLM_LAUNCH_S) * job.shape.layers
     slowest = max(memory_s, compute_s, launch)
-    limit = {memory_s: "bandwidth", compute_s: "compute", launch: "launches"}[slowest]
+    bound = {memory_s: "bandwidth", compute_s: "compute", launch: "launches"}[slowest]
+    if split > 1:
+        slowest += 2 * job.shape.layers * _SPLIT_S
     if device.kind == "cpu" and slowest != launch:
         slowest += launch  # a CPU prepares the next launch only after the last is done
-    prefill_s = prefill_flops(job) / (_MFU[device.kind] * flops * job.shards)
-    note = f"{limit}, {rows:,} rows at a time"
+    prefill_s = prefill_flops(job) / (_MFU[device.kind] * flops * job.layout.gpus)
+    note = f"{bound}, {rows:,} rows at a time"
     return PhaseTime("sampling", steps * slowest + prefill_s, note, beside=samples_beside(job))
 
 

@@ -19,24 +19,27 @@ _GIGA = 1e9
 _SHEET = "NVIDIA's data sheet"
 
 
-def _gpu(name: str, mib: int, bf16: float, fp32: float, bandwidth: float, sheet: str) -> Device:
+def _gpu(
+    name: str, mib: int, bf16: float, fp32: float, bandwidth: float, link: float, sheet: str
+) -> Device:
     flops = {"bfloat16": bf16 * _TERA, "float32": fp32 * _TERA}
-    return Device(name, "cuda", mib * _MIB, None, flops, bandwidth * _GIGA, sheet)
+    return Device(name, "cuda", mib * _MIB, None, flops, bandwidth * _GIGA, sheet, link * _GIGA)
 
 
 # Memory in MiB as nvidia-smi reports it; dense bfloat16 tensor TFLOP/s with float32 sums (float16
 # on the T4, which has no bfloat16); float32 TFLOP/s without tensor cores, which is what torch
-# uses by default; GB/s. Sources: the data sheets and white papers of each chip.
+# uses by default; GB/s of memory, and one way over NVLink or PCIe. Sources: the data sheets and
+# white papers of each chip.
 GPUS = {
-    "h200": _gpu("H200", 143771, 989, 67, 4800, f"{_SHEET}, H200 SXM"),
-    "h100": _gpu("H100 80GB", 81559, 989, 67, 3350, f"{_SHEET}, H100 SXM"),
-    "a100": _gpu("A100 80GB", 81920, 312, 19.5, 2039, f"{_SHEET}, A100 80GB SXM"),
-    "a100-40": _gpu("A100 40GB", 40960, 312, 19.5, 1555, f"{_SHEET}, A100 40GB SXM"),
-    "l40s": _gpu("L40S", 46068, 362, 91.6, 864, f"{_SHEET}, L40S"),
-    "l4": _gpu("L4", 23034, 121, 30.3, 300, f"{_SHEET}, L4"),
-    "4090": _gpu("RTX 4090", 24564, 165.2, 82.6, 1008, "NVIDIA's Ada white paper"),
-    "3090": _gpu("RTX 3090", 24576, 71, 35.6, 936, "NVIDIA's GA102 white paper"),
-    "t4": _gpu("T4", 15360, 65, 8.1, 320, f"{_SHEET}, T4"),
+    "h200": _gpu("H200", 143771, 989, 67, 4800, 450, f"{_SHEET}, H200 SXM"),
+    "h100": _gpu("H100 80GB", 81559, 989, 67, 3350, 450, f"{_SHEET}, H100 SXM"),
+    "a100": _gpu("A100 80GB", 81920, 312, 19.5, 2039, 300, f"{_SHEET}, A100 80GB SXM"),
+    "a100-40": _gpu("A100 40GB", 40960, 312, 19.5, 1555, 300, f"{_SHEET}, A100 40GB SXM"),
+    "l40s": _gpu("L40S", 46068, 362, 91.6, 864, 32, f"{_SHEET}, L40S"),
+    "l4": _gpu("L4", 23034, 121, 30.3, 300, 32, f"{_SHEET}, L4"),
+    "4090": _gpu("RTX 4090", 24564, 165.2, 82.6, 1008, 32, "NVIDIA's Ada white paper"),
+    "3090": _gpu("RTX 3090", 24576, 71, 35.6, 936, 32, "NVIDIA's GA102 white paper"),
+    "t4": _gpu("T4", 15360, 65, 8.1, 320, 16, f"{_SHEET}, T4"),
 }
 NO_BFLOAT16 = frozenset({"T4"})
 
@@ -106,8 +109,9 @@ def _cuda(index: int) -> Device:
         chip = gpu.name.split()[-1] if gpu.name.startswith("RTX") else gpu.name.split()[0]
         if chip.lower() in plain and abs(gpu.memory - total) < 0.1 * gpu.memory:
             known = gpu
-    flops, bandwidth = (known.flops, known.bandwidth) if known else ({}, 0.0)
-    return Device(name, "cuda", total, free, flops, bandwidth, "this machine")
+    speed = (known.flops, known.bandwidth) if known else ({}, 0.0)
+    link = known.link if known else 0.0
+    return Device(name, "cuda", total, free, *speed, "this machine", link)
 
 
 def host_memory() -> tuple[int, int]:

@@ -6,19 +6,86 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dgpo_cli.planning.activations import Training
+from dgpo_cli.policy.settings import ParallelKind
 from dgpo_cli.policy.shape import ModelShape
 
 SamplerKind = Literal["hf", "vllm", "vllm-server"]
 StateKind = Literal["adamw", "adamw8bit", "paged-adamw8bit"]
 
+NODE = 8  # devices of a machine; assumed
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """The sampler. rows: sampled at a time, for hf. share: of the device's memory, for vllm."""
+    """The sampler.
+
+    rows: at a time, on a device (hf) or in an engine (vllm; 0: no limit).
+    share: of the device's memory, for vllm. element: bytes per number in vllm; None: as the model.
+    split: devices of an engine. sleeps: it leaves the device to the trainer between two phases.
+    """
 
     kind: SamplerKind
     rows: int
     share: float
+    element: int | None = None
+    split: int = 1
+    sleeps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a run is laid out over devices.
+
+    gpus: in total. sequence: devices that share a micro-batch. offload: the reference is in the
+    host's memory.
+    """
+
+    kind: ParallelKind = "single"
+    gpus: int = 1
+    sequence: int = 1
+    offload: bool = False
+
+    @property
+    def shards(self) -> int:
+        """Devices over which weights are split."""
+        if self.kind == "hybrid":
+            return self.node
+        return self.gpus if self.kind == "shard" else 1
+
+    @property
+    def sharded(self) -> bool:
+        return self.shards > 1
+
+    @property
+    def replicas(self) -> int:
+        """Copies of all weights."""
+        return self.gpus // self.shards
+
+    @property
+    def lanes(self) -> int:
+        """Micro-batches that are computed at the same time."""
+        return self.gpus // self.sequence
+
+    @property
+    def node(self) -> int:
+        """Devices of a machine."""
+        return min(self.gpus, NODE)
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """Micro-batches that each lane computes in a step, and the rows of the busiest.
+
+    measured: forward alone. trained: forward and backward. first: those of `trained` that also
+    measure, and so run the reference.
+    """
+
+    measured: int
+    trained: int
+    first: int
+    measured_rows: int
+    trained_rows: int
+    first_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +108,6 @@ class Job:
     distance: whether the reference runs.
     prompt, completion: the longest that the settings allow, in tokens.
     typical_prompt, typical_completion: lengths for the estimate of time, in tokens.
-    shards: devices over which weights, gradients and optimiser are split.
     compute: bytes per number of rounded matrix products; None: as the weights.
     overlap: whether the next batch is sampled while this one trains.
     """
@@ -65,7 +131,7 @@ class Job:
     micro_tokens: int
     sampling: Sampling
     workers: int
-    shards: int
+    layout: Layout = Layout()
     overlap: bool = False
     compute: int | None = None
 
@@ -89,8 +155,51 @@ class Job:
         return self.prompt + self.completion
 
     @property
+    def product(self) -> int:
+        """Bytes per number of a matrix product, and of a gathered weight."""
+        return self.compute or self.element
+
+    @property
     def training(self) -> Training:
-        return Training(self.element, self.rank, self.checkpointing, self.compute)
+        # Weights gathered in 16 bits make all activations 16 bits; autocast over whole weights
+        # keeps the stream between the blocks in their own.
+        element = self.product if self.layout.sharded else self.element
+        return Training(element, self.rank, self.checkpointing, self.compute)
+
+    @property
+    def layer(self) -> int:
+        """Weights of one layer, without an adapter."""
+        return (self.shape.parameters - self.root) // self.shape.layers
+
+    @property
+    def root(self) -> int:
+        """Weights outside the layers: embedding, last norm, head."""
+        return self.shape.outside_blocks + self.shape.hidden
+
+    @property
+    def passes(self) -> Passes:
+        """The passes of a step in which every completion has an advantage."""
+        lanes, update = self.layout.lanes, self.rows // self.updates
+        measured = self.rows - update
+        rows, passes = -(-update // lanes), self._rounds(update)
+        return Passes(
+            measured=self._rounds(measured),
+            trained=passes * self.updates,
+            first=passes,
+            measured_rows=-(-measured // lanes),
+            trained_rows=rows * self.updates,
+            first_rows=rows,
+        )
+
+    def _rounds(self, rows: int) -> int:
+        """Return the passes in which the lanes compute `rows` rows."""
+        return -(-rows // (self._typical_rows * self.layout.lanes))
+
+    @property
+    def _typical_rows(self) -> int:
+        """Typical rows of a micro-batch."""
+        typical = self.typical_prompt + self.typical_completion
+        return max(1, min(self.micro_rows, self.rows, self.micro_tokens // typical))
 
     @property
     def micro_batch(self) -> MicroBatch:
@@ -106,8 +215,7 @@ class Job:
     @property
     def tokens_of_a_row(self) -> float:
         """Tokens computed per typical row, including its share of a shared prompt."""
-        typical = self.typical_prompt + self.typical_completion
-        rows = max(1, min(self.micro_rows, self.rows, self.micro_tokens // typical))
+        rows = self._typical_rows
         prompts = rows if self._prompts_of(rows) == rows else -(-rows // self.group_size)
         return self.typical_completion + self.typical_prompt * prompts / rows
 

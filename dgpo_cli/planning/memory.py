@@ -21,7 +21,7 @@ from dgpo_cli.planning.activations import (
     place_bytes,
 )
 from dgpo_cli.planning.budget import Device, MemoryNeed, MemoryPart
-from dgpo_cli.planning.job import Job
+from dgpo_cli.planning.job import Job, StateKind
 from dgpo_cli.policy.sizes import final_room, tile_size
 
 MIB = 1 << 20
@@ -35,15 +35,19 @@ NF4_BYTES = 0.5 + 1 / 64 + FLOAT32 / (64 * 256)
 _PROCESS_CPU = 420 * MIB
 _PROCESS_PEFT = 45 * MIB
 # Measured: one worker of the answer checker.
-_WORKER = 70 * MIB
+WORKER = 70 * MIB
 # Context, kernels and cuBLAS workspaces of a process on a GPU; assumed.
 _PROCESS_CUDA = 1 * GIB
 # vLLM on a CPU: its default cache (VLLM_CPU_KVCACHE_SPACE), and the rest of its process.
 _VLLM_CPU = 4 * GIB + 1 * GIB
 # Part of its share that vLLM uses for activations and graphs on a GPU; assumed.
 VLLM_WORKSPACE = 2 * GIB
-# Devices of one machine, over which vLLM splits a sharded model; assumed.
-_NODE = 8
+# Context, graphs and buffers of a vLLM that sleeps; assumed, reports go from 0.8 to 7 GiB.
+_ASLEEP = 5 * GIB // 2
+# Buffers of the collectives; assumed.
+_NCCL = 1 * GIB
+# Not from CUDA's allocator, or never freed.
+_FIXED = ("gradients", "sampler", "sampler asleep")
 # Reserve of CUDA's allocator, as a share of what is allocated and freed.
 _CACHE_CUDA = 0.1
 # glibc serves blocks below 32 MiB from a heap, where aligned blocks do not fit into the holes that
@@ -73,24 +77,23 @@ def weight_bytes(job: Job) -> int:
 
 def cache_bytes_per_token(job: Job) -> int:
     """Return the bytes of keys and values of one token in all layers, in the model's dtype."""
-    return 2 * job.shape.layers * job.shape.keys * job.element
+    element = job.element if job.sampling.kind == "hf" else _sampler_element(job)
+    return 2 * job.shape.layers * job.shape.keys * element
 
 
-def sampler_weights(job: Job, device: Device) -> int:
+def _sampler_element(job: Job) -> int:
+    """Bytes per number in vLLM."""
+    return job.sampling.element or job.element
+
+
+def sampler_weights(job: Job) -> int:
     """Return the bytes of vLLM's weights on one device.
 
-    On a GPU they are in 16 bits whatever the trainer's are, and split over the devices of a node,
-    at most eight.
+    They are split over the devices of an engine, and in 4 bits only where the trainer's are.
     """
-    whole = weight_bytes(job)
-    if device.kind == "cpu" or job.packed:
-        return whole
-    return min(whole, 2 * job.shape.parameters) // split_of(job)
-
-
-def split_of(job: Job) -> int:
-    """Return the number of devices over which vLLM splits a model."""
-    return min(job.shards, _NODE)
+    if job.packed:
+        return weight_bytes(job) // job.sampling.split
+    return _sampler_element(job) * job.shape.parameters // job.sampling.split
 
 
 def sampler_share(job: Job, device: Device) -> int:
@@ -98,7 +101,7 @@ def sampler_share(job: Job, device: Device) -> int:
     if job.sampling.kind != "vllm":
         return 0
     if device.kind == "cpu":
-        return sampler_weights(job, device) + _VLLM_CPU
+        return sampler_weights(job) + _VLLM_CPU
     return int(job.sampling.share * device.memory)
 
 
@@ -106,7 +109,7 @@ def vllm_cache(job: Job, device: Device) -> int:
     """Return the bytes of vLLM's share left for its cache; negative if it does not fit."""
     if device.kind == "cpu":
         return 4 * GIB
-    return sampler_share(job, device) - sampler_weights(job, device) - VLLM_WORKSPACE
+    return sampler_share(job, device) - sampler_weights(job) - VLLM_WORKSPACE
 
 
 def _always(job: Job, device: Device) -> Iterator[MemoryPart]:
@@ -117,27 +120,42 @@ def _always(job: Job, device: Device) -> Iterator[MemoryPart]:
     )
     if cpu:
         yield MemoryPart(
-            "answer workers", job.workers * _WORKER, "always", f"{job.workers} processes"
+            "answer workers", job.workers * WORKER, "always", f"{job.workers} processes"
         )
-    weights = weight_bytes(job) // job.shards
+    layout = job.layout
+    shards = layout.shards
+    if layout.gpus > 1 and not cpu:
+        yield MemoryPart("collectives", _NCCL, "always", "NCCL's buffers, assumed")
+    weights = weight_bytes(job) // shards
     kind = "NF4, double quantised" if job.packed else f"{8 * job.element} bits"
     yield MemoryPart("weights", weights, "always", kind)
-    if job.full and job.distance:
-        yield MemoryPart("reference", weights, "always", "a second, frozen copy")
+    if job.full and job.distance and not layout.offload:
+        note = "a second, frozen copy"
+        if layout.sharded:
+            note += f", {8 * job.product} bits"
+        yield MemoryPart("reference", reference_bytes(job), "always", note)
     if not job.full:
         yield MemoryPart(
-            "adapter", job.adapter * FLOAT32 // job.shards, "always", f"LoRA, rank {job.rank}"
+            "adapter", job.adapter * FLOAT32 // shards, "always", f"LoRA, rank {job.rank}"
         )
     if job.overlap and cpu:  # on a GPU they are kept in the host's memory
-        kept = job.trained * FLOAT32 // job.shards
+        kept = job.trained * FLOAT32 // shards
         yield MemoryPart("weights before", kept, "always", "of the last step, for rollout.overlap")
         if job.full:
             aside = "the sampler's, in case it restarts"
             yield MemoryPart("weights aside", weights, "always", aside)
-    yield MemoryPart("optimiser", _state_bytes(job) // job.shards, "always", _STATES[job.state])
     yield MemoryPart(
-        "sampler", sampler_share(job, device), "always", "vLLM: its own weights and cache"
+        "optimiser", state_bytes(job, job.state) // shards, "always", _STATES[job.state]
     )
+    when: Literal["always", "sampling"] = "sampling" if job.sampling.sleeps else "always"
+    yield MemoryPart("sampler", sampler_share(job, device), when, "vLLM: its own weights and cache")
+
+
+def reference_bytes(job: Job) -> int:
+    """Return the bytes of one device's part of a second model; sharded, it is stored rounded."""
+    if not job.layout.sharded:
+        return weight_bytes(job)
+    return job.shape.parameters * job.product // job.layout.shards
 
 
 _STATES = {
@@ -147,19 +165,26 @@ _STATES = {
 }
 
 
-def _state_bytes(job: Job) -> int:
-    if job.state == "paged-adamw8bit":
+def state_bytes(job: Job, state: StateKind) -> int:
+    """Return the bytes on the devices of the state of all trained weights."""
+    if state == "paged-adamw8bit":
         return 0
-    if job.state == "adamw8bit":
+    if state == "adamw8bit":
         # A float32 scale for every 256 numbers.
         return round(job.trained * 2 * (1 + FLOAT32 / 256))
     return job.trained * 2 * FLOAT32
 
 
 def _sampling(job: Job, device: Device) -> Iterator[MemoryPart]:
-    if job.sampling.kind != "hf":
-        return
     shape = job.shape
+    if job.sampling.kind != "hf":
+        if job.layout.sharded and job.full:
+            largest = shape.head_weights * job.element
+            yield MemoryPart("gathered tensor", largest, "sampling", "sent to vLLM one by one")
+        return
+    if job.layout.sharded:
+        whole = shape.parameters * job.product
+        yield MemoryPart("gathered model", whole, "sampling", "to sample from")
     rows = min(job.sampling.rows, job.rows)
     room = final_room(prompt=job.prompt, fed=job.completion - 1)
     cache = rows * room * cache_bytes_per_token(job)
@@ -176,11 +201,15 @@ def _sampling(job: Job, device: Device) -> Iterator[MemoryPart]:
 
 
 def _training(job: Job, device: Device) -> Iterator[MemoryPart]:
-    shape, training = job.shape, job.training
+    shape, training, layout = job.shape, job.training, job.layout
+    if job.sampling.sleeps:
+        yield MemoryPart("sampler asleep", _ASLEEP, "training", "what vLLM keeps; assumed")
     micro = job.micro_batch
-    tokens, places = micro.tokens, micro.places
+    # Ranks that share a micro-batch have a part of its tokens each, and of its attention heads.
+    tokens, places = -(-micro.tokens // layout.sequence), -(-micro.places // layout.sequence)
+    predicted = -(-micro.predicted // layout.sequence)
     # Trained weights and their gradients are in float32.
-    yield MemoryPart("gradients", job.trained * FLOAT32 // job.shards, "training", "float32")
+    yield MemoryPart("gradients", job.trained * FLOAT32 // layout.shards, "training", "float32")
     note = f"{tokens:,} tokens" + (", checkpointed" if job.checkpointing else "")
     kept = kept_bytes(shape, training, tokens=tokens, places=places)
     back = backward_bytes(shape, training, tokens=tokens, places=places)
@@ -188,20 +217,38 @@ def _training(job: Job, device: Device) -> Iterator[MemoryPart]:
     yield MemoryPart("activations", max(kept + back, reference), "training", note)
     yield MemoryPart(
         "statistics pass",
-        _pass_bytes(job, device, predicted=micro.predicted, back=back),
+        _pass_bytes(job, device, predicted=predicted, back=back),
         "training",
-        f"{micro.predicted:,} predicted tokens",
+        f"{predicted:,} predicted tokens",
     )
-    if job.full and job.compute is not None and job.compute < job.element:
+    if layout.sharded:
+        yield from _gathered(job, activations=max(kept + back, reference))
+    elif job.full and job.compute is not None and job.compute < job.element:
         kept = shape.block_matrices // (shape.layers if job.checkpointing else 1)
         note = "for the products" + (", a layer at a time" if job.checkpointing else "")
         yield MemoryPart("rounded weights", kept * job.compute, "training", note)
     if job.packed:
         largest = max(x.inputs * x.outputs for x in shape.linears)
         yield MemoryPart("unpacked layer", largest * job.element, "training", "one at a time")
-    if job.shards > 1:
-        block = shape.block_matrices // shape.layers + shape.head_weights
-        yield MemoryPart("gathered layers", 2 * block * job.element, "training", "two at a time")
+
+
+def _gathered(job: Job, *, activations: int) -> Iterator[MemoryPart]:
+    """Yield what sharding gathers, at the moment that needs most: the backward pass of a layer, or
+    that of the embedding, when the activations are gone.
+    """
+    whole, trained = job.product, job.layer if job.full else job.adapter // job.shape.layers
+    # The layer at work and the next one. Gradients are gathered too: those of the layer, and those
+    # of the one before in float32, on their way to their owners.
+    gradients = trained * (whole + FLOAT32)
+    layers = 2 * job.layer * whole + gradients
+    yield MemoryPart("gathered layers", layers, "training", "two at a time, gradients of two")
+    models = 2 if job.full and job.distance else 1
+    note = "embedding and head" + (", of the reference too" if models > 1 else "")
+    yield MemoryPart("gathered heads", models * job.root * whole, "training", note)
+    if job.full:
+        head = job.shape.head_weights * whole
+        last = job.root * (whole + FLOAT32) - activations - layers
+        yield MemoryPart("head's gradient", max(head, last), "training", "until backward ends")
 
 
 def _pass_bytes(job: Job, device: Device, *, predicted: int, back: int) -> int:
@@ -209,14 +256,16 @@ def _pass_bytes(job: Job, device: Device, *, predicted: int, back: int) -> int:
     shape = job.shape
     width = shape.hidden
     # Hidden states of the predicted tokens, of policy and reference, and the slopes in float32.
-    kept = predicted * width * (job.element * (2 if job.distance else 1) + FLOAT32)
+    kept = predicted * width * (job.training.element * (2 if job.distance else 1) + FLOAT32)
     tiles = tile_size(width, cpu=device.kind == "cpu")
     rows = min(tiles.rows, predicted)
     buffers = FLOAT32 * tiles.columns * (rows * (2 if job.distance else 1) + width)
     buffers += FLOAT32 * min(rows, tiles.slice_rows) * tiles.columns + 3 * FLOAT32 * rows * width
-    if job.full and job.compute is not None and device.kind == "cuda":
+    sharded = job.layout.sharded  # its heads are gathered rounded, and their gradient is a part
+    if job.full and job.compute is not None and device.kind == "cuda" and not sharded:
         buffers += shape.head_weights * job.compute * (2 if job.distance else 1)
-    head = shape.head_weights * FLOAT32 * (2 if shape.tied else 1) if job.full else 0
+    full = job.full and not sharded
+    head = shape.head_weights * FLOAT32 * (2 if shape.tied else 1) if full else 0
     return kept + max(0, buffers - back) + head
 
 
@@ -227,7 +276,7 @@ def _allocator(job: Job, device: Device, parts: list[MemoryPart]) -> MemoryPart 
     when: Literal["sampling", "training"] = (
         "sampling" if parts[0].when == "sampling" else "training"
     )
-    moving = sum(part.bytes for part in parts if part.name != "gradients")
+    moving = sum(part.bytes for part in parts if part.name not in _FIXED)
     if device.kind != "cpu":
         return MemoryPart("allocator", round(_CACHE_CUDA * moving), when, "assumed: a tenth")
     # Set, the variable makes glibc return freed blocks at once.

@@ -5,30 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from dgpo_cli.config.checks import check_trainable, not_built
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
-from dgpo_cli.config.settings import Settings
+from dgpo_cli.config.settings import Settings, parallel_kind
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.io import write_new
 from dgpo_cli.core.numbers import size
-from dgpo_cli.planning.budget import Device, DiskPart, MemoryNeed, Plan, SettingsChange
-from dgpo_cli.planning.cost import ASSUMPTIONS, samples_beside, times_of
+from dgpo_cli.planning.budget import (
+    Choice,
+    Device,
+    DiskPart,
+    Exchange,
+    MemoryNeed,
+    Network,
+    PhaseTime,
+    Plan,
+    SettingsChange,
+)
+from dgpo_cli.planning.cost import ASSUMPTIONS, compute_of, samples_beside, times_of
 from dgpo_cli.planning.devices import NO_BFLOAT16
-from dgpo_cli.planning.job import Job, Sampling
+from dgpo_cli.planning.host import host_of
+from dgpo_cli.planning.job import NODE, Job, Layout, Sampling
 from dgpo_cli.planning.memory import (
     MALLOC,
-    cache_bytes_per_token,
     memory_of,
-    sampler_share,
-    split_of,
-    vllm_cache,
 )
+from dgpo_cli.planning.problems import problems_of
 from dgpo_cli.planning.remedies import remedies
+from dgpo_cli.planning.scaling import choices_of
+from dgpo_cli.planning.traffic import networks_of, traffic_of
 from dgpo_cli.policy.config_file import find_config
 from dgpo_cli.policy.settings import LoraAdapter
-from dgpo_cli.policy.shape import KNOWN_FAMILIES, NOT_SAMPLED, ModelShape, shape_of
+from dgpo_cli.policy.shape import KNOWN_FAMILIES, ModelShape, shape_of
 from dgpo_cli.samplers.settings import HfBackend, VllmBackend
 
 ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -48,12 +59,20 @@ class Typical:
     completion: int | None = None
 
 
-def run(changed: Changed, *, device: Device, typical: Typical, repair: bool = True) -> Plan:
+def run(
+    changed: Changed,
+    *,
+    device: Device,
+    typical: Typical,
+    repair: bool = True,
+    compare: bool = False,
+) -> Plan:
     """Plan a run.
 
     Args:
         changed: resolves the settings of the run with some changed.
         repair: search for changes that make it fit.
+        compare: compare numbers of devices, as is always done for more than one.
 
     Raises:
         ModelError: the model's config is not available, or its family is not supported.
@@ -77,18 +96,18 @@ def run(changed: Changed, *, device: Device, typical: Typical, repair: bool = Tr
     after, fits_after = None, fine
     if not fine and repair:
         changes, after, fits_after = remedies(settings, device=device, weigh=fits)
-    problems = problems_of(now, device)
     return Plan(
         model=settings.model.path,
         origin=found.origin,
         parameters=shape.parameters,
         trained=now.trained,
         device=device,
-        devices=now.shards,
+        devices=now.layout.gpus,
         memory=memory,
-        problems=problems,
+        host=host_of(now, device),
+        problems=problems_of(now, device),
         not_built=not_built(settings),
-        times=() if problems else times_of(now, device),
+        **_costs(now, device, compare=compare),
         steps=settings.train.steps,
         step_samples=now.rows,
         step_tokens=now.rows * now.typical_completion,
@@ -98,6 +117,25 @@ def run(changed: Changed, *, device: Device, typical: Typical, repair: bool = Tr
         fits_after=fits_after,
         notes=tuple(_notes(settings, now, memory, device)),
     )
+
+
+class _Costs(TypedDict):
+    times: tuple[PhaseTime, ...]
+    exchanges: tuple[Exchange, ...]
+    networks: tuple[Network, ...]
+    choices: tuple[Choice, ...]
+
+
+def _costs(job: Job, device: Device, *, compare: bool) -> _Costs:
+    times = () if problems_of(job, device) else times_of(job, device)
+    exchanges = traffic_of(job)
+    compare = (compare or job.layout.gpus > 1) and device.kind == "cuda"
+    return {
+        "times": times,
+        "exchanges": exchanges,
+        "networks": networks_of(exchanges, job, device, compute=compute_of(times)) if times else (),
+        "choices": choices_of(job, device) if compare else (),
+    }
 
 
 def apply(plan: Plan, changed: Changed, *, to: Path) -> None:
@@ -125,7 +163,6 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: D
     size = 0
     if lora is not None:
         size = shape.adapter_parameters(rank=lora.rank, targets=lora.targets)
-    backend = rollout.backend
     return Job(
         shape=shape,
         element=ELEMENT[model.dtype],
@@ -144,15 +181,39 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: D
         updates=optim.updates_per_step,
         micro_rows=optim.micro_batch_size,
         micro_tokens=optim.micro_batch_tokens,
-        sampling=Sampling(
-            kind=backend.kind,
-            rows=backend.batch_size if isinstance(backend, HfBackend) else 0,
-            share=backend.gpu_memory_utilization if isinstance(backend, VllmBackend) else 0.0,
-        ),
+        sampling=_sampling_of(settings, device),
         workers=settings.reward.workers,
-        shards=settings.parallel.gpus,
+        layout=layout_of(settings),
         overlap=rollout.overlap > 0,
         compute=_compute_bytes(settings, device),
+    )
+
+
+def layout_of(settings: Settings) -> Layout:
+    parallel = settings.parallel
+    return Layout(
+        kind=parallel_kind(settings),
+        gpus=parallel.gpus,
+        sequence=parallel.sequence,
+        offload=parallel.reference == "offload",
+    )
+
+
+def _sampling_of(settings: Settings, device: Device) -> Sampling:
+    backend = settings.rollout.backend
+    if isinstance(backend, HfBackend):
+        return Sampling("hf", rows=backend.batch_size, share=0.0)
+    if not isinstance(backend, VllmBackend):
+        return Sampling("vllm-server", rows=backend.max_num_seqs, share=0.0, element=2)
+    dtype = settings.model.dtype if backend.dtype == "auto" else backend.dtype
+    auto = device.kind == "cuda" and not settings.rollout.overlap
+    return Sampling(
+        "vllm",
+        rows=backend.max_num_seqs,
+        share=backend.gpu_memory_utilization,
+        element=ELEMENT[dtype],
+        split=backend.tensor_parallel_size,
+        sleeps=auto if backend.sleep == "auto" else backend.sleep == "on",
     )
 
 
@@ -169,28 +230,6 @@ def _trainable(settings: Settings) -> bool:
     except ConfigError:
         return False
     return True
-
-
-def problems_of(job: Job, device: Device) -> tuple[str, ...]:
-    """Return the reasons, besides total memory, why the run cannot work on the device."""
-    lines = []
-    if job.sampling.kind == "vllm" and device.kind != "cpu":
-        need = job.row_tokens * cache_bytes_per_token(job) // split_of(job)
-        left = vllm_cache(job, device)
-        if left < need:
-            share = sampler_share(job, device)
-            lines.append(
-                f"rollout.backend.gpu_memory_utilization={job.sampling.share:g}: {size(share)} "
-                "for vLLM is too little for weights, workspace and the cache of one row; raise it"
-            )
-    if job.sampling.kind == "hf" and job.shape.family in NOT_SAMPLED:
-        lines.append(
-            f"rollout.backend.kind=hf: cannot sample from {job.shape.family}; "
-            "set rollout.backend.kind=vllm"
-        )
-    if job.state == "paged-adamw8bit" and device.kind != "cuda":
-        lines.append("optim.kind=paged-adamw8bit: needs a CUDA device; set optim.kind=adamw8bit")
-    return tuple(lines)
 
 
 def disk_of(settings: Settings, *, job: Job) -> tuple[DiskPart, ...]:
@@ -223,17 +262,14 @@ def _notes(settings: Settings, job: Job, memory: MemoryNeed, device: Device) -> 
         notes.append("eager attention keeps full attention matrices, which are not counted")
     if settings.model.dtype == "bfloat16" and device.name in NO_BFLOAT16:
         notes.append(f"{device.name} has no bfloat16 arithmetic; set model.dtype=float16")
-    if job.shards > 1:
-        notes.append(
-            f"weights, gradients and optimiser are divided by {job.shards}, activations are not; "
-            "vLLM splits its weights over at most eight devices; communication is not counted"
-        )
     if memory.part("allocator") and device.kind == "cpu":
         notes.append(
             f"{MALLOC}=65536 in the environment saves the allocator's "
             f"{size(memory.part('allocator'))}: freed blocks are returned at once; steps of small "
             "models then took up to a third longer"
         )
+    if job.layout.gpus > 1:
+        notes.append(_ranks_note(job))
     if device.kind != "cpu":
         notes.append("tested on CPUs; the reserves for CUDA, its allocator and vLLM are assumed")
     if job.overlap:
@@ -247,6 +283,15 @@ def _notes(settings: Settings, job: Job, memory: MemoryNeed, device: Device) -> 
     else:
         notes.append(f"{device.name}: speed unknown, so there is no estimate of time")
     return notes
+
+
+def _ranks_note(job: Job) -> str:
+    words = "communication is counted in bytes that a device sends; links reach 80% of their rate"
+    if job.layout.gpus > NODE:
+        words += (
+            f", a machine has {NODE} devices, and each of them a link of its own to the network"
+        )
+    return words
 
 
 def _overlap_note(job: Job) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dgpo_cli.config.settings import Settings
+from dgpo_cli.config.settings import Settings, parallel_kind
 from dgpo_cli.planning.budget import Device, MemoryNeed, SettingsChange
 from dgpo_cli.policy.settings import NoAdapter
 from dgpo_cli.samplers.settings import HfBackend, VllmBackend
@@ -15,6 +15,7 @@ Weigh = Callable[[dict[str, object]], tuple[MemoryNeed, bool]]
 
 _LEAST_COMPLETION = 256
 _LEAST_SHARE = 0.15
+_MOST_GPUS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,10 @@ def _all(settings: Settings, *, device: Device) -> Iterator[_Remedy]:
         yield _Remedy(
             ({"model.gradient_checkpointing": True},), "backward takes half as long again"
         )
-    if settings.optim.kind == "adamw" and device.kind != "mps":
+    sharded = parallel_kind(settings) in ("shard", "hybrid")
+    if sharded:
+        yield from _more_devices(settings)
+    if settings.optim.kind == "adamw" and device.kind != "mps" and not sharded:
         yield _Remedy(
             ({"optim.kind": "adamw8bit"},), "optimiser state in 8 bits; same learning curve"
         )
@@ -108,6 +112,19 @@ def _smaller_micro_batches(settings: Settings) -> _Remedy:
     return _Remedy(tuple(forms), "more, smaller passes; same results")
 
 
+def _more_devices(settings: Settings) -> Iterator[_Remedy]:
+    """Yield what sharding can do about memory, on as many devices and on more."""
+    parallel = settings.parallel
+    if settings.adapter.kind == "none" and parallel.reference == "shard":
+        change: dict[str, object] = {"parallel.reference": "offload"}
+        yield _Remedy((change,), "the reference comes from the host's memory in every pass")
+    shares = [n for n in (2, 4) if n > parallel.sequence and not parallel.gpus % n]
+    forms: tuple[dict[str, object], ...] = tuple({"parallel.sequence": n} for n in shares)
+    yield _Remedy(forms, "devices share a completion: attention waits for exchanges")
+    counts = [parallel.gpus * n for n in (2, 4, 8) if parallel.gpus * n <= _MOST_GPUS]
+    yield _Remedy(tuple({"parallel.gpus": n} for n in counts), "more devices")
+
+
 def _smaller_sampler(settings: Settings) -> Iterator[_Remedy]:
     backend = settings.rollout.backend
     forms: list[dict[str, object]] = []
@@ -119,6 +136,7 @@ def _smaller_sampler(settings: Settings) -> Iterator[_Remedy]:
             rows //= 2
             forms.append({"rollout.backend.batch_size": rows})
     elif isinstance(backend, VllmBackend):
+        yield from _smaller_engine(settings, backend=backend)
         share = backend.gpu_memory_utilization
         while share - 0.05 >= _LEAST_SHARE - 1e-9:
             share = round(share - 0.05, 2)
@@ -128,6 +146,18 @@ def _smaller_sampler(settings: Settings) -> Iterator[_Remedy]:
             share = round(share + 0.05, 2)
             forms.append({"rollout.backend.gpu_memory_utilization": share})
     yield _Remedy(tuple(forms), "fewer rows at a time: sampling takes longer")
+
+
+def _smaller_engine(settings: Settings, *, backend: VllmBackend) -> Iterator[_Remedy]:
+    if settings.model.dtype == "float32" and backend.dtype == "auto":
+        cost = "vLLM computes in 16 bits; off_policy corrects for it"
+        yield _Remedy(({"rollout.backend.dtype": "bfloat16"},), cost)
+    gpus, split = settings.parallel.gpus, backend.tensor_parallel_size
+    splits = [n for n in (2, 4, 8) if n > split and not gpus % n]
+    forms: tuple[dict[str, object], ...] = tuple(
+        {"rollout.backend.tensor_parallel_size": n} for n in splits
+    )
+    yield _Remedy(forms, "an engine on several devices: fewer engines")
 
 
 def _fewer_weights(settings: Settings, *, device: Device) -> Iterator[_Remedy]:
@@ -142,7 +172,8 @@ def _fewer_weights(settings: Settings, *, device: Device) -> Iterator[_Remedy]:
         yield _Remedy((change,), "trains an adapter, not the model; raise optim.lr tenfold")
     if settings.model.dtype == "float32":
         yield _Remedy(({"model.dtype": "bfloat16"},), "rounds frozen weights to 16 bits")
-    if settings.model.quantization == "none" and device.kind != "mps":
+    sharded = parallel_kind(settings) in ("shard", "hybrid")
+    if settings.model.quantization == "none" and device.kind != "mps" and not sharded:
         cost = "rounds frozen weights to 4 bits; slower, needs bitsandbytes"
         yield _Remedy(({"model.quantization": "nf4"},), cost)
 

@@ -10,11 +10,12 @@ from rich.cells import cell_len
 from dgpo_cli.core.codec import Format, filled
 from dgpo_cli.core.numbers import duration, short, size, whole_percent
 from dgpo_cli.planning.budget import Phase, Plan, SettingsChange
+from dgpo_cli.planning.scaling import WORTH
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
 
 _NAME = 19
-_NUMBER = 11
+_NUMBER = 12
 
 
 def render(plan: Plan, *, color: Depth = "truecolor") -> View:
@@ -75,6 +76,15 @@ class _PlanTable:
         if plan.times:
             page.blank()
             self._times()
+        if plan.exchanges:
+            page.blank()
+            self._exchanges()
+        if plan.choices:
+            page.blank()
+            self._choices()
+        if plan.host and plan.devices > 1:
+            page.blank()
+            self._host()
         page.blank()
         page.heading("Disk")
         for part in plan.disk:
@@ -156,3 +166,59 @@ class _PlanTable:
         hour = 3600 / total
         self._row("samples an hour", short(plan.step_samples * hour))
         self._row("tokens an hour", short(plan.step_tokens * hour), "sampled")
+
+    def _exchanges(self) -> None:
+        page, plan = self.page, self.plan
+        page.heading("Communication of a step, sent by each device")
+        for each in plan.exchanges:
+            with_whom = f"{each.ranks} devices"
+            self._row(each.name, size(each.bytes), f"{each.collective}, {with_whom}")
+        for network in plan.networks:
+            many = len(plan.networks) > 1
+            rate = f"at {network.gigabits} Gb/s" if many else "in a machine"
+            seen = "hidden behind the passes"
+            if network.exposed >= 0.005 * plan.step_seconds:
+                seen = f"{duration(network.exposed)} of it not hidden"
+            note = f"a device; {seen}" if many else seen
+            self._row(rate, duration(network.seconds), note, "bold")
+
+    def _choices(self) -> None:
+        page, plan = self.page, self.plan
+        page.heading("Numbers of devices")
+        names = ("devices", "kind", "memory", "step", "GPU-hours", "efficiency")
+        self._columns(names, "dim")
+        for choice in plan.choices:
+            shared = f", {choice.sequence} a row" if choice.sequence > 1 else ""
+            numbers: tuple[str, ...] = ()
+            if choice.fits:
+                hours = choice.gpu_hours
+                numbers = (
+                    duration(choice.step_seconds),
+                    f"{hours:.3g}" if hours < 100 else short(round(hours)),
+                    whole_percent(choice.efficiency),
+                )
+            memory = size(choice.peak_bytes) if choice.fits else "too much"
+            cells = (f"{choice.gpus:,}", choice.kind + shared, memory, *numbers)
+            self._columns(cells, "bold" if choice.best else "")
+        best = next((choice for choice in plan.choices if choice.best), None)
+        if best is None:
+            page.paragraph("The run fits none of them.")
+        else:
+            page.paragraph(
+                f"Best use: {best.gpus:,}, the most at {WORTH:.0%} of the best efficiency or more."
+            )
+
+    def _columns(self, cells: tuple[str, ...], style: str) -> None:
+        widths = (-9, 22, -9, -12, -11, -11)
+        pairs = zip(cells, widths, strict=False)
+        fields = [(f"  {cell}" if width > 0 else cell, width, style) for cell, width in pairs]
+        while sum(abs(width) for _, width, _ in fields) > self.page.width:
+            fields.pop()  # the last is the least important
+        self.page.row(*fields)
+
+    def _host(self) -> None:
+        plan = self.plan
+        self.page.heading("Memory of each machine, beside its devices")
+        for part in plan.host:
+            self._row(part.name, size(part.bytes), part.note)
+        self._row("in all", size(sum(part.bytes for part in plan.host)), "", "bold")

@@ -35,6 +35,9 @@ CASES = [
     Training(element=4, rank=5, checkpointing=True),
     Training(element=2, rank=5, checkpointing=False),
     Training(element=2, rank=5, checkpointing=True),
+    # A sharded model, whose weights are gathered in 16 bits.
+    Training(element=2, rank=0, checkpointing=False, compute=2),
+    Training(element=2, rank=0, checkpointing=True, compute=2),
 ]
 
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from dgpo_cli.planning import memory as module
 from dgpo_cli.planning.budget import Device
 from dgpo_cli.planning.cost import _MFU, forward_flops, head_flops, prefill_flops, times_of
-from dgpo_cli.planning.job import Job, MicroBatch, Sampling
+from dgpo_cli.planning.job import Job, Layout, MicroBatch, Sampling
 from dgpo_cli.planning.memory import (
     GIB,
     MALLOC,
@@ -68,7 +68,7 @@ def test_8_bit_states_take_two_bytes_and_their_scales() -> None:
 
 
 def test_shards_divide_weights_and_what_is_trained_but_not_activations() -> None:
-    one, four = memory_of(job(), GPU), memory_of(job(shards=4), GPU)
+    one, four = memory_of(job(), GPU), memory_of(job(layout=Layout("shard", 4)), GPU)
     for name in ("weights", "reference", "gradients", "optimiser"):
         assert four.part(name) == one.part(name) // 4
     assert four.part("activations") == one.part("activations")
@@ -92,10 +92,11 @@ def test_keys_and_values_of_a_token_are_those_of_every_layer() -> None:
 def test_a_vllm_cache_is_what_its_share_leaves() -> None:
     one = lora(sampling=Sampling("vllm", rows=0, share=0.5))
     assert memory_of(one, GPU).part("sampler") == 12 * GIB
-    # On a GPU vLLM holds 16 bits a weight, whatever the trainer holds.
-    assert vllm_cache(one, GPU) == 12 * GIB - 2 * P - module.VLLM_WORKSPACE
-    sharded = replace(one, shards=4)
-    assert vllm_cache(sharded, GPU) == 12 * GIB - 2 * P // 4 - module.VLLM_WORKSPACE
+    assert vllm_cache(one, GPU) == 12 * GIB - 4 * P - module.VLLM_WORKSPACE
+    # vLLM may hold 16 bits a weight where the trainer holds 32, and split an engine.
+    less = replace(one, sampling=replace(one.sampling, element=2, split=4))
+    assert vllm_cache(less, GPU) == 12 * GIB - 2 * P // 4 - module.VLLM_WORKSPACE
+    assert cache_bytes_per_token(less) == cache_bytes_per_token(one) / 2
     elsewhere = replace(one, sampling=Sampling("vllm-server", rows=0, share=0.0))
     assert memory_of(elsewhere, GPU).part("sampler") == 0
 

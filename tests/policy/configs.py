@@ -47,6 +47,5 @@ def job(**changes: Any) -> Job:
         "micro_tokens": 10_000,
         "sampling": Sampling("hf", rows=8, share=0.0),
         "workers": 0,
-        "shards": 1,
     }
     return Job(**{**plain, **changes})

@@ -1,0 +1,31 @@
+"""Why a run cannot work on a device, besides its memory; no torch here."""
+
+from __future__ import annotations
+
+from dgpo_cli.core.numbers import size
+from dgpo_cli.planning.budget import Device
+from dgpo_cli.planning.job import Job
+from dgpo_cli.planning.memory import cache_bytes_per_token, sampler_share, vllm_cache
+from dgpo_cli.policy.shape import NOT_SAMPLED
+
+
+def problems_of(job: Job, device: Device) -> tuple[str, ...]:
+    """Return the reasons, besides total memory, why the run cannot work on the device."""
+    lines = []
+    if job.sampling.kind == "vllm" and device.kind != "cpu":
+        need = job.row_tokens * cache_bytes_per_token(job) // job.sampling.split
+        left = vllm_cache(job, device)
+        if left < need:
+            share = sampler_share(job, device)
+            lines.append(
+                f"rollout.backend.gpu_memory_utilization={job.sampling.share:g}: {size(share)} "
+                "for vLLM is too little for weights, workspace and the cache of one row; raise it"
+            )
+    if job.sampling.kind == "hf" and job.shape.family in NOT_SAMPLED:
+        lines.append(
+            f"rollout.backend.kind=hf: cannot sample from {job.shape.family}; "
+            "set rollout.backend.kind=vllm"
+        )
+    if job.state == "paged-adamw8bit" and device.kind != "cuda":
+        lines.append("optim.kind=paged-adamw8bit: needs a CUDA device; set optim.kind=adamw8bit")
+    return tuple(lines)

@@ -1,0 +1,168 @@
+"""What the devices of a run send each other in a step, from arithmetic alone; no torch here.
+
+Bytes are those that one device sends, and receives, in a ring of n: of a tensor of S bytes,
+(n - 1) / n S in an all-gather or a reduce-scatter, twice that in an all-reduce. A sharded model is
+gathered layer by layer in every forward pass and again in backward; see parallel/sharding.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dgpo_cli.planning.activations import FLOAT32
+from dgpo_cli.planning.budget import Across, Collective, Device, Exchange, Moment, Network
+from dgpo_cli.planning.job import NODE, Job, Passes
+
+NETWORKS = (100, 400)  # Gb/s a device
+# Share of a link's rate that long messages reach, and seconds of a step of a ring; assumed.
+_REACHED = 0.8
+_HOP_S = 5e-6
+# Bytes a second of objects over gloo between machines; assumed.
+_OBJECTS = 1e9
+_TABLES = 3  # old log-probabilities, entropy, distance
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Seconds of a step that exchanges of weights may hide behind."""
+
+    forward: float
+    backward: float
+
+
+def traffic_of(job: Job, *, passes: Passes | None = None) -> tuple[Exchange, ...]:
+    """Return what one device sends in a step; nothing with one device.
+
+    passes: those that a lane computes; None: those of a step of typical rows in which every
+        completion has an advantage.
+    """
+    if job.layout.gpus == 1:
+        return ()
+    found = [*_model(job, passes or job.passes), *_once(job)]
+    return tuple(each for each in found if each.bytes)
+
+
+def bytes_by_collective(exchanges: tuple[Exchange, ...]) -> dict[Collective, int]:
+    """Return the bytes that one device sends, by collective."""
+    found: dict[Collective, int] = {}
+    for each in exchanges:
+        found[each.collective] = found.get(each.collective, 0) + each.bytes
+    return found
+
+
+def networks_of(
+    exchanges: tuple[Exchange, ...], job: Job, device: Device, *, compute: Compute
+) -> tuple[Network, ...]:
+    """Return the seconds of the exchanges at several rates of the network.
+
+    Within one machine the network does not matter; empty if the device's links are unknown.
+    """
+    if not exchanges or not device.link:
+        return ()
+    return tuple(
+        _at(rate, exchanges, job, device, compute=compute)
+        for rate in (NETWORKS if job.layout.gpus > NODE else NETWORKS[-1:])
+    )
+
+
+def _at(
+    rate: int, exchanges: tuple[Exchange, ...], job: Job, device: Device, *, compute: Compute
+) -> Network:
+    seconds = {"forward": 0.0, "backward": 0.0, "apart": 0.0}
+    for each in exchanges:
+        seconds[each.when] += _seconds(each, job, device, rate=rate)
+    exposed = seconds["apart"]
+    exposed += max(0.0, seconds["forward"] - compute.forward)
+    exposed += max(0.0, seconds["backward"] - compute.backward)
+    return Network(gigabits=rate, seconds=sum(seconds.values()), exposed=exposed)
+
+
+def _seconds(each: Exchange, job: Job, device: Device, *, rate: int) -> float:
+    if each.collective == "broadcast":
+        return each.bytes / _OBJECTS
+    speed = device.link
+    if each.across:
+        # A ring enters and leaves a machine once, and every device of the machine has a link of
+        # its own to the network, over which one of as many rings runs.
+        links = 1 if each.across == "replicas" else NODE
+        speed = min(speed, links * rate * 1e9 / 8)
+    return each.bytes / (_REACHED * speed) + each.calls * (each.ranks - 1) * _HOP_S
+
+
+def _model(job: Job, passes: Passes) -> Iterator[Exchange]:
+    """Yield the exchanges of the passes of policy and reference."""
+    layout, shape = job.layout, job.shape
+    if layout.sharded:
+        yield from _sharded(job, passes)
+    else:
+        updates, size = job.updates, job.trained * FLOAT32
+        yield _reduced("gradients", size * updates, updates, job)
+    if layout.sequence > 1:
+        each = layout.sequence
+        # Queries and the output of attention, keys and values; the gradients of them; again, if
+        # the layers are recomputed.
+        width = 2 * (shape.queries + shape.keys) * job.training.product
+        tokens = job.tokens_of_a_row / each
+        measured = passes.measured_rows * (2 if job.distance else 1)
+        trained = passes.trained_rows * (3 if job.checkpointing else 2)
+        rows = measured + trained + (passes.first_rows if job.distance else 0)
+        size = round(shape.layers * rows * tokens * width * (each - 1) / each)
+        calls = shape.layers * 4 * (passes.measured + passes.trained)
+        yield Exchange("attention", "all-to-all", size, calls, each, "", "apart")
+
+
+def _sharded(job: Job, passes: Passes) -> Iterator[Exchange]:
+    layout, shape, n = job.layout, job.shape, job.layout.shards
+    across: Across = "all" if n > NODE else ""
+    layers, root, adapter = job.layer * shape.layers, job.root, job.adapter
+    element = job.product
+    wide = job.compute or FLOAT32  # of an adapter
+    once = (layers + root) * element + adapter * wide
+    again = layers * element + adapter * wide
+    calls = shape.layers + 1
+
+    def gathered(name: str, size: int, times: int, backward: bool = False) -> Exchange:
+        sent = size * times * (n - 1) // n
+        when: Moment = "backward" if backward else "forward"
+        return Exchange(name, "all-gather", sent, calls * times, n, across, when)
+
+    forward = passes.measured + passes.trained
+    yield gathered("weights, forward", once, forward)
+    if job.distance:
+        yield gathered("reference", once, passes.measured + passes.first)
+    yield gathered("weights, backward", again, passes.trained, backward=True)
+    size = (layers + root if job.full else adapter) * FLOAT32 * passes.trained
+    times = calls * passes.trained
+    sent = size * (n - 1) // n
+    yield Exchange("gradients", "reduce-scatter", sent, times, n, across, "backward")
+    if layout.replicas > 1:
+        sent = 2 * size // n * (layout.replicas - 1) // layout.replicas
+        count = layout.replicas
+        yield Exchange(
+            "gradients of machines", "all-reduce", sent, times, count, "replicas", "backward"
+        )
+    if job.sampling.kind == "hf":
+        yield gathered("to sample from", once, 1)
+        return
+    if job.full:  # tensor by tensor, as they are stored
+        sent = (layers + root) * job.element * (n - 1) // n
+        tensors = shape.layers * 12
+        yield Exchange("to the sampler", "all-gather", sent, tensors, n, across, "apart")
+    yield gathered("sampler's check", once, 1)
+
+
+def _once(job: Job) -> Iterator[Exchange]:
+    """Yield the exchanges of tables."""
+    tokens = job.rows * job.typical_completion
+    yield _reduced("statistics", _TABLES * FLOAT32 * tokens, 1, job)
+    # The leader's batch: ids and masks, and the sampler's log-probabilities.
+    padded = job.rows * (job.typical_prompt + job.typical_completion)
+    size = padded * (8 + 1) + tokens * FLOAT32
+    yield Exchange("batch", "broadcast", size, 1, job.layout.gpus, "all", "apart")
+
+
+def _reduced(name: str, size: int, calls: int, job: Job) -> Exchange:
+    n = job.layout.gpus
+    across: Across = "all" if n > NODE else ""
+    return Exchange(name, "all-reduce", 2 * size * (n - 1) // n, calls, n, across, "apart")
