@@ -235,16 +235,18 @@ def _training(job: Job, device: Device) -> Iterator[MemoryPart]:
 def _gathered(job: Job, *, activations: int) -> Iterator[MemoryPart]:
     """Yield what sharding gathers, at the moment that needs most: the backward pass of a layer, or
     that of the embedding, when the activations are gone.
+
+    The reference's embedding and head are released before backward.
     """
     whole, trained = job.product, job.layer if job.full else job.adapter // job.shape.layers
-    # The layer at work and the next one. Gradients are gathered too: those of the layer, and those
-    # of the one before in float32, on their way to their owners.
-    gradients = trained * (whole + FLOAT32)
-    layers = 2 * job.layer * whole + gradients
-    yield MemoryPart("gathered layers", layers, "training", "two at a time, gradients of two")
-    models = 2 if job.full and job.distance else 1
-    note = "embedding and head" + (", of the reference too" if models > 1 else "")
-    yield MemoryPart("gathered heads", models * job.root * whole, "training", note)
+    # Gradients are whole too: those of the layer at work, and those of the one before in float32,
+    # on their way to their owners.
+    layers = job.layer * whole + trained * (whole + FLOAT32)
+    yield MemoryPart("gathered layer", layers, "training", "and the gradients of two")
+    # The stream that gathers has blocks of its own, which serve nothing else.
+    buffer = max(job.layer, job.root) * whole
+    yield MemoryPart("gather buffer", buffer, "training", "the next layer; the largest so far")
+    yield MemoryPart("gathered heads", job.root * whole, "training", "embedding and head")
     if job.full:
         head = job.shape.head_weights * whole
         last = job.root * (whole + FLOAT32) - activations - layers

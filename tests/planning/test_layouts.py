@@ -45,8 +45,9 @@ def test_32b_on_32_gpus_of_80_gb_needs_what_was_counted_by_hand() -> None:
         "optimiser": 7.63,
         "reference": 1.91,
         "activations": 23.1,
-        "gathered layers": 0.4877e9 * (2 * 2 + 2 + 4) / GIB,
-        "gathered heads": 2 * 1.557e9 * 2 / GIB,
+        "gathered layer": 0.4877e9 * (2 + 2 + 4) / GIB,
+        "gather buffer": 1.557e9 * 2 / GIB,
+        "gathered heads": 1.557e9 * 2 / GIB,
         "head's gradient": 0.7786e9 * 2 / GIB,
     }
     for name, gib in by_hand.items():
@@ -117,7 +118,7 @@ def test_ranks_that_share_a_row_share_its_activations() -> None:
     shared = replace(alone, layout=Layout("shard", 4, sequence=4))
     found = [memory_of(each, GPU).part("activations") for each in (alone, shared)]
     assert found[0] == pytest.approx(4 * found[1], rel=0.002)
-    for name in ("weights", "gradients", "gathered layers"):
+    for name in ("weights", "gradients", "gathered layer"):
         assert memory_of(shared, GPU).part(name) == memory_of(alone, GPU).part(name)
 
 
