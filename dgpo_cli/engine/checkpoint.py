@@ -56,8 +56,8 @@ _UNREADABLE = (
 class CheckpointWriter:
     """Writes the checkpoints of a policy that is trained.
 
-    Of a sharded model every rank calls the same methods, and its weights are written in the
-    background. Else only the leader does, and a checkpoint is complete when `save` returns.
+    Every rank calls `save`. The weights of a sharded model are written in the background; else the
+    leader alone writes, and a checkpoint is complete when `save` returns.
     """
 
     def __init__(
@@ -97,12 +97,12 @@ class CheckpointWriter:
         from dgpo_cli.engine.optimizers import moments_of, saved_state
 
         policy, optimizer, sharded = self._policy, self._optimizer, self._ranks.collective
-        trainer: dict[str, Any] = {
-            "optimizer": saved_state(optimizer, moments=self._shards is None),
-            "rng": rng_state(),
-        }
-        if sharded:
+        trainer: dict[str, Any] = {"rng": rng_state()}
+        if self._ranks.count > 1:
             trainer["ranks"] = self._ranks.gather(trainer["rng"])
+            if not (sharded or self._ranks.leads):
+                return
+        trainer["optimizer"] = saved_state(optimizer, moments=self._shards is None)
         names = {id(p): name for name, p in policy.trainable()}
 
         def rest(temporary: Path) -> None:

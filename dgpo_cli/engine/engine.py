@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from dgpo_cli.algo.off_policy import Correction
     from dgpo_cli.config.settings import Settings
+    from dgpo_cli.core.formats import TrainerState
+    from dgpo_cli.engine.checkpoint import CheckpointWriter
     from dgpo_cli.engine.learn import Learner, Recipe, Update
     from dgpo_cli.engine.snapshot import Snapshot
     from dgpo_cli.policy.batching import Rows
@@ -87,6 +89,7 @@ class Engine:
         self.observer = observer
         self._batch: Batch | None = None  # the last one that was measured
         self._snapshot: Snapshot | None = None
+        self._writer: CheckpointWriter | None = None
         self._watch = Stopwatch(_settle(policy))
         self._learner: Learner | None = None
 
@@ -111,6 +114,7 @@ class Engine:
         """Return what every rank runs when the leader calls it, by name."""
         return {
             "restore": self._restore,
+            "save": self._save,
             "measure": self._measure,
             "logprobs": self._logprobs,
             "noise": self._noise,
@@ -139,8 +143,46 @@ class Engine:
         from dgpo_cli.engine.checkpoint import load_trainer
 
         assert self.optimizer is not None
-        load_trainer(checkpoint, optimizer=self.optimizer)
+        load_trainer(checkpoint, optimizer=self.optimizer, ranks=self.ranks)
         self.policy_version = policy_version
+
+    def save(
+        self, folder: Path, *, state: TrainerState, texts: Mapping[str, str] | None = None
+    ) -> None:
+        """Write a checkpoint to `folder`, or begin to; see CheckpointWriter.save.
+
+        Raises:
+            CheckpointError: it, or the one before it, could not be written.
+        """
+        with self.ranks.call("save", folder):
+            self._save(folder, state, texts)
+
+    def _save(
+        self,
+        folder: Path,
+        state: TrainerState | None = None,
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
+        from dgpo_cli.engine.checkpoint import CheckpointWriter
+
+        if self._writer is None:
+            assert self.optimizer is not None
+            self._writer = CheckpointWriter(self.policy, self.optimizer, ranks=self.ranks)
+        self._writer.save(folder, state=state, texts=texts)
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether a checkpoint is being written in the background."""
+        return self._writer is not None and self._writer.busy
+
+    def finish_saving(self) -> None:
+        """Wait until a checkpoint that was begun is complete.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if self._writer is not None:
+            self._writer.wait()
 
     def prompt_length(self, prompt: Prompt) -> int:
         """Return the number of tokens of a prompt under the policy's template."""

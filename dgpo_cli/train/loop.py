@@ -66,6 +66,7 @@ def train(run: TrainingRun) -> None:
         run.end_after_bad_steps()
 
         # Checkpoint.
+        run.look_after_checkpoint()
         if number % settings.checkpoint_every == 0 or number == settings.steps:
             run.checkpoint()
         if run.interrupt.requested and number < settings.steps:
@@ -73,3 +74,4 @@ def train(run: TrainingRun) -> None:
 
         # Evaluate.
         run.evaluate()
+    run.complete_checkpoint()

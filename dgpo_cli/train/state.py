@@ -10,10 +10,9 @@ from dgpo_cli.core.errors import CalledOff, CheckpointError, DgpoError, NonFinit
 from dgpo_cli.core.events import Checkpointed, Credited, Observer, tell
 from dgpo_cli.core.types import Batch, ScoredGroup, StepMetrics
 from dgpo_cli.diagnosis.health import CreditHealth, TauHealth
-from dgpo_cli.engine.checkpoint import save_checkpoint
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.runs.rollouts import training_lines, write_lines
-from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.runs.run_folder import RunFolder, step_of
 from dgpo_cli.runs.token_texts import TokenTexts
 from dgpo_cli.samplers.base import RemoteSampler
 from dgpo_cli.train.collect import Collector
@@ -43,6 +42,7 @@ class TrainingRun:
         self.interrupt = Interrupt(self, stop_signal=self.settings.train.stop_signal)
         self.step = self.trained = 0
         self.bad_streak = 0
+        self._begun: Path | None = None  # a checkpoint that may not be complete
         self._collector = collector
         self._health = CreditHealth(), TauHealth(self.settings.credit)
 
@@ -91,6 +91,7 @@ class TrainingRun:
     def end_after_bad_steps(self) -> None:
         """Raise NonFiniteError after several steps in a row that were not finite."""
         if self.bad_streak >= MAX_BAD_STEPS:
+            self.complete_checkpoint()
             raise NonFiniteError(
                 f"loss or gradient was not finite in {MAX_BAD_STEPS} steps in a row, the last is "
                 f"step {self.step}; they left the weights unchanged. The batches are in "
@@ -107,19 +108,37 @@ class TrainingRun:
             self.stop(f"while evaluating after step {self.step}")
 
     def checkpoint(self) -> None:
-        """Write the checkpoint of the last step, if it is missing; delete old ones."""
-        assert self.engine.optimizer is not None
+        """Write the checkpoint of the last step, if it is missing; that of a sharded model is
+        only begun."""
         target = self.folder.checkpoint_dir(self.step)
-        if not target.exists():
+        if target.exists():
+            self._prune()
+            return
+        if target != self._begun:
+            self.complete_checkpoint()
             self.folder.sync()
-            save_checkpoint(
+            self.engine.save(
                 target,
-                policy=self.engine.policy,
-                optimizer=self.engine.optimizer,
                 state=self._collector.state(step=self.step, bad_streak=self.bad_streak),
                 texts=self.batches.texts(),
             )
-            self.observer.on(Checkpointed(self.step, target))
+            self._begun = target
+        self.look_after_checkpoint()
+
+    def look_after_checkpoint(self) -> None:
+        """Report a begun checkpoint if it is complete by now."""
+        if not self.engine.is_saving:
+            self.complete_checkpoint()
+
+    def complete_checkpoint(self) -> None:
+        """Wait until a begun checkpoint, if there is one, is complete; then delete old ones."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            self.engine.finish_saving()
+            self.observer.on(Checkpointed(step_of(begun), begun))
+            self._prune()
+
+    def _prune(self) -> None:
         self.folder.prune_checkpoints(keep=self.settings.train.keep_checkpoints)
 
     @contextmanager
@@ -138,6 +157,7 @@ class TrainingRun:
             if self.step > 0:
                 try:
                     self.checkpoint()
+                    self.complete_checkpoint()
                 except CheckpointError as error:  # the first failure is the one to report
                     tell(self.observer, str(error))
                 else:
@@ -155,6 +175,7 @@ class TrainingRun:
         saved = ""
         if self.step > 0:
             self.checkpoint()
+            self.complete_checkpoint()
             saved = f"checkpoint {self.folder.checkpoint_dir(self.step)}; "
         self.interrupt.end(f"stopped {where}; {saved}run the same command to resume")
 
