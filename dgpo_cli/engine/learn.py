@@ -407,7 +407,8 @@ class Learner:
                 if weight.grad is None:
                     weight.grad = torch.zeros_like(weight)
             self._ranks.sum_([w.grad for _, w in self.policy.trainable() if w.grad is not None])
-        first, *others = self._ranks.gather(update)
+        # The ranks of a lane count the same micro-batches.
+        first, *others = self._ranks.gather(update)[:: self._ranks.sequence]
         for other in others:
             first.include(other)
         return first

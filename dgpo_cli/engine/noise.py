@@ -64,26 +64,32 @@ def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, recipe: Recipe) 
 
 
 def _distance(policy: Policy, rows: Rows, temperature: float) -> Tensor:
-    plain = policy.token_hidden(rows)
+    tokens, plain = policy.predicted(rows), policy.token_hidden(rows)
     with _rounded_otherwise(policy):
         moved = policy.token_hidden(rows)
-    return token_pass.token_pass(
+    columns = token_pass.token_pass(
         plain,
         moved,
         head=policy.head,
         reference_head=None,
-        ids=rows.completion_ids[rows.mask],
+        ids=tokens.ids,
         temperature=temperature,
-    ).hellinger_sq
+    )
+    return tokens.completed(columns.hellinger_sq)[0]
 
 
 @contextmanager
 def _rounded_otherwise(policy: Policy) -> Iterator[None]:
     """Move the input embeddings by less than their dtype resolves, inside the context."""
-    generator = torch.Generator(policy.device).manual_seed(0)
+    generator, lane = torch.Generator(policy.device).manual_seed(0), policy.lane
 
     def moved(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        share = torch.rand(output.shape, generator=generator, device=output.device) - 0.5
+        shape = list(output.shape)
+        if lane is not None:  # the draws of all tokens, of which some are this rank's
+            shape[1] *= lane.count
+        share = torch.rand(shape, generator=generator, device=output.device) - 0.5
+        if lane is not None:
+            share = share.chunk(lane.count, dim=1)[lane.number]
         by = torch.finfo(output.dtype).eps * share
         return (output.float() * (1.0 + by)).to(output.dtype)
 

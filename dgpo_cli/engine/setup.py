@@ -12,6 +12,7 @@ from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.engine.optimizers import build_optimizer
 from dgpo_cli.parallel.ranks import ALONE, Ranks
+from dgpo_cli.parallel.sequence import open_lane
 from dgpo_cli.policy.policy import Policy, load_for_sampling, load_policy
 from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.samplers.base import Sampler
@@ -61,6 +62,9 @@ def training_engine(
         checkpoint=checkpoint,
         spread=_spread(settings, ranks=ranks),
     )
+    lane = open_lane(ranks)
+    if lane is not None:
+        policy.share_rows(lane)
     optim = settings.optim
     return _engine(
         settings,

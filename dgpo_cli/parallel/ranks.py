@@ -151,6 +151,10 @@ class Ranks(Protocol):
         """Let other ranks ask this run to stop; None: no longer."""
         ...
 
+    def lane_group(self) -> ProcessGroup:
+        """Open a process group of the ranks of this lane. Every rank does it."""
+        ...
+
     def close(self) -> None:
         """End: the followers' calls are over.
 
@@ -196,6 +200,9 @@ class OneRank(Ranks):
 
     def counter(self, name: str) -> Callable[[], int]:
         raise NotImplementedError("one rank shares no work")
+
+    def lane_group(self) -> ProcessGroup:
+        raise NotImplementedError("one rank is no lane")
 
     def heed(self, run: Stoppable | None) -> None:
         """See Ranks.heed: there is nobody else."""
@@ -250,7 +257,7 @@ class TorchRanks(Ranks):
         self.number, self.count, self.local = seat.number, seat.count, seat.local
         self.sequence, self.collective = sequence, collective
         self.device, self.host = device, socket.gethostname()
-        limit = datetime.timedelta(seconds=timeout_s)
+        self._limit = limit = datetime.timedelta(seconds=timeout_s)
         opened = dist.TCPStore(  # type: ignore[attr-defined]
             seat.address,
             seat.port,
@@ -351,6 +358,15 @@ class TorchRanks(Ranks):
     def heed(self, run: Stoppable | None) -> None:
         """See Ranks.heed."""
         self._watch.heed(run)
+
+    def lane_group(self) -> ProcessGroup:
+        """See Ranks.lane_group."""
+        import torch.distributed as dist
+
+        lanes = [list(range(n, n + self.sequence)) for n in range(0, self.count, self.sequence)]
+        group: ProcessGroup
+        group, _ = dist.new_subgroups_by_enumeration(lanes, timeout=self._limit)
+        return group
 
     def close(self) -> None:
         """See Ranks.close."""

@@ -12,11 +12,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.parallel.sequence import Lane, shared_heads
 from dgpo_cli.policy.batching import Rows, prompt_owners
 from dgpo_cli.policy.cache import GrowingLayer, growing_cache
 from dgpo_cli.policy.head import alike, decoder_of, dtype_of
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """R sequences of S tokens in total; the longest has W. Shared prefixes count once in S."""
+    """R sequences of S tokens in total; the longest has W. Shared prefixes count once in S.
+
+    lane: the ranks that share the row, a chunk of C tokens each; None: this one has all.
+    """
 
     ids: Tensor  # int64 [S]
     positions: Tensor  # int64 [S], from 0 in each sequence
@@ -35,6 +41,11 @@ class Packed:
     sources: Tensor  # int64 [R * W]: the token in each place of the rectangle; 0 in padding
     lines: int
     width: int
+    lane: Lane | None = None
+
+    def own(self, values: Tensor) -> Tensor:
+        """Return what this rank computes of the values [S, ...]: its chunk [C, ...], or all."""
+        return values if self.lane is None else self.lane.cut(values)
 
     @property
     def full(self) -> bool:
@@ -93,20 +104,37 @@ def attach() -> None:
             return found
         if not torch.compiler.is_compiling():
             _CALLS.set(_CALLS.get() + 1)
-        # [1, heads, S, size] to [R, heads, W, size]; sdpa gives [R, W, heads, size].
-        lines = [
-            packed.rectangle(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value)
-        ]
-        if query.is_cuda and query.dtype == torch.float32:
-            return packed.take(_float32_attention(lines, **kwargs))[None], None
-        out, _ = sdpa(module, *lines, None, **{**kwargs, "is_causal": True})
-        return packed.take(out)[None], None
+        rows = [x[0].transpose(0, 1) for x in (query, key, value)]  # [S or C, heads, size]
+        if packed.lane is not None:
+            rows, module = _own_heads(rows, packed.lane, tokens=len(packed.ids))
+        # To [R, heads, W, size]; sdpa gives [R, W, heads, size].
+        lines = [packed.rectangle(x).transpose(1, 2) for x in rows]
+        if lines[0].is_cuda and lines[0].dtype == torch.float32:
+            row = packed.take(_float32_attention(lines, **kwargs))
+        else:
+            out, _ = sdpa(module, *lines, None, **{**kwargs, "is_causal": True})
+            row = packed.take(out)
+        return (row if packed.lane is None else packed.lane.by_tokens(row))[None], None
 
     def mask(*args: Any, **kwargs: Any) -> Any:
         return None if _PACKING.get() else sdpa_mask(*args, **kwargs)
 
     AttentionInterface.register("sdpa", attention)
     AttentionMaskInterface.register("sdpa", mask)
+
+
+def _own_heads(rows: list[Tensor], lane: Lane, *, tokens: int) -> tuple[list[Tensor], Any]:
+    """Exchange a chunk of queries, keys and values for all tokens of this rank's heads, and return
+    what sdpa reads of the module that has these heads."""
+    query, key, value = rows
+    if torch.is_autocast_enabled(query.device.type):  # what sdpa does first; it halves what moves
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    times = shared_heads(key.shape[1], ranks=lane.count)
+    if times > 1:
+        key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
+    module = SimpleNamespace(num_key_value_groups=query.shape[1] // key.shape[1])
+    return lane.by_heads([query, key, value], tokens=tokens), module
 
 
 def _float32_attention(
@@ -195,6 +223,38 @@ def can_pack(model: Any) -> bool:
     return _as_alone(model, packed_hidden, shared=2) and _CALLS.get() - before >= len(layers)
 
 
+def check_share(model: Any, *, lane: Lane, packs: bool) -> None:
+    """Check that ranks that share a packed row compute the hidden states that one computes.
+
+    Collective. It is tried with two short sequences.
+
+    Raises:
+        ConfigError: they do not, or the heads cannot be shared equally.
+    """
+    name, text = type(model).__name__, model.config.get_text_config()
+    setting = f"parallel.sequence={lane.count}: {name}"
+    heads = text.num_attention_heads
+    if packs and heads % lane.count:
+        fit = 2 if heads % 2 == 0 else 1
+        raise ConfigError(
+            f"{setting} has {heads} attention heads, which {lane.count} ranks cannot share "
+            f"equally; set parallel.sequence={fit}"
+        )
+
+    def shared(decoder: Any, packed: Packed) -> Tensor:
+        """Return the hidden states [S, D] of all ranks."""
+        hidden = packed_hidden(decoder, replace(packed, lane=lane))
+        tokens = torch.arange(len(packed.ids), device=hidden.device)
+        own, places = lane.places(tokens, of=len(tokens))
+        return lane.completed(hidden[places].t(), own).t()
+
+    if not (packs and _as_alone(model, shared, shared=2)):
+        raise ConfigError(
+            f"{setting} needs a whole row on one device (its attention is not plain sdpa, or its "
+            "layers mix tokens elsewhere); set parallel.sequence=1"
+        )
+
+
 def can_pad(model: Any) -> bool:
     """Whether a padded batch gives the same hidden states as each sequence alone."""
     return _as_alone(model, padded_hidden, shared=0)
@@ -217,12 +277,12 @@ def _as_alone(model: Any, forward: Callable[[Any, Packed], Tensor], *, shared: i
 
 
 def packed_hidden(decoder: Any, packed: Packed) -> Tensor:
-    """Return the final hidden states [S, D] of the packed tokens."""
+    """Return the final hidden states [S, D] of the packed tokens, or of this rank's chunk."""
     token = _PACKING.set(True)
     try:
         output = decoder(
-            input_ids=packed.ids[None],
-            position_ids=packed.positions[None],
+            input_ids=packed.own(packed.ids)[None],
+            position_ids=packed.own(packed.positions)[None],
             attention_mask=None,
             use_cache=False,
             packed=packed,
@@ -255,13 +315,15 @@ def lone_hidden(decoder: Any, packed: Packed) -> Tensor:
     return torch.cat([output.last_hidden_state[0] for output in outputs])
 
 
-def pack_rows(rows: Rows, *, shares: bool) -> tuple[Packed, Tensor]:
+def pack_rows(rows: Rows, *, shares: bool, lane: Lane | None = None) -> tuple[Packed, Tensor]:
     """Return prompts and completions as packed sequences, and the indices of the tokens that
     predict the N completion tokens, int64 [N], in the order of the mask.
 
     The last token of a completion is left out: it predicts nothing.
 
-    shares: compute a prompt once for all its completions; its last token then predicts several.
+    Args:
+        shares: compute a prompt once for all its completions; its last token then predicts several.
+        lane: the ranks that share the row.
     """
     ids = torch.cat([rows.prompt_ids, rows.completion_ids], dim=1)[:, :-1]
     lengths = rows.prompt_mask.sum(dim=1)
@@ -271,4 +333,42 @@ def pack_rows(rows: Rows, *, shares: bool) -> tuple[Packed, Tensor]:
     owners = prompt_owners(rows) if shares else None
     packed = pack(ids, mask, shared=None if owners is None else Shared(owners, lengths))
     line, place = torch.nonzero(rows.mask, as_tuple=True)
-    return packed, packed.sources[line * packed.width + lengths[line] - 1 + place]
+    predicting = packed.sources[line * packed.width + lengths[line] - 1 + place]
+    return replace(packed, lane=lane), predicting
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """The completion tokens of packed rows: those n of all N that this rank computes.
+
+    They are those that its chunk of the row predicts; without a lane, all.
+    """
+
+    packed: Packed
+    places: Tensor  # int64 [n], of the hidden states that predict them, among this rank's
+    ids: Tensor  # int64 [n]
+    own: Tensor | None  # bool [N], which they are; None: all
+
+    @classmethod
+    def of(cls, rows: Rows, *, shares: bool, lane: Lane | None = None) -> Predicted:
+        """Pack rows; see `pack_rows`. The tokens are in the order of the mask."""
+        packed, places = pack_rows(rows, shares=shares, lane=lane)
+        ids = rows.completion_ids[rows.mask]
+        if lane is None:
+            return cls(packed, places, ids, None)
+        own, places = lane.places(places, of=len(packed.ids))
+        return cls(packed, places, ids[own], own)
+
+    def completed(self, logprobs: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Return columns [n] as those of all N tokens. Collective in a lane.
+
+        Each rank of a lane has the gradient of its own log-probabilities, so that the gradient of
+        any function of all is the sum of what the ranks have. The other columns have none.
+        """
+        lane, own = self.packed.lane, self.own
+        if lane is None or own is None:
+            return logprobs, *others
+        columns = torch.stack([logprobs.detach(), *others])
+        found, *rest = lane.completed(columns, own)
+        with_gradient = torch.zeros_like(found).masked_scatter(own, logprobs)
+        return torch.where(own, with_gradient, found), *rest

@@ -17,11 +17,12 @@ from dgpo_cli.policy.batching import Rows, on_grid, pad_rows
 from dgpo_cli.policy.head import check_head, decoder_of, head_of
 from dgpo_cli.policy.packing import (
     Packed,
+    Predicted,
     can_pack,
     can_pad,
+    check_share,
     compile_layers,
     lone_hidden,
-    pack_rows,
     packed_hidden,
     padded_hidden,
 )
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from dgpo_cli.parallel.sequence import Lane
     from dgpo_cli.policy.cache import CacheKind, RowCache
     from dgpo_cli.policy.head import Head
     from dgpo_cli.policy.load_sharded import Spread
@@ -81,6 +83,7 @@ class Policy:
         self.untouched = untouched
         self.compute = compute
         self._reference = reference
+        self.lane: Lane | None = None
         self._base = model.get_base_model() if has_adapter else model
         self.sharded = sharded
         self._head = head_of(self._base, compute=compute)
@@ -245,7 +248,7 @@ class Policy:
     def logprobs_of(
         self, ids: Sequence[int], *, temperature: float, adapter: bool = True
     ) -> list[float]:
-        """Return the log-probability in nats of every token after the first.
+        """Return the log-probability in nats of every token after the first. Without the lane.
 
         adapter: False disables the adapter.
         """
@@ -254,7 +257,8 @@ class Policy:
         rows = pad_rows([(ids[:1], ids[1:])], pad_id=self.pad_id).to(self.device)
         off = self.model.disable_adapter() if self.has_adapter and not adapter else nullcontext()
         with torch.no_grad(), off:
-            found: list[float] = self.token_logprobs(rows, temperature=temperature)[0].tolist()
+            tokens = Predicted.of(rows, shares=self.packs)
+            found: list[float] = self._logprobs(tokens, temperature).tolist()
         return found
 
     # What the trainer needs.
@@ -298,10 +302,28 @@ class Policy:
                 model, lambda: self._forward(model, packed), keep=self._reference is not None
             )
 
+    def share_rows(self, lane: Lane) -> None:
+        """Let the ranks of a lane share each micro-batch, from now on. Collective.
+
+        They give `token_columns` and `token_logprobs` the same rows, and get the same numbers.
+
+        Raises:
+            ConfigError: the model cannot be shared in this way.
+        """
+        models = [self._base] if self._reference is None else [self._base, self._reference]
+        for model in models:
+            self._inside(model, partial(check_share, model, lane=lane, packs=self.packs))
+        self.lane = lane
+
+    def predicted(self, rows: Rows) -> Predicted:
+        """Return the completion tokens of rows, packed: those that this rank computes."""
+        return Predicted.of(rows, shares=self.packs, lane=self.lane)
+
     def token_hidden(self, rows: Rows) -> Tensor:
-        """Return the policy's final hidden states that predict the N completion tokens, [N, D]."""
-        packed, predicting = pack_rows(rows, shares=self.packs)
-        return self.hidden(packed)[predicting]
+        """Return the policy's final hidden states that predict the n completion tokens of
+        `predicted`, [n, D]."""
+        tokens = self.predicted(rows)
+        return self.hidden(tokens.packed)[tokens.places]
 
     def token_columns(self, rows: Rows, *, temperature: float, reference: bool) -> TokenColumns:
         """Return the statistics of the N completion tokens, in the order of the mask, from one
@@ -312,45 +334,47 @@ class Policy:
         """
         import torch
 
-        packed, predicting = pack_rows(rows, shares=self.packs)
+        tokens = self.predicted(rows)
         other = None
         if reference:
             with torch.no_grad():
-                other = self.reference_hidden(packed)[predicting]
+                other = self.reference_hidden(tokens.packed)[tokens.places]
 
         second = reference and self._reference is not None
 
         def work() -> tuple[Tensor, Tensor, Tensor]:
             found = token_pass.token_pass(
-                self.hidden(packed)[predicting],
+                self.hidden(tokens.packed)[tokens.places],
                 other,
                 head=self.head,
                 reference_head=self.reference_head if second else None,
-                ids=rows.completion_ids[rows.mask],
+                ids=tokens.ids,
                 temperature=temperature,
             )
             return found.logprobs, found.entropy, found.hellinger_sq
 
-        columns = token_pass.TokenColumns(*self.inside(work), reference_logprobs=None)
+        logprobs, entropy, distance = tokens.completed(*self.inside(work))
         if second:
             self._release_reference()
-        return columns
+        return token_pass.TokenColumns(logprobs, entropy, distance, reference_logprobs=None)
 
     def token_logprobs(self, rows: Rows, *, temperature: float) -> Tensor:
         """Return differentiable log-probabilities of the completion tokens, float32 [B, T].
 
         Positions outside the mask are 0.
         """
+        return on_grid(self._logprobs(self.predicted(rows), temperature), rows.mask)
 
+    def _logprobs(self, tokens: Predicted, temperature: float) -> Tensor:
         def work() -> Tensor:
             return token_pass.token_logprobs(
-                self.token_hidden(rows),
+                self.hidden(tokens.packed)[tokens.places],
                 head=self.head,
-                ids=rows.completion_ids[rows.mask],
+                ids=tokens.ids,
                 temperature=temperature,
             )
 
-        return on_grid(self.inside(work), rows.mask)
+        return tokens.completed(self.inside(work))[0]
 
     def _release_reference(self) -> None:
         """Shard the head of the second model again."""

@@ -58,6 +58,9 @@ class StatsTable:
         chosen[index] = mask[index]
         tables = (self.stats.old_logprobs, self.stats.entropy, self.stats.hellinger_sq)
         flat = [table[chosen] for table in tables]
+        if ranks.number % ranks.sequence:  # the first of the lane has the same numbers
+            for values in flat:
+                values.zero_()
         ranks.sum_(flat)
         for table, values in zip(tables, flat, strict=True):
             table[chosen] = values

@@ -187,21 +187,25 @@ def alone() -> dict[str, dict[str, Any]]:
     return all_cases(ALONE)
 
 
-def check_equal(found: dict[str, Any], expected: dict[str, Any], *, within: float = 1e-6) -> None:
+def check_equal(
+    found: dict[str, Any], expected: dict[str, Any], *, within: float = 1e-6, rounding: float = 4
+) -> None:
     """Compare what `learn` returned: counts exactly, numbers relative to their largest.
 
     Rounding alone moves a gradient's norm and the extreme ratios by up to 3e-6, as another
-    micro-batch size does on one device.
+    micro-batch size does on one device, and by twice that where a row is cut.
+
+    rounding: the multiple of `within` that they may be apart.
     """
     for mine, theirs in zip(found["updates"], expected["updates"], strict=True):
         assert mine[4:7] == theirs[4:7] and mine[-1] == theirs[-1], (mine, theirs)
         assert abs(mine[0] - theirs[0]) <= within, (mine, theirs)
         for a, b in zip(mine[1:], theirs[1:], strict=True):
-            assert abs(a - b) <= 4 * within * max(1.0, abs(b)), (mine, theirs)
+            assert abs(a - b) <= rounding * within * max(1.0, abs(b)), (mine, theirs)
     for mine, theirs in zip(found["columns"], expected["columns"], strict=True):
         assert mine.shape == theirs.shape
         apart = (mine - theirs).abs().max()
-        assert apart <= 4 * within * theirs.abs().max(), apart
+        assert apart <= rounding * within * theirs.abs().max(), apart
     assert found["weights"].keys() == expected["weights"].keys()
     for name, theirs in expected["weights"].items():
         apart = (found["weights"][name] - theirs).abs().max()

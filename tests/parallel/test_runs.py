@@ -38,11 +38,14 @@ LORA = {"adapter.kind": "lora", "adapter.rank": 4, "rollout.dynamic_sampling": T
 KINDS: dict[str, dict[str, Any]] = {
     "replicate": {"parallel.kind": "replicate"},
     "replicate, adapter": {"parallel.kind": "replicate", **LORA},
+    "two ranks a sequence": {"parallel.kind": "replicate", "parallel.sequence": 2},
 }
 
 
 def settings_of(kind: str, *, count: int) -> Resolved:
     changes = {**RECIPE, **KINDS[kind], "parallel.gpus": count}
+    if count == 1:
+        changes.pop("parallel.sequence", None)
     return resolve(preset="tiny", overrides=[f"{k}={v}".lower() for k, v in changes.items()])
 
 
@@ -83,7 +86,8 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[str, Pa
     train.run(settings_of(kind, count=1), out=folder / "1", resume="auto", ranks=ALONE,
               observer=NOBODY)  # fmt: skip
     sharded = KINDS[kind]["parallel.kind"] in ("shard", "hybrid")
-    on_ranks(run, 2, kind, folder / "2", collective=sharded)
+    sequence = KINDS[kind].get("parallel.sequence", 1)
+    on_ranks(run, 2, kind, folder / "2", collective=sharded, sequence=sequence)
     return kind, folder
 
 
