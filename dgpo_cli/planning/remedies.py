@@ -83,12 +83,14 @@ def _all(settings: Settings, *, device: Device) -> Iterator[_Remedy]:
         )
     sharded = parallel_kind(settings) in ("shard", "hybrid")
     if sharded:
-        yield from _more_devices(settings)
+        yield from _other_layouts(settings)
     if settings.optim.kind == "adamw" and device.kind != "mps" and not sharded:
         yield _Remedy(
             ({"optim.kind": "adamw8bit"},), "optimiser state in 8 bits; same learning curve"
         )
     yield from _smaller_sampler(settings)
+    if sharded:
+        yield _more_devices(settings)
     yield from _fewer_weights(settings, device=device)
     if isinstance(settings.rollout.backend, VllmBackend):
         yield from _smaller_sampler(settings)  # again, for the smaller weights
@@ -112,8 +114,8 @@ def _smaller_micro_batches(settings: Settings) -> _Remedy:
     return _Remedy(tuple(forms), "more, smaller passes; same results")
 
 
-def _more_devices(settings: Settings) -> Iterator[_Remedy]:
-    """Yield what sharding can do about memory, on as many devices and on more."""
+def _other_layouts(settings: Settings) -> Iterator[_Remedy]:
+    """Yield what sharding can do about memory on as many devices."""
     parallel = settings.parallel
     if settings.adapter.kind == "none" and parallel.reference == "shard":
         change: dict[str, object] = {"parallel.reference": "offload"}
@@ -121,8 +123,12 @@ def _more_devices(settings: Settings) -> Iterator[_Remedy]:
     shares = [n for n in (2, 4) if n > parallel.sequence and not parallel.gpus % n]
     forms: tuple[dict[str, object], ...] = tuple({"parallel.sequence": n} for n in shares)
     yield _Remedy(forms, "devices share a completion: attention waits for exchanges")
+
+
+def _more_devices(settings: Settings) -> _Remedy:
+    parallel = settings.parallel
     counts = [parallel.gpus * n for n in (2, 4, 8) if parallel.gpus * n <= _MOST_GPUS]
-    yield _Remedy(tuple({"parallel.gpus": n} for n in counts), "more devices")
+    return _Remedy(tuple({"parallel.gpus": n} for n in counts), "weights are split over more")
 
 
 def _smaller_sampler(settings: Settings) -> Iterator[_Remedy]:

@@ -115,7 +115,7 @@ def _model(job: Job, passes: Passes) -> Iterator[Exchange]:
 def _sharded(job: Job, passes: Passes) -> Iterator[Exchange]:
     layout, shape, n = job.layout, job.shape, job.layout.shards
     across: Across = "all" if n > NODE else ""
-    layers, root, adapter = job.layer * shape.layers, job.root, job.adapter
+    layers, root, adapter = job.layer * shape.layers, job.root, _padded(job)
     element = job.product
     wide = job.compute or FLOAT32  # of an adapter
     once = (layers + root) * element + adapter * wide
@@ -150,6 +150,18 @@ def _sharded(job: Job, passes: Passes) -> Iterator[Exchange]:
         tensors = shape.layers * 12
         yield Exchange("to the sampler", "all-gather", sent, tensors, n, across, "apart")
     yield gathered("sampler's check", once, 1)
+
+
+def _padded(job: Job) -> int:
+    """Return the weights of an adapter with rows that fill up the last shards: its first factors
+    have few rows."""
+    if job.full:
+        return 0
+    inputs = sum(linear.inputs for linear in job.shape.linears)
+    outputs = sum(linear.outputs for linear in job.shape.linears)
+    rank, n = job.rank, job.layout.shards
+    rows = -(-rank // n) * n
+    return job.adapter * (rows * inputs + rank * outputs) // (rank * (inputs + outputs))
 
 
 def _once(job: Job) -> Iterator[Exchange]:
