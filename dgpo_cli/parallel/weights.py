@@ -8,7 +8,7 @@ the leader alone, which sends one tensor at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -159,16 +159,17 @@ def take_memory(model: nn.Module, *, device: torch.device) -> None:
 
 
 def fill(model: nn.Module, places: Mapping[str, Place]) -> None:
-    """Read the own rows of every weight of a causal model from its files."""
-    with ExitStack() as stack, torch.no_grad():
-        opened: dict[Path, Any] = {}
-        for name, tensor in _of_checkpoint(model):
-            file, key = places[name]
-            if file not in opened:
-                opened[file] = stack.enter_context(safe_open(str(file), framework="pt"))
-            whole = opened[file].get_slice(key)
-            start, stop = rows_of(tensor)
-            local_of(tensor).copy_(whole[start:stop] if tensor.ndim else whole[...])
+    """Read the own rows of every weight of a causal model from its files, file by file."""
+    of_files: dict[Path, list[tuple[str, Tensor]]] = {}
+    for name, tensor in _of_checkpoint(model):
+        file, key = places[name]
+        of_files.setdefault(file, []).append((key, tensor))
+    with torch.no_grad():
+        for file, tensors in sorted(of_files.items()):
+            with safe_open(str(file), framework="pt") as opened:
+                for key, tensor in tensors:
+                    whole, (start, stop) = opened.get_slice(key), rows_of(tensor)
+                    local_of(tensor).copy_(whole[start:stop] if tensor.ndim else whole[...])
 
 
 def fill_from_leader(

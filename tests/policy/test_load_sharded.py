@@ -132,3 +132,35 @@ def test_a_reference_is_stored_in_the_dtype_it_computes_in() -> None:
     settings = ModelSettings(dtype="float32", compute="bfloat16")
     assert reference_settings(settings).dtype == "bfloat16"
     assert reference_settings(settings.model_copy(update={"compute": "stored"})).dtype == "float32"
+
+
+def _peak_of_loading(ranks: TorchRanks, small: Path, large: Path) -> float:
+    """Return what loading adds to the process at its peak, in bytes."""
+    mesh = make_mesh("shard", device_type="cpu", node_size=ranks.count)
+    peak = 0.0
+    for folder in (small, large):  # the first load imports what it needs
+        settings = ModelSettings(path=str(folder), device="cpu", attention="eager")
+        before = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
+        kept = load_sharded(settings, ranks=ranks, mesh=mesh)
+        peak = _status("VmHWM") - before
+        del kept
+    return peak
+
+
+def _status(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_a_rank_never_holds_much_more_than_its_share(tmp_path: Path) -> None:
+    small, large = _saved(tmp_path / "small", "qwen2-tied"), tmp_path / "large"
+    sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 6}
+    build_model("qwen2-tied", **sizes).to(torch.bfloat16).save_pretrained(
+        large, max_shard_size="20MB"
+    )
+    whole = 2 * sum(path.stat().st_size for path in large.glob("*.safetensors"))  # in float32
+    assert whole > 150e6
+    for peak in on_ranks(_peak_of_loading, 4, small, large):
+        assert 0.2 * whole < peak < 0.4 * whole
