@@ -160,6 +160,11 @@ def _shards(settings: Settings) -> Iterator[str]:
             f"model.quantization={settings.model.quantization}: weights in 4 bits are not sharded "
             f"(parallel.kind={kind}); set parallel.kind=replicate, or model.quantization=none"
         )
+    if getattr(settings.adapter, "dora", False):
+        yield (
+            f"adapter.dora=true: its norms need whole weights (parallel.kind={kind}); "
+            "set parallel.kind=replicate, or adapter.dora=false"
+        )
     if settings.optim.kind != "adamw":
         yield (
             f"optim.kind={settings.optim.kind}: its state is not sharded (parallel.kind={kind}); "

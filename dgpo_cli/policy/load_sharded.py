@@ -83,7 +83,8 @@ def load_sharded(
     if ranks.leads:
         check_loaded(Path(location))
     base = _in_turn(ranks, lambda: _without_memory(settings, location=location, folder=folder))
-    places = weights.places_of(base, _files(location, config=base.config))
+    revision = None if folder else settings.revision
+    places = weights.places_of(base, _files(location, revision=revision))
     direct = ranks.share(places is not None)
     whole = None if direct or not ranks.leads else _whole(settings, location, folder)
     twice = weights.tied_twice(base)
@@ -159,7 +160,7 @@ def _restore_buffers(model: Any, *, settings: ModelSettings) -> None:
         model.get_submodule(owner)._buffers[last] = twin.get_buffer(name)
 
 
-def _files(location: str, *, config: Any) -> list[Path]:
+def _files(location: str, *, revision: str | None) -> list[Path]:
     """Return the files that transformers loads from a folder or the hub's cache; [] if others."""
     import json
 
@@ -169,9 +170,7 @@ def _files(location: str, *, config: Any) -> list[Path]:
             return path if path.is_file() else None
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(
-            location, name, revision=getattr(config, "_commit_hash", None)
-        )
+        cached = try_to_load_from_cache(location, name, revision=revision)
         return Path(cached) if isinstance(cached, str) else None
 
     single, index = found(_SINGLE), found(_INDEX)

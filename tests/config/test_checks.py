@@ -49,6 +49,8 @@ def training_refusal(*overrides: str) -> list[str]:
         ),
         (("optim.kind=adamw8bit", *SHARDED), "parallel.kind=replicate"),
         (("optim.kind=adamw8bit", *SHARDED), "optim.kind=adamw"),
+        (("adapter.kind=lora", "adapter.dora=true", *SHARDED), "parallel.kind=replicate"),
+        (("adapter.kind=lora", "adapter.dora=true", *SHARDED), "adapter.dora=false"),
         (("model.quantization=nf4", "adapter.kind=lora", *SHARDED), "parallel.kind=replicate"),
         (("model.quantization=nf4", "adapter.kind=lora", *SHARDED), "model.quantization=none"),
     ],

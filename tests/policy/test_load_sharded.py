@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from dgpo_cli.parallel.sharding import make_mesh, root_of
 from dgpo_cli.policy import load
-from dgpo_cli.policy.load_sharded import load_sharded, reference_settings
+from dgpo_cli.policy.load_sharded import _files, load_sharded, reference_settings
 from dgpo_cli.policy.settings import LoraAdapter, ModelSettings
 from tests.policy.tiny import build_model, char_tokenizer
 from tests.ranks import on_ranks
@@ -132,6 +132,26 @@ def test_a_reference_is_stored_in_the_dtype_it_computes_in() -> None:
     settings = ModelSettings(dtype="float32", compute="bfloat16")
     assert reference_settings(settings).dtype == "bfloat16"
     assert reference_settings(settings.model_copy(update={"compute": "stored"})).dtype == "float32"
+
+
+@pytest.mark.parametrize("revision", [None, "v2", "b" * 40])
+def test_the_files_of_a_hub_model_are_those_of_its_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
+) -> None:
+    from huggingface_hub import constants
+
+    repository = tmp_path / "models--some--model"
+    (repository / "refs").mkdir(parents=True)
+    for name, commit in (("main", "a" * 40), ("v2", "b" * 40)):
+        (repository / "refs" / name).write_text(commit)
+        folder = repository / "snapshots" / commit
+        build_model("llama").save_pretrained(folder, max_shard_size="20KB")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    files = _files("some/model", revision=revision)
+    commit = ("b" if revision else "a") * 40
+    assert len(files) > 1 and {file.parent.name for file in files} == {commit}
+    files[0].unlink()
+    assert _files("some/model", revision=revision) == []
 
 
 def _peak_of_loading(ranks: TorchRanks, small: Path, large: Path) -> float:
