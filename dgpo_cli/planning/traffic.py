@@ -7,6 +7,7 @@ gathered layer by layer in every forward pass and again in backward; see paralle
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -92,24 +93,37 @@ def _seconds(each: Exchange, job: Job, device: Device, *, rate: int) -> float:
 
 def _model(job: Job, passes: Passes) -> Iterator[Exchange]:
     """Yield the exchanges of the passes of policy and reference."""
-    layout, shape = job.layout, job.shape
+    layout = job.layout
     if layout.sharded:
         yield from _sharded(job, passes)
     else:
         updates, size = job.updates, job.trained * FLOAT32
         yield _reduced("gradients", size * updates, updates, job)
     if layout.sequence > 1:
-        each = layout.sequence
-        # Queries and the output of attention, keys and values; the gradients of them; again, if
-        # the layers are recomputed.
-        width = 2 * (shape.queries + shape.keys) * job.training.product
-        tokens = job.tokens_of_a_row / each
-        measured = passes.measured_rows * (2 if job.distance else 1)
-        trained = passes.trained_rows * (3 if job.checkpointing else 2)
-        rows = measured + trained + (passes.first_rows if job.distance else 0)
-        size = round(shape.layers * rows * tokens * width * (each - 1) / each)
-        calls = shape.layers * 4 * (passes.measured + passes.trained)
-        yield Exchange("attention", "all-to-all", size, calls, each, "", "apart")
+        yield from _lane(job, passes)
+
+
+def _lane(job: Job, passes: Passes) -> Iterator[Exchange]:
+    """Yield the exchanges of devices that share a row; see parallel/sequence.py."""
+    shape, n = job.shape, job.layout.sequence
+    # Heads of keys and values are repeated until they can be shared equally.
+    keys = shape.keys * math.lcm(shape.kv_heads, n) // shape.kv_heads
+    # Queries and the output of attention, keys and values; the gradients of them; again, if the
+    # layers are recomputed.
+    width = 2 * (shape.queries + keys) * job.training.product
+    tokens = (job.tokens_of_a_row - 1) / n  # a last token predicts nothing
+    measured = passes.measured_rows * (2 if job.distance else 1)
+    trained = passes.trained_rows * (3 if job.checkpointing else 2)
+    rows = measured + trained + (passes.first_rows if job.distance else 0)
+    size = round(shape.layers * rows * tokens * width * (n - 1) / n)
+    calls = shape.layers * 4 * (passes.measured + passes.trained)
+    yield Exchange("attention", "all-to-all", size, calls, n, "", "apart")
+    # Every device gets the numbers of all tokens of its rows.
+    rows = _TABLES * (passes.measured_rows + passes.first_rows)
+    rows += passes.trained_rows - passes.first_rows
+    size = 2 * rows * job.typical_completion * FLOAT32 * (n - 1) // n
+    calls = passes.measured + passes.trained
+    yield Exchange("columns", "all-reduce", size, calls, n, "", "apart")
 
 
 def _sharded(job: Job, passes: Passes) -> Iterator[Exchange]:

@@ -17,6 +17,7 @@ from dgpo_cli.algo.losses import ClipLoss
 from dgpo_cli.engine.learn import Learner, Recipe
 from dgpo_cli.engine.optimizers import build_adamw
 from dgpo_cli.parallel.ranks import TorchRanks
+from dgpo_cli.parallel.sequence import open_lane
 from dgpo_cli.planning.job import Job, Layout, Sampling
 from dgpo_cli.planning.traffic import bytes_by_collective, traffic_of
 from dgpo_cli.policy.policy import Policy
@@ -35,7 +36,13 @@ CASES = {
     "shard an adapter": ("lora", 2),
     "replicate an adapter": ("lora", 2),
     "replicate": ("qwen2-tied", 1),
+    "replicate, share rows": ("qwen2-untied", 2),
+    "shard, share rows": ("qwen2-untied", 1),
 }
+
+
+def sequence_of(case: str) -> int:
+    return 2 if case.endswith("share rows") else 1
 
 
 def made(family: str) -> Policy:
@@ -71,6 +78,7 @@ FUNCTIONS = {
     "all_gather_into_tensor": ("all-gather", 1, 0, ("output_tensor",)),
     "reduce_scatter_single": ("reduce-scatter", 1, 1, ("input", "input_tensor")),
     "reduce_scatter_tensor": ("reduce-scatter", 1, 1, ("input",)),
+    "all_to_all_single": ("all-to-all", 1, 1, ("input",)),
     "all_reduce": ("all-reduce", 2, 0, ("tensor",)),
 }
 
@@ -95,8 +103,11 @@ def count(ranks: TorchRanks, case: str) -> dict[str, int]:
     family, updates = CASES[case]
     policy = made(family)
     ranks.collective = case.startswith("shard")
+    ranks.sequence = sequence_of(case)
     if ranks.collective:
         policy = sharded(policy, "shard", offload=False)
+    if (lane := open_lane(ranks)) is not None:
+        policy.share_rows(lane)
     sent: Counter[str] = Counter()
     with pytest.MonkeyPatch.context() as patch:
         for name in filter(partial(hasattr, dist), FUNCTIONS):
@@ -134,7 +145,11 @@ def planned(case: str) -> Job:
         updates=updates,
         micro_rows=2,
         sampling=Sampling("vllm-server", rows=8, share=0.0),
-        layout=Layout("shard" if case.startswith("shard") else "replicate", RANKS),
+        layout=Layout(
+            "shard" if case.startswith("shard") else "replicate",
+            RANKS,
+            sequence=sequence_of(case),
+        ),
     )
 
 

@@ -83,9 +83,13 @@ def test_ranks_that_share_a_row_exchange_queries_keys_values_and_outputs() -> No
     passes = Passes(measured=0, trained=1, first=1, measured_rows=0, trained_rows=2, first_rows=2)
     one = job(layout=Layout("replicate", 2, sequence=2), micro_rows=1)
     (found,) = [each for each in traffic_of(one, passes=passes) if each.name == "attention"]
-    # 3 layers of 6 + 6 + 2 + 2 heads of 16 numbers; half of 20 tokens' leave. Two rows of the
-    # policy forward and backward, and of the reference forward.
-    assert found.bytes == 3 * (16 * 16 * 4) * 20 // 2 * (2 * 2 + 2)
+    # 3 layers of 6 + 6 + 2 + 2 heads of 16 numbers; each has half of 39 tokens, and half of that
+    # leaves. Two rows of the policy forward and backward, and of the reference forward.
+    assert found.bytes == 3 * (16 * 16 * 4) * 39 // 4 * (2 * 2 + 2)
+    # Four cannot share two heads of keys equally: they are repeated.
+    four = replace(one, layout=Layout("replicate", 4, sequence=4))
+    (found,) = [each for each in traffic_of(four, passes=passes) if each.name == "attention"]
+    assert found.bytes == 3 * (20 * 16 * 4) * 39 * 3 // 16 * (2 * 2 + 2)
 
 
 def test_a_lane_computes_its_share_of_the_rows_and_waits_for_none() -> None:
