@@ -57,7 +57,30 @@ def _preset(changed: Changed, settings: Settings, *, torch_works: bool) -> Itera
     if not torch_works:
         yield Finding("memory needed", "fail", "not estimated: torch does not import", "see torch")
         return
+    if settings.parallel.gpus > 1:
+        yield devices_for(settings.parallel.gpus, found=_visible_gpus())
     yield _memory(changed, settings)
+
+
+def _visible_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def devices_for(gpus: int, *, found: int) -> Finding:
+    """Check that this machine has its part of the devices of a run."""
+    name = "devices"
+    if found >= gpus:
+        return Finding(name, "ok", f"{found} GPUs, parallel.gpus={gpus}")
+    if not found:
+        words = f"parallel.gpus={gpus}, no GPU here"
+        return Finding(name, "fail", words, "dgpo train --gpus 2 tries two ranks on the CPU")
+    words = f"parallel.gpus={gpus}, {found} {'GPUs' if found > 1 else 'GPU'} here"
+    if gpus % found:
+        return Finding(name, "fail", words, f"give --gpus {found}")
+    fix = f"give --gpus {found}, or share the run with other machines (--nodes {gpus // found})"
+    return Finding(name, "warn", words, fix)
 
 
 def _memory(changed: Changed, settings: Settings) -> Finding:
@@ -68,7 +91,10 @@ def _memory(changed: Changed, settings: Settings) -> Finding:
         found = plan.run(changed, device=device, typical=plan.Typical(), repair=False)
     except DgpoError as error:
         return Finding("memory needed", "fail", str(error), "see the line above")
+    device = found.device
     words = f"{size(found.memory.peak)} at the peak of {size(device.room)} on {device.name}"
+    if found.devices > 1:
+        words += f", for each of {found.devices} ranks"
     if found.fits:
         return Finding("memory needed", "ok", words)
     words = "; ".join([words, *found.problems])

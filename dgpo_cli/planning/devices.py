@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -96,6 +97,20 @@ def cpu(*, measure: bool = True) -> Device:
     total, free = host_memory()
     flops, bandwidth = _calibrate() if measure else ({}, 0.0)
     return Device("CPU", "cpu", total, free, flops, bandwidth, "this machine, measured now")
+
+
+def share_of(device: Device, *, ranks: int) -> Device:
+    """Return what a rank has of a device that several share: of a CPU a part, of a GPU all."""
+    if ranks == 1 or device.kind == "cuda":
+        return device
+    return replace(
+        device,
+        memory=device.memory // ranks,
+        free=None if device.free is None else device.free // ranks,
+        flops={name: speed / ranks for name, speed in device.flops.items()},
+        bandwidth=device.bandwidth / ranks,
+        source=f"{device.source}; shared by {ranks} ranks",
+    )
 
 
 def _cuda(index: int) -> Device:

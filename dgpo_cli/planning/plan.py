@@ -26,7 +26,7 @@ from dgpo_cli.planning.budget import (
     SettingsChange,
 )
 from dgpo_cli.planning.cost import ASSUMPTIONS, compute_of, samples_beside, times_of
-from dgpo_cli.planning.devices import NO_BFLOAT16
+from dgpo_cli.planning.devices import NO_BFLOAT16, share_of
 from dgpo_cli.planning.host import host_of
 from dgpo_cli.planning.job import NODE, Job, Layout, Sampling
 from dgpo_cli.planning.memory import (
@@ -78,6 +78,7 @@ def run(
         ModelError: the model's config is not available, or its family is not supported.
     """
     settings = changed({}).settings
+    device = share_of(device, ranks=settings.parallel.gpus)
     found = find_config(settings.model)
     shape = shape_of(found.config, name=settings.model.path)
 

@@ -17,6 +17,8 @@ import pytest
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.core.types import Finding
 from dgpo_cli.doctor import doctor, machine, packages
+from dgpo_cli.planning import devices
+from dgpo_cli.planning.budget import Device
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -230,3 +232,30 @@ def test_without_torch_the_memory_is_not_estimated(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(machine, "findings", lambda: iter(()))
     found = {f.name: f for f in doctor.run(lambda changes: resolve(preset="tiny"))}
     assert found["memory needed"].found == "not estimated: torch does not import"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "found", "state", "fix"),
+    [
+        (8, 8, "ok", ""),
+        (2, 8, "ok", ""),
+        (32, 8, "warn", "--nodes 4"),
+        (8, 3, "fail", "--gpus 3"),
+        (8, 0, "fail", "on the CPU"),
+    ],
+)
+def test_devices_that_a_run_lacks_are_told_with_the_flags_that_help(
+    gpus: int, found: int, state: str, fix: str
+) -> None:
+    finding = doctor.devices_for(gpus, found=found)
+    assert (finding.name, finding.state) == ("devices", state)
+    assert fix in finding.fix and bool(finding.fix) == bool(fix)
+
+
+def test_ranks_on_one_cpu_share_its_memory_and_speed() -> None:
+    cpu = Device("CPU", "cpu", 8000, 4000, {"float32": 8e9}, 8e9, "here")
+    found = devices.share_of(cpu, ranks=4)
+    assert (found.memory, found.free, found.bandwidth) == (2000, 1000, 2e9)
+    assert found.flops == {"float32": 2e9}
+    assert devices.share_of(cpu, ranks=1) == cpu
+    assert devices.share_of(devices.GPUS["h100"], ranks=4) == devices.GPUS["h100"]
