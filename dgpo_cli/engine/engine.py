@@ -452,6 +452,11 @@ class Engine:
             group["lr"] = rate
         updates = self._learning.update(self._batch, recipe=self._recipe)
         self.policy_version += sum(update.applied for update in updates)
+        if self.settings.rollout.backend.kind == "vllm":
+            import torch
+
+            # What torch keeps for its next tensors, an engine that wakes up on the device needs.
+            torch.cuda.empty_cache()
         return updates
 
     def sync(self) -> None:
