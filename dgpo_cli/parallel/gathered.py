@@ -29,11 +29,14 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Weights of a model (by name) and the tensors of a checkpoint that they become: mostly one
-    and the same; experts that a model stacks are apart in its checkpoints."""
+    """Weights of a model (by name) and the tensors of a checkpoint that they become.
+
+    same: one weight, which is the tensor of that name; experts, say, are apart in checkpoints.
+    """
 
     sources: Mapping[str, Tensor]
     tensors: tuple[Described, ...]
+    same: bool
 
     @property
     def nbytes(self) -> int:
@@ -71,7 +74,7 @@ class Gathered:
 
     def converted(self, unit: Unit, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint that the weights of a unit become."""
-        return _reverted(self._root, weights)
+        return dict(weights) if unit.same else _reverted(self._root, weights)
 
 
 def whole_of(tensor: Tensor) -> Tensor:
@@ -92,16 +95,21 @@ def _units(root: Any, *, dtype: torch.dtype | None) -> Iterator[Unit]:
     ignored = set(getattr(root, "_keys_to_ignore_on_save", None) or ())
     named = [*root.named_parameters(), *root.named_buffers()]
     own = {name: t for name, t in named if name in state and name not in ignored}
-    plain = {
-        n: _cast(torch.empty(t.shape, dtype=t.dtype, device="meta"), dtype) for n, t in own.items()
-    }
-    apart = [(name, _reverted(root, {name: empty})) for name, empty in plain.items()]
+    plain = {n: _cast(_like(t), dtype) for n, t in own.items()}
     together = _reverted(root, plain)
-    if _shapes(together) == _shapes({k: t for _, found in apart for k, t in found.items()}):
-        for name, found in apart:
-            yield Unit({name: own[name]}, _described(found))
-    else:  # some become one tensor together
-        yield Unit(own, _described(together))
+    same = {name for name, empty in plain.items() if together.get(name) is empty}
+    apart = {n: _reverted(root, {n: empty}) for n, empty in plain.items() if n not in same}
+    left = {name: t for name, t in together.items() if name not in same}
+    if _shapes(left) != _shapes({k: t for found in apart.values() for k, t in found.items()}):
+        yield Unit(own, _described(together), same=False)  # some become one tensor together
+        return
+    for name, tensor in own.items():
+        found = {name: plain[name]} if name in same else apart[name]
+        yield Unit({name: tensor}, _described(found), same=name in same)
+
+
+def _like(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def _reverted(root: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

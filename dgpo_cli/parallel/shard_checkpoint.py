@@ -46,25 +46,24 @@ class Part:
 
 
 def parts_of(units: Sequence[Unit], *, ranks: int) -> list[Part]:
-    """Cut the weights, in their order, into files of much the same size, and deal those out."""
+    """Cut the weights, in their order, into files of much the same size, equally many a rank."""
     total = sum(unit.nbytes for unit in units)
-    limit = min(_LARGEST, -(-total // ranks))
-    files: list[list[Unit]] = [[]]
-    size = 0
+    count = ranks * -(-total // (ranks * _LARGEST))
+    files: list[list[Unit]] = [[] for _ in range(count)]
+    before = 0
     for unit in units:
-        if files[-1] and size + unit.nbytes / 2 > limit:
-            files.append([])
-            size = 0
-        files[-1].append(unit)
-        size += unit.nbytes
-    loads = [0] * ranks
-    found = []
-    for number, own in enumerate(files, 1):
-        owner = loads.index(min(loads))
-        loads[owner] += sum(unit.nbytes for unit in own)
-        several = f"-{number:05d}-of-{len(files):05d}" if len(files) > 1 else ""
-        found.append(Part(f"model{several}.safetensors", tuple(own), owner))
-    return found
+        files[(2 * before + unit.nbytes) * count // (2 * total)].append(unit)
+        before += unit.nbytes
+    full = [own for own in files if own]
+    several = len(full) > 1
+    return [
+        Part(
+            f"model-{n:05d}-of-{len(full):05d}.safetensors" if several else "model.safetensors",
+            tuple(own),
+            owner=(n - 1) % ranks,
+        )
+        for n, own in enumerate(full, 1)
+    ]
 
 
 class ShardWriter:

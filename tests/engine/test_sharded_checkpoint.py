@@ -16,8 +16,9 @@ from torch import Tensor
 from dgpo_cli.core.errors import CheckpointError
 from dgpo_cli.engine.checkpoint import CheckpointWriter, check_checkpoint, load_trainer
 from dgpo_cli.engine.optimizers import build_adamw
-from dgpo_cli.parallel.gathered import whole_of
+from dgpo_cli.parallel.gathered import Described, Unit, whole_of
 from dgpo_cli.parallel.ranks import ALONE, Ranks
+from dgpo_cli.parallel.shard_checkpoint import parts_of
 from dgpo_cli.parallel.sharding import make_mesh, run_inside
 from dgpo_cli.policy import load
 from dgpo_cli.policy.load_sharded import load_sharded
@@ -270,3 +271,23 @@ def test_a_part_that_cannot_be_written_fails_the_checkpoint_and_leaves_nothing(r
 def test_a_kill_while_parts_are_written_leaves_no_checkpoint(root: Path) -> None:
     (_, left), _ = on_ranks(_fail, 2, root, "killed", collective=True)
     assert left == [".failed-killed.partial"]
+
+
+def test_files_of_weights_are_of_one_size_and_dealt_evenly() -> None:
+    """A model of 32 billion weights: its embedding and head are 50 times a matrix."""
+
+    def unit(gigabytes: float) -> Unit:
+        shape = (int(gigabytes * 250e6),)
+        return Unit({}, (Described("w", shape, torch.float32),), same=True)
+
+    units = [unit(3.1), *[unit(s) for _ in range(64) for s in (0.1, 0.6, 0.6, 0.6)], unit(3.1)]
+    whole = sum(each.nbytes for each in units)
+    for ranks in (1, 4, 32):
+        parts = parts_of(units, ranks=ranks)
+        assert [u for part in parts for u in part.units] == units
+        sizes = [sum(each.nbytes for each in part.units) for part in parts]
+        assert max(sizes) < 7e9
+        loads = [
+            sum(s for s, p in zip(sizes, parts, strict=True) if p.owner == r) for r in range(ranks)
+        ]
+        assert max(loads) < 1.25 * whole / ranks
