@@ -7,7 +7,6 @@ Typer's error messages name neither the value nor the fix, so they are not used.
 from __future__ import annotations
 
 import difflib
-import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -16,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dgpo_cli.cli import help
-from dgpo_cli.core.errors import ConfigError, DgpoError, Interrupted
+from dgpo_cli.core.errors import ConfigError, DgpoError, Interrupted, in_one_line
 from dgpo_cli.ui import console
 
 FAILED = 1
@@ -208,16 +207,8 @@ def _explain(error: Exception) -> int:
         case BrokenPipeError():
             console.forget_stdout()
             return FAILED
-        case OSError(errno=errno.ENOSPC):
-            console.error(f"no space left on the disk{_place(error)}; make room and run it again")
-        case OSError(strerror=str(reason)):
-            console.error(f"{reason.lower()}{_place(error)}")
+        case OSError(strerror=str()):
+            console.error(in_one_line(error))
         case _:
-            lines = [type(error).__name__, *str(error).splitlines()]
-            console.error(f"{': '.join(lines[:2])} (--debug shows where)")
+            console.error(f"{in_one_line(error)} (--debug shows where)")
     return FAILED
-
-
-def _place(error: OSError) -> str:
-    name = error.filename2 or error.filename  # of a copy or a rename, the target
-    return f": {name}" if name else ""

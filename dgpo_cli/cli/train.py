@@ -10,10 +10,12 @@ import typer
 
 from dgpo_cli.cli import options
 from dgpo_cli.cli.commands import last_words
-from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
+from dgpo_cli.cli.help import CHANGE, MACHINE, OUTPUT, RUN
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY
 from dgpo_cli.core.numbers import decimal
+from dgpo_cli.parallel.place import Flags
+from dgpo_cli.train.ranks import among_ranks, follow_leader, start_ranks, told_once
 from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
@@ -70,6 +72,45 @@ DryRun = Annotated[
 ]
 
 
+Gpus = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Train on N devices of this machine, a process (rank) each; without GPUs, on its CPU.",
+        metavar="N",
+        show_default="parallel.gpus",
+        rich_help_panel=MACHINE,
+    ),
+]
+Nodes = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Machines that share the run, each with N devices. Run the same command on each.",
+        metavar="M",
+        show_default="1",
+        rich_help_panel=MACHINE,
+    ),
+]
+NodeRank = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Number of this machine, from 0; machine 0 shows the run.",
+        metavar="R",
+        show_default=False,
+        rich_help_panel=MACHINE,
+    ),
+]
+RdzvEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the ranks of all machines meet: a free port of machine 0.",
+        metavar="HOST:PORT",
+        show_default=False,
+        rich_help_panel=MACHINE,
+    ),
+]
 View = Annotated[
     Literal["auto", "panel", "lines"],
     typer.Option(
@@ -89,6 +130,10 @@ def train(
     seed: options.Seed = None,
     resume: Resume = "auto",
     allow_change: AllowChange = False,
+    gpus: Gpus = None,
+    nodes: Nodes = None,
+    node_rank: NodeRank = None,
+    rdzv_endpoint: RdzvEndpoint = None,
     view: View = "auto",
     dry_run: DryRun = False,
 ) -> None:
@@ -96,46 +141,78 @@ def train(
 
     Settings: defaults < preset or file < --set < flags. The same command resumes a run that
     stopped. Other settings that affect what is learnt get a run folder of their own, or need
-    --allow-change.
+    --allow-change. Under torchrun, srun or mpirun, dgpo takes the ranks that these start.
 
     Examples:
       Learn nested sums on a CPU
         dgpo train --preset tiny
       The same recipe with GRPO's credit, for 20 steps
         dgpo train --preset tiny --set credit.rule=uniform --steps 20
+      Train every weight of a 7B model on 8 GPUs
+        dgpo train --preset qwen7b-full --gpus 8
     """
     options.one_of({"--preset": preset, "--config": config}, why="to say what to train")
     how = parse_resume(resume)
-    flags = options.flags_of(train__steps=("--steps", steps), seed=("--seed", seed))
-    resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags=flags)
     from dgpo_cli.config.checks import check_built, check_trainable
 
-    check_trainable(resolved.settings)
-    if dry_run:
-        options.print_settings(resolved)
+    asked = Flags(gpus, nodes, node_rank, rdzv_endpoint)
+    place = asked.place(os.environ)
+    flags = options.flags_of(
+        train__steps=("--steps", steps), seed=("--seed", seed), parallel__gpus=asked.layer(place)
+    )
+    with told_once(place):
+        resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags=flags)
+        settings = resolved.settings
+        check_trainable(settings)
+        if dry_run:
+            options.print_settings(resolved)
+            return
+        check_built(settings)
+        start = asked.start(gpus=settings.parallel.gpus, device=settings.model.device, place=place)
+        out = _run_folder(out, allow_change, resolved, preset=preset, config=config)
+        options.announce(settings.prompts)
+        # Before the hub is asked for a model that may not be the run's.
+        if _nothing_to_draw(resolved, out=out, resume=how, allow_change=allow_change):
+            view, place, start = "lines", None, None
+        else:
+            options.reach(settings.model)
+    if start is not None:
+        raise SystemExit(start_ranks(start, settings=settings, config=config, out=out))
+    if place is not None and not place.leads:
+        follow_leader(place, settings=settings, out=out)
         return
-    check_built(resolved.settings)
-    if allow_change and out is None:
-        raise ConfigError("--allow-change: needs --out with the folder of the run to resume")
-    if out is None:
-        out = Path("runs") / _run_name(resolved, preset=preset, config=config)
-    options.announce(resolved.settings.prompts)
-    # Before the hub is asked for a model that may not be the run's.
-    if _nothing_to_draw(resolved, out=out, resume=how, allow_change=allow_change):
-        view = "lines"
-    else:
-        options.reach(resolved.settings.model)
     from dgpo_cli.train import train as workflow
 
-    with last_words(), _view(view, out=out, settings=resolved.settings, resume=how) as shown:
+    with (
+        last_words(),
+        among_ranks(place, settings=settings, out=out) as ranks,
+        _view(view, out=out, settings=settings, resume=how) as shown,
+    ):
         result = workflow.run(
             resolved,
             out=out,
             resume=how,
             allow_change=allow_change,
+            ranks=ranks,
             observer=shown,
         )
-    _summarise(result, bench=resolved.settings.eval.bench)
+    _summarise(result, bench=settings.eval.bench)
+
+
+def _run_folder(
+    out: Path | None,
+    allow_change: bool,
+    resolved: Resolved,
+    *,
+    preset: str | None,
+    config: Path | None,
+) -> Path:
+    """Return the run folder: --out, or one named after the recipe."""
+    if out is not None:
+        return out
+    if allow_change:
+        raise ConfigError("--allow-change: needs --out with the folder of the run to resume")
+    return Path("runs") / _run_name(resolved, preset=preset, config=config)
 
 
 def _run_name(resolved: Resolved, *, preset: str | None, config: Path | None) -> str:

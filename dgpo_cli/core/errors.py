@@ -110,3 +110,20 @@ def cannot_write(error: OSError, *, what: str, fix: str = "") -> DgpoError:
     if error.errno in _DISK:
         return DgpoError(f"{what}: {reason}")
     return ConfigError(f"{what}: {reason}{fix}")
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an error as one line for the user."""
+    match error:
+        case DgpoError():
+            return "; ".join(str(error).splitlines())
+        case OSError(errno=errno.ENOSPC):
+            return f"no space left on the disk{_place(error)}; make room and run it again"
+        case OSError(strerror=str(reason)):
+            return f"{reason.lower()}{_place(error)}"
+    return ": ".join([type(error).__name__, *str(error).splitlines()][:2])
+
+
+def _place(error: OSError) -> str:
+    name = error.filename2 or error.filename  # of a copy or a rename, the target
+    return f": {name}" if name else ""

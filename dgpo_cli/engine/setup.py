@@ -11,7 +11,7 @@ from dgpo_cli.core.events import NOBODY, Observer, tell
 from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.engine.optimizers import build_optimizer
-from dgpo_cli.parallel.ranks import ALONE, Ranks
+from dgpo_cli.parallel.ranks import ALONE, Ranks, Seat, TorchRanks, Watcher
 from dgpo_cli.parallel.sequence import open_lane
 from dgpo_cli.policy.policy import Policy, load_for_sampling, load_policy
 from dgpo_cli.rewards.grader import Grader
@@ -79,6 +79,31 @@ def training_engine(
         ),
         ranks=ranks,
         observer=observer,
+    )
+
+
+def meet_ranks(settings: Settings, *, seat: Seat, watch: Watcher) -> TorchRanks:
+    """Meet the other ranks of a run, with a GPU of this rank's own where there are some.
+
+    Raises:
+        ModelError: the device is not there.
+        RuntimeError: not all ranks came.
+    """
+    import torch
+
+    from dgpo_cli.policy.load import pick_device
+
+    device = pick_device(settings.model.device)
+    if device.type == "cuda":  # a starter may show each rank only its own
+        device = torch.device("cuda", seat.local % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    return TorchRanks(
+        seat,
+        device=device,
+        sequence=settings.parallel.sequence,
+        collective=parallel_kind(settings) in ("shard", "hybrid"),
+        timeout_s=settings.parallel.timeout_s,
+        watch=watch,
     )
 
 

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     # Only the parent handles signals and then closes the lifeline: vLLM is never half stopped.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans below become ours, not init's
+    adopt_orphans()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_in_child)
     keep = True  # the parent lives and may start another command on the folder
     while process.poll() is None:
@@ -55,7 +55,17 @@ def main(arguments: list[str]) -> int:
 def _in_child() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # if the guard itself is killed
+    die_with_parent(signal.SIGTERM)  # if the guard itself is killed
+
+
+def adopt_orphans() -> None:
+    """Become the parent of orphans below this process, in place of init."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(number: int) -> None:
+    """Get a signal when the thread that started this process ends."""
+    _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -53,6 +53,10 @@ class Place:
     by: str
     control: int | None = None
 
+    @property
+    def leads(self) -> bool:
+        return self.seat.number == 0
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -99,15 +103,15 @@ class Flags:
         if self.node_rank is not None and self.node_rank >= nodes:
             raise ConfigError(f"--node-rank {self.node_rank}: must be 0 to {nodes - 1}")
 
-    def layer(self, place: Place | None) -> tuple[str, int] | None:
-        """Return what sets parallel.gpus, and its value; None leaves it to the settings.
+    def layer(self, place: Place | None) -> tuple[str, int | None]:
+        """Return what sets parallel.gpus, and its value; a value of None leaves it alone.
 
         Raises:
             ConfigError: other ranks than these have been started already.
         """
         asked = None if self.gpus is None else self.gpus * (self.nodes or 1)
         if place is None:
-            return None if asked is None else ("--gpus", asked)
+            return "--gpus", asked
         count = place.seat.count
         if asked is not None and asked != count:
             each = f" --nodes {self.nodes}" if self.nodes is not None else ""
@@ -116,16 +120,28 @@ class Flags:
             )
         return ("--gpus" if asked else place.by), count
 
-    def start(self, *, gpus: int, device: str, found: int) -> Start | None:
-        """Return the ranks to start here; None for one device and one process.
+    def place(self, environ: MutableMapping[str, str]) -> Place | None:
+        """Return the place of this process, and remove it from its environment.
 
-        gpus: parallel.gpus. device: model.device. found: GPUs of this machine.
+        Raises:
+            ConfigError: a flag or a variable is wrong.
+        """
+        self.check()
+        place = find_place(environ, told=self.node_rank is not None)
+        if place is not None:
+            leave_place(environ)
+        return place
+
+    def start(self, *, gpus: int, device: str, place: Place | None = None) -> Start | None:
+        """Return the ranks to start here; None for one device, and for a rank.
+
+        gpus: parallel.gpus. device: model.device.
 
         Raises:
             ConfigError: this machine has not as many GPUs.
         """
         nodes = self.nodes or 1
-        if gpus == 1 and nodes == 1:
+        if place is not None or (gpus == 1 and nodes == 1):
             return None
         if gpus % nodes:
             raise ConfigError(
@@ -133,14 +149,14 @@ class Flags:
                 "ranks on each machine"
             )
         here = gpus // nodes
-        _check_devices(here, given=self.gpus is not None, nodes=nodes, device=device, found=found)
+        _check_devices(here, given=self.gpus is not None, nodes=nodes, device=device)
         if nodes == 1:
             return Start(here)
         address, port = endpoint(self.endpoint or "")
         return Start(here, nodes=nodes, node=self.node_rank or 0, address=address, port=port)
 
 
-def _check_devices(here: int, *, given: bool, nodes: int, device: str, found: int) -> None:
+def _check_devices(here: int, *, given: bool, nodes: int, device: str) -> None:
     """Refuse ranks that would have no device of their own."""
     name = f"--gpus {here}" if given else f"parallel.gpus={here * nodes}"
     if device == "mps" or ":" in device:
@@ -148,6 +164,7 @@ def _check_devices(here: int, *, given: bool, nodes: int, device: str, found: in
             f"model.device={device}: {name} gives each rank a device of its own; set "
             "model.device=auto"
         )
+    found = gpus_here()
     if device == "cpu" or (found == 0 and given):
         return
     if found == 0:

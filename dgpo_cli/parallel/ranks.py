@@ -69,6 +69,9 @@ class Watcher:
     def doing(self, name: str) -> None:
         """This rank begins a call."""
 
+    def over(self) -> None:
+        """The leader has made its last call."""
+
     def dealt(self, parts: int) -> None:
         """This rank runs so many micro-batches."""
 
@@ -298,6 +301,7 @@ class TorchRanks(Ranks):
         while (call := self._next_call()) is not None:
             self._watch.doing(call[0])
             yield call
+        self._watch.over()
 
     def _next_call(self) -> Call | None:
         with self._watch.waiting():

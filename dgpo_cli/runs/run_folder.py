@@ -10,6 +10,7 @@ checkpoints/      step-000050/, complete or absent; step-000050.damaged/ was set
 bad_batches/      batches whose loss or gradient was not finite
 trackers.json     the id of the run with each tracker, and the last step that it got
 tensorboard/, wandb/   what those trackers write
+ranks/            rank-00003.log, the output of each rank but the first
 run.lock          who holds the folder
 """
 

@@ -39,7 +39,9 @@ class TrainingRun:
         self.engine, self.settings = engine, engine.settings
         self.folder, self.observer = folder, observer
         self.batches, self.evaluations = batches, evaluations
-        self.interrupt = Interrupt(self, stop_signal=self.settings.train.stop_signal)
+        self.interrupt = Interrupt(
+            self, ranks=engine.ranks, stop_signal=self.settings.train.stop_signal
+        )
         self.step = self.trained = 0
         self.bad_streak = 0
         self._begun: Path | None = None  # a checkpoint that may not be complete

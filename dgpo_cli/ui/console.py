@@ -77,6 +77,13 @@ def captured(sink: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def muted() -> Iterator[None]:
+    """Print no notes and no progress."""
+    with redirect_stderr(io.StringIO()):
+        yield
+
+
 class _Lines(io.TextIOBase):
     """A stream that passes on whole lines, and the last state of an overwritten one."""
 

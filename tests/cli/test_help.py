@@ -149,7 +149,7 @@ def test_the_help_imports_nothing_that_is_slow() -> None:
             "--view=panle: must be one of auto, panel, lines; did you mean panel? "
             "See dgpo train --help",
         ),
-        ("train --nonsense", "--nonsense: unknown option; see dgpo train --help"),
+        ("train --frobnicate", "--frobnicate: unknown option; see dgpo train --help"),
         ("train --sett a=b", "--sett: unknown option; did you mean --set? See dgpo train --help"),
         ("train -x", "-x: unknown option; see dgpo train --help"),
         (

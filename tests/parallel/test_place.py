@@ -61,6 +61,10 @@ BATCH_SCRIPT = {
 KUBEFLOW = {"MASTER_ADDR": "a", "MASTER_PORT": "1", "WORLD_SIZE": "4", "RANK": "2"}
 
 
+def show_gpus(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
+
+
 @pytest.mark.parametrize(
     ("environ", "by", "seat"),
     [
@@ -178,10 +182,11 @@ def test_a_rank_leaves_nothing_that_its_children_take_for_theirs() -> None:
     ],
 )
 def test_flags_and_settings_say_what_to_start(
-    flags: Flags, gpus: int, found: int, start: Start | None
+    flags: Flags, gpus: int, found: int, start: Start | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    show_gpus(found, monkeypatch)
     flags.check()
-    assert flags.start(gpus=gpus, device="auto", found=found) == start
+    assert flags.start(gpus=gpus, device="auto") == start
     assert start is None or start.count == gpus
 
 
@@ -197,18 +202,22 @@ def test_flags_and_settings_say_what_to_start(
     ],
 )  # fmt: skip
 def test_what_this_machine_cannot_start_is_refused_with_a_fix(
-    flags: Flags, gpus: int, device: str, message: str
+    flags: Flags, gpus: int, device: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    show_gpus(8, monkeypatch)
     with pytest.raises(ConfigError, match=message):
-        flags.start(gpus=gpus, device=device, found=8)
+        flags.start(gpus=gpus, device=device)
 
 
-def test_a_recipe_for_gpus_starts_nothing_on_a_cpu_unasked() -> None:
+def test_a_recipe_for_gpus_starts_nothing_on_a_cpu_unasked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    show_gpus(0, monkeypatch)
     with pytest.raises(
         ConfigError, match=r"parallel.gpus=8: this machine has no GPU; give --gpus 8"
     ):
-        Flags().start(gpus=8, device="auto", found=0)
-    assert Flags().start(gpus=8, device="cpu", found=0) == Start(8)
+        Flags().start(gpus=8, device="auto")
+    assert Flags().start(gpus=8, device="cpu") == Start(8)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +241,7 @@ def test_ranks_that_are_there_set_the_number_of_devices() -> None:
     assert Flags(gpus=4).layer(place) == ("--gpus", 4)
     assert Flags(gpus=2, nodes=2).layer(place) == ("--gpus", 4)
     assert Flags(gpus=2, nodes=3).layer(None) == ("--gpus", 6)
-    assert Flags().layer(None) is None
+    assert Flags().layer(None) == ("--gpus", None)
     with pytest.raises(
         ConfigError, match="--gpus 2: torchrun has started 4 ranks; leave --gpus out"
     ):
