@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dgpo_cli.core.numbers import size
 from dgpo_cli.planning.budget import Device
-from dgpo_cli.planning.job import Job
+from dgpo_cli.planning.job import NODE, Job
 from dgpo_cli.planning.memory import cache_bytes_per_token, sampler_share, vllm_cache
 from dgpo_cli.policy.shape import NOT_SAMPLED
 
@@ -21,6 +21,11 @@ def problems_of(job: Job, device: Device) -> tuple[str, ...]:
                 f"rollout.backend.gpu_memory_utilization={job.sampling.share:g}: {size(share)} "
                 "for vLLM is too little for weights, workspace and the cache of one row; raise it"
             )
+    if job.layout.kind == "hybrid" and job.layout.gpus % job.layout.node:
+        lines.append(
+            f"parallel.gpus={job.layout.gpus}: parallel.kind=hybrid shards within a machine, here "
+            f"one of {NODE} devices; set a multiple of {NODE}, or parallel.kind=shard"
+        )
     if job.sampling.kind == "hf" and job.shape.family in NOT_SAMPLED:
         lines.append(
             f"rollout.backend.kind=hf: cannot sample from {job.shape.family}; "

@@ -159,10 +159,11 @@ def _sharded(job: Job, passes: Passes) -> Iterator[Exchange]:
     if job.sampling.kind == "hf":
         yield gathered("to sample from", once, 1)
         return
-    if job.full:  # tensor by tensor, as they are stored
-        sent = (layers + root) * job.element * (n - 1) // n
-        tensors = shape.layers * 12
-        yield Exchange("to the sampler", "all-gather", sent, tensors, n, across, "apart")
+    # Tensor by tensor, as they are stored.
+    stored = (layers + root) * job.element if job.full else adapter * FLOAT32
+    tensors = shape.layers * (12 if job.full else 2 * len(shape.linears))
+    sent = stored * (n - 1) // n
+    yield Exchange("to the sampler", "all-gather", sent, tensors, n, across, "apart")
     yield gathered("sampler's check", once, 1)
 
 

@@ -15,6 +15,7 @@ from dgpo_cli.doctor import table as doctor_report
 from dgpo_cli.ui import ramp
 from tests.cli.helpers import ESCAPE, Ended, dgpo, in_process, on_terminal, without_escapes
 
+FULL = ("plan", "--preset", "qwen32b-full", "--gpus", "16")
 LORA = ("plan", "--preset", "qwen7b-lora", "--gpu", "4090")
 
 
@@ -102,9 +103,10 @@ def test_a_pipe_gets_no_escape_codes() -> None:
     assert "does not fit" in done.out
 
 
+@pytest.mark.parametrize("arguments", [LORA, FULL])
 @pytest.mark.parametrize("columns", [100, 80, 40])
-def test_no_line_is_wider_than_the_terminal(columns: int) -> None:
-    done: Ended = on_terminal(sys.executable, "-m", "dgpo_cli", *LORA, columns=columns)
+def test_no_line_is_wider_than_the_terminal(columns: int, arguments: tuple[str, ...]) -> None:
+    done: Ended = on_terminal(sys.executable, "-m", "dgpo_cli", *arguments, columns=columns)
     assert done.code == 3
     lines = without_escapes(done.out).splitlines()
     assert max(map(len, lines)) <= columns
@@ -122,3 +124,14 @@ def test_findings_show_their_fix_and_hide_nothing_from_a_terminal() -> None:
     assert "\\x1b[31m [red]" in text
     assert "fix: pip install 'a[b]'" in text
     assert doctor_report.to_json(findings)["ok"] is False
+
+
+def test_several_devices_are_compared_and_one_on_request() -> None:
+    many = in_process("plan", "--preset", "qwen32b-full").stdout
+    assert "Best use: " in many and "at 400 Gb/s" in many
+    one = ("plan", "--preset", "qwen7b-lora", "--json")
+    assert json.loads(in_process(*one).stdout)["choices"] == []
+    found = json.loads(in_process(*one, "--compare-gpus").stdout)["choices"]
+    assert [each["gpus"] for each in found] == [2**n for n in range(11)]
+    assert sum(each["best"] for each in found) == 1
+    assert found[0]["kind"] == "single" and found[3]["kind"] == "replicate"

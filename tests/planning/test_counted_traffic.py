@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.losses import ClipLoss
 from dgpo_cli.engine.learn import Learner, Recipe
 from dgpo_cli.engine.optimizers import build_adamw
+from dgpo_cli.parallel.gathered import Gathered
 from dgpo_cli.parallel.ranks import TorchRanks
 from dgpo_cli.parallel.sequence import open_lane
 from dgpo_cli.planning.job import Job, Layout, Sampling
@@ -39,6 +43,9 @@ CASES = {
     "replicate, share rows": ("qwen2-untied", 2),
     "shard, share rows": ("qwen2-untied", 1),
 }
+
+
+SAMPLED = ("shard", "shard, tied, two updates", "shard an adapter")
 
 
 def sequence_of(case: str) -> int:
@@ -108,16 +115,55 @@ def count(ranks: TorchRanks, case: str) -> dict[str, int]:
         policy = sharded(policy, "shard", offload=False)
     if (lane := open_lane(ranks)) is not None:
         policy.share_rows(lane)
-    sent: Counter[str] = Counter()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in filter(partial(hasattr, dist), FUNCTIONS):
-            patch.setattr(dist, name, counting(sent, name))
+    with counted_here() as sent:
         learnt(ranks, policy, updates=updates)
     return dict(sent)
 
 
+@contextmanager
+def counted_here() -> Iterator[Counter[str]]:
+    """Count the bytes that this rank sends, by collective."""
+    sent: Counter[str] = Counter()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in filter(partial(hasattr, dist), FUNCTIONS):
+            patch.setattr(dist, name, counting(sent, name))
+        yield sent
+
+
+class Gathers(TorchDispatchMode):
+    """Counts the bytes of tensors that are gathered one by one, which dist's functions do not."""
+
+    sent = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        found = function(*args, **(kwargs or {}))
+        if "all_gather_into_tensor" in str(function):
+            self.sent += found.numel() * found.element_size() * (RANKS - 1) // RANKS
+        return found
+
+
+def count_sampling(case: str) -> dict[str, int]:
+    """Return the bytes that this rank sends for its sampler, by the plan's names."""
+    policy = sharded(made(CASES[case][0]), "shard", offload=False)
+    found = {}
+    with counted_here() as sent, policy.whole():
+        pass
+    found["to sample from"] = sent["all-gather"]
+    with counted_here() as sent:
+        policy.logprobs_of([2, 3, 4], temperature=1.0)
+    found["sampler's check"] = sent["all-gather"]
+    if not policy.has_adapter:
+        with Gathers() as gathers:
+            assert len(list(Gathered(policy.model))) > 10
+        found["to the sampler"] = gathers.sent
+    return found
+
+
 def count_all(ranks: TorchRanks) -> dict[str, dict[str, int]]:
-    return {case: count(ranks, case) for case in CASES}
+    found = {case: count(ranks, case) for case in CASES}
+    return found | {f"{case}, sample": count_sampling(case) for case in SAMPLED}
 
 
 @functools.cache
@@ -157,3 +203,14 @@ def planned(case: str) -> Job:
 def test_ranks_send_what_was_planned(case: str) -> None:
     exchanges = tuple(e for e in traffic_of(planned(case)) if e.name not in ELSEWHERE)
     assert counted()[case] == bytes_by_collective(exchanges)
+
+
+@pytest.mark.parametrize("case", SAMPLED)
+def test_ranks_send_their_samplers_what_was_planned(case: str) -> None:
+    by_vllm = planned(case)
+    by_hf = replace(by_vllm, sampling=Sampling("hf", rows=8, share=0.0))
+    expected = {e.name: e.bytes for one in (by_vllm, by_hf) for e in traffic_of(one)}
+    found = counted()[f"{case}, sample"]
+    assert found
+    for name, size in found.items():
+        assert size == pytest.approx(expected[name], rel=0.02), name

@@ -13,6 +13,7 @@ from dgpo_cli.planning.host import host_of
 from dgpo_cli.planning.job import Job, Layout, Sampling
 from dgpo_cli.planning.memory import GIB, memory_of
 from dgpo_cli.planning.plan import Typical, job_of
+from dgpo_cli.planning.problems import problems_of
 from dgpo_cli.policy.config_file import find_config
 from dgpo_cli.policy.shape import shape_of
 from tests.policy.configs import job, shape
@@ -84,6 +85,13 @@ def test_hybrid_shards_within_a_machine() -> None:
     across = parts(memory_of(job(layout=Layout("hybrid", 32)), GPU))
     within = parts(memory_of(job(layout=Layout("shard", 8)), GPU))
     assert across == within
+
+
+def test_hybrid_fills_whole_machines() -> None:
+    (line,) = problems_of(job(layout=Layout("hybrid", 12)), GPU)
+    assert line.startswith("parallel.gpus=12: ")
+    for count in (4, 8, 16):
+        assert not problems_of(job(layout=Layout("hybrid", count)), GPU)
 
 
 def test_weights_gathered_in_16_bits_make_the_residual_stream_16_bits() -> None:
