@@ -8,7 +8,6 @@ of the heads, and after it back (Ulysses, arXiv 2309.14509).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -88,14 +87,6 @@ def open_lane(ranks: Ranks) -> Lane | None:
     if ranks.sequence == 1:
         return None
     return Lane(ranks.number % ranks.sequence, ranks.sequence, ranks.lane_group())
-
-
-def shared_heads(keys: int, *, ranks: int) -> int:
-    """Return how often each head of keys and values is repeated, so that ranks share them equally.
-
-    Heads of queries that ranks share equally are a multiple of what that gives.
-    """
-    return math.lcm(keys, ranks) // keys
 
 
 def _lengthened(values: Tensor, length: int) -> Tensor:

@@ -6,7 +6,7 @@ from dgpo_cli.core.numbers import size
 from dgpo_cli.planning.budget import Device
 from dgpo_cli.planning.job import NODE, Job
 from dgpo_cli.planning.memory import cache_bytes_per_token, sampler_share, vllm_cache
-from dgpo_cli.policy.shape import NOT_SAMPLED
+from dgpo_cli.policy.shape import NOT_SAMPLED, sharing_problem
 
 
 def problems_of(job: Job, device: Device) -> tuple[str, ...]:
@@ -31,6 +31,10 @@ def problems_of(job: Job, device: Device) -> tuple[str, ...]:
             f"rollout.backend.kind=hf: cannot sample from {job.shape.family}; "
             "set rollout.backend.kind=vllm"
         )
+    shape, ranks = job.shape, job.layout.sequence
+    unequal = sharing_problem(shape.heads, ranks=ranks, name=f"this {shape.family} model")
+    if unequal is not None:
+        lines.append(unequal)
     if job.state == "paged-adamw8bit" and device.kind != "cuda":
         lines.append("optim.kind=paged-adamw8bit: needs a CUDA device; set optim.kind=adamw8bit")
     return tuple(lines)

@@ -7,13 +7,13 @@ gathered layer by layer in every forward pass and again in backward; see paralle
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dgpo_cli.planning.activations import FLOAT32
 from dgpo_cli.planning.budget import Across, Collective, Device, Exchange, Moment, Network
 from dgpo_cli.planning.job import NODE, Job, Passes
+from dgpo_cli.policy.shape import key_repeats
 
 NETWORKS = (100, 400)  # Gb/s a device
 # Share of a link's rate that long messages reach, and seconds of a step of a ring; assumed.
@@ -107,7 +107,7 @@ def _lane(job: Job, passes: Passes) -> Iterator[Exchange]:
     """Yield the exchanges of devices that share a row; see parallel/sequence.py."""
     shape, n = job.shape, job.layout.sequence
     # Heads of keys and values are repeated until they can be shared equally.
-    keys = shape.keys * math.lcm(shape.kv_heads, n) // shape.kv_heads
+    keys = shape.keys * key_repeats(shape.kv_heads, ranks=n)
     # Queries and the output of attention, keys and values; the gradients of them; again, if the
     # layers are recomputed.
     width = 2 * (shape.queries + keys) * job.training.product

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.parallel.sequence import Lane, shared_heads
+from dgpo_cli.parallel.sequence import Lane
 from dgpo_cli.policy.batching import Rows, prompt_owners
 from dgpo_cli.policy.cache import GrowingLayer, growing_cache
 from dgpo_cli.policy.head import alike, decoder_of, dtype_of
+from dgpo_cli.policy.shape import key_repeats, sharing_problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,7 +131,7 @@ def _own_heads(rows: list[Tensor], lane: Lane, *, tokens: int) -> tuple[list[Ten
     if torch.is_autocast_enabled(query.device.type):  # what sdpa does first; it halves what moves
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    times = shared_heads(key.shape[1], ranks=lane.count)
+    times = key_repeats(key.shape[1], ranks=lane.count)
     if times > 1:
         key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
     module = SimpleNamespace(num_key_value_groups=query.shape[1] // key.shape[1])
@@ -231,15 +232,10 @@ def check_share(model: Any, *, lane: Lane, packs: bool) -> None:
     Raises:
         ConfigError: they do not, or the heads cannot be shared equally.
     """
-    name, text = type(model).__name__, model.config.get_text_config()
-    setting = f"parallel.sequence={lane.count}: {name}"
-    heads = text.num_attention_heads
-    if packs and heads % lane.count:
-        fit = 2 if heads % 2 == 0 else 1
-        raise ConfigError(
-            f"{setting} has {heads} attention heads, which {lane.count} ranks cannot share "
-            f"equally; set parallel.sequence={fit}"
-        )
+    name, heads = type(model).__name__, model.config.get_text_config().num_attention_heads
+    problem = sharing_problem(heads, ranks=lane.count, name=name) if packs else None
+    if problem is not None:
+        raise ConfigError(problem)
 
     def shared(decoder: Any, packed: Packed) -> Tensor:
         """Return the hidden states [S, D] of all ranks."""
@@ -250,8 +246,8 @@ def check_share(model: Any, *, lane: Lane, packs: bool) -> None:
 
     if not (packs and _as_alone(model, shared, shared=2)):
         raise ConfigError(
-            f"{setting} needs a whole row on one device (its attention is not plain sdpa, or its "
-            "layers mix tokens elsewhere); set parallel.sequence=1"
+            f"parallel.sequence={lane.count}: {name} needs a whole row on one device (attention is "
+            "not plain sdpa, or tokens meet elsewhere too); set parallel.sequence=1"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -148,6 +149,24 @@ def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
         qk_norm=family == "qwen3",
         softcap=text.get("attn_logit_softcapping") is not None,
     )
+
+
+def sharing_problem(heads: int, *, ranks: int, name: str) -> str | None:
+    """Return why ranks cannot share the heads of a model's attention equally, with the fix."""
+    if heads % ranks == 0:
+        return None
+    return (
+        f"parallel.sequence={ranks}: {name} has {heads} attention heads, which {ranks} ranks "
+        f"cannot share equally; set parallel.sequence={math.gcd(heads, ranks)}"
+    )
+
+
+def key_repeats(keys: int, *, ranks: int) -> int:
+    """Return how often ranks repeat each head of keys and values to share them equally.
+
+    Heads of queries that ranks share equally are a multiple of what that gives.
+    """
+    return math.lcm(keys, ranks) // keys
 
 
 def context_length(config: Mapping[str, Any]) -> int | None:

@@ -118,6 +118,19 @@ def test_a_share_of_vllm_that_is_too_small_is_raised() -> None:
     assert found.fits_after
 
 
+def test_heads_that_devices_cannot_share_equally_are_a_problem(tmp_path: Path) -> None:
+    heads = {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps(SMALL | {"model_type": "llama", **heads}))
+    path = f"model.path={tmp_path}"
+    four = planned("tiny", gpu(80), *HF, path, "parallel.gpus=4", "parallel.sequence=4")
+    assert four.problems == (
+        "parallel.sequence=4: this llama model has 6 attention heads, which 4 ranks cannot share "
+        "equally; set parallel.sequence=2",
+    )
+    two = planned("tiny", gpu(80), *HF, path, "parallel.gpus=4", "parallel.sequence=2")
+    assert not two.problems and two.fits and not four.fits
+
+
 def test_applied_changes_are_settings_that_fit(tmp_path: Path) -> None:
     change, device, file = changer("qwen7b-lora", HF), gpu(40), tmp_path / "fits.toml"
     found = plan.run(change, device=device, typical=plan.Typical())
