@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,12 @@ from dgpo_cli.parallel.sharding import make_mesh, run_inside
 from dgpo_cli.policy import load
 from dgpo_cli.policy.load_sharded import load_sharded
 from dgpo_cli.policy.settings import LoraAdapter, ModelSettings
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.train.resume import starting_point
 from tests.engine.checkpoints import STATE
 from tests.policy.tiny import build_model, char_tokenizer
 from tests.ranks import on_ranks
+from tests.recorder import Notes
 
 if TYPE_CHECKING:
     from dgpo_cli.parallel.ranks import TorchRanks
@@ -120,6 +124,10 @@ def _train_and_save(ranks: TorchRanks, root: Path) -> dict[str, tuple[Numbers, f
         writer.save(root / f"{family}-4", state=STATE if ranks.leads else None)
         draw = float(torch.rand(()))
         trained.step(2)
+        if family == "mixtral":  # a run's: the second waits for the first
+            for step in (3, 4):
+                state = replace(STATE, step=step) if ranks.leads else None
+                writer.save(root / f"run/checkpoints/step-{step:06d}", state=state)
         writer.wait()
         ranks.gather(None)
         found[family] = numbers, draw
@@ -225,6 +233,26 @@ def test_a_damaged_part_is_named(root: Path, saved: Any, name: str, remove: bool
             check_checkpoint(root / "qwen2-tied-4")
     finally:
         file.write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    "name", ["model-00001-of-00004.safetensors", "optimizer/rank-00001.safetensors"]
+)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
+    root: Path, saved: Any, tmp_path: Path, name: str
+) -> None:
+    folder, notes = RunFolder(tmp_path / "run"), Notes()
+    shutil.copytree(root / "run", folder.path)
+    newest = folder.checkpoint_dir(4)
+    content = bytearray((newest / name).read_bytes())
+    content[-3] ^= 1
+    (newest / name).write_bytes(content)
+    used = starting_point(folder, resume="auto", found=[], observer=notes)
+    assert used == folder.checkpoint_dir(3)
+    assert [path.name for path in folder.checkpoints_dir.iterdir() if "damaged" in path.name] == [
+        "step-000004.damaged"
+    ]
+    assert any(f"{name}: has changed" in line for line in notes.texts)
 
 
 def _fail(ranks: TorchRanks, root: Path, way: str) -> tuple[str, list[str]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dgpo_cli.parallel.sharding import make_mesh, root_of
+from dgpo_cli.parallel.sharding import make_mesh, root_of, run_inside
 from dgpo_cli.policy import load
 from dgpo_cli.policy.load_sharded import _files, load_sharded, reference_settings
 from dgpo_cli.policy.settings import LoraAdapter, ModelSettings
@@ -126,6 +126,29 @@ def test_a_fresh_adapter_is_that_of_one_device(tmp_path: Path) -> None:
     folder = _saved(tmp_path / "model", "qwen2-untied")
     for wrong, trained in on_ranks(_adapted, 2, folder, False):
         assert wrong == [] and trained == {"torch.float32"}
+
+
+def _offloaded(ranks: TorchRanks, folder: Path) -> tuple[list[str], float]:
+    mesh = make_mesh("shard", device_type="cpu", node_size=ranks.count)
+    settings = ModelSettings(path=str(folder), device="cpu", attention="eager")
+    model = load_sharded(
+        settings,
+        ranks=ranks,
+        mesh=mesh,
+        offload=True,
+        adapt=lambda base: base.requires_grad_(False),
+    )
+    expected, ids = load.load_model(settings), torch.arange(12)[None]
+    with torch.no_grad():
+        found = run_inside(model, lambda: model(input_ids=ids).logits)
+        apart = float((found - expected(input_ids=ids).logits).abs().max())
+    return _wrong(model, expected), apart
+
+
+def test_an_offloaded_model_computes_the_same(tmp_path: Path) -> None:
+    folder = _saved(tmp_path / "model", "qwen2-tied")
+    for wrong, apart in on_ranks(_offloaded, 2, folder):
+        assert wrong == [] and apart == 0
 
 
 def test_a_reference_is_stored_in_the_dtype_it_computes_in() -> None:
