@@ -56,6 +56,7 @@ def check_trainable(settings: Settings) -> None:
         *_optimiser(settings),
         *_weights(settings),
         *_shards(settings),
+        *_transfer(settings),
     ]
     if lines:
         raise ConfigError("\n".join(lines))
@@ -170,6 +171,25 @@ def _shards(settings: Settings) -> Iterator[str]:
             f"optim.kind={settings.optim.kind}: its state is not sharded (parallel.kind={kind}); "
             "set optim.kind=adamw, or parallel.kind=replicate"
         )
+
+
+def _transfer(settings: Settings) -> Iterator[str]:
+    backend, kind = settings.rollout.backend, parallel_kind(settings)
+    if settings.adapter.kind != "none":
+        return
+    if backend.kind != "hf" and backend.weight_transfer == "folder" and kind in ("shard", "hybrid"):
+        yield (
+            f"rollout.backend.weight_transfer=folder: no rank has them all (parallel.kind={kind})"
+            "; set rollout.backend.weight_transfer=auto"
+        )
+    if backend.kind == "vllm" and backend.weight_transfer == "ipc":
+        split = backend.tensor_parallel_size
+        if split > 1:
+            yield (
+                "rollout.backend.weight_transfer=ipc: reaches one GPU, and "
+                f"rollout.backend.tensor_parallel_size={split}; set "
+                "rollout.backend.weight_transfer=tcp"
+            )
 
 
 def not_built(settings: Settings) -> tuple[str, ...]:

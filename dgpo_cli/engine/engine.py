@@ -23,6 +23,7 @@ from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.prompts.templates import encode_prompt
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.samplers.base import RemoteSampler, SamplingParams
+from dgpo_cli.samplers.ranked import RankedSampler
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,6 +100,8 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         if self.grader is not None:
             self.grader.close()
+        if isinstance(self.sampler, RankedSampler):
+            self.sampler.close()
 
     def with_settings(self, settings: Settings, *, grader: Grader) -> Engine:
         """Return an engine with other settings on the same policy and sampler, to evaluate."""
@@ -122,6 +125,7 @@ class Engine:
             "keep weights": self._keep_weights,
             "exchange weights": self._exchange_weights,
             "fingerprint": self._fingerprint,
+            **(self.sampler.calls() if isinstance(self.sampler, RankedSampler) else {}),
         }
 
     def _everywhere(self, name: str, *args: Any) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,7 @@ from dgpo_cli.parallel.sequence import open_lane
 from dgpo_cli.policy.policy import Policy, load_for_sampling, load_policy
 from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.samplers.base import Sampler
+from dgpo_cli.samplers.ranked import RankedSampler
 from dgpo_cli.samplers.settings import HfBackend
 
 if TYPE_CHECKING:
@@ -172,7 +176,7 @@ def _engine(
     return Engine(
         settings,
         policy=policy,
-        sampler=make_sampler(settings, policy=policy),
+        sampler=make_sampler(settings, policy=policy, ranks=ranks),
         grader=Grader(settings.reward, observer=observer) if ranks.leads else None,
         optimizer=optimizer,
         ranks=ranks,
@@ -180,16 +184,47 @@ def _engine(
     )
 
 
-def make_sampler(settings: Settings, *, policy: Policy) -> Sampler:
-    """Return the sampler that `rollout.backend` names. A vLLM engine starts on first use."""
+def make_sampler(settings: Settings, *, policy: Policy, ranks: Ranks = ALONE) -> Sampler:
+    """Return the sampler that `rollout.backend` names. A vLLM engine starts on first use.
+
+    ranks: all of them make it, at the same time.
+    """
     backend = settings.rollout.backend
     if isinstance(backend, HfBackend):
         from dgpo_cli.samplers.hf import HfSampler
 
-        return HfSampler(policy, batch_size=backend.batch_size)
+        if ranks.count == 1:
+            return HfSampler(policy, batch_size=backend.batch_size)
+        with _whole(policy):  # it tries forward passes
+            own = HfSampler(policy, batch_size=backend.batch_size)
+        return RankedSampler(
+            own, ranks=ranks, among=ranks.count, while_drawing=partial(_whole, policy)
+        )
     from dgpo_cli.engine.vllm_setup import make_vllm_sampler
 
-    return make_vllm_sampler(settings, backend=backend, policy=policy)
+    return make_vllm_sampler(
+        settings,
+        backend=backend,
+        policy=policy,
+        ranks=ranks,
+        use_device=partial(use_device, policy),
+    )
+
+
+@contextmanager
+def _whole(policy: Policy) -> Iterator[None]:
+    """Let the calling thread sample with the policy. Collective."""
+    use_device(policy)
+    with policy.whole():
+        yield
+
+
+def use_device(policy: Policy) -> None:
+    """Let the calling thread use the policy's device, if that is a GPU."""
+    import torch
+
+    if policy.device.type == "cuda":
+        torch.cuda.set_device(policy.device)
 
 
 def completion_seeds(seed: int, *, scope: str, ids: list[str], count: int) -> list[list[int]]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import replace
 
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.engine.tolerance import engine_dtype, logprob_tolerance, roughest_dtype
+from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.policy.load import model_location
 from dgpo_cli.policy.policy import Policy
-from dgpo_cli.samplers.base import Sampler
+from dgpo_cli.samplers.base import Sampler, TrainedWeights
+from dgpo_cli.samplers.lockstep import Lockstep
+from dgpo_cli.samplers.ranked import RankedRemoteSampler
 from dgpo_cli.samplers.settings import VllmBackend, VllmServerBackend
 from dgpo_cli.samplers.vllm.carriers import AdapterCarrier, Carrier, FullCarrier
 from dgpo_cli.samplers.vllm.client import Fleet
@@ -22,14 +30,50 @@ _CPU_CACHE_GIB = 2.0
 
 
 def make_vllm_sampler(
-    settings: Settings, *, backend: VllmBackend | VllmServerBackend, policy: Policy
+    settings: Settings,
+    *,
+    backend: VllmBackend | VllmServerBackend,
+    policy: Policy,
+    ranks: Ranks = ALONE,
+    use_device: Callable[[], None] = lambda: None,
 ) -> Sampler:
-    """Return a sampler on an engine that dgpo starts, or on running servers."""
+    """Return a sampler on an engine that dgpo starts, or on running servers.
+
+    ranks: every `tensor_parallel_size` of them share an engine on their devices; the first samples
+        with it. Servers are the leader's.
+    use_device: makes a thread use this rank's device.
+
+    Raises:
+        ConfigError: such a group is on several machines.
+    """
+    if ranks.count == 1:
+        return _sampler(settings, backend=backend, policy=policy, weights=policy)
+    size, devices = ranks.count, None
+    if isinstance(backend, VllmBackend):
+        size = backend.tensor_parallel_size
+        devices = _shared_devices(ranks, policy=policy, size=size)
+    lockstep = Lockstep(policy, ranks=ranks, use_device=use_device)
+    own = None
+    if ranks.number % size == 0:
+        own = _sampler(settings, backend=backend, policy=policy, weights=lockstep, devices=devices)
+    return RankedRemoteSampler(own, ranks=ranks, among=ranks.count // size, lockstep=lockstep)
+
+
+def _sampler(
+    settings: Settings,
+    *,
+    backend: VllmBackend | VllmServerBackend,
+    policy: Policy,
+    weights: TrainedWeights,
+    devices: str | None = None,
+) -> VllmSampler:
+    """weights: the policy, as this rank may read it. devices: of the engine; None: all of them."""
     fleet: Fleet
     if isinstance(backend, VllmBackend):
         sleeps = _sleeps(settings, backend=backend, policy=policy)
+        flags = engine_flags(settings, backend=backend, policy=policy, sleeps=sleeps)
         fleet = OwnEngine(
-            engine_flags(settings, backend=backend, policy=policy, sleeps=sleeps),
+            replace(flags, devices=devices),
             startup_timeout_s=backend.startup_timeout_s,
             sleeps=sleeps,
         )
@@ -46,15 +90,41 @@ def make_vllm_sampler(
     )
     run = secrets.token_hex(4)
     carrier: Carrier = FullCarrier(
-        policy,
+        weights,
         fleet=fleet,
         sync_host=backend.sync_host if isinstance(backend, VllmServerBackend) else None,
         folder=backend.weight_transfer == "folder",
         keep=settings.rollout.overlap > 0,
     )
     if policy.has_adapter:
-        carrier = AdapterCarrier(policy, fleet=fleet, run=run)
-    return VllmSampler(policy, fleet=fleet, carrier=carrier, limits=limits, run=run)
+        carrier = AdapterCarrier(weights, fleet=fleet, run=run)
+    return VllmSampler(weights, fleet=fleet, carrier=carrier, limits=limits, run=run)
+
+
+def _shared_devices(ranks: Ranks, *, policy: Policy, size: int) -> str | None:
+    """Return the devices of the ranks that share an engine, as CUDA_VISIBLE_DEVICES; None on CPUs.
+
+    Collective.
+    """
+    assert ranks.count % size == 0
+    index = policy.device.index or 0
+    own = visible_device(index) if policy.device.type == "cuda" else None
+    start = ranks.number // size * size
+    group = ranks.gather((socket.gethostname(), own))[start : start + size]
+    if len({host for host, _ in group}) > 1:
+        raise ConfigError(
+            f"rollout.backend.tensor_parallel_size={size}: ranks {start} to {start + size - 1} "
+            "are on different machines; set a divisor of the ranks on each machine"
+        )
+    return None if own is None else ",".join(str(device) for _, device in group)
+
+
+def visible_device(index: int) -> str:
+    """Return a GPU's name to a child process that is to see no other: torch counts those that
+    CUDA_VISIBLE_DEVICES lists."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    return names[index] if index < len(names) else str(index)
 
 
 def engine_flags(

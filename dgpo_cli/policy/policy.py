@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from dgpo_cli.parallel.gathered import Gathered
     from dgpo_cli.parallel.sequence import Lane
     from dgpo_cli.policy.cache import CacheKind, RowCache
     from dgpo_cli.policy.head import Head
@@ -230,11 +231,15 @@ class Policy:
         config = self.model.active_peft_config
         return max([int(config.r), *map(int, (config.rank_pattern or {}).values())])
 
-    def tensors(self) -> list[tuple[str, torch.Tensor]]:
+    def tensors(self) -> Sequence[tuple[str, torch.Tensor]] | Gathered:
         """Return the weights as in a checkpoint, not copied where possible.
 
         Tied weights come once. Not for a policy with an adapter.
         """
+        if self.sharded:
+            from dgpo_cli.parallel.gathered import Gathered
+
+            return Gathered(self.model)
         from transformers.core_model_loading import revert_weight_conversion
 
         own = {name for name, _ in [*self.model.named_parameters(), *self.model.named_buffers()]}
@@ -439,12 +444,22 @@ class Policy:
         return sum(size(p) for p in self.model.parameters() if packed(p))
 
     def save(self, folder: Path) -> None:
-        """Write the model or adapter, and the tokenizer, in the format of transformers or peft."""
+        """Write the model or adapter, and the tokenizer, in the format of transformers or peft.
+
+        Collective for a sharded model's adapter; its weights are written by another way.
+        """
         if self.has_adapter:
-            self.model.save_pretrained(str(folder), save_embedding_layers=False)
+            tensors = self._gathered_adapter() if self.sharded else None
+            self.model.save_pretrained(str(folder), state_dict=tensors, save_embedding_layers=False)
         else:
             self.model.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
+
+    def _gathered_adapter(self) -> dict[str, torch.Tensor]:
+        from dgpo_cli.parallel.gathered import whole_of
+
+        named = self.model.named_parameters()
+        return {name: whole_of(weight).cpu() for name, weight in named if "lora_" in name}
 
 
 def load_policy(

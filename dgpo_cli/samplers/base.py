@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from dgpo_cli.core.events import Observer
-from dgpo_cli.core.types import Completion
+from dgpo_cli.core.types import Advance, Completion
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +64,58 @@ class Sampler(Protocol):
         ...
 
 
+Row = tuple[int, int]  # prompt, completion
+Named = tuple[str, "torch.Tensor"]
+Weights: TypeAlias = "Sequence[Named] | GatheredWeights"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a rank takes of a round of sampling, which is cut into parts in the same way on all.
+
+    take: returns 0, 1, 2, ..., each to one rank; a number beyond the last part ends the round.
+    among: the number of ranks that take.
+    """
+
+    take: Callable[[], int]
+    among: int
+
+    @classmethod
+    def all(cls) -> Share:
+        """The share of the only rank."""
+        return cls(count().__next__, 1)
+
+    def rows(self, seeds: Sequence[Sequence[int]]) -> int:
+        """Return how many rows a rank may have at a time, so that each gets some."""
+        return max(1, -(-sum(map(len, seeds)) // self.among))
+
+
+class SharedSampler(Sampler, Protocol):
+    """A sampler that can draw a part of a round, while other ranks draw the others."""
+
+    def draw(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[Sequence[int]],
+        params: SamplingParams,
+        advance: Advance,
+        share: Share,
+    ) -> dict[Row, Completion]:
+        """Return the completions of this rank's share, by prompt and number.
+
+        advance: called with the number of newly drawn ones.
+        """
+        ...
+
+
+def in_order(
+    found: Mapping[Row, Completion], *, seeds: Sequence[Sequence[int]]
+) -> list[tuple[Completion, ...]]:
+    """Return the completions of a whole round as `Sampler.sample` does."""
+    return [tuple(found[i, j] for j in range(len(own))) for i, own in enumerate(seeds)]
+
+
 @runtime_checkable
 class RemoteSampler(Sampler, Protocol):
     """A sampler with its own copy of the weights: the policy can train while it samples.
@@ -86,6 +139,42 @@ class RemoteSampler(Sampler, Protocol):
     def cancel(self) -> None:
         """Make `sample` in another thread raise soon; the sampler is then unusable."""
         ...
+
+
+class SharedRemoteSampler(SharedSampler, RemoteSampler, Protocol):
+    """One with its own copy of the weights; `draw` comes after `prepare`."""
+
+
+class Described(Protocol):
+    """A tensor without its values."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@runtime_checkable
+class GatheredWeights(Protocol):
+    """Sharded weights: each iteration gathers every tensor, one at a time, on all ranks."""
+
+    def __iter__(self) -> Iterator[Named]: ...
+
+    @property
+    def described(self) -> Sequence[Described]:
+        """What they are like, in the same order, without gathering."""
+        ...
+
+
+def described(weights: Weights) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+    """Return name, dtype and shape of each tensor."""
+    if isinstance(weights, GatheredWeights):
+        return [(each.name, each.dtype, each.shape) for each in weights.described]
+    return [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in weights]
 
 
 class TrainedWeights(Protocol):
@@ -117,7 +206,7 @@ class TrainedWeights(Protocol):
         """Write the adapter, or the whole model without one, into a folder."""
         ...
 
-    def tensors(self) -> Sequence[tuple[str, torch.Tensor]]:
+    def tensors(self) -> Weights:
         """Return all weights of a policy without adapter, under their names in a checkpoint; not
         copied where the checkpoint has the same tensor."""
         ...

@@ -8,13 +8,14 @@ and applies the checkpoint's default top_k.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from dgpo_cli.core.events import Observer, phase
 from dgpo_cli.core.types import Advance, Completion, FinishReason
+from dgpo_cli.samplers.base import Row, Share, in_order
 from dgpo_cli.samplers.draw import UniformStreams, draw_tokens
 
 if TYPE_CHECKING:
@@ -64,8 +65,6 @@ class Generator(Protocol):
         ...
 
 
-Row = tuple[int, int]  # prompt, completion
-
 # Share of ended rows at which they are dropped from the cache. Dropping copies the cache: doing it
 # for every row would cost more than it saves.
 _COMPACT_SHARE = 0.2
@@ -98,32 +97,56 @@ class HfSampler:
         observer: Observer,
     ) -> list[tuple[Completion, ...]]:
         """See Sampler.sample. Longest prompts first, `batch_size` completions at a time."""
-        rows = [(i, j) for i in range(len(prompts)) for j in range(len(seeds[i]))]
-        rows.sort(key=lambda row: -len(prompts[row[0]]))
+        total = sum(map(len, seeds))
+        with phase(observer, "sampling", total=total, unit="completions") as advance:
+            found = self.draw(
+                prompts, seeds=seeds, params=params, advance=advance, share=Share.all()
+            )
+        return in_order(found, seeds=seeds)
+
+    def draw(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[Sequence[int]],
+        params: SamplingParams,
+        advance: Advance,
+        share: Share,
+    ) -> dict[Row, Completion]:
+        """See SharedSampler.draw. A part is a batch, which is smaller if ranks would get none."""
+        size = min(self._batch_size, share.rows(seeds))
+        chunks = self._chunks(prompts, seeds=seeds, size=size)
         stop_ids = self._generator.stop_ids
         found: dict[Row, Completion] = {}
-        with phase(observer, "sampling", total=len(rows), unit="completions") as advance:
-            for chunk in self._chunks(rows, lengths=[len(prompts[i]) for i, _ in rows]):
-                sampled = _Rollout(
-                    self._generator,
-                    prompts=[prompts[i] for i, _ in chunk],
-                    seeds=[seeds[i][j] for i, j in chunk],
-                    params=params,
-                ).run(advance)
-                for row, (ids, logprobs) in zip(chunk, sampled, strict=True):
-                    seed = seeds[row[0]][row[1]]
-                    found[row] = self._completion(ids, logprobs, seed=seed, stop_ids=stop_ids)
-        return [tuple(found[i, j] for j in range(len(seeds[i]))) for i in range(len(prompts))]
+        while (number := share.take()) < len(chunks):
+            chunk = chunks[number]
+            sampled = _Rollout(
+                self._generator,
+                prompts=[prompts[i] for i, _ in chunk],
+                seeds=[seeds[i][j] for i, j in chunk],
+                params=params,
+            ).run(advance)
+            for row, (ids, logprobs) in zip(chunk, sampled, strict=True):
+                seed = seeds[row[0]][row[1]]
+                found[row] = self._completion(ids, logprobs, seed=seed, stop_ids=stop_ids)
+        return found
 
-    def _chunks(self, rows: list[Row], *, lengths: list[int]) -> Iterator[list[Row]]:
+    def _chunks(
+        self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], size: int
+    ) -> list[list[Row]]:
         """Cut the rows into batches, of equal prompt lengths if the model cannot be padded."""
+        rows = [(i, j) for i in range(len(prompts)) for j in range(len(seeds[i]))]
+        rows.sort(key=lambda row: -len(prompts[row[0]]))
+        lengths = [len(prompts[i]) for i, _ in rows]
+        chunks: list[list[Row]] = []
         start = 0
         while start < len(rows):
-            stop = min(start + self._batch_size, len(rows))
+            stop = min(start + size, len(rows))
             if not self._pads:
                 stop = start + lengths[start:stop].count(lengths[start])
-            yield rows[start:stop]
+            chunks.append(rows[start:stop])
             start = stop
+        return chunks
 
     def _completion(
         self,

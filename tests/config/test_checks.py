@@ -29,6 +29,20 @@ def training_refusal(*overrides: str) -> list[str]:
         (("rollout.top_p=0.9",), "rollout.top_p=1"),
         (("rollout.top_k=5",), "rollout.top_k=0"),
         (
+            (
+                *("parallel.gpus=2", "rollout.backend.kind=vllm"),
+                "rollout.backend.weight_transfer=folder",
+            ),
+            "rollout.backend.weight_transfer=auto",
+        ),
+        (
+            (
+                *("rollout.backend.kind=vllm", "rollout.backend.weight_transfer=ipc"),
+                "rollout.backend.tensor_parallel_size=2",
+            ),
+            "rollout.backend.weight_transfer=tcp",
+        ),
+        (
             ("optim.schedule=cosine", "optim.warmup_steps=100", "train.steps=100"),
             "optim.schedule=constant",
         ),

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 
 from dgpo_cli.config.load import resolve
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.engine.setup import make_sampler
+from dgpo_cli.engine.vllm_setup import visible_device
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.samplers.canary import TOLERANCES
 from dgpo_cli.samplers.vllm.engine import OwnEngine
 from dgpo_cli.samplers.vllm.sampler import VllmSampler
 from dgpo_cli.samplers.vllm.server import SharedServers
+from tests.samplers.fake_ranks import FakeRanks, Hub
 
 OWN = ("rollout.backend.kind=vllm", "model.path=org/m", "model.revision=abc")
 
@@ -92,3 +95,60 @@ def test_a_policy_shows_its_sampler_its_rank_and_its_logprobs(
         logits = lora_policy.model(torch.tensor([ids])).logits[0, :-1] / 0.5
     twin = logits.log_softmax(-1).gather(-1, torch.tensor(ids)[1:, None])[:, 0].tolist()
     assert lora_policy.logprobs_of(ids, temperature=0.5) == pytest.approx(twin, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("listed", "index", "name"),
+    [
+        (None, 2, "2"),
+        ("", 1, "1"),
+        ("4,5,6,7", 1, "5"),
+        (" GPU-a , GPU-b", 1, "GPU-b"),
+        ("3", 0, "3"),
+    ],
+)
+def test_an_engine_sees_the_device_that_its_rank_uses(
+    listed: str | None, index: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if listed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert visible_device(index) == name
+
+
+class OnGpus(FakeRanks):
+    """Two ranks on each machine; what the others gather is made up."""
+
+    def __init__(self, number: int, *, hosts: str) -> None:
+        super().__init__(Hub(), number=number, count=4, collective=False)
+        self._hosts = hosts
+
+    def gather(self, value: Any) -> list[Any]:
+        found = [(host, str(4 + i)) for i, host in enumerate(self._hosts)]
+        assert value[1] == found[self.number][1]
+        return found
+
+
+def test_ranks_that_share_an_engine_give_it_their_devices(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    settings = resolve(overrides=[*OWN, "rollout.backend.tensor_parallel_size=2"]).settings
+
+    class Place:
+        type = "cuda"
+
+    def sampler(number: int, hosts: str) -> Any:
+        place = Place()
+        place.index = number  # type: ignore[attr-defined]
+        monkeypatch.setattr(Policy, "device", place)
+        ranks = OnGpus(number, hosts=hosts)
+        return make_sampler(settings, policy=policy, ranks=ranks)._remote  # type: ignore[attr-defined]
+
+    for number, devices in ((0, "4,5"), (2, "6,7")):
+        own = sampler(number, "aabb")
+        assert own._fleet._flags.environment()["CUDA_VISIBLE_DEVICES"] == devices
+        own.close()
+    assert sampler(1, "aabb") is None and sampler(3, "aabb") is None
+    with pytest.raises(ConfigError, match=r"=2: ranks 2 to 3 are on different machines"):
+        sampler(3, "aaab")

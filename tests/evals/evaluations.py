@@ -68,7 +68,7 @@ def boxed(seed: int) -> str:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, sampler: Asked) -> Asked:
-    monkeypatch.setattr(setup, "make_sampler", lambda settings, *, policy: sampler)
+    monkeypatch.setattr(setup, "make_sampler", lambda settings, **_: sampler)
     return sampler
 
 

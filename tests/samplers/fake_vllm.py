@@ -38,6 +38,8 @@ from dgpo_cli.samplers.vllm.weight_stream import BACKEND, Listing, receive
 if TYPE_CHECKING:
     import torch
 
+    from dgpo_cli.samplers.base import TrainedWeights
+
 STOP = 7
 BASE = "base-model"
 FILE = "weights.json"
@@ -226,7 +228,7 @@ class FakeVllm:
             case "/finish_weight_update":
                 if self.started is None:
                     return 500, {"error": {"message": "without a start_weight_update"}}
-                if self.started:
+                if "weight" in self.started:
                     weight = self.take(self.started["weight"])
                     if not self.faults.ignore_sync:
                         self.base = weight
@@ -240,6 +242,8 @@ class FakeVllm:
                 if self.transfer is not None:
                     config["weight_transfer_config"] = {"backend": self.transfer}
                 return 200, {"vllm_config": config}
+            case "/get_world_size":
+                return 200, {"world_size": 1}
             case "/is_sleeping":
                 return 200, {"is_sleeping": False}
         return 200, None
@@ -351,7 +355,7 @@ def handler_of(fake: FakeVllm) -> type[BaseHTTPRequestHandler]:
 
 
 def fake_sampler(
-    weights: FakeWeights,
+    weights: TrainedWeights,
     *,
     fleet: Fleet,
     limits: Limits,

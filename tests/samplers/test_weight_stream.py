@@ -8,6 +8,8 @@ import resource
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -17,6 +19,13 @@ from dgpo_cli.samplers.vllm import weight_stream
 from dgpo_cli.samplers.vllm.weight_stream import Listing, Offer, reaching, receive
 
 Tensors = list[tuple[str, torch.Tensor]]
+
+
+@dataclass
+class Described:
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
 
 
 def of_all_kinds() -> Tensors:
@@ -51,6 +60,55 @@ def test_every_tensor_arrives_as_it_is(host: str) -> None:
     for (_, a), (_, b) in zip(tensors, found, strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
         assert torch.equal(a, b)
+
+
+class OnePass:
+    """Weights that are gathered while they are read, which must be once at a time."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._tensors = tensors
+        self.described = [Described(n, t.dtype, tuple(t.shape)) for n, t in tensors]
+        self.passes = 0
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        self.passes += 1
+        yield from self._tensors
+
+
+def test_weights_that_are_gathered_are_read_once_for_all_receivers() -> None:
+    weights = OnePass(of_all_kinds())
+    found: list[Tensors] = []
+    with Offer(weights, host="127.0.0.1", receivers=3) as offer:
+        listing = Listing.of(weights, dtype=None)
+        receivers = [
+            threading.Thread(target=lambda: found.append(taken(offer, listing))) for _ in range(3)
+        ]
+        for receiver in receivers:
+            receiver.start()
+        for receiver in receivers:
+            receiver.join(20)
+    assert weights.passes == 1 and len(found) == 3
+    for each in found:
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(of_all_kinds(), each, strict=True))
+
+
+def test_a_receiver_whose_neighbour_does_not_come_is_let_go_at_the_end() -> None:
+    weights = OnePass(of_all_kinds())
+    errors: list[OSError] = []
+
+    def take(offer: Offer) -> None:
+        try:
+            taken(offer, Listing.of(weights, dtype=None))
+        except OSError as error:
+            errors.append(error)
+
+    with Offer(weights, host="127.0.0.1", receivers=2) as offer:
+        alone = threading.Thread(target=take, args=(offer,))
+        alone.start()
+        while not offer._here:
+            time.sleep(0.01)
+    alone.join(20)
+    assert not alone.is_alive() and len(errors) == 1 and weights.passes == 0
 
 
 def test_numbers_with_a_point_are_rounded_as_torch_rounds_them() -> None:

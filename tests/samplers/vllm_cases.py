@@ -8,11 +8,11 @@ import pytest
 
 from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.core.types import Completion
-from dgpo_cli.samplers.base import SamplingParams
+from dgpo_cli.samplers.base import SamplingParams, TrainedWeights
 from dgpo_cli.samplers.settings import VllmServerBackend
 from dgpo_cli.samplers.vllm.sampler import Limits, VllmSampler
 from dgpo_cli.samplers.vllm.server import SharedServers
-from tests.samplers.fake_vllm import STOP, FakeVllm, FakeWeights, drawn, fake_sampler, logprob
+from tests.samplers.fake_vllm import STOP, FakeVllm, drawn, fake_sampler, logprob
 
 PARAMS = SamplingParams(temperature=0.5, top_p=1.0, top_k=0, max_completion_tokens=9)
 PROMPTS = [[1, 2, 3], [4, 5], [6], [9, 9, 9, 9]]
@@ -21,7 +21,7 @@ SEEDS = [[10, 11, 12], [20, 21], [2**62 + 1], [40, 41, 42]]
 
 def sampler_of(
     *servers: FakeVllm,
-    weights: FakeWeights,
+    weights: TrainedWeights,
     retries: int = 2,
     in_flight: int = 3,
     timeout_s: float = 5.0,

@@ -63,7 +63,7 @@ class Case:
         self.engine: Engine
         monkeypatch.setattr(setup, "make_sampler", self._make)
 
-    def _make(self, settings: Any, *, policy: Policy) -> TwinSampler:
+    def _make(self, settings: Any, *, policy: Policy, **_: Any) -> TwinSampler:
         self.sampler = TwinSampler(policy, on_sample=lambda number: self.on_sample(number))
         return self.sampler
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from dgpo_cli.samplers.base import GatheredWeights
 from dgpo_cli.samplers.vllm.process import remove_tree
 from dgpo_cli.samplers.vllm.transfer import Transfer, transfer_to
 
 if TYPE_CHECKING:
-    import torch
-
-    from dgpo_cli.samplers.base import TrainedWeights
+    from dgpo_cli.samplers.base import TrainedWeights, Weights
     from dgpo_cli.samplers.vllm.client import Fleet, VllmClient
 
 
@@ -120,7 +118,7 @@ class FullCarrier:
         keep: bool = False,
     ) -> None:
         """folder: always through a folder. keep: keep a copy of a version in the CPU's memory, for
-        servers that need it again while the policy trains.
+        servers that need it again while the policy trains; not of sharded weights.
         """
         self._weights = weights
         self._fleet = fleet
@@ -130,7 +128,7 @@ class FullCarrier:
         self._keep = keep
         self._ways: dict[str, Transfer | None] = {}
         self._needed = True
-        self._tensors: Sequence[tuple[str, torch.Tensor]] = ()
+        self._tensors: Weights = ()
         self.drop_older = self._folders.drop_older
 
     def renew(self, *, first: bool) -> None:
@@ -171,7 +169,7 @@ class FullCarrier:
 
     def _take(self) -> None:
         tensors = self._weights.tensors()
-        if self._keep:
+        if self._keep and not isinstance(tensors, GatheredWeights):
             tensors = [(name, tensor.detach().to("cpu", copy=True)) for name, tensor in tensors]
         self._tensors = tensors
 

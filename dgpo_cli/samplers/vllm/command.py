@@ -52,6 +52,7 @@ class ServerFlags:
         can run anything and has no password.
     rules: who may call it, and for what; None: anyone who reaches its socket, for anything.
     weight_transfer: vLLM's name of the way for full weights; None: from a folder.
+    devices: the GPUs that it may use, as CUDA_VISIBLE_DEVICES; None: all.
     """
 
     model: str
@@ -72,6 +73,7 @@ class ServerFlags:
     updates: bool = True
     weight_transfer: str | None = BACKEND
     rules: GateRules | None = None
+    devices: str | None = None
 
     def command(
         self, *, socket: Path | None = None, host: str = "127.0.0.1", port: int = 8000
@@ -134,9 +136,11 @@ class ServerFlags:
             {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} if self.weight_transfer == "ipc" else {}
         )
         gate = self.rules.environment() if self.rules else {}
+        devices = {"CUDA_VISIBLE_DEVICES": self.devices} if self.devices else {}
         return (
             pickles
             | gate
+            | devices
             | {
                 "VLLM_SERVER_DEV_MODE": updates,
                 "VLLM_ALLOW_RUNTIME_LORA_UPDATING": updates,

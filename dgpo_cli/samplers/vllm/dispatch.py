@@ -41,6 +41,13 @@ class _Done:
 
 
 @dataclass(frozen=True, slots=True)
+class _More:
+    """So many further requests were taken; none: there are no more."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Gone:
     client: VllmClient
     error: Exception
@@ -79,15 +86,19 @@ class Dispatch:
         self._backoff_s = backoff_s
         self._changed = threading.Condition()
         self._ended = threading.Event()
-        self._told: SimpleQueue[_Done | _Gone | BaseException] = SimpleQueue()
+        self._told: SimpleQueue[_Done | _More | _Gone | BaseException] = SimpleQueue()
+        self._more: Callable[[], Sequence[Request]] | None = None
 
     def run(
         self,
-        requests: Sequence[Sequence[Request]],
+        requests: Sequence[Sequence[Request]] = (),
         *,
+        more: Callable[[], Sequence[Request]] | None = None,
         on_done: Callable[[int, ServerCompletion], None],
     ) -> None:
         """Draw all completions. An inner sequence shares a prompt and starts on one server.
+
+        more: returns further requests of one prompt for a server that has room, none at the end.
 
         Raises:
             BackendError: a request failed too often, or a server is gone for good.
@@ -95,16 +106,21 @@ class Dispatch:
         for number, group in enumerate(requests):
             self._lanes[number % len(self._lanes)].requests.extend(group)
         missing = sum(map(len, requests))
+        self._more = more
         try:
             for lane in self._lanes:
-                self._open(lane, count=missing)
-            while missing:
+                self._open(lane, count=self._max_in_flight if more else missing)
+            while missing or more:
                 match self._next():
                     case _Done(index, drawn):
                         missing -= 1
                         on_done(index, drawn)
+                    case _More(0):
+                        more = None
+                    case _More(count):
+                        missing += count
                     case _Gone(client, error):
-                        self._reopen(client, error, count=missing)
+                        self._reopen(client, error, count=self._max_in_flight if more else missing)
                     case BaseException() as error:
                         raise error
         finally:
@@ -114,7 +130,7 @@ class Dispatch:
         """Make `run`, in another thread, raise BackendError."""
         self._told.put(BackendError("sampling was cancelled"))
 
-    def _next(self) -> _Done | _Gone | BaseException:
+    def _next(self) -> _Done | _More | _Gone | BaseException:
         while True:  # an endless wait is not interruptible on every platform
             try:
                 return self._told.get(timeout=_POLL_S)
@@ -158,7 +174,7 @@ class Dispatch:
                 connection.abandon()
 
     def _work(self, lane: _Lane, connection: Connection) -> None:
-        while (request := self._take(lane)) is not None:
+        while (request := self._next_of(lane)) is not None:
             try:
                 drawn = self._draw(lane.client, connection, request)
             except Exception as error:
@@ -168,8 +184,16 @@ class Dispatch:
             else:
                 self._told.put(_Done(request.index, drawn))
 
+    def _next_of(self, lane: _Lane) -> Request | None:
+        try:
+            return self._take(lane)
+        except Exception as error:  # `more` fails: the ranks are cut off
+            self._give_up(error)
+            return None
+
     def _take(self, lane: _Lane) -> Request | None:
-        """Return the lane's next request, or one of the fullest lane; None at the end."""
+        """Return the lane's next request, or one of the fullest lane, or of `more`; None at the
+        end."""
         with self._changed:
             while not self._ended.is_set() and not lane.down:
                 if lane.requests:
@@ -177,8 +201,17 @@ class Dispatch:
                 fullest = max(self._lanes, key=lambda other: len(other.requests))
                 if fullest.requests:
                     return fullest.requests.pop()
-                self._changed.wait()
+                if self._more is None:
+                    self._changed.wait()
+                else:
+                    self._take_more(lane, self._more())
             return None
+
+    def _take_more(self, lane: _Lane, requests: Sequence[Request]) -> None:
+        lane.requests.extend(requests)
+        if not requests:
+            self._more = None
+        self._told.put(_More(len(requests)))  # before what becomes of them
 
     def _put_back(self, lane: _Lane, request: Request) -> None:
         with self._changed:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from dgpo_cli.core.errors import BackendError
 from dgpo_cli.core.events import Observer, phase
-from dgpo_cli.core.types import Completion
-from dgpo_cli.samplers.base import SamplingParams
+from dgpo_cli.core.types import Advance, Completion
+from dgpo_cli.samplers.base import Row, SamplingParams, Share, in_order
 from dgpo_cli.samplers.canary import Canary, mean_gap
 from dgpo_cli.samplers.http_json import UNREACHED, Connection, ServerSaysNo
 from dgpo_cli.samplers.vllm.client import Served, ServerCompletion, VllmClient
@@ -90,16 +90,12 @@ class VllmSampler:
             BackendError: a server is gone, refuses, or fails too often.
         """
         self.prepare(observer)
-        self._wake()
-        self._check_lengths(prompts, params=params)
-        if self._fleet.shared:
-            for client in self._fleet.clients:
-                self._hold(client)
-        found = self._draw_all(prompts, seeds=seeds, params=params, observer=observer)
-        self._fleet.went_well()
-        self._sleep()
-        rest = iter(found)
-        return [tuple(self._completion(next(rest), seed=seed) for seed in own) for own in seeds]
+        total = sum(map(len, seeds))
+        with phase(observer, "sampling", total=total, unit="completions") as advance:
+            found = self.draw(
+                prompts, seeds=seeds, params=params, advance=advance, share=Share.all()
+            )
+        return in_order(found, seeds=seeds)
 
     def cancel(self) -> None:
         """See RemoteSampler.cancel."""
@@ -116,14 +112,47 @@ class VllmSampler:
         if self._cancelled:
             raise BackendError("sampling was cancelled")
 
-    def _draw_all(
+    def draw(
         self,
         prompts: Sequence[Sequence[int]],
         *,
         seeds: Sequence[Sequence[int]],
         params: SamplingParams,
-        observer: Observer,
-    ) -> list[ServerCompletion]:
+        advance: Advance,
+        share: Share,
+    ) -> dict[Row, Completion]:
+        """See SharedSampler.draw, after `prepare`. A part is a prompt with its seeds, or with some
+        if ranks would get none."""
+        self._wake()
+        self._check_lengths(prompts, params=params)
+        if self._fleet.shared:
+            for client in self._fleet.clients:
+                self._hold(client)
+        rows = [(i, j) for i in range(len(prompts)) for j in range(len(seeds[i]))]
+        found: dict[Row, Completion] = {}
+
+        def on_done(index: int, drawn: ServerCompletion) -> None:
+            i, j = rows[index]
+            found[i, j] = self._completion(drawn, seed=seeds[i][j])
+            advance(1)
+
+        parts = _parts(prompts, seeds=seeds, most=share.rows(seeds))
+        self._dispatch = self._new_dispatch(params, most=share.rows(seeds))
+        self._go_on()  # after the dispatch exists: `cancel` sets the flag first
+        if share.among == 1:
+            self._dispatch.run(parts, on_done=on_done)
+        else:
+
+            def more() -> Sequence[Request]:
+                number = share.take()
+                return parts[number] if number < len(parts) else ()
+
+            self._dispatch.run(more=more, on_done=on_done)
+        self._fleet.went_well()
+        self._sleep()
+        return found
+
+    def _new_dispatch(self, params: SamplingParams, *, most: int) -> Dispatch:
         stop_ids = sorted(self._weights.stop_ids)
 
         def draw(client: VllmClient, connection: Connection, request: Request) -> ServerCompletion:
@@ -138,28 +167,13 @@ class VllmSampler:
                 timeout_s=self._limits.request_timeout_s,
             )
 
-        requests: list[list[Request]] = []
-        count = 0
-        for prompt, own in zip(prompts, seeds, strict=True):
-            requests.append([Request(count + j, prompt, seed) for j, seed in enumerate(own)])
-            count += len(own)
-        found: list[ServerCompletion | None] = [None] * count
-        self._dispatch = Dispatch(
+        return Dispatch(
             self._fleet.clients,
             draw=draw,
-            max_in_flight=self._limits.max_in_flight,
+            max_in_flight=min(self._limits.max_in_flight, most),
             retries=self._limits.retries,
             bring_back=self._bring_back,
         )
-        self._go_on()  # after the dispatch exists: `cancel` sets the flag first
-        with phase(observer, "sampling", total=count, unit="completions") as advance:
-
-            def on_done(index: int, drawn: ServerCompletion) -> None:
-                found[index] = drawn
-                advance(1)
-
-            self._dispatch.run(requests, on_done=on_done)
-        return [drawn for drawn in found if drawn is not None]
 
     def _completion(self, drawn: ServerCompletion, *, seed: int) -> Completion:
         ids = drawn.token_ids
@@ -309,3 +323,16 @@ class VllmSampler:
             tell()
         except UNREACHED as error:
             self._bring_back(client, error)
+
+
+def _parts(
+    prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], most: int
+) -> list[list[Request]]:
+    """Cut a round into parts of one prompt and at most so many completions."""
+    parts: list[list[Request]] = []
+    count = 0
+    for prompt, own in zip(prompts, seeds, strict=True):
+        requests = [Request(count + j, prompt, seed) for j, seed in enumerate(own)]
+        parts += [requests[start : start + most] for start in range(0, len(own), most)]
+        count += len(own)
+    return parts

@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import math
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from dgpo_cli.core.errors import BackendError
+from dgpo_cli.samplers.base import GatheredWeights, described
 from dgpo_cli.samplers.http_json import ServerGone, ServerSaysNo
 from dgpo_cli.samplers.vllm.weight_stream import BACKEND, Listing, Offer, listen, reaching, sent_as
 
 if TYPE_CHECKING:
     import torch
 
+    from dgpo_cli.samplers.base import Weights
     from dgpo_cli.samplers.vllm.client import VllmClient
 
-    Tensors = Sequence[tuple[str, torch.Tensor]]
 
 _FIX = "; or set rollout.backend.weight_transfer=folder"
 # On the GPU of trainer and sampler; vLLM's default is 1 GiB, less than some embeddings.
@@ -36,7 +38,7 @@ _IPC_BUFFER_BYTES = 256 * 2**20
 class Transfer(Protocol):
     """A way to send full weights to one server."""
 
-    def send(self, tensors: Tensors) -> None:
+    def send(self, tensors: Weights) -> None:
         """Send the weights; the server samples with all of them or none.
 
         Raises:
@@ -58,10 +60,12 @@ class Stream:
     host: str
     dtype: torch.dtype | None
 
-    def send(self, tensors: Tensors) -> None:
+    def send(self, tensors: Weights) -> None:
         """See Transfer.send."""
         try:
-            offer = Offer(tensors, host=self.host, dtype=self.dtype)
+            # Each of its workers reads them.
+            receivers = self.client.world_size() if isinstance(tensors, GatheredWeights) else 1
+            offer = Offer(tensors, host=self.host, dtype=self.dtype, receivers=receivers)
         except OSError as error:
             raise BackendError(
                 f"cannot listen on {self.host} to send weights to {self.client}: {error}; "
@@ -88,20 +92,20 @@ class _Source:
     """The weights as vLLM's senders ask for them (its WeightSource)."""
 
     def __init__(self, dtype: torch.dtype | None) -> None:
-        self.tensors: Tensors = ()
+        self.tensors: Weights = ()
         self._dtype = dtype
 
     def metadata(self) -> list[_Meta]:
-        return [_Meta(name, sent_as(t, self._dtype), tuple(t.shape)) for name, t in self.tensors]
+        return [_Meta(n, sent_as(own, self._dtype), s) for n, own, s in described(self.tensors)]
 
     def largest_bytes(self) -> int:
         """Return the size of the largest tensor on its way."""
-        return max(t.numel() * sent_as(t, self._dtype).itemsize for _, t in self.tensors)
+        return max(math.prod(each.shape) * each.dtype.itemsize for each in self.metadata())
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in self.tensors:
             # With rollout.overlap they are in the CPU's memory.
-            yield name, tensor.detach().to(_accelerator(), sent_as(tensor, self._dtype))
+            yield name, tensor.detach().to(_accelerator(), sent_as(tensor.dtype, self._dtype))
 
 
 class _Control:
@@ -148,7 +152,7 @@ class VllmTransfer:
         self._source = _Source(dtype)
         self._engine: Any = None
 
-    def send(self, tensors: Tensors) -> None:
+    def send(self, tensors: Weights) -> None:
         """See Transfer.send."""
         self._source.tensors = tensors
         with reported(self._client, f"weights by {self._what}"):

@@ -18,8 +18,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from dgpo_cli.samplers.base import GatheredWeights, described
+
 if TYPE_CHECKING:
     import torch
+
+    from dgpo_cli.samplers.base import Weights
 
 # The name of this transport among vLLM's.
 BACKEND = "dgpo_tcp"
@@ -34,9 +38,9 @@ _PAUSE_S = 0.2  # after a connection that failed for lack of file descriptors
 _TOKEN_BYTES = 32
 
 
-def sent_as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
+def sent_as(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
     """Return the type in which a tensor is sent: `dtype` for floating-point numbers."""
-    return tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+    return own if dtype is None or not own.is_floating_point else dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +52,13 @@ class Listing:
     shapes: list[list[int]]
 
     @classmethod
-    def of(
-        cls, tensors: Sequence[tuple[str, torch.Tensor]], *, dtype: torch.dtype | None
-    ) -> Listing:
+    def of(cls, weights: Weights, *, dtype: torch.dtype | None) -> Listing:
         """List the tensors as `Offer` sends them."""
+        found = described(weights)
         return cls(
-            [name for name, _ in tensors],
-            [str(sent_as(tensor, dtype)).removeprefix("torch.") for _, tensor in tensors],
-            [list(tensor.shape) for _, tensor in tensors],
+            [name for name, _, _ in found],
+            [str(sent_as(own, dtype)).removeprefix("torch.") for _, own, _ in found],
+            [list(shape) for _, _, shape in found],
         )
 
 
@@ -64,13 +67,17 @@ class Offer:
 
     def __init__(
         self,
-        tensors: Sequence[tuple[str, torch.Tensor]],
+        tensors: Weights,
         *,
         host: str,
         dtype: torch.dtype | None = None,
+        receivers: int = 1,
     ) -> None:
-        """host: the address of this machine to listen on. dtype: floating tensors are rounded to
-        it; None sends each as it is.
+        """
+        Args:
+            host: the address of this machine to listen on.
+            dtype: floating tensors are rounded to it; None sends each as it is.
+            receivers: of weights that are gathered while they are read: all read at once.
 
         Raises:
             OSError: cannot listen there.
@@ -85,6 +92,10 @@ class Offer:
         self._open: dict[socket.socket, bool] = {}  # whether each has sent the token
         self._closed = threading.Event()
         self._error: Exception | None = None
+        self._receivers = receivers
+        self._here: list[socket.socket] = []  # receivers that wait for the others
+        self._reading = threading.Lock()
+        self._read = threading.Event()
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, name="dgpo-weights", daemon=True).start()
@@ -97,6 +108,8 @@ class Offer:
         traceback: TracebackType | None,
     ) -> None:
         self._close()
+        with self._reading:  # whoever gathers for it goes on with something else
+            self._read.set()
         if self._error is not None and isinstance(error, Exception):
             raise self._error from error  # the cause of the receiver's error
 
@@ -135,16 +148,38 @@ class Offer:
                 with self._lock:
                     self._open[connection] = True
                 connection.settimeout(STALL_TIMEOUT_S)
-                for _, tensor in self._tensors:
-                    view = _bytes_of(tensor.detach(), dtype=self._dtype)
-                    for start in range(0, len(view), _PIECE_BYTES):
-                        connection.sendall(view[start : start + _PIECE_BYTES])
+                if isinstance(self._tensors, GatheredWeights):
+                    self._send_once(connection)
+                else:
+                    self._send([connection])
         except OSError:
             pass  # the receiver reports it to the server
         except Exception as error:
             self._error = error
         finally:
             self._drop(connection)
+
+    def _send(self, connections: Sequence[socket.socket]) -> None:
+        for _, tensor in self._tensors:
+            view = _bytes_of(tensor.detach(), dtype=self._dtype)
+            for start in range(0, len(view), _PIECE_BYTES):
+                for connection in connections:
+                    connection.sendall(view[start : start + _PIECE_BYTES])
+
+    def _send_once(self, connection: socket.socket) -> None:
+        """Send to all receivers when the last one is here; return when that is over."""
+        with self._lock:
+            self._here.append(connection)
+            last = len(self._here) == self._receivers
+        if not last:
+            self._read.wait()
+            return
+        try:
+            with self._reading:
+                if not self._closed.is_set():
+                    self._send(self._here)
+        finally:
+            self._read.set()
 
     def _knows_token(self, connection: socket.socket) -> bool:
         """Read the token within TOKEN_TIMEOUT_S in total."""
@@ -193,7 +228,7 @@ def receive(
 
 def _bytes_of(tensor: torch.Tensor, *, dtype: torch.dtype | None) -> memoryview:
     # Rounded on its device: half as much crosses the bus.
-    return _view(tensor.to(sent_as(tensor, dtype)).cpu().contiguous())
+    return _view(tensor.to(sent_as(tensor.dtype, dtype)).cpu().contiguous())
 
 
 def _view(tensor: torch.Tensor) -> memoryview:
