@@ -240,8 +240,9 @@ def _gathered(job: Job, *, activations: int) -> Iterator[MemoryPart]:
     """
     whole, trained = job.product, job.layer if job.full else job.adapter // job.shape.layers
     # Gradients are whole too: those of the layer at work, and those of the one before in float32,
-    # on their way to their owners.
-    layers = job.layer * whole + trained * (whole + FLOAT32)
+    # on their way to their owners, with what arrives.
+    summed = FLOAT32 + FLOAT32 / job.layout.shards
+    layers = round(job.layer * whole + trained * (whole + summed))
     yield MemoryPart("gathered layer", layers, "training", "and the gradients of two")
     # The stream that gathers has blocks of its own, which serve nothing else.
     buffer = max(job.layer, job.root) * whole
@@ -249,7 +250,7 @@ def _gathered(job: Job, *, activations: int) -> Iterator[MemoryPart]:
     yield MemoryPart("gathered heads", job.root * whole, "training", "embedding and head")
     if job.full:
         head = job.shape.head_weights * whole
-        last = job.root * (whole + FLOAT32) - activations - layers
+        last = round(job.root * (whole + summed)) - activations - layers
         yield MemoryPart("head's gradient", max(head, last), "training", "until backward ends")
 
 
