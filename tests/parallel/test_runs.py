@@ -39,6 +39,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "replicate": {"parallel.kind": "replicate"},
     "replicate, adapter": {"parallel.kind": "replicate", **LORA},
     "two ranks a sequence": {"parallel.kind": "replicate", "parallel.sequence": 2},
+    "shard": {"parallel.kind": "shard", "parallel.reference": "offload"},
+    "shard, adapter": {"parallel.kind": "shard", **LORA},
 }
 
 
@@ -63,6 +65,18 @@ def metrics_of(folder: Path) -> list[dict[str, float | None]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     timed = ("time/", "throughput/", "memory/")
     return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
+
+
+def files_of(folder: Path) -> set[str]:
+    """Return the names of a run's files; how many hold the weights depends on the ranks."""
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    parts = ("model", "optimizer/")
+    return {n for n in names if not n.partition("checkpoints/")[2][12:].startswith(parts)}
+
+
+def weights_of(checkpoint: Path) -> dict[str, Any]:
+    files = checkpoint.glob("*.safetensors")
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def check_metrics(found: Path, expected: Path) -> None:
@@ -94,11 +108,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[str, Pa
 def test_metrics_and_files_are_those_of_one_device(runs: tuple[str, Path]) -> None:
     _, folder = runs
     check_metrics(folder / "2", folder / "1")
-    names = [
-        {str(path.relative_to(folder / n)) for path in (folder / n).rglob("*") if path.is_file()}
-        for n in "12"
-    ]
-    assert names[0] == names[1]
+    assert files_of(folder / "1") == files_of(folder / "2")
     evals = [(folder / n / "evals.jsonl").read_text().splitlines() for n in "12"]
     scores = [[json.loads(line)["avg_at_k"] for line in lines] for lines in evals]
     assert scores[0] == scores[1] and len(scores[0]) == 3
@@ -107,8 +117,7 @@ def test_metrics_and_files_are_those_of_one_device(runs: tuple[str, Path]) -> No
 def test_weights_are_those_of_one_device(runs: tuple[str, Path]) -> None:
     _, folder = runs
     checkpoints = [folder / n / "checkpoints" / "step-000003" for n in "12"]
-    file = next(checkpoints[0].glob("*.safetensors")).name
-    mine, theirs = load_file(checkpoints[1] / file), load_file(checkpoints[0] / file)
+    theirs, mine = map(weights_of, checkpoints)
     assert mine.keys() == theirs.keys()
     for name, weight in theirs.items():
         assert (mine[name] - weight).abs().max() <= 1e-6, name
