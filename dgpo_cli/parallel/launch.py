@@ -237,7 +237,7 @@ class Launcher:
         if leader and self._leader_told:
             return Outcome(code)
         if self._first is not None:
-            return Outcome(code or 1, str(self._first))
+            return Outcome(code or 1, f"{self._first}; run the same command to resume")
         if killed:
             return Outcome(code, "the ranks did not end by themselves and were killed")
         return Outcome(code)

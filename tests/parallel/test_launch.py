@@ -173,10 +173,8 @@ time.sleep(600)
     code, _, err = Launched(tmp_path, program=program, limit_s=0.2).end()
     host = socket.gethostname()
     log = log_of(tmp_path, 1)
-    assert (code, err) == (
-        1,
-        f"error: rank 1 (node {host}): ended with exit code 7; its log: {log}\n",
-    )
+    told = f"rank 1 (node {host}): ended with exit code 7; its log: {log}"
+    assert (code, err) == (1, f"error: {told}; run the same command to resume\n")
 
 
 WAITS = """
