@@ -1,0 +1,126 @@
+"""Sampling on ranks that are processes: what tests/samplers holds of threads, over gloo."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from dgpo_cli.config.load import resolve
+from dgpo_cli.core.errors import BackendError
+from dgpo_cli.core.events import NOBODY
+from dgpo_cli.core.types import Message, Prompt
+from dgpo_cli.engine.follow import BUILD, follow
+from dgpo_cli.engine.setup import training_engine
+from dgpo_cli.samplers.lockstep import Lockstep
+from dgpo_cli.samplers.ranked import RankedRemoteSampler
+from tests.ranks import on_ranks
+from tests.samplers.fake_vllm import FakeVllm, FakeWeights
+from tests.samplers.vllm_cases import expected, sample, sampler_of
+
+if TYPE_CHECKING:
+    from dgpo_cli.core.types import Completion
+    from dgpo_cli.engine.engine import Engine
+    from dgpo_cli.parallel.ranks import TorchRanks
+
+KINDS = ("replicate", "shard")
+PROMPTS = [
+    Prompt(str(i), (Message("user", f"{i}+{i * i}?"),), answer="1", source="typed")
+    for i in range(6)
+]
+SEEDS = [list(range(10 * i, 10 * i + 5)) for i in range(6)]
+
+
+def settings_of(kind: str, *, count: int) -> Any:
+    changes = (f"parallel.kind={kind}", f"parallel.gpus={count}", "rollout.backend.batch_size=4")
+    return resolve(preset="tiny", overrides=[*changes, "rollout.max_completion_tokens=32"]).settings
+
+
+def drawn(engine: Engine) -> list[tuple[Completion, ...]]:
+    return [group.completions for group in engine.sample(PROMPTS, seeds=SEEDS)]
+
+
+def _with_the_policy(ranks: TorchRanks, kind: str) -> list[list[tuple[Completion, ...]]]:
+    if not ranks.leads:
+        follow(ranks)
+        return []
+    settings = settings_of(kind, count=2)
+    with ranks.call(BUILD, settings, None):
+        engine = training_engine(settings, ranks=ranks)
+    with engine:
+        found = [drawn(engine)]
+        engine.policy_version = 3
+        engine.sync()
+        found.append(drawn(engine))
+    ranks._control.send(None)  # the followers' calls are over; the ranks are not
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_completions_on_processes_are_those_of_one_device(kind: str) -> None:
+    (first, second), _ = on_ranks(_with_the_policy, 2, kind, collective=kind == "shard")
+    with training_engine(settings_of("single", count=1)) as engine:
+        alone = drawn(engine)
+    assert first == alone  # to the bit: the batches are the same
+    assert {c.policy_version for own in second for c in own} == {3}
+    assert [[c.token_ids for c in own] for own in second] == [
+        [c.token_ids for c in own] for own in alone
+    ]
+
+
+def _with_servers(ranks: TorchRanks, folder: Path) -> list[Any]:
+    os.environ["XDG_STATE_HOME"] = str(folder / str(ranks.number))
+    server = FakeVllm()
+    lockstep = Lockstep(FakeWeights(adapter=True, weight=0.5), ranks=ranks)
+    own = sampler_of(server, weights=lockstep, timeout_s=60.0)
+    sampler = RankedRemoteSampler(own, ranks=ranks, among=2, lockstep=lockstep)
+    found: list[Any] = []
+    if ranks.leads:
+        found.append(sample(sampler) == expected(0.5, version=0))  # type: ignore[arg-type]
+        sampler.sync(policy_version=2)
+        found.append(sample(sampler) == expected(0.5, version=2))  # type: ignore[arg-type]
+        found.append(_cancelled(sampler, server))
+        sampler.close()
+        ranks._control.send(None)
+    else:
+        for name, args in ranks.calls():
+            if name == "hang":
+                server.faults.hang_s = 30.0
+            else:
+                sampler.calls()[name](*args)
+    found.append(sum(body["max_tokens"] > 4 for body in server.bodies))
+    server.down()
+    return found
+
+
+def _cancelled(sampler: RankedRemoteSampler, server: FakeVllm) -> tuple[str, bool]:
+    """Cancel a round in which every rank waits for its server."""
+    with sampler._ranks.call("hang"):
+        server.faults.hang_s = 30.0
+    sampler.prepare(NOBODY)
+    errors: list[str] = []
+
+    def draw() -> None:
+        try:
+            sample(sampler)  # type: ignore[arg-type]
+        except BackendError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    time.sleep(1.0)
+    started = time.monotonic()
+    sampler.cancel()
+    thread.join(20)
+    return errors[0], time.monotonic() - started < 15
+
+
+def test_engines_of_processes_share_rounds_and_end_them_together(tmp_path: Path) -> None:
+    (first, second, cancelled, leaders), (followers,) = on_ranks(_with_servers, 2, tmp_path)
+    assert first and second
+    assert cancelled == ("sampling was cancelled", True)
+    assert leaders and followers
