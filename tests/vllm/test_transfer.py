@@ -130,9 +130,11 @@ def test_a_server_that_refuses_is_an_error_with_its_fix(group: Group, path: str)
     assert "/finish_weight_update" not in server.paths
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_cuda_ipc_sends_handles_that_vllm_reads(
-    group: Group, monkeypatch: pytest.MonkeyPatch
+    group: Group, monkeypatch: pytest.MonkeyPatch, ranks: int
 ) -> None:
+    """With several ranks each sends to its own server, without the others."""
     from vllm.distributed.weight_transfer import ipc_engine
     from vllm.distributed.weight_transfer.packed_tensor import PackedIpcChunk
 
@@ -160,6 +162,10 @@ def test_cuda_ipc_sends_handles_that_vllm_reads(
         ipc_engine.IPCTrainerWeightTransferEngine, "_post_send_sync", staticmethod(lambda: None)
     )
     monkeypatch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
+    monkeypatch.setattr(torch.cuda, "ipc_collect", lambda: None)
+    if ranks > 1:
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: ranks)
     server = Server("ipc")
     way_to(server).send(TENSORS)
     assert server.body("/init_weight_transfer_engine") == {"init_info": {"packed": True}}

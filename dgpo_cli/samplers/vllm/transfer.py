@@ -163,9 +163,11 @@ class VllmTransfer:
     def _open(self) -> Any:
         from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 
-        return WeightTransferTrainerFactory.trainer_init(
+        engine = WeightTransferTrainerFactory.trainer_init(
             self._init_info(self._source), client=_Control(self._client), source=self._source
         )
+        _send_alone(engine)
+        return engine
 
     def close(self) -> None:
         """See Transfer.close."""
@@ -173,6 +175,19 @@ class VllmTransfer:
         if engine is not None:
             with contextlib.suppress(Exception):  # its peer is gone, or never was
                 engine.shutdown()
+
+
+def _send_alone(engine: Any) -> None:
+    """Let a sender do without the other ranks, which have servers of their own, or none.
+
+    That of CUDA IPC waits for every process of torch's default group, at every piece.
+    """
+    import torch
+
+    ranked = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if ranked and hasattr(engine, "_all_gather_and_merge_handles"):
+        engine._all_gather_and_merge_handles = lambda handles: handles
+        engine._post_send_sync = torch.cuda.ipc_collect
 
 
 def transfer_to(client: VllmClient, *, sync_host: str | None) -> Transfer | None:
