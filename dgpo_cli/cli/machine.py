@@ -85,8 +85,7 @@ def plan(
 ) -> None:
     """Report the memory, time and disk that a run needs, from the model's config alone.
 
-    If it does not fit, print what to change. Exit with 3 if it does not fit or this version cannot
-    run it.
+    If it does not fit, print what to change, and exit with 3.
 
     Examples:
       Does the 7B model with LoRA fit one H100?
@@ -133,7 +132,7 @@ def plan(
         )
     if apply is not None:
         console.note(f"{apply}: use it with dgpo train --config {apply}")
-    if not found.fits or found.not_built:
+    if not found.fits:
         raise typer.Exit(NOT_REACHED)
     if apply is None and not as_json:
         named = ["--preset", preset] if preset is not None else ["--config", config]

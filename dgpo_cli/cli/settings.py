@@ -192,21 +192,14 @@ Destination = Annotated[
 
 @preset_app.command("list", cls=Command, short_help="List the presets and their purposes.")
 def list_presets() -> None:
-    """List the presets, their purposes, and those that this version cannot train.
+    """List the presets and their purposes.
 
     Examples:
       List them
         dgpo preset list
     """
-    from dgpo_cli.config.checks import not_built
-    from dgpo_cli.config.load import resolve
-
-    def row(preset: presets.PresetInfo) -> tuple[str, str, str]:
-        missing = not_built(resolve(preset=preset.name).settings)
-        lacks = f"not in this version: {', '.join(missing)}" if missing else ""
-        return preset.name, preset.description, lacks
-
-    console.table([row(preset) for preset in presets.list_presets()], styles=("bold", "", "yellow"))
+    rows = [(preset.name, preset.description) for preset in presets.list_presets()]
+    console.table(rows, styles=("bold", ""))
     console.suggest(["preset", "show", "tiny"], ["train", "--preset", "tiny"])
 
 

@@ -1,4 +1,4 @@
-"""Combinations of settings that cannot work, cannot train, or are not built yet."""
+"""Combinations of settings that cannot work or cannot train."""
 
 from __future__ import annotations
 
@@ -190,12 +190,6 @@ def _transfer(settings: Settings) -> Iterator[str]:
                 f"rollout.backend.tensor_parallel_size={split}; set "
                 "rollout.backend.weight_transfer=tcp"
             )
-
-
-def not_built(settings: Settings) -> tuple[str, ...]:
-    """Return the settings that are valid but that this version cannot train with."""
-    kind = parallel_kind(settings)
-    return () if kind == "single" else (f"parallel.kind={kind}",)
 
 
 def check_built(settings: Settings, *, training: bool = True) -> None:

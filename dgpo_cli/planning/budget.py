@@ -154,10 +154,9 @@ class Plan:
     """The needs of a run and the device that it is planned for.
 
     times: empty if the device's speed is unknown. after: the memory with all `changes`; None if
-    none are needed. step_tokens, step_samples: sampled in a step. not_built: settings that this
-    version cannot train with, whatever fits. host: memory of each machine, beside its devices.
-    exchanges: what a device sends in a step; networks: how long that takes. choices: numbers of
-    devices; empty unless they are compared.
+    none are needed. step_tokens, step_samples: sampled in a step. host: memory of each
+    machine, beside its devices. exchanges: what a device sends in a step; networks: how long that
+    takes. choices: numbers of devices; empty unless they are compared.
     """
 
     model: str
@@ -169,7 +168,6 @@ class Plan:
     memory: MemoryNeed
     host: tuple[MemoryPart, ...]
     problems: tuple[str, ...]
-    not_built: tuple[str, ...]
     times: tuple[PhaseTime, ...]
     exchanges: tuple[Exchange, ...]
     networks: tuple[Network, ...]

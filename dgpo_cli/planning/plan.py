@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from dgpo_cli.config.checks import check_trainable, not_built
+from dgpo_cli.config.checks import check_trainable
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.settings import Settings, parallel_kind
@@ -107,7 +107,6 @@ def run(
         memory=memory,
         host=host_of(now, device),
         problems=problems_of(now, device),
-        not_built=not_built(settings),
         **_costs(now, device, compare=compare),
         steps=settings.train.steps,
         step_samples=now.rows,

@@ -27,11 +27,10 @@ def render(plan: Plan, *, color: Depth = "truecolor") -> View:
 class PlanJson(Plan):
     """A plan, in bytes, seconds and operations per second.
 
-    runs: it fits, and this version can train it. step_seconds: null if unknown.
+    step_seconds: null if unknown.
     """
 
     fits: bool = field()
-    runs: bool
     peak_bytes: int
     peak_phase: Phase
     step_seconds: float | None = field()  # type: ignore[assignment]
@@ -46,7 +45,6 @@ def to_json(plan: Plan) -> dict[str, Any]:
     document = filled(
         PlanJson,
         plan,
-        runs=plan.fits and not plan.not_built,
         peak_bytes=plan.memory.peak,
         peak_phase=plan.memory.peak_phase,
         step_seconds=plan.step_seconds or None,
@@ -128,9 +126,6 @@ class _PlanTable:
         page.paragraph(f"{page.glyphs.passed if plan.fits else page.glyphs.failed} {words}", "bold")
         for problem in plan.problems:
             page.paragraph(problem)
-        for setting in plan.not_built:
-            words = f"this version cannot run it: {setting} is not built yet"
-            page.paragraph(f"{page.glyphs.failed} {words}", "bold")
 
     def _changes(self) -> None:
         page, plan = self.page, self.plan
