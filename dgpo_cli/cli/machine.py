@@ -101,6 +101,7 @@ def plan(
     from dgpo_cli.config.checks import check_trainable
     from dgpo_cli.planning import devices
     from dgpo_cli.planning import plan as workflow
+    from dgpo_cli.planning.job import NODE
     from dgpo_cli.policy.config_file import is_at_hand
 
     check_trainable(resolved.settings)
@@ -137,7 +138,8 @@ def plan(
     if apply is None and not as_json:
         named = ["--preset", preset] if preset is not None else ["--config", config]
         changes = [word for each in overrides or () for word in ("--set", each)]
-        console.suggest(["train", *named, *changes])
+        several = ["--gpus", str(gpus)] if gpus is not None and gpus <= NODE else []
+        console.suggest(["train", *named, *several, *changes])
 
 
 def doctor(

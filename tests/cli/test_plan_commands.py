@@ -48,10 +48,13 @@ def test_a_preset_is_planned_for_the_hardware_it_is_meant_for_unless_gpu_says_ot
     assert json.loads(here.stdout)["device"]["free"] is not None
 
 
-def test_presets_of_many_gpus_fit_the_hardware_they_are_meant_for() -> None:
-    for preset in ("qwen7b-full", "qwen32b-full"):
+def test_the_presets_of_several_gpus_fit_the_gpus_that_they_are_meant_for() -> None:
+    for preset, count in (("qwen7b-full", 8), ("qwen32b-full", 32)):
         done = in_process("plan", "--preset", preset)
-        assert done.exit_code == 0 and "✓ fits" in done.stdout
+        assert done.exit_code == 0
+        assert f"{count} x H100" in done.stdout and "✓ fits" in done.stdout
+    four = in_process("plan", "--preset", "qwen7b-lora", "--gpus", "4")
+    assert "next: dgpo train --preset qwen7b-lora --gpus 4" in four.stderr
 
 
 def test_gpus_shard_the_weights() -> None:
