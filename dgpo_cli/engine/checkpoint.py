@@ -128,14 +128,11 @@ class CheckpointWriter:
                 rest=beside_shards,
             )
             return
-        adapter = _whole_adapter(policy) if sharded else None
+        adapter = policy.gathered_adapter() if sharded else None
         if not self._ranks.leads:
             return
         with atomic_folder(folder) as temporary:
-            if adapter is None:
-                policy.save(temporary)
-            else:
-                _save_adapter(policy, temporary, tensors=adapter)
+            policy.save(temporary, adapter=adapter)
             rest(temporary)
             write_digests(temporary)
 
@@ -157,19 +154,6 @@ def _save_without_weights(policy: Policy, folder: Path) -> None:
     root.save_pretrained(str(folder), state_dict={})
     for path in folder.glob("*.safetensors*"):
         path.unlink()
-    policy.tokenizer.save_pretrained(str(folder))
-
-
-def _whole_adapter(policy: Policy) -> dict[str, torch.Tensor]:
-    """Gather the tensors of a sharded adapter. Collective."""
-    from dgpo_cli.parallel.gathered import whole_of
-
-    return {n: whole_of(p).cpu() for n, p in policy.model.named_parameters() if "lora_" in n}
-
-
-def _save_adapter(policy: Policy, folder: Path, *, tensors: dict[str, torch.Tensor]) -> None:
-    """Do what Policy.save does, with tensors that are gathered."""
-    policy.model.save_pretrained(str(folder), state_dict=tensors, save_embedding_layers=False)
     policy.tokenizer.save_pretrained(str(folder))
 
 

@@ -443,19 +443,23 @@ class Policy:
         size, packed = quantization.size_of, quantization.is_packed
         return sum(size(p) for p in self.model.parameters() if packed(p))
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, adapter: dict[str, torch.Tensor] | None = None) -> None:
         """Write the model or adapter, and the tokenizer, in the format of transformers or peft.
 
         Collective for a sharded model's adapter; its weights are written by another way.
+
+        adapter: what `gathered_adapter` gave; it is not gathered again then.
         """
         if self.has_adapter:
-            tensors = self._gathered_adapter() if self.sharded else None
-            self.model.save_pretrained(str(folder), state_dict=tensors, save_embedding_layers=False)
+            if adapter is None and self.sharded:
+                adapter = self.gathered_adapter()
+            self.model.save_pretrained(str(folder), state_dict=adapter, save_embedding_layers=False)
         else:
             self.model.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
 
-    def _gathered_adapter(self) -> dict[str, torch.Tensor]:
+    def gathered_adapter(self) -> dict[str, torch.Tensor]:
+        """Return the whole tensors of a sharded model's adapter. Collective."""
         from dgpo_cli.parallel.gathered import whole_of
 
         named = self.model.named_parameters()

@@ -55,9 +55,12 @@ class Trained:
     def trainable(self) -> list[tuple[str, Any]]:
         return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
-    def save(self, folder: Path) -> None:
+    def gathered_adapter(self) -> Numbers:
+        return {n: whole_of(p) for n, p in self.model.named_parameters() if "lora_" in n}
+
+    def save(self, folder: Path, *, adapter: Numbers | None = None) -> None:
         more = {"save_embedding_layers": False} if self.has_adapter else {}
-        self.model.save_pretrained(folder, **more)
+        self.model.save_pretrained(folder, state_dict=adapter, **more)
         self.tokenizer.save_pretrained(folder)
 
     def step(self, number: int) -> None:
