@@ -159,21 +159,28 @@ class ShardWriter:
                 digests[name] = _settled(temporary / name)
         except BaseException as error:
             failure = error
+        try:
+            self._finish(folder, digests, failure)
+        except BaseException as error:  # of this rank, or another one is gone
+            if self._ranks.leads:
+                self._failure = io.drop_folder(folder, error)
+
+    def _finish(
+        self, folder: Path, digests: Mapping[str, str], failure: BaseException | None
+    ) -> None:
+        """Once all ranks have written their parts, let the folder appear; the leader does."""
         reason = None if failure is None else f"{type(failure).__name__}: {failure}"
         reports = self._channel.gather((digests, reason))
         if reports is None:
             return
-        known = {name: digest for found, _ in reports for name, digest in found.items()}
+        if failure is not None:
+            raise failure
         others = [f"rank {n}: {text}" for n, (_, text) in enumerate(reports) if text]
-        try:
-            if failure is not None:
-                raise failure
-            if others:
-                raise OSError(others[0])
-            write_digests(temporary, known=known)
-            io.complete_folder(folder)
-        except BaseException as error:
-            self._failure = io.drop_folder(folder, error)
+        if others:
+            raise OSError(others[0])
+        known = {name: digest for found, _ in reports for name, digest in found.items()}
+        write_digests(io.partial_of(folder), known=known)
+        io.complete_folder(folder)
 
 
 def _settled(path: Path) -> str:

@@ -18,8 +18,8 @@ from dgpo_cli.core.errors import CheckpointError
 from dgpo_cli.engine.checkpoint import CheckpointWriter, check_checkpoint, load_trainer
 from dgpo_cli.engine.optimizers import build_adamw
 from dgpo_cli.parallel.gathered import Described, Unit, whole_of
-from dgpo_cli.parallel.ranks import ALONE, Ranks
-from dgpo_cli.parallel.shard_checkpoint import parts_of
+from dgpo_cli.parallel.ranks import ALONE, OneRank, Ranks
+from dgpo_cli.parallel.shard_checkpoint import ShardWriter, parts_of
 from dgpo_cli.parallel.sharding import make_mesh, run_inside
 from dgpo_cli.policy import load
 from dgpo_cli.policy.load_sharded import load_sharded
@@ -302,6 +302,28 @@ def test_a_part_that_cannot_be_written_fails_the_checkpoint_and_leaves_nothing(r
 def test_a_kill_while_parts_are_written_leaves_no_checkpoint(root: Path) -> None:
     (_, left), _ = on_ranks(_fail, 2, root, "killed", collective=True)
     assert left == [".failed-killed.partial"]
+
+
+class _Lonely(OneRank):
+    """A rank that had another one, which is gone."""
+
+    def channel(self) -> Any:
+        class Broken:
+            def gather(self, value: object) -> None:
+                raise RuntimeError("Connection closed by peer")
+
+        return Broken()
+
+
+def test_a_rank_that_is_gone_fails_the_checkpoint_that_is_being_written(tmp_path: Path) -> None:
+    model = build_model("qwen2-tied")
+    (tmp_path / "run").mkdir()
+    writer = ShardWriter(_Lonely())
+    writer.start(tmp_path / "run" / "c", model=model, moments={}, rest=lambda folder: None)
+    with pytest.raises(CheckpointError, match="cannot be written: Connection closed by peer"):
+        writer.wait()
+    assert not list((tmp_path / "run").iterdir())
+    writer.wait()  # told once
 
 
 def test_files_of_weights_are_of_one_size_and_dealt_evenly() -> None:
