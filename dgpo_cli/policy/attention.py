@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.policy.head import alike, decoder_of, dtype_of
+from dgpo_cli.policy.head import alike, class_name, decoder_of, dtype_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ def settle(model: Any, *, chosen: str) -> str | None:
         return None
     apart = _nats_apart(model, own)
     wrong = (
-        f"{own} computes the attention of {type(model).__name__} wrongly (log-probabilities up to "
+        f"{own} computes the attention of {class_name(model)} wrongly (log-probabilities up to "
         f"{apart:.2g} nats off)"
     )
     if chosen != "auto":

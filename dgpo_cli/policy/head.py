@@ -67,7 +67,7 @@ def head_of(model: Any, *, compute: torch.dtype | None = None) -> Head:
     weight = getattr(output, "weight", None)
     if output is None or weight is None:
         raise ModelError(
-            f"{type(model).__name__} has no output embedding, which token statistics need"
+            f"{class_name(model)} has no output embedding, which token statistics need"
         )
     if any("lora_" in name for name, _ in output.named_parameters()):
         raise ModelError("adapter.targets includes the output head: leave lm_head out")
@@ -116,9 +116,14 @@ def check_head(model: Any, *, head: Head) -> None:
         own, ours, rtol=tolerance, atol=tolerance * float(own.abs().max())
     ):
         raise ModelError(
-            f"{type(model).__name__} computes its logits in a way that dgpo does not support: "
+            f"{class_name(model)} computes its logits in a way that dgpo does not support: "
             "token statistics would be wrong"
         )
+
+
+def class_name(model: Any) -> str:
+    """Return the name of a model's class, without what sharding puts before it."""
+    return type(model).__name__.removeprefix("FSDP")
 
 
 def decoder_of(model: Any) -> Any:

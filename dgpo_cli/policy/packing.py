@@ -22,7 +22,7 @@ from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.parallel.sequence import Lane
 from dgpo_cli.policy.batching import Rows, prompt_owners
 from dgpo_cli.policy.cache import GrowingLayer, growing_cache
-from dgpo_cli.policy.head import alike, decoder_of, dtype_of
+from dgpo_cli.policy.head import alike, class_name, decoder_of, dtype_of
 from dgpo_cli.policy.shape import key_repeats, sharing_problem
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def check_share(model: Any, *, lane: Lane, packs: bool) -> None:
     Raises:
         ConfigError: they do not, or the heads cannot be shared equally.
     """
-    name, heads = type(model).__name__, model.config.get_text_config().num_attention_heads
+    name, heads = class_name(model), model.config.get_text_config().num_attention_heads
     problem = sharing_problem(heads, ranks=lane.count, name=name) if packs else None
     if problem is not None:
         raise ConfigError(problem)

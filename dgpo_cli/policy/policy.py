@@ -14,7 +14,7 @@ from dgpo_cli.core.errors import ConfigError, ModelError
 from dgpo_cli.core.token_texts import completion_text
 from dgpo_cli.policy import load, quantization, token_pass
 from dgpo_cli.policy.batching import Rows, on_grid, pad_rows
-from dgpo_cli.policy.head import check_head, decoder_of, head_of
+from dgpo_cli.policy.head import check_head, class_name, decoder_of, head_of
 from dgpo_cli.policy.packing import (
     Packed,
     Predicted,
@@ -106,7 +106,7 @@ class Policy:
         self.notes = list(dict.fromkeys(notes))
         if not self.pads:
             self.notes.append(
-                f"padding changes the results of {type(self._base).__name__}: each sequence is "
+                f"padding changes the results of {class_name(self._base)}: each sequence is "
                 "computed alone, which takes longer"
             )
         if has_adapter and compute is not None and not sharded:
@@ -193,7 +193,7 @@ class Policy:
                 if kind is not None and cache_is_right(decoder, kind, padded=padded):
                     return kind, padded
         raise ConfigError(
-            f"rollout.backend.kind=hf cannot sample from {type(self._base).__name__}: its state "
+            f"rollout.backend.kind=hf cannot sample from {class_name(self._base)}: its state "
             "cannot hold several completions; set rollout.backend.kind=vllm if vLLM supports the "
             "model"
         )
