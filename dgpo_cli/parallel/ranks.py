@@ -274,14 +274,15 @@ class TorchRanks(Ranks):
         self.echo_s = self._watch.echo_s
         self._watch.begin(self.store)
         cuda = device.type == "cuda"
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            store=dist.PrefixStore("group", self.store),  # type: ignore[attr-defined]
-            rank=seat.number,
-            world_size=seat.count,
-            timeout=limit,
-            device_id=device if cuda else None,
-        )
+        with self._watch.waiting():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                store=dist.PrefixStore("group", self.store),  # type: ignore[attr-defined]
+                rank=seat.number,
+                world_size=seat.count,
+                timeout=limit,
+                device_id=device if cuda else None,
+            )
         self._calling = 0
         self._control = self.channel()
         self._objects = dist.new_group(backend="gloo", timeout=limit)

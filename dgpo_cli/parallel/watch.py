@@ -111,7 +111,8 @@ class Watch(Watcher):
         self._waits_since: float | None = None
         self._noted: float | None = None  # the wait that was noted
         self._lost_since: float | None = None  # no answer of the store
-        self._deadline: float | None = None
+        self._deadline: float | None = None  # for the main thread to end by itself
+        self._code = 1
         self._calls_over = self._told = False
         self._failed, self._closed = threading.Event(), threading.Event()
         self._lock = threading.Lock()
@@ -268,6 +269,8 @@ class Watch(Watcher):
         elif times == 0:
             self._asked = self._asked or (number, 0)
         elif self._asked is None or self._asked[1] < times:
+            self._code = 128 + number
+            self._deadline = time.monotonic() + _GRACE * self._interval_s  # it may hang in torch
             os.kill(os.getpid(), number)
 
     def _take_signals(self, came: bytes) -> None:
@@ -415,6 +418,7 @@ class Watch(Watcher):
             self.failure = RankError(str(failure))
         self._publish(failure)
         self._failed.set()
+        self._code = 1
         self._deadline = time.monotonic() + _GRACE * self._interval_s
         if self._run is not None:
             self._run.fail(self.failure)
@@ -423,10 +427,11 @@ class Watch(Watcher):
 
     def _end_hard(self) -> None:
         self._deadline = None
+        words = "interrupted" if self.failure is None else f"error: {visible(str(self.failure))}"
         if not self._told:
             with suppress(OSError):
-                os.write(2, f"\nerror: {visible(str(self.failure))}\n".encode())
-        self._leave(1)
+                os.write(2, f"\n{words}\n".encode())
+        self._leave(self._code)
 
     def _behind(self) -> list[int]:
         """Return the ranks that do not wait, while others wait for them."""

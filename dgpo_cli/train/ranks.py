@@ -55,9 +55,13 @@ def start_ranks(start: Start, *, settings: Settings, config: Path | None, out: P
             if number >= start.count:  # of an earlier part of the run, on more devices
                 log.unlink()
     first, last = start.node * start.here, (start.node + 1) * start.here - 1
-    which = f"rank {first}" if first == last else f"ranks {first} to {last}"
+    one = first == last
+    which = f"rank {first} of {start.count} starts" if one else (
+        f"ranks {first} to {last} of {start.count} start"
+    )  # fmt: skip
     shown = "" if start.node == 0 else f"; rank 0, at {start.address}, shows the run"
-    console.note(f"{which} of {start.count} start here, with logs in {out / 'ranks'}{shown}")
+    logs = "" if last == 0 else f", with logs in {out / 'ranks'}"
+    console.note(f"{which} here{logs}{shown}")
     launcher = Launcher(
         run_command(sys.argv[1:]), start=start, run=out, stop_signal=settings.train.stop_signal
     )

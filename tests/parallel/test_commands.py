@@ -201,7 +201,9 @@ def test_a_second_ctrl_c_stops_all_at_once(run: Callable[..., Run]) -> None:
         time.sleep(0.002)
     os.killpg(stopped.process.pid, signal.SIGINT)
     assert stopped.code() == 130
-    assert "stopped at" in stopped.told() and "Traceback" not in stopped.told()
+    last = stopped.told().splitlines()[-1]
+    # A short step may be over by then: the second press meets a run that is ending already.
+    assert last.startswith(("stopped at", "interrupted")) and "Traceback" not in stopped.told()
 
 
 @pytest.mark.slow

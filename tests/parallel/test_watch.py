@@ -229,6 +229,25 @@ def test_the_launcher_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     rank.end()
 
 
+def test_a_stop_that_a_hanging_start_does_not_hear_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(number))
+    theirs, ours = os.pipe()
+    rank = Rank(None, 0, count=2, control=theirs)
+    rank.watch.begin = lambda store: None  # type: ignore[method-assign]
+    rank.watch.heed = lambda run: None  # type: ignore[method-assign]
+    rank.start()
+    os.write(ours, b'{"stop": [10, 0]}\n')  # a warning is kept for the run
+    os.write(ours, b'{"stop": [15, 1]}\n')
+    wait_for(lambda: rank.left)
+    assert (killed, rank.left) == ([signal.SIGTERM], [128 + signal.SIGTERM])
+    assert capfd.readouterr().err == "\ninterrupted\n"
+    rank.end()
+    os.close(ours)
+
+
 def test_a_long_wait_names_the_rank_and_its_call_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_NOTE", 5)
 
