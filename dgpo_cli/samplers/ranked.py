@@ -8,6 +8,7 @@ does not change it.
 from __future__ import annotations
 
 import math
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -32,9 +33,9 @@ _Word = Literal["cancel", "wait no more"]
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """What `Sampler.sample` is asked for, numbered from 0."""
+    """What `Sampler.sample` is asked for, under a name of its own."""
 
-    number: int
+    name: str
     prompts: Sequence[Sequence[int]]
     seeds: Sequence[Sequence[int]]
     params: SamplingParams
@@ -75,7 +76,7 @@ class RankedSampler:
         self._among = among
         self._while_drawing = while_drawing
         self._rounds = ranks.channel()
-        self._count = 0
+        self._run, self._count = secrets.token_hex(4), 0
         self._drawing = False
         if not ranks.leads:
             threading.Thread(target=self._serve, name="dgpo-sampling", daemon=True).start()
@@ -108,10 +109,11 @@ class RankedSampler:
             BackendError: a rank failed; it names the rank.
         """
         order = self._order(prompts)
-        asked = _Round(self._count, [prompts[i] for i in order], [seeds[i] for i in order], params)
+        name = f"{self._run}/{self._count}"
+        asked = _Round(name, [prompts[i] for i in order], [seeds[i] for i in order], params)
         self._count += 1
         with phase(observer, "sampling", total=asked.rows, unit="completions") as advance:
-            tally = _Tally(self._ranks.counter(f"sampled/{asked.number}"), advance)
+            tally = _Tally(self._ranks.counter(f"sampled/{asked.name}"), advance)
             merged = self._gathered(asked, advance=tally.add)
             tally.end(asked.rows)
         self._note(asked, merged)
@@ -152,7 +154,7 @@ class RankedSampler:
         """Draw for every round that the leader sends."""
         with suppress(RuntimeError):  # the leader is gone: this process ends soon
             while (asked := self._rounds.receive()) is not None:
-                tally = _Tally(self._ranks.counter(f"sampled/{asked.number}"), lambda count: None)
+                tally = _Tally(self._ranks.counter(f"sampled/{asked.name}"), lambda count: None)
                 found, error = self._drawn(asked, advance=tally.add)
                 failure = None if error is None else Failure.of(error, rank=self._ranks.number)
                 self._rounds.gather(_Drawn(found, failure))
@@ -167,7 +169,7 @@ class RankedSampler:
 
     def _draw(self, asked: _Round, *, advance: Advance) -> Mapping[Row, Completion]:
         """Draw this rank's share. If that fails, nobody takes another part."""
-        take = self._ranks.counter(f"sampling/{asked.number}")
+        take = self._ranks.counter(f"sampling/{asked.name}")
         try:
             with self._while_drawing():
                 if self._own is None:

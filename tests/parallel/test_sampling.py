@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from pathlib import Path
@@ -16,8 +17,11 @@ from dgpo_cli.core.events import NOBODY
 from dgpo_cli.core.types import Message, Prompt
 from dgpo_cli.engine.follow import BUILD, follow
 from dgpo_cli.engine.setup import training_engine
+from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.samplers.hf import HfSampler
 from dgpo_cli.samplers.lockstep import Lockstep
 from dgpo_cli.samplers.ranked import RankedRemoteSampler
+from dgpo_cli.train import train
 from tests.ranks import on_ranks
 from tests.samplers.fake_vllm import FakeVllm, FakeWeights
 from tests.samplers.vllm_cases import expected, sample, sampler_of
@@ -124,3 +128,34 @@ def test_engines_of_processes_share_rounds_and_end_them_together(tmp_path: Path)
     assert first and second
     assert cancelled == ("sampling was cancelled", True)
     assert leaders and followers
+
+
+def _failing(ranks: TorchRanks, out: Path) -> str:
+    """A run in which rank 1 cannot sample any more after two rounds."""
+    if not ranks.leads:
+        rounds = iter(range(2))
+        draw = HfSampler.draw
+
+        def failing(*args: Any, **options: Any) -> Any:
+            if next(rounds, None) is None:
+                raise MemoryError("planted")
+            return draw(*args, **options)
+
+        HfSampler.draw = failing  # type: ignore[method-assign]
+        follow(ranks)
+        return ""
+    changes = ("parallel.kind=shard", "parallel.gpus=2", "train.steps=5", "eval.every=0")
+    settings = resolve(preset="tiny", overrides=[*changes, "rollout.max_completion_tokens=16"])
+    try:
+        train.run(settings, out=out, resume="auto", ranks=ranks, observer=NOBODY)
+    except BackendError as error:
+        ranks._control.send(None)
+        return str(error)
+    return "it did not fail"
+
+
+def test_a_rank_that_cannot_sample_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
+    error, _ = on_ranks(_failing, 2, tmp_path / "run", collective=True)
+    assert error == f"rank 1 ({socket.gethostname()}): MemoryError: planted"
+    (checkpoint,) = RunFolder(tmp_path / "run").checkpoints()
+    assert checkpoint.name == "step-000002"
