@@ -98,6 +98,7 @@ def _with_servers(ranks: TorchRanks, folder: Path) -> list[Any]:
                 sampler.calls()[name](*args)
     found.append(sum(body["max_tokens"] > 4 for body in server.bodies))
     server.down()
+    own.close()
     return found
 
 
