@@ -97,12 +97,14 @@ class CheckpointWriter:
         from dgpo_cli.engine.optimizers import moments_of, saved_state
 
         policy, optimizer, sharded = self._policy, self._optimizer, self._ranks.collective
-        trainer: dict[str, Any] = {"rng": rng_state()}
-        if self._ranks.count > 1:
-            trainer["ranks"] = self._ranks.gather(trainer["rng"])
-            if not (sharded or self._ranks.leads):
-                return
-        trainer["optimizer"] = saved_state(optimizer, moments=self._shards is None)
+        rng = rng_state()
+        of_ranks = self._ranks.gather(rng) if self._ranks.count > 1 else None
+        if not (sharded or self._ranks.leads):
+            return
+        optimizer_state = saved_state(optimizer, moments=self._shards is None)
+        trainer: dict[str, Any] = {"optimizer": optimizer_state, "rng": rng}
+        if of_ranks is not None:
+            trainer["ranks"] = of_ranks
         names = {id(p): name for name, p in policy.trainable()}
 
         def rest(temporary: Path) -> None:
