@@ -200,7 +200,8 @@ class _PlanTable:
             page.paragraph("The run fits none of them.")
         else:
             page.paragraph(
-                f"Best use: {best.gpus:,}, the most at {WORTH:.0%} of the best efficiency or more."
+                f"Best use: {best.gpus:,}, the most at {whole_percent(WORTH)} of the best "
+                "efficiency or more."
             )
 
     def _columns(self, cells: tuple[str, ...], style: str) -> None:
