@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dgpo_cli.config.settings import Settings
     from dgpo_cli.core.formats import TrainerState
     from dgpo_cli.engine.checkpoint import CheckpointWriter
-    from dgpo_cli.engine.learn import Learner, Recipe, Update
+    from dgpo_cli.engine.learn import Learner, Recipe
     from dgpo_cli.engine.snapshot import Snapshot
     from dgpo_cli.policy.batching import Rows
     from dgpo_cli.policy.policy import Policy
@@ -121,7 +121,7 @@ class Engine:
             "measure": self._measure,
             "logprobs": self._logprobs,
             "noise": self._noise,
-            "update": self._update,
+            "update": self._follow_update,
             "keep weights": self._keep_weights,
             "exchange weights": self._exchange_weights,
             "fingerprint": self._fingerprint,
@@ -443,25 +443,25 @@ class Engine:
         )
         assert self.ranks.count == 1 or batch is self._batch
         self._batch = batch
-        with self._watch.phase("update"):
-            updates: list[Update] = self._everywhere("update", rate)
-        metrics = {**update_metrics(updates), "optim/lr": rate}
-        if self._correction.level != "none":
-            metrics |= off_policy_metrics(updates)
-        return metrics
-
-    def _update(self, rate: float) -> list[Update]:
-        assert self.optimizer is not None and self._batch is not None
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        updates = self._learning.update(self._batch, recipe=self._recipe)
+        # Not by _everywhere: a reader comes from here to the optimiser through one function.
+        with self._watch.phase("update"), self.ranks.call("update", step):
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            updates = self._learning.update(batch, recipe=self._recipe)
         self.policy_version += sum(update.applied for update in updates)
         if self.settings.rollout.backend.kind == "vllm":
             import torch
 
             # What torch keeps for its next tensors, an engine that wakes up on the device needs.
             torch.cuda.empty_cache()
-        return updates
+        metrics = {**update_metrics(updates), "optim/lr": rate}
+        if self._correction.level != "none":
+            metrics |= off_policy_metrics(updates)
+        return metrics
+
+    def _follow_update(self, step: int) -> None:
+        assert self._batch is not None
+        self.update(self._batch, step=step)
 
     def sync(self) -> None:
         """Hand the policy's weights to the sampler."""
