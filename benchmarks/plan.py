@@ -77,7 +77,8 @@ def steps_of(resolved: Resolved, *, steps: int) -> Iterator[StepMetrics]:
     from dgpo_cli.engine.engine import Engine
     from dgpo_cli.engine.optimizers import build_adamw
     from dgpo_cli.engine.setup import make_sampler
-    from dgpo_cli.policy.policy import Policy, load_policy
+    from dgpo_cli.policy.load_policy import load_policy
+    from dgpo_cli.policy.policy import Policy
 
     settings = resolved.settings
     policy = load_policy(

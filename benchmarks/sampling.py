@@ -22,7 +22,8 @@ import torch
 
 from dgpo_cli.core.events import NOBODY
 from dgpo_cli.core.formats import Position
-from dgpo_cli.policy.policy import Policy, load_for_sampling
+from dgpo_cli.policy.load_policy import load_for_sampling
+from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.settings import ModelSettings
 from dgpo_cli.prompts.datasets import open_prompts
 from dgpo_cli.prompts.settings import SumsPrompts

@@ -24,7 +24,7 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.core.events import NOBODY
 from dgpo_cli.engine.setup import make_sampler
 from dgpo_cli.parallel.guard import descendants
-from dgpo_cli.policy.policy import load_policy
+from dgpo_cli.policy.load_policy import load_policy
 from dgpo_cli.samplers.vllm.carriers import FullCarrier
 from dgpo_cli.samplers.vllm.sampler import VllmSampler
 

@@ -16,7 +16,8 @@ from dgpo_cli.engine.engine import Engine
 from dgpo_cli.engine.optimizers import build_optimizer
 from dgpo_cli.parallel.ranks import ALONE, Ranks, Seat, TorchRanks, Watcher
 from dgpo_cli.parallel.sequence import open_lane
-from dgpo_cli.policy.policy import Policy, load_for_sampling, load_policy
+from dgpo_cli.policy.load_policy import load_for_sampling, load_policy
+from dgpo_cli.policy.policy import Policy
 from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.samplers.base import Sampler
 from dgpo_cli.samplers.ranked import RankedSampler

@@ -33,7 +33,7 @@ def load_models(models: Models) -> Policy:
         ConfigError: not exactly one of `reference` and `adapter`, or two vocabularies.
         ModelError: one does not load.
     """
-    from dgpo_cli.policy.policy import load_for_sampling
+    from dgpo_cli.policy.load_policy import load_for_sampling
 
     assert models.model is not None
     if (models.reference is None) == (models.adapter is None):

@@ -80,7 +80,7 @@ def stored_detail(
     observer: Observer,
 ) -> TokenDetail:
     """Load the weights that sampled a stored completion; without them, return a command as hint."""
-    from dgpo_cli.policy.policy import load_policy
+    from dgpo_cli.policy.load_policy import load_policy
 
     bare = TokenDetail(position=position, temperature=found.line.temperature or 1.0)
     end = f"--rollouts {shlex.quote(str(file.path))} --group {file.groups.index(entry.prompt_id)}"

@@ -22,7 +22,7 @@ from dgpo_cli.planning.activations import (
 )
 from dgpo_cli.planning.budget import Device, MemoryNeed, MemoryPart
 from dgpo_cli.planning.job import Job, StateKind
-from dgpo_cli.policy.sizes import final_room, tile_size
+from dgpo_cli.policy.shape import final_room, tile_size
 
 MIB = 1 << 20
 GIB = 1 << 30

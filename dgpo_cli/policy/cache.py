@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from dgpo_cli.policy.head import alike, dtype_of
-from dgpo_cli.policy.sizes import room_for
+from dgpo_cli.policy.shape import room_for
 
 # Names of the argument, and output field, of the cache. Families with the second one have no
 # attention: their mask covers only the tokens that are fed.

@@ -1,11 +1,11 @@
-"""The numbers of a model's config that determine memory and time; no torch here."""
+"""The numbers that determine memory and time: of a model's config, and of buffers. No torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from dgpo_cli.core.errors import ModelError
 
@@ -192,3 +192,53 @@ def _number(config: Mapping[str, Any], key: str, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ModelError(f"{name}: its config.json has no valid {key}, which dgpo plan needs")
     return value
+
+
+_WIDE_BYTES = 8 << 20  # limit of a float32 copy of hidden states or weights
+
+
+class TileSize(NamedTuple):
+    """Tokens and vocabulary entries of a tile, and tokens of the slices it is reduced in."""
+
+    rows: int
+    columns: int
+    slice_rows: int
+
+
+def tile_size(width: int, *, cpu: bool) -> TileSize:
+    """Return the tiles for hidden states of `width` numbers.
+
+    The buffers of a pass are at most about 50 MiB on a CPU, whatever N and V. On a GPU they are
+    about 400 MiB: there is no cache to slice for, and a tile must be worth its launches (measured
+    on an H100 for D = 3584: benchmarks/gpu.py).
+    """
+    if cpu:
+        fit = _power_of_two(_WIDE_BYTES // (4 * width))
+        return TileSize(rows=min(1024, fit), columns=min(1024, fit), slice_rows=64)
+    return TileSize(rows=2048, columns=16384, slice_rows=2048)
+
+
+def _power_of_two(limit: int) -> int:
+    """Return the largest power of two up to `limit`, at least 64."""
+    return max(64, 1 << (max(1, limit).bit_length() - 1))
+
+
+_BLOCK = 64
+
+
+def room_for(tokens: int) -> int:
+    """Return the capacity of a buffer that must hold `tokens`."""
+    return tokens + max(_BLOCK, tokens // 4)
+
+
+def final_room(*, prompt: int, fed: int) -> int:
+    """Return the final capacity of a buffer.
+
+    Args:
+        prompt: tokens that fill it exactly at the start.
+        fed: tokens added one by one.
+    """
+    room = prompt
+    while room < prompt + fed:
+        room = room_for(room + 1)
+    return room

@@ -13,7 +13,7 @@ import pytest
 from dgpo_cli.core.errors import CheckpointError
 from dgpo_cli.engine.checkpoint import check_checkpoint
 from dgpo_cli.policy.load import load_model
-from dgpo_cli.policy.policy import load_for_sampling
+from dgpo_cli.policy.load_policy import load_for_sampling
 from dgpo_cli.policy.settings import ModelSettings
 from tests.engine.checkpoints import load, save, trained
 

@@ -9,7 +9,8 @@ import torch
 from dgpo_cli.core.formats import TrainerState
 from dgpo_cli.engine.checkpoint import save_checkpoint
 from dgpo_cli.engine.optimizers import build_adamw
-from dgpo_cli.policy.policy import Policy, load_policy
+from dgpo_cli.policy.load_policy import load_policy
+from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.settings import LoraAdapter, ModelSettings, NoAdapter
 from tests.engine import updates
 

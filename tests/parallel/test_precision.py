@@ -11,8 +11,8 @@ from dgpo_cli.algo.losses import ClipLoss
 from dgpo_cli.engine.learn import Learner, Recipe
 from dgpo_cli.engine.optimizers import build_adamw
 from dgpo_cli.parallel.sharding import local_of, make_mesh
+from dgpo_cli.policy.load_policy import load_policy
 from dgpo_cli.policy.load_sharded import Spread
-from dgpo_cli.policy.policy import load_policy
 from dgpo_cli.policy.settings import ModelSettings, NoAdapter
 from tests.policy import tiny
 from tests.ranks import on_ranks

@@ -21,7 +21,7 @@ from dgpo_cli.planning.memory import (
     weight_bytes,
 )
 from dgpo_cli.policy.cache import growing_cache
-from dgpo_cli.policy.sizes import final_room, tile_size
+from dgpo_cli.policy.shape import final_room, tile_size
 from dgpo_cli.policy.token_pass.tiles import Tiles
 from tests.policy.configs import SMALL, job, shape
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from dgpo_cli.policy.load import add_adapter, load_model
-from dgpo_cli.policy.policy import Policy, load_policy
+from dgpo_cli.policy.load_policy import load_policy
+from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.settings import LoraAdapter, ModelSettings
 from tests.policy import tiny
 

@@ -12,7 +12,7 @@ import torch
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.policy import attention
 from dgpo_cli.policy.load import load_model
-from dgpo_cli.policy.policy import load_for_sampling
+from dgpo_cli.policy.load_policy import load_for_sampling
 from tests.policy import adapters, families, tiny
 
 WRONG = {"gemma2", "vaultgemma"}  # of those that run sdpa unless told otherwise

@@ -11,7 +11,8 @@ import torch
 
 from dgpo_cli.policy import packing
 from dgpo_cli.policy.load import compute_dtype
-from dgpo_cli.policy.policy import Policy, load_policy
+from dgpo_cli.policy.load_policy import load_policy
+from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.settings import LoraAdapter, ModelSettings, NoAdapter
 from tests.policy import tiny
 

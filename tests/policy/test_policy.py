@@ -13,8 +13,9 @@ import transformers
 
 from dgpo_cli.core.errors import ModelError
 from dgpo_cli.policy.batching import Rows
+from dgpo_cli.policy.load_policy import load_for_sampling, load_policy
 from dgpo_cli.policy.packing import pack
-from dgpo_cli.policy.policy import Policy, load_for_sampling, load_policy
+from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.scoring import token_stats
 from dgpo_cli.policy.settings import LoraAdapter, ModelSettings, NoAdapter
 from tests.engine import checkpoints, updates

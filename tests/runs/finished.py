@@ -9,7 +9,8 @@ from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.core.formats import TrainerState
 from dgpo_cli.engine.checkpoint import save_checkpoint
-from dgpo_cli.policy.policy import Policy, load_policy
+from dgpo_cli.policy.load_policy import load_policy
+from dgpo_cli.policy.policy import Policy
 from dgpo_cli.runs.run_folder import RunFolder
 from tests.engine import checkpoints, updates
 from tests.policy import tiny

@@ -22,8 +22,9 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.core.events import NOBODY
 from dgpo_cli.core.types import Message, Prompt
 from dgpo_cli.policy.fingerprint import adapter_fingerprint
+from dgpo_cli.policy.load_policy import load_for_sampling
 from dgpo_cli.policy.packing import Packed
-from dgpo_cli.policy.policy import Policy, load_for_sampling
+from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.settings import ModelSettings
 from dgpo_cli.prompts.templates import encode_prompt
 from dgpo_cli.samplers.base import SamplingParams

@@ -25,7 +25,8 @@ from dgpo_cli.engine import setup
 from dgpo_cli.engine.checkpoint import load_state
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.inspect.rollout_file import read_rollouts
-from dgpo_cli.policy.policy import Policy, load_policy
+from dgpo_cli.policy.load_policy import load_policy
+from dgpo_cli.policy.policy import Policy
 from dgpo_cli.runs.pending import PREFETCHED_FILE as FILE
 from dgpo_cli.runs.rollouts import RolloutLine
 from dgpo_cli.runs.run_folder import RunFolder

@@ -75,7 +75,7 @@ def load(small_model: Path) -> Callable[..., tuple[Any, Policy]]:
 
     def load(*overrides: str) -> tuple[Any, Policy]:
         from dgpo_cli.config.load import resolve
-        from dgpo_cli.policy.policy import load_policy
+        from dgpo_cli.policy.load_policy import load_policy
 
         every = [f"model.path={small_model}", *SETTINGS, *overrides]
         if "rollout.backend.kind=vllm-server" in overrides:

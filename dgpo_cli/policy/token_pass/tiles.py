@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dgpo_cli.core.errors import ModelError
-from dgpo_cli.policy.sizes import tile_size
+from dgpo_cli.policy.shape import tile_size
 
 if TYPE_CHECKING:
     from torch import Tensor
