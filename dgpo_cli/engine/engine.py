@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     import torch
 
-    from dgpo_cli.algo.off_policy import Correction
     from dgpo_cli.config.settings import Settings
     from dgpo_cli.core.formats import TrainerState
     from dgpo_cli.engine.checkpoint import CheckpointWriter
@@ -117,14 +116,14 @@ class Engine:
         """Return what every rank runs when the leader calls it, by name."""
         return {
             "restore": self._restore,
-            "save": self._save,
+            "save": self.save,
             "measure": self._measure,
             "logprobs": self._logprobs,
             "noise": self._noise,
             "update": self._follow_update,
-            "keep weights": self._keep_weights,
+            "keep weights": self.keep_weights,
             "exchange weights": self._exchange_weights,
-            "fingerprint": self._fingerprint,
+            "fingerprint": self.fingerprint,
             **(self.sampler.calls() if isinstance(self.sampler, RankedSampler) else {}),
         }
 
@@ -151,28 +150,24 @@ class Engine:
         self.policy_version = policy_version
 
     def save(
-        self, folder: Path, *, state: TrainerState, texts: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        state: TrainerState | None = None,
+        texts: Mapping[str, str] | None = None,
     ) -> None:
         """Write a checkpoint to `folder`, or begin to; see CheckpointWriter.save.
 
         Raises:
             CheckpointError: it, or the one before it, could not be written.
         """
-        with self.ranks.call("save", folder):
-            self._save(folder, state, texts)
-
-    def _save(
-        self,
-        folder: Path,
-        state: TrainerState | None = None,
-        texts: Mapping[str, str] | None = None,
-    ) -> None:
         from dgpo_cli.engine.checkpoint import CheckpointWriter
 
-        if self._writer is None:
-            assert self.optimizer is not None
-            self._writer = CheckpointWriter(self.policy, self.optimizer, ranks=self.ranks)
-        self._writer.save(folder, state=state, texts=texts)
+        with self.ranks.call("save", folder):
+            if self._writer is None:
+                assert self.optimizer is not None
+                self._writer = CheckpointWriter(self.policy, self.optimizer, ranks=self.ranks)
+            self._writer.save(folder, state=state, texts=texts)
 
     @property
     def is_saving(self) -> bool:
@@ -338,13 +333,13 @@ class Engine:
     def _logprobs(self, rows: Rows) -> torch.Tensor:
         from dgpo_cli.policy.scoring import token_stats
 
-        optim = self.settings.optim
+        recipe = self._recipe
         return token_stats(
             self.policy,
             rows,
-            temperature=self._temperature,
-            micro_batch_size=optim.micro_batch_size,
-            micro_batch_tokens=optim.micro_batch_tokens,
+            temperature=recipe.temperature,
+            micro_batch_size=recipe.micro_batch_size,
+            micro_batch_tokens=recipe.micro_batch_tokens,
             with_reference=False,
             ranks=self.ranks,
             observer=self.observer,
@@ -352,37 +347,33 @@ class Engine:
 
     def keep_weights(self) -> None:
         """Keep a copy of the trained weights as they are, in place of the one kept before."""
-        self._everywhere("keep weights")
+        from dgpo_cli.engine.snapshot import Snapshot
+
+        with self.ranks.call("keep weights"):
+            if self._snapshot is None:
+                self._snapshot = Snapshot(self.policy)
+            self._snapshot.take()
 
     @contextmanager
     def kept_weights(self) -> Iterator[None]:
         """Give the policy the kept weights inside the context; afterwards its own, to the bit."""
-        self._everywhere("exchange weights")
+        self._exchange_weights()
         try:
             yield
         finally:
-            self._everywhere("exchange weights")
-
-    def _keep_weights(self) -> None:
-        from dgpo_cli.engine.snapshot import Snapshot
-
-        if self._snapshot is None:
-            self._snapshot = Snapshot(self.policy)
-        self._snapshot.take()
+            self._exchange_weights()
 
     def _exchange_weights(self) -> None:
         assert self._snapshot is not None
-        self._snapshot.exchange()
+        with self.ranks.call("exchange weights"):
+            self._snapshot.exchange()
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of the trained weights; see `trained_fingerprint`."""
-        found: str = self._everywhere("fingerprint")
-        return found
-
-    def _fingerprint(self) -> str:
         from dgpo_cli.policy.fingerprint import trained_fingerprint
 
-        return trained_fingerprint(self.policy.trainable())
+        with self.ranks.call("fingerprint"):
+            return trained_fingerprint(self.policy.trainable())
 
     def measure_noise(self, groups: Sequence[ScoredGroup], *, number: int) -> StepMetrics:
         """Measure the noise floor of the distance, on a few completions, if it is due.
@@ -455,7 +446,7 @@ class Engine:
             # What torch keeps for its next tensors, an engine that wakes up on the device needs.
             torch.cuda.empty_cache()
         metrics = {**update_metrics(updates), "optim/lr": rate}
-        if self._correction.level != "none":
+        if self._recipe.correction.level != "none":
             metrics |= off_policy_metrics(updates)
         return metrics
 
@@ -512,11 +503,6 @@ class Engine:
         return {f"time/{name}_s": value for name, value in self._watch.take().items()}
 
     @property
-    def _temperature(self) -> float:
-        # Greedy sampling has no temperature; its tokens are scored under the plain logits.
-        return self.settings.rollout.temperature or 1.0
-
-    @property
     def _learning(self) -> Learner:
         # Built on first use: sampling and scoring do not need it.
         from dgpo_cli.engine.learn import Learner
@@ -532,26 +518,10 @@ class Engine:
         return self._learner
 
     @property
-    def _correction(self) -> Correction:
-        return self.settings.off_policy.of(self.settings.rollout.backend.kind)
-
-    @property
     def _recipe(self) -> Recipe:
         from dgpo_cli.engine.learn import Recipe
 
-        optim, rollout = self.settings.optim, self.settings.rollout
-        return Recipe(
-            rule=self.settings.credit,
-            loss=self.settings.loss,
-            temperature=self._temperature,
-            max_completion_tokens=rollout.max_completion_tokens,
-            group_size=rollout.group_size,
-            micro_batch_size=optim.micro_batch_size,
-            micro_batch_tokens=optim.micro_batch_tokens,
-            correction=self._correction,
-            updates=optim.updates_per_step,
-            max_grad_norm=optim.max_grad_norm,
-        )
+        return Recipe.of(self.settings)
 
 
 def _settle(policy: Policy) -> Callable[[], None]:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from dgpo_cli.algo.credit import CreditRule
     from dgpo_cli.algo.losses import ClipLoss
+    from dgpo_cli.config.settings import Settings
     from dgpo_cli.policy.policy import Policy
 
 
@@ -68,6 +69,24 @@ class Recipe:
     correction: Correction = NO_CORRECTION
     updates: int = 1
     max_grad_norm: float = 0.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Recipe:
+        """Return the recipe of a run."""
+        optim, rollout = settings.optim, settings.rollout
+        return cls(
+            rule=settings.credit,
+            loss=settings.loss,
+            # Greedy sampling has no temperature; its tokens are scored under the plain logits.
+            temperature=rollout.temperature or 1.0,
+            max_completion_tokens=rollout.max_completion_tokens,
+            group_size=rollout.group_size,
+            micro_batch_size=optim.micro_batch_size,
+            micro_batch_tokens=optim.micro_batch_tokens,
+            correction=settings.off_policy.of(rollout.backend.kind),
+            updates=optim.updates_per_step,
+            max_grad_norm=optim.max_grad_norm,
+        )
 
     def pieces(self, rows: int) -> list[tuple[int, int]]:
         """Return the rows of each update. Raises ConfigError if the last group is not whole."""
