@@ -251,7 +251,7 @@ def _take_moments(
 
     names: of the parameters whose moments are in files of their own.
     """
-    from dgpo_cli.parallel.shard_checkpoint import MomentFiles, rows_like
+    from dgpo_cli.parallel.shard_checkpoint import load_moments, rows_like
 
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if names is None:
@@ -259,10 +259,10 @@ def _take_moments(
             like = parameters[index]
             own.update({key: rows_like(value, like) for key, value in own.items()})
         return
-    with MomentFiles.open(folder) as files:
-        for index, name in enumerate(names):
-            if index in state["state"]:
-                state["state"][index] |= files.of(name, like=parameters[index])
+    moments = load_moments(folder, dict(zip(names, parameters, strict=True)))
+    for index, name in enumerate(names):
+        if index in state["state"]:
+            state["state"][index] |= moments[name]
 
 
 def rng_state() -> dict[str, Any]:

@@ -108,14 +108,16 @@ def _is_sharded(value: Any) -> bool:
 
 def moments_of(
     optimizer: torch.optim.Optimizer, *, names: Mapping[int, str]
-) -> dict[str, dict[str, torch.Tensor]]:
-    """Return the sharded tensors of the state by the names of parameters.
+) -> dict[str, torch.Tensor]:
+    """Return the sharded tensors of the state, as PARAMETER/MOMENT.
 
     names: by the id of each parameter.
     """
     return {
-        names[id(parameter)]: {key: value for key, value in own.items() if _is_sharded(value)}
+        f"{names[id(parameter)]}/{key}": value
         for parameter, own in optimizer.state.items()
+        for key, value in own.items()
+        if _is_sharded(value)
     }
 
 

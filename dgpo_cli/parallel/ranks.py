@@ -27,7 +27,13 @@ _BUCKET = 1 << 26  # numbers that are summed at a time
 
 
 class Channel(Protocol):
-    """A conversation of the leader with its followers; each belongs to one thread of a rank."""
+    """A conversation of the leader with its followers; each belongs to one thread of a rank.
+
+    group: of all ranks, for other exchanges of that thread.
+    """
+
+    @property
+    def group(self) -> ProcessGroup: ...
 
     def send(self, value: object) -> None:
         """Send to every follower; only the leader does."""
@@ -388,26 +394,26 @@ class TorchRanks(Ranks):
 class _GlooChannel:
     """A channel in a process group of its own."""
 
-    def __init__(self, ranks: Ranks, group: ProcessGroup | None) -> None:
-        self._ranks, self._group = ranks, group
+    def __init__(self, ranks: Ranks, group: ProcessGroup) -> None:
+        self._ranks, self.group = ranks, group
 
     def send(self, value: object) -> None:
         import torch.distributed as dist
 
-        dist.broadcast_object_list([value], src=0, group=self._group)
+        dist.broadcast_object_list([value], src=0, group=self.group)
 
     def receive(self) -> Any:
         import torch.distributed as dist
 
         box: list[Any] = [None]
-        dist.broadcast_object_list(box, src=0, group=self._group)
+        dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
     def gather(self, value: T) -> list[T] | None:
         import torch.distributed as dist
 
         found: list[Any] | None = [None] * self._ranks.count if self._ranks.leads else None
-        dist.gather_object(value, found, dst=0, group=self._group)
+        dist.gather_object(value, found, dst=0, group=self.group)
         return found
 
 

@@ -1,25 +1,33 @@
 """Writes a checkpoint of a sharded model: every rank a part of it, while training goes on.
 
 The weights are files as transformers writes them, each by one rank; a rank gathers whole tensors
-with the others and copies its own to the host's memory. The optimiser's moments are written as
-they are, the rows of each rank in a file of `optimizer/`. The leader writes everything else, and
-renames the folder once all parts are on the disk.
+with the others and copies its own to the host's memory. The optimiser's moments are a distributed
+checkpoint of PyTorch in `optimizer/`, in safetensors files, whose other format has a pickle that
+may run code. The leader writes everything else, and renames the folder once all parts are on the
+disk.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from dgpo_cli.core import io
@@ -31,9 +39,8 @@ from dgpo_cli.parallel.sharding import local_of
 from dgpo_cli.parallel.weights import rows_of
 
 _LARGEST = 5 * 10**9  # bytes of a file of weights
+_BUFFER = 10**9  # bytes of a file of moments, which is copied in memory while it is written
 _METADATA = {"format": "pt"}
-
-Moments = Mapping[str, Mapping[str, Tensor]]  # of each parameter, by the name of the moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +89,18 @@ class ShardWriter:
         return self._thread is not None and self._thread.is_alive()
 
     def start(
-        self, folder: Path, *, model: nn.Module, moments: Moments, rest: Callable[[Path], None]
+        self,
+        folder: Path,
+        *,
+        model: nn.Module,
+        moments: Mapping[str, Tensor],
+        rest: Callable[[Path], None],
     ) -> None:
         """Copy the model and the moments as they are now, and begin to write them to `folder`.
 
         Collective; it waits until the checkpoint before is written.
 
+        moments: sharded tensors, by the name under which `load_moments` finds them.
         rest: writes the other files; the leader calls it.
 
         Raises:
@@ -99,9 +112,15 @@ class ShardWriter:
         if not self._begin(folder, parts, rest=rest):
             return  # the leader raised
         content = _own_weights(gathered, parts, rank=self._ranks.number)
-        rows = _own_rows(moments)
+        writer = HuggingFaceStorageWriter(
+            str(io.partial_of(folder) / MOMENTS), _files_of(moments), save_distributed=True
+        )
+        copies = writer.stage(dict(moments))
         self._thread = threading.Thread(
-            target=self._write, args=(folder, content, rows), name="checkpoint", daemon=True
+            target=self._write,
+            args=(folder, content, writer, copies),
+            name="checkpoint",
+            daemon=True,
         )
         self._thread.start()
 
@@ -143,20 +162,24 @@ class ShardWriter:
         return False
 
     def _write(
-        self, folder: Path, content: Mapping[str, Mapping[str, Tensor]], rows: _Rows
+        self,
+        folder: Path,
+        content: Mapping[str, Mapping[str, Tensor]],
+        writer: HuggingFaceStorageWriter,
+        moments: dict[str, Any],
     ) -> None:
         failure: BaseException | None = None
         digests: dict[str, str] = {}
-        temporary = io.partial_of(folder)
+        temporary, number = io.partial_of(folder), self._ranks.number
         try:
+            save(moments, storage_writer=writer, process_group=self._channel.group)
+            for path in (temporary / MOMENTS).glob(f"shard-{number + 1:05d}-*"):
+                digests[f"{MOMENTS}/{path.name}"] = digest_of(path)
             for name, tensors in content.items():
                 save_file(dict(tensors), temporary / name, metadata=_METADATA)
                 digests[name] = _settled(temporary / name)
-            if rows.tensors:
-                name = f"{MOMENTS}/rank-{self._ranks.number:05d}.safetensors"
-                metadata = {"rows": json.dumps(rows.ranges)}
-                save_file(dict(rows.tensors), temporary / name, metadata=metadata)
-                digests[name] = _settled(temporary / name)
+        except CheckpointException as error:  # every rank gets what any has met
+            failure = error.failures.get(number, (None,))[0]
         except BaseException as error:
             failure = error
         try:
@@ -216,79 +239,35 @@ def _write_index(folder: Path, parts: Sequence[Part]) -> None:
     (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """A rank's rows of the moments, and which rows of each parameter they are."""
-
-    tensors: dict[str, Tensor]
-    ranges: dict[str, tuple[int, int]]
+def _files_of(moments: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the number of the file that has a rank's rows of each tensor."""
+    sizes = accumulate(local_of(tensor).nbytes for tensor in moments.values())
+    return {name: 1 + size // _BUFFER for name, size in zip(moments, sizes, strict=True)}
 
 
-def _own_rows(moments: Moments) -> _Rows:
-    rows = _Rows({}, {})
-    for name, own in moments.items():
-        for moment, tensor in own.items():
-            local = local_of(tensor.detach())
-            if _is_replica(tensor) or not local.numel():
-                continue
-            rows.tensors[f"{name}/{moment}"] = local.contiguous().to("cpu", copy=True)
-            rows.ranges[name] = rows_of(tensor)
-    return rows
+def load_moments(folder: Path, parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return the moments of each parameter, this rank's rows of them if it is sharded.
 
-
-def _is_replica(tensor: Tensor) -> bool:
-    """Whether a rank of another machine writes the same rows."""
-    if not isinstance(tensor, DTensor) or tensor.device_mesh.ndim == 1:
-        return False
-    return tensor.device_mesh.get_local_rank(0) != 0
-
-
-class MomentFiles:
-    """The moments in the folder `optimizer/` of a checkpoint, whatever number of ranks wrote it."""
-
-    def __init__(self, files: Sequence[Any]) -> None:
-        self._parts: dict[str, list[tuple[int, int, Any]]] = {}
-        self._moments: dict[str, set[str]] = {}
-        for file in files:
-            ranges = json.loads((file.metadata() or {})["rows"])
-            for name, (start, stop) in ranges.items():
-                self._parts.setdefault(name, []).append((start, stop, file))
-            for key in file.keys():  # noqa: SIM118
-                name, _, moment = key.rpartition("/")
-                self._moments.setdefault(name, set()).add(moment)
-
-    @classmethod
-    @contextmanager
-    def open(cls, folder: Path) -> Iterator[MomentFiles]:
-        """Open the files of a checkpoint."""
-        with ExitStack() as stack:
-            paths = sorted((folder / MOMENTS).glob("*.safetensors"))
-            opened = [safe_open(str(path), framework="pt") for path in paths]
-            yield cls([stack.enter_context(each) for each in opened])
-
-    def of(self, name: str, *, like: Tensor) -> dict[str, Tensor]:
-        """Return the moments of a parameter, this rank's rows of each if it is sharded.
-
-        Raises:
-            ValueError: rows are missing.
-        """
-        found = {}
-        for moment in sorted(self._moments.get(name, ())):
-            local = self._rows(name, moment, *rows_of(like)).to(local_of(like).device)
-            if not local.numel():
-                local = local.reshape(local_of(like).shape)
-            found[moment] = sharded_like(local, like)
-        return found
-
-    def _rows(self, name: str, moment: str, start: int, stop: int) -> Tensor:
-        pieces = []
-        for begin, end, file in sorted(self._parts[name], key=lambda part: part[0]):
-            low, high = max(start, begin), min(stop, end)
-            if low < high:
-                pieces.append(file.get_slice(f"{name}/{moment}")[low - begin : high - begin])
-        if sum(len(piece) for piece in pieces) != stop - start:
+    Raises:
+        ValueError, LookupError: they are of other parameters, or rows are missing.
+    """
+    reader = HuggingFaceStorageReader(str(folder / MOMENTS))
+    found: dict[str, dict[str, Tensor]] = {name: {} for name in parameters}
+    into: dict[str, Any] = {}
+    described: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
+    for key, stored in described.items():
+        name, _, moment = key.rpartition("/")
+        if sum(chunk.sizes.numel() for chunk in stored.chunks) != stored.size.numel():
             raise ValueError(f"rows of {name} are missing")
-        return torch.cat(pieces) if pieces else torch.empty(0)
+        into[key] = torch.empty_like(parameters[name], dtype=stored.properties.dtype)
+        found[name][moment] = into[key]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # each rank reads alone, which the library doubts
+            load(into, storage_reader=reader, no_dist=True)
+    except CheckpointException as error:
+        raise ValueError(str(error.failures[0][0])) from error
+    return found
 
 
 def rows_like(whole: Any, like: Tensor) -> Any:
@@ -296,15 +275,8 @@ def rows_like(whole: Any, like: Tensor) -> Any:
     if not isinstance(whole, Tensor) or whole.shape != like.shape or not isinstance(like, DTensor):
         return whole
     start, stop = rows_of(like)
-    return sharded_like(whole[start:stop].to(local_of(like).device, copy=True), like)
-
-
-def sharded_like(local: Tensor, like: Tensor) -> Tensor:
-    """Return own rows as a tensor that is sharded as another one is; as they are if it is not."""
-    if not isinstance(like, DTensor):
-        return local
     return DTensor.from_local(
-        local,
+        whole[start:stop].to(local_of(like).device, copy=True),
         like.device_mesh,
         like.placements,
         run_check=False,

@@ -13,13 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from dgpo_cli.core.errors import CheckpointError
 from dgpo_cli.engine.checkpoint import CheckpointWriter, check_checkpoint, load_trainer
 from dgpo_cli.engine.optimizers import build_adamw
 from dgpo_cli.parallel.gathered import Described, Unit, whole_of
 from dgpo_cli.parallel.ranks import ALONE, OneRank, Ranks
-from dgpo_cli.parallel.shard_checkpoint import ShardWriter, parts_of
+from dgpo_cli.parallel.shard_checkpoint import ShardWriter, load_moments, parts_of
 from dgpo_cli.parallel.sharding import make_mesh, run_inside
 from dgpo_cli.policy import load
 from dgpo_cli.policy.load_sharded import load_sharded
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 FAMILIES = ("qwen2-tied", "mixtral", "lora")
 ADAPTER = LoraAdapter(rank=3, alpha=6.0)
+MOMENTS_OF = "optimizer/shard-{:05d}-model-00001-of-00001.safetensors"
 Numbers = dict[str, Tensor]
 
 
@@ -213,6 +215,52 @@ def test_a_sharded_checkpoint_is_a_plain_folder_of_a_model(root: Path, saved: An
         sizes = [(folder / name).stat().st_size for name in files]
         assert max(sizes) < 0.45 * sum(sizes)
         assert check_checkpoint(folder)
+        for path in (folder / "optimizer").iterdir():  # nothing that could run code
+            load_file(path)
+
+
+def test_replicas_share_the_writing_of_moments(root: Path, saved: Any) -> None:
+    for family in ("qwen2-tied", "mixtral"):
+        files = [load_file(root / f"{family}-4" / MOMENTS_OF.format(n)) for n in (1, 2, 3, 4)]
+        sizes = [sum(tensor.nbytes for tensor in own.values()) for own in files]
+        whole = [t for name, t in saved[0][family][0].items() if " exp_avg" in name]
+        assert sum(sizes) == sum(tensor.nbytes for tensor in whole)
+        assert max(sizes) < 0.3 * sum(sizes)
+
+
+def test_missing_rows_of_moments_are_no_resumable_state(root: Path, saved: Any) -> None:
+    trained = _load(ALONE, root / "qwen2-tied", "qwen2-tied")
+    name = MOMENTS_OF.format(2)
+    kept = (root / "qwen2-tied-4" / name).rename(root / "kept")
+    try:
+        with pytest.raises(CheckpointError, match=r"rows of .* are missing|[Ss]ize mismatch"):
+            load_trainer(root / "qwen2-tied-4", optimizer=trained.optimizer)
+    finally:
+        kept.rename(root / "qwen2-tied-4" / name)
+
+
+def _copy_small(ranks: TorchRanks, root: Path) -> list[tuple[int, ...]]:
+    """Write and read moments that have fewer rows than there are ranks; return own shapes."""
+    mesh = make_mesh("shard", device_type="cpu", node_size=4)
+    like = {n: distribute_tensor(torch.rand(n, 3), mesh, [Shard(0)]) for n in (1, 5, 7)}
+    moments = {f"w{n}/{m}": like[n] * k for n in like for k, m in enumerate(("a", "b"), 2)}
+    writer = ShardWriter(ranks)
+    target = root / "small"
+    model = load.load_model(ModelSettings(path=str(root / "qwen2-tied"), device="cpu"))
+    writer.start(target, model=model, moments=moments, rest=lambda _: None)
+    writer.wait()
+    ranks.gather(None)
+    found = load_moments(target, {f"w{n}": tensor for n, tensor in like.items()})
+    for n, tensor in like.items():
+        assert found[f"w{n}"].keys() == {"a", "b"}
+        for k, m in enumerate(("a", "b"), 2):
+            assert torch.equal(found[f"w{n}"][m].to_local(), (tensor * k).to_local())
+    return [tuple(tensor.to_local().shape) for tensor in like.values()]
+
+
+def test_moments_of_fewer_rows_than_ranks_are_written_and_read(root: Path) -> None:
+    shapes = on_ranks(_copy_small, 4, root, collective=True)
+    assert shapes[0] == [(1, 3), (2, 3), (2, 3)] and shapes[3] == [(0, 3), (0, 3), (1, 3)]
 
 
 @pytest.mark.parametrize(
@@ -220,8 +268,8 @@ def test_a_sharded_checkpoint_is_a_plain_folder_of_a_model(root: Path, saved: An
     [
         ("model-00002-of-00004.safetensors", False),
         ("model-00003-of-00004.safetensors", True),
-        ("optimizer/rank-00001.safetensors", False),
-        ("optimizer/rank-00000.safetensors", True),
+        (MOMENTS_OF.format(2), False),
+        (MOMENTS_OF.format(1), True),
     ],
 )
 def test_a_damaged_part_is_named(root: Path, saved: Any, name: str, remove: bool) -> None:
@@ -238,9 +286,7 @@ def test_a_damaged_part_is_named(root: Path, saved: Any, name: str, remove: bool
         file.write_bytes(before)
 
 
-@pytest.mark.parametrize(
-    "name", ["model-00001-of-00004.safetensors", "optimizer/rank-00001.safetensors"]
-)
+@pytest.mark.parametrize("name", ["model-00001-of-00004.safetensors", MOMENTS_OF.format(2)])
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     root: Path, saved: Any, tmp_path: Path, name: str
 ) -> None:
@@ -267,11 +313,18 @@ def _fail(ranks: TorchRanks, root: Path, way: str) -> tuple[str, list[str]]:
     writer = _writer(trained, ranks)
     target, error = root / f"failed-{way}", ""
     original = shard_checkpoint.save_file
+    storage: Any = shard_checkpoint.HuggingFaceStorageWriter
+    write = storage.write_data
 
     def refuse(*args: Any, **options: Any) -> None:
         if ranks.number == 1:
             raise OSError(5, "Input/output error")
         original(*args, **options)
+
+    def refuse_moments(*args: Any) -> Any:
+        if ranks.number == 1:
+            raise OSError(5, "Input/output error")
+        return write(*args)
 
     def hang(*args: Any, **options: Any) -> None:
         threading.Event().wait()
@@ -279,6 +332,8 @@ def _fail(ranks: TorchRanks, root: Path, way: str) -> tuple[str, list[str]]:
     try:
         if way == "writing":
             shard_checkpoint.save_file = refuse
+        elif way == "moments":
+            storage.write_data = refuse_moments
         elif way == "killed":
             shard_checkpoint.save_file = hang
         elif way == "beginning":
@@ -292,9 +347,10 @@ def _fail(ranks: TorchRanks, root: Path, way: str) -> tuple[str, list[str]]:
 
 
 def test_a_part_that_cannot_be_written_fails_the_checkpoint_and_leaves_nothing(root: Path) -> None:
-    (error, left), (other, _) = on_ranks(_fail, 2, root, "writing", collective=True)
-    assert "failed-writing: cannot be written: rank 1: OSError: [Errno 5]" in error and not left
-    assert other == ""
+    for way in ("writing", "moments"):
+        (error, left), (other, _) = on_ranks(_fail, 2, root, way, collective=True)
+        assert f"failed-{way}: cannot be written: rank 1: OSError: [Errno 5]" in error and not left
+        assert other == ""
     (error, left), (other, _) = on_ranks(_fail, 2, root, "beginning", collective=True)
     assert "cannot be written" in error and other == "" and not left
 
