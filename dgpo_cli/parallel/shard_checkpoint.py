@@ -39,7 +39,7 @@ from dgpo_cli.parallel.sharding import local_of
 from dgpo_cli.parallel.weights import rows_of
 
 _LARGEST = 5 * 10**9  # bytes of a file of weights
-_BUFFER = 10**9  # bytes of a file of moments, which is copied in memory while it is written
+_BUFFER = 10**8  # bytes of a file of moments, which is copied in memory while it is written
 _METADATA = {"format": "pt"}
 
 
