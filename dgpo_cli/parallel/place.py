@@ -88,20 +88,22 @@ class Flags:
     def check(self) -> None:
         """Raise ConfigError for flags that cannot go together."""
         nodes = self.nodes or 1
-        others = (("--node-rank", self.node_rank), ("--rdzv-endpoint", self.endpoint))
+        others = (
+            ("--node-rank", self.node_rank, "the number of this machine, from 0"),
+            ("--rdzv-endpoint", self.endpoint, "the HOST:PORT of machine 0"),
+        )
         if nodes == 1:
-            for name, value in others:
+            for name, value, _ in others:
                 if value is not None and self.nodes is None:
                     raise ConfigError(f"{name} {value}: needs --nodes, the number of machines")
             return
-        missing = [name for name, value in others if value is None]
+        missing = [f"{name}, {what}" for name, value, what in others if value is None]
         if missing:
-            raise ConfigError(
-                f"--nodes {nodes}: needs {' and '.join(missing)}: the number of this machine, from "
-                "0, and the HOST:PORT of machine 0"
-            )
+            raise ConfigError(f"--nodes {nodes}: needs {'; and '.join(missing)}")
         if self.node_rank is not None and self.node_rank >= nodes:
-            raise ConfigError(f"--node-rank {self.node_rank}: must be 0 to {nodes - 1}")
+            raise ConfigError(
+                f"--node-rank {self.node_rank}: --nodes {nodes} has machines 0 to {nodes - 1}"
+            )
 
     def layer(self, place: Place | None) -> tuple[str, int | None]:
         """Return what sets parallel.gpus, and its value; a value of None leaves it alone.

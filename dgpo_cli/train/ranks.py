@@ -54,14 +54,7 @@ def start_ranks(start: Start, *, settings: Settings, config: Path | None, out: P
         for number, log in logs_in(out):
             if number >= start.count:  # of an earlier part of the run, on more devices
                 log.unlink()
-    first, last = start.node * start.here, (start.node + 1) * start.here - 1
-    one = first == last
-    which = f"rank {first} of {start.count} starts" if one else (
-        f"ranks {first} to {last} of {start.count} start"
-    )  # fmt: skip
-    shown = "" if start.node == 0 else f"; rank 0, at {start.address}, shows the run"
-    logs = "" if last == 0 else f", with logs in {out / 'ranks'}"
-    console.note(f"{which} here{logs}{shown}")
+    console.note(describe(start, logs=out / "ranks"))
     launcher = Launcher(
         run_command(sys.argv[1:]), start=start, run=out, stop_signal=settings.train.stop_signal
     )
@@ -69,6 +62,20 @@ def start_ranks(start: Start, *, settings: Settings, config: Path | None, out: P
     if outcome.error is not None:
         console.error(outcome.error)
     return outcome.code
+
+
+def describe(start: Start, *, logs: Path) -> str:
+    """Say which ranks start on this machine, and where to look for their output."""
+    first, last = start.node * start.here, (start.node + 1) * start.here - 1
+    if start.nodes == 1:
+        which = f"{start.count} ranks"
+    elif first == last:
+        which = f"rank {first} of {start.count}"
+    else:
+        which = f"ranks {first} to {last} of {start.count}"
+    where = f"; logs in {logs}" if last > 0 else ""
+    shown = "" if start.node == 0 else f"; rank 0, on {start.address}, shows the run"
+    return f"starting {which}{where}{shown}"
 
 
 @contextmanager

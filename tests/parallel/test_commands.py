@@ -126,6 +126,7 @@ def test_two_ranks_train_stop_and_go_on_under_torchrun(run: Callable[..., Run]) 
     assert f"checkpoint {first.out}/checkpoints/step-{steps[-1]:06d}; run the same" in told
     assert "error" not in told and "Traceback" not in told
     assert (first.out / "ranks" / "rank-00001.log").read_text() == ""
+    assert f"note: starting 2 ranks; logs in {first.out}/ranks" in told
     assert "gpus = 2 # from --gpus" in (first.out / "settings.toml").read_text()
 
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2")
@@ -138,7 +139,7 @@ def test_two_ranks_train_stop_and_go_on_under_torchrun(run: Callable[..., Run]) 
 
     again = run("--gpus", "2", steps=last)  # nothing is left to do: no rank starts
     assert again.code() == 0 and "steps are done already" in again.told()
-    assert "start here" not in again.told()
+    assert "starting" not in again.told()
 
 
 def test_the_error_of_a_rank_is_the_one_that_is_shown(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from dgpo_cli.parallel.place import (
     gpus_here,
     leave_place,
 )
+from dgpo_cli.train.ranks import describe
 
 TORCHRUN = {
     "RANK": "3",
@@ -225,14 +228,28 @@ def test_a_recipe_for_gpus_starts_nothing_on_a_cpu_unasked(
     [
         (Flags(node_rank=1), "--node-rank 1: needs --nodes"),
         (Flags(endpoint="a:1"), "--rdzv-endpoint a:1: needs --nodes"),
-        (Flags(nodes=2), "--nodes 2: needs --node-rank and --rdzv-endpoint"),
-        (Flags(nodes=2, node_rank=0), "--nodes 2: needs --rdzv-endpoint"),
-        (Flags(nodes=2, node_rank=2, endpoint="a"), "--node-rank 2: must be 0 to 1"),
+        (
+            Flags(nodes=2),
+            "needs --node-rank, the number of this machine, from 0; and --rdzv-endpoint, the HOST",
+        ),
+        (Flags(nodes=2, node_rank=0), "--nodes 2: needs --rdzv-endpoint, the HOST:PORT"),
+        (Flags(nodes=2, node_rank=2, endpoint="a"), "--node-rank 2: --nodes 2 has machines 0 to 1"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(flags: Flags, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         flags.check()
+
+
+def test_the_user_is_told_which_ranks_start_here() -> None:
+    logs = Path("o/ranks")
+    assert describe(Start(2), logs=logs) == "starting 2 ranks; logs in o/ranks"
+    first = Start(2, nodes=2, address="gpu1")
+    assert describe(first, logs=logs) == "starting ranks 0 to 1 of 4; logs in o/ranks"
+    assert describe(replace(first, node=1), logs=logs) == (
+        "starting ranks 2 to 3 of 4; logs in o/ranks; rank 0, on gpu1, shows the run"
+    )
+    assert describe(Start(1, nodes=2, address="gpu1"), logs=logs) == "starting rank 0 of 2"
 
 
 def test_ranks_that_are_there_set_the_number_of_devices() -> None:
