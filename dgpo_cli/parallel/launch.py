@@ -157,7 +157,9 @@ class Launcher:
                 place = {"RANK": str(number), "LOCAL_RANK": str(local)}
                 self._ranks.append(self._spawn(number, {**common, **place}, listener))
         except OSError as error:
-            raise DgpoError(f"a rank does not start: {error.strerror or error}") from error
+            where = f"{error.filename}: " if error.filename else ""
+            reason = (error.strerror or str(error)).lower()
+            raise DgpoError(f"{where}a rank does not start: {reason}") from error
         finally:
             if listener is not None:
                 listener.close()
