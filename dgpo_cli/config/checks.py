@@ -152,8 +152,10 @@ def _shards(settings: Settings) -> Iterator[str]:
     if settings.parallel.reference == "offload" and not (
         sharded and settings.adapter.kind == "none"
     ):
-        why = "has no copy" if settings.adapter.kind != "none" else "is not sharded"
-        yield f"parallel.reference=offload: the reference {why} here; set parallel.reference=shard"
+        why = "only a sharded reference leaves the device"
+        if settings.adapter.kind != "none":
+            why = "the reference is the model with the adapter off, not a copy"
+        yield f"parallel.reference=offload: {why}; set parallel.reference=shard"
     if not sharded:
         return
     if settings.model.quantization != "none":

@@ -263,6 +263,8 @@ def _number(environ: Mapping[str, str], name: str, *, least: int, below: int | N
 def _machine(environ: Mapping[str, str], name: str, *, count: int) -> int:
     """Return the ranks on this machine: a number, or Slurm's list for all nodes: 8(x3),4."""
     text = environ.get(name, "")
+    if not text:
+        raise ConfigError(f"{name}: is not set; start all ranks in the same way")
     tasks = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
     listed = [int(each) for each, times in tasks for _ in range(int(times or 1))]
     node = environ.get("SLURM_NODEID", "0") if name.startswith("SLURM") else "0"

@@ -138,7 +138,7 @@ def test_flags_that_name_the_machine_start_ranks_under_any_starter_but_dgpo() ->
         (SRUN | {"SLURM_NODEID": "3"}, r"SLURM_STEP_TASKS_PER_NODE=8\(x2\),4: does not say"),
         (SRUN | {"SLURM_STEP_NODELIST": ""}, "MASTER_ADDR: is not set, and srun has started"),
         (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "4"}, "MASTER_ADDR: is not set, and mpirun has"),
-        (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": ""}, "OMPI_COMM_WORLD_LOCAL_SIZE=: does not"),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": ""}, "OMPI_COMM_WORLD_LOCAL_SIZE: is not set"),
     ],
 )
 def test_a_wrong_environment_is_one_line_that_names_the_variable(
