@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tests.processes import left_behind
-from tests.ranks import free_port
 
 Effect = Literal["kill", "raise", "stop", "nan", "full disk"]
 
@@ -116,17 +116,18 @@ def run_ranks(
     )
     mark = f"{out.name}-{time.monotonic_ns()}"
     logs = [out.with_name(f"{out.name}.rank-{number}.txt") for number in range(count)]
-    port = free_port()
+    listener = socket.create_server(("127.0.0.1", 0))  # its port stays ours
     ranks = [
         context.Process(
             target=_run_rank,
-            args=(n, count, port, out, list(settings), list(faults), logs[n], mark),
+            args=(n, count, listener, out, list(settings), list(faults), logs[n], mark),
         )
         for n in range(count)
     ]
     for log, rank in zip(logs, ranks, strict=True):
         log.write_text("")
         rank.start()
+    listener.close()
     try:
         pids = [int(rank.pid or 0) for rank in ranks]
         _wait(
@@ -162,7 +163,7 @@ def _wait(ranks: Sequence[BaseProcess], *, until: Callable[[], bool], limit_s: f
 def _run_rank(
     number: int,
     count: int,
-    port: int,
+    listener: socket.socket,
     out: Path,
     settings: list[str],
     faults: list[Fault],
@@ -176,7 +177,7 @@ def _run_rank(
     passed: Counter[str] = Counter()
     try:
         plant([fault for fault in faults if fault.rank in (None, number)], passed)
-        _take_part(number, count, port, out, settings)
+        _take_part(number, count, listener, out, settings)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -185,7 +186,9 @@ def _run_rank(
     os._exit(0)
 
 
-def _take_part(number: int, count: int, port: int, out: Path, settings: list[str]) -> None:
+def _take_part(
+    number: int, count: int, listener: socket.socket, out: Path, settings: list[str]
+) -> None:
     import torch
 
     from dgpo_cli.config.load import resolve
@@ -196,7 +199,10 @@ def _take_part(number: int, count: int, port: int, out: Path, settings: list[str
     torch.set_num_threads(1)
     ranks: Ranks = ALONE
     if count > 1:
-        seat = Seat(number, count, number, "127.0.0.1", port, hosts=number == 0)
+        address, port = listener.getsockname()
+        hosts = number == 0
+        own = listener.detach() if hosts else listener.close()
+        seat = Seat(number, count, number, address, port, hosts=hosts, listener=own)
         ranks = TorchRanks(
             seat,
             device=torch.device("cpu"),
@@ -356,9 +362,13 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 
 def _files(run: Path) -> set[str]:
-    """Return the files of a run, without those that broken lines were moved to."""
-    names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
-    return {name for name in names if not name.endswith(".bad")}
+    """Return the files of a run, but those that broken lines were moved to, and old checkpoints.
+
+    A run that is killed between its last checkpoint and the removal of the oldest is done.
+    """
+    old = sorted((run / "checkpoints").iterdir())[:-1]
+    paths = {path for path in run.rglob("*") if path.is_file() and path.suffix != ".bad"}
+    return {str(p.relative_to(run)) for p in paths if not any(o in p.parents for o in old)}
 
 
 def _assert_same_trainer(found: Path, expected: Path) -> None:
