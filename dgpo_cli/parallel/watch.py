@@ -40,6 +40,7 @@ _SILENT, _GRACE, _LOST, _NOTE = 20, 8, 5, 60
 _ANSWER_S = 5.0  # for one question to the store
 _ECHO_S = 0.5
 _MANY = 4096  # bytes that are read at once
+_SILENCE = "no sign of life for {:g} s"
 _FAILED, _ENDED = "failed", "ended"
 # What an exchange of ranks raises when another one is gone: not the cause.
 _OF_EXCHANGE = re.compile(
@@ -111,13 +112,16 @@ class Watch(Watcher):
         self._waits_since: float | None = None
         self._noted: float | None = None  # the wait that was noted
         self._lost_since: float | None = None  # no answer of the store
+        self._unanswered = 0  # times that the heart should have beaten since it last did
         self._deadline: float | None = None  # for the main thread to end by itself
         self._code = 1
         self._calls_over = self._told = False
         self._failed, self._closed = threading.Event(), threading.Event()
+        self._due = threading.Event()
         self._lock = threading.Lock()
         self._before: dict[int, Any] = {}
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._heart = threading.Thread(target=self._beat_when_due, name="heart", daemon=True)
 
     @property
     def leads(self) -> bool:
@@ -134,6 +138,7 @@ class Watch(Watcher):
         """
         self._catch_signals()
         self._thread.start()
+        self._heart.start()
         try:
             yield
         except Exception as error:
@@ -207,7 +212,7 @@ class Watch(Watcher):
 
     def _publish(self, failure: Failure) -> Failure:
         """Write a failure into the store; return the one that was there first."""
-        if self._store is None:
+        if self._store is None or self._unanswered > _SILENT:
             return failure
         try:
             found = self._store.compare_set(_FAILED, "", json.dumps(asdict(failure)))
@@ -299,7 +304,18 @@ class Watch(Watcher):
                 self._end_hard()
             if now >= due and not self._closed.is_set():
                 due = now + self._interval_s
+                self._unanswered += 1
+                if self._unanswered > _SILENT:
+                    self._leader_ended(_SILENCE.format(_SILENT * self._interval_s))
+                self._due.set()
+
+    def _beat_when_due(self) -> None:
+        """The heart, a thread of its own: a store whose process is stopped never answers."""
+        while not self._closed.is_set():
+            if self._due.wait(self._interval_s):
+                self._due.clear()
                 self._tick()
+                self._unanswered = 0
 
     def _listen(self, *, until: float) -> None:
         """Take what the launcher and signals say, until it is time for a heartbeat."""
@@ -388,13 +404,12 @@ class Watch(Watcher):
         same = old is not None and old.beat == new.beat
         self._missed[number] = self._missed.get(number, 0) + 1 if same else 0
         if self._missed[number] >= _SILENT:
-            silent_s = _SILENT * self._interval_s
+            silence = _SILENCE.format(_SILENT * self._interval_s)
             self._fail(
                 Failure(
                     number,
                     new.host,
-                    f"no sign of life for {silent_s:g} s, in {new.call}: it was killed or stopped, "
-                    "or its machine is gone",
+                    f"{silence}, in {new.call}: it was killed or stopped, or its machine is gone",
                     new.log,
                 )
             )

@@ -68,6 +68,7 @@ class Rank:
         self._end.set()
         self._thread.join(30)
         assert not self._thread.is_alive()
+        self.watch._thread.join(30)  # it kills the process if a pipe ends
 
     def _live(self) -> None:
         try:
@@ -162,14 +163,26 @@ def test_a_silent_rank_is_missed_by_the_leader_and_a_silent_leader_by_all() -> N
         assert f"rank {silent} (node" in str(failure) and "no sign of life" in str(failure)
 
 
+def test_a_store_that_never_answers_is_missed_by_its_followers() -> None:
+    with ranks(2) as found:
+        wait_for(lambda: all(rank.watch._others for rank in found))
+        stopped = threading.Event()  # the process of rank 0: a question to its store hangs
+        found[1].watch._tick = stopped.wait  # type: ignore[assignment, method-assign]
+        wait_for(lambda: found[1].run.failures)
+        (failure,) = found[1].run.failures
+        assert f"rank 0 (node {os.uname().nodename}): no sign of life" in str(failure)
+        stopped.set()
+
+
 def test_a_sleep_of_all_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     with ranks(2) as found:
         wait_for(lambda: all(rank.watch._others for rank in found))
         for rank in found:  # as Ctrl-Z stops them, longer than silence may last
-            rank.watch._tick, rank.tick = lambda: time.sleep(0.6), rank.watch._tick  # type: ignore
+            rank.listen = rank.watch._listen  # type: ignore[attr-defined]
+            rank.watch._listen = lambda until: time.sleep(0.6)  # type: ignore[method-assign]
         time.sleep(0.7)
         for rank in found:
-            rank.watch._tick = rank.tick  # type: ignore[attr-defined, method-assign]
+            rank.watch._listen = rank.listen  # type: ignore[attr-defined, method-assign]
         time.sleep(0.3)
         assert [rank.run.failures for rank in found] == [[], []]
 

@@ -101,9 +101,10 @@ def test_processes_of_a_long_run_do_not_grow(tmp_path: Path) -> None:
     steps = sorted(seen)
     early, late = seen[steps[len(steps) // 3]], seen[steps[-1]]
     for before, after in zip(early, late, strict=True):
-        assert after.files <= before.files + 2
+        children = after.children - before.children  # a grader's worker starts when it is needed
+        assert children <= 1
+        assert after.files <= before.files + 2 + 4 * children
         assert after.threads <= before.threads + 2
-        assert after.children <= before.children
         assert after.memory <= before.memory * 1.1 + 20 * 2**20
 
 
