@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from dgpo_cli.parallel.ranks import Call, Ranks
@@ -87,7 +87,10 @@ class FakeChannel:
         return [value, *(self._taken("from", rank) for rank in range(1, self._ranks.count))]
 
     def _taken(self, way: str, rank: int) -> Any:
-        return pickle.loads(self._hub.box(self._number, way, rank).get(timeout=LIMIT_S))
+        try:
+            return pickle.loads(self._hub.box(self._number, way, rank).get(timeout=LIMIT_S))
+        except Empty as error:  # as from torch, when a process is gone
+            raise RuntimeError(f"rank {rank} is gone") from error
 
 
 def led(
