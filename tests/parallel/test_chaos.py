@@ -10,6 +10,7 @@ import pytest
 from tests.core.test_digests import flip_a_bit
 from tests.parallel.chaos import Fault, assert_same_run, lines_of, overrides, run_ranks
 
+_MOMENTS = "shard-00001-model-00001-of-00001.safetensors"
 SHORT = {"train__steps": 4, "train__checkpoint_every": 1}
 # In turn, on one run: each is met by the run that went on from the kill before.
 KILLS = {
@@ -62,7 +63,7 @@ def test_three_such_steps_in_a_row_end_the_run(tmp_path: Path) -> None:
 
 def test_a_rank_whose_disk_is_full_fails_the_checkpoint_and_is_named(tmp_path: Path) -> None:
     out, settings = tmp_path / "run", overrides("shard", count=2, **SHORT)
-    full = [Fault("tensors", at=4, rank=1, effect="full disk")]  # weights, moments, of two steps
+    full = [Fault("tensors", at=2, rank=1, effect="full disk")]  # the weights of the second step
     ended = run_ranks(out, settings, count=2, faults=full, rest_s=5.0)
     assert ended.codes[0] == 1
     assert "step-000002: cannot be written: rank 1:" in ended.texts[0]
@@ -80,12 +81,12 @@ def test_damaged_parts_of_checkpoints_are_named_and_the_run_goes_on_from_a_whole
     shutil.copytree(whole, damaged)
     last, before = (damaged / "checkpoints" / f"step-{step:06d}" for step in (4, 3))
     flip_a_bit(last / "model-00002-of-00002.safetensors")
-    (before / "optimizer" / "rank-00001.safetensors").unlink()
+    (before / "optimizer" / _MOMENTS).unlink()
     ended = run_ranks(damaged, settings, count=2)
     assert ended.good, ended.text
     for folder, reason in (
         (last, "model-00002-of-00002.safetensors: has changed since it was written"),
-        (before, "optimizer/rank-00001.safetensors: is missing"),
+        (before, f"optimizer/{_MOMENTS}: is missing"),
     ):
         aside = folder.with_name(f"{folder.name}.damaged")
         assert f"{folder}/{reason}" in ended.text and f"is now {aside}" in ended.text
