@@ -21,7 +21,7 @@ IN_A_ROW = 8  # kills of one run, before it may end
 
 @pytest.mark.timeout(7200)
 def test_randomly_killed_runs_are_the_runs_that_were_not(tmp_path: Path) -> None:
-    seed = int(os.environ.get("DGPO_TEST_SEED", int.from_bytes(os.urandom(3), "little")))
+    seed = int(os.environ.get("DGPO_TEST_SEED", "0"))
     rng = random.Random(seed)
     wholes: dict[tuple[str, int], Ended] = {}
     done: list[str] = []
