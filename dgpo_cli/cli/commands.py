@@ -186,11 +186,17 @@ class Guard:
 
 @contextmanager
 def last_words() -> Iterator[None]:
-    """Keep the message of a KeyboardInterrupt, which typer would drop."""
+    """Keep the message of a KeyboardInterrupt, which typer would drop.
+
+    One more Ctrl-C while the first one ends the run has none; what the first said holds.
+    """
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise Interrupted(str(stop)) from stop
+        said: BaseException | None = stop
+        while said is not None and not (isinstance(said, KeyboardInterrupt) and said.args):
+            said = said.__context__
+        raise Interrupted(str(said or "")) from stop
 
 
 def _explain(error: Exception) -> int:

@@ -309,3 +309,13 @@ def test_preset_copy_writes_a_file_that_train_takes(tmp_path: Path) -> None:
     assert dgpo("preset", "copy", "tiny", str(target)).exit_code == 0
     assert dgpo("train", "--config", str(target), "--dry-run").exit_code == 0
     assert dgpo("preset", "copy", "tiny", str(target)).exit_code == 2
+
+
+def test_a_ctrl_c_while_a_run_ends_keeps_what_the_first_one_said() -> None:
+    from dgpo_cli.cli.commands import Interrupted, last_words
+
+    with pytest.raises(Interrupted, match="stopped at step 3; checkpoint here"), last_words():
+        try:
+            raise KeyboardInterrupt("stopped at step 3; checkpoint here")
+        finally:
+            raise KeyboardInterrupt
