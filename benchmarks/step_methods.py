@@ -17,9 +17,10 @@ from dgpo_cli.algo.losses import ClipLoss
 from dgpo_cli.engine.learn import Learner, Recipe
 from dgpo_cli.engine.optimizers import build_adamw
 from dgpo_cli.policy import load
-from dgpo_cli.policy.batching import Rows, micro_batches, pad_rows
+from dgpo_cli.policy.batching import Rows, micro_batches, on_grid, pad_rows
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.settings import LoraAdapter, ModelSettings
+from dgpo_cli.policy.token_pass import token_logprobs
 
 BETA = 0.04
 LR = 1e-6
@@ -173,13 +174,11 @@ class Ours:
         """GRPO with a KL term, by the same forward, log-probabilities, loss and optimiser."""
         loss, total = ClipLoss(), int(self.rows.mask.sum())
         lengths = self.rows.prompt_mask.sum(dim=1) + self.rows.mask.sum(dim=1)
-        other: Any = _Reference(self.policy)
         with self.clock.phase("token pass, loss"):
             with self.policy.training():
                 for index in micro_batches(lengths, size=size):
                     part = self.rows.take(index)
-                    with torch.no_grad():
-                        reference = Policy.token_logprobs(other, part, temperature=1.0)
+                    reference = self._reference_logprobs(part)
                     now = self.policy.token_logprobs(part, temperature=1.0)
                     losses, _, _ = loss.token_losses(
                         now,
@@ -195,15 +194,17 @@ class Ours:
             self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
-
-class _Reference:
-    """The reference, for what a policy does with its own weights."""
-
-    token_hidden = Policy.token_hidden
-
-    def __init__(self, policy: Policy) -> None:
-        self.packs = policy.packs
-        self.hidden, self.head = policy.reference_hidden, policy.reference_head
+    @torch.no_grad()
+    def _reference_logprobs(self, rows: Rows) -> Tensor:
+        """What `Policy.token_logprobs` gives, of the reference."""
+        tokens = self.policy.predicted(rows)
+        logprobs = token_logprobs(
+            self.policy.reference_hidden(tokens.packed)[tokens.places],
+            head=self.policy.reference_head,
+            ids=tokens.ids,
+            temperature=1.0,
+        )
+        return on_grid(logprobs, rows.mask)
 
 
 class _Backward:

@@ -72,6 +72,7 @@ _USED_BY: Mapping[str, tuple[str, ...]] = {
     "optim.micro_batch_size": ("train", *_PLAN),
     "optim.micro_batch_tokens": ("train", *_PLAN),
     "train": ("train", *_PLAN),
+    "train.stop_signal": ("train",),
     "train.threads": _SAMPLE,
     "eval": ("train",),
     "eval.bench": ("train", "merge"),
