@@ -170,7 +170,7 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: D
         adapter=size,
         rank=lora.rank if lora is not None else 0,
         distance=settings.credit.needs_reference,
-        checkpointing=model.gradient_checkpointing,
+        checkpointing=model.gradient_checkpointing != "none",
         state=optim.kind,
         prompt=prompt,
         completion=completion,

@@ -77,9 +77,9 @@ def _priced(
 def _all(settings: Settings, *, device: Device) -> Iterator[_Remedy]:
     """Yield all remedies, the least harmful first."""
     yield _smaller_micro_batches(settings)
-    if not settings.model.gradient_checkpointing:
+    if settings.model.gradient_checkpointing == "none":
         yield _Remedy(
-            ({"model.gradient_checkpointing": True},), "backward takes half as long again"
+            ({"model.gradient_checkpointing": "full"},), "backward takes half as long again"
         )
     sharded = parallel_kind(settings) in ("shard", "hybrid")
     if sharded:

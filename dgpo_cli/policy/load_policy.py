@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgpo_cli.core.errors import ModelError
 from dgpo_cli.policy import load
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.settings import LoraAdapter, ModelSettings, NoAdapter
@@ -31,6 +32,12 @@ def load_policy(
     Raises:
         ModelError: something does not load.
     """
+    checkpointing = settings.gradient_checkpointing
+    if checkpointing in ("selective", "offload"):
+        raise ModelError(
+            f"model.gradient_checkpointing={checkpointing}: this version cannot train with it; "
+            "set model.gradient_checkpointing=full"
+        )
     tokenizer = load.load_tokenizer(settings, folder=checkpoint)
     notes: list[str] = []
     if isinstance(adapter, LoraAdapter):
@@ -40,7 +47,7 @@ def load_policy(
         else:
             model = spread.load(settings, adapt=adapt, notes=notes)
         load.name_base(model, settings=settings)
-        if settings.gradient_checkpointing:
+        if checkpointing != "none":
             model.enable_input_require_grads()
         reference = None
     elif spread is not None:
@@ -49,7 +56,7 @@ def load_policy(
     else:
         model = load.load_model(settings, folder=checkpoint, notes=notes)
         reference = _reference(settings, model=model, fresh=checkpoint is None, on=with_reference)
-    if settings.gradient_checkpointing:
+    if checkpointing != "none":
         model.gradient_checkpointing_enable({"use_reentrant": False})
     policy = Policy(
         model.eval(),
@@ -61,7 +68,7 @@ def load_policy(
         untouched=checkpoint is None or isinstance(adapter, LoraAdapter),
         notes=notes,
     )
-    if settings.compile:
+    if settings.compile == "on":
         policy.compile()
     return policy
 

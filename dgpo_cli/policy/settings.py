@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from dgpo_cli.core.schema import Change, Frozen
 
@@ -12,6 +12,17 @@ EMBEDDED_TINY = "embedded:tiny"
 
 OptimizerKind = Literal["adamw", "adamw8bit", "paged-adamw8bit"]
 ParallelKind = Literal["single", "replicate", "shard", "hybrid"]
+CompileKind = Literal["auto", "on", "off"]
+CheckpointingKind = Literal["auto", "none", "selective", "full", "offload"]
+
+
+def _switch(*, on: str, off: str) -> BeforeValidator:
+    """Accept true and false, which a setting once had, for two of its words.
+
+    The layers of settings hand over a bool as text.
+    """
+    words = {"true": on, "false": off}
+    return BeforeValidator(lambda value: words.get(str(value).lower(), value))
 
 
 class ModelSettings(Frozen):
@@ -33,10 +44,11 @@ class ModelSettings(Frozen):
         description="Data type of matrix products: bfloat16, stored (that of the weights; for an "
         "adapter, its own), or auto: bfloat16 on a GPU that has it, else stored.",
     )
-    compile: Annotated[bool, Change.FREE] = Field(
-        False,
+    compile: Annotated[CompileKind, Change.FREE, _switch(on="on", off="off")] = Field(
+        "auto",
         description="Compile each layer for training: a fifth faster on an H100 after two minutes, "
-        "but equal models no longer have a distance of exactly 0 (2e-4 at most there).",
+        "but equal models no longer have a distance of exactly 0 (2e-4 at most there). on, off, "
+        "or auto, which is off.",
     )
     device: Annotated[str, Change.FREE] = Field(
         "auto",
@@ -51,8 +63,13 @@ class ModelSettings(Frozen):
         description="nf4 stores the frozen base in 4 bits and computes in model.dtype (QLoRA); "
         "needs bitsandbytes.",
     )
-    gradient_checkpointing: Annotated[bool, Change.FREE] = Field(
-        False, description="Recompute activations in backward: less memory, more time."
+    gradient_checkpointing: Annotated[
+        CheckpointingKind, Change.FREE, _switch(on="full", off="none")
+    ] = Field(
+        "none",
+        description="Recompute activations in backward: less memory, more time. full: each layer; "
+        "selective: all but its attention; offload: full, with the layers' inputs in the host's "
+        "memory; auto: the first of none, selective and full that fits the device.",
     )
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Only if you trust it."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dgpo_cli.config.changes import differences, run_name
@@ -137,3 +139,17 @@ def test_long_and_strange_values_become_a_short_hash_of_their_own(
     for name in (first, second):
         assert len(name) <= 64 + len("tiny")
         assert name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+
+
+@pytest.mark.parametrize(("flag", "words"), [("true", ("on", "full")), ("false", ("off", "none"))])
+def test_a_flag_of_an_earlier_version_is_the_word_that_took_its_place(
+    flag: str, words: tuple[str, str], tmp_path: Path
+) -> None:
+    (file := tmp_path / "settings.toml").write_text(
+        f"[model]\ncompile = {flag}\ngradient_checkpointing = {flag}\n", encoding="utf-8"
+    )
+    old = resolve(config=file)
+    names = ("model.compile", "model.gradient_checkpointing")
+    new = resolve(overrides=[f"{key}={word}" for key, word in zip(names, words, strict=True)])
+    assert (old.settings.model.compile, old.settings.model.gradient_checkpointing) == words
+    assert differences(old, new) == ()

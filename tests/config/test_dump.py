@@ -42,7 +42,7 @@ def test_a_dumped_preset_resolves_to_equal_settings(name: str, tmp_path: Path) -
     system=st.none() | text,
     operations=st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple),
     rule=st.sampled_from(["dgpo", "uniform", "entropy"]),
-    checkpointing=st.booleans(),
+    checkpointing=st.sampled_from(["auto", "none", "selective", "full", "offload"]),
 )
 def test_dumped_settings_resolve_to_equal_settings(folder: Path, **drawn: object) -> None:
     names = {
@@ -83,4 +83,4 @@ def test_describe_has_a_row_for_every_setting() -> None:
     assert list(rows) == list(flatten(resolved.settings))
     assert rows["prompts.operations"] == ("[1, 2]", "--set")
     assert rows["prompts.system"] == ("(unset)", "default")
-    assert rows["model.gradient_checkpointing"] == ("false", "preset tiny")
+    assert rows["model.gradient_checkpointing"] == ("none", "preset tiny")
