@@ -10,7 +10,6 @@ import torch
 from dgpo_cli.policy.token_pass import (
     Tiles,
     TokenColumns,
-    logprobs,
     statistics,
     token_logprobs,
     token_pass,
@@ -24,8 +23,7 @@ TILES = Tiles(9, 50, 9)
 
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in (statistics, logprobs):
-        monkeypatch.setattr(module, "fused_on", lambda like: True)
+    monkeypatch.setattr(statistics, "fused_on", lambda like: True)
     yield
 
 

@@ -5,9 +5,8 @@ needed; `token_logprobs` computes only the log-probabilities. Both walk over the
 tokens and vocabulary, so that their log-probabilities and gradients agree bit for bit.
 """
 
-from dgpo_cli.policy.token_pass.logprobs import token_logprobs
 from dgpo_cli.policy.token_pass.moments import Moments
-from dgpo_cli.policy.token_pass.statistics import TokenColumns, token_pass
+from dgpo_cli.policy.token_pass.statistics import TokenColumns, token_logprobs, token_pass
 from dgpo_cli.policy.token_pass.tiles import Tiles
 
 __all__ = ["Moments", "Tiles", "TokenColumns", "token_logprobs", "token_pass"]

@@ -40,21 +40,32 @@ def reduce_one(x: Tensor, *, top: Tensor, norm: Tensor) -> None:
 
 
 def reduce_two(
-    x: Tensor, z: Tensor | None, *, scratch: Tensor, numbers: Tensor, keep_powers: bool = False
+    x: Tensor,
+    z: Tensor | None,
+    *,
+    scratch: Tensor | None,
+    numbers: Tensor,
+    keep_powers: bool = False,
 ) -> None:
     """Write the moments of one tile into `numbers`, float32 [8, R]; see Ledger.next_tile.
 
     x, z: half logits of policy and reference, [R, C], overwritten. Without a reference the policy
-    is its own, which gives a distance of 0. scratch: float32 [R, C].
+    is its own, which gives a distance of 0.
+    scratch: float32 [R, C]; None: the sum of the entropy is left out, and `z` is None.
     keep_powers: leave f^2 in `x`.
     """
     top, f_norm, weighted, reference_top, g_norm, slope, cross, gap = numbers.unbind(dim=0)
-    f = scratch
-    torch.amax(x, dim=1, out=top)
-    x.sub_(top.unsqueeze(1))
-    torch.exp(x, out=f)
-    torch.linalg.vector_norm(f, dim=1, out=f_norm)
-    torch.sum(x.mul_(f).mul_(f), dim=1, out=weighted)
+    if scratch is None:
+        f = x
+        reduce_one(x, top=top, norm=f_norm)
+        weighted.zero_()
+    else:
+        f = scratch
+        torch.amax(x, dim=1, out=top)
+        x.sub_(top.unsqueeze(1))
+        torch.exp(x, out=f)
+        torch.linalg.vector_norm(f, dim=1, out=f_norm)
+        torch.sum(x.mul_(f).mul_(f), dim=1, out=weighted)
     if z is None:
         reference_top.copy_(top)
         g_norm.copy_(f_norm)

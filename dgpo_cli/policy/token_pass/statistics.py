@@ -1,4 +1,4 @@
-"""Computes log-probability, entropy and distance to the reference in one pass."""
+"""Computes log-probability, entropy and distance to the reference in one walk over the logits."""
 
 from __future__ import annotations
 
@@ -76,12 +76,36 @@ def token_pass(
     tiles = tiles or Tiles.fitting(width, device=policy_hidden.device)
 
     def walk(slopes: Tensor | None) -> tuple[Tensor, Tensor]:
-        return _walk(policy_hidden, reference_hidden, ids, mine, other, tiles=tiles, slopes=slopes)
+        buffers = _Buffers(
+            len(ids), tiles, pair=other is not None, entropy=True, like=policy_hidden
+        )
+        return _walk(
+            policy_hidden, reference_hidden, ids, mine, other, buffers=buffers, slopes=slopes
+        )
 
     logprobs, others = with_gradient(policy_hidden, ids=ids, logits=mine, tiles=tiles, walk=walk)
     entropy, distance, reference_logprobs = others.unbind(dim=0)
     want = want_reference_logprobs and reference_hidden is not None
     return TokenColumns(logprobs, entropy, distance, reference_logprobs if want else None)
+
+
+def token_logprobs(
+    hidden: Tensor,  # [N, D], any floating dtype
+    *,
+    head: Head,
+    ids: Tensor,  # int64 [N], in [0, V)
+    temperature: float,
+    tiles: Tiles | None = None,
+) -> Tensor:
+    """Return the log-probabilities of `token_pass` alone, to the bit, with their gradient."""
+    tiles = tiles or Tiles.fitting(hidden.shape[1], device=hidden.device)
+    logits = HalfLogits(head, temperature=temperature)
+
+    def walk(slopes: Tensor | None) -> tuple[Tensor, Tensor]:
+        buffers = _Buffers(len(ids), tiles, pair=False, entropy=False, like=hidden)
+        return _walk(hidden, None, ids, logits, None, buffers=buffers, slopes=slopes)
+
+    return with_gradient(hidden, ids=ids, logits=logits, tiles=tiles, walk=walk)[0]
 
 
 def _walk(
@@ -91,15 +115,14 @@ def _walk(
     mine: HalfLogits,
     other: HalfLogits | None,
     *,
-    tiles: Tiles,
+    buffers: _Buffers,
     slopes: Tensor | None,  # float32 [N, D], to be filled
 ) -> tuple[Tensor, Tensor]:
     """Return the four columns, float32 [4, N], and the log of each sum, float64 [N]."""
     count = len(ids)
     columns = torch.zeros(4, count, device=policy_hidden.device)
     log_total = torch.zeros(count, dtype=torch.float64, device=policy_hidden.device)
-    buffers = _Buffers(min(tiles.rows, count), tiles, pair=other is not None, like=columns)
-    for rows in tiles.row_blocks(count):
+    for rows in buffers.tiles.row_blocks(count):
         block = _Block(
             mine.prepare(policy_hidden[rows]),
             None
@@ -108,7 +131,7 @@ def _walk(
             ids[rows],
             None if slopes is None else slopes[rows],
         )
-        log_total[rows] = _fill(columns[:, rows], block, mine, other, tiles=tiles, buffers=buffers)
+        log_total[rows] = _fill(columns[:, rows], block, mine, other, buffers=buffers)
     return columns, log_total
 
 
@@ -123,12 +146,20 @@ class _Block:
 
 
 class _Buffers:
-    """The buffers of a pass: two tiles of half logits and one slice of scratch."""
+    """The buffers of a pass over N tokens: tiles of half logits, and a slice of scratch."""
 
-    def __init__(self, rows: int, tiles: Tiles, *, pair: bool, like: Tensor) -> None:
-        self.x = like.new_empty(rows * tiles.columns)
-        self.z = like.new_empty(rows * tiles.columns if pair else 0)
-        self.scratch = like.new_empty(min(rows, tiles.slice_rows) * tiles.columns)
+    def __init__(
+        self, count: int, tiles: Tiles, *, pair: bool, entropy: bool, like: Tensor
+    ) -> None:
+        """pair: with a reference. entropy: with scratch, which it needs."""
+        self.tiles = tiles
+        rows = min(tiles.rows, count)
+
+        def room(size: int) -> Tensor:
+            return torch.empty(size * tiles.columns, device=like.device)
+
+        self.x, self.z = room(rows), room(rows if pair else 0)
+        self.scratch = room(min(rows, tiles.slice_rows)) if entropy else None
 
 
 def _first(buffer: Tensor, rows: int, columns: int) -> Tensor:
@@ -141,11 +172,10 @@ def _fill(
     mine: HalfLogits,
     other: HalfLogits | None,
     *,
-    tiles: Tiles,
     buffers: _Buffers,
 ) -> Tensor:
     """Compute the four numbers of a block of R tokens; return the log of each sum, float64 [R]."""
-    count = len(block.ids)
+    count, tiles, scratch = len(block.ids), buffers.tiles, buffers.scratch
     mean = None if block.slopes is None else MeanRow(block.slopes)
     ledger = Ledger(count, device=columns.device)
     chosen, reference_chosen = columns.new_full((2, count), LOG_ZERO).unbind(dim=0)
@@ -158,12 +188,11 @@ def _fill(
         z = None
         if other is not None and block.reference_hidden is not None:
             own = weights if other is mine else other.weights(part)
-            room = _first(buffers.z, count, size)
-            z = other.tile(block.reference_hidden, own, part, out=room, bare=fused)
+            z = _first(buffers.z, count, size)
+            other.tile(block.reference_hidden, own, part, out=z, bare=fused)
         numbers = ledger.next_tile()
-        powers = x
+        powers = mine.powers_like(x) if fused else x
         if fused:
-            powers = mine.powers_like(x)
             reduce_fused(
                 x,
                 z,
@@ -176,22 +205,21 @@ def _fill(
                 reference_chosen=reference_chosen,
                 powers=None if mean is None else powers,
             )
-            if mean is not None:
-                mean.add(powers if bent is None else powers.mul_(bent), weights, top=numbers[0])
-            continue
-        chosen_in(x, block.ids, part, found=chosen)
-        if z is not None:
-            chosen_in(z, block.ids, part, found=reference_chosen)
-        for rows in tiles.slices(count):
-            reduce_two(
-                x[rows],
-                None if z is None else z[rows],
-                scratch=_first(buffers.scratch, rows.stop - rows.start, size),
-                numbers=numbers[:, rows],
-                keep_powers=mean is not None,
-            )
+        else:
+            chosen_in(x, block.ids, part, found=chosen)
+            if z is not None:
+                chosen_in(z, block.ids, part, found=reference_chosen)
+            for rows in tiles.slices(count):
+                room = None if scratch is None else _first(scratch, rows.stop - rows.start, size)
+                reduce_two(
+                    x[rows],
+                    None if z is None else z[rows],
+                    scratch=room,
+                    numbers=numbers[:, rows],
+                    keep_powers=mean is not None,
+                )
         if mean is not None:
-            mean.add(x if bent is None else x.mul_(bent), weights, top=numbers[0])
+            mean.add(powers if bent is None else powers.mul_(bent), weights, top=numbers[0])
     sums = ledger.result()
     if mean is not None:
         mean.finish(mine, block.ids, chosen, total=sums.total)
