@@ -50,10 +50,10 @@ class OptimSettings(Frozen):
         1, ge=1, description="Optimiser updates on one rollout batch, each on its own groups."
     )
     micro_batch_size: Annotated[int, Change.FREE] = Field(
-        8,
-        ge=1,
-        description="Most completions in one forward and backward pass; affects memory, not "
-        "numbers.",
+        0,
+        ge=0,
+        description="Most completions in one forward and backward pass; 0: no limit but "
+        "micro_batch_tokens, which then counts padding, too. Affects memory, not numbers.",
     )
     micro_batch_tokens: Annotated[int, Change.FREE] = Field(
         16384,

@@ -109,6 +109,7 @@ class Job:
     prompt, completion: the longest that the settings allow, in tokens.
     typical_prompt, typical_completion: lengths for the estimate of time, in tokens.
     compute: bytes per number of rounded matrix products; None: as the weights.
+    micro_rows: completions of a micro-batch; 0: as many as micro_tokens allow.
     overlap: whether the next batch is sampled while this one trains.
     """
 
@@ -199,7 +200,12 @@ class Job:
     def _typical_rows(self) -> int:
         """Typical rows of a micro-batch."""
         typical = self.typical_prompt + self.typical_completion
-        return max(1, min(self.micro_rows, self.rows, self.micro_tokens // typical))
+        return max(1, min(self._most_rows, self.micro_tokens // typical))
+
+    @property
+    def _most_rows(self) -> int:
+        """The most rows of a micro-batch, as far as their number is limited."""
+        return min(self.micro_rows or self.rows, self.rows)
 
     @property
     def micro_batch(self) -> MicroBatch:
@@ -207,7 +213,7 @@ class Job:
 
         Rows of mixed lengths can fill the token limit where equal ones cannot.
         """
-        rows = min(self.micro_rows, self.rows)
+        rows = self._most_rows
         places = min(rows * self.row_tokens, max(self.micro_tokens, self.row_tokens))
         shared = rows * self.completion + self._prompts_of(rows) * self.prompt
         return MicroBatch(min(places, shared), places, min(places, rows * self.completion))

@@ -100,15 +100,14 @@ def _all(settings: Settings, *, device: Device) -> Iterator[_Remedy]:
 def _smaller_micro_batches(settings: Settings) -> _Remedy:
     optim = settings.optim
     longest = settings.prompts.max_prompt_tokens + settings.rollout.max_completion_tokens
-    rows = min(
-        optim.micro_batch_size,
-        settings.rollout.prompts_per_step * settings.rollout.group_size,
-        max(1, optim.micro_batch_tokens // longest),
-    )
+    step = settings.rollout.prompts_per_step * settings.rollout.group_size
+    limit, fit = optim.micro_batch_size, max(1, optim.micro_batch_tokens // longest)
+    rows = min(limit or step, step, fit)
     forms: list[dict[str, object]] = []
     while rows > 1:
         rows //= 2
-        forms.append({"optim.micro_batch_size": rows, "optim.micro_batch_tokens": rows * longest})
+        fewer: dict[str, object] = {"optim.micro_batch_size": rows} if limit else {}
+        forms.append({**fewer, "optim.micro_batch_tokens": rows * longest})
     if not forms and optim.micro_batch_tokens > longest:
         forms.append({"optim.micro_batch_tokens": longest})
     return _Remedy(tuple(forms), "more, smaller passes; same results")

@@ -92,6 +92,7 @@ def micro_batches(lengths: Tensor, *, size: int, max_tokens: int | None = None) 
 
     Args:
         lengths: tokens of each row, int64 [B].
+        size: 0: no limit; padding then counts as tokens, or attention's rectangle would have none.
     """
     order = torch.argsort(lengths, descending=True, stable=True)
     for part in _cut(order.tolist(), lengths.tolist(), size=size, max_tokens=max_tokens):
@@ -103,12 +104,14 @@ def _cut(
 ) -> Iterator[list[int]]:
     """Cut rows, in this order, into micro-batches as large as both limits allow."""
     part: list[int] = []
-    tokens = 0
+    tokens = longest = 0
     for row in order:
-        tokens += lengths[row]
-        if part and (len(part) == size or (max_tokens is not None and tokens > max_tokens)):
+        tokens, longest = tokens + lengths[row], max(longest, lengths[row])
+        counted = tokens if size else (len(part) + 1) * longest
+        many = size and len(part) == size
+        if part and (many or (max_tokens is not None and counted > max_tokens)):
             yield part
-            part, tokens = [], lengths[row]
+            part, tokens, longest = [], lengths[row], lengths[row]
         part.append(row)
     if part:
         yield part

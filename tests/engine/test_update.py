@@ -76,7 +76,7 @@ def test_the_gradient_of_an_adapter_equals_the_slow_twin(lora_policy: Policy) ->
 
 
 @EVERY
-@pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 9, 100])
+@pytest.mark.parametrize("micro_batch_size", [0, 1, 2, 3, 9, 100])
 def test_the_micro_batch_size_changes_nothing(aggregation: str, micro_batch_size: int) -> None:
     policy = tiny.make_policy(apart=0.05)
     batch = updates.make_batch(policy, shifts=SHIFTS)

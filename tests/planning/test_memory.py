@@ -123,6 +123,8 @@ def test_a_micro_batch_is_bounded_by_rows_and_by_tokens_but_holds_one_row() -> N
     assert job(micro_rows=8, micro_tokens=100).micro_batch == MicroBatch(100, 100, 100)
     assert job(micro_rows=8, micro_tokens=1).micro_batch == MicroBatch(40, 40, 40)
     # A step has no more rows; two groups of 4 have two prompts.
+    assert job(micro_rows=0).micro_batch == job(micro_rows=99).micro_batch
+    assert job(micro_rows=0, micro_tokens=100).micro_batch == MicroBatch(100, 100, 100)
     assert job(micro_rows=99).micro_batch == MicroBatch(2 * 10 + 8 * 30, 8 * 40, 8 * 30)
 
 

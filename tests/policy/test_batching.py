@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -69,7 +70,7 @@ def test_micro_batches_hold_every_row_once_longest_first(lengths: list[int], siz
     assert 1 <= len(parts[-1]) <= size
 
 
-@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("size", [0, 1, 4])
 def test_no_rows_make_no_micro_batch(size: int) -> None:
     assert list(micro_batches(torch.zeros(0, dtype=torch.long), size=size)) == []
 
@@ -85,6 +86,18 @@ def test_micro_batches_hold_every_row_once_within_both_limits(
         assert len(part) == 1 or sum(lengths[row] for row in part) <= tokens
     flat = [lengths[row] for part in parts for row in part]
     assert flat == sorted(lengths, reverse=True)
+
+
+@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120))
+def test_without_a_limit_of_rows_tokens_and_padding_decide(lengths: list[int], tokens: int) -> None:
+    parts = [p.tolist() for p in micro_batches(torch.tensor(lengths), size=0, max_tokens=tokens)]
+    assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
+    for part, after in itertools.zip_longest(parts, parts[1:]):
+        width = lengths[part[0]]
+        assert len(part) == 1 or len(part) * width <= tokens
+        assert after is None or (len(part) + 1) * width > tokens  # one more would not have fitted
+    together = micro_batches(torch.tensor(lengths), size=0)
+    assert [len(part) for part in together] == ([len(lengths)] if lengths else [])
 
 
 def test_the_share_of_padding_is_arithmetic() -> None:

@@ -124,7 +124,7 @@ def test_the_temperature_divides_the_logits_of_both(policy: Policy) -> None:
     assert_close(stats_of(policy, temperature=1.0), warm)
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 5, 6, 100])
+@pytest.mark.parametrize("micro_batch_size", [0, 1, 2, 3, 5, 6, 100])
 def test_the_micro_batch_size_changes_nothing(policy: Policy, micro_batch_size: int) -> None:
     assert_close(stats_of(policy, micro_batch_size=micro_batch_size), stats_of(policy))
 
