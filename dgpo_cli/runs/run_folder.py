@@ -20,13 +20,13 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from dgpo_cli.config.layers import parse_toml
 from dgpo_cli.core import io
-from dgpo_cli.core.errors import CheckpointError, NoCheckpointError
+from dgpo_cli.core.errors import CheckpointError, DgpoError, NoCheckpointError
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.formats import EVAL, TrainerState
 from dgpo_cli.core.types import StepMetrics
@@ -77,13 +77,18 @@ class RunFolder:
 
     def _last_step(self) -> int | None:
         """Return the last step that a line can have; None if the settings cannot be read."""
-        try:
-            total = parse_toml(self.settings_file.read_text(encoding="utf-8"))["train"]["steps"]
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            return None
-        if type(total) is not int:
+        total = self._stored("steps")
+        if total is None:
             return None
         return max([total, *map(step_of, self.checkpoints()[-1:])])
+
+    def _stored(self, name: str) -> int | None:
+        """Return a number of the run's `train` settings; None if they cannot be read."""
+        try:
+            found = parse_toml(self.settings_file.read_text(encoding="utf-8"))["train"][name]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None
+        return found if type(found) is int else None
 
     def rollouts(self) -> list[Path]:
         """Return the files of rollouts, oldest first."""
@@ -142,6 +147,17 @@ class RunFolder:
         for path in self.checkpoints()[:-keep]:
             shutil.rmtree(path)
         io.remove_partial(self.checkpoints_dir, "step-*")
+
+    def finish_pruning(self) -> None:
+        """Delete the checkpoints that a run, killed right after its last one, has left too many.
+
+        A folder that is in use, or cannot be written, stays as it is.
+        """
+        keep = self._stored("keep_checkpoints")
+        if keep is None or len(self.checkpoints()) <= keep:
+            return
+        with suppress(DgpoError, OSError), self.lock():
+            self.prune_checkpoints(keep=keep)
 
 
 def step_of(path: Path) -> int:

@@ -83,6 +83,8 @@ def _restore(run: TrainingRun, *, standing: Standing, checkpoint: Path | None) -
     restarts = checkpoint is None and any(each.change != Change.FREE for each in found)
     for note in folder.forget_after(-1 if restarts else run.step):
         tell(run.observer, note)
+    # Nothing else deletes them if no checkpoint is left to write.
+    folder.prune_checkpoints(keep=run.settings.train.keep_checkpoints)
     record_changes(folder.path, step=run.step, found=found, resolved=standing.resolved)
     io.write(folder.settings_file, dump_toml(standing.resolved))
     shutil.rmtree(folder.tokenizer_dir, ignore_errors=True)

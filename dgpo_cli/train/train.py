@@ -62,6 +62,7 @@ def run(
         folder, resolved=resolved, resume=resume, allow_change=allow_change, observer=observers
     )
     if standing.done:
+        folder.finish_pruning()
         return _result(folder, steps=standing.resolved.settings.train.steps, trained=0)
     with folder.lock():
         checkpoint = starting_point(folder, resume=resume, found=standing.found, observer=observers)

@@ -268,3 +268,36 @@ def test_resume_takes_a_word_or_a_step() -> None:
     for text in ("", "Must", "-1", "4.0", "²", "must 40"):
         with pytest.raises(ConfigError, match="--resume"):
             parse_resume(text)
+
+
+@pytest.mark.parametrize("last", ["no evaluation", "an evaluation"])
+def test_a_run_killed_before_old_checkpoints_were_deleted_deletes_them_when_run_again(
+    last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = 2 if last == "an evaluation" else 0
+    run = RunFolder(tmp_path / "run")
+    settings = (
+        *("train.checkpoint_every=1", "train.keep_checkpoints=1", f"eval.every={every}"),
+        *("eval.bench=sums", "eval.k=1"),
+    )
+    prune = RunFolder.prune_checkpoints
+
+    def killed(folder: RunFolder, *, keep: int) -> None:
+        if len(folder.checkpoints()) > 1:
+            raise SystemExit(137)
+        prune(folder, keep=keep)
+
+    with monkeypatch.context() as planted, pytest.raises(SystemExit):
+        planted.setattr(RunFolder, "prune_checkpoints", killed)
+        run_tiny(run.path, *settings, steps=2)
+    assert [path.name for path in run.checkpoints()] == ["step-000001", "step-000002"]
+    run_tiny(run.path, *settings, steps=2)
+    assert [path.name for path in run.checkpoints()] == ["step-000002"]
+
+
+def test_a_finished_run_keeps_its_checkpoints_when_a_command_would_keep_fewer(
+    run: RunFolder,
+) -> None:
+    before = run.checkpoints()
+    run_tiny(run.path, *EVERY_STEP, "train.keep_checkpoints=1", steps=4)
+    assert run.checkpoints() == before and len(before) == 2
