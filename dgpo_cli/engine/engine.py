@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from dgpo_cli.algo.advantages import scored_group
@@ -217,6 +218,7 @@ class Engine:
             BackendError: the sampler failed.
         """
         assert self.sampler is not None
+        self.policy.use_device()  # the thread may be one that prefetches
         with self._watch.phase("sample"):
             encoded = [self.encode(prompt) for prompt in prompts]
             sampled = self.sampler.sample(
@@ -294,6 +296,7 @@ class Engine:
 
         from dgpo_cli.policy.batching import pad_rows, pad_values
 
+        self.rest()
         with self._watch.phase("statistics"):
             pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
             rows = pad_rows(pairs, pad_id=self.policy.pad_id)
@@ -324,6 +327,7 @@ class Engine:
         """Return the present policy's log-probabilities of every completion's tokens, in nats."""
         from dgpo_cli.policy.batching import pad_rows
 
+        self.rest()
         with self._watch.phase("statistics"):
             pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
             rows = pad_rows(pairs, pad_id=self.policy.pad_id)
@@ -390,6 +394,7 @@ class Engine:
             return {}
         if self.noise_floor is not None and (not rule.noise_every or number % rule.noise_every):
             return {}
+        self.rest()
         with self._watch.phase("statistics"):
             pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
             found: StepMetrics = self._everywhere("noise", noise_pairs(pairs))
@@ -434,17 +439,14 @@ class Engine:
         )
         assert self.ranks.count == 1 or batch is self._batch
         self._batch = batch
+        if self.ranks.leads:
+            self.rest()
         # Not by _everywhere: a reader comes from here to the optimiser through one function.
         with self._watch.phase("update"), self.ranks.call("update", step):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             updates = self._learning.update(batch, recipe=self._recipe)
         self.policy_version += sum(update.applied for update in updates)
-        if self.settings.rollout.backend.kind == "vllm":
-            import torch
-
-            # What torch keeps for its next tensors, an engine that wakes up on the device needs.
-            torch.cuda.empty_cache()
         metrics = {**update_metrics(updates), "optim/lr": rate}
         if self._recipe.correction.level != "none":
             metrics |= off_policy_metrics(updates)
@@ -453,6 +455,19 @@ class Engine:
     def _follow_update(self, step: int) -> None:
         assert self._batch is not None
         self.update(self._batch, step=step)
+
+    def rest(self) -> None:
+        """Have the device for the trainer alone: a sampler that shares it rests until it is needed.
+
+        The verbs that compute do so by themselves.
+
+        Raises:
+            BackendError: the sampler cannot.
+        """
+        beside = self.settings.rollout.overlap > 0  # it is always sampling
+        if isinstance(self.sampler, RemoteSampler) and not beside:
+            with self._watch.phase("sample"):
+                self.sampler.rest()
 
     def sync(self) -> None:
         """Hand the policy's weights to the sampler."""
@@ -530,4 +545,4 @@ def _settle(policy: Policy) -> Callable[[], None]:
         return lambda: None
     import torch
 
-    return torch.cuda.synchronize
+    return partial(torch.cuda.synchronize, policy.device)

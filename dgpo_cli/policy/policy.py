@@ -263,6 +263,21 @@ class Policy:
             found: list[float] = self._logprobs(tokens, temperature).tolist()
         return found
 
+    def release(self) -> None:
+        """See TrainedWeights.release: what torch keeps for its next tensors."""
+        import torch
+
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.empty_cache()
+
+    def use_device(self) -> None:
+        """Let the calling thread use the policy's device, if that is a GPU: each has its own."""
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+
     # What the trainer needs.
 
     @property

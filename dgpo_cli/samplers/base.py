@@ -125,10 +125,15 @@ class RemoteSampler(Sampler, Protocol):
     """
 
     def prepare(self, observer: Observer) -> None:
-        """Start the servers with the policy's current weights, unless they run.
+        """Start the servers with the policy's current weights, unless they run, or wake them.
 
         Until the next `sync`, `sample` then reads nothing that training changes.
         """
+        ...
+
+    def rest(self) -> None:
+        """Leave a device that it shares with the trainer to that, until the next `sample`,
+        `prepare` or `sync`. Not while it samples."""
         ...
 
     def wait_no_more(self) -> None:
@@ -143,6 +148,11 @@ class RemoteSampler(Sampler, Protocol):
 
 class SharedRemoteSampler(SharedSampler, RemoteSampler, Protocol):
     """One with its own copy of the weights; `draw` comes after `prepare`."""
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether `rest` does something."""
+        ...
 
 
 class Described(Protocol):
@@ -222,4 +232,8 @@ class TrainedWeights(Protocol):
 
         adapter: False disables the adapter.
         """
+        ...
+
+    def release(self) -> None:
+        """Give memory that the trainer does not use back to its device, for the engine there."""
         ...

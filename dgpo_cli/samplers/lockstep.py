@@ -3,6 +3,7 @@
 Weights of a sharded model can be read only by all ranks at once, but each has an engine of its own,
 which may need them again, or fail. So ranks agree on every such reading: one that wants to read
 waits until all others want to, or are done, and whoever wanted something else reads along in vain.
+An engine on the devices of several ranks starts or wakes when all of them have freed what they can.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class _Want:
-    """What a rank wants to read. adapter: with it, for log-probabilities."""
+    """What a rank wants all to do: to read something, or to free memory.
+
+    adapter: with it, for log-probabilities.
+    """
 
     what: str
     adapter: bool = True
@@ -178,6 +182,15 @@ class Lockstep:
         self._await(_Want("logprobs", adapter))
         return self.weights.logprobs_of(ids, temperature=temperature, adapter=adapter)
 
+    def release(self) -> None:
+        """See TrainedWeights.release; of all ranks, whose devices an engine may share."""
+        if not self._together:
+            self.weights.release()
+            return
+        self._meet(_Want("release"))
+        self.weights.release()
+        self._meet(_Want("released"))  # nobody goes on before all have
+
     def read(self) -> Iterator[Named]:
         """Yield all weights once, while the other ranks take part."""
         self._use_device()  # the thread may be new
@@ -198,6 +211,10 @@ class Lockstep:
                 "a sharded model's weights cannot be sent between two syncs; run the same command "
                 "to resume"
             )
+        self._meet(want)
+
+    def _meet(self, want: _Want) -> None:
+        """Return when all ranks do what this one wants."""
         while (chosen := self._choose(want)[0]) != want:
             assert chosen is not None
             self._read_along(chosen)
@@ -226,6 +243,10 @@ class Lockstep:
             case "logprobs":
                 ids = self.weights.canary_ids()
                 self.weights.logprobs_of(ids, temperature=1.0, adapter=want.adapter)
+            case "release":
+                self.weights.release()
+            case "released":
+                pass
             case _:
                 with TemporaryDirectory() as folder:
                     self.weights.save(Path(folder))

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from dgpo_cli.samplers.base import SamplingParams, SharedRemoteSampler, SharedSampler
     from dgpo_cli.samplers.lockstep import Lockstep
 
-SYNC, PREPARE = "sync the sampler", "prepare the sampler"  # calls of the leader
+# Calls of the leader.
+SYNC, PREPARE, REST = "sync the sampler", "prepare the sampler", "let the sampler rest"
 _END_S = 5.0  # that a word may take to all ranks at the end
 _Word = Literal["cancel", "wait no more"]
 
@@ -201,7 +202,7 @@ class RankedRemoteSampler(RankedSampler):
         super().__init__(own, ranks=ranks, among=among)
         self._remote = own
         self._lockstep = lockstep
-        self._prepared = False
+        self._prepared = self._awake = False
         self._lengths: dict[int, float] = {}  # mean of the completions of each prompt, by its hash
         self._words = ranks.channel()
         self._said: SimpleQueue[_Word | None] = SimpleQueue()
@@ -211,7 +212,7 @@ class RankedRemoteSampler(RankedSampler):
 
     def calls(self) -> dict[str, Callable[..., object]]:
         """See RankedSampler.calls."""
-        return {SYNC: self._sync, PREPARE: self._prepare}
+        return {SYNC: self._sync, PREPARE: self._prepare, REST: self._rest}
 
     def prepare(self, observer: Observer) -> None:
         """See RemoteSampler.prepare.
@@ -219,13 +220,13 @@ class RankedRemoteSampler(RankedSampler):
         Raises:
             BackendError: a rank failed; it names the rank.
         """
-        if self._prepared:
+        if self._awake:
             return
         with self._ranks.call(PREPARE):
             error = self._prepare(observer)
         if error is not None:
             raise error
-        self._prepared = True
+        self._prepared = self._awake = True
 
     def sync(self, *, policy_version: int) -> None:
         """See Sampler.sync.
@@ -235,6 +236,21 @@ class RankedRemoteSampler(RankedSampler):
         """
         with self._ranks.call(SYNC, policy_version):
             error = self._sync(policy_version)
+        if error is not None:
+            raise error
+        self._awake = self._prepared
+
+    def rest(self) -> None:
+        """See RemoteSampler.rest, on all ranks.
+
+        Raises:
+            BackendError: a rank failed; it names the rank.
+        """
+        if self._remote is None or not (self._remote.sleeps and self._awake):
+            return
+        self._awake = False
+        with self._ranks.call(REST):
+            error = self._rest()
         if error is not None:
             raise error
 
@@ -259,6 +275,10 @@ class RankedRemoteSampler(RankedSampler):
         return self._lockstep.together(
             lambda: None if own is None else own.sync(policy_version=policy_version)
         )
+
+    def _rest(self) -> Exception | None:
+        own = self._remote
+        return self._lockstep.together(lambda: None if own is None else own.rest())
 
     def wait_no_more(self) -> None:
         """See RemoteSampler.wait_no_more, on all ranks."""

@@ -12,7 +12,6 @@ import torch
 
 from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.algo.credit import DgpoCredit, EntropyCredit, UniformCredit
-from dgpo_cli.config.load import resolve
 from dgpo_cli.core.types import Group
 from dgpo_cli.engine.optimizers import build_adamw
 from dgpo_cli.policy.policy import Policy
@@ -178,22 +177,6 @@ def test_a_sync_hands_the_weights_and_their_version_to_the_sampler(policy: Polic
         assert sampler_of(engine).versions == [40, 41][: step + 1]
         engine.sync()
     assert sampler_of(engine).versions == [40, 41, 42]
-
-
-@pytest.mark.parametrize(("kind", "freed"), [("vllm", 1), ("hf", 0), ("vllm-server", 0)])
-def test_an_engine_on_the_device_gets_the_memory_that_the_update_has_freed(
-    policy: Policy, kind: str, freed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[int] = []
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append(1))
-    engine = make_engine(policy)
-    backend = resolve(overrides=[f"rollout.backend.kind={kind}"]).settings.rollout.backend
-    rollout_settings = engine.settings.rollout.model_copy(update={"backend": backend})
-    engine.settings = engine.settings.model_copy(update={"rollout": rollout_settings})
-    batch = engine.make_batch(rollout(engine))
-    assert not calls
-    engine.update(batch, step=0)
-    assert len(calls) == freed
 
 
 def test_groups_of_any_size_are_scored_alone(policy: Policy) -> None:

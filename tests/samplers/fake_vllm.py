@@ -68,6 +68,10 @@ class FakeWeights:
         self._tensor: torch.Tensor | None = None
         self.stop_ids = frozenset({STOP})
         self.saved: list[Path] = []
+        self.log: list[str] = []
+
+    def release(self) -> None:
+        self.log.append("release")
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return " ".join(map(str, token_ids))
@@ -122,6 +126,8 @@ class Faults:
     die_in_update: bool = False  # cuts the connection, once
     forget_after: int | None = None  # completions, then the adapters are gone
     refuse: str = ""  # 400 with this text
+    refuse_sleep: str = ""  # 500 with this text, when it is to sleep or to wake
+    refuse_wake: str = ""
 
 
 class FakeVllm:
@@ -141,6 +147,8 @@ class FakeVllm:
         self.last_given = 0.0
         self.bodies: list[dict[str, Any]] = []  # of completions with max_tokens > 1
         self.calls: list[str] = []
+        self.asleep: set[str] = set()
+        self.wrong: list[str] = []  # calls that would not come back, or end a real server
         self.in_flight = 0
         self.most_in_flight = 0
         self.keys: set[str | None] = set()
@@ -158,6 +166,7 @@ class FakeVllm:
     def up(self) -> None:
         """Listen, on the port of before if there was one, with fresh weights and adapters."""
         self.base, self.adapters, self.last_given = 0.0, {}, 0.0
+        self.asleep = set()
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
@@ -187,7 +196,10 @@ class FakeVllm:
         return before if self.faults.behind else given
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
-        self.calls.append(path)
+        path, _, query = path.partition("?")
+        tag = query.removeprefix("tags=") if path == "/wake_up" else ""
+        self.calls.append(f"{path} {tag}".strip())
+        self._check_awake(path)
         if path == "/health":
             return 200, None
         if path == "/v1/models":
@@ -197,7 +209,25 @@ class FakeVllm:
             return self._complete(body)
         if self.faults.no_updates:
             return 404, {"detail": "Not Found"}
+        if path in ("/sleep", "/wake_up"):
+            return self._switch(path, tag)
         return self._control(path, body)
+
+    def _check_awake(self, path: str) -> None:
+        """Note a request that a sleeping server would keep waiting, and weights without memory."""
+        takes = path.startswith(("/v1/load", "/collective", "/start_weight", "/update_weights"))
+        if (path == "/v1/completions" and self.asleep) or (takes and "weights" in self.asleep):
+            self.wrong.append(f"{path} while {sorted(self.asleep)} sleep")
+
+    def _switch(self, path: str, tag: str) -> tuple[int, Any]:
+        refusal = self.faults.refuse_sleep if path == "/sleep" else self.faults.refuse_wake
+        if refusal:
+            return 500, {"error": {"message": refusal}}
+        if path == "/sleep":
+            self.asleep = {"weights", "kv_cache"}
+        else:
+            self.asleep -= {tag} if tag else self.asleep.copy()
+        return 200, None
 
     def _control(self, path: str, body: Any) -> tuple[int, Any]:
         match path:
@@ -245,7 +275,7 @@ class FakeVllm:
             case "/get_world_size":
                 return 200, {"world_size": 1}
             case "/is_sleeping":
-                return 200, {"is_sleeping": False}
+                return 200, {"is_sleeping": bool(self.asleep)}
         return 200, None
 
     def _update(self, info: dict[str, Any]) -> tuple[int, Any]:
@@ -336,7 +366,7 @@ def handler_of(fake: FakeVllm) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 self.connection.close()
                 return
-            self._say(*fake.answer(self.command, path, body))
+            self._say(*fake.answer(self.command, self.path, body))
 
         def _say(self, status: int, value: Any) -> None:
             data = b"" if value is None else json.dumps(value).encode()

@@ -137,23 +137,6 @@ def test_only_the_newest_adapter_stays_on_the_server_and_the_disk(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_is_given_back_between_phases_and_taken_before_each(
-    server: FakeVllm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(SharedServers, "sleeps", True)
-    server.rules = None  # an engine of our own has a socket that is ours
-    sampler = sampler_of(server, weights=FakeWeights(adapter=True))
-    for version in (1, 2):
-        sample(sampler)
-        sampler.sync(policy_version=version)
-    switched = [call for call in server.calls if call in ("/sleep", "/wake_up")]
-    assert switched == ["/sleep", "/wake_up"] * 3 + ["/sleep"]
-    asleep = False
-    for call in server.calls:
-        asleep = call == "/sleep" or (asleep and call != "/wake_up")
-        assert not (asleep and call in ("/v1/completions", "/v1/load_lora_adapter"))
-
-
 # Faults of a sync.
 
 

@@ -74,6 +74,9 @@ class TwinSampler:
         finally:
             self._busy.release()
 
+    def rest(self) -> None:
+        assert not self._busy.locked(), "asleep in the middle of a sample"
+
     def wait_no_more(self) -> None:
         self.waits_no_more = True
 

@@ -9,12 +9,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dgpo_cli.core.errors import BackendError
 from dgpo_cli.core.events import Observer
 from dgpo_cli.core.types import FinishReason
-from dgpo_cli.samplers.http_json import UNREACHED, Address, Connection, ServerSaysNo
+from dgpo_cli.samplers.http_json import (
+    UNREACHED,
+    Address,
+    Connection,
+    ServerGone,
+    ServerSaysNo,
+)
 from dgpo_cli.samplers.vllm.command import WORKER
 from dgpo_cli.samplers.vllm.gate import RELOAD
 
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
 
 CONTROL_TIMEOUT_S = 30.0
 LOAD_TIMEOUT_S = 1800.0  # for a large model on a slow disk
+Asleep = Literal["weights", "kv_cache"]  # what sleeps, by vLLM's tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,13 @@ class VllmClient:
     def check_health(self, *, timeout_s: float = CONTROL_TIMEOUT_S) -> None:
         """Raise what Connection.request raises unless the server is ready."""
         self.call("GET", "/health", timeout_s=timeout_s)
+
+    def check_alive(self) -> None:
+        """Raise ServerGone or ServerSlow if the server is gone, so that it is brought back."""
+        try:
+            self.check_health()
+        except ServerSaysNo as error:
+            raise ServerGone(str(error)) from error
 
     def is_ready(self) -> bool:
         """Whether the server is ready."""
@@ -281,12 +295,43 @@ class VllmClient:
     def _control(self, path: str, body: Any = None) -> None:
         self.call("POST", path, body, timeout_s=LOAD_TIMEOUT_S)
 
-    def sleep(self) -> None:
-        """Free the memory of weights and cache until `wake`."""
-        self.call("POST", "/sleep?level=1", timeout_s=LOAD_TIMEOUT_S)
+    # Memory between phases. Whatever sleeps, requests wait until everything is awake.
 
-    def wake(self) -> None:
-        self.call("POST", "/wake_up", timeout_s=LOAD_TIMEOUT_S)
+    def sleep(self) -> None:
+        """Free the memory of weights and cache until `wake`.
+
+        Adapters stay loaded, and the prefix cache is emptied.
+
+        Raises:
+            BackendError: the server cannot.
+            ServerGone, ServerSlow
+        """
+        try:
+            self.call("POST", "/sleep?level=1", timeout_s=LOAD_TIMEOUT_S)
+        except ServerSaysNo as error:
+            self.check_alive()
+            raise BackendError(
+                f"{self}: cannot free its memory between phases: {error}; end other processes on "
+                "its device, or set rollout.backend.sleep=off and a lower gpu_memory_utilization"
+            ) from error
+
+    def wake(self, what: Asleep | None = None) -> None:
+        """Take memory back, for one of the two or for all that sleeps.
+
+        Raises:
+            BackendError: there is not enough.
+            ServerGone, ServerSlow
+        """
+        query = "" if what is None else f"?tags={what}"
+        try:
+            self.call("POST", f"/wake_up{query}", timeout_s=LOAD_TIMEOUT_S)
+        except ServerSaysNo as error:
+            self.check_alive()
+            raise BackendError(
+                f"{self}: cannot take back its memory of the device for {what or 'sampling'}: "
+                f"{error}; end other processes there, or lower "
+                "rollout.backend.gpu_memory_utilization"
+            ) from error
 
 
 def _configured(info: Any) -> Configured:
@@ -314,7 +359,7 @@ class Fleet(Protocol):
 
     @property
     def sleeps(self) -> bool:
-        """Whether the servers free their memory between phases of sampling."""
+        """Whether the servers free their memory while the trainer works."""
         ...
 
     @property

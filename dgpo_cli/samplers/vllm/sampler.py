@@ -6,8 +6,8 @@ The carrier (carriers.py) transfers the weights, and a canary checks that they a
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from dgpo_cli.core.events import Observer, phase
 from dgpo_cli.core.types import Advance, Completion
 from dgpo_cli.samplers.base import Row, SamplingParams, Share, in_order
 from dgpo_cli.samplers.canary import Canary, mean_gap
-from dgpo_cli.samplers.http_json import UNREACHED, Connection, ServerSaysNo
+from dgpo_cli.samplers.http_json import UNREACHED, Connection, ServerGone, ServerSaysNo
 from dgpo_cli.samplers.vllm.client import Served, ServerCompletion, VllmClient
 from dgpo_cli.samplers.vllm.dispatch import Dispatch, Request
 
@@ -73,7 +73,6 @@ class VllmSampler:
         self._policy_version = policy_version
         if self._started:
             self._publish_all()
-            self._sleep()
 
     def sample(
         self,
@@ -123,7 +122,6 @@ class VllmSampler:
     ) -> dict[Row, Completion]:
         """See SharedSampler.draw, after `prepare`. A part is a prompt with its seeds, or with some
         if ranks would get none."""
-        self._wake()
         self._check_lengths(prompts, params=params)
         if self._fleet.shared:
             for client in self._fleet.clients:
@@ -149,7 +147,6 @@ class VllmSampler:
 
             self._dispatch.run(more=more, on_done=on_done)
         self._fleet.went_well()
-        self._sleep()
         return found
 
     def _new_dispatch(self, params: SamplingParams, *, most: int) -> Dispatch:
@@ -198,7 +195,9 @@ class VllmSampler:
     def prepare(self, observer: Observer) -> None:
         """See RemoteSampler.prepare. Raises BackendError."""
         if self._started:
+            self._wake()
             return
+        self._release()  # an engine counts the memory that is free while it starts
         self._fleet.start(observer)
         self._started = True
         with phase(observer, "syncing", total=1, unit="syncs") as advance:
@@ -206,8 +205,8 @@ class VllmSampler:
             advance(1)
 
     def _publish_all(self, *, first: bool = False) -> None:
-        """Give every server the current weights, and drop the previous version."""
-        self._wake()
+        """Give every server the current weights, and drop the previous version; all are then
+        awake."""
         self._count += 1
         self._carrier.renew(first=first)
         self._expected = self._weights.logprobs_of(self._ids, temperature=1.0)
@@ -216,13 +215,24 @@ class VllmSampler:
                 self._publish(client, first=first)
             except UNREACHED as error:
                 self._bring_back(client, error)
+        self._asleep = False
         self._carrier.drop_older()
 
     def _publish(self, client: VllmClient, *, first: bool = False) -> None:
-        """Give one server the weights of this version and check that it has them."""
+        """Give one server the weights of this version and check that it has them.
+
+        One that sleeps takes memory for the weights first, and for the rest after them: what the
+        trainer needs to send them does not come on top of everything.
+        """
         if first:
             self._meet(client)
+        if self._asleep:
+            self._release()
+            client.wake("weights")
         self._carrier.give(client)
+        if self._asleep:
+            self._release()
+            client.wake("kv_cache")
         measured = client.score(self._ids, model=self._model(client), cache_salt=self._salt)
         what = f"policy version {self._policy_version}"
         canary = self._canaries[client.address.url]
@@ -285,6 +295,7 @@ class VllmSampler:
                 raise BackendError(f"{client}: {error}") from error
             self._go_on()
             self._carrier.lost(client)
+            self._release()
             self._fleet.bring_back(client, error)
             try:
                 self._publish(client, first=client.address.url not in self._served)
@@ -306,23 +317,35 @@ class VllmSampler:
 
     # Memory between phases.
 
-    def _sleep(self) -> None:
-        if self._fleet.sleeps and not self._asleep:
-            for client in self._fleet.clients:
-                self._tell(client, client.sleep)
-            self._asleep = True
+    @property
+    def sleeps(self) -> bool:
+        """See SharedRemoteSampler.sleeps."""
+        return self._fleet.sleeps
+
+    def rest(self) -> None:
+        """See RemoteSampler.rest. Raises BackendError."""
+        if self._asleep or not (self._started and self._fleet.sleeps):
+            return
+        for client in self._fleet.clients:
+            with suppress(ServerGone):  # it holds no memory, and is brought back when it is to wake
+                client.sleep()
+        self._asleep = True
 
     def _wake(self) -> None:
-        if self._asleep:
-            for client in self._fleet.clients:
-                self._tell(client, client.wake)
-            self._asleep = False
+        """Let the servers sample with the weights that they had when they fell asleep."""
+        if not self._asleep:
+            return
+        for client in self._fleet.clients:
+            try:
+                self._release()
+                client.wake()
+            except UNREACHED as error:
+                self._bring_back(client, error)
+        self._asleep = False
 
-    def _tell(self, client: VllmClient, tell: Callable[[], None]) -> None:
-        try:
-            tell()
-        except UNREACHED as error:
-            self._bring_back(client, error)
+    def _release(self) -> None:
+        if not self._fleet.shared:
+            self._weights.release()
 
 
 def _parts(

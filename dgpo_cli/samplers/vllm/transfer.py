@@ -236,22 +236,14 @@ def reported(client: VllmClient, what: str) -> Iterator[None]:
         yield
     except ServerSaysNo as error:
         if error.status >= 500:
-            _check_alive(client)
+            client.check_alive()
         raise BackendError(
             f"{client}: refuses new {what}: {error}; make sure that it can reach this machine "
             f"(rollout.backend.sync_host){_FIX}"
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
-        _check_alive(client)
+        client.check_alive()
         raise BackendError(f"{client}: {what} did not arrive: {error}{_FIX}") from error
-
-
-def _check_alive(client: VllmClient) -> None:
-    """Raise ServerGone or ServerSlow if the server is gone, so that it is brought back."""
-    try:
-        client.check_health()
-    except ServerSaysNo as error:
-        raise ServerGone(str(error)) from error
 
 
 def _usable(client: VllmClient, what: str) -> str:
