@@ -275,7 +275,8 @@ def rng_state() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": (kind, [int(key) for key in keys], position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # Of the policy's device, which is this thread's.
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
     }
 
 
@@ -289,5 +290,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    states = state["cuda"]
+    if states and torch.cuda.is_initialized():
+        device = torch.cuda.current_device()
+        # Earlier versions stored the generators of all devices.
+        torch.cuda.set_rng_state(states[device if device < len(states) else 0])

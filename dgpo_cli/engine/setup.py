@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     import torch
 
     from dgpo_cli.policy.load_sharded import Spread
+
+
+# Where users configure torch's allocator.
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 
 
 def training_engine(
@@ -57,6 +62,7 @@ def training_engine(
         460,800 parameters are trained
     """
     set_threads(settings.train.threads)
+    _let_segments_grow(settings)
     own = settings.seed if ranks.leads else derive_seed(settings.seed, "rank", str(ranks.number))
     seed_everything(own)  # two ranks must not drop out the same
     policy = load_policy(
@@ -208,29 +214,40 @@ def make_sampler(settings: Settings, *, policy: Policy, ranks: Ranks = ALONE) ->
         backend=backend,
         policy=policy,
         ranks=ranks,
-        use_device=partial(use_device, policy),
     )
 
 
 @contextmanager
 def _whole(policy: Policy) -> Iterator[None]:
     """Let the calling thread sample with the policy. Collective."""
-    use_device(policy)
+    policy.use_device()
     with policy.whole():
         yield
-
-
-def use_device(policy: Policy) -> None:
-    """Let the calling thread use the policy's device, if that is a GPU."""
-    import torch
-
-    if policy.device.type == "cuda":
-        torch.cuda.set_device(policy.device)
 
 
 def completion_seeds(seed: int, *, scope: str, ids: list[str], count: int) -> list[list[int]]:
     """Return `count` seeds for each prompt id, different for each scope, prompt and sample."""
     return [[derive_seed(seed, scope, name, j) for j in range(count)] for name in ids]
+
+
+def _let_segments_grow(settings: Settings) -> None:
+    """Let torch enlarge its segments of a GPU's memory, in place of adding more of them.
+
+    Micro-batches of many lengths would leave gaps in fixed segments, and one live tensor would
+    keep a whole segment from vLLM. This is of this process alone: vLLM's sleep wants memory of
+    another kind. Not with CUDA IPC: handles of such segments need what many containers forbid.
+    """
+    import torch
+
+    from dgpo_cli.policy.load import pick_device
+
+    by_user = any(os.environ.get(name) for name in _ALLOCATOR)
+    ipc = getattr(settings.rollout.backend, "weight_transfer", None) == "ipc"
+    if by_user or ipc or pick_device(settings.model.device).type != "cuda":
+        return
+    change = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
+    change = change or torch.cuda.memory._set_allocator_settings  # of torch before 2.10
+    change("expandable_segments:True")
 
 
 def set_threads(count: int) -> None:

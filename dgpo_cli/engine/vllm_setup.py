@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Callable
 from dataclasses import replace
 
 from dgpo_cli.config.settings import Settings
@@ -35,24 +34,23 @@ def make_vllm_sampler(
     backend: VllmBackend | VllmServerBackend,
     policy: Policy,
     ranks: Ranks = ALONE,
-    use_device: Callable[[], None] = lambda: None,
 ) -> Sampler:
     """Return a sampler on an engine that dgpo starts, or on running servers.
 
     ranks: every `tensor_parallel_size` of them share an engine on their devices; the first samples
         with it. Servers are the leader's.
-    use_device: makes a thread use this rank's device.
 
     Raises:
-        ConfigError: such a group is on several machines.
+        ConfigError: such a group is on several machines, or there are not so many devices.
     """
     if ranks.count == 1:
-        return _sampler(settings, backend=backend, policy=policy, weights=policy)
+        devices = _own_devices(policy, backend) if isinstance(backend, VllmBackend) else None
+        return _sampler(settings, backend=backend, policy=policy, weights=policy, devices=devices)
     size, devices = ranks.count, None
     if isinstance(backend, VllmBackend):
         size = backend.tensor_parallel_size
         devices = _shared_devices(ranks, policy=policy, size=size)
-    lockstep = Lockstep(policy, ranks=ranks, use_device=use_device)
+    lockstep = Lockstep(policy, ranks=ranks, use_device=policy.use_device)
     own = None
     if ranks.number % size == 0:
         own = _sampler(settings, backend=backend, policy=policy, weights=lockstep, devices=devices)
@@ -99,6 +97,28 @@ def _sampler(
     if policy.has_adapter:
         carrier = AdapterCarrier(weights, fleet=fleet, run=run)
     return VllmSampler(weights, fleet=fleet, carrier=carrier, limits=limits, run=run)
+
+
+def _own_devices(policy: Policy, backend: VllmBackend) -> str | None:
+    """Return the policy's device and those that follow, as CUDA_VISIBLE_DEVICES; None: the first,
+    which vLLM takes by itself.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+    if policy.device.type != "cuda":
+        return None
+    import torch
+
+    size, first = backend.tensor_parallel_size, policy.device.index or 0
+    count = torch.cuda.device_count()
+    if first + size > count:
+        after = f" from model.device=cuda:{first} on" if first else ""
+        raise ConfigError(
+            f"rollout.backend.tensor_parallel_size={size}: torch sees {count - first} of them"
+            f"{after}; set {count - first} or less" + (", or model.device=auto" if first else "")
+        )
+    return ",".join(map(visible_device, range(first, first + size))) if first else None
 
 
 def _shared_devices(ranks: Ranks, *, policy: Policy, size: int) -> str | None:

@@ -38,6 +38,12 @@ def pick_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"model.device={name}: torch sees no CUDA device; set model.device=cpu")
+    if (device.index or 0) >= (count := torch.cuda.device_count()) > 0:
+        raise ModelError(
+            f"model.device={name}: torch sees {count} CUDA {'device' if count == 1 else 'devices'},"
+            f" numbered from 0; set model.device=cuda:{count - 1}, or show it more with "
+            "CUDA_VISIBLE_DEVICES"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ModelError(f"model.device={name}: torch sees no MPS device; set model.device=cpu")
     return device
@@ -106,6 +112,10 @@ def load_model(
     location = str(folder) if folder else model_location(settings.path)
     check_loaded(Path(location))
     device = pick_device(settings.device)
+    if device.index is not None:  # nothing of this process is to lie on another GPU
+        import torch
+
+        torch.cuda.set_device(device)
     packed = quantization.loading_arguments(settings, device=device)
     model = from_pretrained(settings, location=location, folder=folder, **packed)
     quantization.check_loaded(model, settings=settings)

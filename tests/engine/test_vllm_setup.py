@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.errors import ConfigError
@@ -114,6 +115,45 @@ def test_an_engine_sees_the_device_that_its_rank_uses(
     if listed is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
     assert visible_device(index) == name
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "devices"),
+    [
+        *(("cuda:0", 1, None), ("cuda:0", 4, None), ("cuda:1", 1, "GPU-b"), ("cuda:3", 1, "7")),
+        ("cuda:2", 2, "MIG-c/1,7"),
+    ],
+)
+def test_an_engine_has_the_device_of_its_run_and_those_that_follow(
+    policy: Policy, device: str, size: int, devices: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,MIG-c/1,7")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    policy.__dict__["device"] = torch.device(device)
+    flags = flags_of(policy, f"rollout.backend.tensor_parallel_size={size}")
+    assert flags.environment().get("CUDA_VISIBLE_DEVICES") == devices
+    assert flags.sleep
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "error"),
+    [
+        ("cuda:0", 3, "=3: torch sees 2 of them; set 2 or less"),
+        (
+            *("cuda:1", 2),
+            "=2: torch sees 1 of them from model.device=cuda:1 on; set 1 or less, or "
+            "model.device=auto",
+        ),
+    ],
+)
+def test_an_engine_on_more_devices_than_there_are_is_refused_with_its_fix(
+    policy: Policy, device: str, size: int, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    policy.__dict__["device"] = torch.device(device)
+    with pytest.raises(ConfigError) as raised:
+        flags_of(policy, f"rollout.backend.tensor_parallel_size={size}")
+    assert str(raised.value) == f"rollout.backend.tensor_parallel_size{error}"
 
 
 class OnGpus(FakeRanks):

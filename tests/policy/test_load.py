@@ -304,3 +304,38 @@ def test_a_device_that_is_not_there_is_named() -> None:
     if not torch.backends.mps.is_available():
         with pytest.raises(ModelError, match=r"model\.device=mps: .* set model\.device=cpu"):
             pick_device("mps")
+
+
+@pytest.mark.parametrize(("count", "named"), [(1, "1 CUDA device,"), (2, "2 CUDA devices,")])
+def test_a_device_beyond_the_last_is_named_with_the_last(
+    count: int, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(ModelError) as raised:
+        pick_device("cuda:2")
+    assert str(raised.value) == (
+        f"model.device=cuda:2: torch sees {named} numbered from 0; set "
+        f"model.device=cuda:{count - 1}, or show it more with CUDA_VISIBLE_DEVICES"
+    )
+    assert pick_device(f"cuda:{count - 1}").index == count - 1
+
+
+@pytest.mark.parametrize(("device", "used"), [("cuda:1", [torch.device("cuda", 1)]), ("cuda", [])])
+def test_a_numbered_device_is_the_process_s_before_anything_lies_there(
+    model_folder: Path, device: str, used: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Any] = []
+    model = tiny.build_model()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", events.append)
+    monkeypatch.setattr("dgpo_cli.policy.load.from_pretrained", lambda *_, **__: model)
+
+    def to(self: Any, place: torch.device) -> Any:
+        events.append(f"to {place}")
+        return self
+
+    monkeypatch.setattr(type(model), "to", to)
+    load_model(ModelSettings(path=str(model_folder), device=device))
+    assert events == [*used, f"to {device}"]
