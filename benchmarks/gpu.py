@@ -1,607 +1,305 @@
-"""What training costs on a GPU, and whether its numbers are right there.
+"""What training costs on a GPU, and whether its numbers are right there, in one call.
 
     python benchmarks/gpu.py [--json FILE] [--only SECTION ...]
     python benchmarks/gpu.py --device cpu --small        # the same script on a CPU, in a minute
 
 Random weights of real shapes: nothing is downloaded, and neither vLLM nor bitsandbytes is needed.
-Each section prints its rows as it goes; one that fails prints its error, and the next one runs.
-Sections, in order of value:
+gpu-requirements.txt has what it needs besides torch, transformers, peft, typer and rich.
 
-    pass      the token pass: against float64, and its time over that of its two bare products
-    lora      an update of Qwen2.5-7B's shapes with LoRA, three rows of 9,216 tokens; what bfloat16
-              products and no checkpointing change; peak memory against the plan
-    trl       the update of TRL's GRPOTrainer on the same rows (needs trl)
-    full      full training of the same shapes cut to 8 layers, float32 weights
-    kernels   which attention kernels run, by data type
-    long      32B's shapes cut to 4 layers, one row of 20,480 tokens
-    compile   the update of `lora` with compiled layers, and what compilation takes
-    resume    the embedded model by the command line: whole, and stopped half way and resumed
-    memory    updates of varied lengths: allocated against reserved
+Each section is a process of its own, so that a fault of the device ends one section and no other,
+and one that takes longer than its limit is ended. Rows are printed and written as they come; the
+file is complete at any time. At the end: what each section took, and which goals were reached.
+Sections start in order of value until the time is up (--minutes).
 
-MFU counts 2 operations a weight and token forward, the same for recomputed activations and for the
-gradient of activations, and for full training for the gradient of weights; attention is left out.
+MFU counts 2 operations a weight and token for each forward pass, for the gradient of activations
+and, in full training, for that of weights; attention is left out. `hfu` counts what checkpointing
+computes again as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
-import subprocess
+import multiprocessing
+import os
+import signal
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from dgpo_cli.algo.credit import CreditRule, DgpoCredit, UniformCredit
-from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.core.resources import resource_dir
-from dgpo_cli.engine.learn import Learner, Recipe
-from dgpo_cli.engine.optimizers import build_adamw
-from dgpo_cli.planning.devices import named
-from dgpo_cli.planning.job import Job, Sampling
-from dgpo_cli.planning.memory import memory_of
-from dgpo_cli.policy import load
-from dgpo_cli.policy.batching import Rows, pad_rows
-from dgpo_cli.policy.head import Head
-from dgpo_cli.policy.policy import Policy
-from dgpo_cli.policy.settings import LoraAdapter
-from dgpo_cli.policy.shape import shape_of
-from dgpo_cli.policy.token_pass import token_pass
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the benchmark.
 
-GIB = 2**30
-TINY = resource_dir("data") / "tiny"
-PEAK = 989e12  # dense bfloat16 of an H100 or H200 SXM, operations a second
-RANK = 64
-WIDTHS = {
-    "7B": {
-        "vocab_size": 152_064,
-        "hidden_size": 3584,
-        "intermediate_size": 18_944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-    },
-    "32B": {
-        "vocab_size": 152_064,
-        "hidden_size": 5120,
-        "intermediate_size": 27_648,
-        "num_hidden_layers": 64,
-        "num_attention_heads": 40,
-        "num_key_value_heads": 8,
-    },
-    "small": {
-        "vocab_size": 2048,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    },
+    function: MODULE:NAME, called with a Bench in a process of its own.
+    limit_s: after that it is ended. beside: it runs at the same time as neighbours that do so too,
+    because it measures no time.
+    """
+
+    function: str
+    limit_s: float
+    about: str
+    beside: bool = False
+
+
+SECTIONS = {
+    "machine": Section("gpu_bench:machine", 60, "card, driver, packages"),
+    "pass": Section("gpu_numbers:token_pass_errors", 60, "the token pass against float64"),
+    "lora": Section("gpu_training:lora", 80, "an update of 7B shapes with LoRA, 3 x 9,216 tokens"),
+    "trl": Section("gpu_trl:updates", 90, "the same update in TRL"),
+    "phases": Section("gpu_training:phases", 60, "where the time of that update goes"),
+    "kernels": Section("gpu_training:kernels", 40, "which attention kernels run"),
+    "tiles": Section("gpu_training:tiles", 40, "the token pass alone, by size of its tiles"),
+    "memory": Section("gpu_runs:memory", 80, "updates of varied lengths: reserved, allocated"),
+    "full": Section("gpu_training:full", 60, "full training, 8 layers of 7B; sharded on one rank"),
+    "long": Section("gpu_training:long", 30, "a row of 20,480 tokens, 4 layers of 32B"),
+    "choices": Section("gpu_training:choices", 150, "compiled layers and kinds of checkpointing"),
+    "learn": Section("gpu_runs:learn", 120, "whole runs: do they learn, and at what speed"),
+    "tests": Section("gpu_numbers:tests", 120, "tests of policy and algo", beside=True),
+    "policy": Section("gpu_numbers:policy", 90, "equal models, the sampler", beside=True),
+    "resume": Section("gpu_runs:resume", 120, "a killed run resumed; snapshots", beside=True),
+    "ipc": Section("gpu_runs:ipc", 60, "memory shared with another process", beside=True),
 }
-DGPO, UNIFORM = DgpoCredit(), UniformCredit()
-Size = tuple[int, int]  # tokens of a prompt and of its completion
+# Imported once; each section is a copy of this process. None of them wakes the device.
+PRELOADED = (
+    "gpu_bench",
+    "transformers.models.qwen2.modeling_qwen2",
+    "peft",
+    "dgpo_cli.engine.learn",
+    "dgpo_cli.policy.load_policy",
+    "dgpo_cli.planning.plan",
+)
 
 
-class Bench:
-    """The device, the sizes, and the rows that were printed."""
+@dataclass(slots=True)
+class Result:
+    """The end of a section."""
 
-    def __init__(self, device: str, *, small: bool) -> None:
-        self.device, self.small = torch.device(device), small
-        self.cuda = self.device.type == "cuda"
-        self.rows: list[dict[str, Any]] = []
+    section: str
+    seconds: float
+    outcome: str  # ok, failed, too slow, or skipped and why
+    goals: list[dict[str, Any]] = field(default_factory=list)
 
-    def say(self, case: str, **values: Any) -> None:
-        """Print a row and keep it."""
-        self.rows.append({"case": case, **values})
-        shown = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-        print(f"{case:46s}", *shown, flush=True)
-
-    def shape(self, name: str, **changes: int) -> dict[str, int]:
-        return {**WIDTHS["small"]} if self.small else {**WIDTHS[name], **changes}
-
-    def settle(self) -> float:
-        """Wait for the device and return the time."""
-        if self.cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def seconds(self, call: Callable[[], object], *, rounds: int = 3) -> float:
-        """Return the median time of a call, after one to warm up."""
-        call()
-        times = []
-        for _ in range(rounds):
-            start = self.settle()
-            call()
-            times.append(self.settle() - start)
-        return sorted(times)[rounds // 2]
-
-    def fresh(self) -> None:
-        """Give back what is not in use and forget the peak."""
-        if self.cuda:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-
-    def peak_gib(self) -> float:
-        return torch.cuda.max_memory_reserved() / GIB if self.cuda else 0.0
-
-    def policy(self, shape: dict[str, int], *, lora: bool, compute: torch.dtype | None) -> Policy:
-        """Return a policy with random weights; with an adapter it is a little off its base."""
-        import copy
-
-        from transformers import AutoTokenizer
-
-        dtype = torch.bfloat16 if lora else torch.float32
-        torch.manual_seed(0)
-        with torch.device(self.device):
-            config = Qwen2Config(
-                **shape, max_position_embeddings=32_768, tie_word_embeddings=False, dtype=dtype
-            )
-            model: Any = Qwen2ForCausalLM._from_config(config, dtype=dtype)
-        reference = None
-        if lora:
-            adapter = LoraAdapter(rank=RANK, alpha=float(RANK))
-            model = load.add_adapter(model.requires_grad_(False), adapter=adapter, seed=0)
-            model.enable_input_require_grads()
-            for name, parameter in model.named_parameters():
-                if "lora_B" in name:
-                    parameter.data.normal_(std=1e-3)
-        else:
-            reference = copy.deepcopy(model).requires_grad_(False).eval()
-        checkpoint(model, on=True)
-        return Policy(
-            model.eval(),
-            tokenizer=AutoTokenizer.from_pretrained(str(TINY)),
-            reference=reference,
-            has_adapter=lora,
-            compute=compute,
-        )
-
-    def batch(self, policy: Policy, sizes: list[Size]) -> tuple[Rows, torch.Tensor]:
-        """Return rows of random tokens and advantages of either sign."""
-        generator = torch.Generator().manual_seed(1)
-
-        def draw(count: int) -> list[int]:
-            return torch.randint(policy.vocab_size, (count,), generator=generator).tolist()
-
-        rows = pad_rows([(draw(p), draw(c)) for p, c in sizes], pad_id=0)
-        signs = torch.tensor([(-1.0) ** i for i in range(len(sizes))])
-        return rows, signs
-
-    def update(
-        self, case: str, policy: Policy, sizes: list[Size], *, rule: CreditRule, tokens: int
-    ) -> float:
-        """Time the second of two updates, each fused with its measuring pass; return seconds."""
-        self.fresh()
-        optimizer = build_adamw(policy, lr=1e-6, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
-        learner = Learner(policy, optimizer)
-        rows, signs = self.batch(policy, sizes)
-        recipe = Recipe(
-            rule=rule,
-            loss=ClipLoss(),
-            temperature=1.0,
-            max_completion_tokens=32_768,
-            group_size=len(sizes),
-            micro_batch_size=4096,
-            micro_batch_tokens=tokens,
-            max_grad_norm=1.0,
-        )
-        for _ in range(2):
-            start = self.settle()
-            batch = learner.measure(rows, signs, recipe=recipe)
-            learner.update(batch, recipe=recipe)
-            wall = self.settle() - start
-        count = sum(map(sum, sizes))
-        passes = 2 * (2 + _recomputes(policy.model)) + (0 if policy.has_adapter else 2)
-        passes += 2 if rule.needs_reference else 0
-        flops = count * passes * _weights(policy)
-        self.say(
-            case,
-            seconds=wall,
-            tokens_per_s=count / wall,
-            mfu=flops / wall / PEAK,
-            peak_gib=self.peak_gib(),
-            d=float(batch.stats.hellinger_sq[batch.mask].mean()),
-            logprob=float(batch.stats.old_logprobs[batch.mask].mean()),
-        )
-        return wall
+    @property
+    def bad(self) -> bool:
+        return self.outcome in ("failed", "too slow")
 
 
-def checkpoint(model: Any, *, on: bool) -> None:
-    if on:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    else:
-        model.gradient_checkpointing_disable()
+@dataclass(slots=True)
+class Running:
+    """A section at work."""
+
+    name: str
+    process: Any
+    pipe: Any
+    start: float
+    limit_s: float
+    outcome: str = "failed"
+    goals: list[dict[str, Any]] = field(default_factory=list)
+
+    def end(self) -> None:
+        """End it, and all that it has started."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # it has ended, or not yet become a leader
+            self.process.kill()
+        self.process.join()
 
 
-def _recomputes(model: Any) -> int:
-    return int(model.is_gradient_checkpointing)
+class Runner:
+    """Runs sections, prints their rows and keeps them."""
 
+    def __init__(
+        self, *, device: str, small: bool, out: Path | None, deadline: float, method: str
+    ) -> None:
+        self._device, self._small, self._out = device, small, out
+        self._deadline = deadline
+        self._context: Any = multiprocessing.get_context(method)
+        self._rows: list[dict[str, Any]] = []
+        self.results: list[Result] = []
 
-def _weights(policy: Policy) -> int:
-    """Return how many weights multiply every token: the adapter and the embedding left out."""
-    named = policy.model.named_parameters()
-    return sum(p.numel() for n, p in named if "lora_" not in n and "embed_tokens" not in n)
+    def run(self, names: Sequence[str]) -> None:
+        """Run sections in this order."""
+        for group in groups_of(names):
+            left = self._deadline - time.monotonic()
+            if left < 10:
+                for name in group:
+                    self._finished(Result(name, 0.0, "skipped: no time left"))
+                continue
+            running = [self._start(name, left=left) for name in group]
+            try:
+                while running:
+                    running = self._wait(running)
+            finally:
+                for each in running:
+                    each.end()
 
+    def compare(self) -> None:
+        """Judge the fastest update of this package against TRL's, both with a reference."""
+        rates: dict[str, float] = {}
+        for row in self._rows:
+            rival = row["section"] == "trl" and "without" not in row["case"]
+            own = row["section"] in ("lora", "choices") and row["case"] in ("DGPO", "compiled")
+            if "tokens_per_s" in row and (rival or own):
+                side = "trl" if rival else "own"
+                rates[side] = max(rates.get(side, 0.0), row["tokens_per_s"])
+        if len(rates) == 2:
+            ratio = rates["own"] / rates["trl"]
+            judged = self._device.startswith("cuda") and not self._small
+            goal = {"case": "update over TRL's", "value": ratio, "goal": "at least 2"}
+            goal["reached"] = ratio >= 2 if judged else None
+            self._say("compare", goal)
+            self.results.append(Result("compare", 0.0, "ok", [goal]))
 
-def section_pass(bench: Bench) -> None:
-    shape = bench.shape("7B")
-    vocab, width = shape["vocab_size"], shape["hidden_size"]
-    generator = torch.Generator(bench.device).manual_seed(2)
+    def _start(self, name: str, *, left: float) -> Running:
+        section = SECTIONS[name]
+        here, there = self._context.Pipe(duplex=False)
+        method: Literal["fork", "spawn"] = self._context.get_start_method()
+        arguments = (section.function, self._device, self._small, there, method)
+        process = self._context.Process(target=work, args=arguments)
+        process.start()
+        there.close()
+        return Running(name, process, here, time.monotonic(), min(section.limit_s, left))
 
-    def noise(*size: int) -> torch.Tensor:
-        return torch.randn(*size, device=bench.device, generator=generator)
-
-    for count, dtype in ((512, torch.float32), (512 if bench.small else 8192, torch.bfloat16)):
-        weight = (noise(vocab, width) / width**0.5).to(dtype)
-        x = noise(count, width).to(dtype)
-        z = (x.float() + 0.05 * noise(count, width)).to(dtype)
-        ids = torch.randint(vocab, (count,), device=bench.device, generator=generator)
-        head = Head(weight, None, 1.0, None)
-        live = x.clone().requires_grad_()
-
-        def run(
-            hidden: torch.Tensor = live,
-            other: torch.Tensor = z,
-            head: Head = head,
-            ids: torch.Tensor = ids,
-        ) -> Any:
-            return token_pass(
-                hidden, other, head=head, reference_head=None, ids=ids, temperature=1.0
-            )
-
-        room = torch.empty(min(count, 4096), vocab, device=bench.device, dtype=dtype)
-
-        def products(x: Any = x, z: Any = z, weight: Any = weight, room: Any = room) -> None:
-            for part in (*x.split(len(room)), *z.split(len(room))):
-                torch.mm(part, weight.T, out=room[: len(part)])
-
-        found = run()
-        (gradient,) = torch.autograd.grad(found.logprobs.sum(), [live])
-        n = min(count, 64)
-        p, q = ((t[:n].double() @ weight.double().T).log_softmax(-1) for t in (x, z))
-        exact = 0.5 * ((p / 2).exp() - (q / 2).exp()).square().sum(-1)
-        slope = weight.double()[ids[:n]] - p.exp() @ weight.double()
-        logprobs = p.gather(1, ids[:n, None])[:, 0]
-        bench.say(
-            f"pass {count} tokens {dtype}: errors",
-            logprob=float((found.logprobs[:n].detach().double() - logprobs).abs().max()),
-            d_relative=float(((found.hellinger_sq[:n].double() - exact) / exact).abs().max()),
-            entropy=float((found.entropy[:n].double() + (p.exp() * p).sum(-1)).abs().max()),
-            gradient_relative=float((gradient[:n].double() - slope).norm() / slope.norm()),
-            d_of_equals=float(run(x, x).hellinger_sq.abs().max()),
-        )
-        bare = bench.seconds(products)
-        with torch.no_grad():
-            forward = bench.seconds(run)
-        both = bench.seconds(lambda: run().logprobs.sum().backward())
-        bench.say(
-            f"pass {count} tokens {dtype}: time",
-            two_products_s=bare,
-            over_products=forward / bare,
-            with_gradient_over_products=both / bare,
-        )
-
-
-def section_lora(bench: Bench) -> None:
-    shape = bench.shape("7B")
-    sizes, tokens = ([(64, 100)] * 4, 1024) if bench.small else ([(1024, 8192)] * 3, 27_648)
-    stored = bench.policy(shape, lora=True, compute=None)
-    bench.update("lora DGPO, products as stored", stored, sizes, rule=DGPO, tokens=tokens)
-    policy = Policy(
-        stored.model,
-        tokenizer=stored.tokenizer,
-        reference=None,
-        has_adapter=True,
-        compute=torch.bfloat16,
-    )
-    dgpo = bench.update("lora DGPO", policy, sizes, rule=DGPO, tokens=tokens)
-    bench.say("lora plan", peak_gib=_planned(shape, sizes) / GIB, measured_gib=bench.peak_gib())
-    uniform = bench.update("lora uniform", policy, sizes, rule=UNIFORM, tokens=tokens)
-    with torch.no_grad():
-        rows, _ = bench.batch(policy, sizes)
-        with policy.model.disable_adapter():
-            reference = bench.seconds(
-                lambda: policy.token_logprobs(rows, temperature=1.0), rounds=1
-            )
-    bench.say("lora DGPO over GRPO with KL", ratio=dgpo / (uniform + reference))
-    if not bench.small:
-        checkpoint(policy.model, on=False)
-        bench.update("lora DGPO, one row, kept", policy, sizes[:1], rule=DGPO, tokens=tokens)
-        checkpoint(policy.model, on=True)
-        bench.update("lora DGPO, one row", policy, sizes[:1], rule=DGPO, tokens=tokens)
-    if bench.cuda:
-        _profile(bench, policy, sizes[:1], tokens=tokens)
-
-
-def section_compile(bench: Bench) -> None:
-    if not bench.cuda:  # minutes on a CPU; tests/policy/test_compute.py compiles there
-        return
-    sizes, tokens = [(1024, 8192)] * 3, 27_648
-    policy = bench.policy(bench.shape("7B"), lora=True, compute=torch.bfloat16)
-    policy.compile()
-    start = bench.settle()
-    bench.update("compile lora DGPO", policy, sizes, rule=DGPO, tokens=tokens)
-    bench.say("compile with two updates", seconds=bench.settle() - start)
-    checkpoint(policy.model, on=False)
-    bench.update("compile lora DGPO, one row, kept", policy, sizes[:1], rule=DGPO, tokens=tokens)
-    for name, parameter in policy.model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.zero_()
-    with torch.no_grad():
-        rows, _ = bench.batch(policy, sizes[:1])
-        columns = policy.token_columns(rows, temperature=1.0, reference=True)
-    bench.say("compile equal weights", d=float(columns.hellinger_sq.max()))
-
-
-def _planned(shape: dict[str, int], sizes: list[Size]) -> int:
-    """Return the plan's peak of the trainer for an update, the sampler left out, in bytes."""
-    kind = {"model_type": "qwen2", "tie_word_embeddings": False}
-    found = shape_of({**shape, **kind, "max_position_embeddings": 32_768}, name="benchmark")
-    prompt, completion = sizes[0]
-    job = Job(
-        shape=found,
-        element=2,
-        packed=False,
-        adapter=found.adapter_parameters(rank=RANK, targets="all-linear"),
-        rank=RANK,
-        distance=True,
-        checkpointing=True,
-        state="adamw",
-        prompt=prompt,
-        completion=completion,
-        typical_prompt=prompt,
-        typical_completion=completion,
-        prompts=len(sizes),
-        group_size=1,
-        updates=1,
-        micro_rows=len(sizes),
-        micro_tokens=sum(map(sum, sizes)),
-        sampling=Sampling("vllm-server", rows=0, share=0.0),
-        workers=0,
-        compute=2,
-    )
-    return memory_of(job, named("h100")).during("training")
-
-
-def _profile(bench: Bench, policy: Policy, sizes: list[Size], *, tokens: int) -> None:
-    """Print where the device's time goes in two updates."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as prof:
-        bench.update("lora DGPO, one row, profiled", policy, sizes, rule=DGPO, tokens=tokens)
-    events = sorted(prof.key_averages(), key=lambda e: -e.self_device_time_total)
-    total = sum(e.self_device_time_total for e in events)
-    for e in events[:14]:
-        share = e.self_device_time_total / total
-        bench.say(f"  {e.key[:90]}", share=round(share, 3), calls=e.count)
-
-
-def section_full(bench: Bench) -> None:
-    shape = bench.shape("7B", num_hidden_layers=8)
-    sizes, tokens = ([(64, 100)] * 4, 1024) if bench.small else ([(512, 3584)] * 4, 16_384)
-    policy = bench.policy(shape, lora=False, compute=torch.bfloat16)
-    bench.update("full, 8 layers", policy, sizes, rule=DGPO, tokens=tokens)
-    if not bench.small:
-        plain = Policy(
-            policy.model, tokenizer=policy.tokenizer, reference=policy._reference, has_adapter=False
-        )
-        bench.update("full, 8 layers, float32", plain, sizes[:2], rule=DGPO, tokens=tokens)
-
-
-def section_resume(bench: Bench) -> None:
-    steps = 4 if bench.small else 40
-    with tempfile.TemporaryDirectory() as folder:
-        lines = []
-        for name, stops in (("whole", [steps]), ("halves", [steps // 2, steps])):
-            out = Path(folder, name)
-            start = time.perf_counter()
-            for stop in stops:
-                _train(out, steps=steps, until=stop, device=str(bench.device))
-            wall = time.perf_counter() - start
-            text = (out / "metrics.jsonl").read_text(encoding="utf-8")
-            lines.append([json.loads(line) for line in text.splitlines()])
-            last = lines[-1][-1]
-            times = {k: last[k] for k in last if k.startswith("time/")}
-            bench.say(f"resume {name}", seconds=wall, reward=last["reward/mean"], **times)
-        keys = ("reward/mean", "loss/value", "optim/grad_norm")
-        same = sum(all(a[k] == b[k] for k in keys) for a, b in zip(*lines, strict=True))
-        bench.say("resume steps that are equal to the bit", equal=same, of=steps)
-
-
-def _train(out: Path, *, steps: int, until: int, device: str) -> None:
-    command = [sys.executable, "-m", "dgpo_cli", "train", "--preset=tiny", f"--out={out}"]
-    given = {"model.device": device, "eval.every": 0, "train.checkpoint_every": steps // 2}
-    command += [f"--steps={until}", "--view=lines", "--resume=auto"]
-    command += [f"--set={key}={value}" for key, value in given.items()]
-    command += ["--set=optim.schedule=constant"]
-    got = subprocess.run(command, capture_output=True, text=True, check=False)
-    if got.returncode:
-        raise RuntimeError(got.stderr[-1000:])
-
-
-def section_kernels(bench: Bench) -> None:
-    from torch.profiler import ProfilerActivity, profile
-
-    from dgpo_cli.policy.packing import _float32_attention
-
-    if not bench.cuda:
-        return
-    for dtype in (torch.bfloat16, torch.float32):
-        sizes = [(1, heads, 4096, 128) for heads in (28, 4, 4)]
-        draw = [torch.randn(size, device="cuda", dtype=dtype) for size in sizes]
-        bench.fresh()
-        before = torch.cuda.memory_allocated()
-        with profile(activities=[ProfilerActivity.CUDA]) as prof:
-            if dtype == torch.float32:
-                _float32_attention(draw)
+    def _wait(self, running: list[Running]) -> list[Running]:
+        """Take what the sections send until one of them ends; return the others."""
+        now = time.monotonic()
+        first = min(each.start + each.limit_s for each in running)
+        ready = wait([each.pipe for each in running], timeout=max(0.0, first - now))
+        still = []
+        for each in running:
+            said = each.pipe in ready
+            in_time = time.monotonic() < each.start + each.limit_s
+            if self._receive(each) if said else in_time:
+                still.append(each)
             else:
-                attend: Any = torch.nn.functional.scaled_dot_product_attention
-                attend(*draw, is_causal=True, enable_gqa=True)
-        name = max(prof.key_averages(), key=lambda e: e.device_time_total).key[:70]
-        added = (torch.cuda.max_memory_allocated() - before) / GIB
-        bench.say(f"kernels attention {dtype}", kernel=name, adds_gib=added)
+                self._end(each, late=not said)
+        return still
+
+    def _receive(self, each: Running) -> bool:
+        """Take one message; return whether the section goes on."""
+        try:
+            kind, value = each.pipe.recv()
+        except EOFError:  # it has crashed
+            return False
+        if kind == "row":
+            self._say(each.name, value)
+            if "goal" in value:
+                each.goals.append(value)
+            return True
+        if kind == "failed":
+            print(value, file=sys.stderr, flush=True)
+        elif kind == "spawn":
+            self._context = multiprocessing.get_context("spawn")
+            each.outcome = "skipped: forked from a process that had woken the device"
+        else:
+            each.outcome = "ok" if kind == "done" else f"skipped: {value}"
+        return False
+
+    def _end(self, each: Running, *, late: bool) -> None:
+        each.end()
+        outcome = "too slow" if late else each.outcome
+        self._finished(Result(each.name, time.monotonic() - each.start, outcome, each.goals))
+
+    def _finished(self, result: Result) -> None:
+        self.results.append(result)
+        self._say(result.section, {"case": "section", "s": result.seconds, "end": result.outcome})
+
+    def _say(self, section: str, row: dict[str, Any]) -> None:
+        self._rows.append({"section": section, **row})
+        values = {k: v for k, v in row.items() if k != "case"}
+        shown = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+        print(f"{section:8s} {row['case']:44s}", *shown, flush=True)
+        if self._out is not None:
+            part = self._out.with_name(self._out.name + ".part")
+            part.write_text(json.dumps(self._rows, indent=1) + "\n", encoding="utf-8")
+            os.replace(part, self._out)
 
 
-def section_trl(bench: Bench) -> None:
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoTokenizer
-    from trl import GRPOConfig, GRPOTrainer
-
-    shape = bench.shape("7B")
-    sizes = [(64, 100)] * 4 if bench.small else [(1024, 8192)] * 3
-    dtype = torch.bfloat16
-    with torch.device(bench.device):
-        config = Qwen2Config(**shape, max_position_embeddings=32_768, tie_word_embeddings=False)
-        model: Any = Qwen2ForCausalLM._from_config(config, dtype=dtype)
-    count = len(sizes)
-    trainer = GRPOTrainer(
-        model=model,
-        reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        args=GRPOConfig(
-            output_dir=tempfile.gettempdir(),
-            loss_type="dapo",
-            beta=0.001,
-            num_generations=count,
-            per_device_train_batch_size=1,
-            gradient_accumulation_steps=count,
-            max_completion_length=sizes[0][1],
-            gradient_checkpointing=True,
-            gradient_checkpointing_kwargs={"use_reentrant": False},
-            bf16=bench.cuda,
-            use_cpu=not bench.cuda,
-            report_to="none",
-        ),
-        train_dataset=Dataset.from_dict({"prompt": ["1+1?"] * count}),
-        processing_class=AutoTokenizer.from_pretrained(str(TINY)),
-        peft_config=LoraConfig(
-            r=RANK, lora_alpha=RANK, target_modules="all-linear", task_type="CAUSAL_LM"
-        ),
-    )
-    trainer.current_gradient_accumulation_steps = count
-    trained = trainer.model
-    trained.gradient_checkpointing_enable({"use_reentrant": False})
-    trained.enable_input_require_grads()
-    optimizer = trainer.create_optimizer()
-    draw = torch.Generator().manual_seed(1)
-    whole = [p + c for p, c in sizes]
-    ids = torch.randint(5, shape["vocab_size"], (count, max(whole)), generator=draw)
-    ids = ids.to(bench.device)
-    prompt = sizes[0][0]
-    columns = {
-        "prompt_ids": ids[:, :prompt],
-        "prompt_mask": torch.ones_like(ids[:, :prompt]),
-        "completion_ids": ids[:, prompt:],
-        "completion_mask": torch.ones_like(ids[:, prompt:]),
-        "advantages": torch.tensor([(-1.0) ** i for i in range(count)], device=bench.device),
-    }
-    for beta in (0.001, 0.0):
-        trainer.beta = beta
-        bench.fresh()
-        for _ in range(2):
-            start = bench.settle()
-            _trl_update(trainer, optimizer, columns, bench=bench)
-            wall = bench.settle() - start
-        name = f"trl GRPO, beta {beta:g}" + (", with a reference" if beta else "")
-        bench.say(name, seconds=wall, tokens_per_s=sum(whole) / wall, peak_gib=bench.peak_gib())
+def groups_of(names: Sequence[str]) -> list[list[str]]:
+    """Return sections that follow each other: alone, or together with all that run beside."""
+    groups: list[list[str]] = []
+    for name in names:
+        beside = groups and SECTIONS[name].beside and SECTIONS[groups[-1][-1]].beside
+        if beside:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return groups
 
 
-def _trl_update(trainer: Any, optimizer: Any, columns: dict[str, Any], *, bench: Bench) -> None:
-    """What TRL does with a batch that is sampled and scored: the reference, loss and step."""
-    from trl.models.utils import disable_gradient_checkpointing
+def work(function: str, device: str, small: bool, pipe: Any, method: str) -> None:
+    """Run a section here, and send its rows and how it ended."""
+    os.setsid()  # what it starts ends with it
+    from gpu_bench import Bench, Skipped, forked_too_late
 
-    model = trainer.model.train()
-    cast = torch.autocast(bench.device.type, torch.bfloat16) if bench.cuda else nullcontext()
-    columns = dict(columns)
-    if trainer.beta:
-        keywords = trainer.args.gradient_checkpointing_kwargs
-        ids = torch.cat([columns["prompt_ids"], columns["completion_ids"]], dim=1)
-        with (
-            torch.no_grad(),
-            cast,
-            disable_gradient_checkpointing(model, keywords),
-            model.disable_adapter(),
-        ):
-            found = trainer._get_per_token_logps_and_entropies(
-                model, ids, torch.ones_like(ids), columns["completion_ids"].shape[1], batch_size=1
-            )
-        columns["ref_per_token_logps"] = found[0]
-    for row in range(len(columns["advantages"])):
-        inputs = {k: v[row : row + 1] for k, v in columns.items()}
-        inputs["num_items_in_batch"] = columns["completion_mask"].sum()
-        with cast:
-            loss = trainer._compute_loss(model, inputs)
-        loss.backward()
-    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
+    module, _, name = function.partition(":")
+    try:
+        if forked_too_late(device):
+            pipe.send(("spawn", ""))
+            return
+        getattr(importlib.import_module(module), name)(
+            Bench(device, small=small, pipe=pipe, method=method)
+        )
+    except Skipped as reason:
+        pipe.send(("skipped", str(reason)))
+    except BaseException:
+        pipe.send(("failed", traceback.format_exc(limit=-8)))
+    else:
+        pipe.send(("done", ""))
 
 
-def section_long(bench: Bench) -> None:
-    shape = bench.shape("32B", num_hidden_layers=4)
-    sizes, tokens = ([(64, 100)], 1024) if bench.small else ([(2048, 18_432)], 20_480)
-    policy = bench.policy(shape, lora=True, compute=torch.bfloat16)
-    case = "long 32B shapes, 4 layers, 20,480 tokens"
-    bench.update(case, policy, sizes, rule=DGPO, tokens=tokens)
-
-
-def section_memory(bench: Bench) -> None:
-    policy = bench.policy(bench.shape("7B"), lora=True, compute=torch.bfloat16)
-    top, tokens = (100, 1024) if bench.small else (6000, 16_384)
-    generator = torch.Generator().manual_seed(3)
-    for i in range(2 if bench.small else 5):
-        lengths = torch.randint(top // 8, top, (6,), generator=generator).tolist()
-        sizes = [(50, int(n)) for n in lengths]
-        bench.update(f"memory update {i}", policy, sizes, rule=DGPO, tokens=tokens)
-        if bench.cuda:
-            held = torch.cuda.memory_allocated() / GIB, torch.cuda.memory_reserved() / GIB
-            bench.say(f"memory after {i}", allocated_gib=held[0], reserved_gib=held[1])
-
-
-SECTIONS: dict[str, Callable[[Bench], None]] = {
-    "pass": section_pass,
-    "lora": section_lora,
-    "trl": section_trl,
-    "full": section_full,
-    "kernels": section_kernels,
-    "long": section_long,
-    "compile": section_compile,
-    "resume": section_resume,
-    "memory": section_memory,
-}
+def print_summary(results: Sequence[Result]) -> None:
+    print(f"\n{'section':10s} {'s':>6s}  end; goals")
+    for each in results:
+        print(f"{each.section:10s} {each.seconds:6.1f}  {each.outcome}")
+        for goal in each.goals:
+            word = {True: "reached", False: "MISSED", None: "not judged"}[goal["reached"]]
+            print(f"{'':18s} {word}: {goal['case']}: {goal['value']:.4g}, {goal['goal']}")
+    print(f"{'all':10s} {sum(each.seconds for each in results):6.1f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda")
+    about = "\n".join(f"  {name:9s} {each.about}" for name, each in SECTIONS.items())
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog=f"sections:\n{about}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", default="cuda", help="cuda or cpu (default: cuda)")
     parser.add_argument("--small", action="store_true", help="tiny shapes, to try the script")
-    parser.add_argument("--only", nargs="*", choices=SECTIONS, metavar="SECTION")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", default=SECTIONS)
+    parser.add_argument("--minutes", type=float, default=7.8, help="for all sections (7.8)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here")
     arguments = parser.parse_args()
-    bench = Bench(arguments.device, small=arguments.small)
-    if bench.cuda:
-        card = torch.cuda.get_device_properties(0)
-        bench.say("machine", card=card.name, gib=card.total_memory / GIB, torch=torch.__version__)
-    failed = []
-    for name in arguments.only or SECTIONS:
-        start = time.perf_counter()
-        try:
-            SECTIONS[name](bench)
-        except Exception:
-            traceback.print_exc(limit=6)
-            failed.append(name)
-        print(f"-- {name}: {time.perf_counter() - start:.1f} s", flush=True)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(bench.rows, indent=1) + "\n", encoding="utf-8")
-    if failed:
-        raise SystemExit(f"failed: {', '.join(failed)}")
+    # torch asks the driver's library, not CUDA, whether there is a device: the sections can fork.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    deadline = time.monotonic() + 60 * arguments.minutes
+    for name in PRELOADED:
+        importlib.import_module(name)
+    runner = Runner(
+        device=arguments.device,
+        small=arguments.small,
+        out=arguments.json,
+        deadline=deadline,
+        method="fork",
+    )
+    try:
+        runner.run([name for name in SECTIONS if name == "machine" or name in arguments.only])
+        runner.compare()
+    finally:
+        print_summary(runner.results)
+    bad = [each.section for each in runner.results if each.bad]
+    if bad:
+        raise SystemExit(f"failed: {', '.join(bad)}")
 
 
 if __name__ == "__main__":

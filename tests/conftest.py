@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 # Read when huggingface_hub and torch are imported, so they are set before anything else.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["TRITON_INTERPRET"] = "1"  # its kernels run on a CPU
+DEVICE = os.environ.get("DGPO_TEST_DEVICE", "")  # see tests/devices.py
+if not DEVICE.startswith("cuda"):
+    os.environ["TRITON_INTERPRET"] = "1"  # its kernels run on a CPU
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
@@ -44,6 +47,15 @@ def _default_signals_for_children() -> None:
 
 
 _default_signals_for_children()
+
+
+@pytest.fixture(autouse=bool(DEVICE))
+def on_device() -> Iterator[None]:
+    """Make the tensors of the tests on another device."""
+    from tests.devices import OnDevice
+
+    with OnDevice(DEVICE):
+        yield
 
 
 @pytest.fixture(scope="session")

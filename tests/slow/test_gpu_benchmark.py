@@ -3,25 +3,101 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.py"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "benchmarks" / "gpu.py"
+sys.path.insert(0, str(SCRIPT.parent))
+Rows = dict[tuple[str, str], dict[str, Any]]
+
+
+def run(out: Path, *more: str) -> tuple[int, Rows]:
+    command = [sys.executable, str(SCRIPT), "--device=cpu", "--small", f"--json={out}", *more]
+    got = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    return got.returncode, rows_of(out)
+
+
+def rows_of(out: Path) -> Rows:
+    found = json.loads(out.read_text(encoding="utf-8"))
+    return {(row["section"], row["case"]): row for row in found}
 
 
 @pytest.mark.slow
 def test_every_section_runs_on_a_cpu_and_its_numbers_are_right(tmp_path: Path) -> None:
-    out = tmp_path / "gpu.json"
-    command = [sys.executable, str(SCRIPT), "--device", "cpu", "--small", "--json", str(out)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    rows = {row["case"]: row for row in json.loads(out.read_text(encoding="utf-8"))}
-    sections = {case.split()[0].rstrip(",") for case in rows}
-    assert sections == {"pass", "lora", "trl", "full", "long", "resume", "memory"}
-    errors = rows["pass 512 tokens torch.float32: errors"]
-    assert max(errors["logprob"], errors["d_relative"], errors["entropy"]) < 1e-5
-    assert errors["d_of_equals"] == 0
-    equal = rows["resume steps that are equal to the bit"]
-    assert equal["equal"] == equal["of"] == 4
+    from gpu import SECTIONS
+
+    code, rows = run(tmp_path / "gpu.json", "--minutes=9")
+    ends = {section: row["end"] for (section, case), row in rows.items() if case == "section"}
+    assert ends == dict.fromkeys(SECTIONS, "ok")
+    assert code == 0
+    for row in rows.values():
+        assert all(math.isfinite(v) for v in row.values() if isinstance(v, float)), row
+    for kind in ("one head", "two heads", "two heads, bias and soft-cap"):
+        errors = rows["pass", f"pass float32, {kind}"]
+        assert max(v for v in errors.values() if isinstance(v, float)) < 1e-5
+    assert rows["pass", "pass: d of equal models"]["value"] == 0
+    assert rows["policy", "equal models: d"]["value"] == 0
+    assert rows["policy", "sampler: log-probability to a plain pass"]["value"] < 1e-5
+    assert rows["lora", "DGPO"]["d"] > 0
+    assert rows["lora", "uniform credit, no reference"]["d"] == 0
+    assert rows["tests", "tests"]["run"] > 0 == rows["tests", "tests"]["failed"]
+    parts = [row["share"] for (section, _), row in rows.items() if section == "phases"]
+    assert math.isclose(sum(parts), 1.0, rel_tol=1e-6)
+    assert rows["resume", "steps that are equal to the bit"]["equal"] == 4
+    for case in ("snapshot", "checkpoint", "generators"):
+        assert all(v is True for v in rows["resume", case].values() if isinstance(v, bool))
+    lent = rows["ipc", "lent to another process"]
+    assert lent["read"] and lent["changed"] and lent["others_unchanged"]
+    assert rows["compare", "update over TRL's"]["value"] > 0
+
+
+@pytest.mark.slow
+def test_a_section_that_hangs_or_crashes_ends_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows that it had sent are kept, what it had started is gone, and the next ones run."""
+    import gpu
+
+    (tmp_path / "gpu_faults.py").write_text(
+        "import os, signal, subprocess, time\n"
+        "def hangs(bench):\n"
+        "    child = subprocess.Popen(['sleep', '600'])\n"
+        "    bench.say('begun', child=child.pid)\n"
+        "    time.sleep(600)\n"
+        "def crashes(bench):\n"
+        "    os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "def raises(bench):\n"
+        "    raise ValueError('no')\n"
+        "def goes(bench):\n"
+        "    bench.goal('a goal', 1.0, least=2.0)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = ("hangs", "crashes", "raises", "goes")
+    faults = {name: gpu.Section(f"gpu_faults:{name}", 2, "") for name in names}
+    monkeypatch.setattr(gpu, "SECTIONS", faults)
+    out = tmp_path / "rows.json"
+    runner = gpu.Runner(
+        device="cpu", small=True, out=out, deadline=time.monotonic() + 60, method="fork"
+    )
+    runner.run(names)
+    ends = [each.outcome for each in runner.results]
+    assert ends == ["too slow", "failed", "failed", "ok"]
+    rows = rows_of(out)
+    child = rows["hangs", "begun"]["child"]
+    status = Path(f"/proc/{child}/stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"
+    assert rows["goes", "a goal"]["reached"] is None
+
+
+@pytest.mark.slow
+def test_without_time_left_a_section_is_skipped_and_said_to_be(tmp_path: Path) -> None:
+    code, rows = run(tmp_path / "gpu.json", "--minutes=0", "--only", "pass")
+    assert code == 0
+    assert rows["pass", "section"]["end"] == "skipped: no time left"

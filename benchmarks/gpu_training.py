@@ -1,0 +1,290 @@
+"""Sections of gpu.py about the time and memory of training."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+from unittest import mock
+
+import torch
+from gpu_bench import DGPO, GIB, UNIFORM, WIDTHS, Bench, Model, Size, Update, adamw_of
+
+from dgpo_cli.core.errors import ModelError
+from dgpo_cli.core.timing import Stopwatch
+from dgpo_cli.engine.learn import Learner
+from dgpo_cli.policy.head import Head
+from dgpo_cli.policy.policy import Policy
+from dgpo_cli.policy.token_pass import Tiles, token_pass
+
+_ATTENTION = re.compile(r"flash|fmha|cudnn.*(sdpa|attn)|attention|softmax", re.IGNORECASE)
+
+
+def three_rows(bench: Bench) -> tuple[list[Size], int]:
+    """Return the rows of the main case, and the tokens of a micro-batch."""
+    return ([(16, 48)] * 3, 192) if bench.small else ([(1024, 8192)] * 3, 27_648)
+
+
+def lora(bench: Bench) -> None:
+    """The update of the main case, its memory, and what DGPO costs over GRPO with a KL term."""
+    sizes, tokens = three_rows(bench)
+    stored = bench.model("7B", compute="stored")
+    bench.update("DGPO, adapter in float32", stored, sizes, tokens=tokens)
+    model = with_autocast(stored)
+    dgpo = bench.update("DGPO", model, sizes, tokens=tokens)
+    against_plan(bench, "DGPO", model, dgpo, sizes, tokens=tokens)
+    uniform = bench.update(
+        "uniform credit, no reference", model, sizes, tokens=tokens, rule=UNIFORM
+    )
+    rows, _ = bench.batch(model.policy, sizes)
+    rows = rows.to(bench.device)
+
+    def reference() -> object:
+        return model.policy.token_logprobs(rows, temperature=1.0)
+
+    with torch.no_grad(), model.policy.model.disable_adapter():
+        alone = bench.seconds(reference, rounds=1)
+    bench.goal("DGPO over GRPO with KL", dgpo.seconds / (uniform.seconds + alone), most=1.02)
+    # Two updates of a batch, each of two micro-batches: what a step of training does.
+    several = [*sizes, *sizes, *sizes, *sizes]
+    phase = bench.update(
+        "whole phase, 2 updates", model, several, tokens=tokens, updates=2, rounds=1
+    )
+    bench.goal("whole phase: MFU, recomputation counted", phase.hfu, least=0.35)
+
+
+def with_autocast(model: Model) -> Model:
+    """Return the model with products in bfloat16."""
+    policy = Policy(
+        model.policy.model,
+        tokenizer=model.policy.tokenizer,
+        reference=model.policy._reference,
+        has_adapter=model.lora,
+        compute=torch.bfloat16,
+    )
+    settings = model.settings.model_copy(update={"compute": "bfloat16"})
+    return Model(policy, settings, model.adapter)
+
+
+def against_plan(
+    bench: Bench, case: str, model: Model, update: Update, sizes: list[Size], *, tokens: int
+) -> None:
+    """Compare the peak of the device with what `dgpo plan` says."""
+    planned = model.planned(sizes, tokens=tokens) / GIB
+    bench.say(f"{case}: plan", planned_gib=planned, device_gib=update.device_gib)
+    bench.goal(f"{case}: plan over peak", planned / (update.device_gib or planned), least=0.9,
+               most=1.1)  # fmt: skip
+
+
+def phases(bench: Bench) -> None:
+    """Where the time of an update goes: each part waits for the device, so their sum is a little
+    more than an update takes; and the kernels that take most."""
+    sizes, tokens = three_rows(bench)
+    model = bench.model("7B")
+    policy, watch = model.policy, Stopwatch(bench.wait)
+    learner = Learner(policy, adamw_of(policy))
+    rows, signs = bench.batch(policy, sizes)
+    recipe = bench.recipe(sizes, rule=DGPO, tokens=tokens)
+
+    def update() -> None:
+        with watch.phase("rest"):
+            learner.update(learner.measure(rows, signs, recipe=recipe), recipe=recipe)
+
+    parts: list[tuple[Any, str, str]] = [
+        (policy, "hidden", "policy forward"),
+        (policy, "reference_hidden", "reference forward"),
+        (torch.Tensor, "backward", "backward"),
+        (learner.optimizer, "step", "optimiser"),
+    ]
+    from dgpo_cli.policy import token_pass as room
+
+    parts.append((room, "token_pass", "token pass"))
+    update()
+    with ExitStack() as stack:
+        for owner, name, part in parts:
+            timed = _timed(watch, part, getattr(owner, name))
+            stack.enter_context(mock.patch.object(owner, name, timed))
+        watch.take()
+        update()
+    found = watch.take()
+    total = sum(found.values())
+    for part, seconds in sorted(found.items(), key=lambda item: -item[1]):
+        bench.say(part, seconds=seconds, share=seconds / total)
+    if bench.cuda:
+        for name, share, calls in profiled(bench, lambda: update())[:14]:
+            bench.say(f"kernel {name[:60]}", share=share, calls=calls)
+
+
+def _timed(watch: Stopwatch, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def timed(*args: Any, **named: Any) -> Any:
+        with watch.phase(part):
+            return call(*args, **named)
+
+    return timed
+
+
+def profiled(bench: Bench, call: Callable[[], object]) -> list[tuple[str, float, int]]:
+    """Return name, share of the time and number of calls of what runs on the device."""
+    from torch.profiler import ProfilerActivity, profile
+
+    activity = ProfilerActivity.CUDA if bench.cuda else ProfilerActivity.CPU
+    with profile(activities=[activity]) as prof:
+        call()
+        bench.settle()
+    times = "self_device_time_total" if bench.cuda else "self_cpu_time_total"
+    events = [(e.key, float(getattr(e, times)), int(e.count)) for e in prof.key_averages()]
+    total = sum(spent for _, spent, _ in events) or 1.0
+    found = [(name, spent / total, count) for name, spent, count in events]
+    return sorted(found, key=lambda event: -event[1])
+
+
+def kernels(bench: Bench) -> None:
+    """Which attention kernels run in packed rows of different lengths, forward and backward."""
+    sizes = [(8, 40), (8, 9)] if bench.small else [(512, 3584), (100, 1500), (300, 700)]
+    for dtype, compute in (("bfloat16", "bfloat16"), ("float32", "stored")):
+        model = bench.model("7B", layers=2, dtype=dtype, compute=compute)
+        rows, _ = bench.batch(model.policy, sizes)
+        rows = rows.to(bench.device)
+
+        def train(model: Model = model, rows: Any = rows) -> None:
+            with model.policy.training():
+                model.policy.token_logprobs(rows, temperature=1.0).sum().backward()
+
+        train()
+        bench.fresh()
+        before = torch.cuda.memory_allocated() if bench.cuda else 0
+        found = [each for each in profiled(bench, train) if _ATTENTION.search(each[0])]
+        added = torch.cuda.max_memory_allocated() - before if bench.cuda else 0
+        for name, share, calls in found[:6]:
+            bench.say(f"{dtype} attention", kernel=name[:90], share=share, calls=calls)
+        bench.say(f"{dtype} pass of 2 layers", adds_gib=added / GIB)
+        del model, rows
+
+
+def tiles(bench: Bench) -> None:
+    """The token pass over its two bare products; with a gradient it is three, so 1.5 of them."""
+    shape = WIDTHS["small" if bench.small else "7B"]
+    vocab, width, count = shape["vocab_size"], shape["hidden_size"], 128 if bench.small else 8192
+    generator = torch.Generator(bench.device).manual_seed(2)
+
+    def noise(*size: int) -> torch.Tensor:
+        return torch.randn(*size, device=bench.device, generator=generator).bfloat16()
+
+    weight, x = noise(vocab, width) / width**0.5, noise(count, width)
+    z = x + 0.05 * noise(count, width)
+    ids = torch.randint(vocab, (count,), device=bench.device, generator=generator)
+    head, live = Head(weight, None, 1.0, None), x.clone().requires_grad_()
+    bare = _two_products(bench, weight, (x, z))
+    bench.say("two bare products", seconds=bare, tflops=4 * count * vocab * width / bare / 1e12)
+    cuts: list[tuple[int, int] | None] = [None]
+    if not bench.small:
+        cuts += [(r, c) for r in (1024, 2048, 4096) for c in (2048, 4096, 16_384, 32_768)]
+        cuts += [(8192, 2048), (8192, 8192)]
+    for cut in cuts:
+        chosen = None if cut is None else Tiles(cut[0], cut[1], cut[0])
+
+        def run(chosen: Tiles | None = chosen) -> Any:
+            return token_pass(
+                live, z, head=head, reference_head=None, ids=ids, temperature=1.0, tiles=chosen
+            )
+
+        bench.fresh()
+        before = torch.cuda.memory_allocated() if bench.cuda else 0
+        with torch.no_grad():
+            forward = bench.seconds(run, rounds=1 if cut else 3) / bare
+        both = bench.seconds(lambda: run().logprobs.sum().backward(), rounds=1 if cut else 3)
+        adds = (torch.cuda.max_memory_allocated() - before) / GIB if bench.cuda else 0.0
+        name = "tiles as chosen" if cut is None else f"tiles {cut[0]} x {cut[1]}"
+        bench.say(name, over_products=forward, with_gradient=both / bare, adds_gib=adds)
+        if cut is None:
+            bench.goal("token pass over its products", forward, most=1.15)
+            bench.goal("token pass with gradient, over its products", both / bare, most=1.725)
+
+
+def _two_products(
+    bench: Bench, weight: torch.Tensor, factors: tuple[torch.Tensor, torch.Tensor]
+) -> float:
+    """Return the seconds of hidden states times head, in parts whose logits have room."""
+    size = min(len(factors[0]), 4096)
+    room = torch.empty(size, len(weight), device=bench.device, dtype=weight.dtype)
+
+    def products() -> None:
+        for part in (part for each in factors for part in each.split(size)):
+            torch.mm(part, weight.T, out=room[: len(part)])
+
+    return bench.seconds(products)
+
+
+def full(bench: Bench) -> None:
+    """Full training of 8 layers: float32 weights, products in either type, then sharded."""
+    sizes, tokens = ([(16, 48)] * 2, 128) if bench.small else ([(512, 3584)] * 4, 16_384)
+    model = bench.model("7B", layers=8, lora=False)
+    found = bench.update("full, 8 layers, bfloat16 products", model, sizes, tokens=tokens)
+    against_plan(bench, "full", model, found, sizes, tokens=tokens)
+    plain = Policy(
+        model.policy.model,
+        tokenizer=model.policy.tokenizer,
+        reference=model.policy._reference,
+        has_adapter=False,
+    )
+    settings = model.settings.model_copy(update={"compute": "stored"})
+    slow = Model(plain, settings, model.adapter)
+    bench.update("full, 8 layers, float32", slow, sizes[:1], tokens=tokens)
+    del model, plain, slow
+    _sharded(bench, sizes, tokens=tokens)
+
+
+def _sharded(bench: Bench, sizes: list[Size], *, tokens: int) -> None:
+    """The same with weights sharded over one rank: what FSDP2 itself costs."""
+    import torch.distributed as dist
+
+    from dgpo_cli.parallel.ranks import ALONE
+    from dgpo_cli.parallel.sharding import make_mesh
+    from dgpo_cli.policy.load_sharded import Spread
+
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    backend = "cuda:nccl,cpu:gloo" if bench.cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    try:
+        mesh = make_mesh("shard", device_type=bench.device.type, node_size=1)
+        model = bench.model("7B", layers=8, lora=False, spread=Spread(ALONE, mesh))
+        bench.update("full, 8 layers, sharded over one rank", model, sizes, tokens=tokens)
+    finally:
+        dist.destroy_process_group()
+
+
+def long(bench: Bench) -> None:
+    """A long row of wide layers."""
+    sizes, tokens = ([(16, 48)], 64) if bench.small else ([(2048, 18_432)], 20_480)
+    model = bench.model("32B", layers=4)
+    found = bench.update("32B shapes, 4 layers, 20,480 tokens", model, sizes, tokens=tokens)
+    against_plan(bench, "32B shapes", model, found, sizes, tokens=tokens)
+
+
+def choices(bench: Bench) -> None:
+    """The update by kind of checkpointing on one row, then with compiled layers."""
+    sizes, tokens = three_rows(bench)
+    for kind in ("none", "selective", "full", "offload"):
+        try:
+            model = bench.model("7B", gradient_checkpointing=kind)
+        except ModelError as error:
+            bench.say(f"one row, checkpointing {kind}", refused=str(error))
+            continue
+        case = f"one row, checkpointing {kind}"
+        found = bench.update(case, model, sizes[:1], tokens=tokens)
+        against_plan(bench, case, model, found, sizes[:1], tokens=tokens)
+        del model
+    with ExitStack() as stack:
+        if not bench.cuda:  # without a compiler's minutes
+            eager = functools.partial(torch.compile, backend="aot_eager")
+            stack.enter_context(mock.patch.object(torch, "compile", eager))
+        model = bench.model("7B", compile="on")
+        start = bench.settle()
+        bench.update("compiled, first update", model, sizes, tokens=tokens, rounds=1)
+        bench.say("compilation with that update", seconds=bench.settle() - start)
+        found = bench.update("compiled", model, sizes, tokens=tokens, rounds=1)
+        bench.goal("fused first update: MFU, recomputation counted", found.hfu, least=0.45)
+        against_plan(bench, "compiled", model, found, sizes, tokens=tokens)
