@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dgpo_cli.policy.settings import CheckpointingKind
 from dgpo_cli.policy.shape import ModelShape
 
 FLOAT32 = 4
@@ -19,13 +20,15 @@ class Training:
     """How a model is trained, as far as its activations depend on it.
 
     element: bytes per number of the base model. rank: of the LoRA adapter; 0 trains every weight.
-    compute: bytes per number of matrix products if autocast rounds them.
+    checkpointing: not auto. compute: bytes per number of matrix products if autocast rounds them.
+    repeats: whether attention repeats keys and values for their queries.
     """
 
     element: int
     rank: int
-    checkpointing: bool
+    checkpointing: CheckpointingKind
     compute: int | None = None
+    repeats: bool = False
 
     @property
     def full(self) -> bool:
@@ -61,9 +64,15 @@ def block_bytes(shape: ModelShape, training: Training) -> int:
 
 def place_bytes(shape: ModelShape, training: Training) -> int:
     """Return the bytes that one block keeps per place in attention's rectangle: queries, keys,
-    values, the output and the log-sum-exp of each head.
+    values, and what attention gives.
     """
-    return 2 * (shape.queries + shape.keys) * training.product + FLOAT32 * shape.heads
+    keys = shape.queries if training.repeats else shape.keys
+    return (shape.queries + 2 * keys) * training.product + _attended(shape, training)
+
+
+def _attended(shape: ModelShape, training: Training) -> int:
+    """Return the bytes per place of attention's output and each head's log-sum-exp."""
+    return shape.queries * training.product + FLOAT32 * shape.heads
 
 
 def kept_bytes(shape: ModelShape, training: Training, *, tokens: int, places: int) -> int:
@@ -75,15 +84,29 @@ def kept_bytes(shape: ModelShape, training: Training, *, tokens: int, places: in
     last_norm = shape.hidden * (FLOAT32 + (e if training.full else 0)) + FLOAT32
     per_token = last_norm
     per_token += 2 * shape.head_dim * e  # the rotary angles' cosines and sines
-    if training.checkpointing:
-        per_token += shape.layers * shape.hidden * e  # the input of every block
-    else:
-        per_token += shape.layers * block_bytes(shape, training)
-        if not training.full:
-            # Nothing before the first norm is trained: it keeps no input.
-            per_token -= shape.hidden * FLOAT32 + FLOAT32
-    attention = 0 if training.checkpointing else shape.layers * place_bytes(shape, training)
+    attention = 0
+    match training.checkpointing:
+        case "full":
+            per_token += shape.layers * shape.hidden * e  # the input of every block
+        case "selective":
+            per_token += shape.layers * shape.hidden * e
+            attention = shape.layers * _attended(shape, training)
+        case "offload":
+            per_token += min(2, shape.layers) * shape.hidden * e  # one at work, one on its way
+        case _:
+            per_token += shape.layers * block_bytes(shape, training)
+            attention = shape.layers * place_bytes(shape, training)
+            if not training.full:
+                # Nothing before the first norm is trained: it keeps no input.
+                per_token -= shape.hidden * FLOAT32 + FLOAT32
     return tokens * per_token + places * attention
+
+
+def parked_bytes(shape: ModelShape, training: Training, *, tokens: int) -> int:
+    """Return the bytes that a forward pass keeps in the host's memory until backward."""
+    if training.checkpointing != "offload":
+        return 0
+    return tokens * shape.layers * shape.hidden * training.element
 
 
 def backward_bytes(shape: ModelShape, training: Training, *, tokens: int, places: int) -> int:
@@ -97,10 +120,12 @@ def backward_bytes(shape: ModelShape, training: Training, *, tokens: int, places
     # LoRA's share of a gradient exists before the two are added, in float32 like the adapter.
     own = training.compute or FLOAT32
     flow = (i + 2 * d) * e if training.full else i * (own + e) + d * own
-    if not training.checkpointing:
+    if training.checkpointing == "none":
         return tokens * flow
-    again = tokens * block_bytes(shape, training) + places * place_bytes(shape, training)
-    return tokens * flow + again
+    attention = place_bytes(shape, training)
+    if training.checkpointing == "selective":
+        attention -= _attended(shape, training)
+    return tokens * (flow + block_bytes(shape, training)) + places * attention
 
 
 def forward_bytes(shape: ModelShape, *, tokens: int, element: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dgpo_cli.policy.settings import ParallelKind
+from dgpo_cli.policy.settings import CheckpointingKind, ParallelKind
 
 Phase = Literal["sampling", "training"]
 Across = Literal["", "all", "replicas"]
@@ -153,6 +153,7 @@ class SettingsChange:
 class Plan:
     """The needs of a run and the device that it is planned for.
 
+    checkpointing: of gradients; what model.gradient_checkpointing=auto takes here.
     times: empty if the device's speed is unknown. after: the memory with all `changes`; None if
     none are needed. step_tokens, step_samples: sampled in a step. host: memory of each
     machine, beside its devices. exchanges: what a device sends in a step; networks: how long that
@@ -163,6 +164,7 @@ class Plan:
     origin: str
     parameters: int
     trained: int
+    checkpointing: CheckpointingKind
     device: Device
     devices: int
     memory: MemoryNeed

@@ -78,6 +78,15 @@ def forward_flops(job: Job, *, rows: int) -> float:
     return rows * (_products(job, tokens=job.tokens_of_a_row) + _attention(job, places=places))
 
 
+def recomputed_flops(job: Job, *, rows: int) -> float:
+    """Return the operations that backward adds to compute activations of typical rows again."""
+    if job.checkpointing == "none":
+        return 0.0
+    if job.checkpointing == "selective":
+        return rows * _products(job, tokens=job.tokens_of_a_row)
+    return forward_flops(job, rows=rows)
+
+
 def prefill_flops(job: Job) -> float:
     """Return the operations of a forward pass over every prompt of a step, once."""
     tokens = job.typical_prompt
@@ -119,9 +128,9 @@ def _phases(job: Job, device: Device, *, flops: float) -> Iterator[PhaseTime]:
     # Besides the logits, the pass that trains sums a mean row of the head.
     yield PhaseTime("policy forward", seconds(measured) + seconds(trained, head=2.0), "compute")
     # Full training: gradients of inputs and of weights; LoRA: of inputs alone.
-    backward = (2.0 if job.full else 1.0) + (1.0 if job.checkpointing else 0.0)
-    again = seconds(trained, forward=backward, head=2.0 if job.full else 0.0)
-    yield PhaseTime("backward", again, "compute")
+    backward = seconds(trained, forward=2.0 if job.full else 1.0, head=2.0 if job.full else 0.0)
+    backward += recomputed_flops(job, rows=trained) / speed
+    yield PhaseTime("backward", backward, "compute")
     # AdamW reads weight, gradient and two moments, and writes all but the gradient.
     moved = job.updates * job.trained * FLOAT32 * 7 / job.layout.shards
     yield PhaseTime("optimiser", moved / (_BANDWIDTH * device.bandwidth), "bandwidth")

@@ -92,6 +92,14 @@ def here(setting: str, *, measure: bool = True) -> Device:
     return cpu(measure=measure)
 
 
+def whole(setting: str) -> Device:
+    """Return the device that `model.device` would use, with all its memory as room.
+
+    What others hold of it now is left out, so that a run decides alike whenever it starts.
+    """
+    return replace(here(setting, measure=False), free=None)
+
+
 def cpu(*, measure: bool = True) -> Device:
     """Return this machine's CPU, with its speed measured or left unknown."""
     total, free = host_memory()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dgpo_cli.planning.activations import FLOAT32
+from dgpo_cli.planning.activations import FLOAT32, parked_bytes
 from dgpo_cli.planning.budget import Device, MemoryPart
 from dgpo_cli.planning.job import Job
 from dgpo_cli.planning.memory import MIB, WORKER, reference_bytes, sampler_weights, state_bytes
@@ -34,6 +34,10 @@ def _parts(job: Job) -> Iterator[MemoryPart]:
     batch = job.rows * job.row_tokens * _TOKEN + tokens * _NUMBERS
     yield _part("batch", node * batch, "ids and tables of a step, in every process")
     yield _part("completions", tokens * _OBJECT, "of a step, in the leader")
+    parked = parked_bytes(
+        job.shape, job.training, tokens=-(-job.micro_batch.tokens // layout.sequence)
+    )
+    yield _part("activations", node * parked, "the layers' inputs, pinned")
     if layout.offload and job.full and job.distance:
         yield _part("reference", node * reference_bytes(job), "pinned")
     if job.sampling.sleeps:

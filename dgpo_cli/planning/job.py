@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dgpo_cli.planning.activations import Training
-from dgpo_cli.policy.settings import ParallelKind
+from dgpo_cli.policy.settings import CheckpointingKind, ParallelKind
 from dgpo_cli.policy.shape import ModelShape
 
 SamplerKind = Literal["hf", "vllm", "vllm-server"]
@@ -111,6 +111,8 @@ class Job:
     compute: bytes per number of rounded matrix products; None: as the weights.
     micro_rows: completions of a micro-batch; 0: as many as micro_tokens allow.
     overlap: whether the next batch is sampled while this one trains.
+    checkpointing: auto only until memory.settled has chosen. chosen: whether that was so.
+    repeats: whether attention repeats keys and values; see policy/packing.py.
     """
 
     shape: ModelShape
@@ -119,7 +121,7 @@ class Job:
     adapter: int
     rank: int
     distance: bool
-    checkpointing: bool
+    checkpointing: CheckpointingKind
     state: StateKind
     prompt: int
     completion: int
@@ -135,6 +137,8 @@ class Job:
     layout: Layout = Layout()
     overlap: bool = False
     compute: int | None = None
+    chosen: bool = False
+    repeats: bool = False
 
     @property
     def full(self) -> bool:
@@ -165,7 +169,7 @@ class Job:
         # Weights gathered in 16 bits make all activations 16 bits; autocast over whole weights
         # keeps the stream between the blocks in their own.
         element = self.product if self.layout.sharded else self.element
-        return Training(element, self.rank, self.checkpointing, self.compute)
+        return Training(element, self.rank, self.checkpointing, self.compute, self.repeats)
 
     @property
     def layer(self) -> int:

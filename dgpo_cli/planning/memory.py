@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 from dgpo_cli.planning.activations import (
@@ -22,10 +23,14 @@ from dgpo_cli.planning.activations import (
 )
 from dgpo_cli.planning.budget import Device, MemoryNeed, MemoryPart
 from dgpo_cli.planning.job import Job, StateKind
+from dgpo_cli.policy.settings import CheckpointingKind
 from dgpo_cli.policy.shape import final_room, tile_size
 
 MIB = 1 << 20
 GIB = 1 << 30
+
+# The kinds of gradient checkpointing that auto takes, the fastest first.
+AUTOMATIC: tuple[CheckpointingKind, ...] = ("none", "selective", "full")
 
 # NF4 with double quantisation: half a byte per weight, a one-byte scale per 64 weights, and a
 # float32 scale per 256 of those. Source: QLoRA, arXiv 2305.14314, section 3.
@@ -64,6 +69,19 @@ def memory_of(job: Job, device: Device) -> MemoryNeed:
         found = [part for part in phase if part.bytes]
         parts += found + [p for p in (_allocator(job, device, found),) if p is not None]
     return MemoryNeed(tuple(parts))
+
+
+def settled(job: Job, device: Device) -> Job:
+    """Return the job with the kind of gradient checkpointing that auto takes: the fastest whose
+    training fits the device, else full.
+    """
+    if job.checkpointing != "auto" and not job.chosen:
+        return job
+    for kind in AUTOMATIC:
+        job = replace(job, checkpointing=kind, chosen=True)
+        if memory_of(job, device).during("training") <= device.room:
+            break
+    return job
 
 
 def weight_bytes(job: Job) -> int:
@@ -210,7 +228,9 @@ def _training(job: Job, device: Device) -> Iterator[MemoryPart]:
     predicted = -(-micro.predicted // layout.sequence)
     # Trained weights and their gradients are in float32.
     yield MemoryPart("gradients", job.trained * FLOAT32 // layout.shards, "training", "float32")
-    note = f"{tokens:,} tokens" + (", checkpointed" if job.checkpointing else "")
+    note = f"{tokens:,} tokens"
+    if job.checkpointing != "none" or job.chosen:
+        note += f", checkpointing: {job.checkpointing}"
     kept = kept_bytes(shape, training, tokens=tokens, places=places)
     back = backward_bytes(shape, training, tokens=tokens, places=places)
     reference = forward_bytes(shape, tokens=tokens, element=training.product) if job.distance else 0
@@ -224,8 +244,9 @@ def _training(job: Job, device: Device) -> Iterator[MemoryPart]:
     if layout.sharded:
         yield from _gathered(job, activations=max(kept + back, reference))
     elif job.full and job.compute is not None and job.compute < job.element:
-        kept = shape.block_matrices // (shape.layers if job.checkpointing else 1)
-        note = "for the products" + (", a layer at a time" if job.checkpointing else "")
+        again = job.checkpointing != "none"
+        kept = shape.block_matrices // (shape.layers if again else 1)
+        note = "for the products" + (", a layer at a time" if again else "")
         yield MemoryPart("rounded weights", kept * job.compute, "training", note)
     if job.packed:
         largest = max(x.inputs * x.outputs for x in shape.linears)

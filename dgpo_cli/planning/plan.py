@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -11,7 +11,7 @@ from dgpo_cli.config.checks import check_trainable
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.settings import Settings, parallel_kind
-from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError, ModelError
 from dgpo_cli.core.io import write_new
 from dgpo_cli.core.numbers import size
 from dgpo_cli.planning.budget import (
@@ -30,15 +30,17 @@ from dgpo_cli.planning.devices import NO_BFLOAT16, share_of
 from dgpo_cli.planning.host import host_of
 from dgpo_cli.planning.job import NODE, Job, Layout, Sampling
 from dgpo_cli.planning.memory import (
+    AUTOMATIC,
     MALLOC,
     memory_of,
+    settled,
 )
 from dgpo_cli.planning.problems import problems_of
 from dgpo_cli.planning.remedies import remedies
 from dgpo_cli.planning.scaling import choices_of
 from dgpo_cli.planning.traffic import networks_of, traffic_of
 from dgpo_cli.policy.config_file import find_config
-from dgpo_cli.policy.settings import LoraAdapter
+from dgpo_cli.policy.settings import CheckpointingKind, LoraAdapter
 from dgpo_cli.policy.shape import KNOWN_FAMILIES, ModelShape, shape_of
 from dgpo_cli.samplers.settings import HfBackend, VllmBackend
 
@@ -102,6 +104,7 @@ def run(
         origin=found.origin,
         parameters=shape.parameters,
         trained=now.trained,
+        checkpointing=now.checkpointing,
         device=device,
         devices=now.layout.gpus,
         memory=memory,
@@ -163,14 +166,17 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: D
     size = 0
     if lora is not None:
         size = shape.adapter_parameters(rank=lora.rank, targets=lora.targets)
-    return Job(
+    compute = _compute_bytes(settings, device)
+    kind = model.gradient_checkpointing
+    job = Job(
         shape=shape,
         element=ELEMENT[model.dtype],
         packed=model.quantization == "nf4",
         adapter=size,
         rank=lora.rank if lora is not None else 0,
         distance=settings.credit.needs_reference,
-        checkpointing=model.gradient_checkpointing != "none",
+        # A CPU's own memory is the host's.
+        checkpointing="full" if kind == "offload" and device.kind == "cpu" else kind,
         state=optim.kind,
         prompt=prompt,
         completion=completion,
@@ -185,8 +191,40 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: D
         workers=settings.reward.workers,
         layout=layout_of(settings),
         overlap=rollout.overlap > 0,
-        compute=_compute_bytes(settings, device),
+        compute=compute,
+        repeats=device.kind == "cuda" and (compute or ELEMENT[model.dtype]) == ELEMENT["float32"],
     )
+    return settled(job, device)
+
+
+def chosen_checkpointing(settings: Settings, *, device: Device) -> tuple[CheckpointingKind, str]:
+    """Return the kind of gradient checkpointing that `model.gradient_checkpointing` stands for on
+    a device, and why; the reason is empty unless it is auto.
+
+    Args:
+        device: its room is what counts.
+    """
+    kind = settings.model.gradient_checkpointing
+    if kind != "auto":
+        return kind, ""
+    device = share_of(device, ranks=settings.parallel.gpus)
+    try:
+        found = find_config(settings.model)
+        shape = shape_of(found.config, name=settings.model.path)
+        job = job_of(settings, shape=shape, typical=Typical(), device=device)
+    except ModelError:
+        return "none" if device.kind == "cpu" else "full", "what it needs cannot be counted"
+    return job.checkpointing, _chosen_because(job, device)
+
+
+def _chosen_because(job: Job, device: Device) -> str:
+    """Return why auto takes the job's kind of gradient checkpointing."""
+    needs = f"{size(memory_of(job, device).during('training'))} in training"
+    if job.checkpointing != "none":
+        before = AUTOMATIC[AUTOMATIC.index(job.checkpointing) - 1]
+        more = memory_of(replace(job, checkpointing=before), device).during("training")
+        needs += f", {size(more)} with {before}"
+    return f"needs {needs}; the device has {size(device.room)}"
 
 
 def layout_of(settings: Settings) -> Layout:
@@ -268,6 +306,9 @@ def _notes(settings: Settings, job: Job, memory: MemoryNeed, device: Device) -> 
             f"{size(memory.part('allocator'))}: freed blocks are returned at once; steps of small "
             "models then took up to a third longer"
         )
+    if job.chosen:
+        why = _chosen_because(job, device)
+        notes.append(f"model.gradient_checkpointing=auto takes {job.checkpointing}: it {why}")
     if job.layout.gpus > 1:
         notes.append(_ranks_note(job))
     if device.kind != "cpu":

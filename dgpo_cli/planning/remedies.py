@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dgpo_cli.config.settings import Settings, parallel_kind
 from dgpo_cli.planning.budget import Device, MemoryNeed, SettingsChange
+from dgpo_cli.planning.memory import AUTOMATIC
 from dgpo_cli.policy.settings import NoAdapter
 from dgpo_cli.samplers.settings import HfBackend, VllmBackend
 
@@ -77,10 +78,7 @@ def _priced(
 def _all(settings: Settings, *, device: Device) -> Iterator[_Remedy]:
     """Yield all remedies, the least harmful first."""
     yield _smaller_micro_batches(settings)
-    if settings.model.gradient_checkpointing == "none":
-        yield _Remedy(
-            ({"model.gradient_checkpointing": "full"},), "backward takes half as long again"
-        )
+    yield _more_checkpointing(settings, device=device)
     sharded = parallel_kind(settings) in ("shard", "hybrid")
     if sharded:
         yield from _other_layouts(settings)
@@ -111,6 +109,16 @@ def _smaller_micro_batches(settings: Settings) -> _Remedy:
     if not forms and optim.micro_batch_tokens > longest:
         forms.append({"optim.micro_batch_tokens": longest})
     return _Remedy(tuple(forms), "more, smaller passes; same results")
+
+
+def _more_checkpointing(settings: Settings, *, device: Device) -> _Remedy:
+    now, last = settings.model.gradient_checkpointing, "offload"
+    kinds = (*AUTOMATIC, last) if device.kind == "cuda" else AUTOMATIC
+    tried = AUTOMATIC if now == "auto" else kinds[: kinds.index(now) + 1] if now in kinds else kinds
+    forms: tuple[dict[str, object], ...] = tuple(
+        {"model.gradient_checkpointing": kind} for kind in kinds if kind not in tried
+    )
+    return _Remedy(forms, "activations are computed again: backward takes up to half as long again")
 
 
 def _other_layouts(settings: Settings) -> Iterator[_Remedy]:

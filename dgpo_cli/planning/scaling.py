@@ -8,7 +8,7 @@ from dataclasses import replace
 from dgpo_cli.planning.budget import Choice, Device, seconds_of
 from dgpo_cli.planning.cost import times_of
 from dgpo_cli.planning.job import NODE, Job, Layout
-from dgpo_cli.planning.memory import memory_of
+from dgpo_cli.planning.memory import memory_of, settled
 from dgpo_cli.planning.problems import problems_of
 
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -61,7 +61,7 @@ def _layouts(job: Job, *, gpus: int) -> Iterator[Layout]:
 
 
 def _choice(job: Job, device: Device, layout: Layout) -> Choice:
-    placed = replace(job, layout=layout)
+    placed = settled(replace(job, layout=layout), device)
     peak = memory_of(placed, device).peak
     fits = peak <= device.room and not problems_of(placed, device)
     seconds = seconds_of(times_of(placed, device))

@@ -113,7 +113,7 @@ def _lane(job: Job, passes: Passes) -> Iterator[Exchange]:
     width = 2 * (shape.queries + keys) * job.training.product
     tokens = (job.tokens_of_a_row - 1) / n  # a last token predicts nothing
     measured = passes.measured_rows * (2 if job.distance else 1)
-    trained = passes.trained_rows * (3 if job.checkpointing else 2)
+    trained = passes.trained_rows * (2 if job.checkpointing == "none" else 3)
     rows = measured + trained + (passes.first_rows if job.distance else 0)
     size = round(shape.layers * rows * tokens * width * (n - 1) / n)
     calls = shape.layers * 4 * (passes.measured + passes.trained)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dgpo_cli.planning.activations import (
@@ -18,6 +20,7 @@ from dgpo_cli.planning.activations import (
     backward_bytes,
     block_bytes,
     kept_bytes,
+    parked_bytes,
     place_bytes,
 )
 from dgpo_cli.policy import packing
@@ -29,15 +32,17 @@ from tests.policy.configs import SMALL, shape
 ROWS, WIDTH = 4, 25
 PLACES = ROWS * WIDTH
 CASES = [
-    Training(element=4, rank=0, checkpointing=False),
-    Training(element=4, rank=0, checkpointing=True),
-    Training(element=4, rank=5, checkpointing=False),
-    Training(element=4, rank=5, checkpointing=True),
-    Training(element=2, rank=5, checkpointing=False),
-    Training(element=2, rank=5, checkpointing=True),
+    Training(element=4, rank=0, checkpointing="none"),
+    Training(element=4, rank=0, checkpointing="full"),
+    Training(element=4, rank=5, checkpointing="none"),
+    Training(element=4, rank=5, checkpointing="full"),
+    Training(element=2, rank=5, checkpointing="none"),
+    Training(element=2, rank=5, checkpointing="full"),
+    Training(element=4, rank=0, checkpointing="selective"),
+    Training(element=2, rank=5, checkpointing="selective"),
     # A sharded model, whose weights are gathered in 16 bits.
-    Training(element=2, rank=0, checkpointing=False, compute=2),
-    Training(element=2, rank=0, checkpointing=True, compute=2),
+    Training(element=2, rank=0, checkpointing="none", compute=2),
+    Training(element=2, rank=0, checkpointing="full", compute=2),
 ]
 
 
@@ -56,12 +61,27 @@ def decoder(training: Training, *, family: str) -> tuple[Any, Any]:
     if not training.full:
         model.requires_grad_(False)
         model = add_adapter(model, adapter=LoraAdapter(rank=training.rank), seed=0)
-        if training.checkpointing:
+        if training.checkpointing == "full":
             model.enable_input_require_grads()
-    if training.checkpointing:
+    if training.checkpointing == "full":
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    elif training.checkpointing == "selective":
+        for layer in base.get_decoder().layers:
+            layer.forward = keeping_attention(layer.forward)
     model.train()
     return model, base.get_decoder()
+
+
+def keeping_attention(plain: Any) -> Any:
+    """Recompute a layer in backward, all but its attention."""
+    kept = [torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default]
+    contexts = partial(create_selective_checkpoint_contexts, kept)
+
+    def forward(hidden: torch.Tensor, **named: Any) -> Any:
+        run = partial(plain, **named)
+        return checkpoint(run, hidden, use_reentrant=False, context_fn=contexts)
+
+    return forward
 
 
 def packed(*, prompt: int = 0) -> Packed:
@@ -73,7 +93,7 @@ def packed(*, prompt: int = 0) -> Packed:
 
 @pytest.mark.parametrize("prompt", [0, 10])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-@pytest.mark.parametrize("training", CASES, ids=str)
+@pytest.mark.parametrize("training", [c for c in CASES if c.checkpointing != "selective"], ids=str)
 def test_what_is_kept_is_what_autograd_saves(training: Training, family: str, prompt: int) -> None:
     model, body = decoder(training, family=family)
     rows = packed(prompt=prompt)
@@ -95,7 +115,7 @@ def test_what_is_kept_is_what_autograd_saves(training: Training, family: str, pr
         packed_hidden(body, rows)
     found = sum(storage.nbytes() for storage in saved.values())
     counted = kept_bytes(shape(), training, tokens=tokens, places=PLACES)
-    if training.checkpointing:
+    if training.checkpointing != "none":
         # Checkpoints keep the rotary angles as arguments, which the hooks do not see.
         counted -= tokens * 2 * shape().head_dim * training.element
     assert found == counted
@@ -154,6 +174,39 @@ def test_the_peak_of_backward_is_near_the_counted_one(training: Training, prompt
         shape(), training, tokens=tokens, places=PLACES
     )
     assert counted == pytest.approx(live.peak - before, rel=0.12)
+
+
+@pytest.mark.parametrize(("element", "rank"), [(4, 0), (2, 5)])
+def test_selective_keeps_what_attention_gives_beside_what_full_keeps(
+    element: int, rank: int
+) -> None:
+    rows, found = packed(prompt=10), {}
+    for kind in ("full", "selective"):
+        model, body = decoder(Training(element, rank, kind), family="llama")
+        live = Live()
+        for parameter in model.parameters():
+            live.add(parameter)
+        gc.collect()
+        before = live.now
+        with live:
+            out = packed_hidden(body, rows)
+        gc.collect()
+        found[kind] = live.now - before
+        del out, model, body
+    tokens = PLACES - (ROWS - 1) * 10
+    full, more = (
+        kept_bytes(shape(), Training(element, rank, kind), tokens=tokens, places=PLACES)
+        for kind in found
+    )
+    assert found["selective"] - found["full"] == more - full > 0
+
+
+def test_offload_keeps_two_inputs_and_parks_all_in_the_hosts_memory() -> None:
+    full, less = (Training(4, 0, kind) for kind in ("full", "offload"))
+    deep, row = replace(shape(), layers=7), shape().hidden * 4
+    counts = [kept_bytes(deep, each, tokens=9, places=9) for each in (full, less)]
+    assert counts[0] - counts[1] == 9 * row * (7 - 2)
+    assert [parked_bytes(deep, each, tokens=9) for each in (full, less)] == [0, 9 * row * 7]
 
 
 def test_checkpointing_keeps_one_row_a_block() -> None:

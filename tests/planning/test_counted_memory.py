@@ -103,7 +103,7 @@ def test_a_sharded_pass_holds_what_was_planned() -> None:
         one = job(
             shape=shape_of(config, name=FAMILY),
             compute=2,
-            checkpointing=checkpointing,
+            checkpointing="full" if checkpointing else "none",
             prompt=PROMPT,
             completion=width,
             prompts=ROWS,

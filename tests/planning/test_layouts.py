@@ -25,6 +25,7 @@ ASLEEP = Sampling("vllm", rows=0, share=0.5, sleeps=True)
 
 
 def preset(name: str, *overrides: str, **changes: object) -> Job:
+    overrides = ("model.gradient_checkpointing=full", *overrides)
     settings = resolve(preset=name, overrides=overrides).settings
     found = shape_of(find_config(settings.model).config, name=name)
     one = job_of(settings, shape=found, typical=Typical(), device=H100)
@@ -96,7 +97,7 @@ def test_hybrid_fills_whole_machines() -> None:
 
 def test_weights_gathered_in_16_bits_make_the_residual_stream_16_bits() -> None:
     layout = Layout("shard", 2)
-    whole = job(compute=2, checkpointing=True)
+    whole = job(compute=2, checkpointing="full")
     sharded = replace(whole, layout=layout)
     assert whole.training.element == 4
     assert sharded.training.element == sharded.training.product == 2

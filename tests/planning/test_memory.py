@@ -9,14 +9,17 @@ import torch
 from transformers import AutoConfig
 
 from dgpo_cli.planning import memory as module
+from dgpo_cli.planning.activations import place_bytes
 from dgpo_cli.planning.budget import Device
 from dgpo_cli.planning.cost import _MFU, forward_flops, head_flops, prefill_flops, times_of
 from dgpo_cli.planning.job import Job, Layout, MicroBatch, Sampling
 from dgpo_cli.planning.memory import (
+    AUTOMATIC,
     GIB,
     MALLOC,
     cache_bytes_per_token,
     memory_of,
+    settled,
     vllm_cache,
     weight_bytes,
 )
@@ -184,8 +187,43 @@ def test_checkpointing_costs_one_more_forward_pass() -> None:
     def backward(one: Job) -> float:
         return next(p.seconds for p in times_of(one, GPU) if p.name == "backward")
 
-    more = backward(job(checkpointing=True)) - backward(job())
+    more = backward(job(checkpointing="full")) - backward(job())
     assert more == pytest.approx(forward_flops(job(), rows=8) / (0.4 * 1e12))
+
+
+def test_selective_computes_all_but_attention_again() -> None:
+    def backward(kind: str) -> float:
+        return next(
+            p.seconds for p in times_of(job(checkpointing=kind), GPU) if p.name == "backward"
+        )
+
+    attention = 8 * 4 * 3 * 96 * 40 * 40 / 2
+    assert backward("full") - backward("selective") == pytest.approx(attention / (0.4 * 1e12))
+    assert backward("offload") == backward("full")
+
+
+def test_auto_takes_the_fastest_kind_whose_training_fits() -> None:
+    one = lora(micro_rows=0, completion=3000)
+    needs = {
+        kind: memory_of(replace(one, checkpointing=kind), GPU).during("training")
+        for kind in AUTOMATIC
+    }
+    assert list(needs) == ["none", "selective", "full"]
+    assert needs["none"] > needs["selective"] > needs["full"]
+    auto = replace(one, checkpointing="auto")
+    for kind, need in needs.items():
+        found = settled(auto, replace(GPU, memory=need))
+        assert (found.checkpointing, found.chosen) == (kind, True)
+        # Another device, or layout, chooses anew.
+        assert settled(found, GPU).checkpointing == "none"
+    assert settled(auto, replace(GPU, memory=1)).checkpointing == "full"
+    assert settled(one, replace(GPU, memory=1)) == one
+
+
+def test_repeated_keys_and_values_are_as_wide_as_their_queries() -> None:
+    plain, repeated = (place_bytes(shape(), lora(repeats=on).training) for on in (False, True))
+    assert plain == (96 + 2 * 32 + 96) * 4 + 4 * 6
+    assert repeated == 4 * 96 * 4 + 4 * 6
 
 
 def test_lora_runs_half_of_the_backward_pass() -> None:

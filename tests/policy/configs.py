@@ -34,7 +34,7 @@ def job(**changes: Any) -> Job:
         "adapter": 0,
         "rank": 0,
         "distance": True,
-        "checkpointing": False,
+        "checkpointing": "none",
         "state": "adamw",
         "prompt": 10,
         "completion": 30,
