@@ -271,7 +271,7 @@ def _nothing_to_draw(
     from dgpo_cli.train.resume import standing_of
 
     folder = RunFolder(out)
-    if not folder.settings_file.exists():  # a new run
+    if resume in ("auto", "never") and not folder.settings_file.exists():  # a new run
         return False
     return standing_of(
         folder,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 
 from dgpo_cli.config.settings import Settings, parallel_kind
@@ -10,35 +10,39 @@ from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.samplers.settings import VllmBackend
 
 
-def always_wrong(settings: Settings) -> Iterator[str]:
-    """Yield a line for each combination that no command can use."""
+def always_wrong(settings: Settings, *, sources: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each combination that no command can use.
+
+    sources: where each setting comes from.
+    """
     reward = settings.reward
     if reward.correct <= reward.wrong:
         yield (
             f"reward.correct={reward.correct:g}: must be greater than "
             f"reward.wrong={reward.wrong:g}; set reward.correct higher"
         )
-    yield from _devices(settings)
+    yield from _devices(settings, source=sources.get("parallel.gpus", ""))
 
 
-def _devices(settings: Settings) -> Iterator[str]:
+def _devices(settings: Settings, *, source: str) -> Iterator[str]:
+    """source: of parallel.gpus, which is named as it was given."""
     parallel, backend = settings.parallel, settings.rollout.backend
+    typed, one, times = f"parallel.gpus={parallel.gpus}", "set parallel.gpus=1", "parallel.gpus to"
+    if source.startswith("--gpus"):
+        typed = source if " " in source else f"--gpus {parallel.gpus}"
+        one, times = "give --gpus 1", "give --gpus"
     if parallel.kind == "single" and parallel.gpus > 1:
-        yield (
-            f"parallel.gpus={parallel.gpus}: parallel.kind=single uses one device; "
-            "set parallel.gpus=1, or parallel.kind=auto"
-        )
+        yield f"{typed}: parallel.kind=single uses one device; {one}, or set parallel.kind=auto"
     if parallel.gpus % parallel.sequence:
         yield (
-            f"parallel.sequence={parallel.sequence}: does not divide "
-            f"parallel.gpus={parallel.gpus}; set parallel.sequence=1, or parallel.gpus to a "
-            f"multiple of {parallel.sequence}"
+            f"parallel.sequence={parallel.sequence}: does not divide {typed}; "
+            f"set parallel.sequence=1, or {times} a multiple of {parallel.sequence}"
         )
     split = backend.tensor_parallel_size if isinstance(backend, VllmBackend) else 1
     if parallel.gpus > 1 and parallel.gpus % split:
         yield (
-            f"rollout.backend.tensor_parallel_size={split}: does not divide "
-            f"parallel.gpus={parallel.gpus}; set a divisor of it"
+            f"rollout.backend.tensor_parallel_size={split}: does not divide {typed}; "
+            f"set a divisor of {parallel.gpus}"
         )
 
 

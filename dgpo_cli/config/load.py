@@ -141,7 +141,7 @@ class _Stack:
         except ValidationError as error:
             self.errors += explain.invalid_values(error, sources=self.sources)
         else:
-            self.errors += always_wrong(settings)
+            self.errors += always_wrong(settings, sources=self.sources)
         if self.errors:
             raise ConfigError("\n".join(self.errors))
         sources = {key: self.sources.get(key, DEFAULT) for key in flatten(settings)}

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from dgpo_cli.core.errors import (
@@ -271,6 +272,29 @@ def _last_line(file: BinaryIO, end: int) -> int:
     return 0
 
 
+def create_folder(folder: Path) -> None:
+    """Create a folder and try to write in it.
+
+    Raises:
+        ConfigError: that cannot be done.
+        DgpoError: the disk is full.
+    """
+    with _creating(folder), TemporaryFile(dir=folder):
+        pass
+
+
+@contextmanager
+def _creating(folder: Path) -> Iterator[None]:
+    fix = "; name a folder that you can write to"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except FileExistsError as error:
+        raise ConfigError(f"{folder}: is a file{fix}") from error
+    except OSError as error:
+        raise cannot_write(error, what=str(folder), fix=fix) from error
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Lock a folder for this process, and create it; the system unlocks it when the process ends.
@@ -283,12 +307,8 @@ def locked(folder: Path) -> Iterator[None]:
         DgpoError: the disk is full.
     """
     made = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _creating(folder):
         file = (folder / LOCK).open("a+", encoding="utf-8")
-    except OSError as error:
-        fix = "; name a folder that you can write to"
-        raise cannot_write(error, what=str(folder), fix=fix) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -113,7 +113,8 @@ class Flags:
         """
         asked = None if self.gpus is None else self.gpus * (self.nodes or 1)
         if place is None:
-            return "--gpus", asked
+            name = "--gpus" if self.nodes is None else f"--gpus {self.gpus} --nodes {self.nodes}"
+            return name, asked
         count = place.seat.count
         if asked is not None and asked != count:
             each = f" --nodes {self.nodes}" if self.nodes is not None else ""

@@ -39,7 +39,8 @@ def start_ranks(start: Start, *, settings: Settings, config: Path | None, out: P
 
     Raises:
         RunFolderBusy: another process holds `out`.
-        ConfigError: the settings come through a pipe, or the ranks cannot meet where they should.
+        ConfigError: the settings come through a pipe, `out` cannot be written, or the ranks cannot
+            meet where they should.
         DgpoError: the system starts no more processes.
     """
     from dgpo_cli.core import io
@@ -51,6 +52,7 @@ def start_ranks(start: Start, *, settings: Settings, config: Path | None, out: P
         if io.is_locked(out):
             with io.locked(out):  # names who holds it
                 pass
+        io.create_folder(out)
         for number, log in logs_in(out):
             if number >= start.count:  # of an earlier part of the run, on more devices
                 log.unlink()

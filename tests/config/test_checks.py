@@ -10,6 +10,7 @@ from dgpo_cli.config.checks import check_built, check_trainable
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.settings import parallel_kind
 from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.parallel.place import Flags
 
 SHARDED = ("parallel.kind=shard", "parallel.gpus=2")
 NEEDS_FILE = ("prompts.kind=file", "prompts.path=x.jsonl")
@@ -139,6 +140,42 @@ def test_what_no_command_can_use_is_refused_when_resolved(
     with pytest.raises(ConfigError) as caught:
         resolve(overrides=overrides)
     assert str(caught.value).startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("flags", "overrides", "message"),
+    [
+        (
+            Flags(gpus=3),
+            ["parallel.sequence=2"],
+            "parallel.sequence=2: does not divide --gpus 3; set parallel.sequence=1, or give "
+            "--gpus a multiple of 2",
+        ),
+        (
+            Flags(gpus=1, nodes=3, node_rank=0, endpoint="a"),
+            ["parallel.sequence=2"],
+            "parallel.sequence=2: does not divide --gpus 1 --nodes 3; set parallel.sequence=1, or "
+            "give --gpus a multiple of 2",
+        ),
+        (
+            Flags(gpus=2),
+            ["parallel.kind=single"],
+            "--gpus 2: parallel.kind=single uses one device; give --gpus 1, or set "
+            "parallel.kind=auto",
+        ),
+        (
+            Flags(gpus=3),
+            ["rollout.backend.kind=vllm", "rollout.backend.tensor_parallel_size=2"],
+            "rollout.backend.tensor_parallel_size=2: does not divide --gpus 3; set a divisor of 3",
+        ),
+    ],
+)
+def test_devices_that_a_flag_gave_are_named_as_they_were_typed(
+    flags: Flags, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(overrides=overrides, flags={"parallel.gpus": flags.layer(None)})
+    assert str(caught.value) == message
 
 
 def test_the_defaults_and_tiny_are_built_and_train() -> None:

@@ -14,7 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cli.helpers import dgpo, environment
+from dgpo_cli.config.dump import dump_toml
+from dgpo_cli.config.load import resolve
+from dgpo_cli.core import io
+from dgpo_cli.parallel.launch import Launcher
+from tests.cli.helpers import dgpo, environment, in_process
 from tests.processes import left_behind
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -249,3 +253,47 @@ def test_what_cannot_start_is_one_line_before_anything_starts(tmp_path: Path) ->
         "error: --gpus 2: torchrun has started 4 ranks; leave --gpus out\n",
     )
     assert not (tmp_path / "run").exists()
+
+
+def _a_file(out: Path) -> None:
+    out.write_text("")
+
+
+def _another_run(out: Path) -> None:
+    out.mkdir()
+    (out / "settings.toml").write_text(dump_toml(resolve(preset="tiny", overrides=["seed=7"])))
+    (out / "metrics.jsonl").write_text('{"step": 1}\n')
+
+
+def _read_only(out: Path) -> None:
+    out.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("given", "flags", "error"),
+    [
+        (_a_file, [], "{out}: is a file; name a folder that you can write to"),
+        (_read_only, [], "{out}: permission denied; name a folder that you can write to"),
+        (_another_run, [], "seed: 7 in {out}, now 0\nerror: {out} has no checkpoint yet"),
+        (lambda out: None, ["--resume", "must"], "--resume must: no checkpoint in {out}; leave"),
+    ],
+)
+def test_a_run_folder_that_cannot_be_used_is_refused_before_any_rank_starts(
+    given: Callable[[Path], None],
+    flags: list[str],
+    error: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[Launcher] = []
+    monkeypatch.setattr(Launcher, "run", started.append)
+    if given is _read_only:  # root may write anywhere
+        denied = PermissionError(13, "Permission denied")
+        monkeypatch.setattr(io, "TemporaryFile", lambda **_: (_ for _ in ()).throw(denied))
+    out = tmp_path / "run"
+    given(out)
+    ended = in_process("train", "--preset", "tiny", "--gpus", "2", "--out", str(out), *flags)
+    assert (ended.exit_code, started) == (2, []), ended.stderr
+    assert ended.stderr.startswith("error: " + error.format(out=out)), ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert len(set(lines)) == len(lines)

@@ -257,7 +257,7 @@ def test_ranks_that_are_there_set_the_number_of_devices() -> None:
     assert Flags().layer(place) == ("torchrun", 4)
     assert Flags(gpus=4).layer(place) == ("--gpus", 4)
     assert Flags(gpus=2, nodes=2).layer(place) == ("--gpus", 4)
-    assert Flags(gpus=2, nodes=3).layer(None) == ("--gpus", 6)
+    assert Flags(gpus=2, nodes=3).layer(None) == ("--gpus 2 --nodes 3", 6)
     assert Flags().layer(None) == ("--gpus", None)
     with pytest.raises(
         ConfigError, match="--gpus 2: torchrun has started 4 ranks; leave --gpus out"
