@@ -90,6 +90,26 @@ def test_an_engine_that_dies_is_started_once_more_with_the_present_weights(mark:
     assert left_behind(mark, within_s=10) == [] and not engine.folder.exists()
 
 
+def test_two_engines_side_by_side_have_nothing_in_common(mark: str) -> None:
+    every = [FakeWeights(adapter=True) for _ in range(2)]
+    left, right = engine_of("ok"), engine_of("ok")
+    samplers = [sampler_of(w, e) for w, e in zip(every, (left, right), strict=True)]
+    for weights, sampler, value in zip(every, samplers, (0.25, 0.5), strict=True):
+        sample(sampler)
+        weights.weight = value
+    for sampler in samplers:
+        sampler.sync(policy_version=1)
+    found = [sample(sampler)[0][0] for sampler in samplers]
+    for completion, value in zip(found, (0.25, 0.5), strict=True):
+        first = logprob(completion.token_ids[0], weight=value, temperature=0.5)
+        assert completion.sampling_logprobs[0] == first
+    samplers[0].close()
+    assert not left.folder.exists() and right.folder.exists()
+    assert sample(samplers[1])[0][0] == found[1] and right._starts == 1
+    samplers[1].close()
+    assert left_behind(mark, within_s=10) == []
+
+
 def arguments(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 

@@ -210,3 +210,31 @@ def test_a_run_that_samples_ahead_is_exact_goes_on_where_it_stopped_and_leaves_n
 
 def steps_of(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_runs_of_one_machine_keep_to_themselves(small_model: Path, tmp_path: Path) -> None:
+    """Started together, with weights that part; the end of one is nothing to the other."""
+    outs = [tmp_path / "left", tmp_path / "right"]
+    marks = [f"DGPO_VLLM_TEST={uuid.uuid4().hex}" for _ in outs]
+    runs = [
+        start_training(out, *MOVES, f"seed={seed}", model=small_model, mark=mark)
+        for seed, (out, mark) in enumerate(zip(outs, marks, strict=True))
+    ]
+    try:
+        for out, run in zip(outs, runs, strict=True):
+            wait_for_steps(out, 2, run)
+        runs[0].terminate()
+        runs[0].wait(timeout=120)
+        assert left_behind(marks[0], within_s=30) == []
+        wait_for_steps(outs[1], len(steps_of(outs[1])) + 3, runs[1])
+        runs[1].terminate()
+        runs[1].wait(timeout=120)
+        assert left_behind(marks[1], within_s=30) == []
+    finally:
+        for pid in (pid for mark in marks for pid in with_mark(mark)):
+            os.kill(pid, signal.SIGKILL)
+    assert [run.returncode for run in runs] == [143, 143]
+    for out in outs:
+        # A sync ends a run whose engine has other weights than its own.
+        assert max(m["sampler/logprob_gap_max"] for m in steps_of(out)) < CLOSE
+        assert sum(m["optim/updates"] for m in steps_of(out)) > 0
