@@ -29,8 +29,10 @@ from dgpo_cli.policy.shape import final_room, tile_size
 MIB = 1 << 20
 GIB = 1 << 30
 
-# The kinds of gradient checkpointing that auto takes, the fastest first.
+# The kinds of gradient checkpointing that auto takes, the fastest first; and the share of a device
+# that the faster ones must leave free, because much of what is counted is assumed.
 AUTOMATIC: tuple[CheckpointingKind, ...] = ("none", "selective", "full")
+SPARE = 0.08
 
 # NF4 with double quantisation: half a byte per weight, a one-byte scale per 64 weights, and a
 # float32 scale per 256 of those. Source: QLoRA, arXiv 2305.14314, section 3.
@@ -73,13 +75,13 @@ def memory_of(job: Job, device: Device) -> MemoryNeed:
 
 def settled(job: Job, device: Device) -> Job:
     """Return the job with the kind of gradient checkpointing that auto takes: the fastest whose
-    training fits the device, else full.
+    training fits the device and leaves a share of it free, else full.
     """
     if job.checkpointing != "auto" and not job.chosen:
         return job
     for kind in AUTOMATIC:
         job = replace(job, checkpointing=kind, chosen=True)
-        if memory_of(job, device).during("training") <= device.room:
+        if memory_of(job, device).during("training") <= device.room - SPARE * device.memory:
             break
     return job
 

@@ -32,6 +32,7 @@ from dgpo_cli.planning.job import NODE, Job, Layout, Sampling
 from dgpo_cli.planning.memory import (
     AUTOMATIC,
     MALLOC,
+    SPARE,
     memory_of,
     settled,
 )
@@ -224,7 +225,7 @@ def _chosen_because(job: Job, device: Device) -> str:
         before = AUTOMATIC[AUTOMATIC.index(job.checkpointing) - 1]
         more = memory_of(replace(job, checkpointing=before), device).during("training")
         needs += f", {size(more)} with {before}"
-    return f"needs {needs}; the device has {size(device.room)}"
+    return f"needs {needs}; the device has {size(device.room)}, of which {SPARE:.0%} are kept free"
 
 
 def layout_of(settings: Settings) -> Layout:

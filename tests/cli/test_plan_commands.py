@@ -25,7 +25,8 @@ def test_a_run_that_fits_ends_with_0_and_one_that_does_not_with_3() -> None:
 
 
 def test_the_json_holds_every_part_and_the_verdict() -> None:
-    data = json.loads(in_process(*LORA, "--json").stdout)
+    small = ("--set", "rollout.backend.gpu_memory_utilization=0.5")
+    data = json.loads(in_process(*LORA, *small, "--json").stdout)
     assert data["version"] == 1
     assert data["fits"] is False
     when = (data["peak_phase"], "always")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from dgpo_cli.planning.memory import (
     AUTOMATIC,
     GIB,
     MALLOC,
+    SPARE,
     cache_bytes_per_token,
     memory_of,
     settled,
@@ -212,7 +214,7 @@ def test_auto_takes_the_fastest_kind_whose_training_fits() -> None:
     assert needs["none"] > needs["selective"] > needs["full"]
     auto = replace(one, checkpointing="auto")
     for kind, need in needs.items():
-        found = settled(auto, replace(GPU, memory=need))
+        found = settled(auto, replace(GPU, memory=math.ceil(need / (1 - SPARE))))
         assert (found.checkpointing, found.chosen) == (kind, True)
         # Another device, or layout, chooses anew.
         assert settled(found, GPU).checkpointing == "none"
