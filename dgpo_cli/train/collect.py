@@ -138,6 +138,7 @@ class Collector:
             if self._engine.settings.rollout.dynamic_sampling:
                 return self._dynamic(number)
             groups = self._round(number, drawn=0)
+            self._engine.rest()  # here: if it fails, the position has not moved
         except BaseException:
             self.position = before
             raise
@@ -169,6 +170,7 @@ class Collector:
             sampled += drawn
             fresh += [group for group in drawn if group.is_mixed]
             rounds += 1
+        self._engine.rest()
         used = before[:wanted]
         chosen = fresh[: wanted - len(used)]
         self.unmeasured = fresh[len(chosen) :]

@@ -35,7 +35,6 @@ def train(run: TrainingRun) -> None:
         # Sample and score. With rollout.overlap this batch is prefetched, and the next one begins.
         with run.checkpoint_on_failure():
             drawn = run.batches.begin(number)
-            engine.rest()  # the sampler's share of a device that it has with the trainer
         run.observer.on(Sampled(number, tuple(drawn.sampled)))
 
         # Make a batch: statistics and credit of every token, and the gradient of a first update.

@@ -42,6 +42,10 @@ class ScriptedEngine:
         self.policy_version = 0
         self.drawn: list[list[str]] = []
         self.seeds: list[int] = []
+        self.rests: list[int] = []  # draws before each
+
+    def rest(self) -> None:
+        self.rests.append(len(self.drawn))
 
     def sample(self, prompts: Sequence[Prompt], *, seeds: Sequence[Sequence[int]]) -> list[Group]:
         self.drawn.append([prompt.id for prompt in prompts])
@@ -113,6 +117,16 @@ def test_groups_without_signal_are_replaced_by_those_of_the_next_prompts() -> No
         "dynamic/groups_kept_over": 1.0,
         "dynamic/prompts_repeated": 0.0,
     }
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_the_sampler_rests_once_a_step_however_many_draws_it_takes(dynamic: bool) -> None:
+    names = order(12)
+    engine = ScriptedEngine({*names[3:7]}, prompts_per_step=4)
+    rollout = engine.settings.rollout.model_copy(update={"dynamic_sampling": dynamic})
+    engine.settings = engine.settings.model_copy(update={"rollout": rollout})
+    collector(engine).collect(1)
+    assert engine.rests == ([2] if dynamic else [1])
 
 
 def test_the_surplus_is_first_in_the_next_step_with_the_logprobs_of_its_own_weights() -> None:

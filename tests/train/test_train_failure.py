@@ -93,3 +93,29 @@ def test_weights_that_cannot_be_handed_over_are_kept_with_their_metrics(tmp_path
     (saved,) = folder.checkpoints()
     assert saved == folder.checkpoint_dir(2)
     assert [json.loads(line)["step"] for line in folder.metrics_file.open()] == [1, 2]
+
+
+@pytest.mark.parametrize("dynamic", ["true", "false"])
+def test_a_sampler_that_does_not_leave_the_device_costs_no_update(
+    tmp_path: Path, dynamic: str
+) -> None:
+    from dgpo_cli.core.errors import BackendError
+    from dgpo_cli.engine.engine import Engine
+
+    rests: list[int] = []
+
+    def rest(engine: Engine) -> None:
+        rests.append(engine.policy_version)
+        if rests[-1] == 2:
+            raise BackendError("vLLM cannot sleep")
+
+    settings = (RARELY, f"rollout.dynamic_sampling={dynamic}")
+    whole, whole_lines = run_tiny(tmp_path / "whole", *settings, steps=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "rest", rest)
+        with pytest.raises(BackendError, match="vLLM cannot sleep"):
+            run_tiny(tmp_path / "run", *settings, steps=4)
+    again, lines = run_tiny(tmp_path / "run", *settings, steps=4, resume="must")
+    assert numbers(lines) == numbers(whole_lines)[2:]
+    one, two = weights(whole.checkpoint), weights(again.checkpoint)
+    assert all(torch.equal(one[name], two[name]) for name in one)
