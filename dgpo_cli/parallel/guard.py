@@ -78,6 +78,7 @@ def end_all(root: int, *, grace_s: float) -> None:
     """End every process below `root`: SIGTERM, and SIGKILL after `grace_s` until none is left."""
     deadline = time.monotonic() + grace_s
     _signal_all(root, signal.SIGTERM)
+    _signal_all(root, signal.SIGCONT)  # one that is stopped would not hear it
     while descendants(root) and time.monotonic() < deadline:
         _reap()
         time.sleep(0.05)

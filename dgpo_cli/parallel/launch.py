@@ -29,8 +29,8 @@ from dgpo_cli.parallel.place import CONTROL, LISTENER, Start
 from dgpo_cli.parallel.watch import Failure
 
 _POLL_S = 0.1
-_END_S = 30.0  # for the ranks to end once one has failed, or the leader is done
-_AT_ONCE_S = 10.0  # after a second signal
+_END_S = 30.0  # for the ranks to end once the leader is done
+_AT_ONCE_S = 10.0  # once one has failed, or after a second signal; they end themselves in 6
 _GRACE_S = 8.0  # between SIGTERM and SIGKILL; what guards vLLM needs 5
 _TAIL = 1 << 16  # bytes of a log in which its error is looked for
 _ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -58,6 +58,17 @@ class _Rank:
         with suppress(OSError):  # it has ended
             os.write(self.control, json.dumps(message).encode() + b"\n")
 
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+
+    def is_stopped(self) -> bool:
+        """Whether SIGSTOP or the like has stopped it, so that it hears nothing."""
+        with suppress(OSError):
+            look = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+            return os.waitid(os.P_PID, self.process.pid, look) is not None
+        return False
+
     def failure(self) -> Failure:
         """Return why it ended, from its log or its exit code."""
         log = None if self.log is None else str(self.log)
@@ -82,6 +93,15 @@ def logs_in(run: Path) -> Iterator[tuple[int, Path]]:
     for path in (run / "ranks").glob("rank-*.log"):
         if (number := path.stem.removeprefix("rank-")).isdigit():
             yield int(number), path
+
+
+def redirect(log: Path) -> None:
+    """Send this process's output to a file, from its beginning."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    os.close(descriptor)
 
 
 class Launcher:
@@ -114,6 +134,8 @@ class Launcher:
                 self._spawn_all(listener)
                 killed = not self._wait()
             finally:
+                for rank in self._ranks:  # those that are left were told to end
+                    rank.kill()
                 # Also what ranks have left: their children are now this process's.
                 guard.end_all(os.getpid(), grace_s=_GRACE_S)
         return self._outcome(killed=killed)
@@ -202,8 +224,12 @@ class Launcher:
             for rank in [each for each in running if each.process.poll() is not None]:
                 running.remove(rank)
                 self._note_end(rank)
-            if self._deadline is not None and time.monotonic() > self._deadline:
-                return not running
+            if self._deadline is not None:
+                if time.monotonic() > self._deadline:
+                    return not running
+                for rank in running:
+                    if rank.is_stopped():
+                        rank.kill()
             if running:
                 time.sleep(_POLL_S)
         return True
@@ -214,7 +240,7 @@ class Launcher:
         if rank.process.returncode != 0 and self._first is None and not (leader and _told(rank)):
             self._first = rank.failure()
             self._tell(failed=asdict(self._first))
-            self._end_within(_END_S)
+            self._end_within(_AT_ONCE_S)
         if leader:
             self._leader_told = _told(rank)
             self._tell(ended=True)

@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
 INTERVAL_S = 1.0  # between two heartbeats
-# In heartbeats: the silence after which a rank counts as gone, the time for a main thread to end by
-# itself, for the store to come back, and of waiting until a note names the rank.
-_SILENT, _GRACE, _LOST, _NOTE = 20, 8, 5, 60
+# In heartbeats: the silence after which a rank counts as gone (a call may hold the interpreter, a
+# machine may swap); after a failure, the time for a main thread to end by itself and to leave its
+# exchange; the time for the store to come back, and of waiting until a note names the rank.
+_SILENT, _GRACE, _LEAVE, _LOST, _NOTE = 20, 6, 2, 5, 60
 _ANSWER_S = 5.0  # for one question to the store
 _ECHO_S = 0.5
 _MANY = 4096  # bytes that are read at once
@@ -58,6 +59,8 @@ class Failure:
     log: str | None = None
 
     def __str__(self) -> str:
+        if re.match(r"rank \d+ \(node ", self.error):  # it ended because of that one
+            return self.error
         more = f"; its log: {self.log}" if self.log is not None else ""
         return f"rank {self.rank} (node {self.host}): {self.error}{more}"
 
@@ -114,6 +117,7 @@ class Watch(Watcher):
         self._lost_since: float | None = None  # no answer of the store
         self._unanswered = 0  # times that the heart should have beaten since it last did
         self._deadline: float | None = None  # for the main thread to end by itself
+        self._failed_at: float | None = None
         self._code = 1
         self._calls_over = self._told = False
         self._failed, self._closed = threading.Event(), threading.Event()
@@ -300,7 +304,7 @@ class Watch(Watcher):
         while not (self._closed.is_set() and self._deadline is None):
             self._listen(until=due)
             now = time.monotonic()
-            if self._deadline is not None and now > self._deadline:
+            if self._deadline is not None and (now > self._deadline or self._is_stuck(now)):
                 self._end_hard()
             if now >= due and not self._closed.is_set():
                 due = now + self._interval_s
@@ -434,11 +438,19 @@ class Watch(Watcher):
         self._publish(failure)
         self._failed.set()
         self._code = 1
-        self._deadline = time.monotonic() + _GRACE * self._interval_s
+        self._failed_at = time.monotonic()
+        self._deadline = self._failed_at + _GRACE * self._interval_s
         if self._run is not None:
             self._run.fail(self.failure)
         elif self._before:
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _is_stuck(self, now: float) -> bool:
+        """Whether the main thread is still in the exchange in which the failure met it."""
+        since, failed_at = self._waits_since, self._failed_at
+        if since is None or failed_at is None:
+            return False
+        return since < failed_at and now > failed_at + _LEAVE * self._interval_s
 
     def _end_hard(self) -> None:
         self._deadline = None
@@ -486,12 +498,3 @@ def _of_exchange(error: Exception) -> bool:
     return isinstance(error, RuntimeError | OSError) and (
         "Dist" in type(error).__name__ or bool(_OF_EXCHANGE.search(str(error)))
     )
-
-
-def redirect(log: Path) -> None:
-    """Send this process's output to a file, from its beginning."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    for standard in (1, 2):
-        os.dup2(descriptor, standard)
-    os.close(descriptor)

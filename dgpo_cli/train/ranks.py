@@ -91,8 +91,8 @@ def among_ranks(place: Place | None, *, settings: Settings, out: Path) -> Iterat
     if place is None:
         yield ALONE
         return
-    from dgpo_cli.parallel.launch import log_of
-    from dgpo_cli.parallel.watch import Watch, redirect
+    from dgpo_cli.parallel.launch import log_of, redirect
+    from dgpo_cli.parallel.watch import Watch
 
     log = log_of(out, place.seat.number) if place.seat.number else None
     if log is not None and place.by != DGPO:  # else the launcher has done it

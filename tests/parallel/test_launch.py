@@ -27,7 +27,7 @@ from pathlib import Path
 from dgpo_cli.parallel import launch
 from dgpo_cli.parallel.place import Start
 run, count, program, limit = sys.argv[1:]
-launch._END_S = float(limit)
+launch._END_S = launch._AT_ONCE_S = float(limit)
 launch._GRACE_S = 1.0
 launcher = launch.Launcher(
     [sys.executable, "-c", program], start=Start(int(count)), run=Path(run), stop_signal="SIGUSR1"
@@ -175,6 +175,28 @@ time.sleep(600)
     log = log_of(tmp_path, 1)
     told = f"rank 1 (node {host}): ended with exit code 7; its log: {log}"
     assert (code, err) == (1, f"error: {told}; run the same command to resume\n")
+
+
+@pytest.mark.parametrize(("stopped", "code"), [(0, 137), (1, 1)])
+def test_a_stopped_rank_is_killed_as_soon_as_another_has_failed(
+    tmp_path: Path, stopped: int, code: int
+) -> None:
+    program = f"""
+from pathlib import Path
+ready = Path(os.environ["DGPO_TEST_MARK"]) / "ready"
+if rank == {stopped}:
+    ready.touch()
+    os.kill(os.getpid(), signal.SIGSTOP)
+while not ready.exists():
+    time.sleep(0.01)
+time.sleep(0.3)
+print("error: rank {stopped} (node a): no sign of life for 20 s", file=sys.stderr)
+sys.exit(1)
+"""
+    found, _, err = Launched(tmp_path, program=program, limit_s=600).end()
+    assert found == code
+    assert err.startswith(f"error: rank {stopped} (node a): no sign of life for 20 s")
+    assert err.count("rank") == 1
 
 
 WAITS = """

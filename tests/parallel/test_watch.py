@@ -200,6 +200,33 @@ def test_a_main_thread_that_hangs_is_left_with_the_failure_on_stderr(
     assert "\nerror: rank 1 (node" in capfd.readouterr().err
 
 
+def test_a_main_thread_that_stays_in_an_exchange_is_left_before_one_that_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_GRACE", 100_000)
+
+    def fails(rank: Rank) -> None:
+        wait_for(lambda: len(rank.watch._others) > 0)
+        raise ValueError("the cause")
+
+    def hangs(rank: Rank) -> None:
+        with rank.watch.waiting():
+            rank._end.wait()
+
+    def waits_later(rank: Rank) -> None:
+        wait_for(lambda: rank.run.failures)
+        with rank.watch.waiting():
+            rank._end.wait()
+
+    works = {"rank1": fails, "rank2": hangs, "rank3": waits_later}
+    with ranks(4, **works) as found:
+        wait_for(lambda: found[2].left)
+        time.sleep(0.2)
+        assert [rank.left for rank in found] == [[], [], [1], []]
+        for rank in found:
+            rank.watch._deadline = None
+
+
 def test_a_follower_ends_when_the_leader_has_ended_but_not_after_its_last_call() -> None:
     with ranks(3) as found:
         wait_for(lambda: all(rank.watch._others for rank in found))
