@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from dgpo_cli.core.events import NOBODY, Observer, tell
 from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.engine.optimizers import build_optimizer
+from dgpo_cli.parallel.place import await_meeting
 from dgpo_cli.parallel.ranks import ALONE, Ranks, Seat, TorchRanks, Watcher
 from dgpo_cli.parallel.sequence import open_lane
 from dgpo_cli.policy.load_policy import load_for_sampling, load_policy
@@ -93,10 +94,15 @@ def training_engine(
     )
 
 
-def meet_ranks(settings: Settings, *, seat: Seat, watch: Watcher) -> TorchRanks:
+def meet_ranks(
+    settings: Settings, *, seat: Seat, watch: Watcher, note: Callable[[str], None]
+) -> TorchRanks:
     """Meet the other ranks of a run, with a GPU of this rank's own where there are some.
 
+    note: shows one.
+
     Raises:
+        DgpoError: rank 0 cannot be reached.
         ModelError: the device is not there.
         RuntimeError: not all ranks came.
     """
@@ -108,12 +114,15 @@ def meet_ranks(settings: Settings, *, seat: Seat, watch: Watcher) -> TorchRanks:
     if device.type == "cuda":  # a starter may show each rank only its own
         device = torch.device("cuda", seat.local % torch.cuda.device_count())
         torch.cuda.set_device(device)
+    limit_s = settings.parallel.timeout_s
+    if not seat.hosts:
+        await_meeting(seat.address, seat.port, limit_s=limit_s, tell=note)
     return TorchRanks(
         seat,
         device=device,
         sequence=settings.parallel.sequence,
         collective=parallel_kind(settings) in ("shard", "hybrid"),
-        timeout_s=settings.parallel.timeout_s,
+        timeout_s=limit_s,
         watch=watch,
     )
 

@@ -9,6 +9,7 @@ killed, the system kills the ranks. No torch here.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -25,7 +26,7 @@ from typing import Any
 
 from dgpo_cli.core.errors import ConfigError, DgpoError
 from dgpo_cli.parallel import guard
-from dgpo_cli.parallel.place import CONTROL, LISTENER, Start
+from dgpo_cli.parallel.place import CONTROL, LISTENER, Start, await_meeting
 from dgpo_cli.parallel.watch import Failure
 
 _POLL_S = 0.1
@@ -108,9 +109,20 @@ class Launcher:
     """Starts ranks and waits for them."""
 
     def __init__(
-        self, command: Sequence[str], *, start: Start, run: Path, stop_signal: str
+        self,
+        command: Sequence[str],
+        *,
+        start: Start,
+        run: Path,
+        stop_signal: str,
+        timeout_s: float = math.inf,
+        tell: Callable[[str], None] = print,
     ) -> None:
-        """run: the run folder. stop_signal: train.stop_signal."""
+        """run: the run folder. stop_signal: train.stop_signal. timeout_s: parallel.timeout_s.
+
+        tell: shows a note.
+        """
+        self._timeout_s, self._say = timeout_s, tell
         self._command, self._start, self._folder = list(command), start, run
         self._warning = None if stop_signal == "none" else signal.Signals[stop_signal]
         self._ranks: list[_Rank] = []
@@ -125,9 +137,16 @@ class Launcher:
 
         Raises:
             ConfigError: the address is not this machine's, or its port is in use.
-            DgpoError: the system starts no more processes.
+            DgpoError: machine 0 cannot be reached, or the system starts no more processes.
         """
-        listener = self._listen()
+        start, listener = self._start, self._listen()
+        if start.address is not None:
+            await_meeting(
+                *(start.address, start.port),
+                name="--rdzv-endpoint",
+                limit_s=self._timeout_s,
+                tell=self._say,
+            )
         guard.adopt_orphans()
         with _terminal_restored(), self._catching():
             try:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
-from collections.abc import Mapping, MutableMapping, Sequence
+import time
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError, DgpoError
 from dgpo_cli.parallel.ranks import Seat
 
 CONTROL = "DGPO_CONTROL"  # the launcher's pipe to a rank
@@ -21,6 +23,8 @@ LISTENER = "DGPO_LISTENER"  # the socket on which rank 0 opens the store
 DGPO = "dgpo"
 _PORT = 29500
 _HERE = "127.0.0.1"
+_ANSWER_S, _RETRY_S = 5.0, 1.0  # of one try to connect, and between two
+_PATIENCE_S = 10.0  # before a note: other machines start later
 _FIRST_PORT, _PORTS = 20000, 10000  # below those that Linux gives out by itself
 # Who starts ranks, and its variables: ranks in all, the rank, its number and the ranks on this
 # machine. mpirun before srun, because it may start its own helpers through srun.
@@ -193,6 +197,44 @@ def endpoint(text: str) -> tuple[str, int]:
     if match is None or not 0 < port < 1 << 16:
         raise ConfigError(f"--rdzv-endpoint {text}: must be HOST:PORT, as in gpu1:{_PORT}")
     return match["six"] or match["host"], port
+
+
+def await_meeting(
+    address: str, port: int, *, limit_s: float, tell: Callable[[str], None], name: str = "rank 0 at"
+) -> None:
+    """Wait until somebody listens where the ranks meet; note after a while why nobody does.
+
+    name: how the address was given.
+
+    Raises:
+        DgpoError: nobody has come within the limit.
+    """
+    place = f"{name} [{address}]:{port}" if ":" in address else f"{name} {address}:{port}"
+    began, told = time.monotonic(), ""
+    while (reason := _unreachable(address, port)) is not None:
+        waited = time.monotonic() - began
+        if waited > limit_s:
+            raise DgpoError(f"{place}: {reason} (tried for {limit_s:g} s, parallel.timeout_s)")
+        if reason != told and waited > _PATIENCE_S:
+            told = reason
+            tell(f"{place}: {reason}; still trying")
+        time.sleep(min(_RETRY_S, limit_s))
+
+
+def _unreachable(address: str, port: int) -> str | None:
+    """Return why nobody answers there, and what to check; None if somebody does."""
+    try:
+        socket.create_connection((address, port), timeout=_ANSWER_S).close()
+    except socket.gaierror:
+        return f"{address} is no known host here; check the name with getent hosts {address}"
+    except ConnectionRefusedError:
+        return "nobody listens; check that machine 0 has started, with this host and port"
+    except TimeoutError:
+        return "no answer; check the address, the network and the firewall of machine 0"
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        return f"{reason}; check the address and the network"
+    return None
 
 
 def find_place(environ: Mapping[str, str], *, told: bool = False) -> Place | None:

@@ -41,7 +41,7 @@ def start_ranks(start: Start, *, settings: Settings, config: Path | None, out: P
         RunFolderBusy: another process holds `out`.
         ConfigError: the settings come through a pipe, `out` cannot be written, or the ranks cannot
             meet where they should.
-        DgpoError: the system starts no more processes.
+        DgpoError: machine 0 cannot be reached, or the system starts no more processes.
     """
     from dgpo_cli.core import io
     from dgpo_cli.parallel.launch import Launcher, logs_in, run_command
@@ -58,7 +58,12 @@ def start_ranks(start: Start, *, settings: Settings, config: Path | None, out: P
                 log.unlink()
     console.note(describe(start, logs=out / "ranks"))
     launcher = Launcher(
-        run_command(sys.argv[1:]), start=start, run=out, stop_signal=settings.train.stop_signal
+        run_command(sys.argv[1:]),
+        start=start,
+        run=out,
+        stop_signal=settings.train.stop_signal,
+        timeout_s=settings.parallel.timeout_s,
+        tell=console.note,
     )
     outcome = launcher.run()
     if outcome.error is not None:
@@ -101,7 +106,7 @@ def among_ranks(place: Place | None, *, settings: Settings, out: Path) -> Iterat
     with watch.guarding():
         from dgpo_cli.engine.setup import meet_ranks
 
-        ranks = meet_ranks(settings, seat=place.seat, watch=watch)
+        ranks = meet_ranks(settings, seat=place.seat, watch=watch, note=console.note)
         try:
             yield ranks
         except Exception:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError, DgpoError
 from dgpo_cli.parallel.launch import Launcher, log_of
 from dgpo_cli.parallel.place import Start
 from tests.processes import left_behind
@@ -260,4 +260,16 @@ def test_a_port_in_use_is_a_usage_error_before_anything_starts(tmp_path: Path) -
         start = Start(1, nodes=2, node=0, address="gpu1", port=port)
         with pytest.raises(ConfigError, match=f"--rdzv-endpoint gpu1:{port}: address already in"):
             Launcher(["false"], start=start, run=tmp_path / "run", stop_signal="none").run()
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_rank_starts_before_machine_0_can_be_reached(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    start = Start(1, nodes=2, node=1, address="127.0.0.1", port=port)
+    launcher = Launcher(
+        ["false"], start=start, run=tmp_path / "run", stop_signal="none", timeout_s=0.05
+    )
+    with pytest.raises(DgpoError, match=f"--rdzv-endpoint 127.0.0.1:{port}: nobody listens"):
+        launcher.run()
     assert not (tmp_path / "run").exists()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError, DgpoError
 from dgpo_cli.parallel.place import (
     Flags,
     Start,
+    await_meeting,
     endpoint,
     find_place,
     first_host,
@@ -277,6 +280,52 @@ def test_an_endpoint_is_a_host_and_a_port(text: str, place: tuple[str, int]) -> 
 def test_anything_else_is_no_endpoint(text: str) -> None:
     with pytest.raises(ConfigError, match="must be HOST:PORT"):
         endpoint(text)
+
+
+def _unknown() -> Any:
+    raise socket.gaierror(-2, "Name or service not known")
+
+
+def _silent() -> Any:
+    raise TimeoutError
+
+
+def _nobody() -> Any:
+    raise ConnectionRefusedError
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (_unknown, "gpu9 is no known host here; check the name with getent hosts gpu9"),
+        (_nobody, "nobody listens; check that machine 0 has started, with this host and port"),
+        (_silent, "no answer; check the address, the network and the firewall of machine 0"),
+    ],
+)
+def test_a_place_that_cannot_be_reached_is_noted_once_with_what_to_check_then_an_error(
+    answer: Callable[[], Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, notes = [0.0], list[tuple[float, str]]()
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: answer())
+    with pytest.raises(DgpoError) as given_up:
+        await_meeting(
+            *("gpu9", 29500),
+            limit_s=60.0,
+            name="--rdzv-endpoint",
+            tell=lambda text: notes.append((clock[0], text)),
+        )
+    assert notes == [(11.0, f"--rdzv-endpoint gpu9:29500: {reason}; still trying")]
+    told = f"--rdzv-endpoint gpu9:29500: {reason} (tried for 60 s, parallel.timeout_s)"
+    assert str(given_up.value) == told and given_up.value.exit_code == 1
+
+
+def test_ranks_start_when_machine_0_listens_and_nothing_is_noted() -> None:
+    notes: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as machine_0:
+        await_meeting(*machine_0.getsockname(), limit_s=1.0, tell=notes.append)
+    assert notes == []
 
 
 @pytest.mark.parametrize(
