@@ -64,6 +64,7 @@ def test_a_section_that_hangs_or_crashes_ends_alone(
 ) -> None:
     """The rows that it had sent are kept, what it had started is gone, and the next ones run."""
     import gpu
+    import gpu_bench  # noqa: F401  # once, and not in every section
 
     (tmp_path / "gpu_faults.py").write_text(
         "import os, signal, subprocess, time\n"
@@ -80,7 +81,7 @@ def test_a_section_that_hangs_or_crashes_ends_alone(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     names = ("hangs", "crashes", "raises", "goes")
-    faults = {name: gpu.Section(f"gpu_faults:{name}", 2, "") for name in names}
+    faults = {name: gpu.Section(f"gpu_faults:{name}", 4, "") for name in names}
     monkeypatch.setattr(gpu, "SECTIONS", faults)
     out = tmp_path / "rows.json"
     runner = gpu.Runner(
