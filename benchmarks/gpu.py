@@ -293,8 +293,10 @@ def main() -> None:
         method="fork",
     )
     try:
-        runner.run([name for name in SECTIONS if name == "machine" or name in arguments.only])
-        runner.compare()
+        runner.run(["machine"])
+        if not runner.results[0].bad:  # else there is no such device
+            runner.run([n for n in SECTIONS if n in arguments.only and n != "machine"])
+            runner.compare()
     finally:
         print_summary(runner.results)
     bad = [each.section for each in runner.results if each.bad]
