@@ -52,20 +52,22 @@ class Section:
 SECTIONS = {
     "machine": Section("gpu_bench:machine", 60, "card, driver, packages"),
     "pass": Section("gpu_numbers:token_pass_errors", 60, "the token pass against float64"),
-    "lora": Section("gpu_training:lora", 80, "an update of 7B shapes with LoRA, 3 x 9,216 tokens"),
+    "lora": Section("gpu_training:lora", 90, "an update of 7B shapes with LoRA, 3 x 9,216 tokens"),
     "trl": Section("gpu_trl:updates", 90, "the same update in TRL"),
     "phases": Section("gpu_training:phases", 60, "where the time of that update goes"),
+    "policy": Section("gpu_numbers:policy", 150, "equal models, the sampler", beside=True),
+    "compile": Section("gpu_training:compile_layers", 180, "what compilation takes", beside=True),
+    "tests": Section("gpu_numbers:tests", 150, "tests of policy and algo", beside=True),
+    "resume": Section("gpu_runs:resume", 150, "a killed run resumed; snapshots", beside=True),
+    "learn": Section("gpu_runs:learn", 150, "the embedded model learns", beside=True),
+    "ipc": Section("gpu_runs:ipc", 90, "memory shared with another process", beside=True),
+    "choices": Section("gpu_training:choices", 120, "compiled layers, kinds of checkpointing"),
     "kernels": Section("gpu_training:kernels", 40, "which attention kernels run"),
     "tiles": Section("gpu_training:tiles", 40, "the token pass alone, by size of its tiles"),
     "memory": Section("gpu_runs:memory", 80, "updates of varied lengths: reserved, allocated"),
     "full": Section("gpu_training:full", 60, "full training, 8 layers of 7B; sharded on one rank"),
-    "long": Section("gpu_training:long", 30, "a row of 20,480 tokens, 4 layers of 32B"),
-    "choices": Section("gpu_training:choices", 150, "compiled layers and kinds of checkpointing"),
-    "learn": Section("gpu_runs:learn", 120, "whole runs: do they learn, and at what speed"),
-    "tests": Section("gpu_numbers:tests", 120, "tests of policy and algo", beside=True),
-    "policy": Section("gpu_numbers:policy", 90, "equal models, the sampler", beside=True),
-    "resume": Section("gpu_runs:resume", 120, "a killed run resumed; snapshots", beside=True),
-    "ipc": Section("gpu_runs:ipc", 60, "memory shared with another process", beside=True),
+    "long": Section("gpu_training:long", 40, "a row of 20,480 tokens, 4 layers of 32B"),
+    "smollm2": Section("gpu_runs:smollm2", 90, "a run of the preset: speed, by phase"),
 }
 # Imported once; each section is a copy of this process. None of them wakes the device.
 PRELOADED = (
@@ -146,7 +148,10 @@ class Runner:
         rates: dict[str, float] = {}
         for row in self._rows:
             rival = row["section"] == "trl" and "without" not in row["case"]
-            own = row["section"] in ("lora", "choices") and row["case"] in ("DGPO", "compiled")
+            own = row["section"] in ("lora", "choices") and row["case"] in (
+                "DGPO",
+                "DGPO, compiled",
+            )
             if "tokens_per_s" in row and (rival or own):
                 side = "trl" if rival else "own"
                 rates[side] = max(rates.get(side, 0.0), row["tokens_per_s"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import gc
 import importlib.metadata
 import json
 import multiprocessing
@@ -144,6 +146,9 @@ class Bench:
         self.cuda = self.device.type == "cuda"
         self._pipe, self._method = pipe, method
         self._folders = ExitStack()
+        if small and not self.cuda:  # layers are traced and wrapped, without a compiler's minutes
+            traced = functools.partial(torch.compile, backend="eager")
+            mock.patch.object(torch, "compile", traced).start()
 
     def say(self, case: str, **values: Any) -> None:
         """Send a row."""
@@ -160,7 +165,10 @@ class Bench:
         self.say(case, value=value, goal=words, reached=reached if judged else None)
 
     def apart(
-        self, function: Callable[..., None], *arguments: Any, environment: dict[str, str]
+        self,
+        function: Callable[..., None],
+        *arguments: Any,
+        environment: dict[str, str] | None = None,
     ) -> None:
         """Call function(self, *arguments) in a process of its own, before the device is woken.
 
@@ -169,7 +177,9 @@ class Bench:
         """
         assert not torch.cuda.is_initialized()
         context: Any = multiprocessing.get_context(self._method)
-        process = context.Process(target=_apart, args=(self, function, arguments, environment))
+        process = context.Process(
+            target=_apart, args=(self, function, arguments, environment or {})
+        )
         process.start()
         process.join()
         if process.exitcode:
@@ -201,6 +211,7 @@ class Bench:
 
     def fresh(self) -> None:
         """Give back what is not in use and forget the peak."""
+        gc.collect()
         if self.cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from gpu_bench import DGPO, GIB, TINY, Bench, adamw_of
 
+from dgpo_cli.config.load import resolve
 from dgpo_cli.core.formats import TrainerState
 from dgpo_cli.engine.checkpoint import load_trainer, rng_state, save_checkpoint, set_rng_state
 from dgpo_cli.engine.learn import Learner
+from dgpo_cli.engine.setup import _let_segments_grow
 from dgpo_cli.engine.snapshot import Snapshot
 from dgpo_cli.policy.policy import Policy
 
@@ -54,13 +56,16 @@ if tensor.is_cuda:
 
 def memory(bench: Bench) -> None:
     """Updates of varied lengths, with and without segments that grow."""
-    for environment in ({}, EXPANDABLE) if bench.cuda else ({},):
-        bench.apart(_varied, bool(environment), environment=environment)
+    for growing in (False, True):
+        bench.apart(_varied, growing)
 
 
-def _varied(bench: Bench, expandable: bool) -> None:
+def _varied(bench: Bench, growing: bool) -> None:
     """Ten updates of half the layers; what torch holds beyond what is in use; its release."""
-    name = "segments that grow" if expandable else "segments of fixed size"
+    name = "segments that grow" if growing else "segments of fixed size"
+    if growing:
+        given = [f"model.device={bench.device}"]
+        _let_segments_grow(resolve(preset="qwen7b-lora", overrides=given).settings)
     top, tokens, count = (60, 192, 3) if bench.small else (6000, 16_384, 10)
     model = bench.model("7B", layers=14)
     learner = Learner(model.policy, adamw_of(model.policy))
@@ -248,29 +253,33 @@ def _lent(bench: Bench, expandable: bool) -> None:
 
 
 def learn(bench: Bench) -> None:
-    """The embedded model, which must learn, and a model of SmolLM2's shapes, side by side."""
-    folder, steps = bench.folder(), (2 if bench.small else 20)
+    """The embedded model, which must learn."""
+    out = bench.folder() / "tiny"
+    _end(_train(bench, out, {}, steps=3 if bench.small else 100))
+    rewards = [row["reward/mean"] for row in _metrics(out)]
+    first, last = statistics.mean(rewards[:5]), statistics.mean(rewards[-5:])
+    bench.say(f"tiny, reward of {len(rewards)} steps", first_five=first, last_five=last)
+    bench.goal("tiny: reward gained", last - first, least=0.2)
+
+
+def smollm2(bench: Bench) -> None:
+    """A run of the preset smollm2-lora, with random weights: speed, and where the time goes."""
+    folder = bench.folder()
     given: dict[str, Any] = {"model.path": str(folder / "model"), "credit.noise_every": 0}
     if bench.small:
         given["rollout.max_completion_tokens"] = 4
     _write_smollm2(bench, folder / "model")
-    tiny = _train(bench, folder / "tiny", {}, steps=3 if bench.small else 100)
-    llama = _train(bench, folder / "smollm2", given, steps=steps, preset="smollm2-lora")
-    for name, process in (("tiny", tiny), ("smollm2", llama)):
-        _end(process)
-        found = _metrics(folder / name)
-        late = found[len(found) // 2 :]
-        keys = [k for k in late[-1] if k.startswith("time/")]
-        times = {k: statistics.median(row.get(k, 0.0) for row in late) for k in keys}
-        rate = statistics.median(row["throughput/tokens_per_s"] for row in late)
-        bench.say(f"{name}, {len(found)} steps", tokens_per_s=rate, **times)
-        if name == "tiny":
-            first, last = (
-                statistics.mean(row["reward/mean"] for row in rows)
-                for rows in (found[:5], found[-5:])
-            )
-            bench.say("tiny: reward", first_five=first, last_five=last)
-            bench.goal("tiny: reward gained", last - first, least=0.2)
+    start, steps = time.perf_counter(), 2 if bench.small else 20
+    _end(_train(bench, folder / "run", given, steps=steps, preset="smollm2-lora"))
+    wall = time.perf_counter() - start
+    late = _metrics(folder / "run")[steps // 2 :]
+    times = {
+        key: statistics.median(row.get(key, 0.0) for row in late)
+        for key in late[-1]
+        if key.startswith("time/")
+    }
+    rate = statistics.median(row["throughput/tokens_per_s"] for row in late)
+    bench.say(f"smollm2-lora, {steps} steps", seconds=wall, tokens_per_s=rate, **times)
 
 
 def _write_smollm2(bench: Bench, folder: Path) -> None:

@@ -16,7 +16,6 @@ from dgpo_cli.core.errors import ModelError
 from dgpo_cli.core.timing import Stopwatch
 from dgpo_cli.engine.learn import Learner
 from dgpo_cli.policy.head import Head
-from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.token_pass import Tiles, token_pass
 
 _ATTENTION = re.compile(r"flash|fmha|cudnn.*(sdpa|attn)|attention|softmax", re.IGNORECASE)
@@ -32,7 +31,8 @@ def lora(bench: Bench) -> None:
     sizes, tokens = three_rows(bench)
     stored = bench.model("7B", compute="stored")
     bench.update("DGPO, adapter in float32", stored, sizes, tokens=tokens)
-    model = with_autocast(stored)
+    del stored
+    model = bench.model("7B")
     dgpo = bench.update("DGPO", model, sizes, tokens=tokens)
     against_plan(bench, "DGPO", model, dgpo, sizes, tokens=tokens)
     uniform = bench.update(
@@ -47,25 +47,10 @@ def lora(bench: Bench) -> None:
     with torch.no_grad(), model.policy.model.disable_adapter():
         alone = bench.seconds(reference, rounds=1)
     bench.goal("DGPO over GRPO with KL", dgpo.seconds / (uniform.seconds + alone), most=1.02)
-    # Two updates of a batch, each of two micro-batches: what a step of training does.
-    several = [*sizes, *sizes, *sizes, *sizes]
     phase = bench.update(
-        "whole phase, 2 updates", model, several, tokens=tokens, updates=2, rounds=1
+        "whole phase, 2 updates", model, [*sizes, *sizes], tokens=tokens, updates=2, rounds=1
     )
     bench.goal("whole phase: MFU, recomputation counted", phase.hfu, least=0.35)
-
-
-def with_autocast(model: Model) -> Model:
-    """Return the model with products in bfloat16."""
-    policy = Policy(
-        model.policy.model,
-        tokenizer=model.policy.tokenizer,
-        reference=model.policy._reference,
-        has_adapter=model.lora,
-        compute=torch.bfloat16,
-    )
-    settings = model.settings.model_copy(update={"compute": "bfloat16"})
-    return Model(policy, settings, model.adapter)
 
 
 def against_plan(
@@ -224,16 +209,10 @@ def full(bench: Bench) -> None:
     model = bench.model("7B", layers=8, lora=False)
     found = bench.update("full, 8 layers, bfloat16 products", model, sizes, tokens=tokens)
     against_plan(bench, "full", model, found, sizes, tokens=tokens)
-    plain = Policy(
-        model.policy.model,
-        tokenizer=model.policy.tokenizer,
-        reference=model.policy._reference,
-        has_adapter=False,
-    )
-    settings = model.settings.model_copy(update={"compute": "stored"})
-    slow = Model(plain, settings, model.adapter)
+    del model
+    slow = bench.model("7B", layers=8, lora=False, compute="stored")
     bench.update("full, 8 layers, float32", slow, sizes[:1], tokens=tokens)
-    del model, plain, slow
+    del slow
     _sharded(bench, sizes, tokens=tokens)
 
 
@@ -264,27 +243,40 @@ def long(bench: Bench) -> None:
     against_plan(bench, "32B shapes", model, found, sizes, tokens=tokens)
 
 
-def choices(bench: Bench) -> None:
-    """The update by kind of checkpointing on one row, then with compiled layers."""
+def compiled(bench: Bench) -> Model:
+    """Load the model of the main case with compiled layers."""
+    return bench.model("7B", layers=1 if bench.small else None, compile="on")
+
+
+def compile_layers(bench: Bench) -> None:
+    """What compilation takes, and what a process takes that finds it in the compiler's cache."""
     sizes, tokens = three_rows(bench)
+    model = compiled(bench)
+    start = bench.settle()
+    bench.update("DGPO, layers compiled on the way", model, sizes, tokens=tokens, rounds=1)
+    bench.say("compilation with that update", seconds=bench.settle() - start)
+
+
+def choices(bench: Bench) -> None:
+    """The update with compiled layers; by kind of checkpointing on one row."""
+    sizes, tokens = three_rows(bench)
+    model = compiled(bench)
+    start = bench.settle()
+    bench.update("DGPO, compiled before", model, sizes, tokens=tokens, rounds=1)
+    bench.say("warm compilation with that update", seconds=bench.settle() - start)
+    found = bench.update("DGPO, compiled", model, sizes, tokens=tokens, rounds=1)
+    bench.goal("fused first update: MFU, recomputation counted", found.hfu, least=0.45)
+    against_plan(bench, "DGPO, compiled", model, found, sizes, tokens=tokens)
+    for note in model.policy.notes:
+        bench.say("note", text=note)
+    del model
     for kind in ("none", "selective", "full", "offload"):
+        case = f"one row, checkpointing {kind}"
         try:
             model = bench.model("7B", gradient_checkpointing=kind)
         except ModelError as error:
-            bench.say(f"one row, checkpointing {kind}", refused=str(error))
+            bench.say(case, refused=str(error))
             continue
-        case = f"one row, checkpointing {kind}"
         found = bench.update(case, model, sizes[:1], tokens=tokens)
         against_plan(bench, case, model, found, sizes[:1], tokens=tokens)
         del model
-    with ExitStack() as stack:
-        if not bench.cuda:  # without a compiler's minutes
-            eager = functools.partial(torch.compile, backend="aot_eager")
-            stack.enter_context(mock.patch.object(torch, "compile", eager))
-        model = bench.model("7B", compile="on")
-        start = bench.settle()
-        bench.update("compiled, first update", model, sizes, tokens=tokens, rounds=1)
-        bench.say("compilation with that update", seconds=bench.settle() - start)
-        found = bench.update("compiled", model, sizes, tokens=tokens, rounds=1)
-        bench.goal("fused first update: MFU, recomputation counted", found.hfu, least=0.45)
-        against_plan(bench, "compiled", model, found, sizes, tokens=tokens)
