@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dgpo_cli.policy.settings import CheckpointingKind
-from dgpo_cli.policy.shape import ModelShape
+from dgpo_cli.policy.shape import Experts, ModelShape
 
 FLOAT32 = 4
 
@@ -40,26 +40,65 @@ class Training:
         return self.compute or self.element
 
 
-def block_bytes(shape: ModelShape, training: Training) -> int:
+def blocks_bytes(shape: ModelShape, training: Training) -> int:
+    """Return the bytes that all blocks keep per token, without attention's rectangle."""
+    found = shape.dense_layers * block_bytes(shape, training)
+    if shape.experts is not None:
+        found += shape.experts.layers * block_bytes(shape, training, experts=shape.experts)
+    return found
+
+
+def block_bytes(shape: ModelShape, training: Training, *, experts: Experts | None = None) -> int:
     """Return the bytes that one block keeps per token, without attention's rectangle.
 
-    An adapter is assumed on every linear layer.
+    An adapter is assumed on every linear layer. experts: of a block that has them.
     """
-    d, i, q = shape.hidden, shape.intermediate, shape.queries
-    e = training.product
-    mlp = 3 * i * e  # gate before and after its activation, up
+    d, q = shape.hidden, shape.queries
     sums = FLOAT32 * 2  # 1 / rms of both norms
     norms = 2 * d * FLOAT32  # both norms work in float32
     if training.full:
         norms += 2 * d * training.element  # the normed rows, for the gradient of the norms' weights
-        inputs = (2 * d + q + i) * e  # of the four groups of linear layers, each once
-    elif training.compute:
-        inputs = e * (2 * d + q + i + training.rank * len(shape.linears))
-    else:
-        # LoRA multiplies in float32: a base in another dtype gives every layer a copy of its own.
-        inputs = FLOAT32 * ((2 * d if e == FLOAT32 else 5 * d) + q + i)
-        inputs += FLOAT32 * training.rank * len(shape.linears)
-    return mlp + sums + norms + inputs
+    rest = sums + norms + _inputs(training, layers=3, rows=d) + _inputs(training, layers=1, rows=q)
+    if shape.qk_norm:
+        normed = shape.queries + shape.keys
+        rest += normed * FLOAT32 + (normed * training.element if training.full else 0)
+        rest += FLOAT32 * (shape.heads + shape.kv_heads)
+    if experts is not None:
+        return rest + _expert_bytes(shape, training, experts=experts)
+    if shape.experts is not None and shape.experts.adapted and not training.full:
+        return rest + 3 * shape.intermediate * training.product  # see ModelShape._adapted
+    return rest + _mlp_bytes(shape, training, width=shape.intermediate)
+
+
+def _inputs(training: Training, *, layers: int, rows: int) -> int:
+    """Return the bytes per token of the input, `rows` wide, of linear layers that share it."""
+    if training.full:
+        return rows * training.product
+    if training.compute:
+        return training.product * (rows + training.rank * layers)
+    # LoRA multiplies in float32: a base in another dtype gives every layer a copy of its own.
+    copies = 1 if training.product == FLOAT32 else layers
+    return FLOAT32 * (rows * copies + training.rank * layers)
+
+
+def _mlp_bytes(shape: ModelShape, training: Training, *, width: int) -> int:
+    kept = 3 * width * training.product  # gate before and after its activation, up
+    kept += _inputs(training, layers=2, rows=shape.hidden)
+    return kept + _inputs(training, layers=1, rows=width)
+
+
+def _expert_bytes(shape: ModelShape, training: Training, *, experts: Experts) -> int:
+    d, e, k = shape.hidden, training.product, experts.active
+    # For each of a token's experts: as in an MLP, and the output, for the gradient of its weight.
+    each = 3 * experts.width + d
+    if training.full or experts.adapted:  # inputs of both products
+        each += d + experts.width
+    kept = k * each * e
+    # The router's input and probabilities; numbers and weights of the chosen, and their order.
+    kept += d * e + experts.count * FLOAT32 + k * (4 * 8 + 3 * FLOAT32)
+    if experts.shared:
+        kept += _mlp_bytes(shape, training, width=experts.shared) + d * e
+    return kept
 
 
 def place_bytes(shape: ModelShape, training: Training) -> int:
@@ -94,7 +133,7 @@ def kept_bytes(shape: ModelShape, training: Training, *, tokens: int, places: in
         case "offload":
             per_token += min(2, shape.layers) * shape.hidden * e  # one at work, one on its way
         case _:
-            per_token += shape.layers * block_bytes(shape, training)
+            per_token += blocks_bytes(shape, training)
             attention = shape.layers * place_bytes(shape, training)
             if not training.full:
                 # Nothing before the first norm is trained: it keeps no input.
@@ -120,14 +159,21 @@ def backward_bytes(shape: ModelShape, training: Training, *, tokens: int, places
     # LoRA's share of a gradient exists before the two are added, in float32 like the adapter.
     own = training.compute or FLOAT32
     flow = (i + 2 * d) * e if training.full else i * (own + e) + d * own
+    block, experts = block_bytes(shape, training), shape.experts
+    if experts is not None:
+        flow = (experts.active * (experts.width + 2 * d) + d) * e
+        block = block_bytes(shape, training, experts=experts)
     if training.checkpointing == "none":
         return tokens * flow
     attention = place_bytes(shape, training)
     if training.checkpointing == "selective":
         attention -= _attended(shape, training)
-    return tokens * (flow + block_bytes(shape, training)) + places * attention
+    return tokens * (flow + block) + places * attention
 
 
 def forward_bytes(shape: ModelShape, *, tokens: int, element: int) -> int:
     """Return the most bytes of a forward pass without gradients: one block's MLP."""
-    return tokens * (3 * shape.intermediate + 3 * shape.hidden) * element
+    width = 3 * shape.intermediate + 3 * shape.hidden
+    if shape.experts is not None:
+        width = shape.experts.active * 3 * (shape.experts.width + shape.hidden)
+    return tokens * width * element

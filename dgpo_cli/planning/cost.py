@@ -94,7 +94,9 @@ def prefill_flops(job: Job) -> float:
 
 
 def _products(job: Job, *, tokens: float) -> float:
-    return 2.0 * (job.shape.block_matrices + job.adapter) * tokens
+    shape = job.shape
+    share = shape.active_matrices / shape.block_matrices  # of experts, and of their adapter
+    return 2.0 * (shape.active_matrices + share * job.adapter) * tokens
 
 
 def _attention(job: Job, *, places: int) -> float:
@@ -153,7 +155,7 @@ def _sampling(job: Job, device: Device, *, flops: float) -> PhaseTime:
     weights = weight_bytes(job) if kind == "hf" else sampler_weights(job)
     cached = per_engine * middle * cache_bytes_per_token(job) * _cache_passes(job)
     memory_s = (weights + cached / split) / (_BANDWIDTH * device.bandwidth)
-    work = 2.0 * (job.shape.block_matrices + job.shape.head_weights) * per_engine
+    work = 2.0 * (job.shape.active_matrices + job.shape.head_weights) * per_engine
     compute_s = work / split / (_MFU_DECODING * flops)
     launch = (_LAUNCH_S[device.kind] if kind == "hf" else _VLLM_LAUNCH_S) * job.shape.layers
     slowest = max(memory_s, compute_s, launch)

@@ -16,7 +16,7 @@ from typing import Literal
 from dgpo_cli.planning.activations import (
     FLOAT32,
     backward_bytes,
-    block_bytes,
+    blocks_bytes,
     forward_bytes,
     kept_bytes,
     place_bytes,
@@ -91,8 +91,8 @@ def weight_bytes(job: Job) -> int:
     shape = job.shape
     if not job.packed:
         return shape.parameters * job.element
-    rest = (shape.outside_blocks + shape.small) * job.element
-    return rest + round(shape.block_matrices * NF4_BYTES)
+    rest = (shape.parameters - shape.linear_matrices) * job.element
+    return rest + round(shape.linear_matrices * NF4_BYTES)
 
 
 def cache_bytes_per_token(job: Job) -> int:
@@ -250,6 +250,14 @@ def _training(job: Job, device: Device) -> Iterator[MemoryPart]:
         kept = shape.block_matrices // (shape.layers if again else 1)
         note = "for the products" + (", a layer at a time" if again else "")
         yield MemoryPart("rounded weights", kept * job.compute, "training", note)
+    mixture = shape.experts
+    if mixture is not None and not job.full and mixture.adapted:
+        # peft adds the adapter to the experts' weights; backward needs the sum.
+        weights = 3 * mixture.count * mixture.width * shape.hidden
+        again = job.checkpointing != "none"
+        size = weights * (job.product * (1 if again else mixture.layers) + FLOAT32)
+        note = "with their adapter" + (", a layer at a time" if again else "")
+        yield MemoryPart("adapted experts", size, "training", note)
     if job.packed:
         largest = max(x.inputs * x.outputs for x in shape.linears)
         yield MemoryPart("unpacked layer", largest * job.element, "training", "one at a time")
@@ -312,6 +320,6 @@ def _allocator(job: Job, device: Device, parts: list[MemoryPart]) -> MemoryPart 
     tokens = micro.tokens
     if tokens * job.shape.intermediate * job.element >= _HEAP_BLOCK:
         return None
-    made = tokens * block_bytes(shape, training) + micro.places * place_bytes(shape, training)
-    made *= shape.layers
+    made = tokens * blocks_bytes(shape, training)
+    made += shape.layers * micro.places * place_bytes(shape, training)
     return MemoryPart("allocator", round(_HEAP_HOLES * made), when, "holes in glibc's heap")

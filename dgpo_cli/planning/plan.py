@@ -42,7 +42,7 @@ from dgpo_cli.planning.scaling import choices_of
 from dgpo_cli.planning.traffic import networks_of, traffic_of
 from dgpo_cli.policy.config_file import find_config
 from dgpo_cli.policy.settings import CheckpointingKind, LoraAdapter
-from dgpo_cli.policy.shape import KNOWN_FAMILIES, ModelShape, shape_of
+from dgpo_cli.policy.shape import EXPERT_FAMILIES, KNOWN_FAMILIES, ModelShape, shape_of
 from dgpo_cli.samplers.settings import HfBackend, VllmBackend
 
 ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -292,7 +292,7 @@ def disk_of(settings: Settings, *, job: Job) -> tuple[DiskPart, ...]:
 
 def _notes(settings: Settings, job: Job, memory: MemoryNeed, device: Device) -> list[str]:
     notes = []
-    if job.shape.family not in KNOWN_FAMILIES:
+    if job.shape.family not in KNOWN_FAMILIES | EXPERT_FAMILIES:
         notes.append(
             f"{job.shape.family} is counted as a Llama-like decoder; the counts are tested on "
             f"{', '.join(sorted(KNOWN_FAMILIES))} only"

@@ -11,6 +11,9 @@ from dgpo_cli.core.errors import ModelError
 
 # Decoders of these families have exactly the linear layers counted here.
 KNOWN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+# And these have the experts that are counted here.
+EXPERT_FAMILIES = frozenset({"mixtral", "olmoe", "qwen2_moe", "qwen3_moe"})
+_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 # Families whose states cannot be selected by row, so that backend hf rejects them.
 NOT_SAMPLED = frozenset({"recurrent_gemma", "rwkv", "xlstm"})
@@ -27,11 +30,29 @@ class LinearShape:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelShape:
-    """A dense decoder: attention with grouped keys, a gated MLP, two norms per block.
+class Experts:
+    """The experts of a mixture: `count` gated MLPs of a width in each of `layers` blocks, of which
+    a router takes `active` for a token.
 
-    tied: the output head is the input embedding. qk_norm: queries and keys are normed by head.
+    shared: width of one more that every token passes, with a gate of its own; 0: none.
+    adapted: an adapter on all linear layers is on experts and router, too.
+    """
+
+    count: int
+    active: int
+    width: int
+    layers: int
+    shared: int
+    adapted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """A decoder: attention with grouped keys, a gated MLP, two norms per block.
+
+    tied: the output head is the input embedding. qk_norm: width of the norms of queries and keys.
     softcap: attention logits have a soft-cap, which only eager attention computes.
+    experts: in place of the MLP in some blocks, or in all.
     """
 
     family: str
@@ -46,8 +67,9 @@ class ModelShape:
     qkv_bias: bool
     output_bias: bool
     mlp_bias: bool
-    qk_norm: bool
+    qk_norm: int
     softcap: bool = False
+    experts: Experts | None = None
 
     @property
     def queries(self) -> int:
@@ -60,23 +82,62 @@ class ModelShape:
         return self.kv_heads * self.head_dim
 
     @property
+    def dense_layers(self) -> int:
+        """Blocks without experts."""
+        return self.layers - (self.experts.layers if self.experts else 0)
+
+    @property
     def linears(self) -> tuple[LinearShape, ...]:
-        """The linear layers of one block."""
-        d, i, q, k = self.hidden, self.intermediate, self.queries, self.keys
+        """The linear layers of one block without experts."""
+        return self._attention + self._mlp(self.intermediate)
+
+    @property
+    def _attention(self) -> tuple[LinearShape, ...]:
+        d, q, k = self.hidden, self.queries, self.keys
         return (
             LinearShape("q_proj", d, q, self.qkv_bias),
             LinearShape("k_proj", d, k, self.qkv_bias),
             LinearShape("v_proj", d, k, self.qkv_bias),
             LinearShape("o_proj", q, d, self.output_bias),
-            LinearShape("gate_proj", d, i, self.mlp_bias),
-            LinearShape("up_proj", d, i, self.mlp_bias),
-            LinearShape("down_proj", i, d, self.mlp_bias),
+        )
+
+    def _mlp(self, width: int) -> tuple[LinearShape, ...]:
+        d = self.hidden
+        return (
+            LinearShape("gate_proj", d, width, self.mlp_bias),
+            LinearShape("up_proj", d, width, self.mlp_bias),
+            LinearShape("down_proj", width, d, self.mlp_bias),
         )
 
     @property
     def block_matrices(self) -> int:
-        """Weights in the linear layers of all blocks, without biases."""
-        return self.layers * sum(x.inputs * x.outputs for x in self.linears)
+        """Weights in the matrices of all blocks, without biases."""
+        return self._matrices(self.experts.count if self.experts else 0) + self._routers
+
+    @property
+    def active_matrices(self) -> int:
+        """Those of them that a token is multiplied with."""
+        return self._matrices(self.experts.active if self.experts else 0) + self._routers
+
+    @property
+    def linear_matrices(self) -> int:
+        """Those of them that are linear layers, which can be stored in 4 bits."""
+        return self._matrices(0)
+
+    def _matrices(self, experts: int) -> int:
+        found = _weights(self._attention) * self.layers + _weights(self._mlp(self.intermediate)) * (
+            self.dense_layers
+        )
+        if self.experts is not None:
+            each, shared = (self._mlp(w) for w in (self.experts.width, self.experts.shared))
+            gate = self.hidden if self.experts.shared else 0
+            found += self.experts.layers * (experts * _weights(each) + _weights(shared) + gate)
+        return found
+
+    @property
+    def _routers(self) -> int:
+        mixture = self.experts
+        return mixture.layers * mixture.count * self.hidden if mixture else 0
 
     @property
     def head_weights(self) -> int:
@@ -91,9 +152,9 @@ class ModelShape:
     @property
     def small(self) -> int:
         """Biases and norms."""
-        biases = sum(x.outputs for x in self.linears if x.bias)
-        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
-        return self.layers * (biases + norms) + self.hidden
+        biases = self.layers * sum(x.outputs for x in self._attention if x.bias)
+        biases += self.dense_layers * sum(x.outputs for x in self._mlp(self.intermediate) if x.bias)
+        return self.layers * (2 * self.hidden + self.qk_norm) + biases + self.hidden
 
     @property
     def parameters(self) -> int:
@@ -106,7 +167,7 @@ class ModelShape:
             ModelError: a target is not a linear layer of a block.
         """
         names = (targets,) if isinstance(targets, str) else targets
-        known = {x.name: x for x in self.linears}
+        known = self._adapted
         if "all-linear" in names:
             names = tuple(known)
         unknown = [name for name in names if name not in known]
@@ -115,7 +176,34 @@ class ModelShape:
                 f"adapter.targets={', '.join(unknown)}: not known to the plan; set all-linear, or "
                 f"some of {', '.join(known)}"
             )
-        return self.layers * rank * sum(known[n].inputs + known[n].outputs for n in set(names))
+        return rank * sum(known[name] for name in set(names))
+
+    @property
+    def _adapted(self) -> dict[str, int]:
+        """Weights of an adapter of rank 1 in all blocks, by the name of the layer."""
+        found = {x.name: self.layers * _sides(x) for x in self._attention}
+        mixture, dense = self.experts, self._mlp(self.intermediate)
+        if mixture is None:
+            return found | {x.name: self.layers * _sides(x) for x in dense}
+        if not mixture.adapted:
+            shared = self._mlp(mixture.shared)
+            for x, y in zip(dense, shared, strict=True):
+                found[x.name] = self.dense_layers * _sides(x) + mixture.layers * _sides(y)
+            return found | {"shared_expert_gate": mixture.layers * (self.hidden + 1)}
+        # The first two products are one, of two ranks; dense blocks have no adapter on theirs.
+        names = ("w1", "w3", "w2") if self.family == "mixtral" else tuple(x.name for x in dense)
+        one = mixture.layers * mixture.count
+        first, second = self.hidden + 2 * mixture.width, mixture.width + self.hidden
+        found |= dict(zip(names, (one * first, one * first, one * second), strict=True))
+        return found | {"gate": mixture.layers * (self.hidden + mixture.count)}
+
+
+def _weights(linears: tuple[LinearShape, ...]) -> int:
+    return sum(x.inputs * x.outputs for x in linears)
+
+
+def _sides(linear: LinearShape) -> int:
+    return linear.inputs + linear.outputs
 
 
 def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
@@ -125,29 +213,54 @@ def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
         name: of the model, for messages.
 
     Raises:
-        ModelError: numbers are missing, or the model is a mixture of experts.
+        ModelError: numbers are missing, or the model has experts that are not counted.
     """
     text = config.get("text_config") or config
-    if any(text.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts")):
-        raise ModelError(f"{name}: a mixture of experts, which dgpo plan does not support")
     family = str(text.get("model_type", "unknown"))
     hidden, heads = _number(text, "hidden_size", name), _number(text, "num_attention_heads", name)
+    kv_heads = int(text.get("num_key_value_heads") or heads)
+    head_dim = int(text.get("head_dim") or hidden // heads)
     biased = bool(text.get("attention_bias", False))
+    norms = {"olmoe": (heads + kv_heads) * head_dim, "qwen3": 2 * head_dim}
     return ModelShape(
         family=family,
         hidden=hidden,
         intermediate=_number(text, "intermediate_size", name),
         layers=_number(text, "num_hidden_layers", name),
         heads=heads,
-        kv_heads=int(text.get("num_key_value_heads") or heads),
-        head_dim=int(text.get("head_dim") or hidden // heads),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
         vocab=_number(text, "vocab_size", name),
         tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-        qkv_bias=family == "qwen2" or biased,
+        qkv_bias=biased or family == "qwen2" or bool(text.get("qkv_bias", family == "qwen2_moe")),
         output_bias=biased and family != "qwen2",
         mlp_bias=bool(text.get("mlp_bias", False)),
-        qk_norm=family == "qwen3",
+        qk_norm=norms.get(family.removesuffix("_moe"), 0),
         softcap=text.get("attn_logit_softcapping") is not None,
+        experts=_experts(text, family=family, name=name),
+    )
+
+
+def _experts(config: Mapping[str, Any], *, family: str, name: str) -> Experts | None:
+    key = next((key for key in _EXPERT_KEYS if config.get(key)), None)
+    if key is None:
+        return None
+    if family not in EXPERT_FAMILIES:
+        raise ModelError(
+            f"{name}: dgpo plan cannot count the experts of {family}, only those of "
+            f"{', '.join(sorted(EXPERT_FAMILIES))}"
+        )
+    layers = _number(config, "num_hidden_layers", name)
+    step, dense = int(config.get("decoder_sparse_step") or 1), config.get("mlp_only_layers") or ()
+    sparse = [n for n in range(layers) if n not in dense and (n + 1) % step == 0]
+    own = "moe_intermediate_size" if "moe_intermediate_size" in config else "intermediate_size"
+    return Experts(
+        count=_number(config, key, name),
+        active=_number(config, "num_experts_per_tok", name),
+        width=_number(config, own, name),
+        layers=len(sparse),
+        shared=int(config.get("shared_expert_intermediate_size") or 0),
+        adapted=family != "qwen2_moe",
     )
 
 

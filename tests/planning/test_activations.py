@@ -27,7 +27,7 @@ from dgpo_cli.policy import packing
 from dgpo_cli.policy.load import add_adapter
 from dgpo_cli.policy.packing import Packed, Shared, pack, packed_hidden
 from dgpo_cli.policy.settings import LoraAdapter
-from tests.policy.configs import SMALL, shape
+from tests.policy.configs import MIXTURES, SMALL, shape
 
 ROWS, WIDTH = 4, 25
 PLACES = ROWS * WIDTH
@@ -54,7 +54,8 @@ def _uneven(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def decoder(training: Training, *, family: str) -> tuple[Any, Any]:
     """Return the model that is trained and its decoder, in training mode."""
-    config = AutoConfig.for_model(**{**SMALL, "model_type": family})
+    more = MIXTURES.get(family, {"model_type": family})
+    config = AutoConfig.for_model(**{**SMALL, **more})
     dtype = torch.float32 if training.element == 4 else torch.bfloat16
     model = base = AutoModelForCausalLM.from_config(config).to(dtype)
     packing.attach()
@@ -91,13 +92,8 @@ def packed(*, prompt: int = 0) -> Packed:
     return pack(ids, torch.ones_like(ids, dtype=torch.bool), shared=shared)
 
 
-@pytest.mark.parametrize("prompt", [0, 10])
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
-@pytest.mark.parametrize("training", [c for c in CASES if c.checkpointing != "selective"], ids=str)
-def test_what_is_kept_is_what_autograd_saves(training: Training, family: str, prompt: int) -> None:
-    model, body = decoder(training, family=family)
-    rows = packed(prompt=prompt)
-    tokens = PLACES - (ROWS - 1) * prompt
+def saved_bytes(model: Any, body: Any, rows: Packed) -> int:
+    """Return the bytes that a forward pass saves for backward, as autograd's hooks see them."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     # The ids and the places of the packing are the batch's own, not activations.
     foreign = weights | {
@@ -113,12 +109,39 @@ def test_what_is_kept_is_what_autograd_saves(training: Training, family: str, pr
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         packed_hidden(body, rows)
-    found = sum(storage.nbytes() for storage in saved.values())
-    counted = kept_bytes(shape(), training, tokens=tokens, places=PLACES)
+    return sum(storage.nbytes() for storage in saved.values())
+
+
+@pytest.mark.parametrize("prompt", [0, 10])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("training", [c for c in CASES if c.checkpointing != "selective"], ids=str)
+def test_what_is_kept_is_what_autograd_saves(training: Training, family: str, prompt: int) -> None:
+    model, body = decoder(training, family=family)
+    rows = packed(prompt=prompt)
+    tokens = PLACES - (ROWS - 1) * prompt
+    found = saved_bytes(model, body, rows)
+    normed = shape({**SMALL, "model_type": family})
+    counted = kept_bytes(normed, training, tokens=tokens, places=PLACES)
     if training.checkpointing != "none":
         # Checkpoints keep the rotary angles as arguments, which the hooks do not see.
         counted -= tokens * 2 * shape().head_dim * training.element
     assert found == counted
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+@pytest.mark.parametrize(("element", "rank"), [(4, 0), (2, 5)])
+def test_what_experts_keep_is_near_what_autograd_saves(
+    family: str, element: int, rank: int
+) -> None:
+    model, body = decoder(Training(element, rank, "none"), family=family)
+    found = saved_bytes(model, body, packed())
+    mixture = shape({**SMALL, **MIXTURES[family]})
+    counted = kept_bytes(mixture, Training(element, rank, "none"), tokens=PLACES, places=PLACES)
+    if rank and mixture.experts is not None and mixture.experts.adapted:
+        # The experts' weights with their adapter, which do not depend on tokens.
+        weights = 3 * mixture.experts.count * mixture.experts.width * mixture.hidden
+        counted += mixture.experts.layers * weights * element
+    assert counted == pytest.approx(found, rel=0.07)
 
 
 @dataclass

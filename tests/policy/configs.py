@@ -21,6 +21,32 @@ SMALL: dict[str, Any] = {
 }
 
 
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+# Numbers beside those of SMALL, by what they are.
+MIXTURES: dict[str, dict[str, Any]] = {
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
+    "olmoe": {
+        "model_type": "olmoe",
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "eos_token_id": 1,
+    },
+    "qwen2_moe": {
+        **_EXPERTS,
+        "model_type": "qwen2_moe",
+        "shared_expert_intermediate_size": 24,
+    },
+    "qwen2_moe, dense blocks": {
+        **_EXPERTS,
+        "model_type": "qwen2_moe",
+        "shared_expert_intermediate_size": 24,
+        "mlp_only_layers": [0],
+    },
+    "qwen3_moe": {**_EXPERTS, "model_type": "qwen3_moe"},
+    "qwen3_moe, dense blocks": {**_EXPERTS, "model_type": "qwen3_moe", "decoder_sparse_step": 2},
+}
+
+
 def shape(config: Mapping[str, Any] = SMALL) -> ModelShape:
     return shape_of(config, name="x")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from dgpo_cli.policy.config_file import find_config
 from dgpo_cli.policy.load import add_adapter
 from dgpo_cli.policy.settings import LoraAdapter, ModelSettings
 from dgpo_cli.policy.shape import ModelShape, context_length, shape_of
-from tests.policy.configs import SMALL, shape
+from tests.policy.configs import MIXTURES, SMALL, shape
 
 # Numbers of weights that the models' own safetensors files hold, tied heads once.
 PUBLISHED = {
@@ -24,6 +25,7 @@ PUBLISHED = {
     "Qwen/Qwen2.5-14B": 14_770_033_664,
     "Qwen/Qwen2.5-32B": 32_763_876_352,
     "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
+    "Qwen/Qwen3-30B-A3B": 30_532_122_624,
 }
 
 
@@ -62,9 +64,37 @@ def test_a_foreign_target_is_named() -> None:
         shape(SMALL).adapter_parameters(rank=3, targets=("q_proj", "lm_head"))
 
 
-def test_a_mixture_of_experts_is_refused() -> None:
-    with pytest.raises(ModelError, match="mixture of experts"):
-        shape({**SMALL, "num_local_experts": 8})
+def mixture(case: str) -> dict[str, Any]:
+    return {**SMALL, "tie_word_embeddings": False, **MIXTURES[case]}
+
+
+@pytest.mark.parametrize("case", MIXTURES)
+def test_experts_have_the_weights_of_transformers_and_an_adapter_that_of_peft(case: str) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**mixture(case)))
+    found = shape(mixture(case))
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    for targets in ("all-linear", ("q_proj", "o_proj")):
+        adapted = add_adapter(
+            copy.deepcopy(model).requires_grad_(False),
+            adapter=LoraAdapter(rank=3, targets=targets),
+            seed=0,
+        )
+        trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        assert found.adapter_parameters(rank=3, targets=targets) == trained
+
+
+def test_a_token_is_multiplied_with_its_own_experts_alone() -> None:
+    found = shape(mixture("qwen3_moe"))
+    (experts,) = [found.experts]
+    assert experts is not None and (experts.count, experts.active) == (4, 2)
+    idle = 3 * 2 * 3 * 96 * 16  # two of four experts in each of three layers
+    assert found.block_matrices - found.active_matrices == idle
+    assert shape().active_matrices == shape().block_matrices
+
+
+def test_experts_of_an_unknown_kind_are_refused() -> None:
+    with pytest.raises(ModelError, match="x: dgpo plan cannot count the experts of deepseek_v3"):
+        shape({**SMALL, "model_type": "deepseek_v3", "n_routed_experts": 8})
 
 
 def test_a_missing_number_is_named() -> None:
