@@ -67,6 +67,7 @@ SECTIONS = {
     "memory": Section("gpu_runs:memory", 80, "updates of varied lengths: reserved, allocated"),
     "full": Section("gpu_training:full", 60, "full training, 8 layers of 7B; sharded on one rank"),
     "long": Section("gpu_training:long", 40, "a row of 20,480 tokens, 4 layers of 32B"),
+    "sample": Section("gpu_sample:sample", 60, "the sampler hf, beside barer loops"),
     "smollm2": Section("gpu_runs:smollm2", 90, "a run of the preset: speed, by phase"),
 }
 # Imported once; each section is a copy of this process. None of them wakes the device.
