@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,12 +22,15 @@ import pytest
 from dgpo_cli.core.errors import BackendError, CalledOff
 from dgpo_cli.core.events import NOBODY
 from dgpo_cli.samplers.base import SamplingParams
+from dgpo_cli.samplers.lockstep import Lockstep
+from dgpo_cli.samplers.ranked import RankedRemoteSampler
 from dgpo_cli.samplers.vllm import engine as vllm_engine
 from dgpo_cli.samplers.vllm import process as vllm_process
 from dgpo_cli.samplers.vllm.command import ServerFlags, reserved_rank, transfer_name
 from dgpo_cli.samplers.vllm.engine import OwnEngine
 from dgpo_cli.samplers.vllm.sampler import Limits, VllmSampler
 from tests.processes import left_behind, with_mark
+from tests.samplers.fake_ranks import FakeRanks, led
 from tests.samplers.fake_vllm import FakeWeights, fake_sampler, logprob
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -136,6 +140,52 @@ def test_an_engine_that_dies_again_is_a_clear_error_and_leaves_nothing(mark: str
     with pytest.raises(BackendError, match=r"died again .* set rollout\.backend\.kind=hf"):
         sample(sampler)
     assert engine._starts == 2
+    assert left_behind(mark, within_s=10) == []
+
+
+MANY = [[n, n + 1] for n in range(12)]
+
+
+def sample_on_ranks(*modes: str, sharded: bool = False) -> tuple[Any, list[OwnEngine]]:
+    """Sample on two ranks with an engine each; `modes` are those of rank 1's."""
+    engines = [engine_of("ok"), engine_of(*modes)]
+    samplers: list[VllmSampler] = []
+
+    def make(own: FakeRanks) -> RankedRemoteSampler:
+        weights: Any = FakeWeights(adapter=True, weight=0.5, untouched=False)
+        lockstep = Lockstep(weights, ranks=own)
+        samplers.append(fake_sampler(lockstep, fleet=engines[own.number], limits=LIMITS))
+        return RankedRemoteSampler(samplers[-1], ranks=own, among=2, lockstep=lockstep)
+
+    def work(sampler: RankedRemoteSampler) -> Any:
+        seeds = [[3 * n, 3 * n + 1, 3 * n + 2] for n in range(len(MANY))]
+        return sampler.sample(MANY, seeds=seeds, params=PARAMS, observer=NOBODY)
+
+    try:
+        return led(work, count=2, make=make, collective=sharded), engines
+    finally:
+        for sampler in samplers:
+            sampler.close()
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_an_engine_that_dies_under_one_rank_is_started_again_and_nothing_changes(
+    sharded: bool, mark: str
+) -> None:
+    whole, _ = sample_on_ranks("ok", sharded=sharded)
+    found, engines = sample_on_ranks("mortal", "ok", sharded=sharded)
+    assert [engine._starts for engine in engines] == [1, 2]
+    assert found == whole
+    assert left_behind(mark, within_s=10) == []
+
+
+def test_an_engine_that_dies_again_under_one_rank_is_one_line_that_names_the_rank(
+    mark: str,
+) -> None:
+    named = rf"^rank 1 \({re.escape(socket.gethostname())}\): .*died again .* set rollout"
+    with pytest.raises(BackendError, match=named) as error:
+        sample_on_ranks("mortal")
+    assert "\n" not in str(error.value)
     assert left_behind(mark, within_s=10) == []
 
 
