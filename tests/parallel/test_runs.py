@@ -11,14 +11,20 @@ from safetensors.torch import load_file
 
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.events import NOBODY
+from dgpo_cli.engine import setup
 from dgpo_cli.engine.follow import follow
 from dgpo_cli.parallel.ranks import ALONE
+from dgpo_cli.samplers.lockstep import Lockstep
+from dgpo_cli.samplers.ranked import RankedRemoteSampler
 from dgpo_cli.train import train
 from tests.ranks import on_ranks
+from tests.train.remote import SharedTwinSampler
 
 if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
+    from dgpo_cli.config.settings import Settings
     from dgpo_cli.parallel.ranks import Ranks
+    from dgpo_cli.policy.policy import Policy
 
 RECIPE = {
     "train.steps": 3,
@@ -121,3 +127,54 @@ def test_weights_are_those_of_one_device(runs: tuple[str, Path]) -> None:
     assert mine.keys() == theirs.keys()
     for name, weight in theirs.items():
         assert (mine[name] - weight).abs().max() <= 1e-6, name
+
+
+def _ahead(count: int) -> Resolved:
+    changes = {
+        **RECIPE,
+        "eval.every": 0,
+        "train.steps": 4,
+        "optim.lr": 1e-3,
+        "optim.updates_per_step": 1,
+        "rollout.max_completion_tokens": 48,  # so that rewards differ in every step
+        "rollout.backend.kind": "vllm-server",
+        "rollout.overlap": 1,
+        "parallel.kind": "replicate",
+        "parallel.gpus": count,
+    }
+    return resolve(preset="tiny", overrides=[f"{k}={v}".lower() for k, v in changes.items()])
+
+
+def _run_ahead(ranks: Ranks, out: Path) -> list[int]:
+    """Take one rank's part in a run that samples ahead; return the versions of its draws."""
+    made: list[SharedTwinSampler] = []
+
+    def make(settings: Settings, *, policy: Policy, ranks: Ranks) -> Any:
+        made.append(SharedTwinSampler(policy))
+        if ranks.count == 1:
+            return made[0]
+        lockstep = Lockstep(policy, ranks=ranks)
+        return RankedRemoteSampler(made[0], ranks=ranks, among=ranks.count, lockstep=lockstep)
+
+    before, setup.make_sampler = setup.make_sampler, make
+    try:
+        if ranks.leads:
+            train.run(_ahead(ranks.count), out=out, resume="auto", ranks=ranks, observer=NOBODY)
+            ranks.close()
+        else:
+            follow(ranks)
+    finally:
+        setup.make_sampler = before
+    return made[0].versions or [version for version, _, _ in made[0].samples]
+
+
+def test_ranks_that_sample_ahead_learn_what_one_device_does(tmp_path: Path) -> None:
+    alone = _run_ahead(ALONE, tmp_path / "1")
+    both = on_ranks(_run_ahead, 2, tmp_path / "2")
+    assert alone == [0, 0, 1, 2]
+    assert {*both[0], *both[1]} == {0, 1, 2} and all(both)
+    check_metrics(tmp_path / "2", tmp_path / "1")
+    lags = [line["rollout/lag"] for line in metrics_of(tmp_path / "2")]
+    assert lags == [0.0, 1.0, 1.0, 1.0]
+    theirs, mine = (weights_of(tmp_path / n / "checkpoints" / "step-000004") for n in "12")
+    assert all((mine[name] - weight).abs().max() <= 1e-6 for name, weight in theirs.items())

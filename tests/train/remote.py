@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Sequence
 
 from dgpo_cli.core.events import Observer
-from dgpo_cli.core.types import Completion
+from dgpo_cli.core.types import Advance, Completion
 from dgpo_cli.policy.fingerprint import trained_fingerprint
 from dgpo_cli.policy.policy import Policy
-from dgpo_cli.samplers.base import SamplingParams
+from dgpo_cli.samplers.base import Row, SamplingParams, Share
 from dgpo_cli.samplers.hf import HfSampler
 
 THREAD = "dgpo-sampling"
@@ -23,7 +23,13 @@ class TwinSampler:
     on_sample: called with the number of the sample (from 1) while it is under way.
     """
 
-    def __init__(self, policy: Policy, *, on_sample: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        on_sample: Callable[[int], None] | None = None,
+        batch_size: int = 64,
+    ) -> None:
         self._policy = policy
         self._twin = Policy(
             copy.deepcopy(policy.model),
@@ -31,7 +37,7 @@ class TwinSampler:
             reference=None,
             has_adapter=policy.has_adapter,
         )
-        self._inner = HfSampler(self._twin, batch_size=64)
+        self._inner = HfSampler(self._twin, batch_size=batch_size)
         self._on_sample = on_sample or (lambda number: None)
         self._busy = threading.Lock()
         self.cancelled = threading.Event()
@@ -85,6 +91,37 @@ class TwinSampler:
 
     def _take(self) -> None:
         self._twin.model.load_state_dict(self._policy.model.state_dict())
+
+
+class SharedTwinSampler(TwinSampler):
+    """One that draws its share of each round; `versions` are those that its draws had."""
+
+    sleeps = False
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy, batch_size=4)  # every rank gets some
+        self.versions: list[int] = []
+
+    def draw(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[Sequence[int]],
+        params: SamplingParams,
+        advance: Advance,
+        share: Share,
+    ) -> dict[Row, Completion]:
+        assert self._busy.acquire(blocking=False), "two samples at once"
+        try:
+            version = self.version
+            found = self._inner.draw(
+                prompts, seeds=seeds, params=params, advance=advance, share=share
+            )
+            assert self.version == version
+            self.versions += [version] * bool(found)
+            return found
+        finally:
+            self._busy.release()
 
 
 def sampling_threads() -> list[threading.Thread]:
