@@ -203,11 +203,12 @@ def test_what_is_not_finite_is_not_applied() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["qwen2-untied", "qwen3_moe"])
 @pytest.mark.parametrize("make", [tiny.make_policy, tiny.make_lora_policy])
 def test_equal_weights_have_a_distance_of_zero_in_the_pass_that_trains(
-    make: Any, dtype: torch.dtype
+    make: Any, family: str, dtype: torch.dtype
 ) -> None:
-    policy = make(dtype=dtype)
+    policy = make(family, dtype=dtype)
     learner = Learner(policy, updates.Capture(policy))
     batch = measured(learner)
     assert torch.count_nonzero(batch.stats.hellinger_sq) == 0

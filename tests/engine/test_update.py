@@ -37,7 +37,7 @@ def twin_rule(aggregation: str) -> twins.TwinUpdate:
 
 
 @EVERY
-@pytest.mark.parametrize("family", ["qwen2-tied", "qwen2-untied", "gemma2-softcap"])
+@pytest.mark.parametrize("family", ["qwen2-tied", "qwen2-untied", "gemma2-softcap", "qwen3_moe"])
 def test_loss_and_gradient_equal_the_slow_twin(family: str, aggregation: str) -> None:
     """Uneven lengths, a group without signal, ratios beyond both bounds, uneven weights."""
     policy = tiny.make_policy(family, apart=0.05)
@@ -60,7 +60,9 @@ def test_loss_and_gradient_equal_the_slow_twin(family: str, aggregation: str) ->
     assert result.grad_norm == pytest.approx(norm, rel=1e-5)
 
 
-def test_the_gradient_of_an_adapter_equals_the_slow_twin(lora_policy: Policy) -> None:
+@pytest.mark.parametrize("family", ["qwen2-untied", "qwen3_moe"])
+def test_the_gradient_of_an_adapter_equals_the_slow_twin(family: str) -> None:
+    lora_policy = tiny.make_lora_policy(family, apart=0.05)
     batch = updates.make_batch(lora_policy, shifts=SHIFTS)
     _, gradient = twins.update_gradient(
         twins.widened(lora_policy.model),

@@ -123,12 +123,14 @@ def make_policy(
     return Policy(model, tokenizer=char_tokenizer(), reference=reference, has_adapter=False)
 
 
-def make_lora_policy(*, apart: float = 0.0, dtype: torch.dtype = torch.float32) -> Policy:
+def make_lora_policy(
+    family: str = "qwen2-untied", *, apart: float = 0.0, dtype: torch.dtype = torch.float32
+) -> Policy:
     """Return a policy with an adapter; it is `apart` away from the base."""
     from dgpo_cli.policy.load import add_adapter
     from dgpo_cli.policy.settings import LoraAdapter
 
-    base = build_model("qwen2-untied").to(dtype).requires_grad_(False)
+    base = build_model(family).to(dtype).requires_grad_(False)
     model = add_adapter(base, adapter=LoraAdapter(rank=3, alpha=6.0), seed=3)
     if apart:
         nudge((p for p in model.parameters() if p.requires_grad), scale=apart)

@@ -17,8 +17,10 @@ Pair = tuple[list[int], list[int]]
 
 
 def widened(model: Any) -> Any:
-    """Return a copy in float64."""
-    return copy.deepcopy(model).double().eval()
+    """Return a float64 copy of a model; its experts run one by one, as no kernel takes float64."""
+    twin = copy.deepcopy(model).double().eval()
+    twin.config._experts_implementation = "eager"
+    return twin
 
 
 def completion_logits(model: Any, pair: Pair, *, temperature: float) -> Tensor:
