@@ -123,11 +123,11 @@ def resume(bench: Bench) -> None:
     while killed.poll() is None and len(_metrics(folder / "killed")) < steps // 2 + 1:
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    killed.wait()
     at = len(_metrics(folder / "killed"))
     resumed = _train(bench, folder / "killed", every, steps=steps)
-    for process in (whole, resumed):
-        _end(process)
+    _end(whole, folder / "whole")
+    _end(resumed, folder / "killed")
     bench.say("killed and resumed", steps=steps, killed_after=at, s=time.perf_counter() - start)
     keys = ("reward/mean", "loss/value", "optim/grad_norm", "policy/hellinger_sq_mean")
     pairs = zip(_metrics(folder / "whole"), _metrics(folder / "killed"), strict=True)
@@ -193,8 +193,8 @@ def _equal(these: list[torch.Tensor], those: list[torch.Tensor]) -> bool:
 
 def _train(
     bench: Bench, out: Path, given: dict[str, Any], *, steps: int, preset: str = "tiny"
-) -> subprocess.Popen[str]:
-    """Start a training run."""
+) -> subprocess.Popen[bytes]:
+    """Start a training run; what it says is kept beside its folder."""
     given = {"model.device": str(bench.device), "eval.every": 0} | given
     if bench.small:
         given = {"rollout.prompts_per_step": 2, "reward.workers": 1} | given
@@ -203,15 +203,13 @@ def _train(
     command += [f"--set={key}={value}" for key, value in given.items()]
     path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    with out.with_suffix(".log").open("a") as said:
+        return subprocess.Popen(command, env=environment, stdout=said, stderr=said)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    _, said = process.communicate()
-    if process.returncode:
-        raise RuntimeError(said[-1500:])
+def _end(process: subprocess.Popen[bytes], out: Path) -> None:
+    if process.wait():
+        raise RuntimeError(out.with_suffix(".log").read_text()[-1500:])
 
 
 def _metrics(out: Path) -> list[dict[str, Any]]:
@@ -255,7 +253,7 @@ def _lent(bench: Bench, expandable: bool) -> None:
 def learn(bench: Bench) -> None:
     """The embedded model, which must learn."""
     out = bench.folder() / "tiny"
-    _end(_train(bench, out, {}, steps=3 if bench.small else 100))
+    _end(_train(bench, out, {}, steps=3 if bench.small else 100), out)
     rewards = [row["reward/mean"] for row in _metrics(out)]
     first, last = statistics.mean(rewards[:5]), statistics.mean(rewards[-5:])
     bench.say(f"tiny, reward of {len(rewards)} steps", first_five=first, last_five=last)
@@ -270,9 +268,10 @@ def smollm2(bench: Bench) -> None:
         given["rollout.max_completion_tokens"] = 4
     _write_smollm2(bench, folder / "model")
     start, steps = time.perf_counter(), 2 if bench.small else 20
-    _end(_train(bench, folder / "run", given, steps=steps, preset="smollm2-lora"))
+    out = folder / "run"
+    _end(_train(bench, out, given, steps=steps, preset="smollm2-lora"), out)
     wall = time.perf_counter() - start
-    late = _metrics(folder / "run")[steps // 2 :]
+    late = _metrics(out)[steps // 2 :]
     times = {
         key: statistics.median(row.get(key, 0.0) for row in late)
         for key in late[-1]

@@ -213,6 +213,7 @@ def full(bench: Bench) -> None:
     slow = bench.model("7B", layers=8, lora=False, compute="stored")
     bench.update("full, 8 layers, float32", slow, sizes[:1], tokens=tokens)
     del slow
+    bench.fresh()
     _sharded(bench, sizes, tokens=tokens)
 
 

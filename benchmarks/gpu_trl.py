@@ -80,6 +80,10 @@ def _trainer(bench: Bench, *, liger: bool) -> tuple[Any, Any, dict[str, Any]]:
             r=RANK, lora_alpha=RANK, target_modules="all-linear", task_type="CAUSAL_LM"
         ),
     )
+    if liger:  # Trainer.train would do it
+        from transformers.integrations.liger import apply_liger_kernel
+
+        apply_liger_kernel(trainer.model, trainer.args.liger_kernel_config)
     trainer.current_gradient_accumulation_steps = count
     trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
     trainer.model.enable_input_require_grads()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,3 +104,25 @@ def test_without_time_left_a_section_is_skipped_and_said_to_be(tmp_path: Path) -
     code, rows = run(tmp_path / "gpu.json", "--minutes=0", "--only", "pass")
     assert code == 0
     assert rows["pass", "section"]["end"] == "skipped: no time left"
+
+
+@pytest.mark.slow
+def test_a_call_that_is_ended_leaves_a_whole_file_and_no_process(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    command = [sys.executable, str(SCRIPT), "--device=cpu", "--small", f"--json={out}"]
+    call = subprocess.Popen([*command, "--only", "resume"], stdout=subprocess.DEVNULL)
+    try:
+        while call.poll() is None and not (out.exists() and ("resume", "snapshot") in rows_of(out)):
+            time.sleep(0.1)
+        deadline = time.monotonic() + 60
+        own = psutil.Process(call.pid)
+        while not (started := own.children(recursive=True)[1:]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        call.terminate()
+        assert call.wait(timeout=30) == 128 + signal.SIGTERM
+    finally:
+        call.kill()
+    assert started
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert not alive
+    assert rows_of(out)["resume", "snapshot"]["given_back"] is True
