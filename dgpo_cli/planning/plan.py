@@ -169,6 +169,8 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: D
         size = shape.adapter_parameters(rank=lora.rank, targets=lora.targets)
     compute = _compute_bytes(settings, device)
     kind = model.gradient_checkpointing
+    if kind == "auto" and not _is_counted(settings, shape):
+        kind = "none" if device.kind == "cpu" else "full"
     job = Job(
         shape=shape,
         element=ELEMENT[model.dtype],
@@ -214,12 +216,23 @@ def chosen_checkpointing(settings: Settings, *, device: Device) -> tuple[Checkpo
         shape = shape_of(found.config, name=settings.model.path)
         job = job_of(settings, shape=shape, typical=Typical(), device=device)
     except ModelError:
-        return "none" if device.kind == "cpu" else "full", "what it needs cannot be counted"
+        return "none" if device.kind == "cpu" else "full", _UNCOUNTED
     return job.checkpointing, _chosen_because(job, device)
+
+
+_UNCOUNTED = "is taken, because what this model needs is not counted"
+
+
+def _is_counted(settings: Settings, shape: ModelShape) -> bool:
+    """Whether the model's activations are counted as they are."""
+    known = shape.family in KNOWN_FAMILIES | EXPERT_FAMILIES
+    return known and not shape.softcap and settings.model.attention != "eager"
 
 
 def _chosen_because(job: Job, device: Device) -> str:
     """Return why auto takes the job's kind of gradient checkpointing."""
+    if not job.chosen:
+        return _UNCOUNTED
     needs = f"{size(memory_of(job, device).during('training'))} in training"
     if job.checkpointing != "none":
         before = AUTOMATIC[AUTOMATIC.index(job.checkpointing) - 1]
@@ -292,10 +305,11 @@ def disk_of(settings: Settings, *, job: Job) -> tuple[DiskPart, ...]:
 
 def _notes(settings: Settings, job: Job, memory: MemoryNeed, device: Device) -> list[str]:
     notes = []
-    if job.shape.family not in KNOWN_FAMILIES | EXPERT_FAMILIES:
+    known = KNOWN_FAMILIES | EXPERT_FAMILIES
+    if job.shape.family not in known:
         notes.append(
             f"{job.shape.family} is counted as a Llama-like decoder; the counts are tested on "
-            f"{', '.join(sorted(KNOWN_FAMILIES))} only"
+            f"{', '.join(sorted(known))} only"
         )
     if settings.model.attention == "eager" or job.shape.softcap:
         notes.append("eager attention keeps full attention matrices, which are not counted")

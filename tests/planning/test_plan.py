@@ -133,6 +133,28 @@ def test_heads_that_devices_cannot_share_equally_are_a_problem(tmp_path: Path) -
     assert not two.problems and two.fits and not four.fits
 
 
+def test_auto_is_settled_for_a_device_and_says_why(tmp_path: Path) -> None:
+    def chosen(device: Device, *overrides: str) -> tuple[str, str]:
+        settings = changer("qwen7b-lora", overrides)({}).settings
+        return plan.chosen_checkpointing(settings, device=device)
+
+    h100 = devices.GPUS["h100"]
+    found = planned("qwen7b-lora", h100)
+    kind, why = chosen(h100)
+    assert kind == found.checkpointing == "selective"
+    assert any(f"auto takes {kind}: it {why}" in note for note in found.notes)
+    assert "GiB with none; the device has 79.6 GiB, of which 8% are kept free" in why
+    assert chosen(gpu(500))[0] == "none" and chosen(gpu(40))[0] == "full"
+    assert chosen(h100, "model.gradient_checkpointing=offload") == ("offload", "")
+    # What is not counted takes no risk on a GPU, and no time on a CPU.
+    eager, cpu = "model.attention=eager", devices.cpu(measure=False)
+    assert [chosen(device, eager)[0] for device in (gpu(500), cpu)] == ["full", "none"]
+    other = {"model_type": "deepseek_v3", "n_routed_experts": 4}
+    (tmp_path / "config.json").write_text(json.dumps(SMALL | other))
+    assert chosen(gpu(500), f"model.path={tmp_path}")[0] == "full"
+    assert "not counted" in chosen(gpu(500), f"model.path={tmp_path}")[1]
+
+
 def test_applied_changes_are_settings_that_fit(tmp_path: Path) -> None:
     change, device, file = changer("qwen7b-lora", HF), gpu(40), tmp_path / "fits.toml"
     found = plan.run(change, device=device, typical=plan.Typical())
