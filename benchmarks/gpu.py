@@ -279,12 +279,16 @@ def main() -> None:
         epilog=f"sections:\n{about}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--device", default="cuda", help="cuda or cpu (default: cuda)")
+    parser.add_argument(
+        "--device", default="cuda", choices=("cuda", "cpu"), help="cuda unless given"
+    )
     parser.add_argument("--small", action="store_true", help="tiny shapes, to try the script")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", default=SECTIONS)
     parser.add_argument("--minutes", type=float, default=7.8, help="for all sections (7.8)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here")
     arguments = parser.parse_args()
+    if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
+        parser.error(f"--json={arguments.json}: no such folder")
     # torch asks the driver's library, not CUDA, whether there is a device: the sections can fork.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

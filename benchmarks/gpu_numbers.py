@@ -159,6 +159,7 @@ def policy(bench: Bench) -> None:
         bench.say(case, **found)
         worst = max(worst, *found.values())
     bench.goal("equal models: d", worst, most=0)
+    _gradients(bench, sizes)
     for dtype, compute in (("float32", "stored"), ("bfloat16", "bfloat16")):
         _sampled(bench, bench.model("7B", layers=2, dtype=dtype, compute=compute, apart=0.02))
 
@@ -176,6 +177,36 @@ def _distances(bench: Bench, model: Model, sizes: list[tuple[int, int]]) -> dict
         "measuring": float(quiet.hellinger_sq.abs().max()),
         "training": float(live.hellinger_sq.abs().max()),
     }
+
+
+def _gradients(bench: Bench, sizes: list[tuple[int, int]]) -> None:
+    """Compare the adapter's gradient with that in float32 with nothing computed again."""
+
+    def gradient(**settings: Any) -> torch.Tensor:
+        policy = bench.model("7B", layers=6, dtype="float32", apart=0.01, **settings).policy
+        rows, signs = bench.batch(policy, sizes)
+        rows = rows.to(bench.device)
+        pull = signs.to(bench.device)[:, None] / rows.mask.sum()
+        with policy.training():
+            (policy.token_logprobs(rows, temperature=1.0) * pull).sum().backward()
+        found = [weight.grad for _, weight in policy.trainable() if weight.grad is not None]
+        return torch.cat([each.double().flatten() for each in found])
+
+    plain = gradient(compute="stored", gradient_checkpointing="none")
+    kinds: list[dict[str, Any]] = [
+        {"compute": "stored", "gradient_checkpointing": kind}
+        for kind in ("full", "selective", "offload")
+    ]
+    kinds += [{"compute": "bfloat16"}, {"compute": "bfloat16", "compile": "on"}]
+    for kind in kinds[:-1] if bench.small else kinds:
+        case = " ".join("compiled" if value == "on" else value for value in kind.values())
+        try:
+            apart = float((gradient(**kind) - plain).norm() / plain.norm())
+        except ModelError as error:
+            bench.say(f"gradient {case}", refused=str(error))
+            continue
+        most = 1e-5 if kind["compute"] == "stored" else 0.03
+        bench.goal(f"gradient {case}: to float32", apart, most=most)
 
 
 def _sampled(bench: Bench, model: Model) -> None:

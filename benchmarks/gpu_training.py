@@ -29,9 +29,6 @@ def three_rows(bench: Bench) -> tuple[list[Size], int]:
 def lora(bench: Bench) -> None:
     """The update of the main case, its memory, and what DGPO costs over GRPO with a KL term."""
     sizes, tokens = three_rows(bench)
-    stored = bench.model("7B", compute="stored")
-    bench.update("DGPO, adapter in float32", stored, sizes, tokens=tokens)
-    del stored
     model = bench.model("7B")
     dgpo = bench.update("DGPO", model, sizes, tokens=tokens)
     against_plan(bench, "DGPO", model, dgpo, sizes, tokens=tokens)
@@ -59,8 +56,8 @@ def against_plan(
     """Compare the peak of the device with what `dgpo plan` says."""
     planned = model.planned(sizes, tokens=tokens) / GIB
     bench.say(f"{case}: plan", planned_gib=planned, device_gib=update.device_gib)
-    bench.goal(f"{case}: plan over peak", planned / (update.device_gib or planned), least=0.9,
-               most=1.1)  # fmt: skip
+    if bench.cuda:  # a CPU's peak is not measured here
+        bench.goal(f"{case}: plan over peak", planned / update.device_gib, least=0.9, most=1.1)
 
 
 def phases(bench: Bench) -> None:
@@ -271,10 +268,14 @@ def choices(bench: Bench) -> None:
     for note in model.policy.notes:
         bench.say("note", text=note)
     del model
-    for kind in ("none", "selective", "full", "offload"):
-        case = f"one row, checkpointing {kind}"
+    cases: dict[str, dict[str, Any]] = {
+        f"one row, checkpointing {kind}": {"gradient_checkpointing": kind}
+        for kind in ("none", "selective", "full", "offload")
+    }
+    cases["one row, checkpointing full, adapter in float32"] = {"compute": "stored"}
+    for case, settings in cases.items():
         try:
-            model = bench.model("7B", gradient_checkpointing=kind)
+            model = bench.model("7B", **settings)
         except ModelError as error:
             bench.say(case, refused=str(error))
             continue

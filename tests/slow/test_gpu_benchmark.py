@@ -47,6 +47,8 @@ def test_every_section_runs_on_a_cpu_and_its_numbers_are_right(tmp_path: Path) -
     assert rows["pass", "pass: d of equal models"]["value"] == 0
     assert rows["policy", "equal models: d"]["value"] == 0
     assert rows["policy", "sampler: log-probability to a plain pass"]["value"] < 1e-5
+    for kind, most in (("stored full", 0), ("stored selective", 0), ("bfloat16", 0.03)):
+        assert rows["policy", f"gradient {kind}: to float32"]["value"] <= most
     assert rows["lora", "DGPO"]["d"] > 0
     assert rows["lora", "uniform credit, no reference"]["d"] == 0
     assert rows["tests", "tests"]["run"] > 0 == rows["tests", "tests"]["failed"]
