@@ -153,6 +153,7 @@ class SettingsChange:
 class Plan:
     """The needs of a run and the device that it is planned for.
 
+    active: weights without the experts that a token does not pass.
     checkpointing: of gradients; what model.gradient_checkpointing=auto takes here.
     times: empty if the device's speed is unknown. after: the memory with all `changes`; None if
     none are needed. step_tokens, step_samples: sampled in a step. host: memory of each
@@ -163,6 +164,7 @@ class Plan:
     model: str
     origin: str
     parameters: int
+    active: int
     trained: int
     checkpointing: CheckpointingKind
     device: Device

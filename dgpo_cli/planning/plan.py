@@ -104,6 +104,7 @@ def run(
         model=settings.model.path,
         origin=found.origin,
         parameters=shape.parameters,
+        active=shape.active,
         trained=now.trained,
         checkpointing=now.checkpointing,
         device=device,
@@ -220,7 +221,7 @@ def chosen_checkpointing(settings: Settings, *, device: Device) -> tuple[Checkpo
     return job.checkpointing, _chosen_because(job, device)
 
 
-_UNCOUNTED = "is taken, because what this model needs is not counted"
+_UNCOUNTED = "what this model needs is not counted"
 
 
 def _is_counted(settings: Settings, shape: ModelShape) -> bool:

@@ -64,7 +64,9 @@ class _PlanTable:
         page, plan = self.page, self.plan
         device = plan.device.name if plan.devices == 1 else f"{plan.devices} x {plan.device.name}"
         page.title(f"{page.shown(plan.model)}, {device}")
-        page.paragraph(f"{short(plan.parameters)} parameters, {short(plan.trained)} trained")
+        active = f", {short(plan.active)} active" if plan.active < plan.parameters else ""
+        weights = f"{short(plan.parameters)} parameters{active}"
+        page.paragraph(f"{weights}, {short(plan.trained)} trained")
         page.add((page.fit(page.shown(plan.origin)), "dim"))  # a path, cut and not wrapped
         page.blank()
         self._memory()

@@ -160,6 +160,11 @@ class ModelShape:
     def parameters(self) -> int:
         return self.block_matrices + self.outside_blocks + self.small
 
+    @property
+    def active(self) -> int:
+        """Weights without the experts that a token does not pass."""
+        return self.active_matrices + self.outside_blocks + self.small
+
     def adapter_parameters(self, *, rank: int, targets: str | tuple[str, ...]) -> int:
         """Return the weights of a LoRA adapter: rank x (inputs + outputs) per layer.
 

@@ -16,6 +16,7 @@ from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.planning import devices, plan
 from dgpo_cli.planning.budget import Device, Plan
 from dgpo_cli.planning.memory import GIB
+from tests.cli.helpers import in_process
 from tests.policy.configs import SMALL
 
 
@@ -153,6 +154,19 @@ def test_auto_is_settled_for_a_device_and_says_why(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(SMALL | other))
     assert chosen(gpu(500), f"model.path={tmp_path}")[0] == "full"
     assert "not counted" in chosen(gpu(500), f"model.path={tmp_path}")[1]
+
+
+def test_a_mixture_of_experts_is_planned_with_all_weights_and_its_active_ones() -> None:
+    model, device = "model.path=Qwen/Qwen3-30B-A3B", devices.GPUS["h200"]
+    found = planned("qwen7b-lora", device, model, "adapter.rank=8")
+    assert (found.parameters, found.active) == (30_532_122_624, 3_353_032_704)
+    assert found.memory.part("weights") == 2 * found.parameters
+    page = in_process(*("plan", "--preset", "qwen7b-lora", "--gpu", "h200", "--set", model)).stdout
+    assert "30.5B parameters, 3.35B active, " in page
+    dense = planned("qwen7b-lora", device)
+    assert dense.active == dense.parameters
+    seconds = {p.name: p.seconds for p in found.times}
+    assert seconds["reference"] < {p.name: p.seconds for p in dense.times}["reference"]
 
 
 def test_applied_changes_are_settings_that_fit(tmp_path: Path) -> None:
