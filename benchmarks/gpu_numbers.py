@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from dgpo_cli.samplers.hf import HfSampler
 ROOT = Path(__file__).resolve().parents[1]
 # What a test needs of a device goes through torch's own factories there; see tests/devices.py.
 TESTED = ("tests/algo", "tests/policy/test_token_pass.py", "tests/policy/test_token_logprobs.py")
+_ENDED = re.compile(r"^(tests/.+?) (PASSED|FAILED|ERROR|SKIPPED) *\[", re.MULTILINE)
+_REASON = re.compile(r"^(?:FAILED|ERROR) (tests/.+?)(?: - (.*))?$", re.MULTILINE)
 PASS_GOALS = {"logprob": 2e-5, "d_relative": 1e-4, "entropy": 2e-5}
 
 
@@ -35,26 +39,35 @@ def tests(bench: Bench) -> None:
     if not (ROOT / "tests").is_dir():
         raise Skipped("no folder tests beside benchmarks")
     chosen = TESTED[-1:] if bench.small else TESTED
-    out = bench.folder() / "report.json"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
-    command += [f"--junit-xml={out}", "-o", "addopts=", "-m", "not slow and not mutation"]
+    command = [sys.executable, "-m", "pytest", "-v", "-rfE", "-p", "no:cacheprovider", *chosen]
+    command += ["-o", "addopts=", "-m", "not slow and not mutation", "--color=no"]
     if bench.small:
         command += ["-k", "frozen or no_tokens"]
     environment = os.environ | {"DGPO_TEST_DEVICE": str(bench.device), "PYTHONPATH": str(ROOT)}
-    got = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    from xml.etree import ElementTree
-
-    suite = ElementTree.parse(out).getroot()[0] if out.exists() else None
-    if suite is None or suite.attrib["tests"] == "0":
-        raise RuntimeError(got.stdout[-2000:] + got.stderr[-2000:])
-    count, skipped = int(suite.attrib["tests"]), int(suite.attrib["skipped"])
-    ends = [(case, end) for case in suite for end in case if end.tag in ("failure", "error")]
-    for case, end in ends[:12]:
-        bench.say(f"failed {case.attrib['name'][:70]}", why=end.attrib.get("message", "")[:160])
-    bench.say("tests", run=count - skipped, failed=len(ends), skipped=skipped)
-    bench.goal("tests that fail", len(ends), most=0)
+    environment["COLUMNS"] = "400"  # a failure is told in one line
+    out, late = bench.folder() / "said", False
+    with out.open("w") as said:
+        try:
+            subprocess.run(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdout=said,
+                stderr=said,
+                timeout=130,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            late = True
+    text = out.read_text(encoding="utf-8")
+    ends = Counter(end for _, end in re.findall(_ENDED, text))
+    if not ends:
+        raise RuntimeError(text[-2000:])
+    for name, why in re.findall(_REASON, text)[:12]:
+        bench.say(f"failed {name.rpartition('::')[2][:70]}", why=why[:160])
+    wrong = ends["FAILED"] + ends["ERROR"]
+    bench.say("tests", passed=ends["PASSED"], failed=wrong, skipped=ends["SKIPPED"], cut_off=late)
+    bench.goal("tests that fail", wrong, most=0)
 
 
 def token_pass_errors(bench: Bench) -> None:

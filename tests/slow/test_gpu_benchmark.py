@@ -51,7 +51,7 @@ def test_every_section_runs_on_a_cpu_and_its_numbers_are_right(tmp_path: Path) -
         assert rows["policy", f"gradient {kind}: to float32"]["value"] <= most
     assert rows["lora", "DGPO"]["d"] > 0
     assert rows["lora", "uniform credit, no reference"]["d"] == 0
-    assert rows["tests", "tests"]["run"] > 0 == rows["tests", "tests"]["failed"]
+    assert rows["tests", "tests"]["passed"] > 0 == rows["tests", "tests"]["failed"]
     parts = [row["share"] for (section, _), row in rows.items() if section == "phases"]
     assert math.isclose(sum(parts), 1.0, rel_tol=1e-6)
     assert rows["resume", "steps that are equal to the bit"]["equal"] == 4
