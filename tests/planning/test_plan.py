@@ -82,6 +82,28 @@ def test_the_least_harm_comes_first_and_only_as_much_as_is_needed() -> None:
         assert places == sorted(places)
 
 
+def test_activations_are_computed_again_no_further_than_is_needed() -> None:
+    one = (*HF[:1], "rollout.backend.batch_size=1", "optim.micro_batch_tokens=1")
+    kinds = ("none", "selective", "full", "offload")
+
+    def at(kind: str, device: Device) -> Plan:
+        return planned("qwen7b-lora", device, *one, f"model.gradient_checkpointing={kind}")
+
+    needs = [at(kind, gpu(500)).memory.during("training") / GIB for kind in kinds]
+    assert needs == sorted(needs, reverse=True)
+    setting = "model.gradient_checkpointing"
+    for need, kind in zip(needs[1:], kinds[1:], strict=True):
+        device = gpu(need + 0.01)
+        (change,) = at("none", device).changes
+        assert change.settings == {setting: kind}
+    # auto has tried the first three; a CPU's own memory is the host's.
+    device = gpu(needs[3] + 0.01)
+    (change,) = at("auto", device).changes
+    assert change.settings == {setting: "offload"}
+    for kind, other in (("offload", device), ("auto", replace(device, kind="cpu"))):
+        assert all(setting not in change.settings for change in at(kind, other).changes)
+
+
 def test_no_change_can_be_left_out_again() -> None:
     change = changer("qwen7b-full", (*HF, "parallel.kind=single", "parallel.gpus=1"))
     device = gpu(24)
