@@ -189,6 +189,7 @@ def _engine(
 ) -> Engine:
     for note in policy.notes:
         tell(observer, note)
+    policy.listener = partial(tell, observer)
     return Engine(
         settings,
         policy=policy,

@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgpo_cli.core.errors import ModelError
 from dgpo_cli.policy import load
 from dgpo_cli.policy.policy import Policy
-from dgpo_cli.policy.settings import LoraAdapter, ModelSettings, NoAdapter
+from dgpo_cli.policy.settings import CheckpointingKind, LoraAdapter, ModelSettings, NoAdapter
 
 if TYPE_CHECKING:
     from dgpo_cli.policy.load_sharded import Spread
@@ -24,20 +23,17 @@ def load_policy(
     with_reference: bool,
     checkpoint: Path | None = None,
     spread: Spread | None = None,
+    checkpointing: CheckpointingKind | None = None,
 ) -> Policy:
     """Load a policy to train: weights from `checkpoint` if given, reference from `settings`.
 
-    spread: how its weights are sharded over the ranks, which all load it; None: they are not.
+    Args:
+        spread: how its weights are sharded over the ranks, which all load it; None: they are not.
+        checkpointing: the kind; None: that of the settings, where auto is full.
 
     Raises:
         ModelError: something does not load.
     """
-    checkpointing = settings.gradient_checkpointing
-    if checkpointing in ("selective", "offload"):
-        raise ModelError(
-            f"model.gradient_checkpointing={checkpointing}: this version cannot train with it; "
-            "set model.gradient_checkpointing=full"
-        )
     tokenizer = load.load_tokenizer(settings, folder=checkpoint)
     notes: list[str] = []
     if isinstance(adapter, LoraAdapter):
@@ -47,8 +43,6 @@ def load_policy(
         else:
             model = spread.load(settings, adapt=adapt, notes=notes)
         load.name_base(model, settings=settings)
-        if checkpointing != "none":
-            model.enable_input_require_grads()
         reference = None
     elif spread is not None:
         model = spread.load(settings, folder=checkpoint, notes=notes)
@@ -56,8 +50,6 @@ def load_policy(
     else:
         model = load.load_model(settings, folder=checkpoint, notes=notes)
         reference = _reference(settings, model=model, fresh=checkpoint is None, on=with_reference)
-    if checkpointing != "none":
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     policy = Policy(
         model.eval(),
         tokenizer=tokenizer,
@@ -68,8 +60,13 @@ def load_policy(
         untouched=checkpoint is None or isinstance(adapter, LoraAdapter),
         notes=notes,
     )
-    if settings.compile == "on":
-        policy.compile()
+    kind = checkpointing or settings.gradient_checkpointing
+    layers = policy.layers
+    layers.checkpoint("full" if kind == "auto" else kind)
+    if settings.compile == "on" or (
+        settings.compile == "auto" and layers.worth_compiling(sharded=spread is not None)
+    ):
+        layers.compile()
     return policy
 
 

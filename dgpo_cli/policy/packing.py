@@ -50,7 +50,12 @@ class Packed:
 
     @property
     def full(self) -> bool:
-        """Whether row and rectangle are the same: equal lengths, and nothing shared."""
+        """Whether row and rectangle are the same: equal lengths, and nothing shared.
+
+        A compiled graph does not ask: it would need another for the answer yes.
+        """
+        if torch.compiler.is_compiling():
+            return False
         return len(self.ids) == self.lines * self.width
 
     def rectangle(self, values: Tensor) -> Tensor:
@@ -160,29 +165,6 @@ def _float32_attention(
         scale=scaling,
     )
     return found.transpose(1, 2)
-
-
-def compile_layers(decoder: Any) -> None:
-    """Run the layers of a decoder compiled on packed rows, and uncompiled on all else.
-
-    Shapes are dynamic: other lengths do not recompile.
-    """
-    from torch import _dynamo
-
-    # A layer is compiled for its adapter on and off, for training, with and without gradients.
-    _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, 64)
-    for layer in decoder.layers:
-        layer.forward = _when_packed(layer.forward)
-
-
-def _when_packed(plain: Callable[..., Any]) -> Callable[..., Any]:
-    compiled = torch.compile(plain, dynamic=True)
-
-    @functools.wraps(plain)
-    def forward(*args: Any, **named: Any) -> Any:
-        return (plain if named.get("packed") is None else compiled)(*args, **named)
-
-    return forward
 
 
 def pack(ids: Tensor, mask: Tensor, *, shared: Shared | None = None) -> Packed:

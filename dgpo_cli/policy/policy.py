@@ -14,13 +14,13 @@ from dgpo_cli.core.token_texts import completion_text
 from dgpo_cli.policy import load, quantization, token_pass
 from dgpo_cli.policy.batching import Rows, on_grid, pad_rows
 from dgpo_cli.policy.head import check_head, class_name, decoder_of, head_of
+from dgpo_cli.policy.layers import Layers
 from dgpo_cli.policy.packing import (
     Packed,
     Predicted,
     can_pack,
     can_pad,
     check_share,
-    compile_layers,
     lone_hidden,
     packed_hidden,
     padded_hidden,
@@ -82,6 +82,7 @@ class Policy:
         self.compute = compute
         self._reference = reference
         self.lane: Lane | None = None
+        self.listener: Callable[[str], None] | None = None  # gets notes as they come
         self._base = model.get_base_model() if has_adapter else model
         self.sharded = sharded
         self._head = head_of(self._base, compute=compute)
@@ -106,6 +107,7 @@ class Policy:
                 f"padding changes the results of {class_name(self._base)}: each sequence is "
                 "computed alone, which takes longer"
             )
+        self.layers = Layers(model, reference=reference, packs=self.packs, tell=self.note)
         if has_adapter and compute is not None and not sharded:
             load.multiply_adapter_in_autocast(model)
         if reference is not None:
@@ -312,7 +314,10 @@ class Policy:
         """Return the reference's, on the same layout, so that equal weights give equal bits."""
         assert self.has_reference
         model = self._base if self._reference is None else self._reference
-        off = self.model.disable_adapter() if self.has_adapter else nullcontext()
+        off: AbstractContextManager[None] = nullcontext()
+        if self.has_adapter:
+            compiled = self.layers.compiled
+            off = self.layers.without_adapter() if compiled else self.model.disable_adapter()
         with off:
             # The head of a second model is used after this pass.
             return self._inside(
@@ -330,6 +335,7 @@ class Policy:
         models = [self._base] if self._reference is None else [self._base, self._reference]
         for model in models:
             self._inside(model, partial(check_share, model, lane=lane, packs=self.packs))
+        self.layers.leave_uncompiled("with parallel.sequence")
         self.lane = lane
 
     def predicted(self, rows: Rows) -> Predicted:
@@ -406,13 +412,11 @@ class Policy:
         with self.computing():
             return forward(decoder_of(model), packed)
 
-    def compile(self) -> None:
-        """Compile the layers of the policy and of its reference, if rows can be packed."""
-        if not self.packs:
-            self.notes.append("model.compile has no effect: only packed rows are compiled")
-            return
-        for model in [self._base] if self._reference is None else [self._base, self._reference]:
-            compile_layers(decoder_of(model))
+    def note(self, text: str) -> None:
+        """Tell the user something about the model; before an engine has it, when it gets it."""
+        self.notes.append(text)
+        if self.listener is not None:
+            self.listener(text)
 
     def computing(self) -> AbstractContextManager[Any]:
         """Run forward passes in `compute`. Gradient checkpointing restores this in backward."""
@@ -430,7 +434,13 @@ class Policy:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Use training mode: gradient checkpointing and the adapter's dropout are on."""
+        """Use training mode: the adapter's dropout is on, and transformers' checkpointing.
+
+        Compiled layers without dropout need no graph of their own for it.
+        """
+        if self.layers.compiled and not self.has_dropout:
+            yield
+            return
         self.model.train()
         try:
             yield
