@@ -29,6 +29,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from dgpo_cli.core.text import cut
 from dgpo_cli.policy.head import decoder_of
 from dgpo_cli.policy.parking import Parking
 from dgpo_cli.policy.quantization import is_packed, size_of
@@ -181,7 +182,7 @@ class Layers:
             call = partial(self._call, plain, args=args[1:], named=named)
             if self._compiled is None or packed.lane is not None:
                 return self._recomputed(call, args[0], number=number)
-            with _requiring(layer, on=frozen), self._wrap().shown():
+            with _requiring(layer, on=frozen):
                 return self._as_training(partial(self._recomputed, call, number=number), args[0])
 
         return forward
@@ -206,7 +207,7 @@ class Layers:
         parked = self._parking.park(hidden, number=number)
         # The empty tensor tells of which device the state of random numbers is kept.
         found = checkpoint(
-            lambda parked, _: call("none", parked.tensor()),
+            lambda parked, _: call("none", parked.tensor(), again=not parked.is_forward),
             parked,
             hidden.detach().new_empty(0),
             use_reentrant=False,
@@ -215,24 +216,44 @@ class Layers:
         return found
 
     def _call(
-        self, plain: Any, kind: str, hidden: Tensor, *, args: tuple[Any, ...], named: dict[str, Any]
+        self,
+        plain: Any,
+        kind: str,
+        hidden: Tensor,
+        *,
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+        again: bool = False,
     ) -> Any:
-        """Run a layer, compiled if that works."""
-        if self._compiled is None or self._broken or named["packed"].lane is not None:
+        """Run a layer, compiled if that works.
+
+        again: in backward, where checkpointing ends it by an exception.
+        """
+        if self._compiled is None or named["packed"].lane is not None:
             return _run(plain, kind, hidden, args, named)
-        try:
-            return self._compiled(plain, kind, hidden, args, named)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            found = _run(plain, kind, hidden, args, named)  # raises again what is not a compiler's
-            self._broken = True
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            self._tell(
-                f"layers cannot be compiled and run uncompiled: {type(error).__name__}: "
-                f"{lines[0].strip()[:200] if lines else ''}; set model.compile=off"
-            )
-            return found
+        with self._wrap().shown():
+            if self._broken:
+                return _run(plain, kind, hidden, args, named)
+            if again:
+                return self._compiled(plain, kind, hidden, args, named)
+            try:
+                return self._compiled(plain, kind, hidden, args, named)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                # It raises again what is not a compiler's.
+                found = _run(plain, kind, hidden, args, named)
+                self._broken = True
+                self._tell(
+                    f"layers cannot be compiled and run as they are: {_first_line(error)}; "
+                    "model.compile=off leaves them so"
+                )
+                return found
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return cut(f"{type(error).__name__}: {lines[0] if lines else 'without a message'}", 200)
 
 
 def _run(

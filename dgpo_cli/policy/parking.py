@@ -111,17 +111,17 @@ class Parked:
         self._requires_grad = tensor.requires_grad
         self._away = None if stays else copies.away(tensor.detach())
         self._coming: Any = None
-        self._is_forward = True
+        self.is_forward = True
 
     def leave(self) -> None:
         """End the forward pass of the layer."""
-        self._is_forward = False
+        self.is_forward = False
         if self._away is not None:
             self._here = None
 
     def tensor(self) -> Tensor:
         """Return the tensor; in backward, begin to fetch the one that is needed next."""
-        if self._is_forward:
+        if self.is_forward:
             assert self._here is not None
             return self._here
         found = self._here

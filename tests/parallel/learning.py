@@ -15,6 +15,7 @@ from dgpo_cli.engine.learn import Learner, Recipe
 from dgpo_cli.engine.optimizers import build_adamw
 from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.policy.policy import Policy
+from dgpo_cli.policy.settings import CheckpointingKind
 from tests.policy import tiny
 
 GROUP = 4
@@ -40,7 +41,7 @@ class Case:
     """What differs between runs. A family with an adapter is "lora"."""
 
     family: str = "qwen2-tied"
-    checkpointing: bool = False
+    checkpointing: CheckpointingKind = "none"
     updates: int = 1
     aggregation: str = "token-mean"
     truncated: bool = False
@@ -52,9 +53,9 @@ class Case:
 
 CASES = {
     "tied": Case(),
-    "untied, checkpointed": Case("qwen2-untied", checkpointing=True),
+    "untied, checkpointed": Case("qwen2-untied", checkpointing="selective"),
     "adapter": Case("lora"),
-    "adapter, checkpointed, two updates": Case("lora", checkpointing=True, updates=2),
+    "adapter, checkpointed, two updates": Case("lora", checkpointing="full", updates=2),
     "two updates, sequence-mean": Case(updates=2, aggregation="sequence-mean"),
     "three updates, constant": Case(updates=3, aggregation="constant"),
     "truncated rows are masked": Case(truncated=True, aggregation="sequence-mean"),
@@ -72,10 +73,7 @@ def make_policy(case: Case) -> Policy:
         policy = tiny.make_lora_policy(apart=0.02)
     else:
         policy = tiny.make_policy(case.family, apart=0.02)
-    if case.checkpointing:
-        if policy.has_adapter:
-            policy.model.enable_input_require_grads()
-        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    policy.layers.checkpoint(case.checkpointing)
     return policy
 
 

@@ -1,4 +1,4 @@
-"""Products in bfloat16 over weights in float32, and compiled layers."""
+"""Products in bfloat16 over weights in float32."""
 
 from __future__ import annotations
 
@@ -86,20 +86,6 @@ def test_an_adapter_multiplies_in_bfloat16_and_samples_in_it(folder: Path) -> No
     assert seen == {(torch.bfloat16, torch.bfloat16)}
 
 
-@pytest.mark.parametrize("lora", [True, False])
-def test_layers_compile_as_one_graph_and_compute_what_they_did(
-    folder: Path, lora: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.compiler.reset()
-    whole = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
-    monkeypatch.setattr(packing.torch, "compile", whole)
-    compiled = policy_of(folder, lora=lora, compile=True, gradient_checkpointing=True)
-    plain = policy_of(folder, lora=lora, gradient_checkpointing=True)
-    torch.testing.assert_close(gradients(compiled), gradients(plain))
-    found = compiled.token_columns(ROWS, temperature=1.0, reference=True)
-    assert not found.hellinger_sq.any()
-
-
 def test_grouped_queries_in_float32_attend_as_torch_groups_them() -> None:
     draw = functools.partial(torch.randn, generator=torch.Generator().manual_seed(0))
     query, key, value = draw(2, 6, 9, 4), draw(2, 2, 9, 4), draw(2, 2, 9, 4)
@@ -108,17 +94,3 @@ def test_grouped_queries_in_float32_attend_as_torch_groups_them() -> None:
         query, key, value, is_causal=True, scale=0.3, enable_gqa=True
     )
     torch.testing.assert_close(found.transpose(1, 2), exact)
-
-
-def test_what_is_not_packed_runs_uncompiled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(forward: Any, **_: Any) -> Any:
-        def compiled(*args: Any, **named: Any) -> Any:
-            raise AssertionError("compiled")
-
-        return compiled
-
-    monkeypatch.setattr(packing.torch, "compile", refuse)
-    policy = policy_of(folder, lora=False, compile=True)
-    policy.model.model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False)
-    with pytest.raises(AssertionError, match="compiled"):
-        policy.token_logprobs(ROWS, temperature=1.0)
