@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from dgpo_cli.policy.load_sharded import Spread
+    from dgpo_cli.policy.settings import CheckpointingKind
 
 
 # Where users configure torch's allocator.
@@ -73,6 +74,7 @@ def training_engine(
         with_reference=settings.credit.needs_reference,
         checkpoint=checkpoint,
         spread=_spread(settings, ranks=ranks),
+        checkpointing=_checkpointing(settings, observer=observer),
     )
     lane = open_lane(ranks)
     if lane is not None:
@@ -125,6 +127,19 @@ def meet_ranks(
         timeout_s=limit_s,
         watch=watch,
     )
+
+
+def _checkpointing(settings: Settings, *, observer: Observer) -> CheckpointingKind:
+    """Return the kind of gradient checkpointing; say which one auto takes."""
+    kind = settings.model.gradient_checkpointing
+    if kind != "auto":
+        return kind
+    from dgpo_cli.planning.devices import whole
+    from dgpo_cli.planning.plan import chosen_checkpointing
+
+    kind, why = chosen_checkpointing(settings, device=whole(settings.model.device))
+    tell(observer, f"gradient checkpointing: {kind} ({why})")
+    return kind
 
 
 def _spread(settings: Settings, *, ranks: Ranks) -> Spread | None:

@@ -46,9 +46,8 @@ class ModelSettings(Frozen):
     )
     compile: Annotated[CompileKind, Change.FREE, _switch(on="on", off="off")] = Field(
         "auto",
-        description="Compile each layer for training: a fifth faster on an H100 after two minutes, "
-        "but equal models no longer have a distance of exactly 0 (2e-4 at most there). on, off, "
-        "or auto, which is off.",
+        description="Compile the layers for training: faster after a minute or two. auto: a model "
+        "of at least a billion weights, whole on a CUDA device.",
     )
     device: Annotated[str, Change.FREE] = Field(
         "auto",
