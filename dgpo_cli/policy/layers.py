@@ -20,6 +20,7 @@ off by a tensor, and a second model's weights require gradients while a layer of
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -119,8 +120,8 @@ class Layers:
             and weights[0].device.type == "cuda"
             and sum(map(size_of, weights)) >= _WORTH_COMPILING
             and not sharded
-            and not self._has_dora
-            and not any(map(is_packed, weights))
+            and self._obeys
+            and not any(is_packed(p) or p.ndim > 2 for p in weights)  # 4 bits, experts
         )
 
     def compile(self) -> None:
@@ -131,13 +132,15 @@ class Layers:
         from torch import _dynamo
         from torch._functorch import config
 
-        if not self._packs or self._has_dora:
-            why = " with DoRA" if self._packs else ": only packed rows are compiled"
+        if not (self._packs and self._obeys):
+            why = " with DoRA, or adapters of experts" if self._packs else " without packed rows"
             self._tell(f"model.compile has no effect{why}")
             return
         _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, 64)
         # A compiler that fails must do so in a forward pass, which another can replace.
         config.force_non_lazy_backward_lowering = True
+        # It warns of operations in place, which no layer has around attention.
+        logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
         self._wrap().attach()
         self._compiled = torch.compile(_run, dynamic=True)
 
@@ -148,9 +151,10 @@ class Layers:
             self._tell(f"model.compile has no effect {why}")
 
     @property
-    def _has_dora(self) -> bool:
-        configs = getattr(self._model, "peft_config", {}).values()
-        return any(config.use_dora for config in configs)
+    def _obeys(self) -> bool:
+        """Whether all of an adapter is pairs of products, which a switch reaches."""
+        parts = [part for part in self._model.modules() if hasattr(part, "lora_B")]
+        return not any(part.lora_variant or hasattr(part, "parameter_name") for part in parts)
 
     def _wrap(self) -> _Switch:
         """Wrap the layers once; return the switch of the adapter in them."""

@@ -208,7 +208,7 @@ def test_auto_compiles_large_models_on_cuda_that_are_whole_and_plain(
 ) -> None:
     def chosen(*, device: str, least: float, sharded: bool = False, dora: bool = False) -> bool:
         policy = policy_of(folder, lora=True, adapter=LoraAdapter(rank=3, dora=dora))
-        fake = SimpleNamespace(device=SimpleNamespace(type=device), numel=lambda: 1000)
+        fake = SimpleNamespace(device=SimpleNamespace(type=device), numel=lambda: 1000, ndim=2)
         monkeypatch.setattr(layers, "_WORTH_COMPILING", least)
         monkeypatch.setattr(
             layers, "_base_of", lambda model: SimpleNamespace(parameters=lambda: [fake])
@@ -227,7 +227,11 @@ def test_auto_compiles_large_models_on_cuda_that_are_whole_and_plain(
 
 def test_an_adapter_that_cannot_be_switched_is_not_compiled(folder: Path) -> None:
     policy = policy_of(folder, lora=True, adapter=LoraAdapter(rank=3, dora=True), compile="on")
-    assert policy.notes == ["model.compile has no effect with DoRA"]
+    experts = tiny.make_lora_policy("qwen3_moe")
+    experts.layers.compile()
+    assert experts.notes == policy.notes
+    assert not experts.layers.compiled
+    assert policy.notes == ["model.compile has no effect with DoRA, or adapters of experts"]
     assert not policy.layers.compiled
 
 
