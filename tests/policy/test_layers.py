@@ -14,8 +14,10 @@ from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from dgpo_cli.policy import layers, load, parking
+from dgpo_cli.policy import load
 from dgpo_cli.policy.batching import Rows
+from dgpo_cli.policy.layers import parking
+from dgpo_cli.policy.layers import wrap as layers
 from dgpo_cli.policy.load_policy import load_policy
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.settings import LoraAdapter, ModelSettings, NoAdapter

@@ -32,7 +32,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from dgpo_cli.core.text import cut
 from dgpo_cli.policy.head import decoder_of
-from dgpo_cli.policy.parking import Parking
+from dgpo_cli.policy.layers.parking import Parking
 from dgpo_cli.policy.quantization import is_packed, size_of
 
 if TYPE_CHECKING:
