@@ -74,7 +74,7 @@ def training_engine(
         with_reference=settings.credit.needs_reference,
         checkpoint=checkpoint,
         spread=_spread(settings, ranks=ranks),
-        checkpointing=_checkpointing(settings, observer=observer),
+        checkpointing=_checkpointing(settings, ranks=ranks, observer=observer),
     )
     lane = open_lane(ranks)
     if lane is not None:
@@ -129,15 +129,21 @@ def meet_ranks(
     )
 
 
-def _checkpointing(settings: Settings, *, observer: Observer) -> CheckpointingKind:
-    """Return the kind of gradient checkpointing; say which one auto takes."""
+def _checkpointing(settings: Settings, *, ranks: Ranks, observer: Observer) -> CheckpointingKind:
+    """Return the kind of gradient checkpointing; say which one auto takes.
+
+    The leader's device decides for all ranks, whose passes must do the same exchanges.
+    """
     kind = settings.model.gradient_checkpointing
     if kind != "auto":
         return kind
     from dgpo_cli.planning.devices import whole
     from dgpo_cli.planning.plan import chosen_checkpointing
 
-    kind, why = chosen_checkpointing(settings, device=whole(settings.model.device))
+    found = None
+    if ranks.leads:
+        found = chosen_checkpointing(settings, device=whole(settings.model.device))
+    kind, why = ranks.share(found)
     tell(observer, f"gradient checkpointing: {kind} ({why})")
     return kind
 

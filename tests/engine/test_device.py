@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +20,12 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.core.types import Batch
 from dgpo_cli.engine import checkpoint, setup
 from dgpo_cli.engine.engine import Engine
+from dgpo_cli.planning import devices
+from dgpo_cli.planning.budget import Device
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.samplers.vllm.process import OwnedProcess
 from tests.engines import PROMPTS, FakeSampler, G, make_engine, rollout
+from tests.recorder import Notes
 
 # What a trainer holds between two steps.
 
@@ -346,3 +350,20 @@ def test_an_engine_sees_the_users_allocator_and_not_the_trainers(
     process.close()
     told = [line for line in log.read_text().splitlines() if "ALLOC_CONF" in line]
     assert told == ["PYTORCH_CUDA_ALLOC_CONF=max_split_size_mb:64"]
+
+
+def test_auto_takes_the_kind_that_the_plan_takes_for_the_leaders_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = resolve(preset="tiny", overrides=("model.gradient_checkpointing=auto",)).settings
+    for memory, kind in ((64 << 30, "none"), (1 << 20, "full")):
+        device = Device("C", "cpu", memory, None, {}, 0.0, "test")
+        monkeypatch.setattr(devices, "whole", lambda setting, device=device: device)
+        notes = Notes()
+        with setup.training_engine(settings, observer=notes) as engine:
+            assert engine.policy.layers.checkpointing == kind
+        (note,) = [text for text in notes.texts if "checkpointing" in text]
+        assert note.startswith(f"gradient checkpointing: {kind} (needs ")
+
+    follower: Any = SimpleNamespace(leads=False, share=lambda found: found or ("selective", "why"))
+    assert setup._checkpointing(settings, ranks=follower, observer=Notes()) == "selective"

@@ -5,14 +5,12 @@ from __future__ import annotations
 import gc
 import weakref
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dgpo_cli.planning.activations import (
@@ -24,6 +22,7 @@ from dgpo_cli.planning.activations import (
     place_bytes,
 )
 from dgpo_cli.policy import packing
+from dgpo_cli.policy.layers.wrap import Layers
 from dgpo_cli.policy.load import add_adapter
 from dgpo_cli.policy.packing import Packed, Shared, pack, packed_hidden
 from dgpo_cli.policy.settings import LoraAdapter
@@ -62,27 +61,9 @@ def decoder(training: Training, *, family: str) -> tuple[Any, Any]:
     if not training.full:
         model.requires_grad_(False)
         model = add_adapter(model, adapter=LoraAdapter(rank=training.rank), seed=0)
-        if training.checkpointing == "full":
-            model.enable_input_require_grads()
-    if training.checkpointing == "full":
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    elif training.checkpointing == "selective":
-        for layer in base.get_decoder().layers:
-            layer.forward = keeping_attention(layer.forward)
+    Layers(model, reference=None, packs=True, tell=print).checkpoint(training.checkpointing)
     model.train()
     return model, base.get_decoder()
-
-
-def keeping_attention(plain: Any) -> Any:
-    """Recompute a layer in backward, all but its attention."""
-    kept = [torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default]
-    contexts = partial(create_selective_checkpoint_contexts, kept)
-
-    def forward(hidden: torch.Tensor, **named: Any) -> Any:
-        run = partial(plain, **named)
-        return checkpoint(run, hidden, use_reentrant=False, context_fn=contexts)
-
-    return forward
 
 
 def packed(*, prompt: int = 0) -> Packed:
