@@ -1,6 +1,7 @@
 """What rounding makes of the distance d, against the noise that training measures.
 
     OMP_NUM_THREADS=1 python benchmarks/noise.py [--model DIR] [--dtype bfloat16]
+        [--compute bfloat16]
 
 An adapter moves the model a little further from line to line. `d` is what training would see in
 this data type, `true` the distance of the same weights in float32, both means over tokens;
@@ -19,7 +20,7 @@ from dgpo_cli.algo.losses import ClipLoss
 from dgpo_cli.engine.learn import Recipe
 from dgpo_cli.engine.noise import noise_metrics, noise_of_distance
 from dgpo_cli.policy.batching import pad_rows
-from dgpo_cli.policy.load import add_adapter, load_model, load_tokenizer
+from dgpo_cli.policy.load import add_adapter, compute_dtype, load_model, load_tokenizer
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.scoring import token_stats
 from dgpo_cli.policy.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
@@ -50,7 +51,13 @@ def moved(settings: ModelSettings, *, by: float) -> Policy:
         if "lora_B" in name:
             parameter.data.add_(by * torch.randn(parameter.shape, generator=generator))
     tokenizer = load_tokenizer(settings)
-    return Policy(model.eval(), tokenizer=tokenizer, reference=None, has_adapter=True)
+    return Policy(
+        model.eval(),
+        tokenizer=tokenizer,
+        reference=None,
+        has_adapter=True,
+        compute=compute_dtype(settings),
+    )
 
 
 def distances(policy: Policy, pairs: Pairs) -> torch.Tensor:
@@ -64,9 +71,10 @@ def line(settings: ModelSettings, pairs: Pairs, *, by: float) -> str:
     policy = moved(settings, by=by)
     shown = distances(policy, pairs)
     noise = noise_metrics(
-        noise_of_distance(policy, pairs, recipe=RECIPE), dtype=policy.head.weight.dtype
+        noise_of_distance(policy, pairs, recipe=RECIPE), dtype=policy.computed_dtype
     )
     policy.model.float()
+    policy.compute = None
     true = distances(policy, pairs)
     alike = float(torch.corrcoef(torch.stack([shown, true]))[0, 1])
     floors = float(shown.quantile(0.99)) / noise["noise/floor"]
@@ -78,8 +86,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default=EMBEDDED_TINY, help="a folder, or the embedded model")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--compute", default="stored", choices=["stored", "bfloat16"])
     options = parser.parse_args()
-    settings = ModelSettings(path=options.model, dtype=options.dtype, device="cpu")
+    settings = ModelSettings(
+        path=options.model, dtype=options.dtype, compute=options.compute, device="cpu"
+    )
     tokenizer = load_tokenizer(settings)
     pairs = [(tokenizer.encode(prompt), tokenizer.encode(text)) for prompt, text in TEXTS]
     print(f"{'moved by':>10}{'d':>10}{'true':>10}{'noise':>10}{'correlation':>13}{'floors':>8}")

@@ -44,7 +44,7 @@ def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, recipe: Recipe) 
     """Return the squared Hellinger distance of the policy to itself at each token, float32 [N].
 
     Both passes have the layout of training, its micro-batches. In the second every embedding is
-    moved by up to half a unit in its last place, always by the same draws.
+    moved by up to half a unit in its last place, as products round it, always by the same draws.
 
     Args:
         pairs: ids of prompts and completions.
@@ -80,7 +80,8 @@ def _distance(policy: Policy, rows: Rows, temperature: float) -> Tensor:
 
 @contextmanager
 def _rounded_otherwise(policy: Policy) -> Iterator[None]:
-    """Move the input embeddings by less than their dtype resolves, inside the context."""
+    """Move the input embeddings by less than their dtype resolves, or that of products if it is
+    coarser, inside the context."""
     generator, lane = torch.Generator(policy.device).manual_seed(0), policy.lane
 
     def moved(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
@@ -90,7 +91,8 @@ def _rounded_otherwise(policy: Policy) -> Iterator[None]:
         share = torch.rand(shape, generator=generator, device=output.device) - 0.5
         if lane is not None:
             share = share.chunk(lane.count, dim=1)[lane.number]
-        by = torch.finfo(output.dtype).eps * share
+        eps = max(torch.finfo(t).eps for t in (output.dtype, policy.compute or output.dtype))
+        by = eps * share
         return (output.float() * (1.0 + by)).to(output.dtype)
 
     handle = policy.model.get_input_embeddings().register_forward_hook(moved)

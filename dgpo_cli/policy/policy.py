@@ -160,7 +160,7 @@ class Policy:
     @property
     def computed_dtype(self) -> torch.dtype:
         """The dtype that rounds hidden states and head."""
-        return (self.sharded and self.compute) or self._head.weight.dtype
+        return self.compute or self._head.weight.dtype
 
     @property
     def pad_id(self) -> int:

@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from dgpo_cli.algo.credit import DgpoCredit
+from dgpo_cli.algo.losses import ClipLoss
+from dgpo_cli.engine.learn import Recipe
+from dgpo_cli.engine.noise import noise_of_distance
 from dgpo_cli.policy import packing
 from dgpo_cli.policy.load import compute_dtype
 from dgpo_cli.policy.load_policy import load_policy
@@ -94,3 +98,30 @@ def test_grouped_queries_in_float32_attend_as_torch_groups_them() -> None:
         query, key, value, is_causal=True, scale=0.3, enable_gqa=True
     )
     torch.testing.assert_close(found.transpose(1, 2), exact)
+
+
+def test_the_noise_of_bfloat16_products_is_measured_over_weights_in_float32(folder: Path) -> None:
+    pairs = tiny.random_pairs([(3, 9), (4, 7)], seed=1)
+    recipe = Recipe(
+        rule=DgpoCredit(),
+        loss=ClipLoss(),
+        temperature=1.0,
+        max_completion_tokens=16,
+        group_size=2,
+        micro_batch_size=2,
+    )
+    policy = policy_of(folder, lora=True, compute="bfloat16")
+    noise = noise_of_distance(policy, pairs, recipe=recipe)
+    rounded = distance_of_rounding(folder)
+    assert rounded / 30 < float(noise.mean()) < rounded * 30
+    assert policy.computed_dtype is torch.bfloat16
+
+
+def distance_of_rounding(folder: Path) -> float:
+    """Return the mean distance that an adapter which moves next to nothing seems to have."""
+    policy = policy_of(folder, lora=True, compute="bfloat16")
+    tiny.nudge((weight for _, weight in policy.trainable()), scale=1e-4)
+    with torch.no_grad():
+        return float(
+            policy.token_columns(ROWS, temperature=1.0, reference=True).hellinger_sq.mean()
+        )
