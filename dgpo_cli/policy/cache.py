@@ -1,12 +1,16 @@
 """Caches of sampled rows: keys and values, states of recurrent layers.
 
 Keys and values grow in blocks: one copy per block, where `torch.cat` copies the whole cache for
-every token.
+every token. On a GPU they are decoded at fixed addresses instead, so that a CUDA graph can repeat
+the step of a token.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +19,13 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from dgpo_cli.policy.head import alike, dtype_of
-from dgpo_cli.policy.shape import room_for
+from dgpo_cli.policy.shape import capacity_for, room_for
 
 # Names of the argument, and output field, of the cache. Families with the second one have no
 # attention: their mask covers only the tokens that are fed.
 _ARGUMENTS = ("past_key_values", "cache_params")
+# Attention that adds a mask of any content.
+_MASKED = ("sdpa", "eager")
 # Errors of a family's code that does not support a use of its cache.
 _UNSUPPORTED = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -120,6 +126,14 @@ class RowCache:
         states = getattr(content, "linear_cache", [])
         states[:] = [s.index_select(0, indices) if isinstance(s, Tensor) else s for s in states]
 
+    def drained(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give away the keys and values of one layer after the other."""
+        content, self._content = self._content, None
+        assert content is not None
+        while content.layers:
+            layer = content.layers.pop(0)
+            yield layer.keys, layer.values
+
     def is_clean(self, lengths: Tensor) -> bool:
         """Whether the states of convolutions are exactly 0 before each row's tokens.
 
@@ -137,6 +151,183 @@ class RowCache:
         )
 
 
+# Whether attention has one query a row, whose heads may be folded; see packing.attach.
+_FOLDING: ContextVar[bool] = ContextVar("folding", default=False)
+
+
+def folds(query: Tensor, key: Tensor) -> bool:
+    """Whether attention is asked for one token a row, with several queries for a key head."""
+    return _FOLDING.get() and query.shape[2] == 1 and query.shape[1] > key.shape[1]
+
+
+@contextmanager
+def _folding() -> Iterator[None]:
+    token = _FOLDING.set(True)
+    try:
+        yield
+    finally:
+        _FOLDING.reset(token)
+
+
+class _FixedLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of all rows and places, [B, heads, capacity, size], filled or not."""
+
+    def __init__(self, place: Tensor, *, dtype: torch.dtype | None) -> None:
+        """place: int64 [1], where the next token goes."""
+        super().__init__()
+        self._place, self._dtype = place, dtype
+        self._buffers = [torch.empty(0), torch.empty(0)]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write a token's keys and values, [B, heads, 1, size]; return all places."""
+        self.keys.index_copy_(2, self._place, key_states.to(self.keys.dtype))
+        self.values.index_copy_(2, self._place, value_states.to(self.values.dtype))
+        return self.keys, self.values
+
+    def put(self, keys: Tensor, values: Tensor, *, rows: Tensor, capacity: int) -> bool:
+        """Take rows of keys and values [B, heads, tokens, size]; whether an address has changed.
+
+        They may be views of this layer's own.
+        """
+        kept = [buffer.data_ptr() for buffer in self._buffers]
+        self.keys = self._placed(0, keys.index_select(0, rows), capacity=capacity)
+        self.values = self._placed(1, values.index_select(0, rows), capacity=capacity)
+        self.is_initialized = True
+        return kept != [buffer.data_ptr() for buffer in self._buffers]
+
+    def _placed(self, number: int, states: Tensor, *, capacity: int) -> Tensor:
+        """Write states [B, heads, tokens, size] into a flat buffer, or into a larger one; return
+        its view [B, heads, capacity, size].
+
+        The rest is zeroed: a NaN that another row left there would pass through the mask.
+        """
+        batch, heads, filled, size = states.shape
+        count = batch * heads * capacity * size
+        if len(self._buffers[number]) < count:
+            self._buffers[number] = states.new_empty(count, dtype=self._dtype or states.dtype)
+        view = self._buffers[number][:count].view(batch, heads, capacity, size)
+        view[:, :, :filled] = states
+        view[:, :, filled:] = 0
+        return view
+
+
+class FixedRows:
+    """Rows that are decoded token by token, in tensors whose addresses change only if they do not
+    suffice: the same work on the same `shape` is the same kernels on the same memory.
+
+    Only for layers of full attention.
+    """
+
+    def __init__(self, layers: int, *, device: torch.device, dtype: torch.dtype | None) -> None:
+        """dtype: of keys and values, what attention rounds them to; None: that of the layers'."""
+        self._place = torch.zeros(1, dtype=torch.int64, device=device)
+        self._layers = [_FixedLayer(self._place, dtype=dtype) for _ in range(layers)]
+        self._cache = Cache(layers=self._layers)
+        self._flat = [torch.empty(0, dtype=torch.int64, device=device) for _ in range(2)]
+        self._hidden = torch.empty(0)  # what attention adds for a place, flat
+        self._filled = 0
+        self.shape = (0, 0)  # rows, capacity
+        self.addresses = 0  # how often an address has changed
+
+    @property
+    def tokens(self) -> Tensor:
+        """The tokens to feed, int64 [B], to be written."""
+        return self._flat[0][: self.shape[0]]
+
+    @property
+    def _positions(self) -> Tensor:
+        return self._flat[1][: self.shape[0]]
+
+    @property
+    def _mask(self) -> Tensor:
+        """0 or -inf, [B, 1, 1, capacity]."""
+        rows, capacity = self.shape
+        return self._hidden[: rows * capacity].view(rows, 1, 1, capacity)
+
+    def load(self, cache: RowCache, *, rows: Tensor, mask: Tensor) -> None:
+        """Take rows of a cache that holds the prompts, which is emptied.
+
+        Args:
+            rows: int64 [B], of the cache; mask: int64 [P, L], of its tokens.
+        """
+        self._filled = mask.shape[1]
+        hidden, positions = mask[rows] == 0, mask.sum(dim=1)[rows]
+        self._put(cache.drained(), rows=rows, hidden=hidden, positions=positions)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the rows `rows` (int64)."""
+        hidden = self._mask[rows, 0, 0, : self._filled] < 0
+        self._put(self._own(), rows=rows, hidden=hidden, positions=self._positions[rows])
+
+    def make_room(self) -> None:
+        """Let the next token have a place."""
+        rows, capacity = self.shape
+        if self._filled == capacity:
+            self.select(torch.arange(rows, device=self._place.device))
+
+    def feed(self, decoder: Any) -> Tensor:
+        """Run `tokens`; return the final hidden states [B, D].
+
+        Everything that it reads and writes is on the device: it can be captured. An error leaves
+        the rows as they were.
+        """
+        self._mask.index_fill_(3, self._place, 0.0)
+        with _folding():
+            output = decoder(
+                input_ids=self.tokens[:, None],
+                attention_mask=self._mask,
+                position_ids=self._positions[:, None],
+                use_cache=True,
+                past_key_values=self._cache,
+            )
+        self._positions.add_(1)
+        self._place.add_(1)
+        hidden: Tensor = output.last_hidden_state[:, -1]
+        return hidden
+
+    def fed(self) -> None:
+        """Note that a step has run, captured or not."""
+        self._filled += 1
+
+    def free(self) -> None:
+        """Drop all tensors."""
+        self._cache.layers.clear()
+        self._flat.clear()
+        self._hidden = torch.empty(0)
+
+    def _own(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for layer in self._layers:
+            yield layer.keys[:, :, : self._filled], layer.values[:, :, : self._filled]
+
+    def _put(
+        self,
+        states: Iterable[tuple[Tensor, Tensor]],
+        *,
+        rows: Tensor,
+        hidden: Tensor,
+        positions: Tensor,
+    ) -> None:
+        """Take rows of keys and values, their hidden places [B, filled] and next positions [B]."""
+        count, capacity = len(rows), capacity_for(self._filled + 1)
+        moved = False
+        for layer, (keys, values) in zip(self._layers, states, strict=True):
+            moved |= layer.put(keys, values, rows=rows, capacity=capacity)
+        if len(self._flat[0]) < count:
+            self._flat = [x.new_zeros(count) for x in self._flat]
+            moved = True
+        if len(self._hidden) < count * capacity:
+            self._hidden = self._layers[0].keys.new_empty(count * capacity)
+            moved = True
+        self.addresses += moved
+        self.shape = (count, capacity)
+        self._positions.copy_(positions)
+        self._place.fill_(self._filled)
+        self._mask.fill_(float("-inf"))
+        self._mask[:, 0, 0, : self._filled].masked_fill_(~hidden, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class CacheKind:
     """How to make a model's caches and pass them to it."""
@@ -148,6 +339,18 @@ class CacheKind:
         """Return an empty cache."""
         content = None if self.config is None else growing_cache(self.config)
         return RowCache(self.argument, content=content)
+
+    def fixed(self, decoder: Any, *, dtype: torch.dtype | None) -> FixedRows | None:
+        """Return tensors for rows at fixed addresses; None if a layer is not full attention."""
+        if self.config is None or self.argument != _ARGUMENTS[0]:
+            return None
+        layers = growing_cache(self.config).layers
+        if any(type(layer) is not GrowingLayer for layer in layers):
+            return None
+        if self.config.get_text_config()._attn_implementation not in _MASKED:
+            return None
+        device = next(decoder.parameters()).device
+        return FixedRows(len(layers), device=device, dtype=dtype)
 
 
 def cache_kind(decoder: Any) -> CacheKind | None:
@@ -217,4 +420,49 @@ def _fed_alike(
             return False
         cache.select(torch.tensor(kept, device=ids.device))
         rows, begin = rows[kept], end
+    return True
+
+
+def fixed_is_right(
+    decoder: Any, kind: CacheKind, *, dtype: torch.dtype | None, padded: bool
+) -> bool:
+    """Whether rows at fixed addresses give the same hidden states as the kind's own cache.
+
+    padded: try prompts of different lengths, padded on the left.
+    """
+    fixed = kind.fixed(decoder, dtype=dtype)
+    if fixed is None:
+        return False
+    with torch.no_grad():
+        try:
+            return _fixed_alike(decoder, kind, fixed, dtype=dtype, start=3 if padded else 0)
+        except torch.OutOfMemoryError:
+            raise
+        except _UNSUPPORTED:
+            return False
+
+
+def _fixed_alike(
+    decoder: Any, kind: CacheKind, fixed: FixedRows, *, dtype: torch.dtype | None, start: int
+) -> bool:
+    """Feed a prompt, whose second row begins at `start`, then token by token to both."""
+    device = next(decoder.parameters()).device
+    ids = (torch.arange(2 * _PROMPT, device=device).view(2, -1) + 1) % decoder.config.vocab_size
+    mask, cache, held = torch.ones_like(ids), kind.new(), kind.new()
+    mask[1, :start] = 0
+    positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
+    for each in (cache, held):
+        each.feed(decoder, ids, mask=mask, positions=positions)
+    fixed.load(held, rows=torch.arange(2, device=device), mask=mask)
+    for step, kept in enumerate(_KEPT):
+        rows = torch.tensor(kept, device=device)
+        cache.select(rows)
+        fixed.select(rows)
+        ids, mask = ids[rows], torch.nn.functional.pad(mask[rows], (0, 1), value=1)
+        tokens, at = ids[:, step], mask.sum(dim=1) - 1
+        expected = cache.feed(decoder, tokens[:, None], mask=mask, positions=at[:, None])
+        fixed.tokens.copy_(tokens)
+        if not alike(fixed.feed(decoder), expected, dtype=dtype or dtype_of(decoder)):
+            return False
+        fixed.fed()
     return True

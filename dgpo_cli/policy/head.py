@@ -49,7 +49,15 @@ class Head:
         import torch.nn.functional as F
 
         bias = None if self.bias is None else self.bias.float()
-        logits = F.linear(hidden.float(), self.weight.float(), bias)
+        weight = self.weight
+        if weight.is_cuda and weight.itemsize == 2 and not torch.is_grad_enabled():
+            # As in the token pass: no copy of the weight in float32 for every token.
+            rows = hidden.reshape(-1, hidden.shape[-1]).to(weight.dtype)
+            logits = torch.mm(rows, weight.t(), out_dtype=torch.float32)
+            logits = logits.view(*hidden.shape[:-1], -1)
+            logits = logits if bias is None else logits + bias
+        else:
+            logits = F.linear(hidden.float(), weight.float(), bias)
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:

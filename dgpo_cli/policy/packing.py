@@ -21,7 +21,7 @@ import torch
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.parallel.sequence import Lane
 from dgpo_cli.policy.batching import Rows, prompt_owners
-from dgpo_cli.policy.cache import GrowingLayer, growing_cache
+from dgpo_cli.policy.cache import GrowingLayer, folds, growing_cache
 from dgpo_cli.policy.head import alike, class_name, decoder_of, dtype_of
 from dgpo_cli.policy.shape import key_repeats, sharing_problem
 
@@ -106,6 +106,8 @@ def attach() -> None:
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
         if packed is None:
+            if folds(query, key):
+                return _folded(sdpa, query, key, value, mask, **kwargs)
             found: tuple[Tensor, None] = sdpa(module, query, key, value, mask, **kwargs)
             return found
         if not torch.compiler.is_compiling():
@@ -127,6 +129,21 @@ def attach() -> None:
 
     AttentionInterface.register("sdpa", attention)
     AttentionMaskInterface.register("sdpa", mask)
+
+
+def _folded(
+    sdpa: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Return attention [B, 1, heads, size] of one query a row and head.
+
+    The queries of a key head become tokens of it: with a mask, sdpa would repeat all keys and
+    values for them.
+    """
+    batch, heads, _, size = query.shape
+    groups = query.reshape(batch, key.shape[1], -1, size)
+    module = SimpleNamespace(num_key_value_groups=1)
+    found, _ = sdpa(module, groups, key, value, mask, **{**kwargs, "is_causal": False})
+    return found.transpose(1, 2).reshape(batch, 1, heads, found.shape[-1]), None
 
 
 def _own_heads(rows: list[Tensor], lane: Lane, *, tokens: int) -> tuple[list[Tensor], Any]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from dgpo_cli.parallel.gathered import Gathered
     from dgpo_cli.parallel.sequence import Lane
-    from dgpo_cli.policy.cache import CacheKind, RowCache
+    from dgpo_cli.policy.cache import CacheKind, FixedRows, RowCache
     from dgpo_cli.policy.head import Head
     from dgpo_cli.policy.token_pass import TokenColumns
 
@@ -85,6 +85,7 @@ class Policy:
         self.listener: Callable[[str], None] | None = None  # gets notes as they come
         self._base = model.get_base_model() if has_adapter else model
         self.sharded = sharded
+        self._fixed = False if sharded else None  # whether rows may be at fixed addresses
         self._head = head_of(self._base, compute=compute)
         self._reference_head = (
             self._head if reference is None else head_of(reference, compute=compute)
@@ -215,6 +216,22 @@ class Policy:
         """See Generator.next_logits."""
         with self.computing():
             hidden = cache.feed(decoder_of(self._base), ids, mask=mask, positions=positions)
+        return self.head.logits(hidden)
+
+    def fixed_rows(self) -> FixedRows | None:
+        """See Generator.fixed_rows. Not where weights are sharded: their hooks wait for others."""
+        from dgpo_cli.policy.cache import fixed_is_right
+
+        (kind, padded), decoder = self._sampling, decoder_of(self._base)
+        if self._fixed is None:
+            with self.computing():
+                self._fixed = fixed_is_right(decoder, kind, dtype=self.compute, padded=padded)
+        return kind.fixed(decoder, dtype=self.compute) if self._fixed else None
+
+    def fixed_logits(self, rows: FixedRows) -> Tensor:
+        """See Generator.fixed_logits."""
+        with self.computing():
+            hidden = rows.feed(decoder_of(self._base))
         return self.head.logits(hidden)
 
     def decode(self, token_ids: Sequence[int]) -> str:

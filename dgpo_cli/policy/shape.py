@@ -360,3 +360,13 @@ def final_room(*, prompt: int, fed: int) -> int:
     while room < prompt + fed:
         room = room_for(room + 1)
     return room
+
+
+def capacity_for(tokens: int) -> int:
+    """Return the capacity of a buffer at a fixed address that must hold `tokens`.
+
+    Quarters of powers of two: attention reads at most a quarter too much, and the few sizes are
+    those of other batches.
+    """
+    quarter = max(_BLOCK, 1 << max(0, (tokens - 1).bit_length() - 3))
+    return -(-tokens // quarter) * quarter

@@ -4,11 +4,15 @@ transformers' `generate` is not used: it prefills each prompt once per completio
 rows that have ended, draws from one global generator (so completions depend on their neighbours)
 and applies the checkpoint's default top_k.
 `benchmarks/sampling.py` compares the two.
+
+On CUDA the step of a token is a graph on a cache at fixed addresses where the model's layers are
+all of full attention, and the host waits for the device only every few tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -17,10 +21,12 @@ from dgpo_cli.core.events import Observer, phase
 from dgpo_cli.core.types import Advance, Completion, FinishReason
 from dgpo_cli.samplers.base import Row, Share, in_order
 from dgpo_cli.samplers.draw import UniformStreams, draw_tokens
+from dgpo_cli.samplers.steps import FixedLines, GraphRunner, GrowingLines, Runner
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dgpo_cli.policy.cache import FixedRows
     from dgpo_cli.samplers.base import SamplingParams
 
 
@@ -60,26 +66,49 @@ class Generator(Protocol):
         """
         ...
 
+    def fixed_rows(self) -> FixedRows | None:
+        """Return rows at fixed addresses; None if the model cannot be decoded there."""
+        ...
+
+    def fixed_logits(self, rows: FixedRows) -> Tensor:
+        """Return the logits after `rows.tokens`, float32 [B, V]."""
+        ...
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of a completion without special tokens."""
         ...
 
 
-# Share of ended rows at which they are dropped from the cache. Dropping copies the cache: doing it
-# for every row would cost more than it saves.
+# Share of ended rows at which they are dropped from a cache that grows.
 _COMPACT_SHARE = 0.2
+# Tokens between two looks at what has ended, where looking means to wait for a GPU.
+_UNSEEN = 8
 
 
 class HfSampler:
     """The sampler of `rollout.backend.kind = "hf"`."""
 
-    def __init__(self, generator: Generator, *, batch_size: int) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        batch_size: int,
+        runner: Runner | None = None,
+        unseen: int | None = None,
+    ) -> None:
         """Take a model.
+
+        Args:
+            runner: of steps at fixed addresses; None: a graph's on CUDA, else none.
+            unseen: tokens that are drawn between two looks at what has ended; None: as fits.
 
         Raises:
             ConfigError: it cannot be sampled from here.
         """
+        cuda = torch.device(generator.device).type == "cuda"
         self._generator = generator
+        self._runner = GraphRunner() if runner is None and cuda else runner
+        self._unseen = unseen or (_UNSEEN if cuda else 1)
         self._batch_size = batch_size
         self._pads = generator.pads_prompts
         self._policy_version = 0
@@ -118,18 +147,32 @@ class HfSampler:
         chunks = self._chunks(prompts, seeds=seeds, size=size)
         stop_ids = self._generator.stop_ids
         found: dict[Row, Completion] = {}
-        while (number := share.take()) < len(chunks):
-            chunk = chunks[number]
-            sampled = _Rollout(
-                self._generator,
-                prompts=[prompts[i] for i, _ in chunk],
-                seeds=[seeds[i][j] for i, j in chunk],
-                params=params,
-            ).run(advance)
-            for row, (ids, logprobs) in zip(chunk, sampled, strict=True):
-                seed = seeds[row[0]][row[1]]
-                found[row] = self._completion(ids, logprobs, seed=seed, stop_ids=stop_ids)
+        lines = self._lines()
+        try:
+            while (number := share.take()) < len(chunks):
+                chunk = chunks[number]
+                sampled = _Rollout(
+                    self._generator,
+                    lines=lines,
+                    prompts=[prompts[i] for i, _ in chunk],
+                    seeds=[seeds[i][j] for i, j in chunk],
+                    params=params,
+                    unseen=self._unseen,
+                ).run(advance)
+                for row, (ids, logprobs) in zip(chunk, sampled, strict=True):
+                    seed = seeds[row[0]][row[1]]
+                    found[row] = self._completion(ids, logprobs, seed=seed, stop_ids=stop_ids)
+        finally:
+            lines.release()
         return found
+
+    def _lines(self) -> FixedLines | GrowingLines:
+        """Return where rows are decoded; parts of a round share it, and so its graphs."""
+        if self._runner is not None:
+            fixed = self._generator.fixed_rows()
+            if fixed is not None:
+                return FixedLines(self._generator, fixed=fixed, runner=self._runner)
+        return GrowingLines(self._generator, dropped=_COMPACT_SHARE)
 
     def _chunks(
         self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], size: int
@@ -175,78 +218,81 @@ class _Rollout:
         self,
         generator: Generator,
         *,
+        lines: FixedLines | GrowingLines,
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[int],
         params: SamplingParams,
+        unseen: int,
     ) -> None:
         self._generator = generator
+        self._lines = lines
         self._prompts = prompts
         self._params = params
+        self._unseen = unseen
         self._uniforms = UniformStreams(seeds)
         self._stop = torch.tensor(sorted(generator.stop_ids), device=generator.device)
-        self._rows = torch.arange(len(prompts), device=generator.device)  # row of each cache line
-        self._cache: Any = None
-        self._mask = torch.empty(0)
-        self._positions = torch.empty(0)
+        self._rows = torch.arange(len(prompts))  # row of each line
 
     @torch.inference_mode()
     def run(self, advance: Advance) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-        """Return the token ids and log-probabilities of each row, EOS included."""
-        count, limit = len(self._prompts), self._params.max_completion_tokens
-        device = self._generator.device
-        lengths = torch.full((count,), limit, device=device)
-        columns: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, tokens, logprobs of one position
-        alive = torch.ones(count, dtype=torch.bool, device=device)  # of the cache lines
+        """Return the token ids and log-probabilities of each row, EOS included.
+
+        What a row gets after its EOS, until it is dropped, is cut off at the end.
+        """
+        limit = self._params.max_completion_tokens
+        columns: list[_Column] = []
+        running = len(self._prompts)  # rows that had not ended at the last look
+        alive = torch.ones(running, dtype=torch.bool, device=self._generator.device)
         logits = self._prefill()
         for position in range(limit):
-            uniforms = self._uniforms.at(position)[self._rows.cpu()]
-            tokens, logprobs = draw_tokens(logits, uniforms=uniforms, params=self._params)
+            turn = position % self._unseen
+            if turn == 0:
+                uniforms = self._next_uniforms(position, count=min(self._unseen, limit - position))
+            tokens, logprobs = draw_tokens(logits, uniforms=uniforms[turn], params=self._params)
             columns.append((self._rows, tokens, logprobs))
-            ended = alive & torch.isin(tokens, self._stop)
+            alive = alive & ~torch.isin(tokens, self._stop)
             if position + 1 == limit:
-                ended = alive
-            lengths[self._rows[ended]] = position + 1
-            alive = alive & ~ended
-            advance(int(ended.sum()))
-            if not bool(alive.any()):
-                break
-            if 1.0 - float(alive.float().mean()) >= _COMPACT_SHARE:
-                tokens, alive = self._compact(tokens, alive=alive)
-            logits = self._decode(tokens)
-        return _gather(columns, lengths=lengths)
+                advance(running)
+            elif turn + 1 == self._unseen:
+                seen: list[bool] = alive.tolist()
+                advance(running - sum(seen))
+                running = sum(seen)
+                if not running:
+                    break
+                tokens, alive = self._compact(tokens, alive, seen=seen)
+            if position + 1 < limit:
+                logits = self._lines.step(tokens)
+        return _gather(columns, count=len(self._prompts), stop=self._stop)
 
     def _prefill(self) -> Tensor:
         """Run each distinct prompt once; return the first logits of every row, float32 [B, V]."""
         distinct = list(dict.fromkeys(map(tuple, self._prompts)))
         place = {prompt: i for i, prompt in enumerate(distinct)}
         ids, mask = left_pad(distinct, pad_id=self._generator.pad_id)
-        ids, mask = ids.to(self._generator.device), mask.to(self._generator.device)
-        positions = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
-        self._cache = self._generator.new_cache()
-        logits = self._generator.next_logits(
-            ids, mask=mask.long(), positions=positions, cache=self._cache
-        )
-        spread = torch.tensor([place[tuple(p)] for p in self._prompts], device=logits.device)
-        self._cache.select(spread)
-        self._mask = mask.long()[spread]
-        self._positions = positions[spread, -1:]
-        return logits[spread]
+        device = self._generator.device
+        rows = torch.tensor([place[tuple(p)] for p in self._prompts], device=device)
+        return self._lines.prefill(ids.to(device), mask=mask.to(device).long(), rows=rows)
 
-    def _decode(self, tokens: Tensor) -> Tensor:
-        """Feed one token a row; return the next logits, float32 [B, V]."""
-        self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
-        self._positions = self._positions + 1
-        return self._generator.next_logits(
-            tokens[:, None], mask=self._mask, positions=self._positions, cache=self._cache
-        )
+    def _next_uniforms(self, position: int, *, count: int) -> Tensor:
+        """Return the uniforms of the next positions for each line, float64 [count, B]."""
+        block = [self._uniforms.at(position + i)[self._rows] for i in range(count)]
+        # Apple's GPUs have no float64: there, the draw is on the CPU.
+        cuda = self._stop.is_cuda
+        return torch.stack(block).to(self._stop.device) if cuda else torch.stack(block)
 
-    def _compact(self, tokens: Tensor, *, alive: Tensor) -> tuple[Tensor, Tensor]:
-        """Drop the cache lines of rows that have ended."""
-        keep = alive.nonzero()[:, 0]
-        self._cache.select(keep)
-        self._mask, self._positions = self._mask[keep], self._positions[keep]
-        self._rows = self._rows[keep]
-        return tokens[keep], alive[keep]
+    def _compact(
+        self, tokens: Tensor, alive: Tensor, *, seen: Sequence[bool]
+    ) -> tuple[Tensor, Tensor]:
+        """Drop the lines of rows that have ended, if they are many enough."""
+        wanted = self._lines.wanted(sum(seen), of=len(seen))
+        if wanted == len(seen):
+            return tokens, alive
+        # Ended rows make up the number, if any.
+        kept = sorted(sorted(range(len(seen)), key=lambda line: not seen[line])[:wanted])
+        self._rows = self._rows[kept]
+        lines = torch.tensor(kept, device=tokens.device)
+        self._lines.keep(lines)
+        return tokens[lines], alive[lines]
 
 
 def left_pad(prompts: Sequence[Sequence[int]], *, pad_id: int) -> tuple[Tensor, Tensor]:
@@ -260,18 +306,26 @@ def left_pad(prompts: Sequence[Sequence[int]], *, pad_id: int) -> tuple[Tensor, 
     return ids, mask
 
 
+_Column = tuple["Tensor", "Tensor", "Tensor"]  # rows, tokens, logprobs of one position
+
+
 def _gather(
-    columns: list[tuple[Tensor, Tensor, Tensor]], *, lengths: Tensor
+    columns: list[_Column], *, count: int, stop: Tensor
 ) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """Turn the columns, one per position, into rows of their own lengths."""
-    shape = (len(lengths), len(columns))
-    ids = torch.zeros(shape, dtype=torch.long, device=lengths.device)
-    logprobs = torch.zeros(shape, device=lengths.device)
-    for position, (rows, tokens, values) in enumerate(columns):
-        ids[rows, position] = tokens
-        logprobs[rows, position] = values
-    id_rows, logprob_rows, ends = ids.tolist(), logprobs.tolist(), lengths.tolist()
+    """Turn the columns, one per position, into `count` rows, each up to its first stop token."""
+    ids = torch.zeros(count, len(columns), dtype=torch.long, device=stop.device)
+    logprobs = torch.zeros(count, len(columns), device=stop.device)
+    start = 0
+    for _, same in groupby(columns, key=lambda column: id(column[0])):
+        rows, tokens, values = zip(*same, strict=True)
+        end = start + len(tokens)
+        ids[rows[0], start:end] = torch.stack(tokens, dim=1)
+        logprobs[rows[0], start:end] = torch.stack(values, dim=1)
+        start = end
+    ended = torch.isin(ids, stop)
+    first = ended.int().argmax(dim=1) + 1
+    lengths = torch.where(ended.any(dim=1), first, len(columns)).tolist()
     return [
         (tuple(row[:end]), tuple(values[:end]))
-        for row, values, end in zip(id_rows, logprob_rows, ends, strict=True)
+        for row, values, end in zip(ids.tolist(), logprobs.tolist(), lengths, strict=True)
     ]

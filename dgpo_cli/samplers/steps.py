@@ -1,0 +1,214 @@
+"""Steps of sampled rows: a prefill, then one token a row at a time.
+
+On a GPU a step of a few milliseconds is a thousand kernels, which Python launches more slowly than
+they run: a CUDA graph of the step launches them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dgpo_cli.policy.cache import FixedRows
+    from dgpo_cli.samplers.hf import Generator
+
+Step = Callable[[], None]
+
+
+class Runner(Protocol):
+    """Runs steps that only read and write tensors at fixed addresses."""
+
+    def run(self, step: Step, *, key: object) -> None:
+        """Run a step. Steps with equal keys do the same work on the same addresses."""
+        ...
+
+    def release(self) -> None:
+        """Forget what was captured, because addresses change or sampling is over."""
+        ...
+
+
+class EagerRunner:
+    """Runs each step as it is."""
+
+    def run(self, step: Step, *, key: object) -> None:
+        step()
+
+    def release(self) -> None:
+        pass
+
+
+class GraphRunner:
+    """Runs the first step of a key as it is, which warms up, and captures the second.
+
+    A step that waits for the device cannot be captured; such steps are run as they are.
+    """
+
+    def __init__(self) -> None:
+        self._warm: set[object] = set()
+        self._graphs: dict[object, torch.cuda.CUDAGraph] = {}
+        self._captures = True
+        self._side: torch.cuda.Stream | None = None
+        self._pool: Any = None
+
+    def run(self, step: Step, *, key: object) -> None:
+        """See Runner.run."""
+        if not self._captures:
+            step()
+        elif key not in self._warm:
+            self._warm_up(step)
+            self._warm.add(key)
+        else:
+            if key not in self._graphs:
+                self._graphs[key] = self._captured(step)
+            self._graphs[key].replay()
+
+    def release(self) -> None:
+        """See Runner.release. What the graphs held goes back to the device."""
+        if self._warm:
+            torch.cuda.synchronize()
+            self._warm.clear()
+            self._graphs.clear()
+            self._pool = None
+            torch.cuda.empty_cache()
+
+    def _warm_up(self, step: Step) -> None:
+        """Run a step on the stream of captures; find out whether it waits for the device."""
+        if self._side is None:
+            self._side = torch.cuda.Stream()
+        current = torch.cuda.current_stream()
+        self._side.wait_stream(current)
+        mode = torch.cuda.get_sync_debug_mode()
+        with torch.cuda.stream(self._side):
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                step()
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                self._captures = False
+            finally:
+                torch.cuda.set_sync_debug_mode(mode)
+        current.wait_stream(self._side)
+        if not self._captures:
+            step()
+
+    def _captured(self, step: Step) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        # Other threads may allocate meanwhile.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"
+        ):
+            step()
+        return graph
+
+
+class GrowingLines:
+    """Rows in a cache that grows; ended ones are dropped when they are many enough."""
+
+    def __init__(self, generator: Generator, *, dropped: float) -> None:
+        """dropped: the share of ended rows at which they are dropped."""
+        self._generator = generator
+        self._dropped = dropped
+        self._cache: Any = None
+        self._mask = self._positions = torch.empty(0)
+
+    def prefill(self, ids: Tensor, *, mask: Tensor, rows: Tensor) -> Tensor:
+        """Run distinct prompts; return the first logits of `rows`, which may repeat them."""
+        self._cache, logits, positions = prefilled(self._generator, ids, mask=mask)
+        self._cache.select(rows)
+        self._mask, self._positions = mask[rows], positions[rows, -1:]
+        return logits[rows]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Feed one token a row; return the next logits, float32 [B, V]."""
+        self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
+        self._positions = self._positions + 1
+        return self._generator.next_logits(
+            tokens[:, None], mask=self._mask, positions=self._positions, cache=self._cache
+        )
+
+    def wanted(self, alive: int, *, of: int) -> int:
+        """Return to how many rows to go when `alive` have not ended.
+
+        Dropping copies the cache: doing it for every row would cost more than it saves.
+        """
+        return alive if 1.0 - alive / of >= self._dropped else of
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these."""
+        self._cache.select(rows)
+        self._mask, self._positions = self._mask[rows], self._positions[rows]
+
+    def release(self) -> None:
+        """Free the rows."""
+        self._cache = None
+
+
+class FixedLines:
+    """Rows at fixed addresses, for steps that a runner can repeat: their number only halves."""
+
+    def __init__(self, generator: Generator, *, fixed: FixedRows, runner: Runner) -> None:
+        self._generator = generator
+        self._fixed, self._runner = fixed, runner
+        self._logits = torch.empty(0)
+        self._addresses = 0
+
+    def prefill(self, ids: Tensor, *, mask: Tensor, rows: Tensor) -> Tensor:
+        """See GrowingLines."""
+        cache, logits, _ = prefilled(self._generator, ids, mask=mask)
+        self._fixed.load(cache, rows=rows, mask=mask)
+        if len(self._logits) < len(rows):
+            self._runner.release()
+            self._logits = logits.new_empty(len(rows), logits.shape[1])
+        return logits[rows]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """See GrowingLines. The logits are overwritten by the next step."""
+        fixed, generator = self._fixed, self._generator
+        fixed.make_room()
+        if fixed.addresses != self._addresses:
+            self._runner.release()
+            self._addresses = fixed.addresses
+        fixed.tokens.copy_(tokens)
+        logits = self._logits[: len(tokens)]
+        self._runner.run(lambda: _write(logits, generator.fixed_logits(fixed)), key=fixed.shape)
+        fixed.fed()
+        return logits
+
+    def wanted(self, alive: int, *, of: int) -> int:
+        """See GrowingLines. Every number of rows is a graph, so there are few."""
+        while -(-of // 2) >= alive and of > 1:
+            of = -(-of // 2)
+        return of
+
+    def keep(self, rows: Tensor) -> None:
+        """See GrowingLines."""
+        self._fixed.select(rows)
+
+    def release(self) -> None:
+        """Free the rows, and what is left of graphs on them."""
+        self._fixed.free()
+        self._logits = torch.empty(0)
+        self._runner.release()
+
+
+def _write(logits: Tensor, found: Tensor) -> None:
+    logits.copy_(found)
+
+
+def prefilled(generator: Generator, ids: Tensor, *, mask: Tensor) -> tuple[Any, Tensor, Tensor]:
+    """Return the cache of prompts, their next logits [P, V] and positions [P, L].
+
+    ids, mask: int64 [P, L]
+    """
+    positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
+    cache = generator.new_cache()
+    logits = generator.next_logits(ids, mask=mask, positions=positions, cache=cache)
+    return cache, logits, positions
