@@ -24,7 +24,7 @@ from dgpo_cli.planning.activations import (
 from dgpo_cli.planning.budget import Device, MemoryNeed, MemoryPart
 from dgpo_cli.planning.job import Job, StateKind
 from dgpo_cli.policy.settings import CheckpointingKind
-from dgpo_cli.policy.shape import final_room, tile_size
+from dgpo_cli.policy.shape import capacity_for, final_room, tile_size
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -206,16 +206,20 @@ def _sampling(job: Job, device: Device) -> Iterator[MemoryPart]:
         whole = shape.parameters * job.product
         yield MemoryPart("gathered model", whole, "sampling", "to sample from")
     rows = min(job.sampling.rows, job.rows)
-    room = final_room(prompt=job.prompt, fed=job.completion - 1)
+    fixed = device.kind == "cuda" and not job.layout.sharded and not shape.softcap
+    fed = job.completion - 1
+    room = capacity_for(job.prompt + fed) if fixed else final_room(prompt=job.prompt, fed=fed)
     cache = rows * room * cache_bytes_per_token(job)
     # One layer's old buffer, or its keys and values repeated per query head.
     layer = rows * room * shape.keys * job.element
     repeated = 2 * rows * room * shape.queries * job.element if shape.heads > shape.kv_heads else 0
     note = f"{rows} rows of {room:,} tokens"
-    yield MemoryPart("key-value cache", cache + max(layer, repeated), "sampling", note)
+    # At fixed addresses nothing is repeated, but a layer that moves is there three times at most.
+    beside = 3 * layer if fixed else max(layer, repeated)
+    yield MemoryPart("key-value cache", cache + beside, "sampling", note)
     # Logits, log-probabilities, probabilities in float32; their running sum in float64.
-    logits = rows * shape.vocab * (3 * FLOAT32 + 8)
-    if job.element != FLOAT32:
+    logits = rows * shape.vocab * ((4 if fixed else 3) * FLOAT32 + 8)
+    if job.element != FLOAT32 and device.kind != "cuda":
         logits += shape.head_weights * FLOAT32  # the head multiplies in float32
     yield MemoryPart("logits", logits, "sampling", "of the next token, in float32")
 

@@ -26,7 +26,7 @@ from dgpo_cli.planning.memory import (
     weight_bytes,
 )
 from dgpo_cli.policy.cache import growing_cache
-from dgpo_cli.policy.shape import final_room, tile_size
+from dgpo_cli.policy.shape import capacity_for, final_room, tile_size
 from dgpo_cli.policy.token_pass.tiles import Tiles
 from tests.policy.configs import SMALL, job, shape
 
@@ -88,6 +88,17 @@ def test_the_room_of_the_cache_is_that_of_the_growing_cache() -> None:
     for _ in range(fed):
         layer.update(torch.zeros(1, 2, 1, 16), torch.zeros(1, 2, 1, 16))
     assert layer._keys.shape[-2] == final_room(prompt=prompt, fed=fed)
+
+
+def test_on_a_gpu_the_cache_has_the_capacity_of_fixed_addresses() -> None:
+    one = job(sampling=Sampling("hf", rows=8, share=0.0), prompt=300)
+    room = capacity_for(300 + one.completion - 1)
+    rows = min(8, one.rows)
+    layer = rows * room * shape().keys * 4
+    found = memory_of(one, GPU).part("key-value cache")
+    assert found == rows * room * cache_bytes_per_token(one) + 3 * layer
+    capped = replace(one, shape=replace(one.shape, softcap=True))
+    assert memory_of(capped, GPU).part("key-value cache") != found
 
 
 def test_keys_and_values_of_a_token_are_those_of_every_layer() -> None:

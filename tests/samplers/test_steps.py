@@ -207,7 +207,7 @@ class FakeCuda:
         self.mode = 0
         self.captured: list[Any] = []
 
-    def Stream(self) -> Any:  # noqa: N802
+    def Stream(self) -> Any:
         return SimpleNamespace(wait_stream=lambda other: self.calls.append("side waits"))
 
     def current_stream(self) -> Any:
@@ -224,7 +224,7 @@ class FakeCuda:
     def set_sync_debug_mode(self, mode: Any) -> None:
         self.mode = mode
 
-    def CUDAGraph(self) -> Any:  # noqa: N802
+    def CUDAGraph(self) -> Any:
         class Graph:
             def replay(_) -> None:
                 self.calls.append("replay")
