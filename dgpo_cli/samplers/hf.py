@@ -21,12 +21,11 @@ from dgpo_cli.core.events import Observer, phase
 from dgpo_cli.core.types import Advance, Completion, FinishReason
 from dgpo_cli.samplers.base import Row, Share, in_order
 from dgpo_cli.samplers.draw import UniformStreams, draw_tokens
-from dgpo_cli.samplers.steps import FixedLines, GraphRunner, GrowingLines, Runner
+from dgpo_cli.samplers.steps import FixedLines, FixedRows, GraphRunner, GrowingLines, Runner
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.policy.cache import FixedRows
     from dgpo_cli.samplers.base import SamplingParams
 
 
@@ -70,7 +69,7 @@ class Generator(Protocol):
         """Return rows at fixed addresses; None if the model cannot be decoded there."""
         ...
 
-    def fixed_logits(self, rows: FixedRows) -> Tensor:
+    def fixed_logits(self, rows: Any) -> Tensor:
         """Return the logits after `rows.tokens`, float32 [B, V]."""
         ...
 

@@ -14,10 +14,29 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.policy.cache import FixedRows
     from dgpo_cli.samplers.hf import Generator
 
 Step = Callable[[], None]
+
+
+class FixedRows(Protocol):
+    """Rows whose tensors keep their addresses: see policy.cache.FixedRows."""
+
+    addresses: int
+    shape: tuple[int, int]
+
+    @property
+    def tokens(self) -> Tensor: ...
+
+    def load(self, cache: Any, *, rows: Tensor, mask: Tensor) -> None: ...
+
+    def select(self, rows: Tensor) -> None: ...
+
+    def make_room(self) -> None: ...
+
+    def fed(self) -> None: ...
+
+    def free(self) -> None: ...
 
 
 class Runner(Protocol):
