@@ -47,7 +47,7 @@ class Policy:
     """A causal model to train or sample from, and its frozen reference.
 
     With an adapter, the reference is the same model with the adapter off: no second copy.
-    Satisfies samplers.hf.Generator and samplers.base.TrainedWeights.
+    Satisfies samplers.steps.Generator and samplers.base.TrainedWeights.
     """
 
     def __init__(

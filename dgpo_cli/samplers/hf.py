@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,61 +21,12 @@ from dgpo_cli.core.events import Observer, phase
 from dgpo_cli.core.types import Advance, Completion, FinishReason
 from dgpo_cli.samplers.base import Row, Share, in_order
 from dgpo_cli.samplers.draw import UniformStreams, draw_tokens
-from dgpo_cli.samplers.steps import FixedLines, FixedRows, GraphRunner, GrowingLines, Runner
+from dgpo_cli.samplers.steps import FixedLines, Generator, GraphRunner, GrowingLines, Runner
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dgpo_cli.samplers.base import SamplingParams
-
-
-class Generator(Protocol):
-    """A causal language model with a cache and a tokenizer."""
-
-    @property
-    def device(self) -> Any: ...
-
-    @property
-    def pad_id(self) -> int: ...
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Token ids that end a completion."""
-        ...
-
-    @property
-    def pads_prompts(self) -> bool:
-        """Whether prompts of different lengths can be sampled together.
-
-        Raises:
-            ConfigError: the model cannot be sampled from here.
-        """
-        ...
-
-    def new_cache(self) -> Any:
-        """Return an empty cache; its `select` keeps rows by number."""
-        ...
-
-    def next_logits(self, ids: Tensor, *, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        """Return the logits after the last token of each row, float32 [B, V].
-
-        Args:
-            ids: the next tokens, int64 [B, T]; mask: int64 [B, L], of all tokens so far.
-            positions: int64 [B, T].
-        """
-        ...
-
-    def fixed_rows(self) -> FixedRows | None:
-        """Return rows at fixed addresses; None if the model cannot be decoded there."""
-        ...
-
-    def fixed_logits(self, rows: Any) -> Tensor:
-        """Return the logits after `rows.tokens`, float32 [B, V]."""
-        ...
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of a completion without special tokens."""
-        ...
 
 
 # Share of ended rows at which they are dropped from a cache that grows.
