@@ -289,6 +289,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
         parser.error(f"--json={arguments.json}: no such folder")
+    if arguments.small:  # many processes on few cores; torch reads it when it is imported
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     # torch asks the driver's library, not CUDA, whether there is a device: the sections can fork.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
