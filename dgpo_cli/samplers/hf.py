@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dgpo_cli.core.events import Observer, phase
+from dgpo_cli.core.events import Observer, phase, tell
 from dgpo_cli.core.types import Advance, Completion, FinishReason
 from dgpo_cli.samplers.base import Row, Share, in_order
 from dgpo_cli.samplers.draw import UniformStreams, draw_tokens
@@ -62,6 +62,7 @@ class HfSampler:
         self._batch_size = batch_size
         self._pads = generator.pads_prompts
         self._policy_version = 0
+        self._told = False
 
     def sync(self, *, policy_version: int) -> None:
         """Set the version: the sampler uses the policy itself."""
@@ -81,6 +82,10 @@ class HfSampler:
             found = self.draw(
                 prompts, seeds=seeds, params=params, advance=advance, share=Share.all()
             )
+        problem = None if self._runner is None else self._runner.problem
+        if problem is not None and not self._told:
+            tell(observer, f"sampling without CUDA graphs, which takes longer: {problem}")
+            self._told = True
         return in_order(found, seeds=seeds)
 
     def draw(

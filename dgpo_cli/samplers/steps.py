@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from dgpo_cli.core.text import cut
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -89,6 +91,11 @@ class Generator(Protocol):
 class Runner(Protocol):
     """Runs steps that only read and write tensors at fixed addresses."""
 
+    @property
+    def problem(self) -> str | None:
+        """Why steps are slower than they might be; None: they are not."""
+        ...
+
     def run(self, step: Step, *, key: object) -> None:
         """Run a step. Steps with equal keys do the same work on the same addresses."""
         ...
@@ -101,6 +108,8 @@ class Runner(Protocol):
 class EagerRunner:
     """Runs each step as it is."""
 
+    problem = None
+
     def run(self, step: Step, *, key: object) -> None:
         step()
 
@@ -111,27 +120,28 @@ class EagerRunner:
 class GraphRunner:
     """Runs the first step of a key as it is, which warms up, and captures the second.
 
-    A step that waits for the device cannot be captured; such steps are run as they are.
+    A step that waits for the device cannot be captured: from then on all are run as they are.
     """
 
     def __init__(self) -> None:
+        self.problem: str | None = None
         self._warm: set[object] = set()
         self._graphs: dict[object, torch.cuda.CUDAGraph] = {}
-        self._captures = True
         self._side: torch.cuda.Stream | None = None
         self._pool: Any = None
 
     def run(self, step: Step, *, key: object) -> None:
         """See Runner.run."""
-        if not self._captures:
-            step()
-        elif key not in self._warm:
+        if self.problem is None and key not in self._warm:
             self._warm_up(step)
             self._warm.add(key)
-        else:
-            if key not in self._graphs:
-                self._graphs[key] = self._captured(step)
+            return
+        if self.problem is None and key not in self._graphs:
+            self._capture(step, key=key)
+        if self.problem is None:
             self._graphs[key].replay()
+        else:
+            step()
 
     def release(self) -> None:
         """See Runner.release. What the graphs held goes back to the device."""
@@ -155,24 +165,35 @@ class GraphRunner:
                 step()
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError:
-                self._captures = False
+            except RuntimeError as error:
+                self.problem = _first_line(error)
             finally:
                 torch.cuda.set_sync_debug_mode(mode)
         current.wait_stream(self._side)
-        if not self._captures:
+        if self.problem is not None:
             step()
 
-    def _captured(self, step: Step) -> torch.cuda.CUDAGraph:
+    def _capture(self, step: Step, *, key: object) -> None:
+        """Capture a step, which does not run it. One that waits within a library fails here."""
         graph = torch.cuda.CUDAGraph()
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        # Other threads may allocate meanwhile.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"
-        ):
-            step()
-        return graph
+        try:
+            # Other threads may allocate meanwhile.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"
+            ):
+                step()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self.problem = _first_line(error)
+            return
+        self._graphs[key] = graph
+
+
+def _first_line(error: Exception) -> str:
+    return cut((str(error).strip() or type(error).__name__).splitlines()[0], 200)
 
 
 class GrowingLines:

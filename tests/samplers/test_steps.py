@@ -20,7 +20,7 @@ from dgpo_cli.samplers.base import SamplingParams
 from dgpo_cli.samplers.hf import HfSampler
 from dgpo_cli.samplers.steps import EagerRunner, GraphRunner, Step
 from tests.policy import families, tiny
-from tests.recorder import Recorder
+from tests.recorder import Notes, Recorder
 from tests.samplers.test_hf import (
     PARAMS,
     assert_same,
@@ -295,6 +295,31 @@ def test_a_step_that_waits_for_the_device_is_run_as_it_is(cuda: FakeCuda) -> Non
         runner.run(step, key="a")
     assert len(done) == 3
     assert "capture" not in cuda.calls and cuda.mode == 0
+
+
+def test_a_step_that_cannot_be_captured_is_run_as_it_is(cuda: FakeCuda) -> None:
+    runner, done = GraphRunner(), []
+
+    def step() -> None:
+        if cuda.calls[-1:] == ["capture"]:
+            cuda.calls.append("failed")
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        done.append(1)
+
+    for _ in range(3):
+        runner.run(step, key="a")
+    assert len(done) == 3
+    assert cuda.calls.count("capture") == 1 and "replay" not in cuda.calls
+    assert runner.problem == "operation not permitted when stream is capturing"
+
+
+def test_sampling_without_graphs_is_told_once(cuda: FakeCuda) -> None:
+    runner, notes = GraphRunner(), Notes()
+    runner.problem = "a reason"
+    sampler = HfSampler(make_policy(), batch_size=8, runner=runner)
+    for _ in range(2):
+        sampler.sample(make_prompts([3]), seeds=[[1]], params=PARAMS, observer=notes)
+    assert notes.texts == ["sampling without CUDA graphs, which takes longer: a reason"]
 
 
 def test_an_interrupted_warm_up_leaves_the_rows_as_they_were(cuda: FakeCuda) -> None:
