@@ -13,7 +13,7 @@ from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.settings import Settings, parallel_kind
 from dgpo_cli.core.errors import ConfigError, ModelError
 from dgpo_cli.core.io import write_new
-from dgpo_cli.core.numbers import size
+from dgpo_cli.core.numbers import percent, size
 from dgpo_cli.planning.budget import (
     Choice,
     Device,
@@ -239,7 +239,8 @@ def _chosen_because(job: Job, device: Device) -> str:
         before = AUTOMATIC[AUTOMATIC.index(job.checkpointing) - 1]
         more = memory_of(replace(job, checkpointing=before), device).during("training")
         needs += f", {size(more)} with {before}"
-    return f"needs {needs}; the device has {size(device.room)}, of which {SPARE:.0%} are kept free"
+    spare = percent(SPARE, digits=0)
+    return f"needs {needs}; the device has {size(device.room)}, of which {spare} are kept free"
 
 
 def layout_of(settings: Settings) -> Layout:

@@ -477,11 +477,6 @@ class Policy:
             "trained": sum(p.numel() for _, p in self.trainable()),
         }
 
-    def packed_count(self) -> int:
-        """Return the number of parameters in 4 bits."""
-        size, packed = quantization.size_of, quantization.is_packed
-        return sum(size(p) for p in self.model.parameters() if packed(p))
-
     def save(self, folder: Path, *, adapter: dict[str, torch.Tensor] | None = None) -> None:
         """Write the model or adapter, and the tokenizer, in the format of transformers or peft.
 

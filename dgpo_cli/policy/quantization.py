@@ -131,6 +131,11 @@ def size_of(parameter: Any) -> int:
     )
 
 
+def packed_count(model: Any) -> int:
+    """Return the number of weights in 4 bits."""
+    return sum(size_of(p) for p in model.parameters() if is_packed(p))
+
+
 def unpack(model: Any, *, dtype: torch.dtype) -> Any:
     """Replace every packed linear layer by a plain one on the CPU, and remove all marks of the
     quantisation, so that the model can be saved.

@@ -17,6 +17,7 @@ from dgpo_cli.engine.engine import Engine
 from dgpo_cli.engine.follow import BUILD
 from dgpo_cli.engine.setup import training_engine
 from dgpo_cli.parallel.ranks import Ranks
+from dgpo_cli.policy.quantization import packed_count
 from dgpo_cli.runs.history import record_changes
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train.collect import starting_collector
@@ -95,7 +96,7 @@ def _restore(run: TrainingRun, *, standing: Standing, checkpoint: Path | None) -
 def _describe(engine: Engine, *, observer: Observer) -> None:
     """Note the number of parameters and the device."""
     policy = engine.policy
-    counts, packed = policy.parameter_counts(), policy.packed_count()
+    counts, packed = policy.parameter_counts(), packed_count(policy.model)
     in_4_bits = f" ({packed:,} in 4 bits)" if packed else ""
     tell(
         observer,

@@ -15,6 +15,7 @@ from dgpo_cli.engine.checkpoint import load_trainer
 from dgpo_cli.engine.learn import Learner
 from dgpo_cli.policy.load import add_adapter, name_base
 from dgpo_cli.policy.policy import Policy
+from dgpo_cli.policy.quantization import packed_count
 from dgpo_cli.policy.settings import LoraAdapter
 from tests.engine import checkpoints, updates
 from tests.engine.test_learner import finished, measured
@@ -97,7 +98,7 @@ def test_recomputed_activations_of_packed_weights_change_no_gradient(
 
 
 def twin_of(policy: Policy, folder: Path, variant: str) -> Any:
-    packed = policy.packed_count() > 0
+    packed = packed_count(policy.model) > 0
     return adapters.plain_twin(policy, folder, variant) if packed else twins.widened(policy.model)
 
 
