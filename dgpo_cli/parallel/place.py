@@ -163,6 +163,10 @@ class Flags:
         return Start(here, nodes=nodes, node=self.node_rank or 0, address=address, port=port)
 
 
+# A machine without GPUs may start so many ranks, or one a core: more would fill its memory.
+_RANKS_OF_A_CPU = 8
+
+
 def _check_devices(here: int, *, given: bool, nodes: int, device: str) -> None:
     """Refuse ranks that would have no device of their own."""
     name = f"--gpus {here}" if given else f"parallel.gpus={here * nodes}"
@@ -171,12 +175,17 @@ def _check_devices(here: int, *, given: bool, nodes: int, device: str) -> None:
             f"model.device={device}: {name} gives each rank a device of its own; set "
             "model.device=auto"
         )
-    found = gpus_here()
-    if device == "cpu" or (found == 0 and given):
-        return
+    found = 0 if device == "cpu" else gpus_here()
     if found == 0:
+        cores = os.cpu_count() or 1
+        count = min(here, max(_RANKS_OF_A_CPU, cores))
+        if count < here:
+            has = "model.device=cpu" if device == "cpu" else "this machine has no GPU"
+            raise ConfigError(f"{name}: {has}, and {cores} CPU cores; give --gpus {count} or less")
+        if given or device == "cpu":
+            return
         raise ConfigError(
-            f"{name}: this machine has no GPU; give --gpus {here} to run {here} ranks on the CPU"
+            f"{name}: this machine has no GPU; give --gpus {count} to run {count} ranks on the CPU"
         )
     if here > found:
         has = f"{found} GPU{'s' if found > 1 else ''}"

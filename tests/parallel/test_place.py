@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -224,6 +225,26 @@ def test_a_recipe_for_gpus_starts_nothing_on_a_cpu_unasked(
     ):
         Flags().start(gpus=8, device="auto")
     assert Flags().start(gpus=8, device="cpu") == Start(8)
+
+
+@pytest.mark.parametrize(
+    ("flags", "device", "message"),
+    [
+        (Flags(gpus=99), "auto", "--gpus 99: this machine has no GPU, and 16 CPU cores; give"),
+        (Flags(), "auto", "parallel.gpus=99: this machine has no GPU, and 16 CPU cores; give"),
+        (Flags(gpus=99), "cpu", "--gpus 99: model.device=cpu, and 16 CPU cores; give --gpus 16 or"),
+    ],
+)
+def test_a_cpu_starts_no_more_ranks_than_it_has_cores_or_eight(
+    flags: Flags, device: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show_gpus(0, monkeypatch)
+    monkeypatch.setattr("dgpo_cli.parallel.place.os.cpu_count", lambda: 16)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        flags.start(gpus=99, device=device)
+    assert Flags(gpus=16).start(gpus=16, device=device) == Start(16)
+    monkeypatch.setattr("dgpo_cli.parallel.place.os.cpu_count", lambda: 1)
+    assert Flags(gpus=8).start(gpus=8, device=device) == Start(8)
 
 
 @pytest.mark.parametrize(
