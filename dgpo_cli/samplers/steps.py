@@ -6,6 +6,7 @@ they run: a CUDA graph of the step launches them at once.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -159,6 +160,8 @@ class GraphRunner:
         current = torch.cuda.current_stream()
         self._side.wait_stream(current)
         mode = torch.cuda.get_sync_debug_mode()
+        # It says at its first use that it does not see every wait; `_capture` meets the others.
+        warnings.filterwarnings("ignore", message="Synchronization debug mode")
         with torch.cuda.stream(self._side):
             torch.cuda.set_sync_debug_mode("error")
             try:
@@ -179,9 +182,12 @@ class GraphRunner:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         try:
-            # Other threads may allocate meanwhile.
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"
+            # Other threads may allocate meanwhile. A capture that fails leaves its stream in use.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(
+                    graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"
+                ),
             ):
                 step()
         except torch.OutOfMemoryError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -206,22 +207,30 @@ class FakeCuda:
         self.calls: list[str] = []
         self.mode = 0
         self.captured: list[Any] = []
+        self.main = SimpleNamespace(wait_stream=lambda other: self.calls.append("main waits"))
+        self.current: Any = self.main
 
     def Stream(self) -> Any:
         return SimpleNamespace(wait_stream=lambda other: self.calls.append("side waits"))
 
     def current_stream(self) -> Any:
-        return SimpleNamespace(wait_stream=lambda other: self.calls.append("main waits"))
+        return self.current
 
     @contextlib.contextmanager
     def stream(self, stream: Any) -> Iterator[None]:
-        self.calls.append("on side")
-        yield
+        if stream is not self.main:
+            self.calls.append("on side")
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
 
     def get_sync_debug_mode(self) -> int:
         return self.mode
 
     def set_sync_debug_mode(self, mode: Any) -> None:
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=2)
         self.mode = mode
 
     def CUDAGraph(self) -> Any:
@@ -241,7 +250,9 @@ class FakeCuda:
     def graph(self, graph: Any, *, pool: Any, stream: Any, capture_error_mode: str) -> Any:
         assert (pool, capture_error_mode) == ("pool", "thread_local") and stream is not None
         self.calls.append("capture")
+        before, self.current = self.current, stream
         yield
+        self.current = before  # not after an error, as in torch
 
     def synchronize(self) -> None:
         self.calls.append("synchronize")
@@ -311,6 +322,14 @@ def test_a_step_that_cannot_be_captured_is_run_as_it_is(cuda: FakeCuda) -> None:
     assert len(done) == 3
     assert cuda.calls.count("capture") == 1 and "replay" not in cuda.calls
     assert runner.problem == "operation not permitted when stream is capturing"
+    assert cuda.current is cuda.main
+
+
+def test_finding_what_waits_warns_of_nothing(cuda: FakeCuda) -> None:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        GraphRunner().run(lambda: None, key="a")
+    assert not found
 
 
 def test_sampling_without_graphs_is_told_once(cuda: FakeCuda) -> None:
