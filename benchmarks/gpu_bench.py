@@ -246,6 +246,7 @@ class Bench:
             checkpoint: of the adapter.
             settings: of the model, besides bfloat16 products and full checkpointing.
         """
+        self.fresh()  # wrapped layers refer to themselves: an earlier model is not gone by itself
         folder = self.folder()
         write_model(folder, {**WIDTHS["small" if self.small else shape]}, layers=layers)
         own: dict[str, Any] = {

@@ -22,6 +22,7 @@ from dgpo_cli.policy.head import Head
 from dgpo_cli.policy.token_pass import TokenColumns, token_pass
 from dgpo_cli.samplers.base import SamplingParams
 from dgpo_cli.samplers.hf import HfSampler
+from dgpo_cli.samplers.steps import GraphRunner
 
 ROOT = Path(__file__).resolve().parents[1]
 # What a test needs of a device goes through torch's own factories there; see tests/devices.py.
@@ -171,10 +172,12 @@ def policy(bench: Bench) -> None:
         found = _distances(bench, model, sizes)
         bench.say(case, **found)
         worst = max(worst, *found.values())
+        del model
     bench.goal("equal models: d", worst, most=0)
     _gradients(bench, sizes)
     for dtype, compute in (("float32", "stored"), ("bfloat16", "bfloat16")):
         _sampled(bench, bench.model("7B", layers=2, dtype=dtype, compute=compute, apart=0.02))
+    _uncaptured(bench)  # the last: what it may break is this process's memory
 
 
 def _distances(bench: Bench, model: Model, sizes: list[tuple[int, int]]) -> dict[str, float]:
@@ -220,6 +223,26 @@ def _gradients(bench: Bench, sizes: list[tuple[int, int]]) -> None:
             continue
         most = 1e-5 if kind["compute"] == "stored" else 0.03
         bench.goal(f"gradient {case}: to float32", apart, most=most)
+
+
+def _uncaptured(bench: Bench) -> None:
+    """A step that cannot be captured is run as it is, and leaves torch's memory usable."""
+    if not bench.cuda:
+        return
+    runner, count = GraphRunner(), torch.zeros((), device=bench.device)
+
+    def step() -> None:
+        if torch.cuda.is_current_stream_capturing():
+            torch.cuda.current_stream().synchronize()
+        count.add_(1)
+
+    main = torch.cuda.current_stream()
+    for _ in range(3):
+        runner.run(step, key="a")
+    same = torch.cuda.current_stream() == main
+    runner.release()
+    torch.cuda.empty_cache()
+    bench.say("no capture", problem=runner.problem, steps=int(count), same_stream=same)
 
 
 def _sampled(bench: Bench, model: Model) -> None:

@@ -143,7 +143,15 @@ def kernels(bench: Bench) -> None:
         for name, share, calls in found[:6]:
             bench.say(f"{dtype} attention", kernel=name[:90], share=share, calls=calls)
         bench.say(f"{dtype} pass of 2 layers", adds_gib=added / GIB)
-        del model, rows
+        # cuDNN plans a kernel for every shape, and rows of a run have new ones all the time.
+        longer = bench.batch(model.policy, [(p, c + 3) for p, c in sizes])[0].to(bench.device)
+        times = []
+        for _ in range(2):
+            start = bench.settle()
+            train(rows=longer)
+            times.append(bench.settle() - start)
+        bench.say(f"{dtype} pass of new lengths", first_s=times[0], again_s=times[1])
+        del model, rows, longer
 
 
 def tiles(bench: Bench) -> None:
