@@ -117,7 +117,9 @@ def attach() -> None:
             rows, module = _own_heads(rows, packed.lane, tokens=len(packed.ids))
         # To [R, heads, W, size]; sdpa gives [R, W, heads, size].
         lines = [packed.rectangle(x).transpose(1, 2) for x in rows]
-        if lines[0].is_cuda and lines[0].dtype == torch.float32:
+        # Autocast rounds them first: rotated queries may be in float32 there, too.
+        plain = lines[0].dtype == torch.float32 and not torch.is_autocast_enabled("cuda")
+        if lines[0].is_cuda and plain:
             row = packed.take(_float32_attention(lines, **kwargs))
         else:
             out, _ = sdpa(module, *lines, None, **{**kwargs, "is_causal": True})

@@ -6,6 +6,7 @@ they run: a CUDA graph of the step launches them at once.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -194,6 +195,9 @@ class GraphRunner:
             raise
         except RuntimeError as error:
             self.problem = _first_line(error)
+            # Else torch believes that the capture goes on.
+            with contextlib.suppress(RuntimeError, AttributeError):
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
             return
         self._graphs[key] = graph
 

@@ -254,6 +254,9 @@ class FakeCuda:
         yield
         self.current = before  # not after an error, as in torch
 
+    def current_device(self) -> int:
+        return 0
+
     def synchronize(self) -> None:
         self.calls.append("synchronize")
 
@@ -308,7 +311,9 @@ def test_a_step_that_waits_for_the_device_is_run_as_it_is(cuda: FakeCuda) -> Non
     assert "capture" not in cuda.calls and cuda.mode == 0
 
 
-def test_a_step_that_cannot_be_captured_is_run_as_it_is(cuda: FakeCuda) -> None:
+def test_a_step_that_cannot_be_captured_is_run_as_it_is(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runner, done = GraphRunner(), []
 
     def step() -> None:
@@ -317,9 +322,12 @@ def test_a_step_that_cannot_be_captured_is_run_as_it_is(cuda: FakeCuda) -> None:
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
         done.append(1)
 
+    monkeypatch.setattr(
+        torch._C, "_cuda_endAllocateToPool", lambda *of: cuda.calls.append("ended"), raising=False
+    )
     for _ in range(3):
         runner.run(step, key="a")
-    assert len(done) == 3
+    assert len(done) == 3 and cuda.calls.count("ended") == 1
     assert cuda.calls.count("capture") == 1 and "replay" not in cuda.calls
     assert runner.problem == "operation not permitted when stream is capturing"
     assert cuda.current is cuda.main
