@@ -79,6 +79,8 @@ def training_engine(
     lane = open_lane(ranks)
     if lane is not None:
         policy.share_rows(lane)
+    if policy.layers.compiled:
+        tell(observer, "compiling layers: the first steps take up to two minutes longer")
     optim = settings.optim
     return _engine(
         settings,

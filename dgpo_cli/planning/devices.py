@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,8 +53,10 @@ def named(name: str, *, setting: str = "--gpu") -> Device:
         ConfigError: it is not in the table.
     """
     if name not in GPUS:
+        near = difflib.get_close_matches(name.lower(), GPUS, n=1, cutoff=0.7)
+        hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(
-            f"{setting}={name}: not in the table; give one of {', '.join(GPUS)}, cpu, here"
+            f"{setting}={name}: not in the table; give one of {', '.join(GPUS)}, cpu, here{hint}"
         )
     return GPUS[name]
 
@@ -66,12 +69,12 @@ def chosen(name: str | None, *, meant_for: str | None, device: str) -> Device:
     Raises:
         ConfigError: the name is not in the table.
     """
-    wanted = name or meant_for or "here"
+    wanted = name if name is not None else meant_for or "here"
     if wanted == "here":
         return here(device)
     if wanted == "cpu":
         return cpu()
-    return named(wanted, setting="--gpu" if name else "hardware")
+    return named(wanted, setting="hardware" if name is None else "--gpu")
 
 
 def here(setting: str, *, measure: bool = True) -> Device:

@@ -186,8 +186,8 @@ def test_a_compiler_that_fails_leaves_layers_as_they_are_and_says_so_once(
     assert len(calls) == 2
     assert heard == policy.notes
     assert heard == [
-        "layers cannot be compiled and run as they are: RuntimeError: no C++ compiler; "
-        "model.compile=off leaves them so"
+        "layers run uncompiled, the compiler failed: RuntimeError: no C++ compiler; "
+        "model.compile=off does not try it"
     ]
 
 

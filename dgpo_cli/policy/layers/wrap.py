@@ -249,8 +249,8 @@ class Layers:
                 found = _run(plain, kind, hidden, args, named)
                 self._broken = True
                 self._tell(
-                    f"layers cannot be compiled and run as they are: {_first_line(error)}; "
-                    "model.compile=off leaves them so"
+                    f"layers run uncompiled, the compiler failed: {_first_line(error)}; "
+                    "model.compile=off does not try it"
                 )
                 return found
 
