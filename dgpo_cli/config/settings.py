@@ -53,13 +53,14 @@ class OptimSettings(Frozen):
         0,
         ge=0,
         description="Most completions in one forward and backward pass; 0: no limit but "
-        "micro_batch_tokens, which then counts padding, too. Affects memory, not numbers.",
+        "micro_batch_tokens, which then counts padding, too. Affects memory, and numbers only by "
+        "rounding.",
     )
     micro_batch_tokens: Annotated[int, Change.FREE] = Field(
         16384,
         ge=1,
         description="Most tokens in one forward and backward pass, prompts included; a longer "
-        "completion gets a pass of its own. Affects memory, not numbers.",
+        "completion gets a pass of its own. Affects memory, and numbers only by rounding.",
     )
 
 
