@@ -283,6 +283,10 @@ class Launcher:
             code = code or 1
         if leader and self._leader_told:
             return Outcome(code)
+        asked = [each for each in self._caught if each != self._warning]
+        if len(asked) > 1 and leader:
+            # Told to end at once, a process may be aborted by a thread of torch.
+            return Outcome(128 + asked[-1], "stopped at once; run the same command to resume")
         if self._first is not None:
             return Outcome(code or 1, f"{self._first}; run the same command to resume")
         if killed:

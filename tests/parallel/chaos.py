@@ -247,10 +247,10 @@ def plant(faults: Sequence[Fault], passed: Counter[str]) -> None:
     from dgpo_cli.engine.learn import Learner
     from dgpo_cli.parallel import shard_checkpoint
     from dgpo_cli.parallel.ranks import TorchRanks
-    from dgpo_cli.samplers import hf
+    from dgpo_cli.samplers import steps
 
     for owner, name, site in (
-        (hf._Rollout, "_decode", "decode"),
+        (steps.GrowingLines, "step", "decode"),
         (torch.Tensor, "backward", "backward"),
         (torch.optim.AdamW, "step", "optimiser"),
         (TorchRanks, "gather", "gather"),

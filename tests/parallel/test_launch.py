@@ -234,6 +234,21 @@ def test_a_stop_reaches_the_ranks_and_waits_for_their_checkpoint(
     assert log_of(tmp_path, 1).read_text().splitlines()[:3] == out.splitlines()
 
 
+def test_a_second_stop_is_what_ended_the_run_however_rank_0_ended(
+    tmp_path: Path, started: list[Launched]
+) -> None:
+    aborts = WAITS.replace("STOPS", "2").replace("sys.exit(143", "rank or os.abort()\nsys.exit(143")
+    launched = Launched(tmp_path, program=aborts)
+    started.append(launched)
+    for rank in (0, 1):
+        launched.wait_for(f"ready{rank}")
+    launched.process.send_signal(signal.SIGTERM)
+    launched.wait_for("told0")
+    os.killpg(launched.process.pid, signal.SIGINT)
+    code, _, err = launched.end()
+    assert (code, err) == (130, "error: stopped at once; run the same command to resume\n")
+
+
 def test_a_killed_launcher_leaves_no_rank(tmp_path: Path, started: list[Launched]) -> None:
     launched = Launched(tmp_path, program=WAITS.replace("STOPS", "9"), count=3)
     started.append(launched)
