@@ -72,6 +72,9 @@ class Watcher:
     def begin(self, store: Store) -> None:
         """The ranks have a store: look for the others there."""
 
+    def met(self) -> None:
+        """All ranks have begun."""
+
     def doing(self, name: str) -> None:
         """This rank begins a call."""
 
@@ -289,6 +292,7 @@ class TorchRanks(Ranks):
                 timeout=limit,
                 device_id=device if cuda else None,
             )
+            self._watch.met()
         self._calling = 0
         self._control = self.channel()
         self._objects = dist.new_group(backend="gloo", timeout=limit)

@@ -158,6 +158,12 @@ class Watch(Watcher):
         mine = store.clone()  # type: ignore[attr-defined]
         mine.set_timeout(datetime.timedelta(seconds=_ANSWER_S))
         self._store = mine
+        self._beat()  # a rank that is gone within a second is missed too, and named
+
+    def met(self) -> None:
+        """See Watcher.met."""
+        if not self.leads:
+            self._look_at_leader()
 
     def doing(self, name: str) -> None:
         """See Watcher.doing."""

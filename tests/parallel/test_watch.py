@@ -174,6 +174,21 @@ def test_a_store_that_never_answers_is_missed_by_its_followers() -> None:
         stopped.set()
 
 
+def test_a_rank_that_is_gone_right_after_all_have_met_is_missed_and_named() -> None:
+    limit = datetime.timedelta(seconds=30)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=limit, wait_for_workers=False)
+    leader, follower = (Rank(store, number, count=2).watch for number in (0, 1))
+    for watch in (leader, follower):  # no thread runs: neither gives another heartbeat
+        watch.begin(store)
+    for watch in (leader, follower):
+        watch.met()
+    for _ in range(30):
+        leader._look_at_all()
+    follower._leader_ended("has ended")
+    for watch, gone in ((leader, 1), (follower, 0)):
+        assert str(watch.failure).startswith(f"rank {gone} (node {os.uname().nodename}): ")
+
+
 def test_a_sleep_of_all_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     with ranks(2) as found:
         wait_for(lambda: all(rank.watch._others for rank in found))
