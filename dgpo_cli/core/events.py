@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from dgpo_cli.core.errors import without_logins
 
 if TYPE_CHECKING:
-    from dgpo_cli.core.types import Diagnosis, Evaluation, ScoredGroup, StepMetrics
+    from dgpo_cli.core.types import (
+        Diagnosis,
+        Evaluation,
+        Interval,
+        Outcome,
+        ScoredGroup,
+        StepMetrics,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,34 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """More samples of an evaluation are judged and stored.
+
+    done, total: samples, the stored ones included. problems: by id, in order, the correct samples
+    and all judged ones. outcomes: how often each was found.
+    rounds: samples that every problem has; avg, rerun_95: of those, NaN before there are any.
+    tokens, seconds: completion tokens drawn by this command so far, and the time it took.
+    drawn: samples drawn by this command. cost: of all stored samples; None if unknown.
+    """
+
+    bench: str
+    model: str
+    k: int
+    done: int
+    total: int
+    problems: Mapping[str, tuple[int, int]]
+    outcomes: Mapping[Outcome, int]
+    rounds: int
+    avg: float
+    rerun_95: Interval
+    drawn: int
+    tokens: int
+    seconds: float
+    cost: float | None = None
+    max_cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosed:
     """The diagnoses after `step`, the most important first; sent after every step.
 
@@ -112,7 +147,16 @@ class Ended:
 
 
 Event = (
-    Note | Progress | Sampled | Credited | StepDone | Evaluated | Diagnosed | Checkpointed | Ended
+    Note
+    | Progress
+    | Sampled
+    | Credited
+    | StepDone
+    | Evaluated
+    | Judged
+    | Diagnosed
+    | Checkpointed
+    | Ended
 )
 
 

@@ -134,6 +134,8 @@ class SampleRecord:
 
     logprob: of the whole completion, in whole nats towards 0. checker: the version that judged it.
     second: the outcome of the math checker, if it was asked. digest: shows later changes.
+    reasoning, prompt_tokens, completion_tokens, finish: what an endpoint said, which gives no token
+        ids; see core.types.Reply.
     """
 
     prompt_id: Text
@@ -142,10 +144,14 @@ class SampleRecord:
     messages: tuple[Turn, ...] | None = None
     answer: Text
     completion: Text
-    token_ids: tuple[TokenId, ...]
+    reasoning: Text | None = None
+    token_ids: tuple[TokenId, ...] = ()
     logprob: Number | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
     temperature: Positive | None = None
     finish_reason: FinishReason
+    finish: Text | None = None
     outcome: Outcome
     extracted: Text | None = None
     checker: Text
@@ -291,7 +297,10 @@ SAMPLE = Format(
     name="sample",
     what="a line of samples.jsonl of an evaluation",
     stamp="version",
-    sparse=("logprob", "starts_in_thought", "second", "digest"),
+    sparse=(
+        *("reasoning", "logprob", "prompt_tokens", "completion_tokens", "finish"),
+        *("starts_in_thought", "second", "digest"),
+    ),
 )
 METRICS: Format[dict[str, float | None]] = Format(
     Annotated[dict[str, Whole | Number | None], Field(json_schema_extra={"required": ["step"]})],  # type: ignore[arg-type]
@@ -306,6 +315,7 @@ EVALUATION = Format(
     name="evaluation",
     what="report.json of an evaluation, and dgpo eval --json",
     stamp="version",
+    sparse=("prompt_tokens", "cost", "greedy"),
 )
 TRACKERS: Format[dict[str, TrackerMark]] = Format(
     dict[str, TrackerMark], name="trackers", what="trackers.json of a run"

@@ -22,7 +22,7 @@ from dgpo_cli.core.timing import Stopwatch
 from dgpo_cli.core.types import Batch, Completion, Group, Prompt, ScoredGroup, StepMetrics
 from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.prompts.templates import encode_prompt
-from dgpo_cli.rewards.grader import GradeItem
+from dgpo_cli.rewards.grader import grade_item
 from dgpo_cli.samplers.base import RemoteSampler, SamplingParams
 from dgpo_cli.samplers.ranked import RankedSampler
 
@@ -103,7 +103,7 @@ class Engine:
         if isinstance(self.sampler, RankedSampler):
             self.sampler.close()
 
-    def with_settings(self, settings: Settings, *, grader: Grader) -> Engine:
+    def with_settings(self, settings: Settings, *, grader: Grader | None) -> Engine:
         """Return an engine with other settings on the same policy and sampler, to evaluate."""
         return Engine(
             settings,
@@ -249,11 +249,7 @@ class Engine:
         """
         assert self.grader is not None
         with self._watch.phase("score"):
-            items = [
-                GradeItem(g.prompt.answer, c.text, c.finish_reason, c.starts_in_thought)
-                for g in groups
-                for c in g.completions
-            ]
+            items = [grade_item(g.prompt, c) for g in groups for c in g.completions]
             verdicts = iter(self.grader.grade(items))
             scored = []
             for group in groups:

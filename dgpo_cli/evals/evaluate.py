@@ -1,4 +1,4 @@
-"""Evaluate a model on a benchmark: k samples of every problem, each stored as soon as it is drawn.
+"""Evaluate a model on benchmarks: k samples of every problem, each stored as soon as it is judged.
 
 Stored samples of the same card are kept; only missing ones are drawn. A sample depends on the card,
 its problem and its number alone, so that an evaluation that was killed and resumed, or extended to
@@ -7,32 +7,30 @@ a larger k, has the samples of one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
+from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import Observer, phase, tell
-from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.core.types import Card, Prompt
-from dgpo_cli.engine.engine import Engine
-from dgpo_cli.engine.setup import sampling_engine
-from dgpo_cli.evals.card import build_card
 from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.evals.request import EvalRequest, EvalResult
-from dgpo_cli.evals.samples import REMEDY, Key, Sample, SampleFile, sample_line, sample_of
+from dgpo_cli.evals.running import Running
+from dgpo_cli.evals.samples import REMEDY, Sample, SampleFile, sample_line, sample_of
 from dgpo_cli.evals.second import ask_again
+from dgpo_cli.evals.source import Drawn, Missing, Source, sample_seed
 from dgpo_cli.evals.tally import report_of
 from dgpo_cli.prompts.benchmarks import Benchmark, benchmark_names, load_benchmark
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from dgpo_cli.rewards.answer import CHECKER_VERSION
-from dgpo_cli.rewards.grader import check_answers
-
-Missing = tuple[Prompt, int]  # a problem and the number of one of its samples
-_DEFAULT_BATCH = 1024  # completions, for a sampler whose settings do not say
+from dgpo_cli.rewards.grader import Grader, check_answers, grade_item
 
 
 class Stop(Protocol):
@@ -51,58 +49,88 @@ class DrawnSamples:
     seconds: float
 
 
-def run(
-    resolved: Resolved,
-    *,
-    request: EvalRequest,
-    observer: Observer,
-) -> EvalResult:
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """An evaluation of one model on one benchmark, before it begins."""
+
+    resolved: Resolved
+    request: EvalRequest
+    benchmark: Benchmark
+
+
+def prepare(resolved: Resolved, *, request: EvalRequest, observer: Observer) -> Cell:
+    """Load the benchmark, before anything large is loaded; tell its notes.
+
+    Raises:
+        ConfigError, DataError, BackendError: the benchmark cannot be loaded.
+    """
+    benchmark = load(resolved, request=request, observer=observer)
+    for note in benchmark.notes:
+        tell(observer, note)
+    return Cell(resolved, request, benchmark)
+
+
+@contextmanager
+def open_source(cells: Sequence[Cell], *, observer: Observer) -> Iterator[Source]:
+    """Start what all cells, which are of one model, draw from.
+
+    Raises:
+        ModelError, ConfigError, BackendError: it cannot be started.
+    """
+    first = cells[0]
+    from dgpo_cli.engine.setup import sampling_engine
+    from dgpo_cli.evals.engine_source import EngineSource
+
+    adapter = first.request.adapter
+    with sampling_engine(first.resolved.settings, adapter=adapter, observer=observer) as engine:
+        yield EngineSource(engine, adapter=adapter)
+
+
+def run(resolved: Resolved, *, request: EvalRequest, observer: Observer) -> EvalResult:
+    """Evaluate a model on one benchmark; see `prepare`, `open_source` and `evaluate`."""
+    cell = prepare(resolved, request=request, observer=observer)
+    with open_source([cell], observer=observer) as source:
+        return evaluate(cell, source=source, observer=observer)
+
+
+def evaluate(cell: Cell, *, source: Source, observer: Observer) -> EvalResult:
     """Evaluate; leave card, settings, samples and report in the folder.
 
     Raises:
         ConfigError: the folder contains samples of another card.
-        DataError: a problem is longer than prompts.max_prompt_tokens: a score over the others
-            would not be the benchmark's.
-        ModelError: a prompt opens with two BOS tokens.
+        DataError, ModelError: a prompt does not fit the model.
         RunFolderBusy: another process evaluates into the folder.
     """
-    settings = resolved.settings
-    benchmark = load(resolved, request=request, observer=observer)
-    for note in benchmark.notes:
-        tell(observer, note)
-    with sampling_engine(settings, adapter=request.adapter, observer=observer) as engine:
-        card = build_card(
-            resolved,
-            protocol=request.protocol,
-            benchmark=benchmark,
-            policy=engine.policy,
-            adapter=request.adapter,
-            prompt_ids=encode_all(engine, benchmark.prompts),
+    request, benchmark, settings = cell.request, cell.benchmark, cell.resolved.settings
+    card = source.describe(cell.resolved, benchmark=benchmark, protocol=request.protocol)
+    folder = EvalFolder(request.out or default_out(benchmark.name, request.name, card))
+    running = Running(
+        benchmark.prompts,
+        bench=benchmark.name,
+        model=request.name,
+        k=request.k,
+        price=request.price,
+    )
+    with folder.lock(), Grader(settings.reward, observer=observer) as grader:
+        folder.begin(card, settings=dump_toml(cell.resolved), fresh=request.fresh)
+        samples, drawn = fill(
+            source, running, settings=settings, grader=grader, folder=folder, observer=observer
         )
-        folder = EvalFolder(request.out or default_out(benchmark.name, request.name, card))
-        with folder.lock():
-            folder.begin(card, settings=dump_toml(resolved), fresh=request.fresh)
-            samples, drawn = fill(
-                engine,
-                benchmark.prompts,
-                k=request.k,
-                folder=folder,
-                observer=observer,
+        if request.second_opinion:
+            samples = ask_again(
+                folder.samples, samples, k=request.k, reward=settings.reward, observer=observer
             )
-            if request.second_opinion:
-                samples = ask_again(
-                    folder.samples, samples, k=request.k, reward=settings.reward, observer=observer
-                )
-            evaluation = report_of(
-                samples,
-                card=card,
-                k=request.k,
-                ids=[prompt.id for prompt in benchmark.prompts],
-                second_opinion=request.second_opinion,
-                sampled_tokens=drawn.tokens,
-                sampling_s=drawn.seconds,
-            )
-            folder.write_report(evaluation, card)
+        evaluation = report_of(
+            samples,
+            card=card,
+            k=request.k,
+            ids=[prompt.id for prompt in benchmark.prompts],
+            second_opinion=request.second_opinion,
+            sampled_tokens=drawn.tokens,
+            sampling_s=drawn.seconds,
+            price=request.price,
+        )
+        folder.write_report(evaluation, card)
     return EvalResult(evaluation=evaluation, card=card, out=folder.path, sampled=drawn.samples)
 
 
@@ -142,36 +170,40 @@ def default_out(bench: str, name: str, card: Card) -> Path:
 
 
 def fill(
-    engine: Engine,
-    prompts: Sequence[Prompt],
+    source: Source,
+    running: Running,
     *,
-    k: int,
+    settings: Settings,
+    grader: Grader,
     folder: EvalFolder,
     observer: Observer,
     stop: Stop | None = None,
     redraw: str | None = None,
 ) -> tuple[list[Sample], DrawnSamples]:
-    """Draw the samples 0 to k - 1 of every problem that the folder lacks; return all, in order.
+    """Draw the samples 0 to k - 1 of every problem that the folder lacks; return all that it has.
 
     Sample 0 of every problem comes first, then sample 1, and so on: an unfinished folder is an
-    evaluation with a smaller k. Batches are as large as the sampler takes; each is judged and on
-    the disk before the next begins.
+    evaluation with a smaller k. What the source gives is judged and on the disk before it is asked
+    for more.
 
     Args:
-        stop: checked before every batch; if requested, the stored samples are returned.
+        running: counts the samples, those that are stored too.
+        stop: checked before every sample is begun; if requested, the stored samples are returned.
         redraw: if a stored sample is damaged, draw all of them again and print this.
 
     Raises:
         DataError: without `redraw`, a stored sample is broken or was changed.
     """
+    prompts, k = running.prompts, running.k
     try:
-        samples = stored(folder.samples, prompts, seed=engine.settings.seed, observer=observer)
+        samples = stored(folder.samples, prompts, seed=settings.seed, observer=observer)
     except DataError as error:
         if redraw is None:
             raise
         tell(observer, f"{redraw}, the stored samples are damaged: {error}")
         folder.samples.path.unlink()
         samples = []
+    running.add(samples)
     there = {sample.key for sample in samples}
     wanted = [(prompt, index) for index in range(k) for prompt in prompts]
     missing = [pair for pair in wanted if (pair[0].id, pair[1]) not in there]
@@ -181,20 +213,29 @@ def fill(
             observer,
             f"{folder.path}: {kept} of {len(wanted)} samples are stored; drawing the others",
         )
-    if missing and engine.grader is not None:
-        engine.grader.start()
-    before = len(samples)
-    engine.take_times()
+    if missing:
+        grader.start()
+    before, tokens, seconds = len(samples), 0, 0.0
+    drawing = source.draw(_until(stop, missing), settings=settings)
     try:
-        with phase(engine.observer, "evaluation", total=len(missing), unit="samples") as advance:
-            size = batch_size(engine)
-            for batch in (missing[at : at + size] for at in range(0, len(missing), size)):
-                if stop is not None and stop.requested:
-                    break
-                lines = _draw(engine, batch)
+        with (
+            phase(observer, "evaluation", total=len(missing), unit="samples") as advance,
+            closing(drawing),
+        ):
+            observer.on(running.event(drawn=0, tokens=0, seconds=0.0))
+            began = time.perf_counter()
+            for drawn in drawing:
+                seconds += time.perf_counter() - began
+                lines = _judged(drawn, settings=settings, grader=grader)
                 folder.samples.append(lines)
-                samples += map(sample_of, lines)
+                new = list(map(sample_of, lines))
+                samples += new
+                running.add(new)
+                tokens += sum(sample.tokens or 0 for sample in new)
                 advance(len(lines))
+                count = len(samples) - before
+                observer.on(running.event(drawn=count, tokens=tokens, seconds=seconds))
+                began = time.perf_counter()
     except KeyboardInterrupt as stop:
         # Counted in the file: the signal may have come between writing a batch and counting it.
         there_now = folder.samples.count() - (before - kept)
@@ -202,9 +243,30 @@ def fill(
             f"stopped; {there_now} of {len(wanted)} samples are kept in {folder.path}; "
             "run the same command to resume"
         ) from stop
-    drawn = samples[before:]
-    seconds = engine.take_times().get("time/sample_s", 0.0)
-    return samples, DrawnSamples(len(drawn), sum(sample.tokens for sample in drawn), seconds)
+    return samples, DrawnSamples(len(samples) - before, tokens, seconds)
+
+
+def _until(stop: Stop | None, missing: Sequence[Missing]) -> Iterator[Missing]:
+    for pair in missing:
+        if stop is not None and stop.requested:
+            return
+        yield pair
+
+
+def _judged(drawn: Sequence[Drawn], *, settings: Settings, grader: Grader) -> list[dict[str, Any]]:
+    """Judge completions; return their lines."""
+    verdicts = grader.grade([grade_item(each.prompt, each.completion) for each in drawn])
+    return [
+        sample_line(
+            each.prompt,
+            each.completion,
+            verdict,
+            index=each.index,
+            temperature=settings.rollout.temperature,
+            checker=CHECKER_VERSION,
+        )
+        for each, verdict in zip(drawn, verdicts, strict=True)
+    ]
 
 
 def stored(
@@ -221,7 +283,7 @@ def stored(
     samples = []
     for line in file.lines():
         name, index = line["prompt_id"], line["index"]
-        changed = _changed(line, known.get(name), seed=derive_seed(seed, "eval", name, index))
+        changed = _changed(line, known.get(name), seed=sample_seed(seed, name, index))
         if changed is not None:
             raise DataError(f"{file.path}: sample {index} of problem {name!r}: {changed}; {REMEDY}")
         samples.append(sample_of(line))
@@ -240,55 +302,3 @@ def _changed(line: Mapping[str, Any], prompt: Prompt | None, *, seed: int) -> st
     if line.get("seed", seed) != seed:
         return f"its seed is {line['seed']!r}, not {seed}"
     return None
-
-
-def batch_size(engine: Engine) -> int:
-    """Return the number of completions that the sampler takes at once."""
-    return int(getattr(engine.settings.rollout.backend, "batch_size", _DEFAULT_BATCH))
-
-
-def _draw(engine: Engine, batch: Sequence[Missing]) -> list[dict[str, Any]]:
-    """Sample and judge a batch; return its lines in the batch's order."""
-    settings = engine.settings
-    numbers: dict[str, list[int]] = {}
-    prompts: dict[str, Prompt] = {}
-    for prompt, index in batch:
-        prompts[prompt.id] = prompt
-        numbers.setdefault(prompt.id, []).append(index)
-    seeds = [
-        [derive_seed(settings.seed, "eval", name, index) for index in own]
-        for name, own in numbers.items()
-    ]
-    scored = engine.score(engine.sample(list(prompts.values()), seeds=seeds))
-    checker = CHECKER_VERSION
-    lines: dict[Key, dict[str, Any]] = {}
-    for group, own in zip(scored, numbers.values(), strict=True):
-        judged = zip(own, group.completions, group.verdicts, strict=True)
-        for index, completion, verdict in judged:
-            lines[group.prompt.id, index] = sample_line(
-                group.prompt,
-                completion,
-                verdict,
-                index=index,
-                temperature=settings.rollout.temperature,
-                checker=checker,
-            )
-    return [lines[prompt.id, index] for prompt, index in batch]
-
-
-def encode_all(engine: Engine, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
-    """Return the token ids of every prompt.
-
-    Raises:
-        DataError: one is too long.
-        ConfigError: the model has no embedding for one of its tokens.
-    """
-    limit = engine.settings.prompts.max_prompt_tokens
-    encoded = [engine.encode(prompt) for prompt in prompts]
-    for prompt, ids in zip(prompts, encoded, strict=True):
-        if len(ids) > limit:
-            raise DataError(
-                f"{prompt.source}: problem {prompt.id} has {len(ids)} tokens, "
-                f"prompts.max_prompt_tokens={limit}; raise it"
-            )
-    return encoded

@@ -13,7 +13,7 @@ from dgpo_cli.config.protocols import Protocol
 from dgpo_cli.core.codec import Format
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import Observer
-from dgpo_cli.core.types import Card, Evaluation, Outcome
+from dgpo_cli.core.types import Card, Evaluation, Outcome, Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class EvalRequest:
     strict: stop at faults of the data; None leaves it to the benchmark.
     fresh: delete what is in the folder.
     second_opinion: ask the math checker as well if the checker is for integers.
+    price: what tokens cost, if it is known.
     """
 
     bench: str
@@ -70,6 +71,7 @@ class EvalRequest:
     strict: bool | None = None
     fresh: bool = False
     second_opinion: bool = True
+    price: Price | None = None
 
 
 @dataclass(frozen=True, slots=True)

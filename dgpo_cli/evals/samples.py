@@ -31,14 +31,15 @@ Key = tuple[str, int]  # id of the problem, number of the sample
 class Sample:
     """What a report needs of a stored sample; text and token ids stay in the file.
 
-    tokens: their number. fingerprint: equal for equal token ids. logprob: of all tokens, in whole
-        nats rounded towards 0, before top_p and top_k. logprob, starts_in_thought: None if an
-        earlier version did not record it.
+    tokens: their number. fingerprint: equal for equal token ids, or texts where there are no ids.
+        logprob: of all tokens, in whole nats rounded towards 0, before top_p and top_k. logprob,
+        starts_in_thought: None if an earlier version did not record it. tokens, logprob,
+        prompt_tokens: None where an endpoint did not give it.
     """
 
     prompt_id: str
     index: int
-    tokens: int
+    tokens: int | None
     fingerprint: int
     answer: str
     verdict: Verdict
@@ -46,6 +47,7 @@ class Sample:
     second: str | None
     starts_in_thought: bool | None
     logprob: float | None
+    prompt_tokens: int | None = None
 
     @property
     def key(self) -> Key:
@@ -81,7 +83,8 @@ def sample_line(
 def _whole_nats(completion: Completion) -> int | None:
     """Return the field `logprob`, if known; finer digits depend on the batch."""
     logprobs = completion.sampling_logprobs
-    total = math.fsum(logprobs) if len(logprobs) == len(completion.token_ids) else math.nan
+    known = logprobs and len(logprobs) == len(completion.token_ids)
+    total = math.fsum(logprobs) if known else math.nan
     return math.ceil(total) if math.isfinite(total) else None
 
 
@@ -216,17 +219,20 @@ def _is_json(raw: bytes) -> bool:
 
 def sample_of(line: dict[str, Any]) -> Sample:
     """Return what a report needs of a line."""
+    ids = tuple(line.get("token_ids", ()))
+    text = line.get("reasoning"), line["completion"]
     return Sample(
         prompt_id=line["prompt_id"],
         index=line["index"],
-        tokens=len(line["token_ids"]),
-        fingerprint=hash(tuple(line["token_ids"])),
+        tokens=len(ids) if ids else line.get("completion_tokens"),
+        fingerprint=hash(ids) if ids else hash(text),
         answer=line["answer"],
         verdict=verdict_of(line["outcome"], line["extracted"]),
         checker=line["checker"],
         second=line.get("second"),
         starts_in_thought=line.get("starts_in_thought"),
         logprob=line.get("logprob"),
+        prompt_tokens=line.get("prompt_tokens"),
     )
 
 

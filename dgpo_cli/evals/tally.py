@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from dgpo_cli.core.types import Card, Disagreement, Evaluation
+from dgpo_cli.core.types import Card, Disagreement, Evaluation, Price
 from dgpo_cli.evals.samples import Key, Sample
 from dgpo_cli.stats.estimators import ProblemSamples, summarise
 
@@ -23,6 +23,7 @@ def report_of(
     second_opinion: bool,
     sampled_tokens: int,
     sampling_s: float,
+    price: Price | None = None,
 ) -> Evaluation:
     """Return the report over samples 0 to k - 1 of the problems `ids`, which must all exist.
 
@@ -48,7 +49,25 @@ def report_of(
             chosen, top_p=card.protocol.get("top_p"), top_k=card.protocol.get("top_k")
         ),
         disagreements=disagreements(chosen) if second_opinion else [],
+        prompt_tokens=prompt_tokens([sample for own in chosen for sample in own]),
+        cost=cost_of([sample for own in chosen for sample in own], price),
+        greedy=True if card.protocol.get("temperature") == 0 else None,
     )
+
+
+def prompt_tokens(samples: Sequence[Sample]) -> int | None:
+    """Return the prompt tokens of the samples; None if an endpoint did not count them all."""
+    known = [each.prompt_tokens for each in samples if each.prompt_tokens is not None]
+    return sum(known) if len(known) == len(samples) else None
+
+
+def cost_of(samples: Sequence[Sample], price: Price | None) -> float | None:
+    """Return what the samples cost; None if the price, or the number of some tokens, is unknown."""
+    prompt = prompt_tokens(samples)
+    lengths = [each.tokens for each in samples if each.tokens is not None]
+    if price is None or prompt is None or len(lengths) < len(samples):
+        return None
+    return price.of(prompt=prompt, completion=sum(lengths))
 
 
 def duplicates(problems: Sequence[Sequence[Sample]]) -> int:
@@ -68,7 +87,7 @@ def are_odd(problems: Sequence[Sequence[Sample]], *, top_p: object, top_k: objec
         return False
     missing, variance = 0.0, 1.0  # one repetition, or two, prove nothing
     for own in problems:
-        if any(sample.logprob is None for sample in own):
+        if any(sample.logprob is None or sample.tokens is None for sample in own):
             return False
         ways = [_texts_for_one(sample, k=len(own), top_p=top_p) for sample in own]
         expected = math.fsum(ways) / len(ways)
@@ -82,7 +101,7 @@ def are_odd(problems: Sequence[Sequence[Sample]], *, top_p: object, top_k: objec
 
 def _texts_for_one(sample: Sample, *, k: int, top_p: float) -> float:
     """Return (1 - (1 - p)^k) / p: k for p = 0, 1 for p = 1."""
-    assert sample.logprob is not None
+    assert sample.logprob is not None and sample.tokens is not None
     chance = math.exp(min(0.0, sample.logprob - sample.tokens * math.log(top_p)))
     if chance >= 1.0:
         return 1.0

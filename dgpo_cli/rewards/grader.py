@@ -9,7 +9,7 @@ from typing import Literal, Self
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import NOBODY, Observer, phase
 from dgpo_cli.core.thinking import OPENER
-from dgpo_cli.core.types import FinishReason, Prompt, Verdict
+from dgpo_cli.core.types import Completion, FinishReason, Prompt, Verdict
 from dgpo_cli.rewards.answer import check_integer
 from dgpo_cli.rewards.protocol import Task
 from dgpo_cli.rewards.settings import Extract, IntegerReward, MathReward, RewardSettings
@@ -32,6 +32,13 @@ class GradeItem:
     def judged(self) -> str:
         """The text, with the opening mark of a thought that its prompt opened."""
         return OPENER + self.text if self.starts_in_thought else self.text
+
+
+def grade_item(prompt: Prompt, completion: Completion) -> GradeItem:
+    """Return what is judged of a completion."""
+    return GradeItem(
+        prompt.answer, completion.text, completion.finish_reason, completion.starts_in_thought
+    )
 
 
 def check_answers(prompts: Sequence[Prompt], *, reward: RewardSettings) -> None:

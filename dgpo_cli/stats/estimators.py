@@ -22,12 +22,12 @@ from dgpo_cli.stats.intervals import problems_interval, rerun_interval
 
 
 class ProblemSamples(NamedTuple):
-    """The k judged samples of one problem; lengths are completion tokens."""
+    """The k judged samples of one problem; lengths are completion tokens, None where unknown."""
 
     id: str
     answer: str
     verdicts: Sequence[Verdict]
-    lengths: Sequence[int]
+    lengths: Sequence[int | None]
 
 
 def avg_at_k(correct: Sequence[int], *, k: int) -> float:
@@ -194,11 +194,15 @@ def summarise(
     duplicates: int = 0,
     odd_duplicates: bool = False,
     disagreements: Sequence[Disagreement] = (),
+    prompt_tokens: int | None = None,
+    cost: float | None = None,
+    greedy: bool | None = None,
 ) -> Evaluation:
     """Evaluate a benchmark from the judged samples of its problems.
 
     sampled_tokens, sampling_s: completion tokens sampled now and the seconds it took; 0 if all
     samples existed before.
+    prompt_tokens, cost: of all samples, if known. greedy: see Evaluation.
 
     Raises ValueError without problems, or unless each has the same number of samples, at least 1.
     """
@@ -228,6 +232,9 @@ def summarise(
         odd_duplicates=odd_duplicates,
         disagreements=tuple(disagreements),
         problems=results,
+        prompt_tokens=prompt_tokens,
+        cost=cost,
+        greedy=greedy,
     )
 
 
@@ -244,10 +251,11 @@ def _result(problem: ProblemSamples) -> ProblemResult:
 
 
 def _lengths_by_verdict(results: Sequence[ProblemResult]) -> tuple[list[int], list[int]]:
-    """Return the lengths of the correct samples, and of all others."""
+    """Return the known lengths of the correct samples, and of all others."""
     right: list[int] = []
     wrong: list[int] = []
     for result in results:
         for outcome, length in zip(result.outcomes, result.lengths, strict=True):
-            (right if outcome == "correct" else wrong).append(length)
+            if length is not None:
+                (right if outcome == "correct" else wrong).append(length)
     return right, wrong

@@ -15,13 +15,14 @@ from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.protocols import SETTINGS, Protocol, load_protocol
 from dgpo_cli.core.codec import filled
-from dgpo_cli.core.events import Evaluated, Observer, tell
+from dgpo_cli.core.events import Evaluated, Observer
 from dgpo_cli.core.formats import EVAL, EvalRecord
 from dgpo_cli.core.types import Evaluation
-from dgpo_cli.evals.card import build_card
+from dgpo_cli.evals.engine_source import EngineSource
 from dgpo_cli.evals.eval_folder import EvalFolder
-from dgpo_cli.evals.evaluate import encode_all, fill, load
+from dgpo_cli.evals.evaluate import fill, prepare
 from dgpo_cli.evals.request import EvalRequest
+from dgpo_cli.evals.running import Running
 from dgpo_cli.evals.tally import report_of
 from dgpo_cli.prompts.benchmarks import protocol_of
 from dgpo_cli.rewards.grader import Grader
@@ -79,9 +80,7 @@ class RunEvaluations:
             name="run",
             data=None if self._own.data is None else Path(self._own.data),
         )
-        self._benchmark = load(self._resolved, request=request, observer=observer)
-        for note in self._benchmark.notes:
-            tell(observer, note)
+        self._benchmark = prepare(self._resolved, request=request, observer=observer).benchmark
         self._grader = Grader(self._resolved.settings.reward, observer=observer)
 
     def __enter__(self) -> Self:
@@ -106,29 +105,24 @@ class RunEvaluations:
             DataError: a problem is longer than prompts.max_prompt_tokens.
         """
         settings = self._resolved.settings
-        evaluating = engine.with_settings(settings, grader=self._grader)
         behind = changes_behind(self._folder.checkpoint_dir(step))
-        card = build_card(
-            self._resolved,
-            protocol=self._protocol,
-            benchmark=self._benchmark,
-            policy=engine.policy,
-            adapter=None,
-            prompt_ids=encode_all(evaluating, self._benchmark.prompts),
-            trained={
-                "step": step,
-                "policy_version": engine.policy_version,
-                "sha256": engine.fingerprint(),
-                **({"changed": list(map(change_text, behind))} if behind else {}),
-            },
-        )
+        trained = {
+            "step": step,
+            "policy_version": engine.policy_version,
+            "sha256": engine.fingerprint(),
+            **({"changed": list(map(change_text, behind))} if behind else {}),
+        }
+        source = EngineSource(engine, adapter=None, trained=trained)
+        prompts, bench = self._benchmark.prompts, self._benchmark.name
+        card = source.describe(self._resolved, benchmark=self._benchmark, protocol=self._protocol)
         target = EvalFolder(self._folder.eval_dir(step))
         with target.lock():
             target.begin(card, settings=dump_toml(self._resolved), fresh=not target.is_of(card))
             samples, drawn = fill(
-                evaluating,
-                self._benchmark.prompts,
-                k=self._own.k,
+                source,
+                Running(prompts, bench=bench, k=self._own.k),
+                settings=settings,
+                grader=self._grader,
                 folder=target,
                 observer=self._observer,
                 stop=interrupt,

@@ -12,7 +12,7 @@ import pytest
 from dgpo_cli.core.errors import ModelError
 from dgpo_cli.core.resources import resource_dir
 from dgpo_cli.core.types import Card, Message, Prompt
-from dgpo_cli.evals.card import check_bos, cpu_model
+from dgpo_cli.evals.engine_source import check_bos, cpu_model
 from dgpo_cli.stats.cards import differences
 from tests.evals.evaluations import Asked, boxed, install, problems, run
 

@@ -13,6 +13,7 @@ import pytest
 from dgpo_cli.config.protocols import load_protocol
 from dgpo_cli.core.errors import ConfigError, DataError, ModelError, RunFolderBusy
 from dgpo_cli.core.types import Disagreement
+from dgpo_cli.engine import setup
 from dgpo_cli.evals import evaluate, second, tally
 from dgpo_cli.inspect.rollout_file import read_rollouts
 from tests.evals.evaluations import (
@@ -310,7 +311,7 @@ def test_a_prompt_with_two_bos_tokens_stops_before_anything_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = install(monkeypatch, Asked(boxed))
-    original = evaluate.sampling_engine
+    original = setup.sampling_engine
 
     def with_bos(*args: object, **named: object) -> object:
         engine = original(*args, **named)  # type: ignore[arg-type]
@@ -321,7 +322,7 @@ def test_a_prompt_with_two_bos_tokens_stops_before_anything_is_drawn(
         )
         return engine
 
-    monkeypatch.setattr(evaluate, "sampling_engine", with_bos)
+    monkeypatch.setattr(setup, "sampling_engine", with_bos)
     bench = problems(tmp_path)
     run(bench, 1, tmp_path / "good")
     sampler.seeds.clear()

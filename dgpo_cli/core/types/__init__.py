@@ -18,6 +18,9 @@ from dgpo_cli.core.types.evaluation import (
     LengthSummary as LengthSummary,
 )
 from dgpo_cli.core.types.evaluation import (
+    Price as Price,
+)
+from dgpo_cli.core.types.evaluation import (
     ProblemResult as ProblemResult,
 )
 from dgpo_cli.core.types.inspection import (
@@ -73,6 +76,9 @@ from dgpo_cli.core.types.rollout import (
 )
 from dgpo_cli.core.types.rollout import (
     Prompt as Prompt,
+)
+from dgpo_cli.core.types.rollout import (
+    Reply as Reply,
 )
 from dgpo_cli.core.types.rollout import (
     ScoredGroup as ScoredGroup,

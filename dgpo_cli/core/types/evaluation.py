@@ -110,11 +110,24 @@ class Disagreement:
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """What an endpoint costs, in any currency, for a million tokens of each kind."""
+
+    prompt: Number
+    completion: Number
+
+    def of(self, *, prompt: int, completion: int) -> float:
+        """Return the cost of so many tokens."""
+        return (prompt * self.prompt + completion * self.completion) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
 class ProblemResult:
     """The k samples of one problem of a benchmark.
 
     majority: chance that the most frequent answer is correct, ties drawn evenly.
-    outcomes, lengths: one per sample, in the order of the samples; lengths in tokens.
+    outcomes, lengths: one per sample, in the order of the samples; lengths in tokens, None where
+        an endpoint did not count them.
     """
 
     id: Text
@@ -122,7 +135,7 @@ class ProblemResult:
     correct: Count
     majority: Number
     outcomes: Lettered
-    lengths: tuple[Count, ...]
+    lengths: tuple[Count | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +149,8 @@ class Evaluation:
     tokens_per_s: of new samples; NaN if all were stored.
     duplicates: samples that repeat an earlier one of the same problem token for token.
     odd_duplicates: more than independent samples would have; False if unknown.
+    prompt_tokens, cost: of all samples, where an endpoint counted them and the price is known.
+    greedy: True if the likeliest token was taken each time: there is no error over reruns.
     """
 
     bench: Text
@@ -160,6 +175,9 @@ class Evaluation:
     odd_duplicates: Flag = field(default=False, kw_only=True)
     disagreements: tuple[Disagreement, ...]
     problems: tuple[ProblemResult, ...]
+    prompt_tokens: Count | None = field(default=None, kw_only=True)
+    cost: Number | None = field(default=None, kw_only=True)
+    greedy: Flag | None = field(default=None, kw_only=True)
 
     @property
     def if_truncated(self) -> Interval:

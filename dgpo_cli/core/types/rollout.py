@@ -76,6 +76,21 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply(Completion):
+    """What an endpoint answered: text without token ids and log-probabilities.
+
+    reasoning: the content of its own field, which is kept and never judged.
+    prompt_tokens, completion_tokens: as the endpoint counts them; None if it does not.
+    finish: the endpoint's word for the end if it is neither "stop" nor "length".
+    """
+
+    reasoning: Text | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    finish: Text | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """The checker's verdict on a completion, and the reward."""
 

@@ -118,7 +118,8 @@ class _EvaluationView:
         sides: tuple[list[int], list[int]] = ([], [])
         for problem in result.problems:
             for outcome, length in zip(problem.outcomes, problem.lengths, strict=True):
-                sides[outcome != "correct"].append(length)
+                if length is not None:
+                    sides[outcome != "correct"].append(length)
         histogram(page, *sides)
 
     def _disagreements(self, found: tuple[Disagreement, ...]) -> None:

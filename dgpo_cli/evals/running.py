@@ -1,0 +1,105 @@
+"""How far an evaluation has come: the score of its samples so far."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from dgpo_cli.core.events import Judged
+from dgpo_cli.core.types import Interval, Outcome, Price, Prompt
+from dgpo_cli.evals.samples import Sample
+from dgpo_cli.stats.estimators import avg_at_k
+from dgpo_cli.stats.intervals import rerun_interval
+
+_UNKNOWN = Interval(math.nan, math.nan)
+
+
+class Running:
+    """Counts the samples 0 to k - 1 of every problem as they come, in any order.
+
+    A round is one sample of each problem: sample 0 of all is the first. The score is that of the
+    whole rounds, in which every problem has the same number of samples.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        bench: str,
+        k: int,
+        model: str = "",
+        price: Price | None = None,
+        max_cost: float | None = None,
+    ) -> None:
+        self.prompts, self.bench, self.model, self.k = prompts, bench, model, k
+        self.price, self.max_cost = price, max_cost
+        self.rounds = 0
+        self._right: list[set[str]] = [set() for _ in range(k)]  # ids, by sample
+        self._there = [0] * k
+        self._counts = {prompt.id: (0, 0) for prompt in prompts}
+        self._correct = dict.fromkeys(self._counts, 0)  # in whole rounds
+        self._outcomes: Counter[Outcome] = Counter()
+        self._prompt_tokens: int | None = 0
+        self._tokens: int | None = 0
+        self._rerun_95 = _UNKNOWN
+
+    def add(self, samples: Iterable[Sample]) -> None:
+        """Count samples, each once."""
+        for sample in samples:
+            if sample.index < self.k:
+                self._add(sample)
+        before = self.rounds
+        while self.rounds < self.k and self._there[self.rounds] == len(self.prompts):
+            for name in self._right[self.rounds]:
+                self._correct[name] += 1
+            self.rounds += 1
+        if self.rounds > before:
+            self._rerun_95 = rerun_interval(list(self._correct.values()), k=self.rounds)
+
+    def _add(self, sample: Sample) -> None:
+        right = sample.verdict.outcome == "correct"
+        correct, done = self._counts[sample.prompt_id]
+        self._counts[sample.prompt_id] = correct + right, done + 1
+        self._outcomes[sample.verdict.outcome] += 1
+        self._there[sample.index] += 1
+        if right:
+            self._right[sample.index].add(sample.prompt_id)
+        self._prompt_tokens = _plus(self._prompt_tokens, sample.prompt_tokens)
+        self._tokens = _plus(self._tokens, sample.tokens)
+
+    @property
+    def rerun_95(self) -> Interval:
+        """The 95% interval over reruns, of the whole rounds; NaN before the first."""
+        return self._rerun_95
+
+    @property
+    def cost(self) -> float | None:
+        """What all counted samples cost; None if a number of tokens or the price is unknown."""
+        if self.price is None or self._prompt_tokens is None or self._tokens is None:
+            return None
+        return self.price.of(prompt=self._prompt_tokens, completion=self._tokens)
+
+    def event(self, *, drawn: int, tokens: int, seconds: float) -> Judged:
+        """Return the event; drawn, tokens, seconds: of this command."""
+        return Judged(
+            bench=self.bench,
+            model=self.model,
+            k=self.k,
+            done=sum(self._there),
+            total=self.k * len(self.prompts),
+            problems=dict(self._counts),
+            outcomes=dict(self._outcomes),
+            rounds=self.rounds,
+            avg=avg_at_k(list(self._correct.values()), k=self.rounds) if self.rounds else math.nan,
+            rerun_95=self._rerun_95,
+            drawn=drawn,
+            tokens=tokens,
+            seconds=seconds,
+            cost=self.cost,
+            max_cost=self.max_cost,
+        )
+
+
+def _plus(total: int | None, more: int | None) -> int | None:
+    return None if total is None or more is None else total + more
