@@ -18,6 +18,7 @@ ASKED = "_DGPO_COMPLETE"  # set by the shell for a completion
 _BEFORE = "_DGPO_COMPLETE_BEFORE"
 _BREAKS = "=:"
 RUNS = Path("runs")
+EVALS = Path("evals")
 
 Offers = list[tuple[str, str]]
 
@@ -102,6 +103,13 @@ def protocol(incomplete: str) -> Offers:
     from dgpo_cli.config.protocols import SETTINGS, protocol_names
 
     return _offered(incomplete, ((name, "") for name in (*protocol_names(), SETTINGS)))
+
+
+def evaluation(incomplete: str) -> Offers:
+    """Offer the folders of ./evals, newest first; the shell offers others if none matches."""
+    found = {file.parent: file.stat().st_mtime for file in EVALS.glob("*/card.json")}
+    newest = sorted(found, key=lambda folder: found[folder], reverse=True)
+    return _offered(incomplete, ((str(folder), "") for folder in newest))
 
 
 def run(incomplete: str) -> Offers:

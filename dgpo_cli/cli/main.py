@@ -17,7 +17,7 @@ from dgpo_cli.cli.eval import compare, evaluate, regrade
 from dgpo_cli.cli.inspect import inspect
 from dgpo_cli.cli.machine import doctor, plan
 from dgpo_cli.cli.publish import merge, push
-from dgpo_cli.cli.report import report
+from dgpo_cli.cli.report import report, view
 from dgpo_cli.cli.rollout import rollout
 from dgpo_cli.cli.serve import serve
 from dgpo_cli.cli.settings import preset_app, settings
@@ -113,6 +113,7 @@ _COMMANDS: dict[str, dict[str, tuple[Callable[..., None], str]]] = {
     "Look": {
         "inspect": (inspect, "Show where the credit of a completion went."),
         "report": (report, "Write a run, or several, as one page."),
+        "view": (view, "Write the samples of evaluations as one page."),
     },
     "Publish": {
         "merge": (merge, "Write a trained model as a plain folder."),

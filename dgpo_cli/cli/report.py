@@ -1,4 +1,4 @@
-"""dgpo report: a run, or several overlaid, as one page."""
+"""dgpo report and view: runs, and the samples of evaluations, each as one page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from dgpo_cli.cli import completion
 from dgpo_cli.cli.help import OUTPUT, READ
 from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.numbers import size
 from dgpo_cli.ui import console, output
 
 Runs = Annotated[
@@ -44,6 +45,36 @@ Json = Annotated[
     typer.Option(
         "--json",
         help="Print it as JSON; write a page only with --out.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Evaluations = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Folders of evaluations, or of runs with evaluations.",
+        metavar="[EVAL ...]",
+        autocompletion=completion.evaluation,
+        show_default="the newest under ./evals",
+        rich_help_panel=READ,
+    ),
+]
+ViewOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="The page.",
+        metavar="FILE.html",
+        show_default="EVAL/view.html",
+        rich_help_panel=OUTPUT,
+    ),
+]
+LimitText = Annotated[
+    int | None,
+    typer.Option(
+        help="Characters of a text to keep, half of them from its end.",
+        metavar="N",
+        min=1,
+        show_default="all",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -91,3 +122,41 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
 
         output.write_png(png, report_svg(records))
         tell(f"written to {png}")
+
+
+def view(evals: Evaluations = None, out: ViewOut = None, limit_text: LimitText = None) -> None:
+    """Write evaluations as one page: scores, and every problem with its samples to read.
+
+    The page needs no network. It filters wrong, truncated and disputed samples and problems that
+    flip between two models, whose samples it shows side by side. Expected answers are hidden until
+    a button is pressed. A run stands for the evaluations of its training.
+
+    Examples:
+      The samples of two models
+        dgpo view evals/sums-base evals/sums-tiny
+      How a run changed the answers
+        dgpo view runs/tiny --out tiny.html
+    """
+    output.asked(out=out)
+    from dgpo_cli.evals.page import page as pages
+    from dgpo_cli.evals.page import stored
+    from dgpo_cli.live.bars import bars
+
+    with bars() as observer:
+        found = stored.run(evals or [], observer=observer)
+    if len(found) > pages.MAX_EVALUATIONS:
+        raise ConfigError(
+            f"{len(found)} evaluations: a page shows at most {pages.MAX_EVALUATIONS}; name fewer"
+        )
+    for each in found:
+        for text in each.notes:
+            console.note(f"{each.name}: {text}")
+    page = out or (evals[0] if evals and evals[0].is_dir() else found[0].path) / "view.html"
+    content = pages.view_page(found, limit=limit_text).encode("utf-8")
+    output.write("--out", page, content)
+    console.say(f"written to {page}")
+    if len(content) > pages.LARGE:
+        console.note(
+            f"{page} has {size(len(content))}, which browsers open slowly: cut texts with "
+            "--limit-text 8000, or name fewer evaluations"
+        )

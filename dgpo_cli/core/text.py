@@ -8,6 +8,7 @@ for ASCII. Widths are cells of a terminal.
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
@@ -83,6 +84,14 @@ _INVISIBLE = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
 ) | frozenset(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
 
+# Blocks in which every assigned letter and sign is shown as itself, so that a text of these is not
+# looked at letter by letter: Latin, Greek, Cyrillic, punctuation, arrows to mathematics, kana, Han.
+_ORDINARY = re.compile(
+    "[ -~\u00a1-\u00ac\u00ae-\u02ff\u0370-\u0482\u048a-\u052f\u2010-\u2027\u2030-\u205e"
+    "\u2190-\u23ff\u2500-\u27ff\u2900-\u2aff\u3001-\u3029\u3041-\u3096\u309b-\u30ff"
+    "\u4e00-\u9fff\uff01-\uff60]*"
+)
+
 
 def glyphs_for(*, ascii_only: bool) -> Glyphs:
     """Return the symbols to use; `ascii_only` as in rich's ConsoleOptions."""
@@ -117,7 +126,8 @@ def visible(text: str, *, glyphs: Glyphs = UNICODE, spaces: bool = False) -> str
     overrides, zero-width, private and unassigned characters become escapes such as \\x1b.
     At most three combining marks stay on a letter, so that no text reaches into other lines.
     """
-    if text.isascii() and text.isprintable() and not spaces:
+    ordinary = text.isascii() or (not glyphs.ascii_only and _ORDINARY.fullmatch(text))
+    if ordinary and text.isprintable() and not spaces:
         return text
     shown: list[str] = []
     room = 0  # marks that the letter before can still take

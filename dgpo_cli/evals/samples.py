@@ -124,11 +124,15 @@ class SampleFile:
         """Remove a last line that a kill left unfinished; return the number removed, 0 or 1."""
         return io.drop_torn_line(self.path, is_whole=_is_json)
 
-    def lines(self, *, changed: set[int] | None = None) -> Iterator[dict[str, Any]]:
+    def lines(
+        self, *, changed: set[int] | None = None, broken: set[int] | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Yield the lines as they are stored, checked.
 
         changed: receives the number, from 1, of each line that was changed, which is then
             yielded; without it such a line is an error.
+        broken: receives the number of each line that cannot be read or repeats a sample, which is
+            left out; without it such a line is an error. A last line that is being written is none.
 
         Raises:
             DataError: a line is broken or changed, or a sample is there twice; the message names
@@ -147,6 +151,10 @@ class SampleFile:
                     if key in seen:
                         raise DataError(f"{where}: a second sample {key[1]} of problem {key[0]!r}")
                 except DataError as error:
+                    if broken is not None:
+                        if raw.endswith(b"\n"):
+                            broken.add(number)
+                        continue
                     raise DataError(f"{error}; start from scratch with --fresh") from error
                 seen.add(key)
                 if "digest" in line and not _is_sealed(raw):

@@ -117,12 +117,17 @@ def disagreements(problems: Sequence[Sequence[Sample]]) -> list[Disagreement]:
             gold=sample.answer,
             extracted=sample.verdict.extracted,
             outcome=sample.verdict.outcome,
-            second=sample.second,
+            second=str(sample.second),
         )
         for own in problems
         for sample in own
-        if sample.second is not None
-        and sample.second not in _UNKNOWN
-        and sample.verdict.outcome not in _UNKNOWN
-        and (sample.second == "correct") != (sample.verdict.outcome == "correct")
+        if is_disputed(sample)
     ]
+
+
+def is_disputed(sample: Sample) -> bool:
+    """Return whether only one of the two opinions calls a sample correct."""
+    first, second = sample.verdict.outcome, sample.second
+    if second is None or second in _UNKNOWN or first in _UNKNOWN:
+        return False
+    return (first == "correct") != (second == "correct")

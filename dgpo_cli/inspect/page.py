@@ -25,7 +25,7 @@ from dgpo_cli.ui.scale import Scale
 MAX_TOKENS = 60_000  # of all completions of a page; each adds about 80 bytes
 DIGITS = 12  # of a number in the data; recomputed numbers are right to 1e-9
 
-_SCRIPTS = ("numbers.js", "credit.js", "tables.js", "inspect.js", "events.js")
+_SCRIPTS = ("parts.js", "numbers.js", "credit.js", "tables.js", "inspect.js", "events.js")
 _WHATS = {
     "weight": "credit weight w",
     "advantage": "token advantage A·w",

@@ -22,7 +22,7 @@ from dgpo_cli.diagnosis.history import steps_needed
 from dgpo_cli.diagnosis.stored_run import diagnose_run
 from dgpo_cli.report.samples import newest_samples
 from dgpo_cli.runs.history import change_lines, changes_from
-from dgpo_cli.runs.run_folder import RunFolder, newest_run, step_of
+from dgpo_cli.runs.run_folder import RunFolder, names_of, newest_run, step_of
 from dgpo_cli.runs.step_lines import (
     LinesFound,
     StepLines,
@@ -49,7 +49,7 @@ def run(paths: Sequence[Path], *, with_samples: bool = True) -> tuple[RunRecord,
     for at, folder in enumerate(folders):
         if seen[at] in seen[:at]:
             raise ConfigError(f"{folder}: given twice; name different runs")
-    names = _names(folders)
+    names = names_of(folders)
     return tuple(
         _record(RunFolder(folder), name=name, with_samples=with_samples)
         for folder, name in zip(folders, names, strict=True)
@@ -63,16 +63,6 @@ def _newest() -> Path:
             "no run under ./runs; name a run folder, or train one with: dgpo train --preset tiny"
         )
     return found
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """Return the folders' names, with as many parents as they need to differ."""
-    parts = [folder.absolute().parts for folder in folders]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(each[-depth:]) for each in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(folder) for folder in folders]
 
 
 def _record(folder: RunFolder, *, name: str, with_samples: bool) -> RunRecord:

@@ -245,6 +245,16 @@ def newest_run(root: Path) -> Path | None:
     return max(runs, key=lambda run: (run / "metrics.jsonl").stat().st_mtime, default=None)
 
 
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """Return the folders' names, with as many parents as they need to differ."""
+    parts = [folder.absolute().parts for folder in folders]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
 def _numbers(line: Line) -> dict[str, float | None]:
     return {name: number_of(value) for name, value in line.items()} | {"step": line["step"]}
 

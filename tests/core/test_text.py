@@ -165,3 +165,11 @@ def test_no_other_module_escapes_text() -> None:
         if ways.search(line)
     ]
     assert found == []
+
+
+def test_a_text_of_ordinary_letters_is_what_its_letters_are_one_by_one() -> None:
+    for code in range(0x20, 0x10000):
+        char = chr(code)
+        if text._ORDINARY.fullmatch(char) and char.isprintable():
+            marked = f"{char}\u0301\u0301\u0301\u0301"  # a fifth sign: letter by letter
+            assert text.visible(char) == char == text.visible(marked)[0], hex(code)

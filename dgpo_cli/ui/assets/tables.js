@@ -1,8 +1,6 @@
 
 // What stands around the coloured text: legend, strip, the numbers of one token, both tables.
-// Every text becomes an element's textContent; none is ever read as HTML.
 
-const $ = (id) => document.getElementById(id);
 const TOP = 10; // tokens that are underlined in the text, and rows of the table at first
 const MORE = 100; // rows of the table on request
 const STEPS_AT_FIRST = 100; // rows of the table of steps until all are asked for
@@ -17,13 +15,6 @@ const SORTS = { // column: [head, numbers to sort by, whether the largest come f
   entropy: ["H", (view, t) => view.shown.entropy[t], true],
   prob: ["prob", (view, t) => view.shown.logprob[t], false],
 };
-
-function make(tag, className = "", text = "") {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text !== "") element.textContent = text;
-  return element;
-}
 
 function shape(svg, name, attributes) { // of SVG, in the namespace that the page's parser gave
   const element = document.createElementNS(svg.namespaceURI, name);
