@@ -74,7 +74,7 @@ def written(resolved: Resolved) -> dict[str, Any]:
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and f"{prefix}{key}" not in known_leaves():
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -129,6 +129,8 @@ def _part(difference: SettingDifference) -> str:
         return f"no-{leaf}"
     if value is True:
         return leaf
+    if isinstance(value, dict):
+        return _plain(shown(value))
     if not isinstance(value, str):
         text = re.sub(r"e([+-])0+(?=\d)", r"e\1", shown(value))
         return f"{leaf}-{_plain(text)}" if leaf[-1].isdigit() else f"{leaf}{_plain(text)}"

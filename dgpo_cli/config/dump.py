@@ -24,6 +24,8 @@ def storable(value: Any) -> Any:
     """Return a value for a file: a list for a tuple, no address with a password."""
     if isinstance(value, tuple):
         return [storable(each) for each in value]
+    if isinstance(value, dict):
+        return {name: storable(each) for name, each in value.items()}
     return without_logins(value) if isinstance(value, str) else value
 
 
@@ -54,11 +56,22 @@ def dump_toml(resolved: Resolved) -> str:
             inner = table[part]
             assert isinstance(inner, tomlkit.items.Table)
             table = inner
-        item = tomlkit.item(storable(value))
+        item = _item(storable(value))
         if resolved.sources[key] != DEFAULT:
             item.comment(f"from {resolved.sources[key]}")
         table.add(name, item)
     return tomlkit.dumps(document)
+
+
+def _item(value: Any) -> Any:
+    """Return a value as tomlkit writes it: a table in one line, as other values are."""
+    import tomlkit
+
+    if not isinstance(value, dict):
+        return tomlkit.item(value)
+    table = tomlkit.inline_table()
+    table.update(value)
+    return table
 
 
 def with_stored_sources(resolved: Resolved, file: Path) -> Resolved:

@@ -23,7 +23,7 @@ from dgpo_cli.config.layers import (
     set_layer,
 )
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.config.tree import Choice, Model, arms, flatten, nest, section
+from dgpo_cli.config.tree import Choice, Model, arms, flatten, is_table, nest, section
 from dgpo_cli.core.errors import ConfigError
 
 DEFAULT = "default"
@@ -157,7 +157,9 @@ class _Stack:
             key = f"{prefix}{name}"
             known = model.model_fields.get(name)
             inner = section(known) if known is not None else None
-            if known is None or (inner is None and isinstance(value, Mapping)):
+            if known is not None and is_table(known) and isinstance(value, Mapping):
+                self._table(key, value, source)
+            elif known is None or (inner is None and isinstance(value, Mapping)):
                 self._unknown(key, value, source)
             elif inner is None:
                 self.values[key] = _typed(known, value)
@@ -171,6 +173,17 @@ class _Stack:
                 self._choice(inner, key, value, source)
             else:
                 self._section(inner, f"{key}.", value, source)
+
+    def _table(self, key: str, tree: Mapping[str, Any], source: str) -> None:
+        """Put a layer's entries on those below; nothing after the "=" removes one."""
+        entries = dict(self.values.get(key) or {})
+        for name, value in tree.items():
+            if isinstance(value, Argument) and value.raw == "":
+                entries.pop(name, None)
+            else:
+                entries[name] = value.parsed if isinstance(value, Argument) else value
+        self.values[key] = entries
+        self.sources[key] = source
 
     def _choice(self, choice: Choice, prefix: str, tree: Mapping[str, Any], source: str) -> None:
         tag_key = f"{prefix}.{choice.tag}"

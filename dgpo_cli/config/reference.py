@@ -46,6 +46,8 @@ _USED_BY: Mapping[str, tuple[str, ...]] = {
     "prompts": ("train",),
     "prompts.template": _SAMPLE,
     "prompts.system": _SAMPLE,
+    "prompts.chat_template": _SAMPLE,
+    "prompts.assistant_prefix": _SAMPLE,
     "prompts.max_prompt_tokens": (*_SAMPLE, *_PLAN),
     "prompts.problem_column": ("train", "rollout"),
     "prompts.answer_column": ("train", "rollout"),
@@ -140,6 +142,8 @@ def find(name: str | None, resolved: Resolved | None = None) -> tuple[Setting, .
 
 def in_words(schema: Mapping[str, Any]) -> str:
     """Return the values that a JSON Schema allows, in words: whole number, 1 to 32."""
+    if schema.get("type") == "object":
+        return "table of true or false, numbers, texts, or lists of these"
     if arms := schema.get("anyOf"):
         words = [in_words(arm) for arm in arms if arm["type"] != "null"]
         return ", or ".join([*words, *(["unset"] if len(words) < len(arms) else [])])

@@ -52,6 +52,11 @@ def arms(annotation: object) -> tuple[object, ...]:
     return (annotation,)
 
 
+def is_table(field: FieldInfo) -> bool:
+    """Whether a field is a table whose names are the user's."""
+    return any(typing.get_origin(arm) is dict for arm in arms(field.annotation))
+
+
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """A setting in one variant of its section.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -78,11 +78,20 @@ class Turn:
     content: _Content = ""
 
 
+def prefix_of(line: Mapping[str, Any]) -> str:
+    """Return what the assistant's turn began with, of a line with the field `messages`."""
+    match line.get("messages"):
+        case [*_, {"role": "assistant", "content": str(text)}]:
+            return text
+    return ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRecord:
     """A completion: one line.
 
-    prompt: the last user turn. messages: the whole conversation before the completion.
+    prompt: the last user turn. messages: the whole conversation before the completion; a last one
+        of the assistant is what its turn began with, and the completion follows it.
     starts_in_thought: the prompt leaves a thought open, so that the completion begins inside it.
     """
 

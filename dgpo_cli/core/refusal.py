@@ -18,6 +18,8 @@ def shown(value: object) -> str:
     """Write a value as it would be typed after --set."""
     if isinstance(value, tuple | list):
         return f"[{', '.join(_in_list(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name} = {_in_list(each)}' for name, each in value.items())}}}"
     if isinstance(value, bool):
         return str(value).lower()
     return without_logins(str(value))

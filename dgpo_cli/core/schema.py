@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +55,35 @@ def _tame(tree: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name.removeprefix('.')} must be finite")
     return tree
+
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PLAIN = (bool, int, float, str)
+
+
+def _plain_table(value: Any) -> Any:
+    """Check a table of plain values and lists of these; an empty one counts as unset."""
+    if not isinstance(value, dict):
+        if value is None:
+            return None
+        raise ValueError("must be a table, such as {name = true}")
+    return {name: _plain_value(name, each) for name, each in value.items()} or None
+
+
+def _plain_value(name: str, value: Any) -> Any:
+    if not _IDENTIFIER.fullmatch(name):
+        raise ValueError(f"{name!r} cannot be a name; use letters, digits and _")
+    each = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not all(isinstance(one, _PLAIN) for one in each):
+        raise ValueError(f"{name} must be true or false, a number, text, or a list of these")
+    if any(isinstance(one, float) and not math.isfinite(one) for one in each):
+        raise ValueError(f"{name} must be finite")
+    return each if isinstance(value, list | tuple) else value
+
+
+Plain = bool | int | float | str
+# A setting whose names are the user's: a table of plain values, in files and after --set.
+Table = Annotated[dict[str, Plain | tuple[Plain, ...]] | None, BeforeValidator(_plain_table)]
 
 
 class Unknown(BeforeValidator):

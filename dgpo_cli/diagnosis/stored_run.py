@@ -13,6 +13,7 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.core.codec import parsed
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import NOBODY, Diagnosed, Event, Observer, StepDone, tell
+from dgpo_cli.core.formats import prefix_of
 from dgpo_cli.core.thinking import OPENER, after_thinking, ends_in_thought
 from dgpo_cli.core.types import Diagnosis, StepMetrics
 from dgpo_cli.diagnosis.diagnose import EXPLAINS, diagnose
@@ -191,7 +192,7 @@ def _unread_texts(path: Path) -> Iterator[str]:
             except DataError:
                 return  # damaged; `dgpo inspect` says where
             if isinstance(line, dict) and line.get("outcome") == "no_answer":
-                text = str(line.get("completion", ""))
+                text = prefix_of(line) + str(line.get("completion", ""))
                 yield OPENER + text if _starts_in_thought(line, path=path) else text
 
 

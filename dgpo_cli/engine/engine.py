@@ -194,7 +194,9 @@ class Engine:
         Raises:
             ConfigError: the model has no embedding for one of them.
         """
-        ids = encode_prompt(self.policy.tokenizer, prompt)
+        ids = encode_prompt(
+            self.policy.tokenizer, prompt, arguments=self.settings.prompts.chat_template
+        )
         beyond = next((i for i in ids if i >= self.policy.embeddings), None)
         if beyond is not None:
             token = self.policy.tokenizer.convert_ids_to_tokens(beyond)
@@ -236,7 +238,9 @@ class Engine:
         self, prompt: Prompt, ids: Sequence[int], completions: tuple[Completion, ...]
     ) -> tuple[Completion, ...]:
         """Mark the completions if their prompt left a thought open."""
-        end = self.policy.tokenizer.decode(list(ids[-_PROMPT_END:]), skip_special_tokens=False)
+        end = self.policy.tokenizer.decode(
+            list(ids[-_PROMPT_END - len(prompt.prefix) :]), skip_special_tokens=False
+        )
         if not ends_in_thought(str(end), problem=prompt.text.strip()[-_PROBLEM_END:]):
             return completions
         return tuple(replace(each, starts_in_thought=True) for each in completions)

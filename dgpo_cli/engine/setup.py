@@ -18,8 +18,10 @@ from dgpo_cli.engine.optimizers import build_optimizer
 from dgpo_cli.parallel.place import await_meeting
 from dgpo_cli.parallel.ranks import ALONE, Ranks, Seat, TorchRanks, Watcher
 from dgpo_cli.parallel.sequence import open_lane
+from dgpo_cli.policy.load import load_tokenizer
 from dgpo_cli.policy.load_policy import load_for_sampling, load_policy
 from dgpo_cli.policy.policy import Policy
+from dgpo_cli.prompts.templates import check_arguments
 from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.samplers.base import Sampler
 from dgpo_cli.samplers.ranked import RankedSampler
@@ -64,6 +66,7 @@ def training_engine(
         460,800 parameters are trained
     """
     set_threads(settings.train.threads)
+    _check_template(settings, folder=checkpoint)
     _let_segments_grow(settings)
     own = settings.seed if ranks.leads else derive_seed(settings.seed, "rank", str(ranks.number))
     seed_everything(own)  # two ranks must not drop out the same
@@ -198,6 +201,7 @@ def sampling_engine(
         ['correct', 'correct']
     """
     set_threads(settings.train.threads)
+    _check_template(settings, folder=adapter)
     policy = load_for_sampling(settings.model, adapter=adapter)
     return _engine(settings, policy=policy, optimizer=None, observer=observer)
 
@@ -261,6 +265,17 @@ def _whole(policy: Policy) -> Iterator[None]:
 def completion_seeds(seed: int, *, scope: str, ids: list[str], count: int) -> list[list[int]]:
     """Return `count` seeds for each prompt id, different for each scope, prompt and sample."""
     return [[derive_seed(seed, scope, name, j) for j in range(count)] for name in ids]
+
+
+def _check_template(settings: Settings, *, folder: Path | None) -> None:
+    """Check the chat template's arguments before the weights are loaded, which takes longer.
+
+    Raises:
+        ConfigError: the template does not read one.
+    """
+    arguments = settings.prompts.chat_template
+    if arguments:
+        check_arguments(load_tokenizer(settings.model, folder=folder), arguments)
 
 
 def _let_segments_grow(settings: Settings) -> None:

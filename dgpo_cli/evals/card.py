@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from dgpo_cli import __version__
+from dgpo_cli.config.dump import storable
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.protocols import SETTINGS, Protocol
 from dgpo_cli.config.settings import Settings
@@ -62,6 +63,7 @@ def _protocol(
         "n_problems": len(benchmark.prompts),
         "template": settings.prompts.template,
         "system": settings.prompts.system,
+        **_turn(settings),
         "temperature": rollout.temperature,
         "top_p": rollout.top_p,
         "top_k": rollout.top_k,
@@ -70,6 +72,15 @@ def _protocol(
         "checker": checker_entry(settings),
         "seed": settings.seed,
     }
+
+
+def _turn(settings: Settings) -> dict[str, Any]:
+    """Return how the assistant's turn begins and ends, where a setting says so."""
+    found = {
+        "chat_template": storable(settings.prompts.chat_template),
+        "assistant_prefix": settings.prompts.assistant_prefix,
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def checker_entry(settings: Settings) -> dict[str, Any]:

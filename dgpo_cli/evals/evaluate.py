@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ from dgpo_cli.evals.source import Drawn, Missing, Source, sample_seed
 from dgpo_cli.evals.tally import report_of
 from dgpo_cli.prompts.benchmarks import Benchmark, benchmark_names, load_benchmark
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
+from dgpo_cli.prompts.templates import begun
 from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.grader import Grader, check_answers, grade_item
 
@@ -161,7 +162,8 @@ def load(resolved: Resolved, *, request: EvalRequest, observer: Observer) -> Ben
         twice = next(name for name in ids if ids.count(name) > 1)
         raise DataError(f"{request.bench}: two problems have the id {twice!r}; give each its own")
     check_answers(benchmark.prompts, reward=resolved.settings.reward)
-    return benchmark
+    asked = tuple(begun(prompt, prefix=prompts.assistant_prefix) for prompt in benchmark.prompts)
+    return replace(benchmark, prompts=asked)
 
 
 def default_out(bench: str, name: str, card: Card) -> Path:

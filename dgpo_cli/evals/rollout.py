@@ -18,6 +18,7 @@ from dgpo_cli.engine.engine import Engine
 from dgpo_cli.engine.setup import completion_seeds, sampling_engine
 from dgpo_cli.prompts.benchmarks import load_benchmark
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
+from dgpo_cli.prompts.templates import begun
 from dgpo_cli.rewards.grader import check_answers
 from dgpo_cli.runs.rollouts import rollout_lines, write_lines
 
@@ -97,7 +98,7 @@ def read_source(resolved: Resolved, *, source: str, observer: Observer) -> tuple
     )
     for note in benchmark.notes:
         tell(observer, note)
-    return benchmark.prompts
+    return tuple(begun(prompt, prefix=prompts.assistant_prefix) for prompt in benchmark.prompts)
 
 
 def fitting(

@@ -17,7 +17,7 @@ from typing import Any
 from dgpo_cli.core import io
 from dgpo_cli.core.codec import encoded, filled, parsed
 from dgpo_cli.core.errors import DataError
-from dgpo_cli.core.formats import SAMPLE, SampleRecord, Turn
+from dgpo_cli.core.formats import SAMPLE, SampleRecord, Turn, prefix_of
 from dgpo_cli.core.types import Completion, Outcome, Prompt, Verdict
 from dgpo_cli.rewards.grader import GradeItem
 
@@ -100,7 +100,8 @@ def verdict_fields(
 def item_of(line: Mapping[str, Any], *, starts_in_thought: bool = False) -> GradeItem:
     """Return what is judged of a line. starts_in_thought: used if the line does not record it."""
     inside = line.get("starts_in_thought", starts_in_thought)
-    return GradeItem(line["answer"], line["completion"], line["finish_reason"], inside)
+    prefix = prefix_of(line)
+    return GradeItem(line["answer"], line["completion"], line["finish_reason"], inside, prefix)
 
 
 class SampleFile:

@@ -24,7 +24,7 @@ from dgpo_cli.prompts.hub_dataset import fetch_split, resolve_revision
 from dgpo_cli.prompts.problems import Columns, DataFile, read_files
 from dgpo_cli.prompts.settings import HubPrompts, PromptSettings, SumsPrompts
 from dgpo_cli.prompts.sums import SumProblem, sample_problem
-from dgpo_cli.prompts.templates import problem_messages
+from dgpo_cli.prompts.templates import begun, problem_messages
 
 Fits = Callable[[Prompt], bool]
 _MAX_REPEATS = 2000  # draws in a row without a new problem before a range counts as exhausted
@@ -96,7 +96,8 @@ def open_prompts(
         system=settings.system,
         columns=Columns(settings.problem_column, settings.answer_column),
     )
-    return FileStream(prompts, seed, (*notes, *left_out))
+    asked = tuple(begun(prompt, prefix=settings.assistant_prefix) for prompt in prompts)
+    return FileStream(asked, seed, (*notes, *left_out))
 
 
 def _from_hub(
@@ -174,9 +175,10 @@ class SumsStream:
             split="train",
         )
         settings = self.settings
-        return sum_prompt(
+        prompt = sum_prompt(
             problem, template=settings.template, system=settings.system, source="sums"
         )
+        return begun(prompt, prefix=settings.assistant_prefix)
 
 
 @dataclass(frozen=True, slots=True)

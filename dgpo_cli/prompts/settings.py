@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from dgpo_cli.core.schema import Change, Frozen
+from dgpo_cli.core.schema import Change, Frozen, Table
+
+# What rendering itself gives to a chat template, and the arguments of apply_chat_template.
+RESERVED = frozenset(
+    (
+        *("conversation", "messages", "tools", "documents", "chat_template"),
+        *("add_generation_prompt", "continue_final_message", "tokenize", "padding", "truncation"),
+        *("max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
+        *("tokenizer_kwargs", "additional_special_tokens", "raise_exception", "strftime_now"),
+        *(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")),
+    )
+)
+
+
+def _without_reserved(arguments: dict[str, Any] | None) -> dict[str, Any] | None:
+    for name in arguments or ():
+        if name in RESERVED:
+            raise ValueError(f"{name} is set by dgpo or the tokenizer; leave it out")
+    return arguments
 
 
 class TemplateFields(Frozen):
@@ -18,6 +36,15 @@ class TemplateFields(Frozen):
         description="The user turn; {problem} is replaced by the problem's text.",
     )
     system: str | None = Field(None, description="System turn, if any.")
+    chat_template: Annotated[Table, AfterValidator(_without_reserved)] = Field(
+        None,
+        description="Arguments of the model's chat template, such as {enable_thinking = false}.",
+    )
+    assistant_prefix: str | None = Field(
+        None,
+        min_length=1,
+        description="Text that the assistant's turn begins with, which the model continues.",
+    )
     max_prompt_tokens: int = Field(
         1024, ge=1, description="Longer prompts are left out, and counted."
     )

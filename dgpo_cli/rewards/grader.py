@@ -21,23 +21,30 @@ class GradeItem:
     """A completion to judge against the answer `gold`.
 
     starts_in_thought: the prompt opened a thought that the text continues.
+    prefix: what the assistant's turn began with, before the text.
     """
 
     gold: str
     text: str
     finish_reason: FinishReason = "stop"
     starts_in_thought: bool = False
+    prefix: str = ""
 
     @property
     def judged(self) -> str:
-        """The text, with the opening mark of a thought that its prompt opened."""
-        return OPENER + self.text if self.starts_in_thought else self.text
+        """The whole turn, with the opening mark of a thought that its prompt opened."""
+        turn = self.prefix + self.text
+        return OPENER + turn if self.starts_in_thought else turn
 
 
 def grade_item(prompt: Prompt, completion: Completion) -> GradeItem:
     """Return what is judged of a completion."""
     return GradeItem(
-        prompt.answer, completion.text, completion.finish_reason, completion.starts_in_thought
+        prompt.answer,
+        completion.text,
+        completion.finish_reason,
+        completion.starts_in_thought,
+        prompt.prefix,
     )
 
 

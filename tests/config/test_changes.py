@@ -33,7 +33,8 @@ parallel.reference parallel.sequence parallel.timeout_s
 """
 LEARNT = """
 seed model.dtype model.compute model.attention model.quantization model.trust_remote_code
-prompts.template prompts.system prompts.max_prompt_tokens prompts.operations prompts.max_operand
+prompts.template prompts.system prompts.chat_template prompts.assistant_prefix
+prompts.max_prompt_tokens prompts.operations prompts.max_operand
 prompts.drop_overlap prompts.path
 rollout.prompts_per_step rollout.group_size rollout.temperature rollout.top_p rollout.top_k
 rollout.max_completion_tokens rollout.dynamic_sampling rollout.max_rounds rollout.overlap
@@ -87,6 +88,14 @@ def test_equal_settings_do_not_differ_however_they_were_given() -> None:
     assert told([], ["prompts.system="]) == []
 
 
+def test_a_table_is_one_difference() -> None:
+    table = "prompts.chat_template"
+    assert told([f"{table}.a=1"], [f"{table}.a=1", f"{table}.b=[x]"]) == [
+        (table, {"a": 1}, {"a": 1, "b": "[x]"})
+    ]
+    assert told([], [f"{table}={{}}"]) == []
+
+
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
@@ -102,6 +111,7 @@ def test_equal_settings_do_not_differ_however_they_were_given() -> None:
         (["prompts.kind=file", "prompts.path=../my data/x.jsonl"], "tiny-file-x.jsonl"),
         (["model.path=Qwen/Qwen2.5-7B"], "tiny-Qwen2.5-7B"),
         (["prompts.operations=[1, 2]"], "tiny-operations1-2"),
+        (["prompts.chat_template.enable_thinking=false"], "tiny-enable_thinking-false"),
     ],
 )
 def test_a_name_says_what_is_learnt_otherwise(overrides: list[str], name: str) -> None:

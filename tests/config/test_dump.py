@@ -16,6 +16,9 @@ from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import flatten, known_leaves
 
 text = st.text(st.characters(codec="utf-8"), min_size=1)
+plain = st.booleans() | st.integers(-9, 9) | st.floats(-1, 1) | text
+names = st.from_regex(r"[a-z_]{1,8}_x", fullmatch=True)
+tables = st.dictionaries(names, plain | st.lists(plain).map(tuple), min_size=1, max_size=3)
 
 
 def reloaded(resolved: Resolved, folder: Path) -> Settings:
@@ -41,6 +44,7 @@ def test_a_dumped_preset_resolves_to_equal_settings(name: str, tmp_path: Path) -
     path=text,
     system=st.none() | text,
     operations=st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple),
+    arguments=st.none() | tables,
     rule=st.sampled_from(["dgpo", "uniform", "entropy"]),
     checkpointing=st.sampled_from(["auto", "none", "selective", "full", "offload"]),
 )
@@ -50,6 +54,7 @@ def test_dumped_settings_resolve_to_equal_settings(folder: Path, **drawn: object
         "path": "model.path",
         "system": "prompts.system",
         "operations": "prompts.operations",
+        "arguments": "prompts.chat_template",
         "rule": "credit.rule",
         "checkpointing": "model.gradient_checkpointing",
     }

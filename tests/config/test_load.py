@@ -61,6 +61,53 @@ def test_every_leaf_has_a_source() -> None:
     assert list(resolved.sources) == list(flatten(resolved.settings))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["enable_thinking=false"], {"enable_thinking": False}),
+        (["a=high", 'b="3"', "c=3", "d=0.5", "e=[1, 'x']"],
+         {"a": "high", "b": "3", "c": 3, "d": 0.5, "e": (1, "x")}),
+        (["a=1", "b=2", "a=3"], {"a": 3, "b": 2}),
+        (["a=1", "a="], None),
+    ],
+)  # fmt: skip
+def test_entries_of_a_table_are_set_one_by_one(overrides: list[str], expected: object) -> None:
+    resolved = resolve(overrides=[f"prompts.chat_template.{each}" for each in overrides])
+    assert value(resolved, "prompts.chat_template") == expected
+
+
+def test_a_higher_layer_adds_to_a_table_and_removes_from_it(tmp_path: Path) -> None:
+    config = file_with("[prompts.chat_template]\na = true\nb = 'x'\n", tmp_path)
+    table = "prompts.chat_template"
+    more = resolve(config=config, overrides=[f"{table}.c=1", f"{table}.a="])
+    assert value(more, table) == {"b": "x", "c": 1}
+    assert more.sources[table] == "--set"
+    assert value(resolve(config=config, overrides=[f"{table}={{a = false}}"]), table) == {
+        "a": False,
+        "b": "x",
+    }
+    assert value(resolve(config=config, overrides=[f"{table}="]), table) is None
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("messages=x", "messages is set by dgpo or the tokenizer; leave it out"),
+        ("bos_token=x", "bos_token is set by dgpo or the tokenizer; leave it out"),
+        ("a.b=1", "a must be true or false, a number, text, or a list of these"),
+        ("a=2020-01-01", "a must be true or false, a number, text, or a list of these"),
+        ("a-b=1", "'a-b' cannot be a name; use letters, digits and _"),
+    ],
+)
+def test_a_table_that_no_template_can_take_is_refused(override: str, said: str) -> None:
+    assert refusal(f"prompts.chat_template.{override}") == [f"prompts.chat_template: {said}"]
+
+
+def test_a_value_is_not_a_table() -> None:
+    (line,) = refusal("prompts.chat_template=off")
+    assert line == "prompts.chat_template: must be a table, such as {name = true}"
+
+
 def test_preset_and_file_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give one of them"):
         resolve(preset="tiny", config=file_with("", tmp_path))

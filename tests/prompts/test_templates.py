@@ -1,14 +1,17 @@
 """From problems to messages, and to token ids with exactly one BOS."""
 
+import inspect
+
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from dgpo_cli.core.errors import DataError, ModelError
+from dgpo_cli.core.errors import ConfigError, DataError, ModelError
 from dgpo_cli.core.types import Message, Prompt
-from dgpo_cli.prompts.templates import chat_messages, encode_prompt, problem_messages
+from dgpo_cli.prompts.settings import RESERVED
+from dgpo_cli.prompts.templates import begun, chat_messages, encode_prompt, problem_messages
 
-VOCAB = ["<unk>", "<s>", "</s>", "\n", *"0123456789+?", "U", "A", "S", ":"]
+VOCAB = ["<unk>", "<s>", "</s>", "\n", *"0123456789+?", "U", "A", "S", ":", "T"]
 USER = Message("user", "1+2?")
 CHAT = (
     "{{ bos_token }}{% for m in messages %}{{ m.role[0]|upper + ':' + m.content }}\n{% endfor %}"
@@ -31,8 +34,10 @@ def tokenizer(*, template: str | None = None, adds: str | None = None) -> PreTra
     return made
 
 
-def encoded(made: PreTrainedTokenizerBase, *messages: Message) -> list[str]:
-    ids = encode_prompt(made, Prompt("p", messages, "3", "test"))
+def encoded(
+    made: PreTrainedTokenizerBase, *messages: Message, arguments: dict[str, object] | None = None
+) -> list[str]:
+    ids = encode_prompt(made, Prompt("p", messages, "3", "test"), arguments=arguments)
     assert all(type(token) is int for token in ids)
     return [VOCAB[token] for token in ids]
 
@@ -114,3 +119,80 @@ def test_a_template_with_broken_syntax_is_explained() -> None:
 def test_an_empty_prompt_is_an_error() -> None:
     with pytest.raises(DataError, match="'p' has no tokens"):
         encoded(tokenizer(), Message("user", ""))
+
+
+# As Qwen3 closes an empty thought, R1 opens one, and gpt-oss names the effort.
+QWEN = (
+    "{% for m in messages %}U:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}A:"
+    "{% if enable_thinking is defined and enable_thinking is false %}T\nT\n{% endif %}{% endif %}"
+)
+OSS = (
+    "{%- macro system() %}{%- if effort is not defined %}{%- set effort = '5' %}{%- endif %}"
+    "S:{{ effort }}{%- endmacro %}{{ system() }}{% for m in messages %}{% if loop.first %}"
+    "{% continue %}{% endif %}{% endfor %}{% generation %}{{ messages[0].content }}"
+    "{% endgeneration %}"
+)
+
+
+def test_a_template_gets_its_arguments() -> None:
+    made = tokenizer(template=QWEN)
+    assert "".join(encoded(made, USER)) == "U:1+2?\nA:"
+    assert "".join(encoded(made, USER, arguments={"enable_thinking": True})) == "U:1+2?\nA:"
+    off = encoded(made, USER, arguments={"enable_thinking": False})
+    assert "".join(off) == "U:1+2?\nA:T\nT\n"
+
+
+def test_a_template_gets_a_list_as_a_list() -> None:
+    made = tokenizer(template="{{ (parts + ['3'])|join('+') }}")
+    assert "".join(encoded(made, USER, arguments={"parts": ("1", "2")})) == "1+2+3"
+
+
+def test_names_are_found_in_macros_and_where_a_default_is_set() -> None:
+    with pytest.raises(ConfigError) as caught:
+        encoded(tokenizer(template=OSS), USER, arguments={"efort": "7"})
+    assert str(caught.value) == (
+        "prompts.chat_template.efort: this model's chat template does not read it; it reads "
+        "effort; did you mean effort?"
+    )
+    assert encoded(tokenizer(template=OSS), USER, arguments={"effort": "7"})[2] == "7"
+
+
+def test_a_template_without_arguments_takes_none() -> None:
+    with pytest.raises(ConfigError, match=r"does not read it; it reads no arguments$"):
+        encoded(tokenizer(template=CHAT), USER, arguments={"enable_thinking": False})
+
+
+def test_a_model_without_a_template_takes_no_arguments() -> None:
+    with pytest.raises(
+        ConfigError, match=r"chat_template=\{x = true\}: the model has no chat templ"
+    ):
+        encoded(tokenizer(), USER, arguments={"x": True})
+
+
+def test_what_rendering_takes_itself_is_reserved() -> None:
+    parameters = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
+    assert set(parameters) - {"self", "kwargs"} <= RESERVED
+
+
+@pytest.mark.parametrize(
+    ("template", "text"), [(CHAT, "<s>U:1+2?\nA:T7"), (QWEN, "U:1+2?\nA:T7"), (None, "1+2?\n\nT7")]
+)
+def test_a_prefix_follows_what_opens_the_turn(template: str | None, text: str) -> None:
+    prompt = begun(Prompt("p", (USER,), "3", "test"), prefix="T7")
+    assert (prompt.prefix, prompt.text) == ("T7", "1+2?")
+    assert "".join(encoded(tokenizer(template=template), *prompt.messages)) == text
+
+
+def test_a_prefix_is_tokenised_together_with_what_opens_the_turn() -> None:
+    pieces = {"U": 0, "A": 1, ":": 2, "T": 3, ":T": 4, "7": 5}
+    inner = Tokenizer(models.BPE(pieces, merges=[(":", "T")]))
+    made = PreTrainedTokenizerFast(tokenizer_object=inner)
+    made.chat_template = "{{ messages[0].content }}A:"
+    messages = (Message("user", "U"), Message("assistant", "T7"))
+    assert encode_prompt(made, Prompt("p", messages, "3", "test")) == (0, 1, 4, 5)
+
+
+def test_no_prefix_leaves_a_prompt_as_it_is() -> None:
+    prompt = Prompt("p", (USER,), "3", "test")
+    assert begun(prompt, prefix=None) is prompt
+    assert prompt.prefix == ""

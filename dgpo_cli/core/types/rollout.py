@@ -41,6 +41,7 @@ class Message:
 class Prompt:
     """A problem as messages, with its answer. `source` names the file, benchmark or generator.
 
+    messages: if the last is the assistant's, the model continues it.
     place: in the file, such as "line 7"; empty without a file.
     """
 
@@ -54,6 +55,11 @@ class Prompt:
     def text(self) -> str:
         """The last user turn."""
         return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+    @property
+    def prefix(self) -> str:
+        """What the assistant's turn begins with; every completion continues it."""
+        return next((m.content for m in self.messages[-1:] if m.role == "assistant"), "")
 
 
 @dataclass(frozen=True, slots=True)
