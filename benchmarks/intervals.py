@@ -1,6 +1,7 @@
 """How often the 95% intervals of `dgpo compare` and `dgpo eval` contain the truth.
 
     OMP_NUM_THREADS=1 python benchmarks/intervals.py [--problems 30] [--runs 1000] [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/intervals.py --stop-when
 
 Problems are drawn from a population and both models answer each of them k times. The problems
 intervals are compared with the difference (compare) and the score (eval) of the population, the
@@ -11,6 +12,9 @@ percentiles: the bootstrap of the problems' differences that `dgpo compare` had 
 their t interval. added: Student's with a problem won and one lost added, always in full.
 problems: what `dgpo compare` says. rerun: its other interval. eval: the two of `dgpo eval`.
 at odds: runs, in percent, in which the interval `problems` and the sign test disagree about 0.
+
+--stop-when: what `dgpo eval --stop-when` does to the score. A cell is the mean number of rounds,
+the bias of Avg@k with its standard error in points, and the coverage of the rerun interval.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from dgpo_cli.core.types import Interval
 from dgpo_cli.stats.comparison import LEVEL, problems_difference, rerun_difference
 from dgpo_cli.stats.intervals import problems_interval, rerun_interval, student_quantile
 from dgpo_cli.stats.permutation import sign_flip
+from dgpo_cli.stats.stopping import stopping_round
 
 Rng = np.random.Generator
 Draw = Callable[[Rng, int], np.ndarray]
@@ -202,6 +207,61 @@ def _around(values: np.ndarray, *, quantile: float) -> Interval:
     return Interval(float(values.mean()) - half, float(values.mean()) + half)
 
 
+class Stopped(NamedTuple):
+    """Mean rounds, bias of Avg@k and its standard error, coverage of the rerun interval."""
+
+    rounds: float
+    bias: float
+    stderr: float
+    coverage: float
+
+
+def measure_stopping(
+    base: Draw, *, n: int, margin: float, least: int, most: int, runs: int, seed: int
+) -> Stopped:
+    """What stopping at `margin` does to Avg@k, against the chances of the problems drawn."""
+    rng = np.random.default_rng([seed, n, most])
+    rows = []
+    for _ in range(runs):
+        chances = base(rng, n)
+        rounds = rng.random((most, n)) < chances
+        k = stopping_round(map(np.ndarray.tolist, rounds), margin=margin, least=least) or most
+        correct = rounds[:k].sum(axis=0).tolist()
+        truth = float(chances.mean())
+        held = _holds(rerun_interval(correct, k=k), truth)
+        rows.append((k, sum(correct) / (n * k) - truth, held))
+    found = np.array(rows, dtype=float)
+    rounds_used, bias, coverage = found.mean(axis=0).tolist()
+    return Stopped(rounds_used, bias, float(found[:, 1].std()) / math.sqrt(runs), coverage)
+
+
+STOPPED = {
+    "AIME, a strong model": strong,
+    "always or never": edges,
+    "98% or 2%": near_edges,
+    "all 95%": nearly_always,
+    "middling": middling,
+    "all 50%": alike,
+}
+MARGINS = (0.01, 0.015, 0.03, 0.05)
+
+
+def show_stopping(*, n: int, runs: int, most: int, seed: int, least: Sequence[int]) -> None:
+    print(f"{n} problems, {runs} runs a cell, at most {most} rounds: rounds, bias, coverage")
+    print(f"{'population':21}{'target':>7}" + "".join(f"{f'at least {r}':>26}" for r in least))
+    for name, base in STOPPED.items():
+        for margin in MARGINS:
+            cells = [
+                measure_stopping(base, n=n, margin=margin, least=r, most=most, runs=runs, seed=seed)
+                for r in least
+            ]
+            shown = "".join(
+                f"{rounds:8.1f} {100 * bias:+6.2f} ±{100 * error:.2f} {100 * coverage:5.1f}"
+                for rounds, bias, error, coverage in cells
+            )
+            print(f"{name:21}{f'±{100 * margin:g}':>7}{shown}", flush=True)
+
+
 COLUMNS = (
     "percentiles", "student", "added", "problems", "rerun", "eval problems", "eval rerun"
 )  # fmt: skip
@@ -220,7 +280,19 @@ def main() -> None:
     parser.add_argument("--k", type=int, nargs="+", default=[4, 8, 16, 32, 64])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--stop-when", action="store_true")
+    parser.add_argument("--least", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--most", type=int, default=64)
     options = parser.parse_args()
+    if options.stop_when:
+        show_stopping(
+            n=options.problems,
+            runs=options.runs,
+            most=options.most,
+            seed=options.seed,
+            least=options.least,
+        )
+        return
     print(f"{options.problems} problems, {options.runs} runs a line; coverage in percent, width")
     print(f"{'population':23}{'k':>3}" + "".join(f"{c:>15}" for c in COLUMNS) + "  at odds")
     found = {}

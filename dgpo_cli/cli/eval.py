@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dgpo_cli.core.types import Card, Evaluation
     from dgpo_cli.evals.request import EvalRequest, EvalResult, Flip, RegradeResult
 
+_MARGIN = re.compile(r"(?:±|\+/?-)?\s*(\d+\.?\d*|\.\d+)\s*%?")
 
 Bench = Annotated[
     str,
@@ -33,6 +35,15 @@ Bench = Annotated[
 K = Annotated[
     int,
     typer.Option("--k", help="Samples of each problem.", metavar="N", min=1, rich_help_panel=RUN),
+]
+StopWhen = Annotated[
+    str | None,
+    typer.Option(
+        help="Stop once the score is known to ±X percentage points, the half width of its 95% "
+        "interval over reruns; 4 samples of each problem at least, --k at most.",
+        metavar="X",
+        rich_help_panel=RUN,
+    ),
 ]
 ProtocolName = Annotated[
     str | None,
@@ -151,6 +162,7 @@ Force = Annotated[
 def evaluate(
     bench: Bench,
     k: K = 32,
+    stop_when: StopWhen = None,
     protocol: ProtocolName = None,
     run: Run = None,
     preset: options.Preset = None,
@@ -167,6 +179,9 @@ def evaluate(
     seed: options.Seed = None,
     with_card: WithCard = False,
     as_json: options.Json = False,
+    as_markdown: options.Markdown = False,
+    as_csv: options.Csv = False,
+    as_latex: options.Latex = False,
 ) -> None:
     """Evaluate a model: sample each problem k times and report Avg@k with its error.
 
@@ -186,7 +201,9 @@ def evaluate(
     options.one_of(
         {"--run": run, "--preset": preset, "--model": model}, why="to say what to evaluate"
     )
+    form = _form(json=as_json, markdown=as_markdown, csv=as_csv, latex=as_latex)
     least = _least(min_score, k=k)
+    enough = _margin(stop_when, k=k)
     names = parse_columns(columns)
     from dgpo_cli.config.checks import check_built
     from dgpo_cli.config.protocols import SETTINGS, load_protocol
@@ -203,6 +220,10 @@ def evaluate(
         resolved = options.resolve(preset=preset, protocol=layer, overrides=overrides, flags=flags)
         subject = Subject(resolved, adapter, preset or Path(str(model)).name)
     check_built(subject.resolved.settings, training=False)
+    if enough is not None and subject.resolved.settings.rollout.temperature == 0:
+        raise ConfigError(
+            f"--stop-when {stop_when}: greedy decoding has no error over reruns; leave it out"
+        )
     request = EvalRequest(
         bench=bench,
         k=k,
@@ -215,9 +236,10 @@ def evaluate(
         strict=strict,
         fresh=fresh,
         second_opinion=second_opinion,
+        stop_when=enough,
     )
     result = _sample(subject.resolved, request)
-    _report(result, least=least, with_card=with_card, as_json=as_json)
+    _report(result, name=subject.name, least=least, with_card=with_card, form=form)
 
 
 def compare(evaluations: Evaluations, force: Force = False, as_json: options.Json = False) -> None:
@@ -293,6 +315,34 @@ def _least(text: str | None, *, k: int) -> float | None:
     return least
 
 
+def _margin(text: str | None, *, k: int) -> float | None:
+    from dgpo_cli.stats.stopping import LEAST_ROUNDS
+
+    margin = parse_margin(text)
+    if margin is not None and k < LEAST_ROUNDS:
+        raise ConfigError(
+            f"--stop-when {text}: --k {k} leaves nothing to stop; give --k {LEAST_ROUNDS} or more"
+        )
+    return margin
+
+
+def parse_margin(text: str | None) -> float | None:
+    """Read --stop-when: percentage points, as in 1.5, ±1.5, +-1.5 or 1.5%; return a share.
+
+    Raises:
+        ConfigError: it is not of that form, or not between 0 and 50.
+    """
+    if text is None:
+        return None
+    found = _MARGIN.fullmatch(text.strip())
+    points = float(found[1]) if found else 0.0
+    if not 0 < points < 50:
+        raise ConfigError(
+            f"--stop-when {text}: give percentage points above 0 and below 50, as in 1.5"
+        )
+    return points / 100
+
+
 def _sample(resolved: Resolved, request: EvalRequest) -> EvalResult:
     options.reach(resolved.settings.model)
     from dgpo_cli.live.bars import bars
@@ -319,10 +369,23 @@ def _newest_run() -> Path:
     return found
 
 
-def _report(result: EvalResult, *, least: float | None, with_card: bool, as_json: bool) -> None:
+def _form(**asked: bool) -> str | None:
+    """Return the one form in which to print that is asked for; None: for a terminal."""
+    given = {f"--{name}": True for name, wanted in asked.items() if wanted}
+    return options.one_of(dict(given), why="")[2:] if given else None
+
+
+def _report(
+    result: EvalResult, *, name: str, least: float | None, with_card: bool, form: str | None
+) -> None:
     """Print the report; exit with 3 if the score is not shown to reach `least`."""
-    if as_json:
+    if form == "json":
         console.say_json(_as_data(result.evaluation, result.card))
+    elif form is not None:
+        from dgpo_cli.evals.matrix import exports
+        from dgpo_cli.evals.matrix.table import finished, make_table
+
+        console.raw(exports.written(make_table([finished(result, model=name)]), form=form))
     else:
         _show(result.evaluation, result.card if with_card else None)
         console.say(f"written to {result.out}")

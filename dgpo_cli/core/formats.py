@@ -324,7 +324,7 @@ EVALUATION = Format(
     name="evaluation",
     what="report.json of an evaluation, and dgpo eval --json",
     stamp="version",
-    sparse=("prompt_tokens", "cost", "greedy"),
+    sparse=("prompt_tokens", "cost", "greedy", "stop_when"),
 )
 TRACKERS: Format[dict[str, TrackerMark]] = Format(
     dict[str, TrackerMark], name="trackers", what="trackers.json of a run"

@@ -37,6 +37,7 @@ class _Protocol:
     n_problems: Annotated[Count, Field(ge=1)]
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
     top_k: Count = 0
+    stop_when: Annotated[Number, Field(gt=0, lt=1)] | None = None
 
 
 _PROTOCOL = Format(_Protocol)

@@ -8,7 +8,8 @@ a larger k, has the samples of one that was not.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,6 +105,8 @@ def evaluate(cell: Cell, *, source: Source, observer: Observer) -> EvalResult:
     """
     request, benchmark, settings = cell.request, cell.benchmark, cell.resolved.settings
     card = source.describe(cell.resolved, benchmark=benchmark, protocol=request.protocol)
+    if request.stop_when is not None:
+        card = replace(card, protocol={**card.protocol, "stop_when": request.stop_when})
     folder = EvalFolder(request.out or default_out(benchmark.name, request.name, card))
     running = Running(
         benchmark.prompts,
@@ -111,20 +114,22 @@ def evaluate(cell: Cell, *, source: Source, observer: Observer) -> EvalResult:
         model=request.name,
         k=request.k,
         price=request.price,
+        stop_when=request.stop_when,
     )
     with folder.lock(), Grader(settings.reward, observer=observer) as grader:
         folder.begin(card, settings=dump_toml(cell.resolved), fresh=request.fresh)
         samples, drawn = fill(
             source, running, settings=settings, grader=grader, folder=folder, observer=observer
         )
+        k = running.rounds if running.enough else request.k
         if request.second_opinion:
             samples = ask_again(
-                folder.samples, samples, k=request.k, reward=settings.reward, observer=observer
+                folder.samples, samples, k=k, reward=settings.reward, observer=observer
             )
         evaluation = report_of(
             samples,
             card=card,
-            k=request.k,
+            k=k,
             ids=[prompt.id for prompt in benchmark.prompts],
             second_opinion=request.second_opinion,
             sampled_tokens=drawn.tokens,
@@ -186,10 +191,11 @@ def fill(
 
     Sample 0 of every problem comes first, then sample 1, and so on: an unfinished folder is an
     evaluation with a smaller k. What the source gives is judged and on the disk before it is asked
-    for more.
+    for more. With running.stop_when, samples that were begun before the error was small enough
+    are stored too.
 
     Args:
-        running: counts the samples, those that are stored too.
+        running: counts the samples, those that are stored too, and says when they suffice.
         stop: checked before every sample is begun; if requested, the stored samples are returned.
         redraw: if a stored sample is damaged, draw all of them again and print this.
 
@@ -208,8 +214,9 @@ def fill(
     running.add(samples)
     there = {sample.key for sample in samples}
     wanted = [(prompt, index) for index in range(k) for prompt in prompts]
-    missing = [pair for pair in wanted if (pair[0].id, pair[1]) not in there]
-    kept = len(wanted) - len(missing)
+    lacking = [pair for pair in wanted if (pair[0].id, pair[1]) not in there]
+    missing = [] if running.finished else lacking
+    kept = len(wanted) - len(lacking)
     if kept and missing:
         tell(
             observer,
@@ -218,7 +225,7 @@ def fill(
     if missing:
         grader.start()
     before, tokens, seconds = len(samples), 0, 0.0
-    drawing = source.draw(_until(stop, missing), settings=settings)
+    drawing = _drawn(source, missing, running=running, settings=settings, stop=stop)
     try:
         with (
             phase(observer, "evaluation", total=len(missing), unit="samples") as advance,
@@ -248,11 +255,29 @@ def fill(
     return samples, DrawnSamples(len(samples) - before, tokens, seconds)
 
 
-def _until(stop: Stop | None, missing: Sequence[Missing]) -> Iterator[Missing]:
-    for pair in missing:
-        if stop is not None and stop.requested:
-            return
-        yield pair
+def _drawn(
+    source: Source,
+    missing: Sequence[Missing],
+    *,
+    running: Running,
+    settings: Settings,
+    stop: Stop | None,
+) -> Generator[list[Drawn]]:
+    """Draw what is missing, some rounds at a time if the error decides how many it takes."""
+
+    def begun(part: Sequence[Missing]) -> Iterator[Missing]:
+        for pair in part:
+            if running.finished or (stop is not None and stop.requested):
+                return
+            yield pair
+
+    at = 0
+    while at < len(missing) and not running.finished and not (stop is not None and stop.requested):
+        goal = running.goal()
+        end = bisect_left(missing, goal, key=lambda pair: pair[1])
+        with closing(source.draw(begun(missing[at:end]), settings=settings)) as drawing:
+            yield from drawing
+        at = end
 
 
 def _judged(drawn: Sequence[Drawn], *, settings: Settings, grader: Grader) -> list[dict[str, Any]]:

@@ -58,6 +58,7 @@ class EvalRequest:
     fresh: delete what is in the folder.
     second_opinion: ask the math checker as well if the checker is for integers.
     price: what tokens cost, if it is known.
+    stop_when: half the width of the rerun interval at which sampling stops; k is then the most.
     """
 
     bench: str
@@ -72,6 +73,7 @@ class EvalRequest:
     fresh: bool = False
     second_opinion: bool = True
     price: Price | None = None
+    stop_when: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dgpo_cli.core.types import Interval, Outcome, Price, Prompt
 from dgpo_cli.evals.samples import Sample
 from dgpo_cli.stats.estimators import avg_at_k
 from dgpo_cli.stats.intervals import rerun_interval
+from dgpo_cli.stats.stopping import LEAST_ROUNDS, is_enough
 
 _UNKNOWN = Interval(math.nan, math.nan)
 
@@ -20,6 +21,9 @@ class Running:
 
     A round is one sample of each problem: sample 0 of all is the first. The score is that of the
     whole rounds, in which every problem has the same number of samples.
+
+    stop_when: half the width of the rerun interval that is small enough. The rounds after the
+    first that reaches it are not counted, so that the score is that of its samples alone.
     """
 
     def __init__(
@@ -31,10 +35,12 @@ class Running:
         model: str = "",
         price: Price | None = None,
         max_cost: float | None = None,
+        stop_when: float | None = None,
     ) -> None:
         self.prompts, self.bench, self.model, self.k = prompts, bench, model, k
-        self.price, self.max_cost = price, max_cost
+        self.price, self.max_cost, self.stop_when = price, max_cost, stop_when
         self.rounds = 0
+        self.enough = False
         self._right: list[set[str]] = [set() for _ in range(k)]  # ids, by sample
         self._there = [0] * k
         self._counts = {prompt.id: (0, 0) for prompt in prompts}
@@ -50,12 +56,31 @@ class Running:
             if sample.index < self.k:
                 self._add(sample)
         before = self.rounds
-        while self.rounds < self.k and self._there[self.rounds] == len(self.prompts):
+        while not self.finished and self._there[self.rounds] == len(self.prompts):
             for name in self._right[self.rounds]:
                 self._correct[name] += 1
             self.rounds += 1
+            self.enough = self.stop_when is not None and is_enough(
+                list(self._correct.values()), k=self.rounds, margin=self.stop_when
+            )
         if self.rounds > before:
             self._rerun_95 = rerun_interval(list(self._correct.values()), k=self.rounds)
+
+    @property
+    def finished(self) -> bool:
+        """Whether no more rounds are needed: k are there, or the error is small enough."""
+        return self.enough or self.rounds == self.k
+
+    def goal(self) -> int:
+        """Return the number of rounds to begin before looking at the error again.
+
+        The error falls with the square root of the rounds, which says how many it will take.
+        """
+        if self.stop_when is None:
+            return self.k
+        expected = self.rounds * (self._rerun_95.half_width / self.stop_when) ** 2
+        more = max(LEAST_ROUNDS, self.rounds + 1, math.ceil(expected) if self.rounds else 0)
+        return min(self.k, more)
 
     def _add(self, sample: Sample) -> None:
         right = sample.verdict.outcome == "correct"

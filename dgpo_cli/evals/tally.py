@@ -52,6 +52,7 @@ def report_of(
         prompt_tokens=prompt_tokens([sample for own in chosen for sample in own]),
         cost=cost_of([sample for own in chosen for sample in own], price),
         greedy=True if card.protocol.get("temperature") == 0 else None,
+        stop_when=card.protocol.get("stop_when"),
     )
 
 

@@ -197,12 +197,13 @@ def summarise(
     prompt_tokens: int | None = None,
     cost: float | None = None,
     greedy: bool | None = None,
+    stop_when: float | None = None,
 ) -> Evaluation:
     """Evaluate a benchmark from the judged samples of its problems.
 
     sampled_tokens, sampling_s: completion tokens sampled now and the seconds it took; 0 if all
     samples existed before.
-    prompt_tokens, cost: of all samples, if known. greedy: see Evaluation.
+    prompt_tokens, cost: of all samples, if known. greedy, stop_when: see Evaluation.
 
     Raises ValueError without problems, or unless each has the same number of samples, at least 1.
     """
@@ -235,6 +236,7 @@ def summarise(
         prompt_tokens=prompt_tokens,
         cost=cost,
         greedy=greedy,
+        stop_when=stop_when,
     )
 
 

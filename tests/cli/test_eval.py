@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from dgpo_cli.cli.eval import parse_share
+from dgpo_cli.cli.eval import parse_margin, parse_share
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.digests import write_digests
@@ -44,6 +45,31 @@ def test_json_is_the_report_with_its_card(workflow: Install, result: EvalResult)
     assert data["card"]["protocol"] == CARD.protocol
     EvalFolder(result.out).write_report(result.evaluation, CARD)
     assert json.loads((result.out / "report.json").read_text()) == data
+
+
+@pytest.mark.parametrize(
+    ("flag", "start"),
+    [
+        ("--markdown", "sums (1 problem)\n\n| model | Avg@2 |"),
+        ("--csv", "model,bench,folder,"),
+        ("--latex", "% needs \\usepackage{booktabs,textcomp}\n"),
+    ],
+)
+def test_the_table_of_one_evaluation_has_one_row(
+    workflow: Install, result: EvalResult, flag: str, start: str
+) -> None:
+    workflow("evaluate", returns=result)
+    shown = dgpo(*TINY, flag)
+    assert shown.exit_code == 0 and shown.stdout.startswith(start)
+    rows = [line for line in shown.stdout.splitlines() if re.match(r"(\| )?tiny\b", line)]
+    assert (len(rows) == 1 and "50.0" in rows[0]) or "0.5" in rows[0]
+
+
+def test_a_result_is_printed_in_one_form(workflow: Install) -> None:
+    calls = workflow("evaluate")
+    ended = dgpo(*TINY, "--csv", "--json")
+    assert (ended.exit_code, calls) == (2, [])
+    assert "--json and --csv: give only one of them" in ended.stderr
 
 
 def test_everything_that_was_asked_reaches_the_workflow(
@@ -107,6 +133,31 @@ def test_a_generated_benchmark_and_a_file_are_run_with_the_settings_as_they_are(
 )
 def test_min_score_is_a_share_or_percent(text: str, share: float) -> None:
     assert parse_share(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    "text", ["1.5", "±1.5", "+-1.5", "+/-1.5", "1.5%", "±1.5%", " ± 1.5 % ", "1.50"]
+)
+def test_stop_when_is_in_percentage_points(text: str) -> None:
+    assert parse_margin(text) == pytest.approx(0.015)
+
+
+@pytest.mark.parametrize("text", ["0", "50", "-1.5", "nan", "inf", "1e-2", "x", "", "1.5 points"])
+def test_what_is_no_margin_of_error_is_refused(workflow: Install, text: str) -> None:
+    calls = workflow("evaluate")
+    ended = dgpo(*TINY, f"--stop-when={text}")
+    assert (ended.exit_code, calls) == (2, [])
+    assert f"--stop-when {text}: give percentage points" in ended.stderr
+
+
+def test_stop_when_reaches_the_workflow_and_needs_samples_to_leave_out(
+    workflow: Install, result: EvalResult
+) -> None:
+    calls = workflow("evaluate", returns=result)
+    assert dgpo(*TINY, "--stop-when", "±2").exit_code == 0
+    assert (calls[0]["request"].stop_when, calls[0]["request"].k) == (0.02, 32)
+    ended = dgpo(*TINY, "--stop-when", "2", "--k", "3")
+    assert ended.exit_code == 2 and "--k 3 leaves nothing to stop" in ended.stderr
 
 
 @pytest.mark.parametrize(("least", "code"), [("0.303", 0), ("30.3%", 0), ("0.305", 3), ("1", 3)])

@@ -40,6 +40,10 @@ class Interval:
     low: Real
     high: Real
 
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
 
 def _from_ends(value: Any) -> Any:
     if isinstance(value, Interval):
@@ -151,6 +155,7 @@ class Evaluation:
     odd_duplicates: more than independent samples would have; False if unknown.
     prompt_tokens, cost: of all samples, where an endpoint counted them and the price is known.
     greedy: True if the likeliest token was taken each time: there is no error over reruns.
+    stop_when: half the width of rerun_95 at which sampling was to stop, if it was to.
     """
 
     bench: Text
@@ -178,6 +183,7 @@ class Evaluation:
     prompt_tokens: Count | None = field(default=None, kw_only=True)
     cost: Number | None = field(default=None, kw_only=True)
     greedy: Flag | None = field(default=None, kw_only=True)
+    stop_when: Number | None = field(default=None, kw_only=True)
 
     @property
     def if_truncated(self) -> Interval:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dgpo_cli.core.numbers import counted, ends, percent, rate, tokens
+from dgpo_cli.core.numbers import counted, ends, margin, percent, rate, tokens
 from dgpo_cli.core.text import pad, split_cells
 from dgpo_cli.core.types import Card, Disagreement, Evaluation
 from dgpo_cli.evals.views.card import draw_card
@@ -29,6 +29,15 @@ def pass_levels(k: int) -> tuple[int, ...]:
     """Return the j of each pass@j that is shown: powers of two up to k, and k."""
     powers = [2**exponent for exponent in range(k.bit_length())]
     return tuple(powers if powers[-1] == k else [*powers, k])
+
+
+def stopped(evaluation: Evaluation) -> str:
+    """Return how sampling that was to stop at a margin of error ended."""
+    assert evaluation.stop_when is not None
+    half = evaluation.rerun_95.half_width
+    if half <= evaluation.stop_when:
+        return f"stopped at k={evaluation.k}, ±{margin(half)}"
+    return f"not stopped by k={evaluation.k}: ±{margin(half)}, above {margin(evaluation.stop_when)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,8 @@ class _EvaluationView:
         page.note("95% intervals:")
         page.interval("rerun", ends(result.rerun_95), "these problems sampled again")
         page.interval("problems", ends(result.problems_95), "other problems of this kind")
+        if result.stop_when is not None:
+            page.paragraph(stopped(result).replace("±", page.glyphs.plus_minus), "dim")
         page.blank()
         page.value(f"maj@{result.k}", percent(result.maj_at_k))
         self._pass_table()
