@@ -14,6 +14,7 @@ from dgpo_cli.core.codec import Format
 from dgpo_cli.core.formats import FORMATS
 from dgpo_cli.doctor.check import CHECK
 from dgpo_cli.doctor.table import DOCTOR
+from dgpo_cli.evals.matrix.table import TABLE
 from dgpo_cli.evals.request import REGRADE
 from dgpo_cli.evals.views.comparison_json import COMPARISON
 from dgpo_cli.inspect.as_json import INSPECTION
@@ -23,7 +24,7 @@ from dgpo_cli.report.as_json import REPORT
 FOLDER = Path(__file__).parent / "schemas"
 SETTINGS: Format[Settings] = Format(Settings, name="settings", what="settings.toml", partial=True)
 PRINTED: tuple[Format[Any], ...] = (
-    *(INSPECTION, COMPARISON, REPORT, REGRADE),
+    *(INSPECTION, COMPARISON, TABLE, REPORT, REGRADE),
     *(PLAN, DOCTOR, CHECK),
 )
 

@@ -75,6 +75,24 @@ Seed = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_help_panel=OUTPUT)]
+Markdown = Annotated[
+    bool,
+    typer.Option(
+        "--markdown", help="Print the table of scores as Markdown.", rich_help_panel=OUTPUT
+    ),
+]
+Csv = Annotated[
+    bool,
+    typer.Option(
+        "--csv",
+        help="Print the table as CSV, with all digits and both intervals.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Latex = Annotated[
+    bool,
+    typer.Option("--latex", help="Print the table as LaTeX, for booktabs.", rich_help_panel=OUTPUT),
+]
 Flags = dict[str, tuple[str, Any]]
 
 

@@ -32,8 +32,8 @@ def run(runs: Sequence[NamedEvaluation], *, force: bool = False) -> tuple[Compar
 
 
 def _pair(before: NamedEvaluation, after: NamedEvaluation, *, force: bool) -> ComparedPair:
-    common = _common(before, after)
-    forced = (*_card_differences(before, after), *_problem_differences(before, after))
+    common = common_problems(before, after)
+    forced = obstacles(before, after)
     if forced and not force:
         lines = "\n".join(f"  {line}" for line in forced)
         raise ConfigError(
@@ -53,10 +53,15 @@ def _pair(before: NamedEvaluation, after: NamedEvaluation, *, force: bool) -> Co
     )
 
 
-def _common(
+def obstacles(before: NamedEvaluation, after: NamedEvaluation) -> tuple[str, ...]:
+    """Return what forbids a comparison, a line each: other protocols, environments, problems."""
+    return (*_card_differences(before, after), *_problem_differences(before, after))
+
+
+def common_problems(
     before: NamedEvaluation, after: NamedEvaluation
 ) -> list[tuple[ProblemResult, ProblemResult]]:
-    """The problems with the same id and answer in both, in the order of the baseline."""
+    """Return the problems with the same id and answer in both, in the order of the baseline."""
     old, new = _by_key(before), _by_key(after)
     return [(problem, new[key]) for key, problem in old.items() if key in new]
 

@@ -1,0 +1,1 @@
+"""Many models on many benchmarks: evaluated one after the other, and shown as one table."""
