@@ -85,7 +85,29 @@ class _Handler(BaseHTTPRequestHandler):
             return True
         return False
 
+    def do_HEAD(self) -> None:
+        self._file()
+
+    def _file(self) -> None:
+        """Answer with a file as the hub does: its etag, its commit, and a code where it lacks."""
+        if self._refused():
+            return
+        name = self.path.partition("/resolve/main/")[2]
+        found = self.state.files.get(name)
+        self.send_response(404 if found is None else 200)
+        if found is None:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", f'"{hashlib.sha256(found or b"").hexdigest()}"')
+        self.send_header("Content-Length", str(len(found or b"")))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(found or b"")
+
     def do_GET(self) -> None:
+        if "/resolve/main/" in self.path:
+            self._file()
+            return
         if self._refused():
             return
         assert self.path.startswith("/api/models/")

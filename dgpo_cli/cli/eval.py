@@ -126,6 +126,15 @@ SecondOpinion = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Publish = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write the score into the card (README.md) and .eval_results of this model folder, "
+        "as the Hugging Face hub shows scores. Nothing is uploaded.",
+        metavar="DIR",
+        rich_help_panel=OUTPUT,
+    ),
+]
 WithCard = Annotated[
     bool,
     typer.Option(
@@ -175,6 +184,7 @@ def evaluate(
     fresh: Fresh = False,
     min_score: MinScore = None,
     second_opinion: SecondOpinion = True,
+    publish: Publish = None,
     overrides: options.Set = None,
     seed: options.Seed = None,
     with_card: WithCard = False,
@@ -205,6 +215,10 @@ def evaluate(
     least = _least(min_score, k=k)
     enough = _margin(stop_when, k=k)
     names = parse_columns(columns)
+    if publish is not None:
+        from dgpo_cli.publish.model_folder import check
+
+        check(publish)
     from dgpo_cli.config.checks import check_built
     from dgpo_cli.config.protocols import SETTINGS, load_protocol
     from dgpo_cli.evals.request import EvalRequest, Subject, trained
@@ -239,6 +253,10 @@ def evaluate(
         stop_when=enough,
     )
     result = _sample(subject.resolved, request)
+    if publish is not None:
+        from dgpo_cli.publish.model_folder import publish_evaluations
+
+        publish_evaluations(publish, [result.out], observer=console.Notes())
     _report(result, name=subject.name, least=least, with_card=with_card, form=form)
 
 

@@ -48,6 +48,15 @@ Checkpoint = Annotated[
         rich_help_panel=READ,
     ),
 ]
+Evals = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--eval",
+        help="Folder of an evaluation of these weights; its score goes with them. Repeatable.",
+        metavar="DIR",
+        rich_help_panel=READ,
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(
@@ -98,12 +107,14 @@ def push(
     private: Private = False,
     merged: Merged = False,
     checkpoint: Checkpoint = None,
+    evaluations: Evals = None,
     dry_run: DryRun = False,
 ) -> None:
     """Upload the adapter or model of a run to the Hugging Face hub, with a card made from the run.
 
     The token is HF_TOKEN or that of hf auth login; HF_ENDPOINT names another hub. Only safetensors,
-    the tokenizer and the card are uploaded: no optimiser state, no samples.
+    the tokenizer, the card and scores are uploaded: no optimiser state, no samples. The scores are
+    those that training measured of these weights, and those of --eval.
 
     Examples:
       See what would be uploaded
@@ -124,6 +135,7 @@ def push(
         merged=merged,
         step=checkpoint,
         dry_run=dry_run,
+        evaluations=evaluations or (),
         observer=console.Notes(),
     )
     console.table([(name, size(count)) for name, count in result.files], styles=("bold", ""))

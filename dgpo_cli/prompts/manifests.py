@@ -40,6 +40,16 @@ class ManifestColumns(Frozen):
     answer: str = Field("answer", min_length=1, description="Field with the answer.")
 
 
+class Leaderboard(Frozen):
+    """Where the hub keeps scores of a benchmark: a dataset that it knows as one, and a task of it.
+
+    Source: docs/hub/eval-results.md of huggingface/hub-docs.
+    """
+
+    dataset: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="Hub id of the dataset.")
+    task: str = Field(min_length=1, description="Id of the task in the dataset's eval.yaml.")
+
+
 class HubManifest(Frozen):
     """Problems of a Hugging Face dataset, or of a local copy of it, and the key to them."""
 
@@ -54,6 +64,7 @@ class HubManifest(Frozen):
     minimum: int = Field(0, description="Smallest answer.")
     maximum: int = Field(999, description="Largest answer.")
     columns: ManifestColumns = Field(ManifestColumns(), description="Fields of a row of the file.")
+    leaderboard: Leaderboard | None = Field(None, description="Where the hub keeps its scores.")
     answers: dict[str, int] = Field(
         min_length=1,
         description="The key: id of a problem to its answer, in the order of the examination.",

@@ -6,15 +6,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dgpo_cli import __version__
 from dgpo_cli.core.numbers import cell, short
 from dgpo_cli.core.text import markdown_code, markdown_plain
 from dgpo_cli.core.types import SettingChange
-
-if TYPE_CHECKING:
-    from huggingface_hub import EvalResult
+from dgpo_cli.publish.scores import Score, table
 
 _CURVE_ROWS = 11
 _ENDS = 5  # steps in the first and in the last mean
@@ -30,22 +28,11 @@ _LEFT_OUT = ("url", "urls", "api_key", "password", "secret", "host")
 
 
 @dataclass(frozen=True, slots=True)
-class CardEvaluation:
-    """A score of the weights that are pushed. dataset, revision: on the hub; None if not there."""
-
-    bench: str
-    k: int
-    avg_at_k: float
-    dataset: str | None = None
-    revision: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class CardFacts:
     """The contents of a card.
 
     base: hub id of the base model, or the name of a local folder. settings: values by dotted key,
-    at the pushed step. changes, metrics: up to that step.
+    at the pushed step. changes, metrics: up to that step. scores: of the pushed weights.
     """
 
     title: str
@@ -57,7 +44,7 @@ class CardFacts:
     settings: Mapping[str, Any]
     changes: Sequence[SettingChange]
     metrics: Sequence[Mapping[str, float | None]]
-    evaluations: Sequence[CardEvaluation] = ()
+    scores: Sequence[Score] = ()
 
 
 def model_card(facts: CardFacts) -> str:
@@ -67,6 +54,7 @@ def model_card(facts: CardFacts) -> str:
         f"# {markdown_plain(facts.title)}",
         _summary(facts),
         _usage(facts),
+        *(["## Scores\n\n" + table(facts.scores)] if facts.scores else []),
         "## Data\n\n" + _data(facts.settings),
         "## Reward over the run\n\n" + _curve(facts.metrics),
         *_changes(facts.changes),
@@ -84,27 +72,10 @@ def _metadata(facts: CardFacts) -> str:
         library_name="peft" if facts.is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["dgpo", "reinforcement-learning", *(["lora"] if facts.is_adapter else [])],
-        model_name=markdown_plain(facts.title) if facts.evaluations else None,
-        eval_results=list(map(_result, facts.evaluations)) or None,
         base_model=facts.base if on_hub else None,
         base_model_relation=relation if on_hub else None,
     )
     return f"---\n{data.to_yaml()}\n---"
-
-
-def _result(evaluation: CardEvaluation) -> EvalResult:
-    """Return an evaluation as the hub shows it; the score is a share."""
-    from huggingface_hub import EvalResult
-
-    return EvalResult(
-        task_type="text-generation",
-        dataset_type=evaluation.dataset or evaluation.bench,
-        dataset_name=evaluation.bench,
-        dataset_revision=evaluation.revision,
-        metric_type=f"avg@{evaluation.k}",
-        metric_name=f"Avg@{evaluation.k}",
-        metric_value=evaluation.avg_at_k,
-    )
 
 
 def _summary(facts: CardFacts) -> str:

@@ -5,26 +5,29 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.core.digests import MOMENTS, OPTIMIZER, STATE, SUMS
 from dgpo_cli.core.errors import CheckpointError, ConfigError, DataError, HubError
 from dgpo_cli.core.events import Observer, tell
-from dgpo_cli.core.formats import EVAL
 from dgpo_cli.core.io import naming
 from dgpo_cli.core.numbers import size
-from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.policy.settings import EMBEDDED_TINY
-from dgpo_cli.publish.model_card import CardEvaluation, CardFacts, model_card
+from dgpo_cli.publish.model_card import CardFacts, model_card
+from dgpo_cli.publish.model_folder import README, keep_results, publish
+from dgpo_cli.publish.scores import Score, read_score
+from dgpo_cli.publish.weights import Weights
 from dgpo_cli.runs.history import read_changes, resolved_until
 from dgpo_cli.runs.pending import PENDING_FILE, PREFETCHED_FILE
 from dgpo_cli.runs.run_folder import RunFolder, checkpoint_to_load, step_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 # Suffixes of the files of a model or adapter; the run's own files are not uploaded.
 _KINDS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
@@ -50,20 +53,23 @@ def run(
     merged: bool,
     step: int | None,
     dry_run: bool,
+    evaluations: Sequence[Path] = (),
     observer: Observer,
 ) -> PushResult:
     """Upload the adapter or model of `run` after `step` steps (None: the newest) to `repo`.
 
     Args:
         merged: upload a plain model, with the adapter merged into its weights.
+        evaluations: folders of evaluations of these weights, beside those that training made.
         dry_run: prepare everything, upload nothing.
 
     Raises:
-        ConfigError: `repo` is not a valid repo id.
+        ConfigError: `repo` is not a valid repo id, or an evaluation is of other weights.
         CheckpointError: the checkpoint is missing, damaged or has unsafe files.
         HubError: the hub refused or is unreachable; nothing was committed.
     """
     check_name(repo)
+    given = [(path, read_score(path)) for path in evaluations]
     checkpoint = checkpoint_to_load(run, step=step, observer=observer)
     with tempfile.TemporaryDirectory(prefix=".push-", dir=run) as place:
         folder = Path(place) / "model"
@@ -76,17 +82,21 @@ def run(
             )
         else:
             _copy(checkpoint, folder)
-        facts = _facts(resolved, run=run, checkpoint=checkpoint, folder=folder)
+        weights = Weights(run, step=step_of(checkpoint), folders=(checkpoint, folder))
+        scores = weights.scores(given, observer=observer)
+        facts = _facts(resolved, run=run, checkpoint=checkpoint, folder=folder, scores=scores)
         if facts.is_adapter and not facts.base_is_on_hub:
             tell(
                 observer,
                 f"the base model {facts.base} is not on the hub: others cannot load this adapter; "
                 "--merged uploads a model that needs no base",
             )
-        card = model_card(facts)
-        _write(folder / "README.md", card)
+        _write(folder / README, model_card(facts))
         check_files(folder)
-        files = tuple((path.name, path.stat().st_size) for path in sorted(folder.iterdir()))
+        for note in publish(folder, scores, url=_address(repo), title=facts.title).notes:
+            tell(observer, note)
+        card = (folder / README).read_text(encoding="utf-8")
+        files = tuple((name, path.stat().st_size) for name, path in _all_files(folder))
         address = None
         if not dry_run:
             total = size(sum(count for _, count in files))
@@ -131,6 +141,18 @@ def _copy(checkpoint: Path, folder: Path) -> None:
         _write(config, json.dumps(stored, indent=2) + "\n")
 
 
+def _all_files(folder: Path) -> list[tuple[str, Path]]:
+    """Return every file with its name in the repository."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(path.relative_to(folder).as_posix(), path) for path in found]
+
+
+def _address(repo: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{repo}"
+
+
 def _write(path: Path, text: str) -> None:
     with naming(path):
         path.write_text(text, encoding="utf-8")
@@ -165,7 +187,9 @@ def check_files(folder: Path) -> None:
         raise CheckpointError(f"{folder}: has no weights in safetensors format")
 
 
-def _facts(resolved: Resolved, *, run: Path, checkpoint: Path, folder: Path) -> CardFacts:
+def _facts(
+    resolved: Resolved, *, run: Path, checkpoint: Path, folder: Path, scores: Sequence[Score]
+) -> CardFacts:
     """Collect the contents of the card."""
     step = step_of(checkpoint)
     model = resolved.settings.model
@@ -186,22 +210,8 @@ def _facts(resolved: Resolved, *, run: Path, checkpoint: Path, folder: Path) -> 
         settings=settings | {"model.path": _name_of(model.path)},
         changes=tuple(each for each in changes if each.step < step),
         metrics=[line for line in RunFolder(run).read_metrics() if (line["step"] or 0) <= step],
-        evaluations=tuple(_evaluations(RunFolder(run), step=step)),
+        scores=scores,
     )
-
-
-def _evaluations(run: RunFolder, *, step: int) -> Iterator[CardEvaluation]:
-    """Yield the evaluations that training made of the weights after `step` steps."""
-    for line in run.read_evals():
-        if line["step"] == step:
-            found = EVAL.read(line, where=str(run.evals_file))
-            dataset = revision = None
-            with suppress(DataError):  # the folder of the evaluation may be gone
-                protocol = EvalFolder(run.eval_dir(step)).read_card().protocol
-                if protocol.get("revision"):  # else it is a file, or generated
-                    dataset, revision = protocol.get("dataset"), protocol["revision"]
-            bench = PurePath(found.bench).name
-            yield CardEvaluation(bench, found.k, found.avg_at_k, dataset, revision)
 
 
 def _name_of(model: str) -> str:
@@ -213,8 +223,11 @@ def _name_of(model: str) -> str:
 def upload(folder: Path, *, repo: str, private: bool) -> str:
     """Create the repository if needed, commit all files of a folder at once, return the address.
 
+    Scores of others that are there already are kept.
+
     Raises:
         HubError: the hub refused or is unreachable; nothing was committed.
+        DataError: the card on the hub cannot be read; nothing was committed.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -230,18 +243,29 @@ def upload(folder: Path, *, repo: str, private: bool) -> str:
         api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.model_info(repo).private:
             raise HubError(f"{repo}: exists and is public; give another name, or omit --private")
+        keep_results(folder, lambda name: _on_hub(api, repo, name), repo=repo)
         commit = api.create_commit(
             repo,
-            operations=[
-                CommitOperationAdd(path.name, str(path)) for path in sorted(folder.iterdir())
-            ],
+            operations=[CommitOperationAdd(name, str(path)) for name, path in _all_files(folder)],
             commit_message="Upload with dgpo",
         )
-    except HubError:
+    except (HubError, DataError):
         raise
     except Exception as error:  # the hub's own kinds, those of its HTTP library and of xet
         raise _explained(error, repo=repo, endpoint=api.endpoint, token=token) from None
     return str(commit.commit_url)
+
+
+def _on_hub(api: HfApi, repo: str, name: str) -> str:
+    """Return the text of a file of a repository; "" if it is not there."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            path = api.hf_hub_download(repo, name, local_dir=place)
+        except EntryNotFoundError:
+            return ""
+        return Path(path).read_text(encoding="utf-8", errors="replace")
 
 
 _REASONS = {

@@ -10,8 +10,9 @@ from typing import Any
 from dgpo_cli import __version__
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.tree import flatten
-from dgpo_cli.core.types import SettingChange
-from dgpo_cli.publish.model_card import CardEvaluation, CardFacts, model_card
+from dgpo_cli.core.types import Card, Interval, SettingChange
+from dgpo_cli.publish.model_card import CardFacts, model_card
+from dgpo_cli.publish.scores import Score
 
 METRICS = [
     {"step": float(n), "reward/mean": n / 100, "completion/length_mean": 30.0 + n}
@@ -55,18 +56,29 @@ def test_the_hub_reads_base_kind_and_library() -> None:
     assert "base_model" not in metadata(card(base="folder", base_is_on_hub=False))
 
 
-def test_the_hub_reads_the_scores_of_the_weights_that_are_pushed() -> None:
-    aime = CardEvaluation("aime2024", 32, 0.6, "Maxwell-Jia/AIME_2024", "abc")
-    own = CardEvaluation("a.jsonl", 8, 0.25)
-    found = metadata(card(title="x: y", evaluations=(aime, own)))["model-index"]
-    assert found[0]["name"] == "x- y"
-    hub, local = found[0]["results"]
-    assert hub["dataset"] == {
-        "name": "aime2024", "type": "Maxwell-Jia/AIME_2024", "revision": "abc",
-    }  # fmt: skip
-    assert hub["metrics"] == [{"name": "Avg@32", "type": "avg@32", "value": 0.6}]
-    assert local["dataset"] == {"name": "a.jsonl", "type": "a.jsonl"}
-    assert "model-index" not in metadata(card())
+def test_the_scores_of_the_weights_are_in_a_table_with_both_errors() -> None:
+    protocol = {"name": "boxed", "changed": {}, "temperature": 0}
+    aime = Score(
+        "aime2024",
+        32,
+        0.6,
+        rerun_95=Interval(0.55, 0.65),
+        problems_95=Interval(0.4, 0.8),
+        truncated=0.125,
+        card=Card(protocol=protocol, subject={}, environment={}),
+    )
+    rows = (
+        card(scores=(aime, Score("a|b.jsonl", 8, 0.25))).split("## Scores\n\n")[1].split("\n\n")[0]
+    )
+    assert rows.splitlines() == [
+        "| benchmark | k | Avg@k | 95% over reruns | 95% over other problems | truncated "
+        "| protocol |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| aime2024 | 32 (greedy) | 60.0% | 55.0 to 65.0 | 40.0 to 80.0 | 12.5% "
+        "| <code>boxed</code> |",
+        "| a-b.jsonl | 8 | 25.0% | unknown | unknown | unknown | <code>unknown</code> |",
+    ]
+    assert "## Scores" not in card()
 
 
 def test_base_revision_version_and_every_setting_are_told() -> None:

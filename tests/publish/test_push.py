@@ -7,14 +7,19 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from dgpo_cli.core.errors import CheckpointError
+from dgpo_cli.policy.fingerprint import adapter_fingerprint
 from dgpo_cli.publish import push
 from tests.cli.helpers import Ended, dgpo, run_python
 from tests.hub_server import TOKEN, Hub, serve
+from tests.publish import scores
 from tests.runs.finished import LORA, make_run
 
 FILES = {
@@ -240,6 +245,95 @@ def test_links_are_not_followed(runs: Path, tmp_path: Path, hub: Hub) -> None:
     (run / "checkpoints" / "step-000004" / "notes.json").symlink_to(secret)
     ended = pushed(run, hub=hub)
     assert ended.code == 1 and hub.asked == [] and "is not a plain file" in ended.err
+
+
+def eval_of(folder: Path, out: Path, **changes: Any) -> Path:
+    """The folder of an evaluation of the adapter in `folder`."""
+    subject = {"model": "m", "weights": {"sha256": "0"}, "adapter": adapter_fingerprint(folder)}
+    return scores.aime_folder(out, subject=subject | changes.pop("subject", {}), **changes)
+
+
+def test_scores_of_the_weights_go_up_and_nothing_of_a_problem(
+    runs: Path, hub: Hub, tmp_path: Path
+) -> None:
+    checkpoint = runs / "lora" / "checkpoints" / "step-000004"
+    out = eval_of(checkpoint, tmp_path / "aime")
+    (out / "samples.jsonl").write_text('{"answer": "SECRET"}')
+    report = (out / "report.json").read_text()
+    assert '"p0"' in report
+    assert pushed(runs / "lora", "--eval", str(out), hub=hub).code == 0
+    assert hub.files.keys() == FILES | {".eval_results/dgpo-aime2026.yaml"} and hub.commits == 1
+    [entry] = parse_eval_result_entries(
+        yaml.safe_load(hub.files[".eval_results/dgpo-aime2026.yaml"])
+    )
+    assert (entry.dataset_id, entry.value) == ("MathArena/aime_2026", 20.0)
+    assert (entry.source_url, entry.source_name) == (f"{hub.address}/me/model", "Model Card")
+    card = ModelCard(hub.files["README.md"].decode())
+    assert [each.dataset_name for each in card.data.eval_results] == ["aime2026"]
+    assert "| aime2026 | 8 | 20.0% |" in card.text
+    for name, data in hub.files.items():
+        assert b"SECRET" not in data and b'"p0"' not in data, name
+
+
+def test_what_others_measured_stays_on_the_hub(runs: Path, hub: Hub, tmp_path: Path) -> None:
+    theirs = {
+        "task": {"type": "text-generation"},
+        "dataset": {"type": "math-ai/aime26", "name": "aime2026"},
+        "metrics": [{"type": "acc", "value": "20 ± 1"}],
+        "source": {"name": "Somebody", "url": "https://example.org"},
+    }
+    index = {"model-index": [{"name": "theirs", "results": [theirs]}]}
+    hub.files["README.md"] = f"---\n{yaml.safe_dump(index)}---\nold".encode()
+    entry = {"dataset": {"id": "cais/hle", "task_id": "hle"}, "value": 1.5, "notes": "theirs"}
+    hub.files[".eval_results/dgpo-aime2026.yaml"] = yaml.safe_dump([entry]).encode()
+    hub.files[".eval_results/other.yaml"] = b"untouched"
+    checkpoint = runs / "lora" / "checkpoints" / "step-000004"
+    out = eval_of(checkpoint, tmp_path / "aime")
+    for _ in range(2):
+        assert pushed(runs / "lora", "--eval", str(out), hub=hub).code == 0
+    found = yaml.safe_load(hub.files["README.md"].decode().split("---\n")[1])["model-index"]
+    assert [each["dataset"]["name"] for each in found[0]["results"]] == ["aime2026", "aime2026"]
+    assert theirs in found[0]["results"]
+    there = yaml.safe_load(hub.files[".eval_results/dgpo-aime2026.yaml"])
+    assert there[0] == entry and [each["value"] for each in there] == [1.5, 20.0]
+    assert hub.files[".eval_results/other.yaml"] == b"untouched"
+
+
+def test_a_card_on_the_hub_that_cannot_be_read_is_not_overwritten(runs: Path, hub: Hub) -> None:
+    hub.files["README.md"] = b"---\na: [1\n---\nmine"
+    ended = pushed(runs / "lora", hub=hub)
+    assert (ended.code, hub.commits) == (2, 0)
+    assert "error: README.md of me/model: not valid YAML (line" in ended.err
+    assert hub.files["README.md"] == b"---\na: [1\n---\nmine"
+
+
+def test_a_score_of_other_weights_is_refused(runs: Path, hub: Hub, tmp_path: Path) -> None:
+    checkpoints = runs / "lora" / "checkpoints"
+    earlier = eval_of(checkpoints / "step-000002", tmp_path / "earlier")
+    base = eval_of(checkpoints / "step-000004", tmp_path / "base", subject={"adapter": None})
+    trained = eval_of(
+        checkpoints / "step-000004", tmp_path / "trained", subject={"trained": {"step": 2}}
+    )
+    for out, words in (
+        (earlier, "with another adapter"),
+        (base, "those of m;"),
+        (trained, "step 2"),
+    ):
+        ended = pushed(runs / "lora", "--eval", str(out), hub=hub)
+        assert ended.code == 2 and hub.asked == [], ended.err
+        assert ended.err.startswith(f"error: --eval {out}: is of ") and words in ended.err
+    ended = pushed(
+        runs / "lora", "--eval", str(earlier), "--checkpoint", "2", "--eval", str(earlier), hub=hub
+    )
+    assert ended.code == 2 and "is of aime2026 too; give one of them" in ended.err
+
+
+def test_a_score_through_an_endpoint_is_the_users_word(
+    runs: Path, hub: Hub, tmp_path: Path
+) -> None:
+    out = scores.aime_folder(tmp_path / "served", subject={"model": "served"})
+    ended = pushed(runs / "lora", "--eval", str(out), hub=hub)
+    assert ended.code == 0 and "nothing shows whose weights it is of" in ended.err
 
 
 def test_pushing_an_adapter_needs_no_torch() -> None:
