@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dgpo_cli.rewards.settings import RewardSettings
 
 AIME_RANGE = (0, 999)
+DEFAULT_CHOICES, MOST_CHOICES = 4, 26
 LINES_AT_ONCE = 256  # of a file; a pipe is judged line by line
 MAX_GOLD_CHARS = 80  # shown of a gold answer
 STYLES = {"correct": "green", "wrong": "red", "out_of_range": "red"}
@@ -40,8 +41,20 @@ Where = Annotated[
     ),
 ]
 Kind = Annotated[
-    Literal["integer", "math"],
-    typer.Option(help="Checker: exact integers, or general answers.", rich_help_panel=CHANGE),
+    Literal["integer", "math", "choice"],
+    typer.Option(
+        help="Checker: exact integers, general answers, or letters of options.",
+        rich_help_panel=CHANGE,
+    ),
+]
+Choices = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of options, with --kind choice; their letters begin at A.",
+        metavar="N",
+        show_default=str(DEFAULT_CHOICES),
+        rich_help_panel=CHANGE,
+    ),
 ]
 Minimum = Annotated[
     int | None,
@@ -81,6 +94,7 @@ def check(
     kind: Kind = "integer",
     minimum: Minimum = None,
     maximum: Maximum = None,
+    choices: Choices = None,
     timeout: Timeout = 5.0,
     as_json: Json = False,
 ) -> None:
@@ -96,9 +110,16 @@ def check(
         dgpo check answers.jsonl
       General answers, not only integers
         dgpo check answers.jsonl --kind math
+      The letters A to J
+        dgpo check answers.jsonl --kind choice --choices 10
     """
     settings = _settings(
-        extract=extract, kind=kind, minimum=minimum, maximum=maximum, timeout=timeout
+        extract=extract,
+        kind=kind,
+        minimum=minimum,
+        maximum=maximum,
+        choices=choices,
+        timeout=timeout,
     )
     from dgpo_cli.doctor import check as workflow
 
@@ -128,19 +149,32 @@ def check(
 def _settings(
     *,
     extract: Extract,
-    kind: Literal["integer", "math"],
+    kind: Literal["integer", "math", "choice"],
     minimum: int | None,
     maximum: int | None,
+    choices: int | None,
     timeout: float,
 ) -> RewardSettings:
     if not 0 < timeout <= 600:
         raise ConfigError(f"--timeout={timeout:g}: must be greater than 0 and at most 600 seconds")
-    from dgpo_cli.rewards.settings import IntegerReward, MathReward
+    if kind != "integer" and (minimum is not None or maximum is not None):
+        raise ConfigError(f"--minimum and --maximum are for integers; leave out --kind {kind}")
+    if kind != "choice" and choices is not None:
+        raise ConfigError(f"--choices={choices} is for letters; add --kind choice")
+    from dgpo_cli.rewards.settings import ChoiceReward, IntegerReward, MathReward
 
     if kind == "math":
-        if minimum is not None or maximum is not None:
-            raise ConfigError("--minimum and --maximum are for integers; leave out --kind math")
         return MathReward(extract=extract, timeout_s=timeout)
+    if kind == "choice":
+        if extract == "last-number":
+            raise ConfigError("--extract last-number is for numbers; leave out --kind choice")
+        if choices is not None and not 2 <= choices <= MOST_CHOICES:
+            raise ConfigError(f"--choices={choices}: must be 2 to {MOST_CHOICES}")
+        return ChoiceReward(
+            extract=extract,
+            choices=DEFAULT_CHOICES if choices is None else choices,
+            timeout_s=timeout,
+        )
     low = AIME_RANGE[0] if minimum is None else minimum
     high = AIME_RANGE[1] if maximum is None else maximum
     if low > high:

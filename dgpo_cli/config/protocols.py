@@ -24,8 +24,9 @@ _REQUIRED = (
     "reward.kind",
     "reward.extract",
 )
-_OPTIONAL = ("prompts.system", "reward.minimum", "reward.maximum")  # unset where left out
-FIXED = (*_REQUIRED, *_OPTIONAL)
+_OPTIONAL = ("prompts.system",)  # unset where left out
+_OF_KIND = {"integer": ("reward.minimum", "reward.maximum"), "choice": ("reward.choices",)}
+FIXED = (*_REQUIRED, *_OPTIONAL, *(key for keys in _OF_KIND.values() for key in keys))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,11 @@ def parse_protocol(name: str, text: str) -> Protocol:
     values = {f"{section}.{key}": x for section, own in tree.items() for key, x in own.items()}
     if missing := [key for key in _REQUIRED if key not in values]:
         raise ValueError(f"lacks {', '.join(missing)}")
-    if others := [key for key in (*values, *unknown) if key not in FIXED]:
+    own = _OF_KIND.get(values["reward.kind"], ())
+    fixed = (*_REQUIRED, *_OPTIONAL, *own)
+    if others := [key for key in (*values, *unknown) if key not in fixed]:
         raise ValueError(f"a protocol does not fix {', '.join(others)}")
-    integer = values["reward.kind"] == "integer"  # other checkers have no bounds
-    optional = [key for key in _OPTIONAL if integer or not key.startswith("reward.")]
-    values = dict.fromkeys(optional) | values
+    if "reward.choices" in own and "reward.choices" not in values:
+        raise ValueError("lacks reward.choices")
+    values = dict.fromkeys((*_OPTIONAL, *own)) | values
     return Protocol(name, title, source, tuple(unknown), values)

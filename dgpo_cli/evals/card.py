@@ -15,7 +15,7 @@ from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.types import Card
 from dgpo_cli.prompts.benchmarks import Benchmark
 from dgpo_cli.rewards.answer import CHECKER_VERSION
-from dgpo_cli.rewards.settings import IntegerReward
+from dgpo_cli.rewards.settings import ChoiceReward, IntegerReward, MathReward
 
 
 def build_card(
@@ -92,6 +92,7 @@ def checker_entry(settings: Settings) -> dict[str, Any]:
         "extract": reward.extract,
         "minimum": integer and integer.minimum,
         "maximum": integer and integer.maximum,
+        **({"choices": reward.choices} if isinstance(reward, ChoiceReward) else {}),
         "version": CHECKER_VERSION,
-        "math_verify": None if integer else version("math-verify"),
+        "math_verify": version("math-verify") if isinstance(reward, MathReward) else None,
     }

@@ -11,8 +11,15 @@ from dgpo_cli.core.events import NOBODY, Observer, phase
 from dgpo_cli.core.thinking import OPENER
 from dgpo_cli.core.types import Completion, FinishReason, Prompt, Verdict
 from dgpo_cli.rewards.answer import check_integer
+from dgpo_cli.rewards.choice import check_choice
 from dgpo_cli.rewards.protocol import Task
-from dgpo_cli.rewards.settings import Extract, IntegerReward, MathReward, RewardSettings
+from dgpo_cli.rewards.settings import (
+    ChoiceReward,
+    Extract,
+    IntegerReward,
+    MathReward,
+    RewardSettings,
+)
 from dgpo_cli.rewards.workers.pool import WorkerPool
 
 
@@ -126,24 +133,26 @@ def judge_answer(
     text: str,
     *,
     gold: str,
-    kind: Literal["integer", "math"] = "integer",
+    kind: Literal["integer", "math", "choice"] = "integer",
     extract: Extract = "boxed-or-answer-line",
     finish_reason: FinishReason = "stop",
     timeout_s: float = 5.0,
+    choices: int = 4,
 ) -> Verdict:
     """Judge the answer in one completion; the reward is 1 if it is correct, else 0.
 
-    Integers are read here, in time linear in the text. Mathematics is left to a worker process,
-    which takes a second to start and is killed at its deadline: use one `Grader` for many.
+    Integers and letters are read here, in time linear in the text. Mathematics is left to a worker
+    process, which takes a second to start and is killed at its deadline: use one `Grader` for many.
 
     Args:
         extract: where the answer stands, as in `reward.extract`.
         finish_reason: "length" if the completion was truncated.
         timeout_s: deadline of `kind` "math", in seconds, after which the outcome is "timeout".
+        choices: number of options of `kind` "choice".
 
     Raises:
         DataError: `gold` is nothing that this checker can compare with.
-        ValueError: there is no such `kind` or `extract`.
+        ValueError: there is no such `kind`, `extract` or number of options.
 
     Examples:
         >>> from dgpo_cli import judge_answer
@@ -154,10 +163,16 @@ def judge_answer(
     if kind == "math":
         with Grader(MathReward(extract=extract, timeout_s=timeout_s, workers=1)) as grader:
             return grader.grade([item])[0]
-    if kind != "integer":
-        raise ValueError(f"kind={kind!r}: must be 'integer' or 'math'")
-    settings = IntegerReward(extract=extract)
+    if kind == "integer":
+        settings: RewardSettings = IntegerReward(extract=extract)
+    elif kind == "choice":
+        settings = ChoiceReward(extract=extract, choices=choices)
+    else:
+        raise ValueError(f"kind={kind!r}: must be 'integer', 'math' or 'choice'")
     if (problem := settings.problem_with(gold)) is not None:
         raise DataError(problem)
-    outcome, found = check_integer(gold, item.judged, finish_reason=finish_reason, where=extract)
+    judge = check_integer if kind == "integer" else check_choice
+    outcome, found = judge(
+        gold, item.judged, finish_reason=finish_reason, **settings.check().options
+    )
     return Verdict(outcome, found, float(outcome == "correct"))

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 HEADER = struct.Struct(">I")
 CRASH_EXIT_CODE = 3  # of a worker that ran out of memory and is replaced
 
-Extract = Literal["boxed", "answer-line", "boxed-or-answer-line", "last-number"]
+ChoiceExtract = Literal["boxed", "answer-line", "boxed-or-answer-line"]
+Extract = Literal[ChoiceExtract, "last-number"]
 Task = tuple[str, str, str]  # gold, text, finish_reason
 CheckResult = tuple["Outcome", str | None]
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from dgpo_cli.algo.overlong import OverlongSettings
 from dgpo_cli.core.schema import Change, Frozen
-from dgpo_cli.rewards.protocol import Check
+from dgpo_cli.rewards.protocol import Check, ChoiceExtract
 from dgpo_cli.rewards.protocol import Extract as Extract
 
 
@@ -54,10 +54,12 @@ class IntegerReward(RewardValues):
     def problem_with(self, gold: str) -> str | None:
         """Return why no answer can be compared with `gold`, or None."""
         from dgpo_cli.rewards.integer import read_integer
+        from dgpo_cli.rewards.reading.options import letter_of
 
         if read_integer(gold) is not None:
             return None
-        return f"answer={gold[:80]!r} is not an integer; fix the data or set reward.kind = 'math'"
+        kind = "math" if letter_of(gold) is None else "choice"
+        return f"answer={gold[:80]!r} is not an integer; fix the data or set reward.kind = '{kind}'"
 
 
 class MathReward(RewardValues):
@@ -78,4 +80,36 @@ class MathReward(RewardValues):
         return None if problem is None else f"answer={shown!r} {problem}; fix the data"
 
 
-RewardSettings = Annotated[IntegerReward | MathReward, Field(discriminator="kind")]
+class ChoiceReward(RewardValues):
+    """The letter of an option, as in GPQA."""
+
+    kind: Literal["choice"] = "choice"
+    extract: ChoiceExtract = Field(
+        "boxed-or-answer-line", description="Form of the answer in the completion."
+    )
+    choices: int = Field(4, ge=2, le=26, description="Number of options; their letters begin at A.")
+
+    def check(self) -> Check:
+        """Return the check that workers run."""
+        options = {"where": self.extract, "choices": self.choices}
+        return Check("dgpo_cli.rewards.choice:check_choice", options)
+
+    def problem_with(self, gold: str) -> str | None:
+        """Return why no answer can be compared with `gold`, or None."""
+        from dgpo_cli.rewards.reading.options import LETTERS, letter_of
+
+        letter = letter_of(gold)
+        if letter is None:
+            return (
+                f"answer={gold[:80]!r} is not the letter of an option; fix the data or set "
+                "reward.kind = 'math'"
+            )
+        if letter not in LETTERS[: self.choices]:
+            return (
+                f"answer={letter!r} is beyond the options A to {LETTERS[self.choices - 1]}; set "
+                f"reward.choices = {LETTERS.index(letter) + 1} or more, or fix the data"
+            )
+        return None
+
+
+RewardSettings = Annotated[IntegerReward | MathReward | ChoiceReward, Field(discriminator="kind")]

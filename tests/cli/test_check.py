@@ -266,3 +266,33 @@ def test_the_places_of_an_answer_are_named_once() -> None:
     ended = dgpo("check", "--help")
     for place in get_args(Extract):
         assert place in ended.out
+
+
+def test_letters_are_judged_with_their_own_options(tmp_path: Path) -> None:
+    lines = lines_of(*({"gold": "C", "output": f"Answer: {letter}"} for letter in "CDE"))
+    four = check(tmp_path, lines, "--kind", "choice")
+    ten = check(tmp_path, lines, "--kind", "choice", "--choices", "10")
+    assert "3 checked: 1 correct, 1 wrong, 1 out_of_range" in four.out
+    assert sorted(line.split()[1] for line in ten.out.splitlines()[1:4]) == [
+        "correct",
+        "wrong",
+        "wrong",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--choices", "4"], "--choices=4 is for letters; add --kind choice"),
+        (["--kind", "choice", "--choices", "27"], "--choices=27: must be 2 to 26"),
+        (["--kind", "choice", "--choices", "1"], "--choices=1: must be 2 to 26"),
+        (["--kind", "choice", "--maximum", "9"], "are for integers; leave out --kind choice"),
+        (["--kind", "choice", "--extract", "last-number"], "last-number is for numbers"),
+    ],
+)
+def test_an_option_of_another_checker_is_refused(
+    tmp_path: Path, flags: list[str], said: str
+) -> None:
+    ended = check(tmp_path, lines_of({"gold": "C", "output": "C"}), *flags)
+    assert ended.code == 2
+    assert said in ended.err

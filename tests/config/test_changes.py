@@ -41,7 +41,7 @@ rollout.max_completion_tokens rollout.dynamic_sampling rollout.max_rounds rollou
 rollout.backend.kind rollout.backend.max_model_len rollout.backend.dtype
 rollout.backend.quantization
 reward.extract reward.correct reward.wrong reward.timeout_s reward.overlong.buffer_tokens
-reward.overlong.penalty reward.kind reward.minimum reward.maximum
+reward.overlong.penalty reward.kind reward.minimum reward.maximum reward.choices
 advantage.baseline advantage.std
 credit.rule credit.tau credit.kappa credit.target_ess credit.target_ess_over credit.max_weight
 credit.noise_every

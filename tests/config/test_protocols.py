@@ -8,6 +8,8 @@ from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.protocols import FIXED, load_protocol, parse_protocol, protocol_names
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.resources import resource_dir
+from dgpo_cli.rewards.settings import ChoiceReward
 
 WHOLE = """
 title = "t"
@@ -31,7 +33,7 @@ def test_the_published_numbers() -> None:
         "boxed": (0.6, 0.95, 32768, "boxed"),
         "paper": (1.0, 0.7, 20480, "boxed-or-answer-line"),
     }
-    assert set(protocol_names()) == set(wanted)
+    assert set(protocol_names()) >= set(wanted)
     for name, expected in wanted.items():
         settings = under(name).settings
         rollout, reward = settings.rollout, settings.reward
@@ -46,8 +48,13 @@ def test_the_published_numbers() -> None:
 
 @pytest.mark.parametrize("name", protocol_names())
 def test_a_protocol_fixes_every_value_that_moves_a_score(name: str) -> None:
-    resolved = under(name)
-    for key in FIXED:
+    resolved, protocol = under(name), load_protocol(name)
+    assert protocol is not None
+    assert protocol.changed(resolved) == {}
+    left_out = set(FIXED) - set(protocol.values)
+    assert left_out and all(key.startswith("reward.") for key in left_out)  # of other checkers
+    assert left_out.isdisjoint(flatten(resolved.settings))
+    for key in protocol.values:
         assert resolved.sources[key] == f"protocol {name}"
     assert resolved.sources["rollout.group_size"] == "preset qwen32b-full"
 
@@ -75,6 +82,19 @@ def test_another_checker_drops_the_bounds_and_that_is_a_change() -> None:
     assert resolved.settings.reward.kind == "math"
     changes = {"reward.kind": "math", "reward.minimum": None, "reward.maximum": None}
     assert protocol.changed(resolved) == changes
+
+
+def test_a_protocol_for_letters_says_how_many_options_there_are() -> None:
+    for name, letters in (("choice", "ABCD"), ("choice10", "ABCDEFGHIJ")):
+        settings = under(name, "reward.extract=answer-line").settings
+        assert isinstance(settings.reward, ChoiceReward)
+        assert settings.reward.choices == len(letters)
+        assert f"one of {letters}." in settings.prompts.template
+    text = (resource_dir("data") / "protocols" / "choice.toml").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match=r"lacks reward\.choices"):
+        parse_protocol("own", text.replace("choices = 4\n", ""))
+    with pytest.raises(ValueError, match=r"does not fix reward\.minimum"):
+        parse_protocol("own", text + "minimum = 0\n")
 
 
 def test_what_the_paper_does_not_say_is_marked() -> None:

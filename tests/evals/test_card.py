@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from dgpo_cli.config.load import resolve
 from dgpo_cli.core.errors import ModelError
 from dgpo_cli.core.resources import resource_dir
 from dgpo_cli.core.types import Card, Message, Prompt
+from dgpo_cli.evals.card import checker_entry
 from dgpo_cli.evals.engine_source import check_bos, cpu_model
+from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.stats.cards import differences
 from tests.evals.evaluations import Asked, boxed, install, problems, run
 
@@ -100,3 +103,18 @@ def test_two_bos_tokens_are_found_in_any_prompt() -> None:
     check_bos(PROMPTS, [(7, 7), (7, 7)], bos=None)
     with pytest.raises(ModelError, match=r"prompt 'b' opens with two BOS tokens \(ids \[7, 7, 2\]"):
         check_bos(PROMPTS, [(7, 1), (7, 7, 2)], bos=7)
+
+
+def test_the_card_of_letters_has_the_number_of_options_and_no_math_verify() -> None:
+    letters = checker_entry(resolve(overrides=["reward.kind=choice", "reward.choices=5"]).settings)
+    assert letters == {
+        "kind": "choice",
+        "extract": "boxed-or-answer-line",
+        "minimum": None,
+        "maximum": None,
+        "choices": 5,
+        "version": CHECKER_VERSION,
+        "math_verify": None,
+    }
+    general = checker_entry(resolve(overrides=["reward.kind=math"]).settings)
+    assert general["math_verify"] and "choices" not in general

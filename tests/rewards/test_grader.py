@@ -60,6 +60,7 @@ def test_progress_counts_every_completion() -> None:
     ("settings", "gold", "message"),
     [
         (IntegerReward(), "1/2", "answer='1/2' is not an integer.*reward.kind"),
+        (IntegerReward(), "C", "answer='C' is not an integer.*reward.kind = 'choice'"),
         (MathReward(), " ", "answer=' ' is empty; fix the data"),
         (MathReward(), "N/A", "answer='N/A' is a placeholder"),
     ],

@@ -1,0 +1,245 @@
+r"""Finds which option the end of a text states: "Answer: C", "the answer is (C)", a last line "C".
+
+The last statement counts. An option that is only discussed, denied, asked about, assumed or
+ascribed to others is not stated. At most `MAX_CHARS` are read, in time linear in them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from dgpo_cli.rewards.reading.options import Option, option_at, read_option
+from dgpo_cli.rewards.reading.stated import looks_like_answer
+
+MAX_CHARS = 8192
+MAX_SENTENCE_CHARS = 300
+MAX_LINE_CHARS = 1024
+
+_NOUN = r"(?:answer(?:\s+(?:choice|option|letter))?|option|choice|letter|alternative|selection)"
+_ADVERB = (
+    r"(?:therefore|thus|hence|then|clearly|most\s+likely|likely|probably|indeed|definitely"
+    r"|certainly|simply|just|actually|obviously|still|again|surely|undoubtedly|for\s+sure)"
+)
+_BE = r"(?:is|remains|(?:should|must|has\s+to|would|will|seems\s+to|appears\s+to)\s+be)"
+_BEFORE = rf"(?:\s*[:,]?\s*(?:{_ADVERB}|the|{_NOUN}|given\s+by|labeled|as\s+follows)\b)*[\s:,]*"
+_HERE = r"(?=['(\[]*[A-Za-z](?![A-Za-z0-9]))"
+_IN = r"(?:[^.!?\n]|\.(?=[0-9]))"  # a sentence
+_CHOOSE = r"(?:choose|pick|select|go\s+with|opt\s+for|settle\s+on|answer|conclude(?:\s+that)?)"
+_WE = (
+    rf"(?:i|we)(?:'ll|'d|\s+will|\s+would|\s+should|\s+can|\s+must|\s+am\s+going\s+to)?\s+{_CHOOSE}"
+)
+_IT = r"(?:it|this|that)(?:'s|\s+is|\s+must\s+be|\s+has\s+to\s+be|\s+should\s+be)"
+_LEADS_TO = (
+    r"(?:is|which\s+is|corresponds\s+to|matches|gives|points\s+to|closest\s+to|agrees\s+with"
+    r"|leads\s+to|consistent\s+with|supports|corresponding\s+to|matching|match)"
+)
+_SO = (
+    r"(?:so|thus|therefore|hence|ergo|consequently|accordingly|finally|overall|in\s+conclusion"
+    r"|in\s+summary|conclusion|to\s+conclude|final\s+(?:decision|choice)"
+    r"|(?:wait|no|actually|correction|sorry|rather|yes)(?=[,:.!—–-]))"
+)
+_CLAUSE = r"(?:^|(?<=[.!?;:,])[ \t]|(?<=—))[ \t']*"
+_LINE = re.compile(
+    rf"\b(?P<noun>answer|{_NOUN})(?:\s+is)?'?(?:\s*\([^()\n]{{0,30}}\))?'?\s*(?:[:：=]|\s[-–—](?=\s))",
+    re.IGNORECASE,
+)
+_STATEMENTS = tuple(
+    re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+    for pattern in (
+        # the answer ... is C
+        rf"\b(?:{_NOUN}|solution|response)s?\b(?P<between>{_IN}{{0,100}}?)\b{_BE}{_BEFORE}{_HERE}",
+        # so C; so it is C; I choose C; it is C
+        rf"{_CLAUSE}(?:and\s+|but\s+)?{_SO}\b[,:.!—–-]?\s*(?:(?:{_IT}|{_WE}|(?:i'm|i\s+am)\s+going\s+with)"
+        rf"\b)?{_BEFORE}{_HERE}",
+        rf"\b(?:{_WE}|i'm\s+going\s+with|{_IT})\b{_BEFORE}{_HERE}",
+        # which corresponds to option C
+        rf"\b{_LEADS_TO}\s+(?:the\s+)?(?:correct\s+)?{_NOUN}\s+{_HERE}",
+        r"^[ \t]*(?:final\s+|my\s+)?answer\s+" + _HERE,
+    )
+)
+_IS_RIGHT = re.compile(
+    rf"(?:\b{_NOUN}\s+|{_CLAUSE}(?:(?:so|thus|therefore|hence|only|and|that|conclude)\s+)*"
+    r"|\b(?:so|thus|therefore|hence|only|that|conclude)\s+)"
+    r"(?P<option>['(\[]*(?P<letter>[A-Za-z])(?![A-Za-z0-9])['.)\]]*)"
+    r"(?P<text>\s*\([^()\n]{0,100}\)|:[^.:\n]{1,100}?)?,?\s+"
+    rf"{_BE}\s+(?:{_ADVERB}\s+)*(?:the\s+)?(?:(?:only|single|best|most\s+\w+)\s+)*"
+    r"(?:correct|right|answer|best\s+(?:answer|choice|option))(?:\s+(?:answer|choice|option|one|response))?"
+    r"(?=\s*(?:[.,;!:)\n]|\Z|because\b|since\b|as\b|given\b|due\b|here\b))",
+    re.IGNORECASE | re.MULTILINE,
+)
+_LIMITS = re.compile(
+    r"\s*,?\s*(?:but|though|although|however|while|only|if|unless|except|yet|and\s+(?:so\s+is\s+)?"
+    r"(?:option\s+|choice\s+)?\(?[A-Z]\b)|\s*\?"
+)
+# A sentence with one of these states nothing.
+_DENIES = re.compile(
+    r"\b(?:not|never|cannot|neither|nor|no(?!\s*[,:.!—–-])|if|whether|unless|suppose|supposing|assume|assuming|wrong"
+    r"|incorrect|false|doubt|might|may|could|common|tempting|trap|distractors?|naive|previous|earlier"
+    r"|initially|initial|originally|were|had|either|what|which\s+would|why|imagine|statements?"
+    r"|assertion|than|eliminates?|exclude|rule\s+out|check(?:ing)?|verify|consider(?:ing)?)\b|n't\b"
+    r"|\b(?:they|one|students?|you|people|many|some|others?|someone|he|she|author|tempted)\b[^,.]*"
+    r"\b(?:thinks?|says?|believes?|argues?|guess(?:es)?|expects?|choose|chooses|pick|picks|claims?"
+    r"|conclude|concludes|assumes?|select|selects|answer|answered)\b",
+    re.IGNORECASE,
+)
+_REVERSES = re.compile(
+    r"(?:^|(?<=[.!?])[ \t])\W*(?:but\s+)?(?:wait|hmm+|hold\s+on|actually|scratch\s+that|correction"
+    r"|oops|sorry|on\s+second\s+thought|no(?=[,.:!—–-]))\b[^\n]{0,200}?\b(?:wrong|mistakes?"
+    r"|mistaken|errors?|incorrect|should\s+be|should\s+have|is\s+not|isn't|can't|cannot|instead"
+    r"|misread|meant|change|forgot|it's|it\s+is)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+_DOUBTS = re.compile(
+    r"(?:^|(?<=[.!?])[ \t])\W*(?:wait|hmm+|hold\s+on|actually|but|however|no(?=[,.:!—–-]))\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+_SENTENCE_EDGE = re.compile(
+    r"[.!?;](?=\s)|\n|[,\s](?=(?:so|thus|therefore|hence|which\s+means)\b)", re.IGNORECASE
+)
+_OPTION_LINE = re.compile(r"^[ \t]*(?:option\s+|choice\s+)?\(?([A-Za-z])(?:\)|[.:](?=\s))", re.M)
+_LONE = re.compile(r"^\W*[A-Za-z]\W*\n\Z", re.MULTILINE)
+_ROMAN = re.compile(r"^\W*II\b", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What is stated, and where.
+
+    letter: None if the statement names no one option. shown: its text.
+    firm: an answer line or "the answer is", which later doubts alone do not touch.
+    """
+
+    at: int
+    end: int
+    letter: str | None
+    shown: str
+    firm: bool
+
+
+def last_statement(text: str, *, cut: bool) -> Statement | None:
+    """Return the last statement in `text`, which is `cleaned`; None if it states no option.
+
+    cut: the token limit ended the text: a statement that only the limit ended is skipped.
+    """
+    found = [*_answer_lines(text, cut=cut), *_sentences(text), *_called_right(text)]
+    if cut:
+        found = [each for each in found if text[each.end :].strip(" .)*'")[:1] != ""]
+    closing = None if cut else _closing_line(text)
+    if closing is not None:
+        found.append(closing)
+    found.sort(key=lambda each: (each.at, each.firm))
+    while found:
+        last = found.pop()
+        after = text[last.end :]
+        if not last.firm and _DOUBTS.search(after):
+            continue  # "This is option B. But ..."
+        if _REVERSES.search(after):
+            return Statement(last.at, last.end, None, last.shown, last.firm)
+        return last
+    return None if cut else _opening_line(text)
+
+
+def _answer_lines(text: str, *, cut: bool) -> list[Statement]:
+    lines = []
+    for found in _LINE.finditer(text):
+        if _DENIES.search(_sentence_before(text, found.start())):
+            continue
+        begin = found.end()
+        while begin < len(text) and text[begin].isspace():
+            begin += 1
+        stop = text.find("\n", begin, begin + MAX_LINE_CHARS)
+        if stop < 0 and cut:
+            continue
+        line = text[begin : stop if stop >= 0 else begin + MAX_LINE_CHARS].strip()
+        option = read_option(line)
+        if option is not None:
+            lines.append(Statement(begin, begin + option.end, option.letter, line, firm=True))
+        elif found["noun"].lower() == "answer" and looks_like_answer(line):
+            lines.append(Statement(begin, begin + len(line), None, line, firm=True))
+    return lines
+
+
+def _sentences(text: str) -> list[Statement]:
+    sentences = []
+    for number, pattern in enumerate(_STATEMENTS):
+        for found in pattern.finditer(text):
+            option = option_at(text, found.end())
+            if option is None or not _is_clear(text, found, option):
+                continue
+            firm = number == 0 or option.letter is None
+            sentences.append(_statement(text, found.end(), option.end, option.letter, firm=firm))
+    return sentences
+
+
+def _is_clear(text: str, found: re.Match[str], option: Option) -> bool:
+    """Whether the sentence states its option, and is not about an article or a pronoun."""
+    before = _sentence_before(text, found.start()) + found[0]
+    return _DENIES.search(before) is None and "?" not in text[option.end : option.end + 3]
+
+
+def _called_right(text: str) -> list[Statement]:
+    """Return "option C is correct"; several options that are called so are no one answer."""
+    called = []
+    for found in _IS_RIGHT.finditer(text):
+        before = _sentence_before(text, found.start("option"))
+        bare = found["letter"].islower() and not found["option"].startswith("(")
+        if bare or _DENIES.search(before + (found["text"] or "")):
+            continue
+        if _LIMITS.match(text, found.end()):
+            continue
+        letter = found["letter"].upper()
+        called.append(_statement(text, found.start("option"), found.end(), letter, firm=False))
+    if len({each.letter for each in called}) > 1:
+        last = called[-1]
+        called.append(Statement(last.at, last.end, None, last.shown, firm=False))
+    return called
+
+
+def _statement(text: str, at: int, end: int, letter: str | None, *, firm: bool) -> Statement:
+    stop = text.find("\n", end, at + MAX_LINE_CHARS)
+    shown = text[at : stop if stop >= 0 else at + MAX_LINE_CHARS].strip()
+    return Statement(at, end, letter, shown, firm)
+
+
+def _sentence_before(text: str, at: int) -> str:
+    """Return the part of the sentence before `at`."""
+    begin = max(0, at - MAX_SENTENCE_CHARS)
+    for edge in _SENTENCE_EDGE.finditer(text, begin, at):
+        begin = edge.end()
+    return text[begin:at]
+
+
+def _closing_line(text: str) -> Statement | None:
+    """Return the last line if it is an option, and not one of several listed."""
+    end = len(text.rstrip())
+    begin = text.rfind("\n", 0, end) + 1
+    return _whole_line(text, begin, end)
+
+
+def _opening_line(text: str) -> Statement | None:
+    begin = len(text) - len(text.lstrip())
+    end = text.find("\n", begin)
+    if end < 0:
+        return None  # it was the closing line
+    found = _whole_line(text, begin, end)
+    if found is not None and found.letter is not None and _REVERSES.search(text, end):
+        return None
+    return found
+
+
+def _whole_line(text: str, begin: int, end: int) -> Statement | None:
+    line = text[begin:end].strip()
+    if not line or len(line) > MAX_LINE_CHARS:
+        return None
+    option = read_option(line)
+    if option is None:
+        return None
+    at = begin + text[begin:end].index(line)
+    letters = {found[1].upper() for found in _OPTION_LINE.finditer(text)}
+    listed = bool(letters - {option.letter}) or (option.letter == "I" and _ROMAN.search(text))
+    if listed and option.has_text:
+        return None
+    if not option.has_text and _LONE.search(text, max(0, begin - 20), begin):
+        return Statement(at, at + option.end, None, line, firm=False)
+    return Statement(at, at + option.end, option.letter, line, firm=False)
