@@ -20,6 +20,7 @@ from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.core.thinking import ends_in_thought
 from dgpo_cli.core.timing import Stopwatch
 from dgpo_cli.core.types import Batch, Completion, Group, Prompt, ScoredGroup, StepMetrics
+from dgpo_cli.engine.stored import StoredPolicy
 from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.prompts.templates import encode_prompt
 from dgpo_cli.rewards.grader import grade_item
@@ -71,16 +72,20 @@ class Engine:
         self,
         settings: Settings,
         *,
-        policy: Policy,
+        policy: Policy | StoredPolicy,
         sampler: Sampler | None = None,
         grader: Grader | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         ranks: Ranks = ALONE,
         observer: Observer = NOBODY,
     ) -> None:
-        """ranks: each has an engine; the leader's verbs call what the followers must do too."""
+        """
+        Args:
+            policy: one without weights in this process can only be sampled from.
+            ranks: each has an engine; the leader's verbs call what the followers must do too.
+        """
         self.settings = settings
-        self.policy = policy
+        self.subject = policy
         self.optimizer = optimizer
         self.policy_version = 0
         self.noise_floor: float | None = None
@@ -107,11 +112,38 @@ class Engine:
         """Return an engine with other settings on the same policy and sampler, to evaluate."""
         return Engine(
             settings,
-            policy=self.policy,
+            policy=self.subject,
             sampler=self.sampler,
             grader=grader,
             observer=self.observer,
         )
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in memory.
+
+        Raises:
+            ConfigError: there is none, because vLLM alone has the weights.
+        """
+        if isinstance(self.subject, StoredPolicy):
+            raise ConfigError(
+                f"rollout.backend.kind={self.settings.rollout.backend.kind}: this engine only "
+                "samples, and its weights are in vLLM alone; set rollout.backend.kind=hf, or use "
+                "training_engine"
+            )
+        return self.subject
+
+    def unknown_weights(self) -> str | None:
+        """Return what servers of others serve, if nothing says that it is `model.path`.
+
+        Waits until they are ready.
+
+        Raises:
+            BackendError: one is not, or serves another model.
+        """
+        from dgpo_cli.samplers.vllm.sampler import VllmSampler
+
+        return self.sampler.meet(self.observer) if isinstance(self.sampler, VllmSampler) else None
 
     def calls(self) -> dict[str, Callable[..., Any]]:
         """Return what every rank runs when the leader calls it, by name."""
@@ -195,15 +227,15 @@ class Engine:
             ConfigError: the model has no embedding for one of them.
         """
         ids = encode_prompt(
-            self.policy.tokenizer, prompt, arguments=self.settings.prompts.chat_template
+            self.subject.tokenizer, prompt, arguments=self.settings.prompts.chat_template
         )
-        beyond = next((i for i in ids if i >= self.policy.embeddings), None)
+        beyond = next((i for i in ids if i >= self.subject.embeddings), None)
         if beyond is not None:
-            token = self.policy.tokenizer.convert_ids_to_tokens(beyond)
+            token = self.subject.tokenizer.convert_ids_to_tokens(beyond)
             raise ConfigError(
                 f"{prompt.source}: prompt {prompt.id!r} has token id {beyond} ({token!r}), but "
-                f"the model has {self.policy.embeddings} token embeddings; give a model.path whose "
-                "tokenizer and chat template are the model's own"
+                f"the model has {self.subject.embeddings} token embeddings; give a model.path "
+                "whose tokenizer and chat template are the model's own"
             )
         return ids
 
@@ -220,7 +252,7 @@ class Engine:
             BackendError: the sampler failed.
         """
         assert self.sampler is not None
-        self.policy.use_device()  # the thread may be one that prefetches
+        self.subject.use_device()  # the thread may be one that prefetches
         with self._watch.phase("sample"):
             encoded = [self.encode(prompt) for prompt in prompts]
             sampled = self.sampler.sample(
@@ -238,7 +270,7 @@ class Engine:
         self, prompt: Prompt, ids: Sequence[int], completions: tuple[Completion, ...]
     ) -> tuple[Completion, ...]:
         """Mark the completions if their prompt left a thought open."""
-        end = self.policy.tokenizer.decode(
+        end = self.subject.tokenizer.decode(
             list(ids[-_PROMPT_END - len(prompt.prefix) :]), skip_special_tokens=False
         )
         if not ends_in_thought(str(end), problem=prompt.text.strip()[-_PROBLEM_END:]):
@@ -539,9 +571,9 @@ class Engine:
         return Recipe.of(self.settings)
 
 
-def _settle(policy: Policy) -> Callable[[], None]:
+def _settle(policy: Policy | StoredPolicy) -> Callable[[], None]:
     """Return a function that waits for the policy's device, so that times include its work."""
-    if policy.device.type != "cuda":
+    if not policy.in_memory or policy.device.type != "cuda":
         return lambda: None
     import torch
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from dgpo_cli.core.events import NOBODY, Observer, tell
 from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.engine.optimizers import build_optimizer
+from dgpo_cli.engine.stored import StoredPolicy, load_stored
+from dgpo_cli.engine.tolerance import model_length
 from dgpo_cli.parallel.place import await_meeting
 from dgpo_cli.parallel.ranks import ALONE, Ranks, Seat, TorchRanks, Watcher
 from dgpo_cli.parallel.sequence import open_lane
@@ -25,7 +27,7 @@ from dgpo_cli.prompts.templates import check_arguments
 from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.samplers.base import Sampler
 from dgpo_cli.samplers.ranked import RankedSampler
-from dgpo_cli.samplers.settings import HfBackend
+from dgpo_cli.samplers.settings import HfBackend, VllmBackend
 
 if TYPE_CHECKING:
     import torch
@@ -185,6 +187,8 @@ def sampling_engine(
 ) -> Engine:
     """Load a model; return an engine that can sample and score, with no reference or optimiser.
 
+    With vLLM its weights are in vLLM alone: here are tokenizer and config.
+
     Args:
         adapter: folder of a saved adapter to sample with.
         observer: gets notes on the model and the progress of long work.
@@ -202,21 +206,45 @@ def sampling_engine(
     """
     set_threads(settings.train.threads)
     _check_template(settings, folder=adapter)
-    policy = load_for_sampling(settings.model, adapter=adapter)
+    policy: Policy | StoredPolicy
+    if isinstance(settings.rollout.backend, HfBackend):
+        policy = load_for_sampling(settings.model, adapter=adapter)
+    else:
+        policy = load_stored(settings.model, adapter=adapter)
     return _engine(settings, policy=policy, optimizer=None, observer=observer)
+
+
+def widest(every: Sequence[Settings]) -> Settings:
+    """Return the first of some settings, with room in a vLLM engine for the widest of them.
+
+    They differ in what is drawn, not in the model: one engine is started for all.
+    """
+    first = every[0]
+    backends = [settings.rollout.backend for settings in every]
+    if len(every) == 1 or not isinstance(backends[0], VllmBackend):
+        return first
+    own = [backend for backend in backends if isinstance(backend, VllmBackend)]
+    room = {
+        "max_model_len": max(map(model_length, every)),
+        "max_num_seqs": max(backend.max_num_seqs for backend in own),
+    }
+    backend = backends[0].model_copy(update=room)
+    rollout = first.rollout.model_copy(update={"backend": backend})
+    return first.model_copy(update={"rollout": rollout})
 
 
 def _engine(
     settings: Settings,
     *,
-    policy: Policy,
+    policy: Policy | StoredPolicy,
     optimizer: torch.optim.Optimizer | None,
     ranks: Ranks = ALONE,
     observer: Observer,
 ) -> Engine:
-    for note in policy.notes:
-        tell(observer, note)
-    policy.listener = partial(tell, observer)
+    if isinstance(policy, Policy):
+        for note in policy.notes:
+            tell(observer, note)
+        policy.listener = partial(tell, observer)
     return Engine(
         settings,
         policy=policy,
@@ -228,13 +256,16 @@ def _engine(
     )
 
 
-def make_sampler(settings: Settings, *, policy: Policy, ranks: Ranks = ALONE) -> Sampler:
+def make_sampler(
+    settings: Settings, *, policy: Policy | StoredPolicy, ranks: Ranks = ALONE
+) -> Sampler:
     """Return the sampler that `rollout.backend` names. A vLLM engine starts on first use.
 
     ranks: all of them make it, at the same time.
     """
     backend = settings.rollout.backend
     if isinstance(backend, HfBackend):
+        assert isinstance(policy, Policy)
         from dgpo_cli.samplers.hf import HfSampler
 
         if ranks.count == 1:

@@ -1,4 +1,5 @@
-"""How much log-probabilities of sampler and trainer may differ by rounding. No torch here."""
+"""What an engine is started with, and how much its log-probabilities may differ from the trainer's
+by rounding. No torch here."""
 
 from __future__ import annotations
 
@@ -33,3 +34,10 @@ def logprob_tolerance(settings: Settings) -> float:
 def engine_dtype(settings: Settings, backend: VllmBackend) -> str:
     """Return the dtype of an engine that dgpo starts."""
     return settings.model.dtype if backend.dtype == "auto" else backend.dtype
+
+
+def model_length(settings: Settings) -> int:
+    """Return the longest sequence of an engine that dgpo starts, in tokens."""
+    backend = settings.rollout.backend
+    own = backend.max_model_len if isinstance(backend, VllmBackend) else None
+    return own or settings.prompts.max_prompt_tokens + settings.rollout.max_completion_tokens

@@ -9,7 +9,13 @@ from dataclasses import replace
 
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.engine.tolerance import engine_dtype, logprob_tolerance, roughest_dtype
+from dgpo_cli.engine.stored import StoredPolicy
+from dgpo_cli.engine.tolerance import (
+    engine_dtype,
+    logprob_tolerance,
+    model_length,
+    roughest_dtype,
+)
 from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.policy.load import model_location
 from dgpo_cli.policy.policy import Policy
@@ -22,7 +28,7 @@ from dgpo_cli.samplers.vllm.client import Fleet
 from dgpo_cli.samplers.vllm.command import ServerFlags, transfer_name
 from dgpo_cli.samplers.vllm.engine import OwnEngine
 from dgpo_cli.samplers.vllm.sampler import Limits, VllmSampler
-from dgpo_cli.samplers.vllm.server import SharedServers
+from dgpo_cli.samplers.vllm.server import Another, SharedServers
 
 # vLLM's default, a share of the memory, would starve everything else on a CPU machine.
 _CPU_CACHE_GIB = 2.0
@@ -32,7 +38,7 @@ def make_vllm_sampler(
     settings: Settings,
     *,
     backend: VllmBackend | VllmServerBackend,
-    policy: Policy,
+    policy: Policy | StoredPolicy,
     ranks: Ranks = ALONE,
 ) -> Sampler:
     """Return a sampler on an engine that dgpo starts, or on running servers.
@@ -61,7 +67,7 @@ def _sampler(
     settings: Settings,
     *,
     backend: VllmBackend | VllmServerBackend,
-    policy: Policy,
+    policy: Policy | StoredPolicy,
     weights: TrainedWeights,
     devices: str | None = None,
 ) -> VllmSampler:
@@ -76,7 +82,9 @@ def _sampler(
             sleeps=sleeps,
         )
     else:
-        fleet = SharedServers(backend, model=model_location(settings.model.path))
+        fleet = SharedServers(
+            backend, model=model_location(settings.model.path), another=_another(policy)
+        )
     roughest = roughest_dtype(settings)
     limits = Limits(
         # More than max_num_seqs would wait in the engine; seeded ones crash it on a CPU.
@@ -99,7 +107,17 @@ def _sampler(
     return VllmSampler(weights, fleet=fleet, carrier=carrier, limits=limits, run=run)
 
 
-def _own_devices(policy: Policy, backend: VllmBackend) -> str | None:
+def _another(policy: Policy | StoredPolicy) -> Another:
+    """Return what to do about a server of another model: only a trainer could compare weights.
+
+    A run trains a model further: its weights go to a server of the model that it began with.
+    """
+    if isinstance(policy, Policy):
+        return "noted"
+    return "given ours" if policy.is_checkpoint and not policy.has_adapter else "refused"
+
+
+def _own_devices(policy: Policy | StoredPolicy, backend: VllmBackend) -> str | None:
     """Return the policy's device and those that follow, as CUDA_VISIBLE_DEVICES; None: the first,
     which vLLM takes by itself.
 
@@ -121,7 +139,7 @@ def _own_devices(policy: Policy, backend: VllmBackend) -> str | None:
     return ",".join(map(visible_device, range(first, first + size))) if first else None
 
 
-def _shared_devices(ranks: Ranks, *, policy: Policy, size: int) -> str | None:
+def _shared_devices(ranks: Ranks, *, policy: Policy | StoredPolicy, size: int) -> str | None:
     """Return the devices of the ranks that share an engine, as CUDA_VISIBLE_DEVICES; None on CPUs.
 
     Collective.
@@ -148,18 +166,17 @@ def visible_device(index: int) -> str:
 
 
 def engine_flags(
-    settings: Settings, *, backend: VllmBackend, policy: Policy, sleeps: bool
+    settings: Settings, *, backend: VllmBackend, policy: Policy | StoredPolicy, sleeps: bool
 ) -> ServerFlags:
     """Return the engine's flags: the base model, and room for the policy's adapter."""
     model = settings.model
-    room = settings.prompts.max_prompt_tokens + settings.rollout.max_completion_tokens
     return ServerFlags(
         model=model_location(model.path),
         revision=model.revision,
         dtype=engine_dtype(settings, backend),
         quantization=_quantization(settings, backend=backend, policy=policy),
         trust_remote_code=model.trust_remote_code,
-        max_model_len=backend.max_model_len or room,
+        max_model_len=model_length(settings),
         max_num_seqs=backend.max_num_seqs,
         gpu_memory_utilization=backend.gpu_memory_utilization,
         cache_gib=backend.cache_gib or (_CPU_CACHE_GIB if policy.device.type == "cpu" else None),
@@ -171,7 +188,9 @@ def engine_flags(
     )
 
 
-def _quantization(settings: Settings, *, backend: VllmBackend, policy: Policy) -> str | None:
+def _quantization(
+    settings: Settings, *, backend: VllmBackend, policy: Policy | StoredPolicy
+) -> str | None:
     if backend.quantization != "auto":
         return None if backend.quantization == "none" else backend.quantization
     nf4 = settings.model.quantization == "nf4"
@@ -179,7 +198,7 @@ def _quantization(settings: Settings, *, backend: VllmBackend, policy: Policy) -
     return "bitsandbytes" if nf4 and policy.device.type == "cuda" else None
 
 
-def _sleeps(settings: Settings, *, backend: VllmBackend, policy: Policy) -> bool:
+def _sleeps(settings: Settings, *, backend: VllmBackend, policy: Policy | StoredPolicy) -> bool:
     if backend.sleep == "auto":
-        return policy.device.type == "cuda" and not settings.rollout.overlap
+        return policy.in_memory and policy.device.type == "cuda" and not settings.rollout.overlap
     return backend.sleep == "on"

@@ -30,6 +30,7 @@ from dgpo_cli.prompts.benchmarks import Benchmark
 from dgpo_cli.runs.history import changes_behind
 
 if TYPE_CHECKING:
+    from dgpo_cli.engine.stored import StoredPolicy
     from dgpo_cli.policy.policy import Policy
 
 _DEFAULT_BATCH = 1024  # completions, for a sampler whose settings do not say
@@ -54,11 +55,15 @@ class EngineSource:
                 would not be the benchmark's.
             ModelError: a prompt opens with two BOS tokens, or the files of the weights are gone.
             ConfigError: the model has no embedding for a token of a prompt.
+            BackendError: a server is not ready, or serves another model.
         """
-        settings, policy = resolved.settings, self._engine.policy
+        settings, policy = resolved.settings, self._engine.subject
         ids = _encode_all(self._with(settings), benchmark.prompts)
         check_bos(benchmark.prompts, ids, bos=policy.tokenizer.bos_token_id)
         subject = _subject(settings, policy=policy, adapter=self._adapter, first=ids[0])
+        if (served := self._engine.unknown_weights()) is not None:
+            # The files here need not be what a server of others has.
+            subject |= {"weights": None, "served": served, "not_given": ["weights"]}
         return build_card(
             resolved,
             protocol=protocol,
@@ -130,7 +135,7 @@ def check_bos(
 
 
 def _subject(
-    settings: Settings, *, policy: Policy, adapter: Path | None, first: Sequence[int]
+    settings: Settings, *, policy: Policy | StoredPolicy, adapter: Path | None, first: Sequence[int]
 ) -> dict[str, Any]:
     from dgpo_cli.policy.load import model_location  # imports torch, which regrade does without
 
@@ -167,7 +172,9 @@ def _subject(
     }
 
 
-def _environment(settings: Settings, *, policy: Policy, adapter: Path | None) -> dict[str, Any]:
+def _environment(
+    settings: Settings, *, policy: Policy | StoredPolicy, adapter: Path | None
+) -> dict[str, Any]:
     import torch
 
     packages = ["torch", "transformers"]
@@ -189,7 +196,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _device(policy: Policy) -> str:
+def _device(policy: Policy | StoredPolicy) -> str:
     import torch
 
     device = policy.device

@@ -80,11 +80,12 @@ def open_source(cells: Sequence[Cell], *, observer: Observer) -> Iterator[Source
         ModelError, ConfigError, BackendError: it cannot be started.
     """
     first = cells[0]
-    from dgpo_cli.engine.setup import sampling_engine
+    from dgpo_cli.engine.setup import sampling_engine, widest
     from dgpo_cli.evals.engine_source import EngineSource
 
     adapter = first.request.adapter
-    with sampling_engine(first.resolved.settings, adapter=adapter, observer=observer) as engine:
+    settings = widest([cell.resolved.settings for cell in cells])
+    with sampling_engine(settings, adapter=adapter, observer=observer) as engine:
         yield EngineSource(engine, adapter=adapter)
 
 

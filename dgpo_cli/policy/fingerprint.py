@@ -30,7 +30,7 @@ def weights_fingerprint(folder: Path) -> dict[str, str]:
     Raises:
         ModelError: the folder has no safetensors files, or one is broken.
     """
-    return _fingerprint(_weight_files(folder), extra=folder / "config.json")
+    return _fingerprint(weight_files(folder), extra=folder / "config.json")
 
 
 def adapter_fingerprint(folder: Path) -> dict[str, str]:
@@ -78,8 +78,12 @@ def model_folder(path: str, *, revision: str | None) -> Path:
     return Path(found).parent
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the files that transformers takes the weights from, sorted by name."""
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that transformers takes the weights from, sorted by name.
+
+    Raises:
+        ModelError: there are none in safetensors.
+    """
     index = folder / "model.safetensors.index.json"
     whole = folder / "model.safetensors"
     if whole.is_file():
@@ -89,7 +93,9 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in sorted(names)]
     found = sorted(folder.glob("*.safetensors"))
     if not found:
-        raise ModelError(f"{folder}: no safetensors files")
+        pickled = any(folder.glob("*.bin"))
+        why = "; its pickled weights (.bin) can run code: convert them" if pickled else ""
+        raise ModelError(f"{folder}: no safetensors files{why}")
     return found
 
 

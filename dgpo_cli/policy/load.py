@@ -12,6 +12,7 @@ from dgpo_cli.core.errors import ModelError, NoModelError
 from dgpo_cli.core.resources import resource_dir
 from dgpo_cli.core.text import cut
 from dgpo_cli.policy import attention, quantization
+from dgpo_cli.policy.fingerprint import model_folder, weight_files
 from dgpo_cli.policy.settings import EMBEDDED_TINY, LoraAdapter, ModelSettings
 
 if TYPE_CHECKING:
@@ -92,6 +93,57 @@ def load_config(settings: ModelSettings) -> Any:
         return AutoConfig.from_pretrained(
             location, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
+
+
+def load_generation_config(settings: ModelSettings, *, config: Any) -> Any:
+    """Return the generation config that the loaded model would have."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(
+            model_location(settings.path), revision=settings.revision
+        )
+    except OSError:  # none is stored
+        return GenerationConfig.from_model_config(config)
+
+
+def stop_ids_of(generation_config: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the ids that end a completion: EOS tokens of the two."""
+    configured = getattr(generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)
+
+
+def check_ends(stop_ids: frozenset[int], *, vocab_size: int) -> None:
+    """Raise ModelError if no token that ends a completion can be sampled."""
+    if min(stop_ids) >= vocab_size:
+        raise ModelError(
+            f"the tokenizer's EOS token has id {min(stop_ids)}, but the model has {vocab_size} "
+            "logits, so completions could not end; give a model.path with the model's own tokenizer"
+        )
+
+
+def fetch_weights(settings: ModelSettings) -> Path:
+    """Return the folder of the model's files, downloaded as for `load_model`.
+
+    Raises:
+        ModelError: there are none in safetensors.
+    """
+    from transformers.utils.hub import cached_file, get_checkpoint_shard_files
+
+    location = model_location(settings.path)
+    with _explained(location, settings=settings):
+        if not Path(location).is_dir():
+            at = {"revision": settings.revision}
+            lenient = at | {"_raise_exceptions_for_missing_entries": False}
+            if cached_file(location, "model.safetensors", **lenient) is None:
+                index = cached_file(location, "model.safetensors.index.json", **at)
+                get_checkpoint_shard_files(location, index, **at)
+        folder = model_folder(location, revision=settings.revision)
+        for file in weight_files(folder):
+            if not file.is_file():
+                raise ModelError(f"{file}: missing, but named in the index of the weights")
+    return folder
 
 
 def load_model(
@@ -313,6 +365,12 @@ def _commit_of(repository: str, *, revision: str | None) -> str | None:
     return Path(found).parent.name if isinstance(found, str) else revision
 
 
+def check_has_adapter(folder: Path) -> None:
+    """Raise NoModelError for a folder without an adapter."""
+    if not (folder / "adapter_config.json").exists():
+        raise NoModelError(f"{folder}: no adapter_config.json; give a folder saved by peft")
+
+
 def load_adapter(model: Any, *, folder: Path, trainable: bool) -> Any:
     """Wrap a model with the saved adapter in `folder`.
 
@@ -322,8 +380,7 @@ def load_adapter(model: Any, *, folder: Path, trainable: bool) -> Any:
     """
     from peft import PeftModel
 
-    if not (folder / "adapter_config.json").exists():
-        raise NoModelError(f"{folder}: no adapter_config.json; give a folder saved by peft")
+    check_has_adapter(folder)
     check_loaded(folder)
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dgpo_cli.core.errors import ConfigError, ModelError
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.token_texts import completion_text
 from dgpo_cli.policy import load, quantization, token_pass
 from dgpo_cli.policy.batching import Rows, on_grid, pad_rows
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_CANARY = "Compute 12+34. First 2+4=6, then 10+30=40, so that 12+34=46. The answer is 46."
+CANARY = "Compute 12+34. First 2+4=6, then 10+30=40, so that 12+34=46. The answer is 46."
 
 
 class Policy:
@@ -49,6 +49,8 @@ class Policy:
     With an adapter, the reference is the same model with the adapter off: no second copy.
     Satisfies samplers.steps.Generator and samplers.base.TrainedWeights.
     """
+
+    in_memory = True
 
     def __init__(
         self,
@@ -91,12 +93,7 @@ class Policy:
             self._head if reference is None else head_of(reference, compute=compute)
         )
         self.inside(lambda: check_head(self._base, head=self.head))
-        if min(self.stop_ids) >= self.head.vocab_size:
-            raise ModelError(
-                f"the tokenizer's EOS token has id {min(self.stop_ids)}, but the model has "
-                f"{self.head.vocab_size} logits, so completions could not end; give a model.path "
-                "with the model's own tokenizer"
-            )
+        load.check_ends(self.stop_ids, vocab_size=self.head.vocab_size)
         models = [self._base] if reference is None else [self._base, reference]
         self.packs = all(self._inside(model, partial(can_pack, model)) for model in models)
         self.pads = self.packs or all(
@@ -177,9 +174,7 @@ class Policy:
     @property
     def stop_ids(self) -> frozenset[int]:
         """EOS tokens of the tokenizer and of the model's generation config."""
-        configured = getattr(self._base.generation_config, "eos_token_id", None)
-        ids = configured if isinstance(configured, list) else [configured]
-        return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+        return load.stop_ids_of(self._base.generation_config, self.tokenizer)
 
     @functools.cached_property
     def _sampling(self) -> tuple[CacheKind, bool]:
@@ -264,7 +259,7 @@ class Policy:
 
     def canary_ids(self) -> tuple[int, ...]:
         """Return the token ids of a fixed text."""
-        return tuple(self.tokenizer.encode(_CANARY, add_special_tokens=False))
+        return tuple(self.tokenizer.encode(CANARY, add_special_tokens=False))
 
     def logprobs_of(
         self, ids: Sequence[int], *, temperature: float, adapter: bool = True

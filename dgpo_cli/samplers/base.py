@@ -191,6 +191,11 @@ class TrainedWeights(Protocol):
     """The policy, as a sampler with its own copy of the weights needs it."""
 
     @property
+    def in_memory(self) -> bool:
+        """Whether this process has the weights too, and so `logprobs_of`."""
+        ...
+
+    @property
     def stop_ids(self) -> frozenset[int]:
         """Token ids that end a completion."""
         ...

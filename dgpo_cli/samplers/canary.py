@@ -1,5 +1,8 @@
 """Checks that a sampler has the trainer's weights: both score the same fixed tokens.
 
+Without a trainer, what a server scores first takes its place: no server may have other weights
+than the first one, or other weights later.
+
 Two tests, because short types are rough. First, the sampler's log-probabilities equal the
 trainer's up to the rounding of the types. Second, they do not equal bit for bit those of other
 weights, if the trainer's have moved since: an update below the rounding still changes some last
@@ -33,9 +36,11 @@ class _Seen:
 class Canary:
     """The checks of one server, which remember its earlier weights."""
 
-    def __init__(self, *, tolerance: float, dtype: str) -> None:
+    def __init__(self, *, tolerance: float, dtype: str, witness: str = "the trainer's") -> None:
+        """witness: whose log-probabilities those of the trainer are."""
         self._tolerance = tolerance
         self._dtype = dtype
+        self._witness = witness
         self._seen: list[_Seen] = []
 
     def check(
@@ -53,8 +58,8 @@ class Canary:
         if not gap <= self._tolerance:  # NaN fails too
             raise BackendError(
                 f"{where}: after the sync its canary log-probabilities differ by {gap:.3g} nats "
-                f"from the trainer's, more than {self._tolerance:g} for {self._dtype}: it does not "
-                f"have the weights of {what}{self._likeness(sampler, trainer)}"
+                f"from {self._witness}, more than {self._tolerance:g} for {self._dtype}: it does "
+                f"not have the weights of {what}{self._likeness(sampler, trainer)}"
             )
         now = _Seen(what, tuple(sampler), tuple(trainer))
         for other in self._seen:

@@ -46,7 +46,8 @@ class ServerSaysNo(Exception):
     @property
     def may_pass(self) -> bool:
         """Whether the same request may succeed later."""
-        return self.status in (408, 429) or self.status >= 500
+        lasting = (501, 505)  # what the server does not speak, it never will
+        return self.status in (408, 429) or (self.status >= 500 and self.status not in lasting)
 
 
 UNREACHED = (ServerGone, ServerSlow, ServerSaysNo)

@@ -136,6 +136,11 @@ class Lockstep:
     # TrainedWeights.
 
     @property
+    def in_memory(self) -> bool:
+        """See TrainedWeights.in_memory."""
+        return self.weights.in_memory
+
+    @property
     def stop_ids(self) -> frozenset[int]:
         return self.weights.stop_ids
 

@@ -12,6 +12,7 @@ import pytest
 
 from dgpo_cli.core.errors import CheckpointError
 from dgpo_cli.engine.checkpoint import check_checkpoint
+from dgpo_cli.engine.stored import load_stored
 from dgpo_cli.policy.load import load_model
 from dgpo_cli.policy.load_policy import load_for_sampling
 from dgpo_cli.policy.settings import ModelSettings
@@ -137,6 +138,8 @@ def test_no_door_loads_changed_weights(model_folder: Path, tmp_path: Path) -> No
         lambda: load_model(base, folder=tmp_path / "full"),
         lambda: load_for_sampling(base, adapter=tmp_path / "lora"),
         lambda: load_for_sampling(base, reference=changed),
+        lambda: load_stored(changed, adapter=None),
+        lambda: load_stored(base, adapter=tmp_path / "lora"),
         lambda: load(model_folder, "full", checkpoint=tmp_path / "full"),
         lambda: load(model_folder, "lora", checkpoint=tmp_path / "lora"),
     ):

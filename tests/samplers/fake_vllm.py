@@ -60,6 +60,8 @@ def drawn(prompt: Sequence[int], *, seed: int, weight: float, limit: int) -> lis
 class FakeWeights:
     """The policy: a base of `base` and an adapter that adds `weight`, or `weight` alone."""
 
+    in_memory = True
+
     def __init__(self, *, adapter: bool, weight: float = 0.0, untouched: bool = True) -> None:
         self.has_adapter = adapter
         self.adapter_rank = 4 if adapter else 0
@@ -309,6 +311,10 @@ class FakeVllm:
         if "prompt_logprobs" in body:
             rows = [{str(i): {"logprob": logprob(i, weight=weight)}} for i in prompt[1:]]
             return 200, {"choices": [{"prompt_logprobs": [None, *rows]}]}
+        if body["logprobs"]:
+            hot = 1.0 if self.faults.raw_logprobs else body["temperature"]
+            both = {f"token_id:{i}": logprob(i, weight=weight, temperature=hot) for i in (0, 1)}
+            return 200, {"choices": [{"logprobs": {"top_logprobs": [both]}}]}
         self.bodies.append(body)
         if self.faults.forget_after is not None and len(self.bodies) > self.faults.forget_after:
             self.faults.forget_after = None

@@ -82,6 +82,8 @@ def test_a_look_that_breaks_ends_the_wait_with_one_line(monkeypatch: pytest.Monk
 
 
 HEALTHY: dict[str, tuple[int, bytes]] = {"/health": (200, b"")}
+OTHERS = {"/v1/models": (200, b'{"data": [{"id": "llama", "owned_by": "llamacpp"}]}')}
+MANY = {"/v1/models": (200, b'{"data": [{"id": "a"}, {"id": "b"}]}')}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,10 @@ HEALTHY: dict[str, tuple[int, bytes]] = {"/health": (200, b"")}
         (HEALTHY | {"/v1/models": (200, b"<html>")}, r"/v1/models is not that of a vLLM"),
         (HEALTHY | {"/v1/models": (200, b"[1]")}, r"/v1/models is not that of a vLLM"),
         (HEALTHY | {"/v1/models": (200, b'{"data": []}')}, r"/v1/models is not that of"),
+        ({"/health": (501, b"")}, r"GET /health: HTTP 501"),
+        (HEALTHY | OTHERS, r"serves llama, but is not vLLM; .* dgpo eval --endpoint http:.* --mod"),
+        ({"/health": (503, b"")} | OTHERS, r"not vLLM; .* dgpo eval --endpoint http:.* --model NA"),
+        ({"/health": (503, b"")} | MANY, r"not that of a vLLM server with one .* --endpoint http"),
     ],
 )
 def test_what_is_no_vllm_server_ends_the_wait_at_once(
@@ -223,6 +229,26 @@ def test_another_name_of_the_model_is_said(server: FakeVllm) -> None:
         f"{server.address} serves base-model; the model of this run is org/other"
     ]
     assert wait(server.address, model="/data/Base-Model") == []
+
+
+def test_another_name_is_refused_where_nothing_compares_weights(server: FakeVllm) -> None:
+    url = server.address
+    backend = VllmServerBackend(urls=(url,), startup_timeout_s=5)
+
+    def start(another: vllm_server.Another, model: str = "org/other") -> list[str]:
+        told = Recorder()
+        SharedServers(backend, model=model, another=another).start(told)
+        return told.notes
+
+    said = rf"^{url} serves base-model, not org/other; start it with dgpo serve --model org/other"
+    with pytest.raises(BackendError, match=said):
+        start("refused")
+    assert start("refused", "/data/Base-Model") == []
+    (note,) = start("given ours")
+    assert note.startswith(f"{url} serves base-model; the model of this run is")
+    server.faults.no_updates = True
+    with pytest.raises(BackendError, match=said):
+        start("given ours")
 
 
 def test_a_server_that_was_ready_may_lose_its_name_for_a_while(

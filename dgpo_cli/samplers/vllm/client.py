@@ -44,10 +44,14 @@ class ServerCompletion:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The base model that a server serves, and its longest sequence in tokens."""
+    """The base model that a server serves, and its longest sequence in tokens.
+
+    root: where the server has the model from; None if it does not say.
+    """
 
     model: str
     max_model_len: int | None
+    root: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +113,24 @@ class VllmClient:
         """Ask for the base model. Raises BackendError if this is not one vLLM server."""
         answer = self.call("GET", "/v1/models", timeout_s=timeout_s)
         try:
+            names = [str(card["id"]) for card in answer["data"]]
+            if any(card.get("owned_by", "vllm") != "vllm" for card in answer["data"]):
+                raise BackendError(
+                    f"{self}: serves {', '.join(names[:3])}, but is not vLLM; evaluate what any "
+                    f"OpenAI-compatible server has with dgpo eval {endpoint(self)} --model NAME"
+                )
             (base,) = [card for card in answer["data"] if card.get("parent") is None]
-            length = base.get("max_model_len")
-            return Served(str(base["id"]), None if length is None else int(length))
+            length, root = base.get("max_model_len"), base.get("root")
+            return Served(
+                str(base["id"]),
+                None if length is None else int(length),
+                None if root is None else str(root),
+            )
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise BackendError(
                 f"{self}: /v1/models is not that of a vLLM server with one model; set "
-                "rollout.backend.urls to the base address of a server started by dgpo serve"
+                "rollout.backend.urls to the base address of a server started by dgpo serve, or "
+                f"evaluate another server's model with dgpo eval {endpoint(self)} --model NAME"
             ) from error
 
     def takes_weights(self) -> bool:
@@ -208,6 +223,32 @@ class VllmClient:
                 "be checked; dgpo is tested with vLLM 0.32"
             ) from error
         return found
+
+    def margin(
+        self, ids: Sequence[int], *, model: str, temperature: float, cache_salt: str
+    ) -> float:
+        """Return how many nats the likeliest next token is above the second."""
+        body = {
+            "model": model,
+            "prompt": list(ids),
+            "max_tokens": 1,
+            "seed": 0,
+            "temperature": temperature,
+            "logprobs": 2,
+            "return_tokens_as_token_ids": True,
+            "add_special_tokens": False,
+            "cache_salt": cache_salt,
+        }
+        answer = self.call("POST", "/v1/completions", body, timeout_s=LOAD_TIMEOUT_S)
+        try:
+            (next_ones,) = answer["choices"][0]["logprobs"]["top_logprobs"]
+            first, second, *_ = sorted(map(float, next_ones.values()), reverse=True)
+        except (TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
+            raise BackendError(
+                f"{self}: its answer lacks the log-probabilities of the two likeliest tokens; dgpo "
+                "is tested with vLLM 0.32"
+            ) from error
+        return first - second
 
     def load_adapter(self, name: str, folder: Path) -> None:
         """Load an adapter under a new name. Raises BackendError if the server refuses."""
@@ -332,6 +373,11 @@ class VllmClient:
                 f"{error}; end other processes there, or lower "
                 "rollout.backend.gpu_memory_utilization"
             ) from error
+
+
+def endpoint(client: VllmClient) -> str:
+    """Return the option that evaluates what a server has, whatever its kind."""
+    return f"--endpoint {client.address.url}"
 
 
 def _configured(info: Any) -> Configured:

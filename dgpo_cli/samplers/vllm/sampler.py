@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # The hottest that vLLM allows: it separates log-probabilities with temperature from those without.
 _PROBE = SamplingParams(temperature=2.0, top_p=1.0, top_k=0, max_completion_tokens=4)
 
+_PROCESSED = "start the server with dgpo serve, or with --logprobs-mode processed_logprobs"
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -56,7 +58,7 @@ class VllmSampler:
         self._started = False
         self._asleep = False
         self._count = 0  # syncs so far: two of one version must not share a name
-        self._expected: list[float] = []
+        self._expected: Sequence[float] = ()
         self._ids = weights.canary_ids()
         self._served: dict[str, Served] = {}
         self._canaries: dict[str, Canary] = {}
@@ -192,6 +194,24 @@ class VllmSampler:
     def _model(self, client: VllmClient) -> str:
         return self._carrier.name(client) or self._served[client.address.url].model
 
+    def meet(self, observer: Observer) -> str | None:
+        """Return what the servers serve if nothing says that it is the policy's weights; start
+        nothing.
+
+        They are known if an engine of our own reads them, if the trainer compares them, and if
+        every server is given them. Waits for servers.
+
+        Raises:
+            BackendError: a server is not ready, or serves another model.
+        """
+        if self._weights.in_memory or not self._fleet.shared:
+            return None
+        self._fleet.start(observer)
+        clients = self._fleet.clients
+        if not self._weights.has_adapter and all(each.takes_weights() for each in clients):
+            return None
+        return ", ".join(dict.fromkeys(each.served().model for each in clients))
+
     def prepare(self, observer: Observer) -> None:
         """See RemoteSampler.prepare. Raises BackendError."""
         if self._started:
@@ -209,7 +229,8 @@ class VllmSampler:
         awake."""
         self._count += 1
         self._carrier.renew(first=first)
-        self._expected = self._weights.logprobs_of(self._ids, temperature=1.0)
+        if self._weights.in_memory:
+            self._expected = self._weights.logprobs_of(self._ids, temperature=1.0)
         for client in self._fleet.clients:
             try:
                 self._publish(client, first=first)
@@ -234,18 +255,25 @@ class VllmSampler:
             self._release()
             client.wake("kv_cache")
         measured = client.score(self._ids, model=self._model(client), cache_salt=self._salt)
-        what = f"policy version {self._policy_version}"
+        self._expected = self._expected or measured
+        what = f"policy version {self._policy_version}" if self._weights.in_memory else "model.path"
         canary = self._canaries[client.address.url]
         canary.check(measured, self._expected, what=what, where=str(client))
         if first:
             self._check_logprobs(client)
 
     def _meet(self, client: VllmClient) -> None:
-        """Ask a server what it serves; with an adapter, check that it has the same base."""
+        """Ask a server what it serves; with an adapter, check that it has the trainer's base."""
         url = client.address.url
         self._served[url] = client.served()
-        self._canaries[url] = Canary(tolerance=self._limits.tolerance, dtype=self._limits.dtype)
-        if self._weights.has_adapter:
+        compares = self._weights.in_memory
+        first = str(self._fleet.clients[0])
+        self._canaries[url] = Canary(
+            tolerance=self._limits.tolerance,
+            dtype=self._limits.dtype,
+            witness="the trainer's" if compares else f"those that {first} gave first",
+        )
+        if self._weights.has_adapter and compares:
             base = self._weights.logprobs_of(self._ids, temperature=1.0, adapter=False)
             salt = f"{self._run}-base"
             measured = client.score(self._ids, model=self._served[url].model, cache_salt=salt)
@@ -253,6 +281,9 @@ class VllmSampler:
 
     def _check_logprobs(self, client: VllmClient) -> None:
         """Check that a server divides by the temperature before taking log-probabilities."""
+        if not self._weights.in_memory:
+            self._check_margin(client)
+            return
         with closing(client.connect()) as connection:
             drawn = client.draw(
                 connection,
@@ -272,8 +303,21 @@ class VllmSampler:
             raise BackendError(
                 f"{client}: its log-probabilities of sampled tokens at temperature "
                 f"{_PROBE.temperature:g} differ by {gap:.3g} nats from the trainer's, more than "
-                f"{self._limits.tolerance:g}; start the server with dgpo serve, or with "
-                "--logprobs-mode processed_logprobs"
+                f"{self._limits.tolerance:g}; {_PROCESSED}"
+            )
+
+    def _check_margin(self, client: VllmClient) -> None:
+        """Check the same without a trainer: a temperature of T divides the distance between the
+        two likeliest tokens by T."""
+        model, hot = self._model(client), _PROBE.temperature
+        plain, divided = (
+            client.margin(self._ids, model=model, temperature=t, cache_salt=self._salt)
+            for t in (1.0, hot)
+        )
+        if abs(divided - plain) < abs(divided - plain / hot):
+            raise BackendError(
+                f"{client}: its log-probabilities at temperature {hot:g} are those of temperature "
+                f"1; {_PROCESSED}"
             )
 
     def _hold(self, client: VllmClient) -> None:

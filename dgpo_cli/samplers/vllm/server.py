@@ -10,12 +10,18 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dgpo_cli.core.errors import BackendError, CalledOff
 from dgpo_cli.core.events import NOBODY, Observer, phase, tell
-from dgpo_cli.samplers.http_json import Address, ServerGone, ServerSaysNo, ServerSlow
-from dgpo_cli.samplers.vllm.client import VllmClient
+from dgpo_cli.samplers.http_json import (
+    UNREACHED,
+    Address,
+    ServerGone,
+    ServerSaysNo,
+    ServerSlow,
+)
+from dgpo_cli.samplers.vllm.client import Served, VllmClient, endpoint
 from dgpo_cli.samplers.vllm.gate import key_file, read_key
 from dgpo_cli.samplers.vllm.process import own_folder, remove_tree
 
@@ -26,6 +32,10 @@ _POLL_S = 1.0
 _NOTICE_S = 0.2  # a wait that is called off ends within this time
 _LOOK_S = 5.0  # time in which a server must say whether it is ready
 
+# What a server of another name than the model's is: noted, since the canary compares weights;
+# refused if it does not take ours; refused.
+Another = Literal["noted", "given ours", "refused"]
+
 _State = str | BackendError | None  # not ready yet; never will be; ready
 
 
@@ -35,8 +45,14 @@ class SharedServers:
     sleeps = False
     shared = True
 
-    def __init__(self, settings: VllmServerBackend, *, model: str | None = None) -> None:
-        """model: what is to be served, as the settings name it."""
+    def __init__(
+        self,
+        settings: VllmServerBackend,
+        *,
+        model: str | None = None,
+        another: Another = "noted",
+    ) -> None:
+        """model: what is to be served, as the settings name it; without it no name is compared."""
         key = os.environ.get(settings.api_key_env) or None
         self.clients: Sequence[VllmClient] = tuple(
             VllmClient(Address(url, key or partial(read_key, key_file(url)), login=url.login))
@@ -44,9 +60,10 @@ class SharedServers:
         )
         self._settings = settings
         self._model = model
+        self._another = another
         self._folder: Path | None = None
         self._observer: Observer = NOBODY
-        self._served: dict[VllmClient, str] = {}
+        self._served: dict[VllmClient, Served] = {}
         self._off = False  # no event: a signal handler sets it
 
     @property
@@ -56,12 +73,16 @@ class SharedServers:
         return self._folder
 
     def start(self, observer: Observer) -> None:
-        """Wait until every server is ready. Raises BackendError for one that is not."""
+        """Wait until every server is ready.
+
+        Raises:
+            BackendError: one is not, or serves another model.
+        """
         self._observer = observer
         with phase(observer, "waiting", total=len(self.clients), unit="servers") as advance:
             self._wait(self.clients, advance=advance)
         for client in self.clients:
-            self._name_another_model(client)
+            self._compare_names(client)
 
     def bring_back(self, client: VllmClient, error: Exception) -> None:
         """Wait for a server that did not answer; somebody may be starting it again."""
@@ -138,20 +159,16 @@ class SharedServers:
         try:
             client.check_health(timeout_s=_LOOK_S)
             path = "/v1/models"
-            self._served[client] = client.served(timeout_s=_LOOK_S).model
-        except ServerSlow as error:
-            return str(error)
+            self._served[client] = client.served(timeout_s=_LOOK_S)
         except ServerGone as error:
             if error.may_pass or before:
                 return str(error)
             return BackendError(f"{client}: {error}; set rollout.backend.urls")
-        except ServerSaysNo as error:
-            said = f"GET {path}: {error}"
-            return (
-                said
-                if error.may_pass
-                else BackendError(f"{client}: {said}{self._fix(client, error)}")
-            )
+        except (ServerSlow, ServerSaysNo) as error:
+            said = f"GET {path}: {error}" if isinstance(error, ServerSaysNo) else str(error)
+            if isinstance(error, ServerSlow) or error.may_pass:
+                return _other_server(client) or said
+            return BackendError(f"{client}: {said}{self._fix(client, error)}")
         except BackendError as error:
             return error
         return None
@@ -171,7 +188,8 @@ class SharedServers:
             )
         if error.status == 404:
             return (
-                "; not a vLLM server: set rollout.backend.urls to the address of one, without /v1"
+                "; not a vLLM server: set rollout.backend.urls to the address of one, without /v1, "
+                f"or evaluate another server's model with dgpo eval {endpoint(client)} --model NAME"
             )
         return ""
 
@@ -188,13 +206,24 @@ class SharedServers:
             "rollout.backend.urls"
         )
 
-    def _name_another_model(self, client: VllmClient) -> None:
-        """Note a server whose name for the model is not the run's; they may be the same model."""
+    def _compare_names(self, client: VllmClient) -> None:
+        """Note or refuse a server whose name for the model is not ours; it may be the same model.
+
+        Raises:
+            BackendError: it is refused.
+        """
         served = self._served[client]
-        if self._model is not None and _last_name(served) != _last_name(self._model):
-            tell(
-                self._observer, f"{client} serves {served}; the model of this run is {self._model}"
-            )
+        names = {_last_name(name) for name in (served.model, served.root) if name is not None}
+        if self._model is None or _last_name(self._model) in names:
+            return
+        found = f"{client} serves {served.model}"
+        if self._another == "noted" or (self._another == "given ours" and client.takes_weights()):
+            tell(self._observer, f"{found}; the model of this run is {self._model}")
+            return
+        raise BackendError(
+            f"{found}, not {self._model}; start it with dgpo serve --model {self._model}, or set "
+            "model.path to the model that it serves"
+        )
 
     def went_well(self) -> None:
         """Nothing is counted here."""
@@ -203,6 +232,17 @@ class SharedServers:
         """Remove the folder of weights; the servers are not ours to end."""
         if self._folder is not None:
             remove_tree(self._folder)
+
+
+def _other_server(client: VllmClient) -> BackendError | None:
+    """Return an error for a server that lists models, but is not vLLM: it is not about to start."""
+    try:
+        client.served(timeout_s=_LOOK_S)
+    except BackendError as error:
+        return error
+    except UNREACHED:
+        pass
+    return None
 
 
 def _last_name(model: str) -> str:
