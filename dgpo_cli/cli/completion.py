@@ -93,7 +93,7 @@ def credit_rule(incomplete: str) -> Offers:
 
 def bench(incomplete: str) -> Offers:
     """Offer the benchmarks; the shell offers files if none matches."""
-    from dgpo_cli.prompts.manifests import benchmark_names
+    from dgpo_cli.prompts.catalog import benchmark_names
 
     return _offered(incomplete, ((name, "") for name in benchmark_names()))
 

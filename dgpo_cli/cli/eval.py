@@ -26,7 +26,7 @@ _MARGIN = re.compile(r"(?:±|\+/?-)?\s*(\d+\.?\d*|\.\d+)\s*%?")
 Bench = Annotated[
     str,
     typer.Option(
-        help="Name of a benchmark, or a file of problems.",
+        help="Name of a benchmark, its manifest (.toml), or a file of problems.",
         metavar="NAME|FILE",
         autocompletion=completion.bench,
         rich_help_panel=RUN,
@@ -49,7 +49,7 @@ ProtocolName = Annotated[
     str | None,
     typer.Option(
         "--protocol",
-        help="Prompt, sampling and answer format under one name: boxed, dapo, paper, or settings "
+        help="Prompt, sampling and answer format under one name, such as boxed or dapo; settings "
         "for the settings as they are.",
         metavar="NAME",
         show_default="the benchmark's",
@@ -220,11 +220,10 @@ def evaluate(
 
         check(publish)
     from dgpo_cli.config.checks import check_built
-    from dgpo_cli.config.protocols import SETTINGS, load_protocol
+    from dgpo_cli.config.protocols import protocol_for
     from dgpo_cli.evals.request import EvalRequest, Subject, trained
-    from dgpo_cli.prompts.benchmarks import protocol_of
 
-    chosen = load_protocol(protocol or protocol_of(bench) or SETTINGS)
+    chosen = protocol_for(bench, name=protocol)
     layer = None if chosen is None else chosen.layer()
     flags = options.flags_of(model__path=("--model", model), seed=("--seed", seed))
     if run is not None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.tree import flatten, nest
-from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.resources import resource_dir
+from dgpo_cli.prompts.catalog import find
+from dgpo_cli.prompts.manifests import AnyManifest, SumsManifest
 
 SETTINGS = "settings"  # the name for no protocol: the settings as they are
 _REQUIRED = (
@@ -83,6 +85,64 @@ def load_protocol(name: str) -> Protocol | None:
         raise ConfigError(f"{path}: not a protocol: {error}") from error
 
 
+def protocol_for(bench: str, *, name: str | None) -> Protocol | None:
+    """Return the protocol `name`, else the benchmark's, with what the benchmark itself fixes.
+
+    That is the range of its answers or the number of its options, and without `name` also the
+    settings in its manifest. None: the settings as they are.
+
+    Raises:
+        ConfigError: there is no such protocol, or it judges answers of another kind.
+        DataError: the manifest is broken.
+    """
+    listed = find(bench)
+    manifest = None if listed is None else listed.manifest()
+    if listed is None or manifest is None:
+        return load_protocol(name or SETTINGS)
+    protocol = load_protocol(name or manifest.protocol or SETTINGS)
+    own = {} if name else flatten_tables(manifest.settings)
+    if others := [key for key in own if key not in FIXED]:
+        raise DataError(f"{listed.path}: settings: a protocol does not fix {', '.join(others)}")
+    if protocol is None:
+        if not own:
+            return None
+        protocol = Protocol(listed.name, manifest.title, f"manifest of {listed.name}", (), {})
+    values = {**protocol.values, **own}
+    if (kind := values.get("reward.kind")) is not None:
+        if kind not in JUDGED_BY[manifest.answer_kind]:
+            raise ConfigError(wrong_checker(listed.name, manifest, kind=kind))
+        values |= _bounds(manifest, kind=kind)
+    return replace(protocol, values=values)
+
+
+# Checkers that can judge the answers of a benchmark, the best first.
+JUDGED_BY = {"integer": ("integer", "math"), "math": ("math",), "choice": ("choice",)}
+
+
+def wrong_checker(bench: str, manifest: AnyManifest, *, kind: str) -> str:
+    """Return the error for a checker that cannot judge a benchmark's answers."""
+    fitting = " or ".join(map(repr, JUDGED_BY[manifest.answer_kind]))
+    fix = f"use --protocol {manifest.protocol}, or set" if manifest.protocol else "set"
+    return (
+        f"{bench}: reward.kind={kind!r} does not judge its answers, which are of the kind "
+        f"{manifest.answer_kind!r}; {fix} reward.kind = {fitting}"
+    )
+
+
+def _bounds(manifest: AnyManifest, *, kind: str) -> dict[str, Any]:
+    """Return the settings of a checker that follow from the benchmark."""
+    if kind == "integer" and not isinstance(manifest, SumsManifest):
+        return {"reward.minimum": manifest.minimum, "reward.maximum": manifest.maximum}
+    if kind == "choice" and not isinstance(manifest, SumsManifest):
+        return {"reward.choices": manifest.choices}
+    return {}
+
+
+def flatten_tables(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings of tables by their dotted names."""
+    return {f"{section}.{key}": x for section, own in tables.items() for key, x in own.items()}
+
+
 def parse_protocol(name: str, text: str) -> Protocol:
     """Read a protocol from TOML.
 
@@ -94,7 +154,7 @@ def parse_protocol(name: str, text: str) -> Protocol:
     title, source, unknown = head["title"], head["source"], head["unknown"]
     if not (isinstance(title, str) and isinstance(source, str) and isinstance(unknown, list)):
         raise ValueError("needs title, source and a list named unknown")
-    values = {f"{section}.{key}": x for section, own in tree.items() for key, x in own.items()}
+    values = flatten_tables(tree)
     if missing := [key for key in _REQUIRED if key not in values]:
         raise ValueError(f"lacks {', '.join(missing)}")
     own = _OF_KIND.get(values["reward.kind"], ())

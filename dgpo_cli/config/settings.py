@@ -88,7 +88,9 @@ class EvalSettings(Frozen):
         0, ge=0, description="Steps between evaluations, also before the first step; 0: none."
     )
     bench: str = Field(
-        "sums", min_length=1, description="Name of a benchmark, or a file of problems."
+        "sums",
+        min_length=1,
+        description="Name of a benchmark, its manifest, or a file of problems.",
     )
     data: str | None = Field(None, description="Local copy of a named benchmark's data.")
     k: int = Field(8, ge=1, description="Samples of each problem.")

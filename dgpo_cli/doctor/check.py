@@ -13,7 +13,7 @@ from dgpo_cli.core.codec import Format, filled
 from dgpo_cli.core.schema import Count, Text
 from dgpo_cli.core.thinking import ends_in_thought
 from dgpo_cli.core.types import OUTCOMES, FinishReason, Outcome
-from dgpo_cli.prompts.answer_key import final_answer
+from dgpo_cli.prompts.files import final_answer
 from dgpo_cli.rewards.grader import GradeItem, Grader
 from dgpo_cli.rewards.settings import RewardSettings
 

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
+from dgpo_cli.config.protocols import JUDGED_BY, wrong_checker
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.core.errors import DataError
+from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, phase, tell
 from dgpo_cli.core.types import Card, Prompt
 from dgpo_cli.evals.eval_folder import EvalFolder
@@ -28,7 +29,8 @@ from dgpo_cli.evals.samples import REMEDY, Sample, SampleFile, sample_line, samp
 from dgpo_cli.evals.second import ask_again
 from dgpo_cli.evals.source import Drawn, Missing, Source, sample_seed
 from dgpo_cli.evals.tally import report_of
-from dgpo_cli.prompts.benchmarks import Benchmark, benchmark_names, load_benchmark
+from dgpo_cli.prompts.benchmarks import Benchmark, load_benchmark
+from dgpo_cli.prompts.catalog import find
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from dgpo_cli.prompts.templates import begun
 from dgpo_cli.rewards.answer import CHECKER_VERSION
@@ -149,8 +151,13 @@ def load(resolved: Resolved, *, request: EvalRequest, observer: Observer) -> Ben
     """
     prompts = resolved.settings.prompts
     columns = dict(request.columns or {})
-    own_file = request.bench not in benchmark_names()
-    if not columns and own_file and isinstance(prompts, FilePrompts | HubPrompts):
+    listed = find(request.bench)
+    kind = resolved.settings.reward.kind
+    if listed is not None:
+        manifest = listed.manifest()
+        if kind not in JUDGED_BY[manifest.answer_kind]:
+            raise ConfigError(wrong_checker(listed.name, manifest, kind=kind))
+    if not columns and listed is None and isinstance(prompts, FilePrompts | HubPrompts):
         columns = {"problem": prompts.problem_column, "answer": prompts.answer_column}
     benchmark = load_benchmark(
         request.bench,
@@ -160,7 +167,8 @@ def load(resolved: Resolved, *, request: EvalRequest, observer: Observer) -> Ben
         answer_column=columns.get("answer", "answer"),
         data=request.data,
         strict=request.strict,
-        integers=resolved.settings.reward.kind == "integer",
+        integers=kind == "integer",
+        seed=resolved.settings.seed,
         observer=observer,
     )
     ids = [prompt.id for prompt in benchmark.prompts]
@@ -324,7 +332,7 @@ def _changed(line: Mapping[str, Any], prompt: Prompt | None, *, seed: int) -> st
         return "the benchmark has no such problem"
     asked = [{"role": m.role, "content": m.content} for m in prompt.messages]
     if line["answer"] != prompt.answer:
-        return f"its answer is {line['answer']!r}, the benchmark's is {prompt.answer!r}"
+        return "its answer is not the benchmark's"
     if line.get("messages", asked) != asked:
         return "its prompt is not the benchmark's"
     if line.get("seed", seed) != seed:

@@ -95,6 +95,7 @@ def read_source(resolved: Resolved, *, source: str, observer: Observer) -> tuple
         problem_column=columns.problem_column,
         answer_column=columns.answer_column,
         integers=resolved.settings.reward.kind == "integer",
+        seed=resolved.settings.seed,
     )
     for note in benchmark.notes:
         tell(observer, note)

@@ -149,7 +149,10 @@ def _explained(error: Exception, what: str, *, instead: str, damaged: str | None
         )
     match error:
         case errors.GatedRepoError():
-            reason = f"is gated: accept its conditions on the hub and set HF_TOKEN, {own}"
+            reason = (
+                "is gated: accept its conditions on the hub, then hf auth login or set HF_TOKEN, "
+                f"{own}"
+            )
         case errors.RepositoryNotFoundError():
             reason = f"is private or does not exist: set HF_TOKEN, check HF_ENDPOINT, {own}"
         case errors.RevisionNotFoundError():

@@ -26,11 +26,6 @@ class Alignment:
     how: str
 
 
-def final_answer(answer: str) -> str:
-    """Return the text after the last `####`, as in GSM8K; all of it without one."""
-    return answer.rpartition("####")[2].strip() if "####" in answer else answer
-
-
 def read_integer(text: str) -> int | None:
     """Parse an integer, leading zeros allowed; None for other text."""
     return int(text) if _INTEGER.fullmatch(text) else None

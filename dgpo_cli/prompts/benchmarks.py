@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.core.types import Prompt
 from dgpo_cli.hub.files import HubFile, cached, fetch
 from dgpo_cli.prompts.answer_key import read_integer
+from dgpo_cli.prompts.catalog import (
+    Listed,
+    benchmark_names,
+    find,
+    load_manifest,
+    own_names,
+    unknown,
+)
 from dgpo_cli.prompts.datasets import sum_prompt
 from dgpo_cli.prompts.examination import Examination, examine, text_faults
-from dgpo_cli.prompts.manifests import HubManifest, SumsManifest, benchmark_names, load_manifest
+from dgpo_cli.prompts.hub_dataset import resolve_revision
+from dgpo_cli.prompts.manifests import (
+    AnswerKind,
+    HubManifest,
+    RowsManifest,
+    SumsManifest,
+)
+from dgpo_cli.prompts.options import shuffled, with_options
 from dgpo_cli.prompts.problems import read_prompts
-from dgpo_cli.prompts.records import Record, read_records
+from dgpo_cli.prompts.records import Fields, Record, read_records
 from dgpo_cli.prompts.sums import held_out
 from dgpo_cli.prompts.templates import PLACEHOLDER, chat_messages, problem_messages
 
-__all__ = ["Benchmark", "benchmark_names", "load_benchmark", "load_manifest"]
+__all__ = ["Benchmark", "benchmark_names", "load_benchmark", "load_manifest", "own_names"]
 
 _SHOWN = 10  # faults of a file that an error lists
 
@@ -37,7 +52,8 @@ class Benchmark:
     dataset: hub id, "generated", or the name of the file that was read.
     revision: commit of a dataset of the hub.
     sha256: digest of the ids, problems (without the template) and answers, in their order; the
-        same for the same data in any format.
+        same for the same data in any format, and for options in any order.
+    answer_kind: what the answers are; None: a file of problems does not say.
     """
 
     name: str
@@ -47,6 +63,7 @@ class Benchmark:
     dataset: str
     revision: str | None
     sha256: str
+    answer_kind: AnswerKind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +82,15 @@ class _Wrapping:
         return replace(bare, messages=messages)
 
 
-def protocol_of(name_or_path: str) -> str | None:
-    """Return the name of a benchmark's protocol; None if it has none, and for files."""
-    return load_manifest(name_or_path).protocol if name_or_path in benchmark_names() else None
+class _Options(NamedTuple):
+    """How a caller wants a benchmark loaded; see `load_benchmark`."""
+
+    columns: tuple[str, str]
+    data: Path | None
+    strict: bool
+    answers: bool
+    seed: int
+    observer: Observer
 
 
 def load_benchmark(
@@ -80,9 +103,11 @@ def load_benchmark(
     data: Path | None = None,
     strict: bool | None = None,
     integers: bool = True,
+    answers: bool = False,
+    seed: int = 0,
     observer: Observer = NOBODY,
 ) -> Benchmark:
-    """Return the benchmark of that name, or the problems of that file.
+    """Return the benchmark of that name, alias or manifest, or the problems of that file.
 
     The name of a benchmark wins over a file of that name; ./NAME means the file.
 
@@ -93,7 +118,9 @@ def load_benchmark(
         data: a local copy of a named benchmark, instead of the hub's.
         strict: stop at faults of the data; None: for named benchmarks only. Otherwise duplicates
             and empty rows are left out, and every fault becomes a note.
-        integers: expect integer answers in a local file.
+        integers: expect integer answers in a file of problems.
+        answers: name expected answers in notes and errors, which may end in a log.
+        seed: of the order of options, where the manifest wants them shuffled.
         observer: gets the progress of downloads.
 
     Raises:
@@ -103,27 +130,21 @@ def load_benchmark(
     """
     wrapping = _Wrapping(template, system)
     columns = (problem_column, answer_column)
-    if name_or_path not in benchmark_names():
+    listed = find(name_or_path)
+    if listed is None:
         path = Path(name_or_path)
         if not path.is_file():
-            raise ConfigError(_unknown(name_or_path))
+            raise ConfigError(unknown(name_or_path))
         if data is not None:
             raise ConfigError(f"{path} is a file, not a named benchmark: leave out --data {data}")
         return _from_file(path, wrapping, columns, strict=bool(strict), integers=integers)
-    manifest = load_manifest(name_or_path)
-    if isinstance(manifest, HubManifest):
-        return _named(
-            name_or_path,
-            manifest,
-            wrapping,
-            columns,
-            data=data,
-            strict=strict is not False,
-            observer=observer,
-        )
-    if data is not None:
-        raise ConfigError(f"{name_or_path} is generated: leave out --data {data}")
-    return _generated(name_or_path, manifest, wrapping)
+    manifest = listed.manifest()
+    if isinstance(manifest, SumsManifest):
+        if data is not None:
+            raise ConfigError(f"{listed.name} is generated: leave out --data {data}")
+        return _generated(listed.name, manifest, wrapping)
+    options = _Options(columns, data, strict is not False, answers, seed, observer)
+    return _named(listed, manifest, wrapping, options)
 
 
 def _generated(name: str, manifest: SumsManifest, wrapping: _Wrapping) -> Benchmark:
@@ -145,89 +166,174 @@ def _generated(name: str, manifest: SumsManifest, wrapping: _Wrapping) -> Benchm
         dataset="generated",
         revision=None,
         sha256=sha256,
+        answer_kind=manifest.answer_kind,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """The files of a benchmark that were found, and what to say of them.
+
+    where: for notes. dataset, revision: for the card. published: they are the pinned ones.
+    """
+
+    paths: tuple[Path, ...]
+    where: str
+    dataset: str
+    revision: str | None
+    published: bool
+    notes: tuple[str, ...] = ()
 
 
 def _named(
-    name: str,
-    manifest: HubManifest,
-    wrapping: _Wrapping,
-    columns: tuple[str, str],
-    *,
-    data: Path | None,
-    strict: bool,
-    observer: Observer,
+    listed: Listed, manifest: RowsManifest, wrapping: _Wrapping, options: _Options
 ) -> Benchmark:
-    notes: tuple[str, ...] = ()
-    path = data
-    if path is not None and not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise ConfigError(f"--data {path}: {what}; give a file with the problems of {name}")
-    if path is None:
-        path, notes = fetch(_file(manifest), observer=observer)
-        notes += _other_bytes(path, manifest)
-    examination = _read_and_examine(path, manifest, columns)
-    where = str(data) if data is not None else f"{manifest.dataset} at {manifest.revision[:8]}"
-    notes += _judged(examination.faults, f"{name} ({where})", strict=strict)
-    if not examination.records:
-        raise DataError(f"{name} ({where}): no problems in it")
+    copy = _copy(listed, manifest, options)
+    what = f"{listed.name} ({copy.where})"
+    found = _read_and_examine(copy.paths, manifest, options.columns, answers=options.answers)
+    # The wording of the published files is the benchmark's, odd as it may be.
+    odd = found.wording if copy.published else ()
+    faults = found.faults if copy.published else (*found.wording, *found.faults)
+    notes = (*copy.notes, *_judged(faults, what, strict=options.strict))
+    notes += _judged(odd, what, strict=False)
+    if not found.records:
+        raise DataError(f"{what}: no problems in it")
     return Benchmark(
-        name=name,
+        name=listed.name,
         prompts=tuple(
-            wrapping.prompt(
-                id=each.id or each.place, problem=each.problem, answer=each.answer, source=name
-            )
-            for each in examination.records
+            _prompt(each, manifest, wrapping, source=listed.name, seed=options.seed)
+            for each in found.records
         ),
-        notes=(*notes, *(f"{name} ({where}): {note}" for note in examination.notes)),
+        notes=(*notes, *(f"{what}: {note}" for note in found.notes)),
         protocol=manifest.protocol,
-        dataset=manifest.dataset if data is None else data.name,
-        revision=manifest.revision if data is None else None,
-        sha256=_digest((each.id or "", each.problem, each.answer) for each in examination.records),
+        dataset=copy.dataset,
+        revision=copy.revision,
+        sha256=_digest((each.id or "", each.asked, each.answer) for each in found.records),
+        answer_kind=manifest.answer_kind,
     )
 
 
-def _file(manifest: HubManifest) -> HubFile:
-    return HubFile(manifest.dataset, manifest.revision, manifest.file)
+def _copy(listed: Listed, manifest: RowsManifest, options: _Options) -> _Copy:
+    """Find the files: those of --data, those of the hub, or those beside the manifest."""
+    data = options.data
+    if data is not None:
+        if not data.is_file():
+            what = "is a folder" if data.is_dir() else "no such file"
+            raise ConfigError(
+                f"--data {data}: {what}; give a file with the problems of {listed.name}"
+            )
+        pinned = manifest.sha256 is not None and manifest.sha256 == _sha256(data)
+        return _Copy((data,), str(data), data.name, None, pinned)
+    if isinstance(manifest, HubManifest):
+        return _fetched(manifest, observer=options.observer)
+    paths = tuple(listed.path.parent / name for name in manifest.files)
+    if missing := [path for path in paths if not path.is_file()]:
+        raise ConfigError(f"{listed.path}: file={missing[0].name}: no such file beside it")
+    notes = _other_bytes(paths[0], manifest, as_on="in its manifest")
+    pinned = manifest.sha256 is not None and not notes
+    return _Copy(paths, str(listed.path), ", ".join(manifest.files), None, pinned, notes)
+
+
+def _fetched(manifest: HubManifest, *, observer: Observer) -> _Copy:
+    commit, notes = _commit(manifest)
+    paths: tuple[Path, ...] = ()
+    for file in _files(manifest, commit):
+        path, said = fetch(file, observer=observer)
+        paths, notes = (*paths, path), (*notes, *said)
+    other = _other_bytes(paths[0], manifest, as_on="on huggingface.co")
+    published = manifest.revision is not None and not other
+    where = f"{manifest.dataset} at {commit[:8]}"
+    return _Copy(paths, where, manifest.dataset, commit, published, (*notes, *other))
+
+
+def _commit(manifest: HubManifest) -> tuple[str, tuple[str, ...]]:
+    """Return the commit to read; without one in the manifest, the newest, which a note tells."""
+    return resolve_revision(
+        manifest.dataset,
+        manifest.revision,
+        instead="pass a copy with --data FILE",
+        fixed="the manifest names no commit",
+    )
+
+
+def _files(manifest: HubManifest, commit: str) -> list[HubFile]:
+    instead = "pass a copy with --data FILE"
+    if manifest.gated:
+        instead += f" (its conditions: https://huggingface.co/datasets/{manifest.dataset})"
+    return [HubFile(manifest.dataset, commit, name, instead) for name in manifest.files]
+
+
+def _prompt(
+    record: Record, manifest: RowsManifest, wrapping: _Wrapping, *, source: str, seed: int
+) -> Prompt:
+    options, answer = record.options, record.answer
+    if manifest.shuffle and not record.odd:
+        options, answer = shuffled(options, answer, seed=seed, id=record.id or "")
+    problem = with_options(record.problem, options, mark=manifest.mark)
+    return wrapping.prompt(id=record.id or "", problem=problem, answer=answer, source=source)
+
+
+def is_cached(name: str) -> bool:
+    """Whether a benchmark can be read without the hub."""
+    listed = find(name)
+    manifest = None if listed is None else listed.manifest()
+    if not isinstance(manifest, HubManifest):
+        return True
+    commit = manifest.revision
+    return commit is not None and all(cached(file) for file in _files(manifest, commit))
 
 
 def prefetch(name_or_path: str, *, observer: Observer) -> None:
-    """Download the file of a named benchmark if the cache lacks it.
+    """Download the files of a benchmark of the hub if the cache lacks them.
 
     Raises:
-        BackendError: the hub cannot be reached, or refuses the file.
-        DataError: the file that arrives does not have the hub's checksum.
+        BackendError: the hub cannot be reached, or refuses a file.
+        DataError: a file that arrives does not have the hub's checksum.
     """
-    if name_or_path in benchmark_names():
+    if not is_cached(name_or_path):
         manifest = load_manifest(name_or_path)
-        if isinstance(manifest, HubManifest) and cached(_file(manifest)) is None:
-            fetch(_file(manifest), observer=observer)
+        if isinstance(manifest, HubManifest):
+            _fetched(manifest, observer=observer)
 
 
-def _read_and_examine(path: Path, manifest: HubManifest, columns: tuple[str, str]) -> Examination:
-    """Read a copy of a named benchmark; the caller's columns win over the manifest's."""
+def _read_and_examine(
+    paths: Sequence[Path], manifest: RowsManifest, columns: tuple[str, str], *, answers: bool
+) -> Examination:
+    """Read the files of a benchmark; the caller's columns win over the manifest's."""
     defaults = ("problem", "answer")
     own = [
         [column] if column != default else []
         for column, default in zip(columns, defaults, strict=True)
     ]
-    records = read_records(
-        path,
-        ids=(manifest.columns.id, "id"),
-        problems=(*own[0], manifest.columns.problem, defaults[0]),
-        answers=(*own[1], manifest.columns.answer, defaults[1]),
+    names = manifest.columns
+    fields = Fields(
+        ids=(names.id, "id"),
+        problems=(*own[0], names.problem, defaults[0]),
+        answers=(*own[1], names.answer, defaults[1]),
+        options=names.options,
+        wrong=names.wrong,
+        index=names.index,
+        where=manifest.where,
     )
-    return examine(tuple(records), manifest)
+    records: list[Record] = []
+    for path in paths:
+        for record in read_records(path, fields):
+            place = f"{path.name}, {record.place}" if len(paths) > 1 else record.place
+            records.append(replace(record, place=place, number=len(records) + 1))
+    return examine(records, manifest, answers=answers)
 
 
-def _other_bytes(path: Path, manifest: HubManifest) -> tuple[str, ...]:
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _other_bytes(path: Path, manifest: RowsManifest, *, as_on: str) -> tuple[str, ...]:
     """Return a note if the file is not the one of the manifest."""
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if manifest.sha256 in (None, found):
+    if manifest.sha256 is None or (found := _sha256(path)) == manifest.sha256:
         return ()
     return (
-        f"{path.name} has sha256 {found[:12]}…, not {str(manifest.sha256)[:12]}… as on "
-        f"huggingface.co: the checks below were made, but not of the wording",
+        f"{path.name} has sha256 {found[:12]}…, not {manifest.sha256[:12]}… as {as_on}: "
+        f"the checks below were made, but not of the wording",
     )
 
 
@@ -277,9 +383,8 @@ def _not_integers(prompts: Sequence[Prompt]) -> list[str]:
     if not found:
         return []
     return [
-        f"{len(found)} of {len(prompts)} answers are not plain integers, the first is "
-        f"{found[0].answer[:40]!r} of problem {found[0].id!r}; for general answers set "
-        "reward.kind = 'math'"
+        f"{len(found)} of {len(prompts)} answers are not plain integers, the first is that of "
+        f"problem {found[0].id!r}; for general answers set reward.kind = 'math'"
     ]
 
 
@@ -297,12 +402,3 @@ def _asked(prompt: Prompt) -> str:
 def _digest(triples: Iterable[tuple[str, str, str]]) -> str:
     text = json.dumps([list(each) for each in triples], ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def _unknown(name: str) -> str:
-    names = benchmark_names()
-    if name not in ("", ".") and Path(name).is_dir():
-        return f"{name}: is a folder; give a file of problems, or one of {', '.join(names)}"
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"{name}: no such benchmark or file; {hint}benchmarks: {', '.join(names)}"

@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 
 from dgpo_cli.core.text import cut
 from dgpo_cli.prompts.answer_key import Alignment, align, read_integer
-from dgpo_cli.prompts.manifests import HubManifest
+from dgpo_cli.prompts.manifests import RowsManifest
 from dgpo_cli.prompts.records import Record
+from dgpo_cli.rewards.gold import why_unusable
+from dgpo_cli.rewards.integer import read_integer as read_written
 
 # Escapes of JSON and Python, and the rest of LaTeX commands that such an escape has eaten.
 _ESCAPES = {"\t": "t", "\f": "f", "\b": "b", "\r": "r", "\v": "v", "\a": "a", "\n": "n"}
@@ -25,44 +27,56 @@ _EATEN = {
 }
 _EATEN_INSIDE_A_LINE = re.compile(r"(?:an|o|op|au)(?![a-z])")  # \tan, \to: words after a tab else
 _COMMAND = re.compile(r"[A-Za-z]+")
+_WRITTEN = re.compile(r"[+-]?(?:[0-9]{1,1000}|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.0+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Examination:
     """The rows without duplicates and empty ones, with the findings.
 
-    faults: a strict load stops at these, a line each. notes: other findings.
+    faults: a strict load stops at these, a line each.
+    wording: faults of texts, which are the benchmark's own if the file is the published one.
+    notes: other findings.
     """
 
     records: tuple[Record, ...]
     faults: tuple[str, ...]
+    wording: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def examine(records: Sequence[Record], manifest: HubManifest) -> Examination:
-    """Compare the rows of a named benchmark's file with its manifest.
+def examine(
+    records: Sequence[Record], manifest: RowsManifest, *, answers: bool = False
+) -> Examination:
+    """Compare the rows of a benchmark's files with its manifest.
 
-    The returned records have the key's ids if they could be aligned with it, and answers without
-    leading zeros.
+    The returned records have the key's ids if they could be aligned with it, and integers as
+    digits.
+
+    answers: name expected answers in the findings, which may end in a log.
     """
     whole = [record for record in records if record.problem and record.answer]
-    single, faults = _without_repeats(whole)
-    if len(single) != manifest.problems:
-        faults.append(f"{len(single)} different problems, but there must be {manifest.problems}")
+    single, faults = _without_repeats(whole, kept=manifest.repeats, answers=answers)
+    notes = [f"{faults.pop(0)}; the benchmark has them"] if manifest.repeats and faults else []
+    single = [_canonical(record, manifest) for record in single]
+    if manifest.problems not in (None, len(single)):
+        what = "" if manifest.repeats else "different "
+        faults.append(f"{len(single)} {what}problems, but there must be {manifest.problems}")
     faults += [fault for record in records for fault in _empty(record)]
-    faults += [fault for record in single for fault in text_faults(record)]
-    faults += [fault for record in single for fault in _answer_faults(record, manifest)]
+    wording = [fault for record in single for fault in text_faults(record)]
+    faults += [fault for record in single for fault in _answer_faults(record, manifest, answers)]
     alignment = align(single, manifest.answers)
-    differing = list(_differences(single, alignment, manifest))
+    differing = list(_differences(single, alignment, manifest, answers=answers))
     faults += differing
-    notes = (_checked(single, alignment, manifest),)
+    if manifest.answers:
+        notes.append(_checked(single, alignment, manifest))
     identified = _identified(single, alignment, trusted=not differing)
-    return Examination(identified, tuple(faults), notes)
+    return Examination(identified, tuple(faults), tuple(wording), tuple(notes))
 
 
 def text_faults(record: Record) -> Iterator[str]:
     """Yield the faults in the text of a problem or answer, a line for each kind."""
-    for what, text in (("problem", record.problem), ("answer", record.answer)):
+    for what, text in (("problem", record.asked), ("answer", record.answer)):
         if count := text.count("\ufffd"):
             yield f"{record.place}: {count} replacement characters (U+FFFD) in the {what}"
         found = Counter(_controls(text))
@@ -96,40 +110,57 @@ def _controls(text: str) -> Iterator[tuple[str, str | None]]:
         yield char, command
 
 
-def _without_repeats(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
-    """Keep the first of every problem; white space and case do not distinguish two."""
+def _without_repeats(
+    records: Sequence[Record], *, kept: bool, answers: bool
+) -> tuple[list[Record], list[str]]:
+    """Keep the first of every problem, or all; white space and case do not distinguish two."""
     first: dict[str, Record] = {}
     times: Counter[str] = Counter()
     faults = []
     for record in records:
-        text = " ".join(unicodedata.normalize("NFKC", record.problem).split()).casefold()
+        text = " ".join(unicodedata.normalize("NFKC", record.asked).split()).casefold()
         times[text] += 1
-        kept = first.setdefault(text, record)
-        if _canonical(kept.answer) != _canonical(record.answer):
+        before = first.setdefault(text, record)
+        if _digits(before.answer) != _digits(record.answer):
+            which = f" ({_short(record.answer)}, not {_short(before.answer)})" if answers else ""
             faults.append(
-                f"{record.place}: repeats the problem of {kept.place} with another answer "
-                f"({_short(record.answer)}, not {_short(kept.answer)})"
+                f"{record.place}: repeats the problem of {before.place} with another answer{which}"
             )
     if len(first) < len(records):
         counts = set(times.values())
         how = f" each repeated {min(counts)} times" if len(counts) == 1 else ", some repeated"
         faults.insert(0, f"{len(records)} rows, {len(first)} problems{how}")
-    return list(first.values()), faults
+    return (list(records) if kept else list(first.values())), faults
 
 
-def _answer_faults(record: Record, manifest: HubManifest) -> Iterator[str]:
-    answer = read_integer(record.answer)
-    if answer is None:
-        yield f"{record.place}: answer {_short(record.answer)} is not an integer"
-    elif not manifest.minimum <= answer <= manifest.maximum:
-        yield (
-            f"{record.place}: answer {_short(record.answer)} is not in "
-            f"{manifest.minimum} to {manifest.maximum}"
-        )
+def _answer_faults(record: Record, manifest: RowsManifest, answers: bool) -> Iterator[str]:
+    where = f"{record.place}: answer{_if(answers, record.answer)}"
+    match manifest.answer_kind:
+        case "choice":
+            if record.odd:
+                yield f"{where} {record.odd}"
+            if len(record.options) > manifest.choices:
+                yield f"{record.place}: {len(record.options)} options, at most {manifest.choices}"
+        case "math":
+            if (problem := why_unusable(record.answer)) is not None:
+                yield f"{where} {problem}"
+        case "integer":
+            answer = read_integer(record.answer)
+            if answer is None:
+                yield f"{where} is not an integer"
+            elif not manifest.in_range(answer):
+                yield f"{where} is not in {_range(manifest)}"
+
+
+def _range(manifest: RowsManifest) -> str:
+    low, high = manifest.minimum, manifest.maximum
+    if low is None or high is None:
+        return f"range: at most {high}" if low is None else f"range: at least {low}"
+    return f"{low} to {high}"
 
 
 def _differences(
-    records: Sequence[Record], alignment: Alignment, manifest: HubManifest
+    records: Sequence[Record], alignment: Alignment, manifest: RowsManifest, *, answers: bool
 ) -> Iterator[str]:
     for record, name in zip(records, alignment.ids, strict=True):
         if name is None:
@@ -137,11 +168,12 @@ def _differences(
                 yield f"{record.place}: id {_short(record.id or '')} is not the benchmark's"
             continue
         answer, right = read_integer(record.answer), manifest.answers[name]
-        in_range = answer is not None and manifest.minimum <= answer <= manifest.maximum
+        in_range = answer is not None and manifest.in_range(answer)
         if in_range and answer != right:  # other answers are reported by _answer_faults
             remark = manifest.remarks.get(name)
+            key = f", the key has {right}" if answers else " is not that of the key"
             yield (
-                f"{record.place} ({name}): answer {_short(record.answer)}, the key has {right}"
+                f"{record.place} ({name}): answer{_if(answers, record.answer)}{key}"
                 + (f" ({remark})" if remark else "")
             )
     for name, count in Counter(name for name in alignment.ids if name).items():
@@ -152,7 +184,7 @@ def _differences(
         yield f"missing problems: {_some(missing)}"
 
 
-def _checked(records: Sequence[Record], alignment: Alignment, manifest: HubManifest) -> str:
+def _checked(records: Sequence[Record], alignment: Alignment, manifest: RowsManifest) -> str:
     """Return how many answers agree with the key, and how the rows were aligned."""
     if alignment.how == "in another order":
         return f"all {len(records)} answers are those of the key, in another order"
@@ -169,21 +201,33 @@ def _checked(records: Sequence[Record], alignment: Alignment, manifest: HubManif
 def _identified(
     records: Sequence[Record], alignment: Alignment, *, trusted: bool
 ) -> tuple[Record, ...]:
-    """Give every record a unique id: the key's if it is sure, else the file's or its place."""
+    """Give every record a unique id: the key's if it is sure, else the row's or its number."""
     sure = trusted or alignment.how == "by id"
     taken: set[str] = set()
     found = []
     for record, name in zip(records, alignment.ids, strict=True):
-        own = (name if sure else None) or record.id or record.place
+        own = (name if sure else None) or record.id or str(record.number)
         unique = own if own not in taken else f"{own} ({record.place})"
         taken.add(unique)
-        found.append(replace(record, id=unique, answer=_canonical(record.answer)))
+        found.append(replace(record, id=unique))
     return tuple(found)
 
 
-def _canonical(answer: str) -> str:
-    number = read_integer(answer)
-    return answer if number is None else str(number)
+def _canonical(record: Record, manifest: RowsManifest) -> Record:
+    """Return the record with an integer as digits: "027", "27.0" and "1,027" are so written."""
+    if manifest.answer_kind != "integer":
+        return record
+    return replace(record, answer=_digits(record.answer))
+
+
+def _digits(answer: str) -> str:
+    if _WRITTEN.fullmatch(answer):
+        return read_written(answer) or answer
+    return answer
+
+
+def _if(answers: bool, answer: str) -> str:
+    return f" {_short(answer)}" if answers else ""
 
 
 def _short(text: str) -> str:

@@ -179,6 +179,11 @@ def _object(value: object, path: Path, unit: str, number: int) -> Row:
     return Row(value, path, f"{unit} {number}", number)
 
 
+def final_answer(answer: str) -> str:
+    """Return the text after the last `####`, as in GSM8K; all of it without one."""
+    return answer.rpartition("####")[2].strip() if "####" in answer else answer
+
+
 def exact_text(value: object) -> str | None:
     """Write text or a number exactly: 12 and 12.0 as "12", 0.10 as "0.1"; None for other values.
 

@@ -50,10 +50,17 @@ def is_commit(revision: str | None) -> bool:
     return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
-def resolve_revision(dataset: str, revision: str | None) -> tuple[str, tuple[str, ...]]:
+def resolve_revision(
+    dataset: str,
+    revision: str | None,
+    *,
+    instead: str = f"set prompts.revision to a commit that is in the cache, or {_INSTEAD}",
+    fixed: str = "prompts.revision is set to it",
+) -> tuple[str, tuple[str, ...]]:
     """Return the present commit of a branch, a tag or None (the default branch), and notes.
 
     If the hub does not answer, the only commit in the cache is used.
+    instead: the alternative to the hub that errors name. fixed: the end of the note.
 
     Raises:
         BackendError: the hub does not answer, and the cache does not have exactly one commit.
@@ -70,7 +77,7 @@ def resolve_revision(dataset: str, revision: str | None) -> tuple[str, tuple[str
                 probe(lambda: api.dataset_info(dataset, revision=revision, timeout=TIMEOUT_S)).sha
             ),
             what=f"{dataset} at {name}",
-            instead=f"set prompts.revision to a commit that is in the cache, or {_INSTEAD}",
+            instead=instead,
         )
     except BackendError as error:
         commits = [path.name for path in _snapshots(dataset) if is_commit(path.name)]
@@ -80,7 +87,7 @@ def resolve_revision(dataset: str, revision: str | None) -> tuple[str, tuple[str
         note = f"{dataset}: the hub does not answer; using the cached commit {commits[0]}"
         return commits[0], (f"{note} ({error})",)
     assert found is not None
-    return found, (f"{dataset}: {name} is commit {found}; prompts.revision is set to it",)
+    return found, (f"{dataset}: {name} is commit {found}; {fixed}",)
 
 
 def fetch_split(settings: HubPrompts, *, observer: Observer = NOBODY) -> HubData:

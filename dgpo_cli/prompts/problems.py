@@ -15,8 +15,7 @@ from pathlib import Path
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.numbers import counted
 from dgpo_cli.core.types import Message, Prompt
-from dgpo_cli.prompts.answer_key import final_answer
-from dgpo_cli.prompts.files import Row, exact_text, read_rows
+from dgpo_cli.prompts.files import Row, exact_text, final_answer, read_rows
 from dgpo_cli.prompts.templates import chat_messages, problem_messages
 
 _SHOWN = 5  # problems that a note names

@@ -10,8 +10,8 @@ from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.types import Prompt
-from dgpo_cli.hub.files import HubFile, cached
-from dgpo_cli.prompts.benchmarks import benchmark_names, load_benchmark, load_manifest
+from dgpo_cli.prompts.benchmarks import is_cached, load_benchmark, own_names
+from dgpo_cli.prompts.catalog import canonical, find
 from dgpo_cli.prompts.contamination import find_contamination
 from dgpo_cli.prompts.datasets import PromptStream, open_prompts
 from dgpo_cli.prompts.hub_dataset import is_commit, resolve_revision
@@ -106,7 +106,7 @@ def _without_contamination(
     benchmarks contain.
     """
     drops = isinstance(settings.prompts, RowFields) and settings.prompts.drop_overlap
-    own = settings.eval.bench if settings.eval.every or drops else None
+    own = canonical(settings.eval.bench) if settings.eval.every or drops else None
     known, absent = _benchmarks(own, settings=settings, observer=observer)
     found = find_contamination(prompts, known)
     stream = stream.with_note(_note(found, total=len(prompts), absent=absent))
@@ -129,33 +129,36 @@ def _benchmarks(
     own: the run's, which is the only one to be fetched.
     """
     known, absent = {}, []
-    for name in dict.fromkeys([*([own] if own is not None else []), *benchmark_names()]):
+    for name in dict.fromkeys([*([own] if own is not None else []), *own_names()]):
         data = Path(settings.eval.data) if name == own and settings.eval.data else None
-        if name != own and _is_hub(name):
-            manifest = load_manifest(name)
-            assert isinstance(manifest, HubManifest)
-            data = cached(HubFile(manifest.dataset, manifest.revision, manifest.file))
-            if data is None:
-                absent.append(name)
-                continue
+        if name != own and not is_cached(name):
+            absent.append(name)
+            continue
         known[name] = _problems(name, data=data, settings=settings, observer=observer)
     return known, absent
 
 
 def _problems(name: str, *, data: Path | None, settings: Settings, observer: Observer) -> list[str]:
     """Return the bare problems of a benchmark; a local file has the run's columns."""
-    columns, prompts = {}, settings.prompts
-    if name not in benchmark_names() and isinstance(prompts, RowFields):
-        columns["problem_column"] = prompts.problem_column
-        columns["answer_column"] = prompts.answer_column
+    prompts = settings.prompts
+    columns = ("problem", "answer")
+    if find(name) is None and isinstance(prompts, RowFields):
+        columns = (prompts.problem_column, prompts.answer_column)
     loaded = load_benchmark(
-        name, data=data, strict=False, integers=False, observer=observer, **columns
+        name,
+        problem_column=columns[0],
+        answer_column=columns[1],
+        data=data,
+        strict=False,
+        integers=False,
+        observer=observer,
     )
     return [prompt.text for prompt in loaded.prompts]
 
 
 def _is_hub(name: str) -> bool:
-    return name in benchmark_names() and isinstance(load_manifest(name), HubManifest)
+    listed = find(name)
+    return listed is not None and isinstance(listed.manifest(), HubManifest)
 
 
 def _note(found: Mapping[str, Sequence[str]], *, total: int, absent: Sequence[str]) -> str:
@@ -172,5 +175,6 @@ def _note(found: Mapping[str, Sequence[str]], *, total: int, absent: Sequence[st
     if not parts:
         text += f" by {', '.join(clean)}"
     if absent:
-        text += f"; not in the cache, not compared: {', '.join(absent)}"
+        more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+        text += f"; not in the cache, not compared: {', '.join(absent[:_SHOWN])}{more}"
     return text

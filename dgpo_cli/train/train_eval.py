@@ -13,7 +13,7 @@ from dgpo_cli.config.changes import change_text
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
-from dgpo_cli.config.protocols import SETTINGS, Protocol, load_protocol
+from dgpo_cli.config.protocols import Protocol, protocol_for
 from dgpo_cli.core.codec import filled
 from dgpo_cli.core.events import Evaluated, Observer
 from dgpo_cli.core.formats import EVAL, EvalRecord
@@ -24,7 +24,6 @@ from dgpo_cli.evals.evaluate import fill, prepare
 from dgpo_cli.evals.request import EvalRequest
 from dgpo_cli.evals.running import Running
 from dgpo_cli.evals.tally import report_of
-from dgpo_cli.prompts.benchmarks import protocol_of
 from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.runs.history import changes_behind
 from dgpo_cli.runs.run_folder import RunFolder
@@ -44,7 +43,7 @@ def eval_settings(resolved: Resolved) -> tuple[Resolved, Protocol | None]:
         ConfigError: there is no such protocol, or the values do not go together.
     """
     own = resolved.settings.eval
-    protocol = load_protocol(own.protocol or protocol_of(own.bench) or SETTINGS)
+    protocol = protocol_for(own.bench, name=own.protocol)
     changes = {
         name: value
         for name in ("temperature", "top_p", "top_k", "max_completion_tokens")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dgpo_cli.config.presets import preset_names
-from dgpo_cli.prompts.manifests import benchmark_names
+from dgpo_cli.prompts.catalog import benchmark_names
 from tests.cli.helpers import dgpo, environment, run_python
 
 RULES = ["dgpo", "uniform", "entropy"]

@@ -12,6 +12,7 @@ import pytest
 from dgpo_cli.cli.eval import parse_margin, parse_share
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import resolve
+from dgpo_cli.config.protocols import protocol_for
 from dgpo_cli.core.digests import write_digests
 from dgpo_cli.core.formats import TrainerState
 from dgpo_cli.core.types import Card, Evaluation, Interval
@@ -114,9 +115,9 @@ def test_the_benchmark_brings_its_protocol_unless_another_is_asked_for(
     workflow: Install, result: EvalResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = workflow("evaluate", returns=result)
-    monkeypatch.setattr(benchmarks, "protocol_of", lambda bench: "boxed")
+    monkeypatch.setattr(benchmarks, "prefetch", lambda name, observer: None)
     for more in ([], ["--protocol", "dapo"], ["--protocol", "settings"]):
-        assert dgpo(*TINY, *more).exit_code == 0
+        assert dgpo(*TINY, "--bench", "AIME-25", *more).exit_code == 0
     protocols = [call["request"].protocol for call in calls]
     assert [protocol and protocol.name for protocol in protocols] == ["boxed", "dapo", None]
     temperatures = [call["resolved"].settings.rollout.temperature for call in calls]
@@ -124,8 +125,8 @@ def test_the_benchmark_brings_its_protocol_unless_another_is_asked_for(
 
 
 def test_a_generated_benchmark_and_a_file_are_run_with_the_settings_as_they_are() -> None:
-    assert benchmarks.protocol_of("sums") is None
-    assert benchmarks.protocol_of("mine.jsonl") is None
+    assert protocol_for("sums", name=None) is None
+    assert protocol_for("mine.jsonl", name=None) is None
 
 
 @pytest.mark.parametrize(

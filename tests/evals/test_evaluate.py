@@ -117,7 +117,7 @@ def test_garbage_behind_whole_samples_is_removed_and_nothing_is_drawn(tmp_path: 
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        ({"answer": "20"}, r"its answer is '20', the benchmark's is '19'"),
+        ({"answer": "20"}, "its answer is not the benchmark's"),
         ({"messages": [{"role": "user", "content": "x"}]}, "its prompt is not the benchmark's"),
         ({"seed": 1}, "its seed is 1, not "),
         ({"prompt_id": "x"}, "the benchmark has no such problem"),

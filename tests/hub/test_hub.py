@@ -296,7 +296,8 @@ def run_python(code: str, **environment: str) -> str:
 
 
 def test_the_environment_names_endpoint_and_cache(tmp_path: Path) -> None:
-    from dgpo_cli.prompts.manifests import HubManifest, load_manifest
+    from dgpo_cli.prompts.catalog import load_manifest
+    from dgpo_cli.prompts.manifests import HubManifest
 
     manifest = load_manifest("aime2025")
     assert isinstance(manifest, HubManifest)

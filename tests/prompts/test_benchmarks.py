@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.types import Message
-from dgpo_cli.prompts import manifests
+from dgpo_cli.prompts import catalog
 from dgpo_cli.prompts.benchmarks import Benchmark, benchmark_names, load_benchmark, load_manifest
 from dgpo_cli.prompts.manifests import HubManifest
 from dgpo_cli.prompts.sums import held_out
 from tests.hub.hub_server import Hub, serving
 
-HUB = 'kind = "hub"\ntitle = "t"\ndataset = "a/b"\nfile = "c"\nproblems = 1\n'
+HUB = 'kind = "hub"\ntitle = "t"\ndataset = "a/b"\nfile = "c"\nproblems = 1\nmaximum = 999\n'
 OPERATIONS = {"sums": 2, "sums-easy": 1, "sums-hard": 3}
 
 
@@ -72,7 +72,7 @@ def test_a_folder_is_no_benchmark_and_no_data_and_said_to_be_one(tmp_path: Path)
         load_benchmark("aime2024", data=tmp_path / "x")
 
 
-@pytest.mark.parametrize("name", ["../benchmarks/sums", "sums.toml", "", "."])
+@pytest.mark.parametrize("name", ["../benchmarks/sums", "", "."])
 def test_only_plain_names_reach_a_manifest(name: str) -> None:
     with pytest.raises(ConfigError, match="no such benchmark or file"):
         load_benchmark(name)
@@ -84,8 +84,11 @@ def test_only_plain_names_reach_a_manifest(name: str) -> None:
         ("kind = ", "not TOML"),
         ('kind = "sums"\ntitle = "t"\noperations = 0\ncount = 3', "operations"),
         ('kind = "sums"\ntitle = "t"\noperations = 1', "count"),
-        ('kind = "moon"\ntitle = "t"\noperations = 1\ncount = 3', "manifest"),
-        ('kind = "hub"\ntitle = "t"\noperations = 1\ncount = 3', "dataset"),
+        (
+            'kind = "moon"\ntitle = "t"\noperations = 1\ncount = 3',
+            "kind=moon: must be sums, hub, file",
+        ),
+        ('kind = "hub"\ntitle = "t"\noperations = 1\ncount = 3', "file: Field required"),
         (f'{HUB}revision = "main"\n[answers]\na = 1', "revision"),
         (f'{HUB}revision = "{"0" * 40}"\n[answers]\na = 1000', "not in range"),
         (f'{HUB}revision = "{"0" * 40}"\n[answers]\na = 1\nb = 2', "2 answers for problems=1"),
@@ -99,7 +102,7 @@ def test_a_broken_manifest_names_file_and_field(
     folder = tmp_path / "benchmarks"
     folder.mkdir()
     (folder / "bad.toml").write_text(text)
-    monkeypatch.setattr(manifests, "resource_dir", lambda name: tmp_path)
+    monkeypatch.setattr(catalog, "resource_dir", lambda name: tmp_path)
     with pytest.raises(DataError, match=rf"bad\.toml: .*{message}"):
         load_benchmark("bad")
 
@@ -111,7 +114,7 @@ def test_generated_problems_that_changed_are_refused(
     folder.mkdir()
     text = f'kind = "sums"\ntitle = "t"\noperations = 1\ncount = 3\nsha256 = "{"0" * 64}"'
     (folder / "moved.toml").write_text(text)
-    monkeypatch.setattr(manifests, "resource_dir", lambda name: tmp_path)
+    monkeypatch.setattr(catalog, "resource_dir", lambda name: tmp_path)
     with pytest.raises(DataError, match="moved: the generated problems have sha256"):
         load_benchmark("moved")
 
@@ -284,7 +287,7 @@ def test_a_strict_load_lists_the_faults_and_the_way_on(tmp_path: Path) -> None:
     assert "aime2026" in first
     assert "15 faults" in first
     assert "--no-strict" in first
-    assert lines[0] == "  line 1: answer 'x' is not an integer"
+    assert lines[0] == "  line 1: answer is not an integer"
     assert lines[-1] == "  and 5 more faults"
     assert len(lines) == 11
     notes = load_benchmark("aime2026", data=path, strict=False).notes
@@ -421,7 +424,8 @@ def test_own_files_may_have_general_answers(tmp_path: Path) -> None:
     path = save([*OWN, {"problem": "Half?", "answer": "1/2"}], tmp_path / "mine.jsonl")
     (note,) = load_benchmark(str(path)).notes
     assert "1 of 5 answers are not plain integers" in note
-    assert "'1/2' of problem 'mine:5'" in note
+    assert "the first is that of problem 'mine:5'" in note
+    assert "1/2" not in note
     assert load_benchmark(str(path), integers=False).notes == ()
     with pytest.raises(DataError, match="not plain integers"):
         load_benchmark(str(path), strict=True)

@@ -20,11 +20,13 @@ MANIFEST = HubManifest(
     revision="0" * 40,
     file="c.jsonl",
     problems=4,
+    minimum=0,
+    maximum=999,
     answers={"2024-I-1": 5, "2024-I-2": 6, "2024-II-1": 7, "2024-II-2": 800},
     remarks={"2024-II-1": "asked in other words"},
 )
 GOOD = tuple(
-    Record(f"line {n}", name, f"What is $\\sqrt{{{n}}}$,\nplease?", str(answer))
+    Record(f"line {n}", name, f"What is $\\sqrt{{{n}}}$,\nplease?", str(answer), n)
     for n, (name, answer) in enumerate(MANIFEST.answers.items(), start=1)
 )
 
@@ -37,12 +39,12 @@ def with_row(number: int, **changes: str | None) -> tuple[Record, ...]:
 
 
 def faults(*records: Record) -> tuple[str, ...]:
-    return examine(records, MANIFEST).faults
+    return examine(records, MANIFEST, answers=True).faults
 
 
 def test_good_data_pass_and_say_what_was_compared() -> None:
     assert examine(GOOD, MANIFEST) == Examination(
-        GOOD, (), ("4 of 4 answers agree with the key (by id)",)
+        GOOD, (), (), ("4 of 4 answers agree with the key (by id)",)
     )
 
 
@@ -51,8 +53,8 @@ def test_rows_without_ids_get_those_of_the_key_when_all_answers_agree() -> None:
     assert found.records == GOOD
     assert found.notes == ("4 of 4 answers agree with the key (by position)",)
     wrong = [replace(record, id=None) for record in with_row(2, answer="9")]
-    found = examine(wrong, MANIFEST)
-    assert [record.id for record in found.records] == ["line 1", "line 2", "line 3", "line 4"]
+    found = examine(wrong, MANIFEST, answers=True)
+    assert [record.id for record in found.records] == ["1", "2", "3", "4"]
     assert found.faults == ("line 2 (2024-I-2): answer '9', the key has 6",)
     assert found.notes == ("3 of 4 answers agree with the key (by position)",)
 
@@ -61,7 +63,7 @@ def test_another_order_is_told_and_no_fault() -> None:
     found = examine([replace(record, id=None) for record in reversed(GOOD)], MANIFEST)
     assert found.faults == ()
     assert found.notes == ("all 4 answers are those of the key, in another order",)
-    assert [record.id for record in found.records] == ["line 4", "line 3", "line 2", "line 1"]
+    assert [record.id for record in found.records] == ["4", "3", "2", "1"]
 
 
 def test_answers_that_differ_from_the_key_are_named_with_the_remark() -> None:
@@ -76,13 +78,31 @@ def test_answers_out_of_range_are_named(answer: str) -> None:
     assert faults(*with_row(2, answer=answer)) == (f"line 2: answer '{answer}' is not in 0 to 999",)
 
 
-@pytest.mark.parametrize("answer", ["x", "5.0", "$5$", "5 or 6", "５"])
+@pytest.mark.parametrize("answer", ["x", "5.5", "1,5", "$5$", "5 or 6", "５"])
 def test_answers_that_are_no_integers_are_named(answer: str) -> None:
     assert faults(*with_row(1, answer=answer)) == (f"line 1: answer '{answer}' is not an integer",)
 
 
-def test_leading_zeros_are_no_fault_and_go() -> None:
-    found = examine(with_row(1, answer="005"), MANIFEST)
+def test_no_finding_names_an_expected_answer_unless_asked() -> None:
+    spoiled = (
+        with_row(1, answer="6"),
+        with_row(2, answer="1000"),
+        with_row(3, answer="secret"),
+        (*GOOD, replace(GOOD[0], place="line 5", answer="9")),
+    )
+    for records in spoiled:
+        found = examine(records, MANIFEST)
+        said = " ".join((*found.faults, *found.notes))
+        assert found.faults
+        assert not any(each in said for each in ("'6'", "has 5", "'1000'", "secret", "'9'", "'5'"))
+    assert examine(spoiled[0], MANIFEST).faults == (
+        "line 1 (2024-I-1): answer is not that of the key",
+    )
+
+
+@pytest.mark.parametrize("answer", ["005", "5.0", "+5"])
+def test_an_integer_in_other_digits_is_no_fault_and_written_plainly(answer: str) -> None:
+    found = examine(with_row(1, answer=answer), MANIFEST)
     assert found.faults == ()
     assert found.records == GOOD
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dgpo_cli.prompts.answer_key import final_answer
+from dgpo_cli.prompts.files import final_answer
 from dgpo_cli.rewards.answer import check_integer
 from dgpo_cli.rewards.math import check_math
 from dgpo_cli.rewards.reading.extract import extract, find_answer

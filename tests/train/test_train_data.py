@@ -169,7 +169,7 @@ def test_a_run_on_the_hub_is_not_gone_on_with_at_another_tag(
 def test_a_benchmark_that_is_left_out_of_the_data_belongs_to_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_module, "benchmark_names", lambda: ())
+    monkeypatch.setattr(data_module, "own_names", lambda: ())
     data = file_of(tmp_path, sums(10, 40))
     for name, problems in (("a", sums(10, 13)), ("b", sums(20, 23))):
         (tmp_path / f"{name}.jsonl").write_text(problems)
@@ -192,7 +192,7 @@ def overlap_notes(events: list[str]) -> list[str]:
 def test_problems_of_the_runs_benchmark_are_reported_and_on_request_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_module, "benchmark_names", lambda: ("sums-easy", "aime2024"))
+    monkeypatch.setattr(data_module, "own_names", lambda: ("sums-easy", "aime2024"))
     bench = tmp_path / "bench.jsonl"
     bench.write_text(sums(110, 113))
     settings = (*file_of(tmp_path, sums(110, 140)), f"eval.bench={bench}", "eval.every=0")
