@@ -16,6 +16,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MAX_REST_CHARS = 1024  # that are read after a letter
 
 _FONT = r"\\(?:text|textbf|textrm|textit|textsf|texttt|textnormal|mbox|emph|underline)"
+_EMOJI = re.compile("[\u2600-\u27a0\u27a2-\u27bf\u2b50\u2b55\ufe0f\U0001f000-\U0001faff]")
 _STRUCK = re.compile(r"~~[^~\n]{0,80}~~|\\(?:cancel|sout)\s*\{[^{}]*\}")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z(]{2})")
 _TAG = re.compile(r"</?(?:b|strong|em|u)>", re.IGNORECASE)
@@ -46,7 +47,12 @@ _LETTER = re.compile(
 )
 _MARK = re.compile(r"\)|[.:](?=\s|\Z)|\s+[-–—](?=\s)|\s*[–—]")
 _SHUT = re.compile(r"[\s'.!,;:)\]}|]*")  # nothing that is said
-_OPERATOR = re.compile(r"\s*(?:[=+*/^_<>≤≥≠≈×·→⇒±%°|&]|-|\\(?![A-Za-z]*text))")
+_OPERATOR = re.compile(
+    r"\s*(?:[-=+*/^_<>≤≥≠≈×·→⇒±%°|&]|\\(?:times|cdot|div|pm|mp|to|[Rr]ightarrow|in|notin|cup|cap|wedge"
+    r"|vee|land|lor|leq?|geq?|neq?|approx|sim|equiv|circ|perp|parallel|propto|oplus|otimes|mid)"
+    r"(?![A-Za-z]))"
+)
+_COMMAND_NEXT = re.compile(r"\s*\\[A-Za-z]")
 _LIST = re.compile(
     r"(?:[\s,;/&+.:)(\[\]']|\b(?:or|and|then|option|choice|both)\b|\b[A-Za-z]\b)*", re.IGNORECASE
 )
@@ -119,6 +125,7 @@ _LEAD = re.compile(
     r"|corresponds|that)(?![A-Za-z'])[\s:,]*)+",
     re.IGNORECASE,
 )
+_PRONOUN_AGAIN = re.compile(r"[.,:;]?\s+(?:I|am|do|think|not)\b(?!\s+(?:and|or|only)\b)")
 _PRONOUN = re.compile(r"\s+[a-z]")
 
 
@@ -145,7 +152,7 @@ def letter_of(gold: str) -> str | None:
 def cleaned(text: str) -> str:
     """Return `text` without markup and math delimiters; a letter in bold is in brackets."""
     if not text.isascii():
-        text = in_ascii(unicodedata.normalize("NFKC", text))
+        text = _EMOJI.sub("", in_ascii(unicodedata.normalize("NFKC", text)))
     text = _ANSWER_TAG.sub(lambda tag: "\n" if tag[1] else "\nAnswer: ", text)
     text = _TAG.sub("**", _TOKEN.sub("\n", _STRUCK.sub(" ", text)))
     text = _DOUBLED.sub(r"\\", text)
@@ -178,12 +185,16 @@ def option_at(text: str, at: int) -> Option | None:
     rest = text[end : stop if stop >= 0 else end + MAX_REST_CHARS]
     letter = found["quoted"] or found["within"] or found["bare"]
     marked = bracketed = found["open"] is not None
+    if not marked and _COMMAND_NEXT.match(rest):
+        return None
     if _OPERATOR.match(rest) and not (_MARK.match(rest) and rest[:1].isspace()):
         return None
     if not marked:
         if _GENUS.match(rest):
             return None
         mark = _MARK.match(rest)
+        if letter == "I" and _PRONOUN_AGAIN.match(rest):
+            return None
         if mark is not None:
             marked, rest = True, rest[mark.end() :]
             if mark[0] not in (")", ".") and _NO.match(rest):
