@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
 OPENER = "<think>"
 MAX_CHECKED = 64  # less-than signs that are checked one by one
 _TAGS = (
     *("think", "thinking", "thought", "reasoning"),
-    *("seed:think", "mm:think", "ifm|think", "longcat_think"),
+    *("seed:think", "mm:think", "longcat_think"),
+    *("ifm|think", "ifm|think_fast", "ifm|think_faster"),
 )
 # What opens and closes a thought, by model.
 MARKS = (
     *((f"<{tag}>", f"</{tag}>") for tag in _TAGS),
     ("◁think▷", "◁/think▷"),  # Kimi
     ("[THINK]", "[/THINK]"),  # Magistral
+    ("[unused16]", "[unused17]"),  # Pangu
+    ("<think:", "</think:"),  # Hunyuan 3, whose tags have a suffix
     ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
+    ("<|think:start|>", "<|think:end|>"),  # Solar Open 2
+    ("<|open|>think", "<|close|>think"),  # Kimi K3, each before <|sep|>
+    ("<|open|>think", "<|open|>response"),
+    ("<|content_thinking|>", "<|content_text|>"),  # Inkling
     ("<|begin_of_thought|>", "<|end_of_thought|>"),  # Sky-T1, OpenThinker
     ("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
     ("<|channel>thought", "<channel|>"),  # Gemma 4
@@ -23,10 +32,33 @@ MARKS = (
 _OPENERS = tuple(opener for opener, _ in MARKS)
 _ALL = (*_OPENERS, *dict.fromkeys(closer for _, closer in MARKS))
 _ANGLED = tuple(mark for mark in _ALL if mark.startswith("<"))
-_OTHERS = (("◁", ("◁think▷", "◁/think▷")), ("THINK]", ("[THINK]", "[/THINK]")))
+_OTHERS = (
+    ("◁", ("◁think▷", "◁/think▷")),
+    ("THINK]", ("[THINK]", "[/THINK]")),
+    ("[unused1", ("[unused16]", "[unused17]")),
+)
 # Every angled mark contains one of these: a few searches exclude most marks.
-_HINTS = ("think>", "thinking>", "thought>", "reasoning>", "|>", "<|channel>")
-_HEADER = "<|message|>"  # may stand between a mark and its thought
+_HINTS = (
+    "think>",
+    "thinking>",
+    "thought>",
+    "reasoning>",
+    "think_fast",
+    "think:",
+    "|>",
+    "<|channel>",
+)
+_HEADERS = ("<|message|>", "<|sep|>")  # may stand between a mark and its thought
+_QUOTES = "`\"'"
+_SUFFIX = re.compile(r"[^<>\s]{0,40}>")  # of the mark <think:
+# Thoughts without marks that a text begins with: gpt-oss without its special tokens; Granite 3.2.
+_SPOKEN = (
+    (re.compile(r"\s*analysis(?=[A-Z0-9\"'(*\\$])"), ("assistantfinal",)),
+    (
+        re.compile(r"\s*(?:Here is|Here's) my thought process:"),
+        ("Here is my response:", "Here's my response:"),
+    ),
+)
 
 
 def after_thinking(text: str) -> int | None:
@@ -34,7 +66,11 @@ def after_thinking(text: str) -> int | None:
     at, mark = _last_mark(text)
     if mark in _OPENERS:
         return None
-    return at + len(mark)
+    if not mark:
+        return _after_spoken(text)
+    end = at + len(mark)
+    suffix = _SUFFIX.match(text, end) if mark.endswith(":") else None
+    return end if suffix is None else suffix.end()
 
 
 def ends_in_thought(prompt: str, *, problem: str = "") -> bool:
@@ -43,14 +79,34 @@ def ends_in_thought(prompt: str, *, problem: str = "") -> bool:
     A mark that the text only mentions opens nothing: it counts at the very end, or after `problem`,
     the user's last words, where the chat template writes.
     """
-    if prompt.rstrip().removesuffix(_HEADER).endswith(_OPENERS):
+    end = prompt.rstrip()
+    for header in _HEADERS:
+        end = end.removesuffix(header)
+    if end.endswith(_OPENERS) or (end.endswith(">") and _ends_with_suffixed(end)):
         return True
     begin = prompt.rfind(problem) if problem else -1
     return begin >= 0 and after_thinking(prompt[begin + len(problem) :]) is None
 
 
+def _ends_with_suffixed(prompt: str) -> bool:
+    """Whether a prompt ends with a mark such as <think:x>."""
+    at = prompt.rfind("<think:")
+    return at >= 0 and _SUFFIX.fullmatch(prompt, at + len("<think:")) is not None
+
+
+def _after_spoken(text: str) -> int | None:
+    """Return where the answer part of a text without marks begins; None in an open thought."""
+    for opens, closers in _SPOKEN:
+        if opens.match(text) is not None:
+            at, closer = max((text.rfind(closer), closer) for closer in closers)
+            return None if at < 0 else at + len(closer)
+    return 0
+
+
 def is_part_of_mark(token: str) -> bool:
     """Whether a special token is a mark or begins one, so that a text keeps it."""
+    if token.startswith(("<think:", "</think:")):
+        return True
     return len(token) > 1 and any(mark.startswith(token) for mark in _ALL)
 
 
@@ -62,7 +118,7 @@ def _last_mark(text: str) -> tuple[int, str]:
     found = _last_angled(text)
     for hint, marks in _OTHERS:
         if hint in text:
-            found = max(found, *((text.rfind(mark), mark) for mark in marks))
+            found = max(found, *((_rfind(text, mark, len(text)), mark) for mark in marks))
     return found if found[0] >= 0 else (0, "")
 
 
@@ -73,7 +129,22 @@ def _last_angled(text: str) -> tuple[int, str]:
         if at < 0:
             return -1, ""
         if text.startswith(_ANGLED, at):
-            return at, next(mark for mark in _ANGLED if text.startswith(mark, at))
+            mark = next(mark for mark in _ANGLED if text.startswith(mark, at))
+            if not _is_quoted(text, at, at + len(mark)):
+                return at, mark
     hints = [hint for hint in _HINTS if text.find(hint, 0, at) >= 0]
     marks = [mark for mark in _ANGLED if any(hint in mark for hint in hints)]
-    return max(((text.rfind(mark, 0, at), mark) for mark in marks), default=(-1, ""))
+    return max(((_rfind(text, mark, at), mark) for mark in marks), default=(-1, ""))
+
+
+def _rfind(text: str, mark: str, end: int) -> int:
+    """Return where the last `mark` before `end` begins that is not quoted, or -1."""
+    while (at := text.rfind(mark, 0, end)) >= 0 and _is_quoted(text, at, at + len(mark)):
+        end = at
+    return at
+
+
+def _is_quoted(text: str, begin: int, end: int) -> bool:
+    """Whether a text only mentions the mark from `begin` to `end`, as `<think>` in backticks."""
+    before = text[begin - 1 : begin]
+    return before != "" and before in _QUOTES and text[end : end + 1] == before

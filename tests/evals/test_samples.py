@@ -9,8 +9,18 @@ from typing import Any
 import pytest
 
 from dgpo_cli.core.errors import DataError
-from dgpo_cli.core.types import Completion, Message, Prompt, Verdict
-from dgpo_cli.evals.samples import SampleFile, sample_line, sample_of, verdict_fields
+from dgpo_cli.core.types import (
+    Completion,
+    FinishReason,
+    Message,
+    Outcome,
+    Prompt,
+    Reply,
+    Verdict,
+)
+from dgpo_cli.evals.samples import SampleFile, item_of, sample_line, sample_of, verdict_fields
+from dgpo_cli.rewards.answer import check_integer
+from dgpo_cli.rewards.grader import grade_item
 
 PROMPT = Prompt("p", (Message("user", "1+1?"),), "2", "test")
 HARD = 'a "quote", a \\, a line\nand ,"outcome":"wrong" and \ud83d half a pair, é'
@@ -204,3 +214,26 @@ def test_only_finished_lines_are_counted(tmp_path: Path) -> None:
     assert file.count() == 0
     file.path.write_bytes(b'{"a":1}\n{"b":2}\n{"c"')
     assert file.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "content", "reason", "outcome"),
+    [
+        ("so \\boxed{2}", "It is \\boxed{3}.", "stop", "wrong"),
+        ("so \\boxed{3}", "It is \\boxed{2}.", "stop", "correct"),
+        ("so \\boxed{2}", "", "stop", "no_answer"),
+        ("so \\boxed{2}", "", "length", "truncated"),
+        ("so \\boxed{2}</think>", "I cannot tell.", "stop", "no_answer"),
+        (None, "<think>\\boxed{3}</think>\\boxed{2}", "stop", "correct"),
+    ],
+)
+def test_reasoning_in_a_field_of_its_own_is_kept_and_never_judged(
+    reasoning: str | None, content: str, reason: FinishReason, outcome: Outcome
+) -> None:
+    reply = Reply((), (), content, reason, 0, 1, reasoning=reasoning)
+    verdict = Verdict(outcome, None, 0.0)
+    kept = sample_line(PROMPT, reply, verdict, index=0, temperature=1.0, checker="2")
+    assert kept.get("reasoning") == reasoning
+    for item in (grade_item(PROMPT, reply), item_of(json.loads(json.dumps(kept)))):
+        said = check_integer(item.gold, item.judged, finish_reason=reason, where="boxed")
+        assert said[0] == outcome
