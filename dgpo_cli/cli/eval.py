@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,9 +34,17 @@ Bench = Annotated[
     ),
 ]
 K = Annotated[
-    int,
-    typer.Option("--k", help="Samples of each problem.", metavar="N", min=1, rich_help_panel=RUN),
+    int | None,
+    typer.Option(
+        "--k",
+        help="Samples of each problem.",
+        metavar="N",
+        min=1,
+        show_default="32; 1 if greedy",
+        rich_help_panel=RUN,
+    ),
 ]
+_MANY = 32
 StopWhen = Annotated[
     str | None,
     typer.Option(
@@ -170,7 +179,7 @@ Force = Annotated[
 
 def evaluate(
     bench: Bench,
-    k: K = 32,
+    k: K = None,
     stop_when: StopWhen = None,
     protocol: ProtocolName = None,
     run: Run = None,
@@ -212,8 +221,8 @@ def evaluate(
         {"--run": run, "--preset": preset, "--model": model}, why="to say what to evaluate"
     )
     form = _form(json=as_json, markdown=as_markdown, csv=as_csv, latex=as_latex)
-    least = _least(min_score, k=k)
-    enough = _margin(stop_when, k=k)
+    least = _least(min_score, k=k or _MANY)
+    enough = _margin(stop_when, k=k or _MANY)
     names = parse_columns(columns)
     if publish is not None:
         from dgpo_cli.publish.model_folder import check
@@ -233,13 +242,10 @@ def evaluate(
         resolved = options.resolve(preset=preset, protocol=layer, overrides=overrides, flags=flags)
         subject = Subject(resolved, adapter, preset or Path(str(model)).name)
     check_built(subject.resolved.settings, training=False)
-    if enough is not None and subject.resolved.settings.rollout.temperature == 0:
-        raise ConfigError(
-            f"--stop-when {stop_when}: greedy decoding has no error over reruns; leave it out"
-        )
+    by_error = {"--min-score": min_score, "--stop-when": stop_when}
     request = EvalRequest(
         bench=bench,
-        k=k,
+        k=_count(k, temperature=subject.resolved.settings.rollout.temperature, by_error=by_error),
         name=subject.name,
         out=out,
         protocol=chosen,
@@ -323,6 +329,29 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
             f"--columns {text}: give problem=NAME,answer=NAME, one of them or both, once each"
         )
     return found
+
+
+def _count(k: int | None, *, temperature: float, by_error: Mapping[str, str | None]) -> int:
+    """Return --k, by default 32, or 1 where samples of a problem are all alike.
+
+    by_error: flags that go by the error over reruns, with their values.
+
+    Raises:
+        ConfigError: greedy decoding leaves nothing to what a flag asks for.
+    """
+    if temperature > 0:
+        return _MANY if k is None else k
+    if k is not None and k > 1:
+        raise ConfigError(
+            f"--k {k}: greedy samples of a problem (rollout.temperature=0) are all alike; give "
+            "--k 1, or leave it out"
+        )
+    for flag, text in by_error.items():
+        if text is not None:
+            raise ConfigError(
+                f"{flag} {text}: greedy decoding has no error over reruns; leave it out"
+            )
+    return 1
 
 
 def _least(text: str | None, *, k: int) -> float | None:

@@ -80,9 +80,10 @@ def rollout(
         seed=("--seed", seed),
     )
     resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags=flags)
-    from dgpo_cli.config.checks import check_built
+    from dgpo_cli.config.checks import check_built, check_rollout
 
     check_built(resolved.settings, training=False)
+    check_rollout(resolved.settings)
     options.reach(resolved.settings.model)
     from dgpo_cli.live.bars import bars
     from dgpo_cli.prompts.benchmarks import prefetch

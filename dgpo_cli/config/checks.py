@@ -73,6 +73,17 @@ def _sampling(settings: Settings) -> Iterator[str]:
             f"rollout.group_size={rollout.group_size}: needs at least 2, because an advantage "
             "compares completions of one prompt; set rollout.group_size=16"
         )
+    if rollout.temperature == 0:
+        yield (
+            "rollout.temperature=0: greedy completions of a prompt are all alike, so none is "
+            "better than the others; set rollout.temperature=1 (eval.temperature=0 evaluates "
+            "greedily)"
+        )
+    if settings.eval.temperature == 0 and settings.eval.k > 1:
+        yield (
+            f"eval.k={settings.eval.k}: greedy samples of a problem (eval.temperature=0) are all "
+            "alike; set eval.k=1"
+        )
     if rollout.top_p < 1:
         yield (
             f"rollout.top_p={rollout.top_p:g}: training has no correction for the tokens that it "
@@ -196,6 +207,20 @@ def _transfer(settings: Settings) -> Iterator[str]:
                 f"rollout.backend.tensor_parallel_size={split}; set "
                 "rollout.backend.weight_transfer=tcp"
             )
+
+
+def check_rollout(settings: Settings) -> None:
+    """Refuse settings under which `dgpo rollout` would draw the same completion again.
+
+    Raises:
+        ConfigError: it would.
+    """
+    rollout = settings.rollout
+    if rollout.temperature == 0 and rollout.group_size > 1:
+        raise ConfigError(
+            f"rollout.group_size={rollout.group_size}: greedy completions of a prompt "
+            "(rollout.temperature=0) are all alike; set rollout.group_size=1"
+        )
 
 
 def check_built(settings: Settings, *, training: bool = True) -> None:

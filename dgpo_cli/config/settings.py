@@ -97,7 +97,9 @@ class EvalSettings(Frozen):
     protocol: str | None = Field(
         None, description="Protocol; unset: the benchmark's own, 'settings': the run's settings."
     )
-    temperature: float | None = Field(None, gt=0, le=10, description="Sampling temperature.")
+    temperature: float | None = Field(
+        None, ge=0, le=10, description="Sampling temperature; 0: greedy, with eval.k=1."
+    )
     top_p: float | None = Field(None, gt=0, le=1, description="Nucleus sampling.")
     top_k: int | None = Field(None, ge=0, description="Keep the k likeliest tokens; 0: all.")
     max_completion_tokens: int | None = Field(

@@ -190,6 +190,7 @@ class EvalRecord:
     no_answer: Real = math.nan
     length_mean: Real = math.nan
     out: Text = ""
+    greedy: Flag | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +317,7 @@ METRICS: Format[dict[str, float | None]] = Format(
     name="metrics",
     what="a line of metrics.jsonl of a run",
 )
-EVAL = Format(EvalRecord, name="eval", what="a line of evals.jsonl of a run")
+EVAL = Format(EvalRecord, name="eval", what="a line of evals.jsonl of a run", sparse=("greedy",))
 CHANGE = Format(SettingChange, name="change", what="a line of changes.jsonl of a run")
 CARD = Format(CardRecord, name="card", what="card.json of an evaluation", stamp="version")
 EVALUATION = Format(

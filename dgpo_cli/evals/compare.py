@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from dgpo_cli.core.errors import ConfigError, DataError
-from dgpo_cli.core.types import Card, ProblemResult
+from dgpo_cli.core.types import Card, Interval, ProblemResult
 from dgpo_cli.stats.cards import differences
-from dgpo_cli.stats.comparison import ComparedPair, NamedEvaluation, compare_runs
+from dgpo_cli.stats.comparison import ComparedPair, Comparison, NamedEvaluation, compare_runs
 
 # Protocol entries that belong to the subject: another seed is a rerun, and the tokenizer decides
 # which tokens end a completion.
@@ -46,10 +48,25 @@ def _pair(before: NamedEvaluation, after: NamedEvaluation, *, force: bool) -> Co
     return ComparedPair(
         before=before,
         after=after,
-        comparison=compare_runs(old, new),
+        comparison=_without_rerun(compare_runs(old, new), before, after),
         subject=tuple(_subject_differences(before.card, after.card)),
         forced=forced,
         notes=tuple(_notes(before, after, common=common)),
+    )
+
+
+def _without_rerun(
+    found: Comparison, before: NamedEvaluation, after: NamedEvaluation
+) -> Comparison:
+    """Leave out the error over reruns if both are greedy: a rerun would repeat them."""
+    if not (before.evaluation.greedy and after.evaluation.greedy):
+        return found
+    return replace(
+        found,
+        stderr_rerun=math.nan,
+        rerun_95=Interval(math.nan, math.nan),
+        p_rerun=math.nan,
+        smallest_rerun=math.nan,
     )
 
 

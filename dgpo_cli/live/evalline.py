@@ -22,6 +22,7 @@ def eval_line(curve: Sequence[Mapping[str, Any]], *, width: int, ascii_only: boo
     last = curve[-1]
     score = percent(last["avg_at_k"])
     head = f"eval {last['bench']} after step {last['step']}  Avg@{last['k']} {score}"
+    head += " greedy" if last.get("greedy") else ""
     errors = _errors(last)
     same = [line["avg_at_k"] for line in curve if line["bench"] == last["bench"]]
     cut = f"truncated {whole_percent(last['truncated'])}" if last.get("truncated") else ""

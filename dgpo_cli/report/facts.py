@@ -160,7 +160,7 @@ def errors(line: Mapping[str, Any]) -> str:
         for key, name in (("rerun_95", "rerun"), ("problems_95", "problems"))
         if (interval := interval_of(line, key)) is not None
     ]
-    return ", ".join(parts) or ABSENT
+    return ", ".join([*parts, *(["greedy"] if line.get("greedy") else [])]) or ABSENT
 
 
 def best(record: RunRecord, series: RunSeries) -> tuple[str, str]:

@@ -170,7 +170,13 @@ class RolloutSettings(Frozen):
 
     prompts_per_step: int = Field(16, ge=1, description="Prompts (groups) sampled in each step.")
     group_size: int = Field(16, ge=1, description="Completions sampled for each prompt (G).")
-    temperature: float = Field(1.0, gt=0, le=10, description="Sampling temperature.")
+    temperature: float = Field(
+        1.0,
+        ge=0,
+        le=10,
+        description="Sampling temperature; 0: greedy, the likeliest token each time, in rollout "
+        "and eval.",
+    )
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling; 1 keeps every token.")
     top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0 keeps every token.")
     max_completion_tokens: int = Field(1024, ge=1, description="Token limit of a completion.")

@@ -216,9 +216,12 @@ def summarise(
     outcomes = Counter(outcome for result in results for outcome in result.outcomes)
     unjudged = outcomes["timeout"] + outcomes["crash"]
     right, wrong = _lengths_by_verdict(results)
+    # Decoded greedily again, every problem gets the same answer.
+    unknown = {"stderr_rerun": math.nan, "rerun_95": Interval(math.nan, math.nan)}
     return filled(
         Evaluation,
         estimate(correct, k=k),
+        **(unknown if greedy else {}),
         bench=bench,
         maj_at_k=math.fsum(result.majority for result in results) / n,
         truncated=outcomes["truncated"] / (n * k),

@@ -66,6 +66,32 @@ def test_the_table_of_one_evaluation_has_one_row(
     assert (len(rows) == 1 and "50.0" in rows[0]) or "0.5" in rows[0]
 
 
+def test_greedy_decoding_draws_one_sample_of_each_problem(
+    workflow: Install, result: EvalResult
+) -> None:
+    calls = workflow("evaluate", returns=result)
+    greedy = [*TINY, "--set", "rollout.temperature=0"]
+    assert [dgpo(*each).exit_code for each in (TINY, greedy, [*greedy, "--k", "1"])] == [0, 0, 0]
+    assert [call["request"].k for call in calls] == [32, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--k", "2"], "--k 2: greedy samples of a problem (rollout.temperature=0) are all alike"),
+        (["--min-score", "60%"], "--min-score 60%: greedy decoding has no error over reruns"),
+        (["--stop-when", "2"], "--stop-when 2: greedy decoding has no error over reruns"),
+    ],
+)
+def test_what_greedy_decoding_cannot_give_is_refused(
+    workflow: Install, flags: list[str], said: str
+) -> None:
+    calls = workflow("evaluate")
+    ended = dgpo(*TINY, "--set", "rollout.temperature=0", *flags)
+    assert (ended.exit_code, calls) == (2, [])
+    assert said in ended.stderr and len(ended.stderr.splitlines()) <= 2
+
+
 def test_a_result_is_printed_in_one_form(workflow: Install) -> None:
     calls = workflow("evaluate")
     ended = dgpo(*TINY, "--csv", "--json")

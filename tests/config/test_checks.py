@@ -27,6 +27,8 @@ def training_refusal(*overrides: str) -> list[str]:
     ("wrong", "fix"),
     [
         (("rollout.group_size=1",), "rollout.group_size=16"),
+        (("rollout.temperature=0",), "rollout.temperature=1"),
+        (("eval.temperature=0", "eval.k=8"), "eval.k=1"),
         (("rollout.top_p=0.9",), "rollout.top_p=1"),
         (("rollout.top_k=5",), "rollout.top_k=0"),
         (

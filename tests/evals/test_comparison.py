@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +101,26 @@ def test_the_words_follow_both_tests() -> None:
         neither = replace(both, p_rerun=0.06, p_problems=p_problems)
         assert in_words(neither, letter="B").startswith("No difference is shown")
     assert "same score" in in_words(replace(both, difference=0.0), letter="B")
+
+
+def test_greedy_runs_are_compared_by_the_error_over_problems_alone() -> None:
+    a, b = made("a", (0, 1, 0, 0, 0, 0), k=1), made("b", (1, 1, 1, 1, 1, 0), k=1)
+    sampled = run([a, b])[0].comparison
+    greedy = [replace(each, evaluation=replace(each.evaluation, greedy=True)) for each in (a, b)]
+    (pair,) = run(greedy)
+    found = pair.comparison
+    unknown = [found.stderr_rerun, found.rerun_95.low, found.p_rerun, found.smallest_rerun]
+    assert all(map(math.isnan, unknown)) and not math.isnan(sampled.p_rerun)
+    assert (found.p_problems, found.problems_95) == (sampled.p_problems, sampled.problems_95)
+    assert "also on other" in in_words(replace(found, p_problems=0.01), letter="B")
+    assert "B is better than A on these problems" in in_words(found, letter="B")
+    output = printed(render((pair,)), width=120)
+    row = next(line for line in output.split("\n") if line.startswith("  rerun"))
+    assert "greedy" in row and "p " not in row and "nan" not in output
+    json_of = comparison_json.to_json((pair,))["comparisons"][0]
+    assert json_of["p_rerun"] is None and json_of["rerun_95"] == [None, None]
+    (forced,) = run([a, greedy[1]], force=True)
+    assert forced.comparison.p_rerun == sampled.p_rerun  # the other run has an error
 
 
 def test_several_comparisons_are_said_to_be_several() -> None:

@@ -481,3 +481,24 @@ def test_settings_say_where_each_value_is_from(
     text = (tmp_path / "out" / "settings.toml").read_text()
     assert "top_k = 3 # from --set" in text
     assert settings("rollout.top_k=3").settings.rollout.top_k == 3
+
+
+def test_a_greedy_evaluation_says_so_and_does_not_depend_on_the_seed(tmp_path: Path) -> None:
+    bench, greedy = problems(tmp_path), "rollout.temperature=0"
+    one = run(bench, 1, tmp_path / "a", greedy)
+    two = run(bench, 1, tmp_path / "b", greedy, "seed=5")
+    texts = [[line["completion"] for line in stored(tmp_path / name)] for name in "ab"]
+    assert texts[0] == texts[1]
+    assert one.evaluation.greedy is True and one.evaluation.problems == two.evaluation.problems
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert (report["greedy"], report["stderr_rerun"], report["rerun_95"]) == (
+        True,
+        None,
+        [None, None],
+    )
+    assert report["problems_95"] != [None, None]
+    assert one.card.protocol["temperature"] == 0
+    line = stored(tmp_path / "a")[0]
+    assert line["temperature"] == 0 and -4 * len(line["token_ids"]) < line["logprob"] <= 0
+    sampled = run(bench, 1, tmp_path / "c").evaluation
+    assert sampled.greedy is None and not math.isnan(sampled.rerun_95.low)

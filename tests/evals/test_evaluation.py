@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from rich.cells import cell_len
 
@@ -80,6 +82,13 @@ def test_one_sample_each_has_an_unknown_error_and_still_an_interval() -> None:
     output = printed(render(evaluation([0, 1, 1], k=1)))
     assert "  20.8 to 93.9  these" in line_of(output, "  rerun")  # Wilson's for 2 of 3
     assert "standard error of a rerun" in output and "nan" not in output
+
+
+def test_greedy_stands_in_place_of_the_error_of_a_rerun() -> None:
+    output = printed(render(replace(evaluation([0, 1, 1], k=1), greedy=True)))
+    assert "  greedy  the likeliest token each time" in line_of(output, "  rerun")
+    assert "standard error of a rerun" not in output and "nan" not in output
+    assert "other problems of this kind" in line_of(output, "  problems")
 
 
 def test_the_truncated_bracket_the_score() -> None:

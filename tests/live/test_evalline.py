@@ -51,6 +51,12 @@ def test_truncated_samples_are_told_of_and_unknown_errors_are_not() -> None:
     assert text == f"{head}  ▅"
 
 
+def test_greedy_is_said_beside_the_score() -> None:
+    unknown = {"low": math.nan, "high": math.nan}
+    text = eval_line([line(0, 0.5, k=1, greedy=True, rerun_95=unknown)], width=100)
+    assert text == "eval sums after step 0  Avg@1 50.0% greedy  95%: 46.0 to 54.2 problems  ▅"
+
+
 def test_a_long_curve_keeps_its_end() -> None:
     curve = [*(line(i, 0.0) for i in range(500)), line(500, 1.0)]
     text = eval_line(curve, width=120)

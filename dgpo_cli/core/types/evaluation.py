@@ -154,7 +154,7 @@ class Evaluation:
     duplicates: samples that repeat an earlier one of the same problem token for token.
     odd_duplicates: more than independent samples would have; False if unknown.
     prompt_tokens, cost: of all samples, where an endpoint counted them and the price is known.
-    greedy: True if the likeliest token was taken each time: there is no error over reruns.
+    greedy: True if the likeliest token was taken each time: the error over reruns is then NaN.
     stop_when: half the width of rerun_95 at which sampling was to stop, if it was to.
     """
 

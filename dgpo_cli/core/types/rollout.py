@@ -67,7 +67,7 @@ class Completion:
     """One sampled completion; `token_ids` are the sampler's own and include EOS where it came.
 
     sampling_logprobs: the sampler's log-probability in nats of each token, one per token id, of
-    the logits divided by the sampling temperature.
+    the logits divided by the sampling temperature; of the logits themselves if that is 0.
     policy_version: optimiser updates that the sampling weights had seen.
     starts_in_thought: the prompt leaves a thought open, so that the text begins inside it.
     """

@@ -51,9 +51,10 @@ def in_words(found: Comparison, *, letter: str) -> str:
     if found.difference == 0.0:
         return f"A and {letter} have the same score."
     better = "better" if found.difference > 0 else "worse"
-    if max(found.p_rerun, found.p_problems) < _LEVEL:
+    greedy = math.isnan(found.p_rerun)
+    if found.p_problems < _LEVEL and (greedy or found.p_rerun < _LEVEL):
         return f"{letter} is {better} than A, also on other problems of this kind."
-    if found.p_rerun < _LEVEL:
+    if greedy or found.p_rerun < _LEVEL:
         return (
             f"{letter} is {better} than A on these problems; on others of this kind no "
             "difference is shown."
@@ -121,6 +122,9 @@ class _ComparisonView:
             ("rerun", found.rerun_95, found.p_rerun, ", these problems again"),
             ("problems", found.problems_95, found.p_problems, f"{drawn}, other problems"),
         ):
+            if label == "rerun" and math.isnan(p):
+                page.interval(label, "greedy", "the likeliest token each time, no error")
+                continue
             said = f"p = {p_value(p)}".replace("= <", "<") + meaning
             page.interval(label, signed_ends(interval), said)
         least = " and ".join(
@@ -129,6 +133,7 @@ class _ComparisonView:
                 (found.smallest_rerun, "on these problems"),
                 (found.smallest_problems, "on others"),
             )
+            if not math.isnan(value)
         )
         page.paragraph(
             "Smallest difference that this many problems and samples show (80% power at 5%), "

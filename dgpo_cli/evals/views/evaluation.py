@@ -68,7 +68,10 @@ class _EvaluationView:
         page, result = self.page, self.result
         page.value(f"Avg@{result.k}", percent(result.avg_at_k), "bold")
         page.note("95% intervals:")
-        page.interval("rerun", ends(result.rerun_95), "these problems sampled again")
+        if result.greedy:
+            page.interval("rerun", "greedy", "the likeliest token each time, no error")
+        else:
+            page.interval("rerun", ends(result.rerun_95), "these problems sampled again")
         page.interval("problems", ends(result.problems_95), "other problems of this kind")
         if result.stop_when is not None:
             page.paragraph(stopped(result).replace("±", page.glyphs.plus_minus), "dim")

@@ -34,7 +34,7 @@ def warnings(evaluation: Evaluation) -> tuple[str, ...]:
             "problem token for token, more than independent samples would: the sampler "
             "reuses seeds, or its probabilities are wrong. The standard errors are too small."
         )
-    if evaluation.k == 1:
+    if evaluation.k == 1 and not evaluation.greedy:
         found.append(
             "One sample of each problem does not show the standard error of a rerun; "
             "the interval is the widest possible."
