@@ -1,11 +1,15 @@
 """What `dgpo eval` costs beside the model, and how much of it is the model.
 
     python benchmarks/evaluation.py [--problems 30] [--k 32] [--tokens 8000] [--profile]
+    python benchmarks/evaluation.py --memory DIR    # where vLLM is installed
 
 First with a sampler that answers at once: CPU seconds of this process and its workers to judge,
 store and report problems x k completions, with and without the second opinion, and to judge the
 stored ones again. Then `dgpo eval --bench sums --k 32` with the embedded model: the share of the
 evaluation that is spent in the model's forward passes, and the calls with the largest own time.
+
+With --memory nothing of this: the peak memory of dgpo's own process when vLLM samples from the
+model in a folder.
 """
 
 from __future__ import annotations
@@ -178,15 +182,38 @@ def forward_share(folder: Path, *, profile: bool) -> None:
         print(text.getvalue())
 
 
+def memory(model: Path, folder: Path) -> None:
+    """Print the peak memory of this process in an evaluation of eight samples by vLLM."""
+    resolved = resolve(
+        overrides=[
+            *(f"model.path={model}", "model.device=cpu", "reward.workers=1"),
+            *("rollout.backend.kind=vllm", "rollout.backend.cache_gib=0.5"),
+            *("rollout.backend.enforce_eager=true", "rollout.max_completion_tokens=16"),
+            "prompts.max_prompt_tokens=200",
+        ]
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run(resolved, folder / "memory", str(problems_file(folder, count=8)), 1, second=False)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    files = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    print(f"weights in files        {files / 2**20:8,.0f} MiB")
+    print(f"dgpo before the model   {before / 2**10:8,.0f} MiB")
+    print(f"dgpo, peak              {peak / 2**10:8,.0f} MiB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--problems", type=int, default=30)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=8000)
     parser.add_argument("--profile", action="store_true", help="also show where the time goes")
+    parser.add_argument("--memory", type=Path, metavar="DIR", help="a model for vLLM to load")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
+        if args.memory is not None:
+            memory(args.memory, Path(name))
+            return
         bookkeeping(Path(name), problems=args.problems, k=args.k, tokens=args.tokens)
         forward_share(Path(name), profile=args.profile)
 
