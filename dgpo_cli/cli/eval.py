@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgpo_cli.cli import completion, options
-from dgpo_cli.cli.commands import NOT_REACHED, last_words
+from dgpo_cli.cli.commands import FAILED, NOT_REACHED, last_words
 from dgpo_cli.cli.help import CHANGE, OUTPUT, READ, RUN
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.numbers import percent
@@ -186,6 +186,10 @@ def evaluate(
     preset: options.Preset = None,
     model: options.Model = None,
     adapter: options.Adapter = None,
+    endpoint: options.Endpoint = None,
+    api_key_env: options.ApiKeyEnv = None,
+    price: options.TokenPrice = None,
+    max_cost: options.MaxCost = None,
     data: Data = None,
     columns: Columns = None,
     strict: Strict = None,
@@ -214,7 +218,16 @@ def evaluate(
         dgpo eval --bench sums --k 8
       A model of the hub, on AIME 2025
         dgpo eval --bench aime2025 --model Qwen/Qwen2.5-7B-Instruct
+      A model behind an API
+        dgpo eval --bench aime2025 --endpoint http://127.0.0.1:8000 --model NAME
     """
+    flags = options.endpoint_flags(
+        endpoint, key=api_key_env, run=run, preset=preset, adapter=adapter
+    )
+    cost = options.parse_price(price)
+    budget = options.parse_budget(max_cost, price=cost)
+    if endpoint is not None and model is None:
+        model = options.only_model(flags)
     if run is None and preset is None and model is None:
         run = _newest_run()
     options.one_of(
@@ -234,14 +247,14 @@ def evaluate(
 
     chosen = protocol_for(bench, name=protocol)
     layer = None if chosen is None else chosen.layer()
-    flags = options.flags_of(model__path=("--model", model), seed=("--seed", seed))
+    flags |= options.flags_of(model__path=("--model", model), seed=("--seed", seed))
     if run is not None:
         resolved = options.resolve_run(run, protocol=layer, overrides=overrides, flags=flags)
         subject = trained(run, resolved, adapter=adapter, observer=console.Notes())
     else:
         resolved = options.resolve(preset=preset, protocol=layer, overrides=overrides, flags=flags)
         subject = Subject(resolved, adapter, preset or Path(str(model)).name)
-    check_built(subject.resolved.settings, training=False)
+    check_built(subject.resolved.settings, training=False, endpoint=True)
     by_error = {"--min-score": min_score, "--stop-when": stop_when}
     request = EvalRequest(
         bench=bench,
@@ -256,6 +269,8 @@ def evaluate(
         fresh=fresh,
         second_opinion=second_opinion,
         stop_when=enough,
+        price=cost,
+        budget=budget,
     )
     result = _sample(subject.resolved, request)
     if publish is not None:
@@ -390,7 +405,8 @@ def parse_margin(text: str | None) -> float | None:
 
 
 def _sample(resolved: Resolved, request: EvalRequest) -> EvalResult:
-    options.reach(resolved.settings.model)
+    if resolved.settings.rollout.backend.kind != "endpoint":
+        options.reach(resolved.settings.model)
     from dgpo_cli.live.bars import bars
     from dgpo_cli.prompts.benchmarks import prefetch
 
@@ -436,6 +452,9 @@ def _report(
         _show(result.evaluation, result.card if with_card else None)
         console.say(f"written to {result.out}")
         console.suggest(["compare", result.out, "OTHER"])
+    if result.stopped is not None:
+        console.error(result.stopped)
+        raise typer.Exit(FAILED)
     if least is None:
         return
     lower = result.evaluation.rerun_95.low

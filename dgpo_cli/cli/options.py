@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,8 +17,10 @@ from dgpo_cli.ui import console
 if TYPE_CHECKING:
     from dgpo_cli.config.layers import Layer
     from dgpo_cli.config.load import Resolved
+    from dgpo_cli.core.types import Price
     from dgpo_cli.policy.settings import ModelSettings
     from dgpo_cli.prompts.settings import PromptSettings
+    from dgpo_cli.samplers.endpoint.budget import Budget
 
 
 PresetName = Annotated[
@@ -92,6 +95,44 @@ Csv = Annotated[
 Latex = Annotated[
     bool,
     typer.Option("--latex", help="Print the table as LaTeX, for booktabs.", rich_help_panel=OUTPUT),
+]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        help="Evaluate a model behind this OpenAI-compatible API; --model is its name there.",
+        metavar="URL",
+        rich_help_panel=RUN,
+    ),
+]
+ApiKeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-env",
+        help="Environment variable that holds the endpoint's key.",
+        metavar="VAR",
+        show_default="DGPO_API_KEY",
+        rich_help_panel=RUN,
+    ),
+]
+TokenPrice = Annotated[
+    str | None,
+    typer.Option(
+        "--price",
+        help="Price of a million prompt tokens and of a million completion tokens, as in 0.5,2; "
+        "the report then has the cost.",
+        metavar="IN,OUT",
+        rich_help_panel=RUN,
+    ),
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cost",
+        help="Send no request that could make the cost exceed X; stored samples count too.",
+        metavar="X",
+        rich_help_panel=RUN,
+    ),
 ]
 Flags = dict[str, tuple[str, Any]]
 
@@ -203,3 +244,89 @@ def reach(model: ModelSettings) -> None:
     from dgpo_cli.hub.model import reach_model
 
     reach_model(model, observer=console.Notes())
+
+
+def endpoint_flags(
+    url: str | None,
+    *,
+    key: str | None,
+    run: Path | None,
+    preset: str | None,
+    adapter: Path | None,
+) -> Flags:
+    """Return the settings that --endpoint and --api-key-env stand for.
+
+    Raises:
+        ConfigError: they do not go with another option.
+    """
+    if url is None:
+        if key is not None:
+            raise ConfigError(f"--api-key-env {key}: give --endpoint URL too")
+        return {}
+    others = {"--run": run, "--preset": preset, "--adapter": adapter}
+    for name, value in others.items():
+        if value is not None:
+            raise ConfigError(
+                f"--endpoint and {name}: an endpoint has its own weights; give --model NAME, its "
+                "name for the model, instead"
+            )
+    return flags_of(
+        rollout__backend__kind=("--endpoint", "endpoint"),
+        rollout__backend__url=("--endpoint", url),
+        rollout__backend__api_key_env=("--api-key-env", key),
+    )
+
+
+def only_model(flags: Flags) -> str:
+    """Return the name of the one model that the endpoint serves.
+
+    Raises:
+        ConfigError: it serves several, or does not say.
+        BackendError: it cannot be reached.
+    """
+    from dgpo_cli.samplers.endpoint.client import key_of
+    from dgpo_cli.samplers.endpoint.opening import served_models
+    from dgpo_cli.samplers.settings import EndpointBackend
+
+    backend = resolve(overrides=None, flags=flags).settings.rollout.backend
+    assert isinstance(backend, EndpointBackend)
+    names = served_models(backend, key_of(backend)) or ()
+    if len(names) == 1:
+        console.note(f"evaluating {names[0]}, the only model of {backend.url}")
+        return names[0]
+    shown = f"--model, one of {', '.join(names[:20])}" if names else "--model NAME"
+    raise ConfigError(f"{backend.url}: {len(names) or 'does not say which'} models; give {shown}")
+
+
+def parse_price(text: str | None) -> Price | None:
+    """Read --price IN,OUT.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    if text is None:
+        return None
+    from dgpo_cli.core.types import Price
+
+    try:
+        prompt, completion = map(float, text.split(","))
+    except ValueError:
+        prompt = completion = math.nan
+    if not (0 <= prompt < math.inf and 0 <= completion < math.inf):
+        raise ConfigError(
+            f"--price {text}: give the price of a million prompt tokens and of a million "
+            "completion tokens, as in 0.5,2"
+        )
+    return Price(prompt, completion)
+
+
+def parse_budget(most: float | None, *, price: Price | None) -> Budget | None:
+    if most is None:
+        return None
+    from dgpo_cli.samplers.endpoint.budget import Budget
+
+    if price is None:
+        raise ConfigError(f"--max-cost {most:g}: give --price IN,OUT too")
+    if not 0 < most < math.inf:
+        raise ConfigError(f"--max-cost {most:g}: must be more than 0")
+    return Budget(price, most)

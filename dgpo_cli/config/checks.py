@@ -53,6 +53,7 @@ def check_trainable(settings: Settings) -> None:
         ConfigError: one line for each thing that is wrong.
     """
     lines = [
+        *_endpoint(settings),
         *_sampling(settings),
         *_overlap(settings),
         *_overlong(settings),
@@ -64,6 +65,14 @@ def check_trainable(settings: Settings) -> None:
     ]
     if lines:
         raise ConfigError("\n".join(lines))
+
+
+def _endpoint(settings: Settings) -> Iterator[str]:
+    if settings.rollout.backend.kind == "endpoint":
+        yield (
+            "rollout.backend.kind=endpoint: an endpoint has no weights here, only dgpo eval "
+            "samples from it; set rollout.backend.kind=hf, vllm or vllm-server"
+        )
 
 
 def _sampling(settings: Settings) -> Iterator[str]:
@@ -194,7 +203,8 @@ def _transfer(settings: Settings) -> Iterator[str]:
     backend, kind = settings.rollout.backend, parallel_kind(settings)
     if settings.adapter.kind != "none":
         return
-    if backend.kind != "hf" and backend.weight_transfer == "folder" and kind in ("shard", "hybrid"):
+    transfer = getattr(backend, "weight_transfer", None)
+    if transfer == "folder" and kind in ("shard", "hybrid"):
         yield (
             f"rollout.backend.weight_transfer=folder: no rank has them all (parallel.kind={kind})"
             "; set rollout.backend.weight_transfer=auto"
@@ -223,14 +233,26 @@ def check_rollout(settings: Settings) -> None:
         )
 
 
-def check_built(settings: Settings, *, training: bool = True) -> None:
+def check_local(settings: Settings) -> None:
+    """Refuse an endpoint where weights are needed.
+
+    Raises:
+        ConfigError: the sampler is one.
+    """
+    for line in _endpoint(settings):
+        raise ConfigError(line)
+
+
+def check_built(settings: Settings, *, training: bool = True, endpoint: bool = False) -> None:
     """Refuse settings that are valid but that this version cannot run.
 
-    training: the command trains.
+    training: the command trains. endpoint: it samples from an endpoint too.
 
     Raises:
         ConfigError: a package that the settings need is not installed.
     """
+    if not endpoint:
+        check_local(settings)
     if settings.rollout.backend.kind == "vllm" and not has_vllm():
         raise ConfigError(
             "rollout.backend.kind=vllm: vLLM is not installed; pip install 'dgpo-cli[vllm]' "

@@ -61,6 +61,10 @@ class BackendError(DgpoError):
     """The sampler failed, or the chosen backend is not available."""
 
 
+class OutOfBudget(BackendError):
+    """The next request may cost more than is left; what was drawn before is stored."""
+
+
 class CalledOff(BackendError):
     """The sampler stopped waiting for its engine or servers because the run ends."""
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dgpo_cli.config.checks import check_local
 from dgpo_cli.config.settings import Settings, parallel_kind
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY, Observer, tell
@@ -27,7 +28,7 @@ from dgpo_cli.prompts.templates import check_arguments
 from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.samplers.base import Sampler
 from dgpo_cli.samplers.ranked import RankedSampler
-from dgpo_cli.samplers.settings import HfBackend, VllmBackend
+from dgpo_cli.samplers.settings import EndpointBackend, HfBackend, VllmBackend
 
 if TYPE_CHECKING:
     import torch
@@ -264,6 +265,8 @@ def make_sampler(
     ranks: all of them make it, at the same time.
     """
     backend = settings.rollout.backend
+    check_local(settings)
+    assert not isinstance(backend, EndpointBackend)
     if isinstance(backend, HfBackend):
         assert isinstance(policy, Policy)
         from dgpo_cli.samplers.hf import HfSampler

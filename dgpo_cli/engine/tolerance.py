@@ -27,7 +27,7 @@ def roughest_dtype(settings: Settings) -> str:
 def logprob_tolerance(settings: Settings) -> float:
     """Return how much log-probabilities of sampler and trainer may differ, in nats a token."""
     backend = settings.rollout.backend
-    own = None if isinstance(backend, HfBackend) else backend.canary_tolerance
+    own = getattr(backend, "canary_tolerance", None)
     return own or TOLERANCES[roughest_dtype(settings)]
 
 

@@ -105,9 +105,16 @@ def _card_differences(before: NamedEvaluation, after: NamedEvaluation) -> Iterat
         ("protocol", before.card.protocol, after.card.protocol),
         ("environment", before.card.environment, after.card.environment),
     ):
+        if part == "environment" and _has_endpoint(before.card, after.card):
+            continue
         for key, change in differences(old, new):
             if not (part == "protocol" and key in passed_over):
                 yield f"{part}.{key}: {change}"
+
+
+def _has_endpoint(*cards: Card) -> bool:
+    """Whether the machine of one is unknown: the environment is then part of what is compared."""
+    return any(card.environment.get("backend") == "endpoint" for card in cards)
 
 
 def _subject_differences(before: Card | None, after: Card | None) -> Iterator[str]:
@@ -118,6 +125,9 @@ def _subject_differences(before: Card | None, after: Card | None) -> Iterator[st
     for key, change in differences(before.protocol, after.protocol):
         if key in _SUBJECTS_OWN:
             yield f"{key}: {change}"
+    if _has_endpoint(before, after):
+        for key, change in differences(before.environment, after.environment):
+            yield f"environment.{key}: {change}"
 
 
 def _problem_differences(before: NamedEvaluation, after: NamedEvaluation) -> Iterator[str]:

@@ -18,6 +18,7 @@ from dgpo_cli.core.errors import DataError, ModelError
 from dgpo_cli.core.types import Card, Prompt
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.evals.card import build_card
+from dgpo_cli.evals.samples import Sample
 from dgpo_cli.evals.source import Drawn, Missing, sample_seed
 from dgpo_cli.policy.fingerprint import (
     adapter_fingerprint,
@@ -73,7 +74,9 @@ class EngineSource:
             environment=_environment(settings, policy=policy, adapter=self._adapter),
         )
 
-    def draw(self, wanted: Iterator[Missing], *, settings: Settings) -> Generator[list[Drawn]]:
+    def draw(
+        self, wanted: Iterator[Missing], *, settings: Settings, stored: Sequence[Sample]
+    ) -> Generator[list[Drawn]]:
         """See Source.draw. Batches are as large as the sampler takes."""
         engine = self._with(settings)
         size = int(getattr(settings.rollout.backend, "batch_size", _DEFAULT_BATCH))

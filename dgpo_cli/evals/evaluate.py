@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.protocols import JUDGED_BY, wrong_checker
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.errors import ConfigError, DataError, OutOfBudget
 from dgpo_cli.core.events import Observer, phase, tell
 from dgpo_cli.core.types import Card, Prompt
 from dgpo_cli.evals.eval_folder import EvalFolder
@@ -35,6 +35,7 @@ from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from dgpo_cli.prompts.templates import begun
 from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.grader import Grader, check_answers, grade_item
+from dgpo_cli.samplers.settings import EndpointBackend
 
 
 class Stop(Protocol):
@@ -46,11 +47,15 @@ class Stop(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DrawnSamples:
-    """The samples drawn by this call: their number, tokens, and seconds of sampling."""
+    """The samples drawn by this call: their number, tokens, and seconds of sampling.
+
+    stopped: why they are not all, if the budget was spent.
+    """
 
     samples: int
     tokens: int
     seconds: float
+    stopped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,15 @@ def open_source(cells: Sequence[Cell], *, observer: Observer) -> Iterator[Source
         ModelError, ConfigError, BackendError: it cannot be started.
     """
     first = cells[0]
+    backend = first.resolved.settings.rollout.backend
+    if isinstance(backend, EndpointBackend):
+        from dgpo_cli.evals.endpoint_source import EndpointSource
+
+        endpoint = EndpointSource(backend, observer=observer, budget=first.request.budget)
+        for cell in cells:
+            endpoint.open(cell.resolved.settings)
+        yield endpoint
+        return
     from dgpo_cli.engine.setup import sampling_engine, widest
     from dgpo_cli.evals.engine_source import EngineSource
 
@@ -117,6 +131,7 @@ def evaluate(cell: Cell, *, source: Source, observer: Observer) -> EvalResult:
         model=request.name,
         k=request.k,
         price=request.price,
+        max_cost=None if request.budget is None else request.budget.most,
         stop_when=request.stop_when,
     )
     with folder.lock(), Grader(settings.reward, observer=observer) as grader:
@@ -124,7 +139,9 @@ def evaluate(cell: Cell, *, source: Source, observer: Observer) -> EvalResult:
         samples, drawn = fill(
             source, running, settings=settings, grader=grader, folder=folder, observer=observer
         )
-        k = running.rounds if running.enough else request.k
+        k = running.rounds if running.enough or drawn.stopped else request.k
+        if k == 0:
+            raise OutOfBudget(drawn.stopped or "")
         if request.second_opinion:
             samples = ask_again(
                 folder.samples, samples, k=k, reward=settings.reward, observer=observer
@@ -140,7 +157,13 @@ def evaluate(cell: Cell, *, source: Source, observer: Observer) -> EvalResult:
             price=request.price,
         )
         folder.write_report(evaluation, card)
-    return EvalResult(evaluation=evaluation, card=card, out=folder.path, sampled=drawn.samples)
+    return EvalResult(
+        evaluation=evaluation,
+        card=card,
+        out=folder.path,
+        sampled=drawn.samples,
+        stopped=drawn.stopped,
+    )
 
 
 def load(resolved: Resolved, *, request: EvalRequest, observer: Observer) -> Benchmark:
@@ -234,7 +257,28 @@ def fill(
     if missing:
         grader.start()
     before, tokens, seconds = len(samples), 0, 0.0
-    drawing = _drawn(source, missing, running=running, settings=settings, stop=stop)
+    spent: str | None = None
+    drawing = _drawn(
+        source, missing, running=running, settings=settings, stop=stop, stored=samples[:]
+    )
+
+    def keep(drawn: Sequence[Drawn]) -> None:
+        nonlocal tokens
+        lines = _judged(drawn, settings=settings, grader=grader)
+        folder.samples.append(lines)
+        new = list(map(sample_of, lines))
+        samples.extend(new)
+        running.add(new)
+        tokens += sum(sample.tokens or 0 for sample in new)
+        advance(len(lines))
+        count = len(samples) - before
+        observer.on(running.event(drawn=count, tokens=tokens, seconds=seconds))
+
+    def so_far() -> str:
+        # Counted in the file: a signal may have come between writing a batch and counting it.
+        there_now = folder.samples.count() - (before - kept)
+        return f"{there_now} of {len(wanted)} samples are kept in {folder.path}"
+
     try:
         with (
             phase(observer, "evaluation", total=len(missing), unit="samples") as advance,
@@ -242,26 +286,20 @@ def fill(
         ):
             observer.on(running.event(drawn=0, tokens=0, seconds=0.0))
             began = time.perf_counter()
-            for drawn in drawing:
-                seconds += time.perf_counter() - began
-                lines = _judged(drawn, settings=settings, grader=grader)
-                folder.samples.append(lines)
-                new = list(map(sample_of, lines))
-                samples += new
-                running.add(new)
-                tokens += sum(sample.tokens or 0 for sample in new)
-                advance(len(lines))
-                count = len(samples) - before
-                observer.on(running.event(drawn=count, tokens=tokens, seconds=seconds))
-                began = time.perf_counter()
+            try:
+                for drawn in drawing:
+                    seconds += time.perf_counter() - began
+                    keep(drawn)
+                    began = time.perf_counter()
+            except KeyboardInterrupt as interrupt:
+                with suppress(StopIteration, KeyboardInterrupt):
+                    keep(drawing.throw(interrupt))  # what is paid for, if it was in flight
+                raise
     except KeyboardInterrupt as stop:
-        # Counted in the file: the signal may have come between writing a batch and counting it.
-        there_now = folder.samples.count() - (before - kept)
-        raise KeyboardInterrupt(
-            f"stopped; {there_now} of {len(wanted)} samples are kept in {folder.path}; "
-            "run the same command to resume"
-        ) from stop
-    return samples, DrawnSamples(len(samples) - before, tokens, seconds)
+        raise KeyboardInterrupt(f"stopped; {so_far()}; run the same command to resume") from stop
+    except OutOfBudget as error:
+        spent = f"{error}; {so_far()}; run the same command with a larger --max-cost to go on"
+    return samples, DrawnSamples(len(samples) - before, tokens, seconds, spent)
 
 
 def _drawn(
@@ -271,6 +309,7 @@ def _drawn(
     running: Running,
     settings: Settings,
     stop: Stop | None,
+    stored: Sequence[Sample],
 ) -> Generator[list[Drawn]]:
     """Draw what is missing, some rounds at a time if the error decides how many it takes."""
 
@@ -284,9 +323,10 @@ def _drawn(
     while at < len(missing) and not running.finished and not (stop is not None and stop.requested):
         goal = running.goal()
         end = bisect_left(missing, goal, key=lambda pair: pair[1])
-        with closing(source.draw(begun(missing[at:end]), settings=settings)) as drawing:
+        part = begun(missing[at:end])
+        with closing(source.draw(part, settings=settings, stored=stored)) as drawing:
             yield from drawing
-        at = end
+        at, stored = end, ()  # those of this command are counted as they come
 
 
 def _judged(drawn: Sequence[Drawn], *, settings: Settings, grader: Grader) -> list[dict[str, Any]]:

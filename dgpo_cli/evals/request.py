@@ -14,6 +14,7 @@ from dgpo_cli.core.codec import Format
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import Observer
 from dgpo_cli.core.types import Card, Evaluation, Outcome, Price
+from dgpo_cli.samplers.endpoint.budget import Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ class EvalRequest:
     strict: stop at faults of the data; None leaves it to the benchmark.
     fresh: delete what is in the folder.
     second_opinion: ask the math checker as well if the checker is for integers.
-    price: what tokens cost, if it is known.
+    price: what tokens cost, if it is known. budget: the limit on the cost, if there is one; all
+        requests of a command share it.
     stop_when: half the width of the rerun interval at which sampling stops; k is then the most.
     """
 
@@ -74,16 +76,21 @@ class EvalRequest:
     second_opinion: bool = True
     price: Price | None = None
     stop_when: float | None = None
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    """A finished evaluation. sampled: the completions drawn now; the others were stored."""
+    """A finished evaluation. sampled: the completions drawn now; the others were stored.
+
+    stopped: why it has fewer samples than were asked for, if it has.
+    """
 
     evaluation: Evaluation
     card: Card
     out: Path
     sampled: int
+    stopped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol as TypingProtocol
 
@@ -11,6 +11,7 @@ from dgpo_cli.config.protocols import Protocol
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.core.types import Card, Completion, Prompt
+from dgpo_cli.evals.samples import Sample
 from dgpo_cli.prompts.benchmarks import Benchmark
 
 Missing = tuple[Prompt, int]  # a problem and the number of one of its samples
@@ -43,11 +44,15 @@ class Source(TypingProtocol):
         """
         ...
 
-    def draw(self, wanted: Iterator[Missing], *, settings: Settings) -> Generator[list[Drawn]]:
+    def draw(
+        self, wanted: Iterator[Missing], *, settings: Settings, stored: Sequence[Sample]
+    ) -> Generator[list[Drawn]]:
         """Yield the samples `wanted` as they come, in any order, some at a time.
 
         wanted: taken from as far as samples are begun, so that it may end before all are known.
-        Closing the iterator gives up what is not drawn.
+        stored: the samples that the evaluation has, which a budget counts.
+        Closing the iterator gives up what is not drawn. A KeyboardInterrupt thrown into it may
+        yield what has been paid for before it comes back.
 
         Raises:
             BackendError: sampling failed.

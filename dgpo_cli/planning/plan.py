@@ -43,7 +43,7 @@ from dgpo_cli.planning.traffic import networks_of, traffic_of
 from dgpo_cli.policy.config_file import find_config
 from dgpo_cli.policy.settings import CheckpointingKind, LoraAdapter
 from dgpo_cli.policy.shape import EXPERT_FAMILIES, KNOWN_FAMILIES, ModelShape, shape_of
-from dgpo_cli.samplers.settings import HfBackend, VllmBackend
+from dgpo_cli.samplers.settings import HfBackend, VllmBackend, VllmServerBackend
 
 ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2}
 _TYPICAL_PROMPT = 256
@@ -258,6 +258,7 @@ def _sampling_of(settings: Settings, device: Device) -> Sampling:
     if isinstance(backend, HfBackend):
         return Sampling("hf", rows=backend.batch_size, share=0.0)
     if not isinstance(backend, VllmBackend):
+        assert isinstance(backend, VllmServerBackend)  # check_trainable has refused an endpoint
         return Sampling("vllm-server", rows=backend.max_num_seqs, share=0.0, element=2)
     dtype = settings.model.dtype if backend.dtype == "auto" else backend.dtype
     auto = device.kind == "cuda" and not settings.rollout.overlap

@@ -115,7 +115,7 @@ class Connection:
             self.close()
             raise _gone(error) from error
         if not 200 <= status < 300:
-            raise ServerSaysNo(status, _message(text))
+            raise ServerSaysNo(status, error_text(text))
         return _decoded(text)
 
     def abandon(self) -> None:
@@ -191,7 +191,7 @@ def _decoded(text: bytes) -> Any:
         return None
 
 
-def _message(text: bytes) -> str:
+def error_text(text: bytes) -> str:
     """Return a server's error message as one line of bounded length."""
     value = _decoded(text)
     if isinstance(value, dict):

@@ -7,7 +7,8 @@ import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, PlainValidator
+from pydantic import AfterValidator, Field
+from pydantic_core.core_schema import CoreSchema, no_info_plain_validator_function, str_schema
 
 from dgpo_cli.core.schema import Change, Frozen
 
@@ -30,6 +31,10 @@ class ServerUrl(str):
         url.login = login if at else None
         return url
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> CoreSchema:
+        return no_info_plain_validator_function(_address, json_schema_input_schema=str_schema())
+
 
 def _address(value: Any) -> ServerUrl:
     """Check an address; errors do not quote it, as it may contain a password."""
@@ -48,6 +53,22 @@ def _address(value: Any) -> ServerUrl:
         "an address must be http://HOST:PORT, https://HOST or unix:/PATH, without spaces; write / "
         "and @ in a password as %2F and %40"
     )
+
+
+_ENDPOINT_PATHS = ("/chat/completions", "/completions", "/models")
+
+
+def _endpoint(url: ServerUrl) -> ServerUrl:
+    """Check the base address of an API; whatever was copied from its documentation will do."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix" or parts.query or parts.fragment:
+        raise ValueError("an endpoint must be http://HOST:PORT/v1 or https://HOST/v1")
+    path = parts.path.rstrip("/")
+    for end in _ENDPOINT_PATHS:
+        path = path.removesuffix(end)
+    base = ServerUrl(f"{parts.scheme}://{parts.netloc}{path or '/v1'}")
+    base.login = url.login
+    return base
 
 
 class HfBackend(Frozen):
@@ -128,12 +149,10 @@ class VllmServerBackend(_Vllm):
     """One or more vLLM servers, started by `dgpo serve` on this machine or others."""
 
     kind: Literal["vllm-server"] = "vllm-server"
-    urls: Annotated[tuple[Annotated[ServerUrl, PlainValidator(_address)], ...], Change.FREE] = (
-        Field(
-            (ServerUrl("http://127.0.0.1:8000"),),
-            min_length=1,
-            description="Base addresses of the servers; passwords are not stored.",
-        )
+    urls: Annotated[tuple[ServerUrl, ...], Change.FREE] = Field(
+        (ServerUrl("http://127.0.0.1:8000"),),
+        min_length=1,
+        description="Base addresses of the servers; passwords are not stored.",
     )
     api_key_env: Annotated[str, Change.FREE] = Field(
         "DGPO_VLLM_API_KEY",
@@ -160,8 +179,40 @@ class VllmServerBackend(_Vllm):
     )
 
 
+class EndpointBackend(Frozen):
+    """Any OpenAI-compatible API, for dgpo eval alone; model.path is the model's name there."""
+
+    kind: Literal["endpoint"] = "endpoint"
+    url: Annotated[ServerUrl, AfterValidator(_endpoint)] = Field(
+        ServerUrl("http://127.0.0.1:8000/v1"),
+        description="Base address of the API; without a path /v1 is added. Passwords are not "
+        "stored.",
+    )
+    api: Literal["chat", "completions"] = Field(
+        "chat",
+        description="chat sends messages, which the server renders; completions sends their text.",
+    )
+    api_key_env: Annotated[str, Change.FREE] = Field(
+        "DGPO_API_KEY",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Environment variable with the key; none is sent if it is not set.",
+    )
+    max_in_flight: Annotated[int, Change.FREE] = Field(
+        64, ge=1, le=4096, description="Most requests at a time; fewer while the endpoint is busy."
+    )
+    retries: Annotated[int, Change.FREE] = Field(
+        8, ge=0, le=100, description="How often a failed request is sent again."
+    )
+    request_timeout_s: Annotated[float, Change.FREE] = Field(
+        3600.0, gt=0, description="Seconds after which a request has failed."
+    )
+    reasoning_effort: str | None = Field(
+        None, min_length=1, description="Sent as reasoning_effort, such as low or high."
+    )
+
+
 BackendSettings = Annotated[
-    HfBackend | VllmBackend | VllmServerBackend, Field(discriminator="kind")
+    HfBackend | VllmBackend | VllmServerBackend | EndpointBackend, Field(discriminator="kind")
 ]
 
 

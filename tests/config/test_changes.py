@@ -22,7 +22,7 @@ rollout.backend.request_timeout_s rollout.backend.startup_timeout_s
 rollout.backend.canary_tolerance rollout.backend.gpu_memory_utilization rollout.backend.cache_gib
 rollout.backend.tensor_parallel_size rollout.backend.enforce_eager rollout.backend.sleep
 rollout.backend.weight_transfer rollout.backend.urls rollout.backend.api_key_env
-rollout.backend.sync_dir rollout.backend.sync_host
+rollout.backend.sync_dir rollout.backend.sync_host rollout.backend.max_in_flight
 reward.workers optim.micro_batch_size optim.micro_batch_tokens
 train.steps train.checkpoint_every train.keep_checkpoints train.rollouts_every train.threads
 train.stop_signal
@@ -39,7 +39,8 @@ prompts.drop_overlap prompts.path
 rollout.prompts_per_step rollout.group_size rollout.temperature rollout.top_p rollout.top_k
 rollout.max_completion_tokens rollout.dynamic_sampling rollout.max_rounds rollout.overlap
 rollout.backend.kind rollout.backend.max_model_len rollout.backend.dtype
-rollout.backend.quantization
+rollout.backend.quantization rollout.backend.url rollout.backend.api
+rollout.backend.reasoning_effort
 reward.extract reward.correct reward.wrong reward.timeout_s reward.overlong.buffer_tokens
 reward.overlong.penalty reward.kind reward.minimum reward.maximum reward.choices
 advantage.baseline advantage.std

@@ -55,6 +55,19 @@ def test_the_same_data_from_another_place_is_the_same() -> None:
         run([made(card=hub), made(card=other)])
 
 
+def test_an_endpoint_is_compared_with_an_engine_although_its_machine_is_unknown() -> None:
+    engine = replace(card(stop=[2]), environment={"backend": "hf", "versions": {"torch": "2.13"}})
+    endpoint = replace(card(stop=None), environment={"backend": "endpoint", "server": "vllm"})
+    (pair,) = run([made(card=engine), made(card=endpoint)])
+    assert pair.forced == ()
+    assert pair.subject == (
+        "stop: [2] -> none",
+        "environment.backend: hf -> endpoint",
+        "environment.versions.torch: 2.13 -> missing",
+        "environment.server: missing -> vllm",
+    )
+
+
 def test_every_difference_of_protocol_and_environment_is_named_and_refused() -> None:
     other = replace(
         card(temperature=1.0, checker={"kind": "integer", "version": "4"}, extra=1),
