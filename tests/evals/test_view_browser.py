@@ -89,6 +89,23 @@ def test_a_click_opens_the_sample_beside_the_other_model(visit: Open, two: str) 
     assert quiet(page)
 
 
+def test_each_model_keeps_its_side_whichever_is_chosen(visit: Open, two: str) -> None:
+    page = visit(two)
+    page("openReader({ e: 1, p: 1, s: 3 })")
+    assert [("no answer" in each, "wrong" in each) for each in panes(page)] == [(False, True)] * 2
+    page.page.locator(".strip").first.locator("button").nth(2).click()
+    awaited(page, ".pane.here", "no answer")
+    assert page("[state.at.e, state.at.s, other]") == [0, 2, 1]
+    page.page.locator(".pane select").nth(1).select_option(label="none")
+    awaited(page, "#panes:not(.two)", "no answer")
+    page.page.locator(".pane select").first.select_option(label="beside B")
+    awaited(page, "#panes.two", "no answer")
+    page.page.locator(".pane select").first.select_option(label="B b")
+    awaited(page, ".pane:nth-child(2).here", "sample 2")
+    assert page("[state.at.e, state.at.s, other]") == [1, 2, 0]
+    assert quiet(page)
+
+
 def test_the_expected_answer_is_hidden_until_it_is_asked_for(visit: Open, two: str) -> None:
     page = visit(two)
     page.page.get_by_role("button", name="hard").click()

@@ -175,7 +175,7 @@ def _texts(sample: StoredSample, *, limit: int | None) -> dict[str, Any]:
         return {}
     found = {
         "thought": _shown(text[: sample.answer_at], limit=limit),
-        "text": _shown(text[sample.answer_at :], limit=limit),
+        "text": _shown(text[sample.answer_at :].lstrip("\r\n"), limit=limit),
         "reasoning": _shown(sample.reasoning or "", limit=limit),
         "read": None if sample.extracted is None else visible(sample.extracted),
         "finish": visible(sample.finish or UNKNOWN),

@@ -33,18 +33,19 @@ async function read() {
   const mine = (turn += 1);
   const { e, p, s } = state.at;
   const beside = other !== null && other !== e && rowOf(other, p) ? other : null;
-  const sides = [e, ...(beside === null ? [] : [beside])];
+  const sides = (beside === null ? [e] : [e, beside]).sort((a, b) => a - b); // each keeps its side
   const texts = await Promise.all(sides.map((each) => textsOf(rowOf(each, p))));
   if (mine !== turn) return;
   $("asked-id").textContent = data.benches[state.bench].ids[p];
   $("place").textContent = `problem ${grouped(shown.indexOf(p) + 1)} of ${grouped(shown.length)}`;
-  $("messages").replaceChildren(...texts[0].asked.map(([role, text]) => message(role, text, texts[0].asked.length > 1)));
-  $("asked").hidden = !texts[0].asked.length;
+  const own = texts[sides.indexOf(e)];
+  $("messages").replaceChildren(...own.asked.map(([role, text]) => message(role, text, own.asked.length > 1)));
+  $("asked").hidden = !own.asked.length;
   $("answer").hidden = !withGold;
-  $("answer").textContent = withGold ? `expected answer: ${texts[0].gold}` : "";
+  $("answer").textContent = withGold ? `expected answer: ${own.gold}` : "";
   const at = (each) => (each === e ? s : Math.min(s, rowOf(each, p).outcomes.length - 1));
   $("panes").className = sides.length > 1 ? "panes two" : "panes";
-  $("panes").replaceChildren(...sides.map((each, side) => pane(each, p, at(each), texts[side], side)));
+  $("panes").replaceChildren(...sides.map((each, side) => pane(each, p, at(each), texts[side])));
   $("gold").setAttribute("aria-pressed", withGold);
   $("gold").textContent = withGold ? "Hide answer" : "Answer";
   $("thoughts").setAttribute("aria-pressed", withThoughts);
@@ -57,10 +58,11 @@ function message(role, text, named) {
   return box;
 }
 
-function pane(e, p, s, texts, side) {
+function pane(e, p, s, texts) {
   const row = rowOf(e, p);
-  const box = make("article", "pane");
-  box.append(side === 0 && evalsHere().length < 2 ? make("h3", "", data.evals[e].name) : models(e, side));
+  const isBeside = e !== state.at.e;
+  const box = make("article", isBeside ? "pane" : "pane here");
+  box.append(evalsHere().length < 2 ? make("h3", "", data.evals[e].name) : models(e, isBeside));
   const strip = make("div", "strip");
   for (let at = 0; at < row.outcomes.length; at += 1) {
     const button = make("button", lookOf(row, at) + (at === s ? " at" : ""));
@@ -69,7 +71,7 @@ function pane(e, p, s, texts, side) {
     button.title = `sample ${at}: ${data.names[row.outcomes[at]]}`;
     button.setAttribute("aria-label", button.title);
     button.addEventListener("click", () => {
-      if (side === 1) other = state.at.e; // the one that is read changes sides
+      if (isBeside) other = state.at.e;
       choose({ e, p, s: at });
     });
     strip.append(button);
@@ -79,24 +81,24 @@ function pane(e, p, s, texts, side) {
   return box;
 }
 
-// The chooser of a pane: its model, and for the second one none.
-function models(e, side) {
+// The chooser of a pane: its model; for the one beside none, and for the only one what to put beside.
+function models(e, isBeside) {
   const select = make("select");
-  select.setAttribute("aria-label", side === 0 ? "Model" : "Model beside");
-  const here = evalsHere().filter((each) => each === e || rowOf(each, state.at.p));
-  select.append(...here.map((each) => new Option(`${data.evals[each].letter} ${data.evals[each].name}`, each)));
-  if (side === 1) select.append(new Option("none", ""));
-  else if (other === null) select.append(...here.filter((each) => each !== e).map((each) => new Option(`beside ${data.evals[each].letter}`, `b${each}`)));
+  select.setAttribute("aria-label", isBeside ? "Model beside" : "Model");
+  const here = evalsHere().filter((each) => rowOf(each, state.at.p));
+  const names = here.map((each) => new Option(`${data.evals[each].letter} ${data.evals[each].name}`, each));
+  const added = here.filter((each) => each !== e).map((each) => new Option(`beside ${data.evals[each].letter}`, `+${each}`));
+  select.append(...names, ...(isBeside ? [new Option("none", "")] : other === null ? added : []));
   select.value = e;
   select.addEventListener("change", () => {
-    if (side === 1) other = select.value === "" ? null : Number(select.value);
-    else if (select.value.startsWith("b")) other = Number(select.value.slice(1));
-    else {
-      if (Number(select.value) === other) other = e;
-      choose(openable(state.at.p, Number(select.value), state.at.s) ?? state.at);
-      return;
+    const chosen = select.value === "" ? null : Number(select.value);
+    if (isBeside || select.value.startsWith("+")) {
+      if (chosen === state.at.e) state.at = openable(state.at.p, e, state.at.s) ?? state.at; // they change places
+      other = chosen;
+      return read();
     }
-    read();
+    if (chosen === other) other = e;
+    choose(openable(state.at.p, chosen, state.at.s) ?? state.at);
   });
   const line = make("div", "row");
   line.append(select);
