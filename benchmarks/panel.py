@@ -81,15 +81,15 @@ def frames(steps: int, count: int) -> list[str]:
     moved, stepped, taken = [], [], []
     with phase(view, "sampling", total=10**9, unit="completions") as advance:
         view.on(StepDone(steps, metrics))
-        view._frame()
+        view.live.frame()
         for number in range(count):
             advance(977)
-            moved.append(_cpu(view._frame))
+            moved.append(_cpu(view.live.frame))
             if number % 10 == 0:
                 step = steps + 1 + number // 10
                 view.on(Sampled(step, drawn))
                 taken.append(_cpu(lambda step=step: view.on(StepDone(step, metrics))))
-                stepped.append(_cpu(view._frame))
+                stepped.append(_cpu(view.live.frame))
     return [
         f"{name:<46} {1000 * statistics.median(times):6.2f} ms CPU, at most {1000 * max(times):.2f}"
         for name, times in (
@@ -104,21 +104,24 @@ def share(steps: int) -> str:
     """Train the embedded model under the panel; return the share of the drawing thread."""
     from dgpo_cli.config.load import resolve
     from dgpo_cli.live.live import RunPanel
+    from dgpo_cli.live.screen import Live
     from dgpo_cli.train import train
 
     resolved = resolve(preset="tiny", overrides=[f"train.steps={steps}", "eval.every=0"])
     spent: list[float] = []
 
-    class Timed(RunPanel):
-        def _draw_on(self) -> None:
-            start = time.thread_time()
-            super()._draw_on()
-            spent.append(time.thread_time() - start)
+    draw_on = Live._draw_on
 
+    def timed(self: Live) -> None:
+        start = time.thread_time()
+        draw_on(self)
+        spent.append(time.thread_time() - start)
+
+    Live._draw_on = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         cpu, wall = time.process_time(), time.monotonic()
-        with Timed(name="tiny", out=out, steps=steps, eval_every=0) as view:
+        with RunPanel(name="tiny", out=out, steps=steps, eval_every=0) as view:
             train.run(
                 resolved,
                 out=out,

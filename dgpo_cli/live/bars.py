@@ -20,10 +20,20 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from dgpo_cli.core.events import Evaluated, Event, Note, Observer, Observers, Progress, StepDone
+from dgpo_cli.core.events import (
+    Evaluated,
+    Event,
+    Judged,
+    Note,
+    Observer,
+    Observers,
+    Progress,
+    StepDone,
+)
 from dgpo_cli.core.numbers import rate
 from dgpo_cli.core.types import StepMetrics
 from dgpo_cli.live.evalline import eval_line
+from dgpo_cli.live.evaluating.lines import StatusLines
 from dgpo_cli.live.stepline import step_line
 from dgpo_cli.ui import console
 
@@ -33,8 +43,13 @@ NARROW = 70  # columns; below, the bar itself and the rate are left out
 class Bars:
     """An observer; use it as a context: leaving it clears the bars."""
 
-    def __init__(self, *, steps: int | None = None) -> None:
-        """steps: length of a training run, which then gets a bar of its own."""
+    def __init__(self, *, steps: int | None = None, with_status: bool = True) -> None:
+        """
+        Args:
+            steps: length of a training run, which then gets a bar of its own.
+            with_status: print a line of a long evaluation now and then.
+        """
+        self._status = StatusLines() if with_status else None
         self._console = console.stderr()
         self._steps = steps
         self._run: TaskID | None = None
@@ -71,6 +86,10 @@ class Bars:
                 ascii_only = self._console.options.ascii_only
                 line = eval_line(curve, width=self._console.width, ascii_only=ascii_only)
                 console.log(line, on=self._console)
+            case Judged() if self._status is not None:
+                status = self._status.take(event, width=self._console.width)
+                if status is not None:
+                    console.log(status, on=self._console)
             case Note(text):
                 console.note(text, on=self._console)
 

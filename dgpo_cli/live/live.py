@@ -13,13 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.ansi import AnsiDecoder
 from rich.text import Text
 
 from dgpo_cli.core.events import (
@@ -31,7 +29,6 @@ from dgpo_cli.core.events import (
     Progress,
     Sampled,
     StepDone,
-    failed,
 )
 from dgpo_cli.core.text import plain
 from dgpo_cli.core.types import Interval, StepMetrics
@@ -41,13 +38,11 @@ from dgpo_cli.live.glimpse import glimpse
 from dgpo_cli.live.keys import Keys
 from dgpo_cli.live.layout import DrawnParts, panel
 from dgpo_cli.live.pace import Pace
-from dgpo_cli.live.screen import Screen
-from dgpo_cli.live.signals import Signals
+from dgpo_cli.live.screen import INTERVAL_S, Live
 from dgpo_cli.live.state import Doing, PanelState, Phase, Score
 from dgpo_cli.ui import console
 from dgpo_cli.ui.ramp import depth_of
 
-INTERVAL_S = 0.25  # between two frames
 _RECENT = 40  # steps that can be shown
 LEAST_COLUMNS, LEAST_ROWS = 60, 20  # of a terminal that gets the panel unasked
 _DAY_S = 86_400.0
@@ -81,8 +76,13 @@ class RunPanel:
     ) -> None:
         """start: steps that are finished already. past: their metrics and evaluations, as the run
         folder has them; what lies behind `start` is done again and left out."""
-        self._console = console.stderr()
-        self._screen = Screen(self._console)
+        self.live = Live(
+            "the panel",
+            self._lines,
+            before=lambda: self._press(self._keys.pressed()),
+            resumed=lambda: self._keys.listen(),
+        )
+        self._console = self.live.console
         self._changing = threading.Lock()  # keys change the state too, in the thread that draws
         self._state = PanelState(name=name, folder=str(out), total=steps, step=start)
         self._pace = Pace(total=steps, eval_every=eval_every)
@@ -93,26 +93,17 @@ class RunPanel:
         self._recent: deque[tuple[int, StepMetrics]] = deque(maxlen=_RECENT)
         self._phases: dict[int, _Open] = {}  # by the key of the phase
         self._shown: tuple[Phase, ...] = ()
-        self._above: deque[Text] = deque()
         self._began = time.monotonic()
-        self._signals, self._keys = Signals(), Keys()
-        self._pausing = self._waits = self._failed = False
+        self._keys = Keys()
+        self._pausing = self._waits = False
         self._turn = 0  # of the completions that are shown
         self._drawn: Sampled | None = None
         self._memory = DrawnParts()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._draw_on, name="panel", daemon=True)
-        self._stack = ExitStack()
         self._take_up(*past)
 
     def __enter__(self) -> Self:
-        decode = AnsiDecoder().decode_line
-        self._stack.enter_context(
-            console.captured(lambda line: self._above.append(_harmless(decode(line))))
-        )
-        self._stack.enter_context(self._signals)
-        self._stack.enter_context(self._keys)
-        self._thread.start()
+        self._keys.__enter__()
+        self.live.start()
         return self
 
     def __exit__(
@@ -121,15 +112,14 @@ class RunPanel:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ended.set()
-        self._thread.join()
+        self.live.stop()
+        self._keys.__exit__(None, None, None)
         self._phases.clear()
-        self._stack.close()
         doing: Doing = "done" if kind is None else "stopped"
         if kind is not None and issubclass(kind, Exception):
             doing = "failed"
         self._change(doing=doing)
-        self._frame(last=True)
+        self.live.frame(last=True)
 
     def on(self, event: Event) -> None:
         """Take an event. While the user pauses, the end of a step returns late."""
@@ -147,7 +137,7 @@ class RunPanel:
             case Diagnosed(_, diagnoses):
                 self._change(diagnoses=diagnoses)
             case Note(text):
-                self._above.append(console.noted(text))
+                self.live.say(console.noted(text))
 
     def _change(self, **changes: Any) -> None:
         with self._changing:
@@ -203,10 +193,13 @@ class RunPanel:
         """Wait while the user pauses the run; a signal ends the pause."""
         start = time.monotonic()
         self._waits = True
-        while self._pausing and not self._signals.interrupted and not self._ended.is_set():
+        while self._pausing and not self._stopped():
             time.sleep(INTERVAL_S / 5)
         self._waits = self._pausing = False
         self._pace.skip(time.monotonic() - start)
+
+    def _stopped(self) -> bool:
+        return self.live.signals.interrupted or self.live.ended.is_set()
 
     def _evaluated(self, step: int, curve: Lines) -> None:
         """Take an evaluation, and say it in a line that stays."""
@@ -214,7 +207,7 @@ class RunPanel:
         self._change(scores=tuple(map(_score, curve)))
         options = self._console.options
         line = eval_line(curve, width=self._console.width, ascii_only=options.ascii_only)
-        self._above.append(plain(line))
+        self.live.say(plain(line))
 
     def _take_up(self, lines: Lines, evals: Lines) -> None:
         """Draw the curves of a run that goes on from where they were."""
@@ -232,13 +225,6 @@ class RunPanel:
             **self._courses(),
         )
 
-    def _draw_on(self) -> None:
-        while not self._ended.wait(INTERVAL_S):
-            self._signals.look()  # in the background too: a signal ends a pause
-            if self._screen.in_front():
-                self._press(self._keys.pressed())
-                self._frame()
-
     def _press(self, keys: str) -> None:
         for key in keys.lower():
             if key in "h?":
@@ -253,20 +239,7 @@ class RunPanel:
             elif key == "q":
                 os.kill(os.getpid(), signal.SIGINT)
 
-    def _frame(self, *, last: bool = False) -> None:
-        lines = self._lines(last=last)
-        above = [self._above.popleft() for _ in range(len(self._above))]
-        anew = self._signals.continued()
-        with suppress(OSError):  # the terminal has gone: the run goes on without it
-            # After Ctrl-Z and fg the shell has written below the panel.
-            self._screen.show(lines, above=above, anew=anew)
-            if anew and not last:
-                self._keys.listen()
-
-    def _lines(self, *, last: bool) -> Sequence[Text]:
-        """Lay the panel out. If that fails, the run and its notes continue without it."""
-        if self._failed:
-            return ()
+    def _lines(self, last: bool) -> Sequence[Text]:
         width, height = self._console.size
         try:
             return panel(
@@ -277,10 +250,9 @@ class RunPanel:
                 ascii_only=self._console.options.ascii_only,
                 memory=self._memory,
             )
-        except Exception as error:
-            self._failed, self._pausing = True, False
-            self._above.append(console.noted(failed("the panel", error)))
-            return ()
+        except Exception:
+            self._pausing = False  # nobody would see that the run waits
+            raise
 
     def _now(self) -> PanelState:
         """The state with what changes by the moment."""
@@ -330,11 +302,3 @@ def _clock(left_s: float) -> str:
     if end[:3] == today[:3]:
         return time.strftime("%H:%M", end)
     return time.strftime("%a %H:%M" if left_s < 6 * _DAY_S else "%d %b %H:%M", end)
-
-
-def _harmless(text: Text) -> Text:
-    """Foreign output keeps its colours; whatever else a terminal would obey is shown."""
-    shown = plain(text.plain)
-    if shown.plain == text.plain:
-        return text
-    return shown

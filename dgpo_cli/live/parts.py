@@ -6,6 +6,7 @@ Each takes the state and a page and returns its lines, none where it has nothing
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 from rich.cells import cell_len
@@ -64,10 +65,11 @@ def progress(state: PanelState, page: Page) -> list[Text]:
 
 def now(state: PanelState, page: Page) -> list[Text]:
     """What is going on at this moment."""
-    return [_phase(phase, page) for phase in state.phases[-2:]]
+    return [phase_row(phase, page) for phase in state.phases[-2:]]
 
 
-def _phase(phase: Phase, page: Page) -> Text:
+def phase_row(phase: Phase, page: Page) -> Text:
+    """A phase that is going on: its name, how far it is, and its speed."""
     count = f"{phase.done:,}/{phase.total:,}"
     speed = ""
     if phase.done > 0 and phase.seconds >= 0.2:
@@ -86,15 +88,20 @@ def outcome_rows(state: PanelState, page: Page) -> list[Text]:
     if "outcome/correct" not in state.metrics:
         return []
     counts = [state.metrics.get(f"outcome/{name}", 0.0) for name in OUTCOMES]
-    cells = split_cells_by(counts, cells=page.width - label_width(page))
+    texts = [_count(part, state.completions) for part in counts]
+    return outcome_bar(counts, texts, page)
+
+
+def outcome_bar(counts: Sequence[float], texts: Sequence[str], page: Page) -> list[Text]:
+    """A bar of all outcomes, in the order of OUTCOMES, and its legend with these texts."""
+    cells = split_cells_by(list(counts), cells=page.width - label_width(page))
     bar = plain("")
     for name, number in zip(OUTCOMES, cells, strict=True):
         glyph = outcomes.glyph(name, glyphs=page.glyphs)
         bar.append(glyph * number, outcomes.style(name, depth=page.depth))
     legend = []
-    for name, part in zip(OUTCOMES, counts, strict=True):
+    for name, part, count in zip(OUTCOMES, counts, texts, strict=True):
         if part > 0 or name == "correct":
-            count = _count(part, state.completions)
             mark = outcomes.glyph(name, glyphs=page.glyphs)
             key = plain("").append(mark, outcomes.style(name, depth=page.depth))
             legend.append(key.append(f" {outcomes.NAMES[name]} {count}"))

@@ -9,12 +9,19 @@ lines that changed, inside a synchronised update (ignored where a terminal has n
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
+from rich.ansi import AnsiDecoder
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
+from dgpo_cli.core.events import failed
+from dgpo_cli.core.text import plain
+from dgpo_cli.live.signals import Signals
 from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 _BEGIN = "\x1b[?2026h\x1b[?7l"  # synchronised; nothing wraps, should a width be misjudged
 _END = "\x1b[?7h\x1b[?2026l"
 _CLEAR_LINE, _CLEAR_BELOW = "\x1b[K", "\x1b[J"
+INTERVAL_S = 0.25  # between two frames
 
 
 class Screen:
@@ -65,6 +73,89 @@ class Screen:
         if columns >= self._columns:
             return len(self._shown)
         return sum(max(1, -(-line.cell_len // columns)) for line in self._shown)
+
+
+class Live:
+    """Draws a block on stderr some times a second, in a thread of its own, from start to stop.
+
+    What anyone prints meanwhile goes by above it. signals: those that came.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        lines: Callable[[bool], Sequence[Text]],
+        *,
+        before: Callable[[], None] = lambda: None,
+        resumed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            name: of the block, for the note if `lines` fails; nothing is drawn from then on.
+            lines: lays the block out; its argument is whether it is the last time.
+            before: called before a frame, in the thread that draws.
+            resumed: called after Ctrl-Z and fg.
+        """
+        self.console = console.stderr()
+        self.signals = Signals()
+        self.ended = threading.Event()
+        self._name, self._layout, self._before, self._resumed = name, lines, before, resumed
+        self._screen = Screen(self.console)
+        self._above: deque[Text] = deque()
+        self._broken = False
+        self._thread = threading.Thread(target=self._draw_on, name=name, daemon=True)
+        self._stack = ExitStack()
+
+    def start(self) -> None:
+        decode = AnsiDecoder().decode_line
+        self._stack.enter_context(console.captured(lambda line: self.say(_harmless(decode(line)))))
+        self._stack.enter_context(self.signals)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; others print on the terminal again. The block stays."""
+        self.ended.set()
+        self._thread.join()
+        self._stack.close()
+
+    def say(self, text: Text) -> None:
+        """Print a line above the block, with the next frame."""
+        self._above.append(text)
+
+    def frame(self, *, last: bool = False) -> None:
+        """Draw now."""
+        lines = self._lines(last=last)
+        above = [self._above.popleft() for _ in range(len(self._above))]
+        anew = self.signals.continued()
+        with suppress(OSError):  # the terminal has gone: the work goes on without it
+            # After Ctrl-Z and fg the shell has written below the block.
+            self._screen.show(lines, above=above, anew=anew)
+            if anew and not last:
+                self._resumed()
+
+    def _draw_on(self) -> None:
+        while not self.ended.wait(INTERVAL_S):
+            self.signals.look()  # in the background too: a signal ends a pause
+            if self._screen.in_front():
+                self._before()
+                self.frame()
+
+    def _lines(self, *, last: bool) -> Sequence[Text]:
+        """Lay the block out. If that fails, the work and its notes continue without it."""
+        if self._broken:
+            return ()
+        try:
+            return self._layout(last)
+        except Exception as error:
+            self._broken = True
+            self.say(console.noted(failed(self._name, error)))
+            return ()
+
+
+def _harmless(text: Text) -> Text:
+    """Foreign output keeps its colours; whatever else a terminal would obey is shown."""
+    shown = plain(text.plain)
+    return text if shown.plain == text.plain else shown
 
 
 class _Frame:

@@ -141,7 +141,7 @@ from dgpo_cli.live.live import RunPanel
 came = []
 signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
 with RunPanel(name="b", out=Path("runs/x"), steps=5, eval_every=0) as view:
-    view._screen.in_front = lambda: False
+    view.live._screen.in_front = lambda: False
     view._press("p")
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
     threading.Timer(20.0, view._press, "p").start()
