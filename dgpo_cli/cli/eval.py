@@ -272,7 +272,7 @@ def evaluate(
         price=cost,
         budget=budget,
     )
-    result = _sample(subject.resolved, request)
+    result = _sample(subject.resolved, request, quiet=as_json)
     if publish is not None:
         from dgpo_cli.publish.model_folder import publish_evaluations
 
@@ -404,13 +404,13 @@ def parse_margin(text: str | None) -> float | None:
     return points / 100
 
 
-def _sample(resolved: Resolved, request: EvalRequest) -> EvalResult:
+def _sample(resolved: Resolved, request: EvalRequest, *, quiet: bool) -> EvalResult:
     if resolved.settings.rollout.backend.kind != "endpoint":
         options.reach(resolved.settings.model)
-    from dgpo_cli.live.bars import bars
+    from dgpo_cli.live.evaluating.panel import evaluating
     from dgpo_cli.prompts.benchmarks import prefetch
 
-    with last_words(), bars() as observer:
+    with last_words(), evaluating(quiet=quiet) as observer:
         if request.data is None:
             prefetch(request.bench, observer=observer)
         from dgpo_cli.evals import evaluate as workflow  # seconds, after what may fail

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from dgpo_cli.core.events import Judged
@@ -30,7 +31,7 @@ from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Depth
 
 _NAME = 14  # cells of the id of a problem at most
-_COLUMN = 36  # cells that a problem takes at least
+_COLUMN = 26  # cells that a problem takes at least
 _WIDEST = 60
 _GROUP = 10  # problems between gaps of the dense grid
 
@@ -130,30 +131,30 @@ def _problems(judged: Judged, page: Page, *, room: int) -> Iterator[Text]:
         return
     height = -(-len(problems) // columns)
     width = min(_WIDEST, (page.width - 2 * (columns - 1)) // columns)
+    longest = max((cell_len(page.shown(name)) for name, _ in problems), default=0)
+    label = min(_NAME, longest, 2 * width // 5)
     for at in range(height):
         line = plain("")
         for number, (name, counts) in enumerate(problems[at::height]):
-            cell = _problem(name, counts, k=judged.k, width=width, page=page)
+            head = pad(page.fit(page.shown(name), label, end=True), label)
+            cell = _problem(head, counts, k=judged.k, width=width, page=page)
             line.append("  " if number else "").append_text(cell)
         yield line
 
 
-def _problem(name: str, counts: tuple[int, int], *, k: int, width: int, page: Page) -> Text:
+def _problem(head: str, counts: tuple[int, int], *, k: int, width: int, page: Page) -> Text:
     """The bar of a problem: correct samples, others, and those to come."""
     correct, done = counts
-    room = min(_NAME, width // 3)
-    said = f"{correct}/{done}"
-    label = pad(page.fit(page.shown(name), room, end=True), room)
     size = 2 * len(str(k)) + 1
-    cells = max(1, width - room - size - 2)
+    cells = max(1, width - cell_len(head) - size - 2)
     right = round(cells * correct / k)
     judged = max(right, round(cells * done / k))
     marks = "#=." if page.glyphs.ascii_only else "█▒·"
-    line = plain("").append(f"{label} ", page.style("dim"))
+    line = plain("").append(f"{head} ", page.style("dim"))
     line.append(marks[0] * right, outcomes.style("correct", depth=page.depth))
     line.append(marks[1] * (judged - right), outcomes.style("wrong", depth=page.depth))
     line.append(marks[2] * (cells - judged), page.style("dim"))
-    return line.append(f" {said.rjust(size)}")
+    return line.append(f" {f'{correct}/{done}'.rjust(size)}")
 
 
 def _dense(problems: Sequence[tuple[int, int]], page: Page, *, room: int) -> Iterator[Text]:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rich.cells import cell_len
+
 from dgpo_cli.core.events import Judged
 from dgpo_cli.core.numbers import (
     duration,
@@ -17,6 +19,7 @@ from dgpo_cli.core.numbers import (
     short,
     whole_percent,
 )
+from dgpo_cli.core.text import elide, visible
 
 EVERY_S = 10.0  # between two lines at least
 
@@ -45,7 +48,7 @@ class Pace:
 
 def status_line(judged: Judged, *, left: float | None, width: int) -> str:
     """Write how far an evaluation is, dropping what matters least until it fits `width`."""
-    head = " ".join(part for part in (judged.bench, judged.model) if part)
+    head = visible(" ".join(part for part in (judged.bench, judged.model) if part))
     fields = [
         (0, f"{judged.done:,}/{judged.total:,}"),
         (1, score(judged)),
@@ -57,8 +60,8 @@ def status_line(judged: Judged, *, left: float | None, width: int) -> str:
     kept = [(rank, text) for rank, text in fields if text]
     while True:
         line = "  ".join([head, *(text for _, text in kept)])
-        if len(line) <= width or len(kept) == 1:
-            return line if len(line) <= width else line[-width:]
+        if cell_len(line) <= width or len(kept) == 1:
+            return elide(line, width)
         kept.remove(max(kept))
 
 
