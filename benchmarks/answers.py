@@ -1,7 +1,8 @@
 r"""CPU time to judge answers: `python benchmarks/answers.py [CHARS]`.
 
 The goals are under 100 microseconds for a verdict of the integer checker on completions of 32 KB,
-and a few milliseconds at most for text that is made to be slow. The math checker is measured on
+and a few milliseconds at most for text that is made to be slow. The checker of letters also reads
+the sentences of the last 8 KB, in milliseconds. The math checker is measured on
 the cases of its tests. Second opinions are measured over 960 completions, with the workers' start
 and import counted.
 """
@@ -18,13 +19,14 @@ from pathlib import Path
 from dgpo_cli.core.events import NOBODY
 from dgpo_cli.core.types import Verdict
 from dgpo_cli.rewards.answer import check_integer
+from dgpo_cli.rewards.choice import check_choice
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.rewards.integer import read_integer
 from dgpo_cli.rewards.math import check_math, warm_up
-from dgpo_cli.rewards.protocol import Extract
+from dgpo_cli.rewards.protocol import ChoiceExtract
 from dgpo_cli.rewards.second_opinion import second_opinions
 
-WHERE: Extract = "boxed-or-answer-line"
+WHERE: ChoiceExtract = "boxed-or-answer-line"
 MATH_CASES = Path(__file__).parents[1] / "tests" / "rewards" / "cases" / "math_cases.jsonl"
 COMMON = (
     "so", "we", "have", "that", "the", "triangle", "$x^2 + y^2 = 25$", "and", r"\frac{1}{2}",
@@ -87,6 +89,16 @@ def microseconds(text: str, *, rounds: int) -> float:
     return best / rounds * 1e6
 
 
+def letter_microseconds(text: str) -> float:
+    """CPU time of one verdict on a letter, the least of five."""
+    best = float("inf")
+    for _ in range(5):
+        start = time.process_time()
+        check_choice("C", text, finish_reason="stop", where=WHERE, choices=10)
+        best = min(best, time.process_time() - start)
+    return best * 1e6
+
+
 def math_milliseconds() -> list[float]:
     """CPU time of each of the math checker's cases, in ascending order."""
     warm_up()
@@ -141,6 +153,9 @@ def main() -> None:
     for name, unit in CONTRIVED.items():
         text = unit * (chars // len(unit))
         print(f"{'contrived: ' + name:26} {microseconds(text, rounds=20):9.1f} us")
+    for name, text in typical(chars).items():
+        took_us = letter_microseconds(text.replace("204", "C"))
+        print(f"{'letter: ' + name:31} {took_us:9.1f} us")
     took = math_milliseconds()
     for share in (0.5, 0.9, 0.99, 1.0):
         print(f"math, {share:4.0%} within {took[round(share * (len(took) - 1))]:8.2f} ms")

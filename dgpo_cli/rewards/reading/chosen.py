@@ -23,11 +23,12 @@ _ADVERB = (
 )
 _BE = r"(?:is|remains|(?:should|must|has\s+to|would|will|seems\s+to|appears\s+to)\s+be)"
 _BEFORE = rf"(?:\s*[:,]?\s*(?:{_ADVERB}|the|{_NOUN}|given\s+by|labeled|as\s+follows)\b)*[\s:,]*"
-_HERE = r"(?=['(\[]*[A-Za-z](?![A-Za-z0-9]))"
+_HERE = r"(?=['(\[]{0,3}[A-Za-z](?![A-Za-z0-9]))"
 _IN = r"(?:[^.!?\n]|\.(?=[0-9]))"  # a sentence
 _CHOOSE = r"(?:choose|pick|select|go\s+with|opt\s+for|settle\s+on|answer|conclude(?:\s+that)?)"
 _WE = (
-    rf"(?:i|we)(?:'ll|'d|\s+will|\s+would|\s+should|\s+can|\s+must|\s+am\s+going\s+to)?\s+{_CHOOSE}"
+    rf"(?:(?:i|we)(?:'ll|'d|\s+will|\s+would|\s+should|\s+can|\s+must|\s+am\s+going\s+to)?|let(?:'s|\s+me))"
+    rf"\s+{_CHOOSE}"
 )
 _IT = r"(?:it|this|that)(?:'s|\s+is|\s+must\s+be|\s+has\s+to\s+be|\s+should\s+be)"
 _LEADS_TO = (
@@ -39,9 +40,10 @@ _SO = (
     r"|in\s+summary|conclusion|to\s+conclude|final\s+(?:decision|choice)"
     r"|(?:wait|no|actually|correction|sorry|rather|yes)(?=[,:.!—–-]))"
 )
-_CLAUSE = r"(?:^|(?<=[.!?;:,])[ \t]|(?<=—))[ \t']*"
+_SO_FIRST = re.compile(rf"\s*(?:and\s+)?{_SO}\b", re.IGNORECASE)
+_CLAUSE = r"(?:^|(?<=[.!?;:,])[ \t]|(?<=—))[ \t']{0,8}"
 _LINE = re.compile(
-    rf"\b(?P<noun>answer|{_NOUN})(?:\s+is)?'?(?:\s*\([^()\n]{{0,30}}\))?'?\s*(?:[:：=]|\s[-–—](?=\s))",
+    rf"(?<![A-Za-z])(?P<noun>answer|{_NOUN})(?:\s+is)?'?(?:\s*\([^()\n]{{2,30}}\))?'?\s*(?:[:：=]|\s[-–—](?=\s))",
     re.IGNORECASE,
 )
 _STATEMENTS = tuple(
@@ -61,7 +63,7 @@ _STATEMENTS = tuple(
 _IS_RIGHT = re.compile(
     rf"(?:\b{_NOUN}\s+|{_CLAUSE}(?:(?:so|thus|therefore|hence|only|and|that|conclude)\s+)*"
     r"|\b(?:so|thus|therefore|hence|only|that|conclude)\s+)"
-    r"(?P<option>['(\[]*(?P<letter>[A-Za-z])(?![A-Za-z0-9])['.)\]]*)"
+    r"(?P<option>['(\[]{0,3}(?P<letter>[A-Za-z])(?![A-Za-z0-9])['.)\]]{0,4})"
     r"(?P<text>\s*\([^()\n]{0,100}\)|:[^.:\n]{1,100}?)?,?\s+"
     rf"{_BE}\s+(?:{_ADVERB}\s+)*(?:the\s+)?(?:(?:only|single|best|most\s+\w+)\s+)*"
     r"(?:correct|right|answer|best\s+(?:answer|choice|option))(?:\s+(?:answer|choice|option|one|response))?"
@@ -77,7 +79,9 @@ _DENIES = re.compile(
     r"\b(?:not|never|cannot|neither|nor|no(?!\s*[,:.!—–-])|if|whether|unless|suppose|supposing|assume|assuming|wrong"
     r"|incorrect|false|doubt|might|may|could|common|tempting|trap|distractors?|naive|previous|earlier"
     r"|initially|initial|originally|were|had|either|what|which\s+would|why|imagine|statements?"
-    r"|assertion|than|eliminates?|exclude|rule\s+out|check(?:ing)?|verify|consider(?:ing)?)\b|n't\b"
+    r"|assertion|than|according\s+to|told|heard|supposedly|allegedly|eliminates?|exclude|rule\s+out"
+    r"|consider(?:ing)?(?!\s+(?:all|the|these|this|everything|that))"
+    r"|(?:check|verify)(?:ing)?\s+(?:whether|if|that|option|choice))\b|n't\b"
     r"|\b(?:they|one|students?|you|people|many|some|others?|someone|he|she|author|tempted)\b[^,.]*"
     r"\b(?:thinks?|says?|believes?|argues?|guess(?:es)?|expects?|choose|chooses|pick|picks|claims?"
     r"|conclude|concludes|assumes?|select|selects|answer|answered)\b",
@@ -98,7 +102,9 @@ _SENTENCE_EDGE = re.compile(
     r"[.!?;](?=\s)|\n|[,\s](?=(?:so|thus|therefore|hence|which\s+means)\b)", re.IGNORECASE
 )
 _OPTION_LINE = re.compile(r"^[ \t]*(?:option\s+|choice\s+)?\(?([A-Za-z])(?:\)|[.:](?=\s))", re.M)
+_INLINE_MARK = re.compile(r"\s\(?([A-Z])\)\s")
 _LONE = re.compile(r"^\W*[A-Za-z]\W*\n\Z", re.MULTILINE)
+_GOES_ON = re.compile(r"\s*[a-z]")
 _ROMAN = re.compile(r"^\W*II\b", re.MULTILINE)
 
 
@@ -174,7 +180,9 @@ def _sentences(text: str) -> list[Statement]:
 
 def _is_clear(text: str, found: re.Match[str], option: Option) -> bool:
     """Whether the sentence states its option, and is not about an article or a pronoun."""
-    before = _sentence_before(text, found.start()) + found[0]
+    before = found[0]
+    if _SO_FIRST.match(before) is None:
+        before = _sentence_before(text, found.start()) + before
     return _DENIES.search(before) is None and "?" not in text[option.end : option.end + 3]
 
 
@@ -233,12 +241,13 @@ def _whole_line(text: str, begin: int, end: int) -> Statement | None:
     if not line or len(line) > MAX_LINE_CHARS:
         return None
     option = read_option(line)
-    if option is None:
+    if option is None or (option.letter == "I" and _GOES_ON.match(text, end)):
         return None
     at = begin + text[begin:end].index(line)
     letters = {found[1].upper() for found in _OPTION_LINE.finditer(text)}
     listed = bool(letters - {option.letter}) or (option.letter == "I" and _ROMAN.search(text))
-    if listed and option.has_text:
+    inline = {found[1] for found in _INLINE_MARK.finditer(line)} - {option.letter}
+    if option.has_text and (listed or inline):
         return None
     if not option.has_text and _LONE.search(text, max(0, begin - 20), begin):
         return Statement(at, at + option.end, None, line, firm=False)

@@ -34,8 +34,9 @@ _MATH_FONT = re.compile(r"\\(?:mathbf|mathrm|mathit|mathsf|boldsymbol|bm)(?![A-Z
 _COMMAND = re.compile(
     rf"{_FONT}\s*(?=\{{)|\\(?:boxed|fbox|framebox)\s*(?=\{{)"
     r"|\\(?:left|right|displaystyle|textstyle|large|Large|bf|rm)(?![A-Za-z])|\\[()\[\]]"
-    r"|[$`]|\*\*+|__+|(?<![\w*])\*(?=\S)|(?<=\S)\*(?![\w*])"
+    r"|[$`]|\*\*+|__+"
 )
+_ITALIC = re.compile(r"(?<![\w*])\*(?=\S)([^*\n]{1,200}?)(?<=\S)\*(?![\w*])")
 _SPACE = re.compile(r"\\[ ,;:!]|\\q?quad(?![A-Za-z])|~|\\\\")
 _BRACE = re.compile(r"(?<!\\)[{}]")
 _LINE_MARK = re.compile(r"^[ \t]*(?:(?:[#>]+|[-+•●▪*])[ \t]+)+", re.MULTILINE)
@@ -74,6 +75,7 @@ _WORKS_TOO = re.compile(
 )
 _MARKED_OTHER = re.compile(
     r"(?:\b(?:or|and)|[,;])\s+(?:(?:option|choice)\s+)?(?:\([A-Z]\)|[A-Z][).:](?=\s|\Z)|[A-Z]\W*\Z)"
+    r"|\s[A-Z]\)\s"
 )
 _NEGATION = re.compile(
     r"\b(?:not|cannot|neither|nor|never|rather\s+than|unlike|than)\b|n't\b", re.I
@@ -117,6 +119,7 @@ _HEDGE = re.compile(
     r"|provided|except|not\s+sure)\b",
     re.IGNORECASE,
 )
+_DOUBTED = re.compile(r"[^.\n]{0,80}\b(?:doubt|unsure|uncertain|not\s+(?:sure|certain))\b", re.I)
 _NOT_IT = re.compile(r"[\s,;(]*(?:and\s+|but\s+)?(?:not|rather\s+than|instead\s+of|unlike)\b", re.I)
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|the|this|my|our|final|correct|best|right|most|likely|answers?"
@@ -158,7 +161,7 @@ def cleaned(text: str) -> str:
     text = _DOUBLED.sub(r"\\", text)
     text = _FONT_LETTER.sub(r"(\1)", _EMPHASIS.sub(r"(\2)", text))
     text = _FONT_GROUP.sub(r"(\1){", text)
-    text = _COMMAND.sub("", _MATH_FONT.sub("", text))
+    text = _ITALIC.sub(r"\1", _COMMAND.sub("", _MATH_FONT.sub("", text)))
     text = _BRACE.sub("", _SPACE.sub(" ", text))
     return _LINE_MARK.sub("", text).translate(_QUOTES)
 
@@ -222,7 +225,7 @@ def _is_said(rest: str, *, marked: bool, bracketed: bool) -> bool | None:
         return False
     if marked or _NOT_IT.match(rest):
         return True
-    if _HEDGE.match(rest):
+    if _HEDGE.match(rest) or _DOUBTED.match(rest):
         return False
     if rest[:1] in (",", ";") or _REASON.match(rest):
         return True
