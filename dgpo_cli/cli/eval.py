@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -201,6 +202,7 @@ def evaluate(
     overrides: options.Set = None,
     seed: options.Seed = None,
     with_card: WithCard = False,
+    answers: options.Answers = False,
     as_json: options.Json = False,
     as_markdown: options.Markdown = False,
     as_csv: options.Csv = False,
@@ -277,10 +279,17 @@ def evaluate(
         from dgpo_cli.publish.model_folder import publish_evaluations
 
         publish_evaluations(publish, [result.out], observer=console.Notes())
+    if not answers:
+        result = replace(result, evaluation=result.evaluation.without_answers())
     _report(result, name=subject.name, least=least, with_card=with_card, form=form)
 
 
-def compare(evaluations: Evaluations, force: Force = False, as_json: options.Json = False) -> None:
+def compare(
+    evaluations: Evaluations,
+    force: Force = False,
+    answers: options.Answers = False,
+    as_json: options.Json = False,
+) -> None:
     """Compare evaluations with the first: the difference with its errors, and the flips.
 
     Problems are paired. Runs made under different protocols, in different environments or on
@@ -298,12 +307,14 @@ def compare(evaluations: Evaluations, force: Force = False, as_json: options.Jso
     runs = [comparison_json.read_run(path) for path in evaluations]
     pairs = workflow.run(runs, force=force)
     if as_json:
-        console.say_json(comparison_json.to_json(pairs))
+        console.say_json(comparison_json.to_json(pairs, answers=answers))
     else:
         console.show(comparison.render(pairs))
 
 
-def regrade(folder: Folder, as_json: options.Json = False) -> None:
+def regrade(
+    folder: Folder, answers: options.Answers = False, as_json: options.Json = False
+) -> None:
     """Judge stored samples again with today's answer checker, and list the flips.
 
     No model is needed. Outcomes, card and report in the folder are rewritten.
@@ -319,6 +330,9 @@ def regrade(folder: Folder, as_json: options.Json = False) -> None:
 
     with bars() as observer:
         result = workflow.run(folder, observer=observer)
+    if not answers:
+        flips = tuple(replace(flip, answer=None) for flip in result.flips)
+        result = replace(result, evaluation=result.evaluation.without_answers(), flips=flips)
     if as_json:
         from dgpo_cli.evals.request import REGRADE, RegradeJson
 
@@ -502,19 +516,20 @@ def _show(evaluation: Evaluation, card: Card | None) -> None:
 
 def _print_flips(result: RegradeResult, *, folder: Path) -> None:
     if result.flips:
-        rows = [("problem", "sample", "answer", "outcome", "extracted")]
+        told = result.flips[0].answer is not None
+        rows = [("problem", "sample", *(["answer"] if told else []), "outcome", "extracted")]
         rows += [_row(flip) for flip in result.flips]
-        console.table(rows, styles=("bold", "", "", "", "dim"))
+        console.table(rows, styles=("bold", *[""] * (len(rows[0]) - 2), "dim"))
     console.say(f"{len(result.flips)} of {result.samples} samples flipped")
     _show(result.evaluation, None)
     console.suggest(["compare", folder, "OTHER"])
 
 
-def _row(flip: Flip) -> tuple[str, str, str, str, str]:
+def _row(flip: Flip) -> tuple[str, ...]:
     return (
         flip.prompt_id,
         str(flip.index),
-        flip.answer,
+        *([] if flip.answer is None else [flip.answer]),
         f"{flip.old} -> {flip.new}",
         f"{_shown(flip.old_extracted)} -> {_shown(flip.new_extracted)}",
     )

@@ -134,6 +134,15 @@ MaxCost = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+Answers = Annotated[
+    bool,
+    typer.Option(
+        "--answers",
+        help="Show the expected answers, too. Without it they are only in the folder's files, so "
+        "that no log has them.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Flags = dict[str, tuple[str, Any]]
 
 

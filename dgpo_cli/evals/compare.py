@@ -79,12 +79,25 @@ def common_problems(
     before: NamedEvaluation, after: NamedEvaluation
 ) -> list[tuple[ProblemResult, ProblemResult]]:
     """Return the problems with the same id and answer in both, in the order of the baseline."""
-    old, new = _by_key(before), _by_key(after)
+    told = _tell_answers(before, after)
+    old, new = _by_key(before, told=told), _by_key(after, told=told)
     return [(problem, new[key]) for key, problem in old.items() if key in new]
 
 
-def _by_key(run: NamedEvaluation) -> dict[tuple[str, str], ProblemResult]:
-    found = {(problem.id, problem.answer): problem for problem in run.evaluation.problems}
+_Key = tuple[str, str | None]
+
+
+def _tell_answers(*runs: NamedEvaluation) -> bool:
+    """Whether all runs have their answers: what dgpo eval --json prints may lack them."""
+    return all(each.answer is not None for run in runs for each in run.evaluation.problems)
+
+
+def _key(problem: ProblemResult, *, told: bool) -> _Key:
+    return problem.id, problem.answer if told else None
+
+
+def _by_key(run: NamedEvaluation, *, told: bool) -> dict[_Key, ProblemResult]:
+    found = {_key(problem, told=told): problem for problem in run.evaluation.problems}
     if len(found) < len(run.evaluation.problems):
         ids = [problem.id for problem in run.evaluation.problems]
         twice = next(name for name in ids if ids.count(name) > 1)
@@ -134,7 +147,8 @@ def _problem_differences(before: NamedEvaluation, after: NamedEvaluation) -> Ite
     old, new = before.evaluation, after.evaluation
     if old.bench != new.bench:
         yield f"benchmark: {old.bench} -> {new.bench}"
-    keys = [{(p.id, p.answer) for p in run.evaluation.problems} for run in (before, after)]
+    told = _tell_answers(before, after)
+    keys = [{_key(p, told=told) for p in run.evaluation.problems} for run in (before, after)]
     if keys[0] != keys[1]:
         yield (
             f"problems: {len(keys[0])} and {len(keys[1])}, {len(keys[0] & keys[1])} in both "

@@ -95,11 +95,14 @@ class EvalResult:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """A stored sample whose verdict changed when it was judged again."""
+    """A stored sample whose verdict changed when it was judged again.
+
+    answer: None where answers are not told.
+    """
 
     prompt_id: str
     index: int
-    answer: str
+    answer: str | None
     old: Outcome
     new: Outcome
     old_extracted: str | None

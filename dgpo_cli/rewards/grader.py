@@ -61,13 +61,13 @@ def check_answers(prompts: Sequence[Prompt], *, reward: RewardSettings) -> None:
     Raises:
         DataError: it cannot; names their number and the first.
     """
-    found = [(p, text) for p in prompts if (text := reward.problem_with(p.answer)) is not None]
+    found = [(p, fault) for p in prompts if (fault := reward.fault_of(p.answer)) is not None]
     if found:
-        first, text = found[0]
+        first, fault = found[0]
         place = f" ({first.place})" if first.place else ""
         raise DataError(
             f"{first.source}: {len(found):,} of {len(prompts):,} answers are unusable; the first, "
-            f"of problem {first.id!r}{place}: {text}"
+            f"of problem {first.id!r}{place}, {fault}"
         )
 
 

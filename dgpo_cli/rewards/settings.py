@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from dgpo_cli.algo.overlong import OverlongSettings
 from dgpo_cli.core.schema import Change, Frozen
+from dgpo_cli.rewards.gold import SHOWN_CHARS
 from dgpo_cli.rewards.protocol import Check, ChoiceExtract
 from dgpo_cli.rewards.protocol import Extract as Extract
 
@@ -30,6 +31,16 @@ class RewardValues(Frozen):
         OverlongSettings(), description="Penalty for completions close to the limit of tokens."
     )
 
+    def fault_of(self, gold: str) -> str | None:
+        """Return why no answer can be compared with `gold`, without naming it, or None."""
+        raise NotImplementedError
+
+    def problem_with(self, gold: str) -> str | None:
+        """Return why no answer can be compared with `gold`, which it names, or None."""
+        fault = self.fault_of(gold)
+        shown = gold if len(gold) <= SHOWN_CHARS else f"{gold[:SHOWN_CHARS]}…"
+        return None if fault is None else f"answer={shown!r} {fault}"
+
 
 class IntegerReward(RewardValues):
     """Exact integers, as in AIME."""
@@ -51,15 +62,15 @@ class IntegerReward(RewardValues):
         options = {"where": self.extract, "minimum": self.minimum, "maximum": self.maximum}
         return Check("dgpo_cli.rewards.answer:check_integer", options)
 
-    def problem_with(self, gold: str) -> str | None:
-        """Return why no answer can be compared with `gold`, or None."""
+    def fault_of(self, gold: str) -> str | None:
+        """Return why no answer can be compared with `gold`, without naming it, or None."""
         from dgpo_cli.rewards.integer import read_integer
         from dgpo_cli.rewards.reading.options import letter_of
 
         if read_integer(gold) is not None:
             return None
         kind = "math" if letter_of(gold) is None else "choice"
-        return f"answer={gold[:80]!r} is not an integer; fix the data or set reward.kind = '{kind}'"
+        return f"is not an integer; fix the data or set reward.kind = '{kind}'"
 
 
 class MathReward(RewardValues):
@@ -71,13 +82,12 @@ class MathReward(RewardValues):
         """Return the check that workers run."""
         return Check("dgpo_cli.rewards.math:check_math", {"where": self.extract}, chunk_tasks=8)
 
-    def problem_with(self, gold: str) -> str | None:
-        """Return why no answer can be compared with `gold`, or None."""
-        from dgpo_cli.rewards.gold import SHOWN_CHARS, why_unusable
+    def fault_of(self, gold: str) -> str | None:
+        """Return why no answer can be compared with `gold`, without naming it, or None."""
+        from dgpo_cli.rewards.gold import why_unusable
 
-        problem = why_unusable(gold)
-        shown = gold if len(gold) <= SHOWN_CHARS else f"{gold[:SHOWN_CHARS]}…"
-        return None if problem is None else f"answer={shown!r} {problem}; fix the data"
+        fault = why_unusable(gold)
+        return None if fault is None else f"{fault}; fix the data"
 
 
 class ChoiceReward(RewardValues):
@@ -94,20 +104,17 @@ class ChoiceReward(RewardValues):
         options = {"where": self.extract, "choices": self.choices}
         return Check("dgpo_cli.rewards.choice:check_choice", options)
 
-    def problem_with(self, gold: str) -> str | None:
-        """Return why no answer can be compared with `gold`, or None."""
+    def fault_of(self, gold: str) -> str | None:
+        """Return why no answer can be compared with `gold`, without naming it, or None."""
         from dgpo_cli.rewards.reading.options import LETTERS, letter_of
 
         letter = letter_of(gold)
         if letter is None:
-            return (
-                f"answer={gold[:80]!r} is not the letter of an option; fix the data or set "
-                "reward.kind = 'math'"
-            )
+            return "is not the letter of an option; fix the data or set reward.kind = 'math'"
         if letter not in LETTERS[: self.choices]:
             return (
-                f"answer={letter!r} is beyond the options A to {LETTERS[self.choices - 1]}; set "
-                f"reward.choices = {LETTERS.index(letter) + 1} or more, or fix the data"
+                f"is beyond the options A to {LETTERS[self.choices - 1]}; raise reward.choices, or "
+                "fix the data"
             )
         return None
 

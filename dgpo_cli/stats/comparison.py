@@ -34,7 +34,7 @@ class ProblemChange:
     """
 
     id: Text
-    answer: Text
+    answer: Text | None
     before: Count
     after: Count
     difference: Real
@@ -118,7 +118,7 @@ def compare_counts(
     *,
     k_before: int,
     k_after: int,
-    problems: Sequence[tuple[str, str]] | None = None,
+    problems: Sequence[tuple[str, str | None]] | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Compare how many samples of each problem are correct before, of k_before, and after.
@@ -296,9 +296,9 @@ def _changes(
     *,
     k_before: int,
     k_after: int,
-    problems: Sequence[tuple[str, str]] | None,
+    problems: Sequence[tuple[str, str | None]] | None,
 ) -> tuple[ProblemChange, ...]:
-    names = problems or [(str(number), "") for number in range(len(before))]
+    names = problems or [(str(number), None) for number in range(len(before))]
     values = [
         fisher(a, b, k_before=k_before, k_after=k_after) for a, b in zip(before, after, strict=True)
     ]

@@ -46,6 +46,21 @@ def test_compare_prints_the_difference_or_its_json(tmp_path: Path) -> None:
     assert data["comparisons"][0]["p_problems"] == 2 / 2**30
 
 
+def test_a_report_without_answers_compares_and_no_answer_is_printed_unless_asked_for(
+    tmp_path: Path,
+) -> None:
+    before, after = stored(tmp_path / "a"), stored(tmp_path / "b", shift=2)
+    whole = json.loads(dgpo("compare", before, after, "--json", "--answers").stdout)
+    assert {each["answer"] for each in whole["comparisons"][0]["changes"]} == {"4"}
+    told = Path(before, "report.json")
+    printed = {**json.loads(told.read_text())}
+    printed["problems"] = [{**each, "answer": None} for each in printed["problems"]]
+    told.write_text(json.dumps(printed))
+    data = json.loads(dgpo("compare", before, after, "--json").stdout)
+    assert {each["answer"] for each in data["comparisons"][0]["changes"]} == {None}
+    assert data["comparisons"][0]["difference"] == whole["comparisons"][0]["difference"]
+
+
 def test_the_first_run_is_the_baseline_of_all_others(tmp_path: Path) -> None:
     folders = [stored(tmp_path / name, shift=at) for at, name in enumerate("abc")]
     data = json.loads(dgpo("compare", *folders, "--json").stdout)

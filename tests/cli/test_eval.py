@@ -15,7 +15,7 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.config.protocols import protocol_for
 from dgpo_cli.core.digests import write_digests
 from dgpo_cli.core.formats import TrainerState
-from dgpo_cli.core.types import Card, Evaluation, Interval
+from dgpo_cli.core.types import Card, Disagreement, Evaluation, Interval
 from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.evals.request import EvalResult, Flip, RegradeResult
 from dgpo_cli.prompts import benchmarks
@@ -41,11 +41,29 @@ def test_the_report_is_printed_with_its_folder(workflow: Install, result: EvalRe
 
 def test_json_is_the_report_with_its_card(workflow: Install, result: EvalResult) -> None:
     workflow("evaluate", returns=result)
-    data = json.loads(dgpo(*TINY, "--json").stdout)
+    data = json.loads(dgpo(*TINY, "--json", "--answers").stdout)
     assert (data["avg_at_k"], data["version"], data["card_key"]) == (0.5, 1, CARD.key)
     assert data["card"]["protocol"] == CARD.protocol
     EvalFolder(result.out).write_report(result.evaluation, CARD)
     assert json.loads((result.out / "report.json").read_text()) == data
+
+
+SECRET = "7919"
+
+
+def test_no_expected_answer_is_printed_unless_asked_for(
+    workflow: Install, result: EvalResult, regraded: RegradeResult
+) -> None:
+    told = Disagreement("p1", 0, SECRET, None, "wrong", "correct")
+    problems = tuple(replace(each, answer=SECRET) for each in result.evaluation.problems)
+    secret = replace(result.evaluation, problems=problems, disagreements=(told,))
+    workflow("evaluate", returns=replace(result, evaluation=secret))
+    flips = (replace(regraded.flips[0], answer=SECRET, new_extracted="1"),)
+    workflow("regrade", returns=replace(regraded, evaluation=secret, flips=flips))
+    for command in (TINY, ("regrade", "somewhere")):
+        for form in ((), ("--json",)):
+            assert SECRET not in dgpo(*command, *form).output
+            assert SECRET in dgpo(*command, *form, "--answers").stdout
 
 
 @pytest.mark.parametrize(
@@ -285,7 +303,7 @@ def regraded(evaluation: Evaluation) -> RegradeResult:
 
 def test_regrade_lists_every_flip(workflow: Install, regraded: RegradeResult) -> None:
     calls = workflow("regrade", returns=regraded)
-    ended = dgpo("regrade", "somewhere")
+    ended = dgpo("regrade", "somewhere", "--answers")
     assert (ended.exit_code, calls[0]["resolved"]) == (0, Path("somewhere"))
     assert "\x1b" not in ended.stdout
     (line,) = [line for line in ended.stdout.splitlines() if "2024-I-1" in line]

@@ -345,7 +345,7 @@ def test_an_answer_that_cannot_be_judged_stops_the_evaluation_before_it_draws(
     sampler = install(monkeypatch, Asked(boxed))
     bench = problems(tmp_path, PROBLEMS | {"half": "1/2"})
     with pytest.raises(
-        DataError, match=r"1 of 4 answers .* problem 'half' \(line 4\): answer='1/2'"
+        DataError, match=r"1 of 4 answers .* problem 'half' \(line 4\), is not an integer"
     ):
         run(bench, 1, tmp_path / "out")
     assert sampler.seeds == []

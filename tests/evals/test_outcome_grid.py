@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 
 import pytest
 from rich.cells import cell_len
@@ -53,6 +54,8 @@ def test_30_problems_with_32_samples_are_30_rows_of_80_columns() -> None:
     found = rows(problems, k=32, width=80)
     assert len(found) == 30 and max(map(len, found)) <= 80
     assert found[0] == "2025-II-1   999  32  " + " ".join(["█" * 8] * 4)
+    quiet = rows(tuple(replace(each, answer=None) for each in problems), k=32, width=80)
+    assert quiet[0] == "2025-II-1   32  " + " ".join(["█" * 8] * 4)
 
 
 @pytest.mark.parametrize("width", [24, 40, 80, 120])

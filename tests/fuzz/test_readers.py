@@ -223,4 +223,4 @@ def test_what_fuzzers_found_in_evaluations_stays_found(evaluation: Path) -> None
     samples.write_text("\n".join([lines[0], json.dumps(json.loads(lines[1]) | {"answer": ""})]))
     with samples.open("a") as file:
         file.write("\n")
-    told(dgpo("regrade", str(evaluation)), r"samples\.jsonl:2: answer='' is not an integer")
+    told(dgpo("regrade", str(evaluation)), r"samples\.jsonl:2: its answer is not an integer")

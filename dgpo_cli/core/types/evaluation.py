@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer
@@ -102,12 +102,12 @@ class Disagreement:
     """A sample on which the second opinion differs from the verdict; it settles nothing.
 
     index: the sample's number within its problem, from 0. outcome: what was counted.
-    second: the outcome of the second opinion.
+    second: the outcome of the second opinion. gold: None where answers are not told.
     """
 
     problem_id: Text
     index: Count
-    gold: Text
+    gold: Text | None
     extracted: Text | None
     outcome: Outcome
     second: Text
@@ -129,13 +129,14 @@ class Price:
 class ProblemResult:
     """The k samples of one problem of a benchmark.
 
+    answer: None where answers are not told.
     majority: chance that the most frequent answer is correct, ties drawn evenly.
     outcomes, lengths: one per sample, in the order of the samples; lengths in tokens, None where
         an endpoint did not count them.
     """
 
     id: Text
-    answer: Text
+    answer: Text | None
     correct: Count
     majority: Number
     outcomes: Lettered
@@ -184,6 +185,14 @@ class Evaluation:
     cost: Number | None = field(default=None, kw_only=True)
     greedy: Flag | None = field(default=None, kw_only=True)
     stop_when: Number | None = field(default=None, kw_only=True)
+
+    def without_answers(self) -> Evaluation:
+        """Return the report without expected answers, for what may end in a log."""
+        return replace(
+            self,
+            disagreements=tuple(replace(each, gold=None) for each in self.disagreements),
+            problems=tuple(replace(each, answer=None) for each in self.problems),
+        )
 
     @property
     def if_truncated(self) -> Interval:

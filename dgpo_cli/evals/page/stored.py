@@ -179,7 +179,7 @@ class _Reader:
 
     def _take_report(self, report: Evaluation) -> None:
         for each in report.problems:
-            own = StoredProblem(each.id, each.answer)
+            own = StoredProblem(each.id, each.answer or "")
             for index, pair in enumerate(zip(each.outcomes, each.lengths, strict=True)):
                 own.samples[index] = StoredSample(*pair)
             self._problems[each.id] = own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +75,16 @@ def read_run(path: Path) -> NamedEvaluation:
     return NamedEvaluation(name=str(path), evaluation=evaluation, card=card)
 
 
-def to_json(pairs: Sequence[ComparedPair]) -> dict[str, Any]:
-    """The documented data of a comparison."""
-    return COMPARISON.to_json(ComparisonJson(_run(pairs[0].before), tuple(map(_compared, pairs))))
+def to_json(pairs: Sequence[ComparedPair], *, answers: bool = False) -> dict[str, Any]:
+    """Return the documented data of a comparison, with expected answers if asked for."""
+    compared = tuple(_compared(pair, answers=answers) for pair in pairs)
+    return COMPARISON.to_json(ComparisonJson(_run(pairs[0].before), compared))
 
 
-def _compared(pair: ComparedPair) -> ComparedJson:
-    return filled(ComparedJson, pair.comparison, pair, run=_run(pair.after))
+def _compared(pair: ComparedPair, *, answers: bool) -> ComparedJson:
+    changes = pair.comparison.changes
+    shown = changes if answers else tuple(replace(each, answer=None) for each in changes)
+    return filled(ComparedJson, pair.comparison, pair, run=_run(pair.after), changes=shown)
 
 
 def _run(run: NamedEvaluation) -> EvaluationJson:

@@ -102,7 +102,8 @@ class _EvaluationView:
 
     def _problems(self) -> None:
         page, result = self.page, self.result
-        page.heading("Problems", f"id, answer, correct of {result.k}")
+        told = "answer, " if any(each.answer is not None for each in result.problems) else ""
+        page.heading("Problems", f"id, {told}correct of {result.k}")
         if result.n_problems <= _MOST_ROWS:
             outcome_grid(page, result.problems, k=result.k)
             outcome_legend(page, result.problems)
@@ -147,7 +148,8 @@ class _EvaluationView:
             read = "nothing" if each.extracted is None else each.extracted
             line = (
                 f"  {each.problem_id} sample {each.index}: {each.outcome}, second {each.second}; "
-                f"answer {each.gold}, read {read}"
+                + ("" if each.gold is None else f"answer {each.gold}, ")
+                + f"read {read}"
             )
             # Two lines at most, whatever a model wrote; the second one is indented.
             first, rest = split_cells(page.fit(page.shown(line), 2 * page.width - 4), page.width)

@@ -25,20 +25,25 @@ def outcome_grid(page: Page, problems: Sequence[ProblemResult], *, k: int) -> No
     """Write rows of problems in their order; samples beyond the width continue below."""
     narrow = page.width < _NARROW
     name = _column(page, [p.id for p in problems], most=_NARROW_NAME if narrow else _NAME)
-    answers = [p.answer for p in problems]
+    told = any(p.answer is not None for p in problems)
+    answers = [p.answer or "" for p in problems]
     answer = _column(page, answers, most=_NARROW_ANSWER if narrow else _ANSWER)
     count = len(str(k))
     gap = " " if narrow else "  "
-    indent = name + answer + count + 3 * len(gap)
+    indent = name + answer + count + (3 if told else 2) * len(gap)
     blocks = max(1, (page.width - indent + 1) // (_BLOCK + 1))
+    gaps = (gap, len(gap))
     for problem in problems:
         head = page.cells(
             (page.fit(page.shown(problem.id), name, end=True), name, "dim"),
-            (gap, len(gap)),
-            (page.fit(page.shown(problem.answer), answer, end=True), -answer),
-            (gap, len(gap)),
+            gaps,
+            *(
+                [(page.fit(page.shown(problem.answer or ""), answer, end=True), -answer), gaps]
+                if told
+                else []
+            ),
             (str(problem.correct), -count, "bold"),
-            (gap, len(gap)),
+            gaps,
         )
         for start in range(0, k, blocks * _BLOCK):
             _samples(page, head, problem.outcomes[start : start + blocks * _BLOCK])
