@@ -90,18 +90,20 @@ def _read(text: str, *, where: ChoiceExtract, cut: bool) -> tuple[str | None, st
     box = None if where == "answer-line" else extract(text, where="boxed", cut=cut)
     if where == "boxed":
         return None if box is None else _boxed(text, box)
-    begin = max(start if box is None else box.end + 1, len(text) - MAX_CHARS)
-    said = last_statement(cleaned(text[begin:]), cut=cut)
-    given = None if box is None else _boxed(text, box)
-    if said is not None and (said.letter is not None or given is None or given[0] is not None):
+    begin = start if box is None else box.end + 1
+    whole = len(text) - begin <= MAX_CHARS
+    if not whole:
+        begin = len(text) - MAX_CHARS
+        begin += len(text[begin:].partition(" ")[0])  # no half of a word
+    said = last_statement(cleaned(text[begin:]), whole=whole and box is None, cut=cut)
+    if box is not None and (said is None or said.in_words):
+        return _boxed(text, box)
+    if said is not None:
         return said.letter, said.shown
-    if given is not None:
-        return given
     line = extract(text, where="answer-line", cut=cut)
     if line is None or begin <= start:  # read above
         return None
-    option = read_option(cleaned(line.text[:MAX_ANSWER_CHARS]))
-    return (None if option is None else option.letter), line.text
+    return _letter(line.text), line.text
 
 
 def _boxed(text: str, box: Extraction) -> tuple[str | None, str]:

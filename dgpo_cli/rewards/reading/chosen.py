@@ -114,6 +114,7 @@ class Statement:
 
     letter: None if the statement names no one option. shown: its text.
     firm: an answer line or "the answer is", which later doubts alone do not touch.
+    in_words: an answer line that names no option at all.
     """
 
     at: int
@@ -121,11 +122,13 @@ class Statement:
     letter: str | None
     shown: str
     firm: bool
+    in_words: bool = False
 
 
-def last_statement(text: str, *, cut: bool) -> Statement | None:
+def last_statement(text: str, *, whole: bool, cut: bool) -> Statement | None:
     """Return the last statement in `text`, which is `cleaned`; None if it states no option.
 
+    whole: the text has its beginning, and may open with the answer.
     cut: the token limit ended the text: a statement that only the limit ended is skipped.
     """
     found = [*_answer_lines(text, cut=cut), *_sentences(text), *_called_right(text)]
@@ -143,7 +146,7 @@ def last_statement(text: str, *, cut: bool) -> Statement | None:
         if _REVERSES.search(after):
             return Statement(last.at, last.end, None, last.shown, last.firm)
         return last
-    return None if cut else _opening_line(text)
+    return _opening_line(text) if whole and not cut else None
 
 
 def _answer_lines(text: str, *, cut: bool) -> list[Statement]:
@@ -155,14 +158,15 @@ def _answer_lines(text: str, *, cut: bool) -> list[Statement]:
         while begin < len(text) and text[begin].isspace():
             begin += 1
         stop = text.find("\n", begin, begin + MAX_LINE_CHARS)
-        if stop < 0 and cut:
+        if stop < 0 and (cut or len(text) - begin > MAX_LINE_CHARS):
             continue
         line = text[begin : stop if stop >= 0 else begin + MAX_LINE_CHARS].strip()
         option = read_option(line)
         if option is not None:
             lines.append(Statement(begin, begin + option.end, option.letter, line, firm=True))
         elif found["noun"].lower() == "answer" and looks_like_answer(line):
-            lines.append(Statement(begin, begin + len(line), None, line, firm=True))
+            end = begin + len(line)
+            lines.append(Statement(begin, end, None, line, firm=True, in_words=True))
     return lines
 
 

@@ -207,19 +207,19 @@ def option_at(text: str, at: int) -> Option | None:
         return None
     if rest.lstrip(" '.)").startswith("?"):
         return None
-    right = shut or _is_said(rest, marked=marked, bracketed=bracketed)
+    right = shut or _is_said(rest, letter=letter, marked=marked, bracketed=bracketed)
     return None if right is None else Option(letter.upper() if right else None, end, not shut)
 
 
-def _is_said(rest: str, *, marked: bool, bracketed: bool) -> bool | None:
+def _is_said(rest: str, *, letter: str, marked: bool, bracketed: bool) -> bool | None:
     """Whether the text after a letter leaves it as the answer; None if it is no option at all."""
     right = _IS_RIGHT.match(rest)
     if right is not None:
         after = rest[right.end() :]
-        return not (_HEDGE.match(after) or _names_another(after))
+        return not (_HEDGE.match(after) or _names_another(after, letter=letter))
     if _DENIED.match(rest) or ((not marked or bracketed) and _IS.match(rest)):
         return None
-    if _names_another(rest) or (marked and _names_marked_other(rest)):
+    if _names_another(rest, letter=letter) or (marked and _names_marked_other(rest)):
         return False
     if _TAKES_BACK.search(rest):
         return False
@@ -232,9 +232,10 @@ def _is_said(rest: str, *, marked: bool, bracketed: bool) -> bool | None:
     return True if re.match(r"\s+\(", rest) or re.match(r"[.!]\s", rest) else None
 
 
-def _names_another(rest: str) -> bool:
+def _names_another(rest: str, *, letter: str) -> bool:
     """Whether the text after an option names a second one beside it."""
-    if _LIST.fullmatch(rest) and re.search(r"\b[A-Za-z]\b", rest):
+    single = r"\b[A-Z]\b" if letter.isupper() else r"\b[A-Za-z]\b"  # C) x has the text x
+    if _LIST.fullmatch(rest) and re.search(single, rest):
         return not _OF_OPTIONS.match(rest)
     other = _OTHER.match(rest)
     if other is None or (other["letter"] == "I" and _PRONOUN.match(other["rest"])):
