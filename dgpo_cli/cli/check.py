@@ -1,22 +1,27 @@
-"""dgpo check: try the answer checker on completions of your own."""
+"""dgpo check and regrade: judge completions of your own, and stored samples again."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
+from dgpo_cli.cli import options
 from dgpo_cli.cli.commands import FAILED, USAGE
+from dgpo_cli.cli.eval import as_data, show
 from dgpo_cli.cli.help import CHANGE, OUTPUT, READ
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.core.numbers import percent
+from dgpo_cli.core.numbers import percent, short
 from dgpo_cli.rewards.protocol import Extract
 from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
     from dgpo_cli.doctor.check import CheckedCase, CheckSummary
+    from dgpo_cli.evals.request import Flip, RegradeResult
     from dgpo_cli.rewards.settings import RewardSettings
 
 AIME_RANGE = (0, 999)
@@ -85,6 +90,33 @@ Timeout = Annotated[
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print a line of JSON for each line.", rich_help_panel=OUTPUT),
+]
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of an evaluation, with samples.jsonl; or a log of inspect_ai (.eval, .json) "
+        "or lighteval (details .parquet, results .json).",
+        metavar="DIR|FILE",
+        rich_help_panel=READ,
+    ),
+]
+LogKind = Annotated[
+    Literal["integer", "math", "choice"] | None,
+    typer.Option(
+        help="Of a log: the checker.",
+        show_default="integer or choice if all answers are, else math",
+        rich_help_panel=CHANGE,
+    ),
+]
+LogOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Of a log: the folder to make of it.",
+        metavar="DIR",
+        show_default="evals/TASK-MODEL-CARD",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 
 
@@ -227,3 +259,81 @@ def _print_summary(summary: CheckSummary, *, as_json: bool) -> None:
     if summary.broken:
         parts.append(f"{summary.broken} cannot be judged")
     (console.note if as_json else console.say)("; ".join(parts))
+
+
+def regrade(
+    folder: Folder,
+    kind: LogKind = None,
+    out: LogOut = None,
+    answers: options.Answers = False,
+    as_json: options.Json = False,
+) -> None:
+    """Judge stored samples again with today's answer checker, and list the flips.
+
+    No model is needed. Outcomes, card and report in the folder are rewritten. Of another program's
+    log a folder is made, and the flips are against its verdicts.
+
+    Examples:
+      List the samples that today's checker judges differently
+        dgpo regrade evals/sums-tiny
+      The same as JSON
+        dgpo regrade evals/sums-tiny --json
+      Judge the samples of somebody else
+        dgpo regrade logs/2026-01-31_aime2025.eval --out evals/theirs
+    """
+    from dgpo_cli.evals import regrade as workflow
+    from dgpo_cli.live.bars import bars
+
+    of_log = [flag for flag, value in (("--kind", kind), ("--out", out)) if value is not None]
+    if of_log and not folder.is_file():
+        raise ConfigError(f"{of_log[0]}: is for a log of another program, and {folder} is no file")
+    with bars() as observer:
+        if folder.is_file():
+            from dgpo_cli.evals.foreign import judged
+
+            result = judged.run(folder, out=out, kind=kind, observer=observer)
+        else:
+            result = workflow.run(folder, observer=observer)
+    where = result.out or folder
+    if not answers:
+        flips = tuple(replace(flip, answer=None) for flip in result.flips)
+        result = replace(result, evaluation=result.evaluation.without_answers(), flips=flips)
+    if as_json:
+        from dgpo_cli.evals.request import REGRADE, RegradeJson
+
+        report = as_data(result.evaluation, result.card)
+        made = None if result.out is None else str(result.out)
+        console.say_json(REGRADE.dump(RegradeJson(result.flips, report, result.logged, made)))
+    else:
+        _print_flips(result, folder=where)
+
+
+def _print_flips(result: RegradeResult, *, folder: Path) -> None:
+    if result.flips:
+        told = result.flips[0].answer is not None
+        rows = [("problem", "sample", *(["answer"] if told else []), "outcome", "extracted")]
+        rows += [_row(flip) for flip in result.flips]
+        console.table(rows, styles=("bold", *[""] * (len(rows[0]) - 2), "dim"))
+    console.say(f"{len(result.flips)} of {result.samples} samples flipped")
+    if (logged := result.logged) is not None:
+        scores = ", ".join(f"{name} {short(value)}" for name, value in logged.scores.items())
+        version = (logged.version or "").partition("+")[0][:16]  # or a commit
+        console.say(f"{f'{logged.program} {version}'.strip()} reported {scores or 'no score'}")
+    show(result.evaluation, None)
+    if result.out is not None:
+        console.say(f"written to {result.out}")
+    console.suggest(["compare", folder, "OTHER"])
+
+
+def _row(flip: Flip) -> tuple[str, ...]:
+    return (
+        flip.prompt_id,
+        str(flip.index),
+        *([] if flip.answer is None else [flip.answer]),
+        f"{flip.old} -> {flip.new}",
+        f"{_shown(flip.old_extracted)} -> {_shown(flip.new_extracted)}",
+    )
+
+
+def _shown(extracted: str | None) -> str:
+    return "nothing" if extracted is None else extracted

@@ -1,4 +1,4 @@
-"""dgpo eval, compare and regrade: scores of a model, of two, and under today's checker."""
+"""dgpo eval and compare: scores of a model, and of two."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dgpo_cli.ui import console
 if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
     from dgpo_cli.core.types import Card, Evaluation
-    from dgpo_cli.evals.request import EvalRequest, EvalResult, Flip, RegradeResult
+    from dgpo_cli.evals.request import EvalRequest, EvalResult
 
 _MARGIN = re.compile(r"(?:±|\+/?-)?\s*(\d+\.?\d*|\.\d+)\s*%?")
 
@@ -154,16 +154,11 @@ WithCard = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
-Folder = Annotated[
-    Path,
-    typer.Argument(
-        help="Folder of an evaluation, with samples.jsonl.", metavar="DIR", rich_help_panel=READ
-    ),
-]
 Evaluations = Annotated[
     list[Path],
     typer.Argument(
-        help="Folders of evaluations, or their report.json; the first is the baseline.",
+        help="Folders of evaluations, their report.json, or logs of inspect_ai or lighteval; the "
+        "first is the baseline.",
         metavar="A B [C ...]",
         rich_help_panel=READ,
     ),
@@ -312,36 +307,6 @@ def compare(
         console.show(comparison.render(pairs))
 
 
-def regrade(
-    folder: Folder, answers: options.Answers = False, as_json: options.Json = False
-) -> None:
-    """Judge stored samples again with today's answer checker, and list the flips.
-
-    No model is needed. Outcomes, card and report in the folder are rewritten.
-
-    Examples:
-      List the samples that today's checker judges differently
-        dgpo regrade evals/sums-tiny
-      The same as JSON
-        dgpo regrade evals/sums-tiny --json
-    """
-    from dgpo_cli.evals import regrade as workflow
-    from dgpo_cli.live.bars import bars
-
-    with bars() as observer:
-        result = workflow.run(folder, observer=observer)
-    if not answers:
-        flips = tuple(replace(flip, answer=None) for flip in result.flips)
-        result = replace(result, evaluation=result.evaluation.without_answers(), flips=flips)
-    if as_json:
-        from dgpo_cli.evals.request import REGRADE, RegradeJson
-
-        report = _as_data(result.evaluation, result.card)
-        console.say_json(REGRADE.dump(RegradeJson(result.flips, report)))
-    else:
-        _print_flips(result, folder=folder)
-
-
 def parse_columns(text: str | None) -> dict[str, str] | None:
     """Read problem=NAME,answer=NAME, one of them or both.
 
@@ -456,14 +421,14 @@ def _report(
 ) -> None:
     """Print the report; exit with 3 if the score is not shown to reach `least`."""
     if form == "json":
-        console.say_json(_as_data(result.evaluation, result.card))
+        console.say_json(as_data(result.evaluation, result.card))
     elif form is not None:
         from dgpo_cli.evals.matrix import exports
         from dgpo_cli.evals.matrix.table import finished, make_table
 
         console.raw(exports.written(make_table([finished(result, model=name)]), form=form))
     else:
-        _show(result.evaluation, result.card if with_card else None)
+        show(result.evaluation, result.card if with_card else None)
         console.say(f"written to {result.out}")
         console.suggest(["compare", result.out, "OTHER"])
     if result.stopped is not None:
@@ -500,40 +465,15 @@ def parse_share(text: str | None) -> float | None:
     return share
 
 
-def _as_data(evaluation: Evaluation, card: Card) -> dict[str, Any]:
+def as_data(evaluation: Evaluation, card: Card) -> dict[str, Any]:
     """Return the report as report.json and --json have it."""
     from dgpo_cli.evals.views.evaluation_json import to_json
 
     return to_json(evaluation, card)
 
 
-def _show(evaluation: Evaluation, card: Card | None) -> None:
+def show(evaluation: Evaluation, card: Card | None) -> None:
     """Print the report, the score last; the card, if given, above it."""
     from dgpo_cli.evals.views.evaluation import render
 
     console.show(render(evaluation, card))
-
-
-def _print_flips(result: RegradeResult, *, folder: Path) -> None:
-    if result.flips:
-        told = result.flips[0].answer is not None
-        rows = [("problem", "sample", *(["answer"] if told else []), "outcome", "extracted")]
-        rows += [_row(flip) for flip in result.flips]
-        console.table(rows, styles=("bold", *[""] * (len(rows[0]) - 2), "dim"))
-    console.say(f"{len(result.flips)} of {result.samples} samples flipped")
-    _show(result.evaluation, None)
-    console.suggest(["compare", folder, "OTHER"])
-
-
-def _row(flip: Flip) -> tuple[str, ...]:
-    return (
-        flip.prompt_id,
-        str(flip.index),
-        *([] if flip.answer is None else [flip.answer]),
-        f"{flip.old} -> {flip.new}",
-        f"{_shown(flip.old_extracted)} -> {_shown(flip.new_extracted)}",
-    )
-
-
-def _shown(extracted: str | None) -> str:
-    return "nothing" if extracted is None else extracted

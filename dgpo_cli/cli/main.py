@@ -11,9 +11,9 @@ import typer
 
 from dgpo_cli import __version__
 from dgpo_cli.cli import completion
-from dgpo_cli.cli.check import check
+from dgpo_cli.cli.check import check, regrade
 from dgpo_cli.cli.commands import Command, CommandGroup, Guard, take_debug
-from dgpo_cli.cli.eval import compare, evaluate, regrade
+from dgpo_cli.cli.eval import compare, evaluate
 from dgpo_cli.cli.inspect import inspect
 from dgpo_cli.cli.machine import doctor, plan
 from dgpo_cli.cli.publish import merge, push

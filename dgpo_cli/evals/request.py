@@ -110,21 +110,46 @@ class Flip:
 
 
 @dataclass(frozen=True, slots=True)
+class Logged:
+    """What another program reported for the samples of its log: its own scores, by its names."""
+
+    program: str
+    version: str | None
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class RegradeJson:
-    """What flipped, and the new report; its fields are in evaluation.schema.json."""
+    """What flipped, and the new report; its fields are in evaluation.schema.json.
+
+    logged, out: what a log of another program said, and the folder that was made of it.
+    """
 
     flips: tuple[Flip, ...]
     report: dict[str, Any]
+    logged: Logged | None = None
+    out: str | None = None
 
 
-REGRADE = Format(RegradeJson, name="regrade", what="dgpo regrade --json", stamp="version")
+REGRADE = Format(
+    RegradeJson,
+    name="regrade",
+    what="dgpo regrade --json",
+    stamp="version",
+    sparse=("logged", "out"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class RegradeResult:
-    """Samples judged again: their number, and those that flipped, in file order."""
+    """Samples judged again: their number, and those that flipped, in file order.
+
+    logged: what another program said of them, if they are of its log. out: their folder.
+    """
 
     evaluation: Evaluation
     card: Card
     samples: int
     flips: tuple[Flip, ...]
+    logged: Logged | None = None
+    out: Path | None = None

@@ -94,8 +94,8 @@ def check_weights(
 
 
 def unknown(path: Path) -> str:
-    """Return the note for an evaluation whose weights nobody can check."""
-    return f"{path}: was measured through an endpoint, so that nothing shows whose weights it is of"
+    """Return the note for an evaluation through an endpoint, or of another program's log."""
+    return f"{path}: its card does not have the weights, so nothing shows that it is of these"
 
 
 def _subject(score: Score) -> dict[str, Any]:

@@ -333,7 +333,7 @@ def test_a_score_through_an_endpoint_is_the_users_word(
 ) -> None:
     out = scores.aime_folder(tmp_path / "served", subject={"model": "served"})
     ended = pushed(runs / "lora", "--eval", str(out), hub=hub)
-    assert ended.code == 0 and "nothing shows whose weights it is of" in ended.err
+    assert ended.code == 0 and "nothing shows that it is of these" in ended.err
 
 
 def test_pushing_an_adapter_needs_no_torch() -> None:

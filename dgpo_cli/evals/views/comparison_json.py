@@ -11,6 +11,7 @@ from dgpo_cli.core.codec import Format, filled, parsed
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.io import read_bytes
 from dgpo_cli.core.schema import Count, Real, Text
+from dgpo_cli.evals.foreign.judged import as_logged
 from dgpo_cli.evals.views.evaluation_json import from_json
 from dgpo_cli.stats.comparison import ComparedPair, Comparison, NamedEvaluation
 
@@ -59,7 +60,7 @@ COMPARISON = Format(ComparisonJson, name="comparison", what="dgpo compare --json
 
 
 def read_run(path: Path) -> NamedEvaluation:
-    """Read an evaluation: its folder, or its report.json.
+    """Read an evaluation: its folder, its report.json, or a log of another program.
 
     Raises:
         ConfigError: there is none. DataError: it cannot be read, or is not a report.
@@ -67,9 +68,11 @@ def read_run(path: Path) -> NamedEvaluation:
     file = path / REPORT_FILE if path.is_dir() else path
     if not file.is_file():
         raise ConfigError(
-            f"{file}: no such file; give the folder of an evaluation (dgpo eval --out), or its "
-            f"{REPORT_FILE}"
+            f"{file}: no such file; give the folder of an evaluation (dgpo eval --out), its "
+            f"{REPORT_FILE}, or a log of inspect_ai or lighteval"
         )
+    if file.name != REPORT_FILE and (logged := as_logged(file)) is not None:
+        return NamedEvaluation(name=str(path), evaluation=logged[0], card=logged[1])
     data = parsed(read_bytes(file), where=str(file))
     evaluation, card = from_json(data, where=str(file))
     return NamedEvaluation(name=str(path), evaluation=evaluation, card=card)

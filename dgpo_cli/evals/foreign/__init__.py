@@ -1,0 +1,1 @@
+"""Logs of other programs: their samples, their verdicts, and what they say of how it was done."""
