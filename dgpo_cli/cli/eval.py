@@ -428,9 +428,9 @@ def _report(
 
         console.raw(exports.written(make_table([finished(result, model=name)]), form=form))
     else:
-        show(result.evaluation, result.card if with_card else None)
+        show(result.evaluation, result.card if with_card else None, name=name)
         console.say(f"written to {result.out}")
-        console.suggest(["compare", result.out, "OTHER"])
+        console.suggest(["view", result.out], ["compare", result.out, "OTHER"])
     if result.stopped is not None:
         console.error(result.stopped)
         raise typer.Exit(FAILED)
@@ -472,8 +472,8 @@ def as_data(evaluation: Evaluation, card: Card) -> dict[str, Any]:
     return to_json(evaluation, card)
 
 
-def show(evaluation: Evaluation, card: Card | None) -> None:
+def show(evaluation: Evaluation, card: Card | None, *, name: str = "") -> None:
     """Print the report, the score last; the card, if given, above it."""
     from dgpo_cli.evals.views.evaluation import render
 
-    console.show(render(evaluation, card))
+    console.show(render(evaluation, card, name=name))

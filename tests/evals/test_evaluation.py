@@ -173,6 +173,14 @@ def test_the_score_comes_last_and_the_card_only_where_it_is_asked_for() -> None:
     assert "Card" not in printed(render(evaluation()))
 
 
+def test_the_last_lines_have_the_model_and_what_it_cost() -> None:
+    output = printed(render(evaluation(cost=12.345), name="Qwen3-8B"))
+    end = output[output.index("sums  Qwen3-8B") :]
+    assert line_of(end, "cost").split() == ["cost", "12.35"]
+    assert len(end.splitlines()) <= 16
+    assert "cost" not in printed(render(evaluation()))
+
+
 def test_the_bars_show_none_all_and_between() -> None:
     assert [bar(c, k=8, glyphs=UNICODE) for c in range(9)] == list("·▁▂▃▄▅▆▇█")
     assert bar(1, k=1000, glyphs=UNICODE) == "▁"

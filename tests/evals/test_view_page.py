@@ -85,6 +85,14 @@ def test_evaluations_of_a_benchmark_are_aligned_by_problem(tmp_path: Path) -> No
     assert outcomes == [["cwc", "tnc", None], [None, "cc", "ww"], ["w"]]
 
 
+def test_problems_are_in_the_order_of_the_benchmark_or_of_their_numbers(tmp_path: Path) -> None:
+    mixed = {"p-10": "c", "p-9": "w", "p-x": "w", "p-2": "w"}
+    part = evaluation(tmp_path / "a", mixed, wanted=9, report=False).path
+    assert data_of(page(part))["benches"][0]["ids"] == ["p-2", "p-9", "p-10", "p-x"]
+    whole = evaluation(tmp_path / "b", {"p-9": "c", "p-2": "w"}).path
+    assert data_of(page(part, whole))["benches"][0]["ids"] == ["p-9", "p-2", "p-10", "p-x"]
+
+
 def test_neither_the_page_nor_its_source_shows_an_answer_unasked(tmp_path: Path) -> None:
     html = page(evaluation(tmp_path / "a", TWO).path)
     assert "gold of" not in html

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_uppercase
@@ -71,11 +72,21 @@ def view_page(evaluations: Sequence[StoredEvaluation], *, limit: int | None = No
 
 
 def _benches(evaluations: Sequence[StoredEvaluation]) -> dict[str, list[str]]:
-    """Return the ids of the problems of each benchmark, in order of appearance."""
-    found: dict[str, dict[str, None]] = {}
-    for each in evaluations:
-        found.setdefault(each.bench, {}).update((problem.id, None) for problem in each.problems)
+    """Return the ids of the problems of each benchmark, in its order if an evaluation has it."""
+    found: dict[str, dict[str, None]] = {each.bench: {} for each in evaluations}
+    for each in sorted(evaluations, key=lambda each: not each.in_order):
+        ids = [problem.id for problem in each.problems]
+        if not each.in_order:
+            ids.sort(key=_by_number)
+        found[each.bench].update(dict.fromkeys(ids))
     return {bench: list(ids) for bench, ids in found.items()}
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Return a key by which 2 comes before 10."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
 
 
 def _present(evaluations: Sequence[StoredEvaluation]) -> list[Any]:
@@ -161,7 +172,7 @@ def _problem(problem: StoredProblem, most: int, limit: int | None) -> dict[str, 
         "disputed": [at for at, s in enumerate(samples) if s is not None and s.disputed],
         "texts": packed(
             {
-                "gold": visible(problem.answer),
+                "gold": visible(problem.answer) or "not stored",
                 "asked": [[role, visible_lines(text)] for role, text in problem.messages],
                 "samples": [None if s is None else _texts(s, limit=limit) for s in samples],
             }

@@ -66,7 +66,8 @@ class StoredEvaluation:
     """An evaluation as far as it goes.
 
     wanted: the number of problems of its benchmark. scores: those of report.json, or over the
-    rounds that every problem has; None if some have no sample yet.
+    rounds that every problem has; None if some have no sample yet. in_order: the problems are in
+    the order of the benchmark, which only a finished evaluation tells.
     """
 
     name: str
@@ -76,6 +77,7 @@ class StoredEvaluation:
     problems: tuple[StoredProblem, ...]
     scores: Evaluation | None
     notes: tuple[str, ...]
+    in_order: bool
 
 
 def run(paths: Sequence[Path], *, observer: Observer) -> tuple[StoredEvaluation, ...]:
@@ -158,6 +160,7 @@ class _Reader:
             problems=tuple(self._problems.values()),
             scores=scores,
             notes=tuple(self._notes),
+            in_order=report is not None,
         )
 
     def _report(self) -> Evaluation | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dgpo_cli.core.numbers import counted, ends, margin, percent, rate, tokens
+from dgpo_cli.core.numbers import counted, ends, margin, percent, rate, short, tokens
 from dgpo_cli.core.text import pad, split_cells
 from dgpo_cli.core.types import Card, Disagreement, Evaluation
 from dgpo_cli.evals.views.card import draw_card
@@ -20,9 +20,18 @@ _MOST_ROWS = 60  # problems with a row each; more are a bar each
 _LISTED = 5  # disagreements
 
 
-def render(evaluation: Evaluation, card: Card | None = None, *, color: Depth = "truecolor") -> View:
-    """Problems, lengths, the card if given, and last the score: a terminal shows the end."""
-    return View(lambda page: _EvaluationView(page, evaluation, card).draw(), color)
+def render(
+    evaluation: Evaluation,
+    card: Card | None = None,
+    *,
+    name: str = "",
+    color: Depth = "truecolor",
+) -> View:
+    """Problems, lengths, the card if given, and last the score: a terminal shows the end.
+
+    name: of the model, if known.
+    """
+    return View(lambda page: _EvaluationView(page, evaluation, card, name).draw(), color)
 
 
 def pass_levels(k: int) -> tuple[int, ...]:
@@ -45,6 +54,7 @@ class _EvaluationView:
     page: Page
     result: Evaluation
     card: Card | None
+    name: str
 
     def draw(self) -> None:
         page, result = self.page, self.result
@@ -59,7 +69,7 @@ class _EvaluationView:
             draw_card(page, self.card)
         page.blank()
         of = f"{counted(result.n_problems, 'problem')}, {counted(result.k, 'sample')} each"
-        page.title(page.shown(result.bench), of)
+        page.title(page.shown("  ".join(filter(None, (result.bench, self.name)))), of)
         self._score()
         for warning in warnings(result):
             page.paragraph(f"Warning: {warning}", "bold")
@@ -87,6 +97,8 @@ class _EvaluationView:
             page.value("out of range", percent(result.out_of_range))
         if result.unjudged:
             page.value("not judged", percent(result.unjudged))
+        if result.cost is not None:
+            page.value("cost", short(result.cost))
 
     def _pass_table(self) -> None:
         page, result = self.page, self.result
