@@ -270,7 +270,7 @@ def evaluate(
         budget=budget,
     )
     result = _sample(subject.resolved, request, quiet=as_json)
-    if publish is not None:
+    if publish is not None and result.stopped is None:
         from dgpo_cli.publish.model_folder import publish_evaluations
 
         publish_evaluations(publish, [result.out], observer=console.Notes())

@@ -176,7 +176,9 @@ def _notes(score: Score) -> str:
         if limit := entries.get("max_completion_tokens"):
             known.append(f"up to {limit} tokens")
         how = ["greedy"] if score.greedy else []
-        parts.append(", ".join([f"protocol {score.protocol}", *how, *known]))
+        if (margin := entries.get("stop_when")) is not None:
+            how.append(f"sampled until the error over reruns was {_percent(margin)} points")
+        parts.append(", ".join([f"protocol {score.protocol}", *known, *how]))
     if not math.isnan(score.truncated):
         parts.append(f"{_percent(score.truncated)}% truncated")
     parts += [f"95% {text}" for text in _intervals(score)]
@@ -239,6 +241,7 @@ def _args(score: Score) -> dict[str, Any]:
         },
         "truncated": None if math.isnan(score.truncated) else score.truncated,
         "greedy": score.greedy or None,
+        "stop_when": None if score.card is None else score.card.protocol.get("stop_when"),
         "date": score.date,
         "card": None if score.card is None else score.card.key,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,12 @@ def test_a_folder_that_cannot_take_scores_is_refused_before_sampling(
     for folder, words in ((tmp_path / "none", "no such folder"), (model, "not valid YAML")):
         ended = dgpo(*COMMAND, str(folder))
         assert ended.exit_code == 2 and words in ended.stderr and calls == []
+
+
+def test_an_evaluation_that_the_budget_stopped_is_not_published(
+    workflow: Install, model: Path, tmp_path: Path
+) -> None:
+    done = evaluated(tmp_path / "e", weights=weights_fingerprint(model))
+    workflow("evaluate", returns=replace(done, stopped="--max-cost 1: reached"))
+    assert dgpo(*COMMAND, str(model)).exit_code == 1
+    assert not (model / "README.md").exists()

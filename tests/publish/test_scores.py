@@ -11,6 +11,8 @@ from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData, parse_eva
 
 from dgpo_cli import __version__
 from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.prompts.benchmarks import benchmark_names, load_manifest
+from dgpo_cli.prompts.manifests import HubManifest
 from dgpo_cli.publish.model_folder import check, foreign_results, publish, with_results
 from dgpo_cli.publish.scores import Score, leaderboard, read_score
 from tests.publish import scores
@@ -92,8 +94,30 @@ def test_the_card_has_the_share_with_k_protocol_and_both_errors(
 
 def test_a_greedy_score_says_so_in_both_forms(model: Path, tmp_path: Path) -> None:
     publish(model, [aime(tmp_path, temperature=0)])
-    assert "protocol boxed, greedy, up to 32768 tokens" in str(entries(model)[0].notes)
+    assert "protocol boxed, up to 32768 tokens, greedy;" in str(entries(model)[0].notes)
     assert index(model)[0]["results"][0]["metrics"][0]["args"]["greedy"] is True
+
+
+def test_a_score_that_was_stopped_early_says_so_in_both_forms(model: Path, tmp_path: Path) -> None:
+    publish(model, [aime(tmp_path, stop_when=0.015)])
+    assert "sampled until the error over reruns was 1.5 points;" in str(entries(model)[0].notes)
+    assert index(model)[0]["results"][0]["metrics"][0]["args"]["stop_when"] == 0.015
+
+
+def test_the_leaderboards_that_are_known() -> None:
+    """Task ids as models on the hub use them; a benchmark without one goes to the card only."""
+    places = {
+        name: (place.dataset, place.task)
+        for name in benchmark_names()
+        if isinstance(manifest := load_manifest(name), HubManifest)
+        and (place := manifest.leaderboard) is not None
+    }
+    assert places == {
+        "aime2026": ("MathArena/aime_2026", "MathArena/aime_2026"),
+        "gpqa-diamond": ("Idavidrein/gpqa", "diamond"),
+        "gsm8k": ("openai/gsm8k", "gsm8k"),
+        "mmlu-pro": ("TIGER-Lab/MMLU-Pro", "mmlu_pro"),
+    }
 
 
 @pytest.mark.parametrize(
