@@ -65,26 +65,38 @@ _IS_RIGHT = re.compile(
     r"|\b(?:so|thus|therefore|hence|only|that|conclude)\s+)"
     r"(?P<option>['(\[]{0,3}(?P<letter>[A-Za-z])(?![A-Za-z0-9])['.)\]]{0,4})"
     r"(?P<text>\s*\([^()\n]{0,100}\)|:[^.:\n]{1,100}?)?,?\s+"
-    rf"{_BE}\s+(?:{_ADVERB}\s+)*(?:the\s+)?(?:(?:only|single|best|most\s+\w+)\s+)*"
+    rf"{_BE}\s+(?:(?:also|{_ADVERB})\s+)*(?:the\s+)?(?:(?:only|single|best|most\s+\w+)\s+)*"
     r"(?:correct|right|answer|best\s+(?:answer|choice|option))(?:\s+(?:answer|choice|option|one|response))?"
-    r"(?=\s*(?:[.,;!:)\n]|\Z|because\b|since\b|as\b|given\b|due\b|here\b))",
+    r"(?=\s*(?:[.,;!:)\n]|\Z|(?:because|since|as|given|due|here|too)\b))",
     re.IGNORECASE | re.MULTILINE,
 )
 _LIMITS = re.compile(
     r"\s*,?\s*(?:but|though|although|however|while|only|if|unless|except|yet|and\s+(?:so\s+is\s+)?"
     r"(?:option\s+|choice\s+)?\(?[A-Z]\b)|\s*\?"
 )
-# A sentence with one of these states nothing.
-_DENIES = re.compile(
-    r"\b(?:not|never|cannot|neither|nor|no(?!\s*[,:.!—–-])|if|whether|unless|suppose|supposing|assume|assuming|wrong"
-    r"|incorrect|false|doubt|might|may|could|common|tempting|trap|distractors?|naive|previous|earlier"
-    r"|initially|initial|originally|were|had|either|what|which\s+would|why|imagine|statements?"
-    r"|assertion|than|according\s+to|told|heard|supposedly|allegedly|eliminates?|exclude|rule\s+out"
+# A sentence with one of these states nothing: it supposes, or says what others say.
+_SUPPOSES = re.compile(
+    r"\b(?:(?<!even )if|whether|unless|suppose|supposing|assume|assuming|imagine|were|had|why"
+    r"|according\s+to|told|heard|supposedly|allegedly|previous|statements?|assertion"
     r"|consider(?:ing)?(?!\s+(?:all|the|these|this|everything|that))"
-    r"|(?:check|verify)(?:ing)?\s+(?:whether|if|that|option|choice))\b|n't\b"
+    r"|(?:check|verify)(?:ing)?\s+(?:whether|if|that|option|choice))\b"
     r"|\b(?:they|one|students?|you|people|many|some|others?|someone|he|she|author|tempted)\b[^,.]*"
     r"\b(?:thinks?|says?|believes?|argues?|guess(?:es)?|expects?|choose|chooses|pick|picks|claims?"
     r"|conclude|concludes|assumes?|select|selects|answer|answered)\b",
+    re.IGNORECASE,
+)
+# Nor does a clause with one of these: it denies or doubts.
+_DENIES = re.compile(
+    r"\b(?:not|never|cannot|neither|nor|no(?!\s*[,:.!—–-])(?!\s+doubt)|wrong|incorrect|false"
+    r"|(?<!no )(?<!a )doubt|might|may|could|common|tempting|trap|distractors?|naive|earlier"
+    r"|initially|initial|originally|either|what|which\s+would|than|eliminates?|exclude"
+    r"|rule\s+out)\b|n't\b",
+    re.IGNORECASE,
+)
+# What may stand between a comma and the statement, if that is a clause of its own.
+_CLAUSE_BEGINS = re.compile(
+    r"\s*(?:(?:and|but|yet|still|actually|now|the|our|my|we|i|this|it|only|so|then|final|correct|best|right|most|likely"
+    r"|option|choice|answer)\b\s*)*",
     re.IGNORECASE,
 )
 _REVERSES = re.compile(
@@ -143,16 +155,22 @@ def last_statement(text: str, *, whole: bool, cut: bool) -> Statement | None:
         after = text[last.end :]
         if not last.firm and _DOUBTS.search(after):
             continue  # "This is option B. But ..."
-        if _REVERSES.search(after):
+        if _REVERSES.search(after) and not (last.letter and _confirmed(last.letter, after)):
             return Statement(last.at, last.end, None, last.shown, last.firm)
         return last
     return _opening_line(text) if whole and not cut else None
 
 
+def _confirmed(letter: str, after: str) -> bool:
+    """Whether a check of the answer ended in "so C stands"."""
+    stands = rf"\b(?:{letter}\)?|answer)\s+(?:still\s+)?(?:stands|holds|remains)\b"
+    return re.search(stands, after) is not None
+
+
 def _answer_lines(text: str, *, cut: bool) -> list[Statement]:
     lines = []
     for found in _LINE.finditer(text):
-        if _DENIES.search(_sentence_before(text, found.start())):
+        if _is_denied(_sentence_before(text, found.start())):
             continue
         begin = found.end()
         while begin < len(text) and text[begin].isspace():
@@ -184,10 +202,20 @@ def _sentences(text: str) -> list[Statement]:
 
 def _is_clear(text: str, found: re.Match[str], option: Option) -> bool:
     """Whether the sentence states its option, and is not about an article or a pronoun."""
-    before = found[0]
-    if _SO_FIRST.match(before) is None:
-        before = _sentence_before(text, found.start()) + before
-    return _DENIES.search(before) is None and "?" not in text[option.end : option.end + 3]
+    before = ""
+    if _SO_FIRST.match(found[0]) is None:
+        before = _sentence_before(text, found.start())
+    return not _is_denied(before, found[0]) and "?" not in text[option.end : option.end + 3]
+
+
+def _is_denied(before: str, statement: str = "") -> bool:
+    """Whether a sentence does not state what it says. before: its part before the statement."""
+    if _SUPPOSES.search(before + statement):
+        return True
+    clause = before.rpartition(",")[2]
+    if _CLAUSE_BEGINS.fullmatch(clause):
+        before = clause
+    return _DENIES.search(before + statement) is not None
 
 
 def _called_right(text: str) -> list[Statement]:
@@ -196,7 +224,7 @@ def _called_right(text: str) -> list[Statement]:
     for found in _IS_RIGHT.finditer(text):
         before = _sentence_before(text, found.start("option"))
         bare = found["letter"].islower() and not found["option"].startswith("(")
-        if bare or _DENIES.search(before + (found["text"] or "")):
+        if bare or _is_denied(before, found["text"] or ""):
             continue
         if _LIMITS.match(text, found.end()):
             continue

@@ -58,8 +58,9 @@ _LIST = re.compile(
     r"(?:[\s,;/&+.:)(\[\]']|\b(?:or|and|then|option|choice|both)\b|\b[A-Za-z]\b)*", re.IGNORECASE
 )
 _OTHER = re.compile(
-    r"[\s.)(\[]*(?P<joint>(?:or|and|as\s+well\s+as|plus|vs\.?|maybe|possibly|perhaps)\b|[,;/&+])"
-    r"(?:[\s(\[',;]|(?:or|and|either|also|maybe|possibly|perhaps|even|option|choice|answer)\b)*"
+    r"[\s.)(\[]*(?P<joint>(?:or|and|as\s+well\s+as|plus|along\s+with|together\s+with|vs\.?|maybe|possibly|perhaps)\b|[,;/&+])"
+    r"(?:[\s(\[',;]|(?:or|and|either|also|maybe|possibly|perhaps|even|option|choice|answer|along\s+with"
+    r"|together\s+with|in\s+addition\s+to)\b)*"
     r"(?P<letter>[A-Z])\b(?![A-Za-z0-9'=])(?P<rest>.*)",
     re.DOTALL,
 )
@@ -91,7 +92,7 @@ _TAKES_BACK = re.compile(
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    r"\W*(?:is\s+|are\s+|was\s+)?(?:also\s+|clearly\s+|definitely\s+|therefore\s+)?"
+    r"\W*(?:which\s+)?(?:is\s+|are\s+|was\s+)?(?:also\s+|clearly\s+|definitely\s+|therefore\s+)?"
     r"(?:not\s+(?:the\s+)?(?:correct|right|answer|true)|wrong|incorrect|eliminated|ruled\s+out"
     r"|rejected|excluded|discarded|fails|(?:isn't|(?:can't|cannot|couldn't|might|may|could)\s+be)"
     r"\s+(?:the\s+)?(?:correct|right|answer|true|valid|ruled|excluded))\b"
@@ -116,10 +117,18 @@ _REASON = re.compile(
 )
 _HEDGE = re.compile(
     r"[\s,;(]*(?:or|but|if|unless|when|maybe|perhaps|possibly|although|though|however|assuming"
-    r"|provided|except|not\s+sure)\b",
+    r"|provided|except)\b",
     re.IGNORECASE,
 )
-_DOUBTED = re.compile(r"[^.\n]{0,80}\b(?:doubt|unsure|uncertain|not\s+(?:sure|certain))\b", re.I)
+_DOUBTS = re.compile(
+    rf"{_HEDGE.pattern}|[^.\n]{{0,80}}\b(?:doubt|unlikely)\b|[^.!\n]{{0,80}}\?", re.IGNORECASE
+)
+# What may follow a letter without a mark: a comma, a reason, a bracket, the end of the sentence.
+_GOES_ON = re.compile(
+    rf"[,;]|\s+\(|[.!]\s|{_REASON.pattern}|{_HEDGE.pattern}|[\s,;(]*(?:and\s+|but\s+)?"
+    r"(?:not|rather\s+than|instead\s+of|unlike)\b",
+    re.IGNORECASE,
+)
 _NOT_IT = re.compile(r"[\s,;(]*(?:and\s+|but\s+)?(?:not|rather\s+than|instead\s+of|unlike)\b", re.I)
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|the|this|my|our|final|correct|best|right|most|likely|answers?"
@@ -221,15 +230,11 @@ def _is_said(rest: str, *, letter: str, marked: bool, bracketed: bool) -> bool |
         return None
     if _names_another(rest, letter=letter) or (marked and _names_marked_other(rest)):
         return False
+    if not (marked or _GOES_ON.match(rest)):
+        return None
     if _TAKES_BACK.search(rest):
         return False
-    if marked or _NOT_IT.match(rest):
-        return True
-    if _HEDGE.match(rest) or _DOUBTED.match(rest):
-        return False
-    if rest[:1] in (",", ";") or _REASON.match(rest):
-        return True
-    return True if re.match(r"\s+\(", rest) or re.match(r"[.!]\s", rest) else None
+    return marked or _NOT_IT.match(rest) is not None or _DOUBTS.match(rest) is None
 
 
 def _names_another(rest: str, *, letter: str) -> bool:
