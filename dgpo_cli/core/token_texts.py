@@ -22,6 +22,11 @@ def completion_text(tokenizer: Any, token_ids: Sequence[int]) -> str:
     return str(tokenizer.decode(kept, skip_special_tokens=False))
 
 
+def spelled(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """Return the text of token ids, all special tokens included."""
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=False))
+
+
 def token_texts(
     token_ids: Sequence[int], *, decode: Callable[[Sequence[int]], str]
 ) -> tuple[str, ...]:

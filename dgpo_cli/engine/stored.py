@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.core.digests import STATE, check_loaded
 from dgpo_cli.core.errors import BackendError, ModelError
-from dgpo_cli.core.token_texts import completion_text
+from dgpo_cli.core.token_texts import completion_text, spelled
 from dgpo_cli.policy import load
 from dgpo_cli.policy.fingerprint import weight_files
 from dgpo_cli.policy.policy import CANARY
@@ -91,6 +91,10 @@ class StoredPolicy:
     def decode(self, token_ids: Sequence[int]) -> str:
         """See TrainedWeights.decode."""
         return completion_text(self.tokenizer, token_ids)
+
+    def spell(self, token_ids: Sequence[int]) -> str:
+        """See TrainedWeights.spell."""
+        return spelled(self.tokenizer, token_ids)
 
     def save(self, folder: Path) -> None:
         """Copy the adapter, or without one the model's files."""

@@ -79,6 +79,7 @@ def _turn(settings: Settings) -> dict[str, Any]:
     found = {
         "chat_template": storable(settings.prompts.chat_template),
         "assistant_prefix": settings.prompts.assistant_prefix,
+        "stop_strings": list(settings.rollout.stop),
     }
     return {name: value for name, value in found.items() if value}
 

@@ -218,6 +218,7 @@ def asking_of(settings: Settings) -> Asking:
         top_p=rollout.top_p,
         top_k=rollout.top_k,
         max_completion_tokens=rollout.max_completion_tokens,
+        stop=rollout.stop,
         reasoning_effort=backend.reasoning_effort,
         chat_template={
             name: list(value) if isinstance(value, tuple) else value

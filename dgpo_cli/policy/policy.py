@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.core.token_texts import completion_text
+from dgpo_cli.core.token_texts import completion_text, spelled
 from dgpo_cli.policy import load, quantization, token_pass
 from dgpo_cli.policy.batching import Rows, on_grid, pad_rows
 from dgpo_cli.policy.head import check_head, class_name, decoder_of, head_of
@@ -231,6 +231,9 @@ class Policy:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return completion_text(self.tokenizer, token_ids)
+
+    def spell(self, token_ids: Sequence[int]) -> str:
+        return spelled(self.tokenizer, token_ids)
 
     # What a sampler with its own copy of the weights needs.
 

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 class SamplingParams:
     """The parameters of the distribution that tokens are drawn from.
 
-    temperature 0 is greedy; top_k 0 and top_p 1 keep every token.
+    temperature 0 is greedy; top_k 0 and top_p 1 keep every token. stop: strings that end a
+    completion, whose last token is the one that completes the first of them.
     """
 
     temperature: float
     top_p: float
     top_k: int
     max_completion_tokens: int
+    stop: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, settings: RolloutSettings) -> SamplingParams:
@@ -36,6 +38,7 @@ class SamplingParams:
             top_p=settings.top_p,
             top_k=settings.top_k,
             max_completion_tokens=settings.max_completion_tokens,
+            stop=settings.stop,
         )
 
 
@@ -215,6 +218,10 @@ class TrainedWeights(Protocol):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of a completion without special tokens."""
+        ...
+
+    def spell(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included."""
         ...
 
     def save(self, folder: Path) -> None:

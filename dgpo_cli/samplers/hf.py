@@ -11,7 +11,8 @@ all of full attention, and the host waits for the device only every few tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from dgpo_cli.core.types import Advance, Completion, FinishReason
 from dgpo_cli.samplers.base import Row, Share, in_order
 from dgpo_cli.samplers.draw import UniformStreams, draw_tokens
 from dgpo_cli.samplers.steps import FixedLines, Generator, GraphRunner, GrowingLines, Runner
+from dgpo_cli.samplers.stopping import StopStrings, Watch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,7 +102,7 @@ class HfSampler:
         """See SharedSampler.draw. A part is a batch, which is smaller if ranks would get none."""
         size = min(self._batch_size, share.rows(seeds))
         chunks = self._chunks(prompts, seeds=seeds, size=size)
-        stop_ids = self._generator.stop_ids
+        strings = StopStrings(params.stop, spell=self._generator.spell) if params.stop else None
         found: dict[Row, Completion] = {}
         lines = self._lines()
         try:
@@ -112,11 +114,11 @@ class HfSampler:
                     prompts=[prompts[i] for i, _ in chunk],
                     seeds=[seeds[i][j] for i, j in chunk],
                     params=params,
+                    strings=strings,
                     unseen=self._unseen,
                 ).run(advance)
-                for row, (ids, logprobs) in zip(chunk, sampled, strict=True):
-                    seed = seeds[row[0]][row[1]]
-                    found[row] = self._completion(ids, logprobs, seed=seed, stop_ids=stop_ids)
+                for row, each in zip(chunk, sampled, strict=True):
+                    found[row] = self._completion(each, seed=seeds[row[0]][row[1]])
         finally:
             lines.release()
         return found
@@ -146,24 +148,27 @@ class HfSampler:
             start = stop
         return chunks
 
-    def _completion(
-        self,
-        ids: tuple[int, ...],
-        logprobs: tuple[float, ...],
-        *,
-        seed: int,
-        stop_ids: frozenset[int],
-    ) -> Completion:
-        stopped = bool(ids) and ids[-1] in stop_ids
-        reason: FinishReason = "stop" if stopped else "length"
+    def _completion(self, row: _Row, *, seed: int) -> Completion:
+        ids = row.ids
+        at_end = bool(ids) and ids[-1] in self._generator.stop_ids
+        reason: FinishReason = "stop" if at_end or row.by_string else "length"
         return Completion(
             token_ids=ids,
-            sampling_logprobs=logprobs,
-            text=self._generator.decode(ids[:-1] if stopped else ids),
+            sampling_logprobs=row.logprobs,
+            text=self._generator.decode(ids[:-1] if at_end else ids),
             finish_reason=reason,
             policy_version=self._policy_version,
             seed=seed,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A finished row. by_string: a stop string ended it."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    by_string: bool
 
 
 class _Rollout:
@@ -177,6 +182,7 @@ class _Rollout:
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[int],
         params: SamplingParams,
+        strings: StopStrings | None,
         unseen: int,
     ) -> None:
         self._generator = generator
@@ -187,12 +193,17 @@ class _Rollout:
         self._uniforms = UniformStreams(seeds)
         self._stop = torch.tensor(sorted(generator.stop_ids), device=generator.device)
         self._rows = torch.arange(len(prompts))  # row of each line
+        self._watch = (
+            None
+            if strings is None
+            else Watch(strings, rows=len(prompts), stop_ids=generator.stop_ids)
+        )
 
     @torch.inference_mode()
-    def run(self, advance: Advance) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-        """Return the token ids and log-probabilities of each row, EOS included.
+    def run(self, advance: Advance) -> list[_Row]:
+        """Return each row, EOS included.
 
-        What a row gets after its EOS, until it is dropped, is cut off at the end.
+        What a row gets after its EOS or a stop string, until it is dropped, is cut off at the end.
         """
         limit = self._params.max_completion_tokens
         columns: list[_Column] = []
@@ -207,9 +218,13 @@ class _Rollout:
             columns.append((self._rows, tokens, logprobs))
             alive = alive & ~torch.isin(tokens, self._stop)
             if position + 1 == limit:
+                self._look(columns[-turn - 1 :])
                 advance(running)
             elif turn + 1 == self._unseen:
                 seen: list[bool] = alive.tolist()
+                if found := self._look(columns[-turn - 1 :]):
+                    alive[found] = False
+                    seen = [is_alive and line not in found for line, is_alive in enumerate(seen)]
                 advance(running - sum(seen))
                 running = sum(seen)
                 if not running:
@@ -217,7 +232,15 @@ class _Rollout:
                 tokens, alive = self._compact(tokens, alive, seen=seen)
             if position + 1 < limit:
                 logits = self._lines.step(tokens)
-        return _gather(columns, count=len(self._prompts), stop=self._stop)
+        ends = {} if self._watch is None else self._watch.ends
+        return _gather(columns, count=len(self._prompts), stop=self._stop, ends=ends)
+
+    def _look(self, columns: Sequence[_Column]) -> list[int]:
+        """Return the lines on which a stop string was completed in the columns since last time."""
+        if self._watch is None:
+            return []
+        tokens = torch.stack([column[1] for column in columns]).tolist()
+        return self._watch.see(self._rows.tolist(), tokens)
 
     def _prefill(self) -> Tensor:
         """Run each distinct prompt once; return the first logits of every row, float32 [B, V]."""
@@ -265,9 +288,12 @@ _Column = tuple["Tensor", "Tensor", "Tensor"]  # rows, tokens, logprobs of one p
 
 
 def _gather(
-    columns: list[_Column], *, count: int, stop: Tensor
-) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """Turn the columns, one per position, into `count` rows, each up to its first stop token."""
+    columns: list[_Column], *, count: int, stop: Tensor, ends: Mapping[int, int]
+) -> list[_Row]:
+    """Turn the columns, one per position, into `count` rows, each up to its first stop token.
+
+    ends: number of tokens of rows that a stop string ended.
+    """
     ids = torch.zeros(count, len(columns), dtype=torch.long, device=stop.device)
     logprobs = torch.zeros(count, len(columns), device=stop.device)
     start = 0
@@ -280,7 +306,10 @@ def _gather(
     ended = torch.isin(ids, stop)
     first = ended.int().argmax(dim=1) + 1
     lengths = torch.where(ended.any(dim=1), first, len(columns)).tolist()
+    lengths = [ends.get(row, length) for row, length in enumerate(lengths)]
     return [
-        (tuple(row[:end]), tuple(values[:end]))
-        for row, values, end in zip(ids.tolist(), logprobs.tolist(), lengths, strict=True)
+        _Row(tuple(own[:end]), tuple(values[:end]), by_string=row in ends)
+        for row, (own, values, end) in enumerate(
+            zip(ids.tolist(), logprobs.tolist(), lengths, strict=True)
+        )
     ]

@@ -162,6 +162,10 @@ class Lockstep:
         """See TrainedWeights.decode."""
         return self.weights.decode(token_ids)
 
+    def spell(self, token_ids: Sequence[int]) -> str:
+        """See TrainedWeights.spell."""
+        return self.weights.spell(token_ids)
+
     def canary_ids(self) -> tuple[int, ...]:
         """See TrainedWeights.canary_ids."""
         return self.weights.canary_ids()

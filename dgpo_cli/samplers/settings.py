@@ -231,6 +231,12 @@ class RolloutSettings(Frozen):
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling; 1 keeps every token.")
     top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0 keeps every token.")
     max_completion_tokens: int = Field(1024, ge=1, description="Token limit of a completion.")
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        max_length=16,
+        description="Strings that end a completion, which keeps them; the model's own end tokens "
+        "end it, too.",
+    )
     dynamic_sampling: bool = Field(
         False,
         description="Replace all-correct and all-wrong groups by groups of further prompts.",

@@ -89,6 +89,10 @@ class Generator(Protocol):
         """Return the text of a completion without special tokens."""
         ...
 
+    def spell(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included."""
+        ...
+
 
 class Runner(Protocol):
     """Runs steps that only read and write tensors at fixed addresses."""

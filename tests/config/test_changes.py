@@ -37,8 +37,8 @@ prompts.template prompts.system prompts.chat_template prompts.assistant_prefix
 prompts.max_prompt_tokens prompts.operations prompts.max_operand
 prompts.drop_overlap prompts.path
 rollout.prompts_per_step rollout.group_size rollout.temperature rollout.top_p rollout.top_k
-rollout.max_completion_tokens rollout.dynamic_sampling rollout.max_rounds rollout.overlap
-rollout.backend.kind rollout.backend.max_model_len rollout.backend.dtype
+rollout.max_completion_tokens rollout.stop rollout.dynamic_sampling rollout.max_rounds
+rollout.overlap rollout.backend.kind rollout.backend.max_model_len rollout.backend.dtype
 rollout.backend.quantization rollout.backend.url rollout.backend.api
 rollout.backend.reasoning_effort
 reward.extract reward.correct reward.wrong reward.timeout_s reward.overlong.buffer_tokens

@@ -133,3 +133,16 @@ def test_rollouts_keep_the_whole_turn(thinker: str, tmp_path: Path) -> None:
         assert [turn.role for turn in record.messages] == ["user", "assistant"]
         text = tokenizer.decode(record.prompt_token_ids, skip_special_tokens=False)
         assert text == f"<|user|>{record.prompt}<|assistant|><think>\n</think>1"
+
+
+def test_stop_strings_end_samples_and_are_on_the_card(tmp_path: Path) -> None:
+    bench = problems(tmp_path)
+    free = run(bench, 2, tmp_path / "free")
+    stopped = run(bench, 2, tmp_path / "stopped", 'rollout.stop=["="]')
+    assert "stop_strings" not in free.card.protocol
+    assert stopped.card.protocol == {**free.card.protocol, "stop_strings": ["="]}
+    for whole, cut in zip(stored(tmp_path / "free"), stored(tmp_path / "stopped"), strict=True):
+        text = whole["completion"]
+        assert cut["completion"] == text[: text.index("=") + 1]
+        assert cut["finish_reason"] == "stop"
+        assert cut["token_ids"] == whole["token_ids"][: len(cut["token_ids"])]

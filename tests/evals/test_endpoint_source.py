@@ -347,3 +347,17 @@ def test_a_model_that_is_too_small_for_the_protocol_is_refused_before_a_sample(a
     api.extra_model = {"max_model_len": 64}
     with pytest.raises(ConfigError, match=r"max_completion_tokens=64: .* takes 64 tokens"):
         drawn(api)
+
+
+def test_how_the_assistants_turn_begins_and_ends_is_asked_of_the_endpoint(api: Api) -> None:
+    drawn(
+        api,
+        "prompts.chat_template={thinking = false, kinds = ['a', 'b']}",
+        "prompts.assistant_prefix=So",
+        'rollout.stop=["</answer>", "\\n\\n"]',
+        count=1,
+    )
+    (body,) = api.samples
+    assert body["chat_template_kwargs"] == {"thinking": False, "kinds": ["a", "b"]}
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+    assert body["stop"] == ["</answer>", "\n\n"]

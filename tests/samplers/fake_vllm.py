@@ -57,6 +57,23 @@ def drawn(prompt: Sequence[int], *, seed: int, weight: float, limit: int) -> lis
     return ids
 
 
+def spelled(token_ids: Sequence[int]) -> str:
+    """The text of tokens: letters, and the two halves of a character (8 and 9)."""
+    data = b"".join((b"\xc3", b"\xa9")[i - 8] if i in (8, 9) else b"abcdefg hij"[i : i + 1] or b"z"
+                    for i in token_ids)  # fmt: skip
+    return data.decode(errors="replace")
+
+
+def cut(ids: Sequence[int], *, stop: Sequence[str]) -> tuple[list[int], str | None]:
+    """Cut as vLLM does: a character counts when the token after which it is whole is there."""
+    for count in range(1, len(ids) + 1):
+        text = spelled(ids[:count]).removesuffix("\ufffd")
+        for string in stop:
+            if string in text:
+                return list(ids[:count]), string
+    return list(ids), None
+
+
 class FakeWeights:
     """The policy: a base of `base` and an adapter that adds `weight`, or `weight` alone."""
 
@@ -77,6 +94,9 @@ class FakeWeights:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return " ".join(map(str, token_ids))
+
+    def spell(self, token_ids: Sequence[int]) -> str:
+        return spelled(token_ids)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -330,13 +350,16 @@ class FakeVllm:
         time.sleep(0.002)
         stops = body["stop_token_ids"]
         ids = drawn(prompt, seed=body["seed"], weight=weight, limit=body["max_tokens"])
+        ids, string = cut(ids, stop=body.get("stop", ()))
+        assert string is None or body["include_stop_str_in_output"]
         temperature = 1.0 if self.faults.raw_logprobs else body["temperature"]
         logprobs = [logprob(i, weight=weight, temperature=temperature) for i in ids]
         stopped = ids[-1] in stops
         choice = {
             "token_ids": None if self.faults.no_ids else ids,
             "logprobs": {"token_logprobs": logprobs},
-            "finish_reason": "stop" if stopped else "length",
+            "finish_reason": "stop" if stopped or string else "length",
+            "stop_reason": string,
         }
         return 200, {"choices": [choice]}
 

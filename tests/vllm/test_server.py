@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.quantization import packed_count
 from dgpo_cli.samplers.base import SamplingParams
 from dgpo_cli.samplers.hf import HfSampler
+from dgpo_cli.samplers.stopping import StopStrings
 from dgpo_cli.samplers.vllm import weight_stream
 from dgpo_cli.samplers.vllm.sampler import VllmSampler
 from tests.cli.helpers import in_process as dgpo
@@ -112,6 +114,27 @@ def test_greedy_sampling_is_that_of_the_policy_itself(
             assert completion.finish_reason == other.finish_reason
     assert "stop" in {c.finish_reason for group in found for c in group}
     assert largest_gap(policy, found, temperature=1.0) < CLOSE
+
+
+def test_stop_strings_end_completions_where_they_end_the_policys_own(
+    load: Load, served: str
+) -> None:
+    policy, sampler = sampler_of(load, served, *LORA)
+    seeds = [[1], [2], [3], [4]]
+    free = sample(sampler, GREEDY, seeds=seeds)
+    spelled = [policy.spell(group[0].token_ids) for group in free]
+    stop = (spelled[0][4:6], spelled[2][7:9], spelled[3][0])  # over two tokens, and of one
+    assert all(len(string) > 0 and "\ufffd" not in string for string in stop)
+    params = replace(GREEDY, stop=stop)
+    found = sample(sampler, params, seeds=seeds)
+    own = sample(HfSampler(policy, batch_size=8), params, seeds=seeds)
+    law = StopStrings(stop, spell=policy.spell)
+    for (completion,), (twin,), (whole,) in zip(found, own, free, strict=True):
+        assert completion.token_ids == twin.token_ids == whole.token_ids[: law.end(whole.token_ids)]
+        assert len(completion.sampling_logprobs) == len(completion.token_ids)
+        assert (completion.text, completion.finish_reason) == (twin.text, twin.finish_reason)
+    assert len(found[3][0].token_ids) == 1 and found[3][0].finish_reason == "stop"
+    assert len(found[0][0].token_ids) < len(free[0][0].token_ids)
 
 
 @lora_or_full

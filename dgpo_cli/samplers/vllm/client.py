@@ -26,6 +26,7 @@ from dgpo_cli.samplers.vllm.gate import RELOAD
 
 if TYPE_CHECKING:
     from dgpo_cli.samplers.base import SamplingParams
+    from dgpo_cli.samplers.stopping import StopStrings
 
 
 CONTROL_TIMEOUT_S = 30.0
@@ -152,8 +153,12 @@ class VllmClient:
         stop_ids: Sequence[int],
         cache_salt: str,
         timeout_s: float,
+        strings: StopStrings | None = None,
     ) -> ServerCompletion:
         """Draw one completion of a prompt.
+
+        strings: those of params.stop, if any: where they end, whatever the server's detokeniser
+            makes of characters that are spread over tokens.
 
         Raises:
             BackendError: the server's answer lacks the ids or log-probabilities.
@@ -179,10 +184,14 @@ class VllmClient:
             # Keeps prefix-cache blocks of older weights from matching.
             "cache_salt": cache_salt,
         }
+        if strings is not None:
+            body |= {"stop": list(params.stop), "include_stop_str_in_output": True}
         answer = connection.request("POST", "/v1/completions", body, timeout_s=timeout_s)
-        return self._drawn(answer, stop_ids=stop_ids)
+        return self._drawn(answer, stop_ids=stop_ids, strings=strings)
 
-    def _drawn(self, answer: Any, *, stop_ids: Sequence[int]) -> ServerCompletion:
+    def _drawn(
+        self, answer: Any, *, stop_ids: Sequence[int], strings: StopStrings | None
+    ) -> ServerCompletion:
         try:
             (choice,) = answer["choices"]
             ids = tuple(map(int, choice["token_ids"]))
@@ -193,7 +202,15 @@ class VllmClient:
                 f"{self}: the answer to /v1/completions lacks token ids or log-probabilities; "
                 "dgpo is tested with vLLM 0.32"
             ) from error
-        if not ids or len(ids) != len(logprobs) or (reason == "stop") != (ids[-1] in stop_ids):
+        stopped = bool(ids) and ids[-1] in stop_ids
+        if strings is not None:
+            end = strings.end(ids)
+            ids = ids[:end]
+            logprobs = logprobs[: len(ids)]
+            by_string = end is not None or isinstance(choice.get("stop_reason"), str)
+            stopped = by_string or (bool(ids) and ids[-1] in stop_ids)
+            reason = "stop" if stopped else reason
+        if not ids or len(ids) != len(logprobs) or (reason == "stop") != stopped:
             raise BackendError(
                 f"{self}: inconsistent answer of {len(ids)} token ids, {len(logprobs)} "
                 f"log-probabilities and finish reason {reason}; dgpo is tested with vLLM 0.32"

@@ -17,6 +17,7 @@ from dgpo_cli.core.types import Advance, Completion
 from dgpo_cli.samplers.base import Row, SamplingParams, Share, in_order
 from dgpo_cli.samplers.canary import Canary, mean_gap
 from dgpo_cli.samplers.http_json import UNREACHED, Connection, ServerGone, ServerSaysNo
+from dgpo_cli.samplers.stopping import StopStrings
 from dgpo_cli.samplers.vllm.client import Served, ServerCompletion, VllmClient
 from dgpo_cli.samplers.vllm.dispatch import Dispatch, Request
 
@@ -153,6 +154,7 @@ class VllmSampler:
 
     def _new_dispatch(self, params: SamplingParams, *, most: int) -> Dispatch:
         stop_ids = sorted(self._weights.stop_ids)
+        strings = StopStrings(params.stop, spell=self._weights.spell) if params.stop else None
 
         def draw(client: VllmClient, connection: Connection, request: Request) -> ServerCompletion:
             return client.draw(
@@ -164,6 +166,7 @@ class VllmSampler:
                 stop_ids=stop_ids,
                 cache_salt=self._salt,
                 timeout_s=self._limits.request_timeout_s,
+                strings=strings,
             )
 
         return Dispatch(
@@ -176,10 +179,11 @@ class VllmSampler:
 
     def _completion(self, drawn: ServerCompletion, *, seed: int) -> Completion:
         ids = drawn.token_ids
+        at_end = ids[-1] in self._weights.stop_ids
         return Completion(
             token_ids=ids,
             sampling_logprobs=drawn.logprobs,
-            text=self._weights.decode(ids[:-1] if drawn.finish_reason == "stop" else ids),
+            text=self._weights.decode(ids[:-1] if at_end else ids),
             finish_reason=drawn.finish_reason,
             policy_version=self._policy_version,
             seed=seed,
