@@ -22,6 +22,7 @@ FAILED = 1
 USAGE = 2
 NOT_REACHED = 3
 INTERRUPTED = 130
+ORDER = "dgpo_cli.order"  # in ctx.meta: the options as they were typed, by parameter
 
 
 class Command(TyperCommand):
@@ -32,6 +33,19 @@ class Command(TyperCommand):
     def get_help(self, ctx: Any) -> str:
         """Return the help as it is printed."""
         return help.page(self, ctx)
+
+    def make_parser(self, ctx: Any) -> Any:
+        """Return typer's parser; it leaves the order of the options in ctx.meta."""
+        parser = super().make_parser(ctx)
+        parse = parser.parse_args
+
+        def parse_args(args: list[str]) -> Any:
+            found, rest, order = parse(args)
+            ctx.meta[ORDER] = [param.name for param in order]
+            return found, rest, order
+
+        parser.parse_args = parse_args  # type: ignore[method-assign]
+        return parser
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line.

@@ -92,10 +92,11 @@ def credit_rule(incomplete: str) -> Offers:
 
 
 def bench(incomplete: str) -> Offers:
-    """Offer the benchmarks; the shell offers files if none matches."""
+    """Offer the benchmarks, also behind a comma; the shell offers files if none matches."""
     from dgpo_cli.prompts.catalog import benchmark_names
 
-    return _offered(incomplete, ((name, "") for name in benchmark_names()))
+    before, comma, _ = (os.environ.get(_BEFORE, "") + incomplete).rpartition(",")
+    return _offered(incomplete, ((before + comma + name, "") for name in benchmark_names()))
 
 
 def protocol(incomplete: str) -> Offers:

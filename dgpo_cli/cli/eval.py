@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgpo_cli.cli import completion, options
-from dgpo_cli.cli.commands import FAILED, NOT_REACHED, last_words
+from dgpo_cli.cli.commands import FAILED, NOT_REACHED, ORDER, last_words
+from dgpo_cli.cli.evaluate import many
+from dgpo_cli.cli.evaluate.flags import MANY, least_score, parse_columns, stop_margin
 from dgpo_cli.cli.help import CHANGE, OUTPUT, READ, RUN
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.core.numbers import percent
 from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
     from dgpo_cli.core.types import Card, Evaluation
     from dgpo_cli.evals.request import EvalRequest, EvalResult
 
-_MARGIN = re.compile(r"(?:±|\+/?-)?\s*(\d+\.?\d*|\.\d+)\s*%?")
 
 Bench = Annotated[
     str,
     typer.Option(
-        help="Name of a benchmark, its manifest (.toml), or a file of problems.",
+        help="Name of a benchmark, its manifest (.toml), or a file of problems; several with "
+        "commas between them.",
         metavar="NAME|FILE",
         autocompletion=completion.bench,
         rich_help_panel=RUN,
@@ -45,7 +44,6 @@ K = Annotated[
         rich_help_panel=RUN,
     ),
 ]
-_MANY = 32
 StopWhen = Annotated[
     str | None,
     typer.Option(
@@ -67,10 +65,11 @@ ProtocolName = Annotated[
         rich_help_panel=CHANGE,
     ),
 ]
-Run = Annotated[
-    Path | None,
+Runs = Annotated[
+    list[Path] | None,
     typer.Option(
-        help="Run folder: its settings and its newest checkpoint.",
+        "--run",
+        help="Run folder: its settings and its newest checkpoint; may be repeated.",
         metavar="DIR",
         autocompletion=completion.run,
         show_default="the newest run under ./runs",
@@ -174,13 +173,14 @@ Force = Annotated[
 
 
 def evaluate(
+    ctx: typer.Context,
     bench: Bench,
     k: K = None,
     stop_when: StopWhen = None,
     protocol: ProtocolName = None,
-    run: Run = None,
-    preset: options.Preset = None,
-    model: options.Model = None,
+    run: Runs = None,
+    preset: options.Presets = None,
+    model: options.Models = None,
     adapter: options.Adapter = None,
     endpoint: options.Endpoint = None,
     api_key_env: options.ApiKeyEnv = None,
@@ -203,12 +203,13 @@ def evaluate(
     as_csv: options.Csv = False,
     as_latex: options.Latex = False,
 ) -> None:
-    """Evaluate a model: sample each problem k times and report Avg@k with its error.
+    """Evaluate models: sample each problem k times and report Avg@k with its error.
 
     --run takes a trained model, --preset a preset's model before training, --model any other;
     without any of them the newest run under ./runs is evaluated.
     Settings: preset or run < protocol < --set < flags. Samples are stored as they arrive: the same
     command resumes an evaluation that was stopped, and a larger --k draws only what is missing.
+    Several models and benchmarks end in one table.
 
     Examples:
       The newest run, eight samples of each problem
@@ -217,49 +218,35 @@ def evaluate(
         dgpo eval --bench aime2025 --model Qwen/Qwen2.5-7B-Instruct
       A model behind an API
         dgpo eval --bench aime2025 --endpoint http://127.0.0.1:8000 --model NAME
+      Two models on two benchmarks
+        dgpo eval --bench aime2024,aime2025 --model Qwen/Qwen3-4B --run runs/dgpo
     """
     flags = options.endpoint_flags(
         endpoint, key=api_key_env, run=run, preset=preset, adapter=adapter
     )
     cost = options.parse_price(price)
     budget = options.parse_budget(max_cost, price=cost)
-    if endpoint is not None and model is None:
-        model = options.only_model(flags)
-    if run is None and preset is None and model is None:
-        run = _newest_run()
-    options.one_of(
-        {"--run": run, "--preset": preset, "--model": model}, why="to say what to evaluate"
-    )
+    if endpoint is not None and not model:
+        model = [options.only_model(flags)]
+    models = many.chosen(ctx.meta.get(ORDER, ()), model=model, run=run, preset=preset)
+    models = models or [many.Chosen("--run", str(_newest_run()))]
+    benches = many.benches(bench)
     form = _form(json=as_json, markdown=as_markdown, csv=as_csv, latex=as_latex)
-    least = _least(min_score, k=k or _MANY)
-    enough = _margin(stop_when, k=k or _MANY)
+    least = least_score(min_score, k=k or MANY)
+    enough = stop_margin(stop_when, k=k or MANY)
     names = parse_columns(columns)
     if publish is not None:
         from dgpo_cli.publish.model_folder import check
 
         check(publish)
-    from dgpo_cli.config.checks import check_built
-    from dgpo_cli.config.protocols import protocol_for
-    from dgpo_cli.evals.request import EvalRequest, Subject, trained
+    from dgpo_cli.evals.request import EvalRequest
 
-    chosen = protocol_for(bench, name=protocol)
-    layer = None if chosen is None else chosen.layer()
-    flags |= options.flags_of(model__path=("--model", model), seed=("--seed", seed))
-    if run is not None:
-        resolved = options.resolve_run(run, protocol=layer, overrides=overrides, flags=flags)
-        subject = trained(run, resolved, adapter=adapter, observer=console.Notes())
-    else:
-        resolved = options.resolve(preset=preset, protocol=layer, overrides=overrides, flags=flags)
-        subject = Subject(resolved, adapter, preset or Path(str(model)).name)
-    check_built(subject.resolved.settings, training=False, endpoint=True)
-    by_error = {"--min-score": min_score, "--stop-when": stop_when}
     request = EvalRequest(
         bench=bench,
-        k=_count(k, temperature=subject.resolved.settings.rollout.temperature, by_error=by_error),
-        name=subject.name,
+        k=k or MANY,
+        name="",
         out=out,
-        protocol=chosen,
-        adapter=subject.adapter,
+        adapter=adapter,
         data=data,
         columns=names,
         strict=strict,
@@ -269,14 +256,26 @@ def evaluate(
         price=cost,
         budget=budget,
     )
-    result = _sample(subject.resolved, request, quiet=as_json)
-    if publish is not None and result.stopped is None:
-        from dgpo_cli.publish.model_folder import publish_evaluations
-
-        publish_evaluations(publish, [result.out], observer=console.Notes())
-    if not answers:
-        result = replace(result, evaluation=result.evaluation.without_answers())
-    _report(result, name=subject.name, least=least, with_card=with_card, form=form)
+    asked = many.Asked(
+        request,
+        k=k,
+        by_error={"--min-score": min_score, "--stop-when": stop_when},
+        protocol=protocol,
+        overrides=overrides,
+        flags=flags | options.flags_of(seed=("--seed", seed)),
+    )
+    if len(models) == len(benches) == 1:
+        resolved, request = many.settle(asked, models[0], benches[0])
+        result = _sample(resolved, request, quiet=as_json)
+        _publish(publish, [] if result.stopped else [result.out])
+        if not answers:
+            result = replace(result, evaluation=result.evaluation.without_answers())
+        _report(result, name=request.name, least=least, with_card=with_card, form=form)
+    else:
+        many.check_asked(asked, models, benches, publish=publish, with_card=with_card)
+        ended = many.evaluate(asked, models, benches, quiet=as_json)
+        _publish(publish, ended.folders)
+        many.report(ended, least=least, form=form)
 
 
 def compare(
@@ -307,82 +306,6 @@ def compare(
         console.show(comparison.render(pairs))
 
 
-def parse_columns(text: str | None) -> dict[str, str] | None:
-    """Read problem=NAME,answer=NAME, one of them or both.
-
-    Raises:
-        ConfigError: it is not of that form.
-    """
-    if text is None:
-        return None
-    pairs = [part.partition("=") for part in text.split(",")]
-    found = {key.strip(): name.strip() for key, _, name in pairs}
-    good = set(found) <= {"problem", "answer"} and all(found.values())
-    if not good or len(found) < len(pairs):
-        raise ConfigError(
-            f"--columns {text}: give problem=NAME,answer=NAME, one of them or both, once each"
-        )
-    return found
-
-
-def _count(k: int | None, *, temperature: float, by_error: Mapping[str, str | None]) -> int:
-    """Return --k, by default 32, or 1 where samples of a problem are all alike.
-
-    by_error: flags that go by the error over reruns, with their values.
-
-    Raises:
-        ConfigError: greedy decoding leaves nothing to what a flag asks for.
-    """
-    if temperature > 0:
-        return _MANY if k is None else k
-    if k is not None and k > 1:
-        raise ConfigError(
-            f"--k {k}: greedy samples of a problem (rollout.temperature=0) are all alike; give "
-            "--k 1, or leave it out"
-        )
-    for flag, text in by_error.items():
-        if text is not None:
-            raise ConfigError(
-                f"{flag} {text}: greedy decoding has no error over reruns; leave it out"
-            )
-    return 1
-
-
-def _least(text: str | None, *, k: int) -> float | None:
-    least = parse_share(text)
-    if least is not None and k < 2:
-        raise ConfigError(f"--min-score {text}: --k 1 has no error to go by; give --k 2 or more")
-    return least
-
-
-def _margin(text: str | None, *, k: int) -> float | None:
-    from dgpo_cli.stats.stopping import LEAST_ROUNDS
-
-    margin = parse_margin(text)
-    if margin is not None and k < LEAST_ROUNDS:
-        raise ConfigError(
-            f"--stop-when {text}: --k {k} leaves nothing to stop; give --k {LEAST_ROUNDS} or more"
-        )
-    return margin
-
-
-def parse_margin(text: str | None) -> float | None:
-    """Read --stop-when: percentage points, as in 1.5, ±1.5, +-1.5 or 1.5%; return a share.
-
-    Raises:
-        ConfigError: it is not of that form, or not between 0 and 50.
-    """
-    if text is None:
-        return None
-    found = _MARGIN.fullmatch(text.strip())
-    points = float(found[1]) if found else 0.0
-    if not 0 < points < 50:
-        raise ConfigError(
-            f"--stop-when {text}: give percentage points above 0 and below 50, as in 1.5"
-        )
-    return points / 100
-
-
 def _sample(resolved: Resolved, request: EvalRequest, *, quiet: bool) -> EvalResult:
     if resolved.settings.rollout.backend.kind != "endpoint":
         options.reach(resolved.settings.model)
@@ -408,6 +331,14 @@ def _newest_run() -> Path:
         )
     console.note(f"evaluating {found}, the newest run; --run, --model or --preset choose another")
     return found
+
+
+def _publish(folder: Path | None, evaluations: Sequence[Path]) -> None:
+    """Write scores into a model folder, if one is given."""
+    if folder is not None and evaluations:
+        from dgpo_cli.publish.model_folder import publish_evaluations
+
+        publish_evaluations(folder, evaluations, observer=console.Notes())
 
 
 def _form(**asked: bool) -> str | None:
@@ -438,31 +369,8 @@ def _report(
         return
     lower = result.evaluation.rerun_95.low
     if not lower >= least:  # NaN does not
-        found = "unknown" if math.isnan(lower) else f"{percent(lower)}, below it"
-        console.error(
-            f"--min-score {percent(least)}: the lower end of the 95% interval over reruns "
-            f"is {found}"
-        )
+        console.error(many.not_reached(lower, least=least))
         raise typer.Exit(NOT_REACHED)
-
-
-def parse_share(text: str | None) -> float | None:
-    """Read --min-score: a share from 0 to 1, or percent with the sign.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if text is None:
-        return None
-    percent = text.rstrip().endswith("%")
-    try:
-        value = float(text.rstrip().removesuffix("%"))
-    except ValueError:
-        value = math.nan
-    share = value / 100 if percent else value
-    if not 0 <= share <= 1:  # NaN too
-        raise ConfigError(f"--min-score {text}: give a share from 0 to 1, or percent, as in 60%")
-    return share
 
 
 def as_data(evaluation: Evaluation, card: Card) -> dict[str, Any]:

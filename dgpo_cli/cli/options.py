@@ -51,6 +51,25 @@ Model = Annotated[
         help="Hub id or folder of a model, with default settings.", metavar="M", rich_help_panel=RUN
     ),
 ]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="Hub id or folder of a model, with default settings; may be repeated.",
+        metavar="M",
+        rich_help_panel=RUN,
+    ),
+]
+Presets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preset",
+        help="Preset that ships with dgpo; dgpo preset list names them. May be repeated.",
+        metavar="NAME",
+        autocompletion=completion.preset,
+        rich_help_panel=RUN,
+    ),
+]
 Adapter = Annotated[
     Path | None,
     typer.Option(
@@ -177,14 +196,15 @@ def resolve(
     protocol: Layer | None = None,
     overrides: list[str] | None,
     flags: Flags,
+    quiet: bool = False,
 ) -> Resolved:
-    """Resolve settings and print notes on dropped values."""
+    """Resolve settings and, unless `quiet`, print notes on dropped values."""
     from dgpo_cli.config.load import resolve as resolve_layers
 
     resolved = resolve_layers(
         preset=preset, config=config, protocol=protocol, overrides=overrides or (), flags=flags
     )
-    for line in resolved.notes:
+    for line in () if quiet else resolved.notes:
         console.note(line)
     return resolved
 
@@ -215,6 +235,7 @@ def resolve_run(
     protocol: Layer | None = None,
     overrides: list[str] | None = None,
     flags: Flags | None = None,
+    quiet: bool = False,
 ) -> Resolved:
     """Resolve the settings of a run folder, with changes.
 
@@ -225,7 +246,13 @@ def resolve_run(
     if not settings_file.is_file():
         fault = "no settings.toml in it" if run.exists() else "no such folder"
         raise ConfigError(f"{run}: {fault}; name a run folder")
-    return resolve(config=settings_file, protocol=protocol, overrides=overrides, flags=flags or {})
+    return resolve(
+        config=settings_file,
+        protocol=protocol,
+        overrides=overrides,
+        flags=flags or {},
+        quiet=quiet,
+    )
 
 
 def print_settings(resolved: Resolved, names: Collection[str] | None = None) -> None:
@@ -259,9 +286,9 @@ def endpoint_flags(
     url: str | None,
     *,
     key: str | None,
-    run: Path | None,
-    preset: str | None,
-    adapter: Path | None,
+    run: object,
+    preset: object,
+    adapter: object,
 ) -> Flags:
     """Return the settings that --endpoint and --api-key-env stand for.
 
@@ -274,7 +301,7 @@ def endpoint_flags(
         return {}
     others = {"--run": run, "--preset": preset, "--adapter": adapter}
     for name, value in others.items():
-        if value is not None:
+        if value:
             raise ConfigError(
                 f"--endpoint and {name}: an endpoint has its own weights; give --model NAME, its "
                 "name for the model, instead"

@@ -74,7 +74,7 @@ def test_no_arguments_show_the_help() -> None:
         ["rollout", "--prompts", "sums", "--out", "x.jsonl"],
         ["rollout", "--prompts", "sums", "--out", "x.jsonl", "--model", "m", "--limit", "0"],
         ["eval", "--bench", "sums"],
-        ["eval", "--bench", "sums", "--preset", "tiny", "--model", "m"],
+        ["eval", "--bench", "sums,", "--preset", "tiny"],
         ["eval", "--bench", "sums", "--preset", "tiny", "--k", "0"],
         ["eval", "--bench", "sums", "--run", "absent"],
         ["eval", "--bench", "sums", "--preset", "tiny", "--protocol", "boxd"],

@@ -42,6 +42,7 @@ def in_bash(*words: str, env: dict[str, str] | None = None) -> list[str]:
         ("train --preset qwen7b", [n for n in preset_names() if n.startswith("qwen7b")]),
         ("train --preset = ti", ["tiny"]),
         ("eval --bench aime", [n for n in benchmark_names() if n.startswith("aime")]),
+        ("eval --bench sums,sums-h", ["sums,sums-hard"]),
         ("eval --bench nothing", []),  # the shell then offers files
         ("eval --protocol da", ["dapo"]),
         ("inspect --rule un", ["uniform"]),

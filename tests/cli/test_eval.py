@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.cli.eval import parse_margin, parse_share
+from dgpo_cli.cli.evaluate.flags import parse_margin, parse_share
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.protocols import protocol_for

@@ -24,7 +24,7 @@ _UNKNOWN = Interval(math.nan, math.nan)
 class Attempt:
     """One model on one benchmark: its evaluation, or why there is none.
 
-    folder: where its samples are.
+    folder: where its samples are. failure: also why an evaluation has fewer samples than asked.
     """
 
     model: str
@@ -35,10 +35,10 @@ class Attempt:
     failure: str | None = None
 
 
-def finished(result: EvalResult, *, model: str) -> Attempt:
-    """Return a finished evaluation as a cell of the table."""
+def finished(result: EvalResult, *, model: str, bench: str | None = None) -> Attempt:
+    """Return a finished evaluation as a cell of the table. bench: its name if not the card's."""
     found = result.evaluation
-    return Attempt(model, found.bench, found, result.card, folder=str(result.out))
+    return Attempt(model, bench or found.bench, found, result.card, folder=str(result.out))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class TableCell:
     stop_when: the half width of rerun_95 at which sampling stopped, if that was asked for.
     best: the difference to every other model, problems paired, excludes 0 on these problems
         (these), and also on others of this kind (all).
-    failure: why there is no evaluation.
+    failure: why there is no evaluation, or why it has fewer samples than were asked for.
     """
 
     model: Text
@@ -136,8 +136,12 @@ class _Lead(NamedTuple):
         return "these" if these and not self.greedy else None
 
 
-def make_table(attempts: Sequence[Attempt]) -> Table:
-    """Return the table of evaluations: models and benchmarks in the order of their first one.
+def make_table(
+    attempts: Sequence[Attempt], *, models: Sequence[str] = (), benchmarks: Sequence[str] = ()
+) -> Table:
+    """Return the table of evaluations.
+
+    models, benchmarks: what is in it also without an evaluation, in order; others come behind.
 
     The best of a column is marked where its difference to each other model excludes 0; one that
     was not evaluated, or under another protocol, leaves that open. All of
@@ -145,8 +149,8 @@ def make_table(attempts: Sequence[Attempt]) -> Table:
     of models: where several are equally good, one is marked in at most 5% of the columns.
     Sources: Gutmann and Maymin, Ann. Stat. 15 (1987) 456; Berger, Technometrics 24 (1982) 295.
     """
-    models = tuple(dict.fromkeys(attempt.model for attempt in attempts))
-    benchmarks = tuple(dict.fromkeys(attempt.bench for attempt in attempts))
+    models = tuple(dict.fromkeys([*models, *(attempt.model for attempt in attempts)]))
+    benchmarks = tuple(dict.fromkeys([*benchmarks, *(attempt.bench for attempt in attempts)]))
     found = {(attempt.bench, attempt.model): attempt for attempt in attempts}
     pass_j = min((o.evaluation.k for o in attempts if o.evaluation is not None), default=1)
     cells: list[TableCell] = []
@@ -160,6 +164,11 @@ def make_table(attempts: Sequence[Attempt]) -> Table:
             notes.append(f"{bench}: no model is marked, {blocked}")
         whole = blocked is None and len(own) == len(models)
         best = _best_of([own], models) if whole else {}
+        notes += [
+            f"{each.model} on {bench}: {each.failure}"
+            for each in column
+            if each.evaluation is not None and each.failure is not None
+        ]
         cells += [replace(_cell(o, pass_j=pass_j), best=best.get(o.model)) for o in column]
         runs.append(own if whole else {})
     means = _means(cells, models=models, runs=runs) if len(benchmarks) > 1 else ()
