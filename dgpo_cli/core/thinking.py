@@ -29,13 +29,17 @@ MARKS = (
     ("<|channel|>analysis", "<|channel|>final"),  # gpt-oss
     ("<|channel|>commentary", "<|channel|>final"),
 )
+# What only a prompt may open a thought with, and what ends that: Apriel.
+PROMPT_OPENER = "Here are my reasoning steps:"
+FINAL_RESPONSE = "[BEGIN FINAL RESPONSE]"
 _OPENERS = tuple(opener for opener, _ in MARKS)
-_ALL = (*_OPENERS, *dict.fromkeys(closer for _, closer in MARKS))
+_ALL = (*_OPENERS, *dict.fromkeys(closer for _, closer in MARKS), FINAL_RESPONSE)
 _ANGLED = tuple(mark for mark in _ALL if mark.startswith("<"))
 _OTHERS = (
     ("◁", ("◁think▷", "◁/think▷")),
     ("THINK]", ("[THINK]", "[/THINK]")),
     ("[unused1", ("[unused16]", "[unused17]")),
+    (FINAL_RESPONSE, (FINAL_RESPONSE,)),
 )
 # Every angled mark contains one of these: a few searches exclude most marks.
 _HINTS = (
@@ -48,17 +52,15 @@ _HINTS = (
     "|>",
     "<|channel>",
 )
-_HEADERS = ("<|message|>", "<|sep|>")  # may stand between a mark and its thought
+_HEADERS = ("<|message|>", "<|sep|>", "<seed:cot_budget_reflect>")  # between a mark and its thought
 _QUOTES = "`\"'"
 _SUFFIX = re.compile(r"[^<>\s]{0,40}>")  # of the mark <think:
-# Thoughts without marks that a text begins with: gpt-oss without its special tokens; Granite 3.2.
-_SPOKEN = (
-    (re.compile(r"\s*analysis(?=[A-Z0-9\"'(*\\$])"), ("assistantfinal",)),
-    (
-        re.compile(r"\s*(?:Here is|Here's) my thought process:"),
-        ("Here is my response:", "Here's my response:"),
-    ),
-)
+# Thoughts without marks that a text begins with, and what closes them: gpt-oss without its special
+# tokens; Granite 3.2, whose words other models use too, so that they count only together.
+_BARE_ANALYSIS = re.compile(r"\s*analysis(?=[A-Z0-9\"'(*\\$])")
+_BARE_FINAL = "assistantfinal"
+_PROCESS = re.compile(r"\s*(?:Here is|Here's) my thought process:")
+_RESPONSES = ("Here is my response:", "Here's my response:")
 
 
 def after_thinking(text: str) -> int | None:
@@ -82,7 +84,7 @@ def ends_in_thought(prompt: str, *, problem: str = "") -> bool:
     end = prompt.rstrip()
     for header in _HEADERS:
         end = end.removesuffix(header)
-    if end.endswith(_OPENERS) or (end.endswith(">") and _ends_with_suffixed(end)):
+    if end.endswith((*_OPENERS, PROMPT_OPENER)) or (end.endswith(">") and _ends_with_suffixed(end)):
         return True
     begin = prompt.rfind(problem) if problem else -1
     return begin >= 0 and after_thinking(prompt[begin + len(problem) :]) is None
@@ -96,10 +98,12 @@ def _ends_with_suffixed(prompt: str) -> bool:
 
 def _after_spoken(text: str) -> int | None:
     """Return where the answer part of a text without marks begins; None in an open thought."""
-    for opens, closers in _SPOKEN:
-        if opens.match(text) is not None:
-            at, closer = max((text.rfind(closer), closer) for closer in closers)
-            return None if at < 0 else at + len(closer)
+    if _BARE_ANALYSIS.match(text) is not None:
+        at = text.rfind(_BARE_FINAL)
+        return None if at < 0 else at + len(_BARE_FINAL)
+    if _PROCESS.match(text) is not None:
+        ends = [text.rfind(each) + len(each) for each in _RESPONSES if each in text]
+        return max(ends, default=0)
     return 0
 
 

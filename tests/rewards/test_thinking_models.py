@@ -90,8 +90,6 @@ THOUGHTS = [
     Form("EXAONE Deep", "%T\n</thought>\n\n%A", "[|assistant|]<thought>\n"),
     Form("Gemma 4", "<|channel>thought\n%T<channel|>%A<turn|>"),
     Form("Granite 3.3", "<think>%T</think><response>%A</response>"),
-    Form("Granite 3.2", "Here is my thought process: %T\n\nHere is my response: %A"),
-    Form("Granite 3.2, quantized", "Here's my thought process:%T Here's my response:%A"),
     Form(
         "Inkling",
         "<|message_model|><|content_thinking|>%T<|end_message|><|message_model|><|content_text|>%A"
@@ -102,11 +100,26 @@ THOUGHTS = [
     Form("K2 Horizon", "<ifm|think_fast>%T</ifm|think_fast>%A"),
     Form("K2 Horizon, low", "%T</ifm|think_faster>%A", "<ifm|think_faster>"),
     Form("LongCat", "<longcat_think>%T</longcat_think>%A"),
+    Form(
+        "Apriel",
+        "%T\n\n[BEGIN FINAL RESPONSE]\n%A\n[END FINAL RESPONSE]",
+        "<|begin_assistant|>\nHere are my reasoning steps:\n",
+    ),
+    Form(
+        "Seed-OSS, budget 0 and yet a thought",
+        "%T</seed:cot_budget_reflect></seed:think>%A",
+        "<seed:bos>assistant\n<seed:think><seed:cot_budget_reflect>",
+    ),
     Form("Apertus", "<|inner_prefix|>%T<|inner_suffix|>%A"),
     Form("HyperCLOVA X", "%T</think>\n\n%A", "<|im_start|>assistant\n<think>\n"),
     Form("a closing tag is quoted in the thought", "<think>Then `</think>` ends it. %T</think>%A"),
     Form("an opening tag is quoted in the answer", "<think>%T</think>I left `<think>` out. %A"),
     Form("both are quoted", '%T "</think>" \'<think>\' %T</think>"<think>" %A', "<think>"),
+]
+# Words that other models use too: a thought only where both are there.
+IN_WORDS = [
+    Form("Granite 3.2", "Here is my thought process: %T\n\nHere is my response: %A"),
+    Form("Granite 3.2, quantized", "Here's my thought process:%T Here's my response:%A"),
 ]
 NO_THOUGHT = [
     Form("Qwen3, enable_thinking=false", "%A", "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
@@ -117,6 +130,11 @@ NO_THOUGHT = [
     Form("gpt-oss, final alone", f"{FINAL}%A<|return|>", START),
     Form("SmolLM3, /no_think", "%A", "<|im_start|>assistant\n<think>\n\n</think>\n"),
     Form("Seed-OSS, budget 0", f"<seed:think>{BUDGET}</seed:think>%A"),
+    Form("Gemma 4, not thinking", "%A", "<|turn>model\n<|channel>thought\n<channel|>"),
+    Form("Kimi K3, not thinking", "%A<|close|>response<|sep|>", "<|open|>response<|sep|>"),
+    Form("Nemotron Nano, /no_think", "%A", "<SPECIAL_11>Assistant\n<think></think>"),
+    Form("a thought process in words", "Here is my thought process:\n1. We add.\n\n%A"),
+    Form("reasoning steps in words", "Here are my reasoning steps:\n1. We add.\n\n%A"),
     Form("Magistral, no effort", "%A</s>"),
     Form("MiniMax-M3, stray closer", "</mm:think>%A"),
     Form("an analysis in words", "analysis of the sum\n\n%A"),
@@ -159,7 +177,7 @@ def named(forms: list[Form]) -> list[object]:
 
 
 @pytest.mark.parametrize("words", [INTEGER, LETTER], ids=["integer", "letter"])
-@pytest.mark.parametrize("form", named([*THOUGHTS, *NO_THOUGHT]))
+@pytest.mark.parametrize("form", named([*THOUGHTS, *IN_WORDS, *NO_THOUGHT]))
 def test_the_answer_is_judged_and_never_the_thought(form: Form, words: tuple[str, str]) -> None:
     assert judged(form, words=words) == ("correct", "wrong")
 
