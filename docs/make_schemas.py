@@ -12,6 +12,7 @@ from typing import Any
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.codec import Format
 from dgpo_cli.core.formats import FORMATS
+from dgpo_cli.doctor.benchmarks import BENCHMARKS
 from dgpo_cli.doctor.check import CHECK
 from dgpo_cli.doctor.table import DOCTOR
 from dgpo_cli.evals.matrix.table import TABLE
@@ -25,7 +26,7 @@ FOLDER = Path(__file__).parent / "schemas"
 SETTINGS: Format[Settings] = Format(Settings, name="settings", what="settings.toml", partial=True)
 PRINTED: tuple[Format[Any], ...] = (
     *(INSPECTION, COMPARISON, TABLE, REPORT, REGRADE),
-    *(PLAN, DOCTOR, CHECK),
+    *(PLAN, DOCTOR, CHECK, BENCHMARKS),
 )
 
 

@@ -14,6 +14,7 @@ from dgpo_cli.cli import completion
 from dgpo_cli.cli.check import check, regrade
 from dgpo_cli.cli.commands import Command, CommandGroup, Guard, take_debug
 from dgpo_cli.cli.eval import compare, evaluate
+from dgpo_cli.cli.evaluate.bench import bench_app
 from dgpo_cli.cli.inspect import inspect
 from dgpo_cli.cli.machine import doctor, plan
 from dgpo_cli.cli.publish import merge, push
@@ -130,4 +131,5 @@ _COMMANDS: dict[str, dict[str, tuple[Callable[..., None], str]]] = {
 for _panel, _group in _COMMANDS.items():
     for _name, (_function, _short) in _group.items():
         app.command(_name, cls=Command, short_help=_short, rich_help_panel=_panel)(_function)
+app.add_typer(bench_app, name="bench", cls=CommandGroup, rich_help_panel="Evaluate")
 app.add_typer(preset_app, name="preset", cls=CommandGroup, rich_help_panel="Settings")

@@ -13,7 +13,7 @@ from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.errors import DgpoError
 from dgpo_cli.core.numbers import size
 from dgpo_cli.core.types import Finding
-from dgpo_cli.doctor import machine, packages
+from dgpo_cli.doctor import benchmarks, machine, packages
 
 # Resolves the settings with some changed.
 Changed = Callable[[dict[str, object]], Resolved]
@@ -27,6 +27,7 @@ def run(changed: Changed | None) -> tuple[Finding, ...]:
     settings = changed({}).settings if changed is not None else None
     probed = packages.probe()
     findings = [*packages.findings(probed, needed=_needed(settings)), *machine.findings()]
+    findings += benchmarks.findings()
     if changed is not None and settings is not None:
         findings += _preset(changed, settings, torch_works=probed.works("torch"))
     return tuple(findings)

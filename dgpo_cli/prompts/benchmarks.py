@@ -87,10 +87,24 @@ class _Options(NamedTuple):
 
     columns: tuple[str, str]
     data: Path | None
-    strict: bool
+    integers: bool
     answers: bool
     seed: int
     observer: Observer
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A benchmark as it is, and what is wrong with it.
+
+    benchmark: with the notes that are no faults. where: the file or commit, for messages.
+    faults: a strict load stops at these. odd: faults of the published wording, which stop nothing.
+    """
+
+    benchmark: Benchmark
+    where: str
+    faults: tuple[str, ...] = ()
+    odd: tuple[str, ...] = ()
 
 
 def load_benchmark(
@@ -128,8 +142,47 @@ def load_benchmark(
         DataError: the file or the manifest is broken, or strict found faults.
         BackendError: the hub refuses the file.
     """
+    found = examined(
+        name_or_path,
+        template=template,
+        system=system,
+        columns=(problem_column, answer_column),
+        data=data,
+        integers=integers,
+        answers=answers,
+        seed=seed,
+        observer=observer,
+    )
+    named = found.benchmark.answer_kind is not None
+    strict = named if strict is None else strict
+    # Repetitions in a file of one's own are left out, which is a fault only if asked for.
+    faults = found.faults if named or strict else found.faults[len(found.benchmark.notes) :]
+    notes = _judged(faults, found.where, strict=strict)
+    notes += _judged(found.odd, found.where, strict=False)
+    return replace(found.benchmark, notes=(*notes, *found.benchmark.notes))
+
+
+def examined(
+    name_or_path: str,
+    *,
+    template: str = PLACEHOLDER,
+    system: str | None = None,
+    columns: tuple[str, str] = ("problem", "answer"),
+    data: Path | None = None,
+    integers: bool = False,
+    answers: bool = False,
+    seed: int = 0,
+    observer: Observer = NOBODY,
+) -> Examined:
+    """Return a benchmark and what is wrong with it, whatever that is; see `load_benchmark`.
+
+    Raises:
+        ConfigError: no such benchmark or file, or `data` does not apply.
+        DataError: the file or the manifest cannot be read, or has no problems.
+        BackendError: the hub refuses the file.
+    """
     wrapping = _Wrapping(template, system)
-    columns = (problem_column, answer_column)
+    options = _Options(columns, data, integers, answers, seed, observer)
     listed = find(name_or_path)
     if listed is None:
         path = Path(name_or_path)
@@ -137,17 +190,16 @@ def load_benchmark(
             raise ConfigError(unknown(name_or_path))
         if data is not None:
             raise ConfigError(f"{path} is a file, not a named benchmark: leave out --data {data}")
-        return _from_file(path, wrapping, columns, strict=bool(strict), integers=integers)
+        return _from_file(path, wrapping, options)
     manifest = listed.manifest()
     if isinstance(manifest, SumsManifest):
         if data is not None:
             raise ConfigError(f"{listed.name} is generated: leave out --data {data}")
         return _generated(listed.name, manifest, wrapping)
-    options = _Options(columns, data, strict is not False, answers, seed, observer)
     return _named(listed, manifest, wrapping, options)
 
 
-def _generated(name: str, manifest: SumsManifest, wrapping: _Wrapping) -> Benchmark:
+def _generated(name: str, manifest: SumsManifest, wrapping: _Wrapping) -> Examined:
     problems = held_out(manifest.operations, count=manifest.count, max_operand=manifest.max_operand)
     sha256 = _digest((each.expression, each.question, str(each.answer)) for each in problems)
     if manifest.sha256 not in (None, sha256):
@@ -155,7 +207,7 @@ def _generated(name: str, manifest: SumsManifest, wrapping: _Wrapping) -> Benchm
             f"{name}: the generated problems have sha256 {sha256[:12]}…, the manifest "
             f"{str(manifest.sha256)[:12]}…; scores would not compare with those of other versions"
         )
-    return Benchmark(
+    benchmark = Benchmark(
         name=name,
         prompts=tuple(
             sum_prompt(each, template=wrapping.template, system=wrapping.system, source=name)
@@ -168,6 +220,7 @@ def _generated(name: str, manifest: SumsManifest, wrapping: _Wrapping) -> Benchm
         sha256=sha256,
         answer_kind=manifest.answer_kind,
     )
+    return Examined(benchmark, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,30 +240,29 @@ class _Copy:
 
 def _named(
     listed: Listed, manifest: RowsManifest, wrapping: _Wrapping, options: _Options
-) -> Benchmark:
+) -> Examined:
     copy = _copy(listed, manifest, options)
     what = f"{listed.name} ({copy.where})"
     found = _read_and_examine(copy.paths, manifest, options.columns, answers=options.answers)
-    # The wording of the published files is the benchmark's, odd as it may be.
-    odd = found.wording if copy.published else ()
-    faults = found.faults if copy.published else (*found.wording, *found.faults)
-    notes = (*copy.notes, *_judged(faults, what, strict=options.strict))
-    notes += _judged(odd, what, strict=False)
     if not found.records:
         raise DataError(f"{what}: no problems in it")
-    return Benchmark(
+    benchmark = Benchmark(
         name=listed.name,
         prompts=tuple(
             _prompt(each, manifest, wrapping, source=listed.name, seed=options.seed)
             for each in found.records
         ),
-        notes=(*notes, *(f"{what}: {note}" for note in found.notes)),
+        notes=(*copy.notes, *(f"{what}: {note}" for note in found.notes)),
         protocol=manifest.protocol,
         dataset=copy.dataset,
         revision=copy.revision,
         sha256=_digest((each.id or "", each.asked, each.answer) for each in found.records),
         answer_kind=manifest.answer_kind,
     )
+    # The wording of the published files is the benchmark's, odd as it may be.
+    if copy.published:
+        return Examined(benchmark, what, found.faults, odd=found.wording)
+    return Examined(benchmark, what, (*found.wording, *found.faults))
 
 
 def _copy(listed: Listed, manifest: RowsManifest, options: _Options) -> _Copy:
@@ -350,32 +402,30 @@ def _judged(faults: Sequence[str], what: str, *, strict: bool) -> tuple[str, ...
     raise DataError(f"{what}: {count} in the data; fix it, or pass --no-strict{listed}")
 
 
-def _from_file(
-    path: Path, wrapping: _Wrapping, columns: tuple[str, str], *, strict: bool, integers: bool
-) -> Benchmark:
+def _from_file(path: Path, wrapping: _Wrapping, options: _Options) -> Examined:
     bare, left_out = read_prompts(
         path,
         template=PLACEHOLDER,
         system=None,
-        problem_column=columns[0],
-        answer_column=columns[1],
+        problem_column=options.columns[0],
+        answer_column=options.columns[1],
     )
-    faults = [*left_out] if strict else []
+    faults = [*left_out]
     for prompt in bare:
         text = "\n".join(message.content for message in prompt.messages)
         faults += text_faults(Record(f"problem {prompt.id!r}", prompt.id, text, prompt.answer))
-    if integers:
+    if options.integers:
         faults += _not_integers(bare)
-    notes = _judged(faults, str(path), strict=strict)
-    return Benchmark(
+    benchmark = Benchmark(
         name=path.stem,
         prompts=tuple(wrapping.around(prompt) for prompt in bare),
-        notes=(*left_out, *notes),
+        notes=left_out,
         protocol=None,
         dataset=path.name,
         revision=None,
         sha256=_digest((_given_id(prompt, path), _asked(prompt), prompt.answer) for prompt in bare),
     )
+    return Examined(benchmark, str(path), tuple(faults))
 
 
 def _not_integers(prompts: Sequence[Prompt]) -> list[str]:

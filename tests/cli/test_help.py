@@ -109,7 +109,7 @@ def test_the_help_of_dgpo_lists_commands_by_what_they_are_for() -> None:
     assert places == sorted(places)
     evaluate = text.partition("\nEvaluate:\n")[2].partition("\n\n")[0]
     names = [line.split()[0] for line in evaluate.splitlines()]
-    assert names == ["eval", "compare", "regrade", "check"]
+    assert names == ["eval", "compare", "regrade", "check", "bench"]
 
 
 def test_the_usage_names_what_must_be_given() -> None:

@@ -409,12 +409,13 @@ def test_a_gated_benchmark_says_where_to_accept_its_conditions(
     assert f"https://huggingface.co/datasets/{pinned.dataset}" in str(caught.value)
 
 
-DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
+DOCS = Path(__file__).parents[2] / "docs"
 WORDS = {"integer": "integers", "math": "general", "choice": "letters"}
 
 
 def test_the_table_of_the_docs_is_that_of_the_manifests() -> None:
-    rows = [line.split("|")[1:-1] for line in DOCS.read_text("utf-8").splitlines() if "| `" in line]
+    text = (DOCS / "evaluation.md").read_text("utf-8")
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if "| `" in line]
     told = {
         name: [cell.replace("`", "").strip() for cell in cells]
         for (first, *cells) in rows
@@ -432,7 +433,7 @@ def test_the_table_of_the_docs_is_that_of_the_manifests() -> None:
 
 def test_the_manifest_of_the_docs_is_one(tmp_path: Path) -> None:
     block = re.compile(r'^```toml title="arith.toml"\n(.*?)^```', re.MULTILINE | re.DOTALL)
-    (text,) = block.findall(DOCS.read_text("utf-8"))
+    (text,) = block.findall((DOCS / "data.md").read_text("utf-8"))
     path = tmp_path / "arith.toml"
     path.write_text(text)
     rows = [{"id": n, "question": f"{n}?", "gold": n, "level": 1 + n // 120} for n in range(480)]
