@@ -87,6 +87,20 @@ def test_broken_and_changed_lines_are_named_and_the_report_fills_the_gap(tmp_pat
     assert (lost.text, lost.tokens) == (None, 10)
 
 
+def test_a_sample_of_a_number_that_nobody_draws_is_left_out(tmp_path: Path) -> None:
+    folder = evaluation(tmp_path / "a", TWO)
+    folder.samples.append([line("1+1", 5, "c") | {"index": 2**40}])
+    (found,) = read(folder.path)
+    assert found.notes == ("samples.jsonl: 1 sample beyond 100,000 left out",)
+    assert max(found.problems[0].samples) == 2
+
+
+def test_a_turn_without_content_is_empty(tmp_path: Path) -> None:
+    odd = line("1+1", 0, "c", messages=[{"role": "user"}])
+    (found,) = read(evaluation(tmp_path / "a", {"1+1": "c"}, lines=[odd]).path)
+    assert found.problems[0].messages == (("user", ""),)
+
+
 def test_a_report_alone_has_outcomes_and_lengths(tmp_path: Path) -> None:
     folder = evaluation(tmp_path / "a", TWO)
     folder.samples.path.unlink()

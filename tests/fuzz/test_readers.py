@@ -141,6 +141,10 @@ def test_fuzz_samples(evaluation: Path) -> None:
     def law(example: tuple[bytes, int]) -> None:
         line, at = example
         path.write_bytes(b"\n".join([*whole[:at], line, *whole[at + 1 :]]) + b"\n")
+        seen = dgpo("view", str(evaluation))
+        assert seen.exit_code == 0 and (evaluation / "view.html").stat().st_size < 10**6, (
+            seen.output
+        )
         told(
             dgpo("regrade", str(evaluation)), r"samples\.jsonl:\d+: |not every problem has a sample"
         )
@@ -158,6 +162,7 @@ def test_fuzz_cards(evaluation: Path) -> None:
             path.write_bytes(data)
         path, text = example
         path.write_bytes(text)
+        assert dgpo("view", str(evaluation)).exit_code == 0
         if path == card:
             told(dgpo("regrade", str(evaluation)), r"card\.json: ")
         else:

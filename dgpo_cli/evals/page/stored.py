@@ -26,6 +26,7 @@ from dgpo_cli.runs.run_folder import RunFolder, names_of
 from dgpo_cli.runs.step_lines import lines_named
 
 EVALS = Path("evals")
+MOST = 100_000  # samples of a problem: a larger number is a damaged one
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +115,12 @@ def _expanded(path: Path) -> Iterator[Path]:
     if path.name == "report.json" and path.is_file():
         path = path.parent
     if not path.is_dir():
-        fault = "is a file" if path.exists() else "no such folder"
-        raise ConfigError(f"{path}: {fault}; name the folder of an evaluation")
+        if path.exists():
+            raise ConfigError(
+                f"{path}: is a file; name the folder of an evaluation (dgpo regrade makes one of a "
+                "log of another program)"
+            )
+        raise ConfigError(f"{path}: no such folder; name the folder of an evaluation")
     inside = [path] if _is_evaluation(path) else _of_run(path)
     if not inside:
         raise ConfigError(
@@ -194,14 +199,23 @@ class _Reader:
             return
         broken: set[int] = set()
         changed: set[int] = set()
+        far = 0
         for line in file.lines(changed=changed, broken=broken):
+            if line["index"] >= MOST:
+                far += 1
+                continue
             own = self._problems.setdefault(
                 line["prompt_id"], StoredProblem(line["prompt_id"], line["answer"])
             )
             own.answer = line["answer"]
-            own.messages = tuple((m["role"], m["content"]) for m in line.get("messages", ()))
+            turns = line.get("messages", ())
+            own.messages = tuple((turn["role"], turn.get("content") or "") for turn in turns)
             own.samples[line["index"]] = _sample(line)
             self._samples.append(sample_of(line))
+        if far:
+            self._notes.append(
+                f"{file.path.name}: {counted(far, 'sample')} beyond {MOST:,} left out"
+            )
         for numbers, what in ((broken, "cannot be read"), (changed, "changed since written")):
             if numbers:
                 self._notes.append(f"{file.path.name}: {lines_named(sorted(numbers))} {what}")
