@@ -226,8 +226,9 @@ def evaluate(
     )
     cost = options.parse_price(price)
     budget = options.parse_budget(max_cost, price=cost)
-    if endpoint is not None and not model:
-        model = [options.only_model(flags)]
+    if endpoint is not None:  # before --set, which may have settings of it
+        overrides = ["rollout.backend.kind=endpoint", *(overrides or ())]
+        model = model or [options.only_model(flags, overrides=overrides)]
     models = many.chosen(ctx.meta.get(ORDER, ()), model=model, run=run, preset=preset)
     models = models or [many.Chosen("--run", str(_newest_run()))]
     benches = many.benches(bench)

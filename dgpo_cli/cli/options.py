@@ -313,7 +313,7 @@ def endpoint_flags(
     )
 
 
-def only_model(flags: Flags) -> str:
+def only_model(flags: Flags, *, overrides: list[str] | None) -> str:
     """Return the name of the one model that the endpoint serves.
 
     Raises:
@@ -324,7 +324,7 @@ def only_model(flags: Flags) -> str:
     from dgpo_cli.samplers.endpoint.opening import served_models
     from dgpo_cli.samplers.settings import EndpointBackend
 
-    backend = resolve(overrides=None, flags=flags).settings.rollout.backend
+    backend = resolve(overrides=overrides, flags=flags).settings.rollout.backend
     assert isinstance(backend, EndpointBackend)
     names = served_models(backend, key_of(backend)) or ()
     if len(names) == 1:

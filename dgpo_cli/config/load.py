@@ -181,7 +181,7 @@ class _Stack:
             if isinstance(value, Argument) and value.raw == "":
                 entries.pop(name, None)
             else:
-                entries[name] = value.parsed if isinstance(value, Argument) else value
+                entries[name] = _parsed(value)
         self.values[key] = entries
         self.sources[key] = source
 
@@ -245,6 +245,12 @@ def _defaults(model: Model, prefix: str) -> dict[str, Any]:
             flatten(value, f"{prefix}{name}.") if section(known) else {f"{prefix}{name}": value}
         )
     return leaves
+
+
+def _parsed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _parsed(each) for name, each in value.items()}
+    return value.parsed if isinstance(value, Argument) else value
 
 
 def _typed(known: FieldInfo, value: Any) -> Any:

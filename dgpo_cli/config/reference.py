@@ -59,6 +59,11 @@ _USED_BY: Mapping[str, tuple[str, ...]] = {
     "rollout.max_rounds": ("train",),
     "rollout.overlap": ("train", *_PLAN),
     "rollout.backend": (*_SAMPLE, *_PLAN),
+    "rollout.backend.url": ("eval",),
+    "rollout.backend.api": ("eval",),
+    "rollout.backend.max_in_flight": ("eval",),
+    "rollout.backend.reasoning_effort": ("eval",),
+    "rollout.backend.extra_body": ("eval",),
     "reward": (*_SAMPLE, "regrade"),
     "reward.workers": (*_SAMPLE, *_PLAN, "regrade"),
     "reward.overlong": ("train", "rollout"),
@@ -143,6 +148,8 @@ def find(name: str | None, resolved: Resolved | None = None) -> tuple[Setting, .
 def in_words(schema: Mapping[str, Any]) -> str:
     """Return the values that a JSON Schema allows, in words: whole number, 1 to 32."""
     if schema.get("type") == "object":
+        if schema.get("additionalProperties") is True:
+            return "table"
         return "table of true or false, numbers, texts, or lists of these"
     if arms := schema.get("anyOf"):
         words = [in_words(arm) for arm in arms if arm["type"] != "null"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from enum import IntEnum
@@ -84,6 +85,28 @@ def _plain_value(name: str, value: Any) -> Any:
 Plain = bool | int | float | str
 # A setting whose names are the user's: a table of plain values, in files and after --set.
 Table = Annotated[dict[str, Plain | tuple[Plain, ...]] | None, BeforeValidator(_plain_table)]
+
+
+def _json_table(value: Any) -> Any:
+    """Check a table of anything that JSON has but null; an empty one counts as unset."""
+    if not isinstance(value, dict):
+        if value is None:
+            return None
+        raise ValueError("must be a table, such as {name = true}")
+    with_lists = json.loads(_as_json(_tame(value)))
+    return with_lists or None
+
+
+def _as_json(value: dict[str, Any]) -> str:
+    try:
+        return json.dumps(value)
+    except TypeError as error:
+        raise ValueError(
+            "must have only true or false, numbers, texts, lists and tables"
+        ) from error
+
+
+JsonTable = Annotated[dict[str, Any] | None, BeforeValidator(_json_table)]
 
 
 class Unknown(BeforeValidator):

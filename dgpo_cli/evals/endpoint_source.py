@@ -225,6 +225,7 @@ def asking_of(settings: Settings) -> Asking:
             for name, value in (settings.prompts.chat_template or {}).items()
         },
         prefix=settings.prompts.assistant_prefix,
+        extra=backend.extra_body or {},
     )
 
 

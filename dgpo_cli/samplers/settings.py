@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 from pydantic_core.core_schema import CoreSchema, no_info_plain_validator_function, str_schema
 
-from dgpo_cli.core.schema import Change, Frozen
+from dgpo_cli.core.schema import Change, Frozen, JsonTable
 
 _UNSENDABLE = re.compile(r"[\x00-\x20\x7f]")
 
@@ -179,6 +179,32 @@ class VllmServerBackend(_Vllm):
     )
 
 
+_OWN_FIELDS = {
+    "model": "model.path",
+    "messages": "prompts",
+    "prompt": "prompts",
+    "n": "--k",
+    "seed": "seed",
+    "temperature": "rollout.temperature",
+    "top_p": "rollout.top_p",
+    "top_k": "rollout.top_k",
+    "max_tokens": "rollout.max_completion_tokens",
+    "max_completion_tokens": "rollout.max_completion_tokens",
+    "reasoning_effort": "rollout.backend.reasoning_effort",
+    "chat_template_kwargs": "prompts.chat_template",
+}
+
+
+def _extra(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Refuse what has a setting of its own, and answers that come in pieces."""
+    for name in value or {}:
+        if name in _OWN_FIELDS:
+            raise ValueError(f"{name} is set by {_OWN_FIELDS[name]}; leave it out")
+        if name == "stream":
+            raise ValueError("stream: answers are read whole; leave it out")
+    return value
+
+
 class EndpointBackend(Frozen):
     """Any OpenAI-compatible API, for dgpo eval alone; model.path is the model's name there."""
 
@@ -208,6 +234,9 @@ class EndpointBackend(Frozen):
     )
     reasoning_effort: str | None = Field(
         None, min_length=1, description="Sent as reasoning_effort, such as low or high."
+    )
+    extra_body: Annotated[JsonTable, AfterValidator(_extra)] = Field(
+        None, description="Added to the body of every request, such as {min_p = 0.05}."
     )
 
 

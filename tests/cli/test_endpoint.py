@@ -78,7 +78,8 @@ def test_the_key_is_in_no_file_and_no_message(api: Api, tmp_path: Path) -> None:
 
 
 def test_without_a_name_the_only_model_is_taken(api: Api, tmp_path: Path) -> None:
-    ended = evaluated(api, tmp_path / "e")
+    ended = evaluated(api, tmp_path / "e", "--set", "rollout.backend.max_in_flight=2")
+    assert api.widest <= 2
     assert ended.code == 0 and f"evaluating tiny, the only model of {api.url}" in ended.err
     api.models = ("tiny", "large")
     ended = evaluated(api, tmp_path / "f")

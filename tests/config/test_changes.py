@@ -40,7 +40,7 @@ rollout.prompts_per_step rollout.group_size rollout.temperature rollout.top_p ro
 rollout.max_completion_tokens rollout.stop rollout.dynamic_sampling rollout.max_rounds
 rollout.overlap rollout.backend.kind rollout.backend.max_model_len rollout.backend.dtype
 rollout.backend.quantization rollout.backend.url rollout.backend.api
-rollout.backend.reasoning_effort
+rollout.backend.reasoning_effort rollout.backend.extra_body
 reward.extract reward.correct reward.wrong reward.timeout_s reward.overlong.buffer_tokens
 reward.overlong.penalty reward.kind reward.minimum reward.maximum reward.choices
 advantage.baseline advantage.std

@@ -17,6 +17,7 @@ from dgpo_cli.evals import endpoint_source
 from dgpo_cli.evals.endpoint_source import EndpointSource
 from dgpo_cli.evals.samples import Sample
 from dgpo_cli.evals.source import Drawn
+from dgpo_cli.prompts.templates import begun
 from dgpo_cli.samplers.endpoint import fleet
 from dgpo_cli.samplers.endpoint.budget import Budget
 from dgpo_cli.samplers.settings import EndpointBackend
@@ -289,6 +290,43 @@ def test_opening_finds_out_which_parameters_are_taken(api: Api) -> None:
         assert body["max_completion_tokens"] == 64
         assert not {"max_tokens", "top_k", "seed"} & body.keys()
     assert len(api.samples) == 2 and sum("seed" in text for text in notes.texts) == 1
+
+
+def test_what_is_added_to_a_body_and_the_arguments_of_a_chat_template_are_sent(api: Api) -> None:
+    drawn(
+        api,
+        *(
+            "rollout.backend.extra_body.provider.order=['a']",
+            "rollout.backend.extra_body.min_p=0.1",
+        ),
+        *("prompts.chat_template.enable_thinking=false", "rollout.backend.reasoning_effort=low"),
+        count=1,
+    )
+    (body,) = api.samples
+    assert (body["provider"], body["min_p"]) == ({"order": ["a"]}, 0.1)
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert body["reasoning_effort"] == "low"
+
+
+@pytest.mark.parametrize("name", ["n=2", "stream=true", "temperature=0.5", "seed=1", "messages=[]"])
+def test_a_body_is_not_changed_behind_the_settings(api: Api, name: str) -> None:
+    with pytest.raises(ConfigError, match="leave it out"):
+        settings_of(api, f"rollout.backend.extra_body.{name}")
+
+
+def test_the_beginning_of_an_answer_is_continued_or_refused(api: Api) -> None:
+    prefix = "prompts.assistant_prefix=<think>"
+    resolved = settings_of(api, prefix)
+    prompt = begun(problems(1)[0], prefix="<think>")
+    source = source_of(resolved)
+    (found,) = chain(*source.draw(iter([(prompt, 0)]), settings=resolved.settings, stored=[]))
+    (body,) = api.samples
+    assert body["messages"][-1] == {"role": "assistant", "content": "<think>"}
+    assert body["continue_final_message"] is True and body["add_generation_prompt"] is False
+    assert found.completion.starts_in_thought
+    api.refused = {"continue_final_message": "Unrecognized argument: continue_final_message"}
+    with pytest.raises(ConfigError, match=r"prompts\.assistant_prefix: the endpoint refuses it"):
+        drawn(api, prefix)
 
 
 def test_a_refused_temperature_is_an_error_and_not_another_protocol(api: Api) -> None:
