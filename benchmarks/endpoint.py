@@ -158,6 +158,44 @@ async def in_threads(url: str, requests: int, in_flight: int) -> None:
         list(pool.map(ask, range(requests)))
 
 
+async def through_dgpo(url: str, requests: int, in_flight: int) -> None:
+    """The fleet of dgpo eval: its pace, its retries, its replies."""
+    await asyncio.to_thread(_fleet, url, requests, in_flight)
+
+
+def _fleet(url: str, requests: int, in_flight: int) -> None:
+    from functools import partial
+
+    from dgpo_cli.samplers.endpoint.client import Client, Secret, pools_for
+    from dgpo_cli.samplers.endpoint.fleet import Fleet, Job
+    from dgpo_cli.samplers.endpoint.wire import Asking, reply_of
+    from dgpo_cli.samplers.settings import EndpointBackend
+
+    backend = EndpointBackend(url=url, max_in_flight=in_flight)
+    asking = Asking("m", "chat", temperature=1, top_p=1, top_k=0, max_completion_tokens=1024)
+    fleet: Fleet[int] = Fleet(
+        partial(Client, backend, Secret(""), pools=pools_for(in_flight)),
+        "/chat/completions",
+        limit=in_flight,
+        retries=3,
+    )
+    left, got = iter(range(requests)), 0
+    while got < requests:
+        while fleet.room > 0 and (number := next(left, None)) is not None:
+            fleet.submit(
+                Job(
+                    number,
+                    BODY,
+                    read=lambda answer: reply_of(answer.body, asking=asking, seed=0),
+                    reply_to=lambda error: None,
+                )
+            )
+        for landed in fleet.take():
+            assert landed.reply is not None and len(landed.reply.text) == len(TEXT)
+            got += 1
+    fleet.close()
+
+
 CLIENTS: dict[str, tuple[str, Callable[[str, int, int], Coroutine[Any, Any, None]]]] = {
     "bare": ("json", bare),
     "httpx": ("httpx", through_httpx("httpx", pools=1)),
@@ -167,6 +205,7 @@ CLIENTS: dict[str, tuple[str, Callable[[str, int, int], Coroutine[Any, Any, None
     "httpx2, 16 pools": ("httpx2", through_httpx("httpx2", pools=16)),
     "openai": ("openai", through_openai),
     "aiohttp": ("aiohttp", through_aiohttp),
+    "dgpo": ("dgpo_cli.samplers.endpoint.fleet", through_dgpo),
     "threads": ("dgpo_cli.samplers.http_json", in_threads),
 }
 

@@ -19,7 +19,7 @@ from dgpo_cli.evals.samples import Sample
 from dgpo_cli.evals.source import Drawn, Missing, sample_seed
 from dgpo_cli.prompts.benchmarks import Benchmark
 from dgpo_cli.samplers.endpoint.budget import Budget
-from dgpo_cli.samplers.endpoint.client import Answer, Client, Failed, key_of
+from dgpo_cli.samplers.endpoint.client import Answer, Client, Failed, key_of, pools_for
 from dgpo_cli.samplers.endpoint.fleet import Fleet, Job, Landed
 from dgpo_cli.samplers.endpoint.opening import PATHS, Opened, fatal, open_endpoint
 from dgpo_cli.samplers.endpoint.wire import (
@@ -92,7 +92,7 @@ class EndpointSource:
         path = PATHS[opened.asking.api]
         self._count(stored, settings=settings)
         fleet: Fleet[Missing] = Fleet(
-            partial(Client, self._backend, self._key),
+            partial(Client, self._backend, self._key, pools=pools_for(self._backend.max_in_flight)),
             path,
             limit=self._backend.max_in_flight,
             retries=self._backend.retries,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import socket
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +20,7 @@ from dgpo_cli.samplers.http_json import basic, error_text
 from dgpo_cli.samplers.settings import EndpointBackend
 
 CONNECT_TIMEOUT_S = 10.0
+_POOL = 16  # connections
 _BUSY = frozenset({408, 409, 425, 429, 503, 504, 522, 524, 529})
 _UNBILLED = frozenset({409, 425, 429, 503, 529})  # turned away before any work
 _FOR_GOOD = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
@@ -86,9 +89,9 @@ class Answer:
 
 
 class Client:
-    """Connections to one endpoint, for one event loop."""
+    """Connections to one endpoint, for one event loop, in so many pools."""
 
-    def __init__(self, backend: EndpointBackend, key: Secret) -> None:
+    def __init__(self, backend: EndpointBackend, key: Secret, *, pools: int = 1) -> None:
         self.url = backend.url
         self.timeout_s = backend.request_timeout_s
         self._key = key
@@ -97,14 +100,20 @@ class Client:
             headers["Authorization"] = f"Basic {basic(backend.url.login)}"
         elif key.value:
             headers["Authorization"] = f"Bearer {key.value}"
-        # As many connections as requests: how many those are is decided elsewhere.
+        # As many connections as requests: how many those are is decided elsewhere. A pool looks at
+        # all its idle connections for each request, so that many small ones cost less.
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-        self._http = httpx2.AsyncClient(
-            headers=headers,
-            limits=limits,
-            mounts=None,
-            transport=None if _has_proxy() else _transport(limits),
-        )
+        trusted = httpx2.create_ssl_context()
+        self._pools = [
+            httpx2.AsyncClient(
+                headers=headers,
+                limits=limits,
+                verify=trusted,
+                transport=None if _has_proxy() else _transport(limits, trusted),
+            )
+            for _ in range(pools)
+        ]
+        self._turn = itertools.cycle(self._pools)
 
     async def get(self, path: str, *, timeout_s: float) -> Answer:
         """Fetch JSON below the base address. Raises Failed."""
@@ -126,7 +135,8 @@ class Client:
         return answer
 
     async def close(self) -> None:
-        await self._http.aclose()
+        for pool in self._pools:
+            await pool.aclose()
 
     async def _send(
         self, method: str, url: str, data: bytes | None, *, timeout_s: float | None
@@ -134,7 +144,7 @@ class Client:
         wait = timeout_s or self.timeout_s
         timeout = httpx2.Timeout(wait, connect=min(wait, CONNECT_TIMEOUT_S))
         try:
-            response = await self._http.request(method, url, content=data, timeout=timeout)
+            response = await next(self._turn).request(method, url, content=data, timeout=timeout)
         except httpx2.HTTPError as error:
             # Not chained: an error of the library may quote the headers of the request.
             raise _unanswered(error, wait) from None
@@ -167,6 +177,11 @@ class Client:
         )
 
 
+def pools_for(in_flight: int) -> int:
+    """Return the number of pools that keeps each small."""
+    return -(-in_flight // _POOL)
+
+
 def _has_proxy() -> bool:
     return any(
         os.environ.get(f"{kind}_PROXY".lower()) or os.environ.get(f"{kind}_PROXY")
@@ -174,9 +189,9 @@ def _has_proxy() -> bool:
     )
 
 
-def _transport(limits: httpx2.Limits) -> httpx2.AsyncHTTPTransport:
+def _transport(limits: httpx2.Limits, trusted: ssl.SSLContext) -> httpx2.AsyncHTTPTransport:
     # A gateway that vanished is noticed by the system, long before a completion's time is over.
-    return httpx2.AsyncHTTPTransport(limits=limits, socket_options=_ALIVE)
+    return httpx2.AsyncHTTPTransport(verify=trusted, limits=limits, socket_options=_ALIVE)
 
 
 def _unanswered(error: httpx2.HTTPError, wait: float) -> Failed:
