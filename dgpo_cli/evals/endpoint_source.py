@@ -250,6 +250,8 @@ def _subject(opened: Opened, backend: EndpointBackend) -> dict[str, Any]:
     sent = [name for name in parameters(asking, dialect) if name not in ("model", *asking.extra)]
     missing = ["token ids", "log-probabilities", "stop tokens"]
     missing += ["chat template"] if asking.api == "chat" else []
+    cut = asking.stop and "include_stop_str_in_output" in dialect.refused
+    missing += ["the string that ended a completion"] if cut else []
     missing += ["seeds"] if "seed" in dialect.refused else []
     entries = {
         "reasoning_effort": asking.reasoning_effort,

@@ -19,8 +19,9 @@ from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.protocols import JUDGED_BY, wrong_checker
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.core.errors import ConfigError, DataError, OutOfBudget
+from dgpo_cli.core.errors import BackendError, ConfigError, DataError, OutOfBudget
 from dgpo_cli.core.events import Observer, phase, tell
+from dgpo_cli.core.numbers import counted
 from dgpo_cli.core.types import Card, Prompt
 from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.evals.request import EvalRequest, EvalResult
@@ -136,9 +137,15 @@ def evaluate(cell: Cell, *, source: Source, observer: Observer) -> EvalResult:
     )
     with folder.lock(), Grader(settings.reward, observer=observer) as grader:
         folder.begin(card, settings=dump_toml(cell.resolved), fresh=request.fresh)
-        samples, drawn = fill(
-            source, running, settings=settings, grader=grader, folder=folder, observer=observer
-        )
+        try:
+            samples, drawn = fill(
+                source, running, settings=settings, grader=grader, folder=folder, observer=observer
+            )
+        except BackendError as error:
+            there = counted(folder.samples.count(), "sample")
+            raise BackendError(
+                f"{error}; {there} kept in {folder.path}; run the same command to resume"
+            ) from error
         k = running.rounds if running.enough or drawn.stopped else request.k
         if k == 0:
             raise OutOfBudget(drawn.stopped or "")

@@ -70,6 +70,7 @@ def test_the_key_is_in_no_file_and_no_message(api: Api, tmp_path: Path) -> None:
         api, tmp_path / "g", "--api-key-env", "MY_KEY", "--debug", env={"MY_KEY": KEY}
     )
     assert failed.code == 1 and "[key]" in failed.err
+    assert "kept in" not in failed.err  # the probe failed: there is nothing yet
     said += [refused.err, failed.err, failed.out]
     files = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) >= 4 and not any(KEY in text for text in (*said, *files))

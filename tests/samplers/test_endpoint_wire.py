@@ -179,6 +179,19 @@ def test_thoughts_that_are_only_in_the_total_are_counted() -> None:
     assert reply_of(said, asking=ASKING, seed=0).completion_tokens == 47
 
 
+def test_a_completion_keeps_the_string_that_ended_it() -> None:
+    asking = replace(ASKING, stop=("</answer>", "X"))
+    body = parameters(asking, Dialect())
+    assert body["stop"] == ["</answer>", "X"] and body["include_stop_str_in_output"] is True
+    for word, text in (("</answer>", "4"), ("</answer>", "4</answer>")):
+        choice = {"message": {"content": text}, "finish_reason": "stop", "stop_reason": word}
+        assert reply_of({"choices": [choice]}, asking=asking, seed=0).text == "4</answer>"
+    choice = {"message": {"content": "4"}, "finish_reason": "stop", "stop_reason": "EOS"}
+    assert reply_of({"choices": [choice]}, asking=asking, seed=0).text == "4"
+    dropped = refused(asking, "Unrecognized argument: include_stop_str_in_output")
+    assert dropped is not None and "stop" in parameters(asking, dropped)
+
+
 def test_tokens_that_nobody_counted_are_unknown() -> None:
     reply = reply_of({"choices": [{"message": {"content": "x"}}]}, asking=ASKING, seed=0)
     assert (reply.prompt_tokens, reply.completion_tokens) == (None, None)

@@ -82,7 +82,7 @@ def parameters(asking: Asking, dialect: Dialect) -> dict[str, Any]:
         **NEUTRAL,
     }
     if asking.stop:
-        body["stop"] = list(asking.stop)
+        body |= {"stop": list(asking.stop), "include_stop_str_in_output": True}
     if asking.reasoning_effort is not None:
         body["reasoning_effort"] = asking.reasoning_effort
     if asking.chat_template:
@@ -200,6 +200,10 @@ def reply_of(answer: Any, *, asking: Asking, seed: int) -> Reply:
     word = choice.get("finish_reason")
     if word == "error":
         raise NotAnAnswer("an answer that broke off with an error")
+    for name in ("stop_reason", "matched_stop"):  # of vLLM and SGLang, which may cut it off
+        found = choice.get(name)
+        if isinstance(found, str) and found in asking.stop and not text.endswith(found):
+            text += found
     prompt, completion = usage_of(answer)
     ended, own = _finish(word, completion=completion, limit=asking.max_completion_tokens)
     return Reply(
