@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,6 +139,36 @@ def test_what_transformers_would_refuse_is_refused(model_folder: Path, tmp_path:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"pickled weights \(\.bin\) can run code"):
         load_stored(adapters.settings_of(folder), adapter=None)
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_model_of_the_hub_is_found_in_the_cache_at_its_revision(
+    shards: bool, tmp_path: Path
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--org--m"
+    snapshot = repository / "snapshots" / commit
+    model = tiny.build_model("qwen2-untied")
+    model.save_pretrained(snapshot, max_shard_size="20KB" if shards else "5GB")
+    tiny.char_tokenizer().save_pretrained(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "v1").write_text(commit)
+    code = (
+        "from dgpo_cli.engine.stored import load_stored\n"
+        "from dgpo_cli.policy.settings import ModelSettings\n"
+        "settings = ModelSettings(path='org/m', revision='v1', device='cpu')\n"
+        "stored = load_stored(settings, adapter=None)\n"
+        "print(stored.folder, stored.embeddings, len(list(stored.tensors())))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split() == [str(snapshot), str(tiny.VOCAB), str(len(model.state_dict()))]
 
 
 def test_packed_weights_are_not_sent(model_folder: Path, tmp_path: Path) -> None:
