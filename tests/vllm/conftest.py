@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,16 +88,14 @@ def load(small_model: Path) -> Callable[..., tuple[Any, Policy]]:
     return load
 
 
-@pytest.fixture(scope="session")
-def served(small_model: Path) -> Iterator[str]:
-    """The address of a server that `dgpo serve` has started; it must leave nothing behind."""
+@contextmanager
+def serving(model: str, *options: str) -> Iterator[str]:
+    """Yield the address of a server that `dgpo serve` has started; it must leave nothing behind."""
     name, value = MARK.split("=")
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "dgpo_cli", "serve", "--model", str(small_model)),
-            *("--port", "0", "--dtype", "float32", "--lora-rank", "8", "--max-num-seqs", "4"),
-            *("--max-model-len", "128", "--cache-gib", "0.25", "--enforce-eager"),
-            *("--sync-dir", str(small_model.parent)),
+            *(sys.executable, "-m", "dgpo_cli", "serve", "--model", model, "--port", "0"),
+            *("--dtype", "float32", "--cache-gib", "0.25", "--enforce-eager", *options),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -119,5 +118,13 @@ def served(small_model: Path) -> Iterator[str]:
     yield url
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
-    assert left_behind(MARK, within_s=10) == []
     assert not key_file(url).exists()
+
+
+@pytest.fixture(scope="session")
+def served(small_model: Path) -> Iterator[str]:
+    """The address of a server of the small model, which takes weights."""
+    options = ("--lora-rank", "8", "--max-num-seqs", "4", "--max-model-len", "128")
+    with serving(str(small_model), *options, "--sync-dir", str(small_model.parent)) as url:
+        yield url
+    assert left_behind(MARK, within_s=10) == []
