@@ -105,7 +105,8 @@ Strict = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="Folder for the samples and the report. Stored samples are not drawn again.",
+        help="Folder for the samples and the report; of several evaluations, for a folder of each. "
+        "Stored samples are not drawn again.",
         metavar="DIR",
         show_default="evals/BENCH-MODEL-CARD",
         rich_help_panel=OUTPUT,

@@ -119,7 +119,7 @@ def test_the_usage_names_what_must_be_given() -> None:
 
 def test_defaults_and_ranges_are_told() -> None:
     text = " ".join(in_process("eval", "--help").stdout.split())
-    assert "Samples of each problem. [at least 1; default: 32]" in text
+    assert "Samples of each problem. [at least 1; default: 32; 1 if greedy]" in text
     assert "list where it disagrees. [default: on]" in text
 
 

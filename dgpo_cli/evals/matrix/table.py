@@ -203,15 +203,14 @@ def _best_of(
         name: math.fsum(own[name].evaluation.avg_at_k for own in runs) / len(runs)
         for name in models
     }
-    first = max(models, key=score.__getitem__)
-    shown = [
-        _lead([own[first] for own in runs], [own[name] for own in runs]).best
-        for name in models
-        if name != first
-    ]
-    if None in shown:
-        return {}
-    return {first: "all" if set(shown) == {"all"} else "these"}
+    first, *others = sorted(models, key=lambda name: -score[name])
+    shown = set()
+    for name in others:  # the closest first: mostly it settles that nothing is shown
+        best = _lead([own[first] for own in runs], [own[name] for own in runs]).best
+        if best is None:
+            return {}
+        shown.add(best)
+    return {first: "all" if shown == {"all"} else "these"}
 
 
 def _lead(ahead: Sequence[NamedEvaluation], behind: Sequence[NamedEvaluation]) -> _Lead:
