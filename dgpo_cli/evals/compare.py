@@ -11,9 +11,9 @@ from dgpo_cli.core.types import Card, Interval, ProblemResult
 from dgpo_cli.stats.cards import differences
 from dgpo_cli.stats.comparison import ComparedPair, Comparison, NamedEvaluation, compare_runs
 
-# Protocol entries that belong to the subject: another seed is a rerun, and the tokenizer decides
-# which tokens end a completion.
-_SUBJECTS_OWN = ("seed", "stop")
+# Protocol entries that belong to the subject: another seed is a rerun, the tokenizer decides which
+# tokens end a completion, and stop_when decides k alone.
+_SUBJECTS_OWN = ("seed", "stop", "stop_when")
 _FEWEST = 6  # changes of one sign that the sign test needs for p < 0.05: 2 / 2^6
 # Where the data came from: ignored if the data is the same.
 _ORIGIN = ("dataset", "revision")

@@ -45,6 +45,12 @@ def test_another_seed_or_end_token_is_the_subjects_and_not_refused() -> None:
     assert pair.forced == ()
 
 
+def test_an_evaluation_that_stopped_early_may_be_compared_with_one_that_did_not() -> None:
+    (pair,) = run([made(), made("b", (1, 2, 4), k=4, card=card(stop_when=0.015))])
+    assert pair.subject == ("stop_when: missing -> 0.015",)
+    assert pair.forced == () and any("k differs" in note for note in pair.notes)
+
+
 def test_the_same_data_from_another_place_is_the_same() -> None:
     hub = card(dataset="math-ai/aime25", revision="563bb84", sha256="1433")
     copy = card(dataset="aime2025.jsonl", revision=None, sha256="1433")
