@@ -327,13 +327,15 @@ def _drawn(
             yield pair
 
     at = 0
-    while at < len(missing) and not running.finished and not (stop is not None and stop.requested):
+    while True:  # once also if nothing is missing: what is stored counts in a budget
         goal = running.goal()
         end = bisect_left(missing, goal, key=lambda pair: pair[1])
         part = begun(missing[at:end])
         with closing(source.draw(part, settings=settings, stored=stored)) as drawing:
             yield from drawing
         at, stored = end, ()  # those of this command are counted as they come
+        if at == len(missing) or running.finished or (stop is not None and stop.requested):
+            return
 
 
 def _judged(drawn: Sequence[Drawn], *, settings: Settings, grader: Grader) -> list[dict[str, Any]]:

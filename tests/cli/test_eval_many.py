@@ -17,11 +17,11 @@ from dgpo_cli.engine import setup
 from dgpo_cli.evals import evaluate
 from dgpo_cli.evals.matrix.many import distinct
 from dgpo_cli.hub import model as hub_model
+from tests.api_server import Api, is_probe, serve
 from tests.cli.helpers import in_process as dgpo
 from tests.evals.evaluations import Asked, boxed, install, problems
 
 SMALL = ["--set", "train.threads=1", "--set", "reward.workers=1"]
-BATCH = ["--set", "rollout.backend.batch_size=4"]
 Command = Callable[..., Result]
 
 
@@ -37,7 +37,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*more: str, bench: str = "three.jsonl,two.jsonl", k: int = 2) -> Result:
-    return dgpo("eval", "--bench", bench, "--k", str(k), *SMALL, *BATCH, *more)
+    batch = [] if "--endpoint" in more else ["--set", "rollout.backend.batch_size=4"]
+    return dgpo("eval", "--bench", bench, "--k", str(k), *SMALL, *batch, *more)
 
 
 def cells(ended: Result) -> list[dict[str, str]]:
@@ -254,3 +255,29 @@ def test_several_evaluations_as_json_are_the_documented_table(
     data = json.loads(run("--preset", "tiny", "--json").stdout)
     assert (data["version"], data["models"], data["benchmarks"]) == (1, ["tiny"], ["three", "two"])
     assert [cell["n_problems"] for cell in data["cells"]] == [3, 2]
+
+
+def test_models_behind_an_endpoint_are_rows_and_share_a_budget_that_stored_samples_count_in(
+    folder: Path,
+) -> None:
+    with serve(Api(models=("tiny", "large"))) as api:
+
+        def evaluate(*more: str) -> Result:
+            models = ["--endpoint", api.address, "--model", "large", "--model", "tiny"]
+            few = ["--price", "1e6,1e6", "--set", "rollout.max_completion_tokens=30"]
+            return run(*models, *few, *more, bench="sums", k=1)
+
+        def drawn() -> int:
+            return sum(not is_probe(body) for body in api.asked)
+
+        short = evaluate("--max-cost", "1800", "--csv")
+        assert short.exit_code == 1 and "--max-cost 1800" in short.stderr
+        before = drawn()
+        again = evaluate("--max-cost", "1800", "--csv")
+        assert (again.exit_code, drawn()) == (1, before)
+        whole = evaluate("--csv")
+        assert whole.exit_code == 0, whole.stderr
+        assert drawn() == 60
+    rows = cells(whole)
+    assert [row["model"] for row in rows] == ["large", "tiny"]
+    assert sum(float(row["cost"]) for row in rows) > 1800
