@@ -42,14 +42,14 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 Positive = Annotated[Number, Field(ge=0)]
 
 
-def _joined(content: Any) -> Any:
+def joined_content(content: Any) -> Any:
     """Return the text of a turn, which may come in parts, or of several turns."""
     if content is None:
         return ""
     if not isinstance(content, list):
         return content
     parts = [part if isinstance(part, dict) else {"text": part} for part in content]
-    return _all_texts(_joined(part.get("text", part.get("content"))) for part in parts)
+    return _all_texts(joined_content(part.get("text", part.get("content"))) for part in parts)
 
 
 def _written(answer: Any) -> Any:
@@ -67,7 +67,7 @@ def _all_texts(values: Iterable[Any], *, between: str = "") -> str:
     return between.join(found)
 
 
-_Content = Annotated[Text, BeforeValidator(_joined)]
+_Content = Annotated[Text, BeforeValidator(joined_content)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,10 +95,11 @@ def test_a_sample_of_a_number_that_nobody_draws_is_left_out(tmp_path: Path) -> N
     assert max(found.problems[0].samples) == 2
 
 
-def test_a_turn_without_content_is_empty(tmp_path: Path) -> None:
-    odd = line("1+1", 0, "c", messages=[{"role": "user"}])
+def test_a_turn_may_have_no_content_or_parts_of_it(tmp_path: Path) -> None:
+    turns = [{"role": "system"}, {"role": "user", "content": [{"type": "text", "text": "1"}, "+1"]}]
+    odd = line("1+1", 0, "c", messages=turns)
     (found,) = read(evaluation(tmp_path / "a", {"1+1": "c"}, lines=[odd]).path)
-    assert found.problems[0].messages == (("user", ""),)
+    assert found.problems[0].messages == (("system", ""), ("user", "1+1"))
 
 
 def test_a_report_alone_has_outcomes_and_lengths(tmp_path: Path) -> None:

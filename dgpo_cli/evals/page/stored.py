@@ -14,6 +14,7 @@ from typing import Any
 from dgpo_cli.core.codec import parsed
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, phase
+from dgpo_cli.core.formats import joined_content
 from dgpo_cli.core.io import read_bytes
 from dgpo_cli.core.numbers import counted
 from dgpo_cli.core.thinking import after_thinking
@@ -209,7 +210,9 @@ class _Reader:
             )
             own.answer = line["answer"]
             turns = line.get("messages", ())
-            own.messages = tuple((turn["role"], turn.get("content") or "") for turn in turns)
+            own.messages = tuple(
+                (turn["role"], joined_content(turn.get("content"))) for turn in turns
+            )
             own.samples[line["index"]] = _sample(line)
             self._samples.append(sample_of(line))
         if far:
