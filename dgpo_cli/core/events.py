@@ -118,6 +118,18 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Requests:
+    """How an endpoint is asked. limit: requests at a time, as many as it takes now.
+
+    again: how often a request had to be sent again so far.
+    """
+
+    in_flight: int
+    limit: int
+    again: int
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosed:
     """The diagnoses after `step`, the most important first; sent after every step.
 
@@ -154,6 +166,7 @@ Event = (
     | StepDone
     | Evaluated
     | Judged
+    | Requests
     | Diagnosed
     | Checkpointed
     | Ended

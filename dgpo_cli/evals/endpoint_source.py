@@ -32,6 +32,7 @@ from dgpo_cli.samplers.endpoint.wire import (
 from dgpo_cli.samplers.settings import EndpointBackend
 
 GRACE_S = 5.0  # for answers in flight when an evaluation stops: they are paid for
+_LOOK_S = 1.0  # at most between two looks at the requests in flight
 _NO_TOKENS = 1024  # of a chat template, if the endpoint does not count the probe's
 _PER_TURN = 8  # tokens around a message
 _FILTERS = ("content_filter", "content_policy_violation", "responsibleaipolicyviolation")
@@ -115,7 +116,8 @@ class EndpointSource:
                     fleet.submit(make(pair))
                 if not fleet.outstanding:
                     return
-                landed = fleet.take()
+                landed = fleet.take(timeout_s=_LOOK_S)
+                self._observer.on(fleet.state)
                 if found := [_drawn(each) for each in landed if each.reply is not None]:
                     yield found
                 over = [each for each in landed if each.reply is None]

@@ -11,7 +11,7 @@ import pytest
 
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.core.errors import BackendError, ConfigError, OutOfBudget
-from dgpo_cli.core.events import Note, Observer
+from dgpo_cli.core.events import Note, Observer, Requests
 from dgpo_cli.core.types import Message, Price, Prompt, Reply
 from dgpo_cli.evals import endpoint_source
 from dgpo_cli.evals.endpoint_source import EndpointSource
@@ -22,6 +22,7 @@ from dgpo_cli.samplers.endpoint import fleet
 from dgpo_cli.samplers.endpoint.budget import Budget
 from dgpo_cli.samplers.settings import EndpointBackend
 from tests.api_server import KEY, Api, Body, draw_of, is_probe, serve, usage_of
+from tests.recorder import Recorder
 
 Ask = Callable[..., list[Drawn]]
 
@@ -157,6 +158,22 @@ def test_no_more_are_in_flight_than_allowed(api: Api) -> None:
     api.delay_s = lambda body: 0.02
     drawn(api, "rollout.backend.max_in_flight=3", count=12)
     assert api.widest == 3
+
+
+def test_it_is_told_how_many_are_in_flight_and_were_sent_again(api: Api) -> None:
+    """Also while nothing is answered: the second answer of p0 takes two seconds."""
+    busy = {"error": {"message": "busy"}}
+    api.fault = lambda body, count: (
+        (429, busy, {}) if not is_probe(body) and count == 0 and "0+0" in str(body) else None
+    )
+    api.delay_s = lambda body: 2.2 if "0+0" in str(body) else 0.0
+    told = Recorder()
+    drawn(api, "rollout.backend.max_in_flight=4", count=4, observer=told)
+    found = told.of(Requests)
+    assert max(each.in_flight for each in found) <= 4
+    assert found[-1].again == 1 and found[-1].limit in (2, 3)
+    assert [each.again for each in found] == sorted(each.again for each in found)
+    assert sum(each.in_flight == 1 for each in found) >= 2
 
 
 def test_a_refused_prompt_ends_it_with_its_problem_named(api: Api) -> None:

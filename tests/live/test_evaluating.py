@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Group
 
-from dgpo_cli.core.events import Judged, phase, tell
+from dgpo_cli.core.events import Judged, Requests, phase, tell
 from dgpo_cli.core.types import Interval
 from dgpo_cli.live.bars import Bars
 from dgpo_cli.live.evaluating.layout import Moment, panel
@@ -113,13 +113,27 @@ def test_cost_is_shown_with_what_it_will_be_and_the_budget() -> None:
     assert "unknown" in unknown and "about" not in unknown
 
 
+def test_requests_to_an_endpoint_are_shown_with_those_sent_again() -> None:
+    def requests(found: Requests | None) -> list[str]:
+        moment = Moment(JUDGED, (), PACE, NOW, found)
+        lines = panel(moment, width=79, height=22, depth="none", ascii_only=False)
+        return [line.plain for line in lines if line.plain.startswith("requests")]
+
+    assert requests(None) == []
+    assert requests(Requests(61, 64, 0)) == ["requests  61 in flight, at most 64"]
+    (line,) = requests(Requests(8, 8, 1234))
+    assert line.endswith("8 in flight, at most 8  1,234 sent again")
+
+
 def test_before_the_first_round_no_score_is_claimed() -> None:
     early = replace(JUDGED, rounds=0, avg=math.nan, rerun_95=UNKNOWN, done=7, drawn=7)
     assert line_of(drawn(early), "Avg@k").endswith("after a sample of each of 30 problems")
     nothing = replace(early, done=0, drawn=0, tokens=0, seconds=0.0, outcomes={})
     assert "time left unknown" in drawn(nothing)[1]
     assert "unknown" in line_of(drawn(nothing), "speed")
-    assert drawn(None) == drawn(None)[:1] and "sampling" in drawn(None)[0]
+    assert len(drawn(None)) == 1 and "sampling" in drawn(None)[0]
+    (line,) = panel(Moment(None, (), PACE, NOW), width=9, height=3, depth="none", ascii_only=True)
+    assert line.plain == "starting"
 
 
 def test_the_time_left_is_known_from_the_first_sample_until_it_has_passed() -> None:

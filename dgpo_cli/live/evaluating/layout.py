@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
-from dgpo_cli.core.events import Judged
+from dgpo_cli.core.events import Judged, Requests
 from dgpo_cli.core.numbers import (
     UNKNOWN,
     counted,
@@ -38,12 +38,16 @@ _GROUP = 10  # problems between gaps of the dense grid
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """An evaluation, its phases, and the time; judged is None before it begins."""
+    """An evaluation, its phases, and the time; judged is None before it begins.
+
+    requests: those to its endpoint, if it has one.
+    """
 
     judged: Judged | None
     phases: tuple[Phase, ...]
     pace: Pace
     now: float
+    requests: Requests | None = None
 
 
 def panel(moment: Moment, *, width: int, height: int, depth: Depth, ascii_only: bool) -> list[Text]:
@@ -51,7 +55,8 @@ def panel(moment: Moment, *, width: int, height: int, depth: Depth, ascii_only: 
     page = Page(max(1, width), glyphs_for(ascii_only=ascii_only), depth)
     phases = [phase_row(each, page) for each in moment.phases]
     if moment.judged is None:
-        return [_cut(line, page.width) for line in phases[:height]]
+        starting = [plain("").append("starting", page.style("dim"))]
+        return [_cut(line, page.width) for line in (phases or starting)[:height]]
     lines = [*_facts(moment.judged, moment, page), *phases[-2:]]
     room = height - len(lines) - 1
     if room > 0:
@@ -69,6 +74,8 @@ def _facts(judged: Judged, moment: Moment, page: Page) -> Iterator[Text]:
         texts = [whole_percent(count / judged.done) for count in counts]
         yield from outcome_bar(counts, texts, page)
     yield _speed(judged, page)
+    if moment.requests is not None:
+        yield _requests(moment.requests, page)
     if judged.cost is not None or judged.max_cost is not None:
         yield _cost(judged, page)
 
@@ -107,6 +114,12 @@ def _speed(judged: Judged, page: Page) -> Text:
     mean = f"{judged.tokens / judged.drawn:,.0f} tokens a sample" if judged.tokens else ""
     samples = rate(judged.drawn / judged.seconds, "samples")
     return row(page, "speed", *filter(None, (tokens, samples, mean)))
+
+
+def _requests(found: Requests, page: Page) -> Text:
+    again = f"{found.again:,} sent again" if found.again else ""
+    in_flight = f"{found.in_flight:,} in flight, at most {found.limit:,}"
+    return row(page, "requests", *filter(None, (in_flight, again)))
 
 
 def _cost(judged: Judged, page: Page) -> Text:

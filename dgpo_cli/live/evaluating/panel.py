@@ -11,7 +11,7 @@ from typing import Self
 
 from rich.text import Text
 
-from dgpo_cli.core.events import Event, Judged, Note, Observer, Observers, Progress
+from dgpo_cli.core.events import Event, Judged, Note, Observer, Observers, Progress, Requests
 from dgpo_cli.core.text import plain
 from dgpo_cli.live.bars import Bars
 from dgpo_cli.live.evaluating.layout import Moment, panel
@@ -41,6 +41,7 @@ class EvalPanel:
         self._judged: Judged | None = None
         self._pace = Pace(0.0, 0.0)
         self._phases: dict[int, _Open] = {}  # by the key of the phase
+        self._requests: Requests | None = None
         self._over = False
 
     def __enter__(self) -> Self:
@@ -62,6 +63,8 @@ class EvalPanel:
         match event:
             case Judged():
                 self._take(event)
+            case Requests():
+                self._requests = event
             case Progress(key=key, over=True):
                 self._phases.pop(key, None)
             case Progress(key=key):
@@ -78,6 +81,7 @@ class EvalPanel:
                 width = max(1, self.live.console.width)
                 self.live.say(plain(status_line(replace(last, drawn=0), left=None, width=width)))
             self._pace = Pace(now, now)
+            self._requests = None
         self._pace = Pace(self._pace.began, now)
         self._judged = judged
 
@@ -98,7 +102,7 @@ class EvalPanel:
         )
         width, height = self.live.console.size
         return panel(
-            Moment(self._judged, phases, self._pace, now),
+            Moment(self._judged, phases, self._pace, now, self._requests),
             width=max(1, width - 1),
             height=max(1, height - 2),
             depth=depth_of(self.live.console),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from dgpo_cli.core.events import Requests
 from dgpo_cli.core.types import Reply
 from dgpo_cli.samplers.endpoint.budget import Budget
 from dgpo_cli.samplers.endpoint.client import Answer, Client, Failed
@@ -68,7 +69,7 @@ class Fleet(Generic[T]):
         self._retries = retries
         self._pace = Pace(limit, budget)
         self._landed: queue.SimpleQueue[Landed[T]] = queue.SimpleQueue()
-        self._answers = 0
+        self._answers = self._again = 0
         self._told_wait = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._resting: set[asyncio.Task[Any]] = set()  # those that wait to be sent again
@@ -83,6 +84,12 @@ class Fleet(Generic[T]):
         """How many more jobs to submit so that no slot waits for one."""
         width = int(self._pace.window)
         return width + max(2, width // 16) - self.outstanding
+
+    @property
+    def state(self) -> Requests:
+        """How the endpoint is asked at this moment."""
+        pace = self._pace
+        return Requests(in_flight=pace.in_flight, limit=int(pace.window), again=self._again)
 
     def submit(self, job: Job[T]) -> None:
         """Send a request as soon as it may be in flight."""
@@ -173,6 +180,7 @@ class Fleet(Generic[T]):
                 raise Failed(f"{outcome}; it asks to wait {_hours(outcome)}", may_pass=False)
             if tries > self._retries:
                 raise Failed(f"{outcome}, after {tries} tries", may_pass=False)
+            self._again += 1
             await self._rest(tries)
 
     async def _rest(self, tries: int) -> None:
