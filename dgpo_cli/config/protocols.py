@@ -109,22 +109,30 @@ def protocol_for(bench: str, *, name: str | None) -> Protocol | None:
         protocol = Protocol(listed.name, manifest.title, f"manifest of {listed.name}", (), {})
     values = {**protocol.values, **own}
     if (kind := values.get("reward.kind")) is not None:
-        if kind not in JUDGED_BY[manifest.answer_kind]:
-            raise ConfigError(wrong_checker(listed.name, manifest, kind=kind))
+        check_judge(bench, kind=kind)
         values |= _bounds(manifest, kind=kind)
     return replace(protocol, values=values)
 
 
 # Checkers that can judge the answers of a benchmark, the best first.
-JUDGED_BY = {"integer": ("integer", "math"), "math": ("math",), "choice": ("choice",)}
+_JUDGED_BY = {"integer": ("integer", "math"), "math": ("math",), "choice": ("choice",)}
 
 
-def wrong_checker(bench: str, manifest: AnyManifest, *, kind: str) -> str:
-    """Return the error for a checker that cannot judge a benchmark's answers."""
-    fitting = " or ".join(map(repr, JUDGED_BY[manifest.answer_kind]))
+def check_judge(bench: str, *, kind: str) -> None:
+    """Check that the checker `kind` judges the answers of a benchmark; any may judge a file's.
+
+    Raises:
+        ConfigError: it does not; names the protocol and the checkers that do.
+        DataError: the manifest is broken.
+    """
+    listed = find(bench)
+    manifest = None if listed is None else listed.manifest()
+    if listed is None or manifest is None or kind in _JUDGED_BY[manifest.answer_kind]:
+        return
+    fitting = " or ".join(map(repr, _JUDGED_BY[manifest.answer_kind]))
     fix = f"use --protocol {manifest.protocol}, or set" if manifest.protocol else "set"
-    return (
-        f"{bench}: reward.kind={kind!r} does not judge its answers, which are of the kind "
+    raise ConfigError(
+        f"{listed.name}: reward.kind={kind!r} does not judge its answers, which are of the kind "
         f"{manifest.answer_kind!r}; {fix} reward.kind = {fitting}"
     )
 

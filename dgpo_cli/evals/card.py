@@ -61,6 +61,7 @@ def _protocol(
         "revision": benchmark.revision,
         "sha256": benchmark.sha256,
         "n_problems": len(benchmark.prompts),
+        **({"options": dict(benchmark.options)} if benchmark.options else {}),
         "template": settings.prompts.template,
         "system": settings.prompts.system,
         **_turn(settings),

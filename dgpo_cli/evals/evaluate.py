@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
-from dgpo_cli.config.protocols import JUDGED_BY, wrong_checker
+from dgpo_cli.config.protocols import check_judge
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.core.errors import BackendError, ConfigError, DataError, OutOfBudget
+from dgpo_cli.core.errors import BackendError, DataError, OutOfBudget
 from dgpo_cli.core.events import Observer, phase, tell
 from dgpo_cli.core.numbers import counted
 from dgpo_cli.core.types import Card, Prompt
@@ -181,13 +181,13 @@ def load(resolved: Resolved, *, request: EvalRequest, observer: Observer) -> Ben
     """
     prompts = resolved.settings.prompts
     columns = dict(request.columns or {})
-    listed = find(request.bench)
     kind = resolved.settings.reward.kind
-    if listed is not None:
-        manifest = listed.manifest()
-        if kind not in JUDGED_BY[manifest.answer_kind]:
-            raise ConfigError(wrong_checker(listed.name, manifest, kind=kind))
-    if not columns and listed is None and isinstance(prompts, FilePrompts | HubPrompts):
+    check_judge(request.bench, kind=kind)
+    if (
+        not columns
+        and find(request.bench) is None
+        and isinstance(prompts, FilePrompts | HubPrompts)
+    ):
         columns = {"problem": prompts.problem_column, "answer": prompts.answer_column}
     benchmark = load_benchmark(
         request.bench,

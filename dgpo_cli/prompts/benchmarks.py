@@ -54,6 +54,7 @@ class Benchmark:
     sha256: digest of the ids, problems (without the template) and answers, in their order; the
         same for the same data in any format, and for options in any order.
     answer_kind: what the answers are; None: a file of problems does not say.
+    options: how the options of a choice are shown, for the card; empty for other answers.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Benchmark:
     revision: str | None
     sha256: str
     answer_kind: AnswerKind | None = None
+    options: tuple[tuple[str, str | bool], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,11 +260,18 @@ def _named(
         revision=copy.revision,
         sha256=_digest((each.id or "", each.asked, each.answer) for each in found.records),
         answer_kind=manifest.answer_kind,
+        options=_options_of(manifest),
     )
     # The wording of the published files is the benchmark's, odd as it may be.
     if copy.published:
         return Examined(benchmark, what, found.faults, odd=found.wording)
     return Examined(benchmark, what, (*found.wording, *found.faults))
+
+
+def _options_of(manifest: RowsManifest) -> tuple[tuple[str, str | bool], ...]:
+    if manifest.answer_kind != "choice":
+        return ()
+    return ("mark", manifest.mark), ("shuffled", manifest.shuffle)
 
 
 def _copy(listed: Listed, manifest: RowsManifest, options: _Options) -> _Copy:

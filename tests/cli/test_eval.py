@@ -323,3 +323,14 @@ def test_regrade_as_json(workflow: Install, regraded: RegradeResult) -> None:
 def test_regrade_without_flips_says_so(workflow: Install, regraded: RegradeResult) -> None:
     workflow("regrade", returns=replace(regraded, flips=()))
     assert "0 of 64 samples flipped" in dgpo("regrade", "somewhere").stdout
+
+
+def test_a_checker_that_cannot_judge_the_benchmark_is_refused_before_anything_is_fetched(
+    workflow: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = workflow("evaluate")
+    monkeypatch.setattr(benchmarks, "prefetch", lambda name, observer: pytest.fail("fetched"))
+    ended = dgpo("eval", "--bench", "MATH-500", "--preset", "tiny", "--protocol", "settings")
+    assert (ended.exit_code, calls) == (2, [])
+    assert "math-500: reward.kind='integer' does not judge its answers" in ended.stderr
+    assert "--protocol boxed-math" in ended.stderr

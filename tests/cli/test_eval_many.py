@@ -71,6 +71,7 @@ def test_a_comma_separates_benchmarks_unless_a_file_has_it_in_its_name(folder: P
         ("sums,", "missing"),
         (",", "missing"),
         ("sums,sums", "sums is in it twice"),
+        ("aime25,AIME_2025", "aime2025 is in it twice"),
     ):
         with pytest.raises(ConfigError, match=why):
             benches(wrong)

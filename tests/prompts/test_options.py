@@ -102,6 +102,7 @@ def test_right_and_wrong_columns_are_shuffled_by_seed_and_id_alone(tmp_path: Pat
     first, again, other = (load_benchmark(str(path), seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first.sha256 == other.sha256  # the data are the same
+    assert dict(first.options) == {"mark": "A)", "shuffled": True}  # for the card
     assert [p.answer for p in first.prompts] != [p.answer for p in other.prompts]
     for n, prompt in enumerate(first.prompts):
         question, blank, *lines = prompt.text.split("\n")

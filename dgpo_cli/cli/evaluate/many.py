@@ -71,7 +71,7 @@ def chosen(order: Sequence[str], **given: Sequence[object] | None) -> list[Chose
 def benches(text: str) -> list[str]:
     """Return the benchmarks of --bench: names or files, with commas between them.
 
-    Where a file has the name, a comma belongs to it.
+    Where a file has the name, a comma belongs to it. An alias becomes the name.
 
     Raises:
         ConfigError: one is empty or given twice.
@@ -85,10 +85,13 @@ def benches(text: str) -> list[str]:
         del parts[:end]
     if len(found) > 1 and "" in found:
         raise ConfigError(f"--bench {text}: a name is missing beside a comma")
-    for each in found:
-        if found.count(each) > 1:
+    from dgpo_cli.prompts.catalog import canonical
+
+    named = [canonical(each) for each in found]
+    for each in named:
+        if named.count(each) > 1:
             raise ConfigError(f"--bench {text}: {each} is in it twice")
-    return found
+    return named
 
 
 def settle(
@@ -101,7 +104,7 @@ def settle(
         CheckpointError: the run has no checkpoint, or it is damaged.
     """
     from dgpo_cli.config.checks import check_built
-    from dgpo_cli.config.protocols import protocol_for
+    from dgpo_cli.config.protocols import check_judge, protocol_for
     from dgpo_cli.core.events import NOBODY
     from dgpo_cli.evals.request import trained
 
@@ -123,6 +126,7 @@ def settle(
         resolved = options.resolve(
             preset=preset, protocol=layer, overrides=overrides, flags=flags, quiet=quiet
         )
+    check_judge(bench, kind=resolved.settings.reward.kind)
     check_built(resolved.settings, training=False, endpoint=True)
     temperature = resolved.settings.rollout.temperature
     request = replace(
