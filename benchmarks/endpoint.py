@@ -164,8 +164,6 @@ async def through_dgpo(url: str, requests: int, in_flight: int) -> None:
 
 
 def _fleet(url: str, requests: int, in_flight: int) -> None:
-    from functools import partial
-
     from dgpo_cli.samplers.endpoint.client import Client, Secret, pools_for
     from dgpo_cli.samplers.endpoint.fleet import Fleet, Job
     from dgpo_cli.samplers.endpoint.wire import Asking, reply_of
@@ -174,7 +172,7 @@ def _fleet(url: str, requests: int, in_flight: int) -> None:
     backend = EndpointBackend(url=url, max_in_flight=in_flight)
     asking = Asking("m", "chat", temperature=1, top_p=1, top_k=0, max_completion_tokens=1024)
     fleet: Fleet[int] = Fleet(
-        partial(Client, backend, Secret(""), pools=pools_for(in_flight)),
+        Client(backend, Secret(""), pools=pools_for(in_flight)),
         "/chat/completions",
         limit=in_flight,
         retries=3,

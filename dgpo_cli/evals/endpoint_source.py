@@ -46,6 +46,7 @@ class EndpointSource:
     ) -> None:
         self._backend, self._observer, self._budget = backend, observer, budget
         self._key = key_of(backend)
+        self._window: float | None = None  # of requests in flight, as learnt so far
         self._opened: dict[str, Opened] = {}
         self._prompt_tokens: dict[str, int] = {}  # by the text of a prompt, as the endpoint counts
 
@@ -90,12 +91,13 @@ class EndpointSource:
             OutOfBudget: the next request may cost more than is left.
         """
         opened = self.open(settings)
-        path = PATHS[opened.asking.api]
+        path, limit = PATHS[opened.asking.api], self._backend.max_in_flight
         self._count(stored, settings=settings)
         fleet: Fleet[Missing] = Fleet(
-            partial(Client, self._backend, self._key, pools=pools_for(self._backend.max_in_flight)),
+            Client(self._backend, self._key, pools=pools_for(limit)),
             path,
-            limit=self._backend.max_in_flight,
+            limit=limit,
+            window=self._window,
             retries=self._backend.retries,
             budget=self._budget,
             tell=partial(tell, self._observer),
@@ -104,6 +106,7 @@ class EndpointSource:
         try:
             yield from self._drawn(fleet, wanted, make)
         finally:
+            self._window = fleet.window
             fleet.close()
 
     def _drawn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -145,8 +146,11 @@ class Client:
         wait = timeout_s or self.timeout_s
         timeout = httpx2.Timeout(wait, connect=min(wait, CONNECT_TIMEOUT_S))
         try:
-            response = await next(self._turn).request(method, url, content=data, timeout=timeout)
-        except httpx2.HTTPError as error:
+            async with asyncio.timeout(wait):  # the client's own is for each piece of an answer
+                response = await next(self._turn).request(
+                    method, url, content=data, timeout=timeout
+                )
+        except (httpx2.HTTPError, OSError) as error:
             # Not chained: an error of the library may quote the headers of the request.
             raise _unanswered(error, wait) from None
         if response.is_redirect:
@@ -160,7 +164,7 @@ class Client:
             return Answer(None, response.headers)
 
     def _refused(self, status: int, content: bytes, headers: Mapping[str, str]) -> Failed:
-        told = error_text(content)
+        told = error_text(content).rstrip(".")
         error = _error_of(content)
         code, param = (_word(error.get(name)) for name in ("code", "param"))
         kinds = {code, _word(error.get("type"))}
@@ -205,12 +209,12 @@ def _transport(limits: httpx2.Limits, trusted: ssl.SSLContext) -> httpx2.AsyncHT
     return httpx2.AsyncHTTPTransport(verify=trusted, limits=limits, socket_options=_ALIVE)
 
 
-def _unanswered(error: httpx2.HTTPError, wait: float) -> Failed:
+def _unanswered(error: Exception, wait: float) -> Failed:
     kind = type(error).__name__
     match error:
         case httpx2.ConnectTimeout():
             return Failed("no connection within 10 s", may_pass=True, busy=True)
-        case httpx2.TimeoutException():
+        case httpx2.TimeoutException() | TimeoutError():
             return Failed(f"no answer within {wait:g} s", may_pass=True, billed=True, busy=True)
         case httpx2.ConnectError():
             reason = _connect_reason(error)

@@ -52,22 +52,24 @@ class Landed(Generic[T]):
 class Fleet(Generic[T]):
     """Sends jobs to one path of an endpoint. Its methods are for one thread.
 
-    connect: makes the client, in the thread that uses it. tell: takes notes.
+    client: from now on its thread's. limit: the most requests in flight. window: how many at
+    first; None for all. tell: takes notes.
     """
 
     def __init__(
         self,
-        connect: Callable[[], Client],
+        client: Client,
         path: str,
         *,
         limit: int,
+        window: float | None = None,
         retries: int,
         budget: Budget | None = None,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._connect, self._path, self._tell = connect, path, tell
+        self._client, self._path, self._tell = client, path, tell
         self._retries = retries
-        self._pace = Pace(limit, budget)
+        self._pace = Pace(limit, budget, window=float(limit) if window is None else window)
         self._landed: queue.SimpleQueue[Landed[T]] = queue.SimpleQueue()
         self._answers = self._again = 0
         self._told_wait = 0.0
@@ -78,6 +80,11 @@ class Fleet(Generic[T]):
         self._thread = threading.Thread(target=self._run, name="endpoint", daemon=True)
         self.outstanding = 0
         self._thread.start()
+
+    @property
+    def window(self) -> float:
+        """How many requests the endpoint takes at a time, as far as it has shown."""
+        return self._pace.window
 
     @property
     def room(self) -> int:
@@ -131,7 +138,6 @@ class Fleet(Generic[T]):
             self._loop.close()
 
     async def _serve(self) -> None:
-        self._client = self._connect()
         await self._stop.wait()
         self._pace.close()
         for task in self._tasks:

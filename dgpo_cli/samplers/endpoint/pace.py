@@ -30,13 +30,13 @@ class Slot:
 class Pace:
     """Gives out slots, in one event loop, first come, first served.
 
-    limit: the most slots at a time. clock: seconds, of the loop.
+    limit: the most slots at a time. window: how many now. clock: seconds, of the loop.
     """
 
     limit: int
     budget: Budget | None = None
     clock: Callable[[], float] = field(default=lambda: asyncio.get_running_loop().time())
-    window: float = 0.0
+    window: float = 1.0
     in_flight: int = 0
     closed: bool = False
     _until: float = 0.0
@@ -44,9 +44,6 @@ class Pace:
     _halved_at: int = 0
     _waiting: deque[tuple[asyncio.Future[Slot], float]] = field(default_factory=deque)
     _timer: asyncio.TimerHandle | None = None
-
-    def __post_init__(self) -> None:
-        self.window = float(self.limit)
 
     async def enter(self, worst: float, *, again: bool = False) -> Slot:
         """Wait for a slot; a request that was sent before goes first.
