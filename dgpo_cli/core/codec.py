@@ -298,4 +298,4 @@ def shown(value: object) -> str:
             return "{...}"
         case list():
             return "[...]"
-    return cut(json.dumps(value), _SHOWN)
+    return cut(json.dumps(value, default=repr), _SHOWN)  # Parquet has bytes and dates, too

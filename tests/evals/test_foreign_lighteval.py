@@ -133,7 +133,7 @@ def test_what_cannot_be_judged_again_is_told(
 ) -> None:
     silent = logs.row()
     silent["model_response"]["text"] = []
-    assert "has no text: the task compares log-prob" in refused(
+    assert "row 2: has no text; the task compares log-prob" in refused(
         logs.as_details(tmp_path / "a", [logs.row(), silent])
     )
     assert "gold_index names no choice" in refused(

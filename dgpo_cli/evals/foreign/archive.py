@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Self
 from dgpo_cli.core.codec import parsed
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.numbers import size
+from dgpo_cli.core.text import cut
 
 MOST_ENTRY = 256 * 2**20  # bytes of one entry, unpacked
 MOST_ALL = 16 * 2**30  # of all entries that are read
@@ -35,7 +36,7 @@ class Archive:
             self._zip = zipfile.ZipFile(self._file)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             self._file.close()
-            raise DataError(f"{path}: a damaged zip file: {error}") from error
+            raise DataError(f"{path}: a damaged zip file: {cut(str(error), 120)}") from error
         self._entries = {entry.filename: entry for entry in self._zip.infolist()}
         if len(self._entries) > MOST_ENTRIES:
             self.close()
@@ -73,7 +74,9 @@ class Archive:
             ValueError,
         ) as error:
             # NotImplementedError, of another method or an encrypted entry, is a RuntimeError
-            raise DataError(f"{where}: is damaged or not readable: {error}") from error
+            raise DataError(
+                f"{where}: is damaged or not readable: {cut(str(error), 120)}"
+            ) from error
         self._read += len(data)
         if len(data) > MOST_ENTRY or self._read > MOST_ALL:
             most = MOST_ENTRY if len(data) > MOST_ENTRY else MOST_ALL

@@ -169,9 +169,10 @@ def _sample_of(archive: Archive, name: str, *, path: Path) -> _Sample:
     folder = name.removesuffix("/sample.json")
     messages = _sequence(archive, f"{folder}/messages/")
     attachments = _sequence(archive, f"{folder}/attachments/")
+    references = data.get("message_refs")
     chosen = [
         messages[at]
-        for pair in data.get("message_refs") or ()
+        for pair in (references if isinstance(references, list) else ())
         if isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair)
         for at in range(max(0, pair[0]), min(pair[1], len(messages)))
     ]

@@ -21,6 +21,7 @@ from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.formats import Turn
 from dgpo_cli.core.numbers import size
 from dgpo_cli.core.schema import Count, Object, Text
+from dgpo_cli.core.text import cut
 from dgpo_cli.core.thinking import ends_in_thought
 from dgpo_cli.core.types import FinishReason, Outcome
 from dgpo_cli.evals.foreign.log import ForeignLog, ForeignProblem, ForeignSample, score_outcome
@@ -152,7 +153,7 @@ def _read(path: Path, results: _Results | None) -> ForeignLog:
     counts: Counter[str] = Counter()
     metrics: Counter[str] = Counter()
     problems = tuple(
-        _problem(at, row, limit=_limit(sampling, row[0]), counts=counts, metrics=metrics)
+        _problem(at, row, path=path, limit=_limit(sampling, row[0]), counts=counts, metrics=metrics)
         for at, row in enumerate(_rows(path))
     )
     if not problems:
@@ -233,8 +234,9 @@ def _rows(path: Path) -> Iterator[tuple[_Doc, Mapping[str, Any], _Response]]:
                         _RESPONSES.read(response, where=f"{where}: {names[2]}"),
                     )
                     number += 1
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: a damaged Parquet file: {str(error).splitlines()[0]}") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise DataError(f"{path}: a damaged Parquet file: {cut(first, 120)}") from error
 
 
 def _columns(schema: Any, *, path: Path) -> tuple[str, str, str]:
@@ -267,18 +269,21 @@ def _problem(
     at: int,
     row: tuple[_Doc, Mapping[str, Any], _Response],
     *,
+    path: Path,
     limit: int | None,
     counts: Counter[str],
     metrics: Counter[str],
 ) -> ForeignProblem:
     doc, metric, response = row
     golds = _golds(doc)
+    if not golds:
+        raise DataError(f"{path}, row {at + 1}: gold_index names no choice")
     counts["several"] += len(golds) > 1
     n = len(response.text)
     if n == 0:
         raise DataError(
-            f"row {at + 1} of the details has no text: the task compares log-probabilities of "
-            "options, and there is nothing to judge again"
+            f"{path}, row {at + 1}: has no text; the task compares log-probabilities of options, "
+            "and there is nothing to judge again"
         )
     outcome, right = _verdicts(metric, n=n, counts=counts, metrics=metrics)
     inside = isinstance(response.input, str) and ends_in_thought(response.input, problem=doc.query)
@@ -296,15 +301,13 @@ def _problem(
 
 
 def _golds(doc: _Doc) -> list[str]:
+    """Return the choices that are right."""
     indices = doc.gold_index if isinstance(doc.gold_index, list) else [doc.gold_index]
-    found = [
+    return [
         str(doc.choices[each]).strip()
         for each in indices
         if type(each) is int and -1 < each < len(doc.choices)
     ]
-    if not found:
-        raise DataError(f"problem {doc.id or doc.query[:40]!r}: gold_index names no choice")
-    return found
 
 
 def _prompt(doc: _Doc, response: _Response) -> tuple[Turn, ...]:
