@@ -285,6 +285,9 @@ def compare(
     force: Force = False,
     answers: options.Answers = False,
     as_json: options.Json = False,
+    as_markdown: options.Markdown = False,
+    as_csv: options.Csv = False,
+    as_latex: options.Latex = False,
 ) -> None:
     """Compare evaluations with the first: the difference with its errors, and the flips.
 
@@ -296,14 +299,22 @@ def compare(
         dgpo compare evals/sums-base evals/sums-tiny
       The differences as JSON
         dgpo compare evals/sums-base evals/sums-tiny --json
+      Their scores as a table for a paper
+        dgpo compare evals/sums-base evals/sums-tiny --latex
     """
+    form = _form(json=as_json, markdown=as_markdown, csv=as_csv, latex=as_latex)
     from dgpo_cli.evals import compare as workflow
     from dgpo_cli.evals.views import comparison, comparison_json
 
     runs = [comparison_json.read_run(path) for path in evaluations]
     pairs = workflow.run(runs, force=force)
-    if as_json:
+    if form == "json":
         console.say_json(comparison_json.to_json(pairs, answers=answers))
+    elif form is not None:
+        from dgpo_cli.evals.matrix import exports
+        from dgpo_cli.evals.matrix.table import table_of
+
+        console.raw(exports.written(table_of(runs), form=form))
     else:
         console.show(comparison.render(pairs))
 

@@ -100,20 +100,24 @@ Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.", rich_hel
 Markdown = Annotated[
     bool,
     typer.Option(
-        "--markdown", help="Print the table of scores as Markdown.", rich_help_panel=OUTPUT
+        "--markdown", help="Print the scores as a table in Markdown.", rich_help_panel=OUTPUT
     ),
 ]
 Csv = Annotated[
     bool,
     typer.Option(
         "--csv",
-        help="Print the table as CSV, with all digits and both intervals.",
+        help="Print the scores as CSV, with all digits and both intervals.",
         rich_help_panel=OUTPUT,
     ),
 ]
 Latex = Annotated[
     bool,
-    typer.Option("--latex", help="Print the table as LaTeX, for booktabs.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--latex",
+        help="Print the scores as a table in LaTeX, for booktabs.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Endpoint = Annotated[
     str | None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 from pathlib import Path
@@ -66,6 +68,17 @@ def test_the_first_run_is_the_baseline_of_all_others(tmp_path: Path) -> None:
     data = json.loads(dgpo("compare", *folders, "--json").stdout)
     assert data["baseline"]["name"] == folders[0]
     assert [each["run"]["name"] for each in data["comparisons"]] == folders[1:]
+
+
+def test_the_compared_scores_are_printed_as_one_table(tmp_path: Path) -> None:
+    folders = [stored(tmp_path / name, shift=at) for name, at in (("a", 0), ("b", 1), ("c", 9))]
+    rows = list(csv.DictReader(io.StringIO(dgpo("compare", *folders, "--csv").stdout)))
+    assert [row["model"] for row in rows] == folders
+    assert [row["best"] for row in rows] == ["", "", "all"]
+    assert dgpo("compare", *folders, "--markdown").stdout.count("\n| ") == 5  # head, rule, rows
+    assert r"\toprule" in dgpo("compare", *folders, "--latex").stdout
+    both = dgpo("compare", *folders, "--latex", "--csv")
+    assert both.exit_code == 2 and "--csv and --latex: give only one" in both.stderr
 
 
 def test_identical_runs_have_p_one(tmp_path: Path) -> None:

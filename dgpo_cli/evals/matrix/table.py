@@ -175,6 +175,14 @@ def make_table(
     return Table(models, benchmarks, pass_j, tuple(cells), tuple(means), tuple(notes))
 
 
+def table_of(runs: Sequence[NamedEvaluation]) -> Table:
+    """Return the table of evaluations of one benchmark; each is a row under its own name."""
+    bench = runs[0].evaluation.bench
+    return make_table(
+        [Attempt(run.name, bench, run.evaluation, run.card, folder=run.name) for run in runs]
+    )
+
+
 def _named(attempt: Attempt) -> NamedEvaluation:
     assert attempt.evaluation is not None
     return NamedEvaluation(attempt.model, attempt.evaluation, attempt.card)
