@@ -93,8 +93,9 @@ class Evaluated:
 class Judged:
     """More samples of an evaluation are judged and stored.
 
-    done, total: samples, the stored ones included. problems: by id, in order, the correct samples
-    and all judged ones. outcomes: how often each was found.
+    done, total: samples, the stored ones included; total is expected where the error
+    decides when to stop. problems: by id, in order, the correct samples and all judged ones.
+    outcomes: how often each was found.
     rounds: samples that every problem has; avg, rerun_95: of those, NaN before there are any.
     tokens, seconds: completion tokens drawn by this command so far, and the time it took.
     drawn: samples drawn by this command. cost: of all stored samples; None if unknown.

@@ -107,12 +107,13 @@ class Running:
 
     def event(self, *, drawn: int, tokens: int, seconds: float) -> Judged:
         """Return the event; drawn, tokens, seconds: of this command."""
+        done, expected = sum(self._there), self.rounds if self.enough else self.goal()
         return Judged(
             bench=self.bench,
             model=self.model,
             k=self.k,
-            done=sum(self._there),
-            total=self.k * len(self.prompts),
+            done=done,
+            total=max(done, expected * len(self.prompts)),
             problems=dict(self._counts),
             outcomes=dict(self._outcomes),
             rounds=self.rounds,

@@ -69,3 +69,21 @@ def test_the_cost_is_that_of_all_stored_samples_and_unknown_with_an_unknown_leng
     running.add([sample("a", 1, "wrong", tokens=None)])
     assert running.cost is None
     assert Running(PROMPTS, bench="three", k=2).cost is None
+
+
+def test_rounds_are_begun_as_many_as_the_error_is_expected_to_take() -> None:
+    def rounds(count: int) -> list[Sample]:
+        return [sample(n, j, "correct" if n == "a" else "wrong") for j in range(count) for n in IDS]
+
+    running = Running(PROMPTS, bench="three", k=400, stop_when=0.05)
+    assert (running.goal(), running.event(drawn=0, tokens=0, seconds=0.0).total) == (4, 12)
+    running.add(rounds(4))
+    half = running.rerun_95.half_width
+    expected = math.ceil(4 * (half / 0.05) ** 2)
+    assert half > 0.05 and running.goal() == expected < 400
+    assert running.event(drawn=12, tokens=0, seconds=1.0).total == 3 * expected
+    running = Running(PROMPTS, bench="three", k=400, stop_when=0.05)
+    running.add(rounds(400))
+    event = running.event(drawn=0, tokens=0, seconds=0.0)
+    assert running.enough and 4 < event.rounds == running.rounds < 400
+    assert event.done == event.total == 1200  # what is stored is not lost from sight
