@@ -4,9 +4,10 @@
     python benchmarks/evaluation.py --memory DIR    # where vLLM is installed
 
 First with a sampler that answers at once: CPU seconds of this process and its workers to judge,
-store and report problems x k completions, with and without the second opinion, and to judge the
-stored ones again. Then `dgpo eval --bench sums --k 32` with the embedded model: the share of the
-evaluation that is spent in the model's forward passes, and the calls with the largest own time.
+store and report problems x k completions, with and without the second opinion, to judge the
+stored ones again, and to write them twice on one page (`dgpo view`), with the page's size. Then
+`dgpo eval --bench sums --k 32` with the embedded model: the share of the evaluation that is spent
+in the model's forward passes, and the calls with the largest own time.
 
 With --memory nothing of this: the peak memory of dgpo's own process when vLLM samples from the
 model in a folder.
@@ -35,6 +36,8 @@ from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.core.types import Completion
 from dgpo_cli.engine import setup
 from dgpo_cli.evals import evaluate, regrade
+from dgpo_cli.evals.page import stored
+from dgpo_cli.evals.page.page import view_page
 from dgpo_cli.evals.request import EvalRequest
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.samplers.base import SamplingParams
@@ -126,19 +129,23 @@ def bookkeeping(folder: Path, *, problems: int, k: int, tokens: int) -> None:
     for name, second in (("warm-up", False), ("without", False), ("with", True)):
         count = 1 if name == "warm-up" else k
         made = completions(problems * count, tokens=tokens)
-        with sampler(lambda settings, policy, made=made: InstantSampler(made)):
+        with sampler(lambda settings, made=made, **_: InstantSampler(made)):
             start = cpu_seconds()
             run(resolved, folder / name, bench, count, second=second)
         figures[name] = cpu_seconds() - start
     again = cpu_seconds()
     regrade.run(folder / "without", observer=NOBODY)
     again = cpu_seconds() - again
+    shown = cpu_seconds()
+    page = view_page(stored.run([folder / "without", folder / "with"], observer=NOBODY))
+    shown = cpu_seconds() - shown
     size = (folder / "without" / "samples.jsonl").stat().st_size
     what = f"{problems} x {k} samples of {tokens} tokens ({size / 2**20:.0f} MiB)"
     print(f"{what}, CPU seconds:")
     print(f"  judge, store, report                       {figures['without']:6.2f}")
     print(f"  the same with the second opinion           {figures['with']:6.2f}")
     print(f"  regrade                                    {again:6.2f}")
+    print(f"  view, twice on one page of {len(page) / 2**20:5.1f} MiB       {shown:6.2f}")
 
 
 def forward_share(folder: Path, *, profile: bool) -> None:

@@ -272,7 +272,6 @@ def test_the_panel_is_gone_when_the_report_comes_and_what_was_said_stays() -> No
     assert seen(ended.out, columns=90) == [
         "note: a note [red]",
         "from a library",
-        "aime2025 Qwen3-8B  375/960  Avg@12 40.1%, 35.2 to 44.9  truncated 24%  4,050 tokens/s",
         "the report",
     ]
 

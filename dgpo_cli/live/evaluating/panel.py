@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from rich.text import Text
 
 from dgpo_cli.core.events import Event, Judged, Note, Observer, Observers, Progress, Requests
-from dgpo_cli.core.text import plain
 from dgpo_cli.live.bars import Bars
 from dgpo_cli.live.evaluating.layout import Moment, panel
-from dgpo_cli.live.evaluating.lines import Pace, status_line
+from dgpo_cli.live.evaluating.lines import Pace
 from dgpo_cli.live.screen import Live
 from dgpo_cli.live.state import Phase
 from dgpo_cli.ui import console
@@ -77,9 +76,6 @@ class EvalPanel:
     def _take(self, judged: Judged) -> None:
         now, last = time.monotonic(), self._judged
         if last is None or (last.bench, last.model) != (judged.bench, judged.model):
-            if last is not None:  # of several evaluations, what the one before came to
-                width = max(1, self.live.console.width)
-                self.live.say(plain(status_line(replace(last, drawn=0), left=None, width=width)))
             self._pace = Pace(now, now)
             self._requests = None
         self._pace = Pace(self._pace.began, now)
