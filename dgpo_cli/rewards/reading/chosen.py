@@ -43,14 +43,17 @@ _SO = (
 _SO_FIRST = re.compile(rf"\s*(?:and\s+)?{_SO}\b", re.IGNORECASE)
 _CLAUSE = r"(?:^|(?<=[.!?;:,])[ \t]|(?<=—))[ \t']{0,8}"
 _LINE = re.compile(
-    rf"(?<![A-Za-z])(?P<noun>answer|{_NOUN})(?:\s+is)?'?(?:\s*\([^()\n]{{2,30}}\))?'?\s*(?:[:：=]|\s[-–—](?=\s))",
+    rf"(?<![A-Za-z])(?:(?P<answer>answer(?:\s+(?:choice|option|letter))?)|{_NOUN})(?:\s+is)?'?(?:\s*\([^()\n]{{2,30}}\))?'?\s*(?:[:：=]|\s[-–—](?=\s))",
     re.IGNORECASE,
+)
+_QUALIFIED = re.compile(
+    r"(?:\A|\b(?:correct|best|final|right|chosen|selected|my|our|the))\s*\Z", re.IGNORECASE
 )
 _STATEMENTS = tuple(
     re.compile(pattern, re.IGNORECASE | re.MULTILINE)
     for pattern in (
         # the answer ... is C
-        rf"\b(?:{_NOUN}|solution|response)s?\b(?P<between>{_IN}{{0,100}}?)\b{_BE}{_BEFORE}{_HERE}",
+        rf"\b(?:{_NOUN}|solution|response|correct\s+statement)s?\b(?P<between>{_IN}{{0,100}}?)\b{_BE}{_BEFORE}{_HERE}",
         # so C; so it is C; I choose C; it is C
         rf"{_CLAUSE}(?:and\s+|but\s+)?{_SO}\b[,:.!—–-]?\s*(?:(?:{_IT}|{_WE}|(?:i'm|i\s+am)\s+going\s+with)"
         rf"\b)?{_BEFORE}{_HERE}",
@@ -60,6 +63,9 @@ _STATEMENTS = tuple(
         r"^[ \t]*(?:final\s+|my\s+)?answer\s+" + _HERE,
     )
 )
+_BARE_LOWER = re.compile(r"[a-z]\b")
+_IS_BRACKETED = re.compile(rf"\b{_BE}\s*:?\s*(?=\([A-Z]\))")
+_LOWER_MARK = re.compile(r"\W*[a-z][).\]]")
 _IS_RIGHT = re.compile(
     rf"(?:\b{_NOUN}\s+|{_CLAUSE}(?:(?:so|thus|therefore|hence|only|and|that|conclude)\s+)*"
     r"|\b(?:so|thus|therefore|hence|only|that|conclude)\s+)"
@@ -77,7 +83,7 @@ _LIMITS = re.compile(
 # A sentence with one of these states nothing: it supposes, or says what others say.
 _SUPPOSES = re.compile(
     r"\b(?:(?<!even )if|whether|unless|suppose|supposing|assume|assuming|imagine|were|had|why"
-    r"|according\s+to|told|heard|supposedly|allegedly|previous|statements?|assertion"
+    r"|according\s+to|told|heard|supposedly|allegedly|previous"
     r"|consider(?:ing)?(?!\s+(?:all|the|these|this|everything|that))"
     r"|(?:check|verify)(?:ing)?\s+(?:whether|if|that|option|choice))\b"
     r"|\b(?:they|one|students?|you|people|many|some|others?|someone|he|she|author|tempted)\b[^,.]*"
@@ -89,14 +95,13 @@ _SUPPOSES = re.compile(
 _DENIES = re.compile(
     r"\b(?:not|never|cannot|neither|nor|no(?!\s*[,:.!—–-])(?!\s+doubt)|wrong|incorrect|false"
     r"|(?<!no )(?<!a )doubt|might|may|could|common|tempting|trap|distractors?|naive|earlier"
-    r"|initially|initial|originally|either|what|which\s+would|than|eliminates?|exclude"
-    r"|rule\s+out)\b|n't\b",
+    r"|initially|initial|originally|either|what|which\s+would|than)\b|n't\b",
     re.IGNORECASE,
 )
 # What may stand between a comma and the statement, if that is a clause of its own.
 _CLAUSE_BEGINS = re.compile(
     r"\s*(?:(?:and|but|yet|still|actually|now|the|our|my|we|i|this|it|only|so|then|final|correct|best|right|most|likely"
-    r"|option|choice|answer)\b\s*)*",
+    r"|closest|nearest|option|choice|answer)\b\s*)*",
     re.IGNORECASE,
 )
 _REVERSES = re.compile(
@@ -146,9 +151,8 @@ def last_statement(text: str, *, whole: bool, cut: bool) -> Statement | None:
     found = [*_answer_lines(text, cut=cut), *_sentences(text), *_called_right(text)]
     if cut:
         found = [each for each in found if text[each.end :].strip(" .)*'")[:1] != ""]
-    closing = None if cut else _closing_line(text)
-    if closing is not None:
-        found.append(closing)
+    if not cut:
+        found += _closing_line(text)
     found.sort(key=lambda each: (each.at, each.firm))
     while found:
         last = found.pop()
@@ -170,8 +174,9 @@ def _confirmed(letter: str, after: str) -> bool:
 def _answer_lines(text: str, *, cut: bool) -> list[Statement]:
     lines = []
     for found in _LINE.finditer(text):
-        if _is_denied(_sentence_before(text, found.start())):
-            continue
+        before = _sentence_before(text, found.start())
+        if _is_denied(before) or not (found["answer"] or _QUALIFIED.search(before)):
+            continue  # "we check each option:"
         begin = found.end()
         while begin < len(text) and text[begin].isspace():
             begin += 1
@@ -182,7 +187,7 @@ def _answer_lines(text: str, *, cut: bool) -> list[Statement]:
         option = read_option(line)
         if option is not None:
             lines.append(Statement(begin, begin + option.end, option.letter, line, firm=True))
-        elif found["noun"].lower() == "answer" and looks_like_answer(line):
+        elif found["answer"] is not None and looks_like_answer(line):
             end = begin + len(line)
             lines.append(Statement(begin, end, None, line, firm=True, in_words=True))
     return lines
@@ -195,6 +200,9 @@ def _sentences(text: str) -> list[Statement]:
             option = option_at(text, found.end())
             if option is None or not _is_clear(text, found, option):
                 continue
+            far = number > 1 or (number == 1 and "\n" in found[0].lstrip())
+            if far and _BARE_LOWER.match(text, found.end()):
+                continue  # n choose k
             firm = number == 0 or option.letter is None
             sentences.append(_statement(text, found.end(), option.end, option.letter, firm=firm))
     return sentences
@@ -250,11 +258,22 @@ def _sentence_before(text: str, at: int) -> str:
     return text[begin:at]
 
 
-def _closing_line(text: str) -> Statement | None:
-    """Return the last line if it is an option, and not one of several listed."""
+def _closing_line(text: str) -> list[Statement]:
+    """Return the last line if it is an option, and not one of several listed; else what it says.
+
+    In "Thus the most likely cause is (D) a fracture." an option in brackets is the last word.
+    """
     end = len(text.rstrip())
     begin = text.rfind("\n", 0, end) + 1
-    return _whole_line(text, begin, end)
+    whole = _whole_line(text, begin, end)
+    if whole is not None:
+        return [whole]
+    said = []
+    for found in _IS_BRACKETED.finditer(text, max(begin, end - MAX_LINE_CHARS), end):
+        option = option_at(text, found.end())
+        if option is not None and _is_clear(text, found, option):
+            said.append(_statement(text, found.end(), option.end, option.letter, firm=False))
+    return said[-1:]
 
 
 def _opening_line(text: str) -> Statement | None:
@@ -273,6 +292,10 @@ def _whole_line(text: str, begin: int, end: int) -> Statement | None:
     if not line or len(line) > MAX_LINE_CHARS:
         return None
     option = read_option(line)
+    if option is not None and option.has_text and _LOWER_MARK.match(line):
+        return None  # (a) The first part asks ...
+    if option is not None and _BARE_LOWER.fullmatch(line) and text.strip() != line:
+        return None  # a variable
     if option is None or (option.letter == "I" and _GOES_ON.match(text, end)):
         return None
     at = begin + text[begin:end].index(line)

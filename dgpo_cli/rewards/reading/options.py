@@ -21,7 +21,7 @@ _STRUCK = re.compile(r"~~[^~\n]{0,80}~~|\\(?:cancel|sout)\s*\{[^{}]*\}")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z(]{2})")
 _TAG = re.compile(r"</?(?:b|strong|em|u)>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
-_TOKEN = re.compile(r"<(?:[/|][^<>\n]{0,40}|eos|end_of_turn|pad|s|br)>")
+_TOKEN = re.compile(r"<(?:[/|][^<>\n]{0,40}|[A-Z][A-Z_]{2,30}|eos|end_of_turn|pad|s|br)>")
 # A letter of its own in bold, or in a text command that no formula continues.
 _EMPHASIS = re.compile(r"(\*\*|__)\s*\(?\s*([A-Za-z])\s*\)?\s*[.):,]?\s*\1")
 _FONT_LETTER = re.compile(
@@ -88,7 +88,9 @@ _OF_OPTIONS = re.compile(
 )
 _TAKES_BACK = re.compile(
     r"(?:\A|[.!?;,–—-])\s*(?:but\s+)?(?:wait|hmm+|hold\s+on|actually|scratch\s+that|correction|oops"
-    r"|sorry|on\s+second\s+thought|no(?=\s*[,.:;!–—-]))\b",
+    r"|sorry|on\s+second\s+thought|(?<=[.!?;,–—-]\s)no(?=\s*[,.:;!–—-])"
+    r"|no(?=\s*[,.:;!–—-]\s*(?:wait\b|it(?:'s|\s+is)\b|the\s+(?:answer|correct|right)\b|that(?:'s|\s+is)\b"
+    r"|\(?[A-Z]\)?(?![A-Za-z']))))\b",
     re.IGNORECASE,
 )
 _DENIED = re.compile(
