@@ -15,7 +15,7 @@ from dgpo_cli.core.codec import Format, parsed
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.resources import resource_dir
-from dgpo_cli.core.schema import Count
+from dgpo_cli.core.schema import Count, Number
 from dgpo_cli.core.thinking import after_thinking, ends_in_thought
 from dgpo_cli.core.types import Card, Verdict
 from dgpo_cli.evals.card import checker_entry
@@ -34,9 +34,10 @@ _CHUNK = 256  # lines in memory at a time
 
 @dataclass(frozen=True, slots=True)
 class _StoredReport:
-    """The field that is read from the last report."""
+    """The fields that are read from the last report."""
 
     k: Annotated[Count, Field(ge=1)]
+    cost: Number | None = None
 
 
 _REPORT = Format(_StoredReport)
@@ -80,6 +81,9 @@ def run(path: Path, *, observer: Observer) -> RegradeResult:
             sampled_tokens=0,
             sampling_s=0.0,
         )
+        last = _last_report(folder)
+        if last is not None and last.k == k:  # the price is nowhere else
+            evaluation = replace(evaluation, cost=last.cost)
         folder.write_report(evaluation, card)
     return RegradeResult(evaluation=evaluation, card=card, samples=len(samples), flips=tuple(flips))
 
@@ -198,12 +202,13 @@ def _complete(samples: list[Sample], *, card: Card, folder: EvalFolder) -> tuple
             f"{folder.path}: not every problem has a sample yet; finish it with dgpo eval first "
             "(the stored samples have today's verdicts now)"
         )
-    return ids, min(k, _last_k(folder) or k)
+    last = _last_report(folder)
+    return ids, k if last is None else min(k, last.k)
 
 
-def _last_k(folder: EvalFolder) -> int | None:
+def _last_report(folder: EvalFolder) -> _StoredReport | None:
     file = folder.report_file
     try:
-        return _REPORT.read(parsed(file.read_bytes(), where=str(file)), where=str(file)).k
+        return _REPORT.read(parsed(file.read_bytes(), where=str(file)), where=str(file))
     except (OSError, DataError):
         return None

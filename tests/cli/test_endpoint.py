@@ -51,6 +51,8 @@ def test_a_model_behind_an_api_is_evaluated_without_torch(api: Api, tmp_path: Pa
     assert subject["endpoint"] == api.url and subject["served"] == "tiny"
     assert "token ids" in subject["not_given"] and "seeds" not in subject["not_given"]
     assert report["card"]["environment"]["server"].startswith("TestApi/1")
+    again = in_process("regrade", str(out), "--json")
+    assert json.loads(again.stdout)["report"]["cost"] == pytest.approx(cost)
     sample = json.loads((out / "samples.jsonl").read_text().splitlines()[0])
     assert sample["completion_tokens"] > 0 and sample["prompt_tokens"] > 0
 

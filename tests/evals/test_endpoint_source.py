@@ -123,9 +123,8 @@ def test_being_turned_away_while_others_are_answered_is_no_failure(api: Api) -> 
     api.delay_s = lambda body: 0.0 if is_probe(body) else 0.01
     found = drawn(api, "rollout.backend.max_in_flight=32", "rollout.backend.retries=2", count=60)
     assert len(found) == 60
-    late = api.asked[-20:]
-    assert api.statuses[429] > 0 and len(late) == 20
-    assert api.statuses[429] < 240  # it learnt: without, every answer costs dozens of refusals
+    assert api.statuses[429] < 110  # about 60; three times as many without learning
+    assert api.statuses[429] > 0
 
 
 def test_all_wait_as_long_as_the_endpoint_asks(api: Api) -> None:
@@ -223,6 +222,23 @@ def test_closing_cancels_and_an_interrupt_keeps_what_is_in_flight(api: Api) -> N
     started = time.monotonic()
     drawing.close()  # type: ignore[attr-defined]
     assert time.monotonic() - started < 0.25  # it does not wait for them
+
+
+def test_an_interrupt_waits_for_nothing_that_was_to_be_sent_again(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "_BACKOFF_S", (30.0, 30.0))
+    api.fault = lambda body, count: (500, {"error": "no"}, {}) if "1+1" in str(body) else None
+    resolved = settings_of(api)
+    wanted = iter([(prompt, 0) for prompt in problems(4)])
+    drawing = source_of(resolved).draw(wanted, settings=resolved.settings, stored=[])
+    found = next(drawing)
+    while len(found) < 3:
+        found += next(drawing)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        drawing.throw(KeyboardInterrupt)
+    assert time.monotonic() - started < 0.5
 
 
 def test_wanted_is_taken_no_further_than_requests_can_begin(api: Api) -> None:
