@@ -193,6 +193,20 @@ def test_a_row_of_32_samples_is_one_line_on_a_desk(visit: Open, tmp_path: Path) 
     assert page(tops) == 1
 
 
+def test_a_print_has_the_problems_names_and_the_samples_that_are_read(
+    visit: Open, two: str
+) -> None:
+    page = visit(two, width=720)
+    page.page.emulate_media(media="print")
+    assert page.page.locator(".problem .id").first.is_visible()
+    assert not page.page.locator(".tools").is_visible()
+    assert page("document.documentElement.scrollWidth - innerWidth") <= 0
+    page("openReader({ e: 0, p: 1, s: 2 })")
+    assert "no answer" in panes(page)[0]
+    assert page.page.locator(".strip button").first.is_visible()
+    assert not page.page.locator("#problems").is_visible()
+
+
 def test_without_a_script_the_scores_are_there(visit: Open, two: str) -> None:
     page = visit(two, java_script_enabled=False)
     assert "66.7%" in page.page.locator("table").inner_text()

@@ -190,7 +190,7 @@ def _dense(problems: Sequence[tuple[int, int]], page: Page, *, room: int) -> Ite
         steps = page.glyphs.fractions
         cell = "a cell is a problem" if each == 1 else f"a cell is {each:,} problems"
         legend = f"{cell}: {steps[0]} none correct   {steps[1:-1]} some   {steps[-1]} all"
-        yield plain("").append(legend, page.style("dim"))
+        yield plain("").append(page.fit(legend), page.style("dim"))
 
 
 def _level(correct: int, done: int, page: Page) -> str:
