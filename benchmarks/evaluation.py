@@ -1,7 +1,7 @@
 """What `dgpo eval` costs beside the model, and how much of it is the model.
 
     python benchmarks/evaluation.py [--problems 30] [--k 32] [--tokens 8000] [--profile]
-    python benchmarks/evaluation.py --memory DIR    # where vLLM is installed
+    python benchmarks/evaluation.py --memory DIR [--server URL]
 
 First with a sampler that answers at once: CPU seconds of this process and its workers to judge,
 store and report problems x k completions, with and without the second opinion, to judge the
@@ -10,7 +10,8 @@ stored ones again, and to write them twice on one page (`dgpo view`), with the p
 in the model's forward passes, and the calls with the largest own time.
 
 With --memory nothing of this: the peak memory of dgpo's own process when vLLM samples from the
-model in a folder.
+model in a folder. It is an engine that dgpo starts, where vLLM is installed, or a server of `dgpo
+serve --model DIR`, to which the weights are sent.
 """
 
 from __future__ import annotations
@@ -189,14 +190,18 @@ def forward_share(folder: Path, *, profile: bool) -> None:
         print(text.getvalue())
 
 
-def memory(model: Path, folder: Path) -> None:
+def memory(model: Path, folder: Path, *, server: str | None) -> None:
     """Print the peak memory of this process in an evaluation of eight samples by vLLM."""
+    backend = [
+        *("rollout.backend.kind=vllm", "rollout.backend.cache_gib=0.5"),
+        "rollout.backend.enforce_eager=true",
+    ]
+    if server is not None:
+        backend = ["rollout.backend.kind=vllm-server", f'rollout.backend.urls=["{server}"]']
     resolved = resolve(
         overrides=[
-            *(f"model.path={model}", "model.device=cpu", "reward.workers=1"),
-            *("rollout.backend.kind=vllm", "rollout.backend.cache_gib=0.5"),
-            *("rollout.backend.enforce_eager=true", "rollout.max_completion_tokens=16"),
-            "prompts.max_prompt_tokens=200",
+            *(f"model.path={model}", "model.device=cpu", "reward.workers=1", *backend),
+            *("rollout.max_completion_tokens=16", "prompts.max_prompt_tokens=200"),
         ]
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -215,11 +220,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8000)
     parser.add_argument("--profile", action="store_true", help="also show where the time goes")
     parser.add_argument("--memory", type=Path, metavar="DIR", help="a model for vLLM to load")
+    parser.add_argument("--server", metavar="URL", help="a server of that model")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         if args.memory is not None:
-            memory(args.memory, Path(name))
+            memory(args.memory, Path(name), server=args.server)
             return
         bookkeeping(Path(name), problems=args.problems, k=args.k, tokens=args.tokens)
         forward_share(Path(name), profile=args.profile)
