@@ -36,7 +36,7 @@ from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from dgpo_cli.prompts.templates import begun
 from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.grader import Grader, check_answers, grade_item
-from dgpo_cli.samplers.settings import EndpointBackend
+from dgpo_cli.samplers.settings import EndpointBackend, VllmServerBackend
 
 
 class Stop(Protocol):
@@ -97,6 +97,10 @@ def open_source(cells: Sequence[Cell], *, observer: Observer) -> Iterator[Source
             endpoint.open(cell.resolved.settings)
         yield endpoint
         return
+    if isinstance(backend, VllmServerBackend):  # before torch, which takes longer to load
+        from dgpo_cli.samplers.vllm.server import SharedServers
+
+        SharedServers(backend).check()
     from dgpo_cli.engine.setup import sampling_engine, widest
     from dgpo_cli.evals.engine_source import EngineSource
 

@@ -30,6 +30,7 @@ from dgpo_cli.samplers.vllm.sampler import VllmSampler
 from dgpo_cli.samplers.vllm.server import SharedServers
 from tests.policy import adapters, tiny
 from tests.samplers.fake_vllm import BASE, FakeVllm, fake_servers
+from tests.samplers.test_vllm_waiting import answering
 
 FAMILIES = ("qwen2-tied", "qwen2-untied", "gemma2-softcap", "qwen3_moe", "gpt2", "falcon_h1")
 
@@ -275,6 +276,24 @@ def test_a_card_claims_only_weights_that_a_server_has_from_here(
     assert len(subject["weights"]["sha256"]) == 64
     assert "served" not in subject and "not_given" not in subject
     assert "/collective_rpc" in server.calls  # they were sent
+
+
+def test_what_is_no_vllm_server_is_told_before_torch_is_loaded() -> None:
+    code = (
+        "import sys\n"
+        "from dgpo_cli.__main__ import main\n"
+        "sys.argv = ['dgpo', 'eval', '--model', 'embedded:tiny', '--bench', 'sums-easy', '--set', "
+        "'rollout.backend.kind=vllm-server', '--set', 'rollout.backend.urls=[\"%s\"]']\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n"
+        "    print(end.code, sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    with answering(lambda path: (404, b"")) as url:
+        found = subprocess.run(
+            [sys.executable, "-c", code % url], capture_output=True, text=True, timeout=120
+        )
+    assert found.stdout.strip() == "1 []", found.stderr
+    assert f"dgpo eval --endpoint {url} --model NAME" in found.stderr
 
 
 @pytest.mark.usefixtures("no_model")

@@ -115,6 +115,20 @@ def test_what_is_no_vllm_server_ends_the_wait_at_once(
         assert error.startswith(f"{url}: ") and re.search(said, error), error
 
 
+def test_a_look_waits_for_nobody_and_finds_what_waiting_cannot_mend(server: FakeVllm) -> None:
+    def look(*urls: str) -> None:
+        SharedServers(VllmServerBackend(urls=urls, startup_timeout_s=60)).check()
+
+    with fake_servers() as (gone,):
+        nobody = gone.address
+    look(server.address, nobody)  # it may be starting
+    with (
+        answering(lambda path: (404, b"")) as wrong,
+        pytest.raises(BackendError, match=f"{wrong}: GET /health: HTTP 404.* dgpo eval --endpoint"),
+    ):
+        look(server.address, wrong)
+
+
 def test_a_name_that_nobody_has_ends_the_wait_at_once() -> None:
     error = fails_at_once("http://nowhere.invalid:8000")
     assert error.startswith("http://nowhere.invalid:8000: unknown host (")

@@ -84,6 +84,16 @@ class SharedServers:
         for client in self.clients:
             self._compare_names(client)
 
+    def check(self) -> None:
+        """Look at every server once.
+
+        Raises:
+            BackendError: waiting cannot make one of them ready.
+        """
+        for state in self._look(self.clients, before=False).values():
+            if isinstance(state, BackendError):
+                raise state
+
     def bring_back(self, client: VllmClient, error: Exception) -> None:
         """Wait for a server that did not answer; somebody may be starting it again."""
         self._wait((client,), after=error)
