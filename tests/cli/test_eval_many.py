@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -282,3 +283,20 @@ def test_models_behind_an_endpoint_are_rows_and_share_a_budget_that_stored_sampl
     rows = cells(whole)
     assert [row["model"] for row in rows] == ["large", "tiny"]
     assert sum(float(row["cost"]) for row in rows) > 1800
+
+
+def test_one_model_at_a_time_is_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Asked(boxed))
+    real = setup.load_for_sampling
+    before: list[weakref.ref[object]] = []
+
+    def load(*given: object, **more: object) -> object:
+        assert [each() for each in before] == [None] * len(before)
+        policy = real(*given, **more)  # type: ignore[arg-type]
+        before.append(weakref.ref(policy.model))
+        return policy
+
+    monkeypatch.setattr(setup, "load_for_sampling", load)
+    ended = run(*["--preset", "tiny"] * 3, bench="three.jsonl,two.jsonl")
+    assert ended.exit_code == 0, ended.stderr + ended.stdout
+    assert len(before) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -145,16 +146,23 @@ def run(rows: Sequence[Sequence[Planned]], *, observer: Observer) -> Iterator[At
             continue
         where = ", ".join(each.bench for each in left)
         tell(observer, f"{row[0].model} on {where}: model {number} of {len(rows)}")
-        try:
-            cells = [each.cell for each in left if each.cell is not None]
-            with open_source(cells, observer=observer) as source:
-                while left:
-                    yield _evaluated(left.pop(0), source=source, observer=observer)
-        except Exception as error:  # whatever a library raises that cannot load a model
-            if not left:
-                tell(observer, f"{row[0].model}: {in_one_line(error)}")
-            for each in left:
-                yield _failed(each, error, observer=observer)
+        yield from _row(left, observer=observer)
+        gc.collect()  # a model refers to itself; the next one needs its memory
+
+
+def _row(row: Sequence[Planned], *, observer: Observer) -> Iterator[Attempt]:
+    """Evaluate the cells of a model. What it was loaded into is gone when this returns."""
+    left = list(row)
+    try:
+        cells = [each.cell for each in row if each.cell is not None]
+        with open_source(cells, observer=observer) as source:
+            while left:
+                yield _evaluated(left.pop(0), source=source, observer=observer)
+    except Exception as error:  # whatever a library raises that cannot load a model
+        if not left:
+            tell(observer, f"{row[0].model}: {in_one_line(error)}")
+        for each in left:
+            yield _failed(each, error, observer=observer)
 
 
 def _evaluated(planned: Planned, *, source: Source, observer: Observer) -> Attempt:
