@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dgpo_cli.core import io
+from dgpo_cli.core.digests import has_digests
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.text import markdown_plain
@@ -26,7 +27,7 @@ from dgpo_cli.publish.scores import (
     read_score,
     results,
 )
-from dgpo_cli.publish.weights import check_weights
+from dgpo_cli.publish.weights import check_weights, has_weights, unknown
 
 README = "README.md"
 EVAL_RESULTS = ".eval_results"
@@ -55,6 +56,11 @@ def check(folder: Path) -> None:
     if not any((folder / name).is_file() for name in _OF_MODELS):
         fault = "has no README.md or config.json" if folder.is_dir() else "no such folder"
         raise ConfigError(f"--publish {folder}: {fault}; name the folder of a model")
+    if has_digests(folder):
+        raise ConfigError(
+            f"--publish {folder}: is a checkpoint, whose files must not change; name a folder that "
+            "dgpo merge wrote, or use dgpo push --eval"
+        )
     with_results(_text(folder / README), (), title="", where=str(folder / README))
     for file in _result_files(folder):
         _entries(_text(file), where=str(file))
@@ -71,6 +77,8 @@ def publish_evaluations(folder: Path, evaluations: Sequence[Path], *, observer: 
     for path in evaluations:
         score = read_score(path)
         check_weights(path, score, [folder], flag=f"--publish {folder}:")
+        if not has_weights(score):
+            tell(observer, unknown(path))
         scores.append(score)
     found = publish(folder, scores)
     for note in found.notes:

@@ -46,7 +46,7 @@ class Weights:
                     f"--eval {path}: {chosen[score.name]} is of {score.name} too; give one of them"
                 )
             check_weights(path, score, self.folders, flag="--eval", own=self._is_own(path))
-            if "weights" not in _subject(score):
+            if not has_weights(score):
                 tell(observer, unknown(path))
             chosen[score.name] = path
             found[score.name] = score
@@ -78,7 +78,7 @@ def check_weights(
         ConfigError: it is not.
     """
     subject = _subject(score)
-    if own or "weights" not in subject:
+    if own or not has_weights(score):
         return
     if "trained" in subject:
         step = subject["trained"].get("step")
@@ -91,6 +91,11 @@ def check_weights(
             f"{flag} {path}: is of other weights, those of {subject.get('model')}"
             f"{' with another adapter' if adapter else ''}; evaluate these first"
         )
+
+
+def has_weights(score: Score) -> bool:
+    """Return whether the card of a score says which weights it is of."""
+    return "weights" in _subject(score)
 
 
 def unknown(path: Path) -> str:

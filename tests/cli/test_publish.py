@@ -79,3 +79,13 @@ def test_an_evaluation_that_the_budget_stopped_is_not_published(
     workflow("evaluate", returns=replace(done, stopped="--max-cost 1: reached"))
     assert dgpo(*COMMAND, str(model)).exit_code == 1
     assert not (model / "README.md").exists()
+
+
+def test_a_score_through_an_endpoint_says_that_its_weights_are_unknown(
+    workflow: Install, model: Path, tmp_path: Path
+) -> None:
+    out = scores.aime_folder(tmp_path / "e", subject={"model": "served"})
+    card = scores.card_of(scores.AIME, model="served")
+    workflow("evaluate", returns=EvalResult(scores.aime(), card, out, sampled=0))
+    ended = dgpo(*COMMAND, str(model))
+    assert ended.exit_code == 0 and "nothing shows that it is of these" in ended.stderr

@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData, parse_eval_result_entries
 
 from dgpo_cli import __version__
+from dgpo_cli.core.digests import write_digests
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.prompts.benchmarks import benchmark_names, load_manifest
 from dgpo_cli.prompts.manifests import HubManifest
@@ -276,6 +277,12 @@ def test_what_is_no_model_is_refused_before_a_sample_is_drawn(tmp_path: Path) ->
         check(tmp_path / "none")
     with pytest.raises(ConfigError, match=r"has no README\.md or config\.json"):
         check(tmp_path)
+
+
+def test_a_checkpoint_keeps_its_files_and_their_digests(model: Path) -> None:
+    write_digests(model)
+    with pytest.raises(ConfigError, match="is a checkpoint, whose files must not change"):
+        check(model)
 
 
 def test_results_of_others_are_told_from_ours(tmp_path: Path, model: Path) -> None:
