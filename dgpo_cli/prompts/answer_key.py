@@ -38,6 +38,8 @@ def align(records: Sequence[Record], key: Mapping[str, int]) -> Alignment:
     30); else by position. Without such ids, the key's answers in another order identify no single
     row, so no id is given.
     """
+    if not key:
+        return Alignment((None,) * len(records), "not at all")
     named = tuple(_key_id(record.id, key) for record in records)
     if sum(name is not None for name in named) > len(records) / 2:
         return Alignment(named, "by id")

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from dgpo_cli.core.numbers import counted
 from dgpo_cli.core.text import cut
 from dgpo_cli.prompts.answer_key import Alignment, align, read_integer
 from dgpo_cli.prompts.manifests import RowsManifest
@@ -79,6 +80,8 @@ def text_faults(record: Record) -> Iterator[str]:
     for what, text in (("problem", record.asked), ("answer", record.answer)):
         if count := text.count("\ufffd"):
             yield f"{record.place}: {count} replacement characters (U+FFFD) in the {what}"
+        if halves := sum(unicodedata.category(char) == "Cs" for char in text):
+            yield f"{record.place}: {counted(halves, 'half surrogate pair')} in the {what}"
         found = Counter(_controls(text))
         for (char, command), count in found.items():
             times = f" ({count} times)" if count > 1 else ""

@@ -228,4 +228,6 @@ def _explained(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "union_tag_invalid":
         return f"kind={shown(first['input'].get('kind'))}: must be {', '.join(_KINDS)}"
+    if first["type"] == "union_tag_not_found":
+        return f"kind: give one of {', '.join(_KINDS)}"
     return f"{'.'.join(where) or 'manifest'}: {message}"

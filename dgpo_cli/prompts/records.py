@@ -70,7 +70,7 @@ def read_records(path: Path, fields: Fields) -> Iterator[Record]:
     """
     for row in read_rows(path, columns=None):
         wheres = (fields.where or {}).items()
-        if not all(where.holds(exact_text(_value(row, [name]))) for name, where in wheres):
+        if not all(where.holds(exact_text(_filtered(row, name))) for name, where in wheres):
             continue
         options, answer, odd = _solution(row, fields)
         yield Record(
@@ -81,6 +81,11 @@ def read_records(path: Path, fields: Fields) -> Iterator[Record]:
             options=options,
             odd=odd,
         )
+
+
+def _filtered(row: Row, name: str) -> object | None:
+    """Return the value of a field that decides whether a row belongs to the benchmark."""
+    return row.require(name, fix="the manifest chooses rows by it ([where])")
 
 
 def _solution(row: Row, fields: Fields) -> tuple[tuple[str, ...], str, str]:

@@ -287,6 +287,66 @@ def test_a_fault_in_ones_own_benchmark_is_named(
         load_benchmark(path)
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "no problems in it|3 different problems"),
+        ([*ROWS[:2], {"q": "half \ud800?", "a": 3}], "1 half surrogate pair in the problem"),
+        ([{"q": "why?"}], "no field 'a'"),
+    ],
+)
+def test_a_fault_in_the_data_of_ones_own_benchmark_is_named(
+    tmp_path: Path, rows: list[dict[str, Any]], message: str
+) -> None:
+    path = own(tmp_path)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "rows.jsonl").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_benchmark(path)
+    (tmp_path / "mine.toml").write_text(f"{MINE}\n[where.level]\nat_most = 3\n")
+    if rows:
+        with pytest.raises(DataError, match=r"no field 'level' .*\[where\]"):
+            load_benchmark(path)
+
+
+def test_a_filter_takes_values_and_ranges(tmp_path: Path) -> None:
+    rows = [{**row, "level": n, "kind": "ab"[n % 2]} for n, row in enumerate(ROWS)]
+    text = MINE.replace("problems = 3", "problems = 1")
+    path = own(tmp_path, f'{text}\n[where.level]\nat_least = 1\n[where.kind]\nany_of = ["a"]\n')
+    save(rows, tmp_path / "rows.jsonl")
+    assert [prompt.answer for prompt in load_benchmark(path).prompts] == ["3"]
+
+
+def test_the_shards_of_a_dataset_are_read_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("dgpo_cli.hub.calls._offline_reason", "")
+    names = [f"data/test-0000{n}-of-00002.parquet" for n in range(2)]
+    parts = [[{"problem": f"{n}.{at}?", "answer": 10 * n + at} for at in range(2)] for n in (0, 1)]
+    files = {
+        name: save(rows, tmp_path / f"{at}.parquet").read_bytes()
+        for at, (name, rows) in enumerate(zip(names, parts, strict=True))
+    }
+    path = tmp_path / "shards.toml"
+    path.write_text(
+        f'kind = "hub"\ntitle = "t"\ndataset = "a/b"\nrevision = "{"1" * 40}"\n'
+        f"file = {json.dumps(names)}\nproblems = 4\n"
+    )
+    with serving(Hub("a/b", "1" * 40, files)) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        bench = load_benchmark(str(path))
+    assert [(p.id, p.answer) for p in bench.prompts] == [
+        ("1", "0"),
+        ("2", "1"),
+        ("3", "10"),
+        ("4", "11"),
+    ]
+
+
 def test_a_manifest_without_a_commit_reads_the_newest_and_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
