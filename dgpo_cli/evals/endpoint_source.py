@@ -46,6 +46,7 @@ class EndpointSource:
     ) -> None:
         self._backend, self._observer, self._budget = backend, observer, budget
         self._key = key_of(backend)
+        self._longest = 0  # completion so far, in tokens
         self._window: float | None = None  # of requests in flight, as learnt so far
         self._opened: dict[str, Opened] = {}
         self._prompt_tokens: dict[str, int] = {}  # by the text of a prompt, as the endpoint counts
@@ -146,6 +147,7 @@ class EndpointSource:
             reply = reply_of(answer.body, asking=asking, seed=seed)
             if reply.prompt_tokens:
                 self._prompt_tokens[_text(prompt)] = reply.prompt_tokens
+            self._measure(reply, limit=asking.max_completion_tokens)
             return reply
 
         def cost(reply: Reply) -> float:
@@ -163,6 +165,17 @@ class EndpointSource:
             cost=cost,
         )
 
+    def _measure(self, reply: Reply, *, limit: int) -> None:
+        """Learn how long a completion may be, and say so if that is more than was asked for."""
+        length = reply.completion_tokens or 0
+        if length > limit >= self._longest:
+            tell(
+                self._observer,
+                f"{self._backend.url}: a completion has {length:,} tokens, more than "
+                f"rollout.max_completion_tokens={limit}: the endpoint does not keep to it",
+            )
+        self._longest = max(self._longest, length)
+
     def _worst(self, prompt: Prompt, *, opened: Opened) -> float:
         """Return the most that a request for a sample can cost: a token is a byte at least."""
         if self._budget is None:
@@ -173,7 +186,7 @@ class EndpointSource:
             around = opened.probe_tokens[0]
             tokens = len(text.encode()) + (_NO_TOKENS if around is None else around)
             tokens += _PER_TURN * len(prompt.messages)
-        limit = opened.asking.max_completion_tokens
+        limit = max(opened.asking.max_completion_tokens, self._longest)
         return self._budget.price.of(prompt=tokens, completion=limit)
 
     def _count(self, stored: Sequence[Sample], *, settings: Settings) -> None:

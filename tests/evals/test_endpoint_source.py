@@ -21,7 +21,7 @@ from dgpo_cli.prompts.templates import begun
 from dgpo_cli.samplers.endpoint import fleet
 from dgpo_cli.samplers.endpoint.budget import Budget
 from dgpo_cli.samplers.settings import EndpointBackend
-from tests.api_server import KEY, Api, Body, draw_of, is_probe, serve, usage_of
+from tests.api_server import KEY, Api, Body, Fault, draw_of, is_probe, serve, usage_of
 from tests.recorder import Recorder
 
 Ask = Callable[..., list[Drawn]]
@@ -311,6 +311,16 @@ def test_a_budget_narrows_what_is_in_flight(api: Api) -> None:
     assert api.widest <= 3
 
 
+def test_an_endpoint_that_does_not_keep_to_the_limit_is_told_of_and_feared(api: Api) -> None:
+    api.text = lambda body: "x" * (400 if not is_probe(body) else 4)
+    notes = Notes()
+    budget = Budget(PRICE, 1000.0)
+    with pytest.raises(OutOfBudget):
+        drawn(api, "rollout.backend.max_in_flight=1", count=50, budget=budget, observer=notes)
+    assert budget.spent <= 1000
+    assert sum("does not keep to it" in text for text in notes.texts) == 1
+
+
 def test_opening_finds_out_which_parameters_are_taken(api: Api) -> None:
     api.refused = {
         "max_tokens": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
@@ -405,6 +415,55 @@ def test_an_endpoint_that_cannot_be_used_says_so_within_seconds(api: Api) -> Non
     with pytest.raises(BackendError, match="unknown host"):
         drawn(Api(address="http://no.such.host.invalid"))
     assert time.monotonic() - started < 10
+
+
+def test_a_busy_endpoint_is_asked_again_before_the_first_sample(api: Api) -> None:
+    busy: Fault = (503, {"error": {"message": "Loading model"}}, {"Retry-After": "0.01"})
+    api.fault = lambda body, count: busy if is_probe(body) and count < 2 else None
+    assert len(drawn(api, count=1)) == 1
+    api.fault = lambda body, count: busy
+    with pytest.raises(BackendError, match="HTTP 503: Loading model"):
+        drawn(api)
+
+
+def test_a_model_that_thinks_longer_than_the_one_token_asked_for_is_there(api: Api) -> None:
+    words = {"error": {"message": "Could not finish the message because max_tokens was reached."}}
+    api.fault = lambda body, count: (400, words, {}) if is_probe(body) else None
+    assert len(drawn(api, count=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (402, {"error": {"message": "Insufficient Balance"}}, "no credit left"),
+        (429, {"error": {"message": "quota", "code": "insufficient_quota"}}, "no credit left"),
+        (404, {"detail": "Not Found"}, r"has no /chat/completions .* often in /v1"),
+        (400, {"error": {"message": "bad request"}}, "HTTP 400: bad request"),
+        (400, {"error": {"message": "stream: required"}}, "HTTP 400: stream: required"),
+    ],
+)
+def test_what_no_patience_mends_is_said_at_once(
+    api: Api, status: int, body: Body, said: str
+) -> None:
+    api.fault = lambda asked, count: (status, body, {})
+    with pytest.raises(BackendError, match=said):
+        drawn(api)
+    assert len(api.asked) == 1
+
+
+def test_a_quota_that_ends_on_the_way_is_not_waited_for(api: Api) -> None:
+    body = {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}
+    api.fault = lambda asked, count: None if is_probe(asked) else (429, body, {})
+    with pytest.raises(BackendError, match="no credit left"):
+        drawn(api, "rollout.backend.max_in_flight=1", count=3)
+    assert len(api.samples) == 1
+
+
+def test_an_answer_that_never_comes_has_failed_in_time(api: Api) -> None:
+    api.fault = lambda body, count: "hang" if "1+1" in str(body) else None
+    short = ["rollout.backend.request_timeout_s=0.3", "rollout.backend.retries=1"]
+    with pytest.raises(BackendError, match=r"no answer within 0\.3 s, after 2 tries"):
+        drawn(api, *short, count=2)
 
 
 @pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/", "/v1/chat/completions", "/v1/models"])

@@ -183,8 +183,10 @@ class Fleet(Generic[T]):
                 tries += 1
             before = self._answers
             if (outcome.wait_s or 0.0) > LONGEST_WAIT_S:
+                self._begin_no_more()
                 raise Failed(f"{outcome}; it asks to wait {_hours(outcome)}", may_pass=False)
             if tries > self._retries:
+                self._begin_no_more()
                 raise Failed(f"{outcome}, after {tries} tries", may_pass=False)
             self._again += 1
             await self._rest(tries)
@@ -219,6 +221,8 @@ class Fleet(Generic[T]):
             return reply
         except Failed as error:
             cost = job.worst if error.billed else 0.0
+            if not error.may_pass:  # it ends all: begin nothing that would be paid in vain
+                self._begin_no_more()
             if error.busy:
                 self._pace.busy(slot, wait_s=self._wait(error))
             if not error.may_pass:
