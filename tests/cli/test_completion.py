@@ -88,6 +88,20 @@ def test_runs_are_offered_newest_first(tmp_path: Path, monkeypatch: pytest.Monke
     assert in_bash("dgpo", "report", "elsewhere/", env=path) == ["elsewhere/tiny"]
 
 
+def test_evaluations_are_offered_newest_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for age, name in enumerate(["old", "new"]):
+        card = tmp_path / "evals" / name / "card.json"
+        card.parent.mkdir(parents=True)
+        card.touch()
+        os.utime(card, (age, age))
+    monkeypatch.chdir(tmp_path)
+    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    assert in_bash("dgpo", "view", "", env=path) == ["evals/new", "evals/old"]
+    assert in_bash("dgpo", "view", "evals/o", env=path) == ["evals/old"]
+
+
 def test_a_completion_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom dgpo_cli.__main__ import main\ntry:\n    main()\nfinally:\n"
