@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +42,17 @@ Reference = Annotated[
         help="Reference for --model: hub id or folder.",
         metavar="R",
         show_default="M without its adapter",
+        rich_help_panel=RUN,
+    ),
+]
+ChatTemplate = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--chat-template",
+        help="Argument of the model's chat template, for prompts without token ids, such as "
+        "enable_thinking=false; repeatable.",
+        metavar="NAME=VALUE",
+        show_default="the template's own",
         rich_help_panel=RUN,
     ),
 ]
@@ -231,6 +242,7 @@ def inspect(
     model: Model = None,
     reference: Reference = None,
     adapter: options.Adapter = None,
+    chat_template: ChatTemplate = None,
     rollouts: Rollouts = None,
     prompt: Prompt = None,
     completion: Completion = None,
@@ -258,6 +270,7 @@ def inspect(
     _check_views({**views, "--full": full}, sample=sample, prompt=prompt, what=what, html=html)
     if prompt == "-" and completion == "-":
         raise ConfigError("--prompt=- and --completion=-: only one of them can be stdin")
+    arguments = _arguments(chat_template, model=model)
     files = output.asked(html=html, svg=svg, png=png)
     from dgpo_cli.policy.settings import ModelSettings
 
@@ -278,7 +291,9 @@ def inspect(
     with bars() as observer:
         inspection = workflow.run(
             origin,
-            models=Models(model=model, reference=reference, adapter=adapter),
+            models=Models(
+                model=model, reference=reference, adapter=adapter, chat_template=arguments
+            ),
             choice=Selection(group=group, sample=sample, one=one, pair=pair),
             what_if=WhatIf(rule=rule, tau=tau, kappa=kappa, target_ess=target_ess),
             at=at,
@@ -295,6 +310,18 @@ def inspect(
         console.stream(inspection_json.chunks(inspection))
     elif not files:
         view.show()
+
+
+def _arguments(given: Sequence[str] | None, *, model: str | None) -> Mapping[str, object] | None:
+    """Read --chat-template. Raises ConfigError as `prompts.chat_template` does."""
+    if not given:
+        return None
+    if model is None:
+        raise ConfigError(f"--chat-template {given[0]}: goes with --model M; give both, or neither")
+    from dgpo_cli.config.load import resolve
+
+    resolved = resolve(overrides=[f"prompts.chat_template.{each}" for each in given])
+    return resolved.settings.prompts.chat_template
 
 
 def _check_numbers(*, tau: float | None, kappa: float | None, target_ess: float | None) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dgpo_cli.config.settings import Settings
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dgpo_cli.policy.policy import Policy
 
 
+_Encode = Callable[[Prompt], tuple[int, ...]]
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CHARACTERS = 64  # more than a token has on average in any text
 
@@ -70,19 +72,26 @@ def fresh_stats(
     advantages: Sequence[float],
     policy: Policy,
     observer: Observer,
+    chat_template: Mapping[str, object] | None = None,
 ) -> list[Statistics]:
     """Run the model and its reference once over every line.
 
     advantages: of every line; NaN if unknown.
+    chat_template: arguments of the chat template, for prompts without token ids.
 
     Raises:
         DataError: a line has no tokens, or tokens of another vocabulary.
+        ConfigError: the chat template does not read one of its arguments.
     """
     from dgpo_cli.engine.engine import Engine
+    from dgpo_cli.prompts.templates import check_arguments, encode_prompt
+
+    check_arguments(policy.tokenizer, chat_template)
+    encode = partial(encode_prompt, policy.tokenizer, arguments=chat_template)
 
     temperature = temperature_of(lines)
     assumed: dict[str, None] = {}
-    lines = [_with_token_ids(line, policy=policy, assumed=assumed) for line in lines]
+    lines = [_with_token_ids(line, policy=policy, encode=encode, assumed=assumed) for line in lines]
     for text in assumed:
         tell(observer, text)
     groups = [
@@ -147,7 +156,9 @@ def temperature_of(lines: Sequence[RolloutLine]) -> float:
     return temperature
 
 
-def _with_token_ids(line: RolloutLine, *, policy: Policy, assumed: dict[str, None]) -> RolloutLine:
+def _with_token_ids(
+    line: RolloutLine, *, policy: Policy, encode: _Encode, assumed: dict[str, None]
+) -> RolloutLine:
     """Encode the text of a line that has no token ids."""
     source = line.prompt.source
     ids = line.completion.token_ids
@@ -163,7 +174,9 @@ def _with_token_ids(line: RolloutLine, *, policy: Policy, assumed: dict[str, Non
         assumed[f"{source}: no token ids; the completion's text is tokenised"] = None
     if not ids:
         raise DataError(f"{source}: completion {line.index} of {line.prompt.id} is empty")
-    prompt_ids = line.prompt_ids or _prompt_ids(line.prompt, policy=policy, assumed=assumed)
+    prompt_ids = line.prompt_ids or _prompt_ids(
+        line.prompt, policy=policy, encode=encode, assumed=assumed
+    )
     known = min(policy.vocab_size, policy.embeddings)
     wrong = [i for i in (*prompt_ids, *ids) if not 0 <= i < known]
     if wrong:
@@ -197,10 +210,10 @@ def _encodable(text: str, *, source: str, assumed: dict[str, None]) -> str:
     return _SURROGATE.sub("\ufffd", text)
 
 
-def _prompt_ids(prompt: Prompt, *, policy: Policy, assumed: dict[str, None]) -> tuple[int, ...]:
+def _prompt_ids(
+    prompt: Prompt, *, policy: Policy, encode: _Encode, assumed: dict[str, None]
+) -> tuple[int, ...]:
     """Encode a prompt: unchanged if it is a rendered conversation, else as a chat."""
-    from dgpo_cli.prompts.templates import encode_prompt
-
     tokenizer = policy.tokenizer
     turns = [
         replace(turn, content=_encodable(turn.content, source=prompt.source, assumed=assumed))
@@ -209,10 +222,11 @@ def _prompt_ids(prompt: Prompt, *, policy: Policy, assumed: dict[str, None]) -> 
     prompt = replace(prompt, messages=tuple(turns))
     special: Mapping[int, object] = getattr(tokenizer, "added_tokens_decoder", {})
     texts = [str(token) for token in special.values() if getattr(token, "special", False)]
-    if any(text in message.content for message in prompt.messages for text in texts if text):
+    asked = prompt.messages[:-1] if prompt.prefix else prompt.messages
+    if any(text in message.content for message in asked for text in texts if text):
         assumed[f"{prompt.source}: prompts have special tokens and are tokenised unchanged"] = None
         text = "".join(message.content for message in prompt.messages)
         return tuple(tokenizer.encode(text, add_special_tokens=False))
     if tokenizer.chat_template:
         assumed[f"{prompt.source}: prompts go through the model's chat template"] = None
-    return encode_prompt(tokenizer, prompt)
+    return encode(prompt)

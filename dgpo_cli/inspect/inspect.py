@@ -190,6 +190,7 @@ def _computed(
         advantages=[advantages[entry.number] for entry in found.entries],
         policy=policy,
         observer=observer,
+        chat_template=models.chat_template,
     )
     texts = TokenTexts.of_model(policy.tokenizer)
     adapter = models.adapter

@@ -135,7 +135,7 @@ def _completion(shown: InspectedCompletion, *, inspection: Inspection) -> dict[s
     parts = list(shown_pieces(tokens))
     return {
         "name": _name(shown),
-        "prompt": visible_lines(shown.prompt),
+        "prompt": visible_lines("\n\n".join(filter(None, (shown.prompt, shown.prefix)))),
         "answer": visible(shown.answer) or UNKNOWN,
         "ruleName": rule_name(inspection, tau=shown.tau, glyphs=UNICODE),
         "verdict": outcome(shown, glyphs=UNICODE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,15 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The models that compute the statistics; by default those of training are shown."""
+    """The models that compute the statistics; by default those of training are shown.
+
+    chat_template: arguments of their chat template, for prompts without token ids.
+    """
 
     model: str | None = None
     reference: str | None = None
     adapter: Path | None = None
+    chat_template: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)

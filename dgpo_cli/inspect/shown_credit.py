@@ -140,6 +140,7 @@ def inspected(
         tokens=tuple(InspectedToken(*row) for row in rows),
         stored=stored,
         noise_floor=line.stats.noise_floor if found.stored and line.stats else None,
+        prefix=line.prompt.prefix,
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from dgpo_cli.core.errors import ConfigError, DataError, ModelError
-from dgpo_cli.core.types import Message, Prompt
+from dgpo_cli.core.resources import resource_dir
+from dgpo_cli.core.types import InspectedCompletion, Message, Prompt
 from dgpo_cli.inspect import fresh_stats, inspect
 from dgpo_cli.policy.load import load_tokenizer, model_location
 from dgpo_cli.policy.settings import ModelSettings
@@ -94,6 +95,31 @@ def test_a_typed_completion_is_one_of_a_file(tmp_path: Path, models: dict[str, A
     tokenizer = load_tokenizer(ModelSettings(path="embedded:tiny"))
     ids = tokenizer.encode("12+7=19;\\boxed{19}<|end|>", add_special_tokens=False)
     assert [token.id for token in typed.completions[0].tokens] == ids
+
+
+def test_a_prompt_without_ids_gets_the_arguments_and_keeps_the_prefix(tmp_path: Path) -> None:
+    folder = tmp_path / "thinker"
+    shutil.copytree(resource_dir("data") / "tiny", folder)
+    template = "{{ messages[0].content }}<|assistant|>{% if thinking %}<think>{% endif %}"
+    (folder / "chat_template.jinja").write_text(template)
+    turns = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "so "}]
+    path = written(tmp_path / "x.jsonl", {"messages": turns, "completion": "2"})
+
+    def found(path: Path, **more: Any) -> InspectedCompletion:
+        (shown,) = look(rollouts=path, model=str(folder), reference=str(folder), **more).completions
+        return shown
+
+    bare, thinking = found(path), found(path, chat_template={"thinking": True})
+    tokenizer = load_tokenizer(ModelSettings(path=str(folder)))
+    for shown, opened in ((bare, ""), (thinking, "<think>")):
+        ids = tokenizer.encode(f"1+1?<|assistant|>{opened}so ", add_special_tokens=False)
+        line = {"prompt": "1+1?", "prompt_token_ids": ids, "completion": "2"}
+        twin = found(written(tmp_path / "ids.jsonl", line))
+        assert numbers(shown) == numbers(twin)
+        assert (shown.prefix, twin.prefix) == ("so ", "")
+    assert numbers(bare) != numbers(thinking)
+    with pytest.raises(ConfigError, match="does not read it; it reads thinking"):
+        found(path, chat_template={"thinks": True})
 
 
 def test_only_the_completion_that_is_shown_is_computed(

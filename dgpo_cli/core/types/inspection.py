@@ -63,6 +63,7 @@ class InspectedCompletion:
     tau: that of its weights; None if the rule has none.
     noise_floor: of hellinger_sq, as measured; None if it was not.
     stored: the credit that trained, if a what-if shows another; else None.
+    prefix: what the assistant's turn begins with, before the completion.
     """
 
     prompt_id: str
@@ -78,6 +79,7 @@ class InspectedCompletion:
     tokens: tuple[InspectedToken, ...]
     stored: StoredCredit | None = None
     noise_floor: float | None = None
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)

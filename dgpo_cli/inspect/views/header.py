@@ -53,6 +53,8 @@ def question(
 ) -> None:
     """Write the prompt and what measured the credit; tau: as for `rule_name`."""
     page.field("prompt", completion.prompt)
+    if completion.prefix:
+        page.field("prefix", completion.prefix)
     page.field("answer", completion.answer or UNKNOWN)
     page.field("model", inspection.model)
     page.field("reference", inspection.reference)
