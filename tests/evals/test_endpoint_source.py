@@ -314,11 +314,39 @@ def test_a_budget_narrows_what_is_in_flight(api: Api) -> None:
 def test_an_endpoint_that_does_not_keep_to_the_limit_is_told_of_and_feared(api: Api) -> None:
     api.text = lambda body: "x" * (400 if not is_probe(body) else 4)
     notes = Notes()
-    budget = Budget(PRICE, 1000.0)
+    budget = Budget(PRICE, 980.0)
     with pytest.raises(OutOfBudget):
         drawn(api, "rollout.backend.max_in_flight=1", count=50, budget=budget, observer=notes)
-    assert budget.spent <= 1000
+    assert budget.spent <= 980
     assert sum("does not keep to it" in text for text in notes.texts) == 1
+
+
+def test_tokens_that_are_not_counted_are_paid_as_the_worst_case(api: Api) -> None:
+    api.usage = False
+    budget = Budget(PRICE, 5000.0)
+    with pytest.raises(OutOfBudget):
+        drawn(api, count=50, budget=budget)
+    assert cost_of(api) < budget.spent <= 5000
+
+
+def test_a_base_model_gets_the_text_of_the_messages(api: Api) -> None:
+    completions = "rollout.backend.api=completions"
+    (found,) = drawn(api, completions, count=1)
+    assert api.paths == ["/v1/completions"] * 2 and api.samples[0]["prompt"] == "0+0?"
+    assert "boxed" in found.completion.text
+    with pytest.raises(ConfigError, match="completions: uses no chat template"):
+        drawn(api, completions, "prompts.chat_template.thinking=true")
+
+
+def test_what_an_answer_says_beside_its_text_is_kept(api: Api) -> None:
+    api.thought = "reasoning"
+    api.finish = lambda body: "content_filter" if "1+1" in str(body) else "length"
+    found = [each.completion for each in drawn(api, count=2)]
+    assert all(isinstance(reply, Reply) and reply.reasoning == "I think." for reply in found)
+    assert {(reply.finish_reason, reply.finish) for reply in found} == {  # type: ignore[attr-defined]
+        ("length", None),
+        ("stop", "content_filter"),
+    }
 
 
 def test_opening_finds_out_which_parameters_are_taken(api: Api) -> None:
