@@ -15,7 +15,7 @@ from dgpo_cli.core.codec import Format, parsed
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.resources import resource_dir
-from dgpo_cli.core.schema import Count, Number
+from dgpo_cli.core.schema import Count, Number, Text
 from dgpo_cli.core.thinking import after_thinking, ends_in_thought
 from dgpo_cli.core.types import Card, Verdict
 from dgpo_cli.evals.card import checker_entry
@@ -33,11 +33,17 @@ _CHUNK = 256  # lines in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
+class _StoredProblem:
+    id: Text
+
+
+@dataclass(frozen=True, slots=True)
 class _StoredReport:
     """The fields that are read from the last report."""
 
     k: Annotated[Count, Field(ge=1)]
     cost: Number | None = None
+    problems: tuple[_StoredProblem, ...] = ()
 
 
 _REPORT = Format(_StoredReport)
@@ -203,6 +209,9 @@ def _complete(samples: list[Sample], *, card: Card, folder: EvalFolder) -> tuple
             "(the stored samples have today's verdicts now)"
         )
     last = _last_report(folder)
+    in_order = [] if last is None else [problem.id for problem in last.problems]
+    if set(in_order) == set(ids):  # an endpoint's samples are stored as they came
+        ids = in_order
     return ids, k if last is None else min(k, last.k)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api_server import KEY, Api, is_probe, serve
+from tests.api_server import KEY, Api, draw_of, is_probe, serve
 from tests.cli.helpers import Ended, dgpo, in_process, run_python
 
 HEAVY = ("torch", "transformers", "peft", "sympy", "math_verify", "vllm", "datasets")
@@ -27,6 +27,7 @@ def evaluated(api: Api, out: Path, *more: str, env: dict[str, str] | None = None
 
 
 def test_a_model_behind_an_api_is_evaluated_without_torch(api: Api, tmp_path: Path) -> None:
+    api.delay_s = lambda body: draw_of(body) % 10 / 100
     code = (
         "import sys\n"
         "from dgpo_cli.__main__ import main\n"
@@ -52,7 +53,9 @@ def test_a_model_behind_an_api_is_evaluated_without_torch(api: Api, tmp_path: Pa
     assert "token ids" in subject["not_given"] and "seeds" not in subject["not_given"]
     assert report["card"]["environment"]["server"].startswith("TestApi/1")
     again = in_process("regrade", str(out), "--json")
-    assert json.loads(again.stdout)["report"]["cost"] == pytest.approx(cost)
+    again_report = json.loads(again.stdout)["report"]
+    assert again_report["cost"] == pytest.approx(cost)
+    assert again_report["problems"] == report["problems"]  # and in the same order
     sample = json.loads((out / "samples.jsonl").read_text().splitlines()[0])
     assert sample["completion_tokens"] > 0 and sample["prompt_tokens"] > 0
 
