@@ -161,8 +161,7 @@ Answers = Annotated[
     bool,
     typer.Option(
         "--answers",
-        help="Show the expected answers, too. Without it they are only in the folder's files, so "
-        "that no log has them.",
+        help="Show the expected answers, too; without it no log has them.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -90,7 +90,7 @@ def lora(dgpo: Commands) -> Path:
 @pytest.fixture(scope="module")
 def evaluations(dgpo: Commands, run: Path) -> tuple[str, str]:
     """The model before and after training on the same problems; what `eval --json` printed."""
-    common = ("eval", "--bench=sums", "--k=3", "--json")
+    common = ("eval", "--bench=sums", "--k=3", "--json", "--answers")
     before = dgpo(*common, "--preset=tiny", "--out=before")
     after = dgpo(*common, "--run=run", "--out=after")
     return before.out, after.out
@@ -131,7 +131,7 @@ def test_evaluations_are_what_they_were(
 ) -> None:
     before, after = evaluations
     printed = {"before.json": before, "after.json": after}
-    printed["compare.json"] = dgpo("compare", "before", "after", "--json").out
+    printed["compare.json"] = dgpo("compare", "before", "after", "--json", "--answers").out
     files = {f"after/{name}": path for name, path in files_of(dgpo.folder / "after").items()}
     check("evaluations", {**files, **printed})
 
@@ -144,7 +144,7 @@ def test_a_second_judgement_is_what_it_was(
     lines = samples.read_text().splitlines(keepends=True)
     wrong = lines[0].replace('"outcome":"correct"', '"outcome":"wrong"')
     samples.write_text("".join([wrong, *lines[1:]]))
-    printed = dgpo("regrade", "before", "--json").out
+    printed = dgpo("regrade", "before", "--json", "--answers").out
     check("regrade", {"printed.json": printed, **files_of(dgpo.folder / "before")})
 
 
