@@ -54,7 +54,7 @@ class Engine:
 
     A command leaves out the parts that it does not need: without a grader `score` cannot be
     called, and so on. `training_engine` and `sampling_engine` build one from settings. As a
-    context it ends the workers of its grader.
+    context it ends the workers of its grader, and a vLLM that only samples.
 
     Examples:
         >>> from dgpo_cli import Message, Prompt, load_settings, training_engine
@@ -107,6 +107,9 @@ class Engine:
             self.grader.close()
         if isinstance(self.sampler, RankedSampler):
             self.sampler.close()
+        elif isinstance(self.subject, StoredPolicy):
+            # Of this engine alone: the next model may need its device.
+            getattr(self.sampler, "close", lambda: None)()
 
     def with_settings(self, settings: Settings, *, grader: Grader | None) -> Engine:
         """Return an engine with other settings on the same policy and sampler, to evaluate."""

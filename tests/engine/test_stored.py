@@ -188,10 +188,12 @@ def test_an_engine_that_samples_with_vllm_loads_no_model(kind: str) -> None:
     settings = load_settings("tiny", overrides={"rollout.backend.kind": kind})
     with sampling_engine(settings) as engine:
         assert isinstance(engine.subject, StoredPolicy)
+        assert isinstance(engine.sampler, VllmSampler)
+        folder = engine.sampler._fleet.folder
+        assert folder.exists()
         with pytest.raises(ConfigError, match=rf"rollout\.backend\.kind={kind}: .*kind=hf"):
             _ = engine.policy
-    assert isinstance(engine.sampler, VllmSampler)
-    engine.sampler.close()
+    assert not folder.exists()  # its vLLM is gone as well: the next model may need the device
 
 
 def test_an_engine_without_a_trainer_does_not_sleep(

@@ -71,7 +71,7 @@ def test_an_endpoint_scores_as_the_engine_of_this_process(
     own, _ = evaluated(tmp_path / "own", template, "--model", model, "--set", "model.device=cpu")
     endpoint = (
         *("--endpoint", tiny_served, "--model", str(resource_dir("data") / "tiny")),
-        *("--set", "rollout.backend.kind=endpoint", "--set", f"rollout.backend.api={api}"),
+        *("--set", f"rollout.backend.api={api}"),
     )
     there, answered = evaluated(tmp_path / "there", template, *endpoint)
     allowed = _Z * math.hypot(own["stderr_rerun"], there["stderr_rerun"])
