@@ -286,7 +286,9 @@ def regrade(
 
     of_log = [flag for flag, value in (("--kind", kind), ("--out", out)) if value is not None]
     if of_log and not folder.is_file():
-        raise ConfigError(f"{of_log[0]}: is for a log of another program, and {folder} is no file")
+        raise ConfigError(
+            f"{of_log[0]}: goes with a log of another program, and {folder} is not a file"
+        )
     with bars() as observer:
         if folder.is_file():
             from dgpo_cli.evals.foreign import judged

@@ -161,7 +161,7 @@ Answers = Annotated[
     bool,
     typer.Option(
         "--answers",
-        help="Show the expected answers, too; without it no log has them.",
+        help="Print the expected answers too; by default no log has them.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -333,8 +333,9 @@ def only_model(flags: Flags, *, overrides: list[str] | None) -> str:
     if len(names) == 1:
         console.note(f"evaluating {names[0]}, the only model of {backend.url}")
         return names[0]
+    found = f"serves {len(names)} models" if names else "does not list its models"
     shown = f"--model, one of {', '.join(names[:20])}" if names else "--model NAME"
-    raise ConfigError(f"{backend.url}: {len(names) or 'does not say which'} models; give {shown}")
+    raise ConfigError(f"{backend.url}: {found}; give {shown}")
 
 
 def parse_price(text: str | None) -> Price | None:

@@ -52,7 +52,7 @@ Evals = Annotated[
     list[Path] | None,
     typer.Option(
         "--eval",
-        help="Folder of an evaluation of these weights; its score goes with them. Repeatable.",
+        help="Folder of an evaluation of these weights, whose score is uploaded too. Repeatable.",
         metavar="DIR",
         rich_help_panel=READ,
     ),

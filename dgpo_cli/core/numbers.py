@@ -103,6 +103,13 @@ def cell(value: float | None, write: Callable[[float], str] = short) -> str:
     return ABSENT if value is None else write(value)
 
 
+def cost(value: float) -> str:
+    """An amount in the currency of a price: cents, or two digits where it is less than 1."""
+    if not math.isfinite(value):
+        return ABSENT
+    return f"{value:,.2f}" if value >= 0.995 or value == 0 else short(float(f"{value:.2g}"))
+
+
 def small(value: float) -> str:
     """A number of any size in at most 7 cells, for a column: 0.0123, 4.1e-05, 12.3."""
     if not math.isfinite(value):

@@ -309,7 +309,7 @@ def fill(
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"stopped; {so_far()}; run the same command to resume") from stop
     except OutOfBudget as error:
-        spent = f"{error}; {so_far()}; run the same command with a larger --max-cost to go on"
+        spent = f"{error}; {so_far()}; run the same command with a larger --max-cost to resume"
     return samples, DrawnSamples(len(samples) - before, tokens, seconds, spent)
 
 

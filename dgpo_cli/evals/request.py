@@ -97,7 +97,7 @@ class EvalResult:
 class Flip:
     """A stored sample whose verdict changed when it was judged again.
 
-    answer: None where answers are not told.
+    answer: None where answers are not shown.
     """
 
     prompt_id: str

@@ -99,7 +99,7 @@ class _Options(NamedTuple):
 class Examined:
     """A benchmark as it is, and what is wrong with it.
 
-    benchmark: with the notes that are no faults. where: the file or commit, for messages.
+    benchmark: with the notes that are not faults. where: the file or commit, for messages.
     faults: a strict load stops at these. odd: faults of the published wording, which stop nothing.
     """
 

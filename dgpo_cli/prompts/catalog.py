@@ -99,7 +99,7 @@ def all_listed() -> tuple[tuple[Listed, ...], tuple[str, ...]]:
 
 
 def unknown(name: str) -> str:
-    """Return the error for a name that is no benchmark's and no file's."""
+    """Return the error for a name of neither a benchmark nor a file."""
     names = benchmark_names()
     if name.endswith(".toml"):
         return f"{name}: no such file; give the manifest of a benchmark, or one of its names"

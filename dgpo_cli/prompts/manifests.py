@@ -186,8 +186,8 @@ class HubManifest(RowsManifest):
         pattern=r"^[0-9a-f]{40}$",
         description="Commit of the dataset; none: the hub's newest, which the card then names.",
     )
-    leaderboard: Leaderboard | None = Field(None, description="Where the hub keeps its scores.")
-    gated: bool = Field(False, description="The hub wants its conditions accepted first.")
+    leaderboard: Leaderboard | None = Field(None, description="The hub's leaderboard.")
+    gated: bool = Field(False, description="The hub asks to accept its conditions first.")
 
 
 class FileManifest(RowsManifest):

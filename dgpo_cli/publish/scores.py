@@ -95,7 +95,7 @@ def read_score(folder: Path) -> Score:
     file = stored.report_file
     evaluation, card = from_json(parsed(read_bytes(file), where=str(file)), where=str(file))
     if card is None:
-        raise DataError(f"{file}: has no card, so nobody could tell what the score is of")
+        raise DataError(f"{file}: has no card, which says what was evaluated")
     return score_of(evaluation, card, folder=folder)
 
 

@@ -100,7 +100,7 @@ def has_weights(score: Score) -> bool:
 
 def unknown(path: Path) -> str:
     """Return the note for an evaluation through an endpoint, or of another program's log."""
-    return f"{path}: its card does not have the weights, so nothing shows that it is of these"
+    return f"{path}: its card does not name the weights, so nothing shows that it is of these"
 
 
 def _subject(score: Score) -> dict[str, Any]:

@@ -218,3 +218,10 @@ def test_no_other_module_writes_percentages_or_units_of_bytes() -> None:
                 continue
             found += [f"{path.relative_to(package)}: {text}"] if own else []
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(12.3456, "12.35"), (0.0123, "0.012"), (0.0, "0.00"), (float("nan"), "-")]
+)
+def test_a_cost_has_two_digits_at_least(value: float, text: str) -> None:
+    assert numbers.cost(value) == text

@@ -198,8 +198,8 @@ def test_what_is_no_log_is_one_line(log: Path, tmp_path: Path) -> None:
     for name, more, words in (
         ("a.json", [], "neither a log of inspect_ai nor results of lighteval"),
         ("b.eval", [], "a damaged zip file"),
-        ("none.eval", ["--kind", "math"], "--kind: is for a log of another program"),
-        (".", ["--out", "x"], "--out: is for a log of another program"),
+        ("none.eval", ["--kind", "math"], "--kind: goes with a log of another program"),
+        (".", ["--out", "x"], "--out: goes with a log of another program"),
     ):
         ended = dgpo("regrade", str(tmp_path / name), *more)
         assert ended.exit_code == 2 and words in ended.stderr, ended.stderr

@@ -158,4 +158,4 @@ def test_a_run_of_several_tasks_names_its_files(tmp_path: Path) -> None:
     assert f"has the details of 2 tasks; give one of the files, as {other}" in refused(results)
     for file in other.parent.iterdir():
         file.unlink()
-    assert "no details_*.parquet of it beside it" in refused(results)
+    assert "no details_*.parquet beside it" in refused(results)

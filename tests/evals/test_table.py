@@ -15,7 +15,7 @@ from dgpo_cli.core.codec import parsed
 from dgpo_cli.core.types import Interval
 from dgpo_cli.evals.matrix.exports import latex, to_csv, to_json, to_latex, to_markdown
 from dgpo_cli.evals.matrix.table import TABLE, Attempt, make_table
-from dgpo_cli.evals.matrix.view import cost, render
+from dgpo_cli.evals.matrix.view import render
 from tests.evals.tables import attempt, shown_table
 from tests.samples import HOSTILE, SGR, check_snapshot, printed
 
@@ -71,13 +71,6 @@ def test_an_unknown_cost_is_empty_and_no_column_is_made_of_none() -> None:
     (row,) = csv.DictReader(io.StringIO(to_csv(table)))
     assert (row["cost"], row["best"], row["failure"]) == ("", "", "")
     assert to_json(table)["cells"][0]["cost"] is None
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(12.3456, "12.35"), (0.0123, "0.012"), (0.0, "0.00"), (float("nan"), "-")]
-)
-def test_a_cost_has_two_digits_at_least(value: float, text: str) -> None:
-    assert cost(value) == text
 
 
 def test_csv_has_every_digit_and_both_intervals() -> None:

@@ -108,7 +108,7 @@ def test_more_problems_than_cells_share_them() -> None:
 
 def test_cost_is_shown_with_what_it_will_be_and_the_budget() -> None:
     cost = line_of(drawn(PAID), "cost")
-    assert cost.split("  ")[-3:] == ["2.5 so far", "about 6.4 in all", "at most 5"]
+    assert cost.split("  ")[-3:] == ["2.50 so far", "about 6.40 in all", "at most 5.00"]
     unknown = line_of(drawn(replace(PAID, cost=None)), "cost")
     assert "unknown" in unknown and "about" not in unknown
 
@@ -181,7 +181,7 @@ def test_the_panel_looks_as_it_did(size: tuple[int, int]) -> None:
 
 
 FULL = (
-    "aime2025 Qwen3-8B  375/960  Avg@12 40.1%, 35.2 to 44.9  19 min 10 s left  cost 2.5 of 5  "
+    "aime2025 Qwen3-8B  375/960  Avg@12 40.1%, 35.2 to 44.9  19 min 10 s left  cost 2.50 of 5.00  "
     "truncated 24%  4,050 tokens/s"
 )
 

@@ -161,7 +161,9 @@ def check_asked(
     if publish is not None and len(models) > 1:
         raise ConfigError(f"--publish {publish}: give one model with it, the one in that folder")
     if with_card:
-        raise ConfigError("--card: of one evaluation; with several, see card.json in each folder")
+        raise ConfigError(
+            "--card: give one evaluation with it; of several, see each folder's card.json"
+        )
 
 
 @dataclass(frozen=True, slots=True)

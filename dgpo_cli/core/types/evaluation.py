@@ -102,7 +102,7 @@ class Disagreement:
     """A sample on which the second opinion differs from the verdict; it settles nothing.
 
     index: the sample's number within its problem, from 0. outcome: what was counted.
-    second: the outcome of the second opinion. gold: None where answers are not told.
+    second: the outcome of the second opinion. gold: None where answers are not shown.
     """
 
     problem_id: Text
@@ -129,7 +129,7 @@ class Price:
 class ProblemResult:
     """The k samples of one problem of a benchmark.
 
-    answer: None where answers are not told.
+    answer: None where answers are not shown.
     majority: chance that the most frequent answer is correct, ties drawn evenly.
     outcomes, lengths: one per sample, in the order of the samples; lengths in tokens, None where
         an endpoint did not count them.

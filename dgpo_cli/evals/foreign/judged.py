@@ -37,7 +37,7 @@ _SAMPLING = ("template", "system", "temperature", "top_p", "top_k", "max_complet
 
 
 def as_logged(path: Path) -> tuple[Evaluation, Card] | None:
-    """Return a log by the verdicts that it has; None for a file that is no log.
+    """Return a log by the verdicts that it has; None for another file.
 
     Raises:
         DataError: the log is broken, or has no verdict on some samples.
@@ -96,7 +96,7 @@ def run(path: Path, *, out: Path | None, kind: Kind | None, observer: Observer) 
     out: None for evals/TASK-MODEL-CARD. kind: of the checker; None: as the answers are.
 
     Raises:
-        ConfigError: the file is no log, or `out` contains something else.
+        ConfigError: the file is not a log, or `out` contains something else.
         DataError: the log is broken, or the checker cannot compare with its answers.
         RunFolderBusy: another process writes into `out`.
     """

@@ -92,7 +92,7 @@ def read_results(data: Mapping[str, Any], *, path: Path) -> ForeignLog:
     found = _details_of(path)
     if not found:
         raise DataError(
-            f"{path}: no details_*.parquet of it beside it; give that file (lighteval writes it "
+            f"{path}: no details_*.parquet beside it; give that file (lighteval writes it "
             "with --save-details)"
         )
     if len(found) > 1:

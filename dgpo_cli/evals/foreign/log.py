@@ -88,7 +88,7 @@ class ForeignLog:
 def score_outcome(value: object) -> tuple[Outcome | None, bool]:
     """Return the outcome that a score between 0 and 1 stands for, and whether it is a part of 1.
 
-    Partial credit counts as wrong, as everything else that is not right; None: it is no verdict.
+    Partial credit counts as wrong, as everything else that is not right; None: it is not a verdict.
     """
     if not isinstance(value, int | float) or not 0 <= value <= 1:  # NaN too
         return None, False

@@ -32,7 +32,7 @@ def read_log(path: Path) -> ForeignLog | None:
         return lighteval.read_details(path)
     if (found := path.stat().st_size) > _MOST_JSON:
         raise DataError(f"{path}: {size(found)} are too large to be read as one JSON object")
-    # NaN, which stands for "not scored", is null: it is no verdict.
+    # NaN, which stands for "not scored", is null: it is not a verdict.
     return _of_json(parsed(io.read_bytes(path), where=str(path), constants=False), path=path)
 
 

@@ -135,7 +135,7 @@ def _placed(planned: Planned, *, out: Path | None) -> Planned:
 def run(rows: Sequence[Sequence[Planned]], *, observer: Observer) -> Iterator[Attempt]:
     """Evaluate row by row; yield each cell when it is finished or has failed.
 
-    What fails is told, a model that cannot be loaded too, and the others go on.
+    A failure, of a model that cannot be loaded too, is reported, and the others continue.
     """
     for number, row in enumerate(rows, start=1):
         for each in row:

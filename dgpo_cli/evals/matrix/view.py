@@ -9,7 +9,7 @@ from functools import partial
 
 from rich.cells import cell_len
 
-from dgpo_cli.core.numbers import ABSENT, counted, margin, percent, short, tokens
+from dgpo_cli.core.numbers import ABSENT, cost, counted, margin, percent, tokens
 from dgpo_cli.core.text import pad
 from dgpo_cli.evals.matrix.table import MEAN, Best, Table, TableCell
 from dgpo_cli.ui.page import Page, View
@@ -122,13 +122,6 @@ def _score(cell: TableCell) -> Entry:
 
 def _share(value: float) -> str:
     return percent(value).removesuffix("%")
-
-
-def cost(value: float) -> str:
-    """A cost in the currency of the price: cents where there are few."""
-    if not math.isfinite(value):
-        return ABSENT
-    return f"{value:,.2f}" if value >= 0.995 or value == 0 else short(float(f"{value:.2g}"))
 
 
 def render(table: Table, *, color: Depth = "truecolor") -> View:

@@ -16,7 +16,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from dgpo_cli.core.codec import encoded
-from dgpo_cli.core.numbers import ABSENT, UNKNOWN, cell, counted, ends, percent, tokens
+from dgpo_cli.core.numbers import ABSENT, UNKNOWN, cell, cost, counted, ends, percent, tokens
 from dgpo_cli.core.text import visible, visible_lines
 from dgpo_cli.core.types import OUTCOMES
 from dgpo_cli.core.types.evaluation import LETTERS
@@ -125,7 +125,7 @@ def _row(shown: StoredEvaluation, letter: str, *, several: bool) -> list[str]:
         tokens(length) if math.isfinite(length) else UNKNOWN,
         percent(scores.truncated),
         percent(scores.no_answer),
-        cell(scores.cost),
+        cell(scores.cost, cost),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dgpo_cli.core.numbers import counted, ends, margin, percent, rate, short, tokens
+from dgpo_cli.core.numbers import cost, counted, ends, margin, percent, rate, tokens
 from dgpo_cli.core.text import pad, split_cells
 from dgpo_cli.core.types import Card, Disagreement, Evaluation
 from dgpo_cli.evals.views.card import draw_card
@@ -98,7 +98,7 @@ class _EvaluationView:
         if result.unjudged:
             page.value("not judged", percent(result.unjudged))
         if result.cost is not None:
-            page.value("cost", short(result.cost))
+            page.value("cost", cost(result.cost))
 
     def _pass_table(self) -> None:
         page, result = self.page, self.result

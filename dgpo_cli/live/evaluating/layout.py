@@ -12,12 +12,12 @@ from rich.text import Text
 from dgpo_cli.core.events import Judged, Requests
 from dgpo_cli.core.numbers import (
     UNKNOWN,
+    cost,
     counted,
     duration,
     ends,
     percent,
     rate,
-    short,
     whole_percent,
 )
 from dgpo_cli.core.text import glyphs_for, pad, plain
@@ -123,14 +123,12 @@ def _requests(found: Requests, page: Page) -> Text:
 
 
 def _cost(judged: Judged, page: Page) -> Text:
-    so_far = UNKNOWN if judged.cost is None else f"{short(judged.cost)} so far"
+    so_far = UNKNOWN if judged.cost is None else f"{cost(judged.cost)} so far"
     parts = [so_far]
     if judged.cost is not None and judged.done:
-        parts.append(
-            f"about {short(float(f'{judged.cost * judged.total / judged.done:.3g}'))} in all"
-        )
+        parts.append(f"about {cost(judged.cost * judged.total / judged.done)} in all")
     if judged.max_cost is not None:
-        parts.append(f"at most {short(judged.max_cost)}")
+        parts.append(f"at most {cost(judged.max_cost)}")
     return row(page, "cost", *parts)
 
 

@@ -11,12 +11,12 @@ from rich.cells import cell_len
 
 from dgpo_cli.core.events import Judged
 from dgpo_cli.core.numbers import (
+    cost,
     duration,
     ends,
     interval_known,
     percent,
     rate,
-    short,
     whole_percent,
 )
 from dgpo_cli.core.text import elide, visible
@@ -53,7 +53,7 @@ def status_line(judged: Judged, *, left: float | None, width: int) -> str:
         (0, f"{judged.done:,}/{judged.total:,}"),
         (1, score(judged)),
         (2, "" if left is None or not judged.drawn else f"{duration(left, whole=True)} left"),
-        (3, cost(judged)),
+        (3, spent(judged)),
         (4, f"truncated {whole_percent(share(judged, 'truncated'))}" if judged.done else ""),
         (5, rate(judged.tokens / judged.seconds, "tokens") if judged.seconds else ""),
     ]
@@ -73,12 +73,12 @@ def score(judged: Judged) -> str:
     return f"{text}, {ends(judged.rerun_95)}" if interval_known(judged.rerun_95) else text
 
 
-def cost(judged: Judged) -> str:
+def spent(judged: Judged) -> str:
     """The cost so far, and the budget; empty if neither is known."""
     if judged.cost is None and judged.max_cost is None:
         return ""
-    so_far = "unknown" if judged.cost is None else short(judged.cost)
-    return f"cost {so_far}" + ("" if judged.max_cost is None else f" of {short(judged.max_cost)}")
+    so_far = "unknown" if judged.cost is None else cost(judged.cost)
+    return f"cost {so_far}" + ("" if judged.max_cost is None else f" of {cost(judged.max_cost)}")
 
 
 def share(judged: Judged, outcome: str) -> float:

@@ -227,7 +227,7 @@ def _is_denied(before: str, statement: str = "") -> bool:
 
 
 def _called_right(text: str) -> list[Statement]:
-    """Return "option C is correct"; several options that are called so are no one answer."""
+    """Return "option C is correct"; several such options are not an answer."""
     called = []
     for found in _IS_RIGHT.finditer(text):
         before = _sentence_before(text, found.start("option"))

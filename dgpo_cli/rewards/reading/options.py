@@ -223,7 +223,7 @@ def option_at(text: str, at: int) -> Option | None:
 
 
 def _is_said(rest: str, *, letter: str, marked: bool, bracketed: bool) -> bool | None:
-    """Whether the text after a letter leaves it as the answer; None if it is no option at all."""
+    """Whether the text after a letter leaves it as the answer; None if it is not an option."""
     right = _IS_RIGHT.match(rest)
     if right is not None:
         after = rest[right.end() :]

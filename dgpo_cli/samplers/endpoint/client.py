@@ -76,7 +76,7 @@ def key_of(backend: EndpointBackend) -> Secret:
     key = os.environ.get(backend.api_key_env, "").strip()
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(
-            f"{backend.api_key_env}: its value is no key: it has spaces, line breaks or letters "
+            f"{backend.api_key_env}: its value is not a key: it has spaces, line breaks or letters "
             "that are not ASCII"
         )
     return Secret(key)

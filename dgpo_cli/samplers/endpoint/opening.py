@@ -78,7 +78,7 @@ def open_endpoint(
 
     Raises:
         ConfigError: it refuses the key, the model or a parameter that the score depends on.
-        BackendError: it cannot be reached, or is no OpenAI-compatible API.
+        BackendError: it cannot be reached, or is not an OpenAI-compatible API.
     """
 
     async def talk() -> Opened:
@@ -93,7 +93,7 @@ def open_endpoint(
 
     opened = asyncio.run(talk())
     if "seed" in opened.dialect.refused:
-        tell(f"{backend.url}: takes no seed; drawn again, its samples would be others")
+        tell(f"{backend.url}: takes no seed; samples drawn again would differ")
     longest, limit = opened.longest, asking.max_completion_tokens
     if longest is not None and limit >= longest:
         raise ConfigError(
@@ -174,7 +174,7 @@ async def _probe(
             if error.status is None or not error.may_pass or tries >= _TRIES:
                 raise _probe_failed(error, backend=backend, key=key, asking=asking) from None
             await asyncio.sleep(min(_LONGEST_WAIT_S, error.wait_s or 2.0**tries))
-    raise BackendError(f"{backend.url}: refuses one parameter after the other")
+    raise BackendError(f"{backend.url}: refuses one parameter after another")
 
 
 def _probe_body(asking: Asking, dialect: Dialect) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def _refusal(name: str, *, asking: Asking, message: str) -> str:
 
 
 class NotAnAnswer(Exception):
-    """A body that is no completion: cut short, not JSON, without choices, or an error inside."""
+    """A body that is not a completion: cut short, not JSON, without choices, or an error inside."""
 
 
 def reply_of(answer: Any, *, asking: Asking, seed: int) -> Reply:
