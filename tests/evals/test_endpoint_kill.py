@@ -79,17 +79,19 @@ def test_killed_at_random_moments_and_resumed_has_the_samples_of_a_straight_one(
         for number in range(KILLS):
             api.counts.clear()
             process = start(api, out)
-            target = count(out) + rng.randrange(2 * 30 * K // KILLS)
+            interrupts, before = number % 4 == 3, count(out)
+            target = before + rng.randrange(30 * K // KILLS)
             deadline = time.monotonic() + 60
             while count(out) < min(target, 30 * K - 1) and process.poll() is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
             time.sleep(rng.random() * 0.1)
             there = count(out)
-            if number % 4 == 3:  # a Ctrl-C keeps what comes of the requests in flight
+            if interrupts:  # it keeps what comes of the requests in flight
                 process.send_signal(signal.SIGINT)
                 said = process.communicate(timeout=60)[0]
-                assert process.returncode in (0, 130), said
+                # Before its first sample, Python itself may be interrupted in its start.
+                assert process.returncode in (0, 130) or count(out) == before, said
             else:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
