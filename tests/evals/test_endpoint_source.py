@@ -421,7 +421,7 @@ def test_the_key_is_sent_and_never_said(
     with pytest.raises(ConfigError, match="MY_KEY is not set"):
         drawn(api, "rollout.backend.api_key_env=MY_KEY")
     monkeypatch.setenv("MY_KEY", f"{KEY}\n{KEY}")
-    with pytest.raises(ConfigError, match="is no key") as caught:
+    with pytest.raises(ConfigError, match="is not a key") as caught:
         drawn(api, "rollout.backend.api_key_env=MY_KEY")
     assert "sk-" not in str(caught.value)
 
