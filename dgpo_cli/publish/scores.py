@@ -21,6 +21,7 @@ from dgpo_cli.core.codec import parsed
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.formats import EvalRecord
 from dgpo_cli.core.io import read_bytes
+from dgpo_cli.core.numbers import UNKNOWN, ends, margin, percent
 from dgpo_cli.core.text import markdown_code, markdown_plain
 from dgpo_cli.core.types import Card, Evaluation, Interval
 from dgpo_cli.evals.eval_folder import EvalFolder
@@ -157,7 +158,7 @@ def entry(score: Score, place: Leaderboard, *, url: str | None) -> EvalResultEnt
     return EvalResultEntry(
         dataset_id=place.dataset,
         task_id=place.task,
-        value=_percent(score.avg_at_k),
+        value=round(100 * score.avg_at_k, 2),
         dataset_revision=score.revision if score.dataset == place.dataset else None,
         date=score.date,
         source_url=url,
@@ -176,11 +177,11 @@ def _notes(score: Score) -> str:
         if limit := entries.get("max_completion_tokens"):
             known.append(f"up to {limit} tokens")
         how = ["greedy"] if score.greedy else []
-        if (margin := entries.get("stop_when")) is not None:
-            how.append(f"sampled until the error over reruns was {_percent(margin)} points")
+        if (half := entries.get("stop_when")) is not None:
+            how.append(f"sampled until the error over reruns was {margin(half)} points")
         parts.append(", ".join([f"protocol {score.protocol}", *known, *how]))
     if not math.isnan(score.truncated):
-        parts.append(f"{_percent(score.truncated)}% truncated")
+        parts.append(f"{percent(score.truncated)} truncated")
     parts += [f"95% {text}" for text in _intervals(score)]
     if score.card is not None:
         parts.append(f"card {score.card.key[:8]}")
@@ -189,15 +190,7 @@ def _notes(score: Score) -> str:
 
 def _intervals(score: Score) -> list[str]:
     named = (("over reruns", score.rerun_95), ("over other problems", score.problems_95))
-    return [
-        f"{_percent(ends.low)} to {_percent(ends.high)} {name}"
-        for name, ends in named
-        if ends is not None and not (math.isnan(ends.low) or math.isnan(ends.high))
-    ]
-
-
-def _percent(share: float) -> float:
-    return round(100 * share, 2)
+    return [f"{span} {name}" for name, each in named if (span := _span(each)) != UNKNOWN]
 
 
 def results(scores: Sequence[Score]) -> list[dict[str, Any]]:
@@ -235,9 +228,9 @@ def _args(score: Score) -> dict[str, Any]:
         "k": score.k,
         "protocol": score.protocol,
         **{
-            name: [ends.low, ends.high]
-            for name, ends in named.items()
-            if ends is not None and not (math.isnan(ends.low) or math.isnan(ends.high))
+            name: [interval.low, interval.high]
+            for name, interval in named.items()
+            if interval is not None and not (math.isnan(interval.low) or math.isnan(interval.high))
         },
         "truncated": None if math.isnan(score.truncated) else score.truncated,
         "greedy": score.greedy or None,
@@ -268,17 +261,15 @@ def table(scores: Sequence[Score]) -> str:
         cells = (
             markdown_plain(score.name),
             str(score.k) + (" (greedy)" if score.greedy else ""),
-            f"{score.avg_at_k:.1%}",
+            percent(score.avg_at_k),
             _span(score.rerun_95),
             _span(score.problems_95),
-            "unknown" if math.isnan(score.truncated) else f"{score.truncated:.1%}",
-            markdown_code(score.protocol or "unknown"),
+            percent(score.truncated),
+            markdown_code(score.protocol or UNKNOWN),
         )
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _span(ends: Interval | None) -> str:
-    if ends is None or math.isnan(ends.low) or math.isnan(ends.high):
-        return "unknown"
-    return f"{100 * ends.low:.1f} to {100 * ends.high:.1f}"
+def _span(interval: Interval | None) -> str:
+    return UNKNOWN if interval is None else ends(interval)

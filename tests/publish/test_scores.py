@@ -60,7 +60,7 @@ def test_the_entry_names_the_hubs_benchmark_and_task_and_counts_in_percent(
     assert found.source_url == "https://huggingface.co/me/model"
     assert score.rerun_95 is not None and score.problems_95 is not None and score.card is not None
     spans = [
-        f"{100 * ends.low:.2f}".rstrip("0") + f" to {100 * ends.high:.2f}".rstrip("0")
+        f"{100 * ends.low:.1f} to {100 * ends.high:.1f}"
         for ends in (score.rerun_95, score.problems_95)
     ]
     assert found.notes == (
