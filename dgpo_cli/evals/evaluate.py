@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -245,21 +245,13 @@ def fill(
     Raises:
         DataError: without `redraw`, a stored sample is broken or was changed.
     """
-    prompts, k = running.prompts, running.k
-    try:
-        samples = stored(folder.samples, prompts, seed=settings.seed, observer=observer)
-    except DataError as error:
-        if redraw is None:
-            raise
-        tell(observer, f"{redraw}, the stored samples are damaged: {error}")
-        folder.samples.path.unlink()
-        samples = []
+    samples = _whole(folder.samples, running, settings, observer=observer, redraw=redraw)
     running.add(samples)
     there = {sample.key for sample in samples}
-    wanted = [(prompt, index) for index in range(k) for prompt in prompts]
+    wanted = [(prompt, index) for index in range(running.k) for prompt in running.prompts]
     lacking = [pair for pair in wanted if (pair[0].id, pair[1]) not in there]
     missing = [] if running.finished else lacking
-    kept = len(wanted) - len(lacking)
+    before, kept = len(samples), len(wanted) - len(lacking)
     if kept and missing:
         tell(
             observer,
@@ -267,23 +259,11 @@ def fill(
         )
     if missing:
         grader.start()
-    before, tokens, seconds = len(samples), 0, 0.0
-    spent: str | None = None
     drawing = _drawn(
         source, missing, running=running, settings=settings, stop=stop, stored=samples[:]
     )
-
-    def keep(drawn: Sequence[Drawn]) -> None:
-        nonlocal tokens
-        lines = _judged(drawn, settings=settings, grader=grader)
-        folder.samples.append(lines)
-        new = list(map(sample_of, lines))
-        samples.extend(new)
-        running.add(new)
-        tokens += sum(sample.tokens or 0 for sample in new)
-        advance(len(lines))
-        count = len(samples) - before
-        observer.on(running.event(drawn=count, tokens=tokens, seconds=seconds))
+    keeper = _Keeper(samples, running, settings, grader, folder.samples, observer)
+    spent: str | None = None
 
     def so_far() -> str:
         # Counted in the file: a signal may have come between writing a batch and counting it.
@@ -295,22 +275,79 @@ def fill(
             phase(observer, "evaluation", total=len(missing), unit="samples") as advance,
             closing(drawing),
         ):
-            observer.on(running.event(drawn=0, tokens=0, seconds=0.0))
-            began = time.perf_counter()
-            try:
-                for drawn in drawing:
-                    seconds += time.perf_counter() - began
-                    keep(drawn)
-                    began = time.perf_counter()
-            except KeyboardInterrupt as interrupt:
-                with suppress(StopIteration, KeyboardInterrupt):
-                    keep(drawing.throw(interrupt))  # what is paid for, if it was in flight
-                raise
+            keeper.take(drawing, advance=advance)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"stopped; {so_far()}; run the same command to resume") from stop
     except OutOfBudget as error:
         spent = f"{error}; {so_far()}; run the same command with a larger --max-cost to resume"
-    return samples, DrawnSamples(len(samples) - before, tokens, seconds, spent)
+    return samples, DrawnSamples(keeper.count, keeper.tokens, keeper.seconds, spent)
+
+
+def _whole(
+    file: SampleFile,
+    running: Running,
+    settings: Settings,
+    *,
+    observer: Observer,
+    redraw: str | None,
+) -> list[Sample]:
+    """Return the stored samples; with `redraw`, none of them if one is damaged."""
+    try:
+        return stored(file, running.prompts, seed=settings.seed, observer=observer)
+    except DataError as error:
+        if redraw is None:
+            raise
+        tell(observer, f"{redraw}, the stored samples are damaged: {error}")
+        file.path.unlink()
+        return []
+
+
+@dataclass(slots=True)
+class _Keeper:
+    """Judges samples as they are drawn, stores them, and says how far they have come.
+
+    count, tokens, seconds: of the samples that it has taken, and of drawing them.
+    """
+
+    samples: list[Sample]  # those before included; it adds to them
+    running: Running
+    settings: Settings
+    grader: Grader
+    file: SampleFile
+    observer: Observer
+    count: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def take(self, drawing: Generator[list[Drawn]], *, advance: Callable[[int], object]) -> None:
+        """Keep all that is drawn; at an interrupt, what is in flight too, as it is paid for."""
+        self._report()
+        began = time.perf_counter()
+        try:
+            for drawn in drawing:
+                self.seconds += time.perf_counter() - began
+                self._keep(drawn, advance)
+                began = time.perf_counter()
+        except KeyboardInterrupt as interrupt:
+            with suppress(StopIteration, KeyboardInterrupt):
+                self._keep(drawing.throw(interrupt), advance)
+            raise
+
+    def _keep(self, drawn: Sequence[Drawn], advance: Callable[[int], object]) -> None:
+        lines = _judged(drawn, settings=self.settings, grader=self.grader)
+        self.file.append(lines)
+        new = list(map(sample_of, lines))
+        self.samples.extend(new)
+        self.running.add(new)
+        self.count += len(new)
+        self.tokens += sum(sample.tokens or 0 for sample in new)
+        advance(len(lines))
+        self._report()
+
+    def _report(self) -> None:
+        self.observer.on(
+            self.running.event(drawn=self.count, tokens=self.tokens, seconds=self.seconds)
+        )
 
 
 def _drawn(
