@@ -14,7 +14,7 @@ from dgpo_cli.config.protocols import SETTINGS, Protocol
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.types import Card
 from dgpo_cli.prompts.benchmarks import Benchmark
-from dgpo_cli.rewards.answer import CHECKER_VERSION
+from dgpo_cli.rewards.protocol import CHECKER_VERSION
 from dgpo_cli.rewards.settings import ChoiceReward, IntegerReward, MathReward
 
 

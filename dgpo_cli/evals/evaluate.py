@@ -34,8 +34,8 @@ from dgpo_cli.prompts.benchmarks import Benchmark, load_benchmark
 from dgpo_cli.prompts.catalog import find
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from dgpo_cli.prompts.templates import begun
-from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.grader import Grader, check_answers, grade_item
+from dgpo_cli.rewards.protocol import CHECKER_VERSION
 from dgpo_cli.samplers.settings import EndpointBackend, VllmServerBackend
 
 

@@ -25,8 +25,8 @@ from dgpo_cli.evals.samples import Sample, item_of, sample_of, verdict_fields, v
 from dgpo_cli.evals.tally import report_of
 from dgpo_cli.policy.fingerprint import model_folder
 from dgpo_cli.policy.settings import EMBEDDED_TINY
-from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.grader import GradeItem, Grader
+from dgpo_cli.rewards.protocol import CHECKER_VERSION
 from dgpo_cli.runs.step_lines import named
 
 _CHUNK = 256  # lines in memory at a time

@@ -8,7 +8,6 @@ from dataclasses import replace
 from dgpo_cli.core.events import Observer
 from dgpo_cli.core.types import Outcome
 from dgpo_cli.evals.samples import Sample, SampleFile, item_of, verdict_fields
-from dgpo_cli.rewards.second_opinion import second_opinions
 from dgpo_cli.rewards.settings import IntegerReward, RewardSettings
 
 
@@ -56,6 +55,8 @@ def _opinions(
     observer: Observer,
 ) -> dict[int, Outcome]:
     """Return the second outcome of the samples of these numbers."""
+    from dgpo_cli.rewards.second_opinion import second_opinions  # patterns of all answers: slow
+
     wanted = set(unseen)
     items = {number: item_of(line) for number, line in enumerate(file.lines()) if number in wanted}
     outcomes = second_opinions(

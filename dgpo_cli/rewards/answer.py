@@ -73,9 +73,6 @@ if TYPE_CHECKING:
     from dgpo_cli.core.types import FinishReason, Outcome
     from dgpo_cli.rewards.settings import Extract
 
-# Scores are comparable if this is equal: it changes with any verdict, and a test compares a digest
-# of the verdicts on all cases.
-CHECKER_VERSION = "2"
 MAX_SHOWN_CHARS = 200  # of an extracted answer that is not an integer
 
 

@@ -10,8 +10,6 @@ from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import NOBODY, Observer, phase
 from dgpo_cli.core.thinking import OPENER
 from dgpo_cli.core.types import Completion, FinishReason, Prompt, Verdict
-from dgpo_cli.rewards.answer import check_integer
-from dgpo_cli.rewards.choice import check_choice
 from dgpo_cli.rewards.protocol import Task
 from dgpo_cli.rewards.settings import (
     ChoiceReward,
@@ -171,8 +169,6 @@ def judge_answer(
         raise ValueError(f"kind={kind!r}: must be 'integer', 'math' or 'choice'")
     if (problem := settings.problem_with(gold)) is not None:
         raise DataError(problem)
-    judge = check_integer if kind == "integer" else check_choice
-    outcome, found = judge(
-        gold, item.judged, finish_reason=finish_reason, **settings.check().options
-    )
+    check = settings.check()
+    outcome, found = check.function(gold, item.judged, finish_reason=finish_reason, **check.options)
     return Verdict(outcome, found, float(outcome == "correct"))

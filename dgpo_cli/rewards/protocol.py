@@ -6,14 +6,19 @@ further frame is a list of tasks, answered by one frame per task, in order.
 
 from __future__ import annotations
 
+import importlib
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from dgpo_cli.core.types import Outcome
 
+# Scores are comparable if this is equal: it changes with any verdict, and a test compares a digest
+# of the verdicts on all cases.
+CHECKER_VERSION = "2"
 HEADER = struct.Struct(">I")
 CRASH_EXIT_CODE = 3  # of a worker that ran out of memory and is replaced
 
@@ -36,6 +41,13 @@ class Check:
     target: str
     options: dict[str, Any] = field(default_factory=dict)
     chunk_tasks: int = 64
+
+    @property
+    def function(self) -> Callable[..., CheckResult]:
+        """The function itself. Its module, with the patterns of all answers, is imported here."""
+        module, _, name = self.target.partition(":")
+        found: Callable[..., CheckResult] = getattr(importlib.import_module(module), name)
+        return found
 
 
 def encode(message: Any) -> bytes:

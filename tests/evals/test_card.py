@@ -15,7 +15,7 @@ from dgpo_cli.core.resources import resource_dir
 from dgpo_cli.core.types import Card, Message, Prompt
 from dgpo_cli.evals.card import checker_entry
 from dgpo_cli.evals.engine_source import check_bos, cpu_model
-from dgpo_cli.rewards.answer import CHECKER_VERSION
+from dgpo_cli.rewards.protocol import CHECKER_VERSION
 from dgpo_cli.stats.cards import differences
 from tests.evals.evaluations import Asked, boxed, install, problems, run
 

@@ -14,8 +14,9 @@ from dgpo_cli.config.protocols import load_protocol
 from dgpo_cli.core.errors import ConfigError, DataError, ModelError, RunFolderBusy
 from dgpo_cli.core.types import Disagreement
 from dgpo_cli.engine import setup
-from dgpo_cli.evals import evaluate, second, tally
+from dgpo_cli.evals import evaluate, tally
 from dgpo_cli.inspect.rollout_file import read_rollouts
+from dgpo_cli.rewards import second_opinion
 from tests.evals.evaluations import (
     PROBLEMS,
     Asked,
@@ -396,7 +397,7 @@ def test_the_second_opinion_is_asked_once_and_kept(
         found.append(list(named["disagreements"]))  # type: ignore[call-overload]
         return original(*args, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(second, "second_opinions", opinions)
+    monkeypatch.setattr(second_opinion, "second_opinions", opinions)
     monkeypatch.setattr(tally, "summarise", summarise)
     texts = (r"\boxed{1/%d}", r"\boxed{%d}")
     install(monkeypatch, Asked(lambda seed: texts[seed % 2] % seed))

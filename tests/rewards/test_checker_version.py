@@ -6,7 +6,8 @@ import hashlib
 import json
 
 from dgpo_cli.core.types import FinishReason
-from dgpo_cli.rewards.answer import CHECKER_VERSION, check_integer
+from dgpo_cli.rewards.answer import check_integer
+from dgpo_cli.rewards.protocol import CHECKER_VERSION
 from dgpo_cli.rewards.settings import Extract
 from tests.rewards.answer_table import ROWS
 from tests.rewards.integer_cases import IS_204, IS_NO_INTEGER, IS_SOMETHING_ELSE

@@ -16,10 +16,9 @@ from pydantic import ValidationError
 
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.types import Outcome, Prompt
-from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.choice import check_choice
 from dgpo_cli.rewards.grader import GradeItem, Grader, check_answers, judge_answer
-from dgpo_cli.rewards.protocol import Check, ChoiceExtract
+from dgpo_cli.rewards.protocol import CHECKER_VERSION, Check, ChoiceExtract
 from dgpo_cli.rewards.settings import ChoiceReward
 from dgpo_cli.rewards.workers.pool import WorkerPool
 from tests.rewards.test_hostile import HOSTILE_CHARS

@@ -24,8 +24,8 @@ from dgpo_cli.evals.foreign.read import read_log
 from dgpo_cli.evals.request import Flip, Logged, RegradeResult
 from dgpo_cli.evals.samples import Sample, item_of, sample_of, verdict_of
 from dgpo_cli.evals.tally import report_of
-from dgpo_cli.rewards.answer import CHECKER_VERSION
 from dgpo_cli.rewards.grader import Grader
+from dgpo_cli.rewards.protocol import CHECKER_VERSION
 from dgpo_cli.rewards.reading.options import LETTERS, letter_of
 
 Kind = Literal["integer", "math", "choice"]
