@@ -103,7 +103,7 @@ Folder = Annotated[
 LogKind = Annotated[
     Literal["integer", "math", "choice"] | None,
     typer.Option(
-        help="Of a log: the checker.",
+        help="Checker for a log.",
         show_default="integer or choice if all answers are, else math",
         rich_help_panel=CHANGE,
     ),
@@ -112,7 +112,7 @@ LogOut = Annotated[
     Path | None,
     typer.Option(
         "--out",
-        help="Of a log: the folder to make of it.",
+        help="Folder to write for a log.",
         metavar="DIR",
         show_default="evals/TASK-MODEL-CARD",
         rich_help_panel=OUTPUT,
@@ -270,8 +270,8 @@ def regrade(
 ) -> None:
     """Judge stored samples again with today's answer checker, and list the flips.
 
-    No model is needed. Outcomes, card and report in the folder are rewritten. Of another program's
-    log a folder is made, and the flips are against its verdicts.
+    No model is needed. Outcomes, card and report in the folder are rewritten. A log of another
+    program becomes a new folder, and the flips are against the log's verdicts.
 
     Examples:
       List the samples that today's checker judges differently

@@ -143,7 +143,7 @@ TokenPrice = Annotated[
     typer.Option(
         "--price",
         help="Price of a million prompt tokens and of a million completion tokens, as in 0.5,2; "
-        "the report then has the cost.",
+        "the report then shows the cost.",
         metavar="IN,OUT",
         rich_help_panel=RUN,
     ),
@@ -161,7 +161,7 @@ Answers = Annotated[
     bool,
     typer.Option(
         "--answers",
-        help="Print the expected answers too; by default no log has them.",
+        help="Print the expected answers too, which are left out by default.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -115,8 +115,8 @@ def check_benchmark(
 ) -> None:
     """Read a benchmark or a file of problems, examine it, and list every fault.
 
-    Counted are problems, repetitions, kinds of answers, and answers that no checker can read.
-    Exits with 1 if there is a fault.
+    It counts problems, repetitions, kinds of answers, and answers that no checker can read, and
+    exits with 1 if there is a fault.
 
     Examples:
       One of your own, before it is used
