@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -300,8 +301,12 @@ def endpoint_flags(
     """
     if url is None:
         if key is not None:
-            raise ConfigError(f"--api-key-env {key}: give --endpoint URL too")
+            raise ConfigError("--api-key-env: give --endpoint URL too")
         return {}
+    if key is not None and key not in os.environ:  # which may be a key, and is not repeated
+        raise ConfigError(
+            "--api-key-env: no environment variable has this name; set it, or leave the option out"
+        )
     others = {"--run": run, "--preset": preset, "--adapter": adapter}
     for name, value in others.items():
         if value:
@@ -368,5 +373,5 @@ def parse_budget(most: float | None, *, price: Price | None) -> Budget | None:
     if price is None:
         raise ConfigError(f"--max-cost {most:g}: give --price IN,OUT too")
     if not 0 < most < math.inf:
-        raise ConfigError(f"--max-cost {most:g}: must be more than 0")
+        raise ConfigError(f"--max-cost {most:g}: must be a number above 0")
     return Budget(price, most)

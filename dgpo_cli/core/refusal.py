@@ -53,6 +53,8 @@ def problem(details: ErrorDetails) -> str:
             return one_of(cut(shown(details["input"])), choices)
         case "missing":
             return "is required"
+        case "extra_forbidden":
+            return "is unknown; leave it out"
         case "too_short" | "string_too_short":
             return "must not be empty"
         case "finite_number":

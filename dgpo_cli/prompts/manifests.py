@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from dgpo_cli.core.errors import ConfigError, DataError
-from dgpo_cli.core.refusal import shown
+from dgpo_cli.core.refusal import problem, shown
 from dgpo_cli.core.schema import Frozen
 
 SHA256 = r"^[0-9a-f]{64}$"
@@ -225,9 +225,10 @@ def _explained(error: ValidationError) -> str:
         for part in first["loc"][1:]
         if part != "str" and not str(part).startswith("tuple[")
     ]
-    message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "union_tag_invalid":
         return f"kind={shown(first['input'].get('kind'))}: must be {', '.join(_KINDS)}"
     if first["type"] == "union_tag_not_found":
         return f"kind: give one of {', '.join(_KINDS)}"
-    return f"{'.'.join(where) or 'manifest'}: {message}"
+    if first["type"] == "value_error":
+        return f"{'.'.join(where) or 'manifest'}: {first['ctx']['error']}"
+    return f"{'.'.join(where) or 'manifest'}: {problem(first)}"

@@ -121,7 +121,8 @@ def test_a_spent_budget_reports_whole_rounds_and_says_how_to_go_on(
         (["--model", "m", "--max-cost", "1"], "--max-cost 1: give --price IN,OUT too"),
         (["--model", "m", "--price", "1"], "--price 1: give the price of a million prompt tokens"),
         (["--model", "m", "--price", "-1,2"], "--price -1,2: give the price"),
-        (["--model", "m", "--price", "1,2", "--max-cost", "0"], "--max-cost 0: must be more than"),
+        (["--model", "m", "--price", "1,2", "--max-cost", "0"], "--max-cost 0: must be a number"),
+        (["--model", "m", "--price", "1,2", "--max-cost", "inf"], "inf: must be a number above 0"),
     ],
 )
 def test_what_does_not_go_with_an_endpoint_is_refused(more: list[str], words: str) -> None:
@@ -144,4 +145,18 @@ def test_only_eval_takes_an_endpoint(command: str) -> None:
 
 def test_a_key_needs_an_endpoint() -> None:
     ended = in_process("eval", "--bench", "sums", "--api-key-env", "K", "--model", "m")
-    assert "--api-key-env K: give --endpoint URL too" in ended.stderr
+    assert "--api-key-env: give --endpoint URL too" in ended.stderr
+
+
+@pytest.mark.parametrize("pasted", [KEY, "hf_abcdefghijklmnop"])
+def test_a_key_in_place_of_its_variable_is_refused_and_not_repeated(pasted: str) -> None:
+    there = ["--endpoint", "http://127.0.0.1:9", "--model", "m"]
+    ended = in_process("eval", "--bench", "sums", *there, "--api-key-env", pasted)
+    assert ended.exit_code == 2 and "no environment variable has this name" in ended.stderr
+    assert pasted not in ended.stdout + ended.stderr
+
+
+def test_a_price_needs_an_endpoint() -> None:
+    more = ["--preset", "tiny", "--price", "1,2", "--max-cost", "1"]
+    ended = in_process("eval", "--bench", "sums", *more)
+    assert ended.exit_code == 2 and "--price: only a model behind an API" in ended.stderr

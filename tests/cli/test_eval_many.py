@@ -53,6 +53,8 @@ def test_models_keep_the_order_in_which_they_were_typed() -> None:
         *(("--preset", "p"), ("--model", "a"), ("--run", "r"), ("--model", "b")),
     ]
     assert chosen([], model=None, run=None, preset=None) == []
+    with pytest.raises(ConfigError, match="--model a: given twice"):
+        chosen([], model=["a", "b", "a"])
 
 
 def test_a_name_that_is_there_twice_gets_the_folder_it_is_in_or_a_number() -> None:
@@ -71,6 +73,7 @@ def test_a_comma_separates_benchmarks_unless_a_file_has_it_in_its_name(folder: P
     for wrong, why in (
         ("sums,", "missing"),
         (",", "missing"),
+        ("", "missing"),
         ("sums,sums", "sums is in it twice"),
         ("aime25,AIME_2025", "aime2025 is in it twice"),
     ):
@@ -121,10 +124,10 @@ def test_a_cell_is_the_evaluation_of_one_model_on_one_benchmark(
 
 def test_out_is_a_folder_of_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Asked(boxed))
-    ended = run("--preset", "tiny", "--preset", "tiny", "--out", "here")
+    ended = run("--preset", "tiny", "--model", "embedded:tiny", "--out", "here")
     assert ended.exit_code == 0, ended.stderr
     found = sorted(path.name for path in Path("here").iterdir())
-    assert found == ["three-tiny", "three-tiny-2", "two-tiny", "two-tiny-2"]
+    assert found == ["three-embedded:tiny", "three-tiny", "two-embedded:tiny", "two-tiny"]
 
 
 def test_the_next_command_names_a_folder_once(

@@ -89,7 +89,7 @@ def test_only_plain_names_reach_a_manifest(name: str) -> None:
             "kind=moon: must be sums, hub, file",
         ),
         ('title = "t"', "kind: give one of sums, hub, file"),
-        ('kind = "hub"\ntitle = "t"\noperations = 1\ncount = 3', "file: Field required"),
+        ('kind = "hub"\ntitle = "t"\noperations = 1\ncount = 3', "file: is required"),
         (f'{HUB}revision = "main"\n[answers]\na = 1', "revision"),
         (f'{HUB}revision = "{"0" * 40}"\n[answers]\na = 1000', "not in range"),
         (f'{HUB}revision = "{"0" * 40}"\n[answers]\na = 1\nb = 2', "2 answers for problems=1"),

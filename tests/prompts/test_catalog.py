@@ -273,7 +273,7 @@ def test_a_manifest_beside_its_data_is_a_benchmark(tmp_path: Path) -> None:
         ('"rows.jsonl"', '"gone.jsonl"', r"file=gone\.jsonl: no such file beside it"),
         ("maximum = 9", "maximum = 2", "line 3: answer is not in 1 to 2"),
         ('template = "', 'colour = "', "does not fix prompts.colour"),
-        ('"file"', '"hub"', "dataset: Field required"),
+        ('"file"', '"hub"', "dataset: is required"),
         ("minimum = 1", 'answer_kind = "choice"', "needs columns.options or columns.wrong"),
         ('protocol = "boxed"', 'protocol = "boxd"', "did you mean boxed"),
     ],

@@ -60,12 +60,19 @@ def chosen(order: Sequence[str], **given: Sequence[object] | None) -> list[Chose
     """Return the models in the order in which they were typed.
 
     order: the parameters of all options as typed. given: the values of model, run and preset.
+
+    Raises:
+        ConfigError: one is given twice.
     """
     values = {name: iter(each) for name, each in given.items() if each}
     typed = [name for name in order if name in values]
     left = [name for name in given if name in values and name not in typed]
     found = [Chosen(f"--{name}", str(next(values[name]))) for name in typed]
-    return found + [Chosen(f"--{name}", str(value)) for name in left for value in values[name]]
+    found += [Chosen(f"--{name}", str(value)) for name in left for value in values[name]]
+    for each in found:
+        if found.count(each) > 1:
+            raise ConfigError(f"{each.option} {each.value}: given twice; name it once")
+    return found
 
 
 def benches(text: str) -> list[str]:
@@ -83,8 +90,9 @@ def benches(text: str) -> list[str]:
         end = next((end for end in ends if Path(",".join(parts[:end])).is_file()), 1)
         found.append(",".join(parts[:end]))
         del parts[:end]
-    if len(found) > 1 and "" in found:
-        raise ConfigError(f"--bench {text}: a name is missing beside a comma")
+    if "" in found:
+        beside = " beside a comma" if len(found) > 1 else ""
+        raise ConfigError(f"--bench {text}: a name is missing{beside}; dgpo bench list names them")
     from dgpo_cli.prompts.catalog import canonical
 
     named = [canonical(each) for each in found]
@@ -128,6 +136,8 @@ def settle(
         )
     check_judge(bench, kind=resolved.settings.reward.kind)
     check_built(resolved.settings, training=False, endpoint=True)
+    if asked.request.price is not None and resolved.settings.rollout.backend.kind != "endpoint":
+        raise ConfigError("--price: only a model behind an API has a cost; give --endpoint URL too")
     temperature = resolved.settings.rollout.temperature
     request = replace(
         asked.request,
