@@ -69,7 +69,7 @@ def test_the_key_is_in_no_file_and_no_message(api: Api, tmp_path: Path) -> None:
     said = [ended.out, ended.err]
     wrong = {"MY_KEY": KEY + "x"}
     refused = evaluated(api, tmp_path / "f", "--api-key-env", "MY_KEY", "--debug", env=wrong)
-    assert refused.code == 2 and "MY_KEY holds another" in refused.err
+    assert refused.code == 2 and "refuses the key in MY_KEY" in refused.err
     api.fault = lambda body, count: (400, {"error": f"bad header Bearer {KEY}"}, {})
     failed = evaluated(
         api, tmp_path / "g", "--api-key-env", "MY_KEY", "--debug", env={"MY_KEY": KEY}

@@ -215,10 +215,10 @@ def _fatal(error: Failed, *, backend: EndpointBackend, key: Secret) -> DgpoError
 def fatal(error: Failed, *, backend: EndpointBackend, has_key: bool) -> DgpoError:
     """Return the error for the user that says what to do about a failed request."""
     if error.status in (401, 403):
-        state = "holds another" if has_key else "is not set"
+        key = f"refuses the key in {backend.api_key_env}" if has_key else "asks for a key"
         return ConfigError(
-            f"{backend.url}: refuses the key ({error}); the variable {backend.api_key_env} "
-            f"{state}; set it, or name another with --api-key-env"
+            f"{backend.url}: {key} ({error}); set {backend.api_key_env}, or name another "
+            "variable with --api-key-env"
         )
     if error.status == 402 or error.code == "insufficient_quota":
         return BackendError(f"{backend.url}: the account has no credit left ({error})")

@@ -177,7 +177,7 @@ def _refusal(name: str, *, asking: Asking, message: str) -> str:
     unset = {"temperature": "1", "top_p": "1", "top_k": "0"}.get(name, "")
     return (
         f"{given}: the endpoint refuses it: {message}; the score would be that of another "
-        f"protocol; --set {setting}={unset} evaluates without"
+        f"protocol; --set {setting}={unset} evaluates without it"
     )
 
 
