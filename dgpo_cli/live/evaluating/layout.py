@@ -160,12 +160,12 @@ def _problem(head: str, counts: tuple[int, int], *, k: int, width: int, page: Pa
     cells = max(1, width - cell_len(head) - size - 2)
     right = round(cells * correct / k)
     judged = max(right, round(cells * done / k))
-    marks = "#=." if page.glyphs.ascii_only else "█▒·"
+    marks = "#=" if page.glyphs.ascii_only else "█▒"  # a dot is a wrong sample elsewhere
     line = plain("").append(f"{head} ", page.style("dim"))
     line.append(marks[0] * right, outcomes.style("correct", depth=page.depth))
     line.append(marks[1] * (judged - right), outcomes.style("wrong", depth=page.depth))
-    line.append(marks[2] * (cells - judged), page.style("dim"))
-    return line.append(f" {f'{correct}/{done}'.rjust(size)}")
+    left = " " * (cells - judged)
+    return line.append(f"{left} {f'{correct}/{done}'.rjust(size)}")
 
 
 def _dense(problems: Sequence[tuple[int, int]], page: Page, *, room: int) -> Iterator[Text]:
