@@ -130,15 +130,6 @@ def test_out_is_a_folder_of_folders(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert found == ["three-embedded:tiny", "three-tiny", "two-embedded:tiny", "two-tiny"]
 
 
-def test_the_next_command_names_a_folder_once(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(monkeypatch, Asked(boxed))
-    ended = run("--preset", "tiny", "--preset", "tiny", bench="three.jsonl")
-    assert "next: dgpo view" in ended.stderr
-    assert ended.stderr.partition("next: dgpo view")[2].count("three-tiny") == 1
-
-
 def test_what_fails_is_told_and_the_others_go_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

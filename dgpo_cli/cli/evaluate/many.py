@@ -252,7 +252,7 @@ def report(ended: Ended, *, least: float | None, form: str | None) -> None:
     elif known or ended.stopped is None:
         console.show(view.render(table))
         if known:
-            console.suggest(["view", *dict.fromkeys(cell.folder for cell in known)])
+            console.suggest(["view", *(cell.folder for cell in known)])
     if ended.stopped is not None:
         raise ended.stopped
     short = [] if least is None else [c for c in known if not c.rerun_95.low >= least]
