@@ -360,17 +360,21 @@ def prefetch(name_or_path: str, *, observer: Observer) -> None:
 def _read_and_examine(
     paths: Sequence[Path], manifest: RowsManifest, columns: tuple[str, str], *, answers: bool
 ) -> Examination:
-    """Read the files of a benchmark; the caller's columns win over the manifest's."""
+    """Read the files of a benchmark; the caller's columns win over the manifest's.
+
+    Copies of a dataset may have the usual names; a manifest's own file has those that it names.
+    """
     defaults = ("problem", "answer")
     own = [
         [column] if column != default else []
         for column, default in zip(columns, defaults, strict=True)
     ]
     names = manifest.columns
+    usual = defaults if isinstance(manifest, HubManifest) else ()
     fields = Fields(
         ids=(names.id, "id"),
-        problems=(*own[0], names.problem, defaults[0]),
-        answers=(*own[1], names.answer, defaults[1]),
+        problems=(*own[0], names.problem, *usual[:1]),
+        answers=(*own[1], names.answer, *usual[1:]),
         options=names.options,
         wrong=names.wrong,
         index=names.index,

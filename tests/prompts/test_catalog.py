@@ -249,6 +249,14 @@ def own(folder: Path, text: str = MINE) -> str:
     return str(folder / "mine.toml")
 
 
+def test_a_column_that_a_manifest_names_must_be_in_its_file(tmp_path: Path) -> None:
+    save([{"problem": "1 + 1?", "answer": 5, "gold": 2}], tmp_path / "rows.jsonl")
+    text = MINE.replace("problems = 3", "").replace('"q"', '"problem"')
+    (tmp_path / "mine.toml").write_text(text.replace('"a"', '"golden"'))
+    with pytest.raises(DataError, match="no field 'golden'"):
+        load_benchmark(str(tmp_path / "mine.toml"))
+
+
 def test_a_manifest_beside_its_data_is_a_benchmark(tmp_path: Path) -> None:
     path = own(tmp_path)
     bench = load_benchmark(path)
