@@ -14,6 +14,7 @@ from typer.testing import Result
 
 from dgpo_cli.cli.evaluate.many import Chosen, benches, chosen
 from dgpo_cli.core.errors import BackendError, ConfigError, ModelError
+from dgpo_cli.core.resources import resource_dir
 from dgpo_cli.engine import setup
 from dgpo_cli.evals import evaluate
 from dgpo_cli.evals.matrix.many import distinct
@@ -22,6 +23,7 @@ from tests.api_server import Api, is_probe, serve
 from tests.cli.helpers import in_process as dgpo
 from tests.evals.evaluations import Asked, boxed, install, problems
 
+TINY = str(resource_dir("data") / "tiny")
 SMALL = ["--set", "train.threads=1", "--set", "reward.workers=1"]
 Command = Callable[..., Result]
 
@@ -128,6 +130,18 @@ def test_out_is_a_folder_of_folders(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert ended.exit_code == 0, ended.stderr
     found = sorted(path.name for path in Path("here").iterdir())
     assert found == ["three-embedded:tiny", "three-tiny", "two-embedded:tiny", "two-tiny"]
+
+
+def test_a_benchmark_has_one_column_for_models_that_fail_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, Asked(boxed))
+    for models in (["tiny", "absent"], ["absent", "tiny"]):
+        named = {"tiny": "--preset=tiny", "absent": "--model=org/absent"}
+        ended = run(*(named[each] for each in models), "--json")
+        assert ended.exit_code == 1
+        found = json.loads(ended.stdout)
+        assert (found["models"], found["benchmarks"]) == (models, ["three", "two"])
 
 
 def test_what_fails_is_told_and_the_others_go_on(
@@ -300,6 +314,7 @@ def test_one_model_at_a_time_is_in_memory(folder: Path, monkeypatch: pytest.Monk
         return policy
 
     monkeypatch.setattr(setup, "load_for_sampling", load)
-    ended = run(*["--preset", "tiny"] * 3, bench="three.jsonl,two.jsonl")
+    models = ["--preset", "tiny", "--model", "embedded:tiny", "--model", TINY]
+    ended = run(*models, bench="three.jsonl,two.jsonl")
     assert ended.exit_code == 0, ended.stderr + ended.stdout
     assert len(before) == 3

@@ -88,7 +88,7 @@ def prepared(
     found = [[_prepared(each, failures, observer=observer) for each in row] for row in rows]
     for each in (each for row in found for each in row if each.failure is not None):
         tell(observer, f"{each.model} on {each.bench} will be missing: {each.failure}")
-    return [[_placed(each, out=out) for each in _named(row)] for row in found]
+    return [[_placed(each, out=out) for each in row] for row in _named(found)]
 
 
 def _prepared(planned: Planned, failures: dict[str, str], *, observer: Observer) -> Planned:
@@ -106,22 +106,25 @@ def _prepared(planned: Planned, failures: dict[str, str], *, observer: Observer)
     return replace(planned, failure=failures[bench])
 
 
-def _named(row: Sequence[Planned]) -> list[Planned]:
-    """Give benchmarks their own names, not those by which they were asked for."""
-    digests: dict[str, str] = {}
-    for each in row:
-        if each.cell is not None:
-            same = digests.setdefault(each.cell.benchmark.sha256, each.bench)
-            if same != each.bench:
-                raise ConfigError(
-                    f"--bench: {same} and {each.bench} are the same problems; give one of them"
-                )
-    names = [each.bench if each.cell is None else each.cell.benchmark.name for each in row]
-    sources = [each.bench for each in row]
-    return [
-        replace(each, bench=name)
-        for each, name in zip(row, distinct(names, sources=sources), strict=True)
-    ]
+def _named(rows: Sequence[Sequence[Planned]]) -> list[list[Planned]]:
+    """Give benchmarks their own names, not those by which they were asked for.
+
+    A benchmark has one name for all models, for those that fail too.
+    """
+    for row in rows:
+        digests: dict[str, str] = {}
+        for each in row:
+            if each.cell is not None:
+                same = digests.setdefault(each.cell.benchmark.sha256, each.bench)
+                if same != each.bench:
+                    raise ConfigError(
+                        f"--bench: {same} and {each.bench} are the same problems; give one of them"
+                    )
+    loaded = {each.bench: each.cell for row in rows for each in row if each.cell is not None}
+    asked = [each.bench for each in rows[0]]
+    own = [loaded[bench].benchmark.name if bench in loaded else bench for bench in asked]
+    names = dict(zip(asked, distinct(own, sources=asked), strict=True))
+    return [[replace(each, bench=names[each.bench]) for each in row] for row in rows]
 
 
 def _placed(planned: Planned, *, out: Path | None) -> Planned:
