@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dgpo_cli.config.load import resolve
 from dgpo_cli.config.protocols import Protocol, protocol_for
 from dgpo_cli.core.codec import Format
 from dgpo_cli.core.errors import ConfigError, DataError, DgpoError
@@ -169,9 +170,11 @@ def check(
 
 
 def _of_manifest(name: str) -> Iterator[str]:
-    """Yield what is wrong with the protocol of a benchmark."""
+    """Yield what is wrong with the protocol of a benchmark, and with the values it sets."""
     try:
-        protocol_for(name, name=None)
+        protocol = protocol_for(name, name=None)
+        if protocol is not None:
+            resolve(protocol=protocol.layer())
     except (ConfigError, DataError) as error:
         yield str(error)
 

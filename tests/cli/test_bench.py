@@ -119,6 +119,15 @@ def test_every_fault_is_listed_without_the_answer_and_ends_with_1(tmp_path: Path
     assert "7919" in dgpo("bench", "check", path, "--answers").stdout
 
 
+def test_a_value_that_a_manifest_sets_and_no_setting_takes_is_a_fault(tmp_path: Path) -> None:
+    path = Path(own(tmp_path))
+    path.write_text(path.read_text().replace("Say {problem}", "Say it"))
+    ended = dgpo("bench", "check", str(path))
+    assert ended.exit_code == 1
+    text = " ".join(ended.stdout.split())
+    assert "prompts.template=Say it (protocol boxed): has the wrong form" in text
+
+
 def test_a_file_of_problems_is_checked_and_the_checker_that_fits_named(tmp_path: Path) -> None:
     rows = [
         {"problem": "1+1?", "answer": "2"},
