@@ -98,7 +98,8 @@ class Page:
 
     def heading(self, text: str, note: str = "") -> None:
         """A bold line, and a dim note behind it."""
-        self.add((text, "bold"), (f"  {note}" if note else "", "dim"))
+        note = self.fit(f"  {note}", self.width - cell_len(text)) if note else ""
+        self.add((text, "bold"), (note, "dim"))
 
     def title(self, left: str, right: str = "") -> None:
         """A bold title, something at the right edge, and a rule below."""

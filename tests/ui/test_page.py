@@ -34,6 +34,13 @@ def test_a_head_stands_on_the_first_line_of_its_paragraph() -> None:
     assert first.startswith("warn  a sentence") and all(line[:6] == " " * 6 for line in rest)
 
 
+def test_a_note_that_is_cut_says_so() -> None:
+    page = Page(40, depth="none")
+    page.heading("integers", LONG)
+    (line,) = texts(page)
+    assert cell_len(line) <= 40 and line.startswith("integers  a sentence") and line.endswith("…")
+
+
 @given(st.text(max_size=300), st.integers(LEAST_WIDTH, 60))
 def test_foreign_text_is_wrapped_whatever_its_words_are(text: str, width: int) -> None:
     page = Page(width, depth="none")
