@@ -35,11 +35,12 @@ FINAL_RESPONSE = "[BEGIN FINAL RESPONSE]"
 _OPENERS = tuple(opener for opener, _ in MARKS)
 _ALL = (*_OPENERS, *dict.fromkeys(closer for _, closer in MARKS), FINAL_RESPONSE)
 _ANGLED = tuple(mark for mark in _ALL if mark.startswith("<"))
+# The other marks, and what they contain: one letter is found fifty times as fast as a word.
 _OTHERS = (
-    ("◁", ("◁think▷", "◁/think▷")),
-    ("THINK]", ("[THINK]", "[/THINK]")),
-    ("[unused1", ("[unused16]", "[unused17]")),
-    (FINAL_RESPONSE, (FINAL_RESPONSE,)),
+    (("◁",), ("◁think▷", "◁/think▷")),
+    (("K", "THINK]"), ("[THINK]", "[/THINK]")),
+    (("[unused1",), ("[unused16]", "[unused17]")),
+    ((FINAL_RESPONSE,), (FINAL_RESPONSE,)),
 )
 # Every angled mark contains one of these: a few searches exclude most marks.
 _HINTS = (
@@ -120,8 +121,9 @@ def _last_mark(text: str) -> tuple[int, str]:
     Fast for texts without a mark, or with one close to their end.
     """
     found = _last_angled(text)
-    for hint, marks in _OTHERS:
-        if hint in text:
+    for hints, marks in _OTHERS:
+        begin = max(0, found[0])
+        if all(text.find(hint, begin) >= 0 for hint in hints):
             found = max(found, *((_rfind(text, mark, len(text)), mark) for mark in marks))
     return found if found[0] >= 0 else (0, "")
 

@@ -53,8 +53,12 @@ def grade_item(prompt: Prompt, completion: Completion) -> GradeItem:
     )
 
 
-def check_answers(prompts: Sequence[Prompt], *, reward: RewardSettings) -> None:
+def check_answers(
+    prompts: Sequence[Prompt], *, reward: RewardSettings, hidden: bool = True
+) -> None:
     """Check before sampling that `reward` can compare with the answers of all problems.
+
+    hidden: the answers are a benchmark's, which no log should have.
 
     Raises:
         DataError: it cannot; names their number and the first.
@@ -63,9 +67,10 @@ def check_answers(prompts: Sequence[Prompt], *, reward: RewardSettings) -> None:
     if found:
         first, fault = found[0]
         place = f" ({first.place})" if first.place else ""
+        what = f", {fault}" if hidden else f": {reward.problem_with(first.answer)}"
         raise DataError(
             f"{first.source}: {len(found):,} of {len(prompts):,} answers are unusable; the first, "
-            f"of problem {first.id!r}{place}, {fault}"
+            f"of problem {first.id!r}{place}{what}"
         )
 
 

@@ -88,7 +88,7 @@ def open_training_prompts(
         reason=f"longer than prompts.max_prompt_tokens={limit}",
     )
     if stream.prompts is not None:  # generated sums are never a benchmark's
-        check_answers(stream.prompts, reward=settings.reward)
+        check_answers(stream.prompts, reward=settings.reward, hidden=False)
         stream = _without_contamination(
             stream, stream.prompts, settings=settings, observer=observer
         )

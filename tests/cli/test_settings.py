@@ -107,8 +107,8 @@ def test_json_has_everything_of_the_settings() -> None:
     (temperature,) = told["settings"]
     assert told["version"] == 1
     assert temperature["meanings"][0]["schema"] == {
-        "exclusiveMinimum": 0,
         "maximum": 10,
+        "minimum": 0,  # greedy
         "type": "number",
     }
     assert temperature["on_resume"] == "learnt"

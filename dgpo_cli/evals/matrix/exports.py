@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from dgpo_cli.core.codec import encoded
-from dgpo_cli.core.text import markdown_code, visible
+from dgpo_cli.core.text import escaped, markdown_code, visible
 from dgpo_cli.core.types import Interval
 from dgpo_cli.evals.matrix.table import TABLE, Table, TableCell
 from dgpo_cli.evals.matrix.view import MARKS, Entry, Grid, grids, legend
@@ -117,7 +117,7 @@ def _piped(*cells: str) -> str:
 def _markdown_entry(entry: Entry) -> str:
     text = _with_error(entry)
     if entry.best is None:
-        return text.replace("<", "&lt;").replace(">", "&gt;")
+        return escaped(text)
     return f"**{text}** " + MARKS[entry.best].replace("*", r"\*")
 
 

@@ -74,7 +74,7 @@ def key_of(backend: EndpointBackend) -> Secret:
         ConfigError: it cannot be sent; the message does not show it.
     """
     key = os.environ.get(backend.api_key_env, "").strip()
-    if not key.isascii() or not key.isprintable() or " " in key:
+    if re.search(r"[^!-~]", key):
         raise ConfigError(
             f"{backend.api_key_env}: its value is not a key: it has spaces, line breaks or letters "
             "that are not ASCII"
