@@ -89,7 +89,10 @@ def test_an_answer_that_cannot_be_judged_ends_the_run_before_its_first_step(tmp_
     rows = sums(10, 60).splitlines(keepends=True)
     rows[40] = json.dumps({"problem": "1/2?", "answer": "1/2"}) + "\n"
     settings = file_of(tmp_path, "".join(rows))
-    message = r"data\.jsonl: 1 of 50 answers .* problem 'data:41' \(line 41\), is not an integer"
+    message = (
+        r"data\.jsonl: 1 of 50 answers .* problem 'data:41' \(line 41\): "
+        r"answer='1/2' is not an integer"
+    )
     with pytest.raises(DataError, match=message):
         run_tiny(tmp_path / "run", *settings, steps=20)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
