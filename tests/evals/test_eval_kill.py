@@ -110,7 +110,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> 
 def test_regrade_and_a_larger_k_from_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "out"
     finish(out, "--k", "2")
-    command = [sys.executable, "-m", "dgpo_cli", "regrade", str(out), "--json"]
+    command = [sys.executable, "-m", "dgpo_cli", "regrade", str(out), "--json", "--answers"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     data = json.loads(done.stdout)
     assert data["flips"] == []

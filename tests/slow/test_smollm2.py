@@ -269,7 +269,7 @@ def test_eval_of_the_run_samples_from_its_last_policy(run: Watched, tmp_path: Pa
     bench.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     result = dgpo(
         *("eval", "--bench", str(bench), "--k", "2", "--run", str(run.out)),
-        *("--out", str(out), "--json"),
+        *("--out", str(out), "--json", "--answers"),
     )
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
