@@ -71,7 +71,11 @@ def examine(
     faults += differing
     if manifest.answers:
         notes.append(_checked(single, alignment, manifest))
-    identified = _identified(single, alignment, trusted=not differing)
+    agree = all(
+        name is None or read_integer(record.answer) == manifest.answers[name]
+        for record, name in zip(single, alignment.ids, strict=True)
+    )
+    identified = _identified(single, alignment, trusted=agree and not differing)
     return Examination(identified, tuple(faults), tuple(wording), tuple(notes))
 
 
