@@ -138,6 +138,7 @@ def evaluate(cell: Cell, *, source: Source, observer: Observer) -> EvalResult:
         price=request.price,
         max_cost=None if request.budget is None else request.budget.most,
         stop_when=request.stop_when,
+        greedy=settings.rollout.temperature == 0,
     )
     with folder.lock(), Grader(settings.reward, observer=observer) as grader:
         folder.begin(card, settings=dump_toml(cell.resolved), fresh=request.fresh)

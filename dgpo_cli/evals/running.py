@@ -36,9 +36,12 @@ class Running:
         price: Price | None = None,
         max_cost: float | None = None,
         stop_when: float | None = None,
+        greedy: bool = False,
     ) -> None:
+        """greedy: a rerun gives the same, so that there is no error over reruns."""
         self.prompts, self.bench, self.model, self.k = prompts, bench, model, k
         self.price, self.max_cost, self.stop_when = price, max_cost, stop_when
+        self.greedy = greedy
         self.rounds = 0
         self.enough = False
         self._right: list[set[str]] = [set() for _ in range(k)]  # ids, by sample
@@ -63,7 +66,7 @@ class Running:
             self.enough = self.stop_when is not None and is_enough(
                 list(self._correct.values()), k=self.rounds, margin=self.stop_when
             )
-        if self.rounds > before:
+        if self.rounds > before and not self.greedy:
             self._rerun_95 = rerun_interval(list(self._correct.values()), k=self.rounds)
 
     @property
@@ -95,7 +98,7 @@ class Running:
 
     @property
     def rerun_95(self) -> Interval:
-        """The 95% interval over reruns, of the whole rounds; NaN before the first."""
+        """The 95% interval over reruns, of the whole rounds; NaN before the first or if greedy."""
         return self._rerun_95
 
     @property

@@ -119,7 +119,9 @@ class RunEvaluations:
             target.begin(card, settings=dump_toml(self._resolved), fresh=not target.is_of(card))
             samples, drawn = fill(
                 source,
-                Running(prompts, bench=bench, k=self._own.k),
+                Running(
+                    prompts, bench=bench, k=self._own.k, greedy=settings.rollout.temperature == 0
+                ),
                 settings=settings,
                 grader=self._grader,
                 folder=target,

@@ -62,6 +62,14 @@ def test_there_is_no_score_before_the_first_round() -> None:
     assert running.rerun_95.low < 2 / 3 < running.rerun_95.high
 
 
+def test_a_greedy_evaluation_has_a_score_and_no_error_over_reruns() -> None:
+    running = Running(PROMPTS, bench="three", k=1, greedy=True)
+    running.add(drawn(1, seed=5))
+    event = running.event(drawn=3, tokens=30, seconds=1.0)
+    assert event.rounds == 1 and 0 <= event.avg <= 1
+    assert math.isnan(event.rerun_95.low) and math.isnan(event.rerun_95.high)
+
+
 def test_the_cost_is_that_of_all_stored_samples_and_unknown_with_an_unknown_length() -> None:
     running = Running(PROMPTS, bench="three", k=2, price=Price(prompt=2.0, completion=8.0))
     running.add(drawn(1, seed=4))
