@@ -34,7 +34,8 @@ def quiet(page: Visit) -> bool:
 
 
 def ids(page: Visit) -> list[str]:
-    return page.page.locator("#problems .id").all_inner_texts()  # type: ignore[no-any-return]
+    # Not inner_text, which is empty while content-visibility has not drawn the problem.
+    return page.page.locator("#problems .id").all_text_contents()  # type: ignore[no-any-return]
 
 
 def pick(page: Visit, box: str, value: str) -> list[str]:

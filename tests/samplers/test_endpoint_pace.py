@@ -10,6 +10,7 @@ import pytest
 
 from dgpo_cli.core.types import Price
 from dgpo_cli.samplers.endpoint.budget import Budget
+from dgpo_cli.samplers.endpoint.opening import run_to_end
 from dgpo_cli.samplers.endpoint.pace import Pace, Slot, Unaffordable
 
 PRICE = Price(prompt=1.0, completion=1.0)
@@ -17,7 +18,7 @@ PRICE = Price(prompt=1.0, completion=1.0)
 
 def in_loop(law: Callable[[], Awaitable[None]]) -> Callable[[], None]:
     def test() -> None:
-        asyncio.run(law())  # type: ignore[arg-type]
+        run_to_end(law())  # type: ignore[arg-type]
 
     test.__name__ = law.__name__
     return test
@@ -141,3 +142,14 @@ async def test_closed_it_gives_out_nothing() -> None:
     third = waiting(pace)
     await settled()
     assert second.cancelled() and third.cancelled()
+
+
+def test_work_runs_to_its_end_also_where_a_loop_runs() -> None:
+    async def answer() -> int:
+        await asyncio.sleep(0)
+        return 42
+
+    async def notebook() -> int:
+        return run_to_end(answer())
+
+    assert run_to_end(notebook()) == 42

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from dgpo_cli.core.errors import BackendError, ConfigError, DgpoError
 from dgpo_cli.samplers.endpoint.client import Answer, Client, Failed, Secret
@@ -21,6 +22,8 @@ from dgpo_cli.samplers.endpoint.wire import (
     usage_of,
 )
 from dgpo_cli.samplers.settings import EndpointBackend
+
+T = TypeVar("T")
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 _PROBE = "Hi"
@@ -66,7 +69,17 @@ def served_models(backend: EndpointBackend, key: Secret) -> tuple[str, ...] | No
         finally:
             await client.close()
 
-    return asyncio.run(ask())
+    return run_to_end(ask())
+
+
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns, also in a thread whose loop runs, as that of a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as own:
+        return own.submit(asyncio.run, work).result()
 
 
 def open_endpoint(
@@ -91,7 +104,7 @@ def open_endpoint(
         finally:
             await client.close()
 
-    opened = asyncio.run(talk())
+    opened = run_to_end(talk())
     if "seed" in opened.dialect.refused:
         tell(f"{backend.url}: takes no seed; samples drawn again would differ")
     longest, limit = opened.longest, asking.max_completion_tokens
