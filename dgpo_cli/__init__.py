@@ -6,7 +6,7 @@ loaded when it is first asked for, so that importing the package costs nothing.
 
 TYPE_CHECKING = False  # type checkers take it for that of typing, which would cost 26 modules
 if TYPE_CHECKING:
-    from dgpo_cli.algo.credit import DgpoCredit, EntropyCredit, UniformCredit
+    from dgpo_cli.algo.credit import CreditRule, DgpoCredit, EntropyCredit, UniformCredit
     from dgpo_cli.config.load import load_settings
     from dgpo_cli.config.settings import Settings
     from dgpo_cli.core.errors import ConfigError, DataError, DgpoError, ModelError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
-    "algo.credit": "DgpoCredit EntropyCredit UniformCredit",
+    "algo.credit": "CreditRule DgpoCredit EntropyCredit UniformCredit",
     "config.load": "load_settings",
     "config.settings": "Settings",
     "core.errors": "ConfigError DataError DgpoError ModelError",
@@ -57,6 +57,7 @@ __all__ = [
     "Completion",
     "ConfigError",
     "Credit",
+    "CreditRule",
     "DataError",
     "DgpoCredit",
     "DgpoError",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dgpo_cli.algo.advantages import AdvantageSettings
-from dgpo_cli.algo.credit import CreditRule, DgpoCredit
+from dgpo_cli.algo.credit import CreditSettings, DgpoCredit
 from dgpo_cli.algo.losses import ClipLoss, LossSettings
 from dgpo_cli.algo.off_policy import OffPolicySettings
 from dgpo_cli.core.schema import Change, Frozen
@@ -119,7 +119,7 @@ class Settings(Frozen):
     rollout: RolloutSettings = Field(RolloutSettings(), description="Sampling.")
     reward: RewardSettings = Field(IntegerReward(), description="The checker and the reward.")
     advantage: AdvantageSettings = Field(AdvantageSettings(), description="Group advantages.")
-    credit: CreditRule = Field(DgpoCredit(), description="How credit is spread over tokens.")
+    credit: CreditSettings = Field(DgpoCredit(), description="How credit is spread over tokens.")
     loss: LossSettings = Field(ClipLoss(), description="The loss and its aggregation.")
     off_policy: OffPolicySettings = Field(
         OffPolicySettings(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.credit.target import NOISE_SHARE
 from dgpo_cli.core.numbers import fraction as written
 from dgpo_cli.core.numbers import scientific, whole_percent
@@ -79,7 +80,9 @@ class TauHealth:
         """Return the note on a step; None if nothing is wrong or known, or it was noted before."""
         rule = self._rule
         gate = metrics.get("policy/gate_p99", math.nan)
-        if self._noted or noise_floor is None or rule.rule != "dgpo" or rule.target_ess is not None:
+        if self._noted or noise_floor is None or not isinstance(rule, DgpoCredit):
+            return None
+        if rule.target_ess is not None:
             return None
         score = noise_floor * gate**rule.kappa
         if not score > NOISE_SHARE * rule.tau:

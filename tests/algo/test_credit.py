@@ -8,17 +8,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dgpo_cli.algo.credit import DgpoCredit, EntropyCredit, UniformCredit
+from dgpo_cli.algo.credit import CreditRule, DgpoCredit, EntropyCredit, UniformCredit
 from dgpo_cli.core.types import TokenStats
 from tests.algo import twins
 
 VOCAB = 100
+
+
+class Own(CreditRule):
+    """A rule of somebody's own: distances above a bound."""
+
+    rule: str = "own"
+    above: float = 0.1
+
+    def token_scores(
+        self, stats: TokenStats, mask: torch.Tensor, *, vocab_size: int
+    ) -> torch.Tensor:
+        return (stats.hellinger_sq - self.above).clamp(min=0)
+
+
 RULES = [
     DgpoCredit(),
     DgpoCredit(tau=0.01, kappa=0.0),
     DgpoCredit(target_ess=0.8),
     UniformCredit(),
     EntropyCredit(),
+    Own(),
 ]
 EVERY_RULE = pytest.mark.parametrize("rule", RULES, ids=lambda rule: repr(rule))
 UNIT = st.floats(0, 1, width=32)
@@ -194,6 +209,27 @@ def test_entropy_rule_by_hand() -> None:
     credit = EntropyCredit().credit(stats, mask, vocab_size=VOCAB)
     assert credit.weights.tolist() == [pytest.approx([0.5, 1.5, 1.0]), pytest.approx([2, 0, 0])]
     assert credit.scores[0].tolist() == pytest.approx(stats.entropy[0].tolist())
+
+
+def test_a_rule_of_scores_weighs_in_proportion_to_them() -> None:
+    d = torch.tensor([[0.2, 0.4, 0.05, 0.3], [0.1, 0.0, 0.05, 9.0]])
+    credit = Own().credit(*make(d, torch.zeros(2, 4), [4, 3]), vocab_size=VOCAB)
+    assert credit.scores.tolist() == [
+        pytest.approx([0.1, 0.3, 0.0, 0.2]),
+        pytest.approx([0, 0, 0, 0]),
+    ]
+    assert credit.weights.tolist() == [
+        pytest.approx([4 / 6, 12 / 6, 0.0, 8 / 6]),
+        pytest.approx([1, 1, 1, 0]),
+    ]
+
+
+def test_a_rule_without_scores_says_so() -> None:
+    class Empty(CreditRule):
+        rule: str = "empty"
+
+    with pytest.raises(NotImplementedError, match="Empty has neither token_scores nor credit"):
+        Empty().credit(*random_batch([2]), vocab_size=VOCAB)
 
 
 def test_entropy_rule_is_uniform_where_nothing_is_unsure() -> None:

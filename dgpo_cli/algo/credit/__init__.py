@@ -6,10 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from dgpo_cli.algo.credit.base import CreditRule
 from dgpo_cli.algo.credit.dgpo import DgpoCredit
 from dgpo_cli.algo.credit.entropy import EntropyCredit
 from dgpo_cli.algo.credit.uniform import UniformCredit
 
-CreditRule = Annotated[DgpoCredit | UniformCredit | EntropyCredit, Field(discriminator="rule")]
+CreditSettings = Annotated[DgpoCredit | UniformCredit | EntropyCredit, Field(discriminator="rule")]
 
-__all__ = ["CreditRule", "DgpoCredit", "EntropyCredit", "UniformCredit"]
+__all__ = ["CreditRule", "CreditSettings", "DgpoCredit", "EntropyCredit", "UniformCredit"]

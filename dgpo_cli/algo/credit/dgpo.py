@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dgpo_cli.core.schema import Frozen
+from dgpo_cli.algo.credit.base import CreditRule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ def entropy_gate(entropy: Tensor, *, vocab_size: int) -> Tensor:
     return (entropy / math.log(vocab_size)).clamp(0.0, 1.0)
 
 
-class DgpoCredit(Frozen):
+class DgpoCredit(CreditRule):
     """w = T * softmax(d * h^kappa / tau). Source: arXiv 2605.03327.
 
     The paper's tau is fixed. With `target_ess` it is found from the effective token fraction,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from dgpo_cli.core.schema import Frozen
+from dgpo_cli.algo.credit.base import CreditRule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.core.types import Credit, TokenStats
+    from dgpo_cli.core.types import TokenStats
 
 
-class EntropyCredit(Frozen):
+class EntropyCredit(CreditRule):
     """w = T * H / sum H over the completion's own tokens, H the policy's entropy.
 
     From GTPO (Group Token Policy Optimization, arXiv 2508.04349) it takes credit in proportion to
@@ -21,27 +21,8 @@ class EntropyCredit(Frozen):
     correct and wrong ones separately.
     """
 
-    needs_reference: ClassVar[bool] = False
-    whole_batch: ClassVar[bool] = False
-
     rule: Literal["entropy"] = "entropy"
 
-    def credit(
-        self, stats: TokenStats, mask: Tensor, *, vocab_size: int, rows: Tensor | None = None
-    ) -> Credit:
-        """Return the entropies as scores, and their weights, without gradient.
-
-        mask: bool [B, T]. A row whose entropies are all 0 has weights 1.
-        """
-        import torch
-
-        from dgpo_cli.algo.masked import masked_values
-        from dgpo_cli.core.types import Credit
-
-        with torch.no_grad():
-            scores = masked_values(stats.entropy.float(), mask)
-            total = scores.sum(dim=1, keepdim=True)
-            lengths = mask.sum(dim=1, keepdim=True).to(scores.dtype)
-            shares = scores / torch.where(total > 0, total, torch.ones_like(total))
-            weights = torch.where(total > 0, shares * lengths, torch.ones_like(scores))
-            return Credit(scores=scores, weights=masked_values(weights, mask))
+    def token_scores(self, stats: TokenStats, mask: Tensor, *, vocab_size: int) -> Tensor:
+        """Return the entropies, [B, T]."""
+        return stats.entropy

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from dgpo_cli.core.schema import Frozen
+from dgpo_cli.algo.credit.base import CreditRule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.core.types import Credit, TokenStats
+    from dgpo_cli.core.types import TokenStats
 
 
-class UniformCredit(Frozen):
+class UniformCredit(CreditRule):
     """w = 1."""
-
-    needs_reference: ClassVar[bool] = False
-    whole_batch: ClassVar[bool] = False
 
     rule: Literal["uniform"] = "uniform"
 
-    def credit(
-        self, stats: TokenStats, mask: Tensor, *, vocab_size: int, rows: Tensor | None = None
-    ) -> Credit:
-        """Return scores of 0, and weights of 1 on the mask (bool [B, T])."""
-        import torch
-
-        from dgpo_cli.core.types import Credit
-
-        weights = mask.to(torch.float32)
-        return Credit(scores=torch.zeros_like(weights), weights=weights)
+    def token_scores(self, stats: TokenStats, mask: Tensor, *, vocab_size: int) -> Tensor:
+        """Return scores of 0, [B, T]."""
+        return stats.entropy.new_zeros(mask.shape)

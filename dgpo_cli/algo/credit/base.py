@@ -1,0 +1,76 @@
+"""What every credit rule has: the base class of the built-in rules and of rules of your own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from dgpo_cli.core.schema import Frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dgpo_cli.core.types import Credit, TokenStats
+
+
+class CreditRule(Frozen):
+    """How the advantage of a completion is spread over its tokens.
+
+    A rule gives every token a score of at least 0 (`token_scores`), and its weights are in
+    proportion to the scores: w = T s / sum s over the T tokens of the completion. A rule whose
+    weights are something else overrides `credit`. Either way the mean of w over a completion is 1.
+
+    Fields are settings of the rule, each with a default; they are read from the section `credit`.
+    `rule` is the rule's name there.
+
+    needs_reference: whether the scores use `stats.hellinger_sq`; else the reference does not run.
+    """
+
+    needs_reference: ClassVar[bool] = False
+
+    rule: str
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether the weights of a row depend on other rows."""
+        return False
+
+    def token_scores(self, stats: TokenStats, mask: Tensor, *, vocab_size: int) -> Tensor:
+        """Return the score of every token, floating [B, T], at least 0 on the mask.
+
+        stats: of the policy that the weights are measured by. mask: bool [B, T], True on the
+        tokens of a completion; what is outside does not count. vocab_size: width of the logits.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has neither token_scores nor credit")
+
+    def credit(
+        self, stats: TokenStats, mask: Tensor, *, vocab_size: int, rows: Tensor | None = None
+    ) -> Credit:
+        """Return scores and weights, without gradient.
+
+        A row whose scores are all 0 has weights of exactly 1, a row without tokens has zeros.
+
+        mask: bool [B, T]. rows: bool [B], those that a weight of other rows may depend on; None:
+        all.
+        """
+        import torch
+
+        from dgpo_cli.algo.masked import masked_values
+        from dgpo_cli.core.types import Credit
+
+        with torch.no_grad():
+            scores = self.token_scores(stats, mask, vocab_size=vocab_size)
+            scores = masked_values(scores.float(), mask)
+            return Credit(scores=scores, weights=_shares(scores, mask))
+
+
+def _shares(scores: Tensor, mask: Tensor) -> Tensor:
+    """Return T s / sum s of each row, [B, T]; 1 where all s are 0."""
+    import torch
+
+    from dgpo_cli.algo.masked import masked_values
+
+    total = scores.sum(dim=1, keepdim=True)
+    lengths = mask.sum(dim=1, keepdim=True).to(scores.dtype)
+    shares = scores / torch.where(total > 0, total, torch.ones_like(total))
+    weights = torch.where(total > 0, shares * lengths, torch.ones_like(scores))
+    return masked_values(weights, mask)
