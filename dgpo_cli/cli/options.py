@@ -263,7 +263,7 @@ def print_settings(resolved: Resolved, names: Collection[str] | None = None) -> 
     """Print key, value and source of all settings, or of those in `names`."""
     from dgpo_cli.config.dump import describe
 
-    rows = [tuple(row) for row in describe(resolved) if names is None or row.key in names]
+    rows = [row[:3] for row in describe(resolved) if names is None or row.leaf in names]
     console.table(rows, styles=("bold", "", "dim"))
 
 

@@ -18,7 +18,7 @@ from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
-    from dgpo_cli.config.reference import Setting
+    from dgpo_cli.config.reference import EntryKind, Setting
 
 COLUMN = 13  # where the facts of a setting begin
 
@@ -121,6 +121,25 @@ def _explained(setting: Setting, resolved: Resolved | None) -> Iterator[Text]:
     for name, fact in facts.items():
         if fact:
             yield from entry(Text(name, style="bold"), Text(fact), column=COLUMN, width=width)
+    for kind in setting.entries:
+        yield from _entry(setting.name, kind, width=width)
+
+
+def _entry(name: str, kind: EntryKind, *, width: int) -> Iterator[Text]:
+    """Yield what a table of a list may have, for one kind of it."""
+    from dgpo_cli.config.reference import in_words
+
+    yield Text()
+    tag, _, value = kind.tag.partition("=")
+    yield Text.assemble((f"[[{name}]]", "bold cyan"), f'  {tag} = "{value}"' if tag else "")
+    if kind.about:
+        yield from wrapped(Text(kind.about), indent=2, width=width)
+    column = 6 + max(len(field.name) for field in kind.fields)
+    for field in kind.fields:
+        default = "required" if field.required else _value(field.default)
+        fact = f"{field.about} " if field.about else ""
+        text = Text(f"{fact}({in_words(field.schema)}; {default or 'empty'})")
+        yield from entry(Text(f"  {field.name}", style="cyan"), text, column=column, width=width)
 
 
 _ON_RESUME = {

@@ -13,7 +13,7 @@ from typing import Any
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.config.tree import change_of, flatten, known_leaves
+from dgpo_cli.config.tree import change_of, flatten, is_list_of_tables, known_leaves, spread
 from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.schema import Change
 from dgpo_cli.core.types import SettingChange
@@ -90,10 +90,22 @@ def value_text(value: Any) -> str:
     return "unset" if value is None else shown(value)
 
 
+def parts_of(setting: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """Return what differs between two values: of lists of tables as long, the fields."""
+    if not (is_list_of_tables(old) and is_list_of_tables(new) and len(old) == len(new)):
+        return [(setting, old, new)]
+    before, after = spread({setting: old}), spread({setting: new})
+    keys = dict.fromkeys([*before, *after])
+    return [(k, before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)]
+
+
 def change_text(change: SettingChange) -> str:
     """Return a change within a run in one line."""
-    values = f"{value_text(change.old)} -> {value_text(change.new)}"
-    return f"{change.setting} {values} after step {change.step}"
+    parts = [
+        f"{setting} {value_text(old)} -> {value_text(new)}"
+        for setting, old, new in parts_of(change.setting, change.old, change.new)
+    ]
+    return f"{', '.join(parts)} after step {change.step}"
 
 
 def run_name(name: str, *, recipe: Resolved, resolved: Resolved) -> str:
@@ -131,6 +143,8 @@ def _part(difference: SettingDifference) -> str:
         return leaf
     if isinstance(value, dict):
         return _plain(shown(value))
+    if is_list_of_tables(value):
+        return f"{leaf}-{_hash(value)}"
     if not isinstance(value, str):
         text = re.sub(r"e([+-])0+(?=\d)", r"e\1", shown(value))
         return f"{leaf}-{_plain(text)}" if leaf[-1].isdigit() else f"{leaf}{_plain(text)}"

@@ -7,33 +7,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dgpo_cli.config.load import DEFAULT, Resolved
-from dgpo_cli.config.tree import flatten
+from dgpo_cli.config.tree import flatten, is_list_of_tables, spread
 from dgpo_cli.core.errors import without_logins
 from dgpo_cli.core.refusal import shown
 
 
 class SettingRow(NamedTuple):
-    """One setting as --dry-run shows it."""
+    """One setting as --dry-run shows it. leaf: the list of tables that it is in, else its key."""
 
     key: str
     value: str
     source: str
+    leaf: str
 
 
 def storable(value: Any) -> Any:
-    """Return a value for a file: a list for a tuple, no address with a password."""
+    """Return a value for a file: a list for a tuple, nothing unset, no address with a password."""
     if isinstance(value, tuple):
         return [storable(each) for each in value]
     if isinstance(value, dict):
-        return {name: storable(each) for name, each in value.items()}
+        return {name: storable(each) for name, each in value.items() if each is not None}
     return without_logins(value) if isinstance(value, str) else value
 
 
 def describe(resolved: Resolved) -> list[SettingRow]:
     """Return every setting with its value and its layer, in the order of the tree."""
     return [
-        SettingRow(key, "(unset)" if value is None else shown(value), resolved.sources[key])
-        for key, value in flatten(resolved.settings).items()
+        SettingRow(key, "(unset)" if value is None else shown(value), resolved.sources[leaf], leaf)
+        for leaf, whole in flatten(resolved.settings).items()
+        for key, value in spread({leaf: whole}).items()
     ]
 
 
@@ -58,13 +60,30 @@ def dump_toml(resolved: Resolved) -> str:
             table = inner
         item = _item(storable(value))
         if resolved.sources[key] != DEFAULT:
-            item.comment(f"from {resolved.sources[key]}")
+            _first(item).comment(f"from {resolved.sources[key]}")
         table.add(name, item)
     return tomlkit.dumps(document)
 
 
 def _item(value: Any) -> Any:
-    """Return a value as tomlkit writes it: a table in one line, as other values are."""
+    """Return a value as tomlkit writes it: a table in one line, as other values are.
+
+    Of a list of tables, each has a [[header]] and a line a value.
+    """
+    import tomlkit
+
+    if is_list_of_tables(value):
+        tables = tomlkit.aot()
+        for each in value:
+            table = tomlkit.table()
+            for name, inner in each.items():
+                table.add(name, _inline(inner))
+            tables.append(table)
+        return tables
+    return _inline(value)
+
+
+def _inline(value: Any) -> Any:
     import tomlkit
 
     if not isinstance(value, dict):
@@ -72,6 +91,13 @@ def _item(value: Any) -> Any:
     table = tomlkit.inline_table()
     table.update(value)
     return table
+
+
+def _first(item: Any) -> Any:
+    """Return the item that has the comment: of a list of tables, the first."""
+    from tomlkit.items import AoT
+
+    return item[0] if isinstance(item, AoT) else item
 
 
 def with_stored_sources(resolved: Resolved, file: Path) -> Resolved:
@@ -87,7 +113,7 @@ def with_stored_sources(resolved: Resolved, file: Path) -> Resolved:
         item = document
         for part in key.split("."):
             item = item.item(part) if hasattr(item, "item") else item[part]
-        trivia = getattr(item, "trivia", None)  # tomlkit may hand out a bare bool
+        trivia = getattr(_first(item), "trivia", None)  # tomlkit may hand out a bare bool
         comment = trivia.comment.lstrip("# ") if trivia is not None else "unknown"
         if not comment or comment.startswith("from "):
             sources[key] = comment.removeprefix("from ") or DEFAULT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,45 @@ def unknown_tag(key: str, *, value: object, choice: Choice) -> str:
     return f"{key}={text}: {one_of(text, list(choice.variants))}"
 
 
+def no_tag(key: str, *, value: object, choice: Choice) -> str:
+    """Return the error for a table of a list that does not say which variant it is."""
+    return f"{key}: is required; set one of {', '.join(choice.variants)}"
+
+
+def not_tables(key: str, *, value: object, source: str) -> str:
+    """Return the error for a value in place of a list of tables."""
+    return (
+        f"{key}={cut(shown(value))} ({source}): is a list of tables; write [[{key}]] in a file, or "
+        f"set {key}.0, {key}.1, ..."
+    )
+
+
+def which_entry(key: str, *, name: str, source: str) -> str:
+    """Return the error for a field of a list's tables that was given without one of them."""
+    return (
+        f"{key}.{name} ({source}): {key} is a list of tables; write [[{key}]] in a file, or set "
+        f"{key}.0.{name}"
+    )
+
+
+def no_entry(typed: str, *, key: str, source: str, names: Sequence[str]) -> str:
+    """Return the error for an entry that a list does not have."""
+    wanted = typed.removeprefix(f"{key}.").partition(".")[0]
+    has = ", ".join(f"{at} ({name})" if name else f"{at}" for at, name in enumerate(names))
+    near = difflib.get_close_matches(wanted, [name for name in names if name], n=1)
+    hint = f"did you mean {key}.{near[0]}?" if near else f"{key}.{len(names)} adds one"
+    return f"{typed} ({source}): {key} has {f'the entries {has}' if has else 'no entry'}; {hint}"
+
+
+def unknown_field(key: str, *, source: str, known: Iterable[str]) -> str:
+    """Return the error for an unknown field of a list's table."""
+    table, _, name = cut(key).rpartition(".")
+    near = difflib.get_close_matches(name, list(known), n=1)
+    listed = re.sub(r"\.\d+$", "", table)
+    hint = f"did you mean {table}.{near[0]}?" if near else f"dgpo settings {listed} lists all"
+    return f"{table}.{name} ({source}): unknown setting; {hint}"
+
+
 def not_a_section(key: str, *, value: object, source: str, inner: Iterable[str]) -> str:
     """Return the error for a value in place of a section."""
     names = ", ".join(f"{key}.{name}" for name in inner)
@@ -78,10 +118,15 @@ def invalid_values(error: ValidationError, *, sources: Mapping[str, str]) -> Ite
         if details["type"] == "value_error":  # a section's own check of its settings together
             yield f"{key}: {details['ctx']['error']}"
             continue
-        source = sources.get(key, "")
+        source = sources.get(key) or sources.get(_list_of(key), "")
         origin = f" ({source})" if source not in ("", "--set") else ""
         given = "" if details["type"] == "missing" else f"={cut(shown(details['input']))}"
         yield f"{key}{given}{origin}: {problem(details)}{_fix(details, field)}"
+
+
+def _list_of(key: str) -> str:
+    """Return the list of tables that a key is in."""
+    return re.split(r"\.\d+(?:\.|$)", key, maxsplit=1)[0]
 
 
 def _fix(details: ErrorDetails, field: FieldInfo | None) -> str:

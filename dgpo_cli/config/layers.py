@@ -120,13 +120,42 @@ def dotted_layer(name: str, values: Mapping[str, Any]) -> Layer:
 
 
 def _insert(tree: dict[str, Any], parts: Sequence[str], value: Any) -> None:
-    node = tree
-    for part in parts[:-1]:
+    node: dict[str, Any] | list[Any] = tree
+    for at, part in enumerate(parts[:-1]):
+        if isinstance(node, list):
+            node = node[_position(node, part)]
+            continue
         inner = node.get(part)
-        if not isinstance(inner, dict):
+        if isinstance(inner, Argument) and _has_tables(inner.parsed):
+            inner = inner.parsed  # a list that an earlier argument gave
+            _position(inner, parts[at + 1])
+        elif not isinstance(inner, dict):
             inner = node[part] = {}
         node = inner
-    node[parts[-1]] = value
+    if isinstance(node, list):
+        node[_position(node, parts[-1])] = value
+    else:
+        node[parts[-1]] = value
+
+
+def _has_tables(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(t, dict) for t in value)
+
+
+def _position(tables: list[Any], part: str) -> int:
+    """Return the position of a table, by its number or name; the next one is added.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    names = [str(table.get("name")) for table in tables]
+    if part in names:
+        return names.index(part)
+    if not part.isdecimal() or int(part) > len(tables):
+        raise ConfigError(f"--set: the list before has {len(tables)} entries and no {part}")
+    if int(part) == len(tables):
+        tables.append({})
+    return int(part)
 
 
 def _parse(raw: str) -> Argument | dict[str, Any]:

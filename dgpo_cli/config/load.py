@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 
 from dgpo_cli.config import explain
 from dgpo_cli.config.checks import always_wrong
@@ -23,7 +22,8 @@ from dgpo_cli.config.layers import (
     set_layer,
 )
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.config.tree import Choice, Model, arms, flatten, is_table, nest, section
+from dgpo_cli.config.tree import Choice, Model, entry, flatten, is_table, nest, section
+from dgpo_cli.config.values import Lists, typed, with_entries
 from dgpo_cli.core.errors import ConfigError
 
 DEFAULT = "default"
@@ -158,11 +158,16 @@ class _Stack:
             known = model.model_fields.get(name)
             inner = section(known) if known is not None else None
             if known is not None and is_table(known) and isinstance(value, Mapping):
-                self._table(key, value, source)
+                self.values[key] = with_entries(self.values.get(key), value)
+                self.sources[key] = source
+            elif known is not None and inner is None and entry(known) is not None:
+                lists = Lists(source, self.errors, self.notes)
+                self.values[key] = lists.put(key, known, value, below=self.values.get(key) or ())
+                self.sources[key] = source
             elif known is None or (inner is None and isinstance(value, Mapping)):
                 self._unknown(key, value, source)
             elif inner is None:
-                self.values[key] = _typed(known, value)
+                self.values[key] = typed(known, value)
                 self.sources[key] = source
             elif not isinstance(value, Mapping):
                 names = [inner.tag] if isinstance(inner, Choice) else list(inner.model_fields)
@@ -174,26 +179,18 @@ class _Stack:
             else:
                 self._section(inner, f"{key}.", value, source)
 
-    def _table(self, key: str, tree: Mapping[str, Any], source: str) -> None:
-        """Put a layer's entries on those below; nothing after the "=" removes one."""
-        entries = dict(self.values.get(key) or {})
-        for name, value in tree.items():
-            if isinstance(value, Argument) and value.raw == "":
-                entries.pop(name, None)
-            else:
-                entries[name] = _parsed(value)
-        self.values[key] = entries
-        self.sources[key] = source
-
     def _choice(self, choice: Choice, prefix: str, tree: Mapping[str, Any], source: str) -> None:
         tag_key = f"{prefix}.{choice.tag}"
-        given = tree.get(choice.tag, self.values[tag_key])
+        implied = _implied(choice, tree)
+        given = tree.get(choice.tag, implied or self.values[tag_key])
         tag = given.raw if isinstance(given, Argument) else given
         if tag not in choice.variants:
             self.errors.append(explain.unknown_tag(tag_key, value=given, choice=choice))
             return
         if tag != self.values[tag_key]:
             self._switch(choice, prefix, tag)
+            if tag == implied:
+                self.sources[tag_key] = source
         own = choice.variants[tag].model_fields
         others = {name for model in choice.variants.values() for name in model.model_fields}
         lacking = [name for name in tree if name in others and name not in own]
@@ -235,6 +232,15 @@ class _Stack:
             self.errors.append(explain.unknown_key(key, source=source))
 
 
+def _implied(choice: Choice, tree: Mapping[str, Any]) -> str | None:
+    """Return the variant that a layer means by a list of tables that only this one has."""
+    for name in tree:
+        own = [tag for tag, model in choice.variants.items() if name in model.model_fields]
+        if len(own) == 1 and entry(choice.variants[own[0]].model_fields[name]) is not None:
+            return own[0]
+    return None
+
+
 def _defaults(model: Model, prefix: str) -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for name, known in model.model_fields.items():
@@ -245,33 +251,3 @@ def _defaults(model: Model, prefix: str) -> dict[str, Any]:
             flatten(value, f"{prefix}{name}.") if section(known) else {f"{prefix}{name}": value}
         )
     return leaves
-
-
-def _parsed(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _parsed(each) for name, each in value.items()}
-    return value.parsed if isinstance(value, Argument) else value
-
-
-def _typed(known: FieldInfo, value: Any) -> Any:
-    """Return a value as TOML parsed it, or as the text that was typed.
-
-    Nothing after the "=" unsets a setting that may be unset. Pydantic reads true as 1, so a bool
-    for a number stays text, which it refuses.
-    """
-    plain = arms(known.annotation)
-    if not isinstance(value, Argument):
-        misplaced = isinstance(value, bool) and not {bool, str} & set(plain)
-        return str(value).lower() if misplaced else value
-    if value.raw == "" and type(None) in plain:
-        return None
-    adapter: TypeAdapter[Any] = TypeAdapter(known.annotation or Any)
-    for candidate in (value.parsed, value.raw):
-        if isinstance(candidate, bool) and bool not in plain:
-            continue
-        try:
-            adapter.validate_python(candidate)
-        except ValidationError:
-            continue
-        return candidate
-    return value.parsed if isinstance(value.parsed, list) else value.raw

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from pydantic.fields import FieldInfo
 
 from dgpo_cli.config.dump import storable
 from dgpo_cli.config.explain import nearest_key
@@ -21,6 +23,7 @@ from dgpo_cli.config.tree import (
     Model,
     arms,
     change_of,
+    entry,
     flatten,
     known_leaves,
     section,
@@ -89,12 +92,33 @@ _USED_BY: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class EntryField:
+    """A field of the tables of a list, in one of their kinds; default: None if it is unset."""
+
+    name: str
+    about: str
+    schema: Mapping[str, Any]
+    required: bool
+    default: Any
+
+
+@dataclass(frozen=True, slots=True)
+class EntryKind:
+    """What a table of a list may be. tag: as in kind=python; empty if there is one kind."""
+
+    tag: str
+    about: str
+    fields: tuple[EntryField, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """A leaf of the settings, with values as in TOML; None: unset.
 
     meanings: description and JSON Schema, by variant; "" if all variants that have it agree.
     only_with: the variants that have it, as in credit.rule=dgpo; empty: all.
     value, source: in the given settings; source None: none were given, or they lack it.
+    entries: of a list of tables, the kinds of them.
     """
 
     name: str
@@ -107,6 +131,7 @@ class Setting:
     only_with: tuple[str, ...]
     value: Any = None
     source: str | None = None
+    entries: tuple[EntryKind, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it as `dgpo settings --json` prints it."""
@@ -124,6 +149,7 @@ class Setting:
             "only_with": list(self.only_with),
             "value": self.value,
             "source": self.source,
+            **({"entries": list(map(asdict, self.entries))} if self.entries else {}),
         }
 
 
@@ -156,6 +182,8 @@ def in_words(schema: Mapping[str, Any]) -> str:
         return ", or ".join([*words, *(["unset"] if len(words) < len(arms) else [])])
     if values := schema.get("enum", [schema["const"]] if "const" in schema else None):
         return f"one of {', '.join(map(str, values))}"
+    if schema.get("type") == "array" and {"$ref", "oneOf"} & schema["items"].keys():
+        return "list of tables"
     if schema.get("type") == "array":
         return f"list; each {in_words(schema['items'])}"
     names = {"integer": "whole number", "number": "number", "boolean": "true or false"}
@@ -196,10 +224,21 @@ def completions(text: str) -> Iterator[tuple[str, str]]:
     A single name is completed with its values, so that no shell adds a space after it.
     """
     key, equals, _ = text.partition("=")
+    if (places := entry_fields(key)) is not None:
+        yield from _entry_completions(text, places)
+        return
     names = [name for name in known_leaves() if name.startswith(key)]
     if not equals and len(names) != 1:
         for name in names:
-            yield f"{name}=", known_leaves()[name][0].field.description or ""
+            if is_list(name):
+                yield f"{name}.0.", known_leaves()[name][0].field.description or ""
+            else:
+                yield f"{name}=", known_leaves()[name][0].field.description or ""
+        return
+    if len(names) == 1 and is_list(names[0]):
+        places = entry_fields(f"{names[0]}.0.")
+        assert places is not None
+        yield from _entry_completions(f"{names[0]}.0.", places)
         return
     key = key if equals else names[0]
     values = list(_values(key))
@@ -209,17 +248,69 @@ def completions(text: str) -> Iterator[tuple[str, str]]:
         yield f"{key}={value}", about
 
 
+def is_list(key: str) -> bool:
+    """Whether a setting is a list of tables."""
+    return any(entry(place.field) is not None for place in known_leaves()[key])
+
+
+def entry_fields(key: str) -> dict[str, list[tuple[FieldInfo, str]]] | None:
+    """Return the fields that the tables of a list may have, and the tags of the kinds of them.
+
+    key: of a table, or of a field of it, as in reward.terms.0.weight; None for anything else.
+    """
+    for name in known_leaves():
+        if not (key.startswith(f"{name}.") and "." in key[len(name) + 1 :]):
+            continue
+        found: dict[str, list[tuple[FieldInfo, str]]] = {}
+        for tag, model in _kinds(name):
+            for field_name, field in model.model_fields.items():
+                found.setdefault(field_name, []).append((field, tag))
+        if found:
+            return found
+    return None
+
+
+def _kinds(key: str) -> Iterator[tuple[str, Model]]:
+    """Yield what a table of the list `key` may be, as in kind=python."""
+    for place in known_leaves()[key]:
+        match entry(place.field):
+            case None:
+                continue
+            case Choice(tag=tag, variants=variants):
+                yield from ((f"{tag}={name}", model) for name, model in variants.items())
+            case model:
+                yield "", model
+
+
+def _entry_completions(
+    text: str, places: Mapping[str, list[tuple[FieldInfo, str]]]
+) -> Iterator[tuple[str, str]]:
+    key, equals, _ = text.partition("=")
+    table, _, typed = key.rpartition(".")
+    for name, owners in places.items():
+        if not equals and name.startswith(typed):
+            yield f"{table}.{name}=", owners[0][0].description or ""
+        elif equals and name == typed:
+            for value in dict.fromkeys(v for field, _ in owners for v in _counted(field)):
+                yield f"{key}={value}", ""
+
+
+def _counted(field: FieldInfo) -> Iterator[str]:
+    """Yield the values that a field can have, if they are finitely many."""
+    for arm in arms(field.annotation):
+        if arm is bool:
+            yield from ("true", "false")
+        elif typing.get_origin(arm) is typing.Literal:
+            yield from map(str, typing.get_args(arm))
+
+
 def values_of(key: str) -> tuple[str, ...]:
     """Return the values that a setting can have, if they are finitely many."""
     found: dict[str, None] = {}
     for place in known_leaves().get(key, ()):
         if place.choice is not None:
             found |= dict.fromkeys(place.choice.variants)
-        for arm in arms(place.field.annotation):
-            if arm is bool:
-                found |= {"true": None, "false": None}
-            elif typing.get_origin(arm) is typing.Literal:
-                found |= dict.fromkeys(map(str, typing.get_args(arm)))
+        found |= dict.fromkeys(_counted(place.field))
     return tuple(found)
 
 
@@ -246,6 +337,8 @@ def _matching(name: str | None) -> list[str]:
     if name in known:
         return [name]
     wanted = name.rstrip(".")
+    if inside := [key for key in known if wanted.startswith(f"{key}.") and is_list(key)]:
+        return inside
     ways: tuple[Callable[[str], bool], ...] = (
         lambda key: key.startswith(f"{wanted}."),
         lambda key: key.rpartition(".")[2] == wanted,
@@ -283,7 +376,31 @@ def _setting(
         only_with=_only_with(key, places),
         value=storable(values.get(key)),
         source=None if resolved is None else resolved.sources.get(key),
+        entries=tuple(_entry_kind(tag, model) for tag, model in _kinds(key)),
     )
+
+
+def _entry_kind(tag: str, model: Model) -> EntryKind:
+    schema = model.model_json_schema()
+    return EntryKind(
+        tag=tag,
+        about=_summary(model),
+        fields=tuple(
+            EntryField(
+                name=name,
+                about=field.description or "",
+                schema=_without_words(schema["properties"][name]),
+                required=field.is_required(),
+                default=None if field.is_required() else storable(field.get_default()),
+            )
+            for name, field in model.model_fields.items()
+            if name != tag.partition("=")[0]
+        ),
+    )
+
+
+def _without_words(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in schema.items() if k not in ("title", "description", "default")}
 
 
 def _meanings(key: str, schemas: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[str, Any]]]:
@@ -299,8 +416,7 @@ def _meanings(key: str, schemas: Mapping[str, Any]) -> dict[str, tuple[str, Mapp
 def _meaning(key: str, place: Leaf, schemas: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     tree = schemas["$defs"].get(place.model.__name__, schemas)
     schema = tree["properties"][key.rpartition(".")[2]]
-    about = ("title", "description", "default")
-    return place.field.description or "", {k: v for k, v in schema.items() if k not in about}
+    return place.field.description or "", _without_words(schema)
 
 
 def _summary(model: Model) -> str:

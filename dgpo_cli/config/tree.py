@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Union
+from typing import Any, TypeGuard, Union
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -36,7 +36,7 @@ def section(field: FieldInfo) -> Model | Choice | None:
     return annotation if is_model(annotation) else None
 
 
-def is_model(annotation: object) -> typing.TypeGuard[Model]:
+def is_model(annotation: object) -> TypeGuard[Model]:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
@@ -55,6 +55,13 @@ def arms(annotation: object) -> tuple[object, ...]:
 def is_table(field: FieldInfo) -> bool:
     """Whether a field is a table whose names are the user's."""
     return any(typing.get_origin(arm) is dict for arm in arms(field.annotation))
+
+
+def entry(field: FieldInfo) -> Model | Choice | None:
+    """Return what each table of a list of tables is; None for any other field."""
+    if typing.get_origin(field.annotation) is not tuple:
+        return None
+    return section(FieldInfo.from_annotation(typing.get_args(field.annotation)[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +116,36 @@ def change_of(key: str) -> Change:
 
 
 def flatten(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """Return the dotted leaves of settings with their values, in the order of the tree."""
+    """Return the dotted leaves of settings with their values, in the order of the tree.
+
+    A list of tables is one leaf, a tuple of dictionaries.
+    """
     leaves: dict[str, Any] = {}
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if isinstance(value, BaseModel):
             leaves |= flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+            leaves[f"{prefix}{name}"] = tuple(each.model_dump() for each in value)
         else:
             leaves[f"{prefix}{name}"] = value
     return leaves
+
+
+def is_list_of_tables(value: object) -> TypeGuard[Sequence[dict[str, Any]]]:
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], dict)
+
+
+def spread(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Return leaves with the fields of each table of a list: reward.terms.0.weight."""
+    found: dict[str, Any] = {}
+    for key, value in leaves.items():
+        if not is_list_of_tables(value):
+            found[key] = value
+            continue
+        for at, table in enumerate(value):
+            found |= spread({f"{key}.{at}.{name}": each for name, each in table.items()})
+    return found
 
 
 def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,13 +168,17 @@ def locate(loc: tuple[int | str, ...]) -> tuple[str, FieldInfo | None]:
     node: Model | Choice | None = Settings
     path: list[str] = []
     field: FieldInfo | None = None
+    listed: Model | Choice | None = None
     for part in loc:
-        if isinstance(node, Choice):
+        if isinstance(part, int) and listed is not None:
+            path.append(str(part))
+            node, listed = listed, None
+        elif isinstance(node, Choice):
             node = node.variants.get(str(part))
         elif node is not None and part in node.model_fields:
             field = node.model_fields[str(part)]
             path.append(str(part))
-            node = section(field)
+            node, listed = section(field), entry(field)
         else:
             break
     return ".".join(path), field

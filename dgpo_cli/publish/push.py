@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.config.load import Resolved
-from dgpo_cli.config.tree import flatten
+from dgpo_cli.config.tree import flatten, spread
 from dgpo_cli.core.digests import MOMENTS, OPTIMIZER, STATE, SUMS
 from dgpo_cli.core.errors import CheckpointError, ConfigError, DataError, HubError
 from dgpo_cli.core.events import Observer, tell
@@ -199,7 +199,7 @@ def _facts(
         revision = json.loads(stored.read_text(encoding="utf-8")).get("revision") or revision
     changes = read_changes(run)
     then = resolved_until(step, resolved, changes=changes)
-    settings: dict[str, Any] = flatten(then.settings)
+    settings: dict[str, Any] = spread(flatten(then.settings))
     return CardFacts(
         title=run.resolve().name,
         base=_name_of(model.path),

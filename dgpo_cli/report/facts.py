@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgpo_cli.algo.credit.target import IS_NOISE
-from dgpo_cli.config.changes import value_text
+from dgpo_cli.config.changes import parts_of, value_text
 from dgpo_cli.core.numbers import (
     ABSENT,
     cell,
@@ -348,8 +348,9 @@ def differing(records: Sequence[RunRecord]) -> list[list[str]]:
 def changes(record: RunRecord) -> list[list[str]]:
     """Return the settings that the run changed, a row each."""
     return [
-        [each.setting, value_text(each.old), value_text(each.new), f"{each.step:,}"]
+        [name, value_text(old), value_text(new), f"{each.step:,}"]
         for each in record.changes
+        for name, old, new in parts_of(each.setting, each.old, each.new)
     ]
 
 

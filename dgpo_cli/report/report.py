@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from dgpo_cli.config.layers import parse_toml
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.config.tree import flatten
+from dgpo_cli.config.tree import flatten, is_list_of_tables, spread
 from dgpo_cli.core.errors import ConfigError, DgpoError
 from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.types import RunRecord, StoredCheckpoint, StoredSetting
@@ -169,7 +169,7 @@ def _settings(folder: RunFolder) -> tuple[StoredSetting, ...]:
     }
     return tuple(
         StoredSetting(key, shown(value), sources.get(key, ""), defaults.get(key))
-        for key, value in _leaves(values)
+        for key, value in spread(dict(_leaves(values))).items()
     )
 
 
@@ -182,14 +182,19 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _sources(table: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the layer of each value, from the comment after it: "# from preset tiny"."""
+    """Yield the layer of each value, from the comment after it: "# from preset tiny".
+
+    A list of tables has it after its first header, for all of them.
+    """
     for name, item in table.items():
         if hasattr(item, "items"):
             yield from _sources(item, f"{prefix}{name}.")
             continue
-        comment = str(getattr(getattr(item, "trivia", None), "comment", ""))
+        tables = is_list_of_tables(item)
+        comment = str(getattr(getattr(item[0] if tables else item, "trivia", None), "comment", ""))
         if comment.startswith("# from "):
-            yield f"{prefix}{name}", comment.removeprefix("# from ").strip()
+            source = comment.removeprefix("# from ").strip()
+            yield from ((key, source) for key in spread({f"{prefix}{name}": item}))
 
 
 def _checkpoints(folder: RunFolder) -> Iterator[StoredCheckpoint]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dgpo_cli.config.changes import SettingDifference, differences, value_text
+from dgpo_cli.config.changes import SettingDifference, differences, parts_of, value_text
 from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered, resolve
 from dgpo_cli.config.settings import Settings
@@ -164,8 +164,8 @@ def _refusal(
     if not learnt or (allow_change and not fixed and not done):
         return
     for each in learnt:
-        old, new = value_text(each.old), value_text(each.new)
-        yield f"{each.setting}: {old} in {folder.path}, now {new}"
+        for name, old, new in parts_of(each.setting, each.old, each.new):
+            yield f"{name}: {value_text(old)} in {folder.path}, now {value_text(new)}"
     if fixed:
         names = ", ".join(each.setting for each in fixed)
         yield (
@@ -231,11 +231,9 @@ def starting_point(
         checkpoint = _newest_whole(folder, observer=observer)
     for each in found:
         free = "" if each.learnt else "; this does not affect what is learnt"
-        tell(
-            observer,
-            f"{each.setting} was {value_text(each.old)} until here, now "
-            f"{value_text(each.new)}{free}",
-        )
+        for name, old, new in parts_of(each.setting, each.old, each.new):
+            was = f"{name} was {value_text(old)} until here"
+            tell(observer, f"{was}, now {value_text(new)}{free}")
     _note_repeated_steps(folder, step=step_of(checkpoint), observer=observer)
     return checkpoint
 

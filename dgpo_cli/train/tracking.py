@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.config.dump import dump_toml
-from dgpo_cli.config.tree import flatten
+from dgpo_cli.config.tree import flatten, spread
 from dgpo_cli.core import io
 from dgpo_cli.core.codec import encoded, parsed
 from dgpo_cli.core.errors import DataError, without_logins
@@ -143,7 +143,7 @@ class Tracking:
             mode=self._settings.mode,
             config={
                 key: json.loads(without_logins(json.dumps(value)))
-                for key, value in flatten(self._resolved.settings).items()
+                for key, value in spread(flatten(self._resolved.settings)).items()
             }
             | ({"changed": list(map(change_text, self._changes))} if self._changes else {}),
             text=dump_toml(self._resolved),
