@@ -184,6 +184,7 @@ class Ours:
                         now,
                         old_logprobs=now.detach(),
                         token_advantages=self.advantages[index, None].expand_as(now),
+                        mask=part.mask,
                     )
                     gap = reference - now
                     kl = BETA * (gap.exp() - gap - 1)

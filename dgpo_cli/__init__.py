@@ -7,6 +7,7 @@ loaded when it is first asked for, so that importing the package costs nothing.
 TYPE_CHECKING = False  # type checkers take it for that of typing, which would cost 26 modules
 if TYPE_CHECKING:
     from dgpo_cli.algo.credit import CreditRule, DgpoCredit, EntropyCredit, UniformCredit
+    from dgpo_cli.algo.losses import Loss
     from dgpo_cli.config.load import load_settings
     from dgpo_cli.config.settings import Settings
     from dgpo_cli.core.errors import ConfigError, DataError, DgpoError, ModelError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOMES = {
     "algo.credit": "CreditRule DgpoCredit EntropyCredit UniformCredit",
+    "algo.losses": "Loss",
     "config.load": "load_settings",
     "config.settings": "Settings",
     "core.errors": "ConfigError DataError DgpoError ModelError",
@@ -68,6 +70,7 @@ __all__ = [
     "Grader",
     "Group",
     "Interval",
+    "Loss",
     "Message",
     "ModelError",
     "Prompt",

@@ -1,8 +1,8 @@
-"""The loss of a token: the clipped surrogate of PPO, GRPO and DAPO."""
+"""The loss of a token: what each kind makes of the ratio, and how tokens add up to one number."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -15,18 +15,21 @@ if TYPE_CHECKING:
 # into 0 * inf. No useful update comes near e^80.
 _MAX_LOG_RATIO = 80.0
 
+Aggregation = Literal["token-mean", "sequence-mean", "constant"]
 
-class ClipLoss(Frozen):
-    """-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A); no KL term."""
 
-    kind: Literal["clip"] = "clip"
-    clip_low: float = Field(0.2, ge=0, lt=1, description="The ratio is clipped below at 1 - this.")
-    clip_high: float = Field(0.28, ge=0, description="The ratio is clipped above at 1 + this.")
-    aggregation: Literal["token-mean", "sequence-mean", "constant"] = Field(
+class Loss(Frozen):
+    """What a token's advantage does to its log-probability, and how tokens add up to one number.
+
+    A kind of loss overrides `token_losses`. Fields are settings of the loss, each with a default;
+    they are read from the section `loss`. `kind` is the loss's name there.
+    """
+
+    kind: str
+    aggregation: Aggregation = Field(
         "token-mean",
         description="token-mean: DAPO's. sequence-mean: GRPO's. constant: Dr. GRPO's.",
     )
-
     mask_truncated: bool = Field(
         False,
         description="Leave truncated completions out of the loss and its normaliser.",
@@ -38,23 +41,19 @@ class ClipLoss(Frozen):
         *,
         old_logprobs: Tensor,  # float32 [B, T], nats
         token_advantages: Tensor,  # float32 [B, T], the completion's advantage times the weight
+        mask: Tensor,  # bool [B, T]
+        reference_logprobs: Tensor | None = None,  # float32 [B, T], nats
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return (losses, ratio, clipped), each [B, T]; only the losses carry a gradient.
 
-        clipped marks tokens without gradient: their ratio left the range on the side that the
-        advantage pushes to. Every entry must be finite, padding included (the caller masks it).
+        A row is a whole completion, however the batch is cut. Entries outside the mask are not
+        used, but must be finite, those that are returned too.
 
-        Source: PPO, arXiv 1707.06347; two bounds: DAPO, arXiv 2503.14476.
+        ratio: of new to old probability, as the loss has it.
+        clipped: bool, where the ratio is beyond a bound that holds the token back.
+        reference_logprobs: None where the reference does not run.
         """
-        import torch
-
-        ratio = (logprobs - old_logprobs.detach()).clamp(max=_MAX_LOG_RATIO).exp()
-        advantages = token_advantages.detach()
-        low, high = 1.0 - self.clip_low, 1.0 + self.clip_high
-        losses = -torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
-        ratio = ratio.detach()
-        clipped = ((advantages > 0) & (ratio > high)) | ((advantages < 0) & (ratio < low))
-        return losses, ratio, clipped
+        raise NotImplementedError(f"{type(self).__name__} has no token_losses")
 
     def row_scales(
         self,
@@ -81,5 +80,153 @@ class ClipLoss(Frozen):
         return torch.where(rows > 0, scales, torch.zeros_like(scales))
 
 
-# With a second loss this becomes Annotated[ClipLoss | Other, Field(discriminator="kind")].
-LossSettings = ClipLoss
+class ClipLoss(Loss):
+    """-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), rho the ratio of the token.
+
+    With `dual_clip` c, the loss of a token with A < 0 is at most -c A.
+    """
+
+    kind: Literal["clip"] = "clip"
+    clip_low: float = Field(0.2, ge=0, lt=1, description="The ratio is clipped below at 1 - this.")
+    clip_high: float = Field(0.28, ge=0, description="The ratio is clipped above at 1 + this.")
+    dual_clip: float | None = Field(
+        None,
+        gt=1,
+        le=1000,
+        description="Where the advantage is negative, the ratio is clipped above at this; unset: "
+        "not at all. verl's default is 3.",
+    )
+
+    def token_losses(
+        self,
+        logprobs: Tensor,
+        *,
+        old_logprobs: Tensor,
+        token_advantages: Tensor,
+        mask: Tensor,
+        reference_logprobs: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See Loss.token_losses. clipped: tokens without gradient.
+
+        Their ratio left the range on the side that the advantage pushes to, or is above
+        `dual_clip`.
+
+        Source: PPO, arXiv 1707.06347; two bounds: DAPO, arXiv 2503.14476; dual_clip:
+        arXiv 1912.09729.
+        """
+        import torch
+
+        ratio = (logprobs - old_logprobs.detach()).clamp(max=_MAX_LOG_RATIO).exp()
+        advantages = token_advantages.detach()
+        losses, clipped = _clipped(ratio, advantages, low=self.clip_low, high=self.clip_high)
+        ratio = ratio.detach()
+        if self.dual_clip is not None:
+            beyond = (advantages < 0) & (ratio > self.dual_clip)
+            losses = torch.where(beyond, -self.dual_clip * advantages, losses)
+            clipped = clipped | beyond
+        return losses, ratio, clipped
+
+
+class GspoLoss(Loss):
+    """-min(s A, clip(s, 1 - low, 1 + high) A), s the ratio of the whole completion.
+
+    s is the geometric mean of the ratios of its tokens. This is the form that the paper calls
+    GSPO-token: each token's ratio has the value s and the gradient s grad log p of this token
+    alone. If all tokens of a completion have one advantage, loss and gradient are GSPO's. GSPO's
+    own form has no place for credit: there every token's loss has the gradient of s, so that only
+    the sum of the weights counts, and that is the same whatever the rule. For the same reason it
+    would lose importance weights of tokens.
+
+    Source: arXiv 2507.18071, sections 4.1 and 4.3.
+    """
+
+    kind: Literal["gspo"] = "gspo"
+    aggregation: Aggregation = Field(
+        "sequence-mean",
+        description="sequence-mean: GSPO's and GRPO's. token-mean: DAPO's. constant: Dr. GRPO's.",
+    )
+    # Not clip_low and clip_high: bounds of a token's ratio are a thousand times as wide, and would
+    # be kept from a preset or file below.
+    sequence_clip_low: float = Field(
+        3e-4, ge=0, lt=1, description="The completion's ratio is clipped below at 1 - this."
+    )
+    sequence_clip_high: float = Field(
+        4e-4, ge=0, description="The completion's ratio is clipped above at 1 + this."
+    )
+
+    def token_losses(
+        self,
+        logprobs: Tensor,
+        *,
+        old_logprobs: Tensor,
+        token_advantages: Tensor,
+        mask: Tensor,
+        reference_logprobs: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See Loss.token_losses. ratio: the completion's. clipped: tokens without gradient."""
+        from dgpo_cli.algo.masked import masked_mean
+
+        now = logprobs.detach()
+        mean = masked_mean(now - old_logprobs.detach(), mask, dim=1).unsqueeze(1)
+        whole = mean.clamp(max=_MAX_LOG_RATIO).exp()
+        ratio = (logprobs - now).exp() * whole
+        losses, clipped = _clipped(
+            ratio,
+            token_advantages.detach(),
+            low=self.sequence_clip_low,
+            high=self.sequence_clip_high,
+        )
+        return losses, ratio.detach(), clipped
+
+
+class CispoLoss(Loss):
+    """-clip(rho, weight_min, weight_max) A log p; the clipped ratio is a weight without gradient.
+
+    Every token has a gradient, a clipped one too. The value of this loss is not near 0.
+    """
+
+    kind: Literal["cispo"] = "cispo"
+    weight_min: float = Field(
+        0.0, ge=0, le=1, description="The ratio is clipped below at this; 0: not at all."
+    )
+    weight_max: float = Field(5.0, ge=1, le=1000, description="The ratio is clipped above at this.")
+
+    def token_losses(
+        self,
+        logprobs: Tensor,
+        *,
+        old_logprobs: Tensor,
+        token_advantages: Tensor,
+        mask: Tensor,
+        reference_logprobs: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See Loss.token_losses. clipped: tokens whose weight is at a bound.
+
+        Source: MiniMax-M1, arXiv 2506.13585, equations 4 and 5, which has no lower bound and gives
+        no upper one; weight_max: ScaleRL, arXiv 2510.13786.
+        """
+        gaps = logprobs.detach() - old_logprobs.detach()
+        ratio = gaps.clamp(max=_MAX_LOG_RATIO).exp()
+        weights = ratio.clamp(self.weight_min, self.weight_max)
+        losses = -weights * token_advantages.detach() * logprobs
+        return losses, ratio, weights != ratio
+
+
+def _clipped(
+    ratio: Tensor,  # [B, T], with gradient
+    advantages: Tensor,  # [B, T]
+    *,
+    low: float,
+    high: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the clipped surrogate, and which tokens have no gradient for it, [B, T]."""
+    import torch
+
+    least, most = 1.0 - low, 1.0 + high
+    losses = -torch.minimum(ratio * advantages, ratio.clamp(least, most) * advantages)
+    ratio = ratio.detach()
+    clipped = ((advantages > 0) & (ratio > most)) | ((advantages < 0) & (ratio < least))
+    return losses, clipped
+
+
+LossSettings = Annotated[ClipLoss | GspoLoss | CispoLoss, Field(discriminator="kind")]

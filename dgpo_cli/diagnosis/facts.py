@@ -13,6 +13,7 @@ class Facts:
     logprob_tolerance: mean gap in nats between log-probabilities of sampler and trainer that
         rounding may cause.
     correction: level of the off-policy correction: none, token or sequence.
+    clip_high: None where the loss has none.
     operations: of generated sums; empty for prompts from data.
     """
 
@@ -30,7 +31,7 @@ class Facts:
     total_steps: int
     max_grad_norm: float
     updates_per_step: int
-    clip_high: float
+    clip_high: float | None
     has_adapter: bool
     dtype: str
     logprob_tolerance: float

@@ -79,6 +79,7 @@ def _variety(history: History, facts: Facts) -> str:
         )
     if facts.temperature < 1:
         return "--set rollout.temperature=1.0: sample the policy as it is, and restart"
-    if facts.updates_per_step > 1 and facts.clip_high < 0.28:
+    narrow = facts.clip_high is not None and facts.clip_high < 0.28
+    if facts.updates_per_step > 1 and narrow:
         return "--set loss.clip_high=0.28: let unlikely tokens become likelier, and restart"
     return f"--set optim.lr={facts.lr / 3:.2g}: restart with a third of the learning rate"

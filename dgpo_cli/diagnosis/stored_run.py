@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from dgpo_cli.algo.losses import ClipLoss
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.codec import parsed
 from dgpo_cli.core.errors import DataError
@@ -151,7 +152,7 @@ def facts_of(settings: Settings) -> Facts:
         total_steps=settings.train.steps,
         max_grad_norm=optim.max_grad_norm,
         updates_per_step=optim.updates_per_step,
-        clip_high=settings.loss.clip_high,
+        clip_high=settings.loss.clip_high if isinstance(settings.loss, ClipLoss) else None,
         has_adapter=settings.adapter.kind != "none",
         dtype=settings.model.dtype,
         logprob_tolerance=logprob_tolerance(settings),

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dgpo_cli.algo.credit import CreditRule
-    from dgpo_cli.algo.losses import ClipLoss
+    from dgpo_cli.algo.losses import Loss
     from dgpo_cli.config.settings import Settings
     from dgpo_cli.policy.policy import Policy
 
@@ -60,7 +60,7 @@ class Recipe:
     """
 
     rule: CreditRule
-    loss: ClipLoss
+    loss: Loss
     temperature: float
     max_completion_tokens: int
     group_size: int
@@ -209,7 +209,10 @@ class _Piece:
         # A positive factor of the advantage is one of the loss, and moves no bound of the clip.
         credited = batch.advantages[chosen, None] * batch.credit.weights[chosen, :width]
         losses, ratios, clipped = self.recipe.loss.token_losses(
-            logprobs, old_logprobs=old_logprobs, token_advantages=credited.to(device) * weights
+            logprobs,
+            old_logprobs=old_logprobs,
+            token_advantages=credited.to(device) * weights,
+            mask=mask,
         )
         value = (losses * self.scales[chosen, None].to(device))[mask].sum()
         if not counts:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgpo_cli.algo.losses import ClipLoss
+from dgpo_cli.algo.losses import ClipLoss, Loss
 from tests.algo import twins
 
 AGGREGATIONS = ("token-mean", "sequence-mean", "constant")
@@ -28,7 +28,7 @@ def batch(*, spread: float = 0.5, dtype: torch.dtype = torch.float64) -> dict[st
 
 
 def total_loss(
-    rule: ClipLoss, parts: dict[str, torch.Tensor], rows: slice = slice(None)
+    rule: Loss, parts: dict[str, torch.Tensor], rows: slice = slice(None)
 ) -> torch.Tensor:
     """The share of `rows` in the loss of the whole batch."""
     mask = parts["mask"]
@@ -36,6 +36,7 @@ def total_loss(
         parts["new"][rows],
         old_logprobs=parts["old"][rows],
         token_advantages=parts["advantages"][rows],
+        mask=mask[rows],
     )
     scales = rule.row_scales(
         mask[rows].sum(1),
@@ -142,6 +143,7 @@ def test_one_token_by_hand(
         new,
         old_logprobs=torch.zeros(1, 1, dtype=torch.float64),
         token_advantages=torch.tensor([[advantage]], dtype=torch.float64),
+        mask=torch.ones(1, 1, dtype=torch.bool),
     )
     losses.sum().backward()
     assert float(losses.detach()) == pytest.approx(loss, abs=1e-12)
@@ -155,7 +157,10 @@ def test_first_update_is_the_plain_policy_gradient() -> None:
     parts = batch(spread=0.0)
     new = parts["new"].requires_grad_()
     losses, ratio, clipped = ClipLoss().token_losses(
-        new, old_logprobs=parts["old"], token_advantages=parts["advantages"]
+        new,
+        old_logprobs=parts["old"],
+        token_advantages=parts["advantages"],
+        mask=parts["mask"],
     )
     losses.sum().backward()
     assert (ratio == 1.0).all()
@@ -167,7 +172,10 @@ def test_clipped_tokens_are_those_without_gradient() -> None:
     parts = batch()
     new = parts["new"].requires_grad_()
     losses, _, clipped = ClipLoss().token_losses(
-        new, old_logprobs=parts["old"], token_advantages=parts["advantages"]
+        new,
+        old_logprobs=parts["old"],
+        token_advantages=parts["advantages"],
+        mask=parts["mask"],
     )
     losses.sum().backward()
     assert new.grad is not None
@@ -180,7 +188,10 @@ def test_only_the_losses_carry_a_gradient_and_only_to_the_new_logprobs() -> None
     for name in ("new", "old", "advantages"):
         parts[name].requires_grad_()
     losses, ratio, clipped = ClipLoss().token_losses(
-        parts["new"], old_logprobs=parts["old"], token_advantages=parts["advantages"]
+        parts["new"],
+        old_logprobs=parts["old"],
+        token_advantages=parts["advantages"],
+        mask=parts["mask"],
     )
     losses.sum().backward()
     assert not ratio.requires_grad
@@ -192,7 +203,10 @@ def test_only_the_losses_carry_a_gradient_and_only_to_the_new_logprobs() -> None
 def test_a_huge_ratio_on_a_clipped_token_gives_no_nan() -> None:
     new = torch.tensor([[500.0, 0.0]], requires_grad=True)
     losses, _, _ = ClipLoss().token_losses(
-        new, old_logprobs=torch.zeros(1, 2), token_advantages=torch.ones(1, 2)
+        new,
+        old_logprobs=torch.zeros(1, 2),
+        token_advantages=torch.ones(1, 2),
+        mask=torch.ones(1, 2, dtype=torch.bool),
     )
     losses.sum().backward()
     assert losses.tolist() == [pytest.approx([-1.28, -1.0])]

@@ -52,19 +52,50 @@ def loss(
     max_tokens: int,
 ) -> float:
     """Rows hold only their own tokens: nothing is padded and nothing is masked."""
-    sums = []
+    rows = []
     for new_row, old_row, advantage_row in zip(logprobs, old, token_advantages, strict=True):
-        total = 0.0
-        for new, before, advantage in zip(new_row, old_row, advantage_row, strict=True):
-            rho = math.exp(new - before)
-            clipped = min(max(rho, 1 - low), 1 + high)
-            total += -min(rho * advantage, clipped * advantage)
-        sums.append(total)
+        tokens = zip(new_row, old_row, advantage_row, strict=True)
+        rows.append([clip_token(math.exp(x - y), a, low=low, high=high)[0] for x, y, a in tokens])
+    return aggregated(rows, aggregation=aggregation, max_tokens=max_tokens)
+
+
+def aggregated(losses: list[Row], *, aggregation: str, max_tokens: int) -> float:
+    sums = [math.fsum(row) for row in losses]
     if aggregation == "token-mean":
-        return sum(sums) / sum(len(row) for row in logprobs)
+        return sum(sums) / sum(len(row) for row in losses)
     if aggregation == "constant":
         return sum(sums) / (len(sums) * max_tokens)
-    return sum(s / len(row) for s, row in zip(sums, logprobs, strict=True)) / len(sums)
+    return sum(s / len(row) for s, row in zip(sums, losses, strict=True)) / len(sums)
+
+
+def clip_token(
+    rho: float, advantage: float, *, low: float, high: float, dual: float = math.inf
+) -> tuple[float, float]:
+    """The loss and its slope in the log-probability; verl's core_algos.py, lines 1216 to 1235,
+    at commit b178a3cd."""
+    plain = -advantage * rho
+    held = -advantage * min(max(rho, 1 - low), 1 + high)
+    worse = max(plain, held)
+    slope = plain if plain >= held else 0.0
+    if advantage < 0 and worse > -advantage * dual:
+        return -advantage * dual, 0.0
+    return worse, slope
+
+
+def gspo_tokens(
+    new: Row, old: Row, advantages: Row, *, low: float, high: float
+) -> list[tuple[float, float]]:
+    """Losses and slopes of the tokens of a completion; verl's core_algos.py, lines 1286 to 1305."""
+    mean = math.fsum(x - y for x, y in zip(new, old, strict=True)) / len(new)
+    return [clip_token(math.exp(mean), a, low=low, high=high) for a in advantages]
+
+
+def cispo_token(
+    new: float, old: float, advantage: float, *, least: float, most: float
+) -> tuple[float, float]:
+    """The loss and its slope; verl's core_algos.py, lines 1743 to 1758."""
+    weight = min(max(math.exp(new - old), least), most)
+    return -weight * advantage * new, -weight * advantage
 
 
 def effective_fraction(weights: Row) -> float:

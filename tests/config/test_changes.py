@@ -46,7 +46,8 @@ reward.overlong.penalty reward.kind reward.minimum reward.maximum reward.choices
 advantage.baseline advantage.std
 credit.rule credit.tau credit.kappa credit.target_ess credit.target_ess_over credit.max_weight
 credit.noise_every
-loss.kind loss.clip_low loss.clip_high loss.aggregation loss.mask_truncated
+loss.kind loss.aggregation loss.mask_truncated loss.clip_low loss.clip_high loss.dual_clip
+loss.sequence_clip_low loss.sequence_clip_high loss.weight_min loss.weight_max
 off_policy.correction off_policy.mode off_policy.cap
 optim.lr optim.warmup_steps optim.schedule optim.weight_decay optim.beta1 optim.beta2 optim.eps
 optim.max_grad_norm optim.updates_per_step

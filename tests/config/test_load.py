@@ -174,6 +174,22 @@ def test_changing_a_tag_keeps_what_both_variants_have(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["gspo", "cispo"])
+def test_a_loss_keeps_no_bounds_of_another_kind(kind: str) -> None:
+    resolved = resolve(preset="tiny", overrides=[f"loss.kind={kind}"])
+    bounds = {name: flatten(resolved.settings.loss)[name] for name in _BOUNDS[kind]}
+    assert bounds == _BOUNDS[kind]
+    assert resolved.notes == (
+        f"loss.clip_low, loss.clip_high from preset tiny are dropped: kind {kind} has none of them",
+    )
+
+
+_BOUNDS = {
+    "gspo": {"sequence_clip_low": 3e-4, "sequence_clip_high": 4e-4},
+    "cispo": {"weight_min": 0.0, "weight_max": 5.0},
+}
+
+
 def test_values_dropped_from_the_defaults_are_no_news() -> None:
     assert resolve(overrides=["credit.rule=uniform"]).notes == ()
 
