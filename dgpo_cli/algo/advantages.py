@@ -69,7 +69,7 @@ def scored_group(
     Source: overlong filtering and soft overlong punishment, DAPO, arXiv 2503.14476, section 3.4.
     """
     penalties = overlong.penalties(
-        [len(completion.token_ids) for completion in group.completions],
+        [completion.length for completion in group.completions],
         limit=max_completion_tokens,
     )
     advantages = advantage.advantages(

@@ -14,7 +14,7 @@ from dgpo_cli.core.types import OUTCOMES, ScoredGroup, StepMetrics
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.core.types import Credit, StepMetrics, TokenStats
+    from dgpo_cli.core.types import Completion, Credit, StepMetrics, TokenStats
 
 
 QUANTILES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
@@ -117,7 +117,7 @@ def rollout_metrics(groups: Sequence[ScoredGroup]) -> StepMetrics:
     verdicts = [verdict for group in groups for verdict in group.verdicts]
     completions = [completion for group in groups for completion in group.completions]
     rewards = [verdict.reward for verdict in verdicts]
-    lengths = [len(completion.token_ids) for completion in completions]
+    lengths = [completion.length for completion in completions]
     outcomes = Counter(verdict.outcome for verdict in verdicts)
     right = [sum(v.outcome == "correct" for v in group.verdicts) for group in groups]
     cut = sum(completion.finish_reason == "length" for completion in completions)
@@ -135,6 +135,21 @@ def rollout_metrics(groups: Sequence[ScoredGroup]) -> StepMetrics:
         "completion/length_max": float(max(lengths)),
         "completion/cut": cut / len(completions),
         "completion/tokens": float(sum(lengths)),
+        **_turn_metrics(completions),
+    }
+
+
+def _turn_metrics(completions: Sequence[Completion]) -> StepMetrics:
+    """Return turns a completion, and the share of its tokens that the environment wrote; nothing
+    where no completion has several turns."""
+    turns = [len(completion.environment) + 1 for completion in completions]
+    if max(turns) == 1:
+        return {}
+    shares = [1.0 - each.length / len(each.token_ids) for each in completions]
+    return {
+        "env/turns_mean": statistics.fmean(turns),
+        "env/turns_max": float(max(turns)),
+        "env/tokens_share": statistics.fmean(shares),
     }
 
 

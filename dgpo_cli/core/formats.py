@@ -37,6 +37,7 @@ from dgpo_cli.core.types import (
     SettingChange,
 )
 from dgpo_cli.core.types.evaluation import Ends
+from dgpo_cli.core.types.rollout import Span
 
 Share = Annotated[Number, Field(ge=0, le=1)]
 Positive = Annotated[Number, Field(ge=0)]
@@ -93,6 +94,8 @@ class RolloutRecord:
     prompt: the last user turn. messages: the whole conversation before the completion; a last one
         of the assistant is what its turn began with, and the completion follows it.
     starts_in_thought: the prompt leaves a thought open, so that the completion begins inside it.
+    environment: [start, stop) of the token ids that an environment wrote between the policy's
+        turns; what is a number a token is 0 for them.
     """
 
     prompt_id: Id
@@ -112,6 +115,7 @@ class RolloutRecord:
     reward: Real = math.nan
     seed: Whole = 0
     policy_version: Count = 0
+    environment: tuple[Span, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +298,7 @@ ROLLOUT = Format(
     what="a line of the file of dgpo rollout --out",
     stamp="version",
     versionless=True,
+    sparse=("environment",),
 )
 TRAINED = Format(
     TrainedRecord,
@@ -301,6 +306,7 @@ TRAINED = Format(
     what="a line of rollouts/*.jsonl and bad_batches/*.jsonl of a run",
     stamp="version",
     versionless=True,
+    sparse=("environment",),
 )
 SAMPLE = Format(
     SampleRecord,

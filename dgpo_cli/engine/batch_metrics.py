@@ -23,8 +23,9 @@ def sampler_metrics(groups: Sequence[ScoredGroup], batch: Batch) -> StepMetrics:
     Source: Schulman, "Approximating KL Divergence" (2020).
     """
     flat = [x for g in groups for c in g.completions for x in c.sampling_logprobs]
-    own = batch.stats.old_logprobs[batch.mask].cpu()
-    change = (own - torch.tensor(flat, dtype=torch.float32)).double()
+    rows = Rows.of(batch)
+    own, written = batch.stats.old_logprobs[rows.mask].cpu(), rows.mask[rows.filled].cpu()
+    change = (own - torch.tensor(flat, dtype=torch.float32)[written]).double()
     return {
         "sampler/logprob_gap_mean": float(change.abs().mean()),
         "sampler/logprob_gap_max": float(change.abs().max()),

@@ -329,24 +329,23 @@ class Engine:
         """
         import torch
 
-        from dgpo_cli.policy.batching import pad_rows, pad_values
+        from dgpo_cli.policy.batching import pad_rows, pad_values, pairs_of
 
         self.rest()
         with self._watch.phase("statistics"):
-            pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
-            rows = pad_rows(pairs, pad_id=self.policy.pad_id)
+            rows = pad_rows(pairs_of(groups), pad_id=self.policy.pad_id)
             advantages = torch.tensor(
                 [a for g in groups for a in g.advantages], dtype=torch.float32
             )
             options = {
                 "every_distance": every_distance,
                 "sampling_logprobs": pad_values(
-                    [c.sampling_logprobs for g in groups for c in g.completions], mask=rows.mask
+                    [c.sampling_logprobs for g in groups for c in g.completions], mask=rows.filled
                 ),
                 "counted": self._counted(groups),
                 "noise_floor": self.noise_floor,
                 "old_logprobs": (
-                    pad_values(old_logprobs, mask=rows.mask[: len(old_logprobs)])
+                    pad_values(old_logprobs, mask=rows.filled[: len(old_logprobs)])
                     if old_logprobs
                     else None
                 ),
@@ -360,14 +359,15 @@ class Engine:
 
     def logprobs(self, groups: Sequence[Group | ScoredGroup]) -> list[TokenLogprobs]:
         """Return the present policy's log-probabilities of every completion's tokens, in nats."""
-        from dgpo_cli.policy.batching import pad_rows
+        from dgpo_cli.policy.batching import pad_rows, pairs_of
 
         self.rest()
         with self._watch.phase("statistics"):
-            pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
-            rows = pad_rows(pairs, pad_id=self.policy.pad_id)
+            rows = pad_rows(pairs_of(groups), pad_id=self.policy.pad_id)
             found = self._everywhere("logprobs", rows).tolist()
-        return [tuple(row[: len(ids)]) for row, (_, ids) in zip(found, pairs, strict=True)]
+        return [
+            tuple(row[:length]) for row, length in zip(found, rows.lengths.tolist(), strict=True)
+        ]
 
     def _logprobs(self, rows: Rows) -> torch.Tensor:
         from dgpo_cli.policy.scoring import token_stats
@@ -423,6 +423,7 @@ class Engine:
         number: number of the step, from 1.
         """
         from dgpo_cli.engine.noise import noise_pairs
+        from dgpo_cli.policy.batching import pairs_of
 
         rule = self.settings.credit
         if not isinstance(rule, DgpoCredit) or not self._learning.measures_distance(rule):
@@ -431,8 +432,7 @@ class Engine:
             return {}
         self.rest()
         with self._watch.phase("statistics"):
-            pairs = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
-            found: StepMetrics = self._everywhere("noise", noise_pairs(pairs))
+            found: StepMetrics = self._everywhere("noise", noise_pairs(pairs_of(groups)))
         if math.isfinite(found["noise/floor"]):
             self.noise_floor = found["noise/floor"]
         return found

@@ -321,6 +321,7 @@ class Learner:
             policy_logprobs=(
                 None if old_logprobs is None else torch.zeros_like(table.stats.old_logprobs)
             ),
+            filled=rows.filled,
         )
         self._begun = None
         if learnt.any():

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dgpo_cli.engine.learn import Recipe
+    from dgpo_cli.policy.batching import Pair
     from dgpo_cli.policy.policy import Policy
-
-Pair = tuple[Sequence[int], Sequence[int]]
 
 # Completions that are run twice: at most 8, and 1/8 of a batch.
 _MOST = 8
@@ -47,7 +46,7 @@ def noise_of_distance(policy: Policy, pairs: Sequence[Pair], *, recipe: Recipe) 
     moved by up to half a unit in its last place, as products round it, always by the same draws.
 
     Args:
-        pairs: ids of prompts and completions.
+        pairs: see `pad_rows`.
     """
     rows = pad_rows(pairs, pad_id=policy.pad_id)
     found = []

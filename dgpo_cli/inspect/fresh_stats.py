@@ -187,10 +187,13 @@ def _with_token_ids(
     if len(prompt_ids) + len(ids) > context:
         count = f"{len(prompt_ids):,} + {len(ids):,} tokens of prompt and completion"
         raise _too_long(line, count, context=context)
+    known_turns = line.completion.environment if ids is line.completion.token_ids else ()
     logprobs = line.completion.sampling_logprobs
     if len(logprobs) != len(ids):  # missing, or of other tokens; not needed here
         logprobs = (math.nan,) * len(ids)
-    completion = replace(line.completion, token_ids=ids, sampling_logprobs=logprobs)
+    completion = replace(
+        line.completion, token_ids=ids, sampling_logprobs=logprobs, environment=known_turns
+    )
     return replace(line, prompt_ids=prompt_ids, completion=completion)
 
 

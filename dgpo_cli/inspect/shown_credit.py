@@ -124,7 +124,8 @@ def inspected(
     credit = _credit(found, _with_tau_that_trained(rule, found, trained=trained))
     scores, weights = credit.scores[0].tolist(), credit.weights[0].tolist()
     columns = (found.logprobs, found.entropy, found.hellinger_sq, scores, weights, hexes)
-    rows = zip(line.completion.token_ids, texts, *columns, strict=True)
+    foreign = [not own for own in line.completion.written]
+    rows = zip(line.completion.token_ids, texts, *columns, foreign, strict=True)
     stored = _stored(line, rule=trained) if found.stored and rules.what_if.asks else None
     return InspectedCompletion(
         prompt_id=line.prompt.id,
@@ -135,7 +136,7 @@ def inspected(
         finish_reason=line.completion.finish_reason,
         reward=line.reward,
         advantage=found.advantage,
-        effective_fraction=_effective_fraction(weights),
+        effective_fraction=_effective_fraction(weights, length=line.completion.length),
         tau=_found_tau(credit),
         tokens=tuple(InspectedToken(*row) for row in rows),
         stored=stored,
@@ -184,13 +185,13 @@ def _credit(found: Statistics, rule: CreditRule) -> Credit:
     logprobs, entropy, distance = (torch.tensor(column)[None] for column in columns)
     noise = found.line.stats.noise_floor if found.line.stats else None
     stats = TokenStats(logprobs, entropy, distance, noise_floor=noise)
-    mask = torch.ones(logprobs.shape, dtype=torch.bool)
+    mask = torch.tensor(found.line.completion.written)[None]
     return rule.credit(stats, mask, vocab_size=found.vocab_size)
 
 
-def _effective_fraction(weights: Sequence[float]) -> float:
-    """Return (sum w)^2 / (T sum w^2); 1 without tokens."""
-    squares = len(weights) * math.fsum(weight * weight for weight in weights)
+def _effective_fraction(weights: Sequence[float], *, length: int) -> float:
+    """Return (sum w)^2 / (T sum w^2), T = `length`; 1 without tokens."""
+    squares = length * math.fsum(weight * weight for weight in weights)
     return math.fsum(weights) ** 2 / squares if squares else 1.0
 
 
@@ -200,7 +201,7 @@ def _stored(line: RolloutLine, *, rule: CreditRule) -> StoredCredit:
         rule=rule.rule,
         parameters=parameters_of(rule),
         tau=line.stats.tau if line.stats.tau is not None else tau_of(rule),
-        effective_fraction=_effective_fraction(line.stats.weights),
+        effective_fraction=_effective_fraction(line.stats.weights, length=line.completion.length),
         weights=line.stats.weights,
     )
 

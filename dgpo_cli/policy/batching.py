@@ -12,22 +12,31 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.core.types import Batch
+    from dgpo_cli.core.types import Batch, Group, ScoredGroup
+    from dgpo_cli.core.types.rollout import Span
+
+    # Ids of a prompt and of a completion, and which of these an environment wrote.
+    Pair = tuple[Sequence[int], Sequence[int]] | tuple[Sequence[int], Sequence[int], Sequence[Span]]
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """B prompts, padded on the left, and their completions, padded on the right."""
+    """B prompts, padded on the left, and their completions, padded on the right.
+
+    A row's first and last completion token are the policy's, so that both masks end together.
+    """
 
     prompt_ids: Tensor  # int64 [B, L]
     prompt_mask: Tensor  # bool [B, L]
     completion_ids: Tensor  # int64 [B, T]
-    mask: Tensor  # bool [B, T]
+    mask: Tensor  # bool [B, T], the tokens that the policy wrote: those that have statistics
+    filled: Tensor  # bool [B, T], all tokens, those of an environment too: what attention sees
 
     @classmethod
     def of(cls, batch: Batch) -> Rows:
         """Return the ids and masks of a batch."""
-        return cls(batch.prompt_ids, batch.prompt_mask, batch.completion_ids, batch.mask)
+        filled = batch.mask if batch.filled is None else batch.filled
+        return cls(batch.prompt_ids, batch.prompt_mask, batch.completion_ids, batch.mask, filled)
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device."""
@@ -36,40 +45,60 @@ class Rows:
             prompt_mask=self.prompt_mask.to(device),
             completion_ids=self.completion_ids.to(device),
             mask=self.mask.to(device),
+            filled=self.filled.to(device),
         )
 
     def take(self, index: Tensor) -> Rows:
         """Return the rows `index` (int64 [M]), without padding beyond their own longest prompt and
         completion."""
-        prompt_mask, mask = self.prompt_mask[index], self.mask[index]
+        prompt_mask, filled = self.prompt_mask[index], self.filled[index]
         width = int(prompt_mask.sum(dim=1).max())
-        length = int(mask.sum(dim=1).max())
+        length = int(filled.sum(dim=1).max())
         start = prompt_mask.shape[1] - width
         return Rows(
             prompt_ids=self.prompt_ids[index, start:],
             prompt_mask=prompt_mask[:, start:],
             completion_ids=self.completion_ids[index, :length],
-            mask=mask[:, :length],
+            mask=self.mask[index, :length],
+            filled=filled[:, :length],
         )
 
+    @property
+    def lengths(self) -> Tensor:
+        """Completion tokens of each row, those of an environment too, int64 [B]."""
+        return self.filled.sum(dim=1)
 
-def pad_rows(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, pad_id: int) -> Rows:
+
+def pairs_of(groups: Sequence[Group | ScoredGroup]) -> list[Pair]:
+    """Return what `pad_rows` takes of every completion, in order."""
+    return [
+        (group.prompt_ids, each.token_ids, each.environment)
+        for group in groups
+        for each in group.completions
+    ]
+
+
+def pad_rows(pairs: Sequence[Pair], *, pad_id: int) -> Rows:
     """Pad B pairs of prompt ids and completion ids; neither may be empty.
 
     They are in the host's memory, whatever the policy's device: a batch may be gigabytes.
     """
-    width = max(len(prompt) for prompt, _ in pairs)
-    length = max(len(completion) for _, completion in pairs)
+    width = max(len(prompt) for prompt, *_ in pairs)
+    length = max(len(completion) for _, completion, *_ in pairs)
     prompt_ids = torch.full((len(pairs), width), pad_id)
     prompt_mask = torch.zeros(len(pairs), width, dtype=torch.bool)
     completion_ids = torch.full((len(pairs), length), pad_id)
-    mask = torch.zeros(len(pairs), length, dtype=torch.bool)
-    for row, (prompt, completion) in enumerate(pairs):
+    filled = torch.zeros(len(pairs), length, dtype=torch.bool)
+    mask = filled.clone()
+    for row, (prompt, completion, *environment) in enumerate(pairs):
         prompt_ids[row, width - len(prompt) :] = torch.tensor(prompt)
         prompt_mask[row, width - len(prompt) :] = True
         completion_ids[row, : len(completion)] = torch.tensor(completion)
-        mask[row, : len(completion)] = True
-    return Rows(prompt_ids, prompt_mask, completion_ids, mask)
+        mask[row, : len(completion)] = filled[row, : len(completion)] = True
+        for start, stop in itertools.chain(*environment):
+            assert 0 < start < stop < len(completion)
+            mask[row, start:stop] = False
+    return Rows(prompt_ids, prompt_mask, completion_ids, mask, filled)
 
 
 def pad_values(values: Sequence[Sequence[float]], *, mask: Tensor) -> Tensor:
@@ -146,7 +175,7 @@ def cut_rows(
             is idle, where that is possible.
     """
     prompts = rows.prompt_mask.sum(dim=1)[index]
-    lengths = (prompts + rows.mask.sum(dim=1)[index]).tolist()
+    lengths = (prompts + rows.lengths[index]).tolist()
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     parts = list(_cut(order, lengths, size=size, max_tokens=max_tokens))
     if even_length is not None and len(parts) > 1:
@@ -204,7 +233,7 @@ class _Cost:
 
 def padding_share(rows: Rows, *, size: int, max_tokens: int | None = None) -> float:
     """Return the share of padding in the micro-batches of `rows` as rectangles."""
-    prompts, completions = rows.prompt_mask.sum(dim=1), rows.mask.sum(dim=1)
+    prompts, completions = rows.prompt_mask.sum(dim=1), rows.lengths
     filled = places = 0
     for index in micro_batches(prompts + completions, size=size, max_tokens=max_tokens):
         width = int(prompts[index].max()) + int(completions[index].max())
@@ -229,7 +258,7 @@ def shared_share(
         own = prompts[index]
         owners = prompt_owners(rows.take(index))
         saved += int(own[owners != torch.arange(len(owners), device=owners.device)].sum())
-    return saved / int(prompts.sum() + rows.mask.sum())
+    return saved / int(prompts.sum() + rows.filled.sum())
 
 
 def whole_groups(rows: int, *, group_size: int, pieces: int) -> list[tuple[int, int]]:

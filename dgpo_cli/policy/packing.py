@@ -314,7 +314,7 @@ def lone_hidden(decoder: Any, packed: Packed) -> Tensor:
 
 def pack_rows(rows: Rows, *, shares: bool, lane: Lane | None = None) -> tuple[Packed, Tensor]:
     """Return prompts and completions as packed sequences, and the indices of the tokens that
-    predict the N completion tokens, int64 [N], in the order of the mask.
+    predict the N tokens that the policy wrote, int64 [N], in the order of the mask.
 
     The last token of a completion is left out: it predicts nothing.
 
@@ -325,7 +325,7 @@ def pack_rows(rows: Rows, *, shares: bool, lane: Lane | None = None) -> tuple[Pa
     ids = torch.cat([rows.prompt_ids, rows.completion_ids], dim=1)[:, :-1]
     lengths = rows.prompt_mask.sum(dim=1)
     # A completion's last token is the last of its row, wherever the row ends.
-    kept = rows.mask & (rows.mask.cumsum(dim=1) < rows.mask.sum(dim=1, keepdim=True))
+    kept = rows.filled & (rows.filled.cumsum(dim=1) < rows.lengths[:, None])
     mask = torch.cat([rows.prompt_mask, kept], dim=1)[:, :-1]
     owners = prompt_owners(rows) if shares else None
     packed = pack(ids, mask, shared=None if owners is None else Shared(owners, lengths))

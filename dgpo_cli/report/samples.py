@@ -87,7 +87,9 @@ def _completion(line: RolloutLine, *, texts: TokenTexts) -> InspectedCompletion:
     total = math.fsum(weights)
     columns = (stats.logprobs, stats.entropy, stats.hellinger_sq, stats.scores, weights)
     ids = line.completion.token_ids[:MAX_TOKENS]
-    rows = zip(ids, texts.texts(ids), *(column[: len(ids)] for column in columns), strict=True)
+    foreign = [not own for own in line.completion.written[: len(ids)]]
+    numbers = [column[: len(ids)] for column in columns]
+    rows = zip(ids, texts.texts(ids), *numbers, [""] * len(ids), foreign, strict=True)
     return InspectedCompletion(
         prompt_id=line.prompt.id,
         index=line.index,
@@ -97,7 +99,9 @@ def _completion(line: RolloutLine, *, texts: TokenTexts) -> InspectedCompletion:
         finish_reason=line.completion.finish_reason,
         reward=line.verdict.reward,
         advantage=line.advantage or 0.0,
-        effective_fraction=total * total / (len(weights) * squares) if squares else math.nan,
+        effective_fraction=(
+            total * total / (line.completion.length * squares) if squares else math.nan
+        ),
         tau=_setting(stats, "tau") if stats.tau is None else stats.tau,
         tokens=tuple(InspectedToken(*row) for row in rows),
         noise_floor=stats.noise_floor,

@@ -16,6 +16,7 @@ from dgpo_cli.core.codec import encoded, filled
 from dgpo_cli.core.formats import ROLLOUT, TRAINED, RolloutRecord, TrainedRecord, Turn
 from dgpo_cli.core.thinking import ends_in_thought
 from dgpo_cli.core.types import Batch, Completion, Message, Prompt, ScoredGroup, Verdict
+from dgpo_cli.core.types.rollout import Span
 
 TOKEN_FIELDS = ("logprobs", "entropy", "hellinger_sq", "scores", "weights")
 
@@ -52,6 +53,7 @@ def _records(groups: Sequence[ScoredGroup], *, temperature: float) -> Iterator[R
                 completion=completion.text,
                 prompt_token_ids=group.prompt_ids,
                 temperature=temperature,
+                environment=completion.environment or None,
             )
 
 
@@ -162,10 +164,23 @@ def parse_line(record: TrainedRecord, *, source: str) -> RolloutLine:
             record,
             text=record.completion,
             starts_in_thought=ends_in_thought(record.prompt) if inside is None else inside,
+            environment=_spans(record),
         ),
         verdict=None if record.outcome is None else filled(Verdict, record),
         stats=_stats(record),
     )
+
+
+def _spans(record: TrainedRecord) -> tuple[Span, ...]:
+    """Return the tokens of an environment; those between its spans are the policy's."""
+    end, spans = 0, record.environment or ()
+    for start, stop in spans:
+        if not end < start < stop < len(record.token_ids):
+            raise ValueError(
+                f"environment has [{start}, {stop}] after {end}, of {len(record.token_ids)} tokens"
+            )
+        end = stop
+    return spans
 
 
 def _stats(record: TrainedRecord) -> StoredStats | None:

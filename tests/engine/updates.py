@@ -66,6 +66,7 @@ def make_batch(
         advantages=torch.tensor(advantages),
         stats=stats,
         credit=credit.credit(stats, rows.mask, vocab_size=policy.vocab_size),
+        filled=rows.filled,
     )
 
 

@@ -47,6 +47,7 @@ class Case:
     truncated: bool = False
     carried: bool = False
     corrected: bool = False
+    turns: bool = False
     rule: DgpoCredit = RULE
     micro_tokens: int = 40
 
@@ -61,6 +62,7 @@ CASES = {
     "truncated rows are masked": Case(truncated=True, aggregation="sequence-mean"),
     "carried groups": Case(carried=True, updates=2),
     "off-policy correction": Case(corrected=True),
+    "several turns": Case(turns=True, corrected=True, updates=2),
     "one tau for the batch": Case(rule=DgpoCredit(target_ess=0.9, target_ess_over="batch")),
     "one row a pass": Case(micro_tokens=1),
     "one pass for all": Case(micro_tokens=10_000),
@@ -115,7 +117,7 @@ def learn(ranks: Ranks, case: Case, policy: Policy) -> dict[str, Any]:
     found: dict[str, Any] = {"updates": [], "columns": []}
     for step, ((prompts, lengths), advantages) in enumerate(zip(STEPS, ADVANTAGES, strict=True)):
         batch = learner.measure(
-            tiny.rows_of_pairs(_pairs(step, prompts, lengths)),
+            tiny.rows_of_pairs(_pairs(step, prompts, lengths, turns=case.turns)),
             torch.tensor(advantages),
             recipe=recipe,
             every_distance=step == 1,
@@ -146,15 +148,18 @@ def whole(weight: Any) -> torch.Tensor:
     return full
 
 
-def _pairs(step: int, prompts: list[int], lengths: list[int]) -> Any:
-    """Completions of a group share their prompt."""
+def _pairs(step: int, prompts: list[int], lengths: list[int], *, turns: bool) -> Any:
+    """Completions of a group share their prompt; with turns, long ones have an environment's."""
     rng = random.Random(step)
 
     def ids(count: int) -> list[int]:
         return [rng.randrange(2, tiny.VOCAB) for _ in range(count)]
 
     firsts = [ids(count) for count in prompts[::GROUP]]
-    return [(firsts[row // GROUP], ids(count)) for row, count in enumerate(lengths)]
+    return [
+        (firsts[row // GROUP], ids(count), [(2, 4), (5, count - 1)] if turns and count > 6 else [])
+        for row, count in enumerate(lengths)
+    ]
 
 
 def _values(step: int, lengths: list[int]) -> torch.Tensor:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import functools
 import random
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dgpo_cli.policy.batching import Rows, pad_rows
 from dgpo_cli.policy.policy import Policy
 from tests.policy import families
+
+if TYPE_CHECKING:
+    from dgpo_cli.policy.batching import Pair
 
 SPECIAL = ("<pad>", "<end>", "<unk>", "<user>", "<assistant>")
 ALPHABET = tuple("0123456789+-*/=;()?abcdefghijklmnopqrstuvwxyz")
@@ -149,9 +153,7 @@ def random_pairs(
     return [(ids(prompt), ids(completion)) for prompt, completion in shapes]
 
 
-def rows_of_pairs(
-    pairs: list[tuple[list[int], list[int]]], *, more_left: int = 0, more_right: int = 0
-) -> Rows:
+def rows_of_pairs(pairs: Sequence[Pair], *, more_left: int = 0, more_right: int = 0) -> Rows:
     """Pad pairs to rows, with columns of padding to spare on either side."""
     rows = pad_rows(pairs, pad_id=0)
     sides = (more_left, 0), (0, more_right)
@@ -161,4 +163,5 @@ def rows_of_pairs(
         prompt_mask=pad(rows.prompt_mask, sides[0]),
         completion_ids=pad(rows.completion_ids, sides[1]),
         mask=pad(rows.mask, sides[1]),
+        filled=pad(rows.filled, sides[1]),
     )

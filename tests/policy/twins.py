@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.algo import twins
 
 Pair = tuple[list[int], list[int]]
+Spans = list[tuple[int, int]]
 
 
 def widened(model: Any) -> Any:
@@ -57,6 +58,11 @@ def completion_stats(policy: Any, reference: Any, pair: Pair, *, temperature: fl
     )
 
 
+def own_tokens(length: int, spans: Spans) -> list[int]:
+    """Return the places that no span covers."""
+    return [t for t in range(length) if not any(a <= t < b for a, b in spans)]
+
+
 @dataclass(frozen=True)
 class TwinUpdate:
     """How a loss is made; the fields are those of ALGORITHM's symbols."""
@@ -78,25 +84,30 @@ def update_gradient(
     advantages: list[float],
     shifts: list[list[float]],
     rule: TwinUpdate,
+    environment: list[Spans] | None = None,
 ) -> tuple[float, dict[str, Tensor]]:
     """Return the loss and its gradient for every trainable parameter, completion by completion.
 
     policy, reference: float64 models. shifts: old_logprobs are the present ones plus these.
+    environment: spans of each completion that the policy did not write.
     Completions without an advantage are computed like all others.
     """
     policy.zero_grad()
-    num_tokens = sum(len(completion) for _, completion in pairs)
+    spans = environment or [[] for _ in pairs]
+    mine = [own_tokens(len(pair[1]), each) for pair, each in zip(pairs, spans, strict=True)]
+    num_tokens = sum(map(len, mine))
     loss = torch.zeros((), dtype=torch.float64)
-    for pair, advantage, shift in zip(pairs, advantages, shifts, strict=True):
+    for pair, advantage, shift, places in zip(pairs, advantages, shifts, mine, strict=True):
         stats = completion_stats(policy, reference, pair, temperature=rule.temperature)
-        size = len(pair[1])
+        size = len(places)
         vocab = policy.get_output_embeddings().weight.shape[0]
-        gates = [h / math.log(vocab) for h in stats.entropy]
-        _, weights = twins.dgpo_weights(stats.hellinger_sq, gates, tau=rule.tau, kappa=rule.kappa)
+        gates = [stats.entropy[t] / math.log(vocab) for t in places]
+        distances = [stats.hellinger_sq[t] for t in places]
+        _, weights = twins.dgpo_weights(distances, gates, tau=rule.tau, kappa=rule.kappa)
         logprobs = completion_logprobs(policy, pair, temperature=rule.temperature)
         total = torch.zeros((), dtype=torch.float64)
-        for t in range(size):
-            own = advantage * weights[t]
+        for t, weight in zip(places, weights, strict=True):
+            own = advantage * weight
             ratio = (logprobs[t] - (stats.logprobs[t] + shift[t])).exp()
             held = ratio
             if float(ratio.detach()) > 1 + rule.clip_high:

@@ -126,6 +126,29 @@ def test_lines_of_earlier_versions_have_no_tau_and_no_noise_floor(tmp_path: Path
     assert stats.weights == (1.0, 1.0, 1.0)
 
 
+def test_tokens_of_an_environment_are_named_and_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.jsonl"
+    first, second = _group().completions
+    turns = replace(first, environment=((1, 2),))
+    write_lines(
+        path, rollout_lines([replace(_group(), completions=(turns, second))], temperature=0.7)
+    )
+    back = [line.completion for line in read_rollouts(path)]
+    assert back == [turns, second]
+    assert (back[0].length, back[0].written) == (2, [True, False, True])
+    assert "environment" not in path.read_text().splitlines()[1]
+
+
+@pytest.mark.parametrize("spans", [[[0, 1]], [[2, 3]], [[1, 1]], [[1, 2], [1, 2]]])
+def test_a_turn_that_is_nobodys_is_refused(tmp_path: Path, spans: list[list[int]]) -> None:
+    """A completion begins and ends with the policy's own tokens."""
+    path = tmp_path / "rollouts.jsonl"
+    line = {**next(rollout_lines([_group()], temperature=0.7)), "environment": spans}
+    write_lines(path, iter([line]))
+    with pytest.raises(DataError, match=r"rollouts.jsonl:1: .*environment has \["):
+        list(read_rollouts(path))
+
+
 def test_what_is_not_finite_is_null_and_comes_back_as_nan(tmp_path: Path) -> None:
     batch = _batch()
     batch.stats.entropy[0, 1] = math.nan

@@ -28,6 +28,7 @@ class InspectedToken:
     """One completion token with the numbers behind its credit; entropy and logprob in nats.
 
     hex: the bytes that it stands for, two digits each; empty where the tokenizer cannot tell.
+    environment: the policy did not write it; its numbers are 0 and mean nothing.
     """
 
     id: int
@@ -38,6 +39,7 @@ class InspectedToken:
     score: float
     weight: float
     hex: str = ""
+    environment: bool = False
 
 
 @dataclass(frozen=True, slots=True)

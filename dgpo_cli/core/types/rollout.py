@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 FinishReason = Literal["stop", "length"]
+Span = tuple[Count, Count]  # [start, stop) of a completion's token ids
 Outcome = Literal["correct", "wrong", "no_answer", "truncated", "out_of_range", "timeout", "crash"]
 OUTCOMES: tuple[Outcome, ...] = (
     "correct",
@@ -68,6 +69,8 @@ class Completion:
 
     sampling_logprobs: the sampler's log-probability in nats of each token, one per token id, of
     the logits divided by the sampling temperature; of the logits themselves if that is 0.
+    environment: the tokens between the policy's turns, which an environment wrote; in order, and
+    neither at the start nor at the end. Their log-probabilities are 0.
     policy_version: optimiser updates that the sampling weights had seen.
     starts_in_thought: the prompt leaves a thought open, so that the text begins inside it.
     """
@@ -79,6 +82,20 @@ class Completion:
     policy_version: Count
     seed: Whole
     starts_in_thought: Flag = False
+    environment: tuple[Span, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Number of tokens that the policy wrote."""
+        return len(self.token_ids) - sum(stop - start for start, stop in self.environment)
+
+    @property
+    def written(self) -> list[bool]:
+        """Which tokens the policy wrote."""
+        found = [True] * len(self.token_ids)
+        for start, stop in self.environment:
+            found[start:stop] = [False] * (stop - start)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +222,12 @@ class Batch:
         prompt_ids: int64 [B, L].
         prompt_mask: bool [B, L].
         completion_ids: int64 [B, T].
-        mask: bool [B, T], True on completion tokens, EOS included.
+        mask: bool [B, T], True on tokens that the policy wrote, EOS included.
         advantages: float32 [B].
         sampling_logprobs: float32 [B, T], nats; None: those of the trainer.
         counted: bool [B], the rows that enter loss and normaliser; None: all.
         policy_logprobs: float32 [B, T], before the update; None: old_logprobs.
+        filled: bool [B, T], True on the environment's tokens too; None: there are none.
     """
 
     prompt_ids: Tensor
@@ -222,10 +240,11 @@ class Batch:
     sampling_logprobs: Tensor | None = None
     counted: Tensor | None = None
     policy_logprobs: Tensor | None = None
+    filled: Tensor | None = None
 
     @property
     def lengths(self) -> Tensor:
-        """Completion tokens of each row, int64 [B]."""
+        """Tokens of each row that the policy wrote, int64 [B]."""
         return self.mask.sum(dim=1)
 
     def counting(self, index: Tensor) -> Tensor:
