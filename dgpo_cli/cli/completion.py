@@ -91,6 +91,13 @@ def credit_rule(incomplete: str) -> Offers:
     return _offered(incomplete, ((name, "") for name in values_of("credit.rule")))
 
 
+def reward(incomplete: str) -> Offers:
+    """Offer the checkers; the shell offers files if none matches."""
+    from dgpo_cli.config.shorthand import CHECKERS
+
+    return _offered(incomplete, ((name, "") for name in CHECKERS))
+
+
 def bench(incomplete: str) -> Offers:
     """Offer the benchmarks, also behind a comma; the shell offers files if none matches."""
     from dgpo_cli.prompts.catalog import benchmark_names

@@ -18,6 +18,7 @@ from dgpo_cli.ui import console
 if TYPE_CHECKING:
     from dgpo_cli.config.layers import Layer
     from dgpo_cli.config.load import Resolved
+    from dgpo_cli.config.shorthand import Asked
     from dgpo_cli.core.types import Price
     from dgpo_cli.policy.settings import ModelSettings
     from dgpo_cli.prompts.settings import PromptSettings
@@ -49,7 +50,28 @@ Config = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Hub id or folder of a model, with default settings.", metavar="M", rich_help_panel=RUN
+        help="Hub id or folder of a model; with a preset or file, in place of its model.",
+        metavar="M",
+        rich_help_panel=RUN,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="The problems: a file (.jsonl, .json, .csv, .parquet), a dataset of the hub, or sums.",
+        metavar="FILE|OWNER/NAME|sums",
+        rich_help_panel=RUN,
+    ),
+]
+Reward = Annotated[
+    str | None,
+    typer.Option(
+        help="What judges completions: integer, math, choice, a Python function as FILE.py:NAME or "
+        "MODULE:NAME, or an http address.",
+        metavar="R",
+        show_default="the preset's, else by the answers",
+        autocompletion=completion.reward,
+        rich_help_panel=RUN,
     ),
 ]
 Models = Annotated[
@@ -209,6 +231,26 @@ def resolve(
         preset=preset, config=config, protocol=protocol, overrides=overrides or (), flags=flags
     )
     for line in () if quiet else resolved.notes:
+        console.note(line)
+    return resolved
+
+
+def settle(asked: Asked) -> Resolved:
+    """Resolve what a command line asks for, with what its data decides; print notes.
+
+    Raises:
+        ConfigError: a setting is wrong, or there is no such data.
+        DataError: the data is broken.
+        BackendError: the hub does not give it.
+    """
+    if asked.data is None:
+        resolved = asked.resolve()
+    else:
+        from dgpo_cli.planning.fit import fitted
+
+        announce(asked.resolve().settings.prompts)
+        resolved = fitted(asked, observer=console.Notes())
+    for line in resolved.notes:
         console.note(line)
     return resolved
 

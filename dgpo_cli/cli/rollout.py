@@ -9,11 +9,12 @@ import typer
 
 from dgpo_cli.cli import completion, options
 from dgpo_cli.cli.help import CHANGE, OUTPUT, RUN
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.numbers import decimal, percent
 from dgpo_cli.ui import console
 
 Prompts = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="File of problems, or name of a benchmark.",
         metavar="FILE|BENCH",
@@ -49,11 +50,13 @@ Limit = Annotated[
 
 
 def rollout(
-    prompts: Prompts,
     out: Out,
+    prompts: Prompts = None,
     preset: options.Preset = None,
     config: options.Config = None,
     model: options.Model = None,
+    data: options.Data = None,
+    reward: options.Reward = None,
     adapter: options.Adapter = None,
     group_size: GroupSize = None,
     limit: Limit = None,
@@ -62,8 +65,10 @@ def rollout(
 ) -> None:
     """Sample completions of prompts and check their answers, without training.
 
-    Temperature, length and the answer checker are settings: --set rollout.temperature=0.7,
-    --set rollout.max_completion_tokens=512, --set reward.kind=math.
+    --prompts takes all problems of a file or benchmark, in order. --data draws them as a training
+    run does, a step's worth without --limit.
+    Temperature and length are settings: --set rollout.temperature=0.7,
+    --set rollout.max_completion_tokens=512.
 
     Examples:
       Sixteen completions of each of ten problems
@@ -71,15 +76,16 @@ def rollout(
       A model folder on problems of your own
         dgpo rollout --model ./model --prompts my.jsonl --out r.jsonl
     """
-    options.one_of(
-        {"--preset": preset, "--config": config, "--model": model}, why="to say what to sample from"
-    )
+    options.one_of({"--prompts": prompts, "--data": data}, why="to say what to ask")
+    if preset is None and config is None and model is None:
+        raise ConfigError("give --preset, --config or --model to say what to sample from")
     flags = options.flags_of(
-        model__path=("--model", model),
         rollout__group_size=("--group-size", group_size),
         seed=("--seed", seed),
     )
-    resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags=flags)
+    from dgpo_cli.config.shorthand import Asked
+
+    resolved = options.settle(Asked(preset, config, model, data, reward, overrides or (), flags))
     from dgpo_cli.config.checks import check_built, check_rollout
 
     check_built(resolved.settings, training=False)
@@ -89,7 +95,8 @@ def rollout(
     from dgpo_cli.prompts.benchmarks import prefetch
 
     with bars() as observer:
-        prefetch(str(prompts), observer=observer)
+        if prompts is not None:
+            prefetch(prompts, observer=observer)
         from dgpo_cli.evals import rollout as workflow
 
         result = workflow.run(

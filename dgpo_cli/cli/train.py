@@ -21,6 +21,7 @@ from dgpo_cli.ui import console
 if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
     from dgpo_cli.config.settings import Settings
+    from dgpo_cli.config.shorthand import Asked
     from dgpo_cli.live.bars import Bars
     from dgpo_cli.live.live import RunPanel
     from dgpo_cli.train.resume import Resume as Resuming
@@ -124,6 +125,9 @@ View = Annotated[
 def train(
     preset: options.Preset = None,
     config: options.Config = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    reward: options.Reward = None,
     overrides: options.Set = None,
     out: Out = None,
     steps: Steps = None,
@@ -148,20 +152,24 @@ def train(
         dgpo train --preset tiny
       The same recipe with GRPO's credit, for 20 steps
         dgpo train --preset tiny --set credit.rule=uniform --steps 20
+      A preset's recipe on problems of your own
+        dgpo train --preset smollm2-lora --data my.jsonl --reward math
       Train every weight of a 7B model on 8 GPUs
         dgpo train --preset qwen7b-full --gpus 8
     """
-    options.one_of({"--preset": preset, "--config": config}, why="to say what to train")
     how = parse_resume(resume)
     from dgpo_cli.config.checks import check_built, check_trainable
+    from dgpo_cli.config.shorthand import Asked
 
     asked = Flags(gpus, nodes, node_rank, rdzv_endpoint)
     place = asked.place(os.environ)
     flags = options.flags_of(
         train__steps=("--steps", steps), seed=("--seed", seed), parallel__gpus=asked.layer(place)
     )
+    wanted = Asked(preset, config, model, data, reward, overrides or (), flags)
+    wanted.check_trainable()
     with told_once(place):
-        resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags=flags)
+        resolved = options.settle(wanted)
         settings = resolved.settings
         check_trainable(settings)
         if dry_run:
@@ -169,7 +177,7 @@ def train(
             return
         check_built(settings)
         start = asked.start(gpus=settings.parallel.gpus, device=settings.model.device, place=place)
-        out = _run_folder(out, allow_change, resolved, preset=preset, config=config)
+        out = _run_folder(out, allow_change, wanted)
         options.announce(settings.prompts)
         # Before the hub is asked for a model that may not be the run's.
         if _nothing_to_draw(resolved, out=out, resume=how, allow_change=allow_change):
@@ -199,34 +207,26 @@ def train(
     _summarise(result, bench=settings.eval.bench)
 
 
-def _run_folder(
-    out: Path | None,
-    allow_change: bool,
-    resolved: Resolved,
-    *,
-    preset: str | None,
-    config: Path | None,
-) -> Path:
+def _run_folder(out: Path | None, allow_change: bool, asked: Asked) -> Path:
     """Return the run folder: --out, or one named after the recipe."""
     if out is not None:
         return out
     if allow_change:
         raise ConfigError("--allow-change: needs --out with the folder of the run to resume")
-    return Path("runs") / _run_name(resolved, preset=preset, config=config)
+    return Path("runs") / _run_name(asked)
 
 
-def _run_name(resolved: Resolved, *, preset: str | None, config: Path | None) -> str:
-    """Return the name of the preset or file and the differences from it, with a note on them."""
+def _run_name(asked: Asked) -> str:
+    """Return the name of the recipe and the differences from it, with a note on them."""
     from dgpo_cli.config.changes import run_name
     from dgpo_cli.config.load import resolve
 
     try:
-        recipe = resolve(preset=preset, config=config)
+        recipe = asked.bare().resolve()
     except ConfigError:  # it is complete only with --set
         recipe = resolve()
-    plain = config.stem if config is not None else str(preset)
-    name = run_name(plain, recipe=recipe, resolved=resolved)
-    if name != plain:
+    name = run_name(asked.name, recipe=recipe, resolved=asked.resolve())
+    if name != asked.name or not asked.has_recipe:
         console.note(f"the run folder is runs/{name}")
     return name
 

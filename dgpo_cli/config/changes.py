@@ -142,21 +142,22 @@ def _part(difference: SettingDifference) -> str:
     if value is True:
         return leaf
     if isinstance(value, dict):
-        return _plain(shown(value))
+        return plain_name(shown(value))
     if is_list_of_tables(value):
         return f"{leaf}-{_hash(value)}"
     if not isinstance(value, str):
         text = re.sub(r"e([+-])0+(?=\d)", r"e\1", shown(value))
-        return f"{leaf}-{_plain(text)}" if leaf[-1].isdigit() else f"{leaf}{_plain(text)}"
+        return f"{leaf}-{plain_name(text)}" if leaf[-1].isdigit() else f"{leaf}{plain_name(text)}"
     if value in _NO_NAMES:
         return f"{outer if leaf in TAGS else leaf}-{value}"
-    last = value.rstrip("/").rpartition("/")[2]  # of a path or an id
-    if len(last) > _LONGEST_VALUE or last != _plain(last):
+    last = re.split(r"[/:]", value.rstrip("/"))[-1]  # of a path, an id or FILE.py:FUNCTION
+    if len(last) > _LONGEST_VALUE or last != plain_name(last):
         return f"{leaf}-{_hash(value)}"
     return last
 
 
-def _plain(text: str) -> str:
+def plain_name(text: str) -> str:
+    """Return a text with only letters, digits and ._- in it."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")
 
 

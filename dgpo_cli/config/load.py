@@ -46,12 +46,14 @@ def resolve(
     *,
     preset: str | None = None,
     config: Path | None = None,
+    chosen: Sequence[Layer] = (),
     protocol: Layer | None = None,
     overrides: Sequence[str] = (),
     flags: Mapping[str, tuple[str, Any]] | None = None,
 ) -> Resolved:
-    """Resolve settings: defaults < preset or file < protocol < overrides (--set) < flags.
+    """Resolve settings: defaults < preset or file < chosen < protocol < --set < flags.
 
+    chosen: by dgpo for a model and data.
     protocol: that of an evaluation.
     overrides: "a.b=value", the value written as TOML or as a bare string.
     flags: dotted leaf to (name of the flag, value).
@@ -68,9 +70,8 @@ def resolve(
         stack.put(preset_layer(preset))
     if config is not None:
         stack.put(file_layer(config))
-    if protocol is not None:
-        stack.put(protocol)
-    for layer in (set_layer(overrides), *flag_layers(flags or {})):
+    between = chosen if protocol is None else (*chosen, protocol)
+    for layer in (*between, set_layer(overrides), *flag_layers(flags or {})):
         stack.put(layer)
     return stack.resolved()
 

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dgpo_cli.config.load import Resolved
+from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.errors import DataError, cannot_write
 from dgpo_cli.core.events import Observer, tell
+from dgpo_cli.core.formats import Position
 from dgpo_cli.core.types import Prompt, ScoredGroup
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.engine.setup import completion_seeds, sampling_engine
 from dgpo_cli.prompts.benchmarks import load_benchmark
+from dgpo_cli.prompts.datasets import open_prompts
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from dgpo_cli.prompts.templates import begun
 from dgpo_cli.rewards.grader import check_answers
@@ -36,7 +39,7 @@ class RolloutResult:
 def run(
     resolved: Resolved,
     *,
-    source: str,
+    source: str | None,
     out: Path,
     limit: int | None,
     adapter: Path | None,
@@ -45,12 +48,15 @@ def run(
     """Sample `rollout.group_size` completions of each prompt of `source`; write them to `out`.
 
     Args:
-        source: name of a benchmark, or a file of problems.
+        source: name of a benchmark, or a file of problems; None: as a run's first step draws them.
         limit: only the first prompts.
         adapter: folder of a saved adapter to sample with.
     """
     settings = resolved.settings
-    prompts = read_source(resolved, source=source, observer=observer)[:limit]
+    if source is None:
+        prompts = _drawn(settings, count=limit, observer=observer)
+    else:
+        prompts = read_source(resolved, source=source, observer=observer)[:limit]
     check_answers(prompts, reward=settings.reward)
     _check_writable(out)
     with sampling_engine(settings, adapter=adapter, observer=observer) as engine:
@@ -82,6 +88,16 @@ def _check_writable(out: Path) -> None:
     except OSError as error:
         fix = "; name a file that you can write to"
         raise cannot_write(error, what=f"--out {out}", fix=fix) from error
+
+
+def _drawn(settings: Settings, *, count: int | None, observer: Observer) -> tuple[Prompt, ...]:
+    """Return the first prompts that a run of these settings draws; None: those of a step."""
+    stream = open_prompts(settings.prompts, seed=settings.seed, observer=observer)
+    for note in stream.notes:
+        tell(observer, note)
+    count = settings.rollout.prompts_per_step if count is None else count
+    there = stream.prompts
+    return tuple(stream.take(Position(), count=count if there is None else min(count, len(there))))
 
 
 def read_source(resolved: Resolved, *, source: str, observer: Observer) -> tuple[Prompt, ...]:

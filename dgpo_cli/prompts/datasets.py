@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -20,9 +21,10 @@ from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.core.formats import Position
 from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.core.types import Prompt
+from dgpo_cli.prompts.files import Row, read_rows
 from dgpo_cli.prompts.hub_dataset import fetch_split, resolve_revision
 from dgpo_cli.prompts.problems import Columns, DataFile, read_files
-from dgpo_cli.prompts.settings import HubPrompts, PromptSettings, SumsPrompts
+from dgpo_cli.prompts.settings import FilePrompts, HubPrompts, PromptSettings, SumsPrompts
 from dgpo_cli.prompts.sums import SumProblem, sample_problem
 from dgpo_cli.prompts.templates import begun, problem_messages
 
@@ -84,11 +86,7 @@ def open_prompts(
     """
     if isinstance(settings, SumsPrompts):
         return SumsStream(settings, seed)
-    if isinstance(settings, HubPrompts):
-        files, source, notes = _from_hub(settings, observer=observer)
-    else:
-        path = Path(settings.path)
-        files, source, notes = [DataFile(path, path.stem)], str(path), ()
+    files, source, notes = _files_of(settings, observer=observer)
     prompts, left_out = read_files(
         files,
         source=source,
@@ -98,6 +96,29 @@ def open_prompts(
     )
     asked = tuple(begun(prompt, prefix=settings.assistant_prefix) for prompt in prompts)
     return FileStream(asked, seed, (*notes, *left_out))
+
+
+def first_rows(
+    settings: FilePrompts | HubPrompts, *, count: int, observer: Observer = NOBODY
+) -> tuple[Row, ...]:
+    """Return the first rows of a source, with all their fields.
+
+    Raises:
+        As open_prompts.
+    """
+    files, _, _ = _files_of(settings, observer=observer)
+    rows = (row for file in files for row in read_rows(file.path, columns=None))
+    return tuple(islice(rows, count))
+
+
+def _files_of(
+    settings: FilePrompts | HubPrompts, *, observer: Observer
+) -> tuple[list[DataFile], str, tuple[str, ...]]:
+    """Return the files of a source, its name, and notes."""
+    if isinstance(settings, HubPrompts):
+        return _from_hub(settings, observer=observer)
+    path = Path(settings.path)
+    return [DataFile(path, path.stem)], str(path), ()
 
 
 def _from_hub(

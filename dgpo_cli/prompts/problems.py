@@ -38,6 +38,27 @@ class Columns:
     answer: str = "answer"
 
 
+# What data sets call their columns, the likeliest first; the last of each is verl's.
+PROBLEM_COLUMNS = ("problem", "question", "query", "instruction", "input", "prompt")
+ANSWER_COLUMNS = (
+    *("answer", "final_answer", "expected_answer", "gold", "ground_truth", "target", "label"),
+    "reward_model.ground_truth",
+)
+
+
+def find_columns(rows: Sequence[Row]) -> Columns:
+    """Return the columns that these rows have the problem and the answer in, by their names.
+
+    Where no name is known it is the default, which the error for the first row then names.
+    """
+
+    def found(names: Sequence[str]) -> str:
+        full = (name for name in names if all(row.get(name) is not None for row in rows))
+        return next(full, names[0])
+
+    return Columns(found(PROBLEM_COLUMNS), found(ANSWER_COLUMNS))
+
+
 def read_prompts(
     path: Path,
     *,

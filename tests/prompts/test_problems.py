@@ -13,7 +13,15 @@ import pytest
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.types import Message, Prompt
 from dgpo_cli.prompts import problems as problems_module
-from dgpo_cli.prompts.problems import Columns, DataFile, problem_key, read_files, read_prompts
+from dgpo_cli.prompts.files import Row
+from dgpo_cli.prompts.problems import (
+    Columns,
+    DataFile,
+    find_columns,
+    problem_key,
+    read_files,
+    read_prompts,
+)
 
 
 def save(path: Path, records: list[dict[str, Any]]) -> Path:
@@ -117,3 +125,25 @@ def test_repeats_take_no_memory(tmp_path: Path) -> None:
 
     peak(1)  # what is imported on the way
     assert peak(100) < 1.5 * peak(1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "columns"),
+    [
+        ({"problem": "1+1?", "answer": "2", "prompt": "x"}, ("problem", "answer")),
+        ({"question": "1+1?", "answer": "2"}, ("question", "answer")),
+        (
+            {"prompt": [{"role": "user", "content": "?"}], "reward_model": {"ground_truth": "2"}},
+            ("prompt", "reward_model.ground_truth"),
+        ),
+        ({"text": "1+1?", "value": "2"}, ("problem", "answer")),
+        ({"problem": None, "question": "1+1?", "answer": "2"}, ("question", "answer")),
+    ],
+)
+def test_columns_are_found_by_their_usual_names(
+    fields: dict[str, object], columns: tuple[str, str]
+) -> None:
+    rows = [Row(fields, Path("a.jsonl"), f"line {number}", number) for number in (1, 2)]
+    assert find_columns(rows) == Columns(*columns)
+    half = [*rows, Row({}, Path("a.jsonl"), "line 3", 3)]
+    assert find_columns(half) == Columns("problem", "answer")

@@ -1,0 +1,161 @@
+"""What --data and --reward stand for, as values of settings. No torch here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dgpo_cli.config.changes import plain_name
+from dgpo_cli.config.layers import Layer, dotted_layer
+from dgpo_cli.config.load import Resolved, resolve
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.prompts.catalog import find
+
+SUMS = "sums"
+CHECKERS = ("integer", "math", "choice")
+DATA_FORMS = (
+    "a file of problems (.jsonl, .json, .csv or .parquet), a dataset of the hub as OWNER/NAME, or "
+    f"{SUMS}"
+)
+REWARD_FORMS = f"{', '.join(CHECKERS)}, FILE.py:FUNCTION, MODULE:FUNCTION or an http address"
+_LONGEST_NAME = 40  # characters of a model's or a file's name in that of a run folder
+_DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FUNCTION = re.compile(r"(?:.+\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*")
+
+
+def data_values(text: str) -> dict[str, Any]:
+    """Return the settings that say where the problems are, by dotted name.
+
+    Raises:
+        ConfigError: it is no file, no id of the hub and not sums.
+    """
+    path = Path(text)
+    if text == SUMS:
+        return {"prompts.kind": "sums"}
+    if path.is_file():
+        return {"prompts.kind": "file", "prompts.path": text}
+    if path.is_dir():
+        raise ConfigError(f"--data {text}: is a folder; give one file of it, or {DATA_FORMS}")
+    if _HUB_ID.fullmatch(text) and path.suffix.lower() not in _DATA_SUFFIXES:
+        return {"prompts.kind": "hub", "prompts.dataset": text}
+    if find(text) is not None:
+        raise ConfigError(
+            f"--data {text}: is a benchmark, for dgpo eval --bench {text}, not to be trained on; "
+            f"give {DATA_FORMS}"
+        )
+    raise ConfigError(f"--data {text}: no such file; give {DATA_FORMS}")
+
+
+def reward_values(text: str) -> dict[str, Any]:
+    """Return the settings of a reward, by dotted name.
+
+    Raises:
+        ConfigError: it is neither a checker, nor a function, nor an address.
+    """
+    if text in CHECKERS:
+        return {"reward.kind": text}
+    if text.startswith(("http://", "https://")):
+        return {"reward.kind": "http", "reward.url": text}
+    if _FUNCTION.fullmatch(text):
+        return {"reward.kind": "python", "reward.path": text}
+    if text.endswith(".py"):
+        raise ConfigError(f"--reward {text}: name the function too, as in {text}:score")
+    raise ConfigError(f"--reward {text}: give {REWARD_FORMS}")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a command line says about a run: a preset or a file, a model, data and a reward of
+    one's own, --set and the other flags.
+    """
+
+    preset: str | None = None
+    config: Path | None = None
+    model: str | None = None
+    data: str | None = None
+    reward: str | None = None
+    overrides: Sequence[str] = ()
+    flags: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+
+    @property
+    def has_recipe(self) -> bool:
+        """Whether a preset or a file gives what is not said here."""
+        return self.preset is not None or self.config is not None
+
+    def check_trainable(self) -> None:
+        """Refuse a command that does not say what to train.
+
+        Raises:
+            ConfigError: it has neither a recipe nor both a model and data.
+        """
+        if self.has_recipe or (self.model and self.data):
+            return
+        if self.model:
+            raise ConfigError(f"--model {self.model}: give --data too: {DATA_FORMS}")
+        if self.data:
+            raise ConfigError(
+                f"--data {self.data}: give --model too, a hub id or the folder of a model"
+            )
+        raise ConfigError(
+            "give --preset NAME (dgpo preset list shows them), --config FILE.toml, or a model and "
+            "data of your own: --model M --data FILE"
+        )
+
+    def resolve(self, chosen: Sequence[Layer] = ()) -> Resolved:
+        """Resolve the settings; `chosen` is below --set, and above a preset or a file.
+
+        Raises:
+            ConfigError: a line for each error.
+        """
+        return resolve(
+            preset=self.preset,
+            config=self.config,
+            chosen=(*self._below(), *chosen),
+            overrides=self.overrides,
+            flags={**self._own(), **self.flags},
+        )
+
+    def bare(self) -> Asked:
+        """Return the recipe that a run folder is named after: nothing that changes it."""
+        if self.has_recipe:
+            return Asked(self.preset, self.config)
+        return Asked(model=self.model, data=self.data)
+
+    @property
+    def name(self) -> str:
+        """The name of the recipe: of the preset, of the file, or of model and data."""
+        if self.config is not None:
+            return self.config.stem
+        if self.preset is not None:
+            return self.preset
+        assert self.model is not None and self.data is not None
+        model = re.split(r"[/:]", self.model.rstrip("/"))[-1]
+        data = self.data.rpartition("/")[2]
+        stem = data if data == self.data == SUMS else Path(data).stem
+        return plain_name(f"{model[:_LONGEST_NAME]}-{stem[:_LONGEST_NAME]}")
+
+    def _own(self) -> dict[str, tuple[str, Any]]:
+        """Return --model, --data and --reward as flags."""
+        own: dict[str, tuple[str, Any]] = {}
+        if self.model is not None:
+            own["model.path"] = ("--model", self.model)
+        if self.data is not None:
+            own |= {key: ("--data", value) for key, value in data_values(self.data).items()}
+        if self.reward is not None:
+            own |= {key: ("--reward", value) for key, value in reward_values(self.reward).items()}
+        return own
+
+    def _below(self) -> Iterator[Layer]:
+        """Yield what --data sets besides the place: --set may change it, a preset's is not its."""
+        if self.data is None:
+            return
+        values = data_values(self.data)
+        if values["prompts.kind"] != "sums":
+            values |= {"prompts.problem_column": "problem", "prompts.answer_column": "answer"}
+        if values["prompts.kind"] == "hub":
+            values |= {"prompts.revision": None, "prompts.split": "train", "prompts.files": None}
+        yield dotted_layer("--data", values)
