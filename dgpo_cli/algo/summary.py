@@ -41,18 +41,21 @@ def credit_metrics(
     vocab_size: int,
     has_reference: bool = True,
     rows: Tensor | None = None,  # bool [B]
+    weighed: Tensor | None = None,  # bool [B]
 ) -> StepMetrics:
     """Return the metrics of a whole batch, over its completion tokens.
 
-    Entropy and gate are over all of them; distance, scores and weights over those of `rows`, the
-    rows that the reference ran on (None: all). Over no rows these are NaN.
+    Entropy and gate are over all of them; the distance over those of `rows`, the rows that the
+    reference ran on (None: all); scores and weights over those of `rows` that the rule weighs,
+    `weighed` (None: all). Over no rows these are NaN.
 
     Without a reference (`has_reference` False), policy/hellinger_sq_* is left out.
     """
     from dgpo_cli.algo.credit.dgpo import entropy_gate
     from dgpo_cli.algo.masked import masked_mean
 
-    credited = mask if rows is None else mask & rows.unsqueeze(1)
+    measured = mask if rows is None else mask & rows.unsqueeze(1)
+    credited = measured if weighed is None else measured & weighed.unsqueeze(1)
     fractions = effective_fractions(credit.weights, mask)
     metrics = {
         "credit/effective_fraction": float(masked_mean(fractions, credited.any(dim=1))),
@@ -65,14 +68,14 @@ def credit_metrics(
     gate = entropy_gate(stats.entropy, vocab_size=vocab_size)
     metrics |= _quantiles("policy/gate", gate, mask)
     if has_reference:
-        metrics["policy/hellinger_sq_mean"] = float(masked_mean(stats.hellinger_sq, credited))
-        metrics |= _quantiles("policy/hellinger_sq", stats.hellinger_sq, credited)
+        metrics["policy/hellinger_sq_mean"] = float(masked_mean(stats.hellinger_sq, measured))
+        metrics |= _quantiles("policy/hellinger_sq", stats.hellinger_sq, measured)
         if stats.noise_floor is not None:
             most = metrics["policy/hellinger_sq_p99"]
             metrics[IS_NOISE] = float(is_noise(most, noise_floor=stats.noise_floor))
-    if not bool(credited.any()):
-        unknown = ("credit/", "policy/hellinger_sq")
-        metrics |= {name: math.nan for name in metrics if name.startswith(unknown)}
+    for prefix, counted in (("credit/", credited), ("policy/hellinger_sq", measured)):
+        if not bool(counted.any()):
+            metrics |= {name: math.nan for name in metrics if name.startswith(prefix)}
     return metrics
 
 

@@ -459,7 +459,8 @@ class Engine:
             step: number of the step, from 0; it decides the learning rate.
 
         Returns:
-            What the update was like, by the names of metrics.jsonl.
+            What the update was like, by the names of metrics.jsonl. With `credit.refresh` by each
+            update also the credit that was trained on, in place of that of `metrics`.
         """
         from dgpo_cli.engine.batch_metrics import off_policy_metrics, update_metrics
 
@@ -485,6 +486,8 @@ class Engine:
         metrics = {**update_metrics(updates), "optim/lr": rate}
         if self._recipe.correction.level != "none":
             metrics |= off_policy_metrics(updates)
+        if self._recipe.refreshes and self.ranks.leads:
+            metrics |= self._credit_metrics(batch)
         return metrics
 
     def _follow_update(self, step: int) -> None:
@@ -526,27 +529,32 @@ class Engine:
             sampled: all groups that this step drew, for rewards, outcomes and lengths; None: those
                 of the batch.
         """
-        from dgpo_cli.algo.summary import credit_metrics
         from dgpo_cli.engine.batch_metrics import lag_metrics, layout_metrics, sampler_metrics
 
-        distance = self._learning.measures_distance(self.settings.credit)
         drawn = groups if sampled is None else sampled
         return {
             **rollout_metrics(drawn),
             **split_metrics(drawn, dynamic_sampling=self.settings.rollout.dynamic_sampling),
             **overlong_metrics(drawn, masks=self.settings.loss.mask_truncated),
-            **credit_metrics(
-                batch.stats,
-                batch.credit,
-                batch.mask,
-                vocab_size=self.policy.vocab_size,
-                has_reference=distance,
-                rows=batch.advantages != 0 if distance else None,
-            ),
+            **self._credit_metrics(batch),
             **sampler_metrics(groups, batch),
             **lag_metrics(groups, batch, policy_version=self.policy_version),
             **layout_metrics(self.policy, batch, recipe=self._recipe),
         }
+
+    def _credit_metrics(self, batch: Batch) -> StepMetrics:
+        from dgpo_cli.algo.summary import credit_metrics
+
+        distance = self._learning.measures_distance(self.settings.credit)
+        return credit_metrics(
+            batch.stats,
+            batch.credit,
+            batch.mask,
+            vocab_size=self.policy.vocab_size,
+            has_reference=distance,
+            rows=batch.advantages != 0 if distance else None,
+            weighed=self.settings.credit.weighs(batch.advantages),
+        )
 
     def take_times(self) -> StepMetrics:
         """Return the seconds spent in each verb since the last call, as time/<verb>_s."""

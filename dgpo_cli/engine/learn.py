@@ -8,7 +8,9 @@ The order, for a batch whose groups are cut into `updates` pieces:
    nothing has moved since the rollout, the policy's log-probabilities are their own old_logprobs,
    so one forward pass serves both. The gradient waits in .grad.
 2. `update` moves the weights by that gradient, if it is this batch's, and then runs forward and
-   backward over each later piece, whose old_logprobs are now those of earlier weights.
+   backward over each later piece, whose old_logprobs are now those of earlier weights. A rule that
+   is refreshed by each update (`credit.refresh`) measures the piece again: entropy, distance and
+   credit of the batch are then those that were trained on, and old_logprobs stay.
 
 With several ranks every one has the whole batch and runs its share of the micro-batches. Statistics
 are summed over the ranks, so that credit, normalisers and metrics are those of the batch; so are
@@ -34,7 +36,7 @@ from dgpo_cli.algo.off_policy import Correction
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY, Observer, phase
 from dgpo_cli.core.timing import Stopwatch
-from dgpo_cli.core.types import Advance, Batch
+from dgpo_cli.core.types import Advance, Batch, TokenStats
 from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.policy.batching import Rows, cut_rows, on_grid, whole_groups
 from dgpo_cli.policy.scoring import StatsTable, token_stats
@@ -87,6 +89,11 @@ class Recipe:
             updates=optim.updates_per_step,
             max_grad_norm=optim.max_grad_norm,
         )
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether every update after the first measures its rows again."""
+        return self.rule.refresh == "update" and self.updates > 1
 
     def pieces(self, rows: int) -> list[tuple[int, int]]:
         """Return the rows of each update. Raises ConfigError if the last group is not whole."""
@@ -313,8 +320,8 @@ class Learner:
             mask=rows.mask,
             advantages=advantages,
             stats=table.stats,
-            credit=recipe.rule.credit(
-                table.stats, rows.mask, vocab_size=self.policy.vocab_size, rows=signal
+            credit=recipe.rule.credit_for(
+                table.stats, rows.mask, advantages, vocab_size=self.policy.vocab_size
             ),
             sampling_logprobs=sampling_logprobs,
             counted=counted,
@@ -323,6 +330,10 @@ class Learner:
             ),
             filled=rows.filled,
         )
+        if recipe.refreshes and recipe.rule.whole_batch:  # whose batch is then that of an update
+            for piece in recipe.pieces(len(advantages)):
+                index = torch.arange(*piece, device=advantages.device)
+                self._weigh(batch, index, rule=recipe.rule, stats=batch.stats)
         self._begun = None
         if learnt.any():
             first = recipe.pieces(len(advantages))[:1]
@@ -353,6 +364,8 @@ class Learner:
             for piece in pieces:
                 if waiting:
                     update = waiting.pop()
+                elif recipe.refreshes and piece != pieces[0]:
+                    update = self._refreshed(batch, piece, recipe=recipe, advance=advance)
                 else:
                     update = self._accumulate(batch, piece, recipe=recipe, advance=advance)
                 if update.signal_tokens:
@@ -369,11 +382,46 @@ class Learner:
     def _learnt_at_once(self, signal: Tensor, *, recipe: Recipe) -> Tensor:
         """Return which rows are measured by the pass that trains on them, bool [B]."""
         learnt = torch.zeros_like(signal)
-        apart = self.policy.has_dropout or recipe.rule.whole_batch
-        if self.optimizer is not None and not apart:
+        if self.optimizer is not None and not self._measures_apart(recipe.rule):
             start, stop = recipe.pieces(len(signal))[0]
             learnt[start:stop] = signal[start:stop]
         return learnt
+
+    def _measures_apart(self, rule: CreditRule) -> bool:
+        """Whether a pass that trains cannot measure the rows that it trains on."""
+        return self.policy.has_dropout or rule.whole_batch
+
+    def _refreshed(
+        self, batch: Batch, piece: tuple[int, int], *, recipe: Recipe, advance: Advance
+    ) -> Update:
+        """Measure the rows of a piece again, by the weights as they are, and learn from them."""
+        signal = torch.zeros_like(batch.advantages, dtype=torch.bool)
+        signal[slice(*piece)] = batch.advantages[slice(*piece)] != 0
+        index = torch.nonzero(signal).squeeze(1)
+        rows, old = Rows.of(batch), batch.stats.old_logprobs
+        table = StatsTable.again(batch.stats, index)
+        if not len(index):
+            return self._accumulate(batch, piece, recipe=recipe, advance=advance)
+        if not self._measures_apart(recipe.rule):
+            measuring = _Measuring(table, old)
+            update = self._accumulate(
+                batch, piece, recipe=recipe, advance=advance, measuring=measuring
+            )
+            self._complete(batch, signal, recipe=recipe, table=table)
+            return update
+        token_stats(
+            self.policy,
+            rows,
+            temperature=recipe.temperature,
+            micro_batch_size=recipe.micro_batch_size,
+            micro_batch_tokens=recipe.micro_batch_tokens,
+            with_reference=self.measures_distance(recipe.rule),
+            only=index,
+            into=table,
+            ranks=self._ranks,
+        )
+        self._weigh(batch, index, rule=recipe.rule, stats=table.stats)
+        return self._accumulate(batch, piece, recipe=recipe, advance=advance)
 
     def _accumulate(
         self,
@@ -442,8 +490,13 @@ class Learner:
             return
         index = torch.nonzero(learnt).squeeze(1)
         table.make_whole(index, batch.mask, ranks=self._ranks)
+        self._weigh(batch, index, rule=recipe.rule, stats=table.stats)
+
+    def _weigh(self, batch: Batch, index: Tensor, *, rule: CreditRule, stats: TokenStats) -> None:
+        """Write the credit of the rows `index` by their statistics."""
+        mask, advantages = batch.mask[index], batch.advantages[index]
         vocab_size = self.policy.vocab_size
-        credit = recipe.rule.credit(table.take(index), batch.mask[index], vocab_size=vocab_size)
+        credit = rule.credit_for(stats.take(index), mask, advantages, vocab_size=vocab_size)
         batch.credit.put(index, credit)
 
     def _measured(
@@ -465,9 +518,7 @@ class Learner:
             return logprobs, logprobs.detach()
         table = measuring.table
         table.put(chosen, part.mask, columns)
-        mask = batch.mask[chosen]
-        credit = recipe.rule.credit(table.take(chosen), mask, vocab_size=policy.vocab_size)
-        batch.credit.put(chosen, credit)
+        self._weigh(batch, chosen, rule=recipe.rule, stats=table.stats)
         logprobs = on_grid(columns.logprobs, part.mask)
         old, known = logprobs.detach(), measuring.old_logprobs
         if known is not None:

@@ -16,7 +16,14 @@ from dgpo_cli.core.numbers import UNKNOWN, counted, fraction, short, signed
 from dgpo_cli.core.text import UNICODE, visible, visible_lines
 from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit
 from dgpo_cli.inspect.token_html import STEPS, shown_pieces, token_lines, tokens_style
-from dgpo_cli.inspect.views.header import distance_is_noise, in_words, outcome, rule_name
+from dgpo_cli.inspect.views.header import (
+    distance_is_noise,
+    in_words,
+    outcome,
+    rule_name,
+    sign_named,
+    sign_note,
+)
 from dgpo_cli.inspect.views.steps import steps_of
 from dgpo_cli.inspect.views.what_if import named
 from dgpo_cli.ui.document import asset, compact, document
@@ -123,6 +130,7 @@ def _data(page: Chosen, *, inspection: Inspection) -> dict[str, Any]:
         "rule": inspection.rule,
         "tau": inspection.tau,
         "kappa": inspection.kappa,
+        "sign": "".join(f", {text}" for text in sign_named(inspection.parameters)),
         "vocabSize": inspection.vocab_size,
         "first": page.first,
         "completions": [_completion(each, inspection=inspection) for each in page.completions],
@@ -145,6 +153,7 @@ def _completion(shown: InspectedCompletion, *, inspection: Inspection) -> dict[s
         "advantage": shown.advantage,
         "tau": shown.tau,
         "stored": _stored(shown.stored),
+        "signNote": sign_note(shown, inspection=inspection),
         "ids": [token.id for token in tokens],
         "logprob": _numbers(token.logprob for token in tokens),
         "entropy": _numbers(token.entropy for token in tokens),

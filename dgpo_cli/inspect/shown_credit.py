@@ -165,7 +165,7 @@ def _with_tau_that_trained(
         return rule
     if not found.stored or stats is None or stats.tau is None:
         return rule
-    return DgpoCredit(tau=stats.tau, kappa=rule.kappa)
+    return rule.model_copy(update={"tau": stats.tau, "target_ess": None})
 
 
 def _check_distances(found: Statistics, *, rule: CreditRule, trained: CreditRule) -> None:
@@ -186,7 +186,8 @@ def _credit(found: Statistics, rule: CreditRule) -> Credit:
     noise = found.line.stats.noise_floor if found.line.stats else None
     stats = TokenStats(logprobs, entropy, distance, noise_floor=noise)
     mask = torch.tensor(found.line.completion.written)[None]
-    return rule.credit(stats, mask, vocab_size=found.vocab_size)
+    advantages = torch.tensor([found.advantage])
+    return rule.credit_for(stats, mask, advantages, vocab_size=found.vocab_size)
 
 
 def _effective_fraction(weights: Sequence[float], *, length: int) -> float:

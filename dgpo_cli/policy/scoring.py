@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,6 +38,18 @@ class StatsTable:
             noise_floor=noise_floor,
         )
 
+    @classmethod
+    def again(cls, stats: TokenStats, index: Tensor) -> StatsTable:
+        """Return a table that measures the rows `index` [M] anew into `stats`.
+
+        Its log-probabilities are its own: those of `stats` stay.
+        """
+        table = cls.__new__(cls)
+        table.stats = replace(stats, old_logprobs=torch.zeros_like(stats.old_logprobs))
+        table.stats.entropy[index] = 0.0
+        table.stats.hellinger_sq[index] = 0.0
+        return table
+
     def put(self, index: Tensor, mask: Tensor, columns: TokenColumns) -> None:
         """Write the numbers of the tokens on `mask` (bool [M, t]) of the rows `index` [M]."""
         own = (columns.logprobs.detach(), columns.entropy, columns.hellinger_sq)
@@ -64,16 +77,6 @@ class StatsTable:
         ranks.sum_(flat)
         for table, values in zip(tables, flat, strict=True):
             table[chosen] = values
-
-    def take(self, index: Tensor) -> TokenStats:
-        """Return the rows `index` [M] at the full width, [M, T]."""
-        stats = self.stats
-        return TokenStats(
-            old_logprobs=stats.old_logprobs[index],
-            entropy=stats.entropy[index],
-            hellinger_sq=stats.hellinger_sq[index],
-            noise_floor=stats.noise_floor,
-        )
 
 
 @torch.no_grad()

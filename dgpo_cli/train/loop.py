@@ -47,10 +47,10 @@ def train(run: TrainingRun) -> None:
         run.show_credit(number, drawn.groups, batch)
         metrics = engine.metrics(drawn.groups, batch=batch, sampled=drawn.sampled)
         metrics |= drawn.metrics | noise
-        run.note_credit(number, metrics)
 
         # Update.
         metrics |= engine.update(batch, step=run.step)
+        run.note_credit(number, metrics)
         run.finish_step(metrics, drawn.groups, batch, shown=shown)
 
         # Sync the sampler.

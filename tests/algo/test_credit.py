@@ -249,3 +249,49 @@ def test_a_vocabulary_of_one_has_no_gate() -> None:
     stats, mask = make([[0.5, 0.1]], [[0.0, 0.0]], [2])
     credit = DgpoCredit().credit(stats, mask, vocab_size=1)
     assert credit.weights.tolist() == [[1.0, 1.0]]
+
+
+ADVANTAGES = torch.tensor([1.5, -0.3, 0.0, -2.0, math.nan, 0.7])
+LENGTHS = [5, 9, 4, 1, 6, 7]
+
+
+@pytest.mark.parametrize("sign", ["positive", "negative"])
+@EVERY_RULE
+def test_completions_of_the_other_sign_have_weights_of_exactly_one(rule, sign: str) -> None:  # type: ignore[no-untyped-def]
+    """And the others those that they have without a sign; so do those without an advantage."""
+    stats, mask = random_batch(LENGTHS)
+    plain = rule.credit_for(stats, mask, ADVANTAGES, vocab_size=VOCAB)
+    found = type(rule)(**rule.model_dump() | {"sign": sign}).credit_for(
+        stats, mask, ADVANTAGES, vocab_size=VOCAB
+    )
+    other = ADVANTAGES < 0 if sign == "positive" else ADVANTAGES > 0
+    assert torch.equal(found.weights[other], mask[other].float())
+    assert torch.equal(found.weights[~other], plain.weights[~other])
+    assert torch.equal(found.scores, plain.scores)
+    if found.tau is not None:
+        assert found.tau[other].isnan().all()
+        assert torch.equal(found.tau[~other].nan_to_num(), plain.tau[~other].nan_to_num())
+
+
+@EVERY_RULE
+def test_with_both_signs_the_advantages_change_nothing(rule) -> None:  # type: ignore[no-untyped-def]
+    stats, mask = random_batch(LENGTHS)
+    found = rule.credit_for(stats, mask, ADVANTAGES, vocab_size=VOCAB)
+    plain = rule.credit(stats, mask, vocab_size=VOCAB)
+    assert torch.equal(found.weights, plain.weights)
+
+
+def test_one_tau_of_the_batch_is_set_by_the_completions_that_it_weighs() -> None:
+    stats, mask = random_batch([30, 40, 20, 50, 25, 35])
+    asked = {"target_ess": 0.8, "target_ess_over": "batch"}
+    rule = DgpoCredit(**asked, sign="positive")  # type: ignore[arg-type]
+    known = ADVANTAGES.nan_to_num()
+    found = rule.credit_for(stats, mask, known, vocab_size=VOCAB)
+    positive = [0, 5]
+    alone = DgpoCredit(**asked).credit(*rows_of(stats, mask, positive), vocab_size=VOCAB)  # type: ignore[arg-type]
+    assert found.tau is not None and alone.tau is not None
+    assert found.tau[positive].tolist() == pytest.approx(alone.tau.tolist(), rel=1e-9)
+    torch.testing.assert_close(found.weights[positive], alone.weights, rtol=1e-6, atol=0.0)
+    everyone = DgpoCredit(**asked).credit_for(stats, mask, known, vocab_size=VOCAB)  # type: ignore[arg-type]
+    assert everyone.tau is not None
+    assert float(everyone.tau[0]) != pytest.approx(float(found.tau[0]), rel=1e-3)

@@ -93,3 +93,23 @@ def test_whether_d_is_noise_is_told_where_the_noise_was_measured() -> None:
         metrics = credit_metrics(stats, credit, mask, vocab_size=50)
         found[floor] = metrics.get("policy/hellinger_sq_is_noise")
     assert found == {None: None, 1e-7: 0.0, 1e-5: 1.0}
+
+
+def test_credit_is_told_of_the_completions_that_the_rule_weighs() -> None:
+    mask = torch.ones(3, 2, dtype=torch.bool)
+    weights = torch.tensor([[0.5, 1.5], [1.0, 1.0], [1.0, 1.0]])
+    distance = torch.tensor([[0.1, 0.3], [0.5, 0.7], [9.0, 9.0]])
+    stats = TokenStats(torch.zeros(3, 2), torch.ones(3, 2), distance)
+    metrics = credit_metrics(
+        stats,
+        Credit(scores=distance, weights=weights),
+        mask,
+        vocab_size=50,
+        rows=torch.tensor([True, True, False]),
+        weighed=torch.tensor([True, False, True]),
+    )
+    assert metrics["credit/effective_fraction"] == pytest.approx(0.8)
+    assert metrics["credit/weight_p50"] == 1.0 and metrics["credit/weight_cv"] == 0.5
+    assert metrics["credit/score_max"] == pytest.approx(0.3)
+    assert metrics["policy/hellinger_sq_max"] == pytest.approx(0.7)
+    assert metrics["policy/hellinger_sq_mean"] == pytest.approx(0.4)

@@ -45,7 +45,7 @@ reward.extract reward.correct reward.wrong reward.timeout_s reward.overlong.buff
 reward.overlong.penalty reward.kind reward.minimum reward.maximum reward.choices
 advantage.baseline advantage.std
 credit.rule credit.tau credit.kappa credit.target_ess credit.target_ess_over credit.max_weight
-credit.noise_every
+credit.noise_every credit.sign credit.refresh
 loss.kind loss.aggregation loss.mask_truncated loss.clip_low loss.clip_high loss.dual_clip
 loss.sequence_clip_low loss.sequence_clip_high loss.weight_min loss.weight_max
 off_policy.correction off_policy.mode off_policy.cap

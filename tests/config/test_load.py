@@ -157,7 +157,11 @@ def test_set_without_key_and_value_says_its_form(argument: str) -> None:
 
 def test_changing_a_tag_drops_what_the_new_variant_lacks_and_says_so() -> None:
     resolved = resolve(preset="tiny", overrides=["credit.rule=uniform"])
-    assert flatten(resolved.settings.credit) == {"rule": "uniform"}
+    assert flatten(resolved.settings.credit) == {
+        "rule": "uniform",
+        "sign": "both",
+        "refresh": "step",
+    }
     assert resolved.notes == (
         "credit.tau, credit.kappa, credit.target_ess_over, credit.max_weight, credit.noise_every "
         "from preset tiny are dropped: rule uniform has none of them",

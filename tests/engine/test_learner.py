@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgpo_cli.algo.credit import DgpoCredit, UniformCredit
+from dgpo_cli.algo.credit import DgpoCredit, EntropyCredit, UniformCredit
 from dgpo_cli.algo.off_policy import Correction
 from dgpo_cli.algo.summary import effective_fractions
 from dgpo_cli.core.types import Batch
@@ -298,6 +298,147 @@ def test_a_tau_that_is_found_gives_the_gradient_of_two_passes(kind: str, rule: A
     signal = batch.advantages != 0
     fractions = effective_fractions(batch.credit.weights, batch.mask)[signal]
     assert float(fractions.min()) < 0.95
+
+
+@pytest.mark.parametrize("sign", ["positive", "negative"])
+@EVERY_POLICY
+def test_the_other_sign_is_trained_on_as_grpo_does(kind: str, sign: str) -> None:
+    """In the pass that trains, and in one that only measures."""
+    policy = MAKERS[kind]()
+    rule = updates.CREDIT.model_copy(update={"sign": sign})
+    plain = measured(Learner(policy, None))
+    expected = plain.credit.weights.clone()
+    other = plain.advantages < 0 if sign == "positive" else plain.advantages > 0
+    expected[other] = plain.mask[other].float()
+    capture = updates.Capture(policy)
+    learner = Learner(policy, capture)
+    batch = measured(learner, rule=rule)
+    assert torch.equal(batch.credit.weights, expected)
+    assert torch.equal(measured(Learner(policy, None), rule=rule).credit.weights, expected)
+    finished(learner, batch, rule=rule)
+    plain.credit.weights.copy_(expected)
+    updates.assert_same_gradient(capture.gradients, updates.gradient_of(policy, plain), error=1e-6)
+
+
+def _moved(policy: Policy, *, rate: float = 0.3) -> tuple[Learner, list[dict[str, Tensor]]]:
+    """Return a learner that moves by plain gradients, and these, of each update."""
+    optimizer = torch.optim.SGD([p for _, p in policy.trainable()], lr=rate)
+    seen: list[dict[str, Tensor]] = []
+
+    def keep(*_: Any) -> None:
+        named = policy.trainable()
+        seen.append({n: p.grad.detach().clone() for n, p in named if p.grad is not None})
+
+    optimizer.register_step_pre_hook(keep)
+    return Learner(policy, optimizer), seen
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_refreshed_weights_and_their_gradient_equal_the_slow_twin(kind: str) -> None:
+    """Policy statistics of the weights that the update starts from, old_logprobs of those that
+    the step began with."""
+    policy = MAKERS[kind]()
+    rule = updates.CREDIT.model_copy(update={"refresh": "update"})
+    twin = twins.widened(policy.model)
+    reference = (
+        twins.widened(policy.model).unload() if kind == "lora" else twins.widened(policy._reference)
+    )
+    learner, seen = _moved(policy)
+    batch = measured(learner, rule=rule, updates_per_step=3)
+    began = batch.credit.weights.clone()
+    finished(learner, batch, rule=rule, updates_per_step=3)
+
+    def gradient(rows: slice, shifts: list[list[float]]) -> dict[str, Tensor]:
+        return twins.update_gradient(
+            twin,
+            reference,
+            updates.PAIRS[rows],
+            advantages=updates.ADVANTAGES[rows],
+            shifts=shifts,
+            rule=twin_rule("token-mean"),
+        )[1]
+
+    def stats_of(model: Any) -> list[twins.TwinStats]:
+        return [
+            twins.completion_stats(model, reference, pair, temperature=updates.TEMPERATURE)
+            for pair in updates.PAIRS[6:]
+        ]
+
+    before = stats_of(twin)
+    first = gradient(slice(0, 3), updates.random_shifts(spread=0.0)[:3])
+    updates.assert_same_gradient(seen[0], first)
+    with torch.no_grad():
+        for name, weight in twin.named_parameters():
+            if name in first:
+                weight -= 0.3 * first[name]
+    now = stats_of(twin)
+    shifts = [
+        [old - new for old, new in zip(a.logprobs, b.logprobs, strict=True)]
+        for a, b in zip(before, now, strict=True)
+    ]
+    last = gradient(slice(6, 9), shifts)
+    updates.assert_same_gradient(seen[1], last, error=1e-4)
+    for row, own, was in zip(range(6, 9), now, before, strict=True):
+        size = len(own.entropy)
+        assert batch.stats.entropy[row, :size].tolist() == pytest.approx(own.entropy, rel=1e-4)
+        assert batch.stats.hellinger_sq[row, :size].tolist() == pytest.approx(
+            own.hellinger_sq, rel=1e-3, abs=1e-7
+        )
+        old = batch.stats.old_logprobs[row, :size].tolist()
+        assert old == pytest.approx(was.logprobs, abs=1e-4)
+    assert float((batch.credit.weights - began)[6:].abs().max()) > 0.02
+    assert torch.equal(batch.credit.weights[:6], began[:6])
+
+
+@pytest.mark.parametrize("dropout", [False, True], ids=["", "dropout"])
+@pytest.mark.parametrize(
+    "rule",
+    [updates.CREDIT, EntropyCredit(), EACH, WHOLE, DgpoCredit(tau=0.05, sign="negative")],
+    ids=["dgpo", "entropy", "completion", "batch", "negative"],
+)
+def test_a_refreshed_update_has_the_credit_of_a_step_that_begins_there(
+    rule: Any, dropout: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = MAKERS["full"]()
+    monkeypatch.setattr(Policy, "has_dropout", dropout)
+    rule = rule.model_copy(update={"refresh": "update"})
+    learner, _ = _moved(policy)
+    batch = measured(learner, rule=rule, updates_per_step=3)
+    begun = torch.cat([batch.stats.old_logprobs, batch.credit.weights[:6]])
+    last: dict[str, Batch] = {}
+
+    def watch(*_: Any) -> None:
+        last["fresh"] = Learner(policy, None).measure(
+            tiny.rows_of_pairs(updates.PAIRS[6:]),
+            torch.tensor(updates.ADVANTAGES[6:]),
+            recipe=recipe(rule=rule),
+        )
+
+    assert learner.optimizer is not None
+    learner.optimizer.register_step_post_hook(lambda *_: last or watch())
+    finished(learner, batch, rule=rule, updates_per_step=3)
+    fresh = last["fresh"]
+    width = fresh.mask.shape[1]
+    torch.testing.assert_close(
+        batch.credit.weights[6:, :width], fresh.credit.weights, rtol=1e-4, atol=1e-5
+    )
+    assert torch.equal(torch.cat([batch.stats.old_logprobs, batch.credit.weights[:6]]), begun)
+    torch.testing.assert_close(
+        batch.stats.entropy[6:, :width], fresh.stats.entropy, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_with_one_update_a_step_refreshing_changes_nothing() -> None:
+    found = []
+    for refresh in ("step", "update"):
+        policy = MAKERS["full"]()
+        rule = WHOLE.model_copy(update={"refresh": refresh})
+        learner, seen = _moved(policy)
+        batch = measured(learner, rule=rule)
+        finished(learner, batch, rule=rule)
+        found.append((batch.credit.weights, seen[0]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert all(torch.equal(found[0][1][name], found[1][1][name]) for name in found[0][1])
 
 
 def test_a_tau_of_the_whole_batch_is_that_of_the_rows_with_an_advantage() -> None:

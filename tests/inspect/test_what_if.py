@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.text import UNICODE
+from dgpo_cli.inspect.views.header import rule_name, sign_note
 from dgpo_cli.runs.run_folder import RunFolder
 from tests.inspect.looks import look, stored_lines
 from tests.train.test_train import run_tiny
@@ -132,3 +134,28 @@ def test_the_target_that_trained_changes_nothing(tmp_path: Path, over: str) -> N
         assert shown.tau == shown.stored.tau
         weights = [token.weight for token in shown.tokens]
         assert weights == pytest.approx(shown.stored.weights, rel=1e-5)
+
+
+@pytest.mark.parametrize("target", [(), ("credit.target_ess=0.9", "credit.target_ess_over=batch")])
+def test_the_sign_that_trained_holds_in_every_what_if(
+    tmp_path: Path, target: tuple[str, ...]
+) -> None:
+    run = tmp_path / "run"
+    asked = ("credit.sign=positive", "credit.tau=0.01", *target, "train.rollouts_every=1")
+    run_tiny(run, "optim.lr=1e-3", *asked, steps=2)
+    lines = stored_lines(run)
+    negative = [line["advantage"] < 0 for line in lines]
+    assert any(negative) and any(line["advantage"] > 0 for line in lines)
+    for what_if in ({}, {"tau": 1e-3}, {"rule": "entropy"}):
+        shown = look(source=run, **what_if)
+        assert shown.parameters["sign"] == "positive"
+        for each, line, other in zip(shown.completions, lines, negative, strict=True):
+            weights = [token.weight for token in each.tokens]
+            note = sign_note(each, inspection=shown)
+            if other:
+                assert set(weights) == {1.0} == set(line["weights"]) and note is not None
+                continue
+            assert note is None
+            if not what_if:
+                assert weights == pytest.approx(line["weights"], rel=1e-5)
+    assert rule_name(shown, tau=None, glyphs=UNICODE) == "entropy, positive advantages only"

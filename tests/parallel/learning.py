@@ -64,6 +64,11 @@ CASES = {
     "off-policy correction": Case(corrected=True),
     "several turns": Case(turns=True, corrected=True, updates=2),
     "one tau for the batch": Case(rule=DgpoCredit(target_ess=0.9, target_ess_over="batch")),
+    "refreshed by each update": Case(updates=3, rule=DgpoCredit(tau=0.05, refresh="update")),
+    "refreshed, one tau for an update": Case(
+        updates=3,
+        rule=DgpoCredit(target_ess=0.9, target_ess_over="batch", refresh="update", sign="positive"),
+    ),
     "one row a pass": Case(micro_tokens=1),
     "one pass for all": Case(micro_tokens=10_000),
     "not packed": Case("gemma2-softcap"),

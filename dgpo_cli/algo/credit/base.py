@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
 
 from dgpo_cli.core.schema import Frozen
 
@@ -28,6 +32,16 @@ class CreditRule(Frozen):
     needs_reference: ClassVar[bool] = False
 
     rule: str
+    sign: Literal["both", "positive", "negative"] = Field(
+        "both",
+        description="Which completions the rule weighs: all, or those whose advantage is positive, "
+        "or negative. The others have weights of 1, as in GRPO.",
+    )
+    refresh: Literal["step", "update"] = Field(
+        "step",
+        description="With optim.updates_per_step above 1: the weights are those of the policy that "
+        "the step began with, or each update measures its completions again before it moves.",
+    )
 
     @property
     def whole_batch(self) -> bool:
@@ -61,6 +75,38 @@ class CreditRule(Frozen):
             scores = self.token_scores(stats, mask, vocab_size=vocab_size)
             scores = masked_values(scores.float(), mask)
             return Credit(scores=scores, weights=_shares(scores, mask))
+
+    def weighs(self, advantages: Tensor) -> Tensor:
+        """Return which completions the rule weighs, bool [B]: all but those of the other sign.
+
+        advantages: floating [B]; 0 and NaN (unknown) have no sign.
+        """
+        import torch
+
+        match self.sign:
+            case "both":
+                return advantages.new_ones(advantages.shape, dtype=torch.bool)
+            case "positive":
+                return ~(advantages < 0)
+            case "negative":
+                return ~(advantages > 0)
+
+    def credit_for(
+        self, stats: TokenStats, mask: Tensor, advantages: Tensor, *, vocab_size: int
+    ) -> Credit:
+        """Return `credit` with weights of exactly 1 where the advantage has the other sign.
+
+        advantages: floating [B]; where they are 0, the row sets no weight of other rows.
+        """
+        import torch
+
+        weighed = self.weighs(advantages)
+        found = self.credit(stats, mask, vocab_size=vocab_size, rows=weighed & (advantages != 0))
+        if self.sign == "both":
+            return found
+        weights = torch.where(weighed.unsqueeze(1), found.weights, mask.to(found.weights.dtype))
+        tau = None if found.tau is None else found.tau.masked_fill(~weighed, math.nan)
+        return replace(found, weights=weights, tau=tau)
 
 
 def _shares(scores: Tensor, mask: Tensor) -> Tensor:

@@ -179,6 +179,15 @@ class TokenStats:
     hellinger_sq: Tensor
     noise_floor: float | None = None
 
+    def take(self, index: Tensor) -> TokenStats:
+        """Return the rows `index` [M] at the full width, [M, T]."""
+        return TokenStats(
+            old_logprobs=self.old_logprobs[index],
+            entropy=self.entropy[index],
+            hellinger_sq=self.hellinger_sq[index],
+            noise_floor=self.noise_floor,
+        )
+
 
 # What kept the tau of a completion above that of its target: nothing, the noise of the distance,
 # the cap on weights, or scores too equal for any tau.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dgpo_cli.algo.credit.target import is_noise
 from dgpo_cli.config.changes import change_text
@@ -44,7 +45,9 @@ def header(
     _credit(page, completion, scale=scale)
     page.blank()
     page.paragraph(in_words(completion, scale=scale), "bold")
-    if can_be_sharper(completion, inspection=inspection, scale=scale):
+    if (note := sign_note(completion, inspection=inspection)) is not None:
+        page.paragraph(note, "dim")
+    elif can_be_sharper(completion, inspection=inspection, scale=scale):
         page.paragraph(SHARPER, "dim")
 
 
@@ -86,7 +89,22 @@ def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> s
         parts.append(found + asked)
     if inspection.kappa is not None:
         parts.append(f"kappa {inspection.kappa:g}")
-    return ", ".join(parts)
+    return ", ".join([*parts, *sign_named(inspection.parameters)])
+
+
+def sign_named(parameters: Mapping[str, Any]) -> list[str]:
+    """Return the sign of the advantages that a rule weighs, if it is not both."""
+    sign = parameters.get("sign", "both")
+    return [] if sign == "both" else [f"{sign} advantages only"]
+
+
+def sign_note(completion: InspectedCompletion, *, inspection: Inspection) -> str | None:
+    """Return why every weight is 1, if the rule leaves completions of this sign alone."""
+    sign, advantage = inspection.parameters.get("sign", "both"), completion.advantage
+    if not {"positive": advantage < 0, "negative": advantage > 0}.get(sign, False):
+        return None
+    other = "negative" if advantage < 0 else "positive"
+    return f"credit.sign={sign}: the advantage is {other}, so the rule leaves every weight at 1."
 
 
 def _credit(page: Page, completion: InspectedCompletion, *, scale: Scale) -> None:

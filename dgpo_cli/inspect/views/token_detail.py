@@ -17,7 +17,7 @@ from dgpo_cli.core.types import (
     Inspection,
     TokenDetail,
 )
-from dgpo_cli.inspect.views.header import rule_name
+from dgpo_cli.inspect.views.header import rule_name, sign_note
 from dgpo_cli.inspect.views.measure import gate, pieces
 from dgpo_cli.inspect.views.ranking import ranked
 from dgpo_cli.ui.page import Page, View
@@ -132,6 +132,9 @@ class _Detail:
         rule, tau, kappa = self.inspection.rule, self.completion.tau, self.inspection.kappa
         if rule == "uniform":
             return ("s, score", ""), ("w, weight", "1 for every token")
+        if sign_note(self.completion, inspection=self.inspection) is not None:
+            sign = self.inspection.parameters["sign"]
+            return ("s, score", ""), ("w, weight", f"1 for every token: credit.sign={sign}")
         if rule == "entropy":
             mean = math.fsum(each.entropy for each in tokens) / len(tokens)
             made = token.entropy / mean if mean > 0 else 1.0

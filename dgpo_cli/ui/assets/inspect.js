@@ -32,6 +32,7 @@ function openAt(at) {
     isWhatIf: false,
     // Another rule than dgpo may have measured no distance, and then there is nothing to compute with.
     hasDistances: data.rule === "dgpo" || shown.d.some((d) => d > 0),
+    canBeWeighed: !shown.signNote,
   };
   Object.assign(view, { tau: view.storedTau, kappa: view.storedKappa });
   showFacts();
@@ -90,8 +91,8 @@ function recompute() {
   } else {
     Object.assign(view, { s: shown.s, w: shown.w });
   }
-  view.isDgpo = view.isWhatIf || data.rule === "dgpo";
-  view.ruleName = view.isWhatIf ? `dgpo, tau ${view.tau}, kappa ${view.kappa}` : shown.ruleName;
+  view.isDgpo = view.canBeWeighed && (view.isWhatIf || data.rule === "dgpo");
+  view.ruleName = view.isWhatIf ? `dgpo, tau ${view.tau}, kappa ${view.kappa}${data.sign}` : shown.ruleName;
   view.byWeight = ordered(view, "weight");
   view.ranks = new Int32Array(view.w.length);
   view.byWeight.forEach((t, at) => (view.ranks[t] = at + 1));
@@ -210,6 +211,7 @@ function whatIfText() {
   const base = shown.stored ? `Trained with: ${shown.stored.name}.` : `As computed: ${shown.ruleName}.`;
   if (isWhatIf) return `What if: ${ruleName}, computed here from d and h. ${base} Credit that moves: ${share}.`;
   const shows = shown.stored ? `What if: ${ruleName}. ${base} Credit that moves: ${share}.` : base;
+  if (!view.canBeWeighed) return `${shows} ${shown.signNote}`;
   if (!view.hasDistances) return `${shows} No distances were measured to compute other weights from.`;
   const rule = data.rule === "dgpo" ? "other settings" : "the rule dgpo instead";
   return `${shows} Move a slider to see the weights under ${rule}.`;
@@ -239,7 +241,7 @@ function inWords(w) {
 function setSliders() {
   const tau = Math.log10(view.tau);
   const bounds = { min: Math.min(-4, Math.floor(tau)), max: Math.max(1, Math.ceil(tau)) };
-  $("tau").disabled = $("kappa").disabled = !view.hasDistances;
+  $("tau").disabled = $("kappa").disabled = !(view.hasDistances && view.canBeWeighed);
   Object.assign($("tau"), { ...bounds, step: 0.01, value: tau });
   Object.assign($("kappa"), { min: 0, max: Math.max(3, view.kappa), step: 0.05, value: view.kappa });
 }
