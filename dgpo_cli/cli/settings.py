@@ -209,17 +209,46 @@ Destination = Annotated[
 ]
 
 
-@preset_app.command("list", cls=Command, short_help="List the presets and their purposes.")
+@preset_app.command("list", cls=Command, short_help="List the presets by the devices they need.")
 def list_presets() -> None:
-    """List the presets and their purposes.
+    """List the presets by the devices that they need, the smallest first.
+
+    dgpo plan says whether another device is enough.
 
     Examples:
       List them
         dgpo preset list
     """
-    rows = [(preset.name, preset.description) for preset in presets.list_presets()]
-    console.table(rows, styles=("bold", ""))
+    found = sorted(presets.list_presets(), key=lambda each: (each.gpus, _gigabytes(each)))
+    width = max(len(each.name) for each in found)
+    lines, before = [], ""
+    for each in found:
+        if (needs := _needs(each)) != before:
+            lines += [*([Text()] if before else []), Text(needs, style="bold")]
+            before = needs
+        name, purpose = Text(each.name, style="cyan"), Text(each.description)
+        lines += entry(name, purpose, column=width + 6, width=console.stdout().width)
+    _print(lines)
     console.suggest(["preset", "show", "tiny"], ["train", "--preset", "tiny"])
+
+
+def _gigabytes(preset: presets.PresetInfo) -> int:
+    """Return the memory of the preset's GPU, as it is sold; 0 for any device."""
+    from dgpo_cli.planning.devices import GPUS
+
+    if preset.hardware is None:
+        return 0
+    return next(size for size in _SOLD if size << 30 >= GPUS[preset.hardware].memory)
+
+
+_SOLD = (12, 16, 24, 40, 48, 80, 141)  # GB; a driver keeps a little of it
+
+
+def _needs(preset: presets.PresetInfo) -> str:
+    if preset.hardware is None:
+        return "A CPU, or any GPU"
+    size = f"{_gigabytes(preset)} GB"
+    return f"A GPU of {size}" if preset.gpus == 1 else f"{preset.gpus} GPUs of {size}"
 
 
 @preset_app.command("show", cls=Command)

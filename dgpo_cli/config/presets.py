@@ -14,10 +14,15 @@ from dgpo_cli.core.resources import resource_dir
 
 @dataclass(frozen=True, slots=True)
 class PresetInfo:
-    """The name of a preset and its purpose in one line."""
+    """The name of a preset, its purpose in one line, and the devices that it is meant for.
+
+    hardware: as `dgpo plan --gpu` names it; None: any device.
+    """
 
     name: str
     description: str
+    hardware: str | None
+    gpus: int
 
 
 def preset_names() -> tuple[str, ...]:
@@ -27,10 +32,13 @@ def preset_names() -> tuple[str, ...]:
 
 def list_presets() -> tuple[PresetInfo, ...]:
     """Return all presets with their descriptions, sorted by name."""
-    return tuple(
-        PresetInfo(name, str(tomllib.loads(preset_text(name)).get("description", "")))
-        for name in preset_names()
-    )
+    return tuple(_info(name) for name in preset_names())
+
+
+def _info(name: str) -> PresetInfo:
+    tree = tomllib.loads(preset_text(name))
+    gpus = tree.get("parallel", {}).get("gpus", 1)
+    return PresetInfo(name, str(tree.get("description", "")), tree.get("hardware"), gpus)
 
 
 def preset_text(name: str) -> str:

@@ -41,6 +41,8 @@ GPUS = {
     "l4": _gpu("L4", 23034, 121, 30.3, 300, 32, f"{_SHEET}, L4"),
     "4090": _gpu("RTX 4090", 24564, 165.2, 82.6, 1008, 32, "NVIDIA's Ada white paper"),
     "3090": _gpu("RTX 3090", 24576, 71, 35.6, 936, 32, "NVIDIA's GA102 white paper"),
+    # Its speed is that of 3,584 cores and 112 tensor cores at 1.777 GHz.
+    "3060": _gpu("RTX 3060 12GB", 12288, 25.5, 12.7, 360, 32, "NVIDIA's specifications"),
     "t4": _gpu("T4", 15360, 65, 8.1, 320, 16, f"{_SHEET}, T4"),
 }
 NO_BFLOAT16 = frozenset({"T4"})

@@ -113,6 +113,7 @@ class Job:
     overlap: whether the next batch is sampled while this one trains.
     checkpointing: auto only until memory.settled has chosen. chosen: whether that was so.
     repeats: whether attention repeats keys and values; see policy/packing.py.
+    eager: whether attention keeps the whole matrix of each head.
     """
 
     shape: ModelShape
@@ -139,6 +140,7 @@ class Job:
     compute: int | None = None
     chosen: bool = False
     repeats: bool = False
+    eager: bool = False
 
     @property
     def full(self) -> bool:

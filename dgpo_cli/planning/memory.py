@@ -62,6 +62,11 @@ _CACHE_CUDA = 0.1
 _HEAP_HOLES = 1.25
 _HEAP_BLOCK = 32 * MIB
 MALLOC = "MALLOC_MMAP_THRESHOLD_"
+_MXFP4_BYTES = 17 / 32  # of a weight: four bits, and eight for each block of 32
+# Bytes of eager attention for a query and a key of one head, while a layer is at work: measured in
+# bfloat16 and float32 on Gemma 2, whose softmax is in float32, and on gpt-oss, whose is not.
+_MATRIX_BYTES = 18
+_SINK_MATRICES = 3.5
 
 
 def memory_of(job: Job, device: Device) -> MemoryNeed:
@@ -109,11 +114,14 @@ def _sampler_element(job: Job) -> int:
 def sampler_weights(job: Job) -> int:
     """Return the bytes of vLLM's weights on one device.
 
-    They are split over the devices of an engine, and in 4 bits only where the trainer's are.
+    They are split over the devices of an engine, and in 4 bits only where the trainer's are, or
+    those that are stored so.
     """
     if job.packed:
         return weight_bytes(job) // job.sampling.split
-    return _sampler_element(job) * job.shape.parameters // job.sampling.split
+    packed = job.shape.packed_matrices
+    rest = _sampler_element(job) * (job.shape.parameters - packed)
+    return (rest + round(packed * _MXFP4_BYTES)) // job.sampling.split
 
 
 def sampler_share(job: Job, device: Device) -> int:
@@ -206,7 +214,7 @@ def _sampling(job: Job, device: Device) -> Iterator[MemoryPart]:
         whole = shape.parameters * job.product
         yield MemoryPart("gathered model", whole, "sampling", "to sample from")
     rows = min(job.sampling.rows, job.rows)
-    fixed = device.kind == "cuda" and not job.layout.sharded and not shape.softcap
+    fixed = device.kind == "cuda" and not job.layout.sharded and not shape.eager
     fed = job.completion - 1
     room = capacity_for(job.prompt + fed) if fixed else final_room(prompt=job.prompt, fed=fed)
     cache = rows * room * cache_bytes_per_token(job)
@@ -254,6 +262,11 @@ def _training(job: Job, device: Device) -> Iterator[MemoryPart]:
         kept = shape.block_matrices // (shape.layers if again else 1)
         note = "for the products" + (", a layer at a time" if again else "")
         yield MemoryPart("rounded weights", kept * job.compute, "training", note)
+    if job.eager:
+        each = _SINK_MATRICES * training.product if shape.sinks else _MATRIX_BYTES
+        layers = shape.layers if job.checkpointing == "none" else 1
+        matrices = round(places * job.row_tokens * shape.heads * each) * layers
+        yield MemoryPart("attention matrices", matrices, "training", "eager attention")
     mixture = shape.experts
     if mixture is not None and not job.full and mixture.adapted:
         # peft adds the adapter to the experts' weights; backward needs the sum.

@@ -196,6 +196,7 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: D
         layout=layout_of(settings),
         overlap=rollout.overlap > 0,
         compute=compute,
+        eager=shape.eager or model.attention == "eager",
         repeats=device.kind == "cuda" and (compute or ELEMENT[model.dtype]) == ELEMENT["float32"],
     )
     return settled(job, device)
@@ -227,7 +228,7 @@ _UNCOUNTED = "what this model needs is not counted"
 def _is_counted(settings: Settings, shape: ModelShape) -> bool:
     """Whether the model's activations are counted as they are."""
     known = shape.family in KNOWN_FAMILIES | EXPERT_FAMILIES
-    return known and not shape.softcap and settings.model.attention != "eager"
+    return known and not shape.eager and settings.model.attention != "eager"
 
 
 def _chosen_because(job: Job, device: Device) -> str:
@@ -314,8 +315,8 @@ def _notes(settings: Settings, job: Job, memory: MemoryNeed, device: Device) -> 
             f"{job.shape.family} is counted as a Llama-like decoder; the counts are tested on "
             f"{', '.join(sorted(known))} only"
         )
-    if settings.model.attention == "eager" or job.shape.softcap:
-        notes.append("eager attention keeps full attention matrices, which are not counted")
+    if job.eager:
+        notes.append("eager attention keeps the whole matrix of a layer: counted, not measured")
     if settings.model.dtype == "bfloat16" and device.name in NO_BFLOAT16:
         notes.append(f"{device.name} has no bfloat16 arithmetic; set model.dtype=float16")
     if memory.part("allocator") and device.kind == "cpu":

@@ -194,7 +194,10 @@ def from_pretrained(
 
     _quiet()
     with _explained(location, settings=settings):
-        return AutoModelForCausalLM.from_pretrained(
+        unpacks = {}
+        if folder is None and settings.quantization == "none":
+            unpacks = quantization.unpacking(load_config(settings))
+        model = AutoModelForCausalLM.from_pretrained(
             location,
             revision=None if folder else settings.revision,
             dtype=getattr(torch, settings.dtype),
@@ -202,7 +205,11 @@ def from_pretrained(
             trust_remote_code=settings.trust_remote_code,
             use_safetensors=True,
             **more,
+            **unpacks,
         )
+    if unpacks:  # to bfloat16, whatever was asked for
+        model = model.to(getattr(torch, settings.dtype))
+    return model
 
 
 def without_dropout(model: Any) -> None:

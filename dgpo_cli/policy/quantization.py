@@ -48,6 +48,20 @@ def loading_arguments(settings: ModelSettings, *, device: torch.device) -> dict[
     }
 
 
+def unpacking(config: Any) -> dict[str, Any]:
+    """Return the arguments with which from_pretrained unpacks weights that are stored in MXFP4, as
+    those of gpt-oss: only unpacked ones can be trained with.
+
+    config: of the model.
+    """
+    stored = getattr(config, "quantization_config", None) or {}
+    if stored.get("quant_method") != "mxfp4":
+        return {}
+    from transformers import Mxfp4Config
+
+    return {"quantization_config": Mxfp4Config(dequantize=True)}
+
+
 def require_bitsandbytes(setting: str) -> None:
     """Import bitsandbytes.
 

@@ -12,7 +12,7 @@ from dgpo_cli.core.errors import ModelError
 # Decoders of these families have exactly the linear layers counted here.
 KNOWN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 # And these have the experts that are counted here.
-EXPERT_FAMILIES = frozenset({"mixtral", "olmoe", "qwen2_moe", "qwen3_moe"})
+EXPERT_FAMILIES = frozenset({"gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"})
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 # Families whose states cannot be selected by row, so that backend hf rejects them.
@@ -36,6 +36,7 @@ class Experts:
 
     shared: width of one more that every token passes, with a gate of its own; 0: none.
     adapted: an adapter on all linear layers is on experts and router, too.
+    biased: experts and router have biases. packed: the experts are stored in MXFP4.
     """
 
     count: int
@@ -44,6 +45,8 @@ class Experts:
     layers: int
     shared: int
     adapted: bool
+    biased: bool = False
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,8 @@ class ModelShape:
     """A decoder: attention with grouped keys, a gated MLP, two norms per block.
 
     tied: the output head is the input embedding. qk_norm: width of the norms of queries and keys.
-    softcap: attention logits have a soft-cap, which only eager attention computes.
+    eager: attention has a soft-cap on its logits or sinks, which only eager attention computes.
+    sinks: one for each head of a block.
     experts: in place of the MLP in some blocks, or in all.
     """
 
@@ -68,7 +72,8 @@ class ModelShape:
     output_bias: bool
     mlp_bias: bool
     qk_norm: int
-    softcap: bool = False
+    eager: bool = False
+    sinks: bool = False
     experts: Experts | None = None
 
     @property
@@ -124,6 +129,12 @@ class ModelShape:
         """Those of them that are linear layers, which can be stored in 4 bits."""
         return self._matrices(0)
 
+    @property
+    def packed_matrices(self) -> int:
+        """Those of them that are stored in 4 bits."""
+        found = self.experts
+        return self._matrices(found.count) - self._matrices(0) if found and found.packed else 0
+
     def _matrices(self, experts: int) -> int:
         found = _weights(self._attention) * self.layers + _weights(self._mlp(self.intermediate)) * (
             self.dense_layers
@@ -154,7 +165,11 @@ class ModelShape:
         """Biases and norms."""
         biases = self.layers * sum(x.outputs for x in self._attention if x.bias)
         biases += self.dense_layers * sum(x.outputs for x in self._mlp(self.intermediate) if x.bias)
-        return self.layers * (2 * self.hidden + self.qk_norm) + biases + self.hidden
+        if self.experts is not None and self.experts.biased:
+            each = 2 * self.experts.width + self.hidden + 1  # 1: the router's
+            biases += self.experts.layers * self.experts.count * each
+        sinks = self.heads if self.sinks else 0
+        return self.layers * (2 * self.hidden + self.qk_norm + sinks) + biases + self.hidden
 
     @property
     def parameters(self) -> int:
@@ -190,6 +205,8 @@ class ModelShape:
         mixture, dense = self.experts, self._mlp(self.intermediate)
         if mixture is None:
             return found | {x.name: self.layers * _sides(x) for x in dense}
+        if self.family == "gpt_oss":
+            return found
         if not mixture.adapted:
             shared = self._mlp(mixture.shared)
             for x, y in zip(dense, shared, strict=True):
@@ -225,7 +242,7 @@ def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
     hidden, heads = _number(text, "hidden_size", name), _number(text, "num_attention_heads", name)
     kv_heads = int(text.get("num_key_value_heads") or heads)
     head_dim = int(text.get("head_dim") or hidden // heads)
-    biased = bool(text.get("attention_bias", False))
+    biased = bool(text.get("attention_bias", family == "gpt_oss"))
     norms = {"olmoe": (heads + kv_heads) * head_dim, "qwen3": 2 * head_dim}
     return ModelShape(
         family=family,
@@ -241,7 +258,8 @@ def shape_of(config: Mapping[str, Any], *, name: str) -> ModelShape:
         output_bias=biased and family != "qwen2",
         mlp_bias=bool(text.get("mlp_bias", False)),
         qk_norm=norms.get(family.removesuffix("_moe"), 0),
-        softcap=text.get("attn_logit_softcapping") is not None,
+        eager=family == "gpt_oss" or text.get("attn_logit_softcapping") is not None,
+        sinks=family == "gpt_oss",
         experts=_experts(text, family=family, name=name),
     )
 
@@ -265,7 +283,9 @@ def _experts(config: Mapping[str, Any], *, family: str, name: str) -> Experts | 
         width=_number(config, own, name),
         layers=len(sparse),
         shared=int(config.get("shared_expert_intermediate_size") or 0),
-        adapted=family != "qwen2_moe",
+        adapted=family not in ("gpt_oss", "qwen2_moe"),
+        biased=family == "gpt_oss",
+        packed=(config.get("quantization_config") or {}).get("quant_method") == "mxfp4",
     )
 
 

@@ -13,7 +13,7 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.config.presets import copy_preset, list_presets, preset_names, preset_text
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.core.errors import ConfigError, DgpoError
-from dgpo_cli.planning import devices
+from dgpo_cli.planning import devices, plan
 
 every_preset = pytest.mark.parametrize("name", preset_names())
 METHODS = {
@@ -25,10 +25,16 @@ METHODS = {
 
 def test_the_presets_are_these() -> None:
     assert preset_names() == (
+        "gpt-oss-20b-lora",
+        "gsm8k-0.5b",
+        "qwen2.5-1.5b-full",
+        "qwen3-4b-lora",
+        "qwen3-4b-nothink-lora",
         "qwen32b-full",
         "qwen7b-full",
         "qwen7b-lora",
         "qwen7b-qlora",
+        "r1-distill-1.5b-full",
         "smollm2-lora",
         "tiny",
     )
@@ -95,6 +101,14 @@ def test_the_32b_preset_has_the_published_settings() -> None:
 def test_the_hardware_of_a_preset_is_in_the_table_of_gpus(name: str) -> None:
     hardware = resolve(preset=name).hardware
     assert hardware is None if name in ("tiny", "smollm2-lora") else hardware in devices.GPUS
+
+
+@pytest.mark.parametrize("name", [each.name for each in list_presets() if each.hardware])
+def test_a_preset_fits_the_devices_that_it_is_meant_for(name: str) -> None:
+    resolved = resolve(preset=name)
+    device = devices.named(resolved.hardware or "")
+    found = plan.run(lambda _: resolved, device=device, typical=plan.Typical(), repair=False)
+    assert found.fits, found.problems
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:

@@ -97,7 +97,7 @@ def test_on_a_gpu_the_cache_has_the_capacity_of_fixed_addresses() -> None:
     layer = rows * room * shape().keys * 4
     found = memory_of(one, GPU).part("key-value cache")
     assert found == rows * room * cache_bytes_per_token(one) + 3 * layer
-    capped = replace(one, shape=replace(one.shape, softcap=True))
+    capped = replace(one, shape=replace(one.shape, eager=True))
     assert memory_of(capped, GPU).part("key-value cache") != found
 
 

@@ -255,7 +255,7 @@ def test_a_step_with_overlap_takes_as_long_as_the_longer_of_sampling_and_the_res
     ("family", "softcap", "problem", "note"),
     [
         ("recurrent_gemma", None, "rollout.backend.kind=hf: cannot sample from recurrent", None),
-        ("gemma2", 50.0, None, "eager attention keeps full attention matrices"),
+        ("gemma2", 50.0, None, "eager attention keeps the whole matrix"),
         ("llama", None, None, None),
     ],
 )
@@ -267,4 +267,5 @@ def test_what_a_family_cannot_do_is_said(
     found = planned("tiny", gpu(80), *HF, f"model.path={tmp_path}")
     assert [problem in line for line in found.problems if problem] == ([True] if problem else [])
     assert found.fits == (problem is None)
-    assert any("keeps full attention" in line for line in found.notes) == (note is not None)
+    assert any("keeps the whole matrix" in line for line in found.notes) == (note is not None)
+    assert bool(found.memory.part("attention matrices")) == (note is not None)

@@ -24,6 +24,7 @@ SMALL: dict[str, Any] = {
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 # Numbers beside those of SMALL, by what they are.
 MIXTURES: dict[str, dict[str, Any]] = {
+    "gpt_oss": {"model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2},
     "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
     "olmoe": {
         "model_type": "olmoe",

@@ -26,6 +26,9 @@ PUBLISHED = {
     "Qwen/Qwen2.5-32B": 32_763_876_352,
     "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
     "Qwen/Qwen3-30B-A3B": 30_532_122_624,
+    "Qwen/Qwen3-4B": 4_022_468_096,
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
+    "openai/gpt-oss-20b": 20_914_757_184,  # unpacked
 }
 
 
