@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.schema import Frozen, JsonTable
-from dgpo_cli.rewards.settings import IntegerReward
+from dgpo_cli.rewards.settings import IntegerReward, MathReward
 
 
 class Part(Frozen):
@@ -47,6 +47,8 @@ class TermsReward(IntegerReward):
 class Listed(Settings):
     """Settings whose reward may have terms."""
 
-    reward: Annotated[IntegerReward | TermsReward, Field(discriminator="kind")] = Field(  # type: ignore[assignment]
-        IntegerReward(), description="The reward."
+    reward: Annotated[IntegerReward | MathReward | TermsReward, Field(discriminator="kind")] = (
+        Field(  # type: ignore[assignment]
+            IntegerReward(), description="The reward."
+        )
     )

@@ -145,7 +145,7 @@ def test_values_that_can_be_counted_are_all_there_is() -> None:
         ("credit.ru", ["credit.rule=dgpo", "credit.rule=uniform", "credit.rule=entropy"]),
         ("credit.rule=", ["credit.rule=dgpo", "credit.rule=uniform", "credit.rule=entropy"]),
         ("see", ["seed=", "seed=0"]),  # two, or a shell would end the word after =
-        ("optim.lr=", ["optim.lr=1e-06", "optim.lr=1e-05", "optim.lr=0.0001", "optim.lr=0.0002"]),
+        ("optim.lr=", [f"optim.lr={x}" for x in ("1e-06", "1e-05", "2e-05", "0.0001", "0.0002")]),
         ("nothing.like=", []),
     ],
 )
