@@ -33,6 +33,20 @@ def sampler_metrics(groups: Sequence[ScoredGroup], batch: Batch) -> StepMetrics:
     }
 
 
+def truncation_metrics(batch: Batch) -> StepMetrics:
+    """Return what top_p and top_k left to draw from; nothing if they are off.
+
+    sampling/outside_kept: share of the sampled tokens that the trainer's arithmetic does not keep.
+    """
+    kept, outside = batch.stats.kept, batch.stats.outside
+    if kept is None or outside is None:
+        return {}
+    return {
+        "sampling/kept_mean": float(kept[batch.mask].double().mean()),
+        "sampling/outside_kept": float(outside[batch.mask].double().mean()),
+    }
+
+
 def lag_metrics(groups: Sequence[ScoredGroup], batch: Batch, *, policy_version: int) -> StepMetrics:
     """Return the lag of the completions, and how far the policy has moved on their tokens.
 

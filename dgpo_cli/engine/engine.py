@@ -380,6 +380,7 @@ class Engine:
             micro_batch_size=recipe.micro_batch_size,
             micro_batch_tokens=recipe.micro_batch_tokens,
             with_reference=False,
+            truncation=recipe.truncation,
             ranks=self.ranks,
             observer=self.observer,
         ).old_logprobs
@@ -529,7 +530,12 @@ class Engine:
             sampled: all groups that this step drew, for rewards, outcomes and lengths; None: those
                 of the batch.
         """
-        from dgpo_cli.engine.batch_metrics import lag_metrics, layout_metrics, sampler_metrics
+        from dgpo_cli.engine.batch_metrics import (
+            lag_metrics,
+            layout_metrics,
+            sampler_metrics,
+            truncation_metrics,
+        )
 
         drawn = groups if sampled is None else sampled
         return {
@@ -538,6 +544,7 @@ class Engine:
             **overlong_metrics(drawn, masks=self.settings.loss.mask_truncated),
             **self._credit_metrics(batch),
             **sampler_metrics(groups, batch),
+            **truncation_metrics(batch),
             **lag_metrics(groups, batch, policy_version=self.policy_version),
             **layout_metrics(self.policy, batch, recipe=self._recipe),
         }

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from dgpo_cli.algo.credit import CreditRule
     from dgpo_cli.algo.losses import Loss
+    from dgpo_cli.algo.truncation import Truncation
     from dgpo_cli.config.settings import Settings
     from dgpo_cli.policy.policy import Policy
 
@@ -69,6 +70,7 @@ class Recipe:
     micro_batch_size: int
     micro_batch_tokens: int | None = None
     correction: Correction = NO_CORRECTION
+    truncation: Truncation | None = None
     updates: int = 1
     max_grad_norm: float = 0.0
 
@@ -86,6 +88,7 @@ class Recipe:
             micro_batch_size=optim.micro_batch_size,
             micro_batch_tokens=optim.micro_batch_tokens,
             correction=settings.off_policy.of(rollout.backend.kind),
+            truncation=rollout.truncation,
             updates=optim.updates_per_step,
             max_grad_norm=optim.max_grad_norm,
         )
@@ -299,7 +302,12 @@ class Learner:
         """
         signal = advantages != 0
         learnt = self._learnt_at_once(signal, recipe=recipe)
-        table = StatsTable(rows, noise_floor=noise_floor)
+        table = StatsTable(
+            rows,
+            noise_floor=noise_floor,
+            truncated=recipe.truncation is not None,
+            kept_of=signal,
+        )
         token_stats(
             self.policy,
             rows,
@@ -309,6 +317,7 @@ class Learner:
             with_reference=self.measures_distance(recipe.rule),
             needs_reference=None if every_distance else signal,
             only=torch.nonzero(~learnt).squeeze(1),
+            truncation=recipe.truncation,
             into=table,
             ranks=self._ranks,
             observer=self._observer,
@@ -329,6 +338,7 @@ class Learner:
                 None if old_logprobs is None else torch.zeros_like(table.stats.old_logprobs)
             ),
             filled=rows.filled,
+            kept=table.kept,
         )
         if recipe.refreshes and recipe.rule.whole_batch:  # whose batch is then that of an update
             for piece in recipe.pieces(len(advantages)):
@@ -417,6 +427,7 @@ class Learner:
             micro_batch_tokens=recipe.micro_batch_tokens,
             with_reference=self.measures_distance(recipe.rule),
             only=index,
+            truncation=recipe.truncation,
             into=table,
             ranks=self._ranks,
         )
@@ -454,7 +465,9 @@ class Learner:
             for chosen, counts in self._ranks.deal(parts):
                 part = rows.take(chosen).to(self.policy.device)
                 if measuring is None:
-                    logprobs = self.policy.token_logprobs(part, temperature=recipe.temperature)
+                    logprobs = self.policy.token_logprobs(
+                        part, temperature=recipe.temperature, truncation=recipe.truncation
+                    )
                     old = batch.stats.old_logprobs[chosen, : part.mask.shape[1]].to(logprobs.device)
                     clock: AbstractContextManager[None] = nullcontext()
                 else:
@@ -511,7 +524,10 @@ class Learner:
         the denominators of their ratios, float32 [M, t]."""
         policy = self.policy
         columns = policy.token_columns(
-            part, temperature=recipe.temperature, reference=self.measures_distance(recipe.rule)
+            part,
+            temperature=recipe.temperature,
+            reference=self.measures_distance(recipe.rule),
+            truncation=recipe.truncation,
         )
         if measuring is None:  # a pass that does not count
             logprobs = on_grid(columns.logprobs, part.mask)

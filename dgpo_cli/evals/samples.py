@@ -32,7 +32,7 @@ class Sample:
     """What a report needs of a stored sample; text and token ids stay in the file.
 
     tokens: their number. fingerprint: equal for equal token ids, or texts where there are no ids.
-        logprob: of all tokens, in whole nats rounded towards 0, before top_p and top_k. logprob,
+        logprob: of all tokens, in whole nats rounded towards 0, of the sampler. logprob,
         starts_in_thought: None if an earlier version did not record it. tokens, logprob,
         prompt_tokens: None where an endpoint did not give it.
     """

@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.core.types import Batch, Group, ScoredGroup
+    from dgpo_cli.core.types import Batch, Group, KeptTokens, ScoredGroup
     from dgpo_cli.core.types.rollout import Span
 
     # Ids of a prompt and of a completion, and which of these an environment wrote.
@@ -31,12 +31,20 @@ class Rows:
     completion_ids: Tensor  # int64 [B, T]
     mask: Tensor  # bool [B, T], the tokens that the policy wrote: those that have statistics
     filled: Tensor  # bool [B, T], all tokens, those of an environment too: what attention sees
+    kept: Sequence[KeptTokens | None] | None = None  # see Batch.kept
 
     @classmethod
     def of(cls, batch: Batch) -> Rows:
         """Return the ids and masks of a batch."""
         filled = batch.mask if batch.filled is None else batch.filled
-        return cls(batch.prompt_ids, batch.prompt_mask, batch.completion_ids, batch.mask, filled)
+        return cls(
+            batch.prompt_ids,
+            batch.prompt_mask,
+            batch.completion_ids,
+            batch.mask,
+            filled,
+            batch.kept,
+        )
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device."""
@@ -46,6 +54,7 @@ class Rows:
             completion_ids=self.completion_ids.to(device),
             mask=self.mask.to(device),
             filled=self.filled.to(device),
+            kept=self.kept,
         )
 
     def take(self, index: Tensor) -> Rows:
@@ -61,6 +70,7 @@ class Rows:
             completion_ids=self.completion_ids[index, :length],
             mask=self.mask[index, :length],
             filled=filled[:, :length],
+            kept=None if self.kept is None else [self.kept[row] for row in index.tolist()],
         )
 
     @property

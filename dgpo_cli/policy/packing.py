@@ -19,14 +19,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.types import KeptTokens
 from dgpo_cli.parallel.sequence import Lane
 from dgpo_cli.policy.batching import Rows, prompt_owners
 from dgpo_cli.policy.cache import GrowingLayer, folds, growing_cache
 from dgpo_cli.policy.head import alike, class_name, decoder_of, dtype_of
 from dgpo_cli.policy.shape import key_repeats, sharing_problem
+from dgpo_cli.policy.token_pass.kept import Support, joined, taken
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from dgpo_cli.algo.truncation import Truncation
+    from dgpo_cli.policy.token_pass import TokenColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,16 +350,36 @@ class Predicted:
     places: Tensor  # int64 [n], of the hidden states that predict them, among this rank's
     ids: Tensor  # int64 [n]
     own: Tensor | None  # bool [N], which they are; None: all
+    known: KeptTokens | None = None  # what sampling kept in place of the n, as far as it is known
 
     @classmethod
     def of(cls, rows: Rows, *, shares: bool, lane: Lane | None = None) -> Predicted:
         """Pack rows; see `pack_rows`. The tokens are in the order of the mask."""
         packed, places = pack_rows(rows, shares=shares, lane=lane)
         ids = rows.completion_ids[rows.mask]
+        known = None if rows.kept is None else joined(rows.kept, rows.mask)
         if lane is None:
-            return cls(packed, places, ids, None)
+            return cls(packed, places, ids, None, known)
         own, places = lane.places(places, of=len(packed.ids))
-        return cls(packed, places, ids[own], own)
+        return cls(packed, places, ids[own], own, None if known is None else taken(known, own))
+
+    def support(self, truncation: Truncation | None) -> Support | None:
+        """Return what decides the sets of the n tokens under a sampler's truncation, if any."""
+        return None if truncation is None else Support(truncation, self.known)
+
+    def all_columns(self, columns: TokenColumns) -> TokenColumns:
+        """Return the statistics of the n tokens as those of all N; see `completed`."""
+        lane, own, kept = self.packed.lane, self.own, columns.kept
+        if lane is None or own is None:
+            return columns
+        names = ("logprobs", "entropy", "hellinger_sq", "reference_logprobs")
+        there = {n: getattr(columns, n) for n in names if getattr(columns, n) is not None}
+        whole = self.completed(*there.values())
+        if kept is not None:
+            counts, outside = lane.completed(torch.stack([kept.counts, kept.outside.int()]), own)
+            (ids,) = lane.completed(kept.ids[None], own.repeat_interleave(counts))
+            kept = KeptTokens(counts, ids, outside.bool())
+        return replace(columns, **dict(zip(there, whole, strict=True)), kept=kept)
 
     def completed(self, logprobs: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """Return columns [n] as those of all N tokens. Collective in a lane.

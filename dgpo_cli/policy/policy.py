@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from dgpo_cli.algo.truncation import Truncation
     from dgpo_cli.parallel.gathered import Gathered
     from dgpo_cli.parallel.sequence import Lane
     from dgpo_cli.policy.cache import CacheKind, FixedRows, RowCache
@@ -363,12 +365,22 @@ class Policy:
         tokens = self.predicted(rows)
         return self.hidden(tokens.packed)[tokens.places]
 
-    def token_columns(self, rows: Rows, *, temperature: float, reference: bool) -> TokenColumns:
+    def token_columns(
+        self,
+        rows: Rows,
+        *,
+        temperature: float,
+        reference: bool,
+        truncation: Truncation | None = None,
+    ) -> TokenColumns:
         """Return the statistics of the N completion tokens, in the order of the mask, from one
         forward pass, without storing all logits.
 
         The log-probabilities are differentiable if gradients are on. Without the reference the
         distance is 0.
+
+        truncation: the sampler's, which makes log-probabilities those over the tokens that it
+            keeps: those in `rows.kept`, or else those that it keeps by the weights as they are.
         """
         import torch
 
@@ -379,37 +391,46 @@ class Policy:
                 other = self.reference_hidden(tokens.packed)[tokens.places]
 
         second = reference and self._reference is not None
+        found: list[TokenColumns] = []
 
-        def work() -> tuple[Tensor, Tensor, Tensor]:
-            found = token_pass.token_pass(
+        def work() -> Tensor:
+            columns = token_pass.token_pass(
                 self.hidden(tokens.packed)[tokens.places],
                 other,
                 head=self.head,
                 reference_head=self.reference_head if second else None,
                 ids=tokens.ids,
                 temperature=temperature,
+                support=tokens.support(truncation),
             )
-            return found.logprobs, found.entropy, found.hellinger_sq
+            found.append(columns)
+            return columns.logprobs
 
-        logprobs, entropy, distance = tokens.completed(*self.inside(work))
+        logprobs = self.inside(work)  # the backward pass of a sharded model starts from these
         if second:
             self._release_reference()
-        return token_pass.TokenColumns(logprobs, entropy, distance, reference_logprobs=None)
+        return tokens.all_columns(replace(found[0], logprobs=logprobs))
 
-    def token_logprobs(self, rows: Rows, *, temperature: float) -> Tensor:
+    def token_logprobs(
+        self, rows: Rows, *, temperature: float, truncation: Truncation | None = None
+    ) -> Tensor:
         """Return differentiable log-probabilities of the completion tokens, float32 [B, T].
 
-        Positions outside the mask are 0.
+        Positions outside the mask are 0. truncation: see `token_columns`.
         """
-        return on_grid(self._logprobs(self.predicted(rows), temperature), rows.mask)
+        tokens = self.predicted(rows)
+        return on_grid(self._logprobs(tokens, temperature, truncation=truncation), rows.mask)
 
-    def _logprobs(self, tokens: Predicted, temperature: float) -> Tensor:
+    def _logprobs(
+        self, tokens: Predicted, temperature: float, *, truncation: Truncation | None = None
+    ) -> Tensor:
         def work() -> Tensor:
             return token_pass.token_logprobs(
                 self.hidden(tokens.packed)[tokens.places],
                 head=self.head,
                 ids=tokens.ids,
                 temperature=temperature,
+                support=tokens.support(truncation),
             )
 
         return tokens.completed(self.inside(work))[0]

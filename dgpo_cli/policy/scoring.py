@@ -9,9 +9,10 @@ import torch
 
 from dgpo_cli.algo.credit import CreditRule, DgpoCredit
 from dgpo_cli.core.events import NOBODY, Observer, phase
-from dgpo_cli.core.types import Credit, TokenStats
+from dgpo_cli.core.types import Credit, KeptTokens, TokenStats
 from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.policy.batching import Rows, cut_rows
+from dgpo_cli.policy.token_pass.kept import split
 from dgpo_cli.policy.token_pass.moments import Ledger
 from dgpo_cli.policy.token_pass.reduce import reduce_two
 from dgpo_cli.policy.token_pass.tiles import LOG_ZERO, logprobs_of
@@ -19,6 +20,7 @@ from dgpo_cli.policy.token_pass.tiles import LOG_ZERO, logprobs_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dgpo_cli.algo.truncation import Truncation
     from dgpo_cli.policy.policy import Policy
     from dgpo_cli.policy.token_pass import TokenColumns
 
@@ -29,13 +31,31 @@ _MOST = 1 << 22  # logits that are reduced at a time
 class StatsTable:
     """Token statistics of B completions, filled in row by row; 0 until then."""
 
-    def __init__(self, rows: Rows, *, noise_floor: float | None = None) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        noise_floor: float | None = None,
+        truncated: bool = False,
+        kept_of: Tensor | None = None,  # bool [B]
+    ) -> None:
+        """
+        Args:
+            truncated: the sampler keeps a part of the vocabulary, which is measured too.
+            kept_of: rows whose sets later passes need, if they are not known yet; None: all.
+        """
         shape, device = rows.mask.shape, rows.mask.device
+        known = [None] * len(rows.mask) if rows.kept is None else rows.kept
+        self.kept: list[KeptTokens | None] | None = list(known) if truncated else None  # by row
+        later = [True] * len(known) if kept_of is None else kept_of.tolist()
+        self._later = [own is None and keep for own, keep in zip(known, later, strict=True)]
         self.stats = TokenStats(
             old_logprobs=torch.zeros(shape, device=device),
             entropy=torch.zeros(shape, device=device),
             hellinger_sq=torch.zeros(shape, device=device),
             noise_floor=noise_floor,
+            kept=torch.zeros(shape, device=device) if truncated else None,
+            outside=torch.zeros(shape, device=device) if truncated else None,
         )
 
     @classmethod
@@ -46,19 +66,53 @@ class StatsTable:
         """
         table = cls.__new__(cls)
         table.stats = replace(stats, old_logprobs=torch.zeros_like(stats.old_logprobs))
-        table.stats.entropy[index] = 0.0
-        table.stats.hellinger_sq[index] = 0.0
+        table.kept = None  # the sets of the rows are known
+        for values in table._tables[1:]:
+            values[index] = 0.0
         return table
+
+    @property
+    def _tables(self) -> list[Tensor]:
+        stats = self.stats
+        tables = (stats.old_logprobs, stats.entropy, stats.hellinger_sq, stats.kept, stats.outside)
+        return [table for table in tables if table is not None]
 
     def put(self, index: Tensor, mask: Tensor, columns: TokenColumns) -> None:
         """Write the numbers of the tokens on `mask` (bool [M, t]) of the rows `index` [M]."""
-        own = (columns.logprobs.detach(), columns.entropy, columns.hellinger_sq)
-        tables = (self.stats.old_logprobs, self.stats.entropy, self.stats.hellinger_sq)
+        own = [columns.logprobs.detach(), columns.entropy, columns.hellinger_sq]
+        if columns.kept is not None:
+            own += [columns.kept.counts.float(), columns.kept.outside.float()]
+        tables = self._tables
         mask = mask.to(tables[0].device)
         for table, values in zip(tables, own, strict=True):
             padded = torch.zeros(mask.shape, device=mask.device)
             padded[mask] = values.to(mask.device)
             table[index, : mask.shape[1]] = padded
+
+    def keep(self, index: Tensor, mask: Tensor, columns: TokenColumns) -> None:
+        """Write down the sets of the rows `index` [M] that later passes need."""
+        if self.kept is None or columns.kept is None:
+            return
+        for row, own in zip(index.tolist(), split(columns.kept, mask), strict=True):
+            if self._later[row]:
+                self.kept[row] = own
+
+    def share_kept(self, index: Tensor, mask: Tensor, *, ranks: Ranks) -> None:
+        """Fill in the sets that other ranks wrote down, after `make_whole` of the same rows."""
+        sizes, outside = self.stats.kept, self.stats.outside
+        if ranks.count == 1 or self.kept is None or sizes is None or outside is None:
+            return
+        rows = [row for row in index.tolist() if self._later[row]]
+        counts = [sizes[row][mask[row]].int().cpu() for row in rows]
+        flat = torch.zeros(sum(int(own.sum()) for own in counts), dtype=torch.int32)
+        parts = flat.split([int(own.sum()) for own in counts])
+        for row, part in zip(rows, parts, strict=True):
+            mine = self.kept[row]
+            if mine is not None and not ranks.number % ranks.sequence:
+                part.copy_(mine.ids)
+        ranks.sum_([flat])
+        for row, own, part in zip(rows, counts, parts, strict=True):
+            self.kept[row] = KeptTokens(own, part.clone(), outside[row][mask[row]].bool().cpu())
 
     def make_whole(self, index: Tensor, mask: Tensor, *, ranks: Ranks) -> None:
         """Fill in what other ranks measured of the rows `index`; here it is 0 so far.
@@ -69,7 +123,7 @@ class StatsTable:
             return
         chosen = torch.zeros_like(mask)
         chosen[index] = mask[index]
-        tables = (self.stats.old_logprobs, self.stats.entropy, self.stats.hellinger_sq)
+        tables = self._tables
         flat = [table[chosen] for table in tables]
         if ranks.number % ranks.sequence:  # the first of the lane has the same numbers
             for values in flat:
@@ -90,6 +144,7 @@ def token_stats(
     with_reference: bool,
     needs_reference: Tensor | None = None,  # bool [B]
     only: Tensor | None = None,  # int64 [M]
+    truncation: Truncation | None = None,
     into: StatsTable | None = None,
     ranks: Ranks = ALONE,
     observer: Observer = NOBODY,
@@ -103,10 +158,11 @@ def token_stats(
         needs_reference: rows to run the reference on; None for all. The others have a distance
             of 0 and are batched separately, so that an update's rows keep its micro-batches.
         only: the rows to compute; None for all.
+        truncation: the sampler's; see Policy.token_columns.
         into: the table to write to; other rows stay as they are.
         ranks: each computes its share of the micro-batches; all return all statistics.
     """
-    table = into or StatsTable(rows)
+    table = into or StatsTable(rows, truncated=truncation is not None)
     if only is None:
         only = torch.arange(len(rows.mask), device=rows.mask.device)
     wanted = torch.full(rows.mask.shape[:1], with_reference, device=rows.mask.device)
@@ -130,11 +186,15 @@ def token_stats(
     with phase(observer, "statistics", total=total, unit="tokens") as advance:
         for index, reference, counts in parts:
             part = rows.take(index).to(policy.device)
-            columns = policy.token_columns(part, temperature=temperature, reference=reference)
+            columns = policy.token_columns(
+                part, temperature=temperature, reference=reference, truncation=truncation
+            )
             if counts:
                 table.put(index, part.mask, columns)
+                table.keep(index, part.mask, columns)
                 advance(int(part.mask.sum()))
     table.make_whole(only, rows.mask, ranks=ranks)
+    table.share_kept(only, rows.mask, ranks=ranks)
     return table.stats
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dgpo_cli.algo.truncation import Truncation
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -53,9 +55,9 @@ def draw_tokens(
         uniforms: float64 [B] in [0, 1).
 
     Returns:
-        tokens int64 [B], and their log-probabilities float32 [B] in nats under the logits
-        divided by the temperature (the plain logits when greedy). top_p and top_k do not change
-        these log-probabilities.
+        tokens int64 [B], and their log-probabilities float32 [B] in nats under the distribution
+        that they are drawn from: that of the logits divided by the temperature, over the tokens
+        that top_k and top_p keep. When greedy, that of the plain logits.
     """
     if params.temperature == 0:
         tokens = logits.argmax(dim=-1)
@@ -63,25 +65,16 @@ def draw_tokens(
         return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
     logprobs = torch.log_softmax(logits / params.temperature, dim=-1)
     probs = logprobs.exp()
-    kept = _keep(probs, params=params)
+    truncation = Truncation.of(
+        temperature=params.temperature, top_p=params.top_p, top_k=params.top_k
+    )
+    if truncation is None:
+        tokens = _invert(probs, uniforms=uniforms)
+        return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+    kept = truncation.cut(probs)
     tokens = _invert(kept, uniforms=uniforms)
+    logprobs = logprobs.masked_fill(kept == 0, -torch.inf).log_softmax(dim=-1)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
-
-
-def _keep(probs: Tensor, *, params: SamplingParams) -> Tensor:
-    """Zero the probabilities outside top_k and the nucleus; rows then sum to at most 1."""
-    vocab_size = probs.shape[-1]
-    if 0 < params.top_k < vocab_size:
-        # By rank, not by value: ties with the k-th value would let more than k pass.
-        ranked = probs.topk(params.top_k, dim=-1)
-        probs = torch.zeros_like(probs).scatter_(-1, ranked.indices, ranked.values)
-    if params.top_p < 1.0:
-        ranked_probs, order = probs.sort(dim=-1, descending=True, stable=True)
-        total = ranked_probs.sum(dim=-1, keepdim=True)
-        before = ranked_probs.cumsum(dim=-1) - ranked_probs
-        ranked_probs = ranked_probs.masked_fill(before >= params.top_p * total, 0.0)
-        probs = torch.zeros_like(probs).scatter_(-1, order, ranked_probs)
-    return probs
 
 
 def _invert(probs: Tensor, *, uniforms: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 from pydantic_core.core_schema import CoreSchema, no_info_plain_validator_function, str_schema
 
+from dgpo_cli.algo.truncation import Truncation
 from dgpo_cli.core.schema import Change, Frozen, JsonTable
 
 _UNSENDABLE = re.compile(r"[\x00-\x20\x7f]")
@@ -257,8 +258,18 @@ class RolloutSettings(Frozen):
         description="Sampling temperature; 0: greedy, the likeliest token each time, in rollout "
         "and eval.",
     )
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling; 1 keeps every token.")
-    top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0 keeps every token.")
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Nucleus sampling; 1 keeps every token. Training is then of the policy over "
+        "the tokens that it keeps.",
+    )
+    top_k: int = Field(
+        0,
+        ge=0,
+        description="Keep the k likeliest tokens, before top_p does; 0 keeps every token.",
+    )
     max_completion_tokens: int = Field(1024, ge=1, description="Token limit of a completion.")
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (),
@@ -285,3 +296,8 @@ class RolloutSettings(Frozen):
         "with vLLM.",
     )
     backend: BackendSettings = Field(HfBackend(), description="The sampler.")
+
+    @property
+    def truncation(self) -> Truncation | None:
+        """Which tokens sampling keeps; None: all."""
+        return Truncation.of(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)

@@ -296,7 +296,7 @@ def test_a_dry_run_needs_no_gpu() -> None:
 
 
 def test_a_dry_run_refuses_what_cannot_train() -> None:
-    result = dgpo("train", "--preset", "tiny", "--dry-run", "--set", "rollout.top_p=0.9")
+    result = dgpo("train", "--preset", "tiny", "--dry-run", "--set", "rollout.group_size=1")
     assert (result.exit_code, result.stdout) == (2, "")
 
 

@@ -80,7 +80,7 @@ def test_applied_settings_train_where_they_were_planned_for(tmp_path: Path) -> N
     [
         (("plan",), "give --preset or --config"),
         (("plan", "--preset", "tiny", "--gpu", "h1000"), "--gpu=h1000"),
-        (("plan", "--preset", "tiny", "--set", "rollout.top_p=0.9"), "top_p=0.9"),
+        (("plan", "--preset", "tiny", "--set", "rollout.group_size=1"), "group_size=1"),
         (("doctor", "--set", "seed=1"), "needs --preset or --config"),
     ],
 )

@@ -29,8 +29,7 @@ def training_refusal(*overrides: str) -> list[str]:
         (("rollout.group_size=1",), "rollout.group_size=16"),
         (("rollout.temperature=0",), "rollout.temperature=1"),
         (("eval.temperature=0", "eval.k=8"), "eval.k=1"),
-        (("rollout.top_p=0.9",), "rollout.top_p=1"),
-        (("rollout.top_k=5",), "rollout.top_k=0"),
+        (("rollout.top_p=0.9", "rollout.dynamic_sampling=true"), "rollout.dynamic_sampling=false"),
         (
             (
                 *("parallel.gpus=2", "rollout.backend.kind=vllm"),
@@ -109,7 +108,12 @@ def test_a_constant_rate_may_warm_up_over_the_whole_run() -> None:
 
 
 def test_all_that_cannot_train_is_reported_at_once() -> None:
-    assert len(training_refusal("rollout.top_p=0.5", "rollout.top_k=3", "model.dtype=float16")) == 3
+    assert len(training_refusal("rollout.group_size=1", "eval.temperature=0", "eval.k=8")) == 2
+
+
+@pytest.mark.parametrize("cut", ["rollout.top_p=0.8", "rollout.top_k=20"])
+def test_a_truncated_sampler_may_train(cut: str) -> None:
+    check_trainable(resolve(preset="tiny", overrides=[cut]).settings)
 
 
 @pytest.mark.parametrize(

@@ -220,11 +220,13 @@ def test_greedy_takes_the_likeliest_whatever_the_uniform() -> None:
 
 
 @pytest.mark.parametrize(
-    ("temperature", "top_p", "top_k"), [(0.6, 1.0, 0), (0.6, 0.7, 5), (1.0, 0.5, 0)]
+    ("temperature", "top_p", "top_k"),
+    [(0.6, 1.0, 0), (0.6, 0.7, 5), (1.0, 0.5, 0), (1.0, 1.0, 3)],
 )
-def test_logprobs_are_of_the_temperature_scaled_untruncated_logits(
+def test_logprobs_are_of_the_distribution_that_is_drawn_from(
     temperature: float, top_p: float, top_k: int
 ) -> None:
+    """Divided by the temperature, and over the tokens that top_k and top_p keep."""
     rows = [random_logits(12, seed=seed) for seed in range(40)]
     tokens, logprobs = draw_tokens(
         torch.tensor(rows),
@@ -233,5 +235,5 @@ def test_logprobs_are_of_the_temperature_scaled_untruncated_logits(
     )
     assert logprobs.dtype == torch.float32
     for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
-        expected = math.log(twin_softmax(row, temperature)[token])
-        assert float(logprob) == pytest.approx(expected, abs=1e-6)
+        kept = twin_nucleus(twin_softmax(row, temperature), top_k=top_k, top_p=top_p)
+        assert float(logprob) == pytest.approx(math.log(kept[token]), abs=1e-6)

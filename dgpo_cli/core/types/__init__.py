@@ -69,6 +69,9 @@ from dgpo_cli.core.types.rollout import (
     Group as Group,
 )
 from dgpo_cli.core.types.rollout import (
+    KeptTokens as KeptTokens,
+)
+from dgpo_cli.core.types.rollout import (
     Message as Message,
 )
 from dgpo_cli.core.types.rollout import (

@@ -5,7 +5,7 @@ P prompts, G group size, B = P * G completions, L prompt tokens, T completion to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -68,7 +68,8 @@ class Completion:
     """One sampled completion; `token_ids` are the sampler's own and include EOS where it came.
 
     sampling_logprobs: the sampler's log-probability in nats of each token, one per token id, of
-    the logits divided by the sampling temperature; of the logits themselves if that is 0.
+    the logits divided by the sampling temperature, over the tokens that top_k and top_p keep; of
+    the logits themselves if the temperature is 0.
     environment: the tokens between the policy's turns, which an environment wrote; in order, and
     neither at the start nor at the end. Their log-probabilities are 0.
     policy_version: optimiser updates that the sampling weights had seen.
@@ -163,13 +164,30 @@ class ScoredGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptTokens:
+    """The tokens that top_k and top_p left to draw from, in place of each of N tokens.
+
+    counts: int32 [N], how many. ids: int32 [K], those of each token in turn, ascending.
+    outside: bool [N], tokens that were drawn although the trainer's arithmetic does not keep them:
+        they are in their sets all the same.
+    """
+
+    counts: Tensor
+    ids: Tensor
+    outside: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class TokenStats:
     """Per-token statistics over the whole vocabulary; zero where the mask is False.
 
     Attributes:
-        old_logprobs: float32 [B, T], nats, without gradient.
+        old_logprobs: float32 [B, T], nats, without gradient; of a truncated sampler, over the
+            tokens that it kept.
         entropy: float32 [B, T], nats.
         hellinger_sq: float32 [B, T], in [0, 1].
+        kept: float32 [B, T], how many tokens a truncated sampler kept; None: all.
+        outside: float32 [B, T], 1 where KeptTokens.outside is True.
         noise_floor: what rounding alone makes of hellinger_sq, as the policy and itself in another
             batch layout have it; None where it was not measured.
     """
@@ -178,6 +196,8 @@ class TokenStats:
     entropy: Tensor
     hellinger_sq: Tensor
     noise_floor: float | None = None
+    kept: Tensor | None = None
+    outside: Tensor | None = None
 
     def take(self, index: Tensor) -> TokenStats:
         """Return the rows `index` [M] at the full width, [M, T]."""
@@ -186,6 +206,8 @@ class TokenStats:
             entropy=self.entropy[index],
             hellinger_sq=self.hellinger_sq[index],
             noise_floor=self.noise_floor,
+            kept=None if self.kept is None else self.kept[index],
+            outside=None if self.outside is None else self.outside[index],
         )
 
 
@@ -237,6 +259,8 @@ class Batch:
         counted: bool [B], the rows that enter loss and normaliser; None: all.
         policy_logprobs: float32 [B, T], before the update; None: old_logprobs.
         filled: bool [B, T], True on the environment's tokens too; None: there are none.
+        kept: what a truncated sampler kept in place of each row's tokens; None for rows whose
+            first pass is also the one that trains. None: it keeps all.
     """
 
     prompt_ids: Tensor
@@ -250,6 +274,7 @@ class Batch:
     counted: Tensor | None = None
     policy_logprobs: Tensor | None = None
     filled: Tensor | None = None
+    kept: Sequence[KeptTokens | None] | None = None
 
     @property
     def lengths(self) -> Tensor:

@@ -21,6 +21,8 @@ from dgpo_cli.policy.token_pass.tiles import LOG_ZERO, HalfLogits, Tiles
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dgpo_cli.policy.token_pass.kept import Cover
+
 # Fills slopes (float32 [N, D]; None: no gradient) and returns float32 [C, N], the log-probabilities
 # first, and the log of each sum of exponentials, float64 [N].
 Walk = Callable[["Tensor | None"], "tuple[Tensor, Tensor]"]
@@ -33,19 +35,22 @@ def with_gradient(
     logits: HalfLogits,
     tiles: Tiles,
     walk: Walk,
+    cover: Cover | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run `walk` and return its log-probabilities [N], differentiable once, and its other columns
     [C - 1, N], without gradient.
 
     The gradient goes to the hidden states and, where they require it, to the head's weight and
     bias.
+
+    cover: what `walk` hides.
     """
     if not torch.is_grad_enabled():
         columns, _ = walk(None)
         return columns[0], columns[1:]
     apply: Any = _Graph.apply
     head = logits.head
-    logprobs, others = apply(hidden, head.weight, head.bias, ids, logits, tiles, walk)
+    logprobs, others = apply(hidden, head.weight, head.bias, ids, logits, tiles, walk, cover)
     return logprobs, others
 
 
@@ -62,6 +67,7 @@ class _Graph(torch.autograd.Function):
         logits: HalfLogits,
         tiles: Tiles,
         walk: Walk,
+        cover: Cover | None,
     ) -> tuple[Tensor, Tensor]:
         slopes = None
         if ctx.needs_input_grad[0]:
@@ -70,7 +76,7 @@ class _Graph(torch.autograd.Function):
         head_grad = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         kept = (hidden, ids, log_total) if head_grad else (None, None, None)
         ctx.save_for_backward(slopes, weight if head_grad else None, bias, *kept)
-        ctx.logits, ctx.tiles, ctx.dtype = logits, tiles, hidden.dtype
+        ctx.logits, ctx.tiles, ctx.dtype, ctx.cover = logits, tiles, hidden.dtype, cover
         others = columns[1:].clone()
         ctx.mark_non_differentiable(others)
         return columns[0].clone(), others
@@ -90,12 +96,13 @@ class _Graph(torch.autograd.Function):
                     ctx.logits,
                     part,
                     tiles=ctx.tiles,
+                    cover=ctx.cover,
                     out=(
                         None if to_weight is None else to_weight[part],
                         None if to_bias is None else to_bias[part],
                     ),
                 )
-        return to_hidden, to_weight, to_bias, None, None, None, None
+        return to_hidden, to_weight, to_bias, None, None, None, None, None
 
 
 class MeanRow:
@@ -140,6 +147,7 @@ def _head_gradient(
     part: slice,
     *,
     tiles: Tiles,
+    cover: Cover | None,
     out: tuple[Tensor | None, Tensor | None],  # weight [C, D], bias [C]
 ) -> None:
     """Write the gradient of one vocabulary tile of the head."""
@@ -153,6 +161,8 @@ def _head_gradient(
         x = buffer[: count * len(weights)].view(count, -1)
         logits.tile(logits.prepare(hidden[rows]), weights, part, out=x)
         bent = cap_slope(x, logits.cap)
+        if cover is not None:
+            cover.hide(x, rows=rows, columns=part)
         local = ids[rows] - part.start
         inside = (local >= 0) & (local < len(weights))
         strength = pull[rows].float()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from dgpo_cli.policy.token_pass.gradient import MeanRow, cap_slope, with_gradient
+from dgpo_cli.policy.token_pass.kept import Cover, Support, kept_tokens
 from dgpo_cli.policy.token_pass.moments import Ledger
 from dgpo_cli.policy.token_pass.reduce import fused_on, reduce_fused, reduce_two
 from dgpo_cli.policy.token_pass.tiles import (
@@ -22,6 +24,7 @@ from dgpo_cli.policy.token_pass.tiles import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dgpo_cli.core.types import KeptTokens
     from dgpo_cli.policy.head import Head
 
 
@@ -33,6 +36,7 @@ class TokenColumns:
     entropy: Tensor  # nats, the policy's
     hellinger_sq: Tensor  # in [0, 1]
     reference_logprobs: Tensor | None  # nats
+    kept: KeptTokens | None = None  # what log-probabilities are over; None: the vocabulary
 
 
 def token_pass(
@@ -44,6 +48,7 @@ def token_pass(
     ids: Tensor,  # int64 [N], in [0, V)
     temperature: float,
     want_reference_logprobs: bool = False,
+    support: Support | None = None,
     tiles: Tiles | None = None,
 ) -> TokenColumns:
     """Compute log-probability, entropy and squared Hellinger distance of N chosen tokens.
@@ -57,6 +62,9 @@ def token_pass(
 
     Args:
         reference_head: None if the reference has the policy's head.
+        support: of a truncated sampler: log-probabilities are over the tokens that it keeps.
+            Entropy and distance, which say how sure the policy is and how far it has moved, are
+            over the whole vocabulary all the same.
         tiles: by default those for the device.
 
     Raises:
@@ -64,6 +72,17 @@ def token_pass(
 
     Source: quantities 2 and 3 of DGPO, arXiv 2605.03327; the sums are derived in moments.py.
     """
+    if support is not None:
+        return _truncated(
+            policy_hidden,
+            reference_hidden,
+            heads=(head, reference_head or head),
+            ids=ids,
+            temperature=temperature,
+            support=support,
+            want_reference_logprobs=want_reference_logprobs,
+            tiles=tiles,
+        )
     mine = HalfLogits(head, temperature=temperature)
     other = None
     if reference_hidden is not None:
@@ -95,17 +114,68 @@ def token_logprobs(
     head: Head,
     ids: Tensor,  # int64 [N], in [0, V)
     temperature: float,
+    support: Support | None = None,
     tiles: Tiles | None = None,
 ) -> Tensor:
     """Return the log-probabilities of `token_pass` alone, to the bit, with their gradient."""
     tiles = tiles or Tiles.fitting(hidden.shape[1], device=hidden.device)
     logits = HalfLogits(head, temperature=temperature)
+    cover = None
+    if support is not None:
+        kept = kept_tokens(hidden, head=head, ids=ids, temperature=temperature, support=support)
+        cover = Cover(kept, device=hidden.device)
 
     def walk(slopes: Tensor | None) -> tuple[Tensor, Tensor]:
-        buffers = _Buffers(len(ids), tiles, pair=False, entropy=False, like=hidden)
+        buffers = _Buffers(len(ids), tiles, pair=False, entropy=False, like=hidden, cover=cover)
         return _walk(hidden, None, ids, logits, None, buffers=buffers, slopes=slopes)
 
-    return with_gradient(hidden, ids=ids, logits=logits, tiles=tiles, walk=walk)[0]
+    return with_gradient(hidden, ids=ids, logits=logits, tiles=tiles, walk=walk, cover=cover)[0]
+
+
+def _truncated(
+    policy_hidden: Tensor,  # [N, D]
+    reference_hidden: Tensor | None,  # [N, D']
+    *,
+    heads: tuple[Head, Head],  # the policy's, the reference's
+    ids: Tensor,  # int64 [N]
+    temperature: float,
+    support: Support,
+    want_reference_logprobs: bool,
+    tiles: Tiles | None,
+) -> TokenColumns:
+    """Compute what `token_pass` does for tokens of a truncated sampler, in two walks.
+
+    Source: the sampling mask of DeepSeek-V3.2, arXiv 2512.02556, section 3.1.
+    """
+    head, reference_head = heads
+    kept = kept_tokens(policy_hidden, head=head, ids=ids, temperature=temperature, support=support)
+    own = partial(
+        token_logprobs,
+        ids=ids,
+        temperature=temperature,
+        support=Support(support.truncation, kept),
+        tiles=tiles,
+    )
+    with torch.no_grad():
+        whole = token_pass(
+            policy_hidden,
+            reference_hidden,
+            head=head,
+            reference_head=reference_head,
+            ids=ids,
+            temperature=temperature,
+            tiles=tiles,
+        )
+        other = None
+        if want_reference_logprobs and reference_hidden is not None:
+            other = own(reference_hidden, head=reference_head)
+    return TokenColumns(
+        logprobs=own(policy_hidden, head=head),
+        entropy=whole.entropy,
+        hellinger_sq=whole.hellinger_sq,
+        reference_logprobs=other,
+        kept=kept,
+    )
 
 
 def _walk(
@@ -130,6 +200,7 @@ def _walk(
             else other.prepare(reference_hidden[rows]),
             ids[rows],
             None if slopes is None else slopes[rows],
+            rows,
         )
         log_total[rows] = _fill(columns[:, rows], block, mine, other, buffers=buffers)
     return columns, log_total
@@ -143,16 +214,24 @@ class _Block:
     reference_hidden: Tensor | None  # [R, D']
     ids: Tensor  # int64 [R]
     slopes: Tensor | None  # float32 [R, D]: room for the gradient of each log-probability
+    rows: slice  # which they are of all N
 
 
 class _Buffers:
     """The buffers of a pass over N tokens: tiles of half logits, and a slice of scratch."""
 
     def __init__(
-        self, count: int, tiles: Tiles, *, pair: bool, entropy: bool, like: Tensor
+        self,
+        count: int,
+        tiles: Tiles,
+        *,
+        pair: bool,
+        entropy: bool,
+        like: Tensor,
+        cover: Cover | None = None,
     ) -> None:
-        """pair: with a reference. entropy: with scratch, which it needs."""
-        self.tiles = tiles
+        """pair: with a reference. entropy: with scratch, which it needs. cover: of the policy."""
+        self.tiles, self.cover = tiles, cover
         rows = min(tiles.rows, count)
 
         def room(size: int) -> Tensor:
@@ -185,6 +264,9 @@ def _fill(
         weights = mine.weights(part)
         x = mine.tile(block.hidden, weights, part, out=_first(buffers.x, count, size), bare=fused)
         bent = None if mean is None else cap_slope(x, mine.cap)
+        if buffers.cover is not None:
+            scale = mine.bare if fused else 1.0
+            buffers.cover.hide(x, rows=block.rows, columns=part, scale=scale)
         z = None
         if other is not None and block.reference_hidden is not None:
             own = weights if other is mine else other.weights(part)

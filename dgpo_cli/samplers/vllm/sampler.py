@@ -85,8 +85,7 @@ class VllmSampler:
         params: SamplingParams,
         observer: Observer,
     ) -> list[tuple[Completion, ...]]:
-        """See Sampler.sample. With top_p or top_k, vLLM's log-probabilities are those of the
-        remaining distribution.
+        """See Sampler.sample.
 
         Raises:
             BackendError: a server is gone, refuses, or fails too often.
