@@ -29,7 +29,6 @@ def training_refusal(*overrides: str) -> list[str]:
         (("rollout.group_size=1",), "rollout.group_size=16"),
         (("rollout.temperature=0",), "rollout.temperature=1"),
         (("eval.temperature=0", "eval.k=8"), "eval.k=1"),
-        (("rollout.top_p=0.9", "rollout.dynamic_sampling=true"), "rollout.dynamic_sampling=false"),
         (
             (
                 *("parallel.gpus=2", "rollout.backend.kind=vllm"),
