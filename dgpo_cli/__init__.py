@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dgpo_cli.inspect.rollout_file import read_rollouts
     from dgpo_cli.policy.scoring import credit_from_logits
     from dgpo_cli.rewards.grader import GradeItem, Grader, judge_answer
+    from dgpo_cli.rewards.terms.call import RewardCompletion
     from dgpo_cli.runs.rollouts import RolloutLine
     from dgpo_cli.stats.comparison import Comparison, compare_counts
     from dgpo_cli.stats.estimators import Estimate, estimate
@@ -47,6 +48,7 @@ _HOMES = {
     "inspect.rollout_file": "read_rollouts",
     "policy.scoring": "credit_from_logits",
     "rewards.grader": "GradeItem Grader judge_answer",
+    "rewards.terms.call": "RewardCompletion",
     "runs.rollouts": "RolloutLine",
     "stats.comparison": "Comparison compare_counts",
     "stats.estimators": "Estimate estimate",
@@ -74,6 +76,7 @@ __all__ = [
     "Message",
     "ModelError",
     "Prompt",
+    "RewardCompletion",
     "RolloutLine",
     "ScoredGroup",
     "Settings",

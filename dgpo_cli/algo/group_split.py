@@ -7,8 +7,9 @@
 | all_wrong | have no correct answer, most often a wrong or out-of-range one |
 | truncated | have no correct answer, most often none before the token limit |
 | no_answer | have no correct answer, most often a completion that ended without a readable one |
-| unjudged | have no correct answer, and some not judged: deadline or crash of the checker |
+| unjudged | have no correct answer, and some not judged: deadline, crash or error of the reward |
 | filtered | were dropped: by dynamic sampling, or because the loss masks what gave them signal |
+| all_equal | have equal scores that judge nothing right or wrong; only with such rewards |
 
 Dynamic sampling drops every all-correct or all-wrong group, whatever its answers: the parts in
 between are then empty, and the outcomes of the completions (outcome/*) tell more.
@@ -22,14 +23,25 @@ from typing import Literal, get_args
 
 from dgpo_cli.core.types import Outcome, ScoredGroup, StepMetrics
 
-Part = Literal["signal", "all_right", "all_wrong", "truncated", "no_answer", "unjudged", "filtered"]
+Part = Literal[
+    "signal",
+    "all_right",
+    "all_wrong",
+    "truncated",
+    "no_answer",
+    "unjudged",
+    "filtered",
+    "all_equal",
+]
 PARTS: tuple[Part, ...] = get_args(Part)
+_JUDGED: tuple[Part, ...] = PARTS[:-1]  # what there is where a checker judges answers
 
 # Of equally frequent failures, the one that a setting fixes comes first.
 _FAILURES: dict[Part, tuple[Outcome, ...]] = {
     "truncated": ("truncated",),
     "no_answer": ("no_answer",),
     "all_wrong": ("wrong", "out_of_range"),
+    "all_equal": ("scored",),
 }
 
 
@@ -40,7 +52,9 @@ def split_metrics(groups: Sequence[ScoredGroup], *, dynamic_sampling: bool) -> S
         signal in the step that drew them.
     """
     counts = Counter(part_of(group, dynamic_sampling=dynamic_sampling) for group in groups)
-    return {f"split/{part}": counts[part] / len(groups) for part in PARTS}
+    judged = all(verdict.outcome != "scored" for group in groups for verdict in group.verdicts)
+    parts = _JUDGED if judged else PARTS
+    return {f"split/{part}": counts[part] / len(groups) for part in parts}
 
 
 def part_of(group: ScoredGroup, *, dynamic_sampling: bool) -> Part:
@@ -54,6 +68,6 @@ def part_of(group: ScoredGroup, *, dynamic_sampling: bool) -> Part:
     outcomes = Counter(verdict.outcome for verdict in group.verdicts)
     if outcomes["correct"]:
         return "all_right"
-    if outcomes["timeout"] or outcomes["crash"]:
+    if outcomes["timeout"] or outcomes["crash"] or outcomes["error"]:
         return "unjudged"  # the group might have had signal: unknown is not wrong
     return max(_FAILURES, key=lambda part: sum(outcomes[name] for name in _FAILURES[part]))

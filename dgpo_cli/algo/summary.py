@@ -6,10 +6,11 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from dgpo_cli.algo.credit.target import IS_NOISE, is_noise
-from dgpo_cli.core.types import OUTCOMES, ScoredGroup, StepMetrics
+from dgpo_cli.core.types import CHECKED_OUTCOMES, OUTCOMES, ScoredGroup, StepMetrics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,19 +116,27 @@ def _quantiles(name: str, values: Tensor, mask: Tensor) -> StepMetrics:
     return {f"{name}_{suffix}": value for suffix, value in zip(QUANTILES, found, strict=True)}
 
 
-def rollout_metrics(groups: Sequence[ScoredGroup]) -> StepMetrics:
-    """Summarise a rollout; shares are of completions, or of groups for groups/*."""
+def rollout_metrics(
+    groups: Sequence[ScoredGroup], *, weights: Mapping[str, float] = MappingProxyType({})
+) -> StepMetrics:
+    """Summarise a rollout; shares are of completions, or of groups for groups/*.
+
+    weights: of the reward's terms, by name. Unscored completions have no part in the rewards.
+    """
     verdicts = [verdict for group in groups for verdict in group.verdicts]
     completions = [completion for group in groups for completion in group.completions]
-    rewards = [verdict.reward for verdict in verdicts]
+    rewards = [verdict.reward for verdict in verdicts if verdict.is_scored]
     lengths = [completion.length for completion in completions]
     outcomes = Counter(verdict.outcome for verdict in verdicts)
     right = [sum(v.outcome == "correct" for v in group.verdicts) for group in groups]
     cut = sum(completion.finish_reason == "length" for completion in completions)
     return {
-        "reward/mean": statistics.fmean(rewards),
-        "reward/std": statistics.pstdev(rewards),
-        **{f"outcome/{name}": outcomes[name] / len(verdicts) for name in OUTCOMES},
+        **_spread_of("reward/", rewards),
+        **_term_metrics(groups, weights=weights),
+        **{
+            f"outcome/{name}": outcomes[name] / len(verdicts)
+            for name in (OUTCOMES if weights else CHECKED_OUTCOMES)
+        },
         "groups/no_signal": sum(not g.has_signal for g in groups) / len(groups),
         "groups/all_correct": sum(n == len(g.verdicts) for n, g in zip(right, groups, strict=True))
         / len(groups),
@@ -154,6 +163,50 @@ def _turn_metrics(completions: Sequence[Completion]) -> StepMetrics:
         "env/turns_max": float(max(turns)),
         "env/tokens_share": statistics.fmean(shares),
     }
+
+
+def _spread_of(prefix: str, values: Sequence[float]) -> StepMetrics:
+    """Return mean and standard deviation; NaN of no values."""
+    return {
+        f"{prefix}mean": statistics.fmean(values) if values else math.nan,
+        f"{prefix}std": statistics.pstdev(values) if values else math.nan,
+    }
+
+
+def _term_metrics(groups: Sequence[ScoredGroup], *, weights: Mapping[str, float]) -> StepMetrics:
+    """Return mean, spread and reward/<term>_decides of every term of the reward.
+
+    A term decides a group if its weighted values vary most in it: it has the largest part in the
+    order of the group's rewards. Terms that vary equally share the group.
+    """
+    if not weights:
+        return {}
+    verdicts = [verdict for group in groups for verdict in group.verdicts]
+    unscored = sum(not verdict.is_scored for verdict in verdicts)
+    metrics = {"reward/unscored": unscored / len(verdicts)}
+    decided = dict.fromkeys(weights, 0.0)
+    for group in groups:
+        for name, share in _deciding(group, weights=weights).items():
+            decided[name] += share
+    for name in weights:
+        values = [dict(verdict.terms).get(name, math.nan) for verdict in verdicts]
+        known = [value for value in values if not math.isnan(value)]
+        metrics |= _spread_of(f"reward/{name}_", known)
+        metrics[f"reward/{name}_decides"] = decided[name] / len(groups)
+    return metrics
+
+
+def _deciding(group: ScoredGroup, *, weights: Mapping[str, float]) -> Mapping[str, float]:
+    """Return the terms that decide a group, with their shares of it; none of equal rewards."""
+    rows = [dict(verdict.terms) for verdict in group.verdicts if verdict.is_scored]
+    spreads: dict[str, float] = {}
+    for name, weight in weights.items():
+        # A term that does not apply adds nothing, as 0 does.
+        values = [weight * (0.0 if math.isnan(row[name]) else row[name]) for row in rows]
+        spreads[name] = statistics.pstdev(values) if values else 0.0
+    most = max(spreads.values())
+    first = [name for name, spread in spreads.items() if spread == most and most > 0]
+    return dict.fromkeys(first, 1 / len(first)) if first else {}
 
 
 def _quantile(values: Sequence[int], level: float) -> float:

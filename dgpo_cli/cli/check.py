@@ -22,7 +22,7 @@ from dgpo_cli.ui import console
 if TYPE_CHECKING:
     from dgpo_cli.doctor.check import CheckedCase, CheckSummary
     from dgpo_cli.evals.request import Flip, RegradeResult
-    from dgpo_cli.rewards.settings import RewardSettings
+    from dgpo_cli.rewards.settings import RewardValues
 
 AIME_RANGE = (0, 999)
 DEFAULT_CHOICES, MOST_CHOICES = 4, 26
@@ -186,7 +186,7 @@ def _settings(
     maximum: int | None,
     choices: int | None,
     timeout: float,
-) -> RewardSettings:
+) -> RewardValues:
     if not 0 < timeout <= 600:
         raise ConfigError(f"--timeout={timeout:g}: must be greater than 0 and at most 600 seconds")
     if kind != "integer" and (minimum is not None or maximum is not None):

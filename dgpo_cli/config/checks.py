@@ -7,6 +7,8 @@ from importlib.util import find_spec
 
 from dgpo_cli.config.settings import Settings, parallel_kind
 from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.rewards.checkers import AnswerChecker
+from dgpo_cli.rewards.settings import TermsReward
 from dgpo_cli.samplers.settings import VllmBackend
 
 
@@ -15,13 +17,23 @@ def always_wrong(settings: Settings, *, sources: Mapping[str, str]) -> Iterator[
 
     sources: where each setting comes from.
     """
-    reward = settings.reward
-    if reward.correct <= reward.wrong:
-        yield (
-            f"reward.correct={reward.correct:g}: must be greater than "
-            f"reward.wrong={reward.wrong:g}; set reward.correct higher"
-        )
+    for name, checker in _checkers(settings):
+        if checker.correct <= checker.wrong:
+            yield (
+                f"{name}.correct={checker.correct:g}: must be greater than "
+                f"{name}.wrong={checker.wrong:g}; set {name}.correct higher"
+            )
     yield from _devices(settings, source=sources.get("parallel.gpus", ""))
+
+
+def _checkers(settings: Settings) -> Iterator[tuple[str, AnswerChecker]]:
+    """Yield the checkers of answers with the sections that they are set in."""
+    if isinstance(settings.reward, AnswerChecker):
+        yield "reward", settings.reward
+    elif isinstance(settings.reward, TermsReward):
+        for number, term in enumerate(settings.reward.terms):
+            if isinstance(term, AnswerChecker):
+                yield f"reward.terms.{number}", term
 
 
 def _devices(settings: Settings, *, source: str) -> Iterator[str]:

@@ -23,6 +23,7 @@ from dgpo_cli.core.schema import (
     Number,
     Object,
     Real,
+    Terms,
     Text,
     TokenId,
     Whole,
@@ -96,6 +97,8 @@ class RolloutRecord:
     starts_in_thought: the prompt leaves a thought open, so that the completion begins inside it.
     environment: [start, stop) of the token ids that an environment wrote between the policy's
         turns; what is a number a token is 0 for them.
+    reward: null if the completion is unscored; note: why, or what a reward of the user's says.
+    terms: the value of each term of the reward before its weight; null where it does not apply.
     """
 
     prompt_id: Id
@@ -112,7 +115,9 @@ class RolloutRecord:
     starts_in_thought: Flag | None = None
     outcome: Outcome | None = None
     extracted: Text | None = None
+    note: Text | None = None
     reward: Real = math.nan
+    terms: Terms = ()
     seed: Whole = 0
     policy_version: Count = 0
     environment: tuple[Span, ...] | None = None
@@ -298,7 +303,7 @@ ROLLOUT = Format(
     what="a line of the file of dgpo rollout --out",
     stamp="version",
     versionless=True,
-    sparse=("environment",),
+    sparse=("environment", "note", "terms"),
 )
 TRAINED = Format(
     TrainedRecord,
@@ -306,7 +311,7 @@ TRAINED = Format(
     what="a line of rollouts/*.jsonl and bad_batches/*.jsonl of a run",
     stamp="version",
     versionless=True,
-    sparse=("environment",),
+    sparse=("environment", "note", "terms"),
 )
 SAMPLE = Format(
     SampleRecord,

@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     InstanceOf,
+    PlainSerializer,
     Strict,
     WithJsonSchema,
 )
@@ -147,3 +148,19 @@ if TYPE_CHECKING:
     Column = tuple[float, ...]
 else:  # a number a token; null: not finite
     Column = Annotated[tuple[Number | None, ...], AfterValidator(_nan_for_none)]
+
+
+def _pairs(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple(value.items())
+    return () if value is None else value
+
+
+if TYPE_CHECKING:
+    Terms = tuple[tuple[str, float], ...]
+else:  # names with numbers: an object in a file, null if there are none
+    Terms = Annotated[
+        tuple[tuple[Text, Real], ...],
+        BeforeValidator(_pairs),
+        PlainSerializer(lambda pairs: dict(pairs) or None, return_type=dict[str, Real] | None),
+    ]

@@ -12,13 +12,13 @@ from typing import Any
 from dgpo_cli.core.codec import Format, filled
 from dgpo_cli.core.schema import Count, Text
 from dgpo_cli.core.thinking import ends_in_thought
-from dgpo_cli.core.types import OUTCOMES, FinishReason, Outcome
+from dgpo_cli.core.types import CHECKED_OUTCOMES, FinishReason, Outcome
 from dgpo_cli.prompts.files import final_answer
 from dgpo_cli.rewards.grader import GradeItem, Grader
-from dgpo_cli.rewards.settings import RewardSettings
+from dgpo_cli.rewards.settings import RewardValues
 
 NO_OPINION = "policy"
-WANTS = ("correct", "incorrect", NO_OPINION, *OUTCOMES[1:])
+WANTS = ("correct", "incorrect", NO_OPINION, *CHECKED_OUTCOMES[1:])
 _UNKNOWN: tuple[Outcome, ...] = ("timeout", "crash")
 
 
@@ -133,7 +133,7 @@ class _Broken(Exception):
 
 
 def judged(
-    lines: Iterable[bytes], *, settings: RewardSettings, at_once: int
+    lines: Iterable[bytes], *, settings: RewardValues, at_once: int
 ) -> Generator[CheckedCase | BrokenLine, None, None]:
     """Judge each line and yield the results in order. Blank lines are skipped.
 
@@ -155,7 +155,7 @@ def judged(
                     yield each
 
 
-def _read(lines: Iterable[bytes], *, settings: RewardSettings) -> Iterator[Case | BrokenLine]:
+def _read(lines: Iterable[bytes], *, settings: RewardValues) -> Iterator[Case | BrokenLine]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

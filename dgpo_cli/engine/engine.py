@@ -288,7 +288,11 @@ class Engine:
         """
         assert self.grader is not None
         with self._watch.phase("score"):
-            items = [grade_item(g.prompt, c) for g in groups for c in g.completions]
+            items = [
+                grade_item(group.prompt, completion, group=number)
+                for number, group in enumerate(groups)
+                for completion in group.completions
+            ]
             verdicts = iter(self.grader.grade(items))
             scored = []
             for group in groups:
@@ -301,6 +305,7 @@ class Engine:
                         overlong=self.settings.reward.overlong,
                         max_completion_tokens=self.settings.rollout.max_completion_tokens,
                         mask_truncated=self.settings.loss.mask_truncated,
+                        weights=self.settings.reward.weights,
                     )
                 )
         return scored
@@ -335,7 +340,10 @@ class Engine:
         with self._watch.phase("statistics"):
             rows = pad_rows(pairs_of(groups), pad_id=self.policy.pad_id)
             advantages = torch.tensor(
-                [a for g in groups for a in g.advantages], dtype=torch.float32
+                self.settings.advantage.of_step(
+                    groups, mask_truncated=self.settings.loss.mask_truncated
+                ),
+                dtype=torch.float32,
             )
             options = {
                 "every_distance": every_distance,
@@ -539,7 +547,7 @@ class Engine:
 
         drawn = groups if sampled is None else sampled
         return {
-            **rollout_metrics(drawn),
+            **rollout_metrics(drawn, weights=self.settings.reward.weights),
             **split_metrics(drawn, dynamic_sampling=self.settings.rollout.dynamic_sampling),
             **overlong_metrics(drawn, masks=self.settings.loss.mask_truncated),
             **self._credit_metrics(batch),

@@ -250,7 +250,11 @@ def _engine(
         settings,
         policy=policy,
         sampler=make_sampler(settings, policy=policy, ranks=ranks),
-        grader=Grader(settings.reward, observer=observer) if ranks.leads else None,
+        grader=(
+            Grader(settings.reward, limit=settings.rollout.max_completion_tokens, observer=observer)
+            if ranks.leads
+            else None
+        ),
         optimizer=optimizer,
         ranks=ranks,
         observer=observer,

@@ -15,7 +15,7 @@ from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.types import Card
 from dgpo_cli.prompts.benchmarks import Benchmark
 from dgpo_cli.rewards.protocol import CHECKER_VERSION
-from dgpo_cli.rewards.settings import ChoiceReward, IntegerReward, MathReward
+from dgpo_cli.rewards.settings import ChoiceReward, IntegerReward, MathReward, RewardValues
 
 
 def build_card(
@@ -91,7 +91,7 @@ def checker_entry(settings: Settings) -> dict[str, Any]:
     integer = reward if isinstance(reward, IntegerReward) else None
     return {
         "kind": reward.kind,
-        "extract": reward.extract,
+        **({"extract": reward.extract} if isinstance(reward, RewardValues) else {}),
         "minimum": integer and integer.minimum,
         "maximum": integer and integer.maximum,
         **({"choices": reward.choices} if isinstance(reward, ChoiceReward) else {}),

@@ -139,7 +139,7 @@ def _judge(
         stored = folder.samples.lines(changed=changed)
         while lines := list(islice(stored, _CHUNK)):
             for number, line in enumerate(lines, start=len(samples) + 1):
-                if (fault := settings.reward.fault_of(line["answer"])) is not None:
+                if (fault := settings.reward.fault_for("", line["answer"])) is not None:
                     raise DataError(f"{folder.samples.path}:{number}: its answer {fault}")
             items = [item_of(line, starts_in_thought=in_thought) for line in lines]
             verdicts = grader.grade(items)

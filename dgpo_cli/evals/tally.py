@@ -11,7 +11,7 @@ from dgpo_cli.stats.estimators import ProblemSamples, summarise
 
 _SURE = 4.0  # standard errors
 _MATTERS = 0.01  # share of the samples: less does not change a standard error of one digit
-_UNKNOWN = ("timeout", "crash")  # outcomes that say nothing about the answer
+_UNKNOWN = ("timeout", "crash", "error")  # outcomes that say nothing about the answer
 
 
 def report_of(

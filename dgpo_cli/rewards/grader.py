@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import NOBODY, Observer, phase
-from dgpo_cli.core.thinking import OPENER
-from dgpo_cli.core.types import Completion, FinishReason, Prompt, Verdict
+from dgpo_cli.core.types import FinishReason, Prompt, Verdict
+from dgpo_cli.rewards.checkers import shown_gold
+from dgpo_cli.rewards.item import GradeItem as GradeItem
+from dgpo_cli.rewards.item import grade_item as grade_item
 from dgpo_cli.rewards.protocol import Task
 from dgpo_cli.rewards.settings import (
     ChoiceReward,
@@ -17,40 +19,11 @@ from dgpo_cli.rewards.settings import (
     IntegerReward,
     MathReward,
     RewardSettings,
+    RewardValues,
 )
+from dgpo_cli.rewards.terms.base import Shared
+from dgpo_cli.rewards.terms.total import TermsAtWork
 from dgpo_cli.rewards.workers.pool import WorkerPool
-
-
-@dataclass(frozen=True, slots=True)
-class GradeItem:
-    """A completion to judge against the answer `gold`.
-
-    starts_in_thought: the prompt opened a thought that the text continues.
-    prefix: what the assistant's turn began with, before the text.
-    """
-
-    gold: str
-    text: str
-    finish_reason: FinishReason = "stop"
-    starts_in_thought: bool = False
-    prefix: str = ""
-
-    @property
-    def judged(self) -> str:
-        """The whole turn, with the opening mark of a thought that its prompt opened."""
-        turn = self.prefix + self.text
-        return OPENER + turn if self.starts_in_thought else turn
-
-
-def grade_item(prompt: Prompt, completion: Completion) -> GradeItem:
-    """Return what is judged of a completion."""
-    return GradeItem(
-        prompt.answer,
-        completion.text,
-        completion.finish_reason,
-        completion.starts_in_thought,
-        prompt.prefix,
-    )
 
 
 def check_answers(
@@ -63,11 +36,11 @@ def check_answers(
     Raises:
         DataError: it cannot; names their number and the first.
     """
-    found = [(p, fault) for p in prompts if (fault := reward.fault_of(p.answer)) is not None]
+    found = [(p, fault) for p in prompts if (fault := reward.fault_for(p.part, p.answer))]
     if found:
         first, fault = found[0]
         place = f" ({first.place})" if first.place else ""
-        what = f", {fault}" if hidden else f": {reward.problem_with(first.answer)}"
+        what = f", {fault}" if hidden else f": {shown_gold(first.answer)} {fault}"
         raise DataError(
             f"{first.source}: {len(found):,} of {len(prompts):,} answers are unusable; the first, "
             f"of problem {first.id!r}{place}{what}"
@@ -77,6 +50,8 @@ def check_answers(
 class Grader:
     """Turns completions into verdicts; a context manager. Workers start with the first grade.
 
+    limit: rollout.max_completion_tokens, for terms that score the length; 0: unknown.
+    log: the file that gets what functions of the user's print; None: nowhere.
     observer: gets the progress, and one note if fewer workers run than `settings` ask for.
 
     Examples:
@@ -86,7 +61,66 @@ class Grader:
         ['wrong']
     """
 
-    def __init__(self, settings: RewardSettings, *, observer: Observer = NOBODY) -> None:
+    def __init__(
+        self,
+        settings: RewardSettings | RewardValues,
+        *,
+        limit: int = 0,
+        log: Path | None = None,
+        observer: Observer = NOBODY,
+    ) -> None:
+        self._work: _Checker | TermsAtWork
+        if isinstance(settings, RewardValues):
+            self._work = _Checker(settings, observer=observer)
+        else:
+            shared = Shared(
+                workers=settings.workers,
+                timeout_s=settings.answer_timeout_s,
+                limit=limit,
+                log=log,
+                observer=observer,
+            )
+            self._work = TermsAtWork(settings.every_term(), shared)
+
+    def start(self) -> None:
+        """Start the workers without waiting for them; `grade` would start them too."""
+        self._work.start()
+
+    def open(self) -> dict[str, dict[str, Any]]:
+        """Load the user's functions; return what their signatures say, by the name of the term.
+
+        Raises:
+            DgpoError: one cannot be loaded, or takes other arguments.
+        """
+        return {} if isinstance(self._work, _Checker) else self._work.open()
+
+    def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
+        """Return a verdict for each item, in order.
+
+        Every outcome but `correct` earns `settings.wrong`; `timeout` and `crash` stay distinct
+        from `wrong`. Of a reward of terms see rewards/terms/total.py.
+
+        Raises:
+            DataError: this checker cannot compare with a gold answer.
+            DgpoError: the workers cannot be started, or a function cannot be loaded.
+        """
+        return self._work.grade(items)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._work.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Checker:
+    """One checker of answers, which is the whole reward."""
+
+    def __init__(self, settings: RewardValues, *, observer: Observer) -> None:
         self._settings, self._observer = settings, observer
         self._pool = WorkerPool(
             settings.check(),
@@ -96,19 +130,9 @@ class Grader:
         )
 
     def start(self) -> None:
-        """Start the workers without waiting for them; `grade` would start them too."""
         self._pool.start()
 
     def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
-        """Return a verdict for each item, in order.
-
-        Every outcome but `correct` earns `settings.wrong`; `timeout` and `crash` stay distinct
-        from `wrong`.
-
-        Raises:
-            DataError: this checker cannot compare with a gold answer.
-            DgpoError: the workers cannot be started.
-        """
         for gold in dict.fromkeys(item.gold for item in items):
             if (problem := self._settings.problem_with(gold)) is not None:
                 raise DataError(problem)
@@ -122,14 +146,7 @@ class Grader:
         ]
 
     def close(self) -> None:
-        """End the workers."""
         self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def judge_answer(
@@ -167,7 +184,7 @@ def judge_answer(
         with Grader(MathReward(extract=extract, timeout_s=timeout_s, workers=1)) as grader:
             return grader.grade([item])[0]
     if kind == "integer":
-        settings: RewardSettings = IntegerReward(extract=extract)
+        settings: IntegerReward | ChoiceReward = IntegerReward(extract=extract)
     elif kind == "choice":
         settings = ChoiceReward(extract=extract, choices=choices)
     else:

@@ -1,7 +1,7 @@
 """The protocol of the pool and its worker processes: length-prefixed JSON frames.
 
-The first frame to a worker is its check, answered by `{"ready": true}` or `{"error": ...}`. Every
-further frame is a list of tasks, answered by one frame per task, in order.
+The first frame to a worker is its check, answered by `{"ready": true, "told": {...}}` or
+`{"error": ...}`. Every further frame is a list of tasks, answered by one frame per task, in order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CRASH_EXIT_CODE = 3  # of a worker that ran out of memory and is replaced
 
 ChoiceExtract = Literal["boxed", "answer-line", "boxed-or-answer-line"]
 Extract = Literal[ChoiceExtract, "last-number"]
-Task = tuple[str, str, str]  # gold, text, finish_reason
+Task = tuple[Any, ...]  # gold, text, finish_reason; or what the user's code is called with
 CheckResult = tuple["Outcome", str | None]
 
 
@@ -36,11 +36,14 @@ class Check:
         deadline.
     options: keyword arguments, as JSON.
     chunk_tasks: most tasks sent to a worker at once; each has its own deadline.
+    opens: the user's code. The function is called once, as `f(**options)`, when the worker starts;
+        it returns what answers a list of tasks, and what it tells of itself. It may fail.
     """
 
     target: str
     options: dict[str, Any] = field(default_factory=dict)
     chunk_tasks: int = 64
+    opens: bool = False
 
     @property
     def function(self) -> Callable[..., CheckResult]:

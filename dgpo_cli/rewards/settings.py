@@ -1,26 +1,24 @@
-"""Settings of the answer checkers; one class per checker, chosen by `kind`. No torch, no sympy."""
+"""Settings of the reward; one class a kind, chosen by `kind`. No torch, no sympy."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from dgpo_cli.algo.overlong import OverlongSettings
 from dgpo_cli.core.schema import Change, Frozen
-from dgpo_cli.rewards.gold import SHOWN_CHARS
-from dgpo_cli.rewards.protocol import Check, ChoiceExtract
-from dgpo_cli.rewards.protocol import Extract as Extract
+from dgpo_cli.rewards.checkers import AnswerChecker, ChoiceChecker, IntegerChecker, MathChecker
+from dgpo_cli.rewards.checkers import Extract as Extract
+from dgpo_cli.rewards.terms.base import RewardTerm
+from dgpo_cli.rewards.terms.checked import CheckedTerm, ChoiceTerm, IntegerTerm, MathTerm
+from dgpo_cli.rewards.terms.python import OwnFunction, PythonTerm
 
 
-class RewardValues(Frozen):
-    """The settings of every checker: the rewards, the deadline and the workers."""
+class RewardValues(AnswerChecker):
+    """The settings of a checker that is the whole reward: the deadline and the workers too."""
 
-    extract: Extract = Field(
-        "boxed-or-answer-line", description="Form of the answer in the completion."
-    )
-    correct: float = Field(1.0, description="Reward of a correct answer.")
-    wrong: float = Field(0.0, description="Reward of every other outcome.")
     timeout_s: float = Field(
         5.0, gt=0, le=600, description="Hard deadline of one verdict; then its worker is killed."
     )
@@ -31,92 +29,148 @@ class RewardValues(Frozen):
         OverlongSettings(), description="Penalty for completions close to the limit of tokens."
     )
 
-    def fault_of(self, gold: str) -> str | None:
-        """Return why no answer can be compared with `gold`, without naming it, or None."""
-        raise NotImplementedError
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the terms by name; a checker has none."""
+        return {}
 
-    def problem_with(self, gold: str) -> str | None:
-        """Return why no answer can be compared with `gold`, which it names, or None."""
-        fault = self.fault_of(gold)
-        shown = gold if len(gold) <= SHOWN_CHARS else f"{gold[:SHOWN_CHARS]}…"
-        return None if fault is None else f"answer={shown!r} {fault}"
+    @property
+    def processes(self) -> int:
+        """The number of worker processes in all."""
+        return self.workers
+
+    @property
+    def wants_columns(self) -> bool:
+        """Whether it reads the other columns of the data."""
+        return False
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether problems must have an answer."""
+        return True
+
+    def fault_for(self, part: str, gold: str) -> str | None:
+        """Return why the answer `gold` of a problem of the source `part` is unusable, or None."""
+        return self.fault_of(gold)
+
+    def code(self) -> tuple[str, ...]:
+        """Return the user's code that it runs, each as file.py:name or module:name."""
+        return ()
 
 
-class IntegerReward(RewardValues):
+class IntegerReward(IntegerChecker, RewardValues):
     """Exact integers, as in AIME."""
 
-    kind: Literal["integer"] = "integer"
-    minimum: int | None = Field(None, description="Smallest answer in range.")
-    maximum: int | None = Field(None, description="Largest answer in range.")
 
-    @model_validator(mode="after")
-    def _range_is_not_empty(self) -> Self:
-        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            raise ValueError(
-                f"minimum={self.minimum} is above maximum={self.maximum}: no answer is in range"
-            )
-        return self
-
-    def check(self) -> Check:
-        """Return the check that workers run."""
-        options = {"where": self.extract, "minimum": self.minimum, "maximum": self.maximum}
-        return Check("dgpo_cli.rewards.answer:check_integer", options)
-
-    def fault_of(self, gold: str) -> str | None:
-        """Return why no answer can be compared with `gold`, without naming it, or None."""
-        from dgpo_cli.rewards.integer import read_integer
-        from dgpo_cli.rewards.reading.options import letter_of
-
-        if read_integer(gold) is not None:
-            return None
-        kind = "math" if letter_of(gold) is None else "choice"
-        return f"is not an integer; fix the data or set reward.kind = '{kind}'"
-
-
-class MathReward(RewardValues):
+class MathReward(MathChecker, RewardValues):
     """General mathematical answers, compared by meaning."""
 
-    kind: Literal["math"] = "math"
 
-    def check(self) -> Check:
-        """Return the check that workers run."""
-        return Check("dgpo_cli.rewards.math:check_math", {"where": self.extract}, chunk_tasks=8)
-
-    def fault_of(self, gold: str) -> str | None:
-        """Return why no answer can be compared with `gold`, without naming it, or None."""
-        from dgpo_cli.rewards.gold import why_unusable
-
-        fault = why_unusable(gold)
-        return None if fault is None else f"{fault}; fix the data"
-
-
-class ChoiceReward(RewardValues):
+class ChoiceReward(ChoiceChecker, RewardValues):
     """The letter of an option, as in GPQA."""
 
-    kind: Literal["choice"] = "choice"
-    extract: ChoiceExtract = Field(
-        "boxed-or-answer-line", description="Form of the answer in the completion."
+
+_EXTRACT: Extract = "boxed-or-answer-line"
+AnyTerm = Annotated[IntegerTerm | MathTerm | ChoiceTerm | PythonTerm, Field(discriminator="kind")]
+
+
+class _Summed(Frozen):
+    """What a reward has that is added up from terms."""
+
+    workers: Annotated[int, Change.FREE] = Field(
+        2, ge=1, le=256, description="Worker processes of each term that has some."
     )
-    choices: int = Field(4, ge=2, le=26, description="Number of options; their letters begin at A.")
+    overlong: OverlongSettings = Field(
+        OverlongSettings(), description="Penalty for completions close to the limit of tokens."
+    )
 
-    def check(self) -> Check:
-        """Return the check that workers run."""
-        options = {"where": self.extract, "choices": self.choices}
-        return Check("dgpo_cli.rewards.choice:check_choice", options)
+    def every_term(self) -> tuple[RewardTerm, ...]:
+        """Return the terms, in order."""
+        raise NotImplementedError
 
-    def fault_of(self, gold: str) -> str | None:
-        """Return why no answer can be compared with `gold`, without naming it, or None."""
-        from dgpo_cli.rewards.reading.options import LETTERS, letter_of
+    @property
+    def answer_timeout_s(self) -> float:
+        """The deadline of one answer of the terms that judge answers."""
+        return 5.0
 
-        letter = letter_of(gold)
-        if letter is None:
-            return "is not the letter of an option; fix the data or set reward.kind = 'math'"
-        if letter not in LETTERS[: self.choices]:
-            return (
-                f"is beyond the options A to {LETTERS[self.choices - 1]}; raise reward.choices, or "
-                "fix the data"
-            )
-        return None
+    @property
+    def extract(self) -> Extract:
+        """The form of answers of the first term that reads them."""
+        terms = self.every_term()
+        return next((t.extract for t in terms if isinstance(t, CheckedTerm)), _EXTRACT)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the terms by name, in order."""
+        return {term.label: term.weight for term in self.every_term()}
+
+    @property
+    def processes(self) -> int:
+        """The number of worker processes in all."""
+        return self.workers * sum(term.pools for term in self.every_term())
+
+    @property
+    def wants_columns(self) -> bool:
+        """Whether it reads the other columns of the data."""
+        return any(term.wants_columns for term in self.every_term())
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether problems must have an answer."""
+        return any(term.needs_answer for term in self.every_term())
+
+    def fault_for(self, part: str, gold: str) -> str | None:
+        """Return why the answer `gold` of a problem of the source `part` is unusable, or None."""
+        faults = (t.fault_of(gold) for t in self.every_term() if t.applies_to(part))
+        return next((fault for fault in faults if fault is not None), None)
+
+    def code(self) -> tuple[str, ...]:
+        """Return the user's code that it runs, each as file.py:name or module:name."""
+        return tuple(code for term in self.every_term() if (code := term.code()) is not None)
 
 
-RewardSettings = Annotated[IntegerReward | MathReward | ChoiceReward, Field(discriminator="kind")]
+class TermsReward(_Summed):
+    """Several terms, each times its weight, added up."""
+
+    kind: Literal["terms"] = "terms"
+    terms: tuple[AnyTerm, ...] = Field(
+        min_length=1, description="The terms, each a table [[reward.terms]] of its kind."
+    )
+    timeout_s: float = Field(
+        5.0,
+        gt=0,
+        le=600,
+        description="Hard deadline of one verdict of a term that judges answers; then its worker "
+        "is killed.",
+    )
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = Counter(term.label for term in self.terms)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"two terms are named {twice[0]!r}; set the name of one of them")
+        return self
+
+    def every_term(self) -> tuple[RewardTerm, ...]:
+        return self.terms
+
+    @property
+    def answer_timeout_s(self) -> float:
+        return self.timeout_s
+
+
+class PythonReward(OwnFunction, _Summed):
+    """A function of yours: short for one term of that kind."""
+
+    kind: Literal["python"] = "python"
+
+    def every_term(self) -> tuple[RewardTerm, ...]:
+        own = {name: getattr(self, name) for name in OwnFunction.model_fields}
+        return (PythonTerm(**own),)
+
+
+SummedReward = TermsReward | PythonReward
+RewardSettings = Annotated[
+    IntegerReward | MathReward | ChoiceReward | TermsReward | PythonReward,
+    Field(discriminator="kind"),
+]

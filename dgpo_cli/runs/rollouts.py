@@ -69,8 +69,12 @@ def training_lines(
     temperature: float,
     credit: dict[str, Any],
     vocab_size: int,
+    advantages: Sequence[float],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a training step, with the advantage and the statistics of every token."""
+    """Yield the lines of a training step, with the advantage and the statistics of every token.
+
+    advantages: that the step trained with, of every completion.
+    """
     columns = (
         batch.stats.old_logprobs,
         batch.stats.entropy,
@@ -81,7 +85,6 @@ def training_lines(
     rows = [column.tolist() for column in columns]
     no_tau = [math.nan] * len(batch.mask)
     taus = no_tau if batch.credit.tau is None else batch.credit.tau.tolist()
-    advantages = [a for group in groups for a in group.advantages]
     penalties = [p for group in groups for p in group.penalties or (0.0,) * len(group.advantages)]
     for row, record in enumerate(_records(groups, temperature=temperature)):
         length = len(record.token_ids)

@@ -214,7 +214,7 @@ def summarise(
     results = tuple(map(_result, problems))
     correct = [result.correct for result in results]
     outcomes = Counter(outcome for result in results for outcome in result.outcomes)
-    unjudged = outcomes["timeout"] + outcomes["crash"]
+    unjudged = outcomes["timeout"] + outcomes["crash"] + outcomes["error"]
     right, wrong = _lengths_by_verdict(results)
     # Decoded greedily again, every problem gets the same answer.
     unknown = {"stderr_rerun": math.nan, "rerun_95": Interval(math.nan, math.nan)}

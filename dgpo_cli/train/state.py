@@ -194,5 +194,8 @@ class TrainingRun:
             temperature=self.settings.rollout.temperature,
             credit=self.settings.credit.model_dump(mode="json"),
             vocab_size=self.engine.policy.vocab_size,
+            advantages=self.settings.advantage.of_step(
+                groups, mask_truncated=self.settings.loss.mask_truncated
+            ),
         )
         write_lines(path, lines)

@@ -18,6 +18,8 @@ _LOOKS: dict[Outcome, tuple[str, str, str, str, str, str]] = {
     "out_of_range": ("out of range", "!", "!", "#b07a1c", "color(130)", "color(9)"),
     "timeout": ("check timed out", "T", "T", "#d65a62", "color(167)", "color(5)"),
     "crash": ("check crashed", "X", "X", "#d65a62", "color(167)", "color(5)"),
+    "scored": ("scored", "▪", "o", "#4f8f6b", "color(65)", "color(10)"),
+    "error": ("reward failed", "E", "E", "#d65a62", "color(167)", "color(5)"),
 }
 NAMES: dict[Outcome, str] = {outcome: look[0] for outcome, look in _LOOKS.items()}
 _DEPTHS: tuple[Depth, ...] = ("truecolor", "256", "16")

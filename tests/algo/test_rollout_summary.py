@@ -6,7 +6,7 @@ import pytest
 
 from dgpo_cli.algo.summary import rollout_metrics
 from dgpo_cli.core.types import (
-    OUTCOMES,
+    CHECKED_OUTCOMES,
     Completion,
     FinishReason,
     Message,
@@ -86,10 +86,10 @@ def test_every_metric_is_what_counting_gives() -> None:
 
 
 def test_every_outcome_has_its_share_and_the_shares_add_up() -> None:
-    rows: list[Row] = [(outcome, 0.0, 1, "stop") for outcome in OUTCOMES]
+    rows: list[Row] = [(outcome, 0.0, 1, "stop") for outcome in CHECKED_OUTCOMES]
     metrics = rollout_metrics([group(rows, advantages=[0.0] * len(rows))])
     shares = {name: value for name, value in metrics.items() if name.startswith("outcome/")}
-    assert shares == pytest.approx({f"outcome/{name}": 1 / 7 for name in OUTCOMES})
+    assert shares == pytest.approx({f"outcome/{name}": 1 / 7 for name in CHECKED_OUTCOMES})
 
 
 def test_a_group_has_signal_by_its_advantages_and_not_by_its_rewards() -> None:

@@ -43,7 +43,8 @@ rollout.backend.quantization rollout.backend.url rollout.backend.api
 rollout.backend.reasoning_effort rollout.backend.extra_body
 reward.extract reward.correct reward.wrong reward.timeout_s reward.overlong.buffer_tokens
 reward.overlong.penalty reward.kind reward.minimum reward.maximum reward.choices
-advantage.baseline advantage.std
+reward.terms reward.path reward.group reward.batch_size reward.correct_at reward.memory_gib
+advantage.baseline advantage.std advantage.normalize
 credit.rule credit.tau credit.kappa credit.target_ess credit.target_ess_over credit.max_weight
 credit.noise_every credit.sign credit.refresh
 loss.kind loss.aggregation loss.mask_truncated loss.clip_low loss.clip_high loss.dual_clip

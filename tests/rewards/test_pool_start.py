@@ -58,16 +58,16 @@ class Starts:
         self._start = pool_module.WorkerProcess
         monkeypatch.setattr(pool_module, "WorkerProcess", self)
 
-    def __call__(self, check: Check, *, memory_bytes: int) -> WorkerProcess:
+    def __call__(self, check: Check, *, memory_bytes: int, log: object) -> WorkerProcess:
         number = len(self.at)
         self.at.append(time.monotonic())
         if not self.fails(number):
-            return self._start(check, memory_bytes=memory_bytes)
+            return self._start(check, memory_bytes=memory_bytes, log=None)
         if self.how == "limit":
             raise BlockingIOError(11, "Resource temporarily unavailable")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "executable", "/bin/false")
-            return self._start(check, memory_bytes=memory_bytes)
+            return self._start(check, memory_bytes=memory_bytes, log=None)
 
 
 @pytest.mark.parametrize("how", ["exit", "limit"])

@@ -45,6 +45,9 @@ from dgpo_cli.core.types.inspection import (
     TokenDetail as TokenDetail,
 )
 from dgpo_cli.core.types.rollout import (
+    CHECKED_OUTCOMES as CHECKED_OUTCOMES,
+)
+from dgpo_cli.core.types.rollout import (
     LIMITS as LIMITS,
 )
 from dgpo_cli.core.types.rollout import (

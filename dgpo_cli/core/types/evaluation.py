@@ -67,6 +67,8 @@ LETTERS: dict[Outcome, str] = {
     "out_of_range": "o",
     "timeout": "d",
     "crash": "x",
+    "scored": "s",
+    "error": "e",
 }
 BY_LETTER: dict[str, Outcome] = {letter: outcome for outcome, letter in LETTERS.items()}
 

@@ -5,11 +5,12 @@ P prompts, G group size, B = P * G completions, L prompt tokens, T completion to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
-from dgpo_cli.core.schema import Column, Count, Flag, Real, Text, TokenId, Whole
+from dgpo_cli.core.schema import Column, Count, Flag, Object, Real, Terms, Text, TokenId, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "length"]
 Span = tuple[Count, Count]  # [start, stop) of a completion's token ids
-Outcome = Literal["correct", "wrong", "no_answer", "truncated", "out_of_range", "timeout", "crash"]
-OUTCOMES: tuple[Outcome, ...] = (
+# "scored": a number that judges nothing right or wrong. "error": a reward that failed.
+Outcome = Literal[
     "correct",
     "wrong",
     "no_answer",
@@ -26,7 +27,11 @@ OUTCOMES: tuple[Outcome, ...] = (
     "out_of_range",
     "timeout",
     "crash",
-)
+    "scored",
+    "error",
+]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+CHECKED_OUTCOMES = OUTCOMES[:7]  # those of a checker of answers
 StepMetrics = dict[str, float]
 
 
@@ -44,6 +49,8 @@ class Prompt:
 
     messages: if the last is the assistant's, the model continues it.
     place: in the file, such as "line 7"; empty without a file.
+    columns: the row's fields, as JSON values; filled only for rewards that read them.
+    part: the name of its source in a mixture; empty without one.
     """
 
     id: Text
@@ -51,6 +58,8 @@ class Prompt:
     answer: Text
     source: Text
     place: Text = field(default="", compare=False)
+    columns: Object = field(default_factory=dict, compare=False)
+    part: Text = ""
 
     @property
     def text(self) -> str:
@@ -116,11 +125,23 @@ class Reply(Completion):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The checker's verdict on a completion, and the reward."""
+    """The checker's verdict on a completion, and the reward.
+
+    reward: NaN if the completion is unscored, because a reward failed or ran into its deadline.
+    note: why, or what a reward of the user's says.
+    terms: the name and value of each term before its weight; NaN where it does not apply or
+        failed. Empty with one checker.
+    """
 
     outcome: Outcome
     extracted: Text | None
     reward: Real
+    note: Text | None = None
+    terms: Terms = ()
+
+    @property
+    def is_scored(self) -> bool:
+        return not math.isnan(self.reward)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +179,15 @@ class ScoredGroup:
 
     @property
     def is_mixed(self) -> bool:
-        """Whether some completions are correct and some are not, whatever their rewards."""
-        correct = sum(verdict.outcome == "correct" for verdict in self.verdicts)
-        return 0 < correct < len(self.verdicts)
+        """Whether some completions are correct and some are not, whatever their rewards.
+
+        Unscored ones do not count. Where nothing judges, whether the rewards differ.
+        """
+        scored = [verdict for verdict in self.verdicts if verdict.is_scored]
+        if scored and all(verdict.outcome == "scored" for verdict in scored):
+            return any(verdict.reward != scored[0].reward for verdict in scored)
+        correct = sum(verdict.outcome == "correct" for verdict in scored)
+        return 0 < correct < len(scored)
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,7 +155,7 @@ def _settings(log: ForeignLog, kind: Kind, *, path: Path) -> Resolved:
         overrides.append(f"reward.choices={max(last, listed or 4, 2)}")
     resolved = resolve(overrides=overrides)
     for problem in log.problems:
-        if (fault := resolved.settings.reward.fault_of(problem.gold)) is not None:
+        if (fault := resolved.settings.reward.fault_for("", problem.gold)) is not None:
             reason = fault.partition(";")[0]
             raise DataError(
                 f"{path}: the answer of problem {problem.id!r} {reason}; give another --kind than "

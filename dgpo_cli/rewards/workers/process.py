@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from dgpo_cli.rewards.protocol import Check, Task, encode, take_frames
 START_TIMEOUT_S = 120.0  # covers the import of sympy on a busy machine
 MAX_ERROR_CHARS = 300
 READ_BYTES = 1 << 16
+EXIT_S = 0.5
 # One thread per worker: the user sets their number, and memory is limited.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -23,11 +26,11 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_TH
 class WorkerProcess:
     """A worker, its pipes, and the indices of its unanswered tasks."""
 
-    def __init__(self, check: Check, *, memory_bytes: int) -> None:
+    def __init__(self, check: Check, *, memory_bytes: int, log: Path | None = None) -> None:
         read_end, self._lifeline = os.pipe()
         try:
             self._process = subprocess.Popen(
-                _command(read_end, memory_bytes),
+                _command(read_end, memory_bytes, log),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -51,9 +54,11 @@ class WorkerProcess:
         self.ready = False
         self.ended = False
         self.start_error = ""  # why it did not start, if known
+        self.refused = False  # the check itself said so
+        self.told: dict[str, Any] = {}  # by the check, of itself
         self.tasks: deque[int] = deque()
         self.deadline: float | None = time.monotonic() + START_TIMEOUT_S
-        self._send({"target": check.target, "options": check.options})
+        self._send({"target": check.target, "options": check.options, "opens": check.opens})
 
     @property
     def pid(self) -> int:
@@ -104,7 +109,7 @@ class WorkerProcess:
     def kill(self) -> int:
         """Kill, wait, close the pipes; return the exit code. May be called twice."""
         if self._lifeline >= 0:
-            self._process.kill()
+            self._kill_group()
             os.close(self._lifeline)
             self._lifeline = -1
             assert self._process.stdin is not None and self._process.stdout is not None
@@ -112,6 +117,18 @@ class WorkerProcess:
             self._process.stdout.close()
             self._read_errors()
         return self._process.wait()
+
+    def _kill_group(self) -> None:
+        """Kill the worker and what it has started: a sandbox of the user's, for one."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+
+    def settle(self) -> None:
+        """Let a process that has closed its pipe end by itself: its exit code says why it did."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=EXIT_S)
 
     def _read_errors(self) -> None:
         """Read the last line that Python printed before the worker redirected its pipes."""
@@ -123,11 +140,19 @@ class WorkerProcess:
                 self.start_error = lines[-1].strip()[:MAX_ERROR_CHARS] if lines else ""
 
 
-def _command(lifeline: int, memory_bytes: int) -> list[str]:
+def _command(lifeline: int, memory_bytes: int, log: Path | None) -> list[str]:
     from_main_thread = threading.current_thread() is threading.main_thread()
-    arguments = (os.getpid(), lifeline, memory_bytes, int(from_main_thread))
+    arguments = (os.getpid(), lifeline, memory_bytes, int(from_main_thread), log or os.devnull)
     # -P: a json.py in the user's folder must not replace the standard library's.
-    return [sys.executable, "-P", "-m", "dgpo_cli.rewards.workers.worker", *map(str, arguments)]
+    # -u: what a function prints is in the log when it is killed.
+    return [
+        sys.executable,
+        "-P",
+        "-u",
+        "-m",
+        "dgpo_cli.rewards.workers.worker",
+        *map(str, arguments),
+    ]
 
 
 def _environment() -> dict[str, str]:

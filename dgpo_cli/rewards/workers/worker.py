@@ -14,12 +14,14 @@ import resource
 import select
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from dgpo_cli.core.errors import DgpoError
 from dgpo_cli.rewards.protocol import CRASH_EXIT_CODE, HEADER, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _PR_SET_PDEATHSIG = 1
 
@@ -43,18 +45,21 @@ def die_with_parent(parent: int, lifeline: int, *, from_main_thread: bool) -> No
         os._exit(0)
 
 
-def take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Keep stdin and stdout for frames; libraries that read or print get /dev/null."""
+def take_pipes(log: str) -> tuple[BinaryIO, BinaryIO]:
+    """Keep stdin and stdout for frames; what code reads is empty, what it prints goes to `log`."""
     incoming = os.fdopen(os.dup(0), "rb")
     outgoing = os.fdopen(os.dup(1), "wb", buffering=0)
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
+    printed = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(printed, 1)
+    os.dup2(printed, 2)
     return incoming, outgoing
 
 
 def limit_memory(limit: int) -> None:
-    """Make allocations beyond `limit` bytes of address space fail, on Linux."""
+    """Make allocations beyond `limit` bytes of address space fail, on Linux; 0: no limit."""
+    if limit == 0:
+        return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     if sys.platform == "linux":
@@ -69,6 +74,25 @@ def load(target: str) -> Callable[..., Any]:
     if hasattr(module, "warm_up"):
         module.warm_up()
     return check
+
+
+def opened(setup: dict[str, Any]) -> tuple[Callable[[list[Any]], Iterator[Any]], dict[str, Any]]:
+    """Return what answers tasks, and what it tells of itself."""
+    function, options = load(setup["target"]), setup["options"]
+    if setup["opens"]:
+        answers, told = function(**options)
+        return answers, told
+    return partial(_checked, function, options), {}
+
+
+def _checked(check: Callable[..., Any], options: dict[str, Any], tasks: list[Any]) -> Iterator[Any]:
+    for gold, text, finish_reason in tasks:
+        try:
+            yield check(gold, text, finish_reason=finish_reason, **options)
+        except MemoryError:
+            raise
+        except Exception:
+            yield ("crash", None)
 
 
 def read_message(incoming: BinaryIO) -> Any:
@@ -86,28 +110,31 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
     if setup is None:
         return
     try:
-        check = load(setup["target"])
-    except Exception as error:
-        outgoing.write(encode({"error": f"{type(error).__name__}: {error}".rstrip(": ")}))
+        answers, told = opened(setup)
+    except (Exception, SystemExit) as error:
+        # An error of ours is a whole sentence.
+        said = str(error) if isinstance(error, DgpoError) else _named(error)
+        outgoing.write(encode({"error": said}))
         return
-    outgoing.write(encode({"ready": True}))
+    outgoing.write(encode({"ready": True, "told": told}))
     while (tasks := read_message(incoming)) is not None:
-        for gold, text, finish_reason in tasks:
-            try:
-                result = check(gold, text, finish_reason=finish_reason, **setup["options"])
-            except MemoryError:
-                # The interpreter may be damaged: no further task.
-                os._exit(CRASH_EXIT_CODE)
-            except Exception:
-                result = ("crash", None)
-            outgoing.write(encode(result))
+        try:
+            for result in answers(tasks):
+                outgoing.write(encode(result))
+        except MemoryError:
+            # The interpreter may be damaged: no further task.
+            os._exit(CRASH_EXIT_CODE)
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def main() -> None:
-    parent, lifeline, memory_bytes, from_main_thread = map(int, sys.argv[1:])
+    parent, lifeline, memory_bytes, from_main_thread = map(int, sys.argv[1:5])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent, lifeline, from_main_thread=bool(from_main_thread))
-    incoming, outgoing = take_pipes()
+    incoming, outgoing = take_pipes(sys.argv[5])
     limit_memory(memory_bytes)
     serve(incoming, outgoing)
 

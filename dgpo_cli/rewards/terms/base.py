@@ -1,0 +1,147 @@
+"""What every term of a reward is: its settings, its scorer, and the score of a completion.
+
+A new kind is a subclass of RewardTerm, here or in a file beside this one, and a member of AnyTerm
+in rewards/settings.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from pydantic import Field
+
+from dgpo_cli.core.events import NOBODY, Observer
+from dgpo_cli.core.schema import Frozen
+
+if TYPE_CHECKING:
+    from dgpo_cli.core.types import Outcome
+    from dgpo_cli.rewards.item import GradeItem
+
+NAME = r"[A-Za-z][A-Za-z0-9_-]*"
+FAILURES = ("error", "timeout", "crash")
+Done = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TermScore:
+    """What a term says of a completion.
+
+    value: before the weight; NaN: the term does not apply to this completion, and adds 0.
+    outcome: if the term judges the answer. "error", "timeout" and "crash": it failed.
+    unscored: it failed so that the whole completion has no reward.
+    """
+
+    value: float
+    outcome: Outcome | None = None
+    extracted: str | None = None
+    note: str | None = None
+    unscored: bool = False
+
+
+def failed(outcome: Outcome, note: str) -> TermScore:
+    """Return the score of a completion that a term could not score."""
+    return TermScore(math.nan, outcome, note=note, unscored=True)
+
+
+class Scorer(Protocol):
+    """A term at work. `score` starts what it needs; `start` only saves time."""
+
+    def start(self) -> None:
+        """Start workers without waiting for them."""
+        ...
+
+    def score(self, items: Sequence[GradeItem], *, done: Done) -> list[TermScore]:
+        """Return the score of each item, in order, and call `done(1)` for each.
+
+        Items of one group have the same `group` and stand together.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the workers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """The scorer of a pure function, which runs here; it must be linear in the text."""
+
+    function: Callable[[GradeItem], TermScore]
+
+    def start(self) -> None: ...
+
+    def score(self, items: Sequence[GradeItem], *, done: Done) -> list[TermScore]:
+        scores = [self.function(item) for item in items]
+        done(len(items))
+        return scores
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all terms of a grader have in common.
+
+    timeout_s: deadline of one answer; terms that call others have their own.
+    limit: rollout.max_completion_tokens; 0: unknown.
+    log: the file that gets what functions of the user's print; None: nowhere.
+    """
+
+    workers: int = 2
+    timeout_s: float = 5.0
+    limit: int = 0
+    log: Path | None = None
+    observer: Observer = NOBODY
+
+
+class RewardTerm(Frozen):
+    """What every term has: a name, a weight, and the sources that it is for."""
+
+    judges: ClassVar[bool] = False  # it may say whether an answer is correct
+    needs_answer: ClassVar[bool] = False  # problems without an answer are refused
+    wants_columns: ClassVar[bool] = False  # it reads the other columns of the data
+
+    name: str | None = Field(
+        None,
+        pattern=rf"^{NAME}$",
+        description="Its name in metrics and files; unset: its kind, or the name of its function.",
+    )
+    weight: float = Field(1.0, description="Factor of its value in the reward; 0: only shown.")
+    sources: tuple[str, ...] = Field(
+        (), description="Names of the prompts.sources that it applies to; empty: all."
+    )
+
+    @property
+    def label(self) -> str:
+        """Its name in metrics and files."""
+        return self.name or self.own_name
+
+    @property
+    def own_name(self) -> str:
+        """The name that it has unless another is set."""
+        return str(getattr(self, "kind", ""))
+
+    @property
+    def pools(self) -> bool:
+        """Whether it has worker processes."""
+        return False
+
+    def applies_to(self, part: str) -> bool:
+        """Whether it scores the problems of the source `part`; "": the only one."""
+        return not self.sources or part in self.sources
+
+    def fault_of(self, gold: str) -> str | None:
+        """Return why no answer can be compared with `gold`, without naming it, or None."""
+        return None
+
+    def code(self) -> str | None:
+        """Return the user's code that it runs, as file.py:name or module:name."""
+        return None
+
+    def scorer(self, shared: Shared) -> Scorer:
+        """Return the term at work. Nothing is started before `start` or `score`."""
+        raise NotImplementedError

@@ -1,0 +1,188 @@
+"""The term that calls a function of the user's, in killable workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from dgpo_cli.core.schema import Frozen
+from dgpo_cli.rewards.protocol import Check
+from dgpo_cli.rewards.terms.base import NAME, Done, RewardTerm, Scorer, Shared, TermScore, failed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dgpo_cli.rewards.item import GradeItem
+
+_GIB = 1 << 30
+MOST_AT_ONCE = 64  # calls of a function for one completion that a worker gets at once
+
+
+class OwnFunction(Frozen):
+    """A function, and how it is called."""
+
+    path: str = Field(
+        pattern=r"^.+:[^:]+$",
+        description="The function: file.py:name, or package.module:name.",
+    )
+    group: bool = Field(
+        False, description="Call it with the completions of one prompt, all of them, at a time."
+    )
+    batch_size: int = Field(
+        64, ge=1, description="Most completions of one call, if the function takes several."
+    )
+    correct_at: float | None = Field(
+        None, description="A score from here on is correct, any other is wrong; unset: neither."
+    )
+    timeout_s: float = Field(
+        60.0, gt=0, le=86400, description="Hard deadline of one call; then its worker is killed."
+    )
+    memory_gib: float = Field(
+        8.0, ge=0, description="Address space that a worker may use, in GiB; 0: no limit."
+    )
+
+
+class PythonTerm(OwnFunction, RewardTerm):
+    """A function of yours."""
+
+    judges: ClassVar[bool] = True
+    wants_columns: ClassVar[bool] = True
+
+    kind: Literal["python"] = "python"
+
+    @property
+    def own_name(self) -> str:
+        name = self.path.rpartition(":")[2].rpartition(".")[2].strip("_")
+        return name if _is_name(name) else self.kind
+
+    @property
+    def pools(self) -> bool:
+        return True
+
+    def code(self) -> str:
+        return self.path
+
+    def scorer(self, shared: Shared) -> Scorer:
+        return PythonScorer(self, shared)
+
+
+def _is_name(text: str) -> bool:
+    import re
+
+    return re.fullmatch(NAME, text) is not None
+
+
+class PythonScorer:
+    """Calls the function for one completion, a batch or a group at a time."""
+
+    def __init__(self, term: PythonTerm, shared: Shared) -> None:
+        from dgpo_cli.rewards.workers.pool import WorkerPool
+
+        self._term = term
+        options = {
+            "path": term.path,
+            "group": term.group,
+            "timeout_s": term.timeout_s,
+        }
+        self._pool = WorkerPool(
+            Check("dgpo_cli.rewards.terms.call:open_calls", options, opens=True),
+            workers=shared.workers,
+            timeout_s=term.timeout_s,
+            memory_bytes=int(term.memory_gib * _GIB),
+            log=shared.log,
+            observer=shared.observer,
+        )
+
+    def start(self) -> None:
+        self._pool.start()
+
+    def opened(self) -> dict[str, Any]:
+        """Load the function in a worker; return what its signature says, see open_calls.
+
+        Raises:
+            DgpoError: it cannot be loaded, or takes other arguments.
+        """
+        return self._pool.open()
+
+    def score(self, items: Sequence[GradeItem], *, done: Done) -> list[TermScore]:
+        if not items:
+            return []
+        told = self.opened()
+        calls = list(self._calls(items, single=told["single"]))
+        tasks = [(_message(call, columns=told["columns"]),) for call in calls]
+        chunk = MOST_AT_ONCE if told["single"] else 1
+        results = self._pool.run(
+            tasks, on_done=done, sizes=[len(call) for call in calls], chunk_tasks=chunk
+        )
+        return [
+            score
+            for call, (state, found) in zip(calls, results, strict=True)
+            for score in self._scores(state, found, count=len(call))
+        ]
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _calls(self, items: Sequence[GradeItem], *, single: bool) -> Iterator[list[GradeItem]]:
+        """Yield the completions of each call; they depend on nothing but the settings."""
+        most = 1 if single else self._term.batch_size
+        call: list[GradeItem] = []
+        for item in items:
+            ends = item.group != call[-1].group if self._term.group and call else len(call) == most
+            if ends:
+                yield call
+                call = []
+            call.append(item)
+        if call:
+            yield call
+
+    def _scores(self, state: str, found: Any, *, count: int) -> list[TermScore]:
+        """Return the scores of one call, which has failed as a whole or not."""
+        if state == "done":
+            return [self._score(*each) for each in found]
+        # A worker that died is an error of the function: it left, or took too much memory.
+        return [failed("timeout" if state == "timeout" else "error", str(found))] * count
+
+    def _score(self, value: float | None, outcome: Any, note: str | None) -> TermScore:
+        if outcome == "error":
+            return failed("error", note or "")
+        if value is None:
+            return TermScore(float("nan"), note=note)
+        if outcome is None and self._term.correct_at is not None:
+            outcome = "correct" if value >= self._term.correct_at else "wrong"
+        return TermScore(value, outcome, note=note)
+
+
+def _message(call: Sequence[GradeItem], *, columns: list[str] | None) -> dict[str, Any]:
+    """Return what a worker gets of a call; a prompt is sent once.
+
+    columns: those that the function asks for; None: all.
+    """
+    prompts: list[dict[str, Any]] = []
+    rows = []
+    last: GradeItem | None = None
+    for item in call:
+        if last is None or not _same_prompt(item, last):
+            named = item.columns if columns is None else columns
+            prompts.append(
+                {
+                    "id": item.prompt_id,
+                    "answer": item.gold,
+                    "messages": [[turn.role, turn.content] for turn in item.messages],
+                    "columns": {n: item.columns[n] for n in named if n in item.columns},
+                }
+            )
+        rows.append([len(prompts) - 1, item.text, list(item.token_ids), item.finish_reason])
+        last = item
+    return {"prompts": prompts, "rows": rows}
+
+
+def _same_prompt(one: GradeItem, other: GradeItem) -> bool:
+    return (
+        one.prompt_id == other.prompt_id
+        and one.gold == other.gold
+        and one.messages == other.messages
+        and one.columns == other.columns
+    )
