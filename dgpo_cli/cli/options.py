@@ -235,24 +235,47 @@ def resolve(
     return resolved
 
 
-def settle(asked: Asked) -> Resolved:
-    """Resolve what a command line asks for, with what its data decides; print notes.
+def settle(asked: Asked, *, kept: Path | None = None) -> Resolved:
+    """Resolve what a command line asks for, with what its model and data decide; print notes.
+
+    kept: settings of the run that is resumed.
 
     Raises:
         ConfigError: a setting is wrong, or there is no such data.
         DataError: the data is broken.
-        BackendError: the hub does not give it.
+        ModelError: there is no such model.
+        BackendError: the hub does not give them.
     """
     if asked.data is None:
         resolved = asked.resolve()
     else:
+        settings = asked.resolve().settings
+        if kept is None:
+            announce(settings.prompts)
+        if kept is None and not asked.has_recipe:
+            reach(settings.model)
         from dgpo_cli.planning.fit import fitted
 
-        announce(asked.resolve().settings.prompts)
-        resolved = fitted(asked, observer=console.Notes())
+        resolved = fitted(asked, kept=kept, observer=console.Notes())
     for line in resolved.notes:
         console.note(line)
     return resolved
+
+
+def print_choices(resolved: Resolved, *, kept: bool = False) -> None:
+    """Print what was chosen for a model and data of one's own, with the reasons.
+
+    kept: it was chosen when the run began.
+    """
+    from dgpo_cli.core.refusal import shown
+    from dgpo_cli.planning.fit import chosen_in
+
+    if rows := chosen_in(resolved):
+        when = "when the run began; it keeps" if kept else "for this model and data; --set changes"
+        console.note(f"chosen {when} them:")
+    for key, value, reason in rows:
+        text = shown(value).replace("\n", "\\n")
+        console.aside(f"      {key}={text}  ({reason})")
 
 
 def changing(

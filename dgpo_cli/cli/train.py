@@ -169,7 +169,10 @@ def train(
     wanted = Asked(preset, config, model, data, reward, overrides or (), flags)
     wanted.check_trainable()
     with told_once(place):
-        resolved = options.settle(wanted)
+        name = "" if out is not None else _run_name(wanted)
+        folder = out or Path("runs") / name
+        kept = _settings_of_begun(folder) if data is not None and resume != "never" else None
+        resolved = options.settle(wanted, kept=kept)
         settings = resolved.settings
         check_trainable(settings)
         if dry_run:
@@ -177,47 +180,43 @@ def train(
             return
         check_built(settings)
         start = asked.start(gpus=settings.parallel.gpus, device=settings.model.device, place=place)
-        out = _run_folder(out, allow_change, wanted)
+        if out is None and allow_change:
+            raise ConfigError("--allow-change: needs --out with the folder of the run to resume")
+        if name and name != preset and (config is None or name != config.stem):
+            console.note(f"the run folder is {folder}")
         options.announce(settings.prompts)
         # Before the hub is asked for a model that may not be the run's.
-        if _nothing_to_draw(resolved, out=out, resume=how, allow_change=allow_change):
+        if _nothing_to_draw(resolved, out=folder, resume=how, allow_change=allow_change):
             view, place, start = "lines", None, None
         else:
+            options.print_choices(resolved, kept=kept is not None)
             options.reach(settings.model)
     if start is not None:
-        raise SystemExit(start_ranks(start, settings=settings, config=config, out=out))
+        raise SystemExit(start_ranks(start, settings=settings, config=config, out=folder))
     if place is not None and not place.leads:
-        follow_leader(place, settings=settings, out=out)
+        follow_leader(place, settings=settings, out=folder)
         return
     from dgpo_cli.train import train as workflow
 
     with (
         last_words(),
-        among_ranks(place, settings=settings, out=out) as ranks,
-        _view(view, out=out, settings=settings, resume=how) as shown,
+        among_ranks(place, settings=settings, out=folder) as ranks,
+        _view(view, out=folder, settings=settings, resume=how) as shown,
     ):
         result = workflow.run(
             resolved,
-            out=out,
+            out=folder,
             resume=how,
             allow_change=allow_change,
             ranks=ranks,
             observer=shown,
         )
-    _summarise(result, bench=settings.eval.bench)
-
-
-def _run_folder(out: Path | None, allow_change: bool, asked: Asked) -> Path:
-    """Return the run folder: --out, or one named after the recipe."""
-    if out is not None:
-        return out
-    if allow_change:
-        raise ConfigError("--allow-change: needs --out with the folder of the run to resume")
-    return Path("runs") / _run_name(asked)
+    evaluated = settings.eval.every or settings.prompts.kind == "sums"
+    _summarise(result, bench=settings.eval.bench if evaluated else None)
 
 
 def _run_name(asked: Asked) -> str:
-    """Return the name of the recipe and the differences from it, with a note on them."""
+    """Return the name of the recipe, and what differs from it."""
     from dgpo_cli.config.changes import run_name
     from dgpo_cli.config.load import resolve
 
@@ -225,10 +224,16 @@ def _run_name(asked: Asked) -> str:
         recipe = asked.bare().resolve()
     except ConfigError:  # it is complete only with --set
         recipe = resolve()
-    name = run_name(asked.name, recipe=recipe, resolved=asked.resolve())
-    if name != asked.name or not asked.has_recipe:
-        console.note(f"the run folder is runs/{name}")
-    return name
+    return run_name(asked.name, recipe=recipe, resolved=asked.resolve())
+
+
+def _settings_of_begun(out: Path) -> Path | None:
+    """Return the settings of the run that has begun in a folder, if there is one."""
+    from dgpo_cli.runs.run_folder import RunFolder
+
+    folder = RunFolder(out)
+    begun = folder.checkpoints() or folder.has_lines()
+    return folder.settings_file if begun and folder.settings_file.is_file() else None
 
 
 def parse_resume(text: str) -> Resuming:
@@ -247,8 +252,8 @@ def parse_resume(text: str) -> Resuming:
     )
 
 
-def _summarise(result: TrainResult, *, bench: str) -> None:
-    """Print the state of the run and the next commands."""
+def _summarise(result: TrainResult, *, bench: str | None) -> None:
+    """Print the state of the run and the next commands; bench: None if it has none of its own."""
     from dgpo_cli.live.evalline import summary
 
     console.say(_ended(result))
@@ -259,7 +264,7 @@ def _summarise(result: TrainResult, *, bench: str) -> None:
     console.suggest(
         ["report", result.out],
         ["inspect", result.out],
-        ["eval", "--bench", bench, "--run", result.out],
+        *([["eval", "--bench", bench, "--run", result.out]] if bench is not None else []),
     )
 
 

@@ -290,7 +290,7 @@ def _check_installed(settings: Settings, *, training: bool) -> None:
         wanting.append(f"model.quantization={settings.model.quantization}")
     if training and settings.optim.kind != "adamw":
         wanting.append(f"optim.kind={settings.optim.kind}")
-    if wanting and find_spec("bitsandbytes") is None:
+    if wanting and not has_bitsandbytes():
         raise ConfigError(
             f"{', '.join(wanting)}: needs the package bitsandbytes, which is not installed; "
             "pip install 'dgpo-cli[qlora]'"
@@ -300,3 +300,8 @@ def _check_installed(settings: Settings, *, training: bool) -> None:
 def has_vllm() -> bool:
     """Whether vLLM is installed; does not import it."""
     return find_spec("vllm") is not None
+
+
+def has_bitsandbytes() -> bool:
+    """Whether bitsandbytes is installed; does not import it."""
+    return find_spec("bitsandbytes") is not None

@@ -11,6 +11,8 @@ from typing import Any
 from dgpo_cli.config.changes import plain_name
 from dgpo_cli.config.layers import Layer, dotted_layer
 from dgpo_cli.config.load import Resolved, resolve
+from dgpo_cli.config.settings import Settings
+from dgpo_cli.config.tree import flatten, known_leaves
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.prompts.catalog import find
 
@@ -105,6 +107,14 @@ class Asked:
             "data of your own: --model M --data FILE"
         )
 
+    def gives(self, key: str) -> bool:
+        """Whether a setting, or anything in a section, is given by --set or a flag."""
+        given = [argument.partition("=")[0].strip() for argument in self.overrides]
+        return any(
+            each == key or each.startswith(f"{key}.") or key.startswith(f"{each}.")
+            for each in (*given, *self._own(), *self.flags)
+        )
+
     def resolve(self, chosen: Sequence[Layer] = ()) -> Resolved:
         """Resolve the settings; `chosen` is below --set, and above a preset or a file.
 
@@ -150,7 +160,11 @@ class Asked:
         return own
 
     def _below(self) -> Iterator[Layer]:
-        """Yield what --data sets besides the place: --set may change it, a preset's is not its."""
+        """Yield what is below --set: the kinds that it needs where no recipe gives them, and what
+        --data sets besides the place, which a preset has for its own data.
+        """
+        if not self.has_recipe:
+            yield dotted_layer("--set", dict(self._implied()))
         if self.data is None:
             return
         values = data_values(self.data)
@@ -159,3 +173,13 @@ class Asked:
         if values["prompts.kind"] == "hub":
             values |= {"prompts.revision": None, "prompts.split": "train", "prompts.files": None}
         yield dotted_layer("--data", values)
+
+    def _implied(self) -> Iterator[tuple[str, str]]:
+        """Yield the variants that have the settings after --set: adapter.rank is LoRA's."""
+        for argument in self.overrides:
+            key = argument.partition("=")[0].strip()
+            variants = [leaf.variant for leaf in known_leaves().get(key, ())]
+            defaults = flatten(Settings())
+            tag, _, _ = (variants[0] if variants else "").partition("=")
+            if tag and not self.gives(tag) and f"{tag}={defaults[tag]}" not in variants:
+                yield tag, variants[0].partition("=")[2]

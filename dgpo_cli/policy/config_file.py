@@ -29,6 +29,7 @@ def find_config(settings: ModelSettings) -> FoundConfig:
     if settings.path == EMBEDDED_TINY:
         return FoundConfig(_read(resource_dir("data") / "tiny" / "config.json"), "comes with dgpo")
     folder = Path(os.path.expanduser(settings.path))
+    check_folder(settings.path)
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise NoModelError(
@@ -36,7 +37,6 @@ def find_config(settings: ModelSettings) -> FoundConfig:
                 "model, or a hub id"
             )
         return FoundConfig(_read(folder / "config.json"), f"{folder / 'config.json'}")
-    check_folder(settings.path)
     known = _shipped().get(settings.path.removesuffix("-Instruct")) or _shipped().get(settings.path)
     if known is not None and settings.revision is None:
         return FoundConfig(known, "comes with dgpo; nothing was downloaded")
@@ -47,10 +47,15 @@ def check_folder(path: str) -> None:
     """Check that `model.path` names a folder, or may be an id on the hub.
 
     Raises:
-        NoModelError: it is a file, or a missing folder.
+        NoModelError: it is a file, a missing folder, or has weights of another kind.
     """
     local = Path(os.path.expanduser(path))
     if local.is_dir():
+        if any(local.glob("*.gguf")) and not (local / "config.json").exists():
+            raise NoModelError(
+                f"model.path={path}: has weights in GGUF, for inference alone; give the model that "
+                "they were made of: its folder with safetensors, or its hub id"
+            )
         return
     if local.exists():
         raise NoModelError(f"model.path={path}: is a file; give the folder of a model")

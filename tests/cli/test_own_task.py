@@ -47,3 +47,44 @@ def test_rollout_draws_data_as_training_does(questions: str) -> None:
     lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
     assert len(lines) == 6
     assert len({line["prompt_id"] for line in lines}) == 3
+
+
+def test_a_model_and_data_train_without_a_preset_and_resume_as_they_began(questions: str) -> None:
+    command = ["train", "--model", "embedded:tiny", "--data", questions, "--view", "lines"]
+    sized = ["--set", "rollout.group_size=2"]
+    first = dgpo(*command, *sized, "--steps", "1")
+    assert first.exit_code == 0, first.stderr
+    assert "chosen for this model and data" in first.stderr
+    assert "reward.kind=integer  (all 20 answers are integers)" in first.stderr
+    assert "next: dgpo report runs/tiny-q-group_size2" in first.stderr
+    assert "eval" not in first.stderr.splitlines()[-1]  # it has no benchmark of its own
+    began = Path("runs/tiny-q-group_size2/settings.toml").read_text()
+    assert "# from model and data: all 20 answers are integers" in began
+    again = dgpo(*command, *sized, "--steps", "2")
+    assert again.exit_code == 0, again.stderr
+    assert "chosen when the run began" in again.stderr and "resumed from" in again.stderr
+    resumed = Path("runs/tiny-q-group_size2/settings.toml").read_text()
+    assert resumed == began.replace("steps = 1 #", "steps = 2 #")
+    shown = dgpo(*command, *sized, "--steps", "2", "--dry-run")
+    assert rows_of(shown.stdout)["optim.lr"][:4] == ["0.0002", "model", "and", "data:"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ('{"text": "1+1?", "answer": "2"}\n', "no field 'problem' (fields: 'text', 'answer')"),
+        ('{"question": "1+1?", "reply": "2"}\n', "no field 'answer' (fields: 'question', 'reply')"),
+        ("", "no problems in it"),
+        ("{broken\n", "line 1: not JSON"),
+    ],
+)
+def test_data_that_cannot_be_read_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.jsonl").write_text(rows)
+    ended = dgpo("train", "--model", "embedded:tiny", "--data", "mine.jsonl")
+    assert ended.exit_code in (1, 2)
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: mine.jsonl") and said in line
+    assert not Path("runs").exists()
