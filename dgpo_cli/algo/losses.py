@@ -25,7 +25,7 @@ class Loss(Frozen):
     they are read from the section `loss`. `kind` is the loss's name there.
     """
 
-    kind: str
+    kind: str = ""
     aggregation: Aggregation = Field(
         "token-mean",
         description="token-mean: DAPO's. sequence-mean: GRPO's. constant: Dr. GRPO's.",
@@ -54,6 +54,11 @@ class Loss(Frozen):
         reference_logprobs: None where the reference does not run.
         """
         raise NotImplementedError(f"{type(self).__name__} has no token_losses")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the loss is not dgpo's."""
+        return not type(self).__module__.startswith("dgpo_cli.")
 
     def row_scales(
         self,

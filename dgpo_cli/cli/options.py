@@ -223,12 +223,18 @@ def resolve(
     overrides: list[str] | None,
     flags: Flags,
     quiet: bool = False,
+    run_code: bool = True,
 ) -> Resolved:
     """Resolve settings and, unless `quiet`, print notes on dropped values."""
     from dgpo_cli.config.load import resolve as resolve_layers
 
     resolved = resolve_layers(
-        preset=preset, config=config, protocol=protocol, overrides=overrides or (), flags=flags
+        preset=preset,
+        config=config,
+        protocol=protocol,
+        overrides=overrides or (),
+        flags=flags,
+        run_code=run_code,
     )
     for line in () if quiet else resolved.notes:
         console.note(line)
@@ -305,8 +311,11 @@ def resolve_run(
     overrides: list[str] | None = None,
     flags: Flags | None = None,
     quiet: bool = False,
+    run_code: bool = False,
 ) -> Resolved:
     """Resolve the settings of a run folder, with changes.
+
+    run_code: as for config.load.resolve; most commands on a run use no code of the user's own.
 
     Raises:
         ConfigError: it is not a run folder.
@@ -317,6 +326,7 @@ def resolve_run(
         raise ConfigError(f"{run}: {fault}; name a run folder")
     return resolve(
         config=settings_file,
+        run_code=run_code,
         protocol=protocol,
         overrides=overrides,
         flags=flags or {},

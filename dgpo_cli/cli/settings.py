@@ -69,7 +69,7 @@ def settings(
     if run is not None:
         from dgpo_cli.config.dump import with_stored_sources
 
-        resolved = options.resolve_run(run, overrides=overrides)
+        resolved = options.resolve_run(run, overrides=overrides, run_code=True)
         resolved = with_stored_sources(resolved, run / "settings.toml")
     elif preset or config or overrides:
         resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags={})

@@ -6,14 +6,14 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.config.tree import change_of, flatten, is_list_of_tables, known_leaves, spread
+from dgpo_cli.config.tree import Leaf, change_of, flatten, is_list_of_tables, leaves_of, spread
 from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.schema import Change
 from dgpo_cli.core.types import SettingChange
@@ -48,10 +48,11 @@ def differences(old: Resolved, new: Resolved) -> tuple[SettingDifference, ...]:
     before, after = written(old), written(new)
     in_old, in_new = flatten(old.settings).keys(), flatten(new.settings).keys()
     found = []
-    for key in known_leaves():
+    leaves = leaves_of(old.settings, new.settings)
+    for key in dict.fromkeys([*leaves, *in_old]):  # what stands in for own code has no leaves
         x, y = before.get(key), after.get(key)
         one_sided = (key in in_old) != (key in in_new)
-        if x != y and not (one_sided and _is_default(key, y if x is None else x)):
+        if x != y and not (one_sided and _is_default(leaves.get(key, ()), y if x is None else x)):
             change = _change(key, new.settings)
             # More steps are always allowed, but they change a learning rate schedule.
             ends = key == "train.steps" and new.settings.optim.schedule != "constant"
@@ -69,19 +70,22 @@ def _change(key: str, settings: Settings) -> Change:
 
 def written(resolved: Resolved) -> dict[str, Any]:
     """Return the leaves as a settings file has them, without unset ones."""
-    return dict(_leaves(tomllib.loads(dump_toml(resolved))))
+    keys = flatten(resolved.settings).keys()
+    return dict(_leaves(tomllib.loads(dump_toml(resolved)), keys))
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(
+    tree: Mapping[str, Any], keys: Collection[str], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, dict) and f"{prefix}{key}" not in known_leaves():
-            yield from _leaves(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and f"{prefix}{key}" not in keys:
+            yield from _leaves(value, keys, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def _is_default(key: str, value: Any) -> bool:
-    defaults = [leaf.field.get_default() for leaf in known_leaves()[key]]
+def _is_default(leaves: Sequence[Leaf], value: Any) -> bool:
+    defaults = [leaf.field.get_default() for leaf in leaves]
     return value in [list(each) if isinstance(each, tuple) else each for each in defaults]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,10 +40,12 @@ def describe(resolved: Resolved) -> list[SettingRow]:
     ]
 
 
-def dump_toml(resolved: Resolved) -> str:
+def dump_toml(resolved: Resolved, *, code: Mapping[str, str] | None = None) -> str:
     """Return all settings as TOML that resolves to equal settings.
 
     A comment names the layer of each value that is not a default. Unset values are left out.
+
+    code: sha256 of the user's own code by file, for the table that no setting is read from.
     """
     import tomlkit
 
@@ -62,6 +65,11 @@ def dump_toml(resolved: Resolved) -> str:
         if resolved.sources[key] != DEFAULT:
             _first(item).comment(f"from {resolved.sources[key]}")
         table.add(name, item)
+    if code:
+        digests = tomlkit.table()
+        digests.comment("sha256 of your own code, when the run last started")
+        digests.update(code)
+        document.add("code", digests)
     return tomlkit.dumps(document)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.config.tree import Choice, known_leaves, locate
 from dgpo_cli.core.refusal import one_of, problem, shown
@@ -17,10 +17,17 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
-def unknown_key(key: str, *, source: str) -> str:
-    """Return the error for an unknown setting, with the one that was most likely meant."""
+# What a section may be besides its variants.
+OWN_CLASS = "a class of yours, as in my_file.py:Mine"
+
+
+def unknown_key(key: str, *, source: str, beside: Iterable[str] = ()) -> str:
+    """Return the error for an unknown setting, with the one that was most likely meant.
+
+    beside: the settings of its section, which are most likely.
+    """
     key = cut(key)
-    near = nearest_key(key)
+    near = next(iter(difflib.get_close_matches(key, list(beside), n=1)), None) or nearest_key(key)
     hint = f"did you mean {near}?" if near else "--dry-run lists all settings"
     return f"{key} ({source}): unknown setting; {hint}"
 
@@ -59,7 +66,8 @@ def key_of_another_variant(key: str, *, source: str, prefix: str, tag: str, choi
 def unknown_tag(key: str, *, value: object, choice: Choice) -> str:
     """Return the error for an unknown variant of a section."""
     text = cut(shown(value))
-    return f"{key}={text}: {one_of(text, list(choice.variants))}"
+    own = f", or {OWN_CLASS}" if choice.own is not None else ""
+    return f"{key}={text}: {one_of(text, list(choice.variants), own)}"
 
 
 def no_tag(key: str, *, value: object, choice: Choice) -> str:
@@ -107,11 +115,17 @@ def not_a_section(key: str, *, value: object, source: str, inner: Iterable[str])
     return f"{key}={cut(shown(value))} ({source}): is a section, not a value; it has {names}"
 
 
-def invalid_values(error: ValidationError, *, sources: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each setting that pydantic refuses."""
+def invalid_values(
+    error: ValidationError,
+    *,
+    sources: Mapping[str, str],
+    values: Mapping[str, Any],
+    run_code: bool,
+) -> Iterator[str]:
+    """Yield a line for each setting that pydantic refuses; values, run_code: as for locate."""
     seen: set[str] = set()
     for details in error.errors(include_url=False):
-        key, field = locate(details["loc"])
+        key, field = locate(details["loc"], values=values, run_code=run_code)
         if key in seen:  # each member of a union of plain types has an error
             continue
         seen.add(key)

@@ -69,6 +69,10 @@ def _recipe(text: str, name: str) -> Layer:
         raise ConfigError(f"{name}: is nested deeper than any setting")
     if isinstance(tree.get("description"), str):
         del tree["description"]  # the purpose of a preset, not a setting
+    if isinstance(code := tree.get("code"), dict) and all(
+        isinstance(x, str) for x in code.values()
+    ):
+        del tree["code"]  # digests of the user's own code, which a run writes
     hardware = tree.pop("hardware") if isinstance(tree.get("hardware"), str) else None
     return Layer(name, tree, hardware)
 

@@ -23,8 +23,9 @@ from dgpo_cli.config.layers import (
 )
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import Choice, Model, entry, flatten, is_table, nest, section
-from dgpo_cli.config.values import Lists, typed, with_entries
+from dgpo_cli.config.values import Lists, parsed, typed, with_entries
 from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.own_code import STAND_IN
 
 DEFAULT = "default"
 
@@ -34,12 +35,14 @@ class Resolved:
     """Settings of a run. `sources` maps each dotted leaf to the layer of its value.
 
     hardware: the GPU of the preset or file, None if it names none.
+    ran_code: whether the user's own code that they name has run; if not, something stands in.
     """
 
     settings: Settings
     sources: dict[str, str]
     notes: tuple[str, ...]
     hardware: str | None = None
+    ran_code: bool = True
 
 
 def resolve(
@@ -50,6 +53,7 @@ def resolve(
     protocol: Layer | None = None,
     overrides: Sequence[str] = (),
     flags: Mapping[str, tuple[str, Any]] | None = None,
+    run_code: bool = True,
 ) -> Resolved:
     """Resolve settings: defaults < preset or file < chosen < protocol < --set < flags.
 
@@ -57,6 +61,8 @@ def resolve(
     protocol: that of an evaluation.
     overrides: "a.b=value", the value written as TOML or as a bare string.
     flags: dotted leaf to (name of the flag, value).
+    run_code: run the user's own classes that the settings name, to check their fields; where only
+        stored settings are read, something stands in for them.
     If a layer changes the variant of a section, values of lower layers that the new variant lacks
     are dropped and noted.
 
@@ -65,7 +71,7 @@ def resolve(
     """
     if preset is not None and config is not None:
         raise ConfigError(f"--preset={preset} and --config={config}: give one of them")
-    stack = _Stack()
+    stack = _Stack(run_code=run_code)
     if preset is not None:
         stack.put(preset_layer(preset))
     if config is not None:
@@ -116,7 +122,12 @@ def layered(resolved: Resolved, *layers: Layer) -> Resolved:
         ConfigError: a line for each error.
     """
     own = {key: source for key, source in resolved.sources.items() if source != DEFAULT}
-    stack = _Stack(values=flatten(resolved.settings), sources=own, hardware=resolved.hardware)
+    stack = _Stack(
+        values=flatten(resolved.settings),
+        sources=own,
+        hardware=resolved.hardware,
+        run_code=resolved.ran_code,
+    )
     for layer in layers:
         stack.put(layer)
     return stack.resolved()
@@ -131,6 +142,7 @@ class _Stack:
     notes: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     hardware: str | None = None
+    run_code: bool = True
 
     def put(self, layer: Layer) -> None:
         self.hardware = layer.hardware or self.hardware
@@ -138,9 +150,12 @@ class _Stack:
 
     def resolved(self) -> Resolved:
         try:
-            settings = Settings.model_validate(nest(self.values))
+            context = None if self.run_code else STAND_IN
+            settings = Settings.model_validate(nest(self.values), context=context)
         except ValidationError as error:
-            self.errors += explain.invalid_values(error, sources=self.sources)
+            self.errors += explain.invalid_values(
+                error, sources=self.sources, values=self.values, run_code=self.run_code
+            )
         else:
             self.errors += always_wrong(settings, sources=self.sources)
         if self.errors:
@@ -151,7 +166,7 @@ class _Stack:
                 f"model.trust_remote_code=true: Python code that comes with {settings.model.path} "
                 "runs here, with all your rights"
             )
-        return Resolved(settings, sources, tuple(self.notes), self.hardware)
+        return Resolved(settings, sources, tuple(self.notes), self.hardware, self.run_code)
 
     def _section(self, model: Model, prefix: str, tree: Mapping[str, Any], source: str) -> None:
         for name, value in tree.items():
@@ -165,8 +180,12 @@ class _Stack:
                 lists = Lists(source, self.errors, self.notes)
                 self.values[key] = lists.put(key, known, value, below=self.values.get(key) or ())
                 self.sources[key] = source
+            elif known is None and _stands_in(model):
+                self.values[key] = parsed(value)
+                self.sources[key] = source
             elif known is None or (inner is None and isinstance(value, Mapping)):
-                self._unknown(key, value, source)
+                own = () if model.__module__.startswith("dgpo_cli.") else model.model_fields
+                self._unknown(key, value, source, beside=[f"{prefix}{name}" for name in own])
             elif inner is None:
                 self.values[key] = typed(known, value)
                 self.sources[key] = source
@@ -185,16 +204,18 @@ class _Stack:
         implied = _implied(choice, tree)
         given = tree.get(choice.tag, implied or self.values[tag_key])
         tag = given.raw if isinstance(given, Argument) else given
-        if tag not in choice.variants:
-            self.errors.append(explain.unknown_tag(tag_key, value=given, choice=choice))
+        variant = self._variant(choice, tag_key, tag)
+        if variant is None:
             return
         if tag != self.values[tag_key]:
-            self._switch(choice, prefix, tag)
+            self._switch(choice, prefix, tag, variant)
             if tag == implied:
                 self.sources[tag_key] = source
-        own = choice.variants[tag].model_fields
+        own = variant.model_fields
         others = {name for model in choice.variants.values() for name in model.model_fields}
         lacking = [name for name in tree if name in others and name not in own]
+        if _stands_in(variant):
+            lacking = []
         self.errors += [
             explain.key_of_another_variant(
                 f"{prefix}.{name}", source=source, prefix=prefix, tag=tag, choice=choice
@@ -202,11 +223,21 @@ class _Stack:
             for name in lacking
         ]
         rest = {name: value for name, value in tree.items() if name not in lacking}
-        self._section(choice.variants[tag], f"{prefix}.", rest, source)
+        self._section(variant, f"{prefix}.", rest, source)
 
-    def _switch(self, choice: Choice, prefix: str, tag: str) -> None:
+    def _variant(self, choice: Choice, tag_key: str, tag: Any) -> Model | None:
+        """Return the variant of a tag; None, with an error, if there is none."""
+        try:
+            variant = choice.variant(tag, run_code=self.run_code)
+        except ConfigError as error:
+            self.errors.append(f"{tag_key}={error}")
+            return None
+        if variant is None:
+            self.errors.append(explain.unknown_tag(tag_key, value=tag, choice=choice))
+        return variant
+
+    def _switch(self, choice: Choice, prefix: str, tag: str, variant: Model) -> None:
         """Change a section's variant: keep what both have, drop and note the rest."""
-        variant = choice.variants[tag]
         dropped: dict[str, list[str]] = {}
         for key in [key for key in self.values if key.startswith(f"{prefix}.")]:
             name = key.removeprefix(f"{prefix}.").partition(".")[0]
@@ -225,12 +256,16 @@ class _Stack:
             self.values.setdefault(key, value)
         self.values[f"{prefix}.{choice.tag}"] = tag
 
-    def _unknown(self, key: str, value: object, source: str) -> None:
+    def _unknown(self, key: str, value: object, source: str, beside: Sequence[str] = ()) -> None:
         if isinstance(value, Mapping) and value:
             for name, inner in value.items():
-                self._unknown(f"{key}.{name}", inner, source)
+                self._unknown(f"{key}.{name}", inner, source, beside)
         else:
-            self.errors.append(explain.unknown_key(key, source=source))
+            self.errors.append(explain.unknown_key(key, source=source, beside=beside))
+
+
+def _stands_in(model: Model) -> bool:
+    return model.model_config.get("extra") == "allow"
 
 
 def _implied(choice: Choice, tree: Mapping[str, Any]) -> str | None:

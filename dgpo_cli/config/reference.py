@@ -13,7 +13,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from dgpo_cli.config.dump import storable
-from dgpo_cli.config.explain import nearest_key
+from dgpo_cli.config.explain import OWN_CLASS, nearest_key
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.presets import preset_names
 from dgpo_cli.config.settings import Settings
@@ -26,9 +26,11 @@ from dgpo_cli.config.tree import (
     entry,
     flatten,
     known_leaves,
+    leaves_of,
     section,
 )
 from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.own_code import is_spec
 from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.schema import Change
 
@@ -161,12 +163,20 @@ def find(name: str | None, resolved: Resolved | None = None) -> tuple[Setting, .
     Raises:
         ConfigError: no setting matches.
     """
-    names = _matching(name)
+    leaves = known_leaves() if resolved is None else leaves_of(resolved.settings)
+    names = _matching(name, leaves)
     presets = {preset: flatten(resolve(preset=preset).settings) for preset in preset_names()}
     schemas = Settings.model_json_schema()
     defaults = flatten(Settings())
     return tuple(
-        _setting(key, schemas=schemas, defaults=defaults, presets=presets, resolved=resolved)
+        _setting(
+            key,
+            leaves[key],
+            schemas=schemas,
+            defaults=defaults,
+            presets=presets,
+            resolved=resolved,
+        )
         for key in names
     )
 
@@ -262,7 +272,7 @@ def entry_fields(key: str) -> dict[str, list[tuple[FieldInfo, str]]] | None:
         if not (key.startswith(f"{name}.") and "." in key[len(name) + 1 :]):
             continue
         found: dict[str, list[tuple[FieldInfo, str]]] = {}
-        for tag, model in _kinds(name):
+        for tag, model in _kinds(known_leaves()[name]):
             for field_name, field in model.model_fields.items():
                 found.setdefault(field_name, []).append((field, tag))
         if found:
@@ -270,9 +280,9 @@ def entry_fields(key: str) -> dict[str, list[tuple[FieldInfo, str]]] | None:
     return None
 
 
-def _kinds(key: str) -> Iterator[tuple[str, Model]]:
-    """Yield what a table of the list `key` may be, as in kind=python."""
-    for place in known_leaves()[key]:
+def _kinds(places: tuple[Leaf, ...]) -> Iterator[tuple[str, Model]]:
+    """Yield what a table of a list may be, as in kind=python."""
+    for place in places:
         match entry(place.field):
             case None:
                 continue
@@ -330,14 +340,14 @@ def _values(key: str) -> Iterator[tuple[str, str]]:
     yield from seen.items()
 
 
-def _matching(name: str | None) -> list[str]:
-    known = list(known_leaves())
+def _matching(name: str | None, leaves: Mapping[str, tuple[Leaf, ...]]) -> list[str]:
+    known = list(leaves)
     if name is None:
         return known
     if name in known:
         return [name]
     wanted = name.rstrip(".")
-    if inside := [key for key in known if wanted.startswith(f"{key}.") and is_list(key)]:
+    if inside := [k for k in known_leaves() if wanted.startswith(f"{k}.") and is_list(k)]:
         return inside
     ways: tuple[Callable[[str], bool], ...] = (
         lambda key: key.startswith(f"{wanted}."),
@@ -355,19 +365,19 @@ def _matching(name: str | None) -> list[str]:
 
 def _setting(
     key: str,
+    places: tuple[Leaf, ...],
     *,
     schemas: Mapping[str, Any],
     defaults: Mapping[str, Any],
     presets: Mapping[str, Mapping[str, Any]],
     resolved: Resolved | None,
 ) -> Setting:
-    places = known_leaves()[key]
     first = places[0]
     default = None if first.field.is_required() else first.field.get_default()
     values = {} if resolved is None else flatten(resolved.settings)
     return Setting(
         name=key,
-        meanings=_meanings(key, schemas),
+        meanings=_meanings(key, places, schemas),
         required=first.field.is_required(),
         default=storable(defaults.get(key, default)),
         presets={name: storable(own[key]) for name, own in presets.items() if key in own},
@@ -376,7 +386,7 @@ def _setting(
         only_with=_only_with(key, places),
         value=storable(values.get(key)),
         source=None if resolved is None else resolved.sources.get(key),
-        entries=tuple(_entry_kind(tag, model) for tag, model in _kinds(key)),
+        entries=tuple(_entry_kind(tag, model) for tag, model in _kinds(places)),
     )
 
 
@@ -403,10 +413,15 @@ def _without_words(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in schema.items() if k not in ("title", "description", "default")}
 
 
-def _meanings(key: str, schemas: Mapping[str, Any]) -> dict[str, tuple[str, Mapping[str, Any]]]:
-    places = known_leaves()[key]
+def _meanings(
+    key: str, places: tuple[Leaf, ...], schemas: Mapping[str, Any]
+) -> dict[str, tuple[str, Mapping[str, Any]]]:
     if (choice := places[0].choice) is not None:
         docs = [f"{tag}: {_summary(model)}" for tag, model in choice.variants.items()]
+        own = [place for place in places if place.is_own]
+        docs += [f"{place.variant.partition('=')[2]}: {_summary(place.model)}" for place in own]
+        if choice.own is not None and not own:
+            docs.append(f"Or {OWN_CLASS}.")
         return {"": ("\n".join(docs), {"type": "string", "enum": list(choice.variants)})}
     each = {place.variant: _meaning(key, place, schemas) for place in places}
     alike = all(meaning == next(iter(each.values())) for meaning in each.values())
@@ -414,7 +429,9 @@ def _meanings(key: str, schemas: Mapping[str, Any]) -> dict[str, tuple[str, Mapp
 
 
 def _meaning(key: str, place: Leaf, schemas: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    tree = schemas["$defs"].get(place.model.__name__, schemas)
+    if place.is_own:
+        schemas = place.model.model_json_schema()
+    tree = schemas.get("$defs", {}).get(place.model.__name__, schemas)
     schema = tree["properties"][key.rpartition(".")[2]]
     return place.field.description or "", _without_words(schema)
 
@@ -428,7 +445,7 @@ def _only_with(key: str, places: tuple[Leaf, ...]) -> tuple[str, ...]:
     variants = tuple(dict.fromkeys(place.variant for place in places))
     tag = variants[0].partition("=")[0]
     every = len(values_of(tag)) if tag else 1
-    return () if len(variants) == every else variants
+    return () if sum(not is_spec(each) for each in variants) == every else variants
 
 
 def _used_by(key: str) -> tuple[str, ...]:

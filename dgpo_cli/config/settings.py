@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dgpo_cli.algo.advantages import AdvantageSettings
-from dgpo_cli.algo.credit import CreditSettings, DgpoCredit
-from dgpo_cli.algo.losses import ClipLoss, LossSettings
+from dgpo_cli.algo.credit import CreditRule, CreditSettings, DgpoCredit
+from dgpo_cli.algo.losses import ClipLoss, Loss, LossSettings
 from dgpo_cli.algo.off_policy import OffPolicySettings
+from dgpo_cli.core.own_code import OwnVariant
 from dgpo_cli.core.schema import Change, Frozen
 from dgpo_cli.policy.settings import (
     AdapterSettings,
@@ -23,6 +24,9 @@ from dgpo_cli.prompts.settings import PromptSettings, SumsPrompts
 from dgpo_cli.rewards.settings import IntegerReward, RewardSettings
 from dgpo_cli.samplers.settings import RolloutSettings
 from dgpo_cli.trackers.settings import TrackSettings
+
+_OWN_RULE = OwnVariant(CreditRule, tag="rule", needs=("token_scores", "credit"))
+_OWN_LOSS = OwnVariant(Loss, tag="kind", needs=("token_losses",))
 
 
 class OptimSettings(Frozen):
@@ -119,8 +123,12 @@ class Settings(Frozen):
     rollout: RolloutSettings = Field(RolloutSettings(), description="Sampling.")
     reward: RewardSettings = Field(IntegerReward(), description="The checker and the reward.")
     advantage: AdvantageSettings = Field(AdvantageSettings(), description="Group advantages.")
-    credit: CreditSettings = Field(DgpoCredit(), description="How credit is spread over tokens.")
-    loss: LossSettings = Field(ClipLoss(), description="The loss and its aggregation.")
+    credit: Annotated[CreditSettings, _OWN_RULE] = Field(
+        DgpoCredit(), description="How credit is spread over tokens."
+    )
+    loss: Annotated[LossSettings, _OWN_LOSS] = Field(
+        ClipLoss(), description="The loss and its aggregation."
+    )
     off_policy: OffPolicySettings = Field(
         OffPolicySettings(),
         description="Correction for a sampler that differs slightly from the policy.",

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.own_code import OwnVariant, is_spec
 from dgpo_cli.core.schema import Change
 
 Model = type[BaseModel]
@@ -20,10 +21,26 @@ Model = type[BaseModel]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A section with variants, chosen by the value of its leaf `tag`."""
+    """A section with variants, chosen by the value of its leaf `tag`.
+
+    own: how classes of the user's own become variants; None: they cannot.
+    """
 
     tag: str
     variants: Mapping[str, Model]
+    own: OwnVariant | None = None
+
+    def variant(self, tag: object, *, run_code: bool = True) -> Model | None:
+        """Return the variant of a tag, None if there is none.
+
+        run_code: whether the user's own code may run; else a class stands in that has any fields.
+
+        Raises:
+            ConfigError: the tag names code of the user's own that cannot be a variant.
+        """
+        if not isinstance(tag, str) or self.own is None or not is_spec(tag):
+            return self.variants.get(tag) if isinstance(tag, str) else None
+        return self.own.load(tag) if run_code else self.own.stand_in(tag)
 
 
 def section(field: FieldInfo) -> Model | Choice | None:
@@ -32,7 +49,8 @@ def section(field: FieldInfo) -> Model | Choice | None:
     if isinstance(field.discriminator, str):
         tag = field.discriminator
         models = [m for m in typing.get_args(annotation) if is_model(m)]
-        return Choice(tag, {name: m for m in models for name in tag_values(m, tag)})
+        own = next((mark for mark in field.metadata if isinstance(mark, OwnVariant)), None)
+        return Choice(tag, {name: m for m in models for name in tag_values(m, tag)}, own)
     return annotation if is_model(annotation) else None
 
 
@@ -79,6 +97,11 @@ class Leaf:
     choice: Choice | None
     change: Change
 
+    @property
+    def is_own(self) -> bool:
+        """Whether its variant is a class of the user's own."""
+        return is_spec(self.variant)
+
 
 @cache
 def known_leaves() -> Mapping[str, tuple[Leaf, ...]]:
@@ -107,6 +130,22 @@ def _leaves(
                 yield from _leaves(inner_model, f"{key}.", change=own, variant=variant)
 
 
+def leaves_of(*trees: Settings) -> Mapping[str, tuple[Leaf, ...]]:
+    """Return `known_leaves` and those of variants of the user's own in these settings."""
+    found = dict(known_leaves())
+    for settings in trees:
+        for name, field in type(settings).model_fields.items():
+            choice, value = section(field), getattr(settings, name)
+            if not isinstance(choice, Choice) or choice.own is None or not choice.own.is_own(value):
+                continue
+            here = f"{name}.{choice.tag}={getattr(value, choice.tag)}"
+            for key, leaf in _leaves(
+                type(value), f"{name}.", change=Change.LEARNT, variant=here, choice=choice
+            ):
+                found[key] = (*found.get(key, ()), leaf)
+    return found
+
+
 def change_of(key: str) -> Change:
     """Return what a change of the setting `key` means for a run that has begun.
 
@@ -121,7 +160,7 @@ def flatten(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
     A list of tables is one leaf, a tuple of dictionaries.
     """
     leaves: dict[str, Any] = {}
-    for name in type(settings).model_fields:
+    for name in (*type(settings).model_fields, *(settings.model_extra or ())):
         value = getattr(settings, name)
         if isinstance(value, BaseModel):
             leaves |= flatten(value, f"{prefix}{name}.")
@@ -160,10 +199,15 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def locate(loc: tuple[int | str, ...]) -> tuple[str, FieldInfo | None]:
+def locate(
+    loc: tuple[int | str, ...], *, values: Mapping[str, Any], run_code: bool = True
+) -> tuple[str, FieldInfo | None]:
     """Return the dotted leaf and the field of an error location of pydantic.
 
-    A location also contains the tags of unions and positions inside a value.
+    A location also contains the tags of unions, but for variants of the user's own, and positions
+    inside a value.
+
+    values: by dotted leaf; they name those variants. run_code: as for Choice.variant.
     """
     node: Model | Choice | None = Settings
     path: list[str] = []
@@ -173,9 +217,14 @@ def locate(loc: tuple[int | str, ...]) -> tuple[str, FieldInfo | None]:
         if isinstance(part, int) and listed is not None:
             path.append(str(part))
             node, listed = listed, None
-        elif isinstance(node, Choice):
-            node = node.variants.get(str(part))
-        elif node is not None and part in node.model_fields:
+            continue
+        if isinstance(node, Choice) and part in node.variants:
+            node = node.variants[str(part)]
+            continue
+        if isinstance(node, Choice):
+            tag = values.get(f"{'.'.join(path)}.{node.tag}")
+            node = node.variant(tag, run_code=run_code)
+        if node is not None and part in node.model_fields:
             field = node.model_fields[str(part)]
             path.append(str(part))
             node, listed = section(field), entry(field)

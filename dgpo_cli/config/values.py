@@ -52,7 +52,7 @@ def with_entries(below: Mapping[str, Any] | None, given: Mapping[str, Any]) -> T
         if _is_nothing(value):
             entries.pop(name, None)
         else:
-            entries[name] = _parsed(value)
+            entries[name] = parsed(value)
     return entries
 
 
@@ -60,9 +60,9 @@ def _is_nothing(value: Any) -> bool:
     return isinstance(value, Argument) and value.raw == ""
 
 
-def _parsed(value: Any) -> Any:
+def parsed(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _parsed(each) for name, each in value.items()}
+        return {name: parsed(each) for name, each in value.items()}
     return value.parsed if isinstance(value, Argument) else value
 
 
@@ -83,7 +83,7 @@ class Lists:
         assert inner is not None
         if isinstance(given, Mapping):
             return self._reached(key, inner, given, below=below)
-        tables = [] if _is_nothing(given) else _parsed(given)
+        tables = [] if _is_nothing(given) else parsed(given)
         if not isinstance(tables, list | tuple) or not all(isinstance(t, Mapping) for t in tables):
             self.errors.append(explain.not_tables(key, value=tables, source=self.source))
             return list(below)

@@ -74,8 +74,8 @@ def problem(details: ErrorDetails) -> str:
     return details["msg"].lower()
 
 
-def one_of(value: str, choices: Sequence[str]) -> str:
-    """Return the allowed values, and the one that was most likely meant."""
+def one_of(value: str, choices: Sequence[str], more: str = "") -> str:
+    """Return the allowed values, and the one that was most likely meant; more: added to them."""
     near = difflib.get_close_matches(value, choices, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"must be one of {', '.join(choices)}{hint}"
+    return f"must be one of {', '.join(choices)}{more}{hint}"

@@ -126,7 +126,7 @@ def diagnose_run(
     Raises:
         ConfigError: its settings cannot be read.
     """
-    settings = resolve(config=folder.settings_file).settings
+    settings = resolve(config=folder.settings_file, run_code=False).settings
     return diagnose(
         folder.metric_ends(first=FIRST, last=LAST) if lines is None else lines,
         facts=facts_of(settings),

@@ -16,6 +16,7 @@ from dgpo_cli.core.events import NOBODY, Observer, tell
 from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.engine.optimizers import build_optimizer
+from dgpo_cli.engine.rehearsal import rehearse
 from dgpo_cli.engine.stored import StoredPolicy, load_stored
 from dgpo_cli.engine.tolerance import model_length
 from dgpo_cli.parallel.place import await_meeting
@@ -69,6 +70,7 @@ def training_engine(
         460,800 parameters are trained
     """
     set_threads(settings.train.threads)
+    rehearse(settings)
     _check_template(settings, folder=checkpoint)
     _let_segments_grow(settings)
     own = settings.seed if ranks.leads else derive_seed(settings.seed, "rank", str(ranks.number))

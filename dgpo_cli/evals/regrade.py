@@ -68,7 +68,7 @@ def run(path: Path, *, observer: Observer) -> RegradeResult:
             tell(
                 observer, f"{folder.samples.path}: removed its last line, which was torn or damaged"
             )
-        settings = resolve(config=folder.settings_file).settings
+        settings = resolve(config=folder.settings_file, run_code=False).settings
         card = _today(folder.read_card(), settings)
         samples, flips = _judge(
             folder,

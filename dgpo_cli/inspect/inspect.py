@@ -11,6 +11,7 @@ from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, tell
+from dgpo_cli.core.own_code import digests_of, is_spec
 from dgpo_cli.core.types import Inspection
 from dgpo_cli.inspect.fresh_stats import fresh_stats, load_models
 from dgpo_cli.inspect.pairing import pair_of
@@ -220,6 +221,7 @@ def _from_stored(found: _Found, *, rules: Rules, at: int | None, observer: Obser
             "to compute them"
         )
     tell(observer, f"{path}: statistics as training stored them")
+    _note_changed_code(path, rules.trained(lines[0]).rule, observer=observer)
     statistics = [stored_statistics(line) for line in lines]
     texts = TokenTexts.of_run(path)
     shown = _inspection(
@@ -242,6 +244,19 @@ def _from_stored(found: _Found, *, rules: Rules, at: int | None, observer: Obser
         observer=observer,
     )
     return replace(shown, detail=detail)
+
+
+def _note_changed_code(path: Path, rule: str, *, observer: Observer) -> None:
+    """Note if a rule of the user's own is not the code that the run last started with."""
+    if not is_spec(rule):
+        return
+    before = RunFolder(path.resolve().parent.parent).code()
+    try:
+        now = digests_of(rule)
+    except ConfigError:  # said when the rule is needed
+        return
+    for name in [name for name, digest in now.items() if before.get(name, digest) != digest]:
+        tell(observer, f"{name} has changed since the run: these are not the weights that trained")
 
 
 def _inspection(

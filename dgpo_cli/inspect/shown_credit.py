@@ -11,6 +11,7 @@ from typing import Any
 from dgpo_cli.algo.credit import CreditRule, DgpoCredit
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.types import (
     Credit,
     InspectedCompletion,
@@ -61,7 +62,7 @@ class Rules:
 
     def trained(self, line: RolloutLine) -> CreditRule:
         """Return the rule that a line was trained with; the published one if it has none."""
-        return self._rule(line, WhatIf())
+        return self._rule(line, WhatIf(), run_code=False)
 
     def shown(self, line: RolloutLine) -> CreditRule:
         """Return that rule with the what-if's changes.
@@ -69,16 +70,16 @@ class Rules:
         Raises:
             ConfigError: the changes do not go together.
         """
-        return self._rule(line, self.what_if)
+        return self._rule(line, self.what_if, run_code=True)
 
-    def _rule(self, line: RolloutLine, what_if: WhatIf) -> CreditRule:
+    def _rule(self, line: RolloutLine, what_if: WhatIf, *, run_code: bool) -> CreditRule:
         stored = dict(line.stats.credit) if line.stats and line.stats.credit else {"rule": "dgpo"}
-        key = json.dumps([stored, what_if.rule, what_if.changes])
+        key = json.dumps([stored, what_if.rule, what_if.changes, run_code])
         if key not in self._found:
             if what_if.asks:
                 self.trained(line)  # its own errors are not those of the what-if
             try:
-                self._found[key] = _resolved(stored, what_if)
+                self._found[key] = _resolved(stored, what_if, run_code=run_code)
             except ConfigError as error:
                 if what_if.asks:
                     raise
@@ -89,7 +90,7 @@ class Rules:
         return self._found[key]
 
 
-def _resolved(stored: dict[str, Any], what_if: WhatIf) -> CreditRule:
+def _resolved(stored: dict[str, Any], what_if: WhatIf, *, run_code: bool) -> CreditRule:
     changes = what_if.changes
     # A rule without such a setting is not meant; for a named rule, resolve refuses it.
     meant = stored["rule"] if all(name in stored for name in changes) else "dgpo"
@@ -102,11 +103,11 @@ def _resolved(stored: dict[str, Any], what_if: WhatIf) -> CreditRule:
     for name, value in changes.items():
         flags[f"credit.{name}"] = (f"--{name.replace('_', '-')}", value)
     written = [f"credit.{k}={_toml(v)}" for k, v in stored.items() if v is not None]
-    return resolve(overrides=written, flags=flags).settings.credit
+    return resolve(overrides=written, flags=flags, run_code=run_code).settings.credit
 
 
 def _toml(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else shown(value)
 
 
 def inspected(

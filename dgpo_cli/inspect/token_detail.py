@@ -89,7 +89,7 @@ def stored_detail(
     run = RunFolder(file.path.parent.parent)
     if not run.settings_file.is_file():
         return by_hand
-    settings = resolve(config=run.settings_file).settings
+    settings = resolve(config=run.settings_file, run_code=False).settings
     version = found.line.completion.policy_version
     checkpoint = None if version == 0 else _checkpoint_of(run, version=version)
     if version > 0 and checkpoint is None:

@@ -7,22 +7,26 @@ without such a change has no such file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dgpo_cli.config.changes import TAGS, SettingDifference, written
 from dgpo_cli.config.layers import Layer
 from dgpo_cli.config.load import Resolved, layered
+from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import nest
 from dgpo_cli.core import io
 from dgpo_cli.core.codec import encoded
 from dgpo_cli.core.formats import CHANGE
+from dgpo_cli.core.own_code import own_files
+from dgpo_cli.core.schema import Change
 from dgpo_cli.core.types import SettingChange
 from dgpo_cli.runs.run_folder import step_of
 from dgpo_cli.runs.step_lines import StepLines
 
 FILE = "changes.jsonl"
+CODE = ".code "  # in the name of a change that is one of the user's own code
 
 
 def read_changes(run: Path) -> tuple[SettingChange, ...]:
@@ -63,7 +67,11 @@ def resolved_until(step: int, resolved: Resolved, *, changes: Sequence[SettingCh
     found = resolved
     for at in sorted({each.step for each in changes if each.step >= step}, reverse=True):
         old = {each.setting: each.old for each in changes if each.step == at}
-        tree = {key: value for key, value in old.items() if not _goes_with_its_variant(key, old)}
+        tree = {
+            key: value
+            for key, value in old.items()
+            if not _goes_with_its_variant(key, old) and CODE not in key
+        }
         found = layered(found, Layer(FILE, nest(tree)))
     return found
 
@@ -72,6 +80,28 @@ def _goes_with_its_variant(key: str, old: Mapping[str, Any]) -> bool:
     """Whether a setting did not exist because its section was another variant."""
     section = key.rpartition(".")[0]
     return old[key] is None and any(f"{section}.{tag}" in old for tag in TAGS)
+
+
+def code_differences(before: Mapping[str, str], settings: Settings) -> Iterator[SettingDifference]:
+    """Yield the files of the user's own code that are not as they were.
+
+    before: the sha256 of each, as RunFolder.code has it; a file that is new is no difference: what
+    names it is one.
+    """
+    for section, name, digest in own_files(settings):
+        old = before.get(name, digest)
+        if old != digest:
+            key = code_name(section, name)
+            yield SettingDifference(key, told(old), told(digest), Change.LEARNT, True)
+
+
+def code_name(section: str, file: str) -> str:
+    """Return what a change of a file is called: credit.code my_rule.py."""
+    return f"{section}{CODE}{file}"
+
+
+def told(digest: str) -> str:
+    return f"sha256 {digest[:12]}"
 
 
 def record_changes(
@@ -84,6 +114,7 @@ def record_changes(
     another change, or disappears.
     """
     known, now = read_changes(run), written(resolved)
+    now |= {code_name(*place): told(digest) for *place, digest in own_files(resolved.settings)}
     old = {each.setting: each.old for each in found if each.learnt}
     old |= {each.setting: each.old for each in reversed(known) if each.step >= step}
     kept = [each for each in known if each.step < step]

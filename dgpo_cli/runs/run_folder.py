@@ -90,6 +90,14 @@ class RunFolder:
             return None
         return found if type(found) is int else None
 
+    def code(self) -> dict[str, str]:
+        """Return the sha256 of the user's own code that the run last started with, by file."""
+        try:
+            found = parse_toml(self.settings_file.read_text(encoding="utf-8")).get("code", {})
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return {str(name): str(digest) for name, digest in found.items()}
+
     def rollouts(self) -> list[Path]:
         """Return the files of rollouts, oldest first."""
         return _numbered(self.rollouts_dir)

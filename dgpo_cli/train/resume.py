@@ -17,6 +17,7 @@ from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.errors import CheckpointError, ConfigError, NoCheckpointError
 from dgpo_cli.core.events import NOBODY, Observer, tell
 from dgpo_cli.core.schema import Change
+from dgpo_cli.runs.history import CODE, code_differences
 from dgpo_cli.runs.run_folder import (
     RunFolder,
     check_run_checkpoint,
@@ -99,6 +100,7 @@ def check_folder(
             "another --out"
         )
     found = differences(_stored(folder), resolved)
+    found += tuple(code_differences(folder.code(), resolved.settings))
     lines = list(_refusal(folder, found, step=step, total=total, allow_change=allow_change))
     if lines:
         raise ConfigError("\n".join(lines))
@@ -125,7 +127,7 @@ def _stored(folder: RunFolder) -> Resolved:
     model.compute: before that setting, matrix products were as `stored`.
     """
     try:
-        found = resolve(config=folder.settings_file)
+        found = resolve(config=folder.settings_file, run_code=False)
     except ConfigError as error:
         raise CheckpointError(f"{folder.settings_file}: cannot be read: {error}") from error
     if "compute" in tomllib.loads(folder.settings_file.read_text()).get("model", {}):
@@ -163,6 +165,15 @@ def _refusal(
     done = step == total
     if not learnt or (allow_change and not fixed and not done):
         return
+    begin = "give another --out to start a new run, or --allow-change"
+    files = [each.setting.partition(CODE)[2] for each in learnt]
+    if all(files) and not done:
+        have = "has" if len(files) == 1 else "have"
+        yield (
+            f"{', '.join(files)}: {have} changed since {folder.path} began with it; {begin} to "
+            f"continue this one with it from step {step + 1}"
+        )
+        return
     for each in learnt:
         for name, old, new in parts_of(each.setting, each.old, each.new):
             yield f"{name}: {value_text(old)} in {folder.path}, now {value_text(new)}"
@@ -173,7 +184,6 @@ def _refusal(
             "another --out to start a new run"
         )
         return
-    begin = "give another --out to start a new run, or --allow-change"
     if done:
         yield (
             f"{folder.path} is finished (all {total} steps), and its settings differ: "

@@ -10,6 +10,7 @@ from pathlib import Path
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.core import io
 from dgpo_cli.core.events import Ended, Observer, Observers, tell
+from dgpo_cli.core.own_code import own_code_of
 from dgpo_cli.core.schema import Change
 from dgpo_cli.diagnosis.stored_run import Watch
 from dgpo_cli.engine.checkpoint import load_state
@@ -87,7 +88,10 @@ def _restore(run: TrainingRun, *, standing: Standing, checkpoint: Path | None) -
     # Nothing else deletes them if no checkpoint is left to write.
     folder.prune_checkpoints(keep=run.settings.train.keep_checkpoints)
     record_changes(folder.path, step=run.step, found=found, resolved=standing.resolved)
-    io.write(folder.settings_file, dump_toml(standing.resolved))
+    io.write(
+        folder.settings_file,
+        dump_toml(standing.resolved, code=own_code_of(standing.resolved.settings)),
+    )
     shutil.rmtree(folder.tokenizer_dir, ignore_errors=True)
     with io.atomic_folder(folder.tokenizer_dir) as target:
         engine.policy.tokenizer.save_pretrained(str(target))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -31,7 +32,7 @@ class CreditRule(Frozen):
 
     needs_reference: ClassVar[bool] = False
 
-    rule: str
+    rule: str = ""
     sign: Literal["both", "positive", "negative"] = Field(
         "both",
         description="Which completions the rule weighs: all, or those whose advantage is positive, "
@@ -42,6 +43,16 @@ class CreditRule(Frozen):
         description="With optim.updates_per_step above 1: the weights are those of the policy that "
         "the step began with, or each update measures its completions again before it moves.",
     )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the rule is not dgpo's."""
+        return not type(self).__module__.startswith("dgpo_cli.")
+
+    @property
+    def name(self) -> str:
+        """Its name in the settings, else that of its class."""
+        return self.rule or type(self).__name__
 
     @property
     def whole_batch(self) -> bool:
@@ -69,10 +80,13 @@ class CreditRule(Frozen):
         import torch
 
         from dgpo_cli.algo.masked import masked_values
+        from dgpo_cli.algo.own import check_column
         from dgpo_cli.core.types import Credit
 
         with torch.no_grad():
             scores = self.token_scores(stats, mask, vocab_size=vocab_size)
+            if self.is_own:
+                check_column("scores", scores, mask)
             scores = masked_values(scores.float(), mask)
             return Credit(scores=scores, weights=_shares(scores, mask))
 
@@ -97,11 +111,20 @@ class CreditRule(Frozen):
         """Return `credit` with weights of exactly 1 where the advantage has the other sign.
 
         advantages: floating [B]; where they are 0, the row sets no weight of other rows.
+
+        Raises:
+            ConfigError: a rule of the user's own fails, or gives what cannot be scores or weights.
         """
         import torch
 
+        from dgpo_cli.algo.own import check_credit, own_faults
+
         weighed = self.weighs(advantages)
-        found = self.credit(stats, mask, vocab_size=vocab_size, rows=weighed & (advantages != 0))
+        rows = weighed & (advantages != 0)
+        with own_faults(f"credit.rule={self.name}", of=self) if self.is_own else nullcontext():
+            found = self.credit(stats, mask, vocab_size=vocab_size, rows=rows)
+            if self.is_own:
+                check_credit(found, mask)
         if self.sign == "both":
             return found
         weights = torch.where(weighed.unsqueeze(1), found.weights, mask.to(found.weights.dtype))

@@ -6,17 +6,19 @@ own, whatever else has that name. What ran is known by digests: of the file, and
 that its import statements name, and theirs.
 """
 
-from dgpo_cli.core.own_code.files import digest_of, is_spec
+from dgpo_cli.core.own_code.files import digest_of, digests_of, is_spec
 from dgpo_cli.core.own_code.load import load_own, where_it_failed
-from dgpo_cli.core.own_code.settings import STAND_IN, OwnVariant, Spec, own_code_of
+from dgpo_cli.core.own_code.settings import STAND_IN, OwnVariant, Spec, own_code_of, own_files
 
 __all__ = [
     "STAND_IN",
     "OwnVariant",
     "Spec",
     "digest_of",
+    "digests_of",
     "is_spec",
     "load_own",
     "own_code_of",
+    "own_files",
     "where_it_failed",
 ]

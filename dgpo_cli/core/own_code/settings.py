@@ -135,21 +135,30 @@ def own_code_of(settings: BaseModel) -> dict[str, str]:
     Raises:
         ConfigError: a file is gone.
     """
-    found: dict[str, str] = {}
-    for spec in dict.fromkeys(_specs(settings)):
-        found |= digests_of(spec)
-    return found
+    return {name: digest for _, name, digest in own_files(settings)}
 
 
-def _specs(settings: BaseModel) -> Iterator[str]:
+def own_files(settings: BaseModel) -> list[tuple[str, str, str]]:
+    """Return section, name and sha256 of every file of `own_code_of`, for each section once."""
+    found = {
+        (key.partition(".")[0], name): digest
+        for key, spec in _specs(settings, "")
+        for name, digest in digests_of(spec).items()
+    }
+    return [(*place, digest) for place, digest in found.items()]
+
+
+def _specs(settings: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield every spec in settings with the dotted name of where it is."""
     for name, field in type(settings).model_fields.items():
+        key = f"{prefix}{name}"
         value = getattr(settings, name)
         for mark in field.metadata:
             if isinstance(mark, OwnVariant) and mark.is_own(value):
-                yield getattr(value, mark.tag)
+                yield key, getattr(value, mark.tag)
             elif isinstance(mark, _Named) and isinstance(value, str):
-                yield value
+                yield key, value
         inner = value if isinstance(value, tuple) else (value,)
         for each in inner:
             if isinstance(each, BaseModel):
-                yield from _specs(each)
+                yield from _specs(each, f"{key}.")

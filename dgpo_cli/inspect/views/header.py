@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dgpo_cli.algo.credit import CreditRule
 from dgpo_cli.algo.credit.target import is_noise
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.core.numbers import (
@@ -17,7 +18,9 @@ from dgpo_cli.core.numbers import (
     signed,
     whole_percent,
 )
-from dgpo_cli.core.text import Glyphs, visible
+from dgpo_cli.core.own_code import is_spec
+from dgpo_cli.core.refusal import shown
+from dgpo_cli.core.text import UNICODE, Glyphs, visible
 from dgpo_cli.core.types import InspectedCompletion, Inspection
 from dgpo_cli.inspect.views.measure import added
 from dgpo_cli.ui.page import Page
@@ -89,7 +92,16 @@ def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> s
         parts.append(found + asked)
     if inspection.kappa is not None:
         parts.append(f"kappa {inspection.kappa:g}")
+    parts += own_named(inspection.rule, inspection.parameters, glyphs=glyphs)
     return ", ".join([*parts, *sign_named(inspection.parameters)])
+
+
+def own_named(rule: str, parameters: Mapping[str, Any], *, glyphs: Glyphs = UNICODE) -> list[str]:
+    """Return every setting of a rule of the user's own, but those that all rules have."""
+    if not is_spec(rule):
+        return []
+    own = {name: value for name, value in parameters.items() if name not in CreditRule.model_fields}
+    return [visible(f"{name} {shown(value)}", glyphs=glyphs) for name, value in own.items()]
 
 
 def sign_named(parameters: Mapping[str, Any]) -> list[str]:

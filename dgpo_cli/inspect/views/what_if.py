@@ -10,7 +10,7 @@ from typing import Any
 from dgpo_cli.core.numbers import fraction, percent, short
 from dgpo_cli.core.text import visible
 from dgpo_cli.core.types import InspectedCompletion, Inspection
-from dgpo_cli.inspect.views.header import sign_named
+from dgpo_cli.inspect.views.header import own_named, sign_named
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
 from dgpo_cli.ui.scale import EQUAL, Scale, log_weight
@@ -85,7 +85,7 @@ def named(rule: str, parameters: Mapping[str, Any], tau: float | None) -> str:
     looked_for = parameters.get("target_ess") is not None
     names = ("kappa", "target_ess", "max_weight") if looked_for else ("kappa",)
     parts += [f"{name} {parameters[name]:g}" for name in names if name in parameters]
-    return ", ".join([*parts, *sign_named(parameters)])
+    return ", ".join([*parts, *own_named(rule, parameters), *sign_named(parameters)])
 
 
 def _times(stored: float, shown: float) -> str:

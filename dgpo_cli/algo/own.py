@@ -1,0 +1,115 @@
+"""What rules and losses of the user's own must give, and their faults in one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dgpo_cli.core.errors import ConfigError, DgpoError
+from dgpo_cli.core.own_code import where_it_failed
+from dgpo_cli.core.types import Credit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_OFF = 1e-3  # most that the mean weight of a completion may differ from 1
+
+
+@contextmanager
+def own_faults(name: str, *, of: object = None) -> Iterator[None]:
+    """Turn a fault of the user's code into one line that begins with `name`.
+
+    Raises:
+        ConfigError: there was one.
+    """
+    try:
+        yield
+    except (DgpoError, MemoryError, torch.OutOfMemoryError) as error:
+        if not isinstance(error, _Wrong):
+            raise
+        raise ConfigError(f"{name}: {error}") from error
+    except Exception as error:
+        raise ConfigError(f"{name}: {where_it_failed(error, folder=_folder(of))}") from error
+
+
+def _folder(of: object) -> Path:
+    file = getattr(sys.modules.get(type(of).__module__), "__file__", None)
+    return Path(file).parent if file else Path.cwd()
+
+
+class _Wrong(ConfigError):
+    """What the user's code gave cannot be used; the message does not name the code."""
+
+
+def check_column(what: str, values: Any, mask: Tensor) -> None:
+    """Check that there is a number of at least 0 for every token.
+
+    Raises:
+        ConfigError: there is not.
+    """
+    _check_shape(what, values, mask)
+    found = values[mask].double()
+    wrong = ~(found >= 0) | found.isinf()
+    if bool(wrong.any()):
+        value = float(found[wrong][0])
+        raise _Wrong(f"{what} have {value:g} at a token; they must be finite and at least 0")
+
+
+def check_credit(credit: Any, mask: Tensor) -> None:
+    """Check the scores and weights of a batch.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    if not isinstance(credit, Credit):
+        raise _Wrong(f"credit returned a {type(credit).__name__}; it must return a dgpo_cli.Credit")
+    _check_shape("scores", credit.scores, mask)
+    check_column("weights", credit.weights, mask)
+    lengths = mask.sum(dim=1)
+    means = torch.where(mask, credit.weights.double(), 0.0).sum(dim=1) / lengths.clamp(min=1)
+    off = (means - 1).abs().masked_fill(lengths == 0, 0.0)
+    if off.numel() and float(off.max()) > _OFF:
+        mean = float(means[off.argmax()])
+        raise _Wrong(f"weights of a completion have the mean {mean:g}; it must be 1")
+
+
+def _check_shape(what: str, values: Any, mask: Tensor) -> None:
+    if not isinstance(values, torch.Tensor):
+        raise _Wrong(f"{what} are a {type(values).__name__}; they must be a tensor")
+    if values.shape != mask.shape or not values.is_floating_point():
+        raise _Wrong(
+            f"{what} are {_form(values)}; they must be floating, {list(mask.shape)} as the mask"
+        )
+
+
+def _form(values: Tensor) -> str:
+    return f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
+
+
+def check_losses(found: Any, logprobs: Tensor, mask: Tensor) -> None:
+    """Check what a loss gave, and that its gradient is finite.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if not isinstance(found, tuple) or len(found) != 3:
+        raise _Wrong("token_losses must return (losses, ratio, clipped)")
+    losses, ratio, clipped = found
+    _check_shape("losses", losses, mask)
+    _check_shape("ratio", ratio, mask)
+    if not isinstance(clipped, torch.Tensor) or clipped.shape != mask.shape:
+        raise _Wrong(f"clipped must be a bool tensor, {list(mask.shape)} as the mask")
+    if clipped.dtype != torch.bool:
+        raise _Wrong(f"clipped is {_form(clipped)}; it must be bool")
+    if not losses.requires_grad:
+        raise _Wrong("losses have no gradient; they must depend on logprobs")
+    (gradient,) = torch.autograd.grad(losses[mask].sum(), logprobs, allow_unused=True)
+    if gradient is None:
+        raise _Wrong("losses have no gradient; they must depend on logprobs")
+    if not bool(losses.isfinite().all() & gradient.isfinite().all()):
+        raise _Wrong("losses or their gradient are not finite, padding included")
