@@ -21,7 +21,7 @@ from dgpo_cli.cli.publish import merge, push
 from dgpo_cli.cli.report import report, view
 from dgpo_cli.cli.rollout import rollout
 from dgpo_cli.cli.serve import serve
-from dgpo_cli.cli.settings import preset_app, settings
+from dgpo_cli.cli.settings import init, preset_app, settings
 from dgpo_cli.cli.train import train
 from dgpo_cli.ui import console
 
@@ -121,6 +121,7 @@ _COMMANDS: dict[str, dict[str, tuple[Callable[..., None], str]]] = {
         "push": (push, "Upload a trained model to the Hugging Face hub."),
     },
     "Settings": {
+        "init": (init, "Write settings for a model and data of your own."),
         "settings": (settings, "Explain a setting, or list them all."),
     },
     "Machine": {

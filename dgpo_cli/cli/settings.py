@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from dgpo_cli.cli import completion, options
 from dgpo_cli.cli.commands import Command, CommandGroup
 from dgpo_cli.cli.help import OUTPUT, READ, entry, wrapped
 from dgpo_cli.config import presets
+from dgpo_cli.core import io
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.ui import console
 
@@ -194,6 +195,105 @@ def _listed(found: Sequence[Setting]) -> Iterator[Text]:
             line.append(in_words(schema) if "\n" in about or not about else about, style="default")
             line.truncate(console.stdout().width, overflow="ellipsis")
             yield line
+
+
+Written = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        help="File to write; - prints it.",
+        metavar="FILE.toml|-",
+        show_default="MODEL-DATA.toml",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace the file if it exists.", rich_help_panel=OUTPUT)
+]
+_FIRST_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def init(
+    model: options.Model = None,
+    data: options.Data = None,
+    reward: options.Reward = None,
+    overrides: options.Set = None,
+    out: Written = None,
+    force: Force = False,
+) -> None:
+    """Write a settings file for a model and data of your own, every line with a comment.
+
+    On a terminal, what is not given is asked for; Enter takes the answer in brackets. What model,
+    data and machine decide is chosen as dgpo train does without a preset.
+
+    Examples:
+      Ask for everything
+        dgpo init
+      A model and a file of problems
+        dgpo init --model ./model --data problems.jsonl --out mine.toml
+    """
+    from dgpo_cli.config.shorthand import (
+        DATA_FORMS,
+        REWARD_FORMS,
+        Asked,
+        data_values,
+        reward_values,
+    )
+
+    if model is None or data is None:
+        if not console.can_ask():
+            raise ConfigError(
+                "dgpo init asks on a terminal, and this is none; give --model M and --data F"
+            )
+        model = model or _answer("model (a hub id or a folder)", default=_FIRST_MODEL)
+        data = data or _answer(f"data ({DATA_FORMS})", default="sums", check=data_values)
+        reward = reward or _answer(
+            f"reward ({REWARD_FORMS})", default="by the answers", check=reward_values
+        )
+        reward = None if reward == "by the answers" else reward
+    asked = Asked(model=model, data=data, reward=reward, overrides=overrides or ())
+    target = Path(out if out is not None else f"{asked.name}.toml")
+    if out != "-" and target.exists() and not force:
+        raise ConfigError(f"{target}: already exists; give --force to replace it, or another --out")
+    resolved = options.settle(asked)
+    from dgpo_cli.config.checks import check_trainable
+    from dgpo_cli.config.dump import commented_toml
+    from dgpo_cli.planning.fit import comments_on
+
+    check_trainable(resolved.settings)
+    text = commented_toml(
+        resolved,
+        head=f"{target.stem if out != '-' else asked.name}: {model} on {data}.\n\nWritten by dgpo "
+        "init. Every setting is here; dgpo settings NAME explains one.",
+        comments=comments_on(resolved),
+    )
+    if out == "-":
+        console.raw(text)
+        return
+    if force:
+        io.write(target, text)
+    else:
+        io.write_new(target, text, what=f"--out {target}")
+    console.say(f"written to {target}")
+    console.suggest(
+        ["train", "--config", target, "--dry-run"],
+        ["plan", "--config", target],
+        ["train", "--config", target],
+    )
+
+
+def _answer(question: str, *, default: str, check: Callable[[str], object] | None = None) -> str:
+    """Ask until the answer is one; Enter takes the default."""
+    while True:
+        given = console.ask(question, default=default)
+        if given == default or check is None:
+            return given
+        try:
+            check(given)
+        except ConfigError as error:
+            console.error(str(error))
+        else:
+            return given
 
 
 preset_app = typer.Typer(

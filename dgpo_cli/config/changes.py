@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgpo_cli.config.dump import dump_toml
-from dgpo_cli.config.load import Resolved
+from dgpo_cli.config.load import DEFAULT, Resolved
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import Leaf, change_of, flatten, is_list_of_tables, leaves_of, spread
 from dgpo_cli.core.refusal import shown
@@ -122,7 +122,9 @@ def run_name(name: str, *, recipe: Resolved, resolved: Resolved) -> str:
     found = [
         each
         for each in differences(recipe, resolved)
-        if each.change != Change.FREE and each.setting in here
+        if each.change != Change.FREE
+        and each.setting in here
+        and resolved.sources[each.setting] != DEFAULT  # else it is another kind's
     ]
     parts = [_part(each) for each in found]
     full = "-".join([name, *parts])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dgpo_cli.config.load import DEFAULT, Resolved
-from dgpo_cli.config.tree import flatten, is_list_of_tables, spread
+from dgpo_cli.config.tree import Choice, flatten, is_list_of_tables, known_leaves, spread
 from dgpo_cli.core.errors import without_logins
 from dgpo_cli.core.refusal import shown
 
@@ -126,3 +128,65 @@ def with_stored_sources(resolved: Resolved, file: Path) -> Resolved:
         if not comment or comment.startswith("from "):
             sources[key] = comment.removeprefix("from ") or DEFAULT
     return replace(resolved, sources=sources)
+
+
+def commented_toml(resolved: Resolved, *, head: str, comments: Mapping[str, str]) -> str:
+    """Return all settings as TOML for people, each with a comment; unset ones are comments too.
+
+    Args:
+        head: what the file is for; lines.
+        comments: by setting; others have the first sentence of their description.
+    """
+    values = flatten(resolved.settings)
+    lines = [*(f"# {line}".rstrip() for line in head.splitlines()), ""]
+    sections: dict[str, list[str]] = {}
+    for key in values:
+        sections.setdefault(key.rpartition(".")[0], []).append(key)
+    for section, keys in sections.items():
+        if section:
+            lines += ["", f"[{section}]"]
+        for key in sorted(keys, key=lambda key: key.rpartition(".")[2] not in _TAGS):
+            lines += _commented(key, values[key], comments.get(key) or _about(key, values))
+    return "\n".join(lines) + "\n"
+
+
+_TAGS = ("kind", "rule")  # which say what the other settings of a section are
+_COLUMN, _WIDTH = 29, 100  # where comments begin, as in presets; and where lines end
+
+
+def _commented(key: str, value: Any, about: str) -> Iterator[str]:
+    """Yield the lines of a setting: its comment beside it, or above if that is too long."""
+    import tomlkit
+
+    name = key.rpartition(".")[2]
+    if is_list_of_tables(value):
+        yield f"# {about}"
+        document = tomlkit.document()
+        document.add(name, _item(storable(value)))
+        yield from tomlkit.dumps(document).replace(f"[[{name}]]", f"[[{key}]]").splitlines()
+        return
+    text = (
+        f"# {name} = ..." if value is None else f"{name} = {_inline(storable(value)).as_string()}"
+    )
+    if len(text) < _COLUMN and len(f"{text:<{_COLUMN}}# {about}") <= _WIDTH:
+        yield f"{text:<{_COLUMN}}# {about}"
+        return
+    yield from textwrap.wrap(about, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+    yield text
+
+
+def _about(key: str, values: Mapping[str, Any]) -> str:
+    """Return the first sentence on a setting, in the variant that the values have."""
+    for leaf in known_leaves()[key]:
+        tag, _, variant = leaf.variant.partition("=")
+        if not tag or values.get(tag) == variant:
+            text = leaf.field.description or "; ".join(_variants(leaf.choice))
+            listed = re.match(r"[\w-]+: ", text)  # what each value does, a sentence each
+            return text if listed else text.partition(". ")[0].rstrip(".")
+    return ""
+
+
+def _variants(choice: Choice | None) -> Iterator[str]:
+    """Yield what there is to choose from, each with what it does."""
+    for name, model in (choice.variants if choice is not None else {}).items():
+        yield f"{name}: {(model.__doc__ or '').strip().partition('.')[0].partition(chr(10))[0]}"

@@ -40,6 +40,7 @@ from dgpo_cli.policy.shape import NOT_SAMPLED, context_length, shape_of
 from dgpo_cli.prompts.datasets import first_rows
 from dgpo_cli.prompts.problems import find_columns
 from dgpo_cli.prompts.settings import SumsPrompts
+from dgpo_cli.rewards.settings import RewardSettings, SummedReward
 
 SOURCE = "model and data"  # of a chosen value, before its reason
 COLUMNS = "the columns of --data"
@@ -105,6 +106,17 @@ def chosen_in(resolved: Resolved) -> tuple[tuple[str, Any, str], ...]:
     )
 
 
+def comments_on(resolved: Resolved) -> dict[str, str]:
+    """Return what a settings file says beside the values that were chosen, and those of flags."""
+    chosen = {key: reason for key, _, reason in chosen_in(resolved)}
+    given = {
+        key: f"from {source}"
+        for key, source in resolved.sources.items()
+        if source.startswith("--") or source == COLUMNS
+    }
+    return given | chosen
+
+
 def _kept(file: Path) -> Iterator[Layer]:
     """Yield what was chosen in a settings file; the kind of a section before what it has."""
     stored = with_stored_sources(resolve(config=file), file)
@@ -154,16 +166,16 @@ class _Fit:
         if reward.kind == "choice":
             count = max(reward.choices, options_of(self.seen))
             self.put(f"the answers go up to option {count}", {"reward.choices": count})
-        template, reason = self._template(reward.kind)
+        template, reason = self._template(_judged(self.settings.reward))
         self.put(reason, {"prompts.template": template})
         if not self.asked.gives("prompts.template"):
             self.seen = tuple(wrapped(self.seen, template=template))
 
-    def _template(self, kind: str) -> tuple[str, str]:
+    def _template(self, kind: str | None) -> tuple[str, str]:
         if self.settings.model.path == EMBEDDED_TINY:
             return BARE, "the embedded model was trained on bare expressions"
-        if kind not in CHECKERS:
-            return BARE, f"reward.kind={kind} reads no answer of a certain form"
+        if kind is None:
+            return BARE, "the reward reads no answer of a certain form"
         if asks_for_a_form(self.seen):
             return BARE, "the problems say themselves how to write the answer"
         return BOXED_LETTER if kind == "choice" else BOXED, f"asks for the form that {kind} reads"
@@ -223,7 +235,8 @@ class _Fit:
         if not isinstance(settings.prompts, SumsPrompts) and len(self.seen) < prompts:
             prompts = len(self.seen)
             reason = f"the data has only {prompts} problem{'s' if prompts > 1 else ''}"
-        self.put(reason, {"rollout.prompts_per_step": prompts, "rollout.group_size": max(2, group)})
+        self.put(reason, {"rollout.prompts_per_step": prompts})
+        self.put(of_step, {"rollout.group_size": group})
 
     def weights(self) -> None:
         """Choose what is trained and how it fits: all weights, an adapter, or one over 4 bits."""
@@ -325,6 +338,15 @@ _RATES = ((_TOY, 2e-4, 1e-3), (_SMALL, 1e-5, 1e-4), (_FULL, 2e-6, 2e-5), (math.i
 def _rate(weights: int, *, kind: str) -> float:
     full, adapter = next((full, lora) for below, full, lora in _RATES if weights < below)
     return full if kind == "none" else adapter
+
+
+def _judged(reward: RewardSettings) -> str | None:
+    """Return the checker that reads the answer of a completion, alone or as a term."""
+    terms: Sequence[object] = (reward,)
+    if isinstance(reward, SummedReward):
+        terms = reward.every_term()
+    kinds = [str(getattr(term, "kind", "")) for term in terms]
+    return next((kind for kind in kinds if kind in CHECKERS), None)
 
 
 def _sampler(device: Device, *, family: str) -> tuple[str, dict[str, Any]]:

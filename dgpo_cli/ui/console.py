@@ -256,6 +256,28 @@ def aside(text: str) -> None:
     stderr().print(Text(visible(text)))
 
 
+def can_ask() -> bool:
+    """Whether there is somebody to answer a question."""
+    return is_terminal(sys.stdin) and is_terminal(sys.stderr)
+
+
+def ask(question: str, *, default: str) -> str:
+    """Ask on stderr and return the line that is typed; Enter takes the default.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, or the end of the input.
+    """
+    stderr().print(
+        Text.assemble(visible(question), (f" [{visible(default)}]", "dim"), ": "), end=""
+    )
+    try:
+        typed = input().strip()
+    except (EOFError, KeyboardInterrupt):
+        stderr().print()
+        raise KeyboardInterrupt from None
+    return typed or default
+
+
 def suggest(*commands: Sequence[object]) -> None:
     """Print likely next commands of dgpo on stderr, ready to copy."""
     for at, words in enumerate(commands):

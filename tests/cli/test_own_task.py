@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from dgpo_cli.config.load import resolve
+from dgpo_cli.config.shorthand import Asked
+from dgpo_cli.planning.fit import fitted
+from dgpo_cli.ui import console
 from tests.cli.helpers import in_process as dgpo
 
 
@@ -88,3 +92,69 @@ def test_data_that_cannot_be_read_is_named_in_one_line(
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: mine.jsonl") and said in line
     assert not Path("runs").exists()
+
+
+def test_init_writes_every_setting_with_a_comment_that_trains(questions: str) -> None:
+    done = dgpo(
+        *["init", "--model", "embedded:tiny", "--data", questions, "--set", "optim.lr=3e-4"],
+        *["--set", "rollout.group_size=2", "--out", "mine.toml"],
+    )
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "written to mine.toml\n"
+    assert "next: dgpo train --config mine.toml --dry-run" in done.stderr
+    text = Path("mine.toml").read_text()
+    assert 'kind = "integer"             # all 20 answers are integers' in text
+    assert "lr = 0.0003                  # from --set" in text
+    assert "temperature = 1.0" in text and "# Sampling temperature; 0: greedy" in text
+    uncommented = [
+        line
+        for at, line in enumerate(text.splitlines())
+        if " = " in line and "#" not in line and not text.splitlines()[at - 1].startswith("#")
+    ]
+    assert not uncommented
+    chosen = Asked(
+        model="embedded:tiny",
+        data=questions,
+        overrides=("optim.lr=3e-4", "rollout.group_size=2"),
+    )
+    assert resolve(config=Path("mine.toml")).settings == fitted(chosen).settings
+
+
+def test_init_replaces_no_file_unless_told_to_and_prints_to_a_pipe(questions: str) -> None:
+    command = ["init", "--model", "embedded:tiny", "--data", questions, "--out"]
+    Path("mine.toml").write_text("mine")
+    refused = dgpo(*command, "mine.toml")
+    assert refused.exit_code == 2 and "--force" in refused.stderr
+    assert Path("mine.toml").read_text() == "mine"
+    assert dgpo(*command, "mine.toml", "--force").exit_code == 0
+    printed = dgpo(*command, "-")
+    assert printed.stdout == Path("mine.toml").read_text().replace("# mine:", "# tiny-q:")
+
+
+def test_init_without_a_terminal_names_its_flags() -> None:
+    refused = dgpo("init")
+    assert refused.exit_code == 2
+    (line,) = refused.stderr.splitlines()
+    assert "--model M" in line and "--data F" in line
+
+
+def test_init_asks_on_a_terminal_and_ends_in_one_line_on_ctrl_c(
+    questions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(["embedded:tiny", "absent.jsonl", questions, ""])
+    monkeypatch.setattr(console, "can_ask", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda: next(answers))
+    done = dgpo("init")
+    assert done.exit_code == 0, done.stderr
+    assert "[HuggingFaceTB/SmolLM2-135M-Instruct]" in done.stderr
+    assert "error: --data absent.jsonl: no such file" in done.stderr  # and it asked again
+    found = resolve(config=Path("tiny-q.toml")).settings
+    assert found.model.path == "embedded:tiny" and found.reward.kind == "integer"
+
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupted)
+    stopped = dgpo("init")
+    assert stopped.exit_code == 130
+    assert stopped.stderr.splitlines()[-1] == "interrupted"

@@ -122,6 +122,14 @@ def test_a_name_says_what_is_learnt_otherwise(overrides: list[str], name: str) -
     assert run_name("tiny", recipe=recipe, resolved=resolved) == name
 
 
+def test_a_name_leaves_out_the_defaults_of_another_kind() -> None:
+    recipe = resolve()
+    assert recipe.settings.reward.timeout_s != 60
+    other = resolve(overrides=("reward.kind=python", "reward.path=a/my.py:score"))
+    assert other.settings.reward.timeout_s == 60  # the default of that kind
+    assert run_name("tiny", recipe=recipe, resolved=other) == "tiny-python-score"
+
+
 def test_a_recipe_with_an_adapter_says_that_there_is_none() -> None:
     recipe = resolve(preset="smollm2-lora")
     full = resolve(preset="smollm2-lora", overrides=["adapter.kind=none"])
