@@ -168,6 +168,9 @@ def _commented(key: str, value: Any, about: str) -> Iterator[str]:
     text = (
         f"# {name} = ..." if value is None else f"{name} = {_inline(storable(value)).as_string()}"
     )
+    if not about:
+        yield text
+        return
     if len(text) < _COLUMN and len(f"{text:<{_COLUMN}}# {about}") <= _WIDTH:
         yield f"{text:<{_COLUMN}}# {about}"
         return
@@ -177,7 +180,7 @@ def _commented(key: str, value: Any, about: str) -> Iterator[str]:
 
 def _about(key: str, values: Mapping[str, Any]) -> str:
     """Return the first sentence on a setting, in the variant that the values have."""
-    for leaf in known_leaves()[key]:
+    for leaf in known_leaves().get(key, ()):  # none of a rule of the user's own
         tag, _, variant = leaf.variant.partition("=")
         if not tag or values.get(tag) == variant:
             text = leaf.field.description or "; ".join(_variants(leaf.choice))
