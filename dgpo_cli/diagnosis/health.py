@@ -1,4 +1,4 @@
-"""Notes, once, that the credit equals GRPO's or is rounding.
+"""Notes, once, that the credit equals GRPO's or is rounding, and that rewards fail.
 
 The distance d of a token is known to about the noise floor, the 99% quantile of d that rounding
 alone makes.
@@ -7,13 +7,16 @@ alone makes.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.credit.target import NOISE_SHARE
 from dgpo_cli.core.numbers import fraction as written
 from dgpo_cli.core.numbers import scientific, whole_percent
-from dgpo_cli.core.types import StepMetrics
+from dgpo_cli.core.text import cut, visible
+from dgpo_cli.core.types import ScoredGroup, StepMetrics
 
 if TYPE_CHECKING:
     from dgpo_cli.algo.credit import CreditRule
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 EVEN = 0.999
 # Fraction below which it no longer is, so that a run near the edge does not repeat the note.
 UNEVEN = 0.998
+
+# Share of a step's completions above which it is told that their reward failed.
+UNSCORED = 0.05
+_REASON_CHARS = 200
 
 _HOLDS = {
     "noise": "the noise of d holds",
@@ -63,6 +70,26 @@ class CreditHealth:
                 f"{head}; {_HOLDS[most]} tau up in {whole_percent(held[most])} of the completions"
             )
         return f"{head}; see credit.target_ess"
+
+
+class RewardHealth:
+    """Notes once that the reward of many completions failed, with the most frequent reason."""
+
+    def __init__(self) -> None:
+        self._noted = False
+
+    def line(self, groups: Sequence[ScoredGroup]) -> str | None:
+        """Return the note on the groups of a step; None if few failed, or it was noted before."""
+        verdicts = [verdict for group in groups for verdict in group.verdicts]
+        failed = [verdict for verdict in verdicts if not verdict.is_scored]
+        if self._noted or len(failed) <= UNSCORED * len(verdicts):
+            return None
+        self._noted = True
+        ((reason, _),) = Counter(verdict.note for verdict in failed).most_common(1)
+        return (
+            f"{len(failed)} of {len(verdicts)} completions are unscored and do not train, most "
+            f"often: {cut(visible(reason or 'no reason given'), _REASON_CHARS)}"
+        )
 
 
 class TauHealth:

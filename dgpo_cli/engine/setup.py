@@ -47,6 +47,7 @@ def training_engine(
     *,
     checkpoint: Path | None = None,
     ranks: Ranks = ALONE,
+    reward_log: Path | None = None,
     observer: Observer = NOBODY,
 ) -> Engine:
     """Load the policy and its reference; return an engine with all four verbs.
@@ -57,6 +58,7 @@ def training_engine(
     Args:
         checkpoint: folder of a checkpoint whose weights the policy takes.
         ranks: every one of them builds the same engine at the same time.
+        reward_log: the file that gets what reward functions of the user's print; None: nowhere.
         observer: gets notes on the model and the progress of long work.
 
     Raises:
@@ -102,6 +104,7 @@ def training_engine(
             weight_decay=optim.weight_decay,
         ),
         ranks=ranks,
+        reward_log=reward_log,
         observer=observer,
     )
 
@@ -242,6 +245,7 @@ def _engine(
     policy: Policy | StoredPolicy,
     optimizer: torch.optim.Optimizer | None,
     ranks: Ranks = ALONE,
+    reward_log: Path | None = None,
     observer: Observer,
 ) -> Engine:
     if isinstance(policy, Policy):
@@ -253,7 +257,12 @@ def _engine(
         policy=policy,
         sampler=make_sampler(settings, policy=policy, ranks=ranks),
         grader=(
-            Grader(settings.reward, limit=settings.rollout.max_completion_tokens, observer=observer)
+            Grader(
+                settings.reward,
+                limit=settings.rollout.max_completion_tokens,
+                log=reward_log,
+                observer=observer,
+            )
             if ranks.leads
             else None
         ),

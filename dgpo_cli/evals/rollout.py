@@ -19,10 +19,11 @@ from dgpo_cli.core.types import Prompt, ScoredGroup
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.engine.setup import completion_seeds, sampling_engine
 from dgpo_cli.prompts.benchmarks import load_benchmark
-from dgpo_cli.prompts.datasets import open_prompts
-from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
+from dgpo_cli.prompts.catalog import find
+from dgpo_cli.prompts.datasets import PromptStream, open_prompts
+from dgpo_cli.prompts.settings import FilePrompts, HubPrompts, PromptSettings, RowFields
 from dgpo_cli.prompts.templates import begun
-from dgpo_cli.rewards.grader import check_answers
+from dgpo_cli.rewards.grader import check_answers, check_columns, check_own
 from dgpo_cli.runs.rollouts import rollout_lines, write_lines
 
 
@@ -53,11 +54,13 @@ def run(
         adapter: folder of a saved adapter to sample with.
     """
     settings = resolved.settings
+    told = check_own(settings.reward, observer=observer)
     if source is None:
         prompts = _drawn(settings, count=limit, observer=observer)
     else:
         prompts = read_source(resolved, source=source, observer=observer)[:limit]
     check_answers(prompts, reward=settings.reward)
+    check_columns(prompts, told=told)
     _check_writable(out)
     with sampling_engine(settings, adapter=adapter, observer=observer) as engine:
         prompts = fitting(engine, prompts, observer=observer)
@@ -92,7 +95,7 @@ def _check_writable(out: Path) -> None:
 
 def _drawn(settings: Settings, *, count: int | None, observer: Observer) -> tuple[Prompt, ...]:
     """Return the first prompts that a run of these settings draws; None: those of a step."""
-    stream = open_prompts(settings.prompts, seed=settings.seed, observer=observer)
+    stream = _opened(settings, prompts=settings.prompts, observer=observer)
     for note in stream.notes:
         tell(observer, note)
     count = settings.rollout.prompts_per_step if count is None else count
@@ -100,10 +103,28 @@ def _drawn(settings: Settings, *, count: int | None, observer: Observer) -> tupl
     return tuple(stream.take(Position(), count=count if there is None else min(count, len(there))))
 
 
+def _opened(settings: Settings, *, prompts: PromptSettings, observer: Observer) -> PromptStream:
+    return open_prompts(
+        prompts,
+        seed=settings.seed,
+        columns=settings.reward.wants_columns,
+        answered=settings.reward.needs_answer,
+        observer=observer,
+    )
+
+
 def read_source(resolved: Resolved, *, source: str, observer: Observer) -> tuple[Prompt, ...]:
     """Return the prompts of a benchmark or file, under the settings' template."""
     prompts = resolved.settings.prompts
     columns = prompts if isinstance(prompts, FilePrompts | HubPrompts) else FilePrompts(path=source)
+    if resolved.settings.reward.wants_columns and find(source) is None:
+        own = {name: getattr(columns, name) for name in RowFields.model_fields}
+        stream = _opened(
+            resolved.settings, prompts=FilePrompts(path=source, **own), observer=observer
+        )
+        for note in stream.notes:
+            tell(observer, note)
+        return stream.prompts or ()
     benchmark = load_benchmark(
         source,
         template=prompts.template,

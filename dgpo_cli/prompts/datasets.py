@@ -73,11 +73,19 @@ class PromptStream(Protocol):
 
 
 def open_prompts(
-    settings: PromptSettings, *, seed: int, observer: Observer = NOBODY
+    settings: PromptSettings,
+    *,
+    seed: int,
+    columns: bool = False,
+    answered: bool = True,
+    observer: Observer = NOBODY,
 ) -> PromptStream:
     """Open the source of prompts that `settings` names.
 
-    observer: gets the progress of downloads.
+    Args:
+        columns: keep every field of a row with its prompt, for a reward that reads them.
+        answered: a row without an answer is an error.
+        observer: gets the progress of downloads.
 
     Raises:
         ConfigError: the file does not exist or cannot be read here, or no file of the dataset fits.
@@ -92,7 +100,9 @@ def open_prompts(
         source=source,
         template=settings.template,
         system=settings.system,
-        columns=Columns(settings.problem_column, settings.answer_column),
+        columns=Columns(
+            settings.problem_column, settings.answer_column, others=columns, answered=answered
+        ),
     )
     asked = tuple(begun(prompt, prefix=settings.assistant_prefix) for prompt in prompts)
     return FileStream(asked, seed, (*notes, *left_out))

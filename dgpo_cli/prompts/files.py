@@ -9,6 +9,7 @@ import codecs
 import csv
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -182,6 +183,34 @@ def _object(value: object, path: Path, unit: str, number: int) -> Row:
 def final_answer(answer: str) -> str:
     """Return the text after the last `####`, as in GSM8K; all of it without one."""
     return answer.rpartition("####")[2].strip() if "####" in answer else answer
+
+
+def json_object(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a row as JSON values.
+
+    Numbers that are not finite are null; what JSON has not, such as a date, is text.
+    """
+    return {str(name): _json_value(value) for name, value in fields.items()}
+
+
+def _json_value(value: Any) -> Any:
+    match value:
+        case None | bool() | str() | int():
+            return value
+        case Decimal():
+            whole = value.is_finite() and value == value.to_integral_value()
+            return int(value) if whole and value.as_tuple().exponent == 0 else _finite(float(value))
+        case float():
+            return _finite(value)
+        case Mapping():
+            return json_object(value)
+        case list() | tuple():
+            return [_json_value(each) for each in value]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def exact_text(value: object) -> str | None:

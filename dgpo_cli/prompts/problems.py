@@ -15,7 +15,7 @@ from pathlib import Path
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.numbers import counted
 from dgpo_cli.core.types import Message, Prompt
-from dgpo_cli.prompts.files import Row, exact_text, final_answer, read_rows
+from dgpo_cli.prompts.files import Row, exact_text, final_answer, json_object, read_rows
 from dgpo_cli.prompts.templates import chat_messages, problem_messages
 
 _SHOWN = 5  # problems that a note names
@@ -32,10 +32,16 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Fields of a row; a dotted name reaches into nested objects and lists."""
+    """Fields of a row; a dotted name reaches into nested objects and lists.
+
+    others: keep every field of a row with its problem, as JSON values.
+    answered: a row without an answer is an error; else its answer is "".
+    """
 
     problem: str = "problem"
     answer: str = "answer"
+    others: bool = False
+    answered: bool = True
 
 
 # What data sets call their columns, the likeliest first; the last of each is verl's.
@@ -99,7 +105,8 @@ def read_files(
     """
     reading = _Reading(source=source, template=template, system=system, columns=columns)
     for file in files:
-        for row in read_rows(file.path, columns=(columns.problem, columns.answer, "id")):
+        wanted = None if columns.others else (columns.problem, columns.answer, "id")
+        for row in read_rows(file.path, columns=wanted):
             reading.add(row, label=file.label)
     return reading.result()
 
@@ -136,7 +143,8 @@ class _Reading:
 
     def _read(self, row: Row, *, label: str) -> None:
         messages = _messages(row, self.columns.problem, template=self.template, system=self.system)
-        answer = _answer(row, self.columns.answer)
+        lacks = not self.columns.answered and row.get(self.columns.answer) is None
+        answer = "" if lacks else _answer(row, self.columns.answer)
         _check_text(row, self.columns.problem, [turn.content for turn in messages])
         _check_text(row, self.columns.answer, [answer])
         key = problem_key(messages)
@@ -145,7 +153,14 @@ class _Reading:
             if self.prompts[number].answer != answer:
                 self.disputed.add(number)
             return
-        prompt = Prompt(_identity(row, label), messages, answer, self.source, row.place)
+        prompt = Prompt(
+            id=_identity(row, label),
+            messages=messages,
+            answer=answer,
+            source=self.source,
+            place=row.place,
+            columns=json_object(row.fields) if self.columns.others else {},
+        )
         if prompt.id in self.places:
             raise row.error(f"id {prompt.id!r} is already that of {self.places[prompt.id]}")
         self.places[prompt.id] = row.place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -45,6 +45,42 @@ def check_answers(
             f"{first.source}: {len(found):,} of {len(prompts):,} answers are unusable; the first, "
             f"of problem {first.id!r}{place}{what}"
         )
+
+
+def check_own(reward: RewardSettings, *, observer: Observer = NOBODY) -> dict[str, dict[str, Any]]:
+    """Load the user's functions of a reward in a worker each, before anything large is loaded.
+
+    Returns what their signatures say, for `check_columns`; see rewards/terms/call.py.
+
+    Raises:
+        ConfigError: one cannot be loaded, or takes other arguments.
+    """
+    if not reward.code():
+        return {}
+    with Grader(reward, observer=observer) as grader:
+        return grader.open()
+
+
+def check_columns(prompts: Sequence[Prompt], *, told: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that every problem has the columns that the user's functions cannot do without.
+
+    told: of `check_own`.
+
+    Raises:
+        DataError: one lacks a column; the message names it, and those that are there.
+    """
+    for name, signature in told.items():
+        for column in signature["required"]:
+            lacking = [prompt for prompt in prompts if column not in prompt.columns]
+            if lacking:
+                first = lacking[0]
+                known = ", ".join(map(repr, first.columns)) or "none"
+                place = f" ({first.place})" if first.place else ""
+                raise DataError(
+                    f"{first.source}: {len(lacking):,} of {len(prompts):,} problems have no column "
+                    f"{column!r}, which the reward {name} asks for; the first is {first.id!r}"
+                    f"{place}, with the columns {known}"
+                )
 
 
 class Grader:

@@ -42,6 +42,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.settings_file = path / "settings.toml"
+        self.reward_log = path / "reward.log"  # what reward functions of the user's print
         self.metrics_file = path / "metrics.jsonl"
         self.metrics = StepLines(self.metrics_file, what="metrics", last=self._last_step)
         self.tokenizer_dir = path / "tokenizer"

@@ -83,7 +83,13 @@ def open_training_prompts(
         BackendError: the hub does not give it.
     """
     limit = settings.prompts.max_prompt_tokens
-    stream = open_prompts(settings.prompts, seed=settings.seed, observer=observer).keep(
+    stream = open_prompts(
+        settings.prompts,
+        seed=settings.seed,
+        columns=settings.reward.wants_columns,
+        answered=settings.reward.needs_answer,
+        observer=observer,
+    ).keep(
         lambda prompt: prompt_length(prompt) <= limit,
         reason=f"longer than prompts.max_prompt_tokens={limit}",
     )

@@ -36,6 +36,7 @@ def train(run: TrainingRun) -> None:
         with run.checkpoint_on_failure():
             drawn = run.batches.begin(number)
         run.observer.on(Sampled(number, tuple(drawn.sampled)))
+        run.note_rewards(number, drawn.sampled)
 
         # Make a batch: statistics and credit of every token, and the gradient of a first update.
         # Rollouts that are written include the distance of every completion.

@@ -10,6 +10,7 @@ from pathlib import Path
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.core import io
 from dgpo_cli.core.events import Ended, Observer, Observers, tell
+from dgpo_cli.core.formats import Position
 from dgpo_cli.core.own_code import own_code_of
 from dgpo_cli.core.schema import Change
 from dgpo_cli.diagnosis.stored_run import Watch
@@ -19,6 +20,7 @@ from dgpo_cli.engine.follow import BUILD
 from dgpo_cli.engine.setup import training_engine
 from dgpo_cli.parallel.ranks import Ranks
 from dgpo_cli.policy.quantization import packed_count
+from dgpo_cli.rewards.grader import check_columns, check_own
 from dgpo_cli.runs.history import record_changes
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train.collect import starting_collector
@@ -45,13 +47,21 @@ def started(
     """
     settings = standing.resolved.settings
     evaluations = None
+    told = check_own(settings.reward, observer=observers)
     if settings.eval.every:  # its benchmark is loaded before anything large
         evaluations = RunEvaluations(standing.resolved, folder=folder, observer=observers)
     with ranks.call(BUILD, settings, checkpoint):
-        engine = training_engine(settings, checkpoint=checkpoint, ranks=ranks, observer=observers)
+        engine = training_engine(
+            settings,
+            checkpoint=checkpoint,
+            ranks=ranks,
+            reward_log=folder.reward_log,
+            observer=observers,
+        )
     prompts = open_training_prompts(
         settings, prompt_length=engine.prompt_length, observer=observers
     )
+    check_columns(prompts.prompts or prompts.take(Position(), count=1), told=told)
     found = standing.found
     collector = starting_collector(engine, prompts, checkpoint=checkpoint, found=found)
     run = TrainingRun(

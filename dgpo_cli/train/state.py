@@ -9,7 +9,7 @@ from pathlib import Path
 from dgpo_cli.core.errors import CalledOff, CheckpointError, DgpoError, NonFiniteError
 from dgpo_cli.core.events import Checkpointed, Credited, Observer, tell
 from dgpo_cli.core.types import Batch, ScoredGroup, StepMetrics
-from dgpo_cli.diagnosis.health import CreditHealth, TauHealth
+from dgpo_cli.diagnosis.health import CreditHealth, RewardHealth, TauHealth
 from dgpo_cli.engine.engine import Engine
 from dgpo_cli.runs.rollouts import training_lines, write_lines
 from dgpo_cli.runs.run_folder import RunFolder, step_of
@@ -47,11 +47,18 @@ class TrainingRun:
         self._begun: Path | None = None  # a checkpoint that may not be complete
         self._collector = collector
         self._health = CreditHealth(), TauHealth(self.settings.credit)
+        self._rewards = RewardHealth()
 
     def wait_no_more(self) -> None:
         """Stop waiting for servers; a signal handler may call this."""
         if isinstance(self.engine.sampler, RemoteSampler):
             self.engine.sampler.wait_no_more()
+
+    def note_rewards(self, number: int, groups: Sequence[ScoredGroup]) -> None:
+        """Note once that the rewards of many completions of step `number` failed."""
+        line = self._rewards.line(groups)
+        if line is not None:
+            tell(self.observer, f"step {number}: {line}")
 
     def note_credit(self, number: int, metrics: StepMetrics) -> None:
         """Note once that the credit of step `number` is GRPO's, or that its tau is limited."""

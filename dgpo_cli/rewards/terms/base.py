@@ -7,12 +7,12 @@ in rewards/settings.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.core.schema import Frozen
@@ -115,15 +115,23 @@ class RewardTerm(Frozen):
         (), description="Names of the prompts.sources that it applies to; empty: all."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_named(cls, given: Any) -> Any:
+        """Give it the name that it has unless another is set."""
+        if isinstance(given, Mapping) and not given.get("name"):
+            return {**given, "name": cls.own_name(given)}
+        return given
+
+    @classmethod
+    def own_name(cls, given: Mapping[str, Any]) -> str:
+        """Return the name of a term with these fields: its kind."""
+        return str(cls.model_fields["kind"].default)
+
     @property
     def label(self) -> str:
         """Its name in metrics and files."""
-        return self.name or self.own_name
-
-    @property
-    def own_name(self) -> str:
-        """The name that it has unless another is set."""
-        return str(getattr(self, "kind", ""))
+        return self.name or ""
 
     @property
     def pools(self) -> bool:

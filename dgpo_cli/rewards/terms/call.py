@@ -24,14 +24,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-import os
 import sys
-import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.own_code import load_own, where_it_failed
+from dgpo_cli.core.own_code.files import digests_of
 from dgpo_cli.core.text import cut
 from dgpo_cli.core.types import FinishReason, Message, Outcome
 
@@ -59,21 +60,25 @@ class RewardCompletion:
 
 
 def open_calls(
-    *, path: str, group: bool, timeout_s: float
+    *, path: str, group: bool, timeout_s: float, digests: Mapping[str, str]
 ) -> tuple[Callable[[Sequence[Any]], Iterator[_Result]], dict[str, Any]]:
     """Load the function; return what answers tasks, and what its signature says.
 
     That is: `single`, it takes one completion; `together`, its calls run at the same time;
     `columns`, the names that it asks for, None for all; `required`, those without a default.
 
+    digests: of the files that it is made of.
+
     Raises:
-        ConfigError: the function takes other arguments.
-        Exception: whatever its file raises.
+        ConfigError: the function cannot be loaded, takes other arguments, or is another one now.
     """
-    try:
-        function = _load(path)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{path} cannot be loaded: {described(error, path=path)}") from error
+    now = digests_of(path)
+    if changed := [name for name in {**digests, **now} if digests.get(name) != now.get(name)]:
+        raise ConfigError(
+            f"{path}: {changed[0]} has changed since its first worker was started; "
+            "restore it, or start again"
+        )
+    function = load_own(path)
     asked = _Asked.of(function, path=path)
     if group and asked.single:
         raise ConfigError(
@@ -93,21 +98,8 @@ def open_calls(
     return (calls.together if told["together"] else calls.in_turn), told
 
 
-def _load(path: str) -> Callable[..., Any]:
-    import importlib
-    import importlib.util
-
-    where, _, name = path.rpartition(":")
-    if where.endswith(".py"):
-        spec = importlib.util.spec_from_file_location("_dgpo_own", where)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    else:
-        sys.path.append(os.getcwd())
-        module = importlib.import_module(where)
-    found: Callable[..., Any] = getattr(module, name)
-    return found
+class _Unusable(Exception):
+    """A call that cannot be made, or what one returned; the message says all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +139,13 @@ class _Asked:
         """Return the columns of a call by name; a row that lacks one that others have gets None.
 
         Raises:
-            LookupError: no row has a required one.
+            _Unusable: no row has a required one.
         """
         there = dict.fromkeys(name for row in rows for name in row)
         for name in sorted(self.required):
             if name not in there:
                 known = ", ".join(map(repr, there)) or "none"
-                raise LookupError(f"no column {name!r} for the parameter of that name ({known})")
+                raise _Unusable(f"no column {name!r} for the parameter of that name ({known})")
         wanted = [n for n in there if self.all_columns or n in self.columns]
         values = {name: [row.get(name) for row in rows] for name in wanted}
         return {n: column[0] for n, column in values.items()} if self.single else dict(values)
@@ -165,8 +157,11 @@ class _Calls:
     def __init__(
         self, function: Callable[..., Any], asked: _Asked, *, path: str, timeout_s: float
     ) -> None:
-        self._function, self._asked, self._path = function, asked, path
+        self._function, self._asked = function, asked
         self._timeout_s = timeout_s
+        # Of a file as it was given, of a module where it is.
+        module = sys.modules[getattr(function, "__module__", None) or __name__]
+        self._folder = Path(module.__file__ or path).parent
         self._runner = asyncio.Runner()
 
     def in_turn(self, tasks: Sequence[Any]) -> Iterator[_Result]:
@@ -180,7 +175,7 @@ class _Calls:
             except MemoryError:
                 raise
             except (Exception, SystemExit, asyncio.CancelledError) as error:
-                yield ["error", described(error, path=self._path)]
+                yield ["error", self._told(error)]
 
     def together(self, tasks: Sequence[Any]) -> Iterator[_Result]:
         yield from self._runner.run(self._all(tasks))
@@ -199,7 +194,7 @@ class _Calls:
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             if isinstance(error, TimeoutError) and limit.expired():
                 return ["timeout", f"took longer than timeout_s={self._timeout_s:g}"]
-            return ["error", described(error, path=self._path)]
+            return ["error", self._told(error)]
 
     def _given(self, message: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         prompts, completions, columns = message["prompts"], [], []
@@ -219,14 +214,20 @@ class _Calls:
         given = completions[0] if self._asked.single else completions
         return given, self._asked.arguments(columns)
 
+    def _told(self, error: BaseException) -> str:
+        """Return an exception in a line, with the innermost line of the user's code."""
+        if isinstance(error, _Unusable):
+            return str(error)
+        return cut(where_it_failed(error, folder=self._folder), MAX_NOTE_CHARS)
+
     def _read(self, returned: Any, *, count: int) -> list[_Result]:
         if self._asked.single:
             return [_score(returned)]
         if isinstance(returned, str | bytes | Mapping) or not hasattr(returned, "__iter__"):
-            raise TypeError(f"returned {_kind(returned)}; return a list with a score for each")
+            raise _Unusable(f"returned {_kind(returned)}; return a list with a score for each")
         scores = list(returned.tolist() if hasattr(returned, "tolist") else returned)
         if len(scores) != count:
-            raise ValueError(f"returned {len(scores):,} scores for {count:,} completions")
+            raise _Unusable(f"returned {len(scores):,} scores for {count:,} completions")
         return [_score(each) for each in scores]
 
 
@@ -268,15 +269,3 @@ def _score(returned: Any) -> _Result:
 
 def _kind(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
-
-
-def described(error: BaseException, *, path: str) -> str:
-    """Return an exception in a line, with the last place in the user's own file, if any."""
-    message = " ".join(str(error).split())
-    text = f"{type(error).__name__}: {message}".rstrip(": ")
-    own = os.path.basename(path.rpartition(":")[0])
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if os.path.basename(frame.filename) == own]
-    last = (ours or [f for f in frames if f.filename != __file__])[-1:]
-    place = "".join(f" ({os.path.basename(f.filename)}:{f.lineno})" for f in last)
-    return cut(text, MAX_NOTE_CHARS) + place

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from dgpo_cli.core.own_code import Spec
 from dgpo_cli.core.schema import Frozen
 from dgpo_cli.rewards.protocol import Check
 from dgpo_cli.rewards.terms.base import NAME, Done, RewardTerm, Scorer, Shared, TermScore, failed
@@ -23,10 +25,7 @@ MOST_AT_ONCE = 64  # calls of a function for one completion that a worker gets a
 class OwnFunction(Frozen):
     """A function, and how it is called."""
 
-    path: str = Field(
-        pattern=r"^.+:[^:]+$",
-        description="The function: file.py:name, or package.module:name.",
-    )
+    path: Spec = Field(description="The function: file.py:name, or package.module:name.")
     group: bool = Field(
         False, description="Call it with the completions of one prompt, all of them, at a time."
     )
@@ -52,10 +51,10 @@ class PythonTerm(OwnFunction, RewardTerm):
 
     kind: Literal["python"] = "python"
 
-    @property
-    def own_name(self) -> str:
-        name = self.path.rpartition(":")[2].rpartition(".")[2].strip("_")
-        return name if _is_name(name) else self.kind
+    @classmethod
+    def own_name(cls, given: Mapping[str, Any]) -> str:
+        name = str(given.get("path", "")).rpartition(":")[2].strip("_")
+        return name if re.fullmatch(NAME, name) else "python"
 
     @property
     def pools(self) -> bool:
@@ -68,16 +67,14 @@ class PythonTerm(OwnFunction, RewardTerm):
         return PythonScorer(self, shared)
 
 
-def _is_name(text: str) -> bool:
-    import re
-
-    return re.fullmatch(NAME, text) is not None
-
-
 class PythonScorer:
-    """Calls the function for one completion, a batch or a group at a time."""
+    """Calls the function for one completion, a batch or a group at a time.
+
+    Workers that start later run the code of now, or refuse.
+    """
 
     def __init__(self, term: PythonTerm, shared: Shared) -> None:
+        from dgpo_cli.core.own_code.files import digests_of
         from dgpo_cli.rewards.workers.pool import WorkerPool
 
         self._term = term
@@ -85,6 +82,7 @@ class PythonScorer:
             "path": term.path,
             "group": term.group,
             "timeout_s": term.timeout_s,
+            "digests": digests_of(term.path),
         }
         self._pool = WorkerPool(
             Check("dgpo_cli.rewards.terms.call:open_calls", options, opens=True),

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from dgpo_cli.core.errors import DgpoError
+from dgpo_cli.core.errors import ConfigError, DgpoError
 from dgpo_cli.core.events import NOBODY, Observer, tell
 from dgpo_cli.rewards.protocol import CRASH_EXIT_CODE, Check, CheckResult, Task
 from dgpo_cli.rewards.workers.process import START_TIMEOUT_S, WorkerProcess
@@ -132,7 +132,8 @@ class WorkerPool:
         """Start a worker, if none is ready, and wait for it; return what its check tells of itself.
 
         Raises:
-            DgpoError: none can be started, or the check refuses.
+            ConfigError: the check refuses.
+            DgpoError: none can be started.
         """
         if not self._told:
             self._run(_Job((), chunk_tasks=1, sizes=None, on_done=None), until_ready=True)
@@ -299,7 +300,7 @@ class WorkerPool:
             worker.settle()
         exit_code = self._remove(worker)
         if worker.refused and self._check.opens:
-            raise DgpoError(worker.start_error)  # it would refuse again
+            raise ConfigError(worker.start_error)  # it would refuse again
         if worker.ready and worker.tasks and not never_sent:
             if self._told.get("together") and len(worker.tasks) > 1:
                 job.alone.update(worker.tasks)  # any of them may be the cause
