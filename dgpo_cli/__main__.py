@@ -1,17 +1,49 @@
-"""The program `dgpo`, also as `python -m dgpo_cli`: ends quietly on Ctrl-C while it still loads."""
+"""The program `dgpo`, also as `python -m dgpo_cli`: ends quietly on Ctrl-C while it still loads.
+
+Python's own end is for a process in which no other thread is left. It ends each at the moment when
+that wants the interpreter again, and one that stands in C++ then, of ours or of torch, aborts the
+process: after a good run, a rank is killed by SIGABRT.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
+import threading
+from contextlib import suppress
 from typing import Any, NoReturn
 
-_INTERRUPTED = 130
+_FAILED, _INTERRUPTED = 1, 130
+
+
+class _End:
+    """The end of the process. code: its exit code."""
+
+    def __init__(self) -> None:
+        self.code: object = _FAILED  # of an error that nobody expects
+        atexit.register(self._leave)  # registered first, it is called last
+
+    def exit(self, code: object) -> NoReturn:
+        """End as sys.exit does."""
+        self.code = code
+        sys.exit(code)  # type: ignore[arg-type]
+
+    def _leave(self) -> None:
+        """End the process here if there may be other threads; torch has more than are listed."""
+        if threading.active_count() == 1 and "torch" not in sys.modules:
+            return
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # closed, or nobody reads it
+                stream.flush()
+        code = self.code
+        os._exit(code if isinstance(code, int) else 0 if code is None else _FAILED)
 
 
 def main() -> NoReturn:
     """Load the command line and run it."""
+    end = _End()
     # Whoever started us may have switched Ctrl-C off, as nohup does; that stays.
     listens = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if listens:
@@ -22,8 +54,10 @@ def main() -> NoReturn:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app()
+    except SystemExit as ended:
+        end.exit(ended.code)
     except KeyboardInterrupt:  # a second Ctrl-C, while the first is being reported
-        sys.exit(_INTERRUPTED)
+        end.exit(_INTERRUPTED)
     finally:
         # Python's own end has nothing to interrupt but libraries' tidying, with a traceback each.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

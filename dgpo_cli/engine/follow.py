@@ -27,3 +27,6 @@ def follow(ranks: Ranks) -> None:
             continue
         assert engine is not None
         engine.calls()[name](*args)
+    if engine is not None:
+        with engine:  # the leader has ended its threads, and so ends those here
+            engine.finish_saving()

@@ -168,7 +168,7 @@ class Ranks(Protocol):
         ...
 
     def close(self) -> None:
-        """End: the followers' calls are over.
+        """End: the followers' calls are over. Every rank does it, a follower after its last call.
 
         After an error inside a call they cannot hear it: they end when this process does.
         """
@@ -293,7 +293,7 @@ class TorchRanks(Ranks):
                 device_id=device if cuda else None,
             )
             self._watch.met()
-        self._calling = 0
+        self._calling, self._over = 0, False
         self._control = self.channel()
         self._objects = dist.new_group(backend="gloo", timeout=limit)
 
@@ -315,6 +315,7 @@ class TorchRanks(Ranks):
         while (call := self._next_call()) is not None:
             self._watch.doing(call[0])
             yield call
+        self._over = True
         self._watch.over()
 
     def _next_call(self) -> Call | None:
@@ -392,6 +393,8 @@ class TorchRanks(Ranks):
 
         if self.leads and not self._calling:
             self._control.send(None)
+            self._over = True
+        if self._over:
             dist.destroy_process_group()
 
 

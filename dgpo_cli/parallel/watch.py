@@ -36,11 +36,13 @@ if TYPE_CHECKING:
 INTERVAL_S = 1.0  # between two heartbeats
 # In heartbeats: the silence after which a rank counts as gone (a call may hold the interpreter, a
 # machine may swap); after a failure, the time for a main thread to end by itself and to leave its
-# exchange; the time for the store to come back, and of waiting until a note names the rank.
-_SILENT, _GRACE, _LEAVE, _LOST, _NOTE = 20, 6, 2, 5, 60
+# exchange; the time for the store to come back, and of waiting until a note names the rank; the
+# time for the threads here to end.
+_SILENT, _GRACE, _LEAVE, _LOST, _NOTE, _END = 20, 6, 2, 5, 60, 2
 _ANSWER_S = 5.0  # for one question to the store
 _ECHO_S = 0.5
 _MANY = 4096  # bytes that are read at once
+_WAKE = b"\0"  # among the numbers of signals, no signal
 _SILENCE = "no sign of life for {:g} s"
 _FAILED, _ENDED = "failed", "ended"
 # What an exchange of ranks raises when another one is gone: not the cause.
@@ -103,7 +105,7 @@ class Watch(Watcher):
         self._tell, self._leave, self._interval_s = tell, leave, interval_s
         self._warning = None if stop_signal == "none" else signal.Signals[stop_signal]
         self._control = place.control if place.by == DGPO else None
-        self._wakeup: tuple[int, int] | None = None
+        self._wakeup = os.pipe()  # what it gets wakes the thread
         self._store: Store | None = None
         self._run: Stoppable | None = None
         self._asked: tuple[int, int] | None = None  # before a run was heeded
@@ -238,8 +240,20 @@ class Watch(Watcher):
         self._closed.set()
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self._wakeup is not None:
+        if self._before and not self.leads:
             signal.set_wakeup_fd(-1)
+        self._join()
+
+    def _join(self) -> None:
+        """Wait for the threads to end, but not for long: the store may be gone.
+
+        After a failure the watch goes on: the main thread may hang on its way out.
+        """
+        self._due.set()
+        os.write(self._wakeup[1], _WAKE)
+        until = time.monotonic() + _END * self._interval_s
+        for thread in (self._heart, *([self._thread] if self._deadline is None else ())):
+            thread.join(max(0.0, until - time.monotonic()))
 
     # Signals.
 
@@ -251,7 +265,6 @@ class Watch(Watcher):
             numbers.append(self._warning)
         if not self.leads:
             # Read by the thread, for the main thread may hang in an exchange.
-            self._wakeup = os.pipe()
             os.set_blocking(self._wakeup[1], False)
             signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
         handle = self._handle_early if self.leads else self._handle_nothing
@@ -312,8 +325,10 @@ class Watch(Watcher):
             now = time.monotonic()
             if self._deadline is not None and (now > self._deadline or self._is_stuck(now)):
                 self._end_hard()
-            if now >= due and not self._closed.is_set():
+            if now >= due:
                 due = now + self._interval_s
+                if self._closed.is_set():
+                    continue
                 self._unanswered += 1
                 if self._unanswered > _SILENT:
                     self._leader_ended(_SILENCE.format(_SILENT * self._interval_s))
@@ -322,19 +337,15 @@ class Watch(Watcher):
     def _beat_when_due(self) -> None:
         """The heart, a thread of its own: a store whose process is stopped never answers."""
         while not self._closed.is_set():
-            if self._due.wait(self._interval_s):
+            if self._due.wait(self._interval_s) and not self._closed.is_set():
                 self._due.clear()
                 self._tick()
                 self._unanswered = 0
 
     def _listen(self, *, until: float) -> None:
         """Take what the launcher and signals say, until it is time for a heartbeat."""
-        ends = [] if self._control is None else [self._control]
-        ends += [] if self._wakeup is None else [self._wakeup[0]]
+        ends = [self._wakeup[0]] + ([] if self._control is None else [self._control])
         wait_s = min(max(0.0, until - time.monotonic()), self._interval_s)
-        if not ends:
-            self._closed.wait(wait_s or 0.01)
-            return
         for end in select.select(ends, [], [], wait_s)[0]:
             said = os.read(end, _MANY)
             if end != self._control:

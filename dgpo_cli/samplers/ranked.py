@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 # Calls of the leader.
 SYNC, PREPARE, REST = "sync the sampler", "prepare the sampler", "let the sampler rest"
-_END_S = 5.0  # that a word may take to all ranks at the end
+_END_S = 5.0  # that the last word may take to all ranks
+_GONE = (RuntimeError, ValueError)  # of an exchange: another rank is gone, or this one closes
 _Word = Literal["cancel", "wait no more"]
 
 
@@ -79,8 +80,10 @@ class RankedSampler:
         self._rounds = ranks.channel()
         self._run, self._count = secrets.token_hex(4), 0
         self._drawing = False
+        self._server: threading.Thread | None = None
         if not ranks.leads:
-            threading.Thread(target=self._serve, name="dgpo-sampling", daemon=True).start()
+            self._server = threading.Thread(target=self._serve, name="dgpo-sampling", daemon=True)
+            self._server.start()
 
     def calls(self) -> dict[str, Callable[..., object]]:
         """Return what a follower runs when the leader calls it, by name."""
@@ -123,8 +126,13 @@ class RankedSampler:
         return [completions[place[i]] for i in range(len(prompts))]
 
     def close(self) -> None:
-        """End the followers' threads, unless a round is broken off: then this process ends."""
-        if self._ranks.leads and not self._drawing:
+        """End the followers' threads, unless a round is broken off: then this process ends.
+
+        A follower waits a while for the end of its own.
+        """
+        if self._server is not None:
+            self._server.join(_END_S)
+        elif not self._drawing:
             with suppress(RuntimeError):  # a rank is gone
                 self._rounds.send(None)
 
@@ -153,7 +161,7 @@ class RankedSampler:
 
     def _serve(self) -> None:
         """Draw for every round that the leader sends."""
-        with suppress(RuntimeError):  # the leader is gone: this process ends soon
+        with suppress(*_GONE):  # this process ends soon
             while (asked := self._rounds.receive()) is not None:
                 tally = _Tally(self._ranks.counter(f"sampled/{asked.name}"), lambda count: None)
                 found, error = self._drawn(asked, advance=tally.add)
@@ -293,7 +301,7 @@ class RankedRemoteSampler(RankedSampler):
         super().close()
         if self._ranks.leads:
             self._said.put(None)
-            self._speaker.join(_END_S)
+        self._speaker.join(_END_S)
 
     def _tell(self, word: _Word) -> None:
         self._hear(word)
@@ -308,7 +316,7 @@ class RankedRemoteSampler(RankedSampler):
             self._remote.wait_no_more()
 
     def _speak(self) -> None:
-        with suppress(RuntimeError):  # a rank is gone: this process ends soon
+        with suppress(*_GONE):  # this process ends soon
             while True:
                 word = self._said.get()
                 self._words.send(word)
@@ -316,7 +324,7 @@ class RankedRemoteSampler(RankedSampler):
                     return
 
     def _listen(self) -> None:
-        with suppress(RuntimeError):
+        with suppress(*_GONE):
             while (word := self._words.receive()) is not None:
                 self._hear(word)
 

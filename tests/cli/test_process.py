@@ -10,7 +10,7 @@ import pytest
 
 from dgpo_cli import __version__
 from dgpo_cli.config.presets import preset_text
-from tests.cli.helpers import COLOUR, ESCAPE, dgpo, environment, on_terminal, run_python
+from tests.cli.helpers import COLOUR, ESCAPE, Ended, dgpo, environment, on_terminal, run_python
 
 DGPO = (sys.executable, "-m", "dgpo_cli")
 RUN_AND_REPORT = """
@@ -159,3 +159,59 @@ def test_an_encoding_without_the_character_gets_an_escape(tmp_path: Path) -> Non
     ended = dgpo("train", "--config", str(config), "--dry-run", env={"PYTHONIOENCODING": "ascii"})
     assert ended.code == 0
     assert "r\\xe9sum\\xe9" in ended.out
+
+
+# Threads that want the interpreter for the first time when it ends.
+LEFT = """
+import datetime, sys, threading, time, types
+import torch
+from torch.distributed import BroadcastOptions, HashStore, ProcessGroupGloo, TCPStore
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(1)
+
+def in_the_store():  # as a heartbeat: the answer comes while Python ends
+    limit = datetime.timedelta(seconds=0.6)
+    store = TCPStore("127.0.0.1", 0, is_master=True, timeout=limit, wait_for_workers=False)
+    threading.Thread(target=lambda: store.get("nothing"), daemon=True).start()
+    time.sleep(0.2)
+    return Slow()
+
+def in_gloo():  # a thread of its own lets go of what came last, while this one holds Python
+    store, limit, pair = HashStore(), datetime.timedelta(seconds=30), {{}}
+    def meet(n):
+        pair[n] = ProcessGroupGloo(store, n, 2, limit)
+    both = [threading.Thread(target=meet, args=(n,)) for n in (0, 1)]
+    [each.start() for each in both]
+    [each.join() for each in both]
+    options, there = BroadcastOptions(), torch.ones(1)
+    options.rootRank = 0
+    pair[1].broadcast([torch.zeros(1)], options)
+    sys.setswitchinterval(1000)
+    pair[0].broadcast([there], options)
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        pass
+    return pair
+
+def app():
+    global left
+    print("all is done", end="")
+    left = {left}()
+    {ending}
+
+sys.modules["dgpo_cli.cli.main"] = types.SimpleNamespace(app=app)
+from dgpo_cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("left", "ending", "code"),
+    [("in_the_store", "raise KeyboardInterrupt", 130), ("in_gloo", "sys.exit(3)", 3)],
+)
+def test_a_thread_that_is_left_in_torch_does_not_abort_the_end(
+    left: str, ending: str, code: int
+) -> None:
+    assert run_python(LEFT.format(left=left, ending=ending)) == Ended(code, "all is done", "")

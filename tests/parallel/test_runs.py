@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from dgpo_cli.core.events import NOBODY
 from dgpo_cli.engine import setup
 from dgpo_cli.engine.follow import follow
 from dgpo_cli.parallel.ranks import ALONE
+from dgpo_cli.parallel.shard_checkpoint import ShardWriter
 from dgpo_cli.samplers.lockstep import Lockstep
 from dgpo_cli.samplers.ranked import RankedRemoteSampler
 from dgpo_cli.train import train
@@ -60,7 +63,10 @@ def settings_of(kind: str, *, count: int) -> Resolved:
 def run(ranks: Ranks, kind: str, out: Path) -> None:
     """Take one rank's part in a run."""
     if not ranks.leads:
+        write = ShardWriter._write
+        ShardWriter._write = lambda *args: (write(*args), time.sleep(0.5))  # type: ignore
         follow(ranks)
+        assert not {"checkpoint", "dgpo-sampling"} & {t.name for t in threading.enumerate()}
         return
     train.run(settings_of(kind, count=ranks.count), out=out, resume="auto", ranks=ranks,
               observer=NOBODY)  # fmt: skip

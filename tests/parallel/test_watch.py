@@ -189,6 +189,42 @@ def test_a_rank_that_is_gone_right_after_all_have_met_is_missed_and_named() -> N
         assert str(watch.failure).startswith(f"rank {gone} (node {os.uname().nodename}): ")
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_threads_of_a_rank_end_before_it_does(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_END", 1000)
+    beating, (theirs, ours) = threading.Event(), os.pipe()
+
+    def beats() -> None:
+        beating.set()
+        time.sleep(0.3)
+
+    watch = Rank(None, number, count=2, control=theirs).watch
+    watch._tick = beats  # type: ignore[method-assign]
+    with watch.guarding():
+        assert beating.wait(20)
+    assert not watch._heart.is_alive() and not watch._thread.is_alive()
+    os.close(ours)
+
+
+def test_a_store_that_never_answers_does_not_hold_up_the_end() -> None:
+    beating, answer = threading.Event(), threading.Event()
+
+    def hangs() -> None:
+        beating.set()
+        answer.wait()
+
+    watch = Rank(None, 1, count=2).watch
+    watch._tick = hangs  # type: ignore[method-assign]
+    with watch.guarding():
+        assert beating.wait(20)
+    assert watch._heart.is_alive()
+    answer.set()
+    watch._heart.join(20)
+    assert not watch._heart.is_alive()
+
+
 def test_a_sleep_of_all_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     with ranks(2) as found:
         wait_for(lambda: all(rank.watch._others for rank in found))
