@@ -361,8 +361,9 @@ class Watch(Watcher):
             match json.loads(line):
                 case {"stop": [number, times]}:
                     self._ask(number, times)
-                case {"failed": failure}:
-                    self._fail(Failure(**failure))
+                case {"failed": given}:
+                    failure = Failure(**given)  # the rank may have told more of it
+                    self._fail(self._publish(failure) if self.leads else failure)
                 case {"ended": _}:
                     self._leader_ended()
 

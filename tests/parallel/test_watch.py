@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import signal
 import threading
@@ -318,6 +319,26 @@ def test_the_launcher_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     wait_for(lambda: killed)
     assert killed == [(os.getpid(), signal.SIGKILL)]
     rank.end()
+
+
+def test_what_a_rank_has_told_of_its_failure_holds_over_what_the_launcher_saw() -> None:
+    limit = datetime.timedelta(seconds=30)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=limit, wait_for_workers=False)
+    theirs, ours = os.pipe()
+    leader, failed = Rank(store, 0, count=2, control=theirs), Rank(store, 1, count=2).watch
+    leader.watch._tick = lambda: None  # type: ignore[method-assign]
+    failed.begin(store)
+    failed._publish(module.Failure(1, "gpu7", "MemoryError: CUDA out of memory", "a.log"))
+    leader.start()
+    wait_for(lambda: leader.watch._run)
+    seen = {"rank": 1, "host": "gpu7", "error": "ended with exit code 1", "log": "a.log"}
+    os.write(ours, json.dumps({"failed": seen}).encode() + b"\n")
+    wait_for(lambda: leader.run.failures)
+    told = "rank 1 (node gpu7): MemoryError: CUDA out of memory; its log: a.log"
+    assert str(leader.run.failures[0]) == told
+    leader.watch._deadline = None
+    leader.end()
+    os.close(ours)
 
 
 def test_a_stop_that_a_hanging_start_does_not_hear_ends_the_process(
