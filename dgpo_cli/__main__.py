@@ -1,8 +1,8 @@
 """The program `dgpo`, also as `python -m dgpo_cli`: ends quietly on Ctrl-C while it still loads.
 
-Python's own end is for a process in which no other thread is left. It ends each at the moment when
-that wants the interpreter again, and one that stands in C++ then, of ours or of torch, aborts the
-process: after a good run, a rank is killed by SIGABRT.
+When Python shuts down, it ends every other thread as soon as that asks for the interpreter. In C++,
+as in a thread of torch, this aborts the process: a rank would die of SIGABRT after a good run. So a
+process that has loaded torch leaves before that.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
 from typing import Any, NoReturn
 
 _FAILED, _INTERRUPTED = 1, 130
@@ -34,9 +33,9 @@ class _End:
         """End the process here if there may be other threads; torch has more than are listed."""
         if threading.active_count() == 1 and "torch" not in sys.modules:
             return
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):  # closed, or nobody reads it
-                stream.flush()
+        from dgpo_cli.ui import console
+
+        console.flush_last()
         code = self.code
         os._exit(code if isinstance(code, int) else 0 if code is None else _FAILED)
 

@@ -12,7 +12,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import IO, TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -129,6 +129,13 @@ def flush() -> None:
     """Flush stdout, so that a closed pipe is noticed now."""
     with _naming_stdout():
         sys.stdout.flush()
+
+
+def flush_last() -> None:
+    """Flush both streams before the process ends, whether or not anybody reads them."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
 
 
 def forget_stdout() -> None:
