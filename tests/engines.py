@@ -78,10 +78,15 @@ def make_engine(
     credit: CreditRule | None = None,
     optim: dict[str, Any] | None = None,
     train: dict[str, Any] | None = None,
+    top_p: float = 1.0,
 ) -> Engine:
     settings = Settings(
         rollout=RolloutSettings(
-            prompts_per_step=len(PROMPTS), group_size=G, temperature=0.8, max_completion_tokens=6
+            prompts_per_step=len(PROMPTS),
+            group_size=G,
+            temperature=0.8,
+            top_p=top_p,
+            max_completion_tokens=6,
         ),
         credit=credit or DgpoCredit(tau=0.05),
         optim=OptimSettings(lr=1e-2, micro_batch_size=4, **(optim or {})),

@@ -100,14 +100,6 @@ def _sampling(settings: Settings) -> Iterator[str]:
             "better than the others; set rollout.temperature=1 (eval.temperature=0 evaluates "
             "greedily)"
         )
-    waits = rollout.dynamic_sampling or rollout.overlap > 0
-    if waits and rollout.truncation is not None:
-        yield (
-            f"rollout.top_p={rollout.top_p:g}, rollout.top_k={rollout.top_k}: the tokens that they "
-            "keep are not stored with groups that wait for a later step; set "
-            "rollout.dynamic_sampling=false and rollout.overlap=0, or rollout.top_p=1 and "
-            "rollout.top_k=0"
-        )
     if settings.eval.temperature == 0 and settings.eval.k > 1:
         yield (
             f"eval.k={settings.eval.k}: greedy samples of a problem (eval.temperature=0) are all "

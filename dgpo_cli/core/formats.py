@@ -260,10 +260,14 @@ class PendingGroup:
     """A group that waits for the next step.
 
     old_logprobs: of every completion's tokens, by the trainer, under the sampling weights.
+    kept: what top_p and top_k kept in place of the tokens, under the same weights: for each
+        completion base64 of integers of 32 bits, least byte first: the number of tokens, how many
+        were kept for each (negative where the drawn one was not among them), and their ids.
     """
 
     group: ScoredGroup
     old_logprobs: tuple[Column, ...]
+    kept: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +288,7 @@ class PrefetchedBatch:
 
     version: optimiser updates that the sampling weights had seen. before: the position in the
     prompts before it was drawn. sampled: all that was drawn; null if all of it is in `groups`.
+    kept: see PendingGroup, of as many completions as old_logprobs.
     """
 
     number: Count
@@ -295,6 +300,7 @@ class PrefetchedBatch:
     old_logprobs: tuple[Column, ...]
     sampled: tuple[ScoredGroup, ...] | None = field(default=None, kw_only=True)
     metrics: dict[str, Real]
+    kept: tuple[Text, ...] = ()
 
 
 ROLLOUT = Format(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from dgpo_cli.algo.advantages import scored_group
 from dgpo_cli.algo.credit import DgpoCredit
@@ -19,7 +19,15 @@ from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.core.thinking import ends_in_thought
 from dgpo_cli.core.timing import Stopwatch
-from dgpo_cli.core.types import Batch, Completion, Group, Prompt, ScoredGroup, StepMetrics
+from dgpo_cli.core.types import (
+    Batch,
+    Completion,
+    Group,
+    KeptTokens,
+    Prompt,
+    ScoredGroup,
+    StepMetrics,
+)
 from dgpo_cli.engine.stored import StoredPolicy
 from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.prompts.templates import encode_prompt
@@ -44,6 +52,18 @@ if TYPE_CHECKING:
 
 
 TokenLogprobs = tuple[float, ...]
+
+
+class Measured(NamedTuple):
+    """What the trainer measured of completions, before an update moves the weights.
+
+    logprobs: of every completion's tokens, in nats. kept: what sampling kept in place of these
+        tokens, as kept_text writes it; empty without top_p and top_k.
+    """
+
+    logprobs: list[TokenLogprobs]
+    kept: list[str]
+
 
 _PROMPT_END = 256  # tokens in which a chat template opens the assistant's turn
 _PROBLEM_END = 64  # characters at the end of the user's last turn that mark where it begins
@@ -315,7 +335,7 @@ class Engine:
         groups: Sequence[ScoredGroup],
         *,
         every_distance: bool = False,
-        old_logprobs: Sequence[TokenLogprobs] = (),
+        old: Measured | None = None,
     ) -> Batch:
         """Pad the completions, compute their token statistics and their credit weights.
 
@@ -328,17 +348,19 @@ class Engine:
         Args:
             groups: as many completions of each prompt as `rollout.group_size` says, to train.
             every_distance: run the reference on every completion all the same, to record it.
-            old_logprobs: of the completions of the first groups, which earlier weights sampled:
-                measured under those, so that their ratio does not start at 1. All other
-                statistics are the present policy's.
+            old: of the completions of the first groups, which earlier weights sampled: measured
+                under those, so that their ratio does not start at 1. All other statistics are the
+                present policy's.
         """
         import torch
 
-        from dgpo_cli.policy.batching import pad_rows, pad_values, pairs_of
+        from dgpo_cli.policy.batching import pad_rows, pad_values, pairs_of, with_kept
 
         self.rest()
         with self._watch.phase("statistics"):
             rows = pad_rows(pairs_of(groups), pad_id=self.policy.pad_id)
+            if old is not None and old.kept:
+                rows = with_kept(rows, old.kept)
             advantages = torch.tensor(
                 self.settings.advantage.of_step(
                     groups, mask_truncated=self.settings.loss.mask_truncated
@@ -353,8 +375,8 @@ class Engine:
                 "counted": self._counted(groups),
                 "noise_floor": self.noise_floor,
                 "old_logprobs": (
-                    pad_values(old_logprobs, mask=rows.filled[: len(old_logprobs)])
-                    if old_logprobs
+                    pad_values(old.logprobs, mask=rows.filled[: len(old.logprobs)])
+                    if old is not None and old.logprobs
                     else None
                 ),
             }
@@ -365,23 +387,27 @@ class Engine:
         self._batch = self._learning.measure(rows, advantages, recipe=self._recipe, **options)
         return self._batch
 
-    def logprobs(self, groups: Sequence[Group | ScoredGroup]) -> list[TokenLogprobs]:
-        """Return the present policy's log-probabilities of every completion's tokens, in nats."""
+    def logprobs(self, groups: Sequence[Group | ScoredGroup]) -> Measured:
+        """Measure every completion by the present policy, for a batch after an update."""
         from dgpo_cli.policy.batching import pad_rows, pairs_of
+        from dgpo_cli.policy.token_pass.kept import kept_text
 
         self.rest()
         with self._watch.phase("statistics"):
             rows = pad_rows(pairs_of(groups), pad_id=self.policy.pad_id)
-            found = self._everywhere("logprobs", rows).tolist()
-        return [
-            tuple(row[:length]) for row, length in zip(found, rows.lengths.tolist(), strict=True)
-        ]
+            found, kept = self._everywhere("logprobs", rows)
+        lengths = rows.lengths.tolist()
+        return Measured(
+            [tuple(row[:own]) for row, own in zip(found.tolist(), lengths, strict=True)],
+            [kept_text(own) for own in kept or () if own is not None],
+        )
 
-    def _logprobs(self, rows: Rows) -> torch.Tensor:
-        from dgpo_cli.policy.scoring import token_stats
+    def _logprobs(self, rows: Rows) -> tuple[torch.Tensor, Sequence[KeptTokens | None] | None]:
+        from dgpo_cli.policy.scoring import StatsTable, token_stats
 
         recipe = self._recipe
-        return token_stats(
+        table = StatsTable(rows, truncated=recipe.truncation is not None)
+        token_stats(
             self.policy,
             rows,
             temperature=recipe.temperature,
@@ -389,9 +415,11 @@ class Engine:
             micro_batch_tokens=recipe.micro_batch_tokens,
             with_reference=False,
             truncation=recipe.truncation,
+            into=table,
             ranks=self.ranks,
             observer=self.observer,
-        ).old_logprobs
+        )
+        return table.stats.old_logprobs, table.kept
 
     def keep_weights(self) -> None:
         """Keep a copy of the trained weights as they are, in place of the one kept before."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -109,6 +109,14 @@ def pad_rows(pairs: Sequence[Pair], *, pad_id: int) -> Rows:
             assert 0 < start < stop < len(completion)
             mask[row, start:stop] = False
     return Rows(prompt_ids, prompt_mask, completion_ids, mask, filled)
+
+
+def with_kept(rows: Rows, texts: Sequence[str]) -> Rows:
+    """Return rows of which the first have what sampling kept; see `kept_from`."""
+    from dgpo_cli.policy.token_pass.kept import kept_from
+
+    known = [kept_from(text) for text in texts]
+    return replace(rows, kept=[*known, *[None] * (len(rows.mask) - len(known))])
 
 
 def pad_values(values: Sequence[Sequence[float]], *, mask: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.formats import PendingGroup, Position, TrainerState
 from dgpo_cli.core.schema import Change
 from dgpo_cli.engine.checkpoint import load_state
+from dgpo_cli.engine.engine import Measured
 from dgpo_cli.engine.setup import completion_seeds
 from dgpo_cli.runs.pending import PENDING_FILE, pending_text, read_pending
 
@@ -48,12 +50,12 @@ class Collected:
     """The groups of a step.
 
     groups: to train on; the pending ones come first.
-    old_logprobs: of the completions of the groups that were pending.
+    old: of the completions of the groups that were pending.
     sampled: all that were drawn in this step.
     """
 
     groups: list[ScoredGroup]
-    old_logprobs: list[tuple[float, ...]]
+    old: Measured
     sampled: list[ScoredGroup]
     metrics: StepMetrics
 
@@ -142,7 +144,7 @@ class Collector:
         except BaseException:
             self.position = before
             raise
-        return Collected(groups=groups, old_logprobs=[], sampled=groups, metrics={})
+        return Collected(groups=groups, old=Measured([], []), sampled=groups, metrics={})
 
     def _round(self, number: int, *, drawn: int) -> list[ScoredGroup]:
         """Sample and score the next prompts; this step has already drawn `drawn`."""
@@ -193,16 +195,23 @@ class Collector:
         }
         return Collected(
             groups=groups or _without_advantages(sampled[-wanted:]),
-            old_logprobs=[row for each in used for row in each.old_logprobs],
+            old=Measured(
+                [row for each in used for row in each.old_logprobs],
+                [row for each in used for row in each.kept],
+            ),
             sampled=sampled or groups,
             metrics=metrics,
         )
 
     def _measured(self, groups: Sequence[ScoredGroup]) -> list[PendingGroup]:
-        rows = iter(self._engine.logprobs(groups))
-        return [
-            PendingGroup(group, tuple(next(rows) for _ in group.completions)) for group in groups
-        ]
+        measured = self._engine.logprobs(groups)
+        logprobs, kept = iter(measured.logprobs), iter(measured.kept)
+        found = []
+        for group in groups:
+            count = len(group.completions)
+            own = tuple(islice(logprobs, count))
+            found.append(PendingGroup(group, own, kept=tuple(islice(kept, count))))
+        return found
 
 
 def starting_collector(

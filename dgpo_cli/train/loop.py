@@ -42,9 +42,7 @@ def train(run: TrainingRun) -> None:
         # Rollouts that are written include the distance of every completion.
         shown = number in (1, settings.steps) or number % settings.rollouts_every == 0
         noise = engine.measure_noise(drawn.groups, number=number)
-        batch = engine.make_batch(
-            drawn.groups, every_distance=shown, old_logprobs=drawn.old_logprobs
-        )
+        batch = engine.make_batch(drawn.groups, every_distance=shown, old=drawn.old)
         run.show_credit(number, drawn.groups, batch)
         metrics = engine.metrics(drawn.groups, batch=batch, sampled=drawn.sampled)
         metrics |= drawn.metrics | noise

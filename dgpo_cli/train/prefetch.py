@@ -34,6 +34,7 @@ from dgpo_cli.core.errors import CheckpointError
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.formats import PREFETCHED, Position, PrefetchedBatch
 from dgpo_cli.engine.checkpoint import load_state
+from dgpo_cli.engine.engine import Measured
 from dgpo_cli.runs.pending import PREFETCHED_FILE, read_optional
 from dgpo_cli.samplers.base import RemoteSampler
 from dgpo_cli.train.collect import Collected, is_stale
@@ -78,7 +79,8 @@ def prefetched_text(batch: Prefetched) -> str:
         PrefetchedBatch,
         batch,
         groups=tuple(found.groups),
-        old_logprobs=tuple(found.old_logprobs),
+        old_logprobs=tuple(found.old.logprobs),
+        kept=tuple(found.old.kept),
         sampled=None if found.sampled is found.groups else tuple(found.sampled),
         metrics=found.metrics,
     )
@@ -100,7 +102,7 @@ def read_prefetched(checkpoint: Path) -> Prefetched | None:
     groups = list(stored.groups)
     found = Collected(
         groups=groups,
-        old_logprobs=list(stored.old_logprobs),
+        old=Measured(list(stored.old_logprobs), list(stored.kept)),
         sampled=groups if stored.sampled is None else list(stored.sampled),
         metrics=stored.metrics,
     )
@@ -169,10 +171,10 @@ class Pipeline:
     def texts(self) -> dict[str, str]:
         """Return the files of a checkpoint between two steps, by name."""
         assert self._draw is None
-        texts = self._collector.texts()
-        if self._prefetched is not None:
-            texts[PREFETCHED_FILE] = prefetched_text(self._measure())
-        return texts
+        if self._prefetched is None:
+            return self._collector.texts()
+        batch = prefetched_text(self._measure())  # first: it measures pending groups, too
+        return {**self._collector.texts(), PREFETCHED_FILE: batch}
 
     def __enter__(self) -> Self:
         return self
@@ -234,9 +236,9 @@ class Pipeline:
     def _with_logprobs(self, batch: Prefetched) -> Prefetched:
         found = batch.found
         # Pending groups come first and have theirs.
-        fresh = found.groups[len(found.old_logprobs) // batch.group_size :]
-        logprobs = [*found.old_logprobs, *self._engine.logprobs(fresh)]
-        return replace(batch, found=replace(found, old_logprobs=logprobs), measured=True)
+        fresh = self._engine.logprobs(found.groups[len(found.old.logprobs) // batch.group_size :])
+        old = Measured(found.old.logprobs + fresh.logprobs, found.old.kept + fresh.kept)
+        return replace(batch, found=replace(found, old=old), measured=True)
 
     def _checked(
         self, batch: Prefetched | None, *, stale: bool, observer: Observer

@@ -15,6 +15,7 @@ from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.errors import CheckpointError
 from dgpo_cli.core.formats import PendingGroup, Position
 from dgpo_cli.core.types import Completion, Group, Message, Prompt, ScoredGroup, Verdict
+from dgpo_cli.engine.engine import Measured
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.prompts.datasets import FileStream
 from dgpo_cli.runs.pending import PENDING_FILE as FILE
@@ -76,8 +77,9 @@ class ScriptedEngine:
             )
         return found
 
-    def logprobs(self, groups: Sequence[ScoredGroup]) -> list[tuple[float, ...]]:
-        return [(float(self.policy_version),) * 2 for g in groups for _ in g.completions]
+    def logprobs(self, groups: Sequence[ScoredGroup]) -> Measured:
+        rows = [f"{self.policy_version}" for g in groups for _ in g.completions]
+        return Measured([(float(row),) * 2 for row in rows], rows)
 
 
 def stream(count: int) -> FileStream:
@@ -135,12 +137,12 @@ def test_the_surplus_is_first_in_the_next_step_with_the_logprobs_of_its_own_weig
     engine = ScriptedEngine(mixed, prompts_per_step=4)
     own = collector(engine)
     first = own.collect(1)
-    assert (ids(first.groups), first.old_logprobs) == ([*names[1:5]], [])
+    assert (ids(first.groups), first.old) == ([*names[1:5]], ([], []))
     assert [each.group.prompt.id for each in own.pending] == names[5:8]
     engine.policy_version = 1  # the update of the step
     second = own.collect(2)
     assert ids(second.groups) == [*names[5:8], names[12]]
-    assert second.old_logprobs == [(0.0, 0.0)] * 3 * G
+    assert second.old == ([(0.0, 0.0)] * 3 * G, ["0"] * 3 * G)
     assert {c.policy_version for g in second.groups[:3] for c in g.completions} == {0}
     assert own.pending == ()
 
@@ -209,7 +211,7 @@ def test_without_dynamic_sampling_a_step_is_one_draw() -> None:
     for number in (1, 2):
         found = own.collect(number)
         assert ids(found.groups) == names[4 * number - 4 : 4 * number]
-        assert (found.metrics, found.old_logprobs) == ({}, [])
+        assert (found.metrics, found.old) == ({}, ([], []))
         assert all(group.advantages == (0.5, -0.5) for group in found.groups)
 
 
@@ -239,7 +241,10 @@ def test_a_checkpoint_gives_the_kept_groups_back_bit_by_bit(tmp_path: Path) -> N
         (1 / 3, -2 / 3),
         (-0.7, 0.0),
     )
-    pending = (PendingGroup(group, (logprobs, logprobs)),)
+    pending = (
+        PendingGroup(group, (logprobs, logprobs)),
+        PendingGroup(group, (logprobs, logprobs), kept=("AAAA", "")),
+    )
     assert read_pending(tmp_path) == ()
     (tmp_path / FILE).write_text(pending_text(pending))
     assert read_pending(tmp_path) == pending
@@ -248,27 +253,44 @@ def test_a_checkpoint_gives_the_kept_groups_back_bit_by_bit(tmp_path: Path) -> N
         read_pending(tmp_path)
 
 
-def test_the_ratio_of_a_pending_group_is_that_of_two_weights_and_not_1(policy: Policy) -> None:
-    """Against log-probabilities of a slow twin, before and after the update in between."""
-    engine = engines.make_engine(policy)
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_the_ratio_of_a_pending_group_is_that_of_two_weights_and_not_1(
+    policy: Policy, top_p: float
+) -> None:
+    """Against log-probabilities of a slow twin, before and after the update in between. With
+    top_p both are over the tokens that the weights before it kept."""
+    engine = engines.make_engine(policy, top_p=top_p)
+    sets: list[list[int]] = []
     groups = [group for group in engines.rollout(engine) if group.has_signal]
     fresh, kept = groups[:2], groups[2:]
 
     def slow() -> list[list[float]]:
         model = twins.widened(policy.model)
-        return [
-            twins.completion_logprobs(model, (g.prompt_ids, c.token_ids), temperature=0.8).tolist()
-            for g in kept
-            for c in g.completions
-        ]
+        found, known = [], iter(list(sets))
+        for pair in [(g.prompt_ids, c.token_ids) for g in kept for c in g.completions]:
+            own = []
+            logits = twins.completion_logits(model, pair, temperature=0.8).detach()
+            for row, token in zip(logits, pair[1], strict=True):
+                allowed = next(known, None)
+                if allowed is None:
+                    probs = row.softmax(-1)
+                    order = probs.argsort(descending=True).tolist()
+                    before = [sum(float(probs[i]) for i in order[:n]) for n in range(len(order))]
+                    allowed = [i for i, held in zip(order, before, strict=True) if held < top_p]
+                    allowed += [] if token in allowed else [token]  # it was drawn
+                    sets.append(allowed)
+                own.append(float(row[token] - row[allowed].logsumexp(-1)))
+            found.append(own)
+        return found
 
-    old_logprobs, before = engine.logprobs(kept), slow()
-    for row, expected in zip(old_logprobs, before, strict=True):
+    old, before = engine.logprobs(kept), slow()
+    assert (min(map(len, sets)) < 50) == (top_p < 1)
+    for row, expected in zip(old.logprobs, before, strict=True):
         assert row == pytest.approx(expected, abs=1e-5)
     engine.update(engine.make_batch(fresh), step=0)
     after = slow()
-    batch = engine.make_batch([*kept, *fresh], old_logprobs=old_logprobs)
-    rows = len(old_logprobs)
+    batch = engine.make_batch([*kept, *fresh], old=old)
+    rows = len(old.logprobs)
     for row, expected in enumerate(before):
         assert batch.stats.old_logprobs[row, : len(expected)].tolist() == pytest.approx(
             expected, abs=1e-5

@@ -255,6 +255,32 @@ def test_killed_and_resumed_is_the_run_that_was_not(
     assert positions[0] == positions[1]
 
 
+def test_what_a_truncated_sampler_kept_goes_with_a_batch_and_into_its_checkpoint(
+    other: Callable[[str], Case],
+) -> None:
+    """The sampler's log-probabilities, over its own sets, are the trainer's old ones; and a run
+    that was killed between the two has the sets of weights that are gone."""
+    every = (AHEAD, *DYNAMIC, "rollout.top_p=0.8", "train.checkpoint_every=2")
+    whole, parts = other("whole"), other("parts")
+    _, lines = whole.run(*every, steps=5)
+    for line in lines:
+        assert line["sampler/logprob_gap_max"] < 1e-4
+        assert 1.0 < line["sampling/kept_mean"] < 60 and line["sampling/outside_kept"] < 1e-2
+    assert max(line["off_policy/stale_gap_mean"] for line in lines[1:]) > 1e-4
+
+    def die(step: int) -> None:
+        if step == 3:
+            raise Killed
+
+    parts.on_step = die
+    with pytest.raises(Killed):
+        parts.run(*every, steps=5)
+    parts.on_step = lambda step: None
+    parts.run(*every, steps=5)
+    left, right = RunFolder(whole.out), RunFolder(parts.out)
+    assert numbers(right.read_metrics()) == numbers(left.read_metrics())  # type: ignore[arg-type]
+
+
 def test_a_checkpoint_has_the_batch_of_the_next_step_and_the_last_has_none(case: Case) -> None:
     case.run(AHEAD, "train.checkpoint_every=1", steps=3)
     folder = RunFolder(case.out)

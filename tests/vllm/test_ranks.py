@@ -107,7 +107,7 @@ def _gap(engine: Engine) -> tuple[float, list[tuple[int, ...]]]:
     )
     completions = [c for group in groups for c in group.completions]
     assert {c.policy_version for c in completions} == {engine.policy_version}
-    trainers = engine.logprobs(groups)
+    trainers = engine.logprobs(groups).logprobs
     gaps = [
         abs(a - b)
         for c, own in zip(completions, trainers, strict=True)

@@ -7,11 +7,13 @@ the walk over the vocabulary everything else is a logit of -inf.
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from dgpo_cli.core.errors import CheckpointError
 from dgpo_cli.core.types import KeptTokens
 from dgpo_cli.policy.token_pass.tiles import LOG_ZERO, HalfLogits, Tiles
 
@@ -127,6 +129,36 @@ def taken(kept: KeptTokens, own: Tensor) -> KeptTokens:
     """Return the sets of the tokens `own` (bool [N])."""
     ids = kept.ids[own.repeat_interleave(kept.counts)]
     return KeptTokens(kept.counts[own], ids, kept.outside[own])
+
+
+def kept_text(kept: KeptTokens) -> str:
+    """Write sets as text: base64 of their number, counts (negative: outside) and ids, each an
+    integer of 32 bits, least byte first."""
+    counts = torch.where(kept.outside, -kept.counts, kept.counts)
+    whole = torch.cat([torch.tensor([len(counts)], dtype=torch.int32), counts, kept.ids])
+    return base64.b64encode(whole.numpy().astype("<i4").tobytes()).decode("ascii")
+
+
+def kept_from(text: str) -> KeptTokens:
+    """Read what `kept_text` wrote.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    import numpy as np
+
+    try:
+        numbers = torch.from_numpy(np.frombuffer(base64.b64decode(text), "<i4").copy())
+        length = int(numbers[0])
+        counts, ids = numbers[1 : length + 1], numbers[length + 1 :]
+        if len(counts) != length or int(counts.abs().sum()) != len(ids):
+            raise ValueError
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(
+            "the tokens that were kept for a group that waits are unreadable; resume from another "
+            "checkpoint"
+        ) from error
+    return KeptTokens(counts.abs(), ids, counts < 0)
 
 
 class Cover:
