@@ -1,4 +1,4 @@
-"""What it costs to find a tau, against a fixed one and against the statistics that it is found on.
+"""What credit rules cost, against each other and against the statistics that they use.
 
     OMP_NUM_THREADS=1 python benchmarks/credit.py [--rows 64] [--tokens 8192] [--json FILE]
 
@@ -19,16 +19,26 @@ from typing import Any
 
 import torch
 
-from dgpo_cli.algo.credit import DgpoCredit
+from dgpo_cli.algo.credit import (
+    CreditRule,
+    DgpoCredit,
+    EntropyCredit,
+    ProportionalCredit,
+    TopEntropyCredit,
+)
 from dgpo_cli.core.types import TokenStats
 from dgpo_cli.policy.head import Head
 from dgpo_cli.policy.token_pass import token_pass
 
 WIDTH, VOCAB, PASS_TOKENS = 576, 49_152, 1024
-RULES = {
+RULES: dict[str, CreditRule] = {
     "fixed tau": DgpoCredit(),
     "target 0.9, per completion": DgpoCredit(target_ess=0.9),
     "target 0.9, over the batch": DgpoCredit(target_ess=0.9, target_ess_over="batch"),
+    "entropy": EntropyCredit(),
+    "top-entropy, per completion": TopEntropyCredit(share_over="completion"),
+    "top-entropy, over the batch": TopEntropyCredit(),
+    "proportional": ProportionalCredit(),
 }
 
 

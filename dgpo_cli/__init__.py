@@ -6,7 +6,14 @@ loaded when it is first asked for, so that importing the package costs nothing.
 
 TYPE_CHECKING = False  # type checkers take it for that of typing, which would cost 26 modules
 if TYPE_CHECKING:
-    from dgpo_cli.algo.credit import CreditRule, DgpoCredit, EntropyCredit, UniformCredit
+    from dgpo_cli.algo.credit import (
+        CreditRule,
+        DgpoCredit,
+        EntropyCredit,
+        ProportionalCredit,
+        TopEntropyCredit,
+        UniformCredit,
+    )
     from dgpo_cli.algo.losses import Loss
     from dgpo_cli.config.load import load_settings
     from dgpo_cli.config.settings import Settings
@@ -36,7 +43,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
-    "algo.credit": "CreditRule DgpoCredit EntropyCredit UniformCredit",
+    "algo.credit": "CreditRule DgpoCredit EntropyCredit ProportionalCredit TopEntropyCredit "
+    "UniformCredit",
     "algo.losses": "Loss",
     "config.load": "load_settings",
     "config.settings": "Settings",
@@ -76,12 +84,14 @@ __all__ = [
     "Message",
     "ModelError",
     "Prompt",
+    "ProportionalCredit",
     "RewardCompletion",
     "RolloutLine",
     "ScoredGroup",
     "Settings",
     "StepMetrics",
     "TokenStats",
+    "TopEntropyCredit",
     "UniformCredit",
     "Verdict",
     "compare_counts",

@@ -117,7 +117,8 @@ At = Annotated[
 Rule = Annotated[
     str | None,
     typer.Option(
-        help="Show the weights of another credit rule: dgpo, uniform, entropy.",
+        help="Show the weights of another credit rule: dgpo, uniform, entropy, "
+        "top-entropy, proportional.",
         metavar="RULE",
         autocompletion=complete.credit_rule,
         show_default="the run's, else dgpo",

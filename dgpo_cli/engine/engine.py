@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from dgpo_cli.algo.advantages import scored_group
-from dgpo_cli.algo.credit import DgpoCredit
+from dgpo_cli.algo.credit import DgpoCredit, ProportionalCredit
 from dgpo_cli.algo.group_split import split_metrics
 from dgpo_cli.algo.overlong import is_truncated, overlong_metrics
 from dgpo_cli.algo.schedule import learning_rate
@@ -463,7 +463,9 @@ class Engine:
         from dgpo_cli.policy.batching import pairs_of
 
         rule = self.settings.credit
-        if not isinstance(rule, DgpoCredit) or not self._learning.measures_distance(rule):
+        if not isinstance(rule, DgpoCredit | ProportionalCredit):
+            return {}
+        if not self._learning.measures_distance(rule):
             return {}
         if self.noise_floor is not None and (not rule.noise_every or number % rule.noise_every):
             return {}

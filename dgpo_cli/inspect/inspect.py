@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dgpo_cli.algo.advantages import AdvantageSettings
-from dgpo_cli.algo.credit import DgpoCredit
+from dgpo_cli.algo.credit import DgpoCredit, ProportionalCredit
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.own_code import digests_of, is_spec
@@ -276,7 +276,7 @@ def _inspection(
         reference=reference,
         rule=rule.rule,
         tau=tau_of(rule),
-        kappa=rule.kappa if isinstance(rule, DgpoCredit) else None,
+        kappa=rule.kappa if isinstance(rule, DgpoCredit | ProportionalCredit) else None,
         vocab_size=statistics[0].vocab_size,
         completions=tuple(
             inspected(found, rules=rules, texts=texts.texts(own), hexes=texts.hexes(own))

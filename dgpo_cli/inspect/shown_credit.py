@@ -100,6 +100,8 @@ def _resolved(stored: dict[str, Any], what_if: WhatIf, *, run_code: bool) -> Cre
     if "tau" in changes:
         stored.pop("target_ess", None)  # a given tau is not searched
     flags: dict[str, tuple[str, Any]] = {"credit.rule": ("--rule", rule)} if what_if.asks else {}
+    if rule == "top-entropy" != stored["rule"]:
+        flags["credit.share_over"] = ("--rule", "completion")  # the rest of the batch is not here
     for name, value in changes.items():
         flags[f"credit.{name}"] = (f"--{name.replace('_', '-')}", value)
     written = [f"credit.{k}={_toml(v)}" for k, v in stored.items() if v is not None]
@@ -124,6 +126,8 @@ def inspected(
         _check_distances(found, rule=rule, trained=trained)
     credit = _credit(found, _with_tau_that_trained(rule, found, trained=trained))
     scores, weights = credit.scores[0].tolist(), credit.weights[0].tolist()
+    if found.stored and line.stats and rule == trained and rule.whole_batch:
+        scores, weights = list(line.stats.scores), list(line.stats.weights)
     columns = (found.logprobs, found.entropy, found.hellinger_sq, scores, weights, hexes)
     foreign = [not own for own in line.completion.written]
     rows = zip(line.completion.token_ids, texts, *columns, foreign, strict=True)

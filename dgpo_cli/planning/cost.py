@@ -120,13 +120,13 @@ def _phases(job: Job, device: Device, *, flops: float) -> Iterator[PhaseTime]:
 
     # Rows of all updates but the first are measured before it and run again in their own update.
     measured, trained = passes.measured_rows, passes.trained_rows
-    once = seconds(measured + passes.first_rows)
+    once = seconds(-(-job.rows // job.layout.lanes))
     yield _sampling(job, device, flops=flops)
     if job.overlap:
         # The completions are scored once more by the weights that sampled them.
         yield PhaseTime("old log-probs", once, "compute")
     if job.distance:
-        yield PhaseTime("reference", once, "compute")
+        yield PhaseTime("reference", seconds(passes.reference_rows), "compute")
     # Besides the logits, the pass that trains sums a mean row of the head.
     yield PhaseTime("policy forward", seconds(measured) + seconds(trained, head=2.0), "compute")
     # Full training: gradients of inputs and of weights; LoRA: of inputs alone.

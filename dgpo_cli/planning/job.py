@@ -76,16 +76,16 @@ class Layout:
 class Passes:
     """Micro-batches that each lane computes in a step, and the rows of the busiest.
 
-    measured: forward alone. trained: forward and backward. first: those of `trained` that also
-    measure, and so run the reference.
+    measured: forward alone. trained: forward and backward. reference: those of both that take all
+    statistics, and so run the reference.
     """
 
     measured: int
     trained: int
-    first: int
+    reference: int
     measured_rows: int
     trained_rows: int
-    first_rows: int
+    reference_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,8 @@ class Job:
     micro_rows: completions of a micro-batch; 0: as many as micro_tokens allow.
     overlap: whether the next batch is sampled while this one trains.
     checkpointing: auto only until memory.settled has chosen. chosen: whether that was so.
+    apart: whether completions are measured before any is trained on: a rule of the whole batch.
+    refreshed: whether every update measures its completions again.
     repeats: whether attention repeats keys and values; see policy/packing.py.
     eager: whether attention keeps the whole matrix of each head.
     """
@@ -138,6 +140,8 @@ class Job:
     layout: Layout = Layout()
     overlap: bool = False
     compute: int | None = None
+    apart: bool = False
+    refreshed: bool = False
     chosen: bool = False
     repeats: bool = False
     eager: bool = False
@@ -187,15 +191,20 @@ class Job:
     def passes(self) -> Passes:
         """The passes of a step in which every completion has an advantage."""
         lanes, update = self.layout.lanes, self.rows // self.updates
-        measured = self.rows - update
         rows, passes = -(-update // lanes), self._rounds(update)
+        # The pass that trains measures the first update, and the later ones if they are refreshed.
+        at_once = 0 if self.apart else self.updates if self.refreshed else 1
+        before = self.rows if self.apart else self.rows - update
+        again = (self.updates - 1) * (self.apart and self.refreshed)
+        measured = self._rounds(before) + again * passes
+        measured_rows = -(-before // lanes) + again * rows
         return Passes(
-            measured=self._rounds(measured),
+            measured=measured,
             trained=passes * self.updates,
-            first=passes,
-            measured_rows=-(-measured // lanes),
+            reference=measured + at_once * passes,
+            measured_rows=measured_rows,
             trained_rows=rows * self.updates,
-            first_rows=rows,
+            reference_rows=measured_rows + at_once * rows,
         )
 
     def _rounds(self, rows: int) -> int:

@@ -179,6 +179,8 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: D
         adapter=size,
         rank=lora.rank if lora is not None else 0,
         distance=settings.credit.needs_reference,
+        apart=settings.credit.whole_batch,
+        refreshed=settings.credit.refresh == "update" and optim.updates_per_step > 1,
         # A CPU's own memory is the host's.
         checkpointing="full" if kind == "offload" and device.kind == "cpu" else kind,
         state=optim.kind,

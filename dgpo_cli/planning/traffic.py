@@ -112,15 +112,13 @@ def _lane(job: Job, passes: Passes) -> Iterator[Exchange]:
     # layers are recomputed.
     width = 2 * (shape.queries + keys) * job.training.product
     tokens = (job.tokens_of_a_row - 1) / n  # a last token predicts nothing
-    measured = passes.measured_rows * (2 if job.distance else 1)
     trained = passes.trained_rows * (2 if job.checkpointing == "none" else 3)
-    rows = measured + trained + (passes.first_rows if job.distance else 0)
+    rows = passes.measured_rows + trained + (passes.reference_rows if job.distance else 0)
     size = round(shape.layers * rows * tokens * width * (n - 1) / n)
     calls = shape.layers * 4 * (passes.measured + passes.trained)
     yield Exchange("attention", "all-to-all", size, calls, n, "", "apart")
     # Every device gets the numbers of all tokens of its rows.
-    rows = _TABLES * (passes.measured_rows + passes.first_rows)
-    rows += passes.trained_rows - passes.first_rows
+    rows = (_TABLES - 1) * passes.reference_rows + passes.measured_rows + passes.trained_rows
     size = 2 * rows * job.typical_completion * FLOAT32 * (n - 1) // n
     calls = passes.measured + passes.trained
     yield Exchange("columns", "all-reduce", size, calls, n, "", "apart")
@@ -144,7 +142,7 @@ def _sharded(job: Job, passes: Passes) -> Iterator[Exchange]:
     forward = passes.measured + passes.trained
     yield gathered("weights, forward", once, forward)
     if job.distance:
-        yield gathered("reference", once, passes.measured + passes.first)
+        yield gathered("reference", once, passes.reference)
     yield gathered("weights, backward", again, passes.trained, backward=True)
     size = (layers + root if job.full else adapter) * FLOAT32 * passes.trained
     times = calls * passes.trained
@@ -182,7 +180,8 @@ def _padded(job: Job) -> int:
 def _once(job: Job) -> Iterator[Exchange]:
     """Yield the exchanges of tables."""
     tokens = job.rows * job.typical_completion
-    yield _reduced("statistics", _TABLES * FLOAT32 * tokens, 1, job)
+    later = tokens * (job.updates - 1) // job.updates if job.refreshed else 0
+    yield _reduced("statistics", _TABLES * FLOAT32 * (tokens + later), 1, job)
     # The leader's batch: ids and masks, and the sampler's log-probabilities.
     padded = job.rows * (job.typical_prompt + job.typical_completion)
     size = padded * (8 + 1) + tokens * FLOAT32

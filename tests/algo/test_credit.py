@@ -1,5 +1,6 @@
 """Credit rules: the slow twin, and what every rule must keep whole."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dgpo_cli.algo.credit import CreditRule, DgpoCredit, EntropyCredit, UniformCredit
+from dgpo_cli.algo.credit import (
+    CreditRule,
+    DgpoCredit,
+    EntropyCredit,
+    ProportionalCredit,
+    TopEntropyCredit,
+    UniformCredit,
+)
 from dgpo_cli.core.types import TokenStats
 from tests.algo import twins
 
@@ -34,6 +42,8 @@ RULES = [
     UniformCredit(),
     EntropyCredit(),
     Own(),
+    TopEntropyCredit(share=0.3, share_over="completion"),
+    ProportionalCredit(kappa=0.7),
 ]
 EVERY_RULE = pytest.mark.parametrize("rule", RULES, ids=lambda rule: repr(rule))
 UNIT = st.floats(0, 1, width=32)
@@ -295,3 +305,60 @@ def test_one_tau_of_the_batch_is_set_by_the_completions_that_it_weighs() -> None
     everyone = DgpoCredit(**asked).credit_for(stats, mask, known, vocab_size=VOCAB)  # type: ignore[arg-type]
     assert everyone.tau is not None
     assert float(everyone.tau[0]) != pytest.approx(float(found.tau[0]), rel=1e-3)
+
+
+@given(BATCH)
+@settings(max_examples=40, deadline=None)
+def test_proportional_is_the_score_of_dgpo_over_its_mean(batch) -> None:  # type: ignore[no-untyped-def]
+    stats, mask = make(*batch)
+    found = ProportionalCredit(kappa=0.5).credit(stats, mask, vocab_size=VOCAB)
+    dgpo = DgpoCredit(kappa=0.5).credit(stats, mask, vocab_size=VOCAB)
+    assert torch.equal(found.scores, dgpo.scores)
+    for row, length in enumerate(batch[2]):
+        scores = found.scores[row, :length].double()
+        total = float(scores.sum())
+        expected = scores * length / total if total else torch.ones_like(scores)
+        own = found.weights[row, :length].double()
+        torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6)
+
+
+def slow_top(rows: list[list[float]], *, share: float, over: str) -> list[list[float]]:
+    """The weights by the definition: count the tokens with more entropy."""
+    everyone = [h for row in rows for h in row]
+    found = []
+    for row in rows:
+        among = everyone if over == "batch" else row
+        most = math.ceil(share * len(among) - 1e-9)
+        kept = [sum(other > h for other in among) < most for h in row]
+        found.append(
+            [len(row) / sum(kept) if k else 0.0 for k in kept] if any(kept) else [1.0] * len(row)
+        )
+    return found
+
+
+@pytest.mark.parametrize("over", ["batch", "completion"])
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5, 1.0])
+@given(BATCH)
+@settings(max_examples=25, deadline=None)
+def test_top_entropy_equals_the_slow_twin(share: float, over: str, batch) -> None:  # type: ignore[no-untyped-def]
+    """Many entropies tie here: ties with the last token are in."""
+    stats, mask = make(*batch)
+    stats = dataclasses.replace(stats, entropy=(stats.entropy * 2).round() / 2)
+    rule = TopEntropyCredit(share=share, share_over=over)  # type: ignore[arg-type]
+    found = rule.credit(stats, mask, vocab_size=VOCAB)
+    rows = [stats.entropy[row, :length].tolist() for row, length in enumerate(batch[2])]
+    expected = slow_top([row for row in rows if row], share=share, over=over)
+    for row, length in enumerate(batch[2]):
+        if length:
+            assert found.weights[row, :length].tolist() == pytest.approx(expected.pop(0), rel=1e-6)
+
+
+def test_a_share_of_a_batch_is_of_the_completions_that_are_learnt_from() -> None:
+    h = [[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8], [0.9, 0.9, 0.9, 0.9]]
+    stats, mask = make(torch.zeros(3, 4), h, [4, 4, 4])
+    rule = TopEntropyCredit(share=0.25)
+    found = rule.credit_for(stats, mask, torch.tensor([1.0, -1.0, 0.0]), vocab_size=VOCAB)
+    assert found.scores.tolist() == [[0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]]
+    assert found.weights.tolist() == [[1, 1, 1, 1], [0, 0, 2, 2], [1, 1, 1, 1]]
+    every = rule.credit(stats, mask, vocab_size=VOCAB)
+    assert every.weights.tolist() == [[1] * 4, [1] * 4, [1] * 4]

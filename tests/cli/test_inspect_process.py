@@ -135,7 +135,11 @@ def test_hostile_text_steers_no_terminal_of_40_columns(run: Path, arguments: lis
             2,
             "credit.kappa (--kappa): rule entropy has no kappa",
         ),
-        (["--rule", "grpo"], 2, "credit.rule=grpo: must be one of dgpo, uniform, entropy"),
+        (
+            ["--rule", "grpo"],
+            2,
+            "credit.rule=grpo: must be one of dgpo, uniform, entropy, top-entropy, proportional",
+        ),
         (["--target-ess", "0.9999"], 2, "--target-ess"),
         (["--model", "./absent", "--reference", "r"], 2, "absent: no such folder"),
     ],

@@ -46,7 +46,7 @@ reward.overlong.penalty reward.kind reward.minimum reward.maximum reward.choices
 reward.terms reward.path reward.group reward.batch_size reward.correct_at reward.memory_gib
 advantage.baseline advantage.std advantage.normalize
 credit.rule credit.tau credit.kappa credit.target_ess credit.target_ess_over credit.max_weight
-credit.noise_every credit.sign credit.refresh
+credit.noise_every credit.sign credit.refresh credit.share credit.share_over
 loss.kind loss.aggregation loss.mask_truncated loss.clip_low loss.clip_high loss.dual_clip
 loss.sequence_clip_low loss.sequence_clip_high loss.weight_min loss.weight_max
 off_policy.correction off_policy.mode off_policy.cap

@@ -132,8 +132,11 @@ def test_the_json_of_all_settings_is_strict() -> None:
     assert len(json.loads(told)) == len(known_leaves())
 
 
+RULES = ("dgpo", "uniform", "entropy", "top-entropy", "proportional")
+
+
 def test_values_that_can_be_counted_are_all_there_is() -> None:
-    assert values_of("credit.rule") == ("dgpo", "uniform", "entropy")
+    assert values_of("credit.rule") == RULES
     assert values_of("rollout.dynamic_sampling") == ("true", "false")
     assert values_of("track.to") == values_of("optim.lr") == ()
 
@@ -142,8 +145,8 @@ def test_values_that_can_be_counted_are_all_there_is() -> None:
     ("text", "offered"),
     [
         ("credit.t", ["credit.tau=", "credit.target_ess=", "credit.target_ess_over="]),
-        ("credit.ru", ["credit.rule=dgpo", "credit.rule=uniform", "credit.rule=entropy"]),
-        ("credit.rule=", ["credit.rule=dgpo", "credit.rule=uniform", "credit.rule=entropy"]),
+        ("credit.ru", [f"credit.rule={rule}" for rule in RULES]),
+        ("credit.rule=", [f"credit.rule={rule}" for rule in RULES]),
         ("see", ["seed=", "seed=0"]),  # two, or a shell would end the word after =
         ("optim.lr=", [f"optim.lr={x}" for x in ("1e-06", "1e-05", "2e-05", "0.0001", "0.0002")]),
         ("nothing.like=", []),

@@ -11,9 +11,11 @@ import pytest
 
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.text import UNICODE
+from dgpo_cli.inspect.views import token_detail
 from dgpo_cli.inspect.views.header import rule_name, sign_note
 from dgpo_cli.runs.run_folder import RunFolder
 from tests.inspect.looks import look, stored_lines
+from tests.samples import printed
 from tests.train.test_train import run_tiny
 
 
@@ -159,3 +161,34 @@ def test_the_sign_that_trained_holds_in_every_what_if(
             if not what_if:
                 assert weights == pytest.approx(line["weights"], rel=1e-5)
     assert rule_name(shown, tau=None, glyphs=UNICODE) == "entropy, positive advantages only"
+
+
+@pytest.mark.parametrize("rule", ["top-entropy", "proportional"])
+def test_other_rules_are_shown_with_the_weights_that_trained(tmp_path: Path, rule: str) -> None:
+    """Those of a whole batch too, though one completion is all that is seen here."""
+    run = tmp_path / "run"
+    asked = (f"credit.rule={rule}", "credit.refresh=update", "optim.updates_per_step=2")
+    run_tiny(run, "optim.lr=1e-3", *asked, "train.rollouts_every=1", steps=2)
+    lines = stored_lines(run)
+    shown = look(source=run)
+    assert shown.rule == rule and shown.tau is None
+    uneven = 0
+    for each, line in zip(shown.completions, lines, strict=True):
+        weights = [token.weight for token in each.tokens]
+        assert weights == pytest.approx(line["weights"], rel=1e-5, abs=1e-6)
+        uneven += max(weights) > 1.5
+    assert uneven > 2
+    other = look(source=run, rule="top-entropy" if rule == "proportional" else "uniform")
+    over = other.parameters.get("share_over")
+    assert over == ("completion" if rule == "proportional" else None)
+
+
+def test_a_rule_in_proportion_is_written_out_for_a_token(trained: Path) -> None:
+    for rule, named in (("proportional", "s = d"), ("top-entropy", "H in top 0.2")):
+        shown = look(source=trained, rule=rule, group=0, sample=0, at=3)
+        (own,) = shown.completions
+        assert shown.detail is not None
+        text = printed(token_detail.render(shown, width=100, color="none"), width=100)
+        mean = sum(token.score for token in own.tokens) / len(own.tokens)
+        assert named in text and "w = s / mean s" in text
+        assert own.tokens[3].weight == pytest.approx(own.tokens[3].score / mean, rel=1e-4)

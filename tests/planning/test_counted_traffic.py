@@ -42,7 +42,18 @@ CASES = {
     "replicate": ("qwen2-tied", 1),
     "replicate, share rows": ("qwen2-untied", 2),
     "shard, share rows": ("qwen2-untied", 1),
+    "shard, refreshed": ("qwen2-untied", 2),
+    "replicate, refreshed, share rows": ("qwen2-untied", 2),
+    "shard, whole batch, refreshed": ("qwen2-untied", 2),
 }
+
+
+def rule_of(case: str) -> DgpoCredit:
+    return DgpoCredit(
+        refresh="update" if "refreshed" in case else "step",
+        target_ess=0.9 if "whole batch" in case else None,
+        target_ess_over="batch",
+    )
 
 
 SAMPLED = ("shard", "shard, tied, two updates", "shard an adapter")
@@ -58,11 +69,11 @@ def made(family: str) -> Policy:
     return tiny.make_policy(family, apart=0.02)
 
 
-def learnt(ranks: TorchRanks, policy: Policy, *, updates: int) -> None:
+def learnt(ranks: TorchRanks, policy: Policy, *, updates: int, rule: DgpoCredit) -> None:
     """Measure a step's batch, and update on it."""
     optimizer = build_adamw(policy, lr=1e-4, betas=(0.9, 0.99), eps=1e-3, weight_decay=0.0)
     recipe = Recipe(
-        rule=DgpoCredit(),
+        rule=rule,
         loss=ClipLoss(),
         temperature=1.0,
         max_completion_tokens=COMPLETION,
@@ -116,7 +127,7 @@ def count(ranks: TorchRanks, case: str) -> dict[str, int]:
     if (lane := open_lane(ranks)) is not None:
         policy.share_rows(lane)
     with counted_here() as sent:
-        learnt(ranks, policy, updates=updates)
+        learnt(ranks, policy, updates=updates, rule=rule_of(case))
     return dict(sent)
 
 
@@ -189,6 +200,8 @@ def planned(case: str) -> Job:
         prompts=PROMPTS,
         group_size=GROUP,
         updates=updates,
+        apart=rule_of(case).whole_batch,
+        refreshed=rule_of(case).refresh == "update",
         micro_rows=2,
         sampling=Sampling("vllm-server", rows=8, share=0.0),
         layout=Layout(

@@ -43,7 +43,9 @@ def test_replicas_sum_the_gradients_once_an_update() -> None:
 
 
 def test_shards_gather_every_pass_and_scatter_every_gradient() -> None:
-    passes = Passes(measured=3, trained=5, first=2, measured_rows=3, trained_rows=5, first_rows=2)
+    passes = Passes(
+        measured=3, trained=5, reference=5, measured_rows=3, trained_rows=5, reference_rows=5
+    )
     one = job(layout=Layout("shard", 4), sampling=REMOTE, compute=2)
     assert sent(one, passes) == {
         "weights, forward": 2 * (LAYERS + ROOT) * (3 + 5) * 3 // 4,
@@ -80,7 +82,9 @@ def test_machines_that_replicate_send_each_other_their_part_of_the_gradient_alon
 
 
 def test_ranks_that_share_a_row_exchange_queries_keys_values_and_outputs() -> None:
-    passes = Passes(measured=0, trained=1, first=1, measured_rows=0, trained_rows=2, first_rows=2)
+    passes = Passes(
+        measured=0, trained=1, reference=1, measured_rows=0, trained_rows=2, reference_rows=2
+    )
     one = job(layout=Layout("replicate", 2, sequence=2), micro_rows=1)
     (found,) = [each for each in traffic_of(one, passes=passes) if each.name == "attention"]
     # 3 layers of 6 + 6 + 2 + 2 heads of 16 numbers; each has half of 39 tokens, and half of that
@@ -95,9 +99,9 @@ def test_ranks_that_share_a_row_exchange_queries_keys_values_and_outputs() -> No
 def test_a_lane_computes_its_share_of_the_rows_and_waits_for_none() -> None:
     one = job(prompts=8, updates=2, micro_rows=2, layout=Layout("replicate", 4))
     # 16 rows an update, 4 a lane, 2 a pass; the second update's were measured before it.
-    assert one.passes == Passes(2, 4, 2, 4, 8, 4)
+    assert one.passes == Passes(2, 4, 2 + 2, 4, 8, 4 + 4)
     many = replace(one, layout=Layout("replicate", 64))
-    assert many.passes == Passes(1, 2, 1, 1, 2, 1)
+    assert many.passes == Passes(1, 2, 1 + 1, 1, 2, 1 + 1)
 
 
 def test_exchanges_hide_behind_their_own_passes() -> None:

@@ -9,8 +9,21 @@ from pydantic import Field
 from dgpo_cli.algo.credit.base import CreditRule
 from dgpo_cli.algo.credit.dgpo import DgpoCredit
 from dgpo_cli.algo.credit.entropy import EntropyCredit
+from dgpo_cli.algo.credit.proportional import ProportionalCredit
+from dgpo_cli.algo.credit.top_entropy import TopEntropyCredit
 from dgpo_cli.algo.credit.uniform import UniformCredit
 
-CreditSettings = Annotated[DgpoCredit | UniformCredit | EntropyCredit, Field(discriminator="rule")]
+CreditSettings = Annotated[
+    DgpoCredit | UniformCredit | EntropyCredit | TopEntropyCredit | ProportionalCredit,
+    Field(discriminator="rule"),
+]
 
-__all__ = ["CreditRule", "CreditSettings", "DgpoCredit", "EntropyCredit", "UniformCredit"]
+__all__ = [
+    "CreditRule",
+    "CreditSettings",
+    "DgpoCredit",
+    "EntropyCredit",
+    "ProportionalCredit",
+    "TopEntropyCredit",
+    "UniformCredit",
+]

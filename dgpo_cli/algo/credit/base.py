@@ -88,7 +88,7 @@ class CreditRule(Frozen):
             if self.is_own:
                 check_column("scores", scores, mask)
             scores = masked_values(scores.float(), mask)
-            return Credit(scores=scores, weights=_shares(scores, mask))
+            return Credit(scores=scores, weights=in_proportion(scores, mask))
 
     def weighs(self, advantages: Tensor) -> Tensor:
         """Return which completions the rule weighs, bool [B]: all but those of the other sign.
@@ -132,7 +132,7 @@ class CreditRule(Frozen):
         return replace(found, weights=weights, tau=tau)
 
 
-def _shares(scores: Tensor, mask: Tensor) -> Tensor:
+def in_proportion(scores: Tensor, mask: Tensor) -> Tensor:
     """Return T s / sum s of each row, [B, T]; 1 where all s are 0."""
     import torch
 

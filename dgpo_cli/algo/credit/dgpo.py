@@ -25,6 +25,12 @@ def entropy_gate(entropy: Tensor, *, vocab_size: int) -> Tensor:
     return (entropy / math.log(vocab_size)).clamp(0.0, 1.0)
 
 
+def gated_distance(stats: TokenStats, *, kappa: float, vocab_size: int) -> Tensor:
+    """Return the score of a token, d h^kappa, [B, T]."""
+    gate = entropy_gate(stats.entropy.float(), vocab_size=vocab_size)
+    return stats.hellinger_sq.float() * gate.pow(kappa)
+
+
 class DgpoCredit(CreditRule):
     """w = T * softmax(d * h^kappa / tau). Source: arXiv 2605.03327.
 

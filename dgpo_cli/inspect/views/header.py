@@ -97,7 +97,10 @@ def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> s
 
 
 def own_named(rule: str, parameters: Mapping[str, Any], *, glyphs: Glyphs = UNICODE) -> list[str]:
-    """Return every setting of a rule of the user's own, but those that all rules have."""
+    """Return the share of top-entropy, and every setting of a rule of the user's own but those
+    that all rules have."""
+    if rule == "top-entropy":
+        return [f"share {parameters['share']:g} of the {parameters['share_over']}"]
     if not is_spec(rule):
         return []
     own = {name: value for name, value in parameters.items() if name not in CreditRule.model_fields}

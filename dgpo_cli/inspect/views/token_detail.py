@@ -140,10 +140,18 @@ class _Detail:
             made = token.entropy / mean if mean > 0 else 1.0
             numbers = f"{small(token.entropy)} / {small(mean)}, the mean H"
             return ("s = H", ""), ("w = H / mean H", _if_right(numbers, made, token.weight))
-        if tau is None or kappa is None:
+        if rule == "top-entropy":
+            share = self.inspection.parameters["share"]
+            return (f"s, H in top {share:g}", ""), self._over_mean()
+        if kappa is None:
             return ("s, score", ""), ("w, weight", "")
         score = f"{small(token.hellinger_sq)} {times} {small(h)}^{kappa:g}"
         power = token.hellinger_sq * h**kappa
+        if tau is None and rule == "proportional":
+            made_of = (f"s = d {times} h^kappa", _if_right(score, power, token.score))
+            return made_of, self._over_mean()
+        if tau is None:
+            return ("s, score", ""), ("w, weight", "")
         level = _log_mean_exp([each.score / tau for each in tokens])
         exponent = f"e^({small(token.score)} / {short(tau)} - {small(level)})"
         made = math.exp(min(700.0, token.score / tau - level))
@@ -151,6 +159,14 @@ class _Detail:
             (f"s = d {times} h^kappa", _if_right(score, power, token.score)),
             ("w = e^(s/tau) / mean", _if_right(exponent, made, token.weight)),
         )
+
+    def _over_mean(self) -> tuple[str, str]:
+        """Return the formula of a weight in proportion to its score."""
+        mean = math.fsum(each.score for each in self.completion.tokens)
+        mean /= len(self.completion.tokens)
+        made = self.token.score / mean if mean > 0 else 1.0
+        numbers = f"{small(self.token.score)} / {small(mean)}, the mean s"
+        return "w = s / mean s", _if_right(numbers, made, self.token.weight)
 
 
 def _if_right(formula: str, value: float, shown: float) -> str:
