@@ -19,9 +19,9 @@ from dgpo_cli.inspect.token_html import STEPS, shown_pieces, token_lines, tokens
 from dgpo_cli.inspect.views.header import (
     distance_is_noise,
     in_words,
-    sign_named,
     outcome,
     rule_name,
+    sign_named,
     sign_note,
 )
 from dgpo_cli.inspect.views.steps import steps_of
