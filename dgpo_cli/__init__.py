@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from dgpo_cli.engine.engine import Engine
     from dgpo_cli.engine.setup import sampling_engine, training_engine
+    from dgpo_cli.environments.environment import Environment, EnvScore, EnvTask, Episode, Said
     from dgpo_cli.inspect.rollout_file import read_rollouts
     from dgpo_cli.policy.scoring import credit_from_logits
     from dgpo_cli.rewards.grader import GradeItem, Grader, judge_answer
@@ -53,6 +54,7 @@ _HOMES = {
     "TokenStats Verdict",
     "engine.engine": "Engine",
     "engine.setup": "sampling_engine training_engine",
+    "environments.environment": "Environment EnvScore EnvTask Episode Said",
     "inspect.rollout_file": "read_rollouts",
     "policy.scoring": "credit_from_logits",
     "rewards.grader": "GradeItem Grader judge_answer",
@@ -75,6 +77,10 @@ __all__ = [
     "DgpoError",
     "Engine",
     "EntropyCredit",
+    "EnvScore",
+    "EnvTask",
+    "Environment",
+    "Episode",
     "Estimate",
     "GradeItem",
     "Grader",
@@ -87,6 +93,7 @@ __all__ = [
     "ProportionalCredit",
     "RewardCompletion",
     "RolloutLine",
+    "Said",
     "ScoredGroup",
     "Settings",
     "StepMetrics",

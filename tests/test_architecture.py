@@ -20,7 +20,7 @@ LEVELS = (
     {"core"},
     {"algo", "stats", "ui", "trackers", "parallel"},
     {"policy", "samplers", "rewards"},
-    {"hub"},
+    {"hub", "environments"},
     {"prompts"},
     {"config"},
     {"planning"},

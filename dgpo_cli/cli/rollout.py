@@ -66,7 +66,7 @@ def rollout(
     """Sample completions of prompts and check their answers, without training.
 
     --prompts takes all problems of a file or benchmark, in order. --data draws them as a training
-    run does, a step's worth without --limit.
+    run does, a step's worth without --limit; so are the tasks of an environment in the settings.
     Temperature and length are settings: --set rollout.temperature=0.7,
     --set rollout.max_completion_tokens=512.
 
@@ -76,7 +76,6 @@ def rollout(
       A model folder on problems of your own
         dgpo rollout --model ./model --prompts my.jsonl --out r.jsonl
     """
-    options.one_of({"--prompts": prompts, "--data": data}, why="to say what to ask")
     if preset is None and config is None and model is None:
         raise ConfigError("give --preset, --config or --model to say what to sample from")
     flags = options.flags_of(
@@ -87,7 +86,14 @@ def rollout(
 
     resolved = options.settle(Asked(preset, config, model, data, reward, overrides or (), flags))
     from dgpo_cli.config.checks import check_built, check_rollout
+    from dgpo_cli.prompts.settings import PlayedPrompts
 
+    if not isinstance(resolved.settings.prompts, PlayedPrompts):
+        options.one_of({"--prompts": prompts, "--data": data}, why="to say what to ask")
+    elif prompts is not None:
+        raise ConfigError(
+            f"--prompts {prompts}: an environment has its own tasks; leave --prompts out"
+        )
     check_built(resolved.settings, training=False)
     check_rollout(resolved.settings)
     options.reach(resolved.settings.model)

@@ -7,7 +7,9 @@ from importlib.util import find_spec
 
 from dgpo_cli.config.settings import Settings, parallel_kind
 from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.prompts.settings import PlayedPrompts
 from dgpo_cli.rewards.checkers import AnswerChecker
+from dgpo_cli.rewards.played import EnvironmentReward
 from dgpo_cli.rewards.settings import TermsReward
 from dgpo_cli.samplers.settings import VllmBackend
 
@@ -66,6 +68,7 @@ def check_trainable(settings: Settings) -> None:
     """
     lines = [
         *_endpoint(settings),
+        *_played(settings),
         *_sampling(settings),
         *_overlap(settings),
         *_overlong(settings),
@@ -77,6 +80,28 @@ def check_trainable(settings: Settings) -> None:
     ]
     if lines:
         raise ConfigError("\n".join(lines))
+
+
+def _played(settings: Settings) -> Iterator[str]:
+    """An environment gives prompts and rewards, both or neither."""
+    prompts, reward = settings.prompts, settings.reward
+    judged = isinstance(reward, EnvironmentReward)
+    if isinstance(prompts, PlayedPrompts) and not judged:
+        yield (
+            f"reward.kind={reward.kind}: an environment judges its own tasks (prompts.kind="
+            f"{prompts.kind}); set reward.kind=environment"
+        )
+    if judged and not isinstance(prompts, PlayedPrompts):
+        yield (
+            f"reward.kind=environment: prompts.kind={prompts.kind} is none; set prompts.kind="
+            "environment and prompts.env, or another reward.kind"
+        )
+    if judged and settings.eval.every:
+        yield (
+            f"eval.every={settings.eval.every}: the answers of {settings.eval.bench} need a "
+            "checker, and reward.kind=environment judges only its own tasks; set eval.every=0, "
+            "and evaluate later with dgpo eval --set reward.kind=integer"
+        )
 
 
 def _endpoint(settings: Settings) -> Iterator[str]:
@@ -225,9 +250,12 @@ def check_rollout(settings: Settings) -> None:
     """Refuse settings under which `dgpo rollout` would draw the same completion again.
 
     Raises:
-        ConfigError: it would.
+        ConfigError: it would, or an environment gives prompts without rewards or the reverse.
     """
     rollout = settings.rollout
+    eval_off = settings.eval.model_copy(update={"every": 0})
+    for line in _played(settings.model_copy(update={"eval": eval_off})):
+        raise ConfigError(line)
     if rollout.temperature == 0 and rollout.group_size > 1:
         raise ConfigError(
             f"rollout.group_size={rollout.group_size}: greedy completions of a prompt "

@@ -27,11 +27,13 @@ from dgpo_cli.core.types import (
     Prompt,
     ScoredGroup,
     StepMetrics,
+    Verdict,
 )
 from dgpo_cli.engine.stored import StoredPolicy
 from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.prompts.templates import encode_prompt
 from dgpo_cli.rewards.grader import grade_item
+from dgpo_cli.rewards.played import EnvironmentReward
 from dgpo_cli.samplers.base import RemoteSampler, SamplingParams
 from dgpo_cli.samplers.ranked import RankedSampler
 
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from dgpo_cli.engine.checkpoint import CheckpointWriter
     from dgpo_cli.engine.learn import Learner, Recipe
     from dgpo_cli.engine.snapshot import Snapshot
+    from dgpo_cli.engine.turns import Players
+    from dgpo_cli.environments.process import EnvProcess
     from dgpo_cli.policy.batching import Rows
     from dgpo_cli.policy.policy import Policy
     from dgpo_cli.rewards.grader import Grader
@@ -96,12 +100,14 @@ class Engine:
         sampler: Sampler | None = None,
         grader: Grader | None = None,
         optimizer: torch.optim.Optimizer | None = None,
+        environment: EnvProcess | None = None,
         ranks: Ranks = ALONE,
         observer: Observer = NOBODY,
     ) -> None:
         """
         Args:
             policy: one without weights in this process can only be sampled from.
+            environment: plays the prompts, which are its tasks, and gives the rewards.
             ranks: each has an engine; the leader's verbs call what the followers must do too.
         """
         self.settings = settings
@@ -118,11 +124,26 @@ class Engine:
         self._writer: CheckpointWriter | None = None
         self._watch = Stopwatch(_settle(policy))
         self._learner: Learner | None = None
+        self._environment = environment
+        self._players = None if environment is None else self._played_by(environment)
+
+    def _played_by(self, environment: EnvProcess) -> Players:
+        from dgpo_cli.engine.turns import Players
+
+        return Players.of(
+            self.settings,
+            environment,
+            subject=self.subject,
+            checked=self._known,
+            observer=self.observer,
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._environment is not None:
+            self._environment.close()
         if self.grader is not None:
             self.grader.close()
         if isinstance(self.sampler, RankedSampler):
@@ -252,6 +273,10 @@ class Engine:
         ids = encode_prompt(
             self.subject.tokenizer, prompt, arguments=self.settings.prompts.chat_template
         )
+        return self._known(prompt, ids)
+
+    def _known(self, prompt: Prompt, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Return token ids of a prompt or of what follows it; see `encode`."""
         beyond = next((i for i in ids if i >= self.subject.embeddings), None)
         if beyond is not None:
             token = self.subject.tokenizer.convert_ids_to_tokens(beyond)
@@ -277,6 +302,8 @@ class Engine:
         assert self.sampler is not None
         self.subject.use_device()  # the thread may be one that prefetches
         with self._watch.phase("sample"):
+            if self._players is not None:
+                return self._play(self._players, prompts, seeds=seeds)
             encoded = [self.encode(prompt) for prompt in prompts]
             sampled = self.sampler.sample(
                 encoded,
@@ -287,6 +314,21 @@ class Engine:
         return [
             Group(prompt, ids, self._marked(prompt, ids, completions))
             for prompt, ids, completions in zip(prompts, encoded, sampled, strict=True)
+        ]
+
+    def _play(
+        self, players: Players, prompts: Sequence[Prompt], *, seeds: Sequence[Sequence[int]]
+    ) -> list[Group]:
+        assert self.sampler is not None
+        groups = players.play(
+            prompts,
+            seeds=seeds,
+            sample=self.sampler.sample,
+            params=SamplingParams.of(self.settings.rollout),
+        )
+        return [
+            replace(g, completions=self._marked(g.prompt, g.prompt_ids, g.completions))
+            for g in groups
         ]
 
     def _marked(
@@ -306,14 +348,8 @@ class Engine:
         Raises:
             DataError: an answer is not of the kind that `reward.kind` compares.
         """
-        assert self.grader is not None
         with self._watch.phase("score"):
-            items = [
-                grade_item(group.prompt, completion, group=number)
-                for number, group in enumerate(groups)
-                for completion in group.completions
-            ]
-            verdicts = iter(self.grader.grade(items))
+            verdicts = iter(self._verdicts(groups))
             scored = []
             for group in groups:
                 own = tuple(next(verdicts) for _ in group.completions)
@@ -329,6 +365,20 @@ class Engine:
                     )
                 )
         return scored
+
+    def _verdicts(self, groups: Sequence[Group]) -> list[Verdict]:
+        """Return a verdict for each completion: the environment's, or else the grader's."""
+        reward = self.settings.reward
+        if isinstance(reward, EnvironmentReward):
+            return [reward.judged(verdict) for g in groups for verdict in g.verdicts]
+        assert self.grader is not None
+        return self.grader.grade(
+            [
+                grade_item(group.prompt, completion, group=number)
+                for number, group in enumerate(groups)
+                for completion in group.completions
+            ]
+        )
 
     def make_batch(
         self,

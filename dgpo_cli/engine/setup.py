@@ -19,14 +19,17 @@ from dgpo_cli.engine.optimizers import build_optimizer
 from dgpo_cli.engine.rehearsal import rehearse
 from dgpo_cli.engine.stored import StoredPolicy, load_stored
 from dgpo_cli.engine.tolerance import model_length
+from dgpo_cli.environments.process import EnvProcess
 from dgpo_cli.parallel.place import await_meeting
 from dgpo_cli.parallel.ranks import ALONE, Ranks, Seat, TorchRanks, Watcher
 from dgpo_cli.parallel.sequence import open_lane
 from dgpo_cli.policy.load import load_tokenizer
 from dgpo_cli.policy.load_policy import load_for_sampling, load_policy
 from dgpo_cli.policy.policy import Policy
+from dgpo_cli.prompts.settings import PlayedPrompts, env_source
 from dgpo_cli.prompts.templates import check_arguments
 from dgpo_cli.rewards.grader import Grader
+from dgpo_cli.rewards.played import EnvironmentReward
 from dgpo_cli.samplers.base import Sampler
 from dgpo_cli.samplers.ranked import RankedSampler
 from dgpo_cli.samplers.settings import EndpointBackend, HfBackend, VllmBackend
@@ -252,20 +255,18 @@ def _engine(
         for note in policy.notes:
             tell(observer, note)
         policy.listener = partial(tell, observer)
+    prompts, environment, grader = settings.prompts, None, None
+    if isinstance(prompts, PlayedPrompts) and isinstance(settings.reward, EnvironmentReward):
+        environment = EnvProcess(env_source(prompts), log=reward_log) if ranks.leads else None
+    elif ranks.leads:
+        limit = settings.rollout.max_completion_tokens
+        grader = Grader(settings.reward, limit=limit, log=reward_log, observer=observer)
     return Engine(
         settings,
         policy=policy,
         sampler=make_sampler(settings, policy=policy, ranks=ranks),
-        grader=(
-            Grader(
-                settings.reward,
-                limit=settings.rollout.max_completion_tokens,
-                log=reward_log,
-                observer=observer,
-            )
-            if ranks.leads
-            else None
-        ),
+        grader=grader,
+        environment=environment,
         optimizer=optimizer,
         ranks=ranks,
         observer=observer,

@@ -10,6 +10,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -21,10 +22,18 @@ from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.core.formats import Position
 from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.core.types import Prompt
+from dgpo_cli.environments.process import EnvProcess
 from dgpo_cli.prompts.files import Row, read_rows
 from dgpo_cli.prompts.hub_dataset import fetch_split, resolve_revision
 from dgpo_cli.prompts.problems import Columns, DataFile, read_files
-from dgpo_cli.prompts.settings import FilePrompts, HubPrompts, PromptSettings, SumsPrompts
+from dgpo_cli.prompts.settings import (
+    FilePrompts,
+    HubPrompts,
+    PlayedPrompts,
+    PromptSettings,
+    SumsPrompts,
+    env_source,
+)
 from dgpo_cli.prompts.sums import SumProblem, sample_problem
 from dgpo_cli.prompts.templates import begun, problem_messages
 
@@ -94,6 +103,9 @@ def open_prompts(
     """
     if isinstance(settings, SumsPrompts):
         return SumsStream(settings, seed)
+    if isinstance(settings, PlayedPrompts):
+        with closing(EnvProcess(env_source(settings))) as process:
+            return FileStream(tuple(process.tasks()), seed)
     files, source, notes = _files_of(settings, observer=observer)
     prompts, left_out = read_files(
         files,

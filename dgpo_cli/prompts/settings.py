@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from dgpo_cli.core.schema import Change, Frozen, Table
+from dgpo_cli.core.own_code import Spec
+from dgpo_cli.core.schema import Change, Frozen, JsonTable, Table
+from dgpo_cli.environments.source import EnvSource
 
 # What rendering itself gives to a chat template, and the arguments of apply_chat_template.
 RESERVED = frozenset(
@@ -109,4 +111,52 @@ class HubPrompts(RowFields):
     )
 
 
-PromptSettings = Annotated[SumsPrompts | FilePrompts | HubPrompts, Field(discriminator="kind")]
+class PlayedPrompts(Frozen):
+    """The tasks of an environment, which are conversations of several turns."""
+
+    chat_template: Annotated[Table, AfterValidator(_without_reserved)] = Field(
+        None,
+        description="Arguments of the model's chat template, such as {enable_thinking = false}.",
+    )
+    max_prompt_tokens: int = Field(
+        1024, ge=1, description="Tasks with a longer first prompt are left out, and counted."
+    )
+    env_args: Annotated[JsonTable, Change.FIXED] = Field(
+        None, description="Arguments of the environment, such as {limit = 100}."
+    )
+    max_turns: int = Field(10, ge=1, le=1000, description="Most turns of the model.")
+    max_turn_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Longest turn of the model; unset: what is left of "
+        "rollout.max_completion_tokens, which bounds all turns and what is said between them.",
+    )
+    timeout_s: Annotated[float, Change.FREE] = Field(
+        60.0, gt=0, le=86400, description="Longest wait for an answer or a reward; then unscored."
+    )
+
+    # An environment writes its own prompts.
+    template: ClassVar[str] = "{problem}"
+    system: ClassVar[str | None] = None
+    assistant_prefix: ClassVar[str | None] = None
+
+
+class EnvironmentPrompts(PlayedPrompts):
+    """The tasks of an environment of yours: a subclass of dgpo_cli.Environment."""
+
+    kind: Annotated[Literal["environment"], Change.FIXED] = "environment"
+    env: Annotated[Spec, Change.FIXED] = Field(
+        description="The class, as file.py:Name or package.module:Name."
+    )
+
+
+PromptSettings = Annotated[
+    SumsPrompts | FilePrompts | HubPrompts | EnvironmentPrompts,
+    Field(discriminator="kind"),
+]
+
+
+def env_source(settings: PlayedPrompts) -> EnvSource:
+    """Return which environment settings name."""
+    assert isinstance(settings, EnvironmentPrompts)
+    return EnvSource(settings.kind, settings.env, settings.env_args or {}, settings.timeout_s)

@@ -11,6 +11,7 @@ from dgpo_cli.algo.overlong import OverlongSettings
 from dgpo_cli.core.schema import Change, Frozen
 from dgpo_cli.rewards.checkers import AnswerChecker, ChoiceChecker, IntegerChecker, MathChecker
 from dgpo_cli.rewards.checkers import Extract as Extract
+from dgpo_cli.rewards.played import EnvironmentReward
 from dgpo_cli.rewards.terms.base import RewardTerm
 from dgpo_cli.rewards.terms.checked import CheckedTerm, ChoiceTerm, IntegerTerm, MathTerm
 from dgpo_cli.rewards.terms.python import OwnFunction, PythonTerm
@@ -171,6 +172,6 @@ class PythonReward(OwnFunction, _Summed):
 
 SummedReward = TermsReward | PythonReward
 RewardSettings = Annotated[
-    IntegerReward | MathReward | ChoiceReward | TermsReward | PythonReward,
+    IntegerReward | MathReward | ChoiceReward | TermsReward | PythonReward | EnvironmentReward,
     Field(discriminator="kind"),
 ]

@@ -14,8 +14,9 @@ from dgpo_cli.core.schema import Change
 FIXED = "model.path model.revision adapter.kind adapter.rank adapter.alpha adapter.dropout "
 FIXED += "adapter.targets adapter.rslora adapter.dora optim.kind "
 FIXED += "prompts.kind prompts.problem_column prompts.answer_column prompts.dataset "
-FIXED += "prompts.revision prompts.split prompts.files"
+FIXED += "prompts.revision prompts.split prompts.files prompts.env prompts.env_args"
 FREE = """
+prompts.timeout_s
 model.device model.compile model.gradient_checkpointing
 rollout.backend.batch_size rollout.backend.max_num_seqs rollout.backend.retries
 rollout.backend.request_timeout_s rollout.backend.startup_timeout_s
@@ -32,6 +33,7 @@ track.to track.project track.name track.mode parallel.kind parallel.gpus
 parallel.reference parallel.sequence parallel.timeout_s
 """
 LEARNT = """
+prompts.max_turns prompts.max_turn_tokens reward.correct_at
 seed model.dtype model.compute model.attention model.quantization model.trust_remote_code
 prompts.template prompts.system prompts.chat_template prompts.assistant_prefix
 prompts.max_prompt_tokens prompts.operations prompts.max_operand

@@ -111,7 +111,7 @@ def test_a_typo_gets_a_suggestion(text: str, hint: str) -> None:
 
 def test_a_setting_of_one_variant_says_which() -> None:
     assert find("credit.tau")[0].only_with == ("credit.rule=dgpo",)
-    assert find("reward.workers")[0].only_with == ()  # every reward has them
+    assert find("reward.overlong.penalty")[0].only_with == ()  # every reward has it
     transfer = find("rollout.backend.weight_transfer")[0]
     assert set(transfer.meanings) == {
         "rollout.backend.kind=vllm",

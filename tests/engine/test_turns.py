@@ -172,6 +172,7 @@ def test_lines_of_a_step_name_the_environments_tokens(policy: Policy) -> None:
         training_lines(
             groups,
             engine.make_batch(groups),
+            advantages=[a for group in groups for a in group.advantages],
             temperature=0.8,
             credit={"rule": "dgpo"},
             vocab_size=policy.vocab_size,

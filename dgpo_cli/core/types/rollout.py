@@ -146,11 +146,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """All completions of one prompt in one rollout."""
+    """All completions of one prompt in one rollout.
+
+    verdicts: those of an environment, which judges what it has played; else empty.
+    """
 
     prompt: Prompt
     prompt_ids: tuple[int, ...]
     completions: tuple[Completion, ...]
+    verdicts: tuple[Verdict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

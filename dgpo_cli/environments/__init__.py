@@ -1,0 +1,1 @@
+"""Environments: what a model talks with for several turns, each in a process of its own."""
