@@ -12,6 +12,7 @@ from dgpo_cli.config.dump import storable
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.protocols import SETTINGS, Protocol
 from dgpo_cli.config.settings import Settings
+from dgpo_cli.core.own_code import own_files
 from dgpo_cli.core.types import Card
 from dgpo_cli.prompts.benchmarks import Benchmark
 from dgpo_cli.rewards.protocol import CHECKER_VERSION
@@ -89,12 +90,14 @@ def checker_entry(settings: Settings) -> dict[str, Any]:
     """Return the card's entry for the answer checker."""
     reward = settings.reward
     integer = reward if isinstance(reward, IntegerReward) else None
+    code = {name: digest for section, name, digest in own_files(settings) if section == "reward"}
     return {
         "kind": reward.kind,
         **({"extract": reward.extract} if isinstance(reward, RewardValues) else {}),
         "minimum": integer and integer.minimum,
         "maximum": integer and integer.maximum,
         **({"choices": reward.choices} if isinstance(reward, ChoiceReward) else {}),
+        **({"code": code} if code else {}),
         "version": CHECKER_VERSION,
         "math_verify": version("math-verify") if isinstance(reward, MathReward) else None,
     }

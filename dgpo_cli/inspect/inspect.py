@@ -11,7 +11,6 @@ from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.algo.credit import DgpoCredit, ProportionalCredit
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, tell
-from dgpo_cli.core.own_code import digests_of, is_spec
 from dgpo_cli.core.types import Inspection
 from dgpo_cli.inspect.fresh_stats import fresh_stats, load_models
 from dgpo_cli.inspect.pairing import pair_of
@@ -221,7 +220,6 @@ def _from_stored(found: _Found, *, rules: Rules, at: int | None, observer: Obser
             "to compute them"
         )
     tell(observer, f"{path}: statistics as training stored them")
-    _note_changed_code(path, rules.trained(lines[0]).rule, observer=observer)
     statistics = [stored_statistics(line) for line in lines]
     texts = TokenTexts.of_run(path)
     shown = _inspection(
@@ -246,19 +244,6 @@ def _from_stored(found: _Found, *, rules: Rules, at: int | None, observer: Obser
     return replace(shown, detail=detail)
 
 
-def _note_changed_code(path: Path, rule: str, *, observer: Observer) -> None:
-    """Note if a rule of the user's own is not the code that the run last started with."""
-    if not is_spec(rule):
-        return
-    before = RunFolder(path.resolve().parent.parent).code()
-    try:
-        now = digests_of(rule)
-    except ConfigError:  # said when the rule is needed
-        return
-    for name in [name for name, digest in now.items() if before.get(name, digest) != digest]:
-        tell(observer, f"{name} has changed since the run: these are not the weights that trained")
-
-
 def _inspection(
     statistics: Sequence[Statistics],
     *,
@@ -270,7 +255,7 @@ def _inspection(
 ) -> Inspection:
     """Return the inspection, under the rule of the first completion."""
     ids = [found.line.completion.token_ids for found in statistics]
-    rule = rules.shown(statistics[0].line)
+    rule = rules.shown(statistics[0])
     return Inspection(
         model=model,
         reference=reference,

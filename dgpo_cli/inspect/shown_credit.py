@@ -11,6 +11,7 @@ from typing import Any
 from dgpo_cli.algo.credit import CreditRule, DgpoCredit
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.own_code import is_spec
 from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.types import (
     Credit,
@@ -64,13 +65,14 @@ class Rules:
         """Return the rule that a line was trained with; the published one if it has none."""
         return self._rule(line, WhatIf(), run_code=False)
 
-    def shown(self, line: RolloutLine) -> CreditRule:
+    def shown(self, found: Statistics) -> CreditRule:
         """Return that rule with the what-if's changes.
 
         Raises:
             ConfigError: the changes do not go together.
         """
-        return self._rule(line, self.what_if, run_code=True)
+        run_code = self.what_if.asks or not found.stored  # else the stored weights are shown
+        return self._rule(found.line, self.what_if, run_code=run_code)
 
     def _rule(self, line: RolloutLine, what_if: WhatIf, *, run_code: bool) -> CreditRule:
         stored = dict(line.stats.credit) if line.stats and line.stats.credit else {"rule": "dgpo"}
@@ -95,6 +97,8 @@ def _resolved(stored: dict[str, Any], what_if: WhatIf, *, run_code: bool) -> Cre
     # A rule without such a setting is not meant; for a named rule, resolve refuses it.
     meant = stored["rule"] if all(name in stored for name in changes) else "dgpo"
     rule = what_if.rule or meant
+    if is_spec(stored["rule"]) and rule != stored["rule"]:  # its code may not be here
+        stored = {name: stored[name] for name in ("sign", "refresh") if name in stored}
     if any(stored.get(name) != value for name, value in changes.items()):
         stored.pop("target_ess_over", None)  # the rest of the batch is not here
     if "tau" in changes:
@@ -121,10 +125,13 @@ def inspected(
         DataError: the rule needs distances, and training measured none.
     """
     line = found.line
-    rule, trained = rules.shown(line), rules.trained(line)
+    rule, trained = rules.shown(found), rules.trained(line)
     if found.stored and rule.needs_reference and not trained.needs_reference:
         _check_distances(found, rule=rule, trained=trained)
-    credit = _credit(found, _with_tau_that_trained(rule, found, trained=trained))
+    if found.stored and is_spec(rule.rule) and not rules.what_if.asks:
+        credit = _stored_credit(line)  # its code may have changed since
+    else:
+        credit = _credit(found, _with_tau_that_trained(rule, found, trained=trained))
     scores, weights = credit.scores[0].tolist(), credit.weights[0].tolist()
     if found.stored and line.stats and rule == trained and rule.whole_batch:
         scores, weights = list(line.stats.scores), list(line.stats.weights)
@@ -180,6 +187,15 @@ def _check_distances(found: Statistics, *, rule: CreditRule, trained: CreditRule
             f"distance from the reference; to show the rule {rule.rule} give --model and "
             "--reference (or --adapter)"
         )
+
+
+def _stored_credit(line: RolloutLine) -> Credit:
+    """Return the scores and weights that trained, [1, T]."""
+    import torch
+
+    assert line.stats is not None
+    scores, weights = (torch.tensor(each)[None] for each in (line.stats.scores, line.stats.weights))
+    return Credit(scores, weights)
 
 
 def _credit(found: Statistics, rule: CreditRule) -> Credit:
