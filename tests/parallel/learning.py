@@ -11,6 +11,8 @@ import torch
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.losses import ClipLoss
 from dgpo_cli.algo.off_policy import Correction
+from dgpo_cli.algo.truncation import Truncation
+from dgpo_cli.core.types import KeptTokens
 from dgpo_cli.engine.learn import Learner, Recipe
 from dgpo_cli.engine.optimizers import build_adamw
 from dgpo_cli.parallel.ranks import ALONE, Ranks
@@ -34,6 +36,7 @@ ADVANTAGES = [
 
 
 RULE = DgpoCredit(tau=0.05)
+NONE = [None] * (len(ADVANTAGES[0]) - GROUP)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Case:
     turns: bool = False
     rule: DgpoCredit = RULE
     micro_tokens: int = 40
+    sampler: Truncation | None = None
 
 
 CASES = {
@@ -68,6 +72,15 @@ CASES = {
     "refreshed, one tau for an update": Case(
         updates=3,
         rule=DgpoCredit(target_ess=0.9, target_ess_over="batch", refresh="update", sign="positive"),
+    ),
+    "top_p, three updates": Case(updates=3, sampler=Truncation(0.7, 0)),
+    "top_p and top_k, carried groups": Case(
+        "lora", updates=2, carried=True, turns=True, sampler=Truncation(0.9, 12)
+    ),
+    "top_k, refreshed, one tau for an update": Case(
+        updates=2,
+        rule=DgpoCredit(target_ess=0.9, target_ess_over="batch", refresh="update"),
+        sampler=Truncation(1.0, 9),
     ),
     "one row a pass": Case(micro_tokens=1),
     "one pass for all": Case(micro_tokens=10_000),
@@ -116,13 +129,17 @@ def learn(ranks: Ranks, case: Case, policy: Policy) -> dict[str, Any]:
         micro_batch_tokens=case.micro_tokens,
         updates=case.updates,
         max_grad_norm=0.5,
+        truncation=case.sampler,
     )
     if case.corrected:
         recipe = replace(recipe, correction=Correction("token", "truncate", 1.1))
     found: dict[str, Any] = {"updates": [], "columns": []}
     for step, ((prompts, lengths), advantages) in enumerate(zip(STEPS, ADVANTAGES, strict=True)):
+        rows = tiny.rows_of_pairs(_pairs(step, prompts, lengths, turns=case.turns))
+        if case.carried and step and case.sampler is not None:
+            rows = replace(rows, kept=[*map(_kept, rows.completion_ids[:GROUP], rows.mask), *NONE])
         batch = learner.measure(
-            tiny.rows_of_pairs(_pairs(step, prompts, lengths, turns=case.turns)),
+            rows,
             torch.tensor(advantages),
             recipe=recipe,
             every_distance=step == 1,
@@ -140,6 +157,8 @@ def learn(ranks: Ranks, case: Case, policy: Policy) -> dict[str, Any]:
         found["columns"].append(
             torch.stack([stats.old_logprobs, stats.entropy, stats.hellinger_sq, credit.weights])
         )
+        if stats.kept is not None and stats.outside is not None:
+            found["columns"].append(torch.stack([stats.kept, stats.outside]))
         if credit.tau is not None:
             found["columns"].append(credit.tau.nan_to_num(-1.0))
     found["weights"] = {name: whole(weight) for name, weight in policy.trainable()}
@@ -165,6 +184,18 @@ def _pairs(step: int, prompts: list[int], lengths: list[int], *, turns: bool) ->
         (firsts[row // GROUP], ids(count), [(2, 4), (5, count - 1)] if turns and count > 6 else [])
         for row, count in enumerate(lengths)
     ]
+
+
+def _kept(ids: torch.Tensor, mask: torch.Tensor) -> KeptTokens:
+    """A set for each token on the mask: itself, and two that have nothing to do with it."""
+    own = ids[mask]
+    sets = torch.stack([own, (own + 7) % tiny.VOCAB, (own + 20) % tiny.VOCAB])
+    count = len(own)
+    return KeptTokens(
+        torch.full((count,), 3, dtype=torch.int32),
+        sets.t().reshape(-1).int(),
+        torch.arange(count) % 2 == 0,
+    )
 
 
 def _values(step: int, lengths: list[int]) -> torch.Tensor:

@@ -32,6 +32,7 @@ NAMES = (
     "carried groups",
     "off-policy correction",
     "one tau for the batch",
+    "top_p and top_k, carried groups",
     "one row a pass",
 )
 CASES = {name: learning.CASES[name] for name in NAMES}
