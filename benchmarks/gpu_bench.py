@@ -25,8 +25,9 @@ from dgpo_cli.algo.credit import CreditRule, DgpoCredit, UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.resources import resource_dir
-from dgpo_cli.engine.learn import Learner, Recipe
+from dgpo_cli.engine.learn import Learner
 from dgpo_cli.engine.optimizers import build_adamw
+from dgpo_cli.engine.piece import Recipe
 from dgpo_cli.planning.devices import named
 from dgpo_cli.planning.memory import memory_of
 from dgpo_cli.planning.plan import Typical, job_of

@@ -17,8 +17,8 @@ import torch
 
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.engine.learn import Recipe
 from dgpo_cli.engine.noise import noise_metrics, noise_of_distance
+from dgpo_cli.engine.piece import Recipe
 from dgpo_cli.policy.batching import pad_rows
 from dgpo_cli.policy.load import add_adapter, compute_dtype, load_model, load_tokenizer
 from dgpo_cli.policy.policy import Policy

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from dgpo_cli.config.load import Resolved, resolve
+from dgpo_cli.config.settings import needs_reference
 from dgpo_cli.core.types import Message, Prompt, StepMetrics, Verdict
 from dgpo_cli.planning.memory import MALLOC, MIB
 
@@ -85,7 +86,7 @@ def steps_of(resolved: Resolved, *, steps: int) -> Iterator[StepMetrics]:
         settings.model,
         adapter=settings.adapter,
         seed=settings.seed,
-        with_reference=settings.credit.needs_reference,
+        with_reference=needs_reference(settings),
     )
     # Nothing ends a completion, and prompts are random ids: every row has the longest length.
     Policy.stop_ids = property(lambda self: frozenset())  # type: ignore[method-assign,assignment]

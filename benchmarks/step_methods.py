@@ -14,8 +14,9 @@ from torch import Tensor
 
 from dgpo_cli.algo.credit import DgpoCredit, UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.engine.learn import Learner, Recipe
+from dgpo_cli.engine.learn import Learner
 from dgpo_cli.engine.optimizers import build_adamw
+from dgpo_cli.engine.piece import Recipe
 from dgpo_cli.policy import load
 from dgpo_cli.policy.batching import Rows, micro_batches, on_grid, pad_rows
 from dgpo_cli.policy.policy import Policy

@@ -34,6 +34,22 @@ class Loss(Frozen):
         False,
         description="Leave truncated completions out of the loss and its normaliser.",
     )
+    kl: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="Coefficient of the KL divergence from the reference, which is added to the "
+        "loss of every token; 0: none. GRPO as published has 0.04. Completions without an "
+        "advantage are learnt from, too.",
+    )
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the reference runs on every completion, and each has a gradient.
+
+        Without it, completions without an advantage are not computed: their gradient is 0.
+        """
+        return self.kl > 0
 
     def token_losses(
         self,
@@ -51,7 +67,7 @@ class Loss(Frozen):
 
         ratio: of new to old probability, as the loss has it.
         clipped: bool, where the ratio is beyond a bound that holds the token back.
-        reference_logprobs: None where the reference does not run.
+        reference_logprobs: None without `needs_reference`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no token_losses")
 
@@ -59,6 +75,18 @@ class Loss(Frozen):
     def is_own(self) -> bool:
         """Whether the loss is not dgpo's."""
         return not type(self).__module__.startswith("dgpo_cli.")
+
+    def token_kl(self, logprobs: Tensor, *, reference_logprobs: Tensor) -> Tensor:
+        """Return r - 1 - log r for r = q / p, [B, T], with gradient; `kl` times it is added.
+
+        Of tokens drawn from p it is an unbiased estimate of KL(p || q) in nats, never negative;
+        q is the reference. Neither advantages nor credit weights multiply it.
+
+        Source: GRPO, arXiv 2402.03300, equation 4; estimator k3 of Schulman, "Approximating KL
+        Divergence" (2020).
+        """
+        gaps = (reference_logprobs - logprobs).clamp(max=_MAX_LOG_RATIO)
+        return gaps.expm1() - gaps
 
     def row_scales(
         self,

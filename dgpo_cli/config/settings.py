@@ -146,6 +146,11 @@ class Settings(Frozen):
     )
 
 
+def needs_reference(settings: Settings) -> bool:
+    """Return whether the reference runs in training: for credit, or for the loss."""
+    return settings.credit.needs_reference or settings.loss.needs_reference
+
+
 def parallel_kind(settings: Settings) -> ParallelKind:
     """Return how a run is distributed over its devices, with auto resolved."""
     parallel = settings.parallel

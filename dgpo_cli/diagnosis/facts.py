@@ -32,6 +32,7 @@ class Facts:
     max_grad_norm: float
     updates_per_step: int
     clip_high: float | None
+    kl: float
     has_adapter: bool
     dtype: str
     logprob_tolerance: float

@@ -74,7 +74,8 @@ def no_signal(history: History, facts: Facts) -> Diagnosis | None:
     return Diagnosis(
         key="no_signal",
         step=history.step,
-        headline="No group has signal: the weights do not move",
+        headline="No group has signal: "
+        + ("only the KL term moves the weights" if facts.kl else "the weights do not move"),
         evidence=f"in {history.span} {whole_percent(right)} of the groups are all-correct and "
         f"{whole_percent(none_right)} all-wrong (completions: {outcomes})",
         advice=_variety(facts),

@@ -153,6 +153,7 @@ def facts_of(settings: Settings) -> Facts:
         max_grad_norm=optim.max_grad_norm,
         updates_per_step=optim.updates_per_step,
         clip_high=settings.loss.clip_high if isinstance(settings.loss, ClipLoss) else None,
+        kl=settings.loss.kl,
         has_adapter=settings.adapter.kind != "none",
         dtype=settings.model.dtype,
         logprob_tolerance=logprob_tolerance(settings),

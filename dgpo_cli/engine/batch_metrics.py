@@ -11,7 +11,7 @@ from dgpo_cli.core.types import Batch, ScoredGroup, StepMetrics
 from dgpo_cli.policy.batching import Rows, padding_share, shared_share
 
 if TYPE_CHECKING:
-    from dgpo_cli.engine.learn import Recipe, Update
+    from dgpo_cli.engine.piece import Recipe, Update
     from dgpo_cli.policy.policy import Policy
 
 
@@ -88,9 +88,13 @@ def update_metrics(updates: Sequence[Update]) -> StepMetrics:
     """Average the updates of one step; extremes and counts over all of them."""
     tokens = sum(each.signal_tokens for each in updates)
     clipped = sum(each.clipped_tokens for each in updates)
-    return {
+    low = sum(each.clipped_low for each in updates)
+    kl = [each for each in updates if each.kl is not None]
+    metrics = {
         "loss/value": sum(each.loss for each in updates) / len(updates),
         "loss/clip_frac": clipped / tokens if tokens else 0.0,
+        "loss/clip_low": low / tokens if tokens else 0.0,
+        "loss/clip_high": (clipped - low) / tokens if tokens else 0.0,
         "loss/ratio_min": min(each.ratio_min for each in updates),
         "loss/ratio_max": max(each.ratio_max for each in updates),
         "loss/signal_tokens": float(tokens),
@@ -99,6 +103,10 @@ def update_metrics(updates: Sequence[Update]) -> StepMetrics:
         "optim/skipped_no_signal": float(sum(each.finite and not each.applied for each in updates)),
         "optim/skipped_nonfinite": float(sum(not each.finite for each in updates)),
     }
+    if kl:
+        learnt = sum(each.learnt_tokens for each in kl)
+        metrics["loss/kl"] = sum(each.kl or 0.0 for each in kl) / learnt
+    return metrics
 
 
 def off_policy_metrics(updates: Sequence[Update]) -> StepMetrics:

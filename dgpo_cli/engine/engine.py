@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from dgpo_cli.config.settings import Settings
     from dgpo_cli.core.formats import TrainerState
     from dgpo_cli.engine.checkpoint import CheckpointWriter
-    from dgpo_cli.engine.learn import Learner, Recipe
+    from dgpo_cli.engine.learn import Learner
+    from dgpo_cli.engine.piece import Recipe
     from dgpo_cli.engine.snapshot import Snapshot
     from dgpo_cli.engine.turns import Players
     from dgpo_cli.environments.process import EnvProcess
@@ -390,7 +391,8 @@ class Engine:
         """Pad the completions, compute their token statistics and their credit weights.
 
         Completions without an advantage do not move the policy: the reference does not run on
-        them, their distance stays 0 and all their weights are 1.
+        them, their distance stays 0 and all their weights are 1. With a KL term (`loss.kl`) they
+        do, and are measured like the others.
 
         With an optimiser, the forward pass that measures the completions of the first update also
         trains on them: its gradient waits for `update`, if that gets this batch next.
@@ -515,7 +517,7 @@ class Engine:
         rule = self.settings.credit
         if not isinstance(rule, DgpoCredit | ProportionalCredit):
             return {}
-        if not self._learning.measures_distance(rule):
+        if not self._learning.runs_reference(self._recipe):
             return {}
         if self.noise_floor is not None and (not rule.noise_every or number % rule.noise_every):
             return {}
@@ -640,7 +642,7 @@ class Engine:
     def _credit_metrics(self, batch: Batch) -> StepMetrics:
         from dgpo_cli.algo.summary import credit_metrics
 
-        distance = self._learning.measures_distance(self.settings.credit)
+        distance = self._learning.runs_reference(self._recipe)
         return credit_metrics(
             batch.stats,
             batch.credit,
@@ -672,7 +674,7 @@ class Engine:
 
     @property
     def _recipe(self) -> Recipe:
-        from dgpo_cli.engine.learn import Recipe
+        from dgpo_cli.engine.piece import Recipe
 
         return Recipe.of(self.settings)
 

@@ -22,7 +22,7 @@ from dgpo_cli.policy.batching import Rows, cut_rows, pad_rows
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.engine.learn import Recipe
+    from dgpo_cli.engine.piece import Recipe
     from dgpo_cli.policy.batching import Pair
     from dgpo_cli.policy.policy import Policy
 

@@ -51,7 +51,11 @@ def _try_loss(loss: Loss) -> None:
     advantages = torch.tensor([[1.0], [-0.5], [0.7], [-1.2]]).expand(mask.shape)
     with own_faults(f"loss.kind={loss.kind or type(loss).__name__}", of=loss):
         found = loss.token_losses(
-            logprobs, old_logprobs=old, token_advantages=advantages, mask=mask
+            logprobs,
+            old_logprobs=old,
+            token_advantages=advantages,
+            mask=mask,
+            reference_logprobs=old if loss.needs_reference else None,
         )
         check_losses(found, logprobs, mask)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgpo_cli.config.checks import check_local
-from dgpo_cli.config.settings import Settings, parallel_kind
+from dgpo_cli.config.settings import Settings, needs_reference, parallel_kind
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import NOBODY, Observer, tell
 from dgpo_cli.core.seeds import derive_seed
@@ -84,7 +84,7 @@ def training_engine(
         settings.model,
         adapter=settings.adapter,
         seed=settings.seed,
-        with_reference=settings.credit.needs_reference,
+        with_reference=needs_reference(settings),
         checkpoint=checkpoint,
         spread=_spread(settings, ranks=ranks),
         checkpointing=_checkpointing(settings, ranks=ranks, observer=observer),

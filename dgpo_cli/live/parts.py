@@ -177,6 +177,7 @@ def policy(state: PanelState, page: Page) -> list[Text]:
     facts = (
         ("optim/grad_norm", "gradient", partial(numbers.decimal, digits=2)),
         ("loss/clip_frac", "clipped", numbers.percent),
+        ("loss/kl", "KL", partial(numbers.decimal, digits=3)),
         ("optim/lr", "lr", numbers.scientific),
     )
     found = [

@@ -105,7 +105,8 @@ class Job:
     """A run to plan.
 
     adapter: weights of the LoRA adapter; 0 trains the model itself.
-    distance: whether the reference runs.
+    distance: whether the reference runs. tables: numbers that are kept of a token: old
+        log-probability, entropy, distance, with a KL term the reference's log-probability.
     prompt, completion: the longest that the settings allow, in tokens.
     typical_prompt, typical_completion: lengths for the estimate of time, in tokens.
     compute: bytes per number of rounded matrix products; None: as the weights.
@@ -145,6 +146,7 @@ class Job:
     chosen: bool = False
     repeats: bool = False
     eager: bool = False
+    tables: int = 3
 
     @property
     def full(self) -> bool:

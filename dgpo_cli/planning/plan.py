@@ -10,7 +10,7 @@ from typing import TypedDict
 from dgpo_cli.config.checks import check_trainable
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
-from dgpo_cli.config.settings import Settings, parallel_kind
+from dgpo_cli.config.settings import Settings, needs_reference, parallel_kind
 from dgpo_cli.core.errors import ConfigError, ModelError
 from dgpo_cli.core.io import write_new
 from dgpo_cli.core.numbers import percent, size
@@ -178,9 +178,10 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: D
         packed=model.quantization == "nf4",
         adapter=size,
         rank=lora.rank if lora is not None else 0,
-        distance=settings.credit.needs_reference,
+        distance=needs_reference(settings),
         apart=settings.credit.whole_batch,
         refreshed=settings.credit.refresh == "update" and optim.updates_per_step > 1,
+        tables=4 if settings.loss.needs_reference else 3,
         # A CPU's own memory is the host's.
         checkpointing="full" if kind == "offload" and device.kind == "cpu" else kind,
         state=optim.kind,

@@ -21,7 +21,6 @@ _REACHED = 0.8
 _HOP_S = 5e-6
 # Bytes a second of objects over gloo between machines; assumed.
 _OBJECTS = 1e9
-_TABLES = 3  # old log-probabilities, entropy, distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ def _lane(job: Job, passes: Passes) -> Iterator[Exchange]:
     calls = shape.layers * 4 * (passes.measured + passes.trained)
     yield Exchange("attention", "all-to-all", size, calls, n, "", "apart")
     # Every device gets the numbers of all tokens of its rows.
-    rows = (_TABLES - 1) * passes.reference_rows + passes.measured_rows + passes.trained_rows
+    rows = (job.tables - 1) * passes.reference_rows + passes.measured_rows + passes.trained_rows
     size = 2 * rows * job.typical_completion * FLOAT32 * (n - 1) // n
     calls = passes.measured + passes.trained
     yield Exchange("columns", "all-reduce", size, calls, n, "", "apart")
@@ -181,7 +180,7 @@ def _once(job: Job) -> Iterator[Exchange]:
     """Yield the exchanges of tables."""
     tokens = job.rows * job.typical_completion
     later = tokens * (job.updates - 1) // job.updates if job.refreshed else 0
-    yield _reduced("statistics", _TABLES * FLOAT32 * (tokens + later), 1, job)
+    yield _reduced("statistics", job.tables * FLOAT32 * (tokens + later), 1, job)
     # The leader's batch: ids and masks, and the sampler's log-probabilities.
     padded = job.rows * (job.typical_prompt + job.typical_completion)
     size = padded * (8 + 1) + tokens * FLOAT32

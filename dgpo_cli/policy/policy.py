@@ -371,14 +371,16 @@ class Policy:
         *,
         temperature: float,
         reference: bool,
+        reference_logprobs: bool = False,
         truncation: Truncation | None = None,
     ) -> TokenColumns:
         """Return the statistics of the N completion tokens, in the order of the mask, from one
         forward pass, without storing all logits.
 
-        The log-probabilities are differentiable if gradients are on. Without the reference the
-        distance is 0.
+        The policy's log-probabilities are differentiable if gradients are on. Without the
+        reference the distance is 0.
 
+        reference_logprobs: return the reference's, too, if it runs.
         truncation: the sampler's, which makes log-probabilities those over the tokens that it
             keeps: those in `rows.kept`, or else those that it keeps by the weights as they are.
         """
@@ -401,6 +403,7 @@ class Policy:
                 reference_head=self.reference_head if second else None,
                 ids=tokens.ids,
                 temperature=temperature,
+                want_reference_logprobs=reference_logprobs,
                 support=tokens.support(truncation),
             )
             found.append(columns)

@@ -38,11 +38,13 @@ class StatsTable:
         noise_floor: float | None = None,
         truncated: bool = False,
         kept_of: Tensor | None = None,  # bool [B]
+        reference_logprobs: bool = False,
     ) -> None:
         """
         Args:
             truncated: the sampler keeps a part of the vocabulary, which is measured too.
             kept_of: rows whose sets later passes need, if they are not known yet; None: all.
+            reference_logprobs: whether the reference's are kept, too.
         """
         shape, device = rows.mask.shape, rows.mask.device
         known = [None] * len(rows.mask) if rows.kept is None else rows.kept
@@ -56,6 +58,7 @@ class StatsTable:
             noise_floor=noise_floor,
             kept=torch.zeros(shape, device=device) if truncated else None,
             outside=torch.zeros(shape, device=device) if truncated else None,
+            reference_logprobs=torch.zeros(shape, device=device) if reference_logprobs else None,
         )
 
     @classmethod
@@ -75,16 +78,19 @@ class StatsTable:
     def _tables(self) -> list[Tensor]:
         stats = self.stats
         tables = (stats.old_logprobs, stats.entropy, stats.hellinger_sq, stats.kept, stats.outside)
-        return [table for table in tables if table is not None]
+        found = [*tables, stats.reference_logprobs]
+        return [table for table in found if table is not None]
 
     def put(self, index: Tensor, mask: Tensor, columns: TokenColumns) -> None:
         """Write the numbers of the tokens on `mask` (bool [M, t]) of the rows `index` [M]."""
         own = [columns.logprobs.detach(), columns.entropy, columns.hellinger_sq]
         if columns.kept is not None:
             own += [columns.kept.counts.float(), columns.kept.outside.float()]
+        if columns.reference_logprobs is not None:
+            own.append(columns.reference_logprobs)
         tables = self._tables
         mask = mask.to(tables[0].device)
-        for table, values in zip(tables, own, strict=True):
+        for table, values in zip(tables, own, strict=False):  # the reference did not run on all
             padded = torch.zeros(mask.shape, device=mask.device)
             padded[mask] = values.to(mask.device)
             table[index, : mask.shape[1]] = padded
@@ -187,7 +193,11 @@ def token_stats(
         for index, reference, counts in parts:
             part = rows.take(index).to(policy.device)
             columns = policy.token_columns(
-                part, temperature=temperature, reference=reference, truncation=truncation
+                part,
+                temperature=temperature,
+                reference=reference,
+                reference_logprobs=table.stats.reference_logprobs is not None,
+                truncation=truncation,
             )
             if counts:
                 table.put(index, part.mask, columns)

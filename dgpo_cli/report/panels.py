@@ -109,6 +109,7 @@ ENTROPY = Panel(
     "entropy", "Entropy of the policy", "nats", _curves("policy/entropy entropy"), floor=0.0
 )
 _TAU = _curves("credit/tau_p50 median, credit/tau_min min, credit/tau_max max")
+_CLIPPED = _curves("loss/clip_frac clipped, loss/clip_high above, loss/clip_low below")
 _RATIO = _curves("loss/ratio_max largest, loss/ratio_min smallest")
 _GAP = _curves("sampler/logprob_gap_mean mean, sampler/logprob_gap_max max")
 _KEPT = _curves("off_policy/ess sample size, off_policy/kept_frac tokens kept")
@@ -138,7 +139,8 @@ _UPDATE = (
         floor=0.0,
         level=("optim.max_grad_norm", "clipped above"),
     ),
-    Panel("clip", "Clipped tokens", "share", _curves("loss/clip_frac clipped"), floor=0.0),
+    Panel("clip", "Clipped tokens", "share", _CLIPPED, floor=0.0),
+    Panel("kl", "KL divergence from the reference", "nats", _curves("loss/kl KL"), floor=0.0),
     Panel("ratio", "Ratio of new to old policy", "1: on-policy", _RATIO),
     Panel("lr", "Learning rate", "", _curves("optim/lr lr"), floor=0.0),
 )

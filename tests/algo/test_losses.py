@@ -195,3 +195,24 @@ def test_dual_clip_by_hand(
     assert bool(clipped) is is_clipped
     assert new.grad is not None
     assert float(new.grad) == pytest.approx(slope, abs=1e-12)
+
+
+def test_token_kl_is_k3_and_its_gradient() -> None:
+    """Down to differences that a difference of exponentials would lose in float32."""
+    gaps = [0.0, 1e-4, -2e-3, 0.7, -3.0, 20.0]
+    new = torch.full((1, 6), -1.5, requires_grad=True)
+    reference = torch.tensor([gaps]) - 1.5
+    found = ClipLoss(kl=1.0).token_kl(new, reference_logprobs=reference)
+    found.sum().backward()
+    assert new.grad is not None
+    exact = [float(r) + 1.5 for r in reference[0].double()]
+    for value, slope, gap in zip(found[0].tolist(), new.grad[0].tolist(), exact, strict=True):
+        assert value == pytest.approx(math.expm1(gap) - gap, rel=2e-3, abs=1e-12)
+        assert slope == pytest.approx(-math.expm1(gap), rel=1e-5, abs=1e-7)
+
+
+def test_a_far_reference_gives_a_finite_kl() -> None:
+    new = torch.tensor([[-500.0, 0.0]], requires_grad=True)
+    found = ClipLoss(kl=1.0).token_kl(new, reference_logprobs=torch.tensor([[0.0, -500.0]]))
+    found.sum().backward()
+    assert found.isfinite().all() and new.grad is not None and new.grad.isfinite().all()

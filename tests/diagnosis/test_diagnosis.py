@@ -28,6 +28,7 @@ FACTS = Facts(
     max_grad_norm=1.0,
     updates_per_step=1,
     clip_high=0.28,
+    kl=0.0,
     has_adapter=False,
     dtype="float32",
     logprob_tolerance=2e-4,
@@ -164,6 +165,9 @@ def test_few_groups_need_more_steps() -> None:
     assert keys(run(19, **fault), one) == []
     assert keys(run(20, **fault), one) == ["no_signal"]
     assert keys(run(5, **fault)) == ["no_signal"]
+    for kl, words in ((0.0, "the weights do not move"), (0.04, "only the KL term moves")):
+        [found] = diagnose(run(20, **fault), facts=replace(FACTS, kl=kl))
+        assert words in found.headline
 
 
 def test_the_groups_of_dynamic_sampling_are_counted() -> None:

@@ -12,7 +12,7 @@ import torch
 from dgpo_cli.algo.off_policy import OffPolicySettings
 from dgpo_cli.core.types import Batch, ScoredGroup
 from dgpo_cli.engine.batch_metrics import off_policy_metrics, update_metrics
-from dgpo_cli.engine.learn import Update
+from dgpo_cli.engine.piece import Update
 from dgpo_cli.policy.policy import Policy
 from tests.engines import FakeSampler, G, equal, make_engine, rollout, weights_of
 
@@ -36,6 +36,8 @@ def test_a_step_without_signal_is_counted_and_moves_nothing(policy: Policy) -> N
     assert metrics == {
         "loss/value": 0.0,
         "loss/clip_frac": 0.0,
+        "loss/clip_low": 0.0,
+        "loss/clip_high": 0.0,
         "loss/ratio_min": 1.0,
         "loss/ratio_max": 1.0,
         "loss/signal_tokens": 0.0,
@@ -62,13 +64,15 @@ def test_a_step_that_is_not_finite_is_counted_and_moves_nothing(policy: Policy) 
 def test_metrics_of_several_updates_are_means_extremes_and_sums() -> None:
     results = [
         Update(0.5, 0.7, 1.5, 3, 10, grad_norm=2.0, applied=True),
-        Update(-0.1, 0.9, 1.9, 1, 30, grad_norm=0.5, applied=True),
+        Update(-0.1, 0.9, 1.9, 1, 30, 1, grad_norm=0.5, applied=True),
         Update(0.0, 1.0, 1.0),
     ]
     assert update_metrics(results) == pytest.approx(
         {
             "loss/value": 0.4 / 3,
             "loss/clip_frac": 4 / 40,
+            "loss/clip_low": 1 / 40,
+            "loss/clip_high": 3 / 40,
             "loss/ratio_min": 0.7,
             "loss/ratio_max": 1.9,
             "loss/signal_tokens": 40.0,

@@ -14,7 +14,8 @@ from dgpo_cli.algo.off_policy import Correction
 from dgpo_cli.algo.summary import effective_fractions
 from dgpo_cli.core.types import Batch
 from dgpo_cli.engine.batch_metrics import off_policy_metrics
-from dgpo_cli.engine.learn import Learner, Recipe, Update
+from dgpo_cli.engine.learn import Learner
+from dgpo_cli.engine.piece import Recipe, Update
 from dgpo_cli.policy.policy import Policy
 from tests.engine import updates
 from tests.engine.test_update import twin_rule

@@ -13,7 +13,8 @@ from dgpo_cli.algo.credit import UniformCredit
 from dgpo_cli.algo.losses import ClipLoss
 from dgpo_cli.algo.truncation import Truncation
 from dgpo_cli.core.types import Batch
-from dgpo_cli.engine.learn import Learner, Recipe
+from dgpo_cli.engine.learn import Learner
+from dgpo_cli.engine.piece import Recipe
 from dgpo_cli.policy.policy import Policy
 from tests.engine import updates
 from tests.policy import tiny, twins

@@ -13,7 +13,8 @@ from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.losses import ClipLoss
 from dgpo_cli.core.events import NOBODY, Observer
 from dgpo_cli.core.types import Batch, TokenStats
-from dgpo_cli.engine.learn import Learner, Recipe, Update
+from dgpo_cli.engine.learn import Learner
+from dgpo_cli.engine.piece import Recipe, Update
 from dgpo_cli.policy.batching import Rows
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.scoring import token_stats

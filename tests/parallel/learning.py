@@ -9,12 +9,13 @@ from typing import Any, Literal
 import torch
 
 from dgpo_cli.algo.credit import DgpoCredit
-from dgpo_cli.algo.losses import ClipLoss
+from dgpo_cli.algo.losses import CispoLoss, ClipLoss, GspoLoss, Loss
 from dgpo_cli.algo.off_policy import Correction
 from dgpo_cli.algo.truncation import Truncation
 from dgpo_cli.core.types import KeptTokens
-from dgpo_cli.engine.learn import Learner, Recipe
+from dgpo_cli.engine.learn import Learner
 from dgpo_cli.engine.optimizers import build_adamw
+from dgpo_cli.engine.piece import Recipe
 from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.settings import CheckpointingKind
@@ -37,6 +38,7 @@ ADVANTAGES = [
 
 RULE = DgpoCredit(tau=0.05)
 NONE = [None] * (len(ADVANTAGES[0]) - GROUP)
+CLIP = ClipLoss()
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Case:
     family: str = "qwen2-tied"
     checkpointing: CheckpointingKind = "none"
     updates: int = 1
-    aggregation: str = "token-mean"
+    loss: Loss = CLIP
     truncated: bool = False
     carried: bool = False
     corrected: bool = False
@@ -61,9 +63,9 @@ CASES = {
     "untied, checkpointed": Case("qwen2-untied", checkpointing="selective"),
     "adapter": Case("lora"),
     "adapter, checkpointed, two updates": Case("lora", checkpointing="full", updates=2),
-    "two updates, sequence-mean": Case(updates=2, aggregation="sequence-mean"),
-    "three updates, constant": Case(updates=3, aggregation="constant"),
-    "truncated rows are masked": Case(truncated=True, aggregation="sequence-mean"),
+    "two updates, sequence-mean": Case(updates=2, loss=ClipLoss(aggregation="sequence-mean")),
+    "three updates, constant": Case(updates=3, loss=ClipLoss(aggregation="constant")),
+    "truncated rows are masked": Case(truncated=True, loss=ClipLoss(aggregation="sequence-mean")),
     "carried groups": Case(carried=True, updates=2),
     "off-policy correction": Case(corrected=True),
     "several turns": Case(turns=True, corrected=True, updates=2),
@@ -82,6 +84,10 @@ CASES = {
         rule=DgpoCredit(target_ess=0.9, target_ess_over="batch", refresh="update"),
         sampler=Truncation(1.0, 9),
     ),
+    "KL, gspo, top_p, two updates": Case(
+        "lora", updates=2, loss=GspoLoss(kl=0.1), sampler=Truncation(0.9, 0)
+    ),
+    "KL, cispo, rows are masked": Case(truncated=True, carried=True, loss=CispoLoss(kl=0.1)),
     "one row a pass": Case(micro_tokens=1),
     "one pass for all": Case(micro_tokens=10_000),
     "not packed": Case("gemma2-softcap"),
@@ -121,7 +127,7 @@ def learn(ranks: Ranks, case: Case, policy: Policy) -> dict[str, Any]:
     learner = Learner(policy, optimizer, ranks=ranks)
     recipe = Recipe(
         rule=case.rule,
-        loss=ClipLoss(aggregation=case.aggregation),  # type: ignore[arg-type]
+        loss=case.loss,
         temperature=0.8,
         max_completion_tokens=20,
         group_size=GROUP,
@@ -150,7 +156,8 @@ def learn(ranks: Ranks, case: Case, policy: Policy) -> dict[str, Any]:
         updates = learner.update(batch, recipe=recipe)
         found["updates"] += [
             [u.loss, u.grad_norm, u.ratio_min, u.ratio_max, u.clipped_tokens, u.signal_tokens,
-             u.kept_tokens, u.correction_weights, u.correction_squares, u.applied]
+             u.kept_tokens, u.correction_weights, u.correction_squares, u.learnt_tokens,
+             u.clipped_low, (u.kl or 0.0) / max(u.learnt_tokens, 1), u.applied]
             for u in updates
         ]  # fmt: skip
         stats, credit = batch.stats, batch.credit
@@ -159,6 +166,8 @@ def learn(ranks: Ranks, case: Case, policy: Policy) -> dict[str, Any]:
         )
         if stats.kept is not None and stats.outside is not None:
             found["columns"].append(torch.stack([stats.kept, stats.outside]))
+        if stats.reference_logprobs is not None:
+            found["columns"].append(stats.reference_logprobs)
         if credit.tau is not None:
             found["columns"].append(credit.tau.nan_to_num(-1.0))
     found["weights"] = {name: whole(weight) for name, weight in policy.trainable()}

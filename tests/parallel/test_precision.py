@@ -8,8 +8,9 @@ import torch
 
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.engine.learn import Learner, Recipe
+from dgpo_cli.engine.learn import Learner
 from dgpo_cli.engine.optimizers import build_adamw
+from dgpo_cli.engine.piece import Recipe
 from dgpo_cli.parallel.sharding import local_of, make_mesh
 from dgpo_cli.policy.load_policy import load_policy
 from dgpo_cli.policy.load_sharded import Spread

@@ -33,6 +33,7 @@ NAMES = (
     "off-policy correction",
     "one tau for the batch",
     "top_p and top_k, carried groups",
+    "KL, gspo, top_p, two updates",
     "one row a pass",
 )
 CASES = {name: learning.CASES[name] for name in NAMES}

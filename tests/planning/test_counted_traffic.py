@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.engine.learn import Learner, Recipe
+from dgpo_cli.engine.learn import Learner
 from dgpo_cli.engine.optimizers import build_adamw
+from dgpo_cli.engine.piece import Recipe
 from dgpo_cli.parallel.gathered import Gathered
 from dgpo_cli.parallel.ranks import TorchRanks
 from dgpo_cli.parallel.sequence import open_lane
@@ -45,6 +46,7 @@ CASES = {
     "shard, refreshed": ("qwen2-untied", 2),
     "replicate, refreshed, share rows": ("qwen2-untied", 2),
     "shard, whole batch, refreshed": ("qwen2-untied", 2),
+    "replicate, KL, share rows": ("qwen2-untied", 2),
 }
 
 
@@ -69,12 +71,18 @@ def made(family: str) -> Policy:
     return tiny.make_policy(family, apart=0.02)
 
 
-def learnt(ranks: TorchRanks, policy: Policy, *, updates: int, rule: DgpoCredit) -> None:
+def loss_of(case: str) -> ClipLoss:
+    return ClipLoss(kl=0.1 if "KL" in case else 0.0)
+
+
+def learnt(
+    ranks: TorchRanks, policy: Policy, *, updates: int, rule: DgpoCredit, loss: ClipLoss
+) -> None:
     """Measure a step's batch, and update on it."""
     optimizer = build_adamw(policy, lr=1e-4, betas=(0.9, 0.99), eps=1e-3, weight_decay=0.0)
     recipe = Recipe(
         rule=rule,
-        loss=ClipLoss(),
+        loss=loss,
         temperature=1.0,
         max_completion_tokens=COMPLETION,
         group_size=GROUP,
@@ -127,7 +135,7 @@ def count(ranks: TorchRanks, case: str) -> dict[str, int]:
     if (lane := open_lane(ranks)) is not None:
         policy.share_rows(lane)
     with counted_here() as sent:
-        learnt(ranks, policy, updates=updates, rule=rule_of(case))
+        learnt(ranks, policy, updates=updates, rule=rule_of(case), loss=loss_of(case))
     return dict(sent)
 
 
@@ -202,6 +210,7 @@ def planned(case: str) -> Job:
         updates=updates,
         apart=rule_of(case).whole_batch,
         refreshed=rule_of(case).refresh == "update",
+        tables=4 if loss_of(case).needs_reference else 3,
         micro_rows=2,
         sampling=Sampling("vllm-server", rows=8, share=0.0),
         layout=Layout(

@@ -11,8 +11,8 @@ import torch
 
 from dgpo_cli.algo.credit import DgpoCredit
 from dgpo_cli.algo.losses import ClipLoss
-from dgpo_cli.engine.learn import Recipe
 from dgpo_cli.engine.noise import noise_of_distance
+from dgpo_cli.engine.piece import Recipe
 from dgpo_cli.policy import packing
 from dgpo_cli.policy.load import compute_dtype
 from dgpo_cli.policy.load_policy import load_policy

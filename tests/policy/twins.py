@@ -74,6 +74,7 @@ class TwinUpdate:
     clip_high: float
     aggregation: str
     max_tokens: int
+    kl: float = 0.0
 
 
 def update_gradient(
@@ -105,6 +106,8 @@ def update_gradient(
         distances = [stats.hellinger_sq[t] for t in places]
         _, weights = twins.dgpo_weights(distances, gates, tau=rule.tau, kappa=rule.kappa)
         logprobs = completion_logprobs(policy, pair, temperature=rule.temperature)
+        with torch.no_grad():
+            frozen = completion_logprobs(reference, pair, temperature=rule.temperature)
         total = torch.zeros((), dtype=torch.float64)
         for t, weight in zip(places, weights, strict=True):
             own = advantage * weight
@@ -116,6 +119,8 @@ def update_gradient(
                 held = torch.tensor(1 - rule.clip_low, dtype=torch.float64)
             plain_is_less = float((ratio * own).detach()) <= float((held * own).detach())
             total = total - (ratio * own if plain_is_less else held * own)
+            q_over_p = (frozen[t] - logprobs[t]).exp()
+            total = total + rule.kl * (q_over_p - q_over_p.log() - 1)
         divisor = {
             "token-mean": num_tokens,
             "sequence-mean": len(pairs) * size,

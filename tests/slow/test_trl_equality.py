@@ -1,7 +1,8 @@
 """The loss and its gradient are those of TRL 1.16.0's GRPOTrainer, where the two have names for the
-same thing: w = 1 and TRL's loss types grpo, dapo, bnpo and dr_grpo.
+same thing: w = 1 and TRL's loss types grpo, dapo, bnpo, dr_grpo and cispo, its sequence ratio
+(GSPO), `delta` and `beta`.
 
-Ours is the path that training takes, models.learn, in micro-batches of 3 rows, packed and padded;
+Ours is the path that training takes, engine.learn, in micro-batches of 3 rows, packed and padded;
 TRL's is `_compute_loss` of a GRPOTrainer over all rows at once, or over its own micro-batches.
 """
 
@@ -16,9 +17,10 @@ import pytest
 import torch
 
 from dgpo_cli.algo.credit import UniformCredit
-from dgpo_cli.algo.losses import ClipLoss
+from dgpo_cli.algo.losses import CispoLoss, ClipLoss, GspoLoss, Loss
 from dgpo_cli.core.types import Batch, TokenStats
-from dgpo_cli.engine.learn import Learner, Recipe
+from dgpo_cli.engine.learn import Learner
+from dgpo_cli.engine.piece import Recipe
 from dgpo_cli.policy.batching import Rows
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.scoring import token_stats
@@ -63,11 +65,12 @@ def batch_at(temperature: float, family: str) -> Batch:
     now = token_stats(
         policy, rows, temperature=temperature, micro_batch_size=5, with_reference=False
     )
-    noise = torch.rand(rows.mask.shape, generator=torch.Generator().manual_seed(1)) * 1.2 - 0.6
+    noise, other = torch.rand(2, *rows.mask.shape, generator=torch.Generator().manual_seed(1))
     stats = TokenStats(
-        old_logprobs=(now.old_logprobs + noise) * rows.mask,
+        old_logprobs=(now.old_logprobs + noise * 1.2 - 0.6) * rows.mask,
         entropy=now.entropy,
         hellinger_sq=now.hellinger_sq,
+        reference_logprobs=(now.old_logprobs + other * 3.0 - 1.5) * rows.mask,
     )
     return Batch(
         prompt_ids=rows.prompt_ids,
@@ -81,7 +84,7 @@ def batch_at(temperature: float, family: str) -> Batch:
 
 
 def our_step(
-    batch: Batch, *, aggregation: Any, temperature: float, family: str, packs: bool = True
+    batch: Batch, *, loss: Loss, temperature: float, family: str, packs: bool = True
 ) -> Step:
     """Take the gradient that the optimiser is given by one update."""
     model = tiny.build_model(family)
@@ -90,7 +93,7 @@ def our_step(
     policy = Policy(model, tokenizer=tiny.char_tokenizer(), reference=None, has_adapter=False)
     assert policy.packs == packs
     optimizer, gradient = keeping_optimizer(policy)
-    recipe = recipe_of(aggregation, temperature)
+    recipe = recipe_of(loss, temperature)
     [result] = Learner(policy, optimizer).update(batch, recipe=recipe)
     return Step(result.loss, gradient, result.clipped_tokens)
 
@@ -107,11 +110,15 @@ def keeping_optimizer(policy: Policy) -> tuple[torch.optim.Optimizer, dict[str, 
     return optimizer, gradient
 
 
-def recipe_of(aggregation: Any, temperature: float) -> Recipe:
+def clip(aggregation: Any) -> ClipLoss:
+    return ClipLoss(clip_low=0.2, clip_high=0.28, aggregation=aggregation)
+
+
+def recipe_of(loss: Loss, temperature: float) -> Recipe:
     return Recipe(
         rule=UniformCredit(),
         group_size=len(ADVANTAGES),
-        loss=ClipLoss(clip_low=0.2, clip_high=0.28, aggregation=aggregation),
+        loss=loss,
         temperature=temperature,
         max_completion_tokens=MAX_TOKENS,
         micro_batch_size=3,
@@ -123,25 +130,22 @@ def our_first_step(batch: Batch, *, aggregation: Any, family: str) -> tuple[Batc
     policy = tiny.make_policy(family)
     optimizer, gradient = keeping_optimizer(policy)
     learner = Learner(policy, optimizer)
-    recipe = recipe_of(aggregation, 1.0)
+    recipe = recipe_of(clip(aggregation), 1.0)
     measured = learner.measure(Rows.of(batch), batch.advantages, recipe=recipe)
     [result] = learner.update(measured, recipe=recipe)
     return measured, Step(result.loss, gradient, result.clipped_tokens)
 
 
 def trl_trainer(
-    folder: Path, *, loss_type: str, temperature: float, family: str, pieces: int
+    folder: Path, *, temperature: float, family: str, pieces: int, options: dict[str, Any]
 ) -> Any:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     config = GRPOConfig(
         output_dir=str(folder),
-        loss_type=loss_type,
         temperature=temperature,
-        epsilon=0.2,
-        epsilon_high=0.28,
-        beta=0.0,
+        **{"epsilon": 0.2, "epsilon_high": 0.28} | options,
         num_generations=GROUP_SIZE,
         per_device_train_batch_size=len(SHAPES) // pieces,
         gradient_accumulation_steps=pieces,
@@ -168,16 +172,18 @@ def trl_step(
     batch: Batch,
     folder: Path,
     *,
-    loss_type: str,
     temperature: float,
     family: str,
     pieces: int = 1,
     clips: bool = True,
+    beta: float = 0.0,
+    **options: Any,
 ) -> Step:
     """Take TRL's loss and gradient over the batch in `pieces` micro-batches of whole groups."""
     trainer = trl_trainer(
-        folder, loss_type=loss_type, temperature=temperature, family=family, pieces=pieces
+        folder, temperature=temperature, family=family, pieces=pieces, options=options
     )
+    trainer.beta = beta  # set later, so that TRL looks for no reference: its numbers are given
     model = trainer.model.train()
     columns = {
         "prompt_ids": batch.prompt_ids,
@@ -187,6 +193,8 @@ def trl_step(
         "advantages": batch.advantages,
         "old_per_token_logps": batch.stats.old_logprobs,
     }
+    if batch.stats.reference_logprobs is not None:
+        columns["ref_per_token_logps"] = batch.stats.reference_logprobs
     loss, size = 0.0, len(SHAPES) // pieces
     for start in range(0, len(SHAPES), size):
         inputs = {name: column[start : start + size] for name, column in columns.items()}
@@ -194,7 +202,7 @@ def trl_step(
         part = trainer._compute_loss(model, inputs | {"num_items_in_batch": batch.mask.sum()})
         part.backward()
         loss += float(part.detach())
-    share = trainer._metrics["train"]["clip_ratio/region_mean"]
+    share = trainer._metrics["train"].get("clip_ratio/region_mean", [float("nan")])
     for side in ("low", "high") if clips else ():
         assert trainer._metrics["train"][f"clip_ratio/{side}_mean"][0] > 0, f"nothing clips {side}"
     gradient = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -225,7 +233,7 @@ def test_loss_and_gradient_are_trls(
 ) -> None:
     batch = batch_at(temperature, family)
     ours = our_step(
-        batch, aggregation=aggregation, temperature=temperature, family=family, packs=packs
+        batch, loss=clip(aggregation), temperature=temperature, family=family, packs=packs
     )
     theirs = trl_step(batch, tmp_path, loss_type=loss_type, temperature=temperature, family=family)
     assert ours.gradient.keys() == dict(tiny.build_model(family).named_parameters()).keys()
@@ -254,7 +262,7 @@ def test_trl_in_micro_batches_adds_up_to_the_same(
     loss_type: str, aggregation: str, tmp_path: Path
 ) -> None:
     batch = batch_at(1.0, "qwen2-untied")
-    ours = our_step(batch, aggregation=aggregation, temperature=1.0, family="qwen2-untied")
+    ours = our_step(batch, loss=clip(aggregation), temperature=1.0, family="qwen2-untied")
     theirs = trl_step(
         batch, tmp_path, loss_type=loss_type, temperature=1.0, family="qwen2-untied", pieces=3
     )
@@ -265,7 +273,7 @@ def test_trl_in_micro_batches_adds_up_to_the_same(
 def test_bnpo_of_micro_batches_is_not_the_mean_over_the_batch(tmp_path: Path) -> None:
     # bnpo averages over each micro-batch by itself; our token-mean does not depend on the cut.
     batch = batch_at(1.0, "qwen2-untied")
-    ours = our_step(batch, aggregation="token-mean", temperature=1.0, family="qwen2-untied")
+    ours = our_step(batch, loss=clip("token-mean"), temperature=1.0, family="qwen2-untied")
     theirs = trl_step(
         batch, tmp_path, loss_type="bnpo", temperature=1.0, family="qwen2-untied", pieces=3
     )
@@ -275,7 +283,7 @@ def test_bnpo_of_micro_batches_is_not_the_mean_over_the_batch(tmp_path: Path) ->
 @pytest.mark.parametrize("aggregation", ["token-mean", "sequence-mean", "constant"])
 def test_another_aggregation_is_told_apart(aggregation: str, tmp_path: Path) -> None:
     batch = batch_at(1.0, "qwen2-untied")
-    ours = our_step(batch, aggregation=aggregation, temperature=1.0, family="qwen2-untied")
+    ours = our_step(batch, loss=clip(aggregation), temperature=1.0, family="qwen2-untied")
     for loss_type, same in PAIRS:
         theirs = trl_step(
             batch, tmp_path, loss_type=loss_type, temperature=1.0, family="qwen2-untied"
@@ -285,8 +293,69 @@ def test_another_aggregation_is_told_apart(aggregation: str, tmp_path: Path) -> 
             assert ours.loss != pytest.approx(theirs.loss, rel=1e-2)
 
 
+# The bounds of gspo are wide, so that some of these few completions are within.
+OTHERS: dict[str, tuple[Loss, dict[str, Any]]] = {
+    "gspo": (
+        GspoLoss(sequence_clip_low=0.05, sequence_clip_high=0.06),
+        {
+            "loss_type": "grpo",
+            "importance_sampling_level": "sequence",
+            "epsilon": 0.05,
+            "epsilon_high": 0.06,
+        },
+    ),
+    "gspo, token-mean": (
+        GspoLoss(sequence_clip_low=0.05, sequence_clip_high=0.06, aggregation="token-mean"),
+        {
+            "loss_type": "dapo",
+            "importance_sampling_level": "sequence",
+            "epsilon": 0.05,
+            "epsilon_high": 0.06,
+        },
+    ),
+    "cispo": (CispoLoss(weight_max=1.3), {"loss_type": "cispo", "epsilon_high": 1.3}),
+    "dual_clip": (ClipLoss(dual_clip=1.5), {"loss_type": "dapo", "delta": 1.5}),
+    "kl": (
+        ClipLoss(kl=0.1, aggregation="sequence-mean"),
+        {"loss_type": "grpo", "beta": 0.1, "use_bias_correction_kl": False},
+    ),
+    "gspo, kl": (
+        GspoLoss(kl=0.1, sequence_clip_low=0.05, sequence_clip_high=0.06, aggregation="constant"),
+        {
+            "loss_type": "dr_grpo",
+            "beta": 0.1,
+            "use_bias_correction_kl": False,
+            "importance_sampling_level": "sequence",
+            "epsilon": 0.05,
+            "epsilon_high": 0.06,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_losses_are_trls(name: str, tmp_path: Path) -> None:
+    family, (loss, options) = "qwen2-untied", OTHERS[name]
+    batch = batch_at(0.7, family)
+    ours = our_step(batch, loss=loss, temperature=0.7, family=family)
+    clips = options["loss_type"] != "cispo"
+    theirs = trl_step(batch, tmp_path, temperature=0.7, family=family, clips=clips, **options)
+    assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
+    assert distance(ours, theirs) < 1e-5
+    plain = our_step(batch, loss=clip(loss.aggregation), temperature=0.7, family=family)
+    assert distance(plain, theirs) > 1e-3
+
+
+def test_trls_corrected_kl_term_is_told_apart(tmp_path: Path) -> None:
+    batch, (loss, options) = batch_at(1.0, "qwen2-untied"), OTHERS["kl"]
+    ours = our_step(batch, loss=loss, temperature=1.0, family="qwen2-untied")
+    options = options | {"use_bias_correction_kl": True}
+    theirs = trl_step(batch, tmp_path, temperature=1.0, family="qwen2-untied", **options)
+    assert distance(ours, theirs) > 1e-2
+
+
 def test_another_temperature_is_told_apart(tmp_path: Path) -> None:
     batch = batch_at(1.0, "qwen2-untied")
-    ours = our_step(batch, aggregation="token-mean", temperature=0.7, family="qwen2-untied")
+    ours = our_step(batch, loss=clip("token-mean"), temperature=0.7, family="qwen2-untied")
     theirs = trl_step(batch, tmp_path, loss_type="dapo", temperature=1.0, family="qwen2-untied")
     assert distance(ours, theirs) > 1e-2

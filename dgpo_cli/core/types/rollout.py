@@ -221,6 +221,8 @@ class TokenStats:
         outside: float32 [B, T], 1 where KeptTokens.outside is True.
         noise_floor: what rounding alone makes of hellinger_sq, as the policy and itself in another
             batch layout have it; None where it was not measured.
+        reference_logprobs: float32 [B, T], nats, 0 in rows that the reference did not run on; None
+            where the loss does not need them.
     """
 
     old_logprobs: Tensor
@@ -229,9 +231,11 @@ class TokenStats:
     noise_floor: float | None = None
     kept: Tensor | None = None
     outside: Tensor | None = None
+    reference_logprobs: Tensor | None = None
 
     def take(self, index: Tensor) -> TokenStats:
         """Return the rows `index` [M] at the full width, [M, T]."""
+        theirs = self.reference_logprobs
         return TokenStats(
             old_logprobs=self.old_logprobs[index],
             entropy=self.entropy[index],
@@ -239,6 +243,7 @@ class TokenStats:
             noise_floor=self.noise_floor,
             kept=None if self.kept is None else self.kept[index],
             outside=None if self.outside is None else self.outside[index],
+            reference_logprobs=None if theirs is None else theirs[index],
         )
 
 
