@@ -17,6 +17,7 @@ import typer
 
 from dgpo_cli.cli.main import app
 from dgpo_cli.config.load import resolve
+from dgpo_cli.config.reference import entry_fields
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import known_leaves
 from tests.test_architecture import LEVEL
@@ -31,7 +32,13 @@ COMMAND = re.compile(
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 PATH = re.compile(r"`((?:dgpo_cli|tests|benchmarks|data|docs|presets)/[\w./-]*)`")
 # What a reader is to add, and a slip that is shown.
-MADE_UP = {"data/benchmarks/NAME.toml", "credit.rule=mine", "reward.kind=even", "credit.tua=0.1"}
+MADE_UP = {
+    "data/benchmarks/NAME.toml",
+    "credit.rule=mine",
+    "credit.rule=FILE.py:NAME",
+    "reward.kind=even",
+    "credit.tua=0.1",
+}
 SETTING = re.compile(r"`([a-z_]+\.[a-z_.]*[a-z])(?:=[^`]*)?`")
 GZIP = b"\x1f\x8b"
 SECTIONS = frozenset(Settings.model_fields)
@@ -134,7 +141,8 @@ def test_every_setting_exists(page: Path) -> None:
     sections = {leaf.rpartition(".")[0] for leaf in leaves}
     named = [name for name in SETTING.findall(text) if name.partition(".")[0] in SECTIONS]
     files = re.compile(r"\.(?:toml|jsonl?|py|md|tsv)$")
-    unknown = [n for n in named if n not in leaves and n not in sections and not files.search(n)]
+    named = [n for n in named if n not in leaves and n not in sections and not files.search(n)]
+    unknown = [n for n in named if n.rpartition(".")[2] not in (entry_fields(n) or ())]
     assert unknown == []
 
 
