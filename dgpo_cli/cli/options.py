@@ -265,6 +265,10 @@ def settle(asked: Asked, *, kept: Path | None = None) -> Resolved:
         resolved = fitted(asked, kept=kept, observer=console.Notes())
     for line in resolved.notes:
         console.note(line)
+    from dgpo_cli.config.foreign import template_note
+
+    if note := template_note(resolved):
+        console.note(note)
     return resolved
 
 

@@ -23,10 +23,31 @@ _EXPECTED = {
     "boxed-or-answer-line": r"\boxed{42} or a last line such as Answer: 42",
     "last-number": "a number, with the last one counting",
 }
+_BOXED = r"Put the answer into \boxed{}."
 _REQUEST = {
     "answer-line": "End with a line of the form Answer: ...",
     "last-number": "Write only the answer, as a number.",
 }
+
+
+def foreign_template(history: History, facts: Facts) -> Diagnosis | None:
+    """Nothing is right in two steps, under a preset's template for other problems."""
+    rewards = history.known("reward/mean", width=SOON)
+    if not facts.template_owner or len(rewards) < SOON or max(rewards) > facts.worst:
+        return None
+    if max(history.known("outcome/correct"), default=0.0) > 0:
+        return None
+    bare = "{problem}"
+    asked = _REQUEST.get(facts.extract, _BOXED)
+    template = bare if facts.template != bare else f"{bare} {asked}"
+    return Diagnosis(
+        key="foreign_template",
+        step=history.step,
+        headline="No completion is right, under a template for other problems",
+        evidence=f"in {history.last_steps(SOON)} no completion got a reward; prompts.template is "
+        f"that of preset {facts.template_owner}: {facts.template!r}",
+        advice=f"--set 'prompts.template={template}', or another that suits these problems",
+    )
 
 
 def truncated(history: History, facts: Facts) -> Diagnosis | None:
@@ -84,7 +105,7 @@ def _readable(facts: Facts, example: UnreadExample | None) -> str:
             "an answer inside an unclosed thought is not read: use a model that closes it (by "
             "</think> or its own tag), or a chat template that does not open one"
         )
-    asked = _REQUEST.get(facts.extract, r"Put the answer into \boxed{}.")
+    asked = _REQUEST.get(facts.extract, _BOXED)
     if "'" in facts.template or "\n" in facts.template or len(facts.template) > LONGEST_TEMPLATE:
         return f"ask for the expected form in prompts.template: {asked}"
     return f"--set 'prompts.template={facts.template} {asked}': ask for the expected form"

@@ -10,7 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from dgpo_cli.core.types import Diagnosis
-from dgpo_cli.diagnosis.answers import no_answer, truncated, verifier_timeout
+from dgpo_cli.diagnosis.answers import (
+    foreign_template,
+    no_answer,
+    truncated,
+    verifier_timeout,
+)
 from dgpo_cli.diagnosis.facts import Facts, FindUnread, no_example
 from dgpo_cli.diagnosis.flat import reward_flat
 from dgpo_cli.diagnosis.history import History, Line
@@ -55,6 +60,7 @@ _RULES = (
         "entropy_collapsed", _plain(entropy_collapsed), ("reward_fell", "grad_clipped", *_UNREAD)
     ),
     _Rule("reward_fell", _plain(reward_fell), ("grad_clipped", *_UNREAD)),
+    _Rule("foreign_template", _plain(foreign_template), ("no_answer", *_SILENT)),
     _Rule("truncated", _plain(truncated), _SILENT),
     _Rule("no_answer", no_answer, _SILENT),
     _Rule("too_easy", _plain(too_easy), _STILL),

@@ -15,6 +15,8 @@ class Facts:
     correction: level of the off-policy correction: none, token or sequence.
     clip_high: None where the loss has none.
     operations: of generated sums; empty for prompts from data.
+    worst: the reward of a completion that is not right.
+    template_owner: the preset whose template is around other problems than its own, if any.
     """
 
     prompts_per_step: int
@@ -38,6 +40,8 @@ class Facts:
     logprob_tolerance: float
     correction: str
     operations: tuple[int, ...] = ()
+    worst: float = 0.0
+    template_owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

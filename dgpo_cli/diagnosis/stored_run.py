@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from dgpo_cli.algo.losses import ClipLoss
+from dgpo_cli.config.dump import with_stored_sources
+from dgpo_cli.config.foreign import template_owner
 from dgpo_cli.config.load import resolve
 from dgpo_cli.core.codec import parsed
 from dgpo_cli.core.errors import DataError
@@ -61,10 +63,15 @@ class Watch:
     """
 
     def __init__(
-        self, settings: Settings, *, folder: RunFolder, observer: Observer = NOBODY
+        self,
+        settings: Settings,
+        *,
+        folder: RunFolder,
+        template_owner: str = "",
+        observer: Observer = NOBODY,
     ) -> None:
         self._observer = observer
-        self._facts = facts_of(settings)
+        self._facts = facts_of(settings, template_owner=template_owner)
         self._folder = folder
         lines = folder.metric_ends(first=FIRST, last=LAST)
         self._start: list[Line] = list(lines[:FIRST])
@@ -126,16 +133,20 @@ def diagnose_run(
     Raises:
         ConfigError: its settings cannot be read.
     """
-    settings = resolve(config=folder.settings_file, run_code=False).settings
+    resolved = resolve(config=folder.settings_file, run_code=False)
+    owner = template_owner(with_stored_sources(resolved, folder.settings_file))
     return diagnose(
         folder.metric_ends(first=FIRST, last=LAST) if lines is None else lines,
-        facts=facts_of(settings),
+        facts=facts_of(resolved.settings, template_owner=owner),
         find_unread=lambda: unread_example(folder),
     )
 
 
-def facts_of(settings: Settings) -> Facts:
-    """Return the settings that thresholds and advice depend on."""
+def facts_of(settings: Settings, *, template_owner: str = "") -> Facts:
+    """Return the settings that thresholds and advice depend on.
+
+    template_owner: the preset whose template is around other problems than its own, if any.
+    """
     rollout, optim, prompts = settings.rollout, settings.optim, settings.prompts
     return Facts(
         prompts_per_step=rollout.prompts_per_step,
@@ -159,6 +170,8 @@ def facts_of(settings: Settings) -> Facts:
         logprob_tolerance=logprob_tolerance(settings),
         correction=settings.off_policy.of(rollout.backend.kind).level,
         operations=prompts.operations if isinstance(prompts, SumsPrompts) else (),
+        worst=getattr(settings.reward, "wrong", 0.0),
+        template_owner=template_owner,
     )
 
 

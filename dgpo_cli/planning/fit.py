@@ -11,6 +11,7 @@ from typing import Any
 from dgpo_cli.config.changes import TAGS
 from dgpo_cli.config.checks import has_bitsandbytes, has_vllm
 from dgpo_cli.config.dump import with_stored_sources
+from dgpo_cli.config.foreign import bare_note
 from dgpo_cli.config.layers import Layer, dotted_layer
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.settings import Settings
@@ -29,6 +30,7 @@ from dgpo_cli.planning.seen import (
     options_of,
     problems_seen,
     prompt_lengths,
+    rows_ask_for_a_form,
     solution_length,
     thinks,
     wrapped,
@@ -152,9 +154,16 @@ class _Fit:
         prompts = self.settings.prompts
         if self.asked.data is None or isinstance(prompts, SumsPrompts | PlayedPrompts):
             return
-        found = find_columns(first_rows(prompts, count=_LOOKED_AT, observer=self.observer))
+        rows = first_rows(prompts, count=_LOOKED_AT, observer=self.observer)
+        found = find_columns(rows)
         values = {"prompts.problem_column": found.problem, "prompts.answer_column": found.answer}
         self.layers.append(dotted_layer(COLUMNS, values))
+        resolved = self.asked.resolve(self.layers)
+        settings = resolved.settings
+        reads = _judged(settings.reward) and settings.model.path != EMBEDDED_TINY
+        asked = rows_ask_for_a_form(rows, column=found.problem)
+        if reads and not asked and (note := bare_note(resolved)):
+            tell(self.observer, note)
 
     def task(self) -> None:
         """Choose the checker and the template."""

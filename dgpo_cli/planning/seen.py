@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,9 @@ from dgpo_cli.core.formats import Position
 from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.types import Message, Prompt
 from dgpo_cli.prompts.datasets import first_rows, open_prompts
+from dgpo_cli.prompts.files import Row
 from dgpo_cli.prompts.settings import PlayedPrompts, SumsPrompts
-from dgpo_cli.prompts.templates import PLACEHOLDER, encode_prompt
+from dgpo_cli.prompts.templates import PLACEHOLDER, encode_prompt, names_a_form
 from dgpo_cli.rewards.integer import read_integer
 from dgpo_cli.rewards.reading.options import LETTERS, letter_of
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _EVENLY, _LONGEST = 2000, 64  # prompts whose tokens are counted
 _DRAWN = 256  # generated problems that stand for all
 _ROWS = 200  # rows that are searched for worked solutions
-_ASKS = re.compile(r"\\boxed|\banswer\s*:|####", re.IGNORECASE)
 _THINKS = ("enable_thinking", "<think>", "reasoning_effort")
 
 
@@ -73,8 +72,16 @@ def options_of(prompts: Sequence[Prompt]) -> int:
 
 def asks_for_a_form(prompts: Sequence[Prompt]) -> bool:
     """Whether most problems say themselves how the answer is to be written."""
-    asking = sum(_ASKS.search(each.messages[-1].content) is not None for each in prompts)
-    return 2 * asking > len(prompts)
+    return _mostly([names_a_form(each.messages[-1].content) for each in prompts])
+
+
+def rows_ask_for_a_form(rows: Sequence[Row], *, column: str) -> bool:
+    """As `asks_for_a_form`, of rows as they are."""
+    return _mostly([names_a_form(str(row.get(column))) for row in rows])
+
+
+def _mostly(found: Sequence[bool]) -> bool:
+    return 2 * sum(found) > len(found)
 
 
 def wrapped(prompts: Sequence[Prompt], *, template: str) -> Iterator[Prompt]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PLACEHOLDER = "{problem}"
+_FORM = re.compile(r"\\boxed|\banswer\s*:|####", re.IGNORECASE)
+
+
+def names_a_form(text: str) -> bool:
+    """Whether a text says how an answer is to be written, in a form that a checker reads."""
+    return _FORM.search(text) is not None
 
 
 def problem_messages(problem: str, *, template: str, system: str | None) -> tuple[Message, ...]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from dgpo_cli.config.dump import dump_toml
+from dgpo_cli.config.foreign import template_owner
 from dgpo_cli.core import io
 from dgpo_cli.core.events import Ended, Observer, Observers, tell
 from dgpo_cli.core.formats import Position
@@ -75,7 +76,9 @@ def started(
     _restore(run, standing=standing, checkpoint=checkpoint)
     # The engine ends before the batches: what is being scored for the next one ends with it.
     with run.batches, engine, evaluations or nullcontext(), run.interrupt, _end_of(observers):
-        observers.add(Watch(settings, folder=folder, observer=observers))
+        owner = template_owner(standing.resolved)
+        watch = Watch(settings, folder=folder, template_owner=owner, observer=observers)
+        observers.add(watch)
         observers.add(Tracking(standing.resolved, folder=folder, step=run.step, observer=observers))
         yield run
 

@@ -383,3 +383,34 @@ def test_steps_without_a_number_are_counted() -> None:
     ]
     (found,) = diagnose(lines, facts=FACTS)
     assert (found.key, found.step) == ("too_easy", 8)
+
+
+ZERO: dict[str, float | None] = {
+    "reward__mean": 0.0,
+    "outcome__correct": 0.0,
+    "outcome__wrong": 1.0,
+}
+
+
+def test_two_steps_without_reward_name_a_template_for_other_problems() -> None:
+    asked = "Compute {problem} Write only the answer."
+    facts = replace(FACTS, template=asked, template_owner="smollm2-lora")
+    assert keys(run(1, **ZERO), facts) == []
+    (found,) = diagnose(run(2, **ZERO), facts=facts)
+    assert found.key == "foreign_template" and found.step == 2
+    assert asked in found.evidence and "smollm2-lora" in found.evidence
+    assert found.advice.startswith("--set 'prompts.template={problem}'")
+    # It explains what would be told of the answers, once there are enough steps.
+    assert keys(run(8, **ZERO), facts) == ["foreign_template"]
+    assert keys(run(2), facts) == []
+    assert keys([*run(1, **ZERO), *run(1, first=2)], facts) == []
+
+
+def test_a_template_for_its_own_problems_is_not_to_blame() -> None:
+    assert keys(run(2, **ZERO)) == []
+    # The reward of what is wrong need not be 0.
+    lost = {**ZERO, "reward__mean": -1.0}
+    facts = replace(FACTS, template_owner="tiny", worst=-1.0)
+    assert keys(run(2, **lost), facts) == ["foreign_template"]
+    some = {**lost, "reward__mean": -0.9}
+    assert keys(run(2, **some), facts) == []

@@ -112,6 +112,10 @@ FAULTS = {
     "verifier_timeout": Fault(
         6, ("reward.timeout_s=0.5", "reward.workers=4"), _slow_checker, "--set reward.timeout_s=2:"
     ),
+    "foreign_template": Fault(
+        3, ("prompts.kind=file", f"prompts.path={Path(__file__).parent / 'words.jsonl'}"),
+        advice="--set 'prompts.template={problem} Put the answer into",
+    ),
     # A reward that is all length: the policy is certain of a short text, and of no answer.
     "entropy_collapsed": Fault(
         44, ("reward.overlong.buffer_tokens=47", "reward.overlong.penalty=20", "optim.lr=1e-3"),

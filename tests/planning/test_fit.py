@@ -220,3 +220,21 @@ def test_a_preset_decides_all_but_the_columns(data: Callable[[Rows], str]) -> No
     prompts = resolved.settings.prompts
     assert prompts.kind == "file"
     assert (prompts.problem_column, prompts.answer_column) == ("question", "gold")
+
+
+def test_problems_that_ask_for_no_form_under_a_bare_template_are_told(
+    data: Callable[[Rows], str],
+) -> None:
+    heard: list[str] = []
+
+    class Ear:
+        def on(self, event: object) -> None:
+            heard.append(getattr(event, "text", ""))
+
+    plain = data([{"problem": f"What is {n}+1?", "answer": n} for n in range(5)])
+    fitted(Asked(preset="qwen7b-lora", data=plain), observer=Ear())
+    assert len(heard) == 1 and "boxed" in heard[0]
+    asking = data([{"problem": f"{n}+1? Answer: in \\boxed{{}}.", "answer": n} for n in range(5)])
+    fitted(Asked(preset="qwen7b-lora", data=asking), observer=Ear())
+    fitted(Asked(preset="tiny", data=data(sums(5))), observer=Ear())
+    assert len(heard) == 1
