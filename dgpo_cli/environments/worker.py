@@ -32,6 +32,10 @@ MAX_NOTE = 500  # characters of an error that are told
 
 def opened(setup: dict[str, Any]) -> Environment:
     """Return the environment that the settings name."""
+    if setup["kind"] == "verifiers":
+        from dgpo_cli.environments.from_verifiers import FromVerifiers
+
+        return FromVerifiers(setup["env"], setup["args"])
     from dgpo_cli.core.own_code import load_own
 
     kind = load_own(setup["env"])

@@ -150,13 +150,22 @@ class EnvironmentPrompts(PlayedPrompts):
     )
 
 
+class VerifiersPrompts(PlayedPrompts):
+    """The tasks of an environment of the package verifiers."""
+
+    kind: Annotated[Literal["verifiers"], Change.FIXED] = "verifiers"
+    env: Annotated[str, Change.FIXED] = Field(
+        min_length=1, description="Its name: a taskset that is installed, such as my-task-v1."
+    )
+
+
 PromptSettings = Annotated[
-    SumsPrompts | FilePrompts | HubPrompts | EnvironmentPrompts,
+    SumsPrompts | FilePrompts | HubPrompts | EnvironmentPrompts | VerifiersPrompts,
     Field(discriminator="kind"),
 ]
 
 
 def env_source(settings: PlayedPrompts) -> EnvSource:
     """Return which environment settings name."""
-    assert isinstance(settings, EnvironmentPrompts)
+    assert isinstance(settings, EnvironmentPrompts | VerifiersPrompts)
     return EnvSource(settings.kind, settings.env, settings.env_args or {}, settings.timeout_s)
