@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
+import importlib.metadata
+import importlib.util
 import itertools
 import json
 import re
@@ -166,6 +169,50 @@ def test_every_block_of_settings_is_accepted(page: Path, tmp_path: Path) -> None
         file.write_text(block, encoding="utf-8")
         assert set(tomllib.loads(block)) <= SECTIONS
         resolve(config=file)
+
+
+def rows_of_from_trl() -> list[list[str]]:
+    """Names in each cell of the tables: what it is, TRL's, verl's, dgpo's."""
+    text = (ROOT / "docs/from-trl-or-verl.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [row for row in rows if row[-1] not in ("dgpo", "---")]
+
+
+def fields_of(path: Path, name: str) -> set[str]:
+    """The annotated names of a class, without importing its module."""
+    [found] = [
+        node
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name == name
+    ]
+    return {
+        node.target.id
+        for node in found.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+
+
+def test_every_name_of_trl_is_a_field_of_its_config() -> None:
+    trl = importlib.util.find_spec("trl")
+    if trl is None or trl.origin is None:
+        pytest.skip("TRL is in the development extra")
+    assert importlib.metadata.version("trl") == "1.16.0"
+    transformers = importlib.util.find_spec("transformers")
+    assert transformers is not None and transformers.origin is not None
+    known = fields_of(Path(trl.origin).parent / "trainer/grpo_config.py", "GRPOConfig")
+    known |= fields_of(Path(transformers.origin).parent / "training_args.py", "TrainingArguments")
+    rows = rows_of_from_trl()
+    assert len(rows) > 30 and all(len(row) == 4 for row in rows)
+    named = {name.partition("=")[0] for row in rows for name in re.findall(r"`(.*?)`", row[1])}
+    assert len(named) > 20 and named <= known
+
+
+def test_every_row_for_those_who_come_from_trl_has_a_setting_that_is_accepted() -> None:
+    for row in rows_of_from_trl():
+        names = re.findall(r"`(.*?)`", row[-1])
+        assert names or row[-1] == "one", row
+        assert {name.partition("=")[0] for name in names} <= known_leaves().keys()
+        resolve(overrides=[name for name in names if "=" in name])
 
 
 def test_the_architecture_page_lists_every_room_with_its_level() -> None:
