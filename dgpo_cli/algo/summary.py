@@ -148,7 +148,22 @@ def rollout_metrics(
         "completion/cut": cut / len(completions),
         "completion/tokens": float(sum(lengths)),
         **_turn_metrics(completions),
+        **_source_metrics(groups),
     }
+
+
+def _source_metrics(groups: Sequence[ScoredGroup]) -> StepMetrics:
+    """Return share of the groups, mean reward and share right of each source of a mixture."""
+    found: StepMetrics = {}
+    for name in sorted({group.prompt.part for group in groups} - {""}):
+        own = [group for group in groups if group.prompt.part == name]
+        verdicts = [verdict for group in own for verdict in group.verdicts]
+        rewards = [verdict.reward for verdict in verdicts if verdict.is_scored]
+        right = sum(verdict.outcome == "correct" for verdict in verdicts)
+        found[f"source/{name}_groups"] = len(own) / len(groups)
+        found[f"source/{name}_reward"] = statistics.fmean(rewards) if rewards else math.nan
+        found[f"source/{name}_correct"] = right / len(verdicts)
+    return found
 
 
 def _turn_metrics(completions: Sequence[Completion]) -> StepMetrics:

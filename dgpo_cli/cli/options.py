@@ -348,10 +348,12 @@ def print_settings(resolved: Resolved, names: Collection[str] | None = None) -> 
 
 def announce(prompts: PromptSettings) -> None:
     """Print a note if the prompts are on the hub, before anything slow is imported."""
-    if prompts.kind == "hub":
-        from dgpo_cli.hub.calls import asked
+    sources = prompts.sources if prompts.kind == "mixture" else (prompts,)
+    for source in sources:
+        if source.kind == "hub":
+            from dgpo_cli.hub.calls import asked
 
-        console.note(f"{prompts.dataset}: asking {asked()}")
+            console.note(f"{source.dataset}: asking {asked()}")
 
 
 def reach(model: ModelSettings) -> None:

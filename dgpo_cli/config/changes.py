@@ -17,7 +17,7 @@ from dgpo_cli.config.tree import Leaf, change_of, flatten, is_list_of_tables, le
 from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.schema import Change
 from dgpo_cli.core.types import SettingChange
-from dgpo_cli.prompts.settings import RowFields
+from dgpo_cli.prompts.settings import MixturePrompts, RowFields
 
 TAGS = ("kind", "rule")  # leaves that choose the variant of a section
 _LONGEST = 64  # characters that a run's name may add to its recipe's
@@ -62,7 +62,7 @@ def differences(old: Resolved, new: Resolved) -> tuple[SettingDifference, ...]:
 
 def _change(key: str, settings: Settings) -> Change:
     prompts = settings.prompts
-    if key in ("eval.bench", "eval.data") and isinstance(prompts, RowFields):
+    if key in ("eval.bench", "eval.data") and isinstance(prompts, RowFields | MixturePrompts):
         # With drop_overlap the benchmark's problems are left out of the prompts.
         return Change.FIXED if prompts.drop_overlap else Change.FREE
     return change_of(key)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 
 from dgpo_cli.config.settings import Settings, parallel_kind
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.prompts.settings import PlayedPrompts
+from dgpo_cli.prompts.settings import MixturePrompts, PlayedPrompts
 from dgpo_cli.rewards.checkers import AnswerChecker
 from dgpo_cli.rewards.played import EnvironmentReward
 from dgpo_cli.rewards.settings import TermsReward
@@ -67,6 +68,7 @@ def check_trainable(settings: Settings) -> None:
         ConfigError: one line for each thing that is wrong.
     """
     lines = [
+        *_sources(settings),
         *_endpoint(settings),
         *_played(settings),
         *_sampling(settings),
@@ -110,6 +112,25 @@ def _endpoint(settings: Settings) -> Iterator[str]:
             "rollout.backend.kind=endpoint: an endpoint has no weights here, only dgpo eval "
             "samples from it; set rollout.backend.kind=hf, vllm or vllm-server"
         )
+
+
+def _sources(settings: Settings) -> Iterator[str]:
+    """Terms of the reward for sources of the prompts that are not there."""
+    prompts = settings.prompts
+    known = [s.label for s in prompts.sources] if isinstance(prompts, MixturePrompts) else []
+    if not isinstance(settings.reward, TermsReward):
+        return
+    for term in settings.reward.terms:
+        for name in (name for name in term.sources if name not in known):
+            near = difflib.get_close_matches(name, known, n=1)
+            if near:
+                hint = f"did you mean {near[0]}?"
+            elif known:
+                hint = f"the sources are {', '.join(known)}"
+            else:
+                hint = "only prompts.kind=mixture has sources"
+            where = f"reward.terms.{term.label}.sources"
+            yield f"{where}: {name} is not a source of the prompts; {hint}"
 
 
 def _sampling(settings: Settings) -> Iterator[str]:

@@ -41,7 +41,7 @@ from dgpo_cli.policy.settings import EMBEDDED_TINY
 from dgpo_cli.policy.shape import NOT_SAMPLED, context_length, shape_of
 from dgpo_cli.prompts.datasets import first_rows
 from dgpo_cli.prompts.problems import find_columns
-from dgpo_cli.prompts.settings import PlayedPrompts, SumsPrompts
+from dgpo_cli.prompts.settings import MixturePrompts, PlayedPrompts, SumsPrompts
 from dgpo_cli.rewards.settings import RewardSettings, SummedReward
 
 SOURCE = "model and data"  # of a chosen value, before its reason
@@ -152,7 +152,9 @@ class _Fit:
     def columns(self) -> None:
         """Name the columns of the data."""
         prompts = self.settings.prompts
-        if self.asked.data is None or isinstance(prompts, SumsPrompts | PlayedPrompts):
+        if self.asked.data is None or isinstance(
+            prompts, SumsPrompts | PlayedPrompts | MixturePrompts
+        ):
             return
         rows = first_rows(prompts, count=_LOOKED_AT, observer=self.observer)
         found = find_columns(rows)

@@ -13,7 +13,7 @@ from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.types import Message, Prompt
 from dgpo_cli.prompts.datasets import first_rows, open_prompts
 from dgpo_cli.prompts.files import Row
-from dgpo_cli.prompts.settings import PlayedPrompts, SumsPrompts
+from dgpo_cli.prompts.settings import MixturePrompts, PlayedPrompts, SumsPrompts
 from dgpo_cli.prompts.templates import PLACEHOLDER, encode_prompt, names_a_form
 from dgpo_cli.rewards.integer import read_integer
 from dgpo_cli.rewards.reading.options import LETTERS, letter_of
@@ -120,7 +120,7 @@ def _count(
 def solution_length(settings: Settings, *, tokenizer: Any) -> int | None:
     """Return the tokens of the longest worked solution before a `####`; None if most have none."""
     prompts = settings.prompts
-    if isinstance(prompts, SumsPrompts | PlayedPrompts):
+    if isinstance(prompts, SumsPrompts | PlayedPrompts | MixturePrompts):
         return None
     rows = first_rows(prompts, count=_ROWS)
     texts = [str(row.get(prompts.answer_column)) for row in rows]

@@ -29,6 +29,7 @@ from dgpo_cli.prompts.problems import Columns, DataFile, read_files
 from dgpo_cli.prompts.settings import (
     FilePrompts,
     HubPrompts,
+    MixturePrompts,
     PlayedPrompts,
     PromptSettings,
     SumsPrompts,
@@ -101,6 +102,8 @@ def open_prompts(
         DataError: the file is broken, or has no problems.
         BackendError: the hub cannot be reached, or refuses a file.
     """
+    if isinstance(settings, MixturePrompts):
+        return _open_mixture(settings, seed=seed, observer=observer)
     if isinstance(settings, SumsPrompts):
         return SumsStream(settings, seed)
     if isinstance(settings, PlayedPrompts):
@@ -118,6 +121,16 @@ def open_prompts(
     )
     asked = tuple(begun(prompt, prefix=settings.assistant_prefix) for prompt in prompts)
     return FileStream(asked, seed, (*notes, *left_out))
+
+
+def _open_mixture(settings: MixturePrompts, *, seed: int, observer: Observer) -> PromptStream:
+    from dgpo_cli.prompts.mixture import MixtureStream, Turns
+
+    parts = [
+        (part.label, open_prompts(alone, seed=derive_seed(part.label, seed), observer=observer))
+        for part, alone in zip(settings.sources, settings.alone(), strict=True)
+    ]
+    return MixtureStream(tuple(parts), Turns([part.weight for part in settings.sources]))
 
 
 def first_rows(

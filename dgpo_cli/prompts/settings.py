@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections import Counter
+from pathlib import PurePath
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from dgpo_cli.core.own_code import Spec
 from dgpo_cli.core.schema import Change, Frozen, JsonTable, Table
@@ -52,8 +54,8 @@ class TemplateFields(Frozen):
     )
 
 
-class SumsPrompts(TemplateFields):
-    """Generated nested arithmetic with integer answers 0 to 999; never the held-out test set."""
+class SumsFields(Frozen):
+    """Generated problems."""
 
     kind: Annotated[Literal["sums"], Change.FIXED] = "sums"
     operations: tuple[Annotated[int, Field(ge=1, le=32)], ...] = Field(
@@ -64,8 +66,12 @@ class SumsPrompts(TemplateFields):
     )
 
 
-class RowFields(TemplateFields):
-    """How problems are read from rows of data."""
+class SumsPrompts(SumsFields, TemplateFields):
+    """Generated nested arithmetic with integer answers 0 to 999; never the held-out test set."""
+
+
+class ColumnFields(Frozen):
+    """Where a row has its problem and its answer."""
 
     problem_column: Annotated[str, Change.FIXED] = Field(
         "problem",
@@ -75,15 +81,23 @@ class RowFields(TemplateFields):
     answer_column: Annotated[str, Change.FIXED] = Field(
         "answer", min_length=1, description="Field with the answer."
     )
-    drop_overlap: bool = Field(
-        False,
-        description="Leave out problems that are also in the run's benchmark (eval.bench) or in a "
-        "generated one. Otherwise contamination is only reported.",
-    )
 
 
-class FilePrompts(RowFields):
-    """Problems and answers from a local file: JSONL, JSON (a list), CSV or Parquet."""
+_OVERLAP = Field(
+    False,
+    description="Leave out problems that are also in the run's benchmark (eval.bench) or in a "
+    "generated one. Otherwise contamination is only reported.",
+)
+
+
+class RowFields(ColumnFields, TemplateFields):
+    """How problems are read from rows of data."""
+
+    drop_overlap: bool = _OVERLAP
+
+
+class FileFields(Frozen):
+    """A file of rows."""
 
     kind: Annotated[Literal["file"], Change.FIXED] = "file"
     path: str = Field(
@@ -91,8 +105,12 @@ class FilePrompts(RowFields):
     )
 
 
-class HubPrompts(RowFields):
-    """Problems and answers from a Hugging Face dataset: its Parquet, JSONL, JSON or CSV files."""
+class FilePrompts(FileFields, RowFields):
+    """Problems and answers from a local file: JSONL, JSON (a list), CSV or Parquet."""
+
+
+class HubFields(Frozen):
+    """Files of a dataset on the hub."""
 
     kind: Annotated[Literal["hub"], Change.FIXED] = "hub"
     dataset: Annotated[str, Change.FIXED] = Field(
@@ -109,6 +127,100 @@ class HubPrompts(RowFields):
         min_length=1,
         description="Pattern of the data files, such as 'en/*.parquet'; unset: the split's.",
     )
+
+
+class HubPrompts(HubFields, RowFields):
+    """Problems and answers from a Hugging Face dataset: its Parquet, JSONL, JSON or CSV files."""
+
+
+class PartFields(Frozen):
+    """A source of a mixture. What is unset here is the mixture's."""
+
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="Name in metrics and ids, and for sources of [[reward.terms]]; unset: that of "
+        "the file or dataset.",
+    )
+    weight: float = Field(
+        1.0, gt=0, le=1e6, description="Its share of the prompts, in proportion to the others'."
+    )
+    template: str | None = Field(
+        None, pattern=r"\{problem\}", description="The user turn; unset: prompts.template."
+    )
+    system: str | None = Field(None, description="System turn; unset: prompts.system.")
+
+    @property
+    def title(self) -> str:
+        """What the source is called if it has no name."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """The name of the source."""
+        return self.name or self.title
+
+
+class SumsPart(SumsFields, PartFields):
+    """Generated problems."""
+
+    @property
+    def title(self) -> str:
+        return "sums"
+
+
+class FilePart(FileFields, ColumnFields, PartFields):
+    """The problems of a local file."""
+
+    @property
+    def title(self) -> str:
+        return PurePath(self.path).stem
+
+
+class HubPart(HubFields, ColumnFields, PartFields):
+    """The problems of a Hugging Face dataset."""
+
+    @property
+    def title(self) -> str:
+        return self.dataset.rpartition("/")[2]
+
+
+AnyPart = Annotated[SumsPart | FilePart | HubPart, Field(discriminator="kind")]
+_ALONE: dict[str, type[SumsPrompts | FilePrompts | HubPrompts]] = {
+    "sums": SumsPrompts,
+    "file": FilePrompts,
+    "hub": HubPrompts,
+}
+
+
+class MixturePrompts(TemplateFields):
+    """The problems of several sources, in fixed shares."""
+
+    kind: Annotated[Literal["mixture"], Change.FIXED] = "mixture"
+    sources: tuple[AnyPart, ...] = Field(
+        min_length=1,
+        max_length=100,
+        description="The sources, each a table [[prompts.sources]] of its kind.",
+    )
+    drop_overlap: bool = _OVERLAP
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = Counter(source.label for source in self.sources)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"two sources are named {twice[0]!r}; set the name of one of them")
+        return self
+
+    def alone(self) -> tuple[SumsPrompts | FilePrompts | HubPrompts, ...]:
+        """Return the settings of each source as if it were the only one."""
+        shared = {name: getattr(self, name) for name in TemplateFields.model_fields}
+        return tuple(
+            _ALONE[source.kind](**{**shared, **source.model_dump(exclude=_OWN, exclude_none=True)})
+            for source in self.sources
+        )
+
+
+_OWN = {"name", "weight"}
 
 
 class PlayedPrompts(Frozen):
@@ -160,7 +272,12 @@ class VerifiersPrompts(PlayedPrompts):
 
 
 PromptSettings = Annotated[
-    SumsPrompts | FilePrompts | HubPrompts | EnvironmentPrompts | VerifiersPrompts,
+    SumsPrompts
+    | FilePrompts
+    | HubPrompts
+    | MixturePrompts
+    | EnvironmentPrompts
+    | VerifiersPrompts,
     Field(discriminator="kind"),
 ]
 

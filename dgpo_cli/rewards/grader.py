@@ -36,6 +36,12 @@ def check_answers(
     Raises:
         DataError: it cannot; names their number and the first.
     """
+    if (lost := next((p for p in prompts if not reward.judges(p.part)), None)) is not None:
+        where = f"prompts.sources.{lost.part}" if lost.part else lost.source
+        raise DataError(
+            f"{where}: no term of reward.terms applies to its problems; add it to the sources of a "
+            "term, or add a term without sources"
+        )
     found = [(p, fault) for p in prompts if (fault := reward.fault_for(p.part, p.answer))]
     if found:
         first, fault = found[0]

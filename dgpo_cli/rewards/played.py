@@ -52,6 +52,10 @@ class EnvironmentReward(Frozen):
         """No answer is unusable."""
         return None
 
+    def judges(self, part: str) -> bool:
+        """Whether problems of the source `part` have a reward."""
+        return True
+
     def fault_for(self, part: str, gold: str) -> str | None:
         """No answer is unusable."""
         return None

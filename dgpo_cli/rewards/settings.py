@@ -50,6 +50,10 @@ class RewardValues(AnswerChecker):
         """Whether problems must have an answer."""
         return True
 
+    def judges(self, part: str) -> bool:
+        """Whether problems of the source `part` have a reward."""
+        return True
+
     def fault_for(self, part: str, gold: str) -> str | None:
         """Return why the answer `gold` of a problem of the source `part` is unusable, or None."""
         return self.fault_of(gold)
@@ -119,6 +123,10 @@ class _Summed(Frozen):
     def needs_answer(self) -> bool:
         """Whether problems must have an answer."""
         return any(term.needs_answer for term in self.every_term())
+
+    def judges(self, part: str) -> bool:
+        """Whether problems of the source `part` have a reward."""
+        return any(term.applies_to(part) for term in self.every_term())
 
     def fault_for(self, part: str, gold: str) -> str | None:
         """Return why the answer `gold` of a problem of the source `part` is unusable, or None."""

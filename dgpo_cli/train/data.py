@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from dgpo_cli.config.layers import Layer
+from dgpo_cli.config.layers import Layer, dotted_layer
 from dgpo_cli.config.load import Resolved, layered
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.events import Observer, tell
@@ -16,7 +18,7 @@ from dgpo_cli.prompts.contamination import find_contamination
 from dgpo_cli.prompts.datasets import PromptStream, open_prompts
 from dgpo_cli.prompts.hub_dataset import is_commit, resolve_revision
 from dgpo_cli.prompts.manifests import HubManifest
-from dgpo_cli.prompts.settings import HubPrompts, RowFields
+from dgpo_cli.prompts.settings import HubPart, HubPrompts, MixturePrompts, RowFields
 from dgpo_cli.rewards.grader import check_answers
 from dgpo_cli.runs.run_folder import RunFolder
 
@@ -33,6 +35,8 @@ def pin_data(resolved: Resolved, *, folder: RunFolder, observer: Observer) -> Re
         BackendError: the hub does not give the commit.
     """
     prompts = resolved.settings.prompts
+    if isinstance(prompts, MixturePrompts):
+        return _pin_sources(resolved, prompts, folder=folder, observer=observer)
     if not isinstance(prompts, HubPrompts) or is_commit(prompts.revision):
         return resolved
     name = prompts.revision
@@ -46,6 +50,36 @@ def pin_data(resolved: Resolved, *, folder: RunFolder, observer: Observer) -> Re
             tell(observer, note)
     source = _HUB if name is None else f"{_HUB}, {name}"
     return layered(resolved, Layer(source, {"prompts": {"revision": commit}}))
+
+
+def _pin_sources(
+    resolved: Resolved, prompts: MixturePrompts, *, folder: RunFolder, observer: Observer
+) -> Resolved:
+    """Return the settings with the revision of each source on the hub set to a commit."""
+    before = {each.get("name") or each.get("dataset"): each for each in _stored_sources(folder)}
+    pins = {}
+    for i, part in enumerate(prompts.sources):
+        if not isinstance(part, HubPart) or is_commit(part.revision):
+            continue
+        stored = before.get(part.name or part.dataset, {})
+        commit = stored.get("revision") if stored.get("dataset") == part.dataset else None
+        if part.revision is None and is_commit(commit):
+            began = f"read at commit {commit}, with which the run began"
+            tell(observer, f"{part.dataset}: {began}")
+        else:
+            commit, notes = resolve_revision(part.dataset, part.revision)
+            for note in notes:
+                tell(observer, note)
+        pins[f"prompts.sources.{i}.revision"] = str(commit)
+    return layered(resolved, dotted_layer(_HUB, pins)) if pins else resolved
+
+
+def _stored_sources(folder: RunFolder) -> list[dict[str, Any]]:
+    try:
+        stored = tomllib.loads(folder.settings_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return list(stored.get("prompts", {}).get("sources", []))
 
 
 def _known_commit(settings_file: Path, *, prompts: HubPrompts) -> tuple[str, str | None] | None:
@@ -111,7 +145,9 @@ def _without_contamination(
     What is left out must not depend on the cache, so it is only what eval.bench and the generated
     benchmarks contain.
     """
-    drops = isinstance(settings.prompts, RowFields) and settings.prompts.drop_overlap
+    drops = (
+        isinstance(settings.prompts, RowFields | MixturePrompts) and settings.prompts.drop_overlap
+    )
     own = canonical(settings.eval.bench) if settings.eval.every or drops else None
     known, absent = _benchmarks(own, settings=settings, observer=observer)
     found = find_contamination(prompts, known)

@@ -45,6 +45,7 @@ rollout.backend.quantization rollout.backend.url rollout.backend.api
 rollout.backend.reasoning_effort rollout.backend.extra_body
 reward.extract reward.correct reward.wrong reward.timeout_s reward.overlong.buffer_tokens
 reward.overlong.penalty reward.kind reward.minimum reward.maximum reward.choices
+prompts.sources
 reward.terms reward.path reward.group reward.batch_size reward.correct_at reward.memory_gib
 advantage.baseline advantage.std advantage.normalize
 credit.rule credit.tau credit.kappa credit.target_ess credit.target_ess_over credit.max_weight
