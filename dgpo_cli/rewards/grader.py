@@ -219,7 +219,7 @@ def judge_answer(
     Examples:
         >>> from dgpo_cli import judge_answer
         >>> judge_answer(r"Half of it, so \\boxed{0204}.", gold="204")
-        Verdict(outcome='correct', extracted='204', reward=1.0)
+        Verdict(outcome='correct', extracted='204', reward=1.0, note=None, terms=())
     """
     item = GradeItem(gold, text, finish_reason)
     if kind == "math":

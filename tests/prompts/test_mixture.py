@@ -19,8 +19,7 @@ from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import NOBODY
 from dgpo_cli.core.formats import Position
 from dgpo_cli.core.types import Completion, Message, Prompt, ScoredGroup, Verdict
-from dgpo_cli.prompts.datasets import PromptStream, open_prompts
-from dgpo_cli.prompts.mixture import Turns
+from dgpo_cli.prompts.datasets import PromptStream, Turns, open_prompts
 from dgpo_cli.train.data import open_training_prompts
 
 weights = st.lists(st.sampled_from([0.1, 0.25, 1.0, 2.0, 3.0, 7.5]), min_size=1, max_size=5)
