@@ -288,8 +288,8 @@ def _epoch_order(seed: int, epoch: int, size: int) -> tuple[int, ...]:
 class Turns:
     """Which source each prompt comes from, by the weights of the sources.
 
-    The next prompt is that of the source which is furthest behind its share, so that the shares hold
-    after every prompt.
+    The next prompt is that of the source which is furthest behind its share, so that the shares
+    hold after every prompt.
 
     Examples:
         >>> turns = Turns((2, 1))

@@ -272,12 +272,7 @@ class VerifiersPrompts(PlayedPrompts):
 
 
 PromptSettings = Annotated[
-    SumsPrompts
-    | FilePrompts
-    | HubPrompts
-    | MixturePrompts
-    | EnvironmentPrompts
-    | VerifiersPrompts,
+    SumsPrompts | FilePrompts | HubPrompts | MixturePrompts | EnvironmentPrompts | VerifiersPrompts,
     Field(discriminator="kind"),
 ]
 
