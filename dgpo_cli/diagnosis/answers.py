@@ -111,6 +111,39 @@ def _readable(facts: Facts, example: UnreadExample | None) -> str:
     return f"--set 'prompts.template={facts.template} {asked}': ask for the expected form"
 
 
+def reward_fails(history: History, facts: Facts) -> Diagnosis | None:
+    """Functions or servers that give the reward fail, so that completions do not train.
+
+    Two steps suffice if it happens to most completions.
+    """
+    recent = history.known("reward/unscored", width=SOON)
+    soon = len(recent) == SOON and min(recent) > MOST
+    width = history.width if history.has_window and not soon else SOON
+    steps = sum(share > 0 for share in history.known("reward/unscored", width=width))
+    share = history.share("reward/unscored", width=width)
+    if not (soon or (history.has_window and share >= UNJUDGED and steps > width / 2)):
+        return None
+    late = history.share("outcome/timeout", width=width)
+    if late > share / 2:
+        advice = (
+            "raise the timeout_s of the term that is late, or make it faster; the note of those "
+            "completions in the rollouts names it (outcome timeout)"
+        )
+    else:
+        advice = (
+            "see those completions in the rollouts (outcome error): their note has the message and "
+            "the line; dgpo check --reward FILE.py:NAME tries a function before a run"
+        )
+    return Diagnosis(
+        key="reward_fails",
+        step=history.step,
+        headline="Rewards fail, and their completions do not train",
+        evidence=f"in {history.last_steps(width)} {whole_percent(share)} of the completions are "
+        f"unscored: {whole_percent(share - late)} by errors, {whole_percent(late)} by timeouts",
+        advice=advice,
+    )
+
+
 def verifier_timeout(history: History, facts: Facts) -> Diagnosis | None:
     """The answer checker times out or crashes often enough to move the reward.
 

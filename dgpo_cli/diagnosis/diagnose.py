@@ -13,6 +13,7 @@ from dgpo_cli.core.types import Diagnosis
 from dgpo_cli.diagnosis.answers import (
     foreign_template,
     no_answer,
+    reward_fails,
     truncated,
     verifier_timeout,
 )
@@ -55,6 +56,7 @@ _RULES = (
         _plain(ratio_exploding),
         ("reward_fell", "entropy_collapsed", "grad_clipped", *_UNREAD),
     ),
+    _Rule("reward_fails", _plain(reward_fails), ("verifier_timeout", "reward_fell", *_SILENT)),
     _Rule("verifier_timeout", _plain(verifier_timeout), ("reward_fell", *_SILENT)),
     _Rule(
         "entropy_collapsed", _plain(entropy_collapsed), ("reward_fell", "grad_clipped", *_UNREAD)

@@ -42,7 +42,12 @@ class History:
     """
 
     def __init__(self, lines: Sequence[Line], *, prompts_per_step: int) -> None:
-        steps = [line for line in lines if math.isfinite(number(line, "reward/mean"))]
+        steps = [
+            line
+            for line in lines
+            # Of a step whose rewards all failed the mean is unknown.
+            if math.isfinite(number(line, "reward/mean")) or number(line, "reward/unscored") == 1
+        ]
         self.start: Sequence[Line] = steps[:START]
         self.early: Sequence[Line] = steps[:FIRST]
         self.last: Sequence[Line] = steps[-LAST:]

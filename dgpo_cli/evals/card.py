@@ -12,11 +12,17 @@ from dgpo_cli.config.dump import storable
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.protocols import SETTINGS, Protocol
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.core.own_code import own_files
+from dgpo_cli.core.own_code import own_code_of
 from dgpo_cli.core.types import Card
 from dgpo_cli.prompts.benchmarks import Benchmark
 from dgpo_cli.rewards.protocol import CHECKER_VERSION
-from dgpo_cli.rewards.settings import ChoiceReward, IntegerReward, MathReward, RewardValues
+from dgpo_cli.rewards.settings import (
+    ChoiceReward,
+    IntegerReward,
+    MathReward,
+    RewardValues,
+    TermsReward,
+)
 
 
 def build_card(
@@ -86,18 +92,23 @@ def _turn(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
+def _terms(reward: TermsReward) -> dict[str, Any]:
+    """Return the terms that judge, and the sha256 of the user's code among them."""
+    terms = [term.model_dump(mode="json", exclude={"weight", "sources"}) for term in reward.terms]
+    return {"terms": terms, "code": own_code_of(reward)}
+
+
 def checker_entry(settings: Settings) -> dict[str, Any]:
     """Return the card's entry for the answer checker."""
-    reward = settings.reward
+    reward = settings.reward.judge()
     integer = reward if isinstance(reward, IntegerReward) else None
-    code = {name: digest for section, name, digest in own_files(settings) if section == "reward"}
     return {
         "kind": reward.kind,
         **({"extract": reward.extract} if isinstance(reward, RewardValues) else {}),
         "minimum": integer and integer.minimum,
         "maximum": integer and integer.maximum,
         **({"choices": reward.choices} if isinstance(reward, ChoiceReward) else {}),
-        **({"code": code} if code else {}),
+        **(_terms(reward) if isinstance(reward, TermsReward) else {}),
         "version": CHECKER_VERSION,
         "math_verify": version("math-verify") if isinstance(reward, MathReward) else None,
     }

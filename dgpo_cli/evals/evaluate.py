@@ -22,6 +22,7 @@ from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.errors import BackendError, DataError, OutOfBudget
 from dgpo_cli.core.events import Observer, phase, tell
 from dgpo_cli.core.numbers import counted
+from dgpo_cli.core.text import cut, visible
 from dgpo_cli.core.types import Card, Prompt
 from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.evals.request import EvalRequest, EvalResult
@@ -34,8 +35,16 @@ from dgpo_cli.prompts.benchmarks import Benchmark, load_benchmark
 from dgpo_cli.prompts.catalog import find
 from dgpo_cli.prompts.settings import FilePrompts, HubPrompts
 from dgpo_cli.prompts.templates import begun
-from dgpo_cli.rewards.grader import Grader, check_answers, grade_item
+from dgpo_cli.rewards.grader import (
+    Grader,
+    check_answers,
+    check_columns,
+    check_judged,
+    check_own,
+    grade_item,
+)
 from dgpo_cli.rewards.protocol import CHECKER_VERSION
+from dgpo_cli.rewards.settings import IntegerReward, TermsReward
 from dgpo_cli.samplers.settings import EndpointBackend, VllmServerBackend
 
 
@@ -140,7 +149,7 @@ def evaluate(cell: Cell, *, source: Source, observer: Observer) -> EvalResult:
         stop_when=request.stop_when,
         greedy=settings.rollout.temperature == 0,
     )
-    with folder.lock(), Grader(settings.reward, observer=observer) as grader:
+    with folder.lock(), Grader(settings.reward.judge(), observer=observer) as grader:
         folder.begin(card, settings=dump_toml(cell.resolved), fresh=request.fresh)
         try:
             samples, drawn = fill(
@@ -156,7 +165,7 @@ def evaluate(cell: Cell, *, source: Source, observer: Observer) -> EvalResult:
             raise OutOfBudget(drawn.stopped or "")
         if request.second_opinion:
             samples = ask_again(
-                folder.samples, samples, k=k, reward=settings.reward, observer=observer
+                folder.samples, samples, k=k, reward=settings.reward.judge(), observer=observer
             )
         evaluation = report_of(
             samples,
@@ -186,8 +195,10 @@ def load(resolved: Resolved, *, request: EvalRequest, observer: Observer) -> Ben
     """
     prompts = resolved.settings.prompts
     columns = dict(request.columns or {})
-    kind = resolved.settings.reward.kind
-    check_judge(request.bench, kind=kind)
+    reward = resolved.settings.reward.judge()
+    told = check_own(reward, observer=observer)
+    if not isinstance(reward, TermsReward):
+        check_judge(request.bench, kind=reward.kind)
     if (
         not columns
         and find(request.bench) is None
@@ -202,7 +213,8 @@ def load(resolved: Resolved, *, request: EvalRequest, observer: Observer) -> Ben
         answer_column=columns.get("answer", "answer"),
         data=request.data,
         strict=request.strict,
-        integers=kind == "integer",
+        integers=isinstance(reward, IntegerReward),
+        others=reward.wants_columns,
         seed=resolved.settings.seed,
         observer=observer,
     )
@@ -210,7 +222,8 @@ def load(resolved: Resolved, *, request: EvalRequest, observer: Observer) -> Ben
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise DataError(f"{request.bench}: two problems have the id {twice!r}; give each its own")
-    check_answers(benchmark.prompts, reward=resolved.settings.reward)
+    check_answers(benchmark.prompts, reward=reward)
+    check_columns(benchmark.prompts, told=told)
     asked = tuple(begun(prompt, prefix=prompts.assistant_prefix) for prompt in benchmark.prompts)
     return replace(benchmark, prompts=asked)
 
@@ -319,6 +332,7 @@ class _Keeper:
     count: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    noted: bool = False
 
     def take(self, drawing: Generator[list[Drawn]], *, advance: Callable[[int], object]) -> None:
         """Keep all that is drawn; at an interrupt, what is in flight too, as it is paid for."""
@@ -335,7 +349,10 @@ class _Keeper:
             raise
 
     def _keep(self, drawn: Sequence[Drawn], advance: Callable[[int], object]) -> None:
-        lines = _judged(drawn, settings=self.settings, grader=self.grader)
+        lines, failed = _judged(drawn, settings=self.settings, grader=self.grader)
+        if failed is not None and not self.noted:
+            self.noted = True
+            tell(self.observer, f"a sample is not judged: {cut(visible(failed), 200)}")
         self.file.append(lines)
         new = list(map(sample_of, lines))
         self.samples.extend(new)
@@ -380,10 +397,14 @@ def _drawn(
             return
 
 
-def _judged(drawn: Sequence[Drawn], *, settings: Settings, grader: Grader) -> list[dict[str, Any]]:
-    """Judge completions; return their lines."""
+def _judged(
+    drawn: Sequence[Drawn], *, settings: Settings, grader: Grader
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Judge completions; return their lines, and why a reward of the user's failed, if one did."""
     verdicts = grader.grade([grade_item(each.prompt, each.completion) for each in drawn])
-    return [
+    check_judged(verdicts)
+    failed = next((verdict.note for verdict in verdicts if not verdict.is_scored), None)
+    lines = [
         sample_line(
             each.prompt,
             each.completion,
@@ -394,6 +415,7 @@ def _judged(drawn: Sequence[Drawn], *, settings: Settings, grader: Grader) -> li
         )
         for each, verdict in zip(drawn, verdicts, strict=True)
     ]
+    return lines, failed
 
 
 def stored(

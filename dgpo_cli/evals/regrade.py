@@ -25,7 +25,7 @@ from dgpo_cli.evals.samples import Sample, item_of, sample_of, verdict_fields, v
 from dgpo_cli.evals.tally import report_of
 from dgpo_cli.policy.fingerprint import model_folder
 from dgpo_cli.policy.settings import EMBEDDED_TINY
-from dgpo_cli.rewards.grader import GradeItem, Grader
+from dgpo_cli.rewards.grader import GradeItem, Grader, check_judged, check_own
 from dgpo_cli.rewards.protocol import CHECKER_VERSION
 from dgpo_cli.runs.step_lines import named
 
@@ -135,14 +135,22 @@ def _judge(
     flips: list[Flip] = []
     tails: dict[int, dict[str, Any]] = {}
     changed: set[int] = set()
-    with Grader(settings.reward, observer=observer) as grader:
+    reward = settings.reward.judge()
+    for name, signature in check_own(reward, observer=observer).items():
+        if signature["columns"] is None or signature["columns"]:
+            raise DataError(
+                f"{folder.samples.path}: the reward {name} reads columns of the data, which stored "
+                "samples do not have; judge new samples with dgpo eval --fresh"
+            )
+    with Grader(reward, observer=observer) as grader:
         stored = folder.samples.lines(changed=changed)
         while lines := list(islice(stored, _CHUNK)):
             for number, line in enumerate(lines, start=len(samples) + 1):
-                if (fault := settings.reward.fault_for("", line["answer"])) is not None:
+                if (fault := reward.fault_for("", line["answer"])) is not None:
                     raise DataError(f"{folder.samples.path}:{number}: its answer {fault}")
             items = [item_of(line, starts_in_thought=in_thought) for line in lines]
             verdicts = grader.grade(items)
+            check_judged(verdicts)
             for line, item, verdict in zip(lines, items, verdicts, strict=True):
                 old = sample_of(line)
                 new = _judged(old, item, verdict)

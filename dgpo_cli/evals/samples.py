@@ -18,7 +18,7 @@ from dgpo_cli.core import io
 from dgpo_cli.core.codec import encoded, filled, parsed
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.formats import SAMPLE, SampleRecord, Turn, prefix_of
-from dgpo_cli.core.types import Completion, Outcome, Prompt, Verdict
+from dgpo_cli.core.types import Completion, Message, Outcome, Prompt, Verdict
 from dgpo_cli.rewards.grader import GradeItem
 
 _TAIL = ("outcome", "extracted", "checker", "second", "starts_in_thought", "digest")
@@ -101,7 +101,17 @@ def item_of(line: Mapping[str, Any], *, starts_in_thought: bool = False) -> Grad
     """Return what is judged of a line. starts_in_thought: used if the line does not record it."""
     inside = line.get("starts_in_thought", starts_in_thought)
     prefix = prefix_of(line)
-    return GradeItem(line["answer"], line["completion"], line["finish_reason"], inside, prefix)
+    turns = line.get("messages", ())
+    return GradeItem(
+        line["answer"],
+        line["completion"],
+        line["finish_reason"],
+        inside,
+        prefix,
+        prompt_id=line["prompt_id"],
+        token_ids=tuple(line.get("token_ids", ())),
+        messages=tuple(Message(turn["role"], turn["content"]) for turn in turns),
+    )
 
 
 class SampleFile:

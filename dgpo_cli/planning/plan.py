@@ -195,7 +195,7 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: D
         micro_rows=optim.micro_batch_size,
         micro_tokens=optim.micro_batch_tokens,
         sampling=_sampling_of(settings, device),
-        workers=settings.reward.workers,
+        workers=settings.reward.processes,
         layout=layout_of(settings),
         overlap=rollout.overlap > 0,
         compute=compute,

@@ -91,6 +91,7 @@ class _Options(NamedTuple):
     data: Path | None
     integers: bool
     answers: bool
+    others: bool
     seed: int
     observer: Observer
 
@@ -120,6 +121,7 @@ def load_benchmark(
     strict: bool | None = None,
     integers: bool = True,
     answers: bool = False,
+    others: bool = False,
     seed: int = 0,
     observer: Observer = NOBODY,
 ) -> Benchmark:
@@ -136,6 +138,7 @@ def load_benchmark(
             and empty rows are left out, and every fault becomes a note.
         integers: expect integer answers in a file of problems.
         answers: name expected answers in notes and errors, which may end in a log.
+        others: of a file's rows, keep every field with its prompt.
         seed: of the order of options, where the manifest wants them shuffled.
         observer: gets the progress of downloads.
 
@@ -152,6 +155,7 @@ def load_benchmark(
         data=data,
         integers=integers,
         answers=answers,
+        others=others,
         seed=seed,
         observer=observer,
     )
@@ -173,6 +177,7 @@ def examined(
     data: Path | None = None,
     integers: bool = False,
     answers: bool = False,
+    others: bool = False,
     seed: int = 0,
     observer: Observer = NOBODY,
 ) -> Examined:
@@ -184,7 +189,7 @@ def examined(
         BackendError: the hub refuses the file.
     """
     wrapping = _Wrapping(template, system)
-    options = _Options(columns, data, integers, answers, seed, observer)
+    options = _Options(columns, data, integers, answers, others, seed, observer)
     listed = find(name_or_path)
     if listed is None:
         path = Path(name_or_path)
@@ -422,6 +427,7 @@ def _from_file(path: Path, wrapping: _Wrapping, options: _Options) -> Examined:
         system=None,
         problem_column=options.columns[0],
         answer_column=options.columns[1],
+        others=options.others,
     )
     faults = [*left_out]
     for prompt in bare:

@@ -72,6 +72,7 @@ def read_prompts(
     system: str | None,
     problem_column: str = "problem",
     answer_column: str = "answer",
+    others: bool = False,
 ) -> tuple[tuple[Prompt, ...], tuple[str, ...]]:
     """Return the problems of one file, and notes on what was left out; see `read_files`."""
     return read_files(
@@ -79,7 +80,7 @@ def read_prompts(
         source=str(path),
         template=template,
         system=system,
-        columns=Columns(problem_column, answer_column),
+        columns=Columns(problem_column, answer_column, others=others),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -87,6 +88,21 @@ def check_columns(prompts: Sequence[Prompt], *, told: Mapping[str, Mapping[str, 
                     f"{column!r}, which the reward {name} asks for; the first is {first.id!r}"
                     f"{place}, with the columns {known}"
                 )
+
+
+def check_judged(verdicts: Sequence[Verdict]) -> None:
+    """Check that every verdict says what is correct, or that it is not known.
+
+    Raises:
+        DataError: one is only a number; names its term.
+    """
+    for verdict in verdicts:
+        if verdict.outcome == "scored":
+            names = " and ".join(name for name, value in verdict.terms if not math.isnan(value))
+            raise DataError(
+                f"reward {names}: gave {verdict.reward:g} and not whether that is correct, which "
+                "an evaluation needs; set correct_at, or return True or False"
+            )
 
 
 class Grader:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dgpo_cli.algo.overlong import OverlongSettings
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.schema import Change, Frozen
 from dgpo_cli.rewards.checkers import AnswerChecker, ChoiceChecker, IntegerChecker, MathChecker
 from dgpo_cli.rewards.checkers import Extract as Extract
@@ -62,6 +63,10 @@ class RewardValues(AnswerChecker):
         """Return the user's code that it runs, each as file.py:name or module:name."""
         return ()
 
+    def judge(self) -> Self:
+        """Return the part of it that says what is correct, for evaluations: all of it."""
+        return self
+
 
 class IntegerReward(IntegerChecker, RewardValues):
     """Exact integers, as in AIME."""
@@ -75,6 +80,7 @@ class ChoiceReward(ChoiceChecker, RewardValues):
     """The letter of an option, as in GPQA."""
 
 
+CheckerReward = IntegerReward | MathReward | ChoiceReward
 _EXTRACT: Extract = "boxed-or-answer-line"
 AnyTerm = Annotated[IntegerTerm | MathTerm | ChoiceTerm | PythonTerm, Field(discriminator="kind")]
 
@@ -132,6 +138,45 @@ class _Summed(Frozen):
         """Return why the answer `gold` of a problem of the source `part` is unusable, or None."""
         faults = (t.fault_of(gold) for t in self.every_term() if t.applies_to(part))
         return next((fault for fault in faults if fault is not None), None)
+
+    def judge(self) -> CheckerReward | TermsReward:
+        """Return the part of it that says what is correct, for evaluations.
+
+        That is its first term that surely judges, after those that may; of the latter all if there
+        is no other. A checker that is alone is the checker itself, so that scores compare.
+
+        Raises:
+            ConfigError: no term judges.
+        """
+        found: list[AnyTerm] = []
+        for term in self.every_term():
+            may = term.judges and not getattr(term, "group", False)
+            surely = isinstance(term, CheckedTerm) or getattr(term, "correct_at", None) is not None
+            if may:
+                found.append(term.model_copy(update={"sources": (), "weight": 1.0}))  # type: ignore[arg-type]
+            if may and surely:
+                break
+        if not found:
+            raise ConfigError(
+                "reward: no term says what is correct, which an evaluation needs; add one of the "
+                "kind integer, math or choice, or set the correct_at of a term that scores one "
+                "completion or a batch"
+            )
+        if len(found) == 1 and isinstance(found[0], CheckedTerm):
+            return self._checker(found[0])
+        return TermsReward(
+            terms=tuple(found), workers=self.workers, timeout_s=self.answer_timeout_s
+        )
+
+    def _checker(self, term: CheckedTerm) -> CheckerReward:
+        kinds: dict[str, type[CheckerReward]] = {
+            "integer": IntegerReward,
+            "math": MathReward,
+            "choice": ChoiceReward,
+        }
+        kind = kinds[term.own_name({})]
+        shared = {name: getattr(term, name) for name in kind.model_fields if hasattr(term, name)}
+        return kind(**shared, workers=self.workers, timeout_s=self.answer_timeout_s)
 
     def code(self) -> tuple[str, ...]:
         """Return the user's code that it runs, each as file.py:name or module:name."""

@@ -80,7 +80,7 @@ class RunEvaluations:
             data=None if self._own.data is None else Path(self._own.data),
         )
         self._benchmark = prepare(self._resolved, request=request, observer=observer).benchmark
-        self._grader = Grader(self._resolved.settings.reward, observer=observer)
+        self._grader = Grader(self._resolved.settings.reward.judge(), observer=observer)
 
     def __enter__(self) -> Self:
         self._grader.__enter__()

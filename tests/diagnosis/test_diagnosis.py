@@ -75,6 +75,7 @@ FAULTS: dict[str, dict[str, float | None]] = {
     "nonfinite": {"optim__skipped_nonfinite": 1.0, "loss__value": None},
     "sampler_disagrees": {"sampler__logprob_gap_mean": 0.01},
     "ratio_exploding": {"loss__ratio_max": 40.0, "loss__clip_frac": 0.2},
+    "reward_fails": {"reward__unscored": 0.2, "outcome__error": 0.2, "outcome__wrong": 0.3},
     "verifier_timeout": {"outcome__timeout": 0.2, "outcome__wrong": 0.3},
     "truncated": {"outcome__truncated": 0.95, "outcome__wrong": 0.05, "outcome__correct": 0.0},
     "no_answer": {"outcome__no_answer": 0.95, "outcome__wrong": 0.05, "outcome__correct": 0.0},
@@ -346,6 +347,17 @@ def test_verdicts_that_mostly_run_out_of_time_are_told_after_two_steps_with_thei
     assert "reward.workers=4" in found.evidence
     assert keys(run(20) + run(2, first=21, **late)) == ["verifier_timeout"]
     assert keys(run(20) + run(1, first=21, **late)) == []
+
+
+def test_a_reward_that_always_fails_is_told_after_two_steps_though_no_reward_is_known() -> None:
+    broken = {"reward__unscored": 1.0, "reward__mean": None, "outcome__error": 1.0}
+    (found,) = diagnose(run(2, **broken), facts=FACTS)
+    assert found.key == "reward_fails" and "100% by errors, 0% by timeouts" in found.evidence
+    assert "their note has the message" in found.advice
+    late = {"reward__unscored": 0.6, "outcome__timeout": 0.5, "outcome__error": 0.1}
+    (found,) = diagnose(run(2, **late), facts=FACTS)
+    assert found.key == "reward_fails" and found.advice.startswith("raise the timeout_s of the")
+    assert keys(run(2, reward__unscored=0.2)) == keys(run(8, reward__unscored=0.0)) == []
 
 
 def test_crashes_are_not_mended_with_time() -> None:

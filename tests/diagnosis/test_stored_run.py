@@ -37,6 +37,7 @@ from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train import train
 from dgpo_cli.ui import console
 from tests.recorder import Recorder
+from tests.rewards import functions
 from tests.train.test_train import SMALL
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -108,6 +109,10 @@ FAULTS = {
     "ratio_exploding": Fault(
         7, ("optim.updates_per_step=4", "optim.micro_batch_size=4", "optim.lr=3e-3"),
         advice="--set optim.lr=0.0003",
+    ),
+    "reward_fails": Fault(
+        6, ("reward.kind=python", f"reward.path={functions.PATH}:flaky"),
+        advice="see those completions in the rollouts (outcome error)",
     ),
     "verifier_timeout": Fault(
         6, ("reward.timeout_s=0.5", "reward.workers=4"), _slow_checker, "--set reward.timeout_s=2:"
@@ -217,6 +222,8 @@ def test_a_planted_fault_is_found_and_no_other(planted: Callable[[str], Ran], ke
         assert ran.told[0] == ()
         (event,) = [event for event in ran.events if found.headline in event]
         assert found.advice.partition("=")[0] in event
+    if key == "reward_fails":  # mended in the user's function
+        return
     # What is advised can be set on this very run.
     changed = resolve(config=ran.folder.settings_file, overrides=settings_in(found.advice))
     check_trainable(changed.settings)

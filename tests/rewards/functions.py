@@ -81,6 +81,12 @@ def all_fail(completions: list[RewardCompletion]) -> list[float]:
     return [1 / (each.text != "raise") for each in completions]
 
 
+def flaky(completion: RewardCompletion) -> bool:
+    if sum(completion.token_ids) % 2:
+        raise RuntimeError("odd")
+    return completion.answer in completion.text
+
+
 def everything(completion: RewardCompletion, answer: str, unit: str = "m") -> Any:
     return 1.0, None, f"{completion!r} {answer} {unit}"
 

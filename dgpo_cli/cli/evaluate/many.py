@@ -134,7 +134,9 @@ def settle(
         resolved = options.resolve(
             preset=preset, protocol=layer, overrides=overrides, flags=flags, quiet=quiet
         )
-    check_judge(bench, kind=resolved.settings.reward.kind)
+    judge = resolved.settings.reward.judge()
+    if judge.kind != "terms":
+        check_judge(bench, kind=judge.kind)
     check_built(resolved.settings, training=False, endpoint=True)
     if asked.request.price is not None and resolved.settings.rollout.backend.kind != "endpoint":
         raise ConfigError("--price: only a model behind an API has a cost; give --endpoint URL too")

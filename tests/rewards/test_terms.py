@@ -1,0 +1,124 @@
+"""Rewards that are added up from terms: what applies, what judges, what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dgpo_cli.config.load import load_settings, resolve
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.types import Verdict
+from dgpo_cli.rewards.grader import GradeItem, Grader, check_judged
+from dgpo_cli.rewards.settings import ChoiceReward, IntegerReward, TermsReward
+from tests.rewards import functions
+
+RETURNS = f"{functions.PATH}:returns"
+ITEM = GradeItem("7", r"\boxed{7}")
+
+
+def terms(*tables: dict[str, Any], **settings: Any) -> TermsReward:
+    return TermsReward.model_validate({"terms": tables, "workers": 1, **settings})
+
+
+def test_a_reward_is_the_weighted_sum_of_the_terms_that_apply() -> None:
+    reward = terms(
+        {"kind": "integer", "weight": 2.0, "correct": 3.0, "wrong": -1.0, "sources": ["sums"]},
+        {"kind": "choice", "weight": 0.5, "wrong": 0.25},
+        {"kind": "choice", "name": "other", "sources": ["quiz"]},
+    )
+    item = GradeItem("B", r"\boxed{C}", part="quiz")
+    with Grader(reward) as grader:
+        found = grader.grade([item, replace(item, part="essays"), replace(item, text="no")])
+        with pytest.raises(DataError, match="answer='B' is not an integer"):
+            grader.grade([replace(item, part="sums")])
+    assert found[0] == Verdict(
+        "wrong",
+        "C",
+        0.125,
+        None,
+        (
+            ("integer", pytest.approx(math.nan, nan_ok=True)),  # type: ignore[arg-type]
+            ("choice", 0.25),
+            ("other", 0.0),
+        ),
+    )
+    assert [each.reward for each in found] == [0.125, 0.125, 0.125]
+    assert math.isnan(dict(found[1].terms)["other"])
+    assert found[2].outcome == "no_answer"
+
+
+def test_the_first_term_that_judges_gives_the_outcome() -> None:
+    texts = [r"\boxed{7}", r"\boxed{8}"]
+    score = {"kind": "python", "path": f"{functions.PATH}:misbehaves"}
+    for tables, outcomes in (
+        ([score, {"kind": "integer"}], ["correct", "wrong"]),
+        ([{**score, "correct_at": 1.0}, {"kind": "integer"}], ["correct", "correct"]),
+        ([score], ["scored", "scored"]),
+    ):
+        with Grader(terms(*tables)) as grader:
+            found = grader.grade([replace(ITEM, text=text) for text in texts])
+        assert [each.outcome for each in found] == outcomes
+
+
+def test_a_checker_of_answers_that_is_late_is_wrong_and_a_function_is_unscored() -> None:
+    tables = [{"kind": "integer"}, {"kind": "python", "path": RETURNS, "weight": 0.5}]
+    with Grader(terms(*tables)) as grader:
+        (found,) = grader.grade([replace(ITEM, text="nan")])
+    assert (found.outcome, found.note) == ("error", "returns: returned nan")
+    assert math.isnan(found.reward) and found.terms[0] == ("integer", 0.0)
+
+
+def test_two_terms_have_two_names() -> None:
+    own = {"kind": "python", "path": "a.py:score"}
+    assert list(terms(own, {**own, "name": "again", "weight": -1.0}).weights.items()) == [
+        ("score", 1.0),
+        ("again", -1.0),
+    ]
+    with pytest.raises(ValidationError, match="two terms are named 'score'; set the name of one"):
+        terms(own, {"kind": "python", "path": "b.py:score"})
+
+
+def test_a_term_is_reached_by_its_name_and_tables_of_terms_imply_the_kind(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        '[[reward.terms]]\nkind = "integer"\n[[reward.terms]]\nkind = "python"\n'
+        'path = "mine.py:style"\nweight = 0.1\n'
+    )
+    found = resolve(config=file, overrides=["reward.terms.style.weight=0.5"]).settings.reward
+    assert isinstance(found, TermsReward)
+    assert found.weights == {"integer": 1.0, "style": 0.5}
+    with pytest.raises(ConfigError, match=r"reward\.terms\.0\.correct=1: must be greater than"):
+        resolve(config=file, overrides=["reward.terms.integer.wrong=1"])
+
+
+def test_an_evaluation_asks_the_term_that_judges_and_no_other() -> None:
+    style = {"kind": "python", "path": "mine.py:style"}
+    group = {"kind": "python", "path": "mine.py:rank", "group": True, "correct_at": 1.0}
+    integer = {"kind": "integer", "weight": 3.0, "maximum": 99, "sources": ["sums"]}
+    reward = terms(group, integer, style, timeout_s=9.0)
+    assert reward.judge() == IntegerReward(maximum=99, workers=1, timeout_s=9.0)
+    assert terms({"kind": "choice", "choices": 3}).judge() == ChoiceReward(choices=3, workers=1)
+    may = terms(style, integer, {"kind": "math"}).judge()
+    assert isinstance(may, TermsReward) and list(may.weights) == ["style", "integer"]
+    assert may.terms[1].sources == ()
+    with pytest.raises(ConfigError, match="no term says what is correct, which an evaluation nee"):
+        terms(group).judge()
+    assert IntegerReward().judge() == IntegerReward()
+
+
+def test_a_score_that_judges_nothing_is_refused_in_an_evaluation() -> None:
+    verdict = Verdict("scored", None, 0.5, None, (("a", 0.5), ("b", math.nan)))
+    with pytest.raises(DataError, match=r"reward a: gave 0\.5 and not whether that is correct"):
+        check_judged([Verdict("correct", None, 1.0), verdict])
+
+
+def test_workers_are_those_of_every_term_that_has_some() -> None:
+    own = {"kind": "python", "path": "a.py:score"}
+    assert terms({"kind": "integer"}, own, workers=3).processes == 6
+    settings = load_settings("tiny", overrides={"reward.kind": "python", "reward.path": "a.py:f"})
+    assert settings.reward.processes == settings.reward.workers
