@@ -15,7 +15,7 @@ from dgpo_cli.core.types import CHECKED_OUTCOMES, OUTCOMES, ScoredGroup, StepMet
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dgpo_cli.core.types import Completion, Credit, StepMetrics, TokenStats
+    from dgpo_cli.core.types import Completion, Credit, StepMetrics, TokenStats, Verdict
 
 
 QUANTILES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
@@ -135,7 +135,7 @@ def rollout_metrics(
         **_term_metrics(groups, weights=weights),
         **{
             f"outcome/{name}": outcomes[name] / len(verdicts)
-            for name in (OUTCOMES if weights else CHECKED_OUTCOMES)
+            for name in (OUTCOMES if weights or _is_scored(verdicts) else CHECKED_OUTCOMES)
         },
         "groups/no_signal": sum(not g.has_signal for g in groups) / len(groups),
         "groups/all_correct": sum(n == len(g.verdicts) for n, g in zip(right, groups, strict=True))
@@ -194,11 +194,13 @@ def _term_metrics(groups: Sequence[ScoredGroup], *, weights: Mapping[str, float]
     A term decides a group if its weighted values vary most in it: it has the largest part in the
     order of the group's rewards. Terms that vary equally share the group.
     """
-    if not weights:
-        return {}
     verdicts = [verdict for group in groups for verdict in group.verdicts]
+    if not weights and not _is_scored(verdicts):
+        return {}
     unscored = sum(not verdict.is_scored for verdict in verdicts)
     metrics = {"reward/unscored": unscored / len(verdicts)}
+    if not weights:
+        return metrics
     decided = dict.fromkeys(weights, 0.0)
     for group in groups:
         for name, share in _deciding(group, weights=weights).items():
@@ -209,6 +211,11 @@ def _term_metrics(groups: Sequence[ScoredGroup], *, weights: Mapping[str, float]
         metrics |= _spread_of(f"reward/{name}_", known)
         metrics[f"reward/{name}_decides"] = decided[name] / len(groups)
     return metrics
+
+
+def _is_scored(verdicts: Sequence[Verdict]) -> bool:
+    """Whether other than a checker of answers made some of these."""
+    return any(verdict.outcome in ("scored", "error") for verdict in verdicts)
 
 
 def _deciding(group: ScoredGroup, *, weights: Mapping[str, float]) -> Mapping[str, float]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NoReturn
 
 from pydantic import Field
 
 from dgpo_cli.algo.overlong import OverlongSettings
+from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.schema import Frozen
 from dgpo_cli.core.types import Verdict
 from dgpo_cli.rewards.terms.base import RewardTerm
@@ -59,6 +60,13 @@ class EnvironmentReward(Frozen):
     def fault_for(self, part: str, gold: str) -> str | None:
         """No answer is unusable."""
         return None
+
+    def judge(self) -> NoReturn:
+        """Raise ConfigError: no evaluation plays an environment."""
+        raise ConfigError(
+            "reward.kind=environment: an evaluation plays no environment; set the reward.kind that "
+            "judges its answers (integer, math or choice), or name a --protocol"
+        )
 
     def code(self) -> tuple[str, ...]:
         return ()
