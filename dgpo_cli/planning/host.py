@@ -34,6 +34,8 @@ def _parts(job: Job) -> Iterator[MemoryPart]:
     batch = job.rows * job.row_tokens * _TOKEN + tokens * _NUMBERS
     yield _part("batch", node * batch, "ids and tables of a step, in every process")
     yield _part("completions", tokens * _OBJECT, "of a step, in the leader")
+    kept = f"at most rollout.top_k={job.kept} of each sampled token, in every process"
+    yield _part("kept tokens", node * tokens * job.kept * FLOAT32, kept)
     parked = parked_bytes(
         job.shape, job.training, tokens=-(-job.micro_batch.tokens // layout.sequence)
     )

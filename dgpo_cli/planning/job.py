@@ -116,6 +116,7 @@ class Job:
     apart: whether completions are measured before any is trained on: a rule of the whole batch.
     refreshed: whether every update measures its completions again.
     repeats: whether attention repeats keys and values; see policy/packing.py.
+    kept: most tokens that a truncated sampler keeps in place of one, where later updates need them.
     eager: whether attention keeps the whole matrix of each head.
     """
 
@@ -145,6 +146,7 @@ class Job:
     refreshed: bool = False
     chosen: bool = False
     repeats: bool = False
+    kept: int = 0
     eager: bool = False
     tables: int = 3
 

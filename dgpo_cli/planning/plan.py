@@ -201,8 +201,16 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: D
         compute=compute,
         eager=shape.eager or model.attention == "eager",
         repeats=device.kind == "cuda" and (compute or ELEMENT[model.dtype]) == ELEMENT["float32"],
+        kept=rollout.top_k if _keeps_sets(settings) else 0,
     )
     return settled(job, device)
+
+
+def _keeps_sets(settings: Settings) -> bool:
+    """Whether a truncated sampler's sets stay in memory, for updates after the first."""
+    rollout = settings.rollout
+    waits = rollout.dynamic_sampling or rollout.overlap > 0
+    return rollout.truncation is not None and (waits or settings.optim.updates_per_step > 1)
 
 
 def chosen_checkpointing(settings: Settings, *, device: Device) -> tuple[CheckpointingKind, str]:
@@ -335,6 +343,13 @@ def _notes(settings: Settings, job: Job, memory: MemoryNeed, device: Device) -> 
         notes.append(_ranks_note(job))
     if device.kind != "cpu":
         notes.append("tested on CPUs; the reserves for CUDA, its allocator and vLLM are assumed")
+    if _keeps_sets(settings) and not job.kept:
+        notes.append(
+            f"rollout.top_p={settings.rollout.top_p:g} alone does not bound the number of kept "
+            f"tokens, which later updates need: {size(job.rows * job.completion * 400)} in every "
+            "process at 100 for each sampled token (sampling/kept_mean says how many); "
+            "rollout.top_k=512 bounds it"
+        )
     if job.overlap:
         notes.append(_overlap_note(job))
     if times_of(job, device):

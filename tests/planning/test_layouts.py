@@ -151,6 +151,25 @@ def test_the_host_holds_the_batch_of_every_rank_and_one_checkpoint() -> None:
     assert host_of(many, replace(GPU, kind="cpu")) == ()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "kept"),
+    [
+        ((), 0),
+        (("rollout.top_k=20",), 0),  # the only update finds its sets itself
+        (("rollout.top_p=0.9", "optim.updates_per_step=2"), 0),  # not bounded: a note says so
+        (("rollout.top_k=20", "optim.updates_per_step=2"), 20),
+        (("rollout.top_k=20", "rollout.top_p=0.9", "rollout.dynamic_sampling=true"), 20),
+    ],
+)
+def test_the_host_holds_what_a_truncated_sampler_keeps_for_later_updates(
+    overrides: tuple[str, ...], kept: int
+) -> None:
+    planned = preset("qwen7b-lora", *overrides)
+    parts = {part.name: part.bytes for part in host_of(planned, GPU)}
+    tokens = planned.prompts * planned.group_size * planned.completion
+    assert parts.get("kept tokens", 0) == tokens * 4 * kept
+
+
 def test_a_sharded_model_is_whole_while_backend_hf_samples() -> None:
     memory = memory_of(job(layout=Layout("shard", 4), compute=2), GPU)
     assert memory.part("gathered model") == 2 * P

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 import torch
 
+from dgpo_cli.algo.truncation import Truncation
 from dgpo_cli.core.errors import BackendError
 from dgpo_cli.core.events import NOBODY
 from dgpo_cli.core.types import Completion
 from dgpo_cli.engine.setup import make_sampler
+from dgpo_cli.policy.batching import pad_rows
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.quantization import packed_count
+from dgpo_cli.policy.scoring import token_stats
 from dgpo_cli.samplers.base import SamplingParams
 from dgpo_cli.samplers.hf import HfSampler
 from dgpo_cli.samplers.stopping import StopStrings
@@ -184,6 +187,32 @@ def test_a_completion_depends_on_its_own_seed_and_not_on_its_neighbours(
         assert alone[0].token_ids == group[-1].token_ids
     ids = [c.token_ids for c in together[3]]
     assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize(("top_p", "top_k"), [(0.8, 0), (1.0, 5), (0.7, 12)])
+def test_truncated_logprobs_are_the_trainers_over_what_it_keeps(
+    load: Load, served: str, top_p: float, top_k: int
+) -> None:
+    """The server returns no sets: the trainer's are the same, and top_k comes before top_p."""
+    policy, sampler = sampler_of(load, served, *LORA)
+    found = sample(sampler, replace(PARAMS, top_p=top_p, top_k=top_k))
+    drawn = [each for group in found for each in group]
+    prompts = [p for p, group in zip(PROMPTS, found, strict=True) for _ in group]
+    rows = pad_rows([(p, each.token_ids) for p, each in zip(prompts, drawn, strict=True)], pad_id=0)
+    stats = token_stats(
+        policy,
+        rows,
+        temperature=0.7,
+        micro_batch_size=4,
+        with_reference=False,
+        truncation=Truncation(top_p, top_k),
+    )
+    assert stats.kept is not None and stats.outside is not None
+    own = stats.old_logprobs[rows.mask]
+    theirs = torch.tensor([x for each in drawn for x in each.sampling_logprobs])
+    assert float((own - theirs).abs().max()) < CLOSE
+    assert not stats.outside.any()
+    assert float(stats.kept.max()) <= (top_k or tiny.VOCAB - 1)
 
 
 def test_tokens_are_drawn_from_the_trainers_distribution(load: Load, served: str) -> None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from dgpo_cli.algo.truncation import Truncation
     from dgpo_cli.policy.head import Head
 
-# Logits of whole rows that are held at a time.
-_MOST_ON_CPU, _MOST = 1 << 21, 1 << 24
+# Logits of whole rows that are held at a time: sorted, they take no more than a walk's tiles do.
+_MOST_ON_CPU, _MOST = 1 << 20, 1 << 23
 
 
 @dataclass(frozen=True, slots=True)
