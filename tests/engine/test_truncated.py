@@ -147,7 +147,10 @@ def test_the_expected_gradient_of_every_update_is_that_of_the_truncated_policy()
         assert distance(ascent(found), exact.gradient(model)) < 1e-5, number
     assert (
         float(
-            (before[2].get_output_embeddings().weight - before[0].get_output_embeddings().weight)
+            (
+                before[2].get_output_embeddings().weight.detach()
+                - before[0].get_output_embeddings().weight
+            )
             .abs()
             .max()
         )
@@ -176,3 +179,43 @@ def test_the_expected_gradient_over_several_tokens_is_exact_too() -> None:
     assert sizes is not None and len(sizes[:, 1].unique()) > 2
     plain, _, _ = expectation(tiny.make_policy(), exact, pieces=1, truncation=None)
     assert distance(ascent(plain[0]), expected) > 0.05
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_the_kl_term_compares_both_models_over_the_set_of_the_policy(pieces: int) -> None:
+    """In the pass that trains and in the one before it, against float64: ln q(a) - ln q(set)."""
+    policy = tiny.make_policy(apart=0.05)
+    exact = Truncated(policy, length=2)
+    reference = twins.widened(policy._reference)
+    rows = tiny.rows_of_pairs([(PROMPT, list(each)) for each in exact.completions] * pieces)
+    advantages = torch.tensor([reward(each) for each in exact.completions] * pieces)
+    use = recipe(len(exact.completions), loss=ClipLoss(kl=0.1), updates=pieces)
+    batch = Learner(policy, Recorded(policy, lr=0.0)).measure(rows, advantages, recipe=use)
+    found = batch.stats.reference_logprobs
+    assert found is not None
+    with torch.no_grad():
+        totals = [float(exact.logprob(reference, each)) for each in exact.completions] * pieces
+    assert found.sum(dim=1).tolist() == pytest.approx(totals, abs=2e-5)
+
+
+def test_a_batch_that_is_measured_first_is_learnt_from_as_in_one_pass() -> None:
+    """Its sets are then known, and the ratios are 1 to the bit."""
+    policy = tiny.make_policy(apart=0.05)
+    rows = tiny.rows_of_pairs(updates.PAIRS)
+    advantages = torch.tensor(updates.ADVANTAGES)
+    use = updates.recipe_of(truncation=Truncation(0.6, 12))
+    found = []
+    for optimizer in (updates.Capture(policy), None):
+        batch = Learner(policy, optimizer).measure(rows, advantages, recipe=use)
+        assert batch.kept is not None
+        assert [each is None for each in batch.kept] == [
+            optimizer is not None or value == 0 for value in updates.ADVANTAGES
+        ]
+        capture = updates.Capture(policy)
+        [result] = Learner(policy, capture).update(batch, recipe=use)
+        assert (result.ratio_min, result.ratio_max) == (1.0, 1.0)
+        found.append((batch, capture.gradients))
+    (begun, ours), (plain, theirs) = found
+    assert torch.equal(begun.stats.old_logprobs, plain.stats.old_logprobs)
+    assert begun.stats.outside is not None and float(begun.stats.outside.sum()) > 0
+    updates.assert_same_gradient(ours, theirs, error=1e-6)

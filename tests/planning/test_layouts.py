@@ -155,7 +155,7 @@ def test_the_host_holds_the_batch_of_every_rank_and_one_checkpoint() -> None:
     ("overrides", "kept"),
     [
         ((), 0),
-        (("rollout.top_k=20",), 0),  # the only update finds its sets itself
+        (("rollout.top_k=20", "optim.updates_per_step=1"), 0),  # its pass finds the sets
         (("rollout.top_p=0.9", "optim.updates_per_step=2"), 0),  # not bounded: a note says so
         (("rollout.top_k=20", "optim.updates_per_step=2"), 20),
         (("rollout.top_k=20", "rollout.top_p=0.9", "rollout.dynamic_sampling=true"), 20),
