@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from dgpo_cli import Environment, EnvScore, EnvTask, Episode
 
+# --8<-- [start:class]
 BOXED = re.compile(r"\\boxed\{(\d{1,4})\}")
 
 
@@ -46,3 +47,6 @@ class Relay(Environment):
             said = await episode.turn(f"{answer}-{less}?")
         share = right / self.turns
         return EnvScore(share, terms={"right": right, "asked": turn})
+
+
+# --8<-- [end:class]
