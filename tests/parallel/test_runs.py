@@ -184,3 +184,44 @@ def test_ranks_that_sample_ahead_learn_what_one_device_does(tmp_path: Path) -> N
     assert lags == [0.0, 1.0, 1.0, 1.0]
     theirs, mine = (weights_of(tmp_path / n / "checkpoints" / "step-000004") for n in "12")
     assert all((mine[name] - weight).abs().max() <= 1e-6 for name, weight in theirs.items())
+
+
+OWN = """
+import torch
+from dgpo_cli import CreditRule, Loss
+
+class Surprise(CreditRule):
+    power: float = 1.0
+
+    def token_scores(self, stats, mask, *, vocab_size):
+        return (-stats.old_logprobs) ** self.power
+
+class Plain(Loss):
+    def token_losses(self, logprobs, *, old_logprobs, token_advantages, **others):
+        ratio = (logprobs - old_logprobs).exp()
+        return -ratio * token_advantages, ratio.detach(), torch.zeros_like(ratio).bool()
+"""
+
+
+def run_own(ranks: Ranks, file: Path, out: Path) -> None:
+    """Take one rank's part in a run with a rule and a loss of that file."""
+    if not ranks.leads:
+        follow(ranks)
+        return
+    own = {"credit.rule": f"{file}:Surprise", "credit.power": 0.5, "loss.kind": f"{file}:Plain"}
+    given = {k: v for k, v in RECIPE.items() if k != "credit.noise_every"} | own
+    given |= {"train.steps": 2, "eval.every": 0, "parallel.kind": "replicate"}
+    given["rollout.max_completion_tokens"] = 40  # some answers are right
+    changes = {**given, "parallel.gpus": ranks.count}
+    resolved = resolve(preset="tiny", overrides=[f"{k}={v}" for k, v in changes.items()])
+    train.run(resolved, out=out, resume="auto", ranks=ranks, observer=NOBODY)
+    ranks.close()
+
+
+def test_a_rule_and_a_loss_of_a_file_are_the_same_on_every_rank(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN, encoding="utf-8")
+    run_own(ALONE, file, tmp_path / "1")
+    on_ranks(run_own, 2, file, tmp_path / "2")
+    check_metrics(tmp_path / "2", tmp_path / "1")
+    assert any(line["optim/grad_norm"] for line in metrics_of(tmp_path / "1"))
