@@ -13,6 +13,7 @@ from dgpo_cli.policy.packing import pack
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dgpo_cli.algo.truncation import Truncation
     from dgpo_cli.policy.policy import Policy
 
 
@@ -36,6 +37,15 @@ class NextToken:
             int((column > column[token_id]).sum()) + 1 for column in (self.policy, self.reference)
         )
         return policy, reference
+
+    def logprob(self, token_id: int, *, truncation: Truncation | None) -> float:
+        """Return a token's log-probability under the policy, over what a sampler keeps."""
+        own = self.policy
+        if truncation is not None:
+            kept = truncation.kept(own.exp()[None])[0]
+            kept[token_id] = True
+            own = own - own[kept].logsumexp(dim=0)
+        return float(own[token_id])
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from dgpo_cli.runs.run_folder import RunFolder, check_state, step_of
 from dgpo_cli.runs.token_texts import TokenTexts
 
 if TYPE_CHECKING:
+    from dgpo_cli.inspect.alternatives import NextToken
     from dgpo_cli.policy.policy import Policy
 
 TOP = 8  # likeliest tokens of each model
@@ -40,14 +41,23 @@ def computed_detail(
     position: int, *, found: Statistics, policy: Policy, texts: TokenTexts, weights: str
 ) -> TokenDetail:
     """Run the policy and its reference over the tokens before this one. weights: their name."""
+    models = _models(position, found=found, policy=policy)
+    return _detail(position, found=found, models=models, texts=texts, weights=weights)
+
+
+def _models(position: int, *, found: Statistics, policy: Policy) -> NextToken:
     from dgpo_cli.inspect.alternatives import next_token
 
     line = found.line
-    ids = line.completion.token_ids
+    before = (*line.prompt_ids, *line.completion.token_ids[:position])
+    return next_token(policy, before, temperature=line.temperature or 1.0)
+
+
+def _detail(
+    position: int, *, found: Statistics, models: NextToken, texts: TokenTexts, weights: str
+) -> TokenDetail:
+    ids = found.line.completion.token_ids
     sampled = ids[position]
-    temperature = line.temperature or 1.0
-    before = (*line.prompt_ids, *ids[:position])
-    models = next_token(policy, before, temperature=temperature)
     shown = models.likeliest(TOP, sampled=sampled)
     ranks = models.ranks_of(sampled)
     previous = ids[position - 1] if position else None
@@ -65,7 +75,7 @@ def computed_detail(
         ),
         policy_rank=ranks[0],
         reference_rank=ranks[1],
-        temperature=temperature,
+        temperature=found.line.temperature or 1.0,
         weights=weights,
     )
 
@@ -106,23 +116,18 @@ def stored_detail(
     except (CheckpointError, ModelError, UnreadableError) as error:
         tell(observer, f"{weights}, which sampled it, does not load: {error}")
         return by_hand
-    detail = computed_detail(position, found=found, policy=policy, texts=texts, weights=weights)
-    _compare(detail, found=found, observer=observer)
-    return detail
-
-
-def _compare(detail: TokenDetail, *, found: Statistics, observer: Observer) -> None:
-    """Print a note if the sampled token's probability is not the one that training stored."""
-    sampled = found.line.completion.token_ids[detail.position]
-    (own,) = (each.policy for each in detail.alternatives if each.id == sampled)
-    stored = found.logprobs[detail.position]
-    now = math.log(own) if own > 0 else -math.inf
+    models = _models(position, found=found, policy=policy)
+    now = models.logprob(
+        found.line.completion.token_ids[position], truncation=settings.rollout.truncation
+    )
+    stored = found.logprobs[position]
     if not abs(now - stored) <= _OFF:
         tell(
             observer,
-            f"{detail.weights} gives token {detail.position} log-probability {now:.4f}, "
+            f"{weights} gives token {position} log-probability {now:.4f}, "
             f"training stored {stored:.4f}: these are not the weights that sampled it",
         )
+    return _detail(position, found=found, models=models, texts=texts, weights=weights)
 
 
 def _checkpoint_of(run: RunFolder, *, version: int) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from dgpo_cli.config.load import resolve
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.types import Inspection, TokenDetail
 from dgpo_cli.policy.load import model_location
 from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.train import train
 from tests.inspect.looks import look, stored_lines
 from tests.recorder import Notes
 
@@ -101,6 +104,29 @@ def test_weights_that_did_not_sample_are_noticed(trained: Path, tmp_path: Path) 
     )
     look(source=run, group=0, sample=0, at=position, observer=Notes(events))
     assert any("these are not the weights that sampled it" in event for event in events)
+
+
+def test_the_weights_of_a_truncated_sampler_are_known_by_what_it_kept(tmp_path: Path) -> None:
+    """Stored are log-probabilities over that; alternatives are of the whole vocabulary."""
+    overrides = ["rollout.top_p=0.7", "rollout.group_size=4", "rollout.prompts_per_step=8"]
+    train.run(
+        resolve(preset="tiny", overrides=[*overrides, "train.steps=1", "eval.every=0"]),
+        out=tmp_path / "run",
+        resume="never",
+        allow_change=False,
+        observer=Notes([]),
+    )
+    entropies = [line["entropy"] for line in stored_lines(tmp_path / "run")]
+    row = max(range(len(entropies)), key=lambda row: max(entropies[row]))
+    at = entropies[row].index(max(entropies[row]))
+    events: list[str] = []
+    shown = look(
+        source=tmp_path / "run", group=row // 4, sample=row % 4, at=at, observer=Notes(events)
+    )
+    line = stored_lines(tmp_path / "run")[row]
+    (own,) = (a.policy for a in detail_of(shown).alternatives if a.id == line["token_ids"][at])
+    assert line["logprobs"][at] - math.log(own) > 0.05
+    assert not any("not the weights that sampled" in event for event in events)
 
 
 def test_with_a_model_the_alternatives_are_its_own(trained: Path) -> None:
