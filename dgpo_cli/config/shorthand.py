@@ -14,7 +14,8 @@ from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import flatten, known_leaves
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.prompts.catalog import find
+from dgpo_cli.prompts.catalog import find, load_manifest, own_names
+from dgpo_cli.prompts.manifests import HubManifest
 
 SUMS = "sums"
 CHECKERS = ("integer", "math", "choice")
@@ -50,6 +51,21 @@ def data_values(text: str) -> dict[str, Any]:
             f"give {DATA_FORMS}"
         )
     raise ConfigError(f"--data {text}: no such file; give {DATA_FORMS}")
+
+
+def _training_files(dataset: str) -> str | None:
+    """Return the training files of a benchmark's dataset that has its problems in a folder.
+
+    Other folders may have the same problems in another form.
+    """
+    for name in own_names():
+        manifest = load_manifest(name)
+        if not isinstance(manifest, HubManifest) or manifest.dataset != dataset:
+            continue
+        folder, _, file = manifest.files[0].rpartition("/")
+        if folder and file.startswith("test-"):
+            return f"{folder}/train-*"
+    return None
 
 
 def reward_values(text: str) -> dict[str, Any]:
@@ -171,7 +187,8 @@ class Asked:
         if values["prompts.kind"] != "sums":
             values |= {"prompts.problem_column": "problem", "prompts.answer_column": "answer"}
         if values["prompts.kind"] == "hub":
-            values |= {"prompts.revision": None, "prompts.split": "train", "prompts.files": None}
+            files = _training_files(str(self.data))
+            values |= {"prompts.revision": None, "prompts.split": "train", "prompts.files": files}
         yield dotted_layer("--data", values)
 
     def _implied(self) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ from dgpo_cli.config.shorthand import Asked
 from dgpo_cli.planning.fit import fitted
 from dgpo_cli.ui import console
 from tests.cli.helpers import in_process as dgpo
+from tests.hub.hub_server import Hub, serving
+from tests.hub.test_hub import cache
+
+__all__ = ["cache"]  # a fixture of the tests here
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -158,3 +165,59 @@ def test_init_asks_on_a_terminal_and_ends_in_one_line_on_ctrl_c(
     stopped = dgpo("init")
     assert stopped.exit_code == 130
     assert stopped.stderr.splitlines()[-1] == "interrupted"
+
+
+@pytest.fixture
+def gsm8k(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with rows in the form and the folders of GSM8K."""
+    rows = (ROOT / "examples/gsm8k_smollm2/rows.jsonl").read_bytes()
+    files = {
+        "main/train-00000-of-00001.jsonl": rows,
+        "main/test-00000-of-00001.jsonl": b'{"question": "1+1?", "answer": "#### 2"}\n',
+        "socratic/train-00000-of-00001.jsonl": b'{"question": "?", "answer": "#### 3"}\n',
+    }
+    with serving(Hub("openai/gsm8k", "7" * 40, files)) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
+
+
+def test_gsm8k_is_one_command(gsm8k: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = dgpo("train", "--model", "embedded:tiny", "--data", "openai/gsm8k", "--dry-run")
+    assert shown.exit_code == 0, shown.stderr
+    rows = rows_of(shown.stdout)
+    assert rows["prompts.files"][0] == "main/train-*"
+    assert rows["prompts.problem_column"][0] == "question"
+    assert rows["reward.kind"] == [
+        "integer",
+        *["model", "and", "data:", "all", "32", "answers", "are", "integers"],
+    ]
+    assert not any("socratic/" in path or "test-" in path for _, path, _ in gsm8k.requests)
+
+
+def test_the_example_of_gsm8k_trains_from_the_hub_and_from_its_rows(
+    gsm8k: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = ROOT / "examples/gsm8k_smollm2"
+    # The embedded model knows no words, and has a context of 256 bytes.
+    small = {
+        "rollout.max_completion_tokens": 24,
+        "rollout.prompts_per_step": 2,
+        "rollout.group_size": 2,
+        "prompts.max_prompt_tokens": 232,
+        "train.rollouts_every": 1,
+        "prompts.files": "main/train-*",
+    }
+    changes = [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
+    command = ["train", "--config", f"{folder / 'gsm8k.toml'}", "--model", "embedded:tiny"]
+    hub = dgpo(*command, *changes, "--steps", "1", "--out", "hub", "--view", "lines")
+    assert hub.exit_code == 0, hub.stderr
+    rows = ["--data", f"{folder / 'rows.jsonl'}"]
+    own = dgpo(*command, *changes[:-2], *rows, "--steps", "1", "--out", "own", "--view", "lines")
+    assert own.exit_code == 0, own.stderr
+    for out in ("hub", "own"):
+        (path,) = Path(out, "rollouts").glob("*.jsonl")
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len(lines) == 4 and all(line["answer"].isdecimal() for line in lines)
+        assert all("boxed" in line["prompt"] for line in lines)
