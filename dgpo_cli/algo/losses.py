@@ -38,9 +38,8 @@ class Loss(Frozen):
         0.0,
         ge=0,
         le=1000,
-        description="Coefficient of the KL divergence from the reference, which is added to the "
-        "loss of every token; 0: none. GRPO as published has 0.04. Completions without an "
-        "advantage are learnt from, too.",
+        description="Coefficient of the KL term, which holds the policy to the reference; 0: none. "
+        "GRPO as published has 0.04.",
     )
 
     @property

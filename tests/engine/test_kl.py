@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from dgpo_cli.algo.credit import UniformCredit
-from dgpo_cli.algo.losses import ClipLoss, GspoLoss
+from dgpo_cli.algo.losses import CispoLoss, ClipLoss, GspoLoss, Loss
+from dgpo_cli.algo.off_policy import Correction
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.types import Batch
 from dgpo_cli.engine.batch_metrics import update_metrics
 from dgpo_cli.engine.learn import Learner
+from dgpo_cli.engine.piece import NO_CORRECTION
 from dgpo_cli.policy.policy import Policy
 from tests.engine import updates
 from tests.engine.test_update import twin_rule
@@ -117,6 +119,26 @@ def test_the_references_logprobs_are_those_of_the_first_weights(kind: str) -> No
         theirs = torch.tensor(found[len(prompt) - 1 :])
         torch.testing.assert_close(row[: len(completion)], theirs, rtol=0.0, atol=2e-5)
         assert (row[len(completion) :] == 0).all()
+
+
+@pytest.mark.parametrize("loss", [ClipLoss(), GspoLoss(), CispoLoss()], ids=lambda each: each.kind)
+def test_importance_weights_multiply_the_surrogate_and_not_the_kl_term(loss: Loss) -> None:
+    policy = MAKERS["full"]()
+    held = loss.model_copy(update={"kl": KL, "aggregation": "token-mean"})
+    bare = held.model_copy(update={"kl": 0.0})
+    batch = measured(Learner(policy, None), loss=held)
+    sampled = batch.stats.old_logprobs + updates.padded(SHIFTS, batch.mask)
+    batch = dataclasses.replace(batch, sampling_logprobs=sampled)
+    found = {}
+    for name, correction in (("off", NO_CORRECTION), ("on", Correction("token", "mask", 1.1))):
+        with_kl, _ = gradient_of(policy, batch, loss=held, correction=correction)
+        without, _ = gradient_of(policy, batch, loss=bare, correction=correction)
+        share = KL * with_kl.kl / with_kl.learnt_tokens
+        assert with_kl.loss - without.loss == pytest.approx(share, rel=1e-4)
+        assert with_kl.kept_tokens == without.kept_tokens
+        found[name] = without.loss, with_kl.kept_tokens
+    assert abs(found["on"][0] - found["off"][0]) > 1e-3
+    assert found["on"][1] < found["off"][1] == updates.SIGNAL_TOKENS
 
 
 def test_rows_that_do_not_count_are_not_held_to_the_reference() -> None:
