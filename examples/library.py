@@ -12,12 +12,11 @@ from pathlib import Path
 import torch
 
 from dgpo_cli import (
-    DgpoCredit,
     Message,
     Prompt,
     ScoredGroup,
     compare_counts,
-    credit_from_logits,
+    credit_weights,
     estimate,
     judge_answer,
     load_settings,
@@ -78,18 +77,14 @@ for piece, weight in zip(pieces, weights, strict=False):
     print(f"{piece!r:>8} {weight:6.3f} {'#' * round(10 * weight)}")
 
 # %% [markdown]
-# `credit_from_logits` gives the same numbers from logits of your own: here random ones.
+# `credit_weights` gives the same numbers for logits of your own: here random ones.
 
 # %%
 generator = torch.Generator().manual_seed(0)
 logits = torch.randn(1, 12, 50, generator=generator)
 reference = logits + 0.2 * torch.randn(1, 12, 50, generator=generator)
-ids = logits.argmax(dim=-1)
-mask = torch.ones_like(ids, dtype=torch.bool)
-rule = DgpoCredit(tau=0.001)
-stats, credit = credit_from_logits(logits, reference, ids=ids, mask=mask, rule=rule)
-print("d      ", [f"{d:.3f}" for d in stats.hellinger_sq[0].tolist()])
-print("weights", [f"{w:.2f}" for w in credit.weights[0].tolist()])
+shares = credit_weights(logits, reference, mask=torch.ones(1, 12), tau=0.001)
+print("weights", [f"{weight:.2f}" for weight in shares[0].tolist()])
 
 # %% [markdown]
 # ## Check an answer

@@ -18,12 +18,13 @@ import pytest
 import torch
 
 import dgpo_cli
-from dgpo_cli.algo.credit import DgpoCredit, EntropyCredit
+from dgpo_cli.algo.credit import CreditRule, DgpoCredit, UniformCredit
 from dgpo_cli.config.load import load_settings, resolve
 from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.engine.meter import CreditMeter, credit_weights, stats_of_logits
 from dgpo_cli.engine.setup import sampling_engine
 from dgpo_cli.inspect.rollout_file import read_rollouts
-from dgpo_cli.policy.scoring import credit_from_logits
+from dgpo_cli.policy.scoring import token_stats
 from dgpo_cli.rewards.grader import GradeItem, Grader, judge_answer
 from dgpo_cli.rewards.settings import IntegerReward
 from dgpo_cli.stats.comparison import compare_counts
@@ -145,7 +146,7 @@ def test_what_a_change_of_variant_drops_is_warned_of() -> None:
 # Credit.
 
 
-def test_credit_from_logits_is_that_of_training() -> None:
+def test_credit_of_logits_and_of_models_is_that_of_training() -> None:
     policy = tiny.make_policy(apart=0.05)
     engine = engines.make_engine(policy, credit=DgpoCredit(tau=0.002))
     groups = engine.score(engine.sample(engines.PROMPTS, seeds=[[1, 2, 3]] * len(engines.PROMPTS)))
@@ -157,83 +158,111 @@ def test_credit_from_logits_is_that_of_training() -> None:
             with torch.no_grad():
                 own = model(torch.tensor([prompt + ids])).logits[0]
             logits[which, row, : len(ids)] = own[len(prompt) - 1 : -1]
-    stats, credit = credit_from_logits(
-        logits[0],
-        logits[1],
-        ids=batch.completion_ids,
-        mask=batch.mask,
+    stats = stats_of_logits(logits[0], logits[1], batch.mask, temperature=0.8)
+    assert float(stats.hellinger_sq.max()) > 1e-5
+    weights = credit_weights(logits[0], logits[1], batch.mask.long(), 0.002, temperature=0.8)
+    assert float(weights.max()) > 1.05
+    meter = CreditMeter(
+        policy.model,
+        reference=policy._reference,
+        tokenizer=policy.tokenizer,
         rule=DgpoCredit(tau=0.002),
         temperature=0.8,
+        micro_batch_size=2,
     )
-    assert float(stats.hellinger_sq.max()) > 1e-5
+    policy.model.train()
+    measured = meter.weights(
+        prompt_ids=batch.prompt_ids,
+        prompt_mask=batch.prompt_mask.long(),
+        completion_ids=batch.completion_ids,
+        completion_mask=batch.mask.long(),
+        advantages=torch.ones(len(batch.mask)),
+    )
+    assert policy.model.training
     for mine, trained in (
-        (stats.old_logprobs, batch.stats.old_logprobs),
         (stats.entropy, batch.stats.entropy),
         (stats.hellinger_sq, batch.stats.hellinger_sq),
-        (credit.scores, batch.credit.scores),
-        (credit.weights, batch.credit.weights),
+        (weights, batch.credit.weights),
+        (measured, batch.credit.weights),
     ):
         torch.testing.assert_close(mine, trained, rtol=2e-4, atol=2e-5)
 
 
-def _logits(*, apart: float = 0.3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def test_a_meter_takes_the_adapter_off_and_runs_no_reference_that_is_not_needed() -> None:
+    lora = tiny.make_lora_policy(apart=0.05)
+    rows = tiny.rows_of_pairs(tiny.random_pairs([(4, 9), (4, 6), (4, 7)]))
+    given = {
+        "prompt_ids": rows.prompt_ids,
+        "prompt_mask": rows.prompt_mask,
+        "completion_ids": rows.completion_ids,
+        "completion_mask": rows.mask,
+        "advantages": torch.tensor([1.0, -1.0, 0.0]),
+    }
+
+    def weights(rule: CreditRule) -> torch.Tensor:
+        return CreditMeter(lora.model, tokenizer=lora.tokenizer, rule=rule).weights(**given)
+
+    own = weights(DgpoCredit(tau=0.01))
+    stats = token_stats(lora, rows, temperature=1.0, micro_batch_size=3, with_reference=True)
+    expected = DgpoCredit(tau=0.01).credit(stats, rows.mask, vocab_size=lora.vocab_size).weights
+    torch.testing.assert_close(own[:2], expected[:2], rtol=1e-5, atol=1e-6)
+    assert float(own[:2].max()) > 1.1
+    assert torch.equal(own[2], rows.mask[2].float())
+    only = weights(DgpoCredit(tau=0.01, sign="negative"))
+    assert torch.equal(only[0], rows.mask[0].float()) and torch.equal(only[1], own[1])
+    assert torch.equal(weights(UniformCredit()), rows.mask.float())
+
+
+def _logits(*, apart: float = 0.3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     policy = 3 * torch.randn(DISTANCE_FORM, generator=generator)
     reference = policy + apart * torch.randn(DISTANCE_FORM, generator=generator)
-    ids = torch.randint(0, DISTANCE_FORM[2], DISTANCE_FORM[:2], generator=generator)
     mask = torch.arange(DISTANCE_FORM[1]) < torch.tensor([[7], [3], [1], [5], [0]])
-    return policy, reference, ids, mask
+    return policy, reference, mask
 
 
 @pytest.mark.parametrize("at_once", [1, 100, 1 << 22])
-def test_statistics_of_logits_equal_their_definitions_in_float64(
+def test_credit_of_logits_equals_its_definition_in_float64(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dgpo_cli.policy.scoring._MOST", at_once)
-    policy, reference, ids, mask = _logits()
+    monkeypatch.setattr("dgpo_cli.engine.meter._MOST", at_once)
+    policy, reference, mask = _logits()
     policy[0, 0, :5] = reference[0, 0, :5] = -math.inf
-    ids[0, 0] = 1
-    stats, credit = credit_from_logits(
-        policy, reference, ids=ids, mask=mask, rule=EntropyCredit(), temperature=0.7
-    )
+    stats = stats_of_logits(policy, reference, mask, temperature=0.7)
     p, q = ((each.double() / 0.7).softmax(dim=-1) for each in (policy, reference))
     entropy = torch.special.entr(p).sum(dim=-1)
     distance = 1 - (p * q).sqrt().sum(dim=-1)
-    logprobs = p.gather(2, ids[..., None])[..., 0].log()
-    assert stats.old_logprobs[0, 0] == -math.inf
-    for found, exact in (
-        (stats.old_logprobs, logprobs),
-        (stats.entropy, entropy),
-        (stats.hellinger_sq, distance),
-    ):
+    for found, exact in ((stats.entropy, entropy), (stats.hellinger_sq, distance)):
         torch.testing.assert_close(found[mask].double(), exact[mask], rtol=1e-5, atol=1e-6)
         assert (found[~mask] == 0).all()
-    sums = credit.weights.sum(dim=1)
-    torch.testing.assert_close(sums, mask.sum(dim=1).float(), rtol=1e-5, atol=0.0)
+    weights = credit_weights(policy, reference, mask, 0.02, 0.5, temperature=0.7)
+    scores = distance * (entropy / math.log(DISTANCE_FORM[2])).sqrt()
+    for row, length in enumerate(mask.sum(dim=1).tolist()):
+        exact = length * (scores[row, :length] / 0.02).softmax(dim=0)
+        torch.testing.assert_close(weights[row, :length].double(), exact, rtol=1e-4, atol=1e-6)
+    assert (weights[~mask] == 0).all()
 
 
 def test_equal_logits_are_no_distance_apart_and_share_the_credit_evenly() -> None:
-    policy, _, ids, mask = _logits()
+    policy, _, mask = _logits()
     for reference in (policy.clone(), None):
-        stats, credit = credit_from_logits(policy, reference, ids=ids, mask=mask)
-        assert (stats.hellinger_sq == 0).all()
-        assert torch.equal(credit.weights, mask.float())
+        assert torch.equal(credit_weights(policy, reference, mask), mask.float())
 
 
 def test_logits_that_do_not_fit_are_refused_by_name() -> None:
-    policy, reference, ids, mask = _logits()
+    policy, reference, mask = _logits()
     short = reference[..., :-1]
     for message, arguments in (
-        (r"logits: .*must be floating \[B, T, V\]", (policy[0], None, ids, mask)),
-        (r"reference_logits: \[5, 7, 39\]; must be", (policy, short, ids, mask)),
-        (r"ids: torch.int32 .*must be torch.int64", (policy, None, ids.int(), mask)),
-        (r"mask: torch.float32", (policy, None, ids, mask.float())),
-        (r"ids: \d+ to 40; V is 40", (policy, None, ids.masked_fill(ids == ids[0, 0], 40), mask)),
+        (r"policy_logits: .*must be floating \[B, T, V\]", (policy[0], None, mask)),
+        (r"reference_logits: \[5, 7, 39\]; must be", (policy, short, mask)),
+        (r"mask: torch.float32 .*must be 0 and 1, \[5, 7\]", (policy, None, mask * 0.5)),
+        (r"mask: torch.bool \[7, 5\]; must be", (policy, None, mask.T)),
+        (r"greater than 0", (policy, None, mask, 0.0)),
     ):
         with pytest.raises(ValueError, match=message):
-            credit_from_logits(arguments[0], arguments[1], ids=arguments[2], mask=arguments[3])
+            credit_weights(*arguments)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="temperature=0: must be positive"):
-        credit_from_logits(policy, None, ids=ids, mask=mask, temperature=0)
+        credit_weights(policy, None, mask, temperature=0)
 
 
 # Answers.

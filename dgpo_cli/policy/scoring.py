@@ -1,4 +1,4 @@
-"""Token statistics of completions without gradient: of a model in micro-batches, or of logits."""
+"""Token statistics of completions without gradient, in micro-batches."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dgpo_cli.algo.credit import CreditRule, DgpoCredit
 from dgpo_cli.core.events import NOBODY, Observer, phase
-from dgpo_cli.core.types import Credit, KeptTokens, TokenStats
+from dgpo_cli.core.types import KeptTokens, TokenStats
 from dgpo_cli.parallel.ranks import ALONE, Ranks
 from dgpo_cli.policy.batching import Rows, cut_rows
 from dgpo_cli.policy.token_pass.kept import split
-from dgpo_cli.policy.token_pass.moments import Ledger
-from dgpo_cli.policy.token_pass.reduce import reduce_two
-from dgpo_cli.policy.token_pass.tiles import LOG_ZERO, logprobs_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,9 +19,6 @@ if TYPE_CHECKING:
     from dgpo_cli.algo.truncation import Truncation
     from dgpo_cli.policy.policy import Policy
     from dgpo_cli.policy.token_pass import TokenColumns
-
-
-_MOST = 1 << 22  # logits that are reduced at a time
 
 
 class StatsTable:
@@ -206,100 +199,3 @@ def token_stats(
     table.make_whole(only, rows.mask, ranks=ranks)
     table.share_kept(only, rows.mask, ranks=ranks)
     return table.stats
-
-
-@torch.no_grad()
-def credit_from_logits(
-    logits: Tensor,
-    reference_logits: Tensor | None,
-    *,
-    ids: Tensor,
-    mask: Tensor,
-    rule: CreditRule | None = None,
-    temperature: float = 1.0,
-) -> tuple[TokenStats, Credit]:
-    """Return the statistics of every token and its share of the credit, without gradient.
-
-    All are float32 [B, T], and 0 outside the mask. The arithmetic is that of training, which never
-    holds the logits of a whole batch.
-
-    Args:
-        logits: the policy's, floating [B, T, V]; logits[:, t] is what ids[:, t] was drawn from.
-            -inf stands for a token that cannot be drawn.
-        reference_logits: those of the reference, [B, T, V]; None: a distance of 0.
-        ids: the tokens of B completions, int64 [B, T].
-        mask: bool [B, T], True on the tokens of the completion.
-        rule: by default `DgpoCredit()`, with the paper's tau and kappa.
-        temperature: of the sampling; both sets of logits are divided by it.
-
-    Returns:
-        Log-probability and entropy (nats) and squared Hellinger distance.
-        Scores and weights, whose mean over a completion is 1.
-
-    Raises:
-        ValueError: shapes do not fit, an id is not below V, or the temperature is not positive.
-
-    Source: quantities 2 to 4 of DGPO, arXiv 2605.03327.
-
-    Examples:
-        >>> import torch
-        >>> from dgpo_cli import credit_from_logits
-        >>> policy, reference = torch.randn(2, 1, 5, 50, generator=torch.manual_seed(0))
-        >>> ids, mask = torch.zeros(1, 5, dtype=torch.long), torch.ones(1, 5, dtype=torch.bool)
-        >>> stats, credit = credit_from_logits(policy, reference, ids=ids, mask=mask)
-        >>> credit.weights.shape, round(credit.weights.mean().item(), 4)
-        (torch.Size([1, 5]), 1.0)
-    """
-    _check_logits(logits, reference_logits, ids=ids, mask=mask)
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature:g}: must be positive")
-    vocab_size = logits.shape[-1]
-    columns = torch.zeros(3, *mask.shape, device=mask.device)
-    for rows in mask.nonzero().split(max(1, _MOST // vocab_size)):
-        where = tuple(rows.unbind(dim=1))
-        columns[:, where[0], where[1]] = _columns(
-            _halved(logits[where], temperature=temperature),
-            None
-            if reference_logits is None
-            else _halved(reference_logits[where], temperature=temperature),
-            ids=ids[where],
-        )
-    logprobs, entropy, distance = columns.unbind(dim=0)
-    stats = TokenStats(old_logprobs=logprobs, entropy=entropy, hellinger_sq=distance)
-    return stats, (rule or DgpoCredit()).credit(stats, mask, vocab_size=vocab_size)
-
-
-def _halved(logits: Tensor, *, temperature: float) -> Tensor:
-    return (logits.float() * (0.5 / temperature)).clamp(min=LOG_ZERO)
-
-
-def _columns(x: Tensor, z: Tensor | None, *, ids: Tensor) -> Tensor:
-    """Return log-probability, entropy and distance, float32 [3, N], of half logits [N, V]."""
-    chosen = x.gather(1, ids.unsqueeze(1)).squeeze(1)
-    ledger = Ledger(len(ids), device=x.device)
-    reduce_two(x, z, scratch=torch.empty_like(x), numbers=ledger.next_tile())
-    sums = ledger.result()
-    found = (logprobs_of(chosen, sums.log_total()), sums.entropy(), sums.hellinger_sq())
-    return torch.stack(found).float()
-
-
-def _check_logits(
-    logits: Tensor, reference_logits: Tensor | None, *, ids: Tensor, mask: Tensor
-) -> None:
-    """Raise ValueError unless logits are [B, T, V], ids int64 [B, T] below V, mask bool [B, T]."""
-    shape = tuple(logits.shape)
-    if len(shape) != 3 or not logits.is_floating_point():
-        raise ValueError(f"logits: {logits.dtype} {list(shape)}; must be floating [B, T, V]")
-    if reference_logits is not None and tuple(reference_logits.shape) != shape:
-        raise ValueError(
-            f"reference_logits: {list(reference_logits.shape)}; must be those of logits, "
-            f"{list(shape)}"
-        )
-    for name, tensor, dtype in (("ids", ids, torch.int64), ("mask", mask, torch.bool)):
-        if tuple(tensor.shape) != shape[:2] or tensor.dtype != dtype:
-            raise ValueError(
-                f"{name}: {tensor.dtype} {list(tensor.shape)}; must be {dtype} {list(shape[:2])}"
-            )
-    chosen = ids[mask]
-    if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < shape[2]:
-        raise ValueError(f"ids: {int(chosen.min())} to {int(chosen.max())}; V is {shape[2]}")
