@@ -32,10 +32,10 @@ if TYPE_CHECKING:
         Verdict,
     )
     from dgpo_cli.engine.engine import Engine
-    from dgpo_cli.engine.meter import CreditMeter, credit_weights
     from dgpo_cli.engine.setup import sampling_engine, training_engine
     from dgpo_cli.environments.environment import Environment, EnvScore, EnvTask, Episode, Said
     from dgpo_cli.inspect.rollout_file import read_rollouts
+    from dgpo_cli.policy.scoring import CreditMeter, credit_weights
     from dgpo_cli.rewards.grader import GradeItem, Grader, judge_answer
     from dgpo_cli.rewards.terms.call import RewardCompletion
     from dgpo_cli.runs.rollouts import RolloutLine
@@ -56,7 +56,7 @@ _HOMES = {
     "engine.setup": "sampling_engine training_engine",
     "environments.environment": "Environment EnvScore EnvTask Episode Said",
     "inspect.rollout_file": "read_rollouts",
-    "engine.meter": "CreditMeter credit_weights",
+    "policy.scoring": "CreditMeter credit_weights",
     "rewards.grader": "GradeItem Grader judge_answer",
     "rewards.terms.call": "RewardCompletion",
     "runs.rollouts": "RolloutLine",

@@ -21,10 +21,9 @@ import dgpo_cli
 from dgpo_cli.algo.credit import CreditRule, DgpoCredit, UniformCredit
 from dgpo_cli.config.load import load_settings, resolve
 from dgpo_cli.core.errors import ConfigError, DataError
-from dgpo_cli.engine.meter import CreditMeter, credit_weights, stats_of_logits
 from dgpo_cli.engine.setup import sampling_engine
 from dgpo_cli.inspect.rollout_file import read_rollouts
-from dgpo_cli.policy.scoring import token_stats
+from dgpo_cli.policy.scoring import CreditMeter, credit_weights, stats_of_logits, token_stats
 from dgpo_cli.rewards.grader import GradeItem, Grader, judge_answer
 from dgpo_cli.rewards.settings import IntegerReward
 from dgpo_cli.stats.comparison import compare_counts
@@ -225,7 +224,7 @@ def _logits(*, apart: float = 0.3) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 def test_credit_of_logits_equals_its_definition_in_float64(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dgpo_cli.engine.meter._MOST", at_once)
+    monkeypatch.setattr("dgpo_cli.policy.scoring._MOST", at_once)
     policy, reference, mask = _logits()
     policy[0, 0, :5] = reference[0, 0, :5] = -math.inf
     stats = stats_of_logits(policy, reference, mask, temperature=0.7)
