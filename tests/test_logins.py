@@ -14,7 +14,7 @@ import pytest
 
 from dgpo_cli.config.changes import differences
 from dgpo_cli.config.dump import describe, dump_toml
-from dgpo_cli.config.layers import set_layer
+from dgpo_cli.config.layers import set_layers
 from dgpo_cli.config.load import Resolved, layered, resolve
 from dgpo_cli.core.errors import BackendError, ConfigError, without_logins
 from dgpo_cli.core.events import NOBODY
@@ -65,7 +65,7 @@ def test_a_password_with_a_slash_is_not_shown_either(at: str) -> None:
 
 def test_settings_keep_a_login_for_the_connection_alone() -> None:
     found = resolved(f"http://{LOGIN}@127.0.0.1:1")
-    again = layered(found, set_layer(["seed=4"]))
+    again = layered(found, *set_layers(["seed=4"]))
     for each in (found, again):
         (url,) = urls_of(each)
         assert (url, url.login) == ("http://127.0.0.1:1", LOGIN)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.config.tree import Choice, known_leaves, locate
+from dgpo_cli.core.own_code import SPEC_ERROR
 from dgpo_cli.core.refusal import one_of, problem, shown
 from dgpo_cli.core.text import cut
 
@@ -131,6 +132,9 @@ def invalid_values(
         seen.add(key)
         if details["type"] == "value_error":  # a section's own check of its settings together
             yield f"{key}: {details['ctx']['error']}"
+            continue
+        if details["type"] == SPEC_ERROR:
+            yield f"{key}={details['msg']}"
             continue
         source = sources.get(key) or sources.get(_list_of(key), "")
         origin = f" ({source})" if source not in ("", "--set") else ""

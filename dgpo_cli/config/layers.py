@@ -96,9 +96,12 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise tomllib.TOMLDecodeError(message) from error
 
 
-def set_layer(arguments: Sequence[str]) -> Layer:
-    """Read the arguments of --set; the last one wins. Raises ConfigError without a '='."""
-    tree: dict[str, Any] = {}
+def set_layers(arguments: Sequence[str]) -> list[Layer]:
+    """Read the arguments of --set; the last one wins. Raises ConfigError without a '='.
+
+    They are one layer, but that what reaches into a list of an earlier argument is above it.
+    """
+    trees: list[dict[str, Any]] = [{}]
     for argument in arguments:
         key, equals, raw = argument.partition("=")
         parts = [part.strip() for part in key.split(".")]
@@ -106,8 +109,19 @@ def set_layer(arguments: Sequence[str]) -> Layer:
             raise ConfigError(
                 f"--set {argument}: needs the form key=value, for example --set optim.lr=1e-6"
             )
-        _insert(tree, parts, _parse(raw.strip()))
-    return Layer("--set", tree)
+        if _reaches_into_a_list(trees[-1], parts):
+            trees.append({})
+        _insert(trees[-1], parts, _parse(raw.strip()))
+    return [Layer("--set", tree) for tree in trees]
+
+
+def _reaches_into_a_list(tree: Mapping[str, Any], parts: Sequence[str]) -> bool:
+    node: Any = tree
+    for part in parts:
+        if isinstance(node, Argument):
+            return isinstance(node.parsed, list)
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return False
 
 
 def flag_layers(flags: Mapping[str, tuple[str, Any]]) -> list[Layer]:
@@ -124,42 +138,13 @@ def dotted_layer(name: str, values: Mapping[str, Any]) -> Layer:
 
 
 def _insert(tree: dict[str, Any], parts: Sequence[str], value: Any) -> None:
-    node: dict[str, Any] | list[Any] = tree
-    for at, part in enumerate(parts[:-1]):
-        if isinstance(node, list):
-            node = node[_position(node, part)]
-            continue
+    node = tree
+    for part in parts[:-1]:
         inner = node.get(part)
-        if isinstance(inner, Argument) and _has_tables(inner.parsed):
-            inner = inner.parsed  # a list that an earlier argument gave
-            _position(inner, parts[at + 1])
-        elif not isinstance(inner, dict):
+        if not isinstance(inner, dict):
             inner = node[part] = {}
         node = inner
-    if isinstance(node, list):
-        node[_position(node, parts[-1])] = value
-    else:
-        node[parts[-1]] = value
-
-
-def _has_tables(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(t, dict) for t in value)
-
-
-def _position(tables: list[Any], part: str) -> int:
-    """Return the position of a table, by its number or name; the next one is added.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    names = [str(table.get("name")) for table in tables]
-    if part in names:
-        return names.index(part)
-    if not part.isdecimal() or int(part) > len(tables):
-        raise ConfigError(f"--set: the list before has {len(tables)} entries and no {part}")
-    if int(part) == len(tables):
-        tables.append({})
-    return int(part)
+    node[parts[-1]] = value
 
 
 def _parse(raw: str) -> Argument | dict[str, Any]:

@@ -19,7 +19,7 @@ from dgpo_cli.config.layers import (
     file_layer,
     flag_layers,
     preset_layer,
-    set_layer,
+    set_layers,
 )
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import Choice, Model, entry, flatten, is_table, nest, section
@@ -77,7 +77,7 @@ def resolve(
     if config is not None:
         stack.put(file_layer(config))
     between = chosen if protocol is None else (*chosen, protocol)
-    for layer in (*between, set_layer(overrides), *flag_layers(flags or {})):
+    for layer in (*between, *set_layers(overrides), *flag_layers(flags or {})):
         stack.put(layer)
     return stack.resolved()
 

@@ -15,6 +15,7 @@ from dgpo_cli.config.changes import change_text, differences
 from dgpo_cli.config.dump import describe, dump_toml, with_stored_sources
 from dgpo_cli.config.load import Resolved, layered, resolve
 from dgpo_cli.config.reference import completions, find
+from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import flatten
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.types import SettingChange
@@ -85,6 +86,7 @@ def test_a_list_of_tables_is_one_setting_and_names_its_variant(tmp_path: Path) -
         (['terms=[{kind = "length"}]', "terms.1.kind=format", "terms.1.pattern=x"],
          {"length": 1.0, "format": 1.0}),
         (['terms=[{kind = "length", name = "a"}]', "terms.a.weight=4"], {"length": 4.0}),
+        (["terms.0.weight=9", 'terms=[{kind = "length"}]'], {"length": 1.0}),
         (["terms.0.kind=format", "terms.0.pattern=x", "terms.1="], {"format": 1.0}),
     ],
 )  # fmt: skip
@@ -244,3 +246,19 @@ def test_a_set_goes_on_into_an_entry(text: str, offered: list[str]) -> None:
 
 def test_tables_of_a_dump_are_valid_toml(tmp_path: Path) -> None:
     assert len(tomllib.loads(dump_toml(two(tmp_path)))["reward"]["terms"]) == 2
+
+
+def test_an_entry_has_the_name_that_it_gives_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (load, reference, tree):
+        monkeypatch.setattr(module, "Settings", Settings)
+    tree.known_leaves.cache_clear()
+    given = ['reward.terms=[{kind = "math"}, {kind = "python", path = "own.py:brief"}]']
+    resolved = resolve(overrides=[*given, "reward.terms.brief.weight=0.5"])
+    assert [each.weight for each in terms(resolved)] == [1.0, 0.5]
+    with pytest.raises(ConfigError) as caught:
+        resolve(overrides=[*given, "reward.terms.brief.path=own.py"])
+    assert str(caught.value) == (
+        "reward.terms.1.path=own.py: names no class or function; write own.py:NAME"
+    )

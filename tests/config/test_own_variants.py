@@ -12,6 +12,7 @@ import pytest
 
 from dgpo_cli.config.changes import differences, run_name
 from dgpo_cli.config.dump import dump_toml
+from dgpo_cli.config.layers import set_layers
 from dgpo_cli.config.load import layered, resolve
 from dgpo_cli.config.reference import find
 from dgpo_cli.config.tree import flatten
@@ -85,14 +86,8 @@ def test_a_preset_gives_what_both_have_and_what_is_dropped_is_noted() -> None:
     assert resolved.sources["credit.sign"] == "preset tiny"
     (note,) = resolved.notes
     assert note.endswith("are dropped: rule own_rule.py:Mine has none of them")
-    back = layered(resolved, *_layers("credit.rule=uniform"))
+    back = layered(resolved, *set_layers(["credit.rule=uniform"]))
     assert flatten(back.settings.credit).keys() == {"rule", "sign", "refresh"}
-
-
-def _layers(*overrides: str) -> list[object]:
-    from dgpo_cli.config.layers import set_layer
-
-    return [set_layer(overrides)]
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,17 @@ that its import statements name, and theirs.
 
 from dgpo_cli.core.own_code.files import digest_of, digests_of, is_spec
 from dgpo_cli.core.own_code.load import load_own, where_it_failed
-from dgpo_cli.core.own_code.settings import STAND_IN, OwnVariant, Spec, own_code_of, own_files
+from dgpo_cli.core.own_code.settings import (
+    SPEC_ERROR,
+    STAND_IN,
+    OwnVariant,
+    Spec,
+    own_code_of,
+    own_files,
+)
 
 __all__ = [
+    "SPEC_ERROR",
     "STAND_IN",
     "OwnVariant",
     "Spec",

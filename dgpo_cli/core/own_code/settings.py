@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
-from pydantic_core import core_schema
+from pydantic_core import PydanticCustomError, core_schema
 
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.own_code.files import digests_of, is_spec, split_spec
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 
+SPEC_ERROR = "own_code"  # the type of an error whose message begins with the value
 STAND_IN = "stand-in"  # the context of a validation that runs no code of the user's
 
 
@@ -31,7 +32,7 @@ def _well_formed(spec: str) -> str:
     try:
         split_spec(spec)
     except ConfigError as error:
-        raise ValueError(str(error).removeprefix(f"{spec}: ")) from error
+        raise PydanticCustomError(SPEC_ERROR, "{told}", {"told": str(error)}) from error
     return spec
 
 
