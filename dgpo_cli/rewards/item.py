@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dgpo_cli.core.thinking import OPENER
-from dgpo_cli.core.types import Completion, FinishReason, Message, Prompt
+from dgpo_cli.core.types import Completion, FinishReason, Message, Outcome, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class GradeItem:
     starts_in_thought: the prompt opened a thought that the text continues.
     prefix: what the assistant's turn began with, before the text.
     part: the source of the problem in a mixture. group: equal for the completions of one prompt.
+
+    outcome: that of the first term that judges, for terms that read it.
 
     The other fields are for functions and servers of the user's.
     """
@@ -28,6 +30,7 @@ class GradeItem:
     prefix: str = ""
     part: str = ""
     group: int = 0
+    outcome: Outcome | None = None
     prompt_id: str = ""
     token_ids: tuple[int, ...] = ()
     messages: tuple[Message, ...] = ()

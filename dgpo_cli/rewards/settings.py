@@ -15,7 +15,9 @@ from dgpo_cli.rewards.checkers import Extract as Extract
 from dgpo_cli.rewards.played import EnvironmentReward
 from dgpo_cli.rewards.terms.base import RewardTerm
 from dgpo_cli.rewards.terms.checked import CheckedTerm, ChoiceTerm, IntegerTerm, MathTerm
+from dgpo_cli.rewards.terms.http import HttpTerm
 from dgpo_cli.rewards.terms.python import OwnFunction, PythonTerm
+from dgpo_cli.rewards.terms.shape import FormatTerm, LengthTerm, RepetitionTerm
 
 
 class RewardValues(AnswerChecker):
@@ -82,7 +84,17 @@ class ChoiceReward(ChoiceChecker, RewardValues):
 
 CheckerReward = IntegerReward | MathReward | ChoiceReward
 _EXTRACT: Extract = "boxed-or-answer-line"
-AnyTerm = Annotated[IntegerTerm | MathTerm | ChoiceTerm | PythonTerm, Field(discriminator="kind")]
+AnyTerm = Annotated[
+    IntegerTerm
+    | MathTerm
+    | ChoiceTerm
+    | PythonTerm
+    | HttpTerm
+    | FormatTerm
+    | LengthTerm
+    | RepetitionTerm,
+    Field(discriminator="kind"),
+]
 
 
 class _Summed(Frozen):

@@ -104,6 +104,7 @@ class RewardTerm(Frozen):
     judges: ClassVar[bool] = False  # it may say whether an answer is correct
     needs_answer: ClassVar[bool] = False  # problems without an answer are refused
     wants_columns: ClassVar[bool] = False  # it reads the other columns of the data
+    reads_outcome: ClassVar[bool] = False  # it comes after those that judge, and gets their outcome
 
     name: str | None = Field(
         None,

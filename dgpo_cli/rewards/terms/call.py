@@ -222,20 +222,20 @@ class _Calls:
 
     def _read(self, returned: Any, *, count: int) -> list[_Result]:
         if self._asked.single:
-            return [_score(returned)]
+            return [score_of(returned)]
         if isinstance(returned, str | bytes | Mapping) or not hasattr(returned, "__iter__"):
             raise _Unusable(f"returned {_kind(returned)}; return a list with a score for each")
         scores = list(returned.tolist() if hasattr(returned, "tolist") else returned)
         if len(scores) != count:
             raise _Unusable(f"returned {len(scores):,} scores for {count:,} completions")
-        return [_score(each) for each in scores]
+        return [score_of(each) for each in scores]
 
 
 async def _awaited(returned: Awaitable[Any]) -> Any:
     return await returned
 
 
-def _score(returned: Any) -> _Result:
+def score_of(returned: Any) -> _Result:
     """Return value, outcome and note of what was returned for one completion."""
     parts = returned if isinstance(returned, tuple) else (returned,)
     if not 1 <= len(parts) <= 3:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.core.errors import DataError
@@ -21,6 +22,7 @@ from dgpo_cli.rewards.checkers import shown_gold
 from dgpo_cli.rewards.terms.base import RewardTerm, Shared, TermScore
 
 if TYPE_CHECKING:
+    from dgpo_cli.core.types import Outcome
     from dgpo_cli.rewards.item import GradeItem
 
 Scores = Mapping[str, TermScore]  # of one completion, by the name of the term
@@ -62,8 +64,15 @@ class TermsAtWork:
         found: list[dict[str, TermScore]] = [{} for _ in items]
         total = sum(map(len, own))
         with phase(self._observer, "scoring", total=total, unit="scores") as advance:
-            for term, scorer, numbers in zip(self._terms, self._scorers, own, strict=True):
-                scores = scorer.score([items[number] for number in numbers], done=advance)
+            # Those that read the outcome of the others are last.
+            work = zip(self._terms, self._scorers, own, strict=True)
+            for term, scorer, numbers in sorted(work, key=lambda each: each[0].reads_outcome):
+                given = [items[number] for number in numbers]
+                if term.reads_outcome:
+                    outcomes = [self._outcome(found[number]) for number in numbers]
+                    pairs = zip(given, outcomes, strict=True)
+                    given = [replace(item, outcome=outcome) for item, outcome in pairs]
+                scores = scorer.score(given, done=advance)
                 for number, score in zip(numbers, scores, strict=True):
                     found[number][term.label] = score
         weights = {term.label: term.weight for term in self._terms}
@@ -72,6 +81,11 @@ class TermsAtWork:
     def close(self) -> None:
         for scorer in self._scorers:
             scorer.close()
+
+    def _outcome(self, scores: Scores) -> Outcome | None:
+        """Return the outcome of the first term that judges, in the order of the settings."""
+        there = (scores[t.label] for t in self._terms if t.label in scores)
+        return next((score.outcome for score in there if score.outcome is not None), None)
 
 
 def added(scores: Scores, *, weights: Mapping[str, float]) -> Verdict:

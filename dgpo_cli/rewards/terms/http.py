@@ -1,0 +1,237 @@
+"""The term that asks a server of the user's: a judge, or a sandbox that runs what a model wrote.
+
+A request is a POST with JSON:
+
+    {"version": 1, "completions": [{"prompt_id": "7", "answer": "42", "columns": {...},
+     "messages": [{"role": "user", "content": "..."}],
+     "text": "...", "tokens": 5, "finish_reason": "stop"}]}
+
+The answer has a score for each, in order: a number, true, false, null (the term does not apply),
+or an object with `score`, and `outcome` and `note` if it likes:
+
+    {"scores": [1.0, true, null, {"score": 0.5, "outcome": "wrong", "note": "no proof"}]}
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.text import cut
+from dgpo_cli.rewards.terms.base import Done, RewardTerm, Scorer, Shared, TermScore, failed
+from dgpo_cli.rewards.terms.call import score_of
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from dgpo_cli.rewards.item import GradeItem
+
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_FIRST_PAUSE_S = 0.5  # before the second try; doubled by each further one
+_LONGEST_PAUSE_S = 30.0
+_NOTE_CHARS = 300
+
+
+class HttpTerm(RewardTerm):
+    """A server of yours."""
+
+    judges: ClassVar[bool] = True
+    wants_columns: ClassVar[bool] = True
+
+    kind: Literal["http"] = "http"
+    url: str = Field(pattern=r"^https?://\S+$", description="Where completions are sent to.")
+    api_key_env: str | None = Field(
+        None,
+        min_length=1,
+        description="Environment variable with a key, sent as a bearer token; unset: none is sent.",
+    )
+    group: bool = Field(
+        False, description="Send the completions of one prompt, all of them, at a time."
+    )
+    batch_size: int = Field(16, ge=1, description="Most completions of one request.")
+    max_in_flight: int = Field(8, ge=1, le=256, description="Most requests at the same time.")
+    retries: int = Field(
+        3, ge=0, le=20, description="Further tries of a request that may succeed later."
+    )
+    correct_at: float | None = Field(
+        None, description="A score from here on is correct, any other is wrong; unset: neither."
+    )
+    timeout_s: float = Field(60.0, gt=0, le=86400, description="Longest wait for an answer.")
+
+    def scorer(self, shared: Shared) -> Scorer:
+        return _Asker(self)
+
+
+class _Failed(Exception):
+    """A request without scores; the message says why."""
+
+
+class _Asker:
+    """Sends the completions, several requests at a time."""
+
+    def __init__(self, term: HttpTerm) -> None:
+        self._term = term
+        self._client: httpx2.Client | None = None
+        self._closed = False
+
+    def start(self) -> None: ...
+
+    def score(self, items: Sequence[GradeItem], *, done: Done) -> list[TermScore]:
+        if self._client is None:
+            self._client = self._open()
+        calls = list(_calls(items, most=self._term.batch_size, group=self._term.group))
+        found: list[TermScore] = []
+        with ThreadPoolExecutor(self._term.max_in_flight, "reward") as pool:
+            try:
+                for call, scores in zip(calls, pool.map(self._scores, calls), strict=True):
+                    found += scores
+                    done(len(call))
+            except BaseException:  # Ctrl-C
+                self._closed = True
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return found
+
+    def close(self) -> None:
+        self._closed = True
+        if self._client is not None:
+            self._client.close()
+
+    def _open(self) -> httpx2.Client:
+        import httpx2
+
+        name = self._term.api_key_env
+        key = os.environ.get(name, "").strip() if name is not None else ""
+        if name is not None and not key:
+            raise ConfigError(f"{name} is not set; the reward {self._term.label} names it")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        limits = httpx2.Limits(max_connections=self._term.max_in_flight)
+        timeout = httpx2.Timeout(self._term.timeout_s, connect=min(10.0, self._term.timeout_s))
+        return httpx2.Client(headers=headers, timeout=timeout, limits=limits)
+
+    def _scores(self, call: Sequence[GradeItem]) -> list[TermScore]:
+        try:
+            return [self._score(each) for each in self._ask(call)]
+        except _Failed as error:
+            late = isinstance(error.__cause__, TimeoutError)
+            return [failed("timeout" if late else "error", str(error))] * len(call)
+
+    def _score(self, given: Any) -> TermScore:
+        if isinstance(given, Mapping):
+            known = {"score", "outcome", "note"}
+            if "score" not in given or given.keys() - known:
+                return failed("error", f"the server answered {_shown(given)} for a completion")
+            given = (given["score"], given.get("outcome"), given.get("note"))
+        elif isinstance(given, list):
+            return failed("error", f"the server answered {_shown(given)} for a completion")
+        value, outcome, note = score_of(given)
+        if outcome == "error":
+            return failed("error", f"the server {note}")
+        if value is None:
+            return TermScore(float("nan"), note=note)
+        if outcome is None and self._term.correct_at is not None:
+            outcome = "correct" if value >= self._term.correct_at else "wrong"
+        return TermScore(value, outcome, note=note)
+
+    def _ask(self, call: Sequence[GradeItem]) -> list[Any]:
+        """Return what the server says of each completion of a call.
+
+        Raises:
+            _Failed: it says nothing usable.
+        """
+        body = {"version": 1, "completions": [_told(item) for item in call]}
+        for attempt in range(self._term.retries + 1):
+            if self._closed:
+                raise _Failed("stopped")
+            try:
+                return self._tried(body, count=len(call))
+            except _MayPass as error:
+                if attempt == self._term.retries:
+                    tries = f" ({attempt + 1} tries)" if attempt else ""
+                    raise _Failed(f"{error}{tries}") from error.__cause__
+                pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
+                time.sleep(min(_LONGEST_PAUSE_S, max(pause, error.wait_s)))
+        raise AssertionError("the last try raises")
+
+    def _tried(self, body: Any, *, count: int) -> list[Any]:
+        import httpx2
+
+        assert self._client is not None
+        url = self._term.url
+        try:
+            answer = self._client.post(url, json=body)
+        except httpx2.TimeoutException as error:
+            told = f"{url}: no answer in timeout_s={self._term.timeout_s:g}"
+            raise _MayPass(told) from TimeoutError(str(error))
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            reason = str(error).strip() or type(error).__name__
+            raise _MayPass(f"{url}: {cut(reason, _NOTE_CHARS)}") from None
+        if answer.status_code != 200:
+            told = f"{url} answered {answer.status_code}: {_first_line(answer.text)}"
+            if answer.status_code in _AGAIN:
+                raise _MayPass(told, wait_s=_wait(answer.headers.get("retry-after")))
+            raise _Failed(told)
+        try:
+            scores = answer.json()["scores"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise _Failed(f"{url} answered no scores: {_first_line(answer.text)}") from None
+        if not isinstance(scores, list) or len(scores) != count:
+            has = f"{len(scores):,} scores" if isinstance(scores, list) else "no list of scores"
+            raise _Failed(f"{url} answered {has} for {count:,} completions")
+        return scores
+
+
+class _MayPass(Exception):
+    """A try that failed; another may not."""
+
+    def __init__(self, message: str, *, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+def _calls(items: Sequence[GradeItem], *, most: int, group: bool) -> Iterator[list[GradeItem]]:
+    """Yield the completions of each request."""
+    call: list[GradeItem] = []
+    for item in items:
+        ends = item.group != call[-1].group if group and call else len(call) == most
+        if ends:
+            yield call
+            call = []
+        call.append(item)
+    if call:
+        yield call
+
+
+def _told(item: GradeItem) -> dict[str, Any]:
+    return {
+        "prompt_id": item.prompt_id,
+        "messages": [{"role": turn.role, "content": turn.content} for turn in item.messages],
+        "text": item.text,
+        "tokens": len(item.token_ids),
+        "finish_reason": item.finish_reason,
+        "answer": item.gold,
+        "columns": dict(item.columns),
+    }
+
+
+def _first_line(text: str) -> str:
+    return cut(next(iter(text.strip().splitlines()), "nothing"), _NOTE_CHARS)
+
+
+def _shown(value: Any) -> str:
+    return cut(re.sub(r"\s+", " ", repr(value)), _NOTE_CHARS)
+
+
+def _wait(header: str | None) -> float:
+    """Return the seconds of a Retry-After; 0 without a number."""
+    try:
+        return max(0.0, float(header or 0))
+    except ValueError:
+        return 0.0
