@@ -77,6 +77,7 @@ _USED_BY: Mapping[str, tuple[str, ...]] = {
     "credit.rule": ("train", *_PLAN, "inspect"),
     "credit.noise_every": ("train",),
     "loss": ("train",),
+    "loss.kl": ("train", *_PLAN),
     "off_policy": ("train",),
     "optim": ("train",),
     "optim.kind": ("train", *_PLAN),

@@ -39,6 +39,11 @@ def test_every_line_of_the_list_of_users_is_needed() -> None:
     assert needed == set(reference._USED_BY)
 
 
+def test_the_kl_term_is_planned_with_and_bounds_of_the_ratio_are_not() -> None:
+    used = {each.name: each.used_by for each in find("loss")}
+    assert "plan" in used["loss.kl"] and "plan" not in used["loss.clip_high"]
+
+
 def test_a_setting_tells_its_value_in_every_preset_that_has_it() -> None:
     told = {each.name: each.presets for each in find(None)}
     for preset in preset_names():
