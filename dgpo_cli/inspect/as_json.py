@@ -56,7 +56,13 @@ class Token:
     score: Annotated[Real, doc("s: d h^kappa for the rule dgpo.")]
     weight: Annotated[Real, doc("w: the mean over the completion is 1.")]
     advantage: Annotated[Real, doc("A w.")]
-    rank: Annotated[Rank, doc("By weight, from 1; ties by score, by d, then by place.")]
+    rank: Annotated[
+        Rank | None,
+        doc(
+            "By weight, from 1; ties by score, by d, then by place. Null for a token that an "
+            "environment wrote, whose numbers are 0."
+        ),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +257,7 @@ def _detail(detail: TokenDetail | None) -> DetailJson | None:
 
 
 def _completion(shown: InspectedCompletion) -> dict[str, Any]:
-    weights, stored = [token.weight for token in shown.tokens], shown.stored
+    weights, stored = [token.weight for token in shown.own], shown.stored
     total = math.fsum(weights)
     completion = filled(
         InspectedJson,
@@ -278,5 +284,5 @@ def _tokens(shown: InspectedCompletion, *, vocab_size: int) -> Iterator[Token]:
             bytes=token.hex or None,
             gate=gate(token.entropy, vocab_size=vocab_size),
             advantage=token.weight * shown.advantage,
-            rank=ranks[at],
+            rank=ranks.get(at),
         )

@@ -164,6 +164,7 @@ def _completion(shown: InspectedCompletion, *, inspection: Inspection) -> dict[s
         "starts": [piece.start for piece, _, _ in parts],
         "ends": [at for at, (_, _, ends) in enumerate(parts) if ends],
         "steps": [step.start for step in steps_of(tokens)],
+        "env": [at for at, token in enumerate(tokens) if token.environment],
     }
 
 
@@ -183,7 +184,7 @@ def _numbers(values: Iterable[float]) -> list[float | int]:
 
 def _facts(shown: InspectedCompletion, *, inspection: Inspection) -> dict[str, Any]:
     """Return the facts of one completion that the page has without a script."""
-    scale = Scale.of([token.weight for token in shown.tokens], steps=STEPS)
+    scale = Scale.of([token.weight for token in shown.own], steps=STEPS)
     return {
         "shown": shown,
         "name": _name(shown),

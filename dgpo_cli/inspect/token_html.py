@@ -109,10 +109,11 @@ def token_lines(tokens: Sequence[InspectedToken], *, vocab_size: int) -> Iterato
 
     The scale is the terminal's fixed one: 1/2 to 2, no colour from 0.8 to 1.25.
     """
-    scale = Scale.of([token.weight for token in tokens], steps=STEPS)
+    own = [token.weight for token in tokens if not token.environment]
+    scale = Scale.of(own, steps=STEPS)
     line: TokenLine = []
     for piece, text, ends in shown_pieces(tokens):
-        look = level_class(scale.level(piece.weight))
+        look = "env" if piece.environment else level_class(scale.level(piece.weight))
         line.append((look, _title(piece, tokens, scale=scale, vocab_size=vocab_size), text))
         if ends:
             yield line
@@ -131,6 +132,8 @@ def shown_pieces(tokens: Sequence[InspectedToken]) -> Iterator[tuple[Piece, str,
 
 def _title(piece: Piece, tokens: Sequence[InspectedToken], *, scale: Scale, vocab_size: int) -> str:
     token = tokens[piece.start]
+    if piece.environment:
+        return f"token {piece.start}: written by the environment"
     if piece.stop - piece.start > 1:
         last = piece.stop - 1
         return f"tokens {piece.start} to {last}: w {scale.number(piece.weight)} in all"

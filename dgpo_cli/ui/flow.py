@@ -16,6 +16,8 @@ from rich.style import Style
 from dgpo_cli.core.text import Glyphs, split_cells, visible
 from dgpo_cli.ui.ramp import Ramp
 
+FOREIGN = 1 << 10  # the level of text that has none, because another than the policy wrote it
+
 
 class Run(NamedTuple):
     """Visible text of one level; `listed` if its token is in the table."""
@@ -155,7 +157,8 @@ def coloured(lines: Iterable[Line], *, ramp: Ramp) -> Iterator[Segment]:
         for text, level, listed in line:
             key = (level, listed)
             if key not in styles:
-                styles[key] = ramp.style(level, listed=listed)
+                dim = level == FOREIGN
+                styles[key] = Style(dim=True) if dim else ramp.style(level, listed=listed)
             yield Segment(text, styles[key])
         yield Segment.line()
 
@@ -173,4 +176,6 @@ def level_glyph(level: int, *, glyphs: Glyphs) -> str:
     """Return the glyph of a level, a space for 0; ink grows with the distance from 0."""
     if level == 0:
         return " "
+    if level == FOREIGN:
+        return glyphs.separator
     return glyphs.above[level - 1] if level > 0 else glyphs.below[-level - 1]

@@ -83,6 +83,11 @@ class InspectedCompletion:
     noise_floor: float | None = None
     prefix: str = ""
 
+    @property
+    def own(self) -> tuple[InspectedToken, ...]:
+        """The tokens that the policy wrote."""
+        return tuple(token for token in self.tokens if not token.environment)
+
 
 @dataclass(frozen=True, slots=True)
 class Alternative:

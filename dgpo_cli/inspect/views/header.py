@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from dgpo_cli.algo.credit import CreditRule
@@ -40,9 +41,10 @@ def header(
     page.fields(
         ("outcome", outcome(completion, glyphs=page.glyphs)),
         ("finish", completion.finish_reason),
-        ("tokens", f"{len(completion.tokens):,}"),
+        ("tokens", f"{len(completion.own):,}"),
         ("reward", short(completion.reward)),
         ("advantage", signed(completion.advantage)),
+        *_turns(completion),
     )
     page.blank()
     _credit(page, completion, scale=scale)
@@ -52,6 +54,15 @@ def header(
         page.paragraph(note, "dim")
     elif can_be_sharper(completion, inspection=inspection, scale=scale):
         page.paragraph(SHARPER, "dim")
+
+
+def _turns(completion: InspectedCompletion) -> list[tuple[str, str]]:
+    """Return the fields of a completion of several turns."""
+    marks = [token.environment for token in completion.tokens]
+    if not any(marks):
+        return []
+    turns = 1 + sum(now and not before for before, now in pairwise(marks))
+    return [("turns", str(turns)), ("env. tokens", f"{sum(marks):,}")]
 
 
 def question(
@@ -124,7 +135,7 @@ def sign_note(completion: InspectedCompletion, *, inspection: Inspection) -> str
 
 def _credit(page: Page, completion: InspectedCompletion, *, scale: Scale) -> None:
     """Write how far the credit is from GRPO's, and two invariants of the weights shown."""
-    weights = [token.weight for token in completion.tokens]
+    weights = [token.weight for token in completion.own]
     if not weights:
         return
     mean = math.fsum(weights) / len(weights)
@@ -151,7 +162,7 @@ def _credit(page: Page, completion: InspectedCompletion, *, scale: Scale) -> Non
 
 def distance_is_noise(completion: InspectedCompletion) -> str | None:
     """Return a note if the distances are noise, else None."""
-    distances = sorted(token.hellinger_sq for token in completion.tokens)
+    distances = sorted(token.hellinger_sq for token in completion.own)
     if not distances or completion.noise_floor is None:
         return None
     most = distances[math.ceil(0.99 * len(distances)) - 1]
@@ -192,14 +203,14 @@ def can_be_sharper(
     """Return whether the weights are close to GRPO's only because tau is too large."""
     if inspection.rule != "dgpo" or inspection.parameters.get("target_ess") is not None:
         return False
-    scores = {token.score for token in completion.tokens if math.isfinite(token.score)}
-    weights = [token.weight for token in completion.tokens]
+    scores = {token.score for token in completion.own if math.isfinite(token.score)}
+    weights = [token.weight for token in completion.own]
     return len(scores) > 1 and is_like_grpo(weights, scale=scale)
 
 
 def in_words(completion: InspectedCompletion, *, scale: Scale) -> str:
     """Return one sentence on how far this credit is from GRPO's."""
-    weights = [token.weight for token in completion.tokens]
+    weights = [token.weight for token in completion.own]
     if not weights:
         return "This completion has no tokens."
     if scale.is_uniform:

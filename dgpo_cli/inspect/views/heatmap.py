@@ -5,7 +5,7 @@ from __future__ import annotations
 from dgpo_cli.core.types import InspectedCompletion, Inspection
 from dgpo_cli.inspect.views.body import Body
 from dgpo_cli.inspect.views.header import header
-from dgpo_cli.inspect.views.legend import legend
+from dgpo_cli.inspect.views.legend import environment, legend
 from dgpo_cli.inspect.views.measure import What, measure_of, pieces
 from dgpo_cli.inspect.views.ranking import Ranking, ranked_by
 from dgpo_cli.inspect.views.strip import Strip
@@ -37,7 +37,7 @@ def render(
 
     def draw(page: Page) -> None:
         steps = levels(page.depth)
-        weights = Scale.of([token.weight for token in tokens], steps=steps)
+        weights = Scale.of([token.weight for token in completion.own], steps=steps)
         measure = measure_of(completion, what=what, steps=steps, fit=fit)
         ramp = measure.ramp(page.depth)
         peaks = ranked_by(measure, tokens, top=max(top, PEAKS))
@@ -50,6 +50,7 @@ def render(
         Body(shown, measure, positions, peaks, page, ramp, whole).draw()
         page.blank()
         legend(page, measure, ramp=ramp, merged=merged)
+        environment(page, tokens, ramp=ramp)
         page.blank()
         table = Ranking(tokens, shown, measure, weights, inspection.vocab_size, page, ramp)
         table.draw(positions)

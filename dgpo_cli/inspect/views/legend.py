@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from dgpo_cli.core.text import pad
+from dgpo_cli.core.types import InspectedToken
 from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.measure import Measure, What
-from dgpo_cli.ui.flow import level_glyph
+from dgpo_cli.ui.flow import FOREIGN, level_glyph
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Ramp
 from dgpo_cli.ui.scale import Scale
@@ -86,6 +88,13 @@ def legend(
         notes += [f"characters made of several tokens: the sum of {numbers}"]
     text = " · ".join(notes).replace("·", page.glyphs.separator)
     page.paragraph(text, "dim")
+
+
+def environment(page: Page, tokens: Sequence[InspectedToken], *, ramp: Ramp | None) -> None:
+    """Say how tokens of an environment look, if there are any."""
+    if any(token.environment for token in tokens):
+        look = "dim" if ramp else f"{level_glyph(FOREIGN, glyphs=page.glyphs)} below"
+        page.paragraph(f"{look}: written by the environment, which has no credit", "dim")
 
 
 def _marks(measure: Measure, *, ramp: Ramp, listed: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dgpo_cli.core.token_texts import MAX_PARTS, REPLACEMENT
 from dgpo_cli.inspect.views.linear import Linear
+from dgpo_cli.ui.flow import FOREIGN
 from dgpo_cli.ui.ramp import GROWING, RAMPS, Depth, Ramp
 from dgpo_cli.ui.scale import Scale
 
@@ -24,12 +25,14 @@ class Piece:
 
     start, stop: its tokens. weight: the sum of their credit weights.
     text: raw model text; None for tokens without text of their own.
+    environment: the policy did not write it.
     """
 
     text: str | None
     start: int
     stop: int
     weight: float
+    environment: bool = False
 
 
 def _pieces(tokens: Sequence[InspectedToken]) -> Iterator[tuple[str | None, int, int]]:
@@ -55,7 +58,7 @@ def pieces(tokens: Sequence[InspectedToken]) -> tuple[Piece, ...]:
     piece.
     """
     return tuple(
-        Piece(text, start, stop, _weight(tokens[start:stop]))
+        Piece(text, start, stop, _weight(tokens[start:stop]), tokens[start].environment)
         for text, start, stop in _pieces(tokens)
     )
 
@@ -71,7 +74,7 @@ class Measure:
     """One number a token, T in all, and their scale.
 
     weight diverges on a logarithmic scale around 1, advantage (A x w) on a linear one around 0; the
-    others grow from 0.
+    others grow from 0. Tokens of an environment have none: NaN.
     """
 
     what: What
@@ -94,6 +97,8 @@ class Measure:
 
     def piece_level(self, piece: Piece) -> int:
         """Return the step of the sum over the tokens of a piece."""
+        if piece.environment:
+            return FOREIGN
         if piece.stop - piece.start == 1:
             return self.level(piece.start)
         return self.scale.level(added(self.values[piece.start : piece.stop]))
@@ -112,7 +117,10 @@ def measure_of(
     fit: fit the scale of the weights to the completion; that of other numbers always is.
     """
     values = tuple(
-        value_of(token, what=what, advantage=completion.advantage) for token in completion.tokens
+        math.nan
+        if token.environment
+        else value_of(token, what=what, advantage=completion.advantage)
+        for token in completion.tokens
     )
     return Measure(what, values, scale_of(what, values, steps=steps, fit=fit))
 

@@ -42,7 +42,8 @@ def ranked(tokens: Sequence[InspectedToken], *, top: int) -> tuple[int, ...]:
         numbers = (token.weight, token.score, token.hellinger_sq)
         return tuple(-number if not math.isnan(number) else math.inf for number in numbers)
 
-    return tuple(sorted(range(len(tokens)), key=key)[: max(0, top)])
+    own = (at for at, token in enumerate(tokens) if not token.environment)
+    return tuple(sorted(own, key=key)[: max(0, top)])
 
 
 def ranked_by(measure: Measure, tokens: Sequence[InspectedToken], *, top: int) -> tuple[int, ...]:

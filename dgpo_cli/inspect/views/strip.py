@@ -6,6 +6,7 @@ Single tokens that stand out are marked by their rank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,9 +32,11 @@ def spans(count: int, *, cells: int) -> tuple[tuple[int, int], ...]:
 def bar(scale: Scale | Linear, value: float, *, glyphs: Glyphs) -> str:
     """Return the glyph of a number, from the lowest bar at the scale's lower end to the highest.
 
-    On a fitted scale the smallest weight has the lowest bar, the largest the highest. Bars of other
-    numbers stand on 0; the furthest from 0 is the highest.
+    A number that is not there has none. On a fitted scale the smallest weight has the lowest bar,
+    the largest the highest. Bars of other numbers stand on 0; the furthest from 0 is the highest.
     """
+    if math.isnan(value):
+        return " "
     steps = _ASCII if glyphs.ascii_only else glyphs.fractions[1:9]
     share, low, high = (scale.share(each) for each in (value, scale.low, scale.high))
     if isinstance(scale, Linear):
@@ -44,6 +47,11 @@ def bar(scale: Scale | Linear, value: float, *, glyphs: Glyphs) -> str:
         low, high = -1.0, 1.0
     height = (share - low) / (high - low) if high else 0.0
     return steps[round(7 * min(1.0, max(0.0, height)))]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean of the numbers that tokens have: those of an environment have none."""
+    return mean([value for value in values if not math.isnan(value)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ class Strip:
         if not self.measure.values:
             return
         cells = spans(len(self.measure.values), cells=self.page.width)
-        values = [mean(self.measure.values[start:stop]) for start, stop in cells]
+        values = [_mean(self.measure.values[start:stop]) for start, stop in cells]
         scale = self.measure.shared(values)
         glyphs = self.page.glyphs
         line = self.page.add()

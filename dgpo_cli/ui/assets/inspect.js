@@ -15,6 +15,7 @@ function openAt(at) {
   shown.advantage ??= NaN;
   if (shown.stored) shown.trained = numbers(shown.stored.w);
   const count = shown.w.length;
+  const foreign = new Set(shown.env); // tokens that an environment wrote: they have no numbers
   const pieceOf = new Int32Array(count);
   shown.starts.forEach((start, piece) => pieceOf.fill(piece, start));
   state.at = at;
@@ -22,6 +23,8 @@ function openAt(at) {
     kept: -1,
     here: 0,
     shown,
+    foreign,
+    own: (values) => (foreign.size ? values.filter((_, t) => !foreign.has(t)) : values),
     s: shown.s,
     w: shown.w,
     pieceOf,
@@ -50,7 +53,8 @@ function showFacts() {
   $("reward").textContent = short(shown.reward ?? NaN);
   $("advantage").textContent = signed(shown.advantage);
   $("rule").textContent = shown.ruleName;
-  $("count").textContent = grouped(shown.w.length);
+  const others = view.foreign.size;
+  $("count").textContent = grouped(shown.w.length - others) + (others ? ` and ${grouped(others)} of the environment` : "");
   $("finish").textContent = shown.finish;
   $("prompt").textContent = shown.prompt;
   $("answer").textContent = shown.answer;
@@ -86,8 +90,12 @@ function recompute() {
   const { shown } = view;
   if (view.isWhatIf) {
     const { tau, kappa } = view;
-    const found = dgpoCredit(shown.entropy, shown.d, { tau, kappa, vocabSize: data.vocabSize });
-    Object.assign(view, { s: found.scores, w: found.weights });
+    const options = { tau, kappa, vocabSize: data.vocabSize };
+    const found = dgpoCredit(view.own(shown.entropy), view.own(shown.d), options);
+    let next = 0;
+    const places = shown.w.map((_, t) => (view.foreign.has(t) ? -1 : next++));
+    const spread = (values) => places.map((place) => (place < 0 ? 0 : values[place]));
+    Object.assign(view, { s: spread(found.scores), w: spread(found.weights) });
   } else {
     Object.assign(view, { s: shown.s, w: shown.w });
   }
@@ -101,13 +109,13 @@ function recompute() {
 }
 
 function repaint() {
-  view.factor = factorOf(view.w);
+  view.factor = factorOf(view.own(view.w));
   view.order = state.sort === "weight" ? view.byWeight : ordered(view, state.sort);
   setScale();
   const isUniform = state.what === "weight" ? view.factor === 1 : view.scale.low === view.scale.high;
   const listed = new Set(isUniform ? [] : view.order.slice(0, TOP).map((t) => view.pieceOf[t]));
   view.spans.forEach((span, piece) => {
-    let look = levelClass(view, view.pieceLevels[piece]);
+    let look = view.foreign.has(view.shown.starts[piece]) ? "env" : levelClass(view, view.pieceLevels[piece]);
     if (listed.has(piece)) look += " listed";
     if (piece === view.kept) look += " kept";
     if (look !== view.looks[piece]) span.className = view.looks[piece] = look;
@@ -130,7 +138,7 @@ const WHATS = { // of a token; the parts of a character add up
 
 function setScale() {
   const value = WHATS[state.what];
-  const values = Array.from(view.w, (_, t) => value(t));
+  const values = Array.from(view.w, (_, t) => (view.foreign.has(t) ? NaN : value(t)));
   const isWeight = state.what === "weight";
   const end = endOf(values);
   const fits = state.range === "fit" || view.factor === 1;
@@ -151,17 +159,18 @@ function setScale() {
 // Characters that several tokens make have the colour of a sum, which may lie beyond the scale.
 const summed = () => (view.shown.starts.length < view.w.length ? ["characters made of several tokens: their sum"] : []);
 const UNDERLINED = `underlined: first ${TOP} of the table`;
+const foreignNote = () => (view.foreign.size ? ["italic: written by the environment"] : []);
 
 function weightScale(factor, fits) {
   if (factor === 1) return { arms: "du", low: "", high: "", notes: ["every token has weight 1"] };
   const [low, high] = [1 / factor, factor].map((end) => weightEnd(end, factor));
-  const below = view.w.some((weight) => logWeight(weight) < -Math.log(factor) - 1e-6);
-  const above = view.w.some((weight) => logWeight(weight) > Math.log(factor) + 1e-6);
+  const below = view.own(view.w).some((weight) => logWeight(weight) < -Math.log(factor) - 1e-6);
+  const above = view.own(view.w).some((weight) => logWeight(weight) > Math.log(factor) + 1e-6);
   return {
     arms: "du",
     low: (below ? "≤ " : "") + low,
     high: (above ? "≥ " : "") + high,
-    notes: ["log scale, 1 in the middle", ...(fits ? [] : ["0.8 to 1.25: no colour"]), "bold: above 1", UNDERLINED, ...summed()],
+    notes: ["log scale, 1 in the middle", ...(fits ? [] : ["0.8 to 1.25: no colour"]), "bold: above 1", UNDERLINED, ...summed(), ...foreignNote()],
   };
 }
 
@@ -176,7 +185,7 @@ function linearScale(end, values) {
     arms: isSigned ? "du" : "q",
     low: isSigned ? linearEnd(-end, true) : "0",
     high: linearEnd(end, isSigned),
-    notes: [isSigned ? "linear scale, 0 in the middle" : "linear scale", UNDERLINED, ...summed()],
+    notes: [isSigned ? "linear scale, 0 in the middle" : "linear scale", UNDERLINED, ...summed(), ...foreignNote()],
   };
 }
 
@@ -187,16 +196,17 @@ function showCredit() {
     const changed = (view.isWhatIf || shown.stored) && was !== text;
     $(id).replaceChildren(text, make("span", "was", changed ? `${base} ${was}` : ""));
   };
-  const found = spreadTexts(w);
-  view.was ??= spreadTexts(shown.trained ?? shown.w);
+  const own = view.own(w);
+  const found = spreadTexts(own);
+  view.was ??= spreadTexts(view.own(shown.trained ?? shown.w));
   for (const id of ["fraction", "largest", "tops"]) tile(id, found[id], view.was[id]);
   const total = sum(w.map((weight) => weight * shown.advantage));
-  const expected = w.length * shown.advantage;
+  const expected = own.length * shown.advantage;
   const holds = Math.abs(total - expected) <= Math.max(1e-9, 1e-4 * Math.abs(expected));
   const check = `${holds ? "✓" : "✗"} ${fixed(total, 4)}${holds ? "" : `, not ${fixed(expected, 4)}`}`;
   const totalText = Number.isNaN(expected) ? "unknown" : check;
   tile("sum", totalText, totalText);
-  $("words").textContent = inWords(w);
+  $("words").textContent = inWords(own);
   $("tau-value").textContent = String(view.tau);
   $("kappa-value").textContent = String(view.kappa);
   $("tau").setAttribute("aria-valuetext", `tau ${view.tau}`);

@@ -36,7 +36,7 @@ function ordered(view, column) {
   });
   const { w, s } = view;
   const { d } = view.shown;
-  return Array.from(keys, (_, t) => t).sort(
+  return view.own(Array.from(keys, (_, t) => t)).sort(
     (a, b) => keys[a] - keys[b] || w[b] - w[a] || s[b] - s[a] || d[b] - d[a] || a - b,
   );
 }
