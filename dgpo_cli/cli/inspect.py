@@ -152,6 +152,17 @@ TargetEss = Annotated[
         rich_help_panel=CHANGE,
     ),
 ]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Show the weights with another setting of the credit rule, as in --set "
+        "credit.share=0.3; may be repeated.",
+        metavar="credit.KEY=VALUE",
+        autocompletion=complete.override,
+        rich_help_panel=CHANGE,
+    ),
+]
 What = Annotated[
     measure.What | None,
     typer.Option(
@@ -240,6 +251,7 @@ def inspect(
     tau: Tau = None,
     kappa: Kappa = None,
     target_ess: TargetEss = None,
+    overrides: Set = None,
     model: Model = None,
     reference: Reference = None,
     adapter: options.Adapter = None,
@@ -266,6 +278,7 @@ def inspect(
         dgpo inspect runs/tiny --tau 1.0 --html credit.html
     """
     _check_numbers(tau=tau, kappa=kappa, target_ess=target_ess)
+    _check_overrides(overrides or ())
     _check_source(source=source, rollouts=rollouts, prompt=prompt, completion=completion)
     views = {"--json": as_json, "--at": at is not None, "--pair": pair, "--steps": steps}
     _check_views({**views, "--full": full}, sample=sample, prompt=prompt, what=what, html=html)
@@ -296,7 +309,7 @@ def inspect(
                 model=model, reference=reference, adapter=adapter, chat_template=arguments
             ),
             choice=Selection(group=group, sample=sample, one=one, pair=pair),
-            what_if=WhatIf(rule=rule, tau=tau, kappa=kappa, target_ess=target_ess),
+            what_if=WhatIf(rule, tau, kappa, target_ess, tuple(overrides or ())),
             at=at,
             observer=observer,
         )
@@ -371,6 +384,17 @@ def _check_views(
             "--at and --html: the page shows the numbers of every token; leave out --at, "
             "or draw the token with --svg or --png"
         )
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for what is no setting of a credit rule, or has an option of its own."""
+    for each in overrides:
+        key = each.partition("=")[0].strip()
+        if not key.startswith("credit."):
+            raise ConfigError(f"--set {each}: only credit.KEY=VALUE changes the weights shown")
+        name = key.removeprefix("credit.")
+        if name in ("rule", "tau", "kappa", "target_ess"):
+            raise ConfigError(f"--set {each}: give --{name.replace('_', '-')} instead")
 
 
 def _check_source(

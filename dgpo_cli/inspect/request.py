@@ -46,12 +46,16 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """Another credit than the one that trained; None keeps a setting."""
+    """Another credit than the one that trained; None keeps a setting.
+
+    overrides: other settings under credit, as after --set.
+    """
 
     rule: str | None = None
     tau: float | None = None
     kappa: float | None = None
     target_ess: float | None = None
+    overrides: tuple[str, ...] = ()
 
     @property
     def changes(self) -> dict[str, float]:
@@ -62,4 +66,4 @@ class WhatIf:
     @property
     def asks(self) -> bool:
         """Return whether anything is given."""
-        return self.rule is not None or bool(self.changes)
+        return self.rule is not None or bool(self.changes) or bool(self.overrides)

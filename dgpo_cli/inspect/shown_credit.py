@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgpo_cli.algo.credit import CreditRule, DgpoCredit
-from dgpo_cli.config.load import resolve
+from dgpo_cli.config.layers import set_layers
+from dgpo_cli.config.load import layered, resolve
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.own_code import is_spec
 from dgpo_cli.core.refusal import shown
@@ -76,7 +77,7 @@ class Rules:
 
     def _rule(self, line: RolloutLine, what_if: WhatIf, *, run_code: bool) -> CreditRule:
         stored = dict(line.stats.credit) if line.stats and line.stats.credit else {"rule": "dgpo"}
-        key = json.dumps([stored, what_if.rule, what_if.changes, run_code])
+        key = json.dumps([stored, what_if.rule, what_if.changes, what_if.overrides, run_code])
         if key not in self._found:
             if what_if.asks:
                 self.trained(line)  # its own errors are not those of the what-if
@@ -95,21 +96,25 @@ class Rules:
 def _resolved(stored: dict[str, Any], what_if: WhatIf, *, run_code: bool) -> CreditRule:
     changes = what_if.changes
     # A rule without such a setting is not meant; for a named rule, resolve refuses it.
-    meant = stored["rule"] if all(name in stored for name in changes) else "dgpo"
+    trained = stored["rule"]
+    meant = trained if all(name in stored for name in changes) else "dgpo"
     rule = what_if.rule or meant
-    if is_spec(stored["rule"]) and rule != stored["rule"]:  # its code may not be here
+    if is_spec(trained) and rule != trained:  # its code may not be here
         stored = {name: stored[name] for name in ("sign", "refresh") if name in stored}
     if any(stored.get(name) != value for name, value in changes.items()):
         stored.pop("target_ess_over", None)  # the rest of the batch is not here
     if "tau" in changes:
         stored.pop("target_ess", None)  # a given tau is not searched
     flags: dict[str, tuple[str, Any]] = {"credit.rule": ("--rule", rule)} if what_if.asks else {}
-    if rule == "top-entropy" != stored["rule"]:
+    if rule == "top-entropy" != trained:
         flags["credit.share_over"] = ("--rule", "completion")  # the rest of the batch is not here
     for name, value in changes.items():
         flags[f"credit.{name}"] = (f"--{name.replace('_', '-')}", value)
     written = [f"credit.{k}={_toml(v)}" for k, v in stored.items() if v is not None]
-    return resolve(overrides=written, flags=flags, run_code=run_code).settings.credit
+    found = resolve(overrides=written, flags=flags, run_code=run_code)
+    if what_if.overrides:
+        found = layered(found, *set_layers(what_if.overrides))
+    return found.settings.credit
 
 
 def _toml(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict
@@ -118,3 +119,16 @@ def test_the_card_of_letters_has_the_number_of_options_and_no_math_verify() -> N
     }
     general = checker_entry(resolve(overrides=["reward.kind=math"]).settings)
     assert general["math_verify"] and "choices" not in general
+
+
+def test_a_card_knows_the_code_of_the_users_own_that_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text("def score(completion): return True\n", encoding="utf-8")
+    given = ["reward.kind=python", "reward.path=own.py:score"]
+    first = checker_entry(resolve(overrides=given).settings)
+    assert first["code"] == {"own.py": hashlib.sha256(Path("own.py").read_bytes()).hexdigest()}
+    Path("own.py").write_text("def score(completion): return False\n", encoding="utf-8")
+    assert checker_entry(resolve(overrides=given).settings)["code"] != first["code"]
+    assert "code" not in checker_entry(resolve().settings)

@@ -62,6 +62,11 @@ def test_an_own_rule_is_shown_by_arithmetic_on_the_stored_numbers(trained: Path)
         assert [t.weight for t in shown.tokens] == pytest.approx(wanted, rel=1e-4, abs=1e-9)
         assert shown.stored is not None and shown.stored.rule == "dgpo"
     assert rule_name(found, tau=None, glyphs=UNICODE) == f"{MINE}, power 2.0"
+    other = look(source=trained, rule=MINE, overrides=("credit.power=1",), group=0, sample=0)
+    surprise = [-x for x in stored_lines(trained)[0]["logprobs"]]
+    wanted = [len(surprise) * x / sum(surprise) for x in surprise]
+    (shown,) = other.completions
+    assert [t.weight for t in shown.tokens] == pytest.approx(wanted, rel=1e-4, abs=1e-9)
 
 
 def test_the_weights_that_trained_are_shown_without_the_code(trained: Path) -> None:
@@ -71,6 +76,7 @@ def test_the_weights_that_trained_are_shown_without_the_code(trained: Path) -> N
     for shown in found.completions:
         assert [t.weight for t in shown.tokens][:2] == [0.5, 1.5]
     assert rule_name(found, tau=None, glyphs=UNICODE) == f"{MINE}, power 3.0"
+    assert look(source=run, rule="top-entropy").rule == "top-entropy"
     (other, *_) = look(source=run, rule="uniform").completions
     assert other.stored is not None and list(other.stored.weights)[:2] == [0.5, 1.5]
     assert named(other.stored.rule, other.stored.parameters, None) == f"{MINE}, power 3.0"
@@ -93,5 +99,12 @@ def test_every_output_has_the_weights_of_an_own_rule(trained: Path) -> None:
     assert (told["rule"], told["parameters"]["power"]) == (MINE, 2.0)
     shown = dgpo("inspect", str(trained), "--rule", MINE).stdout
     assert f"credit rule {MINE}, power 2.0" in shown and "Against the weights" in shown
+    for given, said in (
+        ("credit.pwoer=1", "did you mean credit.power?"),
+        ("seed=1", "only credit.KEY=VALUE changes the weights shown"),
+        ("credit.tau=1", "give --tau instead"),
+    ):
+        ended = dgpo("inspect", str(trained), "--rule", MINE, "--set", given)
+        assert ended.exit_code == 2 and said in ended.stderr
     ended = dgpo("inspect", str(trained), "--rule", "own.py:Surprised")
     assert ended.exit_code == 2 and "did you mean own.py:Surprise?" in ended.stderr
