@@ -192,7 +192,7 @@ def fields_of(path: Path, name: str) -> set[str]:
     }
 
 
-def test_every_name_of_trl_is_a_field_of_its_config() -> None:
+def fields_of_trl() -> set[str]:
     trl = importlib.util.find_spec("trl")
     if trl is None or trl.origin is None:
         pytest.skip("TRL is in the development extra")
@@ -200,7 +200,25 @@ def test_every_name_of_trl_is_a_field_of_its_config() -> None:
     transformers = importlib.util.find_spec("transformers")
     assert transformers is not None and transformers.origin is not None
     known = fields_of(Path(trl.origin).parent / "trainer/grpo_config.py", "GRPOConfig")
-    known |= fields_of(Path(transformers.origin).parent / "training_args.py", "TrainingArguments")
+    return known | fields_of(
+        Path(transformers.origin).parent / "training_args.py", "TrainingArguments"
+    )
+
+
+def test_the_script_of_trl_sets_what_its_config_has() -> None:
+    text = (ROOT / "docs/from-trl-or-verl.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    [script] = [block for block in blocks if "GRPOConfig(" in block]
+    [call] = [
+        node
+        for node in ast.walk(ast.parse(script))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "GRPOConfig"
+    ]
+    assert {keyword.arg for keyword in call.keywords} <= fields_of_trl()
+
+
+def test_every_name_of_trl_is_a_field_of_its_config() -> None:
+    known = fields_of_trl()
     rows = rows_of_from_trl()
     assert len(rows) > 30 and all(len(row) == 4 for row in rows)
     named = {name.partition("=")[0] for row in rows for name in re.findall(r"`(.*?)`", row[1])}
