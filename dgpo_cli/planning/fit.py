@@ -210,7 +210,8 @@ class _Fit:
         limit = min(_LONGEST, context // 2 if context else _LONGEST)
         if most > limit:
             most = limit
-            reason += f"; of a context of {context:,} half is left for completions"
+            half = context is not None and most == context // 2
+            reason += f"; limit: {f'half of the context of {context:,}' if half else f'{most:,}'}"
         if not tokenizer.chat_template:
             reason += "; the model has no chat template: plain text"
         self.put(reason, {"prompts.max_prompt_tokens": min(limit, _rounded(most, 16))})

@@ -45,7 +45,12 @@ def problems_seen(
     Raises:
         As open_prompts.
     """
-    stream = open_prompts(settings.prompts, seed=settings.seed, observer=observer)
+    stream = open_prompts(
+        settings.prompts,
+        seed=settings.seed,
+        answered=settings.reward.needs_answer,
+        observer=observer,
+    )
     if stream.prompts is not None:
         return stream.prompts, len(stream.prompts)
     return tuple(stream.take(Position(), count=_DRAWN)), None

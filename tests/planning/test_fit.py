@@ -12,7 +12,7 @@ import pytest
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.shorthand import Asked
-from dgpo_cli.core.errors import NoModelError
+from dgpo_cli.core.errors import DataError, NoModelError
 from dgpo_cli.core.types import Message, Prompt
 from dgpo_cli.planning import fit, seen
 from dgpo_cli.planning.budget import Device
@@ -160,7 +160,7 @@ def test_lengths_are_those_of_the_data_within_the_context(
     long = [{"problem": f"{n}+{'1+' * 80}1?", "answer": n + 81} for n in range(9)]
     limited = fitted(Asked(model=TINY, data=data(long)))
     assert limited.settings.prompts.max_prompt_tokens == 128
-    assert "of a context of 256 half" in limited.sources["prompts.max_prompt_tokens"]
+    assert "limit: half of the context of 256" in limited.sources["prompts.max_prompt_tokens"]
     on("cpu", 64)
     worked = [
         {"question": f"{n}+1?", "answer": f"{'so it is ' * 40}\n#### {n + 1}"} for n in range(9)
@@ -238,3 +238,30 @@ def test_problems_that_ask_for_no_form_under_a_bare_template_are_told(
     fitted(Asked(preset="qwen7b-lora", data=asking), observer=Ear())
     fitted(Asked(preset="tiny", data=data(sums(5))), observer=Ear())
     assert len(heard) == 1
+
+
+def test_a_function_judges_data_without_answers(
+    data: Callable[[Rows], str], tmp_path: Path
+) -> None:
+    function = tmp_path / "my.py"
+    function.write_text("def score(completion):\n    return float(len(completion.text) < 20)\n")
+    path = data([{"question": f"{n}+7?"} for n in range(5)])
+    resolved = fitted(Asked(model=TINY, data=path, reward=f"{function}:score"))
+    assert resolved.settings.reward.kind == "python"
+    assert "reward.kind" not in of(resolved)
+    with pytest.raises(DataError, match="no field 'answer'"):
+        fitted(Asked(model=TINY, data=path))
+
+
+def test_a_base_model_is_told_to_get_plain_text_and_a_long_context_is_not_filled(
+    data: Callable[[Rows], str], on: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on("cuda", 80)
+    tokenizer = load_tokenizer(ModelSettings(path=TINY))
+    tokenizer.chat_template = None
+    monkeypatch.setattr(fit, "load_tokenizer", lambda settings: tokenizer)
+    rows = [{"problem": "word " * 3000 + f"{n}?", "answer": n} for n in range(5)]
+    resolved = fitted(Asked(model=BIG, data=data(rows)))
+    assert "no chat template: plain text" in resolved.sources["prompts.max_prompt_tokens"]
+    assert resolved.settings.prompts.max_prompt_tokens == 4096  # of the model's 131,072
+    assert resolved.settings.rollout.max_completion_tokens == 2048

@@ -293,3 +293,32 @@ def test_eval_of_the_run_samples_from_its_last_policy(run: Watched, tmp_path: Pa
             observer=NOBODY,
         )
         assert list(completion.token_ids) == line["token_ids"]
+
+
+def test_the_example_of_gsm8k_trains_this_model(smollm2: Path, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples/gsm8k_smollm2"
+    sizes = ("prompts_per_step=2", "group_size=2", "max_completion_tokens=96")
+    result = dgpo(
+        *("train", "--config", str(example / "gsm8k.toml"), "--model", str(smollm2)),
+        *("--data", str(example / "rows.jsonl"), "--steps", "1", "--out", str(tmp_path / "run")),
+        *(f"--set=rollout.{size}" for size in sizes),
+        "--set=train.rollouts_every=1",
+    )
+    assert result.exit_code == 0, result.output
+    lines = json_lines(tmp_path / "run/rollouts/step-000001.jsonl")
+    assert len(lines) == 4 and all(line["answer"].isdecimal() for line in lines)
+    assert all("How many" in line["prompt"] and "boxed" in line["prompt"] for line in lines)
+    assert len({line["completion"] for line in lines}) > 1
+
+
+def test_without_a_preset_this_model_is_trained_whole_on_a_cpu(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = Path(__file__).parents[2] / "examples/gsm8k_smollm2/rows.jsonl"
+    shown = dgpo("train", "--model", str(smollm2), "--data", str(rows), "--dry-run")
+    assert shown.exit_code == 0, shown.output
+    values = {line.split()[0]: line.split()[1] for line in shown.stdout.splitlines()}
+    assert values["adapter.kind"] == "none" and values["optim.lr"] == "1e-05"
+    assert values["prompts.max_prompt_tokens"] == "96"
+    assert values["rollout.max_completion_tokens"] == "256"
