@@ -43,8 +43,18 @@ MADE_UP = {
     "credit.tua=0.1",
 }
 SETTING = re.compile(r"`([a-z_]+\.[a-z_.]*[a-z])(?:=[^`]*)?`")
+SNIPPET = re.compile(r'^--8<-- "([^":]+)(?::(\w+))?"$', re.MULTILINE)
 GZIP = b"\x1f\x8b"
 SECTIONS = frozenset(Settings.model_fields)
+
+
+def snippet(path: str, section: str | None) -> str:
+    """The text of a file that a page includes, or a section of it."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if section is None:
+        return text
+    marks = re.findall(rf"^.*8<-- \[(?:start|end):{section}\].*$", text, re.MULTILINE)
+    return text.partition(marks[0])[2].partition(marks[1])[0]
 
 
 def commands_of(text: str) -> Iterator[list[str]]:
@@ -60,6 +70,8 @@ def anchors_of(page: Path) -> set[str]:
 
 def overrides_of(words: list[str]) -> list[str]:
     values = [value for option, value in itertools.pairwise(words) if option == "--set"]
+    # The entry of a list is one of the file that --config names.
+    values = [value for value in values if entry_fields(value.partition("=")[0]) is None]
     return [value.replace("=N", "=8") for value in values if value not in MADE_UP]
 
 
@@ -143,7 +155,7 @@ def test_every_setting_exists(page: Path) -> None:
     leaves = known_leaves()
     sections = {leaf.rpartition(".")[0] for leaf in leaves}
     named = [name for name in SETTING.findall(text) if name.partition(".")[0] in SECTIONS]
-    files = re.compile(r"\.(?:toml|jsonl?|py|md|tsv)$")
+    files = re.compile(r"\.(?:toml|jsonl?|py|md|tsv|log)$")
     named = [n for n in named if n not in leaves and n not in sections and not files.search(n)]
     unknown = [n for n in named if n.rpartition(".")[2] not in (entry_fields(n) or ())]
     assert unknown == []
@@ -165,6 +177,7 @@ def test_every_override_is_accepted(page: Path) -> None:
 def test_every_block_of_settings_is_accepted(page: Path, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        block = SNIPPET.sub(lambda found: snippet(*found.groups()), block)
         file = tmp_path / "settings.toml"
         file.write_text(block, encoding="utf-8")
         assert set(tomllib.loads(block)) <= SECTIONS
