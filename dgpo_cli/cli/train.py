@@ -160,6 +160,7 @@ def train(
     how = parse_resume(resume)
     from dgpo_cli.config.checks import check_built, check_trainable
     from dgpo_cli.config.shorthand import Asked
+    from dgpo_cli.core.own_code import own_code_of
 
     asked = Flags(gpus, nodes, node_rank, rdzv_endpoint)
     place = asked.place(os.environ)
@@ -176,6 +177,7 @@ def train(
         settings = resolved.settings
         check_trainable(settings)
         if dry_run:
+            own_code_of(settings)  # refuses a file or module that is not there
             options.print_settings(resolved)
             return
         check_built(settings)

@@ -120,6 +120,12 @@ def _sources(settings: Settings) -> Iterator[str]:
     known = [s.label for s in prompts.sources] if isinstance(prompts, MixturePrompts) else []
     if not isinstance(settings.reward, TermsReward):
         return
+    for name in known:
+        if not any(term.applies_to(name) for term in settings.reward.terms):
+            yield (
+                f"reward.terms: no term is for the source {name} of the prompts; name it in the "
+                "sources of one, or add a term without sources"
+            )
     for term in settings.reward.terms:
         for name in (name for name in term.sources if name not in known):
             near = difflib.get_close_matches(name, known, n=1)

@@ -156,8 +156,14 @@ def _fix(details: ErrorDetails, field: FieldInfo | None) -> str:
     return f"{example} ({field.description})" if field.description else example
 
 
-def dropped(keys: Sequence[str], *, source: str, tag: str) -> str:
-    """Return a note on settings that a new variant lacks; `tag` is "rule uniform"."""
+def dropped(keys: Sequence[str], *, source: str, tag: str, other: bool = False) -> str:
+    """Return a note on settings that a new variant lacks; `tag` is "rule uniform".
+
+    other: it has them, with another meaning.
+    """
+    if other:
+        are = "is" if len(keys) == 1 else "are"
+        return f"{', '.join(keys)} from {source} {are} dropped: {tag} has its own"
     if len(keys) == 1:
         return f"{keys[0]} from {source} is dropped: {tag} has no {keys[0].rpartition('.')[2]}"
     return f"{', '.join(keys)} from {source} are dropped: {tag} has none of them"

@@ -237,20 +237,24 @@ class _Stack:
         return variant
 
     def _switch(self, choice: Choice, prefix: str, tag: str, variant: Model) -> None:
-        """Change a section's variant: keep what both have, drop and note the rest."""
-        dropped: dict[str, list[str]] = {}
+        """Change a section's variant: keep what both have, drop and note the rest.
+
+        A field that means something else in the new variant (`means_else`) is not kept.
+        """
+        dropped: dict[tuple[str, bool], list[str]] = {}
+        others: frozenset[str] = getattr(variant, "means_else", frozenset())
         for key in [key for key in self.values if key.startswith(f"{prefix}.")]:
             name = key.removeprefix(f"{prefix}.").partition(".")[0]
             source = self.sources.get(key)
-            if source is not None and name in variant.model_fields:
+            if source is not None and name in variant.model_fields and name not in others:
                 continue
             del self.values[key]
             if source is not None:
                 del self.sources[key]
-                dropped.setdefault(source, []).append(key)
+                dropped.setdefault((source, name in others), []).append(key)
         self.notes += [
-            explain.dropped(keys, source=source, tag=f"{choice.tag} {tag}")
-            for source, keys in dropped.items()
+            explain.dropped(keys, source=source, tag=f"{choice.tag} {tag}", other=other)
+            for (source, other), keys in dropped.items()
         ]
         for key, value in _defaults(variant, f"{prefix}.").items():
             self.values.setdefault(key, value)

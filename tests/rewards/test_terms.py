@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from dgpo_cli.config.checks import check_trainable
 from dgpo_cli.config.load import load_settings, resolve
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.types import Verdict
 from dgpo_cli.rewards.grader import GradeItem, Grader, check_judged
-from dgpo_cli.rewards.settings import ChoiceReward, IntegerReward, TermsReward
+from dgpo_cli.rewards.settings import ChoiceReward, IntegerReward, PythonReward, TermsReward
 from tests.rewards import functions
 
 RETURNS = f"{functions.PATH}:returns"
@@ -122,3 +123,22 @@ def test_workers_are_those_of_every_term_that_has_some() -> None:
     assert terms({"kind": "integer"}, own, workers=3).processes == 6
     settings = load_settings("tiny", overrides={"reward.kind": "python", "reward.path": "a.py:f"})
     assert settings.reward.processes == settings.reward.workers
+
+
+def test_the_deadline_of_an_answer_is_not_taken_for_that_of_a_call() -> None:
+    found = resolve(preset="tiny", overrides=["reward.kind=python", "reward.path=mine.py:score"])
+    assert isinstance(found.settings.reward, PythonReward)
+    assert found.settings.reward.timeout_s == 60.0
+    note = "reward.timeout_s from preset tiny is dropped: kind python has its own"
+    assert note in found.notes
+    given = ["reward.kind=python", "reward.path=mine.py:score", "reward.timeout_s=7"]
+    assert resolve(preset="tiny", overrides=given).settings.reward.timeout_s == 7.0
+
+
+def test_every_source_of_a_mixture_has_a_term() -> None:
+    sources = '[{kind = "sums", name = "easy"}, {kind = "sums", name = "hard"}]'
+    mixture = ["prompts.kind=mixture", f"prompts.sources={sources}", "reward.kind=terms"]
+    own = 'reward.terms=[{kind = "integer", sources = ["easy"]}]'
+    settings = resolve(preset="tiny", overrides=[*mixture, own]).settings
+    with pytest.raises(ConfigError, match="no term is for the source hard of the prompts"):
+        check_trainable(settings)

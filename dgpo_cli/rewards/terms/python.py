@@ -25,6 +25,8 @@ MOST_AT_ONCE = 64  # calls of a function for one completion that a worker gets a
 class OwnFunction(Frozen):
     """A function, and how it is called."""
 
+    means_else: ClassVar[frozenset[str]] = frozenset({"timeout_s"})  # of a call, not of an answer
+
     path: Spec = Field(description="The function: file.py:name, or package.module:name.")
     group: bool = Field(
         False, description="Call it with the completions of one prompt, all of them, at a time."
