@@ -511,6 +511,23 @@ def test_of_another_rule_the_page_says_what_its_sliders_show(visit: Open) -> Non
     assert quiet(found)
 
 
+def test_where_the_sign_leaves_the_weights_alone_the_sliders_rest(visit: Open) -> None:
+    parameters = {"tau": 0.5, "kappa": 1.0, "sign": "negative"}
+    each = [replace(solution(), advantage=value) for value in (0.7, -0.7)]
+    found = visit(inspect_page(inspection(*each, parameters=parameters)))
+    for at, rests in enumerate((True, False)):
+        found("(at) => openAt(at)", at)
+        assert found.page.locator("#tau").is_disabled() == rests
+        told = "the advantage is positive, so the rule leaves every weight at 1"
+        assert (told in found.page.locator("#what-if").inner_text()) == rests
+        assert "negative advantages only" in found.page.locator("#rule").inner_text()
+    found.page.locator("#tau").focus()
+    found.page.keyboard.press("Home")
+    found.page.wait_for_function("view.isWhatIf")
+    assert found("view.ruleName").endswith(", negative advantages only")
+    assert quiet(found)
+
+
 def test_sliders_start_at_the_tau_and_the_kappa_that_are_shown(visit: Open) -> None:
     each = [replace(solution(tau=tau), index=at) for at, tau in enumerate((0.03, 0.25))]
     settings = {"tau": None, "kappa": 2.0, "parameters": {"target_ess": 0.8, "kappa": 2.0}}

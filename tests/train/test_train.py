@@ -294,3 +294,23 @@ def test_even_credit_is_told_once(tmp_path: Path) -> None:
     events.clear()
     run_tiny(tmp_path / "uneven", *TARGET, events=events)
     assert not [event for event in events if "GRPO" in event]
+
+
+def test_a_refreshed_run_tells_and_stores_the_credit_that_was_trained_on(tmp_path: Path) -> None:
+    asked = ("credit.refresh=update", "optim.updates_per_step=2", "credit.tau=1e-3")
+    run_tiny(tmp_path / "run", "optim.lr=1e-3", *asked, "train.rollouts_every=1", steps=2)
+    folder = RunFolder(tmp_path / "run")
+    for step, told in enumerate(map(json.loads, folder.metrics_file.open()), start=1):
+        lines = [json.loads(line) for line in folder.rollout_file(step).open()]
+        trained = [line for line in lines if line["advantage"]]
+        weights = [weight for line in trained for weight in line["weights"]]
+        assert told["credit/weight_max"] == pytest.approx(max(weights), rel=1e-6)
+        fractions = [
+            sum(own) ** 2 / (len(own) * sum(w * w for w in own))
+            for own in (line["weights"] for line in trained)
+        ]
+        mean = sum(fractions) / len(fractions)
+        assert told["credit/effective_fraction"] == pytest.approx(mean, rel=1e-5)
+        # Even in the first step: the second update begins with weights that have moved.
+        second = [line for line in trained if lines.index(line) >= len(lines) // 2]
+        assert any(max(line["weights"]) > 1.01 for line in second)
