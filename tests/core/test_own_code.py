@@ -167,6 +167,18 @@ def test_a_fault_in_a_neighbour_is_told_where_it_is() -> None:
     assert refusal("a/own.py:f").startswith("a/own.py:f: a/helper.py, line 3: ModuleNotFound")
 
 
+def test_the_place_of_a_fault_is_in_the_users_code_not_in_what_it_calls() -> None:
+    written("site-packages/installed.py", "def f():\n    1 / 0\n")
+    written(
+        "own.py",
+        "import sys\nsys.path.append('site-packages')\nimport installed\n"
+        "sys.path.pop()\ninstalled.f()\n",
+    )
+    assert refusal("own.py:f") == "own.py:f: own.py, line 5: ZeroDivisionError: division by zero"
+    Path("null.py").write_bytes(b"x = 1\n\0")
+    assert refusal("null.py:f").endswith("Error: source code string cannot contain null bytes")
+
+
 def test_a_file_that_failed_is_run_again_once_it_is_mended() -> None:
     written("own.py", "f = 1 / 0\n")
     before = set(sys.modules)

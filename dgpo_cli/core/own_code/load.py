@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import os
 import sys
 import threading
 import traceback
@@ -25,6 +26,7 @@ from dgpo_cli.core.own_code.files import (
 )
 from dgpo_cli.core.text import visible
 
+_PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
 _PREFIX = "dgpo_own_"
 _LOADED: dict[tuple[str, str], ModuleType] = {}  # by file and the digest of all that it is made of
 _LOCK = threading.RLock()
@@ -112,13 +114,22 @@ def where_it_failed(error: BaseException, *, folder: Path) -> str:
     else:
         root = str(folder.resolve())
         frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if frame.filename.startswith(root)] or frames[-1:]
+        own = [frame for frame in frames if _is_own(frame.filename, root=root)]
         if not own:
             return said
         name, line = own[-1].filename, own[-1].lineno
     path = Path(name)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     return f"{shown}, line {line}: {said}"
+
+
+def _is_own(file: str, *, root: str) -> bool:
+    """Whether a file is the user's: in the folder, and neither an installed package nor dgpo."""
+    return (
+        file.startswith(f"{root}{os.sep}")
+        and "site-packages" not in file
+        and not file.startswith(_PACKAGE)
+    )
 
 
 @contextmanager
