@@ -191,12 +191,21 @@ class Asked:
             values |= {"prompts.revision": None, "prompts.split": "train", "prompts.files": files}
         yield dotted_layer("--data", values)
 
-    def _implied(self) -> Iterator[tuple[str, str]]:
-        """Yield the variants that have the settings after --set: adapter.rank is LoRA's."""
+    def _implied(self) -> Iterator[tuple[str, Any]]:
+        """Yield the kinds that are given, and those that have the settings after --set:
+        adapter.rank is LoRA's. What is chosen may then be of that kind.
+        """
+        given = {key: value for key, (_, value) in {**self._own(), **self.flags}.items()}
         for argument in self.overrides:
-            key = argument.partition("=")[0].strip()
-            variants = [leaf.variant for leaf in known_leaves().get(key, ())]
-            defaults = flatten(Settings())
-            tag, _, _ = (variants[0] if variants else "").partition("=")
+            key, _, value = (part.strip() for part in argument.partition("="))
+            given[key] = value
+        defaults = flatten(Settings())
+        for key, value in given.items():
+            leaves = known_leaves().get(key, ())
+            if leaves and leaves[0].choice is not None:
+                yield key, value
+                continue
+            variants = [leaf.variant for leaf in leaves]
+            tag, _, kind = (variants[0] if variants else "").partition("=")
             if tag and not self.gives(tag) and f"{tag}={defaults[tag]}" not in variants:
-                yield tag, variants[0].partition("=")[2]
+                yield tag, kind

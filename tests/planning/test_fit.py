@@ -265,3 +265,23 @@ def test_a_base_model_is_told_to_get_plain_text_and_a_long_context_is_not_filled
     assert "no chat template: plain text" in resolved.sources["prompts.max_prompt_tokens"]
     assert resolved.settings.prompts.max_prompt_tokens == 4096  # of the model's 131,072
     assert resolved.settings.rollout.max_completion_tokens == 2048
+
+
+def test_a_kind_that_is_given_has_what_is_chosen_for_it(
+    data: Callable[[Rows], str], on: Callable[..., None]
+) -> None:
+    letters = data([{"question": f"Which {n}?", "answer": "ABCDE"[n % 5]} for n in range(10)])
+    on("cpu", 64)
+    for asked in (
+        Asked(model=BIG, data=letters, reward="choice"),
+        Asked(model=BIG, data=letters, overrides=("reward.kind=choice",)),
+    ):
+        reward = fitted(asked).settings.reward
+        assert reward.kind == "choice" and reward.choices == 5
+    given = ("adapter.kind=lora", "rollout.backend.kind=vllm")
+    settings = fitted(Asked(model=TINY, data=data(sums(9)), overrides=given)).settings
+    assert settings.adapter.kind == "lora" and settings.adapter.rank == 32
+    assert settings.rollout.backend.kind == "vllm" and settings.optim.lr == 1e-3
+    engine = ("rollout.backend.max_num_seqs=7",)
+    served = fitted(Asked(model=TINY, data=data(sums(9)), overrides=engine)).settings
+    assert served.rollout.backend.kind == "vllm"
