@@ -129,7 +129,7 @@ def test_each_turn_is_sampled_from_all_that_was_before_it() -> None:
     policy = policy_with()
     with engine_of(policy, args={"turns": 3}) as engine:
         groups = played(engine)
-        found = engine.logprobs(groups)
+        found = engine.logprobs(groups).logprobs
     for completion, own in zip(every(groups), found, strict=True):
         gaps = [abs(a - b) for a, b in zip(completion.sampling_logprobs, own, strict=True)]
         assert max(gaps) < 1e-4

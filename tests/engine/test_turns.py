@@ -159,10 +159,12 @@ def test_metrics_count_the_policys_own_tokens(policy: Policy) -> None:
 
 def test_kept_logprobs_of_earlier_weights_keep_their_places(policy: Policy) -> None:
     engine, groups = two_turns(policy)
-    found = engine.logprobs(groups)
+    measured = engine.logprobs(groups)
+    found = measured.logprobs
     assert [len(row) for row in found] == [8] * 15
     assert found[1][2:5] == (0.0, 0.0, 0.0) and all(x < 0 for x in found[1][5:])
-    carried = engine.make_batch(groups, old_logprobs=found[:G])
+    old = measured._replace(logprobs=found[:G])
+    carried = engine.make_batch(groups, old=old)
     assert torch.equal(carried.stats.old_logprobs, engine.make_batch(groups).stats.old_logprobs)
 
 

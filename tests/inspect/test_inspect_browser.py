@@ -28,6 +28,7 @@ from dgpo_cli.ui.scale import Scale
 from tests.algo.twins import dgpo_weights
 from tests.browser import Visit
 from tests.inspect.test_token_html import fragment
+from tests.inspect.test_turns import inspection as turns_of_two
 from tests.samples import completion, hostile, inspection, solution
 
 Open = Callable[..., Visit]
@@ -537,3 +538,23 @@ def test_sliders_start_at_the_tau_and_the_kappa_that_are_shown(visit: Open) -> N
         assert found("[view.tau, view.kappa]") == [tau, 2.0]
         assert 10 ** float(found.page.locator("#tau").input_value()) == pytest.approx(tau, rel=0.02)
         assert found.page.locator("#rule").inner_text().startswith(f"dgpo, tau {tau} for")
+
+
+def test_tokens_of_an_environment_have_no_credit_under_any_settings(visit: Open) -> None:
+    """The sliders spread the credit over the policy's tokens alone."""
+    found = visit(inspect_page(turns_of_two()))
+    looks = found("[...document.querySelectorAll('#text .line > span')].map((e) => e.className)")
+    assert [at for at, look in enumerate(looks) if "env" in look.split()] == [4, 5]
+    found.page.locator("#tau").focus()
+    found.page.keyboard.press("ArrowLeft")
+    weights = found("[...view.w]")
+    assert weights[4:6] == [0, 0] and sum(weights) == pytest.approx(6.0)
+    own = [at for at in range(8) if at not in (4, 5)]
+    d = [turns_of_two().completions[0].tokens[at].hellinger_sq for at in own]
+    gates = [gate(1.0, vocab_size=50)] * 6
+    _, expected = dgpo_weights(d, gates, tau=found("view.tau"), kappa=1.0)
+    assert [weights[at] for at in own] == pytest.approx(expected, rel=1e-6)
+    assert found.page.locator("#sum").inner_text().startswith("✓ 12.0000")
+    assert found.page.locator("#count").inner_text() == "6 and 2 of the environment"
+    assert sorted(found("view.order")) == own
+    assert quiet(found)

@@ -16,11 +16,15 @@ from dgpo_cli.algo.truncation import Truncation
 from dgpo_cli.core.errors import BackendError
 from dgpo_cli.core.events import NOBODY
 from dgpo_cli.core.types import Completion
+from dgpo_cli.engine.engine import Engine
 from dgpo_cli.engine.setup import make_sampler
+from dgpo_cli.environments.process import EnvProcess
 from dgpo_cli.policy.batching import pad_rows
 from dgpo_cli.policy.policy import Policy
 from dgpo_cli.policy.quantization import packed_count
 from dgpo_cli.policy.scoring import token_stats
+from dgpo_cli.prompts.settings import EnvironmentPrompts, env_source
+from dgpo_cli.rewards.played import EnvironmentReward
 from dgpo_cli.samplers.base import SamplingParams
 from dgpo_cli.samplers.hf import HfSampler
 from dgpo_cli.samplers.stopping import StopStrings
@@ -325,3 +329,32 @@ def test_rollout_and_evaluation_go_through_a_server(
     ended = dgpo("eval", "--bench", "sums-easy", "--k", "1", *model, *sets, "--out", str(folder))
     assert ended.exit_code == 0, ended.output
     assert json.loads((folder / "card.json").read_text())["environment"]["backend"] == "vllm-server"
+
+
+def test_turns_are_sampled_from_the_tokens_of_the_whole_conversation(
+    load: Load, served: str
+) -> None:
+    """The trainer's log-probabilities of a conversation are the server's of each turn."""
+    backend = ("rollout.backend.kind=vllm-server", f'rollout.backend.urls=["{served}"]')
+    settings, policy = load(*backend, *FULL, "rollout.max_completion_tokens=60")
+    games = Path(__file__).parents[1] / "environments" / "games.py"
+    prompts = EnvironmentPrompts(env=f"{games}:Count", max_turn_tokens=9)
+    settings = settings.model_copy(update={"prompts": prompts, "reward": EnvironmentReward()})
+    with Engine(
+        settings,
+        policy=policy,
+        sampler=make_sampler(settings, policy=policy),
+        environment=EnvProcess(env_source(prompts)),
+    ) as engine:
+        assert engine._environment is not None
+        tasks = engine._environment.tasks()
+        seeds = [[10 * i, 10 * i + 1] for i in range(len(tasks))]
+        groups = engine.score(engine.sample(tasks, seeds=seeds))
+        again = engine.sample(tasks, seeds=seeds)
+        found = iter(engine.logprobs(groups).logprobs)
+    completions = [c for group in groups for c in group.completions]
+    assert all(len(c.environment) == 2 for c in completions)
+    for completion in completions:
+        pairs = zip(completion.sampling_logprobs, next(found), strict=True)
+        assert max(abs(a - b) for a, b in pairs) < CLOSE
+    assert [c.token_ids for g in again for c in g.completions] == [c.token_ids for c in completions]
