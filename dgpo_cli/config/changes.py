@@ -14,6 +14,7 @@ from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import DEFAULT, Resolved
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import Leaf, change_of, flatten, is_list_of_tables, leaves_of, spread
+from dgpo_cli.core.own_code import is_spec
 from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.schema import Change
 from dgpo_cli.core.types import SettingChange
@@ -154,6 +155,8 @@ def _part(difference: SettingDifference) -> str:
     if not isinstance(value, str):
         text = re.sub(r"e([+-])0+(?=\d)", r"e\1", shown(value))
         return f"{leaf}-{plain_name(text)}" if leaf[-1].isdigit() else f"{leaf}{plain_name(text)}"
+    if leaf in TAGS and is_spec(value):
+        return f"{plain_name(value.rpartition(':')[2])}-{_hash(value)[:4]}"
     if value in _NO_NAMES:
         return f"{outer if leaf in TAGS else leaf}-{value}"
     last = re.split(r"[/:]", value.rstrip("/"))[-1]  # of a path, an id or FILE.py:FUNCTION

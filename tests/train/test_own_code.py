@@ -18,6 +18,7 @@ from dgpo_cli.report import report
 from dgpo_cli.runs.history import read_changes, resolved_until
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.train import train
+from tests.cli.helpers import in_process as dgpo
 from tests.recorder import Notes, Recorder
 
 RULE = """
@@ -249,3 +250,15 @@ def test_a_rule_that_fails_at_a_later_batch_ends_the_run_in_one_line() -> None:
         trained("run", "credit.rule=own.py:Broken", "credit.how=late")
     said = "scores have inf at a token; they must be finite and at least 0"
     assert str(caught.value) == f"credit.rule=own.py:Broken: {said}"
+
+
+def test_the_plan_counts_the_reference_that_a_rule_of_ones_own_needs() -> None:
+    text = RULE + "\nclass Far(Entropy):\n    needs_reference = True\n"
+    Path("own.py").write_text(text, encoding="utf-8")
+    told = {}
+    for rule in ("entropy", "dgpo", "own.py:Entropy", "own.py:Far"):
+        given = ("--preset", "tiny", "--gpu", "h100", "--set", f"credit.rule={rule}", "--json")
+        ended = dgpo("plan", *given)
+        assert ended.exit_code == 0, ended.stderr
+        told[rule] = json.loads(ended.stdout)["memory"]["parts"]
+    assert told["own.py:Entropy"] == told["entropy"] != told["dgpo"] == told["own.py:Far"]
