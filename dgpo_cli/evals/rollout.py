@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import statistics
 import tempfile
@@ -163,9 +164,10 @@ def fitting(
 def _result(groups: list[ScoredGroup], *, out: Path) -> RolloutResult:
     verdicts = [verdict for group in groups for verdict in group.verdicts]
     outcomes = Counter(verdict.outcome for verdict in verdicts)
+    rewards = [verdict.reward for verdict in verdicts if verdict.is_scored]
     return RolloutResult(
         out=out,
         completions=len(verdicts),
-        mean_reward=statistics.fmean(verdict.reward for verdict in verdicts),
+        mean_reward=statistics.fmean(rewards) if rewards else math.nan,
         outcomes={name: count / len(verdicts) for name, count in sorted(outcomes.items())},
     )

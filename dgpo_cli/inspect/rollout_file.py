@@ -115,12 +115,17 @@ class RolloutFile:
         found: dict[int, float] = {}
         for group in groups.values():
             rewards = [entry.record.reward for entry in group]
-            known = all(math.isfinite(reward) for reward in rewards)
+            known = all(_is_known(entry.record) for entry in group)
             made = settings.advantages(rewards) if known else (math.nan,) * len(group)
             for entry, advantage in zip(group, made, strict=True):
                 own = entry.record.advantage
                 found[entry.number] = advantage if own is None else own
         return found
+
+
+def _is_known(record: TrainedRecord) -> bool:
+    """Whether the reward is there, or is known to be none because it failed."""
+    return math.isfinite(record.reward) or record.outcome in ("error", "timeout")
 
 
 def read_rollouts(source: str | Path, *, step: int | None = None) -> Iterator[RolloutLine]:

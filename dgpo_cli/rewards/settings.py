@@ -154,30 +154,32 @@ class _Summed(Frozen):
     def judge(self) -> CheckerReward | TermsReward:
         """Return the part of it that says what is correct, for evaluations.
 
-        That is its first term that surely judges, after those that may; of the latter all if there
-        is no other. A checker that is alone is the checker itself, so that scores compare.
+        That is its first term that surely judges, else the first that may: a function says only
+        when it is called. A checker is the checker itself, so that scores compare.
 
         Raises:
             ConfigError: no term judges.
         """
-        found: list[AnyTerm] = []
-        for term in self.every_term():
-            may = term.judges and not getattr(term, "group", False)
-            surely = isinstance(term, CheckedTerm) or getattr(term, "correct_at", None) is not None
-            if may:
-                found.append(term.model_copy(update={"sources": (), "weight": 1.0}))  # type: ignore[arg-type]
-            if may and surely:
-                break
-        if not found:
+        may = [t for t in self.every_term() if t.judges and not getattr(t, "group", False)]
+        surely = [
+            term
+            for term in may
+            if isinstance(term, CheckedTerm) or getattr(term, "correct_at", None) is not None
+        ]
+        if not may:
             raise ConfigError(
                 "reward: no term says what is correct, which an evaluation needs; add one of the "
                 "kind integer, math or choice, or set the correct_at of a term that scores one "
                 "completion or a batch"
             )
-        if len(found) == 1 and isinstance(found[0], CheckedTerm):
-            return self._checker(found[0])
+        term = (surely or may)[0]
+        if isinstance(term, CheckedTerm):
+            return self._checker(term)
+        alone = term.model_copy(update={"sources": (), "weight": 1.0})
         return TermsReward(
-            terms=tuple(found), workers=self.workers, timeout_s=self.answer_timeout_s
+            terms=(alone,),
+            workers=self.workers,
+            timeout_s=self.answer_timeout_s,
         )
 
     def _checker(self, term: CheckedTerm) -> CheckerReward:

@@ -171,6 +171,17 @@ def test_advantages_are_stored_ones_else_those_of_the_groups_rewards(tmp_path: P
     assert advantages[5] == -7.0
 
 
+def test_an_unscored_completion_has_no_advantage_and_no_part_in_those_of_the_others(
+    tmp_path: Path,
+) -> None:
+    known = {"prompt_id": "p", "prompt": "x", "completion": "y", "outcome": "scored"}
+    lines = [{**known, "reward": 2.0}, {**known, "reward": 1.0}]
+    failed = {**known, "reward": None, "outcome": "error"}
+    found = opened(tmp_path, *lines, failed).advantages(AdvantageSettings())
+    assert [found[1], found[2]] == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5)], rel=1e-5)
+    assert found[3] == 0.0
+
+
 def test_only_the_lines_that_are_asked_for_are_parsed(tmp_path: Path) -> None:
     broken = {**LINE, "index": 1, "entropy": ["x"]}
     found = opened(tmp_path, LINE, broken)

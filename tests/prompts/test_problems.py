@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import tracemalloc
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.types import Message, Prompt
 from dgpo_cli.prompts import problems as problems_module
-from dgpo_cli.prompts.files import Row
+from dgpo_cli.prompts.files import Row, json_object
 from dgpo_cli.prompts.problems import (
     Columns,
     DataFile,
@@ -147,3 +149,38 @@ def test_columns_are_found_by_their_usual_names(
     assert find_columns(rows) == Columns(*columns)
     half = [*rows, Row({}, Path("a.jsonl"), "line 3", 3)]
     assert find_columns(half) == Columns("problem", "answer")
+
+
+def test_every_field_of_a_row_comes_with_its_problem_as_json_if_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(
+        '{"problem": "a", "answer": 1, "tests": [1.50, 2, null, {"x": "y"}], '
+        '"big": 12345678901234567890}'
+    )
+    columns = Columns(others=True)
+    found, _ = read_files(
+        [DataFile(path, "x")], source="d", template="{problem}", system=None, columns=columns
+    )
+    assert found[0].columns == {
+        "problem": "a",
+        "answer": 1,
+        "tests": [1.5, 2, None, {"x": "y"}],
+        "big": 12345678901234567890,
+    }
+    assert read(path)[0][0].columns == {}
+
+
+def test_what_json_has_not_is_text_or_null() -> None:
+    fields = {"day": date(2026, 1, 2), "raw": b"ab", "none": math.nan, "huge": math.inf}
+    assert json_object(fields) == {"day": "2026-01-02", "raw": "ab", "none": None, "huge": None}
+
+
+def test_a_problem_needs_no_answer_if_nothing_compares_with_one(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.jsonl", [{"problem": "a"}, {"problem": "b", "answer": "7"}])
+    with pytest.raises(DataError, match="no field 'answer'"):
+        read(path)
+    columns = Columns(answered=False)
+    found, _ = read_files(
+        [DataFile(path, "x")], source="d", template="{problem}", system=None, columns=columns
+    )
+    assert [prompt.answer for prompt in found] == ["", "7"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,14 @@ import pytest
 from pydantic import ValidationError
 
 from dgpo_cli.config.checks import check_trainable
-from dgpo_cli.config.load import load_settings, resolve
+from dgpo_cli.config.load import resolve
+from dgpo_cli.core.codec import encoded
 from dgpo_cli.core.errors import ConfigError, DataError
-from dgpo_cli.core.types import Verdict
+from dgpo_cli.core.formats import PENDING, ROLLOUT, PendingGroup
+from dgpo_cli.core.types import Completion, Message, Prompt, ScoredGroup, Verdict
 from dgpo_cli.rewards.grader import GradeItem, Grader, check_judged
 from dgpo_cli.rewards.settings import ChoiceReward, IntegerReward, PythonReward, TermsReward
+from dgpo_cli.runs.rollouts import rollout_lines
 from tests.rewards import functions
 
 RETURNS = f"{functions.PATH}:returns"
@@ -104,9 +108,12 @@ def test_an_evaluation_asks_the_term_that_judges_and_no_other() -> None:
     reward = terms(group, integer, style, timeout_s=9.0)
     assert reward.judge() == IntegerReward(maximum=99, workers=1, timeout_s=9.0)
     assert terms({"kind": "choice", "choices": 3}).judge() == ChoiceReward(choices=3, workers=1)
-    may = terms(style, integer, {"kind": "math"}).judge()
-    assert isinstance(may, TermsReward) and list(may.weights) == ["style", "integer"]
-    assert may.terms[1].sources == ()
+    assert terms(style, {"kind": "math"}).judge().kind == "math"
+    sure = {**style, "name": "sure", "correct_at": 0.5, "weight": 0.1, "sources": ["sums"]}
+    may = terms(style, sure, integer).judge()
+    assert isinstance(may, TermsReward) and may.weights == {"sure": 1.0}
+    assert may.terms[0].sources == ()
+    assert terms(style, group).judge().weights == {"style": 1.0}
     with pytest.raises(ConfigError, match="no term says what is correct, which an evaluation nee"):
         terms(group).judge()
     assert IntegerReward().judge() == IntegerReward()
@@ -121,8 +128,8 @@ def test_a_score_that_judges_nothing_is_refused_in_an_evaluation() -> None:
 def test_workers_are_those_of_every_term_that_has_some() -> None:
     own = {"kind": "python", "path": "a.py:score"}
     assert terms({"kind": "integer"}, own, workers=3).processes == 6
-    settings = load_settings("tiny", overrides={"reward.kind": "python", "reward.path": "a.py:f"})
-    assert settings.reward.processes == settings.reward.workers
+    own = ["reward.kind=python", "reward.path=a.py:f", "reward.workers=5"]
+    assert resolve(preset="tiny", overrides=own).settings.reward.processes == 5
 
 
 def test_the_deadline_of_an_answer_is_not_taken_for_that_of_a_call() -> None:
@@ -142,3 +149,21 @@ def test_every_source_of_a_mixture_has_a_term() -> None:
     settings = resolve(preset="tiny", overrides=[*mixture, own]).settings
     with pytest.raises(ConfigError, match="no term is for the source hard of the prompts"):
         check_trainable(settings)
+
+
+def test_terms_and_notes_come_back_from_a_checkpoint_and_from_rollouts() -> None:
+    verdict = Verdict("error", None, math.nan, "b: \udcff", (("a", 0.1), ("b", math.nan)))
+    completion = Completion((5,), (-0.5,), "t", "stop", 0, 0)
+    prompt = Prompt("p", (Message("user", "?"),), "7", "s", columns={"x": [1]}, part="easy")
+    group = ScoredGroup(prompt, (1,), (completion,), (verdict,), (0.0,))
+    text = encoded(PENDING.dump((PendingGroup(group, ((-0.5,),)),)))
+    (again,) = PENDING.read(json.loads(text), where="f")
+    assert repr(again.group) == repr(group)  # NaN is not NaN
+    (line,) = rollout_lines([group], temperature=1.0)
+    record = ROLLOUT.read(json.loads(encoded(line)), where="f")
+    assert repr((record.reward, record.note, record.terms)) == repr(
+        (verdict.reward, verdict.note, verdict.terms)
+    )
+    plain = replace(group, verdicts=(Verdict("correct", "7", 1.0),))
+    (line,) = rollout_lines([plain], temperature=1.0)
+    assert "terms" not in line and "note" not in line

@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
+from dgpo_cli.config.changes import SettingDifference
 from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.schema import Change
 from dgpo_cli.prompts.sums import sample_problem
+from dgpo_cli.runs.history import read_changes
+from dgpo_cli.train.collect import is_stale
 from tests.train.test_train import numbers, run_tiny
 
 SCORE = """
@@ -20,6 +24,12 @@ def short(completion, problem):
     if sum(completion.token_ids) % 4 == 0:
         raise ValueError("four fours")
     return -len(completion.token_ids) / 100
+"""
+
+JUDGE = """
+def ends(completion, level):
+    assert level == 1
+    return completion.text.endswith("{" + completion.answer + "}")
 """
 
 
@@ -107,3 +117,43 @@ def test_problems_need_no_answer_if_no_term_reads_one(
     assert metrics[0]["outcome/scored"] == 1.0
     assert metrics[0]["dynamic/groups_trained"] >= 1
     assert "short" in lines_of(tmp_path / "run")[0]["terms"]
+
+
+def test_a_changed_function_is_refused_on_resume_or_scores_from_then_on(
+    tmp_path: Path, data: tuple[str, ...]
+) -> None:
+    run_tiny(tmp_path / "run", *data, steps=1)
+    own = tmp_path / "mine.py"
+    own.write_text(own.read_text().replace("/ 100", "/ 50"))
+    with pytest.raises(ConfigError, match=r"mine\.py: has changed since .* began with it"):
+        run_tiny(tmp_path / "run", *data, steps=2)
+    run_tiny(tmp_path / "run", *data, steps=2, allow_change=True)
+    (change,) = read_changes(tmp_path / "run")
+    assert change.setting.startswith("reward.code ") and change.step == 1
+    # Groups that wait for the next step were judged by the other code.
+    found = SettingDifference(change.setting, change.old, change.new, Change.LEARNT, True)
+    assert is_stale([found])
+    lines = [line for line in lines_of(tmp_path / "run") if line["policy_version"] == 1]
+    known = [line for line in lines if line["terms"]["short"] is not None]
+    assert known
+    assert all(line["terms"]["short"] == -len(line["token_ids"]) / 50 for line in known)
+
+
+def test_evaluations_of_a_run_ask_the_term_that_judges_with_the_columns_of_its_file(
+    tmp_path: Path, data: tuple[str, ...]
+) -> None:
+    (tmp_path / "mine.py").write_text(SCORE + JUDGE)
+    judge = f'{{kind = "python", path = "{tmp_path}/mine.py:ends"}}'
+    kept = [each for each in data if not each.startswith("reward.terms")]
+    short = f'{{kind = "python", path = "{tmp_path}/mine.py:short", group = false}}'
+    own = (f"reward.terms=[{judge}, {short}]", "eval.every=1", "eval.k=1", "eval.protocol=settings")
+    run_tiny(tmp_path / "run", *kept, *own, f"eval.bench={tmp_path}/sums.jsonl", steps=1)
+    (line, _) = (tmp_path / "run" / "evals.jsonl").read_text().splitlines()
+    folder = tmp_path / "run" / json.loads(line)["out"]
+    samples = [json.loads(each) for each in (folder / "samples.jsonl").read_text().splitlines()]
+    right = [each["completion"].endswith(f"{{{each['answer']}}}") for each in samples]
+    assert [each["outcome"] == "correct" for each in samples] == right
+    assert json.loads(line)["avg_at_k"] == pytest.approx(sum(right) / 24)
+    checker = json.loads((folder / "card.json").read_text())["protocol"]["checker"]
+    assert [each["name"] for each in checker["terms"]] == ["ends"]
+    assert list(checker["code"]) == [f"{tmp_path}/mine.py"]
