@@ -95,7 +95,7 @@ def root(
 ) -> None:
     """Train language models with DGPO (arXiv 2605.03327): sample, train, evaluate, inspect.
 
-    Start with: dgpo train --preset tiny
+    Start with: dgpo train --preset tiny; with your own data: dgpo init
     """
 
 

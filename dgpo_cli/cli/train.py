@@ -170,9 +170,8 @@ def train(
     wanted = Asked(preset, config, model, data, reward, overrides or (), flags)
     wanted.check_trainable()
     with told_once(place):
-        name = "" if out is not None else _run_name(wanted)
-        folder = out or Path("runs") / name
-        kept = _settings_of_begun(folder) if data is not None and resume != "never" else None
+        folder = out or _named_folder(wanted)
+        kept = _settings_of_begun(folder) if data is not None and how != "never" else None
         resolved = options.settle(wanted, kept=kept)
         settings = resolved.settings
         check_trainable(settings)
@@ -184,15 +183,18 @@ def train(
         start = asked.start(gpus=settings.parallel.gpus, device=settings.model.device, place=place)
         if out is None and allow_change:
             raise ConfigError("--allow-change: needs --out with the folder of the run to resume")
-        if name and name != preset and (config is None or name != config.stem):
+        if out is None and folder.name != (preset or (config.stem if config else None)):
             console.note(f"the run folder is {folder}")
-        options.announce(settings.prompts)
+        looked = data is not None and kept is None  # at the data, and without a recipe at the model
+        if not looked:
+            options.announce(settings.prompts)
         # Before the hub is asked for a model that may not be the run's.
         if _nothing_to_draw(resolved, out=folder, resume=how, allow_change=allow_change):
             view, place, start = "lines", None, None
         else:
             options.print_choices(resolved, kept=kept is not None)
-            options.reach(settings.model)
+            if not looked or wanted.has_recipe:
+                options.reach(settings.model)
     if start is not None:
         raise SystemExit(start_ranks(start, settings=settings, config=config, out=folder))
     if place is not None and not place.leads:
@@ -217,8 +219,8 @@ def train(
     _summarise(result, bench=settings.eval.bench if evaluated else None)
 
 
-def _run_name(asked: Asked) -> str:
-    """Return the name of the recipe, and what differs from it."""
+def _named_folder(asked: Asked) -> Path:
+    """Return the run folder that is named after the recipe and what differs from it."""
     from dgpo_cli.config.changes import run_name
     from dgpo_cli.config.load import resolve
 
@@ -226,7 +228,7 @@ def _run_name(asked: Asked) -> str:
         recipe = asked.bare().resolve()
     except ConfigError:  # it is complete only with --set
         recipe = resolve()
-    return run_name(asked.name, recipe=recipe, resolved=asked.resolve())
+    return Path("runs") / run_name(asked.name, recipe=recipe, resolved=asked.resolve())
 
 
 def _settings_of_begun(out: Path) -> Path | None:

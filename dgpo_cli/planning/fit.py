@@ -60,6 +60,7 @@ _SMALL = 500 * _MILLION
 _FULL = 2000 * _MILLION  # weights up to which all are trained where they fit
 _CPU_SHARE = 0.75  # of a machine's memory: other programs need the rest
 _LONGEST = 4096  # tokens of a prompt
+_AT_ONCE = 4  # completions in a pass, on a CPU
 _LEAST = 256  # tokens of a completion that solves a problem
 _EIGHT_BITS = frozenset(("optim.kind", "model.quantization"))  # with bitsandbytes
 # Changes of a plan that leave what is learnt alone.
@@ -249,6 +250,10 @@ class _Fit:
             reason = f"the data has only {prompts} problem{'s' if prompts > 1 else ''}"
         self.put(reason, {"rollout.prompts_per_step": prompts})
         self.put(of_step, {"rollout.group_size": group})
+        if patient:
+            longest = settings.prompts.max_prompt_tokens + settings.rollout.max_completion_tokens
+            what = "four of the longest completions at a time, for a CPU's memory"
+            self.put(what, {"optim.micro_batch_tokens": _AT_ONCE * longest})
 
     def weights(self) -> None:
         """Choose what is trained and how it fits: all weights, an adapter, or one over 4 bits."""

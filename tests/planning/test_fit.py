@@ -194,6 +194,11 @@ def test_size_and_memory_decide_what_is_trained(
     assert (settings.adapter.kind, settings.model.dtype) == (trained, dtype)
     assert settings.rollout.backend.kind == backend
     assert settings.model.quantization == ("nf4" if device == ("cuda", 24) else "none")
+    longest = settings.prompts.max_prompt_tokens + settings.rollout.max_completion_tokens
+    on_cpu = device[0] == "cpu" and model != TINY
+    assert settings.optim.micro_batch_tokens == (4 * longest if on_cpu else 16384) or (
+        device == ("cuda", 24)
+    )
     full = settings.adapter.kind == "none"
     assert settings.optim.lr == {TINY: 2e-4, BIG: 1e-5}.get(model, 1e-5 if full else 1e-4)
 
