@@ -58,7 +58,7 @@ class Truncation:
         first = probs.topk(few, dim=-1).values
         before = first.cumsum(dim=-1) - first
         inside = before < self.top_p * probs.sum(dim=-1, keepdim=True)
-        count = inside.sum(dim=-1, keepdim=True)
+        count = inside.sum(dim=-1, keepdim=True).clamp(min=1)  # 0 in a row of NaN
         last = first.gather(-1, count - 1)
         # Where the next one is as likely, rank decides and not the value.
         clear = (count < few) & (last > first.gather(-1, count.clamp(max=few - 1)))

@@ -204,6 +204,21 @@ def test_all_but_one_hidden_leaves_a_probability_of_1_and_no_gradient() -> None:
     assert hidden.grad is not None and float(hidden.grad.abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_a_token_without_a_finite_logit_shows_it_and_leaves_the_others_alone(
+    rule: Truncation,
+) -> None:
+    """The trainer then skips the step; nothing here may fail."""
+    hidden, _, head, _, ids = case(FORMS[0])
+    whole = token_logprobs(hidden, head=head, ids=ids, temperature=T, support=Support(rule))
+    broken = hidden.clone()
+    broken[5] = torch.nan
+    found = token_logprobs(broken, head=head, ids=ids, temperature=T, support=Support(rule))
+    assert found.isnan().tolist() == [line == 5 for line in range(COUNT)]
+    rest = torch.arange(COUNT) != 5
+    torch.testing.assert_close(found[rest], whole[rest], rtol=0, atol=1e-6)
+
+
 def test_no_tokens_give_no_sets() -> None:
     hidden, other, head, second, ids = case(FORMS[0])
     found = token_pass(
