@@ -16,6 +16,7 @@ import sys
 import threading
 from typing import Any, BinaryIO
 
+from dgpo_cli.core.errors import DgpoError
 from dgpo_cli.core.types import OUTCOMES
 from dgpo_cli.environments.environment import (
     Environment,
@@ -122,8 +123,10 @@ def _told(score: Any) -> dict[str, Any]:
 
 
 def described(error: BaseException) -> str:
-    """Return the type and the message of an error, in one line."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+    """Return the type and the message of an error, in one line; of ours, the message."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, DgpoError):
+        text = f"{type(error).__name__}: {text}".rstrip(": ")
     return text[:MAX_NOTE]
 
 

@@ -74,3 +74,28 @@ def test_thoughts_and_tool_calls_have_fields_of_their_own() -> None:
     broken = completion_of(Said("<tool_call>{nothing}</tool_call>", "length"))["choices"][0]
     assert broken["finish_reason"] == "length" and "tool_calls" not in broken["message"]
     assert broken["message"]["content"] == "<tool_call>{nothing}</tool_call>"
+
+
+def test_a_tool_that_the_model_calls_answers_in_the_next_turn() -> None:
+    pytest.importorskip("verifiers")
+    with closing(EnvProcess(EnvSource("verifiers", "tools-v1", {}, 120.0))) as process:
+        (prompt,) = process.tasks()
+        assert [(m.role, m.content) for m in prompt.messages] == [
+            ("system", "Look."),
+            ("user", "What is in box 3?"),
+        ]
+        process.play({1: ("vault", 0)})
+        asked = process.answers([1])[1]
+        assert isinstance(asked, Asked), asked
+        assert [m["content"] for m in asked.messages] == ["Look.", "What is in box 3?"]
+        (tool,) = asked.tools or ()
+        assert tool["function"]["parameters"]["required"] == ["number"]
+        name = tool["function"]["name"]
+        call = f'<tool_call>{{"name": "{name}", "arguments": {{"number": 3}}}}</tool_call>'
+        process.say({1: {"text": call, "finish_reason": "stop"}})
+        answered = process.answers([1])[1]
+        assert isinstance(answered, Asked), answered
+        (message,) = answered.messages
+        assert (message["role"], message["content"]) == ("tool", "box 3 has 21")
+        process.say({1: {"text": "It has 21.", "finish_reason": "stop"}})
+        assert process.answers([1])[1] == EnvResult(1.0, {"found": 1.0}, None, None)
