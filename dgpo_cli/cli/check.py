@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,23 +11,28 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import typer
 
-from dgpo_cli.cli import options
+from dgpo_cli.cli import completion, options
 from dgpo_cli.cli.commands import FAILED, USAGE
 from dgpo_cli.cli.eval import as_data, show
-from dgpo_cli.cli.help import CHANGE, OUTPUT, READ
+from dgpo_cli.cli.help import CHANGE, OUTPUT, READ, RUN
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.core.numbers import percent, short
+from dgpo_cli.core.numbers import counted, percent, short
 from dgpo_cli.rewards.protocol import Extract
 from dgpo_cli.ui import console
 
 if TYPE_CHECKING:
+    from dgpo_cli.config.shorthand import Asked
     from dgpo_cli.doctor.check import CheckedCase, CheckSummary
+    from dgpo_cli.doctor.trial import Trial
     from dgpo_cli.evals.request import Flip, RegradeResult
     from dgpo_cli.rewards.settings import RewardValues
 
 AIME_RANGE = (0, 999)
+DEFAULT_EXTRACT: Extract = "boxed-or-answer-line"
 DEFAULT_CHOICES, MOST_CHOICES = 4, 26
 LINES_AT_ONCE = 256  # of a file; a pipe is judged line by line
+MOST_PRINTED = 20  # lines of what functions of the user's print
+MOST_FAILURES = 10  # kinds of them
 MAX_GOLD_CHARS = 80  # shown of a gold answer
 STYLES = {"correct": "green", "wrong": "red", "out_of_range": "red"}
 HEADER = f"{'line':>5}  {'outcome':<12}  {'gold':<8}  extracted"
@@ -34,21 +40,46 @@ HEADER = f"{'line':>5}  {'outcome':<12}  {'gold':<8}  extracted"
 Source = Annotated[
     str,
     typer.Argument(
-        help='Lines of JSON such as {"gold": "204", "output": "so \\boxed{204}"}; - reads stdin.',
+        help='Lines of JSON such as {"gold": "204", "output": "so \\boxed{204}"}, or of dgpo '
+        "rollout; - reads stdin.",
         metavar="FILE.jsonl|-",
         rich_help_panel=READ,
     ),
 ]
-Where = Annotated[
-    Extract,
+TriedReward = Annotated[
+    str | None,
     typer.Option(
-        "--extract", help="Where the answer stands, as in reward.extract.", rich_help_panel=CHANGE
+        "--reward",
+        help="Try a reward: a Python function as FILE.py:NAME or MODULE:NAME, an http address, "
+        "integer, math or choice. --set reward.X=... changes it.",
+        metavar="R",
+        autocompletion=completion.reward,
+        rich_help_panel=RUN,
+    ),
+]
+TriedConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="Try the reward of a TOML file, with all its terms.",
+        metavar="FILE.toml",
+        rich_help_panel=RUN,
+    ),
+]
+Where = Annotated[
+    Extract | None,
+    typer.Option(
+        "--extract",
+        help="Where the answer stands, as in reward.extract.",
+        show_default=DEFAULT_EXTRACT,
+        rich_help_panel=CHANGE,
     ),
 ]
 Kind = Annotated[
-    Literal["integer", "math", "choice"],
+    Literal["integer", "math", "choice"] | None,
     typer.Option(
         help="Checker: exact integers, general answers, or letters of options.",
+        show_default="integer",
         rich_help_panel=CHANGE,
     ),
 ]
@@ -80,10 +111,11 @@ Maximum = Annotated[
     ),
 ]
 Timeout = Annotated[
-    float,
+    float | None,
     typer.Option(
         help="Seconds that one verdict may take; after that it is a timeout.",
         metavar="S",
+        show_default="5",
         rich_help_panel=CHANGE,
     ),
 ]
@@ -122,12 +154,15 @@ LogOut = Annotated[
 
 def check(
     source: Source,
-    extract: Where = "boxed-or-answer-line",
-    kind: Kind = "integer",
+    reward: TriedReward = None,
+    config: TriedConfig = None,
+    overrides: options.Set = None,
+    extract: Where = None,
+    kind: Kind = None,
     minimum: Minimum = None,
     maximum: Maximum = None,
     choices: Choices = None,
-    timeout: Timeout = 5.0,
+    timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
     """Judge lines of JSON with gold and output; print each one's outcome and extracted answer.
@@ -137,7 +172,12 @@ def check(
     verdict is not the wanted one, with 2 if a line cannot be judged; the other lines are still
     judged.
 
+    --reward and --config try a reward on completions before a run: scores by term, errors, time.
+    Other fields of a line are the columns of the data. Exits with 1 if it fails on one.
+
     Examples:
+      Try a function of yours on sampled completions
+        dgpo check rollouts.jsonl --reward my_reward.py:score
       Judge a file of answers as AIME would
         dgpo check answers.jsonl
       General answers, not only integers
@@ -145,17 +185,39 @@ def check(
       The letters A to J
         dgpo check answers.jsonl --kind choice --choices 10
     """
+    name = "stdin" if source == "-" else source
+    own = {
+        "--extract": extract,
+        "--kind": kind,
+        "--minimum": minimum,
+        "--maximum": maximum,
+        "--choices": choices,
+        "--timeout": timeout,
+    }
+    if reward is not None or config is not None:
+        given = [flag for flag, value in own.items() if value is not None]
+        if given:
+            what = "--reward" if reward is not None else "--config"
+            fix = f"reward.{'timeout_s' if given[0] == '--timeout' else given[0][2:]}"
+            raise ConfigError(f"{given[0]}: does not go with {what}; give --set {fix}=... instead")
+        from dgpo_cli.config.shorthand import Asked
+
+        asked = Asked(None, config, None, None, reward, overrides or ())
+        _try(source, name=name, asked=asked, as_json=as_json)
+        return
+    if overrides:
+        raise ConfigError(f"--set {overrides[0]}: goes with --reward or --config; give one of them")
     settings = _settings(
-        extract=extract,
-        kind=kind,
+        extract=extract or DEFAULT_EXTRACT,
+        kind=kind or "integer",
         minimum=minimum,
         maximum=maximum,
         choices=choices,
-        timeout=timeout,
+        timeout=5.0 if timeout is None else timeout,
     )
     from dgpo_cli.doctor import check as workflow
+    from dgpo_cli.doctor.cases import BrokenLine
 
-    name = "stdin" if source == "-" else source
     with ExitStack() as opened:
         lines: BinaryIO = sys.stdin.buffer if source == "-" else _open(source, opened)
         if not as_json:
@@ -165,7 +227,7 @@ def check(
         found = workflow.judged(lines, settings=settings, at_once=at_once)
         for each in opened.enter_context(closing(found)):
             summary.count(each)
-            if isinstance(each, workflow.BrokenLine):
+            if isinstance(each, BrokenLine):
                 console.error(f"{name}, line {each.number}: {each.why}")
             elif as_json:
                 _print_json(each)
@@ -176,6 +238,62 @@ def check(
     _print_summary(summary, as_json=as_json)
     if summary.broken or summary.disagreed:
         raise typer.Exit(USAGE if summary.broken else FAILED)
+
+
+def _try(source: str, *, name: str, asked: Asked, as_json: bool) -> None:
+    """Try the reward that is asked for; print its scores, its failures and its time."""
+    resolved = asked.resolve()
+    for line in resolved.notes:
+        console.note(line)
+    settings = resolved.settings
+    if settings.reward.kind == "environment":
+        raise ConfigError(
+            "reward.kind=environment: an environment judges what it has played, not lines of a "
+            "file; try one of its completions with dgpo rollout"
+        )
+    from dgpo_cli.doctor import trial as workflow
+    from dgpo_cli.live.bars import bars
+
+    prompts = settings.prompts
+    parts = [each.label for each in prompts.sources] if prompts.kind == "mixture" else []
+    with ExitStack() as opened:
+        lines: BinaryIO = sys.stdin.buffer if source == "-" else _open(source, opened)
+        trial = workflow.run(
+            lines,
+            reward=settings.reward,
+            parts=parts,
+            limit=settings.rollout.max_completion_tokens,
+            observer=opened.enter_context(bars()),
+        )
+    if not trial.lines:
+        raise ConfigError(f"{name}: no lines in it")
+    _print_trial(trial, name=name, names=tuple(settings.reward.weights), as_json=as_json)
+    if trial.summary.broken or trial.summary.disagreed or trial.failures:
+        raise typer.Exit(USAGE if trial.summary.broken else FAILED)
+
+
+def _print_trial(trial: Trial, *, name: str, names: Sequence[str], as_json: bool) -> None:
+    from dgpo_cli.doctor.cases import BrokenLine
+    from dgpo_cli.doctor.trial import line_rows, value_rows
+
+    for each in trial.lines:
+        if isinstance(each, BrokenLine):
+            console.error(f"{name}, line {each.number}: {each.why}")
+        elif as_json:
+            _print_json(each, scored=True)
+    for line in trial.printed.splitlines()[-MOST_PRINTED:]:
+        console.aside(f"printed: {line}")
+    if trial.summary.checked and not as_json:
+        rows = line_rows(trial, names=names)
+        console.table(rows, styles=("dim", "", "bold", *[""] * (len(rows[0]) - 3)))
+        console.say("")
+        console.table(value_rows(trial), styles=("bold", *[""] * 8))
+    say = console.note if as_json else console.say
+    if trial.groups:
+        say(f"the reward differs in {trial.differing} of {counted(trial.groups, 'group')}")
+    _print_summary(trial.summary, as_json=as_json)
+    for note, count in trial.failures.most_common(MOST_FAILURES):
+        console.error(f"{counted(count, 'completion')} unscored: {note}")
 
 
 def _settings(
@@ -226,14 +344,14 @@ def _open(source: str, opened: ExitStack) -> BinaryIO:
         ) from (error)
 
 
-def _print_json(checked: CheckedCase) -> None:
+def _print_json(checked: CheckedCase, *, scored: bool = False) -> None:
     from dgpo_cli.core.codec import encoded
 
-    console.raw(encoded(checked.to_json()) + "\n")
+    console.raw(encoded(checked.to_json(scored=scored)) + "\n")
 
 
 def _print_case(checked: CheckedCase) -> None:
-    case, shown = checked.case, "" if checked.extracted is None else checked.extracted
+    case, shown = checked.case, checked.verdict.extracted or ""
     gold = case.item.gold[:MAX_GOLD_CHARS]
     line = f"{case.number:>5}  {checked.outcome:<12}  {gold:<8}  {shown}".rstrip()
     if checked.agrees is False:

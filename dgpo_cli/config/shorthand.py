@@ -176,11 +176,13 @@ class Asked:
         return own
 
     def _below(self) -> Iterator[Layer]:
-        """Yield what is below --set: the kinds that it needs where no recipe gives them, and what
-        --data sets besides the place, which a preset has for its own data.
+        """Yield what is below --set: the kinds that it needs where no recipe gives them, that of
+        --reward, and what --data sets besides the place, which a preset has for its own data.
         """
         if not self.has_recipe:
             yield dotted_layer("--set", dict(self._implied()))
+        if self.reward is not None:
+            yield dotted_layer("--reward", reward_values(self.reward))
         if self.data is None:
             return
         values = data_values(self.data)

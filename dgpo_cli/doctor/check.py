@@ -2,50 +2,47 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from dgpo_cli.core.codec import Format, filled
-from dgpo_cli.core.schema import Count, Text
-from dgpo_cli.core.thinking import ends_in_thought
-from dgpo_cli.core.types import CHECKED_OUTCOMES, FinishReason, Outcome
-from dgpo_cli.prompts.files import final_answer
-from dgpo_cli.rewards.grader import GradeItem, Grader
+from dgpo_cli.core.codec import Format
+from dgpo_cli.core.schema import Count, Number, Terms, Text
+from dgpo_cli.core.types import Outcome, Verdict
+from dgpo_cli.doctor.cases import BrokenLine, Case, read_cases
+from dgpo_cli.rewards.grader import Grader
 from dgpo_cli.rewards.settings import RewardValues
 
-NO_OPINION = "policy"
-WANTS = ("correct", "incorrect", NO_OPINION, *CHECKED_OUTCOMES[1:])
-_UNKNOWN: tuple[Outcome, ...] = ("timeout", "crash")
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A line: its number from 1, what is judged, the wanted outcome, its other fields."""
-
-    number: int
-    item: GradeItem
-    want: str | None
-    rest: dict[str, Any]
+_UNKNOWN: tuple[Outcome, ...] = ("timeout", "crash", "error")
+_CLOSE = 1e-6  # of a wanted reward
 
 
 @dataclass(frozen=True, slots=True)
 class CheckJson:
-    """A judged line, before its own other fields. agrees: null if any outcome is fine."""
+    """A judged line, before its own other fields. agrees: null if any outcome is fine.
+
+    reward, terms, note: with --reward or --config; reward is null if it could not be scored.
+    """
 
     line: Count
     gold: Text
     outcome: Outcome
     extracted: Text | None
-    want: Text | None
+    want: Text | Number | None
     agrees: bool | None
+    reward: Number | None = None
+    terms: Terms | None = None
+    note: Text | None = None
 
 
 CHECK = Format(
-    CheckJson, name="check", what="a line of dgpo check --json", sparse=("want", "agrees")
+    CheckJson,
+    name="check",
+    what="a line of dgpo check --json",
+    sparse=("want", "agrees", "reward", "terms", "note"),
 )
 
 
@@ -54,8 +51,11 @@ class CheckedCase:
     """A case and its verdict; `agrees` is None if no outcome is wanted."""
 
     case: Case
-    outcome: Outcome
-    extracted: str | None
+    verdict: Verdict
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.verdict.outcome
 
     @property
     def agrees(self) -> bool | None:
@@ -64,25 +64,33 @@ class CheckedCase:
                 return None
             case "incorrect":
                 return self.outcome != "correct" and self.outcome not in _UNKNOWN
-            case want:
+            case str() as want:
                 return self.outcome == want
+            case want:
+                return math.isclose(self.verdict.reward, want, rel_tol=_CLOSE, abs_tol=_CLOSE)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the verdict and the line's own fields, without the completion."""
-        case = self.case
-        head = filled(CheckJson, self, line=case.number, gold=case.item.gold, want=case.want)
+    def to_json(self, *, scored: bool = False) -> dict[str, Any]:
+        """Return the verdict and the line's own fields, without the completion.
+
+        scored: with the reward and its terms.
+        """
+        case, verdict = self.case, self.verdict
+        head = CheckJson(
+            line=case.number,
+            gold=case.item.gold,
+            outcome=verdict.outcome,
+            extracted=verdict.extracted,
+            want=case.want,
+            agrees=self.agrees,
+            terms=verdict.terms if scored else None,
+            note=verdict.note,
+        )
         data = CHECK.dump(head)
         if case.want is not None:
             data["agrees"] = self.agrees  # null if any outcome is fine
+        if scored:
+            data["reward"] = verdict.reward if verdict.is_scored else None
         return data | {name: value for name, value in case.rest.items() if name not in data}
-
-
-@dataclass(frozen=True, slots=True)
-class BrokenLine:
-    """A line that cannot be judged."""
-
-    number: int
-    why: str
 
 
 @dataclass(slots=True)
@@ -120,16 +128,12 @@ class CheckSummary:
         self.outcomes[checked.outcome] += 1
         self.agreed += checked.agrees is True
         self.disagreed += checked.agrees is False
-        if checked.agrees is None:
+        if checked.agrees is None or not isinstance(checked.case.want, str):
             return
         called, right = checked.outcome == "correct", checked.case.want == "correct"
         self.true_positives += called and right
         self.false_positives += called and not right
         self.false_negatives += right and not called
-
-
-class _Broken(Exception):
-    """What is wrong with a line."""
 
 
 def judged(
@@ -142,73 +146,13 @@ def judged(
     Raises:
         DgpoError: the checker's workers cannot be started.
     """
-    read = _read(lines, settings=settings)
+    read = read_cases(lines, reward=settings)
     with Grader(settings) as grader:
         while some := list(islice(read, at_once)):
             cases = [each for each in some if isinstance(each, Case)]
             verdicts = iter(grader.grade([case.item for case in cases]))
             for each in some:
                 if isinstance(each, Case):
-                    verdict = next(verdicts)
-                    yield CheckedCase(each, verdict.outcome, verdict.extracted)
+                    yield CheckedCase(each, next(verdicts))
                 else:
                     yield each
-
-
-def _read(lines: Iterable[bytes], *, settings: RewardValues) -> Iterator[Case | BrokenLine]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            case = _case(line, number)
-            if (problem := settings.problem_with(case.item.gold)) is not None:
-                raise _Broken(problem)
-        except _Broken as broken:
-            yield BrokenLine(number, str(broken))
-        else:
-            yield case
-
-
-def _case(line: bytes, number: int) -> Case:
-    try:
-        fields = json.loads(line.removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise _Broken(f"not UTF-8 at byte {error.start}") from error
-    except (ValueError, RecursionError) as error:
-        raise _Broken(f"not JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise _Broken("not a JSON object with gold and output")
-    for name in ("gold", "output"):
-        if name not in fields:
-            known = ", ".join(map(repr, fields)) or "none"
-            raise _Broken(f"no field {name!r} (fields: {known:.200})")
-    gold, output = fields.pop("gold"), fields.pop("output")
-    if isinstance(gold, int | float) and not isinstance(gold, bool):
-        gold = str(gold)
-    for name, value in (("gold", gold), ("output", output)):
-        if not isinstance(value, str):
-            raise _Broken(f"{name}={value!r:.80} is not text; put it in quotes")
-    want = fields.pop("want", None)
-    if want is not None and want not in WANTS:
-        raise _Broken(f"want={want!r:.80}: must be one of {', '.join(WANTS)}")
-    reason = _finish_reason(fields.pop("finish_reason", None))
-    item = GradeItem(final_answer(gold), output, reason, _starts_in_thought(fields))
-    return Case(number, item, want, fields)
-
-
-def _starts_in_thought(fields: dict[str, Any]) -> bool:
-    """Return the field of that name, else whether the prompt leaves a thought open."""
-    given = fields.pop("starts_in_thought", None)
-    if given is not None and not isinstance(given, bool):
-        raise _Broken(f"starts_in_thought={given!r:.80}: must be true or false")
-    prompt = fields.get("prompt")
-    return ends_in_thought(prompt) if given is None and isinstance(prompt, str) else given is True
-
-
-def _finish_reason(value: object) -> FinishReason:
-    match value:
-        case None | "stop":
-            return "stop"
-        case "length":
-            return "length"
-    raise _Broken(f"finish_reason={value!r:.80}: must be stop or length")

@@ -144,6 +144,10 @@ class Grader:
         """Start the workers without waiting for them; `grade` would start them too."""
         self._work.start()
 
+    def wait(self) -> None:
+        """Wait until every term has a worker that can score."""
+        self._work.wait()
+
     def open(self) -> dict[str, dict[str, Any]]:
         """Load the user's functions; return what their signatures say, by the name of the term.
 
@@ -151,6 +155,11 @@ class Grader:
             DgpoError: one cannot be loaded, or takes other arguments.
         """
         return {} if isinstance(self._work, _Checker) else self._work.open()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time that each term of the reward has taken to score; a checker has none."""
+        return {} if isinstance(self._work, _Checker) else self._work.seconds
 
     def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
         """Return a verdict for each item, in order.
@@ -189,6 +198,9 @@ class _Checker:
 
     def start(self) -> None:
         self._pool.start()
+
+    def wait(self) -> None:
+        self._pool.open()
 
     def grade(self, items: Sequence[GradeItem]) -> list[Verdict]:
         for gold in dict.fromkeys(item.gold for item in items):

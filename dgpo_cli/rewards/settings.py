@@ -15,7 +15,7 @@ from dgpo_cli.rewards.checkers import Extract as Extract
 from dgpo_cli.rewards.played import EnvironmentReward
 from dgpo_cli.rewards.terms.base import RewardTerm
 from dgpo_cli.rewards.terms.checked import CheckedTerm, ChoiceTerm, IntegerTerm, MathTerm
-from dgpo_cli.rewards.terms.http import HttpTerm
+from dgpo_cli.rewards.terms.http import HttpTerm, OwnServer
 from dgpo_cli.rewards.terms.python import OwnFunction, PythonTerm
 from dgpo_cli.rewards.terms.shape import FormatTerm, LengthTerm, RepetitionTerm
 
@@ -237,8 +237,24 @@ class PythonReward(OwnFunction, _Summed):
         return (PythonTerm(**own),)
 
 
-SummedReward = TermsReward | PythonReward
+class HttpReward(OwnServer, _Summed):
+    """A server of yours: short for one term of that kind."""
+
+    kind: Literal["http"] = "http"
+
+    def every_term(self) -> tuple[RewardTerm, ...]:
+        own = {name: getattr(self, name) for name in OwnServer.model_fields}
+        return (HttpTerm(**own),)
+
+
+SummedReward = TermsReward | PythonReward | HttpReward
 RewardSettings = Annotated[
-    IntegerReward | MathReward | ChoiceReward | TermsReward | PythonReward | EnvironmentReward,
+    IntegerReward
+    | MathReward
+    | ChoiceReward
+    | TermsReward
+    | PythonReward
+    | HttpReward
+    | EnvironmentReward,
     Field(discriminator="kind"),
 ]

@@ -47,6 +47,7 @@ reward.extract reward.correct reward.wrong reward.timeout_s reward.overlong.buff
 reward.overlong.penalty reward.kind reward.minimum reward.maximum reward.choices
 prompts.sources
 reward.terms reward.path reward.group reward.batch_size reward.correct_at reward.memory_gib
+reward.url reward.api_key_env reward.max_in_flight reward.retries
 advantage.baseline advantage.std advantage.normalize
 credit.rule credit.tau credit.kappa credit.target_ess credit.target_ess_over credit.max_weight
 credit.noise_every credit.sign credit.refresh credit.share credit.share_over

@@ -117,3 +117,11 @@ def test_a_run_is_named_after_its_recipe(tmp_path: Path) -> None:
     assert Asked(model="Qwen/Qwen3-4B", data="data/my.train.jsonl").name == "Qwen3-4B-my.train"
     assert Asked(model="embedded:tiny", data="sums").name == "tiny-sums"
     assert Asked(model="./m/", data="openai/gsm8k").name == "m-gsm8k"
+
+
+def test_what_belongs_to_the_kind_of_reward_may_be_set_beside_it() -> None:
+    for reward, key in (("my.py:score", "group"), ("http://h/judge", "retries")):
+        asked = Asked(preset="tiny", reward=reward, overrides=(f"reward.{key}=1",))
+        settings = asked.resolve()
+        assert getattr(settings.settings.reward, key) == 1
+        assert settings.sources[f"reward.{key}"] == "--set"

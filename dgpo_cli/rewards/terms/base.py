@@ -54,6 +54,10 @@ class Scorer(Protocol):
         """Start workers without waiting for them."""
         ...
 
+    def wait(self) -> None:
+        """Wait until a worker can score; for those who measure its time."""
+        ...
+
     def score(self, items: Sequence[GradeItem], *, done: Done) -> list[TermScore]:
         """Return the score of each item, in order, and call `done(1)` for each.
 
@@ -73,6 +77,8 @@ class Plain:
     function: Callable[[GradeItem], TermScore]
 
     def start(self) -> None: ...
+
+    def wait(self) -> None: ...
 
     def score(self, items: Sequence[GradeItem], *, done: Done) -> list[TermScore]:
         scores = [self.function(item) for item in items]

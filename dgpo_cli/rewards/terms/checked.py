@@ -55,6 +55,9 @@ class _CheckedScorer:
     def start(self) -> None:
         self._pool.start()
 
+    def wait(self) -> None:
+        self._pool.open()
+
     def score(self, items: Sequence[GradeItem], *, done: Done) -> list[TermScore]:
         tasks = [(item.gold, item.judged, item.finish_reason) for item in items]
         right, wrong = self._term.correct, self._term.wrong

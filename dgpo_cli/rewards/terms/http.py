@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.schema import Frozen
 from dgpo_cli.core.text import cut
 from dgpo_cli.rewards.terms.base import Done, RewardTerm, Scorer, Shared, TermScore, failed
 from dgpo_cli.rewards.terms.call import score_of
@@ -39,13 +40,9 @@ _LONGEST_PAUSE_S = 30.0
 _NOTE_CHARS = 300
 
 
-class HttpTerm(RewardTerm):
-    """A server of yours."""
+class OwnServer(Frozen):
+    """A server, and how it is asked."""
 
-    judges: ClassVar[bool] = True
-    wants_columns: ClassVar[bool] = True
-
-    kind: Literal["http"] = "http"
     url: str = Field(pattern=r"^https?://\S+$", description="Where completions are sent to.")
     api_key_env: str | None = Field(
         None,
@@ -65,6 +62,15 @@ class HttpTerm(RewardTerm):
     )
     timeout_s: float = Field(60.0, gt=0, le=86400, description="Longest wait for an answer.")
 
+
+class HttpTerm(OwnServer, RewardTerm):
+    """A server of yours."""
+
+    judges: ClassVar[bool] = True
+    wants_columns: ClassVar[bool] = True
+
+    kind: Literal["http"] = "http"
+
     def scorer(self, shared: Shared) -> Scorer:
         return _Asker(self)
 
@@ -82,6 +88,8 @@ class _Asker:
         self._closed = False
 
     def start(self) -> None: ...
+
+    def wait(self) -> None: ...
 
     def score(self, items: Sequence[GradeItem], *, done: Done) -> list[TermScore]:
         if self._client is None:

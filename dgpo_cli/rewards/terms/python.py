@@ -98,6 +98,9 @@ class PythonScorer:
     def start(self) -> None:
         self._pool.start()
 
+    def wait(self) -> None:
+        self._pool.open()
+
     def opened(self) -> dict[str, Any]:
         """Load the function in a worker; return what its signature says, see open_calls.
 

@@ -68,6 +68,9 @@ class _Patterns:
     def start(self) -> None:
         self._pool.start()
 
+    def wait(self) -> None:
+        self._pool.open()
+
     def score(self, items: Sequence[GradeItem], *, done: Done) -> list[TermScore]:
         tasks = [(item.gold, item.judged, item.finish_reason) for item in items]
         return [self._score(found) for found, _ in self._pool.run(tasks, on_done=done)]

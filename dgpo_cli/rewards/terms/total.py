@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -35,10 +36,15 @@ class TermsAtWork:
         self._terms = tuple(terms)
         self._scorers = [term.scorer(shared) for term in self._terms]
         self._observer = shared.observer
+        self.seconds = {term.label: 0.0 for term in self._terms}  # of scoring, so far
 
     def start(self) -> None:
         for scorer in self._scorers:
             scorer.start()
+
+    def wait(self) -> None:
+        for scorer in self._scorers:
+            scorer.wait()
 
     def open(self) -> dict[str, dict[str, Any]]:
         """Load the user's functions; return what their signatures say, by the name of the term.
@@ -72,7 +78,9 @@ class TermsAtWork:
                     outcomes = [self._outcome(found[number]) for number in numbers]
                     pairs = zip(given, outcomes, strict=True)
                     given = [replace(item, outcome=outcome) for item, outcome in pairs]
+                began = time.monotonic()
                 scores = scorer.score(given, done=advance)
+                self.seconds[term.label] += time.monotonic() - began
                 for number, score in zip(numbers, scores, strict=True):
                     found[number][term.label] = score
         weights = {term.label: term.weight for term in self._terms}
