@@ -152,6 +152,11 @@ def _sampling(settings: Settings) -> Iterator[str]:
             "better than the others; set rollout.temperature=1 (eval.temperature=0 evaluates "
             "greedily)"
         )
+    elif rollout.top_k == 1:
+        yield (
+            "rollout.top_k=1: keeps the likeliest token alone, so completions of a prompt are all "
+            "alike and none is better than the others; set rollout.top_k=0"
+        )
     if settings.eval.temperature == 0 and settings.eval.k > 1:
         yield (
             f"eval.k={settings.eval.k}: greedy samples of a problem (eval.temperature=0) are all "

@@ -28,6 +28,7 @@ def training_refusal(*overrides: str) -> list[str]:
     [
         (("rollout.group_size=1",), "rollout.group_size=16"),
         (("rollout.temperature=0",), "rollout.temperature=1"),
+        (("rollout.top_k=1",), "rollout.top_k=0"),
         (("eval.temperature=0", "eval.k=8"), "eval.k=1"),
         (
             (
