@@ -84,7 +84,8 @@ def rollout(
     )
     from dgpo_cli.config.shorthand import Asked
 
-    resolved = options.settle(Asked(preset, config, model, data, reward, overrides or (), flags))
+    asked = Asked(preset, config, model, data, reward, overrides or (), flags)
+    resolved = options.settle(asked)
     from dgpo_cli.config.checks import check_built, check_rollout
     from dgpo_cli.prompts.settings import PlayedPrompts
 
@@ -96,7 +97,9 @@ def rollout(
         )
     check_built(resolved.settings, training=False)
     check_rollout(resolved.settings)
-    options.reach(resolved.settings.model)
+    options.print_choices(resolved)
+    if data is None or asked.has_recipe:  # else it was reached to choose the settings
+        options.reach(resolved.settings.model)
     from dgpo_cli.live.bars import bars
     from dgpo_cli.prompts.benchmarks import prefetch
 

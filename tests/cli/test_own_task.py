@@ -58,6 +58,12 @@ def test_rollout_draws_data_as_training_does(questions: str) -> None:
     lines = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
     assert len(lines) == 6
     assert len({line["prompt_id"] for line in lines}) == 3
+    own = dgpo(
+        *["rollout", "--model", "embedded:tiny", "--data", questions, "--limit", "2"],
+        *["--group-size", "2", "--out", "own.jsonl"],
+    )
+    assert own.exit_code == 0, own.stderr
+    assert "reward.kind=integer  (all 20 answers are integers)" in own.stderr
 
 
 def test_a_model_and_data_train_without_a_preset_and_resume_as_they_began(questions: str) -> None:
