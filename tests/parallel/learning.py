@@ -87,6 +87,12 @@ CASES = {
     "KL, gspo, top_p, two updates": Case(
         "lora", updates=2, loss=GspoLoss(kl=0.1), sampler=Truncation(0.9, 0)
     ),
+    "KL, top_p, refreshed": Case(
+        updates=3,
+        rule=DgpoCredit(tau=0.05, refresh="update"),
+        loss=ClipLoss(kl=0.1),
+        sampler=Truncation(0.9, 0),
+    ),
     "KL, cispo, rows are masked": Case(truncated=True, carried=True, loss=CispoLoss(kl=0.1)),
     "one row a pass": Case(micro_tokens=1),
     "one pass for all": Case(micro_tokens=10_000),

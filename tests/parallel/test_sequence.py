@@ -32,6 +32,7 @@ NAMES = (
     "carried groups",
     "off-policy correction",
     "one tau for the batch",
+    "KL, top_p, refreshed",
     "top_p and top_k, carried groups",
     "KL, gspo, top_p, two updates",
     "one row a pass",
