@@ -283,6 +283,17 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Measurements:
+    """What prompts.select knows of prompts, by id.
+
+    rates: pass rates of the newest draws. passed: turns since the last draw that passed it over.
+    """
+
+    rates: dict[str, tuple[Real, ...]]
+    passed: dict[str, Count]
+
+
+@dataclass(frozen=True, slots=True)
 class PrefetchedBatch:
     """The batch of step `number` (from 1) that was sampled before its turn.
 
@@ -356,8 +367,11 @@ PENDING: Format[tuple[PendingGroup, ...]] = Format(
 PREFETCHED = Format(
     PrefetchedBatch, name="waiting", what="waiting.json of a checkpoint", stamp="format"
 )
+SELECTED = Format(
+    Measurements, name="selected", what="selected.json of a checkpoint", stamp="format"
+)
 
 FORMATS: tuple[Format[Any], ...] = (
     *(ROLLOUT, TRAINED, SAMPLE, METRICS, EVAL, CHANGE, CARD, EVALUATION),
-    *(TRACKERS, STATE, PENDING, PREFETCHED),
+    *(TRACKERS, STATE, PENDING, PREFETCHED, SELECTED),
 )

@@ -54,6 +54,41 @@ class TemplateFields(Frozen):
     )
 
 
+class SelectSettings(Frozen):
+    """A curriculum: prompts whose measured pass rate is out of bounds are passed over."""
+
+    low: float = Field(
+        0.0, ge=0, le=1, description="Least share of correct completions of a prompt that is drawn."
+    )
+    high: float = Field(
+        1.0, ge=0, le=1, description="Largest share; with low=0 and high=1 every prompt is drawn."
+    )
+    window: int = Field(
+        2, ge=1, le=100, description="Newest draws of a prompt whose mean is its share."
+    )
+    again_every: int = Field(
+        4,
+        ge=2,
+        le=1000,
+        description="A prompt out of bounds is drawn at every such turn of it, to be measured "
+        "again.",
+    )
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low={self.low:g} is above high={self.high:g}: no share is between")
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any share is out of bounds."""
+        return self.low > 0 or self.high < 1
+
+
+_SELECT = Field(SelectSettings(), description="A curriculum by measured difficulty.")
+
+
 class SumsFields(Frozen):
     """Generated problems."""
 
@@ -94,6 +129,7 @@ class RowFields(ColumnFields, TemplateFields):
     """How problems are read from rows of data."""
 
     drop_overlap: bool = _OVERLAP
+    select: SelectSettings = _SELECT
 
 
 class FileFields(Frozen):
@@ -203,6 +239,7 @@ class MixturePrompts(TemplateFields):
         description="The sources, each a table [[prompts.sources]] of its kind.",
     )
     drop_overlap: bool = _OVERLAP
+    select: SelectSettings = _SELECT
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -23,7 +23,7 @@ from dgpo_cli.publish.model_folder import README, keep_results, publish
 from dgpo_cli.publish.scores import Score, read_score
 from dgpo_cli.publish.weights import Weights
 from dgpo_cli.runs.history import read_changes, resolved_until
-from dgpo_cli.runs.pending import PENDING_FILE, PREFETCHED_FILE
+from dgpo_cli.runs.pending import PENDING_FILE, PREFETCHED_FILE, SELECTED_FILE
 from dgpo_cli.runs.run_folder import RunFolder, checkpoint_to_load, step_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Suffixes of the files of a model or adapter; the run's own files are not uploaded.
 _KINDS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
-_OWN = (OPTIMIZER, MOMENTS, STATE, SUMS, PENDING_FILE, PREFETCHED_FILE)
+_OWN = (OPTIMIZER, MOMENTS, STATE, SUMS, PENDING_FILE, PREFETCHED_FILE, SELECTED_FILE)
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib")
 
 

@@ -17,6 +17,7 @@ from dgpo_cli.core.formats import PENDING, PendingGroup
 
 PENDING_FILE = "carried.json"
 PREFETCHED_FILE = "waiting.json"  # the prefetched batch: train/prefetch.py
+SELECTED_FILE = "selected.json"  # pass rates of prompts: train/curriculum.py
 T = TypeVar("T")
 
 

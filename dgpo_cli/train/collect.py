@@ -26,7 +26,8 @@ from dgpo_cli.core.schema import Change
 from dgpo_cli.engine.checkpoint import load_state
 from dgpo_cli.engine.engine import Measured
 from dgpo_cli.engine.setup import completion_seeds
-from dgpo_cli.runs.pending import PENDING_FILE, pending_text, read_pending
+from dgpo_cli.runs.pending import PENDING_FILE, SELECTED_FILE, pending_text, read_pending
+from dgpo_cli.train.curriculum import Curriculum, starting_curriculum
 
 if TYPE_CHECKING:
     from dgpo_cli.config.changes import SettingDifference
@@ -74,6 +75,7 @@ class Collector:
         position: Position,
         pending: Sequence[PendingGroup] = (),
         stale: bool = False,
+        curriculum: Curriculum | None = None,
         observer: Observer,
     ) -> None:
         """
@@ -86,6 +88,7 @@ class Collector:
         self.unmeasured: list[ScoredGroup] = []  # of the last draw, not measured yet
         self._engine = engine
         self._stream = stream
+        self._curriculum = curriculum
         self._data = stream.digest()
         self._observer = observer
         off = not engine.settings.rollout.dynamic_sampling
@@ -112,7 +115,10 @@ class Collector:
 
     def texts(self) -> dict[str, str]:
         """Return the other files of a checkpoint, by name."""
-        return {PENDING_FILE: pending_text(self.pending)} if self.pending else {}
+        found = {PENDING_FILE: pending_text(self.pending)} if self.pending else {}
+        if self._curriculum is not None:
+            found[SELECTED_FILE] = self._curriculum.text()
+        return found
 
     def collect(self, number: int) -> Collected:
         """Draw the groups of step `number` (from 1) and measure the pending ones."""
@@ -135,23 +141,35 @@ class Collector:
 
         A failed draw does not move it.
         """
-        before = self.position
+        before, curriculum = self.position, self._curriculum
+        known = None if curriculum is None else curriculum.known()
         try:
+            if curriculum is not None:
+                curriculum.begin()
             if self._engine.settings.rollout.dynamic_sampling:
-                return self._dynamic(number)
-            groups = self._round(number, drawn=0)
-            self._engine.rest()  # here: if it fails, the position has not moved
+                found = self._dynamic(number)
+            else:
+                groups = self._round(number, drawn=0)
+                self._engine.rest()  # here: if it fails, the position has not moved
+                found = Collected(groups, Measured([], []), sampled=groups, metrics={})
         except BaseException:
             self.position = before
+            if curriculum is not None and known is not None:
+                curriculum.restore(known)
             raise
-        return Collected(groups=groups, old=Measured([], []), sampled=groups, metrics={})
+        if curriculum is None:
+            return found
+        return replace(found, metrics={**found.metrics, **curriculum.record(found.sampled)})
 
     def _round(self, number: int, *, drawn: int) -> list[ScoredGroup]:
         """Sample and score the next prompts; this step has already drawn `drawn`."""
         settings = self._engine.settings
         count = settings.rollout.prompts_per_step
-        prompts = self._stream.take(self.position, count=count)
-        self.position = self.position.after(count)
+        if self._curriculum is None:
+            prompts = self._stream.take(self.position, count=count)
+            self.position = self.position.after(count)
+        else:
+            prompts, self.position = self._curriculum.take(self._stream, self.position, count=count)
         seeds = completion_seeds(
             settings.seed,
             scope=f"train step {number}",
@@ -229,8 +247,12 @@ def starting_collector(
         ConfigError: the prompts are not those of the checkpoint's position.
         CheckpointError: the checkpoint cannot be read.
     """
+    select = getattr(engine.settings.prompts, "select", None)
+    curriculum = starting_curriculum(select, checkpoint=checkpoint)
     if checkpoint is None:
-        return Collector(engine, stream, position=Position(), observer=engine.observer)
+        return Collector(
+            engine, stream, position=Position(), curriculum=curriculum, observer=engine.observer
+        )
     state, data = load_state(checkpoint), stream.digest()
     # Checkpoints of earlier versions have neither draws nor data.
     if state.draws is not None and state.data != data:
@@ -248,6 +270,7 @@ def starting_collector(
         position=position,
         pending=read_pending(checkpoint),
         stale=is_stale(found),
+        curriculum=curriculum,
         observer=engine.observer,
     )
 
