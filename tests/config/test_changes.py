@@ -46,6 +46,7 @@ rollout.backend.reasoning_effort rollout.backend.extra_body
 reward.extract reward.correct reward.wrong reward.timeout_s reward.overlong.buffer_tokens
 reward.overlong.penalty reward.kind reward.minimum reward.maximum reward.choices
 prompts.sources
+prompts.select.low prompts.select.high prompts.select.window prompts.select.again_every
 reward.terms reward.path reward.group reward.batch_size reward.correct_at reward.memory_gib
 reward.url reward.api_key_env reward.max_in_flight reward.retries
 advantage.baseline advantage.std advantage.normalize
