@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,25 @@ def test_a_run_of_the_example_goes_on_as_it_would_have(
     for metrics in whole:
         assert metrics["env/turns_mean"] > 1 and 0 < metrics["env/tokens_share"] < 1
         assert metrics["sampler/logprob_gap_max"] < 1e-3
+
+
+def test_the_example_of_verifiers_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("verifiers")
+    paths = [str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    (metrics,) = run_env(
+        tmp_path / "run",
+        'prompts={kind = "verifiers", env = "relay-v1", max_turn_tokens = 30}',
+        "reward.kind=environment",
+        "eval.every=0",
+        "rollout.max_completion_tokens=90",
+        "train.rollouts_every=1",
+        steps=1,
+    )
+    assert metrics["env/turns_mean"] > 1 and metrics["sampler/logprob_gap_max"] < 1e-3
+    for line in lines_of(tmp_path / "run"):
+        assert line["outcome"] == "scored", line["note"]
+        assert line["reward"] == line["terms"]["right"] and 0 <= line["reward"] <= 1
 
 
 def test_a_changed_environment_is_refused_on_resume(tmp_path: Path, relay: tuple[str, ...]) -> None:
