@@ -81,8 +81,9 @@ def are_odd(problems: Sequence[Sequence[Sample]], *, top_p: object, top_k: objec
 
     k draws find a text of probability p with chance 1 - (1 - p)^k. The mean of (1 - (1 - p)^k) / p
     over the samples estimates how many different texts k independent samples find. It is compared
-    with the number found, allowing for the errors of both. p is the sampler's; top_p raises it to
-    at most p / top_p^tokens, which is used. Nothing is odd if p is unknown or top_k is set.
+    with the number found, allowing for the errors of both. p is the sampler's: of the tokens that
+    top_p keeps, or of all, as `hf` gave it in earlier versions. p / top_p^tokens, which is used, is
+    at least the first. Nothing is odd if p is unknown or top_k is set.
     """
     if top_k != 0 or not isinstance(top_p, int | float):
         return False
