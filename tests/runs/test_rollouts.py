@@ -86,7 +86,12 @@ def test_a_line_has_every_field_of_the_interface_and_reads_back(tmp_path: Path) 
 def test_training_lines_keep_every_number_of_every_token_and_no_padding(tmp_path: Path) -> None:
     path = tmp_path / "step.jsonl"
     lines = training_lines(
-        [_group()], _batch(), temperature=1.0, credit={"rule": "dgpo", "tau": 0.5}, vocab_size=10
+        [_group()],
+        _batch(),
+        temperature=1.0,
+        credit={"rule": "dgpo", "tau": 0.5},
+        vocab_size=10,
+        advantages=(0.5, -0.5),
     )
     write_lines(path, lines)
     first, second = read_rollouts(path)
@@ -108,7 +113,12 @@ def test_training_lines_keep_the_tau_of_each_completion_and_the_noise_floor(tmp_
         credit=replace(batch.credit, tau=tau),
         stats=replace(batch.stats, noise_floor=3e-13),
     )
-    write_lines(path, training_lines([_group()], batch, temperature=1.0, credit={}, vocab_size=10))
+    write_lines(
+        path,
+        training_lines(
+            [_group()], batch, temperature=1.0, credit={}, vocab_size=10, advantages=(0.5, -0.5)
+        ),
+    )
     first, second = (line.stats for line in read_rollouts(path))
     assert first is not None and second is not None
     assert (first.tau, second.tau) == (pytest.approx(0.0123456789, rel=1e-8), None)
@@ -116,7 +126,11 @@ def test_training_lines_keep_the_tau_of_each_completion_and_the_noise_floor(tmp_
 
 
 def test_lines_of_earlier_versions_have_no_tau_and_no_noise_floor(tmp_path: Path) -> None:
-    lines = list(training_lines([_group()], _batch(), temperature=1.0, credit={}, vocab_size=10))
+    lines = list(
+        training_lines(
+            [_group()], _batch(), temperature=1.0, credit={}, vocab_size=10, advantages=(0.5, -0.5)
+        )
+    )
     for line in lines:
         del line["tau"], line["noise_floor"]
     path = tmp_path / "old.jsonl"
@@ -153,7 +167,12 @@ def test_what_is_not_finite_is_null_and_comes_back_as_nan(tmp_path: Path) -> Non
     batch = _batch()
     batch.stats.entropy[0, 1] = math.nan
     path = tmp_path / "bad.jsonl"
-    write_lines(path, training_lines([_group()], batch, temperature=1.0, credit={}, vocab_size=10))
+    write_lines(
+        path,
+        training_lines(
+            [_group()], batch, temperature=1.0, credit={}, vocab_size=10, advantages=(0.5, -0.5)
+        ),
+    )
     assert "NaN" not in path.read_text()
     stats = next(read_rollouts(path)).stats
     assert stats is not None
@@ -202,7 +221,11 @@ def test_broken_line_names_file_line_and_field(tmp_path, change, message) -> Non
 
 
 def test_statistics_of_another_length_are_refused(tmp_path: Path) -> None:
-    lines = list(training_lines([_group()], _batch(), temperature=1.0, credit={}, vocab_size=10))
+    lines = list(
+        training_lines(
+            [_group()], _batch(), temperature=1.0, credit={}, vocab_size=10, advantages=(0.5, -0.5)
+        )
+    )
     lines[0]["entropy"] += (1.0,)
     path = tmp_path / "rollouts.jsonl"
     write_lines(path, iter(lines))
