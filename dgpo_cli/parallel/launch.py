@@ -26,8 +26,8 @@ from typing import Any
 
 from dgpo_cli.core.errors import ConfigError, DgpoError
 from dgpo_cli.parallel import guard
+from dgpo_cli.parallel.heartbeat import Failure
 from dgpo_cli.parallel.place import CONTROL, LISTENER, Start, await_meeting
-from dgpo_cli.parallel.watch import Failure
 
 _POLL_S = 0.1
 _END_S = 30.0  # for the ranks to end once the leader is done

@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import re
 import select
 import signal
 import socket
@@ -19,13 +18,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from dgpo_cli.core.errors import RankError, in_one_line
 from dgpo_cli.core.text import visible
+from dgpo_cli.parallel.heartbeat import Failure, Heartbeat, of_exchange
 from dgpo_cli.parallel.pace import Pace, Paces, names
 from dgpo_cli.parallel.place import DGPO, Place
 from dgpo_cli.parallel.ranks import Stoppable, Watcher
@@ -45,44 +45,6 @@ _MANY = 4096  # bytes that are read at once
 _WAKE = b"\0"  # among the numbers of signals, no signal
 _SILENCE = "no sign of life for {:g} s"
 _FAILED, _ENDED = "failed", "ended"
-# What an exchange of ranks raises when another one is gone: not the cause.
-_OF_EXCHANGE = re.compile(
-    r"gloo|nccl|connection (?:closed|reset|refused)|broken pipe|timed? ?out|socket", re.IGNORECASE
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What ended a rank. log: the file with its output."""
-
-    rank: int
-    host: str
-    error: str
-    log: str | None = None
-
-    def __str__(self) -> str:
-        if re.match(r"rank \d+ \(node ", self.error):  # it ended because of that one
-            return self.error
-        more = f"; its log: {self.log}" if self.log is not None else ""
-        return f"rank {self.rank} (node {self.host}): {self.error}{more}"
-
-
-@dataclass(slots=True)
-class Heartbeat:
-    """What a rank writes every second.
-
-    call: what it does. waits: for the others. stop: a signal that it got, and how often. busy_s,
-    parts: time spent on so many micro-batches.
-    """
-
-    beat: int
-    host: str
-    call: str = "starting"
-    waits: bool = False
-    stop: tuple[int, int] | None = None
-    busy_s: float = 0.0
-    parts: int = 0
-    log: str | None = None
 
 
 class Watch(Watcher):
@@ -206,7 +168,7 @@ class Watch(Watcher):
         """Return the error that came first on any rank; tell the others of this one if it did."""
         if isinstance(error, RankError):
             return error
-        if _of_exchange(error):
+        if of_exchange(error):
             self._failed.wait((_SILENT + 3) * self._interval_s)
             if self.failure is not None:
                 return self.failure
@@ -509,10 +471,3 @@ class Watch(Watcher):
 
 def _key(number: int) -> str:
     return f"beat/{number}"
-
-
-def _of_exchange(error: Exception) -> bool:
-    """Whether an error may only say that another rank is gone."""
-    return isinstance(error, RuntimeError | OSError) and (
-        "Dist" in type(error).__name__ or bool(_OF_EXCHANGE.search(str(error)))
-    )
