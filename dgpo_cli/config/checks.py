@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from dgpo_cli.config.settings import Settings, parallel_kind
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.prompts.settings import MixturePrompts, PlayedPrompts
-from dgpo_cli.rewards.checkers import AnswerChecker
+from dgpo_cli.rewards.checker_settings import AnswerChecker
 from dgpo_cli.rewards.played import EnvironmentReward
 from dgpo_cli.rewards.settings import TermsReward
 from dgpo_cli.samplers.settings import VllmBackend

@@ -60,7 +60,7 @@ _USED_BY: Mapping[str, tuple[str, ...]] = {
     "rollout.prompts_per_step": ("train", *_PLAN),
     "rollout.group_size": ("train", "rollout", *_PLAN),
     "rollout.max_completion_tokens": (*_SAMPLE, *_PLAN),
-    "rollout.dynamic_sampling": ("train",),
+    "rollout.dynamic_sampling": ("train", *_PLAN),
     "rollout.max_rounds": ("train",),
     "rollout.overlap": ("train", *_PLAN),
     "rollout.backend": (*_SAMPLE, *_PLAN),

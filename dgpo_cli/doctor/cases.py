@@ -20,7 +20,7 @@ from dgpo_cli.core.formats import ROLLOUT, SampleRecord, TrainedRecord, prefix_o
 from dgpo_cli.core.thinking import ends_in_thought
 from dgpo_cli.core.types import CHECKED_OUTCOMES, FinishReason, Message
 from dgpo_cli.prompts.files import final_answer
-from dgpo_cli.rewards.checkers import shown_gold
+from dgpo_cli.rewards.checker_settings import shown_gold
 from dgpo_cli.rewards.item import GradeItem
 from dgpo_cli.rewards.settings import RewardSettings, RewardValues
 

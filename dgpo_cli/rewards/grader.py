@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import NOBODY, Observer, phase
 from dgpo_cli.core.types import FinishReason, Prompt, Verdict
-from dgpo_cli.rewards.checkers import shown_gold
+from dgpo_cli.rewards.checker_settings import shown_gold
 from dgpo_cli.rewards.item import GradeItem as GradeItem
 from dgpo_cli.rewards.item import grade_item as grade_item
 from dgpo_cli.rewards.protocol import Task

@@ -10,8 +10,13 @@ from pydantic import Field, model_validator
 from dgpo_cli.algo.overlong import OverlongSettings
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.schema import Change, Frozen
-from dgpo_cli.rewards.checkers import AnswerChecker, ChoiceChecker, IntegerChecker, MathChecker
-from dgpo_cli.rewards.checkers import Extract as Extract
+from dgpo_cli.rewards.checker_settings import (
+    AnswerChecker,
+    ChoiceChecker,
+    IntegerChecker,
+    MathChecker,
+)
+from dgpo_cli.rewards.checker_settings import Extract as Extract
 from dgpo_cli.rewards.played import EnvironmentReward
 from dgpo_cli.rewards.terms.base import RewardTerm
 from dgpo_cli.rewards.terms.checked import CheckedTerm, ChoiceTerm, IntegerTerm, MathTerm

@@ -300,9 +300,31 @@ def test_a_dry_run_refuses_what_cannot_train() -> None:
     assert (result.exit_code, result.stdout) == (2, "")
 
 
-def test_preset_list_has_a_line_for_every_preset() -> None:
-    lines = [re.split(r" {2,}", line) for line in dgpo("preset", "list").stdout.splitlines()]
-    assert [line[:2] for line in lines] == [[p.name, p.description] for p in list_presets()]
+def test_preset_list_has_a_line_for_every_preset_under_the_device_it_needs() -> None:
+    needs, found = "", {}
+    for line in dgpo("preset", "list").stdout.splitlines():
+        if line.startswith(" "):
+            name, purpose = re.split(r" {2,}", line.strip())
+            found[name] = (purpose, needs)
+        elif line:
+            needs = line
+    listed = {p.name: p for p in list_presets()}
+    assert {name: purpose for name, (purpose, _) in found.items()} == {
+        p.name: p.description for p in listed.values()
+    }
+    told = {
+        (None, 1): "A CPU, or any GPU",
+        ("3060", 1): "A GPU of 12 GB",
+        ("4090", 1): "A GPU of 24 GB",
+        ("l40s", 1): "A GPU of 48 GB",
+        ("h100", 1): "A GPU of 80 GB",
+        ("h100", 8): "8 GPUs of 80 GB",
+        ("h100", 32): "32 GPUs of 80 GB",
+    }
+    assert [told[p.hardware, p.gpus] for p in map(listed.get, found) if p] == [
+        needs for _, needs in found.values()
+    ]
+    assert list(dict.fromkeys(needs for _, needs in found.values())) == list(told.values())
 
 
 def test_preset_show_prints_the_file_as_it_is() -> None:

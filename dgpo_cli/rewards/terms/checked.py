@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from dgpo_cli.rewards.checkers import AnswerChecker, ChoiceChecker, IntegerChecker, MathChecker
+from dgpo_cli.rewards.checker_settings import (
+    AnswerChecker,
+    ChoiceChecker,
+    IntegerChecker,
+    MathChecker,
+)
 from dgpo_cli.rewards.terms.base import Done, RewardTerm, Scorer, Shared, TermScore
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dgpo_cli.core.errors import DataError
 from dgpo_cli.core.events import phase
 from dgpo_cli.core.types import Verdict
-from dgpo_cli.rewards.checkers import shown_gold
+from dgpo_cli.rewards.checker_settings import shown_gold
 from dgpo_cli.rewards.terms.base import RewardTerm, Shared, TermScore
 
 if TYPE_CHECKING:
