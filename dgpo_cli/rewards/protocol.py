@@ -6,10 +6,12 @@ The first frame to a worker is its check, answered by `{"ready": true, "told": {
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 import struct
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,6 +64,16 @@ def encode(message: Any) -> bytes:
 def decode(body: bytes | bytearray | memoryview) -> Any:
     """Return the message in the body of one frame."""
     return json.loads(str(body, "utf-8", "surrogatepass"))
+
+
+def packed(token_ids: Sequence[int]) -> str:
+    """Return token ids as text: a completion has thousands, and JSON is slow with numbers."""
+    return base64.b64encode(array("i", token_ids)).decode("ascii")
+
+
+def unpacked(text: str) -> tuple[int, ...]:
+    """Return the token ids of `packed`."""
+    return tuple(array("i", base64.b64decode(text)))
 
 
 def take_frames(buffer: bytearray) -> list[Any]:

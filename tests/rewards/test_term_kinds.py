@@ -186,17 +186,17 @@ def test_every_form_of_a_score_means_what_is_documented(
 ) -> None:
     forms = [
         2.5, True, False, None, {"score": 1, "outcome": "correct", "note": "fine"},
-        "7", {"points": 1}, [1], {"score": 1, "outcome": "splendid"}, 1e300,
+        "7", {"points": 1}, [1], {"score": 1, "outcome": "splendid"}, 1e300, {"error": "asleep"},
     ]  # fmt: skip
     judge = judging(lambda *_: (200, {"scores": forms}))
     term = {"kind": "http", "url": judge.url}
     found = grade([item(str(n)) for n in range(len(forms))], term, {"kind": "repetition"})
     assert [v.outcome for v in found] == [
-        "scored", "correct", "wrong", "scored", "correct", *["error"] * 5,
+        "scored", "correct", "wrong", "scored", "correct", *["error"] * 6,
     ]  # fmt: skip
     assert [v.reward for v in found[:5]] == [2.5, 1.0, 0.0, 0.0, 1.0]
     assert all(math.isnan(v.reward) and v.note for v in found[5:])
-    assert found[4].note == "http: fine"
+    assert (found[4].note, found[-1].note) == ("http: fine", "http: asleep")
 
 
 def test_a_group_is_sent_as_a_whole(judging: Callable[[Answer], Judge]) -> None:

@@ -35,6 +35,7 @@ from dgpo_cli.core.own_code import load_own, where_it_failed
 from dgpo_cli.core.own_code.files import digests_of
 from dgpo_cli.core.text import cut
 from dgpo_cli.core.types import FinishReason, Message, Outcome
+from dgpo_cli.rewards.protocol import unpacked
 
 MAX_NOTE_CHARS = 2000
 _LARGEST = 3e38  # as float32
@@ -204,7 +205,7 @@ class _Calls:
             completions.append(
                 RewardCompletion(
                     text=text,
-                    token_ids=tuple(token_ids),
+                    token_ids=unpacked(token_ids),
                     finish_reason=finish_reason,
                     messages=tuple(Message(*turn) for turn in prompt["messages"]),
                     answer=prompt["answer"],

@@ -7,9 +7,11 @@ A request is a POST with JSON:
      "text": "...", "tokens": 5, "finish_reason": "stop"}]}
 
 The answer has a score for each, in order: a number, true, false, null (the term does not apply),
-or an object with `score`, and `outcome` and `note` if it likes:
+or an object with `score`, and `outcome` and `note` if it likes; or one with `error`, which leaves
+the completion unscored:
 
-    {"scores": [1.0, true, null, {"score": 0.5, "outcome": "wrong", "note": "no proof"}]}
+    {"scores": [1.0, true, {"score": 0.5, "outcome": "wrong", "note": "no proof"},
+                null, {"error": "no rating"}]}
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.schema import Frozen
 from dgpo_cli.core.text import cut
 from dgpo_cli.rewards.terms.base import Done, RewardTerm, Scorer, Shared, TermScore, failed
-from dgpo_cli.rewards.terms.call import score_of
+from dgpo_cli.rewards.terms.call import MAX_NOTE_CHARS, score_of
 
 if TYPE_CHECKING:
     import httpx2
@@ -133,6 +135,8 @@ class _Asker:
 
     def _score(self, given: Any) -> TermScore:
         if isinstance(given, Mapping):
+            if given.keys() == {"error"}:
+                return failed("error", cut(str(given["error"]), MAX_NOTE_CHARS))
             known = {"score", "outcome", "note"}
             if "score" not in given or given.keys() - known:
                 return failed("error", f"the server answered {_shown(given)} for a completion")

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from dgpo_cli.core.own_code import Spec
 from dgpo_cli.core.schema import Frozen
-from dgpo_cli.rewards.protocol import Check
+from dgpo_cli.rewards.protocol import Check, packed
 from dgpo_cli.rewards.terms.base import NAME, Done, RewardTerm, Scorer, Shared, TermScore, failed
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _message(call: Sequence[GradeItem], *, columns: list[str] | None) -> dict[st
                     "columns": {n: item.columns[n] for n in named if n in item.columns},
                 }
             )
-        rows.append([len(prompts) - 1, item.text, list(item.token_ids), item.finish_reason])
+        rows.append([len(prompts) - 1, item.text, packed(item.token_ids), item.finish_reason])
         last = item
     return {"prompts": prompts, "rows": rows}
 
