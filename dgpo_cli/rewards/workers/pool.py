@@ -311,7 +311,11 @@ class WorkerPool:
         if not worker.ready or never_sent:
             late = f"not ready after {START_TIMEOUT_S:g} s" if outcome == "timeout" else ""
             ended = f"exit code {exit_code}" if exit_code >= 0 else f"ended by signal {-exit_code}"
-            self._fail(late or worker.start_error or ended)
+            reason = late or worker.start_error or ended
+            if self._check.opens and not worker.ready:  # it would do the same again
+                name = self._check.options.get("path", self._check.target)
+                raise ConfigError(f"{name}: its worker does not start: {reason}; see memory_gib")
+            self._fail(reason)
 
     @property
     def _deadline_s(self) -> float:
