@@ -24,6 +24,7 @@ from dgpo_cli.diagnosis.policy import entropy_collapsed, reward_fell
 from dgpo_cli.diagnosis.reach import update_too_small
 from dgpo_cli.diagnosis.sampler import sampler_disagrees
 from dgpo_cli.diagnosis.signal import no_signal, too_easy, too_hard
+from dgpo_cli.diagnosis.terms import length_outweighs, term_constant, term_idle
 from dgpo_cli.diagnosis.update import grad_clipped, nonfinite, ratio_exploding
 
 
@@ -43,6 +44,7 @@ def _plain(
 
 _STILL = ("no_signal", "update_too_small")
 _SILENT = ("too_easy", "too_hard", *_STILL)
+_TERMS = ("term_constant", "term_idle", "length_outweighs")
 _UNREAD = ("truncated", "no_answer", *_SILENT)
 # Reported alone: anything else that is wrong explains a reward that does not rise.
 _LAST_RESORT = "reward_flat"
@@ -63,11 +65,14 @@ _RULES = (
     ),
     _Rule("reward_fell", _plain(reward_fell), ("grad_clipped", *_UNREAD)),
     _Rule("foreign_template", _plain(foreign_template), ("no_answer", *_SILENT)),
-    _Rule("truncated", _plain(truncated), _SILENT),
-    _Rule("no_answer", no_answer, _SILENT),
+    _Rule("truncated", _plain(truncated), (*_SILENT, *_TERMS)),
+    _Rule("no_answer", no_answer, (*_SILENT, *_TERMS)),
+    _Rule("length_outweighs", _plain(length_outweighs), (*_SILENT, "term_idle")),
     _Rule("too_easy", _plain(too_easy), _STILL),
     _Rule("too_hard", _plain(too_hard), _STILL),
     _Rule("no_signal", _plain(no_signal), _STILL),
+    _Rule("term_constant", _plain(term_constant)),
+    _Rule("term_idle", _plain(term_idle)),
     _Rule("update_too_small", _plain(update_too_small)),
     _Rule("grad_clipped", _plain(grad_clipped)),
     _Rule(_LAST_RESORT, _plain(reward_flat)),

@@ -7,6 +7,17 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class TermFacts:
+    """A term of the reward. judges: it may say what is correct; checks: it compares answers."""
+
+    name: str
+    kind: str
+    weight: float
+    judges: bool
+    checks: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """The settings that thresholds and advice depend on, under their own names.
 
@@ -17,6 +28,7 @@ class Facts:
     operations: of generated sums; empty for prompts from data.
     worst: the reward of a completion that is not right.
     template_owner: the preset whose template is around other problems than its own, if any.
+    terms: of a reward that is added up. terms_summed: advantages are those of the sum.
     """
 
     prompts_per_step: int
@@ -42,6 +54,8 @@ class Facts:
     operations: tuple[int, ...] = ()
     worst: float = 0.0
     template_owner: str = ""
+    terms: tuple[TermFacts, ...] = ()
+    terms_summed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,15 @@ from dgpo_cli.core.formats import prefix_of
 from dgpo_cli.core.thinking import OPENER, after_thinking, ends_in_thought
 from dgpo_cli.core.types import Diagnosis, StepMetrics
 from dgpo_cli.diagnosis.diagnose import EXPLAINS, diagnose
-from dgpo_cli.diagnosis.facts import Facts, UnreadExample
+from dgpo_cli.diagnosis.facts import Facts, TermFacts, UnreadExample
 from dgpo_cli.diagnosis.history import FIRST, LAST, Line
 from dgpo_cli.engine.tolerance import logprob_tolerance
 from dgpo_cli.prompts.settings import SumsPrompts
+from dgpo_cli.rewards.played import EnvironmentReward
 from dgpo_cli.rewards.protocol import Extract
 from dgpo_cli.rewards.reading.extract import extract
+from dgpo_cli.rewards.settings import RewardValues, SummedReward
+from dgpo_cli.rewards.terms.checked import CheckedTerm
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.runs.token_texts import TokenTexts
 
@@ -172,6 +175,21 @@ def facts_of(settings: Settings, *, template_owner: str = "") -> Facts:
         operations=prompts.operations if isinstance(prompts, SumsPrompts) else (),
         worst=getattr(settings.reward, "wrong", 0.0),
         template_owner=template_owner,
+        terms=() if isinstance(settings.reward, RewardValues) else _terms(settings.reward),
+        terms_summed=settings.advantage.normalize == "sum",
+    )
+
+
+def _terms(reward: SummedReward | EnvironmentReward) -> tuple[TermFacts, ...]:
+    return tuple(
+        TermFacts(
+            name=term.label,
+            kind=str(getattr(term, "kind", "")),
+            weight=term.weight,
+            judges=term.judges,
+            checks=isinstance(term, CheckedTerm),
+        )
+        for term in reward.every_term()
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from dgpo_cli.diagnosis.diagnose import diagnose
-from dgpo_cli.diagnosis.facts import Facts, UnreadExample
+from dgpo_cli.diagnosis.facts import Facts, TermFacts, UnreadExample
 from dgpo_cli.diagnosis.history import FIRST, LAST, WINDOW, History, Line
 
 FACTS = Facts(
@@ -426,3 +426,46 @@ def test_a_template_for_its_own_problems_is_not_to_blame() -> None:
     assert keys(run(2, **lost), facts) == ["foreign_template"]
     some = {**lost, "reward__mean": -0.9}
     assert keys(run(2, **some), facts) == []
+
+
+TERMS = (
+    TermFacts("integer", "integer", 1.0, judges=True, checks=True),
+    TermFacts("style", "python", 0.1, judges=True, checks=False),
+    TermFacts("length", "length", 1.0, judges=False, checks=False),
+)
+
+
+def of_terms(*, spread: float, decides: tuple[float, float, float]) -> list[Line]:
+    """Steps in which the style varies by `spread` and the terms decide these shares of groups."""
+    shares = {
+        f"reward__{term.name}_decides": share for term, share in zip(TERMS, decides, strict=True)
+    }
+    others = {"reward__integer_std": 0.5, "reward__length_std": 0.0, "reward__style_mean": 0.25}
+    return run(8, **shares, **others, reward__style_std=spread)
+
+
+def test_a_term_that_never_varied_is_named_and_a_penalty_that_is_0_is_not() -> None:
+    lines = of_terms(spread=0.0, decides=(0.8, 0.0, 0.0))
+    (found,) = diagnose(lines, facts=replace(FACTS, terms=TERMS))
+    assert found.key == "term_constant" and "is 0.25" in found.evidence
+    assert found.advice.startswith("--set reward.terms.style=:")
+    assert diagnose(lines, facts=FACTS) == ()
+    varied = [*of_terms(spread=0.1, decides=(0.8, 0.1, 0.0)), *lines]  # a style that is learnt
+    assert keys(varied, replace(FACTS, terms=TERMS)) == []
+
+
+def test_a_term_that_decides_no_group_is_named_unless_each_is_normalised() -> None:
+    lines = of_terms(spread=0.3, decides=(0.8, 0.0, 0.0))
+    facts = replace(FACTS, terms=TERMS)
+    (found,) = diagnose(lines, facts=facts)
+    assert found.key == "term_idle" and "style.weight=0.1" in found.evidence
+    assert keys(lines, replace(facts, terms_summed=False)) == []
+    assert keys(of_terms(spread=0.3, decides=(0.8, 0.02, 0.0)), facts) == []
+
+
+def test_a_length_that_decides_more_than_the_answer_is_named() -> None:
+    facts = replace(FACTS, terms=TERMS)
+    (found,) = diagnose(of_terms(spread=0.3, decides=(0.2, 0.0, 0.7)), facts=facts)
+    assert found.key == "length_outweighs" and "70% of the groups" in found.evidence
+    assert found.advice.startswith("--set reward.terms.length.weight=0.1")
+    assert keys(of_terms(spread=0.3, decides=(0.45, 0.1, 0.45)), facts) == []

@@ -101,6 +101,10 @@ class Fault:
     advice: str = ""  # how it begins
 
 
+def _terms(other: str) -> str:
+    return f'reward.terms=[{{kind="integer"}}, {other}]'
+
+
 LORA = ("adapter.kind=lora", "adapter.rank=4")
 LONG = "rollout.max_completion_tokens=128"
 FAULTS = {
@@ -113,6 +117,18 @@ FAULTS = {
     "reward_fails": Fault(
         6, ("reward.kind=python", f"reward.path={functions.PATH}:flaky"),
         advice="see those completions in the rollouts (outcome error)",
+    ),
+    "length_outweighs": Fault(
+        6, (_terms('{kind="length", shape="cosine", weight=50}'),),
+        advice="--set reward.terms.length.weight=5:",
+    ),
+    "term_constant": Fault(
+        6, (_terms('{kind="format", pattern="no such words"}'),),
+        advice="--set reward.terms.format=:",
+    ),
+    "term_idle": Fault(
+        6, (_terms(f'{{kind="python", path="{functions.PATH}:echoes", weight=0.1}}'),),
+        advice="--set reward.terms.echoes.weight=1:",
     ),
     "verifier_timeout": Fault(
         6, ("reward.timeout_s=0.5", "reward.workers=4"), _slow_checker, "--set reward.timeout_s=2:"

@@ -87,6 +87,10 @@ def flaky(completion: RewardCompletion) -> bool:
     return completion.answer in completion.text
 
 
+def echoes(completion: RewardCompletion) -> float:
+    return float(f"boxed{{{completion.answer}}}" in completion.text)
+
+
 def everything(completion: RewardCompletion, answer: str, unit: str = "m") -> Any:
     return 1.0, None, f"{completion!r} {answer} {unit}"
 
