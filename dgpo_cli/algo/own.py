@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dgpo_cli.core.errors import ConfigError, DgpoError
+from dgpo_cli.core.errors import DgpoError
 from dgpo_cli.core.own_code import where_it_failed
 from dgpo_cli.core.types import Credit
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from dgpo_cli.algo.losses import Loss
 
 _OFF = 1e-3  # most that the mean weight of a completion may differ from 1
 
@@ -25,16 +27,23 @@ def own_faults(name: str, *, of: object = None) -> Iterator[None]:
     """Turn a fault of the user's code into one line that begins with `name`.
 
     Raises:
-        ConfigError: there was one.
+        DgpoError: there was one.
     """
     try:
         yield
     except (DgpoError, MemoryError, torch.OutOfMemoryError) as error:
         if not isinstance(error, _Wrong):
             raise
-        raise ConfigError(f"{name}: {error}") from error
+        raise DgpoError(f"{name}: {error}") from error
     except Exception as error:
-        raise ConfigError(f"{name}: {where_it_failed(error, folder=_folder(of))}") from error
+        raise DgpoError(f"{name}: {where_it_failed(error, folder=_folder(of))}") from error
+
+
+def guarding(loss: Loss) -> AbstractContextManager[None]:
+    """Return `own_faults` for a loss of the user's own; for dgpo's, what does nothing."""
+    if not loss.is_own:
+        return nullcontext()
+    return own_faults(f"loss.kind={loss.kind or type(loss).__name__}", of=loss)
 
 
 def _folder(of: object) -> Path:
@@ -42,7 +51,7 @@ def _folder(of: object) -> Path:
     return Path(file).parent if file else Path.cwd()
 
 
-class _Wrong(ConfigError):
+class _Wrong(DgpoError):
     """What the user's code gave cannot be used; the message does not name the code."""
 
 
@@ -50,7 +59,7 @@ def check_column(what: str, values: Any, mask: Tensor) -> None:
     """Check that there is a number of at least 0 for every token.
 
     Raises:
-        ConfigError: there is not.
+        DgpoError: there is not.
     """
     _check_shape(what, values, mask)
     found = values[mask].double()
@@ -64,7 +73,7 @@ def check_credit(credit: Any, mask: Tensor) -> None:
     """Check the scores and weights of a batch.
 
     Raises:
-        ConfigError: they cannot be used.
+        DgpoError: they cannot be used.
     """
     if not isinstance(credit, Credit):
         raise _Wrong(f"credit returned a {type(credit).__name__}; it must return a dgpo_cli.Credit")
@@ -91,11 +100,11 @@ def _form(values: Tensor) -> str:
     return f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
 
 
-def check_losses(found: Any, logprobs: Tensor, mask: Tensor) -> None:
-    """Check what a loss gave, and that its gradient is finite.
+def check_forms(found: Any, mask: Tensor) -> None:
+    """Check the forms of what a loss gave; the numbers are left where they are.
 
     Raises:
-        ConfigError: it cannot be used.
+        DgpoError: it cannot be used.
     """
     if not isinstance(found, tuple) or len(found) != 3:
         raise _Wrong("token_losses must return (losses, ratio, clipped)")
@@ -106,6 +115,16 @@ def check_losses(found: Any, logprobs: Tensor, mask: Tensor) -> None:
         raise _Wrong(f"clipped must be a bool tensor, {list(mask.shape)} as the mask")
     if clipped.dtype != torch.bool:
         raise _Wrong(f"clipped is {_form(clipped)}; it must be bool")
+
+
+def check_losses(found: Any, logprobs: Tensor, mask: Tensor) -> None:
+    """Check what a loss gave, and that its gradient is finite.
+
+    Raises:
+        DgpoError: it cannot be used.
+    """
+    check_forms(found, mask)
+    losses: Tensor = found[0]
     if not losses.requires_grad:
         raise _Wrong("losses have no gradient; they must depend on logprobs")
     (gradient,) = torch.autograd.grad(losses[mask].sum(), logprobs, allow_unused=True)

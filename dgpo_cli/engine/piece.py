@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dgpo_cli.algo.off_policy import Correction
+from dgpo_cli.algo.own import check_forms, guarding
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.policy.batching import whole_groups
 
@@ -201,12 +202,13 @@ class Piece:
         scales = torch.zeros(len(batch.mask), device=batch.mask.device)
         if len(counting):  # else every row is left out of the loss
             own = batch.lengths[counting]
-            scales[counting] = recipe.loss.row_scales(
-                own,
-                num_tokens=int(own.sum()),
-                num_completions=len(counting),
-                max_completion_tokens=recipe.max_completion_tokens,
-            )
+            with guarding(recipe.loss):
+                scales[counting] = recipe.loss.row_scales(
+                    own,
+                    num_tokens=int(own.sum()),
+                    num_completions=len(counting),
+                    max_completion_tokens=recipe.max_completion_tokens,
+                )
         return cls(batch, recipe, scales, Update())
 
     def backward(
@@ -234,16 +236,20 @@ class Piece:
         loss, reference, kl = self.recipe.loss, batch.stats.reference_logprobs, None
         if reference is not None:
             reference = reference[chosen, :width].to(device) if loss.needs_reference else None
-        losses, ratios, clipped = loss.token_losses(
-            logprobs,
-            old_logprobs=old_logprobs,
-            token_advantages=credited.to(device) * weights,
-            mask=mask,
-            reference_logprobs=reference,
-        )
-        if reference is not None:
-            kl = loss.token_kl(logprobs, reference_logprobs=reference)
-            losses = losses + loss.kl * kl
+        with guarding(loss):
+            found = loss.token_losses(
+                logprobs,
+                old_logprobs=old_logprobs,
+                token_advantages=credited.to(device) * weights,
+                mask=mask,
+                reference_logprobs=reference,
+            )
+            if loss.is_own:
+                check_forms(found, mask)
+            losses, ratios, clipped = found
+            if reference is not None:
+                kl = loss.token_kl(logprobs, reference_logprobs=reference)
+                losses = losses + loss.kl * kl
         value = (losses * self.scales[chosen, None].to(device))[mask].sum()
         if not counts:
             (value * 0.0).backward()

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dgpo_cli.algo.own import check_losses, own_faults
+from dgpo_cli.algo.own import check_losses, guarding
+from dgpo_cli.core.errors import ConfigError, DgpoError
 from dgpo_cli.core.types import TokenStats
 
 if TYPE_CHECKING:
@@ -25,10 +26,13 @@ def rehearse(settings: Settings) -> None:
     Raises:
         ConfigError: it fails, or what it gives cannot be used; one line that names it.
     """
-    if settings.credit.is_own:
-        _try_rule(settings.credit)
-    if settings.loss.is_own:
-        _try_loss(settings.loss)
+    try:
+        if settings.credit.is_own:
+            _try_rule(settings.credit)
+        if settings.loss.is_own:
+            _try_loss(settings.loss)
+    except DgpoError as error:  # nothing has been run: the setting is at fault
+        raise ConfigError(str(error)) from error
 
 
 def _try_rule(rule: CreditRule) -> None:
@@ -49,7 +53,7 @@ def _try_loss(loss: Loss) -> None:
     moved = 0.2 * torch.linspace(-1.0, 1.0, old.numel()).view(old.shape)
     logprobs = (old + moved).masked_fill(~mask, 0.0).requires_grad_()
     advantages = torch.tensor([[1.0], [-0.5], [0.7], [-1.2]]).expand(mask.shape)
-    with own_faults(f"loss.kind={loss.kind or type(loss).__name__}", of=loss):
+    with guarding(loss):
         found = loss.token_losses(
             logprobs,
             old_logprobs=old,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dgpo_cli.config.load import resolve
-from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError, DgpoError
 from dgpo_cli.core.events import Observers
 from dgpo_cli.core.types import StepMetrics
 from dgpo_cli.engine.rehearsal import rehearse
@@ -77,7 +77,7 @@ class Clip(Loss):
 class Broken(Loss):
     how: str = ""
 
-    def token_losses(self, logprobs, **others):
+    def token_losses(self, logprobs, *, mask, **others):
         none = torch.zeros_like(logprobs, dtype=torch.bool)
         match self.how:
             case "two":
@@ -90,6 +90,13 @@ class Broken(Loss):
                 return logprobs.log(), logprobs, none
             case "clipped":
                 return logprobs, logprobs, none.float()
+        if mask.shape[1] == 6:  # as in the rehearsal
+            return logprobs, logprobs.detach(), none
+        match self.how:
+            case "late":
+                raise IndexError("out of range")
+            case "late shape":
+                return logprobs[:, :1], logprobs.detach(), none
 """
 SMALL = (
     "model.device=cpu",
@@ -246,10 +253,32 @@ def test_what_works_passes_the_rehearsal() -> None:
 
 
 def test_a_rule_that_fails_at_a_later_batch_ends_the_run_in_one_line() -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(DgpoError) as caught:
         trained("run", "credit.rule=own.py:Broken", "credit.how=late")
     said = "scores have inf at a token; they must be finite and at least 0"
     assert str(caught.value) == f"credit.rule=own.py:Broken: {said}"
+    assert caught.value.exit_code == 1  # of a failed run
+
+
+def test_a_loss_that_fails_at_a_later_batch_ends_the_run_in_one_line() -> None:
+    line = next(n for n, text in enumerate(LOSS.splitlines(), 1) if "IndexError" in text)
+    said = {
+        "late": f"own_loss.py, line {line}: IndexError: out of range",
+        "late shape": "losses are float32 [",
+    }
+    changes = [
+        word for each in (*SMALL, "loss.kind=own_loss.py:Broken") for word in ("--set", each)
+    ]
+    for how, words in said.items():
+        ended = dgpo(
+            *["train", "--preset", "tiny", *changes, "--set", f"loss.how={how}", "--steps", "1"],
+            *["--out", f"runs/{how}", "--view", "lines"],
+        )
+        assert ended.exit_code == 1
+        assert "Traceback" not in ended.stderr
+        errors = [each for each in ended.stderr.splitlines() if each.startswith("error: ")]
+        assert len(errors) == 1
+        assert errors[0].startswith(f"error: loss.kind=own_loss.py:Broken: {words}")
 
 
 def test_the_plan_counts_the_reference_that_a_rule_of_ones_own_needs() -> None:

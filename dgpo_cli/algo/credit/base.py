@@ -113,7 +113,7 @@ class CreditRule(Frozen):
         advantages: floating [B]; where they are 0, the row sets no weight of other rows.
 
         Raises:
-            ConfigError: a rule of the user's own fails, or gives what cannot be scores or weights.
+            DgpoError: a rule of the user's own fails, or gives what cannot be scores or weights.
         """
         import torch
 
