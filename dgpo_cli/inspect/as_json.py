@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from dgpo_cli.core.codec import Format, encoded, filled
-from dgpo_cli.core.schema import Count, Real, Text, TokenId, doc
+from dgpo_cli.core.schema import Count, Real, Terms, Text, TokenId, doc
 from dgpo_cli.core.types import (
     FinishReason,
     InspectedCompletion,
@@ -108,6 +108,11 @@ class InspectedJson:
     outcome: Outcome | None
     finish_reason: FinishReason
     reward: Real
+    terms: Annotated[
+        Terms,
+        doc("Each term of the reward before its weight; null where it does not apply or failed."),
+    ]
+    note: Annotated[Text | None, doc("Why it is unscored, or what the reward says.")]
     advantage: Annotated[Real, doc("A, of the whole completion.")]
     effective_fraction: Annotated[
         Share, doc("(sum w)^2 / (T sum w^2): 1 if all weights are equal.")

@@ -23,6 +23,7 @@ from dgpo_cli.inspect.views.header import (
     rule_name,
     sign_named,
     sign_note,
+    term_values,
 )
 from dgpo_cli.inspect.views.steps import steps_of
 from dgpo_cli.inspect.views.what_if import named
@@ -115,6 +116,8 @@ def inspect_page(inspection: Inspection) -> str:
         changes=[change_text(each) for each in inspection.changes],
         choices=_choices(page),
         first=page.first,
+        has_terms=any(each.terms for each in page.completions),
+        has_notes=any(each.note for each in page.completions),
         count=len(page.completions),
         left_out=page.left_out and counted(page.left_out, "more completion"),
         max_tokens=MAX_TOKENS,
@@ -150,6 +153,8 @@ def _completion(shown: InspectedCompletion, *, inspection: Inspection) -> dict[s
         "look": _look(shown),
         "finish": shown.finish_reason,
         "reward": shown.reward,
+        "terms": term_values(shown),
+        "note": shown.note or "",
         "advantage": shown.advantage,
         "tau": shown.tau,
         "stored": _stored(shown.stored),
@@ -191,6 +196,7 @@ def _facts(shown: InspectedCompletion, *, inspection: Inspection) -> dict[str, A
         "look": _look(shown),
         "outcome": outcome(shown, glyphs=UNICODE),
         "reward": short(shown.reward),
+        "terms": term_values(shown),
         "advantage": signed(shown.advantage),
         "answer": shown.answer or UNKNOWN,
         "rule": rule_name(inspection, tau=shown.tau, glyphs=UNICODE),
@@ -203,7 +209,7 @@ def _name(shown: InspectedCompletion) -> str:
 
 
 def _look(shown: InspectedCompletion) -> str:
-    if shown.outcome is None:
+    if shown.outcome in (None, "scored"):
         return ""
     return "good" if shown.outcome == "correct" else "bad"
 

@@ -159,6 +159,8 @@ def inspected(
         stored=stored,
         noise_floor=line.stats.noise_floor if found.stored and line.stats else None,
         prefix=line.prompt.prefix,
+        terms=() if line.verdict is None else line.verdict.terms,
+        note=None if line.verdict is None else line.verdict.note,
     )
 
 

@@ -63,6 +63,7 @@ _PARTS = (
     _REWARD,
     _SCORE,
     _Part(4, parts.outcome_rows),
+    _Part(8, parts.terms),
     _Part(13, parts.groups),
     _Part(8, parts.lengths),
     _CREDIT,

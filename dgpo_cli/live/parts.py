@@ -6,6 +6,7 @@ Each takes the state and a page and returns its lines, none where it has nothing
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -34,6 +35,7 @@ from dgpo_cli.ui.textplot import sparkline
 _VERBS = ("sample", "score", "statistics", "update", "sync")
 _FILLS, _ASCII_FILLS = "█▓▒░╌", "#=+-~"
 _VERB_COLOURS = ("cyan", "green", "yellow", "magenta", "blue")
+_DECIDES = re.compile(r"reward/(.+)_decides")
 _ADVICE = 3  # lines at most
 _KEYS = "p pause  n other completions  q stop after this step  h hide this"
 
@@ -131,6 +133,19 @@ def groups(state: PanelState, page: Page) -> list[Text]:
         )
     ]
     return [row(page, "groups", *words)]
+
+
+def terms(state: PanelState, page: Page) -> list[Text]:
+    """The terms of a reward that has several: their means, and the share of groups each decides."""
+    names = [match[1] for name in state.metrics if (match := _DECIDES.fullmatch(name))]
+    if len(names) < 2:
+        return []
+    words = [
+        f"{name} {numbers.decimal(state.metrics[f'reward/{name}_mean'])} "
+        f"decides {numbers.whole_percent(state.metrics[f'reward/{name}_decides'])}"
+        for name in names
+    ]
+    return rows(page, [plain(each, glyphs=page.glyphs) for each in words], "terms")
 
 
 def lengths(state: PanelState, page: Page) -> list[Text]:

@@ -35,8 +35,8 @@ def row(page: Page, label: str, *values: str | Text) -> Text:
     return line
 
 
-def rows(page: Page, values: Sequence[Text]) -> list[Text]:
-    """Values without a label in as many rows as they need."""
+def rows(page: Page, values: Sequence[Text], label: str = "") -> list[Text]:
+    """Values in as many rows as they need; the label is on the first."""
     room = page.width - label_width(page)
     lines: list[list[Text]] = [[]]
     for value in values:
@@ -44,7 +44,7 @@ def rows(page: Page, values: Sequence[Text]) -> list[Text]:
         if lines[-1] and used + value.cell_len > room:
             lines.append([])
         lines[-1].append(value)
-    return [row(page, "", *line) for line in lines]
+    return [row(page, "" if at else label, *line) for at, line in enumerate(lines)]
 
 
 def joined(left: Text, right: Text, *, page: Page) -> Text:

@@ -32,7 +32,7 @@ from dgpo_cli.core.numbers import (
 from dgpo_cli.core.text import UNICODE
 from dgpo_cli.core.types import InspectedCompletion, RunRecord, StoredSamples
 from dgpo_cli.inspect.token_html import TokenLine, token_lines
-from dgpo_cli.inspect.views.header import outcome
+from dgpo_cli.inspect.views.header import outcome, term_values
 from dgpo_cli.report.curves import RunSeries, interval_of, kind_of, known
 from dgpo_cli.stats.intervals import student_quantile
 
@@ -58,12 +58,16 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class ShownSample:
-    """A completion as the page shows it; `length` is that of the whole completion."""
+    """A completion as the page shows it.
+
+    length: of the whole completion. note: of the reward, if it says something.
+    """
 
     completion: InspectedCompletion
     length: int
     outcome: str
     facts: str
+    note: str
     lines: Sequence[TokenLine]
 
 
@@ -386,14 +390,19 @@ def samples(found: StoredSamples | None) -> list[ShownSample]:
             length=length,
             outcome=outcome(shown, glyphs=UNICODE),
             facts=(
-                f"reward {short(shown.reward)}, advantage {signed(shown.advantage)}, {length:,} "
-                f"tokens, effective token fraction {fraction(shown.effective_fraction)}, "
-                f"gold {shown.answer}"
+                f"reward {short(shown.reward)}{_terms(shown)}, advantage "
+                f"{signed(shown.advantage)}, {length:,} tokens, effective token fraction "
+                f"{fraction(shown.effective_fraction)}, gold {shown.answer}"
             ),
+            note=shown.note or "",
             lines=list(token_lines(shown.tokens, vocab_size=found.inspection.vocab_size)),
         )
         for shown, length in zip(found.inspection.completions, found.lengths, strict=True)
     ]
+
+
+def _terms(shown: InspectedCompletion) -> str:
+    return f" ({term_values(shown)})" if shown.terms else ""
 
 
 def checkpoints(record: RunRecord) -> list[list[str]]:

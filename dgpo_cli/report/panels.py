@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -57,7 +58,7 @@ OUTCOMES = Panel(
     _curves(
         "outcome/correct correct, outcome/wrong wrong, outcome/out_of_range out of range, "
         "outcome/no_answer no answer, outcome/truncated truncated, outcome/timeout timeout, "
-        "outcome/crash crash"
+        "outcome/crash crash, outcome/scored scored, outcome/error reward failed"
     ),
     stacked=True,
     floor=0.0,
@@ -169,3 +170,29 @@ GROUPS = (
     PanelGroup("Time", _COST),
 )
 PICTURE = (REWARD, OUTCOMES, LENGTHS, EFFECTIVE, DISTANCE, ENTROPY)
+
+
+def named_by_settings(metrics: Iterable[str]) -> PanelGroup:
+    """Return the charts of terms of the reward and of sources, whose names a run's settings give.
+
+    metrics: the names of all of the run's.
+    """
+    names = sorted(metrics)
+    decides = tuple(_between("reward/", names, "_decides"))
+    values = tuple(Curve(f"reward/{term.label}_mean", term.label) for term in decides)
+    sources = tuple(_between("source/", names, "_reward"))
+    return PanelGroup(
+        "Reward by term and source",
+        (
+            Panel("terms", "Terms of the reward", "mean before the weight", values),
+            Panel("decides", "Groups that a term decides", "share", decides, floor=0.0),
+            Panel("sources", "Reward by source", "mean", sources),
+        ),
+    )
+
+
+def _between(start: str, names: Iterable[str], end: str) -> Iterator[Curve]:
+    """Yield the curves whose metric has this start and end, labelled with what is between."""
+    for name in names:
+        if name.startswith(start) and name.endswith(end):
+            yield Curve(name, name[len(start) : -len(end)])

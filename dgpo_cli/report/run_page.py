@@ -26,7 +26,7 @@ from dgpo_cli.report.curves import (
     span_steps,
     whisker,
 )
-from dgpo_cli.report.panels import GROUPS, REWARD, Curve, Panel
+from dgpo_cli.report.panels import GROUPS, REWARD, Curve, Panel, named_by_settings
 from dgpo_cli.ui.document import asset, compact, document
 
 MAX_RUNS = 8  # the number of distinguishable looks
@@ -109,7 +109,7 @@ def _groups(runs: Sequence[RunSeries]) -> Iterator[tuple[str, list[Figure]]]:
     reward, evals = draw(REWARD, runs), draw_evals(runs)
     head = [] if reward is None else [(reward, [_svg(reward, WIDE, HEIGHT + 40), _svg(reward)])]
     groups = [("Reward and evaluation", head + ([] if evals is None else [(evals, [_svg(evals)])]))]
-    for group in GROUPS:
+    for group in (named_by_settings(_names(runs)), *GROUPS):
         drawn = (draw(panel, runs) for panel in group.panels)
         groups.append((group.title, [(each, [_svg(each)]) for each in drawn if each is not None]))
     yield from (group for group in groups if group[1])

@@ -105,6 +105,8 @@ def _completion(line: RolloutLine, *, texts: TokenTexts) -> InspectedCompletion:
         tau=_setting(stats, "tau") if stats.tau is None else stats.tau,
         tokens=tuple(InspectedToken(*row) for row in rows),
         noise_floor=stats.noise_floor,
+        terms=line.verdict.terms,
+        note=line.verdict.note,
     )
 
 

@@ -96,3 +96,27 @@ def test_distances_near_the_measured_noise_are_told_to_be_noise() -> None:
     assert "d is noise" not in inspect_page(inspection(shown))
     view = head(replace(shown, noise_floor=most))
     assert re.search(r"distance d +up to \S+ \(noise", view)
+
+
+def test_terms_of_the_reward_and_its_note_stand_in_every_view() -> None:
+    failed = replace(
+        solution(),
+        outcome="error",
+        reward=math.nan,
+        terms=(("exact", 1.0), ("steps", math.nan)),
+        note="steps: my.py, line 3: ValueError: <b>",
+    )
+    told = head(failed)
+    assert "terms       exact 1, steps none\n" in told
+    assert "note        steps: my.py, line 3: ValueError: <b>\n" in told
+    page = inspect_page(inspection(failed))
+    assert '<dd id="terms">exact 1, steps none</dd>' in page
+    assert '<dd id="note">steps: my.py, line 3: ValueError: &lt;b&gt;</dd>' in page
+    plain = inspect_page(inspection(solution()))
+    assert 'id="terms"' not in plain and 'id="note"' not in plain
+    assert "terms " not in head(solution()) and "note " not in head(solution())
+
+
+def test_a_score_that_judges_nothing_is_no_failure() -> None:
+    told = head(replace(solution(), outcome="scored", reward=0.4))
+    assert "scored" in told and "✗" not in told

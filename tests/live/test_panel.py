@@ -242,6 +242,22 @@ def test_all_numbers_of_the_state_are_there() -> None:
         assert words in text, words
 
 
+def test_terms_of_a_reward_stand_below_the_outcomes_in_as_many_rows_as_they_need() -> None:
+    terms = {
+        "reward/exact_mean": 0.6,
+        "reward/exact_decides": 0.75,
+        "reward/steps_mean": 0.2,
+        "reward/steps_decides": 0.25,
+    }
+    several = replace(STATE, metrics={**STATE.metrics, **terms})
+    text = drawn(several, 110, 60)
+    assert "terms" in text and "exact 0.600 decides 75%  steps 0.200 decides 25%" in text
+    lines = [line for line in drawn(several, 50, 60).splitlines() if "decides" in line]
+    assert len(lines) == 2 and lines[1].startswith(" ")
+    one = {name: value for name, value in terms.items() if "steps" not in name}
+    assert "decides" not in drawn(replace(STATE, metrics={**STATE.metrics, **one}), 110, 60)
+
+
 def test_syncing_is_a_part_of_the_step_where_there_is_something_to_sync() -> None:
     assert "sync" not in drawn(STATE, 110, 60)
     elsewhere = replace(STATE, metrics={**STATE.metrics, "time/sync_s": 0.0305})

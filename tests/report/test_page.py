@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,7 +13,7 @@ import pytest
 
 from dgpo_cli.core.numbers import short
 from dgpo_cli.core.text import visible
-from dgpo_cli.core.types import RunRecord, SettingChange, StoredSetting
+from dgpo_cli.core.types import RunRecord, SettingChange, StoredSamples, StoredSetting
 from dgpo_cli.report.as_json import to_json
 from dgpo_cli.report.charts.drawing import stacked
 from dgpo_cli.report.curves import draw, draw_evals, series_of
@@ -21,7 +22,7 @@ from dgpo_cli.report.panels import GROUPS, LENGTHS, OUTCOMES, REWARD
 from dgpo_cli.report.picture import report_svg
 from dgpo_cli.report.run_page import MAX_RUNS, all_series, report_page
 from tests.report.records import evaluation, line, record, trouble
-from tests.samples import hostile, inspection
+from tests.samples import hostile, inspection, solution
 
 NASTY = '</script><script>alert(1)</script><img src=x onerror="alert(2)">\x1b[31m\u202e'
 
@@ -374,3 +375,32 @@ def test_distances_that_are_noise_are_marked_and_their_steps_counted() -> None:
     early = record(lines[:3])
     assert re.search(r"mean d, last step\S+ \(noise\)", page(early, record(lines)).text)
     assert "noise" not in page(record()).text.replace("noise mean", "").replace("noise floor", "")
+
+
+def test_terms_of_the_reward_and_sources_have_charts_under_their_own_names() -> None:
+    own = {
+        "reward/exact_mean": 0.6,
+        "reward/exact_std": 0.5,
+        "reward/exact_decides": 0.75,
+        "reward/steps_mean": 0.2,
+        "reward/steps_decides": 0.25,
+        "source/school_reward": 0.4,
+    }
+    found = page(record([line(at) | own for at in range(1, 4)])).text
+    for title in ("Terms of the reward", "Groups that a term decides", "Reward by source"):
+        assert title in found
+        assert title not in page(record()).text
+
+
+def test_a_sample_has_the_terms_of_its_reward_and_the_note() -> None:
+    shown = replace(
+        solution(),
+        outcome="error",
+        reward=math.nan,
+        terms=(("exact", 1.0), ("steps", math.nan)),
+        note="steps: <b>ValueError</b>",
+    )
+    samples = StoredSamples(30, inspection(shown), (len(shown.tokens),))
+    html = report_page([record(samples=samples)])
+    assert "reward unknown (exact 1, steps none), advantage" in html
+    assert "steps: &lt;b&gt;ValueError&lt;/b&gt;" in html

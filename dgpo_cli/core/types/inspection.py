@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dgpo_cli.core.schema import Count, Text
+from dgpo_cli.core.schema import Count, Terms, Text
 from dgpo_cli.core.types.rollout import FinishReason, Outcome
 
 
@@ -66,6 +66,8 @@ class InspectedCompletion:
     noise_floor: of hellinger_sq, as measured; None if it was not.
     stored: the credit that trained, if a what-if shows another; else None.
     prefix: what the assistant's turn begins with, before the completion.
+    terms: the value of each term of the reward; NaN where it does not apply or failed.
+    note: why the completion is unscored, or what a reward of the user's says.
     """
 
     prompt_id: str
@@ -82,6 +84,8 @@ class InspectedCompletion:
     stored: StoredCredit | None = None
     noise_floor: float | None = None
     prefix: str = ""
+    terms: Terms = ()
+    note: str | None = None
 
     @property
     def own(self) -> tuple[InspectedToken, ...]:

@@ -46,6 +46,7 @@ def header(
         ("advantage", signed(completion.advantage)),
         *_turns(completion),
     )
+    reward_fields(page, completion)
     page.blank()
     _credit(page, completion, scale=scale)
     page.blank()
@@ -54,6 +55,22 @@ def header(
         page.paragraph(note, "dim")
     elif can_be_sharper(completion, inspection=inspection, scale=scale):
         page.paragraph(SHARPER, "dim")
+
+
+def reward_fields(page: Page, completion: InspectedCompletion) -> None:
+    """Write the terms of the reward and its note, if there are any."""
+    if completion.terms:
+        page.field("terms", term_values(completion))
+    if completion.note:
+        page.field("note", completion.note)
+
+
+def term_values(completion: InspectedCompletion) -> str:
+    """Return the terms of the reward with their values; NaN: it does not apply, or failed."""
+    return ", ".join(
+        f"{name} {'none' if math.isnan(value) else short(value)}"
+        for name, value in completion.terms
+    )
 
 
 def _turns(completion: InspectedCompletion) -> list[tuple[str, str]]:
@@ -81,9 +98,11 @@ def question(
 
 
 def outcome(completion: InspectedCompletion, *, glyphs: Glyphs) -> str:
-    """Return the outcome with a mark: correct or not."""
+    """Return the outcome with a mark: correct or not; without one if nothing judged it."""
     if completion.outcome is None:
         return UNKNOWN
+    if completion.outcome == "scored":
+        return completion.outcome
     mark = glyphs.passed if completion.outcome == "correct" else glyphs.failed
     return f"{mark} {completion.outcome}"
 

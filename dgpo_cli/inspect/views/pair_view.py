@@ -69,7 +69,7 @@ class _PairView:
         sides = self._sides(depth)
         left = sides[0]
         weights = Scale.of(
-            [token.weight for each in self.both for token in each.tokens], steps=levels(depth)
+            [token.weight for each in self.both for token in each.own], steps=levels(depth)
         )
         bars = StepBars(weights, page, None if weights.is_uniform else RAMPS.get(depth))
         merged = any(p.stop - p.start > 1 for side in sides for p in (*side.shared, *side.pieces))
@@ -130,7 +130,7 @@ def _facts(page: Page, side: Side, *, inspection: Inspection) -> list[tuple[str,
         ("outcome", outcome(completion, glyphs=page.glyphs)),
         ("reward", short(completion.reward)),
         ("advantage", signed(completion.advantage)),
-        ("tokens", f"{len(completion.tokens):,}"),
+        ("tokens", f"{len(completion.own):,}"),
         *([("tau", own_tau)] if inspection.parameters.get("target_ess") is not None else []),
         ("eff. frac.", fraction(completion.effective_fraction)),
         *_what_if(completion),

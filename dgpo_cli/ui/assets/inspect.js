@@ -58,6 +58,7 @@ function showFacts() {
   $("finish").textContent = shown.finish;
   $("prompt").textContent = shown.prompt;
   $("answer").textContent = shown.answer;
+  for (const name of ["terms", "note"]) if ($(name)) $(name).textContent = shown[name];
   $("chooser").value = String(state.at);
   $("before").disabled = state.at === 0;
   $("after").disabled = state.at === data.completions.length - 1;
