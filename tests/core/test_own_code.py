@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.core.own_code import Spec, digest_of, load_own, own_code_of
+from dgpo_cli.core.own_code import Spec, digests_of, load_own, own_code_of
 from dgpo_cli.core.schema import Frozen
 
 
@@ -88,9 +88,9 @@ def test_a_module_of_the_working_directory_is_found() -> None:
 
 def test_the_digest_is_that_of_the_file_and_runs_nothing() -> None:
     written("own.py", "raise SystemExit\n")
-    assert digest_of("own.py:f") == sha256("own.py")
+    assert digests_of("own.py:f")["own.py"] == sha256("own.py")
     written("mod_of_mine.py", "raise SystemExit\n")
-    assert digest_of("mod_of_mine:f") == sha256("mod_of_mine.py")
+    assert digests_of("mod_of_mine:f")["mod_of_mine"] == sha256("mod_of_mine.py")
 
 
 class Term(Frozen):

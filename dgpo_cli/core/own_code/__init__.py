@@ -6,7 +6,7 @@ own, whatever else has that name. What ran is known by digests: of the file, and
 that its import statements name, and theirs.
 """
 
-from dgpo_cli.core.own_code.files import digest_of, digests_of, is_spec
+from dgpo_cli.core.own_code.files import digests_of, is_spec
 from dgpo_cli.core.own_code.load import load_own, where_it_failed
 from dgpo_cli.core.own_code.settings import (
     SPEC_ERROR,
@@ -22,7 +22,6 @@ __all__ = [
     "STAND_IN",
     "OwnVariant",
     "Spec",
-    "digest_of",
     "digests_of",
     "is_spec",
     "load_own",

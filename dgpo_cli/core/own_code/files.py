@@ -17,15 +17,6 @@ def is_spec(text: str) -> bool:
     return ":" in text or text.endswith(".py")
 
 
-def digest_of(spec: str) -> str:
-    """Return the sha256 of the file that a spec names, in hex; run nothing.
-
-    Raises:
-        ConfigError: there is no such file or module.
-    """
-    return next(iter(digests_of(spec).values()))
-
-
 def split_spec(spec: str) -> tuple[str, str]:
     """Return the file or module of a spec, and the name in it."""
     where, colon, name = spec.rpartition(":")

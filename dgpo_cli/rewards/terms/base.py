@@ -7,7 +7,7 @@ in rewards/settings.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from dgpo_cli.rewards.item import GradeItem
 
 NAME = r"[A-Za-z][A-Za-z0-9_-]*"
-FAILURES = ("error", "timeout", "crash")
 Done = Callable[[int], None]
 
 
@@ -45,6 +44,32 @@ class TermScore:
 def failed(outcome: Outcome, note: str) -> TermScore:
     """Return the score of a completion that a term could not score."""
     return TermScore(math.nan, outcome, note=note, unscored=True)
+
+
+def told_score(
+    value: float | None, outcome: Outcome | None, note: str | None, *, correct_at: float | None
+) -> TermScore:
+    """Return the score that a function or a server of the user's told; see terms/call.py."""
+    if outcome == "error":
+        return failed("error", note or "")
+    if value is None:
+        return TermScore(math.nan, note=note)
+    if outcome is None and correct_at is not None:
+        outcome = "correct" if value >= correct_at else "wrong"
+    return TermScore(value, outcome, note=note)
+
+
+def calls_of(items: Sequence[GradeItem], *, most: int, group: bool) -> Iterator[list[GradeItem]]:
+    """Yield the completions of each call: `most` at a time, or all of a group."""
+    call: list[GradeItem] = []
+    for item in items:
+        ends = item.group != call[-1].group if group and call else len(call) == most
+        if ends:
+            yield call
+            call = []
+        call.append(item)
+    if call:
+        yield call
 
 
 class Scorer(Protocol):

@@ -31,8 +31,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.core.own_code import load_own, where_it_failed
-from dgpo_cli.core.own_code.files import digests_of
+from dgpo_cli.core.own_code import digests_of, load_own, where_it_failed
 from dgpo_cli.core.text import cut
 from dgpo_cli.core.types import FinishReason, Message, Outcome
 from dgpo_cli.rewards.protocol import unpacked

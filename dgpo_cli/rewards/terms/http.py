@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -28,7 +28,16 @@ from pydantic import Field
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.schema import Frozen
 from dgpo_cli.core.text import cut
-from dgpo_cli.rewards.terms.base import Done, RewardTerm, Scorer, Shared, TermScore, failed
+from dgpo_cli.rewards.terms.base import (
+    Done,
+    RewardTerm,
+    Scorer,
+    Shared,
+    TermScore,
+    calls_of,
+    failed,
+    told_score,
+)
 from dgpo_cli.rewards.terms.call import MAX_NOTE_CHARS, score_of
 
 if TYPE_CHECKING:
@@ -96,7 +105,7 @@ class _Asker:
     def score(self, items: Sequence[GradeItem], *, done: Done) -> list[TermScore]:
         if self._client is None:
             self._client = self._open()
-        calls = list(_calls(items, most=self._term.batch_size, group=self._term.group))
+        calls = list(calls_of(items, most=self._term.batch_size, group=self._term.group))
         found: list[TermScore] = []
         with ThreadPoolExecutor(self._term.max_in_flight, "reward") as pool:
             try:
@@ -145,12 +154,8 @@ class _Asker:
             return failed("error", f"the server answered {_shown(given)} for a completion")
         value, outcome, note = score_of(given)
         if outcome == "error":
-            return failed("error", f"the server {note}")
-        if value is None:
-            return TermScore(float("nan"), note=note)
-        if outcome is None and self._term.correct_at is not None:
-            outcome = "correct" if value >= self._term.correct_at else "wrong"
-        return TermScore(value, outcome, note=note)
+            note = f"the server {note}"
+        return told_score(value, outcome, note, correct_at=self._term.correct_at)
 
     def _ask(self, call: Sequence[GradeItem]) -> list[Any]:
         """Return what the server says of each completion of a call.
@@ -206,19 +211,6 @@ class _MayPass(Exception):
     def __init__(self, message: str, *, wait_s: float = 0.0) -> None:
         super().__init__(message)
         self.wait_s = wait_s
-
-
-def _calls(items: Sequence[GradeItem], *, most: int, group: bool) -> Iterator[list[GradeItem]]:
-    """Yield the completions of each request."""
-    call: list[GradeItem] = []
-    for item in items:
-        ends = item.group != call[-1].group if group and call else len(call) == most
-        if ends:
-            yield call
-            call = []
-        call.append(item)
-    if call:
-        yield call
 
 
 def _told(item: GradeItem) -> dict[str, Any]:

@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from dgpo_cli.core.own_code import Spec
+from dgpo_cli.core.own_code import Spec, digests_of
 from dgpo_cli.core.schema import Frozen
 from dgpo_cli.rewards.protocol import Check, packed
-from dgpo_cli.rewards.terms.base import NAME, Done, RewardTerm, Scorer, Shared, TermScore, failed
+from dgpo_cli.rewards.terms.base import (
+    NAME,
+    Done,
+    RewardTerm,
+    Scorer,
+    Shared,
+    TermScore,
+    calls_of,
+    failed,
+    told_score,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dgpo_cli.rewards.item import GradeItem
 
 _GIB = 1 << 30
@@ -76,7 +84,6 @@ class PythonScorer:
     """
 
     def __init__(self, term: PythonTerm, shared: Shared) -> None:
-        from dgpo_cli.core.own_code.files import digests_of
         from dgpo_cli.rewards.workers.pool import WorkerPool
 
         self._term = term
@@ -113,7 +120,8 @@ class PythonScorer:
         if not items:
             return []
         told = self.opened()
-        calls = list(self._calls(items, single=told["single"]))
+        most = 1 if told["single"] else self._term.batch_size
+        calls = list(calls_of(items, most=most, group=self._term.group))
         tasks = [(_message(call, columns=told["columns"]),) for call in calls]
         chunk = MOST_AT_ONCE if told["single"] else 1
         results = self._pool.run(
@@ -128,34 +136,12 @@ class PythonScorer:
     def close(self) -> None:
         self._pool.close()
 
-    def _calls(self, items: Sequence[GradeItem], *, single: bool) -> Iterator[list[GradeItem]]:
-        """Yield the completions of each call; they depend on nothing but the settings."""
-        most = 1 if single else self._term.batch_size
-        call: list[GradeItem] = []
-        for item in items:
-            ends = item.group != call[-1].group if self._term.group and call else len(call) == most
-            if ends:
-                yield call
-                call = []
-            call.append(item)
-        if call:
-            yield call
-
     def _scores(self, state: str, found: Any, *, count: int) -> list[TermScore]:
         """Return the scores of one call, which has failed as a whole or not."""
         if state == "done":
-            return [self._score(*each) for each in found]
+            return [told_score(*each, correct_at=self._term.correct_at) for each in found]
         # A worker that died is an error of the function: it left, or took too much memory.
         return [failed("timeout" if state == "timeout" else "error", str(found))] * count
-
-    def _score(self, value: float | None, outcome: Any, note: str | None) -> TermScore:
-        if outcome == "error":
-            return failed("error", note or "")
-        if value is None:
-            return TermScore(float("nan"), note=note)
-        if outcome is None and self._term.correct_at is not None:
-            outcome = "correct" if value >= self._term.correct_at else "wrong"
-        return TermScore(value, outcome, note=note)
 
 
 def _message(call: Sequence[GradeItem], *, columns: list[str] | None) -> dict[str, Any]:
