@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,9 @@ from dgpo_cli.cli.commands import NOT_REACHED
 from dgpo_cli.cli.help import CHANGE, MACHINE, OUTPUT
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.ui import console
+
+if TYPE_CHECKING:
+    from dgpo_cli.config.layers import Layer
 
 Gpus = Annotated[
     int | None,
@@ -26,8 +30,8 @@ Gpus = Annotated[
 Gpu = Annotated[
     str | None,
     typer.Option(
-        help="Device to plan for: h200, h100, a100, a100-40, l40s, l4, 4090, 3090, t4, cpu, or "
-        "here for this machine's.",
+        help="Device to plan for: h200, h100, a100, a100-40, l40s, l4, 4090, 3090, 3060, t4, cpu, "
+        "or here for this machine's.",
         metavar="NAME",
         show_default="the preset's, else here",
         rich_help_panel=MACHINE,
@@ -74,6 +78,9 @@ Apply = Annotated[
 def plan(
     preset: options.Preset = None,
     config: options.Config = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    reward: options.Reward = None,
     overrides: options.Set = None,
     gpus: Gpus = None,
     gpu: Gpu = None,
@@ -83,31 +90,44 @@ def plan(
     apply: Apply = None,
     as_json: options.Json = False,
 ) -> None:
-    """Report the memory, time and disk that a run needs, from the model's config alone.
+    """Report the memory, time and disk that a run needs, without loading its model.
 
-    If it does not fit, print what to change, and exit with 3.
+    It is the run of dgpo train with the same options. If it does not fit, print what to change, and
+    exit with 3.
 
     Examples:
       Does the 7B model with LoRA fit one H100?
         dgpo plan --preset qwen7b-lora --gpu h100
+      What would a model and data of my own need on an L4?
+        dgpo plan --model ./model --data problems.jsonl --gpu l4
       On how many GPUs is it best trained?
         dgpo plan --preset qwen32b-full
       Change what does not fit, into a file of your own
         dgpo plan --preset qwen7b-lora --gpu l40s --apply mine.toml
     """
-    options.one_of({"--preset": preset, "--config": config}, why="to say what to plan")
-    flags = options.flags_of(parallel__gpus=("--gpus", gpus))
-    resolved = options.resolve(preset=preset, config=config, overrides=overrides, flags=flags)
-    from dgpo_cli.config.checks import check_trainable
+    from dgpo_cli.config.shorthand import Asked
     from dgpo_cli.planning import devices
+
+    flags = options.flags_of(parallel__gpus=("--gpus", gpus))
+    asked = Asked(preset, config, model, data, reward, overrides or (), flags)
+    asked.check_trainable()
+    elsewhere = devices.elsewhere(gpu)
+    begun = data is not None and elsewhere is None  # a run here keeps what was chosen for it
+    kept = options.begun_in(asked.run_folder()) if begun else None
+    resolved = options.settle(asked, kept=kept, device=elsewhere)
+    from dgpo_cli.config.checks import check_trainable
     from dgpo_cli.planning import plan as workflow
     from dgpo_cli.planning.job import NODE
     from dgpo_cli.policy.config_file import is_at_hand
 
     check_trainable(resolved.settings)
-    changed = options.changing(
-        "dgpo plan", preset=preset, config=config, overrides=overrides, flags=flags
-    )
+    chosen: tuple[Layer, ...] = ()
+    if data is not None:
+        from dgpo_cli.planning.fit import chosen_layers
+
+        options.print_choices(resolved, kept=kept is not None)
+        chosen = chosen_layers(resolved)
+    changed = options.changing("dgpo plan", asked, chosen=chosen)
     if not is_at_hand(resolved.settings.model):
         options.reach(resolved.settings.model)
     device = devices.chosen(gpu, meant_for=resolved.hardware, device=resolved.settings.model.device)
@@ -136,10 +156,8 @@ def plan(
     if not found.fits:
         raise typer.Exit(NOT_REACHED)
     if apply is None and not as_json:
-        named = ["--preset", preset] if preset is not None else ["--config", config]
-        changes = [word for each in overrides or () for word in ("--set", each)]
         several = ["--gpus", str(gpus)] if gpus is not None and gpus <= NODE else []
-        console.suggest(["train", *named, *several, *changes])
+        console.suggest(["train", *replace(asked, flags={}).words(), *several])
 
 
 def doctor(
@@ -160,9 +178,11 @@ def doctor(
     """
     if preset is None and config is None and overrides:
         raise ConfigError(f"--set {overrides[0]}: needs --preset or --config")
+    from dgpo_cli.config.shorthand import Asked
     from dgpo_cli.doctor import doctor as workflow
 
-    changed = options.changing("dgpo doctor", preset=preset, config=config, overrides=overrides)
+    asked = Asked(preset, config, overrides=overrides or ())
+    changed = options.changing("dgpo doctor", asked)
     chosen = preset is not None or config is not None
     findings = workflow.run(changed if chosen else None)
     from dgpo_cli.doctor import table as report

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
     from dgpo_cli.config.shorthand import Asked
     from dgpo_cli.core.types import Price
+    from dgpo_cli.planning.budget import Device
     from dgpo_cli.policy.settings import ModelSettings
     from dgpo_cli.prompts.settings import PromptSettings
     from dgpo_cli.samplers.endpoint.budget import Budget
@@ -241,10 +243,10 @@ def resolve(
     return resolved
 
 
-def settle(asked: Asked, *, kept: Path | None = None) -> Resolved:
+def settle(asked: Asked, *, kept: Path | None = None, device: Device | None = None) -> Resolved:
     """Resolve what a command line asks for, with what its model and data decide; print notes.
 
-    kept: settings of the run that is resumed.
+    kept: settings of the run that is resumed. device: where the run is to fit, else this machine.
 
     Raises:
         ConfigError: a setting is wrong, or there is no such data.
@@ -262,7 +264,7 @@ def settle(asked: Asked, *, kept: Path | None = None) -> Resolved:
             reach(settings.model)
         from dgpo_cli.planning.fit import fitted
 
-        resolved = fitted(asked, kept=kept, observer=console.Notes())
+        resolved = fitted(asked, kept=kept, device=device, observer=console.Notes())
     for line in resolved.notes:
         console.note(line)
     from dgpo_cli.config.foreign import template_note
@@ -288,22 +290,24 @@ def print_choices(resolved: Resolved, *, kept: bool = False) -> None:
         console.aside(f"      {key}={text}  ({reason})")
 
 
+def begun_in(folder: Path) -> Path | None:
+    """Return the settings of the run that has begun in a folder, if there is one."""
+    from dgpo_cli.runs.run_folder import RunFolder
+
+    return RunFolder(folder).begun_settings()
+
+
 def changing(
-    by: str,
-    *,
-    preset: str | None,
-    config: Path | None,
-    overrides: list[str] | None,
-    flags: Flags | None = None,
+    by: str, asked: Asked, *, chosen: Sequence[Layer] = ()
 ) -> Callable[[dict[str, object]], Resolved]:
-    """Return a function that resolves these settings with more changes, made by command `by`."""
-    from dgpo_cli.config.load import resolve as resolve_layers
+    """Return a function that resolves these settings with more changes, made by command `by`.
+
+    chosen: for the model and data.
+    """
 
     def changed(changes: dict[str, object]) -> Resolved:
-        more: Flags = {key: (by, value) for key, value in changes.items()}
-        return resolve_layers(
-            preset=preset, config=config, overrides=overrides or (), flags={**(flags or {}), **more}
-        )
+        more = {key: (by, value) for key, value in changes.items()}
+        return replace(asked, flags={**asked.flags, **more}).resolve(chosen)
 
     return changed
 

@@ -21,7 +21,6 @@ from dgpo_cli.ui import console
 if TYPE_CHECKING:
     from dgpo_cli.config.load import Resolved
     from dgpo_cli.config.settings import Settings
-    from dgpo_cli.config.shorthand import Asked
     from dgpo_cli.live.bars import Bars
     from dgpo_cli.live.live import RunPanel
     from dgpo_cli.train.resume import Resume as Resuming
@@ -68,7 +67,9 @@ AllowChange = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Print every setting with its source, and stop.", rich_help_panel=OUTPUT
+        "--dry-run",
+        help="Print every setting with its source, and stop. dgpo init writes a settings file.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 
@@ -170,14 +171,16 @@ def train(
     wanted = Asked(preset, config, model, data, reward, overrides or (), flags)
     wanted.check_trainable()
     with told_once(place):
-        folder = out or _named_folder(wanted)
-        kept = _settings_of_begun(folder) if data is not None and how != "never" else None
+        folder = out or wanted.run_folder()
+        kept = options.begun_in(folder) if data is not None and how != "never" else None
         resolved = options.settle(wanted, kept=kept)
         settings = resolved.settings
         check_trainable(settings)
         if dry_run:
             own_code_of(settings)  # refuses a file or module that is not there
             options.print_settings(resolved)
+            if not wanted.has_recipe:
+                console.suggest(["init", *wanted.words(), "--out", f"{wanted.name}.toml"])
             return
         check_built(settings)
         start = asked.start(gpus=settings.parallel.gpus, device=settings.model.device, place=place)
@@ -217,27 +220,6 @@ def train(
         )
     evaluated = settings.eval.every or settings.prompts.kind == "sums"
     _summarise(result, bench=settings.eval.bench if evaluated else None)
-
-
-def _named_folder(asked: Asked) -> Path:
-    """Return the run folder that is named after the recipe and what differs from it."""
-    from dgpo_cli.config.changes import run_name
-    from dgpo_cli.config.load import resolve
-
-    try:
-        recipe = asked.bare().resolve()
-    except ConfigError:  # it is complete only with --set
-        recipe = resolve()
-    return Path("runs") / run_name(asked.name, recipe=recipe, resolved=asked.resolve())
-
-
-def _settings_of_begun(out: Path) -> Path | None:
-    """Return the settings of the run that has begun in a folder, if there is one."""
-    from dgpo_cli.runs.run_folder import RunFolder
-
-    folder = RunFolder(out)
-    begun = folder.checkpoints() or folder.has_lines()
-    return folder.settings_file if begun and folder.settings_file.is_file() else None
 
 
 def parse_resume(text: str) -> Resuming:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.config.changes import plain_name
+from dgpo_cli.config.changes import plain_name, run_name
 from dgpo_cli.config.layers import Layer, dotted_layer
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.settings import Settings
@@ -145,6 +145,15 @@ class Asked:
             flags={**self._own(), **self.flags},
         )
 
+    def words(self) -> list[str]:
+        """Return it as options that any command takes: the other flags as --set."""
+        given = {"--preset": self.preset, "--config": self.config, "--model": self.model}
+        given |= {"--data": self.data, "--reward": self.reward}
+        named = [word for name, each in given.items() if each is not None for word in (name, each)]
+        flags = [f"{key}={value}" for key, (_, value) in self.flags.items()]
+        changes = [word for each in (*self.overrides, *flags) for word in ("--set", each)]
+        return [*map(str, named), *changes]
+
     def bare(self) -> Asked:
         """Return the recipe that a run folder is named after: nothing that changes it."""
         if self.has_recipe:
@@ -163,6 +172,14 @@ class Asked:
         data = self.data.rpartition("/")[2]
         stem = data if data == self.data == SUMS else Path(data).stem
         return plain_name(f"{model[:_LONGEST_NAME]}-{stem[:_LONGEST_NAME]}")
+
+    def run_folder(self) -> Path:
+        """Return the run folder that is named after the recipe and what differs from it."""
+        try:
+            recipe = self.bare().resolve()
+        except ConfigError:  # it is complete only with --set
+            recipe = resolve()
+        return Path("runs") / run_name(self.name, recipe=recipe, resolved=self.resolve())
 
     def _own(self) -> dict[str, tuple[str, Any]]:
         """Return --model, --data and --reward as flags."""

@@ -79,6 +79,18 @@ def chosen(name: str | None, *, meant_for: str | None, device: str) -> Device:
     return named(wanted, setting="hardware" if name is None else "--gpu")
 
 
+def elsewhere(name: str | None) -> Device | None:
+    """Return the device that `chosen` finds for a name, all of it free and its speed left out if it
+    is a CPU; None for this machine's own.
+
+    Raises:
+        ConfigError: the name is not in the table.
+    """
+    if name is None or name == "here":
+        return None
+    return replace(cpu(measure=False), free=None) if name == "cpu" else named(name)
+
+
 def here(setting: str, *, measure: bool = True) -> Device:
     """Return the device that `model.device` would use on this machine.
 

@@ -72,13 +72,20 @@ _HARMLESS = frozenset(
 )
 
 
-def fitted(asked: Asked, *, kept: Path | None = None, observer: Observer = NOBODY) -> Resolved:
+def fitted(
+    asked: Asked,
+    *,
+    kept: Path | None = None,
+    device: Device | None = None,
+    observer: Observer = NOBODY,
+) -> Resolved:
     """Resolve what was asked for, with what the model and the data decide.
 
     A preset or file decides all but the columns of the data.
 
     Args:
         kept: settings of the run that is resumed: what was chosen when it began stays.
+        device: where the run is to fit; None: on this machine.
 
     Raises:
         ConfigError: a setting is wrong, or there is no such data.
@@ -87,8 +94,8 @@ def fitted(asked: Asked, *, kept: Path | None = None, observer: Observer = NOBOD
         BackendError: the hub does not give them.
     """
     if kept is not None:
-        return asked.resolve(tuple(_kept(kept)))
-    fit = _Fit(asked, observer)
+        return asked.resolve(chosen_layers(with_stored_sources(resolve(config=kept), kept)))
+    fit = _Fit(asked, observer, given=device)
     fit.columns()
     if not asked.has_recipe:
         find_config(fit.settings.model)  # a model that is not there is told first
@@ -120,15 +127,12 @@ def comments_on(resolved: Resolved) -> dict[str, str]:
     return given | chosen
 
 
-def _kept(file: Path) -> Iterator[Layer]:
-    """Yield what was chosen in a settings file; the kind of a section before what it has."""
-    stored = with_stored_sources(resolve(config=file), file)
-    values = flatten(stored.settings)
-    ours = [
-        key for key, source in stored.sources.items() if source.startswith((f"{SOURCE}:", COLUMNS))
-    ]
-    for key in sorted(ours, key=lambda key: key.rpartition(".")[2] not in TAGS):
-        yield dotted_layer(stored.sources[key], {key: values[key]})
+def chosen_layers(resolved: Resolved) -> tuple[Layer, ...]:
+    """Return what was chosen for model and data; the kind of a section before what it has."""
+    values, sources = flatten(resolved.settings), resolved.sources
+    ours = [key for key, source in sources.items() if source.startswith((f"{SOURCE}:", COLUMNS))]
+    ours.sort(key=lambda key: key.rpartition(".")[2] not in TAGS)
+    return tuple(dotted_layer(sources[key], {key: values[key]}) for key in ours)
 
 
 @dataclass(slots=True)
@@ -139,6 +143,7 @@ class _Fit:
     observer: Observer
     layers: list[Layer] = field(default_factory=list)
     seen: tuple[Prompt, ...] = ()
+    given: Device | None = None  # the device, if it is not this machine's
 
     @property
     def settings(self) -> Settings:
@@ -321,7 +326,7 @@ class _Fit:
 
     @property
     def _device(self) -> Device:
-        device = whole(self.settings.model.device)
+        device = self.given or whole(self.settings.model.device)
         if device.kind == "cuda":
             return device
         return replace(device, memory=int(_CPU_SHARE * device.memory))

@@ -72,6 +72,11 @@ class RunFolder:
         files = (self.metrics_file, self.evals_file)
         return any(path.exists() and path.stat().st_size > 0 for path in files)
 
+    def begun_settings(self) -> Path | None:
+        """Return the file of the settings of the run that has begun here, if there is one."""
+        begun = self.checkpoints() or self.has_lines()
+        return self.settings_file if begun and self.settings_file.is_file() else None
+
     def checkpoints(self) -> list[Path]:
         """Return the complete checkpoints, oldest first."""
         return _numbered(self.checkpoints_dir)

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from dgpo_cli.cli import options
 from dgpo_cli.config.load import resolve
 from dgpo_cli.config.shorthand import Asked
+from dgpo_cli.planning import fit
 from dgpo_cli.planning.fit import fitted
+from dgpo_cli.policy.load import load_tokenizer
+from dgpo_cli.policy.settings import ModelSettings
 from dgpo_cli.ui import console
 from tests.cli.helpers import in_process as dgpo
 from tests.hub.hub_server import Hub, serving
@@ -84,6 +88,60 @@ def test_a_model_and_data_train_without_a_preset_and_resume_as_they_began(questi
     assert resumed == began.replace("steps = 1 #", "steps = 2 #")
     shown = dgpo(*command, *sized, "--steps", "2", "--dry-run")
     assert rows_of(shown.stdout)["optim.lr"][:4] == ["0.0002", "model", "and", "data:"]
+    planning = ["plan", "--model", "embedded:tiny", "--data", questions, *sized]
+    assert "chosen when the run began" in dgpo(*planning).stderr
+    assert "chosen for this model and data" in dgpo(*planning, "--gpu", "h100").stderr
+
+
+def test_a_plan_is_of_the_run_that_train_would_start(questions: str) -> None:
+    own = ["--model", "embedded:tiny", "--data", questions, "--reward", "math"]
+    changed = ["--set", "rollout.group_size=2"]
+    done = dgpo("plan", *own, *changed, "--apply", "planned.toml")
+    assert done.exit_code == 0, done.stderr
+    assert "optim.lr=0.0002  (for all weights of a model of this size)" in done.stderr
+    planned = resolve(config=Path("planned.toml")).settings
+    asked = Asked(model=own[1], data=questions, reward="math", overrides=changed[1:])
+    assert planned == fitted(asked).settings
+    done = dgpo("plan", *own, *changed, "--gpus", "2")
+    assert f"next: dgpo train {' '.join([*own, *changed])} --gpus 2" in done.stderr
+    assert not Path("runs").exists()
+    preset = dgpo("plan", "--preset", "tiny", "--data", questions, "--apply", "preset.toml")
+    assert preset.exit_code == 0, preset.stderr
+    settings = resolve(config=Path("preset.toml")).settings
+    assert settings == fitted(Asked("tiny", data=questions)).settings
+
+
+def test_a_plan_for_another_device_chooses_for_it_without_weights(
+    questions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer(ModelSettings(path="embedded:tiny"))
+    monkeypatch.setattr(fit, "load_tokenizer", lambda settings: tokenizer)
+    monkeypatch.setattr(options, "reach", lambda model: None)
+    own = ["--model", "Qwen/Qwen2.5-7B", "--data", questions]  # its config comes with dgpo
+    said = {
+        "h200": "adapter.kind=lora  (7.6 B weights: too many to train all on H200 with 140 GiB)",
+        "4090": "RTX 4090 with 24.0 GiB)",
+        "cpu": "rollout.prompts_per_step=8  (a step of 64 completions, on a CPU)",
+    }
+    for gpu, words in said.items():
+        done = dgpo("plan", *own, "--gpu", gpu, "--json")
+        assert done.exit_code in (0, 3), done.stderr
+        assert words in done.stderr
+    assert dgpo("plan", *own, "--gpu", "h200").exit_code == 0
+
+
+def test_a_dry_run_names_the_command_that_writes_its_settings_to_a_file(questions: str) -> None:
+    own = ["--model", "embedded:tiny", "--data", questions, "--set", "optim.lr=3e-4"]
+    shown = dgpo("train", *own, "--steps", "3", "--dry-run")
+    named = f"init {' '.join(own)} --set train.steps=3 --out tiny-q.toml"
+    assert shown.stderr.splitlines()[-1] == f"next: dgpo {named}"
+    assert dgpo(*named.split()).exit_code == 0
+    again = dgpo("train", "--config", "tiny-q.toml", "--dry-run")
+    before, after = (
+        {key: words[0] for key, words in rows_of(each.stdout).items()} for each in (shown, again)
+    )
+    assert before == after
+    assert "dgpo init" not in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ def test_applied_settings_train_where_they_were_planned_for(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("plan",), "give --preset or --config"),
+        (("plan",), "give --preset NAME"),
+        (("plan", "--model", "embedded:tiny"), "give --data too"),
         (("plan", "--preset", "tiny", "--gpu", "h1000"), "--gpu=h1000"),
         (("plan", "--preset", "tiny", "--set", "rollout.group_size=1"), "group_size=1"),
         (("doctor", "--set", "seed=1"), "needs --preset or --config"),
