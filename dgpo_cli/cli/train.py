@@ -153,6 +153,8 @@ def train(
         dgpo train --preset tiny
       The same recipe with GRPO's credit, for 20 steps
         dgpo train --preset tiny --set credit.rule=uniform --steps 20
+      A model and problems of your own, without a preset
+        dgpo train --model ./model --data my.jsonl
       A preset's recipe on problems of your own
         dgpo train --preset smollm2-lora --data my.jsonl --reward math
       Train every weight of a 7B model on 8 GPUs
