@@ -122,6 +122,11 @@ def rollout(
     console.say(
         f"{result.completions} completions  mean reward {decimal(result.mean_reward)}  {shares}"
     )
+    if len(result.terms) > 1:
+        means = (f"{name} {decimal(value)}" for name, value in result.terms.items())
+        console.say(f"terms: {'  '.join(means)}")
+    if result.failure:
+        console.note(f"unscored, most often because of {result.failure}")
     console.say(f"written to {result.out}")
     against = ["--reference", "OTHER"] if adapter is None else ["--adapter", adapter]
     model_path = resolved.settings.model.path

@@ -30,12 +30,18 @@ from dgpo_cli.runs.rollouts import rollout_lines, write_lines
 
 @dataclass(frozen=True, slots=True)
 class RolloutResult:
-    """The written rollouts; outcomes are shares that add up to 1."""
+    """The written rollouts; outcomes are shares that add up to 1.
+
+    terms: the mean of each term of the reward where it applies. failure: the most frequent note of
+        unscored completions, "" if none is.
+    """
 
     out: Path
     completions: int
     mean_reward: float
     outcomes: dict[str, float]
+    terms: dict[str, float]
+    failure: str
 
 
 def run(
@@ -165,9 +171,17 @@ def _result(groups: list[ScoredGroup], *, out: Path) -> RolloutResult:
     verdicts = [verdict for group in groups for verdict in group.verdicts]
     outcomes = Counter(verdict.outcome for verdict in verdicts)
     rewards = [verdict.reward for verdict in verdicts if verdict.is_scored]
+    terms: dict[str, list[float]] = {}
+    for name, value in (pair for verdict in verdicts for pair in verdict.terms):
+        terms.setdefault(name, []).extend([] if math.isnan(value) else [value])
+    notes = Counter(
+        verdict.note or verdict.outcome for verdict in verdicts if not verdict.is_scored
+    )
     return RolloutResult(
         out=out,
         completions=len(verdicts),
         mean_reward=statistics.fmean(rewards) if rewards else math.nan,
         outcomes={name: count / len(verdicts) for name, count in sorted(outcomes.items())},
+        terms={name: statistics.fmean(each) for name, each in terms.items() if each},
+        failure=next((note for note, _ in notes.most_common(1)), ""),
     )

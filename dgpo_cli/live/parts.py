@@ -6,7 +6,6 @@ Each takes the state and a page and returns its lines, none where it has nothing
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -18,7 +17,7 @@ from dgpo_cli.core import numbers
 from dgpo_cli.core.text import elide, plain, visible
 from dgpo_cli.core.types import OUTCOMES, Diagnosis
 from dgpo_cli.live.state import PanelState, Phase
-from dgpo_cli.live.stepline import step_line
+from dgpo_cli.live.stepline import step_line, term_names
 from dgpo_cli.live.words import (
     NARROW,
     joined,
@@ -35,7 +34,6 @@ from dgpo_cli.ui.textplot import sparkline
 _VERBS = ("sample", "score", "statistics", "update", "sync")
 _FILLS, _ASCII_FILLS = "█▓▒░╌", "#=+-~"
 _VERB_COLOURS = ("cyan", "green", "yellow", "magenta", "blue")
-_DECIDES = re.compile(r"reward/(.+)_decides")
 _ADVICE = 3  # lines at most
 _KEYS = "p pause  n other completions  q stop after this step  h hide this"
 
@@ -137,7 +135,7 @@ def groups(state: PanelState, page: Page) -> list[Text]:
 
 def terms(state: PanelState, page: Page) -> list[Text]:
     """The terms of a reward that has several: their means, and the share of groups each decides."""
-    names = [match[1] for name in state.metrics if (match := _DECIDES.fullmatch(name))]
+    names = term_names(state.metrics)
     if len(names) < 2:
         return []
     words = [

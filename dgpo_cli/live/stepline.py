@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from dgpo_cli.algo.credit.target import IS_NOISE
@@ -42,6 +44,31 @@ _FIELDS = (
 )
 
 
+_DECIDES = re.compile(r"reward/(.+)_decides")
+
+
+def term_names(metrics: Iterable[str]) -> list[str]:
+    """Return the names of the terms of the reward."""
+    return [found[1] for name in metrics if (found := _DECIDES.fullmatch(name))]
+
+
+def _term(name: str, value: float) -> str:
+    return f"{name} {decimal(value, digits=2)}"
+
+
+def _fields(metrics: StepMetrics) -> list[_Field]:
+    """Return the fields of a line; those of terms come after the reward and go first."""
+    names = term_names(metrics)
+    terms = [
+        _Field(f"reward/{name}_mean", 10 + at, partial(_term, name))
+        for at, name in enumerate(names)
+        if len(names) > 1
+    ]
+    lost = metrics.get("reward/unscored", 0.0) > 0
+    unscored = [_Field("reward/unscored", 1, lambda v: f"unscored {whole_percent(v)}")]
+    return [_FIELDS[0], *(unscored if lost else []), *terms, *_FIELDS[1:]]
+
+
 # NaN where no completion had an advantage; a NaN elsewhere is to be seen.
 _MAY_BE_UNKNOWN = ("credit/", "policy/hellinger_sq")
 
@@ -59,7 +86,7 @@ def step_line(step: int, metrics: StepMetrics, *, total: int | None, width: int)
     head = f"step {step}" if total is None else f"step {step:>{len(str(total))}}/{total}"
     kept = [
         field
-        for field in _FIELDS
+        for field in _fields(metrics)
         if field.metric in metrics
         and not (field.metric.startswith(_MAY_BE_UNKNOWN) and math.isnan(metrics[field.metric]))
     ]

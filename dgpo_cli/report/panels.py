@@ -58,7 +58,7 @@ OUTCOMES = Panel(
     _curves(
         "outcome/correct correct, outcome/wrong wrong, outcome/out_of_range out of range, "
         "outcome/no_answer no answer, outcome/truncated truncated, outcome/timeout timeout, "
-        "outcome/crash crash, outcome/scored scored, outcome/error reward failed"
+        "outcome/crash crash, outcome/error reward failed, outcome/scored scored"
     ),
     stacked=True,
     floor=0.0,

@@ -25,6 +25,8 @@ SAMPLED = SimpleNamespace(
     completions=4,
     mean_reward=0.75,
     outcomes={"correct": 0.75, "wrong": 0.25},
+    terms={},
+    failure="",
 )
 
 
@@ -54,6 +56,16 @@ def test_rollout_may_sample_one_completion_and_cut_the_tail(workflow: Install) -
         "4 completions  mean reward 0.750  correct 75.0%  wrong 25.0%",
         "written to x.jsonl",
     ]
+
+
+def test_rollout_tells_the_terms_of_a_reward_and_why_completions_are_unscored(
+    workflow: Install,
+) -> None:
+    own = {"terms": {"integer": 0.5, "steps": -0.25}, "failure": "steps: no good"}
+    workflow("rollout", returns=SimpleNamespace(**{**vars(SAMPLED), **own}))
+    result = dgpo("rollout", "--prompts", "sums", "--model", "m", "--out", "x.jsonl")
+    assert "terms: integer 0.500  steps -0.250\n" in result.stdout
+    assert "note: unscored, most often because of steps: no good\n" in result.stderr
 
 
 def test_inspect_shows_one_completion_but_exports_all(workflow: Install) -> None:

@@ -100,3 +100,19 @@ def test_bars_fit_a_narrow_terminal() -> None:
 def test_a_terminal_that_cannot_move_its_cursor_gets_no_bars() -> None:
     ended = on_terminal(sys.executable, "-c", DRAW, env={"TERM": "dumb"})
     assert ended.out == "note: resumed [bold]\nstep 2/3  reward 0.50\nresult\n"
+
+
+def test_the_terms_of_a_reward_follow_it_and_are_the_first_to_go() -> None:
+    more = {"reward/steps_mean": 0.25, "reward/steps_std": 0.1, "reward/steps_decides": 0.5,
+            "reward/judge_mean": -1.0, "reward/judge_decides": 0.5}  # fmt: skip
+    shown = step_line(12, METRICS | more, total=100, width=1000)
+    assert shown.replace("  steps 0.25  judge -1.00", "") == FULL
+    narrow = step_line(12, METRICS | more, total=100, width=len(FULL) + 14)
+    assert narrow.replace("  steps 0.25", "") == FULL and "judge" not in narrow
+    assert step_line(12, METRICS | more, total=100, width=len(FULL)) == FULL
+
+
+def test_the_step_line_says_that_completions_are_unscored_if_some_are() -> None:
+    assert step_line(12, METRICS | {"reward/unscored": 0.0}, total=100, width=1000) == FULL
+    shown = step_line(12, METRICS | {"reward/unscored": 0.08}, total=100, width=60)
+    assert "  unscored 8%" in shown
