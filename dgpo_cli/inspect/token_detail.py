@@ -28,12 +28,18 @@ _OFF = 1e-2  # nats: largest difference of log-probabilities, checkpoint and sto
 
 
 def check_position(position: int, completion: InspectedCompletion) -> None:
-    """Raise ConfigError for a token that the completion does not have."""
+    """Raise ConfigError for a token that the completion does not have, or that has no credit."""
     count = len(completion.tokens)
     if position >= count:
         raise ConfigError(
             f"--at {position}: completion {completion.index} of {completion.prompt_id} has tokens "
             f"0 to {count - 1}"
+        )
+    if completion.tokens[position].environment:
+        first = next(at for at in range(position, count) if not completion.tokens[at].environment)
+        raise ConfigError(
+            f"--at {position}: the environment wrote this token, which has no credit; the policy's "
+            f"next token is {first}"
         )
 
 

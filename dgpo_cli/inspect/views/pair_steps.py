@@ -17,7 +17,7 @@ from dgpo_cli.core.text import pad
 from dgpo_cli.core.types import InspectedCompletion
 from dgpo_cli.inspect.views.header import outcome
 from dgpo_cli.inspect.views.measure import Measure, Piece
-from dgpo_cli.inspect.views.step_table import StepBars, StepTotals, longest_of
+from dgpo_cli.inspect.views.step_table import StepBars, StepTotals, longest_of, numbered
 from dgpo_cli.ui.flow import Run, drawn, joined, show_all, wrap
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Ramp
@@ -99,7 +99,7 @@ class PairSteps:
         name = f"{mark}, completion {side.completion.index}"
         title = column.text((column.fit(name), "bold"))
         yield [self._line(title), self._line(head)] if shows_head else [self._line(title)]
-        for number, total in enumerate(side.totals, start=1):
+        for number, total in numbered(side.totals):
             row = bars.row(total, longest=longest, used=used)
             line = column.text(f"{short} {number:>{digits}} ", row)
             yield [self._line(line), *side.text(total, page=column)]

@@ -17,7 +17,7 @@ from dgpo_cli.inspect.views.legend import legend
 from dgpo_cli.inspect.views.measure import Measure, Piece, What, added, measure_of, pieces, scale_of
 from dgpo_cli.inspect.views.pair_steps import PairSteps, Side
 from dgpo_cli.inspect.views.step_table import StepBars, totals_of
-from dgpo_cli.inspect.views.what_if import moved
+from dgpo_cli.inspect.views.what_if import compared, moved
 from dgpo_cli.ui.flow import Run, joined, show_all, wrap
 from dgpo_cli.ui.page import LABEL, NOTE, Page, View
 from dgpo_cli.ui.ramp import RAMPS, Depth, levels
@@ -145,7 +145,7 @@ def _what_if(completion: InspectedCompletion) -> list[tuple[str, str]]:
     stored = completion.stored
     if stored is None:
         return []
-    share = moved(stored.weights, [token.weight for token in completion.tokens])
+    share = moved(*compared(completion, stored)[1:])
     return [
         ("  trained", fraction(stored.effective_fraction)),
         ("  moves", f"{percent(share)} of w"),
@@ -159,6 +159,8 @@ def _parts_with(page: Page, side: Side) -> str:
     piece = side.pieces[0]
     token = side.completion.tokens[piece.start]
     name = piece.text and page.shown(piece.text, spaces=True)
+    if token.environment:
+        return f"environment [{name or page.glyphs.empty}]"
     weight = f", w {token.weight:.4g}" if page.width >= 80 else ""
     return f"p {probability(token.logprob)}{weight} [{name or page.glyphs.empty}]"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -29,6 +29,7 @@ from dgpo_cli.ui.scale import Scale
 class StepTotals:
     """A step: its share of all tokens (GRPO's share of the credit) and of all weight.
 
+    tokens: of the policy; 0 for what an environment said, which has no numbers.
     advantage: the sum over its tokens of A x w. peak: its most weighted token.
     """
 
@@ -47,7 +48,7 @@ def totals_of(completion: InspectedCompletion, *, start: int = 0) -> tuple[StepT
 
     start: ignore the tokens before it.
     """
-    tokens = completion.tokens
+    tokens, count = completion.tokens, len(completion.own)
     everything = added([token.weight for token in tokens])
     found = []
     for whole in steps_of(tokens):
@@ -55,13 +56,16 @@ def totals_of(completion: InspectedCompletion, *, start: int = 0) -> tuple[StepT
         if step.start >= step.stop:
             continue
         own = tokens[step.start : step.stop]
+        if own[0].environment:
+            found.append(StepTotals(step, 0, 0.0, 0.0, math.nan, 0.0, step.start, math.nan))
+            continue
         weight = added([token.weight for token in own])
         peak = step.start + ranked(own, top=1)[0]
         found.append(
             StepTotals(
                 step=step,
                 tokens=len(own),
-                token_share=len(own) / len(tokens),
+                token_share=len(own) / count,
                 share=weight / everything if everything else 0.0,
                 mean=weight / len(own),
                 advantage=weight * completion.advantage,
@@ -70,6 +74,14 @@ def totals_of(completion: InspectedCompletion, *, start: int = 0) -> tuple[StepT
             )
         )
     return tuple(found)
+
+
+def numbered(totals: Iterable[StepTotals]) -> Iterator[tuple[str, StepTotals]]:
+    """Yield the steps with their numbers from 1; those of an environment have none."""
+    number = 0
+    for total in totals:
+        number += total.tokens > 0
+        yield str(number) if total.tokens else "", total
 
 
 def longest_of(totals: Iterable[StepTotals]) -> float:
@@ -91,11 +103,11 @@ def render(
 
     width, color, what, fit: as in heatmap.render.
     """
-    tokens, shown = completion.tokens, pieces(completion.tokens)
+    shown = pieces(completion.tokens)
 
     def draw(page: Page) -> None:
         steps = levels(page.depth)
-        weights = Scale.of([token.weight for token in tokens], steps=steps)
+        weights = Scale.of([token.weight for token in completion.own], steps=steps)
         measure = measure_of(completion, what=what, steps=steps, fit=fit)
         ramp = measure.ramp(page.depth)
         merged = any(piece.stop - piece.start > 1 for piece in shown)
@@ -115,9 +127,9 @@ def _rows(totals: Sequence[StepTotals], bars: StepBars, text: StepText) -> None:
     page = bars.page
     digits = max(2, len(str(len(totals))))
     longest = longest_of(totals)
-    page.heading(counted(len(totals), "step"))
+    page.heading(counted(sum(total.tokens > 0 for total in totals), "step"))
     page.add((f"{'#':>{digits}} " + bars.head(digits + 1), "dim"))
-    for number, total in enumerate(totals, start=1):
+    for number, total in numbered(totals):
         page.add(f"{number:>{digits}} ", bars.row(total, longest=longest, used=digits + 1))
         page.add(text.line(total, indent=digits + 1))
     marked = "underlined" if text.ramp else "in brackets"
@@ -139,6 +151,9 @@ class StepBars:
 
     def row(self, total: StepTotals, *, longest: float, used: int) -> Text:
         """Return one line. longest: the share that fills a bar. used: cells before it."""
+        if not total.tokens:
+            name = self.page.fit("environment", max(1, self.page.width - used))
+            return plain("").append(name, style=self.page.style("dim"))
         share = percent(total.share)
         line = plain(f"{total.tokens:>6,} {share:>7} ")
         line.append_text(self._bar(total, longest=longest, room=self._room(used)))
@@ -202,6 +217,7 @@ class StepText:
         peak = bisect_right(self.pieces, total.peak, key=attrgetter("start")) - 1
         room = self.page.width - indent
         begin = self._begin(first, peak, room=room)
+        peak = peak if total.tokens else -1
         line = plain(" " * indent)
         used = self._add(line, self.page.glyphs.ellipsis, room=room) if begin > first else 0
         for index in range(begin, last + 1):
@@ -242,4 +258,6 @@ class StepText:
     def _style(self, index: int, is_peak: bool) -> Style | None:
         if self.ramp is None:
             return None
+        if self.pieces[index].environment:
+            return Style(dim=True)
         return self.ramp.style(self.measure.piece_level(self.pieces[index]), listed=is_peak)

@@ -51,6 +51,7 @@ def steps_of(tokens: Sequence[InspectedToken]) -> tuple[ReasoningStep, ...]:
     """Return the steps in order; every token is in exactly one.
 
     A token belongs to the step in which it begins; the parts of a character begin where it does.
+    What an environment says between two turns is one step.
     """
     if not tokens:
         return ()
@@ -58,7 +59,12 @@ def steps_of(tokens: Sequence[InspectedToken]) -> tuple[ReasoningStep, ...]:
     begins = list(accumulate(map(len, texts), initial=0))[:-1]
     starts = step_starts("".join(texts))
     owners = [bisect_right(starts, begin) for begin in begins]
-    cuts = [at for at, pair in enumerate(pairwise(owners), start=1) if pair[0] != pair[1]]
+    sources = [token.environment for token in tokens]
+    cuts = [
+        at
+        for at in range(1, len(tokens))
+        if sources[at] != sources[at - 1] or (owners[at] != owners[at - 1] and not sources[at])
+    ]
     return tuple(ReasoningStep(start, stop) for start, stop in pairwise([0, *cuts, len(tokens)]))
 
 

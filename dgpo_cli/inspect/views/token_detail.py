@@ -66,7 +66,7 @@ class _Detail:
         page.field("reference", self.inspection.reference)
         page.field("credit rule", rule_name(self.inspection, tau=shown.tau, glyphs=page.glyphs))
         rank = ranked(shown.tokens, top=len(shown.tokens)).index(at) + 1
-        page.field("rank", f"{rank:,} of {len(shown.tokens):,} by weight")
+        page.field("rank", f"{rank:,} of {len(shown.own):,} by weight")
         page.blank()
         self._context()
 
@@ -128,7 +128,7 @@ class _Detail:
 
     def _formulas(self, h: float, times: str) -> tuple[tuple[str, str], tuple[str, str]]:
         """Return the formulas of s and w; numbers only if they give what is shown."""
-        token, tokens = self.token, self.completion.tokens
+        token, tokens = self.token, self.completion.own
         rule, tau, kappa = self.inspection.rule, self.completion.tau, self.inspection.kappa
         if rule == "uniform":
             return ("s, score", ""), ("w, weight", "1 for every token")
@@ -162,8 +162,8 @@ class _Detail:
 
     def _over_mean(self) -> tuple[str, str]:
         """Return the formula of a weight in proportion to its score."""
-        mean = math.fsum(each.score for each in self.completion.tokens)
-        mean /= len(self.completion.tokens)
+        own = self.completion.own
+        mean = math.fsum(each.score for each in own) / len(own)
         made = self.token.score / mean if mean > 0 else 1.0
         numbers = f"{small(self.token.score)} / {small(mean)}, the mean s"
         return "w = s / mean s", _if_right(numbers, made, self.token.weight)

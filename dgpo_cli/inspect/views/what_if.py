@@ -9,7 +9,7 @@ from typing import Any
 
 from dgpo_cli.core.numbers import fraction, percent, short
 from dgpo_cli.core.text import visible
-from dgpo_cli.core.types import InspectedCompletion, Inspection
+from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit
 from dgpo_cli.inspect.views.header import own_named, sign_named
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
@@ -37,7 +37,7 @@ def render(
 def _draw(page: Page, *, completion: InspectedCompletion, inspection: Inspection, top: int) -> None:
     stored = completion.stored
     assert stored is not None
-    weights = [token.weight for token in completion.tokens]
+    places, trained, weights = compared(completion, stored)
     page.blank()
     page.heading("Against the weights that trained")
     page.paragraph(
@@ -50,18 +50,35 @@ def _draw(page: Page, *, completion: InspectedCompletion, inspection: Inspection
         + named(inspection.rule, inspection.parameters, completion.tau)
         + f", effective token fraction {fraction(completion.effective_fraction)}"
     )
-    if not weights or _same(stored.weights, weights):
+    if not weights or _same(trained, weights):
         page.paragraph("The weights are the same.", "bold")
         return
-    page.fact("credit that moves", percent(moved(stored.weights, weights)))
-    order = rank_correlation(stored.weights, weights)
+    page.fact("credit that moves", percent(moved(trained, weights)))
+    order = rank_correlation(trained, weights)
     page.fact("rank correlation", "none" if math.isnan(order) else f"{order:+.3f}")
-    _table(page, stored.weights, weights, texts=[t.text for t in completion.tokens], top=top)
+    texts = [(at, completion.tokens[at].text) for at in places]
+    _table(page, trained, weights, texts=texts, top=top)
+
+
+def compared(
+    completion: InspectedCompletion, stored: StoredCredit
+) -> tuple[list[int], list[float], list[float]]:
+    """Return the places of the policy's tokens, and their weights that trained and that are
+    shown."""
+    places = [at for at, token in enumerate(completion.tokens) if not token.environment]
+    shown = [completion.tokens[at].weight for at in places]
+    return places, [stored.weights[at] for at in places], shown
 
 
 def _table(
-    page: Page, stored: Sequence[float], shown: Sequence[float], *, texts: Sequence[str], top: int
+    page: Page,
+    stored: Sequence[float],
+    shown: Sequence[float],
+    *,
+    texts: Sequence[tuple[int, str]],
+    top: int,
 ) -> None:
+    """texts: the place and the text of each token."""
     changes = largest_changes(stored, shown, top=top)
     if not changes:
         return
@@ -72,8 +89,9 @@ def _table(
     page.add((f"{'token':>6} {'stored':>9} {'shown':>9}{times}  text", "dim"))
     for at in changes:
         times = f" {_times(stored[at], shown[at]):>9}" if wide else ""
-        line = page.add(f"{at:>6} {number(stored[at]):>9} {number(shown[at]):>9}{times}  ")
-        text = page.shown(texts[at], spaces=True) or page.glyphs.empty
+        place, own = texts[at]
+        line = page.add(f"{place:>6} {number(stored[at]):>9} {number(shown[at]):>9}{times}  ")
+        text = page.shown(own, spaces=True) or page.glyphs.empty
         line.append(page.fit(text, page.width - line.cell_len))
 
 

@@ -218,7 +218,7 @@ function showCredit() {
 // Which rule gave the weights that are shown, and what that changes.
 function whatIfText() {
   const { shown, isWhatIf, ruleName } = view;
-  const share = percent(moved(shown.trained ?? shown.w, view.w));
+  const share = percent(moved(view.own(shown.trained ?? shown.w), view.own(view.w)));
   const base = shown.stored ? `Trained with: ${shown.stored.name}.` : `As computed: ${shown.ruleName}.`;
   if (isWhatIf) return `What if: ${ruleName}, computed here from d and h. ${base} Credit that moves: ${share}.`;
   const shows = shown.stored ? `What if: ${ruleName}. ${base} Credit that moves: ${share}.` : base;

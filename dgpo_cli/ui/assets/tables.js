@@ -242,8 +242,9 @@ function newSteps(view, most) {
     bar.append(svg);
     const cells = Array.from({ length: 3 }, () => make("td"));
     const text = make("td", "step", textOf(view, start, stop));
-    row.append(jump, text, make("td", "", String(stop - start)), cells[0], bar, cells[1], cells[2]);
-    return { row, start, stop, share, even, cells };
+    const count = view.foreign.has(start) ? 0 : stop - start; // 0: what an environment said
+    row.append(jump, text, make("td", "", count ? String(count) : "env."), cells[0], bar, cells[1], cells[2]);
+    return { row, start, stop, count, share, even, cells };
   });
   view.stepRows = rows;
   const head = make("tr");
@@ -266,10 +267,12 @@ function textOf(view, start, stop) {
 function fillSteps(view) {
   const total = sum(view.w);
   const shares = view.stepRows.map(({ start, stop }) => sum(view.w.slice(start, stop)) / total);
-  const most = Math.max(...shares, ...view.stepRows.map((row) => (row.stop - row.start) / view.w.length));
+  const tokens = view.w.length - view.foreign.size;
+  const most = Math.max(...shares, ...view.stepRows.map((row) => row.count / tokens));
   view.stepRows.forEach((step, at) => {
-    const count = step.stop - step.start;
-    const even = (100 * count) / view.w.length / most;
+    const { count } = step;
+    if (!count) return;
+    const even = (100 * count) / tokens / most;
     step.cells[0].textContent = percent(shares[at]);
     step.cells[1].textContent = weightText((shares[at] * total) / count, view.factor);
     step.cells[2].textContent = signed(shares[at] * total * view.shown.advantage);
