@@ -88,6 +88,21 @@ LENGTHS = Panel(
     level=("rollout.max_completion_tokens", "limit"),
     about="The band runs from the shortest to the longest completion of a step.",
 )
+TURNS = Panel(
+    "turns",
+    "Turns of a completion",
+    "turns",
+    _curves("env/turns_mean mean, env/turns_max most"),
+    floor=0.0,
+)
+FOREIGN = Panel(
+    "foreign",
+    "Tokens that the environment wrote",
+    "share of a completion",
+    _curves("env/tokens_share share"),
+    floor=0.0,
+    ceiling=1.0,
+)
 EFFECTIVE = Panel(
     "effective",
     "Effective token fraction",
@@ -163,7 +178,7 @@ _COST = (
     Panel("memory", "Memory", "bytes", _MEMORY, floor=0.0),
 )
 GROUPS = (
-    PanelGroup("Outcomes", (OUTCOMES, SPLIT, LENGTHS)),
+    PanelGroup("Outcomes", (OUTCOMES, SPLIT, LENGTHS, TURNS, FOREIGN)),
     PanelGroup("Credit", _CREDIT),
     PanelGroup("Policy and update", _UPDATE),
     PanelGroup("Sampler", _SAMPLER),
