@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -232,7 +234,7 @@ class _Pipes:
     def kill(self) -> str:
         """Kill the process; return the last line that Python printed before it had its pipes."""
         assert self._process.stderr is not None
-        self._process.kill()
+        _kill_group(self._process)  # what it has started has its pipes
         lines = self._process.stderr.read().decode(errors="replace").splitlines()
         self._end()
         return lines[-1].strip() if lines else ""
@@ -241,12 +243,18 @@ class _Pipes:
 def _kill(process: subprocess.Popen[bytes], lifeline: int, owner: int) -> None:
     if os.getpid() != owner:  # a forked copy
         return
-    process.kill()
+    _kill_group(process)
     os.close(lifeline)
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
     process.wait()
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that was not waited for, and what it has started."""
+    with suppress(ProcessLookupError, PermissionError):  # macOS: not permitted once it has ended
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _environment() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -55,3 +56,10 @@ class Trouble(Count):
             case "die":
                 raise SystemExit(3)
         return bool(said.text)
+
+
+class Helped(Count):
+    """Has a process of its own beside it."""
+
+    async def start(self) -> None:
+        self.helper = subprocess.Popen(["sleep", "600"])

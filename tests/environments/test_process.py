@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,6 +17,7 @@ import pytest
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.environments.process import Asked, EnvProcess, EnvResult
 from dgpo_cli.environments.source import EnvSource
+from tests.processes import left_behind, with_mark
 
 GAMES = str(Path(__file__).parent / "games.py")
 
@@ -100,6 +105,45 @@ def test_one_that_holds_up_the_process_ends_it(monkeypatch: pytest.MonkeyPatch) 
         say(process, 2)
         (other,) = process.answers([2]).values()
         assert other == EnvResult(None, {}, "error", "the process of the environment ended")
+
+
+def test_what_an_environment_has_started_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DGPO_TEST_MARK", mark := f"helped-{os.getpid()}")
+    with opened("Helped") as process:
+        process.tasks()
+        assert len(with_mark(mark)) == 2
+    assert left_behind(mark, within_s=10) == []
+
+
+# Waits for the environment, which does not answer, in the middle of a conversation.
+TALK = f"""
+from dgpo_cli.environments.process import EnvProcess
+from dgpo_cli.environments.source import EnvSource
+
+process = EnvProcess(EnvSource("environment", {GAMES + ":Trouble"!r}))
+process.play({{1: ("hang", 0)}})
+process.answers([1])
+process.say({{1: {{"text": "2", "finish_reason": "stop"}}}})
+print("talking", flush=True)
+process.answers([1])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_in_a_conversation_leaves_no_process(number: signal.Signals) -> None:
+    mark = f"talk-{number}-{os.getpid()}"
+    command = [sys.executable, "-c", TALK]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "DGPO_TEST_MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as talk:
+        assert talk.stdout is not None and talk.stdout.readline() == b"talking\n"
+        assert len(with_mark(mark)) == 2
+        talk.send_signal(number)
+        assert talk.wait(30) == -number
+    assert left_behind(mark, within_s=10) == []
 
 
 def test_a_process_ends_with_its_end() -> None:
