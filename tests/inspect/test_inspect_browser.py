@@ -557,4 +557,8 @@ def test_tokens_of_an_environment_have_no_credit_under_any_settings(visit: Open)
     assert found.page.locator("#sum").inner_text().startswith("✓ 12.0000")
     assert found.page.locator("#count").inner_text() == "6 and 2 of the environment"
     assert sorted(found("view.order")) == own
+    assert found("view.stepRows.map((row) => row.count)") == [4, 0, 2]
+    parts = found("view.stepRows.map((row) => row.cells[0].textContent)")
+    assert parts[1] == "" and sum(float(parts[at].rstrip("%")) for at in (0, 2)) == 100.0
+    assert "NaN" not in found.page.locator("#steps").inner_text()
     assert quiet(found)
