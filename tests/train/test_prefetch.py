@@ -43,7 +43,6 @@ SMALL = (
     "rollout.max_completion_tokens=48",
     "optim.micro_batch_size=8",
     "optim.lr=1e-3",
-    "reward.workers=1",
     "train.rollouts_every=1",
     "train.keep_checkpoints=9",
     "eval.every=0",
@@ -77,8 +76,9 @@ class Case:
     ) -> tuple[train.TrainResult, list[StepMetrics]]:
         recorder = Recorder()
         at_step = AtStep(lambda step: self.on_step(step))
+        grader = () if "reward.kind=environment" in overrides else ("reward.workers=1",)
         result = train.run(
-            resolve(preset="tiny", overrides=[*SMALL, f"train.steps={steps}", *overrides]),
+            resolve(preset="tiny", overrides=[*SMALL, *grader, f"train.steps={steps}", *overrides]),
             out=self.out,
             resume=resume,
             allow_change=allow_change,
@@ -277,6 +277,50 @@ def test_what_a_truncated_sampler_kept_goes_with_a_batch_and_into_its_checkpoint
         parts.run(*every, steps=5)
     parts.on_step = lambda step: None
     parts.run(*every, steps=5)
+    left, right = RunFolder(whole.out), RunFolder(parts.out)
+    assert numbers(right.read_metrics()) == numbers(left.read_metrics())  # type: ignore[arg-type]
+
+
+def test_conversations_with_an_environment_are_sampled_ahead_and_survive_a_kill(
+    other: Callable[[str], Case],
+) -> None:
+    """The thread plays them, all turns by one version; log-probabilities of the policy's tokens
+    are over the sampler's sets, those of the environment's are none."""
+    relay = Path(__file__).parents[2] / "examples" / "relay.py"
+    played = f'{{kind = "environment", env = "{relay}:Relay", max_turn_tokens = 30}}'
+    every = (
+        AHEAD,
+        *DYNAMIC,
+        f"prompts={played}",
+        "reward.kind=environment",
+        "rollout.max_completion_tokens=90",
+        "rollout.top_p=0.8",
+        "train.checkpoint_every=2",
+    )
+    whole = other("whole")
+    _, lines = whole.run(*every, steps=4)
+    for line in lines:
+        assert line["env/turns_mean"] > 1 and line["sampler/logprob_gap_max"] < 1e-4
+    assert max(line["off_policy/stale_gap_mean"] for line in lines[1:]) > 1e-4
+    ahead = [step[1] for step in whole.sampler.samples]
+    assert set(ahead) == {THREAD} and len(ahead) > 5
+    for line in (line for batch in whole.rollouts() for line in batch):
+        own = line.completion.written
+        assert line.stats is not None
+        for pair in zip(line.stats.logprobs, line.completion.sampling_logprobs, strict=True):
+            assert pair[0] == pytest.approx(pair[1], abs=1e-3)
+        assert not any(x for x, w in zip(line.stats.logprobs, own, strict=True) if not w)
+
+    def die(step: int) -> None:
+        if step == 3:
+            raise Killed
+
+    parts = other("parts")
+    parts.on_step = die
+    with pytest.raises(Killed):
+        parts.run(*every, steps=4)
+    parts.on_step = lambda step: None
+    parts.run(*every, steps=4)
     left, right = RunFolder(whole.out), RunFolder(parts.out)
     assert numbers(right.read_metrics()) == numbers(left.read_metrics())  # type: ignore[arg-type]
 
