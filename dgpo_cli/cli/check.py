@@ -288,7 +288,7 @@ def _print_trial(trial: Trial, *, name: str, names: Sequence[str], as_json: bool
         rows = line_rows(trial, names=names)
         console.table(rows, styles=("dim", "", "bold", *[""] * (len(rows[0]) - 3)))
         console.say("")
-        console.table(value_rows(trial), styles=("bold", *[""] * 8))
+        console.table(value_rows(trial), styles=("bold", *[""] * 7))
     say = console.note if as_json else console.say
     if trial.groups:
         say(f"the reward differs in {trial.differing} of {counted(trial.groups, 'group')}")

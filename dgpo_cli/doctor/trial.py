@@ -25,7 +25,7 @@ _MOST_PRINTED = 1 << 16  # bytes
 class Values:
     """The distribution of a term, or of the reward, over the completions that have a value.
 
-    different: how many values. seconds: of all completions; None of a sum.
+    seconds: of all completions; None of a sum.
     """
 
     name: str
@@ -35,7 +35,6 @@ class Values:
     low: float
     median: float
     high: float
-    different: int
     seconds: float | None
 
 
@@ -138,7 +137,7 @@ def _distribution(name: str, given: Iterable[float], *, seconds: float | None) -
     known = sorted(value for value in given if not math.isnan(value))
     if not known:
         nan = math.nan
-        return Values(name, 0, nan, nan, nan, nan, nan, 0, seconds)
+        return Values(name, 0, nan, nan, nan, nan, nan, seconds)
     return Values(
         name,
         len(known),
@@ -147,7 +146,6 @@ def _distribution(name: str, given: Iterable[float], *, seconds: float | None) -
         known[0],
         statistics.median(known),
         known[-1],
-        len(set(known)),
         seconds,
     )
 
@@ -172,10 +170,11 @@ def line_rows(trial: Trial, *, names: Collection[str]) -> list[tuple[str, ...]]:
 
 
 def value_rows(trial: Trial) -> list[tuple[str, ...]]:
-    """Return the table of the distributions: a row for each term if there are several."""
-    rows: list[tuple[str, ...]] = [
-        ("", "mean", "std", "min", "median", "max", "different", "scored", "time each")
-    ]
+    """Return the table of the distributions: a row for each term if there are several.
+
+    The time is that of one completion.
+    """
+    rows: list[tuple[str, ...]] = [("", "mean", "std", "min", "median", "max", "scored", "time")]
     count = trial.summary.checked
     values = trial.values[-1:] if len(trial.values) <= 2 else trial.values
     for each in values:
@@ -184,8 +183,7 @@ def value_rows(trial: Trial) -> list[tuple[str, ...]]:
             (
                 each.name,
                 *map(_number, (each.mean, each.std, each.low, each.median, each.high)),
-                f"{each.different:,}",
-                f"{each.count:,} of {count:,}",
+                f"{each.count:,}",
                 duration((seconds or 0.0) / count),
             )
         )
