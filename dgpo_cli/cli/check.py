@@ -173,8 +173,7 @@ def check(
     judged.
 
     --reward and --config try a reward on completions before a run: scores by term, errors, time.
-    Other fields of a line are the columns of the data. Exits with 1 if
-    the reward fails on a line.
+    Other fields of a line are the columns of the data. Exits with 1 if the reward fails on a line.
 
     Examples:
       Try a function of yours on sampled completions

@@ -387,7 +387,7 @@ def _check_views(
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:
-    """Raise ConfigError for what is no setting of a credit rule, or has an option of its own."""
+    """Raise ConfigError for what is not a setting of a credit rule, or has its own option."""
     for each in overrides:
         key = each.partition("=")[0].strip()
         if not key.startswith("credit."):

@@ -65,10 +65,10 @@ def rollout(
 ) -> None:
     """Sample completions of prompts and check their answers, without training.
 
-    --prompts takes all problems of a file or benchmark, in order. --data draws them as a training
-    run does, a step's worth without --limit; so are the tasks of an environment in the settings.
-    Temperature and length are settings: --set rollout.temperature=0.7,
-    --set rollout.max_completion_tokens=512.
+    --prompts takes all problems of a file or benchmark, in order. --data draws problems as a
+    training run does: those of one step, or --limit of them. Tasks of an environment in the
+    settings are drawn the same way. Temperature and length are settings:
+    --set rollout.temperature=0.7, --set rollout.max_completion_tokens=512.
 
     Examples:
       Sixteen completions of each of ten problems

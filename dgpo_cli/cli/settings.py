@@ -242,9 +242,7 @@ def init(
 
     if model is None or data is None:
         if not console.can_ask():
-            raise ConfigError(
-                "dgpo init asks on a terminal, and this is none; give --model M and --data F"
-            )
+            raise ConfigError("dgpo init asks only on a terminal; give --model M and --data F")
         model = model or _answer("model (a hub id or a folder)", default=_FIRST_MODEL)
         data = data or _answer(f"data ({DATA_FORMS})", default="sums", check=data_values)
         reward = reward or _answer(

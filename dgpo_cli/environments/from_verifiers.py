@@ -62,7 +62,7 @@ class FromVerifiers(Environment):
     def tasks(self) -> Iterable[EnvTask]:
         """Return the tasks of the taskset."""
         if not self._env.taskset.bounded:
-            raise ConfigError("the taskset has no end; dgpo needs one that has")
+            raise ConfigError("the taskset is endless; dgpo needs a finite one")
         for number, task in enumerate(self._env.taskset):
             data = task.data
             system = [] if data.system_prompt is None else [_message("system", data.system_prompt)]

@@ -112,7 +112,7 @@ def _told(score: Any) -> dict[str, Any]:
     if not math.isfinite(score.reward):
         raise ValueError(f"the reward is {score.reward}; return a finite number")
     if score.outcome is not None and score.outcome not in OUTCOMES:
-        raise ValueError(f"the outcome {score.outcome!r} is none of {', '.join(OUTCOMES)}")
+        raise ValueError(f"the outcome {score.outcome!r} is not one of {', '.join(OUTCOMES)}")
     terms = {str(name): float(value) for name, value in score.terms.items()}
     return {
         "reward": float(score.reward),

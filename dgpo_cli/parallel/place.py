@@ -152,7 +152,7 @@ class Flags:
             return None
         if gpus % nodes:
             raise ConfigError(
-                f"--nodes {nodes}: parallel.gpus={gpus} is no multiple of it; give --gpus, the "
+                f"--nodes {nodes}: parallel.gpus={gpus} is not a multiple of it; give --gpus, the "
                 "ranks on each machine"
             )
         here = gpus // nodes
@@ -235,7 +235,7 @@ def _unreachable(address: str, port: int) -> str | None:
     try:
         socket.create_connection((address, port), timeout=_ANSWER_S).close()
     except socket.gaierror:
-        return f"{address} is no known host here; check the name with getent hosts {address}"
+        return f"{address} is not a known host here; check the name with getent hosts {address}"
     except ConnectionRefusedError:
         return "nobody listens; check that machine 0 has started, with this host and port"
     except TimeoutError:

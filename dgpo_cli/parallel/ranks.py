@@ -214,7 +214,7 @@ class OneRank(Ranks):
         raise NotImplementedError("one rank shares no work")
 
     def lane_group(self) -> ProcessGroup:
-        raise NotImplementedError("one rank is no lane")
+        raise NotImplementedError("a lane has several ranks")
 
     def heed(self, run: Stoppable | None) -> None:
         """See Ranks.heed: there is nobody else."""

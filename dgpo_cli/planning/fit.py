@@ -192,9 +192,9 @@ class _Fit:
         if self.settings.model.path == EMBEDDED_TINY:
             return BARE, "the embedded model was trained on bare expressions"
         if kind is None:
-            return BARE, "the reward reads no answer of a certain form"
+            return BARE, "the reward needs no form of answer"
         if asks_for_a_form(self.seen):
-            return BARE, "the problems say themselves how to write the answer"
+            return BARE, "the problems say how to write the answer"
         return BOXED_LETTER if kind == "choice" else BOXED, f"asks for the form that {kind} reads"
 
     def prompts(self) -> None:
@@ -225,7 +225,7 @@ class _Fit:
         wanted, reason = self._completion(solution_length(settings, tokenizer=tokenizer), tokenizer)
         room = max(1, (context or wanted + taken) - taken)
         if wanted > room:
-            wanted, reason = room, f"what prompts leave of the model's context of {context:,}"
+            wanted, reason = room, f"what the prompts leave of the context of {context:,} tokens"
         self.put(reason, {"rollout.max_completion_tokens": wanted})
 
     def _completion(self, solution: int | None, tokenizer: Any) -> tuple[int, str]:
@@ -279,7 +279,7 @@ class _Fit:
             tell(
                 self.observer,
                 f"this run needs {size(found.memory.peak)} on {device.name}, which has "
-                f"{size(device.room)} for it: take a smaller model, or another device",
+                f"{size(device.room)} for it: use a smaller model or another device",
             )
         kind = self.settings.adapter.kind
         self.put(_RATE.format(kind=_NAMES[kind]), {"optim.lr": _rate(weights, kind=kind)})

@@ -76,7 +76,7 @@ def options_of(prompts: Sequence[Prompt]) -> int:
 
 
 def asks_for_a_form(prompts: Sequence[Prompt]) -> bool:
-    """Whether most problems say themselves how the answer is to be written."""
+    """Whether most problems say how to write the answer."""
     return _mostly([names_a_form(each.messages[-1].content) for each in prompts])
 
 

@@ -53,8 +53,8 @@ def check_folder(path: str) -> None:
     if local.is_dir():
         if any(local.glob("*.gguf")) and not (local / "config.json").exists():
             raise NoModelError(
-                f"model.path={path}: has weights in GGUF, for inference alone; give the model that "
-                "they were made of: its folder with safetensors, or its hub id"
+                f"model.path={path}: has only weights in GGUF, which cannot be trained; give the "
+                "folder with safetensors, or the hub id, of the model that they were made from"
             )
         return
     if local.exists():

@@ -318,7 +318,7 @@ def _nobody() -> Any:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (_unknown, "gpu9 is no known host here; check the name with getent hosts gpu9"),
+        (_unknown, "gpu9 is not a known host here; check the name with getent hosts gpu9"),
         (_nobody, "nobody listens; check that machine 0 has started, with this host and port"),
         (_silent, "no answer; check the address, the network and the firewall of machine 0"),
     ],

@@ -155,8 +155,7 @@ def kept_from(text: str) -> KeptTokens:
             raise ValueError
     except (ValueError, IndexError) as error:
         raise CheckpointError(
-            "the tokens that were kept for a group that waits are unreadable; resume from another "
-            "checkpoint"
+            "the kept tokens of a pending group are unreadable; resume from another checkpoint"
         ) from error
     return KeptTokens(counts.abs(), ids, counts < 0)
 
