@@ -13,7 +13,15 @@ from typing import Any
 from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import DEFAULT, Resolved
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.config.tree import Leaf, change_of, flatten, is_list_of_tables, leaves_of, spread
+from dgpo_cli.config.tree import (
+    Leaf,
+    change_of,
+    entry_change_of,
+    flatten,
+    is_list_of_tables,
+    leaves_of,
+    spread,
+)
 from dgpo_cli.core.own_code import is_spec
 from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.schema import Change
@@ -55,6 +63,8 @@ def differences(old: Resolved, new: Resolved) -> tuple[SettingDifference, ...]:
         one_sided = (key in in_old) != (key in in_new)
         if x != y and not (one_sided and _is_default(leaves.get(key, ()), y if x is None else x)):
             change = _change(key, new.settings)
+            if is_list_of_tables(x) and is_list_of_tables(y) and _only_free(key, x, y):
+                change = Change.FREE
             # More steps are always allowed, but they change a learning rate schedule.
             ends = key == "train.steps" and new.settings.optim.schedule != "constant"
             found.append(SettingDifference(key, x, y, change, ends or change != Change.FREE))
@@ -67,6 +77,14 @@ def _change(key: str, settings: Settings) -> Change:
         # With drop_overlap the benchmark's problems are left out of the prompts.
         return Change.FIXED if prompts.drop_overlap else Change.FREE
     return change_of(key)
+
+
+def _only_free(key: str, old: Sequence[Any], new: Sequence[Any]) -> bool:
+    """Whether two lists of tables differ only in fields that may change."""
+    if len(old) != len(new):
+        return False
+    names = {name.split(".")[2] for name, *_ in parts_of("", old, new)}  # of ".0.weight"
+    return all(entry_change_of(key, name) == Change.FREE for name in names)
 
 
 def written(resolved: Resolved) -> dict[str, Any]:

@@ -154,6 +154,22 @@ def change_of(key: str) -> Change:
     return max((leaf.change for leaf in known_leaves().get(key, ())), default=Change.LEARNT)
 
 
+def entry_change_of(key: str, name: str) -> Change:
+    """Return what a change of the field `name` of the tables of a list `key` means.
+
+    If kinds of tables differ, the strictest counts.
+    """
+    found = []
+    for leaf in known_leaves().get(key, ()):
+        node = entry(leaf.field)
+        kinds = node.variants.values() if isinstance(node, Choice) else (node,)
+        for field in (each.model_fields.get(name) for each in kinds if each is not None):
+            if field is not None:
+                marks = (mark for mark in field.metadata if isinstance(mark, Change))
+                found.append(next(marks, leaf.change))
+    return max(found, default=change_of(key))
+
+
 def flatten(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
     """Return the dotted leaves of settings with their values, in the order of the tree.
 

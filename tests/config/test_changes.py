@@ -24,7 +24,8 @@ rollout.backend.canary_tolerance rollout.backend.gpu_memory_utilization rollout.
 rollout.backend.tensor_parallel_size rollout.backend.enforce_eager rollout.backend.sleep
 rollout.backend.weight_transfer rollout.backend.urls rollout.backend.api_key_env
 rollout.backend.sync_dir rollout.backend.sync_host rollout.backend.max_in_flight
-reward.workers optim.micro_batch_size optim.micro_batch_tokens
+reward.workers reward.api_key_env reward.max_in_flight reward.retries
+optim.micro_batch_size optim.micro_batch_tokens
 train.steps train.checkpoint_every train.keep_checkpoints train.rollouts_every train.threads
 train.stop_signal
 eval.every eval.bench eval.data eval.k eval.protocol eval.temperature eval.top_p eval.top_k
@@ -48,7 +49,7 @@ reward.overlong.penalty reward.kind reward.minimum reward.maximum reward.choices
 prompts.sources
 prompts.select.low prompts.select.high prompts.select.window prompts.select.again_every
 reward.terms reward.path reward.group reward.batch_size reward.correct_at reward.memory_gib
-reward.url reward.api_key_env reward.max_in_flight reward.retries
+reward.url
 advantage.baseline advantage.std advantage.normalize
 credit.rule credit.tau credit.kappa credit.target_ess credit.target_ess_over credit.max_weight
 credit.noise_every credit.sign credit.refresh credit.share credit.share_over
@@ -94,6 +95,26 @@ def test_another_variant_is_one_difference_and_what_was_set_in_it() -> None:
 def test_equal_settings_do_not_differ_however_they_were_given() -> None:
     assert told(["prompts.operations=[2]", "optim.lr=0.0002"], ["optim.lr=2e-4"]) == []
     assert told([], ["prompts.system="]) == []
+
+
+def test_a_list_of_tables_may_change_where_all_fields_that_differ_may(tmp_path: Path) -> None:
+    file = tmp_path / "terms.toml"
+    file.write_text(
+        '[reward]\nkind = "terms"\n[[reward.terms]]\nkind = "http"\nurl = "http://one/"\n'
+        '[[reward.terms]]\nkind = "integer"\nweight = 2.0\n'
+    )
+
+    def change(*overrides: str) -> tuple[Change, bool]:
+        before, after = (resolve(config=file, overrides=each) for each in ((), overrides))
+        (found,) = differences(before, after)
+        assert found.setting == "reward.terms"
+        return found.change, found.learnt
+
+    free, key = "reward.terms.0.max_in_flight=2", "reward.terms.0.api_key_env=KEY"
+    assert change(free) == change(free, key) == (Change.FREE, False)
+    assert change("reward.terms.0.url=http://two/") == (Change.LEARNT, True)
+    assert change(free, "reward.terms.1.weight=3") == (Change.LEARNT, True)
+    assert change("reward.terms=[{kind = 'integer', weight = 2}]") == (Change.LEARNT, True)
 
 
 def test_a_table_is_one_difference() -> None:

@@ -21,12 +21,12 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.core.schema import Frozen
+from dgpo_cli.core.schema import Change, Frozen
 from dgpo_cli.core.text import cut
 from dgpo_cli.rewards.terms.base import (
     Done,
@@ -55,7 +55,7 @@ class OwnServer(Frozen):
     """A server, and how it is asked."""
 
     url: str = Field(pattern=r"^https?://\S+$", description="Where completions are sent to.")
-    api_key_env: str | None = Field(
+    api_key_env: Annotated[str | None, Change.FREE] = Field(
         None,
         min_length=1,
         description="Environment variable with a key, sent as a bearer token; unset: none is sent.",
@@ -64,8 +64,10 @@ class OwnServer(Frozen):
         False, description="Send the completions of one prompt, all of them, at a time."
     )
     batch_size: int = Field(16, ge=1, description="Most completions of one request.")
-    max_in_flight: int = Field(8, ge=1, le=256, description="Most requests at the same time.")
-    retries: int = Field(
+    max_in_flight: Annotated[int, Change.FREE] = Field(
+        8, ge=1, le=256, description="Most requests at the same time."
+    )
+    retries: Annotated[int, Change.FREE] = Field(
         3, ge=0, le=20, description="Further tries of a request that may succeed later."
     )
     correct_at: float | None = Field(
