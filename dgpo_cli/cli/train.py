@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dgpo_cli.config.settings import Settings
     from dgpo_cli.live.bars import Bars
     from dgpo_cli.live.live import RunPanel
+    from dgpo_cli.rewards.settings import RewardSettings
     from dgpo_cli.train.resume import Resume as Resuming
     from dgpo_cli.train.train import TrainResult
 
@@ -220,7 +221,9 @@ def train(
             ranks=ranks,
             observer=shown,
         )
-    evaluated = settings.eval.every or settings.prompts.kind == "sums"
+    evaluated = settings.eval.every or (
+        settings.prompts.kind == "sums" and _surely_judges(settings.reward)
+    )
     _summarise(result, bench=settings.eval.bench if evaluated else None)
 
 
@@ -238,6 +241,19 @@ def parse_resume(text: str) -> Resuming:
     raise ConfigError(
         f"--resume {text}: give auto, never, must or the step of a checkpoint, as in --resume 40"
     )
+
+
+def _surely_judges(reward: RewardSettings) -> bool:
+    """Whether an evaluation with this reward is known to have a score."""
+    from dgpo_cli.rewards.settings import TermsReward
+
+    try:
+        judge = reward.judge()
+    except ConfigError:
+        return False
+    if not isinstance(judge, TermsReward):
+        return True
+    return getattr(judge.terms[0], "correct_at", None) is not None
 
 
 def _summarise(result: TrainResult, *, bench: str | None) -> None:

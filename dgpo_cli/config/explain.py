@@ -125,7 +125,14 @@ def invalid_values(
 ) -> Iterator[str]:
     """Yield a line for each setting that pydantic refuses; values, run_code: as for locate."""
     seen: set[str] = set()
-    for details in error.errors(include_url=False):
+    every = error.errors(include_url=False)
+    for details in every:
+        # A list counts only its good entries, so that with one at fault it is too short as well.
+        at = details["loc"]
+        if details["type"] == "too_short" and any(
+            len(other["loc"]) > len(at) and other["loc"][: len(at)] == at for other in every
+        ):
+            continue
         key, field = locate(details["loc"], values=values, run_code=run_code)
         if key in seen:  # each member of a union of plain types has an error
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,6 +47,16 @@ def _try_rule(rule: CreditRule) -> None:
     )
     advantages = torch.tensor([1.0, -0.5, 0.7, -1.2])
     rule.credit_for(stats, mask, advantages, vocab_size=_VOCABULARY)
+    if rule.needs_reference:
+        return
+    unmeasured = replace(stats, hellinger_sq=torch.full_like(stats.hellinger_sq, math.nan))
+    try:
+        rule.credit_for(unmeasured, mask, advantages, vocab_size=_VOCABULARY)
+    except DgpoError as error:  # in a run d would be 0, and all weights might be 1
+        raise DgpoError(
+            f"credit.rule={rule.name}: uses stats.hellinger_sq, which is measured only for a rule "
+            "that says so; add needs_reference: ClassVar[bool] = True to the class"
+        ) from error
 
 
 def _try_loss(loss: Loss) -> None:

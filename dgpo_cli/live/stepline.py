@@ -73,6 +73,18 @@ def _fields(metrics: StepMetrics) -> list[_Field]:
 _MAY_BE_UNKNOWN = ("credit/", "policy/hellinger_sq")
 
 
+# Outcomes that say nothing of right or wrong.
+_NOT_JUDGED = ("outcome/scored", "outcome/error", "outcome/timeout")
+
+
+def _is_known(field: _Field, metrics: StepMetrics) -> bool:
+    """Whether a step has the number of a field."""
+    if field.metric == "outcome/correct" and sum(metrics.get(n, 0.0) for n in _NOT_JUDGED) > 0.9999:
+        return False
+    unknown = field.metric.startswith(_MAY_BE_UNKNOWN) and math.isnan(metrics[field.metric])
+    return not unknown
+
+
 def _rendered(field: _Field, metrics: StepMetrics) -> str:
     noise = field.metric == "policy/hellinger_sq_mean" and metrics.get(IS_NOISE) == 1.0
     return field.render(metrics[field.metric]) + (" (noise)" if noise else "")
@@ -84,12 +96,8 @@ def step_line(step: int, metrics: StepMetrics, *, total: int | None, width: int)
     A metric that is missing or unknown is left out. total: steps of the whole run, if known.
     """
     head = f"step {step}" if total is None else f"step {step:>{len(str(total))}}/{total}"
-    kept = [
-        field
-        for field in _fields(metrics)
-        if field.metric in metrics
-        and not (field.metric.startswith(_MAY_BE_UNKNOWN) and math.isnan(metrics[field.metric]))
-    ]
+    fields = _fields(metrics)
+    kept = [field for field in fields if field.metric in metrics and _is_known(field, metrics)]
     while True:
         line = "  ".join([head, *(_rendered(field, metrics) for field in kept)])
         if len(line) <= width or not kept:

@@ -96,7 +96,9 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
         for number, raw in enumerate(lines, start=1):
             text = _decode(raw, path, f"line {number}")
             if text.strip():
-                yield _object(_parse(text, path, f"line {number}"), path, "line", number)
+                # Without its end, at which Python would count a second line.
+                fields = _parse(text.rstrip("\r\n"), path, f"line {number}")
+                yield _object(fields, path, "line", number)
 
 
 def _read_json(path: Path) -> Iterator[Row]:

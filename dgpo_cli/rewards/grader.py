@@ -81,12 +81,13 @@ def check_columns(prompts: Sequence[Prompt], *, told: Mapping[str, Mapping[str, 
             lacking = [prompt for prompt in prompts if column not in prompt.columns]
             if lacking:
                 first = lacking[0]
-                known = ", ".join(map(repr, first.columns)) or "none"
+                known = ", ".join(map(repr, first.columns))
+                has = f"with the columns {known}" if known else "without any column"
                 place = f" ({first.place})" if first.place else ""
                 raise DataError(
                     f"{first.source}: {len(lacking):,} of {len(prompts):,} problems have no column "
                     f"{column!r}, which the reward {name} asks for; the first is {first.id!r}"
-                    f"{place}, with the columns {known}"
+                    f"{place}, {has}"
                 )
 
 

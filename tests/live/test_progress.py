@@ -46,6 +46,13 @@ def test_the_step_line_has_every_number() -> None:
     assert step_line(12, METRICS, total=100, width=1000) == FULL
 
 
+def test_a_step_whose_completions_nobody_judged_has_no_share_of_correct_ones() -> None:
+    scored = {**METRICS, "outcome/correct": 0.0, "outcome/scored": 0.75, "outcome/error": 0.25}
+    assert "correct" not in step_line(12, scored, total=100, width=1000)
+    some = {**scored, "outcome/error": 0.0, "outcome/wrong": 0.25}
+    assert "correct 0%" in step_line(12, some, total=100, width=1000)
+
+
 def test_a_distance_that_is_noise_is_marked_in_the_step_line() -> None:
     marked = METRICS | {"policy/hellinger_sq_is_noise": 1.0}
     shown = step_line(12, marked, total=100, width=1000)

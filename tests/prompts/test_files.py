@@ -93,6 +93,10 @@ def test_a_missing_field_names_file_line_and_what_there_is(tmp_path: Path) -> No
 BROKEN = {
     "cut.jsonl": (b'{"a": 1}\n{"a": ', r"line 2: not JSON \(.*column"),
     "list.jsonl": (b'{"a": 1}\n[1]', "line 2: must be an object"),
+    "broken-off.jsonl": (
+        b'{"a": 1}\n{"a": 2}\n{"a": 3\n{"a": 4}\n',
+        r"line 3: not JSON \(Expecting ',' delimiter at column 8\)",
+    ),
     "open.jsonl": (b'{"a": "x', r"line 1: not JSON \(Unterminated string starting at column 7\)"),
     "nan.jsonl": (b'{"a": NaN}', "line 1: not JSON .*NaN"),
     "deep.jsonl": (b"[" * 200_000, "line 1: not JSON"),

@@ -99,7 +99,7 @@ def test_a_function_with_columns_gets_all_and_one_that_names_a_missing_one_fails
     (found,) = grade("sizes", row)
     assert found.note == "sizes: ['answer', 'level', 'unit'] ['a']"
     (missing,) = grade("batch", replace(ITEM, columns={"x": 1}))
-    assert missing.note == ("batch: no column 'unit' for the parameter of that name ('answer')")
+    assert missing.note == "batch: no column 'unit' for the parameter of that name, only 'answer'"
 
 
 def test_a_function_gets_the_completion_with_its_prompt() -> None:
@@ -145,7 +145,7 @@ def test_a_blocking_call_among_async_ones_is_found_by_trying_each_alone() -> Non
     ("name", "settings", "message"),
     [
         ("unnamed", {}, "unnamed: its first parameter is 'text'; name it completion to get one"),
-        ("NOT_A_FUNCTION", {}, "is a int; name a function"),
+        ("NOT_A_FUNCTION", {}, "is an int; name a function"),
         ("returns", {"group": True}, "takes one completion, and group = true"),
         ("no_such_name", {}, "no_such_name"),
     ],

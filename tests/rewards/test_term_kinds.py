@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from dgpo_cli.config.load import resolve
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.types import Message, Verdict
 from dgpo_cli.rewards.grader import Grader
@@ -247,6 +250,28 @@ def test_a_server_that_is_not_there_and_one_that_is_late_are_told_apart(
     assert absent.outcome == "error" and "127.0.0.1:9" in str(absent.note)
 
 
+def test_the_deadline_of_a_server_is_that_of_the_whole_answer() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(60):  # a byte in time, always
+                    self.wfile.write(b" ")
+                    time.sleep(0.05)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/score"
+        (late,) = grade([item("x")], {"kind": "http", "url": url, "retries": 0, "timeout_s": 0.2})
+        server.shutdown()
+    assert late.outcome == "timeout"
+    assert late.note == f"http: {url}: no answer in timeout_s=0.2"
+
+
 def test_a_key_is_sent_and_shown_nowhere(
     judging: Callable[[Answer], Judge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,3 +283,17 @@ def test_a_key_is_sent_and_shown_nowhere(
     (found,) = grade([item("x")], term)
     assert judge.keys == ["Bearer secret-1"]
     assert "secret-1" not in str(found)
+
+
+def test_a_list_whose_term_is_at_fault_is_not_called_empty() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(overrides=['reward.terms=[{kind = "format", pattern = "("}]'])
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("reward.terms.0.pattern: is not a regular expression")
+    with pytest.raises(ConfigError, match="must not be empty"):
+        resolve(overrides=['reward={kind = "terms", terms = []}'])
+
+
+def test_an_address_has_a_host() -> None:
+    with pytest.raises(ConfigError, match=r"reward.url=http:///score: has the wrong form"):
+        resolve(overrides=["reward.kind=http", "reward.url=http:///score"])

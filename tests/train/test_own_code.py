@@ -31,6 +31,10 @@ class Entropy(CreditRule):
     def token_scores(self, stats, mask, *, vocab_size):
         return stats.entropy ** self.power
 
+class Apart(CreditRule):
+    def token_scores(self, stats, mask, *, vocab_size):
+        return stats.hellinger_sq.sqrt()
+
 class Broken(CreditRule):
     how: str = "nan"
 
@@ -221,7 +225,7 @@ def faults(settings: Sequence[str]) -> str:
         ("Broken", "negative", "scores have -1 at a token; they must be finite and at least 0"),
         ("Broken", "shape", "scores are float32 [4, 1]; they must be floating, [4, 6] as the mask"),
         ("Broken", "list", "scores are a list; they must be a tensor"),
-        ("Broken", "raises", "own.py, line 21: IndexError: out of range"),
+        ("Broken", "raises", "own.py, line 25: IndexError: out of range"),
         ("Weights", "mean", "weights of a completion have the mean 2; it must be 1"),
         ("Weights", "tuple", "credit returned a tuple; it must return a dgpo_cli.Credit"),
     ],
@@ -246,6 +250,16 @@ def test_a_rule_that_cannot_work_is_told_before_a_model_is_loaded(
 def test_a_loss_that_cannot_work_is_told_before_a_model_is_loaded(how: str, said: str) -> None:
     loss = "loss.kind=own_loss.py:Broken"
     assert faults([loss, f"loss.how={how}"]) == f"{loss}: {said}"
+
+
+def test_a_rule_that_uses_an_unmeasured_distance_is_refused() -> None:
+    own = Path("own.py")
+    with pytest.raises(ConfigError, match=r"own.py:Apart: uses stats.hellinger_sq"):
+        rehearse(resolve(overrides=["credit.rule=own.py:Apart"]).settings)
+    name = "class Apart(CreditRule):"
+    said = own.read_text(encoding="utf-8").replace(name, f"{name}\n    needs_reference = True")
+    Path("measured.py").write_text(said, encoding="utf-8")
+    rehearse(resolve(overrides=["credit.rule=measured.py:Apart"]).settings)
 
 
 def test_what_works_passes_the_rehearsal() -> None:

@@ -114,7 +114,7 @@ class _Asked:
     @classmethod
     def of(cls, function: Callable[..., Any], *, path: str) -> _Asked:
         if not callable(function):
-            raise ConfigError(f"{path} is a {type(function).__name__}; name a function")
+            raise ConfigError(f"{path} is {_kind(function)}; name a function")
         parameters = list(inspect.signature(function).parameters.values())
         first = parameters[0].name if parameters else ""
         if first not in (_ONE, _SEVERAL):
@@ -144,8 +144,8 @@ class _Asked:
         there = dict.fromkeys(name for row in rows for name in row)
         for name in sorted(self.required):
             if name not in there:
-                known = ", ".join(map(repr, there)) or "none"
-                raise _Unusable(f"no column {name!r} for the parameter of that name ({known})")
+                known = ", ".join(map(repr, there))
+                raise _Unusable(f"no column {name!r} for the parameter of that name, only {known}")
         wanted = [n for n in there if self.all_columns or n in self.columns]
         values = {name: [row.get(name) for row in rows] for name in wanted}
         return {n: column[0] for n, column in values.items()} if self.single else dict(values)
@@ -268,4 +268,5 @@ def score_of(returned: Any) -> _Result:
 
 
 def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

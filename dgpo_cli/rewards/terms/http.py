@@ -16,6 +16,7 @@ the completion unscored:
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -54,7 +55,9 @@ _NOTE_CHARS = 300
 class OwnServer(Frozen):
     """A server, and how it is asked."""
 
-    url: str = Field(pattern=r"^https?://\S+$", description="Where completions are sent to.")
+    url: str = Field(
+        pattern=r"^https?://[^\s/?#]\S*$", description="Where completions are sent to."
+    )
     api_key_env: Annotated[str | None, Change.FREE] = Field(
         None,
         min_length=1,
@@ -182,29 +185,45 @@ class _Asker:
     def _tried(self, body: Any, *, count: int) -> list[Any]:
         import httpx2
 
-        assert self._client is not None
         url = self._term.url
         try:
-            answer = self._client.post(url, json=body)
+            status, headers, given = self._posted(body)
         except httpx2.TimeoutException as error:
             told = f"{url}: no answer in timeout_s={self._term.timeout_s:g}"
             raise _MayPass(told) from TimeoutError(str(error))
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             reason = str(error).strip() or type(error).__name__
             raise _MayPass(f"{url}: {cut(reason, _NOTE_CHARS)}") from None
-        if answer.status_code != 200:
-            told = f"{url} answered {answer.status_code}: {_first_line(answer.text)}"
-            if answer.status_code in _AGAIN:
-                raise _MayPass(told, wait_s=_wait(answer.headers.get("retry-after")))
+        if status != 200:
+            told = f"{url} answered {status}: {_first_line(given)}"
+            if status in _AGAIN:
+                raise _MayPass(told, wait_s=_wait(headers.get("retry-after")))
             raise _Failed(told)
         try:
-            scores = answer.json()["scores"]
+            scores = json.loads(given)["scores"]
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise _Failed(f"{url} answered no scores: {_first_line(answer.text)}") from None
+            raise _Failed(f"{url} answered no scores: {_first_line(given)}") from None
         if not isinstance(scores, list) or len(scores) != count:
             has = f"{len(scores):,} scores" if isinstance(scores, list) else "no list of scores"
             raise _Failed(f"{url} answered {has} for {count:,} completions")
         return scores
+
+    def _posted(self, body: Any) -> tuple[int, Mapping[str, str], bytes]:
+        """Return status, headers and text of an answer that is complete within the deadline.
+
+        The client's own limit is that of each read, and a server may send a byte at a time.
+        """
+        import httpx2
+
+        assert self._client is not None
+        until = time.monotonic() + self._term.timeout_s
+        parts: list[bytes] = []
+        with self._client.stream("POST", self._term.url, json=body) as answer:
+            for part in answer.iter_bytes():
+                parts.append(part)
+                if time.monotonic() > until:
+                    raise httpx2.ReadTimeout("the answer is not complete")
+        return answer.status_code, answer.headers, b"".join(parts)
 
 
 class _MayPass(Exception):
@@ -227,8 +246,9 @@ def _told(item: GradeItem) -> dict[str, Any]:
     }
 
 
-def _first_line(text: str) -> str:
-    return cut(next(iter(text.strip().splitlines()), "nothing"), _NOTE_CHARS)
+def _first_line(given: bytes) -> str:
+    lines = given.decode(errors="replace").strip().splitlines()
+    return cut(next(iter(lines), "nothing"), _NOTE_CHARS)
 
 
 def _shown(value: Any) -> str:
