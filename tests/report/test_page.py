@@ -175,6 +175,16 @@ def test_steps_that_are_missing_in_the_file_are_told() -> None:
     assert "metrics.jsonl lacks 3 steps between 1 and 6" in shown.text
 
 
+def test_turns_have_charts_where_there_are_several() -> None:
+    def charts(*lines: dict[str, float | None]) -> set[str]:
+        text = report_page([record(lines)])
+        return {key for key in ("turns", "foreign", "lengths") if f'data-chart="{key}"' in text}
+
+    talk = {"env/turns_mean": 2.5, "env/turns_max": 3.0, "env/tokens_share": 0.25}
+    assert charts(line(1), line(2)) == {"lengths"}
+    assert charts({**line(1), **talk}, {**line(2), **talk}) == {"turns", "foreign", "lengths"}
+
+
 def test_parts_that_never_occur_take_no_room_and_the_rest_adds_up() -> None:
     (run,) = all_series([record(10)])
     drawn = draw(OUTCOMES, [run])
