@@ -215,7 +215,7 @@ def _term_metrics(groups: Sequence[ScoredGroup], *, weights: Mapping[str, float]
 
 def _is_scored(verdicts: Sequence[Verdict]) -> bool:
     """Whether other than a checker of answers made some of these."""
-    return any(verdict.outcome in ("scored", "error") for verdict in verdicts)
+    return any(v.outcome in ("scored", "error") or not v.is_scored for v in verdicts)
 
 
 def _deciding(group: ScoredGroup, *, weights: Mapping[str, float]) -> Mapping[str, float]:

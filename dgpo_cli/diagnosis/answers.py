@@ -126,7 +126,7 @@ def reward_fails(history: History, facts: Facts) -> Diagnosis | None:
     late = history.share("outcome/timeout", width=width)
     if late > share / 2:
         advice = (
-            "raise the timeout_s of the term that is late, or make it faster; the note of those "
+            "raise the timeout_s that is exceeded, or make faster what is late; the note of those "
             "completions in the rollouts names it (outcome timeout)"
         )
     else:

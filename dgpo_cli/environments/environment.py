@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgpo_cli.core.errors import DgpoError
 from dgpo_cli.core.types import Outcome
 
 ChatMessage = dict[str, Any]  # as chat templates take it: role, content and whatever they read
@@ -145,7 +146,7 @@ def as_score(result: Any) -> EnvScore:
     """Return what `play` returned as a score.
 
     Raises:
-        TypeError: it is neither a number, nor true or false, nor a score.
+        DgpoError: it is neither a number, nor true or false, nor a score.
     """
     if isinstance(result, EnvScore):
         return result
@@ -153,4 +154,5 @@ def as_score(result: Any) -> EnvScore:
         return EnvScore(float(result), outcome="correct" if result else "wrong")
     if isinstance(result, int | float):
         return EnvScore(float(result))
-    raise TypeError(f"play returned {type(result).__name__}; return a number, a bool or EnvScore")
+    name = "None" if result is None else f"a value of the type {type(result).__name__}"
+    raise DgpoError(f"play returned {name}; return a number, True, False or an EnvScore")

@@ -149,7 +149,7 @@ class EnvProcess:
         if messages is None or "error" in messages[0]:
             last = pipes.kill()
             told = messages[0]["error"] if messages else last or "its process ended"
-            raise ConfigError(f"{self._named}: {told}")
+            raise ConfigError(f"{self._named}: {told.removeprefix(f'{source.env}: ')}")
         self._tasks, self._process = messages[0]["tasks"], pipes
         return pipes
 

@@ -14,9 +14,11 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from dgpo_cli.core.errors import DgpoError
+from dgpo_cli.core.own_code import where_it_failed
 from dgpo_cli.core.types import OUTCOMES
 from dgpo_cli.environments.environment import (
     Environment,
@@ -41,7 +43,10 @@ def opened(setup: dict[str, Any]) -> Environment:
 
     kind = load_own(setup["env"])
     if not (isinstance(kind, type) and issubclass(kind, Environment)):
-        raise TypeError(f"{setup['env']} is not a class derived from dgpo_cli.Environment")
+        raise DgpoError("is not a class derived from dgpo_cli.Environment")
+    if kind.play is Environment.play or kind.tasks is Environment.tasks:
+        lacking = "play" if kind.play is Environment.play else "tasks"
+        raise DgpoError(f"the class has no {lacking}; define it")
     made: Environment = kind(**setup["args"])
     return made
 
@@ -59,7 +64,7 @@ class Stage:
         """Tell all tasks."""
         for task in self._environment.tasks():
             if task.id in self._tasks:
-                raise ValueError(f"two tasks have the id {task.id!r}")
+                raise DgpoError(f"two tasks have the id {task.id!r}")
             self._tasks[task.id] = task
         self._send(
             {
@@ -98,7 +103,7 @@ class Stage:
             result = await self._environment.play(task, Episode(task, seed=seed, ask=ask))
             self._send({"end": number, **_told(as_score(result))})
         except Exception as error:
-            self._send({"end": number, "error": described(error)})
+            self._send({"end": number, "error": described(error, of=self._environment)})
         finally:
             self._waiting.pop(number, None)
             self._playing.pop(number, None)
@@ -110,9 +115,9 @@ class Stage:
 
 def _told(score: Any) -> dict[str, Any]:
     if not math.isfinite(score.reward):
-        raise ValueError(f"the reward is {score.reward}; return a finite number")
+        raise DgpoError(f"the reward is {score.reward}; return a finite number")
     if score.outcome is not None and score.outcome not in OUTCOMES:
-        raise ValueError(f"the outcome {score.outcome!r} is not one of {', '.join(OUTCOMES)}")
+        raise DgpoError(f"the outcome {score.outcome!r} is not one of {', '.join(OUTCOMES)}")
     terms = {str(name): float(value) for name, value in score.terms.items()}
     return {
         "reward": float(score.reward),
@@ -122,11 +127,16 @@ def _told(score: Any) -> dict[str, Any]:
     }
 
 
-def described(error: BaseException) -> str:
-    """Return the type and the message of an error, in one line; of ours, the message."""
-    text = " ".join(str(error).split())
-    if not isinstance(error, DgpoError):
-        text = f"{type(error).__name__}: {text}".rstrip(": ")
+def described(error: BaseException, *, of: Environment | None) -> str:
+    """Return an error in one line: of the user's code file, line and type too.
+
+    of: the environment, if it was made.
+    """
+    if isinstance(error, DgpoError):
+        text = " ".join(str(error).split())
+    else:
+        file = getattr(sys.modules.get(type(of).__module__), "__file__", None)
+        text = where_it_failed(error, folder=Path(file).parent if file else Path.cwd())
     return text[:MAX_NOTE]
 
 
@@ -135,13 +145,14 @@ async def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
     setup = read_message(incoming)
     if setup is None:
         return
+    environment: Environment | None = None
     try:
         environment = opened(setup)
         await environment.start()
         stage = Stage(environment, outgoing)
         stage.open()
     except Exception as error:
-        outgoing.write(encode({"error": described(error)}))
+        outgoing.write(encode({"error": described(error, of=environment)}))
         return
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 

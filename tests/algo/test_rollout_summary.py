@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from dgpo_cli.algo.summary import rollout_metrics
@@ -90,6 +92,12 @@ def test_every_outcome_has_its_share_and_the_shares_add_up() -> None:
     metrics = rollout_metrics([group(rows, advantages=[0.0] * len(rows))])
     shares = {name: value for name, value in metrics.items() if name.startswith("outcome/")}
     assert shares == pytest.approx({f"outcome/{name}": 1 / 7 for name in CHECKED_OUTCOMES})
+
+
+def test_completions_without_a_reward_are_counted_where_all_of_them_are_late() -> None:
+    rows: list[Row] = [("timeout", math.nan, 1, "stop")] * 2
+    metrics = rollout_metrics([group(rows, advantages=[0.0, 0.0])])
+    assert (metrics["reward/unscored"], metrics["outcome/timeout"]) == (1.0, 1.0)
 
 
 def test_a_group_has_signal_by_its_advantages_and_not_by_its_rewards() -> None:

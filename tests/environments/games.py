@@ -30,6 +30,13 @@ class Count(Environment):
         return EnvScore(share, terms={"turns": len(heard), "seed": episode.seed % 1000})
 
 
+class Silent(Environment):
+    """Has a task and does not play it."""
+
+    def tasks(self) -> Iterable[EnvTask]:
+        return [EnvTask("one", "1+1?")]
+
+
 class Trouble(Count):
     """Does what the task's name says."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,13 +64,14 @@ def test_a_fault_is_an_error_with_its_message_and_the_others_go_on() -> None:
         names = ("fine", "early", "raise", "nan", "greedy", "die")
         process.play({n: (name, 0) for n, name in enumerate(names)})
         first = process.answers(range(6))
-        assert first[1] == EnvResult(None, {}, "error", "OSError: no sandbox is left")
+        assert isinstance(first[1], EnvResult) and first[1].outcome == "error"
+        assert re.search(r"games\.py, line \d+: OSError: no sandbox is left$", str(first[1].note))
         say(process, 0, 2, 3, 4)
         second = process.answers([0, 2, 3, 4])
         assert second[0] == EnvResult(1.0, {}, "correct", None)
-        assert second[2] == EnvResult(None, {}, "error", "KeyError: 'missing'")
+        assert str(getattr(second[2], "note", "")).endswith(": KeyError: 'missing'")
         assert second[3] == EnvResult(
-            None, {}, "error", "ValueError: the reward is nan; return a finite number"
+            None, {}, "error", "the reward is nan; return a finite number"
         )
         process.say({4: {"text": "", "finish_reason": "length", "over": True}})
         (greedy,) = process.answers([4]).values()
@@ -159,6 +161,7 @@ def test_a_process_ends_with_its_end() -> None:
     [
         (f"{GAMES}:Nothing", {}, "Nothing"),
         (f"{GAMES}:Iterable", {}, "is not a class derived from dgpo_cli.Environment"),
+        (f"{GAMES}:Silent", {}, "Silent: the class has no play; define it"),
         (f"{GAMES}:Count", {"rounds": 3}, "unexpected keyword argument 'rounds'"),
         ("/nowhere/game.py:Count", {}, "/nowhere/game.py"),
     ],
@@ -167,4 +170,5 @@ def test_what_cannot_be_opened_is_named(spec: str, args: dict[str, int], message
     with closing(EnvProcess(EnvSource("environment", spec, args))) as process:
         with pytest.raises(ConfigError, match=r"^prompts\.env=") as error:
             process.tasks()
-        assert message in str(error.value) and "\n" not in str(error.value)
+        said = str(error.value)
+        assert message in said and "\n" not in said and said.count(f"{spec}:") == 1
