@@ -20,8 +20,8 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.core.formats import TrainerState
 from dgpo_cli.engine.checkpoint import load_trainer, rng_state, save_checkpoint, set_rng_state
 from dgpo_cli.engine.learn import Learner
+from dgpo_cli.engine.optimizers import Snapshot
 from dgpo_cli.engine.setup import _let_segments_grow
-from dgpo_cli.engine.snapshot import Snapshot
 from dgpo_cli.policy.policy import Policy
 
 ROOT = Path(__file__).resolve().parents[1]

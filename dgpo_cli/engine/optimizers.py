@@ -1,4 +1,4 @@
-"""The optimisers of `optim.kind`; saving and restoring their state as plain tensors."""
+"""The optimisers of `optim.kind`, their state as plain tensors, and a copy of what they move."""
 
 from __future__ import annotations
 
@@ -169,3 +169,39 @@ def _page(optimizer: Any, parameter: torch.Tensor, own: dict[str, Any]) -> None:
         buffer = optimizer.get_state_buffer(parameter, dtype=own[name].dtype)
         buffer.copy_(own[name])
         own[name] = buffer
+
+
+class Snapshot:
+    """A copy of what the optimiser moves, in the host's memory: megabytes for an adapter."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._kept: list[torch.Tensor] = []
+
+    def take(self) -> None:
+        """Keep the weights as they are, in place of those kept before."""
+        weights = self._weights()
+        if not self._kept:
+            self._kept = [_host_copy(weight) for weight in weights]
+            return
+        for kept, weight in zip(self._kept, weights, strict=True):
+            kept.copy_(weight)
+
+    def exchange(self) -> None:
+        """Give the policy the kept weights and keep its own, to the bit."""
+        for kept, weight in zip(self._kept, self._weights(), strict=True):
+            present = _host_copy(weight)
+            weight.copy_(kept)
+            kept.copy_(present)
+
+    def _weights(self) -> list[torch.Tensor]:
+        """Return what this rank has of the trained weights, without gradient."""
+        from dgpo_cli.parallel.sharding import local_of
+
+        return [local_of(weight.detach()) for _, weight in self._policy.trainable()]
+
+
+def _host_copy(weight: torch.Tensor) -> torch.Tensor:
+    copy = weight.to("cpu", copy=True)
+    # Copies between pinned memory and a GPU are several times as fast.
+    return copy.pin_memory() if weight.is_cuda else copy
