@@ -356,7 +356,9 @@ def test_a_reward_that_always_fails_is_told_after_two_steps_though_no_reward_is_
     assert "their note has the message" in found.advice
     late = {"reward__unscored": 0.6, "outcome__timeout": 0.5, "outcome__error": 0.1}
     (found,) = diagnose(run(2, **late), facts=FACTS)
-    assert found.key == "reward_fails" and found.advice.startswith("raise the timeout_s of the")
+    assert found.key == "reward_fails" and found.advice.startswith(
+        "raise the timeout_s that is exceeded"
+    )
     assert keys(run(2, reward__unscored=0.2)) == keys(run(8, reward__unscored=0.0)) == []
 
 
