@@ -52,7 +52,7 @@ Config = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Hub id or folder of a model; with a preset or file, in place of its model.",
+        help="Hub id or folder of a model, in place of that of a preset or file.",
         metavar="M",
         rich_help_panel=RUN,
     ),
@@ -71,7 +71,7 @@ Reward = Annotated[
         help="What judges completions: integer, math, choice, a Python function as FILE.py:NAME or "
         "MODULE:NAME, or an http address.",
         metavar="R",
-        show_default="the preset's, else by the answers",
+        show_default="the preset's or file's, else by the answers",
         autocompletion=completion.reward,
         rich_help_panel=RUN,
     ),
