@@ -562,3 +562,17 @@ def test_tokens_of_an_environment_have_no_credit_under_any_settings(visit: Open)
     assert parts[1] == "" and sum(float(parts[at].rstrip("%")) for at in (0, 2)) == 100.0
     assert "NaN" not in found.page.locator("#steps").inner_text()
     assert quiet(found)
+
+
+def test_terms_and_note_are_those_of_the_completion_that_is_chosen(visit: Open) -> None:
+    one = replace(solution(), terms=(("exact", 1.0), ("steps", math.nan)), note="<b>off</b>")
+    other = replace(solution(), index=4, terms=(("exact", 0.0), ("steps", 0.5)))
+    found = visit(inspect_page(inspection(one, other)))
+    for place, terms, note in (
+        ("1", "exact 0, steps 0.5", ""),
+        ("0", "exact 1, steps none", "<b>off</b>"),
+    ):
+        found.page.locator("#chooser").select_option(place)
+        assert found.page.locator("#terms").inner_text() == terms
+        assert found.page.locator("#note").inner_text() == note
+    assert quiet(found)
