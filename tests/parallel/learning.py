@@ -61,9 +61,7 @@ class Case:
     @property
     def rounding(self) -> float:
         """The multiple of 1e-6 by which extremes and norms may be apart; see `check_equal`."""
-        if self.double:
-            return 2
-        return 8 if self.updates > 1 else 4
+        return 2 if self.double else 4
 
 
 CASES = {
@@ -76,8 +74,8 @@ CASES = {
     "truncated rows are masked": Case(truncated=True, loss=ClipLoss(aggregation="sequence-mean")),
     "carried groups": Case(carried=True, updates=2),
     "off-policy correction": Case(corrected=True),
-    "several turns": Case(turns=True, corrected=True, updates=2),
-    "several turns, double": Case(turns=True, corrected=True, updates=2, double=True),
+    "several turns": Case(turns=True, corrected=True),
+    "several turns, two updates, double": Case(turns=True, corrected=True, updates=2, double=True),
     "one tau for the batch": Case(rule=DgpoCredit(target_ess=0.9, target_ess_over="batch")),
     "refreshed by each update": Case(updates=3, rule=DgpoCredit(tau=0.05, refresh="update")),
     "refreshed, one tau for an update": Case(
@@ -92,6 +90,7 @@ CASES = {
         updates=2,
         rule=DgpoCredit(target_ess=0.9, target_ess_over="batch", refresh="update"),
         sampler=Truncation(1.0, 9),
+        double=True,
     ),
     "KL, gspo, top_p, two updates": Case(
         "lora", updates=2, loss=GspoLoss(kl=0.1), sampler=Truncation(0.9, 0)
@@ -101,6 +100,7 @@ CASES = {
         rule=DgpoCredit(tau=0.05, refresh="update"),
         loss=ClipLoss(kl=0.1),
         sampler=Truncation(0.9, 0),
+        double=True,
     ),
     "KL, cispo, rows are masked": Case(truncated=True, carried=True, loss=CispoLoss(kl=0.1)),
     "one row a pass": Case(micro_tokens=1),
@@ -259,10 +259,10 @@ def check_equal(
 ) -> None:
     """Compare what `learn` returned: counts exactly, numbers relative to their largest.
 
-    Rounding alone moves a gradient's norm by up to 3e-6, and the extreme ratios of a second update
-    by up to 5e-6, as another micro-batch size does on one device; and by up to 6e-6 where a row is
-    cut. In double precision, where only the statistics are rounded to float32, it is at most 1e-6,
-    and the case is held to 2e-6.
+    Rounding alone moves a gradient's norm and the extreme ratios by up to 3e-6, as another
+    micro-batch size does on one device, and by twice that where a row is cut. Cases in which it is
+    more (5e-6 in a ratio) run in double precision, where only the statistics are rounded to
+    float32, and are held to 2e-6.
 
     rounding: the multiple of `within` that they may be apart.
     """

@@ -32,7 +32,7 @@ NAMES = (
     "carried groups",
     "off-policy correction",
     "several turns",
-    "several turns, double",
+    "several turns, two updates, double",
     "one tau for the batch",
     "KL, top_p, refreshed",
     "top_p and top_k, carried groups",
