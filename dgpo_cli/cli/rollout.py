@@ -97,7 +97,8 @@ def rollout(
         )
     check_built(resolved.settings, training=False)
     check_rollout(resolved.settings)
-    options.print_choices(resolved)
+    if data is not None:
+        options.print_choices(resolved)
     if data is None or asked.has_recipe:  # else it was reached to choose the settings
         options.reach(resolved.settings.model)
     from dgpo_cli.live.bars import bars

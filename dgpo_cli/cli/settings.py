@@ -339,13 +339,22 @@ def _gigabytes(preset: presets.PresetInfo) -> int:
     return next(size for size in _SOLD if size << 30 >= GPUS[preset.hardware].memory)
 
 
-_SOLD = (12, 16, 24, 40, 48, 80, 141)  # GB; a driver keeps a little of it
+# What GPUs are sold with; a driver keeps a little of it.
+_SOLD = {
+    12: "12 GB",
+    16: "16 GB",
+    24: "24 GB",
+    40: "40 GB",
+    48: "48 GB",
+    80: "80 GB",
+    141: "141 GB",
+}
 
 
 def _needs(preset: presets.PresetInfo) -> str:
     if preset.hardware is None:
         return "A CPU, or any GPU"
-    size = f"{_gigabytes(preset)} GB"
+    size = _SOLD[_gigabytes(preset)]
     return f"A GPU of {size}" if preset.gpus == 1 else f"{preset.gpus} GPUs of {size}"
 
 

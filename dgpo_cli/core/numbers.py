@@ -95,7 +95,7 @@ def short(value: float) -> str:
         return f"{value:,.0f}"
     if 0.0 < abs(far - 1.0) < 1e-2:
         return f"{value:.7g}" if abs(far - 1.0) >= 1e-6 else f"{value:.12g}"
-    return f"{value:.4g}"
+    return f"{value:.3g}" if -1e-2 < value < 0 else f"{value:.4g}"  # 8 characters
 
 
 def cell(value: float | None, write: Callable[[float], str] = short) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from dgpo_cli.core import io
 from dgpo_cli.core.codec import encoded, filled, parsed
 from dgpo_cli.core.errors import DataError
-from dgpo_cli.core.formats import SAMPLE, SampleRecord, Turn, prefix_of
+from dgpo_cli.core.formats import SAMPLE, SampleRecord, Turn, joined_content, prefix_of
 from dgpo_cli.core.types import Completion, Message, Outcome, Prompt, Verdict
 from dgpo_cli.rewards.grader import GradeItem
 
@@ -110,7 +110,9 @@ def item_of(line: Mapping[str, Any], *, starts_in_thought: bool = False) -> Grad
         prefix,
         prompt_id=line["prompt_id"],
         token_ids=tuple(line.get("token_ids", ())),
-        messages=tuple(Message(turn["role"], turn["content"]) for turn in turns),
+        messages=tuple(
+            Message(turn["role"], joined_content(turn.get("content"))) for turn in turns
+        ),
     )
 
 

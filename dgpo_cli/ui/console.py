@@ -178,7 +178,7 @@ def stream(chunks: Iterable[str]) -> None:
 def drawn(lines: Iterable[Text], *, width: int) -> str:
     """Return lines as stdout would get them, with colours and not wrapped."""
     out = stdout()
-    with out.capture() as captured:
+    with _naming_stdout(), out.capture() as captured:  # its end writes, though nothing
         for line in lines:
             out.print(line, width=width, soft_wrap=True)
     return captured.get()

@@ -62,7 +62,7 @@ function short(value) {
   if (far >= 999.95) return grouped(value);
   const off = Math.abs(far - 1);
   if (off > 0 && off < 1e-2) return general(value, off >= 1e-6 ? 7 : 12);
-  return general(value, 4);
+  return general(value, value < 0 && far < 1e-2 ? 3 : 4);
 }
 
 function small(value) {
