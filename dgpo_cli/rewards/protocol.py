@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # of the verdicts on all cases.
 CHECKER_VERSION = "2"
 HEADER = struct.Struct(">I")
-CRASH_EXIT_CODE = 3  # of a worker that ran out of memory and is replaced
+CRASH_EXIT_CODE = 173  # of a worker that ran out of memory; few functions end with it
 
 ChoiceExtract = Literal["boxed", "answer-line", "boxed-or-answer-line"]
 Extract = Literal[ChoiceExtract, "last-number"]

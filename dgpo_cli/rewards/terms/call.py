@@ -260,7 +260,7 @@ def score_of(returned: Any) -> _Result:
     except OverflowError:
         number = math.inf
     except (TypeError, ValueError) as error:
-        return [None, "error", f"returned {_kind(value)} that is no number: {error}"]
+        return [None, "error", f"returned {_kind(value)}, which is not a number: {error}"]
     if not abs(number) <= _LARGEST:
         what = f"{number:g}" if not math.isfinite(number) else f"{number:g}, which is too large"
         return [None, "error", f"returned {what}"]
