@@ -195,7 +195,7 @@ def test_what_fails_is_unscored_and_has_one_turn() -> None:
     assert all(not math.isnan(v.reward) for v in fine)
     for group in (early, raised):
         assert all(v.outcome == "error" and math.isnan(v.reward) for v in group)
-    assert early[0].note == "OSError: no sandbox is left"
+    assert early[0].note == "tests/environments/games.py, line 49: OSError: no sandbox is left"
     assert all(c.length > 0 and not c.environment for c in groups[1].completions)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.errors import ConfigError, DgpoError
 from dgpo_cli.core.text import UNICODE
 from dgpo_cli.inspect.views.header import rule_name
 from dgpo_cli.inspect.views.what_if import named
@@ -85,7 +85,7 @@ def test_the_weights_that_trained_are_shown_without_the_code(trained: Path) -> N
 
 
 def test_a_rule_that_gives_no_weights_is_refused_by_name(trained: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(DgpoError) as caught:
         look(source=trained, rule="own.py:Broken")
     (line,) = str(caught.value).splitlines()
     assert line.startswith("credit.rule=own.py:Broken: scores have -")

@@ -32,7 +32,7 @@ class NoMoreStarts:
     def __call__(self, grader: Grader, items: Sequence[Any], **rest: Any) -> Any:
         self._left -= 1
         if self._left == 0:
-            for worker in grader._pool._workers:
+            for worker in grader._work._pool._workers:
                 worker.kill()
             self._patch.setattr(pool_module, "WorkerProcess", self._no_process)
         return self._grade(grader, items, **rest)
