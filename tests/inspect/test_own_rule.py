@@ -89,6 +89,7 @@ def test_a_rule_that_gives_no_weights_is_refused_by_name(trained: Path) -> None:
         look(source=trained, rule="own.py:Broken")
     (line,) = str(caught.value).splitlines()
     assert line.startswith("credit.rule=own.py:Broken: scores have -")
+    assert caught.value.exit_code == 1  # the rule failed; no setting is wrong
 
 
 def test_every_output_has_the_weights_of_an_own_rule(trained: Path) -> None:
