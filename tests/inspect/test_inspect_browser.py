@@ -60,6 +60,11 @@ def quiet(found: Visit) -> bool:
     return found.complaints == [] and len(found.requests) == 1
 
 
+def recomputed(found: Visit) -> None:
+    """A slider has moved: waits for the frame in which the page computes the credit under it."""
+    found.page.wait_for_function("() => view.isWhatIf && !isWaiting")
+
+
 def token(found: Visit) -> int:
     """The token that has the focus, by its place among the spans."""
     place = found(
@@ -228,9 +233,8 @@ def test_kappa_moves_and_zero_takes_the_gate_away(visit: Open) -> None:
     found = opened(visit, measured())
     found.page.locator("#kappa").focus()
     found.page.keyboard.press("Home")
-    found.page.wait_for_function(
-        "view.isWhatIf && view.kappa === 0 && view.s[0] === view.shown.d[0]"
-    )
+    recomputed(found)
+    assert found("view.kappa === 0 && view.s[0] === view.shown.d[0]")
     assert found("Array.from(view.s)") == found("Array.from(view.shown.d)")
 
 
@@ -487,7 +491,8 @@ def test_a_what_if_is_told_from_what_trained(visit: Open) -> None:
     assert found("view.tau") == 0.02 and page.locator("#reset").is_disabled()
     page.locator("#tau").focus()
     page.keyboard.press("End")
-    page.wait_for_function("view.isWhatIf && view.tau === 10")
+    recomputed(found)
+    assert found("view.tau") == 10
     assert "Trained with: dgpo, tau 0.5" in page.locator("#what-if").inner_text()
     assert "as trained" in page.locator("#fraction").inner_text()
     assert quiet(found)
@@ -505,7 +510,8 @@ def test_of_another_rule_the_page_says_what_its_sliders_show(visit: Open) -> Non
     assert found("view.tau") == 0.5 and page.locator("#tau").is_enabled()
     page.locator("#tau").focus()
     page.keyboard.press("Home")
-    page.wait_for_function("view.isWhatIf && view.factor > 2")
+    recomputed(found)
+    assert found("view.factor") > 2
     found = visit(inspect_page(inspection(blind, **uniform)))
     assert "No distances were measured" in found.page.locator("#what-if").inner_text()
     assert found.page.locator("#tau").is_disabled() and found.page.locator("#kappa").is_disabled()
@@ -524,7 +530,7 @@ def test_where_the_sign_leaves_the_weights_alone_the_sliders_rest(visit: Open) -
         assert "negative advantages only" in found.page.locator("#rule").inner_text()
     found.page.locator("#tau").focus()
     found.page.keyboard.press("Home")
-    found.page.wait_for_function("view.isWhatIf")
+    recomputed(found)
     assert found("view.ruleName").endswith(", negative advantages only")
     assert quiet(found)
 
@@ -547,6 +553,7 @@ def test_tokens_of_an_environment_have_no_credit_under_any_settings(visit: Open)
     assert [at for at, look in enumerate(looks) if "env" in look.split()] == [4, 5]
     found.page.locator("#tau").focus()
     found.page.keyboard.press("ArrowLeft")
+    recomputed(found)
     weights = found("[...view.w]")
     assert weights[4:6] == [0, 0] and sum(weights) == pytest.approx(6.0)
     own = [at for at in range(8) if at not in (4, 5)]
