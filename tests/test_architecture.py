@@ -27,6 +27,7 @@ LEVELS = (
     {"engine"},
     {"runs"},
     {"diagnosis", "evals", "inspect", "live", "doctor"},
+    {"study"},
     {"report", "train", "publish"},
     {"cli"},
     {"__main__", "__init__"},
@@ -35,7 +36,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 TOP = len(LEVELS)  # of a name that the package itself gives to other programs
 HEAVY = {"torch", "transformers", "vllm", "peft", "sympy", "math_verify"}
 LIGHT = (
-    *("config", "cli", "core", "stats", "ui", "hub", "diagnosis", "live", "__main__"),
+    *("config", "cli", "core", "stats", "ui", "hub", "diagnosis", "live", "study", "__main__"),
     *("algo.credit", "algo.losses", "algo.advantages"),
 )
 PRINTER = "ui.console"

@@ -36,6 +36,7 @@ from dgpo_cli.core.types import (
     Outcome,
     ScoredGroup,
     SettingChange,
+    Tuned,
 )
 from dgpo_cli.core.types.evaluation import Ends
 from dgpo_cli.core.types.rollout import Span
@@ -370,8 +371,9 @@ PREFETCHED = Format(
 SELECTED = Format(
     Measurements, name="selected", what="selected.json of a checkpoint", stamp="format"
 )
+TUNED = Format(Tuned, name="tuned", what="tuned.json of a study", stamp="version")
 
 FORMATS: tuple[Format[Any], ...] = (
     *(ROLLOUT, TRAINED, SAMPLE, METRICS, EVAL, CHANGE, CARD, EVALUATION),
-    *(TRACKERS, STATE, PENDING, PREFETCHED, SELECTED),
+    *(TRACKERS, STATE, PENDING, PREFETCHED, SELECTED, TUNED),
 )

@@ -122,3 +122,21 @@ from dgpo_cli.core.types.run import (
 from dgpo_cli.core.types.run import (
     StoredSetting as StoredSetting,
 )
+from dgpo_cli.core.types.study import (
+    StudyRecord as StudyRecord,
+)
+from dgpo_cli.core.types.study import (
+    StudyRun as StudyRun,
+)
+from dgpo_cli.core.types.study import (
+    StudyState as StudyState,
+)
+from dgpo_cli.core.types.study import (
+    Trial as Trial,
+)
+from dgpo_cli.core.types.study import (
+    Tuned as Tuned,
+)
+from dgpo_cli.core.types.study import (
+    Variant as Variant,
+)

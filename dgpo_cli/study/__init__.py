@@ -1,0 +1,1 @@
+"""Studies: variants of settings that are trained with the same seeds, and compared."""

@@ -1,0 +1,126 @@
+"""The folder of a study. What a run has done is read from its own files; nothing else is kept.
+
+study.toml        the file of the study, as it was given
+settings/         VARIANT.toml, the settings of each variant, before its search
+runs/             VARIANT/seed-N/, run folders
+tune/             VARIANT/TRIAL/seed-N/, the run folders of the search; VARIANT/tuned.json
+evals/            before/VARIANT/ and after/VARIANT/seed-N/, folders of evaluations
+logs/             what each of these printed, under the same path; ends in how it ended
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dgpo_cli.config.layers import parse_toml
+from dgpo_cli.core import io
+from dgpo_cli.core.types.study import StudyState
+from dgpo_cli.runs.run_folder import RunFolder
+
+FILE = "study.toml"
+_ENDED = re.compile(r"dgpo study: ended with exit code (\d+)")
+_STOPPED = (130, 143)  # by Ctrl-C and SIGTERM
+_TAIL = 64  # lines of a log in which its end and its error are looked for
+# What the evaluation of a base model depends on.
+_BASE = ("model", "prompts", "rollout", "reward")
+
+
+class StudyFolder:
+    """The paths of a study."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = path / FILE
+        self.logs = path / "logs"
+
+    def settings(self, variant: str) -> Path:
+        return self.path / "settings" / f"{variant}.toml"
+
+    def run(self, variant: str, seed: int) -> Path:
+        return self.path / "runs" / variant / f"seed-{seed}"
+
+    def trial(self, variant: str, trial: str, seed: int) -> Path:
+        return self.path / "tune" / variant / trial / f"seed-{seed}"
+
+    def tuned(self, variant: str) -> Path:
+        return self.path / "tune" / variant / "tuned.json"
+
+    def before(self, variant: str) -> Path:
+        return self.path / "evals" / "before" / variant
+
+    def after(self, variant: str, seed: int) -> Path:
+        return self.path / "evals" / "after" / variant / f"seed-{seed}"
+
+    def log(self, folder: Path) -> Path:
+        """Return the log of what fills `folder`, which is in the study."""
+        return self.logs / folder.relative_to(self.path).with_name(f"{folder.name}.log")
+
+    def planned(self, variant: str) -> dict[str, Any]:
+        """Return the settings of a variant as TOML has them; empty if they cannot be read."""
+        try:
+            return parse_toml(self.settings(variant).read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError, ValueError, RecursionError):
+            return {}
+
+    def base_of(self, variant: str) -> str:
+        """Return what the evaluation of the variant's base model depends on, as text."""
+        tree = self.planned(variant)
+        return json.dumps([tree.get(name) for name in _BASE], sort_keys=True, default=str)
+
+
+def is_study(path: Path) -> bool:
+    """Whether a folder is that of a study."""
+    return (path / FILE).is_file()
+
+
+def steps_done(run: Path) -> int:
+    """Return the last step of a run that its metrics have."""
+    lines = RunFolder(run).metric_ends(first=0, last=3)
+    return int(lines[-1]["step"] or 0) if lines else 0
+
+
+def state_of(run: Path, *, total: int | None, log: Path) -> StudyState:
+    """Return the state of a run that is to have `total` steps, from its folder and its log.
+
+    A run is finished when the checkpoint after its last step is there.
+    """
+    folder = RunFolder(run)
+    if folder.is_held():
+        return "running"
+    if total is not None and folder.checkpoint_dir(total).is_dir():
+        return "finished"
+    code = exit_code_in(log)
+    if code is not None and code not in (0, *_STOPPED):
+        return "failed"
+    return "stopped" if run.exists() or code is not None else "missing"
+
+
+def exit_code_in(log: Path) -> int | None:
+    """Return the exit code with which the last command of a log ended; None while it runs."""
+    last = next(reversed(list(_tail(log))), "")
+    found = _ENDED.search(last)
+    return int(found[1]) if found else None
+
+
+def error_in(log: Path) -> str:
+    """Return the last error in a log; empty if there is none."""
+    errors = [line.removeprefix("error: ") for line in _tail(log) if line.startswith("error: ")]
+    return errors[-1] if errors else ""
+
+
+def ended_line(code: int) -> str:
+    """Return the last line of a log."""
+    return f"dgpo study: ended with exit code {code}\n"
+
+
+def _tail(log: Path) -> Iterator[str]:
+    try:
+        for raw in io.line_ends(log, first=0, last=_TAIL):
+            yield raw.decode("utf-8", errors="replace").strip()
+    except OSError:
+        return
