@@ -53,6 +53,11 @@ class OptimSettings(Frozen):
     updates_per_step: int = Field(
         1, ge=1, description="Optimiser updates on one rollout batch, each on its own groups."
     )
+    grad_noise: bool = Field(
+        False,
+        description="Measure the noise of the gradient in every update: even groups come first, so "
+        "that numbers differ by rounding.",
+    )
     micro_batch_size: Annotated[int, Change.FREE] = Field(
         0,
         ge=0,

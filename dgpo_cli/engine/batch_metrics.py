@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dgpo_cli.algo.grad_noise import SIGNAL, VARIANCE
 from dgpo_cli.core.types import Batch, ScoredGroup, StepMetrics
 from dgpo_cli.policy.batching import Rows, padding_share, shared_share
 
@@ -103,6 +104,10 @@ def update_metrics(updates: Sequence[Update]) -> StepMetrics:
         "optim/skipped_no_signal": float(sum(each.finite and not each.applied for each in updates)),
         "optim/skipped_nonfinite": float(sum(not each.finite for each in updates)),
     }
+    noise = [each.noise for each in updates if each.noise is not None]
+    if noise:
+        metrics[SIGNAL] = sum(each.signal for each in noise) / len(noise)
+        metrics[VARIANCE] = sum(each.variance for each in noise) / len(noise)
     if kl:
         learnt = sum(each.learnt_tokens for each in kl)
         metrics["loss/kl"] = sum(each.kl or 0.0 for each in kl) / learnt

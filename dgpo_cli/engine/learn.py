@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dgpo_cli.algo.grad_noise import noise_of_halves
 from dgpo_cli.core.events import NOBODY, Observer, phase
 from dgpo_cli.core.timing import Stopwatch
 from dgpo_cli.core.types import Advance, Batch, TokenStats
@@ -191,6 +192,13 @@ class Learner:
                 if update.learnt_tokens:
                     update.grad_norm = self._clipped_norm(recipe.max_grad_norm)
                     update.applied = update.finite
+                if update.half_norm is not None:
+                    update.noise = noise_of_halves(
+                        update.half_norm,
+                        update.grad_norm,
+                        groups=(piece[1] - piece[0]) // recipe.group_size,
+                        group_size=recipe.group_size,
+                    )
                 if not update.signal_tokens:
                     update.ratio_min = update.ratio_max = 1.0
                 if update.applied:
@@ -256,16 +264,33 @@ class Learner:
         """Run forward and backward over the rows of a piece that are learnt from; the gradients of
         the micro-batches add up in .grad.
 
+        To measure the noise of the gradient, the even groups come first.
+
         measuring: take statistics, credit and old_logprobs from the same pass and fill them in;
             None: they are known.
         """
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
         index = torch.arange(*piece, device=batch.advantages.device)
-        own, rows = Piece.of(batch, index, recipe=recipe), Rows.of(batch)
+        own = Piece.of(batch, index, recipe=recipe)
+        learnt = index[recipe.learnt_rows(batch.advantages, counted=batch.counted)[index]]
+        if not recipe.grad_noise:
+            parts = self._backward(own, learnt, advance=advance, measuring=measuring)
+            return self._over_ranks(own.update, summed=not parts)
+        odd = (learnt - piece[0]) // recipe.group_size % 2 == 1
+        parts = self._backward(own, learnt[~odd], advance=advance, measuring=measuring)
+        own.update.half_norm = self._norm_so_far(summed=not parts)
+        parts += self._backward(own, learnt[odd], advance=advance, measuring=measuring)
+        return self._over_ranks(own.update, summed=not parts)
+
+    def _backward(
+        self, own: Piece, index: Tensor, *, advance: Advance, measuring: _Measuring | None
+    ) -> int:
+        """Add the gradient of the rows `index` to .grad; return the number of micro-batches."""
+        batch, recipe, rows = own.batch, own.recipe, Rows.of(own.batch)
         parts = cut_rows(
             rows,
-            index[recipe.learnt_rows(batch.advantages, counted=batch.counted)[index]],
+            index,
             size=recipe.micro_batch_size,
             max_tokens=recipe.micro_batch_tokens,
             even_length=self.policy.even_length,
@@ -290,17 +315,29 @@ class Learner:
                         logprobs, old_logprobs=old, mask=part.mask, chosen=chosen, counts=counts
                     )
                 advance(int(part.mask.sum()) * counts)
-        return self._over_ranks(own.update, summed=not parts)
+        return len(parts)
+
+    def _norm_so_far(self, *, summed: bool) -> float:
+        """Return the norm of the gradient over all ranks, in the midst of an update."""
+        if self._ranks.count > 1 and not summed and not self._ranks.collective:
+            self._sum_gradients()
+            for _, weight in self.policy.trainable():
+                if not self._ranks.leads and weight.grad is not None:
+                    weight.grad.zero_()  # what is summed is summed once more at the end
+        return self._clipped_norm(0.0)
+
+    def _sum_gradients(self) -> None:
+        for _, weight in self.policy.trainable():
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        self._ranks.sum_([w.grad for _, w in self.policy.trainable() if w.grad is not None])
 
     def _over_ranks(self, update: Update, *, summed: bool) -> Update:
         """Return the update over all ranks, and sum its gradients if there are any."""
         if self._ranks.count == 1:
             return update
         if not (summed or self._ranks.collective):  # collective backward passes sum them
-            for _, weight in self.policy.trainable():
-                if weight.grad is None:
-                    weight.grad = torch.zeros_like(weight)
-            self._ranks.sum_([w.grad for _, w in self.policy.trainable() if w.grad is not None])
+            self._sum_gradients()
         # The ranks of a lane count the same micro-batches.
         first, *others = self._ranks.gather(update)[:: self._ranks.sequence]
         for other in others:

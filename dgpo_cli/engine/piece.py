@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dgpo_cli.algo.grad_noise import GradNoise
 from dgpo_cli.algo.off_policy import Correction
 from dgpo_cli.algo.own import check_forms, guarding
 from dgpo_cli.core.errors import ConfigError
@@ -31,7 +32,7 @@ class Recipe:
     """The settings under which a batch is measured and learnt from.
 
     updates, group_size: the rows are cut into that many pieces of whole groups, an update each.
-    max_grad_norm: 0 switches clipping off.
+    max_grad_norm: 0 switches clipping off. grad_noise: each update measures its noise.
     """
 
     rule: CreditRule
@@ -45,6 +46,7 @@ class Recipe:
     truncation: Truncation | None = None
     updates: int = 1
     max_grad_norm: float = 0.0
+    grad_noise: bool = False
 
     @classmethod
     def of(cls, settings: Settings) -> Recipe:
@@ -63,6 +65,7 @@ class Recipe:
             truncation=rollout.truncation,
             updates=optim.updates_per_step,
             max_grad_norm=optim.max_grad_norm,
+            grad_noise=optim.grad_noise,
         )
 
     @property
@@ -108,6 +111,8 @@ class Update:
     correction_weights, correction_squares: sums of those weights and of their squares.
     ratios_finite: whether the logarithm of every ratio was a finite number.
     grad_norm: before clipping; 0 when no row was computed.
+    half_norm: of the gradient of the even groups alone; None if it was not measured.
+    noise: what both norms say; None for a single group, too.
     applied: whether the weights moved: the update was finite and a completion was computed.
     """
 
@@ -124,6 +129,8 @@ class Update:
     correction_squares: float = 0.0
     ratios_finite: bool = True
     grad_norm: float = 0.0
+    half_norm: float | None = None
+    noise: GradNoise | None = None
     applied: bool = False
 
     @property

@@ -57,7 +57,7 @@ loss.kind loss.aggregation loss.mask_truncated loss.kl loss.clip_low loss.clip_h
 loss.sequence_clip_low loss.sequence_clip_high loss.weight_min loss.weight_max
 off_policy.correction off_policy.mode off_policy.cap
 optim.lr optim.warmup_steps optim.schedule optim.weight_decay optim.beta1 optim.beta2 optim.eps
-optim.max_grad_norm optim.updates_per_step
+optim.max_grad_norm optim.updates_per_step optim.grad_noise
 """
 
 

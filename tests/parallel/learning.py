@@ -57,6 +57,7 @@ class Case:
     micro_tokens: int = 40
     sampler: Truncation | None = None
     double: bool = False
+    noise: bool = False
 
     @property
     def rounding(self) -> float:
@@ -69,6 +70,8 @@ CASES = {
     "untied, checkpointed": Case("qwen2-untied", checkpointing="selective"),
     "adapter": Case("lora"),
     "adapter, checkpointed, two updates": Case("lora", checkpointing="full", updates=2),
+    "noise of the gradient": Case(noise=True),
+    "noise of the gradient, adapter": Case("lora", noise=True, micro_tokens=10_000),
     "two updates, sequence-mean": Case(updates=2, loss=ClipLoss(aggregation="sequence-mean")),
     "three updates, constant": Case(updates=3, loss=ClipLoss(aggregation="constant")),
     "truncated rows are masked": Case(truncated=True, loss=ClipLoss(aggregation="sequence-mean")),
@@ -155,6 +158,7 @@ def learn(ranks: Ranks, case: Case, policy: Policy) -> dict[str, Any]:
         updates=case.updates,
         max_grad_norm=0.5,
         truncation=case.sampler,
+        grad_noise=case.noise,
     )
     if case.corrected:
         recipe = replace(recipe, correction=Correction("token", "truncate", 1.1))
@@ -176,7 +180,7 @@ def learn(ranks: Ranks, case: Case, policy: Policy) -> dict[str, Any]:
         found["updates"] += [
             [u.loss, u.grad_norm, u.ratio_min, u.ratio_max, u.clipped_tokens, u.signal_tokens,
              u.kept_tokens, u.correction_weights, u.correction_squares, u.learnt_tokens,
-             u.clipped_low, (u.kl or 0.0) / max(u.learnt_tokens, 1), u.applied]
+             u.clipped_low, (u.kl or 0.0) / max(u.learnt_tokens, 1), u.half_norm or 0.0, u.applied]
             for u in updates
         ]  # fmt: skip
         stats, credit = batch.stats, batch.credit
