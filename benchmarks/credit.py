@@ -24,6 +24,7 @@ from dgpo_cli.algo.credit import (
     DgpoCredit,
     EntropyCredit,
     ProportionalCredit,
+    SurprisalCredit,
     TopEntropyCredit,
 )
 from dgpo_cli.core.types import TokenStats
@@ -39,6 +40,7 @@ RULES: dict[str, CreditRule] = {
     "top-entropy, per completion": TopEntropyCredit(share_over="completion"),
     "top-entropy, over the batch": TopEntropyCredit(),
     "proportional": ProportionalCredit(),
+    "surprisal": SurprisalCredit(),
 }
 
 
@@ -49,7 +51,8 @@ def make_stats(rows: int, tokens: int) -> tuple[TokenStats, torch.Tensor]:
     entropy = torch.rand(rows, tokens, generator=generator).pow(3) * 8
     lengths = torch.randint(tokens // 4, tokens + 1, (rows, 1), generator=generator)
     mask = torch.arange(tokens) < lengths
-    stats = TokenStats(torch.zeros(rows, tokens), entropy, distance, noise_floor=1e-12)
+    logprobs = -torch.rand(rows, tokens, generator=generator).pow(8) * 5
+    stats = TokenStats(logprobs, entropy, distance, noise_floor=1e-12)
     return stats, mask
 
 

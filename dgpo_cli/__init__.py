@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         DgpoCredit,
         EntropyCredit,
         ProportionalCredit,
+        SurprisalCredit,
         TopEntropyCredit,
         UniformCredit,
     )
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
-    "algo.credit": "CreditRule DgpoCredit EntropyCredit ProportionalCredit TopEntropyCredit "
-    "UniformCredit",
+    "algo.credit": "CreditRule DgpoCredit EntropyCredit ProportionalCredit SurprisalCredit "
+    "TopEntropyCredit UniformCredit",
     "algo.losses": "Loss",
     "config.load": "load_settings",
     "config.settings": "Settings",
@@ -98,6 +99,7 @@ __all__ = [
     "ScoredGroup",
     "Settings",
     "StepMetrics",
+    "SurprisalCredit",
     "TokenStats",
     "TopEntropyCredit",
     "UniformCredit",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dgpo_cli.algo.credit import CreditRule, DgpoCredit
+from dgpo_cli.algo.credit import CreditRule, DgpoCredit, SurprisalCredit
 from dgpo_cli.config.layers import set_layers
 from dgpo_cli.config.load import layered, resolve
 from dgpo_cli.core.errors import ConfigError, DataError
@@ -138,7 +138,7 @@ def inspected(
     else:
         credit = _credit(found, _with_tau_that_trained(rule, found, trained=trained))
     scores, weights = credit.scores[0].tolist(), credit.weights[0].tolist()
-    if found.stored and line.stats and rule == trained and rule.whole_batch:
+    if found.stored and line.stats and rule == trained and _is_of_more_than_is_stored(rule):
         scores, weights = list(line.stats.scores), list(line.stats.weights)
     columns = (found.logprobs, found.entropy, found.hellinger_sq, scores, weights, hexes)
     foreign = [not own for own in line.completion.written]
@@ -162,6 +162,15 @@ def inspected(
         terms=() if line.verdict is None else line.verdict.terms,
         note=None if line.verdict is None else line.verdict.note,
     )
+
+
+def _is_of_more_than_is_stored(rule: CreditRule) -> bool:
+    """Whether a line's statistics may not suffice for its weights.
+
+    Those of surprisal are of the policy that an update begins with; the log-probabilities of a
+    line are those of the weights that sampled it.
+    """
+    return rule.whole_batch or isinstance(rule, SurprisalCredit)
 
 
 def tau_of(rule: CreditRule) -> float | None:

@@ -14,6 +14,7 @@ from dgpo_cli.algo.credit import (
     DgpoCredit,
     EntropyCredit,
     ProportionalCredit,
+    SurprisalCredit,
     TopEntropyCredit,
     UniformCredit,
 )
@@ -44,6 +45,8 @@ RULES = [
     Own(),
     TopEntropyCredit(share=0.3, share_over="completion"),
     ProportionalCredit(kappa=0.7),
+    SurprisalCredit(),
+    SurprisalCredit(mix=0.0, cap=1.5),
 ]
 EVERY_RULE = pytest.mark.parametrize("rule", RULES, ids=lambda rule: repr(rule))
 UNIT = st.floats(0, 1, width=32)
@@ -60,7 +63,7 @@ def make(d, h, lengths) -> tuple[TokenStats, torch.Tensor]:  # type: ignore[no-u
     mask = torch.arange(d.shape[1]) < torch.tensor(lengths).unsqueeze(1)
     d[~mask], h[~mask] = math.nan, math.nan
     entropy = h * math.log(VOCAB)
-    return TokenStats(old_logprobs=torch.zeros_like(d), entropy=entropy, hellinger_sq=d), mask
+    return TokenStats(old_logprobs=-3.0 * h, entropy=entropy, hellinger_sq=d), mask
 
 
 def random_batch(lengths: list[int], *, seed: int = 0) -> tuple[TokenStats, torch.Tensor]:
@@ -320,6 +323,92 @@ def test_proportional_is_the_score_of_dgpo_over_its_mean(batch) -> None:  # type
         expected = scores * length / total if total else torch.ones_like(scores)
         own = found.weights[row, :length].double()
         torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6)
+
+
+def slow_surprisal(logprobs: list[float], *, mix: float, cap: float) -> list[float]:
+    """The weights by the definition: raise c until the mean of min(cap, c w) is 1, by halving."""
+    scores = [max(0.0, -value) for value in logprobs]
+    mean = math.fsum(scores) / len(scores)
+    if mean == 0:
+        return [1.0] * len(scores)
+    plain = [mix + (1 - mix) * score / mean for score in scores]
+    low, high = -700.0, 700.0
+    for _ in range(200):
+        c = math.exp((low + high) / 2)
+        found = [min(cap, c * w) for w in plain]
+        low, high = (low, math.log(c)) if math.fsum(found) > len(found) else (math.log(c), high)
+    missing, empty = len(found) - math.fsum(found), plain.count(0.0)
+    return [
+        missing / empty if w == 0 and missing > 1e-6 else x
+        for w, x in zip(plain, found, strict=True)
+    ]
+
+
+def with_logprobs(logprobs, lengths) -> tuple[TokenStats, torch.Tensor]:  # type: ignore[no-untyped-def]
+    stats, mask = make(*torch.zeros(2, len(logprobs), len(logprobs[0])), lengths)
+    old = torch.as_tensor(logprobs).float().masked_fill(~mask, math.nan)
+    return dataclasses.replace(stats, old_logprobs=old), mask
+
+
+# Certain tokens, rounding above 0, and what float32 can hardly tell from certain.
+LOGPROB = st.one_of(st.floats(-40, 0, width=32), st.sampled_from([0.0, -0.0, 1e-7, -1e-7, -1e30]))
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("cap", [1.01, 1.5, 4.0, 100.0])
+@given(
+    hnp.arrays("float32", (4, 7), elements=LOGPROB),
+    st.lists(st.integers(0, 7), min_size=4, max_size=4),
+)
+@settings(max_examples=25, deadline=None)
+def test_surprisal_equals_the_slow_twin(mix: float, cap: float, logprobs, lengths) -> None:  # type: ignore[no-untyped-def]
+    stats, mask = with_logprobs(logprobs, lengths)
+    found = SurprisalCredit(mix=mix, cap=cap).credit(stats, mask, vocab_size=VOCAB)
+    assert found.weights.sum(1).tolist() == pytest.approx(lengths, rel=1e-6)
+    assert float(found.weights.max()) <= cap * (1 + 1e-6)
+    assert not found.scores.signbit().any()
+    for row, length in enumerate(lengths):
+        if length:
+            own = stats.old_logprobs[row, :length].tolist()
+            expected = slow_surprisal(own, mix=mix, cap=cap)
+            assert found.weights[row, :length].tolist() == pytest.approx(
+                expected, rel=1e-5, abs=1e-6
+            )
+
+
+def test_surprisal_by_hand() -> None:
+    # s / mean s = 0, 1, 1, 6: half of it and half even is 0.5, 1, 1, 3.5 and 0.5 four times
+    logprobs = [[0.0, -0.5, -0.5, -3.0, 0.0, 0.0, 0.0, 0.0]]
+    stats, mask = with_logprobs(logprobs, [8])
+    free = SurprisalCredit(mix=0.5, cap=10.0).credit(stats, mask, vocab_size=VOCAB)
+    assert free.scores.tolist() == [pytest.approx([0, 0.5, 0.5, 3, 0, 0, 0, 0])]
+    assert free.weights.tolist() == [pytest.approx([0.5, 1, 1, 3.5, 0.5, 0.5, 0.5, 0.5])]
+    # at most 2: the other 6 of 8 go to weights that add up to 4.5
+    capped = SurprisalCredit(mix=0.5, cap=2.0).credit(stats, mask, vocab_size=VOCAB)
+    ratio = 6 / 4.5
+    assert capped.weights.tolist() == [
+        pytest.approx([0.5 * ratio, ratio, ratio, 2.0, *[0.5 * ratio] * 4])
+    ]
+
+
+def test_surprisal_of_certain_tokens_and_a_mix_of_one_are_grpo() -> None:
+    stats, mask = with_logprobs([[0.0, -0.0, 1e-7, 0.0], [-1.0, -2.0, 0.0, 0.0]], [4, 3])
+    for rule in (SurprisalCredit(), SurprisalCredit(mix=0.0)):
+        weights = rule.credit(stats, mask, vocab_size=VOCAB).weights
+        assert weights[0].tolist() == [1.0] * 4
+        assert weights[1].tolist() != [1.0, 1.0, 1.0, 0.0]
+    even = SurprisalCredit(mix=1.0).credit(stats, mask, vocab_size=VOCAB).weights
+    assert torch.equal(even, mask.float())
+
+
+def test_weights_by_surprisal_alone_fill_up_where_the_cap_leaves_too_few() -> None:
+    """One token can take 2 of 5; the others, all certain, share the rest."""
+    stats, mask = with_logprobs([[0.0, 0.0, -3.0, 0.0, 0.0]], [5])
+    weights = SurprisalCredit(mix=0.0, cap=2.0).credit(stats, mask, vocab_size=VOCAB).weights
+    assert weights.tolist() == [pytest.approx([0.75, 0.75, 2.0, 0.75, 0.75])]
+    nearly, _ = with_logprobs([[-1e-9, -1e-9, -3.0, -1e-9, -1e-9]], [5])
+    limit = SurprisalCredit(mix=0.0, cap=2.0).credit(nearly, mask, vocab_size=VOCAB).weights
+    assert limit.tolist() == [pytest.approx(weights[0].tolist(), rel=1e-5)]
 
 
 def slow_top(rows: list[list[float]], *, share: float, over: str) -> list[list[float]]:

@@ -163,7 +163,7 @@ def test_the_sign_that_trained_holds_in_every_what_if(
     assert rule_name(shown, tau=None, glyphs=UNICODE) == "entropy, positive advantages only"
 
 
-@pytest.mark.parametrize("rule", ["top-entropy", "proportional"])
+@pytest.mark.parametrize("rule", ["top-entropy", "proportional", "surprisal"])
 def test_other_rules_are_shown_with_the_weights_that_trained(tmp_path: Path, rule: str) -> None:
     """Those of a whole batch too, though one completion is all that is seen here."""
     run = tmp_path / "run"
@@ -181,6 +181,43 @@ def test_other_rules_are_shown_with_the_weights_that_trained(tmp_path: Path, rul
     other = look(source=run, rule="top-entropy" if rule == "proportional" else "uniform")
     over = other.parameters.get("share_over")
     assert over == ("completion" if rule == "proportional" else None)
+
+
+def test_surprisal_is_that_of_the_truncated_policy(tmp_path: Path) -> None:
+    """A token that was the only one kept has none, however unsure the whole vocabulary is."""
+    run = tmp_path / "run"
+    run_tiny(run, "credit.rule=surprisal", "rollout.top_p=0.8", "train.rollouts_every=1", steps=1)
+    alone = drawn = 0
+    for line in stored_lines(run):
+        numbers = zip(line["logprobs"], line["scores"], line["entropy"], strict=True)
+        for logprob, score, entropy in numbers:
+            assert score == pytest.approx(max(0.0, -logprob), abs=1e-9)
+            alone += score < 1e-6 and entropy > 0.1
+            drawn += score > 0.1
+    assert alone > 3 and drawn > 3
+
+
+@pytest.mark.parametrize(("at", "changes"), [(None, {}), (0, {}), (0, {"mix": 0.2, "cap": 50.0})])
+def test_surprisal_is_written_out_for_a_token(  # type: ignore[no-untyped-def]
+    trained: Path, at: int | None, changes
+) -> None:
+    """The token of the largest weight has the cap; another what is left over by it."""
+    overrides = tuple(f"credit.{name}={value}" for name, value in changes.items())
+    asked = {"source": trained, "rule": "surprisal", "overrides": overrides, "group": 0}
+    (own,) = look(sample=0, **asked).completions
+    weights = [token.weight for token in own.tokens]
+    place = weights.index(max(weights)) if at is None else at
+    shown = look(sample=0, at=place, **asked)
+    text = printed(token_detail.render(shown, width=100, color="none"), width=100)
+    assert "s = -log p" in text
+    mix, cap = changes.get("mix", 0.5), changes.get("cap", 4.0)
+    assert f"surprisal, mix {mix:g}, cap {cap:g}" in text
+    if at is None:
+        assert "= 4, the cap" in text
+    elif not changes:
+        assert "; the cap of others" in text
+    else:
+        assert "= 0.2 + 0.8" in text and "the mean s" in text
 
 
 def test_a_rule_in_proportion_is_written_out_for_a_token(trained: Path) -> None:

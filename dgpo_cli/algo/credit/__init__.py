@@ -10,11 +10,17 @@ from dgpo_cli.algo.credit.base import CreditRule
 from dgpo_cli.algo.credit.dgpo import DgpoCredit
 from dgpo_cli.algo.credit.entropy import EntropyCredit
 from dgpo_cli.algo.credit.proportional import ProportionalCredit
+from dgpo_cli.algo.credit.surprisal import SurprisalCredit
 from dgpo_cli.algo.credit.top_entropy import TopEntropyCredit
 from dgpo_cli.algo.credit.uniform import UniformCredit
 
 CreditSettings = Annotated[
-    DgpoCredit | UniformCredit | EntropyCredit | TopEntropyCredit | ProportionalCredit,
+    DgpoCredit
+    | UniformCredit
+    | EntropyCredit
+    | TopEntropyCredit
+    | ProportionalCredit
+    | SurprisalCredit,
     Field(discriminator="rule"),
 ]
 
@@ -24,6 +30,7 @@ __all__ = [
     "DgpoCredit",
     "EntropyCredit",
     "ProportionalCredit",
+    "SurprisalCredit",
     "TopEntropyCredit",
     "UniformCredit",
 ]

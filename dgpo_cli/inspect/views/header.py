@@ -127,10 +127,12 @@ def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> s
 
 
 def own_named(rule: str, parameters: Mapping[str, Any], *, glyphs: Glyphs = UNICODE) -> list[str]:
-    """Return the share of top-entropy, and every setting of a rule of the user's own but those
+    """Return the settings of a rule without tau, those of a rule of the user's own too; not those
     that all rules have."""
     if rule == "top-entropy":
         return [f"share {parameters['share']:g} of the {parameters['share_over']}"]
+    if rule == "surprisal":
+        return [f"{name} {parameters[name]:g}" for name in ("mix", "cap")]
     if not is_spec(rule):
         return []
     own = {name: value for name, value in parameters.items() if name not in CreditRule.model_fields}

@@ -143,6 +143,8 @@ class _Detail:
         if rule == "top-entropy":
             share = self.inspection.parameters["share"]
             return (f"s, H in top {share:g}", ""), self._over_mean()
+        if rule == "surprisal":
+            return ("s = -log p", ""), ("w, weight", self._mixed())
         if kappa is None:
             return ("s, score", ""), ("w, weight", "")
         score = f"{small(token.hellinger_sq)} {times} {small(h)}^{kappa:g}"
@@ -167,6 +169,22 @@ class _Detail:
         made = self.token.score / mean if mean > 0 else 1.0
         numbers = f"{small(self.token.score)} / {small(mean)}, the mean s"
         return "w = s / mean s", _if_right(numbers, made, self.token.weight)
+
+    def _mixed(self) -> str:
+        """Return the formula of a weight by surprisal, with what the cap of others adds to it."""
+        own, times, score = self.completion.own, self.page.glyphs.times, self.token.score
+        mix, cap = (self.inspection.parameters[name] for name in ("mix", "cap"))
+        if math.isclose(self.token.weight, cap, rel_tol=_HOLDS):
+            return f"{cap:g}, the cap"
+        mean = math.fsum(each.score for each in own) / len(own)
+        if mean <= 0:
+            return "1 for every token: all are certain"
+        made = mix + (1.0 - mix) * score / mean
+        formula = f"{mix:g} + {short(1.0 - mix)} {times} {small(score)} / {small(mean)}"
+        if math.isclose(self.token.weight, made, rel_tol=_HOLDS):
+            return f"{formula}, the mean s"
+        factor = self.token.weight / made if made > 0 else math.nan
+        return f"{short(factor)} ({formula}); the cap of others" if factor > 1 else ""
 
 
 def _if_right(formula: str, value: float, shown: float) -> str:
