@@ -81,6 +81,11 @@ class SamplingEngine:
             getattr(self.sampler, "close", lambda: None)()
 
     @property
+    def plays(self) -> bool:
+        """Whether the prompts are tasks of an environment."""
+        return self._players is not None
+
+    @property
     def policy(self) -> Policy:
         """The policy in memory.
 
@@ -163,6 +168,32 @@ class SamplingEngine:
             for prompt, ids, completions in zip(prompts, encoded, sampled, strict=True)
         ]
 
+    def complete(
+        self,
+        prefixes: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[Sequence[int]],
+        max_total_tokens: int,
+        observer: Observer,
+    ) -> list[tuple[Completion, ...]]:
+        """Sample len(seeds[i]) times what follows token ids i, which begin with a prompt.
+
+        max_total_tokens: the most that the ids and what follows them may have.
+
+        Raises:
+            BackendError: the sampler failed.
+        """
+        assert self.sampler is not None
+        params = SamplingParams.of(self.settings.rollout)
+        self.subject.use_device()
+        with self._watch.phase("values"):
+            return self.sampler.sample(
+                prefixes,
+                seeds=seeds,
+                params=replace(params, max_total_tokens=max_total_tokens),
+                observer=observer,
+            )
+
     def _play(
         self, players: Players, prompts: Sequence[Prompt], *, seeds: Sequence[Sequence[int]]
     ) -> list[Group]:
@@ -212,6 +243,22 @@ class SamplingEngine:
                     )
                 )
         return scored
+
+    def rewards(self, groups: Sequence[Group]) -> list[tuple[float, ...]]:
+        """Return the reward of every completion with its penalty for length; NaN: unscored.
+
+        Raises:
+            DataError: an answer is not of the kind that `reward.kind` compares.
+        """
+        limit = self.settings.rollout.max_completion_tokens
+        with self._watch.phase("values"):
+            verdicts = iter(self._verdicts(groups))
+            found = []
+            for group in groups:
+                lengths = [completion.length for completion in group.completions]
+                penalties = self.settings.reward.overlong.penalties(lengths, limit=limit)
+                found.append(tuple(next(verdicts).reward + penalty for penalty in penalties))
+        return found
 
     def _verdicts(self, groups: Sequence[Group]) -> list[Verdict]:
         """Return a verdict for each completion: the environment's, or else the grader's."""

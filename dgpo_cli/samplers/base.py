@@ -22,7 +22,8 @@ class SamplingParams:
     """The parameters of the distribution that tokens are drawn from.
 
     temperature 0 is greedy; top_k 0 and top_p 1 keep every token. stop: strings that end a
-    completion, whose last token is the one that completes the first of them.
+    completion, whose last token is the one that completes the first of them. max_total_tokens:
+    those of a prompt and its completion, which long prompts leave less room for; None: any number.
     """
 
     temperature: float
@@ -30,6 +31,7 @@ class SamplingParams:
     top_k: int
     max_completion_tokens: int
     stop: tuple[str, ...] = ()
+    max_total_tokens: int | None = None
 
     @classmethod
     def of(cls, settings: RolloutSettings) -> SamplingParams:
@@ -40,6 +42,12 @@ class SamplingParams:
             max_completion_tokens=settings.max_completion_tokens,
             stop=settings.stop,
         )
+
+    def room(self, prompt: Sequence[int]) -> int:
+        """Return how many tokens a completion of the prompt may have; at least 1."""
+        if self.max_total_tokens is None:
+            return self.max_completion_tokens
+        return max(1, min(self.max_completion_tokens, self.max_total_tokens - len(prompt)))
 
 
 class Sampler(Protocol):

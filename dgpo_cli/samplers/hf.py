@@ -193,6 +193,13 @@ class _Rollout:
         self._uniforms = UniformStreams(seeds)
         self._stop = torch.tensor(sorted(generator.stop_ids), device=generator.device)
         self._rows = torch.arange(len(prompts))  # row of each line
+        self._rooms = [params.room(prompt) for prompt in prompts]
+        # Tokens left for each line; None: as many for all.
+        self._left = (
+            torch.tensor(self._rooms, device=generator.device)
+            if len(set(self._rooms)) > 1
+            else None
+        )
         self._watch = (
             None
             if strings is None
@@ -203,9 +210,10 @@ class _Rollout:
     def run(self, advance: Advance) -> list[_Row]:
         """Return each row, EOS included.
 
-        What a row gets after its EOS or a stop string, until it is dropped, is cut off at the end.
+        What a row gets after its EOS, a stop string or its last token, until it is dropped, is cut
+        off at the end.
         """
-        limit = self._params.max_completion_tokens
+        limit = max(self._rooms)
         columns: list[_Column] = []
         running = len(self._prompts)  # rows that had not ended at the last look
         alive = torch.ones(running, dtype=torch.bool, device=self._generator.device)
@@ -217,6 +225,8 @@ class _Rollout:
             tokens, logprobs = draw_tokens(logits, uniforms=uniforms[turn], params=self._params)
             columns.append((self._rows, tokens, logprobs))
             alive = alive & ~torch.isin(tokens, self._stop)
+            if self._left is not None:
+                alive = alive & (self._left > position + 1)
             if position + 1 == limit:
                 self._look(columns[-turn - 1 :])
                 advance(running)
@@ -233,7 +243,7 @@ class _Rollout:
             if position + 1 < limit:
                 logits = self._lines.step(tokens)
         ends = {} if self._watch is None else self._watch.ends
-        return _gather(columns, count=len(self._prompts), stop=self._stop, ends=ends)
+        return _gather(columns, rooms=self._rooms, stop=self._stop, ends=ends)
 
     def _look(self, columns: Sequence[_Column]) -> list[int]:
         """Return the lines on which a stop string was completed in the columns since last time."""
@@ -270,6 +280,8 @@ class _Rollout:
         self._rows = self._rows[kept]
         lines = torch.tensor(kept, device=tokens.device)
         self._lines.keep(lines)
+        if self._left is not None:
+            self._left = self._left[lines]
         return tokens[lines], alive[lines]
 
 
@@ -288,12 +300,13 @@ _Column = tuple["Tensor", "Tensor", "Tensor"]  # rows, tokens, logprobs of one p
 
 
 def _gather(
-    columns: list[_Column], *, count: int, stop: Tensor, ends: Mapping[int, int]
+    columns: list[_Column], *, rooms: Sequence[int], stop: Tensor, ends: Mapping[int, int]
 ) -> list[_Row]:
-    """Turn the columns, one per position, into `count` rows, each up to its first stop token.
+    """Turn the columns, one per position, into rows, each up to its first stop token.
 
-    ends: number of tokens of rows that a stop string ended.
+    rooms: the most tokens of each row. ends: number of tokens of rows that a stop string ended.
     """
+    count = len(rooms)
     ids = torch.zeros(count, len(columns), dtype=torch.long, device=stop.device)
     logprobs = torch.zeros(count, len(columns), device=stop.device)
     start = 0
@@ -306,9 +319,9 @@ def _gather(
     ended = torch.isin(ids, stop)
     first = ended.int().argmax(dim=1) + 1
     lengths = torch.where(ended.any(dim=1), first, len(columns)).tolist()
-    lengths = [ends.get(row, length) for row, length in enumerate(lengths)]
+    lengths = [min(ends.get(row, length), rooms[row]) for row, length in enumerate(lengths)]
     return [
-        _Row(tuple(own[:end]), tuple(values[:end]), by_string=row in ends)
+        _Row(tuple(own[:end]), tuple(values[:end]), by_string=ends.get(row) == end)
         for row, (own, values, end) in enumerate(
             zip(ids.tolist(), logprobs.tolist(), lengths, strict=True)
         )

@@ -34,6 +34,23 @@ def wilson(share: float, *, size: float, quantile: float = NORMAL_95) -> Interva
     )
 
 
+def mean_interval(values: Sequence[float], *, binary: bool) -> Interval:
+    """Return the interval of the mean that independent values are drawn around.
+
+    binary: each can be 0 or 1 only, and Wilson's interval holds; else Student's, which one value
+    does not have: NaN.
+    """
+    size = len(values)
+    mean = math.fsum(values) / size if size else math.nan
+    if binary and size:
+        return wilson(mean, size=size)
+    if size < 2:
+        return Interval(math.nan, math.nan)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (size - 1)
+    half = student_quantile(0.975, freedom=size - 1) * math.sqrt(variance / size)
+    return Interval(mean - half, mean + half)
+
+
 def rerun_interval(correct: Sequence[int], *, k: int) -> Interval:
     """Return the interval of Avg@k on the same problems; NaN without problems.
 

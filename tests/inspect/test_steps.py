@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgpo_cli.core.types import InspectedToken
+from dgpo_cli.engine.values.steps import step_starts
 from dgpo_cli.inspect.views.measure import pieces
-from dgpo_cli.inspect.views.steps import step_starts, steps_of
+from dgpo_cli.inspect.views.steps import steps_of
 
 
 def tokens(*texts: str) -> list[InspectedToken]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import random
 from typing import Any
@@ -315,3 +316,18 @@ def test_weights_are_left_without_gradients_and_in_the_same_mode() -> None:
     )
     assert all(p.grad is None for p in policy.model.parameters())
     assert not policy.model.training
+
+
+def test_a_long_prompt_leaves_its_completions_less_room() -> None:
+    policy = make_policy()
+    prompts = make_prompts([3, 20, 12, 23])
+    seeds = [[10 * i + j for j in range(4)] for i in range(4)]
+    total = dataclasses.replace(PARAMS, max_total_tokens=26)
+    found = sample(policy, prompts, seeds, params=total)
+    lengths = set()
+    for prompt, own, completions in zip(prompts, seeds, found, strict=True):
+        room = min(LIMIT, 26 - len(prompt))
+        alone = dataclasses.replace(PARAMS, max_completion_tokens=room)
+        assert_same([completions], sample(policy, [prompt], [own], params=alone))
+        lengths |= {len(each.token_ids) == room for each in completions}
+    assert lengths == {True, False}

@@ -140,3 +140,9 @@ from dgpo_cli.core.types.study import (
 from dgpo_cli.core.types.study import (
     Variant as Variant,
 )
+from dgpo_cli.core.types.values import (
+    ValueCurve as ValueCurve,
+)
+from dgpo_cli.core.types.values import (
+    ValuePoint as ValuePoint,
+)

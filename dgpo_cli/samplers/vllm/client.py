@@ -172,7 +172,7 @@ class VllmClient:
             "temperature": params.temperature,
             "top_p": params.top_p,
             "top_k": params.top_k,
-            "max_tokens": params.max_completion_tokens,
+            "max_tokens": params.room(prompt),
             # The policy's stop tokens count, not the server's.
             "ignore_eos": True,
             "stop_token_ids": list(stop_ids),

@@ -352,7 +352,7 @@ class VllmSampler:
         raise BackendError(f"{client}: lost repeatedly during the sync: {error}")
 
     def _check_lengths(self, prompts: Sequence[Sequence[int]], *, params: SamplingParams) -> None:
-        longest = max(map(len, prompts), default=0) + params.max_completion_tokens
+        longest = max((len(each) + params.room(each) for each in prompts), default=0)
         for client in self._fleet.clients:
             limit = self._served[client.address.url].max_model_len
             if limit is not None and longest > limit:

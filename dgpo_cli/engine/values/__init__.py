@@ -1,0 +1,1 @@
+"""What completions are worth after each of their tokens, by sampling on from there."""

@@ -1,0 +1,170 @@
+"""Rewards of what the policy writes after a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Protocol
+
+from dgpo_cli.core.events import Event, Observer, Progress, phase
+from dgpo_cli.core.seeds import derive_seed
+from dgpo_cli.core.types import Advance, Completion, FinishReason, Group
+from dgpo_cli.engine.values.prefixes import Key, Prefixes
+from dgpo_cli.samplers.stopping import StopStrings
+
+if TYPE_CHECKING:
+    from dgpo_cli.engine.sampling import SamplingEngine
+
+# What is sampled and judged at once, which bounds the memory, and what Ctrl-C can lose.
+_SLICE_ROWS = 2048
+_SLICE_TOKENS = 1 << 21
+
+
+class ValueStore(Protocol):
+    """Keeps rewards of continuations for later calls."""
+
+    def rewards(self, key: Key, *, seed: int) -> Mapping[int, float]:
+        """Return what is kept of a prefix, by number."""
+        ...
+
+    def add(self, key: Key, found: Mapping[int, float], *, seed: int) -> None:
+        """Take rewards of a prefix, by number."""
+        ...
+
+    def flush(self) -> None:
+        """Write what was added to the disk."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The first `at` tokens of a completion of a group."""
+
+    group: Prefixes
+    row: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """Continuation number k of a prefix."""
+
+    key: Key
+    k: int
+    seed: int
+
+
+class Continuations:
+    """Draws continuations, each once, and remembers their rewards."""
+
+    def __init__(self, engine: SamplingEngine, *, seed: int, store: ValueStore | None) -> None:
+        self._engine = engine
+        self._seed = seed
+        self._store = store
+        self._known: dict[Key, dict[int, float]] = {}
+        strings = engine.settings.rollout.stop
+        self._strings = StopStrings(strings, spell=engine.subject.spell) if strings else None
+
+    def rewards(self, prefixes: Mapping[Key, Prefix], *, count: int) -> None:
+        """Make the rewards of the first `count` continuations of each prefix known.
+
+        A slice is stored as soon as it is judged. Prefixes of a completion are drawn one after the
+        other, the longest first: a server that keeps what it has computed of a prompt then has
+        what the shorter ones need.
+        """
+        if self._store is not None:
+            for key in prefixes:
+                self._known.setdefault(key, {}).update(self._store.rewards(key, seed=self._seed))
+        missing = [
+            _Draw(key, k, derive_seed("value", self._seed, key.prompt_id, key.digest, k))
+            for key in prefixes
+            for k in range(count)
+            if k not in self._known.get(key, {})
+        ]
+        observer = self._engine.observer
+        with phase(observer, "values", total=len(missing), unit="continuations") as advance:
+            watched = _Inner(observer, advance)
+            for part in self._slices(missing):
+                self._draw(part, prefixes, observer=watched)
+
+    def known(self, key: Key, *, count: int) -> list[float]:
+        """Return the rewards of the first `count` continuations of a prefix; NaN: unscored."""
+        return [self._known[key][k] for k in range(count)]
+
+    def _slices(self, draws: Sequence[_Draw]) -> Iterator[Sequence[_Draw]]:
+        limit = self._engine.settings.rollout.max_completion_tokens
+        size = max(1, min(_SLICE_ROWS, _SLICE_TOKENS // limit))
+        for start in range(0, len(draws), size):
+            yield draws[start : start + size]
+
+    def _draw(
+        self, part: Sequence[_Draw], prefixes: Mapping[Key, Prefix], *, observer: Observer
+    ) -> None:
+        """Sample and judge a slice."""
+        rounds = [(key, list(draws)) for key, draws in groupby(part, key=lambda draw: draw.key)]
+        limit = self._engine.settings.rollout.max_completion_tokens
+        own = [prefixes[key] for key, _ in rounds]
+        drawn = self._engine.complete(
+            [each.group.ids(each.row, each.at) for each in own],
+            seeds=[[draw.seed for draw in draws] for _, draws in rounds],
+            max_total_tokens=limit + max(len(each.group.group.prompt_ids) for each in own),
+            observer=observer,
+        )
+        groups = [
+            Group(
+                each.group.group.prompt,
+                each.group.group.prompt_ids,
+                tuple(self._whole(each, continuation) for continuation in continuations),
+            )
+            for each, continuations in zip(own, drawn, strict=True)
+        ]
+        for (key, draws), rewards in zip(rounds, self._engine.rewards(groups), strict=True):
+            found = {draw.k: reward for draw, reward in zip(draws, rewards, strict=True)}
+            self._known.setdefault(key, {}).update(found)
+            if self._store is not None:
+                self._store.add(key, found, seed=self._seed)
+        if self._store is not None:
+            self._store.flush()
+
+    def _whole(self, prefix: Prefix, drawn: Completion) -> Completion:
+        """Return a prefix and its continuation as the completion that sampling would have made.
+
+        A stop string may begin in the prefix, and no completion is longer than another.
+        """
+        engine, first = self._engine, prefix.group.group.completions[prefix.row]
+        room = engine.settings.rollout.max_completion_tokens - prefix.at
+        ids = (*first.token_ids[: prefix.at], *drawn.token_ids[:room])
+        reason: FinishReason = drawn.finish_reason if len(drawn.token_ids) <= room else "length"
+        end = None if self._strings is None else self._strings.end(ids, start=prefix.at)
+        if end is not None:
+            ids, reason = ids[:end], "stop"
+        at_end = ids[-1] in engine.subject.stop_ids
+        return Completion(
+            token_ids=ids,
+            sampling_logprobs=(),
+            text=engine.subject.decode(ids[:-1] if at_end else ids),
+            finish_reason=reason,
+            policy_version=drawn.policy_version,
+            seed=drawn.seed,
+            starts_in_thought=first.starts_in_thought,
+        )
+
+
+class _Inner:
+    """Hears what a sampler tells; the progress of sampling is that of the continuations."""
+
+    def __init__(self, observer: Observer, advance: Advance) -> None:
+        self._observer = observer
+        self._advance = advance
+        self._done: dict[int, int] = {}
+
+    def on(self, event: Event) -> None:
+        """See Observer."""
+        if not isinstance(event, Progress) or event.name != "sampling":
+            self._observer.on(event)
+            return
+        new = event.done - self._done.get(event.key, 0)
+        self._done[event.key] = event.done
+        if new:
+            self._advance(new)
