@@ -16,7 +16,7 @@ from dgpo_cli.ui import console, output
 Runs = Annotated[
     list[Path] | None,
     typer.Argument(
-        help="Run folders; several are overlaid.",
+        help="Run folders, overlaid; or the folder of a study.",
         metavar="[RUN ...]",
         autocompletion=completion.run,
         show_default="the newest run under ./runs",
@@ -84,20 +84,36 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
     """Write a run as one page: curves, diagnoses, samples with their credit, settings.
 
     The page needs no network. Several runs are overlaid; the page is then written to the folder of
-    the first.
+    the first. A study is one page of all its runs: curves by variant, differences by seed.
 
     Examples:
       One page of a run
         dgpo report runs/tiny
       Two runs, overlaid
         dgpo report runs/tiny runs/tiny-uniform --out both.html
+      A study of any number of runs
+        dgpo report studies/credit
     """
     output.asked(out=out, png=png)
+    from dgpo_cli.study.folder import is_study
+
+    studies = [path for path in runs or [] if is_study(path)]
+    if studies:
+        if len(runs or []) > 1:
+            raise ConfigError(f"{studies[0]}: is a study; name it alone")
+        for flag, given in (("--json", as_json), ("--png", png is not None)):
+            if given:
+                raise ConfigError(f"{flag} is of runs; {studies[0]} is a study")
+        _study(studies[0], out=out)
+        return
     from dgpo_cli.report import report as workflow
     from dgpo_cli.report.run_page import MAX_RUNS
 
     if len(runs or []) > MAX_RUNS:
-        raise ConfigError(f"{len(runs or [])} runs: a page shows at most {MAX_RUNS}; name fewer")
+        raise ConfigError(
+            f"{len(runs or [])} runs: a page shows at most {MAX_RUNS}; name fewer, or compare "
+            "settings over any number of seeds with: dgpo study"
+        )
 
     with_page = out is not None or not (as_json or png is not None)
     records = workflow.run(runs or [], with_samples=with_page or as_json)
@@ -122,6 +138,19 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
 
         output.write_png(png, report_svg(records))
         tell(f"written to {png}")
+
+
+def _study(path: Path, *, out: Path | None) -> None:
+    """Write the page of a study."""
+    from dgpo_cli.report.study_page import study_page
+    from dgpo_cli.study.read import read_study
+
+    record = read_study(path)
+    page = out or path / "report.html"
+    for text in record.notes:
+        console.note(text)
+    output.write("--out", page, study_page(record, at=page.absolute().parent).encode("utf-8"))
+    console.say(f"written to {page}")
 
 
 def view(evals: Evaluations = None, out: ViewOut = None, limit_text: LimitText = None) -> None:

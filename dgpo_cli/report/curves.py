@@ -189,7 +189,7 @@ def draw(panel: Panel, runs: Sequence[RunSeries], *, span: int | None = None) ->
         title=title,
         lines=_filled(lines) if stacked else lines,
         stacked=stacked,
-        log=panel.log and _spans_decades(lines),
+        log=panel.log and spans_decades(lines),
         floor=panel.floor,
         ceiling=panel.ceiling if stacked else None,
         levels=levels,
@@ -197,7 +197,7 @@ def draw(panel: Panel, runs: Sequence[RunSeries], *, span: int | None = None) ->
     return DrawnChart(panel=panel, chart=chart, sources=sources)
 
 
-def _spans_decades(lines: Sequence[Line]) -> bool:
+def spans_decades(lines: Sequence[Line]) -> bool:
     """Return whether the numbers differ tenfold: then a logarithmic axis shows more."""
     known_values = [
         value for line in lines for values in (line.ys, line.low, line.high) for value in values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,14 @@ DISTANCE = Panel(
 ENTROPY = Panel(
     "entropy", "Entropy of the policy", "nats", _curves("policy/entropy entropy"), floor=0.0
 )
+GRADIENT = Panel(
+    "grad",
+    "Gradient norm before clipping",
+    "",
+    _curves("optim/grad_norm norm"),
+    floor=0.0,
+    level=("optim.max_grad_norm", "clipped above"),
+)
 _TAU = _curves("credit/tau_p50 median, credit/tau_min min, credit/tau_max max")
 _CLIPPED = _curves("loss/clip_frac clipped, loss/clip_high above, loss/clip_low below")
 _RATIO = _curves("loss/ratio_max largest, loss/ratio_min smallest")
@@ -147,14 +155,7 @@ _CREDIT = (
 _UPDATE = (
     ENTROPY,
     Panel("loss", "Loss", "", _curves("loss/value loss")),
-    Panel(
-        "grad",
-        "Gradient norm before clipping",
-        "",
-        _curves("optim/grad_norm norm"),
-        floor=0.0,
-        level=("optim.max_grad_norm", "clipped above"),
-    ),
+    GRADIENT,
     Panel("clip", "Clipped tokens", "share", _CLIPPED, floor=0.0),
     Panel("kl", "KL divergence from the reference", "nats", _curves("loss/kl KL"), floor=0.0),
     Panel("ratio", "Ratio of new to old policy", "1: on-policy", _RATIO),
@@ -183,6 +184,16 @@ GROUPS = (
     PanelGroup("Policy and update", _UPDATE),
     PanelGroup("Sampler", _SAMPLER),
     PanelGroup("Time", _COST),
+)
+STUDY = (
+    Panel("signal", "Groups with signal", "share", _curves("split/signal signal"), floor=0.0),
+    GRADIENT,
+    Panel("noise", "Variance of the gradient", "", _curves("optim/grad_variance variance")),
+    EFFECTIVE,
+    ENTROPY,
+    replace(LENGTHS, about=""),
+    DISTANCE,
+    Panel("step", "Time of a step", "seconds", _curves("time/step_s step"), floor=0.0),
 )
 PICTURE = (REWARD, OUTCOMES, LENGTHS, EFFECTIVE, DISTANCE, ENTROPY)
 

@@ -171,8 +171,8 @@ def _data(runs: Sequence[RunSeries], drawn: Sequence[DrawnChart]) -> dict[str, A
     points = {}
     texts = {f"{run.letter}-evals": "|".join(map(_eval_text, run.evals)) for run in runs}
     for run in runs:
-        points[run.letter] = _points((run.steps, run.seconds, run.tokens), size=run.size)
-        points[f"{run.letter}-evals"] = _points(run.eval_points, size=1)
+        points[run.letter] = points_of((run.steps, run.seconds, run.tokens), size=run.size)
+        points[f"{run.letter}-evals"] = points_of(run.eval_points, size=1)
     for source in (source for each in drawn for source in each.sources):
         run = runs[source.run]
         if source.metric in run.columns:
@@ -182,7 +182,7 @@ def _data(runs: Sequence[RunSeries], drawn: Sequence[DrawnChart]) -> dict[str, A
     return {"span": span_steps(runs), "longest": longest, "points": points, "texts": texts}
 
 
-def _points(axes: Sequence[Sequence[float]], *, size: int) -> dict[str, Any]:
+def points_of(axes: Sequence[Sequence[float]], *, size: int) -> dict[str, Any]:
     steps, seconds, tokens = axes
     heads = (
         "|".join(f"step {step:,.0f}" for step in steps),

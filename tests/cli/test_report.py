@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.cli.helpers import in_process as dgpo
 from tests.cli.helpers import run_python
 from tests.cli.test_process import RUN_AND_REPORT
 from tests.report.test_report import append, make, rollout, with_rollouts
+from tests.study.samples import write_study
 
 
 @pytest.fixture
@@ -46,6 +48,41 @@ def test_several_runs_are_one_page_in_the_first(run: Path) -> None:
     assert result.exit_code == 0, result.stderr
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Settings that differ" in page and not (other / "report.html").exists()
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    found = write_study(tmp_path / "studies" / "credit", reward=lambda v, s, t: len(v) + s * t / 9)
+    (found.run("entropy", 1) / "report.html").write_text("")
+    shutil.rmtree(found.run("entropy", 2))
+    return Path("studies/credit")
+
+
+def test_a_study_is_one_page_of_all_its_runs_with_links_to_them(study: Path) -> None:
+    result = dgpo("report", str(study))
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "written to studies/credit/report.html\n"
+    page = (study / "report.html").read_text(encoding="utf-8")
+    assert "2 variants × 3 seeds · 5 of 6 runs finished · baseline uniform" in page
+    assert '<a href="runs/uniform/seed-0/">finished</a>' in page
+    assert '<a href="runs/entropy/seed-1/report.html">finished</a>' in page
+    assert "<td>missing</td>" in page
+    dgpo("report", str(study), "--out", "a.html")
+    assert '<a href="studies/credit/runs/uniform/seed-0/">' in Path("a.html").read_text()
+
+
+def test_a_study_is_reported_alone(study: Path) -> None:
+    result = dgpo("report", str(study), str(study / "runs" / "uniform" / "seed-0"))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "error: studies/credit: is a study; name it alone\n"
+
+
+def test_more_runs_than_a_page_shows_are_pointed_to_studies(run: Path) -> None:
+    result = dgpo("report", *(f"runs/{at}" for at in range(9)))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: 9 runs: a page shows at most 8; ")
+    assert "dgpo study" in result.stderr
 
 
 def test_json_is_all_that_is_printed_and_nothing_is_written(run: Path) -> None:

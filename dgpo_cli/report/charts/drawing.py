@@ -36,7 +36,9 @@ class Line:
     look: 1 to LOOKS. span: points that it is smoothed over; above 1 the raw numbers are drawn
     faintly behind it. low, high: a band. whiskers: (inner low, inner high, outer low, outer high)
     at each point, which gets a mark. costs: seconds and tokens up to each x. points, texts: the
-    script's names of its x and of the texts of its numbers.
+    script's names of its x and of the texts of its numbers. seeds: the script's name of the seeds
+    that it is a mean of and that it smooths; `ends` are then what the y axis has to contain, of the
+    curve as it is drawn and of one that is not smoothed. hollow: the script draws it.
     """
 
     label: str
@@ -50,6 +52,9 @@ class Line:
     costs: tuple[Sequence[float], ...] = ()
     points: str = ""
     texts: str = ""
+    seeds: str = ""
+    ends: tuple[tuple[float, ...], ...] = ()
+    hollow: bool = False
 
     @property
     def shown(self) -> Values:
@@ -156,7 +161,8 @@ def _y_axes(chart: Chart, *, height: float, live: bool) -> dict[Axis, list[str]]
 def _held(chart: Chart) -> Iterator[tuple[str, tuple[float, ...]]]:
     """Yield the range of the y axis for each set of hidden curves but that of all.
 
-    A smoothed stack is lower than a raw one, whose name is "raw" and the set.
+    A smoothed stack is lower than a raw one, whose name is "raw" and the set. So are means over
+    seeds, of which none is hidden.
     """
     count = len(chart.lines)
     sets = range(max(1, 2**count - 1))
@@ -166,8 +172,13 @@ def _held(chart: Chart) -> Iterator[tuple[str, tuple[float, ...]]]:
         yield from ((f"{hidden}", (0.0, top)) for hidden, top in zip(sets, shown, strict=True))
         yield from ((f"raw{hidden}", (0.0, top)) for hidden, top in zip(sets, raw, strict=True))
         return
-    extents = [_extent(line) for line in chart.lines]
     levels = [level.value for level in chart.levels]
+    if any(line.ends for line in chart.lines):
+        for name, which in (("0", 0), ("raw0", 1)):
+            ends = [end for line in chart.lines if line.ends for end in line.ends[which]]
+            yield name, _ends(levels + ends)
+        return
+    extents = [_extent(line) for line in chart.lines]
     for hidden in sets:
         seen = [extents[at] for at in range(count) if not hidden >> at & 1]
         yield f"{hidden}", _ends(levels + [value for extent in seen for value in extent])
@@ -254,7 +265,8 @@ def drawing(chart: Chart, *, place: Frame) -> str:
 
 
 def _series(line: Line, parts: Iterable[str], *, place: Frame) -> str:
-    keys = f' data-points="{line.points}" data-texts="{line.texts}"' if place.live else ""
+    values = f'data-seeds="{line.seeds}"' if line.seeds else f'data-texts="{line.texts}"'
+    keys = f' data-points="{line.points}" {values}' if place.live else ""
     return f'<g class="series s{line.look}"{keys}>{"".join(parts)}</g>'
 
 
@@ -297,11 +309,17 @@ def _ticks(place: Frame) -> Iterator[str]:
 
 
 def _curve(line: Line, *, place: Frame) -> Iterator[str]:
+    if line.hollow:
+        yield '<path class="band"/><path class="line"/>'
+        yield from _dots(line, place=place)
+        return
     if line.low and line.high:
         yield path("band", *band(line.xs, line.low, line.high, place=place))
+    elif line.seeds:
+        yield '<path class="band"/>'
     if line.span > 1:
         yield path("raw", *polyline(line.xs, line.ys, place=place))
-    elif place.live and not line.whiskers:
+    elif place.live and not line.whiskers and not line.seeds:
         yield '<path class="raw"/>'  # where a script puts it
     for at, whisker in enumerate(line.whiskers):
         if whisker is not None:

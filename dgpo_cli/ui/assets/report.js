@@ -6,7 +6,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const AXES = ["step", "time", "tokens"];
-const state = { axis: 0, span: data.span, here: null, chart: null }; // span in steps
+const state = { axis: 0, span: data.span, here: null, on: 0, chart: null }; // span in steps; on: the axis of here
 const charts = new Set();
 const all = (root, what) => [...root.querySelectorAll(what)];
 const numbers = (text) => (text?.match(/-?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?/g) ?? []).map(Number);
@@ -40,7 +40,7 @@ function valuesOf(path, y) {
 
 function read(svg) {
   const [start, end, ...ends] = numbers(svg.dataset.x);
-  const xs = AXES.map((_, at) => ({ start, end, low: ends[2 * at], high: ends[2 * at + 1] }));
+  const xs = Array.from({ length: ends.length / 2 }, (_, at) => ({ start, end, low: ends[2 * at], high: ends[2 * at + 1] }));
   const [foot, top] = numbers(svg.dataset.y);
   const grids = all(svg, ".y").map((element) => {
     const [low, high] = numbers(element.dataset.ends);
@@ -51,12 +51,13 @@ function read(svg) {
   const series = all(svg, ".series").map((group) => {
     const [raw, line, band, area, own] = ["raw", "line", "band", "area", "own"].map((kind) => group.querySelector(`.${kind}`));
     const source = own ?? (raw?.hasAttribute("d") ? raw : line);
+    const seeds = group.dataset.seeds && seedsOf(group.dataset.seeds);
     return {
-      group, raw, line, area,
-      band: band && { path: band, edges: valuesOf(band, y) },
-      ys: source ? valuesOf(source, y)[0] : [],
+      group, raw, line, area, seeds,
+      band: band && { path: band, edges: seeds ? [[], []] : valuesOf(band, y) },
+      ys: seeds ? overSeeds(seeds).mean : source ? valuesOf(source, y)[0] : [],
       points: data.points[group.dataset.points],
-      texts: data.texts[group.dataset.texts].split("|"),
+      texts: seeds ? [] : data.texts[group.dataset.texts].split("|"),
       dots: all(group, ".dot"),
       whiskers: all(group, ".inner, .outer").map((path) => ({ path, at: Number(path.dataset.at), ends: path.getAttribute("d") })),
       name: group.querySelector(".name"),
@@ -102,31 +103,37 @@ function draw(chart) {
   chart.isStale = false;
   const hidden = chart.keys.reduce((set, key, at) => set + (key.getAttribute("aria-pressed") === "false" ? 2 ** at : 0), 0);
   for (const plot of chart.plots) {
-    const raw = "stacked" in plot.svg.dataset && state.span < data.span ? "raw" : "";
+    const isLower = "stacked" in plot.svg.dataset || plot.series.some((each) => each.seeds);
+    const raw = isLower && state.span < data.span ? "raw" : "";
     const grid = plot.grids.find(({ sets }) => sets.includes(` ${raw}${hidden} `)) ?? plot.grids[0];
     for (const each of plot.grids) each.element.toggleAttribute("hidden", each !== grid);
-    all(plot.svg, ".x").forEach((ticks, at) => ticks.toggleAttribute("hidden", at !== state.axis));
-    plot.shown = { x: plot.xs[state.axis], y: grid.y, form: grid.form, seen: plot.series.filter((_, at) => !(hidden >> at & 1)) };
+    const axis = state.axis < plot.xs.length ? state.axis : 0; // some charts have the step alone
+    all(plot.svg, ".x").forEach((ticks, at) => ticks.toggleAttribute("hidden", at !== axis));
+    plot.shown = { axis, x: plot.xs[axis], y: grid.y, form: grid.form, seen: plot.series.filter((_, at) => !(hidden >> at & 1)) };
     for (const level of all(plot.svg, ".level")) {
       const y = Number(level.dataset.y);
       level.setAttribute("transform", `translate(0 ${unit(place(valueAt(y, plot.y), grid.y) - y)})`);
     }
     plot.series.forEach((each) => each.group.toggleAttribute("hidden", !plot.shown.seen.includes(each)));
     move(plot);
-    plot.svg.setAttribute("aria-label", `${chart.title}, by ${AXES[state.axis]}; arrow keys read values`);
+    plot.svg.setAttribute("aria-label", `${chart.title}, by ${AXES[axis]}; arrow keys read values`);
   }
   cross(chart);
 }
 
-function move({ svg, y: drawn, shown: { x, y, seen } }) {
+function move({ svg, y: drawn, shown: { axis, x, y, seen } }) {
   const isStacked = "stacked" in svg.dataset;
   let below = [];
   for (const each of seen) {
     const { at, size } = each.points;
-    each.xs = at[state.axis].map((here) => place(here, x));
+    each.xs = at[axis].map((here) => place(here, x));
     const span = Math.max(1, state.span / size);
     const isSmooth = span > 1 && (each.raw || isStacked);
     each.shown = isSmooth ? smoothed(each.ys, span) : each.ys;
+    if (each.seeds) { // each seed is smoothed: the band is that of the smoothed mean
+      const found = overSeeds(span > 1 ? each.seeds.map((row) => smoothed(row, span)) : each.seeds);
+      [each.shown, each.band.edges] = [found.mean, found.edges];
+    }
     each.tops = isStacked ? each.shown.map((value, i) => value + (below[i] ?? 0)) : each.shown;
     const point = (edge, side = 0) => (i) => `${unit(each.xs[i] + side)},${unit(place(edge[i] ?? 0, y))}`;
     const along = (edge) => stretches(edge).map((run) => `M${run.map(point(edge)).join("L")}`).join("");
@@ -162,19 +169,19 @@ function names(series, y) {
 }
 
 // The crosshair of all charts: where the pointer or the keys are, by the number on the x axis.
-function point(chart, here) {
-  Object.assign(state, { chart, here });
+function point(chart, here, on = 0) {
+  Object.assign(state, { chart, here, on });
   for (const each of charts) if (each.isSeen || each === chart) cross(each);
 }
 
 function nearest({ ys, points }) {
-  const xs = points.at[state.axis];
+  const xs = points.at[state.on];
   return ys.reduce((best, _, at) => (best < 0 || Math.abs(xs[at] - state.here) < Math.abs(xs[best] - state.here) ? at : best), -1);
 }
 
 function cross(chart) {
-  const isHere = state.here !== null;
-  for (const { svg, series, shown: { x, y, seen, form } } of chart.plots) {
+  for (const { svg, series, shown: { axis, x, y, seen, form } } of chart.plots) {
+    const isHere = state.here !== null && state.on === axis;
     const hair = svg.querySelector(".cross");
     const circles = all(hair, ".here");
     const ats = series.map((each) => (isHere && seen.includes(each) ? nearest(each) : -1));
@@ -194,16 +201,16 @@ function tell(chart, { series, ats, first, x, write }) {
   const box = chart.readout;
   box.hidden = first < 0 || state.chart !== chart;
   if (box.hidden) return;
-  box.querySelector(".where").textContent = series[first].points.heads[state.axis][ats[first]];
+  box.querySelector(".where").textContent = series[first].points.heads[state.on][ats[first]];
   for (const row of all(box, ".value")) {
     const [each, at] = [series[row.dataset.line], ats[row.dataset.line]];
-    row.hidden = at < 0;
-    if (at < 0) continue;
+    row.hidden = at < 0 || (series.length > 1 && each.group.classList.contains("s0")); // one of many
+    if (row.hidden) continue;
     const [low, high] = [1, 0].map((edge) => each.band?.edges[edge][at]);
     const range = isKnown(low) ? `${write(low)} to ${write(high)}` : "";
-    const smooth = each.shown !== each.ys ? `smoothed ${write(each.shown[at])}` : "";
+    const smooth = each.shown !== each.ys && !each.seeds ? `smoothed ${write(each.shown[at])}` : "";
     const more = [range, smooth].filter(Boolean).join("; ");
-    row.querySelector("b").textContent = each.texts[at] + (more ? ` (${more})` : "");
+    row.querySelector("b").textContent = (each.seeds ? write(each.shown[at]) : each.texts[at]) + (more ? ` (${more})` : "");
   }
   box.classList.toggle("left", series[first].xs[ats[first]] > (x.start + x.end) / 2);
 }
@@ -240,18 +247,20 @@ function listen(chart, svg, at) {
   svg.tabIndex = 0;
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
-    point(chart, valueAt(((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width, shown().x));
+    const { axis, x } = shown();
+    point(chart, valueAt(((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width, x), axis);
   });
   for (const end of ["pointerleave", "blur"]) svg.addEventListener(end, () => point(null, null));
   svg.addEventListener("keydown", (event) => {
-    const xs = [...new Set(shown().seen.flatMap((each) => each.ys.map((_, i) => each.points.at[state.axis][i])))];
+    const { axis, seen } = shown();
+    const xs = [...new Set(seen.flatMap((each) => each.ys.map((_, i) => each.points.at[axis][i])))];
     xs.sort((a, b) => a - b);
     if (!xs.length || event.altKey || event.metaKey || event.ctrlKey) return;
-    const now = state.here === null ? xs.length : xs.findIndex((x) => x >= state.here);
+    const now = state.here === null || state.on !== axis ? xs.length : xs.findIndex((x) => x >= state.here);
     const by = event.shiftKey ? 10 : 1;
     const next = { ArrowLeft: now - by, ArrowRight: now + by, Home: 0, End: xs.length - 1 }[event.key];
     if (event.key === "Escape") point(null, null);
-    else if (next !== undefined) point(chart, xs[Math.max(0, Math.min(xs.length - 1, next))]);
+    else if (next !== undefined) point(chart, xs[Math.max(0, Math.min(xs.length - 1, next))], axis);
     else return;
     event.preventDefault();
   });
@@ -282,19 +291,19 @@ search?.addEventListener("input", () => {
     button.closest("tr").hidden = !words.every((word) => button.textContent.toLowerCase().includes(word));
   }
 });
-let large = null; // a metric by itself: a chart of its own, or its curve in the chart that shows it
+let large = []; // a metric by itself: charts of its own, or its curve in the chart that shows it
 for (const button of all(document, ".metric")) {
   button.addEventListener("click", () => {
     const [key, line] = button.dataset.large.split(" ");
-    const figure = (document.getElementById(key)?.content.firstElementChild ?? originals[key]).cloneNode(true);
-    all(figure, ".key").forEach((key, at) => key.setAttribute("aria-pressed", String(!line || at === Number(line))));
-    all(figure, ".note, .legend").forEach((part) => (part.hidden = part.matches(".note") || Boolean(line)));
-    figure.querySelector("h3").textContent = button.textContent;
-    document.getElementById("chosen").replaceChildren(figure);
-    charts.delete(large);
-    large = add(figure);
-    draw(large);
-    figure.scrollIntoView({ block: "nearest" });
+    const part = (document.getElementById(key)?.content.firstElementChild ?? originals[key]).cloneNode(true);
+    all(part, ".key").forEach((key, at) => key.setAttribute("aria-pressed", String(!line || at === Number(line))));
+    all(part, ".note, .legend").forEach((each) => (each.hidden = each.matches(".note") || Boolean(line)));
+    part.querySelector("h3").textContent = button.textContent;
+    document.getElementById("chosen").replaceChildren(part);
+    for (const each of large) charts.delete(each);
+    large = (part.matches("figure") ? [part] : all(part, "figure")).map(add);
+    large.forEach(draw);
+    part.scrollIntoView({ block: "nearest" });
   });
 }
 addEventListener("beforeprint", () => charts.forEach(draw));
