@@ -11,7 +11,7 @@ import pytest
 
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.text import UNICODE
-from dgpo_cli.inspect.views import token_detail
+from dgpo_cli.inspect.views import heatmap, token_detail
 from dgpo_cli.inspect.views.header import rule_name, sign_note
 from dgpo_cli.runs.run_folder import RunFolder
 from tests.inspect.looks import look, stored_lines
@@ -229,3 +229,17 @@ def test_a_rule_in_proportion_is_written_out_for_a_token(trained: Path) -> None:
         mean = sum(token.score for token in own.tokens) / len(own.tokens)
         assert named in text and "w = s / mean s" in text
         assert own.tokens[3].weight == pytest.approx(own.tokens[3].score / mean, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rule", "source"),
+    [("dgpo", "d and h"), ("entropy", "the entropy"), ("surprisal", "log p")],
+)
+def test_a_score_is_said_to_be_of_what_its_rule_uses(trained: Path, rule: str, source: str) -> None:
+    shown = look(source=trained, rule=rule, group=0, sample=0)
+    view = heatmap.render(
+        shown.completions[0], inspection=shown, width=200, top=3, color="none", what="score"
+    )
+    text = printed(view, width=200)
+    assert f"what the credit rule makes of {source}\n" in text
+    assert f"score: the credit rule's, of {source};" in text

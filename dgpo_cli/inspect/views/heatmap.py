@@ -49,10 +49,10 @@ def render(
         page.blank()
         Body(shown, measure, positions, peaks, page, ramp, whole).draw()
         page.blank()
-        legend(page, measure, ramp=ramp, merged=merged)
+        legend(page, measure, rule=inspection.rule, ramp=ramp, merged=merged)
         environment(page, tokens, ramp=ramp)
         page.blank()
-        table = Ranking(tokens, shown, measure, weights, inspection.vocab_size, page, ramp)
+        table = Ranking(tokens, shown, measure, weights, inspection, page, ramp)
         table.draw(positions)
 
     return View(draw, color, width)

@@ -18,7 +18,7 @@ _MEANINGS: dict[What, str] = {
     "weight": "weights {range}, log scale",
     "hellinger": "d {range}: squared Hellinger distance of policy and reference",
     "entropy": "entropy {range} nats",
-    "score": "score {range}: what the credit rule makes of d and h",
+    "score": "score {range}: what the credit rule makes of {source}",
     "advantage": "advantage of each token {range}: A {times} w",
     "logprob": "log-probability {range} nats",
 }
@@ -30,6 +30,21 @@ _ALL_ZERO: dict[What, str] = {
     "advantage": "The advantage is 0: this completion moves nothing.",
     "logprob": "Every token has probability 1.",
 }
+
+
+# What a rule makes its scores of.
+_SOURCES = {
+    "dgpo": "d and h",
+    "proportional": "d and h",
+    "entropy": "the entropy",
+    "top-entropy": "the entropy",
+    "surprisal": "log p",
+}
+
+
+def source_of(rule: str) -> str:
+    """Return what the scores of a credit rule are made of."""
+    return _SOURCES.get(rule, "the token's statistics")
 
 
 def name_of(what: What) -> str:
@@ -57,13 +72,15 @@ def legend(
     page: Page,
     measure: Measure,
     *,
+    rule: str,
     ramp: Ramp | None,
     merged: bool,
     listed: str = "in the table",
 ) -> None:
     """Write the bar (or the glyphs), the range of this completion, and the meaning of the marks.
 
-    merged: some characters are made of several tokens. listed: what underlined tokens are, if any.
+    rule: the credit rule. merged: some characters are made of several tokens. listed: what
+    underlined tokens are, if any.
     """
     scale = measure.scale
     if scale.is_uniform:
@@ -77,7 +94,9 @@ def legend(
     else:
         _glyphs(page, measure)
     found = f"{scale.number(scale.low)} to {scale.number(scale.high)}"
-    notes = [_MEANINGS[measure.what].format(range=found, times=page.glyphs.times)]
+    notes = [
+        _MEANINGS[measure.what].format(range=found, times=page.glyphs.times, source=source_of(rule))
+    ]
     if isinstance(scale, Scale) and not scale.fit:
         low, high = _short(scale, 1.0 / scale.neutral), _short(scale, scale.neutral)
         notes.append(f"{low} to {high}: no {'colour' if ramp else 'mark'}")

@@ -80,7 +80,9 @@ class _PairView:
         PairSteps(sides, bars, page).draw()
         page.paragraph(bars.notes(), "dim")
         page.blank()
-        legend(page, left.measure, ramp=left.ramp, merged=merged, listed="")
+        legend(
+            page, left.measure, rule=self.inspection.rule, ramp=left.ramp, merged=merged, listed=""
+        )
 
     def _sides(self, depth: Depth) -> tuple[Side, Side]:
         """Return both completions on one scale, split after the common start."""

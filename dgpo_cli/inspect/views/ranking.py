@@ -15,7 +15,8 @@ from rich.text import Text
 
 from dgpo_cli.core.numbers import probability, signed, small
 from dgpo_cli.core.text import pad, split_cells, split_cells_end
-from dgpo_cli.core.types import InspectedToken
+from dgpo_cli.core.types import InspectedToken, Inspection
+from dgpo_cli.inspect.views.legend import source_of
 from dgpo_cli.inspect.views.measure import Measure, Piece, What, gate
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Ramp
@@ -67,7 +68,7 @@ class Ranking:
     pieces: Sequence[Piece]
     measure: Measure
     weights: Scale
-    vocab_size: int
+    inspection: Inspection
     page: Page
     ramp: Ramp | None
 
@@ -108,7 +109,7 @@ class Ranking:
         d, s, h, p = ("d", "score", "h", "prob") if self.page.width >= _WIDE else "dshp"
         found = [
             (d, small(token.hellinger_sq)),
-            (h, small(gate(token.entropy, vocab_size=self.vocab_size))),
+            (h, small(gate(token.entropy, vocab_size=self.inspection.vocab_size))),
             (s, small(token.score)),
         ]
         entropy = ("entropy", small(token.entropy))
@@ -129,7 +130,7 @@ class Ranking:
         notes = (
             "d: squared Hellinger distance of policy and reference; "
             "h: the gate, entropy / log V; "
-            f"{score}: the credit rule's, of d and h; "
+            f"{score}: the credit rule's, of {source_of(self.inspection.rule)}; "
         )
         names = [name for name, _ in self._numbers(0)]
         if "entropy" in names:

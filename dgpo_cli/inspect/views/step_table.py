@@ -116,7 +116,8 @@ def render(
         page.blank()
         _rows(totals_of(completion), bars, StepText(shown, measure, page, ramp))
         page.blank()
-        legend(page, measure, ramp=ramp, merged=merged, listed="peak weight of its step")
+        listed = "peak weight of its step"
+        legend(page, measure, rule=inspection.rule, ramp=ramp, merged=merged, listed=listed)
 
     return View(draw, color, width)
 
