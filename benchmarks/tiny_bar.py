@@ -1,9 +1,10 @@
 """What the embedded model learns: `dgpo train --preset tiny` for several seeds, before and after.
 
-    python benchmarks/tiny_bar.py [--seeds 0 1 2] [--rule dgpo] [--json FILE]
+    python benchmarks/tiny_bar.py [--preset tiny-hard] [--seeds 0 1 2] [--rule dgpo] [--json FILE]
 
 Every run is the command that a user types, in a process of its own. Before and after are Avg@32
-on the 30 held-out problems of the benchmark `sums`; wall is that of the training command alone.
+on the 30 held-out problems of the preset's benchmark, `sums` or `sums-hard`; wall is that of the
+training command alone.
 """
 
 from __future__ import annotations
@@ -18,28 +19,32 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dgpo_cli import load_settings
+
 
 def dgpo(*arguments: str) -> str:
     command = [sys.executable, "-m", "dgpo_cli", *arguments]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def evaluate(*subject: str, out: Path) -> dict[str, Any]:
-    arguments = ("eval", "--bench", "sums", "--k", "32", *subject, "--out", str(out), "--json")
+def evaluate(*subject: str, bench: str, out: Path) -> dict[str, Any]:
+    arguments = ("eval", "--bench", bench, "--k", "32", *subject, "--out", str(out), "--json")
     report: dict[str, Any] = json.loads(dgpo(*arguments))
     return report
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="tiny", choices=["tiny", "tiny-hard"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rule", default="dgpo")
     parser.add_argument("--json", help="also write the figures to this file")
     args = parser.parse_args()
+    bench = load_settings(args.preset).eval.bench
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        before = evaluate("--preset", "tiny", out=root / "before")
+        before = evaluate("--preset", args.preset, bench=bench, out=root / "before")
         print(f"before: Avg@32 {before['avg_at_k']:.3f}, pass@32 {before['pass_at_k']['32']:.3f}")
         print(f"{'seed':>4} {'after':>7} {'gain':>7} {'pass@32':>8} {'wall s':>7} {'cpu s':>7}")
         for seed in args.seeds:
@@ -47,12 +52,12 @@ def main() -> None:
             wall = time.perf_counter()
             cpu = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
             dgpo(
-                *("train", "--preset", "tiny", "--seed", str(seed), "--out", str(run)),
+                *("train", "--preset", args.preset, "--seed", str(seed), "--out", str(run)),
                 *("--set", f"credit.rule={args.rule}"),
             )
             wall = time.perf_counter() - wall
             cpu = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - cpu
-            after = evaluate("--run", str(run), out=root / f"after-{seed}")
+            after = evaluate("--run", str(run), bench=bench, out=root / f"after-{seed}")
             gain = after["avg_at_k"] - before["avg_at_k"]
             passed = after["pass_at_k"]["32"]
             print(

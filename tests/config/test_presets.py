@@ -39,6 +39,7 @@ def test_the_presets_are_these() -> None:
         "r1-distill-1.5b-full",
         "smollm2-lora",
         "tiny",
+        "tiny-hard",
     )
 
 
@@ -100,7 +101,11 @@ def test_the_32b_preset_has_the_published_settings() -> None:
 @every_preset
 def test_the_hardware_of_a_preset_is_in_the_table_of_gpus(name: str) -> None:
     hardware = resolve(preset=name).hardware
-    assert hardware is None if name in ("tiny", "smollm2-lora") else hardware in devices.GPUS
+    assert (
+        hardware is None
+        if name in ("tiny", "tiny-hard", "smollm2-lora")
+        else hardware in devices.GPUS
+    )
 
 
 @pytest.mark.parametrize("name", [each.name for each in list_presets() if each.hardware])
