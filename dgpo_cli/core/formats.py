@@ -315,6 +315,38 @@ class PrefetchedBatch:
     kept: tuple[Text, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValuesHeader:
+    """What the rewards of a file of values depend on, besides prompt and prefix: its first line.
+
+    weights: SHA-256 of the files of the model and of its adapter, and how they are loaded.
+    settings: of sampling and reward, by their dotted names. code: SHA-256 of each file of the
+        user's own code in the reward, by name.
+    """
+
+    weights: Object
+    settings: Object
+    code: dict[str, Text]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValuesRecord:
+    """Rewards of continuations of a prefix: one line.
+
+    problem: digest of what they are judged by. at: tokens of the completion in the prefix. digest:
+        of their ids and the prompt's. seed: that of all seeds. first: number of the first one.
+    rewards: with the penalty for length, of one continuation after the other.
+    """
+
+    prompt_id: Text
+    problem: Text
+    at: Count
+    digest: Text
+    seed: Whole
+    first: Count
+    rewards: tuple[Number, ...]
+
+
 ROLLOUT = Format(
     RolloutRecord,
     name="rollout",
@@ -372,8 +404,12 @@ SELECTED = Format(
     Measurements, name="selected", what="selected.json of a checkpoint", stamp="format"
 )
 TUNED = Format(Tuned, name="tuned", what="tuned.json of a study", stamp="version")
+VALUES = Format(
+    ValuesHeader, name="values", what="the first line of a file of values", stamp="version"
+)
+VALUE = Format(ValuesRecord, name="value", what="a further line of a file of values")
 
 FORMATS: tuple[Format[Any], ...] = (
     *(ROLLOUT, TRAINED, SAMPLE, METRICS, EVAL, CHANGE, CARD, EVALUATION),
-    *(TRACKERS, STATE, PENDING, PREFETCHED, SELECTED, TUNED),
+    *(TRACKERS, STATE, PENDING, PREFETCHED, SELECTED, TUNED, VALUES, VALUE),
 )

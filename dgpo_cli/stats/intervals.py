@@ -34,16 +34,18 @@ def wilson(share: float, *, size: float, quantile: float = NORMAL_95) -> Interva
     )
 
 
-def mean_interval(values: Sequence[float], *, binary: bool) -> Interval:
+def mean_interval(values: Sequence[float], *, ends: tuple[float, float] | None = None) -> Interval:
     """Return the interval of the mean that independent values are drawn around.
 
-    binary: each can be 0 or 1 only, and Wilson's interval holds; else Student's, which one value
-    does not have: NaN.
+    ends: the only two values that there can be, the lower first, for which Wilson's interval
+        holds; None: any. Then it is Student's, which one value does not have: NaN.
     """
     size = len(values)
     mean = math.fsum(values) / size if size else math.nan
-    if binary and size:
-        return wilson(mean, size=size)
+    if ends is not None and size:
+        low, width = ends[0], ends[1] - ends[0]
+        share = wilson((mean - low) / width, size=size)
+        return Interval(low + width * share.low, low + width * share.high)
     if size < 2:
         return Interval(math.nan, math.nan)
     variance = math.fsum((value - mean) ** 2 for value in values) / (size - 1)

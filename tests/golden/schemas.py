@@ -13,8 +13,9 @@ from typing import Any
 import jsonschema
 
 FOLDER = Path(__file__).parents[2] / "docs" / "schemas"
-# By the name of the group of files and the path in it.
+# By the name of the group of files and the path in it; of several, the last is of all other lines.
 SCHEMAS = {
+    r"(.*/)?values\.jsonl": "values, value",
     r"rollout/rollouts\.jsonl": "rollout",
     r".*/(rollouts|bad_batches)/step-\d+\.jsonl": "trained-rollout",
     r".*metrics\.jsonl": "metrics",
@@ -47,11 +48,13 @@ def hold(name: str, content: Path | str) -> None:
         return
     found = [schema for pattern, schema in SCHEMAS.items() if re.fullmatch(pattern, name)]
     assert found, f"{name}: has no schema; add its Format to docs/make_schemas.py"
+    schemas = found[0].split(", ")
     text = content if isinstance(content, str) else content.read_text(encoding="utf-8")
     for number, value in enumerate(_values(name, text), start=1):
-        for error in _validator(found[0]).iter_errors(value):
+        validator = _validator(schemas[min(number, len(schemas)) - 1])
+        for error in validator.iter_errors(value):
             raise AssertionError(f"{name}: {number}: {error.json_path}: {error.message[:200]}")
-        _documented(value, _validator(found[0]).schema, name=name)
+        _documented(value, validator.schema, name=name)
 
 
 def _values(name: str, text: str) -> Iterator[Any]:

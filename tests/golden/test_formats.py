@@ -10,6 +10,7 @@ Held here, each against `files/`:
     evaluation  settings.toml, samples.jsonl, card.json, report.json, before and after regrade
     pages       report and inspection: the words on them, not the markup; SVG likewise
     printed     --json of eval, regrade, compare, check, plan, doctor, inspect, report; --dry-run
+    values      rewards of continuations, by prefix
     other       rollout --out, merge --out, plan --apply, preset copy, the card of push
 
 Left out: times, memory, versions, hosts and random names (`MACHINE_FIELDS` in decode.py); PNG
@@ -27,6 +28,10 @@ from pathlib import Path
 
 import pytest
 
+from dgpo_cli.config.load import load_settings
+from dgpo_cli.engine.values.estimate import estimate
+from dgpo_cli.engine.values.store import ValueStore, header_of
+from tests.engine.chain import chain_engine, groups_of
 from tests.golden.commands import REPOSITORY, Commands
 from tests.golden.conftest import Check
 
@@ -134,6 +139,15 @@ def test_evaluations_are_what_they_were(
     printed["compare.json"] = dgpo("compare", "before", "after", "--json", "--answers").out
     files = {f"after/{name}": path for name, path in files_of(dgpo.folder / "after").items()}
     check("evaluations", {**files, **printed})
+
+
+def test_a_file_of_values_is_what_it_was(tmp_path: Path, check: Check) -> None:
+    engine = chain_engine()
+    groups = groups_of(engine, count=2, size=2)
+    path = tmp_path / "values.jsonl"
+    with ValueStore(path, header_of(load_settings("tiny"))) as store:
+        estimate(engine, groups, continuations=3, seed=0, store=store)
+    check("values", {"values.jsonl": path})
 
 
 def test_a_second_judgement_is_what_it_was(

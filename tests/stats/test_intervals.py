@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dgpo_cli.core.types import Interval
 from dgpo_cli.stats.intervals import (
     NORMAL_95,
+    mean_interval,
     problems_interval,
     rerun_interval,
     student_cdf,
@@ -178,3 +179,20 @@ def test_the_interval_over_problems_covers_the_mean_of_all_problems(
     assert covered >= 0.93
     if n >= 30 and name in ("spread", "alike"):
         assert covered <= 0.97
+
+
+def test_the_interval_of_a_mean_of_two_values_is_wilsons_between_them() -> None:
+    found = mean_interval([-1.0, 3.0, 3.0, 3.0], ends=(-1.0, 3.0))
+    share = wilson(0.75, size=4)
+    assert found.low == pytest.approx(-1.0 + 4.0 * share.low)
+    assert found.high == pytest.approx(-1.0 + 4.0 * share.high)
+    assert mean_interval([0.0, 0.0], ends=(0.0, 1.0)) == wilson(0.0, size=2)
+
+
+def test_the_interval_of_a_mean_of_any_values_is_students() -> None:
+    found = mean_interval([0.25, 1.5, 0.5])
+    # Mean 0.75, variance (0.25 + 0.5625 + 0.0625) / 2; t of 2 degrees of freedom is 4.30265.
+    half = 4.30265 * math.sqrt(0.4375 / 3)
+    assert found.low == pytest.approx(0.75 - half, abs=1e-5)
+    assert found.high == pytest.approx(0.75 + half, abs=1e-5)
+    assert math.isnan(mean_interval([0.25]).low)

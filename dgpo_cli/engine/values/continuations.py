@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from dgpo_cli.core.events import Event, Observer, Progress, phase
 from dgpo_cli.core.seeds import derive_seed
@@ -15,26 +15,11 @@ from dgpo_cli.samplers.stopping import StopStrings
 
 if TYPE_CHECKING:
     from dgpo_cli.engine.sampling import SamplingEngine
+    from dgpo_cli.engine.values.store import ValueStore
 
 # What is sampled and judged at once, which bounds the memory, and what Ctrl-C can lose.
 _SLICE_ROWS = 2048
 _SLICE_TOKENS = 1 << 21
-
-
-class ValueStore(Protocol):
-    """Keeps rewards of continuations for later calls."""
-
-    def rewards(self, key: Key, *, seed: int) -> Mapping[int, float]:
-        """Return what is kept of a prefix, by number."""
-        ...
-
-    def add(self, key: Key, found: Mapping[int, float], *, seed: int) -> None:
-        """Take rewards of a prefix, by number."""
-        ...
-
-    def flush(self) -> None:
-        """Write what was added to the disk."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.token_texts import token_texts
 from dgpo_cli.core.types import ScoredGroup, ValueCurve, ValuePoint
-from dgpo_cli.engine.values.continuations import Continuations, Prefix, ValueStore
+from dgpo_cli.engine.values.continuations import Continuations, Prefix
 from dgpo_cli.engine.values.prefixes import Key, Prefixes
 from dgpo_cli.engine.values.search import Search, thinned
 from dgpo_cli.engine.values.steps import step_starts
@@ -23,8 +24,18 @@ from dgpo_cli.stats.intervals import mean_interval
 
 if TYPE_CHECKING:
     from dgpo_cli.engine.sampling import SamplingEngine
+    from dgpo_cli.engine.values.store import ValueStore
 
 EVERY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What counts for a value. ends: the only two rewards that there are; None: there are more."""
+
+    continuations: int
+    siblings: bool
+    ends: tuple[float, float] | None
 
 
 def estimate(
@@ -66,6 +77,7 @@ def estimate(
     if continuations == 0 and not siblings:
         raise ConfigError("continuations=0: without siblings there is nothing to estimate from")
     trees = {number: Prefixes(groups[number]) for number, _ in rows}
+    asked = _Asked(continuations, siblings, _two_ends(groups))
     drawn = None
     if continuations > 0:
         assert engine is not None
@@ -74,7 +86,7 @@ def estimate(
     searches = {
         row: _search(engine if drawn else None, trees[row[0]], row[1], every=every)
         for row in rows
-        if not math.isnan(_rewards(groups[row[0]])[row[1]])
+        if not math.isnan(rewards_of(groups[row[0]])[row[1]])
     }
     while wanted := [(row, search.wanted()) for row, search in searches.items()]:
         wanted = [(row, places) for row, places in wanted if places]
@@ -83,9 +95,7 @@ def estimate(
         if drawn is not None:
             drawn.rewards(_distinct(wanted, trees), count=continuations)
         for (number, own), places in wanted:
-            searches[number, own].add(
-                _points(trees[number], own, places, drawn, count=continuations, siblings=siblings)
-            )
+            searches[number, own].add(_points(trees[number], own, places, drawn, asked=asked))
     curves = {row: search.curve() for row, search in searches.items()}
     return {row: curve for row, curve in curves.items() if curve is not None}
 
@@ -113,7 +123,7 @@ def _check(engine: SamplingEngine, groups: Sequence[ScoredGroup], rows: Sequence
 def _search(engine: SamplingEngine | None, tree: Prefixes, row: int, *, every: int) -> Search:
     """Return the search of a completion; without an engine, where siblings leave it."""
     completion = tree.group.completions[row]
-    reward, length = _rewards(tree.group)[row], len(completion.token_ids)
+    reward, length = rewards_of(tree.group)[row], len(completion.token_ids)
     if engine is None:
         first = tree.branches(row) if length else []
     elif length <= every:
@@ -148,26 +158,33 @@ def _points(
     places: Sequence[int],
     drawn: Continuations | None,
     *,
-    count: int,
-    siblings: bool,
+    asked: _Asked,
 ) -> list[ValuePoint]:
     """Return the values of some prefixes of a completion; of those without any reward, none."""
-    own = _rewards(tree.group)
     points = []
     for at in places:
-        rewards = [] if drawn is None else drawn.known(tree.key(row, at), count=count)
-        if siblings:
+        rewards = [] if drawn is None else drawn.known(tree.key(row, at), count=asked.continuations)
+        if asked.siblings:
+            own = rewards_of(tree.group)
             rewards += [own[other] for other in tree.beginning(row, at)]
         rewards = [reward for reward in rewards if not math.isnan(reward)]
         if rewards:
-            binary = all(reward in (0.0, 1.0) for reward in (*own, *rewards) if reward == reward)
-            interval = mean_interval(rewards, binary=binary)
+            known = asked.ends if asked.ends and set(rewards) <= set(asked.ends) else None
+            interval = mean_interval(rewards, ends=known)
             value = math.fsum(rewards) / len(rewards)
             points.append(ValuePoint(at, value, interval.low, interval.high, len(rewards)))
     return points
 
 
-def _rewards(group: ScoredGroup) -> tuple[float, ...]:
+def _two_ends(groups: Iterable[ScoredGroup]) -> tuple[float, float] | None:
+    """Return the two rewards that there are, if there are no others."""
+    found = {reward for group in groups for reward in rewards_of(group) if not math.isnan(reward)}
+    if found <= {0.0, 1.0}:
+        return 0.0, 1.0
+    return (min(found), max(found)) if len(found) == 2 else None
+
+
+def rewards_of(group: ScoredGroup) -> tuple[float, ...]:
     """Return the reward of each completion with its penalty for length; NaN: unscored."""
     penalties = group.penalties or (0.0,) * len(group.completions)
     return tuple(map(sum, zip(group.rewards, penalties, strict=True)))
