@@ -13,9 +13,10 @@ from rich.cells import cell_len
 
 from dgpo_cli.core.codec import parsed
 from dgpo_cli.core.types import Interval
-from dgpo_cli.evals.matrix.exports import latex, to_csv, to_json, to_latex, to_markdown
+from dgpo_cli.evals.matrix.exports import to_csv, to_json, to_latex, to_markdown
 from dgpo_cli.evals.matrix.table import TABLE, Attempt, make_table
 from dgpo_cli.evals.matrix.view import render
+from dgpo_cli.ui.grid import latex
 from tests.evals.tables import attempt, shown_table
 from tests.samples import HOSTILE, SGR, check_snapshot, printed
 

@@ -3,50 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
-from rich.cells import cell_len
-
 from dgpo_cli.core.numbers import ABSENT, cost, counted, margin, percent, tokens
-from dgpo_cli.core.text import pad
 from dgpo_cli.evals.matrix.table import MEAN, Best, Table, TableCell
+from dgpo_cli.ui.grid import Entry, Grid, Row, draw_grid
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
 
 MARKS: dict[Best | None, str] = {None: "", "these": "*", "all": "**"}
-_GAP = 2  # cells between two columns; one where they would not fit otherwise
-_LEAST_NAME = 12  # cells of the column of models
-_MOST_NAME = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A number of a grid as text, its error, and the mark of the best."""
-
-    text: str
-    error: str = ""
-    best: Best | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A model and its numbers, or why there are none. Name and failure are untrusted text."""
-
-    name: str
-    entries: tuple[Entry, ...] = ()
-    failure: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """One block of the table: models by row. Title and heads may be untrusted text."""
-
-    title: str
-    note: str
-    heads: tuple[str, ...]
-    rows: tuple[Row, ...]
 
 
 def grids(table: Table) -> list[Grid]:
@@ -117,7 +83,7 @@ def _score(cell: TableCell) -> Entry:
     if not cell.known:
         return Entry(ABSENT)
     error = margin(cell.margin) if math.isfinite(cell.margin) else ""
-    return Entry(_share(cell.avg_at_k), error, cell.best)
+    return Entry(_share(cell.avg_at_k), error, MARKS[cell.best])
 
 
 def _share(value: float) -> str:
@@ -131,83 +97,8 @@ def render(table: Table, *, color: Depth = "truecolor") -> View:
 
 def _draw(page: Page, *, table: Table) -> None:
     for grid in grids(table):
-        page.title(page.shown(grid.title), grid.note)
-        _GridView(page, grid).draw()
-        page.blank()
+        draw_grid(page, grid)
     for note in table.notes:
         page.wrapped(note)
     for line in legend(table):
         page.paragraph(line.replace("±", page.glyphs.plus_minus), "dim")
-
-
-@dataclass(frozen=True, slots=True)
-class _GridView:
-    page: Page
-    grid: Grid
-
-    def draw(self) -> None:
-        """Write the columns, in as many bands as the width asks for."""
-        page, grid = self.page, self.grid
-        columns = [self._column(at) for at in range(len(grid.heads))]
-        bare = [max(map(cell_len, column)) for column in columns]
-        tight = _LEAST_NAME + sum(bare) + _GAP * len(bare) > page.width
-        widths = [width + (1 if tight else _GAP) for width in bare]
-        names = [page.shown(row.name) for row in grid.rows]
-        room = self._name_room(names, widths)
-        labels = [page.fit(name, room - 1, end=True) for name in names]
-        apart = len(set(labels)) == len(set(names))
-        if not apart:  # names that look alike when cut have a line of their own
-            room = _GAP
-        for first, band in _bands(widths, room=page.width - room):
-            page.row(("", room), *((columns[at][0], -widths[at], "dim") for at in band))
-            for number, row in enumerate(grid.rows):
-                if not apart:
-                    page.add(page.fit(names[number], end=True))
-                label = labels[number] if apart else ""
-                if row.failure is not None:
-                    said = page.shown(row.failure) if first else ""
-                    text = page.fit(said, page.width - room - _GAP)
-                    page.add(pad(label, room + _GAP), (text, "italic"))
-                    continue
-                page.row((label, room), *(
-                    (columns[at][number + 1], -widths[at], self._style(row, at)) for at in band
-                ))  # fmt: skip
-
-    def _style(self, row: Row, at: int) -> str:
-        return "bold" if row.entries[at].best is not None else ""
-
-    def _name_room(self, names: Sequence[str], widths: Sequence[int]) -> int:
-        longest = max(map(cell_len, names)) + 1
-        left = self.page.width - sum(widths)
-        return min(longest, _MOST_NAME, max(left, _LEAST_NAME))
-
-    def _column(self, at: int) -> list[str]:
-        """The head and the entries of a column, their parts below each other."""
-        page = self.page
-        entries = [row.entries[at] for row in self.grid.rows if row.failure is None]
-        error = max((cell_len(each.error) for each in entries), default=0)
-        mark = max((len(MARKS[each.best]) for each in entries), default=0)
-        sign = page.glyphs.plus_minus
-        texts = [page.fit(page.shown(self.grid.heads[at]), 16, end=True)]
-        for row in self.grid.rows:
-            if row.failure is not None:
-                texts.append("")
-                continue
-            each = row.entries[at]
-            tail = pad(f" {sign}{each.error}", error + 1 + len(sign)) if each.error else ""
-            if error:
-                tail = pad(tail, error + 1 + len(sign))
-            texts.append(each.text + tail + pad(MARKS[each.best], mark))
-        return texts
-
-
-def _bands(widths: Sequence[int], *, room: int) -> Iterator[tuple[bool, list[int]]]:
-    """Yield the columns that fit beside each other, one at least; True for the first of them."""
-    first = True
-    band: list[int] = []
-    for at, width in enumerate(widths):
-        if band and sum(widths[i] for i in band) + width > room:
-            yield first, band
-            first, band = False, []
-        band.append(at)
-    yield first, band
