@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # types need pydantic, which `dgpo --help` can do without
@@ -149,6 +149,32 @@ def fraction(value: float, *, digits: int = 5, most: int = 12) -> str:
 def error(value: float) -> str:
     """Half an interval, or a standard error: two digits."""
     return short(float(f"{value:.2g}"))
+
+
+def error_digits(halves: Iterable[float]) -> int:
+    """Digits after the point that show two of the smallest error, three at most of the largest."""
+    known = [half for half in halves if math.isfinite(half) and half > 0.0]
+    if not known:
+        return 3
+    least, most = (1 - math.floor(math.log10(half)) for half in (max(known), min(known)))
+    return min(6, max(0, min(most, least + 1)))
+
+
+def with_error(
+    value: float, half: float, *, sign: bool = False, digits: int | None = None
+) -> tuple[str, str]:
+    """A number and its error with the same digits: 0.5832 and 0.0031.
+
+    The error is empty where it is unknown. sign: the number is a difference. digits: after the
+    point, by default two of the error.
+    """
+    if not math.isfinite(value):
+        return _beyond(value), ""
+    digits = error_digits([half]) if digits is None else digits
+    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    if float(text) == 0.0:
+        text = f"{0.0:.{digits}f}"  # no sign before a zero
+    return text, f"{half:.{digits}f}" if math.isfinite(half) else ""
 
 
 def signed(value: float, write: Callable[[float], str] | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import math
 import re
@@ -18,6 +19,7 @@ _GAP = 2  # cells between two columns; one where they would not fit otherwise
 _LEAST_NAME = 12  # cells of the column of names
 _MOST_NAME = 32
 _HARMLESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:@=-]*")
+_MARKUP = re.compile(r"[\\`*_\[\]~|]")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -148,10 +150,9 @@ def markdown_grid(grid: Grid) -> list[str]:
     lines.append(_piped(grid.names, *map(markdown_text, grid.heads)))
     lines.append(_piped("---", *("---:" for _ in grid.heads)))
     for row in grid.rows:
-        if row.failure is None:
-            cells = map(_markdown_entry, row.entries)
-        else:
-            cells = iter((markdown_text(row.failure), *[""] * (len(grid.heads) - 1)))
+        cells = [_markdown_entry(each) for each in row.entries]
+        if row.failure is not None:
+            cells = [markdown_text(row.failure), *[""] * (len(grid.heads) - 1)]
         lines.append(_piped(markdown_text(row.name), *cells))
     return lines
 
@@ -171,6 +172,12 @@ def markdown_text(text: str) -> str:
     """Return untrusted text as it is where it cannot be markup, else as code."""
     harmless = _HARMLESS.fullmatch(text) and "www." not in text
     return text if harmless else markdown_code(visible(text))
+
+
+def markdown_line(text: str) -> str:
+    """Return a sentence of ours with names in it as Markdown that shows nothing but its text."""
+    safe = html.escape(visible(text), quote=False).replace("://", "&#58;//")
+    return _MARKUP.sub(r"\\\g<0>", safe.replace("www.", "www&#46;"))
 
 
 def latex_grid(grid: Grid) -> Iterator[str]:

@@ -1,0 +1,438 @@
+"""The table of a study as grids and sentences: for a terminal, Markdown, LaTeX, CSV and JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Literal
+
+from dgpo_cli.core.codec import encoded
+from dgpo_cli.core.numbers import (
+    ABSENT,
+    counted,
+    decimal,
+    duration,
+    error_digits,
+    interval_known,
+    margin,
+    p_value,
+    percent,
+    points,
+    short,
+    signed_ends,
+    with_error,
+)
+from dgpo_cli.core.text import visible
+from dgpo_cli.core.types import Interval
+from dgpo_cli.stats.intervals import NORMAL_95
+from dgpo_cli.stats.paired import PairedDifference
+from dgpo_cli.study.summary import STUDY, Measure, Score, StudyRow, StudyTable
+from dgpo_cli.ui.grid import (
+    Entry,
+    Grid,
+    Row,
+    csv_text,
+    draw_grid,
+    latex_grid,
+    markdown_grid,
+    markdown_line,
+)
+from dgpo_cli.ui.page import Page, View
+from dgpo_cli.ui.ramp import Depth
+
+Form = Literal["markdown", "csv", "latex", "json"]
+_NONE = Entry(ABSENT)
+_FEW = 5  # seeds below which the spread of differences is hardly known
+
+
+def grids(table: StudyTable) -> list[Grid]:
+    """Return the grids of rewards, of evaluations if there are any, and of training."""
+    found = [_reward(table)]
+    if any(row.score is not None for row in table.rows):
+        found.append(_scores(table))
+    return [*found, _end(table), _training(table)]
+
+
+def _grid(
+    table: StudyTable,
+    title: str,
+    note: str,
+    columns: Sequence[tuple[str, list[Entry]]],
+) -> Grid:
+    """Return a grid of columns; those without any number are left out."""
+    there = [(head, entries) for head, entries in columns if any(e != _NONE for e in entries)]
+    rows = [
+        Row(row.variant, tuple(entries[at] for _, entries in there))
+        if row.finished
+        else Row(row.variant, failure="no finished run")
+        for at, row in enumerate(table.rows)
+    ]
+    return Grid(title, note, tuple(head for head, _ in there), tuple(rows), names="variant")
+
+
+def _reward(table: StudyTable) -> Grid:
+    found = [row.reward for row in table.rows]
+    columns = [
+        ("seeds", [_seeds(row) for row in table.rows]),
+        ("mean", _means(found)),
+        ("difference", _differences(found)),
+        ("p", [_p(each) for each in found]),
+        ("for 0.01", [_needed(each) for each in found]),
+    ]
+    return _grid(table, "Mean reward over training", _against(table), columns)
+
+
+def _end(table: StudyTable) -> Grid:
+    found = [row.last for row in table.rows]
+    columns = [
+        ("mean", _means(found)),
+        ("difference", _differences(found)),
+        ("p", [_p(each) for each in found]),
+        (f"steps to {decimal(table.level)}", [_to_level(row) for row in table.rows]),
+    ]
+    return _grid(table, f"Reward of the last {table.window} steps", _against(table), columns)
+
+
+def _against(table: StudyTable) -> str:
+    return f"against {visible(table.baseline)}"
+
+
+def _scores(table: StudyTable) -> Grid:
+    scores = [row.score for row in table.rows]
+    kind = next(score for score in scores if score is not None)
+
+    def each(write: Callable[[Score], Entry]) -> list[Entry]:
+        return [_NONE if score is None else write(score) for score in scores]
+
+    return _grid(
+        table,
+        f"Avg@{kind.k} on {kind.bench}",
+        f"percent, {counted(kind.n_problems, 'problem')}, {_against(table)}",
+        [
+            ("before", each(_before)),
+            ("after", each(_after)),
+            ("difference", each(lambda score: _gained(score.after.difference))),
+            ("p", each(lambda score: _p(score.after))),
+            ("for 1 point", each(lambda score: _needed(score.after))),
+            ("on others", each(_on_others)),
+        ],
+    )
+
+
+def _training(table: StudyTable) -> Grid:
+    rows = table.rows
+    return _grid(
+        table,
+        "Training",
+        "means",
+        [
+            ("grad norm", _means([row.grad_norm for row in rows])),
+            ("noise scale", [_number(row.noise_scale) for row in rows]),
+            ("effective", [_share(row.effective_fraction.mean) for row in rows]),
+            ("time a run", [_time(row.seconds.mean) for row in rows]),
+        ],
+    )
+
+
+def _seeds(row: StudyRow) -> Entry:
+    whole = row.finished == row.planned
+    return Entry(str(row.finished) if whole else f"{row.finished}/{row.planned}")
+
+
+def _means(found: Sequence[Measure]) -> list[Entry]:
+    halves = [each.interval_95.half_width for each in found]
+    digits = error_digits(halves)
+    return [
+        Entry(*with_error(each.mean, half, digits=digits)) if each.seeds else _NONE
+        for each, half in zip(found, halves, strict=True)
+    ]
+
+
+def _differences(found: Sequence[Measure]) -> list[Entry]:
+    there = [each.difference for each in found]
+    digits = error_digits(each.interval_95.half_width for each in there if each is not None)
+    return [_NONE if each is None else _difference(each, digits=digits) for each in there]
+
+
+def _difference(each: PairedDifference, *, digits: int) -> Entry:
+    half = each.interval_95.half_width
+    text, error = with_error(each.mean, half, sign=True, digits=digits)
+    return Entry(text, error, "*" * each.shown)
+
+
+def _gained(each: PairedDifference | None) -> Entry:
+    """A difference of shares, in percentage points."""
+    if each is None:
+        return _NONE
+    half = each.interval_95.half_width
+    return Entry(points(each.mean), margin(half) if math.isfinite(half) else "", "*" * each.shown)
+
+
+def _p(found: Measure) -> Entry:
+    each = found.difference
+    return _NONE if each is None or math.isnan(each.p_holm) else Entry(p_value(each.p_holm))
+
+
+def _needed(found: Measure) -> Entry:
+    each = found.difference
+    return (
+        _NONE
+        if each is None or each.seeds_for_point is None
+        else Entry(f"{each.seeds_for_point:,}")
+    )
+
+
+def _before(score: Score) -> Entry:
+    if math.isnan(score.before):
+        return _NONE
+    half = NORMAL_95 * score.before_rerun
+    return Entry(_bare(score.before), margin(half) if math.isfinite(half) else "")
+
+
+def _after(score: Score) -> Entry:
+    if not score.after.seeds:
+        return _NONE
+    half = score.after.interval_95.half_width
+    return Entry(_bare(score.after.mean), margin(half) if math.isfinite(half) else "")
+
+
+def _on_others(score: Score) -> Entry:
+    found = score.difference_problems_95
+    return Entry(signed_ends(found)) if interval_known(found) else _NONE
+
+
+def _bare(share: float) -> str:
+    return percent(share).removesuffix("%")
+
+
+def _to_level(row: StudyRow) -> Entry:
+    seeds = row.reward.seeds
+    if not seeds:
+        return _NONE
+    if row.reached < seeds:
+        return Entry(f"{row.reached}/{seeds} get there")
+    half = row.to_level.interval_95.half_width
+    return Entry(f"{row.to_level.mean:.1f}", f"{half:.1f}" if math.isfinite(half) else "")
+
+
+def _number(value: float) -> Entry:
+    return _NONE if math.isnan(value) else Entry(short(float(f"{value:.3g}")))
+
+
+def _share(value: float) -> Entry:
+    return _NONE if math.isnan(value) else Entry(percent(value))
+
+
+def _time(seconds: float) -> Entry:
+    return _NONE if math.isnan(seconds) else Entry(duration(seconds))
+
+
+def sentences(table: StudyTable) -> list[str]:
+    """Return what the table shows and what it cannot tell; names in it are untrusted text."""
+    found = list(_told(table, "Mean reward", lambda row: row.reward, _in_reward, point="0.01"))
+    scored = next((row.score for row in table.rows if row.score is not None), None)
+    if scored is not None:
+        name = f"Avg@{scored.k} on {visible(scored.bench)}"
+        found += _told(table, name, _score_after, _in_points, point="1 point")
+    return found
+
+
+def _score_after(row: StudyRow) -> Measure | None:
+    return None if row.score is None else row.score.after
+
+
+def _told(
+    table: StudyTable,
+    what: str,
+    of: Callable[[StudyRow], Measure | None],
+    write: Callable[[PairedDifference], str],
+    *,
+    point: str,
+) -> Iterator[str]:
+    """Yield a sentence for each verdict that some variants share."""
+    rows = [(visible(row.variant), found.difference) for row in table.rows if (found := of(row))]
+    pairs = [(name, each) for name, each in rows if each is not None]
+    base = visible(table.baseline)
+
+    def those(verdict: _Verdict, say: Callable[[PairedDifference], str] = write) -> str:
+        own = [f"{name} {say(each)}".strip() for name, each in pairs if _verdict(each) == verdict]
+        return "; ".join(own)
+
+    if said := those("above"):
+        yield f"{what} above {base}: {said}."
+    if said := those("below"):
+        yield f"{what} below {base}: {said}."
+    if said := those("undecided"):
+        many = sum(not math.isnan(each.p) for _, each in pairs)
+        yield (
+            f"{what} undecided: {said}: the interval excludes 0, but one of {many} comparisons "
+            "may do so by chance."
+        )
+    if said := those("untold", lambda each: write(each) + _would_show(each, point=point)):
+        yield f"{what} not told apart from {base}: {said}."
+    if said := those("same", lambda each: ""):
+        yield f"{what} the same as {base} in every seed: {said}."
+    if said := those("no error", lambda each: ""):
+        yield f"{what} has no interval: {said}: give at least two seeds whose differences differ."
+
+
+_Verdict = Literal["above", "below", "undecided", "untold", "same", "no error"]
+
+
+def _verdict(each: PairedDifference) -> _Verdict:
+    if math.isnan(each.p):
+        return "no error"
+    if each.stderr == 0.0:
+        return "same"
+    if each.shown:
+        return "above" if each.mean > 0 else "below"
+    return "undecided" if each.excludes_zero else "untold"
+
+
+def _would_show(each: PairedDifference, *, point: str) -> str:
+    if each.seeds_for_point is None:
+        return ""
+    rough = "roughly " if each.seeds < _FEW else ""
+    return f", where {point} would show with {rough}{counted(each.seeds_for_point, 'seed')}"
+
+
+def _in_reward(each: PairedDifference) -> str:
+    half = each.interval_95.half_width
+    values = (each.mean, each.interval_95.low, each.interval_95.high)
+    mean, low, high = (with_error(value, half, sign=True)[0] for value in values)
+    return f"{mean} ({low} to {high})"
+
+
+def _in_points(each: PairedDifference) -> str:
+    return f"{points(each.mean)} ({signed_ends(each.interval_95)})"
+
+
+def legend(table: StudyTable) -> list[str]:
+    """Return how to read the table, without any text from data."""
+    compared = sum(
+        row.reward.difference is not None and not math.isnan(row.reward.difference.p)
+        for row in table.rows
+    )
+    found = ["±: half the 95% interval over seeds (Student's t)."]
+    if compared:
+        times = f", corrected for {compared} comparisons (Holm)" if compared > 1 else ""
+        found.append(
+            f"p: paired t test over seeds{times}; * below 0.05. "
+            "for 0.01: seeds that would show a difference of a point with power 0.8."
+        )
+    if any(row.score is not None for row in table.rows):
+        found.append(
+            "before ±: a rerun of the same problems. after, difference: these problems, other "
+            "seeds. on others: 95% interval on other problems of this kind, these trained models."
+        )
+    if not math.isnan(table.level):
+        found.append(
+            f"steps to {decimal(table.level)}: until the mean of {table.window} steps is there; "
+            "without --level nine tenths of the baseline's gain."
+        )
+    return found
+
+
+def render(table: StudyTable, *, color: Depth = "truecolor") -> View:
+    """The grids below each other, then what they say and how to read them."""
+    return View(partial(_draw, table=table), color)
+
+
+def _draw(page: Page, *, table: StudyTable) -> None:
+    page.heading(page.shown(table.name), page.shown(table.description))
+    page.blank()
+    for grid in grids(table):
+        draw_grid(page, grid)
+    for line in sentences(table):
+        page.wrapped(line)
+    for note in table.notes:
+        page.wrapped(note)
+    if table.notes or len(table.rows) > 1:
+        page.blank()
+    for line in legend(table):
+        page.paragraph(line.replace("±", page.glyphs.plus_minus), "dim")
+
+
+def written(table: StudyTable, *, form: Form) -> str:
+    """Return the table in a form for other programs."""
+    match form:
+        case "markdown":
+            return to_markdown(table)
+        case "csv":
+            return to_csv(table)
+        case "latex":
+            return to_latex(table)
+    return encoded(STUDY.to_json(table), indent=2) + "\n"
+
+
+def to_markdown(table: StudyTable) -> str:
+    """Return the grids as tables of GitHub's Markdown, then what they say."""
+    lines: list[str] = []
+    for grid in grids(table):
+        lines += [*markdown_grid(grid), ""]
+    said = [*sentences(table), *table.notes]
+    lines += [f"{markdown_line(line)}  " for line in said]
+    lines += [line.replace("*", r"\*") + "  " for line in legend(table)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def to_latex(table: StudyTable) -> str:
+    """Return the grids as tabulars with booktabs' rules; what they say are comments."""
+    lines = ["% needs \\usepackage{booktabs,textcomp}"]
+    for grid in grids(table):
+        lines += ["", *latex_grid(grid)]
+    said = [*map(visible, (*sentences(table), *table.notes)), *legend(table)]
+    return "\n".join([*lines, "", *(f"% {line}" for line in said)]).rstrip() + "\n"
+
+
+def to_csv(table: StudyTable) -> str:
+    """Return a row for every variant, with all digits; an interval is two columns."""
+    return csv_text([_flat(row) for row in table.rows])
+
+
+def _flat(row: StudyRow) -> dict[str, object]:
+    found: dict[str, object] = {"variant": row.variant}
+    for name in ("settings", "tuned"):
+        found[name] = encoded(getattr(row, name))
+    for name in ("planned", "finished", "steps"):
+        found[name] = getattr(row, name)
+    for name in ("reward", "last", "to_level"):
+        found |= _flat_measure(name, getattr(row, name))
+    found["reached"] = row.reached
+    found |= _flat_score(row.score)
+    for name in ("grad_norm", "effective_fraction", "seconds"):
+        own: Measure = getattr(row, name)
+        found |= {name: own.mean, f"{name}_stderr": own.stderr}
+    return found | {"noise_scale": row.noise_scale}
+
+
+def _flat_measure(name: str, found: Measure | None) -> dict[str, object]:
+    each = None if found is None else found.difference
+    ends = Interval(math.nan, math.nan) if each is None else each.interval_95
+    return {
+        f"{name}_seeds": None if found is None else found.seeds,
+        name: None if found is None else found.mean,
+        f"{name}_stderr": None if found is None else found.stderr,
+        f"{name}_pairs": None if each is None else each.seeds,
+        f"{name}_difference": None if each is None else each.mean,
+        f"{name}_difference_stderr": None if each is None else each.stderr,
+        f"{name}_difference_low": ends.low,
+        f"{name}_difference_high": ends.high,
+        f"{name}_p": None if each is None else each.p,
+        f"{name}_p_holm": None if each is None else each.p_holm,
+        f"{name}_seeds_for_point": None if each is None else each.seeds_for_point,
+    }
+
+
+def _flat_score(score: Score | None) -> dict[str, object]:
+    plain = ("bench", "k", "n_problems", "before", "before_rerun", "before_problems")
+    after = ("after_rerun", "after_problems")
+    found: dict[str, object] = {name: getattr(score, name, None) for name in plain}
+    found |= _flat_measure("after", None if score is None else score.after)
+    found |= {name: getattr(score, name, None) for name in after}
+    ends = None if score is None else score.difference_problems_95
+    return found | {
+        "difference_problems_low": None if ends is None else ends.low,
+        "difference_problems_high": None if ends is None else ends.high,
+    }
