@@ -21,11 +21,12 @@ from dgpo_cli.evals.views.comparison_json import COMPARISON
 from dgpo_cli.inspect.as_json import INSPECTION
 from dgpo_cli.planning.table import PLAN
 from dgpo_cli.report.as_json import REPORT
+from dgpo_cli.study.summary import STUDY
 
 FOLDER = Path(__file__).parent / "schemas"
 SETTINGS: Format[Settings] = Format(Settings, name="settings", what="settings.toml", partial=True)
 PRINTED: tuple[Format[Any], ...] = (
-    *(INSPECTION, COMPARISON, TABLE, REPORT, REGRADE),
+    *(INSPECTION, COMPARISON, TABLE, REPORT, STUDY, REGRADE),
     *(PLAN, DOCTOR, CHECK, BENCHMARKS),
 )
 

@@ -7,8 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dgpo_cli.config.dump import dump_toml
+from dgpo_cli.core.codec import encoded
+from dgpo_cli.evals.eval_folder import EvalFolder
+from dgpo_cli.evals.views.evaluation_json import to_json
 from dgpo_cli.study.file import read_file
 from dgpo_cli.study.folder import StudyFolder
+from tests.samples import evaluation
 
 FILE = """\
 description = "Which rule learns fastest?"
@@ -25,6 +29,9 @@ baseline = "uniform"
 
 # The reward of a variant with a seed after a step, from 1.
 Reward = Callable[[str, int, int], float]
+# The correct samples, of K, of each problem after training; None: of the base model.
+Correct = Callable[[str, int | None], Sequence[int]]
+K = 8
 
 
 def study_file(path: Path, *, variants: Sequence[str], seeds: Sequence[int], steps: int) -> Path:
@@ -42,16 +49,24 @@ def write_study(
     variants: Sequence[str] = ("uniform", "entropy"),
     seeds: Sequence[int] = (0, 1, 2),
     steps: int = 4,
+    correct: Correct | None = None,
 ) -> StudyFolder:
-    """Write a finished study."""
+    """Write a finished study, evaluated if `correct` is given."""
     found = StudyFolder(folder)
     folder.mkdir(parents=True)
     study_file(found.file, variants=variants, seeds=seeds, steps=steps)
+    if correct is not None:
+        found.file.write_text(found.file.read_text() + f'\n[eval]\nbench = "sums"\nk = {K}\n')
     study = read_file(found.file)
     for variant in study.variants:
         settings = dump_toml(study.resolve(variant))
         found.settings(variant.name).parent.mkdir(exist_ok=True)
         found.settings(variant.name).write_text(settings)
+        if correct is not None:
+            write_evaluation(found.before(variant.name), correct(variant.name, None))
+            for seed in seeds:
+                path = found.after(variant.name, seed)
+                write_evaluation(path, correct(variant.name, seed))
         for seed in seeds:
             lines = [
                 {
@@ -71,3 +86,10 @@ def write_run(run: Path, *, settings: str, lines: Sequence[dict[str, float]]) ->
     (run / "checkpoints" / f"step-{int(lines[-1]['step']):06d}").mkdir(parents=True)
     (run / "settings.toml").write_text(settings)
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_evaluation(folder: Path, correct: Sequence[int]) -> None:
+    """Write the report of an evaluation of problems with so many correct samples of K."""
+    folder.mkdir(parents=True)
+    report = encoded(to_json(evaluation(correct, k=K)))
+    EvalFolder(folder).report_file.write_text(report)
