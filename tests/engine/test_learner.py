@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgpo_cli.algo.credit import DgpoCredit, EntropyCredit, UniformCredit
+from dgpo_cli.algo.credit import DgpoCredit, EntropyCredit, SurprisalCredit, UniformCredit
 from dgpo_cli.algo.off_policy import Correction
 from dgpo_cli.algo.summary import effective_fractions
 from dgpo_cli.core.types import Batch
@@ -394,8 +394,15 @@ def test_refreshed_weights_and_their_gradient_equal_the_slow_twin(kind: str) -> 
 @pytest.mark.parametrize("dropout", [False, True], ids=["", "dropout"])
 @pytest.mark.parametrize(
     "rule",
-    [updates.CREDIT, EntropyCredit(), EACH, WHOLE, DgpoCredit(tau=0.05, sign="negative")],
-    ids=["dgpo", "entropy", "completion", "batch", "negative"],
+    [
+        updates.CREDIT,
+        EntropyCredit(),
+        SurprisalCredit(),
+        EACH,
+        WHOLE,
+        DgpoCredit(tau=0.05, sign="negative"),
+    ],
+    ids=["dgpo", "entropy", "surprisal", "completion", "batch", "negative"],
 )
 def test_a_refreshed_update_has_the_credit_of_a_step_that_begins_there(
     rule: Any, dropout: bool, monkeypatch: pytest.MonkeyPatch
@@ -496,6 +503,21 @@ def test_the_noise_floor_reaches_the_rule_in_the_pass_that_trains() -> None:
         effective_fractions(b.credit.weights, b.mask)[b.advantages != 0].min() for b in batches
     )
     assert float(quiet) < 0.95 and float(loud) > 0.999
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_surprisal_is_that_of_the_present_policy(trains: bool) -> None:
+    """Whatever the old_logprobs of completions that earlier weights sampled are."""
+    policy = MAKERS["full"]()
+    apart = updates.make_batch(policy, shifts=updates.random_shifts())
+    learner = Learner(policy, updates.Capture(policy) if trains else None)
+    batch = measured(learner, rule=SurprisalCredit(), old_logprobs=apart.stats.old_logprobs)
+    assert batch.policy_logprobs is not None
+    torch.testing.assert_close(
+        batch.credit.scores, (-batch.policy_logprobs).clamp(min=0), rtol=0, atol=1e-6
+    )
+    assert float((batch.policy_logprobs - batch.stats.old_logprobs).abs().max()) > 0.1
+    assert float(batch.credit.weights.max()) > 1.25
 
 
 @pytest.mark.parametrize("rows", [4, 9])

@@ -246,7 +246,7 @@ def test_one_bad_step_is_counted_and_the_run_goes_on(
     assert lines[1]["policy/hellinger_sq_max"] == 0.0  # the weights were not touched by step 1
 
 
-@pytest.mark.parametrize("rule", ["uniform", "entropy", "dgpo"])
+@pytest.mark.parametrize("rule", ["uniform", "entropy", "surprisal", "dgpo"])
 def test_every_rule_trains_and_uniform_holds_no_reference(tmp_path: Path, rule: str) -> None:
     events: list[str] = []
     _, lines = run_tiny(tmp_path / "run", f"credit.rule={rule}", steps=2, events=events)
