@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         SurprisalCredit,
         TopEntropyCredit,
         UniformCredit,
+        ValueCredit,
     )
     from dgpo_cli.algo.losses import Loss
     from dgpo_cli.config.load import load_settings
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOMES = {
     "algo.credit": "CreditRule DgpoCredit EntropyCredit ProportionalCredit SurprisalCredit "
-    "TopEntropyCredit UniformCredit",
+    "TopEntropyCredit UniformCredit ValueCredit",
     "algo.losses": "Loss",
     "config.load": "load_settings",
     "config.settings": "Settings",
@@ -103,6 +104,7 @@ __all__ = [
     "TokenStats",
     "TopEntropyCredit",
     "UniformCredit",
+    "ValueCredit",
     "Verdict",
     "compare_counts",
     "credit_weights",

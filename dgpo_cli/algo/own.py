@@ -55,22 +55,24 @@ class _Wrong(DgpoError):
     """What the user's code gave cannot be used; the message does not name the code."""
 
 
-def check_column(what: str, values: Any, mask: Tensor) -> None:
-    """Check that there is a number of at least 0 for every token.
+def check_column(what: str, values: Any, mask: Tensor, *, signed: bool = False) -> None:
+    """Check that there is a number for every token, of at least 0 unless they are signed.
 
     Raises:
         DgpoError: there is not.
     """
     _check_shape(what, values, mask)
     found = values[mask].double()
-    wrong = ~(found >= 0) | found.isinf()
+    wrong = ~found.isfinite() if signed else ~(found >= 0) | found.isinf()
     if bool(wrong.any()):
-        value = float(found[wrong][0])
-        raise _Wrong(f"{what} have {value:g} at a token; they must be finite and at least 0")
+        value, least = float(found[wrong][0]), "" if signed else " and at least 0"
+        raise _Wrong(f"{what} have {value:g} at a token; they must be finite{least}")
 
 
-def check_credit(credit: Any, mask: Tensor) -> None:
+def check_credit(credit: Any, mask: Tensor, *, signed: bool = False) -> None:
     """Check the scores and weights of a batch.
+
+    signed: weights may be negative.
 
     Raises:
         DgpoError: they cannot be used.
@@ -78,7 +80,7 @@ def check_credit(credit: Any, mask: Tensor) -> None:
     if not isinstance(credit, Credit):
         raise _Wrong(f"credit returned a {type(credit).__name__}; it must return a dgpo_cli.Credit")
     _check_shape("scores", credit.scores, mask)
-    check_column("weights", credit.weights, mask)
+    check_column("weights", credit.weights, mask, signed=signed)
     lengths = mask.sum(dim=1)
     means = torch.where(mask, credit.weights.double(), 0.0).sum(dim=1) / lengths.clamp(min=1)
     off = (means - 1).abs().masked_fill(lengths == 0, 0.0)

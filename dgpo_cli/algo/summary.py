@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dgpo_cli.core.types import Completion, Credit, StepMetrics, TokenStats, Verdict
 
 
+LARGE_MOVE = 0.15  # of the expected reward, by one token
 QUANTILES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
@@ -66,6 +67,9 @@ def credit_metrics(
     metrics |= _tau_metrics(credit, credited.any(dim=1))
     metrics |= _quantiles("credit/weight", credit.weights, credited)
     metrics |= _quantiles("credit/score", credit.scores, credited)
+    if stats.value_moves is not None:
+        large = (stats.value_moves.abs() > LARGE_MOVE).float()
+        metrics["values/moved"] = float(masked_mean(large, credited))
     gate = entropy_gate(stats.entropy, vocab_size=vocab_size)
     metrics |= _quantiles("policy/gate", gate, mask)
     if has_reference:
@@ -74,7 +78,8 @@ def credit_metrics(
         if stats.noise_floor is not None:
             most = metrics["policy/hellinger_sq_p99"]
             metrics[IS_NOISE] = float(is_noise(most, noise_floor=stats.noise_floor))
-    for prefix, counted in (("credit/", credited), ("policy/hellinger_sq", measured)):
+    parts = (("credit/", credited), ("values/", credited), ("policy/hellinger_sq", measured))
+    for prefix, counted in parts:
         if not bool(counted.any()):
             metrics |= {name: math.nan for name in metrics if name.startswith(prefix)}
     return metrics

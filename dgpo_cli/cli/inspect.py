@@ -118,7 +118,7 @@ Rule = Annotated[
     str | None,
     typer.Option(
         help="Show the weights of another credit rule: dgpo, uniform, entropy, top-entropy, "
-        "proportional, surprisal, or a class of yours, as in my_rule.py:Mine.",
+        "proportional, surprisal, value, or a class of yours, as in my_rule.py:Mine.",
         metavar="RULE",
         autocompletion=complete.credit_rule,
         show_default="the run's, else dgpo",

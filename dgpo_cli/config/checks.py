@@ -73,6 +73,7 @@ def check_trainable(settings: Settings) -> None:
         *_played(settings),
         *_sampling(settings),
         *_overlap(settings),
+        *_values(settings),
         *_overlong(settings),
         *_updates(settings),
         *_optimiser(settings),
@@ -177,6 +178,30 @@ def _overlap(settings: Settings) -> Iterator[str]:
         yield (
             "rollout.overlap=1: an engine that is always sampling cannot sleep; set "
             "rollout.backend.sleep=off, or rollout.overlap=0"
+        )
+
+
+def _values(settings: Settings) -> Iterator[str]:
+    """What a credit rule that needs values cannot be trained with."""
+    rule = settings.credit
+    if not rule.needs_values:
+        return
+    named = f"credit.rule={rule.name}"
+    if getattr(rule, "continuations", 0) and settings.rollout.overlap:
+        yield (
+            f"{named}: samples continuations with the weights that sampled the completions, and "
+            "rollout.overlap=1 samples the next ones then; set rollout.overlap=0, or "
+            "credit.continuations=0"
+        )
+    if isinstance(settings.prompts, PlayedPrompts):
+        yield (
+            f"{named}: cannot sample on in the middle of what an environment plays "
+            f"(prompts.kind={settings.prompts.kind}); set another credit.rule"
+        )
+    if settings.advantage.normalize == "each":
+        yield (
+            f"{named}: weighs by moves of the whole reward, and advantage.normalize=each has an "
+            "advantage of each term; set advantage.normalize=sum"
         )
 
 

@@ -199,6 +199,7 @@ class Engine(SamplingEngine):
         *,
         every_distance: bool = False,
         old: Measured | None = None,
+        moves: Sequence[Sequence[float]] | None = None,
     ) -> Batch:
         """Pad the completions, compute their token statistics and their credit weights.
 
@@ -215,11 +216,13 @@ class Engine(SamplingEngine):
             old: of the completions of the first groups, which earlier weights sampled: measured
                 under those, so that their ratio does not start at 1. All other statistics are the
                 present policy's.
+            moves: what `value_moves` gave; None: it is asked here.
         """
         import torch
 
         from dgpo_cli.policy.batching import pad_rows, pad_values, pairs_of, with_kept
 
+        moves = self.value_moves(groups) if moves is None else moves
         self.rest()
         with self._watch.phase("statistics"):
             rows = pad_rows(pairs_of(groups), pad_id=self.policy.pad_id)
@@ -243,6 +246,7 @@ class Engine(SamplingEngine):
                     if old is not None and old.logprobs
                     else None
                 ),
+                "value_moves": None if moves is None else pad_values(moves, mask=rows.filled),
             }
             batch: Batch = self._everywhere("measure", rows, advantages, options)
             return batch
@@ -250,6 +254,15 @@ class Engine(SamplingEngine):
     def _measure(self, rows: Rows, advantages: torch.Tensor, options: dict[str, Any]) -> Batch:
         self._batch = self._learning.measure(rows, advantages, recipe=self._recipe, **options)
         return self._batch
+
+    def value_moves(self, groups: Sequence[ScoredGroup]) -> list[list[float]] | None:
+        """Estimate what each token moves the expected reward by; None if no rule needs it.
+
+        Before the next `sync`: until then the sampler has the weights that sampled.
+        """
+        from dgpo_cli.engine.values.moves import step_moves
+
+        return step_moves(self, groups)
 
     def logprobs(self, groups: Sequence[Group | ScoredGroup]) -> Measured:
         """Measure every completion by the present policy, for a batch after an update."""
@@ -454,15 +467,15 @@ class Engine(SamplingEngine):
     def _credit_metrics(self, batch: Batch) -> StepMetrics:
         from dgpo_cli.algo.summary import credit_metrics
 
-        distance = self._learning.runs_reference(self._recipe)
+        rule, distance = self.settings.credit, self._learning.runs_reference(self._recipe)
         return credit_metrics(
             batch.stats,
             batch.credit,
             batch.mask,
             vocab_size=self.policy.vocab_size,
             has_reference=distance,
-            rows=batch.advantages != 0 if distance else None,
-            weighed=self.settings.credit.weighs(batch.advantages),
+            rows=batch.advantages != 0 if distance or rule.needs_values else None,
+            weighed=rule.weighs(batch.advantages),
         )
 
     @property

@@ -98,6 +98,7 @@ class Learner:
         counted: Tensor | None = None,  # bool [B]
         noise_floor: float | None = None,
         old_logprobs: Tensor | None = None,  # float32 [C, T]
+        value_moves: Tensor | None = None,  # float32 [B, T]
     ) -> Batch:
         """Return the batch of `rows`, with statistics and weights; begin its first update.
 
@@ -108,6 +109,7 @@ class Learner:
             noise_floor: see TokenStats.
             old_logprobs: of the first C rows, under the weights that sampled them. None:
                 they were sampled by the weights as they are.
+            value_moves: see TokenStats; a refreshed rule has them again.
         """
         rows_learnt = recipe.learnt_rows(advantages, counted=counted)
         learnt = self._learnt_at_once(rows_learnt, recipe=recipe)
@@ -118,6 +120,7 @@ class Learner:
             truncated=recipe.truncation is not None,
             kept_of=rows_learnt,
             reference_logprobs=has_reference and recipe.loss.needs_reference,
+            value_moves=value_moves,
         )
         token_stats(
             self.policy,

@@ -43,7 +43,10 @@ def _try_rule(rule: CreditRule) -> None:
     numbers = torch.linspace(0.0, 1.0, mask.numel()).view(mask.shape)
     there = torch.tensor([[1.0], [1.0], [0.0], [1.0]])
     stats = TokenStats(
-        old_logprobs=logprobs, entropy=6.0 * numbers * there, hellinger_sq=0.1 * numbers * there
+        old_logprobs=logprobs,
+        entropy=6.0 * numbers * there,
+        hellinger_sq=0.1 * numbers * there,
+        value_moves=there * (numbers - 0.3) if rule.needs_values else None,
     )
     advantages = torch.tensor([1.0, -0.5, 0.7, -1.2])
     rule.credit_for(stats, mask, advantages, vocab_size=_VOCABULARY)

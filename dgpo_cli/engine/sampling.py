@@ -52,6 +52,7 @@ class SamplingEngine:
         self.grader = grader
         self.observer = observer
         self._watch = Stopwatch(_settle(policy))
+        self._continued = (0, 0)  # continuations and their tokens since the last look
         self._environment = environment
         self._players = None if environment is None else self._played_by(environment)
 
@@ -187,12 +188,16 @@ class SamplingEngine:
         params = SamplingParams.of(self.settings.rollout)
         self.subject.use_device()
         with self._watch.phase("values"):
-            return self.sampler.sample(
+            found = self.sampler.sample(
                 prefixes,
                 seeds=seeds,
                 params=replace(params, max_total_tokens=max_total_tokens),
                 observer=observer,
             )
+        lengths = [len(each.token_ids) for own in found for each in own]
+        count, tokens = self._continued
+        self._continued = count + len(lengths), tokens + sum(lengths)
+        return found
 
     def _play(
         self, players: Players, prompts: Sequence[Prompt], *, seeds: Sequence[Sequence[int]]
@@ -273,6 +278,14 @@ class SamplingEngine:
                 for completion in group.completions
             ]
         )
+
+    def take_continued(self) -> StepMetrics:
+        """Return how many continuations were sampled since the last call, and their tokens; nothing
+        if the credit rule needs none."""
+        (count, tokens), self._continued = self._continued, (0, 0)
+        if not self.settings.credit.needs_values:
+            return {}
+        return {"values/continuations": float(count), "values/tokens": float(tokens)}
 
     def take_times(self) -> StepMetrics:
         """Return the seconds spent in each verb since the last call, as time/<verb>_s."""

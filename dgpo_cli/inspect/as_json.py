@@ -76,7 +76,7 @@ class Invariants:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Share of all weight in the 1, 5 and 10% most weighted tokens.
+    """Share of all weight, whatever its sign, in the 1, 5 and 10% most weighted tokens.
 
     The last of these counts in part, so that equal weights give 0.01, 0.05 and 0.1.
     """

@@ -127,13 +127,21 @@ def inspected(
     """Apply the rule to a completion's statistics.
 
     Raises:
-        DataError: the rule needs distances, and training measured none.
+        DataError: the rule needs distances, and training measured none; or continuations, and
+            these weights are not those that trained.
     """
     line = found.line
     rule, trained = rules.shown(found), rules.trained(line)
     if found.stored and rule.needs_reference and not trained.needs_reference:
         _check_distances(found, rule=rule, trained=trained)
-    if found.stored and is_spec(rule.rule) and not rules.what_if.asks:
+    kept = found.stored and rule.needs_values and rule == trained
+    if rule.needs_values and not kept:
+        raise DataError(
+            f"{line.prompt.source}: the rule {rule.name} weighs by what continuations are worth, "
+            "and it has none for these settings; --value K samples some and shows where the "
+            "outcome was decided, --rule shows another rule"
+        )
+    if kept or (found.stored and is_spec(rule.rule) and not rules.what_if.asks):
         credit = _stored_credit(line)  # its code may have changed since
     else:
         credit = _credit(found, _with_tau_that_trained(rule, found, trained=trained))

@@ -39,12 +39,14 @@ class StatsTable:
         truncated: bool = False,
         kept_of: Tensor | None = None,  # bool [B]
         reference_logprobs: bool = False,
+        value_moves: Tensor | None = None,  # float32 [B, T]
     ) -> None:
         """
         Args:
             truncated: the sampler keeps a part of the vocabulary, which is measured too.
             kept_of: rows whose sets later passes need, if they are not known yet; None: all.
             reference_logprobs: whether the reference's are kept, too.
+            value_moves: see TokenStats; no pass of the policy fills them in.
         """
         shape, device = rows.mask.shape, rows.mask.device
         known = [None] * len(rows.mask) if rows.kept is None else rows.kept
@@ -59,6 +61,7 @@ class StatsTable:
             kept=torch.zeros(shape, device=device) if truncated else None,
             outside=torch.zeros(shape, device=device) if truncated else None,
             reference_logprobs=torch.zeros(shape, device=device) if reference_logprobs else None,
+            value_moves=value_moves,
         )
 
     @classmethod

@@ -53,12 +53,14 @@ class Collected:
     groups: to train on; the pending ones come first.
     old: of the completions of the groups that were pending.
     sampled: all that were drawn in this step.
+    moves: of the completions of the groups, for a credit rule that needs them.
     """
 
     groups: list[ScoredGroup]
     old: Measured
     sampled: list[ScoredGroup]
     metrics: StepMetrics
+    moves: list[list[float]] | None = None
 
 
 class Collector:
@@ -150,8 +152,9 @@ class Collector:
                 found = self._dynamic(number)
             else:
                 groups = self._round(number, drawn=0)
+                moves = self._engine.value_moves(groups)
                 self._engine.rest()  # here: if it fails, the position has not moved
-                found = Collected(groups, Measured([], []), sampled=groups, metrics={})
+                found = Collected(groups, Measured([], []), groups, metrics={}, moves=moves)
         except BaseException:
             self.position = before
             if curriculum is not None and known is not None:
@@ -190,12 +193,13 @@ class Collector:
             sampled += drawn
             fresh += [group for group in drawn if group.is_mixed]
             rounds += 1
-        self._engine.rest()
         used = before[:wanted]
         chosen = fresh[: wanted - len(used)]
+        groups = [*(each.group for each in used), *chosen]
+        moves = self._engine.value_moves(groups) if groups else None
+        self._engine.rest()
         self.unmeasured = fresh[len(chosen) :]
         self.pending = before[wanted:]
-        groups = [*(each.group for each in used), *chosen]
         if len(groups) < wanted:
             tell(
                 self._observer,
@@ -219,6 +223,7 @@ class Collector:
             ),
             sampled=sampled or groups,
             metrics=metrics,
+            moves=moves,
         )
 
     def _measured(self, groups: Sequence[ScoredGroup]) -> list[PendingGroup]:

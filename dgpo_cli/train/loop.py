@@ -42,7 +42,9 @@ def train(run: TrainingRun) -> None:
         # Rollouts that are written include the distance of every completion.
         shown = number in (1, settings.steps) or number % settings.rollouts_every == 0
         noise = engine.measure_noise(drawn.groups, number=number)
-        batch = engine.make_batch(drawn.groups, every_distance=shown, old=drawn.old)
+        batch = engine.make_batch(
+            drawn.groups, every_distance=shown, old=drawn.old, moves=drawn.moves
+        )
         run.show_credit(number, drawn.groups, batch)
         metrics = engine.metrics(drawn.groups, batch=batch, sampled=drawn.sampled)
         metrics |= drawn.metrics | noise
@@ -57,7 +59,7 @@ def train(run: TrainingRun) -> None:
             metrics |= run.batches.end()
 
         # Record.
-        metrics |= engine.take_times()
+        metrics |= engine.take_times() | engine.take_continued()
         metrics["time/step_s"] = time.perf_counter() - started
         metrics["throughput/tokens_per_s"] = metrics["completion/tokens"] / metrics["time/step_s"]
         folder.write_metrics(number, metrics)

@@ -3,7 +3,8 @@
 It is centred on w = 1, what GRPO gives every token, and reaches equally far to both sides. By
 default it is the same for every completion: 1/2 to 2, and weights of 0.8 to 1.25 have no colour,
 so that colour means a real difference and two completions can be compared by eye. A scale that is
-fitted to the completion gives small differences contrast; the legend prints its ends.
+fitted to the completion gives small differences contrast; the legend prints its ends. Weights of 0
+and below, which some rules give, are beyond the lower end of any scale.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _LEAST_CLIP = 5.0  # weights far below 1 do not stretch the scale beyond 1/5 to 
 
 
 def log_weight(weight: float) -> float:
-    """log w; -inf for a weight that underflowed to 0, 0 for one that is not finite."""
+    """log w; -inf for a weight of 0 or less, 0 for one that is not finite."""
     if not math.isfinite(weight):
         return 0.0
     return math.log(weight) if weight > 0.0 else -math.inf
@@ -125,12 +126,12 @@ class Scale:
 
         short: without zeros at the end, for the numbers of the scale itself.
         """
-        if weight >= 100.0 or not math.isfinite(weight):
+        if abs(weight) >= 100.0 or not math.isfinite(weight):
             return f"{weight:.0f}"
         digits = 2
         if not self.is_uniform and self.fitted < 2.0:
             digits = min(7, max(2, 1 - math.floor(math.log10(self.fitted - 1.0))))
-        elif 0.0 < weight < 0.1:
-            return f"{weight:.1e}" if weight < 0.001 else f"{weight:.3f}"
+        elif 0.0 < abs(weight) < 0.1:
+            return f"{weight:.1e}" if abs(weight) < 0.001 else f"{weight:.3f}"
         text = f"{weight:.{digits}f}"
         return text.rstrip("0").rstrip(".") if short else text

@@ -17,7 +17,7 @@ from dgpo_cli.config.presets import preset_names
 from dgpo_cli.prompts.catalog import benchmark_names
 from tests.cli.helpers import dgpo, environment, run_python
 
-RULES = ["dgpo", "uniform", "entropy", "top-entropy", "proportional", "surprisal"]
+RULES = ["dgpo", "uniform", "entropy", "top-entropy", "proportional", "surprisal", "value"]
 
 
 def in_bash(*words: str, env: dict[str, str] | None = None) -> list[str]:

@@ -53,6 +53,7 @@ reward.url
 advantage.baseline advantage.std advantage.normalize
 credit.rule credit.tau credit.kappa credit.target_ess credit.target_ess_over credit.max_weight
 credit.noise_every credit.sign credit.refresh credit.share credit.share_over credit.mix credit.cap
+credit.continuations
 loss.kind loss.aggregation loss.mask_truncated loss.kl loss.clip_low loss.clip_high loss.dual_clip
 loss.sequence_clip_low loss.sequence_clip_high loss.weight_min loss.weight_max
 off_policy.correction off_policy.mode off_policy.cap

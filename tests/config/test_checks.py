@@ -12,6 +12,7 @@ from dgpo_cli.config.settings import parallel_kind
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.parallel.place import Flags
 
+OVERLAP = ("rollout.overlap=1", "rollout.backend.kind=vllm")
 SHARDED = ("parallel.kind=shard", "parallel.gpus=2")
 NEEDS_FILE = ("prompts.kind=file", "prompts.path=x.jsonl")
 
@@ -55,6 +56,9 @@ def training_refusal(*overrides: str) -> list[str]:
             ("rollout.overlap=1", "rollout.backend.kind=vllm", "rollout.backend.sleep=on"),
             "rollout.backend.sleep=off",
         ),
+        (("credit.rule=value", "advantage.normalize=each"), "advantage.normalize=sum"),
+        (("credit.rule=value", *OVERLAP), "rollout.overlap=0"),
+        (("credit.rule=value", *OVERLAP), "credit.continuations=0"),
         (("model.quantization=nf4",), "adapter.kind=lora"),
         (("model.dtype=bfloat16",), "model.dtype=float32"),
         (("model.dtype=float16",), "adapter.kind=lora"),

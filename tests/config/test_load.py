@@ -221,7 +221,7 @@ def test_a_key_of_another_variant_in_the_same_layer_is_refused() -> None:
 def test_an_unknown_variant_names_the_nearest() -> None:
     assert refusal("credit.rule=unifrm") == [
         "credit.rule=unifrm: must be one of dgpo, uniform, entropy, top-entropy, proportional, "
-        "surprisal, or a class of yours, as in my_file.py:Mine; did you mean uniform?"
+        "surprisal, value, or a class of yours, as in my_file.py:Mine; did you mean uniform?"
     ]
 
 

@@ -137,7 +137,7 @@ def test_the_json_of_all_settings_is_strict() -> None:
     assert len(json.loads(told)) == len(known_leaves())
 
 
-RULES = ("dgpo", "uniform", "entropy", "top-entropy", "proportional", "surprisal")
+RULES = ("dgpo", "uniform", "entropy", "top-entropy", "proportional", "surprisal", "value")
 
 
 def test_values_that_can_be_counted_are_all_there_is() -> None:

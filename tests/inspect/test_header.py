@@ -50,6 +50,12 @@ def test_the_token_at_the_border_of_a_share_counts_in_part() -> None:
     assert share_of_top([0.0, 0.0], 0.1) != share_of_top([0.0, 0.0], 0.1)  # NaN
 
 
+def test_the_share_of_the_top_is_of_all_weight_whatever_its_sign() -> None:
+    weights = [0.0] * 17 + [30.0, -12.0, 2.0]
+    assert share_of_top(weights, 0.05) == pytest.approx(30 / 44)
+    assert share_of_top(weights, 0.1) == pytest.approx(42 / 44)
+
+
 def test_nearly_even_credit_is_said_to_be_and_how_to_look_for_more() -> None:
     # One of 32 tokens a little above the others: 10% of them hold 10.1%.
     shown = completion(["x"] * 32, [0.01] + [0.0] * 31, tau=0.4)

@@ -103,6 +103,7 @@ def test_scales_and_numbers_are_the_terminals(visit: Open) -> None:
     draw = random.Random(1)
     rows = [[math.exp(draw.gauss(0, size)) for _ in range(40)] for size in (1e-8, 1e-4, 0.05, 1, 4)]
     rows += [[1.0] * 5, [0.0, 2.0], [1.0 + 2**-20, 1.0]]
+    rows += [[-12.5, 40.25, 0.0, -0.004, -0.0004, -130.7, 110.0]]
     values = [0.0, 1.0, 9.99996, 10.0, 123.456, 12345.6, 1e-3, 9.99e-4, 4.1e-5, 1e-300, -0.5]
     values += [draw.uniform(0, 1) ** 5 for _ in range(200)]
     logprobs = [0.0, -0.5, -7.0, -8.0, -40.0, -800.0, 0.1]

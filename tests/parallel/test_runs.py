@@ -44,9 +44,11 @@ RECIPE = {
     "credit.noise_every": 1,
 }
 LORA = {"adapter.kind": "lora", "adapter.rank": 4, "rollout.dynamic_sampling": True}
+VALUES = {"credit.rule": "value", "credit.continuations": 2, "rollout.max_completion_tokens": 40}
 KINDS: dict[str, dict[str, Any]] = {
     "replicate": {"parallel.kind": "replicate"},
     "replicate, adapter": {"parallel.kind": "replicate", **LORA},
+    "replicate, values": {"parallel.kind": "replicate", **VALUES},
     "two ranks a sequence": {"parallel.kind": "replicate", "parallel.sequence": 2},
     "shard": {"parallel.kind": "shard", "parallel.reference": "offload"},
     "shard, adapter": {"parallel.kind": "shard", **LORA},

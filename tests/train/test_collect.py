@@ -44,9 +44,14 @@ class ScriptedEngine:
         self.drawn: list[list[str]] = []
         self.seeds: list[int] = []
         self.rests: list[int] = []  # draws before each
+        self.valued: list[tuple[int, list[str]]] = []  # rests before it, and the groups
 
     def rest(self) -> None:
         self.rests.append(len(self.drawn))
+
+    def value_moves(self, groups: Sequence[ScoredGroup]) -> list[list[float]]:
+        self.valued.append((len(self.rests), ids(groups)))
+        return [[0.5, -0.25] for group in groups for _ in group.completions]
 
     def sample(self, prompts: Sequence[Prompt], *, seeds: Sequence[Sequence[int]]) -> list[Group]:
         self.drawn.append([prompt.id for prompt in prompts])
@@ -129,6 +134,20 @@ def test_the_sampler_rests_once_a_step_however_many_draws_it_takes(dynamic: bool
     engine.settings = engine.settings.model_copy(update={"rollout": rollout})
     collector(engine).collect(1)
     assert engine.rests == ([2] if dynamic else [1])
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_moves_are_those_of_the_groups_that_train_and_measured_before_the_sampler_rests(
+    dynamic: bool,
+) -> None:
+    names = order(12)
+    engine = ScriptedEngine({*names[3:8]}, prompts_per_step=4)
+    rollout = engine.settings.rollout.model_copy(update={"dynamic_sampling": dynamic})
+    engine.settings = engine.settings.model_copy(update={"rollout": rollout})
+    found = collector(engine).collect(1)
+    assert engine.valued == [(0, ids(found.groups))]
+    assert ids(found.groups) == (names[3:7] if dynamic else names[:4])
+    assert found.moves == [[0.5, -0.25]] * 4 * G
 
 
 def test_the_surplus_is_first_in_the_next_step_with_the_logprobs_of_its_own_weights() -> None:

@@ -48,6 +48,7 @@ DYNAMIC = (
     *("--set", "rollout.dynamic_sampling=true", "--set", "rollout.max_rounds=3"),
     *("--set", "reward.overlong.buffer_tokens=16", "--set", "loss.mask_truncated=true"),
 )
+VALUES = ("--set", "credit.rule=value", "--set", "credit.continuations=4")
 
 
 def start(out: Path, *extra: str, log: IO[str] | int = subprocess.PIPE) -> subprocess.Popen[str]:
@@ -125,7 +126,7 @@ def processes_of(session: int) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", [(), DYNAMIC], ids=["plain", "dynamic"])
+@pytest.mark.parametrize("extra", [(), DYNAMIC, VALUES], ids=["plain", "dynamic", "values"])
 def test_killed_at_random_steps_and_resumed_is_the_run_that_was_not(
     tmp_path: Path, extra: tuple[str, ...]
 ) -> None:

@@ -57,7 +57,22 @@ class Weights(CreditRule):
         weights = mask.float() * 2.0
         if self.how == "tuple":
             return weights, weights
+        if self.how == "negative":
+            return Credit(scores=weights, weights=weights - 3.0)
         return Credit(scores=weights, weights=weights)
+"""
+MOVES = """
+from dgpo_cli import Credit, CreditRule
+
+class Moves(CreditRule):
+    needs_values = True
+
+    def credit(self, stats, mask, *, vocab_size, rows=None):
+        moves = (stats.value_moves * mask).double()
+        total = moves.sum(1, keepdim=True)
+        moves = moves * mask.sum(1, keepdim=True) / total.where(total.abs() > 1e-5, total * 0 + 1)
+        weights = moves.where(total.abs() > 1e-5, mask.double()).float()
+        return Credit(scores=stats.value_moves, weights=weights)
 """
 LOSS = """
 import torch
@@ -163,6 +178,18 @@ def test_a_rule_and_a_loss_that_do_as_dgpos_own_train_as_they_do_to_the_bit() ->
     assert json.loads(line)["credit"]["rule"] == "own.py:Entropy"
 
 
+def test_a_rule_that_needs_values_has_those_of_siblings_and_may_weigh_below_0() -> None:
+    Path("moves.py").write_text(MOVES, encoding="utf-8")
+    more = "rollout.group_size=16"
+    trained("own", "credit.rule=moves.py:Moves", more)
+    trained("builtin", "credit.rule=value", "credit.continuations=0", more)
+    files = [Path(name, "rollouts/step-000001.jsonl").read_text() for name in ("own", "builtin")]
+    own, builtin = ([json.loads(line)["weights"] for line in file.splitlines()] for file in files)
+    assert min(map(min, own)) < 0
+    for mine, theirs in zip(own, builtin, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5)
+
+
 def test_changed_code_is_refused_on_resume_in_one_line_and_recorded_if_allowed() -> None:
     trained("run", *OWN)
     digests = RunFolder(Path("run")).code()
@@ -227,6 +254,7 @@ def faults(settings: Sequence[str]) -> str:
         ("Broken", "list", "scores are a list; they must be a tensor"),
         ("Broken", "raises", "own.py, line 25: IndexError: out of range"),
         ("Weights", "mean", "weights of a completion have the mean 2; it must be 1"),
+        ("Weights", "negative", "weights have -1 at a token; they must be finite and at least 0"),
         ("Weights", "tuple", "credit returned a tuple; it must return a dgpo_cli.Credit"),
     ],
 )

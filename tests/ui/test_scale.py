@@ -97,6 +97,16 @@ def test_numbers_have_the_digits_that_tell_them_from_one() -> None:
     ]
 
 
+def test_weights_below_zero_are_beyond_the_lower_end_and_keep_their_sign() -> None:
+    weights = [-12.5, 40.0, 0.0, -0.004, -0.0004, -130.7]
+    for fit in (True, False):
+        scale = Scale.of(weights, steps=12, fit=fit)
+        assert [scale.level(w) for w in weights] == [-12, 12, -12, -12, -12, -12]
+        assert scale.clips_low and scale.low == -130.7
+        texts = ["-12.50", "40.00", "0.00", "-0.004", "-4.0e-04", "-131"]
+        assert [scale.number(w) for w in weights] == texts
+
+
 def test_float32_rounding_is_no_spread_and_one_percent_is_near() -> None:
     assert Scale.of([1.0 - 1e-7, 1.0 + 1e-7], steps=12).is_uniform
     assert Scale.of([0.999, 1.004], steps=12).is_nearly_uniform

@@ -13,6 +13,7 @@ from dgpo_cli.algo.credit.proportional import ProportionalCredit
 from dgpo_cli.algo.credit.surprisal import SurprisalCredit
 from dgpo_cli.algo.credit.top_entropy import TopEntropyCredit
 from dgpo_cli.algo.credit.uniform import UniformCredit
+from dgpo_cli.algo.credit.value import ValueCredit
 
 CreditSettings = Annotated[
     DgpoCredit
@@ -20,7 +21,8 @@ CreditSettings = Annotated[
     | EntropyCredit
     | TopEntropyCredit
     | ProportionalCredit
-    | SurprisalCredit,
+    | SurprisalCredit
+    | ValueCredit,
     Field(discriminator="rule"),
 ]
 
@@ -33,4 +35,5 @@ __all__ = [
     "SurprisalCredit",
     "TopEntropyCredit",
     "UniformCredit",
+    "ValueCredit",
 ]

@@ -28,9 +28,13 @@ class CreditRule(Frozen):
     `rule` is the rule's name there.
 
     needs_reference: whether the scores use `stats.hellinger_sq`; else the reference does not run.
+    needs_values: whether the weights use `stats.value_moves`; they may then be negative. A field
+        `continuations` says how many are sampled from each beginning of a completion; without one,
+        none are.
     """
 
     needs_reference: ClassVar[bool] = False
+    needs_values: ClassVar[bool] = False
 
     rule: str = ""
     sign: Literal["both", "positive", "negative"] = Field(
@@ -124,7 +128,7 @@ class CreditRule(Frozen):
         with own_faults(f"credit.rule={self.name}", of=self) if self.is_own else nullcontext():
             found = self.credit(stats, mask, vocab_size=vocab_size, rows=rows)
             if self.is_own:
-                check_credit(found, mask)
+                check_credit(found, mask, signed=self.needs_values)
         if self.sign == "both":
             return found
         weights = torch.where(weighed.unsqueeze(1), found.weights, mask.to(found.weights.dtype))

@@ -223,6 +223,8 @@ class TokenStats:
             batch layout have it; None where it was not measured.
         reference_logprobs: float32 [B, T], nats, 0 in rows that the reference did not run on; None
             where the loss does not need them.
+        value_moves: float32 [B, T], what each token moves the expected reward by; 0 in rows that
+            were not measured. None where the credit rule does not need them.
     """
 
     old_logprobs: Tensor
@@ -232,6 +234,7 @@ class TokenStats:
     kept: Tensor | None = None
     outside: Tensor | None = None
     reference_logprobs: Tensor | None = None
+    value_moves: Tensor | None = None
 
     def take(self, index: Tensor) -> TokenStats:
         """Return the rows `index` [M] at the full width, [M, T]."""
@@ -244,6 +247,7 @@ class TokenStats:
             kept=None if self.kept is None else self.kept[index],
             outside=None if self.outside is None else self.outside[index],
             reference_logprobs=None if theirs is None else theirs[index],
+            value_moves=None if self.value_moves is None else self.value_moves[index],
         )
 
 
@@ -258,7 +262,8 @@ class Credit:
 
     Attributes:
         scores: float32 [B, T].
-        weights: float32 [B, T], with a mean of 1 over each row's mask.
+        weights: float32 [B, T], with a mean of 1 over each row's mask; negative ones are possible
+            with a rule that needs values.
         tau: float64 [B], the temperature that each row's weights were made with, NaN where none
             makes a difference, because the row's scores are equal. None: the rule has none.
         limit: int64 [B], index into LIMITS; None where tau was not looked for.

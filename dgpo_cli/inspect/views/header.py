@@ -12,6 +12,7 @@ from dgpo_cli.algo.credit.target import is_noise
 from dgpo_cli.config.changes import change_text
 from dgpo_cli.core.numbers import (
     UNKNOWN,
+    counted,
     fraction,
     percent,
     scientific,
@@ -129,6 +130,8 @@ def rule_name(inspection: Inspection, *, tau: float | None, glyphs: Glyphs) -> s
 def own_named(rule: str, parameters: Mapping[str, Any], *, glyphs: Glyphs = UNICODE) -> list[str]:
     """Return the settings of a rule without tau, those of a rule of the user's own too; not those
     that all rules have."""
+    if rule == "value":
+        return [counted(parameters["continuations"], "continuation")]
     if rule == "top-entropy":
         return [f"share {parameters['share']:g} of the {parameters['share_over']}"]
     if rule == "surprisal":
@@ -198,17 +201,18 @@ def _close(total: float, expected: float) -> bool:
 
 
 def share_of_top(weights: Sequence[float], share: float) -> float:
-    """Return the share of all weight in the most weighted `share` of tokens.
+    """Return the share of all weight, whatever its sign, in the most weighted `share` of tokens.
 
     The last of these counts in part: equal weights give `share` itself. NaN if there is no weight,
     or a weight is not finite.
     """
-    total = added(weights)
+    sizes = [abs(weight) for weight in weights]
+    total = added(sizes)
     if not (math.isfinite(total) and total > 0.0):
         return math.nan
     count = share * len(weights)
     whole = math.floor(count + 1e-9)
-    ordered = sorted(weights, reverse=True)
+    ordered = sorted(sizes, reverse=True)
     border = max(0.0, count - whole) * ordered[whole] if whole < len(weights) else 0.0
     return (math.fsum(ordered[:whole]) + border) / total
 

@@ -100,6 +100,8 @@ def legend(
     if isinstance(scale, Scale) and not scale.fit:
         low, high = _short(scale, 1.0 / scale.neutral), _short(scale, scale.neutral)
         notes.append(f"{low} to {high}: no {'colour' if ramp else 'mark'}")
+    if isinstance(scale, Scale) and scale.low < 0.0:
+        notes.append("below 0: as the lowest")
     if ramp:
         notes += _marks(measure, ramp=ramp, listed=listed)
     if merged:

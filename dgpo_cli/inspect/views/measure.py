@@ -73,8 +73,8 @@ def _weight(tokens: Sequence[InspectedToken]) -> float:
 class Measure:
     """One number a token, T in all, and their scale.
 
-    weight diverges on a logarithmic scale around 1, advantage (A x w) on a linear one around 0; the
-    others grow from 0. Tokens of an environment have none: NaN.
+    weight diverges on a logarithmic scale around 1, advantage (A x w) and scores of both signs on a
+    linear one around 0; the others grow from 0. Tokens of an environment have none: NaN.
     """
 
     what: What
@@ -83,7 +83,7 @@ class Measure:
 
     @property
     def diverges(self) -> bool:
-        return self.what in ("weight", "advantage")
+        return isinstance(self.scale, Scale) or self.scale.signed
 
     def ramp(self, depth: Depth) -> Ramp | None:
         """Return the colours; None without colour, or if all numbers are equal."""
@@ -131,7 +131,8 @@ def scale_of(
     """Return the scale for these numbers."""
     if what == "weight":
         return Scale.of(values, steps=steps, fit=fit)
-    return Linear.of(values, steps=steps, signed=what == "advantage")
+    signed = what == "advantage" or (what == "score" and any(value < 0 for value in values))
+    return Linear.of(values, steps=steps, signed=signed)
 
 
 def value_of(token: InspectedToken, *, what: What, advantage: float) -> float:

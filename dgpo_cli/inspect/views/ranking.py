@@ -50,7 +50,10 @@ def ranked(tokens: Sequence[InspectedToken], *, top: int) -> tuple[int, ...]:
 def ranked_by(measure: Measure, tokens: Sequence[InspectedToken], *, top: int) -> tuple[int, ...]:
     """Return positions of the `top` tokens by what is coloured; ties by weight."""
     by_weight = ranked(tokens, top=len(tokens))
-    if measure.diverges:  # one sign for all tokens: the order of A x w is that of w
+    if measure.what in (
+        "weight",
+        "advantage",
+    ):  # one sign for all tokens: the order of A x w is that of w
         return by_weight[: max(0, top)]
 
     def key(position: int) -> float:

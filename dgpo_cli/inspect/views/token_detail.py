@@ -145,6 +145,8 @@ class _Detail:
             return (f"s, H in top {share:g}", ""), self._over_mean()
         if rule == "surprisal":
             return ("s = -log p", ""), ("w, weight", self._mixed())
+        if rule == "value":
+            return ("s, move of V", ""), self._over_mean()
         if kappa is None:
             return ("s, score", ""), ("w, weight", "")
         score = f"{small(token.hellinger_sq)} {times} {small(h)}^{kappa:g}"
@@ -166,7 +168,7 @@ class _Detail:
         """Return the formula of a weight in proportion to its score."""
         own = self.completion.own
         mean = math.fsum(each.score for each in own) / len(own)
-        made = self.token.score / mean if mean > 0 else 1.0
+        made = self.token.score / mean if mean else 1.0
         numbers = f"{small(self.token.score)} / {small(mean)}, the mean s"
         return "w = s / mean s", _if_right(numbers, made, self.token.weight)
 

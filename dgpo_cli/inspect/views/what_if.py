@@ -13,7 +13,7 @@ from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit
 from dgpo_cli.inspect.views.header import own_named, sign_named
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
-from dgpo_cli.ui.scale import EQUAL, Scale, log_weight
+from dgpo_cli.ui.scale import EQUAL, Scale
 
 _WIDE = 60  # cells from which a row has the ratio of its weights
 
@@ -108,21 +108,22 @@ def named(rule: str, parameters: Mapping[str, Any], tau: float | None) -> str:
 
 def _times(stored: float, shown: float) -> str:
     if not stored > 0.0:
-        return "from 0"
+        return "" if stored < 0.0 else "from 0"
     ratio = shown / stored
-    return f"{ratio:.4f}" if 0.1 <= ratio < 10.0 else f"{ratio:.3g}"
+    return f"{ratio:.4f}" if 0.1 <= abs(ratio) < 10.0 else f"{ratio:.3g}"
 
 
 def _same(stored: Sequence[float], shown: Sequence[float]) -> bool:
     """Return whether the weights differ only by the rounding of float32."""
     return all(
-        one == other or abs(log_weight(one) - log_weight(other)) < 10 * EQUAL
+        math.isclose(one, other, rel_tol=10 * EQUAL)
         for one, other in zip(stored, shown, strict=True)
     )
 
 
 def moved(stored: Sequence[float], shown: Sequence[float]) -> float:
-    """Return the share of the credit that moves: half the mean of |difference|, in [0, 1]."""
+    """Return the share of the credit that moves: half the mean of |difference|; at most 1 where no
+    weight is negative."""
     gaps = [abs(one - other) for one, other in zip(stored, shown, strict=True)]
     return math.fsum(gaps) / (2 * len(gaps)) if gaps else 0.0
 

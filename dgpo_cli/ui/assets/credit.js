@@ -41,15 +41,15 @@ function effectiveFraction(weights) {
   return (total * total) / (weights.length * sum(weights.map((weight) => weight * weight)));
 }
 
-// The share of the credit that other tokens get: half the mean of |difference|, in [0, 1].
+// The share of the credit that other tokens get: half the mean of |difference|; at most 1 where no weight is negative.
 function moved(before, after) {
   return sum(after.map((weight, t) => Math.abs(weight - before[t]))) / (2 * after.length);
 }
 
-// The shares of all weight that the most weighted tokens hold; the token at the border counts in part.
+// The shares of all weight that the most weighted tokens hold, whatever its sign; the token at the border counts in part.
 function sharesOfTop(weights, shares) {
-  const ascending = Float64Array.from(weights).sort();
-  const total = sum(weights);
+  const ascending = Float64Array.from(weights, Math.abs).sort();
+  const total = sum(ascending);
   return shares.map((share) => {
     const count = share * weights.length;
     const whole = Math.floor(count + 1e-9);
@@ -132,12 +132,13 @@ function roundEven(value) { // as Python rounds
 // A weight with the digits that a scale of this factor needs to tell it from 1.
 function weightText(weight, factor) {
   if (!Number.isFinite(weight)) return UNKNOWN;
-  if (weight >= 100) return fixed(weight, 0);
+  if (Math.abs(weight) >= 100) return fixed(weight, 0);
   if (factor !== 1 && factor < 2) {
     const digits = 1 - Math.floor(Math.log10(factor - 1));
     return fixed(weight, Math.min(7, Math.max(2, digits)));
   }
-  if (weight > 0 && weight < 0.1) return weight < 0.001 ? exponential(weight, 1) : fixed(weight, 3);
+  const size = Math.abs(weight);
+  if (size > 0 && size < 0.1) return size < 0.001 ? exponential(weight, 1) : fixed(weight, 3);
   return fixed(weight, 2);
 }
 

@@ -167,16 +167,17 @@ function weightScale(factor, fits) {
   const [low, high] = [1 / factor, factor].map((end) => weightEnd(end, factor));
   const below = view.own(view.w).some((weight) => logWeight(weight) < -Math.log(factor) - 1e-6);
   const above = view.own(view.w).some((weight) => logWeight(weight) > Math.log(factor) + 1e-6);
+  const negative = view.own(view.w).some((weight) => weight < 0);
   return {
     arms: "du",
     low: (below ? "≤ " : "") + low,
     high: (above ? "≥ " : "") + high,
-    notes: ["log scale, 1 in the middle", ...(fits ? [] : ["0.8 to 1.25: no colour"]), "bold: above 1", UNDERLINED, ...summed(), ...foreignNote()],
+    notes: ["log scale, 1 in the middle", ...(fits ? [] : ["0.8 to 1.25: no colour"]), ...(negative ? ["below 0: as the lowest"] : []), "bold: above 1", UNDERLINED, ...summed(), ...foreignNote()],
   };
 }
 
 function linearScale(end, values) {
-  const isSigned = state.what === "advantage";
+  const isSigned = state.what === "advantage" || (state.what === "score" && values.some((value) => value < 0));
   if (end === 0) {
     const isUnknown = values.length > 0 && values.every(Number.isNaN);
     const found = isUnknown ? "not known" : "0 for every token";
