@@ -145,14 +145,7 @@ _SPEED = _curves("throughput/tokens_per_s tokens")
 _MEMORY = _curves("memory/device_peak device, memory/process_peak process")
 _CREDIT = (
     EFFECTIVE,
-    Panel(
-        "weights",
-        "Credit weight w",
-        "GRPO: 1",
-        _quantiles("credit/weight"),
-        log=True,
-        about="0 and below are drawn at the bottom.",
-    ),
+    Panel("weights", "Credit weight w", "GRPO: 1", _quantiles("credit/weight"), log=True),
     DISTANCE,
     Panel("scores", "Credit score s", "", _quantiles("credit/score"), log=True),
     Panel("gate", "Entropy gate h", "entropy / log V", _quantiles("policy/gate"), floor=0.0),
