@@ -19,6 +19,7 @@ _BEFORE = "_DGPO_COMPLETE_BEFORE"
 _BREAKS = "=:"
 RUNS = Path("runs")
 EVALS = Path("evals")
+STUDIES = Path("studies")
 
 Offers = list[tuple[str, str]]
 
@@ -126,3 +127,9 @@ def run(incomplete: str) -> Offers:
     found = {*RUNS.glob("*/settings.toml"), *typed.glob("*/settings.toml")}
     newest = sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)
     return _offered(incomplete, ((str(file.parent), "") for file in newest))
+
+
+def part(incomplete: str) -> Offers:
+    """Offer the variants of the studies under ./studies."""
+    found = {file.stem for file in STUDIES.glob("*/settings/*.toml")}
+    return _offered(incomplete, ((name, "") for name in sorted(found)))

@@ -181,6 +181,7 @@ def evaluate(
     protocol: ProtocolName = None,
     run: Runs = None,
     preset: options.Presets = None,
+    config: options.Configs = None,
     model: options.Models = None,
     adapter: options.Adapter = None,
     endpoint: options.Endpoint = None,
@@ -206,8 +207,9 @@ def evaluate(
 ) -> None:
     """Evaluate models: sample each problem k times and report Avg@k with its error.
 
-    --run takes a trained model, --preset a preset's model before training, --model any other;
-    without any of them the newest run under ./runs is evaluated.
+    --run takes a trained model, --preset and --config the model of a preset or a settings file
+    before training, --model any other; without any of them the newest run under ./runs is
+    evaluated.
     Settings: preset or run < protocol < --set < flags. Samples are stored as they arrive: the same
     command resumes an evaluation that was stopped, and a larger --k draws only what is missing.
     Several models and benchmarks end in one table.
@@ -223,14 +225,16 @@ def evaluate(
         dgpo eval --bench aime2024,aime2025 --model Qwen/Qwen3-4B --run runs/dgpo
     """
     flags = options.endpoint_flags(
-        endpoint, key=api_key_env, run=run, preset=preset, adapter=adapter
+        endpoint, key=api_key_env, run=run, preset=preset, config=config, adapter=adapter
     )
     cost = options.parse_price(price)
     budget = options.parse_budget(max_cost, price=cost)
     if endpoint is not None:  # before --set, which may have settings of it
         overrides = ["rollout.backend.kind=endpoint", *(overrides or ())]
         model = model or [options.only_model(flags, overrides=overrides)]
-    models = many.chosen(ctx.meta.get(ORDER, ()), model=model, run=run, preset=preset)
+    models = many.chosen(
+        ctx.meta.get(ORDER, ()), model=model, run=run, preset=preset, config=config
+    )
     models = models or [many.Chosen("--run", str(_newest_run()))]
     benches = many.benches(bench)
     form = _form(json=as_json, markdown=as_markdown, csv=as_csv, latex=as_latex)

@@ -22,6 +22,7 @@ from dgpo_cli.cli.report import report, view
 from dgpo_cli.cli.rollout import rollout
 from dgpo_cli.cli.serve import serve
 from dgpo_cli.cli.settings import init, preset_app, settings
+from dgpo_cli.cli.study import study
 from dgpo_cli.cli.train import train
 from dgpo_cli.ui import console
 
@@ -102,6 +103,7 @@ def root(
 _COMMANDS: dict[str, dict[str, tuple[Callable[..., None], str]]] = {
     "Train": {
         "train": (train, "Train a model with DGPO, GRPO, DAPO or Dr. GRPO."),
+        "study": (study, "Train variants with the same seeds, to compare them."),
         "plan": (plan, "Report what a run needs: memory, time, disk."),
         "rollout": (rollout, "Sample completions and check their answers."),
     },

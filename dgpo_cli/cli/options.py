@@ -95,6 +95,15 @@ Presets = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+Configs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--config",
+        help="Settings from a TOML file; may be repeated.",
+        metavar="FILE.toml",
+        rich_help_panel=RUN,
+    ),
+]
 Adapter = Annotated[
     Path | None,
     typer.Option(
@@ -377,6 +386,7 @@ def endpoint_flags(
     key: str | None,
     run: object,
     preset: object,
+    config: object,
     adapter: object,
 ) -> Flags:
     """Return the settings that --endpoint and --api-key-env stand for.
@@ -392,7 +402,7 @@ def endpoint_flags(
         raise ConfigError(
             "--api-key-env: no environment variable has this name; set it, or leave the option out"
         )
-    others = {"--run": run, "--preset": preset, "--adapter": adapter}
+    others = {"--run": run, "--preset": preset, "--config": config, "--adapter": adapter}
     for name, value in others.items():
         if value:
             raise ConfigError(

@@ -37,6 +37,13 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the command's account of what it does, such as a finished run of a study."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """The progress of a phase: its first event has done == 0, its last one is `over`.
 
@@ -161,6 +168,7 @@ class Ended:
 
 Event = (
     Note
+    | Line
     | Progress
     | Sampled
     | Credited

@@ -24,6 +24,7 @@ from dgpo_cli.core.events import (
     Evaluated,
     Event,
     Judged,
+    Line,
     Note,
     Observer,
     Observers,
@@ -90,6 +91,8 @@ class Bars:
                 status = self._status.take(event, width=self._console.width)
                 if status is not None:
                     console.log(status, on=self._console)
+            case Line(text):
+                console.log(text, on=self._console)
             case Note(text):
                 console.note(text, on=self._console)
 

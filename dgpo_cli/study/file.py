@@ -9,9 +9,9 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field
 
 from dgpo_cli.config.changes import plain_name
 from dgpo_cli.config.checks import check_trainable
@@ -19,55 +19,23 @@ from dgpo_cli.config.layers import Layer, dotted_layer, parse_toml
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.config.tree import known_leaves
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.core.refusal import problem, shown
+from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.schema import Frozen, Whole
 from dgpo_cli.core.text import cut
 from dgpo_cli.core.types import Variant
+from dgpo_cli.study.fields import (
+    Seeds,
+    Values,
+    check_distinct,
+    combined,
+    filled,
+    short_names,
+    unknown,
+)
+from dgpo_cli.study.search import Search, Space, read_search, trials_of
 
-MANY_SEEDS = 1000  # of one study
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,119}")
 _NOT_VARIED = {"seed": "seeds"}  # settings that the study itself gives, and how
-Values = dict[str, Any]  # settings by dotted name, as TOML has them
-
-
-def _listed(value: Any) -> Any:
-    """Read seeds = 10 as the seeds 0 to 9."""
-    if type(value) is int and 1 <= value <= MANY_SEEDS:
-        return list(range(value))
-    if type(value) is int:
-        raise ValueError(f"must be a list of seeds, or a number of them from 1 to {MANY_SEEDS}")
-    return value
-
-
-Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
-Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_listed), Field(min_length=1)]
-
-
-class Span(Frozen):
-    """The range that a random search draws a setting from."""
-
-    low: float = Field(description="The smallest value.")
-    high: float = Field(description="The largest value.")
-    log: bool = Field(False, description="Draw evenly on a logarithmic scale.")
-
-
-class Search(Frozen):
-    """[tune]: the search for each variant's best settings, on seeds of its own."""
-
-    seeds: Seeds = Field(description="Seeds of the trials; not those of the comparison.")
-    kind: Literal["grid", "random"] = Field(
-        "grid", description="grid: every combination. random: `trials` of them."
-    )
-    trials: Whole | None = Field(None, ge=1, description="Number of trials of a random search.")
-    halving: Whole | None = Field(
-        None,
-        ge=2,
-        description="Successive halving: of the trials, one in `halving` goes on for as many times "
-        "as many steps, until the last ones have train.steps.",
-    )
-    steps: Whole | None = Field(
-        None, ge=1, description="Steps of a trial; unset: train.steps of the variant."
-    )
 
 
 class Judge(Frozen):
@@ -91,13 +59,6 @@ class _Head(Frozen):
 
 
 _TABLES = ("set", "axes", "variants", "tune", "eval")
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """What a search varies: for each setting its values, or a span."""
-
-    values: Mapping[str, tuple[Any, ...] | Span]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +129,10 @@ def read_file(path: Path, *, check: bool = True) -> StudyFile:
         ConfigError: a line for each thing that is wrong.
     """
     tree = _tree(path)
-    head = _model(_Head, {k: v for k, v in tree.items() if k not in _TABLES}, where=str(path))
-    _distinct(head.seeds, where=f"{path}: seeds")
+    head = filled(_Head, {k: v for k, v in tree.items() if k not in _TABLES}, where=str(path))
+    check_distinct(head.seeds, where=f"{path}: seeds")
     tables = {name: _table(tree, name, where=str(path)) for name in _TABLES}
-    search, space = _search(tables["tune"], seeds=head.seeds, where=f"{path} [tune]")
+    search, space = read_search(tables["tune"], seeds=head.seeds, where=f"{path} [tune]")
     variants = _variants(tables, recipe=head.preset or Path(head.settings or path).stem, path=path)
     found = StudyFile(
         path=path,
@@ -187,7 +148,7 @@ def read_file(path: Path, *, check: bool = True) -> StudyFile:
         space=space,
         judge=None
         if tables["eval"] is None
-        else _model(Judge, tables["eval"], where=f"{path} [eval]"),
+        else filled(Judge, tables["eval"], where=f"{path} [eval]"),
     )
     if check:
         _check(found)
@@ -207,21 +168,10 @@ def _tree(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
     known = [*_Head.model_fields, *_TABLES]
-    lines = [_unknown(key, known, where=str(path)) for key in tree if key not in known]
+    lines = [unknown(key, known, where=str(path)) for key in tree if key not in known]
     if lines:
         raise ConfigError("\n".join(lines))
     return tree
-
-
-def _unknown(key: str, known: Sequence[str], *, where: str) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    if near:
-        hint = f"did you mean {near[0]}?"
-    elif key in known_leaves() or key in {name.partition(".")[0] for name in known_leaves()}:
-        hint = "settings are in [set]"
-    else:
-        hint = f"there are {', '.join(known)}"
-    return f"{where}: {cut(key)} is unknown; {hint}"
 
 
 def _table(tree: Mapping[str, Any], name: str, *, where: str) -> dict[str, Any] | None:
@@ -229,38 +179,6 @@ def _table(tree: Mapping[str, Any], name: str, *, where: str) -> dict[str, Any] 
     if value is not None and not isinstance(value, dict):
         raise ConfigError(f"{where}: {name}={cut(shown(value))}: must be a table; write [{name}]")
     return value
-
-
-def _model(kind: type[Any], values: Mapping[str, Any], *, where: str) -> Any:
-    """Fill a model; an error names the value and its fix."""
-    known = list(kind.model_fields)
-    lines = [_unknown(key, known, where=where) for key in values if key not in known]
-    if lines:
-        raise ConfigError("\n".join(lines))
-    try:
-        return kind.model_validate(dict(values))
-    except ValidationError as error:
-        raise ConfigError(
-            "\n".join(_wrong(kind, each, where=where) for each in error.errors(include_url=False))
-        ) from error
-
-
-def _wrong(kind: type[Any], details: Any, *, where: str) -> str:
-    name = str(details["loc"][0]) if details["loc"] else ""
-    about = kind.model_fields[name].description if name in kind.model_fields else ""
-    fix = f" ({about})" if about else ""
-    if details["type"] == "missing":
-        return f"{where}: {name} is required{fix}"
-    why = problem(details)
-    if details["type"] == "value_error":
-        why = str(details["ctx"]["error"])
-    return f"{where}: {name}={cut(shown(details['input']))}: {why}{fix}"
-
-
-def _distinct(seeds: Sequence[int], *, where: str) -> None:
-    twice = next((seed for at, seed in enumerate(seeds) if seed in seeds[:at]), None)
-    if twice is not None:
-        raise ConfigError(f"{where}: {twice} is listed twice; name each seed once")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Values:
@@ -304,31 +222,10 @@ def _variants(
 
 
 def _product(axes: Mapping[str, list[Any]], *, path: Path) -> Iterator[Variant]:
-    names = _short_names(list(axes))
+    names = short_names(list(axes))
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
         yield Variant(_safe(combined(settings, names), where=f"{path} [axes]"), settings)
-
-
-def _short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return the last part of each dotted name, or all of it where others end alike."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return {
-        key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)
-    }
-
-
-def combined(settings: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
-    """Return a file name that shows settings: rule=dgpo,tau=0.02."""
-    names = names or _short_names(list(settings))
-    return ",".join(f"{names[key]}={_value_name(value)}" for key, value in settings.items())
-
-
-def _value_name(value: Any) -> str:
-    if isinstance(value, str) and "/" in value.strip("/"):
-        value = value.rstrip("/").rpartition("/")[2]
-    text = re.sub(r"e([+-])0+(?=\d)", r"e\1", shown(value))
-    return plain_name(text) or "none"
 
 
 def _safe(name: str, *, where: str) -> str:
@@ -359,83 +256,14 @@ def _baseline(name: str | None, variants: Sequence[Variant], *, where: str) -> s
     raise ConfigError(f"{where}: baseline={cut(name)}: no such variant; {hint}")
 
 
-def _search(
-    table: dict[str, Any] | None, *, seeds: Sequence[int], where: str
-) -> tuple[Search | None, Space]:
-    """Split [tune] into how it searches and what it varies."""
-    if table is None:
-        return None, Space({})
-    own = {key: value for key, value in table.items() if key in Search.model_fields}
-    varied = {key: value for key, value in table.items() if key not in own}
-    near = [_near_field(key) for key, value in varied.items() if not isinstance(value, dict | list)]
-    if near:
-        raise ConfigError("\n".join(f"{where}: {line}" for line in near))
-    search: Search = _model(Search, own, where=where)
-    _distinct(search.seeds, where=f"{where}: seeds")
-    both = sorted(set(search.seeds) & set(seeds))
-    if both:
-        raise ConfigError(
-            f"{where}: seeds: {both[0]} is a seed of the comparison too, which would favour what "
-            "was chosen on it; use others, such as [1000, 1001]"
-        )
-    space = {key: _axis(key, value, where=where) for key, value in _spread(varied).items()}
-    if not space:
-        raise ConfigError(f'{where}: name what to search, such as "optim.lr" = [1e-5, 1e-4]')
-    random = search.kind == "random"
-    if random and search.trials is None:
-        raise ConfigError(f"{where}: kind=random: needs trials, such as trials = 8")
-    if not random and search.trials is not None:
-        raise ConfigError(
-            f'{where}: trials={search.trials}: a grid has all combinations; set kind = "random"'
-        )
-    if not random and (span := next((k for k, v in space.items() if isinstance(v, Span)), None)):
-        raise ConfigError(f'{where}: {span}: a range needs kind = "random"; a grid needs a list')
-    return search, Space(space)
-
-
-def _near_field(key: str) -> str:
-    near = difflib.get_close_matches(key, list(Search.model_fields), n=1)
-    hint = f"did you mean {near[0]}?" if near else "give a list of values to try"
-    return f"{cut(key)} is unknown; {hint}"
-
-
-def _spread(tree: Mapping[str, Any], prefix: str = "") -> Values:
-    """Return lists and ranges by the dotted name of their setting."""
-    found: Values = {}
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and not {"low", "high"} & value.keys():
-            found |= _spread(value, f"{key}.")
-        else:
-            found[key] = value
-    return found
-
-
-def _axis(key: str, value: Any, *, where: str) -> tuple[Any, ...] | Span:
-    if isinstance(value, list) and value:
-        return tuple(value)
-    if isinstance(value, dict):
-        span: Span = _model(Span, value, where=f"{where} {key}")
-        if span.low >= span.high or (span.log and span.low <= 0):
-            least = " and above 0" if span.log else ""
-            raise ConfigError(f"{where}: {key}: low={span.low:g} must be below high{least}")
-        return span
-    raise ConfigError(
-        f"{where}: {key}={cut(shown(value))}: must be a list of values, or "
-        "{low = ..., high = ..., log = true}"
-    )
-
-
 def _check(study: StudyFile) -> None:
     """Resolve every variant, and the ends of what its search tries."""
     lines: list[str] = []
     for variant in study.variants:
         try:
             found = study.resolve(variant)
-            for key, values in study.space.values.items():
-                ends = (values.low, values.high) if isinstance(values, Span) else values
-                for value in ends:
-                    study.resolve(variant, {key: value})
+            for values in () if study.search is None else trials_of(study.search, study.space):
+                study.resolve(variant, values)
         except ConfigError as error:
             lines += str(error).splitlines()
             continue

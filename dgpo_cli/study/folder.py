@@ -20,11 +20,11 @@ from typing import Any
 from dgpo_cli.config.layers import parse_toml
 from dgpo_cli.core import io
 from dgpo_cli.core.types.study import StudyState
-from dgpo_cli.runs.run_folder import RunFolder
+from dgpo_cli.runs.run_folder import RunFolder, step_of
 
 FILE = "study.toml"
-_ENDED = re.compile(r"dgpo study: ended with exit code (\d+)")
-_STOPPED = (130, 143)  # by Ctrl-C and SIGTERM
+_ENDED = re.compile(r"^dgpo study: ended with exit code (\d+) after (\d+\.\d) s$", re.M)
+STOPPED = (130, 143)  # exit codes after Ctrl-C and SIGTERM
 _TAIL = 64  # lines of a log in which its end and its error are looked for
 # What the evaluation of a base model depends on.
 _BASE = ("model", "prompts", "rollout", "reward")
@@ -45,10 +45,10 @@ class StudyFolder:
         return self.path / "runs" / variant / f"seed-{seed}"
 
     def trial(self, variant: str, trial: str, seed: int) -> Path:
-        return self.path / "tune" / variant / trial / f"seed-{seed}"
+        return self.trials(variant) / trial / f"seed-{seed}"
 
     def tuned(self, variant: str) -> Path:
-        return self.path / "tune" / variant / "tuned.json"
+        return self.trials(variant) / "tuned.json"
 
     def before(self, variant: str) -> Path:
         return self.path / "evals" / "before" / variant
@@ -59,6 +59,9 @@ class StudyFolder:
     def log(self, folder: Path) -> Path:
         """Return the log of what fills `folder`, which is in the study."""
         return self.logs / folder.relative_to(self.path).with_name(f"{folder.name}.log")
+
+    def trials(self, variant: str) -> Path:
+        return self.path / "tune" / variant
 
     def planned(self, variant: str) -> dict[str, Any]:
         """Return the settings of a variant as TOML has them; empty if they cannot be read."""
@@ -78,10 +81,10 @@ def is_study(path: Path) -> bool:
     return (path / FILE).is_file()
 
 
-def steps_done(run: Path) -> int:
-    """Return the last step of a run that its metrics have."""
-    lines = RunFolder(run).metric_ends(first=0, last=3)
-    return int(lines[-1]["step"] or 0) if lines else 0
+def steps_kept(run: Path) -> int:
+    """Return the step of the newest checkpoint of a run: what it need not do again."""
+    found = RunFolder(run).checkpoints()
+    return step_of(found[-1]) if found else 0
 
 
 def state_of(run: Path, *, total: int | None, log: Path) -> StudyState:
@@ -89,22 +92,29 @@ def state_of(run: Path, *, total: int | None, log: Path) -> StudyState:
 
     A run is finished when the checkpoint after its last step is there.
     """
-    folder = RunFolder(run)
-    if folder.is_held():
+    if RunFolder(run).is_held():
         return "running"
-    if total is not None and folder.checkpoint_dir(total).is_dir():
+    if total is not None and steps_kept(run) >= total:
         return "finished"
     code = exit_code_in(log)
-    if code is not None and code not in (0, *_STOPPED):
+    if code is not None and code not in (0, *STOPPED):
         return "failed"
     return "stopped" if run.exists() or code is not None else "missing"
 
 
 def exit_code_in(log: Path) -> int | None:
     """Return the exit code with which the last command of a log ended; None while it runs."""
-    last = next(reversed(list(_tail(log))), "")
-    found = _ENDED.search(last)
+    found = _ENDED.search(next(reversed(list(_tail(log))), ""))
     return int(found[1]) if found else None
+
+
+def seconds_in(log: Path) -> float:
+    """Return how long the commands of a log took, all together."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0.0
+    return sum(float(seconds) for _, seconds in _ENDED.findall(text))
 
 
 def error_in(log: Path) -> str:
@@ -113,9 +123,9 @@ def error_in(log: Path) -> str:
     return errors[-1] if errors else ""
 
 
-def ended_line(code: int) -> str:
+def ended_line(code: int, *, seconds: float) -> str:
     """Return the last line of a log."""
-    return f"dgpo study: ended with exit code {code}\n"
+    return f"dgpo study: ended with exit code {code} after {seconds:.1f} s\n"
 
 
 def _tail(log: Path) -> Iterator[str]:

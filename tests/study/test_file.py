@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from dgpo_cli.core.errors import ConfigError
-from dgpo_cli.study.file import Span, StudyFile, combined, read_file
+from dgpo_cli.study.fields import combined
+from dgpo_cli.study.file import StudyFile, read_file
+from dgpo_cli.study.search import Span
 
 
 def study(folder: Path, text: str) -> StudyFile:

@@ -44,7 +44,7 @@ def test_each_run_is_in_the_state_that_its_folder_shows(tmp_path: Path) -> None:
     shutil.rmtree(failed / "checkpoints")
     log = folder.log(failed)
     log.parent.mkdir(parents=True)
-    log.write_text("error: no space left on the disk\n" + ended_line(1))
+    log.write_text("error: no space left on the disk\n" + ended_line(1, seconds=3.0))
     with io.locked(folder.run("entropy", 2)):
         found = read_study(tmp_path / "s")
     states = [each.state for each in found.runs]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A model as it was asked for. option: --model, --run or --preset."""
+    """A model as it was asked for. option: --model, --run, --preset or --config."""
 
     option: str
     value: str
@@ -37,6 +37,8 @@ class Chosen:
         if self.option == "--preset":
             return self.value
         path = Path(self.value)
+        if self.option == "--config":
+            return path.stem
         return path.resolve().name if self.option == "--run" else path.name
 
 
@@ -59,7 +61,8 @@ class Asked:
 def chosen(order: Sequence[str], **given: Sequence[object] | None) -> list[Chosen]:
     """Return the models in the order in which they were typed.
 
-    order: the parameters of all options as typed. given: the values of model, run and preset.
+    order: the parameters of all options as typed. given: the values of model, run, preset and
+    config.
 
     Raises:
         ConfigError: one is given twice.
@@ -129,10 +132,16 @@ def settle(
         resolved, adapter = found.resolved, found.adapter
     else:
         preset = subject.value if subject.option == "--preset" else None
-        if preset is None:
+        config = Path(subject.value) if subject.option == "--config" else None
+        if subject.option == "--model":
             flags = flags | options.flags_of(model__path=("--model", subject.value))
         resolved = options.resolve(
-            preset=preset, protocol=layer, overrides=overrides, flags=flags, quiet=quiet
+            preset=preset,
+            config=config,
+            protocol=layer,
+            overrides=overrides,
+            flags=flags,
+            quiet=quiet,
         )
     judge = resolved.settings.reward.judge()
     if judge.kind != "terms":

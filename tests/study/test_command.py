@@ -1,0 +1,173 @@
+"""dgpo study on the command line: what it says, writes and returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dgpo_cli.config.load import resolve
+from dgpo_cli.study import machine
+from dgpo_cli.study.machine import share
+from dgpo_cli.study.runner import Runner
+from tests.cli.helpers import in_process, run_python
+from tests.study.samples import study_file, write_study
+
+FAKE = Path(__file__).with_name("fake_dgpo.py")
+
+
+@pytest.fixture
+def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a study, which a fake trains, in the present folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "told.json").write_text("{}")
+    monkeypatch.setenv("FAKE", str(tmp_path / "told.json"))
+    program = (sys.executable, str(FAKE))
+    defaults = Runner.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "program", program)
+    return study_file(
+        tmp_path / "rules.toml", variants=("uniform", "entropy"), seeds=(0, 1), steps=2
+    )
+
+
+def test_without_a_file_the_error_shows_an_example() -> None:
+    ended = in_process("study")
+    assert ended.exit_code == 2
+    assert "as in dgpo study rules.toml" in ended.output
+
+
+def test_a_finished_study_names_the_next_command(rules: Path) -> None:
+    ended = in_process("study", str(rules), "--jobs", "2")
+    assert ended.exit_code == 0, ended.output
+    assert "study  studies/rules: 4 of 4 tasks done" in ended.output
+    assert "next: dgpo report studies/rules" in ended.output
+    again = in_process("study", str(rules))
+    assert again.exit_code == 0 and "4 of 4 tasks done" in again.output
+
+
+def test_a_failed_run_is_named_and_the_exit_code_is_1(rules: Path, tmp_path: Path) -> None:
+    (tmp_path / "told.json").write_text(json.dumps({"entropy/seed-1": {"fail": "no such file"}}))
+    ended = in_process("study", str(rules))
+    assert ended.exit_code == 1
+    assert "1 task failed: runs/entropy/seed-1; run the same command" in ended.output
+
+
+def test_a_dry_run_counts_and_writes_nothing(rules: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    ended = in_process("study", str(rules), "--dry-run", "--jobs", "2")
+    assert ended.exit_code == 0
+    assert "4 runs, 0 finished" in ended.output and "2 side by side" in ended.output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_takes_the_time_of_the_runs_that_are_there(rules: Path) -> None:
+    folder = write_study(
+        Path("studies/rules"), reward=lambda *_: 0.5, seeds=(0,), steps=2, variants=("uniform",)
+    )
+    log = folder.log(folder.run("uniform", 0))
+    log.parent.mkdir(parents=True)
+    log.write_text("dgpo study: ended with exit code 0 after 100.0 s\n")
+    ended = in_process("study", str(rules), "--dry-run", "--jobs", "1")
+    # Three runs of two steps are left, at 50 s a step.
+    assert "4 runs, 1 finished: training takes about 5 min" in ended.output
+
+
+def test_wrong_parts_and_options_are_refused(rules: Path) -> None:
+    for words, said in (
+        (["--only", "entropi"], "did you mean entropy?"),
+        (["--jobs", "0"], "--jobs=0: must be at least 1"),
+        (["--dry-run", "--slurm"], "give only one of them"),
+    ):
+        ended = in_process("study", str(rules), *words)
+        assert ended.exit_code == 2 and said in ended.output, words
+
+
+def test_a_usage_error_imports_no_torch(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text('preset = "tiny"\nseeds = 1\n[set]\n"optim.lrr" = 1\n')
+    ended = run_python(
+        "import sys\nfrom dgpo_cli.__main__ import main\ntry:\n    main()\nfinally:\n"
+        "    sys.stderr.write(str({'torch', 'transformers'} & set(sys.modules)))\n",
+        *("study", str(path)),
+    )
+    assert ended.code == 2 and "did you mean optim.lr?" in ended.err
+    assert ended.err.endswith("set()")
+
+
+def test_the_slurm_script_runs_every_part_once_and_requeues(rules: Path, tmp_path: Path) -> None:
+    with rules.open("a") as file:
+        file.write('[tune]\nseeds = [9]\n"optim.lr" = [1e-4, 2e-4]\n')
+    ended = in_process("study", str(rules), "--slurm", "--out", "a study")
+    assert ended.exit_code == 0, ended.output
+    assert "sbatch --dependency=afterok:$(sbatch --parsable" in ended.output
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, body in (("srun", '"$@"'), ("dgpo", f'echo "$@" >> {tmp_path}/said; exit $CODE')):
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "scontrol $@" >> {tmp_path}/said\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+
+    def task(script: str, number: int, code: int = 0) -> str:
+        env = {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": str(number)}
+        env |= {"SLURM_ARRAY_JOB_ID": "77", "CODE": str(code)}
+        (tmp_path / "said").write_text("")
+        done = subprocess.run(
+            ["bash", str(tmp_path / "a study" / script)], env=env, check=False, cwd="/"
+        )
+        assert done.returncode == code
+        return (tmp_path / "said").read_text()
+
+    script = (tmp_path / "a study/study.sbatch").read_text()
+    assert "#SBATCH --array=0-3\n" in script
+    assert "#SBATCH --array=0-1\n" in (tmp_path / "a study/tune.sbatch").read_text()
+    common = f"study {rules} --out a study --jobs 1 --only"
+    parts = [task("study.sbatch", at) for at in range(4)]
+    assert [part.split()[-1] for part in parts] == [
+        *("runs/uniform/seed-0", "runs/entropy/seed-0"),
+        *("runs/uniform/seed-1", "runs/entropy/seed-1"),
+    ]
+    assert parts[0].startswith(common)
+    assert "scontrol requeue 77_2" in task("study.sbatch", 2, code=143)
+
+
+def test_gpus_are_dealt_out_and_none_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: range(32), raising=False)
+    resolved = resolve(preset="tiny")
+
+    def gpus(visible: str, *, jobs: int | None = None, most: int = 99, **sets: object) -> list[str]:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        overrides = [f"{key.replace('__', '.')}={value}" for key, value in sets.items()]
+        found = share(resolve(preset="tiny", overrides=overrides), jobs=jobs, most=most)
+        return [slot["CUDA_VISIBLE_DEVICES"] for slot in found.slots]
+
+    assert gpus("0,1,2,3") == ["0", "1", "2", "3"]
+    assert gpus("4,5,GPU-ab") == ["4", "5", "GPU-ab"]
+    assert gpus("0,1,2,3", most=2) == ["0", "1"]
+    assert gpus("0,1,2,3,4", parallel__gpus=2) == ["0,1", "2,3"]
+    assert gpus("0,1", jobs=4) == ["0", "1", "0", "1"]
+    assert gpus("0,1,2,3", rollout__backend__kind="vllm") == ["0,1,2,3"]
+    assert gpus("0,1,2,3", rollout__backend__kind="vllm", jobs=2) == ["0,1", "2,3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert {slot["OMP_NUM_THREADS"] for slot in share(resolved, jobs=None, most=9).slots} == {"16"}
+
+
+def test_without_gpus_cores_and_memory_bound_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: range(6), raising=False)
+    found = share(resolve(preset="tiny"), jobs=None, most=99)
+    assert len(found.slots) == 6 and found.slots[0]["OMP_NUM_THREADS"] == "1"
+    assert [
+        slot["OMP_NUM_THREADS"] for slot in share(resolve(preset="tiny"), jobs=3, most=9).slots
+    ] == (["2", "2", "2"])
+    small = machine.cpu(measure=False)
+    object.__setattr__(small, "free", 2 << 30)
+    monkeypatch.setattr(machine, "cpu", lambda measure: small)
+    assert len(share(resolve(preset="tiny"), jobs=None, most=99).slots) < 6
