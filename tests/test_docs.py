@@ -23,6 +23,7 @@ from dgpo_cli.config.load import resolve
 from dgpo_cli.config.reference import entry_fields
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.config.tree import known_leaves
+from dgpo_cli.study.file import read_file
 from tests.test_architecture import LEVEL
 
 ROOT = Path(__file__).parents[1]
@@ -180,6 +181,9 @@ def test_every_block_of_settings_is_accepted(page: Path, tmp_path: Path) -> None
         block = SNIPPET.sub(lambda found: snippet(*found.groups()), block)
         file = tmp_path / "settings.toml"
         file.write_text(block, encoding="utf-8")
+        if "seeds" in tomllib.loads(block):
+            read_file(file)  # of a study
+            continue
         assert set(tomllib.loads(block)) <= SECTIONS
         resolve(config=file)
 
