@@ -15,11 +15,11 @@ from dgpo_cli.cli.check import check, regrade
 from dgpo_cli.cli.commands import Command, CommandGroup, Guard, take_debug
 from dgpo_cli.cli.eval import compare, evaluate
 from dgpo_cli.cli.evaluate.bench import bench_app
+from dgpo_cli.cli.evaluate.rollout import rollout
 from dgpo_cli.cli.inspect import inspect
 from dgpo_cli.cli.machine import doctor, plan
 from dgpo_cli.cli.publish import merge, push
 from dgpo_cli.cli.report import report, view
-from dgpo_cli.cli.rollout import rollout
 from dgpo_cli.cli.serve import serve
 from dgpo_cli.cli.settings import init, preset_app, settings
 from dgpo_cli.cli.study import study

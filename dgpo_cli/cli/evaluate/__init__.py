@@ -1,1 +1,1 @@
-"""What dgpo eval does beside evaluating one model on one benchmark."""
+"""What dgpo eval does beside evaluating one model on one benchmark; bench and rollout."""
