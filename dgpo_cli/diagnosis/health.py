@@ -69,7 +69,8 @@ class CreditHealth:
             return (
                 f"{head}; {_HOLDS[most]} tau up in {whole_percent(held[most])} of the completions"
             )
-        return f"{head}; see credit.target_ess"
+        looked_for = any(f"credit/held_by_{name}" in metrics for name in _HOLDS)
+        return f"{head}; a smaller credit.{'target_ess' if looked_for else 'tau'} moves it"
 
 
 class RewardHealth:

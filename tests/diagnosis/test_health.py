@@ -51,8 +51,16 @@ def test_nothing_is_said_before_the_policy_has_moved_or_where_nothing_is_known()
 @pytest.mark.parametrize(
     ("step", "noise_floor", "end"),
     [
-        (metrics(0.99999), 1e-12, "effective token fraction 0.99999; see credit.target_ess"),
-        (metrics(0.99999994), None, "effective token fraction 0.9999999; see credit.target_ess"),
+        (
+            metrics(0.99999),
+            1e-12,
+            "effective token fraction 0.99999; a smaller credit.tau moves it",
+        ),
+        (
+            metrics(0.99999994),
+            None,
+            "effective token fraction 0.9999999; a smaller credit.tau moves it",
+        ),
         (
             metrics(0.99999, p99=1e-5),
             6e-5,
@@ -77,7 +85,7 @@ def test_nothing_is_said_before_the_policy_has_moved_or_where_nothing_is_known()
         (
             metrics(0.999, **{"credit/held_by_noise": 0.0}),  # a target of 0.999
             1e-12,
-            "effective token fraction 0.99900; see credit.target_ess",
+            "effective token fraction 0.99900; a smaller credit.target_ess moves it",
         ),
     ],
 )

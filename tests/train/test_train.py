@@ -290,7 +290,7 @@ def test_even_credit_is_told_once(tmp_path: Path) -> None:
     run_tiny(tmp_path / "even", "optim.lr=1e-3", steps=4, events=events)
     told = [event for event in events if "credit is GRPO's" in event]
     assert len(told) == 1
-    assert told[0].startswith("step 2: ") and told[0].endswith("see credit.target_ess")
+    assert told[0].startswith("step 2: ") and told[0].endswith("a smaller credit.tau moves it")
     events.clear()
     run_tiny(tmp_path / "uneven", *TARGET, events=events)
     assert not [event for event in events if "GRPO" in event]
