@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -48,6 +50,33 @@ Json = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Form = Annotated[
+    Literal["markdown", "csv", "latex", "json"] | None,
+    typer.Option(
+        "--format",
+        help="Print the table of a study in this form; write a page only with --out.",
+        show_default="for a terminal",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        help="The variant of a study that the others are compared with.",
+        metavar="VARIANT",
+        show_default="that of its file",
+        rich_help_panel=READ,
+    ),
+]
+Level = Annotated[
+    float | None,
+    typer.Option(
+        help="The reward to which the steps of a study's runs are counted.",
+        metavar="REWARD",
+        show_default="nine tenths of the baseline's gain",
+        rich_help_panel=READ,
+    ),
+]
 Evaluations = Annotated[
     list[Path] | None,
     typer.Argument(
@@ -80,11 +109,20 @@ LimitText = Annotated[
 ]
 
 
-def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = False) -> None:
+def report(
+    runs: Runs = None,
+    baseline: Baseline = None,
+    level: Level = None,
+    out: Out = None,
+    png: Png = None,
+    form: Form = None,
+    as_json: Json = False,
+) -> None:
     """Write a run as one page: curves, diagnoses, samples with their credit, settings.
 
     The page needs no network. Several runs are overlaid; the page is then written to the folder of
-    the first. A study is one page of all its runs: curves by variant, differences by seed.
+    the first. A study is one page of all its runs, and a table: what differs from the baseline,
+    with intervals over seeds, and what cannot be told.
 
     Examples:
       One page of a run
@@ -93,6 +131,8 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
         dgpo report runs/tiny runs/tiny-uniform --out both.html
       A study of any number of runs
         dgpo report studies/credit
+      Its table for a paper
+        dgpo report studies/credit --format latex
     """
     output.asked(out=out, png=png)
     from dgpo_cli.study.folder import is_study
@@ -101,11 +141,17 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
     if studies:
         if len(runs or []) > 1:
             raise ConfigError(f"{studies[0]}: is a study; name it alone")
-        for flag, given in (("--json", as_json), ("--png", png is not None)):
-            if given:
-                raise ConfigError(f"{flag} is of runs; {studies[0]} is a study")
-        _study(studies[0], out=out)
+        if png is not None:
+            raise ConfigError(f"--png is of runs; {studies[0]} is a study")
+        if as_json and form not in (None, "json"):
+            raise ConfigError(f"--json, --format={form}: give one of them")
+        asked = _Asked(baseline, level, form="json" if as_json else form)
+        _study(studies[0], out=out, asked=asked)
         return
+    of_a_study = {"--baseline": baseline, "--level": level, "--format": form}
+    for flag, given in of_a_study.items():
+        if given is not None:
+            raise ConfigError(f"{flag}={given}: is of a study; name the folder of one")
     from dgpo_cli.report import report as workflow
     from dgpo_cli.report.run_page import MAX_RUNS
 
@@ -140,17 +186,39 @@ def report(runs: Runs = None, out: Out = None, png: Png = None, as_json: Json = 
         tell(f"written to {png}")
 
 
-def _study(path: Path, *, out: Path | None) -> None:
-    """Write the page of a study."""
-    from dgpo_cli.report.study_page import study_page
-    from dgpo_cli.study.read import read_study
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is asked for of a study."""
 
+    baseline: str | None
+    level: float | None
+    form: Literal["markdown", "csv", "latex", "json"] | None
+
+
+def _study(path: Path, *, out: Path | None, asked: _Asked) -> None:
+    """Print the table of a study and write its page."""
+    from dgpo_cli.report.study_page import study_page
+    from dgpo_cli.study import view as views
+    from dgpo_cli.study.read import read_study
+    from dgpo_cli.study.summary import summarise
+
+    if asked.level is not None and not math.isfinite(asked.level):
+        raise ConfigError(f"--level={asked.level}: must be a reward, such as 0.5")
     record = read_study(path)
+    table = summarise(record, baseline=asked.baseline, level=asked.level)
+    if asked.form is None:
+        console.show(views.render(table))
+    else:
+        console.raw(views.written(table, form=asked.form))
+        for text in table.notes if asked.form == "csv" else ():
+            console.note(text)
+        if out is None:
+            return
     page = out or path / "report.html"
-    for text in record.notes:
-        console.note(text)
+    record = replace(record, baseline=table.baseline)
     output.write("--out", page, study_page(record, at=page.absolute().parent).encode("utf-8"))
-    console.say(f"written to {page}")
+    tell = console.note if asked.form is not None else console.say
+    tell(f"written to {page}")
 
 
 def view(evals: Evaluations = None, out: ViewOut = None, limit_text: LimitText = None) -> None:

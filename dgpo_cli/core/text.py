@@ -92,6 +92,8 @@ _ORDINARY = re.compile(
     "\u4e00-\u9fff\uff01-\uff60]*"
 )
 
+_MARKUP = re.compile(r"[\\`*_\[\]~|]")  # within a line of Markdown
+
 
 def glyphs_for(*, ascii_only: bool) -> Glyphs:
     """Return the symbols to use; `ascii_only` as in rich's ConsoleOptions."""
@@ -231,3 +233,9 @@ def markdown_code(text: str) -> str:
     """Text as code that can end neither the code nor the table cell it stands in."""
     safe = html.escape(text, quote=False).replace("|", "&#124;").replace("`", "&#96;")
     return f"<code>{safe}</code>"
+
+
+def markdown_line(text: str) -> str:
+    """A sentence of ours with foreign names in it as Markdown that shows nothing but its text."""
+    safe = html.escape(visible(text), quote=False).replace("://", "&#58;//")
+    return _MARKUP.sub(r"\\\g<0>", safe.replace("www.", "www&#46;"))

@@ -23,7 +23,7 @@ from dgpo_cli.core.numbers import (
     signed_ends,
     with_error,
 )
-from dgpo_cli.core.text import visible
+from dgpo_cli.core.text import markdown_line, visible
 from dgpo_cli.core.types import Interval
 from dgpo_cli.stats.intervals import NORMAL_95
 from dgpo_cli.stats.paired import PairedDifference
@@ -36,7 +36,6 @@ from dgpo_cli.ui.grid import (
     draw_grid,
     latex_grid,
     markdown_grid,
-    markdown_line,
 )
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
@@ -51,7 +50,7 @@ def grids(table: StudyTable) -> list[Grid]:
     found = [_reward(table)]
     if any(row.score is not None for row in table.rows):
         found.append(_scores(table))
-    return [*found, _end(table), _training(table)]
+    return [grid for grid in (*found, _end(table), _training(table)) if grid.heads]
 
 
 def _grid(
@@ -80,7 +79,7 @@ def _reward(table: StudyTable) -> Grid:
         ("p", [_p(each) for each in found]),
         ("for 0.01", [_needed(each) for each in found]),
     ]
-    return _grid(table, "Mean reward over training", _against(table), columns)
+    return _grid(table, "Mean reward", _against(table), columns)
 
 
 def _end(table: StudyTable) -> Grid:
@@ -91,11 +90,11 @@ def _end(table: StudyTable) -> Grid:
         ("p", [_p(each) for each in found]),
         (f"steps to {decimal(table.level)}", [_to_level(row) for row in table.rows]),
     ]
-    return _grid(table, f"Reward of the last {table.window} steps", _against(table), columns)
+    return _grid(table, f"Last {table.window} steps", _against(table), columns)
 
 
 def _against(table: StudyTable) -> str:
-    return f"against {visible(table.baseline)}"
+    return f"against {table.baseline}"
 
 
 def _scores(table: StudyTable) -> Grid:
@@ -108,7 +107,7 @@ def _scores(table: StudyTable) -> Grid:
     return _grid(
         table,
         f"Avg@{kind.k} on {kind.bench}",
-        f"percent, {counted(kind.n_problems, 'problem')}, {_against(table)}",
+        f"percent, {_against(table)}",
         [
             ("before", each(_before)),
             ("after", each(_after)),
@@ -321,9 +320,11 @@ def legend(table: StudyTable) -> list[str]:
             f"p: paired t test over seeds{times}; * below 0.05. "
             "for 0.01: seeds that would show a difference of a point with power 0.8."
         )
-    if any(row.score is not None for row in table.rows):
+    score = next((row.score for row in table.rows if row.score is not None), None)
+    if score is not None:
+        problems = counted(score.n_problems, "problem")
         found.append(
-            "before ±: a rerun of the same problems. after, difference: these problems, other "
+            f"before ±: a rerun of these {problems}. after, difference: these problems, other "
             "seeds. on others: 95% interval on other problems of this kind, these trained models."
         )
     if not math.isnan(table.level):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import math
 import re
@@ -12,14 +11,13 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
-from dgpo_cli.core.text import escaped, markdown_code, pad, visible
+from dgpo_cli.core.text import escaped, markdown_code, markdown_line, pad, visible
 from dgpo_cli.ui.page import Page
 
 _GAP = 2  # cells between two columns; one where they would not fit otherwise
 _LEAST_NAME = 12  # cells of the column of names
 _MOST_NAME = 32
 _HARMLESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:@=-]*")
-_MARKUP = re.compile(r"[\\`*_\[\]~|]")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -55,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """One block of a table. Title and heads may be untrusted text. names: the head of the names."""
+    """One block of a table. names: the head of the names. The other texts may be untrusted."""
 
     title: str
     note: str
@@ -66,7 +64,7 @@ class Grid:
 
 def draw_grid(page: Page, grid: Grid) -> None:
     """Write the title and the columns, in as many bands as the width asks for."""
-    page.title(page.shown(grid.title), grid.note)
+    page.title(page.shown(grid.title), page.shown(grid.note))
     _GridView(page, grid).draw()
     page.blank()
 
@@ -145,7 +143,7 @@ def _bands(widths: Sequence[int], *, room: int) -> Iterator[tuple[bool, list[int
 
 def markdown_grid(grid: Grid) -> list[str]:
     """Return a grid as a table of GitHub's Markdown with its title, a line each."""
-    note = f" ({grid.note})" if grid.note else ""
+    note = f" ({markdown_line(grid.note)})" if grid.note else ""
     lines = [f"{markdown_text(grid.title)}{note}", ""]
     lines.append(_piped(grid.names, *map(markdown_text, grid.heads)))
     lines.append(_piped("---", *("---:" for _ in grid.heads)))
@@ -174,15 +172,9 @@ def markdown_text(text: str) -> str:
     return text if harmless else markdown_code(visible(text))
 
 
-def markdown_line(text: str) -> str:
-    """Return a sentence of ours with names in it as Markdown that shows nothing but its text."""
-    safe = html.escape(visible(text), quote=False).replace("://", "&#58;//")
-    return _MARKUP.sub(r"\\\g<0>", safe.replace("www.", "www&#46;"))
-
-
 def latex_grid(grid: Grid) -> Iterator[str]:
     """Yield the lines of a grid as a tabular with booktabs' rules."""
-    yield f"% {visible(grid.title)}{f', {grid.note}' if grid.note else ''}"
+    yield f"% {visible(grid.title)}{f', {visible(grid.note)}' if grid.note else ''}"
     yield rf"\begin{{tabular}}{{l{'r' * len(grid.heads)}}}"
     yield r"\toprule"
     yield _ended(grid.names, *map(latex, grid.heads))

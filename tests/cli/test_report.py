@@ -62,7 +62,8 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_study_is_one_page_of_all_its_runs_with_links_to_them(study: Path) -> None:
     result = dgpo("report", str(study))
     assert result.exit_code == 0, result.stderr
-    assert result.stdout == "written to studies/credit/report.html\n"
+    assert result.stdout.endswith("written to studies/credit/report.html\n")
+    assert "against uniform" in result.stdout
     page = (study / "report.html").read_text(encoding="utf-8")
     assert "2 variants × 3 seeds · 5 of 6 runs finished · baseline uniform" in page
     assert '<a href="runs/uniform/seed-0/">finished</a>' in page
@@ -70,6 +71,59 @@ def test_a_study_is_one_page_of_all_its_runs_with_links_to_them(study: Path) -> 
     assert "<td>missing</td>" in page
     dgpo("report", str(study), "--out", "a.html")
     assert '<a href="studies/credit/runs/uniform/seed-0/">' in Path("a.html").read_text()
+
+
+def test_a_form_of_the_table_is_all_that_is_printed(study: Path) -> None:
+    for form, begins in (
+        ("markdown", "Mean reward (against entropy)\n\n| variant "),
+        ("latex", "% needs \\usepackage{booktabs,textcomp}\n"),
+        ("csv", "variant,settings,tuned,planned,finished,"),
+        ("json", '{\n  "version": 1,\n  "name": "credit",'),
+    ):
+        result = dgpo("report", str(study), "--format", form, "--baseline", "entropy")
+        assert result.exit_code == 0 and result.stdout.startswith(begins)
+    assert result.stdout == dgpo("report", str(study), "--json", "--baseline", "entropy").stdout
+    found = json.loads(result.stdout)
+    assert [(row["variant"], row["finished"]) for row in found["rows"]] == [
+        ("entropy", 2),
+        ("uniform", 3),
+    ]
+    assert found["notes"] == ["entropy: 1 of 3 runs not finished and left out: seed 2"]
+    assert not (study / "report.html").exists()
+    csv = dgpo("report", str(study), "--format=csv", "--out=a.html")
+    assert csv.stderr == f"note: {found['notes'][0]}\nnote: written to a.html\n"
+
+
+def test_the_level_of_a_study_is_the_one_that_is_given(study: Path) -> None:
+    found = json.loads(dgpo("report", str(study), "--json", "--level=7.1").stdout)
+    assert found["level"] == 7.1
+    # The only window has all four steps: 7 + s * 2.5 / 9.
+    assert found["rows"][0]["to_level"]["by_seed"] == {"0": None, "1": 4.0, "2": 4.0}
+    assert "steps to 7.100" in dgpo("report", str(study), "--level=7.1").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--baseline=entropi",), "--baseline=entropi: no such variant of credit; did you mean"),
+        (("--level=nan",), "--level=nan: must be a reward, such as 0.5"),
+        (("--json", "--format=csv"), "--json, --format=csv: give one of them"),
+        (("--format=xml",), "--format=xml: must be one of markdown, csv, latex, json"),
+    ],
+)
+def test_what_is_wrong_about_a_study_is_named(
+    study: Path, words: tuple[str, ...], said: str
+) -> None:
+    result = dgpo("report", str(study), *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {said}")
+
+
+@pytest.mark.parametrize("flag", ["--format=csv", "--baseline=a", "--level=0.5"])
+def test_what_is_asked_of_a_study_needs_one(run: Path, flag: str) -> None:
+    result = dgpo("report", str(run), flag)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "is of a study; name the folder of one" in result.stderr
 
 
 def test_a_study_is_reported_alone(study: Path) -> None:

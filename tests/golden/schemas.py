@@ -30,6 +30,7 @@ SCHEMAS = {
     r".*carried\.json": "carried",
     r".*waiting\.json": "waiting",
     r"report/printed\.json": "report",
+    r"study/printed\.json": "study",
     r"regrade/printed\.json": "regrade",
     r"evaluations/compare\.json": "comparison",
     r"inspect/.*\.json": "inspection",

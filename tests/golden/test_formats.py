@@ -9,7 +9,8 @@ Held here, each against `files/`:
                 (the batch sampled ahead; test_long_runs.py), SHA256SUMS
     evaluation  settings.toml, samples.jsonl, card.json, report.json, before and after regrade
     pages       report and inspection: the words on them, not the markup; SVG likewise
-    printed     --json of eval, regrade, compare, check, plan, doctor, inspect, report; --dry-run
+    printed     --json of eval, regrade, compare, check, plan, doctor, inspect, report; --dry-run;
+                the table of a study
     values      rewards of continuations, by prefix
     other       rollout --out, merge --out, plan --apply, preset copy, the card of push
 
@@ -34,6 +35,7 @@ from dgpo_cli.engine.values.store import ValueStore, header_of
 from tests.engine.chain import chain_engine, groups_of
 from tests.golden.commands import REPOSITORY, Commands
 from tests.golden.conftest import Check
+from tests.study.samples import sample_study
 
 SMALL = (
     "--preset=tiny",
@@ -111,6 +113,20 @@ def test_the_page_and_the_numbers_of_a_report_are_what_they_were(
     runs = [timeless(each, to=dgpo.folder / f"timeless-{each.name}") for each in (run, lora)]
     printed = dgpo("report", *runs, "--json", "--out=report.html").out
     check("report", {"printed.json": printed, "page.html": dgpo.folder / "report.html"})
+
+
+def test_the_table_of_a_study_is_what_it_was(dgpo: Commands, check: Check) -> None:
+    sample_study(dgpo.folder / "study")
+    forms = {
+        "json": "printed.json",
+        "csv": "table.csv",
+        "latex": "table.tex",
+        "markdown": "table.md",
+    }
+    printed = {
+        name: dgpo("report", "study", f"--format={form}").out for form, name in forms.items()
+    }
+    check("study", {**printed, "table.txt": dgpo("report", "study").out})
 
 
 def test_an_adapter_and_what_is_made_of_it_are_what_they_were(

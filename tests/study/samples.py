@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -78,6 +80,29 @@ def write_study(
                 for step in range(1, steps + 1)
             ]
             write_run(found.run(variant.name, seed), settings=settings, lines=lines)
+    return found
+
+
+def sample_study(folder: Path) -> StudyFolder:
+    """Write a study in which one rule learns better, one worse, and two as the baseline does."""
+    effects = {"surprisal": 0.02, "entropy": -0.02}
+
+    def reward(variant: str, seed: int, step: int) -> float:
+        shared, own = random.Random(f"{seed} {step}"), random.Random(f"{variant} {seed} {step}")
+        noise = shared.gauss(0, 0.05) + own.gauss(0, 0.01)
+        return round(0.3 + 0.01 * step + effects.get(variant, 0.0) + noise, 6)
+
+    def correct(variant: str, seed: int | None) -> Sequence[int]:
+        draw = random.Random(f"{variant} {seed}" if seed is not None else "base")
+        gain = 0.0 if seed is None else 0.3 + 4 * effects.get(variant, 0.0)
+        chances = [0.1 + 0.2 * (at % 3) + gain for at in range(20)]
+        return [sum(draw.random() < chance for _ in range(K)) for chance in chances]
+
+    variants = ("uniform", "entropy", "surprisal", "dgpo")
+    found = write_study(
+        folder, reward=reward, variants=variants, seeds=range(5), steps=20, correct=correct
+    )
+    shutil.rmtree(found.run("dgpo", 3) / "checkpoints")
     return found
 
 
