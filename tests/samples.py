@@ -27,9 +27,13 @@ from dgpo_cli.core.types import (
     InspectedToken,
     Inspection,
     Outcome,
+    ValueCurve,
+    ValuePoint,
+    ValueSource,
     Verdict,
 )
 from dgpo_cli.stats.estimators import ProblemSamples, summarise
+from dgpo_cli.stats.intervals import wilson
 from dgpo_cli.ui.page import Page
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -167,6 +171,29 @@ def inspection(*completions: InspectedCompletion, **changes: Any) -> Inspection:
         "completions": completions,
     }
     return Inspection(**(fields | changes))
+
+
+VALUES_BY = ValueSource(16, "runs/tiny/checkpoints/step-000010", 1)
+
+
+def valued(
+    shown: InspectedCompletion,
+    *,
+    levels: Sequence[tuple[float, float]] = ((0.0, 0.875), (0.4, 0.0625)),
+    count: int = 16,
+    every: int = 1,
+) -> InspectedCompletion:
+    """A completion with values: from each share of its tokens on, the value beside it.
+
+    count: continuations behind each. every: tokens from one point to the next. The last is 0.
+    """
+    length = len(shown.tokens)
+    points = []
+    for at in range(0, length, every):
+        value = next(value for share, value in reversed(levels) if at >= share * length)
+        found = wilson(value, size=count)
+        points.append(ValuePoint(at, value, found.low, found.high, count))
+    return replace(shown, values=ValueCurve((*points, ValuePoint(length, 0.0, 0.0, 0.0, 0))))
 
 
 OTHERS: tuple[Outcome, ...] = ("wrong", "wrong", "truncated", "no_answer", "wrong", "out_of_range")

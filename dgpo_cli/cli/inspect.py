@@ -114,6 +114,18 @@ At = Annotated[
         rich_help_panel=SHOW,
     ),
 ]
+Value = Annotated[
+    int | None,
+    typer.Option(
+        "--value",
+        help="Show where the outcome was decided: the expected reward after each token, estimated "
+        "by K completions sampled from there; 0: by those of the prompt that are there.",
+        metavar="K",
+        min=0,
+        show_default="not estimated",
+        rich_help_panel=RUN,
+    ),
+]
 Rule = Annotated[
     str | None,
     typer.Option(
@@ -157,8 +169,8 @@ Set = Annotated[
     typer.Option(
         "--set",
         help="Show the weights with another setting of the credit rule, as in --set "
-        "credit.share=0.3; may be repeated.",
-        metavar="credit.KEY=VALUE",
+        "credit.share=0.3, or with --value another of model, rollout or reward; may be repeated.",
+        metavar="KEY=VALUE",
         autocompletion=complete.override,
         rich_help_panel=CHANGE,
     ),
@@ -167,7 +179,8 @@ What = Annotated[
     measure.What | None,
     typer.Option(
         "--what",
-        help="What the colours show; advantage is the token's own, A x w.",
+        help="What the colours show; advantage is the token's own, A x w; value, with --value, how "
+        "far the expected reward moves.",
         show_default="weight",
         rich_help_panel=SHOW,
     ),
@@ -246,6 +259,7 @@ def inspect(
     full: Full = False,
     steps: Steps = False,
     pair: Pair = False,
+    value: Value = None,
     top: Top = 10,
     rule: Rule = None,
     tau: Tau = None,
@@ -276,12 +290,15 @@ def inspect(
         dgpo inspect runs/tiny
       The weights with another tau, as a page
         dgpo inspect runs/tiny --tau 1.0 --html credit.html
+      The token that decided the outcome
+        dgpo inspect runs/tiny --value 16
     """
     _check_numbers(tau=tau, kappa=kappa, target_ess=target_ess)
-    _check_overrides(overrides or ())
+    ours, theirs = _split_overrides(overrides or (), has_value=value is not None)
     _check_source(source=source, rollouts=rollouts, prompt=prompt, completion=completion)
     views = {"--json": as_json, "--at": at is not None, "--pair": pair, "--steps": steps}
     _check_views({**views, "--full": full}, sample=sample, prompt=prompt, what=what, html=html)
+    _check_value(value, what=what, prompt=prompt)
     if prompt == "-" and completion == "-":
         raise ConfigError("--prompt=- and --completion=-: only one of them can be stdin")
     arguments = _arguments(chat_template, model=model)
@@ -292,7 +309,7 @@ def inspect(
         options.reach(ModelSettings(path=name))
     from dgpo_cli.inspect import inspect as workflow
     from dgpo_cli.inspect.output import InspectOutput
-    from dgpo_cli.inspect.request import Models, Origin, Selection, WhatIf
+    from dgpo_cli.inspect.request import Models, Origin, Selection, Values, WhatIf
     from dgpo_cli.live.bars import bars
 
     origin = Origin(
@@ -309,8 +326,9 @@ def inspect(
                 model=model, reference=reference, adapter=adapter, chat_template=arguments
             ),
             choice=Selection(group=group, sample=sample, one=one, pair=pair),
-            what_if=WhatIf(rule, tau, kappa, target_ess, tuple(overrides or ())),
+            what_if=WhatIf(rule, tau, kappa, target_ess, ours),
             at=at,
+            values=None if value is None else Values(value, theirs),
             observer=observer,
         )
     view = InspectOutput(
@@ -386,15 +404,43 @@ def _check_views(
         )
 
 
-def _check_overrides(overrides: Sequence[str]) -> None:
-    """Raise ConfigError for what is not a setting of a credit rule, or has its own option."""
+def _split_overrides(
+    overrides: Sequence[str], *, has_value: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return settings of the credit rule, and those of what estimates values.
+
+    Raises:
+        ConfigError: one is neither, or has its own option.
+    """
+    ours, theirs = [], []
     for each in overrides:
         key = each.partition("=")[0].strip()
-        if not key.startswith("credit."):
-            raise ConfigError(f"--set {each}: only credit.KEY=VALUE changes the weights shown")
-        name = key.removeprefix("credit.")
-        if name in ("rule", "tau", "kappa", "target_ess"):
-            raise ConfigError(f"--set {each}: give --{name.replace('_', '-')} instead")
+        section, _, name = key.partition(".")
+        if section == "credit":
+            if name in ("rule", "tau", "kappa", "target_ess"):
+                raise ConfigError(f"--set {each}: give --{name.replace('_', '-')} instead")
+            ours.append(each)
+        elif section not in ("model", "rollout", "reward"):
+            also = "; with --value also model, rollout and reward" if has_value else ""
+            raise ConfigError(f"--set {each}: only credit.KEY=VALUE changes what is shown{also}")
+        elif key == "model.path":
+            raise ConfigError(f"--set {each}: give --model instead")
+        elif not has_value:
+            raise ConfigError(f"--set {each}: goes with --value K, which samples; give both")
+        else:
+            theirs.append(each)
+    return tuple(ours), tuple(theirs)
+
+
+def _check_value(value: int | None, *, what: str | None, prompt: str | None) -> None:
+    """Raise ConfigError for values without completions whose answer is known."""
+    if what == "value" and value is None:
+        raise ConfigError("--what value: goes with --value K, which estimates it; give both")
+    if value is not None and prompt is not None:
+        raise ConfigError(
+            "--value and --completion: nothing says which answer is correct; write prompt, "
+            "completion and answer as a line of --rollouts FILE.jsonl"
+        )
 
 
 def _check_source(

@@ -190,6 +190,11 @@ def signed(value: float, write: Callable[[float], str] | None = None) -> str:
     return ("-" if value < 0 else "+") + write(far)
 
 
+def worth(value: float) -> str:
+    """A value, the reward that is to be expected: 0.91; two digits where it is from 0 to 1."""
+    return decimal(value, digits=2) if 0.0 <= value <= 1.0 else short(value)
+
+
 def percent(share: float, *, digits: int = 1) -> str:
     """A share in percent; what is neither none nor all never reads as 0% or 100%."""
     if not math.isfinite(share):

@@ -22,6 +22,8 @@ from dgpo_cli.core.types import (
     Outcome,
     SettingChange,
     TokenDetail,
+    ValuePoint,
+    ValueSource,
 )
 from dgpo_cli.inspect.views.header import share_of_top
 from dgpo_cli.inspect.views.measure import gate
@@ -128,6 +130,10 @@ class InspectedJson:
         Stored | None,
         doc("With --rule, --tau, --kappa or --target-ess: the credit that trained."),
     ]
+    values: Annotated[
+        tuple[ValuePoint, ...] | None,
+        doc("With --value: the expected reward after some of the tokens; null if there is none."),
+    ]
     tokens: tuple[Token, ...] = ()
 
 
@@ -196,6 +202,7 @@ class InspectionJson:
         DetailJson | None,
         doc("With --at: one token of the only completion."),
     ]
+    values: Annotated[ValueSource | None, doc("With --value: what the values are estimated from.")]
     completions: tuple[InspectedJson, ...] = ()
 
 
@@ -274,6 +281,7 @@ def _completion(shown: InspectedCompletion) -> dict[str, Any]:
         ),
         shares=Shares(*(share_of_top(weights, share) for share in (0.01, 0.05, 0.1))),
         stored=stored and filled(Stored, stored, parameters=dict(stored.parameters)),
+        values=shown.values and shown.values.points,
         tokens=(),
     )
     return COMPLETION.to_json(completion)

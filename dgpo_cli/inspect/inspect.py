@@ -14,7 +14,7 @@ from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.types import Inspection
 from dgpo_cli.inspect.fresh_stats import fresh_stats, load_models
 from dgpo_cli.inspect.pairing import pair_of
-from dgpo_cli.inspect.request import Models, Origin, Selection, WhatIf
+from dgpo_cli.inspect.request import Models, Origin, Selection, Values, WhatIf
 from dgpo_cli.inspect.rollout_file import Entry, RolloutFile, open_rollouts, typed_rollout
 from dgpo_cli.inspect.shown_credit import (
     Rules,
@@ -25,6 +25,7 @@ from dgpo_cli.inspect.shown_credit import (
     tau_of,
 )
 from dgpo_cli.inspect.token_detail import check_position, computed_detail, stored_detail
+from dgpo_cli.inspect.values.estimated import with_values
 from dgpo_cli.runs.history import changes_behind
 from dgpo_cli.runs.run_folder import RunFolder, newest_run
 from dgpo_cli.runs.token_texts import TokenTexts
@@ -50,11 +51,13 @@ def run(
     choice: Selection,
     what_if: WhatIf,
     at: int | None,
+    values: Values | None = None,
     observer: Observer,
 ) -> Inspection:
     """Inspect completions. Only those that are shown are parsed and computed.
 
     at: add the details of this token of the only completion.
+    values: estimate the values of the completions.
 
     Raises:
         ConfigError: the request does not fit together, or names what does not exist.
@@ -68,8 +71,19 @@ def run(
     found = _find(origin, choice=replace(choice, one=choice.one or at is not None))
     rules = Rules(what_if)
     if models.model is not None:
-        return _computed(found, models=models, rules=rules, at=at, observer=observer)
-    return _from_stored(found, rules=rules, at=at, observer=observer)
+        shown = _computed(found, models=models, rules=rules, at=at, observer=observer)
+    else:
+        shown = _from_stored(found, rules=rules, at=at, observer=observer)
+    if values is None:
+        return shown
+    return with_values(
+        shown,
+        file=found.file,
+        entries=found.entries,
+        asked=values,
+        models=models,
+        observer=observer,
+    )
 
 
 def _find(origin: Origin, *, choice: Selection) -> _Found:

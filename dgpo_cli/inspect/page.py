@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgpo_cli.config.changes import change_text
-from dgpo_cli.core.numbers import UNKNOWN, counted, fraction, short, signed
+from dgpo_cli.core.numbers import UNKNOWN, counted, fraction, short, signed, worth
 from dgpo_cli.core.text import UNICODE, visible, visible_lines
-from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit
+from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit, ValueCurve
 from dgpo_cli.inspect.token_html import STEPS, shown_pieces, token_lines, tokens_style
+from dgpo_cli.inspect.values.moves import clear_moves, range_of, value_words, values_text
 from dgpo_cli.inspect.views.header import (
     distance_is_noise,
     in_words,
@@ -33,7 +34,15 @@ from dgpo_cli.ui.scale import Scale
 MAX_TOKENS = 60_000  # of all completions of a page; each adds about 80 bytes
 DIGITS = 12  # of a number in the data; recomputed numbers are right to 1e-9
 
-_SCRIPTS = ("parts.js", "numbers.js", "credit.js", "tables.js", "inspect.js", "events.js")
+_SCRIPTS = (
+    "parts.js",
+    "numbers.js",
+    "credit.js",
+    "tables.js",
+    "curve.js",
+    "inspect.js",
+    "events.js",
+)
 _WHATS = {
     "weight": "credit weight w",
     "advantage": "token advantage A·w",
@@ -42,6 +51,7 @@ _WHATS = {
     "entropy": "entropy H",
     "logprob": "surprise −log p",
 }
+_VALUE = {"value": "move of the value V"}
 _RANGES = {
     "2": "1/2 to 2",
     "5": "1/5 to 5",
@@ -121,7 +131,9 @@ def inspect_page(inspection: Inspection) -> str:
         count=len(page.completions),
         left_out=page.left_out and counted(page.left_out, "more completion"),
         max_tokens=MAX_TOKENS,
-        whats=_WHATS,
+        whats=_WHATS if inspection.values is None else _WHATS | _VALUE,
+        values_by=inspection.values and values_text(inspection.values),
+        value_range=_value_range(page.completions),
         ranges=_RANGES,
         lines=token_lines(first.tokens, vocab_size=inspection.vocab_size),
         **_facts(first, inspection=inspection),
@@ -170,7 +182,34 @@ def _completion(shown: InspectedCompletion, *, inspection: Inspection) -> dict[s
         "ends": [at for at, (_, _, ends) in enumerate(parts) if ends],
         "steps": [step.start for step in steps_of(tokens)],
         "env": [at for at, token in enumerate(tokens) if token.environment],
+        **({} if shown.values is None else _values(shown, shown.values)),
     }
+
+
+def _values(shown: InspectedCompletion, curve: ValueCurve) -> dict[str, Any]:
+    """Return the points of a curve by columns, and the moves that decided the outcome."""
+    turns = [[move.start, move.stop, move.size > 0] for move in clear_moves(curve)]
+    points = curve.points
+    return {
+        "valueWords": value_words(shown),
+        "values": {
+            "at": [point.at for point in points],
+            "value": _numbers(point.value for point in points),
+            "low": _numbers(point.low for point in points),
+            "high": _numbers(point.high for point in points),
+            "range": _numbers(range_of(curve)),
+            "turns": turns,
+        },
+    }
+
+
+def _value_range(completions: Sequence[InspectedCompletion]) -> str:
+    """Return the range of the curves, or that each has its own."""
+    found = {range_of(each.values) for each in completions if each.values is not None}
+    if len(found) != 1:
+        return "each completion's from its lowest to its highest"
+    low, high = found.pop()
+    return f"from {worth(low)} to {worth(high)}"
 
 
 def _stored(stored: StoredCredit | None) -> dict[str, Any] | None:
@@ -201,6 +240,7 @@ def _facts(shown: InspectedCompletion, *, inspection: Inspection) -> dict[str, A
         "answer": shown.answer or UNKNOWN,
         "rule": rule_name(inspection, tau=shown.tau, glyphs=UNICODE),
         "words": in_words(shown, scale=scale),
+        "value_words": value_words(shown) if shown.values is not None else (),
     }
 
 

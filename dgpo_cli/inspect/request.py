@@ -67,3 +67,15 @@ class WhatIf:
     def asks(self) -> bool:
         """Return whether anything is given."""
         return self.rule is not None or bool(self.changes) or bool(self.overrides)
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Estimate the values of the completions that are shown.
+
+    continuations: sampled from each prefix; 0: completions of the group alone.
+    overrides: settings of the model, the sampler and the reward, as after --set.
+    """
+
+    continuations: int
+    overrides: tuple[str, ...] = ()

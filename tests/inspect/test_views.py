@@ -31,6 +31,7 @@ from tests.samples import (
     printed,
     reasoning,
     solution,
+    valued,
 )
 
 MODES: tuple[Depth, ...] = ("truecolor", "256", "16", "none")
@@ -64,9 +65,8 @@ def drawn(draw: Draw, shown: object, *, encoding: str = "utf-8", **changes: obje
 @pytest.mark.parametrize("color", MODES)
 @pytest.mark.parametrize("what", WHATS)
 def test_snapshot_of_every_number(what: What, color: Depth) -> None:
-    check_snapshot(
-        f"what-{what}-{color}.txt", drawn(tokens_view, solution(), what=what, color=color)
-    )
+    shown = valued(solution()) if what == "value" else solution()
+    check_snapshot(f"what-{what}-{color}.txt", drawn(tokens_view, shown, what=what, color=color))
 
 
 @pytest.mark.parametrize("color", MODES)
@@ -102,9 +102,11 @@ def test_snapshot_of_the_whole_text(width: int, color: Depth) -> None:
 @pytest.mark.parametrize("color", MODES)
 @pytest.mark.parametrize("what", [what for what in WHATS if what != "weight"])
 def test_snapshot_of_steps_and_a_pair_by_every_number(what: What, color: Depth) -> None:
-    shown = reasoning(sentences=5)
+    shown, both_of = reasoning(sentences=5), pair(sentences=5, alike=3)
+    if what == "value":
+        shown, both_of = valued(shown), (valued(both_of[0]), valued(both_of[1], every=3))
     steps = drawn(steps_view, shown, what=what, color=color)
-    both = drawn(shown_pair, pair(sentences=5, alike=3), what=what, color=color)
+    both = drawn(shown_pair, both_of, what=what, color=color)
     check_snapshot(f"by-{what}-{color}.txt", steps + "\n" + both)
 
 
@@ -141,7 +143,8 @@ def random_completion(texts: Sequence[str], name: str) -> InspectedCompletion:
     shown = completion(texts, scores, tau=0.3, prompt=name, prompt_id=name, answer=name)
     ids = [sum(map(ord, text)) for text in texts]
     tokens = (replace(token, id=id) for token, id in zip(shown.tokens, ids, strict=True))
-    return replace(shown, tokens=tuple(tokens))
+    shown = replace(shown, tokens=tuple(tokens))
+    return valued(shown, every=2) if len(texts) % 2 else shown
 
 
 @settings(max_examples=60, deadline=None)
@@ -189,6 +192,9 @@ def test_a_long_completion_fits_in_every_view(color: Depth, width: int) -> None:
         drawn(tokens_view, reasoning(), color=color, width=width, whole=True),
         drawn(steps_view, reasoning(), color=color, width=width),
         drawn(shown_pair, pair(), color=color, width=width),
+        drawn(tokens_view, valued(reasoning(), every=7), color=color, width=width),
+        drawn(steps_view, valued(reasoning(), every=7), color=color, width=width),
+        drawn(shown_pair, tuple(map(valued, pair())), color=color, width=width),
     ):
         only_safe_and_narrow(output, width=width, color=color)
 
@@ -202,6 +208,7 @@ def test_a_number_that_is_the_same_for_all_tokens_has_no_colour(what: What) -> N
         output = drawn(view, shown, what=what, color="truecolor")
         assert not re.search(r"\x1b\[[0-9;]*(38|48);2", output)
     said = {"weight": "Every token has weight 1", "hellinger": "d is 0", "logprob": "probability 1"}
+    said["value"] = "The move is unknown."
     assert said.get(what, f"{what} is 0") in drawn(tokens_view, shown, what=what)
 
 

@@ -44,6 +44,9 @@ from dgpo_cli.core.types.inspection import (
 from dgpo_cli.core.types.inspection import (
     TokenDetail as TokenDetail,
 )
+from dgpo_cli.core.types.inspection import (
+    ValueSource as ValueSource,
+)
 from dgpo_cli.core.types.rollout import (
     CHECKED_OUTCOMES as CHECKED_OUTCOMES,
 )

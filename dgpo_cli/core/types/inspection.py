@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dgpo_cli.core.schema import Count, Terms, Text
+from dgpo_cli.core.schema import Count, Terms, Text, Whole
 from dgpo_cli.core.types.rollout import FinishReason, Outcome
+from dgpo_cli.core.types.values import ValueCurve
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class InspectedCompletion:
     prefix: what the assistant's turn begins with, before the completion.
     terms: the value of each term of the reward; NaN where it does not apply or failed.
     note: why the completion is unscored, or what a reward of the user's says.
+    values: the expected reward along it; None if it was not estimated.
     """
 
     prompt_id: str
@@ -86,6 +88,7 @@ class InspectedCompletion:
     prefix: str = ""
     terms: Terms = ()
     note: str | None = None
+    values: ValueCurve | None = None
 
     @property
     def own(self) -> tuple[InspectedToken, ...]:
@@ -128,6 +131,20 @@ class TokenDetail:
 
 
 @dataclass(frozen=True, slots=True)
+class ValueSource:
+    """What the values of an inspection are estimated from.
+
+    continuations: sampled from every prefix; 0: completions of the group alone.
+    model: that sampled them. later: updates that it is ahead of the policy that sampled the
+        completions; negative: behind it; None: not known.
+    """
+
+    continuations: Count
+    model: Text
+    later: Whole | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """The result of `dgpo inspect`: where the credit of some completions went.
 
@@ -138,6 +155,7 @@ class Inspection:
     computed: the statistics were computed now, and not by training.
     detail: of one token of the one completion.
     changes: settings that changed before the run trained on these completions.
+    values: what the completions' values are estimated from; None if they are not.
     """
 
     model: str
@@ -152,3 +170,4 @@ class Inspection:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     detail: TokenDetail | None = None
     changes: tuple[SettingChange, ...] = ()
+    values: ValueSource | None = None

@@ -25,6 +25,7 @@ from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.text import UNICODE, Glyphs, visible
 from dgpo_cli.core.types import InspectedCompletion, Inspection
 from dgpo_cli.inspect.views.measure import added
+from dgpo_cli.inspect.views.value_curve import values_field, words
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.scale import Scale
 
@@ -51,6 +52,7 @@ def header(
     page.blank()
     _credit(page, completion, scale=scale)
     page.blank()
+    words(page, completion)
     page.paragraph(in_words(completion, scale=scale), "bold")
     if (note := sign_note(completion, inspection=inspection)) is not None:
         page.paragraph(note, "dim")
@@ -94,6 +96,7 @@ def question(
     page.field("model", inspection.model)
     page.field("reference", inspection.reference)
     page.field("credit rule", rule_name(inspection, tau=tau, glyphs=page.glyphs))
+    values_field(page, inspection)
     for change in inspection.changes:
         page.field("changed", change_text(change), "yellow")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dgpo_cli.core.types import InspectedCompletion, Inspection
+from dgpo_cli.inspect.values.moves import Along
 from dgpo_cli.inspect.views.body import Body
 from dgpo_cli.inspect.views.header import header
 from dgpo_cli.inspect.views.legend import environment, legend
 from dgpo_cli.inspect.views.measure import What, measure_of, pieces
 from dgpo_cli.inspect.views.ranking import Ranking, ranked_by
 from dgpo_cli.inspect.views.strip import Strip
+from dgpo_cli.inspect.views.value_curve import ValueBars
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth, levels
 from dgpo_cli.ui.scale import Scale
@@ -45,6 +47,8 @@ def render(
         merged = any(piece.stop - piece.start > 1 for piece in shown)
         header(page, completion, inspection=inspection, scale=weights)
         page.blank()
+        if completion.values is not None:
+            ValueBars(completion.values, page).draw()
         Strip(measure, page, ramp).draw(positions)
         page.blank()
         Body(shown, measure, positions, peaks, page, ramp, whole).draw()
@@ -52,7 +56,8 @@ def render(
         legend(page, measure, rule=inspection.rule, ramp=ramp, merged=merged)
         environment(page, tokens, ramp=ramp)
         page.blank()
-        table = Ranking(tokens, shown, measure, weights, inspection, page, ramp)
+        along = None if completion.values is None else Along.of(completion.values)
+        table = Ranking(tokens, shown, measure, weights, inspection, page, ramp, along)
         table.draw(positions)
 
     return View(draw, color, width)

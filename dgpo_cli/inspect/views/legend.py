@@ -21,6 +21,7 @@ _MEANINGS: dict[What, str] = {
     "score": "score {range}: what the credit rule makes of {source}",
     "advantage": "advantage of each token {range}: A {times} w",
     "logprob": "log-probability {range} nats",
+    "value": "moves of the value {range}: the expected reward after a token less that before it",
 }
 _ALL_ZERO: dict[What, str] = {
     "weight": "Every token has weight 1.",
@@ -29,6 +30,7 @@ _ALL_ZERO: dict[What, str] = {
     "score": "The score is 0 for every token.",
     "advantage": "The advantage is 0: this completion moves nothing.",
     "logprob": "Every token has probability 1.",
+    "value": "The value does not move.",
 }
 
 
@@ -49,7 +51,7 @@ def source_of(rule: str) -> str:
 
 def name_of(what: What) -> str:
     """Return the name of a number in running text."""
-    return "d" if what == "hellinger" else what
+    return {"hellinger": "d", "value": "move"}.get(what, what)
 
 
 def ends(scale: Scale | Linear) -> tuple[str, str]:

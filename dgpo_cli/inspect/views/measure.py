@@ -16,7 +16,8 @@ from dgpo_cli.ui.scale import Scale
 if TYPE_CHECKING:  # the command line reads What from here
     from dgpo_cli.core.types import InspectedCompletion, InspectedToken
 
-What = Literal["weight", "hellinger", "entropy", "score", "advantage", "logprob"]
+What = Literal["weight", "hellinger", "entropy", "score", "advantage", "logprob", "value"]
+SIGNED: tuple[What, ...] = ("advantage", "value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,9 @@ def _weight(tokens: Sequence[InspectedToken]) -> float:
 class Measure:
     """One number a token, T in all, and their scale.
 
-    weight diverges on a logarithmic scale around 1, advantage (A x w) and scores of both signs on a
-    linear one around 0; the others grow from 0. Tokens of an environment have none: NaN.
+    weight diverges on a logarithmic scale around 1; advantage (A x w), value, which is the move of
+    the expected reward, and scores of both signs on a linear one around 0; the others grow from 0.
+    Tokens of an environment have none: NaN.
     """
 
     what: What
@@ -116,12 +118,16 @@ def measure_of(
 
     fit: fit the scale of the weights to the completion; that of other numbers always is.
     """
-    values = tuple(
-        math.nan
-        if token.environment
-        else value_of(token, what=what, advantage=completion.advantage)
-        for token in completion.tokens
-    )
+    if what == "value":
+        curve = completion.values
+        values = tuple(curve.moves() if curve else [math.nan] * len(completion.tokens))
+    else:
+        values = tuple(
+            math.nan
+            if token.environment
+            else value_of(token, what=what, advantage=completion.advantage)
+            for token in completion.tokens
+        )
     return Measure(what, values, scale_of(what, values, steps=steps, fit=fit))
 
 
@@ -131,12 +137,15 @@ def scale_of(
     """Return the scale for these numbers."""
     if what == "weight":
         return Scale.of(values, steps=steps, fit=fit)
-    signed = what == "advantage" or (what == "score" and any(value < 0 for value in values))
+    signed = what in SIGNED or (what == "score" and any(value < 0 for value in values))
     return Linear.of(values, steps=steps, signed=signed)
 
 
 def value_of(token: InspectedToken, *, what: What, advantage: float) -> float:
-    """Return the number of a token; `advantage` is that of its completion."""
+    """Return the number of a token; `advantage` is that of its completion.
+
+    The move of the value is none of a token alone: NaN.
+    """
     match what:
         case "weight":
             return token.weight
@@ -150,6 +159,8 @@ def value_of(token: InspectedToken, *, what: What, advantage: float) -> float:
             return advantage * token.weight
         case "logprob":
             return token.logprob
+        case "value":
+            return math.nan
 
 
 def gate(entropy: float, *, vocab_size: int) -> float:

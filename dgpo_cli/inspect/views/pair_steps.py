@@ -22,7 +22,7 @@ from dgpo_cli.ui.flow import Run, drawn, joined, show_all, wrap
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.ramp import Ramp
 
-_BESIDE = 80  # cells from which both fit side by side
+BESIDE = 80  # cells from which both fit side by side
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class PairSteps:
     @property
     def _are_beside(self) -> bool:
         pieces = (piece for side in self.sides for piece in side.pieces)
-        return self.page.width >= _BESIDE and not any(_runs_left(each.text) for each in pieces)
+        return self.page.width >= BESIDE and not any(_runs_left(each.text) for each in pieces)
 
     def _block(
         self, side: Side, *, column: Page, digits: int, longest: float, shows_head: bool

@@ -15,8 +15,9 @@ from dgpo_cli.core.types import InspectedCompletion, Inspection
 from dgpo_cli.inspect.views.header import outcome, question
 from dgpo_cli.inspect.views.legend import legend
 from dgpo_cli.inspect.views.measure import Measure, Piece, What, added, measure_of, pieces, scale_of
-from dgpo_cli.inspect.views.pair_steps import PairSteps, Side
+from dgpo_cli.inspect.views.pair_steps import BESIDE, PairSteps, Side
 from dgpo_cli.inspect.views.step_table import StepBars, totals_of
+from dgpo_cli.inspect.views.value_curve import ValueBars, beside, words
 from dgpo_cli.inspect.views.what_if import compared, moved
 from dgpo_cli.ui.flow import Run, joined, show_all, wrap
 from dgpo_cli.ui.page import LABEL, NOTE, Page, View
@@ -71,10 +72,13 @@ class _PairView:
         weights = Scale.of(
             [token.weight for each in self.both for token in each.own], steps=levels(depth)
         )
-        bars = StepBars(weights, page, None if weights.is_uniform else RAMPS.get(depth))
+        ink = None if weights.is_uniform else RAMPS.get(depth)
+        known = all(each.values is not None for each in self.both)
+        bars = StepBars(weights, page, ink, has_values=known)
         merged = any(p.stop - p.start > 1 for side in sides for p in (*side.shared, *side.pieces))
         self._head(page, sides)
         page.blank()
+        self._values(page)
         _shared(page, left.shared, whole=self.whole)
         page.blank()
         PairSteps(sides, bars, page).draw()
@@ -107,6 +111,26 @@ class _PairView:
 
         right, wrong = map(side, self.both, measures, every)
         return right, wrong
+
+    def _values(self, page: Page) -> None:
+        """Write both curves, side by side where they fit, and what decided each outcome."""
+        known = [each for each in self.both if each.values is not None]
+        if not known:
+            return
+        wide = page.width >= BESIDE
+        width = (page.width - 3) // 2 if wide else page.width
+        columns = [page.inner(width) for _ in known]
+        for column, each in zip(columns, known, strict=True):
+            mark = outcome(each, glyphs=page.glyphs)
+            column.add((column.fit(f"{mark}, completion {each.index}"), "bold"))
+            assert each.values is not None
+            ValueBars(each.values, column).draw()
+            words(column, each)
+        if wide:
+            beside(columns, on=page)
+        else:
+            page.lines += [line for column in columns for line in column.lines]
+        page.blank()
 
     def _head(self, page: Page, sides: tuple[Side, Side]) -> None:
         right, wrong = self.both

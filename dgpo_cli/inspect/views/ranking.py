@@ -6,16 +6,17 @@ Token texts come last on a line: right-to-left text does not reorder what preced
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from dgpo_cli.core.numbers import probability, signed, small
+from dgpo_cli.core.numbers import probability, signed, small, worth
 from dgpo_cli.core.text import pad, split_cells, split_cells_end
 from dgpo_cli.core.types import InspectedToken, Inspection
+from dgpo_cli.inspect.values.moves import Along
 from dgpo_cli.inspect.views.legend import source_of
 from dgpo_cli.inspect.views.measure import Measure, Piece, What, gate
 from dgpo_cli.ui.page import Page
@@ -25,6 +26,7 @@ from dgpo_cli.ui.scale import Scale
 _WIDE = 72  # cells from which the numbers of a token have columns
 _NARROW = 36  # cells below which the context of a token has its own line
 _ALL = 100  # cells from which every number has one
+_INTERVAL = 12  # cells of the ends of an interval
 _TITLES: dict[What, str] = {
     "weight": "Most weighted tokens",
     "hellinger": "Tokens that moved furthest from the reference",
@@ -32,6 +34,7 @@ _TITLES: dict[What, str] = {
     "score": "Tokens of the highest score",
     "advantage": "Tokens with most of the advantage",
     "logprob": "Least probable tokens",
+    "value": "Tokens at which the value moved most",
 }
 
 
@@ -50,10 +53,7 @@ def ranked(tokens: Sequence[InspectedToken], *, top: int) -> tuple[int, ...]:
 def ranked_by(measure: Measure, tokens: Sequence[InspectedToken], *, top: int) -> tuple[int, ...]:
     """Return positions of the `top` tokens by what is coloured; ties by weight."""
     by_weight = ranked(tokens, top=len(tokens))
-    if measure.what in (
-        "weight",
-        "advantage",
-    ):  # one sign for all tokens: the order of A x w is that of w
+    if measure.what in ("weight", "advantage"):  # one sign for all: the order of A x w is that of w
         return by_weight[: max(0, top)]
 
     def key(position: int) -> float:
@@ -65,7 +65,10 @@ def ranked_by(measure: Measure, tokens: Sequence[InspectedToken], *, top: int) -
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The table of one completion; `weights` is the scale of the weights, whatever is coloured."""
+    """The table of one completion; `weights` is the scale of the weights, whatever is coloured.
+
+    along: the value, which then has columns in place of other numbers.
+    """
 
     tokens: Sequence[InspectedToken]
     pieces: Sequence[Piece]
@@ -74,6 +77,7 @@ class Ranking:
     inspection: Inspection
     page: Page
     ramp: Ramp | None
+    along: Along | None = None
 
     def draw(self, positions: Sequence[int]) -> None:
         """Write the table of these tokens, in this order."""
@@ -90,7 +94,7 @@ class Ranking:
             line = self.page.add(f"{rank:>2} {position:>6} ")
             line.append(f"{self.weights.number(self.tokens[position].weight):>8}  ")
             if wide:
-                line.append("".join(f"{text:>7}  " for _, text in self._numbers(position)))
+                line.append(self._columns(text for _, text in self._numbers(position)))
             if self.page.width < _NARROW:
                 line = self.page.add("   ")
             room = self.page.width - line.cell_len
@@ -103,12 +107,33 @@ class Ranking:
     def _head(self, *, wide: bool) -> str:
         head = f"{'#':>2} {'token':>6} {'weight':>8}  "
         if wide:
-            head += "".join(f"{name:>7}  " for name, _ in self._numbers(0))
+            head += self._columns(name for name, _ in self._numbers(0))
         return head + "in context" if self.page.width >= _NARROW else head.rstrip()
+
+    def _columns(self, texts: Iterable[str]) -> str:
+        names = [name for name, _ in self._numbers(0)]
+        widths = [_INTERVAL if name == "95%" else 7 for name in names]
+        return "".join(f"{text:>{width}}  " for text, width in zip(texts, widths, strict=True))
+
+    def _of_value(self, token: InspectedToken, position: int) -> list[tuple[str, str]]:
+        """Return the numbers of a token whose value is known."""
+        assert self.along is not None
+        after = [each[position + 1] for each in (self.along.value, self.along.low, self.along.high)]
+        value, low, high = map(worth, after)
+        found = [
+            ("value", value),
+            ("95%", f"{low} to {high}"),
+            ("move", signed(self.along.move(position), worth)),
+        ]
+        if self.page.width < _ALL:
+            return found
+        return [("score", small(token.score)), ("prob", probability(token.logprob)), *found]
 
     def _numbers(self, position: int) -> list[tuple[str, str]]:
         """Return the names and numbers of the columns that fit the page."""
         token, what = self.tokens[position], self.measure.what
+        if self.along is not None:
+            return self._of_value(token, position)
         d, s, h, p = ("d", "score", "h", "prob") if self.page.width >= _WIDE else "dshp"
         found = [
             (d, small(token.hellinger_sq)),
@@ -129,6 +154,11 @@ class Ranking:
         return [*found, own.get(what, likely)]
 
     def _notes(self) -> str:
+        if self.along is not None:
+            return (
+                "value: the expected reward after the token, with its 95% interval; "
+                "move: how far it moves at the token; tokens count from 0"
+            )
         score, prob = ("score", "prob") if self.page.width >= _WIDE else ("s", "p")
         notes = (
             "d: squared Hellinger distance of policy and reference; "

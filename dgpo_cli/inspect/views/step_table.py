@@ -12,14 +12,16 @@ from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from dgpo_cli.core.numbers import counted, percent, signed
+from dgpo_cli.core.numbers import counted, percent, signed, worth
 from dgpo_cli.core.text import plain, split_cells, visible
 from dgpo_cli.core.types import InspectedCompletion, Inspection
+from dgpo_cli.inspect.values.moves import Along
 from dgpo_cli.inspect.views.header import header
 from dgpo_cli.inspect.views.legend import legend
 from dgpo_cli.inspect.views.measure import Measure, Piece, What, added, measure_of, pieces
 from dgpo_cli.inspect.views.ranking import ranked
 from dgpo_cli.inspect.views.steps import ReasoningStep, steps_of
+from dgpo_cli.inspect.views.value_curve import ValueBars
 from dgpo_cli.ui.page import NOTE, Page, View
 from dgpo_cli.ui.ramp import RAMPS, Depth, Ramp, levels
 from dgpo_cli.ui.scale import Scale
@@ -31,6 +33,7 @@ class StepTotals:
 
     tokens: of the policy; 0 for what an environment said, which has no numbers.
     advantage: the sum over its tokens of A x w. peak: its most weighted token.
+    value, move: the expected reward after it, and less that before it; NaN if not estimated.
     """
 
     step: ReasoningStep
@@ -41,6 +44,8 @@ class StepTotals:
     advantage: float
     peak: int
     peak_weight: float
+    value: float = math.nan
+    move: float = math.nan
 
 
 def totals_of(completion: InspectedCompletion, *, start: int = 0) -> tuple[StepTotals, ...]:
@@ -50,6 +55,7 @@ def totals_of(completion: InspectedCompletion, *, start: int = 0) -> tuple[StepT
     """
     tokens, count = completion.tokens, len(completion.own)
     everything = added([token.weight for token in tokens])
+    along = None if completion.values is None else Along.of(completion.values).value
     found = []
     for whole in steps_of(tokens):
         step = ReasoningStep(max(start, whole.start), whole.stop)
@@ -71,6 +77,8 @@ def totals_of(completion: InspectedCompletion, *, start: int = 0) -> tuple[StepT
                 advantage=weight * completion.advantage,
                 peak=peak,
                 peak_weight=tokens[peak].weight,
+                value=math.nan if along is None else along[step.stop],
+                move=math.nan if along is None else along[step.stop] - along[step.start],
             )
         )
     return tuple(found)
@@ -111,9 +119,13 @@ def render(
         measure = measure_of(completion, what=what, steps=steps, fit=fit)
         ramp = measure.ramp(page.depth)
         merged = any(piece.stop - piece.start > 1 for piece in shown)
-        bars = StepBars(weights, page, None if weights.is_uniform else RAMPS.get(page.depth))
+        ink = None if weights.is_uniform else RAMPS.get(page.depth)
+        bars = StepBars(weights, page, ink, has_values=completion.values is not None)
         header(page, completion, inspection=inspection, scale=weights)
         page.blank()
+        if completion.values is not None:
+            ValueBars(completion.values, page).draw()
+            page.blank()
         _rows(totals_of(completion), bars, StepText(shown, measure, page, ramp))
         page.blank()
         listed = "peak weight of its step"
@@ -140,11 +152,15 @@ def _rows(totals: Sequence[StepTotals], bars: StepBars, text: StepText) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StepBars:
-    """The numbers of a step; the narrower the page, the fewer. scale: of the weights."""
+    """The numbers of a step; the narrower the page, the fewer. scale: of the weights.
+
+    has_values: the values of the completion are known, and take the place of other numbers.
+    """
 
     scale: Scale
     page: Page
     ramp: Ramp | None
+    has_values: bool = False
 
     def head(self, used: int) -> str:
         head = f"{'tokens':>6} {'share':>7} {'':{self._room(used)}}"
@@ -162,6 +178,8 @@ class StepBars:
             "sum of A": signed(total.advantage),
             "mean w": self.scale.number(total.mean),
             "peak w": self.scale.number(total.peak_weight),
+            "value": worth(total.value),
+            "move": signed(total.move, worth),
         }
         return line.append("".join(f" {numbers[name]:>9}" for name in self._names))
 
@@ -169,16 +187,20 @@ class StepBars:
         notes = (
             f"share: of all weight; {self._marks[1]} is the share of the tokens, what GRPO gives"
         )
-        if self._names:
+        if "sum of A" in self._names:
             notes += f"; sum of A: of the token advantages A{self.page.glyphs.times}w"
+        if self.has_values:
+            notes += "; value: the expected reward after the step; move: less that before it"
         return notes
 
     @property
     def _names(self) -> tuple[str, ...]:
         width = self.page.width
-        return ("mean w", "sum of A", "peak w")[
-            : 3 if width >= 72 else 2 if width >= 60 else 0
-        ] or (("sum of A",) if width >= 36 else ())
+        names = ("mean w", "sum of A", "peak w")
+        if self.has_values:
+            names = ("value", "move", "mean w")
+        most = 3 if width >= 72 else 2 if width >= 60 else 0
+        return names[:most] or ((names[1],) if width >= 36 else ())
 
     @property
     def _marks(self) -> tuple[str, str]:

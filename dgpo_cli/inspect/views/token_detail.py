@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
-from dgpo_cli.core.numbers import probability, short, signed, small
+from dgpo_cli.core.numbers import probability, short, signed, small, worth
 from dgpo_cli.core.text import pad, split_cells, split_cells_end
 from dgpo_cli.core.token_texts import REPLACEMENT
 from dgpo_cli.core.types import (
@@ -17,9 +17,11 @@ from dgpo_cli.core.types import (
     Inspection,
     TokenDetail,
 )
+from dgpo_cli.inspect.values.moves import Along
 from dgpo_cli.inspect.views.header import rule_name, sign_note
 from dgpo_cli.inspect.views.measure import gate, pieces
 from dgpo_cli.inspect.views.ranking import ranked
+from dgpo_cli.inspect.views.value_curve import values_field
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
 from dgpo_cli.ui.scale import Scale
@@ -65,6 +67,7 @@ class _Detail:
         page.field("model", self.inspection.model)
         page.field("reference", self.inspection.reference)
         page.field("credit rule", rule_name(self.inspection, tau=shown.tau, glyphs=page.glyphs))
+        values_field(page, self.inspection)
         rank = ranked(shown.tokens, top=len(shown.tokens)).index(at) + 1
         page.field("rank", f"{rank:,} of {len(shown.own):,} by weight")
         page.blank()
@@ -112,12 +115,23 @@ class _Detail:
         if self.completion.stored is not None:
             trained = self.completion.stored.weights[self.detail.position]
             page.fact("w that trained", Scale.of([trained], steps=1).number(trained))
+        self._value()
         advantage = self.completion.advantage
         if math.isnan(advantage):
             page.fact(f"A {times} w", "unknown: no reward")
             return
         product = f"{signed(advantage)} {times} {number(token.weight)}"
         self._fact(f"A {times} w", signed(advantage * token.weight), product)
+
+    def _value(self) -> None:
+        """Write the value before and after the token, and its move."""
+        if self.completion.values is None:
+            return
+        along, at = Along.of(self.completion.values), self.detail.position
+        for name, place in (("V before it", at), ("V after it", at + 1)):
+            low, high = worth(along.low[place]), worth(along.high[place])
+            self.page.fact(name, f"{worth(along.value[place])}  95%: {low} to {high}", wraps=True)
+        self.page.fact("move of V", signed(along.move(at), worth))
 
     def _fact(self, label: str, value: str, formula: str) -> None:
         """Write a fact, with its formula if there is room."""

@@ -100,7 +100,8 @@ function listen() {
     if (piece === undefined) return;
     showDetail(view, piece);
     const t = view.shown.starts[piece];
-    $("live").textContent = `token ${t}, weight ${weightText(view.w[t], view.factor)}, rank ${view.ranks[t]}`;
+    const values = valuesOf(view, t).map(([name, value]) => `, ${name} ${value}`);
+    $("live").textContent = `token ${t}, weight ${weightText(view.w[t], view.factor)}, rank ${view.ranks[t]}${values.join("")}`;
   });
   text.addEventListener("keydown", onTokenKey);
   document.addEventListener("keydown", (event) => {
@@ -124,11 +125,18 @@ function listen() {
       repaint();
     }
   });
-  $("strip").addEventListener("click", (event) => {
-    const box = $("strip").getBoundingClientRect();
+  const pieceAt = (event) => {
+    const box = event.currentTarget.getBoundingClientRect();
     const t = Math.floor(((event.clientX - box.left) / box.width) * view.w.length);
-    jump(view.pieceOf[Math.max(0, Math.min(view.w.length - 1, t))]);
-  });
+    return view.pieceOf[Math.max(0, Math.min(view.w.length - 1, t))];
+  };
+  for (const strip of [$("curve"), $("strip")].filter(Boolean)) {
+    strip.addEventListener("click", (event) => jump(pieceAt(event)));
+    strip.addEventListener("pointermove", (event) => {
+      if (event.pointerType === "mouse" && wide.matches && view.w.length) showDetail(view, pieceAt(event));
+    });
+    strip.addEventListener("pointerleave", () => wide.matches && showDetail(view, view.kept));
+  }
   $("tau").addEventListener("input", () => {
     view.tau = Number(Math.pow(10, $("tau").valueAsNumber).toPrecision(3));
     onSlider();

@@ -15,6 +15,7 @@ function openAt(at) {
   shown.advantage ??= NaN;
   if (shown.stored) shown.trained = numbers(shown.stored.w);
   const count = shown.w.length;
+  const along = alongOf(shown.values, count);
   const foreign = new Set(shown.env); // tokens that an environment wrote: they have no numbers
   const pieceOf = new Int32Array(count);
   shown.starts.forEach((start, piece) => pieceOf.fill(piece, start));
@@ -23,6 +24,7 @@ function openAt(at) {
     kept: -1,
     here: 0,
     shown,
+    along,
     foreign,
     own: (values) => (foreign.size ? values.filter((_, t) => !foreign.has(t)) : values),
     s: shown.s,
@@ -41,6 +43,7 @@ function openAt(at) {
   showFacts();
   buildText();
   newStrip(view);
+  newCurve(view);
   newSteps(view, STEPS_AT_FIRST);
   setSliders();
   recompute();
@@ -135,6 +138,7 @@ const WHATS = { // of a token; the parts of a character add up
   hellinger: (t) => view.shown.d[t],
   entropy: (t) => view.shown.entropy[t],
   logprob: (t) => -view.shown.logprob[t],
+  value: (t) => (view.along ? view.along.move(t) : NaN),
 };
 
 function setScale() {
@@ -177,7 +181,8 @@ function weightScale(factor, fits) {
 }
 
 function linearScale(end, values) {
-  const isSigned = state.what === "advantage" || (state.what === "score" && values.some((value) => value < 0));
+  const hasBoth = state.what === "score" && values.some((value) => value < 0);
+  const isSigned = state.what === "advantage" || state.what === "value" || hasBoth;
   if (end === 0) {
     const isUnknown = values.length > 0 && values.every(Number.isNaN);
     const found = isUnknown ? "not known" : "0 for every token";

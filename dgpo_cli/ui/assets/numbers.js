@@ -79,6 +79,10 @@ function signed(value) {
   return (value < 0 ? "-" : "+") + (far >= 1e-3 && far < 999.5 ? three(far) : short(far));
 }
 
+function worth(value) {
+  return value >= 0 && value <= 1 ? fixed(value, 2) : short(value);
+}
+
 function fraction(value) {
   if (!Number.isFinite(value)) return UNKNOWN;
   for (let digits = 5; digits <= 12; digits += 1) {

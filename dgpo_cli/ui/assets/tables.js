@@ -14,7 +14,9 @@ const SORTS = { // column: [head, numbers to sort by, whether the largest come f
   gate: ["h", (view, t) => view.h[t], true],
   entropy: ["H", (view, t) => view.shown.entropy[t], true],
   prob: ["prob", (view, t) => view.shown.logprob[t], false],
+  value: ["move of V", (view, t) => (view.along ? Math.abs(view.along.move(t)) : NaN), true],
 };
+const columnsOf = (view) => Object.entries(SORTS).filter(([column]) => column !== "value" || view.along);
 
 function shape(svg, name, attributes) { // of SVG, in the namespace that the page's parser gave
   const element = document.createElementNS(svg.namespaceURI, name);
@@ -98,6 +100,8 @@ function showMark(view, t) {
   const x = t < 0 ? -9 : ((t + 0.5) * 1000) / view.w.length;
   view.mark.setAttribute("x1", x);
   view.mark.setAttribute("x2", x);
+  view.curveMark?.setAttribute("x1", x);
+  view.curveMark?.setAttribute("x2", x);
 }
 
 function numbersOf(view, t) {
@@ -106,6 +110,7 @@ function numbersOf(view, t) {
     ["weight w", weightText(view.w[t], view.factor)],
     ...(shown.trained ? [["w that trained", weightText(shown.trained[t], view.factor)]] : []),
     ["rank", `${view.ranks[t]} of ${view.w.length}`],
+    ...valuesOf(view, t),
     ["token advantage", signed(shown.advantage * view.w[t])],
     ["score s", small(view.s[t])],
     ["distance d", small(shown.d[t])],
@@ -171,7 +176,7 @@ function showTop(view, sort, isLong) {
   const table = $("top");
   const head = make("tr");
   head.append(make("th", "", "#"));
-  for (const [column, [name, , down]] of Object.entries(SORTS)) {
+  for (const [column, [name, , down]] of columnsOf(view)) {
     const cell = make("th");
     const button = make("button", "", name);
     button.type = "button";
@@ -211,6 +216,7 @@ function topRow(view, t, rank) {
     small(view.h[t]),
     small(shown.entropy[t]),
     probability(shown.logprob[t]),
+    ...(view.along ? [signedWorth(view.along.move(t))] : []),
   ];
   for (const cell of cells) row.append(make("td", "", cell));
   return row;

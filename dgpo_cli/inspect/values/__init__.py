@@ -1,0 +1,1 @@
+"""Where the outcome of a completion was decided: its value from token to token."""
