@@ -421,8 +421,9 @@ def _split_overrides(
                 raise ConfigError(f"--set {each}: give --{name.replace('_', '-')} instead")
             ours.append(each)
         elif section not in ("model", "rollout", "reward"):
-            also = "; with --value also model, rollout and reward" if has_value else ""
-            raise ConfigError(f"--set {each}: only credit.KEY=VALUE changes what is shown{also}")
+            also = "; with --value also model, rollout or reward settings" if has_value else ""
+            only = "only credit.KEY=VALUE changes the weights shown"
+            raise ConfigError(f"--set {each}: {only}{also}")
         elif key == "model.path":
             raise ConfigError(f"--set {each}: give --model instead")
         elif not has_value:

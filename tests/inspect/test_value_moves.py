@@ -33,14 +33,14 @@ def drawn(values: list[float], *, count: int, draw: random.Random, last: float) 
 
 def test_a_token_that_decides_is_named_and_no_other() -> None:
     draw = random.Random(1)
-    named = 0
+    named = wrong = 0
     for _ in range(200):
         at = draw.randrange(1, 40)
         curve = drawn([0.9] * at + [0.02] * (40 - at), count=16, draw=draw, last=0.0)
         found = [(move.start, move.stop) for move in clear_moves(curve)]
-        assert found in ([(at - 1, at)], [])
-        named += len(found)
-    assert named >= 195
+        named += (at - 1, at) in found
+        wrong += any(place != (at - 1, at) for place in found)
+    assert named >= 195 and wrong <= 2
 
 
 @pytest.mark.parametrize("count", [8, 32])
@@ -101,9 +101,9 @@ def test_a_move_against_the_outcome_is_not_said_to_have_decided_it() -> None:
 
 
 def test_words_without_a_clear_move_name_the_largest_as_what_it_is() -> None:
-    shown = valued(solution(), levels=((0.0, 0.25), (0.5, 0.0)))
+    shown = valued(solution(), levels=((0.0, 0.25), (0.5, 0.0)), count=4)
     (sentence,) = value_words(shown)
-    assert sentence.startswith("No token clearly decided the outcome: the value goes from 0.25 to 0")
+    assert sentence.startswith("No token clearly decided the outcome: the value goes from 0.25 to")
     assert "0.25 to 0.00, at" in sentence
     still = valued(solution(), levels=((0.0, 0.0),))
     assert value_words(still) == ("The value is 0.00 from the first token to the last.",)

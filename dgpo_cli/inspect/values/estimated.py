@@ -136,18 +136,14 @@ def _sampled(
             limit = settings.rollout.max_completion_tokens
             penalties = settings.reward.overlong.penalties(lengths, limit=limit)
             scored.append(replace(group, prompt_ids=ids, penalties=tuple(penalties)))
-        try:
-            return estimate(
-                engine,
-                scored,
-                of=rows,
-                continuations=policy.source.continuations,
-                seed=settings.seed,
-                siblings=policy.sampled_them,
-            )
-        except KeyboardInterrupt:
-            tell(observer, f"what is estimated is kept in {path}; the same command goes on")
-            raise
+        return estimate(
+            engine,
+            scored,
+            of=rows,
+            continuations=policy.source.continuations,
+            seed=settings.seed,
+            siblings=policy.sampled_them,
+        )
 
 
 def _check_reward(settings: Settings, prompts: Sequence[Prompt], *, path: Path) -> None:

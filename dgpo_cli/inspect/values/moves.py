@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
@@ -15,6 +16,7 @@ from dgpo_cli.ui.scale import Scale
 
 MOST = 3  # moves that are named
 LEAST = 0.15  # of the range of the rewards: what a move must be to decide anything
+_AROUND = 4  # points before a move, and after it, whose means are compared
 _NORMAL_95 = NormalDist().inv_cdf(0.975)
 _BEFORE, _INSIDE, _AFTER = 14, 40, 8  # cells of a quotation
 
@@ -94,25 +96,47 @@ def range_of(curve: ValueCurve) -> tuple[float, float]:
 def clear_moves(curve: ValueCurve) -> tuple[Move, ...]:
     """Return the largest moves that chance does not explain, the largest first.
 
-    The interval of a difference is made of those of its two values (Zou, Donner: MOVER, Stat. Med.
-    27 (2008) 1693), at the level that holds for all moves of the curve together (Bonferroni).
+    A move has to be the largest around it and larger than its error, and so has the difference
+    between the means of the few points before it and after it, at the level that holds for all
+    moves of the curve together (Bonferroni). The interval of a difference is made of those of its
+    two sides (MOVER: Zou, Donner, Stat. Med. 27 (2008) 1693).
     """
-    moves = [Move(*both) for both in pairwise(curve.points)]
+    points = curve.points
     low, high = range_of(curve)
     least = LEAST * (high - low)
-    wider = NormalDist().inv_cdf(1 - 0.025 / max(1, len(moves))) / _NORMAL_95
-    found = [
-        move for move in moves if abs(move.size) >= least and abs(move.size) > wider * _error(move)
-    ]
+    wider = NormalDist().inv_cdf(1 - 0.025 / max(1, len(points) - 1)) / _NORMAL_95
+    moves = [Move(*both) for both in pairwise(points)]
+    found = []
+    for at, move in enumerate(moves):
+        around = moves[max(0, at + 1 - _AROUND) : at + _AROUND]
+        before, after = points[max(0, at + 1 - _AROUND) : at + 1], points[at + 1 : at + 1 + _AROUND]
+        if (
+            abs(move.size) == max(abs(each.size) for each in around)
+            and _surely_moves(before[-1:], after[:1], least=least, wider=1.0)
+            and _surely_moves(before, after, least=least, wider=wider)
+        ):
+            found.append(move)
     return tuple(sorted(found, key=lambda move: -abs(move.size))[:MOST])
 
 
-def _error(move: Move) -> float:
-    """Return how far the difference may be nearer to 0, at 95%; NaN if that is not known."""
-    first, second = move.before, move.after
-    if move.size > 0:
-        return math.hypot(first.high - first.value, second.value - second.low)
-    return math.hypot(first.value - first.low, second.high - second.value)
+def _surely_moves(
+    before: Sequence[ValuePoint], after: Sequence[ValuePoint], *, least: float, wider: float
+) -> bool:
+    """Return whether two means differ by `least` and more than their error; wider: than at 95%."""
+    difference = _mean(after) - _mean(before)
+    down, up = (before, after) if difference < 0 else (after, before)
+    error = math.hypot(_error(down, low=True), _error(up, low=False))
+    return abs(difference) >= least and abs(difference) > wider * error
+
+
+def _mean(points: Sequence[ValuePoint]) -> float:
+    return math.fsum(point.value for point in points) / len(points)
+
+
+def _error(points: Sequence[ValuePoint], *, low: bool) -> float:
+    """Return how far below, or above, the mean of points may be wrong, at 95%."""
+    ends = [p.value - p.low if low else p.high - p.value for p in points]
+    return math.hypot(*ends) / len(points)
 
 
 def value_words(shown: InspectedCompletion, *, glyphs: Glyphs = UNICODE) -> tuple[str, ...]:

@@ -1,0 +1,137 @@
+"""Laws of the values of a run's completions: who samples, what is judged, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.events import Observers
+from dgpo_cli.core.types import Inspection
+from dgpo_cli.runs.run_folder import RunFolder
+from tests.inspect.looks import look, stored_lines
+from tests.recorder import Notes
+
+
+def of_group(found: Inspection, lines: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The stored lines of the only prompt that is shown."""
+    (name,) = {shown.prompt_id for shown in found.completions}
+    return [line for line in lines if line["prompt_id"] == name]
+
+
+def test_every_token_has_a_value_that_begins_with_the_group_and_ends_with_the_reward(
+    trained: Path,
+) -> None:
+    found = look(source=trained, group=1, value=4)
+    lines = of_group(found, stored_lines(trained))
+    assert found.values is not None and found.values.later == 0
+    assert found.values.model.endswith("step-000002")
+    firsts = set()
+    for shown, line in zip(found.completions, lines, strict=True):
+        assert shown.values is not None
+        points = shown.values.points
+        assert [point.at for point in points] == [*range(len(shown.tokens) + 1)]
+        last = points[-1]
+        assert (last.value, last.low, last.high, last.count) == (line["reward"],) * 3 + (0,)
+        # 4 continuations, and the completions of the group that begin like this one.
+        assert points[0].count == 4 + len(lines)
+        firsts.add(points[0].value)
+        assert math.fsum(shown.values.moves()) == pytest.approx(last.value - points[0].value)
+    assert len(firsts) == 1
+
+
+def test_what_is_stored_is_shown_as_without_values(trained: Path) -> None:
+    from dataclasses import replace
+
+    plain, valued = look(source=trained, group=0), look(source=trained, group=0, value=1)
+    bare = [replace(shown, values=None) for shown in valued.completions]
+    assert bare == list(plain.completions)
+
+
+def test_a_policy_that_is_not_kept_is_replaced_by_the_nearest_and_this_is_told(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    told: list[str] = []
+    rollouts = RunFolder(run).rollout_file(2)  # of the weights after step 1, which are gone
+    found = look(rollouts=rollouts, sample=0, group=0, value=2, observer=Observers([Notes(told)]))
+    assert found.values is not None and found.values.later in (-1, 1)
+    (note,) = [text for text in told if "not kept" in text]
+    assert "1 update" in note
+    (shown,) = found.completions
+    assert shown.values is not None
+    # Completions of another policy say nothing of this one: only continuations count.
+    assert {point.count for point in shown.values.points[:-1]} == {2}
+
+
+def test_first_rollouts_are_of_the_initial_model(trained: Path) -> None:
+    found = look(rollouts=RunFolder(trained).rollout_file(1), group=0, sample=0, value=1)
+    assert found.values is not None
+    assert (found.values.model, found.values.later) == ("the initial model", 0)
+
+
+def test_without_continuations_the_group_is_all_there_is(trained: Path) -> None:
+    found = look(source=trained, group=1, value=0)
+    lines = of_group(found, stored_lines(trained))
+    rewards = [line["reward"] for line in lines]
+    for shown in found.completions:
+        assert shown.values is not None
+        assert shown.values.points[0].value == pytest.approx(sum(rewards) / len(rewards))  # type: ignore[arg-type]
+    assert found.values is not None and found.values.continuations == 0
+
+
+def _alone(trained: Path, folder: Path, **changes: object) -> Path:
+    """The completions of a run in a file that is not in a run's folder."""
+    path = folder / "alone.jsonl"
+    lines = (json.dumps({**line, "weights": None, **changes}) for line in stored_lines(trained))
+    path.write_text("".join(line + "\n" for line in lines))
+    return path
+
+
+def test_a_file_alone_needs_a_model_and_a_reward(trained: Path, tmp_path: Path) -> None:
+    path = _alone(trained, tmp_path)
+    choice = {"group": 0, "sample": 0, "value": 1}
+    reward = ("reward.kind=integer",)
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / "settings.toml").unlink()
+    with pytest.raises(ConfigError, match=r"not in a run folder.*give --model"):
+        look(source=run, **choice, settings=reward)
+    choice["rollouts"] = path
+    models = {"model": "embedded:tiny", "reference": "embedded:tiny"}
+    with pytest.raises(ConfigError, match=r"no settings.toml beside .*--set reward.kind=math"):
+        look(**choice, **models)
+    found = look(**choice, **models, settings=(*reward, "rollout.max_completion_tokens=48"))
+    assert found.values is not None and found.values.later is None
+    (shown,) = found.completions
+    assert shown.values is not None and len(shown.values.points) == len(shown.tokens) + 1
+    with pytest.raises(DataError, match=r"rollout.max_completion_tokens=4"):
+        look(**choice, **models, settings=(*reward, "rollout.max_completion_tokens=4"))
+
+
+def test_a_line_that_cannot_be_continued_or_judged_is_refused(
+    trained: Path, tmp_path: Path
+) -> None:
+    models = {"model": "embedded:tiny", "reference": "embedded:tiny", "group": 0, "sample": 0}
+    reward = ("reward.kind=integer", "rollout.max_completion_tokens=48")
+    path = _alone(trained, tmp_path, token_ids=None, answer="7")
+    with pytest.raises(DataError, match="has no token_ids to continue from"):
+        look(rollouts=path, value=1, settings=reward, **models)
+    path = _alone(trained, tmp_path, answer="")
+    with pytest.raises(DataError, match="answers are unusable"):
+        look(rollouts=path, value=1, settings=reward, **models)
+
+
+def test_a_reward_that_reads_the_data_cannot_judge_a_file(trained: Path, tmp_path: Path) -> None:
+    code = tmp_path / "own.py"
+    code.write_text("def check(completion, level):\n    return 1.0\n")
+    path = _alone(trained, tmp_path)
+    settings = ("reward.kind=python", f"reward.path={code}:check")
+    models = {"model": "embedded:tiny", "reference": "embedded:tiny", "group": 0, "sample": 0}
+    with pytest.raises(DataError, match="reads columns of the data"):
+        look(rollouts=path, value=1, settings=settings, **models)
