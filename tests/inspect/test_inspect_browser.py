@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from dgpo_cli.algo.credit import DgpoCredit
-from dgpo_cli.core.numbers import UNKNOWN, fraction, probability, signed, small
+from dgpo_cli.core.numbers import UNKNOWN, fraction, probability, signed, small, worth
 from dgpo_cli.core.types import InspectedCompletion, StoredCredit, TokenStats
 from dgpo_cli.inspect.page import inspect_page
 from dgpo_cli.inspect.token_html import STEPS, shown_pieces
+from dgpo_cli.inspect.values.moves import Along, value_words
 from dgpo_cli.inspect.views.header import share_of_top
 from dgpo_cli.inspect.views.legend import ends
 from dgpo_cli.inspect.views.linear import Linear
@@ -29,7 +30,7 @@ from tests.algo.twins import dgpo_weights
 from tests.browser import Visit
 from tests.inspect.test_token_html import fragment
 from tests.inspect.test_turns import inspection as turns_of_two
-from tests.samples import completion, hostile, inspection, solution
+from tests.samples import VALUES_BY, completion, hostile, inspection, reasoning, solution, valued
 
 Open = Callable[..., Visit]
 SETTINGS = [(0.5, 1.0), (0.02, 1.0), (1e-4, 0.0), (3.0, 2.5), (0.1, 0.05)]
@@ -160,7 +161,7 @@ def test_the_script_shows_what_python_wrote(visit: Open) -> None:
         written = fragment(shown).lines
         assert spans == [[[look, text] for look, _, text in line] for line in written]
         parts = [range(piece.start, piece.stop) for piece in pieces(shown.tokens)]
-        for what in get_args(What):
+        for what in (what for what in get_args(What) if what != "value"):
             found.page.locator("#what").select_option(what)
             measure = measure_of(shown, what=what, steps=STEPS)
             levels = [measure.piece_level(piece) for piece in pieces(shown.tokens)]
@@ -583,4 +584,66 @@ def test_terms_and_note_are_those_of_the_completion_that_is_chosen(visit: Open) 
         found.page.locator("#chooser").select_option(place)
         assert found.page.locator("#terms").inner_text() == terms
         assert found.page.locator("#note").inner_text() == note
+    assert quiet(found)
+
+
+def valued_page(visit: Open, *shown: InspectedCompletion, **settings: object) -> Visit:
+    return visit(inspect_page(inspection(*shown, values=VALUES_BY)), **settings)
+
+
+def test_the_curve_is_pythons_and_belongs_to_the_completion_that_is_chosen(visit: Open) -> None:
+    shown = valued(reasoning(sentences=6), every=3)
+    assert shown.values is not None
+    found = valued_page(visit, shown, solution())
+    found("openAt(0)")
+    along = Along.of(shown.values)
+    for name in ("value", "low", "high"):
+        assert found(f"Array.from(view.along.{name})") == pytest.approx(getattr(along, name))
+    page = found.page
+    assert page.locator("#value-words span").all_inner_texts() == [*value_words(shown)]
+    points = found("document.querySelector('#curve .value').getAttribute('points').split(' ')")
+    assert len(points) == len(shown.values.points)
+    x, y = map(float, points[-1].split(","))
+    assert (x, y) == (1000, 98)  # it ends with a reward of 0
+    assert page.locator("#curve .lost").count() == 1
+    page.locator("#what").select_option("value")
+    measure = measure_of(shown, what="value", steps=STEPS)
+    levels = [measure.piece_level(piece) for piece in pieces(shown.tokens)]
+    assert found("view.pieceLevels") == levels
+    best = ranked_by(measure, shown.tokens, top=1)[0]
+    assert found("view.order[0]") == best
+    found("openAt(1)")
+    assert page.locator("#curve-box").is_hidden() and not page.locator("#value-words span").count()
+    assert quiet(found)
+
+
+def test_a_token_shows_its_value_by_keyboard_and_pointer(visit: Open) -> None:
+    shown = valued(solution(), levels=((0.0, 0.875), (0.5, 0.125)))
+    found = valued_page(visit, shown)
+    page, at = found.page, len(shown.tokens) // 2
+    assert shown.values is not None
+    along = Along.of(shown.values)
+
+    def told(token: int) -> str:
+        low, high = worth(along.low[token + 1]), worth(along.high[token + 1])
+        return f"V after it\n{worth(along.value[token + 1])}\nits 95% interval\n{low} to {high}"
+
+    page.locator(TOKENS).first.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert told(3) in page.locator("#detail").inner_text()
+    assert f"V after it {worth(along.value[4])}" in page.locator("#live").inner_text()
+    box = page.locator("#curve").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * (at + 0.5) / len(shown.tokens), box["y"] + 5)
+    assert told(at) in page.locator("#detail").inner_text()
+    page.mouse.click(box["x"] + box["width"] * (at + 0.5) / len(shown.tokens), box["y"] + 5)
+    assert token(found) == at
+    assert quiet(found)
+
+
+def test_without_values_the_page_has_no_sign_of_them(visit: Open) -> None:
+    found = opened(visit, solution())
+    assert not found.page.locator("#curve").count()
+    assert not found.page.locator("#what option[value=value]").count()
+    assert "V after" not in found.page.locator("#detail").inner_text()
     assert quiet(found)

@@ -21,11 +21,13 @@ from dgpo_cli.core.types import (
 from dgpo_cli.inspect.as_json import chunks, to_json
 from tests.samples import (
     HOSTILE,
+    VALUES_BY,
     check_snapshot,
     completion,
     hostile,
     inspection,
     solution,
+    valued,
 )
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -71,6 +73,7 @@ CASES: dict[str, Inspection] = {
     "unknown": inspection(nothing_known(), tau=None, kappa=None, rule="uniform"),
     "no tokens": inspection(replace(solution(), tokens=())),
     "changed": inspection(solution(), changes=(SettingChange(2, "seed", None, 0),)),
+    "values": inspection(valued(solution(), every=7), hostile(), values=VALUES_BY),
     "none": inspection(),
 }
 
@@ -123,6 +126,18 @@ def test_the_schema_refuses_what_is_not_it() -> None:
         change(bad)
         with pytest.raises(jsonschema.ValidationError):
             check(bad)
+
+
+def test_the_points_of_a_curve_are_there_with_their_intervals() -> None:
+    shown = valued(solution(), every=7)
+    found = to_json(inspection(shown, hostile(), values=VALUES_BY))
+    assert found["values"] == {"continuations": 16, "model": VALUES_BY.model, "later": 1}
+    curve, none = (each["values"] for each in found["completions"])
+    assert none is None and shown.values is not None
+    assert [tuple(point.values()) for point in curve] == [
+        (point.at, point.value, point.low, point.high, point.count) for point in shown.values.points
+    ]
+    assert to_json(inspection(shown))["values"] is None
 
 
 def test_raw_text_and_every_digit_are_kept_and_what_is_not_finite_is_null() -> None:

@@ -135,3 +135,65 @@ def test_a_reward_that_reads_the_data_cannot_judge_a_file(trained: Path, tmp_pat
     models = {"model": "embedded:tiny", "reference": "embedded:tiny", "group": 0, "sample": 0}
     with pytest.raises(DataError, match="reads columns of the data"):
         look(rollouts=path, value=1, settings=settings, **models)
+
+
+def test_what_is_kept_is_not_sampled_again_and_more_continues_it(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dgpo_cli.policy.load_policy as load_policy
+    import dgpo_cli.samplers.hf as hf
+
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    choice = {"source": run, "group": 0, "sample": 0}
+    whole = look(**choice, value=6)
+    shutil.rmtree(run / "values")
+    seeds: list[int] = []
+    draw = hf.HfSampler.sample
+
+    def counted(self: hf.HfSampler, prompts: object, **given: object) -> object:
+        seeds.extend(seed for own in given["seeds"] for seed in own)  # type: ignore[attr-defined]
+        return draw(self, prompts, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hf.HfSampler, "sample", counted)
+    look(**choice, value=2)
+    first = len(seeds)
+    assert look(**choice, value=6).completions == whole.completions
+    assert len(seeds) == len(set(seeds)) == 3 * first  # none of the first two is drawn again
+    monkeypatch.setattr(load_policy, "load_for_sampling", lambda *_, **__: pytest.fail("loads"))
+    assert look(**choice, value=6).completions == whole.completions
+    assert look(**choice, value=2).values is not None
+    (kept,) = (run / "values").iterdir()
+    assert kept.name.startswith("step-000003-")
+
+
+def test_ctrl_c_keeps_what_is_estimated(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dgpo_cli.samplers.hf as hf
+    from dgpo_cli.engine.values import continuations
+
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    choice = {"source": run, "group": 0, "sample": 0, "value": 3}
+    whole = look(**choice)
+    shutil.rmtree(run / "values")
+    monkeypatch.setattr(continuations, "_SLICE_ROWS", 30)
+    calls = []
+    draw = hf.HfSampler.sample
+
+    def stopped(self: hf.HfSampler, *prompts: object, **given: object) -> object:
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return draw(self, *prompts, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hf.HfSampler, "sample", stopped)
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        look(**choice, observer=Observers([Notes(told)]))
+    (kept,) = (run / "values").iterdir()
+    assert any(str(kept) in text and "goes on" in text for text in told)
+    stored = sum(len(json.loads(line)["rewards"]) for line in kept.read_text().splitlines()[1:])
+    assert stored == 60
+    assert look(**choice).completions == whole.completions

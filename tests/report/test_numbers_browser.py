@@ -17,7 +17,7 @@ def test_the_browser_writes_every_number_as_the_terminal_does(
     page = visit(document("base.html", title="numbers", script=asset("numbers.js")))
     ties = [k / 8 for k in range(1, 200)] + [k / 2 for k in range(1, 4000, 7)]
     sizes = [s * m * 10.0**p for p in range(-9, 17) for m in (1.0, 9.995, 4.4449) for s in (1, -1)]
-    for name in ("short", "small", "signed", "fraction", "percent", "probability"):
+    for name in ("short", "small", "signed", "worth", "fraction", "percent", "probability"):
         write = FORMS[name]
         values = [*TABLE[name], *ties, *sizes]
         if name in ("probability", "fraction", "percent"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from dgpo_cli.config.checks import check_built
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, tell
+from dgpo_cli.core.formats import VALUES
 from dgpo_cli.core.types import (
     Completion,
     Inspection,
@@ -22,7 +24,8 @@ from dgpo_cli.core.types import (
 )
 from dgpo_cli.inspect.request import Models, Values
 from dgpo_cli.inspect.rollout_file import Entry, RolloutFile
-from dgpo_cli.inspect.values.policy import ValuePolicy, value_policy
+from dgpo_cli.inspect.values.policy import ValuePolicy, run_of, value_policy
+from dgpo_cli.policy.fingerprint import text_fingerprint
 from dgpo_cli.prompts.settings import PlayedPrompts
 from dgpo_cli.rewards.grader import Grader, check_answers, check_own
 from dgpo_cli.rewards.played import EnvironmentReward
@@ -31,6 +34,7 @@ from dgpo_cli.samplers.settings import HfBackend
 
 if TYPE_CHECKING:
     from dgpo_cli.engine.sampling import SamplingEngine
+    from dgpo_cli.engine.values.store import ValueStore
     from dgpo_cli.samplers.base import Row, Sampler, SamplingParams
 
 
@@ -136,14 +140,38 @@ def _sampled(
             limit = settings.rollout.max_completion_tokens
             penalties = settings.reward.overlong.penalties(lengths, limit=limit)
             scored.append(replace(group, prompt_ids=ids, penalties=tuple(penalties)))
-        return estimate(
-            engine,
-            scored,
-            of=rows,
-            continuations=policy.source.continuations,
-            seed=settings.seed,
-            siblings=policy.sampled_them,
-        )
+        with _store(policy, path=path, observer=observer) as store:
+            return estimate(
+                engine,
+                scored,
+                of=rows,
+                continuations=policy.source.continuations,
+                seed=settings.seed,
+                siblings=policy.sampled_them,
+                store=store,
+            )
+
+
+@contextmanager
+def _store(policy: ValuePolicy, *, path: Path, observer: Observer) -> Iterator[ValueStore | None]:
+    """Open the file beside the rollouts that keeps what is estimated.
+
+    Each policy, with what its rewards depend on, has its own.
+    """
+    from dgpo_cli.engine.values.store import ValueStore, header_of
+
+    header = header_of(policy.settings, adapter=policy.adapter)
+    digest = str(text_fingerprint(VALUES.dump(header)))[:8]
+    run = run_of(path)
+    name = f"{path.name.partition('.')[0]}-{digest}.jsonl"
+    folder = path.parent if run is None else run.path
+    store = ValueStore(folder / "values" / name, header)
+    with store:
+        try:
+            yield store
+        except KeyboardInterrupt:
+            tell(observer, f"{store.path} keeps what was estimated; the same command goes on")
+            raise
 
 
 def _check_reward(settings: Settings, prompts: Sequence[Prompt], *, path: Path) -> None:

@@ -53,23 +53,22 @@ def value_policy(
         ConfigError: nothing says which policy, or how answers are judged.
         CheckpointError: the checkpoint is damaged.
     """
-    run = RunFolder(path.parent.parent)
-    of_run = path.parent.name == run.rollouts_dir.name and run.settings_file.is_file()
-    beside = run.settings_file if of_run else path.parent / SETTINGS
+    run = run_of(path)
+    beside = path.parent / SETTINGS if run is None else run.settings_file
     known = beside.is_file()
     if not known and not any(each.startswith("reward.") for each in asked.overrides):
         raise ConfigError(
             f"--value: no {SETTINGS} beside {path} says how its answers are judged; give --set "
             "reward.kind=math, integer or choice"
         )
-    if not of_run and models.model is None:
+    if run is None and models.model is None:
         raise ConfigError(
             f"--value: {path} is not in a run folder, whose checkpoints could sample; give --model "
             "M, and --reference R or --adapter A"
         )
     resolved = resolve(config=beside if known else None, overrides=asked.overrides, run_code=False)
     resolved = layered(resolved, Layer(str(path), {"rollout": _sampling(lines, resolved)}))
-    if models.model is not None:
+    if models.model is not None or run is None:
         return _given(resolved, models, asked=asked)
     for change in code_differences(run.code(), resolved.settings):
         if change.setting.startswith("reward"):
@@ -79,6 +78,13 @@ def value_policy(
                 " are judged by it as it is now",
             )
     return _of_run(run, lines, resolved=resolved, asked=asked, observer=observer)
+
+
+def run_of(path: Path) -> RunFolder | None:
+    """Return the run that a file of rollouts belongs to, if it does."""
+    run = RunFolder(path.parent.parent)
+    of_run = path.parent.name == run.rollouts_dir.name and run.settings_file.is_file()
+    return run if of_run else None
 
 
 def _sampling(lines: Sequence[RolloutLine], resolved: Resolved) -> dict[str, Any]:
