@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgpo_cli.config.changes import change_text
-from dgpo_cli.core.numbers import UNKNOWN, counted, fraction, short, signed, worth
+from dgpo_cli.core.numbers import UNKNOWN, counted, fraction, short, signed
 from dgpo_cli.core.text import UNICODE, visible, visible_lines
 from dgpo_cli.core.types import InspectedCompletion, Inspection, StoredCredit, ValueCurve
 from dgpo_cli.inspect.token_html import STEPS, shown_pieces, token_lines, tokens_style
@@ -209,7 +209,7 @@ def _value_range(completions: Sequence[InspectedCompletion]) -> str:
     if len(found) != 1:
         return "each completion's from its lowest to its highest"
     low, high = found.pop()
-    return f"from {worth(low)} to {worth(high)}"
+    return f"from {short(low)} to {short(high)}"
 
 
 def _stored(stored: StoredCredit | None) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.style import Style
 from rich.text import Text
 
-from dgpo_cli.core.numbers import worth
+from dgpo_cli.core.numbers import short, worth
 from dgpo_cli.core.text import Glyphs, plain, split_words
 from dgpo_cli.core.types import InspectedCompletion, Inspection, ValueCurve
 from dgpo_cli.inspect.values.moves import Along, clear_moves, range_of, value_words, values_text
@@ -91,7 +91,7 @@ class ValueBars:
         one = all(stop - start == 1 for start, stop in cells)
         each = "after a token" if one else f"after up to {max(b - a for a, b in cells):,} tokens"
         said = (
-            f"each bar is the value {each}, {worth(low)} to {worth(high)}: "
+            f"each bar is the value {each}, {short(low)} to {short(high)}: "
             f"{worth(first.value)} before the first, {worth(last.value)} at the end"
         )
         if self.page.depth in ("truecolor", "256"):
