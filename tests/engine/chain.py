@@ -17,7 +17,7 @@ from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.samplers.base import SamplingParams
 from dgpo_cli.samplers.settings import RolloutSettings
 
-LETTERS = "|abc. "  # "|" ends a completion; its id is 0
+LETTERS = "|abc. B"  # "|" ends a completion; its id is 0
 CHANCES = {  # of the next letter, by the last
     "": {"a": 0.4, "b": 0.3, "c": 0.3},
     "a": {"a": 0.3, "b": 0.3, "c": 0.2, "|": 0.2},

@@ -46,19 +46,41 @@ class Search:
         that are begun can be finished.
         """
         points = [self._points[at] for at in sorted(self._points)]
-        gaps = [(least_move(a, b), a.at, b.at) for a, b in pairwise(points) if b.at - a.at > 1]
+        sure = [_level(points[i::-1]) for i in range(len(points) - 1)]
+        moves = [least_move(a, _level(points[i + 1 :])) for i, a in enumerate(sure)]
+        gaps = [
+            (moves[i], a.at, b.at)
+            for i, (a, b) in enumerate(pairwise(points))
+            # A move that two values show is seen from the gaps beside it, too.
+            if b.at - a.at > 1 and 0 < moves[i] == max(moves[max(0, i - 1) : i + 2])
+        ]
         found: list[int] = []
         reserved = 0
-        for least, start, stop in sorted(gaps, key=lambda gap: (-gap[0], gap[1])):
-            middle = (start + stop) // 2
+        for _, start, stop in sorted(gaps, key=lambda gap: (-gap[0], gap[1])):
             reserved += math.ceil(math.log2(stop - start))
-            if least <= 0 or self._left <= len(found) or (found and reserved > self._left):
+            if self._left <= len(found) or (found and reserved > self._left):
                 break
+            middle = (start + stop) // 2
             if middle not in self._asked:
                 found.append(middle)
         self._left -= len(found)
         self._asked.update(found)
         return sorted(found)
+
+
+def _level(points: Sequence[ValuePoint]) -> ValuePoint:
+    """Return the first value together with the second, unless the two surely differ.
+
+    Twice the rewards show a move of half the value that one prefix would miss.
+    """
+    pair = points[:2]
+    count = sum(point.count for point in pair)
+    if not all(point.count for point in pair) or least_move(pair[0], pair[-1]) > 0:
+        return points[0]
+    value = math.fsum(point.count * point.value for point in pair) / count
+    below = math.hypot(*(point.count * (point.value - point.low) for point in pair)) / count
+    above = math.hypot(*(point.count * (point.high - point.value) for point in pair)) / count
+    return ValuePoint(points[0].at, value, value - below, value + above, count)
 
 
 def least_move(before: ValuePoint, after: ValuePoint) -> float:
