@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -215,8 +215,8 @@ def _study(path: Path, *, out: Path | None, asked: _Asked) -> None:
         if out is None:
             return
     page = out or path / "report.html"
-    record = replace(record, baseline=table.baseline)
-    output.write("--out", page, study_page(record, at=page.absolute().parent).encode("utf-8"))
+    html = study_page(record, table, at=page.absolute().parent)
+    output.write("--out", page, html.encode("utf-8"))
     tell = console.note if asked.form is not None else console.say
     tell(f"written to {page}")
 

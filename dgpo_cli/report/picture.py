@@ -1,4 +1,4 @@
-"""The main curves as one SVG for papers and READMEs, in the light scheme."""
+"""The main curves as one SVG for papers and READMEs, light or dark as its reader is."""
 
 from __future__ import annotations
 
@@ -29,17 +29,28 @@ def report_svg(records: Sequence[RunRecord]) -> str:
     cells = "".join(_cell(each, at) for at, each in enumerate(charts))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}">'
-        f"<style>{_style()}</style>"
+        f"<style>{style()}</style>"
         f'<rect class="paper" width="{width:g}" height="{height:g}"/>'
         f"{''.join(_head(records, runs))}{cells}</svg>"
     )
 
 
-def _style() -> str:
-    """Return the light style of the page's charts, without the variables that resvg lacks."""
-    colours = dict(re.findall(r"(--\w+): light-dark\((#\w+),", asset("base.css")))
-    light = re.sub(r"light-dark\((#\w+), #\w+\)", r"\1", asset("charts.css"))
-    return re.sub(r"var\((--\w+)\)", lambda name: colours[name[1]], light) + asset("picture.css")
+def style() -> str:
+    """Return the style of the page's charts without the variables that resvg lacks.
+
+    Light, and dark for readers who prefer it; resvg skips that.
+    """
+    dark = f"@media (prefers-color-scheme: dark) {{ {_resolved(1)} }}"
+    return f"{_resolved(0)}{dark}"
+
+
+def _resolved(scheme: int) -> str:
+    """Return the rules with the colours of the light scheme, 0, or of the dark one, 1."""
+    pairs = re.findall(r"(--\w+): light-dark\((#\w+), (#\w+)\)", asset("base.css"))
+    colours = {name: both[scheme] for name, *both in pairs}
+    rules = asset("charts.css") + asset("picture.css")
+    rules = re.sub(r"light-dark\((#\w+), (#\w+)\)", lambda both: both[1 + scheme], rules)
+    return re.sub(r"var\((--\w+)\)", lambda name: colours[name[1]], rules)
 
 
 def _charts(runs: Sequence[RunSeries]) -> list[DrawnChart]:

@@ -37,14 +37,13 @@ def draw_means(
     lines, sources = [], []
     for at, variant in enumerate(study.variants):
         if variant.has(metric):
-            line = _line(variant.columns[metric], variant=variant, study=study)
+            line = _line(variant.columns[metric], variant=variant, study=study, hollow=hollow)
             lines.append(
                 replace(
                     line,
                     label=_name(variant) if named else variant.letter,
                     costs=variant.costs,
                     seeds=f"{study.metrics.index(metric)} {variant.letter}",
-                    hollow=hollow,
                 )
             )
             sources.append(Source(at, metric, variant.name, variant.look))
@@ -105,9 +104,8 @@ def _differences(metric: str, study: StudySeries, *, hollow: bool) -> Iterator[t
         if any(value is not None for seed in seeds for value in seed):
             names = f"{variant.letter} {study.baseline.letter}"
             line = replace(
-                _line(seeds, variant=variant, study=study),
+                _line(seeds, variant=variant, study=study, hollow=hollow),
                 seeds=f"{study.metrics.index(metric)} {names}",
-                hollow=hollow,
             )
             yield line, Source(at, metric, variant.name, variant.look)
 
@@ -117,9 +115,13 @@ def _bare(lines: Sequence[Line]) -> list[Line]:
     return [replace(line, low=(), high=()) if line.look == GREY else line for line in lines]
 
 
-def _line(seeds: Sequence[Values], *, variant: VariantSeries, study: StudySeries) -> Line:
+def _line(
+    seeds: Sequence[Values], *, variant: VariantSeries, study: StudySeries, hollow: bool
+) -> Line:
+    """Return a curve; a hollow one has one axis, for what is not smoothed."""
     rough = over_seeds(seeds)
-    smooth = over_seeds(seeds, span=study.span / study.size) if study.span > 1 else rough
+    plain = hollow or study.span <= 1
+    smooth = rough if plain else over_seeds(seeds, span=study.span / study.size)
     return Line(
         label=variant.letter,
         look=variant.look,
@@ -129,6 +131,7 @@ def _line(seeds: Sequence[Values], *, variant: VariantSeries, study: StudySeries
         high=smooth.high,
         points=variant.letter,
         ends=(_ends(smooth), _ends(rough)),
+        hollow=hollow,
     )
 
 

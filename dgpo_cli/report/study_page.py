@@ -3,22 +3,21 @@ are decided here, everything around them in assets/study.html."""
 
 from __future__ import annotations
 
-import base64
 import math
-import os
-import sys
-from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any
-from urllib.parse import quote
 
 from markupsafe import Markup
 
-from dgpo_cli.config.changes import value_text
-from dgpo_cli.core.numbers import counted, short
-from dgpo_cli.core.types import StudyRecord, StudyRun
+from dgpo_cli.core.numbers import short
+from dgpo_cli.core.types import StudyRecord
+from dgpo_cli.report import study_facts as facts
 from dgpo_cli.report.charts.drawing import mark, svg
+from dgpo_cli.report.charts.forest import forest
 from dgpo_cli.report.charts.sampling import Values
 from dgpo_cli.report.curves import DrawnChart
 from dgpo_cli.report.panels import REWARD, STUDY, Curve, Panel
@@ -26,18 +25,22 @@ from dgpo_cli.report.run_page import HEIGHT, LARGE, WIDE, WIDTH, points_of
 from dgpo_cli.report.study_charts import draw_differences, draw_each_difference, draw_means
 from dgpo_cli.report.study_series import StudySeries, study_series
 from dgpo_cli.stats.intervals import student_quantile
+from dgpo_cli.study.summary import StudyTable
+from dgpo_cli.study.view import grids, legend, sentences
 from dgpo_cli.ui.document import asset, compact, document
 
 TOGETHER = 4  # variants whose differences are in one chart
 SMALL = (256.0, 150.0)  # of a chart a variant
-_MOST = 0xFFFF  # of a number in the data
+_DIGITS = ascii_uppercase + ascii_lowercase + digits + "+-"  # of a number in the data
+_FINE = 3  # digits of a number of a metric that has a chart; of another metric one less
 _DECADES = 1e4  # from which numbers are stored on a logarithmic scale
 
 Figure = tuple[DrawnChart, list[Markup]]
 
 
-def study_page(record: StudyRecord, *, at: Path) -> str:
+def study_page(record: StudyRecord, table: StudyTable, *, at: Path) -> str:
     """Return the page of a study that is to lie in the folder `at`; the same in, the same out."""
+    record = replace(record, baseline=table.baseline)
     study = study_series(record)
     large = list(_large(study))
     return document(
@@ -48,27 +51,27 @@ def study_page(record: StudyRecord, *, at: Path) -> str:
         data=_data(study),
         record=record,
         study=study,
-        subject=_subject(record),
+        subject=facts.subject(record),
+        grids=grids(table),
+        sentences=sentences(table),
+        legend=legend(table),
+        key_of=facts.key_of,
+        notes=table.notes,
+        forests=[_forest(each) for each in facts.effects(table, study, lettered=True)],
         head=list(_head(study)),
         each=[(chart, [_svg(chart, *SMALL)]) for chart in _apart(study)],
         panels=list(_panels(study)),
         large=large,
         metrics=list(_metrics(study)),
-        settings=_settings(record),
-        runs=list(_runs(record, at=at)),
+        settings=facts.settings(record),
+        runs=list(facts.runs(record, at=at)),
         mark=lambda look, x, y: Markup(mark(look, x, y)),
     )
 
 
-def _subject(record: StudyRecord) -> str:
-    """Return what was compared with what."""
-    done = sum(run.state == "finished" for run in record.runs)
-    parts = (
-        f"{counted(len(record.variants), 'variant')} × {counted(len(record.seeds), 'seed')}",
-        f"{done} of {counted(len(record.runs), 'run')} finished",
-        f"baseline {record.baseline}",
-    )
-    return " · ".join(parts)
+def _forest(found: facts.Effects) -> tuple[facts.Effects, list[Markup]]:
+    sizes = (WIDE, WIDTH)
+    return found, [Markup(forest(found.effects, title=found.title, width=each)) for each in sizes]
 
 
 def _head(study: StudySeries) -> Iterator[Figure]:
@@ -127,37 +130,6 @@ def _mean(seeds: Sequence[Values]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def _settings(record: StudyRecord) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return the settings by which variants differ, and each variant's values of them."""
-    keys = dict.fromkeys(key for each in record.variants for key in (*each.settings, *each.tuned))
-    rows = []
-    for each in record.variants:
-        texts = []
-        for key in keys:
-            value = {**each.settings, **each.tuned}.get(key)
-            tuned = " (tuned)" if key in each.tuned else ""
-            texts.append("" if value is None else f"{value_text(value)}{tuned}")
-        rows.append((each.name, texts))
-    return list(keys), rows
-
-
-def _runs(record: StudyRecord, *, at: Path) -> Iterator[tuple[str, list[tuple[StudyRun, str]]]]:
-    """Yield the runs of each variant, with what they link to from the folder `at`."""
-    for variant in record.variants:
-        runs = [run for run in record.runs if run.variant == variant.name]
-        yield variant.name, [(run, _link(run, at=at)) for run in runs]
-
-
-def _link(run: StudyRun, *, at: Path) -> str:
-    """Return the address of a run's report, or of its folder; empty if there is none."""
-    folder = Path(run.folder)
-    if not folder.is_dir():
-        return ""
-    page = folder / "report.html"
-    there = os.path.relpath(page if page.is_file() else folder, at)
-    return quote(Path(there).as_posix() + "/" * (not page.is_file()))
-
-
 def _data(study: StudySeries) -> dict[str, Any]:
     """Return the script's data: the x axes of every variant, and every seed's numbers."""
     most = max((len(each.seeds) for each in study.variants), default=0)
@@ -178,8 +150,8 @@ def _data(study: StudySeries) -> dict[str, Any]:
 def _packed(metric: str, study: StudySeries) -> dict[str, Any]:
     """Return the numbers of all seeds, of each variant one after the other.
 
-    A number is 16 bits of the range of all, linear or logarithmic, in base64; 0 is unknown. No text
-    means that all have the lowest number.
+    A number is `digits` characters, its place in the range of all, linear or logarithmic; 0 is
+    unknown. No text means that all have the lowest number.
     """
     columns = {
         each.letter: [value for seed in each.columns[metric] for value in seed]
@@ -189,21 +161,29 @@ def _packed(metric: str, study: StudySeries) -> dict[str, Any]:
     known = [value for column in columns.values() for value in column if value is not None]
     low, high = min(known), max(known)
     log = low > 0 and high >= _DECADES * low
-    found = {letter: _text(column, low, high, log=log) for letter, column in columns.items()}
-    return {"low": compact(low, digits=9), "high": compact(high, digits=9), "log": log} | found
+    drawn = any(metric == panel.curves[0].metric for panel in (REWARD, *STUDY))
+    width = _FINE if drawn else _FINE - 1
+    place = math.log if log else float
+    start, reach = place(low), place(high) - place(low)
+    scale = (len(_DIGITS) ** width - 2) / reach if reach else 0.0
+    texts = {
+        letter: ""
+        if low == high and None not in column
+        else "".join(
+            _digits(None if value is None else round((place(value) - start) * scale), width)
+            for value in column
+        )
+        for letter, column in columns.items()
+    }
+    ends = {"low": compact(low, digits=9), "high": compact(high, digits=9)}
+    return {**ends, "log": log, "digits": width, **texts}
 
 
-def _text(column: Sequence[float | None], low: float, high: float, *, log: bool) -> str:
-    if low == high and None not in column:
-        return ""
-    reach = (math.log(high / low) if log else high - low) or 1.0
-    codes = array("H")
-    for value in column:
-        if value is None:
-            codes.append(0)
-        else:
-            share = (math.log(value / low) if log else value - low) / reach
-            codes.append(1 + round((_MOST - 1) * share))
-    if sys.byteorder == "big":
-        codes.byteswap()
-    return base64.b64encode(codes.tobytes()).decode("ascii")
+@lru_cache(maxsize=100_000)
+def _digits(place: int | None, width: int) -> str:
+    """Return a place from 0, or that a number is unknown."""
+    code, text = 0 if place is None else place + 1, ""
+    for _ in range(width):
+        code, digit = divmod(code, len(_DIGITS))
+        text = _DIGITS[digit] + text
+    return text

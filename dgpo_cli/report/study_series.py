@@ -144,8 +144,10 @@ def _means(run: StudyRun, *, count: int, size: int) -> dict[str, Values]:
     counts: dict[str, list[int]] = {}
     for line in run.steps:
         at = (int(line["step"] or 0) - 1) // size
+        if at < 0:
+            continue
         for metric, value in line.items():
-            if value is None or not math.isfinite(value) or metric == "step" or at < 0:
+            if value is None or not math.isfinite(value) or metric == "step":
                 continue
             if metric not in sums:
                 sums[metric], counts[metric] = [0.0] * count, [0] * count
@@ -153,8 +155,10 @@ def _means(run: StudyRun, *, count: int, size: int) -> dict[str, Values]:
             counts[metric][at] += 1
     return {
         metric: tuple(
-            total / known if known else None
-            for total, known in zip(column, counts[metric], strict=True)
+            [
+                total / known if known else None
+                for total, known in zip(column, counts[metric], strict=True)
+            ]
         )
         for metric, column in sums.items()
     }
@@ -179,24 +183,16 @@ def over_seeds(seeds: Sequence[Values], *, span: float = 1.0) -> SeedBand:
     high: list[float | None] = []
     for column in zip(*rows, strict=True):
         known = [value for value in column if value is not None]
-        if not known:
-            middle = half = None
-        else:
-            middle = math.fsum(known) / len(known)
-            half = _half(known, middle)
+        n = len(known)
+        middle = sum(known) / n if n else None
+        half = None
+        if n > 1 and middle is not None:
+            squares = sum([(value - middle) ** 2 for value in known])
+            half = student_quantile(0.975, freedom=n - 1) * math.sqrt(squares / (n - 1) / n)
         mean.append(middle)
         low.append(None if middle is None or half is None else middle - half)
         high.append(None if middle is None or half is None else middle + half)
     return SeedBand(mean=mean, low=low, high=high)
-
-
-def _half(values: Sequence[float], mean: float) -> float | None:
-    """Return half of Student's 95% interval of a mean."""
-    n = len(values)
-    if n < 2:
-        return None
-    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    return student_quantile(0.975, freedom=n - 1) * math.sqrt(variance / n)
 
 
 def paired(variant: VariantSeries, baseline: VariantSeries, metric: str) -> tuple[Values, ...]:

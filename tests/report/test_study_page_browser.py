@@ -18,6 +18,7 @@ from dgpo_cli.report.run_page import HEIGHT, LARGE, WIDE, WIDTH
 from dgpo_cli.report.study_charts import draw_differences, draw_each_difference, draw_means
 from dgpo_cli.report.study_page import SMALL, study_page
 from dgpo_cli.report.study_series import StudySeries, over_seeds, paired, study_series
+from dgpo_cli.study.summary import summarise
 from tests.browser import Visit
 from tests.report.study_records import FEW, MANY, study, study_run
 from tests.report.test_page_browser import SEEN, TICKS, expected, quiet, shape
@@ -30,7 +31,7 @@ each_study = pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
 
 
 def page(record: StudyRecord) -> str:
-    return study_page(record, at=Path(record.path))
+    return study_page(record, summarise(record), at=Path(record.path))
 
 
 def agrees(found: Visit, key: str, *drawn: tuple[Chart, float, float]) -> None:
@@ -105,8 +106,14 @@ def test_a_metric_by_itself_is_drawn_by_the_script_as_by_python(visit: Open) -> 
     found.page.locator("#metrics button.metric:visible").click()
     at = series.metrics.index("optim/grad_norm")
     panel = Panel(f"metric-{at}", "", "", (Curve("optim/grad_norm", ""),))
-    for drawn in (draw_means(panel, series), draw_differences(panel, series)):
-        assert drawn is not None
+    for draw in (draw_means, draw_differences):
+        drawn, hollow = draw(panel, series), draw(panel, series, hollow=True)
+        assert drawn is not None and hollow is not None
+        lines = [  # the page has one axis, for what is not smoothed
+            replace(line, ends=other.ends)
+            for line, other in zip(drawn.chart.lines, hollow.chart.lines, strict=True)
+        ]
+        drawn = replace(drawn, chart=replace(drawn.chart, lines=lines))
         agrees(found, drawn.panel.key, (drawn.chart, LARGE, HEIGHT))
     assert found("document.querySelectorAll('#chosen figure').length") == 2
     assert quiet(found)
@@ -119,7 +126,13 @@ def test_the_crosshair_reads_mean_and_interval_of_the_seeds(visit: Open) -> None
     chart.focus()
     found.page.keyboard.press("End")
     read = found("document.querySelector('[data-chart=reward] .readout').innerText")
-    assert re.match(r"step 40\s+A\s0\.7\d+ \(0\.\d+ to 0\.\d+\)", read), read
+    band = over_seeds(study_series(RECORDS["few"]).baseline.columns["reward/mean"])
+    (where, mean, low, high) = re.match(
+        r"step (\d+)\s+A\s+([\d.]+) \(([\d.]+) to ([\d.]+)\)", read
+    ).groups()  # type: ignore[union-attr]
+    assert where == "40"
+    for shown, wanted in ((mean, band.mean), (low, band.low), (high, band.high)):
+        assert float(shown) == pytest.approx(wanted[-1], abs=6e-4)
     found.page.locator("input[value=tokens]").check()
     apart = found.page.locator("[data-chart=reward-apart] .plot")
     apart.focus()
@@ -128,6 +141,24 @@ def test_the_crosshair_reads_mean_and_interval_of_the_seeds(visit: Open) -> None
     assert read.startswith("step 1"), read  # differences are of equal steps on every axis
     crosses = found("document.querySelectorAll('[data-chart=reward] .cross:not([hidden])').length")
     assert crosses == 0  # that one is by tokens now
+    assert quiet(found)
+
+
+def test_the_table_is_sorted_by_the_keyboard_and_what_is_unknown_stays_last(visit: Open) -> None:
+    found = visit(page(RECORDS["many"]))
+    names = "[...document.querySelectorAll('#table tbody tr')].map((row) => row.dataset.variant)"
+    assert "".join(found(names)) == "ABCDEFGHIJKLM"
+    head = found.page.locator("#table .sort", has_text="difference").first
+    head.focus()
+    found.page.keyboard.press("Enter")
+    assert found(names)[0] == "L" and found(names)[-2:] == ["M", "A"]
+    column = found.page.locator("#table th[aria-sort]")
+    assert column.count() == 1 and column.get_attribute("aria-sort") == "descending"
+    found.page.keyboard.press("Space")
+    assert found(names)[0] == "M" and found(names)[-2:] == ["L", "A"]
+    assert column.get_attribute("aria-sort") == "ascending"
+    found.page.keyboard.press("Enter")
+    assert "".join(found(names)) == "ABCDEFGHIJKLM" and column.count() == 0
     assert quiet(found)
 
 

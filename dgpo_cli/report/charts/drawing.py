@@ -33,12 +33,13 @@ _HIDDEN, _LOG, _STACKED = ' hidden=""', ' data-log=""', ' data-stacked=""'
 class Line:
     """A curve: a number, or None for a gap, at each x.
 
-    look: 1 to LOOKS. span: points that it is smoothed over; above 1 the raw numbers are drawn
-    faintly behind it. low, high: a band. whiskers: (inner low, inner high, outer low, outer high)
-    at each point, which gets a mark. costs: seconds and tokens up to each x. points, texts: the
-    script's names of its x and of the texts of its numbers. seeds: the script's name of the seeds
-    that it is a mean of and that it smooths; `ends` are then what the y axis has to contain, of the
-    curve as it is drawn and of one that is not smoothed. hollow: the script draws it.
+    look: 1 to LOOKS, or 0 for grey. span: points that it is smoothed over; above 1 the raw numbers
+    are drawn faintly behind it. low, high: a band. whiskers: (inner low, inner high, outer low,
+    outer high) at each point, which gets a mark. costs: seconds and tokens up to each x. points,
+    texts: the script's names of its x and of the texts of its numbers. seeds: the script's name of
+    the seeds that it is a mean of and that it smooths; `ends` are then what the y axis has to
+    contain, of the curve as it is drawn and of one that is not smoothed. hollow: the script draws
+    it.
     """
 
     label: str
@@ -331,11 +332,11 @@ def _curve(line: Line, *, place: Frame) -> Iterator[str]:
 
 
 def _dots(line: Line, *, place: Frame) -> Iterator[str]:
-    """Yield a mark at single points, at every point with whiskers, and at the end."""
+    """Yield a mark at single points, at every point with whiskers, and at a coloured end."""
     ys = line.shown
     known = [at for at, y in enumerate(ys) if y is not None]
     alone = {start for start, stop in runs_of(ys) if stop - start == 1}
-    for at in known if line.whiskers else sorted({*alone, *known[-1:]}):
+    for at in known if line.whiskers else sorted({*alone, *known[-1:]} if line.look else alone):
         y = ys[at]
         assert y is not None
         keys = f' data-at="{at}"' if place.live else ""
@@ -356,7 +357,7 @@ _MARKS = (
 
 def mark(look: int, x: float, y: float, *, keys: str = "") -> str:
     """Return a small shape, different for each look."""
-    shape = _MARKS[(look - 1) % len(_MARKS)]
+    shape = _MARKS[max(0, look - 1) % len(_MARKS)]
     at = f"translate({number(x)} {number(y)})"
     return f'<path class="dot"{keys} transform="{at}" d="{shape}"/>'
 

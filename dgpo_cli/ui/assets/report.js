@@ -227,6 +227,7 @@ function add(figure) {
     keys: all(figure, ".key"),
     readout: figure.querySelector(".readout"),
   };
+  if (data.variants) tellSeeds(figure, chart.readout);
   charts.add(chart);
   for (const key of chart.keys) {
     key.addEventListener("click", () => {

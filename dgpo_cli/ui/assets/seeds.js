@@ -1,18 +1,20 @@
 
 // Curves that are means over seeds: the numbers of every seed, their mean and its 95% interval.
 
-// The numbers of a metric, a row a seed with holes where they are unknown: 16 bits each, as
-// report/study_page.py packs them.
+const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
+
+// The numbers of a metric, a row a seed with holes where they are unknown, as
+// report/study_page.py packs them: each is some digits to the base of 64.
 function rowsOf(metric, letter) {
-  const { low, high, log, [letter]: text } = data.metrics[metric];
+  const { low, high, log, digits, [letter]: text } = data.metrics[metric];
   const points = data.points[letter].at[0].length;
-  const bytes = Uint8Array.from(atob(text ?? ""), (char) => char.charCodeAt(0));
-  const codes = new DataView(bytes.buffer);
+  const most = 64 ** digits - 2;
   return data.variants[letter].map((seed, row) => {
     const values = new Array(points);
     for (let at = 0; at < points; at += 1) {
-      const code = text ? codes.getUint16(2 * (row * points + at), true) : 1;
-      const share = (code - 1) / 0xfffe;
+      let code = text ? 0 : 1;
+      for (const digit of text.substr(digits * (row * points + at), digits)) code = 64 * code + DIGITS.indexOf(digit);
+      const share = (code - 1) / most;
       if (code) values[at] = log ? low * (high / low) ** share : low + share * (high - low);
     }
     return values;
@@ -47,4 +49,17 @@ function overSeeds(rows) {
     [low[at], high[at]] = [mean[at] - half, mean[at] + half];
   }
   return { mean, edges: [high, low] };
+}
+
+// A row for each curve under the crosshair.
+function tellSeeds(figure, readout) {
+  all(figure.querySelector(".plot"), ".series").forEach((each, at) => {
+    const { points } = each.dataset;
+    const swatch = document.querySelector(`.swatch[data-variant="${points}"]`).cloneNode(true);
+    const row = document.createElement("div");
+    row.className = "value";
+    row.dataset.line = at;
+    row.append(swatch, points, " ", document.createElement("b"));
+    readout.append(row);
+  });
 }

@@ -68,10 +68,10 @@ for (const button of all(document, ".metric")) button.addEventListener("click", 
 
 for (const table of all(document, ".sortable")) {
   const body = table.tBodies[0];
-  const heads = all(table, "th");
+  const heads = [...table.tHead.rows[1].cells];
   const originals = [...body.rows];
-  const keyOf = (row, at) => (row.cells[at].dataset.sort ? Number(row.cells[at].dataset.sort) : NaN);
-  heads.forEach((head, at) => head.querySelector(".sort").addEventListener("click", () => {
+  const keyOf = (row, at) => Number(row.cells[at]?.dataset.sort ?? NaN);
+  heads.forEach((head, at) => head.querySelector(".sort")?.addEventListener("click", () => {
     const order = { none: "descending", descending: "ascending", ascending: "none" }[head.ariaSort ?? "none"];
     for (const each of heads) each.ariaSort = null;
     if (order !== "none") head.ariaSort = order;

@@ -1,0 +1,150 @@
+"""The words and numbers of the page of a study. What they are is decided in study/summary.py."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from dgpo_cli.config.changes import value_text
+from dgpo_cli.core.numbers import (
+    counted,
+    interval_known,
+    p_value,
+    points,
+    signed_ends,
+    with_error,
+)
+from dgpo_cli.core.types import StudyRecord, StudyRun
+from dgpo_cli.report.charts.forest import Effect
+from dgpo_cli.report.study_series import StudySeries, VariantSeries
+from dgpo_cli.stats.paired import PairedDifference
+from dgpo_cli.study.summary import Measure, StudyRow, StudyTable
+
+Of = Callable[[StudyRow], Measure | None]
+Write = Callable[[PairedDifference], str]
+_NUMBER = re.compile(r"([+-]?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?) ?([a-z]*)")
+_UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """A forest plot of differences from the baseline."""
+
+    title: str
+    effects: tuple[Effect, ...]
+
+
+def subject(record: StudyRecord) -> str:
+    """Return what was compared with what."""
+    done = sum(run.state == "finished" for run in record.runs)
+    parts = (
+        f"{counted(len(record.variants), 'variant')} × {counted(len(record.seeds), 'seed')}",
+        f"{done} of {counted(len(record.runs), 'run')} finished",
+        f"baseline {record.baseline}",
+    )
+    return " · ".join(parts)
+
+
+def effects(table: StudyTable, study: StudySeries, *, lettered: bool) -> Iterator[Effects]:
+    """Yield the paired differences of the reward, and those of Avg@k if there are evaluations.
+
+    lettered: with the letters of the page before the names.
+    """
+    variants = {each.name: each for each in study.variants}
+
+    def rows(of: Of, write: Write) -> tuple[Effect, ...]:
+        base = of(table.rows[0])
+        return tuple(
+            _effect(found, base, variants[row.variant], write=write, lettered=lettered)
+            for row in table.rows[1:]
+            if base is not None and (found := of(row)) is not None and found.difference is not None
+        )
+
+    if reward := rows(lambda row: row.reward, _in_reward):
+        yield Effects(f"Mean reward over training, minus that of {table.baseline}", reward)
+    kind = next((row.score for row in table.rows if row.score is not None), None)
+    score = rows(lambda row: None if row.score is None else row.score.after, _in_points)
+    if score and kind is not None:
+        name = f"Avg@{kind.k} on {kind.bench}"
+        yield Effects(f"{name} after training, minus that of {table.baseline}", score)
+
+
+def _effect(
+    found: Measure, base: Measure, variant: VariantSeries, *, write: Write, lettered: bool
+) -> Effect:
+    difference = found.difference
+    assert difference is not None
+    pairs = ((value, base.by_seed.get(seed, math.nan)) for seed, value in found.by_seed.items())
+    ends = difference.interval_95
+    known = interval_known(ends)
+    p = p_value(difference.p_holm)
+    return Effect(
+        label=f"{variant.letter} {variant.name}" if lettered else variant.name,
+        look=variant.look,
+        mean=difference.mean,
+        low=ends.low if known else None,
+        high=ends.high if known else None,
+        dots=tuple(each for value, other in pairs if math.isfinite(each := value - other)),
+        text=f"{write(difference)}, p {p if p[0] == '<' else f'= {p}'}" if known else "one seed",
+        key=variant.letter,
+    )
+
+
+def _in_reward(found: PairedDifference) -> str:
+    ends = found.interval_95
+    numbers = (found.mean, ends.low, ends.high)
+    mean, low, high = (with_error(each, ends.half_width, sign=True)[0] for each in numbers)
+    return f"{mean} ({low} to {high})"
+
+
+def _in_points(found: PairedDifference) -> str:
+    return f"{points(found.mean)} points ({signed_ends(found.interval_95)})"
+
+
+def key_of(text: str) -> float | None:
+    """Return what a cell of the table is sorted by; None if it has no number.
+
+    >>> key_of("+0.0107"), key_of("1 min 30 s"), key_of("< 0.0001"), key_of("-")
+    (0.0107, 90.0, 0.0001, None)
+    """
+    found = _NUMBER.findall(text.replace(",", ""))
+    if not found:
+        return None
+    timed = [float(number) * _UNITS[unit] for number, unit in found if unit in _UNITS]
+    return sum(timed) if timed else float(found[0][0])
+
+
+def settings(record: StudyRecord) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Return the settings by which variants differ, and each variant's values of them."""
+    keys = dict.fromkeys(key for each in record.variants for key in (*each.settings, *each.tuned))
+    rows = []
+    for each in record.variants:
+        texts = []
+        for key in keys:
+            value = {**each.settings, **each.tuned}.get(key)
+            tuned = " (tuned)" if key in each.tuned else ""
+            texts.append("" if value is None else f"{value_text(value)}{tuned}")
+        rows.append((each.name, texts))
+    return list(keys), rows
+
+
+def runs(record: StudyRecord, *, at: Path) -> Iterator[tuple[str, list[tuple[StudyRun, str]]]]:
+    """Yield the runs of each variant, with what they link to from the folder `at`."""
+    for variant in record.variants:
+        own = [run for run in record.runs if run.variant == variant.name]
+        yield variant.name, [(run, _link(run, at=at)) for run in own]
+
+
+def _link(run: StudyRun, *, at: Path) -> str:
+    """Return the address of a run's report, or of its folder; empty if there is none."""
+    folder = Path(run.folder)
+    if not folder.is_dir():
+        return ""
+    page = folder / "report.html"
+    there = os.path.relpath(page if page.is_file() else folder, at)
+    return quote(Path(there).as_posix() + "/" * (not page.is_file()))
