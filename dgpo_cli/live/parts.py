@@ -31,9 +31,10 @@ from dgpo_cli.ui import outcomes
 from dgpo_cli.ui.page import Page
 from dgpo_cli.ui.textplot import sparkline
 
-_VERBS = ("sample", "score", "statistics", "update", "sync")
-_FILLS, _ASCII_FILLS = "█▓▒░╌", "#=+-~"
-_VERB_COLOURS = ("cyan", "green", "yellow", "magenta", "blue")
+_VERBS = ("sample", "score", "statistics", "update", "sync", "values")
+_NOT_IN_ALL = ("sync", "values")  # runs: of samplers with own weights, of credit by values
+_FILLS, _ASCII_FILLS = "█▓▒░╌▚", "#=+-~*"
+_VERB_COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 _ADVICE = 3  # lines at most
 _KEYS = "p pause  n other completions  q stop after this step  h hide this"
 
@@ -207,10 +208,12 @@ def times(state: PanelState, page: Page) -> list[Text]:
     total = state.metrics.get("time/step_s")
     if total is None or not total > 0:
         return []
-    # Only a sampler with weights of its own has to be synced.
-    verbs = _VERBS if "time/sync_s" in state.metrics else _VERBS[:-1]
-    seconds = [state.metrics.get(f"time/{verb}_s", 0.0) for verb in verbs]
-    fills = _ASCII_FILLS if page.glyphs.ascii_only else _FILLS
+    known = {verb: state.metrics.get(f"time/{verb}_s") for verb in _VERBS}
+    looks = zip(
+        _VERBS, _ASCII_FILLS if page.glyphs.ascii_only else _FILLS, _VERB_COLOURS, strict=True
+    )
+    shown = [look for look in looks if look[0] not in _NOT_IN_ALL or known[look[0]] is not None]
+    seconds = [known[verb] or 0.0 for verb, _, _ in shown]
     head = [plain(f"{numbers.duration(total)} a step")]
     speed = state.metrics.get("throughput/tokens_per_s")
     if speed is not None:
@@ -220,14 +223,15 @@ def times(state: PanelState, page: Page) -> list[Text]:
     bar = plain("")
     if cells >= 8:
         shares = [*seconds, max(0.0, total - sum(seconds))]
-        for at, count in enumerate(split_cells_by(shares, cells=cells)[: len(verbs)]):
-            bar.append(fills[at] * count, page.style(_VERB_COLOURS[at]))
+        counts = split_cells_by(shares, cells=cells)
+        for (_, fill, colour), count in zip(shown, counts, strict=False):
+            bar.append(fill * count, page.style(colour))
         head.append(bar)
     legend = [
         plain("")
-        .append(fills[at], page.style(_VERB_COLOURS[at]))
-        .append(f" {verb} {numbers.whole_percent(seconds[at] / total)}")
-        for at, verb in enumerate(verbs)
+        .append(fill, page.style(colour))
+        .append(f" {verb} {numbers.whole_percent(spent / total)}")
+        for (verb, fill, colour), spent in zip(shown, seconds, strict=True)
     ]
     return [row(page, "time", *head), row(page, "", *legend)]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from dgpo_cli.core.numbers import duration
 from dgpo_cli.planning.activations import FLOAT32
@@ -31,6 +32,8 @@ _MFU_DECODING = 0.3
 # Without CUDA graphs a layer of one decoding step takes this long, however small the batch.
 _LAUNCH_S = {"cuda": 8e-4, "cpu": 2e-4, "mps": 8e-4}
 _VLLM_LAUNCH_S = 1e-4
+# Most places in a completion whose value a credit rule by values estimates.
+PLACES = 64
 # An engine on several devices sums twice a layer, of few rows.
 _SPLIT_S = 2e-5
 
@@ -122,6 +125,8 @@ def _phases(job: Job, device: Device, *, flops: float) -> Iterator[PhaseTime]:
     measured, trained = passes.measured_rows, passes.trained_rows
     once = seconds(-(-job.rows // job.layout.lanes))
     yield _sampling(job, device, flops=flops)
+    if job.continuations:
+        yield _values(job, device, flops=flops)
     if job.overlap:
         # The completions are scored once more by the weights that sampled them.
         yield PhaseTime("old log-probs", once, "compute")
@@ -167,6 +172,21 @@ def _sampling(job: Job, device: Device, *, flops: float) -> PhaseTime:
     prefill_s = prefill_flops(job) / (_MFU[device.kind] * flops * job.layout.gpus)
     note = f"{bound}, {rows:,} rows at a time"
     return PhaseTime("sampling", steps * slowest + prefill_s, note, beside=samples_beside(job))
+
+
+def _values(job: Job, device: Device, *, flops: float) -> PhaseTime:
+    """Estimate the continuations, as sampling of prompts that end in the middle of a completion."""
+    half = max(1, job.typical_completion // 2)
+    places = job.rows * min(PLACES, job.typical_completion)
+    continued = replace(
+        job,
+        prompts=places,
+        group_size=job.continuations,
+        typical_prompt=job.typical_prompt + half,
+        typical_completion=half,
+    )
+    found = _sampling(continued, device, flops=flops)
+    return PhaseTime("values", found.seconds, f"at most {continued.rows:,} continuations")
 
 
 def _cache_passes(job: Job) -> float:

@@ -118,6 +118,7 @@ class Job:
     repeats: whether attention repeats keys and values; see policy/packing.py.
     kept: most tokens that a truncated sampler keeps in place of one, where later updates need them.
     eager: whether attention keeps the whole matrix of each head.
+    continuations: of each beginning of a completion, for a credit rule by values.
     """
 
     shape: ModelShape
@@ -149,6 +150,7 @@ class Job:
     kept: int = 0
     eager: bool = False
     tables: int = 3
+    continuations: int = 0
 
     @property
     def full(self) -> bool:

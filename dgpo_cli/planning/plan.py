@@ -181,7 +181,7 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: D
         distance=needs_reference(settings),
         apart=settings.credit.whole_batch,
         refreshed=settings.credit.refresh == "update" and optim.updates_per_step > 1,
-        tables=4 if settings.loss.needs_reference else 3,
+        tables=3 + settings.loss.needs_reference + settings.credit.needs_values,
         # A CPU's own memory is the host's.
         checkpointing="full" if kind == "offload" and device.kind == "cpu" else kind,
         state=optim.kind,
@@ -202,6 +202,7 @@ def job_of(settings: Settings, *, shape: ModelShape, typical: Typical, device: D
         eager=shape.eager or model.attention == "eager",
         repeats=device.kind == "cuda" and (compute or ELEMENT[model.dtype]) == ELEMENT["float32"],
         kept=rollout.top_k if _keeps_sets(settings) else 0,
+        continuations=getattr(settings.credit, "continuations", 0),
     )
     return settled(job, device)
 
@@ -352,6 +353,11 @@ def _notes(settings: Settings, job: Job, memory: MemoryNeed, device: Device) -> 
         )
     if job.overlap:
         notes.append(_overlap_note(job))
+    if job.continuations:
+        notes.append(
+            f"credit.continuations={job.continuations}: counted as if no two completions began "
+            "alike; beginnings that a group shares, and groups without signal, cost less"
+        )
     if times_of(job, device):
         notes.append(
             f"times are for prompts of {job.typical_prompt:,} and completions of "

@@ -139,7 +139,7 @@ _GAP = _curves("sampler/logprob_gap_mean mean, sampler/logprob_gap_max max")
 _KEPT = _curves("off_policy/ess sample size, off_policy/kept_frac tokens kept")
 _PHASES = _curves(
     "time/sample_s sample, time/score_s score, time/statistics_s statistics, "
-    "time/update_s update, time/sync_s sync"
+    "time/update_s update, time/sync_s sync, time/values_s values"
 )
 _SPEED = _curves("throughput/tokens_per_s tokens")
 _MEMORY = _curves("memory/device_peak device, memory/process_peak process")

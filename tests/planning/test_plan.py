@@ -13,8 +13,10 @@ import pytest
 from dgpo_cli.config.checks import check_trainable
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.engine.values.estimate import EVERY
 from dgpo_cli.planning import devices, plan
 from dgpo_cli.planning.budget import Device, Plan
+from dgpo_cli.planning.cost import PLACES
 from dgpo_cli.planning.memory import GIB
 from tests.cli.helpers import in_process
 from tests.policy.configs import SMALL
@@ -249,6 +251,28 @@ def test_a_step_with_overlap_takes_as_long_as_the_longer_of_sampling_and_the_res
     here = planned("qwen7b-lora", device, "rollout.overlap=1")
     assert here.step_seconds == sum(p.seconds for p in here.times)
     assert any("assumed to save no time" in note for note in here.notes)
+
+
+def test_credit_by_values_costs_the_continuations_that_it_may_sample() -> None:
+    """And none costs nothing."""
+    device = devices.GPUS["h200"]
+    found = {
+        count: planned("qwen7b-lora", device, "credit.rule=value", f"credit.continuations={count}")
+        for count in (0, 4, 8)
+    }
+    spent = {count: {each.name: each.seconds for each in own.times} for count, own in found.items()}
+    assert "values" not in spent[0] and not any("continu" in note for note in found[0].notes)
+    assert any("credit.continuations=8: counted as if" in note for note in found[8].notes)
+    assert found[8].step_seconds - found[0].step_seconds == pytest.approx(spent[8]["values"])
+    # Half of it is decoding, which doubles; prompts are prefilled once however many continue them.
+    assert 1.3 < spent[8]["values"] / spent[4]["values"] <= 2
+    rows = found[0].step_samples
+    (limit,) = [each.limit for each in found[8].times if each.name == "values"]
+    assert limit == f"at most {rows * PLACES * 8:,} continuations"
+
+
+def test_the_places_that_are_counted_are_those_that_are_estimated() -> None:
+    assert PLACES == EVERY
 
 
 @pytest.mark.parametrize(
