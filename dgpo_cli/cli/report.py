@@ -198,18 +198,19 @@ class _Asked:
 def _study(path: Path, *, out: Path | None, asked: _Asked) -> None:
     """Print the table of a study and write its page."""
     from dgpo_cli.report.study_page import study_page
-    from dgpo_cli.study import view as views
+    from dgpo_cli.study.exports import written
     from dgpo_cli.study.read import read_study
     from dgpo_cli.study.summary import summarise
+    from dgpo_cli.study.view import render
 
     if asked.level is not None and not math.isfinite(asked.level):
         raise ConfigError(f"--level={asked.level}: must be a reward, such as 0.5")
     record = read_study(path)
     table = summarise(record, baseline=asked.baseline, level=asked.level)
     if asked.form is None:
-        console.show(views.render(table))
+        console.show(render(table))
     else:
-        console.raw(views.written(table, form=asked.form))
+        console.raw(written(table, form=asked.form))
         for text in table.notes if asked.form == "csv" else ():
             console.note(text)
         if out is None:

@@ -1,4 +1,4 @@
-"""The table of a study as grids and sentences: for a terminal, Markdown, LaTeX, CSV and JSON."""
+"""The table of a study as grids and sentences, and for a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal
 
-from dgpo_cli.core.codec import encoded
 from dgpo_cli.core.numbers import (
     ABSENT,
     counted,
@@ -23,24 +22,19 @@ from dgpo_cli.core.numbers import (
     signed_ends,
     with_error,
 )
-from dgpo_cli.core.text import markdown_line, visible
-from dgpo_cli.core.types import Interval
+from dgpo_cli.core.text import visible
 from dgpo_cli.stats.intervals import NORMAL_95
 from dgpo_cli.stats.paired import PairedDifference
-from dgpo_cli.study.summary import STUDY, Measure, Score, StudyRow, StudyTable
+from dgpo_cli.study.summary import Measure, Score, StudyRow, StudyTable
 from dgpo_cli.ui.grid import (
     Entry,
     Grid,
     Row,
-    csv_text,
     draw_grid,
-    latex_grid,
-    markdown_grid,
 )
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
 
-Form = Literal["markdown", "csv", "latex", "json"]
 _NONE = Entry(ABSENT)
 _FEW = 5  # seeds below which the spread of differences is hardly known
 
@@ -250,30 +244,42 @@ def _told(
     point: str,
 ) -> Iterator[str]:
     """Yield a sentence for each verdict that some variants share."""
-    rows = [(visible(row.variant), found.difference) for row in table.rows if (found := of(row))]
-    pairs = [(name, each) for name, each in rows if each is not None]
+    rows = [(visible(row.variant), own) for row in table.rows if (own := of(row)) is not None]
+    pairs = [(name, own.difference) for name, own in rows if own.difference is not None]
     base = visible(table.baseline)
 
-    def those(verdict: _Verdict, say: Callable[[PairedDifference], str] = write) -> str:
-        own = [f"{name} {say(each)}".strip() for name, each in pairs if _verdict(each) == verdict]
-        return "; ".join(own)
+    def those(verdict: _Verdict) -> list[tuple[str, PairedDifference]]:
+        return [(name, each) for name, each in pairs if _verdict(each) == verdict]
 
-    if said := those("above"):
-        yield f"{what} above {base}: {said}."
-    if said := those("below"):
-        yield f"{what} below {base}: {said}."
-    if said := those("undecided"):
+    def listed(found: Sequence[tuple[str, PairedDifference]]) -> str:
+        return "; ".join(f"{name} {write(each)}" for name, each in found)
+
+    for verdict in ("above", "below"):
+        if found := those(verdict):
+            yield f"{what} {verdict} {base}: {listed(found)}."
+    if found := those("undecided"):
         many = sum(not math.isnan(each.p) for _, each in pairs)
         yield (
-            f"{what} undecided: {said}: the interval excludes 0, but one of {many} comparisons "
-            "may do so by chance."
+            f"{what} undecided: {listed(found)}: the interval excludes 0, but p corrected for "
+            f"{many} comparisons does not show it."
         )
-    if said := those("untold", lambda each: write(each) + _would_show(each, point=point)):
-        yield f"{what} not told apart from {base}: {said}."
-    if said := those("same", lambda each: ""):
-        yield f"{what} the same as {base} in every seed: {said}."
-    if said := those("no error", lambda each: ""):
-        yield f"{what} has no interval: {said}: give at least two seeds whose differences differ."
+    if found := those("untold"):
+        yield f"{what} not told apart from {base}: {listed(found)}.{_would_show(found, point)}"
+    if found := those("same"):
+        yield f"{what} the same as {base} in every seed: {_names(found)}."
+    if found := those("no error"):
+        yield (
+            f"{what} has no interval: {_names(found)}: give two seeds at least, whose differences "
+            "differ."
+        )
+    alone = [name for name, each in rows if each.seeds and each.difference is None]
+    alone = [name for name in alone if name != base]
+    if alone:
+        yield f"{what} not compared: {', '.join(alone)}: no finished seed that {base} has too."
+
+
+def _names(found: Sequence[tuple[str, PairedDifference]]) -> str:
+    return ", ".join(name for name, _ in found)
 
 
 _Verdict = Literal["above", "below", "undecided", "untold", "same", "no error"]
@@ -289,11 +295,11 @@ def _verdict(each: PairedDifference) -> _Verdict:
     return "undecided" if each.excludes_zero else "untold"
 
 
-def _would_show(each: PairedDifference, *, point: str) -> str:
-    if each.seeds_for_point is None:
-        return ""
-    rough = "roughly " if each.seeds < _FEW else ""
-    return f", where {point} would show with {rough}{counted(each.seeds_for_point, 'seed')}"
+def _would_show(found: Sequence[tuple[str, PairedDifference]], point: str) -> str:
+    """Say how many seeds would show a point of all these; roughly where a few have shown it."""
+    most = max(each.seeds_for_point or 0 for _, each in found)
+    rough = "roughly " if min(each.seeds for _, each in found) < _FEW else ""
+    return f" To show {point} takes {rough}{counted(most, 'seed')}." if most else ""
 
 
 def _in_reward(each: PairedDifference) -> str:
@@ -345,95 +351,10 @@ def _draw(page: Page, *, table: StudyTable) -> None:
     page.blank()
     for grid in grids(table):
         draw_grid(page, grid)
-    for line in sentences(table):
+    said = [*sentences(table), *table.notes]
+    for line in said:
         page.wrapped(line)
-    for note in table.notes:
-        page.wrapped(note)
-    if table.notes or len(table.rows) > 1:
+    if said:
         page.blank()
     for line in legend(table):
         page.paragraph(line.replace("±", page.glyphs.plus_minus), "dim")
-
-
-def written(table: StudyTable, *, form: Form) -> str:
-    """Return the table in a form for other programs."""
-    match form:
-        case "markdown":
-            return to_markdown(table)
-        case "csv":
-            return to_csv(table)
-        case "latex":
-            return to_latex(table)
-    return encoded(STUDY.to_json(table), indent=2) + "\n"
-
-
-def to_markdown(table: StudyTable) -> str:
-    """Return the grids as tables of GitHub's Markdown, then what they say."""
-    lines: list[str] = []
-    for grid in grids(table):
-        lines += [*markdown_grid(grid), ""]
-    said = [*sentences(table), *table.notes]
-    lines += [f"{markdown_line(line)}  " for line in said]
-    lines += [line.replace("*", r"\*") + "  " for line in legend(table)]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def to_latex(table: StudyTable) -> str:
-    """Return the grids as tabulars with booktabs' rules; what they say are comments."""
-    lines = ["% needs \\usepackage{booktabs,textcomp}"]
-    for grid in grids(table):
-        lines += ["", *latex_grid(grid)]
-    said = [*map(visible, (*sentences(table), *table.notes)), *legend(table)]
-    return "\n".join([*lines, "", *(f"% {line}" for line in said)]).rstrip() + "\n"
-
-
-def to_csv(table: StudyTable) -> str:
-    """Return a row for every variant, with all digits; an interval is two columns."""
-    return csv_text([_flat(row) for row in table.rows])
-
-
-def _flat(row: StudyRow) -> dict[str, object]:
-    found: dict[str, object] = {"variant": row.variant}
-    for name in ("settings", "tuned"):
-        found[name] = encoded(getattr(row, name))
-    for name in ("planned", "finished", "steps"):
-        found[name] = getattr(row, name)
-    for name in ("reward", "last", "to_level"):
-        found |= _flat_measure(name, getattr(row, name))
-    found["reached"] = row.reached
-    found |= _flat_score(row.score)
-    for name in ("grad_norm", "effective_fraction", "seconds"):
-        own: Measure = getattr(row, name)
-        found |= {name: own.mean, f"{name}_stderr": own.stderr}
-    return found | {"noise_scale": row.noise_scale}
-
-
-def _flat_measure(name: str, found: Measure | None) -> dict[str, object]:
-    each = None if found is None else found.difference
-    ends = Interval(math.nan, math.nan) if each is None else each.interval_95
-    return {
-        f"{name}_seeds": None if found is None else found.seeds,
-        name: None if found is None else found.mean,
-        f"{name}_stderr": None if found is None else found.stderr,
-        f"{name}_pairs": None if each is None else each.seeds,
-        f"{name}_difference": None if each is None else each.mean,
-        f"{name}_difference_stderr": None if each is None else each.stderr,
-        f"{name}_difference_low": ends.low,
-        f"{name}_difference_high": ends.high,
-        f"{name}_p": None if each is None else each.p,
-        f"{name}_p_holm": None if each is None else each.p_holm,
-        f"{name}_seeds_for_point": None if each is None else each.seeds_for_point,
-    }
-
-
-def _flat_score(score: Score | None) -> dict[str, object]:
-    plain = ("bench", "k", "n_problems", "before", "before_rerun", "before_problems")
-    after = ("after_rerun", "after_problems")
-    found: dict[str, object] = {name: getattr(score, name, None) for name in plain}
-    found |= _flat_measure("after", None if score is None else score.after)
-    found |= {name: getattr(score, name, None) for name in after}
-    ends = None if score is None else score.difference_problems_95
-    return found | {
-        "difference_problems_low": None if ends is None else ends.low,
-        "difference_problems_high": None if ends is None else ends.high,
-    }

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
+from dgpo_cli.study.exports import to_csv, to_latex, to_markdown
 from dgpo_cli.study.read import read_study
 from dgpo_cli.study.summary import StudyTable, summarise
-from dgpo_cli.study.view import grids, render, sentences, to_csv, to_latex, to_markdown
+from dgpo_cli.study.view import grids, render, sentences
 from tests.samples import HOSTILE, SGR, check_snapshot, printed
 from tests.study.samples import sample_study, write_study
 from tests.study.test_summary import record_of
@@ -61,9 +62,7 @@ def test_the_sentences_say_what_differs_and_what_cannot_be_told(table: StudyTabl
     assert untold.startswith("Mean reward not told apart from uniform: dgpo ")
     difference = table.row("dgpo").reward.difference
     assert difference is not None and difference.seeds == 4
-    assert untold.endswith(
-        f"where 0.01 would show with roughly {difference.seeds_for_point} seeds."
-    )
+    assert untold.endswith(f". To show 0.01 takes roughly {difference.seeds_for_point} seeds.")
 
 
 def test_an_interval_without_zero_is_undecided_if_holm_does_not_follow() -> None:
@@ -80,14 +79,16 @@ def test_an_interval_without_zero_is_undecided_if_holm_does_not_follow() -> None
     assert found is not None and found.excludes_zero and not found.shown
     (said,) = (line for line in sentences(table) if "lucky" in line)
     assert said.startswith("Mean reward undecided: lucky +0.0060 (")
-    assert said.endswith("one of 6 comparisons may do so by chance.")
+    assert said.endswith("but p corrected for 6 comparisons does not show it.")
 
 
-def test_equal_variants_and_single_seeds_are_said_to_be() -> None:
+def test_variants_without_an_interval_are_said_to_be() -> None:
     rewards = {"a": {0: [0.5], 1: [0.7]}, "same": {0: [0.5], 1: [0.7]}, "one": {0: [0.6]}}
+    rewards["other"] = {7: [0.6]}
     assert sentences(summarise(record_of(rewards))) == [
         "Mean reward the same as a in every seed: same.",
-        "Mean reward has no interval: one: give at least two seeds whose differences differ.",
+        "Mean reward has no interval: one: give two seeds at least, whose differences differ.",
+        "Mean reward not compared: other: no finished seed that a has too.",
     ]
 
 
