@@ -185,7 +185,8 @@ def test_a_completion_of_8000_tokens_takes_bounded_rounds() -> None:
 
 def test_steps_of_a_text_are_where_a_long_search_begins() -> None:
     chances = {
-        "": {"a": 1.0},
+        "": {"b": 1.0},
+        "b": {"a": 1.0},
         "a": {"a": 0.5, ".": 0.4, "|": 0.1},
         ".": {" ": 1.0},
         " ": {"B": 1.0},
