@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,10 +35,18 @@ Out = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Svg = Annotated[
+    Path | None,
+    typer.Option(
+        help="Draw the main curves as SVG: light or dark, as its reader prefers.",
+        metavar="FILE.svg",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Png = Annotated[
     Path | None,
     typer.Option(
-        help="Draw the main curves as PNG (needs the extra png).",
+        help="Draw them as PNG (needs the extra png).",
         metavar="FILE.png",
         rich_help_panel=OUTPUT,
     ),
@@ -114,6 +123,7 @@ def report(
     baseline: Baseline = None,
     level: Level = None,
     out: Out = None,
+    svg: Svg = None,
     png: Png = None,
     form: Form = None,
     as_json: Json = False,
@@ -131,22 +141,20 @@ def report(
         dgpo report runs/tiny runs/tiny-uniform --out both.html
       A study of any number of runs
         dgpo report studies/credit
-      Its table for a paper
-        dgpo report studies/credit --format latex
+      Its table and its figure for a paper
+        dgpo report studies/credit --format latex --svg credit.svg
     """
-    output.asked(out=out, png=png)
+    output.asked(out=out, svg=svg, png=png)
     from dgpo_cli.study.folder import is_study
 
     studies = [path for path in runs or [] if is_study(path)]
     if studies:
         if len(runs or []) > 1:
             raise ConfigError(f"{studies[0]}: is a study; name it alone")
-        if png is not None:
-            raise ConfigError(f"--png is of runs; {studies[0]} is a study")
         if as_json and form not in (None, "json"):
             raise ConfigError(f"--json, --format={form}: give one of them")
-        asked = _Asked(baseline, level, form="json" if as_json else form)
-        _study(studies[0], out=out, asked=asked)
+        asked = _Asked(baseline, level, "json" if as_json else form, out=out, svg=svg, png=png)
+        _study(studies[0], asked)
         return
     of_a_study = {"--baseline": baseline, "--level": level, "--format": form}
     for flag, given in of_a_study.items():
@@ -161,7 +169,7 @@ def report(
             "settings over any number of seeds with: dgpo study"
         )
 
-    with_page = out is not None or not (as_json or png is not None)
+    with_page = out is not None or not (as_json or svg or png)
     records = workflow.run(runs or [], with_samples=with_page or as_json)
     for record in records:
         for text in record.notes:
@@ -179,10 +187,19 @@ def report(
         tell(f"written to {page}")
         if not as_json:
             console.suggest(["inspect", records[0].path])
-    if png is not None:
+    if svg or png:
         from dgpo_cli.report.picture import report_svg
 
-        output.write_png(png, report_svg(records))
+        _draw(report_svg(records), svg=svg, png=png, tell=tell)
+
+
+def _draw(drawing: str, *, svg: Path | None, png: Path | None, tell: Callable[[str], None]) -> None:
+    """Write a picture in the forms that are asked for."""
+    if svg is not None:
+        output.write("--svg", svg, drawing.encode("utf-8"))
+        tell(f"written to {svg}")
+    if png is not None:
+        output.write_png(png, drawing)
         tell(f"written to {png}")
 
 
@@ -193,10 +210,13 @@ class _Asked:
     baseline: str | None
     level: float | None
     form: Literal["markdown", "csv", "latex", "json"] | None
+    out: Path | None
+    svg: Path | None
+    png: Path | None
 
 
-def _study(path: Path, *, out: Path | None, asked: _Asked) -> None:
-    """Print the table of a study and write its page."""
+def _study(path: Path, asked: _Asked) -> None:
+    """Print the table of a study, and write its page or draw its figure."""
     from dgpo_cli.report.study_page import study_page
     from dgpo_cli.study.exports import written
     from dgpo_cli.study.read import read_study
@@ -207,19 +227,22 @@ def _study(path: Path, *, out: Path | None, asked: _Asked) -> None:
         raise ConfigError(f"--level={asked.level}: must be a reward, such as 0.5")
     record = read_study(path)
     table = summarise(record, baseline=asked.baseline, level=asked.level)
+    tell = console.note if asked.form is not None else console.say
     if asked.form is None:
         console.show(render(table))
     else:
         console.raw(written(table, form=asked.form))
         for text in table.notes if asked.form == "csv" else ():
             console.note(text)
-        if out is None:
-            return
-    page = out or path / "report.html"
-    html = study_page(record, table, at=page.absolute().parent)
-    output.write("--out", page, html.encode("utf-8"))
-    tell = console.note if asked.form is not None else console.say
-    tell(f"written to {page}")
+    if asked.out is not None or not (asked.form or asked.svg or asked.png):
+        page = asked.out or path / "report.html"
+        html = study_page(record, table, at=page.absolute().parent)
+        output.write("--out", page, html.encode("utf-8"))
+        tell(f"written to {page}")
+    if asked.svg or asked.png:
+        from dgpo_cli.report.study_picture import study_svg
+
+        _draw(study_svg(record, table), svg=asked.svg, png=asked.png, tell=tell)
 
 
 def view(evals: Evaluations = None, out: ViewOut = None, limit_text: LimitText = None) -> None:

@@ -83,6 +83,9 @@ def _effect(
     ends = difference.interval_95
     known = interval_known(ends)
     p = p_value(difference.p_holm)
+    text = f"{write(difference)}, p {p if p[0] == '<' else f'= {p}'}"
+    if not known:
+        text = f"no interval: {'one seed' if difference.seeds == 1 else 'all seeds alike'}"
     return Effect(
         label=f"{variant.letter} {variant.name}" if lettered else variant.name,
         look=variant.look,
@@ -90,7 +93,7 @@ def _effect(
         low=ends.low if known else None,
         high=ends.high if known else None,
         dots=tuple(each for value, other in pairs if math.isfinite(each := value - other)),
-        text=f"{write(difference)}, p {p if p[0] == '<' else f'= {p}'}" if known else "one seed",
+        text=text,
         key=variant.letter,
     )
 
@@ -107,11 +110,7 @@ def _in_points(found: PairedDifference) -> str:
 
 
 def key_of(text: str) -> float | None:
-    """Return what a cell of the table is sorted by; None if it has no number.
-
-    >>> key_of("+0.0107"), key_of("1 min 30 s"), key_of("< 0.0001"), key_of("-")
-    (0.0107, 90.0, 0.0001, None)
-    """
+    """Return the number that a cell of the table is sorted by, of a time in seconds; or None."""
     found = _NUMBER.findall(text.replace(",", ""))
     if not found:
         return None

@@ -126,6 +126,23 @@ def test_what_is_asked_of_a_study_needs_one(run: Path, flag: str) -> None:
     assert "is of a study; name the folder of one" in result.stderr
 
 
+def test_a_picture_of_a_study_takes_the_place_of_its_page(study: Path) -> None:
+    result = dgpo("report", str(study), "--svg", "a.svg")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.endswith("written to a.svg\n")
+    assert "minus that of uniform" in Path("a.svg").read_text(encoding="utf-8")
+    assert not (study / "report.html").exists()
+
+
+def test_a_picture_of_runs_is_one_file_for_light_and_dark(run: Path) -> None:
+    result = dgpo("report", str(run), "--svg", "a.svg")
+    assert (result.exit_code, result.stdout) == (0, "written to a.svg\n")
+    drawing = Path("a.svg").read_text(encoding="utf-8")
+    light, dark = drawing.split("@media (prefers-color-scheme: dark)")
+    assert ".paper { fill: #ffffff; }" in light and ".paper { fill: #16171b; }" in dark
+    assert not (run / "report.html").exists()
+
+
 def test_a_study_is_reported_alone(study: Path) -> None:
     result = dgpo("report", str(study), str(study / "runs" / "uniform" / "seed-0"))
     assert (result.exit_code, result.stdout) == (2, "")
