@@ -421,7 +421,7 @@ def _split_overrides(
                 raise ConfigError(f"--set {each}: give --{name.replace('_', '-')} instead")
             ours.append(each)
         elif section not in ("model", "rollout", "reward"):
-            also = "; with --value also model, rollout or reward settings" if has_value else ""
+            also = "; --value takes settings of model, rollout and reward too" if has_value else ""
             only = "only credit.KEY=VALUE changes the weights shown"
             raise ConfigError(f"--set {each}: {only}{also}")
         elif key == "model.path":

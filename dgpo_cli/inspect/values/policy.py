@@ -125,8 +125,8 @@ def _of_run(
     if later:
         tell(
             observer,
-            f"the policy that sampled them is not kept; values are by the nearest, {name}, which "
-            f"is {updates_text(later)}",
+            "the policy that sampled these completions is not kept; values are of the nearest, "
+            f"{name}, {updates_text(later)}",
         )
     source = ValueSource(asked.continuations, str(checkpoint or name), later)
     if checkpoint is None:
