@@ -11,7 +11,7 @@ from dgpo_cli.algo.advantages import AdvantageSettings
 from dgpo_cli.algo.credit import DgpoCredit, ProportionalCredit
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observer, tell
-from dgpo_cli.core.types import Inspection
+from dgpo_cli.core.types import Inspection, ValueSource
 from dgpo_cli.inspect.fresh_stats import fresh_stats, load_models
 from dgpo_cli.inspect.pairing import pair_of
 from dgpo_cli.inspect.request import Models, Origin, Selection, Values, WhatIf
@@ -25,7 +25,7 @@ from dgpo_cli.inspect.shown_credit import (
     tau_of,
 )
 from dgpo_cli.inspect.token_detail import check_position, computed_detail, stored_detail
-from dgpo_cli.inspect.values.estimated import with_values
+from dgpo_cli.inspect.values.estimated import estimated_values
 from dgpo_cli.runs.history import changes_behind
 from dgpo_cli.runs.run_folder import RunFolder, newest_run
 from dgpo_cli.runs.token_texts import TokenTexts
@@ -70,20 +70,43 @@ def run(
         raise ConfigError(f"{given} need --model: --model M --reference R, or --adapter A")
     found = _find(origin, choice=replace(choice, one=choice.one or at is not None))
     rules = Rules(what_if)
+    measured = _Valued(found, models, values, observer)
     if models.model is not None:
-        shown = _computed(found, models=models, rules=rules, at=at, observer=observer)
-    else:
-        shown = _from_stored(found, rules=rules, at=at, observer=observer)
-    if values is None:
-        return shown
-    return with_values(
-        shown,
-        file=found.file,
-        entries=found.entries,
-        asked=values,
-        models=models,
-        observer=observer,
-    )
+        return _computed(
+            found, models=models, rules=rules, at=at, measured=measured, observer=observer
+        )
+    return _from_stored(found, rules=rules, at=at, measured=measured, observer=observer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Valued:
+    """Adds values to the statistics of the completions, if any are asked for."""
+
+    found: _Found
+    models: Models
+    asked: Values | None
+    observer: Observer
+
+    def add(
+        self, statistics: list[Statistics], *, rules: Rules
+    ) -> tuple[list[Statistics], ValueSource | None]:
+        """Return the statistics with values, and what these are estimated from.
+
+        The rules are read first: sampling takes longer than a mistake in them should.
+        """
+        if self.asked is None:
+            return statistics, None
+        for each in statistics:
+            rules.shown(each)
+        curves, source = estimated_values(
+            self.found.file,
+            self.found.entries,
+            asked=self.asked,
+            models=self.models,
+            observer=self.observer,
+        )
+        both = zip(statistics, curves, strict=True)
+        return [replace(each, values=curve) for each, curve in both], source
 
 
 def _find(origin: Origin, *, choice: Selection) -> _Found:
@@ -189,6 +212,7 @@ def _computed(
     models: Models,
     rules: Rules,
     at: int | None,
+    measured: _Valued,
     observer: Observer,
 ) -> Inspection:
     """Compute the statistics by a model and its reference."""
@@ -206,6 +230,7 @@ def _computed(
         observer=observer,
         chat_template=models.chat_template,
     )
+    statistics, source = measured.add(statistics, rules=rules)
     texts = TokenTexts.of_model(policy.tokenizer)
     adapter = models.adapter
     name = f"{models.model} with the adapter {adapter}" if adapter else str(models.model)
@@ -216,6 +241,7 @@ def _computed(
         model=name,
         reference=models.reference or str(models.model),
         source=str(found.file.path),
+        values=source,
     )
     if at is None:
         return shown
@@ -224,7 +250,9 @@ def _computed(
     return replace(shown, detail=detail)
 
 
-def _from_stored(found: _Found, *, rules: Rules, at: int | None, observer: Observer) -> Inspection:
+def _from_stored(
+    found: _Found, *, rules: Rules, at: int | None, measured: _Valued, observer: Observer
+) -> Inspection:
     """Recompute scores and weights from the stored distances and entropies."""
     path = found.file.path
     lines = [entry.line() for entry in found.entries]
@@ -234,8 +262,8 @@ def _from_stored(found: _Found, *, rules: Rules, at: int | None, observer: Obser
             "to compute them"
         )
     tell(observer, f"{path}: statistics as training stored them")
-    statistics = [stored_statistics(line) for line in lines]
     texts = TokenTexts.of_run(path)
+    statistics, values = measured.add([stored_statistics(line) for line in lines], rules=rules)
     shown = _inspection(
         statistics,
         rules=rules,
@@ -243,6 +271,7 @@ def _from_stored(found: _Found, *, rules: Rules, at: int | None, observer: Obser
         model=found.name,
         reference="the initial model",
         source=str(path),
+        values=values,
     )
     if at is None:
         return shown
@@ -266,6 +295,7 @@ def _inspection(
     model: str,
     reference: str,
     source: str,
+    values: ValueSource | None,
 ) -> Inspection:
     """Return the inspection, under the rule of the first completion."""
     ids = [found.line.completion.token_ids for found in statistics]
@@ -285,4 +315,5 @@ def _inspection(
         changes=changes_behind(Path(source)),
         computed=not statistics[0].stored,
         parameters=parameters_of(rule),
+        values=values,
     )

@@ -20,6 +20,7 @@ from dgpo_cli.core.types import (
     InspectedToken,
     StoredCredit,
     TokenStats,
+    ValueCurve,
 )
 from dgpo_cli.inspect.request import WhatIf
 from dgpo_cli.runs.rollouts import RolloutLine
@@ -30,6 +31,7 @@ class Statistics:
     """The token statistics of a completion, T numbers each.
 
     stored: training wrote them. advantage: of the completion; NaN if unknown.
+    values: the expected reward along it; None if it was not estimated.
     """
 
     line: RolloutLine
@@ -39,6 +41,7 @@ class Statistics:
     entropy: Sequence[float]
     hellinger_sq: Sequence[float]
     stored: bool
+    values: ValueCurve | None = None
 
 
 def stored_statistics(line: RolloutLine) -> Statistics:
@@ -135,11 +138,10 @@ def inspected(
     if found.stored and rule.needs_reference and not trained.needs_reference:
         _check_distances(found, rule=rule, trained=trained)
     kept = found.stored and rule.needs_values and rule == trained
-    if rule.needs_values and not kept:
+    if rule.needs_values and not kept and found.values is None:
         raise DataError(
             f"{line.prompt.source}: the rule {rule.name} weighs by what continuations are worth, "
-            "and it has none for these settings; --value K samples some and shows where the "
-            "outcome was decided, --rule shows another rule"
+            "and it has none for these settings; give --value K to sample some, or another --rule"
         )
     if kept or (found.stored and is_spec(rule.rule) and not rules.what_if.asks):
         credit = _stored_credit(line)  # its code may have changed since
@@ -169,6 +171,7 @@ def inspected(
         prefix=line.prompt.prefix,
         terms=() if line.verdict is None else line.verdict.terms,
         note=None if line.verdict is None else line.verdict.note,
+        values=found.values,
     )
 
 
@@ -229,7 +232,8 @@ def _credit(found: Statistics, rule: CreditRule) -> Credit:
     columns = (found.logprobs, found.entropy, found.hellinger_sq)
     logprobs, entropy, distance = (torch.tensor(column)[None] for column in columns)
     noise = found.line.stats.noise_floor if found.line.stats else None
-    stats = TokenStats(logprobs, entropy, distance, noise_floor=noise)
+    moves = None if found.values is None else torch.tensor(found.values.moves())[None]
+    stats = TokenStats(logprobs, entropy, distance, noise_floor=noise, value_moves=moves)
     mask = torch.tensor(found.line.completion.written)[None]
     advantages = torch.tensor([found.advantage])
     return rule.credit_for(stats, mask, advantages, vocab_size=found.vocab_size)

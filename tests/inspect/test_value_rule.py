@@ -82,7 +82,9 @@ def test_other_rules_are_shown_beside_the_weights_that_trained(run: Path) -> Non
 
 def test_weights_of_continuations_that_are_not_there_are_refused(run: Path, trained: Path) -> None:
     for asked in ({"source": trained}, {"source": run, "overrides": ("credit.continuations=4",)}):
-        with pytest.raises(DataError, match=r"the rule value weighs by .* --value K samples some"):
+        with pytest.raises(
+            DataError, match=r"the rule value weighs by .* give --value K to sample some"
+        ):
             look(rule="value", **asked)
     same = look(source=run, rule="value")
     for shown, line in zip(same.completions, stored_lines(run), strict=True):

@@ -197,3 +197,25 @@ def test_ctrl_c_keeps_what_is_estimated(
     stored = sum(len(json.loads(line)["rewards"]) for line in kept.read_text().splitlines()[1:])
     assert stored == 60
     assert look(**choice).completions == whole.completions
+
+
+def test_the_rule_value_can_be_seen_on_a_run_that_trained_with_another(trained: Path) -> None:
+    found = look(source=trained, group=1, value=4, rule="value")
+    assert found.rule == "value"
+    for shown in found.completions:
+        assert shown.values is not None and shown.stored is not None
+        moves = shown.values.moves()
+        total = math.fsum(moves)
+        expected = [len(moves) * move / total for move in moves] if total else [1.0] * len(moves)
+        weights = [token.weight for token in shown.tokens]
+        assert weights == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_a_mistake_in_the_rule_is_told_before_anything_is_sampled(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dgpo_cli.inspect.inspect as workflow
+
+    monkeypatch.setattr(workflow, "estimated_values", lambda *_, **__: pytest.fail("samples"))
+    with pytest.raises(ConfigError, match=r"credit\.shrae"):
+        look(source=trained, group=0, value=2, overrides=("credit.shrae=1",))

@@ -15,7 +15,6 @@ from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.formats import VALUES
 from dgpo_cli.core.types import (
     Completion,
-    Inspection,
     Prompt,
     ScoredGroup,
     ValueCurve,
@@ -38,16 +37,15 @@ if TYPE_CHECKING:
     from dgpo_cli.samplers.base import Row, Sampler, SamplingParams
 
 
-def with_values(
-    inspection: Inspection,
-    *,
+def estimated_values(
     file: RolloutFile,
     entries: Sequence[Entry],
+    *,
     asked: Values,
     models: Models,
     observer: Observer,
-) -> Inspection:
-    """Return an inspection of these entries, in order, with the values of its completions.
+) -> tuple[list[ValueCurve | None], ValueSource]:
+    """Return the values of entries of a file, None for those without a reward, and their source.
 
     What is estimated is kept beside the file as it comes, and is not sampled again.
 
@@ -71,11 +69,7 @@ def with_values(
         source = ValueSource(0, "")
     if unknown := sum(row not in found for row in rows):
         tell(observer, f"{unknown} of {len(rows)} completions have no reward, so no values")
-    completions = tuple(
-        replace(each, values=found.get(row))
-        for each, row in zip(inspection.completions, rows, strict=True)
-    )
-    return replace(inspection, completions=completions, values=source)
+    return [found.get(row) for row in rows], source
 
 
 def _groups(
