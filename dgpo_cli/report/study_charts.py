@@ -38,12 +38,14 @@ def draw_means(
     for at, variant in enumerate(study.variants):
         if variant.has(metric):
             line = _line(variant.columns[metric], variant=variant, study=study, hollow=hollow)
+            ends = tuple(_from(panel.floor, each) for each in line.ends)
             lines.append(
                 replace(
                     line,
                     label=_name(variant) if named else variant.letter,
                     costs=variant.costs,
                     seeds=f"{study.metrics.index(metric)} {variant.letter}",
+                    ends=ends,
                 )
             )
             sources.append(Source(at, metric, variant.name, variant.look))
@@ -148,6 +150,11 @@ def _ends(band: SeedBand) -> tuple[float, ...]:
     lows = [max(value, low - reach) for value in band.low if value is not None]
     highs = [min(value, high + reach) for value in band.high if value is not None]
     return min([low, *lows]), max([high, *highs]), min((v for v in known if v > 0), default=high)
+
+
+def _from(floor: float | None, ends: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the ends of a curve that is never below the floor; its band may be."""
+    return ends if floor is None else tuple(max(floor, end) for end in ends)
 
 
 def _name(variant: VariantSeries) -> str:

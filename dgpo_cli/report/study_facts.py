@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,6 +16,7 @@ from dgpo_cli.core.numbers import (
     interval_known,
     p_value,
     points,
+    signed,
     signed_ends,
     with_error,
 )
@@ -71,7 +72,8 @@ def effects(table: StudyTable, study: StudySeries, *, lettered: bool) -> Iterato
     score = rows(lambda row: None if row.score is None else row.score.after, _in_points)
     if score and kind is not None:
         name = f"Avg@{kind.k} on {kind.bench}"
-        yield Effects(f"{name} after training, minus that of {table.baseline}", score)
+        title = f"{name} after training, minus that of {table.baseline}, in points"
+        yield Effects(title, tuple(map(_times_100, score)))
 
 
 def _effect(
@@ -85,7 +87,8 @@ def _effect(
     p = p_value(difference.p_holm)
     text = f"{write(difference)}, p {p if p[0] == '<' else f'= {p}'}"
     if not known:
-        text = f"no interval: {'one seed' if difference.seeds == 1 else 'all seeds alike'}"
+        many = "one seed" if difference.seeds == 1 else "all seeds alike"
+        text = f"{write(difference).partition(' (')[0]}, no interval: {many}"
     return Effect(
         label=f"{variant.letter} {variant.name}" if lettered else variant.name,
         look=variant.look,
@@ -98,8 +101,16 @@ def _effect(
     )
 
 
+def _times_100(effect: Effect) -> Effect:
+    low, high = (None if end is None else 100 * end for end in (effect.low, effect.high))
+    dots = tuple(100 * dot for dot in effect.dots)
+    return replace(effect, mean=100 * effect.mean, low=low, high=high, dots=dots)
+
+
 def _in_reward(found: PairedDifference) -> str:
     ends = found.interval_95
+    if not interval_known(ends):
+        return signed(found.mean)
     numbers = (found.mean, ends.low, ends.high)
     mean, low, high = (with_error(each, ends.half_width, sign=True)[0] for each in numbers)
     return f"{mean} ({low} to {high})"

@@ -126,7 +126,10 @@ def test_the_table_of_a_study_is_what_it_was(dgpo: Commands, check: Check) -> No
     printed = {
         name: dgpo("report", "study", f"--format={form}").out for form, name in forms.items()
     }
-    check("study", {**printed, "table.txt": dgpo("report", "study").out})
+    printed["table.txt"] = dgpo("report", "study").out
+    dgpo("report", "study", "--svg=picture.svg")
+    drawn = {"page.html": dgpo.folder / "study" / "report.html"}
+    check("study", {**printed, **drawn, "picture.svg": dgpo.folder / "picture.svg"})
 
 
 def test_an_adapter_and_what_is_made_of_it_are_what_they_were(

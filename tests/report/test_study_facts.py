@@ -14,8 +14,10 @@ from dgpo_cli.core.types import Variant
 from dgpo_cli.report.study_facts import effects, key_of, runs, settings
 from dgpo_cli.report.study_picture import study_svg
 from dgpo_cli.report.study_series import study_series
+from dgpo_cli.study.read import read_study
 from dgpo_cli.study.summary import summarise
 from tests.report.study_records import FEW, MANY, study, study_run
+from tests.study.samples import sample_study
 
 
 def test_a_row_shows_the_difference_of_the_table_and_its_seeds() -> None:
@@ -44,9 +46,21 @@ def test_a_seed_without_its_pair_is_no_dot() -> None:
 def test_one_seed_has_no_interval_and_says_so() -> None:
     record = study(FEW, seeds=(0,))
     (found,) = effects(summarise(record), study_series(record), lettered=True)
-    assert {(each.low, each.high, each.text) for each in found.effects} == {
-        (None, None, "no interval: one seed")
-    }
+    assert {(each.low, each.high) for each in found.effects} == {(None, None)}
+    for each in found.effects:
+        assert re.fullmatch(r"[+-]0\.0\d+, no interval: one seed", each.text)
+
+
+def test_scores_are_compared_in_points(tmp_path: Path) -> None:
+    record = read_study(sample_study(tmp_path / "study").path)
+    table = summarise(record)
+    _, found = effects(table, study_series(record), lettered=False)
+    assert found.title == "Avg@8 on sums after training, minus that of uniform, in points"
+    for effect, row in zip(found.effects, table.rows[1:], strict=True):
+        assert row.score is not None and row.score.after.difference is not None
+        assert effect.mean == pytest.approx(100 * row.score.after.difference.mean)
+        assert statistics.fmean(effect.dots) == pytest.approx(effect.mean)
+        assert effect.text.startswith(f"{effect.mean:+.1f} points (")
 
 
 @pytest.mark.parametrize(

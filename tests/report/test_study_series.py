@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from dgpo_cli.core.types import StudyRun
+from dgpo_cli.report.charts.drawing import frame
 from dgpo_cli.report.charts.sampling import smoothed
-from dgpo_cli.report.panels import REWARD
+from dgpo_cli.report.panels import REWARD, STUDY
 from dgpo_cli.report.study_charts import draw_differences, draw_each_difference, draw_means
 from dgpo_cli.report.study_page import _data
 from dgpo_cli.report.study_series import letter_of, over_seeds, paired, study_series
@@ -133,6 +134,15 @@ def test_the_wide_interval_of_two_seeds_leaves_the_curves_visible() -> None:
         reach = max(known) - min(known)
         assert max(line.ends[0]) <= max(known) + reach
         assert min(line.ends[0][:2]) >= min(known) - reach
+
+
+def test_the_axis_of_what_is_never_negative_starts_at_0_whatever_its_band() -> None:
+    series = study_series(study(FEW, seeds=(0, 1)))
+    step = next(panel for panel in STUDY if panel.key == "step")
+    drawn = draw_means(step, series)
+    assert drawn is not None
+    assert min(value for line in drawn.chart.lines for value in line.low if value is not None) < 0
+    assert frame(drawn.chart, width=384, height=224).y.low == 0
 
 
 def test_a_study_without_steps_has_no_charts() -> None:
