@@ -57,6 +57,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def settings_of(kind: str, *, count: int) -> Resolved:
     changes = {**RECIPE, **KINDS[kind], "parallel.gpus": count}
+    if "credit.rule" in changes:
+        changes.pop("credit.noise_every")
     if count == 1:
         changes.pop("parallel.sequence", None)
     return resolve(preset="tiny", overrides=[f"{k}={v}".lower() for k, v in changes.items()])

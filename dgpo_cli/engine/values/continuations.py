@@ -32,6 +32,14 @@ class Prefix:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """A whole completion, a prefix and its continuation, with its reward; NaN: unscored."""
+
+    token_ids: tuple[int, ...]
+    reward: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Draw:
     """Continuation number k of a prefix."""
 
@@ -62,16 +70,27 @@ class Continuations:
             for key in prefixes:
                 self._known.setdefault(key, {}).update(self._store.rewards(key, seed=self._seed))
         missing = [
+            (key, k) for key in prefixes for k in range(count) if k not in self._known.get(key, {})
+        ]
+        for key, found in self.drawn(missing, prefixes):
+            self._known.setdefault(key, {}).update({k: each.reward for k, each in found.items()})
+
+    def drawn(
+        self, wanted: Sequence[tuple[Key, int]], prefixes: Mapping[Key, Prefix]
+    ) -> Iterator[tuple[Key, dict[int, Judged]]]:
+        """Sample continuations of prefixes; yield them by number, each prefix in one or more parts.
+
+        wanted: prefix and number of each, those of a prefix one after the other.
+        """
+        draws = [
             _Draw(key, k, derive_seed("value", self._seed, key.prompt_id, key.digest, k))
-            for key in prefixes
-            for k in range(count)
-            if k not in self._known.get(key, {})
+            for key, k in wanted
         ]
         observer = self._engine.observer
-        with phase(observer, "values", total=len(missing), unit="continuations") as advance:
+        with phase(observer, "values", total=len(draws), unit="continuations") as advance:
             watched = _Inner(observer, advance)
-            for part in self._slices(missing):
-                self._draw(part, prefixes, observer=watched)
+            for part in self._slices(draws):
+                yield from self._draw(part, prefixes, observer=watched)
 
     def known(self, key: Key, *, count: int) -> list[float]:
         """Return the rewards of the first `count` continuations of a prefix; NaN: unscored."""
@@ -85,8 +104,8 @@ class Continuations:
 
     def _draw(
         self, part: Sequence[_Draw], prefixes: Mapping[Key, Prefix], *, observer: Observer
-    ) -> None:
-        """Sample and judge a slice."""
+    ) -> list[tuple[Key, dict[int, Judged]]]:
+        """Sample, judge and store a slice."""
         rounds = [(key, list(draws)) for key, draws in groupby(part, key=lambda draw: draw.key)]
         limit = self._engine.settings.rollout.max_completion_tokens
         own = [prefixes[key] for key, _ in rounds]
@@ -104,13 +123,19 @@ class Continuations:
             )
             for each, continuations in zip(own, drawn, strict=True)
         ]
-        for (key, draws), rewards in zip(rounds, self._engine.rewards(groups), strict=True):
-            found = {draw.k: reward for draw, reward in zip(draws, rewards, strict=True)}
-            self._known.setdefault(key, {}).update(found)
-            if self._store is not None:
-                self._store.add(key, found, seed=self._seed)
+        results = []
+        for (key, draws), group, rewards in zip(
+            rounds, groups, self._engine.rewards(groups), strict=True
+        ):
+            wholes = zip(draws, group.completions, rewards, strict=True)
+            judged = {draw.k: Judged(whole.token_ids, reward) for draw, whole, reward in wholes}
+            results.append((key, judged))
         if self._store is not None:
+            for key, found in results:
+                rewards_of = {k: each.reward for k, each in found.items()}
+                self._store.add(key, rewards_of, seed=self._seed)
             self._store.flush()
+        return results
 
     def _whole(self, prefix: Prefix, drawn: Completion) -> Completion:
         """Return a prefix and its continuation as the completion that sampling would have made.

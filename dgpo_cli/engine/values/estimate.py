@@ -18,6 +18,7 @@ from dgpo_cli.core.types import ScoredGroup, ValueCurve, ValuePoint
 from dgpo_cli.engine.values.continuations import Continuations, Prefix
 from dgpo_cli.engine.values.prefixes import Key, Prefixes
 from dgpo_cli.engine.values.search import Search, thinned
+from dgpo_cli.engine.values.shared import SharedContinuations
 from dgpo_cli.engine.values.steps import step_starts
 from dgpo_cli.samplers.base import Row
 from dgpo_cli.stats.intervals import mean_interval
@@ -48,6 +49,7 @@ def estimate(
     every: int = EVERY,
     siblings: bool = True,
     store: ValueStore | None = None,
+    shared: bool = False,
 ) -> dict[Row, ValueCurve]:
     """Return the values along completions; those without a reward have none.
 
@@ -67,6 +69,9 @@ def estimate(
             to have sampled too. The completion itself is one of them: without its own outcome
             its values are independent of that.
         store: has the rewards of earlier calls, and gets the new ones.
+        shared: a continuation counts for every prefix that it runs through, so that few are
+            sampled where the policy is sure; it then depends on the shorter prefixes too. Without
+            a store.
 
     Raises:
         ConfigError: there is nothing to estimate from, or the prompts are played.
@@ -78,11 +83,12 @@ def estimate(
         raise ConfigError("continuations=0: without siblings there is nothing to estimate from")
     trees = {number: Prefixes(groups[number]) for number, _ in rows}
     asked = _Asked(continuations, siblings, _two_ends(groups))
-    drawn = None
+    drawn = pools = None
     if continuations > 0:
         assert engine is not None
         _check(engine, groups, rows)
         drawn = Continuations(engine, seed=seed, store=store)
+        pools = SharedContinuations(drawn) if shared else None
     searches = {
         row: _search(engine if drawn else None, trees[row[0]], row[1], every=every)
         for row in rows
@@ -92,10 +98,13 @@ def estimate(
         wanted = [(row, places) for row, places in wanted if places]
         if not wanted:
             break
-        if drawn is not None:
+        if pools is not None:
+            pools.rewards(wanted, trees, count=continuations)
+        elif drawn is not None:
             drawn.rewards(_distinct(wanted, trees), count=continuations)
         for (number, own), places in wanted:
-            searches[number, own].add(_points(trees[number], own, places, drawn, asked=asked))
+            found = _points(trees[number], own, places, pools or drawn, asked=asked)
+            searches[number, own].add(found)
     curves = {row: search.curve() for row, search in searches.items()}
     return {row: curve for row, curve in curves.items() if curve is not None}
 
@@ -156,7 +165,7 @@ def _points(
     tree: Prefixes,
     row: int,
     places: Sequence[int],
-    drawn: Continuations | None,
+    drawn: Continuations | SharedContinuations | None,
     *,
     asked: _Asked,
 ) -> list[ValuePoint]:

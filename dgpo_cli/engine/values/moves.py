@@ -36,7 +36,7 @@ def step_moves(engine: SamplingEngine, groups: Sequence[ScoredGroup]) -> list[li
         # The seeds of a step are its completions': a run that resumes has them again.
         seed = derive_seed(engine.settings.seed, "values", groups[0].completions[0].seed)
         count = getattr(rule, "continuations", 0)
-        curves = estimate(engine, groups, of=wanted, continuations=count, seed=seed)
+        curves = estimate(engine, groups, of=wanted, continuations=count, seed=seed, shared=True)
     found = []
     for i, group in enumerate(groups):
         baseline = _mean_reward(group)
