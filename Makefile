@@ -1,4 +1,5 @@
-# make demo       train the embedded model with DGPO, evaluate it before and after, show the credit
+# make demo       train the embedded model with DGPO, evaluate it before and after, show where a wrong
+#                 answer was lost and where its credit went
 # make test       formatter, linter, type checker, tests
 # make schemas    write docs/schemas again after a change of a type in dgpo_cli/core/formats.py
 # make docs       build the pages of docs/ into site/, broken links are errors
@@ -8,7 +9,7 @@
 # make test-mutations  break the answer checker rule by rule; a test must notice each time
 #
 # PYTHON=python3.12   another interpreter (3.11 or newer)
-# RULE=uniform        the credit rule of the demo: dgpo, uniform (GRPO's) or entropy
+# RULE=uniform        the credit rule of the demo: dgpo, uniform (GRPO's), entropy or surprisal
 # TORCH_INDEX=URL     an extra package index to take torch from (a CPU build, for example)
 
 PYTHON ?= python3
@@ -18,6 +19,11 @@ RULE ?= dgpo
 SEED ?= 0
 FUZZ_S ?= 300
 DEMO := runs/demo-$(RULE)-seed$(SEED)
+# The rollouts of step 11 are those of the weights after step 10, whose checkpoint is kept.
+EARLY := $(DEMO)/rollouts/step-000011.jsonl
+KEEP := --set train.rollouts_every=11 --set train.checkpoint_every=10 --set train.keep_checkpoints=10
+# Rules without a reference have measured no distances, which weights by DGPO need.
+OTHER := $(if $(filter dgpo,$(RULE)),--target-ess 0.6,--rule surprisal)
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt \
@@ -51,11 +57,13 @@ demo: install
 	@$(DGPO) eval --bench sums --k 32 --preset tiny --fresh --out $(DEMO)-eval-before
 	@echo "== training with the credit rule $(RULE)"
 	@rm -rf $(DEMO)
-	@$(DGPO) train --preset tiny --set credit.rule=$(RULE) --seed $(SEED) --out $(DEMO)
+	@$(DGPO) train --preset tiny --set credit.rule=$(RULE) --seed $(SEED) $(KEEP) --out $(DEMO)
 	@echo "== after: the trained model on the same problems"
 	@$(DGPO) eval --bench sums --k 32 --run $(DEMO) --fresh --out $(DEMO)-eval-after
-	@echo "== where the credit went in one completion of the last rollout"
-	@$(DGPO) inspect $(DEMO)
+	@echo "== a wrong answer of step 11: where it was lost, and the credit that trained"
+	@$(DGPO) inspect $(EARLY) --value 32 --top 3
+	@echo "== the same answer with $(OTHER)"
+	@$(DGPO) inspect $(EARLY) --value 32 --top 3 $(OTHER)
 
 test: dev
 	$(BIN)/ruff format --check .

@@ -68,7 +68,8 @@ def run(
         typed = origin.prompt is not None
         given = "--prompt and --completion" if typed else "--reference and --adapter"
         raise ConfigError(f"{given} need --model: --model M --reference R, or --adapter A")
-    found = _find(origin, choice=replace(choice, one=choice.one or at is not None))
+    choice = replace(choice, one=choice.one or at is not None)
+    found = _find(origin, choice=choice, wrong=values is not None)
     rules = Rules(what_if)
     measured = _Valued(found, models, values, observer)
     if models.model is not None:
@@ -109,8 +110,8 @@ class _Valued:
         return [replace(each, values=curve) for each, curve in both], source
 
 
-def _find(origin: Origin, *, choice: Selection) -> _Found:
-    """Open the source of the completions, and choose."""
+def _find(origin: Origin, *, choice: Selection, wrong: bool) -> _Found:
+    """Open the source of the completions, and choose; a wrong one if one is enough and asked."""
     if origin.prompt is not None and origin.completion is not None:
         file, name = typed_rollout(origin.prompt, origin.completion), "typed text"
     else:
@@ -121,7 +122,7 @@ def _find(origin: Origin, *, choice: Selection) -> _Found:
         lines = [entry.line() for entry in entries]
         entries = [entries[at] for at in pair_of(lines, path=file.path)]
     elif choice.one:
-        entries = [_most_telling(entries, file=file)]
+        entries = [_most_telling(entries, file=file, wrong=wrong)]
     return _Found(name, file, entries)
 
 
@@ -187,11 +188,14 @@ def _characters(entry: Entry) -> int:
     return 0 if entry.tokens else len(entry.record.completion) + len(entry.record.prompt)
 
 
-def _most_telling(entries: Sequence[Entry], *, file: RolloutFile) -> Entry:
+def _most_telling(entries: Sequence[Entry], *, file: RolloutFile, wrong: bool) -> Entry:
     """Return the entry with an advantage whose training weights have the least effective tokens.
 
-    A what-if does not change the choice.
+    A what-if does not change the choice. wrong: of the wrong ones, if there are any; in a right
+    completion there is seldom a token that decided.
     """
+    if wrong:
+        entries = [each for each in entries if each.record.outcome == "wrong"] or entries
     advantages = file.advantages(AdvantageSettings())
 
     def evenness(entry: Entry) -> float:

@@ -219,3 +219,27 @@ def test_a_mistake_in_the_rule_is_told_before_anything_is_sampled(
     monkeypatch.setattr(workflow, "estimated_values", lambda *_, **__: pytest.fail("samples"))
     with pytest.raises(ConfigError, match=r"credit\.shrae"):
         look(source=trained, group=0, value=2, overrides=("credit.shrae=1",))
+
+
+def test_one_completion_with_its_values_is_a_wrong_one(trained: Path, tmp_path: Path) -> None:
+    """That of the lowest effective token fraction among the wrong; without any, among all."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    path = RunFolder(run).rollouts()[-1]
+    lines = stored_lines(run)
+    for line in lines:
+        wrong, middle = line["reward"] == 0, len(line["weights"]) / 2
+        line["outcome"] = "wrong" if wrong else "correct"
+        line["weights"] = [middle, middle] if not wrong else line["weights"]
+        line["weights"] += [0.0] * (len(line["token_ids"]) - len(line["weights"]))
+
+    def shown() -> Inspection:
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return look(source=run, one=True, value=0)
+
+    assert look(source=trained, one=True, value=0).completions[0].outcome == "wrong"
+    assert shown().completions[0].outcome == "wrong"
+    assert look(source=run, one=True).completions[0].outcome == "correct"
+    for line in lines:
+        line["outcome"] = "correct"
+    assert shown().completions[0].tokens == look(source=run, one=True).completions[0].tokens
