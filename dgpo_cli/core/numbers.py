@@ -170,6 +170,10 @@ def with_error(
     """
     if not math.isfinite(value):
         return _beyond(value), ""
+    far = max(abs(value), half) if math.isfinite(half) else abs(value)
+    if far >= 1e5 or 0.0 < far < 1e-4:  # digits after the point show nothing of these
+        written = signed(value, short) if sign else short(value)
+        return written, error(half) if math.isfinite(half) else ""
     digits = error_digits([half]) if digits is None else digits
     text = f"{value:{'+' if sign else ''}.{digits}f}"
     if float(text) == 0.0:

@@ -233,3 +233,52 @@ def test_no_other_module_writes_percentages_or_units_of_bytes() -> None:
 )
 def test_a_cost_has_two_digits_at_least(value: float, text: str) -> None:
     assert numbers.cost(value) == text
+
+
+@given(
+    st.floats(-1e4, 1e4),
+    st.floats(1e-5, 1e3),
+    st.booleans(),
+)
+def test_a_number_and_its_error_are_right_to_the_same_digit(
+    value: float, half: float, sign: bool
+) -> None:
+    text, error = numbers.with_error(value, half, sign=sign)
+    if max(abs(value), half) < 1e-4:
+        return
+    digits = [len(each.partition(".")[2]) for each in (text, error)]
+    assert digits[0] == digits[1]
+    unit = 10.0 ** -digits[0]
+    assert abs(float(text) - value) <= 0.500001 * unit
+    assert abs(float(error) - half) <= 0.500001 * unit
+    if half < 95:
+        assert unit <= half / 9.4  # two digits of the error
+    assert text.startswith(("+", "-")) == (value < 0 or sign) or float(text) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "sign", "written"),
+    [
+        (0.58324, 0.0031, False, ("0.5832", "0.0031")),
+        (-0.0129, 0.0008, True, ("-0.01290", "0.00080")),
+        (-0.0001, 0.2, True, ("0.00", "0.20")),
+        (0.5, math.nan, True, ("+0.500", "")),
+        (0.5, 0.0, False, ("0.500", "0.000")),
+        (math.nan, 0.1, False, ("unknown", "")),
+        (math.inf, 0.1, True, ("inf", "")),
+        (2.5e9, 1.234e8, False, ("2.5B", "120M")),
+        (-3.1e-7, 2.12e-8, True, ("-3.1e-07", "2.1e-08")),
+    ],
+)
+def test_a_number_has_the_digits_of_its_error(
+    value: float, half: float, sign: bool, written: tuple[str, str]
+) -> None:
+    assert numbers.with_error(value, half, sign=sign) == written
+
+
+def test_errors_of_a_column_share_their_digits() -> None:
+    assert numbers.error_digits([0.0061, 0.011]) == 4
+    assert numbers.error_digits([0.00061, 1.1]) == 2  # three of the largest at most
+    assert numbers.error_digits([math.nan, 0.0]) == 3
+    assert numbers.error_digits([250.0]) == 0
+    assert numbers.error_digits([1e-12]) == 6
