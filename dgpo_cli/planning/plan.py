@@ -25,7 +25,7 @@ from dgpo_cli.planning.budget import (
     Plan,
     SettingsChange,
 )
-from dgpo_cli.planning.cost import ASSUMPTIONS, compute_of, samples_beside, times_of
+from dgpo_cli.planning.cost import ASSUMPTIONS, LEAVING, compute_of, samples_beside, times_of
 from dgpo_cli.planning.devices import NO_BFLOAT16, share_of
 from dgpo_cli.planning.host import host_of
 from dgpo_cli.planning.job import NODE, Job, Layout, Sampling
@@ -355,8 +355,9 @@ def _notes(settings: Settings, job: Job, memory: MemoryNeed, device: Device) -> 
         notes.append(_overlap_note(job))
     if job.continuations:
         notes.append(
-            f"credit.continuations={job.continuations}: counted as if no two completions began "
-            "alike; beginnings that a group shares, and groups without signal, cost less"
+            f"credit.continuations={job.continuations}: {LEAVING:.0%} of the continuations are "
+            "assumed to leave a completion at each of its tokens, and to be sampled anew from "
+            "there; beginnings that a group shares, and groups without signal, cost less"
         )
     if times_of(job, device):
         notes.append(

@@ -50,8 +50,8 @@ class ValueCredit(CreditRule):
     continuations: int = Field(
         8,
         ge=0,
-        description="Completions that are sampled from each beginning of a completion to estimate "
-        "the reward that is expected there; 0: none, the group's own completions tell.",
+        description="Completions sampled from each beginning of a completion, to estimate the "
+        "reward that is expected there; 0: the group's own completions tell.",
     )
 
     def credit(
