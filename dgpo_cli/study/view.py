@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal
 
+from dgpo_cli.config.changes import value_text
 from dgpo_cli.core.numbers import (
     ABSENT,
     counted,
@@ -124,8 +125,18 @@ def _training(table: StudyTable) -> Grid:
             ("noise scale", [_number(row.noise_scale) for row in rows]),
             ("effective", [_share(row.effective_fraction.mean) for row in rows]),
             ("time a run", [_time(row.seconds.mean) for row in rows]),
+            *((key, [_tuned(row, key) for row in rows]) for key in _tuned_keys(table)),
         ],
     )
+
+
+def _tuned_keys(table: StudyTable) -> list[str]:
+    """Return the settings that the search of a variant chose."""
+    return list(dict.fromkeys(key for row in table.rows for key in row.tuned))
+
+
+def _tuned(row: StudyRow, key: str) -> Entry:
+    return Entry(value_text(row.tuned[key])) if key in row.tuned else _NONE
 
 
 def _seeds(row: StudyRow) -> Entry:

@@ -118,6 +118,17 @@ def test_steps_to_a_level_say_how_many_seeds_get_there() -> None:
     assert re.search(r"^b .* 1/2 get there", output, re.MULTILINE)
 
 
+def test_what_the_search_chose_is_a_column(table: StudyTable) -> None:
+    assert "optim.lr" not in printed(render(table))
+    rows = [
+        replace(row, tuned={"optim.lr": 2e-4} if at else {}) for at, row in enumerate(table.rows)
+    ]
+    tuned = printed(render(replace(table, rows=tuple(rows))))
+    assert re.search(r"time a run +optim\.lr$", tuned, re.MULTILINE)
+    assert re.search(r"^uniform .* -$", tuned, re.MULTILINE)
+    assert re.search(r"^entropy .* 0\.0002$", tuned, re.MULTILINE)
+
+
 def test_csv_has_every_digit_of_the_table(table: StudyTable) -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(table))))
     assert [row["variant"] for row in rows] == [row.variant for row in table.rows]
