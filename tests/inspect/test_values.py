@@ -12,6 +12,7 @@ import pytest
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.events import Observers
 from dgpo_cli.core.types import Inspection
+from dgpo_cli.inspect.values.policy import run_of
 from dgpo_cli.runs.run_folder import RunFolder
 from tests.inspect.looks import look, stored_lines
 from tests.recorder import Notes
@@ -73,6 +74,16 @@ def test_first_rollouts_are_of_the_initial_model(trained: Path) -> None:
     found = look(rollouts=RunFolder(trained).rollout_file(1), group=0, sample=0, value=1)
     assert found.values is not None
     assert (found.values.model, found.values.later) == ("the initial model", 0)
+
+
+def test_a_run_is_found_from_inside_its_folder(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = RunFolder(trained).rollouts()[-1]
+    monkeypatch.chdir(file.parent)
+    run = run_of(Path(file.name))
+    assert run is not None and run.path == trained.resolve()
+    assert run_of(trained / "metrics.jsonl") is None
 
 
 def test_without_continuations_the_group_is_all_there_is(trained: Path) -> None:
@@ -243,3 +254,17 @@ def test_one_completion_with_its_values_is_a_wrong_one(trained: Path, tmp_path: 
     for line in lines:
         line["outcome"] = "correct"
     assert shown().completions[0].tokens == look(source=run, one=True).completions[0].tokens
+
+
+def test_completions_are_judged_by_the_settings_of_their_step(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    change = {"step": 1, "setting": "reward.correct", "old": 4.0, "new": 1.0}
+    (run / "changes.jsonl").write_text(json.dumps(change) + "\n")
+    for step, before in ((1, True), (2, False)):
+        found = look(rollouts=RunFolder(run).rollout_file(step), group=0, value=8)
+        # Stored rewards, which count too, and those of now are 1 at most.
+        values = [p.value for each in found.completions if each.values for p in each.values.points]
+        assert (max(values) > 1.0) == before

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgpo_cli.config.layers import Layer
+from dgpo_cli.config.layers import Layer, set_layers
 from dgpo_cli.config.load import Resolved, layered, resolve
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core.errors import CheckpointError, ConfigError, UnreadableError
@@ -16,7 +16,7 @@ from dgpo_cli.core.types import ValueSource
 from dgpo_cli.inspect.request import Models, Values
 from dgpo_cli.inspect.values.moves import updates_text
 from dgpo_cli.policy.settings import LoraAdapter
-from dgpo_cli.runs.history import code_differences
+from dgpo_cli.runs.history import code_differences, read_changes, resolved_until
 from dgpo_cli.runs.rollouts import RolloutLine
 from dgpo_cli.runs.run_folder import RunFolder, check_run_checkpoint, check_state, step_of
 
@@ -66,7 +66,11 @@ def value_policy(
             f"--value: {path} is not in a run folder, whose checkpoints could sample; give --model "
             "M, and --reference R or --adapter A"
         )
-    resolved = resolve(config=beside if known else None, overrides=asked.overrides, run_code=False)
+    resolved = resolve(config=beside if known else None, run_code=False)
+    if run is not None:  # its settings may have changed since
+        changes = read_changes(run.path)
+        resolved = resolved_until(step_of(path), resolved, changes=changes)
+    resolved = layered(resolved, *set_layers(asked.overrides))
     resolved = layered(resolved, Layer(str(path), {"rollout": _sampling(lines, resolved)}))
     if models.model is not None or run is None:
         return _given(resolved, models, asked=asked)
@@ -82,9 +86,11 @@ def value_policy(
 
 def run_of(path: Path) -> RunFolder | None:
     """Return the run that a file of rollouts belongs to, if it does."""
-    run = RunFolder(path.parent.parent)
-    of_run = path.parent.name == run.rollouts_dir.name and run.settings_file.is_file()
-    return run if of_run else None
+    for each in (path, path.resolve()):  # from inside the folder, only the second names it
+        run = RunFolder(each.parent.parent)
+        if run.settings_file.is_file() and each in run.rollouts():
+            return run
+    return None
 
 
 def _sampling(lines: Sequence[RolloutLine], resolved: Resolved) -> dict[str, Any]:
