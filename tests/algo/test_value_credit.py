@@ -42,6 +42,7 @@ def weights_of(rows: list[list[float]], rule: CreditRule | None = None) -> list[
 def test_weights_are_moves_over_their_mean_and_may_be_negative() -> None:
     found = weights_of([[0.25, -0.5, 0.75], [-0.5, 0.0]])
     assert found == [pytest.approx([1.5, -3.0, 4.5]), pytest.approx([2.0, 0.0])]
+    assert str(found[1][1]) == "0.0"  # not -0.0
 
 
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=9))

@@ -131,6 +131,25 @@ def test_the_weights_of_a_step_are_its_moves_through_updates_and_measuring_again
         assert not torch.equal(batch.stats.entropy, entropy)  # measured again
 
 
+def test_moves_are_of_the_reward_with_its_penalty_and_0_where_the_loss_masks_a_row() -> None:
+    """They count in the mean of their group all the same."""
+    short = ("rollout.max_completion_tokens=31", "reward.overlong.buffer_tokens=8")
+    with tiny_engine(*short, "loss.mask_truncated=true") as engine:
+        groups = sampled(engine)
+        batch = engine.make_batch(groups)
+    assert batch.stats.value_moves is not None
+    found = batch.stats.value_moves.sum(1).tolist()
+    cut = 0
+    for i, group in enumerate(groups):
+        totals = [r + p for r, p in zip(group.rewards, group.penalties, strict=True)]
+        for j, completion in enumerate(group.completions):
+            masked = completion.finish_reason == "length" or len(set(totals)) == 1
+            cut += completion.finish_reason == "length"
+            expected = 0.0 if masked else totals[j] - sum(totals) / len(totals)
+            assert found[4 * i + j] == pytest.approx(expected, abs=1e-6)
+    assert 0 < cut < 12 and min(min(group.penalties) for group in groups) < 0
+
+
 def test_the_moves_of_a_step_come_again_and_those_of_another_do_not() -> None:
     with tiny_engine() as engine:
         groups = sampled(engine)

@@ -82,5 +82,6 @@ class ValueCredit(CreditRule):
             known = total.abs() > _ROUNDING * moves.abs().sum(dim=1, keepdim=True)
             lengths = mask.sum(dim=1, keepdim=True)
             shares = moves / torch.where(known, total, torch.ones_like(total))
-            weights = torch.where(known, shares * lengths, torch.ones_like(moves))
+            # A move of 0 in a completion that lost would weigh -0.
+            weights = torch.where(known, shares * lengths + 0.0, torch.ones_like(moves))
             return Credit(scores=moves.float(), weights=masked_values(weights.float(), mask))
