@@ -24,10 +24,11 @@ class SurprisalCredit(CreditRule):
     tokens all have p = 1 has weights of exactly 1.
 
     It is no method of a paper. The gradient of log p is itself largest at improbable tokens; arXiv
-    2505.12929 ("Do Not Let Low-Probability Tokens Over-Dominate") therefore weighs them less, by
-    alpha p + 1 - alpha. This rule goes the other way, like arXiv 2603.22117, which weighs tokens of
-    low probability more; from it comes the direction, not the formula. arXiv 2606.31575 selects
-    tokens by the surprisal relative to the entropy; here none is left out.
+    2505.12929 ("Do Not Let Low-Probability Tokens Over-Dominate in RL for LLMs") therefore gives
+    them less weight, by alpha p + 1 - alpha. This rule goes the opposite way, like arXiv
+    2603.22117, which gives tokens of low probability more; the direction is from there, not the
+    formula. arXiv 2606.31575 selects tokens by their surprisal relative to the entropy; here none
+    is left out.
     """
 
     rule: Literal["surprisal"] = "surprisal"
