@@ -7,12 +7,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from dgpo_cli.core.text import elide
 from dgpo_cli.report.charts.drawing import Chart, Level, Line
 from dgpo_cli.report.charts.sampling import Values
 from dgpo_cli.report.curves import DrawnChart, Source, spans_decades
 from dgpo_cli.report.panels import Panel
 from dgpo_cli.report.study_series import (
-    GREY,
     SeedBand,
     StudySeries,
     VariantSeries,
@@ -20,6 +20,7 @@ from dgpo_cli.report.study_series import (
     paired,
 )
 
+TOGETHER = 4  # curves whose bands can be seen in one chart
 _NAME = 20  # characters of a variant beside its curve
 _REACH = 1.0  # of a band above and below the curves, in ranges of these, for the y axis to hold it
 
@@ -42,7 +43,7 @@ def draw_means(
             lines.append(
                 replace(
                     line,
-                    label=_name(variant) if named else variant.letter,
+                    label=elide(variant.name, _NAME, end=True) if named else variant.letter,
                     costs=variant.costs,
                     seeds=f"{study.metrics.index(metric)} {variant.letter}",
                     ends=ends,
@@ -71,7 +72,7 @@ def draw_differences(
         lines=_bare([line for line, _ in found]),
         levels=[Level("", 0.0)],
     )
-    panel = replace(panel, key=f"{panel.key}-apart", unit="paired by seed", about="")
+    panel = replace(panel, key=f"{panel.key}-apart", unit="paired by seed, by step", about="")
     return DrawnChart(panel=panel, chart=chart, sources=tuple(source for _, source in found))
 
 
@@ -113,8 +114,13 @@ def _differences(metric: str, study: StudySeries, *, hollow: bool) -> Iterator[t
 
 
 def _bare(lines: Sequence[Line]) -> list[Line]:
-    """Return the curves, those without a colour of their own without a band."""
-    return [replace(line, low=(), high=()) if line.look == GREY else line for line in lines]
+    """Return the curves, many of them without bands, which would hide each other."""
+    return [replace(line, low=(), high=()) for line in lines] if is_many(lines) else list(lines)
+
+
+def is_many(curves: Sequence[object]) -> bool:
+    """Return whether a chart shows the bands of these curves only on request."""
+    return len(curves) > TOGETHER
 
 
 def _line(
@@ -155,8 +161,3 @@ def _ends(band: SeedBand) -> tuple[float, ...]:
 def _from(floor: float | None, ends: tuple[float, ...]) -> tuple[float, ...]:
     """Return the ends of a curve that is never below the floor; its band may be."""
     return ends if floor is None else tuple(max(floor, end) for end in ends)
-
-
-def _name(variant: VariantSeries) -> str:
-    name = variant.name
-    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"

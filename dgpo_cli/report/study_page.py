@@ -22,14 +22,18 @@ from dgpo_cli.report.charts.sampling import Values
 from dgpo_cli.report.curves import DrawnChart
 from dgpo_cli.report.panels import REWARD, STUDY, Curve, Panel
 from dgpo_cli.report.run_page import HEIGHT, LARGE, WIDE, WIDTH, points_of
-from dgpo_cli.report.study_charts import draw_differences, draw_each_difference, draw_means
+from dgpo_cli.report.study_charts import (
+    draw_differences,
+    draw_each_difference,
+    draw_means,
+    is_many,
+)
 from dgpo_cli.report.study_series import StudySeries, study_series
 from dgpo_cli.stats.intervals import student_quantile
 from dgpo_cli.study.summary import StudyTable
 from dgpo_cli.study.view import grids, legend, sentences
 from dgpo_cli.ui.document import asset, compact, document
 
-TOGETHER = 4  # variants whose differences are in one chart
 SMALL = (256.0, 150.0)  # of a chart a variant
 _DIGITS = ascii_uppercase + ascii_lowercase + digits + "+-"  # of a number in the data
 _FINE = 3  # digits of a number of a metric that has a chart; of another metric one less
@@ -65,6 +69,7 @@ def study_page(record: StudyRecord, table: StudyTable, *, at: Path) -> str:
         metrics=list(_metrics(study)),
         settings=facts.settings(record),
         runs=list(facts.runs(record, at=at)),
+        is_many=is_many,
         mark=lambda look, x, y: Markup(mark(look, x, y)),
     )
 
@@ -75,17 +80,17 @@ def _forest(found: facts.Effects) -> tuple[facts.Effects, list[Markup]]:
 
 
 def _head(study: StudySeries) -> Iterator[Figure]:
-    """Yield the reward, large, and its differences if they fit in one chart."""
+    """Yield the reward, large, and its differences."""
     wide, narrow = draw_means(REWARD, study, named=True), draw_means(REWARD, study)
     if wide is not None and narrow is not None:
         yield wide, [_svg(wide, WIDE, HEIGHT + 90), _svg(narrow)]
     apart = draw_differences(REWARD, study)
-    if apart is not None and len(study.variants) <= TOGETHER:
+    if apart is not None:
         yield apart, [_svg(apart, WIDTH, HEIGHT + 90)]
 
 
 def _apart(study: StudySeries) -> list[DrawnChart]:
-    return draw_each_difference(REWARD, study) if len(study.variants) > TOGETHER else []
+    return draw_each_difference(REWARD, study) if is_many(study.variants) else []
 
 
 def _panels(study: StudySeries) -> Iterator[Figure]:

@@ -13,7 +13,7 @@ from dgpo_cli.report.charts.forest import forest_drawing, forest_height
 from dgpo_cli.report.curves import DrawnChart
 from dgpo_cli.report.panels import REWARD
 from dgpo_cli.report.picture import style
-from dgpo_cli.report.study_charts import draw_each_difference, draw_means
+from dgpo_cli.report.study_charts import draw_each_difference, draw_means, is_many
 from dgpo_cli.report.study_facts import Effects, effects
 from dgpo_cli.report.study_series import StudySeries, study_series
 from dgpo_cli.study.summary import StudyTable
@@ -27,7 +27,9 @@ _TITLE = 20.0
 
 
 def study_svg(record: StudyRecord, table: StudyTable) -> str:
-    """Return the curves above the effects; with more variants than colours a chart for each."""
+    """Return the curves above the effects; of many variants the differences in charts of their own,
+    and with more variants than colours these alone.
+    """
     study = study_series(replace(record, baseline=table.baseline))
     blocks = [*_curves(study), *map(_effects, effects(table, study, lettered=False))]
     y, parts = 52.0, []
@@ -45,19 +47,18 @@ def study_svg(record: StudyRecord, table: StudyTable) -> str:
 
 def _curves(study: StudySeries) -> Iterator[tuple[str, float]]:
     """Yield drawings with their heights."""
-    if study.is_crowded:
-        each = draw_each_difference(REWARD, study)
-        cells = "".join(_cell(drawn, at) for at, drawn in enumerate(each))
-        cells = f'<g class="solo">{cells}</g>'
-        title = f"Reward minus that of {study.baseline.name}, paired by seed, by step"
-        if each:
-            yield _titled(title, cells), _TITLE + -(-len(each) // _COLUMNS) * (_CELL[1] + _TITLE)
-        return
-    drawn = draw_means(REWARD, study, named=True)
+    many = is_many(study.variants)
+    drawn = None if study.is_crowded else draw_means(REWARD, study, named=True)
     if drawn is not None:
         place = frame(drawn.chart, width=WIDTH - 2 * _MARGIN, height=_CURVES)
-        title = "Reward by step: mean over seeds, with its 95% interval"
+        title = f"Reward by step: mean over seeds{'' if many else ', with its 95% interval'}"
         yield _titled(title, drawing(drawn.chart, place=place)), _TITLE + _CURVES
+    each = draw_each_difference(REWARD, study) if many else []
+    if each:
+        cells = "".join(_cell(drawn, at) for at, drawn in enumerate(each))
+        title = f"Reward minus that of {study.baseline.name}, paired by seed, by step"
+        height = _TITLE + -(-len(each) // _COLUMNS) * (_CELL[1] + _TITLE)
+        yield _titled(title, f'<g class="solo">{cells}</g>'), height
 
 
 def _cell(drawn: DrawnChart, at: int) -> str:

@@ -114,8 +114,13 @@ def test_more_variants_than_colours_are_grey_but_for_the_baseline() -> None:
     assert [each.look for each in study_series(study(FEW)).variants] == [1, 2, 3]
     series = study_series(study(MANY, steps=3))
     assert [each.look for each in series.variants] == [1] + [0] * 12
-    lines = draw_means(REWARD, series).chart.lines
-    assert lines[0].low and not any(line.low for line in lines[1:])
+
+
+def test_the_bands_of_many_curves_do_not_hide_each_other() -> None:
+    for names, banded in ((list(MANY)[:4], True), (list(MANY)[:5], False)):
+        drawn = draw_means(REWARD, study_series(study(dict.fromkeys(names, 0.0), steps=5)))
+        assert drawn is not None
+        assert all(bool(line.low) is banded for line in drawn.chart.lines)
 
 
 def test_differences_in_charts_of_their_own_have_one_axis() -> None:
