@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dgpo_cli.cli import completion
+from dgpo_cli.cli import completion, options
 from dgpo_cli.cli.commands import FAILED, last_words
 from dgpo_cli.cli.help import MACHINE, OUTPUT, RUN
 from dgpo_cli.core.errors import ConfigError, Interrupted
@@ -135,6 +135,8 @@ def _run(agenda: Agenda, study: StudyFile, *, jobs: int | None) -> Ended:
     done, total = agenda.size()
     machine = share(study.resolve(study.variants[0]), jobs=jobs, most=total - done)
     if done < total:
+        for model in dict.fromkeys(study.resolve(each).settings.model for each in study.variants):
+            options.reach(model)
         begun = f", {done} done already" if done else ""
         console.note(f"{counted(total, 'task')}{begun}: {machine.about}")
     with last_words(), bars() as observer:

@@ -210,7 +210,10 @@ def _variants(
                 f"{path} [variants]: {name}={cut(shown(settings))}: must be a table of settings; "
                 f"write [variants.{name}]"
             )
-        found.append(Variant(_safe(name, where=f"{path} [variants]"), _flat(settings)))
+        values = _flat(settings)
+        for key in values:
+            _refuse_dotted_name(name, key, where=f"{path} [variants]")
+        found.append(Variant(_safe(name, where=f"{path} [variants]"), values))
     found = found or [Variant(plain_name(recipe) or "all", {})]
     names = [each.name for each in found]
     twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
@@ -219,6 +222,18 @@ def _variants(
             f"{path}: two variants are named {twice}; name them in [variants] instead of [axes]"
         )
     return tuple(found)
+
+
+def _refuse_dotted_name(name: str, key: str, *, where: str) -> None:
+    """Refuse [variants.dgpo-0.5], in which TOML reads two names, dgpo-0 and 5."""
+    sections = {known.partition(".")[0] for known in known_leaves()}
+    parts = key.split(".")
+    at = next((at for at, part in enumerate(parts) if part in sections), 0)
+    if at:
+        whole = ".".join([name, *parts[:at]])
+        raise ConfigError(
+            f'{where}: {whole}: a name with a dot needs quotes; write [variants."{whole}"]'
+        )
 
 
 def _product(axes: Mapping[str, list[Any]], *, path: Path) -> Iterator[Variant]:

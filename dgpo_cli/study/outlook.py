@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from dgpo_cli.config.load import Resolved
 from dgpo_cli.core.errors import DgpoError
 from dgpo_cli.planning import plan
+from dgpo_cli.planning.budget import Device
 from dgpo_cli.planning.devices import here
+from dgpo_cli.policy.config_file import is_at_hand
 from dgpo_cli.study.file import StudyFile
 from dgpo_cli.study.folder import StudyFolder, seconds_in, steps_kept
 from dgpo_cli.study.search import rungs, trials_of
@@ -40,13 +42,14 @@ def outlook(study: StudyFile, folder: StudyFolder) -> list[Row]:
     """Return what is left of each variant."""
     measured = {each.name: _measured(each.name, folder) for each in study.variants}
     known = [value for value in measured.values() if value is not None]
+    planner = _Planner()
     rows = []
     for variant in study.variants:
         resolved = study.resolve(variant)
         total = resolved.settings.train.steps
         kept = [steps_kept(folder.run(variant.name, seed)) for seed in study.seeds]
         own = measured[variant.name]
-        fallback = statistics.fmean(known) if known else _planned(resolved)
+        fallback = statistics.fmean(known) if known else planner.step_s(resolved)
         rows.append(
             Row(
                 variant=variant.name,
@@ -71,16 +74,27 @@ def _measured(variant: str, folder: StudyFolder) -> float | None:
     return sum(seconds_in(folder.log(run)) for run in ended) / sum(steps[run] for run in ended)
 
 
-def _planned(resolved: Resolved) -> float | None:
-    """Return the seconds of a step as `dgpo plan` estimates them."""
-    try:
-        device = here(resolved.settings.model.device)
-        found = plan.run(
-            lambda changes: resolved, device=device, typical=plan.Typical(), repair=False
-        )
-    except DgpoError:
-        return None
-    return found.step_seconds or None
+class _Planner:
+    """Estimates as `dgpo plan` does; the speed of this machine is measured once."""
+
+    def __init__(self) -> None:
+        self._devices: dict[str, Device] = {}
+
+    def step_s(self, resolved: Resolved) -> float | None:
+        """Return the seconds of a step; None if they are unknown, or the model is not here."""
+        model = resolved.settings.model
+        if not is_at_hand(model):
+            return None
+        try:
+            if model.device not in self._devices:
+                self._devices[model.device] = here(model.device)
+            device = self._devices[model.device]
+            found = plan.run(
+                lambda changes: resolved, device=device, typical=plan.Typical(), repair=False
+            )
+        except DgpoError:
+            return None
+        return found.step_seconds or None
 
 
 def _trial_steps(study: StudyFile, variant: str, folder: StudyFolder, *, total: int) -> int:

@@ -122,6 +122,7 @@ HEAD = 'preset = "tiny"\nseeds = 2\n'
         (HEAD + '[axes]\n"optim.lr" = [1e-4, -1.0]', "must be greater than 0"),
         (HEAD + '[axes]\n"optim.lr" = [1e-4, 1e-4]', "two variants are named lr=0.0001"),
         (HEAD + '[variants."a/b"]\n"optim.lr" = 1e-4', "cannot be the name of a folder"),
+        (HEAD + "[variants.ess-0.9]\ncredit.target_ess = 0.9", 'write [variants."ess-0.9"]'),
         (HEAD + "[variants]\nsmall = 3", "must be a table of settings"),
         (
             HEAD + '[variants.u]\n"credit.rule" = "uniform"\n"credit.tau" = 1.0',
