@@ -31,6 +31,7 @@ from dgpo_cli.study.folder import STOPPED, ended_line, error_in
 _POLL_S = 0.2
 _LOOK_S = 1.0  # between two looks at the steps of the runs
 _GRACE_S = 10.0  # for a process to end after a second signal
+_NAME = 36  # columns of a task beside its bar
 _FULL = "no space left on the disk"
 _ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -159,9 +160,9 @@ class Runner:
             return None
         view = ExitStack()
         advance = view.enter_context(
-            phase(self._observer, task.name, total=task.steps, unit="steps")
+            phase(self._observer, _brief(task.name), total=task.steps, unit="steps")
             if task.run is not None
-            else phase(self._observer, task.name, total=1, unit="evaluation")
+            else phase(self._observer, _brief(task.name), total=1, unit="evaluation")
         )
         process = subprocess.Popen(
             [*self._program, *task.command],
@@ -269,6 +270,11 @@ class Runner:
             job.process.wait()
             job.log.close()
             job.view.close()
+
+
+def _brief(name: str) -> str:
+    """Return a name that leaves room for a bar: its end, which tells runs apart."""
+    return name if len(name) <= _NAME else f"...{name[3 - _NAME :]}"
 
 
 def _open_log(task: Task) -> IO[bytes] | None:
