@@ -1,5 +1,6 @@
 # make demo       train the embedded model with DGPO, evaluate it before and after, show where a wrong
 #                 answer was lost and where its credit went
+# make study      compare credit rules (hours): benchmarks/studies, the table and the figure of it
 # make test       formatter, linter, type checker, tests
 # make schemas    write docs/schemas again after a change of a type in dgpo_cli/core/formats.py
 # make docs       build the pages of docs/ into site/, broken links are errors
@@ -10,6 +11,7 @@
 #
 # PYTHON=python3.12   another interpreter (3.11 or newer)
 # RULE=uniform        the credit rule of the demo: dgpo, uniform (GRPO's), entropy or surprisal
+# STUDY=credit-hard   the study to run: credit, credit-hard or credit-smollm2
 # TORCH_INDEX=URL     an extra package index to take torch from (a CPU build, for example)
 
 PYTHON ?= python3
@@ -17,6 +19,7 @@ VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 RULE ?= dgpo
 SEED ?= 0
+STUDY ?= credit
 FUZZ_S ?= 300
 DEMO := runs/demo-$(RULE)-seed$(SEED)
 # The rollouts of step 11 are those of the weights after step 10, whose checkpoint is kept.
@@ -30,7 +33,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 DGPO := $(BIN)/dgpo
 
-.PHONY: install dev dev-vllm demo schemas test test-slow test-vllm test-mutations fuzz docs clean
+.PHONY: install dev dev-vllm demo study schemas test test-slow test-vllm test-mutations fuzz docs clean
 
 install: $(VENV)/.installed
 dev: $(VENV)/.installed-dev
@@ -64,6 +67,12 @@ demo: install
 	@$(DGPO) inspect $(EARLY) --value 32 --top 3
 	@echo "== the same answer with $(OTHER)"
 	@$(DGPO) inspect $(EARLY) --value 32 --top 3 $(OTHER)
+
+# The same command goes on after it was stopped.
+study: install
+	@$(DGPO) study benchmarks/studies/$(STUDY).toml
+	@$(DGPO) report studies/$(STUDY) --format json > benchmarks/results/study-$(STUDY).json
+	@$(DGPO) report studies/$(STUDY) --out studies/$(STUDY)/report.html --svg docs/study-$(STUDY).svg
 
 test: dev
 	$(BIN)/ruff format --check .

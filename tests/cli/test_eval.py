@@ -334,3 +334,18 @@ def test_a_checker_that_cannot_judge_the_benchmark_is_refused_before_anything_is
     assert (ended.exit_code, calls) == (2, [])
     assert "math-500: reward.kind='integer' does not judge its answers" in ended.stderr
     assert "--protocol boxed-math" in ended.stderr
+
+
+def test_a_settings_file_gives_the_model_before_training(
+    workflow: Install, result: EvalResult, tmp_path: Path
+) -> None:
+    calls = workflow("evaluate", returns=result)
+    file = tmp_path / "mine.toml"
+    file.write_text('[model]\npath = "embedded:tiny"\n[rollout]\ntemperature = 0.5\n')
+    ended = dgpo("eval", "--bench", "sums", "--config", str(file))
+    assert ended.exit_code == 0, ended.output
+    assert calls[0]["request"].name == "mine"
+    settings = calls[0]["resolved"].settings
+    assert (settings.model.path, settings.rollout.temperature) == ("embedded:tiny", 0.5)
+    refused = dgpo("eval", "--bench", "sums", "--endpoint", "http://x", "--config", str(file))
+    assert refused.exit_code == 2 and "--endpoint and --config" in refused.output

@@ -149,3 +149,12 @@ def test_a_fault_is_named_with_its_fix(tmp_path: Path, text: str, said: str) -> 
     found = refused(tmp_path, text)
     assert said in found
     assert len(found.splitlines()) == 1
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "benchmarks/studies").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_studies_of_the_benchmarks_are_accepted(path: Path) -> None:
+    found = read_file(path)
+    assert found.baseline == "uniform" and found.search is not None
