@@ -96,8 +96,8 @@ def _changed_search(study: StudyFile, name: str, folder: StudyFolder) -> Iterato
     compared = any(folder.path.glob(f"runs/{name}/seed-*"))
     if compared and now != before:
         yield (
-            f"{name}: [tune] has changed since its runs in {folder.path} began; put it back, or "
-            "give another --out"
+            f"{name}: [tune] is not the search that its runs in {folder.path} followed; put that "
+            "back, or give another --out"
         )
 
 

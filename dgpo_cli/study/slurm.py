@@ -17,7 +17,7 @@ _SCRIPT = """\
 #
 #     sbatch {name}
 #
-# Set partition, account and time as your site wants them. A task that Slurm stops is requeued and
+# Set partition, account, GPUs and time as your site wants them. A task that Slurm stops is requeued and
 # goes on from its checkpoint; sbatch does what is left when it is called again.
 #SBATCH --job-name={job}
 #SBATCH --array=0-{last}
@@ -74,7 +74,7 @@ def _script(
         last=len(parts) - 1,
         cpus=4 * max(1, gpus),
         gpus=f"#SBATCH --gpus-per-task={gpus}\n" if gpus else "",
-        logs=folder.logs,
+        logs=folder.logs.resolve(),
         folder=shlex.quote(str(Path.cwd())),
         parts="\n".join(f"    {shlex.quote(part)}" for part in parts),
         file=shlex.quote(str(file)),

@@ -340,7 +340,7 @@ def test_another_search_is_refused_once_runs_used_its_choice(studied: Studied) -
     studied.write(RULES.format(seeds=1) + TUNE)
     studied.run()
     studied.write(RULES.format(seeds=1) + TUNE.replace("1e-4, ", ""))
-    with pytest.raises(ConfigError, match=r"uniform: \[tune\] has changed"):
+    with pytest.raises(ConfigError, match=r"uniform: \[tune\] is not the search that its runs"):
         studied.run()
 
 
