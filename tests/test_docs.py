@@ -275,3 +275,15 @@ def test_the_planted_faults_are_found() -> None:
     assert SETTING.findall(text) == ["optim.rate"]
     assert PATH.findall(text) == ["dgpo_cli/nowhere.py"]
     assert LINK.findall(text) == [("gone.md", "a")]
+
+
+def test_the_demo_keeps_the_policy_that_sampled_what_it_shows() -> None:
+    """Its rollouts are of the weights after a step whose checkpoint is still there at the end."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    overrides = re.findall(r"--set (\S+)", re.findall(r"^KEEP := (.*)$", makefile, re.MULTILINE)[0])
+    train = resolve(preset="tiny", overrides=overrides).settings.train
+    (shown,) = map(int, re.findall(r"^EARLY := .*/step-0*(\d+)\.jsonl$", makefile, re.MULTILINE))
+    assert shown % train.rollouts_every == 0
+    assert (shown - 1) % train.checkpoint_every == 0
+    kept = train.steps - train.keep_checkpoints * train.checkpoint_every
+    assert kept < shown - 1
