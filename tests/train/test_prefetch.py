@@ -47,6 +47,7 @@ SMALL = (
     "train.keep_checkpoints=9",
     "eval.every=0",
 )
+SIBLINGS = ("credit.rule=value", "credit.continuations=0")
 DYNAMIC = ("rollout.dynamic_sampling=true", "rollout.max_rounds=3")
 AHEAD = "rollout.overlap=1"
 
@@ -224,7 +225,7 @@ def test_ratios_start_from_the_weights_that_sampled_and_the_correction_knows_no_
         )
 
 
-@pytest.mark.parametrize("extra", [(), DYNAMIC], ids=["plain", "dynamic"])
+@pytest.mark.parametrize("extra", [(), DYNAMIC, SIBLINGS], ids=["plain", "dynamic", "siblings"])
 @pytest.mark.parametrize("at", [1, 3, 4])
 def test_killed_and_resumed_is_the_run_that_was_not(
     other: Callable[[str], Case], extra: tuple[str, ...], at: int
