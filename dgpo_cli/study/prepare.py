@@ -10,6 +10,8 @@ from dgpo_cli.config.dump import dump_toml
 from dgpo_cli.config.load import Resolved, resolve
 from dgpo_cli.core import io
 from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.own_code import own_code_of
+from dgpo_cli.runs.history import code_differences
 from dgpo_cli.study.file import StudyFile, read_file
 from dgpo_cli.study.folder import StudyFolder, is_study, steps_kept
 from dgpo_cli.study.search import described
@@ -52,7 +54,8 @@ def prepare(study: StudyFile, folder: StudyFolder) -> None:
             raise ConfigError("\n".join(lines))
     io.create_folder(path / "settings")
     for name, resolved in settings.items():
-        _write(folder.settings(name), dump_toml(resolved))
+        code = own_code_of(resolved.settings)
+        _write(folder.settings(name), dump_toml(resolved, code=code))
     _write(folder.file, study.path.read_text(encoding="utf-8-sig"))
 
 
@@ -66,7 +69,12 @@ def _changed(name: str, resolved: Resolved, folder: StudyFolder) -> Iterator[str
     runs = [*folder.path.glob(f"runs/{name}/seed-*"), *folder.path.glob(f"tune/{name}/*/seed-*")]
     if not runs or not folder.settings(name).is_file():
         return
-    for each in differences(resolve(config=folder.settings(name), run_code=False), resolved):
+    code = folder.planned(name).get("code", {})
+    found = [
+        *differences(resolve(config=folder.settings(name), run_code=False), resolved),
+        *code_differences(code if isinstance(code, dict) else {}, resolved.settings),
+    ]
+    for each in found:
         if each.setting == "train.steps" and not each.learnt:
             yield from _shortened(name, each, folder)
         elif each.learnt:

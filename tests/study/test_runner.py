@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -334,6 +335,24 @@ def test_what_has_been_run_is_not_changed(studied: Studied, old: str, new: str, 
     with pytest.raises(ConfigError) as caught:
         studied.run()
     assert said in str(caught.value)
+
+
+def test_a_rule_of_ones_own_is_a_variant_until_its_code_changes(
+    studied: Studied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(studied.path)
+    example = Path(__file__).parents[2] / "examples/own_credit_rule.py"
+    (studied.path / "mine.py").write_text(example.read_text())
+    name = re.findall(r"^class (\w+)\(CreditRule", example.read_text(), re.M)[0]
+    own = f'[variants.mine]\ncredit.rule = "mine.py:{name}"\n'
+    studied.write(RULES.format(seeds=1) + own)
+    assert studied.run().done == 3
+    assert studied.run().done == 3
+    with (studied.path / "mine.py").open("a") as file:
+        file.write("# another\n")
+    studied.write(RULES.format(seeds=2) + own)
+    with pytest.raises(ConfigError, match=r"mine: credit.code mine.py sha256"):
+        studied.run()
 
 
 def test_another_search_is_refused_once_runs_used_its_choice(studied: Studied) -> None:
