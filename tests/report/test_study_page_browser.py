@@ -27,6 +27,14 @@ Open = Callable[..., Visit]
 HOLES = study_run("surprisal", 1)
 HOLES = replace(HOLES, steps=HOLES.steps[:5] + HOLES.steps[9:30])
 RECORDS = {"few": study(FEW, extra=[HOLES]), "many": study(MANY, steps=20)}
+ODD = {
+    "a seed": study(FEW, seeds=(0,)),
+    "a variant": study({"only": 0.0}),
+    "no steps": study(FEW, steps=0),
+    "a step": study(FEW, steps=1),
+    "no baseline": study(FEW, extra=[study_run("uniform", seed, steps=0) for seed in range(5)]),
+    "thirty": study({f"variant {at}": at / 100 for at in range(30)}, seeds=(0, 1), steps=5),
+}
 each_study = pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
 
 
@@ -68,6 +76,22 @@ def test_the_script_leaves_the_drawing_as_python_made_it(visit: Open, record: St
     found("charts.forEach(draw)")
     for key, drawn in draws(study_series(record)).items():
         agrees(found, key, *drawn)
+    assert quiet(found)
+
+
+@pytest.mark.parametrize("record", ODD.values(), ids=ODD)
+def test_an_odd_study_can_be_used_in_every_way(visit: Open, record: StudyRecord) -> None:
+    found = visit(page(record))
+    found("charts.forEach(draw); state.span = 7; charts.forEach(draw)")
+    found.page.locator("input[value=tokens]").check()
+    for button in found.page.locator(".metric").all()[:2]:
+        button.click()
+    for button in found.page.locator(".pick").all()[:3]:
+        button.click()
+    found.page.locator("[data-chart] .plot").evaluate_all("(all) => all.map((svg) => svg.focus())")
+    found.page.keyboard.press("End")
+    found.page.locator("#table .sort").first.click()
+    found("charts.forEach(draw)")
     assert quiet(found)
 
 

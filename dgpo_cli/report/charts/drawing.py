@@ -314,10 +314,10 @@ def _curve(line: Line, *, place: Frame) -> Iterator[str]:
         yield '<path class="band"/><path class="line"/>'
         yield from _dots(line, place=place)
         return
+    area = ""
     if line.low and line.high:
-        yield path("band", *band(line.xs, line.low, line.high, place=place))
-    elif line.seeds:
-        yield '<path class="band"/>'
+        area = path("band", *band(line.xs, line.low, line.high, place=place))
+    yield area or ('<path class="band"/>' if line.seeds else "")
     if line.span > 1:
         yield path("raw", *polyline(line.xs, line.ys, place=place))
     elif place.live and not line.whiskers and not line.seeds:
@@ -449,19 +449,25 @@ def _level(level: Level, *, place: Frame) -> str:
 
 
 def _labels(chart: Chart, *, place: Frame) -> list[str]:
-    """Return the name of each curve next to its last point, without overlaps."""
+    """Return the name of each curve next to its last point, without overlaps.
+
+    Where there is no room for all, grey curves have spare names, which are seen when they are not.
+    """
     labels = [""] * len(chart.lines)
     if not chart.has_labels:
         return labels
-    wanted = []
-    for at, line in enumerate(chart.lines):
-        last = next((y for y in reversed(line.shown) if y is not None), None)
-        if last is not None:
-            wanted.append((place.y.at(last), at))
-    heights = spread([y for y, _ in wanted], gap=_ROW, low=place.y.end + 2, high=place.y.start)
-    for y, (_, at) in zip(heights, wanted, strict=True):
+    lasts = [next((y for y in reversed(line.shown) if y is not None), None) for line in chart.lines]
+    wanted = {at: place.y.at(last) for at, last in enumerate(lasts) if last is not None}
+    top, foot = place.y.end + 2, place.y.start
+    fits = _ROW * len(wanted) <= foot - top + _ROW
+    seen = [at for at in wanted if fits or chart.lines[at].look]
+    heights = wanted | dict(
+        zip(seen, spread([wanted[at] for at in seen], gap=_ROW, low=top, high=foot), strict=True)
+    )
+    for at, y in heights.items():
         x, label = number(place.x.end + 7), escaped(chart.lines[at].label)
-        labels[at] = f'<text class="name" x="{x}" y="{number(y + 4)}">{label}</text>'
+        spare = " spare" * (at not in seen)
+        labels[at] = f'<text class="name{spare}" x="{x}" y="{number(y + 4)}">{label}</text>'
     return labels
 
 

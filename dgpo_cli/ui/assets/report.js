@@ -154,7 +154,7 @@ function move({ svg, y: drawn, shown: { axis, x, y, seen } }) {
     }
     below = each.tops;
   }
-  names(seen.filter((each) => each.name && each.shown.some(isKnown)), y);
+  names(seen.filter(({ name, shown }) => name && !name.matches(".s0 .spare") && shown.some(isKnown)), y);
 }
 
 // The names beside the last points, at least 12 units apart.

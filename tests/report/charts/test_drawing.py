@@ -173,3 +173,14 @@ def test_long_numbers_of_the_y_axis_have_room() -> None:
     longest = max(map(len, place.y.labels))
     assert longest >= 7
     assert place.x.start - 6 >= 6.1 * longest  # a digit of 11 px in a common sans serif
+
+
+def test_grey_curves_without_room_for_their_names_have_spare_ones() -> None:
+    def classes(count: int) -> list[str | None]:
+        looks = [1] + [0] * (count - 1)
+        lines = [Line(f"n{at}", look, (0, 1), (0.0, at)) for at, look in enumerate(looks)]
+        tree = ElementTree.fromstring(svg(Chart("t", lines), width=384, height=224))
+        return [each.get("class") for each in tree.iter("text") if "name" in each.get("class", "")]
+
+    assert classes(16) == ["name"] * 16  # 12 units each, of 190
+    assert classes(20) == ["name"] + ["name spare"] * 19
