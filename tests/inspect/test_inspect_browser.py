@@ -24,6 +24,7 @@ from dgpo_cli.inspect.views.legend import ends
 from dgpo_cli.inspect.views.linear import Linear
 from dgpo_cli.inspect.views.measure import What, gate, measure_of, pieces
 from dgpo_cli.inspect.views.ranking import ranked_by
+from dgpo_cli.inspect.views.step_table import totals_of
 from dgpo_cli.inspect.views.what_if import moved
 from dgpo_cli.ui.scale import Scale
 from tests.algo.twins import dgpo_weights
@@ -610,6 +611,12 @@ def test_the_curve_is_pythons_and_belongs_to_the_completion_that_is_chosen(visit
     measure = measure_of(shown, what="value", steps=STEPS)
     levels = [measure.piece_level(piece) for piece in pieces(shown.tokens)]
     assert found("view.pieceLevels") == levels
+    cells = found(
+        "[...document.querySelectorAll('#steps tbody tr')].map((row) =>"
+        " [...row.children].slice(-2).map((cell) => cell.textContent))"
+    )
+    totals = totals_of(shown)
+    assert cells == [[worth(total.value), signed(total.move, worth)] for total in totals]
     best = ranked_by(measure, shown.tokens, top=1)[0]
     assert found("view.order[0]") == best
     found("openAt(1)")

@@ -60,3 +60,8 @@ function valuesOf(view, t) {
     ["move of V", signedWorth(along.move(t))],
   ];
 }
+
+function stepValues(view, start, stop) {
+  const value = view.along?.value;
+  return value ? [worth(value[stop]), signedWorth(value[stop] - value[start])] : [];
+}

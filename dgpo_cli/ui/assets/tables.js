@@ -250,12 +250,14 @@ function newSteps(view, most) {
     const text = make("td", "step", textOf(view, start, stop));
     const count = view.foreign.has(start) ? 0 : stop - start; // 0: what an environment said
     row.append(jump, text, make("td", "", count ? String(count) : "env."), cells[0], bar, cells[1], cells[2]);
+    for (const value of stepValues(view, start, stop)) row.append(make("td", "", value));
     return { row, start, stop, count, share, even, cells };
   });
   view.stepRows = rows;
   const head = make("tr");
   head.append(make("th", "", "from"), make("th", "text", "step"));
-  for (const name of ["tokens", "share", "", "mean w", "Σ A·w"]) head.append(make("th", "", name));
+  const names = ["tokens", "share", "", "mean w", "Σ A·w", ...(view.along ? ["V after", "move of V"] : [])];
+  for (const name of names) head.append(make("th", "", name));
   const [top, body] = [make("thead"), make("tbody")];
   top.append(head);
   body.append(...rows.map(({ row }) => row));
