@@ -20,13 +20,13 @@ from functools import partial
 from types import FrameType
 from typing import IO
 
-from dgpo_cli.core.errors import cannot_write
+from dgpo_cli.core.errors import DgpoError, cannot_write, in_one_line
 from dgpo_cli.core.events import Line, Observer, phase
 from dgpo_cli.core.numbers import counted, decimal, duration
 from dgpo_cli.parallel.guard import die_with_parent
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.study.agenda import Agenda, Task, mean_reward
-from dgpo_cli.study.folder import STOPPED, ended_line, error_in
+from dgpo_cli.study.folder import STOPPED, ended_line, error_in, steps_kept
 
 _POLL_S = 0.2
 _LOOK_S = 1.0  # between two looks at the steps of the runs
@@ -94,22 +94,19 @@ class Runner:
         self._done, self._total = agenda.size()
         self._agenda, self._slots, self._observer = agenda, slots, observer
         self._jobs: list[_Job] = []
-        self._elsewhere: dict[str, None] = {}
+        self._elsewhere: list[str] = []
         self._asked: list[int] = []
         self._passed = 0
         self._full = False
         self._deadline: float | None = None
 
     def run(self) -> Ended:
-        """Run all tasks; return when none is left, or after a signal.
-
-        Raises:
-            DgpoError: a log cannot be written.
-        """
+        """Run all tasks; return when none is left, or after a signal."""
         looked = 0.0
-        tasks = phase(self._observer, "study", total=self._total, unit="tasks")
+        # What was done before must not count as speed.
+        left = self._total - self._done
+        tasks = phase(self._observer, "study", total=left, unit="tasks")
         with tasks as advance, self._catching():
-            advance(self._done)
             try:
                 self._fill()
                 while self._jobs:
@@ -126,7 +123,7 @@ class Runner:
                 self._kill_all()
         done, total = self._agenda.size()
         return Ended(
-            *(done, total, dict(self._agenda.failed), list(self._elsewhere)),
+            *(done, total, dict(self._agenda.failed), self._elsewhere),
             signal=self._asked[0] if self._asked else None,
             full=self._full,
         )
@@ -137,16 +134,23 @@ class Runner:
         for text in self._agenda.news:
             self._observer.on(Line(text))
         self._agenda.news.clear()
+        self._elsewhere = []
         running = {job.task.part for job in self._jobs}
         free = [at for at in range(len(self._slots)) if at not in {job.slot for job in self._jobs}]
         for task in tasks:
             if not free or self._asked:
                 return
-            if task.part in running or task.part in self._elsewhere:
+            if task.part in running:
                 continue
-            job = self._start(task, slot=free[0])
+            try:
+                job = self._start(task, slot=free[0])
+            except (DgpoError, OSError) as error:  # no log, or no more processes
+                self._fail(task, in_one_line(error))
+                if self._full:
+                    return
+                continue
             if job is None:
-                self._elsewhere[task.part] = None
+                self._elsewhere.append(task.part)
                 continue
             self._jobs.append(job)
             free.pop(0)
@@ -158,9 +162,9 @@ class Runner:
         log = _open_log(task)
         if log is None:
             return None
-        view = ExitStack()
+        view, kept = ExitStack(), 0 if task.run is None else steps_kept(task.run)
         advance = view.enter_context(
-            phase(self._observer, _brief(task.name), total=task.steps, unit="steps")
+            phase(self._observer, _brief(task.name), total=task.steps - kept, unit="steps")
             if task.run is not None
             else phase(self._observer, _brief(task.name), total=1, unit="evaluation")
         )
@@ -173,7 +177,7 @@ class Runner:
             process_group=0,
             preexec_fn=partial(die_with_parent, signal.SIGTERM),
         )
-        return _Job(task, slot, log, process, advance, view)
+        return _Job(task, slot, log, process, advance, view, seen=kept)
 
     def _reap(self) -> bool:
         """Take in the tasks that have ended; return whether one has."""
@@ -193,10 +197,12 @@ class Runner:
             self._done += 1
             self._observer.on(Line(f"{self._count()}  {_account(job)}"))
         elif not (code in STOPPED and self._asked):
-            why = error_in(task.log) or _died(code)
-            self._agenda.failed[task.part] = why
-            self._full |= _FULL in why
-            self._observer.on(Line(f"{self._count()}  {task.name}: failed: {why} ({task.log})"))
+            self._fail(task, error_in(task.log) or _died(code))
+
+    def _fail(self, task: Task, why: str) -> None:
+        self._agenda.failed[task.part] = why
+        self._full |= _FULL in why
+        self._observer.on(Line(f"{self._count()}  {task.name}: failed: {why} ({task.log})"))
 
     def _count(self) -> str:
         return f"{self._done:>{len(str(self._total))}}/{self._total}"
@@ -209,8 +215,8 @@ class Runner:
             with suppress(OSError):  # a run in its first moments
                 lines = RunFolder(job.task.run).metric_ends(first=0, last=1)
                 step = min(job.task.steps, int(lines[-1]["step"] or 0) if lines else 0)
-                job.advance(step - job.seen)
-                job.seen = step
+                job.advance(max(0, step - job.seen))
+                job.seen = max(step, job.seen)
 
     @contextmanager
     def _catching(self) -> Iterator[None]:

@@ -167,6 +167,16 @@ def test_nothing_is_started_once_the_disk_is_full(studied: Studied) -> None:
     assert ended.full and len(ended.failed) == 1
 
 
+def test_a_task_whose_log_cannot_be_written_fails_alone(studied: Studied) -> None:
+    studied.folder.path.mkdir()
+    studied.folder.file.touch()
+    (studied.folder.logs / "runs").mkdir(parents=True)
+    (studied.folder.logs / "runs/uniform").touch()  # where a folder is to be
+    ended = studied.run()
+    assert list(ended.failed) == ["runs/uniform/seed-0", "runs/uniform/seed-1"]
+    assert ended.done == 2
+
+
 def test_the_first_signal_stops_runs_with_a_checkpoint_and_the_same_command_goes_on(
     studied: Studied, signalled: Any
 ) -> None:
