@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 OPENER = "<think>"
 MAX_CHECKED = 64  # less-than signs that are checked one by one
@@ -108,6 +109,7 @@ def _after_spoken(text: str) -> int | None:
     return 0
 
 
+@lru_cache(maxsize=4096)  # every text that is decoded asks it of every special token
 def is_part_of_mark(token: str) -> bool:
     """Whether a special token is a mark or begins one, so that a text keeps it."""
     if token.startswith(("<think:", "</think:")):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dgpo_cli.config.load import load_settings
-from dgpo_cli.core.events import NOBODY
+from dgpo_cli.core.events import NOBODY, Progress
 from dgpo_cli.core.seeds import derive_seed
 from dgpo_cli.core.types import Message, Prompt, ScoredGroup
 from dgpo_cli.engine.setup import sampling_engine
@@ -17,6 +17,7 @@ from dgpo_cli.engine.values.estimate import estimate
 from dgpo_cli.engine.values.prefixes import Prefixes
 from dgpo_cli.rewards.grader import GradeItem
 from dgpo_cli.samplers.base import SamplingParams
+from tests.recorder import Recorder
 
 LIMIT = 40
 
@@ -81,3 +82,19 @@ def test_a_penalty_for_length_is_part_of_the_value() -> None:
     assert groups[0].penalties[0] < 0
     expected = groups[0].rewards[0] + groups[0].penalties[0]
     assert [point.value for point in curve.points] == pytest.approx([expected] * len(curve.points))
+
+
+def test_progress_is_told_in_continuations(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = sampled(engine)
+    recorder = Recorder()
+    monkeypatch.setattr(engine, "observer", recorder)
+    estimate(engine, groups, of=[(0, 0)], continuations=3, seed=0)
+    told = [event for event in recorder.events if isinstance(event, Progress)]
+    total = 3 * len(groups[0].completions[0].token_ids)
+    assert {(event.name, event.unit, event.total) for event in told} == {
+        ("values", "continuations", total)
+    }
+    done = [event.done for event in told]
+    assert done == sorted(done)
+    assert (done[0], done[-1], told[-1].over) == (0, total, True)
+    assert len(set(done)) > 2
