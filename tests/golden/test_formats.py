@@ -187,6 +187,7 @@ def test_an_inspection_is_what_it_was(dgpo: Commands, run: Path, check: Check) -
     texts: dict[str, str | Path] = {
         "stored.json": dgpo("inspect", stored, "--json", *files).out,
         "what-if.json": dgpo("inspect", stored, "--json", "--rule=entropy", "--group=0").out,
+        "valued.json": dgpo("inspect", stored, "--json", "--value=0", "--group=0").out,
         "computed.json": dgpo(
             *("inspect", "--model", run / "checkpoints/step-000004", "--reference=embedded:tiny"),
             *("--prompt=12+7*4?", "--completion=7*4=28;12+28=40;\\boxed{40}", "--at=3", "--json"),
