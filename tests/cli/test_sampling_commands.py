@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from dgpo_cli.cli.main import app
 from dgpo_cli.core.types import Inspection
-from dgpo_cli.inspect.request import Selection, WhatIf
+from dgpo_cli.inspect.request import Selection, Values, WhatIf
 from tests.cli.conftest import Install
 from tests.cli.helpers import in_process as dgpo
 
@@ -83,6 +83,19 @@ def test_inspect_shows_one_completion_but_exports_all(workflow: Install) -> None
     assert json.loads(exported.stdout)["completions"] == []
 
 
+def test_inspect_parts_settings_of_the_rule_from_those_of_what_estimates(
+    workflow: Install,
+) -> None:
+    calls = workflow("inspect", returns=NOTHING)
+    given = ("credit.share=0.3", "rollout.backend.kind=vllm", "reward.kind=math")
+    sets = [part for each in given for part in ("--set", each)]
+    assert dgpo("inspect", "a", "--value", "16", *sets).exit_code == 0
+    assert dgpo("inspect", "a").exit_code == 0
+    assert calls[0]["what_if"] == WhatIf(overrides=given[:1])
+    assert calls[0]["values"] == Values(16, given[1:])
+    assert calls[1]["values"] is None
+
+
 def test_inspect_reads_texts_from_the_line_from_stdin_and_from_files(
     workflow: Install, tmp_path: Path
 ) -> None:
@@ -110,6 +123,12 @@ def test_inspect_reads_texts_from_the_line_from_stdin_and_from_files(
         (["a", "--target-ess", "0.9", "--tau", "1"], "the second finds tau; give one"),
         (["a", "--at", "-1"], "--at"),
         (["a", "--group", "-1"], "--group"),
+        (["a", "--value", "-1"], "--value=-1: must be at least 0"),
+        (["a", "--what", "value"], "--what value: goes with --value K"),
+        (["a", "--set", "rollout.top_p=0.9"], "rollout.top_p=0.9: goes with --value K"),
+        (["a", "--value", "4", "--set", "model.path=m"], "give --model instead"),
+        (["a", "--value", "4", "--set", "optim.lr=1"], "--value takes settings of model, rollout"),
+        (["--prompt", "x", "--completion", "y", "--value", "4"], "nothing says which answer is"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
