@@ -19,7 +19,7 @@ from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.study.fields import Values, combined
 from dgpo_cli.study.file import StudyFile
 from dgpo_cli.study.folder import StudyFolder, steps_kept
-from dgpo_cli.study.search import Rung, Search, best, described, rungs, trials_of
+from dgpo_cli.study.search import Rung, Search, at_edge, best, described, rungs, trials_of
 from dgpo_cli.study.tuned import read_tuned, write_tuned
 
 REWARD = "reward/mean"
@@ -271,9 +271,10 @@ class Agenda:
         self._chosen[variant] = dict(chosen.settings)
         tried = {combined(each.settings) for each in judged}
         what = ", ".join(f"{key}={shown(value)}" for key, value in chosen.settings.items())
+        edge = at_edge(chosen.settings, [each.settings for each in judged])
         self.news.append(
             f"tune/{variant}: {what} is the best of {len(tried)}, mean reward "
-            f"{decimal(chosen.score)}"
+            f"{decimal(chosen.score)}{edge and f'; {edge}'}"
         )
 
     def _stored(self, variant: str) -> Tuned | None:

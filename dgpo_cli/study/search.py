@@ -93,7 +93,23 @@ def read_search(
         )
     if not random and (span := next((k for k, v in space.items() if isinstance(v, Span)), None)):
         raise ConfigError(f'{where}: {span}: a range needs kind = "random"; a grid needs a list')
+    count = len(trials_of(search, Space(space)))
+    if search.halving is not None and count < 2 * search.halving:
+        raise ConfigError(
+            f"{where}: halving={search.halving}: needs at least {2 * search.halving} trials, and "
+            f"there are {count}; give more values, or leave it out"
+        )
     return search, Space(space)
+
+
+def at_edge(chosen: Mapping[str, Any], tried: Sequence[Mapping[str, Any]]) -> str:
+    """Return which numbers of the best trial are the largest or smallest tried, in words."""
+    parts = []
+    for key, value in chosen.items():
+        values = {each[key] for each in tried if isinstance(each[key], int | float)}
+        if len(values) > 1 and value in (min(values), max(values)):
+            parts.append(f"{key} is the {'largest' if value == max(values) else 'smallest'} tried")
+    return "; ".join(parts)
 
 
 def _near_field(key: str) -> str:

@@ -139,8 +139,12 @@ HEAD = 'preset = "tiny"\nseeds = 2\n'
         (HEAD + '[tune]\nseeds = [9]\n"optim.lr" = {low = 1e-5, high = 1e-3}', "a grid needs"),
         (HEAD + '[tune]\nseeds = [9]\n"optim.lr" = [2.0]', "must be less than 1"),
         (
+            HEAD + '[tune]\nseeds = [9]\nhalving = 2\n"optim.lr" = [1e-4, 2e-4, 4e-4]',
+            "halving=2: needs at least 4 trials, and there are 3",
+        ),
+        (
             HEAD + '[set]\n"optim.schedule" = "linear"\n'
-            '[tune]\nseeds = [9]\nhalving = 2\n"optim.lr" = [1e-4]',
+            '[tune]\nseeds = [9]\nhalving = 2\n"optim.lr" = [1e-4, 2e-4, 4e-4, 8e-4]',
             "set optim.schedule=constant",
         ),
     ],

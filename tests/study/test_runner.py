@@ -368,7 +368,7 @@ def test_a_rule_of_ones_own_is_a_variant_until_its_code_changes(
 def test_another_search_is_refused_once_runs_used_its_choice(studied: Studied) -> None:
     studied.write(RULES.format(seeds=1) + TUNE)
     studied.run()
-    studied.write(RULES.format(seeds=1) + TUNE.replace("1e-4, ", ""))
+    studied.write(RULES.format(seeds=1) + TUNE.replace("1e-4, ", "5e-4, "))
     with pytest.raises(ConfigError, match=r"uniform: \[tune\] is not the search that its runs"):
         studied.run()
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dgpo_cli.study.search import Rung, Search, Space, Span, best, rungs, trials_of
+from dgpo_cli.study.search import Rung, Search, Space, Span, at_edge, best, rungs, trials_of
 
 RATES = Space({"optim.lr": (1e-4, 2e-4), "optim.beta2": (0.9, 0.99)})
 
@@ -82,3 +82,11 @@ def test_the_highest_scores_are_kept_and_a_failed_trial_is_the_last() -> None:
     scores = [0.5, math.nan, 0.7, 0.7, 0.1]
     assert best(scores, keep=5) == [2, 3, 0, 4, 1]
     assert best(scores, keep=2) == [2, 3]
+
+
+def test_a_best_value_at_the_edge_of_what_was_tried_is_told() -> None:
+    tried = [{"optim.lr": rate, "loss.kind": "clip"} for rate in (1e-4, 2e-4, 4e-4)]
+    assert at_edge(tried[0], tried) == "optim.lr is the smallest tried"
+    assert at_edge(tried[1], tried) == ""
+    assert at_edge(tried[2], tried) == "optim.lr is the largest tried"
+    assert at_edge(tried[0], tried[:1]) == ""
