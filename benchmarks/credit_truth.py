@@ -10,8 +10,9 @@ Trains with uniform credit by the command (or takes a run folder). At each of --
   These are the truth. The gradient of every token's log-probability is taken, too, which is what a
   weight multiplies.
 - Gradients. --batches times, a step of the run (its group size and advantages) is sampled from
-  problems that were not trained on, and the gradient of every rule taken. It is hashed to --width
-  numbers (a count sketch), which keeps inner products to 1 in sqrt(width).
+  problems that were not trained on, and the gradient of every rule taken; also that of uniform
+  credit on some tokens alone: of wrong or right completions, by how improbable they were. They are
+  hashed to --width numbers (a count sketch), which keeps inner products to 1 in sqrt(width).
 
 What was found is kept in --cache, a file for each problem and batch: the same command goes on after
 Ctrl-C, and another rule costs its own gradients alone. Errors are over problems and batches
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import subprocess
 import sys
@@ -64,6 +66,15 @@ RULES: tuple[str, ...] = (
     "surprisal,mix=0,cap=1000",
     "value,continuations=0",
 )
+# Tokens of wrong and of right completions by their surprisal, -log p, from and below.
+PARTS: dict[str, tuple[bool, float, float]] = {
+    "wrong, s < 0.1": (False, 0.0, 0.1),
+    "wrong, s 0.1 to 0.7": (False, 0.1, 0.7),
+    "wrong, s > 0.7": (False, 0.7, math.inf),
+    "right, s < 0.1": (True, 0.0, 0.1),
+    "right, s 0.1 to 0.7": (True, 0.1, 0.7),
+    "right, s > 0.7": (True, 0.7, math.inf),
+}
 SCREEN = 16  # completions that show whether a problem is neither always nor never solved
 AT_ONCE, CANDIDATES = 32, 1024  # problems that are screened at a time, and at most
 
@@ -249,7 +260,7 @@ class Sketch:
 def each_batch(
     engine: Engine, rules: dict[str, CreditRule], *, plan: Plan, cache: Path
 ) -> Iterator[Tensor]:
-    """Yield the hashed gradient of each rule on a step's completions, [R, width]."""
+    """Yield the hashed gradient of each rule, then of each part, on a step's completions."""
     rollout = engine.settings.rollout
     size = sum(weight.numel() for _, weight in engine.policy.trainable())
     sketch = Sketch(size, width=plan.width)
@@ -264,26 +275,36 @@ def each_batch(
                 engine, some, scope="batch", count=rollout.group_size, seed=plan.seed + 1
             )
             kept = {"groups": groups, "gradients": {}}
-        missing = {spec: rule for spec, rule in rules.items() if spec not in kept["gradients"]}
+        missing = [spec for spec in (*rules, *PARTS) if spec not in kept["gradients"]]
         if missing:
-            kept["gradients"] |= batch_gradients(engine, kept["groups"], missing, sketch=sketch)
+            new = {spec: rules.get(spec) for spec in missing}
+            kept["gradients"] |= batch_gradients(engine, kept["groups"], new, sketch=sketch)
             write(file, kept)
             print(".", end="", file=sys.stderr, flush=True)
-        yield torch.stack([kept["gradients"][spec] for spec in rules])
+        yield torch.stack([kept["gradients"][spec] for spec in (*rules, *PARTS)])
 
 
 def batch_gradients(
-    engine: Engine, groups: Sequence[ScoredGroup], rules: dict[str, CreditRule], *, sketch: Sketch
+    engine: Engine,
+    groups: Sequence[ScoredGroup],
+    rules: dict[str, CreditRule | None],  # None: a part
+    *,
+    sketch: Sketch,
 ) -> dict[str, Tensor]:
     """Return the gradient of each rule: of sum A w log p over all tokens by their number."""
     advantages = torch.tensor(engine.settings.advantage.of_step(groups, mask_truncated=False))
     rows, stats = measured(engine, groups)
-    stats = replace(stats, **moves_of(groups, list(rules.values())))
+    stats = replace(stats, **moves_of(groups, [rule for rule in rules.values() if rule]))
     learnt = torch.nonzero(advantages).squeeze(1)
-    factors = {
-        spec: weights_of(engine, rule, stats, rows.mask, advantages) * advantages[:, None]
-        for spec, rule in rules.items()
-    }
+    factors = {}
+    for spec, rule in rules.items():
+        if rule is None:
+            right, low, high = PARTS[spec]
+            within = (-stats.old_logprobs >= low) & (-stats.old_logprobs < high)
+            weights = (rows.mask & within & ((advantages > 0) == right)[:, None]).float()
+        else:
+            weights = weights_of(engine, rule, stats, rows.mask, advantages)
+        factors[spec] = weights * advantages[:, None]
     found = {spec: torch.zeros(sketch.width) for spec in rules}
     for part in learnt.split(64):
         own = rows.take(part)
@@ -344,7 +365,7 @@ def report_of(args: argparse.Namespace, run: Path, *, step: int, plan: Plan) -> 
         weights = weight_table(found, specs=list(rules))
         print_table(weights, title=f"{run.name}, step {step}")
         batches = torch.stack(list(each_batch(engine, rules, plan=plan, cache=cache)))
-        gradients = gradient_table(batches, specs=list(rules))
+        gradients = gradient_table(batches, specs=[*rules, *PARTS])
         print_table(gradients, title=f"{run.name}, step {step}")
     return {"run": run.name, "step": step, "weights": weights, "gradients": gradients}
 

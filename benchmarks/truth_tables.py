@@ -7,8 +7,8 @@ Of weights, means over completions:
     pull, 1st  decider and first for w |grad log p|: what the gradient sees of the weight
     corr       rank correlation of w with |dV| over the tokens of a completion
     cos        cosine of A w with dV
-    size       squared norm of a completion's gradient, sum A w grad log p, over uniform's; "truth"
-               is sum dV grad log p, whose mean is uniform's: what exact credit saves is variance
+exact is the squared norm of sum dV grad log p over that of sum A grad log p, uniform credit: their
+means are equal, so that all that exact credit saves is variance.
 
 Of the gradients of steps; that of uniform credit has the mean of the truth:
     cosine     of the mean gradient with that of uniform credit
@@ -35,9 +35,9 @@ from dgpo_cli.core.types import ValueCurve
 
 MOVE = 0.15  # a token whose value moves by more, and surely, decides
 RESAMPLES = 300
-OF_WEIGHTS = ("moved", "decider", "rank", "first", "pull", "1st", "corr", "cos", "size")
+OF_WEIGHTS = ("moved", "decider", "rank", "first", "pull", "1st", "corr", "cos")
 OF_GRADIENTS = ("cosine", "bias", "noise", "step", "over")
-UNIFORM, TRUTH = "uniform", "truth"
+UNIFORM = "uniform"
 Numbers = dict[str, float]
 
 
@@ -87,17 +87,19 @@ class Completion:
         norm = float(w.norm() * self.moves.norm())
         if norm > 0:
             found["cos"] = math.copysign(1.0, self.advantage) * float(w @ self.moves) / norm
-        found["size"] = self.size(w * self.advantage)
         return found
 
-    def size(self, factors: Tensor) -> float:
-        """Return the squared norm of sum c_t grad log p_t."""
-        return float(factors @ self.products @ factors)
+    @property
+    def sizes(self) -> tuple[float, float]:
+        """Return the squared norms of sum A grad log p and of sum dV grad log p."""
+        return self.advantage**2 * float(self.products.sum()), float(
+            self.moves @ self.products @ self.moves
+        )
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem's completions, and the numbers of each under each rule and, last, the truth."""
+    """A problem's completions, and the numbers of each under each rule."""
 
     completions: tuple[Completion, ...]
     numbers: tuple[list[Numbers], ...]
@@ -120,8 +122,7 @@ class Problem:
                 right[row], advantages[row], moves, torch.tensor(sure[row]), products[row]
             )
             every.append(own)
-            found = [own.numbers(each[row, : len(moves)]) for each in weights]
-            numbers.append([*found, {"size": own.size(moves)}])
+            numbers.append([own.numbers(each[row, : len(moves)]) for each in weights])
         return cls(tuple(every), tuple(numbers))
 
 
@@ -129,17 +130,17 @@ def weight_table(found: Sequence[Problem], *, specs: Sequence[str]) -> dict[str,
     """Return the numbers of the weights, each as a value and its standard error over problems."""
     draws = _draws(len(found))
     every = torch.ones(len(found), dtype=torch.float64)
-    base = _picker(found, list(specs).index(UNIFORM), "size")
     rows: dict[str, Any] = {}
-    for number, spec in enumerate([*specs, TRUTH]):
-        rows[spec] = {}
-        for name in OF_WEIGHTS:
-            pick = _picker(found, number, name)
-            if name == "size":
-                values = [pick(each) / base(each) for each in (every, *draws)]
-            else:
-                values = [pick(each) for each in (every, *draws)]
-            rows[spec][name] = _pair(values)
+    for number, spec in enumerate(specs):
+        picks = {name: _picker(found, number, name) for name in OF_WEIGHTS}
+        rows[spec] = {
+            name: _pair([pick(each) for each in (every, *draws)]) for name, pick in picks.items()
+        }
+    sizes = torch.tensor(
+        [[sum(pair) for pair in zip(*(c.sizes for c in one.completions), strict=True)]
+         for one in found], dtype=torch.float64
+    )  # fmt: skip
+    exact = [float((own @ sizes[:, 1]) / (own @ sizes[:, 0])) for own in (every, *draws)]
     seen = [each for one in found for each in one.completions]
     wrong = [each for each in seen if not each.right]
     return {
@@ -148,6 +149,7 @@ def weight_table(found: Sequence[Problem], *, specs: Sequence[str]) -> dict[str,
         "right_moved": sum(each.right and bool(each.sure.any()) for each in seen),
         "wrong": len(wrong),
         "wrong_decided": sum(bool((each.sure & (each.moves < 0)).any()) for each in wrong),
+        "exact": _pair(exact),
         "rules": rows,
     }
 
@@ -254,7 +256,10 @@ def _correlation(one: Tensor, other: Tensor) -> float:
 
 def print_table(table: dict[str, Any], *, title: str) -> None:
     """Print a table of a step, and what it is of."""
-    of = ", ".join(f"{key} {value}" for key, value in table.items() if key != "rules")
+    told = {key: value for key, value in table.items() if key != "rules"}
+    of = ", ".join(
+        f"{key} {value if isinstance(value, int) else _cell(*value)}" for key, value in told.items()
+    )
     print(f"{title}: {of}")
     names = list(next(iter(table["rules"].values())))
     print(f"{'':26}" + "".join(f"{name:>14}" for name in names))

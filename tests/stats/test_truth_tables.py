@@ -65,7 +65,7 @@ def test_numbers_of_weights_are_arithmetic() -> None:
     own = completion([0.1, -0.9, 0.0, 0.0], right=False)
     assert own.numbers(torch.ones(4)) == pytest.approx(
         {"moved": 1.0, "decider": 1.0, "rank": 1.0, "first": 0.0, "pull": 2.0 / 0.575, "1st": 1.0,
-         "cos": 0.8 / (2 * math.hypot(0.1, 0.9)), "size": 0.64 * 4.03}
+         "cos": 0.8 / (2 * math.hypot(0.1, 0.9))}
     )  # fmt: skip
     found = own.numbers(torch.tensor([0.4, 2.8, 0.4, 0.4]))
     assert found["moved"] == pytest.approx(2.8) and found["decider"] == pytest.approx(2.8)
@@ -75,17 +75,18 @@ def test_numbers_of_weights_are_arithmetic() -> None:
 
 def test_a_right_completion_has_no_decider_and_its_cosine_the_sign_of_its_advantage() -> None:
     found = completion([0.0, 0.2, 0.0, 0.0], right=True).numbers(torch.tensor([1.0, 3.0, 0.0, 0.0]))
-    assert found.keys() == {"moved", "corr", "cos", "size"}
+    assert found.keys() == {"moved", "corr", "cos"}
     assert found["cos"] == pytest.approx(3 / math.sqrt(10))
 
 
 def test_the_size_of_a_gradient_counts_what_its_tokens_share() -> None:
     gradients = torch.tensor([[1.0, 2.0, 0.0], [0.5, -1.0, 2.0]])
+    moves = torch.tensor([0.3, -0.8])
     own = tables.Completion(
-        False, -0.5, torch.zeros(2), torch.zeros(2, dtype=torch.bool), gradients @ gradients.T
+        False, -0.5, moves, torch.zeros(2, dtype=torch.bool), gradients @ gradients.T
     )
-    whole = -0.5 * (1.5 * gradients[0] + 0.5 * gradients[1])
-    assert own.numbers(torch.tensor([1.5, 0.5]))["size"] == pytest.approx(float(whole @ whole))
+    even, exact = -0.5 * (gradients[0] + gradients[1]), 0.3 * gradients[0] - 0.8 * gradients[1]
+    assert own.sizes == pytest.approx((float(even @ even), float(exact @ exact)))
 
 
 def test_a_move_is_sure_when_it_is_large_and_its_interval_leaves_out_zero() -> None:
