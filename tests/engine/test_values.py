@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -163,3 +164,26 @@ def test_what_cannot_be_estimated_is_refused() -> None:
     short = chain_engine(limit=longest - 1)
     with pytest.raises(DataError, match=f"has {longest} tokens, .* set it to {longest}"):
         estimate(short, groups, continuations=1, seed=0)
+
+
+def test_completions_of_several_turns_are_refused() -> None:
+    engine = chain_engine()
+    (group,) = groups_of(engine, count=1, size=1)
+    played = replace(group.completions[0], environment=((1, 2),))
+    with pytest.raises(ConfigError, match="of several turns cannot be estimated"):
+        estimate(engine, [replace(group, completions=(played,))], continuations=1, seed=0)
+
+
+def test_a_continuation_is_judged_as_the_whole_completion() -> None:
+    engine = chain_engine()
+    (group,) = groups_of(engine, count=1, size=1)
+    inside = replace(group.completions[0], starts_in_thought=True)
+    engine.grader.items.clear()
+    estimate(engine, [replace(group, completions=(inside,))], continuations=3, seed=0)
+    items = engine.grader.items
+    assert len(items) == 3 * len(inside.token_ids)
+    assert all(item.starts_in_thought for item in items)
+    for at, item in enumerate(items):
+        depth = len(inside.token_ids) - 1 - at // 3  # the longest prefix first
+        assert item.text.startswith(inside.text[:depth])
+        assert item.token_ids[:depth] == inside.token_ids[:depth]

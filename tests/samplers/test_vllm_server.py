@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import threading
 import time
@@ -26,6 +27,7 @@ from tests.samplers.fake_vllm import (
     fake_servers,
 )
 from tests.samplers.vllm_cases import (
+    PARAMS,
     PROMPTS,
     SEEDS,
     adapter_or_full,
@@ -73,6 +75,19 @@ def test_what_is_sent_is_ids_seeds_and_the_policys_own_stops(server: FakeVllm) -
         assert body["stop_token_ids"] == [STOP] and body["ignore_eos"] is True
         assert (body["temperature"], body["top_p"], body["top_k"], body["n"]) == (0.5, 1.0, 0, 1)
         assert body["model"].startswith("dgpo-")
+
+
+def test_a_long_prompt_leaves_room_for_as_much_as_a_server_takes(server: FakeVllm) -> None:
+    """The server takes 64 tokens: prompts of 1 to 60, and as much as is left after each."""
+    prompts = [[7] * length for length in (1, 40, 60)]
+    sampler = sampler_of(server, weights=FakeWeights(adapter=True))
+    total = dataclasses.replace(PARAMS, max_completion_tokens=50, max_total_tokens=64)
+    sampler.sample(prompts, seeds=[[1], [2], [3]], params=total, observer=NOBODY)
+    asked = {len(body["prompt"]): body["max_tokens"] for body in server.bodies}
+    assert (asked[1], asked[40], asked[60]) == (50, 24, 4)
+    beyond = dataclasses.replace(total, max_total_tokens=65)
+    with pytest.raises(BackendError, match="takes 64 tokens"):
+        sampler.sample(prompts, seeds=[[1], [2], [3]], params=beyond, observer=NOBODY)
 
 
 def test_no_more_requests_are_in_flight_than_allowed(server: FakeVllm) -> None:
