@@ -12,6 +12,7 @@ import pytest
 
 from dgpo_cli.core.types import Variant
 from dgpo_cli.report.study_facts import effects, key_of, runs, settings
+from dgpo_cli.report.study_page import study_page
 from dgpo_cli.report.study_picture import study_svg
 from dgpo_cli.report.study_series import study_series
 from dgpo_cli.study.read import read_study
@@ -125,3 +126,9 @@ def test_a_picture_of_a_study_without_steps_is_a_picture() -> None:
     record = study(FEW, steps=0)
     drawing = study_svg(record, summarise(record))
     assert ElementTree.fromstring(drawing).get("viewBox") == "0 0 860 52"
+
+
+def test_the_page_of_130_runs_of_200_steps_is_below_a_megabyte() -> None:
+    """With 11 metrics; benchmarks/report.py has 71."""
+    record = study(MANY, seeds=range(10), steps=200)
+    assert len(study_page(record, summarise(record), at=Path()).encode()) < 1_000_000

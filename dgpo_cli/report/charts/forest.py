@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -91,7 +92,7 @@ def _rows(effects: Sequence[Effect], *, x: Axis, width: float) -> Iterator[str]:
             f'<text class="label" x="{number(name[0])}" y="{number(name[1])}">'
             f"{escaped(_name(each, width=width))}</text>"
             f'<text class="effect" x="{number(width - (8 if tall else 0))}" y="{number(name[1])}"'
-            f' text-anchor="end">{escaped(each.text)}</text>'
+            f' text-anchor="end">{escaped(_text(each, width=width))}</text>'
             f"{''.join(_marks(each, x=x, y=y))}</g>"
         )
 
@@ -111,8 +112,14 @@ def _marks(effect: Effect, *, x: Axis, y: float) -> Iterator[str]:
     yield mark(effect.look, x.at(effect.mean), y)
 
 
+def _text(effect: Effect, *, width: float) -> str:
+    """Return the numbers; a narrow plot has the interval as a drawing alone."""
+    return effect.text if width >= NARROW else re.sub(r" \(.*?\)", "", effect.text)
+
+
 def _name(effect: Effect, *, width: float) -> str:
     """Return the name, shortened to what its row has room for."""
     if width >= NARROW:
         return elide(effect.label, 34)
-    return elide(effect.label, max(8, int(width / _CHARACTER) - len(effect.text) - 4))
+    taken = len(_text(effect, width=width)) + 4
+    return elide(effect.label, max(8, int(width / _CHARACTER) - taken))

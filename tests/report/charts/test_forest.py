@@ -60,11 +60,11 @@ def test_a_seed_far_away_does_not_squeeze_the_others() -> None:
 
 
 def test_a_narrow_plot_has_the_name_above_the_row_and_cuts_it_before_the_numbers() -> None:
-    name = "a very long name of a variant that goes on"
+    name = "a very long name of a variant that goes on and on and on and on"
     effects = [Effect(name, 1, 0.0, -1.0, 1.0, (), "+0.0000 (-1.0000 to +1.0000), p = 0.5")]
     tree = ElementTree.fromstring(forest(effects, title="x", width=NARROW - 1))
     texts = [each for each in tree.iter("text") if each.get("class") in ("label", "effect")]
-    assert str(texts[0].text).endswith("…") and texts[1].text == effects[0].text
+    assert str(texts[0].text).endswith("…") and texts[1].text == "+0.0000, p = 0.5"
     assert texts[0].get("y") == texts[1].get("y")
     heights = [
         float(forest(EFFECTS, title="x", width=width).split('"')[3].split()[3])
