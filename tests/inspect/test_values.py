@@ -178,6 +178,18 @@ def test_what_is_kept_is_not_sampled_again_and_more_continues_it(
     assert kept.name.startswith("step-000003-")
 
 
+def test_in_a_folder_that_cannot_be_written_values_are_not_kept(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    monkeypatch.setattr("os.access", lambda *_: False)  # the superuser may write anywhere
+    told: list[str] = []
+    found = look(source=run, group=0, sample=0, value=1, observer=Observers([Notes(told)]))
+    assert found.completions[0].values is not None
+    assert not (run / "values").exists() and any("is not kept" in text for text in told)
+
+
 def test_ctrl_c_keeps_what_is_estimated(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -159,8 +160,11 @@ def _store(policy: ValuePolicy, *, path: Path, observer: Observer) -> Iterator[V
     run = run_of(path)
     name = f"{path.name.partition('.')[0]}-{digest}.jsonl"
     folder = path.parent if run is None else run.path
-    store = ValueStore(folder / "values" / name, header)
-    with store:
+    if not os.access(folder, os.W_OK):  # a run of somebody else, say
+        tell(observer, f"{folder} cannot be written: what is estimated is not kept")
+        yield None
+        return
+    with ValueStore(folder / "values" / name, header) as store:
         try:
             yield store
         except KeyboardInterrupt:
