@@ -102,6 +102,18 @@ def test_evaluations_are_offered_newest_first(
     assert in_bash("dgpo", "view", "evals/o", env=path) == ["evals/old"]
 
 
+def test_variants_of_studies_are_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tmp_path / "studies/rules/settings"
+    settings.mkdir(parents=True)
+    for name in ("uniform", "rule=dgpo,tau=0.02"):
+        (settings / f"{name}.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    assert in_bash("dgpo", "study", "rules.toml", "--only", "u", env=path) == ["uniform"]
+    broken = ("--only", "rule", "=", "dgpo,tau", "=", "0")
+    assert in_bash("dgpo", "study", "rules.toml", *broken, env=path) == ["0.02"]
+
+
 def test_a_completion_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom dgpo_cli.__main__ import main\ntry:\n    main()\nfinally:\n"

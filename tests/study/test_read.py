@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.types import Trial, Tuned
 from dgpo_cli.study.folder import ended_line
 from dgpo_cli.study.read import read_study
-from dgpo_cli.study.tuned import write_tuned
+from dgpo_cli.study.tuned import read_tuned, write_tuned
 from tests.study.samples import write_study
 
 
@@ -96,3 +97,18 @@ def test_what_the_search_chose_is_read_with_the_variant(tmp_path: Path) -> None:
 def test_another_folder_is_no_study(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="name the folder of a study"):
         read_study(tmp_path / name)
+
+
+def test_a_search_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "tuned.json"
+    path.write_text(
+        """{"version": 1, "variant": "uniform", "search": {"seeds": [1000]},
+        "chosen": {"optim.lr": 0.0002}, "trials": [
+        {"settings": {"optim.lr": 0.0001}, "steps": 60, "scores": {"1000": null}, "score": null},
+        {"settings": {"optim.lr": 0.0002}, "steps": 60, "scores": {"1000": 0.5}, "score": 0.5}]}"""
+    )
+    found = read_tuned(path)
+    assert found is not None and found.chosen == {"optim.lr": 0.0002}
+    assert math.isnan(found.trials[0].score) and math.isnan(found.trials[0].scores["1000"])
+    write_tuned(tmp_path / "again.json", found)
+    assert json.loads((tmp_path / "again.json").read_text()) == json.loads(path.read_text())
