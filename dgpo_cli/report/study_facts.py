@@ -15,16 +15,13 @@ from dgpo_cli.core.numbers import (
     counted,
     interval_known,
     p_value,
-    points,
-    signed,
-    signed_ends,
-    with_error,
 )
 from dgpo_cli.core.types import StudyRecord, StudyRun
 from dgpo_cli.report.charts.forest import Effect
 from dgpo_cli.report.study_series import StudySeries, VariantSeries
 from dgpo_cli.stats.paired import PairedDifference
 from dgpo_cli.study.summary import Measure, StudyRow, StudyTable
+from dgpo_cli.study.view import in_points, in_reward
 
 Of = Callable[[StudyRow], Measure | None]
 Write = Callable[[PairedDifference], str]
@@ -66,10 +63,10 @@ def effects(table: StudyTable, study: StudySeries, *, lettered: bool) -> Iterato
             if base is not None and (found := of(row)) is not None and found.difference is not None
         )
 
-    if reward := rows(lambda row: row.reward, _in_reward):
+    if reward := rows(lambda row: row.reward, in_reward):
         yield Effects(f"Mean reward over training, minus that of {table.baseline}", reward)
     kind = next((row.score for row in table.rows if row.score is not None), None)
-    score = rows(lambda row: None if row.score is None else row.score.after, _in_points)
+    score = rows(lambda row: row.score_after, in_points)
     if score and kind is not None:
         name = f"Avg@{kind.k} on {kind.bench}"
         title = f"{name} after training, minus that of {table.baseline}, in points"
@@ -88,7 +85,7 @@ def _effect(
     text = f"{write(difference)}, p {p if p[0] == '<' else f'= {p}'}"
     if not known:
         many = "one seed" if difference.seeds == 1 else "all seeds alike"
-        text = f"{write(difference).partition(' (')[0]}, no interval: {many}"
+        text = f"{write(difference)}, no interval: {many}"
     return Effect(
         label=f"{variant.letter} {variant.name}" if lettered else variant.name,
         look=variant.look,
@@ -105,19 +102,6 @@ def _times_100(effect: Effect) -> Effect:
     low, high = (None if end is None else 100 * end for end in (effect.low, effect.high))
     dots = tuple(100 * dot for dot in effect.dots)
     return replace(effect, mean=100 * effect.mean, low=low, high=high, dots=dots)
-
-
-def _in_reward(found: PairedDifference) -> str:
-    ends = found.interval_95
-    if not interval_known(ends):
-        return signed(found.mean)
-    numbers = (found.mean, ends.low, ends.high)
-    mean, low, high = (with_error(each, ends.half_width, sign=True)[0] for each in numbers)
-    return f"{mean} ({low} to {high})"
-
-
-def _in_points(found: PairedDifference) -> str:
-    return f"{points(found.mean)} points ({signed_ends(found.interval_95)})"
 
 
 def key_of(text: str) -> float | None:

@@ -11,7 +11,7 @@ from itertools import accumulate, pairwise
 from dgpo_cli.core.types import StudyRecord, StudyRun
 from dgpo_cli.report.charts.drawing import LOOKS
 from dgpo_cli.report.charts.sampling import Values, smoothed, usual_span
-from dgpo_cli.stats.intervals import student_quantile
+from dgpo_cli.stats.intervals import mean_interval
 
 MOST_POINTS = 300  # of a curve
 FEWEST_POINTS = 60  # unless there are fewer steps
@@ -183,15 +183,10 @@ def over_seeds(seeds: Sequence[Values], *, span: float = 1.0) -> SeedBand:
     high: list[float | None] = []
     for column in zip(*rows, strict=True):
         known = [value for value in column if value is not None]
-        n = len(known)
-        middle = sum(known) / n if n else None
-        half = None
-        if n > 1 and middle is not None:
-            squares = sum([(value - middle) ** 2 for value in known])
-            half = student_quantile(0.975, freedom=n - 1) * math.sqrt(squares / (n - 1) / n)
-        mean.append(middle)
-        low.append(None if middle is None or half is None else middle - half)
-        high.append(None if middle is None or half is None else middle + half)
+        ends = mean_interval(known)
+        mean.append(math.fsum(known) / len(known) if known else None)
+        low.append(ends.low if len(known) > 1 else None)
+        high.append(ends.high if len(known) > 1 else None)
     return SeedBand(mean=mean, low=low, high=high)
 
 

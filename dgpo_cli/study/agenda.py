@@ -18,11 +18,9 @@ from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.study.fields import Values, combined
 from dgpo_cli.study.file import StudyFile
-from dgpo_cli.study.folder import StudyFolder, steps_kept
+from dgpo_cli.study.folder import StudyFolder, read_tuned, steps_kept, write_tuned
 from dgpo_cli.study.search import Rung, Search, at_edge, best, described, rungs, trials_of
-from dgpo_cli.study.tuned import read_tuned, write_tuned
 
-REWARD = "reward/mean"
 DIVERGED = "was not finite"  # in the error of a run whose loss or gradient was not
 _COMPARED = ("runs/", "evals/after/")  # before the name of a variant and its seed
 
@@ -320,6 +318,6 @@ def mean_reward(run: Path, *, steps: int) -> float:
     found = [
         value
         for line in RunFolder(run).read_metrics()
-        if (line["step"] or 0) <= steps and (value := line.get(REWARD)) is not None
+        if (line["step"] or 0) <= steps and (value := line.get("reward/mean")) is not None
     ]
     return sum(found) / len(found) if found else math.nan

@@ -82,16 +82,6 @@ class StudyFile:
     space: Space
     judge: Judge | None
 
-    def variant(self, name: str) -> Variant:
-        """Return the variant of a name. Raises ConfigError if there is none."""
-        for each in self.variants:
-            if each.name == name:
-                return each
-        names = [each.name for each in self.variants]
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-        raise ConfigError(f"{name}: no such variant of {self.path}; {hint}")
-
     def resolve(self, variant: Variant, more: Mapping[str, Any] | None = None) -> Resolved:
         """Return the settings of a variant, with `more` on top.
 

@@ -19,6 +19,9 @@ from typing import Any
 
 from dgpo_cli.config.layers import parse_toml
 from dgpo_cli.core import io
+from dgpo_cli.core.codec import encoded, parsed
+from dgpo_cli.core.formats import TUNED
+from dgpo_cli.core.types import Tuned
 from dgpo_cli.core.types.study import StudyState
 from dgpo_cli.runs.run_folder import RunFolder, step_of
 
@@ -126,6 +129,23 @@ def error_in(log: Path) -> str:
 def ended_line(code: int, *, seconds: float) -> str:
     """Return the last line of a log."""
     return f"dgpo study: ended with exit code {code} after {seconds:.1f} s\n"
+
+
+def read_tuned(path: Path) -> Tuned | None:
+    """Read the result of a search; None before its end.
+
+    Raises:
+        DataError: the file is broken.
+    """
+    if not path.exists():
+        return None
+    return TUNED.read(parsed(io.read_bytes(path), where=str(path)), where=str(path))
+
+
+def write_tuned(path: Path, tuned: Tuned) -> None:
+    """Write the result of a search in one piece."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    io.write(path, encoded(TUNED.dump(tuned), indent=2) + "\n")
 
 
 def _tail(log: Path) -> Iterator[str]:

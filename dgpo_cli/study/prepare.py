@@ -13,9 +13,8 @@ from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.own_code import own_code_of
 from dgpo_cli.runs.history import code_differences
 from dgpo_cli.study.file import StudyFile, read_file
-from dgpo_cli.study.folder import StudyFolder, is_study, steps_kept
+from dgpo_cli.study.folder import StudyFolder, is_study, read_tuned, steps_kept
 from dgpo_cli.study.search import described
-from dgpo_cli.study.tuned import read_tuned
 
 STUDIES = Path("studies")
 _FIX = "give it another name, or give another --out"

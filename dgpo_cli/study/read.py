@@ -14,8 +14,7 @@ from dgpo_cli.evals.views.evaluation_json import from_json
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.runs.step_lines import lines_named, number_of
 from dgpo_cli.study.file import StudyFile, read_file
-from dgpo_cli.study.folder import StudyFolder, error_in, is_study, state_of
-from dgpo_cli.study.tuned import read_tuned
+from dgpo_cli.study.folder import StudyFolder, error_in, is_study, read_tuned, state_of
 
 
 def read_study(path: Path) -> StudyRecord:

@@ -105,6 +105,11 @@ class StudyRow:
     effective_fraction: Measure
     seconds: Measure
 
+    @property
+    def score_after(self) -> Measure | None:
+        """Avg@k after training, if there are evaluations."""
+        return None if self.score is None else self.score.after
+
 
 @dataclass(frozen=True, slots=True)
 class StudyTable:
@@ -325,7 +330,7 @@ def _compared(
     reward = _differences(rows, lambda row: row.reward)
     last = _differences(rows, lambda row: row.last)
     to_level = _differences(rows, _steps_of_all)
-    score = _differences(rows, lambda row: None if row.score is None else row.score.after)
+    score = _differences(rows, lambda row: row.score_after)
     yield first
     for at, row in enumerate(others):
         yield replace(

@@ -20,6 +20,7 @@ from dgpo_cli.core.numbers import (
     percent,
     points,
     short,
+    signed,
     signed_ends,
     with_error,
 )
@@ -27,12 +28,7 @@ from dgpo_cli.core.text import visible
 from dgpo_cli.stats.intervals import NORMAL_95
 from dgpo_cli.stats.paired import PairedDifference
 from dgpo_cli.study.summary import Measure, Score, StudyRow, StudyTable
-from dgpo_cli.ui.grid import (
-    Entry,
-    Grid,
-    Row,
-    draw_grid,
-)
+from dgpo_cli.ui.grid import Entry, Grid, Row, draw_grid
 from dgpo_cli.ui.page import Page, View
 from dgpo_cli.ui.ramp import Depth
 
@@ -234,16 +230,12 @@ def _time(seconds: float) -> Entry:
 
 def sentences(table: StudyTable) -> list[str]:
     """Return what the table shows and what it cannot tell; names in it are untrusted text."""
-    found = list(_told(table, "Mean reward", lambda row: row.reward, _in_reward, point="0.01"))
+    found = list(_told(table, "Mean reward", lambda row: row.reward, in_reward, point="0.01"))
     scored = next((row.score for row in table.rows if row.score is not None), None)
     if scored is not None:
         name = f"Avg@{scored.k} on {visible(scored.bench)}"
-        found += _told(table, name, _score_after, _in_points, point="1 point")
+        found += _told(table, name, lambda row: row.score_after, in_points, point="1 point")
     return found
-
-
-def _score_after(row: StudyRow) -> Measure | None:
-    return None if row.score is None else row.score.after
 
 
 def _told(
@@ -313,15 +305,20 @@ def _would_show(found: Sequence[tuple[str, PairedDifference]], point: str) -> st
     return f" To show {point} takes {rough}{counted(most, 'seed')}." if most else ""
 
 
-def _in_reward(each: PairedDifference) -> str:
-    half = each.interval_95.half_width
-    values = (each.mean, each.interval_95.low, each.interval_95.high)
-    mean, low, high = (with_error(value, half, sign=True)[0] for value in values)
+def in_reward(each: PairedDifference) -> str:
+    """Return a difference of rewards in words, with its interval if that is known."""
+    ends = each.interval_95
+    if not interval_known(ends):
+        return signed(each.mean)
+    numbers = (each.mean, ends.low, ends.high)
+    mean, low, high = (with_error(value, ends.half_width, sign=True)[0] for value in numbers)
     return f"{mean} ({low} to {high})"
 
 
-def _in_points(each: PairedDifference) -> str:
-    return f"{points(each.mean)} ({signed_ends(each.interval_95)})"
+def in_points(each: PairedDifference) -> str:
+    """Return a difference of shares in words, in percentage points."""
+    ends = f" ({signed_ends(each.interval_95)})" if interval_known(each.interval_95) else ""
+    return f"{points(each.mean)}{ends}"
 
 
 def legend(table: StudyTable) -> list[str]:

@@ -61,7 +61,7 @@ def test_scores_are_compared_in_points(tmp_path: Path) -> None:
         assert row.score is not None and row.score.after.difference is not None
         assert effect.mean == pytest.approx(100 * row.score.after.difference.mean)
         assert statistics.fmean(effect.dots) == pytest.approx(effect.mean)
-        assert effect.text.startswith(f"{effect.mean:+.1f} points (")
+        assert effect.text.startswith(f"{effect.mean:+.1f} (")
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,12 @@ def test_variants_are_the_product_of_the_axes_and_the_named_ones(tmp_path: Path)
     assert (found.seeds, found.baseline) == ((3, 5), "rule=uniform,lr=0.0001")
     settings = found.resolve(found.variants[1]).settings
     assert (settings.train.steps, settings.credit.rule, settings.optim.lr) == (7, "uniform", 2e-5)
-    assert found.resolve(found.variant("small")).settings.credit.rule == "dgpo"
+    assert (
+        found.resolve(
+            next(each for each in found.variants if each.name == "small")
+        ).settings.credit.rule
+        == "dgpo"
+    )
 
 
 def test_a_number_of_seeds_stands_for_the_first_ones(tmp_path: Path) -> None:

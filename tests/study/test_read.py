@@ -12,9 +12,8 @@ import pytest
 from dgpo_cli.core import io
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.types import Trial, Tuned
-from dgpo_cli.study.folder import ended_line
+from dgpo_cli.study.folder import ended_line, read_tuned, write_tuned
 from dgpo_cli.study.read import read_study
-from dgpo_cli.study.tuned import read_tuned, write_tuned
 from tests.study.samples import write_study
 
 

@@ -21,11 +21,10 @@ from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.events import Line, Observers
 from dgpo_cli.study.agenda import Agenda
 from dgpo_cli.study.file import read_file
-from dgpo_cli.study.folder import StudyFolder, steps_kept
+from dgpo_cli.study.folder import StudyFolder, read_tuned, steps_kept
 from dgpo_cli.study.prepare import prepare
 from dgpo_cli.study.read import read_study
 from dgpo_cli.study.runner import Ended, Runner
-from dgpo_cli.study.tuned import read_tuned
 from tests.processes import left_behind
 from tests.recorder import Recorder
 

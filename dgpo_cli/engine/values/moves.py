@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dgpo_cli.core.seeds import derive_seed
-from dgpo_cli.engine.values.estimate import estimate
+from dgpo_cli.engine.values.estimate import estimate, rewards_of
 
 if TYPE_CHECKING:
     from dgpo_cli.algo.credit import CreditRule
@@ -61,7 +61,6 @@ def _wanted(rule: CreditRule, groups: Sequence[ScoredGroup]) -> list[Row]:
 
 
 def _mean_reward(group: ScoredGroup) -> float:
-    """Return the mean reward of the scored completions, with penalties for length; NaN of none."""
-    penalties = group.penalties or (0.0,) * len(group.completions)
-    rewards = [r + p for r, p in zip(group.rewards, penalties, strict=True) if not math.isnan(r)]
+    """Return the mean reward of the scored completions; NaN of none."""
+    rewards = [reward for reward in rewards_of(group) if not math.isnan(reward)]
     return statistics.fmean(rewards) if rewards else math.nan

@@ -12,12 +12,12 @@ from dgpo_cli.core.numbers import counted, worth
 from dgpo_cli.core.text import UNICODE, Glyphs, elide, visible
 from dgpo_cli.core.types import InspectedCompletion, ValueCurve, ValuePoint, ValueSource
 from dgpo_cli.inspect.views.measure import pieces
+from dgpo_cli.stats.intervals import NORMAL_95
 from dgpo_cli.ui.scale import Scale
 
 MOST = 3  # moves that are named
 LEAST = 0.15  # of the range of the rewards: what a move must be to decide anything
 _AROUND = 4  # points before a move, and after it, whose means are compared
-_NORMAL_95 = NormalDist().inv_cdf(0.975)
 _BEFORE, _INSIDE, _AFTER = 14, 40, 8  # cells of a quotation
 
 
@@ -104,7 +104,7 @@ def clear_moves(curve: ValueCurve) -> tuple[Move, ...]:
     points = curve.points
     low, high = range_of(curve)
     least = LEAST * (high - low)
-    wider = NormalDist().inv_cdf(1 - 0.025 / max(1, len(points) - 1)) / _NORMAL_95
+    wider = NormalDist().inv_cdf(1 - 0.025 / max(1, len(points) - 1)) / NORMAL_95
     moves = [Move(*both) for both in pairwise(points)]
     found = []
     for at, move in enumerate(moves):
