@@ -40,7 +40,7 @@ def in_bash(*words: str, env: dict[str, str] | None = None) -> list[str]:
         ("train --set credit.tau = 0.5 --set credit.rule = e", ["entropy"]),
         ("train --set model.path = embedded : t", ["tiny"]),
         ("train --preset qwen7b", [n for n in preset_names() if n.startswith("qwen7b")]),
-        ("train --preset = ti", ["tiny"]),
+        ("train --preset = ti", ["tiny", "tiny-hard"]),
         ("eval --bench aime", [n for n in benchmark_names() if n.startswith("aime")]),
         ("eval --bench sums,sums-h", ["sums,sums-hard"]),
         ("eval --bench nothing", []),  # the shell then offers files
@@ -60,7 +60,7 @@ def test_bash_is_offered_what_goes_on_from_its_last_break(words: str, offered: l
     ("line", "offered"),
     [
         ("dgpo train --set credit.rule=u", "credit.rule=uniform"),
-        ("dgpo train --preset=ti", "tiny"),
+        ("dgpo train --preset=smol", "smollm2-lora"),
         ("dgpo eval --bench sums-h", "sums-hard"),
     ],
 )
