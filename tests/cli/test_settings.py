@@ -99,7 +99,7 @@ def test_settings_and_a_dry_run_print_the_same() -> None:
 def test_a_line_is_cut_to_the_terminal() -> None:
     ended = on_terminal(sys.executable, "-m", "dgpo_cli", "settings", "optim", columns=60)
     lines = without_escapes(ended.out).splitlines()
-    assert len(lines) == 13 and max(map(len, lines)) <= 60
+    assert len(lines) == 14 and max(map(len, lines)) <= 60
 
 
 def test_json_has_everything_of_the_settings() -> None:
