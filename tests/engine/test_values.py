@@ -155,6 +155,21 @@ def test_a_reward_that_failed_does_not_count() -> None:
         assert curve.points[0].count < 8 + 6
 
 
+def test_equal_rewards_of_a_few_continuations_do_not_make_a_value_certain() -> None:
+    def of_three(text: str, finish: FinishReason) -> float:
+        return (0.0, 0.5, 1.0)[text.count("a") % 3]
+
+    engine = chain_engine(reward=of_three)
+    groups = groups_of(engine, count=40, size=4)
+    curves = estimate(engine, groups, continuations=3, seed=0, siblings=False)
+    points = [point for curve in curves.values() for point in curve.points[:-1]]
+    # Wilson's interval for three of three begins at 3 / (3 + 1.96^2).
+    least = 3 / (3 + 1.959964**2)
+    assert {round(p.low, 6) for p in points if p.value == 1.0} == {round(least, 6)}
+    assert {round(p.high, 6) for p in points if p.value == 0.0} == {round(1 - least, 6)}
+    assert all(point.high - point.low > 0.3 for point in points)
+
+
 def test_what_cannot_be_estimated_is_refused() -> None:
     engine = chain_engine()
     groups = groups_of(engine, count=1, size=2)

@@ -12,8 +12,8 @@ from dgpo_cli.core.schema import Count, Real
 class ValuePoint:
     """The value of a completion's first `at` tokens.
 
-    value: mean reward of what began with them. low, high: its 95% interval, NaN if one reward is
-        not enough for one; equal to the value where this is known.
+    value: mean reward of what began with them. low, high: its 95% interval; equal to the value
+        where this is known.
     count: continuations and siblings behind the value; 0: it is known, not estimated.
     """
 

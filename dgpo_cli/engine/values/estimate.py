@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dgpo_cli.core.errors import ConfigError, DataError
 from dgpo_cli.core.token_texts import token_texts
-from dgpo_cli.core.types import ScoredGroup, ValueCurve, ValuePoint
+from dgpo_cli.core.types import Interval, ScoredGroup, ValueCurve, ValuePoint
 from dgpo_cli.engine.values.continuations import Continuations, Prefix
 from dgpo_cli.engine.values.prefixes import Key, Prefixes
 from dgpo_cli.engine.values.search import Search, thinned
@@ -32,11 +32,11 @@ EVERY = 64
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What counts for a value. ends: the only two rewards that there are; None: there are more."""
+    """What counts for a value. ends: the least and the largest reward that there are."""
 
     continuations: int
     siblings: bool
-    ends: tuple[float, float] | None
+    ends: tuple[float, float]
 
 
 def estimate(
@@ -82,7 +82,7 @@ def estimate(
     if continuations == 0 and not siblings:
         raise ConfigError("continuations=0: without siblings there is nothing to estimate from")
     trees = {number: Prefixes(groups[number]) for number, _ in rows}
-    asked = _Asked(continuations, siblings, _two_ends(groups))
+    asked = _Asked(continuations, siblings, _ends(groups))
     drawn = pools = None
     if continuations > 0:
         assert engine is not None
@@ -178,19 +178,30 @@ def _points(
             rewards += [own[other] for other in tree.beginning(row, at)]
         rewards = [reward for reward in rewards if not math.isnan(reward)]
         if rewards:
-            known = asked.ends if asked.ends and set(rewards) <= set(asked.ends) else None
-            interval = mean_interval(rewards, ends=known)
+            interval = _interval(rewards, ends=asked.ends)
             value = math.fsum(rewards) / len(rewards)
             points.append(ValuePoint(at, value, interval.low, interval.high, len(rewards)))
     return points
 
 
-def _two_ends(groups: Iterable[ScoredGroup]) -> tuple[float, float] | None:
-    """Return the two rewards that there are, if there are no others."""
+def _ends(groups: Iterable[ScoredGroup]) -> tuple[float, float]:
+    """Return the least and the largest reward: the only two, or 0 and 1 and what is beyond."""
     found = {reward for group in groups for reward in rewards_of(group) if not math.isnan(reward)}
-    if found <= {0.0, 1.0}:
-        return 0.0, 1.0
-    return (min(found), max(found)) if len(found) == 2 else None
+    if len(found) == 2:
+        return min(found), max(found)
+    return min(0.0, *found), max(1.0, *found)
+
+
+def _interval(rewards: Sequence[float], *, ends: tuple[float, float]) -> Interval:
+    """Return the interval of their mean.
+
+    Equal ones show no spread, which a few may do by chance: theirs is as wide as the ends allow.
+    """
+    low, high = min(ends[0], *rewards), max(ends[1], *rewards)
+    known = set(rewards)
+    return mean_interval(
+        rewards, ends=(low, high) if len(known) == 1 or known <= {low, high} else None
+    )
 
 
 def rewards_of(group: ScoredGroup) -> tuple[float, ...]:
