@@ -370,6 +370,17 @@ def report_of(args: argparse.Namespace, run: Path, *, step: int, plan: Plan) -> 
     return {"run": run.name, "step": step, "weights": weights, "gradients": gradients}
 
 
+def plain(value: Any) -> Any:
+    """Return figures as JSON has them: to four digits, and null for what is not a number."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if math.isfinite(value) else None
+    return value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -398,7 +409,7 @@ def main() -> None:
     report = [report_of(args, run, step=step, plan=plan) for step in args.steps]
     if args.json:
         figures = {"k": plan.k, "group": plan.group, "width": plan.width, "steps": report}
-        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(plain(figures), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ class Gradients:
                     "cosine": cosine,
                     "bias": math.sqrt(max(0.0, 1.0 - cosine * cosine)) if known else math.nan,
                     "noise": (size - signal) / signal if known else math.nan,
-                    "step": along / math.sqrt(truth * size) if truth > 0 else math.nan,
+                    "step": along / math.sqrt(truth * size) if truth * size > 0 else math.nan,
                 }
             )
         for own in found:

@@ -51,6 +51,15 @@ def test_noise_alone_is_not_taken_for_a_mean() -> None:
     assert min(signals) < 0 < max(signals)
 
 
+def test_a_gradient_of_no_tokens_has_no_numbers() -> None:
+    batches = planted(torch.ones(2, WIDTH, dtype=torch.float64), spread=0.3)
+    batches[:, 1] = 0.0
+    table = tables.gradient_table(batches, specs=["uniform", "right, s > 0.7"])
+    found = table["rules"]["right, s > 0.7"]
+    assert all(math.isnan(value) for value, _ in found.values())
+    assert table["rules"]["uniform"]["over"] == (1.0, 0.0)
+
+
 def completion(moves: list[float], *, right: bool) -> tables.Completion:
     return tables.Completion(
         right=right,
