@@ -294,7 +294,7 @@ def inspect(
         dgpo inspect runs/tiny --value 16
     """
     _check_numbers(tau=tau, kappa=kappa, target_ess=target_ess)
-    ours, theirs = _split_overrides(overrides or (), has_value=value is not None)
+    ours, theirs = _split_overrides(overrides or (), has_value=bool(value))
     _check_source(source=source, rollouts=rollouts, prompt=prompt, completion=completion)
     views = {"--json": as_json, "--at": at is not None, "--pair": pair, "--steps": steps}
     _check_views({**views, "--full": full}, sample=sample, prompt=prompt, what=what, html=html)
@@ -427,7 +427,9 @@ def _split_overrides(
         elif key == "model.path":
             raise ConfigError(f"--set {each}: give --model instead")
         elif not has_value:
-            raise ConfigError(f"--set {each}: goes with --value K, which samples; give both")
+            raise ConfigError(
+                f"--set {each}: goes with --value K, of at least 1, which samples; give both"
+            )
         else:
             theirs.append(each)
     return tuple(ours), tuple(theirs)

@@ -182,7 +182,7 @@ def test_in_a_folder_that_cannot_be_written_values_are_not_kept(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    shutil.copytree(trained, run)
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("values"))
     monkeypatch.setattr("os.access", lambda *_: False)  # the superuser may write anywhere
     told: list[str] = []
     found = look(source=run, group=0, sample=0, value=1, observer=Observers([Notes(told)]))
@@ -280,3 +280,43 @@ def test_completions_are_judged_by_the_settings_of_their_step(
         # Stored rewards, which count too, and those of now are 1 at most.
         values = [p.value for each in found.completions if each.values for p in each.values.points]
         assert (max(values) > 1.0) == before
+
+
+def test_another_reward_judges_the_completions_as_their_continuations(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    usual = look(source=run, group=1, value=4)
+    found = look(source=run, group=1, value=4, settings=("reward.correct=4",))
+    for shown, before in zip(found.completions, usual.completions, strict=True):
+        assert shown.values is not None and before.values is not None
+        values = [point.value for point in shown.values.points]
+        assert values == pytest.approx([4 * point.value for point in before.values.points])
+
+
+@pytest.mark.parametrize("setting", ["rollout.top_p=0.5", "rollout.temperature=0.7"])
+def test_completions_that_were_sampled_otherwise_do_not_count(
+    trained: Path, tmp_path: Path, setting: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    found = look(source=run, group=0, sample=0, value=2, settings=(setting,))
+    (shown,) = found.completions
+    assert found.values is not None and found.values.later is None
+    assert shown.values is not None
+    assert {point.count for point in shown.values.points[:-1]} == {2}
+
+
+def test_completions_of_several_versions_do_not_count(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    lines = stored_lines(run)
+    lines[0]["policy_version"] -= 1
+    RunFolder(run).rollouts()[-1].write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told: list[str] = []
+    found = look(source=run, group=0, sample=1, value=2, observer=Observers([Notes(told)]))
+    (shown,) = found.completions
+    assert any("2 versions of the policy" in text for text in told)
+    assert shown.values is not None
+    assert {point.count for point in shown.values.points[:-1]} == {2}

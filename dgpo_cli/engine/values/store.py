@@ -21,7 +21,7 @@ from dgpo_cli.core.own_code import own_code_of
 from dgpo_cli.core.schema import Change
 from dgpo_cli.engine.values.prefixes import Key
 
-_SAMPLED = ("temperature", "top_p", "top_k", "max_completion_tokens", "stop")
+SAMPLED = ("temperature", "top_p", "top_k", "max_completion_tokens", "stop")
 _REMEDY = "give another file, or delete it to start again"
 
 
@@ -131,7 +131,7 @@ def _conditions(settings: Settings) -> dict[str, Any]:
                 learnt = (n for n in table if entry_change_of(key, n) != Change.FREE)
                 found |= {f"{key}.{at}.{n}": table[n] for n in learnt}
         elif (room == "reward" and change_of(key) != Change.FREE) or (
-            room == "rollout" and name in _SAMPLED
+            room == "rollout" and name in SAMPLED
         ):
             found[key] = value
     return found

@@ -16,6 +16,7 @@ from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.formats import VALUES
 from dgpo_cli.core.types import (
     Completion,
+    Group,
     Prompt,
     ScoredGroup,
     ValueCurve,
@@ -60,7 +61,8 @@ def estimated_values(
     if asked.continuations:
         lines = [line for group in groups for line in group]
         policy = value_policy(file.path, lines, asked=asked, models=models, observer=observer)
-        found = _sampled(groups, rows, policy, path=file.path, observer=observer)
+        anew = any(each.startswith("reward.") for each in asked.overrides)
+        found = _sampled(groups, rows, policy, anew=anew, path=file.path, observer=observer)
         source = policy.source
     else:
         from dgpo_cli.engine.values.estimate import estimate
@@ -118,23 +120,17 @@ def _sampled(
     rows: Sequence[Row],
     policy: ValuePolicy,
     *,
+    anew: bool,
     path: Path,
     observer: Observer,
 ) -> dict[Row, ValueCurve]:
-    """Estimate by continuations, kept beside the file of rollouts."""
+    """Estimate by continuations, kept beside the file of rollouts; anew: see _judged."""
     from dgpo_cli.engine.values.estimate import estimate
 
     settings = policy.settings
     _check_reward(settings, [line.prompt for group in groups for line in group[:1]], path=path)
     with _engine(policy, observer=observer) as engine:
-        scored = []
-        for lines in groups:
-            group = _scored(lines)
-            ids = group.prompt_ids or engine.encode(group.prompt)
-            lengths = [completion.length for completion in group.completions]
-            limit = settings.rollout.max_completion_tokens
-            penalties = settings.reward.overlong.penalties(lengths, limit=limit)
-            scored.append(replace(group, prompt_ids=ids, penalties=tuple(penalties)))
+        scored = _judged(engine, groups, anew=anew)
         with _store(policy, path=path, observer=observer) as store:
             return estimate(
                 engine,
@@ -145,6 +141,31 @@ def _sampled(
                 siblings=policy.sampled_them,
                 store=store,
             )
+
+
+def _judged(
+    engine: SamplingEngine, groups: Sequence[Sequence[RolloutLine]], *, anew: bool
+) -> list[ScoredGroup]:
+    """Return groups with the rewards that are stored and their penalties for length.
+
+    anew: judge the completions as their continuations are, by another reward than they were.
+    """
+    settings = engine.settings
+    limit = settings.rollout.max_completion_tokens
+    found = []
+    for lines in groups:
+        group = _scored(lines)
+        ids = group.prompt_ids or engine.encode(group.prompt)
+        lengths = [completion.length for completion in group.completions]
+        penalties = settings.reward.overlong.penalties(lengths, limit=limit)
+        found.append(replace(group, prompt_ids=ids, penalties=tuple(penalties)))
+    if not anew:
+        return found
+    rewards = engine.rewards([Group(g.prompt, g.prompt_ids, g.completions) for g in found])
+    return [
+        replace(group, verdicts=tuple(Verdict("error", None, each) for each in own), penalties=())
+        for group, own in zip(found, rewards, strict=True)
+    ]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,8 @@ def value_policy(
     if run is not None:  # its settings may have changed since
         changes = read_changes(run.path)
         resolved = resolved_until(step_of(path), resolved, changes=changes)
+    resolved = layered(resolved, Layer(str(path), {"rollout": _sampling(lines)}))
     resolved = layered(resolved, *set_layers(asked.overrides))
-    resolved = layered(resolved, Layer(str(path), {"rollout": _sampling(lines, resolved)}))
     if models.model is not None or run is None:
         return _given(resolved, models, asked=asked)
     for change in code_differences(run.code(), resolved.settings):
@@ -93,7 +94,7 @@ def run_of(path: Path) -> RunFolder | None:
     return None
 
 
-def _sampling(lines: Sequence[RolloutLine], resolved: Resolved) -> dict[str, Any]:
+def _sampling(lines: Sequence[RolloutLine]) -> dict[str, Any]:
     """Return the temperature that the lines record: settings may have changed since."""
     found = {line.temperature for line in lines}
     if len(found) > 1:
@@ -121,9 +122,10 @@ def _of_run(
     observer: Observer,
 ) -> ValuePolicy:
     """Return the policy of a run that sampled the lines, or the nearest."""
-    version = lines[0].completion.policy_version
+    versions = Counter(line.completion.policy_version for line in lines)
+    version = versions.most_common(1)[0][0]
     checkpoint, found = _nearest(run, version=version)
-    later = found - version
+    later: int | None = found - version
     name = "the initial model"
     if checkpoint is not None:
         check_run_checkpoint(checkpoint, observer=observer, optimizer=False)
@@ -134,6 +136,15 @@ def _of_run(
             "the policy that sampled these completions is not kept; values are of the nearest, "
             f"{name}, {updates_text(later)}",
         )
+    if len(versions) > 1:  # dynamic sampling keeps groups for the next step
+        tell(
+            observer,
+            f"{len(versions)} versions of the policy sampled these completions; values of all are "
+            f"of {name}",
+        )
+        later = None
+    if _samples_otherwise(asked.overrides):
+        later = None
     source = ValueSource(asked.continuations, str(checkpoint or name), later)
     if checkpoint is None:
         return ValuePolicy(resolved.settings, None, source)
@@ -141,6 +152,14 @@ def _of_run(
         return ValuePolicy(resolved.settings, checkpoint, source)
     model = Layer(str(run.path), {"model": {"path": str(checkpoint)}})
     return ValuePolicy(layered(resolved, model).settings, None, source)
+
+
+def _samples_otherwise(overrides: Sequence[str]) -> bool:
+    """Whether settings make another policy of the weights that sampled the completions."""
+    from dgpo_cli.engine.values.store import SAMPLED
+
+    names = {each.partition("=")[0].strip() for each in overrides}
+    return not names.isdisjoint(f"rollout.{name}" for name in SAMPLED)
 
 
 def _nearest(run: RunFolder, *, version: int) -> tuple[Path | None, int]:
