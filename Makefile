@@ -68,7 +68,7 @@ demo: install
 	@echo "== the same answer with $(OTHER)"
 	@$(DGPO) inspect $(EARLY) --value 32 --top 3 $(OTHER)
 
-# The same command goes on after it was stopped.
+# The same command resumes it.
 study: install
 	@$(DGPO) study benchmarks/studies/$(STUDY).toml
 	@$(DGPO) report studies/$(STUDY) --format json > benchmarks/results/study-$(STUDY).json

@@ -91,11 +91,11 @@ def study(
     The file has a preset or settings, seeds, and what varies: [axes], of which all combinations
     are run, or [variants.NAME]; [tune] searches settings for each variant first, on other seeds,
     and [eval] evaluates before and after. Each run is an ordinary run folder. The same command
-    goes on with a study that was stopped, and takes added variants and seeds. docs/studies.md has
+    resumes a study that was stopped, and takes added variants and seeds. docs/studies.md has
     files to start from.
 
     Examples:
-      Run a study, or go on with it
+      Run a study, or resume it
         dgpo study rules.toml
       How many runs, and how long?
         dgpo study rules.toml --dry-run
@@ -147,10 +147,10 @@ def _report(ended: Ended, agenda: Agenda, folder: StudyFolder) -> None:
     """Print how the study ended; raise for its exit code."""
     state = f"{ended.done} of {counted(ended.total, 'task')} done"
     if ended.signal == signal.SIGINT:
-        raise Interrupted(f"stopped: {state}; the same command goes on")
+        raise Interrupted(f"stopped; {state}; run the same command to resume")
     console.say(f"study  {folder.path}: {state}")
     if ended.signal is not None:
-        console.aside("stopped; the same command goes on")
+        console.aside("stopped; run the same command to resume")
         raise typer.Exit(128 + ended.signal)
     if ended.elsewhere:
         console.note(f"another process runs {', '.join(ended.elsewhere)}")

@@ -1,4 +1,4 @@
-"""Begins the folder of a study, or goes on with it: what changed in the file since then."""
+"""Begins the folder of a study, or resumes it: what changed in the file since then."""
 
 from __future__ import annotations
 

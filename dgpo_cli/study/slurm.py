@@ -18,7 +18,7 @@ _SCRIPT = """\
 #     sbatch {name}
 #
 # Set partition, account, GPUs and time as your site wants them. A task that Slurm stops is requeued
-# and goes on from its checkpoint; sbatch does what is left when it is called again.
+# and resumes from its checkpoint; sbatch does what is left when it is called again.
 #SBATCH --job-name={job}
 #SBATCH --array=0-{last}
 #SBATCH --ntasks=1

@@ -216,7 +216,7 @@ def test_ctrl_c_keeps_what_is_estimated(
     with pytest.raises(KeyboardInterrupt):
         look(**choice, observer=Observers([Notes(told)]))
     (kept,) = (run / "values").iterdir()
-    assert any(str(kept) in text and "goes on" in text for text in told)
+    assert any(str(kept) in text and "to resume" in text for text in told)
     stored = sum(len(json.loads(line)["rewards"]) for line in kept.read_text().splitlines()[1:])
     assert stored == 60
     assert look(**choice).completions == whole.completions

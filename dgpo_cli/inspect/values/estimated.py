@@ -61,8 +61,8 @@ def estimated_values(
     if asked.continuations:
         lines = [line for group in groups for line in group]
         policy = value_policy(file.path, lines, asked=asked, models=models, observer=observer)
-        anew = any(each.startswith("reward.") for each in asked.overrides)
-        found = _sampled(groups, rows, policy, anew=anew, path=file.path, observer=observer)
+        again = any(each.startswith("reward.") for each in asked.overrides)
+        found = _sampled(groups, rows, policy, again=again, path=file.path, observer=observer)
         source = policy.source
     else:
         from dgpo_cli.engine.values.estimate import estimate
@@ -120,17 +120,17 @@ def _sampled(
     rows: Sequence[Row],
     policy: ValuePolicy,
     *,
-    anew: bool,
+    again: bool,
     path: Path,
     observer: Observer,
 ) -> dict[Row, ValueCurve]:
-    """Estimate by continuations, kept beside the file of rollouts; anew: see _judged."""
+    """Estimate by continuations, kept beside the file of rollouts; again: see _judged."""
     from dgpo_cli.engine.values.estimate import estimate
 
     settings = policy.settings
     _check_reward(settings, [line.prompt for group in groups for line in group[:1]], path=path)
     with _engine(policy, observer=observer) as engine:
-        scored = _judged(engine, groups, anew=anew)
+        scored = _judged(engine, groups, again=again)
         with _store(policy, path=path, observer=observer) as store:
             return estimate(
                 engine,
@@ -144,11 +144,11 @@ def _sampled(
 
 
 def _judged(
-    engine: SamplingEngine, groups: Sequence[Sequence[RolloutLine]], *, anew: bool
+    engine: SamplingEngine, groups: Sequence[Sequence[RolloutLine]], *, again: bool
 ) -> list[ScoredGroup]:
     """Return groups with the rewards that are stored and their penalties for length.
 
-    anew: judge the completions as their continuations are, by another reward than they were.
+    again: judge the completions as their continuations are, by another reward than they were.
     """
     settings = engine.settings
     limit = settings.rollout.max_completion_tokens
@@ -159,7 +159,7 @@ def _judged(
         lengths = [completion.length for completion in group.completions]
         penalties = settings.reward.overlong.penalties(lengths, limit=limit)
         found.append(replace(group, prompt_ids=ids, penalties=tuple(penalties)))
-    if not anew:
+    if not again:
         return found
     rewards = engine.rewards([Group(g.prompt, g.prompt_ids, g.completions) for g in found])
     return [
@@ -189,7 +189,7 @@ def _store(policy: ValuePolicy, *, path: Path, observer: Observer) -> Iterator[V
         try:
             yield store
         except KeyboardInterrupt:
-            tell(observer, f"{store.path} keeps what was estimated; the same command goes on")
+            tell(observer, f"{store.path} keeps what was estimated; run the same command to resume")
             raise
 
 
