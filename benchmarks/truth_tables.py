@@ -26,14 +26,16 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dgpo_cli.algo.summary import LARGE_MOVE
 from dgpo_cli.core.types import ValueCurve
+from dgpo_cli.engine.values.search import least_move
 
-MOVE = 0.15  # a token whose value moves by more, and surely, decides
 RESAMPLES = 300
 OF_WEIGHTS = ("moved", "decider", "rank", "first", "pull", "1st", "corr", "cos")
 OF_GRADIENTS = ("cosine", "bias", "noise", "step", "over")
@@ -42,19 +44,12 @@ Numbers = dict[str, float]
 
 
 def sure(curve: ValueCurve) -> list[bool]:
-    """Return at which tokens the value moves by more than MOVE, with an interval without 0.
-
-    The interval of a difference from those of its two values: Newcombe (1998), method 10.
-    """
+    """Return at which tokens the value moves by more than LARGE_MOVE and than chance explains."""
     found: list[bool] = []
-    for before, after in zip(curve.points, curve.points[1:], strict=False):
-        move = after.value - before.value
-        if move > 0:
-            slack = (after.value - after.low) ** 2 + (before.high - before.value) ** 2
-        else:
-            slack = (after.high - after.value) ** 2 + (before.value - before.low) ** 2
-        is_sure = abs(move) > MOVE and abs(move) > slack**0.5 and after.at - before.at == 1
-        found += [is_sure] * (after.at - before.at)
+    for before, after in pairwise(curve.points):
+        tokens, move = after.at - before.at, abs(after.value - before.value)
+        is_sure = tokens == 1 and move > LARGE_MOVE and least_move(before, after) > 0
+        found += [is_sure] * tokens
     return found
 
 

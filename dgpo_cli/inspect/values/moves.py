@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
 
+from dgpo_cli.algo.summary import LARGE_MOVE
 from dgpo_cli.core.numbers import counted, worth
 from dgpo_cli.core.text import UNICODE, Glyphs, elide, visible
 from dgpo_cli.core.types import InspectedCompletion, ValueCurve, ValuePoint, ValueSource
@@ -16,7 +17,6 @@ from dgpo_cli.stats.intervals import NORMAL_95
 from dgpo_cli.ui.scale import Scale
 
 MOST = 3  # moves that are named
-LEAST = 0.15  # of the range of the rewards: what a move must be to decide anything
 _AROUND = 4  # points before a move, and after it, whose means are compared
 _BEFORE, _INSIDE, _AFTER = 14, 40, 8  # cells of a quotation
 
@@ -103,7 +103,7 @@ def clear_moves(curve: ValueCurve) -> tuple[Move, ...]:
     """
     points = curve.points
     low, high = range_of(curve)
-    least = LEAST * (high - low)
+    least = LARGE_MOVE * (high - low)
     wider = NormalDist().inv_cdf(1 - 0.025 / max(1, len(points) - 1)) / NORMAL_95
     moves = [Move(*both) for both in pairwise(points)]
     found = []
