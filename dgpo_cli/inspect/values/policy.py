@@ -55,24 +55,12 @@ def value_policy(
         CheckpointError: the checkpoint is damaged.
     """
     run = run_of(path)
-    beside = path.parent / SETTINGS if run is None else run.settings_file
-    known = beside.is_file()
-    if not known and not any(each.startswith("reward.") for each in asked.overrides):
-        raise ConfigError(
-            f"--value: no {SETTINGS} beside {path} says how its answers are judged; give --set "
-            "reward.kind=math, integer or choice"
-        )
     if run is None and models.model is None:
         raise ConfigError(
             f"--value: {path} is not in a run folder, whose checkpoints could sample; give --model "
             "M, and --reference R or --adapter A"
         )
-    resolved = resolve(config=beside if known else None, run_code=False)
-    if run is not None:  # its settings may have changed since
-        changes = read_changes(run.path)
-        resolved = resolved_until(step_of(path), resolved, changes=changes)
-    resolved = layered(resolved, Layer(str(path), {"rollout": _sampling(lines)}))
-    resolved = layered(resolved, *set_layers(asked.overrides))
+    resolved = _settings(path, run, lines, overrides=asked.overrides)
     if models.model is not None or run is None:
         return _given(resolved, models, asked=asked)
     for change in code_differences(run.code(), resolved.settings):
@@ -92,6 +80,25 @@ def run_of(path: Path) -> RunFolder | None:
         if run.settings_file.is_file() and each in run.rollouts():
             return run
     return None
+
+
+def _settings(
+    path: Path, run: RunFolder | None, lines: Sequence[RolloutLine], *, overrides: Sequence[str]
+) -> Resolved:
+    """Return the settings that sampled the completions, changed by `overrides`."""
+    beside = path.parent / SETTINGS if run is None else run.settings_file
+    known = beside.is_file()
+    if not known and not any(each.startswith("reward.") for each in overrides):
+        raise ConfigError(
+            f"--value: no {SETTINGS} beside {path} says how its answers are judged; give --set "
+            "reward.kind=math, integer or choice"
+        )
+    resolved = resolve(config=beside if known else None, run_code=False)
+    if run is not None:  # its settings may have changed since
+        changes = read_changes(run.path)
+        resolved = resolved_until(step_of(path), resolved, changes=changes)
+    resolved = layered(resolved, Layer(str(path), {"rollout": _sampling(lines)}))
+    return layered(resolved, *set_layers(overrides))
 
 
 def _sampling(lines: Sequence[RolloutLine]) -> dict[str, Any]:
