@@ -109,13 +109,16 @@ def study(
     from dgpo_cli.study.agenda import Agenda
     from dgpo_cli.study.file import read_file
     from dgpo_cli.study.folder import StudyFolder
-    from dgpo_cli.study.prepare import STUDIES, prepare
+    from dgpo_cli.study.prepare import STUDIES, check_folder, prepare
 
     found = read_file(file)
     folder = StudyFolder(out or STUDIES / file.stem)
     if dry_run and slurm:
         raise ConfigError("--dry-run and --slurm: give only one of them")
+    if dry_run and only:
+        raise ConfigError("--only and --dry-run: the whole study is counted; leave one of them out")
     if dry_run:
+        check_folder(found, folder)
         _forecast(found, folder, jobs=jobs)
         return
     prepare(found, folder)

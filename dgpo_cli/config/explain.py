@@ -64,11 +64,16 @@ def key_of_another_variant(key: str, *, source: str, prefix: str, tag: str, choi
     )
 
 
-def unknown_tag(key: str, *, value: object, choice: Choice) -> str:
+def unknown_tag(key: str, *, value: object, choice: Choice, source: str = "") -> str:
     """Return the error for an unknown variant of a section."""
     text = cut(shown(value))
     own = f", or {OWN_CLASS}" if choice.own is not None else ""
-    return f"{key}={text}: {one_of(text, list(choice.variants), own)}"
+    return f"{key}={text}{_origin(source)}: {one_of(text, list(choice.variants), own)}"
+
+
+def _origin(source: str) -> str:
+    """Return where a value is from, in parentheses; a value after --set is on the screen."""
+    return f" ({source})" if source not in ("", "--set") else ""
 
 
 def no_tag(key: str, *, value: object, choice: Choice) -> str:
@@ -144,9 +149,8 @@ def invalid_values(
             yield f"{key}={details['msg']}"
             continue
         source = sources.get(key) or sources.get(_list_of(key), "")
-        origin = f" ({source})" if source not in ("", "--set") else ""
         given = "" if details["type"] == "missing" else f"={cut(shown(details['input']))}"
-        yield f"{key}{given}{origin}: {problem(details)}{_fix(details, field)}"
+        yield f"{key}{given}{_origin(source)}: {problem(details)}{_fix(details, field)}"
 
 
 def _list_of(key: str) -> str:

@@ -204,7 +204,7 @@ class _Stack:
         implied = _implied(choice, tree)
         given = tree.get(choice.tag, implied or self.values[tag_key])
         tag = given.raw if isinstance(given, Argument) else given
-        variant = self._variant(choice, tag_key, tag)
+        variant = self._variant(choice, tag_key, tag, source)
         if variant is None:
             return
         if tag != self.values[tag_key]:
@@ -225,7 +225,7 @@ class _Stack:
         rest = {name: value for name, value in tree.items() if name not in lacking}
         self._section(variant, f"{prefix}.", rest, source)
 
-    def _variant(self, choice: Choice, tag_key: str, tag: Any) -> Model | None:
+    def _variant(self, choice: Choice, tag_key: str, tag: Any, source: str) -> Model | None:
         """Return the variant of a tag; None, with an error, if there is none."""
         try:
             variant = choice.variant(tag, run_code=self.run_code)
@@ -233,7 +233,9 @@ class _Stack:
             self.errors.append(f"{tag_key}={error}")
             return None
         if variant is None:
-            self.errors.append(explain.unknown_tag(tag_key, value=tag, choice=choice))
+            self.errors.append(
+                explain.unknown_tag(tag_key, value=tag, choice=choice, source=source)
+            )
         return variant
 
     def _switch(self, choice: Choice, prefix: str, tag: str, variant: Model) -> None:

@@ -139,7 +139,11 @@ class Agenda:
         """Return a part as it is compared: runs/uniform is uniform."""
         wanted = _shortened(wanted.strip("/"))
         names = [each.name for each in self._study.variants]
-        known = [*names, *(f"tune/{name}" for name in names)]
+        known = [*names]
+        if self._study.search is not None:
+            known += [f"tune/{name}" for name in names]
+        elif wanted.startswith("tune/"):
+            raise ConfigError(f"--only {wanted}: {self._study.path} has no [tune]")
         known += [f"{name}/seed-{seed}" for name in names for seed in self._study.seeds]
         known += [self._part(path) for path in self._bases()]
         if wanted in known:

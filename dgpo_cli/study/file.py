@@ -120,6 +120,10 @@ def read_file(path: Path, *, check: bool = True) -> StudyFile:
     """
     tree = _tree(path)
     head = filled(_Head, {k: v for k, v in tree.items() if k not in _TABLES}, where=str(path))
+    if head.preset is not None and head.settings is not None:
+        raise ConfigError(
+            f"{path}: preset={head.preset} and settings={head.settings}: give one of them"
+        )
     check_distinct(head.seeds, where=f"{path}: seeds")
     tables = {name: _table(tree, name, where=str(path)) for name in _TABLES}
     search, space = read_search(tables["tune"], seeds=head.seeds, where=f"{path} [tune]")
@@ -189,10 +193,7 @@ def _variants(
     """Return the product of the axes and the named variants."""
     axes = _flat(tables["axes"] or {})
     for key, values in axes.items():
-        if not isinstance(values, list) or not values:
-            raise ConfigError(
-                f"{path} [axes]: {key}={cut(shown(values))}: must be a list of its values"
-            )
+        _check_axis(key, values, where=f"{path} [axes]")
     found = [*_product(axes, path=path)] if axes else []
     for name, settings in (tables["variants"] or {}).items():
         if not isinstance(settings, dict):
@@ -212,6 +213,19 @@ def _variants(
             f"{path}: two variants are named {twice}; name them in [variants] instead of [axes]"
         )
     return tuple(found)
+
+
+def _check_axis(key: str, values: Any, *, where: str) -> None:
+    """Refuse an axis that is not a list, has no value, or has one twice."""
+    fault = "" if isinstance(values, list) else "must be a list of its values"
+    if values == []:
+        fault = "must have at least one value"
+    names = [] if fault else [shown(value) for value in values]
+    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if twice is not None:
+        fault = f"has {cut(twice)} twice; list each value once"
+    if fault:
+        raise ConfigError(f"{where}: {key}={cut(shown(values))}: {fault}")
 
 
 def _refuse_dotted_name(name: str, key: str, *, where: str) -> None:

@@ -23,6 +23,20 @@ _FIX = "give it another name, or give another --out"
 def prepare(study: StudyFile, folder: StudyFolder) -> None:
     """Write the study's file and the settings of its variants.
 
+    Raises:
+        ConfigError: as `check_folder` does.
+    """
+    settings = check_folder(study, folder)
+    io.create_folder(folder.path / "settings")
+    for name, resolved in settings.items():
+        code = own_code_of(resolved.settings)
+        _write(folder.settings(name), dump_toml(resolved, code=code))
+    _write(folder.file, study.path.read_text(encoding="utf-8-sig"))
+
+
+def check_folder(study: StudyFile, folder: StudyFolder) -> dict[str, Resolved]:
+    """Return the settings of the variants, with which the folder can go on.
+
     Variants and seeds may be added, and runs may get longer.
 
     Raises:
@@ -51,11 +65,7 @@ def prepare(study: StudyFile, folder: StudyFolder) -> None:
         ]
         if lines:
             raise ConfigError("\n".join(lines))
-    io.create_folder(path / "settings")
-    for name, resolved in settings.items():
-        code = own_code_of(resolved.settings)
-        _write(folder.settings(name), dump_toml(resolved, code=code))
-    _write(folder.file, study.path.read_text(encoding="utf-8-sig"))
+    return settings
 
 
 def _write(path: Path, text: str) -> None:

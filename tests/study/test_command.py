@@ -77,11 +77,22 @@ def test_a_dry_run_takes_the_time_of_the_runs_that_are_there(rules: Path) -> Non
     assert "4 runs, 1 finished: training takes about 5 min" in ended.output
 
 
+def test_a_dry_run_refuses_what_the_run_would(rules: Path) -> None:
+    assert in_process("study", str(rules)).exit_code == 0
+    head = "[variants.uniform]\n"
+    rules.write_text(rules.read_text().replace(head, f'{head}"optim.lr" = 0.5\n'))
+    for more in ([], ["--dry-run"]):
+        ended = in_process("study", str(rules), *more)
+        assert ended.exit_code == 2 and "uniform: optim.lr" in ended.output, more
+
+
 def test_wrong_parts_and_options_are_refused(rules: Path) -> None:
     for words, said in (
         (["--only", "entropi"], "did you mean entropy?"),
         (["--jobs", "0"], "--jobs=0: must be at least 1"),
         (["--dry-run", "--slurm"], "give only one of them"),
+        (["--dry-run", "--only", "entropy"], "the whole study is counted"),
+        (["--only", "tune/entropy"], "has no [tune]"),
     ):
         ended = in_process("study", str(rules), *words)
         assert ended.exit_code == 2 and said in ended.output, words
