@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.types import Trial, Tuned, Variant
 from dgpo_cli.evals.eval_folder import EvalFolder
 from dgpo_cli.runs.run_folder import RunFolder
-from dgpo_cli.study.fields import Values, combined
+from dgpo_cli.study.fields import Values, combined, meant
 from dgpo_cli.study.file import StudyFile
 from dgpo_cli.study.folder import StudyFolder, read_tuned, steps_kept, write_tuned
 from dgpo_cli.study.search import Rung, Search, at_edge, best, described, rungs, trials_of
@@ -148,8 +147,7 @@ class Agenda:
         known += [self._part(path) for path in self._bases()]
         if wanted in known:
             return wanted
-        near = difflib.get_close_matches(wanted, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+        hint = meant(wanted, known, otherwise=meant("", names))
         raise ConfigError(f"--only {wanted}: no such variant or part of the study; {hint}")
 
     def _wanted(self, part: str) -> bool:

@@ -17,6 +17,7 @@ from dgpo_cli.core.schema import Whole
 from dgpo_cli.core.text import cut
 
 MANY_SEEDS = 1000  # of one study
+_LISTED = 12  # names in a message
 Values = dict[str, Any]  # settings by dotted name, as TOML has them
 
 
@@ -33,15 +34,23 @@ Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_listed), Field(min_length=1)]
 
 
+def meant(name: str, known: Sequence[str], *, otherwise: str | None = None) -> str:
+    """Return which of the known names was most likely meant.
+
+    otherwise: what to return if none is like it; None: the names, the first of many.
+    """
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    more = len(known) - _LISTED
+    listed = ", ".join(known[:_LISTED])
+    return otherwise or f"there are {listed}{f' and {more} more' if more > 0 else ''}"
+
+
 def unknown(key: str, known: Sequence[str], *, where: str) -> str:
     """Return the error for an unknown name, with the one that was most likely meant."""
-    near = difflib.get_close_matches(key, known, n=1)
-    if near:
-        hint = f"did you mean {near[0]}?"
-    elif key in known_leaves() or key in {name.partition(".")[0] for name in known_leaves()}:
-        hint = "settings are in [set]"
-    else:
-        hint = f"there are {', '.join(known)}"
+    settings = {*known_leaves(), *(name.partition(".")[0] for name in known_leaves())}
+    hint = meant(key, known, otherwise="settings are in [set]" if key in settings else None)
     return f"{where}: {cut(key)} is unknown; {hint}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 import tomllib
@@ -29,6 +28,7 @@ from dgpo_cli.study.fields import (
     check_distinct,
     combined,
     filled,
+    meant,
     short_names,
     unknown,
 )
@@ -268,10 +268,7 @@ def _baseline(name: str | None, variants: Sequence[Variant], *, where: str) -> s
     ]
     if len(having) == 1:
         return having[0]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-    if having:
-        hint = f"{' and '.join(having)} have it; name one"
+    hint = f"{' and '.join(having)} have it; name one" if having else meant(name, names)
     raise ConfigError(f"{where}: baseline={cut(name)}: no such variant; {hint}")
 
 

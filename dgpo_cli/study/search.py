@@ -7,7 +7,6 @@ times as many steps, is one bracket of Hyperband (Li et al., arXiv 1603.06560). 
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 import random
@@ -22,7 +21,7 @@ from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.refusal import shown
 from dgpo_cli.core.schema import Frozen, Whole
 from dgpo_cli.core.text import cut
-from dgpo_cli.study.fields import Seeds, Values, check_distinct, filled
+from dgpo_cli.study.fields import Seeds, Values, check_distinct, filled, meant
 
 _DIGITS = 3  # of a value that is drawn
 _TRIES = 50  # draws for each trial, before a small space counts as exhausted
@@ -113,8 +112,7 @@ def at_edge(chosen: Mapping[str, Any], tried: Sequence[Mapping[str, Any]]) -> st
 
 
 def _near_field(key: str) -> str:
-    near = difflib.get_close_matches(key, list(Search.model_fields), n=1)
-    hint = f"did you mean {near[0]}?" if near else "give a list of values to try"
+    hint = meant(key, list(Search.model_fields), otherwise="give a list of values to try")
     return f"{cut(key)} is unknown; {hint}"
 
 

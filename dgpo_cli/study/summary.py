@@ -6,7 +6,6 @@ is over seeds. Only finished runs count.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from dgpo_cli.stats.paired import (
     steps_to,
     whole_curve,
 )
+from dgpo_cli.study.fields import meant
 
 WINDOW = 10  # steps over which a curve is averaged where a single step would be noise
 GAIN = 0.9  # share of the baseline's gain at the level that is to be reached
@@ -174,8 +174,7 @@ def _named(name: str, record: StudyRecord) -> str:
     names = [each.name for each in record.variants]
     if name in names:
         return name
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+    hint = meant(name, names)
     raise ConfigError(f"--baseline={name}: no such variant of {record.name}; {hint}")
 
 
