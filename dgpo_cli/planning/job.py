@@ -118,7 +118,7 @@ class Job:
     repeats: whether attention repeats keys and values; see policy/packing.py.
     kept: most tokens that a truncated sampler keeps in place of one, where later updates need them.
     eager: whether attention keeps the whole matrix of each head.
-    continuations: of each beginning of a completion, for a credit rule by values.
+    continuations: of each prefix of a completion, for a credit rule by values.
     """
 
     shape: ModelShape

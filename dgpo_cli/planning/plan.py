@@ -357,7 +357,7 @@ def _notes(settings: Settings, job: Job, memory: MemoryNeed, device: Device) -> 
         notes.append(
             f"credit.continuations={job.continuations}: {LEAVING:.0%} of the continuations are "
             "assumed to leave a completion at each of its tokens, and to be sampled again from "
-            "there; beginnings that a group shares, and groups without signal, cost less"
+            "there; prefixes that a group shares, and groups without signal, cost less"
         )
     if times_of(job, device):
         notes.append(

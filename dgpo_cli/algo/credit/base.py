@@ -29,7 +29,7 @@ class CreditRule(Frozen):
 
     needs_reference: whether the scores use `stats.hellinger_sq`; else the reference does not run.
     needs_values: whether the weights use `stats.value_moves`; they may then be negative. A field
-        `continuations` says how many are sampled from each beginning of a completion; without one,
+        `continuations` says how many are sampled from each prefix of a completion; without one,
         none are.
     """
 

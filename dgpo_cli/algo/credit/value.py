@@ -37,9 +37,9 @@ class ValueCredit(CreditRule):
     token-mean or constant a completion counts T times as much: where lengths differ, the longer
     ones have the larger part.
 
-    With `continuations` 0 only the group's own completions count ("siblings"). A token that none
-    of the others share the beginning of has no move, since one completion alone shows no
-    difference; credit lies where completions part.
+    With `continuations` 0 only the group's own completions count ("siblings"). A token whose
+    prefix no other completion has does not move: one completion alone shows no difference. Credit
+    lies where completions part.
 
     Source: VinePPO, arXiv 2410.01679; siblings: arXiv 2509.21154.
     """
@@ -50,7 +50,7 @@ class ValueCredit(CreditRule):
     continuations: int = Field(
         8,
         ge=0,
-        description="Completions sampled from each beginning of a completion, to estimate the "
+        description="Continuations sampled from each prefix of a completion, to estimate the "
         "reward that is expected there; 0: the group's own completions tell.",
     )
 
