@@ -13,6 +13,7 @@ means are equal, so that all that exact credit saves is variance.
 Of the gradients of steps; that of uniform credit has the mean of the truth:
     cosine     of the mean gradient with that of uniform credit
     bias       sqrt(1 - cosine^2): what is left of it after the best scale, over its norm
+               0 where chance makes the cosine 1 or more: few steps say nothing of it
     noise      trace of the covariance of a step's gradient over the squared norm of the mean
     step       cosine of the gradient of one step with the truth: bias and noise in one
     over       step over that of uniform credit, on the same steps
