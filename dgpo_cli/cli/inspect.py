@@ -14,6 +14,7 @@ from dgpo_cli.cli import options
 from dgpo_cli.cli.help import CHANGE, OUTPUT, READ, RUN, SHOW
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.text import cut
+from dgpo_cli.core.types.values import MANY_CONTINUATIONS
 from dgpo_cli.inspect.views import measure
 from dgpo_cli.ui import console, output
 
@@ -122,6 +123,7 @@ Value = Annotated[
         "by K completions sampled from there; 0: by those of the prompt that are there.",
         metavar="K",
         min=0,
+        max=MANY_CONTINUATIONS,
         show_default="not estimated",
         rich_help_panel=RUN,
     ),

@@ -138,8 +138,9 @@ def test_hostile_text_steers_no_terminal_of_40_columns(run: Path, arguments: lis
         (
             ["--rule", "grpo"],
             2,
-            "credit.rule=grpo: must be one of dgpo, uniform, entropy, top-entropy, proportional",
+            "credit.rule=grpo (--rule): must be one of dgpo, uniform, entropy, top-entropy",
         ),
+        (["--value", "1000000000"], 2, "--value=1000000000: must be at most 10000"),
         (["--target-ess", "0.9999"], 2, "--target-ess"),
         (["--model", "./absent", "--reference", "r"], 2, "absent: no such folder"),
     ],

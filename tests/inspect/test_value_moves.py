@@ -113,4 +113,5 @@ def test_the_source_of_values_says_how_far_it_is_from_what_sampled() -> None:
     text = values_text(ValueSource(16, "runs/a/checkpoints/step-000010", -2))
     assert text.endswith("step-000010 (2 updates earlier)") and text.startswith("16 continuations")
     assert values_text(ValueSource(8, "M")).endswith("by M")
+    assert values_text(ValueSource(1, "M")).startswith("1 continuation of")
     assert "own completions" in values_text(ValueSource(0, ""))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.errors import ConfigError, DataError, Interrupted
 from dgpo_cli.core.events import Observers
 from dgpo_cli.core.types import Inspection
 from dgpo_cli.inspect.values.policy import run_of
@@ -213,7 +213,7 @@ def test_ctrl_c_keeps_what_is_estimated(
 
     monkeypatch.setattr(hf.HfSampler, "sample", stopped)
     told: list[str] = []
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match="run the same command to resume"):
         look(**choice, observer=Observers([Notes(told)]))
     (kept,) = (run / "values").iterdir()
     assert any(str(kept) in text and "to resume" in text for text in told)

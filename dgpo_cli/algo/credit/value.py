@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dgpo_cli.algo.credit.base import CreditRule
 from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.types.values import MANY_CONTINUATIONS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,7 @@ class ValueCredit(CreditRule):
     continuations: int = Field(
         8,
         ge=0,
+        le=MANY_CONTINUATIONS,
         description="Continuations sampled from each prefix of a completion, to estimate the "
         "reward that is expected there; 0: the group's own completions tell.",
     )

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 from dgpo_cli.core.schema import Count, Real
 
+MANY_CONTINUATIONS = 10_000  # of a prefix: all of a completion are counted in memory at once
+
 
 @dataclass(frozen=True, slots=True)
 class ValuePoint:

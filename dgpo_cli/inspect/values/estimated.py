@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dgpo_cli.config.checks import check_built
 from dgpo_cli.config.settings import Settings
-from dgpo_cli.core.errors import ConfigError, DataError
+from dgpo_cli.core.errors import ConfigError, DataError, Interrupted
 from dgpo_cli.core.events import Observer, tell
 from dgpo_cli.core.formats import VALUES
 from dgpo_cli.core.types import (
@@ -62,7 +62,10 @@ def estimated_values(
         lines = [line for group in groups for line in group]
         policy = value_policy(file.path, lines, asked=asked, models=models, observer=observer)
         again = any(each.startswith("reward.") for each in asked.overrides)
-        found = _sampled(groups, rows, policy, again=again, path=file.path, observer=observer)
+        try:
+            found = _sampled(groups, rows, policy, again=again, path=file.path, observer=observer)
+        except KeyboardInterrupt as stop:
+            raise Interrupted("interrupted; run the same command to resume") from stop
         source = policy.source
     else:
         from dgpo_cli.engine.values.estimate import estimate

@@ -56,7 +56,7 @@ def values_text(source: ValueSource) -> str:
     """Return what values are estimated from, in words."""
     if not source.continuations:
         return "from the prompt's own completions"
-    found = f"{source.continuations} continuations of each prefix, by {source.model}"
+    found = f"{counted(source.continuations, 'continuation')} of each prefix, by {source.model}"
     if not source.later:
         return found
     return f"{found} ({updates_text(source.later)})"
