@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from dgpo_cli.config.settings import Settings
 from dgpo_cli.core import io
+from dgpo_cli.core.errors import ConfigError
+from dgpo_cli.core.text import visible
 from dgpo_cli.study.agenda import Agenda
 from dgpo_cli.study.folder import StudyFolder
 
@@ -24,7 +27,7 @@ _SCRIPT = """\
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task={cpus}
 {gpus}#SBATCH --time=24:00:00
-#SBATCH --output={logs}/slurm-%A-%a.log
+#SBATCH --output={log}
 #SBATCH --open-mode=append
 #SBATCH --requeue
 # SIGTERM, so many seconds before the end: more than a step and a checkpoint take (dgpo plan).
@@ -49,7 +52,17 @@ exit "$code"
 def write_scripts(
     agenda: Agenda, *, file: Path, folder: StudyFolder, settings: Settings
 ) -> list[Path]:
-    """Write study.sbatch, and tune.sbatch if there is a search; return them in their order."""
+    """Write study.sbatch, and tune.sbatch if there is a search; return them in their order.
+
+    Raises:
+        ConfigError: a path has characters that no line of a script can have.
+    """
+    for path in (folder.path.resolve(), Path.cwd()):
+        if not str(path).isprintable():
+            raise ConfigError(
+                f"--slurm: {visible(str(path))}: a line break or another control character in a "
+                "path; rename the folder"
+            )
     groups = {"tune.sbatch": agenda.searches(), "study.sbatch": agenda.parts()}
     io.create_folder(folder.logs)
     written = []
@@ -70,13 +83,18 @@ def _script(
     return _SCRIPT.format(
         about=f"The {what} of the study {name}, one a task; written by dgpo study --slurm.",
         name=shlex.quote(str(path)),
-        job=name,
+        job=_quoted(name),
         last=len(parts) - 1,
         cpus=4 * max(1, gpus),
         gpus=f"#SBATCH --gpus-per-task={gpus}\n" if gpus else "",
-        logs=folder.logs.resolve(),
+        log=_quoted(str(folder.logs.resolve()).replace("%", "%%") + "/slurm-%A-%a.log"),
         folder=shlex.quote(str(Path.cwd())),
         parts="\n".join(f"    {shlex.quote(part)}" for part in parts),
         file=shlex.quote(str(file)),
         out=shlex.quote(str(folder.path)),
     )
+
+
+def _quoted(text: str) -> str:
+    """Return text as one word of an #SBATCH line, in which a backslash counts within quotes."""
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'

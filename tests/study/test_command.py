@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,25 @@ def test_the_slurm_script_runs_every_part_once_and_requeues(rules: Path, tmp_pat
     ]
     assert parts[0].startswith(common)
     assert "scontrol requeue 77_2" in task("study.sbatch", 2, code=143)
+
+
+@pytest.mark.parametrize("name", ["a study", "plain", 'a "100%" # 1', "it's"])
+def test_a_path_is_one_word_of_an_sbatch_line(rules: Path, name: str) -> None:
+    ended = in_process("study", str(rules), "--slurm", "--out", name)
+    assert ended.exit_code == 0, ended.output
+    lines = (Path(name) / "study.sbatch").read_text().splitlines()
+    words = [shlex.split(line[8:]) for line in lines if line.startswith("#SBATCH ")]
+    assert all(len(each) == 1 for each in words)
+    options = dict(word.split("=", 1) for (word,) in words if "=" in word)
+    assert options["--job-name"] == name
+    logs = str((Path(name) / "logs").resolve())
+    assert options["--output"] == logs.replace("%", "%%") + "/slurm-%A-%a.log"
+
+
+def test_a_path_with_a_line_break_becomes_no_script(rules: Path) -> None:
+    ended = in_process("study", str(rules), "--slurm", "--out", "a\nstudy")
+    assert ended.exit_code == 2 and "rename the folder" in ended.output
+    assert not list(Path("a\nstudy").glob("*.sbatch"))
 
 
 def test_gpus_are_dealt_out_and_none_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
