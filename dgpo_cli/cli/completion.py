@@ -1,4 +1,4 @@
-"""Shell completion: settings and their values, presets, benchmarks, run folders.
+"""Shell completion: settings and their values, presets, benchmarks, run folders, studies.
 
 bash splits words at = and : and replaces only what follows the last of them, which typer does not
 handle. `prepare` removes the part before it from the words, and the functions here restore it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from types import ModuleType
 
@@ -123,8 +123,19 @@ def evaluation(incomplete: str) -> Offers:
 
 def run(incomplete: str) -> Offers:
     """Offer the run folders of ./runs and of the typed folder, newest first."""
+    return _folders(incomplete, {RUNS: "settings.toml"})
+
+
+def run_or_study(incomplete: str) -> Offers:
+    """Offer the studies of ./studies, too."""
+    return _folders(incomplete, {RUNS: "settings.toml", STUDIES: "study.toml"})
+
+
+def _folders(incomplete: str, marks: Mapping[Path, str]) -> Offers:
+    """Offer the folders that have their place's file; there, and in the typed folder."""
     typed = Path(os.environ.get(_BEFORE, "") + incomplete + "x").parent  # x: dir/ is dir
-    found = {*RUNS.glob("*/settings.toml"), *typed.glob("*/settings.toml")}
+    places = [(place, mark) for root, mark in marks.items() for place in (root, typed)]
+    found = {file for place, mark in places for file in place.glob(f"*/{mark}")}
     newest = sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)
     return _offered(incomplete, ((str(file.parent), "") for file in newest))
 

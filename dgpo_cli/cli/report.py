@@ -21,7 +21,7 @@ Runs = Annotated[
     typer.Argument(
         help="Run folders, overlaid; or the folder of a study.",
         metavar="[RUN ...]",
-        autocompletion=completion.run,
+        autocompletion=completion.run_or_study,
         show_default="the newest run under ./runs",
         rich_help_panel=READ,
     ),

@@ -88,6 +88,19 @@ def test_runs_are_offered_newest_first(tmp_path: Path, monkeypatch: pytest.Monke
     assert in_bash("dgpo", "report", "elsewhere/", env=path) == ["elsewhere/tiny"]
 
 
+def test_a_report_is_offered_studies_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = ("runs/a/settings.toml", "studies/b/study.toml", "more/c/study.toml")
+    for age, name in enumerate(files):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (age, age))
+    monkeypatch.chdir(tmp_path)
+    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    assert in_bash("dgpo", "report", "", env=path) == ["studies/b", "runs/a"]
+    assert in_bash("dgpo", "report", "more/", env=path) == ["more/c"]
+    assert in_bash("dgpo", "eval", "--run", "", env=path) == ["runs/a"]
+
+
 def test_evaluations_are_offered_newest_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
