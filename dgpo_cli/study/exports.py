@@ -62,7 +62,7 @@ def _flat(row: StudyRow) -> dict[str, object]:
         found |= _flat_measure(name, getattr(row, name))
     found["reached"] = row.reached
     found |= _flat_score(row.score)
-    for name in ("grad_norm", "effective_fraction", "seconds"):
+    for name in ("grad_norm", "effective_fraction", "seconds", "cpu_seconds"):
         own: Measure = getattr(row, name)
         found |= {name: own.mean, f"{name}_stderr": own.stderr}
     return found | {"noise_scale": row.noise_scale}

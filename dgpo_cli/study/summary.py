@@ -35,7 +35,8 @@ from dgpo_cli.study.fields import meant
 
 WINDOW = 10  # steps over which a curve is averaged where a single step would be noise
 GAIN = 0.9  # share of the baseline's gain at the level that is to be reached
-REWARD, GRAD_NORM, SECONDS = "reward/mean", "optim/grad_norm", "time/step_s"
+REWARD, GRAD_NORM = "reward/mean", "optim/grad_norm"
+SECONDS, CPU_SECONDS = "time/step_s", "time/cpu_s"
 EFFECTIVE = "credit/effective_fraction"
 _UNKNOWN = Interval(math.nan, math.nan)
 
@@ -86,7 +87,7 @@ class StudyRow:
         it; the difference is known only where all seeds reached it. reached: their number.
     grad_norm: before it is limited. noise_scale: of the gradient, over all seeds, in completions;
         null if it was not measured, or if noise is all there is. effective_fraction: of the tokens.
-    seconds: of a run.
+    seconds, cpu_seconds: of the steps of a run; those of the CPU are of its main process.
     """
 
     variant: Text
@@ -104,6 +105,7 @@ class StudyRow:
     noise_scale: Real
     effective_fraction: Measure
     seconds: Measure
+    cpu_seconds: Measure
 
     @property
     def score_after(self) -> Measure | None:
@@ -245,6 +247,7 @@ def _row(
         noise_scale=math.nan if noise is None else noise,
         effective_fraction=mean_of(EFFECTIVE),
         seconds=measure({run.seed: _sum_of(run, SECONDS) for run in runs}),
+        cpu_seconds=measure({run.seed: _sum_of(run, CPU_SECONDS) for run in runs}),
     )
 
 

@@ -121,6 +121,7 @@ def _training(table: StudyTable) -> Grid:
             ("noise scale", [_number(row.noise_scale) for row in rows]),
             ("effective", [_share(row.effective_fraction.mean) for row in rows]),
             ("time a run", [_time(row.seconds.mean) for row in rows]),
+            ("CPU time", [_time(row.cpu_seconds.mean) for row in rows]),
             *((key, [_tuned(row, key) for row in rows]) for key in _tuned_keys(table)),
         ],
     )

@@ -30,7 +30,7 @@ def train(run: TrainingRun) -> None:
     engine, folder, settings = run.engine, run.folder, run.settings.train
     run.evaluate()
     while run.step < settings.steps:
-        number, started = run.step + 1, time.perf_counter()
+        number, started, cpu = run.step + 1, time.perf_counter(), time.process_time()
 
         # Sample and score. With rollout.overlap this batch is prefetched, and the next one begins.
         with run.checkpoint_on_failure():
@@ -61,6 +61,7 @@ def train(run: TrainingRun) -> None:
         # Record.
         metrics |= engine.take_times() | engine.take_continued()
         metrics["time/step_s"] = time.perf_counter() - started
+        metrics["time/cpu_s"] = time.process_time() - cpu
         metrics["throughput/tokens_per_s"] = metrics["completion/tokens"] / metrics["time/step_s"]
         folder.write_metrics(number, metrics)
         run.observer.on(StepDone(number, metrics))

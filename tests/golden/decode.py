@@ -25,6 +25,7 @@ MACHINE_FIELDS = (
     "time/sync_s",
     "time/wait_s",
     "time/step_s",
+    "time/cpu_s",
     "throughput/tokens_per_s",
     "tokens_per_s",
     "device",

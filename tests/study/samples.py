@@ -76,6 +76,7 @@ def write_study(
                     "reward/mean": reward(variant.name, seed, step),
                     "optim/grad_norm": 1.0,
                     "time/step_s": 0.5,
+                    "time/cpu_s": 0.25,
                 }
                 for step in range(1, steps + 1)
             ]

@@ -115,6 +115,17 @@ def test_the_mean_reward_is_the_area_under_the_curve_by_its_steps() -> None:
     assert math.isnan(table.rows[0].reward.by_seed.get("2", NAN))
 
 
+def test_times_of_a_run_are_those_of_all_its_steps_and_unknown_in_older_runs() -> None:
+    record = record_of({"a": {0: [0.5] * 4}, "b": {0: [0.5] * 4}})
+    new, old = record.runs
+    # A run that began before there was such a number: two of four steps have it.
+    times = ({"time/step_s": 2.0}, {"time/step_s": 2.0}, *[{"time/cpu_s": 0.5}] * 2)
+    steps = tuple({**line, **each} for line, each in zip(new.steps, times, strict=True))
+    table = summarise(replace(record, runs=(replace(new, steps=steps), old)))
+    assert (table.rows[0].seconds.mean, table.rows[0].cpu_seconds.mean) == (8.0, 2.0)
+    assert math.isnan(table.rows[1].cpu_seconds.mean)
+
+
 def test_unfinished_runs_do_not_count_and_are_told(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "s", reward=lambda v, s, t: 0.1 * s + 0.01 * t, seeds=range(4))
     shutil.rmtree(folder.run("entropy", 2) / "checkpoints")

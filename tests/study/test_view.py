@@ -124,7 +124,7 @@ def test_what_the_search_chose_is_a_column(table: StudyTable) -> None:
         replace(row, tuned={"optim.lr": 2e-4} if at else {}) for at, row in enumerate(table.rows)
     ]
     tuned = printed(render(replace(table, rows=tuple(rows))))
-    assert re.search(r"time a run +optim\.lr$", tuned, re.MULTILINE)
+    assert re.search(r"CPU time +optim\.lr$", tuned, re.MULTILINE)
     assert re.search(r"^uniform .* -$", tuned, re.MULTILINE)
     assert re.search(r"^entropy .* 0\.0002$", tuned, re.MULTILINE)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,15 @@ def test_run_leaves_the_interface_behind(tmp_path: Path) -> None:
     ]
     assert (result.steps, result.checkpoint.name) == (3, "step-000003")
     assert resolve(config=folder.settings_file).settings.train.steps == 3
+
+
+def test_the_cpu_time_of_a_step_is_that_of_the_process_not_of_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = itertools.accumulate(itertools.cycle([1.0, 0.25]))  # 0.25 in a step, 1 between two
+    monkeypatch.setattr(time, "process_time", lambda: next(seen))
+    _, lines = run_tiny(tmp_path / "run")
+    assert [line["time/cpu_s"] for line in lines] == [0.25, 0.25, 0.25]
 
 
 def test_first_step_has_weights_of_one_and_later_steps_have_not(tmp_path: Path) -> None:
