@@ -126,13 +126,14 @@ def study(
     if slurm:
         _write_scripts(agenda, found, folder)
         return
-    ended = _run(agenda, found, jobs=jobs or found.jobs)
-    _report(ended, agenda, folder)
+    ended = _run(agenda, found, folder, jobs=jobs or found.jobs)
+    _report(ended, agenda, found, folder)
 
 
-def _run(agenda: Agenda, study: StudyFile, *, jobs: int | None) -> Ended:
+def _run(agenda: Agenda, study: StudyFile, folder: StudyFolder, *, jobs: int | None) -> Ended:
     from dgpo_cli.live.bars import bars
     from dgpo_cli.study.machine import share
+    from dgpo_cli.study.outlook import Budget
     from dgpo_cli.study.runner import Runner
 
     done, total = agenda.size()
@@ -143,10 +144,11 @@ def _run(agenda: Agenda, study: StudyFile, *, jobs: int | None) -> Ended:
         begun = f", {done} done already" if done else ""
         console.note(f"{counted(total, 'task')}{begun}: {machine.about}")
     with last_words(), bars() as observer:
-        return Runner(agenda, slots=machine.slots, observer=observer).run()
+        budget = Budget(study, folder)
+        return Runner(agenda, slots=machine.slots, observer=observer, budget=budget).run()
 
 
-def _report(ended: Ended, agenda: Agenda, folder: StudyFolder) -> None:
+def _report(ended: Ended, agenda: Agenda, study: StudyFile, folder: StudyFolder) -> None:
     """Print how the study ended; raise for its exit code."""
     state = f"{ended.done} of {counted(ended.total, 'task')} done"
     if ended.signal == signal.SIGINT:
@@ -157,7 +159,13 @@ def _report(ended: Ended, agenda: Agenda, folder: StudyFolder) -> None:
         raise typer.Exit(128 + ended.signal)
     if ended.elsewhere:
         console.note(f"another process runs {', '.join(ended.elsewhere)}")
-    waiting = [name for name in agenda.waiting() if not ended.failed]
+    if ended.late is not None:
+        count = counted(ended.total - ended.done - len(ended.failed), "task")
+        console.note(
+            f"hours={study.hours:g}: no time for {count}; set hours = {ended.late:g} in "
+            f"{study.path} and run the same command to do them"
+        )
+    waiting = [name for name in agenda.waiting() if not ended.failed and ended.late is None]
     if waiting:
         console.note(
             f"{', '.join(waiting)}: the search has not ended; run --only tune/{waiting[0]} first"
@@ -188,7 +196,7 @@ def _write_scripts(agenda: Agenda, study: StudyFile, folder: StudyFolder) -> Non
 def _forecast(study: StudyFile, folder: StudyFolder, *, jobs: int | None) -> None:
     """Print what is left to do and how long it takes; write nothing."""
     from dgpo_cli.study.machine import share
-    from dgpo_cli.study.outlook import evaluations_left, left, outlook
+    from dgpo_cli.study.outlook import evaluations_left, left, outlook, used
 
     rows = outlook(study, folder)
     runs, finished = sum(row.runs for row in rows), sum(row.finished for row in rows)
@@ -212,3 +220,5 @@ def _forecast(study: StudyFile, folder: StudyFolder, *, jobs: int | None) -> Non
         console.say(
             f"{counted(count, 'evaluation')} of [eval] {'is' if count == 1 else 'are'} besides"
         )
+    if study.hours is not None:
+        console.say(f"hours={study.hours:g}: {duration(used(folder))} used")

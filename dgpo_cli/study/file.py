@@ -56,6 +56,7 @@ class _Head(Frozen):
     seeds: Seeds = Field(description="Seeds of every variant, or how many.")
     baseline: str | None = Field(None, description="The variant that others are compared with.")
     jobs: Whole | None = Field(None, ge=1, description="Runs side by side.")
+    hours: float | None = Field(None, gt=0, description="Wall-clock hours of all its calls.")
 
 
 _TABLES = ("set", "axes", "variants", "tune", "eval")
@@ -66,7 +67,8 @@ class StudyFile:
     """A study as its file describes it.
 
     path: of the file; settings, a file, is relative to its folder. common: the settings of all
-    runs ([set]). baseline: the name of a variant. space: empty without [tune].
+    runs ([set]). baseline: the name of a variant. hours: that it may run, all calls together.
+    space: empty without [tune].
     """
 
     path: Path
@@ -76,6 +78,7 @@ class StudyFile:
     seeds: tuple[int, ...]
     baseline: str
     jobs: int | None
+    hours: float | None
     common: Values
     variants: tuple[Variant, ...]
     search: Search | None
@@ -136,6 +139,7 @@ def read_file(path: Path, *, check: bool = True) -> StudyFile:
         seeds=head.seeds,
         baseline=_baseline(head.baseline, variants, where=str(path)),
         jobs=head.jobs,
+        hours=head.hours,
         common=_flat(tables["set"] or {}),
         variants=variants,
         search=search,

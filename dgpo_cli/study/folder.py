@@ -14,6 +14,8 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,9 @@ from dgpo_cli.core.types.study import StudyState
 from dgpo_cli.runs.run_folder import RunFolder, step_of
 
 FILE = "study.toml"
-_ENDED = re.compile(r"^dgpo study: ended with exit code (\d+) after (\d+\.\d) s$", re.M)
+_ENDED = re.compile(
+    r"^dgpo study: ended with exit code (\d+) after (\d+\.\d+) s(?: at (\S+))?$", re.M
+)
 STOPPED = (130, 143)  # exit codes after Ctrl-C and SIGTERM
 _TAIL = 64  # lines of a log in which its end and its error are looked for
 # What the evaluation of a base model depends on.
@@ -117,7 +121,19 @@ def seconds_in(log: Path) -> float:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return 0.0
-    return sum(float(seconds) for _, seconds in _ENDED.findall(text))
+    return sum(float(seconds) for _, seconds, _ in _ENDED.findall(text))
+
+
+def periods_in(log: Path) -> Iterator[tuple[float, float]]:
+    """Yield when each command of a log began and ended, in seconds of the clock."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for _, seconds, at in _ENDED.findall(text):
+        with suppress(ValueError):
+            end = datetime.fromisoformat(at).timestamp()
+            yield end - float(seconds), end
 
 
 def error_in(log: Path) -> str:
@@ -128,7 +144,8 @@ def error_in(log: Path) -> str:
 
 def ended_line(code: int, *, seconds: float) -> str:
     """Return the last line of a log."""
-    return f"dgpo study: ended with exit code {code} after {seconds:.1f} s\n"
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return f"dgpo study: ended with exit code {code} after {seconds:.3f} s at {at}\n"
 
 
 def read_tuned(path: Path) -> Tuned | None:

@@ -1,8 +1,10 @@
-"""What a study still costs: its tasks, and the time they take."""
+"""What a study still costs: its tasks, the time they take, and the hours that it may."""
 
 from __future__ import annotations
 
+import math
 import statistics
+import time
 from dataclasses import dataclass
 
 from dgpo_cli.config.load import Resolved
@@ -11,9 +13,12 @@ from dgpo_cli.planning import plan
 from dgpo_cli.planning.budget import Device
 from dgpo_cli.planning.devices import here
 from dgpo_cli.policy.config_file import is_at_hand
+from dgpo_cli.study.agenda import Task
 from dgpo_cli.study.file import StudyFile
-from dgpo_cli.study.folder import StudyFolder, seconds_in, steps_kept
+from dgpo_cli.study.folder import StudyFolder, periods_in, seconds_in, steps_kept
 from dgpo_cli.study.search import rungs, trials_of
+
+_HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +128,71 @@ def evaluations_left(study: StudyFile, folder: StudyFolder) -> int:
     done = sum((each / "report.json").exists() for each in folder.path.glob("evals/after/*/seed-*"))
     bases = not any(folder.path.glob("evals/before/*/report.json"))
     return len(study.variants) * len(study.seeds) - done + bases
+
+
+def used(folder: StudyFolder) -> float:
+    """Return the seconds in which at least one task of the study ran, as the logs have them.
+
+    Tasks that were killed together with the study wrote no time, and do not count.
+    """
+    total, until = 0.0, -math.inf
+    for begin, end in sorted(
+        period for log in folder.logs.rglob("*.log") for period in periods_in(log)
+    ):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
+
+
+class Budget:
+    """The hours that a study may run, all its calls together; without hours it has no end."""
+
+    def __init__(self, study: StudyFile, folder: StudyFolder) -> None:
+        self._study, self._folder = study, folder
+        self._limit = math.inf if study.hours is None else study.hours * _HOUR
+        self._before, self._begun = used(folder), time.monotonic()
+
+    def holds(self, task: Task) -> bool:
+        """Whether a task that starts now ends in time, going by what has ended."""
+        return math.isinf(self._limit) or self._used() + self._seconds(task) <= self._limit
+
+    def needed(self, *, jobs: int) -> float:
+        """Return hours in which the whole study ends, rounded up to two digits."""
+        rows = outlook(self._study, self._folder)
+        evaluating = evaluations_left(self._study, self._folder) * self._evaluation()
+        # Other slots may be idle while the last run and its evaluation take their time.
+        last = max(self._step(each.variant) * self._steps(each.variant) for each in rows)
+        seconds = ((left(rows, jobs=1) or 0.0) + evaluating) / jobs + last + self._evaluation()
+        hours = (self._used() + seconds) / _HOUR
+        unit = 10.0 ** (math.floor(math.log10(hours)) - 1)
+        return float(f"{math.ceil(hours / unit) * unit:.2g}")
+
+    def _used(self) -> float:
+        return self._before + time.monotonic() - self._begun
+
+    def _seconds(self, task: Task) -> float:
+        """Return how long a task takes; 0 if nothing like it has ended.
+
+        A run to compare takes the time of its evaluation, too: without it, it is of little use.
+        """
+        if task.run is None:
+            return self._evaluation()
+        kind, variant, *_ = task.part.split("/")
+        seconds = self._step(variant) * (task.steps - steps_kept(task.run))
+        return seconds + (self._evaluation() if kind == "runs" else 0.0)
+
+    def _steps(self, variant: str) -> int:
+        return int(self._folder.planned(variant)["train"]["steps"])
+
+    def _step(self, variant: str) -> float:
+        """Return the seconds of a step of a variant, or else of the others."""
+        own = _measured(variant, self._folder)
+        if own is not None:
+            return own
+        others = (_measured(each.name, self._folder) for each in self._study.variants)
+        return statistics.fmean([each for each in others if each is not None] or [0.0])
+
+    def _evaluation(self) -> float:
+        """Return the seconds of an evaluation; 0 if there is none, or none has ended."""
+        times = [seconds_in(log) for log in (self._folder.logs / "evals").rglob("*.log")]
+        return statistics.fmean(times or [0.0])

@@ -27,6 +27,7 @@ from dgpo_cli.parallel.guard import die_with_parent
 from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.study.agenda import Agenda, Task, mean_reward
 from dgpo_cli.study.folder import STOPPED, ended_line, error_in, steps_kept
+from dgpo_cli.study.outlook import Budget
 
 _POLL_S = 0.2
 _LOOK_S = 1.0  # between two looks at the steps of the runs
@@ -44,7 +45,8 @@ class Ended:
     """How a study ended. done, total: tasks. failed: by part, why.
 
     elsewhere: parts that another process runs. signal: the one that stopped it. full: no task was
-    started once the disk was full.
+    started once the disk was full. late: hours that the study needs, if tasks were left out that
+    would have ended after its own.
     """
 
     done: int
@@ -53,6 +55,7 @@ class Ended:
     elsewhere: Sequence[str]
     signal: int | None = None
     full: bool = False
+    late: float | None = None
 
 
 @dataclass(slots=True)
@@ -87,6 +90,7 @@ class Runner:
         *,
         slots: Sequence[Slot],
         observer: Observer,
+        budget: Budget,
         program: Sequence[str] = DGPO,
     ) -> None:
         """program: what runs the command of a task."""
@@ -97,7 +101,8 @@ class Runner:
         self._elsewhere: list[str] = []
         self._asked: list[int] = []
         self._passed = 0
-        self._full = False
+        self._full = self._late = False
+        self._budget = budget
         self._deadline: float | None = None
 
     def run(self) -> Ended:
@@ -126,6 +131,7 @@ class Runner:
             *(done, total, dict(self._agenda.failed), self._elsewhere),
             signal=self._asked[0] if self._asked else None,
             full=self._full,
+            late=self._budget.needed(jobs=len(self._slots)) if self._late else None,
         )
 
     def _fill(self) -> None:
@@ -140,7 +146,7 @@ class Runner:
         for task in tasks:
             if not free or self._asked:
                 return
-            if task.part in running:
+            if task.part in running or self._is_late(task):
                 continue
             try:
                 job = self._start(task, slot=free[0])
@@ -154,6 +160,15 @@ class Runner:
                 continue
             self._jobs.append(job)
             free.pop(0)
+
+    def _is_late(self, task: Task) -> bool:
+        """Whether a task would end after the hours of the study.
+
+        After one no run is started: those of shorter variants would be seeds without a pair.
+        """
+        late = (self._late and task.run is not None) or not self._budget.holds(task)
+        self._late |= late
+        return late
 
     def _start(self, task: Task, *, slot: int) -> _Job | None:
         """Start a task; None if another process runs it."""

@@ -78,6 +78,24 @@ def test_a_dry_run_takes_the_time_of_the_runs_that_are_there(rules: Path) -> Non
     assert "4 runs, 1 finished: training takes about 5 min" in ended.output
 
 
+def test_what_has_no_time_left_is_told_with_the_hours_to_set(rules: Path) -> None:
+    folder = write_study(Path("studies/rules"), reward=lambda *_: 0.5, seeds=(0,), steps=2)
+    for name in ("uniform", "entropy"):
+        log = folder.log(folder.run(name, 0))
+        log.parent.mkdir(parents=True)
+        at = "1970-01-01T01:00:00+00:00"
+        log.write_text(f"dgpo study: ended with exit code 0 after 3600.0 s at {at}\n")
+    rules.write_text("hours = 1.5\n" + rules.read_text())
+    ended = in_process("study", str(rules), "--dry-run")
+    assert ended.exit_code == 0 and "hours=1.5: 1 h 0 min used" in ended.output
+    ended = in_process("study", str(rules), "--jobs", "2")
+    assert ended.exit_code == 0, ended.output
+    # Two runs of an hour, side by side; one more hour if they are not begun together.
+    said = "note: hours=1.5: no time for 2 tasks; set hours = 3.1 in rules.toml and run the same"
+    assert said in " ".join(ended.output.replace(str(rules), rules.name).split())
+    assert "next: dgpo report studies/rules" in ended.output
+
+
 def test_a_dry_run_refuses_what_the_run_would(rules: Path) -> None:
     assert in_process("study", str(rules)).exit_code == 0
     head = "[variants.uniform]\n"

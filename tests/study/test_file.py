@@ -119,6 +119,7 @@ HEAD = 'preset = "tiny"\nseeds = 2\n'
         ('preset = "tiny"\nseeds = 0', "a number of them from 1"),
         ('preset = "tiny"\nseeds = true', "must be a list"),
         ('preset = "tiny"\nseeds = [1, 1]', "1 is listed twice"),
+        ("hours = 0\n" + HEAD, "hours=0: must be greater than 0 (Wall-clock hours"),
         ('preset = "tinny"\nseeds = 1', "did you mean tiny?"),
         (HEAD + 'settings = "no.toml"', "preset=tiny and settings=no.toml: give one of them"),
         (HEAD + '[set]\n"optim.lrr" = 1', "optim.lrr (rules.toml [set]): unknown setting; did"),

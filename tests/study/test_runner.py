@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dgpo_cli.core.events import Line, Observers
 from dgpo_cli.study.agenda import Agenda
 from dgpo_cli.study.file import read_file
 from dgpo_cli.study.folder import StudyFolder, read_tuned, steps_kept
+from dgpo_cli.study.outlook import Budget, used
 from dgpo_cli.study.prepare import prepare
 from dgpo_cli.study.read import read_study
 from dgpo_cli.study.runner import Ended, Runner
@@ -64,7 +66,19 @@ class Studied:
         agenda = Agenda(study, self.folder, only=only)
         slots = [{"OMP_NUM_THREADS": f"{at + 1}", **env} for at in range(jobs)]
         program = (sys.executable, str(FAKE))
-        return Runner(agenda, slots=slots, observer=Observers([self.heard]), program=program).run()
+        return Runner(
+            agenda,
+            slots=slots,
+            observer=Observers([self.heard]),
+            budget=Budget(study, self.folder),
+            program=program,
+        ).run()
+
+    def plant(self, part: str, *, begin: float, hours: float) -> None:
+        """Have the log of a task say that it began at an hour and took so long."""
+        end = datetime.fromtimestamp(3600 * (begin + hours), tz=UTC).isoformat()
+        line = f"dgpo study: ended with exit code 0 after {3600 * hours:.1f} s at {end}\n"
+        self.folder.log(self.folder.path / part).write_text(line)
 
     def begun(self, pattern: str) -> list[tuple[float, list[str]]]:
         """Return when each task of a pattern began, and with which words."""
@@ -236,6 +250,51 @@ def test_runs_of_another_process_are_left_to_it(studied: Studied) -> None:
         ended = studied.run()
     assert (ended.done, ended.failed) == (3, {})
     assert list(ended.elsewhere) == ["runs/uniform/seed-1"]
+
+
+def test_no_run_is_started_that_would_end_after_the_hours(studied: Studied) -> None:
+    studied.write(RULES.format(seeds=1))
+    assert studied.run().late is None
+    studied.plant("runs/uniform/seed-0", begin=5, hours=0.25)
+    studied.plant("runs/entropy/seed-0", begin=9, hours=1)
+    studied.write("hours = 1.2\n" + RULES.format(seeds=3))
+    ended = studied.run(jobs=1)
+    assert (ended.done, ended.total, ended.failed) == (2, 6, {})
+    # Now a run of uniform fits, one of entropy does not, and then uniform goes no further alone.
+    studied.write("hours = 2.1\n" + RULES.format(seeds=3))
+    ended = studied.run(jobs=1)
+    assert ended.done == 3 and studied.begun("runs/uniform/seed-1")
+    assert ended.late is not None and ended.late > 2.1
+    studied.plant("runs/uniform/seed-1", begin=11, hours=0.25)
+    studied.write(f"hours = {ended.late}\n" + RULES.format(seeds=3))
+    ended = studied.run(jobs=1)
+    assert (ended.done, ended.late) == (6, None)
+
+
+def test_a_run_needs_the_time_of_its_evaluation_too(studied: Studied) -> None:
+    judged = '[eval]\nbench = "sums"\nk = 4\n'
+    studied.write(RULES.format(seeds=1) + judged)
+    studied.run()
+    for variant in ("uniform", "entropy"):
+        studied.plant(f"runs/{variant}/seed-0", begin=0, hours=1)
+        studied.plant(f"evals/after/{variant}/seed-0", begin=1, hours=0.5)
+    studied.plant("evals/before/uniform", begin=1, hours=0.5)
+    for hours, done in ((2.9, 5), (3.1, 9)):
+        studied.write(f"hours = {hours}\n" + RULES.format(seeds=2) + judged)
+        assert studied.run().done == done
+
+
+def test_the_time_of_a_study_is_counted_once_however_many_run_side_by_side(
+    studied: Studied,
+) -> None:
+    begun = time.monotonic()
+    studied.run(jobs=2)
+    assert 0 < used(studied.folder) <= time.monotonic() - begun
+    studied.plant("runs/uniform/seed-0", begin=1, hours=2)
+    studied.plant("runs/entropy/seed-0", begin=1.5, hours=1)
+    studied.plant("runs/uniform/seed-1", begin=2, hours=2)
+    studied.plant("runs/entropy/seed-1", begin=7, hours=1)
+    assert used(studied.folder) == pytest.approx(4 * 3600)
 
 
 TUNE = """
