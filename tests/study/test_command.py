@@ -8,12 +8,18 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dgpo_cli.config.load import resolve
+from dgpo_cli.runs.run_folder import RunFolder
 from dgpo_cli.study import machine
+from dgpo_cli.study.agenda import Agenda
+from dgpo_cli.study.file import read_file
+from dgpo_cli.study.folder import StudyFolder
 from dgpo_cli.study.machine import share
+from dgpo_cli.study.prepare import prepare
 from dgpo_cli.study.runner import Runner
 from tests.cli.helpers import in_process, run_python
 from tests.study.samples import study_file, write_study
@@ -164,6 +170,47 @@ def test_the_slurm_script_runs_every_part_once_and_requeues(rules: Path, tmp_pat
     ]
     assert parts[0].startswith(common)
     assert "scontrol requeue 77_2" in task("study.sbatch", 2, code=143)
+
+
+PAIRED = """
+preset = "tiny"
+seeds = 2
+[set]
+train = {steps = 3, rollouts_every = 1}
+eval.every = 0
+reward.workers = 1
+rollout = {prompts_per_step = 4, group_size = 4, max_completion_tokens = 48}
+[variants.uniform]
+credit.rule = "uniform"
+[variants.far]
+credit = {rule = "dgpo", tau = 0.02}
+optim.lr = 5e-3
+[variants.value]
+credit = {rule = "value", continuations = 1}
+"""
+
+
+def test_variants_with_a_seed_have_the_same_prompts_and_sampling_seeds(tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(PAIRED)
+    study, folder = read_file(file), StudyFolder(tmp_path / "study")
+    prepare(study, folder)
+    asked: dict[str, Any] = {}
+    answered: dict[str, Any] = {}
+    for task in Agenda(study, folder).ready()[:4]:
+        ended = in_process(*task.command)
+        assert ended.exit_code == 0 and task.run is not None, ended.output
+        files = [path.read_text().splitlines() for path in RunFolder(task.run).rollouts()]
+        steps = [[json.loads(line) for line in lines] for lines in files]
+        asked[task.name] = [[(row["prompt_id"], row["seed"]) for row in step] for step in steps]
+        answered[task.name] = [[row["token_ids"] for row in step] for step in steps]
+    seeds = asked["uniform/seed-0"]
+    assert [len(step) for step in seeds] == [16, 16, 16]
+    for name in ("far/seed-0", "value/seed-0"):
+        assert asked[name] == seeds
+        assert answered[name][0] == answered["uniform/seed-0"][0]  # nothing has been learnt yet
+    assert answered["far/seed-0"][2] != answered["uniform/seed-0"][2]
+    assert asked["uniform/seed-1"] != seeds
 
 
 @pytest.mark.parametrize("name", ["a study", "plain", 'a "100%" # 1', "it's"])
