@@ -72,11 +72,15 @@ def sample(
 
 
 def largest_gap(
-    policy: Policy, found: list[tuple[Completion, ...]], *, temperature: float
+    policy: Policy,
+    found: list[tuple[Completion, ...]],
+    *,
+    temperature: float,
+    prompts: Sequence[Sequence[int]] = PROMPTS,
 ) -> float:
     """Distance in nats of the sampler's log-probabilities from the trainer's."""
     largest = 0.0
-    for prompt, group in zip(PROMPTS, found, strict=True):
+    for prompt, group in zip(prompts, found, strict=True):
         for completion in group:
             ids = completion.token_ids
             own = policy.logprobs_of([*prompt, *ids], temperature=temperature)[-len(ids) :]
