@@ -169,6 +169,9 @@ def whole(model: nn.Module) -> Iterator[None]:
         for part in parts:
             part.reshard()
             part.set_reshard_after_forward(part is not root, recurse=False)
+        # FSDP has noted every pass, to fetch layers ahead in a backward pass. What a rank has
+        # sampled would decide what it fetches, and ranks that fetch otherwise wait for ever.
+        root._get_fsdp_state()._comm_ctx.post_forward_order.clear()  # no public way
 
 
 def layers_of(root: nn.Module) -> list[nn.Module]:

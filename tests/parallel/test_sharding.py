@@ -147,6 +147,24 @@ def test_weights_are_gathered_in_the_compute_dtype_and_kept_in_their_own() -> No
         assert gathered == {torch.bfloat16} and kept == {torch.float32}
 
 
+def _learnt_after_sampling(ranks: TorchRanks) -> float:
+    """Sample on one rank alone, then compare a gradient of both."""
+    single, model = build_model("llama"), build_model("llama")
+    shard(model, mesh=make_mesh("shard", device_type="cpu", node_size=2), compute=None)
+    with whole(model):
+        for _ in range(2 if ranks.leads else 0):
+            decoder_of(root_of(model))(input_ids=_ids(0), use_cache=False)
+    for rank in range(ranks.count):
+        _loss(single, _ids(rank)).backward()
+    _loss(model, _ids(ranks.number)).backward()  # waits for ever if ranks fetch other layers
+    return _apart(_grads(model), _grads(single))
+
+
+def test_ranks_that_sampled_unequally_learn_together() -> None:
+    for apart in on_ranks(_learnt_after_sampling, 2):
+        assert apart < 2e-6
+
+
 def test_layers_that_share_weights_stay_with_the_root() -> None:
     model = build_model("qwen2-tied")
     assert layers_of(model) == list(model.model.layers)
