@@ -13,7 +13,7 @@ from dgpo_cli.config.load import Resolved
 from dgpo_cli.config.settings import Settings, needs_reference, parallel_kind
 from dgpo_cli.core.errors import ConfigError, ModelError
 from dgpo_cli.core.io import write_new
-from dgpo_cli.core.numbers import percent, size
+from dgpo_cli.core.numbers import percent, size, whole_percent
 from dgpo_cli.planning.budget import (
     Choice,
     Device,
@@ -355,9 +355,10 @@ def _notes(settings: Settings, job: Job, memory: MemoryNeed, device: Device) -> 
         notes.append(_overlap_note(job))
     if job.continuations:
         notes.append(
-            f"credit.continuations={job.continuations}: {LEAVING:.0%} of the continuations are "
-            "assumed to leave a completion at each of its tokens, and to be sampled again from "
-            "there; prefixes that a group shares, and groups without signal, cost less"
+            f"credit.continuations={job.continuations}: {whole_percent(LEAVING)} of the "
+            "continuations are assumed to leave a completion at each of its tokens, and to be "
+            "sampled again from there; prefixes that a group shares, and groups without signal, "
+            "cost less"
         )
     if times_of(job, device):
         notes.append(

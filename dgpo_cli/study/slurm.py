@@ -58,7 +58,7 @@ def write_scripts(
         ConfigError: a path has characters that no line of a script can have.
     """
     for path in (folder.path.resolve(), Path.cwd()):
-        if not str(path).isprintable():
+        if visible(str(path)) != str(path):
             raise ConfigError(
                 f"--slurm: {visible(str(path))}: a line break or another control character in a "
                 "path; rename the folder"
