@@ -14,7 +14,6 @@ from dgpo_cli.cli import options
 from dgpo_cli.cli.help import CHANGE, OUTPUT, READ, RUN, SHOW
 from dgpo_cli.core.errors import ConfigError
 from dgpo_cli.core.text import cut
-from dgpo_cli.core.types.values import MANY_CONTINUATIONS
 from dgpo_cli.inspect.views import measure
 from dgpo_cli.ui import console, output
 
@@ -123,7 +122,6 @@ Value = Annotated[
         "by K completions sampled from there; 0: by those of the prompt that are there.",
         metavar="K",
         min=0,
-        max=MANY_CONTINUATIONS,
         show_default="not estimated",
         rich_help_panel=RUN,
     ),
@@ -295,7 +293,7 @@ def inspect(
       The token that decided the outcome
         dgpo inspect runs/tiny --value 16
     """
-    _check_numbers(tau=tau, kappa=kappa, target_ess=target_ess)
+    _check_numbers(value=value, tau=tau, kappa=kappa, target_ess=target_ess)
     ours, theirs = _split_overrides(overrides or (), has_value=bool(value))
     _check_source(source=source, rollouts=rollouts, prompt=prompt, completion=completion)
     views = {"--json": as_json, "--at": at is not None, "--pair": pair, "--steps": steps}
@@ -358,8 +356,14 @@ def _arguments(given: Sequence[str] | None, *, model: str | None) -> Mapping[str
     return resolved.settings.prompts.chat_template
 
 
-def _check_numbers(*, tau: float | None, kappa: float | None, target_ess: float | None) -> None:
-    """Raise ConfigError for values that no credit rule can have."""
+def _check_numbers(
+    *, value: int | None, tau: float | None, kappa: float | None, target_ess: float | None
+) -> None:
+    """Raise ConfigError for numbers out of range."""
+    from dgpo_cli.core.types.values import MANY_CONTINUATIONS  # pydantic, which help does not load
+
+    if value is not None and value > MANY_CONTINUATIONS:
+        raise ConfigError(f"--value={value}: must be at most {MANY_CONTINUATIONS}")
     if tau is not None and not tau > 0:
         raise ConfigError(f"--tau={tau:g}: must be greater than 0; the paper's is 0.5")
     if kappa is not None and not kappa >= 0:
